@@ -1,0 +1,97 @@
+# The front door: `make help` lists what there is. Everything sets itself up on first use.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+MODEL ?=
+ENGINE ?=
+DATASET ?=
+VOCAB ?=
+SAMPLES ?=
+DURATION ?=
+OFFICIAL ?=
+FORCE ?=
+SYSTEM ?=
+SET ?=
+PYTHON ?=
+DEEPSPARSE ?= 1
+ARGS ?=
+
+quoted = '$(subst ','\'',$(1))'
+option = $(if $(strip $($(1))),--$(2) $(call quoted,$(strip $($(1)))))
+flag = $(if $(filter-out 0 no false,$(strip $($(1)))),--$(2))
+OPTIONS = $(call option,MODEL,model) $(call option,ENGINE,engine) $(call option,DATASET,dataset) \
+  $(call option,SAMPLES,samples) $(call option,DURATION,duration) $(call option,SYSTEM,system) \
+  $(call flag,OFFICIAL,official) $(call flag,FORCE,force) \
+  $(if $(VOCAB),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(SET),--set $(call quoted,$(pair)))
+
+.PHONY: help setup run-offline run-accuracy data models options test lint format bench lock clean distclean
+
+help: ## This list
+	@echo 'MLPerf Inference for CPUs. Targets:'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@echo
+	@echo 'Variables of run-offline and run-accuracy (make run-offline MODEL=... ENGINE=...):'
+	@echo '  MODEL      name (make models) or path of an ONNX file    default: the embedded model'
+	@echo '  ENGINE     deepsparse, onnxruntime or null               default: deepsparse if installed'
+	@echo '  DATASET    sample, squad-v1.1 or the path of a file      default: the full set if fetched, else sample'
+	@echo '  VOCAB      vocab.txt of the model                        default: that of BERT uncased'
+	@echo '  SAMPLES    use only about the first N samples            development runs only'
+	@echo '  DURATION   least seconds of a performance run            development runs only; default 20'
+	@echo '  SET        options of the engine, such as SET="threads=2 max_batch=16" (make options)'
+	@echo '  OFFICIAL   1 applies the rules: 10 minutes, the full data set, into results/'
+	@echo '  FORCE      1 replaces an official result that is there'
+	@echo '  SYSTEM     name under results/ of an official run        default: from the processor'
+	@echo
+	@echo 'Variables of setup:'
+	@echo '  PYTHON     the Python to use                             default: 3.11, else 3.12 or 3.13'
+	@echo '  DEEPSPARSE 0 leaves DeepSparse out (its licence allows evaluation use only)'
+
+setup: $(READY) ## Make .venv with pinned packages; the other targets do it by themselves
+
+run-offline: $(READY) ## Performance of the Offline scenario: samples per second
+	@$(BIN)/harness run --scenario Offline --mode performance $(OPTIONS) $(ARGS)
+
+run-accuracy: $(READY) ## Accuracy: the F1 score of the answers that LoadGen logged
+	@$(BIN)/harness run --scenario Offline --mode accuracy $(OPTIONS) $(ARGS)
+
+data: $(READY) ## Fetch the full SQuAD v1.1 dev set and BERT's vocabulary into build/data
+	@$(BIN)/harness data fetch
+
+models: $(READY) ## List the models that are known by name
+	@$(BIN)/harness models
+
+options: $(READY) ## List the options of SET
+	@$(BIN)/harness options
+
+test: $(READY) ## Run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## Check style
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(READY) ## Apply style
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: $(READY) ## Measure the harness against raw engines and the reference's way, side by side
+	@$(BIN)/python -m benchmarks.offline $(ARGS)
+
+$(READY): pyproject.toml requirements.lock requirements-deepsparse.lock tools/setup.sh
+	@sh tools/setup.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call quoted,$(DEEPSPARSE))
+	@touch $@
+
+lock: $(READY) ## Resolve the pinned packages anew (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header -q -o requirements.lock
+	uv pip compile pyproject.toml --extra deepsparse --python-version 3.11 --python-platform linux --generate-hashes \
+	  --no-emit-index-url --no-header -q -c requirements.lock -o requirements-deepsparse.lock
+
+clean: ## Remove run records and caches; data, results and .venv stay
+	rm -rf build/runs build/cache .pytest_cache .hypothesis .ruff_cache
+	find code tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv and fetched data, too
+	rm -rf $(VENV) build

@@ -1,0 +1,334 @@
+"""EM and F1 of LoadGen's mlperf_log_accuracy.json: ``python -m bert.accuracy --log LOG --dataset FILE``.
+
+Reads nothing but that log, the data set and the vocabulary. The rules, and so the predictions, are those of
+the official ``accuracy-squad.py`` (mlcommons/inference, ``language/bert``). A log with responses missing,
+repeated or NaN is refused, where that script would score it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from bert.features import Features, Progress, basic_tokens, context_words, load_features, read_vocab
+from bert.squad import Squad, evaluate, read_input, read_squad
+from harness.errors import CheckFailed, ConfigError, HarnessError
+
+VOCAB = Path(__file__).parent / "data" / "vocab.txt"
+CACHE = Path("build/cache")
+
+_N_BEST = 20
+_MAX_ANSWER = 30  # tokens
+_MAX_ROWS = 384
+_PADDING = -10000.0  # logit of a position that the response does not hold
+_DTYPES: dict[str, np.dtype] = {f"float{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)}
+_CHUNK = 1024  # features scored at a time: 3 MB for each array of n-best pairs
+
+
+@dataclass(frozen=True)
+class Score:
+    """Percentages over the first ``questions`` of ``total_questions``; ``predictions`` go by question id."""
+
+    exact_match: float
+    f1: float
+    questions: int
+    total_questions: int
+    samples: int
+    predictions: dict[str, str]
+    warnings: tuple[str, ...]
+
+    @property
+    def scope(self) -> str:
+        """Empty for the whole data set, else the words that everything printed must carry."""
+        whole = self.questions == self.total_questions
+        return "" if whole else f"on the first {self.questions} of {self.total_questions} questions"
+
+
+def score_log(
+    log_path: str | Path,
+    dataset_path: str | Path,
+    vocab_path: str | Path,
+    *,
+    cache_dir: str | Path,
+    dtype: str = "float32",
+    transposed: bool = False,
+    samples: int | None = None,
+    progress: Progress | None = None,
+) -> Score:
+    """The score of a log whose QSL held all features, or the first ``samples``.
+
+    A response is (rows, 2) logits of ``dtype``, start and end of each token, or (2, rows) if ``transposed``.
+    ConfigError: no such file, or not this kind of file; CheckFailed: a log that has no score.
+    """
+    if dtype not in _DTYPES:
+        raise ConfigError(f"no such dtype {dtype!r}: choose from {', '.join(_DTYPES)}.")
+    squad = read_squad(dataset_path)
+    features = load_features(dataset_path, vocab_path, cache_dir, progress=progress)
+    count, asked = _scope(squad, features, samples)
+    responses = _read_responses(log_path, features, count)
+    warnings = _check_sizes(log_path, responses, features.lengths[:count], dtype)
+    score, start, end = _best_spans(log_path, responses, features, _DTYPES[dtype], transposed)
+
+    best: dict[int, int] = {}
+    for feature, question in enumerate(features.question[:count].tolist()):
+        if score[feature] > (score[best[question]] if question in best else -np.inf):
+            best[question] = feature
+    vocab, words = read_vocab(vocab_path), cache(lambda context: context_words(squad.contexts[context]))
+    predictions = {}
+    for index, question in enumerate(squad.questions[:asked]):
+        text = "empty"  # the reference's answer where no span is possible
+        if index in best:
+            i = best[index]
+            first, last = features.offsets[i] + start[i], features.offsets[i] + end[i]
+            tokens = " ".join(vocab[t] for t in features.tokens[first : last + 1].tolist())
+            said = " ".join(tokens.replace(" ##", "").replace("##", "").split())
+            original = words(question.context)[features.word[first] : features.word[last] + 1]
+            text = _original_text(said, " ".join(original))
+        predictions[question.id] = text
+    exact_match, f1 = evaluate(squad.questions[:asked], predictions)
+    return Score(exact_match, f1, asked, len(squad.questions), count, predictions, warnings)
+
+
+def _scope(squad: Squad, features: Features, samples: int | None) -> tuple[int, int]:
+    """(features in the QSL, questions that they answer)."""
+    total = len(features)
+    if samples is None or samples == total:
+        return total, len(squad.questions)
+    if not 0 < samples < total:
+        raise ConfigError(f"samples is {samples}, the data set has {total}: choose from 1 to {total}.")
+    asked = int(features.question[samples - 1]) + 1
+    if features.question[samples] < asked:
+        low, high = np.searchsorted(features.question, [asked - 1, asked]).tolist()
+        ends = " or ".join(str(end) for end in (low, high) if end)
+        raise ConfigError(f"samples={samples} ends within question {asked}: choose {ends}, where one ends.")
+    return samples, asked
+
+
+def _read_responses(log_path: str | Path, features: Features, count: int) -> list[bytes]:
+    """The responses in QSL order; CheckFailed unless each of the ``count`` samples has exactly one."""
+    found: dict[int, bytes] = {}
+    repeated, foreign, broken = [], [], []
+    for entry in _read_log(log_path):
+        index = entry["qsl_idx"]
+        if not 0 <= index < count:
+            foreign.append(index)
+        elif index in found:
+            repeated.append(index)
+        else:
+            try:
+                found[index] = bytes.fromhex(entry["data"])
+            except ValueError:
+                found[index] = b"?"
+                broken.append(index)
+    missing = [i for i in range(count) if i not in found]
+    advice = "check the data set and the number of samples" if foreign else "repeat the accuracy run"
+    held = len(found)
+    prefix = bool(found) and missing[:1] == [held] and not foreign
+    if prefix and features.question[held - 1] < features.question[held]:
+        advice = f"if the run held only the first {held} samples, say so with --samples {held}"
+    problems = {
+        f"of {count} samples have no response": missing,
+        "responses repeat a sample": repeated,
+        f"responses are to samples outside 0-{count - 1}": foreign,
+        "responses are not hexadecimal": broken,
+        "responses are empty": [i for i, data in found.items() if not data],
+    }
+    _refuse(log_path, problems, advice)
+    return [found[i] for i in range(count)]
+
+
+def _read_log(log_path: str | Path) -> list[dict]:
+    raw = read_input(log_path, "accuracy log")
+    name, stranger = f"the accuracy log {log_path}", f"{log_path} is not LoadGen's mlperf_log_accuracy.json"
+    if not raw.strip():
+        raise CheckFailed(f"{name} is empty: repeat the accuracy run.")
+    try:
+        log = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        if not raw.lstrip().startswith(b"["):
+            raise ConfigError(f"{stranger}, it is no JSON list: check the path.") from error
+        if b"\n\n...\n\n" in raw:
+            raise CheckFailed(f"{name} is truncated for submission: score the log of before.") from error
+        raise CheckFailed(f"{name} is cut off or damaged ({error}): repeat the accuracy run.") from error
+    if log == []:
+        raise CheckFailed(f"{name} holds no response, like that of a performance run: run in accuracy mode.")
+    if not isinstance(log, list):
+        raise ConfigError(f"{stranger}, it is no JSON list: check the path.")
+    for place, entry in enumerate(log):
+        fields = (entry.get("qsl_idx"), entry.get("data")) if isinstance(entry, dict) else ()
+        if [type(field) for field in fields] != [int, str]:
+            raise ConfigError(f"{stranger}, entry {place} lacks qsl_idx (integer) or data (text): check the path.")
+    return log
+
+
+def _check_sizes(log_path: str | Path, responses: list[bytes], lengths: np.ndarray, dtype: str) -> tuple[str, ...]:
+    """A warning if responses are shorter than their feature; CheckFailed for impossible sizes."""
+    sizes = np.array([len(response) for response in responses])
+    # A hint only where another type explains every single response.
+    hint = "check the SUT and --dtype"
+    for other, kind in _DTYPES.items():
+        rows, rest = np.divmod(sizes, 2 * kind.itemsize)
+        if not rest.any() and ((lengths <= rows) & (rows <= _MAX_ROWS)).all():
+            hint = f"all would fit --dtype {other}"
+    row = 2 * _DTYPES[dtype].itemsize
+    problems = {
+        f"responses are no multiple of {row} bytes, two {dtype} logits": np.flatnonzero(sizes % row),
+        f"responses have over {_MAX_ROWS} rows, more than the official script takes": np.flatnonzero(
+            sizes // row > _MAX_ROWS
+        ),
+    }
+    _refuse(log_path, problems, hint)
+    short = np.flatnonzero(sizes // row < lengths)
+    text = _tell("responses are shorter than their feature, what lacks counts as a logit of -10000", short)
+    return (f"{text}; {hint}.",) if len(short) else ()
+
+
+def _refuse(log_path: str | Path, problems: Mapping[str, Sequence[int] | np.ndarray], advice: str) -> None:
+    told = "; ".join(_tell(what, where) for what, where in problems.items() if len(where))
+    if told:
+        raise CheckFailed(f"the accuracy log {log_path} has no score: {told}; {advice}.")
+
+
+def _tell(what: str, where: Sequence[int] | np.ndarray) -> str:
+    first = ", ".join(str(index) for index in where[:5])
+    return f"{len(where)} {what} (qsl_idx {first}{', ...' if len(where) > 5 else ''})"
+
+
+def _best_spans(
+    log_path: str | Path, responses: list[bytes], features: Features, dtype: np.dtype, transposed: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(score float64, start int64, end int64), (n,) each, of each best span; score -inf where there is none.
+
+    As in the reference: the 20 best starts and ends of the whole padded response, ties to the lower index; of
+    their pairs those in the context, of at most 30 tokens, with a max-context start; of these the first best.
+    """
+    n = len(responses)
+    score, start, end = np.empty(n), np.empty(n, np.int64), np.empty(n, np.int64)
+    unfit: list[int] = []
+    lengths = features.lengths
+    for low in range(0, n, _CHUNK):
+        high = min(low + _CHUNK, n)
+        logits = np.full((2, high - low, _MAX_ROWS), _PADDING)
+        for row, response in enumerate(responses[low:high]):
+            flat = np.frombuffer(response, dtype)
+            pairs = flat.reshape(2, -1) if transposed else flat.reshape(-1, 2).T
+            logits[:, row, : pairs.shape[1]] = pairs
+        # +inf as well: with -inf it adds up to NaN. -inf alone is a mask.
+        unfit += (low + np.flatnonzero(~(logits < np.inf).all(axis=(0, 2)))).tolist()
+
+        token = np.arange(_MAX_ROWS) < lengths[low:high, None]
+        in_context, may_start = np.zeros((2, *token.shape), bool)
+        part = slice(features.offsets[low], features.offsets[high])
+        in_context[token] = features.word[part] >= 0
+        may_start[token] = features.max_context[part]
+
+        order = np.argsort(-logits, axis=-1, kind="stable")[..., :_N_BEST]
+        starts, ends = np.take_along_axis(logits, order, -1)
+        reach = order[1][:, None, :] - order[0][:, :, None]
+        allowed = (reach >= 0) & (reach < _MAX_ANSWER)
+        allowed &= np.take_along_axis(may_start, order[0], -1)[:, :, None]
+        allowed &= np.take_along_axis(in_context, order[1], -1)[:, None, :]
+        # An allowed pair of -inf must still beat one that is not allowed.
+        with np.errstate(invalid="ignore"):
+            sums = np.maximum(starts[:, :, None] + ends[:, None, :], np.finfo(float).min)
+        sums = np.where(allowed, sums, -np.inf).reshape(high - low, -1)
+        pick = sums.argmax(-1)
+        rows = np.arange(high - low)
+        score[low:high] = sums[rows, pick]
+        start[low:high] = order[0][rows, pick // _N_BEST]
+        end[low:high] = order[1][rows, pick % _N_BEST]
+    _refuse(log_path, {"responses hold a NaN or +infinity": unfit}, "check the SUT and --dtype")
+    return score, start, end
+
+
+def _original_text(said: str, original: str) -> str:
+    """The part of ``original`` that ``said`` (lower case, without accents) stands for, or all of it.
+
+    The reference's heuristic: if the normalised original has as many characters as the original, less spaces,
+    they correspond one to one.
+
+    >>> _original_text("steve smith", "Steve Smith's")
+    'Steve Smith'
+    """
+    tokens = " ".join(basic_tokens(original))
+    at = tokens.find(said)
+    places = [i for i, char in enumerate(original) if char != " "]
+    if not said or at < 0 or len(places) != len(tokens) - tokens.count(" "):
+        return original
+    first = at - tokens.count(" ", 0, at)
+    return original[places[first] : places[first + len(said) - said.count(" ") - 1] + 1]
+
+
+def accuracy_text(score: Score, log_path: str | Path, note: str | None = None) -> str:
+    """The lines of accuracy.txt: the official one, the log's hash, then what a reader must know."""
+    result = json.dumps({"exact_match": score.exact_match, "f1": score.f1})
+    digest = sha256(read_input(log_path, "accuracy log")).hexdigest()
+    lines = (result, f"hash={digest}", score.scope, note)
+    return "".join(f"{line}\n" for line in lines if line)
+
+
+def write_accuracy_txt(path: str | Path, score: Score, log_path: str | Path, note: str | None = None) -> None:
+    """Writes accuracy.txt in one step; ``log_path`` is the untruncated log."""
+    _write(path, accuracy_text(score, log_path, note))
+
+
+def _write(path: str | Path, text: str) -> None:
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as room:
+            new = Path(room) / path.name
+            new.write_text(text, encoding="utf-8")
+            new.replace(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place.") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; the exit code is 0, 1 for a log without a score, 2 for a wrong command or file."""
+    parser = argparse.ArgumentParser("python -m bert.accuracy", description="EM and F1 of a LoadGen log.")
+    parser.add_argument("--log", required=True, help="LoadGen's mlperf_log_accuracy.json, not truncated")
+    parser.add_argument("--dataset", required=True, help="SQuAD v1.1 file, dev-v1.1.json")
+    parser.add_argument("--vocab", default=VOCAB, help="BERT's uncased vocab.txt [%(default)s]")
+    parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="of the logits [%(default)s]")
+    parser.add_argument("--transposed", action="store_true", help="responses are (2, rows), not (rows, 2)")
+    parser.add_argument("--samples", type=int, help="the run's QSL held only the first so many features")
+    parser.add_argument("--output", help="write accuracy.txt here")
+    parser.add_argument("--predictions", help="write the answers here, as JSON by question id")
+    parser.add_argument("--cache", default=CACHE, help="directory for the features [%(default)s]")
+    args = parser.parse_args(argv)
+    try:
+        score = score_log(
+            args.log,
+            args.dataset,
+            args.vocab,
+            cache_dir=args.cache,
+            dtype=args.dtype,
+            transposed=args.transposed,
+            samples=args.samples,
+        )
+        text = accuracy_text(score, args.log)
+        if args.output:
+            _write(args.output, text)
+        if args.predictions:
+            _write(args.predictions, json.dumps(score.predictions, indent=4) + "\n")
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    for warning in score.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""The BERT benchmark: question answering on SQuAD v1.1, scored by F1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from bert.accuracy import VOCAB, score_log, write_accuracy_txt
+from bert.features import FeatureParams, load_features
+from bert.qsl import BertQSL
+from bert.sut import BertSUT
+from harness import console
+from harness.benchmark import Accuracy, Benchmark, BenchmarkSettings
+from harness.catalog import Dataset
+from harness.engines.base import Engine
+
+
+class BertSettings(BenchmarkSettings):
+    """Settings of BERT."""
+
+    vocab: Path = Field(VOCAB, description="WordPiece vocabulary of the model")
+
+
+class Bert(Benchmark):
+    """Question answering: the start and the end of the answer within a passage of at most 384 tokens."""
+
+    name: ClassVar[str] = "bert"
+    title: ClassVar[str] = "BERT question answering, SQuAD v1.1"
+    max_cost: ClassVar[int] = FeatureParams().max_seq_length
+    Settings: ClassVar[type[BenchmarkSettings]] = BertSettings
+
+    def open(self, dataset: Dataset, samples: int | None) -> BertQSL:
+        """Features of the data set, from the cache where they are there."""
+        with console.Progress("features", unit="questions") as bar:
+            features = load_features(
+                dataset.path,
+                self.settings.vocab,
+                self.cache_dir,
+                progress=lambda done, total: bar.update(done=done, total=total),
+            )
+        return BertQSL(features, samples)
+
+    def make_sut(self, engine: Engine, qsl: BertQSL) -> BertSUT:
+        """The one SUT for every engine."""
+        return BertSUT(engine, qsl)
+
+    def score(self, log: Path, dataset: Dataset, samples: int | None, output: Path, note: str | None) -> Accuracy:
+        """Exact match and F1 as the official scripts compute them."""
+        with console.Progress("scoring", unit="questions") as bar:
+            score = score_log(
+                log,
+                dataset.path,
+                self.settings.vocab,
+                cache_dir=self.cache_dir,
+                samples=samples,
+                progress=lambda done, total: bar.update(done=done, total=total),
+            )
+        write_accuracy_txt(output, score, log, note)
+        return Accuracy(
+            {"F1": score.f1, "exact match": score.exact_match},
+            score.scope or f"all {score.questions:,} questions of {dataset.name}",
+            score.questions == score.total_questions,
+            score.warnings,
+        )

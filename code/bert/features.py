@@ -1,0 +1,324 @@
+"""SQuAD questions as BERT features: the same tokens as the MLPerf reference, in columns, cached.
+
+The rules are those of mlcommons/inference ``language/bert/create_squad_data.py`` with the uncased
+``transformers.BertTokenizer`` in its Python form (transformers 4). Text is split and normalised by Python's Unicode
+tables as that does, where Rust's have small differences; each distinct word then goes through ``tokenizers`` once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from bert.squad import Squad, parse_squad, read_input
+from harness.errors import ConfigError
+
+Progress = Callable[[int, int], None]
+
+_CODE_VERSION = 1  # raise it with every change of what build_features returns: it is part of the cache key
+_COLUMNS = {
+    "tokens": np.int32,
+    "offsets": np.int64,
+    "first_segment": np.int32,
+    "question": np.int32,
+    "word": np.int32,
+    "max_context": np.bool_,
+}
+_SPECIAL = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
+_SPECIAL_PARTS = re.compile("(" + "|".join(map(re.escape, _SPECIAL)) + ")")
+_CONTEXT_WORD = re.compile("[^ \t\r\n\u202f]+")
+# fmt: off
+_CJK = (  # as in BasicTokenizer; Hangul and kana are not among them
+    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0x2F800, 0x2FA1F),
+)
+# fmt: on
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FeatureParams:
+    """The reference's lengths, in tokens; ConfigError where they leave no room for the context."""
+
+    max_seq_length: int = 384
+    doc_stride: int = 128
+    max_query_length: int = 64
+
+    def __post_init__(self) -> None:
+        if self.max_seq_length < self.max_query_length + 4 or min(self.doc_stride, self.max_query_length) < 1:
+            raise ConfigError(
+                f"{self} leaves the context no room: doc_stride and max_query_length must be at least 1 and "
+                "max_seq_length at least max_query_length + 4."
+            )
+
+
+@dataclass(frozen=True)
+class Features:
+    """All features, unpadded, one after another in the data set's order; the arrays are read-only.
+
+    A feature is ``[CLS] question [SEP] part of the context [SEP]``; its entries in ``tokens``, ``word`` and
+    ``max_context`` are at ``offsets[i]:offsets[i + 1]``.
+    """
+
+    tokens: np.ndarray  # int32 (total,) WordPiece ids
+    offsets: np.ndarray  # int64 (n + 1,)
+    first_segment: np.ndarray  # int32 (n,) tokens of segment 0, [CLS] question [SEP]; the rest is segment 1
+    question: np.ndarray  # int32 (n,) index in Squad.questions, ascending
+    word: np.ndarray  # int32 (total,) index in context_words(), -1 outside the context
+    max_context: np.ndarray  # bool (total,) whether this feature sees the token with the most context
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each feature, int64 (n,)."""
+        return np.diff(self.offsets)
+
+
+class _Clean(dict[int, str]):
+    """For ``str.translate``: drops control characters, isolates CJK ones, makes every white space a space."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        category = unicodedata.category(char)
+        if char in "\t\n\r" or category == "Zs":
+            value = " "
+        elif code == 0xFFFD or category.startswith("C"):
+            value = ""
+        else:
+            value = f" {char} " if any(low <= code <= high for low, high in _CJK) else char
+        self[code] = value
+        return value
+
+
+class _Split(dict[int, str]):
+    """For ``str.translate`` after NFD: drops accents, isolates punctuation and ASCII symbols."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        category = unicodedata.category(char)
+        symbol = category[0] == "P" or (code < 128 and category[0] == "S")
+        self[code] = "" if category == "Mn" else f" {char} " if symbol else char
+        return self[code]
+
+
+_CLEAN, _SPLIT = _Clean(), _Split()
+
+
+def basic_tokens(text: str) -> list[str]:
+    """``text`` cleaned, lower-cased, without accents, split at white space, punctuation and CJK characters.
+
+    As the ``BasicTokenizer`` of NVIDIA DeepLearningExamples' PyTorch BERT, which the reference's container
+    imports: a special token that stands alone stays whole.
+
+    >>> basic_tokens("Café-au-lait: [UNK] 6½")
+    ['cafe', '-', 'au', '-', 'lait', ':', '[UNK]', '6½']
+    """
+    tokens: list[str] = []
+    for word in text.translate(_CLEAN).split():
+        if word in _SPECIAL:
+            tokens.append(word)
+        else:
+            tokens += unicodedata.normalize("NFD", word.lower()).translate(_SPLIT).split()
+    return tokens
+
+
+def context_words(context: str) -> list[str]:
+    """The words that ``Features.word`` counts; U+202F is a break as in the reference, U+00A0 is none."""
+    return _CONTEXT_WORD.findall(context)
+
+
+def read_vocab(path: str | Path) -> list[str]:
+    """The WordPiece vocabulary, one token a line, the line is its id; ConfigError if it cannot be BERT's."""
+    return _parse_vocab(read_input(path, "vocabulary"), path)
+
+
+def _parse_vocab(raw: bytes, path: str | Path) -> list[str]:
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        problem = f"is not a text file (byte {error.start} is not UTF-8)"
+        raise ConfigError(f"the vocabulary {path} {problem}: use BERT's uncased vocab.txt.") from error
+    tokens = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in tokens]
+    if missing:
+        raise ConfigError(f"the vocabulary {path} lacks {', '.join(missing)}: use BERT's uncased vocab.txt.")
+    return tokens
+
+
+def _word_pieces(words: Iterable[str], vocab: list[str]) -> dict[str, list[int]]:
+    """WordPiece ids of each distinct word, matched by ``tokenizers`` in one batch."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+
+    ids = {token: i for i, token in enumerate(vocab)}
+    parts = {word: _split_word(word) for word in words}
+    distinct = list({token for tokens in parts.values() for token in tokens})
+    matcher = Tokenizer(WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
+    pieces = {
+        token: [ids.get(token, ids["[UNK]"])] if token in _SPECIAL else encoding.ids
+        for token, encoding in zip(distinct, matcher.encode_batch(distinct, add_special_tokens=False), strict=True)
+    }
+    return {word: [*chain.from_iterable(pieces[token] for token in tokens)] for word, tokens in parts.items()}
+
+
+def _split_word(word: str) -> list[str]:
+    tokens: list[str] = []
+    for part in _SPECIAL_PARTS.split(word):
+        # transformers lowers all but its special tokens character by character: it knows no final sigma.
+        tokens += [part] if part in _SPECIAL else basic_tokens(part.replace("\u03a3", "\u03c3").lower())
+    return tokens
+
+
+@lru_cache(maxsize=4096)
+def _doc_spans(length: int, room: int, stride: int) -> list[tuple[int, int, np.ndarray]]:
+    """(start, stop, max_context bool (stop - start,)) of each window of ``room`` over ``length`` tokens."""
+    if not length:
+        return []
+    starts = [0]
+    while starts[-1] + room < length:
+        starts.append(starts[-1] + min(room, stride))
+    start = np.array(starts)[:, None]
+    stop = np.minimum(start + room, length)
+    left, right = np.arange(length) - start, stop - 1 - np.arange(length)
+    # The smaller side's context; among equals the longer window, then the earlier one.
+    context = np.where((left >= 0) & (right >= 0), np.minimum(left, right) + 0.01 * (stop - start), -np.inf)
+    owner = context.argmax(0)
+    return [(a, b, owner[a:b] == i) for i, (a, b) in enumerate(zip(starts, stop[:, 0].tolist(), strict=True))]
+
+
+def build_features(
+    squad: Squad,
+    vocab_path: str | Path,
+    params: FeatureParams | None = None,
+    progress: Progress | None = None,
+) -> Features:
+    """The features of every question; as in the reference a question whose context has no token has none."""
+    return _build(squad, read_vocab(vocab_path), params or FeatureParams(), progress)
+
+
+def _build(squad: Squad, vocab: list[str], params: FeatureParams, progress: Progress | None) -> Features:
+    cls, sep = vocab.index("[CLS]"), vocab.index("[SEP]")
+    texts = chain(squad.contexts, (question.text for question in squad.questions))
+    pieces = _word_pieces({word for text in texts for word in context_words(text)}, vocab)
+    documents = []
+    for context in squad.contexts:
+        ids = [pieces[word] for word in context_words(context)]
+        word = np.repeat(np.arange(len(ids), dtype=np.int32), [len(i) for i in ids])
+        documents.append((np.fromiter(chain.from_iterable(ids), np.int32, len(word)), word))
+
+    end, outside = np.array([sep], np.int32), np.full(params.max_seq_length, -1, np.int32)
+    unseen = np.zeros(params.max_seq_length, bool)
+    tokens, words, flags = ([np.empty(0, dtype)] for dtype in (np.int32, np.int32, bool))
+    lengths, first, owner = [0], [], []
+    for index, question in enumerate(squad.questions):
+        ids = [*chain.from_iterable(pieces[word] for word in context_words(question.text))]
+        query = np.array([cls, *ids[: params.max_query_length], sep], np.int32)
+        document, word = documents[question.context]
+        room = params.max_seq_length - len(query) - 1
+        for start, stop, seen in _doc_spans(len(document), room, params.doc_stride):
+            tokens += (query, document[start:stop], end)
+            words += (outside[: len(query)], word[start:stop], outside[:1])
+            flags += (unseen[: len(query)], seen, unseen[:1])
+            lengths.append(len(query) + stop - start + 1)
+            first.append(len(query))
+            owner.append(index)
+        if progress and (index % 500 == 499 or index + 1 == len(squad.questions)):
+            progress(index + 1, len(squad.questions))
+    tokens, words, flags = (np.concatenate(column) for column in (tokens, words, flags))
+    columns = (tokens, np.cumsum(lengths), first, owner, words, flags)
+    arrays = [np.asarray(column, dtype) for column, dtype in zip(columns, _COLUMNS.values(), strict=True)]
+    for array in arrays:
+        array.flags.writeable = False
+    return Features(*arrays)
+
+
+def load_features(
+    dataset_path: str | Path,
+    vocab_path: str | Path,
+    cache_dir: str | Path,
+    params: FeatureParams | None = None,
+    progress: Progress | None = None,
+) -> Features:
+    """``build_features`` through a cache; its arrays are then memory-mapped.
+
+    The key covers the bytes of both files, the parameters, the code's version and Python's Unicode version. A
+    damaged or foreign entry is built anew; that one cannot be written is only logged.
+    """
+    params = params or FeatureParams()
+    dataset, vocab = read_input(dataset_path, "SQuAD v1.1 file"), read_input(vocab_path, "vocabulary")
+    facts = [sha256(dataset).hexdigest(), sha256(vocab).hexdigest(), asdict(params)]
+    key = sha256(json.dumps([*facts, _CODE_VERSION, unicodedata.unidata_version]).encode()).hexdigest()
+    entry = Path(cache_dir) / f"squad-{key[:32]}"
+    features = _read_entry(entry, key)
+    if features is None:
+        tokens = _parse_vocab(vocab, vocab_path)
+        features = _build(parse_squad(dataset, dataset_path), tokens, params, progress)
+        try:
+            _write_entry(entry, key, features)
+        except OSError as error:
+            _log.warning("the features are not cached in %s: %s", cache_dir, error)
+    return features
+
+
+def _read_entry(entry: Path, key: str) -> Features | None:
+    """The entry's features, None if it is absent or not exactly what ``_write_entry`` wrote for ``key``."""
+    try:
+        meta = json.loads((entry / "meta.json").read_bytes())
+        if meta["key"] != key:
+            return None
+        columns = {}
+        for name in _COLUMNS:
+            file = entry / f"{name}.npy"
+            if sha256(file.read_bytes()).hexdigest() != meta["sha256"][name]:
+                return None
+            # asarray: a plain view of the mapping, because slicing an np.memmap is several times as slow.
+            columns[name] = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    features = Features(**columns)
+    return features if _consistent(features) else None
+
+
+def _consistent(features: Features) -> bool:
+    if any(vars(features)[n].dtype != dtype or vars(features)[n].ndim != 1 for n, dtype in _COLUMNS.items()):
+        return False
+    total, lengths, first = len(features.tokens), features.lengths, features.first_segment
+    return (
+        len(features.word) == len(features.max_context) == total
+        and len(first) == len(features.question) == len(features)
+        and features.offsets[0] == 0
+        and features.offsets[-1] == total
+        and bool((first >= 2).all() and (lengths > first).all() and (np.diff(features.question) >= 0).all())
+    )
+
+
+def _write_entry(entry: Path, key: str, features: Features) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=entry.parent, prefix=".", ignore_cleanup_errors=True) as room:
+        new = Path(room) / "new"
+        new.mkdir()
+        sums = {}
+        for name, column in vars(features).items():
+            np.save(new / f"{name}.npy", column, allow_pickle=False)
+            sums[name] = sha256((new / f"{name}.npy").read_bytes()).hexdigest()
+        (new / "meta.json").write_text(json.dumps({"key": key, "sha256": sums}))
+        # A directory cannot be replaced in one step: a damaged one moves away first; what another process
+        # completed meanwhile stays.
+        if entry.exists():
+            if _read_entry(entry, key) is not None:
+                return
+            entry.rename(Path(room) / "old")
+        new.rename(entry)

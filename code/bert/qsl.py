@@ -1,0 +1,100 @@
+"""SQuAD v1.1 as a QSL: a sample is a feature, at most 384 tokens of a question and its passage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bert.features import Features
+from harness.errors import ConfigError, RunFailed
+from harness.qsl import SampleLibrary
+from harness.scheduling.batching import Shape
+
+INPUT_IDS = "input_ids"
+ATTENTION_MASK = "attention_mask"
+TOKEN_TYPE_IDS = "token_type_ids"
+
+
+class BertQSL(SampleLibrary):
+    """Features on disk (memory-mapped), tokens of the loaded ones in memory."""
+
+    def __init__(self, features: Features, samples: int | None = None) -> None:
+        """Serve the first ``samples`` features, rounded up so that no question is cut in two.
+
+        Raises:
+            ConfigError: there are no features, or ``samples`` is not positive.
+        """
+        self.count = whole_questions(features, samples)
+        self.performance_count = self.count
+        self._features = features
+        self._lengths = np.array(features.lengths[: self.count], dtype=np.int64)
+        self._first_segment = np.array(features.first_segment[: self.count], dtype=np.int64)
+        self._row = np.full(self.count, -1, dtype=np.int64)
+        self._tokens = np.zeros((0, 0), dtype=np.int64)
+
+    def load(self, indices: Sequence[int]) -> None:
+        """Copy the tokens of these samples into memory, padded (which the rules count as untimed)."""
+        wanted = np.unique(np.asarray(indices, dtype=np.int64))
+        loaded = np.flatnonzero(self._row >= 0)
+        self._rebuild(np.union1d(loaded, wanted))
+
+    def unload(self, indices: Sequence[int]) -> None:
+        """Free the memory of these samples."""
+        loaded = np.flatnonzero(self._row >= 0)
+        self._rebuild(np.setdiff1d(loaded, np.asarray(indices, dtype=np.int64)))
+
+    @property
+    def loaded(self) -> int:
+        """Samples in memory now."""
+        return len(self._tokens)
+
+    def cost(self, indices: np.ndarray) -> np.ndarray:
+        """Tokens of each sample, [CLS] and [SEP] included."""
+        return self._lengths[indices]
+
+    def collate(self, indices: np.ndarray, shape: Shape) -> Mapping[str, np.ndarray]:
+        """input_ids, attention_mask and token_type_ids, int64 (batch, length) each.
+
+        Rows past the samples hold one attended [PAD] token, so that no softmax runs over nothing.
+        """
+        rows = self._row[indices]
+        if len(rows) and rows.min() < 0:
+            missing = int(indices[int(rows.argmin())])
+            raise RunFailed(f"sample {missing} was issued but is not loaded.")
+        length, spare = shape.length, shape.batch - len(rows)
+        ids = np.zeros(shape, dtype=np.int64)
+        width = min(length, self._tokens.shape[1])
+        ids[: len(rows), :width] = self._tokens[rows, :width]
+        column = np.arange(length)
+        lengths = np.concatenate((self._lengths[indices], np.ones(spare, np.int64)))[:, None]
+        first = np.concatenate((self._first_segment[indices], np.ones(spare, np.int64)))[:, None]
+        mask = column < lengths
+        segments = mask & (column >= first)
+        return {
+            INPUT_IDS: ids,
+            ATTENTION_MASK: mask.view(np.int8).astype(np.int64),
+            TOKEN_TYPE_IDS: segments.view(np.int8).astype(np.int64),
+        }
+
+    def _rebuild(self, indices: np.ndarray) -> None:
+        lengths = self._lengths[indices]
+        tokens = np.zeros((len(indices), int(lengths.max(initial=0))), dtype=np.int64)
+        offsets = self._features.offsets
+        for row, index in enumerate(indices):
+            tokens[row, : lengths[row]] = self._features.tokens[offsets[index] : offsets[index + 1]]
+        self._tokens = tokens
+        self._row[:] = -1
+        self._row[indices] = np.arange(len(indices))
+
+
+def whole_questions(features: Features, samples: int | None) -> int:
+    """How many features the first ``samples`` become when the last question is not cut in two."""
+    total = len(features)
+    if not total:
+        raise ConfigError("the data set has no samples: none of its passages holds any text.")
+    if samples is None or samples >= total:
+        return total
+    if samples < 1:
+        raise ConfigError(f"samples is {samples}; it must be at least 1.")
+    return int(np.searchsorted(features.question, features.question[samples - 1], side="right"))

@@ -1,0 +1,135 @@
+"""SQuAD v1.1: its file, checked, and its metric.
+
+The metric is that of the official ``evaluate_v1.1.py`` (mlcommons/inference, ``language/bert``); sums run in
+the file's order, so that the two agree to the last digit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ConfigError
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question; ``context`` indexes ``Squad.contexts``, ``answers`` holds every accepted text."""
+
+    id: str
+    text: str
+    context: int
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Squad:
+    """A data set, its articles flattened, in the file's order."""
+
+    contexts: tuple[str, ...]
+    questions: tuple[Question, ...]
+
+
+def read_squad(path: str | Path) -> Squad:
+    """The data set in ``path``; ConfigError names the place that is not SQuAD v1.1."""
+    return parse_squad(read_input(path, "SQuAD v1.1 file"), path)
+
+
+def read_input(path: str | Path, what: str) -> bytes:
+    """The bytes of a file that the user named; ConfigError where they cannot be had."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}; check the path.") from error
+
+
+def parse_squad(raw: bytes, path: str | Path) -> Squad:
+    """``raw`` as a data set; ``path`` only names it in errors."""
+    try:
+        root = json.loads(raw.decode())
+    except UnicodeDecodeError as error:
+        raise _bad(path, f"byte {error.start} is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise _bad(path, f"it is not JSON (line {error.lineno} column {error.colno}: {error.msg})") from error
+    except RecursionError as error:
+        raise _bad(path, "its JSON is nested too deeply") from error
+
+    def field(node: Any, place: str, key: str, kind: type, *, empty: bool = True) -> Any:
+        value = node.get(key) if isinstance(node, dict) else None
+        if not isinstance(value, kind):
+            raise _bad(path, f"{place} has no {'list' if kind is list else 'text'} {key!r}")
+        if not (empty or value):
+            raise _bad(path, f"{place}.{key} is empty")
+        return value
+
+    contexts: list[str] = []
+    questions: list[Question] = []
+    places: dict[str, str] = {}
+    for a, article in enumerate(field(root, "the top level", "data", list, empty=False)):
+        for p, paragraph in enumerate(field(article, f"data[{a}]", "paragraphs", list, empty=False)):
+            here = f"data[{a}].paragraphs[{p}]"
+            contexts.append(field(paragraph, here, "context", str))
+            for q, qa in enumerate(field(paragraph, here, "qas", list)):
+                place = f"{here}.qas[{q}]"
+                name, text = field(qa, place, "id", str), field(qa, place, "question", str)
+                if name in places:
+                    raise _bad(path, f"{place} repeats the id {name!r} of {places[name]}")
+                places[name] = place
+                # v2 marks these; the v1.1 metric has no score for a question without an answer.
+                if qa.get("is_impossible") or qa.get("answers") == []:
+                    raise _bad(path, f"{place} has no answer, as in SQuAD v2")
+                answers = field(qa, place, "answers", list)
+                texts = tuple(field(x, f"{place}.answers[{i}]", "text", str) for i, x in enumerate(answers))
+                questions.append(Question(name, text, len(contexts) - 1, texts))
+    if not questions:
+        raise _bad(path, "it holds no question")
+    return Squad(tuple(contexts), tuple(questions))
+
+
+def _bad(path: str | Path, problem: str) -> ConfigError:
+    return ConfigError(f"{path} is not SQuAD v1.1: {problem}; use dev-v1.1.json or a file of its form.")
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, then without ASCII punctuation, articles and surplus white space.
+
+    >>> normalize_answer("The  Denver-Broncos!")
+    'denverbroncos'
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def score_answer(prediction: str, answers: Iterable[str]) -> tuple[bool, float]:
+    """(exact match, F1) of ``prediction``, each the best over ``answers``.
+
+    >>> score_answer("the Denver Broncos", ["Broncos", "denver broncos"])
+    (True, 1.0)
+    """
+    said = normalize_answer(prediction)
+    truths = [normalize_answer(answer) for answer in answers]
+    words = said.split()
+    return said in truths, max(_f1(words, truth.split()) for truth in truths)
+
+
+def _f1(said: list[str], truth: list[str]) -> float:
+    # Two empty answers are an exact match of F1 0: the official script's choice.
+    same = (Counter(said) & Counter(truth)).total()
+    if not same:
+        return 0.0
+    precision, recall = same / len(said), same / len(truth)
+    return 2 * precision * recall / (precision + recall)
+
+
+def evaluate(questions: Iterable[Question], predictions: Mapping[str, str]) -> tuple[float, float]:
+    """(exact match, F1) in percent over ``questions``, of which each has a prediction."""
+    scores = [score_answer(predictions[question.id], question.answers) for question in questions]
+    return 100.0 * sum(s[0] for s in scores) / len(scores), 100.0 * sum(s[1] for s in scores) / len(scores)

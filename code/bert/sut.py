@@ -1,0 +1,110 @@
+"""BERT question answering as a SUT: one class for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from bert.qsl import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, BertQSL
+from harness.engines.base import Engine, Signature, Tensor
+from harness.errors import ConfigError
+from harness.scheduling.batching import Shape
+from harness.sut import SUT, Responses
+
+INPUT_NAMES = {
+    INPUT_IDS: ("input_ids", "input_ids:0"),
+    ATTENTION_MASK: ("attention_mask", "input_mask", "input_mask:0"),
+    TOKEN_TYPE_IDS: ("token_type_ids", "segment_ids", "segment_ids:0"),
+}
+"""Names under which exported BERT graphs hold each input: Hugging Face's, the MLPerf reference's, TensorFlow's."""
+
+
+class BertSUT(SUT):
+    """Feeds token ids to a question-answering graph and answers with its start and end logits.
+
+    The graph has three inputs (N, L), int32 or int64, named as in `INPUT_NAMES` and in any order, and two outputs
+    (N, L), the start and the end logits. A response is float32 (length, 2), length being the sample's own tokens:
+    no logit of padding is ever sent, so that none can win.
+    """
+
+    unit: ClassVar[str] = "tokens"
+
+    def __init__(self, engine: Engine, qsl: BertQSL) -> None:
+        """Match the graph's inputs and outputs.
+
+        Raises:
+            ConfigError: they are not those of a question-answering BERT; the message lists what the graph has.
+        """
+        super().__init__(engine, qsl)
+        # An engine without a graph of its own (null) takes the inputs under their canonical names.
+        self._inputs = _match_inputs(engine.inputs) if engine.inputs else _canonical(INPUT_NAMES)
+        self._outputs = _match_outputs(engine.outputs) if engine.outputs else ("start_logits", "end_logits")
+        if not engine.reshapes and engine.inputs:
+            batch, length = self._inputs[INPUT_IDS].dims
+            self.static = Shape(batch or 0, length or 0)
+
+    def signature(self, shape: Shape) -> Signature:
+        """Three inputs and two outputs, each (batch, length)."""
+        return Signature(
+            {tensor.name: tuple(shape) for tensor in self._inputs.values()},
+            {name: tuple(shape) for name in self._outputs},
+        )
+
+    def feed(self, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Token ids, mask and segments under the graph's names."""
+        return {tensor.name: tensors[role].astype(tensor.dtype, copy=False) for role, tensor in self._inputs.items()}
+
+    def encode(self, outputs: Sequence[np.ndarray], indices: np.ndarray) -> Responses:
+        """float32 (length, 2) for each sample, as language/bert/accuracy-squad.py reads it."""
+        start, end = outputs
+        logits = np.empty((*start.shape, 2), dtype=np.float32)
+        logits[..., 0] = start
+        logits[..., 1] = end
+        first, stride = logits.ctypes.data, logits.strides[0]
+        rows = np.arange(len(indices), dtype=np.int64) * stride + first
+        return Responses(rows.tolist(), (self.qsl.cost(indices) * 8).tolist(), logits)
+
+
+def _canonical(names: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    return {role: Tensor(aliases[0], np.dtype(np.int64), (None, None)) for role, aliases in names.items()}
+
+
+def _match_inputs(inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    listing = ", ".join(f"{t.name} {t.dtype} {_dims(t)}" for t in inputs)
+    matched = {}
+    for role, names in INPUT_NAMES.items():
+        found = [tensor for tensor in inputs if tensor.name in names]
+        if len(found) != 1:
+            raise ConfigError(
+                f"the model is no question-answering BERT: its graph has no input {' or '.join(names[:2])}; "
+                f"it has {listing}."
+            )
+        matched[role] = found[0]
+    for tensor in matched.values():
+        if tensor.dtype not in (np.dtype(np.int64), np.dtype(np.int32)) or len(tensor.dims) != 2:
+            raise ConfigError(
+                f"the model's input '{tensor.name}' is {tensor.dtype} {_dims(tensor)}; BERT's is int32 or int64 (N, L)."
+            )
+    if len(inputs) > len(matched):
+        raise ConfigError(f"the model has more inputs than a question-answering BERT: {listing}.")
+    return matched
+
+
+def _match_outputs(outputs: Sequence[Tensor]) -> tuple[str, str]:
+    names = [tensor.name for tensor in outputs]
+    start = [name for name in names if "start" in name.lower()]
+    end = [name for name in names if "end" in name.lower() and name not in start]
+    if len(start) == len(end) == 1:
+        return start[0], end[0]
+    if len(names) == 2 and not start and not end:  # exporters that number their outputs keep their order
+        return names[0], names[1]
+    listing = ", ".join(f"{tensor.name} {_dims(tensor)}" for tensor in outputs)
+    raise ConfigError(
+        f"the model is no question-answering BERT: start and end logits are expected, the graph has {listing}."
+    )
+
+
+def _dims(tensor: Tensor) -> str:
+    return "(" + ", ".join("?" if dim is None else str(dim) for dim in tensor.dims) + ")"

@@ -1,0 +1,188 @@
+"""The command line. It loads no engine and no LoadGen: only the process of a test does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from harness import __version__, catalog, console
+from harness.errors import ConfigError, HarnessError
+
+app = typer.Typer(
+    name="harness",
+    help="Measure this machine's CPU with MLPerf Inference: LoadGen drives BERT on DeepSparse or ONNX Runtime.",
+    epilog="Exit codes: 0 fine, 1 a run failed or is INVALID, 2 a command or setting is wrong, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Name (see `harness models`) or path of an ONNX file.", show_default="embedded"),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="deepsparse, onnxruntime, null (computes nothing), or module:Class.",
+            show_default="deepsparse if installed",
+        ),
+    ] = None,
+    scenario: Annotated[str, typer.Option(help="LoadGen scenario: Offline.")] = "Offline",
+    mode: Annotated[str, typer.Option(help="performance or accuracy.")] = "performance",
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Name (see `harness data list`) or path.", show_default="full set if fetched, else sample"),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Use only about the first N samples of the data set. Development only.")
+    ] = None,
+    duration: Annotated[
+        float | None,
+        typer.Option(help="Least seconds of a performance run. Development only.", show_default="20"),
+    ] = None,
+    official: Annotated[
+        bool, typer.Option("--official", help="Apply the rules: 10 minutes, full data set, into results/.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an official result that is there.")] = False,
+    system: Annotated[
+        str | None,
+        typer.Option(help="Name under results/ of an official run.", show_default="from the processor"),
+    ] = None,
+    user_conf: Annotated[Path | None, typer.Option(help="LoadGen's user.conf.", show_default="the project's")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Option of engine or benchmark (see `harness options`)."),
+    ] = None,
+    runs_dir: Annotated[Path | None, typer.Option(help="Where runs are recorded.", show_default="build/runs")] = None,
+    results_dir: Annotated[Path | None, typer.Option(help="Where official results go.", show_default="results")] = None,
+    stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished batch that end a run.")] = 120.0,
+) -> None:
+    """Run one LoadGen test.
+
+    Without --official it is a development run of about 20 seconds, whose output goes to build/runs and says that it
+    is not for submission.
+    """
+    from harness.config import make_settings
+    from harness.run import run as run_test
+
+    paths = {"user_conf": user_conf or _default_conf(), "runs_dir": runs_dir, "results_dir": results_dir}
+    settings = make_settings(
+        model=model,
+        engine=engine,
+        scenario=scenario,
+        mode=mode,
+        options=_options(option or []),
+        dataset=dataset,
+        samples=samples,
+        duration=duration,
+        official=official,
+        force=force,
+        system=system,
+        stall_timeout=stall_timeout,
+        **{name: path for name, path in paths.items() if path is not None},
+    )
+    raise typer.Exit(run_test(settings))
+
+
+@app.command()
+def models() -> None:
+    """List the models that are known by name."""
+    table = Table("name", "benchmark", "precision", "weights", "description", box=None, pad_edge=False)
+    for name, (_, entry) in catalog.models().items():
+        table.add_row(name, entry.official_name, entry.precision, entry.weights, entry.description)
+    console.print_table(table)
+
+
+@app.command()
+def options() -> None:
+    """List what `harness run --set NAME=VALUE` can set."""
+    from harness.config import options_help
+
+    table = Table("of", "name", "meaning [default]", box=None, pad_edge=False)
+    for row in options_help():
+        table.add_row(*row)
+    console.print_table(table)
+
+
+data_app = typer.Typer(help="List and fetch data sets.", no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the data sets and where each is."""
+    from harness.registry import BENCHMARKS
+
+    table = Table("name", "benchmark", "samples", "on this machine", "description", box=None, pad_edge=False)
+    for benchmark in BENCHMARKS:
+        for name, entry in catalog.datasets(benchmark).items():
+            path = catalog.location(benchmark, entry)
+            here = str(path) if path.is_file() else "no: run `make data`"
+            table.add_row(name, benchmark, str(entry.samples or ""), here, entry.description)
+    console.print_table(table)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str | None, typer.Argument(help="One data set; default: all.", show_default=False)] = None,
+) -> None:
+    """Fetch the full data sets into build/data: sha256-checked, resumed where a download broke off."""
+    from harness.datasets import fetch
+
+    fetch(name)
+
+
+def _options(pairs: list[str]) -> dict[str, str]:
+    values = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"--set {pair}: write NAME=VALUE, such as --set threads=2.")
+        values[name.strip().replace("-", "_")] = value.strip()
+    return values
+
+
+def _default_conf() -> Path | None:
+    path = catalog.ROOT / "user.conf"
+    return path if path.is_file() else None
+
+
+def main() -> None:
+    """Run the command line; what a user did wrong becomes one line and an exit code."""
+    try:
+        app()
+    except HarnessError as error:
+        console.error(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.error("interrupted.")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The settings of a run, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.catalog import ROOT, Model, find_model
+from harness.errors import ConfigError, did_you_mean
+from harness.registry import BENCHMARKS, ENGINES, MODES, SCHEDULERS, choose, default_engine, resolve
+
+DEFAULT_MODEL = "minilm-l6-squad-int8"
+DEVELOPMENT_SECONDS = 20.0
+
+
+class RunSettings(BaseModel):
+    """Everything that decides what a run does."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Model
+    engine: str
+    engine_settings: Any
+    benchmark_settings: Any
+    scenario: str
+    mode: str
+    dataset: str | None = None
+    samples: int | None = Field(None, ge=1)
+    duration: float | None = Field(None, gt=0, description="seconds of a development run")
+    official: bool = False
+    force: bool = False
+    system: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    user_conf: Path | None = None
+    runs_dir: Path = ROOT / "build" / "runs"
+    results_dir: Path = ROOT / "results"
+    cache_dir: Path = ROOT / "build" / "cache"
+    stall_timeout: float = Field(120.0, gt=0, description="seconds without a completed batch that end a run")
+
+
+def make_settings(
+    *,
+    model: str | None,
+    engine: str | None,
+    scenario: str,
+    mode: str,
+    options: Mapping[str, str],
+    **rest: Any,
+) -> RunSettings:
+    """Settings from what the user typed; ``options`` are the engine's and the benchmark's own, by name.
+
+    Raises:
+        ConfigError: a name is unknown, a value is wrong, or two settings contradict each other.
+    """
+    engine = choose("engine", ENGINES, engine) if engine else default_engine()
+    scenario = choose("scenario", SCHEDULERS, scenario)
+    mode = choose("mode", MODES, mode)
+    found = find_model(model or DEFAULT_MODEL)
+    engine_class = resolve("engine", ENGINES, engine)
+    benchmark_class = resolve("benchmark", BENCHMARKS, found.benchmark)
+    parts = _split(options, {"engine": engine_class.Settings, "benchmark": benchmark_class.Settings}, engine)
+    if rest.get("official"):
+        for name in ("samples", "duration"):
+            if rest.get(name) is not None:
+                raise ConfigError(f"an official run covers what the rules demand: leave out --{name}.")
+        if engine == "null":
+            raise ConfigError("the null engine computes nothing, so it has no official result.")
+    return _validate(
+        RunSettings,
+        {
+            "model": found,
+            "engine": engine,
+            "scenario": scenario,
+            "mode": mode,
+            "engine_settings": parts["engine"],
+            "benchmark_settings": parts["benchmark"],
+            **rest,
+        },
+    )
+
+
+def options_help() -> list[tuple[str, str, str]]:
+    """Every option of `--set`: (owner, name, what it is for)."""
+    rows = []
+    for kind, table in (("engine", ENGINES), ("benchmark", BENCHMARKS)):
+        for owner in table:
+            settings = resolve(kind, table, owner).Settings
+            for name, field in settings.model_fields.items():
+                default = "" if field.default is None else f" [{field.default}]"
+                rows.append((owner, name, f"{_type(field.annotation)}: {field.description}{default}"))
+    return rows
+
+
+def _split(options: Mapping[str, str], owners: dict[str, type[BaseModel]], engine: str) -> dict[str, BaseModel]:
+    values: dict[str, dict[str, str]] = {owner: {} for owner in owners}
+    for name, value in options.items():
+        owner = next((owner for owner, settings in owners.items() if name in settings.model_fields), None)
+        if owner is None:
+            valid = [field for settings in owners.values() for field in settings.model_fields]
+            raise ConfigError(f"unknown option '{name}' for engine {engine}: {did_you_mean(name, valid)}")
+        values[owner][name] = value
+    return {owner: _validate(settings, values[owner]) for owner, settings in owners.items()}
+
+
+def _validate(settings: type[BaseModel], values: Mapping[str, Any]) -> Any:
+    try:
+        return settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else settings.__name__
+        reason = first["msg"][:1].lower() + first["msg"][1:]
+        raise ConfigError(f"{name} = {first['input']}: {reason}.") from None
+
+
+def _type(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_type(part) for part in typing.get_args(annotation) if part is not type(None))
+    if origin is typing.Literal:
+        return "|".join(map(str, typing.get_args(annotation)))
+    return getattr(annotation, "__name__", str(annotation))

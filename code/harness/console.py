@@ -1,0 +1,298 @@
+"""All terminal output: results go to stdout, everything else (progress, notes, errors) to stderr.
+
+Both consoles print text literally (no markup, no emoji codes, no highlighting) and never break a plain line,
+so that a path stays copyable. Styles come as ``rich`` objects or ``style=``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Literal, Self, TextIO, cast
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.measure import Measurement
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\].*?(?:\x07|\x1b\\))")
+_QUIET_FOR_S = 2.0
+_RATE_AFTER_S = 0.5
+
+
+class _Stream:
+    """``sys.stdout`` or ``sys.stderr`` as it is at the moment of writing.
+
+    Output to stderr never raises: a reader that went away must not end a run that is under way.
+    """
+
+    def __init__(self, name: Literal["stdout", "stderr"], console: Console) -> None:
+        self._name = name
+        self._console = console
+
+    def _now(self) -> TextIO | None:
+        stream: TextIO | None = getattr(sys, self._name)
+        # A live bar puts a proxy there that prints through `err`, above the bar: right for stdout only.
+        return stream if self._name == "stdout" else getattr(stream, "rich_proxied_file", stream)
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute == "rich_proxied_file":
+            raise AttributeError(attribute)
+        return getattr(self._now(), attribute)
+
+    def isatty(self) -> bool:
+        try:
+            stream = self._now()
+            return stream is not None and stream.isatty()
+        except ValueError:
+            return False
+
+    def write(self, text: str) -> int:
+        # rich decides on colours once, when the Console is made; the stream may have been redirected since.
+        plain = text if self._console.is_terminal else _ANSI.sub("", text)
+        self._guarded(lambda stream: self._encodable(stream, plain))
+        return len(text)
+
+    def flush(self) -> None:
+        self._guarded(lambda stream: stream.flush())
+
+    @staticmethod
+    def _encodable(stream: TextIO, text: str) -> None:
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def _guarded(self, action: Callable[[TextIO], None]) -> None:
+        stream = self._now()
+        if stream is None:
+            return
+        try:
+            action(stream)
+        except (OSError, ValueError):
+            if self._name == "stdout":
+                raise
+
+
+def _console(name: Literal["stdout", "stderr"]) -> Console:
+    console = Console(stderr=name == "stderr", soft_wrap=True, markup=False, emoji=False, highlight=False)
+    console.file = cast(TextIO, _Stream(name, console))
+    return console
+
+
+out = _console("stdout")
+err = _console("stderr")
+_silent = False
+
+
+def quiet(on: bool) -> None:
+    """Silence progress and notes, or let them speak again; warnings, errors and results always appear."""
+    global _silent
+    _silent = on
+
+
+def note(text: str) -> None:
+    """Print a remark to stderr."""
+    if not _silent:
+        err.print(Text(text))
+
+
+def warn(text: str) -> None:
+    """Print a warning to stderr."""
+    err.print(Text.assemble(("warning: ", "yellow"), text))
+
+
+def error(text: str) -> None:
+    """Print an error to stderr."""
+    err.print(Text.assemble(("error: ", "bold red"), text))
+
+
+def print_table(table: Table) -> None:
+    """Print a table to stdout: folded to the terminal's width, or as wide as its cells where nobody looks."""
+    if out.is_terminal:
+        for column in table.columns:
+            column.overflow = "fold"
+        out.print(table, soft_wrap=False)
+    else:
+        table.width = Measurement.get(out, out.options.update(width=100_000), table).maximum
+        out.print(table, soft_wrap=True)
+
+
+def duration(seconds: float, digits: int = 0) -> str:
+    """Seconds in words; `digits` decimals below one minute.
+
+    >>> duration(5.13, 1), duration(125), duration(3725)
+    ('5.1 s', '2 min 05 s', '1 h 02 min')
+    """
+    if round(seconds, digits) < 60:
+        return f"{seconds:.{digits}f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def quantity(value: float, unit: str, *, per_second: bool = False) -> str:
+    """A count, or for unit "B" a size in bytes, with its unit; a rate if `per_second`.
+
+    >>> quantity(10570, "questions"), quantity(3 * 2**20, "B"), quantity(0.25, "samples", per_second=True)
+    ('10,570 questions', '3.0 MiB', '0.25 samples/s')
+    """
+    digits = 0
+    if unit == "B":
+        for prefix in ("", "Ki", "Mi", "Gi"):
+            unit, digits = f"{prefix}B", 1 if prefix else 0
+            if value < 1024 or prefix == "Gi":
+                break
+            value /= 1024
+    elif per_second:
+        digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f} {unit}" + ("/s" if per_second else "")
+
+
+class Progress:
+    """How far a piece of work has come: a bar on a terminal, a plain line now and then elsewhere.
+
+    `total` is None while unknown, `unit` a plural noun or "B" for bytes, `interval` the seconds between two
+    plain lines. Work that ends within two seconds leaves no line. Every method may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        *,
+        total: float | None = None,
+        unit: str = "items",
+        interval: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._interval, self._clock = interval, clock
+        self._done = 0.0
+        self._note = ""
+        self._fraction: float | None = None
+        self._lock = threading.Lock()
+        self._began = self._rate_from = clock()
+        self._rate_base = 0.0
+        self._due = float("inf")
+        self._ended: float | None = None
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        self._began = self._rate_from = self._clock()
+        if _silent:
+            return self
+        if err.is_interactive and err.file.isatty():
+            self._live = Live(
+                console=err, get_renderable=self._bar, refresh_per_second=4, redirect_stdout=out.file.isatty()
+            )
+            self._live.start(refresh=True)
+        else:
+            self._due = self._began + _QUIET_FOR_S
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended = self._clock()
+        plain, self._due = self._due < float("inf"), float("inf")
+        if self._live is not None:
+            self._live.stop()
+        elif plain and kind is None and self._ended - self._began >= _QUIET_FOR_S:
+            took = duration(self._ended - self._began, 1)
+            err.print(Text(f"{self._description}: {self._count()} in {took}"))
+
+    def advance(self, n: float = 1) -> None:
+        """Count `n` more units as done."""
+        with self._lock:
+            self._done += n
+        self._line_if_due()
+
+    def update(
+        self,
+        *,
+        done: float | None = None,
+        total: float | None = None,
+        note: str | None = None,
+        fraction: float | None = None,
+    ) -> None:
+        """Set what is given and leave the rest; `note` is a free text at the end ("" removes it).
+
+        `fraction` (0 to 1) is the share of the work that is done, where units differ in cost: the bar and the time
+        left then follow it instead of `done`.
+        """
+        with self._lock:
+            self._done = self._done if done is None else done
+            self._total = self._total if total is None else total
+            self._note = self._note if note is None else note
+            self._fraction = self._fraction if fraction is None else fraction
+        self._line_if_due()
+
+    def start_from(self, done: float) -> None:
+        """Set what was done before this attempt: the rate and the time left count from here."""
+        with self._lock:
+            self._done = self._rate_base = done
+            self._rate_from = self._clock()
+
+    def _line_if_due(self) -> None:
+        if self._clock() < self._due:
+            return
+        with self._lock:
+            now = self._clock()
+            if now < self._due:
+                return
+            self._due = now + self._interval
+        err.print(Text(f"{self._description}: {', '.join(self._facts())}"))
+
+    def _count(self) -> str:
+        """'4,200 of 10,570 questions', or only what is done if that is all or the total is unknown."""
+        done, total = self._done, self._total
+        if total is None or done == total:
+            return quantity(done, self._unit)
+        sizes = quantity(done, self._unit), quantity(total, self._unit)
+        return " of ".join(sizes) if self._unit == "B" else f"{done:,.0f} of {sizes[1]}"
+
+    def _shown(self) -> float:
+        if self._total is None or self._fraction is None:
+            return self._done
+        return self._total * self._fraction
+
+    def _facts(self, elapsed: bool = False) -> list[str]:
+        now = self._ended if self._ended is not None else self._clock()
+        with self._lock:
+            done, total, since = self._done, self._total, now - self._rate_from
+            fraction = self._fraction
+            rate = (done - self._rate_base) / since if since >= _RATE_AFTER_S else 0.0
+            facts = [self._count()]
+        if total:
+            percent = min(round(100 * self._shown() / total), 100 if done >= total else 99)
+            facts[0] += f" ({percent} %)"
+        if rate > 0:
+            facts.append(quantity(rate, self._unit, per_second=True))
+            if total and done < total and self._ended is None:
+                left = (total - done) / rate if fraction is None else since * (1 / fraction - 1) if fraction else None
+                if left is not None:
+                    facts.append(f"{duration(max(1, left))} left")
+        if elapsed or total is None:
+            facts.append(f"{duration(now - self._began)} elapsed")
+        return [*facts, self._note] if self._note else facts
+
+    def _bar(self) -> RenderableType:
+        facts = ", ".join(self._facts(elapsed=True))
+        room = err.width - len(self._description) - len(facts) - 3
+        row = Table.grid(padding=(0, 1))
+        for overflow in ("ellipsis", "crop", "ellipsis"):
+            row.add_column(no_wrap=True, overflow=cast(Any, overflow))
+        bar = ProgressBar(total=self._total, completed=self._shown(), width=max(5, min(30, room)))
+        row.add_row(Text(self._description), bar, Text(facts))
+        return row
+
+
+progress = Progress

@@ -1,0 +1,39 @@
+"""Fetching data sets into build/data."""
+
+from __future__ import annotations
+
+import shutil
+
+from harness import catalog, console
+from harness.download import download, sha256_of
+from harness.errors import ConfigError, did_you_mean
+from harness.registry import BENCHMARKS
+
+
+def fetch(name: str | None) -> None:
+    """Fetch one file of the manifests, or all that are not shipped.
+
+    Raises:
+        ConfigError: there is none of that name, or no address delivered it.
+    """
+    entries = {
+        key: (benchmark, entry)
+        for benchmark in BENCHMARKS
+        for key, entry in catalog.datasets(benchmark).items()
+        if entry.urls
+    }
+    if name is not None and name not in entries:
+        raise ConfigError(f"no data set '{name}' to fetch: {did_you_mean(name, entries)}")
+    for key, (benchmark, entry) in entries.items():
+        if name not in (None, key):
+            continue
+        target = catalog.location(benchmark, entry)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shipped = catalog.folder(benchmark) / entry.shipped if entry.shipped else None
+        if not target.exists() and shipped and shipped.is_file() and sha256_of(shipped) == entry.sha256:
+            partial = target.with_name(f"{target.name}.copy")
+            shutil.copyfile(shipped, partial)
+            partial.replace(target)
+        else:
+            download(entry.urls, target, sha256=entry.sha256, size=entry.size, description=key)
+        console.out.print(f"{key}: {target}")

@@ -1,0 +1,282 @@
+"""Files from the net whose sha256 is known: resumed, retried, taken from mirrors, and checked before use."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+import urllib3
+
+from harness import console
+from harness.errors import ConfigError, RunFailed
+
+_CHUNK = 128 * 1024
+# A connection that brought this much starts with a full set of retries again.
+_PROGRESS_BYTES = 1024 * 1024
+_BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
+_TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class _Lost(Exception):  # noqa: N818
+    """The attempt ended early; the same URL may do better next time."""
+
+
+class _Refused(Exception):  # noqa: N818
+    """This URL will not give the file."""
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, in lower-case hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download(
+    urls: Sequence[str] | str,
+    destination: Path,
+    *,
+    sha256: str,
+    size: int | None = None,
+    description: str | None = None,
+    timeout: float = 30.0,
+    backoff: Sequence[float] = _BACKOFF_S,
+) -> Path:
+    """Bring the file of this `sha256` (and `size` in bytes) to `destination` from the first URL that works.
+
+    `timeout` is in seconds without an answer or a byte, `backoff` the seconds before each retry of a URL.
+    A download that ends early leaves ``<destination>.part`` and goes on from there next time.
+
+    Raises ConfigError if `destination` holds another file or a URL is not http(s), RunFailed if no URL gave
+    the file or it cannot be stored, ValueError if `sha256` is not one.
+    """
+    urls = [urls] if isinstance(urls, str) else list(urls)
+    sha256 = sha256.lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError(f"a sha256 is 64 hexadecimal digits, not {sha256!r}")
+    if not urls:
+        raise ValueError(f"no URL given for {destination}")
+    for url in urls:
+        if not re.match(r"https?://[^/]", url, re.IGNORECASE):
+            raise ConfigError(f"cannot download from {url!r}: only http:// and https:// URLs are allowed.")
+    name = description or destination.name
+    job = _Job(destination, sha256, size, timeout, tuple(backoff))
+    try:
+        if _is_there(destination, sha256):
+            return destination
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(destination):
+            if not _is_there(destination, sha256):
+                with console.Progress(name, total=size, unit="B") as bar:
+                    job.run(urls, bar)
+    except OSError as error:  # of the disk: those of the net have become the reasons in a RunFailed
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunFailed(
+                f"the disk is full while {destination} was being downloaded: make room and run this again, "
+                f"it goes on from the {console.quantity(job.stored(), 'B')} in {job.part}."
+            ) from error
+        raise RunFailed(f"cannot download to {destination}: {error}.") from error
+    return destination
+
+
+def _is_there(destination: Path, sha256: str) -> bool:
+    if not destination.exists():
+        return False
+    if not destination.is_file():
+        raise ConfigError(f"cannot download to {destination}: that is no regular file; move it away.")
+    found = sha256_of(destination)
+    if found != sha256:
+        raise ConfigError(
+            f"{destination} exists but is another file (sha256 {found}, expected {sha256}): "
+            "delete it or move it away and run this again."
+        )
+    return True
+
+
+@contextlib.contextmanager
+def _locked(destination: Path) -> Iterator[None]:
+    """Keep other processes away from `destination` and its ``.part``; waits for one that is at work."""
+    path = destination.with_name(destination.name + ".lock")
+    while True:
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                console.note(f"waiting for another process that downloads {destination}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            # The holder before us removed its lock file: a lock on a nameless file keeps nobody out.
+            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+@dataclass
+class _Job:
+    destination: Path
+    sha256: str
+    size: int | None
+    timeout: float
+    backoff: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        self.part = self.destination.with_name(self.destination.name + ".part")
+        self.about = self.destination.with_name(self.destination.name + ".part.json")
+
+    def run(self, urls: Sequence[str], bar: console.Progress) -> None:
+        """Try one URL after the other and put the verified file in its place."""
+        reasons = []
+        for url in urls:
+            try:
+                self._fetch(url, bar)
+            except _Refused as reason:
+                reasons.append(f"{url}: {reason}")
+                continue
+            with self.part.open("rb+") as file:
+                os.fsync(file.fileno())
+            self.part.replace(self.destination)
+            self.about.unlink(missing_ok=True)
+            return
+        raise RunFailed(
+            f"cannot download {self.destination.name} ({'; '.join(reasons)}): run this again later, or fetch "
+            f"it by hand and put it at {self.destination} (sha256 {self.sha256})."
+        )
+
+    def stored(self) -> int:
+        """Bytes in the part file; 0 if there is none."""
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def _drop(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self.about.unlink(missing_ok=True)
+
+    def _known(self) -> dict[str, str]:
+        """What was noted about the part file; a part of another file, or of unknown origin, is dropped."""
+        try:
+            about: dict[str, str] = json.loads(self.about.read_text(encoding="utf-8"))
+            usable = about["sha256"] == self.sha256 and (self.size is None or self.stored() <= self.size)
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            usable = False
+        if usable:
+            return about
+        self._drop()
+        return {}
+
+    def _fetch(self, url: str, bar: console.Progress) -> None:
+        """Fill the part file from one URL until its sha256 is right."""
+        waits = iter(self.backoff)
+        furthest, afresh = 0, False
+        while True:
+            known = self._known()
+            start = self.stored()
+            afresh = afresh or start == 0
+            bar.start_from(start)
+            try:
+                if start == 0 or start != self.size:
+                    self._stream(url, start, known, bar)
+            except _Lost as lost:
+                if self.stored() >= furthest + _PROGRESS_BYTES:
+                    furthest, waits = self.stored(), iter(self.backoff)
+                wait = next(waits, None)
+                if wait is None:
+                    raise _Refused(str(lost)) from lost
+                bar.update(note=f"{lost}, next attempt in {console.duration(wait)}")
+                time.sleep(wait)
+                continue
+            bar.update(note="checking the sha256")
+            found = sha256_of(self.part)
+            if found == self.sha256:
+                bar.update(note="")
+                return
+            self._drop()
+            if afresh:
+                raise _Refused(f"that is another file, of sha256 {found}")
+            # The beginning came from an earlier run or another mirror: it may be what is wrong.
+            afresh = True
+
+    def _stream(self, url: str, start: int, known: dict[str, str], bar: console.Progress) -> None:
+        headers = {"Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+            if known.get("url") == url and known.get("validator"):
+                headers["If-Range"] = known["validator"]
+        try:
+            with requests.get(url, headers=headers, stream=True, timeout=self.timeout) as response:
+                self._store(response, url, start, headers.get("If-Range", ""), bar)
+        except requests.exceptions.SSLError as error:
+            raise _Refused(_root(error)) from error
+        except (
+            requests.ConnectionError,
+            requests.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+            urllib3.exceptions.HTTPError,
+        ) as error:
+            raise _Lost(_root(error)) from error
+        except requests.RequestException as error:
+            raise _Refused(_root(error)) from error
+
+    def _store(self, response: requests.Response, url: str, start: int, validator: str, bar: console.Progress) -> None:
+        status = response.status_code
+        if status == 416 and start:
+            return  # nothing comes after what is there: its sha256 tells whether that is the file
+        if status not in (200, 206):
+            reason = f"HTTP {status} {response.reason}".strip()
+            raise (_Lost if status in _TRY_AGAIN else _Refused)(reason)
+        length = response.headers.get("Content-Length", "")
+        whole = int(length) if length.isdigit() else None
+        if status == 206:
+            span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
+            changed = validator and _validator(response) not in ("", validator)
+            if span is None or int(span[1]) != start or changed:
+                self._drop()
+                raise _Lost("the file changed on the server, or its ranges are wrong")
+            whole = None if span[3] == "*" else int(span[3])
+        if self.size is not None and whole not in (None, self.size):
+            raise _Refused(f"the file there has {whole:,} bytes instead of {self.size:,}")
+        if status == 200:
+            start = 0
+            bar.start_from(0)
+            self._drop()
+            about = {"url": url, "sha256": self.sha256, "validator": _validator(response)}
+            self.about.write_text(json.dumps(about), encoding="utf-8")
+        expected = self.size if whole is None else whole
+        bar.update(total=expected, note="")
+        done = start
+        with self.part.open("ab") as file:
+            # Undecoded: offsets, lengths and the sha256 are those of the file as the server keeps it.
+            for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                done += len(chunk)
+                if self.size is not None and done > self.size:
+                    self._drop()
+                    raise _Refused(f"it sends more than the expected {self.size:,} bytes")
+                file.write(chunk)
+                bar.update(done=done)
+        if expected is not None and done < expected:
+            raise _Lost(f"the connection ended after {done:,} of {expected:,} bytes")
+
+
+def _validator(response: requests.Response) -> str:
+    """What If-Range may name: a strong ETag, else the date; "" if the server gives neither."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def _root(error: BaseException) -> str:
+    """The reason inside the wrappings of requests and urllib3: 'Connection refused'."""
+    inner = (error.__cause__, getattr(error, "reason", None), *error.args)
+    for wrapped in inner:
+        if isinstance(wrapped, BaseException):
+            return _root(wrapped)
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)

@@ -1,0 +1,1 @@
+"""Engines: each module holds one, and knows nothing of LoadGen, samples or models."""

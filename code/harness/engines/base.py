@@ -1,0 +1,116 @@
+"""What every engine is to the harness: something that compiles a signature and then runs batches of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.errors import EngineError, HarnessError
+
+Dims = tuple[int, ...]
+Runner = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output as the ONNX graph declares it; a dimension is None where the graph leaves it open."""
+
+    name: str
+    dtype: np.dtype
+    dims: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The exact shapes of one batch: inputs by name, outputs in the order in which the SUT reads them."""
+
+    inputs: Mapping[str, Dims]
+    outputs: Mapping[str, Dims]
+
+
+class EngineSettings(BaseModel):
+    """Settings that every engine has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    threads: int | None = Field(None, ge=1, description="cores of one stream; default: the engine's choice")
+    streams: int | None = Field(None, ge=1, description="batches that run at the same time; default: cores ÷ threads")
+    max_batch: int = Field(64, ge=1, description="samples in one batch at most")
+    max_tokens: int = Field(
+        1024, ge=1, description="cost units (tokens for BERT, images for ResNet50) in one batch at most"
+    )
+
+    def cores(self, available: int, preferred: int) -> tuple[int, int]:
+        """Threads of one stream and number of streams on that many cores, with ``preferred`` threads by default."""
+        threads = self.threads or max(1, min(preferred, available // (self.streams or 1)))
+        return threads, self.streams or max(1, available // threads)
+
+
+class Engine(ABC):
+    """Runs batches of one model.
+
+    ``compile`` may be called many times and may be slow; the runners that it returns are thread-safe and release
+    the GIL while they compute. An engine may let its library's exceptions pass: who calls it makes them `EngineError`.
+    """
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[EngineSettings]] = EngineSettings
+    fixed_shapes: ClassVar[bool] = False
+    """Whether each shape is compiled apart, so that few shapes are better than exact ones."""
+    reshapes: ClassVar[bool] = False
+    """Whether dimensions that the graph fixes can be given another size."""
+
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    streams: int = 1
+
+    def __init__(self, model: Path | None, settings: EngineSettings) -> None:
+        self.model = model
+        self.settings = settings
+
+    @abstractmethod
+    def compile(self, signature: Signature) -> Runner:
+        """A callable that runs one batch: {name: array of the signature's shape and the graph's dtype} to arrays."""
+
+    def describe(self) -> dict[str, object]:
+        """Name, version and the settings in force, for the record of a run."""
+        return {"name": self.name, **self.settings.model_dump()}
+
+    def close(self) -> None:  # noqa: B027  most engines free everything with their last reference
+        """Free what the engine holds outside Python."""
+
+
+@contextmanager
+def engine_errors(engine: str, doing: str) -> Iterator[None]:
+    """Turn whatever an engine's library raises into one sentence that says which engine failed at what."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        raise EngineError(f"{engine} failed {doing}: {reason[:400]}") from error
+
+
+def check_outputs(engine: str, outputs: Sequence[np.ndarray], expected: Mapping[str, Dims]) -> None:
+    """Refuse outputs that are not an answer.
+
+    Raises:
+        EngineError: an output is missing, has another shape than ``expected``, or holds NaN or infinity.
+    """
+    if len(outputs) != len(expected):
+        raise EngineError(f"{engine} returned {len(outputs)} outputs where the model has {len(expected)}.")
+    for array, (name, dims) in zip(outputs, expected.items(), strict=True):
+        if array.shape != dims:
+            raise EngineError(f"{engine} returned '{name}' with shape {array.shape}; expected {dims}.")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = int(np.size(array) - np.isfinite(array).sum())
+            raise EngineError(f"{engine} returned {bad} NaN or infinite values in '{name}'; nothing was answered.")

@@ -1,0 +1,118 @@
+"""DeepSparse, the engine for sparse models.
+
+It runs fixed shapes, so that there is one engine for each (batch, length) shape. Its licence allows evaluation use
+only. ``deepsparse.Engine(..., input_shapes=...)`` rewrites the ONNX file in place (1.8.0), so it gets a private copy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from harness.engines.base import Engine, EngineSettings, Runner, Signature, Tensor
+from harness.errors import MissingDependencyError
+from harness.machine import core_count
+
+
+class DeepSparseSettings(EngineSettings):
+    """Settings of DeepSparse."""
+
+    max_tokens: int = Field(1024, ge=1, description="padded cost units in one batch at most")
+    shapes: int = Field(8, ge=1, le=64, description="(batch, length) shapes to compile, about 2 seconds each")
+    scheduler: Literal["single_stream", "multi_stream", "elastic"] | None = Field(
+        None,
+        description="DeepSparse's own scheduler; default: single_stream for one stream, else multi_stream",
+    )
+
+
+class DeepSparseEngine(Engine):
+    """One compiled ``deepsparse.Engine`` a shape."""
+
+    name: ClassVar[str] = "deepsparse"
+    Settings: ClassVar[type[EngineSettings]] = DeepSparseSettings
+    fixed_shapes: ClassVar[bool] = True
+    reshapes: ClassVar[bool] = True
+
+    def __init__(self, model: Path, settings: DeepSparseSettings) -> None:
+        """Read the graph's inputs and outputs; nothing is compiled yet.
+
+        Raises:
+            MissingDependencyError: DeepSparse is not installed.
+        """
+        super().__init__(model, settings)
+        os.environ["NM_DISABLE_ANALYTICS"] = "1"  # read at import: DeepSparse would send usage data otherwise
+        try:
+            import deepsparse
+            import onnx
+        except ImportError as error:
+            raise MissingDependencyError(missing_reason(error)) from error
+        self._deepsparse = deepsparse
+        threads, self.streams = settings.cores(core_count(), preferred=4)
+        # num_cores counts the cores of all streams together.
+        self.threads = threads * self.streams
+        self._scheduler = settings.scheduler or ("multi_stream" if self.streams > 1 else "single_stream")
+        graph = onnx.load(str(model), load_external_data=False).graph
+        weights = {tensor.name for tensor in graph.initializer}
+        self.inputs = tuple(_tensor(onnx, value) for value in graph.input if value.name not in weights)
+        self.outputs = tuple(_tensor(onnx, value) for value in graph.output)
+        self.fractions: list[float] = []
+
+    def compile(self, signature: Signature) -> Runner:
+        """Compile the model for these input shapes: seconds for a small model, up to a minute for a large one."""
+        names = [tensor.name for tensor in self.inputs]
+        order = [[tensor.name for tensor in self.outputs].index(name) for name in signature.outputs]
+        shapes = [list(signature.inputs[name]) for name in names]
+        with tempfile.TemporaryDirectory(prefix="deepsparse-") as folder:
+            copy = Path(folder) / "model.onnx"
+            shutil.copyfile(self.model, copy)
+            engine = self._deepsparse.Engine(
+                str(copy),
+                batch_size=shapes[0][0],
+                num_cores=self.threads,
+                num_streams=self.streams,
+                scheduler=self._scheduler,
+                input_shapes=shapes,
+            )
+        self.fractions.append(float(engine.fraction_of_supported_ops))
+
+        def runner(batch: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+            outputs = engine.run([batch[name] for name in names], val_inp=False)
+            return [outputs[index] for index in order]
+
+        return runner
+
+    def describe(self) -> dict[str, object]:
+        """Name, version, cores, streams, and the share of the graph that DeepSparse itself runs."""
+        return {
+            **super().describe(),
+            "version": self._deepsparse.__version__,
+            "threads": self.threads,
+            "streams": self.streams,
+            "scheduler": self._scheduler,
+            "fraction_of_supported_ops": min(self.fractions, default=None),
+        }
+
+
+def missing_reason(error: ImportError) -> str:
+    """Why DeepSparse cannot be used here, and what to do."""
+    import sys
+
+    if sys.version_info >= (3, 12):
+        return (
+            f"DeepSparse 1.8.0 needs Python 3.11 or older and this is Python {sys.version_info[0]}."
+            f"{sys.version_info[1]}: use --engine onnxruntime, or make the environment anew with Python 3.11."
+        )
+    return f"DeepSparse cannot be imported ({error}): run `make setup`, or use --engine onnxruntime."
+
+
+def _tensor(onnx: object, value: object) -> Tensor:
+    kind = value.type.tensor_type
+    dims = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim)
+    return Tensor(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), dims)

@@ -1,0 +1,53 @@
+"""The errors that a user can cause or meet, each with the exit code that ``main()`` gives it.
+
+0 is success, 1 means that a run or a check found a problem, 2 that the command or the configuration is wrong.
+A message is one sentence that a person can act on: what is wrong, where, and how to mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class HarnessError(Exception):
+    """Base of every error that ends the process with a message instead of a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(HarnessError):
+    """The command, a setting, or a file that the user named is wrong."""
+
+    exit_code = 2
+
+
+class MissingDependencyError(ConfigError):
+    """A package or file that the command needs is not installed here."""
+
+
+class CheckFailed(HarnessError):
+    """A check ran to its end and found problems: an INVALID result, a log that cannot be scored."""
+
+
+class RunFailed(HarnessError):
+    """A test could not be brought to its end; no result exists."""
+
+
+class EngineError(RunFailed):
+    """An engine refused a model, raised, or returned something that is not an answer."""
+
+
+def did_you_mean(value: str, valid: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest valid names, or all of them.
+
+    >>> did_you_mean("ofline", ["Offline", "Server"])
+    "did you mean 'Offline'?"
+    """
+    names = list(valid)
+    folded = {name.casefold(): name for name in names}
+    near = [folded[key] for key in get_close_matches(value.casefold(), folded, n=2, cutoff=0.5)]
+    if near:
+        return "did you mean " + " or ".join(f"'{name}'" for name in near) + "?"
+    return "choose from " + ", ".join(names) + "." if names else "there is none to choose from."

@@ -1,0 +1,1 @@
+"""All that knows LoadGen: its configuration files, its callbacks, its logs."""

@@ -1,0 +1,197 @@
+"""user.conf, checked before LoadGen reads it.
+
+LoadGen's own reader (`TestSettings::FromConfig`, loadgen/test_settings_internal.cc) is forgiving in the wrong places:
+a key that it does not know, `key=value` without spaces, or a seed in user.conf is silently nothing; `6e5` for an
+integer is read as 6; a comment behind a value makes it drop the whole file. Here each of these is an error with its
+line number. The file is then handed to LoadGen as it is, with the harness's own lines behind it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ConfigError, did_you_mean
+
+MODELS = ("*", "bert", "resnet50")
+SCENARIOS = ("*", "SingleStream", "MultiStream", "Server", "Offline")
+MIN_DURATION_MS = 600_000
+"""The rules' shortest test (inference_policies, section "Scenarios")."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key that a submitter may set, how LoadGen reads it, and in which scenarios it does."""
+
+    integer: bool
+    unit: str
+    scenarios: tuple[str, ...] = SCENARIOS[1:]
+    least: float = 0
+
+
+KEYS = {
+    "target_qps": Key(False, "samples per second", ("Server", "Offline"), 1e-9),
+    "target_latency": Key(False, "milliseconds", ("SingleStream", "MultiStream"), 1e-9),
+    "min_duration": Key(True, "milliseconds", least=1000),
+    "max_duration": Key(True, "milliseconds", least=0),
+    "min_query_count": Key(True, "queries", least=1),
+    "max_query_count": Key(True, "queries"),
+    "performance_sample_count_override": Key(True, "samples"),
+    "coalesce_queries": Key(True, "0 or 1", ("Server",)),
+    "max_async_queries": Key(True, "queries", ("Server",)),
+    "print_timestamps": Key(True, "0 or 1"),
+}
+
+FIXED = {
+    "qsl_rng_seed": "the round's seeds are built into LoadGen",
+    "sample_index_rng_seed": "the round's seeds are built into LoadGen",
+    "schedule_rng_seed": "the round's seeds are built into LoadGen",
+    "accuracy_log_rng_seed": "only the compliance tests set it",
+    "accuracy_log_probability": "only the compliance tests set it",
+    "accuracy_log_sampling_target": "only the compliance tests set it",
+    "performance_issue_unique": "only the compliance tests set it",
+    "performance_issue_same": "only the compliance tests set it",
+    "performance_issue_same_index": "only the compliance tests set it",
+    "test05": "only the compliance tests set it",
+    "mode": "the harness chooses performance or accuracy: use --mode",
+    "target_latency_percentile": "the rules fix each scenario's percentile",
+    "samples_per_query": "the rules fix 8 samples a MultiStream query",
+    "accuracy_sample_count_override": "an accuracy run covers the whole data set",
+    "sample_concatenate_permutation": "the rules fix how samples are drawn",
+    "use_token_latencies": "it belongs to language-model benchmarks",
+    "infer_token_latencies": "it belongs to language-model benchmarks",
+    "token_latency_scaling_factor": "it belongs to language-model benchmarks",
+    "ttft_latency": "it belongs to language-model benchmarks",
+    "tpot_latency": "it belongs to language-model benchmarks",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of user.conf."""
+
+    line: int
+    model: str
+    scenario: str
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
+class UserConf:
+    """A checked user.conf."""
+
+    path: Path | None
+    text: str
+    entries: tuple[Entry, ...]
+
+    def lookup(self, model: str, scenario: str, key: str) -> Entry | None:
+        """The entry that LoadGen takes: the exact name, then any model, then any scenario, then both."""
+        for wanted in ((model, scenario), ("*", scenario), (model, "*"), ("*", "*")):
+            found = [e for e in self.entries if (e.model, e.scenario) == wanted and e.key == key]
+            if found:
+                return found[-1]
+        return None
+
+    def extended(self, comment: str, lines: Iterable[str]) -> str:
+        """The text with the harness's own settings behind it; a later line wins over an earlier one in LoadGen."""
+        text = self.text if not self.text or self.text.endswith("\n") else self.text + "\n"
+        return text + "".join(f"{line}\n" for line in (f"# {comment}", *lines))
+
+
+def read_user_conf(path: Path | None) -> UserConf:
+    """Read and check a user.conf; None is an empty one.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line is wrong; the message names the line.
+    """
+    if path is None:
+        return UserConf(None, "", ())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    entries = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split()
+        if not words or words[0] == "#":
+            continue
+        try:
+            entries.append(_entry(number, line, words))
+        except ConfigError as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from None
+    return UserConf(path, text, tuple(entries))
+
+
+def check_official(conf: UserConf, model: str, scenario: str) -> None:
+    """Refuse what would make an official run invalid.
+
+    Raises:
+        ConfigError: a duration below the rules' minimum, or a limit that ends the test early.
+    """
+    duration = conf.lookup(model, scenario, "min_duration")
+    if duration and int(duration.value, 0) < MIN_DURATION_MS:
+        raise ConfigError(
+            f"{conf.path}, line {duration.line}: min_duration is {duration.value} ms; an official run takes at least "
+            f"{MIN_DURATION_MS} ms (10 minutes). Delete the line."
+        )
+    for key in ("max_duration", "max_query_count", "performance_sample_count_override", "min_query_count"):
+        entry = conf.lookup(model, scenario, key)
+        if entry and int(entry.value, 0) > 0:
+            raise ConfigError(
+                f"{conf.path}, line {entry.line}: an official run leaves {key} as the round's mlperf.conf sets it. "
+                "Delete the line."
+            )
+
+
+def _entry(number: int, line: str, words: list[str]) -> Entry:
+    if words[0].startswith("#"):
+        raise ConfigError("LoadGen takes '#' for a comment only when a space follows it: write '# ...'.")
+    if len(words) < 3 or words[1] != "=":
+        if "=" in line and words[1:2] != ["="]:
+            name, _, value = line.partition("=")
+            raise ConfigError(f"LoadGen needs spaces around '=': write '{name.strip()} = {value.strip()}'.")
+        raise ConfigError("expected 'model.Scenario.key = value'.")
+    if len(words) > 3:
+        hint = "LoadGen knows no comment behind a value" if words[3].startswith("#") else "there is more than one value"
+        raise ConfigError(f"{hint}: keep only '{' '.join(words[:3])}'.")
+    parts = words[0].split(".")
+    if len(parts) != 3:
+        raise ConfigError(f"'{words[0]}' is not of the form model.Scenario.key, such as *.Offline.target_qps.")
+    model, scenario, key = parts
+    _known(model, MODELS, "model")
+    _known(scenario, SCENARIOS, "scenario")
+    if key in FIXED or key.startswith("test05"):
+        raise ConfigError(f"{key} cannot be set in user.conf: {FIXED.get(key, FIXED['test05'])}.")
+    if key == "target_latency" and scenario in ("Server", "Offline", "*"):
+        raise ConfigError("target_latency of Server is fixed by the rules; it is an estimate only for streams.")
+    _known(key, KEYS, "key")
+    spec = KEYS[key]
+    if scenario != "*" and scenario not in spec.scenarios:
+        raise ConfigError(f"{key} means nothing in {scenario}; it belongs to {' and '.join(spec.scenarios)}.")
+    _check_value(key, spec, words[2])
+    return Entry(number, model, scenario, key, words[2])
+
+
+def _known(value: str, valid: Iterable[str], what: str) -> None:
+    if value not in valid:
+        raise ConfigError(f"unknown {what} '{value}': {did_you_mean(value, valid)}")
+
+
+def _check_value(key: str, spec: Key, text: str) -> None:
+    number = re.fullmatch(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(\D*)", text)
+    if number is None or number[2]:
+        raise ConfigError(f"{key} = {text}: LoadGen takes a bare number, in {spec.unit}.")
+    value = float(number[1])
+    if spec.integer and not re.fullmatch(r"\d+", text):
+        raise ConfigError(f"{key} = {text}: LoadGen takes a whole number in {spec.unit}, and would misread this one.")
+    if spec.unit == "0 or 1" and value not in (0, 1):
+        raise ConfigError(f"{key} = {text}: it must be 0 or 1.")
+    if key == "min_duration" and value < spec.least:
+        raise ConfigError(
+            f"{key} = {text}: this is in milliseconds, and looks like seconds: write {int(value) * 1000}."
+        )
+    if value < spec.least:
+        raise ConfigError(f"{key} = {text}: it must be greater than 0, in {spec.unit}.")

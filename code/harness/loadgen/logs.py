@@ -1,0 +1,110 @@
+"""What LoadGen wrote of a test: mlperf_log_detail.txt, and what its verdict means."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import RunFailed
+
+SUMMARY, DETAIL, ACCURACY, TRACE = (
+    "mlperf_log_summary.txt",
+    "mlperf_log_detail.txt",
+    "mlperf_log_accuracy.json",
+    "mlperf_log_trace.json",
+)
+
+
+@dataclass(frozen=True)
+class Detail:
+    """The key/value lines of mlperf_log_detail.txt; of a repeated key, the last."""
+
+    values: dict[str, Any]
+    errors: tuple[str, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Whether LoadGen called the performance run VALID and logged no error."""
+        return self.values.get("result_validity") == "VALID" and not self.errors
+
+    @property
+    def samples_per_second(self) -> float | None:
+        """Offline throughput; None for an accuracy run."""
+        return self.values.get("result_samples_per_second")
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds until the last sample of a performance run was complete."""
+        latency = self.values.get("result_max_latency_ns")
+        return latency / 1e9 if latency is not None else None
+
+    def reasons(self, qps_hint: str) -> list[str]:
+        """Why a performance run is not valid, in plain words; ``qps_hint`` is the cure for too short a run."""
+        reasons = [f"LoadGen logged an error: {text}" for text in self.errors]
+        if self.values.get("result_validity") == "VALID":
+            return reasons
+        seconds = self.values.get("effective_min_duration_ms", 0) / 1000
+        if not self.values.get("result_min_duration_met", True):
+            reasons.append(
+                f"it ended after {self.duration:.1f} s where at least {seconds:g} s are needed, because LoadGen issued "
+                f"too few samples for so fast a system: {qps_hint}"
+            )
+        if not self.values.get("result_min_queries_met", True):
+            reasons.append("fewer queries were completed than the settings demand: let the test run longer")
+        if not self.values.get("result_perf_constraints_met", True):
+            reasons.append("the latency bound was missed: lower target_qps")
+        if not self.values.get("early_stopping_met", True):
+            reasons.append("early stopping was not met: too few queries to be sure of the percentile")
+        return reasons or [str(self.values.get("result_invalid_reason", "LoadGen gives no reason")).strip()]
+
+
+_LAST_KEY = {"performance": "num_errors", "accuracy": "power_end"}
+
+
+def read_detail(folder: Path, mode: str) -> Detail:
+    """Read mlperf_log_detail.txt of a performance or accuracy run.
+
+    Raises:
+        RunFailed: it or the summary is missing or cut short, as by a full disk.
+    """
+    path = folder / DETAIL
+    values: dict[str, Any] = {}
+    errors = []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        summary = (folder / SUMMARY).read_text(encoding="utf-8", errors="replace").rstrip()
+    except OSError as error:
+        raise RunFailed(f"LoadGen left no log in {folder}: {error.strerror}.") from error
+    for line in lines:
+        if not line.startswith(":::MLLOG "):
+            continue
+        try:
+            entry = json.loads(line[9:])
+        except json.JSONDecodeError:
+            continue  # the last line of a log that was cut short: its last key is then missing, too
+        values[entry["key"]] = entry["value"]
+        if entry["metadata"]["is_error"]:
+            errors.append(f"{entry['key']}: {entry['value']}")
+    if _LAST_KEY[mode] not in values or "encountered" not in summary.rpartition("\n")[2]:
+        raise RunFailed(f"the log in {folder} has no end: LoadGen could not write all of it; is the disk full?")
+    return Detail(values, tuple(errors))
+
+
+def check_accuracy_log(path: Path, samples: int) -> None:
+    """Make sure that the accuracy log was written to its end.
+
+    Raises:
+        RunFailed: it is cut short.
+    """
+    try:
+        with path.open("rb") as log:
+            log.seek(0, 2)
+            size = log.tell()
+            log.seek(max(0, size - 16))
+            complete = log.read().rstrip().endswith(b"]")
+    except OSError as error:
+        raise RunFailed(f"{path} cannot be read: {error.strerror}.") from error
+    if not complete or (samples and size < 8):
+        raise RunFailed(f"{path} has no end: LoadGen could not write all of it; is the disk full?")

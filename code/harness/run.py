@@ -1,0 +1,305 @@
+"""A run from its settings to its result: prepare, measure if need be, let LoadGen test, read the logs, say it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from harness import __version__, catalog, console, machine
+from harness.benchmark import Accuracy, Benchmark
+from harness.config import DEVELOPMENT_SECONDS, RunSettings
+from harness.engines.base import Engine, engine_errors
+from harness.errors import ConfigError
+from harness.loadgen.conf import MIN_DURATION_MS, UserConf, check_official, read_user_conf
+from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
+from harness.registry import BENCHMARKS, ENGINES, SCHEDULERS, resolve
+from harness.results import NOTICE, Places, check_space, write_json
+from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
+from harness.scheduling.offline import Counters, measure_rate, warm_up
+from harness.supervise import Heartbeat, supervised
+from harness.sut import SUT
+
+MEASURE_SECONDS = 4.0
+QPS_MARGIN = 1.15
+"""target_qps ÷ measured samples/s. LoadGen adds 10 % of its own; this is for a machine that gets faster meanwhile."""
+_PREPARING = 900.0  # seconds that one step of preparing or scoring may take
+
+
+def run(settings: RunSettings) -> int:
+    """Run one test in a process of its own.
+
+    Returns:
+        0, or 1 when the result is INVALID or the test failed, 2 when a setting is wrong, 130 after Ctrl-C.
+    """
+    places = Places.choose(settings)
+    return supervised(_test, settings, places, cleanup=places.discard)
+
+
+def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
+    heartbeat.beat(_PREPARING)
+    places.create()
+    if not settings.official:
+        console.note(f"{NOTICE} Official runs take --official (OFFICIAL=1).")
+    conf = read_user_conf(settings.user_conf)
+    benchmark: Benchmark = resolve("benchmark", BENCHMARKS, settings.model.benchmark)(
+        settings.benchmark_settings, settings.cache_dir
+    )
+    dataset = catalog.find_dataset(settings.model.benchmark, settings.dataset)
+    if settings.official:
+        check_official(conf, benchmark.name, settings.scenario)
+        _check_official_data(settings, dataset)
+    qsl = benchmark.open(dataset, settings.samples)
+    engine_class: type[Engine] = resolve("engine", ENGINES, settings.engine)
+    with engine_errors(engine_class.name, f"to load {settings.model.path}"):
+        engine = engine_class(settings.model.path, settings.engine_settings)
+    sut = benchmark.make_sut(engine, qsl)
+    everything = np.arange(qsl.count)
+    planner = make_planner(sut, qsl.cost(everything), benchmark.max_cost)
+    console.note(
+        f"{settings.scenario} {settings.mode}: {settings.model.name} on {settings.engine}, data set {dataset.name} "
+        f"({qsl.count} samples)"
+    )
+    if planner.shapes:
+        with console.Progress("compiling", total=len(planner.shapes), unit="shapes") as bar:
+            for shape in planner.shapes:
+                sut.prepare(shape)
+                bar.advance()
+                heartbeat.beat(_PREPARING)
+
+    seconds = MIN_DURATION_MS / 1000 if settings.official else settings.duration or DEVELOPMENT_SECONDS
+    # The whole plan is known only with the samples loaded; LoadGen loads them again itself.
+    qsl.load(everything)
+    slowest = warm_up(sut, planner, everything)
+    measured = None
+    needs_qps = settings.mode == "performance" and not conf.lookup(benchmark.name, settings.scenario, "target_qps")
+    if needs_qps:
+        measured = _measure(sut, planner, everything, seconds)
+        console.note(
+            f"no target_qps in user.conf: {measured:.4g} samples/s measured, target_qps set to "
+            f"{measured * QPS_MARGIN:.4g} so that the run is long enough"
+        )
+    qsl.unload(everything)
+    conf_path = places.staging / "user.conf"
+    conf_path.write_text(_effective_conf(settings, conf, benchmark.name, qsl.count, seconds, measured), "utf-8")
+    check_space(
+        places.staging,
+        needed=64 * 2**20 + (qsl.count * benchmark.max_cost * 16 if _accuracy(settings) else 0),
+    )
+
+    from harness.loadgen import session  # LoadGen is native code: only the process of a test loads it
+
+    test_settings = session.make_settings(conf_path, benchmark.name, settings.scenario, session.Mode(settings.mode))
+    scheduler = resolve("scenario", SCHEDULERS, settings.scenario)(sut, planner, session.complete)
+    patience = max(settings.stall_timeout, 20 * slowest)
+    heartbeat.beat(patience)
+    with console.Progress("LoadGen", unit="samples") as bar:
+        last = -1
+
+        def tick() -> None:
+            nonlocal last
+            counters: Counters = scheduler.counters
+            if counters.completed != last:
+                last = counters.completed
+                heartbeat.beat(patience)
+            if counters.issued:
+                # Long samples run first, so that the share of the tokens tells the time left, not that of the samples.
+                bar.update(
+                    done=counters.completed,
+                    total=counters.issued,
+                    fraction=counters.done_cost / counters.real,
+                )
+
+        session.run_test(test_settings, qsl, scheduler, places.staging, tick)
+    heartbeat.beat(_PREPARING)
+    scheduler.close()
+
+    detail = read_detail(places.staging, settings.mode)
+    (places.staging / TRACE).unlink(missing_ok=True)
+    accuracy = None
+    if _accuracy(settings):
+        check_accuracy_log(places.staging / ACCURACY, qsl.count)
+        accuracy = benchmark.score(
+            places.staging / ACCURACY,
+            dataset,
+            qsl.count if settings.samples else None,
+            places.staging / "accuracy.txt",
+            None if settings.official else NOTICE,
+        )
+        for warning in accuracy.warnings:
+            console.warn(warning)
+    else:
+        (places.staging / ACCURACY).unlink(missing_ok=True)
+    valid = not detail.errors if _accuracy(settings) else detail.valid
+    reasons = [] if valid else detail.reasons(_qps_hint(detail, conf, benchmark.name, settings.scenario))
+    record = _record(
+        settings,
+        dataset,
+        qsl.count,
+        engine,
+        planner,
+        scheduler.counters,
+        detail,
+        measured,
+        accuracy,
+        sut.unit,
+    )
+    write_json(places.staging / "run.json", {**record, "valid": valid, "reasons": reasons})
+    if not settings.official:
+        (places.staging / "NOT-FOR-SUBMISSION.txt").write_text(f"{NOTICE}\n", "utf-8")
+    engine.close()
+    logs = places.publish(valid)
+    _show(settings, engine, scheduler.counters, detail, valid, reasons, accuracy, logs, sut.unit)
+    return 0 if valid else 1
+
+
+def make_planner(sut: SUT, costs: np.ndarray, max_cost: int) -> Planner:
+    """The planner that fits the engine and the graph: exact shapes, few compiled ones, or the one that it fixes."""
+    settings = sut.engine.settings
+    batch, length = sut.static
+    if length:
+        return FixedPlanner([length], settings.max_batch, settings.max_tokens, batch or None)
+    if sut.engine.fixed_shapes:
+        return FixedPlanner(best_lengths(costs, settings.shapes), settings.max_batch, settings.max_tokens)
+    if batch:
+        return FixedPlanner(best_lengths(costs, max_cost), batch, settings.max_tokens, batch)
+    return DynamicPlanner(settings.max_batch, settings.max_tokens)
+
+
+def _measure(sut: SUT, planner: Planner, indices: np.ndarray, seconds: float) -> float:
+    """Samples/s of a query as large as the test's: its batches are fuller than those of the data set alone."""
+    rough = measure_rate(sut, planner, indices, 0.5)
+    repeats = min(rough * seconds, 1e6) // len(indices) + 1
+    return measure_rate(sut, planner, np.tile(indices, int(repeats)), MEASURE_SECONDS)
+
+
+def _accuracy(settings: RunSettings) -> bool:
+    return settings.mode == "accuracy"
+
+
+def _check_official_data(settings: RunSettings, dataset: catalog.Dataset) -> None:
+    if dataset.official:
+        return
+    names = [name for name, entry in catalog.datasets(settings.model.benchmark).items() if entry.official]
+    raise ConfigError(
+        f"an official run needs the full data set {' or '.join(names)}, and {dataset.path} is another: run `make data`, "
+        "then leave out --dataset or name your copy of it."
+    )
+
+
+def _effective_conf(
+    settings: RunSettings, conf: UserConf, model: str, count: int, seconds: float, measured: float | None
+) -> str:
+    """The user.conf that LoadGen reads: the user's, and behind it what the harness sets."""
+    prefix = f"{model}.{settings.scenario}"
+    lines = []
+    if measured is not None:
+        lines.append(f"{prefix}.target_qps = {measured * QPS_MARGIN:.6g}")
+    if not settings.official:
+        lines += [
+            f"{prefix}.min_duration = {round(seconds * 1000)}",
+            f"{prefix}.min_query_count = 1",
+            f"{prefix}.performance_sample_count_override = {count}",
+        ]
+    if not lines:
+        return conf.text
+    kind = "set by the harness" if settings.official else f"set by the harness. {NOTICE}"
+    return conf.extended(kind, lines)
+
+
+def _qps_hint(detail: Detail, conf: UserConf, model: str, scenario: str) -> str:
+    rate = detail.samples_per_second
+    if not rate:
+        return "raise target_qps"
+    entry = conf.lookup(model, scenario, "target_qps")
+    if entry:
+        return f"target_qps is {entry.value} in line {entry.line} of {conf.path}; set it to {rate * QPS_MARGIN:.4g}"
+    return f"run it again, or set {model}.{scenario}.target_qps = {rate * QPS_MARGIN:.4g} in user.conf"
+
+
+def _record(
+    settings: RunSettings,
+    dataset: catalog.Dataset,
+    count: int,
+    engine: Engine,
+    planner: Planner,
+    counters: Counters,
+    detail: Detail,
+    measured: float | None,
+    accuracy: Accuracy | None,
+    unit: str,
+) -> dict[str, Any]:
+    return {
+        "harness": __version__,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "for_submission": settings.official,
+        "notice": None if settings.official else NOTICE,
+        "scenario": settings.scenario,
+        "mode": settings.mode,
+        "model": settings.model.model_dump(),
+        "dataset": {**dataset.model_dump(), "samples_used": count},
+        "benchmark_settings": settings.benchmark_settings.model_dump(),
+        "engine": engine.describe(),
+        "shapes": [list(shape) for shape in planner.shapes],
+        "measured_samples_per_second": measured,
+        "result": {
+            "samples_per_second": detail.samples_per_second,
+            "duration_s": detail.duration,
+            "samples": counters.completed,
+            "batches": counters.batches,
+            "cost": counters.real,
+            "cost_unit": unit,
+            "padded_to_real": counters.padding_ratio,
+            "accuracy": accuracy.metrics if accuracy else None,
+            "accuracy_scope": accuracy.scope if accuracy else None,
+        },
+        "loadgen": {key: detail.values.get(key) for key in ("loadgen_version", "effective_target_qps")},
+        "machine": machine.describe(),
+    }
+
+
+def _show(
+    settings: RunSettings,
+    engine: Engine,
+    counters: Counters,
+    detail: Detail,
+    valid: bool,
+    reasons: list[str],
+    accuracy: Accuracy | None,
+    logs: Path,
+    unit: str,
+) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    add = table.add_row
+    add("scenario", f"{settings.scenario}, {settings.mode}")
+    described = engine.describe()
+    add("engine", " ".join(str(described[key]) for key in ("name", "version") if described.get(key)))
+    add("model", settings.model.name)
+    if accuracy:
+        for name, value in accuracy.metrics.items():
+            add(name, f"{value:.3f} %")
+        add("scored", accuracy.scope)
+        add("samples", f"{counters.completed:,} in {counters.batches:,} batches")
+    else:
+        add("samples/s", f"{detail.samples_per_second:,.2f}")
+        add(
+            "duration",
+            f"{detail.duration:.1f} s, {counters.completed:,} samples in {counters.batches:,} batches",
+        )
+    if counters.padding_ratio:
+        add(
+            "padding",
+            f"{counters.padding_ratio - 1:.1%} ({counters.padded:,} {unit} computed for {counters.real:,})",
+        )
+    add("result", "VALID" if valid else "INVALID", style="bold green" if valid else "bold red")
+    for reason in reasons:
+        add("because", reason)
+    if not settings.official:
+        add("note", NOTICE, style="yellow")
+    elif not valid:
+        add("note", "Not moved to results/: only a valid run belongs there.", style="yellow")
+    add("logs", str(logs))
+    console.print_table(table)

@@ -1,0 +1,82 @@
+"""The contract of a model: LoadGen's system under test (SUT), as far as it depends on the model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from harness.engines.base import Engine, Runner, Signature, check_outputs, engine_errors
+from harness.errors import RunFailed
+from harness.qsl import SampleLibrary
+from harness.scheduling.batching import Shape
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Response bytes of one batch: address and size in bytes for each sample, in the order of the batch."""
+
+    pointers: list[int]
+    sizes: list[int]
+    buffer: np.ndarray
+    """What the pointers point into; LoadGen copies it while it is told of the completion."""
+
+
+class SUT(ABC):
+    """Turns sample indices into the engine's tensors, and the engine's outputs into response bytes."""
+
+    unit: ClassVar[str]
+    """What `Shape.length` counts, in the plural: tokens, images."""
+    static: Shape = Shape(0, 0)
+    """Sizes that the graph fixes and the engine cannot change; 0 where any size will do."""
+
+    def __init__(self, engine: Engine, qsl: SampleLibrary) -> None:
+        self.engine = engine
+        self.qsl = qsl
+        self._runners: dict[Shape, Runner] = {}
+
+    @abstractmethod
+    def signature(self, shape: Shape) -> Signature:
+        """The tensors of a batch of that shape, under the graph's own names."""
+
+    @abstractmethod
+    def feed(self, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """The QSL's tensors under the graph's names, in the graph's dtypes."""
+
+    @abstractmethod
+    def encode(self, outputs: Sequence[np.ndarray], indices: np.ndarray) -> Responses:
+        """Exactly the bytes that the official accuracy script reads, one response an index."""
+
+    def prepare(self, shape: Shape) -> None:
+        """Compile for this shape, so that nothing is compiled while LoadGen's clock runs."""
+        with engine_errors(self.engine.name, f"to compile {self.engine.model} for {tuple(shape)}"):
+            self._runners[shape] = self.engine.compile(self.signature(shape))
+
+    def runner(self, shape: Shape) -> Runner:
+        """What runs a batch of that shape.
+
+        Raises:
+            RunFailed: the engine compiles its shapes, and this one was not prepared.
+        """
+        if shape not in self._runners:
+            if self.engine.fixed_shapes:
+                raise RunFailed(f"no engine was compiled for {shape}; this is a defect of the harness.")
+            self.prepare(shape)
+        return self._runners[shape]
+
+    def answer(self, indices: np.ndarray, shape: Shape) -> Responses:
+        """Run one batch.
+
+        Raises:
+            EngineError: the engine raised, or returned something that is no answer.
+            RunFailed: a sample is not loaded.
+        """
+        runner = self.runner(shape)
+        batch = self.feed(self.qsl.collate(indices, shape))
+        with engine_errors(self.engine.name, "to run a batch"):
+            outputs = runner(batch)
+        check_outputs(self.engine.name, outputs, self.signature(shape).outputs)
+        return self.encode(outputs, indices)

@@ -1,0 +1,54 @@
+"""Shared by all tests: small data, and the data that only developers and CI have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+def shared(relative: str) -> Path:
+    path = SHARED / relative
+    if not path.exists():
+        pytest.skip(f"needs {relative} of the developers' data, which users do not have")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_squad() -> Path:
+    return shared("data/squad-sample/dev-sample-v1.1.json")
+
+
+@pytest.fixture(scope="session")
+def fp32_model() -> Path:
+    return shared("models/minilm-l6-squad-fp32.onnx")
+
+
+@pytest.fixture(scope="session")
+def small_squad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve questions on passages from one word to more than 384 tokens: 16 features."""
+    passages = ["Tide.", "The Severn bore is a tidal wave on the river Severn, seen on 130 days a year."]
+    passages += [f"In {1900 + n} the town counted {n * 137} people. " * (n + 1) for n in (1, 4, 9, 16, 40)]
+    paragraphs = []
+    for number, context in enumerate(passages):
+        answer = context.split()[0].rstrip(".")
+        paragraphs.append(
+            {
+                "context": context,
+                "qas": [
+                    {
+                        "id": f"{number}-{k}",
+                        "question": "What " + "really " * k + "is it?",
+                        "answers": [{"text": answer, "answer_start": 0}],
+                    }
+                    for k in range(1 if number < 2 else 2)
+                ],
+            }
+        )
+    path = tmp_path_factory.mktemp("squad") / "small.json"
+    path.write_text(json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}))
+    return path

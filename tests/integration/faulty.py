@@ -1,0 +1,91 @@
+"""Engines that break in every way that an engine can; used as --engine faulty:Name."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+import numpy as np
+
+from harness.engines.null import NullEngine
+
+
+class _Faulty(NullEngine):
+    after = 2
+    """Batches that still go well."""
+
+    def compile(self, signature):
+        inner = super().compile(signature)
+
+        def runner(batch):
+            if self.settings.delay_us:
+                time.sleep(self.settings.delay_us / 1e6)
+            self.batches = getattr(self, "batches", 0) + 1
+            outputs = inner(batch)
+            return self.spoil(outputs) if self.batches > self.after else outputs
+
+        return runner
+
+
+class Raises(_Faulty):
+    name = "raises"
+
+    def spoil(self, outputs):
+        raise RuntimeError("vnni unit on fire\nsecond line")
+
+
+class NotANumber(_Faulty):
+    name = "nan"
+
+    def spoil(self, outputs):
+        return [np.full_like(outputs[0], np.nan), outputs[1]]
+
+
+class WrongShape(_Faulty):
+    name = "wrong-shape"
+
+    def spoil(self, outputs):
+        return [outputs[0][:, :-1], outputs[1]]
+
+
+class TooFew(_Faulty):
+    name = "too-few"
+
+    def spoil(self, outputs):
+        return outputs[:1]
+
+
+class Crashes(_Faulty):
+    name = "crashes"
+
+    def spoil(self, outputs):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class Hangs(_Faulty):
+    name = "hangs"
+
+    def spoil(self, outputs):
+        time.sleep(3600)
+
+
+class HangsWithTheGil(_Faulty):
+    name = "hangs-with-the-gil"
+
+    def spoil(self, outputs):
+        ctypes.PyDLL(None).sleep(3600)
+
+
+class HangsCompiling(_Faulty):
+    name = "hangs-compiling"
+    fixed_shapes = True
+
+    def __init__(self, model, settings):
+        super().__init__(model, settings)
+        self.settings = SimpleNamespace(shapes=1, max_batch=4, max_tokens=1000)
+
+    def compile(self, signature):
+        ctypes.PyDLL(None).sleep(3600)

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+
+import pytest
+
+
+def nothing_kept(run):
+    assert run.kept == []
+    assert "Traceback" not in run.err
+    assert run.err.count("error:") == 1, run.err
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("Raises", "raises failed to run a batch: vnni unit on fire"),
+        ("NotANumber", "NaN or infinite values in 'start_logits'"),
+        ("WrongShape", "returned 'start_logits' with shape"),
+        ("TooFew", "returned 1 outputs where the model has 2"),
+        ("Crashes", "the test's process crashed (SIGSEGV)"),
+    ],
+)
+@pytest.mark.parametrize("moment", ["warm-up", "test"])
+def test_a_broken_engine_ends_the_run_with_one_message_and_no_result(harness, tmp_path, engine, message, moment):
+    if moment == "test":  # with a target_qps nothing is measured, and the warm-up takes four batches at most
+        conf = tmp_path / "qps.conf"
+        conf.write_text("*.Offline.target_qps = 1000\n")
+        path = tmp_path / f"late_{engine.lower()}.py"
+        path.write_text(f"from faulty import {engine} as Base\nclass Late(Base):\n    after = 8\n")
+        arguments = ["--engine", f"late_{engine.lower()}:Late", "--user-conf", conf]
+    else:
+        arguments = ["--engine", f"faulty:{engine}"]
+    run = harness.run(*arguments, "--set", "max_batch=2", "--duration", "1")
+    assert run.code == 1
+    assert message in run.err
+    assert run.seconds < 30
+    nothing_kept(run)
+
+
+@pytest.mark.parametrize("engine", ["Hangs", "HangsWithTheGil"])
+def test_a_hanging_engine_is_reported_and_ended(harness, engine, tmp_path):
+    path = tmp_path / "late.py"
+    path.write_text(f"from faulty import {engine} as Base\nclass Late(Base):\n    after = 8\n")
+    conf = tmp_path / "qps.conf"
+    conf.write_text("*.Offline.target_qps = 1000\n")
+    run = harness.run(
+        "--engine", "late:Late", "--user-conf", conf, "--set", "max_batch=2", "--stall-timeout", "3", limit=60
+    )
+    assert run.code == 1
+    assert "no progress for 3 s" in run.err
+    nothing_kept(run)
+
+
+@pytest.mark.parametrize(
+    ("moment", "arguments"),
+    [
+        ("at once", ["--engine", "null"]),
+        ("compiling, the GIL held", ["--engine", "faulty:HangsCompiling"]),
+        ("in the test", ["--engine", "null", "--set", "delay_us=200000", "--set", "max_batch=1"]),
+        ("in the test, the GIL held", ["--engine", "faulty:HangsWithTheGil"]),
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_within_seconds_and_leaves_nothing(harness, moment, arguments, number):
+    process = harness.start(*arguments)
+    deadline = time.monotonic() + 30
+    while not harness.runs.exists() or not list(harness.runs.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    if moment != "at once":
+        time.sleep(4)
+    assert process.poll() is None
+    start = time.monotonic()
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    run = harness.finish(process, start, 20)
+    assert run.code == (130 if number == signal.SIGINT else 143)
+    assert run.seconds < 5
+    assert "interrupted" in run.err
+    nothing_kept(run)
+
+
+def test_the_test_ends_with_a_parent_that_was_killed(harness):
+    process = harness.start("--engine", "null", "--set", "delay_us=200000", "--set", "max_batch=1")
+    time.sleep(4)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    pytest.fail("the test's process outlived its parent")
+
+
+def test_a_full_disk_leaves_no_result(harness):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+
+    run = harness.run("--engine", "null", "--duration", "1", preexec_fn=limit)
+    assert run.code == 1
+    assert "is the disk full?" in run.err or "File too large" in run.err
+    nothing_kept(run)
+
+
+def test_a_corrupt_model_is_one_sentence(harness, tmp_path):
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"this is no protobuf at all" * 100)
+    for engine in ("onnxruntime", "deepsparse"):
+        if engine == "deepsparse":
+            pytest.importorskip("deepsparse", reason="DeepSparse is not installed")
+        run = harness.run("--engine", engine, "--model", path)
+        assert run.code == 1
+        assert f"{engine} failed to load {path}" in run.err
+        nothing_kept(run)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{}", "no SQuAD"), ("not json", "no SQuAD"), ('{"version": "1.1", "data": []}', "")],
+)
+def test_a_data_set_that_is_not_squad_is_one_sentence(harness, tmp_path, text, message):
+    path = tmp_path / "data.json"
+    path.write_text(text)
+    run = harness.run("--engine", "null", "--dataset", path)
+    assert run.code == 2
+    assert "data.json" in run.err or "data set" in run.err
+    nothing_kept(run)
+
+
+def test_a_model_of_another_task_is_refused_with_the_names_that_it_has(harness, fp32_model):
+    other = fp32_model.with_name("efficientnet-lite0-fp32.onnx")
+    run = harness.run("--engine", "onnxruntime", "--model", other)
+    assert run.code == 2
+    assert "no input input_ids" in run.err
+    assert "input float32 (?, 3, 224, 224)" in run.err
+    nothing_kept(run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--engine", "deepspars"], "unknown engine 'deepspars': did you mean 'deepsparse'?"),
+        (
+            ["--model", "minilm-squad-int8"],
+            "unknown model 'minilm-squad-int8': did you mean 'minilm-l6-squad-int8'?",
+        ),
+        (["--scenario", "ofline"], "unknown scenario 'ofline': did you mean 'Offline'?"),
+        (["--mode", "accurate"], "unknown mode 'accurate': did you mean 'accuracy'?"),
+        (["--set", "thread=2"], "unknown option 'thread' for engine"),
+        (["--set", "threads=two"], "threads = two: input should be a valid integer"),
+        (["--set", "threads"], "write NAME=VALUE"),
+        (["--dataset", "sampl"], "no data set or file 'sampl': did you mean 'sample'?"),
+        (["--samples", "0"], "samples = 0"),
+        (["--official", "--samples", "5"], "leave out --samples"),
+        (["--official", "--engine", "null"], "the null engine computes nothing"),
+        (["--official", "--engine", "onnxruntime"], "an official run needs the full data set squad-v1.1"),
+        (["--user-conf", "none.conf"], "none.conf cannot be read"),
+        (["--model", "no/such.onnx"], "there is no model file no/such.onnx"),
+        (["--set", "vocab=none.txt"], "none.txt"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence_and_exit_code_2(harness, arguments, message):
+    run = harness.run(*arguments)
+    assert run.code == 2
+    assert message in run.err
+    nothing_kept(run)
+
+
+def test_an_unwritable_folder_is_one_sentence(harness, tmp_path):
+    (tmp_path / "file").touch()
+    harness.runs = tmp_path / "file" / "runs"
+    run = harness.run("--engine", "null")
+    assert run.code == 2
+    assert "cannot be written" in run.err

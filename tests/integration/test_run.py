@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from harness.loadgen.logs import ACCURACY
+from harness.registry import default_engine
+
+ENGINES = ["onnxruntime", "deepsparse", "null"]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    if request.param == "deepsparse" and default_engine() != "deepsparse":
+        pytest.skip("DeepSparse is not installed")
+    return request.param
+
+
+def test_a_performance_run_is_valid_and_says_that_it_is_not_for_submission(harness, engine):
+    run = harness.run("--engine", engine, "--duration", "1")
+    assert run.code == 0, run.err
+    assert "VALID" in run.out
+    assert "INVALID" not in run.out
+    assert "not for submission" in run.out
+    assert "not for submission" in run.err
+    assert "no target_qps in user.conf" in run.err
+    record = run.record
+    assert record["valid"] is True
+    assert record["for_submission"] is False
+    assert record["result"]["duration_s"] >= 1
+    assert record["result"]["samples_per_second"] > 0
+    assert str(run.folder) in run.out
+    assert "not for submission" in (run.folder / "user.conf").read_text()
+    assert "not for submission" in (run.folder / "NOT-FOR-SUBMISSION.txt").read_text()
+    files = {path.name for path in run.folder.iterdir()}
+    assert files == {
+        "run.json",
+        "user.conf",
+        "NOT-FOR-SUBMISSION.txt",
+        "mlperf_log_summary.txt",
+        "mlperf_log_detail.txt",
+    }
+
+
+def test_an_accuracy_run_answers_every_sample_once_with_its_own_length(harness, engine):
+    run = harness.run("--engine", engine, "--mode", "accuracy")
+    assert run.code == 0, run.err
+    log = json.loads((run.folder / ACCURACY).read_text())
+    count = run.record["dataset"]["samples_used"]
+    assert sorted(entry["qsl_idx"] for entry in log) == list(range(count))
+    sizes = {entry["qsl_idx"]: len(entry["data"]) // 2 for entry in log}
+    assert all(size % 8 == 0 and 0 < size // 8 <= 384 for size in sizes.values())
+    assert sum(sizes.values()) // 8 == run.record["result"]["cost"]
+    text = (run.folder / "accuracy.txt").read_text().splitlines()
+    assert set(json.loads(text[0])) == {"exact_match", "f1"}
+    assert text[1].startswith("hash=")
+    assert "not for submission" in text[2]
+    assert f"{json.loads(text[0])['f1']:.3f} %" in run.out
+
+
+def test_user_conf_is_read_by_loadgen(harness, tmp_path):
+    conf = tmp_path / "my.conf"
+    conf.write_text("*.Offline.target_qps = 777\n")
+    run = harness.run("--engine", "null", "--duration", "1", "--user-conf", conf)
+    assert run.record["loadgen"]["effective_target_qps"] == 777
+    assert run.record["measured_samples_per_second"] is None
+    assert (run.folder / "user.conf").read_text().startswith("*.Offline.target_qps = 777\n")
+
+
+def test_a_run_that_is_too_short_is_invalid_with_the_reason_and_the_cure(harness, tmp_path):
+    conf = tmp_path / "my.conf"
+    conf.write_text("# slow\n*.Offline.target_qps = 3\n")
+    run = harness.run("--engine", "null", "--duration", "2", "--user-conf", conf)
+    assert run.code == 1
+    assert "INVALID" in run.out
+    assert "where at least 2 s are needed" in run.out
+    assert f"target_qps is 3 in line 2 of {conf}; set it to " in run.out
+    assert run.record["valid"] is False
+
+
+def test_samples_are_rounded_up_to_whole_questions(harness):
+    run = harness.run("--engine", "null", "--mode", "accuracy", "--samples", "9")
+    assert run.code == 0, run.err
+    used = run.record["dataset"]["samples_used"]
+    assert used >= 9
+    assert "on the first" in run.out
+    assert len(json.loads((run.folder / ACCURACY).read_text())) == used
+
+
+def test_static_graphs_run_padded_to_their_own_size(harness, fp32_model, tmp_path):
+    onnx = pytest.importorskip("onnx", reason="onnx comes with DeepSparse")
+    model = onnx.load(fp32_model)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 3
+        value.type.tensor_type.shape.dim[1].dim_value = 384
+    path = tmp_path / "static.onnx"
+    onnx.save(model, path)
+    run = harness.run("--engine", "onnxruntime", "--model", path, "--mode", "accuracy")
+    assert run.code == 0, run.err
+    assert run.record["shapes"] == [[3, 384]]
+
+
+def test_engines_agree_on_real_questions(harness, real_squad, fp32_model):
+    if default_engine() != "deepsparse":
+        pytest.skip("DeepSparse is not installed")
+    scores = []
+    for engine in ("onnxruntime", "deepsparse"):
+        arguments = ("--dataset", real_squad, "--samples", "150", "--set", "max_tokens=1536")
+        run = harness.run("--engine", engine, "--model", fp32_model, "--mode", "accuracy", *arguments)
+        assert run.code == 0, run.err
+        newest = max(run.kept, key=lambda path: path.stat().st_mtime)
+        scores.append(json.loads((newest / "accuracy.txt").read_text().splitlines()[0])["f1"])
+    assert abs(scores[0] - scores[1]) < 0.2
+    assert scores[0] > 50

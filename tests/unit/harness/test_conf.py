@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+
+from harness.errors import ConfigError
+from harness.loadgen.conf import check_official, read_user_conf
+
+
+def conf(tmp_path, text):
+    path = tmp_path / "user.conf"
+    path.write_text(text)
+    return read_user_conf(path)
+
+
+def test_the_precedence_is_loadgens(tmp_path):
+    found = conf(
+        tmp_path,
+        "*.*.min_duration = 1000\nbert.*.min_duration = 2000\n*.Offline.min_duration = 3000\n"
+        "bert.Offline.min_duration = 4000\nbert.Offline.min_duration = 5000\n",
+    )
+    values = {
+        (model, scenario): found.lookup(model, scenario, "min_duration").value
+        for model in ("bert", "resnet50")
+        for scenario in ("Offline", "Server")
+    }
+    assert values == {
+        ("bert", "Offline"): "5000",
+        ("bert", "Server"): "2000",
+        ("resnet50", "Offline"): "3000",
+        ("resnet50", "Server"): "1000",
+    }
+    assert found.lookup("bert", "Offline", "target_qps") is None
+
+
+def test_what_loadgen_reads_is_accepted(tmp_path):
+    found = conf(tmp_path, "# a comment\n\n*.Offline.target_qps = 12.5\n  bert.Server.target_qps  =  3e2\n")
+    assert [(e.line, e.key, e.value) for e in found.entries] == [
+        (3, "target_qps", "12.5"),
+        (4, "target_qps", "3e2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("*.Offline.target_qsp = 1", "unknown key 'target_qsp': did you mean 'target_qps'"),
+        ("*.Ofline.target_qps = 1", "unknown scenario 'Ofline': did you mean 'Offline'"),
+        ("brt.Offline.target_qps = 1", "unknown model 'brt': did you mean 'bert'"),
+        ("Offline.target_qps = 1", "not of the form model.Scenario.key"),
+        ("*.Offline.target_qps=1", "needs spaces around '=': write '*.Offline.target_qps = 1'"),
+        ("*.Offline.target_qps =", "expected 'model.Scenario.key = value'"),
+        ("*.Offline.target_qps = 1 # fast", "no comment behind a value"),
+        ("*.Offline.target_qps = 1 2", "more than one value"),
+        ("#*.Offline.target_qps = 1", "write '# ...'"),
+        ("*.Offline.target_qps = fast", "bare number, in samples per second"),
+        ("*.Offline.target_qps = 5k", "bare number, in samples per second"),
+        ("*.Offline.target_qps = 0", "must be greater than 0"),
+        ("*.Offline.target_qps = -3", "must be greater than 0"),
+        ("*.Offline.min_duration = 600", "milliseconds, and looks like seconds: write 600000"),
+        ("*.Offline.min_duration = 600s", "bare number, in milliseconds"),
+        ("*.Offline.min_duration = 6e5", "whole number in milliseconds, and would misread"),
+        ("*.Offline.qsl_rng_seed = 1", "qsl_rng_seed cannot be set in user.conf"),
+        ("*.Server.target_latency = 500", "target_latency of Server is fixed by the rules"),
+        ("*.Server.target_latency_percentile = 90", "target_latency_percentile cannot be set"),
+        ("*.MultiStream.samples_per_query = 4", "samples_per_query cannot be set"),
+        ("*.*.performance_issue_same = 1", "only the compliance tests set it"),
+        ("*.SingleStream.target_qps = 5", "means nothing in SingleStream; it belongs to Server and Offline"),
+        ("*.Server.coalesce_queries = 2", "must be 0 or 1"),
+    ],
+)
+def test_a_wrong_line_is_an_error_with_its_number(tmp_path, line, message):
+    with pytest.raises(ConfigError) as error:
+        conf(tmp_path, f"# first\n*.Offline.target_qps = 5\n{line}\n")
+    assert "user.conf, line 3: " in str(error.value)
+    assert message in str(error.value)
+
+
+def test_a_missing_file_and_a_binary_one_are_errors(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        read_user_conf(tmp_path / "none.conf")
+    (tmp_path / "binary.conf").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_user_conf(tmp_path / "binary.conf")
+
+
+@pytest.mark.parametrize("line", ["*.*.min_duration = 599999", "bert.Offline.max_query_count = 3"])
+def test_an_official_run_refuses_what_makes_it_invalid(tmp_path, line):
+    found = conf(tmp_path, f"{line}\n")
+    with pytest.raises(ConfigError, match="line 1: "):
+        check_official(found, "bert", "Offline")
+
+
+def test_an_official_run_may_be_longer_than_the_minimum(tmp_path):
+    check_official(conf(tmp_path, "*.*.min_duration = 660000\n*.*.target_qps = 4\n"), "bert", "Offline")
+
+
+def test_the_harness_lines_follow_the_users_even_without_a_last_newline(tmp_path):
+    text = conf(tmp_path, "*.Offline.target_qps = 5").extended("why", ["bert.Offline.min_duration = 2000"])
+    assert text.splitlines() == ["*.Offline.target_qps = 5", "# why", "bert.Offline.min_duration = 2000"]

@@ -1,0 +1,496 @@
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import gzip
+import hashlib
+import json
+import random
+import re
+import threading
+import time
+from collections.abc import Iterator
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from harness import console
+from harness import download as module
+from harness.download import download, sha256_of
+from harness.errors import ConfigError, RunFailed
+
+CONTENT = random.Random(1).randbytes(700_001)
+OTHER = random.Random(2).randbytes(700_001)
+SHA = hashlib.sha256(CONTENT).hexdigest()
+NO_WAIT = (0.0, 0.0, 0.0)
+
+
+class Site(ThreadingHTTPServer):
+    """A web server whose misbehaviour is set by its attributes; `log` holds the headers of each request."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/model.onnx"
+        self.content = CONTENT
+        self.etag: str | None = '"one"'
+        self.ranges = self.minds_if_range = self.says_length = self.says_total = True
+        self.shift = 0
+        self.statuses: list[int] = []
+        self.cuts: list[int] = []
+        self.versions: list[tuple[bytes, str]] = []
+        self.extra: dict[str, str] = {}
+        self.endless = False
+        self.pause = 0.0
+        self.log: list[Message] = []
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # a client that hangs up is part of the tests
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Site
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        site = self.server
+        site.log.append(self.headers)
+        time.sleep(site.pause)
+        if site.versions:
+            site.content, site.etag = site.versions.pop(0)
+        status = site.statuses.pop(0) if site.statuses else 200
+        if status != 200:
+            self.send_response(status)
+            for name, value in site.extra.items():
+                self.send_header(name, value)
+            self.end_headers()
+            return
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        same = self.headers.get("If-Range") in (None, site.etag) or not site.minds_if_range
+        start = int(wanted[1]) if wanted and site.ranges and same else 0
+        size = len(site.content)
+        if start >= size:
+            self.send_response(416)
+            self.end_headers()
+            return
+        body = site.content[start + (site.shift if start else 0) :]
+        self.send_response(206 if start else 200)
+        if start:
+            total = size if site.says_total else "*"
+            self.send_header("Content-Range", f"bytes {start + site.shift}-{size - 1}/{total}")
+        if site.says_length:
+            self.send_header("Content-Length", str(len(body)))
+        if site.etag:
+            self.send_header("ETag", site.etag)
+        for name, value in site.extra.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[: site.cuts.pop(0)] if site.cuts else body)
+        while site.endless:
+            self.wfile.write(body)
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Site]:
+    site = Site()
+    thread = threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield site
+    finally:
+        site.endless = False
+        site.shutdown()
+        thread.join()
+        site.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving() as made:
+        yield made
+
+
+@pytest.fixture
+def mirror() -> Iterator[Site]:
+    with serving() as made:
+        yield made
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "models" / "model.onnx"
+
+
+def get(urls: list[str] | str, path: Path, **settings) -> Path:
+    return download(urls, path, **{"sha256": SHA, "timeout": 5.0, "backoff": NO_WAIT, **settings})
+
+
+def leave_part(path: Path, content: bytes, url: str, validator: str = '"one"', sha256: str = SHA) -> None:
+    path.parent.mkdir(parents=True)
+    path.with_name("model.onnx.part").write_bytes(content)
+    about = {"url": url, "sha256": sha256, "validator": validator}
+    path.with_name("model.onnx.part.json").write_text(json.dumps(about))
+
+
+def names(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.parent.iterdir())
+
+
+def ranges(site: Site) -> list[str | None]:
+    return [headers["Range"] for headers in site.log]
+
+
+def test_a_file_arrives_and_nothing_else_is_left(site: Site, path: Path) -> None:
+    assert get(site.url, path, size=len(CONTENT), sha256=SHA.upper()) == path
+    assert path.read_bytes() == CONTENT
+    assert names(path) == ["model.onnx"]
+    assert sha256_of(path) == SHA
+
+
+def test_a_right_file_is_not_asked_for_again(site: Site, path: Path) -> None:
+    get(site.url, path)
+    get(site.url, path)
+    assert len(site.log) == 1
+
+
+def test_another_file_is_never_overwritten(site: Site, path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=r"model\.onnx exists but is another file .*delete it or move it"):
+        get(site.url, path)
+    assert path.read_bytes() == b"mine"
+    assert not site.log
+
+
+def test_a_folder_in_the_place_is_named(site: Site, path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="no regular file"):
+        get(site.url, path)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "host/x", "http:///x", ""])
+def test_only_http_is_allowed_even_as_a_mirror(site: Site, path: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match="only http"):
+        get([site.url, url], path)
+    assert not site.log
+
+
+@pytest.mark.parametrize("sha256", ["", "abc", SHA[:-1], SHA + "0", "g" * 64, SHA + "\n"])
+def test_a_wrong_sha256_argument_is_a_value_error(path: Path, sha256: str) -> None:
+    with pytest.raises(ValueError, match="64 hexadecimal"):
+        get("http://127.0.0.1:1/x", path, sha256=sha256)
+
+
+def test_no_url_is_a_value_error(path: Path) -> None:
+    with pytest.raises(ValueError, match="no URL"):
+        get([], path)
+
+
+@pytest.mark.parametrize("says_length", [True, False])
+def test_lost_connections_are_resumed(site: Site, path: Path, says_length: bool) -> None:
+    site.cuts, site.says_length = [200_000, 300_000], says_length
+    get(site.url, path, size=len(CONTENT))
+    assert path.read_bytes() == CONTENT
+    assert ranges(site) == [None, "bytes=200000-", "bytes=500000-"]
+    assert [headers["If-Range"] for headers in site.log] == [None, '"one"', '"one"']
+
+
+def test_a_weak_etag_is_not_used_for_resuming(site: Site, path: Path) -> None:
+    site.etag, site.cuts = 'W/"one"', [200_000]
+    site.extra = {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    site.minds_if_range = False
+    get(site.url, path)
+    assert site.log[1]["If-Range"] == "Wed, 21 Oct 2015 07:28:00 GMT"
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges_starts_again(site: Site, path: Path) -> None:
+    site.ranges, site.cuts = False, [200_000]
+    get(site.url, path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_retries_end_when_nothing_is_gained(site: Site, path: Path) -> None:
+    site.content = CONTENT * 10
+    site.ranges, site.cuts = False, [3_000_000, 2_000_000] * 5
+    with pytest.raises(RunFailed, match=re.escape(site.url)):
+        get(site.url, path)
+    assert len(site.log) == 1 + len(NO_WAIT)
+
+
+def test_retries_do_not_run_out_while_the_file_grows(site: Site, path: Path) -> None:
+    site.content = CONTENT * 10
+    site.cuts = [1_100_000] * 10
+    sha256 = hashlib.sha256(site.content).hexdigest()
+    get(site.url, path, sha256=sha256, backoff=(0.0,))
+    assert path.read_bytes() == site.content
+
+
+def test_waits_grow_between_retries(site: Site, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=waits.append))
+    site.statuses = [500, 503, 429]
+    get(site.url, path, backoff=(1.0, 2.0, 4.0))
+    assert waits == [1.0, 2.0, 4.0]
+
+
+def test_a_file_changed_on_the_server_is_not_glued_together(site: Site, path: Path) -> None:
+    leave_part(path, OTHER[:300_000], site.url, '"old"')
+    get(site.url, path)
+    assert path.read_bytes() == CONTENT
+    assert site.log[0]["If-Range"] == '"old"'
+    assert len(site.log) == 1
+
+
+def test_a_changed_etag_is_noticed_where_if_range_is_ignored(site: Site, path: Path) -> None:
+    leave_part(path, OTHER[:300_000], site.url, '"old"')
+    site.minds_if_range = False
+    get(site.url, path)
+    assert path.read_bytes() == CONTENT
+    assert ranges(site) == ["bytes=300000-", None]
+
+
+@pytest.mark.parametrize("minds", [True, False])
+def test_a_file_may_change_between_two_attempts(site: Site, path: Path, minds: bool) -> None:
+    site.versions, site.cuts = [(OTHER, '"old"'), (CONTENT, '"new"')], [300_000]
+    site.minds_if_range = minds
+    get(site.url, path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_wrong_beginning_is_thrown_away_once(site: Site, path: Path) -> None:
+    leave_part(path, OTHER[:300_000], site.url, "")
+    site.etag = None
+    get(site.url, path)
+    assert path.read_bytes() == CONTENT
+    assert ranges(site) == ["bytes=300000-", None]
+
+
+def test_a_wrong_range_is_not_stored(site: Site, path: Path) -> None:
+    leave_part(path, CONTENT[:300_000], site.url)
+    site.shift = 1
+    get(site.url, path)
+    assert path.read_bytes() == CONTENT
+    assert ranges(site) == ["bytes=300000-", None]
+
+
+def test_a_part_of_another_file_is_not_continued(site: Site, path: Path) -> None:
+    leave_part(path, CONTENT[:300_000], site.url, sha256="0" * 64)
+    get(site.url, path)
+    assert ranges(site) == [None]
+
+
+def test_a_part_of_unknown_origin_is_not_continued(site: Site, path: Path) -> None:
+    path.parent.mkdir()
+    path.with_name("model.onnx.part").write_bytes(OTHER[:300_000])
+    get(site.url, path)
+    assert ranges(site) == [None]
+
+
+@pytest.mark.parametrize("about", ["", "[]", "{}", "\xff", '{"sha256": 1}'])
+def test_unreadable_notes_about_a_part_do_no_harm(site: Site, path: Path, about: str) -> None:
+    leave_part(path, CONTENT[:300_000], site.url)
+    path.with_name("model.onnx.part.json").write_text(about, encoding="latin-1")
+    get(site.url, path)
+    assert names(path) == ["model.onnx"]
+
+
+def test_a_complete_part_of_known_size_needs_no_server(path: Path) -> None:
+    leave_part(path, CONTENT, "http://127.0.0.1:1/x")
+    get("http://127.0.0.1:1/x", path, size=len(CONTENT))
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_part_longer_than_the_file_is_not_continued(site: Site, path: Path) -> None:
+    leave_part(path, CONTENT + b"x", site.url)
+    get(site.url, path, size=len(CONTENT))
+    assert ranges(site) == [None]
+
+
+def test_416_for_a_complete_part(site: Site, path: Path) -> None:
+    leave_part(path, CONTENT, site.url)
+    get(site.url, path)
+    assert ranges(site) == [f"bytes={len(CONTENT)}-"]
+    assert path.read_bytes() == CONTENT
+
+
+def test_416_for_a_part_that_is_too_long(site: Site, path: Path) -> None:
+    leave_part(path, CONTENT + b"x", site.url)
+    get(site.url, path)
+    assert ranges(site) == [f"bytes={len(CONTENT) + 1}-", None]
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_mirror_continues_what_the_first_url_began(site: Site, mirror: Site, path: Path) -> None:
+    site.cuts, mirror.etag = [200_000], '"of the mirror"'
+    site.statuses = [200, 404]
+    get([site.url, mirror.url], path)
+    assert path.read_bytes() == CONTENT
+    assert ranges(mirror) == ["bytes=200000-"]
+    assert mirror.log[0]["If-Range"] is None  # an ETag means nothing on another server
+
+
+def test_404_is_not_retried_and_the_mirror_is_used(site: Site, mirror: Site, path: Path) -> None:
+    site.statuses = [404]
+    get([site.url, mirror.url], path)
+    assert (len(site.log), len(mirror.log)) == (1, 1)
+
+
+def test_wrong_content_everywhere_is_one_clear_sentence(site: Site, mirror: Site, path: Path) -> None:
+    site.content, mirror.statuses = OTHER, [404]
+    with pytest.raises(RunFailed) as caught:
+        get([site.url, mirror.url], path)
+    message = str(caught.value)
+    assert f"{site.url}: that is another file, of sha256 {hashlib.sha256(OTHER).hexdigest()}" in message
+    assert f"{mirror.url}: HTTP 404 Not Found" in message
+    assert f"put it at {path} (sha256 {SHA})" in message
+    assert names(path) == []
+    assert len(site.log) == 1
+
+
+def test_a_refused_connection_is_told_in_plain_words(path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"/x: Connection refused\)"):
+        get("http://127.0.0.1:1/x", path)
+
+
+def test_a_silent_server_times_out(site: Site, path: Path) -> None:
+    site.pause = 0.5
+    with pytest.raises(RunFailed, match="timed out"):
+        get(site.url, path, timeout=0.1, backoff=())
+
+
+def test_a_redirect_is_followed(site: Site, mirror: Site, path: Path) -> None:
+    site.statuses, site.extra = [302], {"Location": mirror.url}
+    get(site.url, path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_redirect_to_a_local_file_is_refused(site: Site, path: Path) -> None:
+    site.statuses, site.extra = [302], {"Location": "file:///etc/passwd"}
+    with pytest.raises(RunFailed, match="file:///etc/passwd"):
+        get(site.url, path)
+    assert len(site.log) == 1
+
+
+def test_an_endless_body_is_stopped(site: Site, path: Path) -> None:
+    site.says_length, site.endless = False, True
+    with pytest.raises(RunFailed, match="more than the expected 700,001 bytes"):
+        get(site.url, path, size=len(CONTENT))
+    assert names(path) == []
+
+
+@pytest.mark.parametrize("part", [b"", CONTENT[:300_000]])
+def test_a_wrong_size_is_seen_before_the_body(site: Site, path: Path, part: bytes) -> None:
+    leave_part(path, part, site.url)
+    with pytest.raises(RunFailed, match="has 700,001 bytes instead of 700,002"):
+        get(site.url, path, size=len(CONTENT) + 1)
+    assert (len(site.log), path.with_name("model.onnx.part").read_bytes()) == (1, part)
+
+
+def test_content_encoding_does_not_disturb(site: Site, path: Path) -> None:
+    site.content = gzip.compress(CONTENT)
+    site.extra, site.cuts = {"Content-Encoding": "gzip"}, [200_000]
+    get(site.url, path, sha256=hashlib.sha256(site.content).hexdigest(), size=len(site.content))
+    assert path.read_bytes() == site.content
+    assert site.log[0]["Accept-Encoding"] == "identity"
+
+
+def test_an_interruption_keeps_the_part(site: Site, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: console.Progress, *, done: float = 0, **_: object) -> None:
+        if done > 300_000:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(console.Progress, "update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            get(site.url, path)
+    assert names(path) == ["model.onnx.part", "model.onnx.part.json"]
+    get(site.url, path)
+    start = int(site.log[1]["Range"].removeprefix("bytes=").removesuffix("-"))
+    assert start > 300_000
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_full_disk_keeps_the_part(site: Site, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: console.Progress, *, done: float = 0, **_: object) -> None:
+        if done > 300_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(console.Progress, "update", fail)
+    with pytest.raises(RunFailed, match=r"the disk is full .* it goes on from the \d+\.\d KiB in"):
+        get(site.url, path)
+    assert names(path) == ["model.onnx.part", "model.onnx.part.json"]
+    assert len(site.log) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_named(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "models").write_bytes(b"")
+    with pytest.raises(RunFailed, match=r"cannot download to .*models/model\.onnx"):
+        get(site.url, tmp_path / "models" / "model.onnx")
+
+
+def test_two_at_once_download_it_once(site: Site, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site.pause = 0.3
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            get(site.url, path)
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(site.log) == 1
+    assert names(path) == ["model.onnx"]
+    assert "waiting for another process" in capsys.readouterr().err
+
+
+def test_a_lock_file_that_its_holder_removed_locks_nothing(site: Site, path: Path) -> None:
+    path.parent.mkdir()
+    lock = path.with_name("model.onnx.lock")
+    thread = threading.Thread(target=get, args=(site.url, path))
+    with lock.open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        thread.start()
+        time.sleep(0.1)
+        lock.unlink()
+        with lock.open("w") as second:
+            fcntl.flock(second, fcntl.LOCK_EX)
+            fcntl.flock(first, fcntl.LOCK_UN)
+            thread.join(0.2)
+            assert not site.log
+    thread.join()
+    assert path.read_bytes() == CONTENT
+
+
+def test_the_file_is_synced_before_it_gets_its_name(site: Site, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bool] = []
+    monkeypatch.setattr(module.os, "fsync", lambda number: synced.append(path.exists()))
+    get(site.url, path)
+    assert synced == [False]
+
+
+def test_progress_starts_from_what_was_there(site: Site, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[float] = []
+    monkeypatch.setattr(console.Progress, "start_from", lambda self, done: calls.append(done))
+    leave_part(path, CONTENT[:300_000], site.url)
+    get(site.url, path)
+    assert calls == [300_000]

@@ -1,0 +1,40 @@
+#!/bin/sh
+# Makes the virtual environment: tools/setup.sh VENV PYTHON DEEPSPARSE (called by the Makefile).
+set -eu
+venv=$1 python=$2 deepsparse=$3
+
+supported='import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 13)))'
+if [ -n "$python" ]; then
+    if ! "$python" -c "$supported" 2>/dev/null; then
+        echo "error: PYTHON=$python is not a Python of version 3.11, 3.12 or 3.13 that runs here." >&2
+        exit 2
+    fi
+else
+    for candidate in python3.11 python3.12 python3.13 python3; do
+        if "$candidate" -c "$supported" 2>/dev/null; then
+            python=$candidate
+            break
+        fi
+    done
+    if [ -z "$python" ]; then
+        echo "error: no Python 3.11, 3.12 or 3.13 was found: install one (3.11 for DeepSparse), or give PYTHON=/path/to/it." >&2
+        exit 2
+    fi
+fi
+
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+echo "setting up $venv with Python $version (once; about a minute)" >&2
+if ! "$python" -m venv --clear "$venv"; then
+    echo "error: $python cannot make a virtual environment; on Debian and Ubuntu: apt install python$version-venv" >&2
+    exit 2
+fi
+pip="$venv/bin/python -m pip --disable-pip-version-check -qq"
+$pip install --require-hashes -r requirements.lock
+if [ "$deepsparse" = 0 ]; then
+    echo "DeepSparse is left out as asked: the default engine is onnxruntime" >&2
+elif [ "$version" != 3.11 ]; then
+    echo "DeepSparse needs Python 3.11 and this is $version: it is left out, and the default engine is onnxruntime" >&2
+elif ! $pip install --require-hashes -r requirements-deepsparse.lock; then
+    echo "DeepSparse could not be installed here: the default engine is onnxruntime" >&2
+fi
+$pip install --no-deps --no-build-isolation --editable .
