@@ -27,11 +27,11 @@ _BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class _Lost(Exception):  # noqa: N818
+class _Lost(Exception):
     """The attempt ended early; the same URL may do better next time."""
 
 
-class _Refused(Exception):  # noqa: N818
+class _Refused(Exception):
     """This URL will not give the file."""
 
 

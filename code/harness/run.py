@@ -185,8 +185,8 @@ def _check_official_data(settings: RunSettings, dataset: catalog.Dataset) -> Non
         return
     names = [name for name, entry in catalog.datasets(settings.model.benchmark).items() if entry.official]
     raise ConfigError(
-        f"an official run needs the full data set {' or '.join(names)}, and {dataset.path} is another: run `make data`, "
-        "then leave out --dataset or name your copy of it."
+        f"an official run needs the full data set {' or '.join(names)}, and {dataset.path} is another: "
+        "run `make data`, then leave out --dataset or name your copy of it."
     )
 
 

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bert.features import build_features
+from bert.qsl import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, BertQSL
+from bert.squad import read_squad
+from bert.sut import BertSUT
+from harness.benchmark import Benchmark
+from harness.catalog import folder
+from harness.engines.base import Tensor
+from harness.errors import ConfigError, RunFailed
+from harness.scheduling.batching import Shape
+
+VOCAB = folder("bert") / "data" / "vocab.txt"
+
+
+@pytest.fixture
+def features(small_squad):
+    return build_features(read_squad(small_squad), VOCAB)
+
+
+@pytest.fixture
+def qsl(features):
+    return BertQSL(features)
+
+
+def graph(inputs, outputs=("start_logits", "end_logits"), dtype=np.int64, dims=(None, None), reshapes=False):
+    return SimpleNamespace(
+        name="fake",
+        inputs=tuple(Tensor(name, np.dtype(dtype), dims) for name in inputs),
+        outputs=tuple(Tensor(name, np.dtype(np.float32), dims) for name in outputs),
+        reshapes=reshapes,
+        fixed_shapes=False,
+    )
+
+
+def test_collate_pads_with_nothing_attended_and_segments_as_the_reference(features, qsl):
+    indices = np.array([3, 0])
+    qsl.load([0, 3])
+    tensors = qsl.collate(indices, Shape(3, 384))
+    for row, index in enumerate(indices):
+        tokens = features.tokens[features.offsets[index] : features.offsets[index + 1]]
+        n, first = len(tokens), features.first_segment[index]
+        assert tensors[INPUT_IDS][row].tolist() == tokens.tolist() + [0] * (384 - n)
+        assert tensors[ATTENTION_MASK][row].tolist() == [1] * n + [0] * (384 - n)
+        assert tensors[TOKEN_TYPE_IDS][row].tolist() == [0] * first + [1] * (n - first) + [0] * (384 - n)
+    assert tensors[ATTENTION_MASK][2].sum() == 1
+    assert {array.dtype for array in tensors.values()} == {np.dtype(np.int64)}
+
+
+def test_only_what_is_loaded_is_in_memory_and_can_be_used(qsl):
+    qsl.load([1, 2, 5])
+    assert qsl.loaded == 3
+    qsl.unload([2])
+    assert qsl.loaded == 2
+    qsl.collate(np.array([1, 5]), Shape(2, 384))
+    with pytest.raises(RunFailed, match="sample 2 was issued but is not loaded"):
+        qsl.collate(np.array([1, 2]), Shape(2, 384))
+    qsl.unload([1, 5])
+    assert qsl.loaded == 0
+
+
+def test_samples_are_loaded_in_pieces_as_loadgen_may(qsl):
+    qsl.load([4])
+    qsl.load([0, 4])
+    assert qsl.loaded == 2
+    whole = BertQSL(qsl._features)
+    whole.load(range(whole.count))
+    indices = np.array([4, 0])
+    for role, array in whole.collate(indices, Shape(2, 384)).items():
+        assert np.array_equal(array, qsl.collate(indices, Shape(2, 384))[role])
+
+
+def test_a_limit_never_cuts_a_question_in_two(features):
+    long = int(np.flatnonzero(np.diff(features.question) == 0)[0])  # the first of two features of one question
+    limited = BertQSL(features, long + 1)
+    assert limited.count > long + 1
+    assert limited.count == len(features) or features.question[limited.count] != features.question[limited.count - 1]
+    with pytest.raises(ConfigError, match="at least 1"):
+        BertQSL(features, 0)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("input_ids", "attention_mask", "token_type_ids"),
+        ("segment_ids", "input_mask", "input_ids"),
+        ("token_type_ids", "input_ids", "attention_mask"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_inputs_are_matched_by_name_in_any_order(qsl, names, dtype):
+    sut = BertSUT(graph(names, dtype=dtype), qsl)
+    qsl.load([0])
+    tensors = qsl.collate(np.array([0]), Shape(1, 8))
+    fed = sut.feed(tensors)
+    assert set(fed) == set(names)
+    assert all(array.dtype == dtype for array in fed.values())
+    mask = next(name for name in names if "mask" in name)
+    assert fed[mask].tolist() == tensors[ATTENTION_MASK].tolist()
+    assert set(sut.signature(Shape(2, 7)).inputs) == set(names)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (("image",), "no input input_ids.*image int64"),
+        (("input_ids", "attention_mask"), "no input token_type_ids.*attention_mask int64"),
+        (("input_ids", "attention_mask", "token_type_ids", "position_ids"), "more inputs.*position_ids"),
+    ],
+)
+def test_a_graph_of_another_model_is_refused_with_the_names_that_it_has(qsl, inputs, message):
+    with pytest.raises(ConfigError, match=message):
+        BertSUT(graph(inputs), qsl)
+
+
+def test_wrong_dtype_and_outputs_are_refused(qsl):
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    with pytest.raises(ConfigError, match="'input_ids' is float32"):
+        BertSUT(graph(names, dtype=np.float32), qsl)
+    with pytest.raises(ConfigError, match="the graph has logits"):
+        BertSUT(graph(names, outputs=("logits",)), qsl)
+
+
+@pytest.mark.parametrize("outputs", [("end_logits", "start_logits"), ("output_end", "output_start"), ("1721", "1722")])
+def test_outputs_are_taken_by_name_or_else_in_order(qsl, outputs):
+    sut = BertSUT(graph(("input_ids", "input_mask", "segment_ids"), outputs=outputs), qsl)
+    first = list(sut.signature(Shape(1, 1)).outputs)[0]
+    assert first == next((name for name in outputs if "start" in name), outputs[0])
+
+
+def test_dimensions_that_the_graph_fixes_bind_only_an_engine_that_cannot_change_them(qsl):
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    assert BertSUT(graph(names, dims=(1, 384)), qsl).static == Shape(1, 384)
+    assert BertSUT(graph(names, dims=(None, 384)), qsl).static == Shape(0, 384)
+    assert BertSUT(graph(names, dims=(1, 384), reshapes=True), qsl).static == Shape(0, 0)
+
+
+def test_a_response_holds_start_and_end_of_the_samples_own_tokens(qsl):
+    import ctypes
+
+    sut = BertSUT(graph(("input_ids", "attention_mask", "token_type_ids")), qsl)
+    indices = np.array([2, 5])
+    lengths = qsl.cost(indices)
+    start = np.arange(3 * 384, dtype=np.float32).reshape(3, 384)
+    end = -start
+    responses = sut.encode([start, end], indices)
+    assert responses.sizes == (lengths * 8).tolist()
+    for row, (pointer, size) in enumerate(zip(responses.pointers, responses.sizes, strict=True)):
+        logits = np.frombuffer(ctypes.string_at(pointer, size), np.float32).reshape(-1, 2)
+        assert np.array_equal(logits[:, 0], start[row, : lengths[row]])
+        assert np.array_equal(logits[:, 1], end[row, : lengths[row]])
+
+
+def test_the_benchmark_keeps_its_contract():
+    from bert.benchmark import Bert
+
+    assert issubclass(Bert, Benchmark)
+    assert not Bert.__abstractmethods__
+    assert Bert.name == "bert"  # LoadGen gives any other name a 10 ms Server bound

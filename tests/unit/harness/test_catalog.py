@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from harness import catalog
+from harness.config import make_settings, options_help
+from harness.engines.base import EngineSettings
+from harness.errors import ConfigError, did_you_mean
+
+
+def settings(**changes):
+    given = {"model": None, "engine": "null", "scenario": "Offline", "mode": "accuracy", "options": {}}
+    return make_settings(**{**given, **changes})
+
+
+def test_the_shipped_files_are_those_of_the_manifests():
+    for benchmark in catalog.BENCHMARKS:
+        for entry in catalog.datasets(benchmark).values():
+            shipped = entry.shipped or (None if entry.urls else entry.file)
+            if shipped:
+                assert catalog.sha256_of(catalog.folder(benchmark) / shipped) == entry.sha256
+    for name in catalog.models():
+        assert catalog.find_model(name).name == name
+
+
+def test_a_changed_shipped_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalog, "sha256_of", lambda _: "0" * 64)
+    with pytest.raises(ConfigError, match="its sha256 differs"):
+        catalog.find_model("minilm-l6-squad-int8")
+
+
+def test_a_copy_of_the_official_data_set_is_known_by_its_content(tmp_path, monkeypatch):
+    path = tmp_path / "copy.json"
+    path.write_text("x")
+    official = catalog.datasets("bert")["squad-v1.1"]
+    monkeypatch.setattr(catalog, "sha256_of", lambda _: official.sha256)
+    found = catalog.find_dataset("bert", str(path))
+    assert (found.official, found.samples) == (True, 10833)
+    monkeypatch.setattr(catalog, "sha256_of", lambda _: "1" * 64)
+    assert catalog.find_dataset("bert", str(path)).official is False
+
+
+def test_the_full_data_set_is_the_default_once_it_was_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalog, "DATA_DIR", tmp_path)
+    assert catalog.find_dataset("bert", None).name == "sample"
+    (tmp_path / "dev-v1.1.json").write_text("x")
+    with pytest.raises(ConfigError, match=r"is not squad-v1\.1 \(its sha256 differs\)"):
+        catalog.find_dataset("bert", None)
+
+
+def test_a_manifest_with_a_typo_names_the_field(tmp_path):
+    path = tmp_path / "models.toml"
+    path.write_text('[m]\ndescripton = "x"\n')
+    with pytest.raises(ConfigError, match=r"models.toml, .*'descrip"):
+        catalog._manifest(path, catalog.ModelEntry)
+
+
+def test_options_reach_their_owner():
+    made = settings(options={"max_batch": "7", "vocab": "v.txt"})
+    assert made.engine_settings.max_batch == 7
+    assert str(made.benchmark_settings.vocab) == "v.txt"
+
+
+def test_every_option_is_listed_with_what_it_is_for():
+    rows = options_help()
+    assert {("deepsparse", "shapes"), ("onnxruntime", "threads"), ("bert", "vocab")} <= {row[:2] for row in rows}
+    assert all("None" not in row[2].partition(":")[2] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("threads", "streams", "expected"),
+    [(None, None, (4, 4)), (2, None, (2, 8)), (None, 8, (2, 8)), (3, 2, (3, 2)), (None, 99, (1, 99))],
+)
+def test_cores_are_shared_out(threads, streams, expected):
+    assert EngineSettings(threads=threads, streams=streams).cores(16, preferred=4) == expected
+
+
+def test_the_nearest_name_is_offered_whatever_its_case():
+    assert did_you_mean("DEEPSPARS", ["deepsparse", "null"]) == "did you mean 'deepsparse'?"
+    assert did_you_mean("qqq", ["a", "b"]) == "choose from a, b."
+
+
+def test_the_command_line_loads_no_engine_and_no_loadgen():
+    code = (
+        "import sys, harness.cli, harness.config, harness.run\n"
+        "harness.config.make_settings(model=None, engine='deepsparse', scenario='Offline', mode='accuracy', options={})\n"
+        "print([m for m in ('onnxruntime', 'deepsparse', 'onnx', 'mlperf_loadgen', 'tokenizers') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

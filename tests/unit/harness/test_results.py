@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import pytest
+
+from harness import results
+from harness.config import make_settings
+from harness.errors import ConfigError, RunFailed
+from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
+from harness.results import Places, check_space
+
+
+def places(tmp_path, mode="performance", **changes):
+    settings = make_settings(
+        model=None,
+        engine="onnxruntime",
+        scenario="Offline",
+        mode=mode,
+        options={},
+        runs_dir=tmp_path / "runs",
+        results_dir=tmp_path / "results",
+        **{"official": True, "system": "sys", **changes},
+    )
+    made = Places.choose(settings)
+    made.create()
+    for file in (SUMMARY, DETAIL, ACCURACY, "accuracy.txt", "run.json", "user.conf"):
+        if mode == "accuracy" or file not in (ACCURACY, "accuracy.txt"):
+            (made.staging / file).write_text(file)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("mode", "part", "files"),
+    [
+        ("performance", "performance/run_1", {SUMMARY, DETAIL}),
+        ("accuracy", "accuracy", {SUMMARY, DETAIL, ACCURACY, "accuracy.txt"}),
+    ],
+)
+def test_an_official_result_goes_where_the_rules_want_it(tmp_path, mode, part, files):
+    made = places(tmp_path, mode)
+    target = tmp_path / "results" / "sys" / "bert-99" / "Offline" / part
+    assert made.publish(valid=True) == target
+    assert {path.name for path in target.iterdir()} == files
+    record = next((tmp_path / "runs").iterdir())
+    assert {path.name for path in record.iterdir()} == {"run.json", "user.conf"}
+
+
+def test_an_invalid_run_never_reaches_results(tmp_path):
+    made = places(tmp_path)
+    logs = made.publish(valid=False)
+    assert logs.parent == tmp_path / "runs"
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_result_is_replaced_only_by_force_and_as_a_whole(tmp_path):
+    places(tmp_path).publish(valid=True)
+    with pytest.raises(ConfigError, match="give --force to replace it"):
+        places(tmp_path)
+    target = tmp_path / "results" / "sys" / "bert-99" / "Offline" / "performance" / "run_1"
+    (target / "old").touch()
+    places(tmp_path, force=True).publish(valid=True)
+    assert {path.name for path in target.iterdir()} == {SUMMARY, DETAIL}
+    assert [path.name for path in target.parent.iterdir()] == ["run_1"]
+
+
+def test_a_result_survives_when_the_new_one_cannot_be_moved(tmp_path, monkeypatch):
+    places(tmp_path).publish(valid=True)
+    target = tmp_path / "results" / "sys" / "bert-99" / "Offline" / "performance" / "run_1"
+    made = places(tmp_path, force=True)
+    rename = type(target).rename
+
+    def failing(self, to):
+        if to == target and self.name == "result":
+            raise OSError(28, "No space left on device")
+        return rename(self, to)
+
+    monkeypatch.setattr(type(target), "rename", failing)
+    with pytest.raises(RunFailed, match="could not be moved"):
+        made.publish(valid=True)
+    assert {path.name for path in target.iterdir()} == {SUMMARY, DETAIL}
+
+
+def test_results_on_another_file_system_are_copied_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "_same_filesystem", lambda a, b: False)
+    target = places(tmp_path).publish(valid=True)
+    assert {path.name for path in target.iterdir()} == {SUMMARY, DETAIL}
+    assert [path.name for path in target.parent.iterdir()] == ["run_1"]
+
+
+def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(results.time, "strftime", lambda _: "T-")
+    first = places(tmp_path, official=False).publish(valid=True)
+    second = places(tmp_path, official=False).publish(valid=True)
+    assert first != second
+    assert (first / "run.json").exists()
+    assert (second / "run.json").exists()
+
+
+def test_too_little_space_is_said_before_the_test(tmp_path):
+    check_space(tmp_path, 1)
+    with pytest.raises(RunFailed, match="MiB are free at"):
+        check_space(tmp_path, 1 << 60)
+
+
+def test_a_log_that_was_cut_short_is_no_result(tmp_path):
+    line = ':::MLLOG {"key": "%s", "value": 1, "metadata": {"is_error": false}}\n'
+    (tmp_path / SUMMARY).write_text("...\nNo errors encountered during test.\n")
+    (tmp_path / DETAIL).write_text(line % "a" + line % "num_errors")
+    assert read_detail(tmp_path, "performance").values["a"] == 1
+    for mode, text in (("accuracy", line % "num_errors"), ("performance", line % "power_end"), ("performance", "")):
+        (tmp_path / DETAIL).write_text(text)
+        with pytest.raises(RunFailed, match="is the disk full"):
+            read_detail(tmp_path, mode)
+    (tmp_path / DETAIL).write_text(line % "num_errors")
+    (tmp_path / SUMMARY).write_text("MLPerf Results Summ")
+    with pytest.raises(RunFailed, match="is the disk full"):
+        read_detail(tmp_path, "performance")
+
+
+def test_a_logged_error_makes_a_run_invalid_and_is_shown(tmp_path):
+    line = ':::MLLOG {"key": "%s", "value": "%s", "metadata": {"is_error": %s}}\n'
+    (tmp_path / SUMMARY).write_text("1 ERROR encountered. See detailed log.\n")
+    (tmp_path / DETAIL).write_text(
+        line % ("result_validity", "VALID", "false")
+        + line % ("error_runtime", "it broke", "true")
+        + line % ("num_errors", "1", "false")
+    )
+    detail = read_detail(tmp_path, "performance")
+    assert not detail.valid
+    assert detail.reasons("") == ["LoadGen logged an error: error_runtime: it broke"]
