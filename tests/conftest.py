@@ -30,9 +30,9 @@ def fp32_model() -> Path:
 
 @pytest.fixture(scope="session")
 def small_squad(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve questions on passages from one word to more than 384 tokens: 16 features."""
+    """Twelve questions on passages from one word to more than 384 tokens: 14 features or more."""
     passages = ["Tide.", "The Severn bore is a tidal wave on the river Severn, seen on 130 days a year."]
-    passages += [f"In {1900 + n} the town counted {n * 137} people. " * (n + 1) for n in (1, 4, 9, 16, 40)]
+    passages += [f"In {1900 + n} the town counted {n * 137} people. " * (n + 1) for n in (1, 4, 9, 16, 44)]
     paragraphs = []
     for number, context in enumerate(passages):
         answer = context.split()[0].rstrip(".")

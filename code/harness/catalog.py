@@ -136,7 +136,7 @@ def find_dataset(benchmark: str, name: str | None) -> Dataset:
     """
     known = {key: entry for key, entry in datasets(benchmark).items() if entry.kind == "dataset"}
     if name is None:
-        name = next(key for key, entry in known.items() if location(benchmark, entry).is_file())
+        name = next((key for key, entry in known.items() if location(benchmark, entry).is_file()), next(iter(known)))
     if name in known:
         entry = known[name]
         path = location(benchmark, entry)

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from squad_data import VOCAB, log_entries
 
+from bert.accuracy import VOCAB as BERT_VOCAB
 from bert.accuracy import Score, main, score_log, write_accuracy_txt
 from bert.features import build_features
 from bert.squad import read_squad
-from conftest import VOCAB, log_entries
 from harness.errors import CheckFailed, ConfigError
 
 CONTEXT = "Steve Smith's Café (1895-1943), the unable\u202f中国 ﬁne İİ ΑΣ [UNK] xyz½. " * 23
@@ -338,9 +339,9 @@ def test_the_exit_code_of_a_wrong_path_is_2(bench: Bench, capsys) -> None:
     assert capsys.readouterr().err.startswith("error: cannot read the accuracy log")
 
 
-def test_known_answers_of_the_real_sample(shared: Path, tmp_path: Path) -> None:
+def test_known_answers_of_the_real_sample(real_squad: Path, tmp_path: Path) -> None:
     """Logits that point at the first accepted answer must score nearly 100 %."""
-    bench = Bench(shared / "data/squad-sample/dev-sample-v1.1.json", shared / "models/vocab.txt", tmp_path)
+    bench = Bench(real_squad, BERT_VOCAB, tmp_path)
     responses = []
     for i, n in enumerate(bench.lengths):
         question = bench.squad.questions[bench.features.question[i]]

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from squad_data import VOCAB
 
 from bert import features as module
+from bert.accuracy import VOCAB as BERT_VOCAB
 from bert.features import FeatureParams, Features, basic_tokens, build_features, context_words, load_features
 from bert.squad import Question, Squad, read_squad
-from conftest import VOCAB
 from harness.errors import ConfigError
 
 COLUMNS = ("tokens", "offsets", "first_segment", "question", "word", "max_context")
@@ -278,9 +279,9 @@ def test_importing_loads_no_tokenizer_library() -> None:
     assert run.stdout.strip() == "set()"
 
 
-def test_the_real_sample(shared: Path) -> None:
-    squad = read_squad(shared / "data" / "squad-sample" / "dev-sample-v1.1.json")
-    vocab = shared / "models" / "vocab.txt"
+def test_the_real_sample(real_squad: Path) -> None:
+    squad = read_squad(real_squad)
+    vocab = BERT_VOCAB
     found = build_features(squad, vocab)
     assert (len(squad.questions), len(found), len(found.tokens)) == (612, 622, int(found.lengths.sum()))
     names = vocab.read_text(encoding="utf-8").split("\n")

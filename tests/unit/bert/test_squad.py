@@ -9,9 +9,9 @@ import bert_by_loops
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from squad_data import squad_json
 
 from bert.squad import evaluate, normalize_answer, read_squad, score_answer
-from conftest import squad_json
 from harness.errors import ConfigError
 
 GOOD = squad_json([("Steve was born.", [("Who?", ["Steve", "steve"]), ("When?", ["1895"])]), ("", [("Why?", ["x"])])])

@@ -129,7 +129,7 @@ def test_wrong_dtype_and_outputs_are_refused(qsl):
 @pytest.mark.parametrize("outputs", [("end_logits", "start_logits"), ("output_end", "output_start"), ("1721", "1722")])
 def test_outputs_are_taken_by_name_or_else_in_order(qsl, outputs):
     sut = BertSUT(graph(("input_ids", "input_mask", "segment_ids"), outputs=outputs), qsl)
-    first = list(sut.signature(Shape(1, 1)).outputs)[0]
+    first = next(iter(sut.signature(Shape(1, 1)).outputs))
     assert first == next((name for name in outputs if "start" in name), outputs[0])
 
 

@@ -86,7 +86,8 @@ def test_the_nearest_name_is_offered_whatever_its_case():
 def test_the_command_line_loads_no_engine_and_no_loadgen():
     code = (
         "import sys, harness.cli, harness.config, harness.run\n"
-        "harness.config.make_settings(model=None, engine='deepsparse', scenario='Offline', mode='accuracy', options={})\n"
+        "harness.config.make_settings("
+        "model=None, engine='deepsparse', scenario='Offline', mode='accuracy', options={})\n"
         "print([m for m in ('onnxruntime', 'deepsparse', 'onnx', 'mlperf_loadgen', 'tokenizers') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
