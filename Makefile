@@ -45,6 +45,7 @@ help: ## This list
 	@echo '  OFFICIAL   1 applies the rules: 10 minutes, the full data set, into results/'
 	@echo '  FORCE      1 replaces an official result that is there'
 	@echo '  SYSTEM     name under results/ of an official run        default: from the processor'
+	@echo '  ARGS       further options of `harness run`, passed on as they are; test and bench take ARGS, too'
 	@echo
 	@echo 'Variables of setup:'
 	@echo '  PYTHON     the Python to use                             default: 3.11, else 3.12 or 3.13'

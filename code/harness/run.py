@@ -294,12 +294,15 @@ def _show(
             "padding",
             f"{counters.padding_ratio - 1:.1%} ({counters.padded:,} {unit} computed for {counters.real:,})",
         )
-    add("result", "VALID" if valid else "INVALID", style="bold green" if valid else "bold red")
+    # LoadGen calls only performance runs valid or not.
+    verdict = "INVALID" if not valid else "complete" if accuracy else "VALID"
+    add("result", verdict, style="bold green" if valid else "bold red")
     for reason in reasons:
         add("because", reason)
     if not settings.official:
         add("note", NOTICE, style="yellow")
     elif not valid:
         add("note", "Not moved to results/: only a valid run belongs there.", style="yellow")
-    add("logs", str(logs))
+    here = Path.cwd()
+    add("logs", str(logs.relative_to(here) if logs.is_relative_to(here) else logs))
     console.print_table(table)
