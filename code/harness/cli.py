@@ -84,8 +84,7 @@ def run(
 ) -> None:
     """Run one LoadGen test.
 
-    Without --official it is a development run of about 20 seconds, whose output goes to build/runs and says that it
-    is not for submission.
+    Without --official it is a development run of about 20 seconds: it goes to build/runs and is not for submission.
     """
     from harness.config import make_settings
     from harness.run import run as run_test
