@@ -54,9 +54,7 @@ class DeepSparseEngine(Engine):
         except ImportError as error:
             raise MissingDependencyError(missing_reason(error)) from error
         self._deepsparse = deepsparse
-        threads, self.streams = settings.cores(core_count(), preferred=4)
-        # num_cores counts the cores of all streams together.
-        self.threads = threads * self.streams
+        self.threads, self.streams = settings.cores(core_count(), preferred=4)
         self._scheduler = settings.scheduler or ("multi_stream" if self.streams > 1 else "single_stream")
         graph = onnx.load(str(model), load_external_data=False).graph
         weights = {tensor.name for tensor in graph.initializer}
@@ -75,7 +73,7 @@ class DeepSparseEngine(Engine):
             engine = self._deepsparse.Engine(
                 str(copy),
                 batch_size=shapes[0][0],
-                num_cores=self.threads,
+                num_cores=self.threads * self.streams,  # of all streams together
                 num_streams=self.streams,
                 scheduler=self._scheduler,
                 input_shapes=shapes,
