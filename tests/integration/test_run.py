@@ -30,7 +30,7 @@ def test_a_performance_run_is_valid_and_says_that_it_is_not_for_submission(harne
     assert record["for_submission"] is False
     assert record["result"]["duration_s"] >= 1
     assert record["result"]["samples_per_second"] > 0
-    assert str(run.folder) in run.out
+    assert f"logs       runs/{run.folder.name}" in run.out  # from the folder in which the command was typed
     assert "not for submission" in (run.folder / "user.conf").read_text()
     assert "not for submission" in (run.folder / "NOT-FOR-SUBMISSION.txt").read_text()
     files = {path.name for path in run.folder.iterdir()}
