@@ -21,10 +21,10 @@ import numpy as np
 
 from bert.features import Features, Progress, basic_tokens, context_words, load_features, read_vocab
 from bert.squad import Squad, evaluate, read_input, read_squad
+from harness.catalog import CACHE_DIR
 from harness.errors import CheckFailed, ConfigError, HarnessError
 
 VOCAB = Path(__file__).parent / "data" / "vocab.txt"
-CACHE = Path("build/cache")
 
 _N_BEST = 20
 _MAX_ANSWER = 30  # tokens
@@ -304,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, help="the run's QSL held only the first so many features")
     parser.add_argument("--output", help="write accuracy.txt here")
     parser.add_argument("--predictions", help="write the answers here, as JSON by question id")
-    parser.add_argument("--cache", default=CACHE, help="directory for the features [%(default)s]")
+    parser.add_argument("--cache", default=CACHE_DIR, help="directory for the features [%(default)s]")
     args = parser.parse_args(argv)
     try:
         score = score_log(

@@ -29,8 +29,6 @@ class Accuracy:
     """Name to value, in percent, the one that the targets are set for first."""
     scope: str
     """What was scored, such as "191 questions"."""
-    complete: bool
-    """Whether the whole data set was scored."""
     warnings: tuple[str, ...] = ()
 
 
@@ -39,7 +37,8 @@ class Benchmark(ABC):
 
     name: ClassVar[str]
     """LoadGen's model string: anything else would silently get other settings."""
-    title: ClassVar[str]
+    official_name: ClassVar[str]
+    """What results of a model that is named by its path are filed under."""
     max_cost: ClassVar[int]
     """The largest cost of a sample: tokens for BERT."""
     Settings: ClassVar[type[BenchmarkSettings]] = BenchmarkSettings

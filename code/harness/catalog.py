@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.download import sha256_of
 from harness.errors import ConfigError, did_you_mean
-from harness.registry import BENCHMARKS
+from harness.registry import BENCHMARKS, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 """The top of the submission: this repository."""
@@ -113,13 +113,14 @@ def find_model(name: str, benchmark: str | None = None) -> Model:
         if sha256_of(path) != entry.sha256:
             raise ConfigError(f"{path} is not the model {name} (its sha256 differs): fetch the repository again.")
         return Model(name=name, path=path, benchmark=owner, **entry.model_dump(exclude={"file"}))
-    path = Path(name).expanduser()
+    path = _path(name)
     if path.is_file():
+        owner = benchmark or next(iter(BENCHMARKS))
         return Model(
             name=path.stem,
             path=path.resolve(),
-            benchmark=benchmark or next(iter(BENCHMARKS)),
-            official_name="bert-99",
+            benchmark=owner,
+            official_name=resolve("benchmark", BENCHMARKS, owner).official_name,
             sha256=sha256_of(path),
             description="named by its path",
         )
@@ -146,7 +147,7 @@ def find_dataset(benchmark: str, name: str | None) -> Dataset:
         if digest != entry.sha256:
             raise ConfigError(f"{path} is not {name} (its sha256 differs): delete it and run `make data`.")
         return Dataset(name=name, path=path, sha256=digest, official=entry.official, samples=entry.samples)
-    path = Path(name).expanduser()
+    path = _path(name)
     if not path.exists():
         raise ConfigError(f"no data set or file '{name}': {did_you_mean(name, known)} Or give the path of a file.")
     if not path.is_file():
@@ -165,6 +166,13 @@ def find_dataset(benchmark: str, name: str | None) -> Dataset:
 def location(benchmark: str, entry: DatasetEntry) -> Path:
     """Where a data set is, or would be once it is fetched."""
     return DATA_DIR / entry.file if entry.urls else folder(benchmark) / entry.file
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~name of a user that there is not
+        return Path(text)
 
 
 def _list(names: dict[str, object]) -> str:

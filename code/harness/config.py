@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.catalog import ROOT, Model, find_model
+from harness.engines.base import Engine
 from harness.errors import ConfigError, did_you_mean
 from harness.registry import BENCHMARKS, ENGINES, MODES, SCHEDULERS, choose, default_engine, resolve
 
@@ -31,7 +32,7 @@ class RunSettings(BaseModel):
     mode: str
     dataset: str | None = None
     samples: int | None = Field(None, ge=1)
-    duration: float | None = Field(None, gt=0, description="seconds of a development run")
+    duration: float | None = Field(None, ge=0.1, allow_inf_nan=False, description="seconds of a development run")
     official: bool = False
     force: bool = False
     system: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -39,7 +40,9 @@ class RunSettings(BaseModel):
     runs_dir: Path = ROOT / "build" / "runs"
     results_dir: Path = ROOT / "results"
     cache_dir: Path = ROOT / "build" / "cache"
-    stall_timeout: float = Field(120.0, gt=0, description="seconds without a completed batch that end a run")
+    stall_timeout: float = Field(
+        120.0, gt=0, allow_inf_nan=False, description="seconds without a completed batch that end a run"
+    )
 
 
 def make_settings(
@@ -61,14 +64,16 @@ def make_settings(
     mode = choose("mode", MODES, mode)
     found = find_model(model or DEFAULT_MODEL)
     engine_class = resolve("engine", ENGINES, engine)
+    if not (isinstance(engine_class, type) and issubclass(engine_class, Engine)):
+        raise ConfigError(f"{engine} is no engine: a subclass of harness.engines.base.Engine is needed.")
     benchmark_class = resolve("benchmark", BENCHMARKS, found.benchmark)
     parts = _split(options, {"engine": engine_class.Settings, "benchmark": benchmark_class.Settings}, engine)
     if rest.get("official"):
         for name in ("samples", "duration"):
             if rest.get(name) is not None:
                 raise ConfigError(f"an official run covers what the rules demand: leave out --{name}.")
-        if engine == "null":
-            raise ConfigError("the null engine computes nothing, so it has no official result.")
+        if not engine_class.computes:
+            raise ConfigError(f"the {engine_class.name} engine computes nothing, so it has no official result.")
     return _validate(
         RunSettings,
         {

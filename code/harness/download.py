@@ -114,7 +114,11 @@ def _locked(destination: Path) -> Iterator[None]:
                 console.note(f"waiting for another process that downloads {destination}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             # The holder before us removed its lock file: a lock on a nameless file keeps nobody out.
-            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            try:
+                current = path.stat()
+            except FileNotFoundError:
+                continue
+            if not os.path.samestat(os.fstat(lock.fileno()), current):
                 continue
             try:
                 yield

@@ -28,7 +28,7 @@ def resolve(kind: str, table: dict[str, str], name: str) -> Any:
     module, _, attribute = table.get(name, name).partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever a module from outside raises while it is imported
         if name in table:
             raise
         raise ConfigError(f"{kind} '{name}' cannot be imported: {error}.") from error

@@ -30,13 +30,15 @@ class Places:
     """The run's record: build/runs/<time>-…; for a development run with LoadGen's logs."""
     official: Path | None
     """results/<system>/<benchmark>/<Scenario>/{performance/run_1,accuracy} of an official run."""
+    force: bool = False
+    """Whether an official result that is there may be replaced."""
 
     @classmethod
     def choose(cls, settings: RunSettings) -> Places:
         """Decide on the folders; none is made yet.
 
         Raises:
-            ConfigError: an official result is there already and --force is not given.
+            ConfigError: an official result is there already and --force is not given, or there can be none.
         """
         kind = "official" if settings.official else "development"
         words = (
@@ -48,7 +50,7 @@ class Places:
         )
         name = time.strftime("%Y%m%dT%H%M%S-") + re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words))
         staging = settings.runs_dir / f".{name}.{os.getpid()}.partial"
-        return cls(staging, settings.runs_dir / name, _official_folder(settings))
+        return cls(staging, settings.runs_dir / name, _official_folder(settings), settings.force)
 
     def create(self) -> None:
         """Make the hidden folder.
@@ -70,6 +72,9 @@ class Places:
 
         Returns:
             The folder that holds the logs.
+
+        Raises:
+            RunFailed: results/ does not take it; the run's record then keeps the logs, and the message says where.
         """
         run, number = self.run, 1
         while run.exists():
@@ -81,9 +86,15 @@ class Places:
             result = self.staging / "result"
             result.mkdir()
             for file in (SUMMARY, DETAIL, ACCURACY, "accuracy.txt"):
-                if (self.staging / file).exists() and not (file == ACCURACY and "performance" in logs.parts):
+                if (self.staging / file).exists():
                     (self.staging / file).rename(result / file)
-            _replace(result, logs)
+            try:
+                _replace(result, logs, self.force)
+                shutil.rmtree(result, ignore_errors=True)
+            except (OSError, RunFailed) as error:
+                self.staging.rename(run)
+                reason = error if isinstance(error, RunFailed) else f"{logs} cannot be written: {error.strerror}."
+                raise RunFailed(f"{reason} The logs are kept in {run / result.name}.") from error
         self.staging.rename(run)
         return logs
 
@@ -113,29 +124,50 @@ def _official_folder(settings: RunSettings) -> Path | None:
     part = Path("performance/run_1") if settings.mode == "performance" else Path("accuracy")
     system = settings.system or default_system_name()
     folder = settings.results_dir / system / settings.model.official_name / settings.scenario / part
+    _recover(folder)
     if folder.exists() and not settings.force:
         raise ConfigError(f"there is a result in {folder} already: keep it, or give --force to replace it.")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{folder} cannot be made, because {above} is no folder that can be written.")
     return folder
 
 
-def _replace(source: Path, target: Path) -> None:
+def _recover(target: Path) -> None:
+    """Put back what was there when a replacement was cut off half-way."""
+    old = _old(target)
+    if old.exists() and not target.exists():
+        old.rename(target)
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def _replace(source: Path, target: Path, force: bool) -> None:
     """Put ``source`` where ``target`` is in one step; what was there goes only once the new is in place."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    _recover(target)
+    if target.exists() and not force:
+        raise RunFailed(f"a result appeared in {target} while this test ran, and --force was not given.")
     if not _same_filesystem(source, target.parent):
         near = target.with_name(f".{target.name}.partial")
         shutil.rmtree(near, ignore_errors=True)
-        shutil.copytree(source, near)
-        shutil.rmtree(source)
+        try:
+            shutil.copytree(source, near)
+        except OSError as error:
+            shutil.rmtree(near, ignore_errors=True)
+            cause = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
+            raise RunFailed(f"the result could not be copied to {target.parent}: {cause}.") from error
         source = near
-    old = target.with_name(f".{target.name}.old")
+    old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
     try:
         source.rename(target)
     except OSError as error:
-        if old.exists():
-            old.rename(target)
+        _recover(target)
         raise RunFailed(
             f"the result could not be moved to {target}: {os.strerror(error.errno or errno.EIO)}."
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,11 @@ def run(settings: RunSettings) -> int:
 
 
 def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
-    heartbeat.beat(_PREPARING)
+    preparing = max(_PREPARING, settings.stall_timeout)
+    heartbeat.beat(preparing)
     places.create()
+    # This process may be killed at any moment: what engines and the cache leave half-made then goes with the rest.
+    tempfile.tempdir = str(places.staging)
     if not settings.official:
         console.note(f"{NOTICE} Official runs take --official (OFFICIAL=1).")
     conf = read_user_conf(settings.user_conf)
@@ -53,6 +57,11 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         check_official(conf, benchmark.name, settings.scenario)
         _check_official_data(settings, dataset)
     qsl = benchmark.open(dataset, settings.samples)
+    if settings.official and dataset.samples not in (None, qsl.count):
+        raise ConfigError(
+            f"{dataset.path} gives {qsl.count:,} samples where an official run has {dataset.samples:,}: "
+            f"an option of {benchmark.name} differs from the rules'; leave out its --set."
+        )
     engine_class: type[Engine] = resolve("engine", ENGINES, settings.engine)
     with engine_errors(engine_class.name, f"to load {settings.model.path}"):
         engine = engine_class(settings.model.path, settings.engine_settings)
@@ -68,15 +77,17 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
             for shape in planner.shapes:
                 sut.prepare(shape)
                 bar.advance()
-                heartbeat.beat(_PREPARING)
+                heartbeat.beat(preparing)
 
     seconds = MIN_DURATION_MS / 1000 if settings.official else settings.duration or DEVELOPMENT_SECONDS
     # The whole plan is known only with the samples loaded; LoadGen loads them again itself.
     qsl.load(everything)
-    slowest = warm_up(sut, planner, everything)
+    heartbeat.beat(settings.stall_timeout)
+    slowest = warm_up(sut, planner, everything, lambda: heartbeat.beat(settings.stall_timeout))
     measured = None
     needs_qps = settings.mode == "performance" and not conf.lookup(benchmark.name, settings.scenario, "target_qps")
     if needs_qps:
+        heartbeat.beat(2 * MEASURE_SECONDS + max(settings.stall_timeout, 20 * slowest))
         measured = _measure(sut, planner, everything, seconds)
         console.note(
             f"no target_qps in user.conf: {measured:.4g} samples/s measured, target_qps set to "
@@ -114,7 +125,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
                 )
 
         session.run_test(test_settings, qsl, scheduler, places.staging, tick)
-    heartbeat.beat(_PREPARING)
+    heartbeat.beat(preparing)
     scheduler.close()
 
     detail = read_detail(places.staging, settings.mode)
@@ -151,6 +162,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     if not settings.official:
         (places.staging / "NOT-FOR-SUBMISSION.txt").write_text(f"{NOTICE}\n", "utf-8")
     engine.close()
+    heartbeat.publish()
     logs = places.publish(valid)
     _show(settings, engine, scheduler.counters, detail, valid, reasons, accuracy, logs, sut.unit)
     return 0 if valid else 1

@@ -28,10 +28,19 @@ class Heartbeat:
 
     def __init__(self, context: multiprocessing.context.BaseContext) -> None:
         self._values = context.RawArray("d", [time.monotonic(), 600.0])
+        self._fate = context.Lock()
 
     def beat(self, within: float) -> None:
         """Progress was made; the next sign of it comes ``within`` seconds."""
         self._values[0], self._values[1] = time.monotonic(), within
+
+    def publish(self) -> None:
+        """From here on the result is being moved: the child is no longer interrupted."""
+        self._fate.acquire()
+
+    def interrupt(self) -> bool:
+        """Whether the child may be ended; never again once it publishes, and it cannot publish once it may."""
+        return self._fate.acquire(block=False)
 
     def overdue(self) -> tuple[float, float]:
         """Seconds since the last sign, and the seconds that were promised."""
@@ -51,7 +60,7 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
     # signals. Starting the tracker of multiprocessing unblocks them, so that has to come first.
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    previous = {s: signal.signal(s, lambda number, _: stopped.append(number)) for s in _SIGNALS}
+    previous = {s: signal.signal(s, lambda number, _: stopped.append(number)) for s in _watched()}
     try:
         child.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -78,16 +87,26 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
 
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_SUSPENDED = 5.0  # seconds without a look at the child that can only mean that both processes were stopped
+
+
+def _watched() -> set[signal.Signals]:
+    """The signals that end a test; under nohup a hang-up does not."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return _SIGNALS - {signal.SIGHUP} if ignored else _SIGNALS
 
 
 def _watch(child: multiprocessing.process.BaseProcess, heartbeat: Heartbeat, stopped: list[int]) -> str | None:
     """Wait for the child; a text when it has to be ended."""
-    reported = 0.0
+    reported, looked = 0.0, time.monotonic()
     while True:
         child.join(0.1)
+        if time.monotonic() - looked > _SUSPENDED:
+            heartbeat.beat(heartbeat.overdue()[1])
+        looked = time.monotonic()
         if child.exitcode is not None:
             return None
-        if stopped:
+        if stopped and heartbeat.interrupt():
             return "interrupted"
         silent, promised = heartbeat.overdue()
         if silent > promised:

@@ -58,6 +58,20 @@ class TooFew(_Faulty):
         return outputs[:1]
 
 
+class Lists(_Faulty):
+    name = "lists"
+
+    def spoil(self, outputs):
+        return [output.tolist() for output in outputs]
+
+
+class Exits(_Faulty):
+    name = "exits"
+
+    def spoil(self, outputs):
+        raise SystemExit(3)
+
+
 class Crashes(_Faulty):
     name = "crashes"
 

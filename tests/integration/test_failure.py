@@ -21,6 +21,8 @@ def nothing_kept(run):
         ("NotANumber", "NaN or infinite values in 'start_logits'"),
         ("WrongShape", "returned 'start_logits' with shape"),
         ("TooFew", "returned 1 outputs where the model has 2"),
+        ("Lists", "returned 'start_logits' as list"),
+        ("Exits", "exits failed to run a batch"),
         ("Crashes", "the test's process crashed (SIGSEGV)"),
     ],
 )
@@ -80,6 +82,27 @@ def test_a_signal_ends_the_run_within_seconds_and_leaves_nothing(harness, moment
     assert run.code == (130 if number == signal.SIGINT else 143)
     assert run.seconds < 5
     assert "interrupted" in run.err
+    nothing_kept(run)
+
+
+def test_a_hang_up_ends_no_run_under_nohup(harness):
+    def ignore():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    start = time.monotonic()
+    process = harness.start("--engine", "null", "--set", "delay_us=20000", "--duration", "2", preexec_fn=ignore)
+    time.sleep(3)
+    process.send_signal(signal.SIGHUP)
+    run = harness.finish(process, start, 60)
+    assert run.code == 0, run.err
+    assert run.record["valid"]
+
+
+def test_a_hang_in_the_first_batch_ends_by_the_stall_timeout(harness, tmp_path):
+    (tmp_path / "early.py").write_text("from faulty import Hangs\nclass Early(Hangs):\n    after = 0\n")
+    run = harness.run("--engine", "early:Early", "--stall-timeout", "3", limit=60)
+    assert run.code == 1
+    assert "no progress for 3 s" in run.err
     nothing_kept(run)
 
 

@@ -40,17 +40,19 @@ class EngineSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    threads: int | None = Field(None, ge=1, description="cores of one stream; default: the engine's choice")
-    streams: int | None = Field(None, ge=1, description="batches that run at the same time; default: cores ÷ threads")
+    threads: int | None = Field(None, ge=1, description="cores of one stream; default: cores ÷ streams")
+    streams: int | None = Field(
+        None, ge=1, description="batches that run at the same time; default: as suits the engine"
+    )
     max_batch: int = Field(64, ge=1, description="samples in one batch at most")
     max_tokens: int = Field(
         1024, ge=1, description="cost units (tokens for BERT, images for ResNet50) in one batch at most"
     )
 
     def cores(self, available: int, preferred: int) -> tuple[int, int]:
-        """Threads of one stream and number of streams on that many cores, with ``preferred`` threads by default."""
-        threads = self.threads or max(1, min(preferred, available // (self.streams or 1)))
-        return threads, self.streams or max(1, available // threads)
+        """Threads of one stream and number of streams on that many cores: none idle, at least ``preferred`` threads."""
+        streams = self.streams or max(1, available // (self.threads or preferred))
+        return self.threads or max(1, available // streams), streams
 
 
 class Engine(ABC):
@@ -64,6 +66,8 @@ class Engine(ABC):
     Settings: ClassVar[type[EngineSettings]] = EngineSettings
     fixed_shapes: ClassVar[bool] = False
     """Whether each shape is compiled apart, so that few shapes are better than exact ones."""
+    computes: ClassVar[bool] = True
+    """Whether its answers are a result; only such an engine makes official runs."""
     reshapes: ClassVar[bool] = False
     """Whether dimensions that the graph fixes can be given another size."""
 
@@ -94,7 +98,7 @@ def engine_errors(engine: str, doing: str) -> Iterator[None]:
         yield
     except HarnessError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         raise EngineError(f"{engine} failed {doing}: {reason[:400]}") from error
@@ -109,6 +113,8 @@ def check_outputs(engine: str, outputs: Sequence[np.ndarray], expected: Mapping[
     if len(outputs) != len(expected):
         raise EngineError(f"{engine} returned {len(outputs)} outputs where the model has {len(expected)}.")
     for array, (name, dims) in zip(outputs, expected.items(), strict=True):
+        if not isinstance(array, np.ndarray):
+            raise EngineError(f"{engine} returned '{name}' as {type(array).__name__}; expected an array.")
         if array.shape != dims:
             raise EngineError(f"{engine} returned '{name}' with shape {array.shape}; expected {dims}.")
         if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -25,6 +25,7 @@ class NullEngine(Engine):
 
     name: ClassVar[str] = "null"
     Settings: ClassVar[type[EngineSettings]] = NullSettings
+    computes: ClassVar[bool] = False
 
     def __init__(self, model: Path | None, settings: NullSettings) -> None:
         super().__init__(model, settings)

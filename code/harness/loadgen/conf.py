@@ -114,7 +114,7 @@ def read_user_conf(path: Path | None) -> UserConf:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     entries = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         words = line.split()
         if not words or words[0] == "#":
             continue
@@ -147,6 +147,9 @@ def check_official(conf: UserConf, model: str, scenario: str) -> None:
 
 
 def _entry(number: int, line: str, words: list[str]) -> Entry:
+    odd = next((c for c in line.rstrip("\r") if not c.isascii() or (ord(c) < 32 and c != "\t")), None)
+    if odd:
+        raise ConfigError(f"the character {odd!a} is none that LoadGen understands: type the line again.")
     if words[0].startswith("#"):
         raise ConfigError("LoadGen takes '#' for a comment only when a space follows it: write '# ...'.")
     if len(words) < 3 or words[1] != "=":
@@ -185,6 +188,8 @@ def _check_value(key: str, spec: Key, text: str) -> None:
     if number is None or number[2]:
         raise ConfigError(f"{key} = {text}: LoadGen takes a bare number, in {spec.unit}.")
     value = float(number[1])
+    if value >= (2**63 if spec.integer else float("inf")):
+        raise ConfigError(f"{key} = {text}: the number is too large for LoadGen.")
     if spec.integer and not re.fullmatch(r"\d+", text):
         raise ConfigError(f"{key} = {text}: LoadGen takes a whole number in {spec.unit}, and would misread this one.")
     if spec.unit == "0 or 1" and value not in (0, 1):

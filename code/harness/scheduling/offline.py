@@ -62,9 +62,10 @@ class OfflineScheduler:
             query_ids = np.array(ids, dtype=np.uint64)
             samples = np.array(indices, dtype=np.int64)
             costs = self.sut.qsl.cost(samples)
-            with self._lock:
+            total = int(costs.sum())
+            with self._lock:  # readers take no lock, so that `real` is there before `issued`
+                self.counters.real += total
                 self.counters.issued += len(samples)
-                self.counters.real += int(costs.sum())
             for batch in self.planner.plan(costs):
                 self._queue.put((query_ids, samples, batch))
         except BaseException as error:  # noqa: BLE001
@@ -105,8 +106,10 @@ class OfflineScheduler:
         self.failed.set()
 
 
-def warm_up(sut: SUT, planner: Planner, indices: np.ndarray) -> float:
+def warm_up(sut: SUT, planner: Planner, indices: np.ndarray, on_batch: Callable[[], None] = lambda: None) -> float:
     """Run one batch of every shape that ``indices`` give, so that no first time falls into the test.
+
+    ``on_batch()`` is called after each.
 
     Returns:
         The longest of them, in seconds.
@@ -119,6 +122,7 @@ def warm_up(sut: SUT, planner: Planner, indices: np.ndarray) -> float:
         start = time.perf_counter()
         sut.answer(indices[batch.positions], batch.shape)
         slowest = max(slowest, time.perf_counter() - start)
+        on_batch()
     return slowest
 
 

@@ -72,10 +72,47 @@ def test_every_option_is_listed_with_what_it_is_for():
 
 @pytest.mark.parametrize(
     ("threads", "streams", "expected"),
-    [(None, None, (4, 4)), (2, None, (2, 8)), (None, 8, (2, 8)), (3, 2, (3, 2)), (None, 99, (1, 99))],
+    [
+        (None, None, (4, 4)),
+        (2, None, (2, 8)),
+        (None, 8, (2, 8)),
+        (3, 2, (3, 2)),
+        (None, 99, (1, 99)),
+        (None, 1, (16, 1)),
+    ],
 )
 def test_cores_are_shared_out(threads, streams, expected):
     assert EngineSettings(threads=threads, streams=streams).cores(16, preferred=4) == expected
+
+
+@pytest.mark.parametrize("available", range(1, 33))
+def test_few_cores_idle_whatever_their_number(available):
+    threads, streams = EngineSettings().cores(available, preferred=4)
+    assert threads >= min(4, available)
+    assert available - streams < threads * streams <= available
+
+
+@pytest.mark.parametrize("engine", [":Foo", "os:getcwd", "os:", "no.such.module:Engine"])
+def test_an_engine_from_outside_that_is_none_is_refused(engine):
+    with pytest.raises(ConfigError):
+        settings(engine=engine)
+
+
+@pytest.mark.parametrize("duration", [float("inf"), float("nan"), 0.0001])
+def test_a_duration_that_makes_no_test_is_refused(duration):
+    with pytest.raises(ConfigError, match="duration"):
+        settings(duration=duration)
+
+
+def test_no_name_of_the_null_engine_makes_an_official_run():
+    for engine in ("null", "harness.engines.null:NullEngine"):
+        with pytest.raises(ConfigError, match="computes nothing"):
+            settings(engine=engine, official=True)
+
+
+def test_the_home_of_nobody_is_no_traceback():
+    with pytest.raises(ConfigError, match="there is no model file"):
+        settings(model="~nobody-of-that-name/x.onnx")
 
 
 def test_the_nearest_name_is_offered_whatever_its_case():

@@ -86,6 +86,52 @@ def test_results_on_another_file_system_are_copied_first(tmp_path, monkeypatch):
     assert [path.name for path in target.parent.iterdir()] == ["run_1"]
 
 
+def test_the_accuracy_log_is_kept_whatever_the_folders_are_called(tmp_path):
+    target = places(tmp_path, "accuracy", system="performance").publish(valid=True)
+    assert (target / ACCURACY).exists()
+
+
+def test_a_result_that_appeared_meanwhile_is_not_replaced_and_the_logs_are_kept(tmp_path):
+    late = places(tmp_path)
+    target = tmp_path / "results" / "sys" / "bert-99" / "Offline" / "performance" / "run_1"
+    target.mkdir(parents=True)
+    (target / "first").touch()
+    with pytest.raises(RunFailed, match=r"a result appeared .* The logs are kept in"):
+        late.publish(valid=True)
+    assert [path.name for path in target.iterdir()] == ["first"]
+    (record,) = (tmp_path / "runs").iterdir()
+    assert {path.name for path in (record / "result").iterdir()} == {SUMMARY, DETAIL}
+
+
+def test_a_replacement_that_was_cut_off_is_undone_by_the_next_run(tmp_path):
+    target = places(tmp_path).publish(valid=True)
+    target.rename(target.with_name(".run_1.old"))
+    with pytest.raises(ConfigError, match="give --force"):
+        places(tmp_path)
+    assert {path.name for path in target.iterdir()} == {SUMMARY, DETAIL}
+
+
+def test_a_copy_that_fails_leaves_nothing_in_results_and_keeps_the_logs(tmp_path, monkeypatch):
+    def full(source, near):
+        near.mkdir()
+        (near / SUMMARY).touch()
+        raise OSError(28, "No space left on device")
+
+    made = places(tmp_path)
+    monkeypatch.setattr(results, "_same_filesystem", lambda a, b: False)
+    monkeypatch.setattr(results.shutil, "copytree", full)
+    with pytest.raises(RunFailed, match="No space left on device"):
+        made.publish(valid=True)
+    assert not list((tmp_path / "results" / "sys" / "bert-99" / "Offline" / "performance").iterdir())
+    assert len(list((tmp_path / "runs").glob("*/result/mlperf_log_*"))) == 2
+
+
+def test_results_that_cannot_be_written_are_refused_before_the_test(tmp_path):
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(ConfigError, match="cannot be made"):
+        places(tmp_path)
+
+
 def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(results.time, "strftime", lambda _: "T-")
     first = places(tmp_path, official=False).publish(valid=True)
