@@ -113,3 +113,9 @@ def test_engines_agree_on_real_questions(harness, real_squad, fp32_model):
         scores.append(json.loads((newest / "accuracy.txt").read_text().splitlines()[0])["f1"])
     assert abs(scores[0] - scores[1]) < 0.2
     assert scores[0] > 50
+
+
+def test_target_qps_is_high_enough_for_an_engine_that_gains_from_full_batches(harness):
+    run = harness.run("--engine", "null", "--set", "delay_us=20000", "--duration", "2")
+    assert run.code == 0, run.out
+    assert run.record["result"]["duration_s"] >= 2
