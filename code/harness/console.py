@@ -89,19 +89,11 @@ def _console(name: Literal["stdout", "stderr"]) -> Console:
 
 out = _console("stdout")
 err = _console("stderr")
-_silent = False
-
-
-def quiet(on: bool) -> None:
-    """Silence progress and notes, or let them speak again; warnings, errors and results always appear."""
-    global _silent
-    _silent = on
 
 
 def note(text: str) -> None:
     """Print a remark to stderr."""
-    if not _silent:
-        err.print(Text(text))
+    err.print(Text(text))
 
 
 def warn(text: str) -> None:
@@ -187,8 +179,6 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._began = self._rate_from = self._clock()
-        if _silent:
-            return self
         if err.is_interactive and err.file.isatty():
             self._live = Live(
                 console=err, get_renderable=self._bar, refresh_per_second=4, redirect_stdout=out.file.isatty()
@@ -293,6 +283,3 @@ class Progress:
         bar = ProgressBar(total=self._total, completed=self._shown(), width=max(5, min(30, room)))
         row.add_row(Text(self._description), bar, Text(facts))
         return row
-
-
-progress = Progress

@@ -164,7 +164,10 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     engine.close()
     heartbeat.publish()
     logs = places.publish(valid)
-    _show(settings, engine, scheduler.counters, detail, valid, reasons, accuracy, logs, sut.unit)
+    try:
+        _show(settings, engine, scheduler.counters, detail, valid, reasons, accuracy, logs, sut.unit)
+    except OSError as error:
+        console.warn(f"the result could not be printed ({error.strerror}); it is in {logs}.")
     return 0 if valid else 1
 
 

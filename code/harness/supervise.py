@@ -7,6 +7,7 @@ makes no progress, and it says what happened when the child died.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -136,8 +137,9 @@ def _child(work: Callable[..., int], args: tuple[Any, ...], heartbeat: Heartbeat
     except Exception:  # noqa: BLE001  a defect of the harness: the trace is what helps to mend it
         console.err.print_exception()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
         # LoadGen's thread may wait for ever for a sample that will not come.
         os._exit(code)
 

@@ -45,7 +45,7 @@ class Harness:
         self.dataset = dataset
         self.tmp_path = tmp_path
 
-    def start(self, *args: object, preexec_fn=None) -> subprocess.Popen:
+    def start(self, *args: object, preexec_fn=None, stdout=subprocess.PIPE) -> subprocess.Popen:
         given = [str(arg) for arg in args]
         if "--dataset" not in given:
             given += ["--dataset", str(self.dataset)]
@@ -57,7 +57,7 @@ class Harness:
         here = str(Path(__file__).parent)
         return subprocess.Popen(
             command,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.tmp_path,
@@ -66,9 +66,9 @@ class Harness:
             preexec_fn=preexec_fn,
         )
 
-    def run(self, *args: object, limit: float = 120, preexec_fn=None) -> Run:
+    def run(self, *args: object, limit: float = 120, **options) -> Run:
         start = time.monotonic()
-        process = self.start(*args, preexec_fn=preexec_fn)
+        process = self.start(*args, **options)
         return self.finish(process, start, limit)
 
     def finish(self, process: subprocess.Popen, start: float, limit: float = 60) -> Run:

@@ -115,6 +115,24 @@ def test_engines_agree_on_real_questions(harness, real_squad, fp32_model):
     assert scores[0] > 50
 
 
+def test_weights_beside_the_graph_are_found(harness, fp32_model, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    path = tmp_path / "external" / "model.onnx"
+    path.parent.mkdir()
+    onnx.save(onnx.load(fp32_model), str(path), save_as_external_data=True, location="weights.bin")
+    for engine in ("onnxruntime", default_engine()):
+        run = harness.run("--engine", engine, "--model", path, "--mode", "accuracy", "--samples", "3")
+        assert run.code == 0, run.err
+    assert sorted(file.name for file in path.parent.iterdir()) == ["model.onnx", "weights.bin"]
+
+
+def test_a_closed_stdout_spoils_no_result(harness):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        run = harness.run("--engine", "null", "--duration", "1", stdout=full)
+    assert run.code == 0, run.err
+    assert f"the result could not be printed (No space left on device); it is in {run.folder}" in run.err
+
+
 def test_target_qps_is_high_enough_for_an_engine_that_gains_from_full_batches(harness):
     run = harness.run("--engine", "null", "--set", "delay_us=20000", "--duration", "2")
     assert run.code == 0, run.out

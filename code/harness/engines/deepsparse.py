@@ -57,6 +57,9 @@ class DeepSparseEngine(Engine):
         self.threads, self.streams = settings.cores(core_count(), preferred=4)
         self._scheduler = settings.scheduler or ("multi_stream" if self.streams > 1 else "single_stream")
         graph = onnx.load(str(model), load_external_data=False).graph
+        self._weights_files = {
+            pair.value for tensor in graph.initializer for pair in tensor.external_data if pair.key == "location"
+        }
         weights = {tensor.name for tensor in graph.initializer}
         self.inputs = tuple(_tensor(onnx, value) for value in graph.input if value.name not in weights)
         self.outputs = tuple(_tensor(onnx, value) for value in graph.output)
@@ -68,8 +71,12 @@ class DeepSparseEngine(Engine):
         order = [[tensor.name for tensor in self.outputs].index(name) for name in signature.outputs]
         shapes = [list(signature.inputs[name]) for name in names]
         with tempfile.TemporaryDirectory(prefix="deepsparse-") as folder:
-            copy = Path(folder) / "model.onnx"
+            copy = Path(folder) / self.model.name
             shutil.copyfile(self.model, copy)
+            for name in self._weights_files:  # read by name, beside the graph
+                link = Path(folder) / name
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(self.model.parent / name)
             engine = self._deepsparse.Engine(
                 str(copy),
                 batch_size=shapes[0][0],

@@ -35,8 +35,6 @@ class Clock:
 def _plain_environment(monkeypatch: pytest.MonkeyPatch):
     for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
-    yield
-    console.quiet(False)
 
 
 @pytest.fixture
@@ -123,7 +121,7 @@ def test_quantity(value: float, unit: str, rate: bool, text: str) -> None:
 
 def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with console.progress("features", total=10570, unit="questions", clock=clock) as bar:
+    with console.Progress("features", total=10570, unit="questions", clock=clock) as bar:
         for _ in range(70):
             clock.now += 0.1
             bar.advance(151)
@@ -136,7 +134,7 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_short_work_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with console.progress("features", total=3, clock=clock) as bar:
+    with console.Progress("features", total=3, clock=clock) as bar:
         for _ in range(3):
             clock.now += 0.6
             bar.advance()
@@ -145,7 +143,7 @@ def test_short_work_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_unknown_total_and_note(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with console.progress("[x]", unit="samples", clock=clock) as bar:
+    with console.Progress("[x]", unit="samples", clock=clock) as bar:
         clock.now += 4
         bar.update(done=1000, note="[y] 123.4 samples/s")
         clock.now += 5
@@ -159,7 +157,7 @@ def test_unknown_total_and_note(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_nothing_is_invented_before_it_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with console.progress("file", total=0, unit="B", clock=clock) as bar:
+    with console.Progress("file", total=0, unit="B", clock=clock) as bar:
         clock.now += 3
         bar.update(total=4096)
         clock.now += 6
@@ -177,7 +175,7 @@ def test_nothing_is_invented_before_it_is_known(capsys: pytest.CaptureFixture[st
 
 def test_an_almost_finished_work_is_not_called_finished(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with console.progress("work", total=1000, clock=clock) as bar:
+    with console.Progress("work", total=1000, clock=clock) as bar:
         clock.now += 3
         bar.advance(999)
         assert "(99 %)" in capsys.readouterr().err
@@ -187,7 +185,7 @@ def test_an_exception_leaves_no_closing_line(capsys: pytest.CaptureFixture[str])
     clock = Clock()
 
     def work() -> None:
-        with console.progress("work", total=10, clock=clock) as bar:
+        with console.Progress("work", total=10, clock=clock) as bar:
             clock.now += 3
             bar.advance(10)
             capsys.readouterr()
@@ -198,22 +196,9 @@ def test_an_exception_leaves_no_closing_line(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == ""
 
 
-def test_quiet_silences_progress_and_notes_only(capsys: pytest.CaptureFixture[str], terminal: Terminal) -> None:
-    clock = Clock()
-    console.quiet(True)
-    with console.progress("work", total=10, clock=clock) as bar:
-        clock.now += 30
-        bar.advance()
-        console.note("a note")
-    console.warn("a warning")
-    console.out.print("a result")
-    assert screen(terminal) == "warning: a warning\n"
-    assert capsys.readouterr().out == "a result\n"
-
-
 def test_counts_of_many_threads_add_up_and_cost_little() -> None:
     started = time.perf_counter()
-    with console.progress("work") as bar:
+    with console.Progress("work") as bar:
 
         def work() -> None:
             for _ in range(25_000):
@@ -230,7 +215,7 @@ def test_counts_of_many_threads_add_up_and_cost_little() -> None:
 
 def test_a_line_is_written_once_whatever_the_number_of_threads(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with console.progress("work", clock=clock) as bar:
+    with console.Progress("work", clock=clock) as bar:
         clock.now += 3
         threads = [threading.Thread(target=bar.advance) for _ in range(16)]
         for thread in threads:
@@ -242,7 +227,7 @@ def test_a_line_is_written_once_whatever_the_number_of_threads(capsys: pytest.Ca
 
 def test_bar_on_a_terminal(terminal: Terminal) -> None:
     clock = Clock()
-    with console.progress("[a] features", total=10570, unit="questions", clock=clock) as bar:
+    with console.Progress("[a] features", total=10570, unit="questions", clock=clock) as bar:
         clock.now += 2
         bar.update(done=4200, note="123.4 samples/s")
         bar._live.refresh()
@@ -261,7 +246,7 @@ def test_bar_on_a_terminal(terminal: Terminal) -> None:
 
 def test_bar_with_unknown_total_shows_no_time_left(terminal: Terminal) -> None:
     clock = Clock()
-    with console.progress("work", unit="samples", clock=clock) as bar:
+    with console.Progress("work", unit="samples", clock=clock) as bar:
         clock.now += 2
         bar.advance(500)
     assert "500 samples, 250 samples/s, 2 s elapsed" in screen(terminal)
@@ -270,7 +255,7 @@ def test_bar_with_unknown_total_shows_no_time_left(terminal: Terminal) -> None:
 
 def test_a_rate_is_not_guessed_from_an_instant(terminal: Terminal) -> None:
     clock = Clock()
-    with console.progress("work", total=10, clock=clock) as bar:
+    with console.Progress("work", total=10, clock=clock) as bar:
         clock.now += 0.1
         bar.advance()
         bar._live.refresh()
@@ -282,7 +267,7 @@ def test_stray_output_to_stderr_appears_above_the_bar(monkeypatch: pytest.Monkey
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(console, "err", console._console("stderr"))
-    with console.progress("work", total=10):
+    with console.Progress("work", total=10):
         print("stray", file=sys.stderr)
     assert "stray" in [line.strip() for line in screen(stream).splitlines()]
     assert sys.stderr is stream
@@ -290,7 +275,7 @@ def test_stray_output_to_stderr_appears_above_the_bar(monkeypatch: pytest.Monkey
 
 def test_results_on_the_same_terminal_appear_above_the_bar(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Terminal())
-    with console.progress("work", total=10):
+    with console.Progress("work", total=10):
         console.out.print("a result")
         print("a print")
     lines = [line.strip() for line in screen(terminal).splitlines()]
@@ -300,7 +285,7 @@ def test_results_on_the_same_terminal_appear_above_the_bar(terminal: Terminal, m
 
 def test_results_in_a_file_stay_there_while_a_bar_is_shown(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    with console.progress("work", total=10):
+    with console.Progress("work", total=10):
         console.out.print("a result")
         print("a print")
     assert sys.stdout.getvalue() == "a result\na print\n"
@@ -312,7 +297,7 @@ def test_bar_stops_on_an_exception_and_shows_where(terminal: Terminal) -> None:
     clock = Clock()
 
     def work() -> None:
-        with console.progress("work", total=10, clock=clock) as bar:
+        with console.Progress("work", total=10, clock=clock) as bar:
             clock.now += 4
             bar.advance(4)
             raise RuntimeError
@@ -328,7 +313,7 @@ def test_bar_stops_on_an_exception_and_shows_where(terminal: Terminal) -> None:
 def test_bar_fits_any_width(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     made = Console(file=terminal, force_terminal=True, width=width, soft_wrap=True)
     monkeypatch.setattr(console, "err", made)
-    with console.progress("a long description of the work", total=10_000_000) as bar:
+    with console.Progress("a long description of the work", total=10_000_000) as bar:
         bar.advance(4_000_000)
     lines = [line for line in screen(terminal).splitlines() if line]
     assert max(map(len, lines)) <= width
@@ -338,7 +323,7 @@ def test_bar_fits_any_width(terminal: Terminal, monkeypatch: pytest.MonkeyPatch,
 def test_a_forced_colour_does_not_put_a_bar_into_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(console, "err", Console(file=stream, force_terminal=True))
-    with console.progress("work", total=10):
+    with console.Progress("work", total=10):
         pass
     assert stream.getvalue() == ""
 
@@ -348,7 +333,7 @@ import sys, time
 from harness import console
 {before}
 now = 0.0
-with console.progress("work", total=9, clock=lambda: now) as bar:
+with console.Progress("work", total=9, clock=lambda: now) as bar:
     for _ in range(9):
         now += 3
         bar.advance()
