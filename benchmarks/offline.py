@@ -2,12 +2,11 @@
 
     python -m benchmarks.offline [--model M] [--dataset D] [--engines onnxruntime,deepsparse] [--seconds S]
 
-Prints, side by side in one run:
+Prints for any model, side by side in one run:
   (a) LoadGen Offline samples/s ÷ the raw engine over the same batches;
-  (b) LoadGen Offline samples/s ÷ the reference's way with the same engine: one sample at a time, padded to 384;
+  (b) LoadGen Offline samples/s ÷ the reference's way with the same engine: one sample at a time, padded in full;
   (c) the null engine ÷ LoadGen's bare Python null SUT;
-  (d) padded ÷ real tokens;
-  (e) features/s, and the seconds that scoring takes.
+  (d) padded ÷ real cost (tokens, images).
 
 Each LoadGen test runs in a process of its own. The two sides of a ratio are measured in turn, several times, since
 machines drift; the ratio of each pair is taken, and the median of the ratios printed with the least and the greatest.
@@ -26,14 +25,10 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from bert.benchmark import Bert, BertSettings
-from bert.features import build_features
-from bert.qsl import BertQSL
-from bert.squad import Squad, read_squad
 from harness import catalog, console
-from harness.config import DEFAULT_MODEL
 from harness.machine import core_count, cpu_model
-from harness.registry import ENGINES, default_engine, resolve
+from harness.qsl import SampleLibrary
+from harness.registry import BENCHMARKS, ENGINES, default_engine, resolve
 from harness.run import make_planner
 from harness.scheduling.batching import Shape
 from harness.scheduling.offline import OfflineScheduler, warm_up
@@ -46,12 +41,17 @@ class Setup:
 
     def __init__(self, model: str, dataset: str | None, engine: str, **options: int) -> None:
         found = catalog.find_model(model)
-        self.qsl: BertQSL = Bert(BertSettings(), catalog.CACHE_DIR).open(catalog.find_dataset("bert", dataset), None)
+        kind = resolve("benchmark", BENCHMARKS, found.benchmark)
+        benchmark = kind(kind.Settings.model_validate(found.settings), catalog.CACHE_DIR)
+        self.max_cost = kind.max_cost
+        self.qsl: SampleLibrary = benchmark.open(catalog.find_dataset(found.benchmark, dataset), None)
+        self.all = np.arange(self.qsl.performance_count)
         engine_class = resolve("engine", ENGINES, engine)
+        if engine == "null":  # as many as are loaded: batches that lie side by side in memory need no copy
+            options = {"max_batch": min(1024, len(self.all)), **options}
         self.engine = engine_class(found.path, engine_class.Settings(**options))
-        self.sut = Bert(BertSettings(), catalog.CACHE_DIR).make_sut(self.engine, self.qsl)
-        self.all = np.arange(self.qsl.count)
-        self.planner = make_planner(self.sut, self.qsl.cost(self.all), Bert.max_cost)
+        self.sut = benchmark.make_sut(self.engine, self.qsl)
+        self.planner = make_planner(self.sut, self.qsl.cost(np.arange(self.qsl.count)), self.max_cost)
         self.qsl.load(self.all)
         for shape in self.planner.shapes:
             self.sut.prepare(shape)
@@ -80,6 +80,7 @@ def loadgen_test(setup: Setup, samples: int) -> tuple[float, float]:
 def raw_engine(setup: Setup, samples: int) -> float:
     """Samples/s of the engine alone over the batches of the same query, its tensors made beforehand."""
     query = np.resize(setup.all, samples)
+    query = query[setup.qsl.arrange(query)]
     work = []
     for batch in setup.planner.plan(setup.qsl.cost(query)):
         tensors = setup.sut.feed(setup.qsl.collate(query[batch.positions], batch.shape))
@@ -104,8 +105,8 @@ def raw_engine(setup: Setup, samples: int) -> float:
 
 
 def reference_way(setup: Setup, seconds: float) -> float:
-    """Samples/s of one sample at a time on all cores, padded to 384 tokens."""
-    shape = Shape(1, Bert.max_cost)
+    """Samples/s of one sample at a time on all cores, padded to the longest that there can be."""
+    shape = Shape(1, setup.max_cost)
     setup.sut.answer(setup.all[:1], shape)
     start, done = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
@@ -114,7 +115,7 @@ def reference_way(setup: Setup, seconds: float) -> float:
     return done / (time.perf_counter() - start)
 
 
-def bare_null(samples: int) -> float:
+def bare_null(samples: int, count: int) -> float:
     """Samples/s of LoadGen's own Python null SUT: an empty response for each query id, one call for all."""
     import mlperf_loadgen as lg
 
@@ -132,7 +133,7 @@ def bare_null(samples: int) -> float:
         log = lg.LogSettings()
         log.log_output, log.enable_trace = output, False
         sut = lg.ConstructSUT(issue, lambda: None)
-        qsl = lg.ConstructQSL(10833, 10833, lambda _: None, lambda _: None)
+        qsl = lg.ConstructQSL(count, count, lambda _: None, lambda _: None)
         lg.StartTestWithLogSettings(sut, qsl, settings, log, "")
         lg.DestroyQSL(qsl)
         lg.DestroySUT(sut)
@@ -143,7 +144,7 @@ def engine_ratios(model: str, dataset: str | None, engine: str, seconds: float, 
     """(a), (b) and (d) of one engine; in a process of its own."""
     setup = Setup(model, dataset, engine)
     reference = Setup(model, dataset, engine, threads=core_count(), streams=1, **_ONE_SHAPE.get(engine, {}))
-    reference.sut.prepare(Shape(1, Bert.max_cost))
+    reference.sut.prepare(Shape(1, reference.max_cost))
     rough = raw_engine(setup, max(len(setup.all), 64))
     samples = max(len(setup.all), int(rough * seconds))
     rows = []
@@ -165,59 +166,7 @@ def engine_ratios(model: str, dataset: str | None, engine: str, seconds: float, 
 def null_ratios(model: str, dataset: str | None, pairs: int) -> list[tuple[float, float]]:
     """(c): pairs of (null engine, bare null SUT) in samples/s."""
     setup = Setup(model, dataset, "null")
-    return [(loadgen_test(setup, 500_000)[0], bare_null(500_000)) for _ in range(pairs)]
-
-
-def data_speed(dataset: str | None) -> tuple[float, int, float, int]:
-    """(e): features/s and their number, seconds of scoring and its number, for a set of the size of SQuAD's."""
-    from bert.accuracy import VOCAB, score_log
-
-    path = catalog.find_dataset("bert", dataset).path
-    squad = replicated(read_squad(path), 10_570)
-    start = time.perf_counter()
-    features = build_features(squad, VOCAB)
-    featuring = time.perf_counter() - start
-    with tempfile.TemporaryDirectory() as folder:
-        file, log = Path(folder) / "data.json", Path(folder) / "mlperf_log_accuracy.json"
-        write_squad(squad, file)
-        rng = np.random.default_rng(0)
-        with log.open("w") as out:
-            out.write("[\n")
-            for index, length in enumerate(features.lengths):
-                data = rng.normal(-5, 3, (int(length), 2)).astype(np.float32).tobytes().hex().upper()
-                out.write(f'{{ "seq_id" : {index}, "qsl_idx" : {index}, "data" : "{data}" }},\n')
-            out.seek(out.tell() - 2)
-            out.write("\n]\n")
-        score_log(log, file, VOCAB, cache_dir=Path(folder) / "cache")
-        start = time.perf_counter()
-        score_log(log, file, VOCAB, cache_dir=Path(folder) / "cache")
-        scoring = time.perf_counter() - start
-    return len(squad.questions) / featuring, len(squad.questions), scoring, len(features)
-
-
-def replicated(squad: Squad, questions: int) -> Squad:
-    """The same passages again and again under new ids, until there are that many questions."""
-    from dataclasses import replace
-
-    contexts, made = [], []
-    copy = 0
-    while len(made) < questions:
-        base = len(contexts)
-        contexts += [f"{text} {copy}" for text in squad.contexts]
-        made += [replace(q, id=f"{q.id}-{copy}", context=q.context + base) for q in squad.questions]
-        copy += 1
-    return replace(squad, contexts=tuple(contexts), questions=tuple(made[:questions]))
-
-
-def write_squad(squad: Squad, path: Path) -> None:
-    """Write a data set in SQuAD's format."""
-    import json
-
-    paragraphs = [{"context": text, "qas": []} for text in squad.contexts]
-    for q in squad.questions:
-        answers = [{"text": text, "answer_start": 0} for text in q.answers]
-        paragraphs[q.context]["qas"].append({"id": q.id, "question": q.text, "answers": answers})
-    path.write_text(json.dumps({"version": "1.1", "data": [{"title": "copies", "paragraphs": paragraphs}]}))
+    return [(loadgen_test(setup, 500_000)[0], bare_null(500_000, len(setup.all))) for _ in range(pairs)]
 
 
 def apart(work, *args):
@@ -234,7 +183,7 @@ def spread(values: list[float]) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--model", default=catalog.default_model())
     parser.add_argument("--dataset", default=None)
     engines = ["onnxruntime", "deepsparse"] if default_engine() == "deepsparse" else ["onnxruntime"]
     parser.add_argument("--engines", default=",".join(engines))
@@ -257,15 +206,11 @@ def main() -> None:
         table.add_row(f"(b) {engine}: LoadGen ÷ reference's way", spread(ratio), "2.5", rates.format(median))
         aim = "1.09" if found["shapes"] else "1.03"
         shapes = " ".join(f"{batch}x{length}" for batch, length in found["shapes"]) or "any shape"
-        table.add_row(f"(d) {engine}: padded ÷ real tokens", spread(padding), aim, shapes)
+        table.add_row(f"(d) {engine}: padded ÷ real cost", spread(padding), aim, shapes)
     console.note("measuring the null engine ...")
     pairs = apart(null_ratios, args.model, args.dataset, args.pairs)
     figures = " and ".join(f"{statistics.median(column):,.0f}" for column in zip(*pairs, strict=True))
     table.add_row("(c) null engine ÷ bare null SUT", spread([a / b for a, b in pairs]), "0.5", f"{figures} samples/s")
-    console.note("measuring features and scoring ...")
-    rate, questions, scoring, samples = apart(data_speed, args.dataset)
-    table.add_row("(e) features", "", "1,000", f"{rate:,.0f} questions/s over {questions:,} questions")
-    table.add_row("(e) scoring", "", "60 s", f"{scoring:.1f} s for {samples:,} samples")
     console.out.print(f"{args.model} on {cpu_model()}, {core_count()} cores; each side {args.pairs} times, in turn")
     console.print_table(table)
 

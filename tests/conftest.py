@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -26,6 +28,33 @@ def real_squad() -> Path:
 @pytest.fixture(scope="session")
 def fp32_model() -> Path:
     return shared("models/minilm-l6-squad-fp32.onnx")
+
+
+@pytest.fixture(scope="session")
+def imagenet_sample() -> Path:
+    return shared("data/imagenet-sample")
+
+
+@pytest.fixture(scope="session")
+def efficientnet_fp32() -> Path:
+    return shared("models/efficientnet-lite0-fp32.onnx")
+
+
+@pytest.fixture
+def small_imagenet(tmp_path: Path) -> Path:
+    """Ten drawn images in the official layout, of every shape, one of them grey; labels 0, 100, ... 900."""
+    folder = tmp_path / "imagenet"
+    (folder / "val").mkdir(parents=True)
+    lines = []
+    for number in range(10):
+        height, width = 200 + 37 * number, 520 - 29 * number
+        y, x, channel = np.ogrid[:height, :width, :3]
+        image = Image.fromarray((x * (number + 1) + y * 3 + channel * 80).astype(np.uint8))
+        name = f"val/ILSVRC2012_val_{number + 1:08}.JPEG"
+        (image.convert("L") if number == 4 else image).save(folder / name, "JPEG")
+        lines.append(f"{name} {number * 100}\n")
+    (folder / "val_map.txt").write_text("".join(lines))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -10,19 +10,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from bert.features import Features, Progress, basic_tokens, context_words, load_features, read_vocab
-from bert.squad import Squad, evaluate, read_input, read_squad
+from bert.squad import Squad, evaluate, read_squad
 from harness.catalog import CACHE_DIR
-from harness.errors import CheckFailed, ConfigError, HarnessError
+from harness.errors import ConfigError
+from harness.files import write_text
+from harness.loadgen import accuracy_log
+from harness.loadgen.accuracy_log import read_responses, refuse, run_script, tell
 
 VOCAB = Path(__file__).parent / "data" / "vocab.txt"
 
@@ -115,59 +116,20 @@ def _scope(squad: Squad, features: Features, samples: int | None) -> tuple[int, 
 
 def _read_responses(log_path: str | Path, features: Features, count: int) -> list[bytes]:
     """The responses in QSL order; CheckFailed unless each of the ``count`` samples has exactly one."""
-    found: dict[int, bytes] = {}
-    repeated, foreign, broken = [], [], []
-    for entry in _read_log(log_path):
-        index = entry["qsl_idx"]
-        if not 0 <= index < count:
-            foreign.append(index)
-        elif index in found:
-            repeated.append(index)
-        else:
-            try:
-                found[index] = bytes.fromhex(entry["data"])
-            except ValueError:
-                found[index] = b"?"
-                broken.append(index)
-    missing = [i for i in range(count) if i not in found]
-    advice = "check the data set and the number of samples" if foreign else "repeat the accuracy run"
-    held = len(found)
-    prefix = bool(found) and missing[:1] == [held] and not foreign
-    if prefix and features.question[held - 1] < features.question[held]:
+    responses = read_responses(log_path, count)
+    advice = "check the data set and the number of samples" if responses.foreign else "repeat the accuracy run"
+    held = responses.prefix
+    if held and features.question[held - 1] < features.question[held]:
         advice = f"if the run held only the first {held} samples, say so with --samples {held}"
     problems = {
-        f"of {count} samples have no response": missing,
-        "responses repeat a sample": repeated,
-        f"responses are to samples outside 0-{count - 1}": foreign,
-        "responses are not hexadecimal": broken,
-        "responses are empty": [i for i, data in found.items() if not data],
+        f"of {count} samples have no response": responses.missing,
+        "responses repeat a sample": responses.repeated,
+        f"responses are to samples outside 0-{count - 1}": responses.foreign,
+        "responses are not hexadecimal": responses.broken,
+        "responses are empty": responses.empty,
     }
-    _refuse(log_path, problems, advice)
-    return [found[i] for i in range(count)]
-
-
-def _read_log(log_path: str | Path) -> list[dict]:
-    raw = read_input(log_path, "accuracy log")
-    name, stranger = f"the accuracy log {log_path}", f"{log_path} is not LoadGen's mlperf_log_accuracy.json"
-    if not raw.strip():
-        raise CheckFailed(f"{name} is empty: repeat the accuracy run.")
-    try:
-        log = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        if not raw.lstrip().startswith(b"["):
-            raise ConfigError(f"{stranger}, it is no JSON list: check the path.") from error
-        if b"\n\n...\n\n" in raw:
-            raise CheckFailed(f"{name} is truncated for submission: score the log of before.") from error
-        raise CheckFailed(f"{name} is cut off or damaged ({error}): repeat the accuracy run.") from error
-    if log == []:
-        raise CheckFailed(f"{name} holds no response, like that of a performance run: run in accuracy mode.")
-    if not isinstance(log, list):
-        raise ConfigError(f"{stranger}, it is no JSON list: check the path.")
-    for place, entry in enumerate(log):
-        fields = (entry.get("qsl_idx"), entry.get("data")) if isinstance(entry, dict) else ()
-        if [type(field) for field in fields] != [int, str]:
-            raise ConfigError(f"{stranger}, entry {place} lacks qsl_idx (integer) or data (text): check the path.")
-    return log
+    refuse(log_path, problems, advice)
+    return [responses.first[i] for i in range(count)]
 
 
 def _check_sizes(log_path: str | Path, responses: list[bytes], lengths: np.ndarray, dtype: str) -> tuple[str, ...]:
@@ -186,21 +148,10 @@ def _check_sizes(log_path: str | Path, responses: list[bytes], lengths: np.ndarr
             sizes // row > _MAX_ROWS
         ),
     }
-    _refuse(log_path, problems, hint)
+    refuse(log_path, problems, hint)
     short = np.flatnonzero(sizes // row < lengths)
-    text = _tell("responses are shorter than their feature, what lacks counts as a logit of -10000", short)
+    text = tell("responses are shorter than their feature, what lacks counts as a logit of -10000", short)
     return (f"{text}; {hint}.",) if len(short) else ()
-
-
-def _refuse(log_path: str | Path, problems: Mapping[str, Sequence[int] | np.ndarray], advice: str) -> None:
-    told = "; ".join(_tell(what, where) for what, where in problems.items() if len(where))
-    if told:
-        raise CheckFailed(f"the accuracy log {log_path} has no score: {told}; {advice}.")
-
-
-def _tell(what: str, where: Sequence[int] | np.ndarray) -> str:
-    first = ", ".join(str(index) for index in where[:5])
-    return f"{len(where)} {what} (qsl_idx {first}{', ...' if len(where) > 5 else ''})"
 
 
 def _best_spans(
@@ -246,7 +197,7 @@ def _best_spans(
         score[low:high] = sums[rows, pick]
         start[low:high] = order[0][rows, pick // _N_BEST]
         end[low:high] = order[1][rows, pick % _N_BEST]
-    _refuse(log_path, {"responses hold a NaN or +infinity": unfit}, "check the SUT and --dtype")
+    refuse(log_path, {"responses hold a NaN or +infinity": unfit}, "check the SUT and --dtype")
     return score, start, end
 
 
@@ -271,26 +222,12 @@ def _original_text(said: str, original: str) -> str:
 def accuracy_text(score: Score, log_path: str | Path, note: str | None = None) -> str:
     """The lines of accuracy.txt: the official one, the log's hash, then what a reader must know."""
     result = json.dumps({"exact_match": score.exact_match, "f1": score.f1})
-    digest = sha256(read_input(log_path, "accuracy log")).hexdigest()
-    lines = (result, f"hash={digest}", score.scope, note)
-    return "".join(f"{line}\n" for line in lines if line)
+    return accuracy_log.accuracy_text(result, log_path, (score.scope, note))
 
 
 def write_accuracy_txt(path: str | Path, score: Score, log_path: str | Path, note: str | None = None) -> None:
     """Writes accuracy.txt in one step; ``log_path`` is the untruncated log."""
-    _write(path, accuracy_text(score, log_path, note))
-
-
-def _write(path: str | Path, text: str) -> None:
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as room:
-            new = Path(room) / path.name
-            new.write_text(text, encoding="utf-8")
-            new.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place.") from error
+    write_text(path, accuracy_text(score, log_path, note))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -306,7 +243,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--predictions", help="write the answers here, as JSON by question id")
     parser.add_argument("--cache", default=CACHE_DIR, help="directory for the features [%(default)s]")
     args = parser.parse_args(argv)
-    try:
+
+    def run() -> tuple[str, Sequence[str], int]:
         score = score_log(
             args.log,
             args.dataset,
@@ -318,16 +256,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         text = accuracy_text(score, args.log)
         if args.output:
-            _write(args.output, text)
+            write_text(args.output, text)
         if args.predictions:
-            _write(args.predictions, json.dumps(score.predictions, indent=4) + "\n")
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    for warning in score.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(text, end="")
-    return 0
+            write_text(args.predictions, json.dumps(score.predictions, indent=4) + "\n")
+        return text, score.warnings, 0
+
+    return run_script(run)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,9 +13,10 @@ from bert.features import FeatureParams, load_features
 from bert.qsl import BertQSL
 from bert.sut import BertSUT
 from harness import console
-from harness.benchmark import Accuracy, Benchmark, BenchmarkSettings
+from harness.benchmark import Accuracy, Benchmark, BenchmarkSettings, Progress
 from harness.catalog import Dataset
 from harness.engines.base import Engine
+from harness.graph import Tensor
 
 
 class BertSettings(BenchmarkSettings):
@@ -29,17 +31,19 @@ class Bert(Benchmark):
     name: ClassVar[str] = "bert"
     official_name: ClassVar[str] = "bert-99"
     max_cost: ClassVar[int] = FeatureParams().max_seq_length
+    max_response: ClassVar[int] = 8 * max_cost
+    prepared: ClassVar[str] = "features"
+    prepared_from: ClassVar[str] = "questions"
     Settings: ClassVar[type[BenchmarkSettings]] = BertSettings
 
-    def open(self, dataset: Dataset, samples: int | None) -> BertQSL:
+    @classmethod
+    def accepts(cls, inputs: Sequence[Tensor]) -> bool:
+        """Integer inputs (N, L)."""
+        return all(tensor.dtype.kind == "i" and len(tensor.dims) == 2 for tensor in inputs)
+
+    def open(self, dataset: Dataset, samples: int | None, progress: Progress = lambda done, total: None) -> BertQSL:
         """Features of the data set, from the cache where they are there."""
-        with console.Progress("features", unit="questions") as bar:
-            features = load_features(
-                dataset.path,
-                self.settings.vocab,
-                self.cache_dir,
-                progress=lambda done, total: bar.update(done=done, total=total),
-            )
+        features = load_features(dataset.path, self.settings.vocab, self.cache_dir, progress=progress)
         return BertQSL(features, samples)
 
     def make_sut(self, engine: Engine, qsl: BertQSL) -> BertSUT:

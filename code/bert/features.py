@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bert.squad import Squad, parse_squad, read_input
+from bert.squad import Squad, parse_squad
 from harness.errors import ConfigError
+from harness.files import read_input
 
 Progress = Callable[[int, int], None]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from bert.features import Features
-from harness.errors import ConfigError, RunFailed
+from harness.errors import ConfigError
 from harness.qsl import SampleLibrary
 from harness.scheduling.batching import Shape
 
@@ -25,29 +25,12 @@ class BertQSL(SampleLibrary):
         Raises:
             ConfigError: there are no features, or ``samples`` is not positive.
         """
-        self.count = whole_questions(features, samples)
-        self.performance_count = self.count
+        count = whole_questions(features, samples)
+        super().__init__(count, count)
         self._features = features
-        self._lengths = np.array(features.lengths[: self.count], dtype=np.int64)
-        self._first_segment = np.array(features.first_segment[: self.count], dtype=np.int64)
-        self._row = np.full(self.count, -1, dtype=np.int64)
+        self._lengths = np.array(features.lengths[:count], dtype=np.int64)
+        self._first_segment = np.array(features.first_segment[:count], dtype=np.int64)
         self._tokens = np.zeros((0, 0), dtype=np.int64)
-
-    def load(self, indices: Sequence[int]) -> None:
-        """Copy the tokens of these samples into memory, padded (which the rules count as untimed)."""
-        wanted = np.unique(np.asarray(indices, dtype=np.int64))
-        loaded = np.flatnonzero(self._row >= 0)
-        self._rebuild(np.union1d(loaded, wanted))
-
-    def unload(self, indices: Sequence[int]) -> None:
-        """Free the memory of these samples."""
-        loaded = np.flatnonzero(self._row >= 0)
-        self._rebuild(np.setdiff1d(loaded, np.asarray(indices, dtype=np.int64)))
-
-    @property
-    def loaded(self) -> int:
-        """Samples in memory now."""
-        return len(self._tokens)
 
     def cost(self, indices: np.ndarray) -> np.ndarray:
         """Tokens of each sample, [CLS] and [SEP] included."""
@@ -58,10 +41,7 @@ class BertQSL(SampleLibrary):
 
         Rows past the samples hold one attended [PAD] token, so that no softmax runs over nothing.
         """
-        rows = self._row[indices]
-        if len(rows) and rows.min() < 0:
-            missing = int(indices[int(rows.argmin())])
-            raise RunFailed(f"sample {missing} was issued but is not loaded.")
+        rows = self.rows(indices)
         length, spare = shape.length, shape.batch - len(rows)
         ids = np.zeros(shape, dtype=np.int64)
         width = min(length, self._tokens.shape[1])
@@ -77,15 +57,14 @@ class BertQSL(SampleLibrary):
             TOKEN_TYPE_IDS: segments.view(np.int8).astype(np.int64),
         }
 
-    def _rebuild(self, indices: np.ndarray) -> None:
+    def hold(self, indices: np.ndarray) -> None:
+        """Copy the tokens of these samples into memory, padded."""
         lengths = self._lengths[indices]
         tokens = np.zeros((len(indices), int(lengths.max(initial=0))), dtype=np.int64)
         offsets = self._features.offsets
         for row, index in enumerate(indices):
             tokens[row, : lengths[row]] = self._features.tokens[offsets[index] : offsets[index + 1]]
         self._tokens = tokens
-        self._row[:] = -1
-        self._row[indices] = np.arange(len(indices))
 
 
 def whole_questions(features: Features, samples: int | None) -> int:

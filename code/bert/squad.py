@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError
+from harness.files import read_input
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -42,14 +43,6 @@ class Squad:
 def read_squad(path: str | Path) -> Squad:
     """The data set in ``path``; ConfigError names the place that is not SQuAD v1.1."""
     return parse_squad(read_input(path, "SQuAD v1.1 file"), path)
-
-
-def read_input(path: str | Path, what: str) -> bytes:
-    """The bytes of a file that the user named; ConfigError where they cannot be had."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}; check the path.") from error
 
 
 def parse_squad(raw: bytes, path: str | Path) -> Squad:

@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from bert.qsl import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, BertQSL
-from harness.engines.base import Engine, Signature, Tensor
+from harness.engines.base import Engine, Signature
 from harness.errors import ConfigError
+from harness.graph import Tensor, listing
 from harness.scheduling.batching import Shape
 from harness.sut import SUT, Responses
 
@@ -72,23 +73,20 @@ def _canonical(names: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
 
 
 def _match_inputs(inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    listing = ", ".join(f"{t.name} {t.dtype} {_dims(t)}" for t in inputs)
     matched = {}
     for role, names in INPUT_NAMES.items():
         found = [tensor for tensor in inputs if tensor.name in names]
         if len(found) != 1:
             raise ConfigError(
                 f"the model is no question-answering BERT: its graph has no input {' or '.join(names[:2])}; "
-                f"it has {listing}."
+                f"it has {listing(inputs)}."
             )
         matched[role] = found[0]
     for tensor in matched.values():
         if tensor.dtype not in (np.dtype(np.int64), np.dtype(np.int32)) or len(tensor.dims) != 2:
-            raise ConfigError(
-                f"the model's input '{tensor.name}' is {tensor.dtype} {_dims(tensor)}; BERT's is int32 or int64 (N, L)."
-            )
+            raise ConfigError(f"the model has the input {tensor}; BERT's are int32 or int64 (N, L).")
     if len(inputs) > len(matched):
-        raise ConfigError(f"the model has more inputs than a question-answering BERT: {listing}.")
+        raise ConfigError(f"the model has more inputs than a question-answering BERT: {listing(inputs)}.")
     return matched
 
 
@@ -100,11 +98,6 @@ def _match_outputs(outputs: Sequence[Tensor]) -> tuple[str, str]:
         return start[0], end[0]
     if len(names) == 2 and not start and not end:  # exporters that number their outputs keep their order
         return names[0], names[1]
-    listing = ", ".join(f"{tensor.name} {_dims(tensor)}" for tensor in outputs)
     raise ConfigError(
-        f"the model is no question-answering BERT: start and end logits are expected, the graph has {listing}."
+        f"the model is no question-answering BERT: start and end logits are expected, the graph has {listing(outputs)}."
     )
-
-
-def _dims(tensor: Tensor) -> str:
-    return "(" + ", ".join("?" if dim is None else str(dim) for dim in tensor.dims) + ")"

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.catalog import Dataset
+from harness.catalog import Dataset, datasets
 from harness.engines.base import Engine
+from harness.errors import ConfigError
+from harness.graph import Tensor
 from harness.qsl import SampleLibrary
 from harness.sut import SUT
+
+Progress = Callable[[int, int], None]
 
 
 class BenchmarkSettings(BaseModel):
@@ -40,16 +45,56 @@ class Benchmark(ABC):
     official_name: ClassVar[str]
     """What results of a model that is named by its path are filed under."""
     max_cost: ClassVar[int]
-    """The largest cost of a sample: tokens for BERT."""
+    """The largest cost of a sample: tokens for BERT, 1 for an image."""
+    max_response: ClassVar[int]
+    """The largest response, in bytes."""
+    prepared: ClassVar[str]
+    """What is made of a data set before it can be loaded: features, pixels."""
+    prepared_from: ClassVar[str]
+    """What it is made of, in the plural: questions, images."""
     Settings: ClassVar[type[BenchmarkSettings]] = BenchmarkSettings
 
     def __init__(self, settings: BenchmarkSettings, cache_dir: Path) -> None:
         self.settings = settings
         self.cache_dir = cache_dir
 
+    @classmethod
     @abstractmethod
-    def open(self, dataset: Dataset, samples: int | None) -> SampleLibrary:
-        """The data set as a QSL; with ``samples``, about that many from its beginning."""
+    def accepts(cls, inputs: Sequence[Tensor]) -> bool:
+        """Whether a graph with these inputs looks like one of this benchmark's; its SUT then checks it closely."""
+
+    @classmethod
+    def dataset_file(cls, path: Path) -> Path:
+        """The file, or the folder, that stands for the data set at a path that exists.
+
+        Raises:
+            ConfigError: nothing there can be this benchmark's data set.
+        """
+        if not path.is_file():
+            raise ConfigError(f"{path} is no file; give the path of a data set.")
+        return path
+
+    def check_official(self, dataset: Dataset) -> None:
+        """Make sure that official runs may use this data set.
+
+        Raises:
+            ConfigError: the rules demand another.
+        """
+        if not dataset.official:
+            names = [name for name, entry in datasets(self.name).items() if entry.official]
+            raise ConfigError(
+                f"an official run needs the full data set {' or '.join(names)}, and {dataset.path} is another: "
+                "run `make data`, then leave out --dataset or name your copy of it."
+            )
+
+    @abstractmethod
+    def open(
+        self, dataset: Dataset, samples: int | None, progress: Progress = lambda done, total: None
+    ) -> SampleLibrary:
+        """The data set as a QSL; with ``samples``, about that many from its beginning.
+
+        ``progress(done, total)`` counts in ``prepared_from``, from any thread.
+        """
 
     @abstractmethod
     def make_sut(self, engine: Engine, qsl: SampleLibrary) -> SUT:

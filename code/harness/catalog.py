@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.download import sha256_of
 from harness.errors import ConfigError, did_you_mean
+from harness.graph import listing, read_graph
 from harness.registry import BENCHMARKS, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,18 +25,28 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     description: str
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    file: str
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    file: str | None = None
     """Shipped files: relative to the manifest. Fetched ones: relative to build/data."""
 
 
 class ModelEntry(_Entry):
     """A table of models.toml."""
 
-    precision: str
-    weights: str
+    source: str
+    """Where the weights come from; of a model that is not shipped, how to get them."""
     official_name: str
     """The benchmark that results are filed under: bert-99, bert-99.9, resnet50."""
+    precision: str
+    """Of the weights: fp32, int8."""
+    input_data_types: str
+    """Of the tensors that the graph takes."""
+    weight_transformations: str
+    """What was done to the source's weights, as a submission's measurements have to say; "no" for nothing."""
+    settings: dict[str, str | int] = {}
+    """Settings of the benchmark that the model needs, by name; --set overrides them."""
+    builder: str | None = None
+    """"module:function" that builds the model's graph with random weights: (seed) -> onnx.ModelProto."""
 
 
 class DatasetEntry(_Entry):
@@ -42,13 +54,17 @@ class DatasetEntry(_Entry):
 
     kind: Literal["dataset", "vocabulary"] = "dataset"
     urls: tuple[str, ...] = ()
-    """Where `harness data` fetches it; none: it is shipped beside the manifest."""
+    """Where `harness data` fetches it; none: it is shipped beside the manifest, or ``variable`` names its place."""
+    variable: str | None = None
+    """The environment variable that holds the path of the user's copy."""
     shipped: str | None = None
     """The same bytes, shipped beside the manifest."""
     size: int | None = None
     samples: int | None = None
     official: bool = False
     """Whether official runs use it."""
+    metric: str | None = None
+    """What a score on it is called, where it is not accuracy."""
 
 
 class Model(BaseModel):
@@ -60,10 +76,14 @@ class Model(BaseModel):
     path: Path
     benchmark: str
     official_name: str
-    sha256: str
+    sha256: str | None
+    source: str = "unknown"
     precision: str = "unknown"
-    weights: str = "unknown"
-    description: str = ""
+    input_data_types: str = "unknown"
+    weight_transformations: str = "unknown"
+    settings: dict[str, str | int] = {}
+    caveat: str = ""
+    """What everything made with it has to say, such as "random weights"."""
 
 
 class Dataset(BaseModel):
@@ -73,9 +93,10 @@ class Dataset(BaseModel):
 
     name: str
     path: Path
-    sha256: str
+    sha256: str | None
     official: bool = False
     samples: int | None = None
+    metric: str | None = None
 
 
 def folder(benchmark: str) -> Path:
@@ -93,40 +114,75 @@ def models() -> dict[str, tuple[str, ModelEntry]]:
     }
 
 
+def default_model() -> str:
+    """The first model of the first benchmark."""
+    return next(iter(models()))
+
+
 def datasets(benchmark: str) -> dict[str, DatasetEntry]:
     """The data sets and other files of a benchmark, those that are preferred first."""
     return _manifest(folder(benchmark) / "datasets.toml", DatasetEntry)
 
 
-def find_model(name: str, benchmark: str | None = None) -> Model:
-    """A model by its name or by the path of an ONNX file.
+def find_model(name: str) -> Model:
+    """A model by its name or by the path of an ONNX file, which is known by its content wherever it lies.
 
     Raises:
-        ConfigError: there is no such name or file, or a shipped file has another content than it should.
+        ConfigError: there is no such name or file, a shipped file has another content than it should, or a file's graph
+            fits no benchmark.
     """
     known = models()
     if name in known:
         owner, entry = known[name]
+        if entry.file is None:
+            built = f" Or build it with random weights: `harness models build {name} --weights random`."
+            raise ConfigError(
+                f"model {name} is not shipped: give the path of its file instead. {entry.source}"
+                f"{built if entry.builder else ''}"
+            )
         path = folder(owner) / entry.file
         if not path.is_file():
             raise ConfigError(f"model {name} is missing at {path}: fetch the repository again.")
         if sha256_of(path) != entry.sha256:
             raise ConfigError(f"{path} is not the model {name} (its sha256 differs): fetch the repository again.")
-        return Model(name=name, path=path, benchmark=owner, **entry.model_dump(exclude={"file"}))
+        return _known_model(name, path, owner, entry)
     path = _path(name)
     if path.is_file():
-        owner = benchmark or next(iter(BENCHMARKS))
-        return Model(
-            name=path.stem,
-            path=path.resolve(),
-            benchmark=owner,
-            official_name=resolve("benchmark", BENCHMARKS, owner).official_name,
-            sha256=sha256_of(path),
-            description="named by its path",
-        )
+        digest = sha256_of(path)
+        for key, (owner, entry) in known.items():
+            if digest == entry.sha256:
+                return _known_model(key, path.resolve(), owner, entry)
+        return _unknown_model(path.resolve(), digest)
     if path.suffix == ".onnx" or len(path.parts) > 1:
         raise ConfigError(f"there is no model file {path}: give the path of an ONNX file, or a name: {_list(known)}.")
     raise ConfigError(f"unknown model '{name}': {did_you_mean(name, known)} Or give the path of an ONNX file.")
+
+
+def _known_model(name: str, path: Path, owner: str, entry: ModelEntry) -> Model:
+    return Model(name=name, path=path, benchmark=owner, **entry.model_dump(exclude={"file", "description", "builder"}))
+
+
+def _unknown_model(path: Path, digest: str) -> Model:
+    graph = read_graph(path)
+    for owner in BENCHMARKS:
+        benchmark = resolve("benchmark", BENCHMARKS, owner)
+        if benchmark.accepts(graph.inputs):
+            break
+    else:
+        raise ConfigError(f"{path} fits none of {_list(BENCHMARKS)}: its inputs are {listing(graph.inputs)}.")
+    source = graph.metadata.get("weights", "unknown")
+    return Model(
+        name=path.stem,
+        path=path,
+        benchmark=owner,
+        official_name=benchmark.official_name,
+        sha256=digest,
+        source=source,
+        precision=graph.metadata.get("precision", "unknown"),
+        input_data_types=", ".join(sorted({str(tensor.dtype) for tensor in graph.inputs})),
+        settings={key: graph.metadata[key] for key in benchmark.Settings.model_fields if key in graph.metadata},
+        caveat=source if source.startswith("random") else "",
+    )
 
 
 def find_dataset(benchmark: str, name: str | None) -> Dataset:
@@ -137,35 +193,47 @@ def find_dataset(benchmark: str, name: str | None) -> Dataset:
     """
     known = {key: entry for key, entry in datasets(benchmark).items() if entry.kind == "dataset"}
     if name is None:
-        name = next((key for key, entry in known.items() if location(benchmark, entry).is_file()), next(iter(known)))
+        name = next((key for key, entry in known.items() if _is_there(benchmark, entry)), next(iter(known)))
     if name in known:
         entry = known[name]
         path = location(benchmark, entry)
-        if not path.is_file():
+        if path is None:
+            raise ConfigError(f"where data set {name} lies is not known: give its path, or set {entry.variable} to it.")
+        if entry.variable and not path.exists():
+            raise ConfigError(f"{entry.variable} is {path}, and there is nothing: set it to the place of {name}.")
+        if not path.exists():
             raise ConfigError(f"data set {name} is not on this machine: run `make data`, or give the path of a copy.")
-        digest = sha256_of(path)
-        if digest != entry.sha256:
-            raise ConfigError(f"{path} is not {name} (its sha256 differs): delete it and run `make data`.")
-        return Dataset(name=name, path=path, sha256=digest, official=entry.official, samples=entry.samples)
+        return _dataset(benchmark, name, path, entry)
     path = _path(name)
     if not path.exists():
         raise ConfigError(f"no data set or file '{name}': {did_you_mean(name, known)} Or give the path of a file.")
-    if not path.is_file():
-        raise ConfigError(f"{path} is no file; give the path of a data set.")
-    digest = sha256_of(path)
-    same = next((entry for entry in known.values() if entry.sha256 == digest), None)
-    return Dataset(
-        name=path.stem,
-        path=path.resolve(),
-        sha256=digest,
-        official=same.official if same else False,
-        samples=same.samples if same else None,
-    )
+    return _dataset(benchmark, path.stem, path.resolve(), None)
 
 
-def location(benchmark: str, entry: DatasetEntry) -> Path:
-    """Where a data set is, or would be once it is fetched."""
+def _dataset(benchmark: str, name: str, path: Path, entry: DatasetEntry | None) -> Dataset:
+    path = resolve("benchmark", BENCHMARKS, benchmark).dataset_file(path)
+    digest = sha256_of(path) if path.is_file() else None
+    if entry is None:  # a copy of a known data set is that data set
+        same = (e for e in datasets(benchmark).values() if e.kind == "dataset" and e.sha256 == digest)
+        entry = next(same, None) if digest else None
+    elif entry.sha256 and digest != entry.sha256:
+        raise ConfigError(f"{path} is not {name} (its sha256 differs): delete it and run `make data`.")
+    facts = entry.model_dump(include={"official", "samples", "metric"}) if entry else {}
+    return Dataset(name=name, path=path, sha256=digest, **facts)
+
+
+def location(benchmark: str, entry: DatasetEntry) -> Path | None:
+    """Where a data set is, or would be once it is fetched; None where only the user knows and does not say."""
+    if entry.variable:
+        text = os.environ.get(entry.variable, "").strip()
+        return _path(text).absolute() if text else None
+    assert entry.file is not None
     return DATA_DIR / entry.file if entry.urls else folder(benchmark) / entry.file
+
+
+def _is_there(benchmark: str, entry: DatasetEntry) -> bool:
+    path = location(benchmark, entry)
+    return path is not None and (bool(entry.variable) or path.is_file())
 
 
 def _path(text: str) -> Path:

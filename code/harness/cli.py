@@ -14,7 +14,7 @@ from harness.errors import ConfigError, HarnessError
 
 app = typer.Typer(
     name="harness",
-    help="Measure this machine's CPU with MLPerf Inference: LoadGen drives BERT on DeepSparse or ONNX Runtime.",
+    help="Measure this CPU with MLPerf Inference: LoadGen drives BERT and ResNet50 on DeepSparse or ONNX Runtime.",
     epilog="Exit codes: 0 fine, 1 a run failed or is INVALID, 2 a command or setting is wrong, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
@@ -108,13 +108,40 @@ def run(
     raise typer.Exit(run_test(settings))
 
 
-@app.command()
-def models() -> None:
+models_app = typer.Typer(help="List models, or build one with random weights.", rich_markup_mode="rich")
+app.add_typer(models_app, name="models", invoke_without_command=True)
+
+
+@models_app.callback()
+def _models(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        models_list()
+
+
+@models_app.command("list")
+def models_list() -> None:
     """List the models that are known by name."""
-    table = Table("name", "benchmark", "precision", "weights", "description", box=None, pad_edge=False)
+    table = Table("name", "benchmark", "precision", "shipped", "description", box=None, pad_edge=False)
     for name, (_, entry) in catalog.models().items():
-        table.add_row(name, entry.official_name, entry.precision, entry.weights, entry.description)
+        shipped = "yes" if entry.file else "no"
+        table.add_row(name, entry.official_name, entry.precision, shipped, entry.description)
     console.print_table(table)
+
+
+@models_app.command("build")
+def models_build(
+    name: Annotated[str, typer.Argument(help="A model whose graph can be built (see `harness models`).")],
+    weights: Annotated[str, typer.Option(help="random: to measure speed; nothing it answers means anything.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write.", show_default="build/models/NAME-random.onnx")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+) -> None:
+    """Write a published model's graph with random weights: its speed can be measured, its accuracy cannot."""
+    from harness.models import build
+
+    path = build(name, weights, output, seed)
+    console.out.print(f"{name}, random weights: {path}")
 
 
 @app.command()
@@ -141,7 +168,10 @@ def data_list() -> None:
     for benchmark in BENCHMARKS:
         for name, entry in catalog.datasets(benchmark).items():
             path = catalog.location(benchmark, entry)
-            here = str(path) if path.is_file() else "no: run `make data`"
+            if path is None or (entry.variable and not path.exists()):
+                here = f"no: set {entry.variable}"
+            else:
+                here = str(path) if path.exists() else "no: run `make data`"
             table.add_row(name, benchmark, str(entry.samples or ""), here, entry.description)
     console.print_table(table)
 

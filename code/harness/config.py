@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.catalog import ROOT, Model, find_model
+from harness.catalog import ROOT, Model, default_model, find_model
 from harness.engines.base import Engine
 from harness.errors import ConfigError, did_you_mean
 from harness.registry import BENCHMARKS, ENGINES, MODES, SCHEDULERS, choose, default_engine, resolve
 
-DEFAULT_MODEL = "minilm-l6-squad-int8"
 DEVELOPMENT_SECONDS = 20.0
+NOTICE = "Development run: not for submission."
 
 
 class RunSettings(BaseModel):
@@ -44,6 +44,12 @@ class RunSettings(BaseModel):
         120.0, gt=0, allow_inf_nan=False, description="seconds without a completed batch that end a run"
     )
 
+    @property
+    def notices(self) -> list[str]:
+        """What everything that the run prints or writes has to say."""
+        notices = [] if self.official else [NOTICE]
+        return [*notices, f"Model {self.model.name}: {self.model.caveat}."] if self.model.caveat else notices
+
 
 def make_settings(
     *,
@@ -62,18 +68,21 @@ def make_settings(
     engine = choose("engine", ENGINES, engine) if engine else default_engine()
     scenario = choose("scenario", SCHEDULERS, scenario)
     mode = choose("mode", MODES, mode)
-    found = find_model(model or DEFAULT_MODEL)
+    found = find_model(model or default_model())
     engine_class = resolve("engine", ENGINES, engine)
     if not (isinstance(engine_class, type) and issubclass(engine_class, Engine)):
         raise ConfigError(f"{engine} is no engine: a subclass of harness.engines.base.Engine is needed.")
     benchmark_class = resolve("benchmark", BENCHMARKS, found.benchmark)
-    parts = _split(options, {"engine": engine_class.Settings, "benchmark": benchmark_class.Settings}, engine)
+    owners = {"engine": engine_class.Settings, "benchmark": benchmark_class.Settings}
+    parts = _split(options, owners, {"benchmark": found.settings}, engine)
     if rest.get("official"):
         for name in ("samples", "duration"):
             if rest.get(name) is not None:
                 raise ConfigError(f"an official run covers what the rules demand: leave out --{name}.")
         if not engine_class.computes:
             raise ConfigError(f"the {engine_class.name} engine computes nothing, so it has no official result.")
+        if found.caveat:
+            raise ConfigError(f"{found.path} has {found.caveat}, so it has no official result.")
     return _validate(
         RunSettings,
         {
@@ -100,8 +109,13 @@ def options_help() -> list[tuple[str, str, str]]:
     return rows
 
 
-def _split(options: Mapping[str, str], owners: dict[str, type[BaseModel]], engine: str) -> dict[str, BaseModel]:
-    values: dict[str, dict[str, str]] = {owner: {} for owner in owners}
+def _split(
+    options: Mapping[str, str],
+    owners: dict[str, type[BaseModel]],
+    defaults: dict[str, dict[str, str | int]],
+    engine: str,
+) -> dict[str, BaseModel]:
+    values: dict[str, dict[str, str | int]] = {owner: dict(defaults.get(owner, {})) for owner in owners}
     for name, value in options.items():
         owner = next((owner for owner, settings in owners.items() if name in settings.model_fields), None)
         if owner is None:

@@ -7,24 +7,47 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from harness.errors import RunFailed
 from harness.scheduling.batching import Shape
 
 
 class SampleLibrary(ABC):
     """Samples by index. In memory is what LoadGen loaded, and nothing else."""
 
-    count: int
-    """Samples in the data set."""
-    performance_count: int
-    """Samples that fit into memory at once."""
+    def __init__(self, count: int, performance_count: int) -> None:
+        self.count = count
+        """Samples in the data set."""
+        self.performance_count = min(count, performance_count)
+        """Samples that fit into memory at once."""
+        self._row = np.full(count, -1, dtype=np.int64)
 
-    @abstractmethod
-    def load(self, indices: Sequence[int]) -> None:
-        """Bring samples into memory; not timed by LoadGen."""
+    def load(self, indices: Sequence[int] | np.ndarray) -> None:
+        """Bring samples into memory, ready to be run (which the rules count as untimed)."""
+        self._keep(np.union1d(self._loaded(), np.asarray(indices, dtype=np.int64)))
 
-    @abstractmethod
-    def unload(self, indices: Sequence[int]) -> None:
-        """Forget samples."""
+    def unload(self, indices: Sequence[int] | np.ndarray) -> None:
+        """Forget samples and free their memory."""
+        self._keep(np.setdiff1d(self._loaded(), np.asarray(indices, dtype=np.int64)))
+
+    @property
+    def loaded(self) -> int:
+        """Samples in memory now."""
+        return len(self._loaded())
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """int64 (n,): where each sample stands among those in memory, which are in ascending order of their index.
+
+        Raises:
+            RunFailed: LoadGen has not loaded one of them.
+        """
+        rows = self._row[indices]
+        if len(rows) and rows.min() < 0:
+            raise RunFailed(f"sample {int(indices[int(rows.argmin())])} was issued but is not loaded.")
+        return rows
+
+    def arrange(self, indices: np.ndarray) -> np.ndarray:
+        """int64 (n,): the positions of a query's samples in the order that is best to run them in, if it is free."""
+        return np.arange(len(indices))
 
     @abstractmethod
     def cost(self, indices: np.ndarray) -> np.ndarray:
@@ -37,3 +60,15 @@ class SampleLibrary(ABC):
         Raises:
             RunFailed: a sample is asked for that LoadGen has not loaded.
         """
+
+    @abstractmethod
+    def hold(self, indices: np.ndarray) -> None:
+        """Have exactly these samples (ascending, each once) in memory, in this order."""
+
+    def _keep(self, indices: np.ndarray) -> None:
+        self._row[:] = -1
+        self.hold(indices)
+        self._row[indices] = np.arange(len(indices))
+
+    def _loaded(self) -> np.ndarray:
+        return np.flatnonzero(self._row >= 0)

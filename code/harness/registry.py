@@ -13,7 +13,7 @@ ENGINES = {
     "onnxruntime": "harness.engines.onnxruntime:OnnxRuntimeEngine",
     "null": "harness.engines.null:NullEngine",
 }
-BENCHMARKS = {"bert": "bert.benchmark:Bert"}
+BENCHMARKS = {"bert": "bert.benchmark:Bert", "resnet50": "resnet50.benchmark:ResNet50"}
 SCHEDULERS = {"Offline": "harness.scheduling.offline:OfflineScheduler"}
 MODES = ("performance", "accuracy")
 

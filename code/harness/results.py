@@ -17,8 +17,6 @@ from harness.errors import ConfigError, RunFailed
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.machine import default_system_name
 
-NOTICE = "Development run: not for submission."
-
 
 @dataclass(frozen=True)
 class Places:

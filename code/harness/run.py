@@ -18,7 +18,7 @@ from harness.errors import ConfigError
 from harness.loadgen.conf import MIN_DURATION_MS, UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
 from harness.registry import BENCHMARKS, ENGINES, SCHEDULERS, resolve
-from harness.results import NOTICE, Places, check_space, write_json
+from harness.results import Places, check_space, write_json
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
 from harness.scheduling.offline import Counters, measure_rate, warm_up
 from harness.supervise import Heartbeat, supervised
@@ -46,8 +46,8 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     places.create()
     # This process may be killed at any moment: what engines and the cache leave half-made then goes with the rest.
     tempfile.tempdir = str(places.staging)
-    if not settings.official:
-        console.note(f"{NOTICE} Official runs take --official (OFFICIAL=1).")
+    if settings.notices:
+        console.note(f"{' '.join(settings.notices)} Official runs take --official (OFFICIAL=1).")
     conf = read_user_conf(settings.user_conf)
     benchmark: Benchmark = resolve("benchmark", BENCHMARKS, settings.model.benchmark)(
         settings.benchmark_settings, settings.cache_dir
@@ -55,8 +55,14 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     dataset = catalog.find_dataset(settings.model.benchmark, settings.dataset)
     if settings.official:
         check_official(conf, benchmark.name, settings.scenario)
-        _check_official_data(settings, dataset)
-    qsl = benchmark.open(dataset, settings.samples)
+        benchmark.check_official(dataset)
+    with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.update(done=done, total=total)
+            heartbeat.beat(preparing)
+
+        qsl = benchmark.open(dataset, settings.samples, progress)
     if settings.official and dataset.samples not in (None, qsl.count):
         raise ConfigError(
             f"{dataset.path} gives {qsl.count:,} samples where an official run has {dataset.samples:,}: "
@@ -66,8 +72,9 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     with engine_errors(engine_class.name, f"to load {settings.model.path}"):
         engine = engine_class(settings.model.path, settings.engine_settings)
     sut = benchmark.make_sut(engine, qsl)
-    everything = np.arange(qsl.count)
-    planner = make_planner(sut, qsl.cost(everything), benchmark.max_cost)
+    costs = qsl.cost(np.arange(qsl.count))
+    loadable = np.arange(qsl.performance_count)
+    planner = make_planner(sut, costs, benchmark.max_cost)
     console.note(
         f"{settings.scenario} {settings.mode}: {settings.model.name} on {settings.engine}, data set {dataset.name} "
         f"({qsl.count} samples)"
@@ -80,25 +87,25 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
                 heartbeat.beat(preparing)
 
     seconds = MIN_DURATION_MS / 1000 if settings.official else settings.duration or DEVELOPMENT_SECONDS
-    # The whole plan is known only with the samples loaded; LoadGen loads them again itself.
-    qsl.load(everything)
+    # Batches are made of loaded samples only; LoadGen loads them again itself.
+    qsl.load(loadable)
     heartbeat.beat(settings.stall_timeout)
-    slowest = warm_up(sut, planner, everything, lambda: heartbeat.beat(settings.stall_timeout))
+    slowest = warm_up(sut, planner, loadable, lambda: heartbeat.beat(settings.stall_timeout))
     measured = None
     needs_qps = settings.mode == "performance" and not conf.lookup(benchmark.name, settings.scenario, "target_qps")
     if needs_qps:
         heartbeat.beat(4 * MEASURE_SECONDS + max(settings.stall_timeout, 20 * slowest))
-        measured = _measure(sut, planner, everything, seconds)
+        measured = _measure(sut, planner, loadable, seconds)
         console.note(
             f"no target_qps in user.conf: {measured:.4g} samples/s measured, target_qps set to "
             f"{measured * QPS_MARGIN:.4g} so that the run is long enough"
         )
-    qsl.unload(everything)
+    qsl.unload(loadable)
     conf_path = places.staging / "user.conf"
-    conf_path.write_text(_effective_conf(settings, conf, benchmark.name, qsl.count, seconds, measured), "utf-8")
+    conf_path.write_text(_effective_conf(settings, conf, benchmark.name, len(loadable), seconds, measured), "utf-8")
     check_space(
         places.staging,
-        needed=64 * 2**20 + (qsl.count * benchmark.max_cost * 16 if _accuracy(settings) else 0),
+        needed=64 * 2**20 + (2 * qsl.count * (benchmark.max_response + 64) if _accuracy(settings) else 0),
     )
 
     from harness.loadgen import session  # LoadGen is native code: only the process of a test loads it
@@ -107,6 +114,8 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     scheduler = resolve("scenario", SCHEDULERS, settings.scenario)(sut, planner, session.complete)
     patience = max(settings.stall_timeout, 20 * slowest)
     heartbeat.beat(patience)
+    # An accuracy run comes in as many queries as the data set has loads.
+    expected = (qsl.count, int(costs.sum())) if _accuracy(settings) else (0, 0)
     with console.Progress("LoadGen", unit="samples") as bar:
         last = -1
 
@@ -120,8 +129,8 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
                 # Long samples run first, so that the share of the tokens tells the time left, not that of the samples.
                 bar.update(
                     done=counters.completed,
-                    total=counters.issued,
-                    fraction=counters.done_cost / counters.real,
+                    total=max(counters.issued, expected[0]),
+                    fraction=counters.done_cost / max(counters.real, expected[1]),
                 )
 
         session.run_test(test_settings, qsl, scheduler, places.staging, tick)
@@ -138,7 +147,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
             dataset,
             qsl.count if settings.samples else None,
             places.staging / "accuracy.txt",
-            None if settings.official else NOTICE,
+            " ".join(settings.notices) or None,
         )
         for warning in accuracy.warnings:
             console.warn(warning)
@@ -160,7 +169,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     )
     write_json(places.staging / "run.json", {**record, "valid": valid, "reasons": reasons})
     if not settings.official:
-        (places.staging / "NOT-FOR-SUBMISSION.txt").write_text(f"{NOTICE}\n", "utf-8")
+        (places.staging / "NOT-FOR-SUBMISSION.txt").write_text("\n".join((*settings.notices, "")), "utf-8")
     engine.close()
     heartbeat.publish()
     logs = places.publish(valid)
@@ -198,16 +207,6 @@ def _accuracy(settings: RunSettings) -> bool:
     return settings.mode == "accuracy"
 
 
-def _check_official_data(settings: RunSettings, dataset: catalog.Dataset) -> None:
-    if dataset.official:
-        return
-    names = [name for name, entry in catalog.datasets(settings.model.benchmark).items() if entry.official]
-    raise ConfigError(
-        f"an official run needs the full data set {' or '.join(names)}, and {dataset.path} is another: "
-        "run `make data`, then leave out --dataset or name your copy of it."
-    )
-
-
 def _effective_conf(
     settings: RunSettings, conf: UserConf, model: str, count: int, seconds: float, measured: float | None
 ) -> str:
@@ -224,7 +223,7 @@ def _effective_conf(
         ]
     if not lines:
         return conf.text
-    kind = "set by the harness" if settings.official else f"set by the harness. {NOTICE}"
+    kind = "set by the harness" if settings.official else f"set by the harness. {' '.join(settings.notices)}"
     return conf.extended(kind, lines)
 
 
@@ -254,7 +253,7 @@ def _record(
         "harness": __version__,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "for_submission": settings.official,
-        "notice": None if settings.official else NOTICE,
+        "notice": " ".join(settings.notices) or None,
         "scenario": settings.scenario,
         "mode": settings.mode,
         "model": settings.model.model_dump(),
@@ -317,9 +316,9 @@ def _show(
     add("result", verdict, style="bold green" if valid else "bold red")
     for reason in reasons:
         add("because", reason)
-    if not settings.official:
-        add("note", NOTICE, style="yellow")
-    elif not valid:
+    for notice in settings.notices:
+        add("note", notice, style="yellow")
+    if settings.official and not valid:
         add("note", "Not moved to results/: only a valid run belongs there.", style="yellow")
     here = Path.cwd()
     add("logs", str(logs.relative_to(here) if logs.is_relative_to(here) else logs))

@@ -13,18 +13,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import EngineError, HarnessError
+from harness.graph import Tensor
 
 Dims = tuple[int, ...]
 Runner = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An input or output as the ONNX graph declares it; a dimension is None where the graph leaves it open."""
-
-    name: str
-    dtype: np.dtype
-    dims: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from harness.engines.base import Engine, EngineSettings, Runner, Signature, Tensor
+from harness.engines.base import Engine, EngineSettings, Runner, Signature
 from harness.errors import MissingDependencyError
+from harness.graph import read_graph
 from harness.machine import core_count
 
 
@@ -50,19 +51,13 @@ class DeepSparseEngine(Engine):
         os.environ["NM_DISABLE_ANALYTICS"] = "1"  # read at import: DeepSparse would send usage data otherwise
         try:
             import deepsparse
-            import onnx
         except ImportError as error:
             raise MissingDependencyError(missing_reason(error)) from error
         self._deepsparse = deepsparse
         self.threads, self.streams = settings.cores(core_count(), preferred=4)
         self._scheduler = settings.scheduler or ("multi_stream" if self.streams > 1 else "single_stream")
-        graph = onnx.load(str(model), load_external_data=False).graph
-        self._weights_files = {
-            pair.value for tensor in graph.initializer for pair in tensor.external_data if pair.key == "location"
-        }
-        weights = {tensor.name for tensor in graph.initializer}
-        self.inputs = tuple(_tensor(onnx, value) for value in graph.input if value.name not in weights)
-        self.outputs = tuple(_tensor(onnx, value) for value in graph.output)
+        graph = read_graph(model)
+        self.inputs, self.outputs, self._weight_files = graph.inputs, graph.outputs, graph.weight_files
         self.fractions: list[float] = []
 
     def compile(self, signature: Signature) -> Runner:
@@ -73,7 +68,7 @@ class DeepSparseEngine(Engine):
         with tempfile.TemporaryDirectory(prefix="deepsparse-") as folder:
             copy = Path(folder) / self.model.name
             shutil.copyfile(self.model, copy)
-            for name in self._weights_files:  # read by name, beside the graph
+            for name in self._weight_files:  # read by name, beside the graph
                 link = Path(folder) / name
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(self.model.parent / name)
@@ -115,9 +110,3 @@ def missing_reason(error: ImportError) -> str:
             f"{sys.version_info[1]}: use --engine onnxruntime, or make the environment anew with Python 3.11."
         )
     return f"DeepSparse cannot be imported ({error}): run `make setup`, or use --engine onnxruntime."
-
-
-def _tensor(onnx: object, value: object) -> Tensor:
-    kind = value.type.tensor_type
-    dims = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim)
-    return Tensor(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), dims)

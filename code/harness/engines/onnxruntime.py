@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from harness.engines.base import Engine, EngineSettings, Runner, Signature, Tensor
+from harness.engines.base import Engine, EngineSettings, Runner, Signature
+from harness.graph import Tensor
 from harness.machine import core_count
 
 _DTYPES = {

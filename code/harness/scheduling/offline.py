@@ -61,6 +61,8 @@ class OfflineScheduler:
         try:
             query_ids = np.array(ids, dtype=np.uint64)
             samples = np.array(indices, dtype=np.int64)
+            order = self.sut.qsl.arrange(samples)
+            query_ids, samples = query_ids[order], samples[order]
             costs = self.sut.qsl.cost(samples)
             total = int(costs.sum())
             with self._lock:  # readers take no lock, so that `real` is there before `issued`

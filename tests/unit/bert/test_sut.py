@@ -11,8 +11,8 @@ from bert.squad import read_squad
 from bert.sut import BertSUT
 from harness.benchmark import Benchmark
 from harness.catalog import folder
-from harness.engines.base import Tensor
 from harness.errors import ConfigError, RunFailed
+from harness.graph import Tensor
 from harness.scheduling.batching import Shape
 
 VOCAB = folder("bert") / "data" / "vocab.txt"
@@ -120,7 +120,7 @@ def test_a_graph_of_another_model_is_refused_with_the_names_that_it_has(qsl, inp
 
 def test_wrong_dtype_and_outputs_are_refused(qsl):
     names = ("input_ids", "attention_mask", "token_type_ids")
-    with pytest.raises(ConfigError, match="'input_ids' is float32"):
+    with pytest.raises(ConfigError, match="has the input input_ids float32"):
         BertSUT(graph(names, dtype=np.float32), qsl)
     with pytest.raises(ConfigError, match="the graph has logits"):
         BertSUT(graph(names, outputs=("logits",)), qsl)

@@ -22,8 +22,18 @@ def test_the_shipped_files_are_those_of_the_manifests():
             shipped = entry.shipped or (None if entry.urls else entry.file)
             if shipped:
                 assert catalog.sha256_of(catalog.folder(benchmark) / shipped) == entry.sha256
-    for name in catalog.models():
-        assert catalog.find_model(name).name == name
+    for name, (_, entry) in catalog.models().items():
+        if entry.file:
+            assert catalog.find_model(name).name == name
+
+
+def test_a_model_that_is_not_shipped_says_how_to_get_it():
+    with pytest.raises(
+        ConfigError, match=r"resnet50-fp32 is not shipped: give the path .*zenodo.*`harness models build"
+    ):
+        catalog.find_model("resnet50-fp32")
+    with pytest.raises(ConfigError, match=r"efficientnet-lite0-fp32 is not shipped: .* 0\.1\.0, exported to ONNX"):
+        catalog.find_model("efficientnet-lite0-fp32")
 
 
 def test_a_changed_shipped_file_is_refused(tmp_path, monkeypatch):

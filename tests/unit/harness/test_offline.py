@@ -23,6 +23,9 @@ class Qsl:
     def cost(self, indices):
         return COSTS[indices]
 
+    def arrange(self, indices):
+        return np.argsort(indices, kind="stable")
+
 
 class EchoSut(SUT):
     """Answers each sample with its own index as the size of the response."""

@@ -1,0 +1,147 @@
+"""How fast images are preprocessed, and how much memory a run with 1,024 loaded images takes.
+
+    python -m benchmarks.image_data --dataset D [--profile mlperf] [--pairs 5]
+
+Prints, side by side in one run:
+  images/s of the harness (all cores, uint8 in its cache) ÷ the reference's way: one process, one image at a time,
+    float32 in a .npy file each, resized by OpenCV where it is installed, otherwise by the harness's own code;
+  the same with one core, so that the gain for each core can be seen;
+  images/s the second time, when the cache is there, and of loading 1,024 of them;
+  the peak memory of a performance run of the null engine over 1,024 loaded images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.offline import spread
+from harness import catalog, console
+from harness.machine import core_count, cpu_model
+from resnet50.images import find_images
+from resnet50.pixels import load_pixels
+from resnet50.preprocess import PROFILES, SIDE, Profile, normaliser, pixels
+from resnet50.qsl import PERFORMANCE_SAMPLES, ImageQSL
+
+try:
+    import cv2
+except ImportError:
+    cv2 = None
+
+
+def reference_way(files: list[Path], profile: Profile, folder: Path) -> float:
+    """Images/s of decoding, resizing, normalising and saving each image before the next."""
+    write = normaliser(profile)
+    start = time.perf_counter()
+    for number, file in enumerate(files):
+        if cv2 is not None and profile.resize == "area":
+            image = opencv_pixels(file)
+        else:
+            image = pixels(file.read_bytes(), profile)
+        tensor = np.empty((SIDE, SIDE, 3), np.float32)
+        write(image, tensor)
+        np.save(folder / f"{number}.npy", tensor.transpose(2, 0, 1))
+    return len(files) / (time.perf_counter() - start)
+
+
+def opencv_pixels(file: Path) -> np.ndarray:
+    """The middle of an image whose short side OpenCV resized to 256 by area."""
+    image = cv2.cvtColor(cv2.imread(str(file), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
+    height, width = image.shape[:2]
+    size = (256, 256 * height // width) if height > width else (256 * width // height, 256)
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    left, top = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
+    return resized[top : top + SIDE, left : left + SIDE]
+
+
+def harness_way(files: list[Path], profile: Profile, folder: Path) -> float:
+    """Images/s of the harness; into an empty folder, or one that holds them already."""
+    start = time.perf_counter()
+    load_pixels(files, profile, folder)
+    return len(files) / (time.perf_counter() - start)
+
+
+def on_one_core(files: list[Path], profile: Profile, folder: Path) -> float:
+    """`harness_way` with this process held to one core."""
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        core_count.cache_clear()
+        return harness_way(files, profile, folder)
+    finally:
+        os.sched_setaffinity(0, cores)
+        core_count.cache_clear()
+
+
+def peak_memory(files: list[Path], folder: Path) -> tuple[float, float]:
+    """MiB that a performance run with 1,024 loaded images takes at its peak, and MiB of their tensors."""
+    count = PERFORMANCE_SAMPLES
+    (folder / "val").mkdir(parents=True)
+    names = [f"val/{number:05}.JPEG" for number in range(count)]
+    for number, name in enumerate(names):
+        (folder / name).symlink_to(files[number % len(files)].resolve())
+    (folder / "val_map.txt").write_text("".join(f"{name} 0\n" for name in names))
+    model = next(name for name, (owner, entry) in catalog.models().items() if owner == "resnet50" and entry.file)
+    command = [sys.executable, "-m", "harness.cli", "run", "--engine", "null", "--model", model]
+    command += ["--dataset", str(folder), "--duration", "5", "--runs-dir", str(folder / "runs")]
+    subprocess.run(command, check=True, capture_output=True)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, count * SIDE * SIDE * 3 * 4 / 2**20
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default=None)
+    parser.add_argument("--profile", choices=PROFILES, default="mlperf")
+    parser.add_argument("--pairs", type=int, default=5)
+    args = parser.parse_args()
+    if cv2 is not None:
+        cv2.setNumThreads(1)
+    profile = PROFILES[args.profile]
+    files = list(find_images(catalog.find_dataset("resnet50", args.dataset).path).files)
+    for file in files:  # into the page cache: what is compared is the work, not the disk
+        file.read_bytes()
+
+    rows = []
+    with tempfile.TemporaryDirectory() as top:
+        for pair in range(args.pairs):
+            folders = [Path(top) / f"{pair}-{way}" for way in ("reference", "harness", "core")]
+            folders[0].mkdir()
+            reference = reference_way(files, profile, folders[0])
+            first, one = harness_way(files, profile, folders[1]), on_one_core(files, profile, folders[2])
+            rows.append((reference, first, one, harness_way(files, profile, folders[1])))
+        qsl = ImageQSL(load_pixels(files, profile, folders[1]), profile)
+        start = time.perf_counter()
+        qsl.load(np.arange(qsl.performance_count))
+        loading = qsl.performance_count / (time.perf_counter() - start)
+        del qsl
+        peak, tensors = peak_memory(files, Path(top) / "imagenet")
+
+    reference, first, one, again = (list(column) for column in zip(*rows, strict=True))
+    table = Table("what", "ratio: median (least - greatest)", "aim", "figures", box=None, pad_edge=False)
+    for name, rates, aim in (("all cores", first, "1.8 on 2 cores"), ("one core", one, "")):
+        figures = f"{statistics.median(rates):.0f} and {statistics.median(reference):.0f} images/s"
+        ratios = [a / b for a, b in zip(rates, reference, strict=True)]
+        table.add_row(f"preprocessing ÷ reference's way, {name}", spread(ratios), aim, figures)
+    table.add_row("preprocessing, the second time", "", "", f"{statistics.median(again):,.0f} images/s")
+    table.add_row("loading", "", "", f"{loading:,.0f} images/s")
+    table.add_row(
+        "peak memory, 1,024 images loaded", "", "", f"{peak:,.0f} MiB, of which {tensors:,.0f} are the images"
+    )
+    way = "OpenCV" if cv2 is not None and profile.resize == "area" else "the harness's own code (no OpenCV here)"
+    console.out.print(f"{cpu_model()}, {core_count()} cores; {len(files)} images, {args.profile}; reference by {way}")
+    console.print_table(table)
+
+
+if __name__ == "__main__":
+    main()

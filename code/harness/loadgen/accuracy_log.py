@@ -1,0 +1,142 @@
+"""LoadGen's mlperf_log_accuracy.json, and what every benchmark's accuracy script does alike: read, refuse, report.
+
+Reads logs of any submitter: one line or pretty-printed, with further keys. What a log must hold to have a score, each
+benchmark decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import CheckFailed, ConfigError, HarnessError
+from harness.files import read_input
+
+
+@dataclass(frozen=True)
+class Responses:
+    """A log's responses to the samples of a QSL; lists hold sample indices."""
+
+    first: dict[int, bytes]
+    """The first response to each sample, in the log's order; of those in ``broken``, b"?"."""
+    missing: list[int]
+    """Samples without a response, in ascending order."""
+    repeated: list[int]
+    """Of every response after a sample's first, in the log's order."""
+    foreign: list[int]
+    """Of every response to a sample that the QSL does not hold."""
+    broken: list[int]
+    """Samples whose first response is not hexadecimal."""
+
+    @property
+    def empty(self) -> list[int]:
+        """Samples whose first response holds no byte."""
+        return [index for index, data in self.first.items() if not data]
+
+    @property
+    def prefix(self) -> int:
+        """The size of the smaller QSL that this log would be complete for, its first samples; 0 if there is none."""
+        held = len(self.first)
+        return held if self.missing[:1] == [held] and not self.foreign else 0
+
+
+def read_responses(log_path: str | Path, count: int) -> Responses:
+    """What the log holds for the samples 0 to ``count`` - 1.
+
+    Raises:
+        ConfigError: there is no such file, or it is no accuracy log.
+        CheckFailed: the log is empty, damaged or truncated.
+    """
+    first: dict[int, bytes] = {}
+    repeated, foreign, broken = [], [], []
+    for entry in _read_log(log_path):
+        index = entry["qsl_idx"]
+        if not 0 <= index < count:
+            foreign.append(index)
+        elif index in first:
+            repeated.append(index)
+        else:
+            try:
+                first[index] = bytes.fromhex(entry["data"])
+            except ValueError:
+                first[index] = b"?"
+                broken.append(index)
+    missing = [i for i in range(count) if i not in first]
+    return Responses(first, missing, repeated, foreign, broken)
+
+
+def _read_log(log_path: str | Path) -> list[dict[str, Any]]:
+    raw = read_input(log_path, "accuracy log")
+    name, stranger = f"the accuracy log {log_path}", f"{log_path} is not LoadGen's mlperf_log_accuracy.json"
+    if not raw.strip():
+        raise CheckFailed(f"{name} is empty: repeat the accuracy run.")
+    try:
+        log = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        if not raw.lstrip().startswith(b"["):
+            raise ConfigError(f"{stranger}, it is no JSON list: check the path.") from error
+        if b"\n\n...\n\n" in raw:
+            raise CheckFailed(f"{name} is truncated for submission: score the log of before.") from error
+        raise CheckFailed(f"{name} is cut off or damaged ({error}): repeat the accuracy run.") from error
+    if log == []:
+        raise CheckFailed(f"{name} holds no response, like that of a performance run: run in accuracy mode.")
+    if not isinstance(log, list):
+        raise ConfigError(f"{stranger}, it is no JSON list: check the path.")
+    for place, entry in enumerate(log):
+        fields = (entry.get("qsl_idx"), entry.get("data")) if isinstance(entry, dict) else ()
+        if [type(field) for field in fields] != [int, str]:
+            raise ConfigError(f"{stranger}, entry {place} lacks qsl_idx (integer) or data (text): check the path.")
+    return log
+
+
+def refuse(log_path: str | Path, problems: Mapping[str, Sequence[int] | np.ndarray], advice: str) -> None:
+    """Make sure that none of the problems occurs; each is the end of a sentence and the samples that it concerns.
+
+    Raises:
+        CheckFailed: some do.
+    """
+    told = "; ".join(tell(what, where) for what, where in problems.items() if len(where))
+    if told:
+        raise CheckFailed(f"the accuracy log {log_path} has no score: {told}; {advice}.")
+
+
+def tell(what: str, where: Sequence[int] | np.ndarray) -> str:
+    """How many samples something concerns, and the first of them.
+
+    >>> tell("responses are empty", [3, 4])
+    '2 responses are empty (qsl_idx 3, 4)'
+    """
+    first = ", ".join(str(index) for index in where[:5])
+    return f"{len(where)} {what} (qsl_idx {first}{', ...' if len(where) > 5 else ''})"
+
+
+def accuracy_text(result: str, log_path: str | Path, remarks: Iterable[str | None]) -> str:
+    """The lines of accuracy.txt: the result in the official form, the log's hash, then what a reader must know."""
+    digest = sha256(read_input(log_path, "accuracy log")).hexdigest()
+    return "".join(f"{line}\n" for line in (result, f"hash={digest}", *remarks) if line)
+
+
+def run_script(score: Callable[[], tuple[str, Sequence[str], int]]) -> int:
+    """Run an accuracy script: ``score`` returns what goes to stdout, the warnings, and the exit code.
+
+    Returns:
+        That exit code, or the one of the error that ``score`` raised; a one-line message is then on stderr.
+    """
+    try:
+        text, warnings, code = score()
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):  # its reader, such as head, has seen enough
+        print(text, end="", flush=True)
+    return code

@@ -1,0 +1,81 @@
+"""The ResNet50 benchmark: classification of ImageNet 2012's validation images, scored by top-1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from harness.benchmark import Accuracy, Benchmark, BenchmarkSettings, Progress
+from harness.catalog import Dataset
+from harness.engines.base import Engine
+from harness.errors import CheckFailed
+from harness.graph import Tensor
+from resnet50.accuracy import score_log, write_accuracy_txt
+from resnet50.images import check_official, dataset_file, find_images
+from resnet50.pixels import load_pixels
+from resnet50.preprocess import PROFILES
+from resnet50.qsl import ImageQSL
+from resnet50.sut import ResNet50SUT
+
+
+class ResNet50Settings(BenchmarkSettings):
+    """Settings of ResNet50 and other ImageNet classifiers."""
+
+    preprocessing: Literal["mlperf", "pytorch", "efficientnet-lite"] = Field(
+        "mlperf", description="how images become the model's input"
+    )
+    label_offset: int | None = Field(
+        None, ge=0, le=1, description="output index of label 0; default: 1 of 1001 classes, 0 of 1000"
+    )
+
+
+class ResNet50(Benchmark):
+    """What is in the picture, one of 1000 classes."""
+
+    name: ClassVar[str] = "resnet50"
+    official_name: ClassVar[str] = "resnet50"
+    max_cost: ClassVar[int] = 1
+    max_response: ClassVar[int] = 4
+    prepared: ClassVar[str] = "pixels"
+    prepared_from: ClassVar[str] = "images"
+    Settings: ClassVar[type[BenchmarkSettings]] = ResNet50Settings
+
+    @classmethod
+    def accepts(cls, inputs: Sequence[Tensor]) -> bool:
+        """One input of four dimensions."""
+        return len(inputs) == 1 and len(inputs[0].dims) == 4
+
+    @classmethod
+    def dataset_file(cls, path: Path) -> Path:
+        """A folder is fine, too: its val_map.txt stands for it, or the folders of classes in it."""
+        return dataset_file(path)
+
+    def check_official(self, dataset: Dataset) -> None:
+        """The 50,000 validation images by name, 50 of each class."""
+        check_official(find_images(dataset.path), dataset.path)
+
+    def open(self, dataset: Dataset, samples: int | None, progress: Progress = lambda done, total: None) -> ImageQSL:
+        """The images' pixels, from the cache where they are there."""
+        profile = PROFILES[self.settings.preprocessing]
+        files = find_images(dataset.path).files[:samples]
+        return ImageQSL(load_pixels(files, profile, self.cache_dir, progress=progress), profile)
+
+    def make_sut(self, engine: Engine, qsl: ImageQSL) -> ResNet50SUT:
+        """The one SUT for every engine."""
+        return ResNet50SUT(engine, qsl, self.settings.label_offset)
+
+    def score(self, log: Path, dataset: Dataset, samples: int | None, output: Path, note: str | None) -> Accuracy:
+        """Top-1 as the official script counts it, of all images; labels that are off by one are refused, too."""
+        images = find_images(dataset.path)
+        score = score_log(log, images.labels, dtype="float32", samples=samples)
+        if score.missing or score.shift:
+            raise CheckFailed(score.warnings[-1])
+        write_accuracy_txt(output, score, log, note, dataset.metric)
+        return Accuracy(
+            {dataset.metric or "top-1": score.top1},
+            score.scope or f"all {score.total:,} images of {dataset.name}",
+            score.warnings,
+        )

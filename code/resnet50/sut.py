@@ -1,0 +1,114 @@
+"""Image classification as a SUT: one class for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+from resnet50.labels import CLASSES
+
+from harness.engines.base import Engine, Signature
+from harness.errors import ConfigError
+from harness.graph import Tensor, listing
+from harness.scheduling.batching import Shape
+from harness.sut import SUT, Responses
+from resnet50.preprocess import SIDE
+from resnet50.qsl import IMAGES, ImageQSL
+
+_DEFAULT = Tensor("images", np.dtype(np.float32), (None, 3, SIDE, SIDE))
+
+
+class ResNet50SUT(SUT):
+    """Feeds images to a classifier and answers with the label of its largest output.
+
+    The graph has one input, (N, 3, 224, 224) or (N, 224, 224, 3), float32, float16, or uint8 for raw pixels. It has an
+    output of 1000 or 1001 values an image (logits or probabilities), or its arg-max. A response is one float32: the
+    label, 0 to 999; -1 for the background that the first of 1001 classes stands for.
+    """
+
+    unit: ClassVar[str] = "images"
+
+    def __init__(self, engine: Engine, qsl: ImageQSL, label_offset: int | None = None) -> None:
+        """Match the graph's input and output; ``label_offset`` is the output index of label 0.
+
+        Raises:
+            ConfigError: the graph is no such classifier (the message lists what it has), or contradicts the offset.
+        """
+        super().__init__(engine, qsl)
+        self._input, channels_first = _match_input(engine.inputs) if engine.inputs else (_DEFAULT, True)
+        self._output, self._classes = _match_output(engine.outputs) if engine.outputs else ("logits", CLASSES)
+        self._offset = _offset(label_offset, classes=self._classes or _classes_beside(engine.outputs))
+        qsl.set_layout(self._input.dtype, channels_first=channels_first)
+        if not engine.reshapes:
+            self.static = Shape(self._input.dims[0] or 0, 0)
+
+    def signature(self, shape: Shape) -> Signature:
+        """One input (batch, *dims) and one output, (batch, classes) or the arg-max (batch,)."""
+        output = (shape.batch, self._classes) if self._classes else (shape.batch,)
+        return Signature({self._input.name: (shape.batch, *self.qsl.dims)}, {self._output: output})
+
+    def feed(self, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """The images under the graph's name; the QSL holds them in the graph's dtype."""
+        return {self._input.name: tensors[IMAGES]}
+
+    def encode(self, outputs: Sequence[np.ndarray], indices: np.ndarray) -> Responses:
+        """One float32 each, as vision/classification_and_detection/tools/accuracy-imagenet.py reads it by default."""
+        found = outputs[0].argmax(axis=1) if self._classes else outputs[0]
+        labels = (found[: len(indices)] - self._offset).astype(np.float32)
+        rows = np.arange(len(indices), dtype=np.int64) * labels.itemsize + labels.ctypes.data
+        return Responses(rows.tolist(), [labels.itemsize] * len(indices), labels)
+
+
+def _match_input(inputs: Sequence[Tensor]) -> tuple[Tensor, bool]:
+    """The one input, and whether its channels come first."""
+    if len(inputs) == 1 and len(inputs[0].dims) == 4:
+        tensor = inputs[0]
+        for channels_first, wanted in ((True, (3, SIDE, SIDE)), (False, (SIDE, SIDE, 3))):
+            fits = all(dim in (None, size) for dim, size in zip(tensor.dims[1:], wanted, strict=True))
+            if fits and tensor.dtype in (np.float32, np.float16, np.uint8):
+                return tensor, channels_first
+    raise ConfigError(
+        f"the model is no image classifier: it takes {listing(inputs)}, and one input (N, 3, {SIDE}, {SIDE}) or "
+        f"(N, {SIDE}, {SIDE}, 3) of float32, float16 or uint8 is expected."
+    )
+
+
+def _match_output(outputs: Sequence[Tensor]) -> tuple[str, int]:
+    """Name and classes of the output to read: an arg-max, whose classes are 0 here, before values of each class."""
+    for tensor in outputs:
+        if tensor.dtype.kind == "i" and len(tensor.dims) == 1:
+            return tensor.name, 0
+    for tensor in outputs:
+        if classes := _number_of_classes(tensor):
+            return tensor.name, classes
+    raise ConfigError(
+        f"the model is no ImageNet classifier: it gives {listing(outputs)}, and {CLASSES} or {CLASSES + 1} values "
+        "an image or their arg-max are expected."
+    )
+
+
+def _classes_beside(outputs: Sequence[Tensor]) -> int | None:
+    """How many classes an arg-max stands for, where the graph gives their values, too."""
+    return next((classes for tensor in outputs if (classes := _number_of_classes(tensor))), None)
+
+
+def _number_of_classes(tensor: Tensor) -> int | None:
+    fits = tensor.dtype.kind == "f" and len(tensor.dims) == 2 and tensor.dims[1] in (CLASSES, CLASSES + 1)
+    return tensor.dims[1] if fits else None
+
+
+def _offset(given: int | None, classes: int | None) -> int:
+    if classes is None:
+        if given is None:
+            raise ConfigError(
+                "the model answers with the arg-max alone, which does not tell its classes: say --set label_offset=1 "
+                "if it has 1001, with a background first, or --set label_offset=0 if it has 1000."
+            )
+        return given
+    if given is not None and given != classes - CLASSES:
+        raise ConfigError(
+            f"label_offset is {given}, and of the model's {classes} classes label 0 is output {classes - CLASSES}: "
+            "leave label_offset out."
+        )
+    return classes - CLASSES

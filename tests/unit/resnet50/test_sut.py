@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import ctypes
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import ConfigError, RunFailed
+from harness.graph import Tensor
+from harness.scheduling.batching import Shape
+from resnet50.preprocess import PROFILES, SIDE, normaliser
+from resnet50.qsl import IMAGES, ImageQSL
+from resnet50.sut import ResNet50SUT
+
+FLOAT, INT = np.dtype(np.float32), np.dtype(np.int64)
+NCHW, NHWC = (None, 3, SIDE, SIDE), (None, SIDE, SIDE, 3)
+
+
+class Pictures:
+    """Stands for the pixels on disk: every image has its own values."""
+
+    def __init__(self, count: int) -> None:
+        rng = np.random.default_rng(5)
+        self.images = rng.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> np.ndarray:
+        return self.images[index]
+
+
+PICTURES = Pictures(12)
+
+
+@pytest.fixture
+def qsl():
+    return ImageQSL(PICTURES, PROFILES["mlperf"])
+
+
+def graph(inputs=(("x", FLOAT, NCHW),), outputs=(("logits", FLOAT, (None, 1000)),), reshapes=False):
+    return SimpleNamespace(
+        name="fake",
+        inputs=tuple(Tensor(*tensor) for tensor in inputs),
+        outputs=tuple(Tensor(*tensor) for tensor in outputs),
+        reshapes=reshapes,
+        fixed_shapes=False,
+    )
+
+
+def normalised(index: int) -> np.ndarray:
+    out = np.empty((SIDE, SIDE, 3), np.float32)
+    normaliser(PROFILES["mlperf"])(PICTURES.read(index), out)
+    return out
+
+
+def labels_of(responses) -> list[float]:
+    return [
+        np.frombuffer(ctypes.string_at(pointer, size), np.float32).tolist()
+        for pointer, size in zip(responses.pointers, responses.sizes, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("dims", "axes"), [(NCHW, (2, 0, 1)), (NHWC, (0, 1, 2))])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8])
+def test_images_come_in_the_layout_and_type_of_the_graph(qsl, dims, axes, dtype):
+    sut = ResNet50SUT(graph([("picture", np.dtype(dtype), dims)]), qsl)
+    qsl.load([7, 2, 3])
+    fed = sut.feed(qsl.collate(np.array([3, 7]), Shape(3, 1)))
+    assert list(fed) == ["picture"]
+    assert fed["picture"].dtype == dtype
+    assert fed["picture"].shape == (3, *dims[1:]) == sut.signature(Shape(3, 1)).inputs["picture"]
+    for row, index in enumerate((3, 7)):
+        image = PICTURES.read(index) if dtype == np.uint8 else normalised(index).astype(dtype)
+        assert np.array_equal(fed["picture"][row], image.transpose(axes))
+    assert not fed["picture"][2].any()
+
+
+def test_neighbours_in_memory_are_a_batch_without_a_copy(qsl):
+    qsl.load([1, 4, 5, 8])
+    batch = qsl.collate(np.array([4, 5, 8]), Shape(3, 1))[IMAGES]
+    assert batch.base is not None
+    for row, index in enumerate((4, 5, 8)):
+        assert np.array_equal(batch[row], normalised(index).transpose(2, 0, 1))
+    other = qsl.collate(np.array([8, 5, 4]), Shape(3, 1))[IMAGES]
+    assert np.array_equal(other, batch[::-1])
+
+
+@given(st.lists(st.integers(0, 11), max_size=60))
+def test_a_query_is_arranged_so_that_batches_lie_side_by_side(indices):
+    indices = np.array(indices, dtype=np.int64)
+    order = ImageQSL(PICTURES, PROFILES["mlperf"]).arrange(indices)
+    assert sorted(order.tolist()) == list(range(len(indices)))
+    arranged = indices[order]
+    # Every image once in ascending order, then those that come again, and so on: one descent for each repetition.
+    most = max(np.bincount(indices).max(initial=0), 1)
+    assert (np.diff(arranged) <= 0).sum() == most - 1
+
+
+def test_only_what_is_loaded_is_in_memory(qsl):
+    qsl.load([1, 2, 5])
+    assert (qsl.loaded, qsl._images.shape[0]) == (3, 3)
+    qsl.unload([2])
+    assert (qsl.loaded, qsl._images.shape[0]) == (2, 2)
+    qsl.collate(np.array([1, 5]), Shape(2, 1))
+    with pytest.raises(RunFailed, match="sample 2 was issued but is not loaded"):
+        qsl.collate(np.array([1, 2]), Shape(2, 1))
+    qsl.unload([1, 5])
+    assert qsl._images.nbytes == 0
+
+
+def test_at_most_1024_images_are_loaded_at_once():
+    many = ImageQSL(range(50_000), PROFILES["mlperf"])
+    assert (many.count, many.performance_count) == (50_000, 1024)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "made", "expected"),
+    [
+        ([("logits", FLOAT, (None, 1000))], {0: 0, 1: 999}, [0.0, 999.0]),
+        ([("probabilities", FLOAT, (None, 1001))], {0: 1, 1: 1000}, [0.0, 999.0]),
+        ([("probabilities", FLOAT, (None, 1001))], {0: 0, 1: 500}, [-1.0, 499.0]),
+    ],
+)
+def test_the_label_of_the_largest_output_is_answered(qsl, outputs, made, expected):
+    sut = ResNet50SUT(graph(outputs=outputs), qsl)
+    values = np.zeros((3, outputs[0][2][1]), np.float32)
+    for row, column in made.items():
+        values[row, column] = 9
+    assert labels_of(sut.encode([values], np.array([4, 2]))) == [[label] for label in expected]
+
+
+def test_an_arg_max_is_taken_before_values_and_its_classes_tell_the_offset(qsl):
+    outputs = [("softmax_tensor:0", FLOAT, (None, 1001)), ("ArgMax:0", INT, (None,))]
+    sut = ResNet50SUT(graph(outputs=outputs), qsl)
+    assert sut.signature(Shape(2, 1)).outputs == {"ArgMax:0": (2,)}
+    assert labels_of(sut.encode([np.array([66, 1])], np.array([0, 1]))) == [[65.0], [0.0]]
+
+
+def test_an_arg_max_alone_does_not_tell_its_classes(qsl):
+    alone = graph(outputs=[("ArgMax:0", INT, (None,))])
+    with pytest.raises(ConfigError, match=r"--set label_offset=1"):
+        ResNet50SUT(alone, qsl)
+    assert labels_of(ResNet50SUT(alone, qsl, 1).encode([np.array([66])], np.array([0]))) == [[65.0]]
+    assert labels_of(ResNet50SUT(alone, qsl, 0).encode([np.array([66])], np.array([0]))) == [[66.0]]
+
+
+@pytest.mark.parametrize(("classes", "offset"), [(1000, 1), (1001, 0)])
+def test_an_offset_that_the_classes_contradict_is_refused(qsl, classes, offset):
+    with pytest.raises(ConfigError, match=f"label_offset is {offset}, .*{classes} classes"):
+        ResNet50SUT(graph(outputs=[("y", FLOAT, (None, classes))]), qsl, offset)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": [("ids", INT, (None, 384))]}, r"no image classifier: it takes ids int64 \(\?, 384\)"),
+        ({"inputs": [("x", FLOAT, (None, 3, 299, 299))]}, r"\(\?, 3, 299, 299\)"),
+        ({"inputs": [("x", FLOAT, NCHW), ("y", FLOAT, NCHW)]}, "y float32"),
+        ({"outputs": [("features", FLOAT, (None, 2048))]}, r"no ImageNet classifier: it gives features .*2048"),
+    ],
+)
+def test_a_graph_of_another_model_is_refused_with_what_it_has(qsl, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        ResNet50SUT(graph(**changes), qsl)
+
+
+def test_a_batch_that_the_graph_fixes_binds_only_an_engine_that_cannot_change_it(qsl):
+    fixed = [("x", FLOAT, (8, 3, SIDE, SIDE))]
+    assert ResNet50SUT(graph(fixed), qsl).static == Shape(8, 0)
+    assert ResNet50SUT(graph(fixed, reshapes=True), qsl).static == Shape(0, 0)
+    assert ResNet50SUT(graph(), qsl).static == Shape(0, 0)
