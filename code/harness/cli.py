@@ -123,7 +123,7 @@ def models_list() -> None:
     """List the models that are known by name."""
     table = Table("name", "benchmark", "precision", "shipped", "description", box=None, pad_edge=False)
     for name, (_, entry) in catalog.models().items():
-        shipped = "yes" if entry.file else "no"
+        shipped = "yes" if entry.file else "build" if entry.builder else "no"
         table.add_row(name, entry.official_name, entry.precision, shipped, entry.description)
     console.print_table(table)
 

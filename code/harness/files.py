@@ -18,12 +18,17 @@ def read_input(path: str | Path, what: str) -> bytes:
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes ``text`` as UTF-8, with the folders above it; after a ConfigError the old file is still there."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes a file in one step, with the folders above it; after a ConfigError the old file is still there."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as room:
             new = Path(room) / path.name
-            new.write_text(text, encoding="utf-8")
+            new.write_bytes(content)
             new.replace(path)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place.") from error

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import errno
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from onnx import ModelProto, TensorProto, helper
+from typer.testing import CliRunner
+
+from harness import __version__, catalog, cli, models
+from harness.config import make_settings
+from harness.errors import ConfigError
+from harness.graph import read_graph
+from harness.models import build
+
+
+def classifier(seed: int, weights: str | None = None) -> ModelProto:
+    """No more of a graph than what tells the benchmark of a model."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, 224, 224]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    helper.set_model_props(model, {"weights": weights or f"random weights, seed {seed}", "architecture": "a Relu"})
+    return model
+
+
+@pytest.fixture(autouse=True)
+def manifest(monkeypatch, tmp_path):
+    """A model tiny-fp32 whose graph can be built, beside one whose graph cannot."""
+    module = ModuleType("tiny_graph")
+    module.build = classifier
+    monkeypatch.setitem(sys.modules, "tiny_graph", module)
+    facts = {"description": "", "source": "", "official_name": "resnet50", "precision": "fp32"}
+    facts |= {"input_data_types": "fp32", "weight_transformations": "no"}
+    entries = {
+        "tiny-fp32": catalog.ModelEntry(
+            **facts, builder="tiny_graph:build", settings={"preprocessing": "mlperf", "label_offset": 1}
+        ),
+        "other-fp32": catalog.ModelEntry(**facts),
+    }
+    known = {name: ("resnet50", entry) for name, entry in entries.items()}
+    monkeypatch.setattr(catalog, "models", lambda: known)
+    monkeypatch.setattr(models, "MODELS_DIR", tmp_path / "build" / "models")
+
+
+def test_a_built_model_brings_its_settings_and_the_caveat_of_all_its_results(tmp_path):
+    path = build("tiny-fp32", "random", None, 5)
+    assert path == tmp_path / "build" / "models" / "tiny-fp32-random.onnx"
+    assert read_graph(path).metadata == {
+        "weights": "random weights, seed 5",
+        "architecture": "a Relu",
+        "precision": "fp32",
+        "preprocessing": "mlperf",
+        "label_offset": "1",
+        "tool": f"mlperf-cpu-harness {__version__}",
+    }
+    found = catalog.find_model(str(path))
+    assert found.caveat == "random weights, seed 5"
+    assert (found.benchmark, found.official_name, found.precision) == ("resnet50", "resnet50", "fp32")
+    given = {"model": str(path), "engine": "onnxruntime", "scenario": "Offline", "mode": "performance", "options": {}}
+    settings = make_settings(**given)
+    assert settings.benchmark_settings.model_dump() == {"preprocessing": "mlperf", "label_offset": 1}
+    assert any("random weights, seed 5" in notice for notice in settings.notices)
+    with pytest.raises(ConfigError, match="random weights, seed 5, so it has no official result"):
+        make_settings(**given, official=True)
+
+
+def test_a_setting_cannot_hide_that_the_weights_are_random(monkeypatch):
+    benchmark, entry = catalog.models()["tiny-fp32"]
+    trained = entry.model_copy(update={"settings": {"weights": "trained"}})
+    monkeypatch.setattr(catalog, "models", lambda: {"tiny-fp32": (benchmark, trained)})
+    assert read_graph(build("tiny-fp32", "random", None, 5)).metadata["weights"] == "random weights, seed 5"
+
+
+def test_every_builder_of_the_manifests_is_there(monkeypatch):
+    monkeypatch.undo()
+    builders = [entry.builder for _, entry in catalog.models().values() if entry.builder]
+    assert builders
+    for builder in builders:
+        module, _, function = builder.partition(":")
+        assert callable(getattr(import_module(module), function))
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "output", "seed", "message"),
+    [
+        ("tiny-pf32", "random", None, 0, "no model 'tiny-pf32' to build: did you mean 'tiny-fp32'?"),
+        ("other-fp32", "random", None, 0, "graph of other-fp32 is not known here: choose from tiny-fp32"),
+        ("tiny-fp32", "trained", None, 0, "--weights trained: only random weights can be built"),
+        ("tiny-fp32", "random", None, -1, "--seed -1: give a number from 0 on"),
+        ("tiny-fp32", "random", "folder", 0, "folder is no name for a model: let it end in .onnx"),
+    ],
+)
+def test_what_cannot_be_built_is_said_before_anything_is_written(tmp_path, name, weights, output, seed, message):
+    with pytest.raises(ConfigError) as raised:
+        build(name, weights, tmp_path / output if output else None, seed)
+    assert message in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_with_random_weights_is_replaced(tmp_path):
+    for output in (None, tmp_path / "mine.onnx"):
+        first = build("tiny-fp32", "random", output, 1)
+        assert build("tiny-fp32", "random", output, 2) == first
+        assert read_graph(first).metadata["weights"] == "random weights, seed 2"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"not a model", classifier(0, weights="fine-tuned").SerializeToString(), None],
+    ids=["no model", "trained", "folder"],
+)
+def test_nothing_else_is_replaced(tmp_path, content):
+    path = tmp_path / "mine.onnx"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"mine\.onnx is there, and is no model with random weights: name another"):
+        build("tiny-fp32", "random", path, 0)
+    assert path.is_dir() if content is None else path.read_bytes() == content
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path, monkeypatch):
+    path = build("tiny-fp32", "random", tmp_path / "mine.onnx", 1)
+    write = Path.write_bytes
+
+    def write_half(self: Path, data: bytes) -> None:
+        write(self, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(ConfigError, match=r"cannot write .*mine\.onnx: No space left on device; choose another place"):
+        build("tiny-fp32", "random", path, 2)
+    assert list(tmp_path.iterdir()) == [path]
+    assert read_graph(path).metadata["weights"] == "random weights, seed 1"
+
+
+def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file" / "mine.onnx", tmp_path / "file" / "folder" / "mine.onnx"):
+        with pytest.raises(ConfigError, match=r"cannot write .*mine\.onnx: .*; choose another place"):
+            build("tiny-fp32", "random", output, 0)
+
+
+def test_a_place_that_may_not_even_be_looked_at_is_named(tmp_path, monkeypatch):
+    def refuse(self: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(ConfigError, match=r"cannot write .*mine\.onnx: Permission denied; choose another place"):
+        build("tiny-fp32", "random", tmp_path / "mine.onnx", 0)
+
+
+def test_the_command_builds_and_says_where_the_model_is(tmp_path):
+    path = tmp_path / "mine.onnx"
+    arguments = ["models", "build", "tiny-fp32", "--weights", "random", "--output", str(path), "--seed", "3"]
+    found = CliRunner().invoke(cli.app, arguments)
+    assert found.exit_code == 0
+    assert read_graph(path).metadata["weights"] == "random weights, seed 3"
+    assert "".join(found.output.split()).endswith(str(path))
