@@ -29,9 +29,9 @@ from harness import catalog, console
 from harness.machine import core_count, cpu_model
 from harness.qsl import SampleLibrary
 from harness.registry import BENCHMARKS, ENGINES, default_engine, resolve
-from harness.run import make_planner
+from harness.scenarios.offline import Offline
 from harness.scheduling.batching import Shape
-from harness.scheduling.offline import OfflineScheduler, warm_up
+from harness.scheduling.offline import OfflineScheduler
 
 _ONE_SHAPE = {"deepsparse": {"shapes": 1}}
 
@@ -51,11 +51,12 @@ class Setup:
             options = {"max_batch": min(1024, len(self.all)), **options}
         self.engine = engine_class(found.path, engine_class.Settings(**options))
         self.sut = benchmark.make_sut(self.engine, self.qsl)
-        self.planner = make_planner(self.sut, self.qsl.cost(np.arange(self.qsl.count)), self.max_cost)
+        scenario = Offline(self.sut, self.qsl.cost(np.arange(self.qsl.count)), self.max_cost)
+        self.planner = scenario.planner
         self.qsl.load(self.all)
         for shape in self.planner.shapes:
             self.sut.prepare(shape)
-        warm_up(self.sut, self.planner, self.all)
+        scenario.warm_up(self.all)
 
 
 def loadgen_test(setup: Setup, samples: int) -> tuple[float, float]:
@@ -72,7 +73,7 @@ def loadgen_test(setup: Setup, samples: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         session.run_test(settings, setup.qsl, scheduler, Path(folder), lambda: None)
         scheduler.close()
-        rate = read_detail(Path(folder), "performance").samples_per_second
+        rate = Offline.metric(read_detail(Path(folder), "performance")).value
     setup.qsl.load(setup.all)
     return float(rate or 0), float(scheduler.counters.padding_ratio or 0)
 
@@ -137,7 +138,7 @@ def bare_null(samples: int, count: int) -> float:
         lg.StartTestWithLogSettings(sut, qsl, settings, log, "")
         lg.DestroyQSL(qsl)
         lg.DestroySUT(sut)
-        return float(read_detail(Path(folder), "performance").samples_per_second or 0)
+        return float(Offline.metric(read_detail(Path(folder), "performance")).value or 0)
 
 
 def engine_ratios(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> dict[str, object]:

@@ -32,6 +32,7 @@ _MAX_ANSWER = 30  # tokens
 _MAX_ROWS = 384
 _PADDING = -10000.0  # logit of a position that the response does not hold
 _DTYPES: dict[str, np.dtype] = {f"float{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)}
+_QUERY = 8  # samples of a MultiStream query
 _CHUNK = 1024  # features scored at a time: 3 MB for each array of n-best pairs
 
 
@@ -75,8 +76,8 @@ def score_log(
     squad = read_squad(dataset_path)
     features = load_features(dataset_path, vocab_path, cache_dir, progress=progress)
     count, asked = _scope(squad, features, samples)
-    responses = _read_responses(log_path, features, count)
-    warnings = _check_sizes(log_path, responses, features.lengths[:count], dtype)
+    responses, warnings = _read_responses(log_path, features, count)
+    warnings += _check_sizes(log_path, responses, features.lengths[:count], dtype)
     score, start, end = _best_spans(log_path, responses, features, _DTYPES[dtype], transposed)
 
     best: dict[int, int] = {}
@@ -114,22 +115,29 @@ def _scope(squad: Squad, features: Features, samples: int | None) -> tuple[int, 
     return samples, asked
 
 
-def _read_responses(log_path: str | Path, features: Features, count: int) -> list[bytes]:
-    """The responses in QSL order; CheckFailed unless each of the ``count`` samples has exactly one."""
+def _read_responses(log_path: str | Path, features: Features, count: int) -> tuple[list[bytes], tuple[str, ...]]:
+    """The responses in QSL order, and a warning; CheckFailed unless each of the ``count`` samples has exactly one.
+
+    A few may have another: LoadGen fills up the last query of a MultiStream run with samples that it issued before.
+    """
     responses = read_responses(log_path, count)
     advice = "check the data set and the number of samples" if responses.foreign else "repeat the accuracy run"
     held = responses.prefix
     if held and features.question[held - 1] < features.question[held]:
         advice = f"if the run held only the first {held} samples, say so with --samples {held}"
+    filled = not responses.missing and len(responses.repeated) < _QUERY
     problems = {
         f"of {count} samples have no response": responses.missing,
-        "responses repeat a sample": responses.repeated,
+        "responses repeat a sample": [] if filled else responses.repeated,
         f"responses are to samples outside 0-{count - 1}": responses.foreign,
         "responses are not hexadecimal": responses.broken,
         "responses are empty": responses.empty,
     }
     refuse(log_path, problems, advice)
-    return [responses.first[i] for i in range(count)]
+    repeated = tell(
+        "responses repeat a sample, as in the last query of MultiStream; the first counts", responses.repeated
+    )
+    return [responses.first[i] for i in range(count)], (f"{repeated}.",) if responses.repeated else ()
 
 
 def _check_sizes(log_path: str | Path, responses: list[bytes], lengths: np.ndarray, dtype: str) -> tuple[str, ...]:

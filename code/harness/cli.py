@@ -52,7 +52,9 @@ def run(
             show_default="deepsparse if installed",
         ),
     ] = None,
-    scenario: Annotated[str, typer.Option(help="LoadGen scenario: Offline.")] = "Offline",
+    scenario: Annotated[
+        str, typer.Option(help="LoadGen scenario: Offline, Server, SingleStream, MultiStream.")
+    ] = "Offline",
     mode: Annotated[str, typer.Option(help="performance or accuracy.")] = "performance",
     dataset: Annotated[
         str | None,

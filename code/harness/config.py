@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness.catalog import ROOT, Model, default_model, find_model
 from harness.engines.base import Engine
 from harness.errors import ConfigError, did_you_mean
-from harness.registry import BENCHMARKS, ENGINES, MODES, SCHEDULERS, choose, default_engine, resolve
+from harness.registry import BENCHMARKS, ENGINES, MODES, SCENARIOS, choose, default_engine, resolve
 
 DEVELOPMENT_SECONDS = 20.0
 NOTICE = "Development run: not for submission."
@@ -66,7 +66,7 @@ def make_settings(
         ConfigError: a name is unknown, a value is wrong, or two settings contradict each other.
     """
     engine = choose("engine", ENGINES, engine) if engine else default_engine()
-    scenario = choose("scenario", SCHEDULERS, scenario)
+    scenario = choose("scenario", SCENARIOS, scenario)
     mode = choose("mode", MODES, mode)
     found = find_model(model or default_model())
     engine_class = resolve("engine", ENGINES, engine)

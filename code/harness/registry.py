@@ -14,7 +14,12 @@ ENGINES = {
     "null": "harness.engines.null:NullEngine",
 }
 BENCHMARKS = {"bert": "bert.benchmark:Bert", "resnet50": "resnet50.benchmark:ResNet50"}
-SCHEDULERS = {"Offline": "harness.scheduling.offline:OfflineScheduler"}
+SCENARIOS = {
+    "Offline": "harness.scenarios.offline:Offline",
+    "Server": "harness.scenarios.server:Server",
+    "SingleStream": "harness.scenarios.stream:SingleStream",
+    "MultiStream": "harness.scenarios.stream:MultiStream",
+}
 MODES = ("performance", "accuracy")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from pathlib import Path
@@ -17,16 +18,13 @@ from harness.engines.base import Engine, engine_errors
 from harness.errors import ConfigError
 from harness.loadgen.conf import MIN_DURATION_MS, UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
-from harness.registry import BENCHMARKS, ENGINES, SCHEDULERS, resolve
+from harness.registry import BENCHMARKS, ENGINES, SCENARIOS, resolve
 from harness.results import Places, check_space, write_json
-from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
-from harness.scheduling.offline import Counters, measure_rate, warm_up
+from harness.scenarios.base import Metric, Scenario
+from harness.scheduling.base import Counters
 from harness.supervise import Heartbeat, supervised
-from harness.sut import SUT
 
-MEASURE_SECONDS = 4.0
-QPS_MARGIN = 1.15
-"""target_qps ÷ measured samples/s. LoadGen adds 10 % of its own; this is for a machine that gets faster meanwhile."""
+_ESTIMATING = 16.0  # seconds that measuring the engine may take
 _PREPARING = 900.0  # seconds that one step of preparing or scoring may take
 
 
@@ -69,19 +67,20 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
             f"an option of {benchmark.name} differs from the rules'; leave out its --set."
         )
     engine_class: type[Engine] = resolve("engine", ENGINES, settings.engine)
+    scenario_class: type[Scenario] = resolve("scenario", SCENARIOS, settings.scenario)
     with engine_errors(engine_class.name, f"to load {settings.model.path}"):
-        engine = engine_class(settings.model.path, settings.engine_settings)
+        engine = engine_class(settings.model.path, scenario_class.engine_settings(settings.engine_settings))
     sut = benchmark.make_sut(engine, qsl)
     costs = qsl.cost(np.arange(qsl.count))
     loadable = np.arange(qsl.performance_count)
-    planner = make_planner(sut, costs, benchmark.max_cost)
+    scenario = scenario_class(sut, costs, benchmark.max_cost)
     console.note(
         f"{settings.scenario} {settings.mode}: {settings.model.name} on {settings.engine}, data set {dataset.name} "
         f"({qsl.count} samples)"
     )
-    if planner.shapes:
-        with console.Progress("compiling", total=len(planner.shapes), unit="shapes") as bar:
-            for shape in planner.shapes:
+    if engine.fixed_shapes:
+        with console.Progress("compiling", total=len(scenario.compiled), unit="shapes") as bar:
+            for shape in scenario.compiled:
                 sut.prepare(shape)
                 bar.advance()
                 heartbeat.beat(preparing)
@@ -90,19 +89,18 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     # Batches are made of loaded samples only; LoadGen loads them again itself.
     qsl.load(loadable)
     heartbeat.beat(settings.stall_timeout)
-    slowest = warm_up(sut, planner, loadable, lambda: heartbeat.beat(settings.stall_timeout))
+    slowest = scenario.warm_up(loadable, lambda: heartbeat.beat(settings.stall_timeout))
     measured = None
-    needs_qps = settings.mode == "performance" and not conf.lookup(benchmark.name, settings.scenario, "target_qps")
-    if needs_qps:
-        heartbeat.beat(4 * MEASURE_SECONDS + max(settings.stall_timeout, 20 * slowest))
-        measured = _measure(sut, planner, loadable, seconds)
-        console.note(
-            f"no target_qps in user.conf: {measured:.4g} samples/s measured, target_qps set to "
-            f"{measured * QPS_MARGIN:.4g} so that the run is long enough"
-        )
+    sized = settings.mode == "performance" or scenario.paced
+    if sized and not conf.lookup(benchmark.name, settings.scenario, scenario.key):
+        heartbeat.beat(_ESTIMATING + max(settings.stall_timeout, 20 * slowest))
+        measured, how = scenario.estimate(loadable, seconds)
+        console.note(f"no {scenario.key} in user.conf, so it is set to {measured:.4g}: {how}")
     qsl.unload(loadable)
     conf_path = places.staging / "user.conf"
-    conf_path.write_text(_effective_conf(settings, conf, benchmark.name, len(loadable), seconds, measured), "utf-8")
+    conf_path.write_text(
+        _effective_conf(settings, conf, benchmark.name, scenario.key, len(loadable), seconds, measured), "utf-8"
+    )
     check_space(
         places.staging,
         needed=64 * 2**20 + (2 * qsl.count * (benchmark.max_response + 64) if _accuracy(settings) else 0),
@@ -111,7 +109,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     from harness.loadgen import session  # LoadGen is native code: only the process of a test loads it
 
     test_settings = session.make_settings(conf_path, benchmark.name, settings.scenario, session.Mode(settings.mode))
-    scheduler = resolve("scenario", SCHEDULERS, settings.scenario)(sut, planner, session.complete)
+    scheduler = scenario.scheduler(session.complete, test_settings.server_target_latency_ns / 1e9)
     patience = max(settings.stall_timeout, 20 * slowest)
     heartbeat.beat(patience)
     # An accuracy run comes in as many queries as the data set has loads.
@@ -154,18 +152,10 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     else:
         (places.staging / ACCURACY).unlink(missing_ok=True)
     valid = not detail.errors if _accuracy(settings) else detail.valid
-    reasons = [] if valid else detail.reasons(_qps_hint(detail, conf, benchmark.name, settings.scenario))
+    reasons = [] if valid else detail.reasons(_hint(scenario, detail, conf, benchmark.name))
+    metric = scenario.metric(detail)
     record = _record(
-        settings,
-        dataset,
-        qsl.count,
-        engine,
-        planner,
-        scheduler.counters,
-        detail,
-        measured,
-        accuracy,
-        sut.unit,
+        settings, dataset, qsl.count, engine, scenario, scheduler.counters, detail, metric, measured, accuracy, sut.unit
     )
     write_json(places.staging / "run.json", {**record, "valid": valid, "reasons": reasons})
     if not settings.official:
@@ -174,33 +164,10 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     heartbeat.publish()
     logs = places.publish(valid)
     try:
-        _show(settings, engine, scheduler.counters, detail, valid, reasons, accuracy, logs, sut.unit)
+        _show(settings, engine, scheduler.counters, detail, metric, valid, reasons, accuracy, logs, sut.unit)
     except OSError as error:
         console.warn(f"the result could not be printed ({error.strerror}); it is in {logs}.")
     return 0 if valid else 1
-
-
-def make_planner(sut: SUT, costs: np.ndarray, max_cost: int) -> Planner:
-    """The planner that fits the engine and the graph: exact shapes, few compiled ones, or the one that it fixes."""
-    settings = sut.engine.settings
-    batch, length = sut.static
-    if length:
-        return FixedPlanner([length], settings.max_batch, settings.max_tokens, batch or None)
-    if sut.engine.fixed_shapes:
-        return FixedPlanner(best_lengths(costs, settings.shapes), settings.max_batch, settings.max_tokens)
-    if batch:
-        return FixedPlanner(best_lengths(costs, max_cost), batch, settings.max_tokens, batch)
-    return DynamicPlanner(settings.max_batch, settings.max_tokens)
-
-
-def _measure(sut: SUT, planner: Planner, indices: np.ndarray, seconds: float) -> float:
-    """Samples/s of a query as large as the test's: its batches are fuller than those of the data set alone."""
-    query, rate, before = indices, measure_rate(sut, planner, indices, 0.5), 0.0
-    # The faster the machine, the larger the query, and the larger the query, the fuller its batches.
-    while rate > 1.1 * before and len(query) < 1e6:
-        query = np.tile(indices, int(min(rate * seconds, 1e6) // len(indices) + 1))
-        rate, before = measure_rate(sut, planner, query, 0.5), rate
-    return measure_rate(sut, planner, query, MEASURE_SECONDS)
 
 
 def _accuracy(settings: RunSettings) -> bool:
@@ -208,13 +175,13 @@ def _accuracy(settings: RunSettings) -> bool:
 
 
 def _effective_conf(
-    settings: RunSettings, conf: UserConf, model: str, count: int, seconds: float, measured: float | None
+    settings: RunSettings, conf: UserConf, model: str, key: str, count: int, seconds: float, measured: float | None
 ) -> str:
     """The user.conf that LoadGen reads: the user's, and behind it what the harness sets."""
     prefix = f"{model}.{settings.scenario}"
     lines = []
     if measured is not None:
-        lines.append(f"{prefix}.target_qps = {measured * QPS_MARGIN:.6g}")
+        lines.append(f"{prefix}.{key} = {measured:.6g}")
     if not settings.official:
         lines += [
             f"{prefix}.min_duration = {round(seconds * 1000)}",
@@ -227,14 +194,15 @@ def _effective_conf(
     return conf.extended(kind, lines)
 
 
-def _qps_hint(detail: Detail, conf: UserConf, model: str, scenario: str) -> str:
-    rate = detail.samples_per_second
-    if not rate:
-        return "raise target_qps"
-    entry = conf.lookup(model, scenario, "target_qps")
+def _hint(scenario: Scenario, detail: Detail, conf: UserConf, model: str) -> str:
+    """How to mend a test that was too short."""
+    value, key = scenario.correction(detail), scenario.key
+    if value is None:
+        return f"change {key}"
+    entry = conf.lookup(model, scenario.name, key)
     if entry:
-        return f"target_qps is {entry.value} in line {entry.line} of {conf.path}; set it to {rate * QPS_MARGIN:.4g}"
-    return f"run it again, or set {model}.{scenario}.target_qps = {rate * QPS_MARGIN:.4g} in user.conf"
+        return f"{key} is {entry.value} in line {entry.line} of {conf.path}; set it to {value:.4g}"
+    return f"run it again, or set {model}.{scenario.name}.{key} = {value:.4g} in user.conf"
 
 
 def _record(
@@ -242,9 +210,10 @@ def _record(
     dataset: catalog.Dataset,
     count: int,
     engine: Engine,
-    planner: Planner,
+    scenario: Scenario,
     counters: Counters,
     detail: Detail,
+    metric: Metric,
     measured: float | None,
     accuracy: Accuracy | None,
     unit: str,
@@ -260,10 +229,11 @@ def _record(
         "dataset": {**dataset.model_dump(), "samples_used": count},
         "benchmark_settings": settings.benchmark_settings.model_dump(),
         "engine": engine.describe(),
-        "shapes": [list(shape) for shape in planner.shapes],
-        "measured_samples_per_second": measured,
+        **scenario.describe(),
+        f"estimated_{scenario.key}": measured,
         "result": {
-            "samples_per_second": detail.samples_per_second,
+            "metric": dataclasses.asdict(metric),
+            "latency_ms": detail.latencies,
             "duration_s": detail.duration,
             "samples": counters.completed,
             "batches": counters.batches,
@@ -283,6 +253,7 @@ def _show(
     engine: Engine,
     counters: Counters,
     detail: Detail,
+    metric: Metric,
     valid: bool,
     reasons: list[str],
     accuracy: Accuracy | None,
@@ -301,7 +272,9 @@ def _show(
         add("scored", accuracy.scope)
         add("samples", f"{counters.completed:,} in {counters.batches:,} batches")
     else:
-        add("samples/s", f"{detail.samples_per_second:,.2f}")
+        add(metric.name, str(metric))
+        if detail.bound:
+            add("latency", f"{detail.latencies['99.00']:,.2f} ms at the 99th percentile, bound {detail.bound:g} ms")
         add(
             "duration",
             f"{detail.duration:.1f} s, {counters.completed:,} samples in {counters.batches:,} batches",

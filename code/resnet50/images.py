@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from resnet50.labels import CLASSES, read_val_map
 
 from harness.errors import ConfigError
+from resnet50.labels import CLASSES, read_val_map
 
 VAL_MAP = "val_map.txt"
 OFFICIAL_IMAGES = 50_000

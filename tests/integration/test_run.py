@@ -29,7 +29,7 @@ def test_a_performance_run_is_valid_and_says_that_it_is_not_for_submission(harne
     assert record["valid"] is True
     assert record["for_submission"] is False
     assert record["result"]["duration_s"] >= 1
-    assert record["result"]["samples_per_second"] > 0
+    assert record["result"]["metric"]["value"] > 0
     assert f"logs       runs/{run.folder.name}" in run.out  # from the folder in which the command was typed
     assert "not for submission" in (run.folder / "user.conf").read_text()
     assert "not for submission" in (run.folder / "NOT-FOR-SUBMISSION.txt").read_text()
@@ -64,7 +64,7 @@ def test_user_conf_is_read_by_loadgen(harness, tmp_path):
     conf.write_text("*.Offline.target_qps = 777\n")
     run = harness.run("--engine", "null", "--duration", "1", "--user-conf", conf)
     assert run.record["loadgen"]["effective_target_qps"] == 777
-    assert run.record["measured_samples_per_second"] is None
+    assert run.record["estimated_target_qps"] is None
     assert (run.folder / "user.conf").read_text().startswith("*.Offline.target_qps = 777\n")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,15 +32,30 @@ class Detail:
         return self.values.get("result_validity") == "VALID" and not self.errors
 
     @property
-    def samples_per_second(self) -> float | None:
-        """Offline throughput; None for an accuracy run."""
-        return self.values.get("result_samples_per_second")
+    def duration(self) -> float | None:
+        """Seconds that a performance run took."""
+        values = self.values
+        if values.get("effective_scenario") == "Offline":
+            latency = values.get("result_max_latency_ns")
+            return latency / 1e9 if latency is not None else None
+        queries = values.get("result_query_count", 0)
+        rate = values.get("result_completed_samples_per_sec", values.get("result_qps_with_loadgen_overhead"))
+        if rate:
+            return queries / rate
+        mean = values.get("result_mean_query_latency_ns", values.get("result_mean_latency_ns"))
+        return queries * mean / 1e9 if mean else None
 
     @property
-    def duration(self) -> float | None:
-        """Seconds until the last sample of a performance run was complete."""
-        latency = self.values.get("result_max_latency_ns")
-        return latency / 1e9 if latency is not None else None
+    def latencies(self) -> dict[str, float]:
+        """Milliseconds by percentile, such as "99.00"."""
+        found = re.compile(r"result_([\d.]+)_percentile_latency_ns")
+        matches = ((found.fullmatch(key), value) for key, value in self.values.items())
+        return {match[1]: value / 1e6 for match, value in matches if match}
+
+    @property
+    def bound(self) -> float | None:
+        """Milliseconds of the scenario's latency bound, None where it has none."""
+        return self.values.get("effective_target_latency_ns", 0) / 1e6 or None
 
     def reasons(self, qps_hint: str) -> list[str]:
         """Why a performance run is not valid, in plain words; ``qps_hint`` is the cure for too short a run."""
@@ -56,8 +73,21 @@ class Detail:
         if not self.values.get("result_perf_constraints_met", True):
             reasons.append("the latency bound was missed: lower target_qps")
         if not self.values.get("early_stopping_met", True):
-            reasons.append("early stopping was not met: too few queries to be sure of the percentile")
+            reasons.append(self._early_stopping())
         return reasons or [str(self.values.get("result_invalid_reason", "LoadGen gives no reason")).strip()]
+
+    def _early_stopping(self) -> str:
+        """Why the percentile is not sure enough, and what to do; LoadGen's words are in loadgen/results.cc."""
+        found = re.search(r"at least (\d+) (more )?queries", str(self.values.get("early_stopping_result", "")))
+        queries = self.values.get("result_query_count", 0)
+        needed = int(found[1]) + (queries if found[2] else 0) if found else 0
+        if not queries or needed <= queries:
+            return "early stopping was not met: LoadGen is not sure enough of the percentile; lower target_qps"
+        seconds = math.ceil(1.1 * (self.duration or 0) * needed / queries)
+        return (
+            f"early stopping was not met: {queries:,} queries were processed where at least {needed:,} are needed "
+            f"to be sure of the percentile; let the test run for {seconds:,} s or more"
+        )
 
 
 _LAST_KEY = {"performance": "num_errors", "accuracy": "power_end"}

@@ -16,7 +16,7 @@ import mlperf_loadgen as lg
 
 from harness.errors import RunFailed
 from harness.qsl import SampleLibrary
-from harness.scheduling.offline import OfflineScheduler
+from harness.scheduling.base import Scheduler
 from harness.sut import Responses
 
 
@@ -54,7 +54,7 @@ def make_settings(conf: Path, model: str, scenario: str, mode: Mode) -> lg.TestS
 def run_test(
     settings: lg.TestSettings,
     qsl: SampleLibrary,
-    scheduler: OfflineScheduler,
+    scheduler: Scheduler,
     log_dir: Path,
     on_tick: Callable[[], None],
     tick: float = 0.2,

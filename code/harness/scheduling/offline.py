@@ -5,127 +5,45 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
+from harness.scheduling.base import Complete, StreamThreads, Work
 from harness.scheduling.batching import Batch, Planner
-from harness.sut import SUT, Responses
-
-Complete = Callable[[list[int], Responses], None]
+from harness.sut import SUT
 
 
-@dataclass
-class Counters:
-    """What a test has done so far. Written under the scheduler's lock, read at any time."""
-
-    issued: int = 0
-    completed: int = 0
-    batches: int = 0
-    real: int = 0
-    """Cost units of the samples themselves."""
-    done_cost: int = 0
-    """Cost units of the completed samples."""
-    padded: int = 0
-    """Cost units that the engine computed."""
-
-    @property
-    def padding_ratio(self) -> float | None:
-        """Padded ÷ real cost units; 1 is no padding."""
-        return self.padded / self.real if self.real else None
-
-
-class OfflineScheduler:
-    """Owns the threads and the query ids of a test: it answers each id exactly once, or records why it stopped."""
+class OfflineScheduler(StreamThreads):
+    """Plans a query as a whole; the streams take its batches one after the other."""
 
     def __init__(self, sut: SUT, planner: Planner, complete: Complete) -> None:
-        """One thread for each stream of the engine; ``complete(ids, responses)`` tells LoadGen."""
-        self.sut = sut
+        super().__init__(sut, complete)
         self.planner = planner
-        self.counters = Counters()
-        self.failure: BaseException | None = None
-        self.failed = threading.Event()
-        self._complete = complete
         self._queue: queue.SimpleQueue[tuple[np.ndarray, np.ndarray, Batch] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"stream-{n}", daemon=True) for n in range(sut.engine.streams)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def issue(self, ids: Sequence[int], indices: Sequence[int]) -> None:
-        """LoadGen's callback: query ids and sample indices of one query. Returns at once, and never raises."""
-        # An exception must not unwind through LoadGen's C++ frames: it would end the process without a word.
-        try:
-            query_ids = np.array(ids, dtype=np.uint64)
-            samples = np.array(indices, dtype=np.int64)
-            order = self.sut.qsl.arrange(samples)
-            query_ids, samples = query_ids[order], samples[order]
-            costs = self.sut.qsl.cost(samples)
-            total = int(costs.sum())
-            with self._lock:  # readers take no lock, so that `real` is there before `issued`
-                self.counters.real += total
-                self.counters.issued += len(samples)
-            for batch in self.planner.plan(costs):
-                self._queue.put((query_ids, samples, batch))
-        except BaseException as error:  # noqa: BLE001
-            self._fail(error)
-
-    def flush(self) -> None:
-        """LoadGen's callback: no more samples will come for now. Nothing is held back, so there is nothing to do."""
+        self.start()
 
     def close(self) -> None:
-        """Stop the threads once the queue is empty."""
+        """End the threads once the queue is empty."""
         for _ in self._threads:
             self._queue.put(None)
-        for thread in self._threads:
-            thread.join()
+        self._join()
 
-    def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if self.failed.is_set():
-                continue
-            query_ids, samples, batch = item
-            try:
-                indices = samples[batch.positions]
-                responses = self.sut.answer(indices, batch.shape)
-                # Counted before LoadGen is told: the last completion ends the test, and the counters are read then.
-                with self._lock:
-                    self.counters.completed += len(batch.positions)
-                    self.counters.batches += 1
-                    self.counters.done_cost += int(self.sut.qsl.cost(indices).sum())
-                    self.counters.padded += batch.padded
-                self._complete(query_ids[batch.positions].tolist(), responses)
-            except BaseException as error:  # noqa: BLE001
-                self._fail(error)
+    def _accept(self, ids: Sequence[int], indices: np.ndarray) -> None:
+        query_ids = np.array(ids, dtype=np.uint64)
+        order = self.sut.qsl.arrange(indices)
+        query_ids, indices = query_ids[order], indices[order]
+        costs = self.sut.qsl.cost(indices)
+        self._issued(costs)
+        for batch in self.planner.plan(costs):
+            self._queue.put((query_ids, indices, batch))
 
-    def _fail(self, error: BaseException) -> None:
-        with self._lock:
-            if self.failure is None:
-                self.failure = error
-        self.failed.set()
-
-
-def warm_up(sut: SUT, planner: Planner, indices: np.ndarray, on_batch: Callable[[], None] = lambda: None) -> float:
-    """Run one batch of every shape that ``indices`` give, so that no first time falls into the test.
-
-    ``on_batch()`` is called after each.
-
-    Returns:
-        The longest of them, in seconds.
-    """
-    slowest, seen = 0.0, set()
-    for batch in planner.plan(sut.qsl.cost(indices)):
-        if batch.shape in seen or (not sut.engine.fixed_shapes and len(seen) >= 4):
-            continue
-        seen.add(batch.shape)
-        start = time.perf_counter()
-        sut.answer(indices[batch.positions], batch.shape)
-        slowest = max(slowest, time.perf_counter() - start)
-        on_batch()
-    return slowest
+    def _next(self) -> Work | None:
+        item = self._queue.get()
+        if item is None:
+            return None
+        query_ids, indices, batch = item
+        return Work(query_ids[batch.positions].tolist(), indices[batch.positions], batch.shape)
 
 
 def measure_rate(sut: SUT, planner: Planner, indices: np.ndarray, seconds: float) -> float:

@@ -1,72 +1,23 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 
+import echo
 import numpy as np
 import pytest
+from echo import COSTS, EchoSut, Qsl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.engines.null import NullEngine, NullSettings
+from harness.engines.deepsparse import DeepSparseSettings
 from harness.errors import EngineError
+from harness.scenarios.offline import Offline
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, best_lengths
-from harness.scheduling.offline import OfflineScheduler, measure_rate, warm_up
-from harness.sut import SUT, Responses
-
-COSTS = np.random.default_rng(0).integers(1, 385, 500)
-
-
-class Qsl:
-    count = len(COSTS)
-
-    def cost(self, indices):
-        return COSTS[indices]
-
-    def arrange(self, indices):
-        return np.argsort(indices, kind="stable")
-
-
-class EchoSut(SUT):
-    """Answers each sample with its own index as the size of the response."""
-
-    unit = "tokens"
-
-    def __init__(self, streams=1, fail_at=None):
-        super().__init__(NullEngine(None, NullSettings(streams=streams)), Qsl())
-        self.fail_at = fail_at
-        self.shapes = set()
-
-    def signature(self, shape):
-        raise AssertionError
-
-    feed = encode = signature
-
-    def answer(self, indices, shape):
-        if self.fail_at is not None and self.fail_at in indices:
-            raise EngineError("the engine broke")
-        self.shapes.add(shape)
-        assert len(indices) <= shape.batch
-        return Responses([0] * len(indices), indices.tolist(), np.zeros(1))
+from harness.scheduling.offline import OfflineScheduler, measure_rate
 
 
 def serve(sut, planner, queries):
-    """Issue queries of sample indices, wait, and return what was completed: {id: index}, times each id was seen."""
-    answers, seen, lock = {}, Counter(), threading.Lock()
-
-    def complete(ids, responses):
-        with lock:
-            seen.update(ids)
-            answers.update(zip(ids, responses.sizes, strict=True))
-
-    scheduler = OfflineScheduler(sut, planner, complete)
-    start = 1 << 40  # LoadGen's ids are addresses
-    for query in queries:
-        scheduler.issue(list(range(start, start + len(query))), list(query))
-        start += len(query)
-    scheduler.flush()
-    scheduler.close()
-    return scheduler, answers, seen
+    return echo.serve(lambda complete: OfflineScheduler(sut, planner, complete), queries)
 
 
 @settings(deadline=None, max_examples=80)
@@ -105,11 +56,13 @@ def test_a_failure_while_planning_is_recorded_not_raised_into_loadgen():
 
 
 def test_every_shape_is_warmed_up():
-    planner = FixedPlanner(best_lengths(COSTS, 5), 8, 2048)
     sut = EchoSut()
     sut.engine.fixed_shapes = True
-    warm_up(sut, planner, np.arange(Qsl.count))
-    assert sut.shapes == set(planner.shapes)
+    sut.engine.settings = DeepSparseSettings(shapes=5)
+    scenario = Offline(sut, COSTS, 384)
+    scenario.warm_up(np.arange(Qsl.count))
+    assert len(sut.shapes) == 5
+    assert sut.shapes == set(scenario.compiled)
 
 
 def test_the_measured_rate_is_that_of_the_whole_data_set():

@@ -1,0 +1,92 @@
+"""What a scenario is to a run: shapes to prepare, the user.conf key that sizes the test, a scheduler, a result."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from harness.engines.base import EngineSettings
+from harness.loadgen.logs import Detail
+from harness.scheduling.base import Complete, Scheduler
+from harness.scheduling.batching import Shape
+from harness.sut import SUT
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The number that a scenario is about, as LoadGen reports it."""
+
+    name: str
+    value: float | None
+    unit: str
+
+    def __str__(self) -> str:
+        """The value with its unit: ``1,234.56 samples/s``."""
+        return "none" if self.value is None else f"{self.value:,.2f} {self.unit}"
+
+
+class Scenario(ABC):
+    """One of LoadGen's scenarios, for one SUT and data set."""
+
+    name: ClassVar[str]
+    """LoadGen's name."""
+    key: ClassVar[str]
+    """The key of user.conf that decides how many queries LoadGen prepares or issues a second."""
+    paced: ClassVar[bool] = False
+    """Whether LoadGen keeps to the rate of ``key`` in accuracy runs, too."""
+    one_stream: ClassVar[bool] = False
+    """Whether one batch at a time on all cores suits it best, since nothing but latency counts."""
+
+    def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int) -> None:
+        """``costs`` is int64 (n,), those of the data set's samples; ``max_cost`` the largest that there can be."""
+        self.sut = sut
+        self.costs = costs
+        self.max_cost = max_cost
+
+    @classmethod
+    def engine_settings(cls, settings: EngineSettings) -> EngineSettings:
+        """The engine's settings, with what suits the scenario where the user says nothing."""
+        if cls.one_stream and settings.streams is None and settings.threads is None:
+            return settings.model_copy(update={"streams": 1})
+        return settings
+
+    @property
+    @abstractmethod
+    def compiled(self) -> Sequence[Shape]:
+        """The shapes that an engine of fixed shapes has to compile."""
+
+    @abstractmethod
+    def warm_up(self, indices: np.ndarray, on_batch: Callable[[], None] = lambda: None) -> float:
+        """Run what the test will run, so that no first time falls into it; ``indices`` are loaded samples.
+
+        ``on_batch()`` is called after each batch.
+
+        Returns:
+            The seconds of the slowest batch.
+        """
+
+    @abstractmethod
+    def estimate(self, indices: np.ndarray, seconds: float) -> tuple[float, str]:
+        """A value of ``key`` that suits a test of that many seconds, and how it was found, in words."""
+
+    @abstractmethod
+    def scheduler(self, complete: Complete, bound: float) -> Scheduler:
+        """What LoadGen issues to; ``bound`` is the latency bound in seconds, where the scenario has one."""
+
+    @classmethod
+    @abstractmethod
+    def metric(cls, detail: Detail) -> Metric:
+        """The result of a performance run."""
+
+    @classmethod
+    @abstractmethod
+    def correction(cls, detail: Detail) -> float | None:
+        """A better value of ``key`` after a test that was too short, or None where the log does not tell."""
+
+    def describe(self) -> dict[str, object]:
+        """How batches are formed, for the record of a run."""
+        return {"shapes": [list(shape) for shape in self.compiled]}

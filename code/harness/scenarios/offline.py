@@ -1,0 +1,90 @@
+"""Offline: all samples in one query; the metric is samples per second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from harness.loadgen.logs import Detail
+from harness.scenarios.base import Metric, Scenario
+from harness.scheduling.base import Complete
+from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, Shape, best_lengths
+from harness.scheduling.offline import OfflineScheduler, measure_rate
+from harness.sut import SUT
+
+MEASURE_SECONDS = 4.0
+MARGIN = 1.15
+"""target_qps ÷ measured samples/s. LoadGen adds 10 % of its own; this is for a machine that gets faster meanwhile."""
+
+
+class Offline(Scenario):
+    """Batches are planned over the whole query, so that little of them is padding."""
+
+    name: ClassVar[str] = "Offline"
+    key: ClassVar[str] = "target_qps"
+
+    def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int) -> None:
+        super().__init__(sut, costs, max_cost)
+        self.planner = make_planner(sut, costs, max_cost)
+
+    @property
+    def compiled(self) -> Sequence[Shape]:
+        """One shape for each of the chosen lengths."""
+        return self.planner.shapes
+
+    def warm_up(self, indices: np.ndarray, on_batch: Callable[[], None] = lambda: None) -> float:
+        """One batch of every shape, or the first four where there may be any."""
+        slowest, seen = 0.0, set()
+        for batch in self.planner.plan(self.sut.qsl.cost(indices)):
+            if batch.shape in seen or (not self.sut.engine.fixed_shapes and len(seen) >= 4):
+                continue
+            seen.add(batch.shape)
+            start = time.perf_counter()
+            self.sut.answer(indices[batch.positions], batch.shape)
+            slowest = max(slowest, time.perf_counter() - start)
+            on_batch()
+        return slowest
+
+    def estimate(self, indices: np.ndarray, seconds: float) -> tuple[float, str]:
+        """Samples/s of a query as large as the test's: its batches are fuller than those of the data set alone."""
+        query, rate, before = indices, self._rate(indices, 0.5), 0.0
+        # The faster the machine, the larger the query, and the larger the query, the fuller its batches.
+        while rate > 1.1 * before and len(query) < 1e6:
+            query = np.tile(indices, int(min(rate * seconds, 1e6) // len(indices) + 1))
+            rate, before = self._rate(query, 0.5), rate
+        rate = self._rate(query, MEASURE_SECONDS)
+        return rate * MARGIN, f"{rate:.4g} samples/s measured, with a margin so that the run is long enough"
+
+    def scheduler(self, complete: Complete, bound: float) -> OfflineScheduler:
+        """The scheduler; there is no bound."""
+        return OfflineScheduler(self.sut, self.planner, complete)
+
+    @classmethod
+    def metric(cls, detail: Detail) -> Metric:
+        """Samples per second."""
+        return Metric("samples/s", detail.values.get("result_samples_per_second"), "samples/s")
+
+    @classmethod
+    def correction(cls, detail: Detail) -> float | None:
+        """The rate that was reached, and the margin."""
+        rate = cls.metric(detail).value
+        return rate * MARGIN if rate else None
+
+    def _rate(self, indices: np.ndarray, seconds: float) -> float:
+        return measure_rate(self.sut, self.planner, indices, seconds)
+
+
+def make_planner(sut: SUT, costs: np.ndarray, max_cost: int) -> Planner:
+    """The planner that fits the engine and the graph: exact shapes, few compiled ones, or the one that it fixes."""
+    settings = sut.engine.settings
+    batch, length = sut.static
+    if length:
+        return FixedPlanner([length], settings.max_batch, settings.max_tokens, batch or None)
+    if sut.engine.fixed_shapes:
+        return FixedPlanner(best_lengths(costs, settings.shapes), settings.max_batch, settings.max_tokens)
+    if batch:
+        return FixedPlanner(best_lengths(costs, max_cost), batch, settings.max_tokens, batch)
+    return DynamicPlanner(settings.max_batch, settings.max_tokens)

@@ -1,0 +1,79 @@
+"""SingleStream and MultiStream: one query after the other; the metric is a percentile of their latency."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+import numpy as np
+
+from harness.loadgen.logs import Detail
+from harness.scenarios.base import Metric
+from harness.scenarios.measured import MeasuredScenario
+from harness.scheduling.base import Complete
+from harness.scheduling.stream import StreamScheduler
+
+_QUERIES = 16
+MARGIN = 0.7
+"""target_latency ÷ measured latency: LoadGen prepares as many queries as would fit twice at that latency, and a machine
+that gets faster must not run out of them."""
+
+
+class _Stream(MeasuredScenario):
+    key: ClassVar[str] = "target_latency"
+    most: ClassVar[int]
+    percentile: ClassVar[int]
+    result: ClassVar[str]
+    """Key of the early-stopping estimate in LoadGen's log, in nanoseconds."""
+
+    def estimate(self, indices: np.ndarray, seconds: float) -> tuple[float, str]:
+        """Milliseconds of a query, from a few that are answered as in the test."""
+        scheduler = self.scheduler(lambda ids, responses: None, 0)
+        rng = np.random.default_rng(0)
+        took = []
+        for _ in range(_QUERIES):
+            query = rng.choice(indices, self.most).tolist()
+            start = time.perf_counter()
+            scheduler.issue(list(range(self.most)), query)
+            took.append(time.perf_counter() - start)
+        scheduler.close()
+        if scheduler.failure:
+            raise scheduler.failure
+        latency = float(np.mean(took)) * 1000
+        return latency * MARGIN, f"{latency:.4g} ms measured, with a margin so that the run is long enough"
+
+    def scheduler(self, complete: Complete, bound: float) -> StreamScheduler:
+        """The scheduler; there is no bound."""
+        return StreamScheduler(self.sut, self.table, complete)
+
+    @classmethod
+    def metric(cls, detail: Detail) -> Metric:
+        """LoadGen's early-stopping estimate of the percentile."""
+        nanoseconds = detail.values.get(cls.result)
+        value = nanoseconds / 1e6 if nanoseconds else None
+        return Metric(f"{cls.percentile}th percentile latency", value, "ms")
+
+    @classmethod
+    def correction(cls, detail: Detail) -> float | None:
+        """The mean latency that was reached, and the margin."""
+        mean = detail.values.get("result_mean_query_latency_ns") or detail.values.get("result_mean_latency_ns")
+        return mean / 1e6 * MARGIN if mean else None
+
+
+class SingleStream(_Stream):
+    """One sample a query."""
+
+    name: ClassVar[str] = "SingleStream"
+    one_stream: ClassVar[bool] = True
+    most: ClassVar[int] = 1
+    percentile: ClassVar[int] = 90
+    result: ClassVar[str] = "early_stopping_latency_ss"
+
+
+class MultiStream(_Stream):
+    """Eight samples a query."""
+
+    name: ClassVar[str] = "MultiStream"
+    most: ClassVar[int] = 8
+    percentile: ClassVar[int] = 99
+    result: ClassVar[str] = "early_stopping_latency_ms"

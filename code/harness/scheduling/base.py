@@ -1,0 +1,129 @@
+"""What the schedulers of all scenarios have in common: query ids, threads, counters, and the first failure."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from harness.scheduling.batching import Shape
+from harness.sut import SUT, Responses
+
+Complete = Callable[[list[int], Responses], None]
+
+
+@dataclass
+class Counters:
+    """What a test has done so far. Written under the scheduler's lock, read at any time."""
+
+    issued: int = 0
+    completed: int = 0
+    batches: int = 0
+    real: int = 0
+    """Cost units of the samples themselves."""
+    done_cost: int = 0
+    """Cost units of the completed samples."""
+    padded: int = 0
+    """Cost units that the engine computed."""
+
+    @property
+    def padding_ratio(self) -> float | None:
+        """Padded ÷ real cost units; 1 is no padding."""
+        return self.padded / self.real if self.real else None
+
+
+class Work(NamedTuple):
+    """One batch: query ids, the sample index of each (int64), and the shape that they run in."""
+
+    ids: list[int]
+    indices: np.ndarray
+    shape: Shape
+
+
+class Scheduler(ABC):
+    """Owns the query ids of a test: it answers each exactly once, or records why it stopped."""
+
+    def __init__(self, sut: SUT, complete: Complete) -> None:
+        """``complete(ids, responses)`` tells LoadGen."""
+        self.sut = sut
+        self.counters = Counters()
+        self.failure: BaseException | None = None
+        self.failed = threading.Event()
+        self._complete = complete
+        self._lock = threading.Lock()
+
+    def issue(self, ids: Sequence[int], indices: Sequence[int]) -> None:
+        """LoadGen's callback: query ids and sample indices of one query. Never raises."""
+        # An exception must not unwind through LoadGen's C++ frames: it would end the process without a word.
+        try:
+            self._accept(ids, np.array(indices, dtype=np.int64))
+        except BaseException as error:  # noqa: BLE001
+            self._fail(error)
+
+    def flush(self) -> None:  # noqa: B027
+        """LoadGen's callback: no more samples will come for now. Nothing is held back, so there is nothing to do."""
+
+    def close(self) -> None:  # noqa: B027  a scheduler without threads has nothing to end
+        """End the threads once all that was issued is answered."""
+
+    @abstractmethod
+    def _accept(self, ids: Sequence[int], indices: np.ndarray) -> None:
+        """Answer a query, now or later; count it with `_issued` first."""
+
+    def _issued(self, costs: np.ndarray) -> None:
+        total = int(costs.sum())
+        with self._lock:  # readers take no lock, so that `real` is there before `issued`
+            self.counters.real += total
+            self.counters.issued += len(costs)
+
+    def _answer(self, work: Work) -> None:
+        responses = self.sut.answer(work.indices, work.shape)
+        cost = int(self.sut.qsl.cost(work.indices).sum())
+        # Counted before LoadGen is told: the last completion ends the test, and the counters are read then.
+        with self._lock:
+            self.counters.completed += len(work.ids)
+            self.counters.batches += 1
+            self.counters.done_cost += cost
+            self.counters.padded += work.shape.batch * work.shape.length
+        self._complete(work.ids, responses)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            if self.failure is None:
+                self.failure = error
+        self.failed.set()
+
+
+class StreamThreads(Scheduler):
+    """A scheduler with one thread for each stream of the engine."""
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._threads = [
+            threading.Thread(target=self._work, name=f"stream-{n}", daemon=True) for n in range(self.sut.engine.streams)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @abstractmethod
+    def _next(self) -> Work | None:
+        """The next batch, waiting for one if need be; None ends the thread."""
+
+    def _work(self) -> None:
+        while True:
+            try:
+                work = self._next()
+                if work is None:
+                    return
+                if not self.failed.is_set():
+                    self._answer(work)
+            except BaseException as error:  # noqa: BLE001
+                self._fail(error)
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()

@@ -1,0 +1,160 @@
+"""What a batch of each shape takes on this machine, and what follows for how samples are put together.
+
+Time is not linear in samples or tokens, and it depends on the engine, the model and the machine: so it is measured, in
+the warm-up of every run, while all streams are at work.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from harness.scheduling.batching import Shape, best_lengths
+from harness.sut import SUT
+
+_REPEATS = 3
+
+
+class CostTable:
+    """The shape that a few samples run in, and the seconds it takes, from the measured seconds of some shapes."""
+
+    def __init__(self, measured: Mapping[Shape, float], *, fixed: bool) -> None:
+        """With ``fixed``, batches run in the measured shapes only; otherwise in any, and times are interpolated."""
+        self.max_batch = max(shape.batch for shape in measured)
+        self.max_length = max(shape.length for shape in measured)
+        self._fixed = fixed
+        table = _least(measured) if fixed else _interpolated(measured)
+        # Lists of Python's own numbers: reading one of them takes a fifth of what reading an array's element does.
+        self._shapes, self._seconds = table
+
+    def shape(self, count: int, length: int) -> Shape:
+        """The shape for ``count`` samples of at most ``length`` cost units."""
+        return self._shapes[count - 1][length - 1]
+
+    def seconds(self, count: int, length: int) -> float:
+        """Seconds of that shape; infinity where none is large enough."""
+        if count > self.max_batch or length > self.max_length:
+            return float("inf")
+        return self._seconds[count - 1][length - 1]
+
+    def split(self, lengths: Sequence[int]) -> list[tuple[int, int]]:
+        """Where to cut samples, sorted by length, so that the batches one after the other take the least time.
+
+        Returns (start, end) of each batch. An exact dynamic programme: the least time of the first j samples is the
+        least, over i < j, of that of the first i and the time of a batch of the samples i to j.
+        """
+        count = len(lengths)
+        least, cut = [0.0] + [float("inf")] * count, [0] * (count + 1)
+        for end in range(1, count + 1):
+            longest = 0
+            for start in range(end - 1, max(-1, end - 1 - self.max_batch), -1):
+                longest = max(longest, lengths[start])
+                total = least[start] + self.seconds(end - start, longest)
+                if total < least[end]:
+                    least[end], cut[end] = total, start
+        parts, end = [], count
+        while end:
+            parts.append((cut[end], end))
+            end = cut[end]
+        return parts[::-1]
+
+
+def shapes_to_measure(sut: SUT, costs: np.ndarray, budget: int, max_batch: int) -> list[Shape]:
+    """At most about ``budget`` shapes that cover ``costs`` (int, (n,)), from single samples to full batches.
+
+    For an engine that compiles each shape, these are the ones to compile.
+    """
+    settings = sut.engine.settings
+    single = max_batch == 1
+    if sut.static.length:
+        lengths = [sut.static.length]
+    elif sut.engine.fixed_shapes or sut.static.batch:
+        lengths = best_lengths(costs, budget if single else max(1, budget // 2))
+    else:
+        lengths = sorted({int(length) for length in np.quantile(costs, (0, 0.5, 1))})
+    per_length = max(1, budget // len(lengths))
+    shapes = []
+    for length in lengths:
+        most = max(1, min(max_batch, settings.max_tokens // length))
+        sizes = [sut.static.batch] if sut.static.batch else _spaced(most, per_length)
+        shapes += [Shape(size, length) for size in sizes]
+    return shapes
+
+
+def measure_shapes(
+    sut: SUT, shapes: Iterable[Shape], indices: np.ndarray, on_batch: Callable[[], None] = lambda: None
+) -> dict[Shape, float]:
+    """Seconds of a batch of each shape, the median of several, while every stream runs one; warms each up first.
+
+    ``on_batch()`` is called after each shape.
+    """
+    costs = sut.qsl.cost(indices)
+    order = np.argsort(costs, kind="stable")
+    measured = {}
+    with ThreadPoolExecutor(sut.engine.streams) as streams:
+        for shape in shapes:
+            fitting = order[: np.searchsorted(costs[order], shape.length, side="right")]
+            # The longest that fit; of a data set that is smaller than a batch, some twice.
+            batch = np.resize(indices[fitting if len(fitting) else order[:1]][-shape.batch :], shape.batch)
+
+            def run(_: int, batch: np.ndarray = batch, shape: Shape = shape) -> list[float]:
+                seconds = []
+                for _ in range(1 + _REPEATS):
+                    start = time.perf_counter()
+                    sut.answer(batch, shape)
+                    seconds.append(time.perf_counter() - start)
+                return seconds[1:]
+
+            runs = streams.map(run, range(sut.engine.streams))
+            measured[shape] = statistics.median(second for seconds in runs for second in seconds)
+            on_batch()
+    return measured
+
+
+def _spaced(most: int, count: int) -> list[int]:
+    """At most ``count`` batch sizes: 1, ``most``, and powers of two between."""
+    sizes = [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
+    if count == 1:
+        return [most]
+    chosen = np.linspace(0, len(sizes) - 1, min(count, len(sizes))).round().astype(int)
+    return [sizes[position] for position in sorted(set(chosen.tolist()))]
+
+
+_Table = tuple[list[list[Shape]], list[list[float]]]
+
+
+def _least(measured: Mapping[Shape, float]) -> _Table:
+    """For each count and length the shape of least time that is large enough."""
+    batch, length = (max(size) for size in zip(*measured, strict=True))
+    seconds = np.full((batch, length), np.inf)
+    which = np.zeros((batch, length), dtype=np.int64)
+    shapes = list(measured)
+    for number, shape in enumerate(shapes):
+        part = (slice(0, shape.batch), slice(0, shape.length))
+        better = measured[shape] < seconds[part]
+        seconds[part][better] = measured[shape]
+        which[part][better] = number
+    return [[shapes[number] for number in row] for row in which.tolist()], seconds.tolist()
+
+
+def _interpolated(measured: Mapping[Shape, float]) -> _Table:
+    """For every count and length that very shape; linear between the measured ones, flat below the shortest."""
+    lengths = sorted({shape.length for shape in measured})
+    most = max(shape.batch for shape in measured)
+    counts = np.arange(1, most + 1)
+    columns = []
+    for length in lengths:
+        known = sorted((shape.batch, seconds) for shape, seconds in measured.items() if shape.length == length)
+        sizes, seconds = (np.array(column, dtype=float) for column in zip(*known, strict=True))
+        column = np.interp(counts, sizes, seconds)
+        beyond = counts > sizes[-1]
+        column[beyond] = seconds[-1] * counts[beyond] / sizes[-1]
+        columns.append(column)
+    every = np.arange(1, lengths[-1] + 1)
+    table = np.array([np.interp(every, lengths, row) for row in np.array(columns).T])
+    shapes = [[Shape(int(count), int(length)) for length in every] for count in counts]
+    return shapes, table.tolist()

@@ -1,0 +1,119 @@
+"""Server: queries arrive one by one at random, and all but 1 % must be answered within the scenario's latency bound."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from harness.scheduling.base import Complete, StreamThreads, Work
+from harness.scheduling.cost import CostTable
+from harness.sut import SUT
+
+_WINDOW = 64  # of the oldest that wait, from which a batch is made: what a choice costs does not grow with the backlog
+_GAIN = 1.03  # a larger batch must get that much more done in a second, since it makes its first samples wait
+
+
+class Waiting(NamedTuple):
+    """A sample that was issued and not yet run."""
+
+    arrival: float
+    """Seconds, of time.perf_counter()."""
+    id: int
+    index: int
+    cost: int
+
+
+class Backlog:
+    """The samples that wait, in the order in which they came."""
+
+    def __init__(self, table: CostTable, bound: float) -> None:
+        """``bound`` is the latency bound in seconds."""
+        self.table, self.bound = table, bound
+        self._waiting: deque[Waiting] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def push(self, sample: Waiting) -> None:
+        """Add a sample behind those that came before."""
+        self._waiting.append(sample)
+
+    def take(self, now: float, share: int) -> list[Waiting]:
+        """Remove the samples that should run next, together: the oldest, and at most ``share`` - 1 others.
+
+        Of all batches that hold the oldest and answer it in time, it is the one that gets most work done in a second:
+        work is counted in the seconds that each sample would take alone, so that padding is no gain. If it is too late
+        for the oldest, the time is not limited.
+        """
+        if share == 1 or len(self._waiting) == 1:
+            return [self._waiting.popleft()]
+        window = [self._waiting.popleft() for _ in range(min(len(self._waiting), _WINDOW))]
+        table, oldest = self.table, window[0]
+        slack = oldest.arrival + self.bound - now
+        # Those of similar cost come first; the sort is stable, so that among equals the older do.
+        window.sort(key=lambda sample: (sample is not oldest, abs(sample.cost - oldest.cost)))
+        in_time = table.seconds(1, oldest.cost) <= slack
+        best, size, work, longest = 0.0, 1, 0.0, 0
+        for count, sample in enumerate(window[: min(share, table.max_batch)], start=1):
+            longest = max(longest, sample.cost)
+            work += table.seconds(1, sample.cost)
+            seconds = table.seconds(count, longest)
+            if in_time and seconds > slack and count > 1:
+                continue
+            if work / seconds > best * (_GAIN if count > 1 else 1):
+                best, size = work / seconds, count
+        chosen, rest = window[:size], window[size:]
+        rest.sort()
+        self._waiting.extendleft(reversed(rest))
+        return chosen
+
+
+class ServerScheduler(StreamThreads):
+    """Streams that are idle take what waits at once; while all are busy, what waits grows into batches."""
+
+    def __init__(self, sut: SUT, table: CostTable, bound: float, complete: Complete) -> None:
+        """``bound`` is the latency bound in seconds."""
+        super().__init__(sut, complete)
+        self._backlog = Backlog(table, bound)
+        self._arrived = threading.Condition()
+        self._idle = 0
+        self._closing = False
+        self.start()
+
+    def close(self) -> None:
+        """End the threads once nothing waits."""
+        with self._arrived:
+            self._closing = True
+            self._arrived.notify_all()
+        self._join()
+
+    def _accept(self, ids: Sequence[int], indices: np.ndarray) -> None:
+        now = time.perf_counter()
+        costs = self.sut.qsl.cost(indices)
+        self._issued(costs)
+        with self._arrived:
+            for sample in zip(ids, indices.tolist(), costs.tolist(), strict=True):
+                self._backlog.push(Waiting(now, *sample))
+            self._arrived.notify(len(ids))
+
+    def _next(self) -> Work | None:
+        with self._arrived:
+            self._idle += 1
+            while not len(self._backlog):
+                if self._closing:
+                    return None
+                self._arrived.wait()
+            # What waits is shared out among the streams that are idle now.
+            chosen = self._backlog.take(time.perf_counter(), -(-len(self._backlog) // self._idle))
+            self._idle -= 1
+        longest = max(sample.cost for sample in chosen)
+        return Work(
+            [sample.id for sample in chosen],
+            np.array([sample.index for sample in chosen], dtype=np.int64),
+            self._backlog.table.shape(len(chosen), longest),
+        )

@@ -1,0 +1,53 @@
+"""SingleStream and MultiStream: LoadGen issues a query when the one before is answered, and its latency counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from harness.scheduling.base import Complete, Scheduler, Work
+from harness.scheduling.cost import CostTable
+from harness.sut import SUT
+
+
+class StreamScheduler(Scheduler):
+    """Answers each query in the callback that issues it: there is no queue, and no thread but LoadGen's.
+
+    Only where the engine has several streams do other threads run the rest of a query's samples meanwhile.
+    """
+
+    def __init__(self, sut: SUT, table: CostTable, complete: Complete) -> None:
+        super().__init__(sut, complete)
+        self.table = table
+        others = sut.engine.streams - 1
+        self._others = ThreadPoolExecutor(others, thread_name_prefix="stream") if others else None
+
+    def close(self) -> None:
+        """End the other threads."""
+        if self._others:
+            self._others.shutdown()
+
+    def _accept(self, ids: Sequence[int], indices: np.ndarray) -> None:
+        costs = self.sut.qsl.cost(indices)
+        self._issued(costs)
+        if len(ids) == 1:
+            self._answer(Work(list(ids), indices, self.table.shape(1, int(costs[0]))))
+            return
+        order = np.argsort(-costs, kind="stable")
+        # Dealt out in turn, long ones first: each stream gets about as much.
+        shares = [order[stream :: self.sut.engine.streams] for stream in range(self.sut.engine.streams)]
+        query_ids = np.array(ids, dtype=np.uint64)
+
+        def run(share: np.ndarray) -> None:
+            lengths = costs[share].tolist()
+            for start, end in self.table.split(lengths):
+                part = share[start:end]
+                shape = self.table.shape(end - start, lengths[start])
+                self._answer(Work(query_ids[part].tolist(), indices[part], shape))
+
+        pending = [self._others.submit(run, share) for share in shares[1:] if len(share)] if self._others else []
+        run(shares[0])
+        for other in pending:
+            other.result()

@@ -1,0 +1,134 @@
+"""Server, SingleStream and MultiStream through the real LoadGen."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from harness.loadgen.logs import ACCURACY
+from harness.registry import default_engine
+
+SCENARIOS = ["Server", "SingleStream", "MultiStream"]
+METRIC = {"Server": "samples/s", "SingleStream": "90th percentile latency", "MultiStream": "99th percentile latency"}
+
+
+@pytest.fixture(params=["onnxruntime", "deepsparse", "null"])
+def engine(request):
+    if request.param == "deepsparse" and default_engine() != "deepsparse":
+        pytest.skip("DeepSparse is not installed")
+    return request.param
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_performance_run_is_valid_and_shows_the_scenarios_metric(harness, scenario):
+    run = harness.run("--engine", "null", "--scenario", scenario, "--duration", "2")
+    assert run.code == 0, run.out + run.err
+    assert METRIC[scenario] in run.out
+    result = run.record["result"]
+    assert result["metric"]["name"] == METRIC[scenario]
+    assert result["metric"]["value"] > 0
+    assert result["duration_s"] > 1.5
+    assert {"50.00", "90.00", "99.00"} <= result["latency_ms"].keys()
+    assert ("bound 130 ms" in run.out) == (scenario == "Server")
+    key = "target_qps" if scenario == "Server" else "target_latency"
+    assert f"no {key} in user.conf, so it is set to" in run.err
+    assert f"bert.{scenario}.{key} = " in (run.folder / "user.conf").read_text()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_an_accuracy_run_gives_the_answers_of_offline(harness, scenario, engine):
+    logs = {}
+    for name in (scenario, "Offline"):
+        few = ("--set", "shapes=2") if engine == "deepsparse" else ()
+        run = harness.run("--engine", engine, "--scenario", name, "--mode", "accuracy", "--set", "max_batch=4", *few)
+        assert run.code == 0, run.err
+        newest = max(run.kept, key=lambda path: path.stat().st_mtime)
+        entries = json.loads((newest / ACCURACY).read_text())
+        logs[name] = {entry["qsl_idx"]: len(entry["data"]) for entry in entries}
+        count = json.loads((newest / "run.json").read_text())["dataset"]["samples_used"]
+        assert sorted(logs[name]) == list(range(count))
+        assert count == 14
+        assert len(entries) == (16 if name == "MultiStream" else 14)  # LoadGen fills up the last query of 8
+        scores = json.loads((newest / "accuracy.txt").read_text().splitlines()[0])
+        assert scores["f1"] == pytest.approx(logs.setdefault("f1", scores["f1"]), abs=1e-6)
+    assert logs[scenario] == logs["Offline"]
+
+
+def test_an_overloaded_server_ends_as_loadgen_says(harness, tmp_path):
+    conf = tmp_path / "high.conf"
+    conf.write_text("*.Server.target_qps = 300\n")
+    arguments = ("--scenario", "Server", "--duration", "2", "--user-conf", conf)
+    run = harness.run("--engine", "null", *arguments, "--set", "delay_us=20000", "--set", "max_batch=2")
+    assert run.code == 1
+    assert "INVALID" in run.out
+    assert "the latency bound was missed: lower target_qps" in run.out
+    assert run.record["result"]["samples"] >= 500  # all that LoadGen issued, and nothing was given up
+
+
+def test_batches_grow_with_the_load(harness, tmp_path):
+    """50 queries a second at 20 ms a batch would keep one stream busy for good, one by one."""
+    conf = tmp_path / "qps.conf"
+    conf.write_text("*.Server.target_qps = 150\n")
+    arguments = ("--scenario", "Server", "--duration", "5", "--user-conf", conf, "--set", "delay_us=20000")
+    run = harness.run("--engine", "null", *arguments)
+    assert run.code == 0, run.out
+    assert run.record["result"]["samples"] > 2 * run.record["result"]["batches"]
+
+
+def test_too_few_queries_for_early_stopping_say_how_long_a_test_would_have_to_be(harness):
+    arguments = ("--engine", "null", "--scenario", "MultiStream", "--duration", "1", "--set", "delay_us=2000")
+    run = harness.run(*arguments)
+    assert run.code == 1
+    assert "queries were processed where at least 662 are needed to be sure of the percentile" in run.out
+    assert "let the test run for" in run.out
+
+
+def test_streams_run_on_all_cores_unless_told_otherwise(harness):
+    run = harness.run("--engine", "onnxruntime", "--scenario", "SingleStream", "--duration", "1")
+    assert run.record["engine"]["streams"] == 1
+    told = harness.run("--engine", "onnxruntime", "--scenario", "SingleStream", "--duration", "1", "--set", "streams=2")
+    records = [json.loads((folder / "run.json").read_text()) for folder in told.kept]
+    assert {record["engine"]["streams"] for record in records} == {1, 2}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [("Raises", "raises failed to run a batch: vnni unit on fire"), ("Crashes", "process crashed (SIGSEGV)")],
+)
+def test_an_engine_that_breaks_in_the_middle_ends_the_run(harness, tmp_path, scenario, engine, message):
+    name = f"late_{engine.lower()}"
+    (tmp_path / f"{name}.py").write_text(f"from faulty import {engine} as Base\nclass Late(Base):\n    after = 400\n")
+    run = harness.run("--engine", f"{name}:Late", "--scenario", scenario, "--duration", "20")
+    assert run.code == 1
+    assert message in run.err
+    assert "LoadGen" not in run.out
+    assert run.kept == []
+    assert run.err.count("error:") == 1
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_hanging_engine_ends_by_the_stall_timeout(harness, tmp_path, scenario):
+    (tmp_path / "late.py").write_text("from faulty import Hangs as Base\nclass Late(Base):\n    after = 400\n")
+    run = harness.run("--engine", "late:Late", "--scenario", scenario, "--stall-timeout", "3", limit=60)
+    assert run.code == 1
+    assert "no progress for 3 s" in run.err
+    assert run.kept == []
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_ctrl_c_in_the_middle_ends_the_run_and_leaves_nothing(harness, scenario):
+    process = harness.start("--engine", "null", "--scenario", scenario, "--set", "delay_us=2000", "--duration", "60")
+    time.sleep(5)
+    assert process.poll() is None
+    start = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    run = harness.finish(process, start, 20)
+    assert run.code == 130
+    assert run.seconds < 5
+    assert "interrupted" in run.err
+    assert run.kept == []

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from itertools import combinations
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from echo import COSTS, EchoSut, Qsl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.engines.deepsparse import DeepSparseSettings
+from harness.scheduling.batching import Shape
+from harness.scheduling.cost import CostTable, measure_shapes, shapes_to_measure
+
+LENGTHS = (1, 40, 384)
+ANY = {Shape(n, length): 0.001 + 1e-5 * n * length**1.2 for n in (1, 2, 8) for length in LENGTHS}
+
+
+def test_between_measured_shapes_time_is_interpolated_and_the_shape_is_exact():
+    table = CostTable(ANY, fixed=False)
+    assert table.shape(3, 50) == Shape(3, 50)
+    for shape, seconds in ANY.items():
+        assert table.seconds(*shape) == pytest.approx(seconds)
+    assert table.seconds(5, 40) == pytest.approx((ANY[2, 40] + ANY[8, 40]) / 2)
+    assert table.seconds(1, 212) == pytest.approx((ANY[1, 40] + ANY[1, 384]) / 2)
+
+
+def test_fixed_shapes_are_chosen_by_their_time_among_those_that_fit():
+    # A batch of 4 was measured to be faster than one of 2: it takes two samples, too.
+    measured = {Shape(1, 10): 1.0, Shape(2, 10): 3.0, Shape(4, 10): 2.5, Shape(4, 20): 6.0, Shape(1, 20): 1.5}
+    table = CostTable(measured, fixed=True)
+    assert [table.shape(n, 7) for n in (1, 2, 4)] == [Shape(1, 10), Shape(4, 10), Shape(4, 10)]
+    assert table.shape(1, 11) == Shape(1, 20)
+    assert table.seconds(3, 20) == 6.0
+    assert table.seconds(5, 10) == table.seconds(1, 21) == float("inf")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(1, 384), min_size=1, max_size=7), st.booleans())
+def test_no_other_cut_of_a_query_takes_less_time(lengths, fixed):
+    lengths = sorted(lengths, reverse=True)
+    table = CostTable(ANY, fixed=fixed)
+
+    def total(cuts):
+        return sum(table.seconds(end - start, lengths[start]) for start, end in cuts)
+
+    found = table.split(lengths)
+    assert [place for part in found for place in range(*part)] == list(range(len(lengths)))
+    inner = range(1, len(lengths))
+    every = (cuts for count in range(len(lengths)) for cuts in combinations(inner, count))
+    best = min(total(zip((0, *cuts), (*cuts, len(lengths)), strict=True)) for cuts in every)
+    assert total(found) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("budget", [1, 2, 8, 20])
+@pytest.mark.parametrize("most", [1, 8, 64])
+def test_the_shapes_of_an_engine_that_compiles_cover_the_data_within_the_budget(budget, most):
+    sut = EchoSut()
+    sut.engine.fixed_shapes = True
+    sut.engine.settings = DeepSparseSettings(shapes=budget, max_tokens=2048)
+    shapes = shapes_to_measure(sut, COSTS, budget, most)
+    assert len(shapes) == len(set(shapes)) <= budget
+    assert max(shape.length for shape in shapes) == COSTS.max()
+    assert all(shape.batch <= most for shape in shapes)
+    assert all(shape.batch * shape.length <= 2048 for shape in shapes)
+
+
+def test_sizes_that_the_graph_fixes_are_the_only_ones():
+    sut = EchoSut()
+    sut.static = Shape(4, 384)
+    assert shapes_to_measure(sut, COSTS, 8, 64) == [Shape(4, 384)]
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_every_shape_is_run_on_every_stream_and_timed(streams):
+    class Timed(EchoSut):
+        def answer(self, indices, shape):
+            ran.append((shape, len(indices), int(COSTS[indices].max())))
+            clock.wait(0.002 * shape.batch)
+            return super().answer(indices, shape)
+
+    from threading import Event
+
+    ran, clock = [], Event()
+    shapes = [Shape(1, 384), Shape(8, 384), Shape(2, 30)]
+    measured = measure_shapes(Timed(streams), shapes, np.arange(Qsl.count))
+    assert list(measured) == shapes
+    assert measured[8, 384] > 3 * measured[1, 384]
+    for shape in shapes:
+        runs = [run for run in ran if run[0] == shape]
+        assert len(runs) >= 2 * streams
+        assert all(count == shape.batch and longest <= shape.length for _, count, longest in runs)
+
+
+def test_a_data_set_smaller_than_a_batch_still_fills_it():
+    few = EchoSut()
+    few.qsl = SimpleNamespace(cost=lambda indices: np.ones(len(indices), dtype=np.int64))
+    assert measure_shapes(few, [Shape(16, 1)], np.arange(3))[16, 1] > 0
