@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from benchmarks.offline import spread
+from benchmarks.common import spread
 from harness import catalog, console
 from harness.machine import core_count, cpu_model
 from resnet50.images import find_images

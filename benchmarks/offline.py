@@ -15,7 +15,6 @@ machines drift; the ratio of each pair is taken, and the median of the ratios pr
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import tempfile
 import threading
@@ -25,65 +24,31 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from benchmarks.common import Ready, apart, spread
 from harness import catalog, console
 from harness.machine import core_count, cpu_model
-from harness.qsl import SampleLibrary
-from harness.registry import BENCHMARKS, ENGINES, default_engine, resolve
+from harness.registry import default_engine
 from harness.scenarios.offline import Offline
 from harness.scheduling.batching import Shape
-from harness.scheduling.offline import OfflineScheduler
 
 _ONE_SHAPE = {"deepsparse": {"shapes": 1}}
 
 
-class Setup:
-    """Engine, SUT, QSL and planner as a run makes them, everything loaded and warm."""
-
-    def __init__(self, model: str, dataset: str | None, engine: str, **options: int) -> None:
-        found = catalog.find_model(model)
-        kind = resolve("benchmark", BENCHMARKS, found.benchmark)
-        benchmark = kind(kind.Settings.model_validate(found.settings), catalog.CACHE_DIR)
-        self.max_cost = kind.max_cost
-        self.qsl: SampleLibrary = benchmark.open(catalog.find_dataset(found.benchmark, dataset), None)
-        self.all = np.arange(self.qsl.performance_count)
-        engine_class = resolve("engine", ENGINES, engine)
-        if engine == "null":  # as many as are loaded: batches that lie side by side in memory need no copy
-            options = {"max_batch": min(1024, len(self.all)), **options}
-        self.engine = engine_class(found.path, engine_class.Settings(**options))
-        self.sut = benchmark.make_sut(self.engine, self.qsl)
-        scenario = Offline(self.sut, self.qsl.cost(np.arange(self.qsl.count)), self.max_cost)
-        self.planner = scenario.planner
-        self.qsl.load(self.all)
-        for shape in self.planner.shapes:
-            self.sut.prepare(shape)
-        scenario.warm_up(self.all)
-
-
-def loadgen_test(setup: Setup, samples: int) -> tuple[float, float]:
+def loadgen_test(setup: Ready, samples: int) -> tuple[float, float]:
     """Samples/s that LoadGen reports for one query of about ``samples``, and padded ÷ real tokens."""
-    import mlperf_loadgen as lg
-
     from harness.loadgen import session
-    from harness.loadgen.logs import read_detail
 
-    scheduler = OfflineScheduler(setup.sut, setup.planner, session.complete)
-    settings = lg.TestSettings()
-    settings.scenario, settings.mode = lg.TestScenario.Offline, lg.TestMode.PerformanceOnly
-    settings.min_duration_ms, settings.min_query_count = 0, samples
-    with tempfile.TemporaryDirectory() as folder:
-        session.run_test(settings, setup.qsl, scheduler, Path(folder), lambda: None)
-        scheduler.close()
-        rate = Offline.metric(read_detail(Path(folder), "performance")).value
-    setup.qsl.load(setup.all)
-    return float(rate or 0), float(scheduler.counters.padding_ratio or 0)
+    scheduler = setup.scenario.scheduler(session.complete, setup.bound)
+    detail = setup.test(scheduler, min_query_count=samples)
+    return float(Offline.metric(detail).value or 0), float(scheduler.counters.padding_ratio or 0)
 
 
-def raw_engine(setup: Setup, samples: int) -> float:
+def raw_engine(setup: Ready, samples: int) -> float:
     """Samples/s of the engine alone over the batches of the same query, its tensors made beforehand."""
-    query = np.resize(setup.all, samples)
+    query = np.resize(setup.indices, samples)
     query = query[setup.qsl.arrange(query)]
     work = []
-    for batch in setup.planner.plan(setup.qsl.cost(query)):
+    for batch in setup.scenario.planner.plan(setup.qsl.cost(query)):
         tensors = setup.sut.feed(setup.qsl.collate(query[batch.positions], batch.shape))
         work.append((setup.sut.runner(batch.shape), tensors))
     lock, position = threading.Lock(), iter(work)
@@ -96,7 +61,7 @@ def raw_engine(setup: Setup, samples: int) -> float:
                 return
             item[0](item[1])
 
-    threads = [threading.Thread(target=stream) for _ in range(setup.engine.streams)]
+    threads = [threading.Thread(target=stream) for _ in range(setup.sut.engine.streams)]
     start = time.perf_counter()
     for thread in threads:
         thread.start()
@@ -105,13 +70,13 @@ def raw_engine(setup: Setup, samples: int) -> float:
     return samples / (time.perf_counter() - start)
 
 
-def reference_way(setup: Setup, seconds: float) -> float:
+def reference_way(setup: Ready, seconds: float) -> float:
     """Samples/s of one sample at a time on all cores, padded to the longest that there can be."""
-    shape = Shape(1, setup.max_cost)
-    setup.sut.answer(setup.all[:1], shape)
+    shape = Shape(1, setup.scenario.max_cost)
+    setup.sut.answer(setup.indices[:1], shape)
     start, done = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        setup.sut.answer(setup.all[done % len(setup.all)][None], shape)
+        setup.sut.answer(setup.indices[done % len(setup.indices)][None], shape)
         done += 1
     return done / (time.perf_counter() - start)
 
@@ -143,11 +108,13 @@ def bare_null(samples: int, count: int) -> float:
 
 def engine_ratios(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> dict[str, object]:
     """(a), (b) and (d) of one engine; in a process of its own."""
-    setup = Setup(model, dataset, engine)
-    reference = Setup(model, dataset, engine, threads=core_count(), streams=1, **_ONE_SHAPE.get(engine, {}))
-    reference.sut.prepare(Shape(1, reference.max_cost))
-    rough = raw_engine(setup, max(len(setup.all), 64))
-    samples = max(len(setup.all), int(rough * seconds))
+    setup = Ready.make(model, dataset, engine, "Offline")
+    reference = Ready.make(
+        model, dataset, engine, "Offline", threads=core_count(), streams=1, **_ONE_SHAPE.get(engine, {})
+    )
+    reference.sut.prepare(Shape(1, reference.scenario.max_cost))
+    rough = raw_engine(setup, max(len(setup.indices), 64))
+    samples = max(len(setup.indices), int(rough * seconds))
     rows = []
     for pair in range(pairs):
         # The side that goes first changes, so that a slow drift of the machine favours neither.
@@ -160,25 +127,14 @@ def engine_ratios(model: str, dataset: str | None, engine: str, seconds: float, 
         "engine": engine,
         "rows": rows,
         "samples": samples,
-        "shapes": [tuple(s) for s in setup.planner.shapes],
+        "shapes": [tuple(s) for s in setup.scenario.planner.shapes],
     }
 
 
 def null_ratios(model: str, dataset: str | None, pairs: int) -> list[tuple[float, float]]:
     """(c): pairs of (null engine, bare null SUT) in samples/s."""
-    setup = Setup(model, dataset, "null")
-    return [(loadgen_test(setup, 500_000)[0], bare_null(500_000, len(setup.all))) for _ in range(pairs)]
-
-
-def apart(work, *args):
-    """Run a measurement in a process of its own: engines and LoadGen leave threads behind."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, args)
-
-
-def spread(values: list[float]) -> str:
-    """Median, least and greatest."""
-    return f"{statistics.median(values):.3f} ({min(values):.3f} - {max(values):.3f})"
+    setup = Ready.make(model, dataset, "null", "Offline")
+    return [(loadgen_test(setup, 500_000)[0], bare_null(500_000, len(setup.indices))) for _ in range(pairs)]
 
 
 def main() -> None:

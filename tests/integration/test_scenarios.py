@@ -13,7 +13,7 @@ from harness.loadgen.logs import ACCURACY
 from harness.registry import default_engine
 
 SCENARIOS = ["Server", "SingleStream", "MultiStream"]
-METRIC = {"Server": "samples/s", "SingleStream": "90th percentile latency", "MultiStream": "99th percentile latency"}
+METRIC = {"Server": "throughput", "SingleStream": "90th percentile latency", "MultiStream": "99th percentile latency"}
 
 
 @pytest.fixture(params=["onnxruntime", "deepsparse", "null"])

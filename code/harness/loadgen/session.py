@@ -7,6 +7,7 @@ caller must end the process.
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -15,6 +16,7 @@ from pathlib import Path
 import mlperf_loadgen as lg
 
 from harness.errors import RunFailed
+from harness.loadgen.logs import Detail, read_detail
 from harness.qsl import SampleLibrary
 from harness.scheduling.base import Scheduler
 from harness.sut import Responses
@@ -113,3 +115,22 @@ def run_test(
     counters = scheduler.counters
     if counters.completed != counters.issued:
         raise RunFailed(f"{counters.issued} samples were issued and {counters.completed} answered.")
+
+
+def short_test(scenario: str, scheduler: Scheduler, qsl: SampleLibrary, **settings: object) -> Detail:
+    """A performance test to measure with, not one that counts: a process may run as many as it likes.
+
+    ``settings`` are fields of LoadGen's TestSettings; min_duration_ms is 0 and min_query_count 1 unless given.
+    The scheduler is closed at the end.
+
+    Raises:
+        RunFailed: as `run_test`.
+    """
+    test = lg.TestSettings()
+    test.scenario, test.mode = getattr(lg.TestScenario, scenario), _MODES[Mode.PERFORMANCE]
+    for name, value in {"min_duration_ms": 0, "min_query_count": 1, **settings}.items():
+        setattr(test, name, value)
+    with tempfile.TemporaryDirectory() as folder:
+        run_test(test, qsl, scheduler, Path(folder), lambda: None)
+        scheduler.close()
+        return read_detail(Path(folder), Mode.PERFORMANCE)

@@ -65,7 +65,7 @@ class Offline(Scenario):
     @classmethod
     def metric(cls, detail: Detail) -> Metric:
         """Samples per second."""
-        return Metric("samples/s", detail.values.get("result_samples_per_second"), "samples/s")
+        return Metric("throughput", detail.values.get("result_samples_per_second"), "samples/s")
 
     @classmethod
     def correction(cls, detail: Detail) -> float | None:

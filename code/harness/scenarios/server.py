@@ -36,7 +36,7 @@ class Server(MeasuredScenario):
     @classmethod
     def metric(cls, detail: Detail) -> Metric:
         """Completed samples per second."""
-        return Metric("samples/s", detail.values.get("result_completed_samples_per_sec"), "samples/s")
+        return Metric("throughput", detail.values.get("result_completed_samples_per_sec"), "samples/s")
 
     @classmethod
     def correction(cls, detail: Detail) -> float | None:

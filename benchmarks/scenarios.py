@@ -1,0 +1,188 @@
+"""How far each scenario is from what the engine can do.
+
+    python -m benchmarks.scenarios [--models M,M] [--engines onnxruntime,deepsparse] [--seconds S]
+
+Prints for each model and engine, side by side in one run:
+  Server samples/s at the highest VALID target_qps ÷ Offline samples/s;
+  the same ÷ that of a Server which runs one query at a time;
+  SingleStream: LoadGen's 90th percentile ÷ the raw engine's own, over the same samples one by one;
+  MultiStream: LoadGen's 99th percentile ÷ the raw engine's own, over the same batches;
+  the harness's own time for a query, in microseconds: SingleStream with an engine that answers at once.
+
+Each model and engine has a process of its own. What is compared is measured in turn; the median of the ratios counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.common import Ready, apart, spread
+from harness import catalog, console
+from harness.machine import core_count, cpu_model
+from harness.registry import default_engine
+from harness.scenarios.server import Server
+from harness.scheduling.base import StreamThreads, Work
+from harness.tuning.peak import highest_passing
+
+
+class OneByOne(StreamThreads):
+    """The reference's Server: a queue, from which each stream runs one query after the other."""
+
+    def __init__(self, server: Server, complete) -> None:
+        import queue
+
+        super().__init__(server.sut, complete)
+        self._table, self._queue = server.table, queue.SimpleQueue()
+        self.start()
+
+    def close(self) -> None:
+        """End the threads."""
+        for _ in self._threads:
+            self._queue.put(None)
+        self._join()
+
+    def _accept(self, ids, indices) -> None:
+        self._issued(self.sut.qsl.cost(indices))
+        for query, index in zip(ids, indices.tolist(), strict=True):
+            self._queue.put((query, index))
+
+    def _next(self) -> Work | None:
+        item = self._queue.get()
+        if item is None:
+            return None
+        index = np.array(item[1:])
+        return Work([item[0]], index, self._table.shape(1, int(self.sut.qsl.cost(index)[0])))
+
+
+def server_ratios(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> dict[str, list[float]]:
+    """Samples/s of Offline, of Server at its highest VALID rate, and of one query at a time at its highest."""
+    from harness.loadgen import session
+
+    offline = Ready.make(model, dataset, engine, "Offline")
+    server = Ready.make(model, dataset, engine, "Server")
+    rate, _ = offline.scenario.estimate(offline.indices, seconds)
+    rows: dict[str, list[float]] = {"offline": [], "server": [], "one by one": []}
+
+    def valid(make):
+        def test(qps: float) -> bool:
+            detail = server.test(
+                make(),
+                server_target_qps=qps,
+                server_target_latency_ns=round(server.bound * 1e9),
+                min_duration_ms=round(seconds * 1000),
+            )
+            return detail.latencies["99.00"] <= server.bound * 1000 and detail.values["result_validity"] == "VALID"
+
+        return test
+
+    def dynamic():
+        return server.scenario.scheduler(session.complete, server.bound)
+
+    def one_by_one():
+        return OneByOne(server.scenario, session.complete)
+
+    for _ in range(pairs):
+        detail = offline.test(min_query_count=max(len(offline.indices), int(rate * seconds)))
+        rows["offline"].append(offline.scenario.metric(detail).value)
+        for name, make in (("server", dynamic), ("one by one", one_by_one)):
+            rows[name].append(highest_passing(valid(make), rows["offline"][-1] * 0.7, most=8))
+    return rows
+
+
+def stream_ratio(
+    model: str, dataset: str | None, engine: str, seconds: float, pairs: int, name: str
+) -> list[tuple[float, float]]:
+    """(LoadGen's percentile, the raw engine's own percentile for the same queries), in milliseconds."""
+    ready = Ready.make(model, dataset, engine, name)
+    scenario = ready.scenario
+    expected, _ = scenario.estimate(ready.indices, seconds)
+    queries = max(70 if scenario.most == 1 else 700, int(1000 * seconds / expected * 0.7))
+    rng = np.random.default_rng(1)
+    work = []
+    for query in rng.choice(ready.indices, (min(queries, 300), scenario.most)):
+        costs = ready.qsl.cost(query)
+        order = np.argsort(-costs, kind="stable")
+        batches = []
+        for start, end in scenario.table.split(costs[order].tolist()):
+            part = query[order[start:end]]
+            shape = scenario.table.shape(end - start, int(costs[order[start]]))
+            batches.append((ready.sut.runner(shape), ready.sut.feed(ready.qsl.collate(part, shape))))
+        work.append(batches)
+
+    def raw() -> float:
+        took = []
+        for number in range(queries):
+            start = time.perf_counter()
+            for runner, tensors in work[number % len(work)]:
+                runner(tensors)
+            took.append(time.perf_counter() - start)
+        return float(np.percentile(took, scenario.percentile) * 1000)
+
+    def loadgen() -> float:
+        nanoseconds = {
+            "single_stream_expected_latency_ns": expected * 1e6,
+            "multi_stream_expected_latency_ns": expected * 1e6,
+        }
+        detail = ready.test(min_query_count=queries, **nanoseconds)
+        return detail.latencies[f"{scenario.percentile}.00"]
+
+    rows = []
+    for pair in range(pairs):
+        if pair % 2:
+            second, first = raw(), loadgen()
+        else:
+            first, second = loadgen(), raw()
+        rows.append((first, second))
+    return rows
+
+
+def own_time(model: str, dataset: str | None) -> float:
+    """Microseconds of a SingleStream query with the null engine."""
+    ready = Ready.make(model, dataset, "null", "SingleStream")
+    detail = ready.test(min_query_count=20_000, single_stream_expected_latency_ns=50_000.0)
+    return detail.latencies["50.00"] * 1000
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    models = [name for name, (_, entry) in catalog.models().items() if entry.file]
+    parser.add_argument("--models", default=",".join(models), help="names or paths [%(default)s]")
+    parser.add_argument("--datasets", default="", help="one for each model, in their order")
+    engines = ["onnxruntime", "deepsparse"] if default_engine() == "deepsparse" else ["onnxruntime"]
+    parser.add_argument("--engines", default=",".join(engines))
+    parser.add_argument("--seconds", type=float, default=10, help="about how long each test takes")
+    parser.add_argument("--pairs", type=int, default=3)
+    args = parser.parse_args()
+    datasets = args.datasets.split(",") if args.datasets else []
+
+    table = Table("what", "ratio: median (least - greatest)", "aim", "figures", box=None, pad_edge=False)
+    for number, model in enumerate(args.models.split(",")):
+        dataset = datasets[number] if number < len(datasets) else None
+        for engine in args.engines.split(","):
+            who = f"{catalog.find_model(model).name}, {engine}"
+            console.note(f"measuring {who} ...")
+            rows = apart(server_ratios, model, dataset, engine, args.seconds, args.pairs)
+            rates = {name: statistics.median(values) for name, values in rows.items()}
+            for other, aim in (("offline", "0.8"), ("one by one", "1.5")):
+                ratios = [a / b if b else float("inf") for a, b in zip(rows["server"], rows[other], strict=True)]
+                figures = f"{rates['server']:.1f} and {rates[other]:.1f} samples/s"
+                table.add_row(f"{who}: Server ÷ {other}", spread(ratios), aim, figures)
+            for name in ("SingleStream", "MultiStream"):
+                pairs = apart(stream_ratio, model, dataset, engine, args.seconds, args.pairs, name)
+                figures = " and ".join(f"{statistics.median(column):.2f}" for column in zip(*pairs, strict=True))
+                table.add_row(f"{who}: {name} ÷ raw engine", spread([a / b for a, b in pairs]), "1.05", f"{figures} ms")
+        console.note("measuring the harness's own time ...")
+        microseconds = apart(own_time, model, dataset)
+        table.add_row(f"{catalog.find_model(model).name}: own time of a query", "", "", f"{microseconds:.0f} µs")
+    console.out.print(f"{cpu_model()}, {core_count()} cores; each side {args.pairs} times, in turn")
+    console.print_table(table)
+
+
+if __name__ == "__main__":
+    main()
