@@ -10,6 +10,7 @@ MODEL ?=
 ENGINE ?=
 DATASET ?=
 VOCAB ?=
+IMAGENET_DIR ?=
 SAMPLES ?=
 DURATION ?=
 OFFICIAL ?=
@@ -18,7 +19,10 @@ SYSTEM ?=
 SET ?=
 PYTHON ?=
 DEEPSPARSE ?= 1
+BENCH ?= offline
 ARGS ?=
+
+export IMAGENET_DIR
 
 quoted = '$(subst ','\'',$(1))'
 option = $(if $(strip $($(1))),--$(2) $(call quoted,$(strip $($(1)))))
@@ -37,8 +41,9 @@ help: ## This list
 	@echo 'Variables of run-offline and run-accuracy (make run-offline MODEL=... ENGINE=...):'
 	@echo '  MODEL      name (make models) or path of an ONNX file    default: the embedded model'
 	@echo '  ENGINE     deepsparse, onnxruntime or null               default: deepsparse if installed'
-	@echo '  DATASET    sample, squad-v1.1 or the path of a file      default: the full set if fetched, else sample'
-	@echo '  VOCAB      vocab.txt of the model                        default: that of BERT uncased'
+	@echo '  DATASET    name or path of a data set                    default: the full set if it is here, else a sample'
+	@echo '  VOCAB      vocab.txt of a BERT                           default: that of BERT uncased'
+	@echo '  IMAGENET_DIR  the ImageNet 2012 validation set, for ResNet50: 50,000 images, flat or in folders of classes'
 	@echo '  SAMPLES    use only about the first N samples            development runs only'
 	@echo '  DURATION   least seconds of a performance run            development runs only; default 20'
 	@echo '  SET        options of the engine, such as SET="threads=2 max_batch=16" (make options)'
@@ -46,6 +51,7 @@ help: ## This list
 	@echo '  FORCE      1 replaces an official result that is there'
 	@echo '  SYSTEM     name under results/ of an official run        default: from the processor'
 	@echo '  ARGS       further options of `harness run`, passed on as they are; test and bench take ARGS, too'
+	@echo '  BENCH      what bench measures: offline, bert_data or image_data'
 	@echo
 	@echo 'Variables of setup:'
 	@echo '  PYTHON     the Python to use                             default: 3.11, else 3.12 or 3.13'
@@ -56,13 +62,13 @@ setup: $(READY) ## Make .venv with pinned packages; the other targets do it by t
 run-offline: $(READY) ## Performance of the Offline scenario: samples per second
 	@$(BIN)/harness run --scenario Offline --mode performance $(OPTIONS) $(ARGS)
 
-run-accuracy: $(READY) ## Accuracy: the F1 score of the answers that LoadGen logged
+run-accuracy: $(READY) ## Accuracy: F1 or top-1 of the answers that LoadGen logged
 	@$(BIN)/harness run --scenario Offline --mode accuracy $(OPTIONS) $(ARGS)
 
 data: $(READY) ## Fetch the full SQuAD v1.1 dev set and BERT's vocabulary into build/data
 	@$(BIN)/harness data fetch
 
-models: $(READY) ## List the models that are known by name
+models: $(READY) ## List the models that are known by name (harness models build makes one with random weights)
 	@$(BIN)/harness models
 
 options: $(READY) ## List the options of SET
@@ -78,7 +84,7 @@ format: $(READY) ## Apply style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 bench: $(READY) ## Measure the harness against raw engines and the reference's way, side by side
-	@$(BIN)/python -m benchmarks.offline $(ARGS)
+	@$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
 
 $(READY): pyproject.toml requirements.lock requirements-deepsparse.lock tools/setup.sh
 	@sh tools/setup.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call quoted,$(DEEPSPARSE))
