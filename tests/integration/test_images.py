@@ -95,6 +95,14 @@ def test_every_image_is_answered_once_with_its_label(harness, coloured, tmp_path
     assert re.search(r"top-1 +100\.000 %", run.out)
 
 
+@pytest.mark.parametrize("scenario", ["Server", "SingleStream", "MultiStream"])
+def test_every_scenario_answers_every_image_with_its_label(harness, coloured, scenario):
+    arguments = ("--model", coloured / "model.onnx", "--dataset", coloured, "--mode", "accuracy")
+    run = harness.run("--engine", "onnxruntime", "--scenario", scenario, *arguments)
+    assert run.code == 0, run.err
+    assert (run.folder / "accuracy.txt").read_text().startswith(f"accuracy=100.000%, good={COUNT}, total={COUNT}")
+
+
 def test_a_performance_run_of_images_is_valid(harness, coloured, engine):
     arguments = ("--model", coloured / "model.onnx", "--dataset", coloured, "--duration", "1")
     run = harness.run("--engine", engine, *arguments)

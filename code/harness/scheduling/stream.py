@@ -29,15 +29,18 @@ class StreamScheduler(Scheduler):
         if self._others:
             self._others.shutdown()
 
+    def shares(self, costs: np.ndarray) -> list[np.ndarray]:
+        """The positions of a query's samples by the stream that runs them, long ones first: each gets about as much."""
+        order, streams = np.argsort(-costs, kind="stable"), self.sut.engine.streams
+        return [share for stream in range(streams) if len(share := order[stream::streams])]
+
     def _accept(self, ids: Sequence[int], indices: np.ndarray) -> None:
         costs = self.sut.qsl.cost(indices)
         self._issued(costs)
         if len(ids) == 1:
             self._answer(Work(list(ids), indices, self.table.shape(1, int(costs[0]))))
             return
-        order = np.argsort(-costs, kind="stable")
-        # Dealt out in turn, long ones first: each stream gets about as much.
-        shares = [order[stream :: self.sut.engine.streams] for stream in range(self.sut.engine.streams)]
+        shares = self.shares(costs)
         query_ids = np.array(ids, dtype=np.uint64)
 
         def run(share: np.ndarray) -> None:
@@ -47,7 +50,7 @@ class StreamScheduler(Scheduler):
                 shape = self.table.shape(end - start, lengths[start])
                 self._answer(Work(query_ids[part].tolist(), indices[part], shape))
 
-        pending = [self._others.submit(run, share) for share in shares[1:] if len(share)] if self._others else []
+        pending = [self._others.submit(run, share) for share in shares[1:]] if self._others else []
         run(shares[0])
         for other in pending:
             other.result()
