@@ -37,7 +37,9 @@ class ResNet50SUT(SUT):
         """
         super().__init__(engine, qsl)
         self._input, channels_first = _match_input(engine.inputs) if engine.inputs else (_DEFAULT, True)
-        self._output, self._classes = _match_output(engine.outputs) if engine.outputs else ("logits", CLASSES)
+        # An engine without a graph of its own (null) is given the classes that the offset speaks of.
+        unknown = ("logits", CLASSES + (label_offset or 0))
+        self._output, self._classes = _match_output(engine.outputs) if engine.outputs else unknown
         self._offset = _offset(label_offset, classes=self._classes or _classes_beside(engine.outputs))
         qsl.set_layout(self._input.dtype, channels_first=channels_first)
         if not engine.reshapes:

@@ -85,7 +85,12 @@ def test_neighbours_in_memory_are_a_batch_without_a_copy(qsl):
     assert batch.base is not None
     for row, index in enumerate((4, 5, 8)):
         assert np.array_equal(batch[row], normalised(index).transpose(2, 0, 1))
+    onwards = qsl.collate(np.array([5, 8, 1]), Shape(3, 1))[IMAGES]
+    assert np.shares_memory(onwards, batch)
+    for row, index in enumerate((5, 8, 1)):
+        assert np.array_equal(onwards[row], normalised(index).transpose(2, 0, 1))
     other = qsl.collate(np.array([8, 5, 4]), Shape(3, 1))[IMAGES]
+    assert not np.shares_memory(other, batch)
     assert np.array_equal(other, batch[::-1])
 
 
@@ -102,9 +107,9 @@ def test_a_query_is_arranged_so_that_batches_lie_side_by_side(indices):
 
 def test_only_what_is_loaded_is_in_memory(qsl):
     qsl.load([1, 2, 5])
-    assert (qsl.loaded, qsl._images.shape[0]) == (3, 3)
+    assert (qsl.loaded, len(qsl._images)) == (3, 6)  # a few stand there twice
     qsl.unload([2])
-    assert (qsl.loaded, qsl._images.shape[0]) == (2, 2)
+    assert (qsl.loaded, len(qsl._images)) == (2, 4)
     qsl.collate(np.array([1, 5]), Shape(2, 1))
     with pytest.raises(RunFailed, match="sample 2 was issued but is not loaded"):
         qsl.collate(np.array([1, 2]), Shape(2, 1))
@@ -146,6 +151,12 @@ def test_an_arg_max_alone_does_not_tell_its_classes(qsl):
         ResNet50SUT(alone, qsl)
     assert labels_of(ResNet50SUT(alone, qsl, 1).encode([np.array([66])], np.array([0]))) == [[65.0]]
     assert labels_of(ResNet50SUT(alone, qsl, 0).encode([np.array([66])], np.array([0]))) == [[66.0]]
+
+
+@pytest.mark.parametrize(("offset", "classes"), [(None, 1000), (0, 1000), (1, 1001)])
+def test_an_engine_without_a_graph_takes_any_offset(qsl, offset, classes):
+    sut = ResNet50SUT(graph(inputs=(), outputs=()), qsl, offset)
+    assert sut.signature(Shape(2, 1)).outputs == {"logits": (2, classes)}
 
 
 @pytest.mark.parametrize(("classes", "offset"), [(1000, 1), (1001, 0)])
