@@ -15,6 +15,7 @@ from harness.scheduling.cost import CostTable
 from harness.sut import SUT
 
 _WINDOW = 64  # of the oldest that wait, from which a batch is made: what a choice costs does not grow with the backlog
+_LONGEST = 0.4  # of the bound that a batch may take: who comes meanwhile waits for it, and then for a batch of its own
 _GAIN = 1.03  # a larger batch must get that much more done in a second, since it makes its first samples wait
 
 
@@ -47,23 +48,24 @@ class Backlog:
         """Remove the samples that should run next, together: the oldest, and at most ``share`` - 1 others.
 
         Of all batches that hold the oldest and answer it in time, it is the one that gets most work done in a second:
-        work is counted in the seconds that each sample would take alone, so that padding is no gain. If it is too late
-        for the oldest, the time is not limited.
+        work is counted in the seconds that each sample would take alone, so that padding is no gain. Even where it is
+        too late for the oldest, a batch must not make those late that come while it runs.
         """
         if share == 1 or len(self._waiting) == 1:
             return [self._waiting.popleft()]
         window = [self._waiting.popleft() for _ in range(min(len(self._waiting), _WINDOW))]
         table, oldest = self.table, window[0]
-        slack = oldest.arrival + self.bound - now
+        slack, limit = oldest.arrival + self.bound - now, _LONGEST * self.bound
         # Those of similar cost come first; the sort is stable, so that among equals the older do.
         window.sort(key=lambda sample: (sample is not oldest, abs(sample.cost - oldest.cost)))
-        in_time = table.seconds(1, oldest.cost) <= slack
+        if table.seconds(1, oldest.cost) <= slack:
+            limit = min(limit, slack)
         best, size, work, longest = 0.0, 1, 0.0, 0
         for count, sample in enumerate(window[: min(share, table.max_batch)], start=1):
             longest = max(longest, sample.cost)
             work += table.seconds(1, sample.cost)
             seconds = table.seconds(count, longest)
-            if in_time and seconds > slack and count > 1:
+            if seconds > limit and count > 1:
                 continue
             if work / seconds > best * (_GAIN if count > 1 else 1):
                 best, size = work / seconds, count

@@ -17,6 +17,8 @@ from harness.scheduling.server import Backlog, ServerScheduler, Waiting
 BOUND = 0.1
 # Twice the samples take 1.5 times as long: batches pay.
 GAINING = CostTable({Shape(n, x): 0.01 * n**0.6 * (x / 384) for n in (1, 2, 4, 8) for x in (1, 384)}, fixed=False)
+# As GAINING, three times as slow: 2 samples take 37 ms, 3 take 51 ms.
+SLOW = CostTable({Shape(n, x): 0.03 * n**0.3 * (x / 384) for n in (1, 2, 3, 4, 8) for x in (1, 384)}, fixed=False)
 # Twice the samples take twice as long: they only make each other wait.
 LINEAR = CostTable({Shape(n, x): 0.01 * n * (x / 384) for n in (1, 8) for x in (1, 384)}, fixed=False)
 FIXED = CostTable({Shape(n, x): 0.004 * n**0.6 * (x / 100) for n in (1, 4) for x in (100, 384)}, fixed=True)
@@ -63,7 +65,10 @@ def test_a_batch_ends_in_time_for_its_oldest():
     # 8 samples take 34.8 ms, 4 take 23 ms, 1 takes 10 ms.
     assert len(backlog(GAINING, *samples).take(BOUND - 0.030, 8)) < 8
     assert len(backlog(GAINING, *samples).take(BOUND - 0.012, 8)) == 1
-    assert len(backlog(GAINING, *samples).take(BOUND + 1, 8)) == 8  # too late for all: the more, the sooner it is over
+    # Too late for all: as many as do not make those late that come meanwhile.
+    assert len(backlog(GAINING, *samples).take(BOUND + 1, 8)) == 8
+    assert len(backlog(SLOW, *samples).take(BOUND + 1, 8)) == 2
+    assert len(backlog(SLOW, *samples).take(0.0, 8)) == 2
 
 
 def test_idle_streams_share_what_waits():
