@@ -107,12 +107,8 @@ def bare_null(samples: int, count: int) -> float:
 
 
 def engine_ratios(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> dict[str, object]:
-    """(a), (b) and (d) of one engine; in a process of its own."""
+    """(a) and (d) of one engine; in a process of its own."""
     setup = Ready.make(model, dataset, engine, "Offline")
-    reference = Ready.make(
-        model, dataset, engine, "Offline", threads=core_count(), streams=1, **_ONE_SHAPE.get(engine, {})
-    )
-    reference.sut.prepare(Shape(1, reference.scenario.max_cost))
     rough = raw_engine(setup, max(len(setup.indices), 64))
     samples = max(len(setup.indices), int(rough * seconds))
     rows = []
@@ -122,13 +118,21 @@ def engine_ratios(model: str, dataset: str | None, engine: str, seconds: float, 
             raw, (loadgen, padding) = raw_engine(setup, samples), loadgen_test(setup, samples)
         else:
             (loadgen, padding), raw = loadgen_test(setup, samples), raw_engine(setup, samples)
-        rows.append((loadgen, raw, reference_way(reference, seconds / 2), padding))
+        rows.append((loadgen, raw, padding))
     return {
         "engine": engine,
         "rows": rows,
         "samples": samples,
         "shapes": [tuple(s) for s in setup.scenario.planner.shapes],
     }
+
+
+def reference_rates(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> list[float]:
+    """The other side of (b), in a process of its own: two instances of an engine would be in each other's way."""
+    options = {"threads": core_count(), "streams": 1, **_ONE_SHAPE.get(engine, {})}
+    reference = Ready.make(model, dataset, engine, "Offline", **options)
+    reference.sut.prepare(Shape(1, reference.scenario.max_cost))
+    return [reference_way(reference, seconds / 2) for _ in range(pairs)]
 
 
 def null_ratios(model: str, dataset: str | None, pairs: int) -> list[tuple[float, float]]:
@@ -152,7 +156,8 @@ def main() -> None:
     for engine in filter(None, args.engines.split(",")):
         console.note(f"measuring {engine} ...")
         found = apart(engine_ratios, args.model, args.dataset, engine, args.seconds, args.pairs)
-        loadgen, raw, reference, padding = (list(column) for column in zip(*found["rows"], strict=True))
+        loadgen, raw, padding = (list(column) for column in zip(*found["rows"], strict=True))
+        reference = apart(reference_rates, args.model, args.dataset, engine, args.seconds, args.pairs)
         rates = f"{statistics.median(loadgen):.1f} and {{:.1f}} samples/s, {found['samples']} samples"
         ratio = [a / b for a, b in zip(loadgen, raw, strict=True)]
         table.add_row(
