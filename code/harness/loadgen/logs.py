@@ -72,7 +72,7 @@ class Detail:
             reasons.append("fewer queries were completed than the settings demand: let the test run longer")
         if not self.values.get("result_perf_constraints_met", True):
             reasons.append("the latency bound was missed: lower target_qps")
-        if not self.values.get("early_stopping_met", True):
+        elif not self.values.get("early_stopping_met", True):
             reasons.append(self._early_stopping())
         return reasons or [str(self.values.get("result_invalid_reason", "LoadGen gives no reason")).strip()]
 

@@ -12,7 +12,7 @@ from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete
 from harness.scheduling.server import ServerScheduler
 
-_LOAD = 0.6  # of what the streams answer one by one: low enough for random arrivals to meet most bounds
+_LOAD = 0.4  # of what the streams answer one by one: low enough for random arrivals to meet most bounds
 
 
 class Server(MeasuredScenario):
