@@ -48,7 +48,9 @@ class Detail:
     @property
     def latencies(self) -> dict[str, float]:
         """Milliseconds by percentile, such as "99.00"."""
-        found = re.compile(r"result_([\d.]+)_percentile_latency_ns")
+        # MultiStream has the percentiles of its samples, too, and is about those of its queries.
+        kind = "per_query_latency" if "result_mean_query_latency_ns" in self.values else "latency"
+        found = re.compile(rf"result_([\d.]+)_percentile_{kind}_ns")
         matches = ((found.fullmatch(key), value) for key, value in self.values.items())
         return {match[1]: value / 1e6 for match, value in matches if match}
 
