@@ -122,6 +122,10 @@ def _find(names: list[str], val_map: Path) -> tuple[Path, ...]:
             break
     else:
         by_name = {name.rpartition("/")[2]: name for name in names}
+        if len(by_name) < len(names):
+            raise ConfigError(
+                f"{val_map} names files alike in several folders, and they do not lie there: give their paths."
+            )
         located: dict[str, Path] = {}
         for folder in (*places, *_class_folders(root)):
             if folder.is_dir():

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from harness.errors import ConfigError
 from harness.scenarios.base import Scenario
 from harness.scheduling.batching import Shape
 from harness.scheduling.cost import CostTable, measure_shapes, shapes_to_measure
@@ -28,6 +29,9 @@ class MeasuredScenario(Scenario):
         budget = settings.shapes if sut.engine.fixed_shapes else _ANY_SHAPE_BUDGET
         largest = min(settings.max_batch, self.most or settings.max_batch)
         self.shapes = shapes_to_measure(sut, costs, budget, largest)
+        longest = max(shape.length for shape in self.shapes)
+        if costs.max() > longest:
+            raise ConfigError(f"a sample of {costs.max()} does not fit the model's graph, which fixes {longest}.")
         self.seconds: dict[Shape, float] = {}
 
     @property
