@@ -38,7 +38,7 @@ def loadgen_test(setup: Ready, samples: int) -> tuple[float, float]:
     """Samples/s that LoadGen reports for one query of about ``samples``, and padded ÷ real tokens."""
     from harness.loadgen import session
 
-    scheduler = setup.scenario.scheduler(session.complete, setup.bound)
+    scheduler = setup.scenario.scheduler(session.complete)
     detail = setup.test(scheduler, min_query_count=samples)
     return float(Offline.metric(detail).value or 0), float(scheduler.counters.padding_ratio or 0)
 
@@ -137,7 +137,9 @@ def reference_rates(model: str, dataset: str | None, engine: str, seconds: float
 
 def null_ratios(model: str, dataset: str | None, pairs: int) -> list[tuple[float, float]]:
     """(c): pairs of (null engine, bare null SUT) in samples/s."""
-    setup = Ready.make(model, dataset, "null", "Offline")
+    loaded = len(Ready.make(model, dataset, "null", "Offline").indices)
+    # No more than are loaded: batches that lie side by side in memory need no copy.
+    setup = Ready.make(model, dataset, "null", "Offline", max_batch=min(1024, loaded))
     return [(loadgen_test(setup, 500_000)[0], bare_null(500_000, len(setup.indices))) for _ in range(pairs)]
 
 

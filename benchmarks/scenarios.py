@@ -63,7 +63,7 @@ class OneByOne(StreamThreads):
 def offline_rates(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> list[float]:
     """Samples/s of Offline, several times."""
     offline = Ready.make(model, dataset, engine, "Offline")
-    rate, _ = offline.scenario.estimate(offline.indices, seconds)
+    rate, _ = offline.scenario.estimate(offline.indices, seconds, offline.told)
     samples = max(len(offline.indices), int(rate * seconds))
     return [offline.scenario.metric(offline.test(min_query_count=samples)).value for _ in range(pairs)]
 
@@ -81,7 +81,7 @@ def server_rates(
 
     def highest(make: Callable[[], Scheduler]) -> float:
         def holds(qps: float) -> bool:
-            bound = round(server.bound * 1e9)
+            bound = round(server.scenario.bound * 1e9)
             rate = {"server_target_qps": qps, "server_target_latency_ns": bound}
             detail = server.test(make(), min_duration_ms=round(seconds * 1000), **rate)
             return detail.values["result_99.00_percentile_latency_ns"] <= bound
@@ -90,7 +90,7 @@ def server_rates(
 
     rows: dict[str, list[float]] = {"server": [], "one by one": []}
     for _ in range(pairs):
-        rows["server"].append(highest(lambda: server.scenario.scheduler(session.complete, server.bound)))
+        rows["server"].append(highest(lambda: server.scenario.scheduler(session.complete)))
         rows["one by one"].append(highest(lambda: OneByOne(server.scenario, session.complete)))
     return rows
 
@@ -103,14 +103,14 @@ def stream_ratio(
 
     ready = Ready.make(model, dataset, engine, name)
     scenario, table = ready.scenario, ready.scenario.table
-    expected, _ = scenario.estimate(ready.indices, seconds)
+    expected, _ = scenario.estimate(ready.indices, seconds, ready.told)
     queries = int(np.clip(1000 * seconds / expected * 0.7, 20, 250))
     expectation = dict.fromkeys(
         ("single_stream_expected_latency_ns", "multi_stream_expected_latency_ns"), expected * 1e6
     )
 
     def loadgen() -> tuple[float, list[np.ndarray]]:
-        scheduler = scenario.scheduler(session.complete, 0)
+        scheduler = scenario.scheduler(session.complete)
         issued, accept = [], scheduler._accept
 
         def recorded(ids: list[int], indices: np.ndarray) -> None:
@@ -122,7 +122,7 @@ def stream_ratio(
         return detail.latencies["90.00"], issued
 
     def raw(issued: list[np.ndarray]) -> float:
-        scheduler = scenario.scheduler(lambda ids, responses: None, 0)
+        scheduler = scenario.scheduler(lambda ids, responses: None)
         work = []
         for indices in issued:
             streams = []

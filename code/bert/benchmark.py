@@ -32,6 +32,7 @@ class Bert(Benchmark):
     official_name: ClassVar[str] = "bert-99"
     max_cost: ClassVar[int] = FeatureParams().max_seq_length
     max_response: ClassVar[int] = 8 * max_cost
+    server_bound: ClassVar[float] = 0.130
     prepared: ClassVar[str] = "features"
     prepared_from: ClassVar[str] = "questions"
     Settings: ClassVar[type[BenchmarkSettings]] = BertSettings

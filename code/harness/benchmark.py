@@ -46,6 +46,8 @@ class Benchmark(ABC):
     """What results of a model that is named by its path are filed under."""
     max_cost: ClassVar[int]
     """The largest cost of a sample: tokens for BERT, 1 for an image."""
+    server_bound: ClassVar[float]
+    """Seconds within which 99 % of the queries of Server must be answered, as LoadGen's mlperf.conf sets it."""
     max_response: ClassVar[int]
     """The largest response, in bytes."""
     prepared: ClassVar[str]

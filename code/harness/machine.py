@@ -8,25 +8,39 @@ import re
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Core(NamedTuple):
+    """A physical core, by the first of its CPUs (hyper-threads) that this process may use."""
+
+    node: int
+    """NUMA node, 0 where the kernel tells none."""
+    cpu: int
 
 
 @cache
-def core_count() -> int:
-    """Physical cores that this process may use: hyper-threads of one core count once."""
+def cores() -> tuple[Core, ...]:
+    """The physical cores that this process may use, those of one NUMA node side by side."""
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    cores = set()
-    for cpu in usable:
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+    found: dict[tuple[str, str], Core] = {}
+    for cpu in sorted(usable):
+        place = Path(f"/sys/devices/system/cpu/cpu{cpu}")
         try:
-            cores.add(
-                (
-                    (topology / "physical_package_id").read_text().strip(),
-                    (topology / "core_id").read_text().strip(),
-                )
+            key = (
+                (place / "topology/physical_package_id").read_text().strip(),
+                (place / "topology/core_id").read_text().strip(),
             )
         except OSError:
-            cores.add(("cpu", str(cpu)))
-    return len(cores)
+            key = ("cpu", str(cpu))
+        node = next((int(path.name[4:]) for path in place.glob("node[0-9]*")), 0)
+        found.setdefault(key, Core(node, cpu))
+    return tuple(sorted(found.values()))
+
+
+def core_count() -> int:
+    """Physical cores that this process may use: hyper-threads of one core count once."""
+    return len(cores())
 
 
 @cache
@@ -54,6 +68,7 @@ def describe() -> dict[str, object]:
     return {
         "cpu": cpu_model(),
         "cores": core_count(),
+        "numa_nodes": len({core.node for core in cores()}),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "os": platform.platform(),
         "python": platform.python_version(),

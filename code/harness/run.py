@@ -8,24 +8,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 
 from harness import __version__, catalog, console, machine
-from harness.benchmark import Accuracy, Benchmark
+from harness.benchmark import Accuracy
 from harness.config import DEVELOPMENT_SECONDS, RunSettings
-from harness.engines.base import Engine, engine_errors
-from harness.errors import ConfigError
+from harness.engines.base import Engine
+from harness.errors import RunFailed
 from harness.loadgen.conf import MIN_DURATION_MS, UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
-from harness.registry import BENCHMARKS, ENGINES, SCENARIOS, resolve
+from harness.prepare import patience, prepare
 from harness.results import Places, check_space, write_json
 from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
 from harness.supervise import Heartbeat, supervised
-
-_ESTIMATING = 16.0  # seconds that measuring the engine may take
-_PREPARING = 900.0  # seconds that one step of preparing or scoring may take
 
 
 def run(settings: RunSettings) -> int:
@@ -39,67 +35,29 @@ def run(settings: RunSettings) -> int:
 
 
 def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
-    preparing = max(_PREPARING, settings.stall_timeout)
-    heartbeat.beat(preparing)
+    heartbeat.beat(patience(settings))
     places.create()
     # This process may be killed at any moment: what engines and the cache leave half-made then goes with the rest.
     tempfile.tempdir = str(places.staging)
     if settings.notices:
         console.note(f"{' '.join(settings.notices)} Official runs take --official (OFFICIAL=1).")
     conf = read_user_conf(settings.user_conf)
-    benchmark: Benchmark = resolve("benchmark", BENCHMARKS, settings.model.benchmark)(
-        settings.benchmark_settings, settings.cache_dir
-    )
-    dataset = catalog.find_dataset(settings.model.benchmark, settings.dataset)
     if settings.official:
-        check_official(conf, benchmark.name, settings.scenario)
-        benchmark.check_official(dataset)
-    with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.update(done=done, total=total)
-            heartbeat.beat(preparing)
-
-        qsl = benchmark.open(dataset, settings.samples, progress)
-    if settings.official and dataset.samples not in (None, qsl.count):
-        raise ConfigError(
-            f"{dataset.path} gives {qsl.count:,} samples where an official run has {dataset.samples:,}: "
-            f"an option of {benchmark.name} differs from the rules'; leave out its --set."
-        )
-    engine_class: type[Engine] = resolve("engine", ENGINES, settings.engine)
-    scenario_class: type[Scenario] = resolve("scenario", SCENARIOS, settings.scenario)
-    with engine_errors(engine_class.name, f"to load {settings.model.path}"):
-        engine = engine_class(settings.model.path, scenario_class.engine_settings(settings.engine_settings))
-    sut = benchmark.make_sut(engine, qsl)
-    costs = qsl.cost(np.arange(qsl.count))
-    loadable = np.arange(qsl.performance_count)
-    scenario = scenario_class(sut, costs, benchmark.max_cost)
-    console.note(
-        f"{settings.scenario} {settings.mode}: {settings.model.name} on {settings.engine}, data set {dataset.name} "
-        f"({qsl.count} samples)"
-    )
-    if engine.fixed_shapes:
-        with console.Progress("compiling", total=len(scenario.compiled), unit="shapes") as bar:
-            for shape in scenario.compiled:
-                sut.prepare(shape)
-                bar.advance()
-                heartbeat.beat(preparing)
+        check_official(conf, settings.model.benchmark, settings.scenario)
+    ready = prepare(settings, heartbeat.beat)
+    benchmark, dataset, qsl, engine, sut = ready.benchmark, ready.dataset, ready.qsl, ready.engine, ready.sut
+    scenario = ready.scenario
 
     seconds = MIN_DURATION_MS / 1000 if settings.official else settings.duration or DEVELOPMENT_SECONDS
-    # Batches are made of loaded samples only; LoadGen loads them again itself.
-    qsl.load(loadable)
-    heartbeat.beat(settings.stall_timeout)
-    slowest = scenario.warm_up(loadable, lambda: heartbeat.beat(settings.stall_timeout))
     measured = None
     sized = settings.mode == "performance" or scenario.paced
     if sized and not conf.lookup(benchmark.name, settings.scenario, scenario.key):
-        heartbeat.beat(_ESTIMATING + max(settings.stall_timeout, 20 * slowest))
-        measured, how = scenario.estimate(loadable, seconds)
+        measured, how = scenario.estimate(ready.indices, seconds, ready.told)
         console.note(f"no {scenario.key} in user.conf, so it is set to {measured:.4g}: {how}")
-    qsl.unload(loadable)
+    qsl.unload(ready.indices)
     conf_path = places.staging / "user.conf"
     conf_path.write_text(
-        _effective_conf(settings, conf, benchmark.name, scenario.key, len(loadable), seconds, measured), "utf-8"
+        _effective_conf(settings, conf, benchmark.name, scenario.key, len(ready.indices), seconds, measured), "utf-8"
     )
     check_space(
         places.staging,
@@ -109,11 +67,17 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     from harness.loadgen import session  # LoadGen is native code: only the process of a test loads it
 
     test_settings = session.make_settings(conf_path, benchmark.name, settings.scenario, session.Mode(settings.mode))
-    scheduler = scenario.scheduler(session.complete, test_settings.server_target_latency_ns / 1e9)
-    patience = max(settings.stall_timeout, 20 * slowest)
-    heartbeat.beat(patience)
+    bound = test_settings.server_target_latency_ns / 1e9
+    if settings.scenario == "Server" and bound != scenario.bound:
+        raise RunFailed(
+            f"LoadGen's bound is {bound * 1000:g} ms and the harness knows {scenario.bound * 1000:g} ms for "
+            f"{benchmark.name}: this LoadGen's round has other rules than this harness."
+        )
+    scheduler = scenario.scheduler(session.complete)
+    stalled = max(settings.stall_timeout, 20 * ready.slowest)
+    heartbeat.beat(stalled)
     # An accuracy run comes in as many queries as the data set has loads.
-    expected = (qsl.count, int(costs.sum())) if _accuracy(settings) else (0, 0)
+    expected = (qsl.count, int(scenario.costs.sum())) if _accuracy(settings) else (0, 0)
     with console.Progress("LoadGen", unit="samples") as bar:
         last = -1
 
@@ -122,7 +86,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
             counters: Counters = scheduler.counters
             if counters.completed != last:
                 last = counters.completed
-                heartbeat.beat(patience)
+                heartbeat.beat(stalled)
             if counters.issued:
                 # Long samples run first, so that the share of the tokens tells the time left, not that of the samples.
                 bar.update(
@@ -132,7 +96,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
                 )
 
         session.run_test(test_settings, qsl, scheduler, places.staging, tick)
-    heartbeat.beat(preparing)
+    heartbeat.beat(patience(settings))
     scheduler.close()
 
     detail = read_detail(places.staging, settings.mode)

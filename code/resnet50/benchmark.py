@@ -38,6 +38,7 @@ class ResNet50(Benchmark):
     name: ClassVar[str] = "resnet50"
     official_name: ClassVar[str] = "resnet50"
     max_cost: ClassVar[int] = 1
+    server_bound: ClassVar[float] = 0.015
     max_response: ClassVar[int] = 4
     prepared: ClassVar[str] = "pixels"
     prepared_from: ClassVar[str] = "images"

@@ -32,7 +32,6 @@ class EngineSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    threads: int | None = Field(None, ge=1, description="cores of one stream; default: cores ÷ streams")
     streams: int | None = Field(
         None, ge=1, description="batches that run at the same time; default: as suits the engine"
     )
@@ -40,11 +39,6 @@ class EngineSettings(BaseModel):
     max_tokens: int = Field(
         1024, ge=1, description="cost units (tokens for BERT, images for ResNet50) in one batch at most"
     )
-
-    def cores(self, available: int, preferred: int) -> tuple[int, int]:
-        """Threads of one stream and number of streams on that many cores: none idle, at least ``preferred`` threads."""
-        streams = self.streams or max(1, available // (self.threads or preferred))
-        return self.threads or max(1, available // streams), streams
 
 
 class Engine(ABC):

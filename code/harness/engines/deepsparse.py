@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -17,12 +18,12 @@ import numpy as np
 from pydantic import Field
 
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
+from harness.engines.layout import CoreSettings, Cpus, Layout, on_cpus, stay_on
 from harness.errors import MissingDependencyError
 from harness.graph import read_graph
-from harness.machine import core_count
 
 
-class DeepSparseSettings(EngineSettings):
+class DeepSparseSettings(CoreSettings):
     """Settings of DeepSparse."""
 
     max_tokens: int = Field(1024, ge=1, description="padded cost units in one batch at most")
@@ -48,14 +49,22 @@ class DeepSparseEngine(Engine):
             MissingDependencyError: DeepSparse is not installed.
         """
         super().__init__(model, settings)
-        os.environ["NM_DISABLE_ANALYTICS"] = "1"  # read at import: DeepSparse would send usage data otherwise
+        self.layout = Layout.of(settings, preferred=4, pin=True)
+        self.streams = self.layout.streams
+        several = len(self.layout.instances) > 1
+        # Read at import. DeepSparse would send usage data otherwise, and leave its threads to the kernel, which often
+        # puts two of them, that wait for each other, on one core. Its own pinning knows nothing of other instances.
+        os.environ["NM_DISABLE_ANALYTICS"] = "1"
+        os.environ["NM_BIND_THREADS_TO_CORES"] = str(int(self.layout.pin and not several))
         try:
             import deepsparse
         except ImportError as error:
             raise MissingDependencyError(missing_reason(error)) from error
         self._deepsparse = deepsparse
-        self.threads, self.streams = settings.cores(core_count(), preferred=4)
-        self._scheduler = settings.scheduler or ("multi_stream" if self.streams > 1 else "single_stream")
+        self._each = self.layout.streams // len(self.layout.instances)
+        self._scheduler = settings.scheduler or ("multi_stream" if self._each > 1 else "single_stream")
+        self._free = [self.layout.instance(stream) for stream in range(self.streams)]
+        """The instance of each stream that is idle."""
         graph = read_graph(model)
         self.inputs, self.outputs, self._weight_files = graph.inputs, graph.outputs, graph.weight_files
         self.fractions: list[float] = []
@@ -66,35 +75,48 @@ class DeepSparseEngine(Engine):
         order = [[tensor.name for tensor in self.outputs].index(name) for name in signature.outputs]
         shapes = [list(signature.inputs[name]) for name in names]
         with tempfile.TemporaryDirectory(prefix="deepsparse-") as folder:
-            copy = Path(folder) / self.model.name
-            shutil.copyfile(self.model, copy)
             for name in self._weight_files:  # read by name, beside the graph
                 link = Path(folder) / name
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(self.model.parent / name)
+            engines = [self._instance(Path(folder) / self.model.name, shapes, cpus) for cpus in self.layout.instances]
+        free = self._free
+        # With one core, DeepSparse computes in the thread that calls.
+        alone = self.layout.pin and self.layout.threads * self._each == 1
+
+        def runner(batch: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+            instance = free.pop()
+            if alone:
+                stay_on(self.layout.instances[instance])
+            try:
+                outputs = engines[instance].run([batch[name] for name in names], val_inp=False)
+            finally:
+                free.append(instance)
+            return [outputs[index] for index in order]
+
+        return runner
+
+    def _instance(self, copy: Path, shapes: list[list[int]], cpus: Cpus) -> object:
+        shutil.copyfile(self.model, copy)
+        # Threads inherit the CPUs of the one that starts them.
+        with on_cpus(cpus) if self.layout.pin and len(self.layout.instances) > 1 else nullcontext():
             engine = self._deepsparse.Engine(
                 str(copy),
                 batch_size=shapes[0][0],
-                num_cores=self.threads * self.streams,  # of all streams together
-                num_streams=self.streams,
+                num_cores=self.layout.threads * self._each,  # of all streams together
+                num_streams=self._each,
                 scheduler=self._scheduler,
                 input_shapes=shapes,
             )
         self.fractions.append(float(engine.fraction_of_supported_ops))
-
-        def runner(batch: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
-            outputs = engine.run([batch[name] for name in names], val_inp=False)
-            return [outputs[index] for index in order]
-
-        return runner
+        return engine
 
     def describe(self) -> dict[str, object]:
         """Name, version, cores, streams, and the share of the graph that DeepSparse itself runs."""
         return {
             **super().describe(),
             "version": self._deepsparse.__version__,
-            "threads": self.threads,
-            "streams": self.streams,
+            **self.layout.describe(),
             "scheduler": self._scheduler,
             "fraction_of_supported_ops": min(self.fractions, default=None),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,8 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
+from harness.engines.layout import CoreSettings, Cpus, Layout, on_cpus, stay_on
 from harness.graph import Tensor
-from harness.machine import core_count
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -25,7 +26,7 @@ _DTYPES = {
 }
 
 
-class OnnxRuntimeSettings(EngineSettings):
+class OnnxRuntimeSettings(CoreSettings):
     """Settings of ONNX Runtime."""
 
     max_tokens: int = Field(384, ge=1, description="padded cost units in one batch at most")
@@ -43,43 +44,56 @@ class OnnxRuntimeEngine(Engine):
         super().__init__(model, settings)
         import onnxruntime as ort
 
-        self._version = ort.__version__
-        self.threads, self.streams = settings.cores(core_count(), preferred=1)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
-        # A session owns a pool of threads, which streams would have to share; with one thread there is no pool, and
-        # all streams can use the same session and the same weights.
-        count = self.streams if self.threads > 1 else 1
-        self._sessions = [
-            ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"]) for _ in range(count)
-        ]
-        session = self._sessions[0]
+        self._ort = ort
+        self.layout = layout = Layout.of(settings, preferred=1, pin=False)
+        self.streams = layout.streams
+        self._free: list[tuple[ort.InferenceSession, Cpus]] = []
+        """What streams that are idle run on: as many as there are streams."""
+        if layout.threads > 1:
+            # A session owns a pool of threads, which streams would have to share.
+            for stream in range(layout.streams):
+                cpus = layout.cpus(stream)
+                self._free.append((self._session(cpus), cpus))
+        else:
+            # With one thread there is no pool, and the streams of an instance can use the same session and weights.
+            sessions = [self._session(cpus[:1]) for cpus in layout.instances]
+            for stream in range(layout.streams):
+                self._free.append((sessions[layout.instance(stream)], layout.cpus(stream)))
+        session = self._free[0][0]
         self.inputs = tuple(_tensor(node) for node in session.get_inputs())
         self.outputs = tuple(_tensor(node) for node in session.get_outputs())
+
+    def _session(self, cpus: Cpus) -> object:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self.layout.threads
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.settings.spinning)))
+        pinned = self.layout.pin
+        if pinned and len(cpus) > 1:  # of the threads beside the one that calls; they are counted from 1
+            places = ";".join(str(cpu + 1) for cpu in cpus[1:])
+            options.add_session_config_entry("session.intra_op_thread_affinities", places)
+        with on_cpus(cpus) if pinned else nullcontext():
+            return self._ort.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])
 
     def compile(self, signature: Signature) -> Runner:
         """Nothing is compiled: ONNX Runtime takes each batch as it comes."""
         names = list(signature.outputs)
-        run = self._sessions[0].run if len(self._sessions) == 1 else self._run_on_free_session
-        return lambda batch: run(names, batch)
+        free, pin = self._free, self.layout.pin
 
-    def _run_on_free_session(self, names: list[str], batch: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
-        session = self._sessions.pop()  # as many sessions as streams, so one is always free
-        try:
-            return session.run(names, batch)
-        finally:
-            self._sessions.append(session)
+        def runner(batch: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+            slot = session, cpus = free.pop()
+            if pin:
+                stay_on(cpus[:1])
+            try:
+                return session.run(names, batch)
+            finally:
+                free.append(slot)
+
+        return runner
 
     def describe(self) -> dict[str, object]:
-        """Name, version, threads and streams in force."""
-        return {
-            **super().describe(),
-            "version": self._version,
-            "threads": self.threads,
-            "streams": self.streams,
-        }
+        """Name, version, and the layout in force."""
+        return {**super().describe(), "version": self._ort.__version__, **self.layout.describe()}
 
 
 def _tensor(node: object) -> Tensor:

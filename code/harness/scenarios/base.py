@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,6 +29,16 @@ class Metric:
         return "none" if self.value is None else f"{self.value:,.2f} {self.unit}"
 
 
+class Told:
+    """What a scenario tells while it gets ready: each call is a sign of progress. Ignores it all by itself."""
+
+    def compiling(self, done: int, total: int) -> None:
+        """The next of ``total`` shapes is compiled now, which may take minutes."""
+
+    def ran(self) -> None:
+        """A batch was run, or a shape compiled. Called from any thread."""
+
+
 class Scenario(ABC):
     """One of LoadGen's scenarios, for one SUT and data set."""
 
@@ -41,41 +51,40 @@ class Scenario(ABC):
     one_stream: ClassVar[bool] = False
     """Whether one batch at a time on all cores suits it best, since nothing but latency counts."""
 
-    def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int) -> None:
-        """``costs`` is int64 (n,), those of the data set's samples; ``max_cost`` the largest that there can be."""
+    def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int, bound: float) -> None:
+        """``costs`` is int64 (n,), those of the data set's samples; ``max_cost`` the largest that there can be.
+
+        ``bound`` is the benchmark's Server latency bound in seconds, which only Server has a use for.
+        """
         self.sut = sut
         self.costs = costs
         self.max_cost = max_cost
+        self.bound = bound
+        self.shapes: Sequence[Shape] = ()
+        """The shapes that batches have, where they are few."""
 
     @classmethod
     def engine_settings(cls, settings: EngineSettings) -> EngineSettings:
         """The engine's settings, with what suits the scenario where the user says nothing."""
-        if cls.one_stream and settings.streams is None and settings.threads is None:
+        if cls.one_stream and settings.streams is None and getattr(settings, "threads", None) is None:
             return settings.model_copy(update={"streams": 1})
         return settings
 
-    @property
     @abstractmethod
-    def compiled(self) -> Sequence[Shape]:
-        """The shapes that an engine of fixed shapes has to compile."""
-
-    @abstractmethod
-    def warm_up(self, indices: np.ndarray, on_batch: Callable[[], None] = lambda: None) -> float:
-        """Run what the test will run, so that no first time falls into it; ``indices`` are loaded samples.
-
-        ``on_batch()`` is called after each batch.
+    def get_ready(self, indices: np.ndarray, told: Told) -> float:
+        """Compile and run what the test will run, so that no first time falls into it; ``indices`` are loaded samples.
 
         Returns:
             The seconds of the slowest batch.
         """
 
     @abstractmethod
-    def estimate(self, indices: np.ndarray, seconds: float) -> tuple[float, str]:
+    def estimate(self, indices: np.ndarray, seconds: float, told: Told) -> tuple[float, str]:
         """A value of ``key`` that suits a test of that many seconds, and how it was found, in words."""
 
     @abstractmethod
-    def scheduler(self, complete: Complete, bound: float) -> Scheduler:
-        """What LoadGen issues to; ``bound`` is the latency bound in seconds, where the scenario has one."""
+    def scheduler(self, complete: Complete) -> Scheduler:
+        """What LoadGen issues to."""
 
     @classmethod
     @abstractmethod
@@ -89,4 +98,11 @@ class Scenario(ABC):
 
     def describe(self) -> dict[str, object]:
         """How batches are formed, for the record of a run."""
-        return {"shapes": [list(shape) for shape in self.compiled]}
+        return {"shapes": [list(shape) for shape in self.shapes]}
+
+    def _compile(self, shapes: Sequence[Shape], told: Told, total: int) -> None:
+        """Compile shapes, the last of ``total``."""
+        for number, shape in enumerate(shapes, start=total - len(shapes)):
+            told.compiling(number, total)
+            self.sut.prepare(shape)
+            told.ran()

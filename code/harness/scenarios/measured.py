@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
 from harness.errors import ConfigError
-from harness.scenarios.base import Scenario
+from harness.scenarios.base import Scenario, Told
 from harness.scheduling.batching import Shape
-from harness.scheduling.cost import CostTable, measure_shapes, shapes_to_measure
+from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, shapes_to_measure
 from harness.sut import SUT
 
 _ANY_SHAPE_BUDGET = 12  # shapes that are measured where none has to be compiled
@@ -22,33 +23,55 @@ class MeasuredScenario(Scenario):
     most: ClassVar[int | None] = None
     """Samples that a query has at most, None where batches span queries."""
 
-    def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int) -> None:
-        super().__init__(sut, costs, max_cost)
+    def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int, bound: float) -> None:
+        super().__init__(sut, costs, max_cost, bound)
         settings = sut.engine.settings
         self._fixed = sut.engine.fixed_shapes or bool(sut.static.batch or sut.static.length)
-        budget = settings.shapes if sut.engine.fixed_shapes else _ANY_SHAPE_BUDGET
-        largest = min(settings.max_batch, self.most or settings.max_batch)
-        self.shapes = shapes_to_measure(sut, costs, budget, largest)
-        longest = max(shape.length for shape in self.shapes)
-        if costs.max() > longest:
-            raise ConfigError(f"a sample of {costs.max()} does not fit the model's graph, which fixes {longest}.")
-        self.seconds: dict[Shape, float] = {}
+        self._budget = settings.shapes if sut.engine.fixed_shapes else _ANY_SHAPE_BUDGET
+        self._largest = min(settings.max_batch, self.most or settings.max_batch)
+        if sut.static.length and costs.max() > sut.static.length:
+            raise ConfigError(
+                f"a sample of {costs.max()} does not fit the model's graph, which fixes {sut.static.length}."
+            )
+        self.times: dict[Shape, np.ndarray] = {}
+        """Measured seconds, float64 (n,), by shape."""
 
     @property
-    def compiled(self) -> Sequence[Shape]:
-        """All that are measured, if the engine compiles them."""
-        return self.shapes if self._fixed else ()
+    def limit(self) -> float | None:
+        """Seconds that a batch may take, None where any batch is as good as the engine can run it."""
+        return None
 
-    def warm_up(self, indices: np.ndarray, on_batch: Callable[[], None] = lambda: None) -> float:
+    def get_ready(self, indices: np.ndarray, told: Told) -> float:
         """Run each shape several times on every stream, and keep the times."""
-        self.seconds = measure_shapes(self.sut, self.shapes, indices, on_batch)
-        return max(self.seconds.values())
+        few, budget = [], self._budget
+        if self.limit is not None and budget > 2:
+            few = probes(self.sut, self.costs, self._largest)
+            self._measure(few, indices, told, budget)
+        fits = fitting(self._seconds(), self.limit) if few else lambda shape: True
+        shapes = shapes_to_measure(self.sut, self.costs, budget, self._largest, fits)
+        more = [shape for shape in shapes if shape not in self.times]
+        self._measure(more, indices, told, len(self.times) + len(more))
+        self.shapes = tuple(sorted(self.times))
+        return max(self._seconds().values())
 
-    @property
+    @cached_property
     def table(self) -> CostTable:
         """From the measured times."""
-        return CostTable(self.seconds, fixed=self._fixed)
+        return CostTable(self._seconds(), fixed=self._fixed, max_tokens=self.sut.engine.settings.max_tokens)
+
+    @property
+    def jitter(self) -> np.ndarray:
+        """float64 (n,): measured seconds ÷ the median of their shape."""
+        return np.concatenate([times / np.median(times) for times in self.times.values()])
 
     def describe(self) -> dict[str, object]:
-        """The shapes with their measured seconds."""
-        return {**super().describe(), "measured_seconds": [[*shape, took] for shape, took in self.seconds.items()]}
+        """The shapes with the median of their measured seconds."""
+        return {**super().describe(), "measured_seconds": [[*shape, s] for shape, s in self._seconds().items()]}
+
+    def _measure(self, shapes: Sequence[Shape], indices: np.ndarray, told: Told, total: int) -> None:
+        if self.sut.engine.fixed_shapes:
+            self._compile(shapes, told, max(total, len(self.times) + len(shapes)))
+        self.times |= measure_shapes(self.sut, shapes, indices, told.ran)
+
+    def _seconds(self) -> dict[Shape, float]:
+        return {shape: float(np.median(times)) for shape, times in self.times.items()}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from harness.loadgen.logs import Detail
-from harness.scenarios.base import Metric, Scenario
+from harness.scenarios.base import Metric, Scenario, Told
 from harness.scheduling.base import Complete
-from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, Shape, best_lengths
+from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
 from harness.scheduling.offline import OfflineScheduler, measure_rate
 from harness.sut import SUT
 
@@ -26,17 +25,15 @@ class Offline(Scenario):
     name: ClassVar[str] = "Offline"
     key: ClassVar[str] = "target_qps"
 
-    def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int) -> None:
-        super().__init__(sut, costs, max_cost)
+    def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int, bound: float) -> None:
+        super().__init__(sut, costs, max_cost, bound)
         self.planner = make_planner(sut, costs, max_cost)
+        self.shapes = self.planner.shapes
 
-    @property
-    def compiled(self) -> Sequence[Shape]:
-        """One shape for each of the chosen lengths."""
-        return self.planner.shapes
-
-    def warm_up(self, indices: np.ndarray, on_batch: Callable[[], None] = lambda: None) -> float:
+    def get_ready(self, indices: np.ndarray, told: Told) -> float:
         """One batch of every shape, or the first four where there may be any."""
+        if self.sut.engine.fixed_shapes:
+            self._compile(self.shapes, told, len(self.shapes))
         slowest, seen = 0.0, set()
         for batch in self.planner.plan(self.sut.qsl.cost(indices)):
             if batch.shape in seen or (not self.sut.engine.fixed_shapes and len(seen) >= 4):
@@ -45,21 +42,21 @@ class Offline(Scenario):
             start = time.perf_counter()
             self.sut.answer(indices[batch.positions], batch.shape)
             slowest = max(slowest, time.perf_counter() - start)
-            on_batch()
+            told.ran()
         return slowest
 
-    def estimate(self, indices: np.ndarray, seconds: float) -> tuple[float, str]:
+    def estimate(self, indices: np.ndarray, seconds: float, told: Told) -> tuple[float, str]:
         """Samples/s of a query as large as the test's: its batches are fuller than those of the data set alone."""
-        query, rate, before = indices, self._rate(indices, 0.5), 0.0
+        query, rate, before = indices, self._rate(indices, 0.5, told), 0.0
         # The faster the machine, the larger the query, and the larger the query, the fuller its batches.
         while rate > 1.1 * before and len(query) < 1e6:
             query = np.tile(indices, int(min(rate * seconds, 1e6) // len(indices) + 1))
-            rate, before = self._rate(query, 0.5), rate
-        rate = self._rate(query, MEASURE_SECONDS)
+            rate, before = self._rate(query, 0.5, told), rate
+        rate = self._rate(query, MEASURE_SECONDS, told)
         return rate * MARGIN, f"{rate:.4g} samples/s measured, with a margin so that the run is long enough"
 
-    def scheduler(self, complete: Complete, bound: float) -> OfflineScheduler:
-        """The scheduler; there is no bound."""
+    def scheduler(self, complete: Complete) -> OfflineScheduler:
+        """The scheduler with its threads."""
         return OfflineScheduler(self.sut, self.planner, complete)
 
     @classmethod
@@ -73,8 +70,8 @@ class Offline(Scenario):
         rate = cls.metric(detail).value
         return rate * MARGIN if rate else None
 
-    def _rate(self, indices: np.ndarray, seconds: float) -> float:
-        return measure_rate(self.sut, self.planner, indices, seconds)
+    def _rate(self, indices: np.ndarray, seconds: float, told: Told) -> float:
+        return measure_rate(self.sut, self.planner, indices, seconds, told.ran)
 
 
 def make_planner(sut: SUT, costs: np.ndarray, max_cost: int) -> Planner:

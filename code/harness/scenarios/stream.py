@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from harness.loadgen.logs import Detail
-from harness.scenarios.base import Metric
+from harness.scenarios.base import Metric, Told
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete
 from harness.scheduling.stream import StreamScheduler
@@ -26,9 +26,9 @@ class _Stream(MeasuredScenario):
     result: ClassVar[str]
     """Key of the early-stopping estimate in LoadGen's log, in nanoseconds."""
 
-    def estimate(self, indices: np.ndarray, seconds: float) -> tuple[float, str]:
+    def estimate(self, indices: np.ndarray, seconds: float, told: Told) -> tuple[float, str]:
         """Milliseconds of a query, from a few that are answered as in the test."""
-        scheduler = self.scheduler(lambda ids, responses: None, 0)
+        scheduler = self.scheduler(lambda ids, responses: told.ran())
         rng = np.random.default_rng(0)
         took = []
         for _ in range(_QUERIES):
@@ -42,8 +42,8 @@ class _Stream(MeasuredScenario):
         latency = float(np.mean(took)) * 1000
         return latency * MARGIN, f"{latency:.4g} ms measured, with a margin so that the run is long enough"
 
-    def scheduler(self, complete: Complete, bound: float) -> StreamScheduler:
-        """The scheduler; there is no bound."""
+    def scheduler(self, complete: Complete) -> StreamScheduler:
+        """The scheduler; LoadGen's own thread does the work."""
         return StreamScheduler(self.sut, self.table, complete)
 
     @classmethod

@@ -6,7 +6,6 @@ the warm-up of every run, while all streams are at work.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +21,15 @@ _REPEATS = 3
 class CostTable:
     """The shape that a few samples run in, and the seconds it takes, from the measured seconds of some shapes."""
 
-    def __init__(self, measured: Mapping[Shape, float], *, fixed: bool) -> None:
-        """With ``fixed``, batches run in the measured shapes only; otherwise in any, and times are interpolated."""
+    def __init__(self, measured: Mapping[Shape, float], *, fixed: bool, max_tokens: int | None = None) -> None:
+        """With ``fixed``, batches run in the measured shapes only; otherwise in any, and times are interpolated.
+
+        Several samples are never put into a shape of more than ``max_tokens`` padded cost units.
+        """
         self.max_batch = max(shape.batch for shape in measured)
         self.max_length = max(shape.length for shape in measured)
         self._fixed = fixed
-        table = _least(measured) if fixed else _interpolated(measured)
+        table = _least(measured) if fixed else _interpolated(measured, max_tokens or self.max_batch * self.max_length)
         # Lists of Python's own numbers: reading one of them takes a fifth of what reading an array's element does.
         self._shapes, self._seconds = table
 
@@ -63,34 +65,57 @@ class CostTable:
         return parts[::-1]
 
 
-def shapes_to_measure(sut: SUT, costs: np.ndarray, budget: int, max_batch: int) -> list[Shape]:
+def probes(sut: SUT, costs: np.ndarray, max_batch: int) -> list[Shape]:
+    """The longest shape, for one sample and for as many as the settings allow: what the rest is estimated from."""
+    length = sut.static.length or int(costs.max())
+    most = sut.static.batch or _most(sut, length, max_batch)
+    return [Shape(size, length) for size in sorted({sut.static.batch or 1, most})]
+
+
+def fitting(probed: Mapping[Shape, float], limit: float) -> Callable[[Shape], bool]:
+    """Whether a shape probably takes at most ``limit`` seconds, if those of the probes grow linearly with its cost."""
+    (few, least), *more = sorted(probed.items())
+    size = few.batch * few.length
+    slope = (more[0][1] - least) / (more[0][0].batch * more[0][0].length - size) if more else least / size
+    slope = min(max(slope, 0.0), least / size)
+    return lambda shape: least + slope * (shape.batch * shape.length - size) <= limit
+
+
+def shapes_to_measure(
+    sut: SUT, costs: np.ndarray, budget: int, max_batch: int, fits: Callable[[Shape], bool] = lambda shape: True
+) -> list[Shape]:
     """At most about ``budget`` shapes that cover ``costs`` (int, (n,)), from single samples to full batches.
 
-    For an engine that compiles each shape, these are the ones to compile.
+    For an engine that compiles each shape, these are the ones to compile. Of batches only those that ``fits`` is true
+    of are worth measuring; where there is none, the budget goes to more lengths.
     """
-    settings = sut.engine.settings
-    single = max_batch == 1
+
+    def most(length: int) -> int:
+        sizes = range(_most(sut, length, max_batch), 1, -1)
+        return next((size for size in sizes if fits(Shape(size, length))), 1)
+
     if sut.static.length:
         lengths = [sut.static.length]
     elif sut.engine.fixed_shapes or sut.static.batch:
-        lengths = best_lengths(costs, budget if single else max(1, budget // 2))
+        lengths = best_lengths(costs, budget)
+        if any(most(length) > 1 for length in lengths):
+            lengths = best_lengths(costs, max(1, budget // 2))
     else:
         lengths = sorted({int(length) for length in np.quantile(costs, (0, 0.5, 1))})
     per_length = max(1, budget // len(lengths))
     shapes = []
     for length in lengths:
-        most = max(1, min(max_batch, settings.max_tokens // length))
-        sizes = [sut.static.batch] if sut.static.batch else _spaced(most, per_length)
+        sizes = [sut.static.batch] if sut.static.batch else _spaced(most(length), per_length)
         shapes += [Shape(size, length) for size in sizes]
     return shapes
 
 
 def measure_shapes(
     sut: SUT, shapes: Iterable[Shape], indices: np.ndarray, on_batch: Callable[[], None] = lambda: None
-) -> dict[Shape, float]:
-    """Seconds of a batch of each shape, the median of several, while every stream runs one; warms each up first.
+) -> dict[Shape, np.ndarray]:
+    """Seconds, float64 (n,), of several batches of each shape while every stream runs one; warms each up first.
 
-    ``on_batch()`` is called after each shape.
+    ``on_batch()`` is called after each batch, by the stream's own thread.
     """
     costs = sut.qsl.cost(indices)
     order = np.argsort(costs, kind="stable")
@@ -107,12 +132,16 @@ def measure_shapes(
                     start = time.perf_counter()
                     sut.answer(batch, shape)
                     seconds.append(time.perf_counter() - start)
+                    on_batch()
                 return seconds[1:]
 
             runs = streams.map(run, range(sut.engine.streams))
-            measured[shape] = statistics.median(second for seconds in runs for second in seconds)
-            on_batch()
+            measured[shape] = np.array([second for seconds in runs for second in seconds])
     return measured
+
+
+def _most(sut: SUT, length: int, max_batch: int) -> int:
+    return max(1, min(max_batch, sut.engine.settings.max_tokens // length))
 
 
 def _spaced(most: int, count: int) -> list[int]:
@@ -141,7 +170,7 @@ def _least(measured: Mapping[Shape, float]) -> _Table:
     return [[shapes[number] for number in row] for row in which.tolist()], seconds.tolist()
 
 
-def _interpolated(measured: Mapping[Shape, float]) -> _Table:
+def _interpolated(measured: Mapping[Shape, float], max_tokens: int) -> _Table:
     """For every count and length that very shape; linear between the measured ones, flat below the shortest."""
     lengths = sorted({shape.length for shape in measured})
     most = max(shape.batch for shape in measured)
@@ -156,5 +185,6 @@ def _interpolated(measured: Mapping[Shape, float]) -> _Table:
         columns.append(column)
     every = np.arange(1, lengths[-1] + 1)
     table = np.array([np.interp(every, lengths, row) for row in np.array(columns).T])
+    table[(counts[:, None] > 1) & (counts[:, None] * every > max_tokens)] = np.inf
     shapes = [[Shape(int(count), int(length)) for length in every] for count in counts]
     return shapes, table.tolist()

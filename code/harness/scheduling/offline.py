@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -46,10 +46,13 @@ class OfflineScheduler(StreamThreads):
         return Work(query_ids[batch.positions].tolist(), indices[batch.positions], batch.shape)
 
 
-def measure_rate(sut: SUT, planner: Planner, indices: np.ndarray, seconds: float) -> float:
+def measure_rate(
+    sut: SUT, planner: Planner, indices: np.ndarray, seconds: float, on_batch: Callable[[], None] = lambda: None
+) -> float:
     """Samples/s of the data set on this machine, from batches spread evenly over its plan.
 
     All streams work as in the test. The mean time of the batches that fit into ``seconds`` is taken for all of them.
+    ``on_batch()`` is called after each batch, by the stream's own thread.
     """
     batches = planner.plan(sut.qsl.cost(indices))
     # Evenly spaced prefixes: 1/2, 1/4, 3/4, ... visits the plan evenly however soon the time is over.
@@ -69,6 +72,7 @@ def measure_rate(sut: SUT, planner: Planner, indices: np.ndarray, seconds: float
                 done += 1
             try:
                 sut.answer(indices[batch.positions], batch.shape)
+                on_batch()
             except BaseException as error:  # noqa: BLE001
                 errors.append(error)
 

@@ -15,8 +15,8 @@ from harness.scheduling.cost import CostTable
 from harness.sut import SUT
 
 _WINDOW = 64  # of the oldest that wait, from which a batch is made: what a choice costs does not grow with the backlog
-_LONGEST = 0.4  # of the bound that a batch may take: who comes meanwhile waits for it, and then for a batch of its own
 _GAIN = 1.03  # a larger batch must get that much more done in a second, since it makes its first samples wait
+_SURE = 1.05  # times the measured seconds: what would end later than that after its deadline is not called in time
 
 
 class Waiting(NamedTuple):
@@ -30,36 +30,41 @@ class Waiting(NamedTuple):
 
 
 class Backlog:
-    """The samples that wait, in the order in which they came."""
+    """The samples that wait, the earliest deadline first, but for those that cannot be answered in time any more.
+
+    The bound is one on a percentile: how late a late answer comes does not matter. So what is late already waits until
+    nothing else does, instead of making late what comes behind it.
+    """
 
     def __init__(self, table: CostTable, bound: float) -> None:
         """``bound`` is the latency bound in seconds."""
         self.table, self.bound = table, bound
         self._waiting: deque[Waiting] = deque()
+        self._late: deque[Waiting] = deque()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._late)
 
     def push(self, sample: Waiting) -> None:
         """Add a sample behind those that came before."""
         self._waiting.append(sample)
 
     def take(self, now: float, share: int) -> list[Waiting]:
-        """Remove the samples that should run next, together: the oldest, and at most ``share`` - 1 others.
+        """Remove the samples that should run next, together: the oldest that is in time and at most ``share`` - 1 more.
 
         Of all batches that hold the oldest and answer it in time, it is the one that gets most work done in a second:
-        work is counted in the seconds that each sample would take alone, so that padding is no gain. Even where it is
-        too late for the oldest, a batch must not make those late that come while it runs.
+        work is counted in the seconds that each sample would take alone, so that padding is no gain.
         """
-        if share == 1 or len(self._waiting) == 1:
-            return [self._waiting.popleft()]
-        window = [self._waiting.popleft() for _ in range(min(len(self._waiting), _WINDOW))]
+        while self._waiting and not self._in_time(self._waiting[0], now):
+            self._late.append(self._waiting.popleft())
+        queue = self._waiting or self._late
+        limit = self._waiting[0].arrival + self.bound - now if self._waiting else self.bound
+        if share == 1 or len(queue) == 1:
+            return [queue.popleft()]
+        window = [queue.popleft() for _ in range(min(len(queue), _WINDOW))]
         table, oldest = self.table, window[0]
-        slack, limit = oldest.arrival + self.bound - now, _LONGEST * self.bound
         # Those of similar cost come first; the sort is stable, so that among equals the older do.
         window.sort(key=lambda sample: (sample is not oldest, abs(sample.cost - oldest.cost)))
-        if table.seconds(1, oldest.cost) <= slack:
-            limit = min(limit, slack)
         best, size, work, longest = 0.0, 1, 0.0, 0
         for count, sample in enumerate(window[: min(share, table.max_batch)], start=1):
             longest = max(longest, sample.cost)
@@ -71,8 +76,11 @@ class Backlog:
                 best, size = work / seconds, count
         chosen, rest = window[:size], window[size:]
         rest.sort()
-        self._waiting.extendleft(reversed(rest))
+        queue.extendleft(reversed(rest))
         return chosen
+
+    def _in_time(self, sample: Waiting, now: float) -> bool:
+        return now + _SURE * self.table.seconds(1, sample.cost) <= sample.arrival + self.bound
 
 
 class ServerScheduler(StreamThreads):

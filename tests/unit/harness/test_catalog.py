@@ -7,7 +7,6 @@ import pytest
 
 from harness import catalog
 from harness.config import make_settings, options_help
-from harness.engines.base import EngineSettings
 from harness.errors import ConfigError, did_you_mean
 
 
@@ -78,28 +77,6 @@ def test_every_option_is_listed_with_what_it_is_for():
     rows = options_help()
     assert {("deepsparse", "shapes"), ("onnxruntime", "threads"), ("bert", "vocab")} <= {row[:2] for row in rows}
     assert all("None" not in row[2].partition(":")[2] for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("threads", "streams", "expected"),
-    [
-        (None, None, (4, 4)),
-        (2, None, (2, 8)),
-        (None, 8, (2, 8)),
-        (3, 2, (3, 2)),
-        (None, 99, (1, 99)),
-        (None, 1, (16, 1)),
-    ],
-)
-def test_cores_are_shared_out(threads, streams, expected):
-    assert EngineSettings(threads=threads, streams=streams).cores(16, preferred=4) == expected
-
-
-@pytest.mark.parametrize("available", range(1, 33))
-def test_few_cores_idle_whatever_their_number(available):
-    threads, streams = EngineSettings().cores(available, preferred=4)
-    assert threads >= min(4, available)
-    assert available - streams < threads * streams <= available
 
 
 @pytest.mark.parametrize("engine", [":Foo", "os:getcwd", "os:", "no.such.module:Engine"])

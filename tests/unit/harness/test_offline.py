@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from harness.engines.deepsparse import DeepSparseSettings
 from harness.errors import EngineError
+from harness.scenarios.base import Told
 from harness.scenarios.offline import Offline
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, best_lengths
 from harness.scheduling.offline import OfflineScheduler, measure_rate
@@ -55,14 +56,16 @@ def test_a_failure_while_planning_is_recorded_not_raised_into_loadgen():
     assert "does not fit" in str(scheduler.failure)
 
 
-def test_every_shape_is_warmed_up():
+def test_every_shape_is_compiled_and_warmed_up():
+    compiled = set()
     sut = EchoSut()
     sut.engine.fixed_shapes = True
     sut.engine.settings = DeepSparseSettings(shapes=5)
-    scenario = Offline(sut, COSTS, 384)
-    scenario.warm_up(np.arange(Qsl.count))
+    sut.prepare = compiled.add
+    scenario = Offline(sut, COSTS, 384, 0.13)
+    scenario.get_ready(np.arange(Qsl.count), Told())
     assert len(sut.shapes) == 5
-    assert sut.shapes == set(scenario.compiled)
+    assert sut.shapes == set(scenario.shapes) == compiled
 
 
 def test_the_measured_rate_is_that_of_the_whole_data_set():

@@ -17,8 +17,8 @@ from harness.scheduling.server import Backlog, ServerScheduler, Waiting
 BOUND = 0.1
 # Twice the samples take 1.5 times as long: batches pay.
 GAINING = CostTable({Shape(n, x): 0.01 * n**0.6 * (x / 384) for n in (1, 2, 4, 8) for x in (1, 384)}, fixed=False)
-# As GAINING, three times as slow: 2 samples take 37 ms, 3 take 51 ms.
-SLOW = CostTable({Shape(n, x): 0.03 * n**0.3 * (x / 384) for n in (1, 2, 3, 4, 8) for x in (1, 384)}, fixed=False)
+# As GAINING, three times as slow: 8 samples take 104 ms, more than the bound.
+SLOWER = CostTable({Shape(n, x): 0.03 * n**0.6 * (x / 384) for n in range(1, 9) for x in (1, 384)}, fixed=False)
 # Twice the samples take twice as long: they only make each other wait.
 LINEAR = CostTable({Shape(n, x): 0.01 * n * (x / 384) for n in (1, 8) for x in (1, 384)}, fixed=False)
 FIXED = CostTable({Shape(n, x): 0.004 * n**0.6 * (x / 100) for n in (1, 4) for x in (100, 384)}, fixed=True)
@@ -65,10 +65,22 @@ def test_a_batch_ends_in_time_for_its_oldest():
     # 8 samples take 34.8 ms, 4 take 23 ms, 1 takes 10 ms.
     assert len(backlog(GAINING, *samples).take(BOUND - 0.030, 8)) < 8
     assert len(backlog(GAINING, *samples).take(BOUND - 0.012, 8)) == 1
-    # Too late for all: as many as do not make those late that come meanwhile.
+    # Too late for all: batches get more done, but those that come meanwhile must not wait longer than the bound.
     assert len(backlog(GAINING, *samples).take(BOUND + 1, 8)) == 8
-    assert len(backlog(SLOW, *samples).take(BOUND + 1, 8)) == 2
-    assert len(backlog(SLOW, *samples).take(0.0, 8)) == 2
+    assert 1 < len(backlog(SLOWER, *samples).take(BOUND + 1, 8)) < 8
+
+
+def test_what_is_late_already_waits_until_nothing_else_does():
+    waiting = backlog(LINEAR, (0.0, 384), (0.005, 384), (0.090, 384), (0.091, 384))
+    now = 0.100  # a sample takes 10 ms, so that the first two cannot be answered within 100 ms
+    order = [sample.id for _ in range(4) for sample in waiting.take(now, 1)]
+    assert order == [2, 3, 0, 1]
+    assert len(waiting) == 0
+
+
+def test_the_late_do_not_starve_where_a_stream_has_time_for_them():
+    waiting = backlog(LINEAR, (0.0, 384))
+    assert [sample.id for sample in waiting.take(5.0, 1)] == [0]
 
 
 def test_idle_streams_share_what_waits():
@@ -93,7 +105,7 @@ def test_the_backlog_is_served_in_the_order_of_the_deadlines():
     waiting = backlog(LINEAR, *((0.001 * n, int(cost)) for n, cost in enumerate(rng.choice(COSTS, 200))))
     taken = []
     while len(waiting):
-        taken += [sample.id for sample in waiting.take(0.2, len(waiting))]
+        taken += [sample.id for sample in waiting.take(0.05, len(waiting))]
     assert taken == list(range(200))
 
 

@@ -1,0 +1,104 @@
+"""From settings to a scenario that is ready: what a test, a trial of tuning and a benchmark have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness import catalog, console
+from harness.benchmark import Benchmark
+from harness.config import RunSettings
+from harness.engines.base import Engine, engine_errors
+from harness.errors import ConfigError
+from harness.qsl import SampleLibrary
+from harness.registry import BENCHMARKS, ENGINES, SCENARIOS, resolve
+from harness.scenarios.base import Scenario, Told
+from harness.sut import SUT
+
+_PREPARING = 900.0  # seconds that one step of preparing may take
+
+Beat = Callable[[float], None]
+"""Says that progress was made, and within how many seconds the next sign of it will come."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A benchmark's data and model on an engine, warm; the samples that LoadGen will load are loaded."""
+
+    benchmark: Benchmark
+    dataset: catalog.Dataset
+    qsl: SampleLibrary
+    engine: Engine
+    sut: SUT
+    scenario: Scenario
+    indices: np.ndarray
+    """int64 (n,): the loaded samples."""
+    slowest: float
+    """Seconds of the slowest batch of the warm-up."""
+    told: Told
+    """What to give to `Scenario.estimate`."""
+
+
+def patience(settings: RunSettings) -> float:
+    """Seconds that one step of preparing or scoring may take."""
+    return max(_PREPARING, settings.stall_timeout)
+
+
+def prepare(settings: RunSettings, beat: Beat = lambda within: None) -> Prepared:
+    """Open the data set, load the model, compile and warm up.
+
+    Raises:
+        ConfigError: model, data set and settings do not fit each other or the rules.
+        EngineError: the engine refuses the model, or fails to run it.
+    """
+    preparing = patience(settings)
+    beat(preparing)
+    benchmark: Benchmark = resolve("benchmark", BENCHMARKS, settings.model.benchmark)(
+        settings.benchmark_settings, settings.cache_dir
+    )
+    dataset = catalog.find_dataset(settings.model.benchmark, settings.dataset)
+    if settings.official:
+        benchmark.check_official(dataset)
+    with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.update(done=done, total=total)
+            beat(preparing)
+
+        qsl = benchmark.open(dataset, settings.samples, progress)
+    if settings.official and dataset.samples not in (None, qsl.count):
+        raise ConfigError(
+            f"{dataset.path} gives {qsl.count:,} samples where an official run has {dataset.samples:,}: "
+            f"an option of {benchmark.name} differs from the rules'; leave out its --set."
+        )
+    engine_class: type[Engine] = resolve("engine", ENGINES, settings.engine)
+    scenario_class: type[Scenario] = resolve("scenario", SCENARIOS, settings.scenario)
+    with engine_errors(engine_class.name, f"to load {settings.model.path}"):
+        engine = engine_class(settings.model.path, scenario_class.engine_settings(settings.engine_settings))
+    sut = benchmark.make_sut(engine, qsl)
+    costs = qsl.cost(np.arange(qsl.count))
+    scenario = scenario_class(sut, costs, benchmark.max_cost, benchmark.server_bound)
+    console.note(
+        f"{settings.scenario} {settings.mode}: {settings.model.name} on {settings.engine}, data set {dataset.name} "
+        f"({qsl.count} samples)"
+    )
+    # Batches are made of loaded samples only; LoadGen loads them again itself.
+    indices = np.arange(qsl.performance_count)
+    qsl.load(indices)
+    beat(settings.stall_timeout)
+    with console.Progress("compiling", unit="shapes") as bar:
+
+        class Signs(Told):
+            def compiling(self, done: int, total: int) -> None:
+                bar.update(done=done, total=total)
+                beat(preparing)
+
+            def ran(self) -> None:
+                beat(settings.stall_timeout)
+
+        told = Signs()
+        slowest = scenario.get_ready(indices, told)
+        bar.update(done=len(scenario.shapes), total=len(scenario.shapes))
+    return Prepared(benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, told)

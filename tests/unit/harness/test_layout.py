@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from harness import machine
+from harness.engines.layout import CoreSettings, Layout, on_cpus, stay_on
+from harness.errors import ConfigError
+from harness.machine import Core
+
+ONE_NODE = [Core(0, 2 * n) for n in range(16)]
+TWO_NODES = [Core(0, 0), Core(0, 1), Core(0, 2), Core(0, 3), Core(1, 8), Core(1, 9), Core(1, 10), Core(1, 11)]
+
+
+def layout(machine, preferred=4, pin=False, **settings):
+    return Layout.of(CoreSettings(**settings), preferred, pin, machine)
+
+
+@pytest.mark.parametrize(
+    ("threads", "streams", "expected"),
+    [
+        (None, None, (4, 4)),
+        (2, None, (2, 8)),
+        (None, 8, (2, 8)),
+        (3, 2, (3, 2)),
+        (None, 99, (1, 99)),
+        (None, 1, (16, 1)),
+    ],
+)
+def test_cores_are_shared_out(threads, streams, expected):
+    made = layout(ONE_NODE, threads=threads, streams=streams)
+    assert (made.threads, made.streams) == expected
+
+
+@pytest.mark.parametrize("available", range(1, 33))
+def test_few_cores_idle_whatever_their_number(available):
+    made = layout([Core(0, n) for n in range(available)])
+    assert made.threads >= min(4, available)
+    assert available - made.streams < made.threads * made.streams <= available
+
+
+def test_each_numa_node_has_an_instance_with_its_own_streams():
+    made = layout(TWO_NODES, preferred=2)
+    assert made.instances == ((0, 1, 2, 3), (8, 9, 10, 11))
+    assert made.pin
+    assert [made.instance(stream) for stream in range(made.streams)] == [0, 0, 1, 1]
+    assert [made.cpus(stream) for stream in range(made.streams)] == [(0, 1), (2, 3), (8, 9), (10, 11)]
+
+
+def test_one_stream_spans_the_nodes():
+    made = layout(TWO_NODES, streams=1)
+    assert made.instances == (tuple(core.cpu for core in TWO_NODES),)
+
+
+def test_pinning_is_as_the_user_says():
+    assert layout(ONE_NODE, pin=True).pin
+    assert not layout(ONE_NODE).pin
+    assert Layout.of(CoreSettings(pin=True), 4, False, ONE_NODE).pin
+    assert not Layout.of(CoreSettings(pin=False), 4, True, TWO_NODES).pin
+
+
+def test_streams_that_no_instance_count_divides_are_refused():
+    with pytest.raises(ConfigError, match="3 streams cannot be shared out among 2 instances"):
+        layout(ONE_NODE, streams=3, instances=2)
+    assert len(layout(TWO_NODES, streams=3).instances) == 1
+
+
+def test_more_threads_than_cores_share_them():
+    made = layout(ONE_NODE[:2], threads=2, streams=2, instances=2)
+    assert made.instances == ((0, 2), (0, 2))
+
+
+def test_a_thread_is_kept_on_its_cpus_and_a_block_gives_them_back():
+    mine = os.sched_getaffinity(0)
+    first = min(mine)
+    with on_cpus((first,)):
+        assert os.sched_getaffinity(0) == {first}
+    assert os.sched_getaffinity(0) == mine
+    seen = []
+
+    def work():
+        stay_on((first,))
+        seen.append(os.sched_getaffinity(0))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [{first}]
+    assert os.sched_getaffinity(0) == mine
+
+
+def test_the_cores_of_a_node_stand_side_by_side():
+    found = machine.cores()
+    assert list(found) == sorted(found)
+    assert machine.core_count() == len({core.cpu for core in found}) <= len(os.sched_getaffinity(0))
