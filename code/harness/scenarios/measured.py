@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import ClassVar
 
@@ -43,35 +43,40 @@ class MeasuredScenario(Scenario):
 
     def get_ready(self, indices: np.ndarray, told: Told) -> float:
         """Run each shape several times on every stream, and keep the times."""
-        few, budget = [], self._budget
+        fixed, budget = self.sut.engine.fixed_shapes, self._budget
+        fits: Callable[[Shape], bool] = lambda shape: True  # noqa: E731
+        few: list[Shape] = []
         if self.limit is not None and budget > 2:
             few = probes(self.sut, self.costs, self._largest)
-            self._measure(few, indices, told, budget)
-        fits = fitting(self._seconds(), self.limit) if few else lambda shape: True
+            if fixed:
+                self._compile(few, told, max(budget, len(few)))
+            fits = fitting(_medians(measure_shapes(self.sut, few, indices, told.ran)), self.limit)
         shapes = shapes_to_measure(self.sut, self.costs, budget, self._largest, fits)
-        more = [shape for shape in shapes if shape not in self.times]
-        self._measure(more, indices, told, len(self.times) + len(more))
+        more = [shape for shape in shapes if shape not in few]
+        if fixed:
+            self._compile(more, told, len(few) + len(more))
+        self.times = measure_shapes(self.sut, [*few, *more], indices, told.ran)
         self.shapes = tuple(sorted(self.times))
-        return max(self._seconds().values())
+        return max(float(times.max()) for times in self.times.values())
 
     @cached_property
     def table(self) -> CostTable:
         """From the measured times."""
-        return CostTable(self._seconds(), fixed=self._fixed, max_tokens=self.sut.engine.settings.max_tokens)
+        return CostTable(_medians(self.times), fixed=self._fixed, max_tokens=self.sut.engine.settings.max_tokens)
 
     @property
     def jitter(self) -> np.ndarray:
-        """float64 (n,): measured seconds ÷ the median of their shape."""
-        return np.concatenate([times / np.median(times) for times in self.times.values()])
+        """float64 (n,): measured seconds ÷ the median of their shape.
+
+        Without the greatest twentieth: so few measurements do not tell how often a rare hiccup comes.
+        """
+        ratios = np.sort(np.concatenate([times / np.median(times) for times in self.times.values()]))
+        return ratios[: max(1, int(0.95 * len(ratios)))]
 
     def describe(self) -> dict[str, object]:
         """The shapes with the median of their measured seconds."""
-        return {**super().describe(), "measured_seconds": [[*shape, s] for shape, s in self._seconds().items()]}
+        return {**super().describe(), "measured_seconds": [[*shape, s] for shape, s in _medians(self.times).items()]}
 
-    def _measure(self, shapes: Sequence[Shape], indices: np.ndarray, told: Told, total: int) -> None:
-        if self.sut.engine.fixed_shapes:
-            self._compile(shapes, told, max(total, len(self.times) + len(shapes)))
-        self.times |= measure_shapes(self.sut, shapes, indices, told.ran)
 
-    def _seconds(self) -> dict[Shape, float]:
-        return {shape: float(np.median(times)) for shape, times in self.times.items()}
+def _medians(times: Mapping[Shape, np.ndarray]) -> dict[Shape, float]:
+    return {shape: float(np.median(seconds)) for shape, seconds in times.items()}

@@ -13,8 +13,8 @@ from harness.scheduling.base import Complete
 from harness.scheduling.server import ServerScheduler
 from harness.scheduling.simulate import server_peak
 
-_CAUTION = 0.6  # of the simulated peak: machines have hiccups that a few seconds of measuring do not show
-_MOST = 15_000.0  # queries a second, about half of what LoadGen, Python and the scheduler pass on where nothing computes
+_CAUTION = 0.5  # of the simulated peak: machines have hiccups that a few seconds of measuring do not show
+_MOST = 15_000.0  # queries a second, half of what LoadGen, Python and the scheduler pass on where nothing computes
 _LOAD = 0.4  # of what the streams answer one by one, where the simulation finds no rate
 
 

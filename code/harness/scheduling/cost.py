@@ -15,7 +15,9 @@ import numpy as np
 from harness.scheduling.batching import Shape, best_lengths
 from harness.sut import SUT
 
-_REPEATS = 3
+_WARM = 2  # batches of a shape before its time counts: some engines are slow twice
+_REPEATS = (3, 16)  # batches that are timed, at least and at most
+_ENOUGH = 0.25  # seconds of timed batches that are enough of a shape
 
 
 class CostTable:
@@ -113,31 +115,39 @@ def shapes_to_measure(
 def measure_shapes(
     sut: SUT, shapes: Iterable[Shape], indices: np.ndarray, on_batch: Callable[[], None] = lambda: None
 ) -> dict[Shape, np.ndarray]:
-    """Seconds, float64 (n,), of several batches of each shape while every stream runs one; warms each up first.
+    """Seconds, float64 (n,), of several batches of each shape while every stream runs some; warms each up first.
 
+    The shapes take turns, as they do in a test, so that what a machine does meanwhile does not fall on one of them.
     ``on_batch()`` is called after each batch, by the stream's own thread.
     """
     costs = sut.qsl.cost(indices)
     order = np.argsort(costs, kind="stable")
-    measured = {}
+    batches = {}
+    for shape in shapes:
+        fitting = order[: np.searchsorted(costs[order], shape.length, side="right")]
+        # The longest that fit; of a data set that is smaller than a batch, some twice.
+        batches[shape] = np.resize(indices[fitting if len(fitting) else order[:1]][-shape.batch :], shape.batch)
+
+    def run(_: int) -> dict[Shape, list[float]]:
+        took: dict[Shape, list[float]] = {shape: [] for shape in batches}
+        left = list(batches)
+        while left:
+            for shape in left:
+                start = time.perf_counter()
+                sut.answer(batches[shape], shape)
+                took[shape].append(time.perf_counter() - start)
+                on_batch()
+            left = [shape for shape in left if not _enough(took[shape][_WARM:])]
+        return took
+
     with ThreadPoolExecutor(sut.engine.streams) as streams:
-        for shape in shapes:
-            fitting = order[: np.searchsorted(costs[order], shape.length, side="right")]
-            # The longest that fit; of a data set that is smaller than a batch, some twice.
-            batch = np.resize(indices[fitting if len(fitting) else order[:1]][-shape.batch :], shape.batch)
+        runs = list(streams.map(run, range(sut.engine.streams)))
+    return {shape: np.concatenate([took[shape][_WARM:] for took in runs]) for shape in batches}
 
-            def run(_: int, batch: np.ndarray = batch, shape: Shape = shape) -> list[float]:
-                seconds = []
-                for _ in range(1 + _REPEATS):
-                    start = time.perf_counter()
-                    sut.answer(batch, shape)
-                    seconds.append(time.perf_counter() - start)
-                    on_batch()
-                return seconds[1:]
 
-            runs = streams.map(run, range(sut.engine.streams))
-            measured[shape] = np.array([second for seconds in runs for second in seconds])
-    return measured
+def _enough(seconds: Sequence[float]) -> bool:
+    least, most = _REPEATS
+    return len(seconds) >= most or (len(seconds) >= least and sum(seconds) > _ENOUGH)
 
 
 def _most(sut: SUT, length: int, max_batch: int) -> int:
