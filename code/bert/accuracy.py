@@ -125,7 +125,8 @@ def _read_responses(log_path: str | Path, features: Features, count: int) -> tup
     held = responses.prefix
     if held and features.question[held - 1] < features.question[held]:
         advice = f"if the run held only the first {held} samples, say so with --samples {held}"
-    filled = not responses.missing and len(responses.repeated) < _QUERY
+    repeats = len(responses.repeated)
+    filled = not responses.missing and repeats < _QUERY and (count + repeats) % _QUERY == 0
     problems = {
         f"of {count} samples have no response": responses.missing,
         "responses repeat a sample": [] if filled else responses.repeated,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
@@ -124,6 +126,15 @@ def datasets(benchmark: str) -> dict[str, DatasetEntry]:
     return _manifest(folder(benchmark) / "datasets.toml", DatasetEntry)
 
 
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Make one sentence of whatever the operating system says when a path that the user named is looked at."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{str(name)[:200]} cannot be read: {error.strerror}; check the path.") from error
+
+
 def find_model(name: str) -> Model:
     """A model by its name or by the path of an ONNX file, which is known by its content wherever it lies.
 
@@ -147,12 +158,13 @@ def find_model(name: str) -> Model:
             raise ConfigError(f"{path} is not the model {name} (its sha256 differs): fetch the repository again.")
         return _known_model(name, path, owner, entry)
     path = _path(name)
-    if path.is_file():
-        digest = sha256_of(path)
-        for key, (owner, entry) in known.items():
-            if digest == entry.sha256:
-                return _known_model(key, path.resolve(), owner, entry)
-        return _unknown_model(path.resolve(), digest)
+    with _readable(name):
+        if path.is_file():
+            digest = sha256_of(path)
+            for key, (owner, entry) in known.items():
+                if digest == entry.sha256:
+                    return _known_model(key, path.resolve(), owner, entry)
+            return _unknown_model(path.resolve(), digest)
     if path.suffix == ".onnx" or len(path.parts) > 1:
         raise ConfigError(f"there is no model file {path}: give the path of an ONNX file, or a name: {_list(known)}.")
     raise ConfigError(f"unknown model '{name}': {did_you_mean(name, known)} Or give the path of an ONNX file.")
@@ -205,9 +217,10 @@ def find_dataset(benchmark: str, name: str | None) -> Dataset:
             raise ConfigError(f"data set {name} is not on this machine: run `make data`, or give the path of a copy.")
         return _dataset(benchmark, name, path, entry)
     path = _path(name)
-    if not path.exists():
-        raise ConfigError(f"no data set or file '{name}': {did_you_mean(name, known)} Or give the path of a file.")
-    return _dataset(benchmark, path.stem, path.resolve(), None)
+    with _readable(name):
+        if not path.exists():
+            raise ConfigError(f"no data set or file '{name}': {did_you_mean(name, known)} Or give the path of a file.")
+        return _dataset(benchmark, path.stem, path.resolve(), None)
 
 
 def _dataset(benchmark: str, name: str, path: Path, entry: DatasetEntry | None) -> Dataset:

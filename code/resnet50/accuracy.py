@@ -20,7 +20,7 @@ import numpy as np
 from harness.errors import ConfigError
 from harness.files import write_text
 from harness.loadgen import accuracy_log
-from harness.loadgen.accuracy_log import Responses, read_responses, refuse, run_script, tell
+from harness.loadgen.accuracy_log import LoggedResponses, read_responses, refuse, run_script, tell
 from resnet50.labels import CLASSES, read_val_map
 
 # In this order where several give the same labels.
@@ -132,7 +132,7 @@ class _Values:
             return cls(dtype, first, (first == np.trunc(first)) & (first >= -1) & (first <= CLASSES))
 
 
-def _read_values(log_path: str | Path, responses: Responses, indices: np.ndarray, dtype: str) -> _Values:
+def _read_values(log_path: str | Path, responses: LoggedResponses, indices: np.ndarray, dtype: str) -> _Values:
     """The responses as ``dtype``; CheckFailed if they plainly are another one, or hold a NaN."""
     data = list(responses.first.values())
     sizes = np.array([len(response) for response in data])
@@ -178,7 +178,7 @@ def _detect(readings: Sequence[_Values]) -> _Values | None:
     return readings[best]
 
 
-def _warnings(responses: Responses, indices: np.ndarray, values: _Values, expected: int) -> Iterator[str]:
+def _warnings(responses: LoggedResponses, indices: np.ndarray, values: _Values, expected: int) -> Iterator[str]:
     """What the official script does not tell; a missing response comes last."""
     if responses.repeated:
         yield f"{tell('responses repeat an image, of which the first counts', responses.repeated)}."

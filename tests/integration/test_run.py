@@ -90,17 +90,36 @@ def test_samples_are_rounded_up_to_whole_questions(harness):
     assert len(json.loads((run.folder / ACCURACY).read_text())) == used
 
 
-def test_static_graphs_run_padded_to_their_own_size(harness, fp32_model, tmp_path):
+@pytest.fixture
+def static_model(fp32_model, tmp_path):
+    """The model with the sizes of its inputs and outputs fixed."""
     onnx = pytest.importorskip("onnx", reason="onnx comes with DeepSparse")
-    model = onnx.load(fp32_model)
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 3
-        value.type.tensor_type.shape.dim[1].dim_value = 384
-    path = tmp_path / "static.onnx"
-    onnx.save(model, path)
-    run = harness.run("--engine", "onnxruntime", "--model", path, "--mode", "accuracy")
+
+    def fixed(*dims):
+        model = onnx.load(fp32_model)
+        for value in (*model.graph.input, *model.graph.output):
+            for place, size in enumerate(dims):
+                value.type.tensor_type.shape.dim[place].dim_value = size
+        path = tmp_path / "static.onnx"
+        onnx.save(model, path)
+        return path
+
+    return fixed
+
+
+def test_static_graphs_run_padded_to_their_own_size(harness, static_model):
+    run = harness.run("--engine", "onnxruntime", "--model", static_model(3, 384), "--mode", "accuracy")
     assert run.code == 0, run.err
     assert run.record["shapes"] == [[3, 384]]
+
+
+@pytest.mark.parametrize("scenario", ["Offline", "Server", "MultiStream"])
+def test_a_sample_longer_than_a_fixed_graph_is_one_sentence(harness, static_model, scenario):
+    run = harness.run("--engine", "onnxruntime", "--scenario", scenario, "--model", static_model(1, 64))
+    assert run.code == 2
+    assert "does not fit" in run.err
+    assert "Traceback" not in run.err
+    assert run.kept == []
 
 
 def test_engines_agree_on_real_questions(harness, real_squad, fp32_model):

@@ -85,6 +85,9 @@ def test_too_few_queries_for_early_stopping_say_how_long_a_test_would_have_to_be
     assert run.code == 1
     assert "queries were processed where at least 662 are needed to be sure of the percentile" in run.out
     assert "let the test run for" in run.out
+    metric = run.record["result"]["metric"]
+    assert metric["name"] == "99th percentile latency, observed"
+    assert metric["value"] == run.record["result"]["latency_ms"]["99.00"] > 2
 
 
 def test_streams_run_on_all_cores_unless_told_otherwise(harness):
@@ -132,3 +135,11 @@ def test_ctrl_c_in_the_middle_ends_the_run_and_leaves_nothing(harness, scenario)
     assert run.seconds < 5
     assert "interrupted" in run.err
     assert run.kept == []
+
+
+def test_a_slow_engine_is_not_taken_for_a_hanging_one(harness):
+    """Each batch takes a third of the stall timeout; what is measured before the test takes far longer than it."""
+    arguments = ("--scenario", "MultiStream", "--duration", "1", "--stall-timeout", "1", "--set", "max_batch=1")
+    run = harness.run("--engine", "null", *arguments, "--set", "delay_us=300000", "--samples", "4", limit=180)
+    assert "no progress" not in run.err
+    assert run.kept

@@ -22,7 +22,7 @@ from harness.files import read_input
 
 
 @dataclass(frozen=True)
-class Responses:
+class LoggedResponses:
     """A log's responses to the samples of a QSL; lists hold sample indices."""
 
     first: dict[int, bytes]
@@ -48,7 +48,7 @@ class Responses:
         return held if self.missing[:1] == [held] and not self.foreign else 0
 
 
-def read_responses(log_path: str | Path, count: int) -> Responses:
+def read_responses(log_path: str | Path, count: int) -> LoggedResponses:
     """What the log holds for the samples 0 to ``count`` - 1.
 
     Raises:
@@ -70,7 +70,7 @@ def read_responses(log_path: str | Path, count: int) -> Responses:
                 first[index] = b"?"
                 broken.append(index)
     missing = [i for i in range(count) if i not in first]
-    return Responses(first, missing, repeated, foreign, broken)
+    return LoggedResponses(first, missing, repeated, foreign, broken)
 
 
 def _read_log(log_path: str | Path) -> list[dict[str, Any]]:

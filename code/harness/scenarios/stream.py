@@ -48,10 +48,11 @@ class _Stream(MeasuredScenario):
 
     @classmethod
     def metric(cls, detail: Detail) -> Metric:
-        """LoadGen's early-stopping estimate of the percentile."""
-        nanoseconds = detail.values.get(cls.result)
-        value = nanoseconds / 1e6 if nanoseconds else None
-        return Metric(f"{cls.percentile}th percentile latency", value, "ms")
+        """LoadGen's early-stopping estimate of the percentile, or what was observed of too few queries."""
+        name, estimate = f"{cls.percentile}th percentile latency", detail.values.get(cls.result)
+        if estimate:
+            return Metric(name, estimate / 1e6, "ms")
+        return Metric(f"{name}, observed", detail.latencies.get(f"{cls.percentile}.00"), "ms")
 
     @classmethod
     def correction(cls, detail: Detail) -> float | None:

@@ -162,7 +162,8 @@ def test_one_line_and_pretty_printed_logs_score_alike(bench: Bench) -> None:
     ("change", "reason"),
     [
         (lambda e: e.pop(3), r"1 of 7 samples have no response \(qsl_idx 3\); repeat"),
-        (lambda e: e.extend(8 * [e[2]]), r"8 responses repeat a sample \(qsl_idx 2, 2, 2, 2, 2, \.\.\.\); repeat"),
+        (lambda e: e.extend(2 * [e[2]]), r"2 responses repeat a sample \(qsl_idx 2, 2\); repeat"),
+        (lambda e: e.extend(9 * [e[2]]), r"9 responses repeat a sample \(qsl_idx 2, 2, 2, 2, 2, \.\.\.\); repeat"),
         (
             lambda e: e[1].update(qsl_idx=2),
             r"no response \(qsl_idx 1\); 1 responses repeat a sample \(qsl_idx 2\)",
@@ -236,10 +237,10 @@ def test_absent_log_and_unknown_dtype(bench: Bench) -> None:
 def test_what_fills_up_the_last_query_of_multistream_is_scored_once_and_told(bench: Bench) -> None:
     bench.edit(lambda e: None)
     whole = bench.score()
-    bench.edit(lambda e: e.extend([{**e[n], "data": e[(n + 1) % 7]["data"]} for n in range(7)]))
+    bench.edit(lambda e: e.append({**e[2], "data": e[3]["data"]}))  # 7 samples and 1 make a query of 8
     score = bench.score()
     assert score.predictions == whole.predictions
-    assert "7 responses repeat a sample, as in the last query of MultiStream; the first counts" in score.warnings[0]
+    assert "1 responses repeat a sample, as in the last query of MultiStream; the first counts" in score.warnings[0]
 
 
 def test_float16_read_as_float32_warns_with_the_remedy(bench: Bench) -> None:

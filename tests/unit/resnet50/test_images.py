@@ -51,6 +51,14 @@ def test_a_missing_image_is_named_and_shifts_nothing(small_imagenet):
         find_images(small_imagenet / "val_map.txt")
 
 
+def test_a_map_that_names_images_alike_in_several_folders_is_refused_where_they_do_not_lie_there(small_imagenet):
+    val_map = small_imagenet / "val_map.txt"
+    names = [line.split()[0] for line in val_map.read_text().splitlines()]
+    val_map.write_text(f"a/{names[0][4:]} 1\nb/{names[0][4:]} 2\n")
+    with pytest.raises(ConfigError, match="names files alike in several folders"):
+        find_images(small_imagenet / "val_map.txt")
+
+
 def test_an_image_in_two_places_is_refused(small_imagenet):
     text = (small_imagenet / "val_map.txt").read_text()
     (small_imagenet / "val_map.txt").write_text(text.replace("val/", "elsewhere/"))
