@@ -7,9 +7,7 @@ import statistics
 from dataclasses import dataclass
 
 from harness.config import make_settings
-from harness.loadgen.logs import Detail
 from harness.prepare import Prepared, prepare
-from harness.scheduling.base import Scheduler
 
 
 @dataclass(frozen=True)
@@ -28,15 +26,6 @@ class Ready(Prepared):
             dataset=dataset,
         )
         return cls(**vars(prepare(settings)))
-
-    def test(self, scheduler: Scheduler | None = None, **settings: object) -> Detail:
-        """LoadGen's log of a test; its samples are loaded again afterwards."""
-        from harness.loadgen import session
-
-        scheduler = scheduler or self.scenario.scheduler(session.complete)
-        detail = session.short_test(self.scenario.name, scheduler, self.qsl, **settings)
-        self.qsl.load(self.indices)
-        return detail
 
 
 def apart(work, *args):

@@ -65,7 +65,7 @@ def offline_rates(model: str, dataset: str | None, engine: str, seconds: float, 
     offline = Ready.make(model, dataset, engine, "Offline")
     rate, _ = offline.scenario.estimate(offline.indices, seconds, offline.told)
     samples = max(len(offline.indices), int(rate * seconds))
-    return [offline.scenario.metric(offline.test(min_query_count=samples)).value for _ in range(pairs)]
+    return [offline.scenario.metric(offline.short_test(min_query_count=samples)).value for _ in range(pairs)]
 
 
 def server_rates(
@@ -81,10 +81,8 @@ def server_rates(
 
     def highest(make: Callable[[], Scheduler]) -> float:
         def holds(qps: float) -> bool:
-            bound = round(server.scenario.bound * 1e9)
-            rate = {"server_target_qps": qps, "server_target_latency_ns": bound}
-            detail = server.test(make(), min_duration_ms=round(seconds * 1000), **rate)
-            return detail.values["result_99.00_percentile_latency_ns"] <= bound
+            detail = server.short_test(make(), min_duration_ms=round(seconds * 1000), server_target_qps=qps)
+            return server.scenario.held(detail)
 
         return highest_passing(holds, guess, most=8)
 
@@ -118,7 +116,7 @@ def stream_ratio(
             accept(ids, indices)
 
         scheduler._accept = recorded
-        detail = ready.test(scheduler, min_query_count=queries, **expectation)
+        detail = ready.short_test(scheduler, min_query_count=queries, **expectation)
         return detail.latencies["90.00"], issued
 
     def raw(issued: list[np.ndarray]) -> float:
@@ -161,7 +159,7 @@ def stream_ratio(
 def own_time(model: str, dataset: str | None) -> float:
     """Microseconds of a SingleStream query with the null engine."""
     ready = Ready.make(model, dataset, "null", "SingleStream")
-    detail = ready.test(min_query_count=20_000, single_stream_expected_latency_ns=50_000.0)
+    detail = ready.short_test(min_query_count=20_000, single_stream_expected_latency_ns=50_000.0)
     return detail.latencies["50.00"] * 1000
 
 

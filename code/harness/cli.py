@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from harness import __version__, catalog, console
 from harness.errors import ConfigError, HarnessError
+
+if TYPE_CHECKING:
+    from harness.config import RunSettings
 
 app = typer.Typer(
     name="harness",
@@ -22,6 +26,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+_MeasurementsDir = Annotated[
+    Path, typer.Option(help="Where tuned settings lie, by system.", show_default="measurements")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -82,6 +91,15 @@ def run(
     ] = None,
     runs_dir: Annotated[Path | None, typer.Option(help="Where runs are recorded.", show_default="build/runs")] = None,
     results_dir: Annotated[Path | None, typer.Option(help="Where official results go.", show_default="results")] = None,
+    tuned: Annotated[
+        bool | None,
+        typer.Option(
+            "--tuned/--no-tuned",
+            help="Use the settings that `harness tune` found, even those of another machine; or none.",
+            show_default="if tuned here",
+        ),
+    ] = None,
+    measurements_dir: _MeasurementsDir = catalog.ROOT / "measurements",
     stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished batch that end a run.")] = 120.0,
 ) -> None:
     """Run one LoadGen test.
@@ -91,7 +109,7 @@ def run(
     from harness.config import make_settings
     from harness.run import run as run_test
 
-    paths = {"user_conf": user_conf or _default_conf(), "runs_dir": runs_dir, "results_dir": results_dir}
+    paths = {"user_conf": user_conf, "runs_dir": runs_dir, "results_dir": results_dir}
     settings = make_settings(
         model=model,
         engine=engine,
@@ -105,9 +123,84 @@ def run(
         force=force,
         system=system,
         stall_timeout=stall_timeout,
+        measurements=measurements_dir,
+        use_tuned=tuned,
         **{name: path for name, path in paths.items() if path is not None},
     )
     raise typer.Exit(run_test(settings))
+
+
+@app.command()
+def tune(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Name (see `harness models`) or path of an ONNX file.", show_default="embedded"),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="deepsparse, onnxruntime or module:Class.", show_default="deepsparse if installed"),
+    ] = None,
+    scenario: Annotated[
+        str, typer.Option(help="LoadGen scenario: Offline, Server, SingleStream, MultiStream.")
+    ] = "Offline",
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Name (see `harness data list`) or path.", show_default="full set if fetched, else sample"),
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Use only about the first N samples of the data set.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="What is set is kept, and not tuned."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="About how long each measurement takes.")] = 6.0,
+    confirm_seconds: Annotated[
+        float, typer.Option(min=1, help="How long the test is that confirms Server's target_qps.")
+    ] = 60.0,
+    system: Annotated[
+        str | None, typer.Option(help="Name under measurements/.", show_default="from the processor")
+    ] = None,
+    user_conf: Annotated[
+        Path | None, typer.Option(help="The user.conf to add to.", show_default="the project's")
+    ] = None,
+    measurements_dir: _MeasurementsDir = catalog.ROOT / "measurements",
+    state_dir: Annotated[
+        Path, typer.Option(help="Where measurements are kept until the end.", show_default="build/tune")
+    ] = catalog.ROOT / "build" / "tune",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure all anew, whatever is kept.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace settings of another model or engine.")] = False,
+    stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished batch that end a trial.")] = 120.0,
+) -> None:
+    """Find the settings that suit this machine best, and for Server the highest target_qps that is VALID.
+
+    Every trial is a measurement in a process of its own. `harness run` then uses what was found by itself.
+    """
+    from harness.config import make_settings
+    from harness.tuning.tune import tune as tune_settings
+
+    def settings_of(options: Mapping[str, str]) -> RunSettings:
+        return make_settings(
+            model=model,
+            engine=engine,
+            scenario=scenario,
+            mode="performance",
+            options=options,
+            dataset=dataset,
+            samples=samples,
+            system=system,
+            stall_timeout=stall_timeout,
+            **({"user_conf": user_conf} if user_conf else {}),
+        )
+
+    tune_settings(
+        settings_of,
+        _options(option or []),
+        seconds=seconds,
+        confirm=confirm_seconds,
+        measurements=measurements_dir,
+        state_dir=state_dir,
+        fresh=fresh,
+        force=force,
+    )
 
 
 models_app = typer.Typer(help="List models, or build one with random weights.", rich_markup_mode="rich")
@@ -196,11 +289,6 @@ def _options(pairs: list[str]) -> dict[str, str]:
             raise ConfigError(f"--set {pair}: write NAME=VALUE, such as --set threads=2.")
         values[name.strip().replace("-", "_")] = value.strip()
     return values
-
-
-def _default_conf() -> Path | None:
-    path = catalog.ROOT / "user.conf"
-    return path if path.is_file() else None
 
 
 def main() -> None:

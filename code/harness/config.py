@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness import tuned
 from harness.catalog import ROOT, Model, default_model, find_model
 from harness.engines.base import Engine
 from harness.errors import ConfigError, did_you_mean
@@ -40,6 +41,10 @@ class RunSettings(BaseModel):
     runs_dir: Path = ROOT / "build" / "runs"
     results_dir: Path = ROOT / "results"
     cache_dir: Path = ROOT / "build" / "cache"
+    tuned: Path | None = None
+    """The file that engine, options and user.conf were taken from, where they were tuned."""
+    remarks: tuple[str, ...] = ()
+    """What the user should hear before the run."""
     stall_timeout: float = Field(
         120.0, gt=0, allow_inf_nan=False, description="seconds without a completed batch that end a run"
     )
@@ -58,17 +63,31 @@ def make_settings(
     scenario: str,
     mode: str,
     options: Mapping[str, str],
+    measurements: Path | None = None,
+    use_tuned: bool | None = None,
     **rest: Any,
 ) -> RunSettings:
     """Settings from what the user typed; ``options`` are the engine's and the benchmark's own, by name.
 
+    What is left open comes from the settings that were tuned for the model and scenario, if they lie below
+    ``measurements``: with ``use_tuned`` None if they were tuned on this machine, with True wherever they were.
+
     Raises:
         ConfigError: a name is unknown, a value is wrong, or two settings contradict each other.
     """
-    engine = choose("engine", ENGINES, engine) if engine else default_engine()
+    engine = choose("engine", ENGINES, engine) if engine else None
     scenario = choose("scenario", SCENARIOS, scenario)
     mode = choose("mode", MODES, mode)
     found = find_model(model or default_model())
+    if measurements and use_tuned is not False:
+        place = tuned.folder(measurements, rest.get("system"), found.official_name, scenario)
+        record, remark = _tuned(place, found, engine, use_tuned)
+        rest["remarks"] = (remark,) if remark else ()
+        if record:
+            engine, options = record.engine, tuned.merged(options, record)
+            rest = {"user_conf": place / tuned.CONF, **rest, "tuned": place / tuned.FILE}
+    engine = engine or default_engine()
+    rest.setdefault("user_conf", default_conf())
     engine_class = resolve("engine", ENGINES, engine)
     if not (isinstance(engine_class, type) and issubclass(engine_class, Engine)):
         raise ConfigError(f"{engine} is no engine: a subclass of harness.engines.base.Engine is needed.")
@@ -95,6 +114,29 @@ def make_settings(
             **rest,
         },
     )
+
+
+def default_conf() -> Path | None:
+    """The project's user.conf, None where there is none."""
+    path = ROOT / "user.conf"
+    return path if path.is_file() else None
+
+
+def _tuned(place: Path, model: Model, engine: str | None, use: bool | None) -> tuple[tuned.Tuned | None, str | None]:
+    """The tuned settings in a folder if they are to be used, and what to say about them."""
+    record = tuned.read(place)
+    if record is None:
+        if use:
+            raise ConfigError(f"there are no tuned settings in {place}: make them with `harness tune`.")
+        return None, None
+    mismatch = record.mismatch(model.sha256, engine)
+    other_machine = mismatch is not None and record.mismatch(model.sha256, engine, anywhere=True) is None
+    if mismatch and not (use and other_machine):
+        if use:
+            raise ConfigError(f"the settings in {place} {mismatch}.")
+        return None, f"the settings in {place} {mismatch}: they are not used."
+    elsewhere = f", tuned on another machine ({record.machine})" if mismatch else ""
+    return record, f"with the settings of {place}{elsewhere}: {record.engine}, {record.words()}"
 
 
 def options_help() -> list[tuple[str, str, str]]:

@@ -31,6 +31,12 @@ class CheckFailed(HarnessError):
     """A check ran to its end and found problems: an INVALID result, a log that cannot be scored."""
 
 
+class Interrupted(HarnessError):
+    """The user stopped it; the message says what was kept."""
+
+    exit_code = 130
+
+
 class RunFailed(HarnessError):
     """A test could not be brought to its end; no result exists."""
 

@@ -12,9 +12,11 @@ from harness.benchmark import Benchmark
 from harness.config import RunSettings
 from harness.engines.base import Engine, engine_errors
 from harness.errors import ConfigError
+from harness.loadgen.logs import Detail
 from harness.qsl import SampleLibrary
 from harness.registry import BENCHMARKS, ENGINES, SCENARIOS, resolve
 from harness.scenarios.base import Scenario, Told
+from harness.scheduling.base import Scheduler
 from harness.sut import SUT
 
 _PREPARING = 900.0  # seconds that one step of preparing may take
@@ -40,14 +42,25 @@ class Prepared:
     told: Told
     """What to give to `Scenario.estimate`."""
 
+    def short_test(self, scheduler: Scheduler | None = None, **settings: object) -> Detail:
+        """LoadGen's log of a performance test to measure with, by `session.short_test`; the samples stay loaded."""
+        from harness.loadgen import session
+
+        scheduler = scheduler or self.scenario.scheduler(session.complete)
+        if "server_target_qps" in settings:
+            settings["server_target_latency_ns"] = round(self.scenario.bound * 1e9)
+        detail = session.short_test(self.scenario.name, scheduler, self.qsl, self.told.ran, **settings)
+        self.qsl.load(self.indices)
+        return detail
+
 
 def patience(settings: RunSettings) -> float:
     """Seconds that one step of preparing or scoring may take."""
     return max(_PREPARING, settings.stall_timeout)
 
 
-def prepare(settings: RunSettings, beat: Beat = lambda within: None) -> Prepared:
-    """Open the data set, load the model, compile and warm up.
+def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool = False) -> Prepared:
+    """Open the data set, load the model, compile and warm up; ``quiet`` leaves out the line that says what is run.
 
     Raises:
         ConfigError: model, data set and settings do not fit each other or the rules.
@@ -80,15 +93,16 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None) -> Prepared
     sut = benchmark.make_sut(engine, qsl)
     costs = qsl.cost(np.arange(qsl.count))
     scenario = scenario_class(sut, costs, benchmark.max_cost, benchmark.server_bound)
-    console.note(
-        f"{settings.scenario} {settings.mode}: {settings.model.name} on {settings.engine}, data set {dataset.name} "
-        f"({qsl.count} samples)"
-    )
+    if not quiet:
+        console.note(
+            f"{settings.scenario} {settings.mode}: {settings.model.name} on {settings.engine}, data set "
+            f"{dataset.name} ({qsl.count} samples)"
+        )
     # Batches are made of loaded samples only; LoadGen loads them again itself.
     indices = np.arange(qsl.performance_count)
     qsl.load(indices)
     beat(settings.stall_timeout)
-    with console.Progress("compiling", unit="shapes") as bar:
+    with console.Progress("compiling" if engine.fixed_shapes else "warming up", unit="shapes") as bar:
 
         class Signs(Told):
             def compiling(self, done: int, total: int) -> None:

@@ -41,6 +41,8 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     tempfile.tempdir = str(places.staging)
     if settings.notices:
         console.note(f"{' '.join(settings.notices)} Official runs take --official (OFFICIAL=1).")
+    for remark in settings.remarks:
+        console.note(remark)
     conf = read_user_conf(settings.user_conf)
     if settings.official:
         check_official(conf, settings.model.benchmark, settings.scenario)
@@ -191,6 +193,7 @@ def _record(
         "mode": settings.mode,
         "model": settings.model.model_dump(),
         "dataset": {**dataset.model_dump(), "samples_used": count},
+        "tuned": settings.tuned,
         "benchmark_settings": settings.benchmark_settings.model_dump(),
         "engine": engine.describe(),
         **scenario.describe(),

@@ -65,13 +65,26 @@ class Engine(ABC):
         self.model = model
         self.settings = settings
 
+    @classmethod
+    def in_force(cls, settings: EngineSettings) -> dict[str, object]:
+        """The settings with what stands for those that are left open, on this machine."""
+        return settings.model_dump()
+
+    @classmethod
+    def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
+        """What tuning tries on this machine: lists of settings of which one at a time is in force.
+
+        ``max_cost`` is the largest cost of a sample, ``one_stream`` whether the scenario has one batch at a time.
+        """
+        return []
+
     @abstractmethod
     def compile(self, signature: Signature) -> Runner:
         """A callable that runs one batch: {name: array of the signature's shape and the graph's dtype} to arrays."""
 
     def describe(self) -> dict[str, object]:
         """Name, version and the settings in force, for the record of a run."""
-        return {"name": self.name, **self.settings.model_dump()}
+        return {"name": self.name, **self.in_force(self.settings)}
 
     def close(self) -> None:  # noqa: B027  most engines free everything with their last reference
         """Free what the engine holds outside Python."""

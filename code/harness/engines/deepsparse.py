@@ -18,9 +18,12 @@ import numpy as np
 from pydantic import Field
 
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
-from harness.engines.layout import CoreSettings, Cpus, Layout, on_cpus, stay_on
+from harness.engines.layout import CoreSettings, Cpus, Layout, batch_sizes, on_cpus, stay_on, stream_counts
 from harness.errors import MissingDependencyError
 from harness.graph import read_graph
+from harness.machine import core_count
+
+_MOST_INSTANCES = 8  # that tuning tries: memory and compiling grow with them
 
 
 class DeepSparseSettings(CoreSettings):
@@ -49,7 +52,7 @@ class DeepSparseEngine(Engine):
             MissingDependencyError: DeepSparse is not installed.
         """
         super().__init__(model, settings)
-        self.layout = Layout.of(settings, preferred=4, pin=True)
+        self.layout = self._layout(settings)
         self.streams = self.layout.streams
         several = len(self.layout.instances) > 1
         # Read at import. DeepSparse would send usage data otherwise, and leave its threads to the kernel, which often
@@ -62,12 +65,39 @@ class DeepSparseEngine(Engine):
             raise MissingDependencyError(missing_reason(error)) from error
         self._deepsparse = deepsparse
         self._each = self.layout.streams // len(self.layout.instances)
-        self._scheduler = settings.scheduler or ("multi_stream" if self._each > 1 else "single_stream")
+        self._scheduler = self.in_force(settings)["scheduler"]
         self._free = [self.layout.instance(stream) for stream in range(self.streams)]
         """The instance of each stream that is idle."""
         graph = read_graph(model)
         self.inputs, self.outputs, self._weight_files = graph.inputs, graph.outputs, graph.weight_files
         self.fractions: list[float] = []
+
+    @staticmethod
+    def _layout(settings: DeepSparseSettings) -> Layout:
+        return Layout.of(settings, preferred=4, pin=True)
+
+    @classmethod
+    def in_force(cls, settings: DeepSparseSettings) -> dict[str, object]:
+        """The settings with the layout on this machine and the scheduler that suits it."""
+        layout = cls._layout(settings)
+        suited = "multi_stream" if layout.streams > len(layout.instances) else "single_stream"
+        return {**super().in_force(settings), **layout.describe(), "scheduler": settings.scheduler or suited}
+
+    @classmethod
+    def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
+        """Streams with their scheduler, or each with an instance of its own; batches, shapes and pinning."""
+        pins = [{"pin": "true"}, {"pin": "false"}]
+        most = core_count()
+        if one_stream:
+            return [[{"streams": "1", "threads": str(count)} for count in stream_counts(most)], pins]
+        streams = [{"streams": "1"}]
+        for count in stream_counts(most)[1:]:
+            streams += [{"streams": str(count), "scheduler": kind} for kind in ("multi_stream", "elastic")]
+            # Each instance is compiled apart.
+            streams += [{"streams": str(count), "instances": str(count)}] if count <= _MOST_INSTANCES else []
+        streams.append({"streams": str(2 * most), "scheduler": "elastic"})
+        shapes = [{"shapes": str(count)} for count in (4, 8, 12)]
+        return [streams, batch_sizes(cls.Settings, max_cost), *([shapes] if max_cost > 1 else []), pins]
 
     def compile(self, signature: Signature) -> Runner:
         """Compile the model for these input shapes: seconds for a small model, up to a minute for a large one."""
@@ -116,8 +146,6 @@ class DeepSparseEngine(Engine):
         return {
             **super().describe(),
             "version": self._deepsparse.__version__,
-            **self.layout.describe(),
-            "scheduler": self._scheduler,
             "fraction_of_supported_ops": min(self.fractions, default=None),
         }
 

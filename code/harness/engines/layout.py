@@ -78,6 +78,19 @@ class Layout:
         return {**facts, "cpus": [list(cpus) for cpus in self.instances]} if self.pin else facts
 
 
+def stream_counts(most: int) -> list[int]:
+    """Powers of two up to ``most``, and ``most``."""
+    return sorted({most, *(2**power for power in range(most.bit_length()) if 2**power <= most)})
+
+
+def batch_sizes(settings: type[EngineSettings], max_cost: int) -> list[dict[str, str]]:
+    """Batch limits to try around the default: of samples where each costs 1, otherwise of cost units."""
+    if max_cost == 1:
+        return [{"max_batch": str(size)} for size in (4, 16, 64)]
+    default = settings.model_fields["max_tokens"].default
+    return [{"max_tokens": str(round(default * factor))} for factor in (0.5, 1, 2)]
+
+
 _here = threading.local()
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from pydantic import Field
 
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
-from harness.engines.layout import CoreSettings, Cpus, Layout, on_cpus, stay_on
+from harness.engines.layout import CoreSettings, Cpus, Layout, batch_sizes, on_cpus, stay_on, stream_counts
 from harness.graph import Tensor
+from harness.machine import core_count
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -45,7 +46,7 @@ class OnnxRuntimeEngine(Engine):
         import onnxruntime as ort
 
         self._ort = ort
-        self.layout = layout = Layout.of(settings, preferred=1, pin=False)
+        self.layout = layout = self._layout(settings)
         self.streams = layout.streams
         self._free: list[tuple[ort.InferenceSession, Cpus]] = []
         """What streams that are idle run on: as many as there are streams."""
@@ -62,6 +63,25 @@ class OnnxRuntimeEngine(Engine):
         session = self._free[0][0]
         self.inputs = tuple(_tensor(node) for node in session.get_inputs())
         self.outputs = tuple(_tensor(node) for node in session.get_outputs())
+
+    @staticmethod
+    def _layout(settings: OnnxRuntimeSettings) -> Layout:
+        return Layout.of(settings, preferred=1, pin=False)
+
+    @classmethod
+    def in_force(cls, settings: OnnxRuntimeSettings) -> dict[str, object]:
+        """The settings with the layout on this machine."""
+        return {**super().in_force(settings), **cls._layout(settings).describe()}
+
+    @classmethod
+    def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
+        """Streams, batches, pinning and spinning."""
+        pins = [{"pin": "true"}, {"pin": "false"}]
+        spins = [{"spinning": "true"}, {"spinning": "false"}]
+        counts = stream_counts(core_count())
+        if one_stream:
+            return [[{"streams": "1", "threads": str(count)} for count in counts], pins, spins]
+        return [[{"streams": str(count)} for count in counts], batch_sizes(cls.Settings, max_cost), pins, spins]
 
     def _session(self, cpus: Cpus) -> object:
         options = self._ort.SessionOptions()
@@ -93,7 +113,7 @@ class OnnxRuntimeEngine(Engine):
 
     def describe(self) -> dict[str, object]:
         """Name, version, and the layout in force."""
-        return {**super().describe(), "version": self._ort.__version__, **self.layout.describe()}
+        return {**super().describe(), "version": self._ort.__version__}
 
 
 def _tensor(node: object) -> Tensor:

@@ -117,20 +117,30 @@ def run_test(
         raise RunFailed(f"{counters.issued} samples were issued and {counters.completed} answered.")
 
 
-def short_test(scenario: str, scheduler: Scheduler, qsl: SampleLibrary, **settings: object) -> Detail:
+def short_test(
+    scenario: str, scheduler: Scheduler, qsl: SampleLibrary, on_progress: Callable[[], None], **settings: object
+) -> Detail:
     """A performance test to measure with, not one that counts: a process may run as many as it likes.
 
     ``settings`` are fields of LoadGen's TestSettings; min_duration_ms is 0 and min_query_count 1 unless given.
-    The scheduler is closed at the end.
+    The scheduler is closed at the end. ``on_progress()`` is called while samples are completed.
 
     Raises:
         RunFailed: as `run_test`.
     """
+    completed = -1
+
+    def tick() -> None:
+        nonlocal completed
+        if scheduler.counters.completed != completed:
+            completed = scheduler.counters.completed
+            on_progress()
+
     test = lg.TestSettings()
     test.scenario, test.mode = getattr(lg.TestScenario, scenario), _MODES[Mode.PERFORMANCE]
     for name, value in {"min_duration_ms": 0, "min_query_count": 1, **settings}.items():
         setattr(test, name, value)
     with tempfile.TemporaryDirectory() as folder:
-        run_test(test, qsl, scheduler, Path(folder), lambda: None)
+        run_test(test, qsl, scheduler, Path(folder), tick)
         scheduler.close()
         return read_detail(Path(folder), Mode.PERFORMANCE)

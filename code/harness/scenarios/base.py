@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,6 +29,20 @@ class Metric:
         return "none" if self.value is None else f"{self.value:,.2f} {self.unit}"
 
 
+@dataclass(frozen=True)
+class Trial:
+    """How good settings are."""
+
+    score: float
+    """More is better; 0 where they do not serve at all."""
+    value: float
+    """Of the scenario's ``key``, that suits the settings."""
+
+
+Test = Callable[..., Detail]
+"""Runs a short LoadGen test, given fields of its TestSettings by name, and returns its log."""
+
+
 class Told:
     """What a scenario tells while it gets ready: each call is a sign of progress. Ignores it all by itself."""
 
@@ -50,6 +64,8 @@ class Scenario(ABC):
     """Whether LoadGen keeps to the rate of ``key`` in accuracy runs, too."""
     one_stream: ClassVar[bool] = False
     """Whether one batch at a time on all cores suits it best, since nothing but latency counts."""
+    score: ClassVar[str]
+    """The unit of a trial's score."""
 
     def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int, bound: float) -> None:
         """``costs`` is int64 (n,), those of the data set's samples; ``max_cost`` the largest that there can be.
@@ -81,6 +97,10 @@ class Scenario(ABC):
     @abstractmethod
     def estimate(self, indices: np.ndarray, seconds: float, told: Told) -> tuple[float, str]:
         """A value of ``key`` that suits a test of that many seconds, and how it was found, in words."""
+
+    @abstractmethod
+    def trial(self, indices: np.ndarray, seconds: float, test: Test, told: Told) -> Trial:
+        """How good the settings in force are, measured for about so many seconds."""
 
     @abstractmethod
     def scheduler(self, complete: Complete) -> Scheduler:

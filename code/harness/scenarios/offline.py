@@ -7,14 +7,16 @@ from typing import ClassVar
 
 import numpy as np
 
+from harness.loadgen.conf import MIN_DURATION_MS
 from harness.loadgen.logs import Detail
-from harness.scenarios.base import Metric, Scenario, Told
+from harness.scenarios.base import Metric, Scenario, Test, Told, Trial
 from harness.scheduling.base import Complete
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
 from harness.scheduling.offline import OfflineScheduler, measure_rate
 from harness.sut import SUT
 
 MEASURE_SECONDS = 4.0
+_LARGEST = 1e6  # samples of a query that is planned in order to measure: more would hardly fill batches better
 MARGIN = 1.15
 """target_qps ÷ measured samples/s. LoadGen adds 10 % of its own; this is for a machine that gets faster meanwhile."""
 
@@ -24,6 +26,7 @@ class Offline(Scenario):
 
     name: ClassVar[str] = "Offline"
     key: ClassVar[str] = "target_qps"
+    score: ClassVar[str] = "samples/s"
 
     def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int, bound: float) -> None:
         super().__init__(sut, costs, max_cost, bound)
@@ -46,14 +49,14 @@ class Offline(Scenario):
         return slowest
 
     def estimate(self, indices: np.ndarray, seconds: float, told: Told) -> tuple[float, str]:
-        """Samples/s of a query as large as the test's: its batches are fuller than those of the data set alone."""
-        query, rate, before = indices, self._rate(indices, 0.5, told), 0.0
-        # The faster the machine, the larger the query, and the larger the query, the fuller its batches.
-        while rate > 1.1 * before and len(query) < 1e6:
-            query = np.tile(indices, int(min(rate * seconds, 1e6) // len(indices) + 1))
-            rate, before = self._rate(query, 0.5, told), rate
-        rate = self._rate(query, MEASURE_SECONDS, told)
+        """Samples/s of a query as large as the test's, and a margin."""
+        rate = self._rate(indices, seconds, MEASURE_SECONDS, told)
         return rate * MARGIN, f"{rate:.4g} samples/s measured, with a margin so that the run is long enough"
+
+    def trial(self, indices: np.ndarray, seconds: float, test: Test, told: Told) -> Trial:
+        """Samples/s of an official run's query."""
+        rate = self._rate(indices, MIN_DURATION_MS / 1000, seconds, told)
+        return Trial(rate, rate * MARGIN)
 
     def scheduler(self, complete: Complete) -> OfflineScheduler:
         """The scheduler with its threads."""
@@ -70,8 +73,18 @@ class Offline(Scenario):
         rate = cls.metric(detail).value
         return rate * MARGIN if rate else None
 
-    def _rate(self, indices: np.ndarray, seconds: float, told: Told) -> float:
-        return measure_rate(self.sut, self.planner, indices, seconds, told.ran)
+    def _rate(self, indices: np.ndarray, test: float, seconds: float, told: Told) -> float:
+        """Samples/s, measured for ``seconds``, of a query that takes ``test`` seconds."""
+
+        def rate(query: np.ndarray, seconds: float) -> float:
+            return measure_rate(self.sut, self.planner, query, seconds, told.ran)
+
+        query, found, before = indices, rate(indices, 0.5), 0.0
+        # The faster the machine, the larger the query, and the larger the query, the fuller its batches.
+        while found > 1.1 * before and len(query) < _LARGEST:
+            query = np.tile(indices, int(min(found * test, _LARGEST) // len(indices) + 1))
+            found, before = rate(query, 0.5), found
+        return rate(query, seconds)
 
 
 def make_planner(sut: SUT, costs: np.ndarray, max_cost: int) -> Planner:

@@ -7,15 +7,17 @@ from typing import ClassVar
 import numpy as np
 
 from harness.loadgen.logs import Detail
-from harness.scenarios.base import Metric, Told
+from harness.scenarios.base import Metric, Test, Told, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete
 from harness.scheduling.server import ServerScheduler
 from harness.scheduling.simulate import server_peak
+from harness.tuning.peak import highest_passing
 
 _CAUTION = 0.5  # of the simulated peak: machines have hiccups that a few seconds of measuring do not show
 _MOST = 15_000.0  # queries a second, half of what LoadGen, Python and the scheduler pass on where nothing computes
 _LOAD = 0.4  # of what the streams answer one by one, where the simulation finds no rate
+_PRECISION, _TESTS = 0.08, 6  # of a trial: it compares settings, and the rate of the best is searched for afterwards
 
 
 class Server(MeasuredScenario):
@@ -24,6 +26,7 @@ class Server(MeasuredScenario):
     name: ClassVar[str] = "Server"
     key: ClassVar[str] = "target_qps"
     paced: ClassVar[bool] = True
+    score: ClassVar[str] = "queries/s within the bound"
 
     @property
     def limit(self) -> float:
@@ -48,6 +51,22 @@ class Server(MeasuredScenario):
             f"{_LOAD:.0%} of what the engine answers one by one; a sample takes {1000 * alone:.3g} ms, so that no rate "
             f"seems to hold the bound of {milliseconds:g} ms"
         )
+
+    def held(self, detail: Detail) -> bool:
+        """Whether 99 % of a test's queries were answered within the bound.
+
+        LoadGen's own verdict adds early stopping, which needs more queries than a short test has.
+        """
+        return detail.latencies["99.00"] <= self.bound * 1000
+
+    def trial(self, indices: np.ndarray, seconds: float, test: Test, told: Told) -> Trial:
+        """The highest rate that holds the bound, from a few tests; the simulation tells where to begin."""
+
+        def holds(rate: float) -> bool:
+            return self.held(test(server_target_qps=rate, min_duration_ms=round(seconds * 1000)))
+
+        rate = highest_passing(holds, self.estimate(indices, seconds, told)[0], _PRECISION, most=_TESTS)
+        return Trial(rate, rate)
 
     def scheduler(self, complete: Complete) -> ServerScheduler:
         """The scheduler with its threads."""

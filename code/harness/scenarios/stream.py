@@ -8,12 +8,13 @@ from typing import ClassVar
 import numpy as np
 
 from harness.loadgen.logs import Detail
-from harness.scenarios.base import Metric, Told
+from harness.scenarios.base import Metric, Test, Told, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete
 from harness.scheduling.stream import StreamScheduler
 
 _QUERIES = 16
+_LEAST = 32  # queries of a trial, however slow they are
 MARGIN = 0.7
 """target_latency ÷ measured latency: LoadGen prepares as many queries as would fit twice at that latency, and a machine
 that gets faster must not run out of them."""
@@ -21,6 +22,7 @@ that gets faster must not run out of them."""
 
 class _Stream(MeasuredScenario):
     key: ClassVar[str] = "target_latency"
+    score: ClassVar[str] = "samples/s at the percentile"
     most: ClassVar[int]
     percentile: ClassVar[int]
     result: ClassVar[str]
@@ -28,6 +30,21 @@ class _Stream(MeasuredScenario):
 
     def estimate(self, indices: np.ndarray, seconds: float, told: Told) -> tuple[float, str]:
         """Milliseconds of a query, from a few that are answered as in the test."""
+        latency = self._latency(indices, told)
+        return latency * MARGIN, f"{latency:.4g} ms measured, with a margin so that the run is long enough"
+
+    def trial(self, indices: np.ndarray, seconds: float, test: Test, told: Told) -> Trial:
+        """Samples a second if each query took what the percentile says."""
+        expected = self._latency(indices, told)
+        queries = max(_LEAST, int(1000 * seconds / expected))
+        expectation = dict.fromkeys(
+            ("single_stream_expected_latency_ns", "multi_stream_expected_latency_ns"), expected * MARGIN * 1e6
+        )
+        detail = test(min_query_count=queries, max_query_count=queries, **expectation)
+        return Trial(1000 * self.most / detail.latencies[f"{self.percentile}.00"], self.correction(detail) or expected)
+
+    def _latency(self, indices: np.ndarray, told: Told) -> float:
+        """Milliseconds of a query, the mean of a few."""
         scheduler = self.scheduler(lambda ids, responses: told.ran())
         rng = np.random.default_rng(0)
         took = []
@@ -39,8 +56,7 @@ class _Stream(MeasuredScenario):
         scheduler.close()
         if scheduler.failure:
             raise scheduler.failure
-        latency = float(np.mean(took)) * 1000
-        return latency * MARGIN, f"{latency:.4g} ms measured, with a margin so that the run is long enough"
+        return float(np.mean(took)) * 1000
 
     def scheduler(self, complete: Complete) -> StreamScheduler:
         """The scheduler; LoadGen's own thread does the work."""

@@ -1,0 +1,52 @@
+"""What a tuning has measured so far, on disk: a tuning that was stopped goes on from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.files import write_text
+
+
+class Journal:
+    """Measurements by name, written after each; those of other circumstances are put aside."""
+
+    def __init__(self, path: Path, circumstances: Mapping[str, Any], fresh: bool) -> None:
+        """``circumstances`` is what the measurements depend on; with ``fresh`` none of before counts."""
+        self.path = path
+        self._circumstances = json.loads(json.dumps(circumstances, default=str))
+        self.entries: dict[str, Any] = {}
+        self.stale = False
+        """Whether there were measurements, and of other circumstances."""
+        if fresh or not path.exists():
+            return
+        try:
+            kept = json.loads(path.read_text("utf-8"))
+            if kept["circumstances"] == self._circumstances:
+                self.entries = kept["entries"]
+            else:
+                self.stale = True
+        except (OSError, ValueError, KeyError, TypeError):
+            self.stale = True
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.entries
+
+    def __getitem__(self, name: str) -> Any:
+        return self.entries[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Keep a measurement.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        self.entries[name] = value
+        text = json.dumps({"circumstances": self._circumstances, "entries": self.entries}, indent=1)
+        write_text(self.path, text + "\n")
+
+    def discard(self) -> None:
+        """Remove the file: the tuning came to its end."""
+        self.path.unlink(missing_ok=True)

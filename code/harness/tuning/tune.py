@@ -1,0 +1,291 @@
+"""`harness tune`: settings that suit a model, an engine, a scenario and this machine, and the rate that they hold."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from harness import __version__, catalog, console, machine, tuned
+from harness.config import RunSettings
+from harness.errors import CheckFailed, ConfigError, Interrupted
+from harness.files import write_text
+from harness.loadgen.conf import read_user_conf
+from harness.prepare import patience, prepare
+from harness.registry import BENCHMARKS, ENGINES, SCENARIOS, resolve
+from harness.supervise import Heartbeat, supervised
+from harness.tuning.journal import Journal
+from harness.tuning.peak import highest_passing
+from harness.tuning.search import Options, coordinate_search, size
+
+_PRECISION, _TESTS = 0.02, 12  # of the search for Server's rate
+_STEP = 0.96  # from a rate that was not confirmed to the next
+_CONFIRMATIONS = 8
+
+
+def tune(
+    settings_of: Callable[[Options], RunSettings],
+    fixed: Options,
+    *,
+    seconds: float,
+    confirm: float,
+    measurements: Path,
+    state_dir: Path,
+    fresh: bool,
+    force: bool,
+) -> tuned.Tuned:
+    """Search, find the rate, confirm it, and write the settings.
+
+    ``settings_of(options)`` makes the settings of a run, ``fixed`` are the user's own options, which are not tuned;
+    a trial takes about ``seconds``, Server's confirmation ``confirm``.
+
+    Raises:
+        ConfigError: a setting is wrong, or the place holds settings of another model or engine.
+        CheckFailed: nothing works, or no rate of Server holds.
+        Interrupted: the user stopped it; what was measured is kept.
+    """
+    settings = settings_of(fixed)
+    place = tuned.folder(measurements, settings.system, settings.model.official_name, settings.scenario)
+    _check_place(place, settings, force)
+    journal = _journal(state_dir, settings, fixed, seconds, fresh)
+    tuning = _Tuning(settings_of, fixed, seconds, journal)
+    try:
+        found = tuning.search()
+        options = {**fixed, **found}
+        value, confirmed = tuning.trial(found, 0)["value"], None
+        if settings.scenario == "Server":
+            value, confirmed = tuning.find_rate(options, value, confirm)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped; what was measured is kept in {_short(journal.path)}, and the same command goes on from there."
+        ) from None
+    result = tuned.Tuned(
+        model=settings.model.name,
+        model_sha256=settings.model.sha256,
+        dataset=catalog.find_dataset(settings.model.benchmark, settings.dataset).name,
+        engine=settings.engine,
+        scenario=settings.scenario,
+        options=options,
+        key=tuning.scenario.key,
+        value=value,
+        score=confirmed["rate"] if confirmed else tuning.score(found),
+        unit=tuning.scenario.score,
+        default_score=tuning.score({}),
+        confirmed=confirmed,
+        trials=tuning.trials,
+        machine=tuned.Machine.here(),
+        harness=__version__,
+        time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    )
+    conf = read_user_conf(settings.user_conf)
+    line = f"{settings.model.benchmark}.{settings.scenario}.{result.key} = {value:.6g}"
+    tuned.write(place, result, conf.extended(f"found by harness tune for {result.model} on {result.engine}", [line]))
+    journal.discard()
+    _show(result, place)
+    return result
+
+
+class _Tuning:
+    """The measurements of one tuning: each in a process of its own, and made once."""
+
+    def __init__(
+        self, settings_of: Callable[[Options], RunSettings], fixed: Options, seconds: float, journal: Journal
+    ) -> None:
+        self._settings_of, self._fixed, self._seconds, self._journal = settings_of, fixed, seconds, journal
+        settings = settings_of(fixed)
+        self.scenario = resolve("scenario", SCENARIOS, settings.scenario)
+        self._engine = engine = resolve("engine", ENGINES, settings.engine)
+        benchmark = resolve("benchmark", BENCHMARKS, settings.model.benchmark)
+        choices = engine.choices(benchmark.max_cost, self.scenario.one_stream)
+        # What the user set is not tuned.
+        free = [[c for c in dimension if not c.keys() & fixed.keys()] for dimension in choices]
+        self._dimensions = [dimension for dimension in free if dimension]
+        self._seen: dict[str, dict[str, Any]] = {}
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """Options, score and value of each measurement."""
+        return list(self._seen.values())
+
+    def search(self) -> dict[str, str]:
+        """The best options beside the user's own."""
+        console.note(
+            f"about {size(self._dimensions)} trials of {self._seconds:g} s, and what it takes to get ready for each; "
+            f"Ctrl-C keeps what was measured, in {_short(self._journal.path)}"
+        )
+        if self.trial({}, 0)["score"] <= 0:
+            why = "no rate holds the bound" if self.scenario.paced else "they do not work"
+            console.warn(f"with the default settings {why}.")
+        found, score = coordinate_search(
+            self._dimensions, lambda options, number: self.trial(options, number)["score"], self._in_force
+        )
+        if score <= 0:
+            raise CheckFailed("none of the settings that were tried serves; the messages above say why.")
+        return found
+
+    def score(self, options: Options) -> float:
+        """The mean score of the options."""
+        scores = [trial["score"] for trial in self.trials if trial["options"] == dict(options)]
+        return sum(scores) / len(scores)
+
+    def trial(self, options: Options, number: int) -> dict[str, Any]:
+        """Score and value of the options beside the user's own, measured for the ``number``-th time."""
+        name = json.dumps([sorted(options.items()), number])
+        known = name in self._journal
+        if not known:
+            self._journal[name] = self._measure({**self._fixed, **options})
+        entry = self._journal[name]
+        if name not in self._seen:
+            self._seen[name] = {"options": dict(options), **entry}
+            self._tell(options, entry["score"], again=number > 0, known=known)
+        return entry
+
+    def _tell(self, options: Options, score: float, *, again: bool, known: bool) -> None:
+        best = max(trial["score"] for trial in self.trials)
+        found = f"{score:,.4g} {self.scenario.score}" if score else "does not serve"
+        when = f"{', again' if again else ''}{', from before' if known else ''}"
+        console.note(f"{_words(options)}{when}: {found} (the best so far {best:,.4g})")
+
+    def find_rate(self, options: Options, guess: float, confirm: float) -> tuple[float, dict[str, Any]]:
+        """The highest rate of Server that short tests hold and a longer one confirms, as LoadGen judges."""
+        console.note(f"searching for the highest target_qps, then one test of {confirm:g} s")
+        outcome = self._child(_find_rate, self._settings_of(options), guess, self._seconds, confirm, self._journal)
+        if outcome is None:
+            raise CheckFailed("no target_qps was confirmed; the messages above say why.")
+        return outcome["rate"], outcome
+
+    def _in_force(self, options: Options) -> str:
+        try:
+            settings = self.scenario.engine_settings(self._settings_of({**self._fixed, **options}).engine_settings)
+            return json.dumps(self._engine.in_force(settings), default=str)
+        except ConfigError as error:
+            return str(error)
+
+    def _measure(self, options: Options) -> dict[str, Any]:
+        try:
+            settings = self._settings_of(options)
+        except ConfigError as error:
+            console.warn(str(error))
+            return {"score": 0.0, "value": 0.0}
+        return self._child(_trial, settings, self._seconds) or {"score": 0.0, "value": 0.0}
+
+    def _child(self, work: Callable[..., int], settings: RunSettings, *args: Any) -> dict[str, Any] | None:
+        """What ``work`` left as its result; None if it failed, which it has said."""
+        with tempfile.TemporaryDirectory(prefix="harness-tune-") as room:
+            result = Path(room) / "result.json"
+            code = supervised(work, settings, *args, result, cleanup=lambda: None)
+            if code > 128:
+                raise KeyboardInterrupt
+            return json.loads(result.read_text("utf-8")) if code == 0 and result.exists() else None
+
+
+def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heartbeat) -> int:
+    ready = prepare(settings, heartbeat.beat, quiet=True)
+    heartbeat.beat(patience(settings))
+    trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.told)
+    write_text(result, json.dumps({"score": trial.score, "value": trial.value}))
+    ready.engine.close()
+    return 0
+
+
+def _find_rate(
+    settings: RunSettings,
+    guess: float,
+    seconds: float,
+    confirm: float,
+    journal: Journal,
+    result: Path,
+    heartbeat: Heartbeat,
+) -> int:
+    ready = prepare(settings, heartbeat.beat, quiet=True)
+
+    def test(rate: float, seconds: float) -> dict[str, Any]:
+        name = f"rate {rate:.4g} for {seconds:g} s"
+        if name not in journal:
+            detail = ready.short_test(server_target_qps=float(f"{rate:.4g}"), min_duration_ms=round(seconds * 1000))
+            journal[name] = {
+                "rate": float(f"{rate:.4g}"),
+                "seconds": seconds,
+                "held": ready.scenario.held(detail),
+                "valid": detail.valid,
+                "p99_ms": detail.latencies["99.00"],
+                "samples_per_second": ready.scenario.metric(detail).value,
+                "queries": detail.values.get("result_query_count"),
+            }
+        entry = journal[name]
+        console.note(
+            f"target_qps {entry['rate']:g} for {seconds:g} s: 99th percentile {entry['p99_ms']:.4g} ms, bound "
+            f"{ready.scenario.bound * 1000:g} ms"
+        )
+        return entry
+
+    rate = highest_passing(lambda rate: test(rate, seconds)["held"], guess, _PRECISION, _TESTS)
+    for _ in range(_CONFIRMATIONS):
+        if not rate:
+            break
+        outcome = test(rate, confirm)
+        if outcome["valid"]:
+            write_text(result, json.dumps(outcome))
+            return 0
+        console.note("not VALID, so the next test is slower" if not outcome["held"] else "not sure enough: slower")
+        rate *= _STEP
+    console.error("no rate was confirmed: a longer --confirm-seconds gives LoadGen more queries to be sure with.")
+    return 1
+
+
+def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float, fresh: bool) -> Journal:
+    dataset = catalog.find_dataset(settings.model.benchmark, settings.dataset)
+    words = (settings.model.name, settings.engine.rpartition(":")[2], settings.scenario)
+    path = folder / (re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words)) + ".json")
+    circumstances = {
+        "harness": __version__,
+        "machine": machine.describe(),
+        "model": settings.model.sha256,
+        "dataset": [str(dataset.path), dataset.sha256, settings.samples],
+        "fixed": dict(fixed),
+        "seconds": seconds,
+    }
+    journal = Journal(path, circumstances, fresh)
+    if journal.stale:
+        console.note(f"{_short(path)} was measured under other circumstances, so that it begins anew.")
+    elif journal.entries:
+        console.note(f"going on with {len(journal.entries)} measurements of {_short(path)} (--fresh begins anew)")
+    return journal
+
+
+def _check_place(place: Path, settings: RunSettings, force: bool) -> None:
+    there = tuned.read(place) if not force else None
+    if there and (there.model_sha256, there.engine) != (settings.model.sha256, settings.engine):
+        raise ConfigError(
+            f"{place} holds the settings of {there.model} on {there.engine}: give another --system, or --force to "
+            "replace them."
+        )
+
+
+def _show(result: tuned.Tuned, place: Path) -> None:
+    table = Table("settings", result.unit, "÷ defaults", box=None, pad_edge=False)
+    rows: dict[str, list[float]] = {}
+    for trial in result.trials:
+        rows.setdefault(_words(trial["options"]), []).append(trial["score"])
+    for words, scores in sorted(rows.items(), key=lambda row: -sum(row[1]) / len(row[1])):
+        mean = sum(scores) / len(scores)
+        ratio = f"{mean / result.default_score:.3f}" if result.default_score else ""
+        table.add_row(words, f"{mean:,.4g}" if mean else "does not serve", ratio)
+    console.print_table(table)
+    console.out.print(f"chosen: {result.words()}; {result.key} = {result.value:.6g}")
+    console.out.print(f"written to {_short(place)}; runs of {result.model} in {result.scenario} use it by themselves")
+
+
+def _words(options: Options) -> str:
+    return " ".join(f"{name}={value}" for name, value in options.items()) or "the defaults"
+
+
+def _short(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
