@@ -33,7 +33,7 @@ OPTIONS = $(call option,MODEL,model) $(call option,ENGINE,engine) $(call option,
   $(call flag,OFFICIAL,official) $(call flag,FORCE,force) \
   $(if $(VOCAB),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(SET),--set $(call quoted,$(pair)))
 
-.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy data models options test lint format bench lock clean distclean
+.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune data models options test lint format bench lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -45,13 +45,13 @@ help: ## This list
 	@echo '  DATASET    name or path of a data set                    default: the full set if it is here, else a sample'
 	@echo '  VOCAB      vocab.txt of a BERT                           default: that of BERT uncased'
 	@echo '  IMAGENET_DIR  the ImageNet 2012 validation set, for ResNet50: 50,000 images, flat or in folders of classes'
-	@echo '  SCENARIO   of run-accuracy: Offline, Server, SingleStream or MultiStream'
+	@echo '  SCENARIO   of run-accuracy and tune: Offline, Server, SingleStream or MultiStream'
 	@echo '  SAMPLES    use only about the first N samples            development runs only'
 	@echo '  DURATION   least seconds of a performance run            development runs only; default 20'
 	@echo '  SET        options of the engine, such as SET="threads=2 max_batch=16" (make options)'
 	@echo '  OFFICIAL   1 applies the rules: 10 minutes, the full data set, into results/'
-	@echo '  FORCE      1 replaces an official result that is there'
-	@echo '  SYSTEM     name under results/ of an official run        default: from the processor'
+	@echo '  FORCE      1 replaces an official result, or tuned settings of another model, that are there'
+	@echo '  SYSTEM     name under results/ and measurements/         default: from the processor'
 	@echo '  ARGS       further options of `harness run`, passed on as they are; test and bench take ARGS, too'
 	@echo '  BENCH      what bench measures: offline, scenarios, bert_data or image_data'
 	@echo
@@ -75,6 +75,9 @@ run-multistream: $(READY) ## Performance of the MultiStream scenario: 99th perce
 
 run-accuracy: $(READY) ## Accuracy: F1 or top-1 of the answers that LoadGen logged
 	@$(BIN)/harness run --scenario $(call quoted,$(SCENARIO)) --mode accuracy $(OPTIONS) $(ARGS)
+
+tune: $(READY) ## Find the best settings for SCENARIO on this machine, and for Server the highest target_qps that is VALID
+	@$(BIN)/harness tune --scenario $(call quoted,$(SCENARIO)) $(OPTIONS) $(ARGS)
 
 data: $(READY) ## Fetch the full SQuAD v1.1 dev set and BERT's vocabulary into build/data
 	@$(BIN)/harness data fetch

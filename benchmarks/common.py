@@ -28,10 +28,10 @@ class Ready(Prepared):
         return cls(**vars(prepare(settings)))
 
 
-def apart(work, *args):
+def apart(work, *args, **options):
     """Run a measurement in a process of its own: engines and LoadGen leave threads behind."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, args)
+        return pool.apply(work, args, options)
 
 
 def spread(values: list[float]) -> str:

@@ -1,10 +1,11 @@
 """How far each scenario is from what the engine can do.
 
-    python -m benchmarks.scenarios [--models M,M] [--engines onnxruntime,deepsparse] [--seconds S]
+    python -m benchmarks.scenarios [--models M,M] [--engines onnxruntime,deepsparse] [--seconds S] [--set NAME=VALUE]
 
 Prints for each model and engine, side by side in one run:
   Server: the highest target_qps at which 99 % of the queries are answered within the bound ÷ Offline samples/s;
-  the same ÷ that of a Server which runs one query at a time;
+  the same ÷ that of a Server as the reference's: one query at a time on all cores, padded in full;
+  the same ÷ what a simulation of the queue holds with the times that batches took before the tests;
   SingleStream and MultiStream: the 90th percentile of LoadGen ÷ that of the raw engine over the very same batches;
   the harness's own time for a query, in microseconds: SingleStream with an engine that answers at once.
 
@@ -14,9 +15,9 @@ Each side has a process of its own, since two instances of an engine would be in
 from __future__ import annotations
 
 import argparse
+import queue
 import statistics
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -27,18 +28,17 @@ from harness import catalog, console
 from harness.machine import core_count, cpu_model
 from harness.registry import default_engine
 from harness.scenarios.server import Server
-from harness.scheduling.base import Scheduler, StreamThreads, Work
+from harness.scheduling.base import StreamThreads, Work
 from harness.tuning.peak import highest_passing
 
 
 class OneByOne(StreamThreads):
-    """The reference's Server: a queue, from which each stream runs one query after the other."""
+    """The reference's Server: a queue, from which one query after the other is run, padded to the longest."""
 
     def __init__(self, server: Server, complete) -> None:
-        import queue
-
         super().__init__(server.sut, complete)
-        self._table, self._queue = server.table, queue.SimpleQueue()
+        self._shape = server.table.shape(1, server.table.max_length)
+        self._queue = queue.SimpleQueue()
         self.start()
 
     def close(self) -> None:
@@ -56,8 +56,7 @@ class OneByOne(StreamThreads):
         item = self._queue.get()
         if item is None:
             return None
-        index = np.array(item[1:])
-        return Work([item[0]], index, self._table.shape(1, int(self.sut.qsl.cost(index)[0])))
+        return Work([item[0]], np.array(item[1:]), self._shape)
 
 
 def offline_rates(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> list[float]:
@@ -69,28 +68,24 @@ def offline_rates(model: str, dataset: str | None, engine: str, seconds: float, 
 
 
 def server_rates(
-    model: str, dataset: str | None, engine: str, seconds: float, pairs: int, guess: float
-) -> dict[str, list[float]]:
-    """The highest target_qps of Server, and of one query at a time, at which 99 % are answered within the bound.
+    model: str, dataset: str | None, engine: str, seconds: float, pairs: int, one_by_one: bool, **options: object
+) -> tuple[list[float], float]:
+    """The highest target_qps of Server at which 99 % are answered within the bound, and the one of the simulation.
 
     LoadGen's own verdict, early stopping, needs more queries than a short test has.
     """
     from harness.loadgen import session
 
-    server = Ready.make(model, dataset, engine, "Server")
+    server = Ready.make(model, dataset, engine, "Server", **options)
 
-    def highest(make: Callable[[], Scheduler]) -> float:
-        def holds(qps: float) -> bool:
-            detail = server.short_test(make(), min_duration_ms=round(seconds * 1000), server_target_qps=qps)
-            return server.scenario.held(detail)
+    def holds(qps: float) -> bool:
+        scheduler = OneByOne(server.scenario, session.complete) if one_by_one else None
+        return server.scenario.held(
+            server.short_test(scheduler, min_duration_ms=round(seconds * 1000), server_target_qps=qps)
+        )
 
-        return highest_passing(holds, guess, most=8)
-
-    rows: dict[str, list[float]] = {"server": [], "one by one": []}
-    for _ in range(pairs):
-        rows["server"].append(highest(lambda: server.scenario.scheduler(session.complete)))
-        rows["one by one"].append(highest(lambda: OneByOne(server.scenario, session.complete)))
-    return rows
+    peak = server.scenario.peak(server.indices)
+    return [highest_passing(holds, 0.7 * peak or 1, most=8) for _ in range(pairs)], peak
 
 
 def stream_ratio(
@@ -173,7 +168,9 @@ def main() -> None:
     parser.add_argument("--engines", default=",".join(engines))
     parser.add_argument("--seconds", type=float, default=10, help="about how long each test takes")
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="engine option of Server")
     args = parser.parse_args()
+    options = dict(pair.split("=", 1) for pair in args.set)
     datasets = args.datasets.split(",") if args.datasets else []
 
     table = Table("what", "ratio: median (least - greatest)", "aim", "figures", box=None, pad_edge=False)
@@ -182,16 +179,21 @@ def main() -> None:
         for engine in args.engines.split(","):
             who = f"{catalog.find_model(model).name}, {engine}"
             console.note(f"measuring {who} ...")
-            offline = apart(offline_rates, model, dataset, engine, args.seconds, args.pairs)
-            guess = 0.7 * statistics.median(offline)
-            rows = apart(server_rates, model, dataset, engine, args.seconds, args.pairs, guess) | {"offline": offline}
-            rates = {name: statistics.median(values) for name, values in rows.items()}
-            for other, aim in (("offline", "0.8"), ("one by one", "1.5")):
-                ratios = [a / b if b else float("inf") for a, b in zip(rows["server"], rows[other], strict=True)]
-                figures = f"{rates['server']:.1f} and {rates[other]:.1f} samples/s"
+            same = (model, dataset, engine, args.seconds, args.pairs)
+            offline = apart(offline_rates, *same)
+            rates, peak = apart(server_rates, *same, False, **options)
+            alone = {"streams": 1, "max_batch": 1, **({"shapes": 1} if engine == "deepsparse" else {})}
+            reference, _ = apart(server_rates, *same, True, **alone)
+            for other, values, aim in (
+                ("offline", offline, "0.8"),
+                ("reference's way", reference, "1.5"),
+                ("simulated limit", [peak] * args.pairs, ""),
+            ):
+                ratios = [a / b if b else float("inf") for a, b in zip(rates, values, strict=True)]
+                figures = f"{statistics.median(rates):.1f} and {statistics.median(values):.1f} samples/s"
                 table.add_row(f"{who}: Server ÷ {other}", spread(ratios), aim, figures)
             for name in ("SingleStream", "MultiStream"):
-                pairs = apart(stream_ratio, model, dataset, engine, args.seconds, args.pairs, name)
+                pairs = apart(stream_ratio, *same, name)
                 figures = " and ".join(f"{statistics.median(column):.2f}" for column in zip(*pairs, strict=True))
                 table.add_row(f"{who}: {name} ÷ raw engine", spread([a / b for a, b in pairs]), "1.05", f"{figures} ms")
         console.note("measuring the harness's own time ...")

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness import tuned
+from harness.config import make_settings
+from harness.engines.deepsparse import DeepSparseEngine, DeepSparseSettings
+from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
+from harness.errors import ConfigError
+from harness.machine import core_count
+from harness.tuning.journal import Journal
+from harness.tuning.peak import highest_passing
+from harness.tuning.search import GAIN, coordinate_search
+
+STREAMS = [{"streams": str(n)} for n in (1, 2, 4)]
+BATCH = [{"max_batch": str(n)} for n in (8, 16, 32)]
+PINS = [{"pin": "true"}, {"pin": "false"}]
+
+
+def test_the_best_of_independent_settings_is_found():
+    worth = {"2": 2.0, "4": 1.5, "16": 1.4, "true": 1.1}
+    measured = []
+
+    def measure(options, number):
+        measured.append((tuple(sorted(options.items())), number))
+        return float(np.prod([worth.get(value, 0.9) for value in options.values()]))
+
+    best, score = coordinate_search([STREAMS, BATCH, PINS], measure)
+    assert best == {"streams": "2", "max_batch": "16", "pin": "true"}
+    assert score == pytest.approx(2.0 * 1.4 * 1.1)
+    assert len(measured) == len(set(measured))
+
+
+def test_a_setting_that_only_pays_with_another_is_found_in_the_second_round():
+    def measure(options, number):
+        return 2.0 if options == {"streams": "2", "pin": "true"} else 1.2 if options.get("pin") == "true" else 1.0
+
+    assert coordinate_search([STREAMS, PINS], measure)[0] == {"streams": "2", "pin": "true"}
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6))
+def test_noise_alone_seldom_changes_a_setting_and_never_far(seed):
+    rng = np.random.default_rng(seed)
+    _, score = coordinate_search([STREAMS, BATCH, PINS], lambda options, number: rng.normal(100, 0.5))
+    assert score < 100 * GAIN**2
+
+
+def test_what_fails_is_never_chosen_and_a_lucky_measurement_is_not_enough():
+    def measure(options, number):
+        if options.get("streams") == "4":
+            return 0.0
+        return (1.5 if number == 0 else 0.4) if options.get("streams") == "2" else 1.0
+
+    assert coordinate_search([STREAMS], measure) == ({}, 1.0)
+
+
+def test_a_default_that_is_spelled_out_is_measured_once():
+    measured = []
+
+    def measure(options, number):
+        measured.append(dict(options))
+        return 1.0
+
+    coordinate_search([STREAMS], measure, lambda options: options.get("streams", "1"))
+    assert measured == [{}, {"streams": "2"}, {"streams": "4"}]
+
+
+@settings(deadline=None)
+@given(st.floats(0.5, 5000), st.floats(0.2, 5))
+def test_the_highest_rate_is_found_from_any_guess(limit, wrong):
+    found = highest_passing(lambda rate: rate <= limit, limit * wrong, precision=0.02, most=20)
+    assert limit / 1.02 <= found <= limit
+
+
+def test_no_rate_is_zero():
+    assert highest_passing(lambda rate: False, 100) == 0
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind"), [(OnnxRuntimeEngine, OnnxRuntimeSettings), (DeepSparseEngine, DeepSparseSettings)]
+)
+@pytest.mark.parametrize("max_cost", [1, 384])
+@pytest.mark.parametrize("one_stream", [True, False])
+def test_every_choice_is_one_that_the_engine_takes(engine, kind, max_cost, one_stream):
+    dimensions = engine.choices(max_cost, one_stream)
+    assert len(dimensions) >= 2
+    for choice in (choice for dimension in dimensions for choice in dimension):
+        in_force = engine.in_force(kind.model_validate(choice))
+        assert in_force["threads"] >= 1
+        assert not one_stream or choice.get("streams", "1") == "1"
+        assert in_force["streams"] <= 2 * core_count()
+
+
+class TestJournal:
+    def test_what_was_measured_is_there_again(self, tmp_path):
+        journal = Journal(tmp_path / "a" / "j.json", {"model": "x"}, False)
+        journal["one"] = {"score": 1.5}
+        again = Journal(journal.path, {"model": "x"}, False)
+        assert again["one"] == {"score": 1.5}
+        assert "two" not in again
+        again.discard()
+        assert not journal.path.exists()
+
+    @pytest.mark.parametrize("text", ["", "[]", "{", '{"circumstances": {"model": "x"}}'])
+    def test_a_damaged_file_is_begun_anew(self, tmp_path, text):
+        (tmp_path / "j.json").write_text(text)
+        journal = Journal(tmp_path / "j.json", {"model": "x"}, False)
+        assert journal.stale
+        assert journal.entries == {}
+
+    def test_other_circumstances_and_fresh_begin_anew(self, tmp_path):
+        Journal(tmp_path / "j.json", {"model": "x"}, False)["one"] = 1
+        assert Journal(tmp_path / "j.json", {"model": "y"}, False).stale
+        assert Journal(tmp_path / "j.json", {"model": "x"}, True).entries == {}
+
+
+class TestTunedSettings:
+    @pytest.fixture
+    def place(self, tmp_path):
+        found = make_settings(model=None, engine="null", scenario="Server", mode="performance", options={})
+        record = tuned.Tuned(
+            model=found.model.name,
+            model_sha256=found.model.sha256,
+            dataset="sample",
+            engine="onnxruntime",
+            scenario="Server",
+            options={"streams": "2", "max_batch": "8"},
+            key="target_qps",
+            value=12.5,
+            score=12.5,
+            unit="queries/s",
+            default_score=10,
+            machine=tuned.Machine.here(),
+            harness="0",
+            time="2026-01-01",
+        )
+        place = tuned.folder(tmp_path, "here", found.model.official_name, "Server")
+        tuned.write(place, record, "bert.Server.target_qps = 12.5\n")
+        return place
+
+    def settings(self, place, engine=None, scenario="Server", use=None, model=None, **options):
+        return make_settings(
+            model=model,
+            engine=engine,
+            scenario=scenario,
+            mode="performance",
+            options=options,
+            measurements=place.parents[2],
+            use_tuned=use,
+            system="here",
+        )
+
+    def edit(self, place, **values):
+        path = place / tuned.FILE
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    def test_a_run_uses_them_and_says_so(self, place):
+        found = self.settings(place)
+        assert (found.engine, found.engine_settings.streams, found.engine_settings.max_batch) == ("onnxruntime", 2, 8)
+        assert found.user_conf == place / "user.conf"
+        assert found.tuned == place / "tuned.json"
+        assert "onnxruntime, streams=2 max_batch=8" in found.remarks[0]
+
+    def test_what_the_user_types_wins(self, place):
+        found = self.settings(place, max_batch="4")
+        assert (found.engine_settings.streams, found.engine_settings.max_batch) == (2, 4)
+
+    @pytest.mark.parametrize(("engine", "scenario", "use"), [("null", "Server", None), (None, "Server", False)])
+    def test_they_are_left_out(self, place, engine, scenario, use):
+        found = self.settings(place, engine, scenario, use)
+        assert found.tuned is None
+        assert found.user_conf != place / "user.conf"
+        assert bool(found.remarks) == (use is None)
+
+    def test_those_of_another_machine_are_named_and_used_only_when_asked_for(self, place):
+        self.edit(place, machine={"cpu": "Another CPU", "cores": 96, "numa_nodes": 2})
+        found = self.settings(place)
+        assert found.tuned is None
+        assert "another machine (Another CPU, 96 cores in 2 NUMA nodes)" in found.remarks[0]
+        forced = self.settings(place, use=True)
+        assert forced.tuned
+        assert "Another CPU" in forced.remarks[0]
+
+    def test_those_of_another_model_are_never_used(self, place):
+        self.edit(place, model_sha256="0" * 64, model="another")
+        assert "tuned for another model, another" in self.settings(place).remarks[0]
+        with pytest.raises(ConfigError, match="tuned for another model"):
+            self.settings(place, use=True)
+
+    def test_asking_for_what_is_not_there_is_an_error(self, place):
+        assert self.settings(place, scenario="Offline").remarks == ()
+        with pytest.raises(ConfigError, match="make them with `harness tune`"):
+            self.settings(place, scenario="Offline", use=True)
+
+    def test_a_damaged_file_is_one_sentence(self, place):
+        (place / tuned.FILE).write_text("{")
+        with pytest.raises(ConfigError, match="is no settings file of this harness"):
+            self.settings(place)
