@@ -89,7 +89,8 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool
     engine_class: type[Engine] = resolve("engine", ENGINES, settings.engine)
     scenario_class: type[Scenario] = resolve("scenario", SCENARIOS, settings.scenario)
     with engine_errors(engine_class.name, f"to load {settings.model.path}"):
-        engine = engine_class(settings.model.path, scenario_class.engine_settings(settings.engine_settings))
+        suited = scenario_class.engine_settings(settings.engine_settings, benchmark.max_cost)
+        engine = engine_class(settings.model.path, suited)
     sut = benchmark.make_sut(engine, qsl)
     costs = qsl.cost(np.arange(qsl.count))
     scenario = scenario_class(sut, costs, benchmark.max_cost, benchmark.server_bound)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,6 +39,14 @@ class EngineSettings(BaseModel):
     max_tokens: int = Field(
         1024, ge=1, description="cost units (tokens for BERT, images for ResNet50) in one batch at most"
     )
+
+    def suited(self, *, latency: bool, arriving: bool, max_cost: int) -> Self:
+        """The settings, with what suits a scenario best where the user says nothing.
+
+        ``latency``: one query at a time, and only its latency counts; ``arriving``: queries come while others run, and
+        have a bound. ``max_cost`` is the largest cost of a sample.
+        """
+        return self.model_copy(update={"streams": 1}) if latency and self.streams is None else self
 
 
 class Engine(ABC):

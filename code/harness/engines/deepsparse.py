@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field
@@ -35,6 +35,16 @@ class DeepSparseSettings(CoreSettings):
         None,
         description="DeepSparse's own scheduler; default: single_stream for one stream, else multi_stream",
     )
+
+    def suited(self, *, latency: bool, arriving: bool, max_cost: int) -> Self:
+        """Server with samples of one size: DeepSparse's elastic scheduler, with more requests than cores.
+
+        With samples of several lengths, each shape has an engine of its own, which knows nothing of the others.
+        """
+        free = self.streams is None and self.scheduler is None and self.instances is None and self.threads is None
+        if arriving and max_cost == 1 and free:
+            return self.model_copy(update={"streams": 2 * core_count(), "scheduler": "elastic"})
+        return super().suited(latency=latency, arriving=arriving, max_cost=max_cost)
 
 
 class DeepSparseEngine(Engine):

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 from pydantic import Field
 
@@ -27,6 +28,12 @@ class CoreSettings(EngineSettings):
     pin: bool | None = Field(
         None, description="keep each instance on cores of its own; default: as suits the engine and the machine"
     )
+
+    def suited(self, *, latency: bool, arriving: bool, max_cost: int) -> Self:
+        """As of every engine, unless the user sets the threads of a stream."""
+        if self.threads is not None:
+            return self
+        return super().suited(latency=latency, arriving=arriving, max_cost=max_cost)
 
 
 @dataclass(frozen=True)

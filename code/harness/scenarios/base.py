@@ -80,11 +80,9 @@ class Scenario(ABC):
         """The shapes that batches have, where they are few."""
 
     @classmethod
-    def engine_settings(cls, settings: EngineSettings) -> EngineSettings:
+    def engine_settings(cls, settings: EngineSettings, max_cost: int) -> EngineSettings:
         """The engine's settings, with what suits the scenario where the user says nothing."""
-        if cls.one_stream and settings.streams is None and getattr(settings, "threads", None) is None:
-            return settings.model_copy(update={"streams": 1})
-        return settings
+        return settings.suited(latency=cls.one_stream, arriving=cls.paced, max_cost=max_cost)
 
     @abstractmethod
     def get_ready(self, indices: np.ndarray, told: Told) -> float:

@@ -14,6 +14,7 @@ from harness.scheduling.batching import Shape
 from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, shapes_to_measure
 from harness.sut import SUT
 
+_PAYS = 0.75  # of a sample's cost is what a further one in its batch may cost, so that compiling batches pays
 _ANY_SHAPE_BUDGET = 12  # shapes that are measured where none has to be compiled
 
 
@@ -50,7 +51,9 @@ class MeasuredScenario(Scenario):
             few = probes(self.sut, self.costs, self._largest)
             if fixed:
                 self._compile(few, told, max(budget, len(few)))
-            fits = fitting(_medians(measure_shapes(self.sut, few, indices, told.ran)), self.limit)
+            fits = fitting(
+                _medians(measure_shapes(self.sut, few, indices, told.ran)), self.limit, _PAYS if fixed else 1.0
+            )
         shapes = shapes_to_measure(self.sut, self.costs, budget, self._largest, fits)
         more = [shape for shape in shapes if shape not in few]
         if fixed:

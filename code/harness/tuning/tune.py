@@ -102,6 +102,7 @@ class _Tuning:
         self.scenario = resolve("scenario", SCENARIOS, settings.scenario)
         self._engine = engine = resolve("engine", ENGINES, settings.engine)
         benchmark = resolve("benchmark", BENCHMARKS, settings.model.benchmark)
+        self._max_cost = benchmark.max_cost
         choices = engine.choices(benchmark.max_cost, self.scenario.one_stream)
         # What the user set is not tuned.
         free = [[c for c in dimension if not c.keys() & fixed.keys()] for dimension in choices]
@@ -162,7 +163,8 @@ class _Tuning:
 
     def _in_force(self, options: Options) -> str:
         try:
-            settings = self.scenario.engine_settings(self._settings_of({**self._fixed, **options}).engine_settings)
+            mine = self._settings_of({**self._fixed, **options}).engine_settings
+            settings = self.scenario.engine_settings(mine, self._max_cost)
             return json.dumps(self._engine.in_force(settings), default=str)
         except ConfigError as error:
             return str(error)

@@ -136,3 +136,10 @@ def test_times_between_the_probes_are_taken_to_grow_with_the_cost():
     alone = fitting({Shape(1, 100): 0.010}, 0.020)
     assert alone(Shape(2, 100))
     assert not alone(Shape(2, 101))
+
+
+def test_batches_that_gain_little_are_not_compiled():
+    probed = {Shape(1, 100): 0.010, Shape(4, 100): 0.037}
+    assert fitting(probed, 1.0)(Shape(4, 100))
+    assert not fitting(probed, 1.0, pays=0.75)(Shape(2, 10))
+    assert fitting(probed, 0.001, pays=0.75)(Shape(1, 100))
