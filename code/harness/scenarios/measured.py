@@ -51,15 +51,14 @@ class MeasuredScenario(Scenario):
             few = probes(self.sut, self.costs, self._largest)
             if fixed:
                 self._compile(few, told, max(budget, len(few)))
-            fits = fitting(
-                _medians(measure_shapes(self.sut, few, indices, told.ran)), self.limit, _PAYS if fixed else 1.0
-            )
+            probed = _medians(measure_shapes(self.sut, few, indices, told.ran))
+            fits = fitting(probed, self.limit, _PAYS if fixed else 1.0)
         shapes = shapes_to_measure(self.sut, self.costs, budget, self._largest, fits)
         more = [shape for shape in shapes if shape not in few]
         if fixed:
             self._compile(more, told, len(few) + len(more))
-        self.times = measure_shapes(self.sut, [*few, *more], indices, told.ran)
-        self.shapes = tuple(sorted(self.times))
+        self.times = measure_shapes(self.sut, shapes, indices, told.ran)
+        self.shapes = tuple(sorted(shapes))
         return max(float(times.max()) for times in self.times.values())
 
     @cached_property

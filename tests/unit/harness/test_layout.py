@@ -6,7 +6,9 @@ import threading
 import pytest
 
 from harness import machine
+from harness.engines.deepsparse import DeepSparseSettings
 from harness.engines.layout import CoreSettings, Layout, on_cpus, stay_on
+from harness.engines.onnxruntime import OnnxRuntimeSettings
 from harness.errors import ConfigError
 from harness.machine import Core
 
@@ -95,3 +97,16 @@ def test_the_cores_of_a_node_stand_side_by_side():
     found = machine.cores()
     assert list(found) == sorted(found)
     assert machine.core_count() == len({core.cpu for core in found}) <= len(os.sched_getaffinity(0))
+
+
+def test_what_suits_a_scenario_yields_to_what_the_user_says():
+    latency = {"latency": True, "arriving": False, "max_cost": 1}
+    arriving = {"latency": False, "arriving": True, "max_cost": 1}
+    assert OnnxRuntimeSettings().suited(**latency).streams == 1
+    assert OnnxRuntimeSettings(threads=1).suited(**latency).streams is None
+    assert OnnxRuntimeSettings().suited(**arriving).streams is None
+    suited = DeepSparseSettings().suited(**arriving)
+    assert (suited.scheduler, suited.streams) == ("elastic", 2 * machine.core_count())
+    assert DeepSparseSettings().suited(**{**arriving, "max_cost": 384}).streams is None
+    for mine in ({"streams": 1}, {"scheduler": "multi_stream"}, {"instances": 1}, {"threads": 1}):
+        assert DeepSparseSettings(**mine).suited(**arriving) == DeepSparseSettings(**mine)
