@@ -135,8 +135,11 @@ def _tuned(place: Path, model: Model, engine: str | None, use: bool | None) -> t
         if use:
             raise ConfigError(f"the settings in {place} {mismatch}.")
         return None, f"the settings in {place} {mismatch}: they are not used."
-    elsewhere = f", tuned on another machine ({record.machine})" if mismatch else ""
-    return record, f"with the settings of {place}{elsewhere}: {record.engine}, {record.words()}"
+    elsewhere = f", tuned on another machine ({record.machine})" if mismatch else ", tuned here"
+    return (
+        record,
+        f"with the settings of {place}{elsewhere}, on data set {record.dataset}: {record.engine}, {record.words()}",
+    )
 
 
 def options_help() -> list[tuple[str, str, str]]:

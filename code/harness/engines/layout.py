@@ -102,7 +102,9 @@ _here = threading.local()
 
 
 def stay_on(cpus: Cpus) -> None:
-    """Keep the calling thread on these CPUs from now on."""
+    """Keep the calling thread on these CPUs from now on; not the main thread, whose place new threads inherit."""
+    if threading.current_thread() is threading.main_thread():
+        return
     if getattr(_here, "cpus", None) != cpus:
         _set_affinity(cpus)
         _here.cpus = cpus

@@ -32,9 +32,9 @@ def server_latencies(
     backlog = Backlog(table, bound)
     free = [0.0] * streams
     latencies = np.empty(_QUERIES)
-    came, batches = 0, 0
+    came, batches, now = 0, 0, 0.0
     while came < _QUERIES or len(backlog):
-        now = free[0] if len(backlog) else max(free[0], arrivals[came])
+        now = max(now, free[0], 0.0 if len(backlog) else arrivals[came])
         while came < _QUERIES and arrivals[came] <= now:
             backlog.push(Waiting(arrivals[came], came, came, drawn[came]))
             came += 1
