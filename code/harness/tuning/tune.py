@@ -238,7 +238,8 @@ def _find_rate(
         console.note("not VALID, so the next test is slower" if not outcome["held"] else "not sure enough: slower")
         rate *= _STEP
     console.error(
-        "no rate was confirmed: a longer --confirm-seconds gives LoadGen more queries to be sure with, and --fresh measures anew."
+        "no rate was confirmed: a longer --confirm-seconds gives LoadGen more queries to be sure with, and --fresh "
+        "measures anew."
     )
     return 1
 
