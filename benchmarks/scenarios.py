@@ -4,7 +4,7 @@
 
 Prints for each model and engine, side by side in one run:
   Server: the highest target_qps at which 99 % of the queries are answered within the bound ÷ Offline samples/s;
-  the same ÷ that of a Server as the reference's: one query at a time on all cores, padded in full;
+  the same ÷ that of a Server as the reference's: one query at a time on all cores, padded to the longest of the data;
   the same ÷ what a simulation of the queue holds with the times that batches took before the tests;
   SingleStream and MultiStream: the 90th percentile of LoadGen ÷ that of the raw engine over the very same batches;
   the harness's own time for a query, in microseconds: SingleStream with an engine that answers at once.
@@ -199,7 +199,7 @@ def main() -> None:
         console.note("measuring the harness's own time ...")
         microseconds = apart(own_time, model, dataset)
         table.add_row(f"{catalog.find_model(model).name}: own time of a query", "", "", f"{microseconds:.0f} µs")
-    console.out.print(f"{cpu_model()}, {core_count()} cores; each side {args.pairs} times, in turn")
+    console.out.print(f"{cpu_model()}, {core_count()} cores; each side {args.pairs} times")
     console.print_table(table)
 
 

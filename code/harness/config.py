@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness import tuned
-from harness.catalog import ROOT, Model, default_model, find_model
+from harness.catalog import ROOT, Model, default_model, find_dataset, find_model
 from harness.engines.base import Engine
 from harness.errors import ConfigError, did_you_mean
 from harness.registry import BENCHMARKS, ENGINES, MODES, SCENARIOS, choose, default_engine, resolve
@@ -82,10 +82,16 @@ def make_settings(
     if measurements and use_tuned is not False:
         place = tuned.folder(measurements, rest.get("system"), found.official_name, scenario)
         record, remark = _tuned(place, found, engine, use_tuned)
-        rest["remarks"] = (remark,) if remark else ()
         if record:
             engine, options = record.engine, tuned.merged(options, record)
-            rest = {"user_conf": place / tuned.CONF, **rest, "tuned": place / tuned.FILE}
+            rest["tuned"] = place / tuned.FILE
+            remark += f": {engine}, {tuned.words(options)}"
+            why = _other_circumstances(record, found.benchmark, options, rest.get("dataset"), rest.get("samples"))
+            if why:
+                remark += f"; not its {record.key}, since {why}"
+            else:
+                rest.setdefault("user_conf", place / tuned.CONF)
+        rest["remarks"] = (remark,) if remark else ()
     engine = engine or default_engine()
     rest.setdefault("user_conf", default_conf())
     engine_class = resolve("engine", ENGINES, engine)
@@ -135,11 +141,22 @@ def _tuned(place: Path, model: Model, engine: str | None, use: bool | None) -> t
         if use:
             raise ConfigError(f"the settings in {place} {mismatch}.")
         return None, f"the settings in {place} {mismatch}: they are not used."
-    elsewhere = f", tuned on another machine ({record.machine})" if mismatch else ", tuned here"
-    return (
-        record,
-        f"with the settings of {place}{elsewhere}, on data set {record.dataset}: {record.engine}, {record.words()}",
-    )
+    where = f"on another machine ({record.machine})" if mismatch else "here"
+    return record, f"with the settings of {place}, tuned {where}"
+
+
+def _other_circumstances(
+    record: tuned.Tuned, benchmark: str, options: Mapping[str, str], dataset: str | None, samples: int | None
+) -> str | None:
+    """Why the rate that was tuned does not count in a run, though the engine's settings do; None if it does."""
+    found = find_dataset(benchmark, dataset)
+    if (found.name, found.sha256, samples) != (record.dataset, record.dataset_sha256, record.samples):
+        return f"it was found with {'the first samples of ' if record.samples else ''}data set {record.dataset}"
+    if options != record.options:
+        return "other options were in force then"
+    if tuned.digest(default_conf()) != record.base_conf:
+        return "user.conf was changed after that"
+    return None
 
 
 def options_help() -> list[tuple[str, str, str]]:

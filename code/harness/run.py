@@ -55,6 +55,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     sized = settings.mode == "performance" or scenario.paced
     if sized and not conf.lookup(benchmark.name, settings.scenario, scenario.key):
         measured, how = scenario.estimate(ready.indices, seconds, ready.told)
+        heartbeat.beat(patience(settings))
         console.note(f"no {scenario.key} in user.conf, so it is set to {measured:.4g}: {how}")
     qsl.unload(ready.indices)
     conf_path = places.staging / "user.conf"

@@ -74,7 +74,7 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
         child.kill()
         child.join()
     cleanup()
-    if reason is None and child.exitcode is not None and child.exitcode >= 0:
+    if reason is None and child.exitcode in (0, 1, 2):
         return child.exitcode
     console.err.show_cursor(True)
     if stopped:
@@ -83,7 +83,7 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
     if reason:
         console.error(reason)
         return 1
-    console.error(f"{_death(-(child.exitcode or 0))} Nothing of the test was kept.")
+    console.error(f"{_death(child.exitcode or 0)} Nothing of the test was kept.")
     return 1
 
 
@@ -151,7 +151,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _death(number: int) -> str:
+def _death(code: int) -> str:
+    number = -code
+    if number < 0:
+        return f"the test's process ended by itself, with exit code {code}, most likely inside the engine."
     if number == signal.SIGKILL:
         return "the test's process was killed; the machine has probably run out of memory."
     try:

@@ -15,10 +15,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness import machine
+from harness.download import sha256_of
 from harness.errors import ConfigError
 from harness.files import write_text
 
 FILE, CONF = "tuned.json", "user.conf"
+_TOGETHER = {"streams", "threads", "instances", "scheduler", "pin"}
 
 
 class Machine(BaseModel):
@@ -50,6 +52,10 @@ class Tuned(BaseModel):
     model: str
     model_sha256: str
     dataset: str
+    dataset_sha256: str | None = None
+    samples: int | None = None
+    base_conf: str | None = None
+    """`digest` of the project's user.conf when the settings were tuned."""
     engine: str
     scenario: str
     options: dict[str, str]
@@ -83,7 +89,12 @@ class Tuned(BaseModel):
 
     def words(self) -> str:
         """The options as they would be typed."""
-        return " ".join(shlex.quote(f"{name}={value}") for name, value in self.options.items()) or "the defaults"
+        return words(self.options)
+
+
+def words(options: Mapping[str, str]) -> str:
+    """Options as they would be typed."""
+    return " ".join(shlex.quote(f"{name}={value}") for name, value in options.items()) or "the defaults"
 
 
 def folder(measurements: Path, system: str | None, benchmark: str, scenario: str) -> Path:
@@ -98,9 +109,9 @@ def read(place: Path) -> Tuned | None:
         ConfigError: the file cannot be read.
     """
     path = place / FILE
-    if not path.exists():
-        return None
     try:
+        if not path.exists():
+            return None
         return Tuned.model_validate_json(path.read_text("utf-8"))
     except (OSError, ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
@@ -117,6 +128,12 @@ def write(place: Path, tuned: Tuned, conf: str) -> None:
     write_text(place / FILE, json.dumps(tuned.model_dump(), indent=2, ensure_ascii=False) + "\n")
 
 
-def merged(options: Mapping[str, str], tuned: Tuned | None) -> dict[str, str]:
-    """What the user typed, over what was tuned."""
-    return {**(tuned.options if tuned else {}), **options}
+def merged(options: Mapping[str, str], tuned: Tuned) -> dict[str, str]:
+    """What the user typed, over what was tuned; of the settings that belong together, only the user's."""
+    alone = _TOGETHER if _TOGETHER & options.keys() else set()
+    return {**{name: value for name, value in tuned.options.items() if name not in alone}, **options}
+
+
+def digest(path: Path | None) -> str | None:
+    """sha256 of a file, None where there is none."""
+    return sha256_of(path) if path else None

@@ -126,9 +126,9 @@ class DeepSparseEngine(Engine):
 
         def runner(batch: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
             instance = free.pop()
-            if alone:
-                stay_on(self.layout.instances[instance])
             try:
+                if alone:
+                    stay_on(self.layout.instances[instance])
                 outputs = engines[instance].run([batch[name] for name in names], val_inp=False)
             finally:
                 free.append(instance)

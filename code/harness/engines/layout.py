@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 from pydantic import Field
@@ -57,18 +58,20 @@ class Layout:
             ConfigError: the streams cannot be shared out evenly among the instances.
         """
         machine = machine or cores()
-        streams = settings.streams or max(1, len(machine) // (settings.threads or preferred))
+        nodes = [[core.cpu for core in machine if core.node == node] for node in sorted({c.node for c in machine})]
+        streams = settings.streams
+        if streams is None:
+            streams = max(1, len(machine) // (settings.threads or preferred))
+            share = settings.instances or len(nodes)
+            streams = max(1, streams // share) * share
         threads = settings.threads or max(1, len(machine) // streams)
-        nodes = len({core.node for core in machine})
-        count = settings.instances or max(n for n in range(1, nodes + 1) if streams % n == 0)
+        count = settings.instances or (len(nodes) if streams % len(nodes) == 0 else 1)
         if streams % count:
             raise ConfigError(
                 f"{streams} streams cannot be shared out among {count} instances: set streams to a multiple of {count}."
             )
-        size = streams // count * threads
-        cpus = [machine[place % len(machine)].cpu for place in range(count * size)]
-        places = tuple(tuple(cpus[start : start + size]) for start in range(0, count * size, size))
-        return cls(threads, streams, places, pin or nodes > 1 if settings.pin is None else settings.pin)
+        pinned = pin or len(nodes) > 1 if settings.pin is None else settings.pin
+        return cls(threads, streams, _places(nodes, count), pinned)
 
     def instance(self, stream: int) -> int:
         """The instance that a stream belongs to."""
@@ -76,13 +79,30 @@ class Layout:
 
     def cpus(self, stream: int) -> Cpus:
         """The CPUs of a stream."""
-        place = stream % (self.streams // len(self.instances)) * self.threads
-        return self.instances[self.instance(stream)][place : place + self.threads]
+        cpus = self.instances[self.instance(stream)]
+        first = stream % (self.streams // len(self.instances)) * self.threads
+        # More threads than cores share those of their instance.
+        return tuple(dict.fromkeys(cpus[place % len(cpus)] for place in range(first, first + self.threads)))
 
     def describe(self) -> dict[str, object]:
         """For the record of a run."""
         facts = {"threads": self.threads, "streams": self.streams, "instances": len(self.instances), "pin": self.pin}
         return {**facts, "cpus": [list(cpus) for cpus in self.instances]} if self.pin else facts
+
+
+def _places(nodes: Sequence[Sequence[int]], count: int) -> tuple[Cpus, ...]:
+    """The CPUs of ``count`` instances: whole nodes, or parts of one, where the numbers allow it."""
+    if count % len(nodes) == 0:
+        return tuple(part for node in nodes for part in _parts(node, count // len(nodes)))
+    return _parts([cpu for node in nodes for cpu in node], count)
+
+
+def _parts(cpus: Sequence[int], count: int) -> tuple[Cpus, ...]:
+    """``count`` parts of nearly the same size, side by side; more parts than CPUs share them."""
+    if count > len(cpus):
+        return tuple((cpus[part % len(cpus)],) for part in range(count))
+    ends = [len(cpus) * part // count for part in range(count + 1)]
+    return tuple(tuple(cpus[start:end]) for start, end in pairwise(ends))
 
 
 def stream_counts(most: int) -> list[int]:

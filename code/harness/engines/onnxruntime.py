@@ -102,9 +102,9 @@ class OnnxRuntimeEngine(Engine):
 
         def runner(batch: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
             slot = session, cpus = free.pop()
-            if pin:
-                stay_on(cpus[:1])
             try:
+                if pin:
+                    stay_on(cpus[:1])
                 return session.run(names, batch)
             finally:
                 free.append(slot)

@@ -52,7 +52,7 @@ class MeasuredScenario(Scenario):
             if fixed:
                 self._compile(few, told, max(budget, len(few)))
             probed = _medians(measure_shapes(self.sut, few, indices, told.ran))
-            fits = fitting(probed, self.limit, _PAYS if fixed else 1.0)
+            fits = fitting(probed, self.limit, _PAYS if fixed else float("inf"))
         shapes = shapes_to_measure(self.sut, self.costs, budget, self._largest, fits)
         more = [shape for shape in shapes if shape not in few]
         if fixed:

@@ -77,13 +77,13 @@ def probes(sut: SUT, costs: np.ndarray, max_batch: int) -> list[Shape]:
 def fitting(probed: Mapping[Shape, float], limit: float, pays: float = 1.0) -> Callable[[Shape], bool]:
     """Whether a shape probably takes at most ``limit`` seconds, if those of the probes grow linearly with its cost.
 
-    No batch fits where the second sample of one costs more than ``pays`` times the first.
+    No batch fits where, by two probes, a further sample of one costs more than ``pays`` times the first.
     """
     (few, least), *more = sorted(probed.items())
     size = few.batch * few.length
     slope = (more[0][1] - least) / (more[0][0].batch * more[0][0].length - size) if more else least / size
     slope = max(slope, 0.0)
-    if slope > pays * least / size:
+    if more and slope > pays * least / size:
         return lambda shape: shape.batch <= few.batch
     return lambda shape: least + slope * (shape.batch * shape.length - size) <= limit
 

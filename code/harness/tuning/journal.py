@@ -44,6 +44,14 @@ class Journal:
             ConfigError: the file cannot be written.
         """
         self.entries[name] = value
+        self.save()
+
+    def save(self) -> None:
+        """Write the file.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
         text = json.dumps({"circumstances": self._circumstances, "entries": self.entries}, indent=1)
         write_text(self.path, text + "\n")
 

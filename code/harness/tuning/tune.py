@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 import time
@@ -13,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from harness import __version__, catalog, console, machine, tuned
-from harness.config import RunSettings
+from harness.config import RunSettings, default_conf
 from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.files import write_text
 from harness.loadgen.conf import read_user_conf
@@ -25,8 +26,9 @@ from harness.tuning.peak import highest_passing
 from harness.tuning.search import Options, coordinate_search, size
 
 _PRECISION, _TESTS = 0.02, 12  # of the search for Server's rate
-_STEP = 0.96  # from a rate that was not confirmed to the next
+_STEP = 0.94  # from a rate that was not confirmed to the next
 _CONFIRMATIONS = 8
+_FAILED = {"score": 0.0, "value": 0.0, "failed": True}
 
 
 def tune(
@@ -50,6 +52,8 @@ def tune(
         CheckFailed: nothing works, or no rate of Server holds.
         Interrupted: the user stopped it; what was measured is kept.
     """
+    if not (math.isfinite(seconds) and math.isfinite(confirm)):
+        raise ConfigError("--seconds and --confirm-seconds must be numbers of seconds.")
     settings = settings_of(fixed)
     place = tuned.folder(measurements, settings.system, settings.model.official_name, settings.scenario)
     _check_place(place, settings, force)
@@ -65,10 +69,15 @@ def tune(
         raise Interrupted(
             f"stopped; what was measured is kept in {_short(journal.path)}, and the same command goes on from there."
         ) from None
+    conf = read_user_conf(settings.user_conf)
+    dataset = catalog.find_dataset(settings.model.benchmark, settings.dataset)
     result = tuned.Tuned(
         model=settings.model.name,
         model_sha256=settings.model.sha256,
-        dataset=catalog.find_dataset(settings.model.benchmark, settings.dataset).name,
+        dataset=dataset.name,
+        dataset_sha256=dataset.sha256,
+        samples=settings.samples,
+        base_conf=tuned.digest(default_conf()),
         engine=settings.engine,
         scenario=settings.scenario,
         options=options,
@@ -83,7 +92,6 @@ def tune(
         harness=__version__,
         time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )
-    conf = read_user_conf(settings.user_conf)
     line = f"{settings.model.benchmark}.{settings.scenario}.{result.key} = {value:.6g}"
     tuned.write(place, result, conf.extended(f"found by harness tune for {result.model} on {result.engine}", [line]))
     journal.discard()
@@ -105,8 +113,9 @@ class _Tuning:
         self._max_cost = benchmark.max_cost
         choices = engine.choices(benchmark.max_cost, self.scenario.one_stream)
         # What the user set is not tuned.
-        free = [[c for c in dimension if not c.keys() & fixed.keys()] for dimension in choices]
-        self._dimensions = [dimension for dimension in free if dimension]
+        agrees = lambda choice: all(fixed.get(name, value) == value for name, value in choice.items())  # noqa: E731
+        free = [[choice for choice in dimension if agrees(choice)] for dimension in choices]
+        self._dimensions = [dimension for dimension in free if len(dimension) > 1]
         self._seen: dict[str, dict[str, Any]] = {}
 
     @property
@@ -117,12 +126,15 @@ class _Tuning:
     def search(self) -> dict[str, str]:
         """The best options beside the user's own."""
         console.note(
-            f"about {size(self._dimensions)} trials of {self._seconds:g} s, and what it takes to get ready for each; "
+            f"about {size(self._dimensions)} trials{' of several tests' if self.scenario.paced else ''} of "
+            f"{self._seconds:g} s, and what it takes to get ready for each; "
             f"Ctrl-C keeps what was measured, in {_short(self._journal.path)}"
         )
-        if self.trial({}, 0)["score"] <= 0:
-            why = "no rate holds the bound" if self.scenario.paced else "they do not work"
-            console.warn(f"with the default settings {why}.")
+        first = self.trial({}, 0)
+        if first.get("failed"):
+            raise CheckFailed("it does not work with the default settings; the message above says why.")
+        if first["score"] <= 0:
+            console.warn("with the default settings no rate holds the bound.")
         found, score = coordinate_search(
             self._dimensions, lambda options, number: self.trial(options, number)["score"], self._in_force
         )
@@ -139,9 +151,9 @@ class _Tuning:
         """Score and value of the options beside the user's own, measured for the ``number``-th time."""
         name = json.dumps([sorted(options.items()), number])
         known = name in self._journal
-        if not known:
-            self._journal[name] = self._measure({**self._fixed, **options})
-        entry = self._journal[name]
+        entry = self._journal[name] if known else self._measure({**self._fixed, **options})
+        if not known and not entry.get("failed"):  # what failed may have failed for want of memory: it is tried again
+            self._journal[name] = entry
         if name not in self._seen:
             self._seen[name] = {"options": dict(options), **entry}
             self._tell(options, entry["score"], again=number > 0, known=known)
@@ -158,6 +170,7 @@ class _Tuning:
         console.note(f"searching for the highest target_qps, then one test of {confirm:g} s")
         outcome = self._child(_find_rate, self._settings_of(options), guess, self._seconds, confirm, self._journal)
         if outcome is None:
+            self._journal.save()  # without the rates that the child added: they are measured anew
             raise CheckFailed("no target_qps was confirmed; the messages above say why.")
         return outcome["rate"], outcome
 
@@ -174,8 +187,8 @@ class _Tuning:
             settings = self._settings_of(options)
         except ConfigError as error:
             console.warn(str(error))
-            return {"score": 0.0, "value": 0.0}
-        return self._child(_trial, settings, self._seconds) or {"score": 0.0, "value": 0.0}
+            return _FAILED
+        return self._child(_trial, settings, self._seconds) or _FAILED
 
     def _child(self, work: Callable[..., int], settings: RunSettings, *args: Any) -> dict[str, Any] | None:
         """What ``work`` left as its result; None if it failed, which it has said."""
@@ -188,6 +201,7 @@ class _Tuning:
 
 
 def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heartbeat) -> int:
+    tempfile.tempdir = str(result.parent)  # this process may be killed: what it leaves goes with the parent's folder
     ready = prepare(settings, heartbeat.beat, quiet=True)
     heartbeat.beat(patience(settings))
     trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.told)
@@ -205,6 +219,7 @@ def _find_rate(
     result: Path,
     heartbeat: Heartbeat,
 ) -> int:
+    tempfile.tempdir = str(result.parent)
     ready = prepare(settings, heartbeat.beat, quiet=True)
 
     def test(rate: float, seconds: float) -> dict[str, Any]:
@@ -237,10 +252,7 @@ def _find_rate(
             return 0
         console.note("not VALID, so the next test is slower" if not outcome["held"] else "not sure enough: slower")
         rate *= _STEP
-    console.error(
-        "no rate was confirmed: a longer --confirm-seconds gives LoadGen more queries to be sure with, and --fresh "
-        "measures anew."
-    )
+    console.error("no rate was confirmed: a longer --confirm-seconds gives LoadGen more queries to be sure with.")
     return 1
 
 
@@ -252,6 +264,7 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
         "harness": __version__,
         "machine": machine.describe(),
         "model": settings.model.sha256,
+        "engine": settings.engine,
         "dataset": [str(dataset.path), dataset.sha256, settings.samples],
         "fixed": dict(fixed),
         "seconds": seconds,
@@ -265,7 +278,11 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
 
 
 def _check_place(place: Path, settings: RunSettings, force: bool) -> None:
-    there = tuned.read(place) if not force else None
+    try:
+        there = tuned.read(place) if not force else None
+    except ConfigError as error:
+        console.warn(f"{error} It will be replaced.")
+        return
     if there and (there.model_sha256, there.engine) != (settings.model.sha256, settings.engine):
         raise ConfigError(
             f"{place} holds the settings of {there.model} on {there.engine}: give another --system, or --force to "

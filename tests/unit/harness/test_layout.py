@@ -71,7 +71,29 @@ def test_streams_that_no_instance_count_divides_are_refused():
 
 def test_more_threads_than_cores_share_them():
     made = layout(ONE_NODE[:2], threads=2, streams=2, instances=2)
-    assert made.instances == ((0, 2), (0, 2))
+    assert made.instances == ((0,), (2,))
+    assert [made.cpus(stream) for stream in (0, 1)] == [(0,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "instances"),
+    [
+        ({"streams": 16}, ((0, 1, 2, 3), (8, 9, 10, 11))),  # twice as many streams as cores
+        ({"streams": 2, "threads": 2}, ((0, 1, 2, 3), (8, 9, 10, 11))),
+        ({"streams": 4, "instances": 4}, ((0, 1), (2, 3), (8, 9), (10, 11))),
+        ({"streams": 3, "instances": 3}, ((0, 1), (2, 3, 8), (9, 10, 11))),
+    ],
+)
+def test_no_instance_spans_two_nodes_where_the_numbers_allow_it(settings, instances):
+    made = layout(TWO_NODES, **settings)
+    assert made.instances == instances
+    assert all(set(made.cpus(stream)) <= set(instances[made.instance(stream)]) for stream in range(made.streams))
+
+
+def test_nodes_of_different_size_have_an_instance_each():
+    made = layout(TWO_NODES[:7], preferred=1)
+    assert made.instances == ((0, 1, 2, 3), (8, 9, 10))
+    assert made.streams == 6
 
 
 def test_a_thread_is_kept_on_its_cpus_and_a_block_gives_them_back():
