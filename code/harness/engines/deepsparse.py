@@ -138,13 +138,14 @@ class DeepSparseEngine(Engine):
 
     def _instance(self, copy: Path, shapes: list[list[int]], cpus: Cpus) -> object:
         shutil.copyfile(self.model, copy)
+        num_cores = min(self.layout.threads * self._each, len(cpus))
         # Threads inherit the CPUs of the one that starts them.
         with on_cpus(cpus) if self.layout.pin and len(self.layout.instances) > 1 else nullcontext():
             engine = self._deepsparse.Engine(
                 str(copy),
                 batch_size=shapes[0][0],
-                num_cores=self.layout.threads * self._each,  # of all streams together
-                num_streams=self._each,
+                num_cores=num_cores,  # of all streams together
+                num_streams=min(self._each, num_cores),  # what more streams bring waits inside DeepSparse
                 scheduler=self._scheduler,
                 input_shapes=shapes,
             )
