@@ -233,7 +233,7 @@ def models_build(
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
 ) -> None:
     """Write a published model's graph with random weights: its speed can be measured, its accuracy cannot."""
-    from harness.models import build
+    from harness.models.build import build
 
     path = build(name, weights, output, seed)
     console.out.print(f"{name}, random weights: {path}")

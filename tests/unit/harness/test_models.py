@@ -10,11 +10,12 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 from typer.testing import CliRunner
 
-from harness import __version__, catalog, cli, models
+from harness import __version__, catalog, cli
 from harness.config import make_settings
 from harness.errors import ConfigError
 from harness.graph import read_graph
-from harness.models import build
+from harness.models import build as building
+from harness.models.build import build
 
 
 def classifier(seed: int, weights: str | None = None) -> ModelProto:
@@ -42,7 +43,7 @@ def manifest(monkeypatch, tmp_path):
     }
     known = {name: ("resnet50", entry) for name, entry in entries.items()}
     monkeypatch.setattr(catalog, "models", lambda: known)
-    monkeypatch.setattr(models, "MODELS_DIR", tmp_path / "build" / "models")
+    monkeypatch.setattr(building, "MODELS_DIR", tmp_path / "build" / "models")
 
 
 def test_a_built_model_brings_its_settings_and_the_caveat_of_all_its_results(tmp_path):
