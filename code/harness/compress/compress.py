@@ -1,0 +1,273 @@
+"""Compress a model layer by layer: prune, round to 8 bits, and write it in the operators that the engines run fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import numpy as np
+from onnx import ModelProto
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.compress import prune, rounding
+from harness.compress.network import Feed, Layer, Network, Walk, groups
+from harness.compress.prune import Statistics
+from harness.compress.quantise import Range, activations, observe, quantise
+from harness.compress.rounding import Rounded
+
+_PLACES = 2048
+"""Of a convolution and a batch at most, spread evenly: neighbours say nearly the same."""
+_SAMPLE = 4096
+"""Rows of a layer's input on which ranges are tried."""
+_TOLERANCE = 0.05
+"""Relative output error by which rounding may change a layer before it gets more scales, or stays in FP32."""
+_REACHES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+"""Parts of the observed range that are tried for a matrix product's inputs: rare outliers cost the others precision."""
+
+Progress = Callable[[int, int], None]
+
+
+class CompressSettings(BaseModel):
+    """What is done to a model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sparsity: float = Field(0.0, ge=0, lt=1, description="share of the inner layers' weights that becomes 0")
+    block: int = Field(1, ge=1, le=64, description="neighbouring inputs that are pruned together")
+    precision: Literal["fp32", "int8"] = Field("fp32", description="of weights and activations of linear layers")
+    method: Literal["second-order", "magnitude"] = Field("second-order", description="how weights are chosen")
+    keep: tuple[str, ...] = Field((), description="patterns of layers that stay as they are")
+    tolerance: float = Field(_TOLERANCE, gt=0, description="relative output error by which 8 bits may change a layer")
+
+
+@dataclass
+class LayerReport:
+    """What became of a layer."""
+
+    name: str
+    weights: int
+    zeros: int
+    precision: str
+    """fp32, int8, or int8 per output: with a scale for each output."""
+    bytes: int
+    error: float | None
+    """Root of the squared output error on calibration data relative to the dense model's outputs, what the layers
+    before it changed included; None where it is not measured (grouped convolutions)."""
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros."""
+        return self.zeros / self.weights
+
+
+@dataclass
+class Report:
+    """What became of a model: its linear layers in the order of the graph."""
+
+    layers: list[LayerReport] = field(default_factory=list)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros in the weights of all layers."""
+        return sum(layer.zeros for layer in self.layers) / max(sum(layer.weights for layer in self.layers), 1)
+
+
+def compress(
+    model: ModelProto, feeds: Sequence[Feed], settings: CompressSettings, progress: Progress = lambda done, total: None
+) -> tuple[ModelProto, Report]:
+    """A compressed copy of a folded model (`network.read_network`), and what became of each layer.
+
+    ``feeds`` is calibration data, one dictionary of tensors a batch, by the names of the graph's inputs. Layers are
+    taken in the order of the graph: each is fitted to the outputs of the dense model, given inputs that the layers
+    before it have changed already. Layers that take the graph's input or give its output are not pruned.
+    """
+    return _Compression(model, feeds, settings).run(progress)
+
+
+class _Compression:
+    def __init__(self, model: ModelProto, feeds: Sequence[Feed], settings: CompressSettings) -> None:
+        self._feeds, self._settings = feeds, settings
+        self._second_order = settings.method == "second-order"
+        self._dense, self._network = Network(model), Network(ModelProto.FromString(model.SerializeToString()))
+        pruned = self._network.inner() if settings.sparsity else []
+        self._sparsity = {layer.output: settings.sparsity for layer in pruned if not self._kept(layer)}
+        self._rounded: dict[str, Rounded] = {}
+        self._ranges: dict[str, Range] = {}
+        self._errors: dict[str, float] = {}
+
+    def _kept(self, layer: Layer) -> bool:
+        return any(fnmatchcase(layer.name, pattern) for pattern in self._settings.keep)
+
+    def run(self, progress: Progress) -> tuple[ModelProto, Report]:
+        """Compress layer by layer, then write the result."""
+        network = self._network
+        work = [layer for layer in network.layers if not self._kept(layer)]
+        total = len(work)
+        done = 0
+        if self._sparsity and self._second_order:
+            total += len(self._sparsity)
+            for done in self._allocate():
+                progress(done, total)
+        walks = Walk(self._dense, self._feeds), Walk(network, self._feeds)
+        for position, members in groups(work, network.nodes):
+            progress(done, total)
+            for walk in walks:
+                walk.advance(position)
+            self._compress(members, *walks)
+            done += len(members)
+        report = self._report()
+        result = network.model
+        if self._rounded:
+            layers = [layer for layer in network.layers if layer.output in self._rounded]
+            missing = activations(network, layers) - set(self._ranges)
+            self._ranges |= observe(network, missing, self._feeds)
+            result = quantise(network, self._rounded, self._ranges)
+        progress(total, total)
+        return result, report
+
+    def _allocate(self) -> Iterator[int]:
+        """Give each layer the sparsity that it bears, the whole the one that was asked for; yields layers measured."""
+        layers = [layer for layer in self._dense.layers if layer.output in self._sparsity]
+        walk = Walk(self._dense, self._feeds)
+        curves, sizes = {}, {}
+        for position, members in groups(layers, self._dense.nodes):
+            walk.advance(position)
+            for layer in members:
+                weight = self._dense.matrix(layer)
+                sizes[layer.output] = weight.size
+                statistics = self._statistics(layer, walk, walk)
+                curves[layer.output] = prune.losses(weight, statistics, self._settings.block)
+                yield len(curves)
+        self._sparsity = prune.allocate(curves, sizes, self._settings.sparsity)
+
+    def _compress(self, layers: Sequence[Layer], dense: Walk, compressed: Walk) -> None:
+        """Compress layers that read the same tensor."""
+        integer = self._settings.precision == "int8"
+        for layer in layers:
+            weight = self._network.matrix(layer)
+            if layer.groups > 1:
+                if integer:
+                    self._set(layer, rounding.keep_sums(weight))
+                continue
+            statistics = self._statistics(layer, dense, compressed)
+            if layer.output in self._sparsity:
+                weight = self._prune(weight, statistics, self._sparsity[layer.output])
+            self._set(layer, self._round(layer, weight, statistics) if integer else weight)
+            if self._second_order:
+                self._network.shift(layer, statistics.bias(self._network.matrix(layer)))
+            self._errors[layer.output] = self._error(layer, dense, compressed)
+        if integer:
+            self._round_inputs([layer for layer in layers if layer.node.op_type != "Conv"], compressed)
+
+    def _statistics(self, layer: Layer, dense: Walk, compressed: Walk) -> Statistics:
+        original = self._dense.matrix(layer)
+        gram = np.zeros((original.shape[1],) * 2, np.float32)
+        target, energy = np.zeros_like(original), 0.0
+        inputs, outputs = np.zeros(original.shape[1], np.float64), np.zeros(original.shape[0], np.float64)
+        count = 0
+        added = self._network.added(layer) if self._second_order and self._network.bias(layer) else None
+        for values, changed in zip(dense.values, compressed.values, strict=True):
+            before, x = self._rows(layer, values), self._rows(layer, changed)
+            y = before @ original.T
+            energy += float(np.vdot(y, y))
+            if added in values:  # what is added to the outputs has changed, too, and they can make up for it
+                y += self._places(layer, values[added]) - self._places(layer, changed[added])
+            gram += x.T @ x
+            target += y.T @ x
+            inputs += x.sum(axis=0, dtype=np.float64)
+            outputs += y.sum(axis=0, dtype=np.float64)
+            count += len(x)
+        inputs, outputs = (inputs / count).astype(np.float32), (outputs / count).astype(np.float32)
+        if self._second_order and self._network.bias(layer):
+            gram -= count * np.outer(inputs, inputs)
+            target -= count * np.outer(outputs, inputs)
+        return Statistics(gram, target, energy, inputs, outputs).damped(original)
+
+    def _error(self, layer: Layer, dense: Walk, compressed: Walk) -> float:
+        """Root of the squared difference of outputs, relative to the dense ones."""
+        original, weight = self._dense.matrix(layer), self._network.matrix(layer)
+        shift = self._network.shifted(layer)
+        lost = energy = 0.0
+        for values, changed in zip(dense.values, compressed.values, strict=True):
+            y = self._rows(layer, values) @ original.T
+            difference = self._rows(layer, changed) @ weight.T + shift - y
+            lost += float(np.vdot(difference, difference))
+            energy += float(np.vdot(y, y))
+        return (lost / max(energy, 1e-30)) ** 0.5
+
+    def _rows(self, layer: Layer, values: Feed) -> np.ndarray:
+        kernel = self._network.kernel(layer)
+        rows = layer.rows(values[layer.source], kernel)
+        return rows[:: max(1, len(rows) // _PLACES)] if kernel else rows
+
+    def _places(self, layer: Layer, value: np.ndarray) -> np.ndarray:
+        """A tensor of the layer's outputs, (places, outputs), at the places of `_rows`."""
+        if not self._network.kernel(layer):
+            return value.reshape(-1, value.shape[-1])
+        rows = np.moveaxis(value, 1, -1).reshape(-1, value.shape[1])
+        return rows[:: max(1, len(rows) // _PLACES)]
+
+    def _prune(self, weight: np.ndarray, statistics: Statistics, sparsity: float) -> np.ndarray:
+        if not self._second_order:
+            return prune.magnitude(weight, sparsity, self._settings.block)
+        return prune.second_order(weight, statistics, sparsity, self._settings.block)
+
+    def _round(self, layer: Layer, weight: np.ndarray, statistics: Statistics) -> Rounded | np.ndarray:
+        way = rounding.second_order if self._second_order else rounding.nearest
+        rounded = way(weight, statistics)
+        if layer.node.op_type == "Conv" or self._harm(statistics, rounded, weight) <= self._settings.tolerance:
+            return rounded
+        rounded = way(weight, statistics, per_output=True)
+        return rounded if self._harm(statistics, rounded, weight) <= self._settings.tolerance else weight
+
+    @staticmethod
+    def _harm(statistics: Statistics, rounded: Rounded, weight: np.ndarray) -> float:
+        return max(statistics.loss(rounded.weight) - statistics.loss(weight), 0.0) ** 0.5
+
+    def _round_inputs(self, layers: Sequence[Layer], compressed: Walk) -> None:
+        """Find the range of these layers' input that harms their outputs least; what it harms too much stays FP32."""
+        layers = [layer for layer in layers if layer.output in self._rounded]
+        if not layers:
+            return
+        rows = np.concatenate([self._rows(layers[0], values) for values in compressed.values])
+        low, high = float(rows.min()), float(rows.max())
+        rows = rows[:: max(1, len(rows) // _SAMPLE)]
+        weights = [self._network.matrix(layer) for layer in layers]
+        outputs = [rows @ weight.T for weight in weights]
+
+        def harms(span: Range) -> list[float]:
+            lost = span.rounded(rows) - rows
+            return [
+                float(np.linalg.norm(lost @ weight.T) / max(np.linalg.norm(output), 1e-30))
+                for weight, output in zip(weights, outputs, strict=True)
+            ]
+
+        def best(spans: Iterable[Range]) -> Range:
+            return min(spans, key=lambda span: sum(harm**2 for harm in harms(span)))
+
+        span = best(Range.of(low, high * reach) for reach in _REACHES)
+        span = best(Range.of(low * reach, span.high) for reach in _REACHES) if low < 0 else span
+        self._ranges[layers[0].source] = span
+        for layer, harm in zip(layers, harms(span), strict=True):
+            self._errors[layer.output] = float(np.hypot(self._errors[layer.output], harm))
+            if harm > self._settings.tolerance:
+                del self._rounded[layer.output]
+
+    def _set(self, layer: Layer, weight: Rounded | np.ndarray) -> None:
+        if isinstance(weight, Rounded):
+            self._rounded[layer.output] = weight
+            weight = weight.weight
+        self._network.replace(layer, weight)
+
+    def _report(self) -> Report:
+        report = Report()
+        for layer in self._network.layers:
+            weight, rounded = self._network.matrix(layer), self._rounded.get(layer.output)
+            precision = "fp32" if rounded is None else "int8 per output" if rounded.per_output else "int8"
+            size = weight.size * 4 if rounded is None else weight.size + rounded.scale.size * 4
+            zeros = weight.size - int(np.count_nonzero(weight))
+            error = self._errors.get(layer.output, None if layer.groups > 1 else 0.0)
+            report.layers.append(LayerReport(layer.name, weight.size, zeros, precision, size, error))
+        return report

@@ -1,0 +1,158 @@
+"""Which weights of a layer go, and what the others become: by magnitude, or by second-order information."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+_STEPS = 10
+"""Stages of second-order pruning: what is left is fitted anew after each, and the next is chosen from that."""
+_FIT, _LAST_FIT = 8, 30  # iterations of conjugate gradients
+_GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Sparsities at which a layer's losses are measured."""
+_MOST = 0.95  # of a layer, where layers get sparsities of their own
+_DAMPING = 0.01
+"""Of the mean diagonal of the Gram matrix, added to it: calibration data does not span all directions."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What calibration says of a layer: x its inputs in the compressed model, y the outputs that it should have.
+
+    Both are taken about their means, which the bias makes good. The weights W that come nearest minimise
+    |x W' - y|^2 = tr(W gram W') - 2 tr(W target') + |y|^2.
+    """
+
+    gram: np.ndarray
+    """x'x, float32 (inputs, inputs)."""
+    target: np.ndarray
+    """y'x, float32 (outputs, inputs)."""
+    energy: float
+    """Sum of squares of the dense layer's outputs."""
+    inputs: np.ndarray
+    """Mean of x, float32 (inputs,)."""
+    outputs: np.ndarray
+    """Mean of y, float32 (outputs,)."""
+
+    def damped(self, dense: np.ndarray) -> Statistics:
+        """With weights drawn to those of the dense layer, where the data says little of them."""
+        damping = np.float32(_DAMPING * max(float(np.diag(self.gram).mean()), 1e-12))
+        gram = self.gram + damping * np.eye(len(self.gram), dtype=np.float32)
+        return replace(self, gram=gram, target=self.target + damping * dense)
+
+    def loss(self, weight: np.ndarray) -> float:
+        """The squared error that these weights make relative to ``energy``, less a constant."""
+        return float(np.vdot(weight @ self.gram - 2 * self.target, weight)) / max(self.energy, 1e-30)
+
+    def bias(self, weight: np.ndarray) -> np.ndarray:
+        """What has to be added to the outputs of these weights, float32 (outputs,)."""
+        return self.outputs - weight @ self.inputs
+
+
+def magnitude(weight: np.ndarray, sparsity: float, block: int) -> np.ndarray:
+    """The weights, float32 (outputs, inputs), without the blocks of least square sum; a block lies along the inputs."""
+    return weight * _keep(_by_block(weight**2, block).sum(axis=2), sparsity, weight.shape, block)
+
+
+def second_order(weight: np.ndarray, statistics: Statistics, sparsity: float, block: int) -> np.ndarray:
+    """Prune in the order of least harm to the layer's outputs, and fit what is left to the dense layer's.
+
+    The harm of a block B of weights w is w' (inverse(H)_BB)^-1 w, H being the Gram matrix: what the squared output
+    error grows by if the block is removed and all other weights of its row adapt. It is the score of the Optimal BERT
+    Surgeon (Kurtic et al., arXiv:2203.07259, equation 6) with the layer's own error for the model's loss, as in the
+    Optimal Brain Compressor (Frantar and Alistarh, arXiv:2208.11580). Removed in stages of a cubic schedule; the
+    adapted weights are the least-squares solution on the remaining places, by conjugate gradients.
+    """
+    weight = fit(weight, np.ones(weight.shape, bool), statistics, _FIT)
+    shares = [sparsity * (1 - (1 - stage / _STEPS) ** 3) for stage in range(1, _STEPS + 1)]
+    for weight in _path(weight, statistics, shares, block):
+        pass
+    return fit(weight, weight != 0, statistics, _LAST_FIT)
+
+
+def losses(weight: np.ndarray, statistics: Statistics, block: int) -> list[tuple[float, float]]:
+    """(sparsity, loss) of a dense layer that second-order pruning makes sparser and sparser.
+
+    The loss is the squared output error, relative to each output's own variance, in the mean of all outputs: an output
+    of great variance would hide the others, which what follows, a normalisation most often, does not overlook.
+    """
+    variance = np.einsum("ri,ri->r", weight @ statistics.gram, weight) + 1e-30
+    found = [(0.0, 0.0)]
+    for share, sparse in zip(_GRID, _path(weight, statistics, _GRID, block), strict=True):
+        lost = sparse - weight
+        found.append((share, float((np.einsum("ri,ri->r", lost @ statistics.gram, lost) / variance).mean())))
+    return [*found, (1.0, 1.0)]
+
+
+def allocate(curves: Mapping[str, list[tuple[float, float]]], sizes: Mapping[str, int], sparsity: float) -> dict:
+    """The sparsity of each layer with which the sum of losses is least and that of all weights is as given.
+
+    That is where one weight more would cost every layer the same (a Lagrange multiplier, found by bisection).
+    """
+    grid = np.linspace(0, max(_MOST, sparsity), 200)
+    # Roots of losses are nearly straight lines between the measured points, losses are not.
+    loss = {
+        name: np.interp(grid, *zip(*((s, lost**0.5) for s, lost in c), strict=True)) ** 2 for name, c in curves.items()
+    }
+    total = sum(sizes.values())
+
+    def choose(price: float) -> dict[str, float]:
+        return {name: float(grid[np.argmin(loss[name] - price * sizes[name] * grid)]) for name in loss}
+
+    low, high = 1e-30, 1.0
+    for _ in range(200):
+        price = (low * high) ** 0.5
+        short = sum(sizes[name] * share for name, share in choose(price).items()) < sparsity * total
+        low, high = (price, high) if short else (low, price)
+    return choose(high)
+
+
+def _path(weight: np.ndarray, statistics: Statistics, shares: Sequence[float], block: int) -> Iterator[np.ndarray]:
+    """The weights at each of these sparsities, each fitted from the one before."""
+    inverse = np.linalg.inv(statistics.gram.astype(np.float64)).astype(np.float32)
+    starts = range(0, weight.shape[1] // block * block, block)
+    curvature = np.linalg.inv(np.stack([inverse[i : i + block, i : i + block] for i in starts]))
+    for share in shares:
+        blocks = _by_block(weight, block)
+        harm = np.einsum("rbi,bij,rbj->rb", blocks, curvature, blocks, optimize=True)
+        weight = fit(weight, _keep(harm, share, weight.shape, block), statistics, _FIT)
+        yield weight
+
+
+def fit(weight: np.ndarray, keep: np.ndarray, statistics: Statistics, iterations: int) -> np.ndarray:
+    """The weights that come nearest to the dense outputs, only those of ``keep`` being other than 0.
+
+    Conjugate gradients with a diagonal preconditioner, all rows at once.
+    """
+    gram = statistics.gram
+    scale = 1 / np.diag(gram)
+    weight = weight * keep
+    residual = (statistics.target - weight @ gram) * keep
+    step = residual * scale
+    size = (residual * step).sum(axis=1, keepdims=True)
+    for _ in range(iterations):
+        image = (step @ gram) * keep
+        length = size / np.maximum((step * image).sum(axis=1, keepdims=True), 1e-30)
+        weight = weight + length * step
+        residual = residual - length * image
+        scaled = residual * scale
+        size, previous = (residual * scaled).sum(axis=1, keepdims=True), size
+        step = scaled + size / np.maximum(previous, 1e-30) * step
+    return weight
+
+
+def _by_block(values: np.ndarray, block: int) -> np.ndarray:
+    """(outputs, blocks, block); inputs after the last whole block belong to none."""
+    return values[:, : values.shape[1] // block * block].reshape(len(values), -1, block)
+
+
+def _keep(score: np.ndarray, sparsity: float, shape: tuple[int, int], block: int) -> np.ndarray:
+    """bool (outputs, inputs): False for the blocks of least score that make up the share ``sparsity``."""
+    keep = np.ones(score.size, bool)
+    count = min(round(sparsity * shape[0] * shape[1] / block), score.size)
+    if count:
+        keep[np.argpartition(score, count - 1, axis=None)[:count]] = False
+    whole = np.repeat(keep.reshape(score.shape), block, axis=1)
+    return np.pad(whole, [(0, 0), (0, shape[1] - whole.shape[1])], constant_values=True)
