@@ -494,3 +494,49 @@ def test_progress_starts_from_what_was_there(site: Site, path: Path, monkeypatch
     leave_part(path, CONTENT[:300_000], site.url)
     get(site.url, path)
     assert calls == [300_000]
+
+
+def test_an_md5_is_checked_where_no_sha256_is_known(site: Site, path: Path) -> None:
+    get(site.url, path, sha256=None, md5=hashlib.md5(CONTENT).hexdigest())
+    assert path.read_bytes() == CONTENT
+    with pytest.raises(ConfigError, match=r"is another file \(md5 [0-9a-f]{32}, expected 0{32}\)"):
+        get(site.url, path, sha256=None, md5="0" * 32)
+
+
+def test_a_wrong_md5_leaves_nothing_and_says_the_callers_cure(site: Site, path: Path) -> None:
+    with pytest.raises(
+        RunFailed, match=r"that is another file, of md5 [0-9a-f]{32}\): run this again later, or sing\."
+    ):
+        get(site.url, path, sha256=None, md5="0" * 32, cure="sing")
+    assert names(path) == []
+
+
+def test_without_a_checksum_a_part_goes_on_only_where_the_server_vouches_for_it(site: Site, path: Path) -> None:
+    leave_part(path, CONTENT[:300_000], site.url)
+    get(site.url, path, sha256=None)
+    assert (ranges(site), path.read_bytes()) == (["bytes=300000-"], CONTENT)
+    path.unlink()
+    for url, validator in ((f"{site.url}?other", '"one"'), (site.url, "")):
+        path.with_name("model.onnx.part").write_bytes(OTHER[:300_000])
+        path.with_name("model.onnx.part.json").write_text(json.dumps({"url": url, "validator": validator}))
+        get(site.url, path, sha256=None)
+        assert (ranges(site)[-1], path.read_bytes()) == (None, CONTENT)
+        path.unlink()
+
+
+def test_without_a_checksum_a_body_that_was_cut_is_no_file(site: Site, path: Path) -> None:
+    site.cuts = [200_000, 400_000]
+    get(site.url, path, sha256=None)
+    assert path.read_bytes() == CONTENT
+    path.unlink()
+    site.says_length = False
+    with pytest.raises(RunFailed, match="neither its size nor a checksum is known"):
+        get(site.url, path, sha256=None)
+    assert not path.exists()
+
+
+def test_without_a_checksum_a_complete_part_is_fetched_anew(site: Site, path: Path) -> None:
+    leave_part(path, CONTENT, site.url)
+    get(site.url, path, sha256=None)
+    assert ranges(site) == [f"bytes={len(CONTENT)}-", None]
+    assert path.read_bytes() == CONTENT
