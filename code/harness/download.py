@@ -27,6 +27,15 @@ _BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
+class NotDelivered(RunFailed):
+    """No URL gave the file."""
+
+    def __init__(self, message: str, reasons: Sequence[str]) -> None:
+        super().__init__(message)
+        self.reasons = list(reasons)
+        """Of each URL: the URL and what was wrong."""
+
+
 class _Lost(Exception):
     """The attempt ended early; the same URL may do better next time."""
 
@@ -65,8 +74,8 @@ def download(
     the user can do when no URL delivers. A download that ends early leaves ``<destination>.part`` and goes on from
     there next time.
 
-    Raises ConfigError if `destination` holds another file or a URL is not http(s), RunFailed if no URL gave
-    the file or it cannot be stored, ValueError if a checksum is not one.
+    Raises ConfigError if `destination` holds another file or a URL is not http(s), NotDelivered if no URL gave
+    the file, RunFailed if it cannot be stored, ValueError if a checksum is not one.
     """
     urls = [urls] if isinstance(urls, str) else list(urls)
     known = ("sha256", sha256) if sha256 is not None else ("md5", md5)
@@ -179,9 +188,10 @@ class _Job:
             self.about.unlink(missing_ok=True)
             return
         by_hand = f"fetch it by hand and put it at {self.destination} ({self.checksum or 'no checksum is known'})"
-        raise RunFailed(
+        raise NotDelivered(
             f"cannot download {self.destination.name} ({'; '.join(reasons)}): run this again later, "
-            f"or {self.cure or by_hand}."
+            f"or {self.cure or by_hand}.",
+            reasons,
         )
 
     def stored(self) -> int:
