@@ -82,7 +82,7 @@ tune: $(READY) ## Find the best settings for SCENARIO on this machine, and for S
 data: $(READY) ## Fetch the full SQuAD v1.1 dev set and BERT's vocabulary into build/data
 	@$(BIN)/harness data fetch
 
-models: $(READY) ## List the models that are known by name (harness models build makes one with random weights)
+models: $(READY) ## List the models that are known by name (harness models --help: show, fetch, verify and build them)
 	@$(BIN)/harness models
 
 options: $(READY) ## List the options of SET

@@ -6,21 +6,27 @@ import os
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.download import sha256_of
+from harness.download import digest_of, sha256_of
 from harness.errors import ConfigError, did_you_mean
-from harness.graph import listing, read_graph
+from harness.graph import listing, read_graph, read_metadata
 from harness.registry import BENCHMARKS, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 """The top of the submission: this repository."""
 DATA_DIR = ROOT / "build" / "data"
 CACHE_DIR = ROOT / "build" / "cache"
+MODELS_DIR = ROOT / "build" / "models"
+"""What was fetched, as NAME.onnx beside its record NAME.json, and what was built, under other names."""
+
+
+UNVERIFIED = "not verified: no checksum is published"
 
 
 class _Entry(BaseModel):
@@ -47,6 +53,13 @@ class ModelEntry(_Entry):
     """What was done to the source's weights, as a submission's measurements have to say; "no" for nothing."""
     settings: dict[str, str | int] = {}
     """Settings of the benchmark that the model needs, by name; --set overrides them."""
+    fetch: tuple[str, ...] = ()
+    """Where `harness models fetch` looks, in this order: https:// (an ONNX file or an archive, with #member), zoo:STUB,
+    hf:OWNER/REPOSITORY/PATH@REVISION."""
+    md5: str | None = Field(None, pattern="^[0-9a-f]{32}$")
+    """Of the ONNX file, where its publisher tells no sha256."""
+    size: int | None = None
+    """Of the ONNX file, in bytes."""
     builder: str | None = None
     """"module:function" that builds the model's graph with random weights: (seed) -> onnx.ModelProto."""
 
@@ -69,6 +82,21 @@ class DatasetEntry(_Entry):
     """What a score on it is called, where it is not accuracy."""
 
 
+class FetchRecord(BaseModel):
+    """What is kept beside a model that was fetched."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    time: str
+    sha256: str
+    size: int
+    verified: Literal["sha256", "md5"] | None
+    """By which published checksum; None: none is published, and nothing but the graph was looked at."""
+    data: dict[str, str] = {}
+    """Files of weights beside the graph, relative to its folder, and their sha256."""
+
+
 class Model(BaseModel):
     """A model that was found."""
 
@@ -85,7 +113,28 @@ class Model(BaseModel):
     weight_transformations: str = "unknown"
     settings: dict[str, str | int] = {}
     caveat: str = ""
-    """What everything made with it has to say, such as "random weights"."""
+    """What everything made with it has to say, such as "random weights"; it then has no official result."""
+    remark: str = ""
+    """What everything made with it has to say, official results, too."""
+    metadata: dict[str, str] = {}
+    """What the file says of itself: architecture, weights, sparsity, block, precision, calibration, tool."""
+
+    @property
+    def title(self) -> str:
+        """The name, and in words what was done to the model if its file says so."""
+        weights = self.metadata.get("weights", "")
+        words = [weights] if weights.startswith("random") else []
+        done = []
+        sparsity = _percent(self.metadata.get("sparsity", ""))
+        if sparsity:
+            block = self.metadata.get("block", "")
+            done.append(
+                f"{sparsity} sparse" + (f" in blocks of {block}" if block not in ("", "0", "1", "none") else "")
+            )
+        if self.metadata.get("calibration"):
+            done.append(f"calibrated with {self.metadata['calibration']}")
+        words += [self.precision, *done] if done else []
+        return f"{self.name} ({', '.join(words)})" if words else self.name
 
 
 class Dataset(BaseModel):
@@ -139,39 +188,105 @@ def find_model(name: str) -> Model:
     """A model by its name or by the path of an ONNX file, which is known by its content wherever it lies.
 
     Raises:
-        ConfigError: there is no such name or file, a shipped file has another content than it should, or a file's graph
-            fits no benchmark.
+        ConfigError: there is no such name or file, a shipped or fetched file has another content than it should, or a
+            file's graph fits no benchmark.
     """
     known = models()
     if name in known:
         owner, entry = known[name]
         if entry.file is None:
-            built = f" Or build it with random weights: `harness models build {name} --weights random`."
-            raise ConfigError(
-                f"model {name} is not shipped: give the path of its file instead. {entry.source}"
-                f"{built if entry.builder else ''}"
-            )
+            return _fetched_model(name, owner, entry)
         path = folder(owner) / entry.file
         if not path.is_file():
             raise ConfigError(f"model {name} is missing at {path}: fetch the repository again.")
-        if sha256_of(path) != entry.sha256:
+        digest = sha256_of(path)
+        if digest != entry.sha256:
             raise ConfigError(f"{path} is not the model {name} (its sha256 differs): fetch the repository again.")
-        return _known_model(name, path, owner, entry)
+        return _known_model(name, path, owner, entry, digest)
     path = _path(name)
     with _readable(name):
         if path.is_file():
-            digest = sha256_of(path)
-            for key, (owner, entry) in known.items():
-                if digest == entry.sha256:
-                    return _known_model(key, path.resolve(), owner, entry)
-            return _unknown_model(path.resolve(), digest)
+            return _model_at(path.resolve(), known)
     if path.suffix == ".onnx" or len(path.parts) > 1:
         raise ConfigError(f"there is no model file {path}: give the path of an ONNX file, or a name: {_list(known)}.")
     raise ConfigError(f"unknown model '{name}': {did_you_mean(name, known)} Or give the path of an ONNX file.")
 
 
-def _known_model(name: str, path: Path, owner: str, entry: ModelEntry) -> Model:
-    return Model(name=name, path=path, benchmark=owner, **entry.model_dump(exclude={"file", "description", "builder"}))
+def model_file(name: str) -> Path:
+    """Where a model of that name is once it was fetched."""
+    return MODELS_DIR / f"{name}.onnx"
+
+
+def fetch_record(name: str) -> FetchRecord | None:
+    """What was noted when a model was fetched; None if it was not, or the note is unreadable."""
+    try:
+        return FetchRecord.model_validate_json((MODELS_DIR / f"{name}.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def how_to_get(name: str, entry: ModelEntry) -> str:
+    """The end of a message about a model that is not here."""
+    fetch = f"fetch it with `harness models fetch {name}`, or give the path of its file."
+    build = f" Or build it with random weights: `harness models build {name} --weights random`."
+    rest = f" {entry.source}{build if entry.builder else ''}"
+    return (fetch if entry.fetch else "give the path of its file instead.") + rest
+
+
+def _fetched_model(name: str, owner: str, entry: ModelEntry) -> Model:
+    path = model_file(name)
+    if not path.is_file():
+        raise ConfigError(f"model {name} is not shipped: {how_to_get(name, entry)}")
+    record = fetch_record(name)
+    if record is None:
+        raise ConfigError(
+            f"{path} was not fetched, for it has no record beside it: move it away, and take it in with "
+            f"`harness models fetch {name} --from` and its place."
+        )
+    digest = sha256_of(path)
+    wrong = None if digest == (entry.sha256 or record.sha256) else path
+    for file, expected in record.data.items():
+        beside = path.parent / file
+        if not beside.is_file() or sha256_of(beside) != expected:
+            wrong = wrong or beside
+    if wrong:
+        raise ConfigError(
+            f"{wrong} is not what was fetched as {name} (its sha256 differs): remove {path} and fetch it again with "
+            f"`harness models fetch {name}`."
+        )
+    return _known_model(name, path, owner, entry, digest, record)
+
+
+def _model_at(path: Path, known: dict[str, tuple[str, ModelEntry]]) -> Model:
+    digest = sha256_of(path)
+    records = {key: fetch_record(key) for key, (_, entry) in known.items() if entry.file is None}
+    for key, (owner, entry) in known.items():
+        record = records.get(key)
+        if digest in (entry.sha256, record.sha256 if record else None):
+            return _known_model(key, path, owner, entry, digest, record)
+    model = _unknown_model(path, digest)
+    if "tool" not in model.metadata:  # what was published is not of our making, and md5 takes its time
+        md5 = cache(lambda: digest_of(path, "md5"))
+        for key, (owner, entry) in known.items():
+            if entry.md5 and entry.sha256 is None and md5() == entry.md5:
+                return _known_model(key, path, owner, entry, digest, None)
+    return model
+
+
+def _known_model(
+    name: str, path: Path, owner: str, entry: ModelEntry, digest: str, record: FetchRecord | None = None
+) -> Model:
+    facts = entry.model_dump(include=set(Model.model_fields) - {"sha256"})
+    unverified = record is not None and entry.sha256 is None and record.verified is None
+    return Model(
+        name=name,
+        path=path,
+        benchmark=owner,
+        sha256=digest,
+        remark=UNVERIFIED if unverified else "",
+        metadata=read_metadata(path),
+        **facts,
+    )
 
 
 def _unknown_model(path: Path, digest: str) -> Model:
@@ -194,6 +309,7 @@ def _unknown_model(path: Path, digest: str) -> Model:
         input_data_types=", ".join(sorted({str(tensor.dtype) for tensor in graph.inputs})),
         settings={key: graph.metadata[key] for key in benchmark.Settings.model_fields if key in graph.metadata},
         caveat=source if source.startswith("random") else "",
+        metadata=graph.metadata,
     )
 
 
@@ -247,6 +363,15 @@ def location(benchmark: str, entry: DatasetEntry) -> Path | None:
 def _is_there(benchmark: str, entry: DatasetEntry) -> bool:
     path = location(benchmark, entry)
     return path is not None and (bool(entry.variable) or path.is_file())
+
+
+def _percent(share: str) -> str:
+    """A share as the metadata tell it ("0.5", "50 %", or any text), in percent; "" for none."""
+    try:
+        value = float(share.rstrip(" %")) * (1 if "%" in share else 100)
+    except ValueError:
+        return share
+    return f"{value:.3g} %" if value else ""
 
 
 def _path(text: str) -> Path:

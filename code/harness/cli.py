@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -203,8 +204,10 @@ def tune(
     )
 
 
-models_app = typer.Typer(help="List models, or build one with random weights.", rich_markup_mode="rich")
+models_app = typer.Typer(help="List, show, fetch, verify or build models.", rich_markup_mode="rich")
 app.add_typer(models_app, name="models", invoke_without_command=True)
+
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @models_app.callback()
@@ -214,13 +217,69 @@ def _models(context: typer.Context) -> None:
 
 
 @models_app.command("list")
-def models_list() -> None:
-    """List the models that are known by name."""
-    table = Table("name", "benchmark", "precision", "shipped", "description", box=None, pad_edge=False)
-    for name, (_, entry) in catalog.models().items():
-        shipped = "yes" if entry.file else "build" if entry.builder else "no"
-        table.add_row(name, entry.official_name, entry.precision, shipped, entry.description)
+def models_list(as_json: _AsJson = False) -> None:
+    """List the models that are known by name, and which are on this machine."""
+    from harness.models.show import overview
+
+    rows = overview()
+    if as_json:
+        console.out.print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    table = Table("name", "benchmark", "precision", "on this machine", "description", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row.values())
     console.print_table(table)
+
+
+@models_app.command("show")
+def models_show(
+    name: Annotated[str, typer.Argument(help="A model's name, or the path of an ONNX file.")], as_json: _AsJson = False
+) -> None:
+    """Show what a model is: its file, its graph, how sparse its weights are, and what its metadata say."""
+    from harness.models.show import describe, rows
+
+    facts = describe(name)
+    if as_json:
+        console.out.print(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for row in rows(facts):
+        table.add_row(*row)
+    console.print_table(table)
+
+
+@models_app.command("fetch")
+def models_fetch(
+    name: Annotated[str, typer.Argument(help="A model that is not shipped (see `harness models`).")],
+    copy: Annotated[
+        str | None,
+        typer.Option("--from", metavar="PATH", help="Your copy: an ONNX file, a folder or an archive (PATH#MEMBER)."),
+    ] = None,
+) -> None:
+    """Fetch a model into build/models, or take in your copy of it: resumed, verified, then known by its name."""
+    from harness.models.sources import fetch
+    from harness.models.verify import verdict
+
+    model = fetch(name, copy)
+    console.out.print(f"{name}: {model.path}, {verdict(model)}")
+
+
+@models_app.command("verify")
+def models_verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Models by name; default: all that are here.", show_default=False)
+    ] = None,
+) -> None:
+    """Hash the models that are shipped or were fetched again, and read their graphs."""
+    from harness.models.verify import verify
+
+    good, problems = verify(names or [])
+    for line in good:
+        console.out.print(line)
+    for line in problems:
+        console.error(line)
+    if problems:
+        raise typer.Exit(1)
 
 
 @models_app.command("build")

@@ -53,7 +53,8 @@ class RunSettings(BaseModel):
     def notices(self) -> list[str]:
         """What everything that the run prints or writes has to say."""
         notices = [] if self.official else [NOTICE]
-        return [*notices, f"Model {self.model.name}: {self.model.caveat}."] if self.model.caveat else notices
+        said = [words for words in (self.model.caveat, self.model.remark) if words]
+        return [*notices, f"Model {self.model.name}: {', '.join(said)}."] if said else notices
 
 
 def make_settings(

@@ -1,4 +1,4 @@
-"""Files from the net whose sha256 is known: resumed, retried, taken from mirrors, and checked before use."""
+"""Files from the net: resumed, retried, taken from mirrors, and checked before use by the checksum that is known."""
 
 from __future__ import annotations
 
@@ -27,6 +27,15 @@ _BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
+class NotDelivered(RunFailed):
+    """No URL gave the file."""
+
+    def __init__(self, message: str, reasons: Sequence[str]) -> None:
+        super().__init__(message)
+        self.reasons = list(reasons)
+        """Of each URL: the URL and what was wrong."""
+
+
 class _Lost(Exception):
     """The attempt ended early; the same URL may do better next time."""
 
@@ -37,45 +46,53 @@ class _Refused(Exception):
 
 def sha256_of(path: Path) -> str:
     """The sha256 of a file's content, in lower-case hexadecimal digits."""
+    return digest_of(path, "sha256")
+
+
+def digest_of(path: Path, algorithm: str) -> str:
+    """The "sha256" or "md5" of a file's content, in lower-case hexadecimal digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def download(
     urls: Sequence[str] | str,
     destination: Path,
     *,
-    sha256: str,
+    sha256: str | None = None,
+    md5: str | None = None,
     size: int | None = None,
     description: str | None = None,
+    cure: str | None = None,
     timeout: float = 30.0,
     backoff: Sequence[float] = _BACKOFF_S,
 ) -> Path:
-    """Bring the file of this `sha256` (and `size` in bytes) to `destination` from the first URL that works.
+    """Bring the file of this `sha256`, or else `md5`, (and `size` in bytes) to `destination` from the first good URL.
 
-    `timeout` is in seconds without an answer or a byte, `backoff` the seconds before each retry of a URL.
-    A download that ends early leaves ``<destination>.part`` and goes on from there next time.
+    Without a checksum the file is what the server says is all of it: the caller has to look at the content.
+    `timeout` is in seconds without an answer or a byte, `backoff` the seconds before each retry of a URL, `cure` what
+    the user can do when no URL delivers. A download that ends early leaves ``<destination>.part`` and goes on from
+    there next time.
 
-    Raises ConfigError if `destination` holds another file or a URL is not http(s), RunFailed if no URL gave
-    the file or it cannot be stored, ValueError if `sha256` is not one.
+    Raises ConfigError if `destination` holds another file or a URL is not http(s), NotDelivered if no URL gave
+    the file, RunFailed if it cannot be stored, ValueError if a checksum is not one.
     """
     urls = [urls] if isinstance(urls, str) else list(urls)
-    sha256 = sha256.lower()
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise ValueError(f"a sha256 is 64 hexadecimal digits, not {sha256!r}")
+    known = ("sha256", sha256) if sha256 is not None else ("md5", md5)
+    checksum = None if known[1] is None else _Checksum(known[0], known[1].lower())
     if not urls:
         raise ValueError(f"no URL given for {destination}")
     for url in urls:
         if not re.match(r"https?://[^/]", url, re.IGNORECASE):
             raise ConfigError(f"cannot download from {url!r}: only http:// and https:// URLs are allowed.")
     name = description or destination.name
-    job = _Job(destination, sha256, size, timeout, tuple(backoff))
+    job = _Job(destination, checksum, size, timeout, tuple(backoff), cure)
     try:
-        if _is_there(destination, sha256):
+        if _is_there(destination, checksum):
             return destination
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(destination):
-            if not _is_there(destination, sha256):
+        with locked(destination):
+            if not _is_there(destination, checksum):
                 with console.Progress(name, total=size, unit="B") as bar:
                     job.run(urls, bar)
     except OSError as error:  # of the disk: those of the net have become the reasons in a RunFailed
@@ -88,22 +105,38 @@ def download(
     return destination
 
 
-def _is_there(destination: Path, sha256: str) -> bool:
+@dataclass(frozen=True)
+class _Checksum:
+    algorithm: str
+    digest: str
+
+    def __post_init__(self) -> None:
+        digits = {"sha256": 64, "md5": 32}[self.algorithm]
+        if not re.fullmatch(f"[0-9a-f]{{{digits}}}", self.digest):
+            raise ValueError(f"a {self.algorithm} is {digits} hexadecimal digits, not {self.digest!r}")
+
+    def __str__(self) -> str:
+        return f"{self.algorithm} {self.digest}"
+
+
+def _is_there(destination: Path, checksum: _Checksum | None) -> bool:
     if not destination.exists():
         return False
     if not destination.is_file():
         raise ConfigError(f"cannot download to {destination}: that is no regular file; move it away.")
-    found = sha256_of(destination)
-    if found != sha256:
+    if checksum is None:
+        return True
+    found = digest_of(destination, checksum.algorithm)
+    if found != checksum.digest:
         raise ConfigError(
-            f"{destination} exists but is another file (sha256 {found}, expected {sha256}): "
+            f"{destination} exists but is another file ({checksum.algorithm} {found}, expected {checksum.digest}): "
             "delete it or move it away and run this again."
         )
     return True
 
 
 @contextlib.contextmanager
-def _locked(destination: Path) -> Iterator[None]:
+def locked(destination: Path) -> Iterator[None]:
     """Keep other processes away from `destination` and its ``.part``; waits for one that is at work."""
     path = destination.with_name(destination.name + ".lock")
     while True:
@@ -130,10 +163,11 @@ def _locked(destination: Path) -> Iterator[None]:
 @dataclass
 class _Job:
     destination: Path
-    sha256: str
+    checksum: _Checksum | None
     size: int | None
     timeout: float
     backoff: tuple[float, ...]
+    cure: str | None
 
     def __post_init__(self) -> None:
         self.part = self.destination.with_name(self.destination.name + ".part")
@@ -153,9 +187,11 @@ class _Job:
             self.part.replace(self.destination)
             self.about.unlink(missing_ok=True)
             return
-        raise RunFailed(
-            f"cannot download {self.destination.name} ({'; '.join(reasons)}): run this again later, or fetch "
-            f"it by hand and put it at {self.destination} (sha256 {self.sha256})."
+        by_hand = f"fetch it by hand and put it at {self.destination} ({self.checksum or 'no checksum is known'})"
+        raise NotDelivered(
+            f"cannot download {self.destination.name} ({'; '.join(reasons)}): run this again later, "
+            f"or {self.cure or by_hand}.",
+            reasons,
         )
 
     def stored(self) -> int:
@@ -166,11 +202,15 @@ class _Job:
         self.part.unlink(missing_ok=True)
         self.about.unlink(missing_ok=True)
 
-    def _known(self) -> dict[str, str]:
+    def _known(self, url: str) -> dict[str, str]:
         """What was noted about the part file; a part of another file, or of unknown origin, is dropped."""
         try:
             about: dict[str, str] = json.loads(self.about.read_text(encoding="utf-8"))
-            usable = about["sha256"] == self.sha256 and (self.size is None or self.stored() <= self.size)
+            if self.checksum:
+                usable = about[self.checksum.algorithm] == self.checksum.digest
+            else:  # only the server can say that a part is of the same file
+                usable = about["url"] == url and bool(about["validator"])
+            usable = usable and (self.size is None or self.stored() <= self.size)
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             usable = False
         if usable:
@@ -179,11 +219,11 @@ class _Job:
         return {}
 
     def _fetch(self, url: str, bar: console.Progress) -> None:
-        """Fill the part file from one URL until its sha256 is right."""
+        """Fill the part file from one URL until its checksum is right."""
         waits = iter(self.backoff)
         furthest, afresh = 0, False
         while True:
-            known = self._known()
+            known = self._known(url)
             start = self.stored()
             afresh = afresh or start == 0
             bar.start_from(start)
@@ -199,14 +239,16 @@ class _Job:
                 bar.update(note=f"{lost}, next attempt in {console.duration(wait)}")
                 time.sleep(wait)
                 continue
-            bar.update(note="checking the sha256")
-            found = sha256_of(self.part)
-            if found == self.sha256:
+            if self.checksum is None:
+                return
+            bar.update(note=f"checking the {self.checksum.algorithm}")
+            found = digest_of(self.part, self.checksum.algorithm)
+            if found == self.checksum.digest:
                 bar.update(note="")
                 return
             self._drop()
             if afresh:
-                raise _Refused(f"that is another file, of sha256 {found}")
+                raise _Refused(f"that is another file, of {self.checksum.algorithm} {found}")
             # The beginning came from an earlier run or another mirror: it may be what is wrong.
             afresh = True
 
@@ -234,7 +276,10 @@ class _Job:
     def _store(self, response: requests.Response, url: str, start: int, validator: str, bar: console.Progress) -> None:
         status = response.status_code
         if status == 416 and start:
-            return  # nothing comes after what is there: its sha256 tells whether that is the file
+            if self.checksum:
+                return  # nothing comes after what is there: its checksum tells whether that is the file
+            self._drop()
+            raise _Lost("nothing follows the part that is here, and no checksum tells whether it is all")
         if status not in (200, 206):
             reason = f"HTTP {status} {response.reason}".strip()
             raise (_Lost if status in _TRY_AGAIN else _Refused)(reason)
@@ -253,13 +298,17 @@ class _Job:
             start = 0
             bar.start_from(0)
             self._drop()
-            about = {"url": url, "sha256": self.sha256, "validator": _validator(response)}
+            about = {"url": url, "validator": _validator(response)}
+            if self.checksum:
+                about[self.checksum.algorithm] = self.checksum.digest
             self.about.write_text(json.dumps(about), encoding="utf-8")
         expected = self.size if whole is None else whole
+        if expected is None and self.checksum is None and "Transfer-Encoding" not in response.headers:
+            raise _Refused("neither its size nor a checksum is known, so that nothing would tell half of it")
         bar.update(total=expected, note="")
         done = start
         with self.part.open("ab") as file:
-            # Undecoded: offsets, lengths and the sha256 are those of the file as the server keeps it.
+            # Undecoded: offsets, lengths and the checksum are those of the file as the server keeps it.
             for chunk in response.raw.stream(_CHUNK, decode_content=False):
                 done += len(chunk)
                 if self.size is not None and done > self.size:

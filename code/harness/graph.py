@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from harness.errors import ConfigError
+
+_METADATA_PROPS = 14  # the field's number in ModelProto
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Graph:
     """The file's metadata_props."""
     weight_files: tuple[str, ...]
     """Files beside the graph that hold its weights, relative to its folder."""
+    operators: dict[str, int] = field(default_factory=dict)
+    """How many nodes of each operator there are, the most frequent first."""
 
 
 def read_graph(path: Path) -> Graph:
@@ -63,6 +69,7 @@ def read_graph(path: Path) -> Graph:
                     }
                 )
             ),
+            dict(Counter(node.op_type for node in graph.node).most_common()),
         )
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
@@ -71,6 +78,22 @@ def read_graph(path: Path) -> Graph:
     if not found.inputs or not found.outputs:
         raise ConfigError(f"{path} is no ONNX model: it has no inputs or no outputs; export it again.")
     return found
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """A file's metadata_props, found without onnx, which is slow to import, and past the weights, which may be large.
+
+    Raises:
+        ConfigError: it is no ONNX model.
+    """
+    try:
+        with path.open("rb") as file:
+            entries = [dict(_strings(io.BytesIO(content), (1, 2))) for _, content in _strings(file, (_METADATA_PROPS,))]
+        return {entry.get(1, b"").decode(): entry.get(2, b"").decode() for entry in entries}
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is no ONNX model: export it again.") from error
 
 
 def listing(tensors: Sequence[Tensor]) -> str:
@@ -84,3 +107,35 @@ def _tensor(value: Any) -> Tensor:
     kind = value.type.tensor_type
     dims = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim)
     return Tensor(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), dims)
+
+
+def _strings(file: IO[bytes], wanted: tuple[int, ...]) -> Iterator[tuple[int, bytes]]:
+    """The wanted fields of a protobuf message that are strings or messages: (number, content)."""
+    end = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    while (at := file.tell()) < end:
+        number, kind = divmod(_varint(file), 8)
+        if kind == 0:
+            _varint(file)
+            continue
+        if kind not in (1, 2, 5):
+            raise ValueError(f"wire type {kind} at {at}")
+        length = _varint(file) if kind == 2 else 8 if kind == 1 else 4
+        if length > end - file.tell():
+            raise ValueError(f"a field of {length} bytes at {at}")
+        if kind == 2 and number in wanted:
+            yield number, file.read(length)
+        else:
+            file.seek(length, io.SEEK_CUR)
+
+
+def _varint(file: IO[bytes]) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            break
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise ValueError("no varint")

@@ -233,7 +233,7 @@ def _show(
     add("scenario", f"{settings.scenario}, {settings.mode}")
     described = engine.describe()
     add("engine", " ".join(str(described[key]) for key in ("name", "version") if described.get(key)))
-    add("model", settings.model.name)
+    add("model", settings.model.title)
     if accuracy:
         for name, value in accuracy.metrics.items():
             add(name, f"{value:.3f} %")

@@ -28,7 +28,8 @@ def test_the_shipped_files_are_those_of_the_manifests():
 
 def test_a_model_that_is_not_shipped_says_how_to_get_it():
     with pytest.raises(
-        ConfigError, match=r"resnet50-fp32 is not shipped: give the path .*zenodo.*`harness models build"
+        ConfigError,
+        match=r"resnet50-fp32 is not shipped: fetch it .*, or give the path .*zenodo.*`harness models build",
     ):
         catalog.find_model("resnet50-fp32")
     with pytest.raises(ConfigError, match=r"efficientnet-lite0-fp32 is not shipped: .* 0\.1\.0, exported to ONNX"):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import gzip
@@ -11,104 +10,20 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from web import CONTENT, Site, serving
 
 from harness import console
 from harness import download as module
 from harness.download import download, sha256_of
 from harness.errors import ConfigError, RunFailed
 
-CONTENT = random.Random(1).randbytes(700_001)
 OTHER = random.Random(2).randbytes(700_001)
 SHA = hashlib.sha256(CONTENT).hexdigest()
 NO_WAIT = (0.0, 0.0, 0.0)
-
-
-class Site(ThreadingHTTPServer):
-    """A web server whose misbehaviour is set by its attributes; `log` holds the headers of each request."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}/model.onnx"
-        self.content = CONTENT
-        self.etag: str | None = '"one"'
-        self.ranges = self.minds_if_range = self.says_length = self.says_total = True
-        self.shift = 0
-        self.statuses: list[int] = []
-        self.cuts: list[int] = []
-        self.versions: list[tuple[bytes, str]] = []
-        self.extra: dict[str, str] = {}
-        self.endless = False
-        self.pause = 0.0
-        self.log: list[Message] = []
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        pass  # a client that hangs up is part of the tests
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Site
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        site = self.server
-        site.log.append(self.headers)
-        time.sleep(site.pause)
-        if site.versions:
-            site.content, site.etag = site.versions.pop(0)
-        status = site.statuses.pop(0) if site.statuses else 200
-        if status != 200:
-            self.send_response(status)
-            for name, value in site.extra.items():
-                self.send_header(name, value)
-            self.end_headers()
-            return
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        same = self.headers.get("If-Range") in (None, site.etag) or not site.minds_if_range
-        start = int(wanted[1]) if wanted and site.ranges and same else 0
-        size = len(site.content)
-        if start >= size:
-            self.send_response(416)
-            self.end_headers()
-            return
-        body = site.content[start + (site.shift if start else 0) :]
-        self.send_response(206 if start else 200)
-        if start:
-            total = size if site.says_total else "*"
-            self.send_header("Content-Range", f"bytes {start + site.shift}-{size - 1}/{total}")
-        if site.says_length:
-            self.send_header("Content-Length", str(len(body)))
-        if site.etag:
-            self.send_header("ETag", site.etag)
-        for name, value in site.extra.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body[: site.cuts.pop(0)] if site.cuts else body)
-        while site.endless:
-            self.wfile.write(body)
-
-
-@contextlib.contextmanager
-def serving() -> Iterator[Site]:
-    site = Site()
-    thread = threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield site
-    finally:
-        site.endless = False
-        site.shutdown()
-        thread.join()
-        site.server_close()
 
 
 @pytest.fixture(autouse=True)
@@ -494,3 +409,49 @@ def test_progress_starts_from_what_was_there(site: Site, path: Path, monkeypatch
     leave_part(path, CONTENT[:300_000], site.url)
     get(site.url, path)
     assert calls == [300_000]
+
+
+def test_an_md5_is_checked_where_no_sha256_is_known(site: Site, path: Path) -> None:
+    get(site.url, path, sha256=None, md5=hashlib.md5(CONTENT).hexdigest())
+    assert path.read_bytes() == CONTENT
+    with pytest.raises(ConfigError, match=r"is another file \(md5 [0-9a-f]{32}, expected 0{32}\)"):
+        get(site.url, path, sha256=None, md5="0" * 32)
+
+
+def test_a_wrong_md5_leaves_nothing_and_says_the_callers_cure(site: Site, path: Path) -> None:
+    with pytest.raises(
+        RunFailed, match=r"that is another file, of md5 [0-9a-f]{32}\): run this again later, or sing\."
+    ):
+        get(site.url, path, sha256=None, md5="0" * 32, cure="sing")
+    assert names(path) == []
+
+
+def test_without_a_checksum_a_part_goes_on_only_where_the_server_vouches_for_it(site: Site, path: Path) -> None:
+    leave_part(path, CONTENT[:300_000], site.url)
+    get(site.url, path, sha256=None)
+    assert (ranges(site), path.read_bytes()) == (["bytes=300000-"], CONTENT)
+    path.unlink()
+    for url, validator in ((f"{site.url}?other", '"one"'), (site.url, "")):
+        path.with_name("model.onnx.part").write_bytes(OTHER[:300_000])
+        path.with_name("model.onnx.part.json").write_text(json.dumps({"url": url, "validator": validator}))
+        get(site.url, path, sha256=None)
+        assert (ranges(site)[-1], path.read_bytes()) == (None, CONTENT)
+        path.unlink()
+
+
+def test_without_a_checksum_a_body_that_was_cut_is_no_file(site: Site, path: Path) -> None:
+    site.cuts = [200_000, 400_000]
+    get(site.url, path, sha256=None)
+    assert path.read_bytes() == CONTENT
+    path.unlink()
+    site.says_length = False
+    with pytest.raises(RunFailed, match="neither its size nor a checksum is known"):
+        get(site.url, path, sha256=None)
+    assert not path.exists()
+
+
+def test_without_a_checksum_a_complete_part_is_fetched_anew(site: Site, path: Path) -> None:
+    leave_part(path, CONTENT, site.url)
+    get(site.url, path, sha256=None)
+    assert ranges(site) == [f"bytes={len(CONTENT)}-", None]
+    assert path.read_bytes() == CONTENT

@@ -1,0 +1,157 @@
+"""Archives that hold a model: nothing in them is trusted, and nothing but the model is taken out of them."""
+
+from __future__ import annotations
+
+import lzma
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from harness.errors import ConfigError
+from harness.graph import read_graph
+
+LIMIT = 16 * 2**30
+"""Bytes that an archive may unpack to: more than any model here, less than what fills a disk."""
+_MEMBERS = 10_000
+_CHUNK = 1024 * 1024
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    size: int
+    open: Callable[[], IO[bytes] | None]
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is to be unpacked: not if its name is that of an ONNX file, whatever bytes are in it."""
+    return path.suffix != ".onnx" and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+
+
+def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) -> Path:
+    """Unpack the ONNX file of a tar or zip archive, with the files beside it that hold its weights, into ``folder``.
+
+    Raises:
+        ConfigError: the archive is broken, too large, reaches out of its folder, holds links or devices, or does not
+            hold the one ONNX file that is looked for.
+    """
+    try:
+        with _members(archive) as found:
+            members = _checked(archive, found, limit)
+            model = _choose(archive, members, member)
+            path = _extract(archive, members[model], folder)
+            for file in read_graph(path).weight_files:
+                beside = str(PurePosixPath(model).parent / relative(archive, file))
+                if beside not in members:
+                    raise ConfigError(f"{archive} lacks {beside}, which holds weights of {model}: get it anew.")
+                _extract(archive, members[beside], folder)
+            return path
+    except _BROKEN as error:
+        raise ConfigError(f"{archive} is no whole tar or zip archive ({error}): get it anew.") from error
+
+
+def relative(holder: Path, name: str) -> PurePosixPath:
+    """A path that stays in its folder.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or any(bad in name for bad in ("\\", "\0", ":")):
+        raise ConfigError(f"{holder} names a file outside of its folder ({name!r}): it is not used.")
+    return path
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[Iterator[_Member]]:
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as file:
+            yield _zip_members(archive, file)
+    else:
+        with tarfile.open(archive, "r:*") as file:
+            yield _tar_members(archive, file)
+
+
+def _zip_members(archive: Path, file: zipfile.ZipFile) -> Iterator[_Member]:
+    for info in file.infolist():
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _refusal(archive, info.filename)
+        if info.flag_bits & 1:
+            raise ConfigError(f"{archive} is encrypted: unpack it, and give the path of the ONNX file.")
+        if info.is_dir():
+            relative(archive, info.filename)
+        else:
+            yield _Member(info.filename, info.file_size, lambda info=info: file.open(info))
+
+
+def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[_Member]:
+    for info in file:
+        if info.isdir():
+            if info.name != ".":
+                relative(archive, info.name)
+        elif info.isreg() and not info.issparse():
+            yield _Member(info.name, info.size, lambda info=info: file.extractfile(info))
+        else:
+            raise _refusal(archive, info.name)
+
+
+def _refusal(archive: Path, name: str) -> ConfigError:
+    return ConfigError(f"{archive} holds a link or a device ({name!r}): unpack it, and give the path of the ONNX file.")
+
+
+def _checked(archive: Path, found: Iterator[_Member], limit: int) -> dict[str, _Member]:
+    members: dict[str, _Member] = {}
+    total = 0
+    for member in found:
+        name = str(relative(archive, member.name))
+        total += member.size
+        if name in members:
+            raise ConfigError(f"{archive} holds {name!r} twice: it is not used.")
+        if total > limit or len(members) >= _MEMBERS:
+            raise ConfigError(
+                f"{archive} unpacks to more than {limit:,} bytes or {_MEMBERS:,} files: unpack it, and give the path "
+                "of the ONNX file."
+            )
+        members[name] = member
+    return members
+
+
+def _choose(archive: Path, members: dict[str, _Member], wanted: str | None) -> str:
+    # What macOS leaves beside each file ends like it.
+    models = sorted(
+        name for name in members if name.endswith(".onnx") and not PurePosixPath(name).name.startswith("._")
+    )
+    if wanted is not None:
+        if wanted not in members:
+            raise ConfigError(f"{archive} holds no {wanted!r}: it has {', '.join(models) or 'no ONNX file'}.")
+        return wanted
+    if not models:
+        raise ConfigError(f"{archive} holds no ONNX file: give another.")
+    if len(models) > 1:
+        raise ConfigError(f"{archive} holds {len(models)} ONNX files ({', '.join(models)}): add # and the name of one.")
+    return models[0]
+
+
+def _extract(archive: Path, member: _Member, folder: Path) -> Path:
+    path = folder / relative(archive, member.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = member.open()
+    assert source is not None
+    written = 0
+    with source, path.open("xb") as target:
+        while chunk := source.read(_CHUNK):
+            written += len(chunk)
+            if written > member.size:
+                break
+            target.write(chunk)
+    if written != member.size:
+        raise ConfigError(f"{archive}: {member.name} is not as large as it says; get the archive anew.")
+    return path

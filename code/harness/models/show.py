@@ -1,0 +1,222 @@
+"""What a model is, as far as its file and its graph tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness import catalog, console
+from harness.errors import ConfigError
+from harness.graph import read_graph
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
+
+_WEIGHTS = {  # operator: (input that may be a weight, input with its zero point)
+    "Conv": ((1, None),),
+    "ConvInteger": ((1, 3),),
+    "ConvTranspose": ((1, None),),
+    "Gemm": ((0, None), (1, None)),
+    "MatMul": ((0, None), (1, None)),
+    "MatMulInteger": ((0, 2), (1, 3)),
+    "QLinearConv": ((3, 5),),
+    "QLinearMatMul": ((0, 2), (3, 5)),
+}
+_ZERO_POINTS = {  # operator: inputs that are zero points
+    "ConvInteger": (2, 3),
+    "DequantizeLinear": (2,),
+    "MatMulInteger": (2, 3),
+    "QLinearConv": (2, 5, 7),
+    "QLinearMatMul": (2, 5, 7),
+    "QuantizeLinear": (2,),
+}
+_SAME_VALUES = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"}
+_TOP = 8
+
+
+def overview() -> list[dict[str, str]]:
+    """Every known model: name, benchmark, precision, what of it is here, description."""
+    return [
+        {
+            "name": name,
+            "benchmark": entry.official_name,
+            "precision": entry.precision,
+            "here": _here(name, entry),
+            "description": entry.description,
+        }
+        for name, (_, entry) in catalog.models().items()
+    ]
+
+
+def _here(name: str, entry: catalog.ModelEntry) -> str:
+    if entry.file:
+        return "shipped"
+    here = ["fetched"] if catalog.model_file(name).is_file() and catalog.fetch_record(name) else []
+    if catalog.model_file(f"{name}-random").is_file():
+        here.append("built random")
+    ways = [way for way, there in (("fetch", entry.fetch), ("build", entry.builder)) if there]
+    return ", ".join(here) or f"no: {' or '.join(ways) or 'give its path'}"
+
+
+def describe(name: str) -> dict[str, Any]:
+    """All that is known of a model, by its name or the path of its file.
+
+    Raises:
+        ConfigError: there is none, or its file is broken.
+    """
+    import onnx
+
+    found = catalog.find_model(name)
+    graph = read_graph(found.path)
+    try:
+        model = onnx.load(str(found.path))
+    except Exception as error:
+        raise ConfigError(f"{found.path} cannot be loaded with its weights ({error}): fetch it again.") from error
+    record = catalog.fetch_record(name) if name in catalog.models() else None
+    return {
+        "name": found.name,
+        "title": found.title,
+        "path": str(found.path),
+        "size": found.path.stat().st_size,
+        "sha256": found.sha256,
+        "benchmark": found.benchmark,
+        "official_name": found.official_name,
+        "source": found.source,
+        "precision": found.precision,
+        "fetched": record.model_dump() if record else None,
+        "notes": [words for words in (found.caveat, found.remark) if words],
+        "inputs": [str(tensor) for tensor in graph.inputs],
+        "outputs": [str(tensor) for tensor in graph.outputs],
+        "parameters": parameters(model),
+        "operators": graph.operators,
+        "weight_matrices": sparsity(model),
+        "settings": found.settings,
+        "metadata": found.metadata,
+    }
+
+
+def rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The same for people."""
+    yield "name", facts["title"]
+    for key in ("path", "sha256"):
+        yield key, facts[key]
+    yield "size", console.quantity(facts["size"], "B")
+    yield "benchmark", f"{facts['benchmark']}, results under {facts['official_name']}"
+    yield "source", facts["source"]
+    yield "precision", facts["precision"]
+    if facts["fetched"]:
+        yield "fetched", f"{facts['fetched']['time']} from {facts['fetched']['source']}"
+    for note in facts["notes"]:
+        yield "note", note
+    for kind in ("inputs", "outputs"):
+        for tensor in facts[kind]:
+            yield kind.removesuffix("s"), tensor
+    yield "parameters", ", ".join(f"{count:,} {kind}" for kind, count in facts["parameters"].items())
+    operators = facts["operators"]
+    top = [f"{count} {operator}" for operator, count in list(operators.items())[:_TOP]]
+    rest = sum(operators.values()) - sum(list(operators.values())[:_TOP])
+    yield "nodes", f"{sum(operators.values()):,}: " + ", ".join(top + ([f"{rest} others"] if rest else []))
+    matrices = facts["weight_matrices"]
+    if matrices["count"]:
+        yield (
+            "sparsity",
+            f"{matrices['zeros'] / matrices['elements']:.1%} zeros in {matrices['count']} weight matrices "
+            f"(from {matrices['least']:.1%} to {matrices['most']:.1%})",
+        )
+    for key, value in facts["settings"].items():
+        yield "setting", f"{key} = {value}"
+    for key, value in facts["metadata"].items():
+        yield "metadata", f"{key}: {value}"
+
+
+def parameters(model: ModelProto) -> dict[str, int]:
+    """How many numbers of the weights are floating-point, and how many integers; shapes and zero points are neither."""
+    from onnx import TensorProto
+
+    kinds = {
+        "float": {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE},
+        "integer": {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32},
+    }
+    zero_points = {
+        node.input[number]
+        for node in model.graph.node
+        for number in _ZERO_POINTS.get(node.op_type, ())
+        if number < len(node.input)
+    }
+    counts = dict.fromkeys(kinds, 0)
+    for name, tensor in _constants(model).items():
+        for kind, types in kinds.items():
+            if tensor.data_type in types and name not in zero_points:
+                counts[kind] += int(np.prod(tensor.dims, dtype=np.int64))
+    return counts
+
+
+def sparsity(model: ModelProto) -> dict[str, float]:
+    """The zeros among the weights of matrix products and convolutions; of integers those that stand for zero."""
+    constants = _constants(model)
+    producers = {output: node for node in model.graph.node for output in node.output}
+    seen: set[str] = set()
+    shares, zeros, elements = [], 0, 0
+    for node in model.graph.node:
+        for number, zero_number in _WEIGHTS.get(node.op_type, ()):
+            if number >= len(node.input):
+                continue
+            zero = node.input[zero_number] if zero_number is not None and zero_number < len(node.input) else ""
+            axis = 0 if "Conv" in node.op_type else -1
+            name, zero, axis = _root(node.input[number], zero, axis, producers)
+            tensor = constants.get(name)
+            if tensor is None or name in seen or len(tensor.dims) < 2:
+                continue
+            seen.add(name)
+            found = _count_zeros(tensor, constants.get(zero), axis)
+            count = int(np.prod(tensor.dims, dtype=np.int64))
+            if count:
+                shares.append(found / count)
+                zeros, elements = zeros + found, elements + count
+    return {
+        "count": len(shares),
+        "elements": elements,
+        "zeros": zeros,
+        "least": min(shares, default=0.0),
+        "most": max(shares, default=0.0),
+    }
+
+
+def _root(name: str, zero: str, axis: int, producers: dict[str, NodeProto]) -> tuple[str, str, int]:
+    """The constant behind a weight, through what changes its form and not its zeros, and its zero point."""
+    while (node := producers.get(name)) is not None and node.input:
+        if node.op_type == "DequantizeLinear":
+            zero = node.input[2] if len(node.input) > 2 else ""
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        elif node.op_type == "QuantizeLinear":
+            zero = ""
+        elif node.op_type not in _SAME_VALUES:
+            break
+        name = node.input[0]
+    return name, zero, axis
+
+
+def _count_zeros(tensor: TensorProto, zero_point: TensorProto | None, axis: int) -> int:
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(tensor)
+    zero = np.zeros((), values.dtype)
+    if zero_point is not None:
+        zero = numpy_helper.to_array(zero_point)
+        if zero.size == 1:
+            zero = zero.reshape(())
+        elif zero.ndim == 1 and zero.size == values.shape[axis]:
+            zero = zero.reshape([-1 if number == axis % values.ndim else 1 for number in range(values.ndim)])
+    return int(np.count_nonzero(values == zero))
+
+
+def _constants(model: ModelProto) -> dict[str, TensorProto]:
+    found = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    found[node.output[0]] = attribute.t
+    return found

@@ -1,0 +1,46 @@
+"""Whether the models on this machine are still what they were when they were shipped or fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness import catalog
+from harness.errors import ConfigError, did_you_mean
+from harness.graph import read_graph
+from harness.registry import BENCHMARKS, resolve
+
+
+def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hash models again and read their graphs; without names all that are shipped or were fetched.
+
+    Returns:
+        A line for each that is right, and one for each that is not; one that was named has to be here.
+
+    Raises:
+        ConfigError: there is no model of a name.
+    """
+    known = catalog.models()
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"no model '{name}' to verify: {did_you_mean(name, known)}")
+    here = [name for name, (_, entry) in known.items() if entry.file or catalog.model_file(name).exists()]
+    good, problems = [], []
+    for name in names or here:
+        try:
+            model = catalog.find_model(name)
+            graph = read_graph(model.path)
+            if not resolve("benchmark", BENCHMARKS, model.benchmark).accepts(graph.inputs):
+                raise ConfigError(f"the inputs of {model.path} do not fit {model.benchmark}.")
+        except ConfigError as error:
+            problems.append(f"{name}: {error}")
+        else:
+            good.append(f"{name}: {verdict(model)}")
+    return good, problems
+
+
+def verdict(model: catalog.Model) -> str:
+    """By what a model that was found is known to be the published one, and its sha256."""
+    record = catalog.fetch_record(model.name)
+    _, entry = catalog.models()[model.name]
+    by_md5 = record is not None and record.verified == "md5" and entry.sha256 is None
+    return f"{model.remark or ('verified by md5' if by_md5 else 'verified')}, sha256 {model.sha256}"

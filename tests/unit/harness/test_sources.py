@@ -1,0 +1,495 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import huggingface_hub
+import numpy as np
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+from onnx import ModelProto, TensorProto, external_data_helper, helper, numpy_helper
+from typer.testing import CliRunner
+from web import Site, serving
+
+from harness import catalog, cli
+from harness import download as downloading
+from harness.config import make_settings
+from harness.errors import ConfigError, RunFailed
+from harness.models import sources
+from harness.models.archives import unpack
+from harness.models.show import describe
+from harness.models.sources import fetch
+
+
+def classifier(operator: str = "Relu", metadata: dict[str, str] | None = None, shape: tuple = (3, 224, 224)) -> bytes:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"])], "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    helper.set_model_props(model, metadata or {})
+    return model.SerializeToString()
+
+
+MODEL = classifier()
+INT8 = classifier("DequantizeLinear")
+SHA, MD5 = hashlib.sha256(MODEL).hexdigest(), hashlib.md5(MODEL).hexdigest()
+FACTS = {"description": "", "source": "Somewhere.", "official_name": "resnet50", "precision": "fp32"}
+FACTS |= {"input_data_types": "fp32", "weight_transformations": "no"}
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(downloading, "time", SimpleNamespace(sleep=lambda _: None))
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving() as made:
+        made.content = MODEL
+        yield made
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(catalog, "MODELS_DIR", tmp_path / "models")
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def know(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Makes tiny-fp32 a model of these sources and checksums, and the only one that is known."""
+
+    def set_entry(*where: str, **facts: object) -> None:
+        entry = catalog.ModelEntry(**{**FACTS, "fetch": where, **facts})
+        monkeypatch.setattr(catalog, "models", lambda: {"tiny-fp32": ("resnet50", entry)})
+
+    return set_entry
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def tar(path: Path, members: dict[str, bytes], extra: tarfile.TarInfo | None = None) -> Path:
+    with tarfile.open(path, "w:xz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        if extra:
+            archive.addfile(extra)
+    return path
+
+
+def test_a_model_is_fetched_recorded_and_then_found_by_its_name(site, folder, know):
+    know(site.url, md5=MD5, size=len(MODEL), settings={"preprocessing": "mlperf"})
+    with pytest.raises(ConfigError, match="fetch it with `harness models fetch tiny-fp32`"):
+        catalog.find_model("tiny-fp32")
+    found = fetch("tiny-fp32")
+    assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx"]
+    record = json.loads((folder / "tiny-fp32.json").read_text())
+    assert (record["source"], record["sha256"], record["size"]) == (site.url, SHA, len(MODEL))
+    assert record["verified"] == "md5"
+    assert catalog.find_model("tiny-fp32") == found
+    assert (found.sha256, found.remark, found.settings) == (SHA, "", {"preprocessing": "mlperf"})
+    fetch("tiny-fp32")
+    assert len(site.log) == 1
+
+
+def test_a_copy_elsewhere_is_known_by_its_md5(folder, know, tmp_path):
+    know(md5=MD5)
+    (tmp_path / "other.onnx").write_bytes(MODEL)
+    assert catalog.find_model(str(tmp_path / "other.onnx")).name == "tiny-fp32"
+
+
+def test_where_no_checksum_is_published_everything_says_so(site, folder, know):
+    know(site.url)
+    fetched = CliRunner().invoke(cli.app, ["models", "fetch", "tiny-fp32"])
+    assert fetched.exit_code == 0, fetched.output
+    assert f"not verified: no checksum is published, sha256 {SHA}" in fetched.output
+    given = {"engine": "onnxruntime", "scenario": "Offline", "mode": "performance", "options": {}}
+    for official in (False, True):
+        notices = make_settings(model="tiny-fp32", official=official, **given).notices
+        assert "Model tiny-fp32: not verified: no checksum is published." in notices
+
+
+@pytest.mark.parametrize("known", [{"md5": "0" * 32}, {"sha256": "0" * 64}, {"md5": MD5, "size": 7}])
+def test_another_file_is_refused_and_nothing_stays(site, folder, know, known):
+    know(site.url, **known)
+    with pytest.raises(
+        RunFailed, match=r"tiny-fp32 cannot be fetched \(http.*: .*\): take in a copy .* --from PATH`\."
+    ):
+        fetch("tiny-fp32")
+    assert names(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "precision", "message"),
+    [
+        (b"<html>gone</html>", "fp32", "is no ONNX model"),
+        (classifier(shape=(5,)), "fp32", "which do not fit resnet50"),
+        (INT8, "fp32", "its weights are int8"),
+        (MODEL, "int8", "its weights are not int8"),
+        (classifier(metadata={"weights": "random weights, seed 0"}), "fp32", "made by this harness"),
+        (classifier(metadata={"tool": "mlperf-cpu-harness 0.1.0"}), "fp32", "made by this harness"),
+    ],
+)
+def test_without_a_checksum_the_graph_has_to_be_that_model_s(site, folder, know, content, precision, message):
+    know(site.url, precision=precision)
+    site.content = content
+    with pytest.raises(RunFailed, match=message):
+        fetch("tiny-fp32")
+    assert names(folder) == []
+
+
+def test_a_download_that_broke_off_goes_on_the_next_time_and_from_a_mirror(site, folder, know):
+    with serving() as mirror:
+        mirror.content = MODEL
+        site.cuts, site.statuses = [40], [200, 404]
+        mirror.statuses = [404]
+        know(site.url, mirror.url, sha256=SHA)
+        with pytest.raises(RunFailed, match=r"HTTP 404 Not Found; http.*HTTP 404"):
+            fetch("tiny-fp32")
+        assert names(folder) == [".tiny-fp32.fetch"]
+        site.statuses = [404]
+        fetch("tiny-fp32")
+        assert mirror.log[-1]["Range"] == "bytes=40-"
+    assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx"]
+
+
+def test_a_changed_file_is_refused_with_the_cure(site, folder, know):
+    know(site.url, md5=MD5)
+    fetch("tiny-fp32")
+    (folder / "tiny-fp32.onnx").write_bytes(INT8)
+    message = r"is not what was fetched as tiny-fp32 .*: remove .*tiny-fp32.onnx and fetch it again"
+    for find in (catalog.find_model, fetch):
+        with pytest.raises(ConfigError, match=message):
+            find("tiny-fp32")
+    checked = CliRunner().invoke(cli.app, ["models", "verify"])
+    assert checked.exit_code == 1
+    assert "its sha256 differs" in checked.output
+
+
+def test_a_file_that_was_not_fetched_is_not_found_under_the_name(folder, know):
+    know("hf:a/b/c.onnx")
+    folder.mkdir()
+    (folder / "tiny-fp32.onnx").write_bytes(classifier(metadata={"weights": "random weights, seed 0"}))
+    with pytest.raises(ConfigError, match=r"was not fetched, .* no record .* --from`"):
+        catalog.find_model("tiny-fp32")
+    (folder / "tiny-fp32.onnx").rename(folder / "tiny-fp32-random.onnx")
+    with pytest.raises(ConfigError, match="is not shipped"):
+        catalog.find_model("tiny-fp32")
+    listed = CliRunner().invoke(cli.app, ["models", "list", "--json"])
+    assert json.loads(listed.output)[0]["here"] == "built random"
+
+
+def test_verify_skips_what_is_not_here_unless_it_is_named(site, folder, know):
+    know(site.url, md5=MD5)
+    run = CliRunner().invoke
+    assert run(cli.app, ["models", "verify"]).exit_code == 0
+    assert run(cli.app, ["models", "verify", "tiny-fp32"]).exit_code == 1
+    with pytest.raises(ConfigError, match="did you mean 'tiny-fp32'"):
+        run(cli.app, ["models", "verify", "tiny-fp23"], catch_exceptions=False)
+    fetch("tiny-fp32")
+    assert f"tiny-fp32: verified by md5, sha256 {SHA}" in run(cli.app, ["models", "verify"]).output
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "deep", "tar", "zip", "member"])
+def test_the_user_s_copy_is_taken_in(folder, know, tmp_path, kind):
+    know(sha256=SHA)
+    place = tmp_path / "mine"
+    place.mkdir()
+    copy = place / "model.onnx"
+    if kind == "tar":
+        copy = tar(place / "model.tar.xz", {"a/model.onnx": MODEL, "a/README": b"", "a/._model.onnx": b""})
+    elif kind in ("zip", "member"):
+        copy = place / "model.zip"
+        with zipfile.ZipFile(copy, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("deployment/model.onnx", MODEL)
+            if kind == "member":
+                archive.writestr("other.onnx", INT8)
+    elif kind == "deep":
+        (place / "deployment").mkdir()
+        (place / "deployment" / "model.onnx").write_bytes(MODEL)
+        copy = place
+    else:
+        copy.write_bytes(MODEL)
+        copy = place if kind == "folder" else copy
+    fetch("tiny-fp32", f"{copy}#deployment/model.onnx" if kind == "member" else str(copy))
+    assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx"]
+    assert (folder / "tiny-fp32.onnx").read_bytes() == MODEL
+    assert copy.exists()
+
+
+def test_a_copy_that_is_another_model_is_refused(folder, know, tmp_path):
+    know(sha256=SHA)
+    (tmp_path / "m.onnx").write_bytes(INT8)
+    with pytest.raises(ConfigError, match=rf"that is not tiny-fp32: its sha256 is .*, and should be {SHA}"):
+        fetch("tiny-fp32", str(tmp_path / "m.onnx"))
+    with pytest.raises(ConfigError, match=r"there is no .*/none: give the path"):
+        fetch("tiny-fp32", str(tmp_path / "none"))
+    (tmp_path / "n.onnx").write_bytes(MODEL)
+    with pytest.raises(ConfigError, match=r"holds 2 ONNX files \(m.onnx, n.onnx\): give the path of one"):
+        fetch("tiny-fp32", str(tmp_path))
+    assert names(folder) == []
+
+
+def with_weights_beside(location: str) -> bytes:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, 224, 224]) for name in ("x", "y")]
+    weight = numpy_helper.from_array(np.ones(2, np.float32), "w")
+    external_data_helper.set_external_data(weight, location)
+    weight.ClearField("raw_data")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString()
+
+
+def test_weights_beside_the_graph_come_along_and_are_verified(folder, know, tmp_path):
+    know()
+    copy = tar(tmp_path / "m.tar", {"a/m.onnx": with_weights_beside("w.data"), "a/w.data": b"12345678", "w.data": b""})
+    fetch("tiny-fp32", str(copy))
+    assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx", "w.data"]
+    (folder / "w.data").write_bytes(b"87654321")
+    with pytest.raises(ConfigError, match=r"w\.data is not what was fetched"):
+        catalog.find_model("tiny-fp32")
+
+
+@pytest.mark.parametrize("location", ["../../w.data", "/etc/passwd"])
+def test_a_graph_cannot_reach_out_of_its_folder(folder, know, tmp_path, location):
+    know()
+    (tmp_path / "w.data").write_bytes(b"12345678")
+    (tmp_path / "m.onnx").write_bytes(with_weights_beside(location))
+    tar(tmp_path / "m.tar", {"m.onnx": with_weights_beside(location)})
+    for copy in ("m.onnx", "m.tar"):
+        with pytest.raises(ConfigError, match="names a file outside of its folder"):
+            fetch("tiny-fp32", str(tmp_path / copy))
+    assert names(folder) == []
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/../../x", "c:x", "a\\..\\x"])
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_an_archive_cannot_write_elsewhere(tmp_path, name, kind):
+    archive = tmp_path / "in" / "m"
+    archive.parent.mkdir()
+    if kind == "tar":
+        tar(archive, {"m.onnx": MODEL, name: b"attack"})
+    else:
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("m.onnx", MODEL)
+            file.writestr(zipfile.ZipInfo(name), b"attack")
+    with pytest.raises(ConfigError, match="outside of its folder"):
+        unpack(archive, None, tmp_path / "room")
+    assert names(tmp_path) == ["in"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, "zip"])
+def test_links_and_devices_are_refused(tmp_path, kind):
+    archive = tmp_path / "m"
+    if kind == "zip":
+        info = zipfile.ZipInfo("link")
+        info.external_attr = 0o120777 << 16
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("m.onnx", MODEL)
+            file.writestr(info, "/etc/passwd")
+    else:
+        extra = tarfile.TarInfo("link")
+        extra.type, extra.linkname = kind, "/etc/passwd"
+        tar(archive, {"m.onnx": MODEL}, extra)
+    with pytest.raises(ConfigError, match=r"holds a link or a device \('link'\)"):
+        unpack(archive, None, tmp_path / "room")
+
+
+def test_an_archive_that_grows_is_refused(tmp_path):
+    archive = tmp_path / "bomb"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("m.onnx", bytes(10_000_000))
+    with pytest.raises(ConfigError, match="unpacks to more than 1,000,000 bytes"):
+        unpack(archive, None, tmp_path / "room", limit=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("members", "member", "message"),
+    [
+        ({"a.onnx": MODEL, "b.onnx": MODEL}, None, r"holds 2 ONNX files \(a.onnx, b.onnx\): add #"),
+        ({"a.txt": b""}, None, "holds no ONNX file"),
+        ({"a.onnx": MODEL}, "b.onnx", r"holds no 'b.onnx': it has a.onnx"),
+        ({"a.onnx": with_weights_beside("w.data")}, None, "lacks w.data, which holds weights"),
+    ],
+)
+def test_an_archive_holds_one_model(tmp_path, members, member, message):
+    archive = tar(tmp_path / "m.tar.xz", members)
+    with pytest.raises(ConfigError, match=message):
+        unpack(archive, member, tmp_path / "room")
+
+
+def test_a_broken_archive_is_one_sentence(tmp_path):
+    archive = tar(tmp_path / "m.tar.xz", {"m.onnx": bytes(range(256)) * 1000})
+    archive.write_bytes(archive.read_bytes()[:-40])
+    with pytest.raises(ConfigError, match="is no whole tar or zip archive"):
+        unpack(archive, None, tmp_path / "room")
+
+
+def test_an_archive_is_fetched_and_unpacked(site, folder, know, tmp_path):
+    site.content = tar(tmp_path / "m.tar.xz", {"a/model.onnx": MODEL, "b.onnx": INT8}).read_bytes()
+    address = site.url.replace("model.onnx", "model.tar.xz")
+    know(address, f"{address}#a/model.onnx", sha256=SHA)
+    fetch("tiny-fp32")
+    assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx"]
+    assert json.loads((folder / "tiny-fp32.json").read_text())["source"].endswith("#a/model.onnx")
+
+
+def test_hugging_face_is_asked_for_the_file_at_its_revision(folder, know, monkeypatch):
+    asked = []
+
+    def give(repository: str, file: str, *, revision: str, local_dir: Path) -> str:
+        asked.append((repository, file, revision))
+        path = local_dir / file
+        path.parent.mkdir(parents=True)
+        path.write_bytes(MODEL)
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", give)
+    know("hf:owner/name/onnx/model.onnx@abc", sha256=SHA)
+    fetch("tiny-fp32")
+    assert asked == [("owner/name", "onnx/model.onnx", "abc")]
+    assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(LocalEntryNotFoundError("offline"), "Hugging Face cannot be reached"), (ValueError("bad\nname"), "bad")],
+)
+def test_hugging_face_that_does_not_answer_is_one_sentence(folder, know, monkeypatch, error, said):
+    def fail(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    know("hf:owner/name/model.onnx", "hf:owner", builder="a:b")
+    with pytest.raises(RunFailed, match=rf"model\.onnx: {said}; hf:owner: write hf:.*\): take in .*, or build it"):
+        fetch("tiny-fp32")
+    assert names(folder) == []
+
+
+def test_sparsezoo_gives_a_path(folder, know, monkeypatch):
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        path = Path(command[-1]) / "model.onnx"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(INT8)
+        return SimpleNamespace(returncode=0, stdout=f"welcome\n{path}\n", stderr="")
+
+    monkeypatch.setattr(sources.util, "find_spec", lambda _: True)
+    monkeypatch.setattr(subprocess, "run", run)
+    know("zoo:a/stub", precision="int8")
+    assert fetch("tiny-fp32").remark == "not verified: no checksum is published"
+
+
+def test_the_script_for_sparsezoo_prints_where_the_model_is(monkeypatch, tmp_path, capsys):
+    package = ModuleType("sparsezoo")
+    package.Model = lambda stub, download_path: SimpleNamespace(
+        onnx_model=SimpleNamespace(path=f"{download_path}/{stub}")
+    )
+    monkeypatch.setitem(sys.modules, "sparsezoo", package)
+    monkeypatch.setattr(sys, "argv", ["-c", "stub", "folder"])
+    exec(sources._ZOO, {})
+    assert capsys.readouterr().out == "folder/stub\n"
+
+
+@pytest.mark.parametrize("way", ["no package", "no network", "no answer"])
+def test_sparsezoo_that_is_gone_says_what_to_do_instead(folder, know, monkeypatch, way):
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        if way == "no answer":
+            raise subprocess.TimeoutExpired(command, 1)
+        return SimpleNamespace(returncode=1, stdout="", stderr="Traceback\nrequests.ConnectionError: Max retries")
+
+    monkeypatch.setattr(sources.util, "find_spec", lambda _: None if way == "no package" else True)
+    monkeypatch.setattr(subprocess, "run", run)
+    know("zoo:a/stub", builder="a:b")
+    why = {"no package": "not installed", "no network": "server cannot be reached", "no answer": "no answer within"}
+    with pytest.raises(RunFailed) as raised:
+        fetch("tiny-fp32")
+    message = str(raised.value)
+    assert why[way] in message
+    assert "SparseZoo has been shut down, so take in a copy that you have with" in message
+    assert "or build it with random weights or from a checkpoint" in message
+    assert names(folder) == []
+
+
+def test_what_cannot_be_fetched_says_so(folder, know):
+    know()
+    with pytest.raises(ConfigError, match=r"no source of tiny-fp32 is known: take in a copy .*Somewhere\."):
+        fetch("tiny-fp32")
+    with pytest.raises(ConfigError, match="no model 'tini-fp32' to fetch: did you mean 'tiny-fp32'"):
+        fetch("tini-fp32")
+    know(file="x.onnx")
+    with pytest.raises(ConfigError, match="is shipped"):
+        fetch("tiny-fp32")
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(folder, know, site):
+    know(site.url)
+    folder.write_bytes(b"")
+    with pytest.raises(RunFailed, match=r"tiny-fp32 cannot be stored in .*models: File exists; make room or mend"):
+        fetch("tiny-fp32")
+
+
+def sparse_model() -> ModelProto:
+    """A float matrix with 3 of 4 zeros behind a Transpose, an int8 one whose zero point is 5 in 2 of 4."""
+    weights = [
+        numpy_helper.from_array(np.array([[0, 0], [0, 1]], np.float32), "f"),
+        numpy_helper.from_array(np.array([[5, 0], [1, 5]], np.int8), "q"),
+        numpy_helper.from_array(np.array(5, np.int8), "z"),
+        numpy_helper.from_array(np.array(0.5, np.float32), "s"),
+        numpy_helper.from_array(np.array([3, 4], np.int64), "shape"),
+    ]
+    nodes = [
+        helper.make_node("Transpose", ["f"], ["ft"]),
+        helper.make_node("MatMul", ["x", "ft"], ["a"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["qd"]),
+        helper.make_node("MatMul", ["a", "qd"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, 224, 224]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    facts = {"weights": "a checkpoint", "precision": "int8", "sparsity": "0.5", "block": "4", "calibration": "20 songs"}
+    helper.set_model_props(model, facts)
+    return model
+
+
+def test_show_tells_what_is_in_a_file(folder, tmp_path):
+    path = tmp_path / "sparse.onnx"
+    path.write_bytes(sparse_model().SerializeToString())
+    facts = describe(str(path))
+    assert facts["weight_matrices"] == {"count": 2, "elements": 8, "zeros": 5, "least": 0.5, "most": 0.75}
+    assert facts["parameters"] == {"float": 5, "integer": 4}
+    assert facts["operators"] == {"MatMul": 2, "Transpose": 1, "DequantizeLinear": 1}
+    assert facts["metadata"]["calibration"] == "20 songs"
+    shown = CliRunner().invoke(cli.app, ["models", "show", str(path)])
+    assert shown.exit_code == 0
+    said = " ".join(shown.output.split())
+    assert "name sparse (int8, 50 % sparse in blocks of 4, calibrated with 20 songs)" in said
+    assert "sparsity 62.5% zeros in 2 weight matrices (from 50.0% to 75.0%)" in said
+    assert "metadata block: 4" in said
+    as_json = CliRunner().invoke(cli.app, ["models", "show", str(path), "--json"])
+    assert json.loads(as_json.output) == facts
+
+
+@pytest.mark.parametrize(
+    ("metadata", "title"),
+    [
+        ({}, "m"),
+        ({"precision": "fp32", "architecture": "a Relu", "weights": "a checkpoint", "sparsity": "0"}, "m"),
+        ({"weights": "random weights, seed 0", "precision": "fp32"}, "m (random weights, seed 0)"),
+        ({"sparsity": "95 %", "block": "1", "weights": "random, seed 1"}, "m (random, seed 1, fp32, 95 % sparse)"),
+        ({"sparsity": "about half"}, "m (fp32, about half sparse)"),
+    ],
+)
+def test_the_title_says_what_was_done_to_the_model(metadata, title):
+    facts = {"name": "m", "path": Path("m.onnx"), "benchmark": "bert", "official_name": "bert-99", "sha256": None}
+    assert catalog.Model(**facts, precision="fp32", metadata=metadata).title == title
