@@ -67,9 +67,8 @@ def second_order(weight: np.ndarray, statistics: Statistics, sparsity: float, bl
     """
     weight = fit(weight, np.ones(weight.shape, bool), statistics, _FIT)
     shares = [sparsity * (1 - (1 - stage / _STEPS) ** 3) for stage in range(1, _STEPS + 1)]
-    for weight in _path(weight, statistics, shares, block):
-        pass
-    return fit(weight, weight != 0, statistics, _LAST_FIT)
+    *_, sparse = _path(weight, statistics, shares, block)
+    return fit(sparse, sparse != 0, statistics, _LAST_FIT)
 
 
 def losses(weight: np.ndarray, statistics: Statistics, block: int) -> list[tuple[float, float]]:
