@@ -32,6 +32,18 @@ class _Entry(BaseModel):
     """Shipped files: relative to the manifest. Fetched ones: relative to build/data."""
 
 
+class Recipe(BaseModel):
+    """What is done to a dense graph once it is built."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sparsity: float = Field(0.0, ge=0, lt=1)
+    """Share of the weights that are pruned."""
+    block: int = Field(1, ge=1)
+    """Weights that are pruned together."""
+    precision: Literal["fp32", "int8"] = "fp32"
+
+
 class ModelEntry(_Entry):
     """A table of models.toml."""
 
@@ -48,7 +60,9 @@ class ModelEntry(_Entry):
     settings: dict[str, str | int] = {}
     """Settings of the benchmark that the model needs, by name; --set overrides them."""
     builder: str | None = None
-    """"module:function" that builds the model's graph with random weights: (seed) -> onnx.ModelProto."""
+    """"module:function" that builds the model's graph: (harness.models.weights.Weights) -> onnx.ModelProto."""
+    recipe: Recipe | None = None
+    """Of a compressed model: ``builder`` builds the dense one."""
 
 
 class DatasetEntry(_Entry):
@@ -171,7 +185,8 @@ def find_model(name: str) -> Model:
 
 
 def _known_model(name: str, path: Path, owner: str, entry: ModelEntry) -> Model:
-    return Model(name=name, path=path, benchmark=owner, **entry.model_dump(exclude={"file", "description", "builder"}))
+    facts = entry.model_dump(exclude={"file", "description", "builder", "recipe"})
+    return Model(name=name, path=path, benchmark=owner, **facts)
 
 
 def _unknown_model(path: Path, digest: str) -> Model:
