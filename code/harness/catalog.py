@@ -38,6 +38,18 @@ class _Entry(BaseModel):
     """Shipped files: relative to the manifest. Fetched ones: relative to build/data."""
 
 
+class Recipe(BaseModel):
+    """What is done to a dense graph once it is built."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sparsity: float = Field(0.0, ge=0, lt=1)
+    """Share of the weights that are pruned."""
+    block: int = Field(1, ge=1)
+    """Weights that are pruned together."""
+    precision: Literal["fp32", "int8"] = "fp32"
+
+
 class ModelEntry(_Entry):
     """A table of models.toml."""
 
@@ -61,7 +73,9 @@ class ModelEntry(_Entry):
     size: int | None = None
     """Of the ONNX file, in bytes."""
     builder: str | None = None
-    """"module:function" that builds the model's graph with random weights: (seed) -> onnx.ModelProto."""
+    """"module:function" that builds the model's graph: (harness.models.weights.Weights) -> onnx.ModelProto."""
+    recipe: Recipe | None = None
+    """Of a compressed model: ``builder`` builds the dense one."""
 
 
 class DatasetEntry(_Entry):
@@ -228,7 +242,7 @@ def fetch_record(name: str) -> FetchRecord | None:
 def how_to_get(name: str, entry: ModelEntry) -> str:
     """The end of a message about a model that is not here."""
     fetch = f"fetch it with `harness models fetch {name}`, or give the path of its file."
-    build = f" Or build it with random weights: `harness models build {name} --weights random`."
+    build = f" Or build it with random weights or a checkpoint's: `harness models build {name} --weights random|PATH`."
     rest = f" {entry.source}{build if entry.builder else ''}"
     return (fetch if entry.fetch else "give the path of its file instead.") + rest
 

@@ -1,4 +1,4 @@
-"""Building models whose weights cannot be fetched: the published graph with random weights, to measure speed."""
+"""Building models: the published graph with a checkpoint's weights, or with random ones to measure speed."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from harness import __version__, catalog
 from harness.errors import ConfigError, did_you_mean
 from harness.files import write_bytes
 from harness.graph import read_graph
+from harness.models.weights import Checkpoint, RandomWeights, Weights
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-MODELS_DIR = catalog.ROOT / "build" / "models"
+
+_TOOL = "mlperf-cpu-harness"
 
 
 def build(name: str, weights: str, output: Path | None, seed: int) -> Path:
-    """Write the graph of a known model with random weights, in one step, and return where it is.
+    """Write the graph of a known model, in one step, and return where it is.
 
-    Its metadata say how it is to be used and that its weights are random, from which `catalog.find_model` makes the
-    caveat of all results. It replaces nothing but a model with random weights.
+    ``weights`` is "random", for which ``seed`` counts, or the path of a checkpoint (see `Checkpoint`). The file's
+    metadata say how it is to be used and where its weights are from; that they are random is what `catalog.find_model`
+    makes the caveat of all results of. A model with random weights replaces nothing but another; one with a
+    checkpoint's replaces what was built here under the same name.
 
     Raises:
         ConfigError: no such model can be built, or not with these weights or this seed, or the file cannot be written
@@ -33,38 +37,55 @@ def build(name: str, weights: str, output: Path | None, seed: int) -> Path:
         raise ConfigError(f"the graph of {name} is not known here: choose from {', '.join(buildable)}.")
     if name not in buildable:
         raise ConfigError(f"no model '{name}' to build: {did_you_mean(name, buildable)}")
-    if weights != "random":
-        raise ConfigError(f"--weights {weights}: only random weights can be built; trained ones come as a file.")
-    if seed < 0:
+    random = weights == "random"
+    if random and seed < 0:
         raise ConfigError(f"--seed {seed}: give a number from 0 on.")
-    path = (output or MODELS_DIR / f"{name}-random.onnx").absolute()
+    path = (output or catalog.model_file(f"{name}-{'random' if random else 'built'}")).absolute()
     if path.suffix != ".onnx":
         raise ConfigError(f"{path} is no name for a model: let it end in .onnx.")
-    _check_replaceable(path)
-    write_bytes(path, _with_random_weights(buildable[name], seed).SerializeToString(deterministic=True))
+    _check_replaceable(path, None if random else name)
+    source = RandomWeights(seed) if random else _checkpoint(weights)
+    write_bytes(path, _graph(name, buildable[name], source).SerializeToString(deterministic=True))
     return path
 
 
-def _with_random_weights(entry: catalog.ModelEntry, seed: int) -> ModelProto:
+def _checkpoint(weights: str) -> Checkpoint:
+    path = Path(weights)
+    if len(path.parts) == 1 and not path.exists():
+        raise ConfigError(
+            f"--weights {weights}: give random, or the path of a checkpoint: a .safetensors file or its folder."
+        )
+    return Checkpoint(path)
+
+
+def _graph(name: str, entry: catalog.ModelEntry, weights: Weights) -> ModelProto:
     from onnx import helper
 
     module, _, function = (entry.builder or "").partition(":")
-    model = getattr(import_module(module), function)(seed)
+    model = getattr(import_module(module), function)(weights)
     built = {pair.key: pair.value for pair in model.metadata_props}
-    facts = {**entry.settings, "precision": entry.precision, "tool": f"mlperf-cpu-harness {__version__}"}
+    # What is built is dense; that it is compressed is for the one to say who does it.
+    precision = "fp32" if entry.recipe else entry.precision
+    facts = {**entry.settings, "model": name, "precision": precision, "tool": f"{_TOOL} {__version__}"}
     helper.set_model_props(model, {**{key: str(value) for key, value in facts.items()}, **built})
     return model
 
 
-def _check_replaceable(path: Path) -> None:
+def _check_replaceable(path: Path, name: str | None) -> None:
+    """Whether a model may be written there: ``name`` with a checkpoint's weights, or with None random ones."""
     try:
         if not path.exists():
             return
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place.") from error
     try:
-        weights = read_graph(path).metadata.get("weights", "")
+        found = read_graph(path).metadata
     except ConfigError:
-        weights = ""
-    if not weights.startswith("random"):
-        raise ConfigError(f"{path} is there, and is no model with random weights: name another file, or remove it.")
+        found = {}
+    if name is None:
+        same, what = found.get("weights", "").startswith("random"), "no model with random weights"
+    else:
+        same = found.get("tool", "").startswith(_TOOL) and found.get("model") == name
+        what = f"no {name} that was built here"
+    if not same:
+        raise ConfigError(f"{path} is there, and is {what}: name another file, or remove it.")

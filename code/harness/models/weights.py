@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.errors import ConfigError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from safetensors import safe_open
+
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 """Draws a tensor of a shape with the statistics that suit its place in the graph."""
+
+
+def normal(deviation: float) -> Draw:
+    """Independent, of mean 0 and this standard deviation."""
+    return lambda generator, shape: generator.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
+
+
+def filled(value: float) -> Draw:
+    """The same value everywhere."""
+    return lambda generator, shape: np.full(shape, value, np.float32)
 
 
 class Weights(ABC):
@@ -26,8 +46,8 @@ class Weights(ABC):
         """
 
     @abstractmethod
-    def finish(self) -> None:
-        """Check that nothing was left over.
+    def finish(self, ignored: Sequence[str] = ()) -> None:
+        """Check that nothing was left over but names that match a pattern of ``ignored`` ("cls.*").
 
         Raises:
             ConfigError: the checkpoint has tensors that no part of the graph takes, so it is of another model.
@@ -46,5 +66,153 @@ class RandomWeights(Weights):
         generator = np.random.default_rng([self._seed, *name.encode()])
         return draw(generator, shape).astype(np.float32, copy=False)
 
-    def finish(self) -> None:
+    def finish(self, ignored: Sequence[str] = ()) -> None:
         """Nothing can be left over."""
+
+
+_SINGLE = "model.safetensors"
+_INDEX = f"{_SINGLE}.index.json"
+_FLOATS = ("F64", "F32", "F16", "BF16")
+# What the first PyTorch ports of BERT called a LayerNorm's weight and bias; transformers renames them on loading, too.
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+
+class Checkpoint(Weights):
+    """Trained weights: a ``.safetensors`` file, or a folder as ``save_pretrained`` of transformers writes it.
+
+    A folder holds ``model.safetensors``, or ``model.safetensors.index.json`` and the shards that it names. Tensors of
+    float64, float16 and bfloat16 become float32; they are read as they are asked for, never all at once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the files.
+
+        Raises:
+            ConfigError: there is no such file, or it is no safetensors file or a damaged one.
+            MissingDependencyError: the package safetensors is not installed.
+        """
+        self._path = path
+        try:
+            files = _files(path)
+            self.source = f"{path.absolute().name}, sha256 {_digest(files)[:16]}"
+        except OSError as error:
+            raise ConfigError(f"the checkpoint {path} cannot be read: {error.strerror}; check the path.") from error
+        if self.source.startswith("random"):  # by which others know weights that nothing was learnt with
+            self.source = f"checkpoint {self.source}"
+        self._left: dict[str, tuple[Path, safe_open, str]] = {}
+        for file in files:
+            opened = _open(file)
+            self._left |= {_name(key): (file, opened, key) for key in opened.keys()}  # noqa: SIM118 (it is no mapping)
+        self._taken: set[str] = set()
+
+    def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> np.ndarray:
+        """Read from its file."""
+        if name not in self._left:
+            again = "asked for twice" if name in self._taken else f"not in the checkpoint {self._path}"
+            raise ConfigError(f"the tensor {name} is {again}: give the checkpoint of the model that is to be built.")
+        file, opened, key = self._left.pop(name)
+        self._taken.add(name)
+        found = opened.get_slice(key)
+        dims, kind = tuple(found.get_shape()), found.get_dtype()
+        if dims != shape:
+            raise ConfigError(
+                f"the tensor {name} of the checkpoint {self._path} has the shape {dims}, and {shape} is needed: give "
+                "the checkpoint of the model that is to be built."
+            )
+        if kind not in _FLOATS:
+            raise ConfigError(
+                f"the tensor {name} of the checkpoint {self._path} is {kind}, and only {', '.join(_FLOATS)} can be "
+                "read: save it in one of these."
+            )
+        values = _bfloat16(file, key, shape) if kind == "BF16" else opened.get_tensor(key)
+        return values.astype(np.float32, copy=False)
+
+    def finish(self, ignored: Sequence[str] = ()) -> None:
+        """What the builder never asked for has to be of no use to it."""
+        left = [name for name in self._left if not any(fnmatchcase(name, pattern) for pattern in ignored)]
+        if left:
+            several = f" and {len(left) - 3} more" if len(left) > 3 else ""
+            raise ConfigError(
+                f"the checkpoint {self._path} has tensors that the model has no place for: "
+                f"{', '.join(sorted(left)[:3])}{several}; give the checkpoint of the model that is to be built."
+            )
+
+
+def _name(key: str) -> str:
+    for old, new in _OLD_NAMES.items():
+        if key.endswith(old):
+            return key.removesuffix(old) + new
+    return key
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        if not path.exists():
+            raise ConfigError(f"there is no checkpoint {path}: give a .safetensors file or the folder that holds it.")
+        if path.suffix in (".bin", ".pt", ".pth", ".ckpt"):
+            raise ConfigError(_convert(path))
+        return [path]
+    if (path / _SINGLE).is_file():
+        return [path / _SINGLE]
+    if (path / _INDEX).is_file():
+        return _shards(path)
+    if (path / "pytorch_model.bin").is_file() or (path / "pytorch_model.bin.index.json").is_file():
+        raise ConfigError(_convert(path / "pytorch_model.bin"))
+    raise ConfigError(
+        f"the folder {path} holds no {_SINGLE}: give the folder or the .safetensors file of a checkpoint."
+    )
+
+
+def _convert(path: Path) -> str:
+    return (
+        f"{path} is a pickle, which is not read since it can hold any program: convert it, with "
+        "model.save_pretrained(FOLDER, safe_serialization=True) of transformers or save_file of safetensors.torch."
+    )
+
+
+def _shards(folder: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values()))
+        shards = [folder / Path(name).name for name in names]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{folder / _INDEX} is no index of a checkpoint: fetch it again.") from error
+    for shard in shards:
+        if not shard.is_file():
+            raise ConfigError(f"the checkpoint {folder} lacks {shard.name}, which {_INDEX} names: fetch it again.")
+    return shards
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """The sha256 of the files' bytes one after another, so that a single file's is its own."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _open(path: Path) -> safe_open:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"a checkpoint needs the package safetensors ({error}): run `make setup`."
+        ) from error
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{path} is no safetensors file or a damaged one: fetch or convert it again.") from error
+
+
+def _bfloat16(path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A tensor of a dtype that numpy does not know: the upper half of a float32's bits.
+
+    The layout is that of the format's description: the header's length in 8 bytes, the header in JSON, the tensors.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        start, end = json.loads(file.read(length))[key]["data_offsets"]
+        file.seek(8 + length + start)
+        halves = np.frombuffer(file.read(end - start), "<u2")
+    return (halves.astype(np.uint32) << 16).view(np.float32).reshape(shape)

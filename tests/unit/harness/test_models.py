@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper
 from typer.testing import CliRunner
@@ -14,16 +16,18 @@ from harness import __version__, catalog, cli
 from harness.config import make_settings
 from harness.errors import ConfigError
 from harness.graph import read_graph
-from harness.models import build as building
 from harness.models.build import build
+from harness.models.weights import RandomWeights, Weights
 
 
-def classifier(seed: int, weights: str | None = None) -> ModelProto:
+def classifier(weights: Weights, metadata: dict[str, str] | None = None) -> ModelProto:
     """No more of a graph than what tells the benchmark of a model."""
+    weights.tensor("x.weight", (2,), lambda generator, shape: generator.standard_normal(shape))
+    weights.finish(("num_batches_tracked",))
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, 224, 224]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
-    helper.set_model_props(model, {"weights": weights or f"random weights, seed {seed}", "architecture": "a Relu"})
+    helper.set_model_props(model, metadata or {"weights": weights.source, "architecture": "a Relu"})
     return model
 
 
@@ -43,7 +47,7 @@ def manifest(monkeypatch, tmp_path):
     }
     known = {name: ("resnet50", entry) for name, entry in entries.items()}
     monkeypatch.setattr(catalog, "models", lambda: known)
-    monkeypatch.setattr(building, "MODELS_DIR", tmp_path / "build" / "models")
+    monkeypatch.setattr(catalog, "MODELS_DIR", tmp_path / "build" / "models")
 
 
 def test_a_built_model_brings_its_settings_and_the_caveat_of_all_its_results(tmp_path):
@@ -52,6 +56,7 @@ def test_a_built_model_brings_its_settings_and_the_caveat_of_all_its_results(tmp
     assert read_graph(path).metadata == {
         "weights": "random weights, seed 5",
         "architecture": "a Relu",
+        "model": "tiny-fp32",
         "precision": "fp32",
         "preprocessing": "mlperf",
         "label_offset": "1",
@@ -89,7 +94,8 @@ def test_every_builder_of_the_manifests_is_there(monkeypatch):
     [
         ("tiny-pf32", "random", None, 0, "no model 'tiny-pf32' to build: did you mean 'tiny-fp32'?"),
         ("other-fp32", "random", None, 0, "graph of other-fp32 is not known here: choose from tiny-fp32"),
-        ("tiny-fp32", "trained", None, 0, "--weights trained: only random weights can be built"),
+        ("tiny-fp32", "trained", None, 0, "--weights trained: give random, or the path of a checkpoint"),
+        ("tiny-fp32", "nowhere/model.safetensors", None, 0, "there is no checkpoint nowhere/model.safetensors: give a"),
         ("tiny-fp32", "random", None, -1, "--seed -1: give a number from 0 on"),
         ("tiny-fp32", "random", "folder", 0, "folder is no name for a model: let it end in .onnx"),
     ],
@@ -110,7 +116,7 @@ def test_a_model_with_random_weights_is_replaced(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"not a model", classifier(0, weights="fine-tuned").SerializeToString(), None],
+    [b"not a model", classifier(RandomWeights(0), {"weights": "fine-tuned"}).SerializeToString(), None],
     ids=["no model", "trained", "folder"],
 )
 def test_nothing_else_is_replaced(tmp_path, content):
@@ -122,6 +128,51 @@ def test_nothing_else_is_replaced(tmp_path, content):
     with pytest.raises(ConfigError, match=r"mine\.onnx is there, and is no model with random weights: name another"):
         build("tiny-fp32", "random", path, 0)
     assert path.is_dir() if content is None else path.read_bytes() == content
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> str:
+    numpy_io = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    path = tmp_path / "trained" / "model.safetensors"
+    path.parent.mkdir()
+    numpy_io.save_file({"x.weight": np.ones(2, np.float32)}, path)
+    return str(path.parent)
+
+
+def test_a_model_with_the_weights_of_a_checkpoint_has_no_caveat(tmp_path, checkpoint):
+    path = build("tiny-fp32", checkpoint, None, 0)
+    assert path == tmp_path / "build" / "models" / "tiny-fp32.onnx"
+    found = catalog.find_model(str(path))
+    digest = hashlib.sha256((Path(checkpoint) / "model.safetensors").read_bytes()).hexdigest()
+    assert (found.source, found.caveat) == (f"trained, sha256 {digest[:16]}", "")
+    assert build("tiny-fp32", checkpoint, None, 0) == path  # again
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"weights": "trained", "model": "tiny-fp32"},
+        {"weights": "trained", "model": "tiny-fp32", "tool": "another 1.0"},
+        {"weights": "trained", "model": "other-fp32", "tool": "mlperf-cpu-harness 0.1.0"},
+    ],
+    ids=["no tool", "another tool", "another model"],
+)
+def test_a_checkpoint_replaces_only_what_was_built_here_under_its_name(tmp_path, checkpoint, metadata):
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(classifier(RandomWeights(0), metadata).SerializeToString())
+    with pytest.raises(
+        ConfigError, match=r"mine\.onnx is there, and is no tiny-fp32 that was built here: name another"
+    ):
+        build("tiny-fp32", checkpoint, path, 0)
+    assert read_graph(path).metadata == metadata
+
+
+def test_a_compressed_model_says_fp32_until_it_is_compressed(monkeypatch):
+    benchmark, entry = catalog.models()["tiny-fp32"]
+    recipe = catalog.Recipe(sparsity=0.5, block=4, precision="int8")
+    entry = entry.model_copy(update={"precision": "int8", "recipe": recipe})
+    monkeypatch.setattr(catalog, "models", lambda: {"tiny-int8": (benchmark, entry)})
+    assert read_graph(build("tiny-int8", "random", None, 0)).metadata["precision"] == "fp32"
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path, monkeypatch):

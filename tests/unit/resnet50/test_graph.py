@@ -14,6 +14,7 @@ from harness.engines.base import Signature
 from harness.engines.deepsparse import DeepSparseEngine
 from harness.engines.onnxruntime import OnnxRuntimeEngine
 from harness.graph import read_graph
+from harness.models.weights import RandomWeights
 from harness.registry import default_engine
 from harness.scheduling.batching import Shape
 from resnet50.graph import build_resnet50
@@ -26,7 +27,7 @@ ENGINES = {"deepsparse": DeepSparseEngine, "onnxruntime": OnnxRuntimeEngine}
 
 @pytest.fixture(scope="module")
 def model() -> onnx.ModelProto:
-    return build_resnet50(7)
+    return build_resnet50(RandomWeights(7))
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def test_parameters_and_multiplications_are_those_that_others_count(model, shape
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_other_weights(model):
-    same, other = build_resnet50(7), build_resnet50(8)
+    same, other = build_resnet50(RandomWeights(7)), build_resnet50(RandomWeights(8))
     assert same.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
     for mine, theirs in zip(model.graph.initializer, other.graph.initializer, strict=True):
         assert mine.name == theirs.name

@@ -1,0 +1,93 @@
+"""Writing an ONNX graph node by node, its weights taken from `Weights`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import ModelProto, helper, numpy_helper
+
+from harness import __version__
+from harness.models.weights import Draw, Weights
+
+_IR_VERSION = 7  # what every engine here reads
+
+
+class GraphBuilder:
+    """A model that grows; weights are stored in it as they come, so that they are in memory once."""
+
+    def __init__(self, name: str, weights: Weights, opset: int) -> None:
+        self.weights = weights
+        self._model = ModelProto(
+            ir_version=_IR_VERSION,
+            producer_name="mlperf-cpu-harness",
+            producer_version=__version__,
+            opset_import=[helper.make_opsetid("", opset)],
+        )
+        self._graph = self._model.graph
+        self._graph.name = name
+        self._constants: set[str] = set()
+        self._numbers: Counter[str] = Counter()
+
+    def input(self, name: str, dtype: np.dtype | type, dims: Sequence[int | str]) -> str:
+        """Declare an input; a dimension given by name is free."""
+        return self._value(self._graph.input, name, dtype, dims)
+
+    def output(self, name: str, dtype: np.dtype | type, dims: Sequence[int | str]) -> str:
+        """Declare an output, which a node gives."""
+        return self._value(self._graph.output, name, dtype, dims)
+
+    def node(
+        self, op: str, inputs: Sequence[str], name: str, output: str | None = None, **attributes: int | Sequence[int]
+    ) -> str:
+        """Add a node with one output, and return the output's name."""
+        output = output or f"{name}_output_0"
+        self._graph.node.append(helper.make_node(op, inputs, [output], name, **attributes))
+        return output
+
+    def scoped(self, scope: str, op: str, *inputs: str, output: str | None = None, **attributes: int) -> str:
+        """Add a node named as torch's exporter names it: its module, its operator, and a number from the second on."""
+        name = f"{scope}/{op}"
+        number = self._numbers[name]
+        self._numbers[name] += 1
+        return self.node(op, inputs, f"{name}_{number}" if number else name, output, **attributes)
+
+    def weight(
+        self, name: str, shape: tuple[int, ...], draw: Draw, *, stored: str | None = None, transposed: bool = False
+    ) -> str:
+        """Add a weight under the name ``stored``, else its own, and return that.
+
+        Raises:
+            ConfigError: the weights have no such tensor of that shape.
+        """
+        values = self.weights.tensor(name, shape, draw)
+        return self.initializer(stored or name, values.T if transposed else values)
+
+    def initializer(self, name: str, values: np.ndarray) -> str:
+        """Add a tensor."""
+        self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def constant(self, name: str, values: object, dtype: type = np.float32) -> str:
+        """Add a small tensor that is not learnt, once under each name."""
+        if name not in self._constants:
+            self._constants.add(name)
+            self._graph.initializer.append(numpy_helper.from_array(np.array(values, dtype), name))
+        return name
+
+    def finish(self, architecture: str, ignored: Sequence[str] = ()) -> ModelProto:
+        """The model, with ``architecture`` and ``weights`` in its metadata.
+
+        Raises:
+            ConfigError: the weights have tensors that were not taken and match no pattern of ``ignored``.
+        """
+        self.weights.finish(ignored)
+        helper.set_model_props(self._model, {"architecture": architecture, "weights": self.weights.source})
+        return self._model
+
+    @staticmethod
+    def _value(values: object, name: str, dtype: np.dtype | type, dims: Sequence[int | str]) -> str:
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        values.append(helper.make_tensor_value_info(name, kind, dims))
+        return name
