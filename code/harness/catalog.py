@@ -312,11 +312,12 @@ def _unknown_model(path: Path, digest: str) -> Model:
     else:
         raise ConfigError(f"{path} fits none of {_list(BENCHMARKS)}: its inputs are {listing(graph.inputs)}.")
     source = graph.metadata.get("weights", "unknown")
+    made_of = models().get(graph.metadata.get("model", ""))
     return Model(
         name=path.stem,
         path=path,
         benchmark=owner,
-        official_name=benchmark.official_name,
+        official_name=made_of[1].official_name if made_of else benchmark.official_name,
         sha256=digest,
         source=source,
         precision=graph.metadata.get("precision", "unknown"),

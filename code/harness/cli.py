@@ -282,20 +282,72 @@ def models_verify(
         raise typer.Exit(1)
 
 
+_Calibration = Annotated[
+    str | None,
+    typer.Option("--calibration", help="Data set by name or path, not one that is scored.", show_default="shipped"),
+]
+
+
 @models_app.command("build")
 def models_build(
     name: Annotated[str, typer.Argument(help="A model whose graph can be built (see `harness models`).")],
-    weights: Annotated[str, typer.Option(help="random: to measure speed; nothing it answers means anything.")],
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="random|PATH",
+            help="random: to measure speed, nothing it answers means anything. PATH: a checkpoint in safetensors.",
+        ),
+    ],
     output: Annotated[
-        Path | None, typer.Option(help="The file to write.", show_default="build/models/NAME-random.onnx")
+        Path | None, typer.Option(help="The file to write.", show_default="build/models/NAME-random.onnx or -built")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+    dense: Annotated[bool, typer.Option("--dense", help="Leave a compressed model's compression out.")] = False,
+    dataset: _Calibration = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Samples to calibrate with.", show_default="256; 8 for random weights")
+    ] = None,
 ) -> None:
-    """Write a published model's graph with random weights: its speed can be measured, its accuracy cannot."""
+    """Build a published model: its architecture with a checkpoint's or random weights, then its compression."""
     from harness.models.build import build
 
-    path = build(name, weights, output, seed)
-    console.out.print(f"{name}, random weights: {path}")
+    path = build(name, weights, output, seed, dense=dense, dataset=dataset, samples=samples)
+    console.out.print(f"{name}, {'random weights' if weights == 'random' else weights}: {path}")
+
+
+@models_app.command("compress")
+def models_compress(
+    model: Annotated[str, typer.Argument(metavar="IN", help="The dense FP32 model: its name or path.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The ONNX file to write.")],
+    sparsity: Annotated[float, typer.Option(help="Share of the inner layers' weights that become 0, below 1.")] = 0.0,
+    block: Annotated[int, typer.Option(help="Neighbouring inputs of an output that are pruned together.")] = 1,
+    precision: Annotated[str, typer.Option(help="fp32, or int8 for weights and activations.")] = "fp32",
+    method: Annotated[
+        str, typer.Option(help="second-order (what is left is fitted to the data) or magnitude.")
+    ] = "second-order",
+    dataset: _Calibration = None,
+    samples: Annotated[int, typer.Option(help="Samples to calibrate with.")] = 256,
+    keep: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Layers to leave alone, such as 'layers.0/*'.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="Relative output error from which on a layer is not rounded to 8 bits.")
+    ] = 0.05,
+) -> None:
+    """Prune and quantise a model in one shot, from calibration data, without training.
+
+    The result runs fast on both engines, says what was done to it, and comes with a report of each layer.
+    """
+    from harness.compress.compress import CompressSettings
+    from harness.compress.files import compress_file, table
+    from harness.config import validated
+
+    values = {"sparsity": sparsity, "block": block, "precision": precision, "method": method}
+    settings = validated(CompressSettings, {**values, "keep": tuple(keep or ()), "tolerance": tolerance})
+    made = compress_file(model, output, settings, dataset, samples)
+    console.print_table(table(made.report))
+    sizes = [f"{size / 2**20:.1f} MiB" for size in (made.dense_bytes, made.bytes, made.zipped_bytes)]
+    console.out.print(f"{made.path}: {sizes[0]} before, {sizes[1]} now, {sizes[2]} after gzip")
 
 
 @app.command()

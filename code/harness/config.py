@@ -109,7 +109,7 @@ def make_settings(
             raise ConfigError(f"the {engine_class.name} engine computes nothing, so it has no official result.")
         if found.caveat:
             raise ConfigError(f"{found.path} has {found.caveat}, so it has no official result.")
-    return _validate(
+    return validated(
         RunSettings,
         {
             "model": found,
@@ -185,10 +185,15 @@ def _split(
             valid = [field for settings in owners.values() for field in settings.model_fields]
             raise ConfigError(f"unknown option '{name}' for engine {engine}: {did_you_mean(name, valid)}")
         values[owner][name] = value
-    return {owner: _validate(settings, values[owner]) for owner, settings in owners.items()}
+    return {owner: validated(settings, values[owner]) for owner, settings in owners.items()}
 
 
-def _validate(settings: type[BaseModel], values: Mapping[str, Any]) -> Any:
+def validated(settings: type[BaseModel], values: Mapping[str, Any]) -> Any:
+    """Settings of that class from what the user typed.
+
+    Raises:
+        ConfigError: a value is wrong; the sentence names the first one.
+    """
     try:
         return settings.model_validate(values)
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +17,26 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
-_TOOL = "mlperf-cpu-harness"
+TOOL = "mlperf-cpu-harness"
+SAMPLES = 256
+"""Of calibration data, unless told otherwise."""
+_RANDOM_SAMPLES = 8  # what random weights make of the data is alike for all samples
 
 
-def build(name: str, weights: str, output: Path | None, seed: int) -> Path:
+def build(
+    name: str,
+    weights: str,
+    output: Path | None,
+    seed: int,
+    *,
+    dense: bool = False,
+    dataset: str | None = None,
+    samples: int | None = None,
+) -> Path:
     """Write the graph of a known model, in one step, and return where it is.
+
+    One that has a recipe is compressed by it: random weights by their magnitude, which is all that they have, with a
+    few samples to calibrate; a checkpoint's with second-order information. ``dense`` leaves that out.
 
     ``weights`` is "random", for which ``seed`` counts, or the path of a checkpoint (see `Checkpoint`). The file's
     metadata say how it is to be used and where its weights are from; that they are random is what `catalog.find_model`
@@ -43,10 +59,30 @@ def build(name: str, weights: str, output: Path | None, seed: int) -> Path:
     path = (output or catalog.model_file(f"{name}-{'random' if random else 'built'}")).absolute()
     if path.suffix != ".onnx":
         raise ConfigError(f"{path} is no name for a model: let it end in .onnx.")
-    _check_replaceable(path, None if random else name)
+    _check_kind(path, None if random else name)
     source = RandomWeights(seed) if random else _checkpoint(weights)
-    write_bytes(path, _graph(name, buildable[name], source).SerializeToString(deterministic=True))
+    entry = buildable[name]
+    content = _graph(name, entry, source).SerializeToString(deterministic=True)
+    if entry.recipe is None or dense:
+        write_bytes(path, content)
+    else:
+        _compress(entry.recipe, content, path, random, dataset, samples)
     return path
+
+
+def _compress(
+    recipe: catalog.Recipe, dense: bytes, path: Path, random: bool, dataset: str | None, samples: int | None
+) -> None:
+    from harness.compress.compress import CompressSettings
+    from harness.compress.files import compress_file
+
+    method = "magnitude" if random else "second-order"
+    settings = CompressSettings(**recipe.model_dump(), method=method)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as room:
+        file = Path(room) / "dense.onnx"
+        file.write_bytes(dense)
+        compress_file(str(file), path, settings, dataset, samples or (_RANDOM_SAMPLES if random else SAMPLES))
 
 
 def _checkpoint(weights: str) -> Checkpoint:
@@ -66,26 +102,44 @@ def _graph(name: str, entry: catalog.ModelEntry, weights: Weights) -> ModelProto
     built = {pair.key: pair.value for pair in model.metadata_props}
     # What is built is dense; that it is compressed is for the one to say who does it.
     precision = "fp32" if entry.recipe else entry.precision
-    facts = {**entry.settings, "model": name, "precision": precision, "tool": f"{_TOOL} {__version__}"}
+    facts = {**entry.settings, "model": name, "precision": precision, "tool": f"{TOOL} {__version__}"}
     helper.set_model_props(model, {**{key: str(value) for key, value in facts.items()}, **built})
     return model
 
 
-def _check_replaceable(path: Path, name: str | None) -> None:
-    """Whether a model may be written there: ``name`` with a checkpoint's weights, or with None random ones."""
+def check_replaceable(path: Path) -> None:
+    """Make sure that a compressed model replaces nothing that was not made here.
+
+    Raises:
+        ConfigError: there is such a file.
+    """
+    found = _metadata(path)
+    if found is not None and not found.get("tool", "").startswith(TOOL):
+        raise ConfigError(f"{path} is there, and was not made by this tool: name another file, or remove it.")
+
+
+def _metadata(path: Path) -> dict[str, str] | None:
+    """What a file says of itself, {} if it is no model; None if there is no file."""
     try:
         if not path.exists():
-            return
+            return None
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place.") from error
     try:
-        found = read_graph(path).metadata
+        return read_graph(path).metadata
     except ConfigError:
-        found = {}
+        return {}
+
+
+def _check_kind(path: Path, name: str | None) -> None:
+    """Whether a model may be written there: ``name`` with a checkpoint's weights, or with None random ones."""
+    found = _metadata(path)
+    if found is None:
+        return
     if name is None:
         same, what = found.get("weights", "").startswith("random"), "no model with random weights"
     else:
-        same = found.get("tool", "").startswith(_TOOL) and found.get("model") == name
+        same = found.get("tool", "").startswith(TOOL) and found.get("model") == name
         what = f"no {name} that was built here"
     if not same:
         raise ConfigError(f"{path} is there, and is {what}: name another file, or remove it.")

@@ -141,7 +141,7 @@ def checkpoint(tmp_path) -> str:
 
 def test_a_model_with_the_weights_of_a_checkpoint_has_no_caveat(tmp_path, checkpoint):
     path = build("tiny-fp32", checkpoint, None, 0)
-    assert path == tmp_path / "build" / "models" / "tiny-fp32.onnx"
+    assert path == tmp_path / "build" / "models" / "tiny-fp32-built.onnx"
     found = catalog.find_model(str(path))
     digest = hashlib.sha256((Path(checkpoint) / "model.safetensors").read_bytes()).hexdigest()
     assert (found.source, found.caveat) == (f"trained, sha256 {digest[:16]}", "")

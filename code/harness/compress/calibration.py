@@ -1,0 +1,79 @@
+"""Calibration data: samples of a benchmark's data set, as the model takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from harness import catalog, console
+from harness.benchmark import Benchmark
+from harness.compress.network import Feed
+from harness.engines.base import Engine, EngineSettings, Runner, Signature
+from harness.errors import ConfigError
+from harness.graph import read_graph
+from harness.registry import BENCHMARKS, resolve
+from harness.scheduling.batching import Shape
+
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Batches, and where they come from."""
+
+    feeds: Sequence[Feed]
+    description: str
+
+
+class _GraphOnly(Engine):
+    """Lets a SUT see a graph's inputs and outputs; it runs nothing."""
+
+    name: ClassVar[str] = "graph"
+    Settings: ClassVar[type[EngineSettings]] = EngineSettings
+
+    def __init__(self, model: Path) -> None:
+        super().__init__(model, EngineSettings())
+        graph = read_graph(model)
+        self.inputs, self.outputs = graph.inputs, graph.outputs
+
+    def compile(self, signature: Signature) -> Runner:
+        raise AssertionError("calibration data is collated, never run by this engine")
+
+
+def calibration(model: catalog.Model, path: Path, dataset: str | None, samples: int) -> Calibration:
+    """About ``samples`` samples of a data set, spread evenly over it, for the graph at ``path``.
+
+    Without a name it is the shipped data set: a model must not be calibrated with what it is scored on. Samples of
+    the same cost share a batch, so that nothing is padded.
+
+    Raises:
+        ConfigError: there is no such data set, ``samples`` is not positive, or the graph does not fit the benchmark.
+    """
+    if samples < 1:
+        raise ConfigError(f"--samples {samples}: calibration needs at least one sample.")
+    kind = resolve("benchmark", BENCHMARKS, model.benchmark)
+    benchmark: Benchmark = kind(kind.Settings(**model.settings), catalog.CACHE_DIR)
+    found = catalog.find_dataset(model.benchmark, dataset or _shipped(model.benchmark))
+    with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
+        qsl = benchmark.open(found, None, progress=lambda done, total: bar.update(done=done, total=total))
+    count = min(samples, qsl.count, qsl.performance_count)
+    indices = np.unique(np.linspace(0, qsl.count - 1, count).round().astype(np.int64))
+    sut = benchmark.make_sut(_GraphOnly(path), qsl)
+    qsl.load(indices)
+    costs = qsl.cost(indices)
+    feeds = []
+    for cost in np.unique(costs):
+        same = indices[costs == cost]
+        for start in range(0, len(same), _BATCH):
+            batch = same[start : start + _BATCH]
+            feeds.append(sut.feed(qsl.collate(batch, Shape(len(batch), int(cost)))))
+    return Calibration(feeds, f"{len(indices)} samples of {found.name}")
+
+
+def _shipped(benchmark: str) -> str:
+    entries = catalog.datasets(benchmark).items()
+    return next(name for name, e in entries if e.kind == "dataset" and not e.urls and not e.variable)

@@ -1,0 +1,118 @@
+"""Compress the file of a model: calibration data in, a model that says what was done to it out."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from onnx import ModelProto, helper
+from rich.table import Table
+
+from harness import __version__, catalog, console
+from harness.compress.calibration import Calibration, calibration
+from harness.compress.compress import CompressSettings, Report, compress
+from harness.compress.network import read_network
+from harness.errors import ConfigError
+from harness.files import write_bytes, write_text
+from harness.models.build import TOOL, check_replaceable
+
+REPORT = ".compression.json"
+"""What the report's name has in place of the model's ".onnx"."""
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed model's file."""
+
+    path: Path
+    report: Report
+    dense_bytes: int
+    bytes: int
+    zipped_bytes: int
+    """After gzip: zeros take next to nothing then."""
+
+
+def compress_file(name: str, output: Path, settings: CompressSettings, dataset: str | None, samples: int) -> Compressed:
+    """Compress a model, named or by its path, into ``output``; the report is written beside it.
+
+    Raises:
+        ConfigError: there is no such model, it is compressed already, the data does not fit, or ``output`` is a file
+            that was not made by this tool.
+    """
+    if output.suffix != ".onnx":
+        raise ConfigError(f"{output} is no name for a model: let it end in .onnx.")
+    model = catalog.find_model(name)
+    output = output.absolute()
+    if output == model.path:
+        raise ConfigError(f"{output} is the model itself: give the compressed one another name.")
+    check_replaceable(output)
+    if not settings.sparsity and settings.precision == "fp32":
+        raise ConfigError("there is nothing to do: give --sparsity, --precision int8, or both.")
+    data = calibration(model, model.path, dataset, samples)
+    network = read_network(model.path)
+    return compress_model(network, facts_of(model), output, settings, data, model.path.stat().st_size)
+
+
+def facts_of(model: catalog.Model) -> dict[str, str]:
+    """The metadata that a compressed model takes over from its dense one."""
+    metadata = model.metadata
+    weights = model.source if model.source != "unknown" else f"unknown ({model.path.name}, {(model.sha256 or '')[:16]})"
+    settings = {key: str(value) for key, value in model.settings.items()}
+    taken = {key: metadata[key] for key in ("architecture", "model") if key in metadata}
+    if model.name in catalog.models():
+        taken["model"] = model.name
+    return {**settings, **taken, "weights": metadata.get("weights", weights)}
+
+
+def compress_model(
+    network: ModelProto,
+    facts: dict[str, str],
+    output: Path,
+    settings: CompressSettings,
+    data: Calibration,
+    dense_bytes: int,
+) -> Compressed:
+    """Compress a folded graph and write it with its metadata and its report."""
+    with console.Progress("compressing", unit="layers") as bar:
+        model, report = compress(network, data.feeds, settings, lambda done, total: bar.update(done=done, total=total))
+    done = {
+        "precision": settings.precision,
+        "calibration": data.description,
+        "compression": f"{settings.method}, one shot" if settings.sparsity else "one shot",
+        "tool": f"{TOOL} {__version__}",
+    }
+    if settings.sparsity:
+        done |= {"sparsity": f"{settings.sparsity:g}", "block": str(settings.block)}
+    helper.set_model_props(model, {**facts, **done})
+    content = model.SerializeToString(deterministic=True)
+    zipped = len(gzip.compress(content, compresslevel=6, mtime=0))
+    write_bytes(output, content)
+    compressed = Compressed(output, report, dense_bytes, len(content), zipped)
+    write_text(
+        output.with_suffix(REPORT), json.dumps(summary(compressed, settings, {**facts, **done}), indent=2) + "\n"
+    )
+    return compressed
+
+
+def summary(compressed: Compressed, settings: CompressSettings, facts: dict[str, str]) -> dict[str, object]:
+    """The report as JSON holds it."""
+    return {
+        "model": compressed.path.name,
+        "settings": settings.model_dump(),
+        "metadata": facts,
+        "bytes": {"dense": compressed.dense_bytes, "compressed": compressed.bytes, "gzip": compressed.zipped_bytes},
+        "sparsity": compressed.report.sparsity,
+        "layers": [asdict(layer) | {"sparsity": layer.sparsity} for layer in compressed.report.layers],
+    }
+
+
+def table(report: Report) -> Table:
+    """A row for each layer."""
+    rows = Table("layer", "weights", "zeros", "precision", "size", "output error", box=None, pad_edge=False)
+    for layer in report.layers:
+        error = "not measured" if layer.error is None else f"{layer.error:.2%}"
+        size = f"{layer.bytes / 2**20:.2f} MiB"
+        rows.add_row(layer.name, f"{layer.weights:,}", f"{layer.sparsity:.1%}", layer.precision, size, error)
+    return rows
