@@ -138,14 +138,19 @@ def _embeddings(graph: _Graph, config: MobileBertConfig) -> str:
 
 
 def _neighbours(graph: _Graph, words: str, scope: str) -> tuple[str, str]:
-    """The embedding of the word before each and of the word after it, zero where there is none."""
-    zero, one = graph.constant("axes_0", [0], np.int64), graph.constant("axes_1", [1], np.int64)
+    """The embedding of the word before each and of the word after it, zero where there is none.
+
+    Not by Pad, as torch's exporter has it: DeepSparse 1.8 leaves that to another engine. Nor by two slices of one
+    lengthened tensor: that ends it with a failed assertion.
+    """
+    first, second = graph.constant("axes_0", [0], np.int64), graph.constant("axes_1", [1], np.int64)
     last, end = graph.constant("axes_last", [-1], np.int64), graph.constant("end", [np.iinfo(np.int64).max], np.int64)
-    after = graph.scoped(scope, "Slice", words, one, end, one)
-    after = graph.scoped(scope, "Pad", after, graph.constant("pads_after", [0, 0, 0, 0, 1, 0], np.int64))
-    before = graph.scoped(scope, "Slice", words, zero, last, one)
-    before = graph.scoped(scope, "Pad", before, graph.constant("pads_before", [0, 1, 0, 0, 0, 0], np.int64))
-    return before, after
+    nothing = graph.scoped(scope, "Slice", words, first, second, second)
+    nothing = graph.scoped(scope, "Mul", nothing, graph.constant("zero", 0.0))
+    before = graph.scoped(scope, "Slice", words, first, last, second)
+    before = graph.scoped(scope, "Concat", nothing, before, axis=1)
+    after = graph.scoped(scope, "Slice", words, second, end, second)
+    return before, graph.scoped(scope, "Concat", after, nothing, axis=1)
 
 
 def _layer(graph: _Graph, x: str, mask: str, scope: str, config: MobileBertConfig) -> str:

@@ -56,8 +56,9 @@ class GraphBuilder:
         return self.node(op, inputs, f"{name}_{number}" if number else name, output, **attributes)
 
     def split(self, scope: str, x: str, outputs: Sequence[str]) -> None:
-        """Cut the last axis into equal parts."""
-        self._graph.node.append(helper.make_node("Split", [x], list(outputs), f"{scope}/Split", axis=-1))
+        """Cut the last axis into single entries, one for each output; DeepSparse 1.8 wants their sizes spelt out."""
+        sizes = self.constant(f"{scope}/sizes", [1] * len(outputs), np.int64)
+        self._graph.node.append(helper.make_node("Split", [x, sizes], list(outputs), f"{scope}/Split", axis=-1))
 
     def weight(
         self, name: str, shape: tuple[int, ...], draw: Draw, *, stored: str | None = None, transposed: bool = False
