@@ -46,12 +46,19 @@ class GraphBuilder:
         self._graph.node.append(helper.make_node(op, inputs, [output], name, **attributes))
         return output
 
-    def scoped(self, scope: str, op: str, *inputs: str, output: str | None = None, **attributes: int) -> str:
+    def scoped(
+        self, scope: str, op: str, *inputs: str, output: str | None = None, **attributes: int | Sequence[int]
+    ) -> str:
         """Add a node named as torch's exporter names it: its module, its operator, and a number from the second on."""
         name = f"{scope}/{op}"
         number = self._numbers[name]
         self._numbers[name] += 1
         return self.node(op, inputs, f"{name}_{number}" if number else name, output, **attributes)
+
+    def split(self, scope: str, x: str, outputs: Sequence[str]) -> None:
+        """Cut the last axis into single entries, one for each output; DeepSparse 1.8 wants their sizes spelt out."""
+        sizes = self.constant(f"{scope}/sizes", [1] * len(outputs), np.int64)
+        self._graph.node.append(helper.make_node("Split", [x, sizes], list(outputs), f"{scope}/Split", axis=-1))
 
     def weight(
         self, name: str, shape: tuple[int, ...], draw: Draw, *, stored: str | None = None, transposed: bool = False
