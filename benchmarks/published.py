@@ -1,0 +1,135 @@
+"""The published results table as ratios on this machine: the six models through LoadGen Offline, side by side.
+
+    python -m benchmarks.published [--models NAME,...] [--dataset D] [--seconds S] [--shapes N]
+
+A model that was fetched (`harness models fetch`) is used as it is; any other is built with random weights, once, in
+build/models: its speed is that of its architecture, sparsity and encoding, and it has no accuracy. The baseline of each
+benchmark is its FP32 model on ONNX Runtime the reference's way, one sample at a time and padded in full. Every model is
+measured in a process of its own, on each engine that is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from benchmarks.common import Ready, apart
+from benchmarks.offline import loadgen_test, raw_engine, reference_way
+from harness import catalog, console
+from harness.errors import did_you_mean
+from harness.machine import core_count, cpu_model
+from harness.models.build import build
+from harness.registry import default_engine
+from harness.scheduling.batching import Shape
+
+_LEAST_SAMPLES = 64
+"""Fewer would not be as long, on average, as the data set's."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table that Neural Magic published in MLPerf Inference v3.0 (two EPYC 9654 of 96 cores each)."""
+
+    title: str
+    engine: str
+    samples_per_second: float
+    file: str
+
+
+PUBLISHED = {
+    "bert-large-fp32": Row("BERT-Large", "onnxruntime", 4.60, "1.3 GB"),
+    "obert-large-int8": Row("oBERT-Large 99 %", "deepsparse", 1367.14, "38.2 MB"),
+    "obert-mobilebert-int8": Row("oBERT-MobileBERT 99.9 %", "deepsparse", 3275.62, "19.45 MB"),
+    "obert-mobilebert-14l-int8": Row("oBERT-MobileBERT 99 %", "deepsparse", 5578.73, "9.56 MB"),
+    "resnet50-fp32": Row("ResNet50", "onnxruntime", 1488.4, "97.7 MB"),
+    "resnet50-pruned85-int8": Row("ResNet50 99 %", "deepsparse", 19632.1, "11.0 MB"),
+}
+
+
+def model_file(name: str) -> tuple[Path, str]:
+    """Where a model is, fetched or built, and what of it is random."""
+    if catalog.model_file(name).is_file() and catalog.fetch_record(name):
+        return catalog.find_model(name).path, "nothing: fetched"
+    path = catalog.model_file(f"{name}-random")
+    if not path.is_file():
+        console.note(f"building {name} with random weights ...")
+        path = build(name, "random", None, 0)
+    pruned = "sparsity" in catalog.find_model(str(path)).metadata
+    return path, "weights, and which of them are zeros" if pruned else "weights"
+
+
+def loadgen_rate(path: str, dataset: str | None, engine: str, seconds: float, options: dict) -> float:
+    """Samples/s that LoadGen reports for Offline, in a test of about ``seconds``."""
+    setup = Ready.make(path, dataset, engine, "Offline", **options)
+    rough = raw_engine(setup, _LEAST_SAMPLES // 2)
+    return loadgen_test(setup, max(_LEAST_SAMPLES, int(rough * seconds)))[0]
+
+
+def reference_rate(path: str, dataset: str | None, seconds: float) -> float:
+    """Samples/s of one sample at a time, padded to the longest, on ONNX Runtime with all cores."""
+    setup = Ready.make(path, dataset, "onnxruntime", "Offline", threads=core_count(), streams=1, max_batch=1)
+    setup.sut.prepare(Shape(1, setup.scenario.max_cost))
+    return reference_way(setup, seconds)
+
+
+def main() -> None:
+    """Build what is missing, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(PUBLISHED), help="default: all six")
+    parser.add_argument("--dataset", default=None, help="for BERT; default: the full set if fetched, else the sample")
+    parser.add_argument("--images", default=None, help="data set for ResNet50")
+    parser.add_argument("--seconds", type=float, default=20, help="about how long each measurement takes")
+    parser.add_argument("--shapes", type=int, default=4, help="lengths that DeepSparse compiles for a BERT")
+    parser.add_argument("--json", type=Path, default=None, help="also write what was measured to this file")
+    args = parser.parse_args()
+    names = [name for name in args.models.split(",") if name]
+    for name in names:
+        if name not in PUBLISHED:
+            parser.error(f"no published model '{name}': {did_you_mean(name, PUBLISHED)}")
+
+    table = Table(
+        "model", "engine", "samples/s", "÷ baseline", "published", "file, gzip", "random", box=None, pad_edge=False
+    )
+    baselines: dict[str, float] = {}
+    measured = []
+
+    def show(title: str, engine: str, rate: float, base: float, published: str, file: str, random: str) -> None:
+        measured.append({"model": title, "engine": engine, "samples/s": rate, "ratio": rate / base, "random": random})
+        digits = 1 if rate >= 10 else 2
+        table.add_row(title, engine, f"{rate:.{digits}f}", f"{rate / base:.1f}", published, file, random)
+
+    for name in names:
+        benchmark = catalog.models()[name][0]
+        dense = next(key for key in PUBLISHED if catalog.models()[key][0] == benchmark)
+        dataset = args.dataset if benchmark == "bert" else args.images
+        if benchmark not in baselines:
+            path, random = model_file(dense)
+            console.note(f"measuring {dense} the reference's way ...")
+            baselines[benchmark] = apart(reference_rate, str(path), dataset, args.seconds)
+            title = f"{PUBLISHED[dense].title}, the reference's way"
+            base = baselines[benchmark]
+            show(title, "onnxruntime", base, base, "1.0", "", random)
+        path, random = model_file(name)
+        row, base = PUBLISHED[name], baselines[benchmark]
+        content = path.read_bytes()
+        sizes = f"{len(content) / 1e6:.1f} MB, {len(gzip.compress(content, 6)) / 1e6:.1f} MB ({row.file})"
+        engines = ["deepsparse", "onnxruntime"] if default_engine() == "deepsparse" else ["onnxruntime"]
+        for engine in [row.engine] if row.engine == "onnxruntime" else engines:
+            console.note(f"measuring {name} on {engine} ...")
+            options = {"shapes": args.shapes} if engine == "deepsparse" and benchmark == "bert" else {}
+            rate = apart(loadgen_rate, str(path), dataset, engine, args.seconds, options)
+            published = row.samples_per_second / PUBLISHED[dense].samples_per_second if engine == row.engine else 0
+            show(row.title, engine, rate, base, f"{published:.1f}" if published else "", sizes, random)
+    console.out.print(f"{cpu_model()}, {core_count()} cores; Offline, LoadGen; random weights have no accuracy")
+    console.print_table(table)
+    if args.json:
+        args.json.write_text(json.dumps({"machine": cpu_model(), "rows": measured}, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
