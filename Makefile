@@ -33,7 +33,7 @@ OPTIONS = $(call option,MODEL,model) $(call option,ENGINE,engine) $(call option,
   $(call flag,OFFICIAL,official) $(call flag,FORCE,force) \
   $(if $(VOCAB),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(SET),--set $(call quoted,$(pair)))
 
-.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune data models options test lint format bench lock clean distclean
+.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune data models options test lint format bench recovery-table published-table lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -99,6 +99,12 @@ format: $(READY) ## Apply style
 
 bench: $(READY) ## Measure the harness against raw engines and the reference's way, side by side
 	@$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
+
+recovery-table: $(READY) ## Compress a dense model (MODEL, DATASET), and show what is left of its accuracy and won in speed
+	@$(BIN)/python -m benchmarks.recovery $(call option,MODEL,model) $(call option,DATASET,dataset) $(ARGS)
+
+published-table: $(READY) ## The six published models through LoadGen Offline: built with random weights where not fetched
+	@$(BIN)/python -m benchmarks.published $(call option,DATASET,dataset) $(ARGS)
 
 $(READY): pyproject.toml requirements.lock requirements-deepsparse.lock tools/setup.sh
 	@sh tools/setup.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call quoted,$(DEEPSPARSE))
