@@ -21,7 +21,7 @@ def node(operator: str, inputs: str, output: str, name: str | None = None, **att
 
 def graph(
     nodes: Sequence[NodeProto],
-    inputs: Mapping[str, Sequence[str | int]],
+    inputs: Mapping[str, Sequence[str | int] | None],
     outputs: Sequence[str],
     constants: Mapping[str, np.ndarray],
     *,
@@ -33,11 +33,12 @@ def graph(
     proto = helper.make_graph(
         list(nodes),
         "g",
-        [helper.make_tensor_value_info(name, kinds[name], list(shape)) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, kinds[name], shape and list(shape)) for name, shape in inputs.items()],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    return helper.make_model(proto, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return model if any(item.domain for item in nodes) else onnx.shape_inference.infer_shapes(model)
 
 
 def folded(model: ModelProto, folder: Path) -> ModelProto:
@@ -127,7 +128,7 @@ def convnet(opset: int = 13, channels: int = 16, **stem: object) -> ModelProto:
     c = channels
     return graph(
         [
-            node("Conv", "x k0 c0", "v0", **{"strides": [2, 2], "pads": [1, 1, 1, 1]} | stem),
+            node("Conv", "x k0 c0", "v0", strides=[2, 2], **(stem or {"pads": [1, 1, 1, 1]})),
             node("Relu", "v0", "r0"),
             node("MaxPool", "r0", "p0", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
             node("Conv", "p0 k1 c1", "v1", pads=[2, 2, 2, 2], dilations=[2, 2]),
