@@ -240,10 +240,11 @@ def test_a_layer_that_stays_float_for_its_inputs_keeps_its_weights(method):
     assert layers["m"].error < 1e-5
 
 
-def test_the_range_of_inputs_leaves_out_rare_outliers():
+@pytest.mark.parametrize("outlier", [25, -25])
+def test_the_range_of_inputs_leaves_out_rare_outliers(outlier):
     """One large value, of an input that matters little, would leave the others few steps."""
     x = normal(10, 4000, 24, scale=1.0)
-    x[7, 3] = 25
+    x[7, 3] = outlier
     weight = normal(1, 24, 24)
     weight[3] *= 0.05
     model = graph(
@@ -322,18 +323,72 @@ def test_a_residual_of_channels_is_no_matter():
     assert worst(found, model, feeds) < 0.2
 
 
-def test_the_residual_makes_up_for_what_was_lost_before(tmp_path):
-    """The error at a layer's sum with its residual is less than with a layer that knows nothing of it."""
+def test_the_residual_makes_up_for_what_was_lost_before():
+    """A layer whose outputs are added to pruned ones, and whose inputs tell what those lost, gives it back."""
+    w = 24
+    model = graph(
+        [
+            node("Relu", "x", "u"),
+            node("MatMul", "u wa", "ma"),
+            node("Add", "ma ba", "a"),
+            node("Mul", "u two", "v"),
+            node("MatMul", "v wb", "mb"),
+            node("Add", "mb bb", "b"),
+            node("Add", "b a", "s"),
+            node("MatMul", "s wy", "y"),
+        ],
+        {"x": ("N", w)},
+        ["y"],
+        {
+            "two": np.float32(2),
+            "wa": normal(1, w, w),
+            "wb": normal(2, w, w),
+            "wy": normal(3, w, 4),
+            "ba": normal(4, w),
+            "bb": normal(5, w),
+        },
+    )
+    feeds = [{"x": normal(10, 600, w, scale=1.0)}]
+    found, _ = done(model, feeds, sparsity=0.5)
+
+    def error(*names: str) -> float:
+        pairs = zip(run(found, feeds[0], *names), run(model, feeds[0], *names), strict=True)
+        return sum(float(np.linalg.norm(new - old)) ** 2 for new, old in pairs) ** 0.5
+
+    assert error("a") > 0
+    assert error("s") < 0.9 * error("a", "b")  # errors that know nothing of each other add up to that
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_error_of_the_report_is_that_of_the_outputs(tmp_path, precision):
+    """What the biases make good, and what the layers before changed, included; and the rounding of inputs."""
     model, feeds = folded(mlp(), tmp_path), mlp_feeds()
-    found, _ = done(model, feeds, sparsity=0.6, keep=("m0", "m3"))
-    lost = sum(
-        np.linalg.norm((run(found, feed, "s2")[0] - run(model, feed, "s2")[0]).mean(axis=(0, 1))) for feed in feeds
-    )
-    plain, _ = done(model, feeds, sparsity=0.6, keep=("m0", "m3"), method="magnitude")
-    shifted = sum(
-        np.linalg.norm((run(plain, feed, "s2")[0] - run(model, feed, "s2")[0]).mean(axis=(0, 1))) for feed in feeds
-    )
-    assert lost < 0.2 * shifted
+    found, report = done(model, feeds, sparsity=0.6, precision=precision)
+    for name, after in (("m0", "a0"), ("m1", "a1"), ("m2", "a2"), ("m3", "y")):
+        new, old, bare = (
+            np.concatenate([run(m, feed, n)[0].reshape(-1) for feed in feeds])
+            for m, n in ((found, after), (model, after), (model, name))
+        )
+        expected = np.linalg.norm(new - old) / np.linalg.norm(bare)
+        assert by_name(report)[name].error == pytest.approx(
+            expected, rel=0.01 if precision == "fp32" else 0.15, abs=1e-5
+        )
+
+
+def test_layers_get_the_sparsity_that_they_bear(tmp_path):
+    """Second-order pruning spares the layer that loses more: the one whose inputs are all different."""
+    model, feeds = folded(mlp(), tmp_path), mlp_feeds()
+    layers = by_name(done(model, feeds, sparsity=0.5)[1])
+    assert layers["m1"].sparsity < layers["m2"].sparsity - 0.05
+
+
+def test_a_depthwise_convolution_keeps_its_sums(tmp_path):
+    model = folded(convnet(), tmp_path)
+    found, _ = done(model, images(), precision="int8")
+    tensors = constants(found)
+    scale = tensors["v2.weight.scale"].item()
+    sums = tensors["v2.weight"].astype(np.float64).sum(axis=(1, 2, 3)) * scale
+    assert np.abs(sums - constants(model)["k2"].sum(axis=(1, 2, 3))).max() < 0.51 * scale
 
 
 def test_means_of_outputs_stay(tmp_path):

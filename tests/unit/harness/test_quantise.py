@@ -240,7 +240,8 @@ def agrees(model: ModelProto, feeds, leave=(), bound: float = 0.025) -> ModelPro
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "absorbed"), [(0, 6, True), (0, 0.5, True), (-1, 1, False), (0.5, 6, False), (0, None, False)]
+    ("low", "high", "absorbed"),
+    [(0, 6, True), (0, 0.5, True), (0, 100, True), (-1, 1, False), (0.5, 6, False), (0, None, False)],
 )
 def test_only_a_clip_that_starts_at_zero_is_absorbed(low, high, absorbed):
     more = {"low": np.float32(low)} | ({} if high is None else {"high": np.float32(high)})
