@@ -263,14 +263,13 @@ class Network:
         """Outputs of layers after which no other layer follows on the way to the graph's outputs."""
         outputs = {layer.output for layer in self.layers}
         makers = {name: node for node in self.nodes for name in node.output}
-        heads, waiting = set(), [value.name for value in self.model.graph.output]
+        seen, waiting = set(), [value.name for value in self.model.graph.output]
         while waiting:
             name = waiting.pop()
-            if name in outputs:
-                heads.add(name)
-            elif name in makers and name not in heads:
-                waiting += [i for i in makers[name].input if i in makers]
-        return heads
+            if name not in seen and name in makers:
+                seen.add(name)
+                waiting += () if name in outputs else makers[name].input
+        return seen & outputs
 
 
 class Walk:
