@@ -271,6 +271,19 @@ def test_each_of_several_outputs_has_its_last_layer():
     assert Network(model).inner() == []
 
 
+@pytest.mark.timeout(20)
+def test_paths_that_part_and_meet_again_are_followed_once():
+    """Each of these Adds doubles the paths from the last layer to the output: forty are more than can be followed."""
+    chain = [node("Add", f"s{i} s{i}", f"s{i + 1}") for i in range(40)]
+    model = graph(
+        [node("MatMul", "x w0", "m"), node("MatMul", "m w1", "s0"), *chain, node("Relu", "s40", "y")],
+        {"x": ("N", 4)},
+        ["y"],
+        {"w0": normal(1, 4, 4), "w1": normal(2, 4, 4)},
+    )
+    assert Network(model).inner() == []
+
+
 def biased():
     """Each kind of layer with a bias of its own: m (left), n (right), g, c; s and t share one, o has none."""
     names = "mnstogc"
