@@ -91,8 +91,9 @@ class _Compression:
         self._feeds, self._settings = feeds, settings
         self._second_order = settings.method == "second-order"
         self._dense, self._network = Network(model), Network(ModelProto.FromString(model.SerializeToString()))
-        pruned = self._network.inner() if settings.sparsity else []
-        self._sparsity = {layer.output: settings.sparsity for layer in pruned if not self._kept(layer)}
+        pruned = [layer for layer in self._network.inner() if not self._kept(layer)] if settings.sparsity else []
+        wide = [layer for layer in pruned if self._network.matrix(layer).shape[1] >= settings.block]
+        self._sparsity = {layer.output: settings.sparsity for layer in wide}
         self._rounded: dict[str, Rounded] = {}
         self._ranges: dict[str, Range] = {}
         self._errors: dict[str, float] = {}
@@ -144,22 +145,28 @@ class _Compression:
 
     def _compress(self, layers: Sequence[Layer], dense: Walk, compressed: Walk) -> None:
         """Compress layers that read the same tensor."""
-        integer = self._settings.precision == "int8"
+        network, integer = self._network, self._settings.precision == "int8"
+        known: dict[str, Statistics] = {}
         for layer in layers:
-            weight = self._network.matrix(layer)
+            weight = network.matrix(layer)
             if layer.groups > 1:
                 if integer:
                     self._set(layer, rounding.keep_sums(weight))
                 continue
-            statistics = self._statistics(layer, dense, compressed)
+            statistics = known[layer.output] = self._statistics(layer, dense, compressed)
             if layer.output in self._sparsity:
-                weight = self._prune(weight, statistics, self._sparsity[layer.output])
-            self._set(layer, self._round(layer, weight, statistics) if integer else weight)
+                self._set(layer, self._prune(weight, statistics, self._sparsity[layer.output]))
+        layers = [layer for layer in layers if layer.output in known]
+        products = [layer for layer in layers if layer.node.op_type != "Conv"]
+        harms = self._round_inputs(products, compressed) if integer and products else {}
+        for layer in layers:
+            statistics, harm = known[layer.output], harms.get(layer.output, 0.0)
+            if integer and harm <= self._settings.tolerance:
+                self._set(layer, self._round(layer, network.matrix(layer), statistics))
             if self._second_order:
-                self._network.shift(layer, statistics.bias(self._network.matrix(layer)))
-            self._errors[layer.output] = self._error(layer, dense, compressed)
-        if integer:
-            self._round_inputs([layer for layer in layers if layer.node.op_type != "Conv"], compressed)
+                network.shift(layer, statistics.bias(network.matrix(layer)))
+            error = self._error(layer, dense, compressed)
+            self._errors[layer.output] = float(np.hypot(error, harm)) if layer.output in self._rounded else error
 
     def _statistics(self, layer: Layer, dense: Walk, compressed: Walk) -> Statistics:
         original = self._dense.matrix(layer)
@@ -173,7 +180,8 @@ class _Compression:
             y = before @ original.T
             energy += float(np.vdot(y, y))
             if added in values:  # what is added to the outputs has changed, too, and they can make up for it
-                y += self._places(layer, values[added]) - self._places(layer, changed[added])
+                lost = self._places(layer, values[added]) - self._places(layer, changed[added])
+                y += lost if lost.shape == y.shape else 0  # it may be broadcast
             gram += x.T @ x
             target += y.T @ x
             inputs += x.sum(axis=0, dtype=np.float64)
@@ -226,11 +234,8 @@ class _Compression:
     def _harm(statistics: Statistics, rounded: Rounded, weight: np.ndarray) -> float:
         return max(statistics.loss(rounded.weight) - statistics.loss(weight), 0.0) ** 0.5
 
-    def _round_inputs(self, layers: Sequence[Layer], compressed: Walk) -> None:
-        """Find the range of these layers' input that harms their outputs least; what it harms too much stays FP32."""
-        layers = [layer for layer in layers if layer.output in self._rounded]
-        if not layers:
-            return
+    def _round_inputs(self, layers: Sequence[Layer], compressed: Walk) -> dict[str, float]:
+        """Find the range of these layers' input that harms their outputs least, and by how much it does."""
         rows = np.concatenate([self._rows(layers[0], values) for values in compressed.values])
         low, high = float(rows.min()), float(rows.max())
         rows = rows[:: max(1, len(rows) // _SAMPLE)]
@@ -250,10 +255,7 @@ class _Compression:
         span = best(Range.of(low, high * reach) for reach in _REACHES)
         span = best(Range.of(low * reach, span.high) for reach in _REACHES) if low < 0 else span
         self._ranges[layers[0].source] = span
-        for layer, harm in zip(layers, harms(span), strict=True):
-            self._errors[layer.output] = float(np.hypot(self._errors[layer.output], harm))
-            if harm > self._settings.tolerance:
-                del self._rounded[layer.output]
+        return {layer.output: harm for layer, harm in zip(layers, harms(span), strict=True)}
 
     def _set(self, layer: Layer, weight: Rounded | np.ndarray) -> None:
         if isinstance(weight, Rounded):

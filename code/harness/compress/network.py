@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from harness.errors import ConfigError
 from harness.machine import core_count
@@ -25,20 +25,21 @@ def read_network(path: Path) -> ModelProto:
     Folding is ONNX Runtime's; its fusions of MatMul with Add are left out, since MatMul is what gets quantised.
 
     Raises:
-        ConfigError: the file is no ONNX model that ONNX Runtime runs.
+        ConfigError: the file is no ONNX model that ONNX Runtime runs, or one with branches, loops or foreign operators.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
-        options.log_severity_level = 4
-        try:
-            ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["MatMulAddFusion"]
-            )
-        except Exception as error:  # ONNX Runtime's own errors have no common class
-            raise ConfigError(f"{path} is no model that can be compressed ({type(error).__name__}): {error}") from error
-        model = onnx.load(options.optimized_model_filepath)
+    model = _fold(path)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) < len(model.graph.input):  # weights that are inputs with a default are not folded
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+        model.ir_version = max(model.ir_version, 4)
+        with tempfile.TemporaryDirectory() as folder:
+            onnx.save(model, str(Path(folder) / "model.onnx"))
+            model = _fold(Path(folder) / "model.onnx")
+    branching = {node.op_type for node in model.graph.node for a in node.attribute if a.HasField("g")}
+    if branching:
+        raise ConfigError(f"{path} has {', '.join(sorted(branching))}: only graphs without branches can be compressed.")
     foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
     if foreign:
         raise ConfigError(
@@ -51,6 +52,21 @@ def read_network(path: Path) -> ModelProto:
     model.opset_import.append(helper.make_opsetid("", versions[0]))
     model.ir_version = min(model.ir_version, 8)
     return model
+
+
+def _fold(path: Path) -> ModelProto:
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
+        options.log_severity_level = 4
+        try:
+            ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["MatMulAddFusion"]
+            )
+        except Exception as error:  # ONNX Runtime's own errors have no common class
+            raise ConfigError(f"{path} is no model that can be compressed ({type(error).__name__}): {error}") from error
+        return onnx.load(options.optimized_model_filepath)
 
 
 @dataclass(frozen=True)
@@ -103,13 +119,20 @@ class Layer:
         """What the matrix multiplies, float32 (n, inputs), of the layer's input."""
         if self.node.op_type != "Conv":
             return value.reshape(-1, value.shape[-1])
-        return _patches(
-            value,
-            kernel,
-            strides=tuple(self.attribute("strides", [1] * len(kernel))),
-            pads=tuple(self.attribute("pads", [0] * (2 * len(kernel)))),
-            dilations=tuple(self.attribute("dilations", [1] * len(kernel))),
-        )
+        strides = tuple(self.attribute("strides", [1] * len(kernel)))
+        dilations = tuple(self.attribute("dilations", [1] * len(kernel)))
+        return _patches(value, kernel, strides, self._pads(value.shape[2:], kernel, strides, dilations), dilations)
+
+    def _pads(self, shape: Sequence[int], kernel, strides, dilations) -> tuple[int, ...]:
+        kind = self.attribute("auto_pad", b"NOTSET").decode()
+        if not kind.startswith("SAME"):
+            return tuple(self.attribute("pads", [0] * (2 * len(kernel))))
+        lack = [
+            max((-(-size // stride) - 1) * stride + (places - 1) * dilation + 1 - size, 0)
+            for size, places, stride, dilation in zip(shape, kernel, strides, dilations, strict=True)
+        ]
+        less, more = [size // 2 for size in lack], [size - size // 2 for size in lack]
+        return (*less, *more) if kind == "SAME_UPPER" else (*more, *less)
 
 
 def _patches(value: np.ndarray, kernel, strides, pads, dilations) -> np.ndarray:
@@ -133,21 +156,21 @@ class Network:
         self.nodes = list(model.graph.node)
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._shifts: dict[str, np.ndarray] = {}
-        self._readers: dict[str, list[NodeProto]] = {}
+        self._readers: dict[str, list[NodeProto | None]] = {value.name: [None] for value in model.graph.output}
+        """Who reads a tensor; None is who runs the graph."""
         for node in self.nodes:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
         self.layers = [layer for node in self.nodes if (layer := self._layer(node))]
-        used: dict[str, int] = {}
-        for layer in self.layers:
-            used[layer.weight] = used.get(layer.weight, 0) + 1
-        self.layers = [layer for layer in self.layers if used[layer.weight] == 1]
+        self.layers = [layer for layer in self.layers if len(self._readers[layer.weight]) == 1]
 
     def _layer(self, node: NodeProto) -> Layer | None:
         if node.op_type not in ("MatMul", "Gemm", "Conv") or node.input[1] not in self._constants:
             return None
         weight = self._constants[node.input[1]]
-        if len(weight.dims) < 2 or node.input[0] in self._constants:
+        if len(weight.dims) < 2 or weight.data_type != TensorProto.FLOAT or node.input[0] in self._constants:
+            return None
+        if node.op_type == "Conv" and any(name and name not in self._constants for name in node.input[2:]):
             return None
         layer = Layer(node, node.input[0], node.input[1])
         plain = node.op_type != "Gemm" or (
@@ -240,14 +263,13 @@ class Network:
         """Outputs of layers after which no other layer follows on the way to the graph's outputs."""
         outputs = {layer.output for layer in self.layers}
         makers = {name: node for node in self.nodes for name in node.output}
-        heads, waiting = set(), [value.name for value in self.model.graph.output]
+        seen, waiting = set(), [value.name for value in self.model.graph.output]
         while waiting:
             name = waiting.pop()
-            if name in outputs:
-                heads.add(name)
-            elif name in makers and name not in heads:
-                waiting += [i for i in makers[name].input if i in makers]
-        return heads
+            if name not in seen and name in makers:
+                seen.add(name)
+                waiting += () if name in outputs else makers[name].input
+        return seen & outputs
 
 
 class Walk:
@@ -263,11 +285,11 @@ class Walk:
     def advance(self, stop: int) -> None:
         """Run the nodes before number ``stop`` that have not run yet, with the weights that they have now."""
         nodes = self._network.nodes
-        start, self._position = self._position, stop
+        start, self._position = self._position, max(self._position, stop)
         if stop <= start:
             return
         piece = nodes[start:stop]
-        made = {name for node in piece for name in node.output}
+        made = {name for node in piece for name in node.output if name}  # one that is left out has none
         later = {name for node in nodes[stop:] for name in node.input}
         later |= {value.name for value in self._network.model.graph.output}
         known = self.values[0]

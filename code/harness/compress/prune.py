@@ -105,14 +105,21 @@ def allocate(curves: Mapping[str, list[tuple[float, float]]], sizes: Mapping[str
         price = (low * high) ** 0.5
         short = sum(sizes[name] * share for name, share in choose(price).items()) < sparsity * total
         low, high = (price, high) if short else (low, price)
-    return choose(high)
+    # Between the two a layer's sparsity leaps, if only from one point of the grid to the next.
+    few, many = choose(low), choose(high)
+    lack, leap = (
+        sum(sizes[name] * (share - few[name]) for name, share in shares.items())
+        for shares in (dict.fromkeys(few, sparsity), many)
+    )
+    part = min(max(lack / leap, 0.0), 1.0) if leap > 0 else 1.0
+    return {name: (1 - part) * few[name] + part * many[name] for name in many}
 
 
 def _path(weight: np.ndarray, statistics: Statistics, shares: Sequence[float], block: int) -> Iterator[np.ndarray]:
     """The weights at each of these sparsities, each fitted from the one before."""
     inverse = np.linalg.inv(statistics.gram.astype(np.float64)).astype(np.float32)
     starts = range(0, weight.shape[1] // block * block, block)
-    curvature = np.linalg.inv(np.stack([inverse[i : i + block, i : i + block] for i in starts]))
+    curvature = np.linalg.inv(np.reshape([inverse[i : i + block, i : i + block] for i in starts], (-1, block, block)))
     for share in shares:
         blocks = _by_block(weight, block)
         harm = np.einsum("rbi,bij,rbj->rb", blocks, curvature, blocks, optimize=True)

@@ -18,6 +18,7 @@ from harness.compress.rounding import Rounded
 
 _CARRIERS = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Transpose")
 """Operators that do the same to 8-bit values as to floating-point ones, with the same scale."""
+_BYTE_POOLS = 12  # the operator set from which on MaxPool takes 8-bit values
 _MIDDLE = 128
 _LEAST_EMBEDDINGS = 1024  # rows from which on a table is worth rounding
 
@@ -33,7 +34,7 @@ class Range:
     def of(cls, low: float, high: float) -> Range:
         """With 0 inside, and four digits, so that the last bits of a processor's sums do not change the model."""
         low, high = min(0.0, float(f"{low:.4g}")), max(0.0, float(f"{high:.4g}"))
-        return cls(low, high if high > low else low + 1.0)
+        return cls(low, high if high - low > 1e-30 else low + 1.0)
 
     @property
     def scale(self) -> np.float32:
@@ -75,8 +76,7 @@ def activations(network: Network, layers: Iterable[Layer]) -> set[str]:
     """Tensors whose ranges `quantise` needs to write these layers: their inputs, and the outputs of convolutions."""
     plan = _Plan(network, layers)
     names = {layer.source for layer in plan.layers.values()}
-    names |= {plan.result(layer) for layer in plan.layers.values() if layer.node.op_type == "Conv"}
-    return {plan.origin(name) for name in names} | names
+    return names | {plan.result(layer) for layer in plan.layers.values() if layer.node.op_type == "Conv"}
 
 
 def quantise(network: Network, rounded: Mapping[str, Rounded], ranges: Mapping[str, Range]) -> ModelProto:
@@ -92,7 +92,7 @@ def quantise(network: Network, rounded: Mapping[str, Rounded], ranges: Mapping[s
 
 
 class _Plan:
-    """Which nodes belong to a convolution, and which tensors are the same values in another shape."""
+    """Which nodes belong to a convolution."""
 
     def __init__(self, network: Network, layers: Iterable[Layer]) -> None:
         self.layers = {layer.output: layer for layer in layers}
@@ -113,22 +113,11 @@ class _Plan:
             ):
                 self.clips[layer.output] = after[0]
         self.absorbed = {id(node) for node in self.clips.values()}
-        self._carried = {
-            node.output[0]: node.input[0]
-            for node in network.nodes
-            if node.op_type in _CARRIERS and len(node.output) == 1
-        }
 
     def result(self, layer: Layer) -> str:
         """The tensor that a convolution gives with what belongs to it."""
         clip = self.clips.get(layer.output)
         return clip.output[0] if clip else layer.output
-
-    def origin(self, name: str) -> str:
-        """The tensor whose scale this one has."""
-        while name in self._carried:
-            name = self._carried[name]
-        return name
 
 
 def _starts_at_zero(network: Network, node: NodeProto) -> bool:
@@ -150,6 +139,8 @@ class _Writer:
         self._nodes: list[NodeProto] = []
         self._tensors: dict[str, TensorProto] = {}
         self._bytes: dict[str, str] = {}
+        self._spans: dict[str, Range] = {}
+        """The range of each value that exists in 8 bits."""
         self._hidden: set[str] = set()
         """Values of which only the 8 bits go on."""
         self._floats: dict[str, str] = {}
@@ -167,7 +158,7 @@ class _Writer:
             self._conv(layer)
         elif layer:
             self._product(layer)
-        elif node.op_type in _CARRIERS and len(node.output) == 1 and self._only_bytes(node.input[0]):
+        elif self._carries(node) and self._only_bytes(node.input[0]):
             self._carry(node)
         elif node.op_type == "Gather" and self._is_table(node):
             self._embed(node)
@@ -177,8 +168,9 @@ class _Writer:
     def model(self) -> ModelProto:
         """All that was written, as a model with the network's inputs and outputs."""
         network = self._network.model
+        made = {name for node in self._nodes for name in node.output}
         for value in network.graph.output:
-            if self._float(value.name) != value.name:
+            if value.name not in made:
                 self._write("Identity", [self._float(value.name)], value.name, f"{value.name}.result")
         graph = helper.make_graph(
             self._nodes, network.graph.name, network.graph.input, network.graph.output, list(self._tensors.values())
@@ -189,6 +181,7 @@ class _Writer:
 
     def _conv(self, layer: Layer) -> None:
         node, rounded = layer.node, self._rounded[layer.output]
+        named = node.name or layer.output
         result = self._plan.result(layer)
         source = self._quantised(layer.source)
         self._hidden.add(layer.source)
@@ -197,8 +190,8 @@ class _Writer:
         inputs = [
             source,
             *scale,
-            self._tensor(f"{layer.name}.weight", weight),
-            self._tensor(f"{layer.name}.weight.scale", np.float32(rounded.scale.item())),
+            self._tensor(f"{named}.weight", weight),
+            self._tensor(f"{named}.weight.scale", np.float32(rounded.scale.item())),
             self._tensor("weight.zero", np.int8(0)),
             *self._scale(result),
         ]
@@ -206,35 +199,41 @@ class _Writer:
             step = np.float64(rounded.scale.item()) * self._range(layer.source).scale
             bias = np.rint(self._network.constant(node.input[2]) / step)
             limit = np.iinfo(np.int32).max
-            inputs.append(self._tensor(f"{layer.name}.bias", np.clip(bias, -limit, limit).astype(np.int32)))
+            inputs.append(self._tensor(f"{named}.bias", np.clip(bias, -limit, limit).astype(np.int32)))
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        self._bytes[result] = self._write("QLinearConv", inputs, f"{result}.q", layer.name, **attributes)
+        self._spans[result] = self._range(result)
+        self._bytes[result] = self._write("QLinearConv", inputs, f"{result}.q", named, **attributes)
         self._hidden.add(result)
 
     def _product(self, layer: Layer) -> None:
         node, rounded = layer.node, self._rounded[layer.output]
+        named = node.name or layer.output
         weight = np.ascontiguousarray((rounded.values.astype(np.int16) + _MIDDLE).astype(np.uint8).T)
         source = self._range(layer.source)
         total = self._write(
             "MatMulInteger",
             [
                 self._quantised(layer.source),
-                self._tensor(f"{layer.name}.weight", weight),
+                self._tensor(f"{named}.weight", weight),
                 self._scale(layer.source)[1],
                 self._tensor("weight.middle", np.uint8(_MIDDLE)),
             ],
             f"{layer.output}.sum",
-            layer.name,
+            named,
         )
-        total = self._write("Cast", [total], f"{layer.output}.cast", f"{layer.name}.cast", to=TensorProto.FLOAT)
+        total = self._write("Cast", [total], f"{layer.output}.cast", f"{named}.cast", to=TensorProto.FLOAT)
         factor = (rounded.scale.astype(np.float64) * source.scale).astype(np.float32)
         factor = factor[:, 0] if rounded.per_output else factor.reshape(())
         bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else None
         scaled = f"{layer.output}.scaled" if bias else layer.output
-        inputs = [total, self._tensor(f"{layer.name}.factor", factor)]
-        scaled = self._write("Mul", inputs, scaled, f"{layer.name}.scale")
+        inputs = [total, self._tensor(f"{named}.factor", factor)]
+        scaled = self._write("Mul", inputs, scaled, f"{named}.scale")
         if bias:
-            self._write("Add", [scaled, self._keep(bias)], layer.output, f"{layer.name}.bias")
+            self._write("Add", [scaled, self._value(bias)], layer.output, f"{named}.bias")
+
+    def _carries(self, node: NodeProto) -> bool:
+        old = node.op_type == "MaxPool" and self._network.model.opset_import[0].version < _BYTE_POOLS
+        return node.op_type in _CARRIERS and len(node.output) == 1 and not old
 
     def _carry(self, node: NodeProto) -> None:
         name = node.output[0]
@@ -242,6 +241,7 @@ class _Writer:
         carried.CopyFrom(node)
         carried.input[0] = self._bytes[node.input[0]]
         carried.output[0] = self._bytes[name] = f"{name}.q"
+        self._spans[name] = self._spans[node.input[0]]
         for other in carried.input[1:]:
             self._keep(other)
         self._nodes.append(carried)
@@ -251,6 +251,7 @@ class _Writer:
         table = node.input[0]
         return (
             self._network.is_constant(table)
+            and not any(a.name == "axis" and a.i != 0 for a in node.attribute)
             and not self._network.is_constant(node.input[1])
             and self._network.constant(table).dtype == np.float32
             and self._network.constant(table).ndim == 2
@@ -265,18 +266,20 @@ class _Writer:
         rows = self._write(
             "Gather",
             [self._tensor(f"{name}.q", steps), node.input[1]],
-            f"{node.output[0]}.q",
+            f"{node.output[0]}.rows",
             node.name,
             axis=0,
         )
         scale = [self._tensor(f"{name}.scale", span.scale), self._tensor(f"{name}.zero", span.zero)]
-        self._write("DequantizeLinear", [rows, *scale], node.output[0], f"{node.name}.dequantise")
+        self._write(
+            "DequantizeLinear", [rows, *scale], node.output[0], f"{node.name or node.output[0]}.rows.dequantise"
+        )
 
     def _copy(self, node: NodeProto) -> None:
         copy = NodeProto()
         copy.CopyFrom(node)
         for index, name in enumerate(node.input):
-            copy.input[index] = self._keep(name) if self._network.is_constant(name) else self._float(name)
+            copy.input[index] = self._value(name)
         self._nodes.append(copy)
 
     def _only_bytes(self, name: str) -> bool:
@@ -285,6 +288,7 @@ class _Writer:
     def _quantised(self, name: str) -> str:
         if name not in self._bytes:
             inputs = [self._floats.get(name, name), *self._scale(name)]
+            self._spans[name] = self._range(name)
             self._bytes[name] = self._write("QuantizeLinear", inputs, f"{name}.q", f"{name}.quantise")
         return self._bytes[name]
 
@@ -297,12 +301,14 @@ class _Writer:
         return self._floats[name]
 
     def _range(self, name: str) -> Range:
-        origin = self._plan.origin(name)
-        return self._ranges[origin if origin in self._bytes else name]
+        return self._spans.get(name) or self._ranges[name]
 
     def _scale(self, name: str) -> list[str]:
         span = self._range(name)
         return [self._tensor(f"{name}.scale", span.scale), self._tensor(f"{name}.zero", span.zero)]
+
+    def _value(self, name: str) -> str:
+        return self._keep(name) if self._network.is_constant(name) else self._float(name)
 
     def _keep(self, name: str) -> str:
         if name and self._network.is_constant(name):

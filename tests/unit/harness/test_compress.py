@@ -1,0 +1,429 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from graphs import (
+    constants,
+    convnet,
+    distance,
+    embedder,
+    folded,
+    graph,
+    images,
+    mlp,
+    mlp_feeds,
+    node,
+    normal,
+    operators,
+    run,
+    texts,
+)
+from onnx import ModelProto
+from pydantic import ValidationError
+
+from harness.compress.compress import CompressSettings, compress
+from harness.compress.network import Network
+
+CASES = {"mlp": (mlp, mlp_feeds), "convnet": (convnet, images), "embedder": (embedder, texts)}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory):
+    make, feeds = CASES[request.param]
+    return folded(make(), tmp_path_factory.mktemp("case")), feeds()
+
+
+def done(model: ModelProto, feeds, **settings):
+    return compress(model, feeds, CompressSettings(**settings))
+
+
+def by_name(report):
+    return {layer.name: layer for layer in report.layers}
+
+
+def worst(found: ModelProto, model: ModelProto, feeds) -> float:
+    return max(distance(run(found, feed)[0], run(model, feed)[0]) for feed in feeds)
+
+
+def zeros(model: ModelProto, layers) -> dict[str, tuple[int, int]]:
+    """How many weights of each layer's constant are 0, and how many there are."""
+    found = {}
+    for item in model.graph.node:
+        if item.op_type in ("MatMul", "Gemm", "Conv", "MatMulInteger", "QLinearConv") and item.name in layers:
+            weight = constants(model).get(item.input[3 if item.op_type == "QLinearConv" else 1])
+            zero = 128 if item.op_type == "MatMulInteger" else 0
+            found[item.name] = int((weight == zero).sum()), weight.size
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("method", ["second-order", "magnitude"])
+def test_the_report_tells_what_the_file_holds(case, method, precision):
+    model, feeds = case
+    before = model.SerializeToString()
+    found, report = done(model, feeds, sparsity=0.6, block=2, method=method, precision=precision)
+    assert model.SerializeToString() == before
+    onnx.checker.check_model(found)
+    layers = by_name(report)
+    assert list(layers) == [layer.output for layer in Network(model).layers]
+    assert zeros(found, layers) == {name: (layer.zeros, layer.weights) for name, layer in layers.items()}
+    total = sum(layer.weights for layer in report.layers)
+    assert report.sparsity == pytest.approx(sum(layer.zeros for layer in report.layers) / total)
+    for layer in report.layers:
+        assert layer.precision.startswith(precision)
+        assert layer.bytes == layer.weights * (4 if precision == "fp32" else 1) + (precision == "int8") * 4
+    inner = [layer.output for layer in Network(model).inner()]
+    share = sum(layers[name].zeros for name in inner) / sum(layers[name].weights for name in inner)
+    # What is rounded to 0 comes on top.
+    assert 0.6 - 0.005 <= share <= (0.605 if precision == "fp32" else 0.63)
+    assert all(layer.sparsity < 0.1 for name, layer in layers.items() if name not in inner)
+    if method == "magnitude" and precision == "fp32":
+        assert all(layers[name].sparsity == pytest.approx(0.6, abs=0.01) for name in inner)
+
+
+def test_floats_keep_their_graph(case):
+    """With fp32 only weights and biases change."""
+    model, feeds = case
+    found, _ = done(model, feeds, sparsity=0.5)
+    assert list(found.graph.node) == list(model.graph.node)
+    assert list(found.graph.input) == list(model.graph.input)
+    assert {n: (t.shape, t.dtype) for n, t in constants(found).items()} == {
+        n: (t.shape, t.dtype) for n, t in constants(model).items()
+    }
+
+
+def test_nothing_asked_for_changes_nothing(case):
+    model, feeds = case
+    found, report = done(model, feeds)
+    for name, value in constants(model).items():
+        np.testing.assert_allclose(constants(found)[name], value, atol=1e-5)
+    assert report.sparsity < 0.01
+    assert all(layer.error is None or layer.error < 1e-5 for layer in report.layers)
+
+
+def test_integers_are_near_the_floats(case):
+    model, feeds = case
+    found, report = done(model, feeds, precision="int8")
+    assert worst(found, model, feeds) < 0.04
+    assert not {"MatMulInteger", "QLinearConv"}.isdisjoint(operators(found))
+    assert all(layer.error is None or 0 < layer.error < 0.025 for layer in report.layers)
+
+
+def test_second_order_is_nearer_than_magnitude(case):
+    """On data that was not seen as well: it does not learn the calibration data by heart."""
+    model, feeds = case
+    seen, unseen = feeds[:-1], feeds[-1:]
+    for settings in ({"sparsity": 0.5}, {"sparsity": 0.5, "block": 4, "precision": "int8"}):
+        second, plain = (done(model, seen, method=method, **settings) for method in ("second-order", "magnitude"))
+        assert worst(second[0], model, seen) < 0.8 * worst(plain[0], model, seen)
+        assert worst(second[0], model, unseen) < worst(plain[0], model, unseen)
+        for new, old in zip(second[1].layers, plain[1].layers, strict=True):
+            assert new.error is None or new.error < max(old.error, 0.02)
+
+
+def test_blocks_are_whole(tmp_path):
+    model, feeds = folded(convnet(), tmp_path), images()
+    found, _ = done(model, feeds, sparsity=0.5, block=4)
+    network = Network(found)
+    for layer in network.inner():
+        blocks = network.matrix(layer).reshape(-1, 4) == 0
+        assert (blocks.all(axis=1) == blocks.any(axis=1)).all()
+        assert layer.output in "v3" or blocks.all(axis=1).any()
+
+
+def test_layers_narrower_than_a_block_are_no_part_of_the_sparsity():
+    """They cannot be pruned; the others must not be spared because these are counted, nor these count as free."""
+    model = graph(
+        [
+            node("MatMul", "x w0", "m0"),
+            node("Relu", "m0", "r0"),
+            node("MatMul", "r0 w1", "m1"),
+            node("Relu", "m1", "r1"),
+            node("MatMul", "r1 w2", "m2"),
+            node("Relu", "m2", "r2"),
+            node("MatMul", "r2 w3", "y"),
+        ],
+        {"x": ("N", 8)},
+        ["y"],
+        {"w0": normal(1, 8, 32), "w1": normal(2, 32, 6), "w2": normal(3, 6, 40), "w3": normal(4, 40, 3)},
+    )
+    for method in ("second-order", "magnitude"):
+        found, report = done(model, [{"x": normal(5, 300, 8, scale=1.0)}], sparsity=0.5, block=8, method=method)
+        layers = by_name(report)
+        assert layers["m2"].zeros == 0
+        assert layers["m1"].sparsity == pytest.approx(0.5, abs=0.03)
+        assert np.isfinite(run(found, {"x": normal(6, 5, 8, scale=1.0)})[0]).all()
+
+
+def test_layers_to_keep_stay_as_they_are(case):
+    model, feeds = case
+    names = [layer.output for layer in Network(model).layers]
+    pattern = {"y": "v[13]", "m3": "m[12]", "mh": "m[kf]"}[names[-1]]
+    found, report = done(model, feeds, sparsity=0.6, precision="int8", keep=(pattern, "nothing*"))
+    layers = by_name(report)
+    kept = [name for name in names if name[-1] in pattern[2:-1] and name[0] == pattern[0]]
+    assert len(kept) == 2
+    for name in kept:
+        item = next(item for item in found.graph.node if item.name == name)
+        assert item.op_type in ("MatMul", "Conv")
+        np.testing.assert_array_equal(constants(found)[item.input[1]], constants(model)[item.input[1]])
+        assert (layers[name].precision, layers[name].error) == ("fp32", 0.0)
+        assert layers[name].bytes == 4 * layers[name].weights
+    assert all(layers[name].precision == "int8" for name in names if name not in kept)
+    assert np.isfinite(worst(found, model, feeds))
+
+
+def test_everything_kept_is_the_model_itself(case):
+    model, feeds = case
+    found, report = done(model, feeds, sparsity=0.6, precision="int8", keep=("*",))
+    assert list(found.graph.node) == list(model.graph.node)
+    assert {name: value.tobytes() for name, value in constants(found).items()} == {
+        name: value.tobytes() for name, value in constants(model).items()
+    }
+    assert report.sparsity < 0.01
+
+
+@pytest.mark.parametrize("method", ["second-order", "magnitude"])
+@pytest.mark.parametrize("rows", ["one", "all"])
+def test_a_layer_that_8_bits_harm_gets_more_scales_or_stays_float(method, rows):
+    """Large weights for a small input leave few steps to the others: of one output, or of each."""
+    weight = normal(1, 24, 24)
+    if rows == "one":
+        weight[:, 3] = 0
+        weight[0, 3] = 20
+    else:
+        weight[0] = 20
+    model = graph(
+        [node("Identity", "x", "i"), node("MatMul", "i w", "m"), node("MatMul", "m v", "y")],
+        {"x": ("N", 24)},
+        ["y"],
+        {"w": weight, "v": normal(2, 24, 4)},
+    )
+    x = normal(10, 400, 24, scale=1.0)
+    x[:, 0] *= 0.001
+    feeds = [{"x": x}]
+    found, report = done(model, feeds, precision="int8", method=method, tolerance=0.04)
+    layers = by_name(report)
+    assert layers["m"].precision == ("int8 per output" if rows == "one" else "fp32")
+    assert layers["m"].bytes == (24 * 24 + 4 * 24 if rows == "one" else 4 * 24 * 24)
+    assert layers["y"].precision == "int8"
+    assert operators(found).get("MatMul", 0) == (rows == "all")
+    assert worst(found, model, feeds) < 0.04
+    loose, report = done(model, feeds, precision="int8", method=method, tolerance=100)
+    assert {layer.precision for layer in report.layers} == {"int8"}
+    assert worst(loose, model, feeds) > 2 * worst(found, model, feeds)
+
+
+@pytest.mark.parametrize("method", ["second-order", "magnitude"])
+def test_a_layer_that_stays_float_for_its_inputs_keeps_its_weights(method):
+    """Rounded weights in floating point would cost precision and save nothing, and its error would be overstated."""
+    feeds = [{"x": normal(10, 400, 24, scale=1.0)}]
+    model = graph(
+        [
+            node("Relu", "x", "r"),
+            node("Mul", "r r", "r2"),
+            node("Mul", "r2 r2", "r4"),
+            node("Mul", "r4 r4", "r8"),  # heavy tails
+            node("Sub", "r8 big", "s"),
+            node("MatMul", "s w", "m"),
+            node("MatMul", "m v", "y"),
+        ],
+        {"x": ("N", 24)},
+        ["y"],
+        {"big": np.float32(1e3), "w": normal(1, 24, 24), "v": normal(2, 24, 4)},
+    )
+    found, report = done(model, feeds, precision="int8", method=method, tolerance=0.004)
+    layers = by_name(report)
+    assert layers["m"].precision == "fp32"
+    np.testing.assert_allclose(constants(found)["w"], constants(model)["w"], atol=1e-5)
+    assert layers["m"].error < 1e-5
+
+
+@pytest.mark.parametrize("outlier", [25, -25])
+def test_the_range_of_inputs_leaves_out_rare_outliers(outlier):
+    """One large value, of an input that matters little, would leave the others few steps."""
+    x = normal(10, 4000, 24, scale=1.0)
+    x[7, 3] = outlier
+    weight = normal(1, 24, 24)
+    weight[3] *= 0.05
+    model = graph(
+        [node("Identity", "x", "i"), node("MatMul", "i w", "m"), node("MatMul", "m v", "y")],
+        {"x": ("N", 24)},
+        ["y"],
+        {"w": weight, "v": normal(2, 24, 4)},
+    )
+    found, _ = done(model, [{"x": x}], precision="int8")
+    scale = next(value for name, value in constants(found).items() if name == "i.scale")
+    assert scale < 0.8 * (x.max() - x.min()) / 255
+
+
+def test_the_same_data_gives_the_same_bytes(case):
+    model, feeds = case
+    settings = {"sparsity": 0.5, "block": 2, "precision": "int8"}
+    first, second = (done(model, feeds, **settings)[0].SerializeToString(deterministic=True) for _ in range(2))
+    assert first == second
+
+
+def test_batches_of_any_size_count_by_their_rows(case):
+    """One batch or many, the statistics are the same."""
+    model, feeds = case
+    apart = [{name: value[i : i + 2] for name, value in feed.items()} for feed in feeds for i in range(0, 6, 2)]
+    feeds = [{name: value[:6] for name, value in feed.items()} for feed in feeds]
+    together, split = (done(model, data, sparsity=0.3)[0] for data in (feeds, apart))
+    assert worst(split, together, feeds) < (0.02 if "Conv" in operators(model) else 0.01)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_residual_of_another_shape_is_no_matter(precision):
+    """What is added may be broadcast: positions to each sentence, a sentence to each of its words."""
+    for shape in ((1, 5, 8), (5, 8), ("N", 1, 8), ("N", 5, 1), ("N", 5, 8)):
+        model = graph(
+            [
+                node("Relu", "p", "q"),
+                node("MatMul", "x w0", "m0"),
+                node("Add", "m0 b0", "a0"),
+                node("MatMul", "a0 w1", "m1"),
+                node("Add", "m1 b1", "a1"),
+                node("Add", "a1 q", "s1"),
+                node("MatMul", "s1 w2", "m2"),
+                node("Add", "m2 b2", "y"),
+            ],
+            {"x": ("N", 5, 8), "p": shape},
+            ["y"],
+            {**{f"w{i}": normal(i, 8, 8) for i in range(3)}, **{f"b{i}": normal(i + 5, 8) for i in range(3)}},
+        )
+        sizes = [6 if size == "N" else size for size in shape]
+        feeds = [{"x": normal(20 + i, 6, 5, 8, scale=1.0), "p": normal(30 + i, *sizes, scale=1.0)} for i in range(2)]
+        found, _ = done(model, feeds, sparsity=0.2, precision=precision)
+        assert worst(found, model, feeds) < 0.25
+
+
+def test_a_residual_of_channels_is_no_matter():
+    model = graph(
+        [
+            node("Conv", "x k0 c0", "v0"),
+            node("GlobalAveragePool", "v0", "p"),
+            node("Relu", "v0", "r0"),
+            node("Conv", "r0 k1 c1", "v1"),
+            node("Add", "v1 p", "s"),
+            node("Conv", "s k2 c2", "y"),
+        ],
+        {"x": ("N", 3, 6, 6)},
+        ["y"],
+        {
+            "k0": normal(1, 8, 3, 3, 3),
+            "k1": normal(2, 8, 8, 1, 1),
+            "k2": normal(3, 4, 8, 1, 1),
+            **{f"c{i}": normal(i + 5, 8 if i < 2 else 4) for i in range(3)},
+        },
+    )
+    feeds = [{"x": normal(10, 5, 3, 6, 6, scale=1.0)}]
+    found, _ = done(model, feeds, sparsity=0.2)
+    assert worst(found, model, feeds) < 0.2
+
+
+def test_the_residual_makes_up_for_what_was_lost_before():
+    """A layer whose outputs are added to pruned ones, and whose inputs tell what those lost, gives it back."""
+    w = 24
+    model = graph(
+        [
+            node("Relu", "x", "u"),
+            node("MatMul", "u wa", "ma"),
+            node("Add", "ma ba", "a"),
+            node("Mul", "u two", "v"),
+            node("MatMul", "v wb", "mb"),
+            node("Add", "mb bb", "b"),
+            node("Add", "b a", "s"),
+            node("MatMul", "s wy", "y"),
+        ],
+        {"x": ("N", w)},
+        ["y"],
+        {
+            "two": np.float32(2),
+            "wa": normal(1, w, w),
+            "wb": normal(2, w, w),
+            "wy": normal(3, w, 4),
+            "ba": normal(4, w),
+            "bb": normal(5, w),
+        },
+    )
+    feeds = [{"x": normal(10, 600, w, scale=1.0)}]
+    found, _ = done(model, feeds, sparsity=0.5)
+
+    def error(*names: str) -> float:
+        pairs = zip(run(found, feeds[0], *names), run(model, feeds[0], *names), strict=True)
+        return sum(float(np.linalg.norm(new - old)) ** 2 for new, old in pairs) ** 0.5
+
+    assert error("a") > 0
+    assert error("s") < 0.9 * error("a", "b")  # errors that know nothing of each other add up to that
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_error_of_the_report_is_that_of_the_outputs(tmp_path, precision):
+    """What the biases make good, and what the layers before changed, included; and the rounding of inputs."""
+    model, feeds = folded(mlp(), tmp_path), mlp_feeds()
+    found, report = done(model, feeds, sparsity=0.6, precision=precision)
+    for name, after in (("m0", "a0"), ("m1", "a1"), ("m2", "a2"), ("m3", "y")):
+        new, old, bare = (
+            np.concatenate([run(m, feed, n)[0].reshape(-1) for feed in feeds])
+            for m, n in ((found, after), (model, after), (model, name))
+        )
+        expected = np.linalg.norm(new - old) / np.linalg.norm(bare)
+        assert by_name(report)[name].error == pytest.approx(
+            expected, rel=0.01 if precision == "fp32" else 0.15, abs=1e-5
+        )
+
+
+def test_layers_get_the_sparsity_that_they_bear(tmp_path):
+    """Second-order pruning spares the layer that loses more: the one whose inputs are all different."""
+    model, feeds = folded(mlp(), tmp_path), mlp_feeds()
+    layers = by_name(done(model, feeds, sparsity=0.5)[1])
+    assert layers["m1"].sparsity < layers["m2"].sparsity - 0.05
+
+
+def test_a_depthwise_convolution_keeps_its_sums(tmp_path):
+    model = folded(convnet(), tmp_path)
+    found, _ = done(model, images(), precision="int8")
+    tensors = constants(found)
+    scale = tensors["v2.weight.scale"].item()
+    sums = tensors["v2.weight"].astype(np.float64).sum(axis=(1, 2, 3)) * scale
+    assert np.abs(sums - constants(model)["k2"].sum(axis=(1, 2, 3))).max() < 0.51 * scale
+
+
+def test_means_of_outputs_stay(tmp_path):
+    """What pruning and rounding shift, the biases make good."""
+    model, feeds = folded(convnet(), tmp_path), images()
+    found, _ = done(model, feeds, sparsity=0.5)
+
+    def mean(m: ModelProto) -> np.ndarray:
+        return np.concatenate([run(m, feed, "y")[0] for feed in feeds]).mean(axis=0)
+
+    assert np.abs(mean(found) - mean(model)).max() < 1e-3
+
+
+def test_progress_grows_to_the_total(case):
+    model, feeds = case
+    for settings in ({"sparsity": 0.5, "block": 4}, {"precision": "int8"}, {"sparsity": 0.5, "method": "magnitude"}):
+        told = []
+        compress(model, feeds, CompressSettings(**settings), lambda *pair: told.append(pair))  # noqa: B023
+        counts, totals = zip(*told, strict=True)
+        assert list(counts) == sorted(counts)
+        assert len(set(totals)) == 1
+        assert counts[-1] == totals[-1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"sparsity": 1.0}, {"sparsity": -0.1}, {"block": 0}, {"precision": "int4"}, {"tolerance": 0}, {"colour": "red"}],
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        CompressSettings(**wrong)
+
+
+def test_a_compressed_model_is_refused_if_given_again(tmp_path):
+    """Its layers are none that could be compressed."""
+    model, feeds = folded(mlp(), tmp_path), mlp_feeds(1)
+    found, _ = done(model, feeds, precision="int8")
+    assert Network(folded(found, tmp_path)).layers == []

@@ -1,0 +1,481 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import pytest
+from graphs import (
+    constants,
+    convnet,
+    distance,
+    embedder,
+    folded,
+    graph,
+    images,
+    mlp,
+    mlp_feeds,
+    node,
+    normal,
+    operators,
+    run,
+    texts,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import ModelProto
+
+from harness.compress import rounding
+from harness.compress.network import Network
+from harness.compress.quantise import Range, activations, observe, quantise
+from harness.compress.rounding import Rounded
+from harness.engines.base import Signature
+from harness.engines.deepsparse import DeepSparseEngine
+from harness.registry import default_engine
+
+CARRIERS = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Transpose")
+
+
+def round_all(model: ModelProto, feeds, leave=(), *, per_output: bool = False):
+    """The network, its layers but for those to leave rounded to the nearest, and the ranges that they need."""
+    network = Network(model)
+    layers = [layer for layer in network.layers if layer.output not in leave]
+    rounded = {
+        layer.output: rounding.nearest(network.matrix(layer), per_output=per_output and layer.node.op_type != "Conv")
+        for layer in layers
+    }
+    return network, rounded, observe(network, activations(network, layers), feeds)
+
+
+def written(model: ModelProto, feeds, leave=(), **options) -> ModelProto:
+    found = quantise(*round_all(model, feeds, leave, **options))
+    onnx.checker.check_model(found)
+    return found
+
+
+def simulate(
+    model: ModelProto, feed: Mapping[str, np.ndarray], rounded: Mapping[str, Rounded], ranges: Mapping[str, Range]
+) -> dict[str, np.ndarray]:
+    """All tensors of the graph, node by node in floating point; what becomes 8 bits is rounded on the way."""
+    network = Network(ModelProto.FromString(model.SerializeToString()))
+    layers = {layer.output: layer for layer in network.layers if layer.output in rounded}
+    for layer in layers.values():
+        network.replace(layer, rounded[layer.output].weight)
+    values = dict(feed)
+    grid: dict[str, Range] = {}  # the range of each tensor that has only 8 bits left
+    relus = {}
+    for item in network.nodes:
+        name, layer = item.output[0], layers.get(item.output[0])
+        known = {i: values[i] for i in item.input if i in values}
+        if layer:
+            span = grid.get(layer.source, ranges[layer.source])
+            known[layer.source] = span.rounded(values[layer.source])
+            if item.op_type == "Conv":
+                values[layer.source], grid[layer.source] = known[layer.source], span
+        used = {i: network.constant(i) for i in item.input if network.is_constant(i)}
+        if item.op_type == "Gather" and network.is_constant(item.input[0]):
+            table = used[item.input[0]]
+            used[item.input[0]] = Range.of(float(table.min()), float(table.max())).rounded(table)
+        single = graph([item], dict.fromkeys(known), [name], used, opset=network.model.opset_import[0].version)
+        for value in single.graph.input:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(known[value.name].dtype)
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, None))
+        (values[name],) = run(single, known)
+        if item.op_type in CARRIERS and item.input[0] in grid:
+            grid[name] = grid[item.input[0]]
+        convolved = layer is not None and item.op_type == "Conv"
+        readers = [n for n in network.nodes if name in n.input]
+        if convolved and len(readers) == 1 and readers[0].op_type in ("Relu", "Clip"):
+            relus[readers[0].output[0]] = name
+        elif convolved or name in relus:
+            grid[name] = ranges[name]
+            values[name] = ranges[name].rounded(values[name])
+    return values
+
+
+CASES = {
+    "mlp": (mlp, mlp_feeds),
+    "convnet": (convnet, images),
+    "convnet of opset 11": (lambda: convnet(11), images),
+    "convnet padded by itself": (lambda: convnet(auto_pad="SAME_UPPER"), images),
+    "embedder": (embedder, texts),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory):
+    """A folded graph, batches, and the arguments of `quantise`."""
+    make, feeds = CASES[request.param]
+    model, batches = folded(make(), tmp_path_factory.mktemp("case")), feeds()
+    return model, batches, round_all(model, batches)
+
+
+def test_the_integers_compute_what_floats_of_the_same_precision_do(case):
+    """A wrong scale, zero point, bias, order of weights or missing clip gives other numbers."""
+    model, feeds, (network, rounded, ranges) = case
+    found = quantise(network, rounded, ranges)
+    onnx.checker.check_model(found)
+    for feed in feeds:
+        expected = simulate(model, feed, rounded, ranges)["y"]
+        assert distance(run(found, feed)[0], expected) < 4e-3
+
+
+def test_the_integers_are_near_the_floats(case):
+    model, feeds, arguments = case
+    found = quantise(*arguments)
+    for feed in feeds:
+        assert distance(run(found, feed)[0], run(model, feed)[0]) < 0.04
+
+
+def test_a_scale_for_each_output_computes_what_floats_do(tmp_path):
+    model, feeds = folded(mlp(), tmp_path), mlp_feeds()
+    network, rounded, ranges = round_all(model, feeds, per_output=True)
+    found = quantise(network, rounded, ranges)
+    for feed in feeds:
+        assert distance(run(found, feed)[0], simulate(model, feed, rounded, ranges)["y"]) < 4e-3
+
+
+def test_the_interface_of_the_graph_stays(case):
+    """Names, types and free dimensions: the engines and the harness ask for them."""
+    model, _, arguments = case
+    found = quantise(*arguments)
+    for old, new in ((model.graph.input, found.graph.input), (model.graph.output, found.graph.output)):
+        assert [value.SerializeToString() for value in old] == [value.SerializeToString() for value in new]
+    assert [(o.domain, o.version) for o in found.opset_import] == [(o.domain, o.version) for o in model.opset_import]
+    assert {item.domain for item in found.graph.node} == {""}
+    assert found.ir_version <= 8
+
+
+def test_any_batch_and_length_runs(case):
+    model, feeds, arguments = case
+    found = quantise(*arguments)
+    for feed in feeds:
+        one = {name: value[:1] for name, value in feed.items()}
+        assert distance(run(found, one)[0], run(model, one)[0]) < 0.06
+
+
+def test_no_constant_is_left_that_no_node_reads(case):
+    """The float weights would make the file larger, not smaller."""
+    _, _, arguments = case
+    found = quantise(*arguments)
+    assert set(constants(found)) == {i for item in found.graph.node for i in item.input} & set(constants(found))
+    names = [name for item in found.graph.node for name in item.output]
+    assert len(names) == len(set(names))
+
+
+def test_products_become_the_operators_that_deepsparse_runs_fast(tmp_path):
+    found = written(folded(mlp(), tmp_path), mlp_feeds())
+    assert operators(found) == {"QuantizeLinear": 4, "MatMulInteger": 4, "Cast": 4, "Mul": 4, "Add": 5, "Relu": 2}
+    tensors = constants(found)
+    assert tensors["m1.weight"].dtype == np.uint8
+    assert tensors["m1.weight"].shape == (32, 64)
+    assert tensors["weight.middle"] == 128
+    assert {item.input[3] for item in found.graph.node if item.op_type == "MatMulInteger"} == {"weight.middle"}
+
+
+def test_convolutions_hand_on_bytes(tmp_path):
+    """Pools, Flatten and other convolutions read the bytes; Relu and Clip are done by the limits of the bytes."""
+    found = written(folded(convnet(), tmp_path), images())
+    assert operators(found) == {
+        "QuantizeLinear": 3,  # the image, what the residual connection gives, what the classifier reads
+        "QLinearConv": 5,
+        "MaxPool": 1,
+        "DequantizeLinear": 3,  # both sides of the residual connection, what is averaged
+        "Add": 2,
+        "Relu": 1,
+        "GlobalAveragePool": 1,
+        "Flatten": 1,
+        "MatMulInteger": 1,
+        "Cast": 1,
+        "Mul": 1,
+    }
+    pool = next(item for item in found.graph.node if item.op_type == "MaxPool")
+    assert list(pool.input) == ["r0.q"]
+    tensors = constants(found)
+    assert tensors["v1.weight"].dtype == np.int8
+    assert tensors["v1.bias"].dtype == np.int32
+    assert tensors["v2.weight"].shape == (16, 1, 3, 3)
+
+
+def test_attributes_of_convolutions_stay(tmp_path):
+    model = folded(convnet(), tmp_path)
+    found = written(model, images())
+    old, new = (
+        [
+            {a.name: onnx.helper.get_attribute_value(a) for a in item.attribute}
+            for item in m.graph.node
+            if item.op_type in ("Conv", "QLinearConv")
+        ]
+        for m in (model, found)
+    )
+    assert old == new
+
+
+def test_bytes_of_a_pool_are_no_matter_of_old_operator_sets(tmp_path):
+    """MaxPool takes bytes from operator set 12 on only."""
+    found = written(folded(convnet(11), tmp_path), images())
+    pool = next(item for item in found.graph.node if item.op_type == "MaxPool")
+    assert list(pool.output) == ["p0"]
+
+
+def conv(tail, outputs=("y",), more=None, **inputs):
+    """A convolution c of x, and what comes after it."""
+    return graph(
+        [node("Conv", "x k b", "c", pads=[1, 1, 1, 1]), *tail],
+        {"x": ("N", 3, 8, 8), **inputs},
+        outputs,
+        {"k": normal(1, 4, 3, 3, 3), "b": normal(2, 4, scale=0.5), **(more or {})},
+    )
+
+
+PIXELS = [{"x": normal(30 + i, 4, 3, 8, 8, scale=1.0)} for i in range(2)]
+
+
+def agrees(model: ModelProto, feeds, leave=(), bound: float = 0.025) -> ModelProto:
+    found = written(model, feeds, leave)
+    for feed in feeds:
+        for old, new in zip(run(model, feed), run(found, feed), strict=True):
+            assert distance(new, old) < bound
+    return found
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "absorbed"),
+    [(0, 6, True), (0, 0.5, True), (0, 100, True), (-1, 1, False), (0.5, 6, False), (0, None, False)],
+)
+def test_only_a_clip_that_starts_at_zero_is_absorbed(low, high, absorbed):
+    more = {"low": np.float32(low)} | ({} if high is None else {"high": np.float32(high)})
+    model = conv([node("Clip", "c low" if high is None else "c low high", "y")], more=more)
+    found = agrees(model, PIXELS)
+    assert ("Clip" in operators(found)) != absorbed
+    if absorbed:  # beyond the calibration data as well
+        feed = {"x": 10 * PIXELS[0]["x"]}
+        assert run(found, feed)[0].max() <= high + 1e-6
+
+
+def test_a_relu_whose_input_others_read_is_not_absorbed():
+    model = conv([node("Relu", "c", "r"), node("Add", "c r", "y")])
+    assert operators(agrees(model, PIXELS))["Relu"] == 1
+    model = conv([node("Relu", "c", "y")], ["c", "y"])
+    assert operators(agrees(model, PIXELS))["Relu"] == 1
+
+
+def test_a_layer_that_gives_an_output_of_the_graph():
+    """An output in floating point under its own name, though what comes after reads bytes."""
+    tail = [
+        node("Conv", "c k2", "d"),
+        node("GlobalAveragePool", "d", "g"),
+        node("Flatten", "g", "f"),
+        node("Gemm", "f w v", "y", transB=1),
+        node("Relu", "y", "z"),
+    ]
+    model = conv(
+        tail,
+        ["c", "d", "f", "y", "z"],
+        {"k2": normal(5, 4, 4, 1, 1), "w": normal(6, 5, 4), "v": normal(7, 5)},
+    )
+    found = agrees(model, PIXELS)
+    assert [value.name for value in found.graph.output] == ["c", "d", "f", "y", "z"]
+
+
+def test_an_output_of_the_graph_that_a_convolution_reads():
+    """It is computed in floating point already, and must not be written a second time from the bytes."""
+    model = graph(
+        [node("Sigmoid", "x", "s"), node("Conv", "s k", "y")],
+        {"x": ("N", 3, 8, 8)},
+        ["s", "y"],
+        {"k": normal(1, 4, 3, 3, 3)},
+    )
+    agrees(model, PIXELS)
+
+
+def test_an_input_of_the_graph_that_others_read_too():
+    model = conv([node("Add", "x c", "y")], more={"k": normal(1, 3, 3, 3, 3), "b": normal(2, 3)})
+    found = agrees(model, PIXELS)
+    assert [value.name for value in found.graph.input] == ["x"]
+
+
+def test_a_bias_may_have_any_shape_or_be_computed():
+    """Gemm's third input is anything that broadcasts: a row, a matrix of bytes that a convolution gives."""
+    model = conv(
+        [
+            node("GlobalAveragePool", "c", "g"),
+            node("Flatten", "g", "f"),
+            node("Gemm", "f w row", "a"),
+            node("Gemm", "a w2 a", "e"),
+            node("Reshape", "e shape", "e4"),
+            node("Conv", "e4 k1", "c1"),
+            node("Flatten", "c1", "f1"),
+            node("Gemm", "a w3 f1", "y"),
+        ],
+        more={
+            **{name: normal(i + 5, 4, 4) for i, name in enumerate(("w", "w2", "w3"))},
+            "row": normal(6, 1, 4),
+            "k1": normal(9, 4, 4, 1, 1),
+            "shape": np.array([-1, 4, 1, 1]),
+        },
+    )
+    agrees(model, PIXELS, bound=0.05)
+
+
+def test_layers_of_the_same_name_do_not_share_their_tensors():
+    """Layers of one module are called the same; nodes need no name at all."""
+    model = graph(
+        [
+            node("MatMul", "x w0", "a", "same"),
+            node("Relu", "a", "r", ""),
+            node("MatMul", "r w1", "b", "/same/MatMul"),
+            node("Relu", "b", "s", ""),
+            node("Gemm", "s w2 v", "y", "/same/Gemm"),
+        ],
+        {"x": ("N", 8)},
+        ["y"],
+        {"w0": normal(1, 8, 12), "w1": normal(2, 12, 12), "w2": normal(3, 12, 4), "v": normal(4, 4)},
+    )
+    agrees(model, [{"x": normal(5, 9, 8, scale=1.0)}], bound=0.04)
+
+
+def test_bytes_keep_the_range_that_they_were_made_with():
+    """A tensor and its reshaped self, both read by products, of different ranges, in turns."""
+    model = graph(
+        [
+            node("Relu", "x", "t"),
+            node("Transpose", "t", "u", perm=[1, 0]),
+            node("MatMul", "u w0", "a"),
+            node("MatMul", "t w1", "b"),
+            node("MatMul", "u w2", "c"),
+            node("Add", "a c", "d"),
+            node("MatMul", "b d", "y"),
+        ],
+        {"x": (8, 8)},
+        ["y"],
+        {f"w{i}": normal(i, 8, 8) for i in range(3)},
+    )
+    feed = {"x": normal(5, 8, 8, scale=1.0)}
+    network, rounded, ranges = round_all(model, [feed])
+    ranges["u"] = Range.of(0, ranges["t"].high / 3)
+    expected = simulate(model, feed, rounded, ranges)["y"]
+    assert distance(run(quantise(network, rounded, ranges), feed)[0], expected) < 4e-3
+
+
+def test_bytes_of_a_transposed_image_and_of_its_pool_have_one_range():
+    """Images with their channels last are transposed before the first convolution; here a pool reads them, too."""
+    model = graph(
+        [
+            node("Transpose", "x", "t", perm=[0, 3, 1, 2]),
+            node("Conv", "t k0", "c", pads=[1, 1, 1, 1], strides=[2, 2]),
+            node("MaxPool", "t", "m", kernel_shape=[2, 2], strides=[2, 2]),
+            node("Conv", "m k1", "d"),
+            node("Add", "c d", "y"),
+        ],
+        {"x": ("N", 8, 8, 3)},
+        ["y"],
+        {"k0": normal(1, 4, 3, 3, 3), "k1": normal(2, 4, 3, 1, 1)},
+    )
+    feeds = [{"x": normal(3, 4, 8, 8, 3, scale=1.0)}]
+    network, rounded, ranges = round_all(model, feeds)
+    expected = simulate(model, feeds[0], rounded, ranges)["y"]
+    assert distance(run(quantise(network, rounded, ranges), feeds[0])[0], expected) < 4e-3
+    agrees(model, feeds)
+
+
+def test_layers_that_stay_float_read_floats():
+    """Between integers, before them and after them."""
+    model = convnet()
+    for leave in (["v0"], ["v1"], ["v2"], ["v3", "y"], ["v1", "v2", "v3", "v4"]):
+        found = agrees(model, images(1), leave)
+        assert operators(found).get("Conv", 0) == len([name for name in leave if name != "y"])
+        assert operators(found).get("Gemm", 0) == ("y" in leave)
+
+
+def test_large_tables_of_embeddings_become_bytes(tmp_path):
+    model = folded(embedder(), tmp_path)
+    found = written(model, texts())
+    tensors = constants(found)
+    assert "table" not in tensors
+    assert tensors["table.q"].dtype == np.uint8
+    assert tensors["table.q"].shape == (1100, 32)
+    assert len(found.SerializeToString()) < 0.35 * len(model.SerializeToString())
+
+
+def test_small_tables_and_those_gathered_along_another_axis_stay_floats():
+    for rows, axis in ((1000, 0), (1100, 1)):
+        model = graph(
+            [node("Gather", "table ids", "e", axis=axis), node("Relu", "e", "r"), node("MatMul", "r w", "y")],
+            {"ids": ("N",)},
+            ["y"],
+            {"table": normal(1, rows, 6, scale=1.0), "w": normal(2, 6, 5)},
+            integers=["ids"],
+        )
+        found = agrees(model, [{"ids": np.arange(6)[::-1].copy()}])
+        assert constants(found)["table"].dtype == np.float32
+
+
+def test_observed_ranges_are_those_of_all_batches_with_zero():
+    model = conv([node("Relu", "c", "y")])
+    found = observe(Network(model), ["x", "c", "y"], PIXELS)
+    values = [dict(zip("cy", run(model, feed, "c", "y"), strict=True)) | feed for feed in PIXELS]
+    for name in ("x", "c", "y"):
+        assert found[name].low == pytest.approx(min(v[name].min() for v in values), rel=1e-3, abs=1e-9)
+        assert found[name].high == pytest.approx(max(v[name].max() for v in values), rel=1e-3)
+    assert found["y"].low == 0
+    assert [value.name for value in model.graph.output] == ["y"]  # the model is left alone
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    low=st.floats(-1e6, 1e6, width=32),
+    high=st.floats(-1e6, 1e6, width=32),
+)
+def test_zero_is_exact_and_the_range_is_reached(low, high):
+    """Padding and pruned values are zeros: if they were off, so would be all sums."""
+    span = Range.of(min(low, high), max(low, high))
+    assert span.low <= 0 <= span.high
+    assert span.scale > 0
+    assert 0 <= span.zero <= 255
+    values = np.linspace(span.low, span.high, 50).astype(np.float32)
+    rounded = span.rounded(np.append(values, np.float32(0)))
+    assert rounded[-1] == 0
+    assert np.abs(rounded[:-1] - values).max() <= span.scale * 1.01  # half a step, and as much for the zero point
+    assert rounded.dtype == np.float32
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-44, -1e-44, 3.0, -3.0])
+def test_a_constant_tensor_has_a_range(value):
+    """No scale of 0, nor one that is no number, and the value is kept."""
+    span = Range.of(value, value)
+    assert span.scale > 0
+    np.testing.assert_allclose(span.rounded(np.float32([value, 0])), [value, 0], rtol=1e-6, atol=1e-30)
+
+
+def test_rounding_is_that_of_onnx_runtime():
+    span = Range.of(-1.7, 3.1)
+    x = normal(1, 500, scale=1.5)
+    model = graph(
+        [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "y")],
+        {"x": ("N",)},
+        ["y"],
+        {"s": span.scale, "z": span.zero},
+    )
+    np.testing.assert_array_equal(run(model, {"x": x})[0], span.rounded(x))
+
+
+def test_a_range_does_not_depend_on_the_last_bits_of_sums():
+    assert Range.of(-1.00001, 2.00002) == Range.of(-1.0, 2.0)
+
+
+@pytest.mark.parametrize("name", ["mlp", "convnet", "convnet padded by itself", "embedder"])
+def test_deepsparse_computes_what_onnx_runtime_does(tmp_path, name):
+    if default_engine() != "deepsparse":
+        pytest.skip("DeepSparse is not installed")
+    make, feeds = CASES[name]
+    model = folded(make(), tmp_path)
+    found = written(model, feeds())
+    path = tmp_path / "found.onnx"
+    onnx.save(found, str(path))
+    feed = feeds()[0]
+    (expected,) = run(found, feed)
+    engine = DeepSparseEngine(path, DeepSparseEngine.Settings(threads=2, streams=1))
+    runner = engine.compile(Signature({key: value.shape for key, value in feed.items()}, {"y": expected.shape}))
+    (answer,) = runner(feed)
+    assert distance(answer, expected) < 0.01
