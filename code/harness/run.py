@@ -49,6 +49,8 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     ready = prepare(settings, heartbeat.beat)
     benchmark, dataset, qsl, engine, sut = ready.benchmark, ready.dataset, ready.qsl, ready.engine, ready.sut
     scenario = ready.scenario
+    if remark := engine.remark():
+        console.warn(remark)
 
     seconds = MIN_DURATION_MS / 1000 if settings.official else settings.duration or DEVELOPMENT_SECONDS
     measured = None

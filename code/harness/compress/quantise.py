@@ -16,9 +16,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from harness.compress.network import Feed, Layer, Network, session
 from harness.compress.rounding import Rounded
 
-_CARRIERS = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Transpose")
-"""Operators that do the same to 8-bit values as to floating-point ones, with the same scale."""
-_BYTE_POOLS = 12  # the operator set from which on MaxPool takes 8-bit values
+_CARRIERS = ("Reshape", "Flatten", "Squeeze", "Transpose")
+"""Operators that do the same to 8-bit values as to floating-point ones, with the same scale. MaxPool is none of them:
+with 8 bits in it, DeepSparse 1.8 runs nothing of the graph itself."""
 _MIDDLE = 128
 _LEAST_EMBEDDINGS = 1024  # rows from which on a table is worth rounding
 
@@ -232,8 +232,7 @@ class _Writer:
             self._write("Add", [scaled, self._value(bias)], layer.output, f"{named}.bias")
 
     def _carries(self, node: NodeProto) -> bool:
-        old = node.op_type == "MaxPool" and self._network.model.opset_import[0].version < _BYTE_POOLS
-        return node.op_type in _CARRIERS and len(node.output) == 1 and not old
+        return node.op_type in _CARRIERS and len(node.output) == 1
 
     def _carry(self, node: NodeProto) -> None:
         name = node.output[0]

@@ -94,6 +94,10 @@ class Engine(ABC):
         """Name, version and the settings in force, for the record of a run."""
         return {"name": self.name, **self.in_force(self.settings)}
 
+    def remark(self) -> str:
+        """What the user should hear of what was compiled, "" for nothing."""
+        return ""
+
     def close(self) -> None:  # noqa: B027  most engines free everything with their last reference
         """Free what the engine holds outside Python."""
 

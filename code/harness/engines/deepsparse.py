@@ -23,6 +23,7 @@ from harness.errors import MissingDependencyError
 from harness.graph import read_graph
 from harness.machine import core_count
 
+_LEAST_FRACTION = 0.9
 _MOST_INSTANCES = 8  # that tuning tries: memory and compiling grow with them
 
 
@@ -159,6 +160,16 @@ class DeepSparseEngine(Engine):
             "version": self._deepsparse.__version__,
             "fraction_of_supported_ops": min(self.fractions, default=None),
         }
+
+    def remark(self) -> str:
+        """That much of the graph is left to the ONNX Runtime in DeepSparse, which it does without an error."""
+        fraction = min(self.fractions, default=1.0)
+        if fraction >= _LEAST_FRACTION:
+            return ""
+        return (
+            f"DeepSparse runs only {fraction:.0%} of this graph's operators itself, and leaves the others to a slow "
+            "ONNX Runtime of its own: NM_LOGGING_LEVEL=diagnose says which; try --engine onnxruntime."
+        )
 
 
 def missing_reason(error: ImportError) -> str:
