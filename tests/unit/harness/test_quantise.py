@@ -174,24 +174,21 @@ def test_products_become_the_operators_that_deepsparse_runs_fast(tmp_path):
 
 
 def test_convolutions_hand_on_bytes(tmp_path):
-    """Flatten and other convolutions read the bytes, pools do not; Relu and Clip are done by the limits of the bytes."""
+    """Flatten and other convolutions read the bytes, pools do not; Relu and Clip are in the limits of the bytes."""
     found = written(folded(convnet(), tmp_path), images())
-    assert (
-        operators(found)
-        == {
-            "QuantizeLinear": 4,  # the image, what the pool gives, what the residual connection gives, what the classifier reads
-            "QLinearConv": 5,
-            "MaxPool": 1,
-            "DequantizeLinear": 4,  # what the pool reads, both sides of the residual connection, what is averaged
-            "Add": 2,
-            "Relu": 1,
-            "GlobalAveragePool": 1,
-            "Flatten": 1,
-            "MatMulInteger": 1,
-            "Cast": 1,
-            "Mul": 1,
-        }
-    )
+    assert operators(found) == {
+        "QuantizeLinear": 4,  # the image, the pool, the residual connection, what the classifier reads
+        "QLinearConv": 5,
+        "MaxPool": 1,
+        "DequantizeLinear": 4,  # what the pool reads, both sides of the residual connection, what is averaged
+        "Add": 2,
+        "Relu": 1,
+        "GlobalAveragePool": 1,
+        "Flatten": 1,
+        "MatMulInteger": 1,
+        "Cast": 1,
+        "Mul": 1,
+    }
     pool = next(item for item in found.graph.node if item.op_type == "MaxPool")
     assert list(pool.input) == ["r0.f"]
     tensors = constants(found)
