@@ -223,11 +223,15 @@ class _Compression:
         return prune.second_order(weight, statistics, sparsity, self._settings.block)
 
     def _round(self, layer: Layer, weight: np.ndarray, statistics: Statistics) -> Rounded | np.ndarray:
-        way = rounding.second_order if self._second_order else rounding.nearest
-        rounded = way(weight, statistics)
+        def integers(per_output: bool) -> Rounded:
+            if self._second_order:
+                return rounding.second_order(weight, statistics, per_output=per_output)
+            return rounding.nearest(weight, per_output=per_output)
+
+        rounded = integers(per_output=False)
         if layer.node.op_type == "Conv" or self._harm(statistics, rounded, weight) <= self._settings.tolerance:
             return rounded
-        rounded = way(weight, statistics, per_output=True)
+        rounded = integers(per_output=True)
         return rounded if self._harm(statistics, rounded, weight) <= self._settings.tolerance else weight
 
     @staticmethod

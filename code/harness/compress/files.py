@@ -13,11 +13,12 @@ from rich.table import Table
 from harness import __version__, catalog, console
 from harness.compress.calibration import Calibration, calibration
 from harness.compress.compress import CompressSettings, Report, compress
-from harness.compress.network import read_network
+from harness.compress.network import Network, read_network
 from harness.errors import ConfigError
 from harness.files import write_bytes, write_text
 from harness.models.build import TOOL, check_replaceable
 
+_INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QuantizeLinear"}
 REPORT = ".compression.json"
 """What the report's name has in place of the model's ".onnx"."""
 
@@ -50,8 +51,10 @@ def compress_file(name: str, output: Path, settings: CompressSettings, dataset: 
     check_replaceable(output)
     if not settings.sparsity and settings.precision == "fp32":
         raise ConfigError("there is nothing to do: give --sparsity, --precision int8, or both.")
-    data = calibration(model, model.path, dataset, samples)
     network = read_network(model.path)
+    if not Network(network).layers or any(node.op_type in _INTEGER for node in network.graph.node):
+        raise ConfigError(f"{model.path} has no layers in FP32, or is quantised already: give the dense FP32 model.")
+    data = calibration(model, model.path, dataset, samples)
     return compress_model(network, facts_of(model), output, settings, data, model.path.stat().st_size)
 
 
