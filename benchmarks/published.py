@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +21,12 @@ from rich.table import Table
 
 from benchmarks.common import Ready, apart
 from benchmarks.offline import loadgen_test, raw_engine, reference_way
-from harness import catalog, console
-from harness.errors import did_you_mean
+from harness import __version__, catalog, console
+from harness.catalog import Recipe
+from harness.errors import HarnessError, did_you_mean
+from harness.graph import read_graph
 from harness.machine import core_count, cpu_model
-from harness.models.build import build
+from harness.models.build import TOOL, build
 from harness.registry import default_engine
 from harness.scheduling.batching import Shape
 
@@ -55,8 +58,11 @@ def model_file(name: str) -> tuple[Path, str]:
     """Where a model is, fetched or built, and what of it is random."""
     if catalog.model_file(name).is_file() and catalog.fetch_record(name):
         return catalog.find_model(name).path, "nothing: fetched"
-    path = catalog.model_file(f"{name}-random")
-    if not path.is_file():
+    path, entry = catalog.model_file(f"{name}-random"), catalog.models()[name][1]
+    made = read_graph(path).metadata if path.is_file() else {}
+    recipe = entry.recipe or Recipe(precision=entry.precision)
+    same = float(made.get("sparsity", 0)) == recipe.sparsity and made.get("precision") == recipe.precision
+    if not same or made.get("tool") != f"{TOOL} {__version__}":
         console.note(f"building {name} with random weights ...")
         path = build(name, "random", None, 0)
     pruned = "sparsity" in catalog.find_model(str(path)).metadata
@@ -78,6 +84,15 @@ def reference_rate(path: str, dataset: str | None, seconds: float) -> float:
 
 
 def main() -> None:
+    """Measure; what a user did wrong becomes one line and an exit code."""
+    try:
+        _measure()
+    except HarnessError as error:
+        console.error(str(error))
+        sys.exit(error.exit_code)
+
+
+def _measure() -> None:
     """Build what is missing, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(PUBLISHED), help="default: all six")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import itertools
 import json
 import subprocess
@@ -24,10 +25,11 @@ from typing import Any
 
 from rich.table import Table
 
-from harness import catalog, console
+from harness import __version__, catalog, console
 from harness.compress.compress import CompressSettings
 from harness.compress.files import compress_file
-from harness.errors import HarnessError
+from harness.config import validated
+from harness.errors import HarnessError, RunFailed
 from harness.machine import core_count, cpu_model
 from harness.models.build import SAMPLES
 from harness.registry import default_engine
@@ -76,15 +78,13 @@ def variant_file(model: catalog.Model, variant: Variant, calibration: str | None
     """The model's file, compressed if it is not there yet."""
     if variant.dense:
         return model.path
-    settings = CompressSettings(
-        sparsity=variant.sparsity,
-        precision=variant.precision,
-        method=variant.method,
-        block=variant.block,
-        keep=_KEEP.get(model.official_name, ()),
-    )
-    what = f"{variant.sparsity:g}-{variant.precision}-{variant.method}-{variant.block}"
-    path = catalog.ROOT / "build" / "recovery" / f"{model.name}-{(model.sha256 or '')[:8]}-{what}.onnx"
+    values = {"sparsity": variant.sparsity, "precision": variant.precision, "method": variant.method}
+    values |= {"block": variant.block, "keep": _KEEP.get(model.official_name, ())}
+    settings = validated(CompressSettings, values)
+    made_with = [__version__, model.sha256, settings.model_dump_json(), calibration, str(SAMPLES)]
+    key = hashlib.sha256(repr(made_with).encode()).hexdigest()[:12]
+    what = f"{variant.sparsity:g}-{variant.precision}-{variant.method}-{key}"
+    path = catalog.ROOT / "build" / "recovery" / f"{model.name}-{what}.onnx"
     if not path.is_file():
         console.note(f"compressing {model.name}: {variant}, {variant.precision} ...")
         compress_file(str(model.path), path, settings, calibration, SAMPLES)
@@ -100,11 +100,20 @@ def run(path: Path, engine: str, mode: str, dataset: str, seconds: float) -> dic
         done = subprocess.run(command, capture_output=True, text=True)
         found = next(Path(folder).glob("*/run.json"), None)
         if found is None:
-            sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
+            raise RunFailed(f"{' '.join(command)} failed: {done.stderr.strip()}")
         return json.loads(found.read_text("utf-8"))
 
 
 def main() -> None:
+    """Measure; what a user did wrong becomes one line and an exit code."""
+    try:
+        _measure()
+    except HarnessError as error:
+        console.error(str(error))
+        sys.exit(error.exit_code)
+
+
+def _measure() -> None:
     """Compress what is missing, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a dense FP32 model: its name or path")
@@ -122,15 +131,16 @@ def main() -> None:
         work = [(str(_SHARED / model), str(_SHARED / data)) for model, data in _DEFAULTS if (_SHARED / model).is_file()]
     if not work:
         parser.error("give --model and --dataset: a dense FP32 model, and what it is scored on")
-    chosen = list(variants([float(s) for s in args.sparsities.split(",")], args.precisions.split(","), args.block))
+    try:
+        sparsities = [float(s) for s in args.sparsities.split(",")]
+    except ValueError:
+        parser.error(f"--sparsities {args.sparsities}: give numbers below 1, such as 0,0.5,0.8")
+    chosen = list(variants(sparsities, args.precisions.split(","), args.block))
     engines = ["deepsparse", "onnxruntime"] if default_engine() == "deepsparse" else ["onnxruntime"]
     console.out.print(f"{cpu_model()}, {core_count()} cores")
     for name, dataset in work:
-        try:
-            model = catalog.find_model(name)
-            files = [variant_file(model, variant, args.calibration) for variant in chosen]
-        except HarnessError as error:
-            sys.exit(f"error: {error}")
+        model = catalog.find_model(name)
+        files = [variant_file(model, variant, args.calibration) for variant in chosen]
         table = Table("variant", "precision", "engine", "score", "recovery", "file, gzip", "samples/s", "÷ dense FP32",
                       title=f"{model.name} on {dataset}", box=None, pad_edge=False)  # fmt: skip
         dense: dict[str, tuple[float, float]] = {}
@@ -141,16 +151,17 @@ def main() -> None:
                 console.note(f"measuring {model.name}: {variant}, {variant.precision}, on {engine} ...")
                 scores = run(path, engine, "accuracy", dataset, args.seconds)["result"]["accuracy"]
                 metric, score = next(iter(scores.items()))
-                rate = run(path, engine, "performance", dataset, args.seconds)["result"]["metric"]["value"]
+                speed = run(path, engine, "performance", dataset, args.seconds)
+                rate = speed["result"]["metric"]["value"]
                 dense.setdefault(engine, (score, rate))
                 table.add_row(
                     str(variant),
                     variant.precision,
                     engine,
                     f"{metric} {score:.2f}",
-                    f"{100 * score / dense[engine][0]:.1f} %",
+                    f"{100 * score / dense[engine][0]:.1f} %" if dense[engine][0] else "-",
                     sizes,
-                    f"{rate:.1f}",
+                    f"{rate:.1f}{'' if speed['valid'] else ' INVALID'}",
                     f"{rate / dense[engine][1]:.2f}",
                 )
         console.print_table(table)

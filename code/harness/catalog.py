@@ -324,8 +324,18 @@ def _unknown_model(path: Path, digest: str) -> Model:
         input_data_types=", ".join(sorted({str(tensor.dtype) for tensor in graph.inputs})),
         settings={key: graph.metadata[key] for key in benchmark.Settings.model_fields if key in graph.metadata},
         caveat=source if source.startswith("random") else "",
+        remark=_made_here(graph.metadata),
         metadata=graph.metadata,
     )
+
+
+def _made_here(metadata: dict[str, str]) -> str:
+    """What a file that was built or compressed here is not."""
+    if metadata.get("weights", "").startswith("random"):
+        return ""
+    if "compression" in metadata:
+        return f"compressed here ({metadata['compression']}), not a published model"
+    return f"built here from {metadata['weights']}, not the published file" if "model" in metadata else ""
 
 
 def find_dataset(benchmark: str, name: str | None) -> Dataset:

@@ -328,11 +328,15 @@ def models_compress(
     dataset: _Calibration = None,
     samples: Annotated[int, typer.Option(help="Samples to calibrate with.")] = 256,
     keep: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Layers to leave alone, such as 'layers.0/*'.")
+        list[str] | None, typer.Option(metavar="PATTERN", help="Layers to leave alone, such as '*.layer.0.*'.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="Relative output error from which on a layer is not rounded to 8 bits.")
+        float, typer.Option(help="Relative output error from which on a matrix product stays in FP32.")
     ] = 0.05,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Benchmark option that the file does not tell itself."),
+    ] = None,
 ) -> None:
     """Prune and quantise a model in one shot, from calibration data, without training.
 
@@ -344,7 +348,7 @@ def models_compress(
 
     values = {"sparsity": sparsity, "block": block, "precision": precision, "method": method}
     settings = validated(CompressSettings, {**values, "keep": tuple(keep or ()), "tolerance": tolerance})
-    made = compress_file(model, output, settings, dataset, samples)
+    made = compress_file(model, output, settings, dataset, samples, _options(option or []))
     console.print_table(table(made.report))
     sizes = [f"{size / 2**20:.1f} MiB" for size in (made.dense_bytes, made.bytes, made.zipped_bytes)]
     console.out.print(f"{made.path}: {sizes[0]} before, {sizes[1]} now, {sizes[2]} after gzip")

@@ -12,6 +12,7 @@ import numpy as np
 from harness import catalog, console
 from harness.benchmark import Benchmark
 from harness.compress.network import Feed
+from harness.config import validated
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
 from harness.errors import ConfigError
 from harness.graph import read_graph
@@ -56,8 +57,12 @@ def calibration(model: catalog.Model, path: Path, dataset: str | None, samples: 
     if samples < 1:
         raise ConfigError(f"--samples {samples}: calibration needs at least one sample.")
     kind = resolve("benchmark", BENCHMARKS, model.benchmark)
-    benchmark: Benchmark = kind(kind.Settings(**model.settings), catalog.CACHE_DIR)
+    benchmark: Benchmark = kind(validated(kind.Settings, model.settings), catalog.CACHE_DIR)
     found = catalog.find_dataset(model.benchmark, dataset or _shipped(model.benchmark))
+    if found.official:
+        console.warn(
+            f"{found.name} is what official runs are scored on: the rules allow only MLPerf's calibration list of it."
+        )
     with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
         qsl = benchmark.open(found, None, progress=lambda done, total: bar.update(done=done, total=total))
     count = min(samples, qsl.count, qsl.performance_count)

@@ -16,6 +16,7 @@ from harness.compress.network import Feed, Layer, Network, Walk, groups
 from harness.compress.prune import Statistics
 from harness.compress.quantise import Range, activations, observe, quantise
 from harness.compress.rounding import Rounded
+from harness.errors import ConfigError
 
 _PLACES = 2048
 """Of a convolution and a batch at most, spread evenly: neighbours say nearly the same."""
@@ -39,7 +40,9 @@ class CompressSettings(BaseModel):
     precision: Literal["fp32", "int8"] = Field("fp32", description="of weights and activations of linear layers")
     method: Literal["second-order", "magnitude"] = Field("second-order", description="how weights are chosen")
     keep: tuple[str, ...] = Field((), description="patterns of layers that stay as they are")
-    tolerance: float = Field(_TOLERANCE, gt=0, description="relative output error by which 8 bits may change a layer")
+    tolerance: float = Field(
+        _TOLERANCE, gt=0, description="relative output error by which 8 bits may change a matrix product"
+    )
 
 
 @dataclass
@@ -67,6 +70,13 @@ class Report:
     """What became of a model: its linear layers in the order of the graph."""
 
     layers: list[LayerReport] = field(default_factory=list)
+    pruned: int = 0
+    """Layers that were pruned."""
+
+    @property
+    def rounded(self) -> int:
+        """Layers in integers."""
+        return sum(layer.precision != "fp32" for layer in self.layers)
 
     @property
     def sparsity(self) -> float:
@@ -94,6 +104,10 @@ class _Compression:
         pruned = [layer for layer in self._network.inner() if not self._kept(layer)] if settings.sparsity else []
         wide = [layer for layer in pruned if self._network.matrix(layer).shape[1] >= settings.block]
         self._sparsity = {layer.output: settings.sparsity for layer in wide}
+        for pattern in settings.keep:
+            if not any(fnmatchcase(layer.name, pattern) for layer in self._network.layers):
+                names = ", ".join(layer.name for layer in self._network.layers[:4])
+                raise ConfigError(f"--keep {pattern} fits no layer: their names are {names}, ...")
         self._rounded: dict[str, Rounded] = {}
         self._ranges: dict[str, Range] = {}
         self._errors: dict[str, float] = {}
@@ -268,7 +282,7 @@ class _Compression:
         self._network.replace(layer, weight)
 
     def _report(self) -> Report:
-        report = Report()
+        report = Report(pruned=len(self._sparsity))
         for layer in self._network.layers:
             weight, rounded = self._network.matrix(layer), self._rounded.get(layer.output)
             precision = "fp32" if rounded is None else "int8 per output" if rounded.per_output else "int8"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from harness.compress.compress import CompressSettings, Report, compress
 from harness.compress.network import Network, read_network
 from harness.errors import ConfigError
 from harness.files import write_bytes, write_text
-from harness.models.build import TOOL, check_replaceable
+from harness.models.build import TOOL, check_name, check_replaceable
 
 _INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QuantizeLinear"}
 REPORT = ".compression.json"
@@ -35,8 +36,17 @@ class Compressed:
     """After gzip: zeros take next to nothing then."""
 
 
-def compress_file(name: str, output: Path, settings: CompressSettings, dataset: str | None, samples: int) -> Compressed:
+def compress_file(
+    name: str,
+    output: Path,
+    settings: CompressSettings,
+    dataset: str | None,
+    samples: int,
+    options: Mapping[str, str] | None = None,
+) -> Compressed:
     """Compress a model, named or by its path, into ``output``; the report is written beside it.
+
+    ``options`` are settings of the benchmark that the file does not tell itself: they become part of its metadata.
 
     Raises:
         ConfigError: there is no such model, it is compressed already, the data does not fit, or ``output`` is a file
@@ -45,8 +55,11 @@ def compress_file(name: str, output: Path, settings: CompressSettings, dataset: 
     if output.suffix != ".onnx":
         raise ConfigError(f"{output} is no name for a model: let it end in .onnx.")
     model = catalog.find_model(name)
+    if options:
+        model = model.model_copy(update={"settings": {**model.settings, **options}})
     output = output.absolute()
-    if output == model.path:
+    check_name(output)
+    if output.resolve() == model.path.resolve():
         raise ConfigError(f"{output} is the model itself: give the compressed one another name.")
     check_replaceable(output)
     if not settings.sparsity and settings.precision == "fp32":
@@ -80,6 +93,10 @@ def compress_model(
     """Compress a folded graph and write it with its metadata and its report."""
     with console.Progress("compressing", unit="layers") as bar:
         model, report = compress(network, data.feeds, settings, lambda done, total: bar.update(done=done, total=total))
+    if settings.sparsity and not report.pruned:
+        raise ConfigError("no layer could be pruned: --keep or --block leaves none.")
+    if settings.precision == "int8" and not report.rounded:
+        raise ConfigError("no layer could be rounded to 8 bits: --keep or --tolerance leaves none.")
     done = {
         "precision": settings.precision,
         "calibration": data.description,
@@ -87,7 +104,7 @@ def compress_model(
         "tool": f"{TOOL} {__version__}",
     }
     if settings.sparsity:
-        done |= {"sparsity": f"{settings.sparsity:g}", "block": str(settings.block)}
+        done |= {"sparsity": f"{settings.sparsity:g}", "block": str(settings.block), "zeros": f"{report.sparsity:.4f}"}
     helper.set_model_props(model, {**facts, **done})
     content = model.SerializeToString(deterministic=True)
     zipped = len(gzip.compress(content, compresslevel=6, mtime=0))

@@ -15,6 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from harness.errors import ConfigError
 from harness.machine import core_count
 
+_LEAST_OPSET = 10
 Feed = Mapping[str, np.ndarray]
 """The tensors of one batch by the names of the graph's inputs."""
 
@@ -48,6 +49,10 @@ def read_network(path: Path) -> ModelProto:
         )
     # DeepSparse refuses newer operator sets, even ones that no node uses.
     versions = [opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
+    if versions[0] < _LEAST_OPSET:
+        raise ConfigError(
+            f"{path} has operator set {versions[0]}: export it with {_LEAST_OPSET} or later, which has 8-bit operators."
+        )
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", versions[0]))
     model.ir_version = min(model.ir_version, 8)

@@ -56,17 +56,24 @@ def build(
     random = weights == "random"
     if random and seed < 0:
         raise ConfigError(f"--seed {seed}: give a number from 0 on.")
-    path = (output or catalog.model_file(f"{name}-{'random' if random else 'built'}")).absolute()
+    entry = buildable[name]
+    compressed = entry.recipe is not None and not dense
+    if not compressed and (dataset is not None or samples is not None):
+        raise ConfigError(f"{name} is not compressed here: leave out --calibration and --samples.")
+    if compressed:
+        catalog.find_dataset(known[name][0], dataset)
+    kind = f"{'dense-' if entry.recipe and dense else ''}{'random' if random else 'built'}"
+    path = (output or catalog.model_file(f"{name}-{kind}")).absolute()
+    check_name(path)
     if path.suffix != ".onnx":
         raise ConfigError(f"{path} is no name for a model: let it end in .onnx.")
     _check_kind(path, None if random else name)
     source = RandomWeights(seed) if random else _checkpoint(weights)
-    entry = buildable[name]
     content = _graph(name, entry, source).SerializeToString(deterministic=True)
-    if entry.recipe is None or dense:
-        write_bytes(path, content)
-    else:
+    if compressed:
         _compress(entry.recipe, content, path, random, dataset, samples)
+    else:
+        write_bytes(path, content)
     return path
 
 
@@ -78,11 +85,16 @@ def _compress(
 
     method = "magnitude" if random else "second-order"
     settings = CompressSettings(**recipe.model_dump(), method=method)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as room:
-        file = Path(room) / "dense.onnx"
-        file.write_bytes(dense)
-        compress_file(str(file), path, settings, dataset, samples or (_RANDOM_SAMPLES if random else SAMPLES))
+    if samples is None:
+        samples = _RANDOM_SAMPLES if random else SAMPLES
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as room:
+            file = Path(room) / "dense.onnx"
+            file.write_bytes(dense)
+            compress_file(str(file), path, settings, dataset, samples)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place.") from error
 
 
 def _checkpoint(weights: str) -> Checkpoint:
@@ -105,6 +117,16 @@ def _graph(name: str, entry: catalog.ModelEntry, weights: Weights) -> ModelProto
     facts = {**entry.settings, "model": name, "precision": precision, "tool": f"{TOOL} {__version__}"}
     helper.set_model_props(model, {**{key: str(value) for key, value in facts.items()}, **built})
     return model
+
+
+def check_name(path: Path) -> None:
+    """Make sure that nothing which is made here is called as a published model is.
+
+    Raises:
+        ConfigError: it would be.
+    """
+    if path.stem in catalog.models():
+        raise ConfigError(f"{path.stem} is the name of a published model, which this is not: name the file otherwise.")
 
 
 def check_replaceable(path: Path) -> None:

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from harness.compress.compress import CompressSettings, compress
 from harness.compress.network import Network
+from harness.errors import ConfigError
 
 CASES = {"mlp": (mlp, mlp_feeds), "convnet": (convnet, images), "embedder": (embedder, texts)}
 
@@ -156,11 +157,17 @@ def test_layers_narrower_than_a_block_are_no_part_of_the_sparsity():
         assert np.isfinite(run(found, {"x": normal(6, 5, 8, scale=1.0)})[0]).all()
 
 
+def test_a_pattern_that_fits_no_layer_is_refused(case):
+    model, feeds = case
+    with pytest.raises(ConfigError, match=r"--keep nothing\* fits no layer: their names are "):
+        done(model, feeds, sparsity=0.6, keep=("nothing*",))
+
+
 def test_layers_to_keep_stay_as_they_are(case):
     model, feeds = case
     names = [layer.output for layer in Network(model).layers]
     pattern = {"y": "v[13]", "m3": "m[12]", "mh": "m[kf]"}[names[-1]]
-    found, report = done(model, feeds, sparsity=0.6, precision="int8", keep=(pattern, "nothing*"))
+    found, report = done(model, feeds, sparsity=0.6, precision="int8", keep=(pattern,))
     layers = by_name(report)
     kept = [name for name in names if name[-1] in pattern[2:-1] and name[0] == pattern[0]]
     assert len(kept) == 2

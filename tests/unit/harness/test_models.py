@@ -73,6 +73,14 @@ def test_a_built_model_brings_its_settings_and_the_caveat_of_all_its_results(tmp
         make_settings(**given, official=True)
 
 
+def test_a_model_that_was_compressed_here_says_so_in_every_result(tmp_path):
+    metadata = {"weights": "mine", "model": "tiny-fp32", "compression": "second-order, one shot"}
+    model = classifier(RandomWeights(0), metadata)
+    (tmp_path / "small.onnx").write_bytes(model.SerializeToString())
+    found = catalog.find_model(str(tmp_path / "small.onnx"))
+    assert found.remark == "compressed here (second-order, one shot), not a published model"
+
+
 def test_a_setting_cannot_hide_that_the_weights_are_random(monkeypatch):
     benchmark, entry = catalog.models()["tiny-fp32"]
     trained = entry.model_copy(update={"settings": {"weights": "trained"}})
@@ -97,6 +105,7 @@ def test_every_builder_of_the_manifests_is_there(monkeypatch):
         ("tiny-fp32", "trained", None, 0, "--weights trained: give random, or the path of a checkpoint"),
         ("tiny-fp32", "nowhere/model.safetensors", None, 0, "there is no checkpoint nowhere/model.safetensors: give a"),
         ("tiny-fp32", "random", None, -1, "--seed -1: give a number from 0 on"),
+        ("tiny-fp32", "random", "other-fp32.onnx", 0, "other-fp32 is the name of a published model, which this is not"),
         ("tiny-fp32", "random", "folder", 0, "folder is no name for a model: let it end in .onnx"),
     ],
 )
@@ -172,7 +181,9 @@ def test_a_compressed_model_says_fp32_until_it_is_compressed(monkeypatch):
     recipe = catalog.Recipe(sparsity=0.5, block=4, precision="int8")
     entry = entry.model_copy(update={"precision": "int8", "recipe": recipe})
     monkeypatch.setattr(catalog, "models", lambda: {"tiny-int8": (benchmark, entry)})
-    assert read_graph(build("tiny-int8", "random", None, 0)).metadata["precision"] == "fp32"
+    path = build("tiny-int8", "random", None, 0, dense=True)
+    assert path.name == "tiny-int8-dense-random.onnx"
+    assert read_graph(path).metadata["precision"] == "fp32"
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path, monkeypatch):
