@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from harness import console
 from harness.config import make_settings
+from harness.errors import HarnessError
 from harness.prepare import Prepared, prepare
 
 
@@ -26,6 +30,15 @@ class Ready(Prepared):
             dataset=dataset,
         )
         return cls(**vars(prepare(settings)))
+
+
+def command(measure: Callable[[], None]) -> None:
+    """Run a benchmark's command line; what a user did wrong becomes one line and an exit code."""
+    try:
+        measure()
+    except HarnessError as error:
+        console.error(str(error))
+        sys.exit(error.exit_code)
 
 
 def apart(work, *args, **options):

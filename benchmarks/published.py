@@ -13,17 +13,16 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 
-from benchmarks.common import Ready, apart
+from benchmarks.common import Ready, apart, command
 from benchmarks.offline import loadgen_test, raw_engine, reference_way
 from harness import __version__, catalog, console
 from harness.catalog import Recipe
-from harness.errors import HarnessError, did_you_mean
+from harness.errors import did_you_mean
 from harness.graph import read_graph
 from harness.machine import core_count, cpu_model
 from harness.models.build import TOOL, build
@@ -84,15 +83,6 @@ def reference_rate(path: str, dataset: str | None, seconds: float) -> float:
 
 
 def main() -> None:
-    """Measure; what a user did wrong becomes one line and an exit code."""
-    try:
-        _measure()
-    except HarnessError as error:
-        console.error(str(error))
-        sys.exit(error.exit_code)
-
-
-def _measure() -> None:
     """Build what is missing, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(PUBLISHED), help="default: all six")
@@ -147,4 +137,4 @@ def _measure() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

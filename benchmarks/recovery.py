@@ -25,11 +25,12 @@ from typing import Any
 
 from rich.table import Table
 
+from benchmarks.common import command
 from harness import __version__, catalog, console
 from harness.compress.compress import CompressSettings
 from harness.compress.files import compress_file
 from harness.config import validated
-from harness.errors import HarnessError, RunFailed
+from harness.errors import RunFailed
 from harness.machine import core_count, cpu_model
 from harness.models.build import SAMPLES
 from harness.registry import default_engine
@@ -94,26 +95,28 @@ def variant_file(model: catalog.Model, variant: Variant, calibration: str | None
 def run(path: Path, engine: str, mode: str, dataset: str, seconds: float) -> dict[str, Any]:
     """run.json of one run of the command line."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "harness.cli", "run", "--model", str(path), "--engine", engine, "--mode", mode]
-        command += ["--dataset", dataset, "--runs-dir", folder, "--no-tuned"]
-        command += ["--duration", str(seconds)] if mode == "performance" else []
-        done = subprocess.run(command, capture_output=True, text=True)
+        arguments = [
+            sys.executable,
+            "-m",
+            "harness.cli",
+            "run",
+            "--model",
+            str(path),
+            "--engine",
+            engine,
+            "--mode",
+            mode,
+        ]
+        arguments += ["--dataset", dataset, "--runs-dir", folder, "--no-tuned"]
+        arguments += ["--duration", str(seconds)] if mode == "performance" else []
+        done = subprocess.run(arguments, capture_output=True, text=True)
         found = next(Path(folder).glob("*/run.json"), None)
         if found is None:
-            raise RunFailed(f"{' '.join(command)} failed: {done.stderr.strip()}")
+            raise RunFailed(f"{' '.join(arguments)} failed: {done.stderr.strip()}")
         return json.loads(found.read_text("utf-8"))
 
 
 def main() -> None:
-    """Measure; what a user did wrong becomes one line and an exit code."""
-    try:
-        _measure()
-    except HarnessError as error:
-        console.error(str(error))
-        sys.exit(error.exit_code)
-
-
-def _measure() -> None:
     """Compress what is missing, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a dense FP32 model: its name or path")
@@ -168,4 +171,4 @@ def _measure() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)
