@@ -1,0 +1,128 @@
+"""Where everything of a submission lies: in this repository, and in a package of each round.
+
+Three trees hold the same things. The repository is the classic layout without <division>/<submitter>; there each test's
+folder also holds run.json and user.conf, the record that measurements are made from. A package of v3.0 to v5.1 is
+<division>/<submitter>/ with the classic layout below it; from v6.0 on everything of a scenario is in one folder of
+results/.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+RUN, CONF = "run.json", "user.conf"
+"""The record of a test, and the user.conf that LoadGen read; beside the logs in the repository."""
+VERIFY_ACCURACY, VERIFY_PERFORMANCE = "verify_accuracy.txt", "verify_performance.txt"
+
+
+@dataclass(frozen=True, order=True)
+class Scene:
+    """A scenario of a benchmark on a system: what a result is about."""
+
+    system: str
+    benchmark: str
+    """The official name: bert-99, bert-99.9, resnet50; in the open division any."""
+    scenario: str
+
+
+@dataclass(frozen=True)
+class Layout(ABC):
+    """The places below ``root``: the repository, or <division>/<submitter> of a package."""
+
+    root: Path
+
+    code = "code"
+    """The folder of the code."""
+
+    def system_file(self, system: str) -> Path:
+        """The system description."""
+        return self.root / "systems" / f"{system}.json"
+
+    def results(self, scene: Scene) -> Path:
+        """The folder of a scenario's results."""
+        return self.root / "results" / scene.system / scene.benchmark / scene.scenario
+
+    def performance(self, scene: Scene) -> Path:
+        """The folder of the performance run's logs."""
+        return self.results(scene) / "performance" / "run_1"
+
+    def accuracy(self, scene: Scene) -> Path:
+        """The folder of the accuracy run's logs and of accuracy.txt."""
+        return self.results(scene) / "accuracy"
+
+    @abstractmethod
+    def compliance(self, scene: Scene, test: str) -> Path:
+        """The folder of TEST01 or TEST04: performance/run_1, for TEST01 accuracy, and the verdicts."""
+
+    @abstractmethod
+    def measurements(self, scene: Scene) -> Path:
+        """The folder of the measurements file, user.conf and README.md."""
+
+    @abstractmethod
+    def measurements_file(self, scene: Scene, implementation: str) -> Path:
+        """The measurements file."""
+
+    @property
+    @abstractmethod
+    def calibration(self) -> Path:
+        """Where the calibration of quantised models is described."""
+
+    def scenes(self) -> list[Scene]:
+        """What there are results of, in order; every folder counts, whatever its name."""
+        return sorted(
+            Scene(*path.relative_to(self.root / "results").parts)
+            for path in (self.root / "results").glob("*/*/*")
+            if path.is_dir()
+        )
+
+
+@dataclass(frozen=True)
+class Classic(Layout):
+    """Up to v5.1, and the repository."""
+
+    def compliance(self, scene: Scene, test: str) -> Path:
+        """compliance/<system>/<benchmark>/<Scenario>/<test>."""
+        return self.root / "compliance" / scene.system / scene.benchmark / scene.scenario / test
+
+    def measurements(self, scene: Scene) -> Path:
+        """measurements/<system>/<benchmark>/<Scenario>."""
+        return self.root / "measurements" / scene.system / scene.benchmark / scene.scenario
+
+    def measurements_file(self, scene: Scene, implementation: str) -> Path:
+        """<system>_<implementation>_<Scenario>.json."""
+        return self.measurements(scene) / f"{scene.system}_{implementation}_{scene.scenario}.json"
+
+    @property
+    def calibration(self) -> Path:
+        """calibration.md."""
+        return self.root / "calibration.md"
+
+
+@dataclass(frozen=True)
+class V6(Layout):
+    """From v6.0 on."""
+
+    code = "src"
+
+    def compliance(self, scene: Scene, test: str) -> Path:
+        """results/<system>/<benchmark>/<Scenario>/<test>."""
+        return self.results(scene) / test
+
+    def measurements(self, scene: Scene) -> Path:
+        """The folder of the results."""
+        return self.results(scene)
+
+    def measurements_file(self, scene: Scene, implementation: str) -> Path:
+        """measurements.json."""
+        return self.results(scene) / "measurements.json"
+
+    @property
+    def calibration(self) -> Path:
+        """documentation/calibration.md."""
+        return self.root / "documentation" / "calibration.md"
+
+
+LAYOUTS: dict[str, type[Layout]] = {"classic": Classic, "v6": V6}
+"""By `Round.layout`."""
