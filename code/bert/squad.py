@@ -10,10 +10,12 @@ import json
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from harness.errors import ConfigError
 from harness.files import read_input
@@ -86,6 +88,39 @@ def parse_squad(raw: bytes, path: str | Path) -> Squad:
     if not questions:
         raise _bad(path, "it holds no question")
     return Squad(tuple(contexts), tuple(questions))
+
+
+def repeated(path: str | Path, features: Sequence[int] | np.ndarray, total: int) -> bytes:
+    """A data set of the questions of ``path`` over and over, each time under new ids, that gives ``total`` features.
+
+    ``features`` says how many each question gives, in the file's order. No number that is made with it is a
+    measurement of SQuAD.
+
+    Raises:
+        ConfigError: no number of whole questions gives that total, which takes a question of one feature.
+    """
+    data = json.loads(read_input(path, "data set"))["data"]
+    articles, left, copy = [], total, 0
+    while left:
+        before = left
+        counts = iter(features)
+        for article in data:
+            paragraphs = []
+            for paragraph in article["paragraphs"]:
+                chosen = []
+                for qa in paragraph["qas"]:
+                    count = int(next(counts))
+                    if count <= left:
+                        left -= count
+                        chosen.append({**qa, "id": f"stand-in-{copy}-{qa['id']}"})
+                if chosen:
+                    paragraphs.append({**paragraph, "qas": chosen})
+            if paragraphs:
+                articles.append({**article, "title": f"stand-in {copy}", "paragraphs": paragraphs})
+        if left == before:
+            raise ConfigError(f"the questions of {path} cannot be repeated to exactly {total:,} features.")
+        copy += 1
+    return json.dumps({"version": "1.1 stand-in, not SQuAD", "data": articles}, separators=(",", ":")).encode()
 
 
 def _bad(path: str | Path, problem: str) -> ConfigError:

@@ -89,6 +89,19 @@ class Benchmark(ABC):
                 "run `make data`, then leave out --dataset or name your copy of it."
             )
 
+    @property
+    def official_samples(self) -> int | None:
+        """How many samples official runs have: those of the full data set; None if the manifest does not tell."""
+        return next((entry.samples for entry in datasets(self.name).values() if entry.official), None)
+
+    @abstractmethod
+    def stand_in(self, folder: Path) -> Path:
+        """Make, if it is not there yet, a data set of the official size out of the shipped sample, for rehearsals.
+
+        Returns:
+            Its path below ``folder``.
+        """
+
     @abstractmethod
     def open(
         self, dataset: Dataset, samples: int | None, progress: Progress = lambda done, total: None

@@ -63,6 +63,10 @@ class ModelEntry(_Entry):
     """Of the tensors that the graph takes."""
     weight_transformations: str
     """What was done to the source's weights, as a submission's measurements have to say; "no" for nothing."""
+    retraining: str = "No"
+    """Whether the weights were trained any further than the source's, as measurements have to say."""
+    equivalent: bool = False
+    """Whether the model is the reference's, so that the closed division takes it."""
     settings: dict[str, str | int] = {}
     """Settings of the benchmark that the model needs, by name; --set overrides them."""
     fetch: tuple[str, ...] = ()
@@ -125,6 +129,8 @@ class Model(BaseModel):
     precision: str = "unknown"
     input_data_types: str = "unknown"
     weight_transformations: str = "unknown"
+    retraining: str = "unknown"
+    equivalent: bool = False
     settings: dict[str, str | int] = {}
     caveat: str = ""
     """What everything made with it has to say, such as "random weights"; it then has no official result."""
@@ -321,6 +327,8 @@ def _unknown_model(path: Path, digest: str) -> Model:
         sha256=digest,
         source=source,
         precision=graph.metadata.get("precision", "unknown"),
+        # Nothing that builds or compresses models here trains them.
+        retraining="No" if "tool" in graph.metadata else "unknown",
         input_data_types=", ".join(sorted({str(tensor.dtype) for tensor in graph.inputs})),
         settings={key: graph.metadata[key] for key in benchmark.Settings.model_fields if key in graph.metadata},
         caveat=source if source.startswith("random") else "",

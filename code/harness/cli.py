@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,6 +81,13 @@ def run(
     official: Annotated[
         bool, typer.Option("--official", help="Apply the rules: 10 minutes, full data set, into results/.")
     ] = False,
+    rehearsal: Annotated[
+        bool,
+        typer.Option("--rehearsal", help="As --official with stand-ins for what is missing, into build/rehearsal."),
+    ] = False,
+    compliance: Annotated[
+        str | None, typer.Option(metavar="TEST", help="Run compliance test TEST01 or TEST04 of an official result.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an official result that is there.")] = False,
     system: Annotated[
         str | None,
@@ -91,7 +99,10 @@ def run(
         typer.Option("--set", metavar="NAME=VALUE", help="Option of engine or benchmark (see `harness options`)."),
     ] = None,
     runs_dir: Annotated[Path | None, typer.Option(help="Where runs are recorded.", show_default="build/runs")] = None,
-    results_dir: Annotated[Path | None, typer.Option(help="Where official results go.", show_default="results")] = None,
+    tree: Annotated[
+        Path | None,
+        typer.Option(help="Where results/ and compliance/ of official runs are.", show_default="the repository"),
+    ] = None,
     tuned: Annotated[
         bool | None,
         typer.Option(
@@ -110,7 +121,7 @@ def run(
     from harness.config import make_settings
     from harness.run import run as run_test
 
-    paths = {"user_conf": user_conf, "runs_dir": runs_dir, "results_dir": results_dir}
+    paths = {"user_conf": user_conf, "runs_dir": runs_dir, "tree": tree}
     settings = make_settings(
         model=model,
         engine=engine,
@@ -121,6 +132,9 @@ def run(
         samples=samples,
         duration=duration,
         official=official,
+        rehearsal=rehearsal,
+        audit=compliance,
+        command=shlex.join(["harness", *sys.argv[1:]]),
         force=force,
         system=system,
         stall_timeout=stall_timeout,

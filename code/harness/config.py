@@ -12,12 +12,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness import tuned
 from harness.catalog import ROOT, Model, default_model, find_dataset, find_model
+from harness.compliance.audit import find_audit
 from harness.engines.base import Engine
 from harness.errors import ConfigError, did_you_mean
+from harness.machine import default_system_name
 from harness.registry import BENCHMARKS, ENGINES, MODES, SCENARIOS, choose, default_engine, resolve
+from harness.submission.layout import Classic, Scene
 
 DEVELOPMENT_SECONDS = 20.0
 NOTICE = "Development run: not for submission."
+REHEARSAL = "REHEARSAL with stand-ins, no measurement: not for submission."
+REHEARSAL_PREFIX = "rehearsal-"
+"""Of the system's name, so that every path of a rehearsal says what it is."""
+REHEARSAL_TREE = ROOT / "build" / "rehearsal"
 
 
 class RunSettings(BaseModel):
@@ -33,18 +40,28 @@ class RunSettings(BaseModel):
     mode: str
     dataset: str | None = None
     samples: int | None = Field(None, ge=1)
-    duration: float | None = Field(None, ge=0.1, allow_inf_nan=False, description="seconds of a development run")
+    duration: float | None = Field(
+        None, ge=0.1, allow_inf_nan=False, description="seconds of a development run or rehearsal"
+    )
     official: bool = False
+    """Whether the rules' sizes and durations apply; in rehearsals, too."""
+    rehearsal: bool = False
+    """Whether stand-ins for data, engine and weights are fine, and everything says so."""
+    audit: str | None = None
+    """The compliance test that this run is, TEST01 or TEST04; ``mode`` is then performance."""
     force: bool = False
     system: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     user_conf: Path | None = None
     runs_dir: Path = ROOT / "build" / "runs"
-    results_dir: Path = ROOT / "results"
+    tree: Path = ROOT
+    """The folder whose results/ and compliance/ official runs go to."""
     cache_dir: Path = ROOT / "build" / "cache"
     tuned: Path | None = None
     """The file that engine, options and user.conf were taken from, where they were tuned."""
     remarks: tuple[str, ...] = ()
     """What the user should hear before the run."""
+    command: str = ""
+    """What the user typed, for the record."""
     stall_timeout: float = Field(
         120.0, gt=0, allow_inf_nan=False, description="seconds without a completed batch that end a run"
     )
@@ -52,9 +69,27 @@ class RunSettings(BaseModel):
     @property
     def notices(self) -> list[str]:
         """What everything that the run prints or writes has to say."""
-        notices = [] if self.official else [NOTICE]
+        notices = [REHEARSAL] if self.rehearsal else [] if self.official else [NOTICE]
         said = [words for words in (self.model.caveat, self.model.remark) if words]
         return [*notices, f"Model {self.model.name}: {', '.join(said)}."] if said else notices
+
+    @property
+    def scene(self) -> Scene:
+        """What the run is a result of."""
+        system = self.system or default_system_name()
+        if self.rehearsal and not system.startswith(REHEARSAL_PREFIX):
+            system = REHEARSAL_PREFIX + system
+        return Scene(system, self.model.official_name, self.scenario)
+
+    @property
+    def target(self) -> Path | None:
+        """The folder that the logs go to once they are valid: below results/ or compliance/; None in development."""
+        if not self.official:
+            return None
+        layout = Classic(self.tree)
+        if self.audit:
+            return layout.compliance(self.scene, self.audit)
+        return layout.performance(self.scene) if self.mode == "performance" else layout.accuracy(self.scene)
 
 
 def make_settings(
@@ -101,10 +136,18 @@ def make_settings(
     benchmark_class = resolve("benchmark", BENCHMARKS, found.benchmark)
     owners = {"engine": engine_class.Settings, "benchmark": benchmark_class.Settings}
     parts = _split(options, owners, {"benchmark": found.settings}, engine)
+    if rest.get("audit"):
+        rest["audit"] = find_audit(rest["audit"]).name
+        if mode != "performance" or not (rest.get("official") or rest.get("rehearsal")):
+            raise ConfigError(f"{rest['audit']} repeats an official performance run: give --official with it.")
+    if rest.get("rehearsal"):
+        rest["official"] = True
+        rest.setdefault("tree", REHEARSAL_TREE)
     if rest.get("official"):
-        for name in ("samples", "duration"):
+        for name in ("samples",) if rest.get("rehearsal") else ("samples", "duration"):
             if rest.get(name) is not None:
                 raise ConfigError(f"an official run covers what the rules demand: leave out --{name}.")
+    if rest.get("official") and not rest.get("rehearsal"):
         if not engine_class.computes:
             raise ConfigError(f"the {engine_class.name} engine computes nothing, so it has no official result.")
         if found.caveat:

@@ -9,7 +9,7 @@ import numpy as np
 
 from harness import catalog, console
 from harness.benchmark import Benchmark
-from harness.config import RunSettings
+from harness.config import REHEARSAL_TREE, RunSettings
 from harness.engines.base import Engine, engine_errors
 from harness.errors import ConfigError
 from harness.loadgen.logs import Detail
@@ -71,8 +71,11 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool
     benchmark: Benchmark = resolve("benchmark", BENCHMARKS, settings.model.benchmark)(
         settings.benchmark_settings, settings.cache_dir
     )
-    dataset = catalog.find_dataset(settings.model.benchmark, settings.dataset)
-    if settings.official:
+    if settings.rehearsal and settings.dataset is None:
+        dataset = catalog.find_dataset(settings.model.benchmark, str(benchmark.stand_in(REHEARSAL_TREE / "data")))
+    else:
+        dataset = catalog.find_dataset(settings.model.benchmark, settings.dataset)
+    if settings.official and not settings.rehearsal:
         benchmark.check_official(dataset)
     with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
 
@@ -81,9 +84,9 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool
             beat(preparing)
 
         qsl = benchmark.open(dataset, settings.samples, progress)
-    if settings.official and dataset.samples not in (None, qsl.count):
+    if settings.official and benchmark.official_samples not in (None, qsl.count):
         raise ConfigError(
-            f"{dataset.path} gives {qsl.count:,} samples where an official run has {dataset.samples:,}: "
+            f"{dataset.path} gives {qsl.count:,} samples where an official run has {benchmark.official_samples:,}: "
             f"an option of {benchmark.name} differs from the rules'; leave out its --set."
         )
     engine_class: type[Engine] = resolve("engine", ENGINES, settings.engine)

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from harness.config import RunSettings
 from harness.errors import ConfigError, RunFailed
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
-from harness.machine import default_system_name
+from harness.submission.layout import CONF, RUN
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Places:
     run: Path
     """The run's record: build/runs/<time>-…; for a development run with LoadGen's logs."""
     official: Path | None
-    """results/<system>/<benchmark>/<Scenario>/{performance/run_1,accuracy} of an official run."""
+    """Where the logs of an official run go: `RunSettings.target`."""
     force: bool = False
     """Whether an official result that is there may be replaced."""
 
@@ -40,11 +41,11 @@ class Places:
         """
         kind = "official" if settings.official else "development"
         words = (
-            kind,
+            "rehearsal" if settings.rehearsal else kind,
             settings.model.name,
             settings.engine.rpartition(":")[2],
             settings.scenario,
-            settings.mode,
+            settings.audit or settings.mode,
         )
         name = time.strftime("%Y%m%dT%H%M%S-") + re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words))
         staging = settings.runs_dir / f".{name}.{os.getpid()}.partial"
@@ -65,27 +66,38 @@ class Places:
         """Remove what an unfinished run left."""
         shutil.rmtree(self.staging, ignore_errors=True)
 
-    def publish(self, valid: bool) -> Path:
-        """Move the finished run to its place; of an official run that is valid, the logs to results/.
+    def collect(self, audit: str | None) -> Path:
+        """Put an official run's logs, its record and its user.conf into one folder, as `RunSettings.target` holds them.
+
+        Returns:
+            The folder, inside of the hidden one.
+        """
+        result = self.staging / "result"
+        logs = result / "performance" / "run_1" if audit else result
+        logs.mkdir(parents=True)
+        for file in (SUMMARY, DETAIL, ACCURACY, "accuracy.txt"):
+            if (self.staging / file).exists():
+                (self.staging / file).rename(logs / file)
+        for file in (RUN, CONF):
+            shutil.copyfile(self.staging / file, logs / file)
+        return result
+
+    def publish(self, result: Path | None) -> Path:
+        """Move the finished run to its place, and what was collected of an official one to results/ or compliance/.
 
         Returns:
             The folder that holds the logs.
 
         Raises:
-            RunFailed: results/ does not take it; the run's record then keeps the logs, and the message says where.
+            RunFailed: the place does not take it; the run's record then keeps the logs, and the message says where.
         """
         run, number = self.run, 1
         while run.exists():
             number += 1
             run = self.run.with_name(f"{self.run.name}-{number}")
         logs = run
-        if self.official and valid:
+        if self.official and result:
             logs = self.official
-            result = self.staging / "result"
-            result.mkdir()
-            for file in (SUMMARY, DETAIL, ACCURACY, "accuracy.txt"):
-                if (self.staging / file).exists():
-                    (self.staging / file).rename(result / file)
             try:
                 _replace(result, logs, self.force)
                 shutil.rmtree(result, ignore_errors=True)
@@ -95,6 +107,15 @@ class Places:
                 raise RunFailed(f"{reason} The logs are kept in {run / result.name}.") from error
         self.staging.rename(run)
         return logs
+
+
+def remove_left_over(folders: Iterable[Path]) -> None:
+    """Remove the hidden folders of runs whose process was killed."""
+    for folder in folders:
+        for partial in folder.glob(".*.partial"):
+            owner = partial.name.split(".")[-2]
+            if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -117,11 +138,9 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 def _official_folder(settings: RunSettings) -> Path | None:
-    if not settings.official:
+    folder = settings.target
+    if folder is None:
         return None
-    part = Path("performance/run_1") if settings.mode == "performance" else Path("accuracy")
-    system = settings.system or default_system_name()
-    folder = settings.results_dir / system / settings.model.official_name / settings.scenario / part
     _recover(folder)
     if folder.exists() and not settings.force:
         raise ConfigError(f"there is a result in {folder} already: keep it, or give --force to replace it.")
@@ -160,16 +179,32 @@ def _replace(source: Path, target: Path, force: bool) -> None:
         source = near
     old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
+    _sync(source)
     if target.exists():
         target.rename(old)
     try:
         source.rename(target)
+        _sync_entry(target.parent)
     except OSError as error:
         _recover(target)
         raise RunFailed(
             f"the result could not be moved to {target}: {os.strerror(error.errno or errno.EIO)}."
         ) from error
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Bring a folder's files to the disk: after a power failure, what is in its final place is then whole."""
+    for path in (*folder.rglob("*"), folder):
+        _sync_entry(path)
+
+
+def _sync_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _same_filesystem(a: Path, b: Path) -> bool:

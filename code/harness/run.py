@@ -12,6 +12,7 @@ from rich.table import Table
 
 from harness import __version__, catalog, console, machine
 from harness.benchmark import Accuracy
+from harness.compliance.run import Audit
 from harness.config import DEVELOPMENT_SECONDS, RunSettings
 from harness.engines.base import Engine
 from harness.errors import RunFailed
@@ -21,6 +22,8 @@ from harness.prepare import patience, prepare
 from harness.results import Places, check_space, write_json
 from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
+from harness.submission.layout import CONF, RUN
+from harness.submission.records import identity
 from harness.supervise import Heartbeat, supervised
 
 
@@ -40,10 +43,12 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     # This process may be killed at any moment: what engines and the cache leave half-made then goes with the rest.
     tempfile.tempdir = str(places.staging)
     if settings.notices:
-        console.note(f"{' '.join(settings.notices)} Official runs take --official (OFFICIAL=1).")
+        hint = "" if settings.official else " Official runs take --official (OFFICIAL=1)."
+        console.note(f"{' '.join(settings.notices)}{hint}")
     for remark in settings.remarks:
         console.note(remark)
-    conf = read_user_conf(settings.user_conf)
+    audit = Audit.choose(settings)
+    conf = read_user_conf(audit.conf if audit else settings.user_conf)
     if settings.official:
         check_official(conf, settings.model.benchmark, settings.scenario)
     ready = prepare(settings, heartbeat.beat)
@@ -52,7 +57,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     if remark := engine.remark():
         console.warn(remark)
 
-    seconds = MIN_DURATION_MS / 1000 if settings.official else settings.duration or DEVELOPMENT_SECONDS
+    seconds = settings.duration or (MIN_DURATION_MS / 1000 if settings.official else DEVELOPMENT_SECONDS)
     measured = None
     sized = settings.mode == "performance" or scenario.paced
     if sized and not conf.lookup(benchmark.name, settings.scenario, scenario.key):
@@ -60,7 +65,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         heartbeat.beat(patience(settings))
         console.note(f"no {scenario.key} in user.conf, so it is set to {measured:.4g}: {how}")
     qsl.unload(ready.indices)
-    conf_path = places.staging / "user.conf"
+    conf_path = places.staging / CONF
     conf_path.write_text(
         _effective_conf(settings, conf, benchmark.name, scenario.key, len(ready.indices), seconds, measured), "utf-8"
     )
@@ -100,7 +105,9 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
                     fraction=counters.done_cost / max(counters.real, expected[1]),
                 )
 
-        session.run_test(test_settings, qsl, scheduler, places.staging, tick)
+        session.run_test(
+            test_settings, qsl, scheduler, places.staging, tick, audit=audit.write(places.staging) if audit else None
+        )
     heartbeat.beat(patience(settings))
     scheduler.close()
 
@@ -118,7 +125,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         )
         for warning in accuracy.warnings:
             console.warn(warning)
-    else:
+    elif settings.audit != "TEST01":
         (places.staging / ACCURACY).unlink(missing_ok=True)
     valid = not detail.errors if _accuracy(settings) else detail.valid
     reasons = [] if valid else detail.reasons(_hint(scenario, detail, conf, benchmark.name))
@@ -126,12 +133,19 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     record = _record(
         settings, dataset, qsl.count, engine, scenario, scheduler.counters, detail, metric, measured, accuracy, sut.unit
     )
-    write_json(places.staging / "run.json", {**record, "valid": valid, "reasons": reasons})
-    if not settings.official:
+    record |= {"valid": valid, "reasons": reasons}
+    write_json(places.staging / RUN, record)
+    if record["notice"] and not record["for_submission"]:
         (places.staging / "NOT-FOR-SUBMISSION.txt").write_text("\n".join((*settings.notices, "")), "utf-8")
     engine.close()
+    result = places.collect(settings.audit) if settings.official and valid else None
+    if audit and result:
+        reasons = audit.verify(result, benchmark, dataset)
+        valid = not reasons
+        # Read by people and by the package, so it has to say what came of the whole test.
+        write_json(places.staging / RUN, {**record, "valid": valid, "reasons": reasons})
     heartbeat.publish()
-    logs = places.publish(valid)
+    logs = places.publish(result if valid else None)
     try:
         _show(settings, engine, scheduler.counters, detail, metric, valid, reasons, accuracy, logs, sut.unit)
     except OSError as error:
@@ -151,16 +165,16 @@ def _effective_conf(
     lines = []
     if measured is not None:
         lines.append(f"{prefix}.{key} = {measured:.6g}")
+    if settings.duration or not settings.official:
+        lines.append(f"{prefix}.min_duration = {round(seconds * 1000)}")
     if not settings.official:
         lines += [
-            f"{prefix}.min_duration = {round(seconds * 1000)}",
             f"{prefix}.min_query_count = 1",
             f"{prefix}.performance_sample_count_override = {count}",
         ]
     if not lines:
         return conf.text
-    kind = "set by the harness" if settings.official else f"set by the harness. {' '.join(settings.notices)}"
-    return conf.extended(kind, lines)
+    return conf.extended(" ".join(("set by the harness.", *settings.notices)), lines)
 
 
 def _hint(scenario: Scenario, detail: Detail, conf: UserConf, model: str) -> str:
@@ -190,10 +204,14 @@ def _record(
     return {
         "harness": __version__,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "for_submission": settings.official,
+        "command": settings.command,
+        "for_submission": settings.official and not settings.rehearsal,
+        "rehearsal": settings.rehearsal,
         "notice": " ".join(settings.notices) or None,
         "scenario": settings.scenario,
         "mode": settings.mode,
+        "audit": settings.audit,
+        "identity": identity(settings),
         "model": settings.model.model_dump(),
         "dataset": {**dataset.model_dump(), "samples_used": count},
         "tuned": settings.tuned,
@@ -232,7 +250,7 @@ def _show(
 ) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     add = table.add_row
-    add("scenario", f"{settings.scenario}, {settings.mode}")
+    add("scenario", f"{settings.scenario}, {settings.audit or settings.mode}")
     described = engine.describe()
     add("engine", " ".join(str(described[key]) for key in ("name", "version") if described.get(key)))
     add("model", settings.model.title)

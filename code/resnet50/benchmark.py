@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from harness.benchmark import Accuracy, Benchmark, BenchmarkSettings, Progress
-from harness.catalog import Dataset
+from harness.catalog import Dataset, find_dataset
 from harness.engines.base import Engine
 from harness.errors import CheckFailed
 from harness.graph import Tensor
 from resnet50.accuracy import score_log, write_accuracy_txt
-from resnet50.images import check_official, dataset_file, find_images
+from resnet50.images import check_official, dataset_file, find_images, make_stand_in
 from resnet50.pixels import load_pixels
 from resnet50.preprocess import PROFILES
 from resnet50.qsl import ImageQSL
@@ -63,6 +63,11 @@ class ResNet50(Benchmark):
         profile = PROFILES[self.settings.preprocessing]
         files = find_images(dataset.path).files[:samples]
         return ImageQSL(load_pixels(files, profile, self.cache_dir, progress=progress), profile)
+
+    def stand_in(self, folder: Path) -> Path:
+        """The first shipped drawings again and again under the official names, as hard links; labels go round."""
+        sample = find_images(find_dataset(self.name, "imagenet-synthetic").path)
+        return make_stand_in(folder / "imagenet-stand-in", sample.files, self.official_samples)
 
     def make_sut(self, engine: Engine, qsl: ImageQSL) -> ResNet50SUT:
         """The one SUT for every engine."""

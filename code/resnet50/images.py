@@ -8,16 +8,20 @@ whose lines are ``NAME LABEL``. The order of the samples is that of ``val_map.tx
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from harness.errors import ConfigError
+from harness.files import write_text
 from resnet50.labels import CLASSES, read_val_map
 
 VAL_MAP = "val_map.txt"
 OFFICIAL_IMAGES = 50_000
+_STAND_IN = "STAND-IN.txt"
 _CLASS_FOLDER = re.compile(r"n\d{8}")
 _SUFFIXES = {".jpeg", ".jpg", ".png"}
 
@@ -83,7 +87,9 @@ def check_official(images: ImageSet, path: Path) -> None:
         ConfigError: they are not.
     """
     wrong = None
-    if len(images.files) != OFFICIAL_IMAGES:
+    if len({(stat.st_dev, stat.st_ino) for stat in map(Path.stat, images.files)}) < len(images.files):
+        wrong = "one file stands for several images, as in the stand-in of rehearsals"
+    elif len(images.files) != OFFICIAL_IMAGES:
         wrong = f"it has {len(images.files):,} images"
     else:
         expected = (f"ILSVRC2012_val_{number:08}" for number in range(1, OFFICIAL_IMAGES + 1))
@@ -100,6 +106,36 @@ def check_official(images: ImageSet, path: Path) -> None:
             f"an official run needs the {OFFICIAL_IMAGES:,} validation images of ImageNet 2012 in order, and {path} "
             f"is not that: {wrong}. Set IMAGENET_DIR to the folder that has them."
         )
+
+
+def make_stand_in(folder: Path, images: Sequence[Path], count: int) -> Path:
+    """A folder like ImageNet's with ``count`` images under the official names, all of them links to the first of these.
+
+    Returns:
+        Its val_map.txt; label i % 1000 for image i, whatever it shows.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    val_map = folder / VAL_MAP
+    if val_map.is_file():
+        return val_map
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "val").mkdir(parents=True)
+        (folder / _STAND_IN).write_text("Copies of a few drawings, for rehearsals: not ImageNet.\n", "utf-8")
+        names = [f"val/ILSVRC2012_val_{number + 1:08}.JPEG" for number in range(count)]
+        # A power of two, so that the shards of the pixel cache are all the same one.
+        distinct = min(64, len(images))
+        for number, name in enumerate(names):
+            if number < distinct:
+                shutil.copyfile(images[number], folder / name)
+            else:
+                (folder / name).hardlink_to(folder / names[number % distinct])
+        write_text(val_map, "".join(f"{name} {number % CLASSES}\n" for number, name in enumerate(names)))
+    except OSError as error:
+        raise ConfigError(f"the stand-in for ImageNet cannot be made in {folder}: {error.strerror}.") from error
+    return val_map
 
 
 def _class_folders(path: Path) -> list[Path]:

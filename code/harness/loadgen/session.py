@@ -60,8 +60,9 @@ def run_test(
     log_dir: Path,
     on_tick: Callable[[], None],
     tick: float = 0.2,
+    audit: Path | None = None,
 ) -> None:
-    """Run one test to its end, calling ``on_tick`` every ``tick`` seconds.
+    """Run one test to its end, calling ``on_tick`` every ``tick`` seconds; ``audit`` is a compliance test's settings.
 
     Raises:
         The first failure of the scheduler, the engine or the QSL. LoadGen then still waits in its thread, and the
@@ -93,7 +94,7 @@ def run_test(
 
     def start() -> None:
         try:
-            lg.StartTestWithLogSettings(handle, library, settings, log_settings, NO_AUDIT)
+            lg.StartTestWithLogSettings(handle, library, settings, log_settings, str(audit or NO_AUDIT))
         except BaseException as error:  # noqa: BLE001
             failure.append(error)
         ended.set()

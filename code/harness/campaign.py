@@ -1,0 +1,339 @@
+"""All official runs that a submission needs, one after another, each in a process of its own.
+
+What is done is told by the results themselves: a test is done when its folder in results/ or compliance/ holds a valid
+record of the same model, engine and settings. So a campaign can be killed at any moment, and goes on where it was. The
+journal (build/campaign/<system>.jsonl) adds only what the results cannot tell: what failed, what was cut off, and how
+long each test took.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from harness import catalog, console
+from harness.config import RunSettings
+from harness.errors import ConfigError, Interrupted
+from harness.loadgen.conf import MIN_DURATION_MS
+from harness.registry import SCENARIOS, choose
+from harness.results import remove_left_over
+from harness.run import run
+from harness.submission.records import Record, difference, identity, read_record
+from harness.submission.rounds import DEFAULT_ROUND, RULES
+from harness.supervise import INTERRUPTED
+
+_PREPARING = 30.0  # seconds of a test beside LoadGen's, where no other was run yet
+
+DONE, LEFT, FAILED, CUT, BLOCKED = "done", "to do", "failed", "interrupted", "blocked"
+
+
+@dataclass
+class Step:
+    """One test of a campaign."""
+
+    settings: RunSettings
+    needs: list[Step] = field(default_factory=list)
+    """Tests whose results this one is compared with."""
+    state: str = LEFT
+    record: Record | None = None
+    seconds: float | None = None
+    """How long it took, if it is known."""
+    reason: str = ""
+    """Why it failed."""
+
+    @property
+    def test(self) -> str:
+        """performance, accuracy, TEST01 or TEST04."""
+        return self.settings.audit or self.settings.mode
+
+    @property
+    def name(self) -> str:
+        """What the journal calls it, and people."""
+        return f"{self.settings.scene.benchmark} {self.settings.scenario} {self.test}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its record is once it is done."""
+        target = self.settings.target
+        assert target is not None
+        return target / "performance" / "run_1" if self.settings.audit else target
+
+    @property
+    def result(self) -> str:
+        """What came of it, in words."""
+        if self.record is None:
+            return self.reason
+        result = self.record["result"]
+        if result["accuracy"]:
+            return ", ".join(f"{name} {value:.3f} %" for name, value in result["accuracy"].items())
+        metric = result["metric"]
+        return f"{metric['value']:,.2f} {metric['unit']}"
+
+
+class Journal:
+    """What happened, a line of JSON each; written through to the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, step: Step, event: str, **facts: Any) -> None:
+        """Add an event of a test.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "test": step.name, "event": event, **facts}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a+b") as file:
+                # A line that a power failure cut short must not swallow the next one.
+                file.seek(0, os.SEEK_END)
+                if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
+                    file.write(b"\n")
+                file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be written: {error.strerror}.") from error
+
+    def last(self) -> dict[str, dict[str, Any]]:
+        """The last event of each test; lines that cannot be read are left out."""
+        found: dict[str, dict[str, Any]] = {}
+        with contextlib.suppress(OSError):
+            for line in self._path.read_bytes().splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    event = json.loads(line)
+                    found[event["test"]] = event
+        return found
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """The tests of a division for a set of models on a system."""
+
+    steps: list[Step]
+    journal: Journal
+    lock: Path
+    retry: bool = False
+    """Whether tests that failed are run again."""
+
+    def look(self) -> None:
+        """Find out what is done.
+
+        Raises:
+            ConfigError: a place is taken by a run of another model, engine or settings.
+        """
+        last = self.journal.last()
+        for step in self.steps:
+            event = last.get(step.name, {})
+            record = read_record(step.folder)
+            if record is None and step.folder.exists():
+                raise ConfigError(f"{step.folder} has no record (run.json): move it away, it is not of this harness.")
+            if record is not None:
+                if other := difference(record, identity(step.settings)):
+                    raise ConfigError(
+                        f"{step.folder} holds a run with another {other}: move it away, or give the campaign what that "
+                        "run had."
+                    )
+                step.state, step.record = DONE, record
+                step.seconds = event.get("seconds") if event.get("event") == DONE else None
+            elif event.get("event") == FAILED and not self.retry:
+                step.state, step.reason = FAILED, str(event.get("reason", ""))
+            else:
+                step.state = CUT if event.get("event") == "started" else LEFT
+
+    def run(self) -> int:
+        """Run what is not done, each test once.
+
+        Returns:
+            0 when all tests are done and valid, 1 when some are not.
+
+        Raises:
+            ConfigError: another campaign is at work, or a place is taken.
+            Interrupted: by the user.
+        """
+        with _locked(self.lock):
+            remove_left_over({step.settings.runs_dir for step in self.steps})
+            self.look()
+            self.show()
+            for number, step in enumerate(self.steps, start=1):
+                if step.state in (DONE, FAILED):
+                    continue
+                if missing := [need.test for need in step.needs if need.state != DONE]:
+                    step.state, step.reason = BLOCKED, f"needs {' and '.join(missing)}"
+                    continue
+                console.note(f"\n[{number}/{len(self.steps)}] {step.name}: {self._how_long(step)}")
+                self._run(step)
+            console.note("")
+            self.show()
+        return 0 if all(step.state == DONE for step in self.steps) else 1
+
+    def show(self) -> None:
+        """Print every test with its state."""
+        table = Table("test", "state", "time", "result", box=None, pad_edge=False)
+        for step in self.steps:
+            seconds = step.seconds if step.state == DONE else self._estimate(step)
+            took = console.duration(seconds) if seconds is not None else ""
+            table.add_row(step.name, step.state, took if step.state == DONE else f"about {took}", step.result)
+        console.print_table(table)
+        left = [step for step in self.steps if step.state in (LEFT, CUT)]
+        done = sum(step.state == DONE for step in self.steps)
+        failed = sum(step.state in (FAILED, BLOCKED) for step in self.steps)
+        words = [f"{done} of {len(self.steps)} tests are done"]
+        if failed:
+            words.append(f"{failed} failed or wait for one that did: mend the cause, then give --retry")
+        if left:
+            words.append(f"{len(left)} are left, about {console.duration(sum(map(self._estimate, left)))}")
+        console.out.print(f"{'; '.join(words)}.")
+
+    def _run(self, step: Step) -> None:
+        self.journal.write(step, "started")
+        start = time.time()
+        try:
+            code = run(step.settings)
+        except ConfigError as error:
+            console.error(str(error))
+            code, step.reason = 2, str(error)
+        seconds = round(time.time() - start, 1)
+        if code >= INTERRUPTED:
+            done = sum(each.state == DONE for each in self.steps)
+            raise Interrupted(f"{done} of {len(self.steps)} tests are kept; the same command goes on with {step.name}.")
+        step.record = read_record(step.folder)
+        step.seconds = seconds
+        if step.record is not None:
+            step.state = DONE
+            self.journal.write(step, DONE, seconds=seconds)
+            return
+        step.state = FAILED
+        step.reason = step.reason or _reason(step, start) or "see above"
+        self.journal.write(step, FAILED, seconds=seconds, code=code, reason=step.reason)
+
+    def _how_long(self, step: Step) -> str:
+        rest = [other for other in self.steps if other.state in (LEFT, CUT)]
+        words = f"about {console.duration(self._estimate(step))}"
+        if step.state == CUT:
+            words = f"it was cut off, so once more, {words}"
+        return f"{words}; {console.duration(sum(map(self._estimate, rest)))} for all that is left"
+
+    def _estimate(self, step: Step) -> float:
+        """Seconds that a test takes."""
+        settings = step.settings
+        if step.test != "accuracy":
+            return (settings.duration or MIN_DURATION_MS / 1000) + _PREPARING
+        performance = next((s.record for s in self.steps if s.settings.scene == settings.scene and s.record), None)
+        if performance is None or not performance["result"]["duration_s"]:
+            return MIN_DURATION_MS / 1000 + _PREPARING
+        rate = performance["result"]["samples"] / performance["result"]["duration_s"]
+        return performance["dataset"]["samples_used"] / rate + _PREPARING
+
+
+def plan(
+    settings_of: Callable[..., RunSettings],
+    models: Sequence[str],
+    *,
+    division: str,
+    system_type: str,
+    scenarios: Sequence[str],
+    retry: bool = False,
+    only_compliance: bool = False,
+    folder: Path = catalog.ROOT / "build" / "campaign",
+) -> Campaign:
+    """The campaign of these models, each ``NAME`` or ``NAME@ENGINE``.
+
+    ``settings_of(model=, engine=, scenario=, mode=, audit=)`` makes the settings of a test. Without ``scenarios`` they
+    are those that the closed division demands of a benchmark on such a system. Compliance tests belong to the closed
+    division.
+
+    Raises:
+        ConfigError: a name is wrong, the round has no such scenarios, or two models would share a folder.
+    """
+    steps: list[Step] = []
+    owners: dict[tuple[str, str], str] = {}
+    for text in models:
+        name, _, engine = text.rpartition("@") if "@" in text else (text, "", "")
+        found = catalog.find_model(name or catalog.default_model())
+        rules = RULES.get(found.official_name)
+        if division == "closed" and rules is None:
+            raise ConfigError(
+                f"{found.name} is filed under {found.official_name}, and the closed division knows {', '.join(RULES)} "
+                "only: use --division open."
+            )
+        official = found.official_name if rules else "resnet50" if found.benchmark == "resnet50" else "bert-99"
+        wanted = [choose("scenario", SCENARIOS, scenario) for scenario in scenarios]
+        demanded = DEFAULT_ROUND.required(official, system_type)
+        if not wanted and not demanded:
+            raise ConfigError(
+                f"{DEFAULT_ROUND.name} has no {official} on systems of type {system_type}: use --system-type edge."
+            )
+        for scenario in wanted or [each for each in SCENARIOS if each in demanded]:
+
+            def settings(mode: str, audit: str | None, name: str = name, engine: str = engine, scenario=scenario):
+                return settings_of(model=name or None, engine=engine or None, scenario=scenario, mode=mode, audit=audit)
+
+            performance = Step(settings("performance", None))
+            place = (found.official_name, scenario)
+            if place in owners:
+                raise ConfigError(
+                    f"{owners[place]} and {found.name} are both {found.official_name}: give each its own --system."
+                )
+            owners[place] = found.name
+            accuracy = Step(settings("accuracy", None))
+            tests = RULES[official].tests if division == "closed" else ()
+            audits = [
+                Step(settings("performance", test), [performance, accuracy] if test == "TEST01" else [performance])
+                for test in tests
+            ]
+            steps += [performance, accuracy, *audits]
+    if not steps:
+        raise ConfigError("a campaign needs a model: give --model.")
+    first = steps[0].settings
+    # Two measurements at a time would disturb each other; rehearsals measure nothing.
+    scope = "-".join((first.scene.system, first.scene.benchmark, first.scenario)) if first.rehearsal else "all"
+    if only_compliance:
+        campaign_steps = [step for step in steps if step.settings.audit]
+        for step in steps:
+            if not step.settings.audit and read_record(step.folder) is not None:
+                step.state = DONE
+        steps = campaign_steps
+    return Campaign(steps, Journal(folder / f"{first.scene.system}.jsonl"), folder / f".{scope}.lock", retry)
+
+
+def _reason(step: Step, since: float) -> str:
+    """Why a test is not valid, from its record among the runs."""
+    newest = ""
+    for path in sorted(step.settings.runs_dir.glob("*/run.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(path.read_bytes())
+            same = (record["scenario"], record["audit"] or record["mode"]) == (step.settings.scenario, step.test)
+            if same and path.stat().st_mtime >= since - 1 and record["identity"] == identity(step.settings):
+                newest = "; ".join(record["reasons"])
+    return newest
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the kernel frees when the process ends, however it ends.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError("another campaign is at work here: wait for it, or end it.") from error
+        yield
