@@ -74,20 +74,37 @@ def read_responses(log_path: str | Path, count: int) -> LoggedResponses:
 
 
 def _read_log(log_path: str | Path) -> list[dict[str, Any]]:
+    log = read_entries(log_path)
+    if not log:
+        raise CheckFailed(
+            f"the accuracy log {log_path} holds no response, like that of a performance run: run in accuracy mode."
+        )
+    return log
+
+
+def read_entries(
+    log_path: str | Path, *, repeat: str = "repeat the accuracy run", untruncated: str = "score the log of before"
+) -> list[dict[str, Any]]:
+    """The log's entries as they stand, each with an integer "qsl_idx" and a text "data"; none in a performance run's.
+
+    ``repeat`` and ``untruncated`` are the cures for a damaged and for a truncated log.
+
+    Raises:
+        ConfigError: there is no such file, or it is no accuracy log.
+        CheckFailed: the log is an empty file, damaged or truncated.
+    """
     raw = read_input(log_path, "accuracy log")
     name, stranger = f"the accuracy log {log_path}", f"{log_path} is not LoadGen's mlperf_log_accuracy.json"
     if not raw.strip():
-        raise CheckFailed(f"{name} is empty: repeat the accuracy run.")
+        raise CheckFailed(f"{name} is empty: {repeat}.")
     try:
         log = json.loads(raw)
     except (ValueError, RecursionError) as error:
         if not raw.lstrip().startswith(b"["):
             raise ConfigError(f"{stranger}, it is no JSON list: check the path.") from error
         if b"\n\n...\n\n" in raw:
-            raise CheckFailed(f"{name} is truncated for submission: score the log of before.") from error
-        raise CheckFailed(f"{name} is cut off or damaged ({error}): repeat the accuracy run.") from error
-    if log == []:
-        raise CheckFailed(f"{name} holds no response, like that of a performance run: run in accuracy mode.")
+            raise CheckFailed(f"{name} is truncated for submission: {untruncated}.") from error
+        raise CheckFailed(f"{name} is cut off or damaged ({error}): {repeat}.") from error
     if not isinstance(log, list):
         raise ConfigError(f"{stranger}, it is no JSON list: check the path.")
     for place, entry in enumerate(log):

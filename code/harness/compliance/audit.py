@@ -1,0 +1,76 @@
+"""The compliance tests as data: what each sets in LoadGen.
+
+The values are those of the official audit.config files (mlcommons/inference, compliance/TEST01/{bert,resnet50} and
+compliance/TEST04). LoadGen reads them from the file that is named as the last argument of StartTestWithLogSettings,
+and they win over every other setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A compliance test."""
+
+    name: str
+    """TEST01 or TEST04."""
+    purpose: str
+    settings: Mapping[str, int]
+    """Keys of audit.config."""
+    effective: Mapping[str, Any]
+    """What mlperf_log_detail.txt says where LoadGen has read them."""
+    accuracy: bool
+    """Whether LoadGen logs responses, which must be those of the accuracy run."""
+
+    @property
+    def config(self) -> str:
+        """The text of audit.config."""
+        return "".join(f"*.*.{key} = {value}\n" for key, value in self.settings.items())
+
+    def unread(self, values: Mapping[str, Any]) -> str:
+        """What in a log's values shows that LoadGen had not read audit.config, "" if nothing does."""
+        wrong = (key for key, value in self.effective.items() if values.get(key, value) != value)
+        return next((f"{key} is {values[key]} and not {self.effective[key]}" for key in wrong), "")
+
+
+_SAMPLING_SEED = 720381539243781796
+
+AUDITS = {
+    "TEST01": Audit(
+        "TEST01",
+        "the answers of a performance run are those of the accuracy run",
+        {"mode": 2, "accuracy_log_rng_seed": _SAMPLING_SEED, "accuracy_log_sampling_target": 4096},
+        {"effective_accuracy_log_rng_seed": _SAMPLING_SEED},  # the rules allow a smaller sampling target
+        accuracy=True,
+    ),
+    "TEST04": Audit(
+        "TEST04",
+        "one sample issued again and again is not faster: responses are not cached",
+        {
+            "mode": 2,
+            "performance_issue_unique": 0,
+            "performance_issue_same": 1,
+            "performance_issue_same_index": 3,
+        },
+        {"effective_performance_issue_unique": False, "effective_performance_issue_same": True},
+        accuracy=False,
+    ),
+}
+
+
+def find_audit(name: str, valid: Iterable[str] = AUDITS) -> Audit:
+    """The test of that name, whatever its case.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    names = list(valid)
+    if name.upper() not in names:
+        raise ConfigError(f"unknown compliance test '{name}': {did_you_mean(name, names)}")
+    return AUDITS[name.upper()]

@@ -1,0 +1,143 @@
+"""A compliance test's folder in the official form: verified, scored and arranged.
+
+    TEST01/{verify_accuracy.txt,verify_performance.txt}
+    TEST01/accuracy/{mlperf_log_accuracy.json,accuracy.txt[,baseline_accuracy.txt,compliance_accuracy.txt]}
+    TEST01/performance/run_1/{mlperf_log_summary.txt,mlperf_log_detail.txt}
+    TEST04/verify_performance.txt, TEST04/performance/run_1/...
+
+Both official checkers take exactly these files: the last two of accuracy/ where responses are not deterministic, and
+not elsewhere.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.compliance.audit import find_audit
+from harness.compliance.verify import Verdict, baseline_log, verify_accuracy, verify_delta, verify_performance
+from harness.errors import ConfigError
+from harness.files import write_text
+from harness.loadgen.logs import ACCURACY
+from harness.submission.layout import VERIFY_ACCURACY, VERIFY_PERFORMANCE
+
+Scorer = Callable[[Path], str]
+"""From a log of some samples to the text of its accuracy.txt."""
+
+ACCURACY_TXT, BASELINE, COMPLIANCE = "accuracy.txt", "baseline_accuracy.txt", "compliance_accuracy.txt"
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a test came to."""
+
+    performance: Verdict
+    accuracy: Verdict | None = None
+    """Of TEST01: whether responses equal those of the accuracy run."""
+    delta: Verdict | None = None
+    """Whether the scores are near enough, where responses only differ."""
+    remarks: tuple[str, ...] = ()
+    """What a submission still lacks."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the test was passed."""
+        accurate = self.accuracy is None or self.accuracy.passed or (self.delta is not None and self.delta.passed)
+        return self.performance.passed and accurate
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it was not."""
+        if self.passed:
+            return []
+        accuracy = self.delta if self.delta and self.delta.reason else self.accuracy
+        accurate = accuracy is None or accuracy.passed or (self.delta is not None and self.delta.passed)
+        return [v.reason for v in (None if accurate else accuracy, self.performance) if v and v.reason]
+
+
+def verify(
+    test: str, reference: Path, folder: Path, score: Scorer | None = None, *, delta: float = 1.0, dtype: str = "int32"
+) -> Verdicts:
+    """Verify a test, and arrange its folder in the official form; doing it again changes nothing.
+
+    Args:
+        test: TEST01 or TEST04.
+        reference: The results of the scenario: performance/run_1 and, for TEST01, accuracy.
+        folder: The test's folder: performance/run_1 with LoadGen's logs, for TEST01 mlperf_log_accuracy.json among
+            them or in accuracy/.
+        score: Scores a log of some samples in the official form; without it, where responses differ, the scores that
+            lie in accuracy/ already count.
+        delta: Percent by which the score may differ from its baseline where responses are not deterministic.
+        dtype: What TEST01 reads the first element of a response as.
+
+    Raises:
+        ConfigError: the test is unknown, or a log is not there.
+        CheckFailed: a log is damaged or truncated; the folder is then as it was.
+        RunFailed: a log is cut short; the folder is then as it was.
+    """
+    audit = find_audit(test)
+    performance = verify_performance(
+        reference / "performance" / "run_1", folder / "performance" / "run_1", audit=audit.name
+    )
+    if not audit.accuracy:
+        write_text(folder / VERIFY_PERFORMANCE, performance.text)
+        return Verdicts(performance)
+
+    accuracy_log, sampled = reference / "accuracy" / ACCURACY, _sampled(folder)
+    accuracy = verify_accuracy(accuracy_log, sampled, dtype)
+    texts: dict[str, str] = {}
+    near = None
+    if score and accuracy.differing:
+        with tempfile.TemporaryDirectory() as room:
+            baseline = Path(room) / ACCURACY
+            baseline.write_text(baseline_log(accuracy_log, sampled), encoding="utf-8")
+            texts[BASELINE] = score(baseline)
+    if score and (accuracy.passed or accuracy.differing):
+        texts[ACCURACY_TXT] = score(sampled)
+    if BASELINE in texts:
+        texts[COMPLIANCE] = texts[ACCURACY_TXT]
+    elif accuracy.differing:
+        there = [folder / "accuracy" / name for name in (BASELINE, COMPLIANCE)]
+        texts |= {path.name: path.read_text(encoding="utf-8") for path in there if path.is_file()}
+    if BASELINE in texts and COMPLIANCE in texts:
+        near = verify_delta(texts[BASELINE], texts[COMPLIANCE], delta)
+
+    _arrange(folder, sampled, texts, accuracy.passed)
+    write_text(folder / VERIFY_ACCURACY, accuracy.text)
+    write_text(folder / VERIFY_PERFORMANCE, performance.text)
+    lacking = _remarks(folder, accuracy.differing and near is None) if score is None else ()
+    return Verdicts(performance, accuracy, near, lacking)
+
+
+def _sampled(folder: Path) -> Path:
+    """The log of TEST01: the one beside the other logs is newer than one that was moved to accuracy/ before."""
+    places = (folder / "performance" / "run_1" / ACCURACY, folder / "accuracy" / ACCURACY)
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise ConfigError(f"there is no {ACCURACY} in {places[0].parent} or {places[1].parent}: check the path.")
+    return found
+
+
+def _arrange(folder: Path, sampled: Path, texts: dict[str, str], deterministic: bool) -> None:
+    place = folder / "accuracy"
+    try:
+        place.mkdir(exist_ok=True)
+        sampled.replace(place / ACCURACY)
+        if deterministic:
+            for name in (BASELINE, COMPLIANCE):
+                (place / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{place} cannot be written: {error.strerror}.") from error
+    for name, text in texts.items():
+        write_text(place / name, text)
+
+
+def _remarks(folder: Path, unscored: bool) -> tuple[str, ...]:
+    remarks = []
+    if not (folder / "accuracy" / ACCURACY_TXT).is_file():
+        remarks.append(f"{folder / 'accuracy' / ACCURACY_TXT} is still wanted: verify with the full data set.")
+    if unscored:
+        remarks.append("responses that differ are made good by scores that agree: verify with the full data set.")
+    return tuple(remarks)
