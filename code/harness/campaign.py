@@ -22,13 +22,13 @@ from rich.table import Table
 
 from harness import catalog, console
 from harness.config import RunSettings
-from harness.errors import ConfigError, Interrupted
+from harness.errors import ConfigError, Interrupted, did_you_mean
 from harness.loadgen.conf import MIN_DURATION_MS
 from harness.registry import SCENARIOS, choose
 from harness.results import remove_left_over
 from harness.run import run
 from harness.submission.records import Record, difference, identity, read_record
-from harness.submission.rounds import DEFAULT_ROUND, RULES
+from harness.submission.rounds import DEFAULT_ROUND, DIVISIONS, RULES, SYSTEM_TYPES
 from harness.supervise import INTERRUPTED
 
 _PREPARING = 30.0  # seconds of a test beside LoadGen's, where no other was run yet
@@ -214,7 +214,7 @@ class Campaign:
             self.journal.write(step, DONE, seconds=seconds)
             return
         step.state = FAILED
-        step.reason = step.reason or _reason(step, start) or "see above"
+        step.reason = step.reason or _reason(step, start) or "its output tells why"
         self.journal.write(step, FAILED, seconds=seconds, code=code, reason=step.reason)
 
     def _how_long(self, step: Step) -> str:
@@ -231,7 +231,7 @@ class Campaign:
             return (settings.duration or MIN_DURATION_MS / 1000) + _PREPARING
         performance = next((s.record for s in self.steps if s.settings.scene == settings.scene and s.record), None)
         if performance is None or not performance["result"]["duration_s"]:
-            return MIN_DURATION_MS / 1000 + _PREPARING
+            return (settings.duration or MIN_DURATION_MS / 1000) + _PREPARING
         rate = performance["result"]["samples"] / performance["result"]["duration_s"]
         return performance["dataset"]["samples_used"] / rate + _PREPARING
 
@@ -256,6 +256,10 @@ def plan(
     Raises:
         ConfigError: a name is wrong, the round has no such scenarios, or two models would share a folder.
     """
+    if division not in DIVISIONS:
+        raise ConfigError(f"unknown division '{division}': {did_you_mean(division, DIVISIONS)}")
+    if system_type not in SYSTEM_TYPES:
+        raise ConfigError(f"unknown type of system '{system_type}': {did_you_mean(system_type, SYSTEM_TYPES)}")
     steps: list[Step] = []
     owners: dict[tuple[str, str], str] = {}
     for text in models:

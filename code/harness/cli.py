@@ -368,6 +368,152 @@ def models_compress(
     console.out.print(f"{made.path}: {sizes[0]} before, {sizes[1]} now, {sizes[2]} after gzip")
 
 
+_Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="Name or path, or NAME@ENGINE; may be repeated.", show_default="embedded"),
+]
+_Scenarios = Annotated[
+    list[str] | None,
+    typer.Option("--scenario", help="May be repeated.", show_default="those that the closed division demands"),
+]
+_SystemType = Annotated[str, typer.Option(help="edge, datacenter, or datacenter,edge.")]
+_Rehearsal = Annotated[
+    bool, typer.Option("--rehearsal", help="Stand-ins for data, engine and weights; into build/rehearsal.")
+]
+
+
+@app.command()
+def campaign(
+    model: _Models = None,
+    division: Annotated[str, typer.Option(help="open, or closed with its compliance tests.")] = "open",
+    scenario: _Scenarios = None,
+    system: Annotated[str | None, typer.Option(help="Name of the system.", show_default="from the processor")] = None,
+    system_type: _SystemType = "edge",
+    engine: Annotated[
+        str | None, typer.Option(help="Of models without @ENGINE.", show_default="deepsparse if installed")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name or path.", show_default="the full set")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Option of engine or benchmark (see `harness options`)."),
+    ] = None,
+    user_conf: Annotated[Path | None, typer.Option(help="LoadGen's user.conf.", show_default="the project's")] = None,
+    rehearsal: _Rehearsal = False,
+    duration: Annotated[
+        float | None, typer.Option(help="Least seconds of each performance run. Rehearsals only.")
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Run tests that failed once more.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is done and what is left.")] = False,
+    compliance_only: Annotated[bool, typer.Option("--compliance-only", help="Only the compliance tests.")] = False,
+    tree: Annotated[
+        Path | None, typer.Option(help="Where results/ and compliance/ are.", show_default="the repository")
+    ] = None,
+    runs_dir: Annotated[Path | None, typer.Option(help="Where runs are recorded.", show_default="build/runs")] = None,
+    state_dir: Annotated[
+        Path, typer.Option(help="Where the journal lies.", show_default="build/campaign")
+    ] = catalog.ROOT / "build" / "campaign",
+    measurements_dir: _MeasurementsDir = catalog.ROOT / "measurements",
+    stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished batch that end a run.")] = 120.0,
+) -> None:
+    """Run all official tests of a submission: performance, accuracy and, in the closed division, compliance.
+
+    It can be ended at any moment; the same command then goes on. What is done is never run again, and what failed
+    only with --retry.
+    """
+    from harness.campaign import plan
+    from harness.config import make_settings
+
+    paths = {"user_conf": user_conf, "runs_dir": runs_dir, "tree": tree}
+    given = {name: path for name, path in paths.items() if path is not None}
+
+    def settings_of(**test: str | None) -> RunSettings:
+        return make_settings(
+            **{**test, "engine": test["engine"] or engine},
+            options=_options(option or []),
+            dataset=dataset,
+            duration=duration,
+            official=True,
+            rehearsal=rehearsal,
+            command=_run_command(test, engine, system, dataset, option or [], rehearsal, duration),
+            system=system,
+            stall_timeout=stall_timeout,
+            measurements=measurements_dir,
+            **given,
+        )
+
+    planned = plan(
+        settings_of,
+        model or [""],
+        division=division,
+        system_type=system_type,
+        scenarios=scenario or [],
+        retry=retry,
+        only_compliance=compliance_only,
+        folder=state_dir,
+    )
+    if dry_run:
+        planned.look()
+        planned.show()
+        return
+    raise typer.Exit(planned.run())
+
+
+def _run_command(
+    test: Mapping[str, str | None],
+    engine: str | None,
+    system: str | None,
+    dataset: str | None,
+    options: list[str],
+    rehearsal: bool,
+    duration: float | None,
+) -> str:
+    """The `harness run` that makes the same test, for its record."""
+    values = {
+        "model": test["model"],
+        "engine": test["engine"] or engine,
+        "scenario": test["scenario"],
+        "mode": test["mode"],
+        "compliance": test["audit"],
+        "system": system,
+        "dataset": dataset,
+        "duration": duration,
+    }
+    words = ["harness", "run", "--rehearsal" if rehearsal else "--official"]
+    for name, value in values.items():
+        words += [f"--{name}", str(value)] if value is not None else []
+    for each in options:
+        words += ["--set", each]
+    return shlex.join(words)
+
+
+@app.command()
+def package(
+    division: Annotated[str, typer.Option(help="open or closed.")],
+    submitter: Annotated[str, typer.Option(help="Your organisation, as it is registered with MLCommons.")],
+    system: Annotated[
+        list[str] | None,
+        typer.Option("--system", help="May be repeated.", show_default="from the processor"),
+    ] = None,
+    round_name: Annotated[
+        str | None, typer.Option("--round", help="Such as v6.1.", show_default="that of the LoadGen that ran")
+    ] = None,
+    rehearsal: _Rehearsal = False,
+    tree: Annotated[
+        Path | None, typer.Option(help="Where results/ and compliance/ are.", show_default="the repository")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The root of the submission.", show_default="build/submission")
+    ] = None,
+) -> None:
+    """Make the directory that is sent in, and its tarball, from the official runs of a system; then check it.
+
+    Accuracy logs are truncated in the package only. The same runs give the same bytes.
+    """
+    from harness.submission.package import make
+
+    raise typer.Exit(make(division, submitter, system or [], tree, output, round_name, rehearsal))
+
+
 @app.command()
 def options() -> None:
     """List what `harness run --set NAME=VALUE` can set."""

@@ -49,6 +49,12 @@ class Clone:
         table = re.sub(r"(samples|shipped) = .*\n", "", table)
         self.manifest.write_text(text[: found.start()] + table + text[found.end() :], "utf-8")
 
+    def official_size(self, samples: int) -> None:
+        """Make so many samples the size of the full data set, so that a rehearsal is short."""
+        text = self.manifest.read_text("utf-8")
+        assert "samples = 10833" in text
+        self.manifest.write_text(text.replace("samples = 10833", f"samples = {samples}"), "utf-8")
+
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Clone:

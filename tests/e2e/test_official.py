@@ -25,6 +25,7 @@ def test_an_official_accuracy_run_goes_into_the_results_tree_and_is_never_overwr
     assert "not for submission" not in (first.stdout + first.stderr).lower()
     folder = official.top / "results/here/bert-99/Offline/accuracy"
     files = {"mlperf_log_summary.txt", "mlperf_log_detail.txt", "mlperf_log_accuracy.json", "accuracy.txt"}
+    files |= {"run.json", "user.conf"}
     assert {path.name for path in folder.iterdir()} == files
     text = (folder / "accuracy.txt").read_text()
     assert "not for submission" not in text.lower()

@@ -13,6 +13,7 @@ from harness.config import RunSettings
 from harness.errors import ConfigError
 from harness.submission.layout import CONF, Classic
 from harness.submission.records import difference, identity, read_record
+from harness.submission.rounds import RULES
 
 
 @dataclass(frozen=True)
@@ -66,4 +67,12 @@ class Audit:
         Returns:
             Why it failed; nothing if it passed.
         """
-        raise NotImplementedError
+        rules = RULES.get(self.reference.parent.name)
+        verdicts = verify(
+            self.test,
+            self.reference,
+            folder,
+            lambda log: benchmark.score_sampled(log, dataset),
+            delta=rules.delta if rules else 1.0,
+        )
+        return verdicts.reasons

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.catalog import ROOT
-from harness.config import REHEARSAL
+from harness.config import REHEARSAL, REHEARSAL_PREFIX
 from harness.errors import CheckFailed, ConfigError
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
 from harness.submission import measurements, system
@@ -51,6 +51,18 @@ class Result:
     def values(self) -> dict[str, str]:
         """The measurements."""
         return measurements.measurements(self.records["performance"], self.told)
+
+    @property
+    def performance(self) -> str:
+        """The result, with its unit."""
+        metric = self.records["performance"]["result"]["metric"]
+        return f"{metric['value']:.6g} {metric['unit']}"
+
+    @property
+    def accuracy(self) -> str:
+        """The scores."""
+        scored = self.records["accuracy"]["result"]["accuracy"]
+        return ", ".join(f"{name} {number:.3f} %" for name, number in scored.items())
 
     @property
     def implementation(self) -> str:
@@ -92,7 +104,7 @@ def package(
     if not submitter.strip() or not all(c.isalnum() or c in "._-" for c in submitter) or submitter.startswith("."):
         raise ConfigError(f"'{submitter}' is no name of a submitter: use letters, digits, '.', '_' and '-'.")
     if rehearsal:
-        submitter = submitter if submitter.startswith("rehearsal-") else f"rehearsal-{submitter}"
+        submitter = submitter if submitter.startswith(REHEARSAL_PREFIX) else REHEARSAL_PREFIX + submitter
     source = Classic(tree)
     results, problems = _results(source, systems, division, rehearsal)
     found = _round(source, results, round_name)
@@ -337,15 +349,12 @@ def _readme(results: list[Result], division: str, submitter: str, rehearsal: boo
         lines += [f"**{REHEARSAL}**", ""]
     lines += ["| system | benchmark | scenario | model | engine | result | accuracy |", "|---|---|---|---|---|---|---|"]
     for result in results:
-        record, scored = result.records["performance"], result.records["accuracy"]["result"]["accuracy"]
-        metric = record["result"]["metric"]
-        value = f"{metric['value']:.6g} {metric['unit']}"
-        accuracy = ", ".join(f"{name} {number:.3f} %" for name, number in scored.items())
+        record = result.records["performance"]
         engine = f"{record['engine']['name']} {record['engine'].get('version') or ''}".rstrip()
         scene = result.scene
         lines.append(
-            f"| {scene.system} | {scene.benchmark} | {scene.scenario} | {record['model']['name']} | {engine} | {value} "
-            f"| {accuracy} |"
+            f"| {scene.system} | {scene.benchmark} | {scene.scenario} | {record['model']['name']} | {engine} | "
+            f"{result.performance} | {result.accuracy} |"
         )
     lines += [
         "",

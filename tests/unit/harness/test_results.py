@@ -8,6 +8,8 @@ from harness.errors import ConfigError, RunFailed
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
 from harness.results import Places, check_space
 
+FILES = {SUMMARY, DETAIL, "run.json", "user.conf"}
+
 
 def places(tmp_path, mode="performance", **changes):
     settings = make_settings(
@@ -17,7 +19,7 @@ def places(tmp_path, mode="performance", **changes):
         mode=mode,
         options={},
         runs_dir=tmp_path / "runs",
-        results_dir=tmp_path / "results",
+        tree=tmp_path,
         **{"official": True, "system": "sys", **changes},
     )
     made = Places.choose(settings)
@@ -28,17 +30,21 @@ def places(tmp_path, mode="performance", **changes):
     return made
 
 
+def publish(made):
+    return made.publish(made.collect(None))
+
+
 @pytest.mark.parametrize(
     ("mode", "part", "files"),
     [
-        ("performance", "performance/run_1", {SUMMARY, DETAIL}),
-        ("accuracy", "accuracy", {SUMMARY, DETAIL, ACCURACY, "accuracy.txt"}),
+        ("performance", "performance/run_1", FILES),
+        ("accuracy", "accuracy", FILES | {ACCURACY, "accuracy.txt"}),
     ],
 )
 def test_an_official_result_goes_where_the_rules_want_it(tmp_path, mode, part, files):
     made = places(tmp_path, mode)
     target = tmp_path / "results" / "sys" / "bert-99" / "Offline" / part
-    assert made.publish(valid=True) == target
+    assert publish(made) == target
     assert {path.name for path in target.iterdir()} == files
     record = next((tmp_path / "runs").iterdir())
     assert {path.name for path in record.iterdir()} == {"run.json", "user.conf"}
@@ -46,24 +52,24 @@ def test_an_official_result_goes_where_the_rules_want_it(tmp_path, mode, part, f
 
 def test_an_invalid_run_never_reaches_results(tmp_path):
     made = places(tmp_path)
-    logs = made.publish(valid=False)
+    logs = made.publish(None)
     assert logs.parent == tmp_path / "runs"
     assert not (tmp_path / "results").exists()
 
 
 def test_a_result_is_replaced_only_by_force_and_as_a_whole(tmp_path):
-    places(tmp_path).publish(valid=True)
+    publish(places(tmp_path))
     with pytest.raises(ConfigError, match="give --force to replace it"):
         places(tmp_path)
     target = tmp_path / "results" / "sys" / "bert-99" / "Offline" / "performance" / "run_1"
     (target / "old").touch()
-    places(tmp_path, force=True).publish(valid=True)
-    assert {path.name for path in target.iterdir()} == {SUMMARY, DETAIL}
+    publish(places(tmp_path, force=True))
+    assert {path.name for path in target.iterdir()} == FILES
     assert [path.name for path in target.parent.iterdir()] == ["run_1"]
 
 
 def test_a_result_survives_when_the_new_one_cannot_be_moved(tmp_path, monkeypatch):
-    places(tmp_path).publish(valid=True)
+    publish(places(tmp_path))
     target = tmp_path / "results" / "sys" / "bert-99" / "Offline" / "performance" / "run_1"
     made = places(tmp_path, force=True)
     rename = type(target).rename
@@ -75,19 +81,19 @@ def test_a_result_survives_when_the_new_one_cannot_be_moved(tmp_path, monkeypatc
 
     monkeypatch.setattr(type(target), "rename", failing)
     with pytest.raises(RunFailed, match="could not be moved"):
-        made.publish(valid=True)
-    assert {path.name for path in target.iterdir()} == {SUMMARY, DETAIL}
+        publish(made)
+    assert {path.name for path in target.iterdir()} == FILES
 
 
 def test_results_on_another_file_system_are_copied_first(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "_same_filesystem", lambda a, b: False)
-    target = places(tmp_path).publish(valid=True)
-    assert {path.name for path in target.iterdir()} == {SUMMARY, DETAIL}
+    target = publish(places(tmp_path))
+    assert {path.name for path in target.iterdir()} == FILES
     assert [path.name for path in target.parent.iterdir()] == ["run_1"]
 
 
 def test_the_accuracy_log_is_kept_whatever_the_folders_are_called(tmp_path):
-    target = places(tmp_path, "accuracy", system="performance").publish(valid=True)
+    target = publish(places(tmp_path, "accuracy", system="performance"))
     assert (target / ACCURACY).exists()
 
 
@@ -97,18 +103,18 @@ def test_a_result_that_appeared_meanwhile_is_not_replaced_and_the_logs_are_kept(
     target.mkdir(parents=True)
     (target / "first").touch()
     with pytest.raises(RunFailed, match=r"a result appeared .* The logs are kept in"):
-        late.publish(valid=True)
+        publish(late)
     assert [path.name for path in target.iterdir()] == ["first"]
     (record,) = (tmp_path / "runs").iterdir()
-    assert {path.name for path in (record / "result").iterdir()} == {SUMMARY, DETAIL}
+    assert {path.name for path in (record / "result").iterdir()} == FILES
 
 
 def test_a_replacement_that_was_cut_off_is_undone_by_the_next_run(tmp_path):
-    target = places(tmp_path).publish(valid=True)
+    target = publish(places(tmp_path))
     target.rename(target.with_name(".run_1.old"))
     with pytest.raises(ConfigError, match="give --force"):
         places(tmp_path)
-    assert {path.name for path in target.iterdir()} == {SUMMARY, DETAIL}
+    assert {path.name for path in target.iterdir()} == FILES
 
 
 def test_a_copy_that_fails_leaves_nothing_in_results_and_keeps_the_logs(tmp_path, monkeypatch):
@@ -121,7 +127,7 @@ def test_a_copy_that_fails_leaves_nothing_in_results_and_keeps_the_logs(tmp_path
     monkeypatch.setattr(results, "_same_filesystem", lambda a, b: False)
     monkeypatch.setattr(results.shutil, "copytree", full)
     with pytest.raises(RunFailed, match="No space left on device"):
-        made.publish(valid=True)
+        publish(made)
     assert not list((tmp_path / "results" / "sys" / "bert-99" / "Offline" / "performance").iterdir())
     assert len(list((tmp_path / "runs").glob("*/result/mlperf_log_*"))) == 2
 
@@ -134,8 +140,8 @@ def test_results_that_cannot_be_written_are_refused_before_the_test(tmp_path):
 
 def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(results.time, "strftime", lambda _: "T-")
-    first = places(tmp_path, official=False).publish(valid=True)
-    second = places(tmp_path, official=False).publish(valid=True)
+    first = places(tmp_path, official=False).publish(None)
+    second = places(tmp_path, official=False).publish(None)
     assert first != second
     assert (first / "run.json").exists()
     assert (second / "run.json").exists()

@@ -1,0 +1,136 @@
+"""Campaigns of rehearsals: every test of a submission with the real LoadGen, short and on stand-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SIZE = 40
+COMMAND = ("campaign", "--rehearsal", "--system", "toy", "--engine", "null", "--set", "delay_us=1000")
+
+
+@pytest.fixture
+def small(clone):
+    clone.official_size(SIZE)
+    return clone
+
+
+def journal(clone, system="rehearsal-toy"):
+    path = clone.top / "build" / "campaign" / f"{system}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def files(clone):
+    tree = clone.top / "build" / "rehearsal"
+    return sorted(
+        str(path.relative_to(tree)) for part in ("results", "compliance") for path in (tree / part).rglob("*")
+    )
+
+
+def test_a_closed_campaign_runs_all_tests_once_and_says_what_they_are(small):
+    first = small.harness(*COMMAND, "--duration", "0.3", "--division", "closed")
+    assert first.returncode == 0, first.stderr
+    assert "6 of 6 tests are done" in first.stdout
+    assert "REHEARSAL" in first.stderr
+    done = [event["test"] for event in journal(small) if event["event"] == "done"]
+    assert done == [
+        f"bert-99 {scenario} {test}"
+        for scenario in ("Offline", "SingleStream")
+        for test in ("performance", "accuracy", "TEST01")
+    ]
+    tree = small.top / "build" / "rehearsal"
+    test = tree / "compliance" / "rehearsal-toy" / "bert-99" / "Offline" / "TEST01"
+    assert "TEST PASS" in (test / "verify_accuracy.txt").read_text().splitlines()
+    assert "TEST PASS" in (test / "verify_performance.txt").read_text().splitlines()
+    record = json.loads((tree / "results/rehearsal-toy/bert-99/Offline/performance/run_1/run.json").read_text())
+    assert record["rehearsal"]
+    assert not record["for_submission"]
+    assert "harness run --rehearsal" in record["command"]
+
+    before, events = files(small), len(journal(small))
+    again = small.harness(*COMMAND, "--duration", "0.3", "--division", "closed")
+    assert again.returncode == 0
+    assert "LoadGen" not in again.stderr
+    assert (files(small), len(journal(small))) == (before, events)
+
+
+def test_a_campaign_that_is_killed_again_and_again_ends_with_the_same_results(small):
+    command = [sys.executable, "-m", "harness.cli", *COMMAND, "--duration", "0.3", "--scenario", "Offline",
+               "--scenario", "SingleStream"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(small.top / "code")}
+    chance = random.Random(7)
+    for _ in range(8):
+        process = subprocess.Popen(command, cwd=small.top, env=environment, stdout=-3, stderr=-3)
+        time.sleep(chance.uniform(0.8, 4.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        time.sleep(0.3)  # the test's own process sees that its parent is gone
+    last = small.harness(*COMMAND, "--duration", "0.3", "--scenario", "Offline", "--scenario", "SingleStream")
+    assert last.returncode == 0, last.stderr
+    assert "4 of 4 tests are done" in last.stdout
+    tests = [
+        f"bert-99 {scenario} {test}" for scenario in ("Offline", "SingleStream") for test in ("performance", "accuracy")
+    ]
+    events = journal(small)
+    assert any(
+        e["event"] == "started" and events[i + 1 : i + 2] and events[i + 1]["event"] == "started"
+        for i, e in enumerate(events)
+    )
+    for test in tests:
+        ended = [event for event in events if event["test"] == test and event["event"] == "done"]
+        assert len(ended) <= 1, test
+    folder = small.top / "build" / "rehearsal" / "results" / "rehearsal-toy" / "bert-99"
+    for scenario in ("Offline", "SingleStream"):
+        for part in ("performance/run_1", "accuracy"):
+            record = json.loads((folder / scenario / part / "run.json").read_text())
+            assert record["valid"]
+    assert not list((small.top / "build").rglob(".*.partial"))
+
+
+def test_what_failed_is_run_again_only_on_demand(small):
+    conf = small.top / "user.conf"
+    conf.write_text("*.Server.target_qps = 100000\n")
+    server = (*COMMAND, "--duration", "0.3", "--scenario", "Server", "--set", "delay_us=30000")
+    first = small.harness(*server, "--set", "max_batch=1")
+    assert first.returncode == 1
+    assert "1 failed" in first.stdout
+    assert "the latency bound was missed" in first.stdout
+    again = small.harness(*server, "--set", "max_batch=1")
+    assert again.returncode == 1
+    assert "LoadGen:" not in again.stderr
+    conf.write_text("*.Server.target_qps = 5\n")
+    retried = small.harness(*server, "--set", "max_batch=1", "--retry")
+    assert retried.returncode == 0, retried.stderr
+
+
+def test_a_place_that_another_model_has_taken_is_not_touched(small):
+    offline = ("--duration", "0.3", "--scenario", "Offline")
+    assert small.harness(*COMMAND, *offline).returncode == 0
+    before = files(small)
+    other = small.harness(*COMMAND, *offline, "--set", "max_batch=3")
+    assert other.returncode == 2
+    assert "another setting of the engine" in other.stderr
+    assert files(small) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--model", "efficientnet-lite0-int8", "--division", "closed"), "use --division open"),
+        (("--scenario", "ofline"), "did you mean 'Offline'?"),
+        (("--system-type", "datacenter"), "use --system-type edge"),
+        (("--division", "shut"), "closed"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_sentence(small, more, said):
+    done = small.harness(*COMMAND, *more)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("error:") == 1
