@@ -396,6 +396,52 @@ def data_fetch(
     fetch(name)
 
 
+compliance_app = typer.Typer(
+    help="The compliance tests of the closed division.", no_args_is_help=True, rich_markup_mode="rich"
+)
+app.add_typer(compliance_app, name="compliance")
+
+
+@compliance_app.command("verify")
+def compliance_verify(
+    test: Annotated[str, typer.Argument(metavar="TEST", help="TEST01 or TEST04.")],
+    results: Annotated[
+        Path, typer.Option(help="The scenario's results, such as results/SYSTEM/resnet50/Offline: the submitted runs.")
+    ],
+    folder: Annotated[Path, typer.Option("--test", help="The test's folder, which holds performance/run_1.")],
+    benchmark: Annotated[
+        str | None, typer.Option(help="bert-99, bert-99.9 or resnet50.", show_default="the folder above RESULTS")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Data set by name or path, which scores TEST01.", show_default="full set if fetched"),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="What TEST01 reads the first element of a response as: int32, int64, float32 or byte.")
+    ] = "int32",
+) -> None:
+    """Verify a compliance test from its logs, of any submitter, and arrange its folder in the official form.
+
+    Do it before logs are truncated for submission. The exit code is 1 if the test was not passed.
+    """
+    from harness.compliance.files import verify
+    from harness.compliance.score import allowed_delta, scorer
+    from harness.compliance.verify import FAIL, PASS
+
+    name = benchmark or results.absolute().parent.name
+    verdicts = verify(test, results, folder, scorer(name, dataset), delta=allowed_delta(name), dtype=dtype)
+    parts = {"performance": verdicts.performance, "accuracy": verdicts.accuracy, "accuracy delta": verdicts.delta}
+    for part, verdict in parts.items():
+        if verdict:
+            console.out.print(f"{test.upper()} {part}: {PASS if verdict.passed else FAIL}")
+    for remark in verdicts.remarks:
+        console.warn(remark)
+    for reason in verdicts.reasons:
+        console.error(reason)
+    if not verdicts.passed:
+        raise typer.Exit(1)
+
+
 def _options(pairs: list[str]) -> dict[str, str]:
     values = {}
     for pair in pairs:
