@@ -2,7 +2,8 @@
 
 Reads nothing but that log, the data set and the vocabulary. The rules, and so the predictions, are those of
 the official ``accuracy-squad.py`` (mlcommons/inference, ``language/bert``). A log with responses missing,
-repeated or NaN is refused, where that script would score it.
+repeated or NaN is refused, where that script would score it. Of a log that samples a performance run, as TEST01 makes
+it, the questions that it answers are scored; that script takes the others for wrong.
 """
 
 from __future__ import annotations
@@ -47,12 +48,17 @@ class Score:
     samples: int
     predictions: dict[str, str]
     warnings: tuple[str, ...]
+    partial: bool = False
+    """Whether the questions are those that a log of some samples answers, and not the first."""
 
     @property
     def scope(self) -> str:
         """Empty for the whole data set, else the words that everything printed must carry."""
-        whole = self.questions == self.total_questions
-        return "" if whole else f"on the first {self.questions} of {self.total_questions} questions"
+        if self.questions == self.total_questions:
+            return ""
+        if self.partial:
+            return f"on the {self.questions} of {self.total_questions} questions that the log samples"
+        return f"on the first {self.questions} of {self.total_questions} questions"
 
 
 def score_log(
@@ -64,9 +70,10 @@ def score_log(
     dtype: str = "float32",
     transposed: bool = False,
     samples: int | None = None,
+    partial: bool = False,
     progress: Progress | None = None,
 ) -> Score:
-    """The score of a log whose QSL held all features, or the first ``samples``.
+    """The score of a log whose QSL held all features, or the first ``samples``; ``partial`` takes any of them.
 
     A response is (rows, 2) logits of ``dtype``, start and end of each token, or (2, rows) if ``transposed``.
     ConfigError: no such file, or not this kind of file; CheckFailed: a log that has no score.
@@ -76,17 +83,20 @@ def score_log(
     squad = read_squad(dataset_path)
     features = load_features(dataset_path, vocab_path, cache_dir, progress=progress)
     count, asked = _scope(squad, features, samples)
-    responses, warnings = _read_responses(log_path, features, count)
+    responses, warnings = _read_responses(log_path, features, count, partial)
+    answered = np.array([bool(response) for response in responses])
     warnings += _check_sizes(log_path, responses, features.lengths[:count], dtype)
     score, start, end = _best_spans(log_path, responses, features, _DTYPES[dtype], transposed)
 
     best: dict[int, int] = {}
     for feature, question in enumerate(features.question[:count].tolist()):
-        if score[feature] > (score[best[question]] if question in best else -np.inf):
+        if answered[feature] and score[feature] > (score[best[question]] if question in best else -np.inf):
             best[question] = feature
     vocab, words = read_vocab(vocab_path), cache(lambda context: context_words(squad.contexts[context]))
     predictions = {}
-    for index, question in enumerate(squad.questions[:asked]):
+    indices = sorted({*features.question[:count][answered].tolist()}) if partial else range(asked)
+    questions = [squad.questions[index] for index in indices]
+    for index, question in zip(indices, questions, strict=True):
         text = "empty"  # the reference's answer where no span is possible
         if index in best:
             i = best[index]
@@ -96,8 +106,9 @@ def score_log(
             original = words(question.context)[features.word[first] : features.word[last] + 1]
             text = _original_text(said, " ".join(original))
         predictions[question.id] = text
-    exact_match, f1 = evaluate(squad.questions[:asked], predictions)
-    return Score(exact_match, f1, asked, len(squad.questions), count, predictions, warnings)
+    exact_match, f1 = evaluate(questions, predictions)
+    held = int(answered.sum()) if partial else count
+    return Score(exact_match, f1, len(questions), len(squad.questions), held, predictions, warnings, partial)
 
 
 def _scope(squad: Squad, features: Features, samples: int | None) -> tuple[int, int]:
@@ -115,10 +126,13 @@ def _scope(squad: Squad, features: Features, samples: int | None) -> tuple[int, 
     return samples, asked
 
 
-def _read_responses(log_path: str | Path, features: Features, count: int) -> tuple[list[bytes], tuple[str, ...]]:
+def _read_responses(
+    log_path: str | Path, features: Features, count: int, partial: bool
+) -> tuple[list[bytes], tuple[str, ...]]:
     """The responses in QSL order, and a warning; CheckFailed unless each of the ``count`` samples has exactly one.
 
     A few may have another: LoadGen fills up the last query of a MultiStream run with samples that it issued before.
+    If ``partial``, samples may have none, which is an empty one here, or many, of which the first counts.
     """
     responses = read_responses(log_path, count)
     advice = "check the data set and the number of samples" if responses.foreign else "repeat the accuracy run"
@@ -128,13 +142,15 @@ def _read_responses(log_path: str | Path, features: Features, count: int) -> tup
     repeats = len(responses.repeated)
     filled = not responses.missing and repeats < _QUERY and (count + repeats) % _QUERY == 0
     problems = {
-        f"of {count} samples have no response": responses.missing,
-        "responses repeat a sample": [] if filled else responses.repeated,
+        f"of {count} samples have no response": [] if partial else responses.missing,
+        "responses repeat a sample": [] if filled or partial else responses.repeated,
         f"responses are to samples outside 0-{count - 1}": responses.foreign,
         "responses are not hexadecimal": responses.broken,
         "responses are empty": responses.empty,
     }
     refuse(log_path, problems, advice)
+    if partial:
+        return [responses.first.get(i, b"") for i in range(count)], ()
     repeated = tell(
         "responses repeat a sample, as in the last query of MultiStream; the first counts", responses.repeated
     )
@@ -142,8 +158,9 @@ def _read_responses(log_path: str | Path, features: Features, count: int) -> tup
 
 
 def _check_sizes(log_path: str | Path, responses: list[bytes], lengths: np.ndarray, dtype: str) -> tuple[str, ...]:
-    """A warning if responses are shorter than their feature; CheckFailed for impossible sizes."""
+    """A warning if responses are shorter than their feature, but not empty; CheckFailed for impossible sizes."""
     sizes = np.array([len(response) for response in responses])
+    lengths = np.where(sizes > 0, lengths, 0)
     # A hint only where another type explains every single response.
     hint = "check the SUT and --dtype"
     for other, kind in _DTYPES.items():
@@ -247,7 +264,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--vocab", default=VOCAB, help="BERT's uncased vocab.txt [%(default)s]")
     parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="of the logits [%(default)s]")
     parser.add_argument("--transposed", action="store_true", help="responses are (2, rows), not (rows, 2)")
-    parser.add_argument("--samples", type=int, help="the run's QSL held only the first so many features")
+    scope = parser.add_mutually_exclusive_group()
+    scope.add_argument("--samples", type=int, help="the run's QSL held only the first so many features")
+    scope.add_argument("--partial", action="store_true", help="score the questions in the log only, such as TEST01's")
     parser.add_argument("--output", help="write accuracy.txt here")
     parser.add_argument("--predictions", help="write the answers here, as JSON by question id")
     parser.add_argument("--cache", default=CACHE_DIR, help="directory for the features [%(default)s]")
@@ -262,6 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             dtype=args.dtype,
             transposed=args.transposed,
             samples=args.samples,
+            partial=args.partial,
         )
         text = accuracy_text(score, args.log)
         if args.output:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from bert.accuracy import VOCAB, score_log, write_accuracy_txt
+from bert.accuracy import VOCAB, accuracy_text, score_log, write_accuracy_txt
 from bert.features import FeatureParams, load_features
 from bert.qsl import BertQSL
 from bert.squad import repeated
@@ -88,3 +88,16 @@ class Bert(Benchmark):
             score.scope or f"all {score.questions:,} questions of {dataset.name}",
             score.warnings,
         )
+
+    def score_partial(self, log: Path, dataset: Dataset) -> str:
+        """Exact match and F1 of the questions that the log answers."""
+        with console.Progress("scoring", unit="questions") as bar:
+            score = score_log(
+                log,
+                dataset.path,
+                self.settings.vocab,
+                cache_dir=self.cache_dir,
+                partial=True,
+                progress=lambda done, total: bar.update(done=done, total=total),
+            )
+        return accuracy_text(score, log)

@@ -122,3 +122,11 @@ class Benchmark(ABC):
         Raises:
             CheckFailed: the log cannot be scored honestly.
         """
+
+    @abstractmethod
+    def score_partial(self, log: Path, dataset: Dataset) -> str:
+        """The text of accuracy.txt for a log of some samples, each once or more, such as TEST01's.
+
+        Raises:
+            CheckFailed: the log cannot be scored honestly.
+        """

@@ -404,7 +404,6 @@ def campaign(
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run tests that failed once more.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is done and what is left.")] = False,
-    compliance_only: Annotated[bool, typer.Option("--compliance-only", help="Only the compliance tests.")] = False,
     tree: Annotated[
         Path | None, typer.Option(help="Where results/ and compliance/ are.", show_default="the repository")
     ] = None,
@@ -420,6 +419,34 @@ def campaign(
     It can be ended at any moment; the same command then goes on. What is done is never run again, and what failed
     only with --retry.
     """
+    _campaign(
+        model, division, scenario, system, system_type, engine, dataset, option, user_conf, rehearsal, duration, retry,
+        dry_run, tree, runs_dir, state_dir, measurements_dir, stall_timeout,
+    )  # fmt: skip
+
+
+def _campaign(
+    model: list[str] | None,
+    division: str,
+    scenario: list[str] | None,
+    system: str | None,
+    system_type: str,
+    engine: str | None,
+    dataset: str | None,
+    option: list[str] | None,
+    user_conf: Path | None,
+    rehearsal: bool,
+    duration: float | None,
+    retry: bool,
+    dry_run: bool,
+    tree: Path | None,
+    runs_dir: Path | None,
+    state_dir: Path,
+    measurements_dir: Path,
+    stall_timeout: float,
+    *,
+    only_compliance: bool = False,
+) -> None:
     from harness.campaign import plan
     from harness.config import make_settings
 
@@ -448,7 +475,7 @@ def campaign(
         system_type=system_type,
         scenarios=scenario or [],
         retry=retry,
-        only_compliance=compliance_only,
+        only_compliance=only_compliance,
         folder=state_dir,
     )
     if dry_run:
@@ -554,6 +581,82 @@ def data_fetch(
     from harness.datasets import fetch
 
     fetch(name)
+
+
+compliance_app = typer.Typer(
+    help="The compliance tests of the closed division.", no_args_is_help=True, rich_markup_mode="rich"
+)
+app.add_typer(compliance_app, name="compliance")
+
+
+@compliance_app.command("run")
+def compliance_run(
+    model: _Models = None,
+    scenario: _Scenarios = None,
+    system: Annotated[str | None, typer.Option(help="Name of the system.", show_default="from the processor")] = None,
+    system_type: _SystemType = "edge",
+    engine: Annotated[
+        str | None, typer.Option(help="Of models without @ENGINE.", show_default="deepsparse if installed")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name or path.", show_default="the full set")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="As in the official runs.")
+    ] = None,
+    rehearsal: _Rehearsal = False,
+    duration: Annotated[float | None, typer.Option(help="Least seconds of each run. Rehearsals only.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Run tests that failed once more.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is done and what is left.")] = False,
+    measurements_dir: _MeasurementsDir = catalog.ROOT / "measurements",
+) -> None:
+    """Run and verify the compliance tests of official results that are there: TEST01, and TEST04 for ResNet50.
+
+    It is the part of `harness campaign --division closed` that comes last.
+    """
+    state = catalog.ROOT / "build" / "campaign"
+    _campaign(
+        model, "closed", scenario, system, system_type, engine, dataset, option, None, rehearsal, duration, retry,
+        dry_run, None, None, state, measurements_dir, 120.0, only_compliance=True,
+    )  # fmt: skip
+
+
+@compliance_app.command("verify")
+def compliance_verify(
+    test: Annotated[str, typer.Argument(metavar="TEST", help="TEST01 or TEST04.")],
+    results: Annotated[
+        Path, typer.Option(help="The scenario's results, such as results/SYSTEM/resnet50/Offline: the submitted runs.")
+    ],
+    folder: Annotated[Path, typer.Option("--test", help="The test's folder, which holds performance/run_1.")],
+    benchmark: Annotated[
+        str | None, typer.Option(help="bert-99, bert-99.9 or resnet50.", show_default="the folder above RESULTS")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Data set by name or path, which scores TEST01.", show_default="full set if fetched"),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="What TEST01 reads the first element of a response as: int32, int64, float32 or byte.")
+    ] = "int32",
+) -> None:
+    """Verify a compliance test from its logs, of any submitter, and arrange its folder in the official form.
+
+    Do it before logs are truncated for submission. The exit code is 1 if the test was not passed.
+    """
+    from harness.compliance.files import verify
+    from harness.compliance.score import allowed_delta, scorer
+    from harness.compliance.verify import FAIL, PASS
+
+    name = benchmark or results.absolute().parent.name
+    verdicts = verify(test, results, folder, scorer(name, dataset), delta=allowed_delta(name), dtype=dtype)
+    parts = {"performance": verdicts.performance, "accuracy": verdicts.accuracy, "accuracy delta": verdicts.delta}
+    for part, verdict in parts.items():
+        if verdict:
+            console.out.print(f"{test.upper()} {part}: {PASS if verdict.passed else FAIL}")
+    for remark in verdicts.remarks:
+        console.warn(remark)
+    for reason in verdicts.reasons:
+        console.error(reason)
+    if not verdicts.passed:
+        raise typer.Exit(1)
 
 
 def _options(pairs: list[str]) -> dict[str, str]:

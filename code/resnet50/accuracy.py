@@ -46,6 +46,8 @@ class Score:
     """With ``missing`` or ``shift``, the last of them says why top-1 says nothing about the model."""
     found: Mapping[int, int]
     """Image index to the label found, in the log's order."""
+    partial: bool = False
+    """Whether images without a response are none that the run had to answer."""
 
     @property
     def total(self) -> int:
@@ -54,8 +56,8 @@ class Score:
 
     @property
     def missing(self) -> int:
-        """How many images have none."""
-        return self.expected - self.total
+        """How many images have none, of those that must have one."""
+        return 0 if self.partial else self.expected - self.total
 
     @property
     def top1(self) -> float:
@@ -65,14 +67,27 @@ class Score:
     @property
     def scope(self) -> str:
         """Empty for the whole data set, else the words that everything printed must carry."""
+        if self.partial:
+            return (
+                "" if self.total == self.images else f"on the {self.total} of {self.images} images that the log samples"
+            )
         first = f"first {self.expected} of {self.images}" if self.expected < self.images else f"{self.images}"
         if self.missing:
             return f"on only {self.total} of the {first} images, the others have no response"
         return f"on the {first} images" if self.expected < self.images else ""
 
 
-def score_log(log_path: str | Path, labels: np.ndarray, *, dtype: str = _AUTO, samples: int | None = None) -> Score:
-    """The score of a log whose QSL held all images, or the first ``samples``.
+def score_log(
+    log_path: str | Path,
+    labels: np.ndarray,
+    *,
+    dtype: str = _AUTO,
+    samples: int | None = None,
+    partial: bool = False,
+) -> Score:
+    """The score of a log whose QSL held all images, or the first ``samples``; ``partial`` takes any of them.
+
+    A log that samples a performance run, as TEST01 makes it, is partial: it has any images, and those more than once.
 
     ``labels`` is int64 (images,), 0 to 999; ``dtype`` float32, int32, int64, or auto for what the bytes say.
     ConfigError: no such file, or not this kind of file; CheckFailed: a log that has no score.
@@ -95,7 +110,7 @@ def score_log(log_path: str | Path, labels: np.ndarray, *, dtype: str = _AUTO, s
 
     found, wanted = [int(value) for value in values.first.tolist()], labels[indices]
     good = sum(a == b for a, b in zip(found, wanted.tolist(), strict=True))
-    warnings = list(_warnings(responses, indices, values, expected))
+    warnings = list(_warnings(responses, indices, values, expected, partial))
     shift, hits = _find_shift(values.first[values.is_label].astype(np.int64), wanted[values.is_label], good)
     if shift:
         warnings.append(
@@ -111,6 +126,7 @@ def score_log(log_path: str | Path, labels: np.ndarray, *, dtype: str = _AUTO, s
         shift=shift,
         warnings=tuple(warnings),
         found=dict(zip(responses.first, found, strict=True)),
+        partial=partial,
     )
 
 
@@ -178,14 +194,16 @@ def _detect(readings: Sequence[_Values]) -> _Values | None:
     return readings[best]
 
 
-def _warnings(responses: LoggedResponses, indices: np.ndarray, values: _Values, expected: int) -> Iterator[str]:
+def _warnings(
+    responses: LoggedResponses, indices: np.ndarray, values: _Values, expected: int, partial: bool
+) -> Iterator[str]:
     """What the official script does not tell; a missing response comes last."""
-    if responses.repeated:
+    if responses.repeated and not partial:
         yield f"{tell('responses repeat an image, of which the first counts', responses.repeated)}."
     if not values.is_label.all():
         what = f"responses are no label, a whole number from -1 to {CLASSES}, as {values.dtype}"
         yield f"{tell(what, indices[~values.is_label])}; {_CHECK}."
-    if responses.missing:
+    if responses.missing and not partial:
         held = responses.prefix
         cure = f"if the run held only the first {held} images, say so with --samples {held}" if held else _REPEAT
         what = tell(f"of {expected} images have no response", responses.missing)
@@ -233,14 +251,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dtype", choices=(_AUTO, *_DTYPES), default=_AUTO, help="of the labels [auto: what their bytes say]"
     )
-    parser.add_argument("--samples", type=int, help="the run's QSL held only the first so many images")
+    scope = parser.add_mutually_exclusive_group()
+    scope.add_argument("--samples", type=int, help="the run's QSL held only the first so many images")
+    scope.add_argument("--partial", action="store_true", help="score the images in the log only, such as TEST01's")
     parser.add_argument("--output", help="write accuracy.txt here")
     parser.add_argument("--verbose", action="store_true", help="list the images whose label was not found")
     args = parser.parse_args(argv)
 
     def run() -> tuple[str, Sequence[str], int]:
         names, labels = read_val_map(args.val_map)
-        score = score_log(args.log, labels, dtype=args.dtype, samples=args.samples)
+        score = score_log(args.log, labels, dtype=args.dtype, samples=args.samples, partial=args.partial)
         text = accuracy_text(score, args.log)
         if args.output:
             write_text(args.output, text)

@@ -369,3 +369,35 @@ def test_known_answers_of_the_real_sample(real_squad: Path, tmp_path: Path) -> N
     score = bench.score()
     assert score.questions == 612
     assert score.f1 > 95
+
+
+def test_a_log_of_some_samples_is_scored_by_its_questions(bench: Bench, capsys) -> None:
+    responses = bench.responses()
+    bench.write(responses)
+    entries = json.loads(bench.log.read_text())
+    some = [e for e in entries if e["qsl_idx"] in (1, 2, 6)]
+    again = [{**e, "data": entries[3]["data"]} for e in some]  # the first of several counts
+    bench.log.write_text(json.dumps([*some, *again]))
+    with pytest.raises(CheckFailed, match="4 of 7 samples have no response"):
+        bench.score()
+    score = bench.score(partial=True)
+    # What the official script makes of features that have no response: they give no spans.
+    none = [r if i in (1, 2, 6) else np.full_like(r, -np.inf) for i, r in enumerate(responses)]
+    expected = _by_loops(bench, none)
+    assert score.predictions == {name: expected[name] for name in ("q0", "q3")}
+    answers = {q.id: q.answers for q in bench.squad.questions}
+    each = [bert_by_loops.answer_score(expected[name], answers[name]) for name in ("q0", "q3")]
+    assert score.f1 == pytest.approx(50 * sum(f for _, f in each))
+    assert (score.questions, score.total_questions, score.samples, score.warnings) == (2, 4, 3, ())
+    assert main(bench.args("--partial")) == 0
+    assert capsys.readouterr().out.splitlines()[2] == "on the 2 of 4 questions that the log samples"
+
+
+def test_a_whole_log_scores_the_same_if_it_may_be_partial(bench: Bench) -> None:
+    bench.write([r.T for r in bench.responses()])
+    whole, partial = bench.score(transposed=True), bench.score(transposed=True, partial=True)
+    answered = {name: text for name, text in whole.predictions.items() if name != "q2"}  # q2 has no feature
+    assert partial.predictions == answered
+    bench.edit(lambda e: e.__setitem__(slice(None), [{**e[3], "data": e[3]["data"][:-8]}]))
+    with pytest.raises(CheckFailed, match=r"no multiple of 8 bytes.*\(qsl_idx 3\)"):
+        bench.score(partial=True)

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from audit_logs import write_log, write_run
 
+from harness.cli import app
 from harness.compliance.audit import AUDITS, find_audit
 from harness.compliance.files import verify
+from harness.compliance.score import allowed_delta, scorer
 from harness.compliance.verify import (
     FAIL,
     PASS,
@@ -20,7 +22,7 @@ from harness.compliance.verify import (
     verify_delta,
     verify_performance,
 )
-from harness.errors import CheckFailed, ConfigError, RunFailed
+from harness.errors import CheckFailed, ConfigError, HarnessError, RunFailed
 from harness.loadgen.accuracy_log import read_entries
 
 RESPONSES = [(index, struct.pack("<ff", index, -index)) for index in range(20)]
@@ -365,3 +367,42 @@ def test_absent_logs_are_wrong_paths(scene, tmp_path):
     (folder / "performance" / "run_1" / "mlperf_log_accuracy.json").unlink()
     with pytest.raises(ConfigError, match=r"there is no mlperf_log_accuracy.json in .*run_1 or .*accuracy"):
         verify("TEST01", reference, folder)
+
+
+# The command
+
+
+def command(*words: object) -> int:
+    try:
+        return app([str(word) for word in words], standalone_mode=False) or 0
+    except HarnessError as error:
+        return error.exit_code
+
+
+def test_the_command_scores_with_the_data_set_that_is_named(scene, small_imagenet, tmp_path, capsys):
+    reference, folder = scene
+    home = tmp_path / "sys" / "resnet50" / "Offline"
+    home.parent.mkdir(parents=True)
+    reference.rename(home)
+    labels = [(n, struct.pack("<f", 100 * n)) for n in range(10)]
+    write_log(home / "accuracy" / "mlperf_log_accuracy.json", labels)
+    write_log(folder / "performance" / "run_1" / "mlperf_log_accuracy.json", [labels[2], labels[5], labels[2]])
+    words = ("compliance", "verify", "TEST01", "--results", home, "--test", folder, "--dataset", small_imagenet)
+    assert command(*words) == 0
+    assert capsys.readouterr().out == "TEST01 performance: TEST PASS\nTEST01 accuracy: TEST PASS\n"
+    assert files(folder)["accuracy/accuracy.txt"].startswith("accuracy=100.000%, good=2, total=2\nhash=")
+
+    wrong = [labels[2], (5, struct.pack("<f", 501)), labels[2]]
+    write_log(folder / "performance" / "run_1" / "mlperf_log_accuracy.json", wrong)
+    assert command(*words) == 1
+    out, err = capsys.readouterr()
+    assert out.endswith("TEST01 accuracy: TEST FAIL\nTEST01 accuracy delta: TEST FAIL\n")
+    assert err == "error: the accuracy of the sampled responses is 100.000 % off its baseline, and 1 % is allowed.\n"
+
+    assert command(*words[:5], "--test", tmp_path) == 2
+    assert command("compliance", "verify", "TEST02", *words[3:]) == 2
+
+
+def test_the_delta_that_is_allowed():
+    assert [allowed_delta(name) for name in ("bert-99", "bert-99.9", "resnet50", "other")] == [1.0, 0.1, 1.0, 0.1]
+    assert scorer("dlrm", None) is None

@@ -544,3 +544,24 @@ def test_a_run_with_a_wrong_label_offset_has_no_accuracy(run_score, tmp_path):
     ):
         run_score(range(1, 1000, 100))
     assert not (tmp_path / "accuracy.txt").exists()
+
+
+def test_a_log_of_some_images_is_scored_by_its_images(bench, capsys):
+    bench.write_values([100, 100, 300, 7], indices=[1, 2, 3, 3])
+    assert main(bench.args()) == 1
+    capsys.readouterr()
+    score = bench.score(partial=True)
+    assert (score.good, score.total, score.missing, score.warnings) == (2, 3, 0, ())
+    assert main(bench.args("--partial")) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == "accuracy=66.667%, good=2, total=3"
+    assert out.splitlines()[2] == "on the 3 of 10 images that the log samples"
+    assert err == ""
+
+
+def test_a_whole_log_has_no_scope_if_it_may_be_partial(bench):
+    bench.write_values(bench.labels)
+    assert bench.score(partial=True).scope == ""
+    bench.write_values([5], indices=[10])
+    with pytest.raises(CheckFailed, match="outside 0-9"):
+        bench.score(partial=True)
