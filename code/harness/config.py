@@ -141,6 +141,8 @@ def make_settings(
         if mode != "performance" or not (rest.get("official") or rest.get("rehearsal")):
             raise ConfigError(f"{rest['audit']} repeats an official performance run: give --official with it.")
     if rest.get("rehearsal"):
+        if (rest.get("duration") or 1) < 1:
+            raise ConfigError(f"--duration {rest['duration']:g} is too short for a rehearsal: give 1 second or more.")
         rest["official"] = True
         rest.setdefault("tree", REHEARSAL_TREE)
     if rest.get("official"):
