@@ -33,7 +33,7 @@ OPTIONS = $(call option,MODEL,model) $(call option,ENGINE,engine) $(call option,
   $(call flag,OFFICIAL,official) $(call flag,FORCE,force) \
   $(if $(VOCAB),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(SET),--set $(call quoted,$(pair)))
 
-.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune data models options test lint format bench recovery-table published-table lock clean distclean
+.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune data models options test lint format bench recovery-table published-table system lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -51,7 +51,7 @@ help: ## This list
 	@echo '  SET        options of the engine, such as SET="threads=2 max_batch=16" (make options)'
 	@echo '  OFFICIAL   1 applies the rules: 10 minutes, the full data set, into results/'
 	@echo '  FORCE      1 replaces an official result, or tuned settings of another model, that are there'
-	@echo '  SYSTEM     name under results/ and measurements/         default: from the processor'
+	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor'
 	@echo '  ARGS       further options of `harness run`, passed on as they are; test and bench take ARGS, too'
 	@echo '  BENCH      what bench measures: offline, scenarios, bert_data or image_data'
 	@echo
@@ -105,6 +105,9 @@ recovery-table: $(READY) ## Compress a dense model (MODEL, DATASET), and show wh
 
 published-table: $(READY) ## The six published models through LoadGen Offline: built with random weights where not fetched
 	@$(BIN)/python -m benchmarks.published $(call option,DATASET,dataset) $(ARGS)
+
+system: $(READY) ## Describe this machine in systems/SYSTEM.json, and list what a person must add (ARGS="--submitter ...")
+	@$(BIN)/harness system init $(call option,SYSTEM,system) $(ARGS)
 
 $(READY): pyproject.toml requirements.lock requirements-deepsparse.lock tools/setup.sh
 	@sh tools/setup.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call quoted,$(DEEPSPARSE))

@@ -659,6 +659,47 @@ def compliance_verify(
         raise typer.Exit(1)
 
 
+system_app = typer.Typer(help="Describe the system that is measured.", no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(system_app, name="system")
+
+
+@system_app.command("init")
+def system_init(
+    system: Annotated[
+        str | None, typer.Option(help="Name of the file, as under results/.", show_default="from the processor")
+    ] = None,
+    submitter: Annotated[str | None, typer.Option(help="The organisation.")] = None,
+    division: Annotated[str | None, typer.Option(help="closed or open.")] = None,
+    system_type: Annotated[str | None, typer.Option(help="edge, datacenter, or datacenter,edge.")] = None,
+    status: Annotated[str | None, typer.Option(help="available, preview or rdi.")] = None,
+    field: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Value of a field, whatever was there.")
+    ] = None,
+    systems_dir: Annotated[
+        Path, typer.Option(help="Where system descriptions lie.", show_default="systems")
+    ] = catalog.ROOT / "systems",
+) -> None:
+    """Write systems/SYSTEM.json from this machine, and list what a person must add.
+
+    Run again, it keeps what a person wrote, and says where that and the machine disagree.
+    """
+    from harness.submission.system import description_file, init_system, parse_fields, unfilled, wanted
+
+    path = description_file(systems_dir, system)
+    options = {"submitter": submitter, "division": division, "system_type": system_type, "status": status}
+    given = parse_fields(field or []) | {name: value for name, value in options.items() if value is not None}
+    values, disagreements = init_system(path, given)
+    for sentence in disagreements:
+        console.warn(sentence)
+    console.out.print(str(path))
+    missing = unfilled(values)
+    if missing:
+        table = Table("to fill in", "with", box=None, pad_edge=False)
+        for name in missing:
+            table.add_row(name, wanted(name))
+        console.print_table(table)
+
+
 def _options(pairs: list[str]) -> dict[str, str]:
     values = {}
     for pair in pairs:
