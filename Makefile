@@ -21,6 +21,8 @@ SET ?=
 PYTHON ?=
 DEEPSPARSE ?= 1
 BENCH ?= offline
+ROUND ?=
+INFERENCE_REPO ?=
 ARGS ?=
 
 export IMAGENET_DIR
@@ -33,7 +35,7 @@ OPTIONS = $(call option,MODEL,model) $(call option,ENGINE,engine) $(call option,
   $(call flag,OFFICIAL,official) $(call flag,FORCE,force) \
   $(if $(VOCAB),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(SET),--set $(call quoted,$(pair)))
 
-.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune data models options test lint format bench recovery-table published-table lock clean distclean
+.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune data models options check test lint format bench recovery-table published-table lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -54,6 +56,11 @@ help: ## This list
 	@echo '  SYSTEM     name under results/ and measurements/         default: from the processor'
 	@echo '  ARGS       further options of `harness run`, passed on as they are; test and bench take ARGS, too'
 	@echo '  BENCH      what bench measures: offline, scenarios, bert_data or image_data'
+	@echo
+	@echo 'Variables of check:'
+	@echo '  ROUND      such as v6.1                                  default: that of the logs'
+	@echo '  INFERENCE_REPO  a checkout of mlcommons/inference, whose two checkers then run, too'
+	@echo '  OFFICIAL   1 clones the commit of it that the rules were read from'
 	@echo
 	@echo 'Variables of setup:'
 	@echo '  PYTHON     the Python to use                             default: 3.11, else 3.12 or 3.13'
@@ -87,6 +94,10 @@ models: $(READY) ## List the models that are known by name (harness models --hel
 
 options: $(READY) ## List the options of SET
 	@$(BIN)/harness options
+
+check: $(READY) ## Check build/submission; with INFERENCE_REPO or OFFICIAL=1 the official checkers, too
+	@$(BIN)/harness check $(call option,ROUND,round) $(call option,INFERENCE_REPO,inference-repo) \
+	  $(call flag,OFFICIAL,official) $(ARGS)
 
 test: $(READY) ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)

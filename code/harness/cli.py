@@ -355,6 +355,37 @@ def models_compress(
 
 
 @app.command()
+def check(
+    root: Annotated[
+        Path, typer.Argument(help="The tree, with <division>/<submitter>.", show_default="build/submission")
+    ] = catalog.ROOT / "build" / "submission",
+    round_: Annotated[
+        str | None, typer.Option("--round", help="Such as v6.1.", show_default="that of the logs")
+    ] = None,
+    rehearsal: Annotated[
+        bool, typer.Option("--rehearsal", help="Let the marks of a rehearsal pass, and nothing else.")
+    ] = False,
+    inference_repo: Annotated[
+        Path | None,
+        typer.Option(
+            help="A checkout of mlcommons/inference: its two checkers run, too.", show_default="$INFERENCE_REPO"
+        ),
+    ] = None,
+    official: Annotated[
+        bool, typer.Option("--official", help="Clone the pinned commit of mlcommons/inference for that.")
+    ] = False,
+    python: Annotated[
+        str, typer.Option(help="The Python for the official checkers.", show_default="this one")
+    ] = sys.executable,
+    as_json: _AsJson = False,
+) -> None:
+    """Check a packaged submission: each problem with its file, the reason and the cure."""
+    from harness.submission.report import run_check
+
+    raise typer.Exit(run_check(root, round_, rehearsal, inference_repo, official, python, as_json))
+
+
+@app.command()
 def options() -> None:
     """List what `harness run --set NAME=VALUE` can set."""
     from harness.config import options_help
