@@ -17,10 +17,18 @@ DURATION ?=
 OFFICIAL ?=
 FORCE ?=
 SYSTEM ?=
+DIVISION ?= open
+SUBMITTER ?=
+SYSTEM_TYPE ?=
+MODELS ?=
+SCENARIOS ?=
+REHEARSAL ?=
 SET ?=
 PYTHON ?=
 DEEPSPARSE ?= 1
 BENCH ?= offline
+ROUND ?=
+INFERENCE_REPO ?=
 ARGS ?=
 
 export IMAGENET_DIR
@@ -33,7 +41,13 @@ OPTIONS = $(call option,MODEL,model) $(call option,ENGINE,engine) $(call option,
   $(call flag,OFFICIAL,official) $(call flag,FORCE,force) \
   $(if $(VOCAB),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(SET),--set $(call quoted,$(pair)))
 
-.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune data models options test lint format bench recovery-table published-table system lock clean distclean
+CAMPAIGN = $(foreach model,$(or $(MODELS),$(MODEL)),--model $(call quoted,$(model))) \
+  $(foreach scenario,$(SCENARIOS),--scenario $(call quoted,$(scenario))) $(call option,ENGINE,engine) \
+  $(call option,DATASET,dataset) $(call option,SYSTEM,system) $(call option,SYSTEM_TYPE,system-type) \
+  $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) \
+  $(if $(VOCAB),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(SET),--set $(call quoted,$(pair)))
+
+.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune submission compliance system package check data models options test lint format bench recovery-table published-table lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -54,6 +68,17 @@ help: ## This list
 	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor'
 	@echo '  ARGS       further options of `harness run`, passed on as they are; test and bench take ARGS, too'
 	@echo '  BENCH      what bench measures: offline, scenarios, bert_data or image_data'
+	@echo
+	@echo 'Variables of submission, compliance, package and check:'
+	@echo '  DIVISION   open or closed                                default: open'
+	@echo '  SUBMITTER  your organisation; of package'
+	@echo '  SYSTEM_TYPE  edge, datacenter or datacenter,edge         default: that of systems/SYSTEM.json, or edge'
+	@echo '  MODELS     names or paths, each with @ENGINE if need be  default: MODEL'
+	@echo '  SCENARIOS  of the campaign                               default: those that the closed division demands'
+	@echo '  REHEARSAL  1 practises with stand-ins, into build/rehearsal and build/rehearsal-submission'
+	@echo '  ROUND      such as v6.1                                  default: that of the logs'
+	@echo '  INFERENCE_REPO  a checkout of mlcommons/inference, whose two checkers then run, too'
+	@echo '  OFFICIAL   1 clones the commit of it that the rules were read from'
 	@echo
 	@echo 'Variables of setup:'
 	@echo '  PYTHON     the Python to use                             default: 3.11, else 3.12 or 3.13'
@@ -79,6 +104,19 @@ run-accuracy: $(READY) ## Accuracy: F1 or top-1 of the answers that LoadGen logg
 tune: $(READY) ## Find the best settings for SCENARIO on this machine, and for Server the highest target_qps that is VALID
 	@$(BIN)/harness tune --scenario $(call quoted,$(SCENARIO)) $(OPTIONS) $(ARGS)
 
+system: $(READY) ## Describe this machine in systems/SYSTEM.json, and list what a person must add (ARGS="--submitter ...")
+	@$(BIN)/harness system init $(call option,SYSTEM,system) $(ARGS)
+
+submission: $(READY) ## All official runs that a submission needs; goes on where it was ended (REHEARSAL=1 practises)
+	@$(BIN)/harness campaign --division $(call quoted,$(DIVISION)) $(CAMPAIGN) $(ARGS)
+
+compliance: $(READY) ## The compliance tests of official results that are there: TEST01, and TEST04 for ResNet50
+	@$(BIN)/harness compliance run $(CAMPAIGN) $(ARGS)
+
+package: $(READY) ## Make build/submission and its tarball from the official runs of SYSTEM, for DIVISION and SUBMITTER
+	@$(BIN)/harness package --division $(call quoted,$(DIVISION)) --submitter $(call quoted,$(SUBMITTER)) \
+	  $(call option,SYSTEM,system) $(call option,ROUND,round) $(call flag,REHEARSAL,rehearsal) $(ARGS)
+
 data: $(READY) ## Fetch the full SQuAD v1.1 dev set and BERT's vocabulary into build/data
 	@$(BIN)/harness data fetch
 
@@ -87,6 +125,10 @@ models: $(READY) ## List the models that are known by name (harness models --hel
 
 options: $(READY) ## List the options of SET
 	@$(BIN)/harness options
+
+check: $(READY) ## Check build/submission (REHEARSAL=1: the rehearsal's); with INFERENCE_REPO or OFFICIAL=1 the official checkers, too
+	@$(BIN)/harness check $(call flag,REHEARSAL,rehearsal) $(call option,ROUND,round) $(call option,INFERENCE_REPO,inference-repo) \
+	  $(call flag,OFFICIAL,official) $(ARGS)
 
 test: $(READY) ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -105,9 +147,6 @@ recovery-table: $(READY) ## Compress a dense model (MODEL, DATASET), and show wh
 
 published-table: $(READY) ## The six published models through LoadGen Offline: built with random weights where not fetched
 	@$(BIN)/python -m benchmarks.published $(call option,DATASET,dataset) $(ARGS)
-
-system: $(READY) ## Describe this machine in systems/SYSTEM.json, and list what a person must add (ARGS="--submitter ...")
-	@$(BIN)/harness system init $(call option,SYSTEM,system) $(ARGS)
 
 $(READY): pyproject.toml requirements.lock requirements-deepsparse.lock tools/setup.sh
 	@sh tools/setup.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call quoted,$(DEEPSPARSE))

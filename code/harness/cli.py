@@ -376,7 +376,10 @@ _Scenarios = Annotated[
     list[str] | None,
     typer.Option("--scenario", help="May be repeated.", show_default="those that the closed division demands"),
 ]
-_SystemType = Annotated[str, typer.Option(help="edge, datacenter, or datacenter,edge.")]
+_SystemType = Annotated[
+    str | None,
+    typer.Option(help="edge, datacenter, or datacenter,edge.", show_default="that of systems/SYSTEM.json, or edge"),
+]
 _Rehearsal = Annotated[
     bool, typer.Option("--rehearsal", help="Stand-ins for data, engine and weights; into build/rehearsal.")
 ]
@@ -388,7 +391,7 @@ def campaign(
     division: Annotated[str, typer.Option(help="open, or closed with its compliance tests.")] = "open",
     scenario: _Scenarios = None,
     system: Annotated[str | None, typer.Option(help="Name of the system.", show_default="from the processor")] = None,
-    system_type: _SystemType = "edge",
+    system_type: _SystemType = None,
     engine: Annotated[
         str | None, typer.Option(help="Of models without @ENGINE.", show_default="deepsparse if installed")
     ] = None,
@@ -430,7 +433,7 @@ def _campaign(
     division: str,
     scenario: list[str] | None,
     system: str | None,
-    system_type: str,
+    system_type: str | None,
     engine: str | None,
     dataset: str | None,
     option: list[str] | None,
@@ -449,6 +452,7 @@ def _campaign(
 ) -> None:
     from harness.campaign import plan
     from harness.config import make_settings
+    from harness.submission.system import description_file, system_type_of
 
     paths = {"user_conf": user_conf, "runs_dir": runs_dir, "tree": tree}
     given = {name: path for name, path in paths.items() if path is not None}
@@ -472,7 +476,7 @@ def _campaign(
         settings_of,
         model or [""],
         division=division,
-        system_type=system_type,
+        system_type=system_type or system_type_of(description_file(catalog.ROOT / "systems", system)),
         scenarios=scenario or [],
         retry=retry,
         only_compliance=only_compliance,
@@ -542,6 +546,38 @@ def package(
 
 
 @app.command()
+def check(
+    root: Annotated[
+        Path | None, typer.Argument(help="The tree, with <division>/<submitter>.", show_default="build/submission")
+    ] = None,
+    round_: Annotated[
+        str | None, typer.Option("--round", help="Such as v6.1.", show_default="that of the logs")
+    ] = None,
+    rehearsal: Annotated[
+        bool, typer.Option("--rehearsal", help="Let the marks of a rehearsal pass, and nothing else.")
+    ] = False,
+    inference_repo: Annotated[
+        Path | None,
+        typer.Option(
+            help="A checkout of mlcommons/inference: its two checkers run, too.", show_default="$INFERENCE_REPO"
+        ),
+    ] = None,
+    official: Annotated[
+        bool, typer.Option("--official", help="Clone the pinned commit of mlcommons/inference for that.")
+    ] = False,
+    python: Annotated[
+        str, typer.Option(help="The Python for the official checkers.", show_default="this one")
+    ] = sys.executable,
+    as_json: _AsJson = False,
+) -> None:
+    """Check a packaged submission: each problem with its file, the reason and the cure."""
+    from harness.submission.report import run_check
+
+    root = root or catalog.ROOT / "build" / ("rehearsal-submission" if rehearsal else "submission")
+    raise typer.Exit(run_check(root, round_, rehearsal, inference_repo, official, python, as_json))
+
+
+@app.command()
 def options() -> None:
     """List what `harness run --set NAME=VALUE` can set."""
     from harness.config import options_help
@@ -594,7 +630,7 @@ def compliance_run(
     model: _Models = None,
     scenario: _Scenarios = None,
     system: Annotated[str | None, typer.Option(help="Name of the system.", show_default="from the processor")] = None,
-    system_type: _SystemType = "edge",
+    system_type: _SystemType = None,
     engine: Annotated[
         str | None, typer.Option(help="Of models without @ENGINE.", show_default="deepsparse if installed")
     ] = None,

@@ -108,13 +108,24 @@ def package(
     source = Classic(tree)
     results, problems = _results(source, systems, division, rehearsal)
     found = _round(source, results, round_name)
+    described = {name: _system(source.system_file(name), name, rehearsal) for name in systems}
+    for name, values in described.items():
+        values |= {"division": division, "submitter": submitter}
+        if missing := system.unfilled(values):
+            problems.append(
+                f"{source.system_file(name)} lacks {', '.join(missing)}: fill it in, or run `harness system init "
+                f"--system {name}` first."
+            )
     if problems:
         raise CheckFailed("\n".join(problems))
     target = output / division / submitter
     staging = output / f".{division}-{submitter}.partial"
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        _write(LAYOUTS[found.layout](staging), source, results, division, submitter, rehearsal)
+        target_layout = LAYOUTS[found.layout](staging)
+        _write(target_layout, source, results, division, submitter, rehearsal)
+        for name, values in described.items():
+            _text(target_layout.system_file(name), json.dumps(values, indent=4, ensure_ascii=False) + "\n")
         _check_sizes(staging)
         target.parent.mkdir(parents=True, exist_ok=True)
         old = output / f".{division}-{submitter}.old"
@@ -171,6 +182,25 @@ def _results(source: Classic, systems: list[str], division: str, rehearsal: bool
             problems += _not_closed(result, told_at, rehearsal)
         results.append(result)
     return results, problems
+
+
+def _system(path: Path, name: str, rehearsal: bool) -> dict[str, Any]:
+    """A system description; of a rehearsal that of the real system, or what this machine tells, marked as what it is.
+
+    Raises:
+        ConfigError: it cannot be read, or there is none.
+    """
+    if not rehearsal:
+        if not path.is_file():
+            raise ConfigError(f"{path} is missing: make it with `harness system init --system {name}`, and fill it in.")
+        return system.read_system(path)
+    real = ROOT / "systems" / f"{name.removeprefix(REHEARSAL_PREFIX)}.json"
+    values = system.read_system(real) if real.is_file() else system.describe_machine()
+    values |= {"system_name": f"REHEARSAL on {values['system_name'] or name}", "sw_notes": REHEARSAL}
+    defaults = {"status": "available", "system_type": "edge"}
+    for field in system.unfilled(values):
+        values[field] = defaults.get(field, "REHEARSAL")
+    return values
 
 
 def _unfit(folder: Path, record: Record, rehearsal: bool) -> Iterator[str]:
@@ -242,10 +272,6 @@ def _names() -> str:
 def _write(
     target: Layout, source: Classic, results: list[Result], division: str, submitter: str, rehearsal: bool
 ) -> None:
-    systems = {result.scene.system: result for result in results}
-    for name, result in systems.items():
-        values = system.for_package(source.system_file(name), division, submitter, result.records["performance"])
-        _text(target.system_file(name), json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     for result in results:
         _write_result(target, source, result)
     for benchmark, result in {result.scene.benchmark: result for result in results}.items():

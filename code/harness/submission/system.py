@@ -144,6 +144,12 @@ def unfilled(values: Mapping[str, Any]) -> list[str]:
     return [field for field in FIELDS if field not in values or not _says_something(field, values[field])]
 
 
+def system_type_of(path: Path) -> str:
+    """The system type in a description; "edge" where there is none."""
+    value = read_system(path).get("system_type") if path.is_file() else None
+    return value if value in SYSTEM_TYPES else "edge"
+
+
 def _says_something(field: str, value: Any) -> bool:
     if _marked(value):
         return False

@@ -1,0 +1,132 @@
+"""Our own check of a packaged submission: everything that the official checkers find, and what they let pass.
+
+Each check is a function of harness.submission.checks that yields problems; here they are run over a tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ConfigError
+from harness.loadgen.logs import DETAIL
+from harness.submission.checks.accuracy import check_accuracy
+from harness.submission.checks.compliance import check_compliance
+from harness.submission.checks.log import read_log
+from harness.submission.checks.marks import check_marks
+from harness.submission.checks.measurements import check_measurements
+from harness.submission.checks.package import Package, Result, read_mapping
+from harness.submission.checks.performance import check_performance
+from harness.submission.checks.structure import check_names, check_package, check_results, check_scene, check_top
+from harness.submission.checks.system import check_system
+from harness.submission.rounds import DEFAULT_ROUND, Round, round_of
+from harness.submission.tree import Findings, Problem, T, Tree, printable
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found."""
+
+    round: Round
+    packages: tuple[str, ...]
+    """Each as division/submitter."""
+    results: int
+    problems: tuple[Problem, ...]
+    """In the order of their files."""
+
+
+def check(root: Path, round_: Round | None = None, rehearsal: bool = False) -> list[Problem]:
+    """The problems of a tree; see `examine`."""
+    return list(examine(root, round_, rehearsal).problems)
+
+
+def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) -> Report:
+    """Check a tree for a round, by default the one that most of its logs are of.
+
+    A rehearsal may carry the marks that say that it is none but a rehearsal; everything else counts.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"{root} is no folder: make it with `harness package`, or name the one to check.")
+    tree = Tree(root)
+    wanted = round_ or _round(tree)
+    problems: list[Problem] = []
+    found = _collect(check_top(tree), problems)
+    packages = [_package(tree, division, name, wanted, problems) for division, name in found]
+    for package in packages:
+        for findings in _checks(package):
+            _collect(findings, problems)
+    code = tuple(package.at(package.layout.root / package.layout.code) for package in packages)
+    _collect(_twice(tree), problems)
+    _collect(check_marks(tree, code), problems)
+    _collect(check_names(tree), problems)
+    shown = {
+        Problem(printable(p.path, 400), p.what, p.cure, p.mark): None for p in problems if not (rehearsal and p.mark)
+    }
+    ordered = sorted(shown, key=lambda problem: problem.path)
+    names = tuple(package.path for package in packages)
+    return Report(wanted, names, sum(len(package.results()) for package in packages), tuple(ordered))
+
+
+def _collect(findings: Findings[T], problems: list[Problem]) -> T:
+    """Take all problems of a check, and return what it returns."""
+    while True:
+        try:
+            problems.append(next(findings))
+        except StopIteration as end:
+            return end.value
+
+
+def _round(tree: Tree) -> Round:
+    """The round of most logs; the default one where no log tells."""
+    seen: Counter[Round] = Counter()
+    for path in tree.entries:
+        folder, _, name = path.rpartition("/")
+        if name == DETAIL and folder.startswith(("closed/", "open/")):
+            log = _collect(read_log(tree, folder), [])
+            made_for = round_of(log.values) if log else None
+            if made_for:
+                seen[made_for] += 1
+    return seen.most_common(1)[0][0] if seen else DEFAULT_ROUND
+
+
+def _package(tree: Tree, division: str, submitter: str, wanted: Round, problems: list[Problem]) -> Package:
+    path = f"{division}/{submitter}"
+    mapping = _collect(read_mapping(tree, path), problems)
+    systems = {}
+    for system in tree.names(f"{path}/results", "folder"):
+        values = _collect(check_system(tree, path, system), problems)
+        if values is not None:
+            systems[system] = values
+    return Package(tree, division, submitter, wanted, systems, mapping)
+
+
+def _checks(package: Package) -> Iterator[Findings[None]]:
+    yield check_package(package)
+    yield check_results(package)
+    for result in package.results():
+        yield _result(result)
+
+
+def _result(result: Result) -> Findings[None]:
+    yield from check_scene(result)
+    yield from check_measurements(result)
+    log = yield from check_performance(result)
+    yield from check_accuracy(result)
+    yield from check_compliance(result, log)
+
+
+def _twice(tree: Tree) -> Findings[None]:
+    """A log is of one test: a copy of it elsewhere is no result."""
+    first: dict[str, str] = {}
+    for path in sorted(tree.entries):
+        if path.rpartition("/")[2] == DETAIL and (content := tree.read(path)):
+            digest = hashlib.sha256(content).hexdigest()
+            if digest in first:
+                yield Problem(path, f"it is the same log as {first[digest]}", "run each test by itself")
+            first.setdefault(digest, path)

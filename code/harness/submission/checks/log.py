@@ -1,0 +1,159 @@
+"""LoadGen's logs in a package, read strictly: what a reader of another project might stumble over is a problem here."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.loadgen.logs import DETAIL, SUMMARY
+from harness.submission.rounds import ROUNDS, SEEDS, Round
+from harness.submission.tree import Findings, Problem, Tree, number, printable, read_text
+
+AGAIN = "run the test again, and package its logs as LoadGen wrote them"
+_MARKER = ":::MLLOG"
+_LAST = {"PerformanceOnly": "num_errors", "AccuracyOnly": "power_end"}
+_SAME = {
+    "samples_per_query": "effective_samples_per_query",
+    "target_latency (ns)": "effective_target_latency_ns",
+    "min_duration (ms)": "effective_min_duration_ms",
+    "max_duration (ms)": "effective_max_duration_ms",
+    "min_query_count": "effective_min_query_count",
+    "max_query_count": "effective_max_query_count",
+    "accuracy_log_rng_seed": "effective_accuracy_log_rng_seed",
+    "performance_sample_count": "effective_performance_sample_count",
+    **{seed: f"effective_{seed}" for seed in SEEDS},
+}
+"""The parameters that both the summary and the detail log tell."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """A mlperf_log_detail.txt."""
+
+    path: str
+    values: Mapping[str, Any]
+    """By key; of a repeated key, the first, as the official checkers read it."""
+
+    def number(self, key: str) -> float | int | None:
+        """A finite number."""
+        return number(self.values.get(key))
+
+    def expect(self, key: str, good: bool, wanted: str, cure: str = AGAIN) -> Findings[None]:
+        """A problem unless the value is good; says what the value is."""
+        if good:
+            return
+        if key in self.values:
+            yield Problem(self.path, f"{key} is {printable(self.values[key])}, and must be {wanted}", cure)
+        else:
+            yield Problem(self.path, f"{key} is missing: the log was cut or edited", AGAIN)
+
+    def is_number(self, key: str, wanted: float) -> Findings[None]:
+        """The value must be that number."""
+        yield from self.expect(key, self.number(key) == wanted, f"{wanted}")
+
+    def least(self, key: str, wanted: float, cure: str = AGAIN) -> Findings[None]:
+        """The value must be a number, and at least that."""
+        value = self.number(key)
+        yield from self.expect(key, value is not None and value >= wanted, f"{wanted} or more", cure)
+
+
+def read_log(tree: Tree, folder: str) -> Findings[Log | None]:
+    """The detail log of a folder; None where nothing of it can be read."""
+    path = f"{folder}/{DETAIL}"
+    text = yield from read_text(tree, path, AGAIN)
+    if text is None:
+        return None
+    values: dict[str, Any] = {}
+    repeated, errors, broken = [], [], []
+    for line_number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        entry = _entry(line)
+        if entry is None:
+            broken.append(line_number)
+            continue
+        key, value = entry["key"], entry["value"]
+        if key in values and key.startswith(("effective_", "requested_", "result_", "early_stopping_")):
+            repeated.append(key)
+        values.setdefault(key, value)
+        if entry["metadata"]["is_error"]:
+            errors.append(f"{key}: {value}")
+    if broken:
+        others = f", and {len(broken) - 1} more are not," if len(broken) > 1 else ""
+        yield Problem(path, f"line {broken[0]}{others} is no line of LoadGen: the log was cut or edited", AGAIN)
+    if repeated:
+        yield Problem(path, f"{printable(repeated[0])} is there twice: the log is of two tests", AGAIN)
+    for error in dict.fromkeys(errors):
+        yield Problem(path, f"LoadGen logged an error ({printable(error, 160)})", "mend the cause and run it again")
+    return Log(path, values)
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    if not line.startswith(_MARKER):
+        return None
+    try:
+        entry = json.loads(line[len(_MARKER) :])
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or not isinstance(entry.get("key"), str) or "value" not in entry:
+        return None
+    metadata = entry.get("metadata")
+    return entry if isinstance(metadata, dict) and isinstance(metadata.get("is_error"), bool) else None
+
+
+def check_test(log: Log, mode: str, scenario: str, round_: Round) -> Findings[None]:
+    """What holds for every test: its mode, its scenario, its round, its end."""
+    yield from log.expect("effective_test_mode", log.values.get("effective_test_mode") == mode, mode)
+    yield from log.expect("effective_scenario", log.values.get("effective_scenario") == scenario, scenario)
+    for name, seed in zip(SEEDS, round_.seeds, strict=True):
+        key = f"effective_{name}"
+        cure = f"run the test with a LoadGen of {round_.name}, or check for the round that it ran for"
+        yield from log.expect(key, log.number(key) == seed, f"{seed} in {round_.name}", cure)
+    yield from _version(log, round_)
+    if _LAST[mode] not in log.values:
+        yield Problem(log.path, "it has no end: the test was broken off, or the log was cut", AGAIN)
+    errors = log.number("num_errors")
+    if errors:
+        yield Problem(log.path, f"num_errors is {errors:g}", "mend the cause and run it again")
+
+
+def _version(log: Log, round_: Round) -> Findings[None]:
+    found = re.match(r"(\d{1,4})\.(\d{1,4})\.?(\d{0,4})", str(log.values.get("loadgen_version", "")))
+    if not found:
+        yield from log.expect("loadgen_version", False, "a version of LoadGen")
+        return
+    version = (int(found[1]), int(found[2]), int(found[3] or 0))
+    made_for = max((r for r in ROUNDS if r.first <= version), key=lambda r: r.first, default=None)
+    if made_for != round_:
+        which = made_for.name if made_for else "a round before v5.0"
+        what = f"LoadGen {found[0]} ran, which belongs to {which}, not to {round_.name}"
+        yield Problem(log.path, what, f"run the test with a LoadGen of {round_.name}")
+
+
+def check_summary(tree: Tree, folder: str, log: Log | None, scenario: str, mode: str) -> Findings[None]:
+    """mlperf_log_summary.txt, which must tell the same as the detail log."""
+    path = f"{folder}/{SUMMARY}"
+    text = yield from read_text(tree, path, AGAIN)
+    if text is None:
+        return
+    lines = [line.strip() for line in text.splitlines()]
+    if "No errors encountered during test." not in lines[-3:]:
+        yield Problem(path, "it does not end with LoadGen's word that no errors were encountered", AGAIN)
+    if mode == "AccuracyOnly":
+        return
+    said = {}
+    for line in lines:
+        name, separator, value = line.partition(":")
+        if separator:
+            said.setdefault(name.strip(), value.strip())
+    for name, wanted in (("Scenario", scenario), ("Mode", mode), ("Result is", "VALID")):
+        if said.get(name) != wanted:
+            what = f"{name} {said[name]}" if name in said else f"it does not tell {name}"
+            yield Problem(path, f"{printable(what)}, where {wanted} is needed", AGAIN)
+    for name, key in _SAME.items():
+        value = log.values.get(key) if log else None
+        if value is not None and said.get(name) != str(value):
+            what = f"{name} is {printable(said.get(name))} here and {printable(value)} in {DETAIL}"
+            yield Problem(path, what, AGAIN)

@@ -1,0 +1,40 @@
+"""Marks of what is not meant for submission: rehearsals, development runs, stand-ins, and gaps that a person fills."""
+
+from __future__ import annotations
+
+import re
+
+from harness.submission.checks.system import TO_FILL
+from harness.submission.tree import Findings, Problem, Tree
+
+NOTICE = "NOT-FOR-SUBMISSION.txt"
+REHEARSAL = "rehearsal-"
+"""How the names of a rehearsal's systems begin."""
+_MARKS = re.compile(
+    rb"(?i)rehearsal|not[ -]for[ -]submission|random[ -]weights|stand-in"
+    rb"|(?<![\w-])null engine|engine[`'\" ]{0,2}[:=|][ `'\"|]{0,4}null(?![\w-])"
+)
+_NULL_FRAMEWORK = re.compile(rb'(?i)"framework"\s{0,9}:\s{0,9}"null(?:[ ,(][^"]{0,200})?"')
+_FILL = re.compile(rb"(?<!\w)" + TO_FILL.encode() + rb"(?!\w)")
+_CURE = "submit official runs of real models and data only; check a rehearsal with --rehearsal"
+
+
+def check_marks(tree: Tree, code: tuple[str, ...]) -> Findings[None]:
+    """Names and texts of everything but the code, which lies below the folders ``code``."""
+    for path, entry in tree.entries.items():
+        if any(path == folder or path.startswith(f"{folder}/") for folder in code):
+            continue
+        name = path.rpartition("/")[2]
+        if name == NOTICE or name.lower().startswith(REHEARSAL):
+            yield Problem(path, f"its name says that it is not for submission: {name}", _CURE, mark=True)
+        if entry.kind != "file":
+            continue
+        content = tree.read(path) or b""
+        found = {match[0].decode("ascii").lower(): match[0] for match in _MARKS.finditer(content)}
+        if _NULL_FRAMEWORK.search(content):
+            found["null"] = b"null"
+        for mark in found:
+            yield Problem(path, f"it holds the mark '{mark}'", _CURE, mark=True)
+        described = "/systems/" in path and path.endswith(".json")  # there each field is reported by its name
+        if not described and _FILL.search(content):
+            yield Problem(path, f"it holds the mark '{TO_FILL}'", "replace the mark by what is true")

@@ -1,0 +1,72 @@
+"""The measurements file, user.conf and README.md of a result."""
+
+from __future__ import annotations
+
+from harness.errors import ConfigError
+from harness.loadgen.conf import MODELS, SCENARIOS, check_official, read_user_conf
+from harness.submission.checks.package import Result
+from harness.submission.layout import CONF
+from harness.submission.rounds import RULES
+from harness.submission.tree import Findings, Problem, read_object, read_text, required_text
+
+README = "README.md"
+FIELDS = (
+    "input_data_types",
+    "retraining",
+    "starting_weights_filename",
+    "weight_data_types",
+    "weight_transformations",
+)
+_AGAIN = "package it again"
+
+
+def check_measurements(result: Result) -> Findings[None]:
+    """What says how a result was made."""
+    package, tree = result.package, result.tree
+    folder = package.at(package.layout.measurements(result.scene))
+    if tree.kind(folder) != "folder":
+        yield Problem(folder, "the measurements of this result are missing", _AGAIN)
+        return
+    yield from _file(result, folder)
+    yield from read_text(tree, f"{folder}/{README}", "say how to repeat the measurement, or package it again")
+    path = f"{folder}/{CONF}"
+    if (yield from read_text(tree, path, _AGAIN)) is not None:
+        yield from _conf(result, path)
+
+
+def _file(result: Result, folder: str) -> Findings[None]:
+    scene, layout = result.scene, result.package.layout
+    pattern = layout.measurements_file(scene, "*").name
+    if "*" not in pattern:
+        path = f"{folder}/{pattern}"
+    else:
+        start, end = pattern.split("*")
+        names = [n for n in result.tree.names(folder, "file") if n.endswith(".json")]
+        good = [n for n in names if n.startswith(start) and n.endswith(end) and len(n) > len(pattern) - 1]
+        if len(names) != 1 or not good:
+            found = ", ".join(names) or "none"
+            what = f"it needs one file {start}<implementation>{end}, and has {found}"
+            yield Problem(folder, what, _AGAIN)
+            return
+        path = f"{folder}/{good[0]}"
+        implementation = good[0][len(start) : -len(end)]
+        code = f"{result.package.path}/{layout.code}/{scene.benchmark}/{implementation}"
+        if result.tree.kind(code) != "folder":
+            yield Problem(path, f"it names the implementation {implementation}, which {code} does not hold", _AGAIN)
+    values = yield from read_object(result.tree, path, _AGAIN)
+    if values is not None:
+        yield from required_text(path, values, FIELDS)
+
+
+def _conf(result: Result, path: str) -> Findings[None]:
+    """LoadGen must have understood the file, and an official run leaves the rules' settings alone."""
+    file = result.tree.root / path
+    model = {name: "resnet50" if rules.metric == "acc" else "bert" for name, rules in RULES.items()}
+    scenario = result.scene.scenario
+    try:
+        conf = read_user_conf(file)
+        if scenario in SCENARIOS:
+            check_official(conf, model.get(result.benchmark or "", MODELS[0]), scenario)
+    except (ConfigError, ValueError, OverflowError) as error:
+        what = str(error).removeprefix(f"{file}, ").rstrip(".")
+        yield Problem(path, what, "measure again with a user.conf that LoadGen understands and the rules allow")

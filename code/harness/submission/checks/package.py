@@ -1,0 +1,126 @@
+"""What the checks are about: the package of one submitter in one division, and each of its results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.submission.layout import LAYOUTS, Layout, Scene
+from harness.submission.rounds import RULES, Round, Rules
+from harness.submission.tree import Findings, Problem, Tree, printable, read_object
+
+SCENARIOS = ("SingleStream", "MultiStream", "Server", "Offline")
+MAPPING = "model_mapping.json"
+_OFFICIAL = {"resnet": "resnet50", "bert-99": "bert-99", "bert-99.9": "bert-99.9"}
+"""The benchmarks as a mapping calls them, and as results are filed."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """<division>/<submitter>."""
+
+    tree: Tree
+    division: str
+    submitter: str
+    round: Round
+    systems: Mapping[str, Mapping[str, Any]]
+    """The descriptions that can be read, by system."""
+    mapping: Mapping[str, str]
+    """The submitter's own names of benchmarks; open division only."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the closed division's rules hold."""
+        return self.division == "closed"
+
+    @property
+    def path(self) -> str:
+        """The package's folder."""
+        return f"{self.division}/{self.submitter}"
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The places of the round."""
+        return LAYOUTS[self.round.layout](self.tree.root / self.division / self.submitter)
+
+    def at(self, path: Path) -> str:
+        """A place of the layout, relative to the tree's root."""
+        return self.tree.relative(path)
+
+    def results(self) -> list[Result]:
+        """Every folder that is where a result belongs."""
+        found = []
+        results = f"{self.path}/results"
+        for system in self.tree.names(results, "folder"):
+            for benchmark in self.tree.names(f"{results}/{system}", "folder"):
+                for scenario in self.tree.names(f"{results}/{system}/{benchmark}", "folder"):
+                    found.append(Result(self, Scene(system, benchmark, scenario)))
+        return found
+
+    def benchmark(self, name: str) -> str | None:
+        """The official name of a benchmark that results are filed under; None if it is not known."""
+        if name in RULES:
+            return name
+        if self.closed:
+            return None
+        if name in _OFFICIAL or self.mapping.get(name) in _OFFICIAL:
+            return _OFFICIAL[name if name in _OFFICIAL else self.mapping[name]]
+        if any(part in name for part in ("resnet50", "efficientnet", "mobilenet")):
+            return "resnet50"
+        return next((known for known in ("bert-99.9", "bert-99") if known in name), None)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One scenario of one benchmark on one system."""
+
+    package: Package
+    scene: Scene
+
+    @property
+    def tree(self) -> Tree:
+        """The tree that it lies in."""
+        return self.package.tree
+
+    @property
+    def benchmark(self) -> str | None:
+        """The benchmark's official name."""
+        return self.package.benchmark(self.scene.benchmark)
+
+    @property
+    def rules(self) -> Rules | None:
+        """The benchmark's rules; None for a benchmark that is not known, which its folder's check reports."""
+        return RULES.get(self.benchmark or "")
+
+    @property
+    def folder(self) -> str:
+        """The folder of the results."""
+        return self.package.at(self.package.layout.results(self.scene))
+
+    def tests(self) -> tuple[str, ...]:
+        """The compliance tests that are demanded, or in the open division those that are there."""
+        tests = self.rules.tests if self.rules else ()
+        return tests if self.package.closed else tuple(t for t in tests if self.tree.kind(self.test(t)) == "folder")
+
+    def test(self, test: str) -> str:
+        """The folder of a compliance test."""
+        return self.package.at(self.package.layout.compliance(self.scene, test))
+
+
+def read_mapping(tree: Tree, package: str) -> Findings[dict[str, str]]:
+    """The model mapping of an open package, which need not be there."""
+    path = f"{package}/{MAPPING}"
+    if not package.startswith("open/") or tree.kind(path) is None:
+        return {}
+    values = yield from read_object(tree, path, 'write an object such as {"mynet": "resnet"}, or remove the file')
+    good = {}
+    for name, benchmark in (values or {}).items():
+        if isinstance(benchmark, str) and benchmark in _OFFICIAL:
+            good[name] = benchmark
+        else:
+            what = f"{printable(name)} is mapped to {printable(benchmark)}, which is no benchmark of this project"
+            yield Problem(path, what, f"map it to one of {', '.join(_OFFICIAL)}")
+    return good

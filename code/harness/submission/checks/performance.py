@@ -1,0 +1,127 @@
+"""The performance run of a result, and what the compliance runs share with it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from harness.loadgen.conf import MIN_DURATION_MS
+from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
+from harness.submission.checks.log import AGAIN, Log, check_summary, check_test, read_log
+from harness.submission.checks.package import Result
+from harness.submission.rounds import Rules
+from harness.submission.tree import Findings, Problem, Tree, contents
+
+SCORE = {
+    "Offline": "result_samples_per_second",
+    "SingleStream": "early_stopping_latency_ss",
+    "MultiStream": "early_stopping_latency_ms",
+    "Server": "result_completed_samples_per_sec",
+}
+"""The key of each scenario's metric in the detail log: samples per second, or nanoseconds."""
+_PERCENTILE = {"SingleStream": 0.9, "MultiStream": 0.99, "Server": 0.99}
+_SAMPLES = {"SingleStream": 1, "MultiStream": 8, "Server": 1}
+_NO_AUDIT = {
+    "effective_accuracy_log_rng_seed": 0,
+    "effective_accuracy_log_probability": 0,
+    "effective_accuracy_log_sampling_target": 0,
+    "effective_performance_issue_unique": 0,
+    "effective_performance_issue_same": 0,
+}
+LOG_LIMIT = 10240
+"""Bytes of the largest accuracy log that a package may hold."""
+
+
+def check_performance(result: Result) -> Findings[Log | None]:
+    """The performance run; returns its log."""
+    tree, cure = result.tree, "run the performance test, and package it again"
+    parent = f"{result.folder}/performance"
+    yield from contents(tree, parent, folders=("run_1",), cure=cure)
+    if tree.kind(f"{parent}/run_1") != "folder":
+        return None
+    log = yield from check_run(result, f"{parent}/run_1")
+    if log is not None:
+        for key, value in _NO_AUDIT.items():
+            cure = "only compliance tests set it: run without an audit.config in the working directory"
+            yield from log.expect(key, log.values.get(key) == value, f"{value}", cure)
+    return log
+
+
+def check_run(result: Result, folder: str) -> Findings[Log | None]:
+    """The logs of a test in performance mode, with or without an audit; returns the detail log."""
+    tree, scenario = result.tree, result.scene.scenario
+    yield from contents(tree, folder, files=(SUMMARY, DETAIL), allowed=(ACCURACY,), cure=AGAIN)
+    yield from small(tree, f"{folder}/{ACCURACY}")
+    log = None
+    if tree.kind(f"{folder}/{DETAIL}") == "file":
+        log = yield from read_log(tree, folder)
+    if tree.kind(f"{folder}/{SUMMARY}") == "file":
+        yield from check_summary(tree, folder, log, scenario, "PerformanceOnly")
+    if log is not None:
+        yield from check_test(log, "PerformanceOnly", scenario, result.package.round)
+        yield from _valid(log, scenario)
+        yield from _long_enough(log)
+        if result.rules:
+            yield from _sizes(log, scenario, result.rules)
+    return log
+
+
+def small(tree: Tree, path: str) -> Findings[None]:
+    """An accuracy log must have been truncated."""
+    entry = tree.entries.get(path)
+    if entry and entry.kind == "file" and entry.size > LOG_LIMIT:
+        yield Problem(path, f"it is not truncated: {entry.size} bytes, of {LOG_LIMIT} allowed", "package it again")
+
+
+def _valid(log: Log, scenario: str) -> Findings[None]:
+    validity = log.values.get("result_validity")
+    if validity == "INVALID":
+        yield Problem(log.path, "the result is INVALID", "run the test again until LoadGen calls it VALID")
+    else:
+        yield from log.expect("result_validity", validity == "VALID", "VALID")
+    constraints = ("result_perf_constraints_met",) if scenario == "Server" else ()
+    for key in ("result_min_duration_met", "result_min_queries_met", "early_stopping_met", *constraints):
+        yield from log.expect(key, log.values.get(key) is True, "true")
+    if scenario in SCORE:
+        score = log.number(SCORE[scenario])
+        yield from log.expect(SCORE[scenario], score is not None and score > 0, "a number greater than 0")
+    yield from log.least("result_query_count", 1)
+
+
+def _long_enough(log: Log) -> Findings[None]:
+    minutes = "an official run takes 10 minutes or more: run it with --official"
+    yield from log.least("effective_min_duration_ms", MIN_DURATION_MS, minutes)
+    for key in ("effective_max_duration_ms", "effective_max_query_count"):
+        yield from log.expect(key, log.number(key) == 0, "0", "remove the limit from user.conf and run it again")
+    moments = []
+    for key in ("power_begin", "power_end"):
+        try:
+            moments.append(datetime.strptime(str(log.values.get(key)), "%m-%d-%Y %H:%M:%S.%f"))
+        except ValueError:
+            yield from log.expect(key, False, "a date and a time")
+    if len(moments) == 2:
+        seconds = (moments[1] - moments[0]).total_seconds()
+        if seconds < MIN_DURATION_MS / 1000 - 1:  # the clock may have been set right by a little meanwhile
+            yield Problem(log.path, f"the test took {seconds:.1f} s, from power_begin to power_end", minutes)
+
+
+def _sizes(log: Log, scenario: str, rules: Rules) -> Findings[None]:
+    whole = "use the whole data set"
+    yield from log.expect(
+        "qsl_reported_total_count",
+        log.number("qsl_reported_total_count") == rules.samples,
+        f"{rules.samples}, the whole data set",
+        whole,
+    )
+    yield from log.least("effective_performance_sample_count", rules.performance_samples, whole)
+    if scenario in _SAMPLES:
+        yield from log.is_number("effective_samples_per_query", _SAMPLES[scenario])
+        yield from log.is_number("effective_target_latency_percentile", _PERCENTILE[scenario])
+    if scenario == "Offline":
+        more = "raise Offline.target_qps in user.conf"
+        yield from log.least("effective_samples_per_query", rules.offline_samples, more)
+    yield from log.least("effective_min_query_count", 1)
+    if scenario == "Server":
+        bound, nanoseconds = rules.server_latency_ms, log.number("effective_target_latency_ns")
+        good = nanoseconds is not None and 0 < nanoseconds <= (bound or float("inf")) * 1e6
+        wanted = f"{bound * 1e6:.0f} or less" if bound else "a number greater than 0"
+        yield from log.expect("effective_target_latency_ns", good, wanted)

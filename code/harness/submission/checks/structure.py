@@ -1,0 +1,168 @@
+"""What lies where: nothing missing, nothing stray, nothing that git or a submission's checkers refuse."""
+
+from __future__ import annotations
+
+from harness.submission.checks.measurements import README
+from harness.submission.checks.package import MAPPING, SCENARIOS, Package, Result
+from harness.submission.layout import CONF
+from harness.submission.rounds import DIVISIONS, RULES
+from harness.submission.tree import SIZE_LIMIT, Findings, Problem, Tree, printable, read_text
+
+_DOCUMENTS = (".md", ".pdf")
+_PLAIN = ("LICENSE", "NOTICE")
+_MOVE = "remove it, or move it to where it belongs"
+
+
+def check_names(tree: Tree) -> Findings[None]:
+    """Every file and folder by itself."""
+    for path, why in tree.unreadable:
+        yield Problem(path, f"it cannot be read: {why}", "set its permissions right")
+    for path, entry in tree.entries.items():
+        name = path.rpartition("/")[2]
+        if name.startswith("."):
+            yield Problem(path, "hidden files and folders have no place in a submission", "remove it")
+        if " " in name or any(not c.isprintable() or 0xD800 <= ord(c) < 0xE000 for c in name):
+            yield Problem(path, "its name holds a space, or what cannot be printed", "rename it")
+        if name == "__pycache__" or name.endswith((".pyc", ".pyo")):
+            yield Problem(path, "it is a cache of Python", "remove it")
+        if entry.kind == "folder" and not tree.names(path):
+            yield Problem(path, "the folder is empty", "remove it")
+        if entry.kind in ("link", "other"):
+            what = "it is a symbolic link" if entry.kind == "link" else "it is neither a file nor a folder"
+            yield Problem(path, what, "put a regular file in its place")
+        if entry.size > SIZE_LIMIT:
+            yield Problem(path, f"it is larger than {SIZE_LIMIT >> 20} MiB", "make it smaller, or leave it out")
+
+
+def check_top(tree: Tree) -> Findings[list[tuple[str, str]]]:
+    """The root and the divisions; returns the packages, as division and submitter."""
+    found = []
+    for name in tree.names(""):
+        if name in DIVISIONS and tree.kind(name) == "folder":
+            for submitter in tree.names(name):
+                if tree.kind(f"{name}/{submitter}") == "folder":
+                    found.append((name, submitter))
+                else:
+                    yield Problem(f"{name}/{submitter}", "a division holds only folders of submitters", _MOVE)
+        elif tree.kind(name) == "folder" or not name.endswith(_DOCUMENTS):
+            yield Problem(name, f"the root holds only the divisions {' and '.join(DIVISIONS)}", _MOVE)
+    if not found:
+        yield Problem(".", "there is no <division>/<submitter>", "make the tree with `harness package`")
+    return found
+
+
+def check_package(package: Package) -> Findings[None]:
+    """The folders of a submitter, the code, and the description of the calibration."""
+    tree, layout, path = package.tree, package.layout, package.path
+    folders = {layout.code, "systems", "results", "documentation"}
+    if package.round.layout == "classic":
+        folders |= {"measurements", "compliance"}
+    for name in tree.names(path):
+        kind = tree.kind(f"{path}/{name}")
+        mapping = name == MAPPING and not package.closed
+        if kind == "folder" and name not in folders:
+            what = f"in {package.round.name} a submitter's folder holds only {', '.join(sorted(folders))}"
+            yield Problem(f"{path}/{name}", what, _MOVE)
+        elif kind == "file" and not (mapping or name in _PLAIN or name.endswith(_DOCUMENTS)):
+            yield Problem(f"{path}/{name}", "it does not belong here", _MOVE)
+    if package.closed:
+        calibration = package.at(layout.calibration)
+        elsewhere = f"{path}/calibration.md"
+        used = elsewhere if tree.kind(calibration) is None and tree.kind(elsewhere) == "file" else calibration
+        yield from read_text(tree, used, "describe the calibration, or that there was none; or package it again")
+    for name in tree.names(f"{path}/systems"):
+        system = name.removesuffix(".json")
+        if not name.endswith(".json") or tree.kind(f"{path}/systems/{name}") != "file":
+            yield Problem(f"{path}/systems/{name}", "it is no description of a system", "remove it")
+        elif tree.kind(f"{path}/results/{system}") != "folder":
+            yield Problem(f"{path}/systems/{name}", "the system has no results", "remove it, or add the results")
+
+
+def check_results(package: Package) -> Findings[None]:
+    """The folders of results, and those of the other trees that follow them."""
+    tree, path = package.tree, package.path
+    results = package.results()
+    if not results:
+        yield Problem(f"{path}/results", "there is not one result", "make the tree with `harness package`")
+    trees = ("results", *(("measurements", "compliance") if package.round.layout == "classic" else ()))
+    scenes = {f"{r.scene.system}/{r.scene.benchmark}/{r.scene.scenario}" for r in results}
+    for top in trees:
+        for depth, folder in _upper(tree, f"{path}/{top}"):
+            for name in tree.names(folder):
+                kind, place = tree.kind(f"{folder}/{name}"), f"{folder}/{name}"
+                if kind != "folder":
+                    yield Problem(place, "here are only folders", _MOVE)
+                elif depth == 2 and place.removeprefix(f"{path}/{top}/") not in scenes:
+                    yield Problem(place, "there is no result that it belongs to", "remove it, or add the result")
+    for system in tree.names(f"{path}/results", "folder"):
+        if not tree.names(f"{path}/results/{system}", "folder"):
+            yield Problem(f"{path}/results/{system}", "the system has no results", "remove it, or add the results")
+        for benchmark in tree.names(f"{path}/results/{system}", "folder"):
+            yield from _benchmark(package, system, benchmark)
+
+
+def _upper(tree: Tree, top: str) -> list[tuple[int, str]]:
+    """The folders above the scenarios', with how deep each is."""
+    found = [(0, top)]
+    for depth, folder in found:
+        if depth < 2:
+            found += [(depth + 1, f"{folder}/{name}") for name in tree.names(folder, "folder")]
+    return found
+
+
+def _benchmark(package: Package, system: str, benchmark: str) -> Findings[None]:
+    folder = f"{package.path}/results/{system}/{benchmark}"
+    known = package.benchmark(benchmark)
+    if known is None:
+        cure = f"file it under {', '.join(RULES)}"
+        if not package.closed:
+            cure += f", or map the name in {MAPPING}"
+        yield Problem(folder, "the benchmark is not known", cure)
+    else:
+        yield from _scenarios(package, system, benchmark, known)
+    yield from _code(package, benchmark)
+
+
+def _scenarios(package: Package, system: str, benchmark: str, known: str) -> Findings[None]:
+    folder = f"{package.path}/results/{system}/{benchmark}"
+    present = package.tree.names(folder, "folder")
+    kinds = package.systems.get(system, {}).get("system_type")
+    required = package.round.required(known, kinds) if isinstance(kinds, str) else frozenset(SCENARIOS)
+    if not required:
+        what = f"{package.round.name} has no {known} for systems of the type {printable(kinds)}"
+        yield Problem(folder, what, "make the system_type edge, or datacenter,edge")
+        return
+    if isinstance(kinds, str) and package.closed:
+        for name in sorted(required - set(present)):
+            what = f"the scenario is missing, which the closed division demands of a system of the type {kinds}"
+            yield Problem(f"{folder}/{name}", printable(what, 120), "measure it, or submit to the open division")
+    for name in present:
+        if name not in (required if package.closed else SCENARIOS):
+            cure = f"remove it; possible are {', '.join(sorted(required if package.closed else SCENARIOS))}"
+            yield Problem(f"{folder}/{name}", "the scenario has no place here", cure)
+
+
+def _code(package: Package, benchmark: str) -> Findings[None]:
+    folder = f"{package.path}/{package.layout.code}/{benchmark}"
+    tree = package.tree
+    if not any(tree.below(f"{folder}/{name}", "file") for name in tree.names(folder, "folder")):
+        what = f"the code is missing: there is no {benchmark}/<implementation> with files"
+        yield Problem(folder, what, "package it again")
+
+
+def check_scene(result: Result) -> Findings[None]:
+    """The folder of one result, its measurements and its compliance tests: nothing stray."""
+    package, tree = result.package, result.tree
+    tests = result.rules.tests if result.rules else ()
+    allowed = {package.at(package.layout.performance(result.scene).parent), f"{result.folder}/accuracy"}
+    allowed |= {result.test(test) for test in tests}
+    measured = package.at(package.layout.measurements(result.scene))
+    allowed |= {f"{measured}/{name}" for name in (README, CONF)}
+    names = package.layout.measurements_file(result.scene, "*").name.split("*")
+    compliance = result.test("TEST01").rpartition("/")[0]
+    for folder in dict.fromkeys((result.folder, measured, compliance)):
+        for name in tree.names(folder):
+            path = f"{folder}/{name}"
+            file = folder == measured and name.startswith(names[0]) and name.endswith(names[-1])
+            if path not in allowed and not file:
+                yield Problem(path, "it does not belong here", "remove it")

@@ -1,0 +1,116 @@
+"""systems/<system>.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.submission.rounds import SYSTEM_TYPES
+from harness.submission.tree import Findings, Problem, Tree, number, printable, read_object, required_text
+
+STATUSES = ("available", "preview", "rdi")
+FILLED = (
+    "division",
+    "submitter",
+    "system_type",
+    "status",
+    "system_name",
+    "host_processor_model_name",
+    "host_memory_capacity",
+    "host_memory_configuration",
+    "host_storage_capacity",
+    "host_storage_type",
+    "host_networking",
+    "host_networking_topology",
+    "accelerators_per_node",
+    "accelerator_model_name",
+    "accelerator_memory_capacity",
+    "accelerator_host_interconnect",
+    "accelerator_memory_configuration",
+    "accelerator_interconnect",
+    "cooling",
+    "framework",
+    "operating_system",
+    "other_software_stack",
+)
+"""Texts that may not be empty."""
+COUNTS = (
+    "number_of_nodes",
+    "host_processors_per_node",
+    "host_processor_core_count",
+    "host_network_card_count",
+)
+"""Numbers, or texts that say more, which may be neither empty nor 0."""
+PRESENT = (
+    "host_processor_frequency",
+    "host_processor_caches",
+    "host_processor_interconnect",
+    "accelerator_frequency",
+    "accelerator_interconnect_topology",
+    "accelerator_on-chip_memories",
+    "hw_notes",
+    "sw_notes",
+    "system_type_detail",
+)
+"""Texts that must be there and may be empty."""
+TO_FILL = "FILL IN"
+
+
+def system_path(package: str, system: str) -> str:
+    """Where a system is described; the same in every layout."""
+    return f"{package}/systems/{system}.json"
+
+
+def check_system(tree: Tree, package: str, system: str) -> Findings[dict[str, Any] | None]:
+    """The description of a system; returns it where it can be read at all."""
+    path = system_path(package, system)
+    values = yield from read_object(tree, path, "describe the system, or package it again")
+    if values is None:
+        return None
+    yield from required_text(path, values, FILLED)
+    yield from _counts(path, values)
+    for key in PRESENT:
+        if key not in values:
+            yield Problem(path, f"the field {key} is missing", "add it; it may be empty")
+        elif not isinstance(values[key], str):
+            yield Problem(path, f"{key} is not a text", 'write it in quotation marks; it may be ""')
+    yield from _unfilled(path, values)
+    yield from _choices(path, values, package)
+    return values
+
+
+def _counts(path: str, values: Mapping[str, Any]) -> Findings[None]:
+    for key in COUNTS:
+        value = values.get(key)
+        if key not in values:
+            yield Problem(path, f"the field {key} is missing", "add it")
+        elif isinstance(value, str):
+            if not value.strip():
+                yield Problem(path, f"{key} is empty", "fill it in")
+        elif not number(value):
+            yield Problem(path, f"{key} is {printable(value)}", "write how many there are")
+    for key, least in (("number_of_nodes", 1), ("accelerators_per_node", 0)):
+        value = values.get(key)
+        text = str(value).strip() if isinstance(value, str | int) else ""
+        if key in values and not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
+            yield Problem(path, f"{key} is {printable(value)}, not a whole number", f'write "{least}", for example')
+
+
+def _unfilled(path: str, values: Mapping[str, Any]) -> Findings[None]:
+    for key, value in values.items():
+        if isinstance(value, str) and value.lstrip().upper().startswith(TO_FILL):
+            yield Problem(path, f"{printable(key)} is still to be filled in", "replace the mark by what is true")
+
+
+def _choices(path: str, values: Mapping[str, Any], package: str) -> Findings[None]:
+    division, _, submitter = package.partition("/")
+    expected = {"division": (division,), "status": STATUSES, "system_type": SYSTEM_TYPES}
+    for key, choices in expected.items():
+        value = values.get(key)
+        if isinstance(value, str) and value not in choices:
+            yield Problem(path, f"{key} is {printable(value)}", f"write {' or '.join(choices)}")
+    named = values.get("submitter")
+    if isinstance(named, str) and named.lower() != submitter.lower():
+        yield Problem(path, f"submitter is {printable(named)}, the folder is {printable(submitter)}", "use one name")
+    if "is_network" in values:
+        yield Problem(path, "is_network is set, and nothing here measures over a network", "remove the field")

@@ -1,0 +1,215 @@
+"""A submission tree as it lies on disk, read without trusting anything in it.
+
+Whatever is broken becomes a `Problem`: the functions here are generators that yield problems and return what could
+still be read, so that a check goes on as far as it makes sense: ``value = yield from read_object(...)``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+SIZE_LIMIT = 50 * 2**20
+"""Bytes of the largest file that a submission may hold."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that keeps a tree from being a submission."""
+
+    path: str
+    """The file or folder, relative to the tree's root."""
+    what: str
+    cure: str
+    mark: bool = False
+    """Whether it is only a mark of a rehearsal or a development run, which a rehearsal is meant to carry."""
+
+
+Findings = Generator[Problem, None, T]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, folder or something else of the tree."""
+
+    kind: str
+    """"file", "folder", "link" or "other"."""
+    size: int = 0
+
+
+class Tree:
+    """Everything below a root, listed once; links are listed and never followed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.entries: dict[str, Entry] = {}
+        self.unreadable: list[tuple[str, str]] = []
+        self._bytes: dict[str, bytes | None] = {}
+        pending = [""]
+        while pending:
+            pending += self._list(pending.pop())
+        self._children: dict[str, list[str]] = {"": []}
+        for path in sorted(self.entries):
+            folder, _, name = path.rpartition("/")
+            self._children.setdefault(folder, []).append(name)
+
+    def relative(self, path: Path) -> str:
+        """The path below the root, with slashes."""
+        return path.relative_to(self.root).as_posix()
+
+    def kind(self, path: str) -> str | None:
+        """What is there; None if nothing is."""
+        entry = self.entries.get(path)
+        return entry.kind if entry else None
+
+    def names(self, folder: str, kind: str | None = None) -> list[str]:
+        """What lies directly in a folder, hidden files, too."""
+        prefix = f"{folder}/" if folder else ""
+        return [n for n in self._children.get(folder, []) if kind is None or self.entries[prefix + n].kind == kind]
+
+    def below(self, folder: str, kind: str | None = None) -> list[str]:
+        """The paths of everything below a folder."""
+        prefix = f"{folder}/" if folder else ""
+        return [p for p, e in self.entries.items() if p.startswith(prefix) and (kind is None or e.kind == kind)]
+
+    def read(self, path: str) -> bytes | None:
+        """The content of a regular file of an allowed size; None if there is none."""
+        if path not in self._bytes:
+            entry = self.entries.get(path)
+            content = None
+            if entry and entry.kind == "file" and entry.size <= SIZE_LIMIT:
+                try:
+                    content = (self.root / path).read_bytes()
+                except OSError as error:
+                    self.unreadable.append((path, error.strerror or "it cannot be read"))
+            self._bytes[path] = content
+        return self._bytes[path]
+
+    def _list(self, folder: str) -> list[str]:
+        found = []
+        try:
+            names = sorted(os.listdir(self.root / folder))  # noqa: PTH208
+        except OSError as error:
+            self.unreadable.append((folder or ".", error.strerror or "it cannot be listed"))
+            return found
+        for name in names:
+            if not folder and name == ".git":
+                continue  # the checkout of a round's repository
+            path = f"{folder}/{name}" if folder else name
+            try:
+                status = (self.root / path).lstat()
+            except OSError as error:
+                self.unreadable.append((path, error.strerror or "it cannot be read"))
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                self.entries[path] = Entry("folder")
+                found.append(path)
+            elif stat.S_ISREG(status.st_mode):
+                self.entries[path] = Entry("file", status.st_size)
+            else:
+                self.entries[path] = Entry("link" if stat.S_ISLNK(status.st_mode) else "other")
+        return found
+
+
+def printable(text: object, limit: int = 80) -> str:
+    """A value of a file for a message: on one line, not too long, and without what no terminal prints."""
+    shown = str(text).encode("utf-8", "backslashreplace").decode()
+    shown = "".join(c if c.isprintable() else "?" for c in shown)
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def read_text(tree: Tree, path: str, cure: str) -> Findings[str | None]:
+    """The text of a file that must be there and hold something."""
+    kind = tree.kind(path)
+    if kind != "file":
+        yield Problem(path, "the file is missing" if kind is None else f"a {kind} is where a file belongs", cure)
+        return None
+    content = tree.read(path)
+    if content is None:
+        return None  # its size or its unreadability is reported by the structure's check
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        yield Problem(path, f"byte {error.start} is not UTF-8 text", cure)
+        return None
+    if not text.strip():
+        yield Problem(path, "the file is empty", cure)
+        return None
+    return text
+
+
+def read_object(tree: Tree, path: str, cure: str) -> Findings[dict[str, Any] | None]:
+    """The object of a JSON file."""
+    text = yield from read_text(tree, path, cure)
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        yield Problem(path, f"it is not JSON ({printable(error)})", cure)
+        return None
+    if not isinstance(value, dict):
+        yield Problem(path, f"it holds {_kind(value)} instead of an object", cure)
+        return None
+    return value
+
+
+def required_text(path: str, values: Mapping[str, Any], keys: Iterable[str]) -> Findings[None]:
+    """Fields that must be strings with something in them."""
+    for key in keys:
+        value = values.get(key)
+        if key not in values:
+            yield Problem(path, f"the field {key} is missing", "add it")
+        elif not isinstance(value, str):
+            yield Problem(path, f"{key} is {_kind(value)}, not a text", f'write it in quotation marks: "{key}": "..."')
+        elif not value.strip():
+            yield Problem(path, f"{key} is empty", 'fill it in; where nothing applies, write "N/A" or "No"')
+
+
+def number(value: Any) -> float | int | None:
+    """A finite number that can be calculated with; None for anything else, `true` included."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if (abs(value) < 2**70 if isinstance(value, int) else math.isfinite(value)) else None
+
+
+def _kind(value: Any) -> str:
+    names = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        str: "a text",
+        list: "a list",
+        dict: "an object",
+    }
+    return names.get(type(value), "null")
+
+
+def contents(
+    tree: Tree,
+    folder: str,
+    *,
+    files: Iterable[str] = (),
+    folders: Iterable[str] = (),
+    allowed: Iterable[str] = (),
+    cure: str,
+) -> Findings[None]:
+    """A folder must hold exactly these files and folders; `allowed` ones may be there."""
+    if tree.kind(folder) != "folder":
+        yield Problem(folder, "the folder is missing", cure)
+        return
+    wanted = {**dict.fromkeys(files, "file"), **dict.fromkeys(folders, "folder")}
+    for name, kind in wanted.items():
+        if tree.kind(f"{folder}/{name}") != kind:
+            yield Problem(f"{folder}/{name}", f"the {kind} is missing", cure)
+    for name in tree.names(folder):
+        if name not in wanted and name not in allowed:
+            yield Problem(f"{folder}/{name}", "it does not belong here", "remove it")

@@ -1,0 +1,154 @@
+"""Our check finds at least what the official checkers find; needs INFERENCE_REPO, a checkout of mlcommons/inference."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from breakages import BREAKAGES, TREES, Breakage
+from submission_tree import SUBMITTER, make_tree
+
+from harness.errors import ConfigError, MissingDependencyError
+from harness.submission.check import check
+from harness.submission.official import COMMIT, Verdict, find_checkout, readable, run_checkers
+from harness.submission.report import run_check
+from harness.submission.rounds import find_round
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    found = find_checkout(None, clone=False)
+    if found is None:
+        pytest.skip("needs INFERENCE_REPO, a checkout of mlcommons/inference")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "division", "system_type"),
+    [
+        ("v6.1", "closed", "edge"),
+        ("v6.1", "open", "edge"),
+        ("v6.1", "closed", "datacenter,edge"),
+        ("v6.0", "closed", "edge"),
+        ("v5.1", "closed", "edge"),
+        ("v5.0", "open", "edge"),
+    ],
+)
+def test_good_trees_are_accepted(checkout, tmp_path, name, division, system_type):
+    make_tree(tmp_path, name, division, system_type=system_type)
+    verdicts = run_checkers(checkout, tmp_path, find_round(name))
+    classic = find_round(name).layout == "classic"  # which the old checker cannot judge any more
+    assert [verdict.accepted for verdict in verdicts] == [True, None if classic else True], verdicts
+    assert not check(tmp_path)
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda breakage: breakage.name)
+def test_what_they_reject_we_report(checkout, tmp_path, breakage: Breakage):
+    round_name, division = TREES[breakage.tree]
+    breakage.apply(make_tree(tmp_path, round_name, division))
+    verdicts = run_checkers(checkout, tmp_path, find_round(round_name))
+    if any(verdict.accepted is False for verdict in verdicts):
+        assert check(tmp_path, find_round(round_name)), verdicts
+    for verdict in verdicts:
+        assert verdict.accepted or verdict.reasons, "a rejection without a reason"
+
+
+OUTPUT = """\
+[2026-11-25 10:50:17,176 main.py:1 INFO] Loading
+[2026-11-25 10:50:17,177 submission_checker_old.py:3427 ERROR] closed/A/results/s is missing user.conf
+[2026-11-25 10:50:17,178 submission_checker_old.py:3427 ERROR] closed/A/results/s is missing user.conf
+[2026-11-25 10:50:17,179 x.py:7 WARNING] /root/closed/A/accuracy accuracy not met: expected=75.7, found=70
+[2026-11-25 10:50:17,180 x.py:7 WARNING] There are multiple messages with key generic_message in the log.
+[2026-11-25 10:50:17,181 x.py:7 ERROR] NoResults closed/A/results/s
+"""
+
+
+def test_output_is_made_readable():
+    assert readable(OUTPUT, Path("/root")) == (
+        "closed/A/results/s: is missing user.conf",
+        "closed/A/accuracy: accuracy not met: expected=75.7, found=70",
+    )
+
+
+def stand_in(folder: Path, new: str, old: str = "print('fine')") -> Path:
+    """A checkout whose checkers are the given programs."""
+    tools = folder / "tools" / "submission"
+    (tools / "submission_checker").mkdir(parents=True)
+    (tools / "submission_checker" / "__init__.py").write_text("")
+    (tools / "submission_checker" / "main.py").write_text(new)
+    (tools / "submission_checker_old.py").write_text(old)
+    return folder
+
+
+def test_a_crash_is_no_acceptance(tmp_path):
+    repository = stand_in(tmp_path, "raise ValueError('model not known')", "import sys; print('odd'); sys.exit(3)")
+    new, old = run_checkers(repository, tmp_path, find_round("v6.1"))
+    assert new == Verdict(
+        "submission_checker", False, ("the checker crashed, so it accepts nothing: ValueError: model not known",)
+    )
+    assert old == Verdict("submission_checker_old.py", False, ("it ended with 3: odd",))
+
+
+def test_checkers_leave_nothing_behind(tmp_path):
+    write = "import sys; open('summary.csv', 'w').write(''); import submission_checker"
+    repository = stand_in(tmp_path, write)
+    before = sorted(tmp_path.rglob("*"))
+    assert all(verdict.accepted for verdict in run_checkers(repository, tmp_path, find_round("v6.0")))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_missing_package_is_one_sentence(tmp_path):
+    repository = stand_in(tmp_path, "import yaml_that_is_not_there")
+    with pytest.raises(MissingDependencyError, match=r"needs the package yaml_that_is_not_there.*--python\."):
+        run_checkers(repository, tmp_path, find_round("v6.1"))
+    with pytest.raises(ConfigError, match="cannot be run"):
+        run_checkers(repository, tmp_path, find_round("v6.1"), python="/no/python")
+
+
+def test_a_folder_that_is_no_checkout(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=COMMIT[:8]):
+        find_checkout(tmp_path, clone=False)
+    monkeypatch.setenv("INFERENCE_REPO", str(tmp_path))
+    with pytest.raises(ConfigError, match="holds no"):
+        find_checkout(None, clone=False)
+    monkeypatch.delenv("INFERENCE_REPO")
+    assert find_checkout(None, clone=False) is None
+
+
+def test_the_report_groups_problems_by_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("INFERENCE_REPO", raising=False)
+    layout = make_tree(tmp_path / "tree")
+    arguments = (None, False, None, False, sys.executable, False)
+    assert run_check(tmp_path / "tree", *arguments) == 0
+    assert capsys.readouterr().out == f"no problem found: 5 results of closed/{SUBMITTER} for v6.1.\n"
+    (layout.root / "notes.txt").write_text("x")
+    next(b for b in BREAKAGES if b.name == "INVALID").apply(layout)
+    assert run_check(tmp_path / "tree", *arguments) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        f"closed/{SUBMITTER}/notes.txt",
+        "  it does not belong here – remove it, or move it to where it belongs",  # noqa: RUF001
+    ]
+    assert "  the result is INVALID – run the test again until LoadGen calls it VALID" in lines  # noqa: RUF001
+    assert lines[-1] == "3 problems in 3 files (v6.1)."
+
+
+def test_the_command(tmp_path):
+    make_tree(tmp_path / "tree", "v6.1", "open", sw_notes="REHEARSAL: not for submission")
+    environment = {key: value for key, value in os.environ.items() if key != "INFERENCE_REPO"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "harness.cli", "check", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    good = run(str(tmp_path / "tree"), "--rehearsal")
+    assert good.returncode == 0
+    assert good.stdout.endswith("for v6.1. It is a rehearsal, and no submission.\n")
+    bad = run(str(tmp_path / "tree"), "--json")
+    assert bad.returncode == 1
+    assert '"mark": true' in bad.stdout
+    wrong = run(str(tmp_path / "tree"), "--round", "v6.2")
+    assert (wrong.returncode, wrong.stderr) == (2, "error: unknown round 'v6.2': did you mean 'v6.1' or 'v6.0'?\n")
