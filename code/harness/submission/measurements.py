@@ -88,7 +88,7 @@ def readme(scene: Scene, records: Mapping[str, Record], values: Mapping[str, str
         "",
         "```",
     ]
-    lines += [each["command"] for each in records.values()]
+    lines += [f".venv/bin/{each['command']}" for each in records.values()]
     lines += ["```", "", "`user.conf` beside this file is the one that LoadGen read in the performance run.", ""]
     lines += ["## Model", ""]
     lines += _list(
