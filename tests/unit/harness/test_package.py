@@ -1,0 +1,278 @@
+"""Packages of runs whose logs are made up, in the form of LoadGen's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from submission_tree import SCENARIOS, SYSTEM, SYSTEM_JSON, put, put_result
+
+from harness.errors import CheckFailed, ConfigError
+from harness.loadgen.logs import ACCURACY
+from harness.submission.check import check
+from harness.submission.layout import Classic, Scene
+from harness.submission.package import KEPT, make, package, truncated
+from harness.submission.rounds import RULES, find_round
+
+TELLING = {"input_data_types": "int64", "weight_transformations": "no", "retraining": "No", "precision": "fp32"}
+
+
+def record(benchmark: str, mode: str, **changes) -> dict:
+    identity = {"model_sha256": "0" * 64, "engine": "deepsparse", "engine_settings": {}, "benchmark_settings": {}}
+    return {
+        "harness": "0.1.0",
+        "command": f"harness run --official --mode {mode}",
+        "for_submission": True,
+        "rehearsal": False,
+        "notice": None,
+        "valid": True,
+        "identity": identity,
+        "model": {
+            "name": f"{benchmark}-reference",
+            "sha256": "0" * 64,
+            "benchmark": "resnet50" if benchmark == "resnet50" else "bert",
+            "source": "model.onnx",
+            "caveat": "",
+            "equivalent": True,
+            "metadata": {},
+            **TELLING,
+        },
+        "engine": {"name": "deepsparse", "version": "1.8.0"},
+        "shapes": [[8, 128]],
+        "dataset": {"name": "full", "sha256": "1" * 64, "samples_used": RULES[benchmark].samples},
+        "machine": {"packages": {"numpy": "1.26"}, "python": "3.11", "os": "Linux", "cpu": "CPU", "cores": 2},
+        "loadgen": {"loadgen_version": "6.0.17"},
+        "result": {
+            "metric": {"name": "throughput", "value": 12.5, "unit": "samples/s"},
+            "accuracy": {"F1": 90.88} if mode == "accuracy" else None,
+        },
+        **changes,
+    }
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Official runs of both benchmarks in a repository's folders."""
+    return make_runs(tmp_path / "repository")
+
+
+def make_runs(root: Path, name: str = "v6.1") -> Classic:
+    layout = Classic(root)
+    put(layout.system_file(SYSTEM), json.dumps(SYSTEM_JSON))
+    for benchmark, scenarios in SCENARIOS.items():
+        for scenario in scenarios:
+            scene = Scene(SYSTEM, benchmark, scenario)
+            put_result(layout, find_round(name), scene, compliance=True)
+            folders = {"performance": layout.performance(scene), "accuracy": layout.accuracy(scene)}
+            for test in RULES[benchmark].tests:
+                folders[test] = layout.compliance(scene, test) / "performance" / "run_1"
+            for mode, folder in folders.items():
+                put(folder / "run.json", json.dumps(record(benchmark, mode)))
+                put(folder / "user.conf", "*.Offline.target_qps = 12\n")
+            for folder in (layout.accuracy(scene), layout.compliance(scene, "TEST01") / "accuracy"):
+                whole(folder)
+    for left in layout.root.glob("measurements/*/*/*/*"):
+        left.unlink()
+    return layout
+
+
+def whole(folder: Path) -> None:
+    """Put an accuracy log there that is not truncated."""
+    log = "[\n" + ",\n".join(f'{{ "seq_id" : {n}, "qsl_idx" : {n}, "data" : "00" }}' for n in range(900)) + "\n]\n"
+    put(folder / ACCURACY, log)
+    score = (folder / "accuracy.txt").read_text().partition("\n")[0]
+    put(folder / "accuracy.txt", f"{score}\nhash={hashlib.sha256(log.encode()).hexdigest()}\n")
+
+
+def run(tree: Classic, output: Path, division: str = "closed", **changes):
+    values = {"submitter": "Acme", "systems": [SYSTEM], "round_name": None, "rehearsal": False} | changes
+    return package(division=division, tree=tree.root, output=output, **values)
+
+
+def change(folder: Path, **changes) -> None:
+    path = folder / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("name", ["v5.1", "v6.0", "v6.1"])
+@pytest.mark.parametrize("division", ["closed", "open"])
+def test_a_package_of_good_runs_has_no_problem(tmp_path, name, division):
+    made = run(make_runs(tmp_path / "repository", name), tmp_path / "out", division)
+    assert made.round.name == name
+    assert check(made.root) == []
+    code = "code" if name == "v5.1" else "src"
+    assert (made.folder / code / "bert-99" / "deepsparse" / "code" / "harness" / "cli.py").is_file()
+    assert (made.folder / "calibration.md").exists() == (name == "v5.1" and division == "closed")
+    text = (made.folder / "README.md").read_text()
+    assert f"| {SYSTEM} | resnet50 | Offline | resnet50-reference | deepsparse 1.8.0 | 12.5 samples/s |" in text
+    names = {path.name for path in made.folder.rglob("*")}
+    assert not names & {"run.json", "__pycache__", "tests", ".gitignore", "tuned.json"}
+    assert bool(list(made.folder.rglob("TEST01"))) == (division == "closed")
+
+
+def test_both_official_checkers_take_a_package(tmp_path, tree):
+    repository = os.environ.get("INFERENCE_REPO")
+    if not repository:
+        pytest.skip("INFERENCE_REPO names no checkout of mlcommons/inference")
+    from harness.submission.official import run_checkers
+
+    run(tree, tmp_path / "out")
+    made = run(tree, tmp_path / "out", "open")
+    for verdict in run_checkers(Path(repository), made.root, made.round):
+        assert verdict.accepted, verdict
+
+
+def test_the_same_runs_give_the_same_bytes_and_stay_as_they_are(tmp_path, tree):
+    before = {path: path.read_bytes() for path in tree.root.rglob("*") if path.is_file()}
+    first = run(tree, tmp_path / "one")
+    second = run(tree, tmp_path / "two")
+    again = run(tree, tmp_path / "one")
+    assert first.sha256 == second.sha256 == again.sha256
+    assert first.sha256 == hashlib.sha256(first.tarball.read_bytes()).hexdigest()
+    assert {path: path.read_bytes() for path in tree.root.rglob("*") if path.is_file()} == before
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {"closed"}
+    with tarfile.open(first.tarball) as tar:
+        assert {member.name for member in tar} == {
+            path.relative_to(tmp_path / "one").as_posix() for path in (tmp_path / "one").rglob("*") if path.is_file()
+        }
+        assert {(member.mtime, member.uid, member.mode) for member in tar} == {(0, 0, 0o644)}
+
+
+def test_accuracy_logs_are_truncated_and_their_hash_is_that_of_the_whole(tmp_path, tree):
+    made = run(tree, tmp_path / "out")
+    scene = Scene(SYSTEM, "bert-99", "Offline")
+    full = (tree.accuracy(scene) / ACCURACY).read_bytes()
+    folder = made.folder / "results" / SYSTEM / "bert-99" / "Offline" / "accuracy"
+    cut = (folder / ACCURACY).read_bytes()
+    assert cut == full[:KEPT] + b"\n\n...\n\n" + full[-KEPT:]
+    assert f"hash={hashlib.sha256(full).hexdigest()}" in (folder / "accuracy.txt").read_text()
+    assert truncated(b"[]") == b"[]"
+
+
+def test_measurements_say_what_was_run(tmp_path, tree):
+    made = run(tree, tmp_path / "out", "open")
+    folder = made.folder / "results" / SYSTEM / "bert-99" / "Offline"
+    assert json.loads((folder / "measurements.json").read_text()) == {
+        "input_data_types": "int64",
+        "retraining": "No",
+        "starting_weights_filename": "model.onnx",
+        "weight_data_types": "fp32",
+        "weight_transformations": "no",
+    }
+    text = (folder / "README.md").read_text()
+    for words in ("harness run --official --mode performance", "--mode accuracy", "8 x 128", "6.0.17", "numpy 1.26"):
+        assert words in text
+    assert (folder / "user.conf").read_text() == "*.Offline.target_qps = 12\n"
+
+
+SCENE = Scene(SYSTEM, "resnet50", "Offline")
+
+
+def drop_accuracy(tree):
+    for path in tree.accuracy(SCENE).iterdir():
+        path.unlink()
+    tree.accuracy(SCENE).rmdir()
+
+
+WRONG = {
+    "development": (lambda t: change(t.performance(SCENE), for_submission=False), "is a development run"),
+    "invalid": (lambda t: change(t.accuracy(SCENE), valid=False), "is no valid run"),
+    "rehearsal": (lambda t: change(t.accuracy(SCENE), rehearsal=True), "is a rehearsal"),
+    "no accuracy": (drop_accuracy, "is missing: run Offline's accuracy"),
+    "no record": (lambda t: (t.performance(SCENE) / "run.json").unlink(), "has no record"),
+    "random": (
+        lambda t: change(
+            t.performance(SCENE), model=record("resnet50", "performance")["model"] | {"caveat": "random weights"}
+        ),
+        "was made with random weights",
+    ),
+    "other engine": (
+        lambda t: change(t.accuracy(SCENE), identity=record("bert-99", "accuracy")["identity"] | {"engine": "x"}),
+        "was run with another engine than the performance run",
+    ),
+    "other model": (
+        lambda t: change(
+            t.compliance(SCENE, "TEST04") / "performance" / "run_1",
+            identity=record("bert-99", "accuracy")["identity"] | {"model_sha256": "x"},
+        ),
+        "was run with another model",
+    ),
+    "not the reference": (
+        lambda t: change(
+            t.performance(SCENE), model=record("resnet50", "performance")["model"] | {"equivalent": False}
+        ),
+        "the closed division takes the reference model only",
+    ),
+    "silent model": (
+        lambda t: change(
+            t.performance(SCENE),
+            model=record("resnet50", "performance")["model"] | {"weight_transformations": "unknown"},
+        ),
+        "does not tell its weight_transformations",
+    ),
+    "mark": (
+        lambda t: put(t.system_file(SYSTEM), json.dumps(SYSTEM_JSON | {"cooling": "FILL IN: such as air"})),
+        "lacks cooling",
+    ),
+    "changed log": (
+        lambda t: put(t.accuracy(SCENE) / ACCURACY, "[\n]\n"),
+        "is not the log that was scored",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_submission_is_not_packaged(tmp_path, tree, name):
+    spoil, said = WRONG[name]
+    spoil(tree)
+    with pytest.raises(CheckFailed, match=said):
+        run(tree, tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"round_name": "v5.1"}, r"seeds of v6.1, and a submission to v5.1 needs its own: install LoadGen 5.0.22"),
+        ({"round_name": "v7"}, "unknown round"),
+        ({"division": "shut"}, "closed or open"),
+        ({"submitter": "A/B"}, "no name of a submitter"),
+        ({"systems": ["other"]}, "there are no official results of system other"),
+    ],
+)
+def test_a_wrong_name_is_one_sentence(tmp_path, tree, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        run(tree, tmp_path / "out", **changes)
+
+
+def test_a_model_that_says_too_little_is_told_by_a_person(tmp_path, tree):
+    spoil, _ = WRONG["silent model"]
+    spoil(tree)
+    told = tree.root / "measurements" / SYSTEM / "resnet50" / "model.json"
+    put(told, json.dumps({"weight_transformations": "INT8 quantisation"}))
+    made = run(tree, tmp_path / "out")
+    text = (made.folder / "results" / SYSTEM / "resnet50" / "Offline" / "measurements.json").read_text()
+    assert json.loads(text)["weight_transformations"] == "INT8 quantisation"
+    put(told, json.dumps({"weight_transformation": "INT8"}))
+    with pytest.raises(ConfigError, match="did you mean 'weight_transformations'"):
+        run(tree, tmp_path / "out")
+
+
+def test_a_package_that_is_there_survives_one_that_fails(tmp_path, tree):
+    made = run(tree, tmp_path / "out")
+    before = {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
+    put(tree.accuracy(SCENE) / ACCURACY, "[\n]\n")
+    with pytest.raises(CheckFailed):
+        run(tree, tmp_path / "out")
+    assert {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()} == before
+
+
+def test_what_was_made_is_printed_and_checked(tmp_path, tree, capsys):
+    assert make("open", "Acme", [SYSTEM], tree.root, tmp_path / "out", None, False) == 0
+    printed = capsys.readouterr().out
+    assert "5 results for v6.1, open division" in printed
+    assert "no problem found" in printed
