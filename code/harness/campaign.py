@@ -28,7 +28,7 @@ from harness.registry import SCENARIOS, choose
 from harness.results import remove_left_over
 from harness.run import run
 from harness.submission.records import Record, difference, identity, read_record
-from harness.submission.rounds import DEFAULT_ROUND, DIVISIONS, RULES, SYSTEM_TYPES
+from harness.submission.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
 from harness.supervise import INTERRUPTED
 
 _PREPARING = 30.0  # seconds of a test beside LoadGen's, where no other was run yet
@@ -260,6 +260,7 @@ def plan(
         raise ConfigError(f"unknown division '{division}': {did_you_mean(division, DIVISIONS)}")
     if system_type not in SYSTEM_TYPES:
         raise ConfigError(f"unknown type of system '{system_type}': {did_you_mean(system_type, SYSTEM_TYPES)}")
+    round_ = installed_round()
     steps: list[Step] = []
     owners: dict[tuple[str, str], str] = {}
     for text in models:
@@ -273,10 +274,10 @@ def plan(
             )
         official = found.official_name if rules else "resnet50" if found.benchmark == "resnet50" else "bert-99"
         wanted = [choose("scenario", SCENARIOS, scenario) for scenario in scenarios]
-        demanded = DEFAULT_ROUND.required(official, system_type)
+        demanded = round_.required(official, system_type)
         if not wanted and not demanded:
             raise ConfigError(
-                f"{DEFAULT_ROUND.name} has no {official} on systems of type {system_type}: use --system-type edge."
+                f"{round_.name} has no {official} on systems of type {system_type}: use --system-type edge."
             )
         for scenario in wanted or [each for each in SCENARIOS if each in demanded]:
 

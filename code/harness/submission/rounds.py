@@ -6,11 +6,13 @@ are those of the official checker (mlcommons/inference, tools/submission/submiss
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import ConfigError, did_you_mean
+from harness.machine import package_version
 
 DIVISIONS = ("closed", "open")
 SYSTEM_TYPES = ("datacenter", "edge", "datacenter,edge", "edge,datacenter")
@@ -97,6 +99,21 @@ def find_round(name: str) -> Round:
     if found is None:
         raise ConfigError(f"unknown round '{name}': {did_you_mean(name, [r.name for r in ROUNDS])}")
     return found
+
+
+def round_of_version(version: str | None) -> Round | None:
+    """The round whose seeds a version of LoadGen carries; None where that is not known.
+
+    >>> round_of_version("5.1.2").name, round_of_version("4.0")
+    ('v5.1', None)
+    """
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version or "")[:3])
+    return next((r for r in reversed(ROUNDS) if numbers >= r.first), None)
+
+
+def installed_round() -> Round:
+    """The round of the LoadGen that is installed; the newest where that is not known."""
+    return round_of_version(package_version("mlcommons_loadgen")) or DEFAULT_ROUND
 
 
 def round_of(values: Mapping[str, Any]) -> Round | None:
