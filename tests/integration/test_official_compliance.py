@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import struct
@@ -10,13 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from audit_logs import write_log, write_run
 
 from harness.compliance.audit import AUDITS
+from harness.compliance.files import verify
 from harness.compliance.verify import DTYPES, PASS, verify_accuracy, verify_performance
 from harness.errors import HarnessError
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "unit" / "harness"))
-from audit_logs import write_log, write_run
 
 SCENARIOS = ("Offline", "Server", "SingleStream", "MultiStream")
 STYLES = ("loadgen", "line", "pretty")
@@ -173,3 +173,46 @@ def test_what_the_official_scripts_let_pass(compliance, tmp_path):
         write_run(made / "test", "Server", **{"score": 100.0, "audit": "TEST04", **changes})
         assert official(compliance, "TEST04", made) == {"verify_performance.txt": True}
         assert ours("TEST04", made) == {"verify_performance.txt": False}
+
+
+@pytest.mark.parametrize("differing", [False, True])
+@pytest.mark.parametrize(("benchmark", "official_name"), [("resnet50", "resnet"), ("bert-99", "bert-99")])
+def test_both_checkers_take_the_folder(compliance, tmp_path, monkeypatch, benchmark, official_name, differing):
+    monkeypatch.syspath_prepend(str(compliance.parent / "tools" / "submission"))
+    old = pytest.importorskip("submission_checker_old")
+    checks = pytest.importorskip("submission_checker.checks.compliance_check")
+    configuration = pytest.importorskip("submission_checker.configuration.configuration")
+
+    reference, folder = tmp_path / "results", tmp_path / "TEST01"
+    write_run(reference / "performance" / "run_1")
+    known = [(n, struct.pack("<f", n)) for n in range(10)]
+    write_log(reference / "accuracy" / "mlperf_log_accuracy.json", known)
+    write_run(folder / "performance" / "run_1", audit="TEST01")
+    sampled = [known[3], (4, b"abcd"), known[3]] if differing else [known[3]]
+    write_log(folder / "performance" / "run_1" / "mlperf_log_accuracy.json", sampled)
+    forms = {
+        "resnet50": "accuracy={:.3f}%, good=1, total=1\nhash=0\n",
+        "bert-99": '{{"exact_match": 80.0, "f1": {}}}\nhash=0\n',
+    }
+    for lost, passed in ((0.9, True), (1.1, False)):
+
+        def score(log: Path, lost: float = lost) -> str:
+            tested = log.is_relative_to(folder)
+            return forms[benchmark].format(90 - 0.9 * lost if tested else 90.0)
+
+        verdicts = verify("TEST01", reference, folder, score)
+        passed = passed or not differing
+        assert verdicts.passed is passed
+        monkeypatch.chdir(tmp_path)
+        assert old.check_compliance_perf_dir("TEST01")
+        assert old.check_compliance_acc_dir("TEST01", official_name, old.Config("v6.1", {})) is passed
+
+        check = checks.ComplianceCheck.__new__(checks.ComplianceCheck)
+        check.log, check.path, check.division, check.scenario = logging.getLogger(), "", "closed", "Offline"
+        check.config, check.model = configuration.Config("v6.1", {}), official_name
+        check.compliance_dir, check.test_list = str(tmp_path), ["TEST01"]
+        lines = (folder / "verify_accuracy.txt").read_text().splitlines()
+        check.submission_logs = type("Logs", (), {"loader_data": {"TEST01_acc_result": lines}})
+        assert check.dir_exists_check()
+        assert check.compliance_performance_check()
+        assert check.accuracy_check() is passed

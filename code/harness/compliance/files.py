@@ -11,6 +11,7 @@ not elsewhere.
 
 from __future__ import annotations
 
+import filecmp
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,8 +68,8 @@ def verify(
         reference: The results of the scenario: performance/run_1 and, for TEST01, accuracy.
         folder: The test's folder: performance/run_1 with LoadGen's logs, for TEST01 mlperf_log_accuracy.json among
             them or in accuracy/.
-        score: Scores a log of some samples in the official form; without it, where responses differ, the scores that
-            lie in accuracy/ already count.
+        score: Scores a log of some samples in the official form; without it, where responses differ, the scores count
+            that lie in accuracy/ beside the log.
         delta: Percent by which the score may differ from its baseline where responses are not deterministic.
         dtype: What TEST01 reads the first element of a response as.
 
@@ -86,6 +87,7 @@ def verify(
         return Verdicts(performance)
 
     accuracy_log, sampled = reference / "accuracy" / ACCURACY, _sampled(folder)
+    settled = sampled.parent == folder / "accuracy"
     accuracy = verify_accuracy(accuracy_log, sampled, dtype)
     texts: dict[str, str] = {}
     near = None
@@ -98,13 +100,17 @@ def verify(
         texts[ACCURACY_TXT] = score(sampled)
     if BASELINE in texts:
         texts[COMPLIANCE] = texts[ACCURACY_TXT]
-    elif accuracy.differing:
+    elif accuracy.differing and settled:
         there = [folder / "accuracy" / name for name in (BASELINE, COMPLIANCE)]
         texts |= {path.name: path.read_text(encoding="utf-8") for path in there if path.is_file()}
     if BASELINE in texts and COMPLIANCE in texts:
         near = verify_delta(texts[BASELINE], texts[COMPLIANCE], delta)
 
-    _arrange(folder, sampled, texts, accuracy.passed)
+    if settled:
+        outdated = {BASELINE, COMPLIANCE} if accuracy.passed else set()
+    else:
+        outdated = {ACCURACY_TXT, BASELINE, COMPLIANCE}
+    _arrange(folder, sampled, texts, outdated - texts.keys())
     write_text(folder / VERIFY_ACCURACY, accuracy.text)
     write_text(folder / VERIFY_PERFORMANCE, performance.text)
     lacking = _remarks(folder, accuracy.differing and near is None) if score is None else ()
@@ -112,22 +118,25 @@ def verify(
 
 
 def _sampled(folder: Path) -> Path:
-    """The log of TEST01: the one beside the other logs is newer than one that was moved to accuracy/ before."""
-    places = (folder / "performance" / "run_1" / ACCURACY, folder / "accuracy" / ACCURACY)
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise ConfigError(f"there is no {ACCURACY} in {places[0].parent} or {places[1].parent}: check the path.")
-    return found
+    """The log of TEST01: one beside the other logs is newer than one that was moved to accuracy/ before.
+
+    Unless they are the same.
+    """
+    new, settled = folder / "performance" / "run_1" / ACCURACY, folder / "accuracy" / ACCURACY
+    if new.is_file():
+        return settled if settled.is_file() and filecmp.cmp(new, settled, shallow=False) else new
+    if settled.is_file():
+        return settled
+    raise ConfigError(f"there is no {ACCURACY} in {new.parent} or {settled.parent}: check the path.")
 
 
-def _arrange(folder: Path, sampled: Path, texts: dict[str, str], deterministic: bool) -> None:
+def _arrange(folder: Path, sampled: Path, texts: dict[str, str], outdated: set[str]) -> None:
     place = folder / "accuracy"
     try:
         place.mkdir(exist_ok=True)
+        for name in outdated:
+            (place / name).unlink(missing_ok=True)
         sampled.replace(place / ACCURACY)
-        if deterministic:
-            for name in (BASELINE, COMPLIANCE):
-                (place / name).unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"{place} cannot be written: {error.strerror}.") from error
     for name, text in texts.items():

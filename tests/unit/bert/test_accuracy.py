@@ -16,8 +16,10 @@ from squad_data import VOCAB, log_entries
 
 from bert.accuracy import VOCAB as BERT_VOCAB
 from bert.accuracy import Score, main, score_log, write_accuracy_txt
+from bert.benchmark import Bert, BertSettings
 from bert.features import build_features
 from bert.squad import read_squad
+from harness.catalog import Dataset
 from harness.errors import CheckFailed, ConfigError
 
 CONTEXT = "Steve Smith's Café (1895-1943), the unable\u202f中国 ﬁne İİ ΑΣ [UNK] xyz½. " * 23
@@ -401,3 +403,11 @@ def test_a_whole_log_scores_the_same_if_it_may_be_partial(bench: Bench) -> None:
     bench.edit(lambda e: e.__setitem__(slice(None), [{**e[3], "data": e[3]["data"][:-8]}]))
     with pytest.raises(CheckFailed, match=r"no multiple of 8 bytes.*\(qsl_idx 3\)"):
         bench.score(partial=True)
+
+
+def test_the_benchmark_scores_a_log_of_some_samples(bench: Bench) -> None:
+    benchmark = Bert(BertSettings(vocab=bench.vocab), bench.cache)
+    bench.edit(lambda e: e.__setitem__(slice(None), [e[0], e[0], e[6]]))
+    text = benchmark.score_partial(bench.log, Dataset(name="small", path=bench.dataset, sha256=None))
+    assert text.startswith('{"exact_match": ')
+    assert text.splitlines()[2] == "on the 2 of 4 questions that the log samples"

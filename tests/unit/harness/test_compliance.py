@@ -318,6 +318,21 @@ def test_a_test01_whose_responses_differ(scene, delta, passed):
     assert files(folder) == made
 
 
+def test_the_scores_of_an_earlier_log_do_not_count(scene):
+    reference, folder = scene
+    log = folder / "performance" / "run_1" / "mlperf_log_accuracy.json"
+    write_log(log, [(1, OTHER)])
+    assert verify("TEST01", reference, folder, score).passed
+    settled = folder / "accuracy" / "mlperf_log_accuracy.json"
+    log.write_bytes(settled.read_bytes())  # a copy is not another log
+    assert verify("TEST01", reference, folder).passed
+    write_log(log, [(1, OTHER), (2, OTHER)])
+    verdicts = verify("TEST01", reference, folder)
+    assert not verdicts.passed
+    assert len(verdicts.remarks) == 2
+    assert [path.name for path in settled.parent.iterdir()] == [settled.name]
+
+
 def test_what_lacks_without_a_scorer_is_told(scene):
     reference, folder = scene
     verdicts = verify("TEST01", reference, folder)
