@@ -411,6 +411,8 @@ BREAKAGES = [
         f"{RUN}/{DETAIL}",
         "logged an error",
     ),
+    Breakage("errors counted", "closed", logged(RUN, num_errors=2), f"{RUN}/{DETAIL}", "num_errors is 2"),
+    Breakage("errors counted in words", "open", logged(RUN, num_errors="0"), f"{RUN}/{DETAIL}", "num_errors is 0"),
     Breakage("log cut", "closed", cut(f"{RUN}/{DETAIL}", 0.6), f"{RUN}/{DETAIL}", "cut"),
     Breakage("log empty", "closed", written(f"{RUN}/{DETAIL}", ""), f"{RUN}/{DETAIL}", "empty"),
     Breakage("log missing", "closed", gone(f"{RUN}/{DETAIL}"), f"{RUN}/{DETAIL}", "missing"),

@@ -114,9 +114,8 @@ def check_test(log: Log, mode: str, scenario: str, round_: Round) -> Findings[No
     yield from _version(log, round_)
     if _LAST[mode] not in log.values:
         yield Problem(log.path, "it has no end: the test was broken off, or the log was cut", AGAIN)
-    errors = log.number("num_errors")
-    if errors:
-        yield Problem(log.path, f"num_errors is {errors:g}", "mend the cause and run it again")
+    if "num_errors" in log.values:
+        yield from log.expect("num_errors", log.number("num_errors") == 0, "0", "mend the cause and run it again")
 
 
 def _version(log: Log, round_: Round) -> Findings[None]:
