@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -22,10 +23,10 @@ def run_check(
     root: Path,
     round_name: str | None,
     rehearsal: bool,
-    checkout: Path | None,
-    clone: bool,
-    python: str,
-    as_json: bool,
+    checkout: Path | None = None,
+    clone: bool = False,
+    python: str = sys.executable,
+    as_json: bool = False,
 ) -> int:
     """Check a tree and print what was found; returns the exit code.
 

@@ -461,6 +461,13 @@ BREAKAGES = [
         f"{RUN}/{SUMMARY}",
         "min_duration (ms) is 60000 here",
     ),
+    Breakage(
+        "summary of another score",
+        "closed",
+        replaced(f"{RUN}/{SUMMARY}", "per second: 1234.56", "per second: 2234.56"),
+        f"{RUN}/{SUMMARY}",
+        "1234.56 in",
+    ),
     Breakage("stray file in run", "closed", written(f"{RUN}/run.json", "{}"), f"{RUN}/run.json", "belong"),
     Breakage(
         "long accuracy log of performance",
@@ -900,6 +907,13 @@ BREAKAGES = [
         "random weights",
     ),
     Breakage("null engine", "open", system(framework="null"), SYSTEM_FILE, "null"),
+    Breakage(
+        "null engine in a command",
+        "open",
+        appended(f"{B}/Offline/README.md", "`harness run --engine null`\n"),
+        f"{B}/Offline/README.md",
+        "engine null",
+    ),
     Breakage("null engine in notes", "open", system(sw_notes="the null engine"), SYSTEM_FILE, "null engine"),
     Breakage(
         "stand-in data",
