@@ -142,9 +142,10 @@ def _clone(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for command in (
         ["init", "--quiet"],
-        ["fetch", "--quiet", "--depth", "1", "--filter=blob:none", SOURCE, COMMIT],
+        ["config", "remote.origin.url", SOURCE],
         ["sparse-checkout", "set", str(_TOOLS), "compliance"],
-        ["-c", f"remote.origin.url={SOURCE}", "checkout", "--quiet", "--force", COMMIT],
+        ["fetch", "--quiet", "--depth", "1", "--filter=blob:none", "origin", COMMIT],
+        ["checkout", "--quiet", "--force", COMMIT],
     ):
         _git(folder, command)
     return folder

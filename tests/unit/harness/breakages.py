@@ -411,6 +411,8 @@ BREAKAGES = [
         f"{RUN}/{DETAIL}",
         "logged an error",
     ),
+    Breakage("errors counted", "closed", logged(RUN, num_errors=2), f"{RUN}/{DETAIL}", "num_errors is 2"),
+    Breakage("errors counted in words", "open", logged(RUN, num_errors="0"), f"{RUN}/{DETAIL}", "num_errors is 0"),
     Breakage("log cut", "closed", cut(f"{RUN}/{DETAIL}", 0.6), f"{RUN}/{DETAIL}", "cut"),
     Breakage("log empty", "closed", written(f"{RUN}/{DETAIL}", ""), f"{RUN}/{DETAIL}", "empty"),
     Breakage("log missing", "closed", gone(f"{RUN}/{DETAIL}"), f"{RUN}/{DETAIL}", "missing"),
@@ -458,6 +460,13 @@ BREAKAGES = [
         replaced(f"{RUN}/{SUMMARY}", "min_duration (ms) : 600000", "min_duration (ms) : 60000"),
         f"{RUN}/{SUMMARY}",
         "min_duration (ms) is 60000 here",
+    ),
+    Breakage(
+        "summary of another score",
+        "closed",
+        replaced(f"{RUN}/{SUMMARY}", "per second: 1234.56", "per second: 2234.56"),
+        f"{RUN}/{SUMMARY}",
+        "1234.56 in",
     ),
     Breakage("stray file in run", "closed", written(f"{RUN}/run.json", "{}"), f"{RUN}/run.json", "belong"),
     Breakage(
@@ -898,6 +907,13 @@ BREAKAGES = [
         "random weights",
     ),
     Breakage("null engine", "open", system(framework="null"), SYSTEM_FILE, "null"),
+    Breakage(
+        "null engine in a command",
+        "open",
+        appended(f"{B}/Offline/README.md", "`harness run --engine null`\n"),
+        f"{B}/Offline/README.md",
+        "engine null",
+    ),
     Breakage("null engine in notes", "open", system(sw_notes="the null engine"), SYSTEM_FILE, "null engine"),
     Breakage(
         "stand-in data",

@@ -17,14 +17,10 @@ SUBMITTER, SYSTEM, IMPLEMENTATION = "Acme", "epyc-9654-deepsparse", "harness"
 SCENARIOS = {"resnet50": ("SingleStream", "MultiStream", "Offline"), "bert-99": ("SingleStream", "Offline")}
 LOADGEN = {"v5.0": "5.0.21", "v5.1": "6.0.4", "v6.0": "6.0.15", "v6.1": "6.0.17"}
 SCORE = {
-    "Offline": ("result_samples_per_second", 1234.56, "Samples per second: 1234.56"),
-    "SingleStream": (
-        "early_stopping_latency_ss",
-        2_345_678,
-        " * Early stopping 90.0th percentile estimate: 2345678",
-    ),
-    "MultiStream": ("early_stopping_latency_ms", 9_876_543, " * Early stopping 99.0th percentile estimate: 9876543"),
-    "Server": ("result_completed_samples_per_sec", 987.65, "Completed samples per second    : 987.65"),
+    "Offline": ("result_samples_per_second", 1234.56, "Samples per second: "),
+    "SingleStream": ("early_stopping_latency_ss", 2_345_678, " * Early stopping 90.0th percentile estimate: "),
+    "MultiStream": ("early_stopping_latency_ms", 9_876_543, " * Early stopping 99.0th percentile estimate: "),
+    "Server": ("result_completed_samples_per_sec", 987.65, "Completed samples per second    : "),
 }
 
 SYSTEM_JSON: dict[str, Any] = {
@@ -161,7 +157,7 @@ def summary(values: dict[str, Any]) -> str:
         "SUT name : PyFastSUT",
         f"Scenario : {scenario}",
         f"Mode     : {values['effective_test_mode']}",
-        SCORE[scenario][2],
+        f"{SCORE[scenario][2]}{values.get(SCORE[scenario][0])}",
         f"Result is : {values['result_validity']}",
         "  Min duration satisfied : Yes",
         "Test Parameters Used",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from breakages import BREAKAGES, TREES, Breakage
 from submission_tree import SUBMITTER, make_tree
 
 from harness.errors import ConfigError, MissingDependencyError
+from harness.submission import official
 from harness.submission.check import check
 from harness.submission.official import COMMIT, Verdict, find_checkout, readable, run_checkers
 from harness.submission.report import run_check
@@ -152,3 +154,36 @@ def test_the_command(tmp_path):
     assert '"mark": true' in bad.stdout
     wrong = run(str(tmp_path / "tree"), "--round", "v6.2")
     assert (wrong.returncode, wrong.stderr) == (2, "error: unknown round 'v6.2': did you mean 'v6.1' or 'v6.0'?\n")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "uploadpack.allowFilter=true")
+    done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_pinned_commit_is_cloned_once(tmp_path, monkeypatch):
+    repository = stand_in(tmp_path / "inference", "print('fine')")
+    (repository / "large.bin").write_text("not for us")
+    (repository / "models").mkdir()
+    (repository / "models" / "large.bin").write_text("not for us")
+    git(repository, "init", "--quiet")
+    git(repository, "config", "uploadpack.allowFilter", "true")
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "pinned")
+    pinned = git(repository, "rev-parse", "HEAD")
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "newer")
+    monkeypatch.setattr(official, "COMMIT", pinned)
+    monkeypatch.setattr(official, "SOURCE", repository.as_uri())
+    monkeypatch.setattr(official.catalog, "ROOT", tmp_path)
+    clone = find_checkout(None, clone=True)
+    assert clone == tmp_path / "build" / "inference"
+    assert git(clone, "rev-parse", "HEAD") == pinned
+    assert not (clone / "models").exists()
+    assert all(verdict.accepted for verdict in run_checkers(clone, tmp_path, find_round("v6.1")))
+    shutil.rmtree(repository)
+    assert find_checkout(None, clone=True) == clone
+    shutil.rmtree(clone)
+    with pytest.raises(ConfigError, match=r"could not be cloned into .*--inference-repo\."):
+        find_checkout(None, clone=True)

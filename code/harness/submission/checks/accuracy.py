@@ -51,8 +51,11 @@ def check_accuracy(result: Result) -> Findings[None]:
         yield from _counted(tree, f"{folder}/{SCORES}", rules.samples)
 
 
-def check_scores(tree: Tree, folder: str, metric: str | None, optional: bool = False) -> Findings[float | None]:
-    """accuracy.txt and the accuracy log beside it; returns the score."""
+def check_scores(tree: Tree, folder: str, metric: str | None, sampled: bool = False) -> Findings[float | None]:
+    """accuracy.txt and the accuracy log beside it; returns the score.
+
+    Of a log that holds only sampled responses nothing but the hash is needed, and it may say what the score is of.
+    """
     path = f"{folder}/{SCORES}"
     if tree.kind(path) != "file":
         return None
@@ -69,11 +72,11 @@ def check_scores(tree: Tree, folder: str, metric: str | None, optional: bool = F
             scores.append(score)
         elif digest:
             hashes.append(digest[1])
-        elif line.strip() and not _REMARK.search(line):
+        elif line.strip() and not sampled and not _REMARK.search(line):
             form = _FORM.get(metric or "", "a score")
             what = f"line {number} ({printable(line, 40)}) is neither like {form} nor hash=<sha256 of the log>"
             yield Problem(path, what, _AGAIN)
-    if len(scores) != 1 and not (optional and not scores):
+    if len(scores) != 1 and not (sampled and not scores):
         what = f"it has {len(scores)} scores instead of one" if scores else "it has no score"
         yield Problem(path, what, _AGAIN)
     if len(hashes) != 1:

@@ -6,9 +6,9 @@ import re
 
 from harness.loadgen.logs import ACCURACY
 from harness.submission.checks.accuracy import SCORES, check_scores
-from harness.submission.checks.log import Log
+from harness.submission.checks.log import SCORE, Log
 from harness.submission.checks.package import Result
-from harness.submission.checks.performance import SCORE, check_run
+from harness.submission.checks.performance import check_run
 from harness.submission.layout import VERIFY_ACCURACY, VERIFY_PERFORMANCE
 from harness.submission.tree import Findings, Problem, Tree, contents, read_text
 
@@ -30,7 +30,8 @@ _AUDIT = {
 }
 """What each test's audit.config makes of LoadGen's settings."""
 _FAST_NS = {"SingleStream": 200_000, "MultiStream": 1_600_000}
-"""Latencies up to which a test may differ by 20 % instead of 10 %."""
+"""Latencies up to which a test may differ by 20 % instead of 10 %. TEST04's official script compares them with rates,
+and so lets every stream be 20 % faster; its rules say 10 %."""
 _METRIC = {
     "acc": re.compile(r"accuracy=([\d.]{1,30})"),
     "F1": re.compile(r'\{"exact_match": [\d.]{1,30}, "f1": ([\d.]{1,30})\}'),
@@ -91,7 +92,9 @@ def _speed(test: str, reference: Log, log: Log, scenario: str) -> Findings[None]
     if test == "TEST04":
         faster = (1 / ratio if scenario in _FAST_NS else ratio) - 1
         if faster >= tolerance:
-            what = f"with one sample again and again it is {faster:.1%} faster than the performance run: does it cache?"
+            what = (
+                f"with one sample again and again it is {faster:.1%} faster, of {tolerance:.0%} allowed: does it cache?"
+            )
             yield Problem(log.path, what, "answer every query anew, and run both tests again")
     elif not 1 - tolerance <= ratio <= 1 + tolerance:
         what = f"its score is {ratio:.1%} of the performance run's, and may differ by {tolerance:.0%}"
@@ -115,7 +118,7 @@ def _responses(result: Result, folder: str, cure: str) -> Findings[None]:
     if not passed and text is not None and any(tree.kind(f"{accuracy}/{name}") is None for name in both):
         yield Problem(path, f"it does not say {PASS}, and the accuracy of both runs is not there instead", cure)
     yield from contents(tree, accuracy, files=(ACCURACY, SCORES, *both), cure=cure)
-    yield from check_scores(tree, accuracy, result.rules.metric if result.rules else None, optional=True)
+    yield from check_scores(tree, accuracy, result.rules.metric if result.rules else None, sampled=True)
     if not passed:
         yield from _near(result, accuracy, cure)
 

@@ -29,6 +29,20 @@ _SAME = {
 }
 """The parameters that both the summary and the detail log tell."""
 
+SCORE = {
+    "Offline": "result_samples_per_second",
+    "SingleStream": "early_stopping_latency_ss",
+    "MultiStream": "early_stopping_latency_ms",
+    "Server": "result_completed_samples_per_sec",
+}
+"""The key of each scenario's metric in the detail log: samples per second, or nanoseconds."""
+_SCORE_SAID = {
+    "Offline": "Samples per second",
+    "SingleStream": "* Early stopping 90.0th percentile estimate",
+    "MultiStream": "* Early stopping 99.0th percentile estimate",
+    "Server": "Completed samples per second",
+}
+
 
 @dataclass(frozen=True)
 class Log:
@@ -114,9 +128,8 @@ def check_test(log: Log, mode: str, scenario: str, round_: Round) -> Findings[No
     yield from _version(log, round_)
     if _LAST[mode] not in log.values:
         yield Problem(log.path, "it has no end: the test was broken off, or the log was cut", AGAIN)
-    errors = log.number("num_errors")
-    if errors:
-        yield Problem(log.path, f"num_errors is {errors:g}", "mend the cause and run it again")
+    if "num_errors" in log.values:
+        yield from log.expect("num_errors", log.number("num_errors") == 0, "0", "mend the cause and run it again")
 
 
 def _version(log: Log, round_: Round) -> Findings[None]:
@@ -152,8 +165,20 @@ def check_summary(tree: Tree, folder: str, log: Log | None, scenario: str, mode:
         if said.get(name) != wanted:
             what = f"{name} {said[name]}" if name in said else f"it does not tell {name}"
             yield Problem(path, f"{printable(what)}, where {wanted} is needed", AGAIN)
+    score = log.number(SCORE[scenario]) if log and scenario in SCORE else None
+    if score is not None and not _near(said.get(_SCORE_SAID[scenario]), score):
+        what = f"{_SCORE_SAID[scenario]} is {printable(said.get(_SCORE_SAID[scenario]))} here and {score} in {DETAIL}"
+        yield Problem(path, what, AGAIN)
     for name, key in _SAME.items():
         value = log.values.get(key) if log else None
         if value is not None and said.get(name) != str(value):
             what = f"{name} is {printable(said.get(name))} here and {printable(value)} in {DETAIL}"
             yield Problem(path, what, AGAIN)
+
+
+def _near(text: str | None, value: float) -> bool:
+    """Whether a number is that value, but for the six digits that LoadGen's detail log has."""
+    try:
+        return abs(float(text or "") - value) <= 1e-4 * abs(value)
+    except (ValueError, OverflowError):
+        return False

@@ -12,7 +12,7 @@ REHEARSAL = "rehearsal-"
 """How the names of a rehearsal's systems begin."""
 _MARKS = re.compile(
     rb"(?i)rehearsal|not[ -]for[ -]submission|random[ -]weights|stand-in"
-    rb"|(?<![\w-])null engine|engine[`'\" ]{0,2}[:=|][ `'\"|]{0,4}null(?![\w-])"
+    rb"|(?<![\w-])null engine|engine[`'\" ]{0,2}[ :=|][ `'\"|]{0,4}null(?![\w-])|- name: null(?![\w-])"
 )
 _NULL_FRAMEWORK = re.compile(rb'(?i)"framework"\s{0,9}:\s{0,9}"null(?:[ ,(][^"]{0,200})?"')
 _FILL = re.compile(rb"(?<!\w)" + TO_FILL.encode() + rb"(?!\w)")

@@ -6,18 +6,11 @@ from datetime import datetime
 
 from harness.loadgen.conf import MIN_DURATION_MS
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
-from harness.submission.checks.log import AGAIN, Log, check_summary, check_test, read_log
+from harness.submission.checks.log import AGAIN, SCORE, Log, check_summary, check_test, read_log
 from harness.submission.checks.package import Result
 from harness.submission.rounds import Rules
 from harness.submission.tree import Findings, Problem, Tree, contents
 
-SCORE = {
-    "Offline": "result_samples_per_second",
-    "SingleStream": "early_stopping_latency_ss",
-    "MultiStream": "early_stopping_latency_ms",
-    "Server": "result_completed_samples_per_sec",
-}
-"""The key of each scenario's metric in the detail log: samples per second, or nanoseconds."""
 _PERCENTILE = {"SingleStream": 0.9, "MultiStream": 0.99, "Server": 0.99}
 _SAMPLES = {"SingleStream": 1, "MultiStream": 8, "Server": 1}
 _NO_AUDIT = {
