@@ -51,9 +51,11 @@ class Clone:
 
     def official_size(self, samples: int) -> None:
         """Make so many samples the size of the full data set, so that a rehearsal is short."""
-        text = self.manifest.read_text("utf-8")
-        assert "samples = 10833" in text
-        self.manifest.write_text(text.replace("samples = 10833", f"samples = {samples}"), "utf-8")
+        for benchmark, full in (("bert", 10833), ("resnet50", 50000)):
+            manifest = self.top / "code" / benchmark / "datasets.toml"
+            text = manifest.read_text("utf-8")
+            assert f"samples = {full}" in text
+            manifest.write_text(text.replace(f"samples = {full}", f"samples = {samples}"), "utf-8")
 
 
 @pytest.fixture

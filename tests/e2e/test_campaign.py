@@ -35,7 +35,13 @@ def files(clone):
 
 
 def test_a_closed_campaign_runs_all_tests_once_and_says_what_they_are(small):
-    first = small.harness(*COMMAND, "--duration", "1", "--division", "closed")
+    closed = (*COMMAND, "--duration", "1", "--division", "closed", "--set", "delay_us=20000")
+    first = small.harness(*closed)
+    for _ in range(4):  # on a busy machine the scores of two short tests may differ by more than 10 %
+        if first.returncode == 0:
+            break
+        assert "10% either way is allowed" in first.stdout
+        first = small.harness(*closed, "--retry")
     assert first.returncode == 0, first.stderr
     assert "6 of 6 tests are done" in first.stdout
     assert "REHEARSAL" in first.stderr
@@ -55,10 +61,43 @@ def test_a_closed_campaign_runs_all_tests_once_and_says_what_they_are(small):
     assert "harness run --rehearsal" in record["command"]
 
     before, events = files(small), len(journal(small))
-    again = small.harness(*COMMAND, "--duration", "1", "--division", "closed")
+    again = small.harness(*closed)
     assert again.returncode == 0
     assert "LoadGen" not in again.stderr
     assert (files(small), len(journal(small))) == (before, events)
+
+    packed = small.harness("package", "--rehearsal", "--division", "closed", "--submitter", "acme", "--system", "toy")
+    assert packed.returncode == 1, packed.stderr
+    assert "It is a rehearsal, and no submission." in packed.stdout
+    found = json.loads(small.harness("check", "--rehearsal", "--json").stdout)
+    assert found["packages"] == ["closed/rehearsal-acme"]
+    assert found["results"] == 2
+    words = ("duration", "took", "sample", "data set", "entries", "f1", "F1", "below")
+    for problem in found["problems"]:  # what a second and 40 samples lack, and zeros for answers
+        assert any(word in problem["what"] for word in words), problem
+    strict = json.loads(small.harness("check", "build/rehearsal-submission", "--json").stdout)
+    marks = [problem for problem in strict["problems"] if problem not in found["problems"]]
+    assert {"REHEARSAL" in problem["what"] or "rehearsal" in problem["path"] for problem in marks} == {True}
+    assert len(marks) >= 4
+
+
+def test_one_image_again_and_again_is_compliance_test_04(small):
+    given = ("run", "--rehearsal", "--model", "efficientnet-lite0-int8", "--engine", "null", "--system", "toy",
+             "--duration", "1", "--set", "delay_us=1000")  # fmt: skip
+    early = small.harness(*given, "--compliance", "test04")
+    assert early.returncode == 2
+    assert "there is none in" in early.stderr
+    assert small.harness(*given).returncode == 0
+    tested = small.harness(*given, "--compliance", "TEST04")
+    folder = small.top / "build/rehearsal/compliance/rehearsal-toy/efficientnet-lite0/Offline/TEST04"
+    if tested.returncode:  # a machine that was busy then and is not now fails it, and nothing else may
+        assert "below +10% is allowed" in tested.stdout
+        assert not folder.exists()
+    else:
+        assert "TEST PASS" in (folder / "verify_performance.txt").read_text().splitlines()
+        log = (folder / "performance" / "run_1" / "mlperf_log_detail.txt").read_text()
+        assert '"effective_performance_issue_same", "value": true' in log
+        assert "Multiple conf files" not in log
 
 
 def test_a_campaign_that_is_killed_again_and_again_ends_with_the_same_results(small):
