@@ -155,7 +155,7 @@ class Campaign:
         """Run what is not done, each test once.
 
         Returns:
-            0 when all tests are done and valid, 1 when some are not.
+            0 when all tests are done and valid, 1 when some are not, 2 when a test refuses its settings.
 
         Raises:
             ConfigError: another campaign is at work, or a place is taken.
@@ -172,7 +172,9 @@ class Campaign:
                     step.state, step.reason = BLOCKED, f"needs {' and '.join(missing)}"
                     continue
                 console.note(f"\n[{number}/{len(self.steps)}] {step.name}: {self._how_long(step)}")
-                self._run(step)
+                if self._run(step) == ConfigError.exit_code:
+                    console.error(f"{step.name} cannot be run like this: mend it, and give the same command again.")
+                    return ConfigError.exit_code
             console.note("")
             self.show()
         return 0 if all(step.state == DONE for step in self.steps) else 1
@@ -195,14 +197,15 @@ class Campaign:
             words.append(f"{len(left)} are left, about {console.duration(sum(map(self._estimate, left)))}")
         console.out.print(f"{'; '.join(words)}.")
 
-    def _run(self, step: Step) -> None:
+    def _run(self, step: Step) -> int:
+        """Run a test and note what came of it; returns its exit code."""
         self.journal.write(step, "started")
         start = time.time()
         try:
             code = run(step.settings)
         except ConfigError as error:
             console.error(str(error))
-            code, step.reason = 2, str(error)
+            code = error.exit_code
         seconds = round(time.time() - start, 1)
         if code >= INTERRUPTED:
             done = sum(each.state == DONE for each in self.steps)
@@ -212,10 +215,14 @@ class Campaign:
         if step.record is not None:
             step.state = DONE
             self.journal.write(step, DONE, seconds=seconds)
-            return
+            return 0
+        if code == ConfigError.exit_code:
+            self.journal.write(step, "refused", seconds=seconds)
+            return code
         step.state = FAILED
         step.reason = step.reason or _reason(step, start) or "its output tells why"
         self.journal.write(step, FAILED, seconds=seconds, code=code, reason=step.reason)
+        return code
 
     def _how_long(self, step: Step) -> str:
         rest = [other for other in self.steps if other.state in (LEFT, CUT)]

@@ -151,6 +151,17 @@ def test_what_failed_is_run_again_only_on_demand(small):
     assert retried.returncode == 0, retried.stderr
 
 
+def test_settings_that_are_refused_end_a_campaign_and_are_no_failure(small):
+    official = ("campaign", "--system", "toy", "--engine", "onnxruntime", "--scenario", "Offline")
+    for _ in range(2):  # the second time, nothing says that it had failed
+        done = small.harness(*official)
+        assert done.returncode == 2
+        assert "run `make data`" in done.stderr
+        assert "2 are left" in done.stdout
+        assert "failed" not in done.stdout
+    assert [event["event"] for event in journal(small, "toy")] == ["started", "refused"] * 2
+
+
 def test_a_place_that_another_model_has_taken_is_not_touched(small):
     offline = ("--duration", "1", "--scenario", "Offline")
     assert small.harness(*COMMAND, *offline).returncode == 0
