@@ -59,6 +59,8 @@ def measurements(record: Record, told: Mapping[str, Any]) -> dict[str, str]:
         transformations = facts["compression"]
         if facts.get("calibration"):
             transformations += f", calibrated with {facts['calibration']}"
+    elif transformations == "unknown" and "tool" in facts:
+        transformations = "No"  # built here, and nothing else was done
     values = {
         "input_data_types": model["input_data_types"],
         "retraining": model["retraining"],

@@ -208,7 +208,7 @@ def _results(source: Classic, systems: list[str], division: str, rehearsal: bool
             elif folder.exists():
                 problems.append(f"{folder} has no record (run.json): only runs of this harness can be packaged.")
             elif not test.startswith("TEST"):
-                problems.append(f"{folder} is missing: run {scene.scenario}'s {test} with --official.")
+                problems.append(f"{folder} is missing: make {scene.scenario}'s {test} run with `make submission`.")
         for test, record in records.items():
             if "performance" in records and (other := difference(records["performance"], record["identity"])):
                 problems.append(

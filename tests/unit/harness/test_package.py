@@ -182,7 +182,7 @@ WRONG = {
     "development": (lambda t: change(t.performance(SCENE), for_submission=False), "is a development run"),
     "invalid": (lambda t: change(t.accuracy(SCENE), valid=False), "is no valid run"),
     "rehearsal": (lambda t: change(t.accuracy(SCENE), rehearsal=True), "is a rehearsal"),
-    "no accuracy": (drop_accuracy, "is missing: run Offline's accuracy"),
+    "no accuracy": (drop_accuracy, "is missing: make Offline's accuracy run"),
     "no record": (lambda t: (t.performance(SCENE) / "run.json").unlink(), "has no record"),
     "random": (
         lambda t: change(
