@@ -6,6 +6,7 @@ still be read, so that a check goes on as far as it makes sense: ``value = yield
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -146,6 +147,11 @@ def read_text(tree: Tree, path: str, cure: str) -> Findings[str | None]:
     return text
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines as a file that is opened for reading has them, which are fewer than those of ``splitlines``."""
+    return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
+
+
 def read_object(tree: Tree, path: str, cure: str) -> Findings[dict[str, Any] | None]:
     """The object of a JSON file."""
     text = yield from read_text(tree, path, cure)
@@ -160,6 +166,13 @@ def read_object(tree: Tree, path: str, cure: str) -> Findings[dict[str, Any] | N
         yield Problem(path, f"it holds {_kind(value)} instead of an object", cure)
         return None
     return value
+
+
+def writable(path: str, values: Mapping[str, Any]) -> Findings[None]:
+    """Texts must be such that they can be written to a table: JSON can hold what no file can."""
+    for key, value in values.items():
+        if isinstance(value, str) and any(0xD800 <= ord(c) < 0xE000 for c in value):
+            yield Problem(path, f"{printable(key)} holds half a character", "type it again")
 
 
 def required_text(path: str, values: Mapping[str, Any], keys: Iterable[str]) -> Findings[None]:

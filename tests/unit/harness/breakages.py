@@ -136,6 +136,10 @@ def copied(old: str, new: str) -> Callable[[Layout], object]:
     return lambda layout: written(new, (layout.root / old).read_bytes())(layout)
 
 
+def renamed_system(name: str) -> Callable[[Layout], object]:
+    return both(moved(SYSTEM_FILE, f"systems/{name}.json"), moved(f"results/{SYSTEM}", f"results/{name}"))
+
+
 def folder(path: str) -> Callable[[Layout], object]:
     return lambda layout: (layout.root / path).mkdir(parents=True)
 
@@ -201,6 +205,8 @@ BREAKAGES = [
     Breakage("system file a list", "closed", written(SYSTEM_FILE, "[]"), SYSTEM_FILE, "a list"),
     Breakage("system file Latin-1", "closed", written(SYSTEM_FILE, b'{"a": "\xe9"}'), SYSTEM_FILE, "UTF-8"),
     Breakage("system without results", "closed", written("systems/b.json", "{}"), "systems/b.json", "no results"),
+    Breakage("system name with .json", "closed", renamed_system("a.json"), "systems/a.json.json", "no description"),
+    Breakage("half a character", "closed", system(framework="\ud83d"), SYSTEM_FILE, "half a character"),
     # Measurements
     Breakage(
         "measurements field empty",
@@ -534,6 +540,20 @@ BREAKAGES = [
         "no score",
     ),
     Breakage(
+        "hash behind a separator that ends no line",
+        "closed",
+        replaced(f"{B}/Offline/accuracy/accuracy.txt", "\nhash=", "\u2028hash="),
+        f"{B}/Offline/accuracy/accuracy.txt",
+        "no hash",
+    ),
+    Breakage(
+        "another score in a remark",
+        "closed",
+        appended(f"{R}/Offline/accuracy/accuracy.txt", "accuracy=1.0% of random weights\n"),
+        f"{R}/Offline/accuracy/accuracy.txt",
+        "line 3",
+    ),
+    Breakage(
         "two scores",
         "closed",
         appended(f"{B}/Offline/accuracy/accuracy.txt", '{"exact_match": 1.0, "f1": 2.0}\n'),
@@ -723,6 +743,20 @@ BREAKAGES = [
         "one score",
     ),
     Breakage(
+        "TEST01 two scores",
+        "closed",
+        nondeterministic("accuracy=76.456%, good=1, total=1\n", "accuracy=76.4%\naccuracy: 50\n"),
+        f"{TEST01}/accuracy/compliance_accuracy.txt",
+        "one score",
+    ),
+    Breakage(
+        "TEST01 passes behind a separator",
+        "closed",
+        replaced(f"{TEST01}/verify_accuracy.txt", "\nTEST PASS", "\u2028TEST PASS"),
+        f"{TEST01}/verify_accuracy.txt",
+        "TEST PASS",
+    ),
+    Breakage(
         "TEST01 performance missing",
         "closed",
         gone(f"{TEST01}/performance"),
@@ -811,6 +845,13 @@ BREAKAGES = [
         both(moved(B, f"results/{SYSTEM}/mynet"), written("model_mapping.json", '{"mynet": "bert"}')),
         "model_mapping.json",
         "no benchmark",
+    ),
+    Breakage(
+        "name of another benchmark mapped",
+        "open",
+        both(moved(B, f"results/{SYSTEM}/whisper"), written("model_mapping.json", '{"whisper": "bert-99"}')),
+        "model_mapping.json",
+        "another benchmark",
     ),
     Breakage("mapping no JSON", "open", written("model_mapping.json", "{"), "model_mapping.json", "not JSON"),
     Breakage("mapping a list", "open", written("model_mapping.json", "[1]"), "model_mapping.json", "a list"),

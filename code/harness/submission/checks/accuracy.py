@@ -9,7 +9,7 @@ from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.submission.checks.log import check_summary, check_test, read_log
 from harness.submission.checks.package import Result
 from harness.submission.checks.performance import small
-from harness.submission.tree import Findings, Problem, Tree, contents, printable, read_text
+from harness.submission.tree import Findings, Problem, Tree, contents, lines_of, printable, read_text
 
 SCORES = "accuracy.txt"
 CUT = b"\n\n...\n\n"
@@ -22,7 +22,7 @@ _LINES = {
     "F1": re.compile(rf'\{{"exact_match": {_NUMBER}, "f1": {_NUMBER}\}}'),
 }
 _FORM = {"acc": "accuracy=76.1%, good=38050, total=50000", "F1": '{"exact_match": 83.0, "f1": 90.1}'}
-_REMARK = re.compile(r"(?i)rehearsal|not for submission|random weights|stand-in")
+_REMARK = re.compile(r"(?i)(?!accuracy|hash|\{).*(?:rehearsal|not for submission|random weights|stand-in)")
 
 
 def check_accuracy(result: Result) -> Findings[None]:
@@ -62,9 +62,8 @@ def check_scores(tree: Tree, folder: str, metric: str | None, sampled: bool = Fa
     text = yield from read_text(tree, path, _AGAIN)
     if text is None:
         return None
-    lines = text.splitlines()
     scores, hashes = [], []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines_of(text), start=1):
         matches = [pattern.fullmatch(line) for name, pattern in _LINES.items() if metric in (name, None)]
         score = next((match for match in matches if match), None)
         digest = re.fullmatch(r"hash=([0-9a-f]{64})", line)
@@ -72,7 +71,7 @@ def check_scores(tree: Tree, folder: str, metric: str | None, sampled: bool = Fa
             scores.append(score)
         elif digest:
             hashes.append(digest[1])
-        elif line.strip() and not sampled and not _REMARK.search(line):
+        elif line.strip() and not sampled and not _REMARK.match(line):
             form = _FORM.get(metric or "", "a score")
             what = f"line {number} ({printable(line, 40)}) is neither like {form} nor hash=<sha256 of the log>"
             yield Problem(path, what, _AGAIN)

@@ -10,7 +10,7 @@ from harness.submission.checks.log import SCORE, Log
 from harness.submission.checks.package import Result
 from harness.submission.checks.performance import check_run
 from harness.submission.layout import VERIFY_ACCURACY, VERIFY_PERFORMANCE
-from harness.submission.tree import Findings, Problem, Tree, contents, read_text
+from harness.submission.tree import Findings, Problem, Tree, contents, lines_of, read_text
 
 PASS = "TEST PASS"
 BASELINE, COMPLIANCE = "baseline_accuracy.txt", "compliance_accuracy.txt"
@@ -76,7 +76,7 @@ def _passed(tree: Tree, path: str, cure: str) -> Findings[bool | None]:
 
 
 def _verdict(text: str) -> bool:
-    return PASS in (line.strip() for line in text.splitlines()) and "TEST FAIL" not in text
+    return PASS in (line.strip() for line in lines_of(text)) and "TEST FAIL" not in text
 
 
 def _speed(test: str, reference: Log, log: Log, scenario: str) -> Findings[None]:
@@ -132,8 +132,9 @@ def _near(result: Result, folder: str, cure: str) -> Findings[None]:
         if result.tree.kind(path) != "file":
             return
         text = yield from read_text(result.tree, path, cure)
-        found = [_METRIC[result.rules.metric].match(line) for line in (text or "").splitlines()]
-        numbers = [_number(match[1]) for match in found if match]
+        lines = [line for line in lines_of(text or "") if line.startswith(("accuracy", "{"))]
+        found = [_METRIC[result.rules.metric].match(line) for line in lines]
+        numbers = [_number(match[1]) if match else None for match in found]
         if len(numbers) != 1 or not numbers[0]:
             yield Problem(path, "it does not hold one score greater than 0", cure)
             return

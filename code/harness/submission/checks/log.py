@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 from harness.loadgen.logs import DETAIL, SUMMARY
 from harness.submission.rounds import ROUNDS, SEEDS, Round
-from harness.submission.tree import Findings, Problem, Tree, number, printable, read_text
+from harness.submission.tree import Findings, Problem, Tree, lines_of, number, printable, read_text
 
 AGAIN = "run the test again, and package its logs as LoadGen wrote them"
 _MARKER = ":::MLLOG"
@@ -83,7 +82,7 @@ def read_log(tree: Tree, folder: str) -> Findings[Log | None]:
         return None
     values: dict[str, Any] = {}
     repeated, errors, broken = [], [], []
-    for line_number, line in enumerate(io.StringIO(text, newline=None), start=1):
+    for line_number, line in enumerate(lines_of(text), start=1):
         entry = _entry(line)
         if entry is None:
             broken.append(line_number)

@@ -7,7 +7,7 @@ from harness.loadgen.conf import MODELS, SCENARIOS, check_official, read_user_co
 from harness.submission.checks.package import Result
 from harness.submission.layout import CONF
 from harness.submission.rounds import RULES
-from harness.submission.tree import Findings, Problem, read_object, read_text, required_text
+from harness.submission.tree import Findings, Problem, read_object, read_text, required_text, writable
 
 README = "README.md"
 FIELDS = (
@@ -56,6 +56,7 @@ def _file(result: Result, folder: str) -> Findings[None]:
     values = yield from read_object(result.tree, path, _AGAIN)
     if values is not None:
         yield from required_text(path, values, FIELDS)
+        yield from writable(path, values)
 
 
 def _conf(result: Result, path: str) -> Findings[None]:

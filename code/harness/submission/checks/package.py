@@ -17,6 +17,24 @@ MAPPING = "model_mapping.json"
 _OFFICIAL = {"resnet": "resnet50", "bert-99": "bert-99", "bert-99.9": "bert-99.9"}
 """The benchmarks as a mapping calls them, and as results are filed."""
 
+_OTHERS = (
+    *(
+        "3d-unet",
+        "deepseek",
+        "dlrm",
+        "e2e-rag",
+        "gpt",
+        "llama",
+        "mixtral",
+        "pointpainting",
+        "qwen",
+        "retinanet",
+        "rgat",
+    ),
+    *("ssd-resnet", "stable-diffusion", "wan-", "whisper", "yolo"),
+)
+"""How the names begin that the official checkers may take for other benchmarks, whatever a mapping says."""
+
 
 @dataclass(frozen=True)
 class Package:
@@ -118,7 +136,9 @@ def read_mapping(tree: Tree, package: str) -> Findings[dict[str, str]]:
     values = yield from read_object(tree, path, 'write an object such as {"mynet": "resnet"}, or remove the file')
     good = {}
     for name, benchmark in (values or {}).items():
-        if isinstance(benchmark, str) and benchmark in _OFFICIAL:
+        if name.startswith(_OTHERS):
+            yield Problem(path, f"{name} is the name of another benchmark, and cannot be mapped", "file it elsewhere")
+        elif isinstance(benchmark, str) and benchmark in _OFFICIAL:
             good[name] = benchmark
         else:
             what = f"{printable(name)} is mapped to {printable(benchmark)}, which is no benchmark of this project"

@@ -72,7 +72,7 @@ def check_package(package: Package) -> Findings[None]:
         yield from read_text(tree, used, "describe the calibration, or that there was none; or package it again")
     for name in tree.names(f"{path}/systems"):
         system = name.removesuffix(".json")
-        if not name.endswith(".json") or tree.kind(f"{path}/systems/{name}") != "file":
+        if not name.endswith(".json") or ".json" in system or tree.kind(f"{path}/systems/{name}") != "file":
             yield Problem(f"{path}/systems/{name}", "it is no description of a system", "remove it")
         elif tree.kind(f"{path}/results/{system}") != "folder":
             yield Problem(f"{path}/systems/{name}", "the system has no results", "remove it, or add the results")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.submission.rounds import SYSTEM_TYPES
-from harness.submission.tree import Findings, Problem, Tree, number, printable, read_object, required_text
+from harness.submission.tree import Findings, Problem, Tree, number, printable, read_object, required_text, writable
 
 STATUSES = ("available", "preview", "rdi")
 FILLED = (
@@ -68,6 +68,7 @@ def check_system(tree: Tree, package: str, system: str) -> Findings[dict[str, An
     if values is None:
         return None
     yield from required_text(path, values, FILLED)
+    yield from writable(path, values)
     yield from _counts(path, values)
     for key in PRESENT:
         if key not in values:
