@@ -62,7 +62,8 @@ def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) ->
         for findings in _checks(package):
             _collect(findings, problems)
     code = tuple(package.at(package.layout.root / package.layout.code) for package in packages)
-    _collect(_twice(tree), problems)
+    copies = tuple(f"{result.folder}/TEST" for p in packages if p.round.layout == "classic" for result in p.results())
+    _collect(_twice(tree, copies), problems)
     _collect(check_marks(tree, code), problems)
     _collect(check_names(tree), problems)
     shown = {
@@ -121,10 +122,12 @@ def _result(result: Result) -> Findings[None]:
     yield from check_compliance(result, log)
 
 
-def _twice(tree: Tree) -> Findings[None]:
-    """A log is of one test: a copy of it elsewhere is no result."""
+def _twice(tree: Tree, copies: tuple[str, ...]) -> Findings[None]:
+    """A log is of one test: a copy of it elsewhere is no result, but for those whose paths begin with ``copies``."""
     first: dict[str, str] = {}
     for path in sorted(tree.entries):
+        if path.startswith(copies):
+            continue
         if path.rpartition("/")[2] == DETAIL and (content := tree.read(path)):
             digest = hashlib.sha256(content).hexdigest()
             if digest in first:

@@ -69,10 +69,6 @@ def run_checkers(checkout: Path, root: Path, round_: Round, python: str = sys.ex
     """
     tools = checkout / _TOOLS
     verdicts = [_run(_PACKAGE, [python, "-m", f"{_PACKAGE}.main"], tools, root, round_)]
-    if round_.layout == "classic":
-        # At the pinned commit it looks for everything where v6.0 puts it, whatever the version.
-        reason = f"it knows only the layout from v6.0 on, and cannot judge a tree of {round_.name}"
-        return [*verdicts, Verdict(_SCRIPT, None, (reason,))]
     return [*verdicts, _run(_SCRIPT, [python, str(tools / _SCRIPT)], tools, root, round_)]
 
 
@@ -120,6 +116,8 @@ def _run(checker: str, command: list[str], tools: Path, root: Path, round_: Roun
         except OSError as error:
             raise ConfigError(f"{command[0]} cannot be run: {error.strerror}; name a Python with --python.") from error
     output = done.stdout.decode("utf-8", "replace")
+    if "argument --version: invalid choice" in output:
+        return Verdict(checker, None, (f"it does not know {round_.name}",))
     reasons = readable(output, root.resolve())
     last = output.rstrip().rpartition("\n")[2]
     if missing := re.search(r"ModuleNotFoundError: No module named '([\w.]+)'", output):

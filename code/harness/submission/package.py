@@ -27,7 +27,7 @@ from harness.errors import CheckFailed, ConfigError
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
 from harness.machine import default_system_name
 from harness.submission import measurements, system
-from harness.submission.layout import CONF, LAYOUTS, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Classic, Layout, Scene
+from harness.submission.layout import CONF, LAYOUTS, V6, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Classic, Layout, Scene
 from harness.submission.records import Record, difference, read_record
 from harness.submission.report import run_check
 from harness.submission.rounds import DIVISIONS, ROUNDS, Round, find_round, round_of
@@ -315,10 +315,16 @@ def _names() -> str:
 def _write(
     target: Layout, source: Classic, results: list[Result], division: str, submitter: str, rehearsal: bool
 ) -> None:
-    for result in results:
-        _write_result(target, source, result)
-    for benchmark, result in {result.scene.benchmark: result for result in results}.items():
-        _write_code(target.root / target.code / benchmark / result.implementation, results)
+    # The newer of the official checkers reads the classic layout, and the older one, as it is today, looks for all of a
+    # result in its folder of results/ whatever the round: there it finds copies.
+    layouts = [target] if isinstance(target, V6) else [target, V6(target.root)]
+    for layout in layouts:
+        for result in results:
+            _write_result(layout, source, result)
+    for benchmark, implementation in {(result.scene.benchmark, result.implementation) for result in results}:
+        _write_code(target.root / target.code / benchmark / implementation, results)
+    for layout in layouts[1:]:
+        _text(target.root / layout.code / "README.md", f"The code is in [{target.code}](../{target.code}).\n")
     if division == "closed" or any("calibration" in r.records["performance"]["model"]["metadata"] for r in results):
         mine = ROOT / "calibration.md"
         models = {result.scene.benchmark: result.records["performance"] for result in results}

@@ -42,8 +42,8 @@ def checkout() -> Path:
 def test_good_trees_are_accepted(checkout, tmp_path, name, division, system_type):
     make_tree(tmp_path, name, division, system_type=system_type)
     verdicts = run_checkers(checkout, tmp_path, find_round(name))
-    classic = find_round(name).layout == "classic"  # which the old checker cannot judge any more
-    assert [verdict.accepted for verdict in verdicts] == [True, None if classic else True], verdicts
+    known = name != "v5.0"  # the older one does not know it any more
+    assert [verdict.accepted for verdict in verdicts] == [True, True if known else None], verdicts
     assert not check(tmp_path)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from harness.submission.checks.measurements import README
 from harness.submission.checks.package import MAPPING, SCENARIOS, Package, Result
-from harness.submission.layout import CONF
+from harness.submission.layout import CONF, V6
 from harness.submission.rounds import DIVISIONS, RULES
 from harness.submission.tree import SIZE_LIMIT, Findings, Problem, Tree, printable, read_text
 
@@ -56,7 +58,7 @@ def check_package(package: Package) -> Findings[None]:
     tree, layout, path = package.tree, package.layout, package.path
     folders = {layout.code, "systems", "results", "documentation"}
     if package.round.layout == "classic":
-        folders |= {"measurements", "compliance"}
+        folders |= {"measurements", "compliance", V6.code}
     for name in tree.names(path):
         kind = tree.kind(f"{path}/{name}")
         mapping = name == MAPPING and not package.closed
@@ -160,9 +162,36 @@ def check_scene(result: Result) -> Findings[None]:
     allowed |= {f"{measured}/{name}" for name in (README, CONF)}
     names = package.layout.measurements_file(result.scene, "*").name.split("*")
     compliance = result.test("TEST01").rpartition("/")[0]
+    copies = _copies(result, measured, tests)
+    allowed |= copies.keys()
+    for copy, original in copies.items():
+        yield from _same(tree, copy, original)
     for folder in dict.fromkeys((result.folder, measured, compliance)):
         for name in tree.names(folder):
             path = f"{folder}/{name}"
             file = folder == measured and name.startswith(names[0]) and name.endswith(names[-1])
             if path not in allowed and not file:
                 yield Problem(path, "it does not belong here", "remove it")
+
+
+def _copies(result: Result, measured: str, tests: Iterable[str]) -> dict[str, str]:
+    """What a classic package also has where v6.0 put it, for the older official checker: {copy: original}."""
+    package = result.package
+    if package.round.layout != "classic":
+        return {}
+    new = V6(package.layout.root)
+    copies = {f"{result.folder}/{name}": f"{measured}/{name}" for name in (README, CONF)}
+    names = package.layout.measurements_file(result.scene, "*").name.split("*")
+    for name in package.tree.names(measured, "file"):
+        if name.startswith(names[0]) and name.endswith(names[-1]):
+            copies[package.at(new.measurements_file(result.scene, ""))] = f"{measured}/{name}"
+    return copies | {package.at(new.compliance(result.scene, test)): result.test(test) for test in tests}
+
+
+def _same(tree: Tree, copy: str, original: str) -> Findings[None]:
+    """A copy that is there is one of its original, file by file."""
+    kind = tree.kind(copy)
+    files = [copy] if kind == "file" else tree.below(copy, "file") if kind else []
+    for path in files:
+        if tree.read(path) != tree.read(original + path.removeprefix(copy)):
+            yield Problem(path, f"it differs from {original}, whose copy it is", "package it again")
