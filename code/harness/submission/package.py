@@ -107,6 +107,8 @@ def package(
     """
     if division not in DIVISIONS:
         raise ConfigError(f"the division is {' or '.join(DIVISIONS)}, not '{division}'.")
+    if not submitter:
+        raise ConfigError("the submitter is missing: give the name of your organisation with --submitter (SUBMITTER=).")
     if not submitter.strip() or not all(c.isalnum() or c in "._-" for c in submitter) or submitter.startswith("."):
         raise ConfigError(f"'{submitter}' is no name of a submitter: use letters, digits, '.', '_' and '-'.")
     if rehearsal:

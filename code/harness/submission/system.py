@@ -249,6 +249,7 @@ def describe_machine(root: Path = Path("/")) -> dict[str, str]:
     cards = _cards(root)
     found = {
         **_NONE,
+        "division": "open",  # a package writes its own
         "number_of_nodes": "1",
         "system_name": _product(root),
         **_processor(root, cpuinfo, cpus),

@@ -139,7 +139,6 @@ def test_a_server_of_two_sockets(server):
     assert "ONNX Runtime" in found["framework"]
     assert "LoadGen" in found["other_software_stack"]
     assert unfilled(found) == [
-        "division",
         "submitter",
         "status",
         "system_type",
