@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from harness import results
@@ -179,3 +181,24 @@ def test_a_logged_error_makes_a_run_invalid_and_is_shown(tmp_path):
     detail = read_detail(tmp_path, "performance")
     assert not detail.valid
     assert detail.reasons("") == ["LoadGen logged an error: error_runtime: it broke"]
+
+
+@pytest.mark.parametrize(
+    ("version", "last", "whole"),
+    [
+        ("3.0 @ f536725011", "result_99.90_percentile_latency_ns", True),
+        ("5.0.9 @ abc", "result_99.90_percentile_per_query_latency_ns", True),
+        ("3.0 @ f536725011", "result_97.00_percentile_latency_ns", False),
+        ("6.0.17 @ d6147c7eb7", "result_99.90_percentile_latency_ns", False),
+    ],
+)
+def test_logs_of_older_loadgens_end_earlier(tmp_path, version, last, whole):
+    lines = [(key, value) for key, value in (("loadgen_version", version), ("result_validity", "VALID"), (last, 1))]
+    entries = ({"key": key, "value": value, "metadata": {"is_error": False}} for key, value in lines)
+    (tmp_path / DETAIL).write_text("".join(f":::MLLOG {json.dumps(entry)}\n" for entry in entries))
+    (tmp_path / SUMMARY).write_text("No errors encountered during test.\n")
+    if whole:
+        assert read_detail(tmp_path, "performance").valid
+    else:
+        with pytest.raises(RunFailed, match="has no end"):
+            read_detail(tmp_path, "performance")
