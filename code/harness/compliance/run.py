@@ -10,6 +10,7 @@ from harness.catalog import Dataset
 from harness.compliance.audit import find_audit
 from harness.compliance.files import verify
 from harness.compliance.score import allowed_delta
+from harness.compliance.verify import beyond_the_rules
 from harness.config import RunSettings
 from harness.errors import ConfigError
 from harness.submission.layout import CONF, Classic
@@ -74,4 +75,7 @@ class Audit:
             lambda log: benchmark.score_partial(log, dataset),
             delta=allowed_delta(self.reference.parent.name),
         )
+        if self.test == "TEST04" and verdicts.passed:
+            run_1 = Path("performance") / "run_1"
+            return [reason] if (reason := beyond_the_rules(self.reference / run_1, folder / run_1)) else []
         return verdicts.reasons

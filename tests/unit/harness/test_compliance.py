@@ -18,6 +18,7 @@ from harness.compliance.verify import (
     FAIL,
     PASS,
     baseline_log,
+    beyond_the_rules,
     verify_accuracy,
     verify_delta,
     verify_performance,
@@ -421,3 +422,22 @@ def test_the_command_scores_with_the_data_set_that_is_named(scene, small_imagene
 def test_the_delta_that_is_allowed():
     assert [allowed_delta(name) for name in ("bert-99", "bert-99.9", "resnet50", "other")] == [1.0, 0.1, 1.0, 0.1]
     assert scorer("dlrm", None) is None
+
+
+@pytest.mark.parametrize(
+    ("scenario", "reference", "score", "said"),
+    [
+        ("SingleStream", 2_000_000, 1_750_000, "14.3% faster, and below 10% is allowed"),
+        ("SingleStream", 2_000_000, 1_900_000, ""),
+        ("SingleStream", 150_000, 130_000, ""),
+        ("MultiStream", 5_000_000, 4_500_000, "11.1% faster"),
+        ("Offline", 100, 109, ""),
+    ],
+)
+def test_a_stream_that_the_script_lets_pass_and_the_rules_do_not(tmp_path, scenario, reference, score, said):
+    one = write_run(tmp_path / "one", scenario, reference)
+    two = write_run(tmp_path / "two", scenario, score, audit="TEST04")
+    assert verify_performance(one, two, "TEST04").passed
+    reason = beyond_the_rules(one, two)
+    assert said in reason
+    assert bool(reason) == bool(said)
