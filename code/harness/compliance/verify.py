@@ -19,7 +19,7 @@ import numpy as np
 from harness.compliance.audit import AUDITS, Audit
 from harness.errors import CheckFailed, ConfigError
 from harness.loadgen.accuracy_log import read_entries, tell
-from harness.loadgen.logs import DETAIL, SUMMARY, read_detail
+from harness.loadgen.logs import DETAIL, RESULT_KEYS, SUMMARY, read_detail
 
 PASS, FAIL = "TEST PASS", "TEST FAIL"
 """What both official checkers look for, on a line of its own."""
@@ -35,12 +35,6 @@ The default is int32, which compares the first four bytes of any type, and not b
 byte of small numbers is 0 in float32, so that wrong labels would pass. What passes as int32 passes as byte, too.
 """
 
-_DETAIL_SCORES = {
-    "Offline": "result_samples_per_second",
-    "Server": "result_completed_samples_per_sec",
-    "SingleStream": "early_stopping_latency_ss",
-    "MultiStream": "early_stopping_latency_ms",
-}
 _SUMMARY_SCORES = {
     "Offline": re.compile(r"^Samples per second.*?: (\S+)", re.MULTILINE),
     "Server": re.compile(r"^Completed samples per second.*?: (\S+)", re.MULTILINE),
@@ -111,7 +105,7 @@ def beyond_the_rules(reference: Path, test: Path) -> str:
     """
     one, two = (read_detail(folder, "performance").values for folder in (reference, test))
     scenario = one.get("effective_scenario")
-    before, after = (_number(values.get(_DETAIL_SCORES.get(scenario, ""))) for values in (one, two))
+    before, after = (_number(values.get(RESULT_KEYS.get(scenario, ""))) for values in (one, two))
     if scenario not in _SHORT_NS or not before or not after:
         return ""
     allowed = _LOOSE if before <= _SHORT_NS[scenario] else _THRESHOLD
@@ -144,7 +138,7 @@ def _read_run(folder: Path, audit: Audit, tested: bool = False) -> _Run:
     scenario = str(values.get("effective_scenario"))
     rates = audit.name == "TEST04"
     summary = (folder / SUMMARY).read_text(encoding="utf-8", errors="replace")
-    score = _summary_score(summary, scenario) if rates else _number(values.get(_DETAIL_SCORES.get(scenario, "")))
+    score = _summary_score(summary, scenario) if rates else _number(values.get(RESULT_KEYS.get(scenario, "")))
     problem = ""
     if values.get("result_validity") != "VALID" or re.search(r"^Result is\s*: INVALID", summary, re.MULTILINE):
         problem = f"the run in {folder} is not VALID: repeat it."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,15 @@ SUMMARY, DETAIL, ACCURACY, TRACE = (
     "mlperf_log_accuracy.json",
     "mlperf_log_trace.json",
 )
+
+
+RESULT_KEYS = {
+    "Offline": "result_samples_per_second",
+    "Server": "result_completed_samples_per_sec",
+    "SingleStream": "early_stopping_latency_ss",
+    "MultiStream": "early_stopping_latency_ms",
+}
+"""By scenario, the key of its result in mlperf_log_detail.txt: samples per second, or nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +131,16 @@ def read_detail(folder: Path, mode: str) -> Detail:
         values[entry["key"]] = entry["value"]
         if entry["metadata"]["is_error"]:
             errors.append(f"{entry['key']}: {entry['value']}")
-    ended = _LAST_KEY[mode] in values
-    if not ended and mode == "performance" and re.match(r"[1-4]\.|5\.0", str(values.get("loadgen_version"))):
-        ended = any(map(_LAST_ONCE.fullmatch, values))
-    if not ended or "encountered" not in summary.rpartition("\n")[2]:
+    if not has_end(values, mode) or "encountered" not in summary.rpartition("\n")[2]:
         raise RunFailed(f"the log in {folder} has no end: LoadGen could not write all of it; is the disk full?")
     return Detail(values, tuple(errors))
+
+
+def has_end(values: Mapping[str, Any], mode: str) -> bool:
+    """Whether the values of a performance or accuracy run's detail log are those of a whole one."""
+    if mode == "performance" and re.match(r"[1-4]\.|5\.0", str(values.get("loadgen_version"))):
+        return any(key == _LAST_KEY[mode] or _LAST_ONCE.fullmatch(key) for key in values)
+    return _LAST_KEY[mode] in values
 
 
 def check_accuracy_log(path: Path, samples: int) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from harness.loadgen.logs import ACCURACY
+from harness.loadgen.logs import ACCURACY, RESULT_KEYS
 from harness.submission.checks.accuracy import SCORES, check_scores
-from harness.submission.checks.log import SCORE, Log
+from harness.submission.checks.log import Log
 from harness.submission.checks.package import Result
 from harness.submission.checks.performance import check_run
 from harness.submission.layout import VERIFY_ACCURACY, VERIFY_PERFORMANCE
@@ -81,7 +81,7 @@ def _verdict(text: str) -> bool:
 
 def _speed(test: str, reference: Log, log: Log, scenario: str) -> Findings[None]:
     """The scores of both runs, whatever the verdict's file says."""
-    before, after = (found.number(SCORE.get(scenario, "")) for found in (reference, log))
+    before, after = (found.number(RESULT_KEYS.get(scenario, "")) for found in (reference, log))
     if before is None or after is None or before <= 0 or after <= 0:
         return
     if scenario == "Server" and test == "TEST01":

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.loadgen.logs import DETAIL, SUMMARY
+from harness.loadgen.logs import DETAIL, RESULT_KEYS, SUMMARY, has_end
 from harness.submission.rounds import ROUNDS, SEEDS, Round
 from harness.submission.tree import Findings, Problem, Tree, lines_of, number, printable, read_text
 
 AGAIN = "run the test again, and package its logs as LoadGen wrote them"
 _MARKER = ":::MLLOG"
-_LAST = {"PerformanceOnly": "num_errors", "AccuracyOnly": "power_end"}
 _SAME = {
     "samples_per_query": "effective_samples_per_query",
     "target_latency (ns)": "effective_target_latency_ns",
@@ -28,13 +27,6 @@ _SAME = {
 }
 """The parameters that both the summary and the detail log tell."""
 
-SCORE = {
-    "Offline": "result_samples_per_second",
-    "SingleStream": "early_stopping_latency_ss",
-    "MultiStream": "early_stopping_latency_ms",
-    "Server": "result_completed_samples_per_sec",
-}
-"""The key of each scenario's metric in the detail log: samples per second, or nanoseconds."""
 _SCORE_SAID = {
     "Offline": "Samples per second",
     "SingleStream": "* Early stopping 90.0th percentile estimate",
@@ -125,7 +117,7 @@ def check_test(log: Log, mode: str, scenario: str, round_: Round) -> Findings[No
         cure = f"run the test with a LoadGen of {round_.name}, or check for the round that it ran for"
         yield from log.expect(key, log.number(key) == seed, f"{seed} in {round_.name}", cure)
     yield from _version(log, round_)
-    if _LAST[mode] not in log.values:
+    if not has_end(log.values, "accuracy" if mode == "AccuracyOnly" else "performance"):
         yield Problem(log.path, "it has no end: the test was broken off, or the log was cut", AGAIN)
     if "num_errors" in log.values:
         yield from log.expect("num_errors", log.number("num_errors") == 0, "0", "mend the cause and run it again")
@@ -164,7 +156,7 @@ def check_summary(tree: Tree, folder: str, log: Log | None, scenario: str, mode:
         if said.get(name) != wanted:
             what = f"{name} {said[name]}" if name in said else f"it does not tell {name}"
             yield Problem(path, f"{printable(what)}, where {wanted} is needed", AGAIN)
-    score = log.number(SCORE[scenario]) if log and scenario in SCORE else None
+    score = log.number(RESULT_KEYS[scenario]) if log and scenario in RESULT_KEYS else None
     if score is not None and not _near(said.get(_SCORE_SAID[scenario]), score):
         what = f"{_SCORE_SAID[scenario]} is {printable(said.get(_SCORE_SAID[scenario]))} here and {score} in {DETAIL}"
         yield Problem(path, what, AGAIN)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from harness.submission.checks.system import TO_FILL
+from harness.submission.system import MARK
 from harness.submission.tree import Findings, Problem, Tree
 
 NOTICE = "NOT-FOR-SUBMISSION.txt"
@@ -15,7 +15,7 @@ _MARKS = re.compile(
     rb"|(?<![\w-])null engine|engine[`'\" ]{0,2}[ :=|][ `'\"|]{0,4}null(?![\w-])|- name: null(?![\w-])"
 )
 _NULL_FRAMEWORK = re.compile(rb'(?i)"framework"\s{0,9}:\s{0,9}"null(?:[ ,(][^"]{0,200})?"')
-_FILL = re.compile(rb"(?<!\w)" + TO_FILL.encode() + rb"(?!\w)")
+_FILL = re.compile(rb"(?<!\w)" + MARK.encode() + rb"(?!\w)")
 _CURE = "submit official runs of real models and data only; check a rehearsal with --rehearsal"
 
 
@@ -37,4 +37,4 @@ def check_marks(tree: Tree, code: tuple[str, ...]) -> Findings[None]:
             yield Problem(path, f"it holds the mark '{mark}'", _CURE, mark=True)
         described = "/systems/" in path and path.endswith(".json")  # there each field is reported by its name
         if not described and _FILL.search(content):
-            yield Problem(path, f"it holds the mark '{TO_FILL}'", "replace the mark by what is true")
+            yield Problem(path, f"it holds the mark '{MARK}'", "replace the mark by what is true")

@@ -6,17 +6,11 @@ from harness.errors import ConfigError
 from harness.loadgen.conf import MODELS, SCENARIOS, check_official, read_user_conf
 from harness.submission.checks.package import Result
 from harness.submission.layout import CONF
+from harness.submission.measurements import FIELDS
 from harness.submission.rounds import RULES
 from harness.submission.tree import Findings, Problem, read_object, read_text, required_text, writable
 
 README = "README.md"
-FIELDS = (
-    "input_data_types",
-    "retraining",
-    "starting_weights_filename",
-    "weight_data_types",
-    "weight_transformations",
-)
 _AGAIN = "package it again"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from harness.loadgen.conf import MIN_DURATION_MS
-from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
-from harness.submission.checks.log import AGAIN, SCORE, Log, check_summary, check_test, read_log
+from harness.loadgen.logs import ACCURACY, DETAIL, RESULT_KEYS, SUMMARY
+from harness.submission.checks.log import AGAIN, Log, check_summary, check_test, read_log
 from harness.submission.checks.package import Result
 from harness.submission.rounds import Rules
 from harness.submission.tree import Findings, Problem, Tree, contents
@@ -74,9 +74,9 @@ def _valid(log: Log, scenario: str) -> Findings[None]:
     constraints = ("result_perf_constraints_met",) if scenario == "Server" else ()
     for key in ("result_min_duration_met", "result_min_queries_met", "early_stopping_met", *constraints):
         yield from log.expect(key, log.values.get(key) is True, "true")
-    if scenario in SCORE:
-        score = log.number(SCORE[scenario])
-        yield from log.expect(SCORE[scenario], score is not None and score > 0, "a number greater than 0")
+    if scenario in RESULT_KEYS:
+        score = log.number(RESULT_KEYS[scenario])
+        yield from log.expect(RESULT_KEYS[scenario], score is not None and score > 0, "a number greater than 0")
     yield from log.least("result_query_count", 1)
 
 

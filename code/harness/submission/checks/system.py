@@ -6,34 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.submission.rounds import SYSTEM_TYPES
+from harness.submission.system import MARK, MAY_BE_EMPTY, REQUIRED, STATUSES
 from harness.submission.tree import Findings, Problem, Tree, number, printable, read_object, required_text, writable
 
-STATUSES = ("available", "preview", "rdi")
-FILLED = (
-    "division",
-    "submitter",
-    "system_type",
-    "status",
-    "system_name",
-    "host_processor_model_name",
-    "host_memory_capacity",
-    "host_memory_configuration",
-    "host_storage_capacity",
-    "host_storage_type",
-    "host_networking",
-    "host_networking_topology",
-    "accelerators_per_node",
-    "accelerator_model_name",
-    "accelerator_memory_capacity",
-    "accelerator_host_interconnect",
-    "accelerator_memory_configuration",
-    "accelerator_interconnect",
-    "cooling",
-    "framework",
-    "operating_system",
-    "other_software_stack",
-)
-"""Texts that may not be empty."""
 COUNTS = (
     "number_of_nodes",
     "host_processors_per_node",
@@ -41,19 +16,8 @@ COUNTS = (
     "host_network_card_count",
 )
 """Numbers, or texts that say more, which may be neither empty nor 0."""
-PRESENT = (
-    "host_processor_frequency",
-    "host_processor_caches",
-    "host_processor_interconnect",
-    "accelerator_frequency",
-    "accelerator_interconnect_topology",
-    "accelerator_on-chip_memories",
-    "hw_notes",
-    "sw_notes",
-    "system_type_detail",
-)
-"""Texts that must be there and may be empty."""
-TO_FILL = "FILL IN"
+FILLED = tuple(field for field in REQUIRED if field not in COUNTS)
+"""Texts that may not be empty."""
 
 
 def system_path(package: str, system: str) -> str:
@@ -70,7 +34,7 @@ def check_system(tree: Tree, package: str, system: str) -> Findings[dict[str, An
     yield from required_text(path, values, FILLED)
     yield from writable(path, values)
     yield from _counts(path, values)
-    for key in PRESENT:
+    for key in sorted(MAY_BE_EMPTY):
         if key not in values:
             yield Problem(path, f"the field {key} is missing", "add it; it may be empty")
         elif not isinstance(values[key], str):
@@ -99,7 +63,7 @@ def _counts(path: str, values: Mapping[str, Any]) -> Findings[None]:
 
 def _unfilled(path: str, values: Mapping[str, Any]) -> Findings[None]:
     for key, value in values.items():
-        if isinstance(value, str) and value.lstrip().upper().startswith(TO_FILL):
+        if isinstance(value, str) and value.lstrip().upper().startswith(MARK):
             yield Problem(path, f"{printable(key)} is still to be filled in", "replace the mark by what is true")
 
 
