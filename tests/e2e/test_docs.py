@@ -1,0 +1,81 @@
+"""What the documents tell an engineer to write and to type, done in a clone and undone again."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from pathlib import Path
+
+import onnx
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(document: str) -> dict[str, str]:
+    """The fenced blocks by what stands behind the language; those without are commands."""
+    text = (ROOT / "docs" / document).read_text("utf-8")
+    found = re.findall(r"```(\w*) ?([^\n]*)\n(.*?)```", text, re.DOTALL)
+    return {place or "commands": content for _, place, content in found}
+
+
+def run_commands(clone, text: str) -> list[str]:
+    outputs = []
+    for line in text.splitlines():
+        words = shlex.split(line, comments=True)
+        if not words:
+            continue
+        assert words[0] == ".venv/bin/harness"
+        done = clone.harness(*words[1:])
+        assert done.returncode == 0, (line, done.stderr)
+        outputs.append(done.stdout)
+    return outputs
+
+
+def state(clone) -> dict[str, bytes]:
+    code = clone.top / "code"
+    return {str(p): p.read_bytes() for p in code.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+
+
+def test_an_engine_is_added_as_the_document_says(clone):
+    before = state(clone)
+    parts = blocks("add-an-engine.md")
+    engine = clone.top / "code/harness/engines/toy.py"
+    engine.write_text(parts["code/harness/engines/toy.py"], "utf-8")
+    registry = clone.top / "code/harness/registry.py"
+    text = registry.read_text("utf-8")
+    registry.write_text(
+        text.replace("ENGINES = {\n", "ENGINES = {\n" + parts["code/harness/registry.py ENGINES"]), "utf-8"
+    )
+    options, performance, accuracy = run_commands(clone, parts["commands"])
+    assert re.search(r"toy +threads +int: threads of one batch \[1\]", options)
+    assert "VALID" in performance
+    same = clone.harness("run", "--engine", "onnxruntime", "--samples", 40, "--mode", "accuracy").stdout
+    score = re.compile(r"F1 +[\d.]+ %")
+    assert score.search(accuracy)[0].split() == score.search(same)[0].split()
+    engine.unlink()
+    registry.write_text(text, "utf-8")
+    assert state(clone) == before
+
+
+def test_a_model_is_added_as_the_document_says(clone):
+    before = state(clone)
+    parts = blocks("add-a-model.md")
+    data = clone.top / "code/bert/data"
+    content = (data / "minilm-l6-squad-int8.onnx").read_bytes()
+    # A file of its own, since a model is known by its content: the name of the graph is changed.
+    graph = onnx.load_from_string(content)
+    graph.graph.name = "toy"
+    content = graph.SerializeToString()
+    (data / "toy-qa.onnx").write_bytes(content)
+    manifest = clone.top / "code/bert/models.toml"
+    text = manifest.read_text("utf-8")
+    table = parts["code/bert/models.toml"].replace("@sha256@", hashlib.sha256(content).hexdigest())
+    manifest.write_text(f"{text}\n{table}", "utf-8")
+    shown, performance, accuracy = run_commands(clone, parts["commands"])
+    assert "toy-qa" in shown
+    assert "VALID" in performance
+    assert "F1" in accuracy
+    (data / "toy-qa.onnx").unlink()
+    manifest.write_text(text, "utf-8")
+    assert state(clone) == before
