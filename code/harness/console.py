@@ -15,7 +15,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TextIO, cast
@@ -32,6 +33,7 @@ from harness.errors import ConfigError
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\].*?(?:\x07|\x1b\\))")
 _QUIET_FOR_S = 2.0
 _RATE_AFTER_S = 0.5
+_TICK_S = 0.5
 
 
 class _Stream:
@@ -255,8 +257,9 @@ def quantity(value: float, unit: str, *, per_second: bool = False) -> str:
 class Progress:
     """How far a piece of work has come: a bar on a terminal, a plain line now and then elsewhere.
 
-    `total` is None while unknown, `unit` a plural noun or "B" for bytes, `interval` the seconds between two
-    plain lines. Work that ends within two seconds leaves no line. Every method may be called from any thread.
+    `total` is None while unknown, `unit` a plural noun, "B" for bytes or "" where nothing is counted, `interval` the
+    seconds between two plain lines. Work that ends within two seconds leaves no line. Every method may be called from
+    any thread.
     """
 
     def __init__(
@@ -300,7 +303,8 @@ class Progress:
             self._live.stop()
         if kind is not None or not (plain or self._live is not None):
             return
-        line = f"{self._description}: {self._count()} in {duration(self._ended - self._began, 1)}"
+        took = duration(self._ended - self._began, 1)
+        line = f"{self._description}: {f'{self._count()} in ' if self._unit else ''}{took}"
         say = detail if self._ended - self._began < _QUIET_FOR_S else note
         (_only_logged if self._live is not None else say)(line)
 
@@ -365,7 +369,7 @@ class Progress:
             done, total, since = self._done, self._total, now - self._rate_from
             fraction = self._fraction
             rate = (done - self._rate_base) / since if since >= _RATE_AFTER_S else 0.0
-            facts = [self._count()]
+            facts = [self._count()] if self._unit else []
         if total:
             percent = min(round(100 * self._shown() / total), 100 if done >= total else 99)
             facts[0] += f" ({percent} %)"
@@ -388,3 +392,22 @@ class Progress:
         bar = ProgressBar(total=self._total, completed=self._shown(), width=max(5, min(30, room)))
         row.add_row(Text(self._description), bar, Text(facts))
         return row
+
+
+@contextmanager
+def working(description: str) -> Iterator[None]:
+    """A `Progress` of work that tells nothing of how far it is: it says how long it has taken."""
+    ended = threading.Event()
+    with Progress(description, unit="") as bar:
+
+        def tick() -> None:
+            while not ended.wait(_TICK_S):
+                bar.update()
+
+        thread = threading.Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()

@@ -67,7 +67,7 @@ def test_the_best_settings_are_found_written_and_used(tune):
     assert f"bert.Offline.target_qps = {found['value']:.6g}" in conf
     assert not list(tune.state.glob("*.json"))
 
-    run = tune.start("run", "--duration", "1")
+    run = tune.start("run", "--duration", "1", "-v")
     _, err = run.communicate(timeout=60)
     assert "with the settings of" in err
     record = json.loads(next((tune.top / "runs").glob("*/run.json")).read_text())
