@@ -665,7 +665,8 @@ def help_(
 
     if topic:
         words = text("_".join(topic))
-        console.out.print(Markdown(words) if console.out.is_terminal else words.rstrip(), soft_wrap=False)
+        shown = Markdown(words) if console.out.is_terminal else words.rstrip()
+        console.out.print(shown, soft_wrap=not console.out.is_terminal)
         return
     table = Table("topic", "is about", box=None, pad_edge=False)
     for row in overview().items():
