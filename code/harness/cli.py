@@ -651,7 +651,8 @@ def doctor(
     """
     from harness.doctor import examine
 
-    raise typer.Exit(examine(official=official, as_json=as_json))
+    with on_interrupt("nothing was changed."):
+        raise typer.Exit(examine(official=official, as_json=as_json))
 
 
 @app.command("help")

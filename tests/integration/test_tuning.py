@@ -76,6 +76,14 @@ def test_the_best_settings_are_found_written_and_used(tune):
     assert "so it is set to" not in err
 
 
+def test_json_is_all_that_stdout_gets(tune):
+    code, out, err = tune("tune", *CHOOSY, "--scenario", "Offline", "--set", "max_batch=1", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told.pop("folder").endswith("bert-99/Offline")
+    assert told == tune.written("Offline")
+
+
 def test_servers_rate_is_searched_for_and_confirmed_by_loadgen(tune):
     arguments = ("--scenario", "Server", "--set", "max_batch=1", "--set", "streams=2", "--confirm-seconds", "6")
     code, _, err = tune("tune", *CHOOSY, *arguments)
