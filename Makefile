@@ -47,7 +47,7 @@ CAMPAIGN = $(foreach model,$(or $(MODELS),$(MODEL)),--model $(call quoted,$(mode
   $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) \
   $(if $(VOCAB),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(SET),--set $(call quoted,$(pair)))
 
-.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune submission compliance system package check data models options test lint format bench recovery-table published-table lock clean distclean
+.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune submission compliance system package check doctor data models options test lint format bench recovery-table published-table lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -66,7 +66,7 @@ help: ## This list
 	@echo '  OFFICIAL   1 applies the rules: 10 minutes, the full data set, into results/'
 	@echo '  FORCE      1 replaces an official result, or tuned settings of another model, that are there'
 	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor'
-	@echo '  ARGS       further options of `harness run`, passed on as they are; test and bench take ARGS, too'
+	@echo '  ARGS       further options of the command, such as ARGS=-v, passed on as they are'
 	@echo '  BENCH      what bench measures: offline, scenarios, bert_data or image_data'
 	@echo
 	@echo 'Variables of submission, compliance, package and check:'
@@ -129,6 +129,10 @@ options: $(READY) ## List the options of SET
 check: $(READY) ## Check build/submission (REHEARSAL=1: the rehearsal's); with INFERENCE_REPO or OFFICIAL=1 the official checkers, too
 	@$(BIN)/harness check $(call flag,REHEARSAL,rehearsal) $(call option,ROUND,round) $(call option,INFERENCE_REPO,inference-repo) \
 	  $(call flag,OFFICIAL,official) $(ARGS)
+
+doctor: ## Look for what stops a run or makes it slow: each line good, warning or bad, with the cure (also OFFICIAL=1)
+	@$(MAKE) --no-print-directory -s $(READY) || true
+	@sh tools/doctor.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call flag,OFFICIAL,official) $(ARGS)
 
 test: $(READY) ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)

@@ -17,7 +17,8 @@ else
         fi
     done
     if [ -z "$python" ]; then
-        echo "error: no Python 3.11, 3.12 or 3.13 was found: install one (3.11 for DeepSparse), or give PYTHON=/path/to/it." >&2
+        there=$(python3 -c 'import sys; print("; python3 is %d.%d" % sys.version_info[:2])' 2>/dev/null) || there=
+        echo "error: no Python 3.11, 3.12 or 3.13 was found$there: install one (3.11 for DeepSparse), or give PYTHON=/path/to/it." >&2
         exit 2
     fi
 fi

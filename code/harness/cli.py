@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -11,17 +11,38 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from typer.core import TyperGroup
 
-from harness import __version__, catalog, console
-from harness.errors import ConfigError, HarnessError
+from harness import __version__, catalog, completion, console
+from harness.errors import ConfigError, HarnessError, on_interrupt
 
 if TYPE_CHECKING:
     from harness.config import RunSettings
 
+
+class _Group(TyperGroup):
+    """Takes -v and --log-file behind the command, too, as those who go through make must write them."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        given, rest, words = [], [], iter(args)
+        for word in words:
+            if word == "--":
+                rest += [word, *words]
+            elif word in ("-v", "--verbose") or word.startswith("--log-file="):
+                given.append(word)
+            elif word == "--log-file":
+                given += [word, *([value] if (value := next(words, None)) is not None else [])]
+            else:
+                rest.append(word)
+        return super().parse_args(ctx, [*given, *rest])
+
+
 app = typer.Typer(
     name="harness",
+    cls=_Group,
     help="Measure this CPU with MLPerf Inference: LoadGen drives BERT and ResNet50 on DeepSparse or ONNX Runtime.",
-    epilog="Exit codes: 0 fine, 1 a run failed or is INVALID, 2 a command or setting is wrong, 130 interrupted.",
+    epilog="Exit codes: 0 fine, 1 a run failed, is INVALID or a check found a problem, 2 a command or setting is "
+    "wrong, 130 interrupted. `harness help exit_codes` tells more, `harness help` lists the topics.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -46,8 +67,20 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Show details: settings in force, estimates, shapes, what took how long."),
+    ] = False,
+    log_file: Annotated[
+        Path | None, typer.Option(help="Append all output to a file, details and times included.", show_default=False)
+    ] = None,
 ) -> None:
-    pass
+    console.configure(console.Output(verbose, log_file))
+    if log_file:
+        console.detail(shlex.join(["harness", *sys.argv[1:]]))
+
+
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -113,6 +146,7 @@ def run(
     ] = None,
     measurements_dir: _MeasurementsDir = catalog.ROOT / "measurements",
     stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished batch that end a run.")] = 120.0,
+    as_json: _AsJson = False,
 ) -> None:
     """Run one LoadGen test.
 
@@ -140,6 +174,7 @@ def run(
         stall_timeout=stall_timeout,
         measurements=measurements_dir,
         use_tuned=tuned,
+        as_json=as_json,
         **{name: path for name, path in paths.items() if path is not None},
     )
     raise typer.Exit(run_test(settings))
@@ -184,6 +219,7 @@ def tune(
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure all anew, whatever is kept.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace settings of another model or engine.")] = False,
     stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished batch that end a trial.")] = 120.0,
+    as_json: _AsJson = False,
 ) -> None:
     """Find the settings that suit this machine best, and for Server the highest target_qps that is VALID.
 
@@ -215,13 +251,12 @@ def tune(
         state_dir=state_dir,
         fresh=fresh,
         force=force,
+        as_json=as_json,
     )
 
 
 models_app = typer.Typer(help="List, show, fetch, verify or build models.", rich_markup_mode="rich")
 app.add_typer(models_app, name="models", invoke_without_command=True)
-
-_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @models_app.callback()
@@ -237,7 +272,7 @@ def models_list(as_json: _AsJson = False) -> None:
 
     rows = overview()
     if as_json:
-        console.out.print(json.dumps(rows, indent=2, ensure_ascii=False))
+        console.print_json(rows)
         return
     table = Table("name", "benchmark", "precision", "on this machine", "description", box=None, pad_edge=False)
     for row in rows:
@@ -252,9 +287,10 @@ def models_show(
     """Show what a model is: its file, its graph, how sparse its weights are, and what its metadata say."""
     from harness.models.show import describe, rows
 
-    facts = describe(name)
+    with console.working(f"reading {name}"):
+        facts = describe(name)
     if as_json:
-        console.out.print(json.dumps(facts, indent=2, ensure_ascii=False))
+        console.print_json(facts)
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for row in rows(facts):
@@ -269,13 +305,18 @@ def models_fetch(
         str | None,
         typer.Option("--from", metavar="PATH", help="Your copy: an ONNX file, a folder or an archive (PATH#MEMBER)."),
     ] = None,
+    as_json: _AsJson = False,
 ) -> None:
     """Fetch a model into build/models, or take in your copy of it: resumed, verified, then known by its name."""
     from harness.models.sources import fetch
     from harness.models.verify import verdict
 
-    model = fetch(name, copy)
-    console.out.print(f"{name}: {model.path}, {verdict(model)}")
+    with on_interrupt("no model was taken in; the same command goes on with what was downloaded."):
+        model = fetch(name, copy)
+    if as_json:
+        console.print_json({"name": name, "path": model.path, "sha256": model.sha256, "verdict": verdict(model)})
+    else:
+        console.out.print(f"{name}: {model.path}, {verdict(model)}")
 
 
 @models_app.command("verify")
@@ -283,12 +324,16 @@ def models_verify(
     names: Annotated[
         list[str] | None, typer.Argument(help="Models by name; default: all that are here.", show_default=False)
     ] = None,
+    as_json: _AsJson = False,
 ) -> None:
     """Hash the models that are shipped or were fetched again, and read their graphs."""
     from harness.models.verify import verify
 
-    good, problems = verify(names or [])
-    for line in good:
+    with on_interrupt("nothing was changed."):
+        good, problems = verify(names or [])
+    if as_json:
+        console.print_json({"good": good, "problems": problems})
+    for line in good if not as_json else []:
         console.out.print(line)
     for line in problems:
         console.error(line)
@@ -325,7 +370,8 @@ def models_build(
     """Build a published model: its architecture with a checkpoint's or random weights, then its compression."""
     from harness.models.build import build
 
-    path = build(name, weights, output, seed, dense=dense, dataset=dataset, samples=samples)
+    with on_interrupt("nothing was written."):
+        path = build(name, weights, output, seed, dense=dense, dataset=dataset, samples=samples)
     console.out.print(f"{name}, {'random weights' if weights == 'random' else weights}: {path}")
 
 
@@ -362,7 +408,8 @@ def models_compress(
 
     values = {"sparsity": sparsity, "block": block, "precision": precision, "method": method}
     settings = validated(CompressSettings, {**values, "keep": tuple(keep or ()), "tolerance": tolerance})
-    made = compress_file(model, output, settings, dataset, samples, _options(option or []))
+    with on_interrupt("nothing was written."):
+        made = compress_file(model, output, settings, dataset, samples, _options(option or []))
     console.print_table(table(made.report))
     sizes = [f"{size / 2**20:.1f} MiB" for size in (made.dense_bytes, made.bytes, made.zipped_bytes)]
     console.out.print(f"{made.path}: {sizes[0]} before, {sizes[1]} now, {sizes[2]} after gzip")
@@ -578,14 +625,62 @@ def check(
 
 
 @app.command()
-def options() -> None:
+def options(as_json: _AsJson = False) -> None:
     """List what `harness run --set NAME=VALUE` can set."""
     from harness.config import options_help
 
+    if as_json:
+        console.print_json([dict(zip(("of", "name", "meaning"), row, strict=True)) for row in options_help()])
+        return
     table = Table("of", "name", "meaning [default]", box=None, pad_edge=False)
     for row in options_help():
         table.add_row(*row)
     console.print_table(table)
+
+
+@app.command()
+def doctor(
+    official: Annotated[
+        bool, typer.Option("--official", help="What only an official run needs stops one, too.")
+    ] = False,
+    as_json: _AsJson = False,
+) -> None:
+    """Look for what stops a run or makes it slow: each line good, warning or bad, with the cure.
+
+    The exit code is 1 if something stops a run.
+    """
+    from harness.doctor import examine
+
+    with on_interrupt("nothing was changed."):
+        raise typer.Exit(examine(official=official, as_json=as_json))
+
+
+@app.command("help")
+def help_(
+    topic: Annotated[list[str] | None, typer.Argument(help="Such as early_stopping.")] = None,
+) -> None:
+    """Explain one of MLPerf's words, and what it means in this harness; without a topic, list them."""
+    from rich.markdown import Markdown
+
+    from harness.topics import overview, text
+
+    if topic:
+        words = text("_".join(topic))
+        shown = Markdown(words) if console.out.is_terminal else words.rstrip()
+        console.out.print(shown, soft_wrap=not console.out.is_terminal)
+        return
+    table = Table("topic", "is about", box=None, pad_edge=False)
+    for row in overview().items():
+        table.add_row(*row)
+    console.print_table(table)
+
+
+@app.command("completion")
+def completion_(
+    shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")],
+) -> None:
+    """Print the script that completes this command in your shell: `eval "$(harness completion bash)"`."""
+    console.out.print(completion.script(shell))
 
 
 data_app = typer.Typer(help="List and fetch data sets.", no_args_is_help=True, rich_markup_mode="rich")
@@ -593,19 +688,17 @@ app.add_typer(data_app, name="data")
 
 
 @data_app.command("list")
-def data_list() -> None:
+def data_list(as_json: _AsJson = False) -> None:
     """List the data sets and where each is."""
-    from harness.registry import BENCHMARKS
+    from harness.datasets import overview
 
+    rows = overview()
+    if as_json:
+        console.print_json(rows)
+        return
     table = Table("name", "benchmark", "samples", "on this machine", "description", box=None, pad_edge=False)
-    for benchmark in BENCHMARKS:
-        for name, entry in catalog.datasets(benchmark).items():
-            path = catalog.location(benchmark, entry)
-            if path is None or (entry.variable and not path.exists()):
-                here = f"no: set {entry.variable}"
-            else:
-                here = str(path) if path.exists() else "no: run `make data`"
-            table.add_row(name, benchmark, str(entry.samples or ""), here, entry.description)
+    for row in rows:
+        table.add_row(row["name"], row["benchmark"], str(row["samples"] or ""), row["here"], row["description"])
     console.print_table(table)
 
 
@@ -616,7 +709,8 @@ def data_fetch(
     """Fetch the full data sets into build/data: sha256-checked, resumed where a download broke off."""
     from harness.datasets import fetch
 
-    fetch(name)
+    with on_interrupt("what was fetched before is kept; the same command fetches the rest."):
+        fetch(name)
 
 
 compliance_app = typer.Typer(
@@ -748,13 +842,15 @@ def _options(pairs: list[str]) -> dict[str, str]:
 
 def main() -> None:
     """Run the command line; what a user did wrong becomes one line and an exit code."""
+    if completion.VARIABLE in os.environ:
+        completion.attach(app)
     try:
-        app()
+        app(prog_name="harness")
     except HarnessError as error:
         console.error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        console.error("interrupted.")
+        console.error("interrupted: nothing that was begun was kept.")
         sys.exit(130)
 
 

@@ -62,6 +62,8 @@ class RunSettings(BaseModel):
     """What the user should hear before the run."""
     command: str = ""
     """What the user typed, for the record."""
+    as_json: bool = False
+    """Whether the result is printed as JSON."""
     stall_timeout: float = Field(
         120.0, gt=0, allow_inf_nan=False, description="seconds without a completed batch that end a run"
     )

@@ -1,18 +1,25 @@
 """All terminal output: results go to stdout, everything else (progress, notes, errors) to stderr.
 
+What goes to stderr is a record of the logger "harness" first: `configure` decides whether details are shown, and adds
+a file that gets all of it, and what stdout gets, with the time.
+
 Both consoles print text literally (no markup, no emoji codes, no highlighting) and never break a plain line,
 so that a path stays copyable. Styles come as ``rich`` objects or ``style=``.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TextIO, cast
+from typing import Any, Literal, NamedTuple, Self, TextIO, cast
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -21,9 +28,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from harness.errors import ConfigError
+
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\].*?(?:\x07|\x1b\\))")
 _QUIET_FOR_S = 2.0
 _RATE_AFTER_S = 0.5
+_TICK_S = 0.5
 
 
 class _Stream:
@@ -35,6 +45,7 @@ class _Stream:
     def __init__(self, name: Literal["stdout", "stderr"], console: Console) -> None:
         self._name = name
         self._console = console
+        self._line = ""
 
     def _now(self) -> TextIO | None:
         stream: TextIO | None = getattr(sys, self._name)
@@ -56,8 +67,15 @@ class _Stream:
     def write(self, text: str) -> int:
         # rich decides on colours once, when the Console is made; the stream may have been redirected since.
         plain = text if self._console.is_terminal else _ANSI.sub("", text)
+        if self._name == "stdout" and _output.log_file:
+            self._log(_ANSI.sub("", text))
         self._guarded(lambda stream: self._encodable(stream, plain))
         return len(text)
+
+    def _log(self, text: str) -> None:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            _only_logged(line.rstrip())
 
     def flush(self) -> None:
         self._guarded(lambda stream: stream.flush())
@@ -91,19 +109,106 @@ out = _console("stdout")
 err = _console("stderr")
 
 
+class Output(NamedTuple):
+    """How much is said, and where else: what `configure` was given."""
+
+    verbose: bool = False
+    log_file: Path | None = None
+
+
+_output = Output()
+_log = logging.getLogger("harness")
+_log.setLevel(logging.DEBUG)
+_LOGGED = "only_logged"
+"""Attribute of records that are on the terminal already, or do not belong there."""
+
+
+class _Screen(logging.Handler):
+    """Prints records to stderr."""
+
+    _PREFIXES = ((logging.ERROR, "error: ", "bold red"), (logging.WARNING, "warning: ", "yellow"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        found = next(((prefix, style) for level, prefix, style in self._PREFIXES if record.levelno >= level), None)
+        err.print(Text.assemble(*([found] if found else []), record.getMessage()))
+
+
+class _File(logging.FileHandler):
+    """Appends records to a file; a file that takes no more ends nothing."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        logging.getLogger().removeHandler(self)
+        warn(f"{self.baseFilename} cannot be written any more: what follows is not in it.")
+
+
+_screen = _Screen(logging.INFO)
+_screen.addFilter(lambda record: not hasattr(record, _LOGGED))
+_log.addHandler(_screen)
+
+
+def configure(output: Output) -> None:
+    """Show details or not, and append everything to a file or not, from here on.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    global _output
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each, _File)]:
+        root.removeHandler(handler)
+        handler.close()
+    if output.log_file:
+        output = output._replace(log_file=output.log_file.absolute())
+        try:
+            file = _File(output.log_file, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise ConfigError(f"--log-file {output.log_file} cannot be written: {error.strerror}.") from error
+        file.setFormatter(
+            logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(processName)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+        )
+        root.addHandler(file)
+    _screen.setLevel(logging.DEBUG if output.verbose else logging.INFO)
+    _output = output
+
+
+def output() -> Output:
+    """What is in force: a process that is started gets it with `configure`."""
+    return _output
+
+
+def detail(text: str) -> None:
+    """Print to stderr what only those want to know who ask for it (-v)."""
+    _log.debug("%s", text)
+
+
 def note(text: str) -> None:
     """Print a remark to stderr."""
-    err.print(Text(text))
+    _log.info("%s", text)
 
 
 def warn(text: str) -> None:
     """Print a warning to stderr."""
-    err.print(Text.assemble(("warning: ", "yellow"), text))
+    _log.warning("%s", text)
 
 
 def error(text: str) -> None:
     """Print an error to stderr."""
-    err.print(Text.assemble(("error: ", "bold red"), text))
+    _log.error("%s", text)
+
+
+def trace() -> None:
+    """Print the exception that is being handled, a defect of the harness, with its traceback."""
+    err.print_exception()
+    _log.error("a defect of the harness", exc_info=True, extra={_LOGGED: True})
+
+
+def _only_logged(text: str) -> None:
+    _log.info("%s", text, extra={_LOGGED: True})
+
+
+def print_json(value: Any) -> None:
+    """Print a result to stdout as JSON."""
+    out.print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def print_table(table: Table) -> None:
@@ -152,8 +257,9 @@ def quantity(value: float, unit: str, *, per_second: bool = False) -> str:
 class Progress:
     """How far a piece of work has come: a bar on a terminal, a plain line now and then elsewhere.
 
-    `total` is None while unknown, `unit` a plural noun or "B" for bytes, `interval` the seconds between two
-    plain lines. Work that ends within two seconds leaves no line. Every method may be called from any thread.
+    `total` is None while unknown, `unit` a plural noun, "B" for bytes or "" where nothing is counted, `interval` the
+    seconds between two plain lines. Work that ends within two seconds leaves no line. Every method may be called from
+    any thread.
     """
 
     def __init__(
@@ -195,9 +301,12 @@ class Progress:
         plain, self._due = self._due < float("inf"), float("inf")
         if self._live is not None:
             self._live.stop()
-        elif plain and kind is None and self._ended - self._began >= _QUIET_FOR_S:
-            took = duration(self._ended - self._began, 1)
-            err.print(Text(f"{self._description}: {self._count()} in {took}"))
+        if kind is not None or not (plain or self._live is not None):
+            return
+        took = duration(self._ended - self._began, 1)
+        line = f"{self._description}: {f'{self._count()} in ' if self._unit else ''}{took}"
+        say = detail if self._ended - self._began < _QUIET_FOR_S else note
+        (_only_logged if self._live is not None else say)(line)
 
     def advance(self, n: float = 1) -> None:
         """Count `n` more units as done."""
@@ -239,7 +348,7 @@ class Progress:
             if now < self._due:
                 return
             self._due = now + self._interval
-        err.print(Text(f"{self._description}: {', '.join(self._facts())}"))
+        note(f"{self._description}: {', '.join(self._facts())}")
 
     def _count(self) -> str:
         """'4,200 of 10,570 questions', or only what is done if that is all or the total is unknown."""
@@ -260,7 +369,7 @@ class Progress:
             done, total, since = self._done, self._total, now - self._rate_from
             fraction = self._fraction
             rate = (done - self._rate_base) / since if since >= _RATE_AFTER_S else 0.0
-            facts = [self._count()]
+            facts = [self._count()] if self._unit else []
         if total:
             percent = min(round(100 * self._shown() / total), 100 if done >= total else 99)
             facts[0] += f" ({percent} %)"
@@ -283,3 +392,22 @@ class Progress:
         bar = ProgressBar(total=self._total, completed=self._shown(), width=max(5, min(30, room)))
         row.add_row(Text(self._description), bar, Text(facts))
         return row
+
+
+@contextmanager
+def working(description: str) -> Iterator[None]:
+    """A `Progress` of work that tells nothing of how far it is: it says how long it has taken."""
+    ended = threading.Event()
+    with Progress(description, unit="") as bar:
+
+        def tick() -> None:
+            while not ended.wait(_TICK_S):
+                bar.update()
+
+        thread = threading.Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()

@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 from harness import catalog, console
 from harness.download import download, sha256_of
 from harness.errors import ConfigError, did_you_mean
 from harness.registry import BENCHMARKS
+
+
+def overview() -> list[dict[str, Any]]:
+    """Every data set: name, benchmark, samples, where it is here or how to get it, description."""
+    return [
+        {
+            "name": name,
+            "benchmark": benchmark,
+            "samples": entry.samples,
+            "here": _here(benchmark, entry),
+            "description": entry.description,
+        }
+        for benchmark in BENCHMARKS
+        for name, entry in catalog.datasets(benchmark).items()
+    ]
+
+
+def _here(benchmark: str, entry: catalog.DatasetEntry) -> str:
+    path = catalog.location(benchmark, entry)
+    if path is None or (entry.variable and not path.exists()):
+        return f"no: set {entry.variable}"
+    return str(path) if path.exists() else "no: run `make data`"
 
 
 def fetch(name: str | None) -> None:

@@ -18,9 +18,10 @@ import requests
 import urllib3
 
 from harness import console
-from harness.errors import ConfigError, RunFailed
+from harness.errors import ConfigError, RunFailed, on_interrupt
 
 _CHUNK = 128 * 1024
+_LONG_BYTES = 256 * 2**20  # which take a second or more to hash
 # A connection that brought this much starts with a full set of retries again.
 _PROGRESS_BYTES = 1024 * 1024
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
@@ -51,8 +52,15 @@ def sha256_of(path: Path) -> str:
 
 def digest_of(path: Path, algorithm: str) -> str:
     """The "sha256" or "md5" of a file's content, in lower-case hexadecimal digits."""
+    made = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+        if (size := os.fstat(file.fileno()).st_size) < _LONG_BYTES:
+            return hashlib.file_digest(file, lambda: made).hexdigest()
+        with console.Progress(f"{algorithm} of {path.name}", total=size, unit="B") as bar:
+            while chunk := file.read(2**22):
+                made.update(chunk)
+                bar.advance(len(chunk))
+    return made.hexdigest()
 
 
 def download(
@@ -93,7 +101,7 @@ def download(
         destination.parent.mkdir(parents=True, exist_ok=True)
         with locked(destination):
             if not _is_there(destination, checksum):
-                with console.Progress(name, total=size, unit="B") as bar:
+                with on_interrupt(job.kept()), console.Progress(name, total=size, unit="B") as bar:
                     job.run(urls, bar)
     except OSError as error:  # of the disk: those of the net have become the reasons in a RunFailed
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -193,6 +201,10 @@ class _Job:
             f"or {self.cure or by_hand}.",
             reasons,
         )
+
+    def kept(self) -> str:
+        """What an interrupted download leaves, and how it goes on."""
+        return f"what came is kept in {self.part}, and the same command goes on from there."
 
     def stored(self) -> int:
         """Bytes in the part file; 0 if there is none."""

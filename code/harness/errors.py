@@ -6,7 +6,8 @@ A message is one sentence that a person can act on: what is wrong, where, and ho
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import ClassVar
 
@@ -35,6 +36,21 @@ class Interrupted(HarnessError):
     """The user stopped it; the message says what was kept."""
 
     exit_code = 130
+
+
+@contextmanager
+def on_interrupt(kept: str) -> Iterator[None]:
+    """Make of Ctrl-C an `Interrupted` that says what was ``kept``.
+
+    >>> with on_interrupt("nothing was kept."):
+    ...     raise KeyboardInterrupt
+    Traceback (most recent call last):
+    harness.errors.Interrupted: interrupted: nothing was kept.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted: {kept}") from None
 
 
 class RunFailed(HarnessError):

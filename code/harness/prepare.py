@@ -119,4 +119,10 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool
         told = Signs()
         slowest = scenario.get_ready(indices, told)
         bar.update(done=len(scenario.shapes), total=len(scenario.shapes))
+    console.detail(f"settings in force: {_words(engine.describe())}")
+    console.detail(f"batches: {_words(scenario.describe())}; the slowest of the warm-up took {slowest:.3g} s")
     return Prepared(benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, told)
+
+
+def _words(facts: dict[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)

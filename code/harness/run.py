@@ -63,7 +63,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     if sized and not conf.lookup(benchmark.name, settings.scenario, scenario.key):
         measured, how = scenario.estimate(ready.indices, seconds, ready.told)
         heartbeat.beat(patience(settings))
-        console.note(f"no {scenario.key} in user.conf, so it is set to {measured:.4g}: {how}")
+        console.detail(f"no {scenario.key} in user.conf, so it is set to {measured:.4g}: {how}")
     qsl.unload(ready.indices)
     conf_path = places.staging / CONF
     conf_path.write_text(
@@ -147,10 +147,19 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     heartbeat.publish()
     logs = places.publish(result if valid else None)
     try:
-        _show(settings, engine, scheduler.counters, detail, metric, valid, reasons, accuracy, logs, sut.unit)
+        if settings.as_json:
+            console.print_json(
+                {**{key: record[key] for key in _PRINTED}, "valid": valid, "reasons": reasons, "logs": logs}
+            )
+        else:
+            _show(settings, engine, scheduler.counters, detail, metric, valid, reasons, accuracy, logs, sut.unit)
     except OSError as error:
         console.warn(f"the result could not be printed ({error.strerror}); it is in {logs}.")
     return 0 if valid else 1
+
+
+_PRINTED = ("scenario", "mode", "audit", "for_submission", "notice", "model", "dataset", "engine", "result")
+"""What `--json` prints of the record."""
 
 
 def _accuracy(settings: RunSettings) -> bool:

@@ -56,7 +56,7 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
     context = multiprocessing.get_context("spawn")
     heartbeat = Heartbeat(context)
     stopped: list[int] = []
-    child = context.Process(target=_child, args=(work, args, heartbeat), name="test")
+    child = context.Process(target=_child, args=(work, args, heartbeat, console.output()), name="test")
     # Ctrl-C reaches every process of the terminal, and only the parent may act on it: the child inherits the blocked
     # signals. Starting the tracker of multiprocessing unblocks them, so that has to come first.
     resource_tracker.ensure_running()
@@ -122,10 +122,11 @@ def _watch(child: multiprocessing.process.BaseProcess, heartbeat: Heartbeat, sto
             console.warn(f"no progress for {silent:.0f} s; the test is ended after {promised:.0f} s without any.")
 
 
-def _child(work: Callable[..., int], args: tuple[Any, ...], heartbeat: Heartbeat) -> None:
+def _child(work: Callable[..., int], args: tuple[Any, ...], heartbeat: Heartbeat, output: console.Output) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     code = 1
     try:
+        console.configure(output)
         code = work(*args, heartbeat)
     except HarnessError as error:
         console.error(str(error))
@@ -135,7 +136,7 @@ def _child(work: Callable[..., int], args: tuple[Any, ...], heartbeat: Heartbeat
     except OSError as error:
         console.error(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
     except Exception:  # noqa: BLE001  a defect of the harness: the trace is what helps to mend it
-        console.err.print_exception()
+        console.trace()
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):

@@ -19,7 +19,7 @@ def engine(request):
 
 
 def test_a_performance_run_is_valid_and_says_that_it_is_not_for_submission(harness, engine):
-    run = harness.run("--engine", engine, "--duration", "1")
+    run = harness.run("--engine", engine, "--duration", "1", "-v")
     assert run.code == 0, run.err
     assert "VALID" in run.out
     assert "INVALID" not in run.out

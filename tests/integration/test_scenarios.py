@@ -25,7 +25,7 @@ def engine(request):
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_performance_run_is_valid_and_shows_the_scenarios_metric(harness, scenario):
-    run = harness.run("--engine", "null", "--scenario", scenario, "--duration", "2")
+    run = harness.run("--engine", "null", "--scenario", scenario, "--duration", "2", "-v")
     assert run.code == 0, run.out + run.err
     assert METRIC[scenario] in run.out
     result = run.record["result"]

@@ -67,13 +67,21 @@ def test_the_best_settings_are_found_written_and_used(tune):
     assert f"bert.Offline.target_qps = {found['value']:.6g}" in conf
     assert not list(tune.state.glob("*.json"))
 
-    run = tune.start("run", "--duration", "1")
+    run = tune.start("run", "--duration", "1", "-v")
     _, err = run.communicate(timeout=60)
     assert "with the settings of" in err
     record = json.loads(next((tune.top / "runs").glob("*/run.json")).read_text())
     assert (record["engine"]["name"], record["engine"]["streams"]) == ("choosy", 2)
     assert record["tuned"].endswith("tuned.json")
     assert "so it is set to" not in err
+
+
+def test_json_is_all_that_stdout_gets(tune):
+    code, out, err = tune("tune", *CHOOSY, "--scenario", "Offline", "--set", "max_batch=1", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told.pop("folder").endswith("bert-99/Offline")
+    assert told == tune.written("Offline")
 
 
 def test_servers_rate_is_searched_for_and_confirmed_by_loadgen(tune):

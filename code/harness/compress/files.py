@@ -106,8 +106,9 @@ def compress_model(
     if settings.sparsity:
         done |= {"sparsity": f"{settings.sparsity:g}", "block": str(settings.block), "zeros": f"{report.sparsity:.4f}"}
     helper.set_model_props(model, {**facts, **done})
-    content = model.SerializeToString(deterministic=True)
-    zipped = len(gzip.compress(content, compresslevel=6, mtime=0))
+    with console.working("packing"):
+        content = model.SerializeToString(deterministic=True)
+        zipped = len(gzip.compress(content, compresslevel=6, mtime=0))
     write_bytes(output, content)
     compressed = Compressed(output, report, dense_bytes, len(content), zipped)
     write_text(

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import CheckFailed, ConfigError, HarnessError
+from harness import console
+from harness.errors import CheckFailed, ConfigError, HarnessError, on_interrupt
 from harness.files import read_input
 
 
@@ -148,7 +149,8 @@ def run_script(score: Callable[[], tuple[str, Sequence[str], int]]) -> int:
         That exit code, or the one of the error that ``score`` raised; a one-line message is then on stderr.
     """
     try:
-        text, warnings, code = score()
+        with on_interrupt("nothing was written."), console.working("scoring"):
+            text, warnings, code = score()
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import __version__, catalog
+from harness import __version__, catalog, console
 from harness.errors import ConfigError, did_you_mean
 from harness.files import write_bytes
 from harness.graph import read_graph
@@ -69,7 +69,8 @@ def build(
         raise ConfigError(f"{path} is no name for a model: let it end in .onnx.")
     _check_kind(path, None if random else name)
     source = RandomWeights(seed) if random else _checkpoint(weights)
-    content = _graph(name, entry, source).SerializeToString(deterministic=True)
+    with console.working(f"building {name}"):
+        content = _graph(name, entry, source).SerializeToString(deterministic=True)
     if compressed:
         _compress(entry.recipe, content, path, random, dataset, samples)
     else:

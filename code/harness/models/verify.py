@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness import catalog
+from harness import catalog, console
 from harness.errors import ConfigError, did_you_mean
 from harness.graph import read_graph
 from harness.registry import BENCHMARKS, resolve
@@ -26,6 +26,7 @@ def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
     here = [name for name, (_, entry) in known.items() if entry.file or catalog.model_file(name).exists()]
     good, problems = [], []
     for name in names or here:
+        console.detail(f"{name}: hashing, and reading its graph")
         try:
             model = catalog.find_model(name)
             graph = read_graph(model.path)

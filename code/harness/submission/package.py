@@ -167,15 +167,16 @@ def make(
     """
     prefixed = [s if s.startswith(REHEARSAL_PREFIX) or not rehearsal else REHEARSAL_PREFIX + s for s in systems]
     default = REHEARSAL_PREFIX + default_system_name() if rehearsal else default_system_name()
-    made = package(
-        division=division,
-        submitter=submitter,
-        systems=prefixed or [default],
-        tree=tree or (REHEARSAL_TREE if rehearsal else ROOT),
-        output=output or ROOT / "build" / ("rehearsal-submission" if rehearsal else "submission"),
-        round_name=round_name,
-        rehearsal=rehearsal,
-    )
+    with console.working("packing the submission"):
+        made = package(
+            division=division,
+            submitter=submitter,
+            systems=prefixed or [default],
+            tree=tree or (REHEARSAL_TREE if rehearsal else ROOT),
+            output=output or ROOT / "build" / ("rehearsal-submission" if rehearsal else "submission"),
+            round_name=round_name,
+            rehearsal=rehearsal,
+        )
     table = Table("system", "benchmark", "scenario", "result", "accuracy", box=None, pad_edge=False)
     for result in made.results:
         scene = result.scene

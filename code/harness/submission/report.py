@@ -33,9 +33,10 @@ def run_check(
     Raises:
         ConfigError: there is no such tree, round, checkout or Python.
     """
-    repository = find_checkout(checkout, clone)
-    report = examine(root, find_round(round_name) if round_name else None, rehearsal)
-    verdicts = run_checkers(repository, root, report.round, python) if repository else []
+    with console.working("checking"):
+        repository = find_checkout(checkout, clone)
+        report = examine(root, find_round(round_name) if round_name else None, rehearsal)
+        verdicts = run_checkers(repository, root, report.round, python) if repository else []
     if as_json:
         console.out.print(json.dumps(_facts(report, verdicts, rehearsal), indent=2))
     else:

@@ -41,11 +41,12 @@ def tune(
     state_dir: Path,
     fresh: bool,
     force: bool,
+    as_json: bool = False,
 ) -> tuned.Tuned:
     """Search, find the rate, confirm it, and write the settings.
 
     ``settings_of(options)`` makes the settings of a run, ``fixed`` are the user's own options, which are not tuned;
-    a trial takes about ``seconds``, Server's confirmation ``confirm``.
+    a trial takes about ``seconds``, Server's confirmation ``confirm``; ``as_json`` prints the result as JSON.
 
     Raises:
         ConfigError: a setting is wrong, or the place holds settings of another model or engine.
@@ -95,7 +96,10 @@ def tune(
     line = f"{settings.model.benchmark}.{settings.scenario}.{result.key} = {value:.6g}"
     tuned.write(place, result, conf.extended(f"found by harness tune for {result.model} on {result.engine}", [line]))
     journal.discard()
-    _show(result, place)
+    if as_json:
+        console.print_json({**result.model_dump(mode="json"), "folder": place})
+    else:
+        _show(result, place)
     return result
 
 

@@ -19,7 +19,7 @@ from web import CONTENT, Site, serving
 from harness import console
 from harness import download as module
 from harness.download import download, sha256_of
-from harness.errors import ConfigError, RunFailed
+from harness.errors import ConfigError, Interrupted, RunFailed
 
 OTHER = random.Random(2).randbytes(700_001)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -330,7 +330,7 @@ def test_an_interruption_keeps_the_part(site: Site, path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(console.Progress, "update", interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted, match=r"kept in .*model\.onnx\.part, and the same command goes on"):
             get(site.url, path)
     assert names(path) == ["model.onnx.part", "model.onnx.part.json"]
     get(site.url, path)
@@ -455,3 +455,14 @@ def test_without_a_checksum_a_complete_part_is_fetched_anew(site: Site, path: Pa
     get(site.url, path, sha256=None)
     assert ranges(site) == [f"bytes={len(CONTENT)}-", None]
     assert path.read_bytes() == CONTENT
+
+
+def test_the_checksum_of_a_large_file_is_made_with_progress(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "_LONG_BYTES", 1000)
+    monkeypatch.setattr(console, "_QUIET_FOR_S", 0.0)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    assert sha256_of(path) == SHA
+    assert re.search(r"sha256 of model\.onnx: 683\.6 KiB in ", capsys.readouterr().err)

@@ -1,0 +1,175 @@
+"""What the shell offers for names: models, engines, scenarios, data sets, options of --set, help topics.
+
+Each function takes what is typed so far and returns pairs of value and meaning. A manifest that is broken completes
+nothing: the command itself says what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, get_type_hints
+
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+Offered = list[tuple[str, str]]
+
+SHELLS = ("bash", "zsh", "fish")
+VARIABLE = "_HARNESS_COMPLETE"
+"""The environment variable by which a shell's script asks the command what to offer."""
+
+
+def script(shell: str, program: str = "harness") -> str:
+    """The script that makes a shell complete the command.
+
+    Raises:
+        ConfigError: there is none for this shell.
+    """
+    from typer.completion import get_completion_script
+
+    from harness.registry import choose
+
+    return get_completion_script(prog_name=program, complete_var=VARIABLE, shell=choose("shell", SHELLS, shell))
+
+
+def attach(app: Typer, path: tuple[str, ...] = ()) -> None:
+    """Give every parameter of a command line the completer that belongs to its name, before a shell is answered."""
+    from typer.completion import completion_init
+
+    completion_init()
+    for command in app.registered_commands:
+        callback = command.callback
+        if callback is None:
+            continue
+        name = (*path, command.name or callback.__name__)
+        # Resolved here and kept, so that typer finds the objects that are changed, and not new ones.
+        callback.__annotations__ = get_type_hints(callback, include_extras=True)
+        for parameter, annotation in callback.__annotations__.items():
+            completer = _OF_COMMANDS.get((*name, parameter)) or _BY_NAME.get(parameter)
+            for info in getattr(annotation, "__metadata__", ()) if completer else ():
+                info.autocompletion = completer
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            attach(group.typer_instance, (*path, str(group.name or group.typer_instance.info.name)))
+
+
+def models(typed: str) -> Offered:
+    """The models that are known by name."""
+    return _matching(typed, _models)
+
+
+def fetchable(typed: str) -> Offered:
+    """The models that are not shipped."""
+    return _matching(typed, lambda: ((name, words) for name, words in _models() if name not in _shipped()))
+
+
+def engines(typed: str) -> Offered:
+    """The engines."""
+    from harness.registry import ENGINES
+
+    return _matching(typed, lambda: ((name, "") for name in ENGINES))
+
+
+def scenarios(typed: str) -> Offered:
+    """The scenarios."""
+    from harness.registry import SCENARIOS
+
+    return _matching(typed, lambda: ((name, "") for name in SCENARIOS))
+
+
+def modes(typed: str) -> Offered:
+    """performance and accuracy."""
+    from harness.registry import MODES
+
+    return _matching(typed, lambda: ((name, "") for name in MODES))
+
+
+def tests(typed: str) -> Offered:
+    """The compliance tests."""
+    from harness.compliance.audit import AUDITS
+
+    return _matching(typed, lambda: ((name, audit.purpose) for name, audit in AUDITS.items()))
+
+
+def datasets(typed: str) -> Offered:
+    """The data sets."""
+    return _matching(typed, lambda: _datasets(fetched=False))
+
+
+def downloads(typed: str) -> Offered:
+    """What `harness data fetch` fetches."""
+    return _matching(typed, lambda: _datasets(fetched=True))
+
+
+def options(typed: str) -> Offered:
+    """The options of --set, each with its "="."""
+    from harness.config import options_help
+
+    return _matching(typed, lambda: ((f"{name}=", f"{owner}: {meaning}") for owner, name, meaning in options_help()))
+
+
+def topics(typed: str) -> Offered:
+    """The topics of `harness help`."""
+    from harness.topics import overview
+
+    return _matching(typed, lambda: overview().items())
+
+
+def shells(typed: str) -> Offered:
+    """The shells that `harness completion` knows."""
+    return _matching(typed, lambda: ((name, "") for name in SHELLS))
+
+
+def _matching(typed: str, offered: Callable[[], Iterable[tuple[str, str]]]) -> Offered:
+    try:
+        found = dict(offered())
+    except HarnessError:
+        return []
+    return [(name, words) for name, words in found.items() if name.startswith(typed)]
+
+
+def _models() -> Iterator[tuple[str, str]]:
+    from harness import catalog
+
+    return ((name, entry.description) for name, (_, entry) in catalog.models().items())
+
+
+def _shipped() -> set[str]:
+    from harness import catalog
+
+    return {name for name, (_, entry) in catalog.models().items() if entry.file}
+
+
+def _datasets(*, fetched: bool) -> Iterator[tuple[str, str]]:
+    from harness import catalog
+    from harness.registry import BENCHMARKS
+
+    for benchmark in BENCHMARKS:
+        for name, entry in catalog.datasets(benchmark).items():
+            if entry.urls if fetched else entry.kind == "dataset":
+                yield name, entry.description
+
+
+_BY_NAME = {
+    "model": models,
+    "engine": engines,
+    "scenario": scenarios,
+    "mode": modes,
+    "dataset": datasets,
+    "compliance": tests,
+    "test": tests,
+    "option": options,
+    "topic": topics,
+    "shell": shells,
+}
+"""By the name of the parameter of the command's function."""
+_OF_COMMANDS = {
+    ("models", "show", "name"): models,
+    ("models", "verify", "names"): models,
+    ("models", "fetch", "name"): fetchable,
+    ("models", "build", "name"): fetchable,
+    ("data", "fetch", "name"): downloads,
+}
+"""By command and parameter, where the name alone does not tell."""

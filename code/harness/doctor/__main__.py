@@ -1,0 +1,7 @@
+"""`python -m harness.doctor`, which needs nothing but Python."""
+
+import sys
+
+from harness.doctor import main
+
+sys.exit(main())

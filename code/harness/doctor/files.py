@@ -1,0 +1,132 @@
+"""The checks of folders, models, data sets and user.conf."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.doctor.findings import BAD, GOOD, WARNING, Finding, of_sentence
+
+_WRITTEN = ("build", "results", "compliance", "measurements", "systems")
+_LEAST_DISK, _ENOUGH_DISK = 200 * 2**20, 5 * 2**30
+
+
+def folders(top: Path) -> Iterator[Finding]:
+    """Whether everything that runs write can be written; what is not there yet will be made."""
+    good = []
+    for name in _WRITTEN:
+        folder = top / name
+        below = sorted(path for path in folder.glob("*") if path.is_dir()) if name != "build" else []
+        problems = [found for path in (folder, *below) for found in writable(path, path.relative_to(top).as_posix())]
+        yield from problems
+        good += [] if problems else [f"{name}/"]
+    if good:
+        yield Finding(GOOD, "folders", f"{', '.join(good)} can be written")
+
+
+def writable(folder: Path, subject: str) -> Iterator[Finding]:
+    """What keeps files from being made in a folder; it is tried, since permissions do not tell all."""
+    there = next((path for path in (folder, *folder.parents) if os.path.lexists(str(path))), folder)
+    if not there.is_dir():
+        yield Finding(BAD, f"{subject}/", f"{there} is no folder", "move it away")
+        return
+    try:
+        with tempfile.NamedTemporaryFile(dir=str(there), prefix=".doctor-"):
+            pass
+    except OSError as error:
+        cure = f"`chmod u+w {there}` as its owner, or mount it for writing"
+        yield Finding(BAD, f"{subject}/", f"{there} cannot be written: {error.strerror}", cure)
+        return
+    if not there.stat().st_mode & 0o222:
+        what = f"{there} is marked read-only, which only root may ignore"
+        yield Finding(WARNING, f"{subject}/", what, f"`chmod u+w {there}`")
+
+
+def disk(top: Path) -> Iterator[Finding]:
+    """Space for logs, caches and models."""
+    seen = set()
+    for name in ("build", "results"):
+        folder = next(path for path in (top / name, *(top / name).parents) if path.is_dir())
+        device, free = folder.stat().st_dev, shutil.disk_usage(str(folder)).free
+        if device in seen:
+            continue
+        seen.add(device)
+        words = f"{free / 2**30:.1f} GiB free at {folder}"
+        if free < _LEAST_DISK:
+            yield Finding(BAD, "disk", f"{words}: the logs of a test do not fit", "make room")
+        elif free < _ENOUGH_DISK:
+            what = f"{words}: little for large models and pixels of 50,000 images"
+            yield Finding(WARNING, "disk", what, "make room, or give --runs-dir another place")
+        else:
+            yield Finding(GOOD, "disk", words)
+
+
+def models() -> Iterator[Finding]:
+    """Whether the models that are shipped or were fetched are what they should be."""
+    from harness.models.verify import verify
+
+    good, problems = verify([])
+    for line in problems:
+        name, _, sentence = line.partition(": ")
+        yield of_sentence(BAD, "model", f"{name}: {sentence.rstrip('.')}")
+    if good:
+        yield Finding(GOOD, "models", ", ".join(line.partition(":")[0] for line in good))
+
+
+def datasets(official: bool = False) -> Iterator[Finding]:
+    """Whether the shipped samples are whole and the full sets here, without which there is no official run."""
+    from harness import catalog
+    from harness.errors import ConfigError
+    from harness.registry import BENCHMARKS, resolve
+
+    lacking = BAD if official else WARNING
+    for benchmark in BENCHMARKS:
+        for name, entry in catalog.datasets(benchmark).items():
+            if entry.kind != "dataset":
+                continue
+            place = catalog.location(benchmark, entry)
+            if entry.official and place is None:
+                what = f"{name}: {entry.variable} is not set, so that only the shipped sample is used"
+                cure = f"set {entry.variable} to your copy, for official runs"
+                yield Finding(lacking, "data set", what, cure)
+                continue
+            if entry.official and not entry.variable and place is not None and not place.exists():
+                what = f"{name} is not here, so that only the shipped sample is used"
+                yield Finding(lacking, "data set", what, "`make data`, for official runs")
+                continue
+            try:
+                found = catalog.find_dataset(benchmark, name)
+            except ConfigError as error:
+                yield of_sentence(BAD, "data set", str(error).rstrip("."))
+                continue
+            try:
+                if entry.official:
+                    resolve("benchmark", BENCHMARKS, benchmark)(_settings(benchmark), catalog.CACHE_DIR).check_official(
+                        found
+                    )
+                yield Finding(GOOD, "data set", f"{name}: {found.path}")
+            except ConfigError as error:
+                yield Finding(lacking, "data set", f"{name} serves no official run: {str(error).rstrip('.')}")
+
+
+def user_conf() -> Iterator[Finding]:
+    """Whether LoadGen will understand user.conf."""
+    from harness.config import default_conf
+    from harness.errors import ConfigError
+    from harness.loadgen.conf import read_user_conf
+
+    try:
+        conf = read_user_conf(default_conf())
+    except ConfigError as error:
+        yield of_sentence(BAD, "user.conf", str(error).rstrip("."))
+        return
+    yield Finding(GOOD, "user.conf", f"{len(conf.entries)} settings" if conf.path else "none, which is fine")
+
+
+def _settings(benchmark: str) -> object:
+    from harness.registry import BENCHMARKS, resolve
+
+    return resolve("benchmark", BENCHMARKS, benchmark).Settings()

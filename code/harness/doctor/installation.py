@@ -1,0 +1,149 @@
+"""The checks of Python, packages, engines and LoadGen."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import util
+from pathlib import Path
+
+from harness.doctor.findings import BAD, GOOD, WARNING, Finding
+
+OLDEST, NEWEST = (3, 11), (3, 13)
+_ANEW = "`rm -rf .venv && make setup`"
+_LICENCE = "its licence allows evaluation use only"
+_IMPORT_SECONDS = 120
+
+
+def python(version: tuple[int, ...] = tuple(sys.version_info), executable: str = sys.executable) -> Iterator[Finding]:
+    """Whether this Python is one that the project runs on."""
+    name = ".".join(map(str, version[:3]))
+    if not OLDEST <= tuple(version[:2]) <= NEWEST:
+        what = f"{name} ({executable}), and 3.11, 3.12 or 3.13 is needed"
+        yield Finding(BAD, "Python", what, "install 3.11, then `rm -rf .venv && make setup PYTHON=/path/to/python3.11`")
+    else:
+        yield Finding(GOOD, "Python", f"{name} ({executable})")
+    if platform.system() != "Linux":
+        yield Finding(BAD, "system", f"{platform.system()}, and Linux is needed", "use a Linux machine or container")
+
+
+def packages(top: Path) -> Iterator[Finding]:
+    """Whether what pyproject.toml asks for is installed, in the versions that requirements.lock pins."""
+    try:
+        project = (top / "pyproject.toml").read_text(encoding="utf-8")
+        lock = (top / "requirements.lock").read_text(encoding="utf-8")
+    except OSError as error:
+        yield Finding(WARNING, "packages", f"{error.filename} cannot be read", "fetch the repository again")
+        return
+    listed = re.search(r"^dependencies = \[(.*?)^\]", project, re.MULTILINE | re.DOTALL)
+    names = sorted(set(re.findall(r'^\s+"([A-Za-z0-9_-]+)', listed[1], re.MULTILINE))) if listed else []
+    pinned: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([A-Za-z0-9_.-]+)==([^\s\\;]+)", lock, re.MULTILINE):
+        pinned.setdefault(_plain(name), set()).add(version)
+    found = {name: _version(name) for name in names}
+    missing = [name for name, version in found.items() if not version]
+    other = [
+        f"{name} {version} (pinned: {' or '.join(sorted(pinned[_plain(name)]))})"
+        for name, version in found.items()
+        if version and _plain(name) in pinned and version not in pinned[_plain(name)]
+    ]
+    if missing:
+        yield Finding(BAD, "packages", f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", _ANEW)
+    if other:
+        yield Finding(WARNING, "packages", f"other versions than are pinned: {', '.join(other)}", _ANEW)
+    if not missing and not other:
+        yield Finding(GOOD, "packages", f"{len(names)} as they are pinned")
+
+
+def onnxruntime() -> Iterator[Finding]:
+    """The engine that is always there."""
+    yield from _engine("onnxruntime", "ONNX Runtime", "onnxruntime")
+
+
+def deepsparse(version: tuple[int, ...] = tuple(sys.version_info)) -> Iterator[Finding]:
+    """The engine for sparse models, which may be missing."""
+    if has_deepsparse():
+        yield from _engine("deepsparse", "DeepSparse", "deepsparse", f"; {_LICENCE}")
+        return
+    now = "the default engine is ONNX Runtime"
+    if tuple(version[:2]) > OLDEST:
+        what = f"not installed, since it needs Python 3.11 and this is {version[0]}.{version[1]}; {now}; {_LICENCE}"
+        yield Finding(WARNING, "DeepSparse", what, "`rm -rf .venv && make setup PYTHON=python3.11`")
+    else:
+        what = f"not installed: left out with DEEPSPARSE=0, or its installation failed; {now}; {_LICENCE}"
+        yield Finding(WARNING, "DeepSparse", what, f"{_ANEW}, if you may use it")
+
+
+def has_deepsparse() -> bool:
+    """Whether DeepSparse is installed."""
+    try:
+        return util.find_spec("deepsparse") is not None
+    except ValueError:
+        return False
+
+
+def loadgen() -> Iterator[Finding]:
+    """LoadGen, and the round of MLPerf whose rules are built into it."""
+    from harness.submission.rounds import ROUNDS
+
+    version = _version("mlcommons-loadgen")
+    if not version:
+        yield Finding(BAD, "LoadGen", "not installed", _ANEW)
+        return
+    problem = _import_problem("mlperf_loadgen")
+    if problem:
+        yield Finding(BAD, "LoadGen", f"{version} cannot be imported ({problem})", _ANEW)
+        return
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+    rounds = [each.name for each in ROUNDS if each.first <= numbers]
+    if rounds:
+        yield Finding(GOOD, "LoadGen", f"{version}, with the seeds and rules of round {rounds[-1]}")
+    else:
+        what = f"{version} is older than {ROUNDS[0].name}, the first round that this harness knows"
+        yield Finding(WARNING, "LoadGen", what, _ANEW)
+
+
+def _engine(package: str, title: str, module: str, more: str = "") -> Iterator[Finding]:
+    version = _version(package)
+    if not version:
+        yield Finding(BAD, title, "not installed", _ANEW)
+    elif problem := _import_problem(module):
+        yield Finding(BAD, title, f"{version} cannot be imported ({problem})", _ANEW)
+    else:
+        yield Finding(GOOD, title, f"{version}{more}")
+
+
+def _import_problem(module: str) -> str:
+    """Why a module cannot be imported, "" if it can: in a process of its own, since native code may crash."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import {module}"],
+            env={**os.environ, "NM_DISABLE_ANALYTICS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=_IMPORT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"it takes more than {_IMPORT_SECONDS} s"
+    if done.returncode < 0:
+        return f"it crashes with signal {-done.returncode}"
+    lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it fails"]
+    return lines[-1][:200] if done.returncode else ""
+
+
+def _version(name: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(name) or ""
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

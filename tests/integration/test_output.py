@@ -1,0 +1,56 @@
+"""What a run prints, and where: details, the log file of both processes, JSON, and what Ctrl-C says."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+
+
+def test_a_quiet_run_shows_only_what_is_run_and_how_far_it_is(harness):
+    run = harness.run("--engine", "null", "--duration", "1")
+    assert run.code == 0, run.err
+    assert "so it is set to" not in run.err
+    assert "settings in force" not in run.err
+    assert "data set small (" in run.err
+
+
+def test_details_and_the_log_file_come_from_the_process_of_the_test_too(harness, tmp_path):
+    log = tmp_path / "run.log"
+    run = harness.run("--engine", "null", "--duration", "1", "-v", "--log-file", log)
+    assert run.code == 0, run.err
+    text = log.read_text()
+    for detail in ("settings in force: name null", "no target_qps in user.conf, so it is set to", "batches: "):
+        assert detail in run.err
+        assert re.search(rf"DEBUG test: {re.escape(detail)}", text)
+    assert re.search(r"DEBUG MainProcess: harness run ", text)
+    assert re.search(r"INFO test: result +VALID", text)
+
+
+def test_json_is_all_that_stdout_gets(harness):
+    run = harness.run("--engine", "null", "--mode", "accuracy", "--json")
+    assert run.code == 0, run.err
+    told = json.loads(run.out)
+    assert told["valid"] is True
+    assert told["result"] == run.record["result"]
+    assert told["logs"] == str(run.folder)
+    assert "not for submission" in told["notice"]
+
+
+def test_a_run_without_a_result_prints_no_json(harness):
+    run = harness.run("--engine", "null", "--model", "no-such-model", "--json")
+    assert run.code == 2
+    assert run.out == ""
+    assert "error: unknown model" in run.err
+
+
+def test_ctrl_c_says_what_was_kept(harness):
+    process = harness.start("--engine", "null", "--set", "delay_us=1000", "--duration", "60")
+    start = time.monotonic()
+    while "LoadGen" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    run = harness.finish(process, start)
+    assert run.code == 130
+    assert "interrupted: the test was ended, and nothing of it was kept." in run.err

@@ -1,0 +1,172 @@
+"""Verbosity, log file, completion, help and JSON of the command line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from harness import completion, console, topics
+from harness.cli import app
+from harness.errors import ConfigError, Interrupted, on_interrupt
+from harness.registry import ENGINES, SCENARIOS
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _quiet_again():
+    yield
+    console.configure(console.Output())
+
+
+def harness(*args: object):
+    return CliRunner().invoke(app, [str(arg) for arg in args], prog_name="harness")
+
+
+def offered(line: str, shell: str = "bash") -> list[str]:
+    words = line.split(" ")
+    variables = {
+        completion.VARIABLE: f"complete_{shell}",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+        "_TYPER_COMPLETE_ARGS": line,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "PYTHONPATH": str(ROOT / "code"),
+    }
+    done = subprocess.run([sys.executable, "-m", "harness.cli"], env=variables, capture_output=True, text=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_details_are_shown_only_on_demand(capsys):
+    console.detail("small")
+    console.note("large")
+    console.configure(console.Output(verbose=True))
+    console.detail("small now")
+    assert capsys.readouterr().err == "large\nsmall now\n"
+
+
+def test_the_log_file_gets_everything_with_the_time(tmp_path, capsys):
+    log = tmp_path / "all.log"
+    console.configure(console.Output(log_file=log))
+    console.detail("a detail")
+    console.warn("a warning")
+    console.out.print("a result\nof two lines")
+    logging.getLogger("some.library").warning("from a library")
+    with console.Progress("quick", unit="things"):
+        pass
+    console.configure(console.Output())
+    console.note("after it")
+    assert capsys.readouterr().err == "warning: a warning\nafter it\n"
+    lines = log.read_text().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} [A-Z]+ MainProcess: ", line) for line in lines)
+    said = [line.partition(": ")[2] for line in lines]
+    expected = ["a detail", "a warning", "a result", "of two lines", "from a library", "quick: 0 things in 0.0 s"]
+    assert said == expected
+
+
+def test_a_log_file_that_cannot_be_written_is_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be written"):
+        console.configure(console.Output(log_file=tmp_path / "not" / "there.log"))
+
+
+def test_work_that_tells_nothing_says_how_long_it_takes(monkeypatch, capsys):
+    monkeypatch.setattr(console, "_QUIET_FOR_S", 0.05)
+    monkeypatch.setattr(console, "_TICK_S", 0.05)
+    with console.working("packing"):
+        import time
+
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"packing: 0 s elapsed", lines[0])
+    assert re.fullmatch(r"packing: 0\.\d s", lines[-1])
+
+
+@pytest.mark.parametrize("args", [("-v", "options"), ("options", "-v"), ("options", "--json", "--verbose")])
+def test_verbosity_is_taken_before_and_behind_the_command(args):
+    done = harness(*args)
+    assert done.exit_code == 0
+    assert console.output().verbose
+
+
+def test_a_log_file_behind_the_command(tmp_path):
+    assert harness("data", "list", "--log-file", tmp_path / "x.log").exit_code == 0
+    assert "squad-v1.1" in (tmp_path / "x.log").read_text()
+
+
+@pytest.mark.parametrize("args", [("options",), ("data", "list"), ("models", "list"), ("models",)])
+def test_json_is_alone_on_stdout(args):
+    if args == ("models",):
+        args = ("models", "verify", "efficientnet-lite0-int8")
+    done = harness(*args, "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)
+
+
+def test_names_are_completed():
+    assert offered("harness run --model bert") == ["bert-large-fp32"]
+    assert "onnxruntime" in offered("harness tune --engine ")
+    assert offered("harness run --scenario S") == ["Server", "SingleStream"]
+    assert offered("harness help early") == ["early_stopping"]
+    assert offered("harness run --set max_b") == ["max_batch="]
+
+
+def test_other_shells_ask_too():
+    assert "onnxruntime" in offered("harness run --engine on", "fish")
+    assert '"onnxruntime"' in " ".join(offered("harness run --engine on", "zsh"))
+
+
+def test_each_completer_offers_what_there_is():
+    names = lambda completer: {name for name, _ in completer("")}  # noqa: E731
+    assert names(completion.engines) == set(ENGINES)
+    assert names(completion.scenarios) == set(SCENARIOS)
+    assert names(completion.fetchable) < names(completion.models)
+    assert names(completion.downloads) == {"squad-v1.1", "vocab"}
+    assert {"squad-v1.1", "imagenet"} < names(completion.datasets)
+    assert {"TEST01", "TEST04"} == names(completion.tests)
+
+
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_the_script_of_a_shell(shell):
+    done = harness("completion", shell)
+    assert completion.VARIABLE in done.stdout
+
+
+def test_an_unknown_shell_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'bash'"):
+        completion.script("bsh")
+
+
+@pytest.mark.parametrize("topic", topics.overview())
+def test_a_topic_is_short_and_names_its_source(topic):
+    text = topics.text(topic)
+    assert text.startswith("# ")
+    assert text.count("\n") <= 25
+    assert max(map(len, text.splitlines())) <= 135
+    assert "\nSource: " in text
+
+
+def test_topics_are_found_however_they_are_written():
+    assert harness("help", "early", "stopping").stdout == topics.text("early_stopping")
+    assert topics.text("test01") == topics.text("TEST-01")
+    with pytest.raises(ConfigError, match="did you mean 'early_stopping'"):
+        topics.text("early_stoping")
+    assert set(topics.overview()) <= {line.split()[0] for line in harness("help").stdout.splitlines() if line.split()}
+
+
+def test_exit_codes_are_documented_alike():
+    for place in (harness("--help").stdout, topics.text("exit_codes"), (ROOT / "README.md").read_text("utf-8")):
+        for code in ("0", "1", "2", "130"):
+            assert re.search(rf"\b{code}\b", place)
+
+
+def test_ctrl_c_says_what_was_kept():
+    with pytest.raises(Interrupted, match="interrupted: half of it is kept"), on_interrupt("half of it is kept."):
+        raise KeyboardInterrupt

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Runs the doctor where set-up may have failed: tools/doctor.sh VENV PYTHON [OPTION...] (called by the Makefile).
+set -u
+venv=$1 python=$2
+shift 2
+
+here=$(cd "$(dirname "$0")/.." && pwd)
+known='import sys; sys.exit(sys.version_info < (3, 9))'  # older ones cannot even read the doctor
+for candidate in "$venv/bin/python" "$python" python3.11 python3.12 python3.13 python3; do
+    if [ -n "$candidate" ] && "$candidate" -c "$known" 2>/dev/null; then
+        PYTHONPATH="$here/code${PYTHONPATH:+:$PYTHONPATH}" exec "$candidate" -m harness.doctor "$@"
+    fi
+done
+echo "bad      Python  none of 3.9 or newer was found that runs -> install Python 3.11, or give PYTHON=/path/to/it"
+exit 1
