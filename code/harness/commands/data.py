@@ -1,0 +1,56 @@
+"""`harness data` and `harness options`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from harness import console
+from harness.commands.options import (
+    AsJson,
+)
+from harness.errors import on_interrupt
+
+
+def options(as_json: AsJson = False) -> None:
+    """List what `harness run --set NAME=VALUE` can set."""
+    from harness.config import options_help
+
+    if as_json:
+        console.print_json([dict(zip(("of", "name", "meaning"), row, strict=True)) for row in options_help()])
+        return
+    table = Table("of", "name", "meaning [default]", box=None, pad_edge=False)
+    for row in options_help():
+        table.add_row(*row)
+    console.print_table(table)
+
+
+data_app = typer.Typer(help="List and fetch data sets.", no_args_is_help=True, rich_markup_mode="rich")
+
+
+@data_app.command("list")
+def data_list(as_json: AsJson = False) -> None:
+    """List the data sets and where each is."""
+    from harness.datasets import overview
+
+    rows = overview()
+    if as_json:
+        console.print_json(rows)
+        return
+    table = Table("name", "benchmark", "samples", "on this machine", "description", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row["name"], row["benchmark"], str(row["samples"] or ""), row["here"], row["description"])
+    console.print_table(table)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str | None, typer.Argument(help="One data set; default: all.", show_default=False)] = None,
+) -> None:
+    """Fetch the full data sets into build/data: sha256-checked, resumed where a download broke off."""
+    from harness.datasets import fetch
+
+    with on_interrupt("what was fetched before is kept; the same command fetches the rest."):
+        fetch(name)

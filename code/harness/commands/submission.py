@@ -1,0 +1,329 @@
+"""What a submission takes: `harness campaign`, `compliance`, `system`, `package` and `check`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from harness import catalog, console
+from harness.commands.options import (
+    AsJson,
+    MeasurementsDir,
+    Models,
+    Options,
+    Rehearsal,
+    RunsDir,
+    Scenarios,
+    StallTimeout,
+    System,
+    SystemType,
+    Tree,
+    UserConf,
+    parse_options,
+)
+
+if TYPE_CHECKING:
+    from harness.config import RunSettings
+
+
+def campaign(
+    model: Models = None,
+    division: Annotated[str, typer.Option(help="open, or closed with its compliance tests.")] = "open",
+    scenario: Scenarios = None,
+    system: System = None,
+    system_type: SystemType = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Of models without @ENGINE.", show_default="deepsparse if installed")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name or path.", show_default="the full set")] = None,
+    option: Options = None,
+    user_conf: UserConf = None,
+    rehearsal: Rehearsal = False,
+    duration: Annotated[
+        float | None, typer.Option(help="Least seconds of each performance run. Rehearsals only.")
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Run tests that failed once more.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is done and what is left.")] = False,
+    tree: Tree = None,
+    runs_dir: RunsDir = None,
+    state_dir: Annotated[
+        Path, typer.Option(help="Where the journal lies.", show_default="build/campaign")
+    ] = catalog.ROOT / "build" / "campaign",
+    measurements_dir: MeasurementsDir = catalog.ROOT / "measurements",
+    stall_timeout: StallTimeout = 120.0,
+) -> None:
+    """Run all official tests of a submission: performance, accuracy and, in the closed division, compliance.
+
+    It can be ended at any moment; the same command then goes on. What is done is never run again, and what failed
+    only with --retry.
+    """
+    _campaign(
+        model, division, scenario, system, system_type, engine, dataset, option, user_conf, rehearsal, duration, retry,
+        dry_run, tree, runs_dir, state_dir, measurements_dir, stall_timeout,
+    )  # fmt: skip
+
+
+def _campaign(
+    model: list[str] | None,
+    division: str,
+    scenario: list[str] | None,
+    system: str | None,
+    system_type: str | None,
+    engine: str | None,
+    dataset: str | None,
+    option: list[str] | None,
+    user_conf: Path | None,
+    rehearsal: bool,
+    duration: float | None,
+    retry: bool,
+    dry_run: bool,
+    tree: Path | None,
+    runs_dir: Path | None,
+    state_dir: Path,
+    measurements_dir: Path,
+    stall_timeout: float,
+    *,
+    only_compliance: bool = False,
+) -> None:
+    from harness.campaign import plan
+    from harness.config import make_settings
+    from harness.submission.system import description_file, system_type_of
+
+    paths = {"user_conf": user_conf, "runs_dir": runs_dir, "tree": tree}
+    given = {name: path for name, path in paths.items() if path is not None}
+
+    def settings_of(**test: str | None) -> RunSettings:
+        return make_settings(
+            **{**test, "engine": test["engine"] or engine},
+            options=parse_options(option or []),
+            dataset=dataset,
+            duration=duration,
+            official=True,
+            rehearsal=rehearsal,
+            command=_run_command(test, engine, system, dataset, option or [], rehearsal, duration),
+            system=system,
+            stall_timeout=stall_timeout,
+            measurements=measurements_dir,
+            **given,
+        )
+
+    planned = plan(
+        settings_of,
+        model or [""],
+        division=division,
+        system_type=system_type or system_type_of(description_file(catalog.ROOT / "systems", system)),
+        scenarios=scenario or [],
+        retry=retry,
+        only_compliance=only_compliance,
+        folder=state_dir,
+    )
+    if dry_run:
+        planned.look()
+        planned.show()
+        return
+    raise typer.Exit(planned.run())
+
+
+def _run_command(
+    test: Mapping[str, str | None],
+    engine: str | None,
+    system: str | None,
+    dataset: str | None,
+    options: list[str],
+    rehearsal: bool,
+    duration: float | None,
+) -> str:
+    """The `harness run` that makes the same test, for its record."""
+    values = {
+        "model": test["model"],
+        "engine": test["engine"] or engine,
+        "scenario": test["scenario"],
+        "mode": test["mode"],
+        "compliance": test["audit"],
+        "system": system,
+        "dataset": dataset,
+        "duration": duration,
+    }
+    words = ["harness", "run", "--rehearsal" if rehearsal else "--official"]
+    for name, value in values.items():
+        words += [f"--{name}", str(value)] if value is not None else []
+    for each in options:
+        words += ["--set", each]
+    return shlex.join(words)
+
+
+def package(
+    division: Annotated[str, typer.Option(help="open or closed.")],
+    submitter: Annotated[str, typer.Option(help="Your organisation, as it is registered with MLCommons.")],
+    system: Annotated[
+        list[str] | None,
+        typer.Option("--system", help="May be repeated.", show_default="from the processor"),
+    ] = None,
+    round_name: Annotated[
+        str | None, typer.Option("--round", help="Such as v6.1.", show_default="that of the LoadGen that ran")
+    ] = None,
+    rehearsal: Rehearsal = False,
+    tree: Tree = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The root of the submission.", show_default="build/submission")
+    ] = None,
+) -> None:
+    """Make the directory that is sent in, and its tarball, from the official runs of a system; then check it.
+
+    Accuracy logs are truncated in the package only. The same runs give the same bytes.
+    """
+    from harness.submission.package import make
+
+    raise typer.Exit(make(division, submitter, system or [], tree, output, round_name, rehearsal))
+
+
+def check(
+    root: Annotated[
+        Path | None, typer.Argument(help="The tree, with <division>/<submitter>.", show_default="build/submission")
+    ] = None,
+    round_: Annotated[
+        str | None, typer.Option("--round", help="Such as v6.1.", show_default="that of the logs")
+    ] = None,
+    rehearsal: Annotated[
+        bool, typer.Option("--rehearsal", help="Let the marks of a rehearsal pass, and nothing else.")
+    ] = False,
+    inference_repo: Annotated[
+        Path | None,
+        typer.Option(
+            help="A checkout of mlcommons/inference: its two checkers run, too.", show_default="$INFERENCE_REPO"
+        ),
+    ] = None,
+    official: Annotated[
+        bool, typer.Option("--official", help="Clone the pinned commit of mlcommons/inference for that.")
+    ] = False,
+    python: Annotated[
+        str, typer.Option(help="The Python for the official checkers.", show_default="this one")
+    ] = sys.executable,
+    as_json: AsJson = False,
+) -> None:
+    """Check a packaged submission: each problem with its file, the reason and the cure."""
+    from harness.submission.report import run_check
+
+    root = root or catalog.ROOT / "build" / ("rehearsal-submission" if rehearsal else "submission")
+    raise typer.Exit(run_check(root, round_, rehearsal, inference_repo, official, python, as_json))
+
+
+compliance_app = typer.Typer(
+    help="The compliance tests of the closed division.", no_args_is_help=True, rich_markup_mode="rich"
+)
+
+
+@compliance_app.command("run")
+def compliance_run(
+    model: Models = None,
+    scenario: Scenarios = None,
+    system: System = None,
+    system_type: SystemType = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Of models without @ENGINE.", show_default="deepsparse if installed")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name or path.", show_default="the full set")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="As in the official runs.")
+    ] = None,
+    rehearsal: Rehearsal = False,
+    duration: Annotated[float | None, typer.Option(help="Least seconds of each run. Rehearsals only.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Run tests that failed once more.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is done and what is left.")] = False,
+    measurements_dir: MeasurementsDir = catalog.ROOT / "measurements",
+) -> None:
+    """Run and verify the compliance tests of official results that are there: TEST01, and TEST04 for ResNet50.
+
+    It is the part of `harness campaign --division closed` that comes last.
+    """
+    state = catalog.ROOT / "build" / "campaign"
+    _campaign(
+        model, "closed", scenario, system, system_type, engine, dataset, option, None, rehearsal, duration, retry,
+        dry_run, None, None, state, measurements_dir, 120.0, only_compliance=True,
+    )  # fmt: skip
+
+
+@compliance_app.command("verify")
+def compliance_verify(
+    test: Annotated[str, typer.Argument(metavar="TEST", help="TEST01 or TEST04.")],
+    results: Annotated[
+        Path, typer.Option(help="The scenario's results, such as results/SYSTEM/resnet50/Offline: the submitted runs.")
+    ],
+    folder: Annotated[Path, typer.Option("--test", help="The test's folder, which holds performance/run_1.")],
+    benchmark: Annotated[
+        str | None, typer.Option(help="bert-99, bert-99.9 or resnet50.", show_default="the folder above RESULTS")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Data set by name or path, which scores TEST01.", show_default="full set if fetched"),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="What TEST01 reads the first element of a response as: int32, int64, float32 or byte.")
+    ] = "int32",
+) -> None:
+    """Verify a compliance test from its logs, of any submitter, and arrange its folder in the official form.
+
+    Do it before logs are truncated for submission. The exit code is 1 if the test was not passed.
+    """
+    from harness.compliance.files import verify
+    from harness.compliance.score import allowed_delta, scorer
+    from harness.compliance.verify import FAIL, PASS
+
+    name = benchmark or results.absolute().parent.name
+    verdicts = verify(test, results, folder, scorer(name, dataset), delta=allowed_delta(name), dtype=dtype)
+    parts = {"performance": verdicts.performance, "accuracy": verdicts.accuracy, "accuracy delta": verdicts.delta}
+    for part, verdict in parts.items():
+        if verdict:
+            console.out.print(f"{test.upper()} {part}: {PASS if verdict.passed else FAIL}")
+    for remark in verdicts.remarks:
+        console.warn(remark)
+    for reason in verdicts.reasons:
+        console.error(reason)
+    if not verdicts.passed:
+        raise typer.Exit(1)
+
+
+system_app = typer.Typer(help="Describe the system that is measured.", no_args_is_help=True, rich_markup_mode="rich")
+
+
+@system_app.command("init")
+def system_init(
+    system: Annotated[
+        str | None, typer.Option(help="Name of the file, as under results/.", show_default="from the processor")
+    ] = None,
+    submitter: Annotated[str | None, typer.Option(help="The organisation.")] = None,
+    division: Annotated[str | None, typer.Option(help="closed or open.")] = None,
+    system_type: Annotated[str | None, typer.Option(help="edge, datacenter, or datacenter,edge.")] = None,
+    status: Annotated[str | None, typer.Option(help="available, preview or rdi.")] = None,
+    field: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Value of a field, whatever was there.")
+    ] = None,
+    systems_dir: Annotated[
+        Path, typer.Option(help="Where system descriptions lie.", show_default="systems")
+    ] = catalog.ROOT / "systems",
+) -> None:
+    """Write systems/SYSTEM.json from this machine, and list what a person must add.
+
+    Run again, it keeps what a person wrote, and says where that and the machine disagree.
+    """
+    from harness.submission.system import description_file, init_system, parse_fields, unfilled, wanted
+
+    path = description_file(systems_dir, system)
+    options = {"submitter": submitter, "division": division, "system_type": system_type, "status": status}
+    given = parse_fields(field or []) | {name: value for name, value in options.items() if value is not None}
+    values, disagreements = init_system(path, given)
+    for sentence in disagreements:
+        console.warn(sentence)
+    console.out.print(str(path))
+    missing = unfilled(values)
+    if missing:
+        table = Table("to fill in", "with", box=None, pad_edge=False)
+        for name in missing:
+            table.add_row(name, wanted(name))
+        console.print_table(table)
