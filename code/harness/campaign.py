@@ -189,10 +189,12 @@ class Campaign:
         console.print_table(table)
         left = [step for step in self.steps if step.state in (LEFT, CUT)]
         done = sum(step.state == DONE for step in self.steps)
-        failed = sum(step.state in (FAILED, BLOCKED) for step in self.steps)
+        failed, blocked = (sum(step.state == state for step in self.steps) for state in (FAILED, BLOCKED))
         words = [f"{done} of {len(self.steps)} tests are done"]
         if failed:
-            words.append(f"{failed} failed or wait for one that did: mend the cause, then give --retry")
+            words.append(f"{failed} failed: mend the cause, then give --retry")
+        if blocked:
+            words.append(f"{blocked} cannot be run without what they need")
         if left:
             words.append(f"{len(left)} are left, about {console.duration(sum(map(self._estimate, left)))}")
         console.out.print(f"{'; '.join(words)}.")

@@ -25,6 +25,9 @@ def record(benchmark: str, mode: str, **changes) -> dict:
     identity = {"model_sha256": "0" * 64, "engine": "deepsparse", "engine_settings": {}, "benchmark_settings": {}}
     return {
         "harness": "0.1.0",
+        "scenario": "Offline",
+        "mode": "accuracy" if mode == "accuracy" else "performance",
+        "audit": mode if mode.startswith("TEST") else None,
         "command": f"harness run --official --mode {mode}",
         "for_submission": True,
         "rehearsal": False,
@@ -49,6 +52,8 @@ def record(benchmark: str, mode: str, **changes) -> dict:
         "result": {
             "metric": {"name": "throughput", "value": 12.5, "unit": "samples/s"},
             "accuracy": {"F1": 90.88} if mode == "accuracy" else None,
+            "samples": 1000,
+            "duration_s": 600.0,
         },
         **changes,
     }
@@ -223,6 +228,15 @@ WRONG = {
         "is not the log that was scored",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "7", '{"identity": 5}', '{"identity": {}}', '{"valid": true, "identity": {"engine": "x"}}']
+)
+def test_a_record_of_another_kind_is_one_sentence(tmp_path, tree, content):
+    put(tree.accuracy(SCENE) / "run.json", content)
+    with pytest.raises(ConfigError, match=r"run\.json (is no record of this harness|cannot be read)"):
+        run(tree, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", WRONG)
