@@ -22,6 +22,8 @@ _PLACES = 2048
 """Of a convolution and a batch at most, spread evenly: neighbours say nearly the same."""
 _SAMPLE = 4096
 """Rows of a layer's input on which ranges are tried."""
+_PROBES = 32
+"""Samples with which the model's own outputs are tried."""
 _TOLERANCE = 0.05
 """Relative output error by which rounding may change a layer before it gets more scales, or stays in FP32."""
 _REACHES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
@@ -143,9 +145,15 @@ class _Compression:
         return result, report
 
     def _allocate(self) -> Iterator[int]:
-        """Give each layer the sparsity that it bears, the whole the one that was asked for; yields layers measured."""
+        """Give each layer the sparsity that the model bears in it, the whole the one that was asked for.
+
+        How a layer's loss grows with its sparsity is told by its own outputs, what it is worth by the model's: early
+        layers of a network may cost it a hundred times as much as its last ones. Yields the number of layers measured.
+        """
         layers = [layer for layer in self._dense.layers if layer.output in self._sparsity]
         walk = Walk(self._dense, self._feeds)
+        batches = self._probes()
+        expected = walk.outputs(batches, {})
         curves, sizes = {}, {}
         for position, members in groups(layers, self._dense.nodes):
             walk.advance(position)
@@ -153,9 +161,18 @@ class _Compression:
                 weight = self._dense.matrix(layer)
                 sizes[layer.output] = weight.size
                 statistics = self._statistics(layer, walk, walk)
-                curves[layer.output] = prune.losses(weight, statistics, self._settings.block)
+                trial = prune.losses(weight, statistics, self._settings.block, self._settings.sparsity)
+                changed = self._dense.changed(layer, trial.weight, statistics.bias(trial.weight))
+                harm = _distance(walk.outputs(batches, changed), expected)
+                curves[layer.output] = trial.curve if harm is None else trial.scaled(harm)
                 yield len(curves)
         self._sparsity = prune.allocate(curves, sizes, self._settings.sparsity)
+
+    def _probes(self) -> list[int]:
+        """Numbers of batches of about `_PROBES` samples, spread over all."""
+        sizes = [len(next(iter(feed.values()))) for feed in self._feeds]
+        count = min(max(round(len(sizes) * _PROBES / sum(sizes)), 1), len(sizes))
+        return sorted({round(number) for number in np.linspace(0, len(sizes) - 1, count)})
 
     def _compress(self, layers: Sequence[Layer], dense: Walk, compressed: Walk) -> None:
         """Compress layers that read the same tensor."""
@@ -291,3 +308,15 @@ class _Compression:
             error = self._errors.get(layer.output, None if layer.groups > 1 else 0.0)
             report.layers.append(LayerReport(layer.name, weight.size, zeros, precision, size, error))
         return report
+
+
+def _distance(found: Sequence[Sequence[np.ndarray]], expected: Sequence[Sequence[np.ndarray]]) -> float | None:
+    """Squared difference of a model's outputs relative to what is expected, in the mean of the outputs, over batches.
+
+    None where the model has no outputs that could tell.
+    """
+    parts = []
+    for new, old in zip(zip(*found, strict=True), zip(*expected, strict=True), strict=True):
+        lost = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(new, old, strict=True))
+        parts.append(lost / max(sum(float(np.square(b, dtype=np.float64).sum()) for b in old), 1e-30))
+    return float(np.mean(parts)) if parts else None

@@ -16,6 +16,7 @@ from harness.errors import ConfigError
 from harness.machine import core_count
 
 _LEAST_OPSET = 10
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 Feed = Mapping[str, np.ndarray]
 """The tensors of one batch by the names of the graph's inputs."""
 
@@ -203,6 +204,13 @@ class Network:
         tensor = self._constants[layer.weight]
         tensor.CopyFrom(numpy_helper.from_array(layer.restore(matrix.astype(np.float32), tensor.dims), layer.weight))
 
+    def changed(self, layer: Layer, matrix: np.ndarray, shift: np.ndarray) -> dict[str, np.ndarray]:
+        """The constants, by name, that `replace` and `shift` would write."""
+        shape = self._constants[layer.weight].dims
+        constants = {layer.weight: layer.restore(matrix, shape)}
+        name = self.bias(layer)
+        return {**constants, name: self.constant(name) + shift} if name else constants
+
     def bias(self, layer: Layer) -> str | None:
         """The constant that is added to each of the layer's outputs, by name; None if there is none to change."""
         if layer.node.op_type != "MatMul":
@@ -307,6 +315,30 @@ class Walk:
             for name in [name for name in values if name not in later]:
                 del values[name]
             values.update(zip(outputs, found, strict=True))
+
+    def outputs(self, batches: Sequence[int], changed: Mapping[str, np.ndarray]) -> list[list[np.ndarray]]:
+        """The graph's floating-point outputs for these batches, by their numbers, if constants were ``changed``.
+
+        Neither the network nor the walk is.
+        """
+        outputs = [v.name for v in self._network.model.graph.output if v.type.tensor_type.elem_type in _FLOATS]
+        rest = self._network.nodes[self._position :]
+        made = {name for node in rest for name in node.output}
+        wanted = [name for name in outputs if name in made]
+        known = self.values[0]
+        inputs = sorted({name for node in rest for name in node.input if name in known})
+        piece = self._piece(rest, inputs, wanted)
+        for tensor in piece.graph.initializer:
+            if tensor.name in changed:
+                tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name].astype(np.float32), tensor.name))
+        running = session(piece) if wanted else None
+        found = []
+        for batch in batches:
+            values = dict(self.values[batch])
+            if running:
+                values.update(zip(wanted, running.run(wanted, {name: values[name] for name in inputs}), strict=True))
+            found.append([values[name] for name in outputs])
+        return found
 
     def _piece(self, nodes: list[NodeProto], inputs: list[str], outputs: list[str]) -> ModelProto:
         network = self._network

@@ -20,7 +20,7 @@ from graphs import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import TensorProto, helper
 
 from harness.compress.network import Network, Walk, groups, read_network
 from harness.errors import ConfigError
@@ -417,6 +417,42 @@ def test_a_walk_uses_the_weights_of_the_moment(tmp_path):
     network.replace(second, network.matrix(second) * 2)
     walk.advance(network.nodes.index(second.node) + 1)
     np.testing.assert_allclose(walk.values[0]["m1"], 2 * before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_walk_tells_the_outputs_with_other_constants_and_stays_as_it_is(tmp_path):
+    model, feeds = folded(mlp(), tmp_path), mlp_feeds(3)
+    network = Network(model)
+    second = next(layer for layer in network.layers if layer.output == "m1")
+    walk = Walk(network, feeds)
+    walk.advance(network.nodes.index(second.node))
+    before = model.SerializeToString(), [set(values) for values in walk.values]
+    changed = network.changed(second, network.matrix(second) * 2, np.ones(64, np.float32))
+    assert set(changed) == {"w1", "b1"}
+    found = walk.outputs([0, 2], changed)
+    assert (model.SerializeToString(), [set(values) for values in walk.values]) == before
+    network.replace(second, network.matrix(second) * 2)
+    network.shift(second, np.ones(64, np.float32))
+    for values, feed in zip(found, (feeds[0], feeds[2]), strict=True):
+        np.testing.assert_allclose(values[0], run(model, feed)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_only_outputs_that_are_floats_tell_a_distance():
+    """An arg-max stays the same for long, and is no quantity. What was made already is told, too."""
+    model = graph(
+        [node("MatMul", "x w", "m"), node("ArgMax", "m", "a", axis=1), node("Relu", "m", "r")],
+        {"x": ("N", 4)},
+        ["m", "r"],
+        {"w": normal(1, 4, 4)},
+    )
+    model.graph.output.append(helper.make_tensor_value_info("a", TensorProto.INT64, ["N", 1]))
+    feed = {"x": normal(2, 3, 4, scale=1.0)}
+    walk = Walk(Network(model), [feed])
+    for stop in (0, 1, 3):
+        walk.advance(stop)
+        (found,) = walk.outputs([0], {})
+        assert len(found) == 2
+        for value, expected in zip(found, run(model, feed, "m", "r"), strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_walk_passes_outputs_and_inputs_that_are_left_out():
