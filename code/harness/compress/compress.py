@@ -98,29 +98,46 @@ def compress(
     return _Compression(model, feeds, settings).run(progress)
 
 
+def check(network: Network, settings: CompressSettings) -> None:
+    """Make sure that there is something to do in this network, before calibration data is made.
+
+    Raises:
+        ConfigError: there is not, or a pattern fits no layer.
+    """
+    for pattern in settings.keep:
+        if not any(fnmatchcase(layer.name, pattern) for layer in network.layers):
+            names = ", ".join(layer.name for layer in network.layers[:4])
+            raise ConfigError(f"--keep {pattern} fits no layer: their names are {names}, ...")
+    if settings.sparsity and not _prunable(network, settings):
+        raise ConfigError("no layer could be pruned: --keep or --block leaves none.")
+    if settings.precision == "int8" and all(_kept(layer, settings) for layer in network.layers):
+        raise ConfigError("no layer could be rounded to 8 bits: --keep leaves none.")
+
+
+def _kept(layer: Layer, settings: CompressSettings) -> bool:
+    return any(fnmatchcase(layer.name, pattern) for pattern in settings.keep)
+
+
+def _prunable(network: Network, settings: CompressSettings) -> list[Layer]:
+    inner = [layer for layer in network.inner() if not _kept(layer, settings)]
+    return [layer for layer in inner if network.matrix(layer).shape[1] >= settings.block]
+
+
 class _Compression:
     def __init__(self, model: ModelProto, feeds: Sequence[Feed], settings: CompressSettings) -> None:
         self._feeds, self._settings = feeds, settings
         self._second_order = settings.method == "second-order"
         self._dense, self._network = Network(model), Network(ModelProto.FromString(model.SerializeToString()))
-        pruned = [layer for layer in self._network.inner() if not self._kept(layer)] if settings.sparsity else []
-        wide = [layer for layer in pruned if self._network.matrix(layer).shape[1] >= settings.block]
-        self._sparsity = {layer.output: settings.sparsity for layer in wide}
-        for pattern in settings.keep:
-            if not any(fnmatchcase(layer.name, pattern) for layer in self._network.layers):
-                names = ", ".join(layer.name for layer in self._network.layers[:4])
-                raise ConfigError(f"--keep {pattern} fits no layer: their names are {names}, ...")
+        pruned = _prunable(self._network, settings) if settings.sparsity else []
+        self._sparsity = {layer.output: settings.sparsity for layer in pruned}
         self._rounded: dict[str, Rounded] = {}
         self._ranges: dict[str, Range] = {}
         self._errors: dict[str, float] = {}
 
-    def _kept(self, layer: Layer) -> bool:
-        return any(fnmatchcase(layer.name, pattern) for pattern in self._settings.keep)
-
     def run(self, progress: Progress) -> tuple[ModelProto, Report]:
         """Compress layer by layer, then write the result."""
         network = self._network
-        work = [layer for layer in network.layers if not self._kept(layer)]
+        work = [layer for layer in network.layers if not _kept(layer, self._settings)]
         total = len(work)
         done = 0
         if self._sparsity and self._second_order:
@@ -237,9 +254,7 @@ class _Compression:
         return (lost / max(energy, 1e-30)) ** 0.5
 
     def _rows(self, layer: Layer, values: Feed) -> np.ndarray:
-        kernel = self._network.kernel(layer)
-        rows = layer.rows(values[layer.source], kernel)
-        return rows[:: max(1, len(rows) // _PLACES)] if kernel else rows
+        return layer.rows(values[layer.source], self._network.kernel(layer), _PLACES)
 
     def _places(self, layer: Layer, value: np.ndarray) -> np.ndarray:
         """A tensor of the layer's outputs, (places, outputs), at the places of `_rows`."""
@@ -271,9 +286,10 @@ class _Compression:
 
     def _round_inputs(self, layers: Sequence[Layer], compressed: Walk) -> dict[str, float]:
         """Find the range of these layers' input that harms their outputs least, and by how much it does."""
-        rows = np.concatenate([self._rows(layers[0], values) for values in compressed.values])
-        low, high = float(rows.min()), float(rows.max())
-        rows = rows[:: max(1, len(rows) // _SAMPLE)]
+        batches = [self._rows(layers[0], values) for values in compressed.values]
+        low, high = min(float(rows.min()) for rows in batches), max(float(rows.max()) for rows in batches)
+        step = max(1, sum(map(len, batches)) // _SAMPLE)
+        rows = np.concatenate([rows[::step] for rows in batches])
         weights = [self._network.matrix(layer) for layer in layers]
         outputs = [rows @ weight.T for weight in weights]
 

@@ -22,9 +22,10 @@ from graphs import (
 from onnx import ModelProto
 from pydantic import ValidationError
 
-from harness.compress.compress import CompressSettings, compress
+from harness.compress.compress import CompressSettings, check, compress
 from harness.compress.network import Network
 from harness.errors import ConfigError
+from harness.files import check_writable
 
 CASES = {"mlp": (mlp, mlp_feeds), "convnet": (convnet, images), "embedder": (embedder, lambda: texts(6))}
 
@@ -160,10 +161,37 @@ def test_layers_narrower_than_a_block_are_no_part_of_the_sparsity():
         assert np.isfinite(run(found, {"x": normal(6, 5, 8, scale=1.0)})[0]).all()
 
 
-def test_a_pattern_that_fits_no_layer_is_refused(case):
-    model, feeds = case
-    with pytest.raises(ConfigError, match=r"--keep nothing\* fits no layer: their names are "):
-        done(model, feeds, sparsity=0.6, keep=("nothing*",))
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"sparsity": 0.6, "keep": ("nothing*",)}, r"--keep nothing\* fits no layer: their names are "),
+        ({"sparsity": 0.6, "keep": ("*",)}, "no layer could be pruned: --keep or --block leaves none"),
+        ({"precision": "int8", "keep": ("*",)}, "no layer could be rounded to 8 bits: --keep leaves none"),
+    ],
+)
+def test_settings_that_leave_nothing_to_do_are_refused_before_there_is_data(case, wrong, said):
+    model, _ = case
+    with pytest.raises(ConfigError, match=said):
+        check(Network(model), CompressSettings(**wrong))
+
+
+def test_blocks_wider_than_every_layer_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no layer could be pruned: --keep or --block leaves none"):
+        check(Network(folded(mlp(16), tmp_path)), CompressSettings(sparsity=0.6, block=33))
+
+
+def test_settings_that_leave_something_to_do_are_not_refused(case):
+    model, _ = case
+    last = Network(model).layers[-1].name
+    check(Network(model), CompressSettings(sparsity=0.6, precision="int8", block=4, keep=(last,)))
+
+
+def test_a_place_where_nothing_can_be_written_is_named_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    check_writable(tmp_path / "folder" / "out.onnx")
+    assert not list((tmp_path / "folder").iterdir())
+    with pytest.raises(ConfigError, match=r"cannot write .*/file/out\.onnx: .*; choose another place"):
+        check_writable(tmp_path / "file" / "out.onnx")
 
 
 def test_layers_to_keep_stay_as_they_are(case):

@@ -142,6 +142,10 @@ def test_a_convolution_is_its_rows_times_its_matrix(attributes, kernel):
     found = layer.rows(x, network.kernel(layer)) @ network.matrix(layer).T + network.constant("b")
     expected = np.moveaxis(run(model, {"x": x})[0], 1, -1).reshape(-1, 5)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    for most in (1, 7, len(found), 1000):
+        some = layer.rows(x, network.kernel(layer), most)
+        assert min(most, len(found)) <= len(some) < 2 * most
+        np.testing.assert_array_equal(some, layer.rows(x, network.kernel(layer))[:: max(1, len(found) // most)])
 
 
 @pytest.mark.parametrize("attributes", [{}, {"strides": [2], "pads": [2, 1], "dilations": [2]}], ids=str)
@@ -480,6 +484,31 @@ def test_a_layers_name_is_without_what_exporters_add():
     for name, expected in (("/bert/dense/MatMul", "bert/dense"), ("fc", "fc"), ("", "y"), ("/MatMul", "MatMul")):
         model = graph([node("MatMul", "x w", "y", name)], {"x": ("N", 4)}, ["y"], {"w": normal(1, 4, 4)})
         assert Network(model).layers[0].name == expected
+
+
+@pytest.mark.parametrize("way", ["all", "one layer", "double"])
+def test_weights_of_another_type_are_refused_by_name(tmp_path, way):
+    """They would be left as they are, and nothing would say so."""
+    dtype, kind = (np.float64, TensorProto.DOUBLE) if way == "double" else (np.float16, TensorProto.FLOAT16)
+    nodes = [node("MatMul", "x w", "y")]
+    if way == "one layer":
+        nodes = [node("Cast", "x", "c", to=kind), node("MatMul", "c w", "m"), node("Cast", "m", "y", to=1)]
+    model = graph(nodes, {"x": ("N", 8)}, ["y"], {"w": normal(1, 8, 8).astype(dtype)})
+    if way != "one layer":
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.elem_type = kind
+    with pytest.raises(ConfigError, match=rf"has weights in {'double' if way == 'double' else 'float16'} \(w\): give"):
+        folded(model, tmp_path)
+
+
+def test_weights_that_are_only_stored_in_half_are_folded(tmp_path):
+    model = graph(
+        [node("Cast", "w", "full", to=1), node("MatMul", "x full", "y")],
+        {"x": ("N", 8)},
+        ["y"],
+        {"w": normal(1, 8, 8).astype(np.float16)},
+    )
+    assert [layer.output for layer in Network(folded(model, tmp_path)).layers] == ["y"]
 
 
 def test_a_loop_or_a_branch_is_refused(tmp_path):
