@@ -23,6 +23,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,7 @@ def _key(parts: Sequence[object]) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
+@cache
 def _sources(package: str = "") -> str:
     """Of the code, or of one folder of it: a version alone does not change with every line."""
     files = sorted((catalog.ROOT / "code" / package).rglob("*.py"))
@@ -214,11 +216,11 @@ def main() -> None:
     for name, data in work:
         model = catalog.find_model(name)
         dataset = catalog.find_dataset(model.benchmark, data)
-        files = [variant_file(model, variant, args.calibration) for variant in chosen]
         table = Table("variant", "precision", "engine", "score", "recovery", "same arg-max", "file, gzip", "samples/s",
                       "÷ dense FP32", title=f"{model.name} on {dataset.name}", box=None, pad_edge=False)  # fmt: skip
         dense: list[Row] = []
-        for variant, path in zip(chosen, files, strict=True):
+        for variant in chosen:
+            path = variant_file(model, variant, args.calibration)
             rows = [
                 measured(model, path, engine, dataset, args.seconds, args.shapes, fresh=args.fresh)
                 for engine in engines
