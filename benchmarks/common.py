@@ -39,6 +39,9 @@ def command(measure: Callable[[], None]) -> None:
     except HarnessError as error:
         console.error(str(error))
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.error("interrupted.")
+        sys.exit(130)
 
 
 def apart(work, *args, **options):

@@ -3,9 +3,12 @@
     python -m benchmarks.recovery [--model M --dataset D] [--sparsities 0,0.5,0.8] [--precisions fp32,int8]
 
 Each variant is made once (build/recovery), its accuracy taken from an accuracy run through LoadGen and its speed from
-an Offline run, on each engine that is installed. Recovery is accuracy in percent of that of the dense FP32 model on the
-same engine. Magnitude pruning in FP32 stands beside the second-order method. Without --model the FP32 models and data
-sets in the folder `shared` beside the repository are taken, where there is one.
+an Offline run, on each engine that is installed. What was measured is kept beside the variants until anything that it
+depends on changes, so that a table which was interrupted goes on where it was; --fresh measures anew. Recovery is
+accuracy in percent of that of the dense FP32 model on the same engine. "same arg-max" is the share of samples (images,
+or windows of a passage) for which both engines' logs have the same class, or the same start and end. Magnitude pruning
+in FP32 stands beside the second-order method. Without --model the FP32 models and data sets in the folder `shared`
+beside the repository are taken, where there is one.
 """
 
 from __future__ import annotations
@@ -18,11 +21,14 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from benchmarks.common import command
@@ -30,11 +36,15 @@ from harness import __version__, catalog, console
 from harness.compress.compress import CompressSettings
 from harness.compress.files import compress_file
 from harness.config import validated
+from harness.download import sha256_of
 from harness.errors import RunFailed
+from harness.files import write_text
+from harness.loadgen.accuracy_log import read_responses
 from harness.machine import core_count, cpu_model
 from harness.models.build import SAMPLES
 from harness.registry import default_engine
 
+_FOLDER = catalog.ROOT / "build" / "recovery"
 _SHARED = catalog.ROOT.parent / "shared"
 _DEFAULTS = (
     ("models/minilm-l6-squad-fp32.onnx", "data/squad-sample/dev-sample-v1.1.json"),
@@ -75,6 +85,20 @@ def variants(sparsities: list[float], precisions: list[str], block: int) -> Iter
             yield Variant(sparsity, precision, "magnitude", block)
 
 
+@dataclass(frozen=True)
+class Row:
+    """What was measured of a variant on an engine."""
+
+    metric: str
+    score: float
+    """In percent."""
+    rate: float
+    """Samples/s of Offline."""
+    valid: bool
+    answers: list[list[int]]
+    """Of each sample: the label, or the tokens at which start and end are greatest."""
+
+
 def variant_file(model: catalog.Model, variant: Variant, calibration: str | None) -> Path:
     """The model's file, compressed if it is not there yet."""
     if variant.dense:
@@ -82,38 +106,84 @@ def variant_file(model: catalog.Model, variant: Variant, calibration: str | None
     values = {"sparsity": variant.sparsity, "precision": variant.precision, "method": variant.method}
     values |= {"block": variant.block, "keep": _KEEP.get(model.official_name, ())}
     settings = validated(CompressSettings, values)
-    made_with = [__version__, model.sha256, settings.model_dump_json(), calibration, str(SAMPLES)]
-    key = hashlib.sha256(repr(made_with).encode()).hexdigest()[:12]
-    what = f"{variant.sparsity:g}-{variant.precision}-{variant.method}-{key}"
-    path = catalog.ROOT / "build" / "recovery" / f"{model.name}-{what}.onnx"
+    data = content_of(catalog.find_dataset(model.benchmark, calibration)) if calibration else "shipped"
+    made_with = [_sources("harness/compress"), model.sha256, settings.model_dump_json(), data, str(SAMPLES)]
+    what = f"{variant.sparsity:g}-{variant.precision}-{variant.method}-{_key(made_with)}"
+    path = _FOLDER / f"{model.name}-{what}.onnx"
     if not path.is_file():
         console.note(f"compressing {model.name}: {variant}, {variant.precision} ...")
         compress_file(str(model.path), path, settings, calibration, SAMPLES)
     return path
 
 
-def run(path: Path, engine: str, mode: str, dataset: str, seconds: float) -> dict[str, Any]:
-    """run.json of one run of the command line."""
+def content_of(dataset: catalog.Dataset) -> str:
+    """What changes when the data set does."""
+    if dataset.sha256:
+        return dataset.sha256
+    files = sorted(path for path in dataset.path.rglob("*") if path.is_file())
+    return _key([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+
+
+def _key(parts: Sequence[object]) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+@cache
+def _sources(package: str = "") -> str:
+    """Of the code, or of one folder of it: a version alone does not change with every line."""
+    files = sorted((catalog.ROOT / "code" / package).rglob("*.py"))
+    return _key([__version__, *(sha256_of(path) for path in files)])
+
+
+def measured(
+    model: catalog.Model, path: Path, engine: str, dataset: catalog.Dataset, seconds: float, shapes: int, *, fresh: bool
+) -> Row:
+    """The row of a variant's file, measured if it was not yet."""
+    options = [f"shapes={shapes}"] if engine == "deepsparse" and model.benchmark == "bert" else []
+    depends = [_sources(), sha256_of(path), engine, version(engine), content_of(dataset), seconds, options]
+    kept = _FOLDER / f"{path.stem}-{engine}-{_key([*depends, cpu_model(), core_count()])}.row.json"
+    if kept.is_file() and not fresh:
+        return Row(**json.loads(kept.read_text("utf-8")))
+    console.note(f"measuring {path.stem} on {engine} ...")
     with tempfile.TemporaryDirectory() as folder:
-        arguments = [
-            sys.executable,
-            "-m",
-            "harness.cli",
-            "run",
-            "--model",
-            str(path),
-            "--engine",
-            engine,
-            "--mode",
-            mode,
-        ]
-        arguments += ["--dataset", dataset, "--runs-dir", folder, "--no-tuned"]
-        arguments += ["--duration", str(seconds)] if mode == "performance" else []
-        done = subprocess.run(arguments, capture_output=True, text=True)
-        found = next(Path(folder).glob("*/run.json"), None)
-        if found is None:
-            raise RunFailed(f"{' '.join(arguments)} failed: {done.stderr.strip()}")
-        return json.loads(found.read_text("utf-8"))
+        record = run(path, engine, "accuracy", dataset.path, seconds, options, Path(folder) / "accuracy")
+        log = next(Path(folder).glob("accuracy/*/mlperf_log_accuracy.json"))
+        found = answers(log, record["dataset"]["samples_used"], model.benchmark)
+        speed = run(path, engine, "performance", dataset.path, seconds, options, Path(folder) / "performance")
+    metric, score = next(iter(record["result"]["accuracy"].items()))
+    row = Row(metric, score, speed["result"]["metric"]["value"], speed["valid"], found)
+    write_text(kept, json.dumps(asdict(row)))
+    return row
+
+
+def answers(log: Path, count: int, benchmark: str) -> list[list[int]]:
+    """`Row.answers` of a run's accuracy log."""
+    responses = read_responses(log, count).first
+    logged = [np.frombuffer(responses[index], "<f4") for index in range(count)]
+    if benchmark == "bert":
+        return [values.reshape(-1, 2).argmax(axis=0).tolist() for values in logged]
+    return [[int(values[0])] for values in logged]
+
+
+def agreement(rows: Sequence[Row]) -> str:
+    """The share of samples to which all rows give the same answer."""
+    same = [all(answer == one for answer in others) for one, *others in zip(*(r.answers for r in rows), strict=True)]
+    return f"{100 * sum(same) / len(same):.1f} %" if len(rows) > 1 else "-"
+
+
+def run(
+    path: Path, engine: str, mode: str, dataset: Path, seconds: float, options: Sequence[str], folder: Path
+) -> dict[str, Any]:
+    """run.json of one run of the command line, recorded in ``folder``."""
+    arguments = [sys.executable, "-m", "harness.cli", "run", "--model", str(path), "--engine", engine, "--mode", mode]
+    arguments += ["--dataset", str(dataset), "--runs-dir", str(folder), "--no-tuned"]
+    arguments += ["--duration", str(seconds)] if mode == "performance" else []
+    arguments += [word for option in options for word in ("--set", option)]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    found = next(folder.glob("*/run.json"), None)
+    if found is None:
+        raise RunFailed(f"{' '.join(arguments)} failed: {done.stderr.strip()}")
+    return json.loads(found.read_text("utf-8"))
 
 
 def main() -> None:
@@ -126,6 +196,8 @@ def main() -> None:
     parser.add_argument("--precisions", default="fp32,int8")
     parser.add_argument("--block", type=int, default=1, help="neighbouring weights that are pruned together")
     parser.add_argument("--seconds", type=float, default=10, help="how long each Offline run is")
+    parser.add_argument("--shapes", type=int, default=4, help="lengths that DeepSparse compiles for a BERT")
+    parser.add_argument("--fresh", action="store_true", help="measure anew, whatever is kept")
     args = parser.parse_args()
     if bool(args.model) != bool(args.dataset):
         parser.error("give --model and --dataset together")
@@ -141,31 +213,32 @@ def main() -> None:
     chosen = list(variants(sparsities, args.precisions.split(","), args.block))
     engines = ["deepsparse", "onnxruntime"] if default_engine() == "deepsparse" else ["onnxruntime"]
     console.out.print(f"{cpu_model()}, {core_count()} cores")
-    for name, dataset in work:
+    for name, data in work:
         model = catalog.find_model(name)
-        files = [variant_file(model, variant, args.calibration) for variant in chosen]
-        table = Table("variant", "precision", "engine", "score", "recovery", "file, gzip", "samples/s", "÷ dense FP32",
-                      title=f"{model.name} on {dataset}", box=None, pad_edge=False)  # fmt: skip
-        dense: dict[str, tuple[float, float]] = {}
-        for variant, path in zip(chosen, files, strict=True):
+        dataset = catalog.find_dataset(model.benchmark, data)
+        table = Table("variant", "precision", "engine", "score", "recovery", "same arg-max", "file, gzip", "samples/s",
+                      "÷ dense FP32", title=f"{model.name} on {dataset.name}", box=None, pad_edge=False)  # fmt: skip
+        dense: list[Row] = []
+        for variant in chosen:
+            path = variant_file(model, variant, args.calibration)
+            rows = [
+                measured(model, path, engine, dataset, args.seconds, args.shapes, fresh=args.fresh)
+                for engine in engines
+            ]
+            dense = dense or rows
             content = path.read_bytes()
             sizes = f"{len(content) / 1e6:.1f} MB, {len(gzip.compress(content, 6)) / 1e6:.1f} MB"
-            for engine in engines:
-                console.note(f"measuring {model.name}: {variant}, {variant.precision}, on {engine} ...")
-                scores = run(path, engine, "accuracy", dataset, args.seconds)["result"]["accuracy"]
-                metric, score = next(iter(scores.items()))
-                speed = run(path, engine, "performance", dataset, args.seconds)
-                rate = speed["result"]["metric"]["value"]
-                dense.setdefault(engine, (score, rate))
+            for engine, row, whole in zip(engines, rows, dense, strict=True):
                 table.add_row(
                     str(variant),
                     variant.precision,
                     engine,
-                    f"{metric} {score:.2f}",
-                    f"{100 * score / dense[engine][0]:.1f} %" if dense[engine][0] else "-",
+                    f"{row.metric} {row.score:.2f}",
+                    f"{100 * row.score / whole.score:.1f} %" if whole.score else "-",
+                    agreement(rows),
                     sizes,
-                    f"{rate:.1f}{'' if speed['valid'] else ' INVALID'}",
-                    f"{rate / dense[engine][1]:.2f}",
+                    f"{row.rate:.1f}{'' if row.valid else ' INVALID'}",
+                    f"{row.rate / whole.rate:.2f}",
                 )
         console.print_table(table)
 

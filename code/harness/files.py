@@ -16,6 +16,24 @@ def read_input(path: str | Path, what: str) -> bytes:
         raise ConfigError(f"cannot read the {what} {path}: {error.strerror}; check the path.") from error
 
 
+def check_writable(path: Path) -> None:
+    """Make sure that a file can be written there, before much work is done for it.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot write {path}: {error.strerror}; choose another place.")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes ``text`` as UTF-8, with the folders above it; after a ConfigError the old file is still there."""
     write_bytes(path, text.encode("utf-8"))
@@ -31,4 +49,4 @@ def write_bytes(path: str | Path, content: bytes) -> None:
             new.write_bytes(content)
             new.replace(path)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place.") from error
+        raise _unwritable(path, error) from error

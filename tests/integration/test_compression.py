@@ -78,6 +78,8 @@ def test_a_real_model_compressed_keeps_its_answers(harness, efficientnet_fp32, t
         (["efficientnet-lite0-int8", "out.onnx", "--sparsity", "1"], "sparsity = 1"),
         (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8"], "quantised already"),
         (["no-model", "out.onnx", "--sparsity", "0.5"], "unknown model"),
+        (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8", "--set", "label_offset=x"], "label_offset = x"),
+        (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8", "--set", "colour=red"], "colour = red"),
     ],
 )
 def test_what_cannot_be_compressed_is_one_sentence(arguments, said, monkeypatch, tmp_path, capsys):

@@ -54,11 +54,7 @@ def calibration(model: catalog.Model, path: Path, dataset: str | None, samples: 
     Raises:
         ConfigError: there is no such data set, ``samples`` is not positive, or the graph does not fit the benchmark.
     """
-    if samples < 1:
-        raise ConfigError(f"--samples {samples}: calibration needs at least one sample.")
-    kind = resolve("benchmark", BENCHMARKS, model.benchmark)
-    benchmark: Benchmark = kind(validated(kind.Settings, model.settings), catalog.CACHE_DIR)
-    found = catalog.find_dataset(model.benchmark, dataset or _shipped(model.benchmark))
+    benchmark, found = check_calibration(model, dataset, samples)
     if found.official:
         console.warn(
             f"{found.name} is what official runs are scored on: the rules allow only MLPerf's calibration list of it."
@@ -77,6 +73,19 @@ def calibration(model: catalog.Model, path: Path, dataset: str | None, samples: 
             batch = same[start : start + _BATCH]
             feeds.append(sut.feed(qsl.collate(batch, Shape(len(batch), int(cost)))))
     return Calibration(feeds, f"{len(indices)} samples of {found.name}")
+
+
+def check_calibration(model: catalog.Model, dataset: str | None, samples: int) -> tuple[Benchmark, catalog.Dataset]:
+    """The benchmark and the data set, before any data is made.
+
+    Raises:
+        ConfigError: there is no such data set, ``samples`` is not positive, or a setting of the benchmark is wrong.
+    """
+    if samples < 1:
+        raise ConfigError(f"--samples {samples}: calibration needs at least one sample.")
+    kind = resolve("benchmark", BENCHMARKS, model.benchmark)
+    benchmark = kind(validated(kind.Settings, model.settings), catalog.CACHE_DIR)
+    return benchmark, catalog.find_dataset(model.benchmark, dataset or _shipped(model.benchmark))
 
 
 def _shipped(benchmark: str) -> str:

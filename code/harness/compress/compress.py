@@ -22,6 +22,8 @@ _PLACES = 2048
 """Of a convolution and a batch at most, spread evenly: neighbours say nearly the same."""
 _SAMPLE = 4096
 """Rows of a layer's input on which ranges are tried."""
+_PROBES = 32
+"""Samples with which the model's own outputs are tried."""
 _TOLERANCE = 0.05
 """Relative output error by which rounding may change a layer before it gets more scales, or stays in FP32."""
 _REACHES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
@@ -96,29 +98,46 @@ def compress(
     return _Compression(model, feeds, settings).run(progress)
 
 
+def check(network: Network, settings: CompressSettings) -> None:
+    """Make sure that there is something to do in this network, before calibration data is made.
+
+    Raises:
+        ConfigError: there is not, or a pattern fits no layer.
+    """
+    for pattern in settings.keep:
+        if not any(fnmatchcase(layer.name, pattern) for layer in network.layers):
+            names = ", ".join(layer.name for layer in network.layers[:4])
+            raise ConfigError(f"--keep {pattern} fits no layer: their names are {names}, ...")
+    if settings.sparsity and not _prunable(network, settings):
+        raise ConfigError("no layer could be pruned: --keep or --block leaves none.")
+    if settings.precision == "int8" and all(_kept(layer, settings) for layer in network.layers):
+        raise ConfigError("no layer could be rounded to 8 bits: --keep leaves none.")
+
+
+def _kept(layer: Layer, settings: CompressSettings) -> bool:
+    return any(fnmatchcase(layer.name, pattern) for pattern in settings.keep)
+
+
+def _prunable(network: Network, settings: CompressSettings) -> list[Layer]:
+    inner = [layer for layer in network.inner() if not _kept(layer, settings)]
+    return [layer for layer in inner if network.matrix(layer).shape[1] >= settings.block]
+
+
 class _Compression:
     def __init__(self, model: ModelProto, feeds: Sequence[Feed], settings: CompressSettings) -> None:
         self._feeds, self._settings = feeds, settings
         self._second_order = settings.method == "second-order"
         self._dense, self._network = Network(model), Network(ModelProto.FromString(model.SerializeToString()))
-        pruned = [layer for layer in self._network.inner() if not self._kept(layer)] if settings.sparsity else []
-        wide = [layer for layer in pruned if self._network.matrix(layer).shape[1] >= settings.block]
-        self._sparsity = {layer.output: settings.sparsity for layer in wide}
-        for pattern in settings.keep:
-            if not any(fnmatchcase(layer.name, pattern) for layer in self._network.layers):
-                names = ", ".join(layer.name for layer in self._network.layers[:4])
-                raise ConfigError(f"--keep {pattern} fits no layer: their names are {names}, ...")
+        pruned = _prunable(self._network, settings) if settings.sparsity else []
+        self._sparsity = {layer.output: settings.sparsity for layer in pruned}
         self._rounded: dict[str, Rounded] = {}
         self._ranges: dict[str, Range] = {}
         self._errors: dict[str, float] = {}
 
-    def _kept(self, layer: Layer) -> bool:
-        return any(fnmatchcase(layer.name, pattern) for pattern in self._settings.keep)
-
     def run(self, progress: Progress) -> tuple[ModelProto, Report]:
         """Compress layer by layer, then write the result."""
         network = self._network
-        work = [layer for layer in network.layers if not self._kept(layer)]
+        work = [layer for layer in network.layers if not _kept(layer, self._settings)]
         total = len(work)
         done = 0
         if self._sparsity and self._second_order:
@@ -143,9 +162,15 @@ class _Compression:
         return result, report
 
     def _allocate(self) -> Iterator[int]:
-        """Give each layer the sparsity that it bears, the whole the one that was asked for; yields layers measured."""
+        """Give each layer the sparsity that the model bears in it, the whole the one that was asked for.
+
+        How a layer's loss grows with its sparsity is told by its own outputs, what it is worth by the model's: early
+        layers of a network may cost it a hundred times as much as its last ones. Yields the number of layers measured.
+        """
         layers = [layer for layer in self._dense.layers if layer.output in self._sparsity]
         walk = Walk(self._dense, self._feeds)
+        batches = self._probes()
+        expected = walk.outputs(batches, {})
         curves, sizes = {}, {}
         for position, members in groups(layers, self._dense.nodes):
             walk.advance(position)
@@ -153,9 +178,18 @@ class _Compression:
                 weight = self._dense.matrix(layer)
                 sizes[layer.output] = weight.size
                 statistics = self._statistics(layer, walk, walk)
-                curves[layer.output] = prune.losses(weight, statistics, self._settings.block)
+                trial = prune.losses(weight, statistics, self._settings.block, self._settings.sparsity)
+                changed = self._dense.changed(layer, trial.weight, statistics.bias(trial.weight))
+                harm = _distance(walk.outputs(batches, changed), expected)
+                curves[layer.output] = trial.curve if harm is None else trial.scaled(harm)
                 yield len(curves)
         self._sparsity = prune.allocate(curves, sizes, self._settings.sparsity)
+
+    def _probes(self) -> list[int]:
+        """Numbers of batches of about `_PROBES` samples, spread over all."""
+        sizes = [len(next(iter(feed.values()))) for feed in self._feeds]
+        count = min(max(round(len(sizes) * _PROBES / sum(sizes)), 1), len(sizes))
+        return sorted({round(number) for number in np.linspace(0, len(sizes) - 1, count)})
 
     def _compress(self, layers: Sequence[Layer], dense: Walk, compressed: Walk) -> None:
         """Compress layers that read the same tensor."""
@@ -220,9 +254,7 @@ class _Compression:
         return (lost / max(energy, 1e-30)) ** 0.5
 
     def _rows(self, layer: Layer, values: Feed) -> np.ndarray:
-        kernel = self._network.kernel(layer)
-        rows = layer.rows(values[layer.source], kernel)
-        return rows[:: max(1, len(rows) // _PLACES)] if kernel else rows
+        return layer.rows(values[layer.source], self._network.kernel(layer), _PLACES)
 
     def _places(self, layer: Layer, value: np.ndarray) -> np.ndarray:
         """A tensor of the layer's outputs, (places, outputs), at the places of `_rows`."""
@@ -254,9 +286,10 @@ class _Compression:
 
     def _round_inputs(self, layers: Sequence[Layer], compressed: Walk) -> dict[str, float]:
         """Find the range of these layers' input that harms their outputs least, and by how much it does."""
-        rows = np.concatenate([self._rows(layers[0], values) for values in compressed.values])
-        low, high = float(rows.min()), float(rows.max())
-        rows = rows[:: max(1, len(rows) // _SAMPLE)]
+        batches = [self._rows(layers[0], values) for values in compressed.values]
+        low, high = min(float(rows.min()) for rows in batches), max(float(rows.max()) for rows in batches)
+        step = max(1, sum(map(len, batches)) // _SAMPLE)
+        rows = np.concatenate([rows[::step] for rows in batches])
         weights = [self._network.matrix(layer) for layer in layers]
         outputs = [rows @ weight.T for weight in weights]
 
@@ -291,3 +324,15 @@ class _Compression:
             error = self._errors.get(layer.output, None if layer.groups > 1 else 0.0)
             report.layers.append(LayerReport(layer.name, weight.size, zeros, precision, size, error))
         return report
+
+
+def _distance(found: Sequence[Sequence[np.ndarray]], expected: Sequence[Sequence[np.ndarray]]) -> float | None:
+    """Squared difference of a model's outputs relative to what is expected, in the mean of the outputs, over batches.
+
+    None where the model has no outputs that could tell.
+    """
+    parts = []
+    for new, old in zip(zip(*found, strict=True), zip(*expected, strict=True), strict=True):
+        lost = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(new, old, strict=True))
+        parts.append(lost / max(sum(float(np.square(b, dtype=np.float64).sum()) for b in old), 1e-30))
+    return float(np.mean(parts)) if parts else None

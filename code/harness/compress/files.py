@@ -12,11 +12,11 @@ from onnx import ModelProto, helper
 from rich.table import Table
 
 from harness import __version__, catalog, console
-from harness.compress.calibration import Calibration, calibration
-from harness.compress.compress import CompressSettings, Report, compress
+from harness.compress.calibration import Calibration, calibration, check_calibration
+from harness.compress.compress import CompressSettings, Report, check, compress
 from harness.compress.network import Network, read_network
 from harness.errors import ConfigError
-from harness.files import write_bytes, write_text
+from harness.files import check_writable, write_bytes, write_text
 from harness.models.build import TOOL, check_name, check_replaceable
 
 _INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QuantizeLinear"}
@@ -57,6 +57,7 @@ def compress_file(
     model = catalog.find_model(name)
     if options:
         model = model.model_copy(update={"settings": {**model.settings, **options}})
+    check_calibration(model, dataset, samples)
     output = output.absolute()
     check_name(output)
     if output.resolve() == model.path.resolve():
@@ -67,6 +68,8 @@ def compress_file(
     network = read_network(model.path)
     if not Network(network).layers or any(node.op_type in _INTEGER for node in network.graph.node):
         raise ConfigError(f"{model.path} has no layers in FP32, or is quantised already: give the dense FP32 model.")
+    check(Network(network), settings)
+    check_writable(output)
     data = calibration(model, model.path, dataset, samples)
     return compress_model(network, facts_of(model), output, settings, data, model.path.stat().st_size)
 
@@ -93,10 +96,8 @@ def compress_model(
     """Compress a folded graph and write it with its metadata and its report."""
     with console.Progress("compressing", unit="layers") as bar:
         model, report = compress(network, data.feeds, settings, lambda done, total: bar.update(done=done, total=total))
-    if settings.sparsity and not report.pruned:
-        raise ConfigError("no layer could be pruned: --keep or --block leaves none.")
     if settings.precision == "int8" and not report.rounded:
-        raise ConfigError("no layer could be rounded to 8 bits: --keep or --tolerance leaves none.")
+        raise ConfigError("no layer could be rounded to 8 bits: --tolerance leaves none.")
     done = {
         "precision": settings.precision,
         "calibration": data.description,

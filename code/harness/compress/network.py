@@ -16,6 +16,8 @@ from harness.errors import ConfigError
 from harness.machine import core_count
 
 _LEAST_OPSET = 10
+_LINEAR = ("MatMul", "Gemm", "Conv")
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 Feed = Mapping[str, np.ndarray]
 """The tensors of one batch by the names of the graph's inputs."""
 
@@ -47,6 +49,7 @@ def read_network(path: Path) -> ModelProto:
             f"{path} has operators of {', '.join(sorted(foreign))}: give the FP32 model as it was exported, "
             "not one that was optimised or quantised."
         )
+    _check_floats(path, model)
     # DeepSparse refuses newer operator sets, even ones that no node uses.
     versions = [opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
     if versions[0] < _LEAST_OPSET:
@@ -57,6 +60,23 @@ def read_network(path: Path) -> ModelProto:
     model.opset_import.append(helper.make_opsetid("", versions[0]))
     model.ir_version = min(model.ir_version, 8)
     return model
+
+
+def _check_floats(path: Path, model: ModelProto) -> None:
+    """Weights of other types would be left alone. ONNX Runtime casts those that its CPU kernels do not take."""
+    others = {
+        tensor.name: TensorProto.DataType.Name(tensor.data_type).lower()
+        for tensor in model.graph.initializer
+        if tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+    }
+    casts = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
+    read = {name for node in model.graph.node if node.op_type in _LINEAR for name in node.input[1:2]}
+    for name in sorted(casts.get(name, name) for name in read):
+        if name in others:
+            raise ConfigError(
+                f"{path} has weights in {others[name]} ({name}): give the model in FP32, as it was before it was "
+                "converted."
+            )
 
 
 def _fold(path: Path) -> ModelProto:
@@ -120,13 +140,16 @@ class Layer:
             return np.ascontiguousarray(matrix)
         return np.ascontiguousarray(matrix.T)
 
-    def rows(self, value: np.ndarray, kernel: Sequence[int]) -> np.ndarray:
-        """What the matrix multiplies, float32 (n, inputs), of the layer's input."""
+    def rows(self, value: np.ndarray, kernel: Sequence[int], most: int | None = None) -> np.ndarray:
+        """What the matrix multiplies, float32 (n, inputs), of the layer's input; of a convolution's at about ``most``
+        places, spread evenly."""
         if self.node.op_type != "Conv":
             return value.reshape(-1, value.shape[-1])
         strides = tuple(self.attribute("strides", [1] * len(kernel)))
         dilations = tuple(self.attribute("dilations", [1] * len(kernel)))
-        return _patches(value, kernel, strides, self._pads(value.shape[2:], kernel, strides, dilations), dilations)
+        return _patches(
+            value, kernel, strides, self._pads(value.shape[2:], kernel, strides, dilations), dilations, most
+        )
 
     def _pads(self, shape: Sequence[int], kernel, strides, dilations) -> tuple[int, ...]:
         kind = self.attribute("auto_pad", b"NOTSET").decode()
@@ -140,7 +163,7 @@ class Layer:
         return (*less, *more) if kind == "SAME_UPPER" else (*more, *less)
 
 
-def _patches(value: np.ndarray, kernel, strides, pads, dilations) -> np.ndarray:
+def _patches(value: np.ndarray, kernel, strides, pads, dilations, most: int | None) -> np.ndarray:
     half = len(kernel)
     value = np.pad(value, [(0, 0), (0, 0), *((pads[i], pads[half + i]) for i in range(half))])
     reach = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
@@ -149,7 +172,12 @@ def _patches(value: np.ndarray, kernel, strides, pads, dilations) -> np.ndarray:
     windows = windows[places + tuple(slice(None, None, d) for d in dilations)]
     # (n, channel, places..., kernel...) to (n, places..., kernel..., channel)
     order = (0, *range(2, 2 + half), *range(2 + half, 2 + 2 * half), 1)
-    return windows.transpose(order).reshape(-1, int(np.prod(kernel)) * value.shape[1])
+    windows = windows.transpose(order)
+    shape = windows.shape[: 1 + half]
+    count = int(np.prod(shape))
+    # Chosen before they are copied: all of them are as many times the input as the kernel has places.
+    chosen = np.arange(0, count, max(1, count // (most or count)))
+    return windows[np.unravel_index(chosen, shape)].reshape(len(chosen), -1)
 
 
 class Network:
@@ -170,7 +198,7 @@ class Network:
         self.layers = [layer for layer in self.layers if len(self._readers[layer.weight]) == 1]
 
     def _layer(self, node: NodeProto) -> Layer | None:
-        if node.op_type not in ("MatMul", "Gemm", "Conv") or node.input[1] not in self._constants:
+        if node.op_type not in _LINEAR or node.input[1] not in self._constants:
             return None
         weight = self._constants[node.input[1]]
         if len(weight.dims) < 2 or weight.data_type != TensorProto.FLOAT or node.input[0] in self._constants:
@@ -202,6 +230,13 @@ class Network:
         """Give the layer another weight, float32 (outputs, inputs)."""
         tensor = self._constants[layer.weight]
         tensor.CopyFrom(numpy_helper.from_array(layer.restore(matrix.astype(np.float32), tensor.dims), layer.weight))
+
+    def changed(self, layer: Layer, matrix: np.ndarray, shift: np.ndarray) -> dict[str, np.ndarray]:
+        """The constants, by name, that `replace` and `shift` would write."""
+        shape = self._constants[layer.weight].dims
+        constants = {layer.weight: layer.restore(matrix, shape)}
+        name = self.bias(layer)
+        return {**constants, name: self.constant(name) + shift} if name else constants
 
     def bias(self, layer: Layer) -> str | None:
         """The constant that is added to each of the layer's outputs, by name; None if there is none to change."""
@@ -307,6 +342,30 @@ class Walk:
             for name in [name for name in values if name not in later]:
                 del values[name]
             values.update(zip(outputs, found, strict=True))
+
+    def outputs(self, batches: Sequence[int], changed: Mapping[str, np.ndarray]) -> list[list[np.ndarray]]:
+        """The graph's floating-point outputs for these batches, by their numbers, if constants were ``changed``.
+
+        Neither the network nor the walk is.
+        """
+        outputs = [v.name for v in self._network.model.graph.output if v.type.tensor_type.elem_type in _FLOATS]
+        rest = self._network.nodes[self._position :]
+        made = {name for node in rest for name in node.output}
+        wanted = [name for name in outputs if name in made]
+        known = self.values[0]
+        inputs = sorted({name for node in rest for name in node.input if name in known})
+        piece = self._piece(rest, inputs, wanted)
+        for tensor in piece.graph.initializer:
+            if tensor.name in changed:
+                tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name].astype(np.float32), tensor.name))
+        running = session(piece) if wanted else None
+        found = []
+        for batch in batches:
+            values = dict(self.values[batch])
+            if running:
+                values.update(zip(wanted, running.run(wanted, {name: values[name] for name in inputs}), strict=True))
+            found.append([values[name] for name in outputs])
+        return found
 
     def _piece(self, nodes: list[NodeProto], inputs: list[str], outputs: list[str]) -> ModelProto:
         network = self._network

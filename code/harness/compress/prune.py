@@ -71,18 +71,36 @@ def second_order(weight: np.ndarray, statistics: Statistics, sparsity: float, bl
     return fit(sparse, sparse != 0, statistics, _LAST_FIT)
 
 
-def losses(weight: np.ndarray, statistics: Statistics, block: int) -> list[tuple[float, float]]:
-    """(sparsity, loss) of a dense layer that second-order pruning makes sparser and sparser.
+@dataclass(frozen=True)
+class Trial:
+    """What a dense layer loses if second-order pruning makes it sparser and sparser."""
 
-    The loss is the squared output error, relative to each output's own variance, in the mean of all outputs: an output
-    of great variance would hide the others, which what follows, a normalisation most often, does not overlook.
-    """
+    curve: list[tuple[float, float]]
+    """(sparsity, loss) from dense to empty. The loss is the squared output error, relative to each output's own
+    variance, in the mean of all outputs: an output of great variance would hide the others, which what follows, a
+    normalisation most often, does not overlook."""
+    weight: np.ndarray
+    """Float32 (outputs, inputs), at the measured sparsity that is nearest to the one asked for."""
+    loss: float
+    """That of ``weight``."""
+
+    def scaled(self, harm: float) -> list[tuple[float, float]]:
+        """The curve in another measure, in which ``weight`` costs ``harm``."""
+        factor = harm / max(self.loss, 1e-30)
+        return [(share, lost * factor) for share, lost in self.curve]
+
+
+def losses(weight: np.ndarray, statistics: Statistics, block: int, sparsity: float) -> Trial:
+    """Prune a dense layer in steps, for its losses and its weights at about ``sparsity``."""
     variance = np.einsum("ri,ri->r", weight @ statistics.gram, weight) + 1e-30
-    found = [(0.0, 0.0)]
+    nearest = min(_GRID, key=lambda share: abs(share - sparsity))
+    curve = [(0.0, 0.0)]
     for share, sparse in zip(_GRID, _path(weight, statistics, _GRID, block), strict=True):
         lost = sparse - weight
-        found.append((share, float((np.einsum("ri,ri->r", lost @ statistics.gram, lost) / variance).mean())))
-    return [*found, (1.0, 1.0)]
+        curve.append((share, float((np.einsum("ri,ri->r", lost @ statistics.gram, lost) / variance).mean())))
+        if share == nearest:
+            chosen, loss = sparse, curve[-1][1]
+    return Trial([*curve, (1.0, 1.0)], chosen, loss)
 
 
 def allocate(curves: Mapping[str, list[tuple[float, float]]], sizes: Mapping[str, int], sparsity: float) -> dict:

@@ -34,6 +34,13 @@ _ZERO_POINTS = {  # operator: inputs that are zero points
 }
 _SAME_VALUES = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"}
 _TOP = 8
+_BUILT = {
+    "random": "built random",
+    "built": "built",
+    "dense-random": "built dense random",
+    "dense-built": "built dense",
+}
+"""What the names of models that were built here end with, and what they are then."""
 
 
 def overview() -> list[dict[str, str]]:
@@ -54,8 +61,7 @@ def _here(name: str, entry: catalog.ModelEntry) -> str:
     if entry.file:
         return "shipped"
     here = ["fetched"] if catalog.model_file(name).is_file() and catalog.fetch_record(name) else []
-    if catalog.model_file(f"{name}-random").is_file():
-        here.append("built random")
+    here += [words for kind, words in _BUILT.items() if catalog.model_file(f"{name}-{kind}").is_file()]
     ways = [way for way, there in (("fetch", entry.fetch), ("build", entry.builder)) if there]
     return ", ".join(here) or f"no: {' or '.join(ways) or 'give its path'}"
 

@@ -83,7 +83,7 @@ def _take_first(name: str, owner: str, entry: ModelEntry) -> None:
             path = _getter(source)(source, name, entry, room)
             _take(name, owner, entry, path, source, path.parent)
         except (_Gone, ConfigError) as error:
-            (room / "model.onnx").unlink(missing_ok=True)
+            _discard(room)
             reasons.append(f"{source}: {str(error).rstrip('.')}")
         except NotDelivered as error:
             reasons += error.reasons
@@ -94,6 +94,13 @@ def _take_first(name: str, owner: str, entry: ModelEntry) -> None:
         shutil.rmtree(room)
     gone = "SparseZoo has been shut down, so " if any(source.startswith("zoo:") for source in entry.fetch) else ""
     raise RunFailed(f"{name} cannot be fetched ({'; '.join(reasons)}): {gone}{_cure(name, entry)}.")
+
+
+def _discard(room: Path) -> None:
+    """Remove what was fetched whole and is not the model; a part of a file another source may go on with."""
+    for path in room.iterdir():
+        if path.is_file() and ".part" not in path.suffixes:
+            path.unlink()
 
 
 def _cure(name: str, entry: ModelEntry) -> str:
@@ -119,10 +126,8 @@ def _from_web(source: str, name: str, entry: ModelEntry, room: Path) -> Path:
         facts = {"sha256": entry.sha256, "md5": entry.md5, "size": entry.size}
         return download(url, path, **facts, description=name, cure=cure)
     path = download(url, room / (file or "model"), description=name, cure=cure)
-    try:
-        return _unpacked(path, member or None, room)
-    finally:
-        path.unlink(missing_ok=True)
+    # It stays until the model is taken in: an interruption until then costs no second download.
+    return _unpacked(path, member or None, room)
 
 
 def _from_hub(source: str, name: str, entry: ModelEntry, room: Path) -> Path:
@@ -233,7 +238,7 @@ def _unpacked(archive: Path, member: str | None, room: Path) -> Path:
     if not is_archive(archive):
         if member:
             raise ConfigError(f"{archive.name} is no tar or zip archive, so that it holds no {member}.")
-        return archive.rename(room / "model.onnx")
+        return archive
     folder = room / "unpacked"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -271,8 +276,11 @@ def _take(name: str, owner: str, entry: ModelEntry, path: Path, source: str, bes
         there = catalog.MODELS_DIR / file
         there.parent.mkdir(parents=True, exist_ok=True)
         partial = there.with_name(f".{there.name}.copy")
-        shutil.copyfile(beside / file, partial)
-        partial.replace(there)
+        try:
+            shutil.copyfile(beside / file, partial)
+            partial.replace(there)
+        finally:  # Ctrl-C, too
+            partial.unlink(missing_ok=True)
     write_text(catalog.MODELS_DIR / f"{name}.json", record.model_dump_json(indent=2) + "\n")
     with path.open("rb+") as file:
         os.fsync(file.fileno())

@@ -20,7 +20,7 @@ from graphs import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import TensorProto, helper
 
 from harness.compress.network import Network, Walk, groups, read_network
 from harness.errors import ConfigError
@@ -142,6 +142,10 @@ def test_a_convolution_is_its_rows_times_its_matrix(attributes, kernel):
     found = layer.rows(x, network.kernel(layer)) @ network.matrix(layer).T + network.constant("b")
     expected = np.moveaxis(run(model, {"x": x})[0], 1, -1).reshape(-1, 5)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    for most in (1, 7, len(found), 1000):
+        some = layer.rows(x, network.kernel(layer), most)
+        assert min(most, len(found)) <= len(some) < 2 * most
+        np.testing.assert_array_equal(some, layer.rows(x, network.kernel(layer))[:: max(1, len(found) // most)])
 
 
 @pytest.mark.parametrize("attributes", [{}, {"strides": [2], "pads": [2, 1], "dilations": [2]}], ids=str)
@@ -419,6 +423,42 @@ def test_a_walk_uses_the_weights_of_the_moment(tmp_path):
     np.testing.assert_allclose(walk.values[0]["m1"], 2 * before, rtol=1e-4, atol=1e-5)
 
 
+def test_a_walk_tells_the_outputs_with_other_constants_and_stays_as_it_is(tmp_path):
+    model, feeds = folded(mlp(), tmp_path), mlp_feeds(3)
+    network = Network(model)
+    second = next(layer for layer in network.layers if layer.output == "m1")
+    walk = Walk(network, feeds)
+    walk.advance(network.nodes.index(second.node))
+    before = model.SerializeToString(), [set(values) for values in walk.values]
+    changed = network.changed(second, network.matrix(second) * 2, np.ones(64, np.float32))
+    assert set(changed) == {"w1", "b1"}
+    found = walk.outputs([0, 2], changed)
+    assert (model.SerializeToString(), [set(values) for values in walk.values]) == before
+    network.replace(second, network.matrix(second) * 2)
+    network.shift(second, np.ones(64, np.float32))
+    for values, feed in zip(found, (feeds[0], feeds[2]), strict=True):
+        np.testing.assert_allclose(values[0], run(model, feed)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_only_outputs_that_are_floats_tell_a_distance():
+    """An arg-max stays the same for long, and is no quantity. What was made already is told, too."""
+    model = graph(
+        [node("MatMul", "x w", "m"), node("ArgMax", "m", "a", axis=1), node("Relu", "m", "r")],
+        {"x": ("N", 4)},
+        ["m", "r"],
+        {"w": normal(1, 4, 4)},
+    )
+    model.graph.output.append(helper.make_tensor_value_info("a", TensorProto.INT64, ["N", 1]))
+    feed = {"x": normal(2, 3, 4, scale=1.0)}
+    walk = Walk(Network(model), [feed])
+    for stop in (0, 1, 3):
+        walk.advance(stop)
+        (found,) = walk.outputs([0], {})
+        assert len(found) == 2
+        for value, expected in zip(found, run(model, feed, "m", "r"), strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_walk_passes_outputs_and_inputs_that_are_left_out():
     """Optional inputs and outputs have an empty name."""
     model = graph(
@@ -444,6 +484,31 @@ def test_a_layers_name_is_without_what_exporters_add():
     for name, expected in (("/bert/dense/MatMul", "bert/dense"), ("fc", "fc"), ("", "y"), ("/MatMul", "MatMul")):
         model = graph([node("MatMul", "x w", "y", name)], {"x": ("N", 4)}, ["y"], {"w": normal(1, 4, 4)})
         assert Network(model).layers[0].name == expected
+
+
+@pytest.mark.parametrize("way", ["all", "one layer", "double"])
+def test_weights_of_another_type_are_refused_by_name(tmp_path, way):
+    """They would be left as they are, and nothing would say so."""
+    dtype, kind = (np.float64, TensorProto.DOUBLE) if way == "double" else (np.float16, TensorProto.FLOAT16)
+    nodes = [node("MatMul", "x w", "y")]
+    if way == "one layer":
+        nodes = [node("Cast", "x", "c", to=kind), node("MatMul", "c w", "m"), node("Cast", "m", "y", to=1)]
+    model = graph(nodes, {"x": ("N", 8)}, ["y"], {"w": normal(1, 8, 8).astype(dtype)})
+    if way != "one layer":
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.elem_type = kind
+    with pytest.raises(ConfigError, match=rf"has weights in {'double' if way == 'double' else 'float16'} \(w\): give"):
+        folded(model, tmp_path)
+
+
+def test_weights_that_are_only_stored_in_half_are_folded(tmp_path):
+    model = graph(
+        [node("Cast", "w", "full", to=1), node("MatMul", "x full", "y")],
+        {"x": ("N", 8)},
+        ["y"],
+        {"w": normal(1, 8, 8).astype(np.float16)},
+    )
+    assert [layer.output for layer in Network(folded(model, tmp_path)).layers] == ["y"]
 
 
 def test_a_loop_or_a_branch_is_refused(tmp_path):

@@ -142,7 +142,7 @@ def test_second_order_removes_what_another_input_can_replace():
 @pytest.mark.parametrize("block", [1, 4])
 def test_losses_grow_with_sparsity_from_none_to_all(block):
     weight, _, found = data(16, 32)
-    curve = prune.losses(weight, found.damped(weight), block)
+    curve = prune.losses(weight, found.damped(weight), block, 0.5).curve
     shares, lost = zip(*curve, strict=True)
     assert list(shares) == sorted(shares)
     assert list(lost) == sorted(lost)
@@ -152,11 +152,22 @@ def test_losses_grow_with_sparsity_from_none_to_all(block):
 
 def test_an_output_of_great_variance_does_not_hide_the_others():
     weight, _, found = data(16, 32)
-    curve = prune.losses(weight, found.damped(weight), 1)
+    curve = prune.losses(weight, found.damped(weight), 1, 0.5).curve
     large = weight.copy()
     large[0] *= 100  # its row is the last that is pruned, so that the others lose more
-    harmed = prune.losses(large, statistics(large, data(16, 32)[1]).damped(large), 1)
+    harmed = prune.losses(large, statistics(large, data(16, 32)[1]).damped(large), 1, 0.5).curve
     assert harmed[5][1] > 0.9 * curve[5][1]
+
+
+@pytest.mark.parametrize(("asked", "measured"), [(0.33, 0.3), (0.5, 0.5), (0.99, 0.9)])
+def test_a_trial_has_the_weights_of_about_the_sparsity_and_their_loss(asked, measured):
+    weight, _, found = data(16, 32)
+    trial = prune.losses(weight, found.damped(weight), 1, asked)
+    assert np.mean(trial.weight == 0) == pytest.approx(measured, abs=2e-3)
+    assert trial.loss == dict(trial.curve)[measured]
+    scaled = dict(trial.scaled(7.0))
+    assert scaled[measured] == pytest.approx(7)
+    assert scaled[1.0] == pytest.approx(7 / trial.loss)
 
 
 def curve(fragility: float) -> list[tuple[float, float]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -189,6 +190,10 @@ def test_a_file_that_was_not_fetched_is_not_found_under_the_name(folder, know):
         catalog.find_model("tiny-fp32")
     listed = CliRunner().invoke(cli.app, ["models", "list", "--json"])
     assert json.loads(listed.output)[0]["here"] == "built random"
+    for kind in ("built", "dense-random", "dense-built"):
+        (folder / f"tiny-fp32-{kind}.onnx").write_bytes(MODEL)
+    listed = CliRunner().invoke(cli.app, ["models", "list", "--json"])
+    assert json.loads(listed.output)[0]["here"] == "built random, built, built dense random, built dense"
 
 
 def test_verify_skips_what_is_not_here_unless_it_is_named(site, folder, know):
@@ -343,6 +348,58 @@ def test_an_archive_is_fetched_and_unpacked(site, folder, know, tmp_path):
     fetch("tiny-fp32")
     assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx"]
     assert json.loads((folder / "tiny-fp32.json").read_text())["source"].endswith("#a/model.onnx")
+
+
+@pytest.mark.parametrize("during", ["unpack", "read_graph"])
+def test_an_interruption_after_the_download_costs_no_second_one(site, folder, know, tmp_path, monkeypatch, during):
+    site.content = tar(tmp_path / "m.tar.xz", {"model.onnx": MODEL}).read_bytes()
+    know(site.url.replace("model.onnx", "model.tar.xz"), sha256=SHA)
+    with monkeypatch.context() as patched:
+        patched.setattr(sources, during, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fetch("tiny-fp32")
+    assert len(site.log) == 1
+    fetch("tiny-fp32")
+    assert len(site.log) == 1
+    assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx"]
+
+
+def test_an_archive_of_another_model_does_not_stand_for_its_mirror(site, folder, know, tmp_path):
+    """Both have the same name."""
+    with serving() as mirror:
+        site.content = tar(tmp_path / "m.tar.xz", {"model.onnx": INT8}).read_bytes()
+        mirror.content = tar(tmp_path / "n.tar.xz", {"model.onnx": MODEL}).read_bytes()
+        know(*(place.url.replace("model.onnx", "model.tar.xz") for place in (site, mirror)), sha256=SHA)
+        fetch("tiny-fp32")
+    assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx"]
+
+
+def test_a_file_whose_name_tells_nothing_may_be_the_model(site, folder, know):
+    know(site.url.replace("model.onnx", "download"), sha256=SHA)
+    fetch("tiny-fp32")
+    assert (folder / "tiny-fp32.onnx").read_bytes() == MODEL
+    assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx"]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interruption_while_a_copy_is_taken_in_leaves_nothing(folder, know, tmp_path, monkeypatch):
+    know()
+    (tmp_path / "w.data").write_bytes(b"12345678")
+    (tmp_path / "m.onnx").write_bytes(with_weights_beside("w.data"))
+    copy = shutil.copyfile
+
+    def half(source: Path, target: Path) -> None:
+        copy(source, target)
+        if source.name == "w.data":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfile", half)
+    with pytest.raises(KeyboardInterrupt):
+        fetch("tiny-fp32", str(tmp_path / "m.onnx"))
+    assert names(folder) == []
 
 
 def test_hugging_face_is_asked_for_the_file_at_its_revision(folder, know, monkeypatch):
