@@ -145,7 +145,9 @@ def models_compress(
         str, typer.Option(help="second-order (what is left is fitted to the data) or magnitude.")
     ] = "second-order",
     dataset: _Calibration = None,
-    samples: Annotated[int, typer.Option(help="Samples to calibrate with.")] = 256,
+    samples: Annotated[
+        int, typer.Option(help="Samples to calibrate with; memory holds what they are between two layers.")
+    ] = 256,
     keep: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Layers to leave alone, such as '*.layer.0.*'.")
     ] = None,
