@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import onnx
+import pytest
+import typer
+
+from harness.cli import app
 
 ROOT = Path(__file__).parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 
 
 def blocks(document: str) -> dict[str, str]:
@@ -35,6 +42,45 @@ def run_commands(clone, text: str) -> list[str]:
 def state(clone) -> dict[str, bytes]:
     code = clone.top / "code"
     return {str(p): p.read_bytes() for p in code.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every line of a block without a language in the documents that begins like a command."""
+    found = []
+    for path in [ROOT / "README.md", ROOT / "submission.md", *sorted((ROOT / "docs").glob("*.md")),
+                 *sorted((ROOT / "code").glob("*/README.md")), ROOT / "benchmarks" / "README.md"]:  # fmt: skip
+        for block in re.findall(r"```\n(.*?)```", path.read_text("utf-8"), re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(path.name, line) for line in lines if line.startswith(("make ", ".venv/bin/"))]
+    return found
+
+
+@pytest.mark.parametrize(("document", "line"), commands())
+def test_a_command_in_a_document_is_one(document, line):
+    """Most take data, models or hours, so that here only what they are made of is looked at."""
+    words = shlex.split(line.replace("<", "").replace(">", ""), comments=True)
+    if words[0] == "make":
+        done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        known = [*re.findall(r"(?m)^([A-Z_]+) \??=", MAKEFILE), "INFERENCE_REPO"]
+        for word in words[1:]:
+            if "=" in word:
+                assert word.partition("=")[0] in known, word
+        return
+    if words[0].endswith("/harness"):
+        group, rest = typer.main.get_command(app), words[1:]
+        while hasattr(group, "commands"):
+            if not rest:
+                assert group.invoke_without_command
+                return
+            group, rest = group.commands[rest[0]], rest[1:]
+        options = {name: option for option in group.params for name in option.opts + option.secondary_opts}
+        for word in rest:
+            if word.startswith("-"):
+                assert word.partition("=")[0] in {*options, "-v", "--log-file", "--help"}, word
+        return
+    assert words[:2] == [".venv/bin/python", "-m"], line
+    assert importlib.util.find_spec(words[2]), line
 
 
 def test_an_engine_is_added_as_the_document_says(clone):
