@@ -7,6 +7,7 @@ whose lines are ``NAME LABEL``. The order of the samples is that of ``val_map.tx
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -120,21 +121,26 @@ def make_stand_in(folder: Path, images: Sequence[Path], count: int) -> Path:
     val_map = folder / VAL_MAP
     if val_map.is_file():
         return val_map
+    building = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        (folder / "val").mkdir(parents=True)
-        (folder / _STAND_IN).write_text("Copies of a few drawings, for rehearsals: not ImageNet.\n", "utf-8")
+        shutil.rmtree(building, ignore_errors=True)
+        (building / "val").mkdir(parents=True)
+        (building / _STAND_IN).write_text("Copies of a few drawings, for rehearsals: not ImageNet.\n", "utf-8")
         names = [f"val/ILSVRC2012_val_{number + 1:08}.JPEG" for number in range(count)]
         # A power of two, so that the shards of the pixel cache are all the same one.
         distinct = min(64, len(images))
         for number, name in enumerate(names):
             if number < distinct:
-                shutil.copyfile(images[number], folder / name)
+                shutil.copyfile(images[number], building / name)
             else:
-                (folder / name).hardlink_to(folder / names[number % distinct])
-        write_text(val_map, "".join(f"{name} {number % CLASSES}\n" for number, name in enumerate(names)))
+                (building / name).hardlink_to(building / names[number % distinct])
+        write_text(building / VAL_MAP, "".join(f"{name} {number % CLASSES}\n" for number, name in enumerate(names)))
+        building.rename(folder)
     except OSError as error:
-        raise ConfigError(f"the stand-in for ImageNet cannot be made in {folder}: {error.strerror}.") from error
+        if not val_map.is_file():  # otherwise another process was faster
+            raise ConfigError(f"the stand-in for ImageNet cannot be made in {folder}: {error.strerror}.") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
     return val_map
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.catalog import ROOT
 from harness.errors import ConfigError, did_you_mean
 from harness.submission.layout import Scene
 from harness.submission.records import Record
@@ -90,7 +91,7 @@ def readme(scene: Scene, records: Mapping[str, Record], values: Mapping[str, str
         "",
         "```",
     ]
-    lines += [f".venv/bin/{each['command']}" for each in records.values()]
+    lines += [f".venv/bin/{_elsewhere(each['command'])}" for each in records.values()]
     lines += ["```", "", "`user.conf` beside this file is the one that LoadGen read in the performance run.", ""]
     lines += ["## Model", ""]
     lines += _list(
@@ -141,6 +142,11 @@ def calibration(models: Mapping[str, Record]) -> str:
                 "",
             ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _elsewhere(command: str) -> str:
+    """A command without what is only true where it was typed: the places of the repository and of the home."""
+    return command.replace(f"{ROOT}/", "").replace(f"{Path.home()}/", "~/")
 
 
 def _list(facts: Mapping[str, Any]) -> list[str]:

@@ -37,8 +37,8 @@ KEPT = 4096
 _CUT = b"\n\n...\n\n"
 _LARGEST = 50 * 2**20
 """Bytes of the largest file that a submission may hold (the official checker)."""
-_PROJECT = ("code", "tools", "Makefile", "pyproject.toml", "requirements.lock", "requirements-deepsparse.lock", CONF,
-            "LICENSE", "NOTICE", "README.md", "submission.md")  # fmt: skip
+_PROJECT = ("code", "docs", "tools", "Makefile", "pyproject.toml", "requirements.lock", "requirements-deepsparse.lock",
+            CONF, "LICENSE", "NOTICE", "README.md", "submission.md")  # fmt: skip
 _ITSELF = ("resnet50", "efficientnet", "mobilenet")
 """A name that holds one of these is taken for ResNet50 by the checkers, as one with bert-99 is taken for BERT."""
 

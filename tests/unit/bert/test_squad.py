@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from squad_data import squad_json
 
-from bert.squad import evaluate, normalize_answer, read_squad, score_answer
+from bert.squad import evaluate, normalize_answer, read_squad, repeated, score_answer
 from harness.errors import ConfigError
 
 GOOD = squad_json([("Steve was born.", [("Who?", ["Steve", "steve"]), ("When?", ["1895"])]), ("", [("Why?", ["x"])])])
@@ -132,3 +132,17 @@ def test_evaluate_counts_in_percent(tmp_path: Path) -> None:
     exact, f1 = evaluate(read_squad(path).questions, {"q0": "the Steve", "q1": "in 1895", "q2": "no"})
     assert exact == pytest.approx(100 / 3)
     assert f1 == pytest.approx(100 * (1 + 2 / 3) / 3)
+
+
+def test_questions_are_repeated_to_exactly_so_many_features(tmp_path: Path) -> None:
+    source, made = tmp_path / "dev.json", tmp_path / "made.json"
+    source.write_text(json.dumps(GOOD))
+    counts = [3, 1, 2]
+    made.write_bytes(repeated(source, counts, 16))
+    squad = read_squad(made)
+    of = {"Who?": 3, "When?": 1, "Why?": 2}
+    assert sum(of[question.text] for question in squad.questions) == 16
+    assert all(question.id.startswith("stand-in-") for question in squad.questions)
+    assert repeated(source, counts, 16) == made.read_bytes()
+    with pytest.raises(ConfigError, match="cannot be repeated to exactly 16 features"):
+        repeated(source, [3, 3, 3], 16)

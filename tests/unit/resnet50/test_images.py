@@ -5,7 +5,7 @@ import pytest
 
 from harness import catalog
 from harness.errors import ConfigError
-from resnet50.images import check_official, dataset_file, find_images
+from resnet50.images import check_official, dataset_file, find_images, make_stand_in
 
 
 def official(folder, count=50_000, name="ILSVRC2012_val_{:08}.JPEG", by_class=False):
@@ -119,3 +119,20 @@ def test_the_environment_names_the_full_set(small_imagenet, monkeypatch):
     monkeypatch.delenv("IMAGENET_DIR")
     with pytest.raises(ConfigError, match="set IMAGENET_DIR"):
         catalog.find_dataset("resnet50", "imagenet")
+
+
+def test_a_stand_in_has_the_official_names_and_is_never_taken_for_the_real_images(small_imagenet, tmp_path):
+    drawings = find_images(small_imagenet / "val_map.txt").files
+    folder = tmp_path / "made" / "stand-in"
+    val_map = make_stand_in(folder, drawings, 50_000)
+    images = find_images(val_map)
+    assert len(images.files) == 50_000
+    assert images.files[-1].name == "ILSVRC2012_val_00050000.JPEG"
+    assert np.bincount(images.labels).tolist() == [50] * 1000
+    assert images.files[len(drawings)].samefile(images.files[0])
+    with pytest.raises(ConfigError, match="one file stands for several images, as in the stand-in"):
+        check_official(images, val_map)
+    before = val_map.stat().st_ino
+    assert make_stand_in(folder, drawings, 50_000) == val_map
+    assert val_map.stat().st_ino == before
+    assert {path.name for path in folder.parent.iterdir()} == {"stand-in"}
