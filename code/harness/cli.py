@@ -112,6 +112,10 @@ def run(
         ),
     ] = None,
     measurements_dir: _MeasurementsDir = catalog.ROOT / "measurements",
+    timeline: Annotated[
+        str,
+        typer.Option(help="Who records queries and batches for reports: harness, loadgen (its trace) or off."),
+    ] = "harness",
     stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished batch that end a run.")] = 120.0,
 ) -> None:
     """Run one LoadGen test.
@@ -140,6 +144,7 @@ def run(
         stall_timeout=stall_timeout,
         measurements=measurements_dir,
         use_tuned=tuned,
+        timeline=timeline,
         **{name: path for name, path in paths.items() if path is not None},
     )
     raise typer.Exit(run_test(settings))
