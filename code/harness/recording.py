@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import psutil
 
+from harness import console
+
 if TYPE_CHECKING:
     from harness.scheduling.base import Work
 
@@ -38,13 +40,17 @@ _FIELDS = np.dtype(
     ]
 )
 _MOST = 8_000_000 * _ROW.size  # bytes of batches, 288 MB: what comes after that is not recorded
+_MOST_QUERIES = 10_000_000  # 80 MB
 _BINS = 300
-_KEPT = 50_000  # rows of batches, and of queries, that the file holds at most
+_KEPT = 50_000  # rows of batches, of queries and of core use that the file holds at most
 _LATENCY_BINS = 120
 
 
 class Recorder:
-    """Of one test. `batch` is called under the scheduler's lock, `tick` by one other thread."""
+    """Of one test. `batch` is called under the scheduler's lock, `tick` by one other thread.
+
+    Nothing here ever ends a test: after the first error nothing more is recorded, and `keep` says why.
+    """
 
     def __init__(self) -> None:
         self.began: float | None = None
@@ -52,23 +58,44 @@ class Recorder:
         self._batches = bytearray()
         self._arrivals = array("d")
         self._cpu: list[tuple[float, float, float]] = []
+        self._complete = True
+        self._failure: Exception | None = None
 
     def batch(self, start: float, end: float, work: Work, cost: int) -> None:
         """A batch was answered."""
-        if len(self._batches) >= _MOST:
+        if not self._complete:
             return
-        shape, arrivals = work.shape, work.arrivals
-        self._batches += _ROW.pack(start, end, len(work.ids), shape.batch, shape.length, cost, len(arrivals))
-        if arrivals:
-            self._arrivals.extend(arrivals)
+        try:
+            if len(self._batches) >= _MOST or len(self._arrivals) >= _MOST_QUERIES:
+                self._complete = False
+                return
+            shape, arrivals = work.shape, work.arrivals
+            self._batches += _ROW.pack(start, end, len(work.ids), shape.batch, shape.length, cost, len(arrivals))
+            if arrivals:
+                self._arrivals.extend(arrivals)
+        except Exception as error:  # noqa: BLE001  the batch is answered all the same
+            self._failure, self._complete = error, False
 
     def tick(self) -> None:
         """Note what the processors did until now."""
-        mine, all_ = os.times(), psutil.cpu_times()
-        idle = all_.idle + getattr(all_, "iowait", 0)
-        # A guest's time is counted in user's already.
-        machine = sum(all_) - idle - getattr(all_, "guest", 0) - getattr(all_, "guest_nice", 0)
-        self._cpu.append((time.perf_counter(), mine.user + mine.system, machine))
+        try:
+            self._cpu.append((time.perf_counter(), *_processor_seconds()))
+        except Exception:  # noqa: BLE001  a system that does not tell; the test goes on
+            return
+
+    def keep(self, folder: Path, scenario: str, trace: Path | None = None) -> None:
+        """Write timeline.npz into a run's folder, with the queries of LoadGen's ``trace`` if there is one.
+
+        What goes wrong is a warning: the result stands without it.
+        """
+        path = folder / TIMELINE
+        try:
+            if self._failure:
+                raise self._failure
+            self.save(path, scenario, read_trace(trace) if trace else None)
+        except Exception as error:  # noqa: BLE001
+            path.unlink(missing_ok=True)
+            console.warn(f"what was recorded of the test could not be kept ({type(error).__name__}: {error}).")
 
     def save(self, path: Path, scenario: str, queries: Queries | None = None) -> None:
         """Write timeline.npz; ``queries`` are those of LoadGen's trace, which then stand for the recorded ones.
@@ -78,9 +105,11 @@ class Recorder:
         batches = np.frombuffer(self._batches, _FIELDS)
         if not len(batches):
             return
+        if queries is not None and not len(queries.latencies):
+            queries = None  # a trace that was cut short before its first sample
         source = "loadgen" if queries else "harness"
         own = _queries(batches, np.array(self._arrivals), scenario)
-        began = min(float(batches["start"].min()), *own.arrivals[:1], *([self.began] if self.began else []))
+        began = min((float(batches["start"].min()), *own.arrivals[:1], *([] if self.began is None else [self.began])))
         if queries:
             # The trace counts from another moment: its first query is the first that came.
             first = own.arrivals.min() if len(own.arrivals) else began
@@ -94,9 +123,10 @@ class Recorder:
             "batches": len(batches),
             "samples": int(batches["samples"].sum()),
             "queries": len(queries.latencies),
-            "complete": len(self._batches) < _MOST,
+            "complete": self._complete,
         }
         cpu = np.array(self._cpu, dtype=np.float64).reshape(-1, 3)
+        cpu = cpu[_spread(len(cpu))]
         cpu[:, 0] -= began
         kept, asked = _spread(len(batches)), _spread(len(queries.latencies))
         arrays: dict[str, Any] = {
@@ -204,6 +234,15 @@ def read_timeline(folder: Path) -> Timeline | None:
         return None
 
 
+def _processor_seconds() -> tuple[float, float]:
+    """Seconds of processor time until now, of this process and of the machine."""
+    mine, all_ = os.times(), psutil.cpu_times()
+    idle = all_.idle + getattr(all_, "iowait", 0)
+    # A guest's time is counted in user's already.
+    machine = sum(all_) - idle - getattr(all_, "guest", 0) - getattr(all_, "guest_nice", 0)
+    return mine.user + mine.system, machine
+
+
 def _queries(batches: np.ndarray, arrivals: np.ndarray, scenario: str) -> Queries:
     """Each arrival with the end of its batch; in the streams a query's batches have the same arrival."""
     ends = np.repeat(batches["end"], batches["queries"])
@@ -239,9 +278,12 @@ def _quantiles(queries: Queries, began: float, edges: np.ndarray) -> np.ndarray:
 
 
 def _shapes(batches: np.ndarray) -> np.ndarray:
-    shapes, which = np.unique(np.stack([batches["rows"], batches["length"]], axis=1), axis=0, return_inverse=True)
+    # One number for both sizes: rows of two are sorted many times slower.
+    both = batches["rows"].astype(np.uint64) << np.uint64(32) | batches["length"]
+    found, which = np.unique(both, return_inverse=True)
+    shapes = np.column_stack([found >> np.uint64(32), found & np.uint64(2**32 - 1)])
     sums = [
-        np.bincount(which.reshape(-1), weights=weights, minlength=len(shapes))
+        np.bincount(which, weights=weights, minlength=len(shapes))
         for weights in (None, batches["samples"], batches["cost"], batches["end"] - batches["start"])
     ]
     return np.column_stack([shapes, *sums]).astype(np.float64)

@@ -19,7 +19,7 @@ from harness.errors import RunFailed
 from harness.loadgen.conf import MIN_DURATION_MS, UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
 from harness.prepare import patience, prepare
-from harness.recording import TIMELINE, Recorder, read_trace
+from harness.recording import Recorder
 from harness.results import Places, check_space, write_json
 from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
@@ -125,8 +125,8 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
 
     detail = read_detail(places.staging, settings.mode)
     if recorder:
-        queries = read_trace(places.staging / TRACE) if settings.timeline == "loadgen" else None
-        recorder.save(places.staging / TIMELINE, settings.scenario, queries)
+        trace = places.staging / TRACE if settings.timeline == "loadgen" else None
+        recorder.keep(places.staging, settings.scenario, trace)
     (places.staging / TRACE).unlink(missing_ok=True)
     accuracy = None
     if _accuracy(settings):
