@@ -1,6 +1,6 @@
 """What happened when in a test: batches, queries and core use, kept as bytes while LoadGen's clock runs.
 
-An append costs a fraction of a microsecond (`python -m benchmarks.recording`). Only afterwards is it made into
+An append costs about a microsecond (`python -m benchmarks.recording`). Only afterwards is it made into
 timeline.npz, whose size does not grow with the test: sums and quantiles over everything, and an even choice of rows.
 """
 
