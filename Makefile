@@ -27,6 +27,8 @@ SET ?=
 PYTHON ?=
 DEEPSPARSE ?= 1
 BENCH ?= offline
+A ?=
+B ?=
 ROUND ?=
 INFERENCE_REPO ?=
 ARGS ?=
@@ -47,7 +49,7 @@ CAMPAIGN = $(foreach model,$(or $(MODELS),$(MODEL)),--model $(call quoted,$(mode
   $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) \
   $(if $(VOCAB),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(SET),--set $(call quoted,$(pair)))
 
-.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune submission compliance system package check doctor data models options test lint format bench recovery-table published-table lock clean distclean
+.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune compare submission compliance system package check doctor data models options test lint format bench recovery-table published-table lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -67,7 +69,9 @@ help: ## This list
 	@echo '  FORCE      1 replaces an official result, or tuned settings of another model, that are there'
 	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor'
 	@echo '  ARGS       further options of the command, such as ARGS=-v, passed on as they are'
-	@echo '  BENCH      what bench measures: offline, scenarios, bert_data or image_data'
+	@echo '  BENCH      what bench measures: offline, scenarios, bert_data, image_data or recording'
+	@echo '  A          of compare: a run of build/runs, its folder or its name; repeats with commas between'
+	@echo '  B          of compare: what is compared with A'
 	@echo
 	@echo 'Variables of submission, compliance, package and check:'
 	@echo '  DIVISION   open or closed                                default: open'
@@ -103,6 +107,9 @@ run-accuracy: $(READY) ## Accuracy: F1 or top-1 of the answers that LoadGen logg
 
 tune: $(READY) ## Find the best settings for SCENARIO on this machine, and for Server the highest target_qps that is VALID
 	@$(BIN)/harness tune --scenario $(call quoted,$(SCENARIO)) $(OPTIONS) $(ARGS)
+
+compare: $(READY) ## What differs between runs A and B, and whether one is faster beyond the noise (A=... B=...)
+	@$(BIN)/harness compare $(call quoted,$(strip $(A))) $(call quoted,$(strip $(B))) $(ARGS)
 
 system: $(READY) ## Describe this machine in systems/SYSTEM.json, and list what a person must add (ARGS="--submitter ...")
 	@$(BIN)/harness system init $(call option,SYSTEM,system) $(ARGS)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
@@ -33,24 +32,7 @@ _LEAST_SAMPLES = 64
 """Fewer would not be as long, on average, as the data set's."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of the table that Neural Magic published in MLPerf Inference v3.0 (two EPYC 9654 of 96 cores each)."""
-
-    title: str
-    engine: str
-    samples_per_second: float
-    file: str
-
-
-PUBLISHED = {
-    "bert-large-fp32": Row("BERT-Large", "onnxruntime", 4.60, "1.3 GB"),
-    "obert-large-int8": Row("oBERT-Large 99 %", "deepsparse", 1367.14, "38.2 MB"),
-    "obert-mobilebert-int8": Row("oBERT-MobileBERT 99.9 %", "deepsparse", 3275.62, "19.45 MB"),
-    "obert-mobilebert-14l-int8": Row("oBERT-MobileBERT 99 %", "deepsparse", 5578.73, "9.56 MB"),
-    "resnet50-fp32": Row("ResNet50", "onnxruntime", 1488.4, "97.7 MB"),
-    "resnet50-pruned85-int8": Row("ResNet50 99 %", "deepsparse", 19632.1, "11.0 MB"),
-}
+PUBLISHED = {name: entry for name, (_, entry) in catalog.published().items()}
 
 
 def model_file(name: str) -> tuple[Path, str]:

@@ -50,6 +50,20 @@ class Recipe(BaseModel):
     precision: Literal["fp32", "int8"] = "fp32"
 
 
+class Published(BaseModel):
+    """What Neural Magic published of a model in MLPerf Inference v3.0: Offline, two EPYC 9654 of 96 cores each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    engine: str
+    samples_per_second: float
+    accuracy: float
+    """F1 or top-1, in percent."""
+    file: str
+    """Size of the ONNX file, after gzip."""
+
+
 class ModelEntry(_Entry):
     """A table of models.toml."""
 
@@ -80,6 +94,8 @@ class ModelEntry(_Entry):
     """"module:function" that builds the model's graph: (harness.models.weights.Weights) -> onnx.ModelProto."""
     recipe: Recipe | None = None
     """Of a compressed model: ``builder`` builds the dense one."""
+    published: Published | None = None
+    """The first one of a benchmark is the baseline of the others."""
 
 
 class DatasetEntry(_Entry):
@@ -183,6 +199,11 @@ def models() -> dict[str, tuple[str, ModelEntry]]:
         for benchmark in BENCHMARKS
         for name, entry in _manifest(folder(benchmark) / "models.toml", ModelEntry).items()
     }
+
+
+def published() -> dict[str, tuple[str, Published]]:
+    """The models of the published table, in its order: {name: (benchmark, what was published)}."""
+    return {name: (benchmark, entry.published) for name, (benchmark, entry) in models().items() if entry.published}
 
 
 def default_model() -> str:

@@ -6,7 +6,7 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -64,6 +64,8 @@ class RunSettings(BaseModel):
     """What the user typed, for the record."""
     as_json: bool = False
     """Whether the result is printed as JSON."""
+    timeline: Literal["harness", "loadgen", "off"] = "harness"
+    """Who records when queries and batches ran, for reports."""
     stall_timeout: float = Field(
         120.0, gt=0, allow_inf_nan=False, description="seconds without a completed batch that end a run"
     )
@@ -147,6 +149,8 @@ def make_settings(
             raise ConfigError(f"--duration {rest['duration']:g} is too short for a rehearsal: give 1 second or more.")
         rest["official"] = True
         rest.setdefault("tree", REHEARSAL_TREE)
+    if rest.get("official") and rest.get("timeline") == "loadgen":
+        raise ConfigError("an official run has no trace: leave out --timeline loadgen.")
     if rest.get("official"):
         for name in ("samples",) if rest.get("rehearsal") else ("samples", "duration"):
             if rest.get(name) is not None:

@@ -19,6 +19,7 @@ from harness.errors import RunFailed
 from harness.loadgen.conf import MIN_DURATION_MS, UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
 from harness.prepare import patience, prepare
+from harness.recording import Recorder
 from harness.results import Places, check_space, write_json
 from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
@@ -84,6 +85,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
             f"{benchmark.name}: this LoadGen's round has other rules than this harness."
         )
     scheduler = scenario.scheduler(session.complete)
+    recorder = scheduler.recorder = None if settings.timeline == "off" else Recorder()
     stalled = max(settings.stall_timeout, 20 * ready.slowest)
     heartbeat.beat(stalled)
     # An accuracy run comes in as many queries as the data set has loads.
@@ -93,6 +95,8 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
 
         def tick() -> None:
             nonlocal last
+            if recorder:
+                recorder.tick()
             counters: Counters = scheduler.counters
             if counters.completed != last:
                 last = counters.completed
@@ -105,13 +109,24 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
                     fraction=counters.done_cost / max(counters.real, expected[1]),
                 )
 
+        if recorder:
+            recorder.tick()
         session.run_test(
-            test_settings, qsl, scheduler, places.staging, tick, audit=audit.write(places.staging) if audit else None
+            test_settings,
+            qsl,
+            scheduler,
+            places.staging,
+            tick,
+            audit=audit.write(places.staging) if audit else None,
+            trace=settings.timeline == "loadgen",
         )
     heartbeat.beat(patience(settings))
     scheduler.close()
 
     detail = read_detail(places.staging, settings.mode)
+    if recorder:
+        trace = places.staging / TRACE if settings.timeline == "loadgen" else None
+        recorder.keep(places.staging, settings.scenario, trace)
     (places.staging / TRACE).unlink(missing_ok=True)
     accuracy = None
     if _accuracy(settings):

@@ -71,6 +71,10 @@ def run(
         ),
     ] = None,
     measurements_dir: MeasurementsDir = catalog.ROOT / "measurements",
+    timeline: Annotated[
+        str,
+        typer.Option(help="Who records queries and batches for reports: harness, loadgen (its trace) or off."),
+    ] = "harness",
     stall_timeout: StallTimeout = 120.0,
     as_json: AsJson = False,
 ) -> None:
@@ -100,6 +104,7 @@ def run(
         stall_timeout=stall_timeout,
         measurements=measurements_dir,
         use_tuned=tuned,
+        timeline=timeline,
         as_json=as_json,
         **{name: path for name, path in paths.items() if path is not None},
     )

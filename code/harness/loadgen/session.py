@@ -61,8 +61,11 @@ def run_test(
     on_tick: Callable[[], None],
     tick: float = 0.2,
     audit: Path | None = None,
+    trace: bool = False,
 ) -> None:
     """Run one test to its end, calling ``on_tick`` every ``tick`` seconds; ``audit`` is a compliance test's settings.
+
+    ``trace`` has LoadGen write mlperf_log_trace.json, with a line for each of its events.
 
     Raises:
         The first failure of the scheduler, the engine or the QSL. LoadGen then still waits in its thread, and the
@@ -73,7 +76,7 @@ def run_test(
     output.copy_summary_to_stdout = False
     log_settings = lg.LogSettings()
     log_settings.log_output = output
-    log_settings.enable_trace = False
+    log_settings.enable_trace = trace
 
     failure: list[BaseException] = []
     ended = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from harness.recording import Recorder
 from harness.scheduling.batching import Shape
 from harness.sut import SUT, Responses
 
@@ -42,6 +44,8 @@ class Work(NamedTuple):
     ids: list[int]
     indices: np.ndarray
     shape: Shape
+    arrivals: Sequence[float] = ()
+    """When its queries came, in seconds of time.perf_counter(); not told where all came at once."""
 
 
 class Scheduler(ABC):
@@ -51,6 +55,8 @@ class Scheduler(ABC):
         """``complete(ids, responses)`` tells LoadGen."""
         self.sut = sut
         self.counters = Counters()
+        self.recorder: Recorder | None = None
+        """What is told of every batch, if anything is."""
         self.failure: BaseException | None = None
         self.failed = threading.Event()
         self._complete = complete
@@ -81,6 +87,7 @@ class Scheduler(ABC):
             self.counters.issued += len(costs)
 
     def _answer(self, work: Work) -> None:
+        start = time.perf_counter()
         responses = self.sut.answer(work.indices, work.shape)
         cost = int(self.sut.qsl.cost(work.indices).sum())
         # Counted before LoadGen is told: the last completion ends the test, and the counters are read then.
@@ -89,6 +96,8 @@ class Scheduler(ABC):
             self.counters.batches += 1
             self.counters.done_cost += cost
             self.counters.padded += work.shape.batch * work.shape.length
+            if self.recorder:
+                self.recorder.batch(start, time.perf_counter(), work, cost)
         self._complete(work.ids, responses)
 
     def _fail(self, error: BaseException) -> None:

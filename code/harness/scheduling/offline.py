@@ -30,6 +30,8 @@ class OfflineScheduler(StreamThreads):
         self._join()
 
     def _accept(self, ids: Sequence[int], indices: np.ndarray) -> None:
+        if self.recorder and self.recorder.began is None:
+            self.recorder.began = time.perf_counter()
         query_ids = np.array(ids, dtype=np.uint64)
         order = self.sut.qsl.arrange(indices)
         query_ids, indices = query_ids[order], indices[order]

@@ -126,4 +126,5 @@ class ServerScheduler(StreamThreads):
             [sample.id for sample in chosen],
             np.array([sample.index for sample in chosen], dtype=np.int64),
             self._backlog.table.shape(len(chosen), longest),
+            [sample.arrival for sample in chosen],
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -35,10 +36,11 @@ class StreamScheduler(Scheduler):
         return [share for stream in range(streams) if len(share := order[stream::streams])]
 
     def _accept(self, ids: Sequence[int], indices: np.ndarray) -> None:
+        now = (time.perf_counter(),)
         costs = self.sut.qsl.cost(indices)
         self._issued(costs)
         if len(ids) == 1:
-            self._answer(Work(list(ids), indices, self.table.shape(1, int(costs[0]))))
+            self._answer(Work(list(ids), indices, self.table.shape(1, int(costs[0])), now))
             return
         shares = self.shares(costs)
         query_ids = np.array(ids, dtype=np.uint64)
@@ -48,7 +50,7 @@ class StreamScheduler(Scheduler):
             for start, end in self.table.split(lengths):
                 part = share[start:end]
                 shape = self.table.shape(end - start, lengths[start])
-                self._answer(Work(query_ids[part].tolist(), indices[part], shape))
+                self._answer(Work(query_ids[part].tolist(), indices[part], shape, now))
 
         pending = [self._others.submit(run, share) for share in shares[1:]] if self._others else []
         run(shares[0])

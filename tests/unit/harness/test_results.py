@@ -8,6 +8,7 @@ from harness import results
 from harness.config import make_settings
 from harness.errors import ConfigError, RunFailed
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
+from harness.recording import TIMELINE
 from harness.results import Places, check_space
 
 FILES = {SUMMARY, DETAIL, "run.json", "user.conf"}
@@ -26,7 +27,7 @@ def places(tmp_path, mode="performance", **changes):
     )
     made = Places.choose(settings)
     made.create()
-    for file in (SUMMARY, DETAIL, ACCURACY, "accuracy.txt", "run.json", "user.conf"):
+    for file in (SUMMARY, DETAIL, ACCURACY, "accuracy.txt", "run.json", "user.conf", TIMELINE):
         if mode == "accuracy" or file not in (ACCURACY, "accuracy.txt"):
             (made.staging / file).write_text(file)
     return made
@@ -49,7 +50,7 @@ def test_an_official_result_goes_where_the_rules_want_it(tmp_path, mode, part, f
     assert publish(made) == target
     assert {path.name for path in target.iterdir()} == files
     record = next((tmp_path / "runs").iterdir())
-    assert {path.name for path in record.iterdir()} == {"run.json", "user.conf"}
+    assert {path.name for path in record.iterdir()} == {"run.json", "user.conf", TIMELINE}
 
 
 def test_an_invalid_run_never_reaches_results(tmp_path):

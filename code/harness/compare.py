@@ -1,0 +1,436 @@
+"""Two runs, or two sets of repeats, side by side: what differs in them, what they measured, and whether it is noise."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from harness import console
+from harness.errors import ConfigError, did_you_mean
+from harness.recording import Timeline, read_timeline
+from harness.submission.layout import RUN
+
+_SEED = 20240607
+_RESAMPLES = 10_000
+_RESAMPLES_OF_QUERIES = 500  # each takes a quantile of all queries
+_FEWEST_BINS, _FEWEST_QUERIES = 16, 200  # of which the noise within a run is told
+_BATCHES_OF_A_BIN = 4  # at least: of fewer, what lies between two batches' ends is a guess
+_BENDS = 8  # the degree of the curve that is taken for the plan's: enough for a rate that trebles
+_LATENCIES = ("50.00", "90.00", "99.00")
+_DECISIVE = {"SingleStream": "90.00", "MultiStream": "99.00", "Server": "99.00"}
+"""The percentile that a scenario is about."""
+_NO_SETTINGS = frozenset({"command", "identity", "notice", "reasons", "result", "time", "valid"})
+_MEASURED = frozenset({"measured_seconds", "estimated_target_qps", "estimated_target_latency"})
+_OF_WHAT = {"scenario": "scenarios", "mode": "modes", "model.name": "models", "dataset.name": "data sets"}
+
+
+@dataclass(frozen=True)
+class Side:
+    """A run, or repeats of one."""
+
+    names: tuple[str, ...]
+    records: tuple[dict[str, Any], ...]
+    timelines: tuple[Timeline | None, ...]
+
+    @property
+    def scenario(self) -> str:
+        """LoadGen's name."""
+        return str(self.records[0]["scenario"])
+
+    @property
+    def accuracy(self) -> bool:
+        """Whether these are accuracy runs."""
+        return self.records[0]["mode"] == "accuracy"
+
+    def values(self, *path: str) -> list[float]:
+        """A number below ``result`` of each record; empty unless all have it."""
+        found = [_at(record["result"], path) for record in self.records]
+        return [float(value) for value in found if value is not None] if None not in found else []
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric: the median of each side, and B ÷ A."""
+
+    name: str
+    unit: str
+    a: float
+    b: float
+
+    @property
+    def ratio(self) -> float | None:
+        """B ÷ A, None where A is nothing."""
+        return self.b / self.a if self.a else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether B is faster, as far as the noise lets it be told."""
+
+    text: str
+    faster: bool | None = None
+    """None: no difference beyond the noise, or not known."""
+    metric: str | None = None
+    ratio: float | None = None
+    """B ÷ A of the metric; of latencies, less is better."""
+    interval: tuple[float, float] | None = None
+    """95 % of the ratio."""
+    noise: str | None = None
+    """Where it was taken from."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is to be said of two sides."""
+
+    remarks: tuple[str, ...]
+    differences: dict[str, tuple[str, str]]
+    rows: tuple[Row, ...]
+    verdict: Verdict
+
+
+def find(words: str, runs: Path) -> Side:
+    """The runs that are named, separated by commas: folders, or names below ``runs``.
+
+    Raises:
+        ConfigError: there is no such run, or it cannot be read, or they are no repeats of one.
+    """
+    # A folder's own name may hold a comma.
+    names = [words] if words and Path(words).is_dir() else [word.strip() for word in words.split(",") if word.strip()]
+    if not names:
+        raise ConfigError("a run has no name: give a folder of build/runs, its name, or several with commas between.")
+    folders = [_folder(name, runs) for name in names]
+    records = tuple(_record(folder) for folder in folders)
+    for key, of_what in _OF_WHAT.items():
+        found = {str(_at(record, key.split("."))) for record in records}
+        if len(found) > 1:
+            raise ConfigError(f"{words} are runs of different {of_what} ({', '.join(sorted(found))}), not repeats.")
+    return Side(
+        tuple(folder.name if folder.parent == runs else name for folder, name in zip(folders, names, strict=True)),
+        records,
+        tuple(_timeline(folder, runs) for folder in folders),
+    )
+
+
+def compare(a: Side, b: Side) -> Comparison:
+    """What differs, what was measured, and what follows."""
+    differences = _differences(a, b)
+    remarks = [
+        f"A and B are of different {of_what}: {' and '.join(differences[key])}."
+        for key, of_what in _OF_WHAT.items()
+        if key in differences
+    ]
+    for letter, side in (("A", a), ("B", b)):
+        for name, record in zip(side.names, side.records, strict=True):
+            if record.get("valid") is False:
+                which = letter if len(side.names) == 1 else f"{letter}'s {name}"
+                why = "; ".join(record.get("reasons") or ["the record gives no reason"])
+                remarks.append(f"{which} is INVALID: {why.rstrip('.')}.")
+    return Comparison(tuple(remarks), differences, tuple(_rows(a, b)), _verdict(a, b))
+
+
+def show(a: str, b: str, runs: Path, as_json: bool) -> None:
+    """Print a comparison.
+
+    Raises:
+        ConfigError: as `find`.
+    """
+    sides = find(a, runs), find(b, runs)
+    found = compare(*sides)
+    if as_json:
+        console.print_json(
+            {
+                "a": sides[0].names,
+                "b": sides[1].names,
+                "remarks": found.remarks,
+                "differences": found.differences,
+                "metrics": [{**asdict(row), "ratio": row.ratio} for row in found.rows],
+                "verdict": asdict(found.verdict),
+            }
+        )
+        return
+    for letter, side in zip("AB", sides, strict=True):
+        console.out.print(f"{letter}: {', '.join(side.names)}", markup=False, highlight=False, soft_wrap=True)
+    for remark in found.remarks:
+        console.out.print(remark, markup=False, highlight=False, soft_wrap=True, style="yellow")
+    console.out.print()
+    if found.differences:
+        table = Table("differs", "A", "B", box=None, pad_edge=False)
+        for key, values in found.differences.items():
+            table.add_row(key, *map(_shortened, values))
+        console.print_table(table)
+    else:
+        console.out.print("Settings, data, machine and versions are the same.")
+    console.out.print()
+    if found.rows:
+        medians = " (medians)" if max(len(side.names) for side in sides) > 1 else ""
+        table = Table(f"metric{medians}", "A", "B", "B ÷ A", box=None, pad_edge=False)
+        for row in found.rows:
+            unit = f" {row.unit}" if row.unit else ""
+            ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
+            table.add_row(row.name, f"{row.a:,.2f}{unit}", f"{row.b:,.2f}{unit}", ratio)
+        console.print_table(table)
+        console.out.print()
+    console.out.print(found.verdict.text, markup=False, highlight=False, soft_wrap=True, style="bold")
+
+
+def _folder(name: str, runs: Path) -> Path:
+    for folder in (Path(name), runs / name):
+        if (folder / RUN).is_file():
+            return folder
+    if Path(name).is_dir():
+        raise ConfigError(f"{name} has no {RUN}: it is no run of this harness.")
+    known = sorted(path.name for path in runs.glob("[!.]*") if (path / RUN).is_file())
+    meant = did_you_mean(name, known)
+    if len(known) > 5 and meant.startswith("choose"):
+        meant = f"the newest are {', '.join(known[-5:])}."
+    raise ConfigError(f"there is no run {name}, neither as a folder nor in {runs}: {meant}")
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / RUN
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        if not isinstance(record["result"]["metric"], dict) or not {"scenario", "mode"} <= record.keys():
+            raise KeyError
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no record of a run of this harness.") from error
+    return record
+
+
+def _timeline(folder: Path, runs: Path) -> Timeline | None:
+    """That of the run; an official result's stays with its record in ``runs``."""
+    found = read_timeline(folder)
+    if found:
+        return found
+    content = (folder / RUN).read_bytes()
+    for other in runs.glob(f"[!.]*/{RUN}"):
+        if other.parent != folder and other.read_bytes() == content:
+            return read_timeline(other.parent)
+    return None
+
+
+def _at(values: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        name = f"{above}{key}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _differences(a: Side, b: Side) -> dict[str, tuple[str, str]]:
+    """By flattened key, the values of each side where they are not the same; of repeats, all that there are."""
+    facts: list[dict[str, list[str]]] = []
+    for side in (a, b):
+        known: dict[str, list[str]] = {}
+        for record in side.records:
+            kept = {key: value for key, value in record.items() if key not in _NO_SETTINGS | _MEASURED}
+            # Where it was not set by hand, it follows from what was measured, and differs in every run.
+            if record["scenario"] != "Server":
+                kept["loadgen"] = {**kept.get("loadgen", {}), "effective_target_qps": None}
+            for key, value in _flat(kept):
+                values = known.setdefault(key, [])
+                if value not in values:
+                    values.append(value)
+        facts.append(known)
+    # In the order of A's record, with what only B's has at the end.
+    keys = dict.fromkeys([*facts[0], *facts[1]])
+    missing = ["-"]
+    found = {
+        key: (" | ".join(facts[0].get(key, missing)), " | ".join(facts[1].get(key, missing)))
+        for key in keys
+        if sorted(facts[0].get(key, missing)) != sorted(facts[1].get(key, missing))
+    }
+    # The same file may lie anywhere.
+    for what in ("model", "dataset"):
+        if f"{what}.sha256" not in found and facts[0].get(f"{what}.sha256", ["null"]) != ["null"]:
+            found.pop(f"{what}.path", None)
+    return found
+
+
+def _rows(a: Side, b: Side) -> Iterator[Row]:
+    def row(name: str, unit: str, *path: str) -> Iterator[Row]:
+        values = a.values(*path), b.values(*path)
+        if all(values):
+            yield Row(name, unit, *map(statistics.median, values))
+
+    if a.accuracy and b.accuracy:
+        for name in a.records[0]["result"].get("accuracy") or {}:
+            yield from row(name, "%", "accuracy", name)
+    if a.accuracy or b.accuracy:
+        return
+    metric, other = (side.records[0]["result"]["metric"] for side in (a, b))
+    if metric["unit"] == other["unit"]:
+        yield from row(metric["name"], metric["unit"], "metric", "value")
+    if "Offline" not in (a.scenario, b.scenario):
+        for percentile in _LATENCIES:
+            yield from row(f"latency, {float(percentile):g}th percentile", "ms", "latency_ms", percentile)
+    yield from row("padded ÷ real cost", "", "padded_to_real")
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """What the verdict is about."""
+
+    name: str
+    paths: tuple[tuple[str, ...], tuple[str, ...]]
+    """Below ``result``, for A and B."""
+    lower: bool
+    """Whether less is better."""
+    note: str = ""
+
+
+def _measure(a: Side, b: Side) -> _Measure | None:
+    latency = [side.scenario in ("SingleStream", "MultiStream") for side in (a, b)]
+    if latency[0] != latency[1]:
+        return None
+    if latency[0]:
+        decisive = [_DECISIVE[side.scenario] for side in (a, b)]
+        name = " and ".join(f"{float(percentile):g}th" for percentile in dict.fromkeys(decisive))
+        return _Measure(f"{name} percentile latency", tuple(("latency_ms", p) for p in decisive), True)
+    if a.scenario == b.scenario == "Server":
+        rates = [[_at(record, ("loadgen", "effective_target_qps")) for record in side.records] for side in (a, b)]
+        asked = [rate for side in rates for rate in side]
+        if None not in asked and max(asked) <= 1.01 * min(asked):
+            path = ("latency_ms", _DECISIVE["Server"])
+            note = " Both were asked for the same rate, so that their latencies are compared."
+            return _Measure("99th percentile latency", (path, path), True, note)
+    note = (
+        " Server's throughput is the rate that it was asked for; VALID says that it held it."
+        if "Server" in (a.scenario, b.scenario)
+        else ""
+    )
+    path = ("metric", "value")
+    return _Measure("throughput", (path, path), False, note)
+
+
+def _verdict(a: Side, b: Side) -> Verdict:
+    if a.accuracy or b.accuracy:
+        return Verdict("No verdict on speed: accuracy runs are not timed.")
+    measure = _measure(a, b)
+    if measure is None:
+        return Verdict("No verdict: the throughput of one and the latency of the other are not one measure.")
+    values = a.values(*measure.paths[0]), b.values(*measure.paths[1])
+    if not all(values) or min(map(min, values)) <= 0:
+        return Verdict(f"No verdict: a run has no {measure.name}.", metric=measure.name)
+    ratio = statistics.median(values[1]) / statistics.median(values[0])
+    rng = np.random.default_rng(_SEED)
+    if max(map(len, values)) > 1:
+        noise = f"from {len(values[0])} and {len(values[1])} runs"
+        if min(map(len, values)) == 1:
+            noise += ", the single one taken to vary as the others do"
+        drawn: np.ndarray | None = _ratios_of_medians(*map(np.array, values), rng)
+    else:
+        noise = "from what varies within each run; repeats would tell what varies from run to run"
+        statistic = _throughput if not measure.lower else _latency
+        deviations = [
+            statistic(side.timelines[0], float(path[-1]) / 100 if measure.lower else 0, rng)
+            for side, path in zip((a, b), measure.paths, strict=True)
+        ]
+        drawn = None
+        if deviations[0] is not None and deviations[1] is not None:
+            drawn = ratio * np.exp(deviations[1] - deviations[0])
+    if drawn is None:
+        text = (
+            f"B ÷ A is {ratio:.3f} ({measure.name}), and one run tells nothing of the noise: repeat each, and give the "
+            f"repeats with commas between.{measure.note}"
+        )
+        return Verdict(text, None, measure.name, ratio)
+    low, high = (float(limit) for limit in np.quantile(drawn, (0.025, 0.975)))
+    return _judge(measure, ratio, (low, high), noise)
+
+
+def _judge(measure: _Measure, ratio: float, interval: tuple[float, float], noise: str) -> Verdict:
+    # Times as fast, whichever way the metric goes.
+    better: Callable[[float], float] = (lambda value: 1 / value) if measure.lower else (lambda value: value)
+    speed, (least, most) = better(ratio), sorted(map(better, interval))
+    about = f"{measure.name}, {noise}"
+    if least <= 1 <= most:
+        limits = f"95 %: {interval[0]:.3f} to {interval[1]:.3f}"
+        text, faster = f"No difference beyond the noise (B ÷ A {ratio:.3f}, {limits}; {about}).", None
+    else:
+        faster = least > 1
+        gain, low, high = (speed - 1, least - 1, most - 1) if faster else (1 - speed, 1 - most, 1 - least)
+        words = "faster" if faster else "slower"
+        text = f"B is {words} by {gain * 100:.1f} % (95 %: {low * 100:.1f} to {high * 100:.1f} %; {about})."
+    return Verdict(text + measure.note, faster, measure.name, ratio, interval, noise)
+
+
+def _ratios_of_medians(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """B ÷ A of medians of runs drawn anew; where a side is one run, the other's spread is lent to it."""
+    like_a = a if len(a) > 1 else a[0] * b / np.median(b)
+    like_b = b if len(b) > 1 else b[0] * a / np.median(a)
+    medians = [
+        np.median(rng.choice(values, (_RESAMPLES, len(side))), axis=1) for values, side in ((like_a, a), (like_b, b))
+    ]
+    return medians[1] / medians[0]
+
+
+def _throughput(timeline: Timeline | None, _: float, rng: np.random.Generator) -> np.ndarray | None:
+    """By how much (log) the rate of a run deviates when blocks of its time are drawn anew; None where it is too short.
+
+    What changes slowly over the whole test is its plan, which puts long samples first, and not noise: it is taken out.
+    """
+    if timeline is None:
+        return None
+    size = math.ceil(len(timeline.done) / max(1, min(len(timeline.done), timeline.batches // _BATCHES_OF_A_BIN)))
+    count = len(timeline.done) // size
+    if count < _FEWEST_BINS:
+        return None
+    done = timeline.done[: count * size].reshape(count, size).sum(axis=1)
+    at = np.linspace(-1, 1, count)
+    degree = min(_BENDS, count // 8)
+    trend = np.polynomial.Polynomial.fit(at, done, degree)(at)
+    # Weighted as they count in the whole: what is done, not the share of a bin.
+    length = round(count ** (1 / 3))
+    # The curve also takes some of the noise of blocks away: as many of them as it has coefficients.
+    deviations = (done - trend) / done.mean() * math.sqrt(count / (count - (degree + 1) * length))
+    means = _block_means(deviations - deviations.mean(), length, rng)
+    return np.log(np.maximum(1 + means, 1e-3))
+
+
+def _block_means(values: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
+    """Means of series that are made of blocks of this one, of that length."""
+    count = len(values)
+    upto = np.concatenate(([0.0], np.cumsum(np.concatenate((values, values[:length])))))
+    blocks = -(-count // length)
+    starts = rng.integers(0, count, (_RESAMPLES, blocks))
+    return (upto[starts + length] - upto[starts]).sum(axis=1) / (blocks * length)
+
+
+def _latency(timeline: Timeline | None, share: float, rng: np.random.Generator) -> np.ndarray | None:
+    """By how much (log) a quantile of a run's latencies deviates when blocks of its queries are drawn anew."""
+    if timeline is None or len(timeline.latencies) < _FEWEST_QUERIES:
+        return None
+    latencies = np.maximum(timeline.latencies.astype(np.float64), 1e-9)
+    count = len(latencies)
+    length = max(2, round(math.sqrt(count)))
+    within = np.arange(length)
+    here = np.quantile(latencies, share)
+    found = np.empty(_RESAMPLES_OF_QUERIES)
+    for number in range(len(found)):
+        starts = rng.integers(0, count, (-(-count // length), 1))
+        found[number] = np.quantile(latencies[(starts + within) % count], share)
+    # Both sides are drawn as often, whatever each is drawn from.
+    return rng.choice(np.log(found / here), _RESAMPLES)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."

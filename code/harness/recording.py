@@ -1,0 +1,304 @@
+"""What happened when in a test: batches, queries and core use, kept as bytes while LoadGen's clock runs.
+
+An append costs about a microsecond (`python -m benchmarks.recording`). Only afterwards is it made into
+timeline.npz, whose size does not grow with the test: sums and quantiles over everything, and an even choice of rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zipfile
+from array import array
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from struct import Struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import psutil
+
+from harness import console
+
+if TYPE_CHECKING:
+    from harness.scheduling.base import Work
+
+TIMELINE = "timeline.npz"
+
+_ROW = Struct("=dd5I")
+_FIELDS = np.dtype(
+    [
+        ("start", "<f8"),
+        ("end", "<f8"),
+        ("samples", "<u4"),
+        ("rows", "<u4"),
+        ("length", "<u4"),
+        ("cost", "<u4"),
+        ("queries", "<u4"),
+    ]
+)
+_MOST = 8_000_000 * _ROW.size  # bytes of batches, 288 MB: what comes after that is not recorded
+_MOST_QUERIES = 10_000_000  # 80 MB
+_BINS = 300
+_KEPT = 50_000  # rows of batches, of queries and of core use that the file holds at most
+_LATENCY_BINS = 120
+
+
+class Recorder:
+    """Of one test. `batch` is called under the scheduler's lock, `tick` by one other thread.
+
+    Nothing here ever ends a test: after the first error nothing more is recorded, and `keep` says why.
+    """
+
+    def __init__(self) -> None:
+        self.began: float | None = None
+        """When Offline's query came; seconds of time.perf_counter(), as all times here."""
+        self._batches = bytearray()
+        self._arrivals = array("d")
+        self._cpu: list[tuple[float, float, float]] = []
+        self._complete = True
+        self._failure: Exception | None = None
+
+    def batch(self, start: float, end: float, work: Work, cost: int) -> None:
+        """A batch was answered."""
+        if not self._complete:
+            return
+        try:
+            if len(self._batches) >= _MOST or len(self._arrivals) >= _MOST_QUERIES:
+                self._complete = False
+                return
+            shape, arrivals = work.shape, work.arrivals
+            self._batches += _ROW.pack(start, end, len(work.ids), shape.batch, shape.length, cost, len(arrivals))
+            if arrivals:
+                self._arrivals.extend(arrivals)
+        except Exception as error:  # noqa: BLE001  the batch is answered all the same
+            self._failure, self._complete = error, False
+
+    def tick(self) -> None:
+        """Note what the processors did until now."""
+        try:
+            self._cpu.append((time.perf_counter(), *_processor_seconds()))
+        except Exception:  # noqa: BLE001  a system that does not tell; the test goes on
+            return
+
+    def keep(self, folder: Path, scenario: str, trace: Path | None = None) -> None:
+        """Write timeline.npz into a run's folder, with the queries of LoadGen's ``trace`` if there is one.
+
+        What goes wrong is a warning: the result stands without it.
+        """
+        path = folder / TIMELINE
+        try:
+            if self._failure:
+                raise self._failure
+            self.save(path, scenario, read_trace(trace) if trace else None)
+        except Exception as error:  # noqa: BLE001
+            path.unlink(missing_ok=True)
+            console.warn(f"what was recorded of the test could not be kept ({type(error).__name__}: {error}).")
+
+    def save(self, path: Path, scenario: str, queries: Queries | None = None) -> None:
+        """Write timeline.npz; ``queries`` are those of LoadGen's trace, which then stand for the recorded ones.
+
+        Nothing is written of a test without a batch.
+        """
+        batches = np.frombuffer(self._batches, _FIELDS)
+        if not len(batches):
+            return
+        if queries is not None and not len(queries.latencies):
+            queries = None  # a trace that was cut short before its first sample
+        source = "loadgen" if queries else "harness"
+        own = _queries(batches, np.array(self._arrivals), scenario)
+        began = min((float(batches["start"].min()), *own.arrivals[:1], *([] if self.began is None else [self.began])))
+        if queries:
+            # The trace counts from another moment: its first query is the first that came.
+            first = own.arrivals.min() if len(own.arrivals) else began
+            queries = Queries(queries.arrivals - queries.arrivals.min() + first, queries.latencies)
+        queries = queries or own
+        end = float(batches["end"].max())
+        edges = np.linspace(0, max(end - began, 1e-6), _BINS + 1)
+        about = {
+            "format": 1,
+            "source": source,
+            "batches": len(batches),
+            "samples": int(batches["samples"].sum()),
+            "queries": len(queries.latencies),
+            "complete": self._complete,
+        }
+        cpu = np.array(self._cpu, dtype=np.float64).reshape(-1, 3)
+        cpu = cpu[_spread(len(cpu))]
+        cpu[:, 0] -= began
+        kept, asked = _spread(len(batches)), _spread(len(queries.latencies))
+        arrays: dict[str, Any] = {
+            "about": np.array(json.dumps(about)),
+            "edges": edges,
+            "done": _done(batches, began, edges),
+            "quantiles": _quantiles(queries, began, edges),
+            "shapes": _shapes(batches),
+            "sizes": np.stack(np.unique(batches["samples"].astype(np.int64), return_counts=True), axis=1),
+            "batch_start": (batches["start"][kept] - began),
+            "batch_seconds": (batches["end"] - batches["start"])[kept].astype(np.float32),
+            "batch_shape": np.stack([batches[name][kept] for name in ("samples", "rows", "length", "cost")], axis=1),
+            "arrivals": queries.arrivals[asked] - began,
+            "latencies": queries.latencies[asked].astype(np.float32),
+            "cpu": cpu,
+        }
+        arrays |= dict(zip(("latency_edges", "latency_counts"), _histogram(queries.latencies), strict=True))
+        np.savez_compressed(path, **arrays)
+
+
+class Queries(NamedTuple):
+    """When queries came, and the seconds until their last sample was answered; float64 (n,), in order of arrival."""
+
+    arrivals: np.ndarray
+    latencies: np.ndarray
+
+
+def read_trace(path: Path) -> Queries:
+    """The queries of LoadGen's mlperf_log_trace.json; latencies from the moment that LoadGen counts from."""
+    arrivals: dict[int, float] = {}
+    latencies: dict[int, float] = {}
+    with path.open(encoding="utf-8") as trace:
+        for line in trace:
+            if not line.startswith('{"name":"Sample","cat":"default","ph":"b"'):
+                continue
+            try:
+                event = json.loads(line.rstrip().rstrip(","))
+            except json.JSONDecodeError:
+                continue  # the last line of a trace that was cut short
+            query, taken = event["args"]["query_seq"], event["args"]["complete_ns"] / 1e9
+            arrivals.setdefault(query, event["ts"] / 1e6)
+            latencies[query] = max(taken, latencies.get(query, 0.0))
+    came = np.array(list(arrivals.values()))
+    order = np.argsort(came, kind="stable")
+    return Queries(came[order], np.array(list(latencies.values()))[order])
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What timeline.npz holds. Times are seconds from the first query; arrays are float64 unless told otherwise."""
+
+    source: str
+    """Who told the times of queries: harness or loadgen."""
+    complete: bool
+    """Whether every batch was recorded."""
+    samples: int
+    batches: int
+    queries: int
+    edges: np.ndarray
+    """(n + 1,): the bins of time."""
+    done: np.ndarray
+    """(n,): samples answered in each bin; a batch counts evenly over the time that it ran."""
+    quantiles: np.ndarray
+    """(n, 4): median, 90th, 99th percentile and greatest latency of the queries that came in each bin, NaN if none."""
+    shapes: np.ndarray
+    """(k, 6): rows, length, batches, samples, cost and seconds of each shape."""
+    sizes: np.ndarray
+    """int64 (k, 2): samples of a batch, and batches of that size."""
+    batch_start: np.ndarray
+    """(m,): of batches chosen evenly, as the next two."""
+    batch_seconds: np.ndarray
+    batch_shape: np.ndarray
+    """uint32 (m, 4): samples, rows, length and cost."""
+    arrivals: np.ndarray
+    """(q,): of queries chosen evenly, in order."""
+    latencies: np.ndarray
+    """float32 (q,): seconds."""
+    latency_edges: np.ndarray
+    """(h + 1,): seconds, empty without queries."""
+    latency_counts: np.ndarray
+    cpu: np.ndarray
+    """(t, 3): time, and seconds of processor time of this process and of the machine until then."""
+
+    @property
+    def cores_busy(self) -> tuple[float, float] | None:
+        """Cores that were at work on average, those of the process and of the whole machine; None if not known."""
+        inside = self.cpu[(self.cpu[:, 0] >= 0) & (self.cpu[:, 0] <= self.edges[-1])]
+        if len(inside) < 2 or inside[-1, 0] <= inside[0, 0]:
+            return None
+        process, machine = (inside[-1, 1:] - inside[0, 1:]) / (inside[-1, 0] - inside[0, 0])
+        return float(process), float(machine)
+
+
+def read_timeline(folder: Path) -> Timeline | None:
+    """What was recorded of the run in that folder; None where nothing was, or it cannot be read."""
+    path = folder / TIMELINE
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(str(arrays.pop("about")))
+        if about.pop("format") != 1:
+            return None
+        return Timeline(**about, **arrays)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _processor_seconds() -> tuple[float, float]:
+    """Seconds of processor time until now, of this process and of the machine."""
+    mine, all_ = os.times(), psutil.cpu_times()
+    idle = all_.idle + getattr(all_, "iowait", 0)
+    # A guest's time is counted in user's already.
+    machine = sum(all_) - idle - getattr(all_, "guest", 0) - getattr(all_, "guest_nice", 0)
+    return mine.user + mine.system, machine
+
+
+def _queries(batches: np.ndarray, arrivals: np.ndarray, scenario: str) -> Queries:
+    """Each arrival with the end of its batch; in the streams a query's batches have the same arrival."""
+    ends = np.repeat(batches["end"], batches["queries"])
+    if scenario == "Server":
+        order = np.argsort(arrivals, kind="stable")
+        return Queries(arrivals[order], (ends - arrivals)[order])
+    came, query = np.unique(arrivals, return_inverse=True)
+    last = np.zeros(len(came))
+    np.maximum.at(last, query, ends)
+    return Queries(came, last - came)
+
+
+def _done(batches: np.ndarray, began: float, edges: np.ndarray) -> np.ndarray:
+    """Samples by bin. What is done until a moment grows evenly while a batch runs: it is a line with a bend at each
+    start and end, which is added up once and read at the edges."""
+    start, end = batches["start"] - began, batches["end"] - began
+    slope = batches["samples"] / np.maximum(end - start, 1e-9)
+    end = np.maximum(end, start + 1e-9)
+    at = np.concatenate((start, end))
+    order = np.argsort(at, kind="stable")
+    at, bend = at[order], np.concatenate((slope, -slope))[order]
+    upto = np.concatenate(([0.0], np.cumsum(np.cumsum(bend)[:-1] * np.diff(at))))
+    return np.maximum(np.diff(np.interp(edges, at, upto)), 0)
+
+
+def _quantiles(queries: Queries, began: float, edges: np.ndarray) -> np.ndarray:
+    result = np.full((len(edges) - 1, 4), np.nan)
+    limits = np.searchsorted(queries.arrivals - began, edges)
+    for number, (first, last) in enumerate(pairwise(limits)):
+        if last > first:
+            result[number] = np.quantile(queries.latencies[first:last], (0.5, 0.9, 0.99, 1.0))
+    return result
+
+
+def _shapes(batches: np.ndarray) -> np.ndarray:
+    # One number for both sizes: rows of two are sorted many times slower.
+    both = batches["rows"].astype(np.uint64) << np.uint64(32) | batches["length"]
+    found, which = np.unique(both, return_inverse=True)
+    shapes = np.column_stack([found >> np.uint64(32), found & np.uint64(2**32 - 1)])
+    sums = [
+        np.bincount(which, weights=weights, minlength=len(shapes))
+        for weights in (None, batches["samples"], batches["cost"], batches["end"] - batches["start"])
+    ]
+    return np.column_stack([shapes, *sums]).astype(np.float64)
+
+
+def _histogram(latencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not len(latencies):
+        return np.empty(0), np.empty(0, np.int64)
+    # From the fastest to what all but few keep within, in equal ratios; the last bin has no end but the slowest.
+    least, most = max(float(latencies.min()), 1e-7), float(np.quantile(latencies, 0.9995))
+    edges = np.geomspace(least, max(most, least * 1.01), _LATENCY_BINS + 1)
+    edges[0], edges[-1] = min(least, float(latencies.min())), max(float(latencies.max()), edges[-1])
+    return edges, np.histogram(latencies, edges)[0]
+
+
+def _spread(count: int) -> np.ndarray:
+    """All positions, or as many as are kept, evenly spread."""
+    return np.arange(count) if count <= _KEPT else np.linspace(0, count - 1, _KEPT).astype(np.int64)

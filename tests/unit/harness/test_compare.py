@@ -1,0 +1,279 @@
+"""Runs side by side: drawn records and timelines, whose differences are known."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from harness import console
+from harness.cli import app
+from harness.compare import compare, find
+from harness.errors import ConfigError
+from harness.recording import TIMELINE, Recorder
+from harness.scheduling.base import Work
+from harness.scheduling.batching import Shape
+
+RECORD = {
+    "harness": "0.1.0",
+    "time": "2026-01-01T00:00:00+0000",
+    "command": "harness run",
+    "for_submission": False,
+    "scenario": "Offline",
+    "mode": "performance",
+    "identity": {"model_sha256": "aa", "engine": "null"},
+    "model": {"name": "tiny", "path": "/here/tiny.onnx", "sha256": "aa"},
+    "dataset": {"name": "sample", "path": "/here/sample.json", "sha256": "dd", "samples_used": 60},
+    "engine": {"name": "null", "threads": 2, "deep": {"er": [1, 2]}},
+    "measured_seconds": [[1, 2, 0.5]],
+    "estimated_target_qps": 100.0,
+    "result": {
+        "metric": {"name": "throughput", "value": 100.0, "unit": "samples/s"},
+        "latency_ms": {"50.00": 1.0, "90.00": 2.0, "99.00": 3.0},
+        "padded_to_real": 1.5,
+        "accuracy": None,
+    },
+    "loadgen": {"loadgen_version": "6", "effective_target_qps": 100},
+    "machine": {"cpu": "X", "cores": 2},
+    "valid": True,
+    "reasons": [],
+}
+
+
+class Runs:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def add(self, name: str, value: float = 100.0, changes: dict | None = None, recorder: Recorder | None = None):
+        record = copy.deepcopy(RECORD)
+        record["result"]["metric"]["value"] = value
+        for path, new in (changes or {}).items():
+            *above, last = path.split("/")
+            inner = record
+            for key in above:
+                inner = inner[key]
+            inner[last] = new
+        folder = self.folder / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps(record))
+        if recorder:
+            recorder.save(folder / TIMELINE, record["scenario"])
+        return folder
+
+    def verdict(self, a: str, b: str):
+        return compare(find(a, self.folder), find(b, self.folder)).verdict
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return Runs(tmp_path / "runs")
+
+
+def offline(rate: float, seed: int, noise: float = 0.05, batches: int = 4000) -> Recorder:
+    """Batches one after the other, the first ones of which take longer, as long samples do."""
+    rng, recorder = np.random.default_rng(seed), Recorder()
+    seconds = np.linspace(1.5, 0.5, batches) / rate * rng.lognormal(0, noise, batches)
+    ends = np.cumsum(seconds)
+    for start, end in zip((ends - seconds).tolist(), ends.tolist(), strict=True):
+        recorder.batch(start, end, Work([1, 2], np.arange(2), Shape(2, 1)), 2)
+    return recorder
+
+
+def stream(milliseconds: float, seed: int, queries: int = 3000) -> tuple[Recorder, dict]:
+    rng, recorder = np.random.default_rng(seed), Recorder()
+    took = milliseconds / 1000 * rng.lognormal(0, 0.1, queries)
+    ends = np.cumsum(took)
+    for start, end in zip((ends - took).tolist(), ends.tolist(), strict=True):
+        recorder.batch(start, end, Work([1], np.arange(1), Shape(1, 1), (start,)), 1)
+    found = {f"{p}.00": float(np.percentile(took, p) * 1000) for p in (50, 90, 99)}
+    return recorder, {"scenario": "SingleStream", "result/latency_ms": found, "result/metric/unit": "ms"}
+
+
+def test_differences_are_flat_and_without_what_differs_in_every_run(runs):
+    runs.add("a")
+    changes = {"engine/threads": 4, "engine/deep/er": [1, 3], "model/path": "/there.onnx", "time": "now"}
+    changes |= {"measured_seconds": [], "estimated_target_qps": 7.0, "loadgen/effective_target_qps": 7}
+    runs.add("b", changes=changes | {"machine/numa": 1})
+    found = compare(find("a", runs.folder), find("b", runs.folder)).differences
+    assert found == {"engine.threads": ("2", "4"), "engine.deep.er": ("[1, 2]", "[1, 3]"), "machine.numa": ("-", "1")}
+
+
+def test_what_is_of_another_kind_is_said_first(runs):
+    runs.add("a")
+    runs.add("b", changes={"model/name": "large", "dataset/name": "full", "scenario": "Server"})
+    assert compare(find("a", runs.folder), find("b", runs.folder)).remarks == (
+        "A and B are of different scenarios: Offline and Server.",
+        "A and B are of different models: tiny and large.",
+        "A and B are of different data sets: sample and full.",
+    )
+
+
+def test_repeats_that_differ_clearly(runs):
+    for number, (a, b) in enumerate(zip((99, 100, 101, 100.5, 99.5), (109, 110, 111, 110.2, 109.7), strict=True)):
+        runs.add(f"a{number}", a)
+        runs.add(f"b{number}", b)
+    names = [",".join(f"{side}{n}" for n in range(5)) for side in "ab"]
+    found = runs.verdict(*names)
+    assert found.faster is True
+    assert found.ratio == pytest.approx(1.1)
+    assert found.interval[0] > 1.07
+    assert re.match(r"B is faster by 10\.0 % \(95 %: \d+\.\d to \d+\.\d %; throughput, from 5 and 5 runs\)", found.text)
+    back = runs.verdict(*reversed(names))
+    assert back.faster is False
+    assert back.text.startswith("B is slower by 9.1 % (95 %: ")
+    assert runs.verdict(*names) == found  # whenever it is asked
+
+
+def test_repeats_that_do_not_differ(runs):
+    for number, value in enumerate((95, 100, 106, 98, 103)):
+        runs.add(f"a{number}", value)
+        runs.add(f"b{number}", value + (1, -2, 2)[number % 3])
+    found = runs.verdict(*(",".join(f"{side}{n}" for n in range(5)) for side in "ab"))
+    assert found.faster is None
+    assert found.text.startswith("No difference beyond the noise (B ÷ A 0.990, 95 %: 0.")
+
+
+def test_a_single_run_is_taken_to_vary_as_the_repeats_do(runs):
+    for number, value in enumerate((90, 100, 110)):
+        runs.add(f"a{number}", value)
+    runs.add("near", 104)
+    runs.add("far", 200)
+    near, far = runs.verdict("a0,a1,a2", "near"), runs.verdict("a0,a1,a2", "far")
+    assert (near.faster, far.faster) == (None, True)
+    assert near.interval[1] - near.interval[0] > 0.15
+    assert "from 3 and 1 runs, the single one taken to vary as the others do" in far.text
+    assert runs.verdict("far", "a0,a1,a2").faster is False
+
+
+def test_one_run_without_a_timeline_tells_nothing_of_the_noise(runs):
+    runs.add("a")
+    runs.add("b", 104.1)
+    found = runs.verdict("a", "b")
+    assert (found.faster, found.interval) == (None, None)
+    assert found.text.startswith("B ÷ A is 1.041 (throughput), and one run tells nothing of the noise")
+
+
+def test_the_noise_within_two_offline_runs(runs):
+    runs.add("a", 100, recorder=offline(100, 1))
+    runs.add("same", 100.1, recorder=offline(100.1, 2))
+    runs.add("fast", 105, recorder=offline(105, 3))
+    runs.add("rough", 105, recorder=offline(105, 4, noise=2.0))
+    assert runs.verdict("a", "same").faster is None
+    fast = runs.verdict("a", "fast")
+    assert fast.faster is True
+    # 4,000 batches that vary by 5 % leave 0.08 % of doubt in each mean, and the plan's order none.
+    assert 0.002 < fast.interval[1] - fast.interval[0] < 0.015
+    assert "within each run" in fast.text
+    assert runs.verdict("a", "rough").faster is None
+
+
+def test_few_batches_tell_nothing(runs):
+    for name, seed in (("a", 1), ("b", 2)):
+        runs.add(name, recorder=offline(100, seed, batches=40))
+    assert "one run tells nothing of the noise" in runs.verdict("a", "b").text
+
+
+def test_of_streams_less_is_better(runs):
+    for name, milliseconds, seed in (("a", 10, 1), ("same", 10, 2), ("fast", 9, 3)):
+        recorder, changes = stream(milliseconds, seed)
+        runs.add(name, 12.0, changes, recorder)
+    assert runs.verdict("a", "same").faster is None
+    fast = runs.verdict("a", "fast")
+    assert fast.faster is True
+    assert fast.metric == "90th percentile latency"
+    assert fast.ratio == pytest.approx(0.9, abs=0.02)
+    assert fast.interval[0] < fast.ratio < fast.interval[1]
+    assert runs.verdict("fast", "a").faster is False
+
+
+def test_servers_at_the_same_rate_are_compared_by_latency(runs):
+    for name, last, rate in (("a", 30.0, 100), ("b", 20.0, 100), ("c", 30.0, 150)):
+        changes = {"scenario": "Server", "result/latency_ms/99.00": last, "loadgen/effective_target_qps": rate}
+        runs.add(name, float(rate), changes)
+    same, other = runs.verdict("a", "b"), runs.verdict("a", "c")
+    assert (same.metric, same.ratio) == ("99th percentile latency", pytest.approx(2 / 3))
+    assert "asked for the same rate" in same.text
+    assert (other.metric, other.ratio) == ("throughput", pytest.approx(1.5))
+    assert "the rate that it was asked for" in other.text
+
+
+def test_throughput_and_latency_have_no_verdict(runs):
+    runs.add("a")
+    runs.add("b", 12.0, stream(10, 1)[1])
+    runs.add("c", changes={"mode": "accuracy", "result/accuracy": {"F1": 80.0}})
+    assert "are not one measure" in runs.verdict("a", "b").text
+    assert "accuracy runs are not timed" in runs.verdict("a", "c").text
+    found = compare(find("c", runs.folder), find("c", runs.folder))
+    assert [(row.name, row.a, row.ratio) for row in found.rows] == [("F1", 80.0, 1.0)]
+
+
+def test_an_official_result_has_the_timeline_of_its_record(runs, tmp_path):
+    runs.add("record", recorder=offline(100, 1))
+    results = Runs(tmp_path / "results")
+    folder = results.add("run_1")
+    runs.add("b", 110, recorder=offline(110, 2))
+    assert runs.verdict(str(folder), "b").faster is True
+
+
+def test_an_invalid_run_is_said(runs):
+    runs.add("a")
+    runs.add("b", changes={"valid": False, "reasons": ["it was too short: set 7"]})
+    for number in range(2):
+        runs.add(f"c{number}", changes={"valid": number == 0})
+    found = compare(find("a", runs.folder), find("b", runs.folder))
+    assert found.remarks == ("B is INVALID: it was too short: set 7.",)
+    found = compare(find("c0,c1", runs.folder), find("a", runs.folder))
+    assert found.remarks == ("A's c1 is INVALID: the record gives no reason.",)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("20260101-ofline", "did you mean '20260101-Offline'"),
+        ("20260101-Offline,nothing", "there is no run nothing"),
+        ("", "a run has no name"),
+        (",", "a run has no name"),
+        ("20260101-Offline,other", "runs of different scenarios (Offline, Server), not repeats"),
+        ("broken", "is no record of a run"),
+        ("list", "is no record of a run"),
+    ],
+)
+def test_a_wrong_name_is_one_sentence(runs, words, message):
+    runs.add("20260101-Offline")
+    runs.add("other", changes={"scenario": "Server"})
+    for name, text in (("broken", "{"), ("list", "[1]")):
+        runs.add(name)
+        (runs.folder / name / "run.json").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        find(words, runs.folder)
+    assert message in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_folder_that_is_no_run(runs, tmp_path):
+    with pytest.raises(ConfigError, match=r"has no run\.json"):
+        find(str(tmp_path), runs.folder)
+
+
+def test_the_command_prints_all_of_it(runs):
+    runs.add("a", recorder=offline(100, 1))
+    runs.add("b", 110, {"engine/threads": 4, "valid": False, "reasons": ["short"]}, offline(110, 2))
+    arguments = ["compare", "a", str(runs.folder / "b"), "--runs-dir", str(runs.folder)]
+    try:
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        shown = done.stdout
+        assert "B is INVALID: short." in shown
+        assert re.search(r"engine\.threads +2 +4", shown)
+        assert re.search(r"throughput +100\.00 samples/s +110\.00 samples/s +1\.100", shown)
+        assert "B is faster by 10.0 % (95 %: " in shown
+        found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    finally:
+        console.configure(console.Output())
+    assert found["differences"] == {"engine.threads": ["2", "4"]}
+    assert found["verdict"]["faster"] is True
+    assert found["metrics"][0] == {"name": "throughput", "unit": "samples/s", "a": 100, "b": 110, "ratio": 1.1}
