@@ -122,7 +122,8 @@ compliance: $(READY) ## The compliance tests of official results that are there:
 
 package: $(READY) ## Make build/submission and its tarball from the official runs of SYSTEM, for DIVISION and SUBMITTER
 	@$(BIN)/harness package --division $(call quoted,$(DIVISION)) --submitter $(call quoted,$(SUBMITTER)) \
-	  $(call option,SYSTEM,system) $(call option,ROUND,round) $(call flag,REHEARSAL,rehearsal) $(ARGS)
+	  $(foreach system,$(SYSTEM),--system $(call quoted,$(system))) $(call option,ROUND,round) \
+	  $(call flag,REHEARSAL,rehearsal) $(ARGS)
 
 data: $(READY) ## Fetch the full SQuAD v1.1 dev set and BERT's vocabulary into build/data
 	@$(BIN)/harness data fetch

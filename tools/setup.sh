@@ -23,6 +23,10 @@ else
     fi
 fi
 
+if [ -L "$venv" ]; then
+    echo "error: $venv is a link, and what it leads to would be emptied: remove the link first." >&2
+    exit 2
+fi
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 echo "setting up $venv with Python $version (once; about a minute)" >&2
 if ! "$python" -m venv --clear "$venv"; then

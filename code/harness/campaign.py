@@ -9,11 +9,10 @@ long each test took.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,19 @@ from rich.table import Table
 from harness import catalog, console
 from harness.config import RunSettings
 from harness.errors import ConfigError, Interrupted, did_you_mean
+from harness.files import locked
 from harness.loadgen.conf import MIN_DURATION_MS
 from harness.registry import SCENARIOS, choose
 from harness.results import remove_left_over
 from harness.run import run
-from harness.submission.records import Record, difference, identity, read_record
+from harness.submission.layout import Classic
+from harness.submission.records import Record, difference, identity, read_record, reference
 from harness.submission.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
 from harness.supervise import INTERRUPTED
 
 _PREPARING = 30.0  # seconds of a test beside LoadGen's, where no other was run yet
+
+_BUSY = "another campaign is at work here: wait for it, or end it."
 
 DONE, LEFT, FAILED, CUT, BLOCKED = "done", "to do", "failed", "interrupted", "blocked"
 
@@ -122,9 +125,15 @@ class Campaign:
 
     steps: list[Step]
     journal: Journal
-    lock: Path
+    folder: Path
+    """Where journals and locks lie."""
     retry: bool = False
     """Whether tests that failed are run again."""
+
+    @property
+    def rehearsal(self) -> bool:
+        """Whether it measures nothing."""
+        return self.steps[0].settings.rehearsal
 
     def look(self) -> None:
         """Find out what is done.
@@ -144,6 +153,12 @@ class Campaign:
                         f"{step.folder} holds a run with another {other}: move it away, or give the campaign what that "
                         "run had."
                     )
+                test = step.settings.audit
+                results = Classic(step.settings.tree).results(step.settings.scene)
+                if test and record.get("reference") != reference(results, test):
+                    raise ConfigError(
+                        f"{step.settings.target} was compared with results that have been replaced since: move it away."
+                    )
                 step.state, step.record = DONE, record
                 step.seconds = event.get("seconds") if event.get("event") == DONE else None
             elif event.get("event") == FAILED and not self.retry:
@@ -161,7 +176,13 @@ class Campaign:
             ConfigError: another campaign is at work, or a place is taken.
             Interrupted: by the user.
         """
-        with _locked(self.lock):
+        with contextlib.ExitStack() as locks:
+            # Two measurements at a time would disturb each other, and so would a rehearsal beside one.
+            locks.enter_context(locked(self.folder / ".lock", _BUSY, shared=self.rehearsal))
+            if self.rehearsal:
+                scene = self.steps[0].settings.scene
+                scope = "-".join((scene.system, scene.benchmark, scene.scenario))
+                locks.enter_context(locked(self.folder / f".{scope}.lock", _BUSY))
             remove_left_over({step.settings.runs_dir for step in self.steps})
             self.look()
             self.show()
@@ -209,10 +230,13 @@ class Campaign:
             console.error(str(error))
             code = error.exit_code
         seconds = round(time.time() - start, 1)
-        if code >= INTERRUPTED:
-            done = sum(each.state == DONE for each in self.steps)
-            raise Interrupted(f"{done} of {len(self.steps)} tests are kept; the same command goes on with {step.name}.")
         step.record = read_record(step.folder)
+        if code >= INTERRUPTED:
+            if step.record is not None:
+                step.state = DONE
+                self.journal.write(step, DONE, seconds=seconds)
+            done = sum(each.state == DONE for each in self.steps)
+            raise Interrupted(f"{done} of {len(self.steps)} tests are kept; the same command goes on from there.")
         step.seconds = seconds
         if step.record is not None:
             step.state = DONE
@@ -273,7 +297,9 @@ def plan(
     steps: list[Step] = []
     owners: dict[tuple[str, str], str] = {}
     for text in models:
-        name, _, engine = text.rpartition("@") if "@" in text else (text, "", "")
+        name, at, engine = text.rpartition("@")
+        if not at or "/" in engine:
+            name, engine = text, ""
         found = catalog.find_model(name or catalog.default_model())
         rules = RULES.get(found.official_name)
         if division == "closed" and rules is None:
@@ -310,15 +336,13 @@ def plan(
     if not steps:
         raise ConfigError("a campaign needs a model: give --model.")
     first = steps[0].settings
-    # Two measurements at a time would disturb each other; rehearsals measure nothing.
-    scope = "-".join((first.scene.system, first.scene.benchmark, first.scenario)) if first.rehearsal else "all"
     if only_compliance:
         campaign_steps = [step for step in steps if step.settings.audit]
         for step in steps:
             if not step.settings.audit and read_record(step.folder) is not None:
                 step.state = DONE
         steps = campaign_steps
-    return Campaign(steps, Journal(folder / f"{first.scene.system}.jsonl"), folder / f".{scope}.lock", retry)
+    return Campaign(steps, Journal(folder / f"{first.scene.system}.jsonl"), folder, retry)
 
 
 def _reason(step: Step, since: float) -> str:
@@ -331,23 +355,3 @@ def _reason(step: Step, since: float) -> str:
             if same and path.stat().st_mtime >= since - 1 and record["identity"] == identity(step.settings):
                 newest = "; ".join(record["reasons"])
     return newest
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the kernel frees when the process ends, however it ends.
-
-    Raises:
-        ConfigError: another process holds it.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError("another campaign is at work here: wait for it, or end it.") from error
-        yield

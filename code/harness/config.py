@@ -60,8 +60,6 @@ class RunSettings(BaseModel):
     """The file that engine, options and user.conf were taken from, where they were tuned."""
     remarks: tuple[str, ...] = ()
     """What the user should hear before the run."""
-    command: str = ""
-    """What the user typed, for the record."""
     as_json: bool = False
     """Whether the result is printed as JSON."""
     timeline: Literal["harness", "loadgen", "off"] = "harness"

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.errors import ConfigError
+
+
+@contextlib.contextmanager
+def locked(path: Path, told: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock that the kernel frees when the process ends, however it ends; ``shared`` ones go together.
+
+    Raises:
+        ConfigError: another process holds it, in the words of ``told``; or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+    with file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(told) from error
+        yield
 
 
 def read_input(path: str | Path, what: str) -> bytes:

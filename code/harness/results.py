@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import platform
 import re
 import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +51,7 @@ class Places:
             settings.audit or settings.mode,
         )
         name = time.strftime("%Y%m%dT%H%M%S-") + re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words))
-        staging = settings.runs_dir / f".{name}.{os.getpid()}.partial"
+        staging = settings.runs_dir / f".{name}.{_here()}.{os.getpid()}.partial"
         return cls(staging, settings.runs_dir / name, _official_folder(settings), settings.force)
 
     def create(self) -> None:
@@ -113,9 +116,17 @@ def remove_left_over(folders: Iterable[Path]) -> None:
     """Remove the hidden folders of runs whose process was killed."""
     for folder in folders:
         for partial in folder.glob(".*.partial"):
-            owner = partial.name.split(".")[-2]
-            if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            where, owner = partial.name.split(".")[-3:-1]
+            if where == _here() and owner.isdigit() and not Path(f"/proc/{owner}").exists():
                 shutil.rmtree(partial, ignore_errors=True)
+
+
+def _here() -> str:
+    """What tells process ids that mean something here from those of another machine or container."""
+    namespace = Path("/proc/self/ns/pid")
+    with contextlib.suppress(OSError):
+        namespace = namespace.readlink()
+    return sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
 
 
 def write_json(path: Path, value: Any) -> None:

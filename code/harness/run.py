@@ -24,7 +24,7 @@ from harness.results import Places, check_space, write_json
 from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
 from harness.submission.layout import CONF, RUN
-from harness.submission.records import identity
+from harness.submission.records import code_digest, command, identity, reference
 from harness.supervise import Heartbeat, supervised
 
 
@@ -157,8 +157,10 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     if audit and result:
         reasons = audit.verify(result, benchmark, dataset)
         valid = not reasons
-        # Read by people and by the package, so it has to say what came of the whole test.
-        write_json(places.staging / RUN, {**record, "valid": valid, "reasons": reasons})
+        # It has to say what came of the whole test, and which results that is about.
+        told = {**record, "valid": valid, "reasons": reasons, "reference": reference(audit.reference, audit.test)}
+        for folder in (places.staging, result / "performance" / "run_1"):
+            write_json(folder / RUN, told)
     heartbeat.publish()
     logs = places.publish(result if valid else None)
     try:
@@ -228,7 +230,8 @@ def _record(
     return {
         "harness": __version__,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": settings.command,
+        "command": command(settings),
+        "code": code_digest(),
         "for_submission": settings.official and not settings.rehearsal,
         "rehearsal": settings.rehearsal,
         "notice": " ".join(settings.notices) or None,

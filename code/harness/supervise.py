@@ -75,16 +75,23 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
         child.join()
     cleanup()
     if reason is None and child.exitcode in (0, 1, 2):
+        if stopped:
+            console.error("interrupted: the test had just ended, and what came of it is kept.")
+            return _code(stopped[0])
         return child.exitcode
     console.err.show_cursor(True)
     if stopped:
         console.error("interrupted: the test was ended, and nothing of it was kept.")
-        return INTERRUPTED if stopped[0] == signal.SIGINT else 128 + stopped[0]
+        return _code(stopped[0])
     if reason:
         console.error(reason)
         return 1
     console.error(f"{_death(child.exitcode or 0)} Nothing of the test was kept.")
     return 1
+
+
+def _code(number: int) -> int:
+    return INTERRUPTED if number == signal.SIGINT else 128 + number
 
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}

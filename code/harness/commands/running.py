@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -98,7 +96,6 @@ def run(
         official=official,
         rehearsal=rehearsal,
         audit=compliance,
-        command=shlex.join(["harness", *sys.argv[1:]]),
         force=force,
         system=system,
         stall_timeout=stall_timeout,

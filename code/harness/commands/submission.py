@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,7 +104,6 @@ def _campaign(
             duration=duration,
             official=True,
             rehearsal=rehearsal,
-            command=_run_command(test, engine, system, dataset, option or [], rehearsal, duration),
             system=system,
             stall_timeout=stall_timeout,
             measurements=measurements_dir,
@@ -130,40 +127,12 @@ def _campaign(
     raise typer.Exit(planned.run())
 
 
-def _run_command(
-    test: Mapping[str, str | None],
-    engine: str | None,
-    system: str | None,
-    dataset: str | None,
-    options: list[str],
-    rehearsal: bool,
-    duration: float | None,
-) -> str:
-    """The `harness run` that makes the same test, for its record."""
-    values = {
-        "model": test["model"],
-        "engine": test["engine"] or engine,
-        "scenario": test["scenario"],
-        "mode": test["mode"],
-        "compliance": test["audit"],
-        "system": system,
-        "dataset": dataset,
-        "duration": duration,
-    }
-    words = ["harness", "run", "--rehearsal" if rehearsal else "--official"]
-    for name, value in values.items():
-        words += [f"--{name}", str(value)] if value is not None else []
-    for each in options:
-        words += ["--set", each]
-    return shlex.join(words)
-
-
 def package(
     division: Annotated[str, typer.Option(help="open or closed.")],
     submitter: Annotated[str, typer.Option(help="Your organisation, as it is registered with MLCommons.")],
     system: Annotated[
         list[str] | None,
-        typer.Option("--system", help="May be repeated.", show_default="from the processor"),
+        typer.Option("--system", help="May be repeated.", show_default="all with results"),
     ] = None,
     round_name: Annotated[
         str | None, typer.Option("--round", help="Such as v6.1.", show_default="that of the LoadGen that ran")

@@ -7,11 +7,10 @@ The measurements file, and a README.md with the exact commands, are made from th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.catalog import ROOT
 from harness.errors import ConfigError, did_you_mean
 from harness.submission.layout import Scene
 from harness.submission.records import Record
@@ -37,18 +36,35 @@ def read_told(path: Path) -> dict[str, Any]:
     """
     try:
         told = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
     if not isinstance(told, dict):
         raise ConfigError(f'{path} must hold a JSON object, such as {{"weight_transformations": "no"}}.')
     for key, value in told.items():
-        if key not in (*FIELDS, EQUIVALENT):
+        if key not in (*FIELDS, EQUIVALENT, "sha256"):
             raise ConfigError(f"{path} has an unknown field '{key}': {did_you_mean(key, (*FIELDS, EQUIVALENT))}")
-        if key != EQUIVALENT and not (isinstance(value, str) and value.strip()):
+        if key != EQUIVALENT and not (isinstance(value, str) and value.strip() and value.isprintable()):
             raise ConfigError(f'{path}: {key} must be a text that is not empty; for nothing write "No".')
         if key == EQUIVALENT and not isinstance(value, bool):
             raise ConfigError(f"{path}: {EQUIVALENT} must be true or false.")
+    if told and "sha256" not in told:
+        raise ConfigError(f"{path} must say which model it is about: add its sha256 (harness models show).")
     return told
+
+
+def contradictions(record: Record, told: Mapping[str, Any]) -> list[str]:
+    """What a person says otherwise than the model itself, or of another model; a sentence each."""
+    model = record["model"]
+    if told and told["sha256"] != model["sha256"]:
+        return [
+            f"it is about the model {str(told['sha256'])[:12]}..., and {model['name']} is {model['sha256'][:12]}..."
+        ]
+    facts = measurements(record, {})
+    return [
+        f"{field} is {facts[field]!r} by the model, and {told[field]!r} there"
+        for field in FIELDS
+        if field in told and facts[field] not in ("unknown", told[field])
+    ]
 
 
 def measurements(record: Record, told: Mapping[str, Any]) -> dict[str, str]:
@@ -91,7 +107,7 @@ def readme(scene: Scene, records: Mapping[str, Record], values: Mapping[str, str
         "",
         "```",
     ]
-    lines += [f".venv/bin/{_elsewhere(each['command'])}" for each in records.values()]
+    lines += [f".venv/bin/{each['command']}" for each in records.values()]
     lines += ["```", "", "`user.conf` beside this file is the one that LoadGen read in the performance run.", ""]
     lines += ["## Model", ""]
     lines += _list(
@@ -120,12 +136,11 @@ def readme(scene: Scene, records: Mapping[str, Record], values: Mapping[str, str
     return "\n".join(lines) + "\n"
 
 
-def calibration(models: Mapping[str, Record]) -> str:
-    """calibration.md: how each model (by benchmark) came to its numbers, in Markdown."""
+def calibration(records: Iterable[Record]) -> str:
+    """calibration.md: how each model came to its numbers, in Markdown."""
     lines = ["# Calibration", ""]
-    for benchmark, record in sorted(models.items()):
-        model = record["model"]
-        lines += [f"## {benchmark}: {model['name']}", ""]
+    for model in {record["model"]["sha256"]: record["model"] for record in records}.values():
+        lines += [f"## {model['official_name']}: {model['name']}", ""]
         if model["precision"] in ("fp32", "unknown") and "calibration" not in model["metadata"]:
             lines += [f"Weights and activations are {model['precision']}; nothing was calibrated.", ""]
             continue
@@ -142,11 +157,6 @@ def calibration(models: Mapping[str, Record]) -> str:
                 "",
             ]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _elsewhere(command: str) -> str:
-    """A command without what is only true where it was typed: the places of the repository and of the home."""
-    return command.replace(f"{ROOT}/", "").replace(f"{Path.home()}/", "~/")
 
 
 def _list(facts: Mapping[str, Any]) -> list[str]:

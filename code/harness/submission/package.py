@@ -24,11 +24,12 @@ from harness.catalog import ROOT
 from harness.compliance.audit import AUDITS
 from harness.config import REHEARSAL, REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.errors import CheckFailed, ConfigError
+from harness.files import locked
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
 from harness.machine import default_system_name
 from harness.submission import measurements, system
 from harness.submission.layout import CONF, LAYOUTS, V6, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Classic, Layout, Scene
-from harness.submission.records import Record, difference, read_record
+from harness.submission.records import Record, code_digest, difference, read_record, reference, unlike
 from harness.submission.report import run_check
 from harness.submission.rounds import DIVISIONS, ROUNDS, Round, find_round, round_of
 
@@ -39,6 +40,7 @@ _LARGEST = 50 * 2**20
 """Bytes of the largest file that a submission may hold (the official checker)."""
 _PROJECT = ("code", "docs", "tools", "Makefile", "pyproject.toml", "requirements.lock", "requirements-deepsparse.lock",
             CONF, "LICENSE", "NOTICE", "README.md", "submission.md")  # fmt: skip
+_LONGEST = 80  # characters of a name that many file systems, and the checkers' messages, bear
 _ITSELF = ("resnet50", "efficientnet", "mobilenet")
 """A name that holds one of these is taken for ResNet50 by the checkers, as one with bert-99 is taken for BERT."""
 
@@ -113,7 +115,10 @@ def package(
         raise ConfigError(f"'{submitter}' is no name of a submitter: use letters, digits, '.', '_' and '-'.")
     if rehearsal:
         submitter = submitter if submitter.startswith(REHEARSAL_PREFIX) else REHEARSAL_PREFIX + submitter
-    source = Classic(tree)
+    output, source = output.resolve(), Classic(tree)
+    for name in (submitter, *systems):
+        if len(name) > _LONGEST:
+            raise ConfigError(f"'{name[:20]}...' is too long a name: use {_LONGEST} characters at most.")
     results, problems = _results(source, systems, division, rehearsal)
     found = _round(source, results, round_name)
     described = {name: _system(source.system_file(name), name, rehearsal) for name in systems}
@@ -125,18 +130,44 @@ def package(
                 f"--system {name}` first."
             )
     if problems:
-        raise CheckFailed("\n".join(problems))
+        raise CheckFailed("\n".join(dict.fromkeys(problems)))
+    if any(result.records["performance"].get("code") != code_digest() for result in results):
+        console.warn(
+            "the code has changed since some of these results were run, and the package holds it as it is now."
+        )
+    with locked(output.with_name(f".{output.name}.lock"), "another package is being made here: wait for it."):
+        return _make(output, source, results, described, division, submitter, found, rehearsal)
+
+
+def _make(
+    output: Path,
+    source: Classic,
+    results: list[Result],
+    described: dict[str, dict[str, Any]],
+    division: str,
+    submitter: str,
+    found: Round,
+    rehearsal: bool,
+) -> Packaged:
+    """Write what was found fit, and put it in its place in one step."""
     target = output / division / submitter
-    staging = output / f".{division}-{submitter}.partial"
+    old, staging = output / f".{division}-{submitter}.old", output / f".{division}-{submitter}.partial"
     shutil.rmtree(staging, ignore_errors=True)
     try:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        lost = {path.stem for path in (target / "systems").glob("*.json")} - described.keys()
+        if lost:
+            raise ConfigError(
+                f"the package that is there has results of {', '.join(sorted(lost))}, too: name all systems, or remove "
+                f"{target} first."
+            )
         target_layout = LAYOUTS[found.layout](staging)
         _write(target_layout, source, results, division, submitter, rehearsal)
         for name, values in described.items():
             _text(target_layout.system_file(name), json.dumps(values, indent=4, ensure_ascii=False) + "\n")
         _check_sizes(staging)
         target.parent.mkdir(parents=True, exist_ok=True)
-        old = output / f".{division}-{submitter}.old"
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
             target.rename(old)
@@ -145,7 +176,9 @@ def package(
         tarball = output.with_name(f"{output.name}-{submitter}.tar.gz")
         digest = _tar(output, submitter, tarball)
     except OSError as error:
-        raise ConfigError(f"the package cannot be written to {output}: {error.strerror}: {error.filename}.") from error
+        raise ConfigError(f"the package cannot be made in {output}: {error.filename}: {error.strerror}.") from error
+    except UnicodeError as error:
+        raise ConfigError(f"the package cannot be made: a file of the results is no UTF-8 text ({error}).") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Packaged(target, output, found, results, tarball, digest)
@@ -213,14 +246,20 @@ def _results(source: Classic, systems: list[str], division: str, rehearsal: bool
             elif not test.startswith("TEST"):
                 problems.append(f"{folder} is missing: make {scene.scenario}'s {test} run with `make submission`.")
         for test, record in records.items():
-            if "performance" in records and (other := difference(records["performance"], record["identity"])):
+            first = records.get("performance", record)
+            if other := difference(first, record["identity"]) or unlike(first, record):
                 problems.append(
                     f"{folders[test]} was run with another {other} than the performance run: run one of them again."
+                )
+            if test.startswith("TEST") and record.get("reference") != reference(source.results(scene), test):
+                problems.append(
+                    f"{folders[test]} was compared with results that have been replaced since: run {test} again."
                 )
         if not {"performance", "accuracy"} <= records.keys():
             continue
         told_at = source.root / "measurements" / scene.system / scene.benchmark / measurements.TOLD
         told = measurements.read_told(told_at)
+        problems += [f"{told_at}: {words}." for words in measurements.contradictions(records["performance"], told)]
         result = Result(scene, records, told)
         problems += _untold(result, told_at)
         if division == "closed":
@@ -265,8 +304,9 @@ def _unfit(folder: Path, record: Record, rehearsal: bool) -> Iterator[str]:
 def _untold(result: Result, path: Path) -> Iterator[str]:
     missing = measurements.unknown(result.values)
     if missing:
-        example = json.dumps(dict.fromkeys(missing, "..."))
-        name = result.records["performance"]["model"]["name"]
+        model = result.records["performance"]["model"]
+        example = json.dumps({"sha256": model["sha256"], **dict.fromkeys(missing, "...")})
+        name = model["name"]
         yield f"model {name} does not tell its {', '.join(missing)}: write {example} to {path}."
 
 
@@ -330,9 +370,10 @@ def _write(
         _text(target.root / layout.code / "README.md", f"The code is in [{target.code}](../{target.code}).\n")
     if division == "closed" or any("calibration" in r.records["performance"]["model"]["metadata"] for r in results):
         mine = ROOT / "calibration.md"
-        models = {result.scene.benchmark: result.records["performance"] for result in results}
-        text = mine.read_text("utf-8") if mine.is_file() else measurements.calibration(models)
-        _text(target.calibration, text)
+        if mine.is_file():
+            _copy(mine, target.calibration)
+        else:
+            _text(target.calibration, measurements.calibration(r.records["performance"] for r in results))
     mapping = {
         result.scene.benchmark: "resnet"
         if result.records["performance"]["model"]["benchmark"] == "resnet50"
@@ -411,7 +452,7 @@ def _project_files() -> Iterator[Path]:
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             parts = path.relative_to(ROOT).parts
             unwanted = any(p.startswith(".") or p == "__pycache__" or p.endswith(".egg-info") for p in parts)
-            if path.is_file() and not unwanted and path.suffix not in (".pyc", ".JPEG"):
+            if path.is_file() and not path.is_symlink() and not unwanted and path.suffix not in (".pyc", ".JPEG"):
                 yield path
 
 
@@ -445,7 +486,7 @@ def _readme(results: list[Result], division: str, submitter: str, rehearsal: boo
 def _tar(root: Path, submitter: str, path: Path) -> str:
     """Write the tarball of a submitter's divisions, the same bytes for the same files; return its sha256."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for division in DIVISIONS:
             for file in sorted((root / division / submitter).rglob("*")):
                 if file.is_file():

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from harness.catalog import ROOT, models
+from harness.download import sha256_of
 from harness.errors import ConfigError
-from harness.submission.layout import RUN
+from harness.loadgen.logs import ACCURACY, DETAIL
+from harness.submission.layout import CONF, RUN
 
 if TYPE_CHECKING:
     from harness.config import RunSettings
@@ -32,6 +38,7 @@ class _Model(_Part):
     name: str
     sha256: str | None
     benchmark: str
+    official_name: str
     source: str
     precision: str
     input_data_types: str
@@ -111,6 +118,62 @@ def identity(settings: RunSettings) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
+def command(settings: RunSettings) -> str:
+    """The `harness run` that makes the same test elsewhere: every setting in force, and no place of this machine.
+
+    The user.conf is the one that lies beside a result.
+    """
+    words = ["harness", "run", "--rehearsal" if settings.rehearsal else "--official"] if settings.official else []
+    words = words or ["harness", "run"]
+    known = settings.model.name in models()
+    values = {
+        "model": settings.model.name if known else settings.model.path.name,
+        "engine": settings.engine,
+        "scenario": settings.scenario,
+        "mode": settings.mode,
+        "compliance": settings.audit,
+        "system": settings.system,
+        "dataset": Path(settings.dataset).name if settings.dataset else None,
+        "samples": settings.samples,
+        "duration": settings.duration,
+    }
+    for name, value in values.items():
+        words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)] if value is not None else []
+    for part in (settings.engine_settings, settings.benchmark_settings):
+        for name, value in part.model_dump(mode="json", exclude_unset=True).items():
+            said = Path(value).name if isinstance(getattr(part, name), Path) else value
+            words += ["--set", f"{name}={str(said).lower() if isinstance(said, bool) else said}"]
+    return shlex.join([*words, "--no-tuned", "--user-conf", CONF])
+
+
+def unlike(one: Record, other: Record) -> str | None:
+    """What two runs of one result differ in beside their `identity` and may not, in words; None if they agree."""
+    facts = {
+        "data set": lambda r: r["dataset"]["sha256"],
+        "processor": lambda r: (r["machine"]["cpu"], r["machine"]["cores"]),
+        "version of the engine": lambda r: r["engine"].get("version"),
+        "version of a package": lambda r: r["machine"]["packages"],
+        "code of the harness": lambda r: r.get("code"),
+    }
+    return next((words for words, of in facts.items() if of(one) != of(other)), None)
+
+
+@cache
+def code_digest() -> str:
+    """sha256 over the project's own code, as far as it is text."""
+    files = sorted(p for p in (ROOT / "code").rglob("*") if p.suffix in (".py", ".toml") and not p.is_symlink())
+    told = [(p.relative_to(ROOT).as_posix(), sha256_of(p)) for p in files]
+    return sha256(repr(told).encode()).hexdigest()
+
+
+def reference(results: Path, test: str) -> dict[str, str]:
+    """sha256 of the logs of a scenario's results that a compliance test is compared with; without those that miss."""
+    files = {"performance": results / "performance" / "run_1" / DETAIL}
+    if test == "TEST01":
+        files["accuracy"] = results / "accuracy" / ACCURACY
+    return {name: sha256_of(path) for name, path in files.items() if path.is_file()}
+
+
 def read_record(folder: Path) -> Record | None:
     """The record in a folder of logs; None where there is none.
 
@@ -120,7 +183,7 @@ def read_record(folder: Path) -> Record | None:
     path = folder / RUN
     try:
         record = json.loads(path.read_bytes()) if path.exists() else None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): move the result away, and run it again.") from error
     if record is None:
         return None

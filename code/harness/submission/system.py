@@ -130,7 +130,7 @@ def read_system(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(read_input(path, "system description"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} is no JSON ({error}): mend it, or remove it and run `harness system init`."
         ) from error

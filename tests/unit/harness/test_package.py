@@ -16,6 +16,7 @@ from harness.loadgen.logs import ACCURACY
 from harness.submission.check import check
 from harness.submission.layout import Classic, Scene
 from harness.submission.package import KEPT, make, package, truncated
+from harness.submission.records import reference
 from harness.submission.rounds import RULES, find_round
 
 TELLING = {"input_data_types": "int64", "weight_transformations": "no", "retraining": "No", "precision": "fp32"}
@@ -37,6 +38,7 @@ def record(benchmark: str, mode: str, **changes) -> dict:
         "model": {
             "name": f"{benchmark}-reference",
             "sha256": "0" * 64,
+            "official_name": benchmark,
             "benchmark": "resnet50" if benchmark == "resnet50" else "bert",
             "source": "model.onnx",
             "caveat": "",
@@ -75,11 +77,13 @@ def make_runs(root: Path, name: str = "v6.1") -> Classic:
             folders = {"performance": layout.performance(scene), "accuracy": layout.accuracy(scene)}
             for test in RULES[benchmark].tests:
                 folders[test] = layout.compliance(scene, test) / "performance" / "run_1"
-            for mode, folder in folders.items():
-                put(folder / "run.json", json.dumps(record(benchmark, mode)))
+            for folder in folders.values():
                 put(folder / "user.conf", "*.Offline.target_qps = 12\n")
             for folder in (layout.accuracy(scene), layout.compliance(scene, "TEST01") / "accuracy"):
                 whole(folder)
+            for mode, folder in folders.items():
+                about = {"reference": reference(layout.results(scene), mode)} if mode.startswith("TEST") else {}
+                put(folder / "run.json", json.dumps(record(benchmark, mode, **about)))
     for left in layout.root.glob("measurements/*/*/*/*"):
         left.unlink()
     return layout
@@ -223,6 +227,25 @@ WRONG = {
         lambda t: put(t.system_file(SYSTEM), json.dumps(SYSTEM_JSON | {"cooling": "FILL IN: such as air"})),
         "lacks cooling",
     ),
+    "other data": (
+        lambda t: change(
+            t.accuracy(SCENE), dataset={"name": "full", "sha256": "2" * 64, "samples_used": RULES["resnet50"].samples}
+        ),
+        "another data set",
+    ),
+    "other version": (
+        lambda t: change(
+            t.accuracy(SCENE), machine=record("resnet50", "accuracy")["machine"] | {"packages": {"numpy": "2"}}
+        ),
+        "another version of a package",
+    ),
+    "forced performance": (
+        lambda t: put(
+            t.performance(SCENE) / "mlperf_log_detail.txt",
+            (t.performance(SCENE) / "mlperf_log_detail.txt").read_text() + "\n",
+        ),
+        "was compared with results that have been replaced since",
+    ),
     "changed log": (
         lambda t: put(t.accuracy(SCENE) / ACCURACY, "[\n]\n"),
         "is not the log that was scored",
@@ -231,7 +254,16 @@ WRONG = {
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", "7", '{"identity": 5}', '{"identity": {}}', '{"valid": true, "identity": {"engine": "x"}}']
+    "content",
+    [
+        "{",
+        "[]",
+        "7",
+        "[" * 100_000,
+        '{"identity": 5}',
+        '{"identity": {}}',
+        '{"valid": true, "identity": {"engine": "x"}}',
+    ],
 )
 def test_a_record_of_another_kind_is_one_sentence(tmp_path, tree, content):
     put(tree.accuracy(SCENE) / "run.json", content)
@@ -244,7 +276,7 @@ def test_what_is_no_submission_is_not_packaged(tmp_path, tree, name):
     spoil, said = WRONG[name]
     spoil(tree)
     with pytest.raises(CheckFailed, match=said):
-        run(tree, tmp_path / "out")
+        run(tree, tmp_path / "out", "open" if name == "changed log" else "closed")
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
@@ -255,6 +287,7 @@ def test_what_is_no_submission_is_not_packaged(tmp_path, tree, name):
         ({"round_name": "v7"}, "unknown round"),
         ({"division": "shut"}, "closed or open"),
         ({"submitter": "A/B"}, "no name of a submitter"),
+        ({"submitter": "A" * 100}, "too long a name"),
         ({"systems": ["other"]}, "there are no official results of system other"),
     ],
 )
@@ -264,16 +297,44 @@ def test_a_wrong_name_is_one_sentence(tmp_path, tree, changes, said):
 
 
 def test_a_model_that_says_too_little_is_told_by_a_person(tmp_path, tree):
-    spoil, _ = WRONG["silent model"]
-    spoil(tree)
+    silent = record("resnet50", "performance")["model"] | {"weight_transformations": "unknown"}
+    for scenario in SCENARIOS["resnet50"]:
+        change(tree.performance(Scene(SYSTEM, "resnet50", scenario)), model=silent)
     told = tree.root / "measurements" / SYSTEM / "resnet50" / "model.json"
-    put(told, json.dumps({"weight_transformations": "INT8 quantisation"}))
+    put(told, json.dumps({"sha256": "0" * 64, "weight_transformations": "INT8 quantisation"}))
     made = run(tree, tmp_path / "out")
     text = (made.folder / "results" / SYSTEM / "resnet50" / "Offline" / "measurements.json").read_text()
     assert json.loads(text)["weight_transformations"] == "INT8 quantisation"
     put(told, json.dumps({"weight_transformation": "INT8"}))
     with pytest.raises(ConfigError, match="did you mean 'weight_transformations'"):
         run(tree, tmp_path / "out")
+    put(told, json.dumps({"weight_transformations": "INT8"}))
+    with pytest.raises(ConfigError, match="must say which model it is about"):
+        run(tree, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"sha256": "f" * 64, "equivalent": True}, "it is about the model ffff"),
+        ({"sha256": "0" * 64, "weight_data_types": "int8"}, "weight_data_types is 'fp32' by the model, and 'int8'"),
+    ],
+)
+def test_a_person_cannot_say_otherwise_than_the_model(tmp_path, tree, said, words):
+    put(tree.root / "measurements" / SYSTEM / "resnet50" / "model.json", json.dumps(said))
+    with pytest.raises(CheckFailed, match=words):
+        run(tree, tmp_path / "out")
+
+
+def test_no_system_is_dropped_from_a_package_silently(tmp_path, tree):
+    made = run(tree, tmp_path / "out")
+    other = make_runs(tmp_path / "other")
+    for part in ("results", "compliance"):
+        (other.root / part / SYSTEM).rename(other.root / part / "second")
+    (other.root / "systems" / f"{SYSTEM}.json").rename(other.root / "systems" / "second.json")
+    with pytest.raises(ConfigError, match=f"has results of {SYSTEM}, too"):
+        run(other, tmp_path / "out", systems=["second"])
+    assert (made.folder / "systems" / f"{SYSTEM}.json").is_file()
 
 
 def test_a_package_that_is_there_survives_one_that_fails(tmp_path, tree):
