@@ -180,9 +180,9 @@ class Campaign:
             # Two measurements at a time would disturb each other, and so would a rehearsal beside one.
             locks.enter_context(locked(self.folder / ".lock", _BUSY, shared=self.rehearsal))
             if self.rehearsal:
-                scene = self.steps[0].settings.scene
-                scope = "-".join((scene.system, scene.benchmark, scene.scenario))
-                locks.enter_context(locked(self.folder / f".{scope}.lock", _BUSY))
+                for scene in sorted({step.settings.scene for step in self.steps}):
+                    scope = "-".join((scene.system, scene.benchmark, scene.scenario))
+                    locks.enter_context(locked(self.folder / f".{scope}.lock", _BUSY))
             remove_left_over({step.settings.runs_dir for step in self.steps})
             self.look()
             self.show()
@@ -320,6 +320,11 @@ def plan(
                 return settings_of(model=name or None, engine=engine or None, scenario=scenario, mode=mode, audit=audit)
 
             performance = Step(settings("performance", None))
+            if division == "closed" and not (found.equivalent or performance.settings.rehearsal):
+                console.warn(
+                    f"the closed division takes the reference model only, and {found.name} is not known to be that: "
+                    "say that it is before you package (submission.md, 6), or use --division open."
+                )
             place = (found.official_name, scenario)
             if place in owners:
                 raise ConfigError(

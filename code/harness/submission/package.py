@@ -452,7 +452,7 @@ def _project_files() -> Iterator[Path]:
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             parts = path.relative_to(ROOT).parts
             unwanted = any(p.startswith(".") or p == "__pycache__" or p.endswith(".egg-info") for p in parts)
-            if path.is_file() and not path.is_symlink() and not unwanted and path.suffix not in (".pyc", ".JPEG"):
+            if path.is_file() and not path.is_symlink() and not unwanted and path.suffix != ".pyc":
                 yield path
 
 

@@ -104,6 +104,7 @@ _WORDS = {
     "engine": "engine",
     "engine_settings": "setting of the engine",
     "benchmark_settings": "setting of the benchmark",
+    "duration": "duration",
 }
 
 
@@ -112,10 +113,21 @@ def identity(settings: RunSettings) -> dict[str, Any]:
     values = {
         "model_sha256": settings.model.sha256,
         "engine": settings.engine,
-        "engine_settings": settings.engine_settings.model_dump(mode="json"),
-        "benchmark_settings": settings.benchmark_settings.model_dump(mode="json"),
+        "engine_settings": _told(settings.engine_settings),
+        "benchmark_settings": _told(settings.benchmark_settings),
+        "duration": settings.duration,
     }
     return json.loads(json.dumps(values))
+
+
+def _told(settings: BaseModel) -> dict[str, Any]:
+    """Settings by their values, files by their content, wherever they lie."""
+    values = settings.model_dump(mode="json")
+    for name in values:
+        path = getattr(settings, name)
+        if isinstance(path, Path):
+            values[name] = sha256_of(path) if path.is_file() else path.name
+    return values
 
 
 def command(settings: RunSettings) -> str:
@@ -199,4 +211,4 @@ def read_record(folder: Path) -> Record | None:
 
 def difference(record: Record, other: dict[str, Any]) -> str | None:
     """What a run has another of than ``other``, an `identity`, in words; None if they agree."""
-    return next((words for key, words in _WORDS.items() if record["identity"][key] != other[key]), None)
+    return next((words for key, words in _WORDS.items() if record["identity"].get(key) != other.get(key)), None)
