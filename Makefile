@@ -27,6 +27,7 @@ SET ?=
 PYTHON ?=
 DEEPSPARSE ?= 1
 BENCH ?= offline
+RUNS ?=
 ROUND ?=
 INFERENCE_REPO ?=
 ARGS ?=
@@ -47,7 +48,7 @@ CAMPAIGN = $(foreach model,$(or $(MODELS),$(MODEL)),--model $(call quoted,$(mode
   $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) \
   $(if $(VOCAB),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(SET),--set $(call quoted,$(pair)))
 
-.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune submission compliance system package check doctor data models options test lint format bench recovery-table published-table lock clean distclean
+.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune report submission compliance system package check doctor data models options test lint format bench recovery-table published-table lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -67,6 +68,7 @@ help: ## This list
 	@echo '  FORCE      1 replaces an official result, or tuned settings of another model, that are there'
 	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor'
 	@echo '  ARGS       further options of the command, such as ARGS=-v, passed on as they are'
+	@echo '  RUNS       of report: names in build/runs, or folders of results/  default: the newest run (ARGS="--last 4")'
 	@echo '  BENCH      what bench measures: offline, scenarios, bert_data or image_data'
 	@echo
 	@echo 'Variables of submission, compliance, package and check:'
@@ -103,6 +105,9 @@ run-accuracy: $(READY) ## Accuracy: F1 or top-1 of the answers that LoadGen logg
 
 tune: $(READY) ## Find the best settings for SCENARIO on this machine, and for Server the highest target_qps that is VALID
 	@$(BIN)/harness tune --scenario $(call quoted,$(SCENARIO)) $(OPTIONS) $(ARGS)
+
+report: $(READY) ## Show RUNS, or the newest run, in build/report.html: verdict, latencies, batches, core use (ARGS="--format md")
+	@$(BIN)/harness report $(foreach run,$(RUNS),$(call quoted,$(run))) $(ARGS)
 
 system: $(READY) ## Describe this machine in systems/SYSTEM.json, and list what a person must add (ARGS="--submitter ...")
 	@$(BIN)/harness system init $(call option,SYSTEM,system) $(ARGS)
