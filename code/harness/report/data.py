@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,12 @@ class Finished:
         """Model, engine, scenario and test in a few words."""
         record = self.record
         return f"{self.model.title} on {record['engine']['name']}, {self.scenario} {record['audit'] or record['mode']}"
+
+    @property
+    def label(self) -> str:
+        """When it began, or the name of one that does not say so."""
+        began = self.name.partition("-")[0]
+        return began if re.fullmatch(r"\d{8}T\d{6}", began) else self.name
 
     @property
     def model(self) -> catalog.Model:

@@ -86,7 +86,7 @@ def plots(run: Finished, prefix: str) -> list[Plot]:
                 "Latency over time",
                 "Every query, by when it came"
                 if len(timeline.latencies) <= _DOTS
-                else "Queries by when they came: quantiles of each 300th of the test",
+                else "Queries by when they came: quantiles of those that came at about the same time",
                 lambda axes: _latency(axes, run, timeline),
             ),
         ]
@@ -154,13 +154,24 @@ def _latency(axes: Axes, run: Finished, timeline: Timeline) -> None:
         shown = timeline.latencies * 1000.0
         axes.plot(timeline.arrivals, shown, "o", markersize=2.5, color=_FIRST, alpha=0.75)
     else:
-        middle = (timeline.edges[:-1] + timeline.edges[1:]) / 2
-        there = ~np.isnan(timeline.quantiles[:, 0])
-        shown = timeline.quantiles[there] * 1000
-        for column, (label, colour, width) in enumerate(
-            (("median", _FIRST, 1.5), ("90th", _FIRST, 0.6), ("99th percentile", _SECOND, 0.9), ("most", _GRID, 0.7))
+        middle, shown = _over_time(timeline)
+        for column, (label, colour, width, alpha) in enumerate(
+            (
+                ("median", _FIRST, 1.6, 1),
+                ("90th", _FIRST, 0.8, 1),
+                ("99th percentile", _SECOND, 1, 1),
+                ("slowest", _INK, 0.6, 0.5),
+            )
         ):
-            axes.plot(middle[there], shown[:, column], color=colour, linewidth=width, label=label, zorder=4 - column)
+            axes.plot(
+                middle,
+                shown[:, column],
+                color=colour,
+                linewidth=width,
+                alpha=alpha,
+                label=label,
+                zorder=4 - column / 10,
+            )
     low, high = float(shown.min()), float(shown.max())
     if run.bound_ms:
         axes.axhline(run.bound_ms, color=_LIMIT, label=f"bound {run.bound_ms:g} ms")
@@ -170,13 +181,35 @@ def _latency(axes: Axes, run: Finished, timeline: Timeline) -> None:
     axes.set_ylabel("latency, ms")
 
 
+def _over_time(timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
+    """The middles of (m,) times, and the (m, 4) quantiles of the queries that came around each, in ms."""
+    bins = _merged(len(timeline.latencies) // 100)
+    edges = timeline.edges[:: (len(timeline.edges) - 1) // bins]
+    limits = np.searchsorted(timeline.arrivals, edges)
+    found = [
+        (
+            edges[i : i + 2].mean(),
+            *np.quantile(timeline.latencies[limits[i] : limits[i + 1]], (0.5, 0.9, 0.99)),
+            slowest,
+        )
+        for i, slowest in enumerate(np.nan_to_num(timeline.quantiles[:, 3]).reshape(bins, -1).max(axis=1))
+        if limits[i + 1] > limits[i]
+    ]
+    table = np.array(found)
+    return table[:, 0], table[:, 1:] * 1000
+
+
+def _merged(wanted: int) -> int:
+    """How many bins of time are drawn of the 300: no more than wanted, but 10."""
+    return next((bins for bins in (100, 75, 60, 50, 30, 20) if bins <= wanted), 10)
+
+
 def _throughput(axes: Axes, run: Finished, timeline: Timeline) -> None:
     # A bin that holds a few batches shows when they end, and not how fast they are.
-    bins = next((n for n in (100, 75, 60, 50, 30, 20) if timeline.batches >= 8 * n), 10)
-    merge = len(timeline.done) // bins
+    merge = len(timeline.done) // _merged(timeline.batches // 8)
     edges = timeline.edges[::merge]
     rate = timeline.done.reshape(-1, merge).sum(axis=1) / np.diff(edges)
-    axes.stairs(rate, edges, color=_FIRST, linewidth=1.3)
+    axes.stairs(rate, edges, color=_FIRST, baseline=None, linewidth=1.3)
     metric = run.metrics[0] if run.metrics else None
     if metric and metric.unit == "samples/s" and metric.value:
         axes.axhline(metric.value, color=_SECOND, linestyle="--", label=f"LoadGen's result, {metric}")
@@ -210,6 +243,7 @@ def _padding(axes: Axes, timeline: Timeline) -> None:
     at = (np.arange(len(real)) + 0.5) * width
     axes.bar(at, real, width=0.85 * width, color=_FIRST, alpha=0.75, linewidth=0, label="real")
     axes.bar(at, padded, width=0.85 * width, bottom=real, color=_SECOND, linewidth=0, label="padding")
+    axes.set_xlim(0, len(real) * width)
     axes.set_xlabel("length")
     axes.yaxis.set_major_formatter(_SHORT)
     axes.grid(visible=False, axis="x")
