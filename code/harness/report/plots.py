@@ -74,19 +74,18 @@ def plots(run: Finished, prefix: str) -> list[Plot]:
     drawn: list[tuple[str, str, Callable[[Axes], None]]] = []
     if len(timeline.latencies):
         least, most = float(timeline.latencies.min()) * 1000, float(timeline.latencies.max()) * 1000
+        seen = "as the harness saw them" if timeline.source == "harness" else "in LoadGen's trace"
         drawn += [
             (
                 "Latency distribution",
-                f"{timeline.queries:,} queries, {least:,.2f} to {most:,.2f} ms, as the harness saw them"
-                if timeline.source == "harness"
-                else f"{timeline.queries:,} queries, {least:,.2f} to {most:,.2f} ms, from LoadGen's trace",
+                f"{timeline.queries:,} queries, {least:,.2f} to {most:,.2f} ms {seen}; lines: LoadGen's percentiles",
                 lambda axes: _distribution(axes, run, timeline),
             ),
             (
                 "Latency over time",
                 "Every query, by when it came"
                 if len(timeline.latencies) <= _DOTS
-                else "Queries by when they came: quantiles of those that came at about the same time",
+                else "Percentiles of the queries that came at about the same time",
                 lambda axes: _latency(axes, run, timeline),
             ),
         ]
@@ -130,12 +129,12 @@ def _axes() -> Iterator[tuple[Figure, Axes]]:
 
 def _distribution(axes: Axes, run: Finished, timeline: Timeline) -> None:
     edges, counts = timeline.latency_edges * 1000, timeline.latency_counts
-    bins = min(len(counts), max(12, int(2 * np.sqrt(counts.sum()))))
+    bins = min(60, max(12, int(2 * np.sqrt(counts.sum()))))
     merge = next(each for each in (1, 2, 3, 4, 5, 6, 8, 10, 12, len(counts)) if len(counts) / each <= bins)
     merged = np.append(edges[:-1:merge], edges[-1])
     share = np.add.reduceat(counts, np.arange(0, len(counts), merge)) / counts.sum() * 100
     axes.stairs(share, merged, fill=True, color=_FIRST, alpha=0.75, linewidth=0)
-    marks = {"50.00": (":", "median"), "90.00": ("-.", "90th"), "99.00": ("--", "99th percentile")}
+    marks = {"50.00": (":", "median"), "90.00": ("-.", "90th"), "99.00": ("--", "99th")}
     for key, (style, label) in marks.items():
         if key in run.latency_ms:
             axes.axvline(run.latency_ms[key], color=_SECOND, linestyle=style, label=label)
@@ -159,7 +158,7 @@ def _latency(axes: Axes, run: Finished, timeline: Timeline) -> None:
             (
                 ("median", _FIRST, 1.6, 1),
                 ("90th", _FIRST, 0.8, 1),
-                ("99th percentile", _SECOND, 1, 1),
+                ("99th", _SECOND, 1, 1),
                 ("slowest", _INK, 0.6, 0.5),
             )
         ):
@@ -290,9 +289,10 @@ def _scale(axis: Any, low: float, high: float) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    handles, _ = axes.get_legend_handles_labels()
+    handles, labels = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=len(handles))
+        rows = 1 if sum(len(label) for label in labels) < 40 else 2  # a wider one would squeeze the plot
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=-(-len(handles) // rows))
 
 
 def _svg(figure: Figure, prefix: str, words: str) -> str:
@@ -308,7 +308,8 @@ def _svg(figure: Figure, prefix: str, words: str) -> str:
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
     svg = re.sub(r'href="#', f'href="#{prefix}', svg)
     svg = re.sub(r"url\(#", f"url(#{prefix}", svg)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     for fixed, page in _PAGE.items():
         svg = svg.replace(fixed, page)
     return re.sub(r"\n\s*", "\n", svg)
