@@ -66,8 +66,8 @@ class Finished:
     @property
     def label(self) -> str:
         """When it began, or the name of one that does not say so."""
-        began = self.name.partition("-")[0]
-        return began if re.fullmatch(r"\d{8}T\d{6}", began) else self.name
+        found = re.match(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)-", self.name)
+        return "{}-{}-{} {}:{}:{}".format(*found.groups()) if found else self.name
 
     @property
     def model(self) -> catalog.Model:

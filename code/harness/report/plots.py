@@ -107,7 +107,11 @@ def plots(run: Finished, prefix: str) -> list[Plot]:
     if len(np.unique(timeline.shapes[:, 1])) > 1:
         unit = run.record["result"]["cost_unit"]
         drawn.append(
-            ("Padding", f"{unit} that were computed, by the batches' length", lambda axes: _padding(axes, timeline))
+            (
+                "Padding",
+                f"{unit.capitalize()} that were computed, by the batches' length",
+                lambda axes: _padding(axes, timeline),
+            )
         )
     if run.cores_busy:
         drawn.append(("Core use", "Cores that were at work", lambda axes: _cores(axes, run, timeline)))
@@ -291,7 +295,7 @@ def _scale(axis: Any, low: float, high: float) -> None:
 def _legend(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        rows = 1 if sum(len(label) for label in labels) < 40 else 2  # a wider one would squeeze the plot
+        rows = 1 if sum(len(label) + 4 for label in labels) < 50 else 2  # a wider one would squeeze the plot
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=-(-len(handles) // rows))
 
 
