@@ -76,11 +76,19 @@ class Finished:
 
     @property
     def published(self) -> str | None:
-        """The row of the published table that the model is, or was built as."""
-        name = self.record["model"]["name"]
+        """The row of the published table that the model is, or was built and compressed as."""
+        model = self.model
         rows = catalog.published()
-        built = self.record["model"]["metadata"].get("model")
-        return name if name in rows else built if built in rows else None
+        if model.name in rows:
+            return model.name
+        built = model.metadata.get("model", "")
+        if built not in rows:
+            return None
+        entry = catalog.models()[built][1]
+        same = model.precision == entry.precision and ("compression" in model.metadata) == bool(entry.recipe)
+        if entry.recipe:
+            same &= model.metadata.get("sparsity", "0") == f"{entry.recipe.sparsity:g}"
+        return built if same else None
 
     @property
     def random(self) -> bool:

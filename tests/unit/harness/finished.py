@@ -27,6 +27,7 @@ def run_folder(
     notice: str | None = "Development run: not for submission.",
     model: str = "small",
     built: str | None = None,
+    compressed: bool = True,
     caveat: str = "",
     accuracy: dict[str, float] | None = None,
     timeline: bool = True,
@@ -57,7 +58,7 @@ def run_folder(
     ]
     (folder / "mlperf_log_detail.txt").write_text("\n".join(lines))
     (folder / "mlperf_log_summary.txt").write_text("No errors encountered during test.\n")
-    metadata = {"model": built} if built else {}
+    metadata = {"model": built, **({"compression": "one shot"} if compressed else {})} if built else {}
     record = {
         "harness": "0.1.0",
         "time": f"2026-11-25T12:00:{second}+0000",

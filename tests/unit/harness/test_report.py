@@ -164,7 +164,8 @@ def test_a_run_of_a_published_model_stands_beside_what_was_published(tmp_path):
     run_folder(tmp_path / "runs", second=10, scenario="Offline", rate=10.0, model=names[1])
     run_folder(tmp_path / "runs", second=11, scenario="Offline", rate=20.0, built=names[2], caveat="random weights")
     run_folder(tmp_path / "runs", second=12, scenario="Server", model=names[1])
-    rows = facts.published(found(tmp_path / "runs", last=3))
+    run_folder(tmp_path / "runs", second=13, scenario="Offline", built=names[2], compressed=False)
+    rows = facts.published(found(tmp_path / "runs", last=4))
     assert len(rows) == 6
     assert [len(row.reached) for row in rows] == [0, 1, 1, 0, 0, 0]
     assert rows[1].reached[0].text == "10.00 samples/s"
