@@ -29,6 +29,7 @@ DEEPSPARSE ?= 1
 BENCH ?= offline
 A ?=
 B ?=
+RUNS ?=
 ROUND ?=
 INFERENCE_REPO ?=
 ARGS ?=
@@ -49,7 +50,7 @@ CAMPAIGN = $(foreach model,$(or $(MODELS),$(MODEL)),--model $(call quoted,$(mode
   $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) \
   $(if $(VOCAB),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(SET),--set $(call quoted,$(pair)))
 
-.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune compare submission compliance system package check doctor data models options test lint format bench recovery-table published-table lock clean distclean
+.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test lint format bench recovery-table published-table lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -72,6 +73,7 @@ help: ## This list
 	@echo '  BENCH      what bench measures: offline, scenarios, bert_data, image_data or recording'
 	@echo '  A          of compare: a run of build/runs, its folder or its name; repeats with commas between'
 	@echo '  B          of compare: what is compared with A'
+	@echo '  RUNS       of report: names in build/runs, or folders of results/  default: the newest run (ARGS="--last 4")'
 	@echo
 	@echo 'Variables of submission, compliance, package and check:'
 	@echo '  DIVISION   open or closed                                default: open'
@@ -110,6 +112,8 @@ tune: $(READY) ## Find the best settings for SCENARIO on this machine, and for S
 
 compare: $(READY) ## What differs between runs A and B, and whether one is faster beyond the noise (A=... B=...)
 	@$(BIN)/harness compare $(call quoted,$(strip $(A))) $(call quoted,$(strip $(B))) $(ARGS)
+report: $(READY) ## Show RUNS, or the newest run, in build/report.html: verdict, latencies, batches, core use (ARGS="--format md")
+	@$(BIN)/harness report $(foreach run,$(RUNS),$(call quoted,$(run))) $(ARGS)
 
 system: $(READY) ## Describe this machine in systems/SYSTEM.json, and list what a person must add (ARGS="--submitter ...")
 	@$(BIN)/harness system init $(call option,SYSTEM,system) $(ARGS)

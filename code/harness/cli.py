@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from harness import __version__, completion, console
-from harness.commands import about, compare, data, models, running, submission
+from harness.commands import about, compare, data, models, reporting, running, submission
 from harness.errors import HarnessError
 
 
@@ -74,6 +74,7 @@ def _main(
 for _command in (running.run, running.tune, submission.campaign, submission.package, submission.check, data.options):
     app.command()(_command)
 app.command()(compare.compare)
+app.command()(reporting.report)
 app.command()(about.doctor)
 app.command("help")(about.help_)
 app.command("completion")(about.completion_)

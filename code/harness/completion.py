@@ -86,6 +86,21 @@ def modes(typed: str) -> Offered:
     return _matching(typed, lambda: ((name, "") for name in MODES))
 
 
+def runs(typed: str) -> Offered:
+    """The finished runs, the newest first."""
+    from harness.catalog import ROOT
+    from harness.report.data import names
+
+    return _matching(typed, lambda: ((name, "") for name in reversed(names(ROOT / "build" / "runs"))))
+
+
+def formats(typed: str) -> Offered:
+    """The formats of reports."""
+    from harness.report.report import FORMATS
+
+    return _matching(typed, lambda: ((name, "") for name in FORMATS))
+
+
 def tests(typed: str) -> Offered:
     """The compliance tests."""
     from harness.compliance.audit import AUDITS
@@ -163,6 +178,8 @@ _BY_NAME = {
     "option": options,
     "topic": topics,
     "shell": shells,
+    "runs": runs,
+    "format_": formats,
 }
 """By the name of the parameter of the command's function."""
 _OF_COMMANDS = {

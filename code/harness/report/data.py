@@ -1,0 +1,212 @@
+"""A finished run as reports see it: its record, LoadGen's log and its timeline, wherever each of them lies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import catalog
+from harness.config import REHEARSAL_TREE
+from harness.errors import ConfigError, did_you_mean
+from harness.loadgen.logs import DETAIL, read_detail
+from harness.recording import TIMELINE, Timeline, read_timeline
+from harness.registry import SCENARIOS, resolve
+from harness.scenarios.base import Metric
+from harness.submission.layout import RUN
+from harness.submission.records import Record, read_record
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that came to its end."""
+
+    name: str
+    """The folder's name, or its path below results/ or compliance/."""
+    record: Record
+    """run.json."""
+    values: dict[str, Any]
+    """The keys of mlperf_log_detail.txt; none where the log is not there any more."""
+    metrics: tuple[Metric, ...]
+    """The scenario's metric, or what an accuracy run scored."""
+    latency_ms: dict[str, float]
+    """By percentile, such as "99.00"; of performance runs."""
+    bound_ms: float | None
+    duration_s: float | None
+    timeline: Timeline | None
+
+    @property
+    def performance(self) -> bool:
+        """Whether it measured speed, and not accuracy."""
+        return self.record["mode"] == "performance"
+
+    @property
+    def scenario(self) -> str:
+        """LoadGen's scenario."""
+        return self.record["scenario"]
+
+    @property
+    def verdict(self) -> str:
+        """VALID or INVALID; of an accuracy run, which LoadGen does not judge, complete."""
+        return "INVALID" if not self.record["valid"] else "VALID" if self.performance else "complete"
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it is INVALID."""
+        return self.record.get("reasons") or []
+
+    @property
+    def title(self) -> str:
+        """Model, engine, scenario and test in a few words."""
+        record = self.record
+        return f"{self.model.title} on {record['engine']['name']}, {self.scenario} {record['audit'] or record['mode']}"
+
+    @property
+    def label(self) -> str:
+        """When it began, or the name of one that does not say so."""
+        found = re.match(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)-", self.name)
+        return "{}-{}-{} {}:{}:{}".format(*found.groups()) if found else self.name
+
+    @property
+    def model(self) -> catalog.Model:
+        """The model that ran."""
+        return catalog.Model.model_validate(self.record["model"])
+
+    @property
+    def published(self) -> str | None:
+        """The row of the published table that the model is, or was built and compressed as."""
+        model = self.model
+        rows = catalog.published()
+        if model.name in rows:
+            return model.name
+        built = model.metadata.get("model", "")
+        if built not in rows:
+            return None
+        entry = catalog.models()[built][1]
+        same = model.precision == entry.precision and ("compression" in model.metadata) == bool(entry.recipe)
+        if entry.recipe:
+            same &= model.metadata.get("sparsity", "0") == f"{entry.recipe.sparsity:g}"
+        return built if same else None
+
+    @property
+    def random(self) -> bool:
+        """Whether the weights are random."""
+        return str(self.record["model"]["caveat"]).startswith("random")
+
+    @property
+    def padding(self) -> float | None:
+        """Share of the computed cost that was added to the samples' own, over their own; None where not known."""
+        ratio = self.record["result"].get("padded_to_real")
+        return ratio - 1 if ratio else None
+
+    @property
+    def cores_busy(self) -> tuple[float, float] | None:
+        """Cores at work on average, of the process and of the machine."""
+        return self.timeline.cores_busy if self.timeline else None
+
+
+def find(names: Sequence[str], last: int | None, runs_dir: Path, tree: Path | None = None) -> list[Finished]:
+    """Runs by name or folder, or the ``last`` ones of ``runs_dir``, the oldest first; by default the newest.
+
+    Raises:
+        ConfigError: there is none, or one cannot be read.
+        RunFailed: LoadGen's log of one is cut short.
+    """
+    if names and last:
+        raise ConfigError("--last chooses runs by itself: leave it out, or the names.")
+    known = _folders(runs_dir)
+    trees = [tree] if tree else [catalog.ROOT, REHEARSAL_TREE]
+    if names:
+        return [read(_folder(name, known, trees), runs_dir, trees) for name in names]
+    if not known:
+        raise ConfigError(f"there is no finished run in {runs_dir}: make one with `harness run`.")
+    return [read(folder, runs_dir, trees) for folder in list(known.values())[-(last or 1) :]]
+
+
+def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
+    """The run whose record lies in that folder.
+
+    An official run's logs are in results/ or compliance/, and its timeline in ``runs_dir``: each is found by the other.
+
+    Raises:
+        ConfigError: the record cannot be read.
+        RunFailed: LoadGen's log is cut short.
+    """
+    record = read_record(folder)
+    if record is None:
+        raise ConfigError(f"{folder} holds no {RUN}: give the folder of a finished run.")
+    logs = folder if (folder / DETAIL).exists() else _twin(record, _official(trees), DETAIL)
+    recorded = folder if (folder / TIMELINE).exists() else _twin(record, _folders(runs_dir).values(), TIMELINE)
+    result = record["result"]
+    metric = result["metric"]
+    metrics = (Metric(str(metric.get("name")), metric["value"], metric["unit"]),)
+    latencies, bound, duration, values = result.get("latency_ms") or {}, None, result["duration_s"], {}
+    if logs:
+        detail = read_detail(logs, record["mode"])
+        metrics = (resolve("scenario", SCENARIOS, record["scenario"]).metric(detail),)
+        latencies, bound, duration, values = detail.latencies, detail.bound, detail.duration, detail.values
+    if record["mode"] != "performance":
+        metrics = tuple(Metric(name, value, "%") for name, value in (result["accuracy"] or {}).items())
+        latencies, bound, duration = {}, None, None
+    return Finished(
+        name=_name(folder, trees),
+        record=record,
+        values=values,
+        metrics=metrics,
+        latency_ms=latencies,
+        bound_ms=bound,
+        duration_s=duration,
+        timeline=read_timeline(recorded) if recorded else None,
+    )
+
+
+def names(runs_dir: Path) -> list[str]:
+    """The finished runs, the oldest first."""
+    return list(_folders(runs_dir))
+
+
+def _folders(runs_dir: Path) -> dict[str, Path]:
+    # A name begins with the second that the run began in; those of the same second differ by when they ended.
+    found = [path.parent for path in runs_dir.glob(f"*/{RUN}") if not path.parent.name.startswith(".")]
+    found.sort(key=lambda folder: (folder.name.partition("-")[0], (folder / RUN).stat().st_mtime, folder.name))
+    return {folder.name: folder for folder in found}
+
+
+def _folder(name: str, known: dict[str, Path], trees: Iterable[Path]) -> Path:
+    if name in known:
+        return known[name]
+    for folder in (Path(name), *(tree / name for tree in trees)):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(f"there is no run '{name[:200]}': {did_you_mean(name, list(known)[-5:])}")
+
+
+def _official(trees: Iterable[Path]) -> Iterator[Path]:
+    for tree in trees:
+        for kind in ("results", "compliance"):
+            yield from sorted(path.parent for path in (tree / kind).rglob(RUN))
+
+
+def _twin(record: Record, folders: Iterable[Path], file: str) -> Path | None:
+    """The other folder of the same run, if it has ``file``."""
+    for folder in folders:
+        if not (folder / file).exists():
+            continue
+        try:
+            other = read_record(folder)
+        except ConfigError:
+            continue
+        if other and all(other.get(key) == record.get(key) for key in ("time", "command", "identity", "scenario")):
+            return folder
+    return None
+
+
+def _name(folder: Path, trees: Iterable[Path]) -> str:
+    folder = folder.resolve()
+    for tree in trees:
+        for kind in ("results", "compliance"):
+            if folder.is_relative_to(tree.resolve() / kind):
+                return str(folder.relative_to(tree.resolve()))
+    return folder.name

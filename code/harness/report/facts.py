@@ -1,0 +1,305 @@
+"""What is said of runs, whatever the format: the rows of the tables, in the terminal's words and digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness import catalog
+from harness.report.data import Finished
+from harness.scenarios.base import Metric
+
+NONE = "-"
+_TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one run has of a quantity."""
+
+    text: str
+    ratio: str = ""
+    """To the first run, where both have the quantity and it means the same."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A quantity of all runs, side by side."""
+
+    name: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What one run did of a row of the published table."""
+
+    number: int
+    """Of the run, from 1."""
+    text: str
+    ratio: str
+    """To what was published."""
+    remark: str
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """A row of the published table, and what these runs did."""
+
+    title: str
+    engine: str
+    score: str
+    rate: str
+    reached: tuple[Reached, ...]
+
+
+def metric_text(metric: Metric) -> str:
+    """A metric as the terminal shows it."""
+    return f"{metric.value:.3f} %" if metric.unit == "%" and metric.value is not None else str(metric)
+
+
+def percentile(key: str) -> str:
+    """The name of a percentile of LoadGen's.
+
+    >>> percentile("99.90")
+    '99.9th percentile'
+    """
+    return "median" if float(key) == 50 else f"{float(key):g}th percentile"
+
+
+def milliseconds(value: float) -> str:
+    """A latency as the terminal shows it."""
+    return f"{value:,.2f} ms"
+
+
+def within(run: Finished, key: str) -> str:
+    """Whether a percentile kept the bound; "" where the bound is not about it."""
+    if run.bound_ms is None or float(key) != 99:
+        return ""
+    return "within the bound" if run.latency_ms[key] <= run.bound_ms else "above the bound"
+
+
+def padding(run: Finished) -> str:
+    """Padding as the terminal shows it, "" where it is not known."""
+    result = run.record["result"]
+    if run.padding is None or not result.get("cost"):
+        return ""
+    computed = round(result["cost"] * result["padded_to_real"])
+    return f"{run.padding:.1%} ({computed:,} {result['cost_unit']} computed for {result['cost']:,})"
+
+
+def cores(run: Finished) -> str:
+    """How many cores were at work, "" where it was not recorded."""
+    if run.cores_busy is None:
+        return ""
+    process, machine = run.cores_busy
+    return f"{process:.2f} by this run, {machine:.2f} on the whole machine, of {run.record['machine']['cores']}"
+
+
+def facts(run: Finished) -> list[tuple[str, str]]:
+    """The run in a few lines."""
+    record, result = run.record, run.record["result"]
+    engine, dataset = record["engine"], record["dataset"]
+    batches = result.get("batches")
+    count = f"{result['samples']:,}" + (f" in {batches:,} batches" if batches else "")
+    rows = [
+        ("scenario", f"{run.scenario}, {record['audit'] or record['mode']}"),
+        ("engine", " ".join(str(engine[key]) for key in ("name", "version") if engine.get(key))),
+        ("model", run.model.title),
+        ("data set", f"{dataset['name']}, {dataset['samples_used']:,} samples"),
+        ("scored", result.get("accuracy_scope") or ""),
+        ("duration", f"{run.duration_s:.1f} s" if run.duration_s is not None else ""),
+        ("samples", count),
+        ("padding", padding(run)),
+        ("cores busy", cores(run)),
+        ("time", record.get("time", "")),
+        ("command", record["command"]),
+    ]
+    return [(name, text) for name, text in rows if text]
+
+
+def settings(run: Finished) -> list[tuple[str, str]]:
+    """What was set: of the engine, the benchmark and LoadGen."""
+    record = run.record
+    rows = [(f"engine: {key}", _text(value)) for key, value in record["engine"].items()]
+    rows += [(f"benchmark: {key}", _text(value)) for key, value in (record.get("benchmark_settings") or {}).items()]
+    rows += [("tuned settings", _text(record["tuned"]))] if record.get("tuned") else []
+    shapes = record.get("shapes") or []
+    if shapes:
+        rows.append((f"shapes (batch {_TIMES} length)", ", ".join(_TIMES.join(map(str, shape)) for shape in shapes)))
+    rows += [
+        (f"LoadGen: {key.removeprefix('effective_')}", _text(value))
+        for key, value in run.values.items()
+        if key.startswith("effective_")
+    ]
+    return rows
+
+
+def model(run: Finished) -> list[tuple[str, str]]:
+    """What is known of the model, and what its file says of itself."""
+    values = run.record["model"]
+    rows = [(key.replace("_", " "), _text(value)) for key, value in values.items() if key not in ("metadata", "path")]
+    rows += [(f"file: {key}", _text(value)) for key, value in values["metadata"].items()]
+    return [(name, text) for name, text in rows if text]
+
+
+def environment(run: Finished) -> list[tuple[str, str]]:
+    """What it ran on."""
+    machine = dict(run.record["machine"])
+    packages = machine.pop("packages")
+    memory = machine.pop("memory_bytes", None)
+    rows = [(key.replace("_", " "), _text(value)) for key, value in machine.items()]
+    rows += [("memory", f"{memory / 2**30:.1f} GiB")] if memory else []
+    rows += [(f"package: {key}", value) for key, value in packages.items()]
+    return [*rows, ("harness", run.record["harness"]), ("LoadGen", _text(run.record["loadgen"].get("loadgen_version")))]
+
+
+def side_by_side(runs: Sequence[Finished]) -> list[Row]:
+    """The runs' quantities with ratios to those of the first."""
+    rows = [
+        Row("result", tuple(Cell(run.verdict) for run in runs)),
+        Row("model", tuple(Cell(run.model.title) for run in runs)),
+        Row("engine", tuple(Cell(str(run.record["engine"]["name"])) for run in runs)),
+        Row("scenario", tuple(Cell(f"{run.scenario}, {run.record['audit'] or run.record['mode']}") for run in runs)),
+        Row("data set", tuple(Cell(str(run.record["dataset"]["name"])) for run in runs)),
+    ]
+    named: dict[str, list[Metric | None]] = {}
+    for number, run in enumerate(runs):
+        for metric in run.metrics:
+            named.setdefault(metric.name, [None] * len(runs))[number] = metric
+    for name, metrics in named.items():
+        comparable = [_kind(run) == _kind(runs[0]) for run in runs]
+        values = [metric.value if metric else None for metric in metrics]
+        texts = [metric_text(metric) if metric else NONE for metric in metrics]
+        rows.append(Row(name, _cells(texts, values, comparable)))
+    rows += _rows(runs)
+    return [row for row in rows if any(cell.text != NONE for cell in row.cells)]
+
+
+def published(runs: Sequence[Finished]) -> list[PublishedRow]:
+    """The published table with what these runs did where their model is one; [] where none is."""
+    table = catalog.published()
+    rows = []
+    for name, (_, entry) in table.items():
+        reached = []
+        for number, run in enumerate(runs, start=1):
+            if run.published != name or run.record["audit"] or not (run.scenario == "Offline" or not run.performance):
+                continue
+            aim = entry.samples_per_second if run.performance else entry.accuracy
+            metric = run.metrics[0]
+            remarks = [run.record["engine"]["name"]]
+            remarks += ["random weights"] if run.random else []
+            remarks += ["INVALID"] if not run.record["valid"] else []
+            ratio = f"{metric.value / aim:.3g}" if metric.value is not None else ""
+            reached.append(Reached(number, metric_text(metric), ratio, ", ".join(remarks)))
+        rows.append(
+            PublishedRow(
+                entry.title,
+                entry.engine,
+                f"{entry.accuracy:g} %",
+                f"{entry.samples_per_second:,.2f} samples/s",
+                tuple(reached),
+            )
+        )
+    return rows
+
+
+def plain(run: Finished, first: Finished) -> dict[str, Any]:
+    """The run's numbers and words for programs."""
+    record, result = run.record, run.record["result"]
+    metric = run.metrics[0] if run.metrics else None
+    base = first.metrics[0] if first.metrics else None
+    known = metric and base and metric.value is not None and base.value and metric.name == base.name
+    return {
+        "run": run.name,
+        "time": record.get("time"),
+        "verdict": run.verdict,
+        "reasons": run.reasons,
+        "notice": record["notice"],
+        "for_submission": record["for_submission"],
+        "rehearsal": record["rehearsal"],
+        "random_weights": run.random,
+        "scenario": run.scenario,
+        "mode": record["mode"],
+        "audit": record["audit"],
+        "metric": {"name": metric.name, "value": metric.value, "unit": metric.unit} if metric else None,
+        "ratio_to_first": metric.value / base.value if known and _kind(run) == _kind(first) else None,
+        "accuracy": result["accuracy"],
+        "accuracy_scope": result.get("accuracy_scope"),
+        "latency_ms": run.latency_ms,
+        "bound_ms": run.bound_ms,
+        "duration_s": run.duration_s,
+        "samples": result["samples"],
+        "batches": result.get("batches"),
+        "padded_to_real": result.get("padded_to_real"),
+        "cores_busy": dict(zip(("process", "machine"), run.cores_busy, strict=True)) if run.cores_busy else None,
+        "published": run.published,
+        "model": record["model"],
+        "dataset": record["dataset"],
+        "engine": record["engine"],
+        "benchmark_settings": record.get("benchmark_settings"),
+        "loadgen": {key: value for key, value in run.values.items() if key.startswith(("effective_", "loadgen_"))},
+        "machine": record["machine"],
+        "command": record["command"],
+    }
+
+
+def _kind(run: Finished) -> tuple[str, str, str]:
+    """Runs of one kind answer the same question."""
+    return run.scenario, run.record["mode"], run.record["model"]["benchmark"]
+
+
+def _rows(runs: Sequence[Finished]) -> list[Row]:
+    alike = [_kind(run) == _kind(runs[0]) for run in runs]
+
+    def row(name: str, value: Callable[[Finished], float | None], form: Callable[[float], str]) -> Row:
+        values = [value(run) for run in runs]
+        return Row(name, _cells([NONE if v is None else form(v) for v in values], values, alike))
+
+    def per_batch(run: Finished) -> float | None:
+        batches = run.record["result"].get("batches")
+        return run.record["result"]["samples"] / batches if batches else None
+
+    # Of Offline's one query the latencies are those of samples that waited for the others.
+    keys = dict.fromkeys(key for run in runs if run.scenario != "Offline" for key in run.latency_ms)
+    latencies = [
+        row(
+            f"latency, {percentile(key)}",
+            lambda run, key=key: run.latency_ms.get(key) if run.scenario != "Offline" else None,
+            milliseconds,
+        )
+        for key in keys
+        if key in ("50.00", "90.00", "99.00")
+    ]
+    rest: list[tuple[str, Callable[[Finished], float | None], str]] = [
+        ("latency bound", lambda run: run.bound_ms, "{:g} ms"),
+        ("duration", lambda run: run.duration_s, "{:.1f} s"),
+        ("samples", lambda run: run.record["result"]["samples"], "{:,}"),
+        ("samples per batch", per_batch, "{:.2f}"),
+        ("padding", lambda run: run.padding, "{:.1%}"),
+        ("cores busy", lambda run: run.cores_busy[0] if run.cores_busy else None, "{:.2f}"),
+    ]
+    compared = {"samples per batch", "cores busy"}
+    rows = [row(name, value, form.format) for name, value, form in rest]
+    plain = [Row(r.name, tuple(Cell(c.text, c.ratio if r.name in compared else "") for c in r.cells)) for r in rows]
+    return [*latencies, *plain]
+
+
+def _cells(texts: Sequence[str], values: Sequence[float | None], comparable: Sequence[bool]) -> tuple[Cell, ...]:
+    first = values[0]
+    cells = []
+    for number, (text, value, alike) in enumerate(zip(texts, values, comparable, strict=True)):
+        known = number > 0 and alike and first and value is not None
+        cells.append(Cell(text, f"{_TIMES} {value / first:.3f}" if known else ""))
+    return tuple(cells)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value in ({}, []):
+        return ""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)

@@ -1,0 +1,54 @@
+"""A report as one HTML file that needs nothing else: no network, no scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.report import facts
+from harness.report.data import Finished
+from harness.report.plots import plots
+
+
+def page(runs: Sequence[Finished]) -> str:
+    """The page; the same runs give the same bytes."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sections = [
+        {
+            "number": number,
+            "run": run,
+            "metrics": [(metric.name, facts.metric_text(metric)) for metric in run.metrics],
+            "facts": facts.facts(run),
+            "latencies": [
+                (facts.percentile(key), facts.milliseconds(ms), facts.within(run, key))
+                for key, ms in (run.latency_ms.items() if run.scenario != "Offline" else ())
+            ],
+            "plots": [(plot.title, plot.caption, Markup(plot.svg)) for plot in plots(run, f"r{number}-")],
+            "details": [
+                (title, rows)
+                for title, rows in (
+                    ("Settings", facts.settings(run)),
+                    ("Model", facts.model(run)),
+                    ("Environment", facts.environment(run)),
+                )
+                if rows
+            ],
+        }
+        for number, run in enumerate(runs, start=1)
+    ]
+    return environment.get_template("page.html").render(
+        runs=runs,
+        sections=sections,
+        notices=list(dict.fromkeys(run.record["notice"] for run in runs if run.record["notice"])),
+        rows=facts.side_by_side(runs) if len(runs) > 1 else [],
+        published=facts.published(runs),
+    )

@@ -1,0 +1,319 @@
+"""Plots of a run's timeline as SVG that takes its colours and its font from the page around it."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from harness.recording import Timeline
+from harness.report.data import Finished
+
+# matplotlib writes fixed colours only: each of these stands for what the page says.
+_INK, _GRID, _FIRST, _SECOND, _LIMIT = "#010203", "#010204", "#010205", "#010206", "#010207"
+_PAGE = {
+    _INK: "currentColor",
+    _GRID: "var(--grid)",
+    _FIRST: "var(--first)",
+    _SECOND: "var(--second)",
+    _LIMIT: "var(--limit)",
+}
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "harness",
+    "font.size": 10,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.labelcolor": _INK,
+    "legend.handlelength": 1.2,
+    "legend.columnspacing": 1.2,
+    "legend.borderaxespad": 0,
+    "text.color": _INK,
+    "xtick.color": _GRID,
+    "ytick.color": _GRID,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "lines.linewidth": 1.3,
+}
+_DOTS = 600
+"""Queries that are drawn one by one; of more, quantiles are."""
+_POINTS = 150
+_BARS = 32
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot with what it shows."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+def plots(run: Finished, prefix: str) -> list[Plot]:
+    """The plots that the run's timeline gives; the ids in each begin with ``prefix``."""
+    timeline = run.timeline
+    if timeline is None:
+        return []
+    drawn: list[tuple[str, str, Callable[[Axes], None]]] = []
+    if len(timeline.latencies):
+        least, most = float(timeline.latencies.min()) * 1000, float(timeline.latencies.max()) * 1000
+        seen = "as the harness saw them" if timeline.source == "harness" else "in LoadGen's trace"
+        drawn += [
+            (
+                "Latency distribution",
+                f"{timeline.queries:,} queries, {least:,.2f} to {most:,.2f} ms {seen}; lines: LoadGen's percentiles",
+                lambda axes: _distribution(axes, run, timeline),
+            ),
+            (
+                "Latency over time",
+                "Every query, by when it came"
+                if len(timeline.latencies) <= _DOTS
+                else "Percentiles of the queries that came at about the same time",
+                lambda axes: _latency(axes, run, timeline),
+            ),
+        ]
+    drawn.append(
+        (
+            "Throughput over time",
+            "Samples that were answered in a second; a batch counts evenly over the time that it ran",
+            lambda axes: _throughput(axes, run, timeline),
+        )
+    )
+    drawn.append(
+        (
+            "Batch sizes",
+            f"{timeline.samples:,} samples in {timeline.batches:,} batches"
+            + ("" if timeline.complete else "; not every batch was recorded"),
+            lambda axes: _sizes(axes, timeline),
+        )
+    )
+    if len(np.unique(timeline.shapes[:, 1])) > 1:
+        unit = run.record["result"]["cost_unit"]
+        drawn.append(
+            (
+                "Padding",
+                f"{unit.capitalize()} that were computed, by the batches' length",
+                lambda axes: _padding(axes, timeline),
+            )
+        )
+    if run.cores_busy:
+        drawn.append(("Core use", "Cores that were at work", lambda axes: _cores(axes, run, timeline)))
+    made = []
+    for number, (title, caption, draw) in enumerate(drawn):
+        with _axes() as (figure, axes):
+            draw(axes)
+            _legend(axes)
+            made.append(Plot(title, caption, _svg(figure, f"{prefix}{number}-", f"{title}: {caption}")))
+    return made
+
+
+@contextmanager
+def _axes() -> Iterator[tuple[Figure, Axes]]:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 2.9), layout="constrained")
+        yield figure, figure.add_subplot()
+
+
+def _distribution(axes: Axes, run: Finished, timeline: Timeline) -> None:
+    edges, counts = timeline.latency_edges * 1000, timeline.latency_counts
+    bins = min(60, max(12, int(2 * np.sqrt(counts.sum()))))
+    merge = next(each for each in (1, 2, 3, 4, 5, 6, 8, 10, 12, len(counts)) if len(counts) / each <= bins)
+    merged = np.append(edges[:-1:merge], edges[-1])
+    share = np.add.reduceat(counts, np.arange(0, len(counts), merge)) / counts.sum() * 100
+    axes.stairs(share, merged, fill=True, color=_FIRST, alpha=0.75, linewidth=0)
+    marks = {"50.00": (":", "median"), "90.00": ("-.", "90th"), "99.00": ("--", "99th")}
+    for key, (style, label) in marks.items():
+        if key in run.latency_ms:
+            axes.axvline(run.latency_ms[key], color=_SECOND, linestyle=style, label=label)
+    high = [edges[-1]]
+    if run.bound_ms:
+        axes.axvline(run.bound_ms, color=_LIMIT, label=f"bound {run.bound_ms:g} ms")
+        high.append(run.bound_ms)
+    _scale(axes.xaxis, max(edges[0], 1e-4), max(high))
+    axes.set_xlabel("latency, ms")
+    axes.set_ylabel("% of the queries")
+    axes.set_ylim(bottom=0)
+
+
+def _latency(axes: Axes, run: Finished, timeline: Timeline) -> None:
+    if len(timeline.latencies) <= _DOTS:
+        shown = timeline.latencies * 1000.0
+        axes.plot(timeline.arrivals, shown, "o", markersize=2.5, color=_FIRST, alpha=0.75)
+    else:
+        middle, shown = _over_time(timeline)
+        for column, (label, colour, width, alpha) in enumerate(
+            (
+                ("median", _FIRST, 1.6, 1),
+                ("90th", _FIRST, 0.8, 1),
+                ("99th", _SECOND, 1, 1),
+                ("slowest", _INK, 0.6, 0.5),
+            )
+        ):
+            axes.plot(
+                middle,
+                shown[:, column],
+                color=colour,
+                linewidth=width,
+                alpha=alpha,
+                label=label,
+                zorder=4 - column / 10,
+            )
+    low, high = float(shown.min()), float(shown.max())
+    if run.bound_ms:
+        axes.axhline(run.bound_ms, color=_LIMIT, label=f"bound {run.bound_ms:g} ms")
+        low, high = min(low, run.bound_ms), max(high, run.bound_ms)
+    _scale(axes.yaxis, max(low, 1e-4), high)
+    _time(axes, timeline)
+    axes.set_ylabel("latency, ms")
+
+
+def _over_time(timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
+    """The middles of (m,) times, and the (m, 4) quantiles of the queries that came around each, in ms."""
+    bins = _merged(len(timeline.latencies) // 100)
+    edges = timeline.edges[:: (len(timeline.edges) - 1) // bins]
+    limits = np.searchsorted(timeline.arrivals, edges)
+    found = [
+        (
+            edges[i : i + 2].mean(),
+            *np.quantile(timeline.latencies[limits[i] : limits[i + 1]], (0.5, 0.9, 0.99)),
+            slowest,
+        )
+        for i, slowest in enumerate(np.nan_to_num(timeline.quantiles[:, 3]).reshape(bins, -1).max(axis=1))
+        if limits[i + 1] > limits[i]
+    ]
+    table = np.array(found)
+    return table[:, 0], table[:, 1:] * 1000
+
+
+def _merged(wanted: int) -> int:
+    """How many bins of time are drawn of the 300: no more than wanted, but 10."""
+    return next((bins for bins in (100, 75, 60, 50, 30, 20) if bins <= wanted), 10)
+
+
+def _throughput(axes: Axes, run: Finished, timeline: Timeline) -> None:
+    # A bin that holds a few batches shows when they end, and not how fast they are.
+    merge = len(timeline.done) // _merged(timeline.batches // 8)
+    edges = timeline.edges[::merge]
+    rate = timeline.done.reshape(-1, merge).sum(axis=1) / np.diff(edges)
+    axes.stairs(rate, edges, color=_FIRST, baseline=None, linewidth=1.3)
+    metric = run.metrics[0] if run.metrics else None
+    if metric and metric.unit == "samples/s" and metric.value:
+        axes.axhline(metric.value, color=_SECOND, linestyle="--", label=f"LoadGen's result, {metric}")
+    _time(axes, timeline)
+    axes.set_ylabel("samples/s")
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(_THOUSANDS)
+
+
+def _sizes(axes: Axes, timeline: Timeline) -> None:
+    sizes, counts = timeline.sizes[:, 0], timeline.sizes[:, 1]
+    width = max(1, -(-int(sizes.max()) // _BARS))
+    which = (sizes - 1) // width
+    batches = np.bincount(which, weights=counts)
+    share = batches / batches.sum() * 100
+    at = np.arange(len(batches)) * width + (width + 1) / 2
+    axes.bar(at, share, width=0.85 * width, color=_FIRST, alpha=0.75, linewidth=0)
+    axes.set_xlim(0.5 - 0.4 * width, max(at[-1], 3) + width)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_xlabel("samples of a batch" + (f", {width} sizes a bar" if width > 1 else ""))
+    axes.set_ylabel("% of the batches")
+    axes.grid(visible=False, axis="x")
+
+
+def _padding(axes: Axes, timeline: Timeline) -> None:
+    rows, length, batches, _, cost, _ = timeline.shapes.T
+    width = max(1.0, float(np.ceil(length.max() / _BARS)))
+    which = ((length - 1) // width).astype(int)
+    real = np.bincount(which, weights=cost)
+    padded = np.maximum(np.bincount(which, weights=rows * length * batches) - real, 0)
+    at = (np.arange(len(real)) + 0.5) * width
+    axes.bar(at, real, width=0.85 * width, color=_FIRST, alpha=0.75, linewidth=0, label="real")
+    axes.bar(at, padded, width=0.85 * width, bottom=real, color=_SECOND, linewidth=0, label="padding")
+    axes.set_xlim(0, len(real) * width)
+    axes.set_xlabel("length")
+    axes.yaxis.set_major_formatter(_SHORT)
+    axes.grid(visible=False, axis="x")
+
+
+def _cores(axes: Axes, run: Finished, timeline: Timeline) -> None:
+    cpu = timeline.cpu[(timeline.cpu[:, 0] >= 0) & (timeline.cpu[:, 0] <= timeline.edges[-1])]
+    cpu = cpu[:: max(1, -(-len(cpu) // _POINTS))]
+    busy = np.diff(cpu[:, 1:], axis=0) / np.diff(cpu[:, 0])[:, None]
+    for column, (label, colour) in enumerate((("this run", _FIRST), ("the whole machine", _SECOND))):
+        axes.stairs(busy[:, column], cpu[:, 0], color=colour, label=label, baseline=None, linewidth=1.3)
+    count = run.record["machine"]["cores"]
+    axes.axhline(count, color=_LIMIT, linestyle=":", label=f"{count} cores")
+    _time(axes, timeline)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("cores")
+
+
+def _time(axes: Axes, timeline: Timeline) -> None:
+    axes.set_xlim(0, float(timeline.edges[-1]))
+    axes.set_xlabel("seconds of the test")
+
+
+_THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.10g}")
+_SHORT = FuncFormatter(
+    lambda value, _: f"{value / 1e6:,g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
+)
+
+
+def _scale(axis: Any, low: float, high: float) -> None:
+    """In equal ratios where the values are far apart; ticks at 1, 2 and 5, or at powers of ten."""
+    limits = axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim
+    if high / low < 4:
+        margin = max((high - low) * 0.06, high * 0.01)
+        limits(max(0, low - margin), high + margin)
+        axis.set_major_locator(MaxNLocator(6))
+    else:
+        (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
+        limits(low / 1.1, high * 1.15)
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,), numticks=12))
+        axis.set_minor_locator(NullLocator())
+        axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(_THOUSANDS)
+
+
+def _legend(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        rows = 1 if sum(len(label) + 4 for label in labels) < 50 else 2  # a wider one would squeeze the plot
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=-(-len(handles) // rows))
+
+
+def _svg(figure: Figure, prefix: str, words: str) -> str:
+    """The figure for a page: without a head, without fixed colours, size and font, with ids of its own."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"\s(width|height)=\"[\d.]+pt\"", "", svg, count=2)
+    label = words.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
+    svg = re.sub(r'href="#', f'href="#{prefix}', svg)
+    svg = re.sub(r"url\(#", f"url(#{prefix}", svg)
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+    for fixed, page in _PAGE.items():
+        svg = svg.replace(fixed, page)
+    return re.sub(r"\n\s*", "\n", svg)

@@ -1,0 +1,35 @@
+"""`harness report`: from runs to a file or to stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import console
+from harness.files import write_text
+from harness.report import text
+from harness.report.data import Finished
+
+FORMATS = ("html", "md", "csv", "json")
+
+
+def make(runs: Sequence[Finished], form: str, output: Path | None) -> None:
+    """Write a report to a file, or print it to stdout; a file's name is printed.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    content = _content(form, runs)
+    if output is None:
+        console.out.print(content, end="")
+        return
+    write_text(output, content)
+    console.out.print(str(output))
+
+
+def _content(form: str, runs: Sequence[Finished]) -> str:
+    if form == "html":
+        from harness.report.page import page  # matplotlib takes its time to load
+
+        return page(runs)
+    return {"md": text.as_markdown, "csv": text.as_csv, "json": text.as_json}[form](runs)

@@ -1,0 +1,98 @@
+"""Reports for terminals and programs: Markdown, CSV, JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from harness.report import facts
+from harness.report.data import Finished
+
+
+def as_json(runs: Sequence[Finished]) -> str:
+    """Everything that is known of the runs but their timelines."""
+    return json.dumps([facts.plain(run, runs[0]) for run in runs], indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def as_csv(runs: Sequence[Finished]) -> str:
+    """A row for each run, with the names that JSON has, those of inner tables behind a dot."""
+    rows = []
+    for run in runs:
+        values = facts.plain(run, runs[0])
+        for key in ("loadgen", "machine", "benchmark_settings"):
+            del values[key]
+        values["model"] = run.record["model"]["name"]
+        values["dataset"] = run.record["dataset"]["name"]
+        values["engine"] = run.record["engine"]["name"]
+        values["reasons"] = " ".join(run.reasons)
+        rows.append(_flat(values))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_markdown(runs: Sequence[Finished]) -> str:
+    """The tables of the page, without plots, settings and metadata."""
+    parts = ["# Report", ""]
+    if len(runs) > 1:
+        parts += _table(["", *(f"{number}. {run.name}" for number, run in enumerate(runs, start=1))], _compared(runs))
+    for number, run in enumerate(runs, start=1):
+        parts += [f"## {number}. {run.title}", "", f"**{run.verdict}**", ""]
+        parts += [f"> {run.record['notice']}", ""] if run.record["notice"] else []
+        parts += [*(f"- because {_cell(reason)}" for reason in run.reasons), ""] if run.reasons else []
+        rows = [[metric.name, facts.metric_text(metric)] for metric in run.metrics] + [
+            list(r) for r in facts.facts(run)
+        ]
+        parts += _table(["run", run.name], rows)
+        if run.latency_ms and run.scenario != "Offline":
+            bound = f"bound {run.bound_ms:g} ms" if run.bound_ms else ""
+            latencies = run.latency_ms.items()
+            parts += _table(
+                ["percentile", "latency", bound],
+                [[facts.percentile(key), facts.milliseconds(ms), facts.within(run, key)] for key, ms in latencies],
+            )
+    parts += ["## What was published", ""]
+    parts += _table(
+        ["model", "engine", "F1 / top-1", "published", "these runs"],
+        [
+            [row.title, row.engine, row.score, row.rate, "; ".join(map(_reached, row.reached))]
+            for row in facts.published(runs)
+        ],
+    )
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _compared(runs: Sequence[Finished]) -> list[list[str]]:
+    return [
+        [row.name, *(f"{cell.text} ({cell.ratio})" if cell.ratio else cell.text for cell in row.cells)]
+        for row in facts.side_by_side(runs)
+    ]
+
+
+def _reached(reached: facts.Reached) -> str:
+    return f"{reached.number}. {reached.text}, {reached.ratio} of it ({reached.remark})"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [*("| " + " | ".join(map(_cell, line)) + " |" for line in lines), ""]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{before}{key}.")
+        else:
+            flat[before + key] = value
+    return flat

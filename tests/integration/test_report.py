@@ -1,0 +1,147 @@
+"""Reports of runs that the real LoadGen made: their numbers, and how a browser shows them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from harness.loadgen.logs import DETAIL, RESULT_KEYS
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+def report(runs: Path, *args: object) -> str:
+    command = [sys.executable, "-m", "harness.cli", "report", "--runs-dir", runs, *args]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def logged(folder: Path) -> dict:
+    """The keys of LoadGen's log, read as no part of the harness does it."""
+    values = {}
+    for line in (folder / DETAIL).read_text("utf-8").splitlines():
+        found = re.fullmatch(r':::MLLOG \{"key": "([^"]+)", "value": (.*?), "time_ms": .*', line)
+        if found:
+            values[found[1]] = json.loads(found[2])
+    return values
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """A run of each scenario."""
+    top = tmp_path_factory.mktemp("report")
+    (top / "empty.conf").touch()
+    for scenario in RESULT_KEYS:
+        command = [sys.executable, "-m", "harness.cli", "run", "--engine", "null", "--scenario", scenario]
+        command += ["--duration", "1.5", "--dataset", "sample", "--user-conf", "empty.conf", "--runs-dir", "runs"]
+        command += ["--no-tuned", "--set", "delay_us=200"]
+        done = subprocess.run(command, cwd=top, capture_output=True, text=True, timeout=120)
+        assert done.returncode in (0, 1), done.stderr
+    return top / "runs"
+
+
+@pytest.fixture(scope="module")
+def made(runs) -> Path:
+    """The page of them all."""
+    report(runs, "--last", 4, "--output", runs.parent / "report.html")
+    return runs.parent / "report.html"
+
+
+def test_the_numbers_are_those_of_loadgens_logs(runs, made):
+    folders = sorted(runs.iterdir())
+    assert len(folders) == 4
+    parsed = json.loads(report(runs, *folders, "--format", "json"))
+    rows = list(csv.DictReader(io.StringIO(report(runs, *folders, "--format", "csv"))))
+    sections = made.read_text("utf-8").split('<section id="run-')[1:]
+    for folder, run, row, section in zip(folders, parsed, rows, sections, strict=True):
+        values, scenario = logged(folder), run["scenario"]
+        assert run["run"] == folder.name
+        assert run["verdict"] == row["verdict"] == values["result_validity"]
+        kind = "per_query_latency" if scenario == "MultiStream" else "latency"
+        result = values[RESULT_KEYS[scenario]]
+        if scenario.endswith("Stream"):
+            # Of too few queries LoadGen makes no estimate, and what was observed stands for it.
+            percentile = "90.00" if scenario == "SingleStream" else "99.00"
+            result = (result or values[f"result_{percentile}_percentile_{kind}_ns"]) / 1e6
+        assert run["metric"]["value"] == float(row["metric.value"]) == result
+        assert f"<b>{result:,.2f} {run['metric']['unit']}</b>" in section
+        for percentile in ("50.00", "90.00", "99.00", "99.90"):
+            latency = values[f"result_{percentile}_percentile_{kind}_ns"] / 1e6
+            assert run["latency_ms"][percentile] == float(row[f"latency_ms.{percentile}"]) == latency
+            assert scenario == "Offline" or f"<td>{latency:,.2f} ms</td>" in section
+        bound = values["effective_target_latency_ns"] / 1e6
+        assert run["bound_ms"] == (bound if scenario == "Server" else None)
+        assert ("bound 130 ms" in section) == (scenario == "Server")
+        assert run["loadgen"]["effective_min_duration_ms"] == values["effective_min_duration_ms"]
+        for reason in run["reasons"]:
+            assert reason in unescape(section)
+        assert section.count("<svg") == (4 if scenario == "Offline" else 6)
+        assert "Development run: not for submission." in section
+
+
+MEASURE = """<!DOCTYPE html><meta charset="utf-8"><body style="margin:0">
+<iframe id="frame" src="report.html" style="border:0;width:{width}px;height:900px"></iframe><pre id="said"></pre>
+<script>
+frame.onload = () => {{
+  const top = frame.contentDocument.documentElement, inner = frame.contentWindow;
+  for (const each of frame.contentDocument.querySelectorAll("details")) each.open = true;
+  const outside = [...frame.contentDocument.querySelectorAll("svg")].filter(
+    svg => svg.getBoundingClientRect().right > inner.innerWidth).length;
+  const boxes = [...frame.contentDocument.querySelectorAll("section, table:not(.wide), figure, h1, h2")].filter(
+    box => box.getBoundingClientRect().right > inner.innerWidth).length;
+  said.textContent = JSON.stringify({{
+    scroll: top.scrollWidth, inner: inner.innerWidth, outside, boxes,
+    dark: inner.matchMedia("(prefers-color-scheme: dark)").matches,
+    paper: inner.getComputedStyle(frame.contentDocument.body).backgroundColor,
+    ink: inner.getComputedStyle(frame.contentDocument.querySelector("svg text")).fill,
+    line: inner.getComputedStyle(frame.contentDocument.querySelector("svg [style*='fill: var(--first)']")).fill,
+  }});
+}};
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_browser_shows_all_of_it(made, tmp_path, width, scheme):
+    shutil.copyfile(made, tmp_path / "report.html")
+    # A window is never as narrow as a telephone's: a frame is.
+    (tmp_path / "measure.html").write_text(MEASURE.format(width=width), "utf-8")
+    flags = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update"
+    flags += " disable-sync allow-file-access-from-files enable-logging=stderr virtual-time-budget=10000 dump-dom"
+    flags += f" window-size=1400,1000 blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
+    done = subprocess.run(
+        [
+            str(CHROMIUM),
+            *(f"--{flag}" for flag in flags.split()),
+            f"--user-data-dir={tmp_path / 'profile'}",
+            (tmp_path / "measure.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = re.search(r'<pre id="said">(\{.*?\})</pre>', done.stdout)
+    assert found, done.stdout[-2000:] + done.stderr
+    seen = json.loads(unescape(found[1]))
+    assert seen["inner"] == width
+    assert seen["scroll"] <= width
+    assert (seen["outside"], seen["boxes"]) == (0, 0)
+    assert seen["dark"] == (scheme == "dark")
+    assert (seen["paper"] == "rgb(255, 255, 255)") == (scheme == "light")
+    assert (seen["ink"] == "rgb(28, 33, 38)") == (scheme == "light")
+    assert (seen["line"] == "rgb(31, 111, 181)") == (scheme == "light")

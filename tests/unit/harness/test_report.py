@@ -1,0 +1,218 @@
+"""Reports of runs that were never run: records, logs and timelines as the harness and LoadGen would leave them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from finished import rated, run_folder
+from typer.testing import CliRunner
+
+from harness import catalog
+from harness.cli import app
+from harness.errors import ConfigError
+from harness.report import facts, text
+from harness.report.data import find, names
+from harness.report.page import page
+
+
+def harness(*args: object):
+    return CliRunner().invoke(app, [str(arg) for arg in args], prog_name="harness")
+
+
+def found(runs: Path, *chosen: str, last: int | None = None):
+    return find(chosen, last, runs, runs.parent / "tree")
+
+
+class _Page(HTMLParser):
+    """The ids, links and words of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids, self.links, self.tags = Counter(), [], Counter()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        for name, value in attrs:
+            if name == "id":
+                self.ids[value] += 1
+            if name in ("href", "src", "xlink:href"):
+                self.links.append(value)
+
+
+def test_the_newest_run_is_the_default_and_the_last_ones_come_oldest_first(tmp_path):
+    for second in (12, 10, 11):
+        run_folder(tmp_path / "runs", second=second)
+    (tmp_path / "runs" / ".20990101T000000-x.1.partial").mkdir()
+    runs = tmp_path / "runs"
+    assert [name[13:15] for name in names(runs)] == ["10", "11", "12"]
+    assert [run.name[13:15] for run in found(runs)] == ["12"]
+    assert [run.name[13:15] for run in found(runs, last=2)] == ["11", "12"]
+
+
+def test_a_run_is_found_by_name_by_path_and_below_results(tmp_path):
+    folder = run_folder(tmp_path / "runs")
+    official = run_folder(tmp_path / "tree/results/sys/bert-99/Offline", name="performance", timeline=False)
+    runs = folder.parent
+    assert found(runs, folder.name)[0].name == found(runs, str(folder))[0].name == folder.name
+    for given in (official, official.relative_to(tmp_path / "tree")):
+        assert found(runs, str(given))[0].name == "results/sys/bert-99/Offline/performance"
+
+
+def test_the_logs_and_the_timeline_of_an_official_run_find_each_other(tmp_path):
+    folder = run_folder(tmp_path / "runs")
+    official = tmp_path / "tree/results/sys/bert-99/Server/performance/run_1"
+    official.mkdir(parents=True)
+    (official / "run.json").write_bytes((folder / "run.json").read_bytes())
+    for log in folder.glob("mlperf_log_*"):
+        log.rename(official / log.name)
+    for given in (folder, official):
+        [run] = found(folder.parent, str(given))
+        assert run.values["result_validity"] == "VALID"
+        assert run.timeline.queries == 3000
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "there is no finished run in"),
+        (["20261125"], "there is no run '20261125': there is none to choose from."),
+        (["a", "--last", "2"], "--last chooses runs by itself: leave it out, or the names."),
+        (["--format", "pdf"], "unknown format 'pdf'"),
+        (["."], "holds no run.json: give the folder of a finished run."),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(tmp_path, args, message):
+    done = harness("report", *args, "--runs-dir", tmp_path)
+    assert isinstance(done.exception, ConfigError)
+    assert message in str(done.exception)
+
+
+def test_the_page_is_whole_needs_nothing_else_and_is_the_same_twice(tmp_path):
+    for second, scenario in enumerate(("Server", "SingleStream", "MultiStream", "Offline")):
+        run_folder(tmp_path / "runs", second=10 + second, scenario=scenario)
+    runs = found(tmp_path / "runs", last=4)
+    made = page(runs)
+    assert made == page(runs)
+    parsed = _Page(made)
+    assert max(parsed.ids.values()) == 1
+    assert "script" not in parsed.tags
+    assert parsed.tags["svg"] == 3 * 6 + 4
+    inner = [link for link in parsed.links if link != "data:,"]
+    assert all(link.startswith("#") and link[1:] in parsed.ids for link in inner), inner
+    assert all(name in parsed.ids for name in re.findall(r"url\(#(.*?)\)", made))
+    assert not re.search(r"#0102\w\w|font-family|font: |<metadata|<\?xml", made.partition("</style>")[2])
+
+
+def test_notices_and_reasons_are_said_and_nothing_of_a_record_is_markup(tmp_path):
+    folder = run_folder(
+        tmp_path / "runs",
+        valid=False,
+        reasons=["the latency bound was missed: lower target_qps"],
+        notice="REHEARSAL with stand-ins, no measurement: not for submission. Model <b>x</b>: random weights.",
+    )
+    made = page(found(folder.parent))
+    assert "INVALID" in made
+    assert "the latency bound was missed: lower target_qps" in made
+    assert '<p class="notice">REHEARSAL with stand-ins' in made
+    assert "Model &lt;b&gt;x&lt;/b&gt;: random weights." in made
+    assert "above the bound" not in made
+    markdown = text.as_markdown(found(folder.parent))
+    assert "> REHEARSAL" in markdown
+    assert "- because the latency bound was missed" in markdown
+
+
+def test_ratios_are_to_the_first_run_of_the_same_question(tmp_path):
+    runs = tmp_path / "runs"
+    run_folder(runs, second=10, rate=100.0)
+    run_folder(runs, second=11, rate=150.0)
+    run_folder(runs, second=12, scenario="SingleStream")
+    rows = {row.name: row for row in facts.side_by_side(found(runs, last=3))}
+    assert [(cell.text, cell.ratio) for cell in rows["throughput"].cells] == [
+        ("100.00 samples/s", ""),
+        ("150.00 samples/s", "\N{MULTIPLICATION SIGN} 1.500"),
+        ("-", ""),
+    ]
+    assert rows["latency, median"].cells[2].ratio == ""
+    parsed = json.loads(text.as_json(found(runs, last=3)))
+    assert [run["ratio_to_first"] for run in parsed] == [1.0, 1.5, None]
+
+
+def test_csv_has_a_row_for_each_run_with_the_numbers_of_json(tmp_path):
+    runs = tmp_path / "runs"
+    run_folder(runs, second=10)
+    run_folder(runs, second=11, scenario="MultiStream")
+    chosen = found(runs, last=2)
+    rows = list(csv.DictReader(io.StringIO(text.as_csv(chosen))))
+    for row, run in zip(rows, json.loads(text.as_json(chosen)), strict=True):
+        assert row["run"] == run["run"]
+        assert float(row["metric.value"]) == run["metric"]["value"]
+        assert float(row["latency_ms.99.00"]) == run["latency_ms"]["99.00"]
+        assert row["accuracy"] == ""
+
+
+def test_a_run_of_a_published_model_stands_beside_what_was_published(tmp_path):
+    names = list(catalog.published())
+    run_folder(tmp_path / "runs", second=10, scenario="Offline", rate=10.0, model=names[1])
+    run_folder(tmp_path / "runs", second=11, scenario="Offline", rate=20.0, built=names[2], caveat="random weights")
+    run_folder(tmp_path / "runs", second=12, scenario="Server", model=names[1])
+    run_folder(tmp_path / "runs", second=13, scenario="Offline", built=names[2], compressed=False)
+    rows = facts.published(found(tmp_path / "runs", last=4))
+    assert len(rows) == 6
+    assert [len(row.reached) for row in rows] == [0, 1, 1, 0, 0, 0]
+    assert rows[1].reached[0].text == "10.00 samples/s"
+    assert rows[1].reached[0].ratio == f"{10 / 1367.14:.3g}"
+    assert rows[2].reached[0].remark == "null, random weights"
+
+
+def test_an_accuracy_run_shows_its_scores_and_no_speed(tmp_path):
+    folder = run_folder(tmp_path / "runs", scenario="Offline", mode="accuracy", accuracy={"F1": 89.0701})
+    [run] = found(folder.parent)
+    assert run.verdict == "complete"
+    assert [facts.metric_text(metric) for metric in run.metrics] == ["89.070 %"]
+    assert "89.070 %" in page([run])
+    assert json.loads(text.as_json([run]))[0]["accuracy"] == {"F1": 89.0701}
+
+
+@pytest.mark.parametrize("timeline", ["none", "broken", "one query"])
+def test_a_run_with_little_to_draw_has_a_page(tmp_path, timeline):
+    folder = run_folder(tmp_path / "runs", timeline=timeline == "one query", queries=1)
+    if timeline == "broken":
+        (folder / "timeline.npz").write_bytes(b"PK")
+    made = page(found(folder.parent))
+    assert ("<svg" in made) == (timeline == "one query")
+    assert ("No timeline was recorded" in made) == (timeline != "one query")
+
+
+def test_without_logs_the_numbers_are_those_of_the_record(tmp_path):
+    folder = run_folder(tmp_path / "runs", rate=321.0)
+    for log in folder.glob("mlperf_log_*"):
+        log.unlink()
+    made = page(found(folder.parent))
+    assert "321.00 samples/s" in made
+    assert "logs are not there any more" in made
+
+
+def test_html_goes_to_a_file_and_the_rest_to_stdout(tmp_path):
+    folder = run_folder(tmp_path / "runs")
+    output = tmp_path / "new" / "page.html"
+    done = harness("report", folder, "--output", output, "--runs-dir", folder.parent)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"{output}\n"
+    assert output.read_text("utf-8").startswith("<!DOCTYPE html>")
+    done = harness("report", folder, "--format", "json", "--runs-dir", folder.parent)
+    assert json.loads(done.stdout)[0]["run"] == folder.name
+
+
+def test_throughput_over_time_adds_up(tmp_path):
+    folder = run_folder(tmp_path / "runs")
+    timeline = found(folder.parent)[0].timeline
+    assert np.isclose(timeline.done.sum(), rated(folder)["result"]["samples"])
