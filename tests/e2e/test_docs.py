@@ -34,6 +34,10 @@ def run_commands(clone, text: str) -> list[str]:
             continue
         assert words[0] == ".venv/bin/harness"
         done = clone.harness(*words[1:])
+        for _ in range(3):  # a test of two seconds may be INVALID on a machine that is busy with something else
+            if "INVALID" not in done.stdout:
+                break
+            done = clone.harness(*words[1:])
         assert done.returncode == 0, (line, done.stderr)
         outputs.append(done.stdout)
     return outputs
