@@ -21,6 +21,8 @@ from harness.submission.layout import RUN
 _SEED = 20240607
 _RESAMPLES = 10_000
 _RESAMPLES_OF_QUERIES = 500  # each takes a quantile of all queries
+_STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 8: 2.306, 10: 2.228, 15: 2.131, 30: 2.042}
+"""97.5 % quantiles of Student's distribution by degrees of freedom."""
 _FEWEST_BINS, _FEWEST_QUERIES = 16, 200  # of which the noise within a run is told
 _BATCHES_OF_A_BIN = 4  # at least: of fewer, what lies between two batches' ends is a guess
 _BENDS = 8  # the degree of the curve that is taken for the plan's: enough for a rate that trebles
@@ -336,23 +338,20 @@ def _verdict(a: Side, b: Side) -> Verdict:
         noise = f"from {len(values[0])} and {len(values[1])} runs"
         if min(map(len, values)) == 1:
             noise += ", the single one taken to vary as the others do"
-        drawn: np.ndarray | None = _ratios_of_medians(*map(np.array, values), rng)
-    else:
-        noise = "from what varies within each run; repeats would tell what varies from run to run"
-        statistic = _throughput if not measure.lower else _latency
-        deviations = [
-            statistic(side.timelines[0], float(path[-1]) / 100 if measure.lower else 0, rng)
-            for side, path in zip((a, b), measure.paths, strict=True)
-        ]
-        drawn = None
-        if deviations[0] is not None and deviations[1] is not None:
-            drawn = ratio * np.exp(deviations[1] - deviations[0])
-    if drawn is None:
+        return _judge(measure, ratio, _repeats(*map(np.array, values)), noise)
+    noise = "from what varies within each run; repeats would tell what varies from run to run"
+    statistic = _throughput if not measure.lower else _latency
+    deviations = [
+        statistic(side.timelines[0], float(path[-1]) / 100 if measure.lower else 0, rng)
+        for side, path in zip((a, b), measure.paths, strict=True)
+    ]
+    if deviations[0] is None or deviations[1] is None:
         text = (
             f"B ÷ A is {ratio:.3f} ({measure.name}), and one run tells nothing of the noise: repeat each, and give the "
             f"repeats with commas between.{measure.note}"
         )
         return Verdict(text, None, measure.name, ratio)
+    drawn = ratio * np.exp(deviations[1] - deviations[0])
     low, high = (float(limit) for limit in np.quantile(drawn, (0.025, 0.975)))
     return _judge(measure, ratio, (low, high), noise)
 
@@ -373,14 +372,19 @@ def _judge(measure: _Measure, ratio: float, interval: tuple[float, float], noise
     return Verdict(text + measure.note, faster, measure.name, ratio, interval, noise)
 
 
-def _ratios_of_medians(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """B ÷ A of medians of runs drawn anew; where a side is one run, the other's spread is lent to it."""
-    like_a = a if len(a) > 1 else a[0] * b / np.median(b)
-    like_b = b if len(b) > 1 else b[0] * a / np.median(a)
-    medians = [
-        np.median(rng.choice(values, (_RESAMPLES, len(side))), axis=1) for values, side in ((like_a, a), (like_b, b))
-    ]
-    return medians[1] / medians[0]
+def _repeats(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Student's 95 % interval of B ÷ A around the ratio of the medians, of logarithms whose spread both sides share.
+
+    At least one side has two runs or more. Medians of so few that are drawn anew would call two runs a side different
+    one time in three where nothing is.
+    """
+    logs = np.log(a), np.log(b)
+    freedom = len(a) + len(b) - 2
+    squares = sum(float(((side - side.mean()) ** 2).sum()) for side in logs)
+    error = math.sqrt(squares / freedom * (1 / len(a) + 1 / len(b)))
+    reach = math.exp(_STUDENT[max(known for known in _STUDENT if known <= freedom)] * error)
+    ratio = float(np.median(b) / np.median(a))
+    return ratio / reach, ratio * reach
 
 
 def _throughput(timeline: Timeline | None, _: float, rng: np.random.Generator) -> np.ndarray | None:

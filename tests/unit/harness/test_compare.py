@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from harness import console
 from harness.cli import app
-from harness.compare import compare, find
+from harness.compare import _repeats, compare, find
 from harness.errors import ConfigError
 from harness.recording import TIMELINE, Recorder
 from harness.scheduling.base import Work
@@ -135,6 +135,14 @@ def test_repeats_that_do_not_differ(runs):
     found = runs.verdict(*(",".join(f"{side}{n}" for n in range(5)) for side in "ab"))
     assert found.faster is None
     assert found.text.startswith("No difference beyond the noise (B ÷ A 0.990, 95 %: 0.")
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (2, 2), (3, 3), (8, 8)])
+def test_repeats_of_the_same_are_called_different_as_seldom_as_it_says(sizes):
+    rng = np.random.default_rng(3)
+    sides = [[np.exp(rng.normal(0, 0.05, size)) for size in sizes] for _ in range(1500)]
+    wrong = np.mean([not low <= 1 <= high for low, high in (_repeats(*pair) for pair in sides)])
+    assert wrong < 0.09
 
 
 def test_a_single_run_is_taken_to_vary_as_the_repeats_do(runs):
