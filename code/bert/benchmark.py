@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from bert.accuracy import VOCAB, accuracy_text, score_log, write_accuracy_txt
+from bert.accuracy import VOCAB, Score, accuracy_text, score_log, write_accuracy_txt
 from bert.features import FeatureParams, load_features
 from bert.qsl import BertQSL
 from bert.squad import repeated
@@ -73,15 +73,7 @@ class Bert(Benchmark):
 
     def score(self, log: Path, dataset: Dataset, samples: int | None, output: Path, note: str | None) -> Accuracy:
         """Exact match and F1 as the official scripts compute them."""
-        with console.Progress("scoring", unit="questions") as bar:
-            score = score_log(
-                log,
-                dataset.path,
-                self.settings.vocab,
-                cache_dir=self.cache_dir,
-                samples=samples,
-                progress=lambda done, total: bar.update(done=done, total=total),
-            )
+        score = self._score(log, dataset, samples=samples)
         write_accuracy_txt(output, score, log, note)
         return Accuracy(
             {"F1": score.f1, "exact match": score.exact_match},
@@ -91,13 +83,16 @@ class Bert(Benchmark):
 
     def score_partial(self, log: Path, dataset: Dataset) -> str:
         """Exact match and F1 of the questions that the log answers."""
+        return accuracy_text(self._score(log, dataset, partial=True), log)
+
+    def _score(self, log: Path, dataset: Dataset, **scope: int | bool | None) -> Score:
+        """The score of a log, with progress; ``scope`` is samples or partial of `score_log`."""
         with console.Progress("scoring", unit="questions") as bar:
-            score = score_log(
+            return score_log(
                 log,
                 dataset.path,
                 self.settings.vocab,
                 cache_dir=self.cache_dir,
-                partial=True,
                 progress=lambda done, total: bar.update(done=done, total=total),
+                **scope,
             )
-        return accuracy_text(score, log)
