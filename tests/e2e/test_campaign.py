@@ -104,15 +104,17 @@ def test_a_campaign_that_is_killed_again_and_again_ends_with_the_same_results(sm
     command = [sys.executable, "-m", "harness.cli", *COMMAND, "--duration", "1", "--scenario", "Offline",
                "--scenario", "SingleStream"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(small.top / "code")}
+    # Told, not measured: the process of a test that lost its parent takes time from the next one's measurement.
+    (small.top / "user.conf").write_text("*.Offline.target_qps = 400000\n*.SingleStream.target_latency = 0.5\n")
     chance = random.Random(7)
-    for _ in range(8):
+    for _ in range(6):
         process = subprocess.Popen(command, cwd=small.top, env=environment, stdout=-3, stderr=-3)
-        time.sleep(chance.uniform(0.8, 4.5))
+        time.sleep(chance.uniform(0.8, 4.0))
         process.send_signal(signal.SIGKILL)
         process.wait()
         time.sleep(0.3)  # the test's own process sees that its parent is gone
     last = small.harness(*COMMAND, "--duration", "1", "--scenario", "Offline", "--scenario", "SingleStream")
-    assert last.returncode == 0, last.stderr
+    assert last.returncode == 0, last.stdout + last.stderr
     assert "4 of 4 tests are done" in last.stdout
     tests = [
         f"bert-99 {scenario} {test}" for scenario in ("Offline", "SingleStream") for test in ("performance", "accuracy")
