@@ -129,6 +129,8 @@ class Campaign:
     """Where journals and locks lie."""
     retry: bool = False
     """Whether tests that failed are run again."""
+    as_json: bool = False
+    """Whether all is printed as JSON, once, at the end."""
 
     @property
     def rehearsal(self) -> bool:
@@ -185,7 +187,8 @@ class Campaign:
                     locks.enter_context(locked(self.folder / f".{scope}.lock", _BUSY))
             remove_left_over({step.settings.runs_dir for step in self.steps})
             self.look()
-            self.show()
+            if not self.as_json:
+                self.show()
             for number, step in enumerate(self.steps, start=1):
                 if step.state in (DONE, FAILED):
                     continue
@@ -195,6 +198,8 @@ class Campaign:
                 console.note(f"\n[{number}/{len(self.steps)}] {step.name}: {self._how_long(step)}")
                 if self._run(step) == ConfigError.exit_code:
                     console.error(f"{step.name} cannot be run like this: mend it, and give the same command again.")
+                    if self.as_json:
+                        self.show()
                     return ConfigError.exit_code
             console.note("")
             self.show()
@@ -202,6 +207,9 @@ class Campaign:
 
     def show(self) -> None:
         """Print every test with its state."""
+        if self.as_json:
+            console.print_json(self.facts())
+            return
         table = Table("test", "state", "time", "result", box=None, pad_edge=False)
         for step in self.steps:
             seconds = step.seconds if step.state == DONE else self._estimate(step)
@@ -219,6 +227,28 @@ class Campaign:
         if left:
             words.append(f"{len(left)} are left, about {console.duration(sum(map(self._estimate, left)))}")
         console.out.print(f"{'; '.join(words)}.")
+
+    def facts(self) -> dict[str, Any]:
+        """Every test with its state, as `--json` prints them; ``result`` is that of its record."""
+        return {
+            "system": self.steps[0].settings.scene.system,
+            "rehearsal": self.rehearsal,
+            "done": sum(step.state == DONE for step in self.steps),
+            "tests": [
+                {
+                    "benchmark": step.settings.scene.benchmark,
+                    "scenario": step.settings.scenario,
+                    "test": step.test,
+                    "state": step.state,
+                    "seconds": step.seconds if step.state == DONE else None,
+                    "expected_seconds": None if step.state == DONE else self._estimate(step),
+                    "result": step.record["result"] if step.record else None,
+                    "reason": step.reason,
+                    "folder": step.settings.target,
+                }
+                for step in self.steps
+            ],
+        }
 
     def _run(self, step: Step) -> int:
         """Run a test and note what came of it; returns its exit code."""
@@ -279,6 +309,7 @@ def plan(
     retry: bool = False,
     only_compliance: bool = False,
     folder: Path = catalog.ROOT / "build" / "campaign",
+    as_json: bool = False,
 ) -> Campaign:
     """The campaign of these models, each ``NAME`` or ``NAME@ENGINE``.
 
@@ -347,7 +378,7 @@ def plan(
             if not step.settings.audit and read_record(step.folder) is not None:
                 step.state = DONE
         steps = campaign_steps
-    return Campaign(steps, Journal(folder / f"{first.scene.system}.jsonl"), folder, retry)
+    return Campaign(steps, Journal(folder / f"{first.scene.system}.jsonl"), folder, retry, as_json)
 
 
 def _reason(step: Step, since: float) -> str:

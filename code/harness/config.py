@@ -60,8 +60,8 @@ class RunSettings(BaseModel):
     """The file that engine, options and user.conf were taken from, where they were tuned."""
     remarks: tuple[str, ...] = ()
     """What the user should hear before the run."""
-    as_json: bool = False
-    """Whether the result is printed as JSON."""
+    shown: Literal["table", "json", "nothing"] = "table"
+    """How the result is printed."""
     timeline: Literal["harness", "loadgen", "off"] = "harness"
     """Who records when queries and batches ran, for reports."""
     stall_timeout: float = Field(

@@ -164,11 +164,11 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     heartbeat.publish()
     logs = places.publish(result if valid else None)
     try:
-        if settings.as_json:
+        if settings.shown == "json":
             console.print_json(
                 {**{key: record[key] for key in _PRINTED}, "valid": valid, "reasons": reasons, "logs": logs}
             )
-        else:
+        elif settings.shown == "table":
             _show(settings, engine, scheduler.counters, detail, metric, valid, reasons, accuracy, logs, sut.unit)
     except OSError as error:
         console.warn(f"the result could not be printed ({error.strerror}); it is in {logs}.")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 
 def test_data_is_fetched_checked_and_then_the_default(clone, server, small_squad):
     folder, address = server
@@ -11,8 +14,9 @@ def test_data_is_fetched_checked_and_then_the_default(clone, server, small_squad
 
     before = clone.harness("data", "list")
     assert "no: run `make data`" in before.stdout
-    fetched = clone.harness("data", "fetch")
+    fetched = clone.harness("data", "fetch", "--json")
     assert fetched.returncode == 0, fetched.stderr
+    assert {Path(each["path"]).name for each in json.loads(fetched.stdout)} == {"dev-v1.1.json", "vocab.txt"}
     assert (clone.top / "build/data/dev-v1.1.json").read_bytes() == content
     assert (clone.top / "build/data/vocab.txt").read_bytes() == vocab
     run = clone.harness("run", "--engine", "null", "--mode", "accuracy")

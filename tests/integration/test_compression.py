@@ -59,9 +59,11 @@ def test_a_real_model_compressed_keeps_its_answers(harness, efficientnet_fp32, t
     path = tmp_path / "small.onnx"
     arguments = ["models", "compress", str(efficientnet_fp32), str(path), "--precision", "int8", "--samples", "24"]
     arguments += ["--keep", "_conv_stem", "--keep", "_blocks.0/_depthwise_conv"]
-    done = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(cli.app, [*arguments, "--json"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert "_fc" in done.output
+    told = json.loads(done.stdout)
+    assert told["bytes"] == path.stat().st_size < told["dense_bytes"] / 3
+    assert any("_fc" in layer["name"] and layer["precision"] != "fp32" for layer in told["report"]["layers"])
     run = harness.run("--model", path, "--engine", "onnxruntime", "--dataset", DRAWINGS, "--mode", "accuracy")
     assert run.code == 0, run.err
     assert next(iter(run.record["result"]["accuracy"].values())) > 90

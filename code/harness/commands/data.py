@@ -48,9 +48,16 @@ def data_list(as_json: AsJson = False) -> None:
 @data_app.command("fetch")
 def data_fetch(
     name: Annotated[str | None, typer.Argument(help="One data set; default: all.", show_default=False)] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch the full data sets into build/data: sha256-checked, resumed where a download broke off."""
     from harness.datasets import fetch
 
     with on_interrupt("what was fetched before is kept; the same command fetches the rest."):
-        fetch(name)
+        fetched = []
+        for key, path in fetch(name):
+            fetched.append({"name": key, "path": path})
+            if not as_json:
+                console.out.print(f"{key}: {path}")
+    if as_json:
+        console.print_json(fetched)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -125,13 +126,17 @@ def models_build(
     samples: Annotated[
         int | None, typer.Option(help="Samples to calibrate with.", show_default="256; 8 for random weights")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Build a published model: its architecture with a checkpoint's or random weights, then its compression."""
     from harness.models.build import build
 
     with on_interrupt("nothing was written."):
         path = build(name, weights, output, seed, dense=dense, dataset=dataset, samples=samples)
-    console.out.print(f"{name}, {'random weights' if weights == 'random' else weights}: {path}")
+    if as_json:
+        console.print_json({"name": name, "weights": weights, "path": path})
+    else:
+        console.out.print(f"{name}, {'random weights' if weights == 'random' else weights}: {path}")
 
 
 @models_app.command("compress")
@@ -158,6 +163,7 @@ def models_compress(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Benchmark option that the file does not tell itself."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Prune and quantise a model in one shot, from calibration data, without training.
 
@@ -171,6 +177,9 @@ def models_compress(
     settings = validated(CompressSettings, {**values, "keep": tuple(keep or ()), "tolerance": tolerance})
     with on_interrupt("nothing was written."):
         made = compress_file(model, output, settings, dataset, samples, parse_options(option or []))
+    if as_json:
+        console.print_json(asdict(made))
+        return
     console.print_table(table(made.report))
     sizes = [f"{size / 2**20:.1f} MiB" for size in (made.dense_bytes, made.bytes, made.zipped_bytes)]
     console.out.print(f"{made.path}: {sizes[0]} before, {sizes[1]} now, {sizes[2]} after gzip")

@@ -58,6 +58,17 @@ SystemType = Annotated[
 Rehearsal = Annotated[
     bool, typer.Option("--rehearsal", help="Stand-ins for data, engine and weights; into build/rehearsal.")
 ]
+RehearsalDuration = Annotated[
+    float | None, typer.Option("--duration", help="Least seconds of each performance run. Rehearsals only.")
+]
+EngineOfModels = Annotated[
+    str | None,
+    typer.Option("--engine", help="Of models without @ENGINE.", show_default="deepsparse if installed"),
+]
+FullDataset = Annotated[str | None, typer.Option("--dataset", help="Name or path.", show_default="the full set")]
+Retry = Annotated[bool, typer.Option("--retry", help="Run tests that failed once more.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what is done and what is left.")]
+StateDir = Annotated[Path, typer.Option(help="Where the journal lies.", show_default="build/campaign")]
 
 
 def parse_options(pairs: list[str]) -> dict[str, str]:

@@ -102,7 +102,7 @@ def run(
         measurements=measurements_dir,
         use_tuned=tuned,
         timeline=timeline,
-        as_json=as_json,
+        shown="json" if as_json else "table",
         **{name: path for name, path in paths.items() if path is not None},
     )
     raise typer.Exit(run_test(settings))

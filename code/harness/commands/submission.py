@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -12,13 +12,19 @@ from rich.table import Table
 from harness import catalog, console
 from harness.commands.options import (
     AsJson,
+    DryRun,
+    EngineOfModels,
+    FullDataset,
     MeasurementsDir,
     Models,
     Options,
     Rehearsal,
+    RehearsalDuration,
+    Retry,
     RunsDir,
     Scenarios,
     StallTimeout,
+    StateDir,
     System,
     SystemType,
     Tree,
@@ -36,78 +42,64 @@ def campaign(
     scenario: Scenarios = None,
     system: System = None,
     system_type: SystemType = None,
-    engine: Annotated[
-        str | None, typer.Option(help="Of models without @ENGINE.", show_default="deepsparse if installed")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Name or path.", show_default="the full set")] = None,
+    engine: EngineOfModels = None,
+    dataset: FullDataset = None,
     option: Options = None,
     user_conf: UserConf = None,
     rehearsal: Rehearsal = False,
-    duration: Annotated[
-        float | None, typer.Option(help="Least seconds of each performance run. Rehearsals only.")
-    ] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Run tests that failed once more.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is done and what is left.")] = False,
+    duration: RehearsalDuration = None,
+    retry: Retry = False,
+    dry_run: DryRun = False,
     tree: Tree = None,
     runs_dir: RunsDir = None,
-    state_dir: Annotated[
-        Path, typer.Option(help="Where the journal lies.", show_default="build/campaign")
-    ] = catalog.ROOT / "build" / "campaign",
+    state_dir: StateDir = catalog.ROOT / "build" / "campaign",
     measurements_dir: MeasurementsDir = catalog.ROOT / "measurements",
     stall_timeout: StallTimeout = 120.0,
+    as_json: AsJson = False,
 ) -> None:
     """Run all official tests of a submission: performance, accuracy and, in the closed division, compliance.
 
     It can be ended at any moment; the same command then goes on. What is done is never run again, and what failed
     only with --retry.
     """
-    _campaign(
-        model, division, scenario, system, system_type, engine, dataset, option, user_conf, rehearsal, duration, retry,
-        dry_run, tree, runs_dir, state_dir, measurements_dir, stall_timeout,
-    )  # fmt: skip
+    _campaign(only_compliance=False, **locals())
 
 
 def _campaign(
+    *,
+    only_compliance: bool,
     model: list[str] | None,
     division: str,
     scenario: list[str] | None,
     system: str | None,
     system_type: str | None,
-    engine: str | None,
     dataset: str | None,
     option: list[str] | None,
-    user_conf: Path | None,
-    rehearsal: bool,
-    duration: float | None,
+    engine: str | None,
     retry: bool,
     dry_run: bool,
-    tree: Path | None,
-    runs_dir: Path | None,
     state_dir: Path,
     measurements_dir: Path,
-    stall_timeout: float,
-    *,
-    only_compliance: bool = False,
+    as_json: bool,
+    **same: Any,
 ) -> None:
+    """What the commands share; ``same`` are the settings of every test that are passed on as they are."""
     from harness.campaign import plan
     from harness.config import make_settings
     from harness.submission.system import description_file, system_type_of
 
-    paths = {"user_conf": user_conf, "runs_dir": runs_dir, "tree": tree}
-    given = {name: path for name, path in paths.items() if path is not None}
+    same = {name: value for name, value in same.items() if value is not None}
 
     def settings_of(**test: str | None) -> RunSettings:
         return make_settings(
             **{**test, "engine": test["engine"] or engine},
             options=parse_options(option or []),
             dataset=dataset,
-            duration=duration,
             official=True,
-            rehearsal=rehearsal,
             system=system,
-            stall_timeout=stall_timeout,
             measurements=measurements_dir,
-            **given,
+            shown="nothing" if as_json else "table",
+            **same,
         )
 
     planned = plan(
@@ -119,6 +111,7 @@ def _campaign(
         retry=retry,
         only_compliance=only_compliance,
         folder=state_dir,
+        as_json=as_json,
     )
     if dry_run:
         planned.look()
@@ -142,6 +135,7 @@ def package(
     output: Annotated[
         Path | None, typer.Option(help="The root of the submission.", show_default="build/submission")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make the directory that is sent in, and its tarball, from the official runs of a system; then check it.
 
@@ -149,7 +143,7 @@ def package(
     """
     from harness.submission.package import make
 
-    raise typer.Exit(make(division, submitter, system or [], tree, output, round_name, rehearsal))
+    raise typer.Exit(make(division, submitter, system or [], tree, output, round_name, rehearsal, as_json))
 
 
 def check(
@@ -194,28 +188,26 @@ def compliance_run(
     scenario: Scenarios = None,
     system: System = None,
     system_type: SystemType = None,
-    engine: Annotated[
-        str | None, typer.Option(help="Of models without @ENGINE.", show_default="deepsparse if installed")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Name or path.", show_default="the full set")] = None,
-    option: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="As in the official runs.")
-    ] = None,
+    engine: EngineOfModels = None,
+    dataset: FullDataset = None,
+    option: Options = None,
+    user_conf: UserConf = None,
     rehearsal: Rehearsal = False,
-    duration: Annotated[float | None, typer.Option(help="Least seconds of each run. Rehearsals only.")] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Run tests that failed once more.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is done and what is left.")] = False,
+    duration: RehearsalDuration = None,
+    retry: Retry = False,
+    dry_run: DryRun = False,
+    tree: Tree = None,
+    runs_dir: RunsDir = None,
+    state_dir: StateDir = catalog.ROOT / "build" / "campaign",
     measurements_dir: MeasurementsDir = catalog.ROOT / "measurements",
+    stall_timeout: StallTimeout = 120.0,
+    as_json: AsJson = False,
 ) -> None:
     """Run and verify the compliance tests of official results that are there: TEST01, and TEST04 for ResNet50.
 
-    It is the part of `harness campaign --division closed` that comes last.
+    It is the part of `harness campaign --division closed` that comes last; give it the settings of the official runs.
     """
-    state = catalog.ROOT / "build" / "campaign"
-    _campaign(
-        model, "closed", scenario, system, system_type, engine, dataset, option, None, rehearsal, duration, retry,
-        dry_run, None, None, state, measurements_dir, 120.0, only_compliance=True,
-    )  # fmt: skip
+    _campaign(only_compliance=True, division="closed", **locals())
 
 
 @compliance_app.command("verify")
@@ -235,6 +227,7 @@ def compliance_verify(
     dtype: Annotated[
         str, typer.Option(help="What TEST01 reads the first element of a response as: int32, int64, float32 or byte.")
     ] = "int32",
+    as_json: AsJson = False,
 ) -> None:
     """Verify a compliance test from its logs, of any submitter, and arrange its folder in the official form.
 
@@ -247,8 +240,12 @@ def compliance_verify(
     name = benchmark or results.absolute().parent.name
     verdicts = verify(test, results, folder, scorer(name, dataset), delta=allowed_delta(name), dtype=dtype)
     parts = {"performance": verdicts.performance, "accuracy": verdicts.accuracy, "accuracy delta": verdicts.delta}
+    if as_json:
+        passed = {part.replace(" ", "_"): verdict and verdict.passed for part, verdict in parts.items()}
+        about = {"test": test.upper(), "passed": verdicts.passed, "parts": passed}
+        console.print_json({**about, "reasons": verdicts.reasons, "remarks": verdicts.remarks})
     for part, verdict in parts.items():
-        if verdict:
+        if verdict and not as_json:
             console.out.print(f"{test.upper()} {part}: {PASS if verdict.passed else FAIL}")
     for remark in verdicts.remarks:
         console.warn(remark)
@@ -276,6 +273,7 @@ def system_init(
     systems_dir: Annotated[
         Path, typer.Option(help="Where system descriptions lie.", show_default="systems")
     ] = catalog.ROOT / "systems",
+    as_json: AsJson = False,
 ) -> None:
     """Write systems/SYSTEM.json from this machine, and list what a person must add.
 
@@ -286,11 +284,15 @@ def system_init(
     path = description_file(systems_dir, system)
     options = {"submitter": submitter, "division": division, "system_type": system_type, "status": status}
     given = parse_fields(field or []) | {name: value for name, value in options.items() if value is not None}
-    values, disagreements = init_system(path, given)
+    with console.working("looking at this machine"):
+        values, disagreements = init_system(path, given)
     for sentence in disagreements:
         console.warn(sentence)
-    console.out.print(str(path))
     missing = unfilled(values)
+    if as_json:
+        console.print_json({"path": path, "values": values, "missing": {name: wanted(name) for name in missing}})
+        return
+    console.out.print(str(path))
     if missing:
         table = Table("to fill in", "with", box=None, pad_edge=False)
         for name in missing:

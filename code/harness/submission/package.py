@@ -12,7 +12,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from harness.files import locked
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
 from harness.machine import default_system_name
 from harness.submission import measurements, system
+from harness.submission.check import examine
 from harness.submission.layout import CONF, LAYOUTS, V6, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Classic, Layout, Scene
 from harness.submission.records import Record, code_digest, difference, read_record, reference, unlike
-from harness.submission.report import run_check
+from harness.submission.report import facts, show
 from harness.submission.rounds import DIVISIONS, ROUNDS, Round, find_round, round_of
 
 KEPT = 4096
@@ -192,8 +193,11 @@ def make(
     output: Path | None,
     round_name: str | None,
     rehearsal: bool,
+    as_json: bool = False,
 ) -> int:
     """`package` with the places that are left open; prints what was made, and what our own check says of it.
+
+    ``as_json`` prints both as JSON.
 
     Returns:
         0, or 1 when the check finds problems.
@@ -210,6 +214,17 @@ def make(
             round_name=round_name,
             rehearsal=rehearsal,
         )
+    with console.working("checking"):
+        report = examine(made.root, made.round, rehearsal)
+    code = 1 if report.problems else 0
+    if as_json:
+        results = [
+            {**asdict(result.scene), "result": result.performance, "accuracy": result.accuracy}
+            for result in made.results
+        ]
+        about = {"folder": made.folder, "division": division, "tarball": made.tarball, "sha256": made.sha256}
+        console.print_json({**about, "results": results, "check": facts(report, [], rehearsal)})
+        return code
     table = Table("system", "benchmark", "scenario", "result", "accuracy", box=None, pad_edge=False)
     for result in made.results:
         scene = result.scene
@@ -217,7 +232,8 @@ def make(
     console.print_table(table)
     console.out.print(f"{made.folder}: {len(made.results)} results for {made.round.name}, {division} division")
     console.out.print(f"{made.tarball}: sha256 {made.sha256}")
-    return run_check(made.root, made.round.name, rehearsal)
+    show(report, [], rehearsal)
+    return code
 
 
 def _results(source: Classic, systems: list[str], division: str, rehearsal: bool) -> tuple[list[Result], list[str]]:

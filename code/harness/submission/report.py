@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from itertools import groupby
@@ -30,6 +29,8 @@ def run_check(
 ) -> int:
     """Check a tree and print what was found; returns the exit code.
 
+    ``as_json`` prints it as JSON.
+
     Raises:
         ConfigError: there is no such tree, round, checkout or Python.
     """
@@ -38,9 +39,9 @@ def run_check(
         report = examine(root, find_round(round_name) if round_name else None, rehearsal)
         verdicts = run_checkers(repository, root, report.round, python) if repository else []
     if as_json:
-        console.out.print(json.dumps(_facts(report, verdicts, rehearsal), indent=2))
+        console.print_json(facts(report, verdicts, rehearsal))
     else:
-        _print(report, verdicts, rehearsal)
+        show(report, verdicts, rehearsal)
     good = not report.problems and all(verdict.accepted is not False for verdict in verdicts)
     return 0 if good else 1
 
@@ -59,7 +60,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def _print(report: Report, verdicts: list[Verdict], rehearsal: bool) -> None:
+def show(report: Report, verdicts: list[Verdict], rehearsal: bool) -> None:
+    """Print what was found."""
     for path, problems in groupby(report.problems, key=lambda problem: problem.path):
         console.out.print(Text(path, "bold"))
         for problem in problems:
@@ -74,7 +76,8 @@ def _print(report: Report, verdicts: list[Verdict], rehearsal: bool) -> None:
     console.out.print(Text(last_line(report, rehearsal)))
 
 
-def _facts(report: Report, verdicts: list[Verdict], rehearsal: bool) -> dict[str, object]:
+def facts(report: Report, verdicts: list[Verdict], rehearsal: bool) -> dict[str, object]:
+    """What was found, as `--json` prints it."""
     return {
         "round": report.round.name,
         "rehearsal": rehearsal,

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from harness import completion, console, topics
@@ -108,6 +109,21 @@ def test_json_is_alone_on_stdout(args):
     done = harness(*args, "--json")
     assert done.exit_code == 0
     assert json.loads(done.stdout)
+
+
+def test_every_command_that_prints_a_result_can_print_json():
+    def leaves(command, *path):
+        if hasattr(command, "commands"):
+            for name, part in command.commands.items():
+                yield from leaves(part, *path, name)
+        else:
+            yield " ".join(path), {option for parameter in command.params for option in parameter.opts}
+
+    commands = dict(leaves(typer.main.get_command(app)))
+    assert len(commands) > 15
+    without = {name for name, options in commands.items() if "--json" not in options}
+    assert without == {"report", "help", "completion"}
+    assert "--format" in commands["report"]
 
 
 def test_names_are_completed():

@@ -415,6 +415,12 @@ def test_the_command_scores_with_the_data_set_that_is_named(scene, small_imagene
     assert out.endswith("TEST01 accuracy: TEST FAIL\nTEST01 accuracy delta: TEST FAIL\n")
     assert err == "error: the accuracy of the sampled responses is 100.000 % off its baseline, and 1 % is allowed.\n"
 
+    assert command(*words, "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["test"], told["passed"]) == ("TEST01", False)
+    assert told["parts"] == {"performance": True, "accuracy": False, "accuracy_delta": False}
+    assert [f"error: {reason}\n" for reason in told["reasons"]] == [err]
+
     assert command(*words[:5], "--test", tmp_path) == 2
     assert command("compliance", "verify", "TEST02", *words[3:]) == 2
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tarfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -351,3 +352,10 @@ def test_what_was_made_is_printed_and_checked(tmp_path, tree, capsys):
     printed = capsys.readouterr().out
     assert "5 results for v6.1, open division" in printed
     assert "no problem found" in printed
+    assert make("open", "Acme", [SYSTEM], tree.root, tmp_path / "out", None, False, as_json=True) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert Path(told["folder"]) == tmp_path / "out" / "open" / "Acme"
+    assert told["sha256"] == sha256(Path(told["tarball"]).read_bytes()).hexdigest()
+    assert len(told["results"]) == told["check"]["results"] == 5
+    assert told["results"][0].keys() == {"system", "benchmark", "scenario", "result", "accuracy"}
+    assert told["check"]["problems"] == []

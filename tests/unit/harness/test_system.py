@@ -349,5 +349,9 @@ def test_the_command(told, tmp_path, capsys):
     ]
     values = read_system(tmp_path / "s.json")
     assert (values["submitter"], values["division"], values["cooling"]) == ("ACME", "closed", "air")
+    assert command("--system", "s", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["values"] == values
+    assert told["missing"].keys() == {line.split()[0] for line in out[2:]}
     assert command("--system", "../s") == 2
     assert command("--set", "cooling") == 2
