@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from harness import __version__, catalog, console, machine
-from harness.benchmark import Accuracy
+from harness.agreement import Agreement, agreement
+from harness.benchmark import Accuracy, Benchmark
 from harness.compliance.run import Audit
 from harness.config import DEVELOPMENT_SECONDS, RunSettings
 from harness.engines.base import Engine
-from harness.errors import RunFailed
+from harness.engines.onnxruntime import OnnxRuntimeEngine
+from harness.errors import HarnessError, RunFailed
 from harness.loadgen.conf import MIN_DURATION_MS, UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
 from harness.prepare import patience, prepare
@@ -26,6 +30,7 @@ from harness.scheduling.base import Counters
 from harness.submission.layout import CONF, RUN
 from harness.submission.records import code_digest, command, identity, reference
 from harness.supervise import Heartbeat, supervised
+from harness.sut import SUT
 
 
 def run(settings: RunSettings) -> int:
@@ -128,7 +133,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         trace = places.staging / TRACE if settings.timeline == "loadgen" else None
         recorder.keep(places.staging, settings.scenario, trace)
     (places.staging / TRACE).unlink(missing_ok=True)
-    accuracy = None
+    accuracy = agreed = None
     if _accuracy(settings):
         check_accuracy_log(places.staging / ACCURACY, qsl.count)
         accuracy = benchmark.score(
@@ -140,6 +145,8 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         )
         for warning in accuracy.warnings:
             console.warn(warning)
+        heartbeat.beat(patience(settings))
+        agreed = _agreement(benchmark, sut, lambda: heartbeat.beat(patience(settings)))
     elif settings.audit != "TEST01":
         (places.staging / ACCURACY).unlink(missing_ok=True)
     valid = not detail.errors if _accuracy(settings) else detail.valid
@@ -149,6 +156,11 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         settings, dataset, qsl.count, engine, scenario, scheduler.counters, detail, metric, measured, accuracy, sut.unit
     )
     record |= {"valid": valid, "reasons": reasons}
+    if agreed:
+        found = [[*shape, difference] for shape, difference in agreed.differences.items()]
+        record["agreement"] = {"with": OnnxRuntimeEngine.name, "differences": found}
+        if warning := agreed.warning(engine.name):
+            console.warn(warning)
     write_json(places.staging / RUN, record)
     if record["notice"] and not record["for_submission"]:
         (places.staging / "NOT-FOR-SUBMISSION.txt").write_text("\n".join((*settings.notices, "")), "utf-8")
@@ -181,6 +193,18 @@ _PRINTED = ("scenario", "mode", "audit", "for_submission", "notice", "model", "d
 
 def _accuracy(settings: RunSettings) -> bool:
     return settings.mode == "accuracy"
+
+
+def _agreement(benchmark: Benchmark, sut: SUT, ran: Callable[[], None]) -> Agreement | None:
+    """How far the engine is from ONNX Runtime, where that is another and runs the model."""
+    if not sut.engine.computes or isinstance(sut.engine, OnnxRuntimeEngine):
+        return None
+    try:
+        with console.working("comparing with ONNX Runtime"):
+            return agreement(benchmark, sut, np.arange(sut.qsl.count), ran)
+    except HarnessError as error:
+        console.detail(f"not compared with ONNX Runtime: {error}")
+        return None
 
 
 def _effective_conf(

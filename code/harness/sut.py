@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -67,8 +67,28 @@ class SUT(ABC):
             self.prepare(shape)
         return self._runners[shape]
 
+    @property
+    def prepared(self) -> Collection[Shape]:
+        """The shapes that batches have had, or that were compiled."""
+        return self._runners.keys()
+
+    def values(self, outputs: Sequence[np.ndarray], indices: np.ndarray) -> list[np.ndarray]:
+        """The numbers of each sample by which two engines can be compared, float; none where there are no such.
+
+        They are those of the response, unless that is less than the model says.
+        """
+        responses = self.encode(outputs, indices)
+        start = responses.buffer.ctypes.data
+        content = responses.buffer.reshape(-1).view(np.uint8)
+        pairs = zip(responses.pointers, responses.sizes, strict=True)
+        return [content[pointer - start :][:size].view(np.float32) for pointer, size in pairs]
+
     def answer(self, indices: np.ndarray, shape: Shape) -> Responses:
-        """Run one batch.
+        """Run one batch; raises what `outputs` does."""
+        return self.encode(self.outputs(indices, shape), indices)
+
+    def outputs(self, indices: np.ndarray, shape: Shape) -> Sequence[np.ndarray]:
+        """The engine's outputs of one batch.
 
         Raises:
             EngineError: the engine raised, or returned something that is no answer.
@@ -79,4 +99,4 @@ class SUT(ABC):
         with engine_errors(self.engine.name, "to run a batch"):
             outputs = runner(batch)
         check_outputs(self.engine.name, outputs, self.signature(shape).outputs)
-        return self.encode(outputs, indices)
+        return outputs

@@ -1,0 +1,99 @@
+"""Whether an engine computes a model as ONNX Runtime does.
+
+An engine can be wrong without an error, for some models and in some batches only: DeepSparse 1.8.0 takes a pruned INT8
+EfficientNet from 83 % of its images to 74 % in batches of more than 16. An accuracy run shows the loss, and not that the
+engine is its cause, so the harness looks at the end of one. Engines that round differently are not meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.benchmark import Benchmark
+from harness.engines.base import engine_errors
+from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
+from harness.scheduling.batching import Shape
+from harness.sut import SUT
+
+LIMIT = 0.25
+"""What is no rounding any more. INT8 models that both engines compute rightly differ by 0.02 to 0.1."""
+_SHAPES = 12  # at most, from the smallest to the largest
+_ROWS = 4  # of a batch that ONNX Runtime computes, too: what is wrong is wrong in most rows
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far an engine's outputs are from ONNX Runtime's, by the shape of the batch."""
+
+    differences: dict[Shape, float]
+    """Root of the squared difference, relative to the outputs around their mean."""
+
+    @property
+    def worst(self) -> float:
+        """The largest difference."""
+        return max(self.differences.values())
+
+    def warning(self, engine: str) -> str:
+        """What the user should do, "" for nothing."""
+        wrong = sorted(shape for shape, difference in self.differences.items() if difference > LIMIT)
+        if not wrong:
+            return ""
+        right = [shape.batch for shape in self.differences if shape not in wrong]
+        smaller = max((batch for batch in right if batch < wrong[0].batch), default=max(1, wrong[0].batch // 2))
+        mend = (
+            f"take a smaller batch (--set max_batch={smaller}) and look again, or use" if wrong[0].batch > 1 else "use"
+        )
+        shapes = ", ".join(f"{shape.batch} x {shape.length}" for shape in wrong)
+        return (
+            f"{engine} computes this model wrongly in batches of {shapes}: its outputs are {self.worst:.0%} off those of "
+            f"ONNX Runtime. {mend} --engine onnxruntime."
+        )
+
+
+def agreement(
+    benchmark: Benchmark, sut: SUT, indices: np.ndarray, ran: Callable[[], None] = lambda: None
+) -> Agreement | None:
+    """Run a batch of every shape that a test had on its engine, and some of its rows on ONNX Runtime.
+
+    ``indices`` are samples to choose from, int64 (n,); they need not be loaded. ``ran`` is called for every batch.
+
+    Returns:
+        None where the model's outputs cannot be compared, as those of an arg-max.
+
+    Raises:
+        EngineError: ONNX Runtime does not run the model.
+    """
+    assert sut.engine.model is not None
+    qsl = sut.qsl
+    with engine_errors(OnnxRuntimeEngine.name, f"to load {sut.engine.model}"):
+        engine = OnnxRuntimeEngine(sut.engine.model, OnnxRuntimeSettings(streams=1))
+    reference = benchmark.make_sut(engine, qsl)
+    shapes = sorted(sut.prepared)
+    shapes = [shapes[n] for n in np.unique(np.linspace(0, len(shapes) - 1, min(len(shapes), _SHAPES)).astype(int))]
+    by_cost = indices[np.argsort(qsl.cost(indices), kind="stable")]
+    costs = qsl.cost(by_cost)
+    differences = {}
+    for shape in shapes:
+        fitting = by_cost[: int(np.searchsorted(costs, shape.length, side="right"))]
+        if not len(fitting):
+            continue
+        batch = np.resize(fitting[-shape.batch :], shape.batch)
+        loaded = np.unique(batch)
+        qsl.load(loaded)
+        mine = sut.values(sut.outputs(batch, shape), batch)
+        ran()
+        rows = np.unique(np.linspace(0, shape.batch - 1, _ROWS).astype(int))
+        off = size = 0.0
+        for row in rows.tolist() if mine else ():
+            alone = Shape(reference.static.batch or 1, reference.static.length or shape.length)
+            (theirs,) = reference.values(reference.outputs(batch[row : row + 1], alone), batch[row : row + 1])
+            off += float(np.square(mine[row] - theirs, dtype=np.float64).sum())
+            size += float(np.square(theirs - theirs.mean(), dtype=np.float64).sum())
+            ran()
+        qsl.unload(loaded)
+        if size:
+            differences[shape] = (off / size) ** 0.5
+    return Agreement(differences) if differences else None
