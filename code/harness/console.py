@@ -94,8 +94,10 @@ class _Stream:
             return
         try:
             action(stream)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             if self._name == "stdout":
+                if isinstance(error, OSError):
+                    error.filename = "stdout"
                 raise
 
 

@@ -61,6 +61,15 @@ class EngineError(RunFailed):
     """An engine refused a model, raised, or returned something that is not an answer."""
 
 
+def os_words(error: OSError) -> str:
+    """What the operating system refused, as a sentence.
+
+    >>> os_words(PermissionError(13, "Permission denied", "/data"))
+    'Permission denied: /data.'
+    """
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
+
+
 def did_you_mean(value: str, valid: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest valid names, or all of them.
 

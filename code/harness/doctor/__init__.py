@@ -7,6 +7,7 @@ that fails becomes a line of its own.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 
 from harness.doctor import files, installation, system
 from harness.doctor.findings import BAD, GOOD, ROOT, WARNING, Finding
-from harness.errors import HarnessError
+from harness.errors import HarnessError, os_words
 
 _STYLES = {GOOD: "green", WARNING: "yellow", BAD: "bold red"}
 
@@ -111,6 +112,11 @@ def main() -> int:
     except KeyboardInterrupt:
         print("error: interrupted: nothing was changed.", file=sys.stderr)
         return 130
+    except OSError as error:  # of stdout, for those of the checks are findings
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: {os_words(error)}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail once more
+        return 1
 
 
 def _console() -> Any:
@@ -126,7 +132,7 @@ def _print(level: str, text: str) -> None:
     console = _console()
     if console is None:
         line = f"{level:7}  {text}" if level else text
-        encoding = sys.stdout.encoding or "ascii"
+        encoding = getattr(sys.stdout, "encoding", None) or "ascii"
         print(line.encode(encoding, "backslashreplace").decode(encoding))
         return
     from rich.text import Text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness import completion, console, topics
+from harness import cli, completion, console, topics
 from harness.cli import app
 from harness.errors import ConfigError, Interrupted, on_interrupt
 from harness.registry import ENGINES, SCENARIOS
@@ -170,3 +171,43 @@ def test_exit_codes_are_documented_alike():
 def test_ctrl_c_says_what_was_kept():
     with pytest.raises(Interrupted, match="interrupted: half of it is kept"), on_interrupt("half of it is kept."):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where", ["harness.datasets.overview", "harness.cli.app"])
+def test_ctrl_c_in_a_command_that_keeps_nothing_is_told_too(where, monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    monkeypatch.setattr(sys, "argv", ["harness", "data", "list"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.startswith("error: interrupted: nothing ")
+
+
+FULL = [["-m", "harness.cli", "options"], ["-m", "harness.doctor"], ["-S", "-m", "harness.doctor"]]
+
+
+@pytest.mark.parametrize("command", FULL)
+def test_a_full_disk_behind_stdout_is_one_sentence(command):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "code")}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, *command], stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: No space left on device")
+    assert "Traceback" not in done.stderr
+
+
+def test_what_the_system_refuses_is_one_sentence(monkeypatch, capsys):
+    def refused():
+        raise PermissionError(13, "Permission denied", "/data")
+
+    monkeypatch.setattr("harness.datasets.overview", refused)
+    monkeypatch.setattr(sys, "argv", ["harness", "data", "list"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: Permission denied: /data.\n"
