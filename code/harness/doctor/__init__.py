@@ -53,8 +53,8 @@ def look(made: list[Check], done: Callable[[], Any] = lambda: None) -> list[Find
         try:
             found += check()
         except ImportError as error:
-            what = f"cannot be looked at, for {error.name or 'a package'} is missing or unfit"
-            found.append(Finding(WARNING, subject, what, "mend Python and packages first"))
+            what = f"cannot be looked at, for {error.name or 'a package'} is missing or unfit, as it is for a run"
+            found.append(Finding(BAD, subject, what, "`rm -rf .venv && make setup`"))
         except HarnessError as error:
             found.append(Finding(BAD, subject, str(error)))
         except Exception as error:  # noqa: BLE001  one check that fails must not take the others with it

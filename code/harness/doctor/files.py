@@ -19,7 +19,7 @@ def folders(top: Path) -> Iterator[Finding]:
     good = []
     for name in _WRITTEN:
         folder = top / name
-        below = sorted(path for path in folder.glob("*") if path.is_dir()) if name != "build" else []
+        below = sorted(path for path in folder.glob("*") if os.path.isdir(path))  # noqa: PTH112  never raises
         problems = [found for path in (folder, *below) for found in writable(path, path.relative_to(top).as_posix())]
         yield from problems
         good += [] if problems else [f"{name}/"]
@@ -104,9 +104,8 @@ def datasets(official: bool = False) -> Iterator[Finding]:
                 continue
             try:
                 if entry.official:
-                    resolve("benchmark", BENCHMARKS, benchmark)(_settings(benchmark), catalog.CACHE_DIR).check_official(
-                        found
-                    )
+                    made = resolve("benchmark", BENCHMARKS, benchmark)
+                    made(made.Settings(), catalog.CACHE_DIR).check_official(found)
                 yield Finding(GOOD, "data set", f"{name}: {found.path}")
             except ConfigError as error:
                 yield Finding(lacking, "data set", f"{name} serves no official run: {str(error).rstrip('.')}")
@@ -124,9 +123,3 @@ def user_conf() -> Iterator[Finding]:
         yield of_sentence(BAD, "user.conf", str(error).rstrip("."))
         return
     yield Finding(GOOD, "user.conf", f"{len(conf.entries)} settings" if conf.path else "none, which is fine")
-
-
-def _settings(benchmark: str) -> object:
-    from harness.registry import BENCHMARKS, resolve
-
-    return resolve("benchmark", BENCHMARKS, benchmark).Settings()

@@ -73,7 +73,8 @@ def cores(root: Path, usable: set[int] | None = None) -> Iterator[Finding]:
 
 def numa(root: Path) -> Iterator[Finding]:
     """NUMA nodes, and whether the kernel moves pages between them by itself."""
-    nodes = len(_numbered(root / "sys/devices/system/node", "node")) or 1
+    folders = _numbered(root / "sys/devices/system/node", "node")
+    nodes = sum(bool(_read(path / "cpulist")) for path in folders) or 1  # others have memory only
     if nodes > 1 and _read(root / "proc/sys/kernel/numa_balancing") not in ("", "0"):
         what = f"{nodes} nodes, and the kernel moves pages between them during a test"
         yield Finding(WARNING, "NUMA", what, "`sysctl kernel.numa_balancing=0`")
@@ -97,7 +98,7 @@ def clock(root: Path) -> Iterator[Finding]:
     no_turbo, boost = _read(cpu / "intel_pstate/no_turbo"), _read(cpu / "cpufreq/boost")
     if no_turbo == "1" or boost == "0":
         switch = "0 > /sys/devices/system/cpu/intel_pstate/no_turbo"
-        cure = switch if no_turbo else "1 > /sys/devices/system/cpu/cpufreq/boost"
+        cure = switch if no_turbo == "1" else "1 > /sys/devices/system/cpu/cpufreq/boost"
         yield Finding(WARNING, "turbo", "off: steady, and slower than the machine can be", f"`echo {cure}`, as root")
     elif no_turbo or boost:
         yield Finding(GOOD, "turbo", "on")

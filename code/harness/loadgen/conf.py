@@ -112,7 +112,8 @@ def read_user_conf(path: Path | None) -> UserConf:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path} cannot be read ({reason}): check the file.") from error
     entries = []
     for number, line in enumerate(text.split("\n"), start=1):
         words = line.split()
