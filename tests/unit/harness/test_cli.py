@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from harness import cli, completion, console, topics
@@ -128,10 +129,28 @@ def test_each_completer_offers_what_there_is():
     names = lambda completer: {name for name, _ in completer("")}  # noqa: E731
     assert names(completion.engines) == set(ENGINES)
     assert names(completion.scenarios) == set(SCENARIOS)
-    assert names(completion.fetchable) < names(completion.models)
+    assert names(completion.buildable) < names(completion.fetchable) < names(completion.models)
+    assert "efficientnet-lite0-fp32" not in names(completion.buildable)
     assert names(completion.downloads) == {"squad-v1.1", "vocab"}
     assert {"squad-v1.1", "imagenet"} < names(completion.datasets)
     assert {"TEST01", "TEST04"} == names(completion.tests)
+
+
+def test_both_sides_of_a_comparison_are_runs(monkeypatch):
+    completion.attach(cli.app)
+    command = typer.main.get_command(cli.app).commands["compare"]
+    monkeypatch.setattr("harness.report.data.names", lambda folder: ["older", "newer"])
+    for parameter in command.params[:2]:
+        offers = parameter.shell_complete(typer.Context(command), "new")
+        assert [offer.value for offer in offers] == ["newer"]
+
+
+def test_a_folder_that_may_not_be_read_completes_nothing(monkeypatch):
+    def refused(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("harness.report.data.names", refused)
+    assert completion.runs("") == []
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)
