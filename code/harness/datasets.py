@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from harness import catalog, console
+from harness import catalog
 from harness.download import download, sha256_of
 from harness.errors import ConfigError, did_you_mean
 from harness.registry import BENCHMARKS
@@ -33,11 +35,12 @@ def _here(benchmark: str, entry: catalog.DatasetEntry) -> str:
     return str(path) if path.exists() else "no: run `make data`"
 
 
-def fetch(name: str | None) -> None:
-    """Fetch one file of the manifests, or all that are not shipped.
+def fetch(name: str | None) -> Iterator[tuple[str, Path]]:
+    """Fetch one file of the manifests, or all that are not shipped: each one's name and place, as soon as it is here.
 
     Raises:
-        ConfigError: there is none of that name, or no address delivered it.
+        ConfigError: there is none of that name.
+        RunFailed: no address delivered it.
     """
     entries = {
         key: (benchmark, entry)
@@ -59,4 +62,4 @@ def fetch(name: str | None) -> None:
             partial.replace(target)
         else:
             download(entry.urls, target, sha256=entry.sha256, size=entry.size, description=key)
-        console.out.print(f"{key}: {target}")
+        yield key, target

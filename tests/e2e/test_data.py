@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 
 def test_data_is_fetched_checked_and_then_the_default(clone, server, small_squad):
     folder, address = server
@@ -15,6 +17,10 @@ def test_data_is_fetched_checked_and_then_the_default(clone, server, small_squad
     assert fetched.returncode == 0, fetched.stderr
     assert (clone.top / "build/data/dev-v1.1.json").read_bytes() == content
     assert (clone.top / "build/data/vocab.txt").read_bytes() == vocab
+    places = {"squad-v1.1": clone.top / "build/data/dev-v1.1.json", "vocab": clone.top / "build/data/vocab.txt"}
+    assert fetched.stdout.splitlines() == [f"{name}: {place}" for name, place in places.items()]
+    again = clone.harness("data", "fetch", "--json")
+    assert json.loads(again.stdout) == {name: str(place) for name, place in places.items()}
     run = clone.harness("run", "--engine", "null", "--mode", "accuracy")
     assert "data set squad-v1.1 " in run.stderr
     assert run.returncode == 0, run.stderr

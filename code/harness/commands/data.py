@@ -8,9 +8,7 @@ import typer
 from rich.table import Table
 
 from harness import console
-from harness.commands.options import (
-    AsJson,
-)
+from harness.commands.options import AsJson
 from harness.errors import on_interrupt
 
 
@@ -48,9 +46,16 @@ def data_list(as_json: AsJson = False) -> None:
 @data_app.command("fetch")
 def data_fetch(
     name: Annotated[str | None, typer.Argument(help="One data set; default: all.", show_default=False)] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch the full data sets into build/data: sha256-checked, resumed where a download broke off."""
     from harness.datasets import fetch
 
     with on_interrupt("what was fetched before is kept; the same command fetches the rest."):
-        fetch(name)
+        fetched = {}
+        for key, path in fetch(name):
+            fetched[key] = path
+            if not as_json:
+                console.out.print(f"{key}: {path}")
+    if as_json:
+        console.print_json(fetched)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,7 @@ import typer
 from rich.table import Table
 
 from harness import console
-from harness.commands.options import (
-    AsJson,
-    parse_options,
-)
+from harness.commands.options import AsJson, parse_options
 from harness.errors import on_interrupt
 
 models_app = typer.Typer(help="List, show, fetch, verify or build models.", rich_markup_mode="rich")
@@ -125,13 +123,17 @@ def models_build(
     samples: Annotated[
         int | None, typer.Option(help="Samples to calibrate with.", show_default="256; 8 for random weights")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Build a published model: its architecture with a checkpoint's or random weights, then its compression."""
     from harness.models.build import build
 
     with on_interrupt("nothing was written."):
         path = build(name, weights, output, seed, dense=dense, dataset=dataset, samples=samples)
-    console.out.print(f"{name}, {'random weights' if weights == 'random' else weights}: {path}")
+    if as_json:
+        console.print_json({"name": name, "weights": weights, "path": path})
+    else:
+        console.out.print(f"{name}, {'random weights' if weights == 'random' else weights}: {path}")
 
 
 @models_app.command("compress")
@@ -158,19 +160,23 @@ def models_compress(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Benchmark option that the file does not tell itself."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Prune and quantise a model in one shot, from calibration data, without training.
 
     The result runs fast on both engines, says what was done to it, and comes with a report of each layer.
     """
     from harness.compress.compress import CompressSettings
-    from harness.compress.files import compress_file, table
+    from harness.compress.files import REPORT, compress_file, table
     from harness.config import validated
 
     values = {"sparsity": sparsity, "block": block, "precision": precision, "method": method}
     settings = validated(CompressSettings, {**values, "keep": tuple(keep or ()), "tolerance": tolerance})
     with on_interrupt("nothing was written."):
         made = compress_file(model, output, settings, dataset, samples, parse_options(option or []))
+    if as_json:
+        console.print_json({"path": made.path, **json.loads(made.path.with_suffix(REPORT).read_text("utf-8"))})
+        return
     console.print_table(table(made.report))
     sizes = [f"{size / 2**20:.1f} MiB" for size in (made.dense_bytes, made.bytes, made.zipped_bytes)]
     console.out.print(f"{made.path}: {sizes[0]} before, {sizes[1]} now, {sizes[2]} after gzip")
