@@ -164,7 +164,8 @@ def configure(output: Output) -> None:
         try:
             file = _File(output.log_file, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            raise ConfigError(f"--log-file {output.log_file} cannot be written: {error.strerror}.") from error
+            why = f"--log-file {output.log_file} cannot be written ({error.strerror}): choose another place."
+            raise ConfigError(why) from error
         file.setFormatter(
             logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(processName)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
         )

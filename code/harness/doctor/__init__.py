@@ -40,7 +40,7 @@ def checks(official: bool = False, top: Path = ROOT, root: Path = Path("/")) -> 
         ("neighbours", partial(system.neighbours, root)),
         ("disk", partial(files.disk, top)),
         ("folders", partial(files.folders, top)),
-        ("user.conf", files.user_conf),
+        ("user.conf", partial(files.user_conf, official)),
         ("models", files.models),
         ("data sets", partial(files.datasets, official)),
     ]

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding, of_sentence
@@ -111,14 +112,16 @@ def datasets(official: bool = False) -> Iterator[Finding]:
                 yield Finding(lacking, "data set", f"{name} serves no official run: {str(error).rstrip('.')}")
 
 
-def user_conf() -> Iterator[Finding]:
-    """Whether LoadGen will understand user.conf."""
+def user_conf(official: bool = False) -> Iterator[Finding]:
+    """Whether LoadGen will understand user.conf, and the rules let an official run have it."""
     from harness.config import default_conf
     from harness.errors import ConfigError
-    from harness.loadgen.conf import read_user_conf
+    from harness.loadgen.conf import MODELS, SCENARIOS, check_official, read_user_conf
 
     try:
         conf = read_user_conf(default_conf())
+        for model, scenario in product(MODELS[1:], SCENARIOS[1:]) if official else ():
+            check_official(conf, model, scenario)
     except ConfigError as error:
         yield of_sentence(BAD, "user.conf", str(error).rstrip("."))
         return

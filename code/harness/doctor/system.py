@@ -37,11 +37,12 @@ def instruction_sets(root: Path, deepsparse: bool = False) -> Iterator[Finding]:
     sets = {name: bool(flags & set(words)) for name, words in (_ARM_SETS if arm else _SETS).items()}
     has, lacks = (", ".join(name for name, there in sets.items() if there is wanted) for wanted in (True, False))
     words = "; ".join(part for part in (has, lacks and f"without {lacks}") if part)
+    int8 = "dot product" if arm else "VNNI"
     if not arm and not sets["AVX2"]:
         level = BAD if deepsparse else WARNING
         yield Finding(level, "instructions", f"{words}: DeepSparse needs AVX2", "use ENGINE=onnxruntime")
-    elif not arm and not sets["VNNI"]:
-        what = f"{words}: INT8 models gain less without VNNI"
+    elif not sets[int8]:
+        what = f"{words}: INT8 models gain less without {int8}"
         yield Finding(WARNING, "instructions", what, "compare with an FP32 model, or use a newer processor")
     else:
         yield Finding(GOOD, "instructions", words)

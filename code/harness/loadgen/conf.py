@@ -136,14 +136,14 @@ def check_official(conf: UserConf, model: str, scenario: str) -> None:
     if duration and int(duration.value, 0) < MIN_DURATION_MS:
         raise ConfigError(
             f"{conf.path}, line {duration.line}: min_duration is {duration.value} ms; an official run takes at least "
-            f"{MIN_DURATION_MS} ms (10 minutes). Delete the line."
+            f"{MIN_DURATION_MS} ms (10 minutes): delete the line."
         )
     for key in ("max_duration", "max_query_count", "performance_sample_count_override", "min_query_count"):
         entry = conf.lookup(model, scenario, key)
         if entry and int(entry.value, 0) > 0:
             raise ConfigError(
-                f"{conf.path}, line {entry.line}: an official run leaves {key} as the round's mlperf.conf sets it. "
-                "Delete the line."
+                f"{conf.path}, line {entry.line}: an official run leaves {key} as the round's mlperf.conf sets it: "
+                "delete the line."
             )
 
 

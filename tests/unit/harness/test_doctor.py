@@ -127,6 +127,10 @@ def test_instruction_sets_of_arm_and_of_no_cpuinfo(tmp_path):
     put(tmp_path, proc__cpuinfo="Features\t: asimd asimddp i8mm")
     finding = only(system.instruction_sets(tmp_path))
     assert finding == Finding(GOOD, "instructions", "dot product, I8MM; without SVE, BF16")
+    put(tmp_path, proc__cpuinfo="Features\t: fp asimd")
+    finding = only(system.instruction_sets(tmp_path))
+    assert finding.level == WARNING
+    assert "gain less without dot product" in finding.what
 
 
 def machine(root: Path, threads: int = 2) -> Path:
@@ -269,6 +273,17 @@ def test_a_data_set_that_may_not_be_read_leaves_the_others(monkeypatch):
     found = list(files.datasets())
     assert any(f.level == BAD and "Permission denied" in f.what for f in found)
     assert any(f.level == GOOD and f.what.startswith("sample: ") for f in found)
+
+
+def test_a_user_conf_that_only_an_official_run_refuses(tmp_path, monkeypatch):
+    conf = tmp_path / "user.conf"
+    conf.write_text("resnet50.Server.min_duration = 60000\n")
+    monkeypatch.setattr("harness.config.default_conf", lambda: conf)
+    assert only(files.user_conf()).level == GOOD
+    finding = only(files.user_conf(official=True))
+    assert finding.level == BAD
+    assert "line 1: min_duration is 60000 ms" in finding.what
+    assert finding.cure == "delete the line"
 
 
 def test_a_folder_without_the_right_to_write_is_found_whoever_asks(tmp_path):
