@@ -11,15 +11,17 @@ from rich.table import Table
 
 from harness import console
 from harness.commands.options import AsJson, parse_options
-from harness.errors import on_interrupt
+from harness.errors import ConfigError, on_interrupt
 
 models_app = typer.Typer(help="List, show, fetch, verify or build models.", rich_markup_mode="rich")
 
 
 @models_app.callback()
-def _models(context: typer.Context) -> None:
+def _models(context: typer.Context, as_json: AsJson = False) -> None:
     if context.invoked_subcommand is None:
-        models_list()
+        models_list(as_json)
+    elif as_json:
+        raise ConfigError(f"--json belongs behind the command: harness models {context.invoked_subcommand} --json.")
 
 
 @models_app.command("list")

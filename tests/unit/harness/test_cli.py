@@ -103,13 +103,19 @@ def test_a_log_file_behind_the_command(tmp_path):
     assert "squad-v1.1" in (tmp_path / "x.log").read_text()
 
 
-@pytest.mark.parametrize("args", [("options",), ("data", "list"), ("models", "list"), ("models",)])
+RESULTS = ["options", "data list", "models", "models list", "models verify efficientnet-lite0-int8"]
+
+
+@pytest.mark.parametrize("args", RESULTS)
 def test_json_is_alone_on_stdout(args):
-    if args == ("models",):
-        args = ("models", "verify", "efficientnet-lite0-int8")
-    done = harness(*args, "--json")
+    done = harness(*args.split(), "--json")
     assert done.exit_code == 0
     assert json.loads(done.stdout)
+
+
+def test_json_in_the_wrong_place_is_not_passed_over():
+    done = harness("models", "--json", "list")
+    assert "harness models list --json" in str(done.exception)
 
 
 def test_names_are_completed():
