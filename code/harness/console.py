@@ -210,8 +210,9 @@ def _only_logged(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a result to stdout as JSON."""
-    out.print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Print a result to stdout as JSON, which knows other escapes than Python has for what a stream cannot encode."""
+    escaped = not out.encoding.startswith("utf")
+    out.print(json.dumps(value, indent=2, ensure_ascii=escaped, default=str))
 
 
 def print_table(table: Table) -> None:

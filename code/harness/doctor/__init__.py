@@ -91,7 +91,7 @@ def examine(official: bool = False, as_json: bool = False) -> int:
     stopped = any(finding.level == BAD for finding in found)
     if as_json:
         records = [finding._asdict() for finding in found]
-        _print("", json.dumps({"good": not stopped, "findings": records}, indent=2, ensure_ascii=False))
+        _print("", json.dumps({"good": not stopped, "findings": records}, indent=2))
     else:
         for level, text in lines(found):
             _print(level, text)
