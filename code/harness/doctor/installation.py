@@ -73,7 +73,7 @@ def deepsparse(version: tuple[int, ...] = tuple(sys.version_info)) -> Iterator[F
         yield from _engine("deepsparse", "DeepSparse", "deepsparse", f"; {_LICENCE}")
         return
     now = "the default engine is ONNX Runtime"
-    if tuple(version[:2]) > OLDEST:
+    if tuple(version[:2]) != OLDEST:
         what = f"not installed, since it needs Python 3.11 and this is {version[0]}.{version[1]}; {now}; {_LICENCE}"
         yield Finding(WARNING, "DeepSparse", what, "`rm -rf .venv && make setup PYTHON=python3.11`")
     else:

@@ -73,7 +73,10 @@ def test_a_module_in_the_current_folder_is_not_taken_for_an_engine(tmp_path, mon
     assert installation._import_problem("colorsys") == ""
 
 
-@pytest.mark.parametrize(("version", "word"), [((3, 12, 1), "needs Python 3.11"), ((3, 11, 1), "DEEPSPARSE=0")])
+@pytest.mark.parametrize(
+    ("version", "word"),
+    [((3, 12, 1), "needs Python 3.11"), ((3, 10, 1), "needs Python 3.11"), ((3, 11, 1), "DEEPSPARSE=0")],
+)
 def test_a_missing_deepsparse_is_a_warning_with_its_reason_and_licence(monkeypatch, version, word):
     monkeypatch.setattr(installation.util, "find_spec", lambda name: None)
     finding = only(installation.deepsparse(version))
