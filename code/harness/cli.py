@@ -32,7 +32,10 @@ class _Group(TyperGroup):
             elif word in ("-v", "--verbose") or word.startswith("--log-file="):
                 given.append(word)
             elif word == "--log-file":
-                given += [word, *([value] if (value := next(words, None)) is not None else [])]
+                value = next(words, None)
+                if value is None:  # before the command it would take that for its value
+                    return super().parse_args(ctx, [word])
+                given += [word, value]
             else:
                 rest.append(word)
         return super().parse_args(ctx, [*given, *rest])

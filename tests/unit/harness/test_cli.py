@@ -103,6 +103,12 @@ def test_a_log_file_behind_the_command(tmp_path):
     assert "squad-v1.1" in (tmp_path / "x.log").read_text()
 
 
+def test_a_log_file_without_a_name_is_not_the_command():
+    done = harness("data", "list", "--log-file")
+    assert done.exit_code == 2
+    assert "'--log-file' requires an argument" in done.stderr
+
+
 RESULTS = ["options", "data list", "models", "models list", "models verify efficientnet-lite0-int8"]
 
 
