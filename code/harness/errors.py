@@ -28,6 +28,10 @@ class MissingDependencyError(ConfigError):
     """A package or file that the command needs is not installed here."""
 
 
+class NotOfficial(ConfigError):
+    """The rules let no official run use it; a development run may."""
+
+
 class CheckFailed(HarnessError):
     """A check ran to its end and found problems: an INVALID result, a log that cannot be scored."""
 

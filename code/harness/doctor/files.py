@@ -80,7 +80,7 @@ def models() -> Iterator[Finding]:
 def datasets(official: bool = False) -> Iterator[Finding]:
     """Whether the shipped samples are whole and the full sets here, without which there is no official run."""
     from harness import catalog
-    from harness.errors import ConfigError
+    from harness.errors import ConfigError, NotOfficial
     from harness.registry import BENCHMARKS, resolve
 
     lacking = BAD if official else WARNING
@@ -100,16 +100,15 @@ def datasets(official: bool = False) -> Iterator[Finding]:
                 continue
             try:
                 found = catalog.find_dataset(benchmark, name)
-            except ConfigError as error:
-                yield of_sentence(BAD, "data set", str(error).rstrip("."))
-                continue
-            try:
                 if entry.official:
                     made = resolve("benchmark", BENCHMARKS, benchmark)
                     made(made.Settings(), catalog.CACHE_DIR).check_official(found)
-                yield Finding(GOOD, "data set", f"{name}: {found.path}")
-            except ConfigError as error:
+            except NotOfficial as error:
                 yield Finding(lacking, "data set", f"{name} serves no official run: {str(error).rstrip('.')}")
+            except ConfigError as error:
+                yield of_sentence(BAD, "data set", str(error).rstrip("."))
+            else:
+                yield Finding(GOOD, "data set", f"{name}: {found.path}")
 
 
 def user_conf(official: bool = False) -> Iterator[Finding]:

@@ -78,7 +78,7 @@ def numa(root: Path) -> Iterator[Finding]:
     nodes = sum(bool(_read(path / "cpulist")) for path in folders) or 1  # others have memory only
     if nodes > 1 and _read(root / "proc/sys/kernel/numa_balancing") not in ("", "0"):
         what = f"{nodes} nodes, and the kernel moves pages between them during a test"
-        yield Finding(WARNING, "NUMA", what, "`sysctl kernel.numa_balancing=0`")
+        yield Finding(WARNING, "NUMA", what, "`sysctl kernel.numa_balancing=0`, as root")
     elif nodes > 1:
         yield Finding(GOOD, "NUMA", f"{nodes} nodes; an engine gets an instance on each (instances=, `make options`)")
     else:
@@ -95,7 +95,7 @@ def clock(root: Path) -> Iterator[Finding]:
         yield Finding(GOOD, "governor", "performance")
     else:
         what = f"{', '.join(sorted(found))}: the clock follows the load, so that results vary"
-        yield Finding(WARNING, "governor", what, "`cpupower frequency-set -g performance`")
+        yield Finding(WARNING, "governor", what, "`cpupower frequency-set -g performance`, as root")
     no_turbo, boost = _read(cpu / "intel_pstate/no_turbo"), _read(cpu / "cpufreq/boost")
     if no_turbo == "1" or boost == "0":
         switch = "0 > /sys/devices/system/cpu/intel_pstate/no_turbo"

@@ -278,6 +278,21 @@ def test_a_data_set_that_may_not_be_read_leaves_the_others(monkeypatch):
     assert any(f.level == GOOD and f.what.startswith("sample: ") for f in found)
 
 
+@pytest.mark.parametrize(
+    ("files_there", "expected", "said"),
+    [(["a.JPEG"], WARNING, "it has 1 images"), ([], BAD, "there is no ")],
+)
+def test_images_that_are_few_serve_development_and_a_map_without_them_nothing(
+    tmp_path, monkeypatch, files_there, expected, said
+):
+    (tmp_path / "val_map.txt").write_text("a.JPEG 3\n")
+    for name in files_there:
+        (tmp_path / name).touch()
+    monkeypatch.setenv("IMAGENET_DIR", str(tmp_path))
+    finding = next(f for f in files.datasets() if said in f"{f.what} {f.cure}")
+    assert finding.level == expected
+
+
 def test_a_user_conf_that_only_an_official_run_refuses(tmp_path, monkeypatch):
     conf = tmp_path / "user.conf"
     conf.write_text("resnet50.Server.min_duration = 60000\n")
