@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.catalog import Dataset, datasets
 from harness.engines.base import Engine
-from harness.errors import ConfigError
+from harness.errors import ConfigError, NotOfficial
 from harness.graph import Tensor
 from harness.qsl import SampleLibrary
 from harness.sut import SUT
@@ -80,11 +80,12 @@ class Benchmark(ABC):
         """Make sure that official runs may use this data set.
 
         Raises:
-            ConfigError: the rules demand another.
+            NotOfficial: the rules demand another.
+            ConfigError: it is no whole data set at all.
         """
         if not dataset.official:
             names = [name for name, entry in datasets(self.name).items() if entry.official]
-            raise ConfigError(
+            raise NotOfficial(
                 f"an official run needs the full data set {' or '.join(names)}, and {dataset.path} is another: "
                 "run `make data`, then leave out --dataset or name your copy of it."
             )

@@ -217,20 +217,22 @@ def datasets(benchmark: str) -> dict[str, DatasetEntry]:
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Make one sentence of whatever the operating system says when a path that the user named is looked at."""
+def _readable() -> Iterator[None]:
+    """Make one sentence of whatever the operating system says when a model or data set is looked at."""
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"{str(name)[:200]} cannot be read: {error.strerror}; check the path.") from error
+        where = str(error.filename or "a file")[:200]
+        raise ConfigError(f"{where} cannot be read ({error.strerror}): check the path and its permissions.") from error
 
 
+@_readable()
 def find_model(name: str) -> Model:
     """A model by its name or by the path of an ONNX file, which is known by its content wherever it lies.
 
     Raises:
-        ConfigError: there is no such name or file, a shipped or fetched file has another content than it should, or a
-            file's graph fits no benchmark.
+        ConfigError: there is no such name or file, it cannot be read, a shipped or fetched file has another content
+            than it should, or a file's graph fits no benchmark.
     """
     known = models()
     if name in known:
@@ -245,9 +247,8 @@ def find_model(name: str) -> Model:
             raise ConfigError(f"{path} is not the model {name} (its sha256 differs): fetch the repository again.")
         return _known_model(name, path, owner, entry, digest)
     path = _path(name)
-    with _readable(name):
-        if path.is_file():
-            return _model_at(path.resolve(), known)
+    if path.is_file():
+        return _model_at(path.resolve(), known)
     if path.suffix == ".onnx" or len(path.parts) > 1:
         raise ConfigError(f"there is no model file {path}: give the path of an ONNX file, or a name: {_list(known)}.")
     raise ConfigError(f"unknown model '{name}': {did_you_mean(name, known)} Or give the path of an ONNX file.")
@@ -367,11 +368,12 @@ def _made_here(metadata: dict[str, str]) -> str:
     return f"built here from {metadata['weights']}, not the published file" if "model" in metadata else ""
 
 
+@_readable()
 def find_dataset(benchmark: str, name: str | None) -> Dataset:
     """A data set by name or path; with None the first of the manifest that is on this machine.
 
     Raises:
-        ConfigError: there is no such name or file, or it has not been fetched.
+        ConfigError: there is no such name or file, it cannot be read, or it has not been fetched.
     """
     known = {key: entry for key, entry in datasets(benchmark).items() if entry.kind == "dataset"}
     if name is None:
@@ -387,10 +389,9 @@ def find_dataset(benchmark: str, name: str | None) -> Dataset:
             raise ConfigError(f"data set {name} is not on this machine: run `make data`, or give the path of a copy.")
         return _dataset(benchmark, name, path, entry)
     path = _path(name)
-    with _readable(name):
-        if not path.exists():
-            raise ConfigError(f"no data set or file '{name}': {did_you_mean(name, known)} Or give the path of a file.")
-        return _dataset(benchmark, path.stem, path.resolve(), None)
+    if not path.exists():
+        raise ConfigError(f"no data set or file '{name}': {did_you_mean(name, known)} Or give the path of a file.")
+    return _dataset(benchmark, path.stem, path.resolve(), None)
 
 
 def _dataset(benchmark: str, name: str, path: Path, entry: DatasetEntry | None) -> Dataset:

@@ -6,18 +6,23 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from harness import __version__, completion, console
 from harness.commands import about, compare, data, models, reporting, running, submission
-from harness.errors import HarnessError
+from harness.errors import HarnessError, on_interrupt, os_words
 
 
 class _Group(TyperGroup):
     """Takes -v and --log-file behind the command, too, as those who go through make must write them."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        # typer would make a silent exit of Ctrl-C.
+        with on_interrupt("nothing that was begun was kept."):
+            return super().invoke(ctx)
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         given, rest, words = [], [], iter(args)
@@ -27,7 +32,10 @@ class _Group(TyperGroup):
             elif word in ("-v", "--verbose") or word.startswith("--log-file="):
                 given.append(word)
             elif word == "--log-file":
-                given += [word, *([value] if (value := next(words, None)) is not None else [])]
+                value = next(words, None)
+                if value is None:  # before the command it would take that for its value
+                    return super().parse_args(ctx, [word])
+                given += [word, value]
             else:
                 rest.append(word)
         return super().parse_args(ctx, [*given, *rest])
@@ -94,8 +102,11 @@ def main() -> None:
         console.error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        console.error("interrupted: nothing that was begun was kept.")
+        console.error("interrupted: nothing was begun.")
         sys.exit(130)
+    except OSError as error:  # a full disk behind stdout, a folder that may not be looked into
+        console.error(os_words(error))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the shell offers for names: models, engines, scenarios, data sets, options of --set, help topics.
 
-Each function takes what is typed so far and returns pairs of value and meaning. A manifest that is broken completes
-nothing: the command itself says what is wrong.
+Each function takes what is typed so far and returns pairs of value and meaning. A manifest that is broken, or a folder
+that may not be read, completes nothing: the command itself says what is wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from typer import Typer
+
+    from harness.catalog import ModelEntry
 
 Offered = list[tuple[str, str]]
 
@@ -57,12 +59,17 @@ def attach(app: Typer, path: tuple[str, ...] = ()) -> None:
 
 def models(typed: str) -> Offered:
     """The models that are known by name."""
-    return _matching(typed, _models)
+    return _matching(typed, lambda: _models(lambda entry: True))
 
 
 def fetchable(typed: str) -> Offered:
     """The models that are not shipped."""
-    return _matching(typed, lambda: ((name, words) for name, words in _models() if name not in _shipped()))
+    return _matching(typed, lambda: _models(lambda entry: not entry.file))
+
+
+def buildable(typed: str) -> Offered:
+    """The models whose graph can be built."""
+    return _matching(typed, lambda: _models(lambda entry: bool(entry.builder)))
 
 
 def engines(typed: str) -> Offered:
@@ -140,21 +147,15 @@ def shells(typed: str) -> Offered:
 def _matching(typed: str, offered: Callable[[], Iterable[tuple[str, str]]]) -> Offered:
     try:
         found = dict(offered())
-    except HarnessError:
+    except (HarnessError, OSError):
         return []
     return [(name, words) for name, words in found.items() if name.startswith(typed)]
 
 
-def _models() -> Iterator[tuple[str, str]]:
+def _models(wanted: Callable[[ModelEntry], bool]) -> Iterator[tuple[str, str]]:
     from harness import catalog
 
-    return ((name, entry.description) for name, (_, entry) in catalog.models().items())
-
-
-def _shipped() -> set[str]:
-    from harness import catalog
-
-    return {name for name, (_, entry) in catalog.models().items() if entry.file}
+    return ((name, entry.description) for name, (_, entry) in catalog.models().items() if wanted(entry))
 
 
 def _datasets(*, fetched: bool) -> Iterator[tuple[str, str]]:
@@ -186,7 +187,9 @@ _OF_COMMANDS = {
     ("models", "show", "name"): models,
     ("models", "verify", "names"): models,
     ("models", "fetch", "name"): fetchable,
-    ("models", "build", "name"): fetchable,
+    ("models", "build", "name"): buildable,
     ("data", "fetch", "name"): downloads,
+    ("compare", "a"): runs,
+    ("compare", "b"): runs,
 }
 """By command and parameter, where the name alone does not tell."""

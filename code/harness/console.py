@@ -94,8 +94,10 @@ class _Stream:
             return
         try:
             action(stream)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             if self._name == "stdout":
+                if isinstance(error, OSError):
+                    error.filename = "stdout"
                 raise
 
 
@@ -162,7 +164,8 @@ def configure(output: Output) -> None:
         try:
             file = _File(output.log_file, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            raise ConfigError(f"--log-file {output.log_file} cannot be written: {error.strerror}.") from error
+            why = f"--log-file {output.log_file} cannot be written ({error.strerror}): choose another place."
+            raise ConfigError(why) from error
         file.setFormatter(
             logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(processName)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
         )
@@ -207,8 +210,9 @@ def _only_logged(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a result to stdout as JSON."""
-    out.print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Print a result to stdout as JSON, which knows other escapes than Python has for what a stream cannot encode."""
+    escaped = not out.encoding.startswith("utf")
+    out.print(json.dumps(value, indent=2, ensure_ascii=escaped, default=str))
 
 
 def print_table(table: Table) -> None:

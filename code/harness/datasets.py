@@ -36,10 +36,11 @@ def _here(benchmark: str, entry: catalog.DatasetEntry) -> str:
 
 
 def fetch(name: str | None) -> Iterator[tuple[str, Path]]:
-    """Fetch one file of the manifests, or all that are not shipped: the name and path of each, once it is there.
+    """Fetch one file of the manifests, or all that are not shipped: each one's name and place, as soon as it is here.
 
     Raises:
-        ConfigError: there is none of that name, or no address delivered it.
+        ConfigError: there is none of that name.
+        RunFailed: no address delivered it.
     """
     entries = {
         key: (benchmark, entry)

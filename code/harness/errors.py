@@ -28,6 +28,10 @@ class MissingDependencyError(ConfigError):
     """A package or file that the command needs is not installed here."""
 
 
+class NotOfficial(ConfigError):
+    """The rules let no official run use it; a development run may."""
+
+
 class CheckFailed(HarnessError):
     """A check ran to its end and found problems: an INVALID result, a log that cannot be scored."""
 
@@ -59,6 +63,15 @@ class RunFailed(HarnessError):
 
 class EngineError(RunFailed):
     """An engine refused a model, raised, or returned something that is not an answer."""
+
+
+def os_words(error: OSError) -> str:
+    """What the operating system refused, as a sentence.
+
+    >>> os_words(PermissionError(13, "Permission denied", "/data"))
+    'Permission denied: /data.'
+    """
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
 
 
 def did_you_mean(value: str, valid: Iterable[str]) -> str:

@@ -72,7 +72,7 @@ def read_graph(path: Path) -> Graph:
             dict(Counter(node.op_type for node in graph.node).most_common()),
         )
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
     except Exception as error:
         raise ConfigError(f"{path} is no ONNX model ({type(error).__name__}): export it again.") from error
     if not found.inputs or not found.outputs:
@@ -91,7 +91,7 @@ def read_metadata(path: Path) -> dict[str, str]:
             entries = [dict(_strings(io.BytesIO(content), (1, 2))) for _, content in _strings(file, (_METADATA_PROPS,))]
         return {entry.get(1, b"").decode(): entry.get(2, b"").decode() for entry in entries}
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
     except ValueError as error:
         raise ConfigError(f"{path} is no ONNX model: export it again.") from error
 

@@ -20,22 +20,24 @@ class Core(NamedTuple):
 
 
 @cache
-def cores() -> tuple[Core, ...]:
-    """The physical cores that this process may use, those of one NUMA node side by side."""
+def cores(root: Path = Path("/")) -> tuple[Core, ...]:
+    """The physical cores that this process may use, those of one NUMA node side by side; ``root`` holds sys."""
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    found: dict[tuple[str, str], Core] = {}
+    found: dict[tuple[str, ...], Core] = {}
     for cpu in sorted(usable):
-        place = Path(f"/sys/devices/system/cpu/cpu{cpu}")
-        try:
-            key = (
-                (place / "topology/physical_package_id").read_text().strip(),
-                (place / "topology/core_id").read_text().strip(),
-            )
-        except OSError:
-            key = ("cpu", str(cpu))
+        place = root / f"sys/devices/system/cpu/cpu{cpu}"
+        # A core's number is one of its die only.
+        key = tuple(_read(place / "topology" / name) for name in ("physical_package_id", "die_id", "core_id"))
         node = next((int(path.name[4:]) for path in place.glob("node[0-9]*")), 0)
-        found.setdefault(key, Core(node, cpu))
+        found.setdefault(key if key[-1] else ("cpu", str(cpu)), Core(node, cpu))
     return tuple(sorted(found.values()))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def core_count() -> int:

@@ -19,7 +19,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from harness import console
-from harness.errors import HarnessError
+from harness.errors import HarnessError, os_words
 
 INTERRUPTED = 130
 
@@ -141,7 +141,7 @@ def _child(work: Callable[..., int], args: tuple[Any, ...], heartbeat: Heartbeat
     except MemoryError:
         console.error("the machine has not enough memory for this test.")
     except OSError as error:
-        console.error(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+        console.error(os_words(error))
     except Exception:  # noqa: BLE001  a defect of the harness: the trace is what helps to mend it
         console.trace()
     finally:

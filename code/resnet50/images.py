@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, NotOfficial
 from harness.files import write_text
 from resnet50.labels import CLASSES, read_val_map
 
@@ -85,7 +85,7 @@ def check_official(images: ImageSet, path: Path) -> None:
     """Make sure that these are the images of ImageNet 2012's validation set, as far as names and labels tell.
 
     Raises:
-        ConfigError: they are not.
+        NotOfficial: they are not.
     """
     wrong = None
     if len({(stat.st_dev, stat.st_ino) for stat in map(Path.stat, images.files)}) < len(images.files):
@@ -103,7 +103,7 @@ def check_official(images: ImageSet, path: Path) -> None:
             label = int(np.argmax(counts != OFFICIAL_IMAGES // CLASSES))
             wrong = f"label {label} stands for {counts[label]} images where each class has {OFFICIAL_IMAGES // CLASSES}"
     if wrong:
-        raise ConfigError(
+        raise NotOfficial(
             f"an official run needs the {OFFICIAL_IMAGES:,} validation images of ImageNet 2012 in order, and {path} "
             f"is not that: {wrong}. Set IMAGENET_DIR to the folder that has them."
         )

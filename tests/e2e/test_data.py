@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 
 def test_data_is_fetched_checked_and_then_the_default(clone, server, small_squad):
@@ -14,11 +13,14 @@ def test_data_is_fetched_checked_and_then_the_default(clone, server, small_squad
 
     before = clone.harness("data", "list")
     assert "no: run `make data`" in before.stdout
-    fetched = clone.harness("data", "fetch", "--json")
+    fetched = clone.harness("data", "fetch")
     assert fetched.returncode == 0, fetched.stderr
-    assert {Path(each["path"]).name for each in json.loads(fetched.stdout)} == {"dev-v1.1.json", "vocab.txt"}
     assert (clone.top / "build/data/dev-v1.1.json").read_bytes() == content
     assert (clone.top / "build/data/vocab.txt").read_bytes() == vocab
+    places = {"squad-v1.1": clone.top / "build/data/dev-v1.1.json", "vocab": clone.top / "build/data/vocab.txt"}
+    assert fetched.stdout.splitlines() == [f"{name}: {place}" for name, place in places.items()]
+    again = clone.harness("data", "fetch", "--json")
+    assert json.loads(again.stdout) == {name: str(place) for name, place in places.items()}
     run = clone.harness("run", "--engine", "null", "--mode", "accuracy")
     assert "data set squad-v1.1 " in run.stderr
     assert run.returncode == 0, run.stderr

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from harness.engines.base import Engine
 from harness.engines.null import NullEngine
+from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
 
 
 class _Faulty(NullEngine):
@@ -103,3 +105,25 @@ class HangsCompiling(_Faulty):
 
     def compile(self, signature):
         ctypes.PyDLL(None).sleep(3600)
+
+
+class WrongInLargeBatches(Engine):
+    """ONNX Runtime, but that the rows of batches of more than two are mixed up."""
+
+    name = "wrong"
+    Settings = OnnxRuntimeSettings
+    fixed_shapes = False
+
+    def __init__(self, model, settings):
+        super().__init__(model, settings)
+        self._inner = OnnxRuntimeEngine(model, settings)
+        self.inputs, self.outputs = self._inner.inputs, self._inner.outputs
+
+    def compile(self, signature):
+        inner = self._inner.compile(signature)
+
+        def runner(batch):
+            outputs = inner(batch)
+            return [np.roll(output, 1, axis=0) for output in outputs] if len(outputs[0]) > 2 else outputs
+
+        return runner

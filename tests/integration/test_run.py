@@ -137,6 +137,20 @@ def test_engines_agree_on_real_questions(harness, real_squad, fp32_model):
     assert scores[0] > 50
 
 
+@pytest.mark.parametrize("most", [2, 4])
+def test_an_engine_that_is_wrong_in_some_batches_is_told_from_a_bad_model(harness, most):
+    run = harness.run("--engine", "faulty:WrongInLargeBatches", "--mode", "accuracy", "--set", f"max_batch={most}",
+                      "--set", "max_tokens=1000")  # fmt: skip
+    assert run.code == 0, run.err
+    found = run.record["agreement"]
+    assert found["with"] == "onnxruntime"
+    wrong = [(batch, length) for batch, length, difference in found["differences"] if difference > 0.25]
+    assert all(batch > 2 for batch, _ in wrong)
+    assert all(difference < 0.01 for batch, _, difference in found["differences"] if batch <= 2)
+    assert bool(wrong) == (most == 4)
+    assert ("what wrong computes is" in run.err) == (most == 4)
+
+
 def test_weights_beside_the_graph_are_found(harness, fp32_model, tmp_path):
     onnx = pytest.importorskip("onnx")
     path = tmp_path / "external" / "model.onnx"

@@ -8,9 +8,7 @@ import typer
 from rich.table import Table
 
 from harness import completion, console
-from harness.commands.options import (
-    AsJson,
-)
+from harness.commands.options import AsJson
 from harness.errors import on_interrupt
 
 

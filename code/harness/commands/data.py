@@ -8,9 +8,7 @@ import typer
 from rich.table import Table
 
 from harness import console
-from harness.commands.options import (
-    AsJson,
-)
+from harness.commands.options import AsJson
 from harness.errors import on_interrupt
 
 
@@ -54,9 +52,9 @@ def data_fetch(
     from harness.datasets import fetch
 
     with on_interrupt("what was fetched before is kept; the same command fetches the rest."):
-        fetched = []
+        fetched = {}
         for key, path in fetch(name):
-            fetched.append({"name": key, "path": path})
+            fetched[key] = path
             if not as_json:
                 console.out.print(f"{key}: {path}")
     if as_json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,19 +10,18 @@ import typer
 from rich.table import Table
 
 from harness import console
-from harness.commands.options import (
-    AsJson,
-    parse_options,
-)
-from harness.errors import on_interrupt
+from harness.commands.options import AsJson, parse_options
+from harness.errors import ConfigError, on_interrupt
 
 models_app = typer.Typer(help="List, show, fetch, verify or build models.", rich_markup_mode="rich")
 
 
 @models_app.callback()
-def _models(context: typer.Context) -> None:
+def _models(context: typer.Context, as_json: AsJson = False) -> None:
     if context.invoked_subcommand is None:
-        models_list()
+        models_list(as_json)
+    elif as_json:
+        raise ConfigError(f"--json belongs behind the command: harness models {context.invoked_subcommand} --json.")
 
 
 @models_app.command("list")
@@ -170,7 +169,7 @@ def models_compress(
     The result runs fast on both engines, says what was done to it, and comes with a report of each layer.
     """
     from harness.compress.compress import CompressSettings
-    from harness.compress.files import compress_file, table
+    from harness.compress.files import REPORT, compress_file, table
     from harness.config import validated
 
     values = {"sparsity": sparsity, "block": block, "precision": precision, "method": method}
@@ -178,7 +177,7 @@ def models_compress(
     with on_interrupt("nothing was written."):
         made = compress_file(model, output, settings, dataset, samples, parse_options(option or []))
     if as_json:
-        console.print_json(asdict(made))
+        console.print_json({"path": made.path, **json.loads(made.path.with_suffix(REPORT).read_text("utf-8"))})
         return
     console.print_table(table(made.report))
     sizes = [f"{size / 2**20:.1f} MiB" for size in (made.dense_bytes, made.bytes, made.zipped_bytes)]

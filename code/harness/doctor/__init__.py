@@ -7,6 +7,7 @@ that fails becomes a line of its own.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 
 from harness.doctor import files, installation, system
 from harness.doctor.findings import BAD, GOOD, ROOT, WARNING, Finding
-from harness.errors import HarnessError
+from harness.errors import HarnessError, os_words
 
 _STYLES = {GOOD: "green", WARNING: "yellow", BAD: "bold red"}
 
@@ -39,7 +40,7 @@ def checks(official: bool = False, top: Path = ROOT, root: Path = Path("/")) -> 
         ("neighbours", partial(system.neighbours, root)),
         ("disk", partial(files.disk, top)),
         ("folders", partial(files.folders, top)),
-        ("user.conf", files.user_conf),
+        ("user.conf", partial(files.user_conf, official)),
         ("models", files.models),
         ("data sets", partial(files.datasets, official)),
     ]
@@ -52,8 +53,8 @@ def look(made: list[Check], done: Callable[[], Any] = lambda: None) -> list[Find
         try:
             found += check()
         except ImportError as error:
-            what = f"cannot be looked at, for {error.name or 'a package'} is missing or unfit"
-            found.append(Finding(WARNING, subject, what, "mend Python and packages first"))
+            what = f"cannot be looked at, for {error.name or 'a package'} is missing or unfit, as it is for a run"
+            found.append(Finding(BAD, subject, what, "`rm -rf .venv && make setup`"))
         except HarnessError as error:
             found.append(Finding(BAD, subject, str(error)))
         except Exception as error:  # noqa: BLE001  one check that fails must not take the others with it
@@ -90,7 +91,7 @@ def examine(official: bool = False, as_json: bool = False) -> int:
     stopped = any(finding.level == BAD for finding in found)
     if as_json:
         records = [finding._asdict() for finding in found]
-        _print("", json.dumps({"good": not stopped, "findings": records}, indent=2, ensure_ascii=False))
+        _print("", json.dumps({"good": not stopped, "findings": records}, indent=2))
     else:
         for level, text in lines(found):
             _print(level, text)
@@ -111,6 +112,11 @@ def main() -> int:
     except KeyboardInterrupt:
         print("error: interrupted: nothing was changed.", file=sys.stderr)
         return 130
+    except OSError as error:  # of stdout, for those of the checks are findings
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: {os_words(error)}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail once more
+        return 1
 
 
 def _console() -> Any:
@@ -126,7 +132,7 @@ def _print(level: str, text: str) -> None:
     console = _console()
     if console is None:
         line = f"{level:7}  {text}" if level else text
-        encoding = sys.stdout.encoding or "ascii"
+        encoding = getattr(sys.stdout, "encoding", None) or "ascii"
         print(line.encode(encoding, "backslashreplace").decode(encoding))
         return
     from rich.text import Text

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding, of_sentence
@@ -19,7 +20,7 @@ def folders(top: Path) -> Iterator[Finding]:
     good = []
     for name in _WRITTEN:
         folder = top / name
-        below = sorted(path for path in folder.glob("*") if path.is_dir()) if name != "build" else []
+        below = sorted(path for path in folder.glob("*") if os.path.isdir(path))  # noqa: PTH112  never raises
         problems = [found for path in (folder, *below) for found in writable(path, path.relative_to(top).as_posix())]
         yield from problems
         good += [] if problems else [f"{name}/"]
@@ -79,7 +80,7 @@ def models() -> Iterator[Finding]:
 def datasets(official: bool = False) -> Iterator[Finding]:
     """Whether the shipped samples are whole and the full sets here, without which there is no official run."""
     from harness import catalog
-    from harness.errors import ConfigError
+    from harness.errors import ConfigError, NotOfficial
     from harness.registry import BENCHMARKS, resolve
 
     lacking = BAD if official else WARNING
@@ -99,34 +100,28 @@ def datasets(official: bool = False) -> Iterator[Finding]:
                 continue
             try:
                 found = catalog.find_dataset(benchmark, name)
+                if entry.official:
+                    made = resolve("benchmark", BENCHMARKS, benchmark)
+                    made(made.Settings(), catalog.CACHE_DIR).check_official(found)
+            except NotOfficial as error:
+                yield Finding(lacking, "data set", f"{name} serves no official run: {str(error).rstrip('.')}")
             except ConfigError as error:
                 yield of_sentence(BAD, "data set", str(error).rstrip("."))
-                continue
-            try:
-                if entry.official:
-                    resolve("benchmark", BENCHMARKS, benchmark)(_settings(benchmark), catalog.CACHE_DIR).check_official(
-                        found
-                    )
+            else:
                 yield Finding(GOOD, "data set", f"{name}: {found.path}")
-            except ConfigError as error:
-                yield Finding(lacking, "data set", f"{name} serves no official run: {str(error).rstrip('.')}")
 
 
-def user_conf() -> Iterator[Finding]:
-    """Whether LoadGen will understand user.conf."""
+def user_conf(official: bool = False) -> Iterator[Finding]:
+    """Whether LoadGen will understand user.conf, and the rules let an official run have it."""
     from harness.config import default_conf
     from harness.errors import ConfigError
-    from harness.loadgen.conf import read_user_conf
+    from harness.loadgen.conf import MODELS, SCENARIOS, check_official, read_user_conf
 
     try:
         conf = read_user_conf(default_conf())
+        for model, scenario in product(MODELS[1:], SCENARIOS[1:]) if official else ():
+            check_official(conf, model, scenario)
     except ConfigError as error:
         yield of_sentence(BAD, "user.conf", str(error).rstrip("."))
         return
     yield Finding(GOOD, "user.conf", f"{len(conf.entries)} settings" if conf.path else "none, which is fine")
-
-
-def _settings(benchmark: str) -> object:
-    from harness.registry import BENCHMARKS, resolve
-
-    return resolve("benchmark", BENCHMARKS, benchmark).Settings()

@@ -51,6 +51,9 @@ def packages(top: Path) -> Iterator[Finding]:
         for name, version in found.items()
         if version and _plain(name) in pinned and version not in pinned[_plain(name)]
     ]
+    if not names:
+        yield Finding(WARNING, "packages", "pyproject.toml lists none", "fetch the repository again")
+        return
     if missing:
         yield Finding(BAD, "packages", f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", _ANEW)
     if other:
@@ -70,7 +73,7 @@ def deepsparse(version: tuple[int, ...] = tuple(sys.version_info)) -> Iterator[F
         yield from _engine("deepsparse", "DeepSparse", "deepsparse", f"; {_LICENCE}")
         return
     now = "the default engine is ONNX Runtime"
-    if tuple(version[:2]) > OLDEST:
+    if tuple(version[:2]) != OLDEST:
         what = f"not installed, since it needs Python 3.11 and this is {version[0]}.{version[1]}; {now}; {_LICENCE}"
         yield Finding(WARNING, "DeepSparse", what, "`rm -rf .venv && make setup PYTHON=python3.11`")
     else:
@@ -88,7 +91,7 @@ def has_deepsparse() -> bool:
 
 def loadgen() -> Iterator[Finding]:
     """LoadGen, and the round of MLPerf whose rules are built into it."""
-    from harness.submission.rounds import ROUNDS
+    from harness.submission.rounds import ROUNDS, round_of_version
 
     version = _version("mlcommons-loadgen")
     if not version:
@@ -98,13 +101,15 @@ def loadgen() -> Iterator[Finding]:
     if problem:
         yield Finding(BAD, "LoadGen", f"{version} cannot be imported ({problem})", _ANEW)
         return
-    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
-    rounds = [each.name for each in ROUNDS if each.first <= numbers]
-    if rounds:
-        yield Finding(GOOD, "LoadGen", f"{version}, with the seeds and rules of round {rounds[-1]}")
-    else:
+    found = round_of_version(version)
+    if found is None:
         what = f"{version} is older than {ROUNDS[0].name}, the first round that this harness knows"
         yield Finding(WARNING, "LoadGen", what, _ANEW)
+    elif tuple(map(int, re.findall(r"\d+", version)[:2])) > ROUNDS[-1].first[:2]:
+        what = f"{version} is newer than {ROUNDS[-1].name}, the last round that this harness knows"
+        yield Finding(WARNING, "LoadGen", what, _ANEW)
+    else:
+        yield Finding(GOOD, "LoadGen", f"{version}, with the seeds and rules of round {found.name}")
 
 
 def _engine(package: str, title: str, module: str, more: str = "") -> Iterator[Finding]:
@@ -122,7 +127,8 @@ def _import_problem(module: str) -> str:
     try:
         done = subprocess.run(
             [sys.executable, "-c", f"import {module}"],
-            env={**os.environ, "NM_DISABLE_ANALYTICS": "1"},
+            # What lies in the current folder is not what a run imports.
+            env={**os.environ, "NM_DISABLE_ANALYTICS": "1", "PYTHONSAFEPATH": "1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             timeout=_IMPORT_SECONDS,

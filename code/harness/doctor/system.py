@@ -37,11 +37,12 @@ def instruction_sets(root: Path, deepsparse: bool = False) -> Iterator[Finding]:
     sets = {name: bool(flags & set(words)) for name, words in (_ARM_SETS if arm else _SETS).items()}
     has, lacks = (", ".join(name for name, there in sets.items() if there is wanted) for wanted in (True, False))
     words = "; ".join(part for part in (has, lacks and f"without {lacks}") if part)
+    int8 = "dot product" if arm else "VNNI"
     if not arm and not sets["AVX2"]:
         level = BAD if deepsparse else WARNING
         yield Finding(level, "instructions", f"{words}: DeepSparse needs AVX2", "use ENGINE=onnxruntime")
-    elif not arm and not sets["VNNI"]:
-        what = f"{words}: INT8 models gain less without VNNI"
+    elif not sets[int8]:
+        what = f"{words}: INT8 models gain less without {int8}"
         yield Finding(WARNING, "instructions", what, "compare with an FP32 model, or use a newer processor")
     else:
         yield Finding(GOOD, "instructions", words)
@@ -73,10 +74,11 @@ def cores(root: Path, usable: set[int] | None = None) -> Iterator[Finding]:
 
 def numa(root: Path) -> Iterator[Finding]:
     """NUMA nodes, and whether the kernel moves pages between them by itself."""
-    nodes = len(_numbered(root / "sys/devices/system/node", "node")) or 1
+    folders = _numbered(root / "sys/devices/system/node", "node")
+    nodes = sum(bool(_read(path / "cpulist")) for path in folders) or 1  # others have memory only
     if nodes > 1 and _read(root / "proc/sys/kernel/numa_balancing") not in ("", "0"):
         what = f"{nodes} nodes, and the kernel moves pages between them during a test"
-        yield Finding(WARNING, "NUMA", what, "`sysctl kernel.numa_balancing=0`")
+        yield Finding(WARNING, "NUMA", what, "`sysctl kernel.numa_balancing=0`, as root")
     elif nodes > 1:
         yield Finding(GOOD, "NUMA", f"{nodes} nodes; an engine gets an instance on each (instances=, `make options`)")
     else:
@@ -93,11 +95,11 @@ def clock(root: Path) -> Iterator[Finding]:
         yield Finding(GOOD, "governor", "performance")
     else:
         what = f"{', '.join(sorted(found))}: the clock follows the load, so that results vary"
-        yield Finding(WARNING, "governor", what, "`cpupower frequency-set -g performance`")
+        yield Finding(WARNING, "governor", what, "`cpupower frequency-set -g performance`, as root")
     no_turbo, boost = _read(cpu / "intel_pstate/no_turbo"), _read(cpu / "cpufreq/boost")
     if no_turbo == "1" or boost == "0":
         switch = "0 > /sys/devices/system/cpu/intel_pstate/no_turbo"
-        cure = switch if no_turbo else "1 > /sys/devices/system/cpu/cpufreq/boost"
+        cure = switch if no_turbo == "1" else "1 > /sys/devices/system/cpu/cpufreq/boost"
         yield Finding(WARNING, "turbo", "off: steady, and slower than the machine can be", f"`echo {cure}`, as root")
     elif no_turbo or boost:
         yield Finding(GOOD, "turbo", "on")

@@ -112,7 +112,8 @@ def read_user_conf(path: Path | None) -> UserConf:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path} cannot be read ({reason}): check the file.") from error
     entries = []
     for number, line in enumerate(text.split("\n"), start=1):
         words = line.split()
@@ -135,14 +136,14 @@ def check_official(conf: UserConf, model: str, scenario: str) -> None:
     if duration and int(duration.value, 0) < MIN_DURATION_MS:
         raise ConfigError(
             f"{conf.path}, line {duration.line}: min_duration is {duration.value} ms; an official run takes at least "
-            f"{MIN_DURATION_MS} ms (10 minutes). Delete the line."
+            f"{MIN_DURATION_MS} ms (10 minutes): delete the line."
         )
     for key in ("max_duration", "max_query_count", "performance_sample_count_override", "min_query_count"):
         entry = conf.lookup(model, scenario, key)
         if entry and int(entry.value, 0) > 0:
             raise ConfigError(
-                f"{conf.path}, line {entry.line}: an official run leaves {key} as the round's mlperf.conf sets it. "
-                "Delete the line."
+                f"{conf.path}, line {entry.line}: an official run leaves {key} as the round's mlperf.conf sets it: "
+                "delete the line."
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from harness import completion, console, topics
+from harness import cli, completion, console, topics
 from harness.cli import app
 from harness.errors import ConfigError, Interrupted, on_interrupt
 from harness.registry import ENGINES, SCENARIOS
@@ -74,7 +75,7 @@ def test_the_log_file_gets_everything_with_the_time(tmp_path, capsys):
 
 
 def test_a_log_file_that_cannot_be_written_is_one_sentence(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(ConfigError, match=r"cannot be written \(No such .*: choose another place"):
         console.configure(console.Output(log_file=tmp_path / "not" / "there.log"))
 
 
@@ -102,11 +103,18 @@ def test_a_log_file_behind_the_command(tmp_path):
     assert "squad-v1.1" in (tmp_path / "x.log").read_text()
 
 
-@pytest.mark.parametrize("args", [("options",), ("data", "list"), ("models", "list"), ("models",)])
+def test_a_log_file_without_a_name_is_not_the_command():
+    done = harness("data", "list", "--log-file")
+    assert done.exit_code == 2
+    assert "'--log-file' requires an argument" in done.stderr
+
+
+RESULTS = ["options", "data list", "models", "models list", "models verify efficientnet-lite0-int8"]
+
+
+@pytest.mark.parametrize("args", RESULTS)
 def test_json_is_alone_on_stdout(args):
-    if args == ("models",):
-        args = ("models", "verify", "efficientnet-lite0-int8")
-    done = harness(*args, "--json")
+    done = harness(*args.split(), "--json")
     assert done.exit_code == 0
     assert json.loads(done.stdout)
 
@@ -126,6 +134,11 @@ def test_every_command_that_prints_a_result_can_print_json():
     assert "--format" in commands["report"]
 
 
+def test_json_in_the_wrong_place_is_not_passed_over():
+    done = harness("models", "--json", "list")
+    assert "harness models list --json" in str(done.exception)
+
+
 def test_names_are_completed():
     assert offered("harness run --model bert") == ["bert-large-fp32"]
     assert "onnxruntime" in offered("harness tune --engine ")
@@ -143,10 +156,28 @@ def test_each_completer_offers_what_there_is():
     names = lambda completer: {name for name, _ in completer("")}  # noqa: E731
     assert names(completion.engines) == set(ENGINES)
     assert names(completion.scenarios) == set(SCENARIOS)
-    assert names(completion.fetchable) < names(completion.models)
+    assert names(completion.buildable) < names(completion.fetchable) < names(completion.models)
+    assert "efficientnet-lite0-fp32" not in names(completion.buildable)
     assert names(completion.downloads) == {"squad-v1.1", "vocab"}
     assert {"squad-v1.1", "imagenet"} < names(completion.datasets)
     assert {"TEST01", "TEST04"} == names(completion.tests)
+
+
+def test_both_sides_of_a_comparison_are_runs(monkeypatch):
+    completion.attach(cli.app)
+    command = typer.main.get_command(cli.app).commands["compare"]
+    monkeypatch.setattr("harness.report.data.names", lambda folder: ["older", "newer"])
+    for parameter in command.params[:2]:
+        offers = parameter.shell_complete(typer.Context(command), "new")
+        assert [offer.value for offer in offers] == ["newer"]
+
+
+def test_a_folder_that_may_not_be_read_completes_nothing(monkeypatch):
+    def refused(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("harness.report.data.names", refused)
+    assert completion.runs("") == []
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)
@@ -186,3 +217,43 @@ def test_exit_codes_are_documented_alike():
 def test_ctrl_c_says_what_was_kept():
     with pytest.raises(Interrupted, match="interrupted: half of it is kept"), on_interrupt("half of it is kept."):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where", ["harness.datasets.overview", "harness.cli.app"])
+def test_ctrl_c_in_a_command_that_keeps_nothing_is_told_too(where, monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    monkeypatch.setattr(sys, "argv", ["harness", "data", "list"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.startswith("error: interrupted: nothing ")
+
+
+FULL = [["-m", "harness.cli", "options"], ["-m", "harness.doctor"], ["-S", "-m", "harness.doctor"]]
+
+
+@pytest.mark.parametrize("command", FULL)
+def test_a_full_disk_behind_stdout_is_one_sentence(command):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "code")}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, *command], stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: No space left on device")
+    assert "Traceback" not in done.stderr
+
+
+def test_what_the_system_refuses_is_one_sentence(monkeypatch, capsys):
+    def refused():
+        raise PermissionError(13, "Permission denied", "/data")
+
+    monkeypatch.setattr("harness.datasets.overview", refused)
+    monkeypatch.setattr(sys, "argv", ["harness", "data", "list"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: Permission denied: /data.\n"

@@ -81,7 +81,7 @@ def test_a_wrong_line_is_an_error_with_its_number(tmp_path, line, message):
 
 
 def test_a_missing_file_and_a_binary_one_are_errors(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"cannot be read \(No such file"):
         read_user_conf(tmp_path / "none.conf")
     (tmp_path / "binary.conf").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):

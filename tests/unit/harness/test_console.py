@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -98,6 +99,14 @@ def test_a_character_that_the_stream_cannot_encode_is_escaped(monkeypatch: pytes
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii", write_through=True))
     console.out.print("5 µs")
     assert raw.getvalue() == b"5 \\xb5s\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_stays_json_in_any_encoding(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, write_through=True))
+    console.print_json(["5 µs", "\udc80"])
+    assert json.loads(raw.getvalue().decode(encoding)) == ["5 µs", "\udc80"]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,12 @@ def test_packages_that_are_missing_or_of_another_version(tmp_path):
     assert "make setup" in missing.cure
 
 
+def test_a_project_that_lists_no_packages_is_not_called_complete(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[project]\n")
+    (tmp_path / "requirements.lock").touch()
+    assert only(installation.packages(tmp_path)).level == WARNING
+
+
 def test_a_module_that_crashes_when_it_is_imported_is_told(tmp_path, monkeypatch):
     (tmp_path / "crashing.py").write_text("import os; os.abort()")
     (tmp_path / "failing.py").write_text("raise OSError('no such library')")
@@ -61,7 +67,16 @@ def test_a_module_that_crashes_when_it_is_imported_is_told(tmp_path, monkeypatch
     assert installation._import_problem("json") == ""
 
 
-@pytest.mark.parametrize(("version", "word"), [((3, 12, 1), "needs Python 3.11"), ((3, 11, 1), "DEEPSPARSE=0")])
+def test_a_module_in_the_current_folder_is_not_taken_for_an_engine(tmp_path, monkeypatch):
+    (tmp_path / "colorsys.py").write_text("raise OSError")
+    monkeypatch.chdir(tmp_path)
+    assert installation._import_problem("colorsys") == ""
+
+
+@pytest.mark.parametrize(
+    ("version", "word"),
+    [((3, 12, 1), "needs Python 3.11"), ((3, 10, 1), "needs Python 3.11"), ((3, 11, 1), "DEEPSPARSE=0")],
+)
 def test_a_missing_deepsparse_is_a_warning_with_its_reason_and_licence(monkeypatch, version, word):
     monkeypatch.setattr(installation.util, "find_spec", lambda name: None)
     finding = only(installation.deepsparse(version))
@@ -73,7 +88,14 @@ def test_a_missing_deepsparse_is_a_warning_with_its_reason_and_licence(monkeypat
 
 @pytest.mark.parametrize(
     ("version", "expected"),
-    [("6.0.17", (GOOD, "v6.1")), ("6.0.5", (GOOD, "v6.0")), ("5.0.9", (GOOD, "v5.0")), ("4.1.0", (WARNING, "older"))],
+    [
+        ("6.0.17", (GOOD, "v6.1")),
+        ("6.0.5", (GOOD, "v6.0")),
+        ("5.0.9", (GOOD, "v5.0")),
+        ("4.1.0", (WARNING, "older")),
+        ("6.1.0", (WARNING, "newer")),
+        ("7.0", (WARNING, "newer")),
+    ],
 )
 def test_the_round_of_a_loadgen(monkeypatch, version, expected):
     monkeypatch.setattr(installation, "_version", lambda name: version)
@@ -108,6 +130,10 @@ def test_instruction_sets_of_arm_and_of_no_cpuinfo(tmp_path):
     put(tmp_path, proc__cpuinfo="Features\t: asimd asimddp i8mm")
     finding = only(system.instruction_sets(tmp_path))
     assert finding == Finding(GOOD, "instructions", "dot product, I8MM; without SVE, BF16")
+    put(tmp_path, proc__cpuinfo="Features\t: fp asimd")
+    finding = only(system.instruction_sets(tmp_path))
+    assert finding.level == WARNING
+    assert "gain less without dot product" in finding.what
 
 
 def machine(root: Path, threads: int = 2) -> Path:
@@ -151,9 +177,11 @@ def test_no_quota_is_no_line(tmp_path):
 
 def test_numa(tmp_path):
     assert only(system.numa(tmp_path)).what == "one node"
-    for node in (0, 1):
-        (tmp_path / f"sys/devices/system/node/node{node}").mkdir(parents=True)
-    assert only(system.numa(tmp_path)).level == GOOD
+    for node, cpus in ((0, "0-1"), (1, "2-3"), (2, "")):  # the last one is memory alone
+        put(tmp_path, **{f"sys__devices__system__node__node{node}__cpulist": cpus})
+    finding = only(system.numa(tmp_path))
+    assert finding.level == GOOD
+    assert finding.what.startswith("2 nodes")
     put(tmp_path, proc__sys__kernel__numa_balancing="1")
     assert "numa_balancing=0" in only(system.numa(tmp_path)).cure
 
@@ -175,6 +203,8 @@ def test_clocks(tmp_path):
     assert all(finding.cure for finding in found)
     put(tmp_path, **{f"{cpu}cpu0__cpufreq__scaling_governor": "performance", f"{cpu}intel_pstate__no_turbo": "0"})
     assert level(system.clock(tmp_path))[:2] == [GOOD, GOOD]
+    put(tmp_path, **{f"{cpu}cpufreq__boost": "0"})
+    assert "cpufreq/boost" in list(system.clock(tmp_path))[1].cure
 
 
 def test_memory_swap_and_the_limit_of_a_container(tmp_path):
@@ -222,6 +252,58 @@ def test_a_folder_that_cannot_be_written_is_bad(tmp_path):
     assert list(files.writable(tmp_path / "not" / "yet", "results")) == []
 
 
+def test_folders_below_those_that_runs_write_are_tried_too(tmp_path, monkeypatch):
+    (tmp_path / "build" / "runs").mkdir(parents=True)
+    monkeypatch.setattr(files, "writable", lambda folder, subject: [subject] if folder.name == "runs" else [])
+    tried, *_ = files.folders(tmp_path)
+    assert tried == "build/runs"
+
+
+def refuse(path):
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_a_model_that_may_not_be_read_stops_a_run(monkeypatch):
+    monkeypatch.setattr("harness.catalog.sha256_of", refuse)
+    for finding in files.models():
+        assert finding.level == BAD
+        assert "cannot be read (Permission denied)" in finding.what
+        assert finding.cure == "check the path and its permissions"
+
+
+def test_a_data_set_that_may_not_be_read_leaves_the_others(monkeypatch):
+    monkeypatch.setattr("resnet50.benchmark.dataset_file", refuse)
+    found = list(files.datasets())
+    assert any(f.level == BAD and "Permission denied" in f.what for f in found)
+    assert any(f.level == GOOD and f.what.startswith("sample: ") for f in found)
+
+
+@pytest.mark.parametrize(
+    ("files_there", "expected", "said"),
+    [(["a.JPEG"], WARNING, "it has 1 images"), ([], BAD, "there is no ")],
+)
+def test_images_that_are_few_serve_development_and_a_map_without_them_nothing(
+    tmp_path, monkeypatch, files_there, expected, said
+):
+    (tmp_path / "val_map.txt").write_text("a.JPEG 3\n")
+    for name in files_there:
+        (tmp_path / name).touch()
+    monkeypatch.setenv("IMAGENET_DIR", str(tmp_path))
+    finding = next(f for f in files.datasets() if said in f"{f.what} {f.cure}")
+    assert finding.level == expected
+
+
+def test_a_user_conf_that_only_an_official_run_refuses(tmp_path, monkeypatch):
+    conf = tmp_path / "user.conf"
+    conf.write_text("resnet50.Server.min_duration = 60000\n")
+    monkeypatch.setattr("harness.config.default_conf", lambda: conf)
+    assert only(files.user_conf()).level == GOOD
+    finding = only(files.user_conf(official=True))
+    assert finding.level == BAD
+    assert "line 1: min_duration is 60000 ms" in finding.what
+    assert finding.cure == "delete the line"
+
+
 def test_a_folder_without_the_right_to_write_is_found_whoever_asks(tmp_path):
     folder = tmp_path / "results"
     folder.mkdir()
@@ -259,7 +341,8 @@ def test_a_check_that_fails_leaves_the_others():
         [("a", missing), ("b", broken), ("c", lambda: [Finding(BAD, "c", "x")])], lambda: done.append(1)
     )
     assert [finding.subject for finding in found] == ["a", "a", "b", "c"]
-    assert level(found) == [GOOD, WARNING, WARNING, BAD]
+    assert level(found) == [GOOD, BAD, WARNING, BAD]  # without a package there is no run either
     assert "numpy" in found[1].what
+    assert found[1].cure
     assert len(done) == 3
-    assert doctor.summary(found) == "1 bad, 2 warnings: mend what is bad first."
+    assert doctor.summary(found) == "2 bad, 1 warning: mend what is bad first."

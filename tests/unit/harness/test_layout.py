@@ -122,6 +122,16 @@ def test_the_cores_of_a_node_stand_side_by_side():
     assert machine.core_count() == len({core.cpu for core in found}) <= len(os.sched_getaffinity(0))
 
 
+def test_cores_of_the_same_number_on_two_dies_are_two(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 4})
+    for cpu, die, core in ((0, 0, 0), (1, 0, 0), (2, 1, 0), (3, 1, 1)):  # 0 and 1 are hyper-threads; 4 tells nothing
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        folder.mkdir(parents=True)
+        for name, value in (("physical_package_id", 0), ("die_id", die), ("core_id", core)):
+            (folder / name).write_text(f"{value}\n")
+    assert [core.cpu for core in machine.cores(tmp_path)] == [0, 2, 3, 4]
+
+
 def test_what_suits_a_scenario_yields_to_what_the_user_says():
     latency = {"latency": True, "arriving": False, "max_cost": 1}
     arriving = {"latency": False, "arriving": True, "max_cost": 1}
