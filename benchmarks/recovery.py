@@ -4,7 +4,8 @@
 
 Each variant is made once (build/recovery), its accuracy taken from an accuracy run through LoadGen and its speed from
 an Offline run, on each engine that is installed. What was measured is kept beside the variants until anything that it
-depends on changes, so that a table which was interrupted goes on where it was; --fresh measures anew. Recovery is
+depends on changes, so that a table which was interrupted goes on where it was; --fresh measures anew. A third of the
+data set calibrates (of SQuAD: of its passages) and the rest is scored; with --calibration all of it is. Recovery is
 accuracy in percent of that of the dense FP32 model on the same engine. "same arg-max" is the share of samples (images,
 or windows of a passage) for which both engines' logs have the same class, or the same start and end. Magnitude pruning
 in FP32 stands beside the second-order method. Without --model the FP32 models and data sets in the folder `shared`
@@ -32,6 +33,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.common import command
+from bert.squad import read_squad
 from harness import __version__, catalog, console
 from harness.compress.compress import CompressSettings
 from harness.compress.files import compress_file
@@ -43,6 +45,7 @@ from harness.loadgen.accuracy_log import read_responses
 from harness.machine import core_count, cpu_model
 from harness.models.build import SAMPLES
 from harness.registry import default_engine
+from resnet50.images import find_images
 
 _FOLDER = catalog.ROOT / "build" / "recovery"
 _SHARED = catalog.ROOT.parent / "shared"
@@ -99,14 +102,14 @@ class Row:
     """Of each sample: the label, or the tokens at which start and end are greatest."""
 
 
-def variant_file(model: catalog.Model, variant: Variant, calibration: str | None) -> Path:
+def variant_file(model: catalog.Model, variant: Variant, calibration: str) -> Path:
     """The model's file, compressed if it is not there yet."""
     if variant.dense:
         return model.path
     values = {"sparsity": variant.sparsity, "precision": variant.precision, "method": variant.method}
     values |= {"block": variant.block, "keep": _KEEP.get(model.official_name, ())}
     settings = validated(CompressSettings, values)
-    data = content_of(catalog.find_dataset(model.benchmark, calibration)) if calibration else "shipped"
+    data = content_of(catalog.find_dataset(model.benchmark, calibration))
     made_with = [_sources("harness/compress"), model.sha256, settings.model_dump_json(), data, str(SAMPLES)]
     what = f"{variant.sparsity:g}-{variant.precision}-{variant.method}-{_key(made_with)}"
     path = _FOLDER / f"{model.name}-{what}.onnx"
@@ -114,6 +117,38 @@ def variant_file(model: catalog.Model, variant: Variant, calibration: str | None
         console.note(f"compressing {model.name}: {variant}, {variant.precision} ...")
         compress_file(str(model.path), path, settings, calibration, SAMPLES)
     return path
+
+
+def held_out(benchmark: str, dataset: catalog.Dataset) -> tuple[Path, Path]:
+    """The data set in two, below build/recovery: every third passage or image calibrates, the others are scored.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    folder = _FOLDER / f"{dataset.name}-{_key([str(dataset.path), content_of(dataset)])}"
+    parts = folder / "calibration", folder / "scored"
+    if benchmark == "bert":
+        read_squad(dataset.path)
+        whole = json.loads(dataset.path.read_text("utf-8"))
+        for number, part in enumerate(parts):
+            place, articles = itertools.count(), []
+            for article in whole["data"]:
+                mine = [p for p in article["paragraphs"] if (next(place) % 3 == 0) == (number == 0)]
+                articles += [{**article, "paragraphs": mine}] if mine else []
+            write_text(part.with_suffix(".json"), json.dumps({**whole, "data": articles}))
+        return parts[0].with_suffix(".json"), parts[1].with_suffix(".json")
+    images = find_images(dataset.path)
+    for number, part in enumerate(parts):
+        (part / "val").mkdir(parents=True, exist_ok=True)
+        lines = []
+        for place, (file, label) in enumerate(zip(images.files, images.labels, strict=True)):
+            if (place % 3 == 0) == (number == 0):
+                link = part / "val" / f"{place:06}{file.suffix}"
+                link.unlink(missing_ok=True)
+                link.symlink_to(file.resolve())
+                lines.append(f"val/{link.name} {label}\n")
+        write_text(part / "val_map.txt", "".join(lines))
+    return parts
 
 
 def content_of(dataset: catalog.Dataset) -> str:
@@ -191,7 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a dense FP32 model: its name or path")
     parser.add_argument("--dataset", help="the data set that it is scored on")
-    parser.add_argument("--calibration", help="the data set that it is calibrated with; default: the shipped one")
+    parser.add_argument("--calibration", help="the data set that it is calibrated with; default: a third of --dataset")
     parser.add_argument("--sparsities", default="0,0.5,0.8")
     parser.add_argument("--precisions", default="fp32,int8")
     parser.add_argument("--block", type=int, default=1, help="neighbouring weights that are pruned together")
@@ -216,11 +251,15 @@ def main() -> None:
     for name, data in work:
         model = catalog.find_model(name)
         dataset = catalog.find_dataset(model.benchmark, data)
+        calibration = args.calibration
+        if calibration is None:
+            calibration, scored = map(str, held_out(model.benchmark, dataset))
+            dataset = catalog.find_dataset(model.benchmark, scored)
         table = Table("variant", "precision", "engine", "score", "recovery", "same arg-max", "file, gzip", "samples/s",
-                      "÷ dense FP32", title=f"{model.name} on {dataset.name}", box=None, pad_edge=False)  # fmt: skip
+                      "÷ dense FP32", title=f"{model.name} on {Path(data).name}", box=None, pad_edge=False)  # fmt: skip
         dense: list[Row] = []
         for variant in chosen:
-            path = variant_file(model, variant, args.calibration)
+            path = variant_file(model, variant, calibration)
             rows = [
                 measured(model, path, engine, dataset, args.seconds, args.shapes, fresh=args.fresh)
                 for engine in engines

@@ -44,8 +44,8 @@ class Agreement:
         shapes = ", ".join(f"{shape.batch} x {shape.length}" for shape in wrong)
         smaller = f"try --set max_batch={wrong[0].batch // 2}, or " if wrong[0].batch > 1 else ""
         return (
-            f"in batches of {shapes}, what {engine} computes is {self.worst:.0%} off what ONNX Runtime does, which is no "
-            f"rounding: {smaller}use --engine onnxruntime."
+            f"in batches of {shapes}, what {engine} computes is {self.worst:.0%} off what ONNX Runtime does, which is "
+            f"no rounding: {smaller}use --engine onnxruntime."
         )
 
 

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from benchmarks import recovery
-from benchmarks.recovery import Row, agreement, answers, content_of, measured, variants
+from benchmarks.recovery import Row, agreement, answers, content_of, held_out, measured, variants
 
-from harness.catalog import Dataset
+from bert.squad import read_squad
+from harness.catalog import Dataset, find_dataset
+from resnet50.images import find_images
 
 SCORES = {"accuracy": {"F1": 80.0, "exact match": 70.0}, "metric": {"value": 12.5}}
 
@@ -64,6 +66,23 @@ def test_a_folder_of_images_is_another_once_a_file_changes(tmp_path):
     assert content_of(dataset) == before
     (tmp_path / "a.jpg").write_bytes(b"22")
     assert content_of(dataset) != before
+
+
+def test_what_calibrates_is_not_scored(tmp_path, monkeypatch, small_squad, small_imagenet):
+    monkeypatch.setattr(recovery, "_FOLDER", tmp_path / "kept")
+    calibration, scored = held_out("bert", find_dataset("bert", str(small_squad)))
+    parts = [{question.id for question in read_squad(path).questions} for path in (calibration, scored)]
+    whole = {question.id for question in read_squad(small_squad).questions}
+    assert (parts[0] | parts[1], parts[0] & parts[1]) == (whole, set())
+    assert parts[0]
+
+    dataset = find_dataset("resnet50", str(small_imagenet))
+    for _ in range(2):  # the second time all is there
+        folders = held_out("resnet50", dataset)
+    found = [find_images(find_dataset("resnet50", str(folder)).path) for folder in folders]
+    assert [image.labels.tolist() for image in found] == [[0, 300, 600, 900], [100, 200, 400, 500, 700, 800]]
+    files = {file.resolve() for images in found for file in images.files}
+    assert files == set(find_images(dataset.path).files)
 
 
 @pytest.fixture
