@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+
+# Of a job in the background a shell has Ctrl-C ignored, and so would everything be that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def shared(relative: str) -> Path:

@@ -99,9 +99,8 @@ _SUSPENDED = 5.0  # seconds without a look at the child that can only mean that 
 
 
 def _watched() -> set[signal.Signals]:
-    """The signals that end a test; under nohup a hang-up does not."""
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return _SIGNALS - {signal.SIGHUP} if ignored else _SIGNALS
+    """The signals that end a test: not those that were ignored before, as a hang-up is under nohup."""
+    return {number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
 
 
 def _watch(child: multiprocessing.process.BaseProcess, heartbeat: Heartbeat, stopped: list[int]) -> str | None:

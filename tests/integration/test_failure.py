@@ -86,14 +86,15 @@ def test_a_signal_ends_the_run_within_seconds_and_leaves_nothing(harness, moment
     nothing_kept(run)
 
 
-def test_a_hang_up_ends_no_run_under_nohup(harness):
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_what_nohup_or_a_shells_background_ignores_ends_no_run(harness, number):
     def ignore():
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)
 
     start = time.monotonic()
     process = harness.start("--engine", "null", "--set", "delay_us=20000", "--duration", "2", preexec_fn=ignore)
-    time.sleep(3)
-    process.send_signal(signal.SIGHUP)
+    time.sleep(2)
+    process.send_signal(number)
     run = harness.finish(process, start, 60)
     assert run.code == 0, run.err
     assert run.record["valid"]
