@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import catalog
+from harness import catalog, console
 from harness.config import REHEARSAL_TREE
-from harness.errors import ConfigError, did_you_mean
+from harness.errors import ConfigError, RunFailed, did_you_mean
 from harness.loadgen.logs import DETAIL, read_detail
 from harness.recording import TIMELINE, Timeline, read_timeline
 from harness.registry import SCENARIOS, resolve
@@ -110,9 +110,11 @@ class Finished:
 def find(names: Sequence[str], last: int | None, runs_dir: Path, tree: Path | None = None) -> list[Finished]:
     """Runs by name or folder, or the ``last`` ones of ``runs_dir``, the oldest first; by default the newest.
 
+    Of those that nobody named, one that cannot be read is left out with a warning.
+
     Raises:
-        ConfigError: there is none, or one cannot be read.
-        RunFailed: LoadGen's log of one is cut short.
+        ConfigError: there is none, or one that was named cannot be read.
+        RunFailed: LoadGen's log of one that was named is cut short.
     """
     if names and last:
         raise ConfigError("--last chooses runs by itself: leave it out, or the names.")
@@ -122,7 +124,17 @@ def find(names: Sequence[str], last: int | None, runs_dir: Path, tree: Path | No
         return [read(_folder(name, known, trees), runs_dir, trees) for name in names]
     if not known:
         raise ConfigError(f"there is no finished run in {runs_dir}: make one with `harness run`.")
-    return [read(folder, runs_dir, trees) for folder in list(known.values())[-(last or 1) :]]
+    found: list[Finished] = []
+    for folder in reversed(known.values()):
+        try:
+            found.append(read(folder, runs_dir, trees))
+        except (ConfigError, RunFailed) as error:
+            console.warn(f"left out: {error}")
+        if len(found) == (last or 1):
+            break
+    if not found:
+        raise ConfigError(f"no run in {runs_dir} can be read: make one with `harness run`.")
+    return found[::-1]
 
 
 def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from harness import catalog
 from harness.cli import app
-from harness.errors import ConfigError
+from harness.errors import ConfigError, HarnessError
 from harness.report import facts, text
 from harness.report.data import find, names
 from harness.report.page import page
@@ -56,6 +56,23 @@ def test_the_newest_run_is_the_default_and_the_last_ones_come_oldest_first(tmp_p
     assert [name[13:15] for name in names(runs)] == ["10", "11", "12"]
     assert [run.name[13:15] for run in found(runs)] == ["12"]
     assert [run.name[13:15] for run in found(runs, last=2)] == ["11", "12"]
+
+
+def test_a_run_that_cannot_be_read_stops_a_report_only_where_it_was_named(tmp_path):
+    runs = tmp_path / "runs"
+    good, cut, broken = (run_folder(runs, second=second) for second in (10, 11, 12))
+    (cut / "mlperf_log_detail.txt").write_text("")
+    (broken / "run.json").write_text("{")
+    done = harness("report", "--format", "json", "--runs-dir", runs)
+    assert [run["run"] for run in json.loads(done.stdout)] == [good.name]
+    for folder in (cut, broken):
+        assert f"left out: {folder}" in done.stderr or f"left out: the log in {folder}" in done.stderr
+        named = harness("report", folder.name, "--runs-dir", runs)
+        assert isinstance(named.exception, HarnessError)
+    assert [run.name for run in found(runs, last=3)] == [good.name]
+    (good / "run.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"no run in .* can be read: make one with"):
+        found(runs)
 
 
 def test_a_run_is_found_by_name_by_path_and_below_results(tmp_path):
