@@ -17,6 +17,7 @@ from harness import console
 from harness.errors import ConfigError, did_you_mean
 from harness.recording import Timeline, read_timeline
 from harness.submission.layout import RUN
+from harness.submission.records import read_record
 
 _SEED = 20240607
 _RESAMPLES = 10_000
@@ -110,7 +111,7 @@ def find(words: str, runs: Path) -> Side:
     if not names:
         raise ConfigError("a run has no name: give a folder of build/runs, its name, or several with commas between.")
     folders = [_folder(name, runs) for name in names]
-    records = tuple(_record(folder) for folder in folders)
+    records = tuple(filter(None, map(read_record, folders)))
     for key, of_what in _OF_WHAT.items():
         found = {str(_at(record, key.split("."))) for record in records}
         if len(found) > 1:
@@ -195,19 +196,6 @@ def _folder(name: str, runs: Path) -> Path:
     if len(known) > 5 and meant.startswith("choose"):
         meant = f"the newest are {', '.join(known[-5:])}."
     raise ConfigError(f"there is no run {name}, neither as a folder nor in {runs}: {meant}")
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    path = folder / RUN
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        if not isinstance(record["result"]["metric"], dict) or not {"scenario", "mode"} <= record.keys():
-            raise KeyError
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no record of a run of this harness.") from error
-    return record
 
 
 def _timeline(folder: Path, runs: Path) -> Timeline | None:

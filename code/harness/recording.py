@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import zipfile
 from array import array
 from dataclasses import dataclass
 from itertools import pairwise
@@ -221,17 +220,20 @@ class Timeline:
 
 
 def read_timeline(folder: Path) -> Timeline | None:
-    """What was recorded of the run in that folder; None where nothing was, or it cannot be read."""
+    """What was recorded of the run in that folder; None where nothing was, or, with a warning, it cannot be read."""
     path = folder / TIMELINE
+    if not path.exists():
+        return None
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
-        if about.pop("format") != 1:
-            return None
-        return Timeline(**about, **arrays)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        return None
+        if about.pop("format") == 1:
+            return Timeline(**about, **arrays)
+        console.warn(f"{path} is of another version of the harness: the run is shown without its timeline.")
+    except Exception as error:  # noqa: BLE001  zlib, zipfile, tokenize: each raises its own where bytes are wrong
+        console.warn(f"{path} cannot be read ({type(error).__name__}): the run is shown without its timeline.")
+    return None
 
 
 def _processor_seconds() -> tuple[float, float]:

@@ -85,8 +85,8 @@ def padding(run: Finished) -> str:
     result = run.record["result"]
     if run.padding is None or not result.get("cost"):
         return ""
-    computed = round(result["cost"] * result["padded_to_real"])
-    return f"{run.padding:.1%} ({computed:,} {result['cost_unit']} computed for {result['cost']:,})"
+    computed = result["cost"] * result["padded_to_real"]
+    return f"{run.padding:.1%} ({computed:,.0f} {result.get('cost_unit', '')} computed for {result['cost']:,})"
 
 
 def cores(run: Finished) -> str:

@@ -23,10 +23,27 @@ RECORD = {
     "time": "2026-01-01T00:00:00+0000",
     "command": "harness run",
     "for_submission": False,
+    "rehearsal": False,
+    "notice": None,
+    "audit": None,
     "scenario": "Offline",
     "mode": "performance",
-    "identity": {"model_sha256": "aa", "engine": "null"},
-    "model": {"name": "tiny", "path": "/here/tiny.onnx", "sha256": "aa"},
+    "identity": {"model_sha256": "aa", "engine": "null", "engine_settings": {}, "benchmark_settings": {}},
+    "model": {
+        "name": "tiny",
+        "path": "/here/tiny.onnx",
+        "sha256": "aa",
+        "benchmark": "bert",
+        "official_name": "bert-99",
+        "source": "unknown",
+        "precision": "int8",
+        "input_data_types": "int64",
+        "weight_transformations": "no",
+        "retraining": "No",
+        "equivalent": False,
+        "caveat": "",
+        "metadata": {},
+    },
     "dataset": {"name": "sample", "path": "/here/sample.json", "sha256": "dd", "samples_used": 60},
     "engine": {"name": "null", "threads": 2, "deep": {"er": [1, 2]}},
     "measured_seconds": [[1, 2, 0.5]],
@@ -36,9 +53,11 @@ RECORD = {
         "latency_ms": {"50.00": 1.0, "90.00": 2.0, "99.00": 3.0},
         "padded_to_real": 1.5,
         "accuracy": None,
+        "samples": 1000,
+        "duration_s": 10.0,
     },
     "loadgen": {"loadgen_version": "6", "effective_target_qps": 100},
-    "machine": {"cpu": "X", "cores": 2},
+    "machine": {"cpu": "X", "cores": 2, "os": "Linux", "python": "3.11", "packages": {}},
     "valid": True,
     "reasons": [],
 }
@@ -246,13 +265,15 @@ def test_an_invalid_run_is_said(runs):
         ("", "a run has no name"),
         (",", "a run has no name"),
         ("20260101-Offline,other", "runs of different scenarios (Offline, Server), not repeats"),
-        ("broken", "is no record of a run"),
-        ("list", "is no record of a run"),
+        ("broken", "cannot be read"),
+        ("list", "is no record of this harness"),
+        ("text", "is no record of this harness, or an older one's (result.metric.value)"),
     ],
 )
 def test_a_wrong_name_is_one_sentence(runs, words, message):
     runs.add("20260101-Offline")
     runs.add("other", changes={"scenario": "Server"})
+    runs.add("text", "much")
     for name, text in (("broken", "{"), ("list", "[1]")):
         runs.add(name)
         (runs.folder / name / "run.json").write_text(text)

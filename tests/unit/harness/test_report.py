@@ -113,6 +113,31 @@ def test_what_is_wrong_is_one_sentence(tmp_path, args, message):
     assert message in str(done.exception)
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("model.path", None),
+        ("mode", "fast"),
+        ("reasons", 7),
+        ("result.batches", "many"),
+        ("result.padded_to_real", float("nan")),
+        ("machine.memory_bytes", "much"),
+        ("benchmark_settings", []),
+        ("time", 20261125),
+    ],
+)
+def test_a_record_of_another_form_is_one_sentence(tmp_path, where, value):
+    folder = run_folder(tmp_path / "runs")
+    record = inner = rated(folder)
+    *above, last = where.split(".")
+    for key in above:
+        inner = inner[key]
+    inner[last] = value
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=re.escape(f"is no record of this harness, or an older one's ({where})")):
+        found(folder.parent, folder.name)
+
+
 def test_the_page_is_whole_needs_nothing_else_and_is_the_same_twice(tmp_path):
     for second, scenario in enumerate(("Server", "SingleStream", "MultiStream", "Offline")):
         run_folder(tmp_path / "runs", second=10 + second, scenario=scenario)
@@ -206,7 +231,7 @@ def test_a_run_with_little_to_draw_has_a_page(tmp_path, timeline):
         (folder / "timeline.npz").write_bytes(b"PK")
     made = page(found(folder.parent))
     assert ("<svg" in made) == (timeline == "one query")
-    assert ("No timeline was recorded" in made) == (timeline != "one query")
+    assert ("There is no timeline" in made) == (timeline != "one query")
 
 
 def test_without_logs_the_numbers_are_those_of_the_record(tmp_path):
