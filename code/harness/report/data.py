@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Finished:
     name: str
     """The folder's name, or its path below results/ or compliance/."""
     record: Record
-    """run.json."""
+    """run.json, with paths that can be shown to others."""
     values: dict[str, Any]
     """The keys of mlperf_log_detail.txt; none where the log is not there any more."""
     metrics: tuple[Metric, ...]
@@ -164,7 +165,7 @@ def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
         latencies, bound, duration = {}, None, None
     return Finished(
         name=_name(folder, trees),
-        record=record,
+        record=_shareable(record),
         values=values,
         metrics=metrics,
         latency_ms=latencies,
@@ -213,6 +214,21 @@ def _twin(record: Record, folders: Iterable[Path], file: str) -> Path | None:
         if other and all(other.get(key) == record.get(key) for key in ("time", "command", "identity", "scenario")):
             return folder
     return None
+
+
+def _shareable(value: Any) -> Any:
+    """A record whose paths begin at the repository or at ~, so that a report tells nobody how a user's folders are
+    called."""
+    if isinstance(value, dict):
+        return {key: _shareable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_shareable(inner) for inner in value]
+    if not isinstance(value, str) or "/" not in value:
+        return value
+    for folder, said in ((str(catalog.ROOT), ""), (os.path.expanduser("~").rstrip("/"), "~/")):  # noqa: PTH111  no error
+        if folder.startswith("/"):
+            value = re.sub(rf"(?<![\w.~/-]){re.escape(folder)}/", said, value)
+    return value
 
 
 def _name(folder: Path, trees: Iterable[Path]) -> str:

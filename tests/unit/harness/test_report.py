@@ -172,6 +172,26 @@ def test_notices_and_reasons_are_said_and_nothing_of_a_record_is_markup(tmp_path
     assert "- because the latency bound was missed" in markdown
 
 
+def test_paths_begin_at_the_repository_or_at_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/some body")
+    folder = run_folder(tmp_path / "runs")
+    record = rated(folder)
+    record["model"]["path"] = "/home/some body/models/small.onnx"
+    record["benchmark_settings"] = {
+        "vocab": f"{catalog.ROOT}/code/bert/data/vocab.txt",
+        "other": "/mnt/home/some body",
+    }
+    record["engine"]["library"] = "/home/some bodyguard/x"
+    (folder / "run.json").write_text(json.dumps(record))
+    runs = found(folder.parent)
+    shown = json.loads(text.as_json(runs))[0]
+    assert shown["model"]["path"] == "~/models/small.onnx"
+    assert shown["benchmark_settings"] == {"vocab": "code/bert/data/vocab.txt", "other": "/mnt/home/some body"}
+    assert shown["engine"]["library"] == "/home/some bodyguard/x"
+    for made in (page(runs), text.as_json(runs), text.as_csv(runs), text.as_markdown(runs)):
+        assert str(catalog.ROOT) not in made
+
+
 def test_ratios_are_to_the_first_run_of_the_same_question(tmp_path):
     runs = tmp_path / "runs"
     run_folder(runs, second=10, rate=100.0)
