@@ -105,6 +105,9 @@ frame.onload = () => {{
     scroll: top.scrollWidth, inner: inner.innerWidth, outside, boxes,
     dark: inner.matchMedia("(prefers-color-scheme: dark)").matches,
     paper: inner.getComputedStyle(frame.contentDocument.body).backgroundColor,
+    letters: Math.min(...[...frame.contentDocument.querySelectorAll("svg text")].map(
+      text => [text.getScreenCTM(), parseFloat(inner.getComputedStyle(text).fontSize)]).map(
+      ([at, size]) => size * Math.hypot(at.a, at.b))),
     ink: inner.getComputedStyle(frame.contentDocument.querySelector("svg text")).fill,
     line: inner.getComputedStyle(frame.contentDocument.querySelector("svg [style*='fill: var(--first)']")).fill,
   }});
@@ -141,6 +144,7 @@ def test_a_browser_shows_all_of_it(made, tmp_path, width, scheme):
     assert seen["inner"] == width
     assert seen["scroll"] <= width
     assert (seen["outside"], seen["boxes"]) == (0, 0)
+    assert 10 < seen["letters"] < 16
     assert seen["dark"] == (scheme == "dark")
     assert (seen["paper"] == "rgb(255, 255, 255)") == (scheme == "light")
     assert (seen["ink"] == "rgb(28, 33, 38)") == (scheme == "light")
