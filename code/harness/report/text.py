@@ -54,7 +54,7 @@ def as_markdown(runs: Sequence[Finished]) -> str:
             bound = f"bound {run.bound_ms:g} ms" if run.bound_ms else ""
             latencies = run.latency_ms.items()
             parts += _table(
-                ["percentile", "latency", bound],
+                ["percentile", "latency, observed", bound],
                 [[facts.percentile(key), facts.milliseconds(ms), facts.within(run, key)] for key, ms in latencies],
             )
     parts += ["## What was published", ""]

@@ -164,6 +164,13 @@ def test_core_use_counts_within_the_test_only(tmp_path, monkeypatch):
     assert kept(recorder, tmp_path, "Offline").cores_busy == pytest.approx((1.5, 3))
 
 
+def test_a_machine_is_never_less_at_work_than_the_run_on_it(tmp_path):
+    recorder = Recorder()
+    recorder._cpu.extend([(10.0, 5.0, 7.0), (12.0, 5.5, 7.3)])
+    recorder.batch(10, 12, work(1, 1, 1), 1)
+    assert kept(recorder, tmp_path, "Offline").cores_busy == pytest.approx((0.25, 0.25))
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
 def test_a_broken_file_is_none(tmp_path, content, capsys):
     (tmp_path / TIMELINE).write_bytes(content)

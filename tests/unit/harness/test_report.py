@@ -203,9 +203,36 @@ def test_ratios_are_to_the_first_run_of_the_same_question(tmp_path):
         ("150.00 samples/s", "\N{MULTIPLICATION SIGN} 1.500"),
         ("-", ""),
     ]
-    assert rows["latency, median"].cells[2].ratio == ""
+    assert rows["latency observed, median"].cells[2].ratio == ""
     parsed = json.loads(text.as_json(found(runs, last=3)))
     assert [run["ratio_to_first"] for run in parsed] == [1.0, 1.5, None]
+
+
+def test_a_server_that_missed_its_bound_has_no_ratio_of_throughput(tmp_path):
+    runs = tmp_path / "runs"
+    run_folder(runs, second=10, rate=100.0)
+    run_folder(runs, second=11, rate=900.0, valid=False)
+    rows = {row.name: row for row in facts.side_by_side(found(runs, last=2))}
+    assert rows["throughput"].cells[1] == facts.Cell("900.00 samples/s")
+    assert rows["latency observed, median"].cells[1].ratio == "\N{MULTIPLICATION SIGN} 1.000"
+    assert json.loads(text.as_json(found(runs, last=2)))[1]["ratio_to_first"] is None
+
+
+def test_a_small_ratio_keeps_its_digits(tmp_path):
+    runs = tmp_path / "runs"
+    run_folder(runs, second=10, scenario="Offline", rate=120_000.0)
+    run_folder(runs, second=11, scenario="Offline", rate=56.0)
+    rows = {row.name: row for row in facts.side_by_side(found(runs, last=2))}
+    assert rows["throughput"].cells[1].ratio == "\N{MULTIPLICATION SIGN} 0.000467"
+
+
+def test_many_runs_stand_side_by_side_in_tables_that_fit_on_paper(tmp_path):
+    for second in range(10, 22):
+        run_folder(tmp_path / "runs", second=second, valid=second % 2 == 0, timeline=False)
+    made = page(found(tmp_path / "runs", last=12))
+    rows = re.findall(r'<tr><th scope="row">result</th>(.*?)</tr>', made)
+    assert [row.count("<td") for row in rows] == [5, 5, 2]
+    assert re.findall(r"good|bad", "".join(rows)) == ["good", "bad"] * 6
 
 
 def test_csv_has_a_row_for_each_run_with_the_numbers_of_json(tmp_path):
@@ -233,6 +260,13 @@ def test_a_run_of_a_published_model_stands_beside_what_was_published(tmp_path):
     assert rows[1].reached[0].text == "10.00 samples/s"
     assert rows[1].reached[0].ratio == f"{10 / 1367.14:.3g}"
     assert rows[2].reached[0].remark == "null, random weights"
+
+
+def test_an_accuracy_run_without_a_score_has_a_report(tmp_path):
+    run_folder(tmp_path / "runs", scenario="Offline", mode="accuracy", model=list(catalog.published())[1])
+    runs = found(tmp_path / "runs")
+    assert not any(row.reached for row in facts.published(runs))
+    assert "complete" in page(runs)
 
 
 def test_an_accuracy_run_shows_its_scores_and_no_speed(tmp_path):
