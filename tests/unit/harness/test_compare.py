@@ -121,6 +121,15 @@ def test_differences_are_flat_and_without_what_differs_in_every_run(runs):
     assert found == {"engine.threads": ("2", "4"), "engine.deep.er": ("[1, 2]", "[1, 3]"), "machine.numa": ("-", "1")}
 
 
+def test_a_file_of_a_benchmark_that_lies_elsewhere_is_no_difference(runs):
+    for name, path, content in (("a", "/here/v.txt", "aa"), ("same", "/there/v.txt", "aa"), ("b", "/b.txt", "bb")):
+        changes = {"benchmark_settings": {"vocab": path}, "identity/benchmark_settings": {"vocab": content}}
+        runs.add(name, changes=changes)
+    assert compare(find("a", runs.folder), find("same", runs.folder)).differences == {}
+    other = compare(find("a", runs.folder), find("b", runs.folder)).differences
+    assert other == {"benchmark_settings.vocab": ("/here/v.txt", "/b.txt")}
+
+
 def test_what_is_of_another_kind_is_said_first(runs):
     runs.add("a")
     runs.add("b", changes={"model/name": "large", "dataset/name": "full", "scenario": "Server"})
@@ -211,7 +220,7 @@ def test_of_streams_less_is_better(runs):
     assert runs.verdict("a", "same").faster is None
     fast = runs.verdict("a", "fast")
     assert fast.faster is True
-    assert fast.metric == "90th percentile latency"
+    assert fast.metric == "latency observed, 90th percentile"
     assert fast.ratio == pytest.approx(0.9, abs=0.02)
     assert fast.interval[0] < fast.ratio < fast.interval[1]
     assert runs.verdict("fast", "a").faster is False
@@ -222,7 +231,7 @@ def test_servers_at_the_same_rate_are_compared_by_latency(runs):
         changes = {"scenario": "Server", "result/latency_ms/99.00": last, "loadgen/effective_target_qps": rate}
         runs.add(name, float(rate), changes)
     same, other = runs.verdict("a", "b"), runs.verdict("a", "c")
-    assert (same.metric, same.ratio) == ("99th percentile latency", pytest.approx(2 / 3))
+    assert (same.metric, same.ratio) == ("latency observed, 99th percentile", pytest.approx(2 / 3))
     assert "asked for the same rate" in same.text
     assert (other.metric, other.ratio) == ("throughput", pytest.approx(1.5))
     assert "the rate that it was asked for" in other.text
@@ -236,6 +245,34 @@ def test_throughput_and_latency_have_no_verdict(runs):
     assert "accuracy runs are not timed" in runs.verdict("a", "c").text
     found = compare(find("c", runs.folder), find("c", runs.folder))
     assert [(row.name, row.a, row.ratio) for row in found.rows] == [("F1", 80.0, 1.0)]
+
+
+def test_what_answers_another_question_has_no_verdict_and_no_row_of_its_own(runs):
+    runs.add("single", 2.0, stream(2, 1)[1] | {"result/metric/name": "90th percentile latency"})
+    multi = stream(9, 2)[1] | {"scenario": "MultiStream", "result/metric/name": "99th percentile latency"}
+    runs.add("multi", 9.0, multi)
+    runs.add("offline")
+    runs.add("images", 900.0, {"model/benchmark": "resnet50"})
+    found = compare(find("single", runs.folder), find("multi", runs.folder))
+    assert found.verdict.text == "No verdict: SingleStream and MultiStream are not one measure."
+    assert "90th percentile latency" not in [row.name for row in found.rows]
+    assert runs.verdict("offline", "images").text == "No verdict: bert and resnet50 are not one measure."
+
+
+def test_a_server_that_missed_its_bound_is_not_called_faster(runs):
+    for name, rate, valid in (("a", 100, True), ("over", 900, False)):
+        changes = {"scenario": "Server", "loadgen/effective_target_qps": rate, "valid": valid, "reasons": ["late"]}
+        runs.add(name, float(rate), changes)
+    assert runs.verdict("a", "over").text.startswith("No verdict: a Server run that is INVALID")
+
+
+def test_what_is_many_times_as_fast_is_told_as_a_factor(runs):
+    for number in range(3):
+        runs.add(f"a{number}", 100 + number / 10)
+        runs.add(f"b{number}", 0.05 + number / 10000)
+    names = [",".join(f"{side}{n}" for n in range(3)) for side in "ab"]
+    assert runs.verdict(*names).text.startswith("A is 1,998.00 times as fast as B (95 %: 1,99")
+    assert runs.verdict(*reversed(names)).text.startswith("B is 1,998.00 times as fast as A (95 %: 1,99")
 
 
 def test_an_official_result_has_the_timeline_of_its_record(runs, tmp_path):
@@ -264,6 +301,7 @@ def test_an_invalid_run_is_said(runs):
         ("20260101-Offline,nothing", "there is no run nothing"),
         ("", "a run has no name"),
         (",", "a run has no name"),
+        ("20260101-Offline,20260101-Offline", "has 20260101-Offline twice"),
         ("20260101-Offline,other", "runs of different scenarios (Offline, Server), not repeats"),
         ("broken", "cannot be read"),
         ("list", "is no record of this harness"),
