@@ -151,7 +151,10 @@ def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
     if record is None:
         raise ConfigError(f"{folder} holds no {RUN}: give the folder of a finished run.")
     logs = folder if (folder / DETAIL).exists() else _twin(record, _official(trees), DETAIL)
-    recorded = folder if (folder / TIMELINE).exists() else _twin(record, _folders(runs_dir).values(), TIMELINE)
+    recorded: Path | None = folder
+    # Beside its own record in runs_dir a timeline that is missing was not recorded.
+    if not (folder / TIMELINE).exists() and folder.resolve().parent != runs_dir.resolve():
+        recorded = _twin(record, _folders(runs_dir).values(), TIMELINE)
     result = record["result"]
     metric = result["metric"]
     metrics = (Metric(str(metric.get("name")), metric["value"], metric["unit"]),)

@@ -30,8 +30,12 @@ def as_csv(runs: Sequence[Finished]) -> str:
         values["reasons"] = " ".join(run.reasons)
         rows.append(_flat(values))
     names = list(dict.fromkeys(name for row in rows for name in row))
+    # What one run has an inner table of and another nothing has no column for the nothing.
+    above = {name.rpartition(".")[0] for name in names}
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer = csv.DictWriter(
+        text, [name for name in names if name not in above], restval="", extrasaction="ignore", lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

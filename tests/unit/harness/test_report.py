@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from harness import catalog
 from harness.cli import app
 from harness.errors import ConfigError, HarnessError
-from harness.report import facts, text
+from harness.report import data, facts, text
 from harness.report.data import find, names
 from harness.report.page import page
 
@@ -246,6 +246,26 @@ def test_csv_has_a_row_for_each_run_with_the_numbers_of_json(tmp_path):
         assert float(row["metric.value"]) == run["metric"]["value"]
         assert float(row["latency_ms.99.00"]) == run["latency_ms"]["99.00"]
         assert row["accuracy"] == ""
+
+
+def test_csv_has_no_column_for_an_inner_table_that_a_run_lacks(tmp_path):
+    runs = tmp_path / "runs"
+    run_folder(runs, second=10)
+    run_folder(runs, second=11, timeline=False)
+    run_folder(runs, second=12, scenario="Offline", mode="accuracy", accuracy={"F1": 89.0, "exact match": 80.0})
+    [head, *_] = csv.reader(io.StringIO(text.as_csv(found(runs, last=3))))
+    assert {"cores_busy.process", "accuracy.F1", "metric.value"} < set(head)
+    assert not {"cores_busy", "accuracy", "metric"} & set(head)
+
+
+def test_a_run_without_a_timeline_is_not_looked_for_among_the_others(tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    for second in range(10, 40):
+        run_folder(runs, second=second, timeline=second % 2 == 0, queries=10)
+    read, calls = data.read_record, []
+    monkeypatch.setattr(data, "read_record", lambda folder: calls.append(folder) or read(folder))
+    found(runs, last=30)
+    assert len(calls) == 30
 
 
 def test_a_run_of_a_published_model_stands_beside_what_was_published(tmp_path):
