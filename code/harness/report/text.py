@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,8 +48,8 @@ def as_markdown(runs: Sequence[Finished]) -> str:
     if len(runs) > 1:
         parts += _table(["", *(f"{number}. {run.name}" for number, run in enumerate(runs, start=1))], _compared(runs))
     for number, run in enumerate(runs, start=1):
-        parts += [f"## {number}. {run.title}", "", f"**{run.verdict}**", ""]
-        parts += [f"> {run.record['notice']}", ""] if run.record["notice"] else []
+        parts += [f"## {number}. {_cell(run.title)}", "", f"**{run.verdict}**", ""]
+        parts += [f"> {_cell(run.record['notice'])}", ""] if run.record["notice"] else []
         parts += [*(f"- because {_cell(reason)}" for reason in run.reasons), ""] if run.reasons else []
         rows = [[metric.name, facts.metric_text(metric)] for metric in run.metrics] + [
             list(r) for r in facts.facts(run)
@@ -89,7 +90,8 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    # A name in angle brackets would be a tag that is not shown.
+    return re.sub(r"([|<])", r"\\\1", " ".join(text.split()))
 
 
 def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:

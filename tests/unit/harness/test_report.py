@@ -169,6 +169,7 @@ def test_notices_and_reasons_are_said_and_nothing_of_a_record_is_markup(tmp_path
     assert "above the bound" not in made
     markdown = text.as_markdown(found(folder.parent))
     assert "> REHEARSAL" in markdown
+    assert r"Model \<b>x\</b>: random weights." in markdown
     assert "- because the latency bound was missed" in markdown
 
 
