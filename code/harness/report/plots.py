@@ -306,6 +306,8 @@ def _legend(axes: Axes) -> None:
 def _svg(figure: Figure, prefix: str, words: str) -> str:
     """The figure for a page: without a head, without fixed colours, size and font, with ids of its own."""
     file = io.StringIO()
+    # The room that is left decides on the ticks, and their labels on the room: once more, or a label may be cut off.
+    figure.draw_without_rendering()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].strip()

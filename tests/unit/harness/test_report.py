@@ -21,6 +21,7 @@ from harness.errors import ConfigError, HarnessError
 from harness.report import data, facts, text
 from harness.report.data import find, names
 from harness.report.page import page
+from harness.report.plots import plots
 
 
 def harness(*args: object):
@@ -307,6 +308,15 @@ def test_a_run_with_little_to_draw_has_a_page(tmp_path, timeline):
     made = page(found(folder.parent))
     assert ("<svg" in made) == (timeline == "one query")
     assert ("There is no timeline" in made) == (timeline != "one query")
+
+
+@pytest.mark.parametrize("queries", [14, 57])
+def test_no_label_is_cut_off(tmp_path, queries):
+    run_folder(tmp_path / "runs", queries=queries)  # of as many, the ticks change once the labels have their room
+    [run] = found(tmp_path / "runs")
+    for plot in plots(run, "a"):
+        for left, words in re.findall(r'rotate\(-90 ([-\d.]+) [-\d.]+\)"[^>]*>([^<]*)<', plot.svg):
+            assert float(left) > 8, words
 
 
 def test_without_logs_the_numbers_are_those_of_the_record(tmp_path):
