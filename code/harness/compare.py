@@ -14,11 +14,10 @@ import numpy as np
 from rich.table import Table
 
 from harness import console
-from harness.errors import ConfigError, did_you_mean
-from harness.recording import Timeline, read_timeline
+from harness.errors import ConfigError
+from harness.recording import Timeline
+from harness.report.data import locate, record_in, timeline
 from harness.report.facts import percentile, ratio_text
-from harness.submission.layout import RUN
-from harness.submission.records import read_record
 
 _SEED = 20240607
 _RESAMPLES = 10_000
@@ -111,11 +110,11 @@ def find(words: str, runs: Path) -> Side:
     names = [words] if words and Path(words).is_dir() else [word.strip() for word in words.split(",") if word.strip()]
     if not names:
         raise ConfigError("a run has no name: give a folder of build/runs, its name, or several with commas between.")
-    folders = [_folder(name, runs) for name in names]
+    folders = locate(names, runs)
     for number, folder in enumerate(folders):
         if any(folder.samefile(other) for other in folders[:number]):
             raise ConfigError(f"{words} has {folder.name} twice: name each repeat once, since one run tells no noise.")
-    records = tuple(filter(None, map(read_record, folders)))
+    records = tuple(map(record_in, folders))
     for key, of_what in _OF_WHAT.items():
         found = {str(_at(record, key.split("."))) for record in records}
         if len(found) > 1:
@@ -123,7 +122,7 @@ def find(words: str, runs: Path) -> Side:
     return Side(
         tuple(folder.name if folder.parent == runs else name for folder, name in zip(folders, names, strict=True)),
         records,
-        tuple(_timeline(folder, runs) for folder in folders),
+        tuple(timeline(folder, record, runs) for folder, record in zip(folders, records, strict=True)),
     )
 
 
@@ -187,31 +186,6 @@ def show(a: str, b: str, runs: Path, as_json: bool) -> None:
         console.print_table(table)
         console.out.print()
     console.out.print(found.verdict.text, markup=False, highlight=False, soft_wrap=True, style="bold")
-
-
-def _folder(name: str, runs: Path) -> Path:
-    for folder in (Path(name), runs / name):
-        if (folder / RUN).is_file():
-            return folder
-    if Path(name).is_dir():
-        raise ConfigError(f"{name} has no {RUN}: it is no run of this harness.")
-    known = sorted(path.name for path in runs.glob("[!.]*") if (path / RUN).is_file())
-    meant = did_you_mean(name, known)
-    if len(known) > 5 and meant.startswith("choose"):
-        meant = f"the newest are {', '.join(known[-5:])}."
-    raise ConfigError(f"there is no run {name}, neither as a folder nor in {runs}: {meant}")
-
-
-def _timeline(folder: Path, runs: Path) -> Timeline | None:
-    """That of the run; an official result's stays with its record in ``runs``."""
-    found = read_timeline(folder)
-    if found:
-        return found
-    content = (folder / RUN).read_bytes()
-    for other in runs.glob(f"[!.]*/{RUN}"):
-        if other.parent != folder and other.read_bytes() == content:
-            return read_timeline(other.parent)
-    return None
 
 
 def _at(values: Any, path: Sequence[str]) -> Any:

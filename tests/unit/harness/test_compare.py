@@ -283,6 +283,15 @@ def test_an_official_result_has_the_timeline_of_its_record(runs, tmp_path):
     assert runs.verdict(str(folder), "b").faster is True
 
 
+def test_a_run_is_found_below_results_and_a_broken_one_beside_it_is_no_matter(runs, monkeypatch, tmp_path):
+    Runs(tmp_path / "results").add("run_1")
+    monkeypatch.setattr("harness.report.data.TREES", (tmp_path,))
+    runs.add("a")
+    (runs.folder / "folder" / "run.json").mkdir(parents=True)
+    (runs.folder / "folder" / TIMELINE).touch()
+    assert runs.verdict("results/run_1", "a").ratio == 1
+
+
 def test_an_invalid_run_is_said(runs):
     runs.add("a")
     runs.add("b", changes={"valid": False, "reasons": ["it was too short: set 7"]})
@@ -298,7 +307,7 @@ def test_an_invalid_run_is_said(runs):
     ("words", "message"),
     [
         ("20260101-ofline", "did you mean '20260101-Offline'"),
-        ("20260101-Offline,nothing", "there is no run nothing"),
+        ("20260101-Offline,nothing", "there is no run 'nothing', neither as a folder nor in"),
         ("", "a run has no name"),
         (",", "a run has no name"),
         ("20260101-Offline,20260101-Offline", "has 20260101-Offline twice"),
@@ -322,7 +331,7 @@ def test_a_wrong_name_is_one_sentence(runs, words, message):
 
 
 def test_a_folder_that_is_no_run(runs, tmp_path):
-    with pytest.raises(ConfigError, match=r"has no run\.json"):
+    with pytest.raises(ConfigError, match=r"holds no run\.json"):
         find(str(tmp_path), runs.folder)
 
 
