@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,11 @@ def compare(a: Side, b: Side) -> Comparison:
                 which = letter if len(side.names) == 1 else f"{letter}'s {name}"
                 why = "; ".join(record.get("reasons") or ["the record gives no reason"])
                 remarks.append(f"{which} is INVALID: {why.rstrip('.')}.")
-    return Comparison(tuple(remarks), differences, tuple(_rows(a, b)), _verdict(a, b))
+    verdict = _verdict(a, b)
+    if verdict.faster is not None and not differences:
+        same = " Nothing that is recorded differs between them: so much varies from run to run."
+        verdict = replace(verdict, text=verdict.text + same)
+    return Comparison(tuple(remarks), differences, tuple(_rows(a, b)), verdict)
 
 
 def show(a: str, b: str, runs: Path, as_json: bool) -> None:
@@ -307,8 +311,8 @@ def _verdict(a: Side, b: Side) -> Verdict:
         noise = f"from {len(values[0])} and {len(values[1])} runs"
         if min(map(len, values)) == 1:
             noise += ", the single one taken to vary as the others do"
-        return _judge(measure, ratio, _repeats(*map(np.array, values)), noise)
-    noise = "from what varies within each run; repeats would tell what varies from run to run"
+        return _judge(measure, ratio, _repeats(*map(np.array, values)), noise, "is")
+    noise = "from what varies within each run; only repeats tell what varies from run to run"
     statistic = _throughput if not measure.lower else _latency
     share = float(measure.path[-1]) / 100 if measure.lower else 0
     deviations = [statistic(side.timelines[0], share, rng) for side in (a, b)]
@@ -320,10 +324,11 @@ def _verdict(a: Side, b: Side) -> Verdict:
         return Verdict(text, None, measure.name, ratio)
     drawn = ratio * np.exp(deviations[1] - deviations[0])
     low, high = (float(limit) for limit in np.quantile(drawn, (0.025, 0.975)))
-    return _judge(measure, ratio, (low, high), noise)
+    return _judge(measure, ratio, (low, high), noise, "was")
 
 
-def _judge(measure: _Measure, ratio: float, interval: tuple[float, float], noise: str) -> Verdict:
+def _judge(measure: _Measure, ratio: float, interval: tuple[float, float], noise: str, verb: str) -> Verdict:
+    """The verdict; ``verb`` is "was" where it holds for these two runs only."""
     # Times as fast, whichever way the metric goes.
     better: Callable[[float], float] = (lambda value: 1 / value) if measure.lower else (lambda value: value)
     speed, (least, most) = better(ratio), sorted(map(better, interval))
@@ -335,12 +340,12 @@ def _judge(measure: _Measure, ratio: float, interval: tuple[float, float], noise
         faster = least > 1
         gain, low, high = (speed - 1, least - 1, most - 1) if faster else (1 - speed, 1 - most, 1 - least)
         words = "faster" if faster else "slower"
-        text = f"B is {words} by {gain * 100:.1f} % (95 %: {low * 100:.1f} to {high * 100:.1f} %; {about})."
+        text = f"B {verb} {words} by {gain * 100:.1f} % (95 %: {low * 100:.1f} to {high * 100:.1f} %; {about})."
     else:
         faster = least > 1
         times, low, high = (speed, least, most) if faster else (1 / speed, 1 / most, 1 / least)
         one, other = "BA" if faster else "AB"
-        text = f"{one} is {times:,.2f} times as fast as {other} (95 %: {low:,.2f} to {high:,.2f}; {about})."
+        text = f"{one} {verb} {times:,.2f} times as fast as {other} (95 %: {low:,.2f} to {high:,.2f}; {about})."
     return Verdict(text + measure.note, faster, measure.name, ratio, interval, noise)
 
 
