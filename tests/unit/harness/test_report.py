@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -337,6 +339,16 @@ def test_html_goes_to_a_file_and_the_rest_to_stdout(tmp_path):
     assert output.read_text("utf-8").startswith("<!DOCTYPE html>")
     done = harness("report", folder, "--format", "json", "--runs-dir", folder.parent)
     assert json.loads(done.stdout)[0]["run"] == folder.name
+
+
+def test_a_full_disk_behind_stdout_is_one_sentence(tmp_path):
+    folder = run_folder(tmp_path / "runs")
+    command = [sys.executable, "-m", "harness.cli", "report", folder, "--format", "json", "--runs-dir", folder.parent]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no space is left where the output goes")
+    assert done.stderr.count("\n") == 1
 
 
 def test_throughput_over_time_adds_up(tmp_path):
