@@ -135,6 +135,8 @@ def compare(a: Side, b: Side) -> Comparison:
         if key in differences
     ]
     for letter, side in (("A", a), ("B", b)):
+        if varying := _varying(side):
+            remarks.append(f"{letter}'s runs are no repeats of one setting: they differ in {', '.join(varying)}.")
         for name, record in zip(side.names, side.records, strict=True):
             if record.get("valid") is False:
                 which = letter if len(side.names) == 1 else f"{letter}'s {name}"
@@ -239,6 +241,12 @@ def _differences(a: Side, b: Side) -> dict[str, tuple[str, str]]:
         if f"{what}.sha256" not in found and facts[0].get(f"{what}.sha256", ["null"]) != ["null"]:
             found.pop(f"{what}.path", None)
     return found
+
+
+def _varying(side: Side) -> list[str]:
+    """What repeats differ in; the shapes follow from the rest, and from times that were measured."""
+    first, *others = (Side((name,), (record,), (None,)) for name, record in zip(side.names, side.records, strict=True))
+    return list(dict.fromkeys(key for other in others for key in _differences(first, other) if key != "shapes"))
 
 
 def _rows(a: Side, b: Side) -> Iterator[Row]:

@@ -173,6 +173,14 @@ def test_repeats_of_the_same_are_called_different_as_seldom_as_it_says(sizes):
     assert wrong < 0.09
 
 
+def test_repeats_of_other_settings_are_said(runs):
+    runs.add("a0")
+    runs.add("a1", changes={"engine/threads": 4, "shapes": [[1, 2]], "measured_seconds": [1]})
+    runs.add("a2", changes={"time": "later", "shapes": [[2, 2]]})
+    found = compare(find("a0,a1,a2", runs.folder), find("a0,a2", runs.folder))
+    assert found.remarks == ("A's runs are no repeats of one setting: they differ in engine.threads.",)
+
+
 def test_a_single_run_is_taken_to_vary_as_the_repeats_do(runs):
     for number, value in enumerate((90, 100, 110)):
         runs.add(f"a{number}", value)
