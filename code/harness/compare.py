@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 from rich.table import Table
 
 from harness import console
-from harness.errors import ConfigError, did_you_mean
-from harness.recording import Timeline, read_timeline
-from harness.submission.layout import RUN
+from harness.errors import ConfigError
+from harness.recording import Timeline
+from harness.report.data import locate, record_in, timeline
+from harness.report.facts import percentile, ratio_text
 
 _SEED = 20240607
 _RESAMPLES = 10_000
@@ -109,8 +110,11 @@ def find(words: str, runs: Path) -> Side:
     names = [words] if words and Path(words).is_dir() else [word.strip() for word in words.split(",") if word.strip()]
     if not names:
         raise ConfigError("a run has no name: give a folder of build/runs, its name, or several with commas between.")
-    folders = [_folder(name, runs) for name in names]
-    records = tuple(_record(folder) for folder in folders)
+    folders = locate(names, runs)
+    for number, folder in enumerate(folders):
+        if any(folder.samefile(other) for other in folders[:number]):
+            raise ConfigError(f"{words} has {folder.name} twice: name each repeat once, since one run tells no noise.")
+    records = tuple(map(record_in, folders))
     for key, of_what in _OF_WHAT.items():
         found = {str(_at(record, key.split("."))) for record in records}
         if len(found) > 1:
@@ -118,7 +122,7 @@ def find(words: str, runs: Path) -> Side:
     return Side(
         tuple(folder.name if folder.parent == runs else name for folder, name in zip(folders, names, strict=True)),
         records,
-        tuple(_timeline(folder, runs) for folder in folders),
+        tuple(timeline(folder, record, runs) for folder, record in zip(folders, records, strict=True)),
     )
 
 
@@ -131,12 +135,18 @@ def compare(a: Side, b: Side) -> Comparison:
         if key in differences
     ]
     for letter, side in (("A", a), ("B", b)):
+        if varying := _varying(side):
+            remarks.append(f"{letter}'s runs are no repeats of one setting: they differ in {', '.join(varying)}.")
         for name, record in zip(side.names, side.records, strict=True):
             if record.get("valid") is False:
                 which = letter if len(side.names) == 1 else f"{letter}'s {name}"
                 why = "; ".join(record.get("reasons") or ["the record gives no reason"])
                 remarks.append(f"{which} is INVALID: {why.rstrip('.')}.")
-    return Comparison(tuple(remarks), differences, tuple(_rows(a, b)), _verdict(a, b))
+    verdict = _verdict(a, b)
+    if verdict.faster is not None and not differences:
+        same = " Nothing that is recorded differs between them: so much varies from run to run."
+        verdict = replace(verdict, text=verdict.text + same)
+    return Comparison(tuple(remarks), differences, tuple(_rows(a, b)), verdict)
 
 
 def show(a: str, b: str, runs: Path, as_json: bool) -> None:
@@ -177,49 +187,11 @@ def show(a: str, b: str, runs: Path, as_json: bool) -> None:
         table = Table(f"metric{medians}", "A", "B", "B ÷ A", box=None, pad_edge=False)
         for row in found.rows:
             unit = f" {row.unit}" if row.unit else ""
-            ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
+            ratio = "" if row.ratio is None else ratio_text(row.ratio)
             table.add_row(row.name, f"{row.a:,.2f}{unit}", f"{row.b:,.2f}{unit}", ratio)
         console.print_table(table)
         console.out.print()
     console.out.print(found.verdict.text, markup=False, highlight=False, soft_wrap=True, style="bold")
-
-
-def _folder(name: str, runs: Path) -> Path:
-    for folder in (Path(name), runs / name):
-        if (folder / RUN).is_file():
-            return folder
-    if Path(name).is_dir():
-        raise ConfigError(f"{name} has no {RUN}: it is no run of this harness.")
-    known = sorted(path.name for path in runs.glob("[!.]*") if (path / RUN).is_file())
-    meant = did_you_mean(name, known)
-    if len(known) > 5 and meant.startswith("choose"):
-        meant = f"the newest are {', '.join(known[-5:])}."
-    raise ConfigError(f"there is no run {name}, neither as a folder nor in {runs}: {meant}")
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    path = folder / RUN
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        if not isinstance(record["result"]["metric"], dict) or not {"scenario", "mode"} <= record.keys():
-            raise KeyError
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no record of a run of this harness.") from error
-    return record
-
-
-def _timeline(folder: Path, runs: Path) -> Timeline | None:
-    """That of the run; an official result's stays with its record in ``runs``."""
-    found = read_timeline(folder)
-    if found:
-        return found
-    content = (folder / RUN).read_bytes()
-    for other in runs.glob(f"[!.]*/{RUN}"):
-        if other.parent != folder and other.read_bytes() == content:
-            return read_timeline(other.parent)
-    return None
 
 
 def _at(values: Any, path: Sequence[str]) -> Any:
@@ -260,11 +232,21 @@ def _differences(a: Side, b: Side) -> dict[str, tuple[str, str]]:
         for key in keys
         if sorted(facts[0].get(key, missing)) != sorted(facts[1].get(key, missing))
     }
-    # The same file may lie anywhere.
+    # The same file may lie anywhere; those of a benchmark's settings are in the identity by their content.
+    for key in [key for key in found if key.startswith("benchmark_settings.")]:
+        contents = [_at(record["identity"], key.split(".")) for side in (a, b) for record in side.records]
+        if contents[0] is not None and all(content == contents[0] for content in contents):
+            del found[key]
     for what in ("model", "dataset"):
         if f"{what}.sha256" not in found and facts[0].get(f"{what}.sha256", ["null"]) != ["null"]:
             found.pop(f"{what}.path", None)
     return found
+
+
+def _varying(side: Side) -> list[str]:
+    """What repeats differ in; the shapes follow from the rest, and from times that were measured."""
+    first, *others = (Side((name,), (record,), (None,)) for name, record in zip(side.names, side.records, strict=True))
+    return list(dict.fromkeys(key for other in others for key in _differences(first, other) if key != "shapes"))
 
 
 def _rows(a: Side, b: Side) -> Iterator[Row]:
@@ -279,12 +261,16 @@ def _rows(a: Side, b: Side) -> Iterator[Row]:
     if a.accuracy or b.accuracy:
         return
     metric, other = (side.records[0]["result"]["metric"] for side in (a, b))
-    if metric["unit"] == other["unit"]:
+    if metric["name"] == other["name"]:
         yield from row(metric["name"], metric["unit"], "metric", "value")
     if "Offline" not in (a.scenario, b.scenario):
-        for percentile in _LATENCIES:
-            yield from row(f"latency, {float(percentile):g}th percentile", "ms", "latency_ms", percentile)
+        for key in _LATENCIES:
+            yield from row(_latency_name(key), "ms", "latency_ms", key)
     yield from row("padded ÷ real cost", "", "padded_to_real")
+
+
+def _latency_name(key: str) -> str:
+    return f"latency observed, {percentile(key)}"
 
 
 @dataclass(frozen=True)
@@ -292,44 +278,39 @@ class _Measure:
     """What the verdict is about."""
 
     name: str
-    paths: tuple[tuple[str, ...], tuple[str, ...]]
-    """Below ``result``, for A and B."""
+    path: tuple[str, ...]
+    """Below ``result``."""
     lower: bool
     """Whether less is better."""
     note: str = ""
 
 
-def _measure(a: Side, b: Side) -> _Measure | None:
-    latency = [side.scenario in ("SingleStream", "MultiStream") for side in (a, b)]
-    if latency[0] != latency[1]:
-        return None
-    if latency[0]:
-        decisive = [_DECISIVE[side.scenario] for side in (a, b)]
-        name = " and ".join(f"{float(percentile):g}th" for percentile in dict.fromkeys(decisive))
-        return _Measure(f"{name} percentile latency", tuple(("latency_ms", p) for p in decisive), True)
-    if a.scenario == b.scenario == "Server":
-        rates = [[_at(record, ("loadgen", "effective_target_qps")) for record in side.records] for side in (a, b)]
-        asked = [rate for side in rates for rate in side]
+def _measure(a: Side, b: Side) -> _Measure:
+    if a.scenario in ("SingleStream", "MultiStream"):
+        key = _DECISIVE[a.scenario]
+        return _Measure(_latency_name(key), ("latency_ms", key), True)
+    note = ""
+    if a.scenario == "Server":
+        asked = [_at(record, ("loadgen", "effective_target_qps")) for side in (a, b) for record in side.records]
         if None not in asked and max(asked) <= 1.01 * min(asked):
-            path = ("latency_ms", _DECISIVE["Server"])
+            key = _DECISIVE["Server"]
             note = " Both were asked for the same rate, so that their latencies are compared."
-            return _Measure("99th percentile latency", (path, path), True, note)
-    note = (
-        " Server's throughput is the rate that it was asked for; VALID says that it held it."
-        if "Server" in (a.scenario, b.scenario)
-        else ""
-    )
-    path = ("metric", "value")
-    return _Measure("throughput", (path, path), False, note)
+            return _Measure(_latency_name(key), ("latency_ms", key), True, note)
+        note = " Server's throughput is the rate that it was asked for; VALID says that it held it."
+    return _Measure("throughput", ("metric", "value"), False, note)
 
 
 def _verdict(a: Side, b: Side) -> Verdict:
     if a.accuracy or b.accuracy:
         return Verdict("No verdict on speed: accuracy runs are not timed.")
+    for path in (("scenario",), ("model", "benchmark")):
+        of = [_at(side.records[0], path) for side in (a, b)]
+        if of[0] != of[1]:
+            return Verdict(f"No verdict: {of[0]} and {of[1]} are not one measure.")
     measure = _measure(a, b)
-    if measure is None:
-        return Verdict("No verdict: the throughput of one and the latency of the other are not one measure.")
-    values = a.values(*measure.paths[0]), b.values(*measure.paths[1])
+    if a.scenario == "Server" and not measure.lower and not all(r["valid"] for r in (*a.records, *b.records)):
+        return Verdict("No verdict: a Server run that is INVALID did not hold the rate that it was asked for.")
+    values = a.values(*measure.path), b.values(*measure.path)
     if not all(values) or min(map(min, values)) <= 0:
         return Verdict(f"No verdict: a run has no {measure.name}.", metric=measure.name)
     ratio = statistics.median(values[1]) / statistics.median(values[0])
@@ -338,37 +319,41 @@ def _verdict(a: Side, b: Side) -> Verdict:
         noise = f"from {len(values[0])} and {len(values[1])} runs"
         if min(map(len, values)) == 1:
             noise += ", the single one taken to vary as the others do"
-        return _judge(measure, ratio, _repeats(*map(np.array, values)), noise)
-    noise = "from what varies within each run; repeats would tell what varies from run to run"
+        return _judge(measure, ratio, _repeats(*map(np.array, values)), noise, "is")
+    noise = "from what varies within each run; only repeats tell what varies from run to run"
     statistic = _throughput if not measure.lower else _latency
-    deviations = [
-        statistic(side.timelines[0], float(path[-1]) / 100 if measure.lower else 0, rng)
-        for side, path in zip((a, b), measure.paths, strict=True)
-    ]
+    share = float(measure.path[-1]) / 100 if measure.lower else 0
+    deviations = [statistic(side.timelines[0], share, rng) for side in (a, b)]
     if deviations[0] is None or deviations[1] is None:
         text = (
-            f"B ÷ A is {ratio:.3f} ({measure.name}), and one run tells nothing of the noise: repeat each, and give the "
-            f"repeats with commas between.{measure.note}"
+            f"B ÷ A is {ratio_text(ratio)} ({measure.name}), and one run tells nothing of the noise: repeat each, and "
+            f"give the repeats with commas between.{measure.note}"
         )
         return Verdict(text, None, measure.name, ratio)
     drawn = ratio * np.exp(deviations[1] - deviations[0])
     low, high = (float(limit) for limit in np.quantile(drawn, (0.025, 0.975)))
-    return _judge(measure, ratio, (low, high), noise)
+    return _judge(measure, ratio, (low, high), noise, "was")
 
 
-def _judge(measure: _Measure, ratio: float, interval: tuple[float, float], noise: str) -> Verdict:
+def _judge(measure: _Measure, ratio: float, interval: tuple[float, float], noise: str, verb: str) -> Verdict:
+    """The verdict; ``verb`` is "was" where it holds for these two runs only."""
     # Times as fast, whichever way the metric goes.
     better: Callable[[float], float] = (lambda value: 1 / value) if measure.lower else (lambda value: value)
     speed, (least, most) = better(ratio), sorted(map(better, interval))
     about = f"{measure.name}, {noise}"
     if least <= 1 <= most:
-        limits = f"95 %: {interval[0]:.3f} to {interval[1]:.3f}"
-        text, faster = f"No difference beyond the noise (B ÷ A {ratio:.3f}, {limits}; {about}).", None
-    else:
+        limits = f"95 %: {ratio_text(interval[0])} to {ratio_text(interval[1])}"
+        text, faster = f"No difference beyond the noise (B ÷ A {ratio_text(ratio)}, {limits}; {about}).", None
+    elif 0.5 < speed < 2:
         faster = least > 1
         gain, low, high = (speed - 1, least - 1, most - 1) if faster else (1 - speed, 1 - most, 1 - least)
         words = "faster" if faster else "slower"
-        text = f"B is {words} by {gain * 100:.1f} % (95 %: {low * 100:.1f} to {high * 100:.1f} %; {about})."
+        text = f"B {verb} {words} by {gain * 100:.1f} % (95 %: {low * 100:.1f} to {high * 100:.1f} %; {about})."
+    else:
+        faster = least > 1
+        times, low, high = (speed, least, most) if faster else (1 / speed, 1 / most, 1 / least)
+        one, other = "BA" if faster else "AB"
+        text = f"{one} {verb} {times:,.2f} times as fast as {other} (95 %: {low:,.2f} to {high:,.2f}; {about})."
     return Verdict(text + measure.note, faster, measure.name, ratio, interval, noise)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import zipfile
 from array import array
 from dataclasses import dataclass
 from itertools import pairwise
@@ -217,21 +216,25 @@ class Timeline:
         if len(inside) < 2 or inside[-1, 0] <= inside[0, 0]:
             return None
         process, machine = (inside[-1, 1:] - inside[0, 1:]) / (inside[-1, 0] - inside[0, 0])
-        return float(process), float(machine)
+        # The machine's clock is the coarser one: of a run that is mostly idle, it may count less than the run's own.
+        return float(process), float(max(process, machine))
 
 
 def read_timeline(folder: Path) -> Timeline | None:
-    """What was recorded of the run in that folder; None where nothing was, or it cannot be read."""
+    """What was recorded of the run in that folder; None where nothing was, or, with a warning, it cannot be read."""
     path = folder / TIMELINE
+    if not path.exists():
+        return None
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
-        if about.pop("format") != 1:
-            return None
-        return Timeline(**about, **arrays)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        return None
+        if about.pop("format") == 1:
+            return Timeline(**about, **arrays)
+        console.warn(f"{path} is of another version of the harness: the run is shown without its timeline.")
+    except Exception as error:  # noqa: BLE001  zlib, zipfile, tokenize: each raises its own where bytes are wrong
+        console.warn(f"{path} cannot be read ({type(error).__name__}): the run is shown without its timeline.")
+    return None
 
 
 def _processor_seconds() -> tuple[float, float]:

@@ -105,6 +105,9 @@ frame.onload = () => {{
     scroll: top.scrollWidth, inner: inner.innerWidth, outside, boxes,
     dark: inner.matchMedia("(prefers-color-scheme: dark)").matches,
     paper: inner.getComputedStyle(frame.contentDocument.body).backgroundColor,
+    letters: Math.min(...[...frame.contentDocument.querySelectorAll("svg text")].map(
+      text => [text.getScreenCTM(), parseFloat(inner.getComputedStyle(text).fontSize)]).map(
+      ([at, size]) => size * Math.hypot(at.a, at.b))),
     ink: inner.getComputedStyle(frame.contentDocument.querySelector("svg text")).fill,
     line: inner.getComputedStyle(frame.contentDocument.querySelector("svg [style*='fill: var(--first)']")).fill,
   }});
@@ -115,7 +118,7 @@ frame.onload = () => {{
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("width", [1280, 360, 320])
 def test_a_browser_shows_all_of_it(made, tmp_path, width, scheme):
     shutil.copyfile(made, tmp_path / "report.html")
     # A window is never as narrow as a telephone's: a frame is.
@@ -141,6 +144,7 @@ def test_a_browser_shows_all_of_it(made, tmp_path, width, scheme):
     assert seen["inner"] == width
     assert seen["scroll"] <= width
     assert (seen["outside"], seen["boxes"]) == (0, 0)
+    assert seen["letters"] > (8.5 if width == 320 else 10)  # a scrollbar takes 15 pixels of them here
     assert seen["dark"] == (scheme == "dark")
     assert (seen["paper"] == "rgb(255, 255, 255)") == (scheme == "light")
     assert (seen["ink"] == "rgb(28, 33, 38)") == (scheme == "light")

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import catalog
+from harness import catalog, console
 from harness.config import REHEARSAL_TREE
-from harness.errors import ConfigError, did_you_mean
+from harness.errors import ConfigError, RunFailed, did_you_mean
 from harness.loadgen.logs import DETAIL, read_detail
 from harness.recording import TIMELINE, Timeline, read_timeline
 from harness.registry import SCENARIOS, resolve
 from harness.scenarios.base import Metric
 from harness.submission.layout import RUN
 from harness.submission.records import Record, read_record
+
+TREES = (catalog.ROOT, REHEARSAL_TREE)
+"""Below which results/ and compliance/ are."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Finished:
     name: str
     """The folder's name, or its path below results/ or compliance/."""
     record: Record
-    """run.json."""
+    """run.json, with paths that can be shown to others."""
     values: dict[str, Any]
     """The keys of mlperf_log_detail.txt; none where the log is not there any more."""
     metrics: tuple[Metric, ...]
@@ -110,19 +114,31 @@ class Finished:
 def find(names: Sequence[str], last: int | None, runs_dir: Path, tree: Path | None = None) -> list[Finished]:
     """Runs by name or folder, or the ``last`` ones of ``runs_dir``, the oldest first; by default the newest.
 
+    Of those that nobody named, one that cannot be read is left out with a warning.
+
     Raises:
-        ConfigError: there is none, or one cannot be read.
-        RunFailed: LoadGen's log of one is cut short.
+        ConfigError: there is none, or one that was named cannot be read.
+        RunFailed: LoadGen's log of one that was named is cut short.
     """
     if names and last:
         raise ConfigError("--last chooses runs by itself: leave it out, or the names.")
-    known = _folders(runs_dir)
-    trees = [tree] if tree else [catalog.ROOT, REHEARSAL_TREE]
+    trees = [tree] if tree else TREES
     if names:
-        return [read(_folder(name, known, trees), runs_dir, trees) for name in names]
+        return [read(folder, runs_dir, trees) for folder in locate(names, runs_dir, trees)]
+    known = _folders(runs_dir)
     if not known:
         raise ConfigError(f"there is no finished run in {runs_dir}: make one with `harness run`.")
-    return [read(folder, runs_dir, trees) for folder in list(known.values())[-(last or 1) :]]
+    found: list[Finished] = []
+    for folder in reversed(known.values()):
+        try:
+            found.append(read(folder, runs_dir, trees))
+        except (ConfigError, RunFailed) as error:
+            console.warn(f"left out: {error}")
+        if len(found) == (last or 1):
+            break
+    if not found:
+        raise ConfigError(f"no run in {runs_dir} can be read: make one with `harness run`.")
+    return found[::-1]
 
 
 def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
@@ -134,11 +150,8 @@ def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
         ConfigError: the record cannot be read.
         RunFailed: LoadGen's log is cut short.
     """
-    record = read_record(folder)
-    if record is None:
-        raise ConfigError(f"{folder} holds no {RUN}: give the folder of a finished run.")
+    record = record_in(folder)
     logs = folder if (folder / DETAIL).exists() else _twin(record, _official(trees), DETAIL)
-    recorded = folder if (folder / TIMELINE).exists() else _twin(record, _folders(runs_dir).values(), TIMELINE)
     result = record["result"]
     metric = result["metric"]
     metrics = (Metric(str(metric.get("name")), metric["value"], metric["unit"]),)
@@ -152,14 +165,55 @@ def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
         latencies, bound, duration = {}, None, None
     return Finished(
         name=_name(folder, trees),
-        record=record,
+        record=_shareable(record),
         values=values,
         metrics=metrics,
         latency_ms=latencies,
         bound_ms=bound,
         duration_s=duration,
-        timeline=read_timeline(recorded) if recorded else None,
+        timeline=timeline(folder, record, runs_dir),
     )
+
+
+def timeline(folder: Path, record: Record, runs_dir: Path) -> Timeline | None:
+    """What was recorded of the run in that folder; an official result's lies with its record in ``runs_dir``."""
+    found: Path | None = folder
+    # In runs_dir itself a timeline that is missing was not recorded.
+    if not (folder / TIMELINE).exists() and folder.resolve().parent != runs_dir.resolve():
+        found = _twin(record, _folders(runs_dir).values(), TIMELINE)
+    return read_timeline(found) if found else None
+
+
+def locate(names: Sequence[str], runs_dir: Path, trees: Iterable[Path] | None = None) -> list[Path]:
+    """The folders of runs that are given by name or path, or by path below one of the trees.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    known = _folders(runs_dir)
+    found = []
+    for name in names:
+        places = [known[name]] if name in known else [Path(name), *(tree / name for tree in trees or TREES)]
+        folder = next((place for place in places if place.is_dir()), None)
+        if folder is None:
+            meant = did_you_mean(name, known)
+            if len(known) > 5 and meant.startswith("choose"):
+                meant = f"the newest are {', '.join(list(known)[-5:])}."
+            raise ConfigError(f"there is no run '{name[:200]}', neither as a folder nor in {runs_dir}: {meant}")
+        found.append(folder)
+    return found
+
+
+def record_in(folder: Path) -> Record:
+    """The record of the run in that folder.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    record = read_record(folder)
+    if record is None:
+        raise ConfigError(f"{folder} holds no {RUN}: give the folder of a finished run.")
+    return record
 
 
 def names(runs_dir: Path) -> list[str]:
@@ -172,15 +226,6 @@ def _folders(runs_dir: Path) -> dict[str, Path]:
     found = [path.parent for path in runs_dir.glob(f"*/{RUN}") if not path.parent.name.startswith(".")]
     found.sort(key=lambda folder: (folder.name.partition("-")[0], (folder / RUN).stat().st_mtime, folder.name))
     return {folder.name: folder for folder in found}
-
-
-def _folder(name: str, known: dict[str, Path], trees: Iterable[Path]) -> Path:
-    if name in known:
-        return known[name]
-    for folder in (Path(name), *(tree / name for tree in trees)):
-        if folder.is_dir():
-            return folder
-    raise ConfigError(f"there is no run '{name[:200]}': {did_you_mean(name, list(known)[-5:])}")
 
 
 def _official(trees: Iterable[Path]) -> Iterator[Path]:
@@ -201,6 +246,21 @@ def _twin(record: Record, folders: Iterable[Path], file: str) -> Path | None:
         if other and all(other.get(key) == record.get(key) for key in ("time", "command", "identity", "scenario")):
             return folder
     return None
+
+
+def _shareable(value: Any) -> Any:
+    """A record whose paths begin at the repository or at ~, so that a report tells nobody how a user's folders are
+    called."""
+    if isinstance(value, dict):
+        return {key: _shareable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_shareable(inner) for inner in value]
+    if not isinstance(value, str) or "/" not in value:
+        return value
+    for folder, said in ((str(catalog.ROOT), ""), (os.path.expanduser("~").rstrip("/"), "~/")):  # noqa: PTH111  no error
+        if folder.startswith("/"):
+            value = re.sub(rf"(?<![\w.~/-]){re.escape(folder)}/", said, value)
+    return value
 
 
 def _name(folder: Path, trees: Iterable[Path]) -> str:

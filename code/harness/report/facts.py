@@ -59,6 +59,15 @@ def metric_text(metric: Metric) -> str:
     return f"{metric.value:.3f} %" if metric.unit == "%" and metric.value is not None else str(metric)
 
 
+def ratio_text(value: float) -> str:
+    """A ratio with three digits at least that mean something.
+
+    >>> ratio_text(1.5), ratio_text(0.0004685)
+    ('1.500', '0.000469')
+    """
+    return f"{value:,.3f}" if value >= 0.1 else f"{value:.3g}"
+
+
 def percentile(key: str) -> str:
     """The name of a percentile of LoadGen's.
 
@@ -85,8 +94,8 @@ def padding(run: Finished) -> str:
     result = run.record["result"]
     if run.padding is None or not result.get("cost"):
         return ""
-    computed = round(result["cost"] * result["padded_to_real"])
-    return f"{run.padding:.1%} ({computed:,} {result['cost_unit']} computed for {result['cost']:,})"
+    computed = result["cost"] * result["padded_to_real"]
+    return f"{run.padding:.1%} ({computed:,.0f} {result.get('cost_unit', '')} computed for {result['cost']:,})"
 
 
 def cores(run: Finished) -> str:
@@ -113,7 +122,7 @@ def facts(run: Finished) -> list[tuple[str, str]]:
         ("samples", count),
         ("padding", padding(run)),
         ("cores busy", cores(run)),
-        ("time", record.get("time", "")),
+        ("ended", record.get("time", "")),
         ("command", record["command"]),
     ]
     return [(name, text) for name, text in rows if text]
@@ -133,7 +142,7 @@ def settings(run: Finished) -> list[tuple[str, str]]:
         for key, value in run.values.items()
         if key.startswith("effective_")
     ]
-    return rows
+    return [(name, text) for name, text in rows if text]
 
 
 def model(run: Finished) -> list[tuple[str, str]]:
@@ -169,7 +178,7 @@ def side_by_side(runs: Sequence[Finished]) -> list[Row]:
         for metric in run.metrics:
             named.setdefault(metric.name, [None] * len(runs))[number] = metric
     for name, metrics in named.items():
-        comparable = [_kind(run) == _kind(runs[0]) for run in runs]
+        comparable = [_comparable(run, runs[0]) for run in runs]
         values = [metric.value if metric else None for metric in metrics]
         texts = [metric_text(metric) if metric else NONE for metric in metrics]
         rows.append(Row(name, _cells(texts, values, comparable)))
@@ -184,7 +193,9 @@ def published(runs: Sequence[Finished]) -> list[PublishedRow]:
     for name, (_, entry) in table.items():
         reached = []
         for number, run in enumerate(runs, start=1):
-            if run.published != name or run.record["audit"] or not (run.scenario == "Offline" or not run.performance):
+            if run.published != name or run.record["audit"] or not run.metrics:
+                continue
+            if run.performance and run.scenario != "Offline":
                 continue
             aim = entry.samples_per_second if run.performance else entry.accuracy
             metric = run.metrics[0]
@@ -224,7 +235,7 @@ def plain(run: Finished, first: Finished) -> dict[str, Any]:
         "mode": record["mode"],
         "audit": record["audit"],
         "metric": {"name": metric.name, "value": metric.value, "unit": metric.unit} if metric else None,
-        "ratio_to_first": metric.value / base.value if known and _kind(run) == _kind(first) else None,
+        "ratio_to_first": metric.value / base.value if known and _comparable(run, first) else None,
         "accuracy": result["accuracy"],
         "accuracy_scope": result.get("accuracy_scope"),
         "latency_ms": run.latency_ms,
@@ -245,13 +256,22 @@ def plain(run: Finished, first: Finished) -> dict[str, Any]:
     }
 
 
-def _kind(run: Finished) -> tuple[str, str, str]:
-    """Runs of one kind answer the same question."""
-    return run.scenario, run.record["mode"], run.record["model"]["benchmark"]
+def _alike(run: Finished, first: Finished) -> bool:
+    """Whether both answer the same question, so that a ratio means something."""
+    kinds = [(each.scenario, each.record["mode"], each.record["model"]["benchmark"]) for each in (run, first)]
+    return kinds[0] == kinds[1]
+
+
+def _comparable(run: Finished, first: Finished) -> bool:
+    """Whether the ratio of their metrics means something.
+
+    An INVALID Server run has no throughput: it was only asked for that many samples.
+    """
+    return _alike(run, first) and not (run.scenario == "Server" and "INVALID" in (run.verdict, first.verdict))
 
 
 def _rows(runs: Sequence[Finished]) -> list[Row]:
-    alike = [_kind(run) == _kind(runs[0]) for run in runs]
+    alike = [_alike(run, runs[0]) for run in runs]
 
     def row(name: str, value: Callable[[Finished], float | None], form: Callable[[float], str]) -> Row:
         values = [value(run) for run in runs]
@@ -265,7 +285,7 @@ def _rows(runs: Sequence[Finished]) -> list[Row]:
     keys = dict.fromkeys(key for run in runs if run.scenario != "Offline" for key in run.latency_ms)
     latencies = [
         row(
-            f"latency, {percentile(key)}",
+            f"latency observed, {percentile(key)}",
             lambda run, key=key: run.latency_ms.get(key) if run.scenario != "Offline" else None,
             milliseconds,
         )
@@ -291,7 +311,7 @@ def _cells(texts: Sequence[str], values: Sequence[float | None], comparable: Seq
     cells = []
     for number, (text, value, alike) in enumerate(zip(texts, values, comparable, strict=True)):
         known = number > 0 and alike and first and value is not None
-        cells.append(Cell(text, f"{_TIMES} {value / first:.3f}" if known else ""))
+        cells.append(Cell(text, f"{_TIMES} {ratio_text(value / first)}" if known else ""))
     return tuple(cells)
 
 

@@ -127,7 +127,8 @@ def plots(run: Finished, prefix: str) -> list[Plot]:
 @contextmanager
 def _axes() -> Iterator[tuple[Figure, Axes]]:
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 2.9), layout="constrained")
+        # As wide as a telephone shows it, so that its letters keep their size there.
+        figure = Figure(figsize=(4.3, 2.7), layout="constrained")
         yield figure, figure.add_subplot()
 
 
@@ -213,12 +214,14 @@ def _throughput(axes: Axes, run: Finished, timeline: Timeline) -> None:
     edges = timeline.edges[::merge]
     rate = timeline.done.reshape(-1, merge).sum(axis=1) / np.diff(edges)
     axes.stairs(rate, edges, color=_FIRST, baseline=None, linewidth=1.3)
+    high = float(rate.max())
     metric = run.metrics[0] if run.metrics else None
     if metric and metric.unit == "samples/s" and metric.value:
         axes.axhline(metric.value, color=_SECOND, linestyle="--", label=f"LoadGen's result, {metric}")
+        high = max(high, metric.value)
     _time(axes, timeline)
     axes.set_ylabel("samples/s")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * high)
     axes.yaxis.set_major_formatter(_THOUSANDS)
 
 
@@ -256,7 +259,7 @@ def _cores(axes: Axes, run: Finished, timeline: Timeline) -> None:
     cpu = timeline.cpu[(timeline.cpu[:, 0] >= 0) & (timeline.cpu[:, 0] <= timeline.edges[-1])]
     cpu = cpu[:: max(1, -(-len(cpu) // _POINTS))]
     busy = np.diff(cpu[:, 1:], axis=0) / np.diff(cpu[:, 0])[:, None]
-    for column, (label, colour) in enumerate((("this run", _FIRST), ("the whole machine", _SECOND))):
+    for column, (label, colour) in enumerate((("this run", _FIRST), ("whole machine", _SECOND))):
         axes.stairs(busy[:, column], cpu[:, 0], color=colour, label=label, baseline=None, linewidth=1.3)
     count = run.record["machine"]["cores"]
     axes.axhline(count, color=_LIMIT, linestyle=":", label=f"{count} cores")
@@ -295,13 +298,16 @@ def _scale(axis: Any, low: float, high: float) -> None:
 def _legend(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        rows = 1 if sum(len(label) + 4 for label in labels) < 50 else 2  # a wider one would squeeze the plot
+        points = sum(5.6 * len(label) + 30 for label in labels)
+        rows = 1 if points < 265 else 2  # a wider one would squeeze the plot
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=-(-len(handles) // rows))
 
 
 def _svg(figure: Figure, prefix: str, words: str) -> str:
     """The figure for a page: without a head, without fixed colours, size and font, with ids of its own."""
     file = io.StringIO()
+    # The room that is left decides on the ticks, and their labels on the room: once more, or a label may be cut off.
+    figure.draw_without_rendering()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,8 +31,12 @@ def as_csv(runs: Sequence[Finished]) -> str:
         values["reasons"] = " ".join(run.reasons)
         rows.append(_flat(values))
     names = list(dict.fromkeys(name for row in rows for name in row))
+    # What one run has an inner table of and another nothing has no column for the nothing.
+    above = {name.rpartition(".")[0] for name in names}
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer = csv.DictWriter(
+        text, [name for name in names if name not in above], restval="", extrasaction="ignore", lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -43,8 +48,8 @@ def as_markdown(runs: Sequence[Finished]) -> str:
     if len(runs) > 1:
         parts += _table(["", *(f"{number}. {run.name}" for number, run in enumerate(runs, start=1))], _compared(runs))
     for number, run in enumerate(runs, start=1):
-        parts += [f"## {number}. {run.title}", "", f"**{run.verdict}**", ""]
-        parts += [f"> {run.record['notice']}", ""] if run.record["notice"] else []
+        parts += [f"## {number}. {_cell(run.title)}", "", f"**{run.verdict}**", ""]
+        parts += [f"> {_cell(run.record['notice'])}", ""] if run.record["notice"] else []
         parts += [*(f"- because {_cell(reason)}" for reason in run.reasons), ""] if run.reasons else []
         rows = [[metric.name, facts.metric_text(metric)] for metric in run.metrics] + [
             list(r) for r in facts.facts(run)
@@ -54,7 +59,7 @@ def as_markdown(runs: Sequence[Finished]) -> str:
             bound = f"bound {run.bound_ms:g} ms" if run.bound_ms else ""
             latencies = run.latency_ms.items()
             parts += _table(
-                ["percentile", "latency", bound],
+                ["percentile", "latency, observed", bound],
                 [[facts.percentile(key), facts.milliseconds(ms), facts.within(run, key)] for key, ms in latencies],
             )
     parts += ["## What was published", ""]
@@ -85,7 +90,8 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    # A name in angle brackets would be a tag that is not shown.
+    return re.sub(r"([|<])", r"\\\1", " ".join(text.split()))
 
 
 def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:

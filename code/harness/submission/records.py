@@ -7,7 +7,7 @@ import shlex
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,7 +24,7 @@ Record = dict[str, Any]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
 class _Identity(_Part):
@@ -36,6 +36,7 @@ class _Identity(_Part):
 
 class _Model(_Part):
     name: str
+    path: str
     sha256: str | None
     benchmark: str
     official_name: str
@@ -45,8 +46,10 @@ class _Model(_Part):
     weight_transformations: str
     retraining: str
     equivalent: bool
+    settings: dict[str, str | int] = {}
     caveat: str
-    metadata: dict[str, Any]
+    remark: str = ""
+    metadata: dict[str, str]
 
 
 class _Named(_Part):
@@ -64,9 +67,11 @@ class _Machine(_Part):
     os: str
     cpu: str
     cores: int
+    memory_bytes: int | None = None
 
 
 class _Metric(_Part):
+    name: str
     value: float | None
     unit: str
 
@@ -74,17 +79,24 @@ class _Metric(_Part):
 class _Result(_Part):
     metric: _Metric
     accuracy: dict[str, float] | None
+    accuracy_scope: str | None = None
+    latency_ms: dict[str, float] | None = None
     samples: int
+    batches: int | None = None
+    cost: int | None = None
+    cost_unit: str = ""
+    padded_to_real: float | None = None
     duration_s: float | None
 
 
 class _Form(_Part):
-    """What a record must hold so that measurements can be made from it."""
+    """What a record must hold so that measurements and reports can be made from it."""
 
     harness: str
+    time: str = ""
     command: str
     scenario: str
-    mode: str
+    mode: Literal["performance", "accuracy"]
     audit: str | None
     valid: bool
     for_submission: bool
@@ -93,10 +105,13 @@ class _Form(_Part):
     identity: _Identity
     model: _Model
     engine: _Named
+    benchmark_settings: dict[str, Any] | None = None
+    shapes: list[list[int]] | None = None
     dataset: _Dataset
     machine: _Machine
     loadgen: dict[str, Any]
     result: _Result
+    reasons: list[str] | None = None
 
 
 _WORDS = {

@@ -23,10 +23,27 @@ RECORD = {
     "time": "2026-01-01T00:00:00+0000",
     "command": "harness run",
     "for_submission": False,
+    "rehearsal": False,
+    "notice": None,
+    "audit": None,
     "scenario": "Offline",
     "mode": "performance",
-    "identity": {"model_sha256": "aa", "engine": "null"},
-    "model": {"name": "tiny", "path": "/here/tiny.onnx", "sha256": "aa"},
+    "identity": {"model_sha256": "aa", "engine": "null", "engine_settings": {}, "benchmark_settings": {}},
+    "model": {
+        "name": "tiny",
+        "path": "/here/tiny.onnx",
+        "sha256": "aa",
+        "benchmark": "bert",
+        "official_name": "bert-99",
+        "source": "unknown",
+        "precision": "int8",
+        "input_data_types": "int64",
+        "weight_transformations": "no",
+        "retraining": "No",
+        "equivalent": False,
+        "caveat": "",
+        "metadata": {},
+    },
     "dataset": {"name": "sample", "path": "/here/sample.json", "sha256": "dd", "samples_used": 60},
     "engine": {"name": "null", "threads": 2, "deep": {"er": [1, 2]}},
     "measured_seconds": [[1, 2, 0.5]],
@@ -36,9 +53,11 @@ RECORD = {
         "latency_ms": {"50.00": 1.0, "90.00": 2.0, "99.00": 3.0},
         "padded_to_real": 1.5,
         "accuracy": None,
+        "samples": 1000,
+        "duration_s": 10.0,
     },
     "loadgen": {"loadgen_version": "6", "effective_target_qps": 100},
-    "machine": {"cpu": "X", "cores": 2},
+    "machine": {"cpu": "X", "cores": 2, "os": "Linux", "python": "3.11", "packages": {}},
     "valid": True,
     "reasons": [],
 }
@@ -102,6 +121,15 @@ def test_differences_are_flat_and_without_what_differs_in_every_run(runs):
     assert found == {"engine.threads": ("2", "4"), "engine.deep.er": ("[1, 2]", "[1, 3]"), "machine.numa": ("-", "1")}
 
 
+def test_a_file_of_a_benchmark_that_lies_elsewhere_is_no_difference(runs):
+    for name, path, content in (("a", "/here/v.txt", "aa"), ("same", "/there/v.txt", "aa"), ("b", "/b.txt", "bb")):
+        changes = {"benchmark_settings": {"vocab": path}, "identity/benchmark_settings": {"vocab": content}}
+        runs.add(name, changes=changes)
+    assert compare(find("a", runs.folder), find("same", runs.folder)).differences == {}
+    other = compare(find("a", runs.folder), find("b", runs.folder)).differences
+    assert other == {"benchmark_settings.vocab": ("/here/v.txt", "/b.txt")}
+
+
 def test_what_is_of_another_kind_is_said_first(runs):
     runs.add("a")
     runs.add("b", changes={"model/name": "large", "dataset/name": "full", "scenario": "Server"})
@@ -145,6 +173,14 @@ def test_repeats_of_the_same_are_called_different_as_seldom_as_it_says(sizes):
     assert wrong < 0.09
 
 
+def test_repeats_of_other_settings_are_said(runs):
+    runs.add("a0")
+    runs.add("a1", changes={"engine/threads": 4, "shapes": [[1, 2]], "measured_seconds": [1]})
+    runs.add("a2", changes={"time": "later", "shapes": [[2, 2]]})
+    found = compare(find("a0,a1,a2", runs.folder), find("a0,a2", runs.folder))
+    assert found.remarks == ("A's runs are no repeats of one setting: they differ in engine.threads.",)
+
+
 def test_a_single_run_is_taken_to_vary_as_the_repeats_do(runs):
     for number, value in enumerate((90, 100, 110)):
         runs.add(f"a{number}", value)
@@ -175,7 +211,8 @@ def test_the_noise_within_two_offline_runs(runs):
     assert fast.faster is True
     # 4,000 batches that vary by 5 % leave 0.08 % of doubt in each mean, and the plan's order none.
     assert 0.002 < fast.interval[1] - fast.interval[0] < 0.015
-    assert "within each run" in fast.text
+    assert "within each run; only repeats tell what varies from run to run" in fast.text
+    assert fast.text.endswith("Nothing that is recorded differs between them: so much varies from run to run.")
     assert runs.verdict("a", "rough").faster is None
 
 
@@ -192,7 +229,7 @@ def test_of_streams_less_is_better(runs):
     assert runs.verdict("a", "same").faster is None
     fast = runs.verdict("a", "fast")
     assert fast.faster is True
-    assert fast.metric == "90th percentile latency"
+    assert fast.metric == "latency observed, 90th percentile"
     assert fast.ratio == pytest.approx(0.9, abs=0.02)
     assert fast.interval[0] < fast.ratio < fast.interval[1]
     assert runs.verdict("fast", "a").faster is False
@@ -203,7 +240,7 @@ def test_servers_at_the_same_rate_are_compared_by_latency(runs):
         changes = {"scenario": "Server", "result/latency_ms/99.00": last, "loadgen/effective_target_qps": rate}
         runs.add(name, float(rate), changes)
     same, other = runs.verdict("a", "b"), runs.verdict("a", "c")
-    assert (same.metric, same.ratio) == ("99th percentile latency", pytest.approx(2 / 3))
+    assert (same.metric, same.ratio) == ("latency observed, 99th percentile", pytest.approx(2 / 3))
     assert "asked for the same rate" in same.text
     assert (other.metric, other.ratio) == ("throughput", pytest.approx(1.5))
     assert "the rate that it was asked for" in other.text
@@ -219,12 +256,49 @@ def test_throughput_and_latency_have_no_verdict(runs):
     assert [(row.name, row.a, row.ratio) for row in found.rows] == [("F1", 80.0, 1.0)]
 
 
+def test_what_answers_another_question_has_no_verdict_and_no_row_of_its_own(runs):
+    runs.add("single", 2.0, stream(2, 1)[1] | {"result/metric/name": "90th percentile latency"})
+    multi = stream(9, 2)[1] | {"scenario": "MultiStream", "result/metric/name": "99th percentile latency"}
+    runs.add("multi", 9.0, multi)
+    runs.add("offline")
+    runs.add("images", 900.0, {"model/benchmark": "resnet50"})
+    found = compare(find("single", runs.folder), find("multi", runs.folder))
+    assert found.verdict.text == "No verdict: SingleStream and MultiStream are not one measure."
+    assert "90th percentile latency" not in [row.name for row in found.rows]
+    assert runs.verdict("offline", "images").text == "No verdict: bert and resnet50 are not one measure."
+
+
+def test_a_server_that_missed_its_bound_is_not_called_faster(runs):
+    for name, rate, valid in (("a", 100, True), ("over", 900, False)):
+        changes = {"scenario": "Server", "loadgen/effective_target_qps": rate, "valid": valid, "reasons": ["late"]}
+        runs.add(name, float(rate), changes)
+    assert runs.verdict("a", "over").text.startswith("No verdict: a Server run that is INVALID")
+
+
+def test_what_is_many_times_as_fast_is_told_as_a_factor(runs):
+    for number in range(3):
+        runs.add(f"a{number}", 100 + number / 10)
+        runs.add(f"b{number}", 0.05 + number / 10000)
+    names = [",".join(f"{side}{n}" for n in range(3)) for side in "ab"]
+    assert runs.verdict(*names).text.startswith("A is 1,998.00 times as fast as B (95 %: 1,99")
+    assert runs.verdict(*reversed(names)).text.startswith("B is 1,998.00 times as fast as A (95 %: 1,99")
+
+
 def test_an_official_result_has_the_timeline_of_its_record(runs, tmp_path):
     runs.add("record", recorder=offline(100, 1))
     results = Runs(tmp_path / "results")
     folder = results.add("run_1")
     runs.add("b", 110, recorder=offline(110, 2))
     assert runs.verdict(str(folder), "b").faster is True
+
+
+def test_a_run_is_found_below_results_and_a_broken_one_beside_it_is_no_matter(runs, monkeypatch, tmp_path):
+    Runs(tmp_path / "results").add("run_1")
+    monkeypatch.setattr("harness.report.data.TREES", (tmp_path,))
+    runs.add("a")
+    (runs.folder / "folder" / "run.json").mkdir(parents=True)
+    (runs.folder / "folder" / TIMELINE).touch()
+    assert runs.verdict("results/run_1", "a").ratio == 1
 
 
 def test_an_invalid_run_is_said(runs):
@@ -242,17 +316,20 @@ def test_an_invalid_run_is_said(runs):
     ("words", "message"),
     [
         ("20260101-ofline", "did you mean '20260101-Offline'"),
-        ("20260101-Offline,nothing", "there is no run nothing"),
+        ("20260101-Offline,nothing", "there is no run 'nothing', neither as a folder nor in"),
         ("", "a run has no name"),
         (",", "a run has no name"),
+        ("20260101-Offline,20260101-Offline", "has 20260101-Offline twice"),
         ("20260101-Offline,other", "runs of different scenarios (Offline, Server), not repeats"),
-        ("broken", "is no record of a run"),
-        ("list", "is no record of a run"),
+        ("broken", "cannot be read"),
+        ("list", "is no record of this harness"),
+        ("text", "is no record of this harness, or an older one's (result.metric.value)"),
     ],
 )
 def test_a_wrong_name_is_one_sentence(runs, words, message):
     runs.add("20260101-Offline")
     runs.add("other", changes={"scenario": "Server"})
+    runs.add("text", "much")
     for name, text in (("broken", "{"), ("list", "[1]")):
         runs.add(name)
         (runs.folder / name / "run.json").write_text(text)
@@ -263,7 +340,7 @@ def test_a_wrong_name_is_one_sentence(runs, words, message):
 
 
 def test_a_folder_that_is_no_run(runs, tmp_path):
-    with pytest.raises(ConfigError, match=r"has no run\.json"):
+    with pytest.raises(ConfigError, match=r"holds no run\.json"):
         find(str(tmp_path), runs.folder)
 
 
@@ -278,7 +355,8 @@ def test_the_command_prints_all_of_it(runs):
         assert "B is INVALID: short." in shown
         assert re.search(r"engine\.threads +2 +4", shown)
         assert re.search(r"throughput +100\.00 samples/s +110\.00 samples/s +1\.100", shown)
-        assert "B is faster by 10.0 % (95 %: " in shown
+        assert "B was faster by 10.0 % (95 %: " in shown
+        assert "Nothing that is recorded differs" not in shown
         found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     finally:
         console.configure(console.Output())

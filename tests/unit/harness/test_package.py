@@ -38,6 +38,7 @@ def record(benchmark: str, mode: str, **changes) -> dict:
         "identity": identity,
         "model": {
             "name": f"{benchmark}-reference",
+            "path": "/models/model.onnx",
             "sha256": "0" * 64,
             "official_name": benchmark,
             "benchmark": "resnet50" if benchmark == "resnet50" else "bert",

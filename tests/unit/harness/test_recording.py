@@ -164,15 +164,37 @@ def test_core_use_counts_within_the_test_only(tmp_path, monkeypatch):
     assert kept(recorder, tmp_path, "Offline").cores_busy == pytest.approx((1.5, 3))
 
 
+def test_a_machine_is_never_less_at_work_than_the_run_on_it(tmp_path):
+    recorder = Recorder()
+    recorder._cpu.extend([(10.0, 5.0, 7.0), (12.0, 5.5, 7.3)])
+    recorder.batch(10, 12, work(1, 1, 1), 1)
+    assert kept(recorder, tmp_path, "Offline").cores_busy == pytest.approx((0.25, 0.25))
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
-def test_a_broken_file_is_none(tmp_path, content):
+def test_a_broken_file_is_none(tmp_path, content, capsys):
     (tmp_path / TIMELINE).write_bytes(content)
     assert read_timeline(tmp_path) is None
+    assert f"{TIMELINE} cannot be read" in capsys.readouterr().err
 
 
-def test_a_file_of_another_format_is_none(tmp_path):
+def test_a_file_with_a_wrong_byte_anywhere_is_none_or_whole(tmp_path):
+    recorder = Recorder()
+    for number in range(50):
+        recorder.batch(10 + number, 11 + number, work(1, 1, 1), 1)
+    recorder.save(tmp_path / TIMELINE, "Offline")
+    whole = (tmp_path / TIMELINE).read_bytes()
+    seen = set()
+    for at in range(0, len(whole), 23):
+        (tmp_path / TIMELINE).write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        seen.add(read_timeline(tmp_path) is None)
+    assert True in seen
+
+
+def test_a_file_of_another_format_is_none(tmp_path, capsys):
     np.savez(tmp_path / TIMELINE, about=np.array(json.dumps({"format": 2})))
     assert read_timeline(tmp_path) is None
+    assert "of another version of the harness" in capsys.readouterr().err
 
 
 def sample(query: int, arrived_us: float, took_ns: int) -> str:

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,10 +19,11 @@ from typer.testing import CliRunner
 
 from harness import catalog
 from harness.cli import app
-from harness.errors import ConfigError
-from harness.report import facts, text
+from harness.errors import ConfigError, HarnessError
+from harness.report import data, facts, text
 from harness.report.data import find, names
 from harness.report.page import page
+from harness.report.plots import plots
 
 
 def harness(*args: object):
@@ -58,6 +61,23 @@ def test_the_newest_run_is_the_default_and_the_last_ones_come_oldest_first(tmp_p
     assert [run.name[13:15] for run in found(runs, last=2)] == ["11", "12"]
 
 
+def test_a_run_that_cannot_be_read_stops_a_report_only_where_it_was_named(tmp_path):
+    runs = tmp_path / "runs"
+    good, cut, broken = (run_folder(runs, second=second) for second in (10, 11, 12))
+    (cut / "mlperf_log_detail.txt").write_text("")
+    (broken / "run.json").write_text("{")
+    done = harness("report", "--format", "json", "--runs-dir", runs)
+    assert [run["run"] for run in json.loads(done.stdout)] == [good.name]
+    for folder in (cut, broken):
+        assert f"left out: {folder}" in done.stderr or f"left out: the log in {folder}" in done.stderr
+        named = harness("report", folder.name, "--runs-dir", runs)
+        assert isinstance(named.exception, HarnessError)
+    assert [run.name for run in found(runs, last=3)] == [good.name]
+    (good / "run.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"no run in .* can be read: make one with"):
+        found(runs)
+
+
 def test_a_run_is_found_by_name_by_path_and_below_results(tmp_path):
     folder = run_folder(tmp_path / "runs")
     official = run_folder(tmp_path / "tree/results/sys/bert-99/Offline", name="performance", timeline=False)
@@ -84,7 +104,7 @@ def test_the_logs_and_the_timeline_of_an_official_run_find_each_other(tmp_path):
     ("args", "message"),
     [
         ([], "there is no finished run in"),
-        (["20261125"], "there is no run '20261125': there is none to choose from."),
+        (["20261125"], ": there is none to choose from."),
         (["a", "--last", "2"], "--last chooses runs by itself: leave it out, or the names."),
         (["--format", "pdf"], "unknown format 'pdf'"),
         (["."], "holds no run.json: give the folder of a finished run."),
@@ -94,6 +114,31 @@ def test_what_is_wrong_is_one_sentence(tmp_path, args, message):
     done = harness("report", *args, "--runs-dir", tmp_path)
     assert isinstance(done.exception, ConfigError)
     assert message in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("model.path", None),
+        ("mode", "fast"),
+        ("reasons", 7),
+        ("result.batches", "many"),
+        ("result.padded_to_real", float("nan")),
+        ("machine.memory_bytes", "much"),
+        ("benchmark_settings", []),
+        ("time", 20261125),
+    ],
+)
+def test_a_record_of_another_form_is_one_sentence(tmp_path, where, value):
+    folder = run_folder(tmp_path / "runs")
+    record = inner = rated(folder)
+    *above, last = where.split(".")
+    for key in above:
+        inner = inner[key]
+    inner[last] = value
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=re.escape(f"is no record of this harness, or an older one's ({where})")):
+        found(folder.parent, folder.name)
 
 
 def test_the_page_is_whole_needs_nothing_else_and_is_the_same_twice(tmp_path):
@@ -127,7 +172,28 @@ def test_notices_and_reasons_are_said_and_nothing_of_a_record_is_markup(tmp_path
     assert "above the bound" not in made
     markdown = text.as_markdown(found(folder.parent))
     assert "> REHEARSAL" in markdown
+    assert r"Model \<b>x\</b>: random weights." in markdown
     assert "- because the latency bound was missed" in markdown
+
+
+def test_paths_begin_at_the_repository_or_at_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/some body")
+    folder = run_folder(tmp_path / "runs")
+    record = rated(folder)
+    record["model"]["path"] = "/home/some body/models/small.onnx"
+    record["benchmark_settings"] = {
+        "vocab": f"{catalog.ROOT}/code/bert/data/vocab.txt",
+        "other": "/mnt/home/some body",
+    }
+    record["engine"]["library"] = "/home/some bodyguard/x"
+    (folder / "run.json").write_text(json.dumps(record))
+    runs = found(folder.parent)
+    shown = json.loads(text.as_json(runs))[0]
+    assert shown["model"]["path"] == "~/models/small.onnx"
+    assert shown["benchmark_settings"] == {"vocab": "code/bert/data/vocab.txt", "other": "/mnt/home/some body"}
+    assert shown["engine"]["library"] == "/home/some bodyguard/x"
+    for made in (page(runs), text.as_json(runs), text.as_csv(runs), text.as_markdown(runs)):
+        assert str(catalog.ROOT) not in made
 
 
 def test_ratios_are_to_the_first_run_of_the_same_question(tmp_path):
@@ -141,9 +207,36 @@ def test_ratios_are_to_the_first_run_of_the_same_question(tmp_path):
         ("150.00 samples/s", "\N{MULTIPLICATION SIGN} 1.500"),
         ("-", ""),
     ]
-    assert rows["latency, median"].cells[2].ratio == ""
+    assert rows["latency observed, median"].cells[2].ratio == ""
     parsed = json.loads(text.as_json(found(runs, last=3)))
     assert [run["ratio_to_first"] for run in parsed] == [1.0, 1.5, None]
+
+
+def test_a_server_that_missed_its_bound_has_no_ratio_of_throughput(tmp_path):
+    runs = tmp_path / "runs"
+    run_folder(runs, second=10, rate=100.0)
+    run_folder(runs, second=11, rate=900.0, valid=False)
+    rows = {row.name: row for row in facts.side_by_side(found(runs, last=2))}
+    assert rows["throughput"].cells[1] == facts.Cell("900.00 samples/s")
+    assert rows["latency observed, median"].cells[1].ratio == "\N{MULTIPLICATION SIGN} 1.000"
+    assert json.loads(text.as_json(found(runs, last=2)))[1]["ratio_to_first"] is None
+
+
+def test_a_small_ratio_keeps_its_digits(tmp_path):
+    runs = tmp_path / "runs"
+    run_folder(runs, second=10, scenario="Offline", rate=120_000.0)
+    run_folder(runs, second=11, scenario="Offline", rate=56.0)
+    rows = {row.name: row for row in facts.side_by_side(found(runs, last=2))}
+    assert rows["throughput"].cells[1].ratio == "\N{MULTIPLICATION SIGN} 0.000467"
+
+
+def test_many_runs_stand_side_by_side_in_tables_that_fit_on_paper(tmp_path):
+    for second in range(10, 22):
+        run_folder(tmp_path / "runs", second=second, valid=second % 2 == 0, timeline=False)
+    made = page(found(tmp_path / "runs", last=12))
+    rows = re.findall(r'<tr><th scope="row">result</th>(.*?)</tr>', made)
+    assert [row.count("<td") for row in rows] == [5, 5, 2]
+    assert re.findall(r"good|bad", "".join(rows)) == ["good", "bad"] * 6
 
 
 def test_csv_has_a_row_for_each_run_with_the_numbers_of_json(tmp_path):
@@ -159,6 +252,26 @@ def test_csv_has_a_row_for_each_run_with_the_numbers_of_json(tmp_path):
         assert row["accuracy"] == ""
 
 
+def test_csv_has_no_column_for_an_inner_table_that_a_run_lacks(tmp_path):
+    runs = tmp_path / "runs"
+    run_folder(runs, second=10)
+    run_folder(runs, second=11, timeline=False)
+    run_folder(runs, second=12, scenario="Offline", mode="accuracy", accuracy={"F1": 89.0, "exact match": 80.0})
+    [head, *_] = csv.reader(io.StringIO(text.as_csv(found(runs, last=3))))
+    assert {"cores_busy.process", "accuracy.F1", "metric.value"} < set(head)
+    assert not {"cores_busy", "accuracy", "metric"} & set(head)
+
+
+def test_a_run_without_a_timeline_is_not_looked_for_among_the_others(tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    for second in range(10, 40):
+        run_folder(runs, second=second, timeline=second % 2 == 0, queries=10)
+    read, calls = data.read_record, []
+    monkeypatch.setattr(data, "read_record", lambda folder: calls.append(folder) or read(folder))
+    found(runs, last=30)
+    assert len(calls) == 30
+
+
 def test_a_run_of_a_published_model_stands_beside_what_was_published(tmp_path):
     names = list(catalog.published())
     run_folder(tmp_path / "runs", second=10, scenario="Offline", rate=10.0, model=names[1])
@@ -171,6 +284,13 @@ def test_a_run_of_a_published_model_stands_beside_what_was_published(tmp_path):
     assert rows[1].reached[0].text == "10.00 samples/s"
     assert rows[1].reached[0].ratio == f"{10 / 1367.14:.3g}"
     assert rows[2].reached[0].remark == "null, random weights"
+
+
+def test_an_accuracy_run_without_a_score_has_a_report(tmp_path):
+    run_folder(tmp_path / "runs", scenario="Offline", mode="accuracy", model=list(catalog.published())[1])
+    runs = found(tmp_path / "runs")
+    assert not any(row.reached for row in facts.published(runs))
+    assert "complete" in page(runs)
 
 
 def test_an_accuracy_run_shows_its_scores_and_no_speed(tmp_path):
@@ -189,7 +309,16 @@ def test_a_run_with_little_to_draw_has_a_page(tmp_path, timeline):
         (folder / "timeline.npz").write_bytes(b"PK")
     made = page(found(folder.parent))
     assert ("<svg" in made) == (timeline == "one query")
-    assert ("No timeline was recorded" in made) == (timeline != "one query")
+    assert ("There is no timeline" in made) == (timeline != "one query")
+
+
+@pytest.mark.parametrize("queries", [14, 57])
+def test_no_label_is_cut_off(tmp_path, queries):
+    run_folder(tmp_path / "runs", queries=queries)  # of as many, the ticks change once the labels have their room
+    [run] = found(tmp_path / "runs")
+    for plot in plots(run, "a"):
+        for left, words in re.findall(r'rotate\(-90 ([-\d.]+) [-\d.]+\)"[^>]*>([^<]*)<', plot.svg):
+            assert float(left) > 8, words
 
 
 def test_without_logs_the_numbers_are_those_of_the_record(tmp_path):
@@ -210,6 +339,16 @@ def test_html_goes_to_a_file_and_the_rest_to_stdout(tmp_path):
     assert output.read_text("utf-8").startswith("<!DOCTYPE html>")
     done = harness("report", folder, "--format", "json", "--runs-dir", folder.parent)
     assert json.loads(done.stdout)[0]["run"] == folder.name
+
+
+def test_a_full_disk_behind_stdout_is_one_sentence(tmp_path):
+    folder = run_folder(tmp_path / "runs")
+    command = [sys.executable, "-m", "harness.cli", "report", folder, "--format", "json", "--runs-dir", folder.parent]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no space is left where the output goes")
+    assert done.stderr.count("\n") == 1
 
 
 def test_throughput_over_time_adds_up(tmp_path):
