@@ -102,16 +102,13 @@ def main() -> None:
     except HarnessError as error:
         console.error(str(error))
         sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        console.error("no space is left where the output goes, so that it is cut short: free some, and do it again.")
-        os._exit(1)  # Python would try to write the rest once more, and say so in its own words
     except KeyboardInterrupt:
         console.error("interrupted: nothing was begun.")
         sys.exit(130)
     except OSError as error:  # a full disk behind stdout, a folder that may not be looked into
         console.error(os_words(error))
+        if error.errno == errno.ENOSPC:
+            os._exit(1)  # Python would try to write the rest once more, and say so in its own words
         sys.exit(1)
 
 

@@ -89,10 +89,12 @@ def plots(run: Finished, prefix: str) -> list[Plot]:
                 lambda axes: _latency(axes, run, timeline),
             ),
         ]
+    several = len(np.unique(timeline.shapes[:, 1])) > 1
+    longest_first = "; the longest samples run first" if several and run.record["scenario"] == "Offline" else ""
     drawn.append(
         (
             "Throughput over time",
-            "Samples that were answered in a second; a batch counts evenly over the time that it ran",
+            f"Samples answered in a second; a batch counts evenly over the time that it ran{longest_first}",
             lambda axes: _throughput(axes, run, timeline),
         )
     )
@@ -104,7 +106,7 @@ def plots(run: Finished, prefix: str) -> list[Plot]:
             lambda axes: _sizes(axes, timeline),
         )
     )
-    if len(np.unique(timeline.shapes[:, 1])) > 1:
+    if several:
         unit = run.record["result"]["cost_unit"]
         drawn.append(
             (

@@ -347,7 +347,7 @@ def test_a_full_disk_behind_stdout_is_one_sentence(tmp_path):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: no space is left where the output goes")
+    assert done.stderr == "error: No space left on device: stdout.\n"
     assert done.stderr.count("\n") == 1
 
 
