@@ -21,7 +21,7 @@ from rich.table import Table
 
 from harness import catalog, console
 from harness.config import RunSettings
-from harness.errors import ConfigError, Interrupted, did_you_mean
+from harness.errors import ConfigError, Interrupted, did_you_mean, on_interrupt
 from harness.files import locked
 from harness.loadgen.conf import MIN_DURATION_MS
 from harness.registry import SCENARIOS, choose
@@ -178,7 +178,8 @@ class Campaign:
             ConfigError: another campaign is at work, or a place is taken.
             Interrupted: by the user.
         """
-        with contextlib.ExitStack() as locks:
+        kept = "what is done is kept; the same command goes on from there."
+        with on_interrupt(kept), contextlib.ExitStack() as locks:
             # Two measurements at a time would disturb each other, and so would a rehearsal beside one.
             locks.enter_context(locked(self.folder / ".lock", _BUSY, shared=self.rehearsal))
             if self.rehearsal:
@@ -266,7 +267,8 @@ class Campaign:
                 step.state = DONE
                 self.journal.write(step, DONE, seconds=seconds)
             done = sum(each.state == DONE for each in self.steps)
-            raise Interrupted(f"{done} of {len(self.steps)} tests are kept; the same command goes on from there.")
+            kept = f"{done} of {len(self.steps)} tests are kept; the same command goes on from there."
+            raise Interrupted(f"interrupted: {kept}")
         step.seconds = seconds
         if step.record is not None:
             step.state = DONE

@@ -144,6 +144,27 @@ def shells(typed: str) -> Offered:
     return _matching(typed, lambda: ((name, "") for name in SHELLS))
 
 
+def divisions(typed: str) -> Offered:
+    """closed and open."""
+    from harness.submission.rounds import DIVISIONS
+
+    return _matching(typed, lambda: ((name, "") for name in DIVISIONS))
+
+
+def system_types(typed: str) -> Offered:
+    """The types of system."""
+    from harness.submission.rounds import SYSTEM_TYPES
+
+    return _matching(typed, lambda: ((name, "") for name in SYSTEM_TYPES))
+
+
+def rounds(typed: str) -> Offered:
+    """The rounds that are known, the newest first."""
+    from harness.submission.rounds import ROUNDS
+
+    return _matching(typed, lambda: ((round_.name, "") for round_ in reversed(ROUNDS)))
+
+
 def _matching(typed: str, offered: Callable[[], Iterable[tuple[str, str]]]) -> Offered:
     try:
         found = dict(offered())
@@ -181,6 +202,10 @@ _BY_NAME = {
     "shell": shells,
     "runs": runs,
     "format_": formats,
+    "division": divisions,
+    "system_type": system_types,
+    "round_": rounds,
+    "round_name": rounds,
 }
 """By the name of the parameter of the command's function."""
 _OF_COMMANDS = {

@@ -223,7 +223,10 @@ def print_table(table: Table) -> None:
         out.print(table, soft_wrap=False)
     else:
         table.width = Measurement.get(out, out.options.update(width=100_000), table).maximum
-        out.print(table, soft_wrap=True)
+        with out.capture() as printed:
+            out.print(table, soft_wrap=True)
+        for line in printed.get().splitlines():  # the last column is padded, too
+            out.print(line.rstrip())
 
 
 def duration(seconds: float, digits: int = 0) -> str:

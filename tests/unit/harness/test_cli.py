@@ -145,6 +145,8 @@ def test_names_are_completed():
     assert offered("harness run --scenario S") == ["Server", "SingleStream"]
     assert offered("harness help early") == ["early_stopping"]
     assert offered("harness run --set max_b") == ["max_batch="]
+    assert offered("harness campaign --division o") == ["open"]
+    assert "v6.1" in offered("harness package --round v6")
 
 
 def test_other_shells_ask_too():

@@ -365,3 +365,13 @@ def test_a_stderr_whose_reader_left_ends_nothing() -> None:
     finally:
         os.close(writing)
     assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+def test_a_table_that_is_piped_has_no_spaces_at_the_ends_of_lines(capsys):
+    table = Table("name", "words", box=None, pad_edge=False)
+    table.add_row("a", "long " * 40 + "line")
+    table.add_row("b", "short")
+    console.print_table(table)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert [line.rstrip() for line in lines] == lines
