@@ -20,7 +20,7 @@ class Cell:
 
     text: str
     ratio: str = ""
-    """To the first run, where both have the quantity and it means the same."""
+    """To the first run of its kind, where both have the quantity and it means the same."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def environment(run: Finished) -> list[tuple[str, str]]:
 
 
 def side_by_side(runs: Sequence[Finished]) -> list[Row]:
-    """The runs' quantities with ratios to those of the first."""
+    """The runs' quantities with ratios to those of the first of its scenario, mode and benchmark."""
     rows = [
         Row("result", tuple(Cell(run.verdict) for run in runs)),
         Row("model", tuple(Cell(run.model.title) for run in runs)),
@@ -173,12 +173,13 @@ def side_by_side(runs: Sequence[Finished]) -> list[Row]:
         Row("scenario", tuple(Cell(f"{run.scenario}, {run.record['audit'] or run.record['mode']}") for run in runs)),
         Row("data set", tuple(Cell(str(run.record["dataset"]["name"])) for run in runs)),
     ]
+    bases = _first_alike(runs)
     named: dict[str, list[Metric | None]] = {}
     for number, run in enumerate(runs):
         for metric in run.metrics:
             named.setdefault(metric.name, [None] * len(runs))[number] = metric
     for name, metrics in named.items():
-        comparable = [_comparable(run, runs[0]) for run in runs]
+        comparable = [base if _comparable(run, runs[base]) else None for run, base in zip(runs, bases, strict=True)]
         values = [metric.value if metric else None for metric in metrics]
         texts = [metric_text(metric) if metric else NONE for metric in metrics]
         rows.append(Row(name, _cells(texts, values, comparable)))
@@ -216,8 +217,12 @@ def published(runs: Sequence[Finished]) -> list[PublishedRow]:
     return rows
 
 
-def plain(run: Finished, first: Finished) -> dict[str, Any]:
-    """The run's numbers and words for programs."""
+def plain(runs: Sequence[Finished]) -> list[dict[str, Any]]:
+    """The numbers and words of each run for programs."""
+    return [_plain(run, runs[base]) for run, base in zip(runs, _first_alike(runs), strict=True)]
+
+
+def _plain(run: Finished, first: Finished) -> dict[str, Any]:
     record, result = run.record, run.record["result"]
     metric = run.metrics[0] if run.metrics else None
     base = first.metrics[0] if first.metrics else None
@@ -256,26 +261,26 @@ def plain(run: Finished, first: Finished) -> dict[str, Any]:
     }
 
 
-def _alike(run: Finished, first: Finished) -> bool:
-    """Whether both answer the same question, so that a ratio means something."""
-    kinds = [(each.scenario, each.record["mode"], each.record["model"]["benchmark"]) for each in (run, first)]
-    return kinds[0] == kinds[1]
+def _first_alike(runs: Sequence[Finished]) -> list[int]:
+    """The place of the first run that answers the same question as each, so that a ratio to it means something."""
+    kinds = [(run.scenario, run.record["mode"], run.record["model"]["benchmark"]) for run in runs]
+    return [kinds.index(kind) for kind in kinds]
 
 
 def _comparable(run: Finished, first: Finished) -> bool:
-    """Whether the ratio of their metrics means something.
+    """Whether the ratio of the metrics of two runs of a kind means something.
 
     An INVALID Server run has no throughput: it was only asked for that many samples.
     """
-    return _alike(run, first) and not (run.scenario == "Server" and "INVALID" in (run.verdict, first.verdict))
+    return not (run.scenario == "Server" and "INVALID" in (run.verdict, first.verdict))
 
 
 def _rows(runs: Sequence[Finished]) -> list[Row]:
-    alike = [_alike(run, runs[0]) for run in runs]
+    bases = _first_alike(runs)
 
     def row(name: str, value: Callable[[Finished], float | None], form: Callable[[float], str]) -> Row:
         values = [value(run) for run in runs]
-        return Row(name, _cells([NONE if v is None else form(v) for v in values], values, alike))
+        return Row(name, _cells([NONE if v is None else form(v) for v in values], values, bases))
 
     def per_batch(run: Finished) -> float | None:
         batches = run.record["result"].get("batches")
@@ -306,12 +311,12 @@ def _rows(runs: Sequence[Finished]) -> list[Row]:
     return [*latencies, *plain]
 
 
-def _cells(texts: Sequence[str], values: Sequence[float | None], comparable: Sequence[bool]) -> tuple[Cell, ...]:
-    first = values[0]
+def _cells(texts: Sequence[str], values: Sequence[float | None], bases: Sequence[int | None]) -> tuple[Cell, ...]:
+    """``bases`` are the places of the values that each is compared with, None for none."""
     cells = []
-    for number, (text, value, alike) in enumerate(zip(texts, values, comparable, strict=True)):
-        known = number > 0 and alike and first and value is not None
-        cells.append(Cell(text, f"{_TIMES} {ratio_text(value / first)}" if known else ""))
+    for number, (text, value, base) in enumerate(zip(texts, values, bases, strict=True)):
+        first = values[base] if base not in (None, number) else None
+        cells.append(Cell(text, f"{_TIMES} {ratio_text(value / first)}" if first and value is not None else ""))
     return tuple(cells)
 
 

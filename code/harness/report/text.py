@@ -15,14 +15,13 @@ from harness.report.data import Finished
 
 def as_json(runs: Sequence[Finished]) -> str:
     """Everything that is known of the runs but their timelines."""
-    return json.dumps([facts.plain(run, runs[0]) for run in runs], indent=2, ensure_ascii=False, default=str) + "\n"
+    return json.dumps(facts.plain(runs), indent=2, ensure_ascii=False, default=str) + "\n"
 
 
 def as_csv(runs: Sequence[Finished]) -> str:
     """A row for each run, with the names that JSON has, those of inner tables behind a dot."""
     rows = []
-    for run in runs:
-        values = facts.plain(run, runs[0])
+    for run, values in zip(runs, facts.plain(runs), strict=True):
         for key in ("loadgen", "machine", "benchmark_settings"):
             del values[key]
         values["model"] = run.record["model"]["name"]

@@ -201,15 +201,18 @@ def test_ratios_are_to_the_first_run_of_the_same_question(tmp_path):
     run_folder(runs, second=10, rate=100.0)
     run_folder(runs, second=11, rate=150.0)
     run_folder(runs, second=12, scenario="SingleStream")
-    rows = {row.name: row for row in facts.side_by_side(found(runs, last=3))}
+    run_folder(runs, second=13, scenario="SingleStream")
+    rows = {row.name: row for row in facts.side_by_side(found(runs, last=4))}
     assert [(cell.text, cell.ratio) for cell in rows["throughput"].cells] == [
         ("100.00 samples/s", ""),
         ("150.00 samples/s", "\N{MULTIPLICATION SIGN} 1.500"),
         ("-", ""),
+        ("-", ""),
     ]
-    assert rows["latency observed, median"].cells[2].ratio == ""
-    parsed = json.loads(text.as_json(found(runs, last=3)))
-    assert [run["ratio_to_first"] for run in parsed] == [1.0, 1.5, None]
+    ratios = [cell.ratio for cell in rows["latency observed, median"].cells]
+    assert ratios == ["", "\N{MULTIPLICATION SIGN} 1.000", "", "\N{MULTIPLICATION SIGN} 1.000"]
+    parsed = json.loads(text.as_json(found(runs, last=4)))
+    assert [run["ratio_to_first"] for run in parsed] == [1.0, 1.5, 1.0, 1.0]
 
 
 def test_a_server_that_missed_its_bound_has_no_ratio_of_throughput(tmp_path):
