@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import catalog
+from harness.agreement import LIMIT
 from harness.report.data import Finished
 from harness.scenarios.base import Metric
 
@@ -98,6 +99,16 @@ def padding(run: Finished) -> str:
     return f"{run.padding:.1%} ({computed:,.0f} {result.get('cost_unit', '')} computed for {result['cost']:,})"
 
 
+def agreement(run: Finished) -> str:
+    """How far the engine's outputs are from ONNX Runtime's, "" where they were not compared."""
+    found = {tuple(shape): off for *shape, off in (run.record.get("agreement") or {}).get("differences", ())}
+    if not found:
+        return ""
+    worst = max(found, key=lambda shape: found[shape])
+    wrong = ", which is no rounding" if found[worst] > LIMIT else ""
+    return f"{found[worst]:.2%} at most, in batches of {_TIMES.join(map(str, worst))}{wrong}"
+
+
 def cores(run: Finished) -> str:
     """How many cores were at work, "" where it was not recorded."""
     if run.cores_busy is None:
@@ -121,6 +132,7 @@ def facts(run: Finished) -> list[tuple[str, str]]:
         ("duration", f"{run.duration_s:.1f} s" if run.duration_s is not None else ""),
         ("samples", count),
         ("padding", padding(run)),
+        ("off ONNX Runtime", agreement(run)),
         ("cores busy", cores(run)),
         ("ended", record.get("time", "")),
         ("command", record["command"]),

@@ -89,6 +89,10 @@ class _Result(_Part):
     duration_s: float | None
 
 
+class _Agreement(_Part):
+    differences: list[list[float]] = []
+
+
 class _Form(_Part):
     """What a record must hold so that measurements and reports can be made from it."""
 
@@ -111,6 +115,7 @@ class _Form(_Part):
     machine: _Machine
     loadgen: dict[str, Any]
     result: _Result
+    agreement: _Agreement | None = None
     reasons: list[str] | None = None
 
 

@@ -358,3 +358,14 @@ def test_throughput_over_time_adds_up(tmp_path):
     folder = run_folder(tmp_path / "runs")
     timeline = found(folder.parent)[0].timeline
     assert np.isclose(timeline.done.sum(), rated(folder)["result"]["samples"])
+
+
+def test_how_far_an_engine_is_from_onnx_runtime_is_shown(tmp_path):
+    folder = run_folder(tmp_path / "runs", mode="accuracy", accuracy={"F1": 80.0})
+    assert "off ONNX Runtime" not in dict(facts.facts(found(tmp_path / "runs")[0]))
+    record = json.loads((folder / "run.json").read_text())
+    record["agreement"] = {"with": "onnxruntime", "differences": [[16, 1, 0.04], [64, 1, 0.43]]}
+    (folder / "run.json").write_text(json.dumps(record))
+    shown = dict(facts.facts(found(tmp_path / "runs")[0]))
+    times = "\N{MULTIPLICATION SIGN}"
+    assert shown["off ONNX Runtime"] == f"43.00% at most, in batches of 64{times}1, which is no rounding"
