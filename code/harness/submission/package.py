@@ -31,7 +31,7 @@ from harness.submission import measurements, system
 from harness.submission.check import examine
 from harness.submission.layout import CONF, LAYOUTS, V6, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Classic, Layout, Scene
 from harness.submission.records import Record, code_digest, difference, read_record, reference, unlike
-from harness.submission.report import facts, show
+from harness.submission.report import count, facts, show
 from harness.submission.rounds import DIVISIONS, ROUNDS, Round, find_round, round_of
 
 KEPT = 4096
@@ -230,7 +230,7 @@ def make(
         scene = result.scene
         table.add_row(scene.system, scene.benchmark, scene.scenario, result.performance, result.accuracy)
     console.print_table(table)
-    console.out.print(f"{made.folder}: {len(made.results)} results for {made.round.name}, {division} division")
+    console.out.print(f"{made.folder}: {count(len(made.results), 'result')} for {made.round.name}, {division} division")
     console.out.print(f"{made.tarball}: sha256 {made.sha256}")
     show(report, [], rehearsal)
     return code

@@ -51,12 +51,17 @@ def last_line(report: Report, rehearsal: bool = False) -> str:
     nature = " It is a rehearsal, and no submission." if rehearsal else ""
     if report.problems:
         files = len({problem.path for problem in report.problems})
-        return f"{_count(len(report.problems), 'problem')} in {_count(files, 'file')} ({report.round.name}).{nature}"
+        return f"{count(len(report.problems), 'problem')} in {count(files, 'file')} ({report.round.name}).{nature}"
     whose = " and ".join(report.packages)
-    return f"no problem found: {_count(report.results, 'result')} of {whose} for {report.round.name}.{nature}"
+    return f"no problem found: {count(report.results, 'result')} of {whose} for {report.round.name}.{nature}"
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> count(1, "result"), count(1200, "problem")
+    ('1 result', '1,200 problems')
+    """
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from breakages import BREAKAGES, TREES, Breakage, appended, system
+from breakages import BREAKAGES, TREES, Breakage, appended, logged, system
 from submission_tree import SUBMITTER, SYSTEM, make_tree
 
 from harness.errors import ConfigError
@@ -103,6 +103,11 @@ def test_a_rehearsal_may_say_so_and_nothing_else(copy):
         )
     }
     assert all(problem.mark for problem in marked)
+    assert check(root_of(layout), rehearsal=True) == []
+    logged(f"{results}/performance/run_1", effective_min_duration_ms=5000)(layout)
+    appended(f"{results}/user.conf", "*.Offline.min_duration = 5000\n")(layout)
+    short = {problem.what for problem in check(root_of(layout)) if problem.mark}
+    assert "effective_min_duration_ms is 5000, and must be 600000 or more" in short
     assert check(root_of(layout), rehearsal=True) == []
     appended(f"{results}/user.conf", "# FILL IN\n")(layout)
     assert [problem.path for problem in check(root_of(layout), rehearsal=True)] == [

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 
+from harness.config import REHEARSAL_PREFIX
 from harness.submission.system import MARK
 from harness.submission.tree import Findings, Problem, Tree
 
 NOTICE = "NOT-FOR-SUBMISSION.txt"
-REHEARSAL = "rehearsal-"
-"""How the names of a rehearsal's systems begin."""
 _MARKS = re.compile(
     rb"(?i)rehearsal|not[ -]for[ -]submission|random[ -]weights|stand-in"
     rb"|(?<![\w-])null engine|engine[`'\" ]{0,2}[ :=|][ `'\"|]{0,4}null(?![\w-])|- name: null(?![\w-])"
@@ -25,7 +24,7 @@ def check_marks(tree: Tree, code: tuple[str, ...]) -> Findings[None]:
         if any(path == folder or path.startswith(f"{folder}/") for folder in code):
             continue
         name = path.rpartition("/")[2]
-        if name == NOTICE or name.lower().startswith(REHEARSAL):
+        if name == NOTICE or name.lower().startswith(REHEARSAL_PREFIX):
             yield Problem(path, f"its name says that it is not for submission: {name}", _CURE, mark=True)
         if entry.kind != "file":
             continue

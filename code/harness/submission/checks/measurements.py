@@ -61,7 +61,8 @@ def _conf(result: Result, path: str) -> Findings[None]:
     try:
         conf = read_user_conf(file)
         if scenario in SCENARIOS:
-            check_official(conf, model.get(result.benchmark or "", MODELS[0]), scenario)
+            name = model.get(result.benchmark or "", MODELS[0])
+            check_official(conf, name, scenario, any_duration=result.rehearsed)
     except (ConfigError, ValueError, OverflowError) as error:
         what = str(error).removeprefix(f"{file}, ").rstrip(".")
         yield Problem(path, what, "measure again with a user.conf that LoadGen understands and the rules allow")

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harness.config import REHEARSAL_PREFIX
 from harness.submission.layout import LAYOUTS, Layout, Scene
 from harness.submission.rounds import RULES, Round, Rules
 from harness.submission.tree import Findings, Problem, Tree, printable, read_object
@@ -112,6 +113,11 @@ class Result:
     def rules(self) -> Rules | None:
         """The benchmark's rules; None for a benchmark that is not known, which its folder's check reports."""
         return RULES.get(self.benchmark or "")
+
+    @property
+    def rehearsed(self) -> bool:
+        """Whether it is a rehearsal's, as the name of its system says."""
+        return self.scene.system.startswith(REHEARSAL_PREFIX)
 
     @property
     def folder(self) -> str:
