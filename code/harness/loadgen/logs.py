@@ -83,7 +83,12 @@ class Detail:
         if not self.values.get("result_min_queries_met", True):
             reasons.append("fewer queries were completed than the settings demand: let the test run longer")
         if not self.values.get("result_perf_constraints_met", True):
-            reasons.append("the latency bound was missed: lower target_qps")
+            rate = self.values.get("effective_target_qps")
+            at = f" at {rate:.6g} queries/s" if rate else ""
+            reasons.append(
+                f"the latency bound was missed{at}: lower target_qps, or let `make tune SCENARIO=Server` find the "
+                "highest that holds"
+            )
         elif not self.values.get("early_stopping_met", True):
             reasons.append(self._early_stopping())
         return reasons or [str(self.values.get("result_invalid_reason", "LoadGen gives no reason")).strip()]
