@@ -30,7 +30,7 @@ _BENDS = 8  # the degree of the curve that is taken for the plan's: enough for a
 _LATENCIES = ("50.00", "90.00", "99.00")
 _DECISIVE = {"SingleStream": "90.00", "MultiStream": "99.00", "Server": "99.00"}
 """The percentile that a scenario is about."""
-_NO_SETTINGS = frozenset({"command", "identity", "notice", "reasons", "result", "time", "valid"})
+_NO_SETTINGS = frozenset({"agreement", "command", "identity", "notice", "reasons", "result", "time", "valid"})
 _MEASURED = frozenset({"measured_seconds", "estimated_target_qps", "estimated_target_latency"})
 _OF_WHAT = {"scenario": "scenarios", "mode": "modes", "model.name": "models", "dataset.name": "data sets"}
 

@@ -177,9 +177,8 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     logs = places.publish(result if valid else None)
     try:
         if settings.shown == "json":
-            console.print_json(
-                {**{key: record[key] for key in _PRINTED}, "valid": valid, "reasons": reasons, "logs": logs}
-            )
+            told = {key: record[key] for key in _PRINTED} | {"agreement": record.get("agreement")}
+            console.print_json(told | {"valid": valid, "reasons": reasons, "logs": logs})
         elif settings.shown == "table":
             _show(settings, engine, scheduler.counters, detail, metric, valid, reasons, accuracy, logs, sut.unit)
     except OSError as error:

@@ -143,9 +143,10 @@ def test_engines_agree_on_real_questions(harness, real_squad, fp32_model):
 @pytest.mark.parametrize("most", [2, 4])
 def test_an_engine_that_is_wrong_in_some_batches_is_told_from_a_bad_model(harness, most):
     run = harness.run("--engine", "faulty:WrongInLargeBatches", "--mode", "accuracy", "--set", f"max_batch={most}",
-                      "--set", "max_tokens=1000")  # fmt: skip
+                      "--set", "max_tokens=1000", "--json")  # fmt: skip
     assert run.code == 0, run.err
     found = run.record["agreement"]
+    assert json.loads(run.out)["agreement"] == found
     assert found["with"] == "onnxruntime"
     wrong = [(batch, length) for batch, length, difference in found["differences"] if difference > 0.25]
     assert all(batch > 2 for batch, _ in wrong)

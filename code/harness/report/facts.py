@@ -255,6 +255,7 @@ def _plain(run: Finished, first: Finished) -> dict[str, Any]:
         "ratio_to_first": metric.value / base.value if known and _comparable(run, first) else None,
         "accuracy": result["accuracy"],
         "accuracy_scope": result.get("accuracy_scope"),
+        "agreement": record.get("agreement"),
         "latency_ms": run.latency_ms,
         "bound_ms": run.bound_ms,
         "duration_s": run.duration_s,

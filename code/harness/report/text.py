@@ -22,7 +22,7 @@ def as_csv(runs: Sequence[Finished]) -> str:
     """A row for each run, with the names that JSON has, those of inner tables behind a dot."""
     rows = []
     for run, values in zip(runs, facts.plain(runs), strict=True):
-        for key in ("loadgen", "machine", "benchmark_settings"):
+        for key in ("loadgen", "machine", "benchmark_settings", "agreement"):
             del values[key]
         values["model"] = run.record["model"]["name"]
         values["dataset"] = run.record["dataset"]["name"]

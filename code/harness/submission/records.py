@@ -7,9 +7,9 @@ import shlex
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.catalog import ROOT, models
 from harness.download import sha256_of
@@ -90,7 +90,7 @@ class _Result(_Part):
 
 
 class _Agreement(_Part):
-    differences: list[list[float]] = []
+    differences: list[Annotated[list[float], Field(min_length=3, max_length=3)]] = []  # batch, length, difference
 
 
 class _Form(_Part):

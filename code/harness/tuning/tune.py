@@ -254,9 +254,13 @@ def _find_rate(
         if outcome["valid"]:
             write_text(result, json.dumps(outcome))
             return 0
-        console.note("not VALID, so the next test is slower" if not outcome["held"] else "not sure enough: slower")
-        # What an overloaded system answered a second tells how far too high the rate was.
-        rate = _STEP * min(rate, outcome["samples_per_second"] or rate)
+        if outcome["held"]:
+            console.note("not sure enough: slower")
+        else:
+            console.note("not VALID, so the next test is slower")
+            # What an overloaded system answered a second tells how far too high the rate was.
+            rate = min(rate, outcome["samples_per_second"] or rate)
+        rate *= _STEP
     console.error("no rate was confirmed: a longer --confirm-seconds gives LoadGen more queries to be sure with.")
     return 1
 

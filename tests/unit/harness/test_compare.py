@@ -116,6 +116,7 @@ def test_differences_are_flat_and_without_what_differs_in_every_run(runs):
     runs.add("a")
     changes = {"engine/threads": 4, "engine/deep/er": [1, 3], "model/path": "/there.onnx", "time": "now"}
     changes |= {"measured_seconds": [], "estimated_target_qps": 7.0, "loadgen/effective_target_qps": 7}
+    changes |= {"agreement": {"with": "onnxruntime", "differences": [[64, 1, 0.04]]}}
     runs.add("b", changes=changes | {"machine/numa": 1})
     found = compare(find("a", runs.folder), find("b", runs.folder)).differences
     assert found == {"engine.threads": ("2", "4"), "engine.deep.er": ("[1, 2]", "[1, 3]"), "machine.numa": ("-", "1")}

@@ -366,6 +366,12 @@ def test_how_far_an_engine_is_from_onnx_runtime_is_shown(tmp_path):
     record = json.loads((folder / "run.json").read_text())
     record["agreement"] = {"with": "onnxruntime", "differences": [[16, 1, 0.04], [64, 1, 0.43]]}
     (folder / "run.json").write_text(json.dumps(record))
-    shown = dict(facts.facts(found(tmp_path / "runs")[0]))
+    [run] = found(tmp_path / "runs")
+    assert json.loads(text.as_json([run]))[0]["agreement"] == record["agreement"]
+    shown = dict(facts.facts(run))
     times = "\N{MULTIPLICATION SIGN}"
     assert shown["off ONNX Runtime"] == f"43.00% at most, in batches of 64{times}1, which is no rounding"
+    record["agreement"]["differences"].append([])
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"\(agreement\.differences\.2\)"):
+        found(tmp_path / "runs", folder.name)

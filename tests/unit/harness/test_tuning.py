@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from harness.engines.deepsparse import DeepSparseEngine, DeepSparseSettings
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
 from harness.errors import ConfigError
 from harness.machine import core_count
+from harness.tuning import tune
 from harness.tuning.journal import Journal
 from harness.tuning.peak import highest_passing
 from harness.tuning.search import coordinate_search
@@ -76,6 +78,35 @@ def test_a_default_that_is_spelled_out_is_measured_once():
 def test_the_highest_rate_is_found_from_any_guess(limit, wrong):
     found = highest_passing(lambda rate: rate <= limit, limit * wrong, precision=0.02, most=20)
     assert limit / 1.02 <= found <= limit
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_only_an_overloaded_system_tells_how_far_too_high_a_rate_was(tmp_path, monkeypatch, held):
+    """Ten seconds confirm nothing above 60 a second; of whatever is asked, 50 are answered."""
+    asked = []
+
+    def short_test(server_target_qps, min_duration_ms):
+        short = min_duration_ms < 10_000
+        asked.extend([] if short else [server_target_qps])
+        return SimpleNamespace(
+            valid=server_target_qps < 60,
+            held=server_target_qps <= 100 if short else held,
+            latencies={"99.00": 1.0},
+            values={"result_query_count": 1},
+        )
+
+    scenario = SimpleNamespace(held=lambda detail: detail.held, metric=lambda _: SimpleNamespace(value=50.0), bound=0.1)
+    monkeypatch.setattr(tune, "prepare", lambda *_, **__: SimpleNamespace(short_test=short_test, scenario=scenario))
+    monkeypatch.setattr(tune.tempfile, "tempdir", None)
+    journal, result = Journal(tmp_path / "journal.json", {}, fresh=True), tmp_path / "result.json"
+    ended = tune._find_rate(None, 100.0, 1.0, 10.0, journal, result, SimpleNamespace(beat=None))
+    first, *steps = asked
+    assert first == pytest.approx(100, rel=0.03)
+    if held:
+        assert (ended, len(asked)) == (1, 8)
+        assert np.allclose(np.divide(steps, asked[:-1]), 0.94, atol=1e-3)
+    else:
+        assert (ended, steps) == (0, [47.0])
 
 
 def test_no_rate_is_zero():
