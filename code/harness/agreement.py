@@ -2,13 +2,13 @@
 
 An engine can be wrong without an error, for some models and in some batches only: of a pruned INT8 EfficientNet,
 DeepSparse 1.8.0 gets 81 % of the images right in batches of 16, and 75 % in batches of 64 (docs/compression.md). The
-accuracy shows the loss, but not that the engine is its cause, so that the harness looks at the end of an accuracy run.
+accuracy shows the loss, but not that the engine is its cause, so that the harness looks before an accuracy run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from harness.sut import SUT
 LIMIT = 0.25
 """What is no rounding any more. INT8 models that both engines compute rightly differ by 0.02 to 0.1."""
 _SHAPES = 12  # at most, from the smallest to the largest
-_ROWS = 4  # of a batch that ONNX Runtime computes, too: what is wrong is wrong in most rows
+_ROWS = 4  # of a batch that ONNX Runtime computes, too: of what was seen to be wrong, most rows were
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,25 @@ class Agreement:
 
     differences: dict[Shape, float]
     """Root of the squared difference, relative to the outputs around their mean."""
+    right: int | None = None
+    """The batch size, below those that are wrong, which is not; None if there is none, or nothing is wrong."""
 
     @property
     def worst(self) -> float:
         """The largest difference."""
         return max(self.differences.values())
 
+    @property
+    def wrong(self) -> list[Shape]:
+        """The shapes in which the engine is wrong, the smallest batches first."""
+        return sorted(shape for shape, difference in self.differences.items() if difference > LIMIT)
+
     def warning(self, engine: str) -> str:
         """What is wrong and what to do about it, "" for nothing."""
-        wrong = sorted(shape for shape, difference in self.differences.items() if difference > LIMIT)
-        if not wrong:
+        if not self.wrong:
             return ""
-        shapes = ", ".join(f"{shape.batch} x {shape.length}" for shape in wrong)
-        smaller = f"try --set max_batch={wrong[0].batch // 2}, or " if wrong[0].batch > 1 else ""
+        shapes = ", ".join(f"{shape.batch} x {shape.length}" for shape in self.wrong)
+        smaller = f"give --set max_batch={self.right}, which it computes rightly, or " if self.right else ""
         return (
             f"in batches of {shapes}, what {engine} computes is {self.worst:.0%} off what ONNX Runtime does, which is "
             f"no rounding: {smaller}use --engine onnxruntime."
@@ -52,9 +58,10 @@ class Agreement:
 def agreement(
     benchmark: Benchmark, sut: SUT, indices: np.ndarray, ran: Callable[[], None] = lambda: None
 ) -> Agreement | None:
-    """Run a batch of each shape that a test had, or of `_SHAPES` of them, and some of its rows on ONNX Runtime.
+    """Run a batch of each shape that was prepared, or of `_SHAPES` of them, and some of its rows on ONNX Runtime.
 
-    ``indices`` are samples to choose from, int64 (n,); they need not be loaded. ``ran`` is called for every batch.
+    Where one is wrong, smaller batches are prepared until one is right. ``indices`` are samples to choose from, int64
+    (n,); they need not be loaded, and are not afterwards. ``ran`` is called for every batch.
 
     Returns:
         None where nothing can be compared: an arg-max, or samples that are all longer than the graph that ONNX Runtime
@@ -65,35 +72,48 @@ def agreement(
         EngineError: ONNX Runtime does not run the model.
     """
     assert sut.engine.model is not None
-    qsl = sut.qsl
     with engine_errors(OnnxRuntimeEngine.name, f"to load {sut.engine.model}"):
         engine = OnnxRuntimeEngine(sut.engine.model, OnnxRuntimeSettings(streams=1))
-    reference = benchmark.make_sut(engine, qsl)
+    reference = benchmark.make_sut(engine, sut.qsl)
+    by_cost = indices[np.argsort(sut.qsl.cost(indices), kind="stable")]
     shapes = sorted(sut.prepared)
     shapes = [shapes[n] for n in np.unique(np.linspace(0, len(shapes) - 1, min(len(shapes), _SHAPES)).astype(int))]
-    by_cost = indices[np.argsort(qsl.cost(indices), kind="stable")]
-    costs = qsl.cost(by_cost)
-    differences = {}
-    for shape in shapes:
-        # A length that the graph fixes binds ONNX Runtime, and may not bind the engine.
-        length = reference.static.length or shape.length
-        fitting = by_cost[: int(np.searchsorted(costs, min(length, shape.length), side="right"))]
-        if not len(fitting):
-            continue
-        batch = np.resize(fitting[-shape.batch :], shape.batch)
-        loaded = np.unique(batch)
-        qsl.load(loaded)
-        mine = sut.values(sut.outputs(batch, shape), batch)
+    found = {shape: _difference(sut, reference, by_cost, shape, ran) for shape in shapes}
+    result = Agreement({shape: difference for shape, difference in found.items() if difference is not None})
+    if not result.wrong:
+        return result if result.differences else None
+    smallest = result.wrong[0]
+    batch = 0 if sut.static.batch else smallest.batch // 2
+    while batch:
+        shape = Shape(batch, smallest.length)
+        if shape not in sut.prepared:
+            sut.prepare(shape)
+        if (_difference(sut, reference, by_cost, shape, ran) or 0) <= LIMIT:
+            break
+        batch //= 2
+    return replace(result, right=batch or None)
+
+
+def _difference(sut: SUT, reference: SUT, by_cost: np.ndarray, shape: Shape, ran: Callable[[], None]) -> float | None:
+    """Of one shape; None where nothing can be compared. ``by_cost`` are samples in the order of their cost."""
+    qsl = sut.qsl
+    # A length that the graph fixes binds ONNX Runtime, and may not bind the engine.
+    length = reference.static.length or shape.length
+    fitting = by_cost[: int(np.searchsorted(qsl.cost(by_cost), min(length, shape.length), side="right"))]
+    if not len(fitting):
+        return None
+    batch = np.resize(fitting[-shape.batch :], shape.batch)
+    loaded = np.unique(batch)
+    qsl.load(loaded)
+    mine = sut.values(sut.outputs(batch, shape), batch)
+    ran()
+    rows = np.unique(np.linspace(0, shape.batch - 1, _ROWS).astype(int))
+    off = size = 0.0
+    for row in rows.tolist() if mine else ():
+        one = batch[row : row + 1]
+        (theirs,) = reference.values(reference.outputs(one, Shape(reference.static.batch or 1, length)), one)
+        off += float(np.square(mine[row] - theirs, dtype=np.float64).sum())
+        size += float(np.square(theirs - theirs.mean(), dtype=np.float64).sum())
         ran()
-        rows = np.unique(np.linspace(0, shape.batch - 1, _ROWS).astype(int))
-        off = size = 0.0
-        for row in rows.tolist() if mine else ():
-            one = batch[row : row + 1]
-            (theirs,) = reference.values(reference.outputs(one, Shape(reference.static.batch or 1, length)), one)
-            off += float(np.square(mine[row] - theirs, dtype=np.float64).sum())
-            size += float(np.square(theirs - theirs.mean(), dtype=np.float64).sum())
-            ran()
-        qsl.unload(loaded)
-        if size:
-            differences[shape] = (off / size) ** 0.5
-    return Agreement(differences) if differences else None
+    qsl.unload(loaded)
+    return (off / size) ** 0.5 if size else None

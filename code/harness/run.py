@@ -71,6 +71,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         heartbeat.beat(patience(settings))
         console.detail(f"no {scenario.key} in user.conf, so it is set to {measured:.4g}: {how}")
     qsl.unload(ready.indices)
+    agreed = _agreement(benchmark, sut, lambda: heartbeat.beat(patience(settings))) if _accuracy(settings) else None
     conf_path = places.staging / CONF
     conf_path.write_text(
         _effective_conf(settings, conf, benchmark.name, scenario.key, len(ready.indices), seconds, measured), "utf-8"
@@ -133,7 +134,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         trace = places.staging / TRACE if settings.timeline == "loadgen" else None
         recorder.keep(places.staging, settings.scenario, trace)
     (places.staging / TRACE).unlink(missing_ok=True)
-    accuracy = agreed = None
+    accuracy = None
     if _accuracy(settings):
         check_accuracy_log(places.staging / ACCURACY, qsl.count)
         accuracy = benchmark.score(
@@ -145,8 +146,6 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         )
         for warning in accuracy.warnings:
             console.warn(warning)
-        heartbeat.beat(patience(settings))
-        agreed = _agreement(benchmark, sut, lambda: heartbeat.beat(patience(settings)))
     elif settings.audit != "TEST01":
         (places.staging / ACCURACY).unlink(missing_ok=True)
     valid = not detail.errors if _accuracy(settings) else detail.valid
@@ -159,8 +158,6 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     if agreed:
         found = [[*shape, difference] for shape, difference in agreed.differences.items()]
         record["agreement"] = {"with": OnnxRuntimeEngine.name, "differences": found}
-        if warning := agreed.warning(engine.name):
-            console.warn(warning)
     write_json(places.staging / RUN, record)
     if record["notice"] and not record["for_submission"]:
         (places.staging / "NOT-FOR-SUBMISSION.txt").write_text("\n".join((*settings.notices, "")), "utf-8")
@@ -195,15 +192,18 @@ def _accuracy(settings: RunSettings) -> bool:
 
 
 def _agreement(benchmark: Benchmark, sut: SUT, ran: Callable[[], None]) -> Agreement | None:
-    """How far the engine is from ONNX Runtime, where that is another and runs the model."""
+    """How far the engine is from ONNX Runtime, where that is another and runs the model; too far is a warning."""
     if not sut.engine.computes or isinstance(sut.engine, OnnxRuntimeEngine):
         return None
     try:
         with console.working("comparing with ONNX Runtime"):
-            return agreement(benchmark, sut, np.arange(sut.qsl.count), ran)
+            agreed = agreement(benchmark, sut, np.arange(sut.qsl.count), ran)
     except HarnessError as error:
         console.detail(f"not compared with ONNX Runtime: {error}")
         return None
+    if agreed and agreed.wrong:
+        console.warn(agreed.warning(sut.engine.name))
+    return agreed
 
 
 def _effective_conf(
