@@ -275,6 +275,7 @@ class Campaign:
             self.journal.write(step, DONE, seconds=seconds)
             return 0
         if code == ConfigError.exit_code:
+            step.reason = "it refuses its settings; its output tells why"
             self.journal.write(step, "refused", seconds=seconds)
             return code
         step.state = FAILED

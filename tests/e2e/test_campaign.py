@@ -165,7 +165,11 @@ def test_settings_that_are_refused_end_a_campaign_and_are_no_failure(small):
         assert "run `make data`" in done.stderr
         assert "2 are left" in done.stdout
         assert "failed" not in done.stdout
-    assert [event["event"] for event in journal(small, "toy")] == ["started", "refused"] * 2
+    told = small.harness(*official, "--json")
+    assert told.returncode == 2
+    assert [test["state"] for test in json.loads(told.stdout)["tests"]] == ["to do", "to do"]
+    assert json.loads(told.stdout)["tests"][0]["reason"] == "it refuses its settings; its output tells why"
+    assert [event["event"] for event in journal(small, "toy")] == ["started", "refused"] * 3
 
 
 def test_a_place_that_another_model_has_taken_is_not_touched(small):

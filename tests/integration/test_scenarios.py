@@ -141,8 +141,8 @@ def test_ctrl_c_in_the_middle_ends_the_run_and_leaves_nothing(harness, scenario)
 
 
 def test_a_slow_engine_is_not_taken_for_a_hanging_one(harness):
-    """Each batch takes a quarter of the stall timeout; what is measured before the test takes far longer than it."""
-    arguments = ("--scenario", "MultiStream", "--duration", "1", "--stall-timeout", "0.6", "--set", "max_batch=1")
+    """Each batch takes a fifth of the stall timeout; what is measured before the test takes far longer than it."""
+    arguments = ("--scenario", "MultiStream", "--duration", "1", "--stall-timeout", "0.8", "--set", "max_batch=1")
     run = harness.run("--engine", "null", *arguments, "--set", "delay_us=150000", "--samples", "4", limit=180)
     assert "no progress" not in run.err
     assert run.kept
