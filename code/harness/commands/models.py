@@ -13,7 +13,7 @@ from harness import console
 from harness.commands.options import AsJson, parse_options
 from harness.errors import ConfigError, on_interrupt
 
-models_app = typer.Typer(help="List, show, fetch, verify or build models.", rich_markup_mode="rich")
+models_app = typer.Typer(help="List, show, fetch, verify, build or compress models.", rich_markup_mode="rich")
 
 
 @models_app.callback()
