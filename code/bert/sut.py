@@ -67,6 +67,13 @@ class BertSUT(SUT):
         rows = np.arange(len(indices), dtype=np.int64) * stride + first
         return Responses(rows.tolist(), (self.qsl.cost(indices) * 8).tolist(), logits)
 
+    def values(self, outputs: Sequence[np.ndarray], indices: np.ndarray) -> list[np.ndarray]:
+        """The start logits of a sample's own tokens, and behind them the end logits."""
+        return [
+            np.concatenate([each[row, :length] for each in outputs])
+            for row, length in enumerate(self.qsl.cost(indices).tolist())
+        ]
+
 
 def _canonical(names: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
     return {role: Tensor(aliases[0], np.dtype(np.int64), (None, None)) for role, aliases in names.items()}

@@ -7,8 +7,9 @@ accuracy shows the loss, but not that the engine is its cause, so that the harne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -26,17 +27,28 @@ _ROWS = 4  # of a batch that ONNX Runtime computes, too: of what was seen to be 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far an engine's outputs are from ONNX Runtime's, by the shape of the batch."""
+    """How far an engine's outputs are from ONNX Runtime's."""
 
     differences: dict[Shape, float]
-    """Root of the squared difference, relative to the outputs around their mean."""
+    """By the shape of the batch: root of the squared difference, relative to the outputs around their mean."""
     right: int | None = None
     """The batch size, below those that are wrong, which is not; None if there is none, or nothing is wrong."""
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Agreement:
+        """What the record of a run says of it; no differences where they were not compared."""
+        told = (record.get("agreement") or {}).get("differences", ())
+        return cls({Shape(int(batch), int(length)): off for batch, length, off in told})
+
+    def record(self) -> dict[str, Any]:
+        """What the record of a run holds: [batch, length, difference] of each shape."""
+        found = [[*shape, difference] for shape, difference in self.differences.items()]
+        return {"with": OnnxRuntimeEngine.name, "differences": found}
+
     @property
-    def worst(self) -> float:
-        """The largest difference."""
-        return max(self.differences.values())
+    def worst(self) -> Shape:
+        """The shape with the largest difference."""
+        return max(self.differences, key=lambda shape: self.differences[shape])
 
     @property
     def wrong(self) -> list[Shape]:
@@ -49,9 +61,10 @@ class Agreement:
             return ""
         shapes = ", ".join(f"{shape.batch} x {shape.length}" for shape in self.wrong)
         smaller = f"give --set max_batch={self.right}, which it computes rightly, or " if self.right else ""
+        off = self.differences[self.worst]
         return (
-            f"in batches of {shapes}, what {engine} computes is {self.worst:.0%} off what ONNX Runtime does, which is "
-            f"no rounding: {smaller}use --engine onnxruntime."
+            f"in batches of {shapes}, what {engine} computes is {off:.0%} off what ONNX Runtime does, which is no "
+            f"rounding: {smaller}use --engine onnxruntime."
         )
 
 
@@ -64,13 +77,15 @@ def agreement(
     (n,); they need not be loaded, and are not afterwards. ``ran`` is called for every batch.
 
     Returns:
-        None where nothing can be compared: an arg-max, or samples that are all longer than the graph that ONNX Runtime
-        cannot reshape.
+        None where nothing can be compared: ONNX Runtime itself, an engine that computes nothing, an arg-max, or samples
+        that are all longer than the graph that ONNX Runtime cannot reshape.
 
     Raises:
         ConfigError: ONNX Runtime sees another graph than the engine.
         EngineError: ONNX Runtime does not run the model.
     """
+    if isinstance(sut.engine, OnnxRuntimeEngine) or not sut.engine.computes:
+        return None
     assert sut.engine.model is not None
     with engine_errors(OnnxRuntimeEngine.name, f"to load {sut.engine.model}"):
         engine = OnnxRuntimeEngine(sut.engine.model, OnnxRuntimeSettings(streams=1))

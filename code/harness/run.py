@@ -18,7 +18,6 @@ from harness.benchmark import Accuracy, Benchmark
 from harness.compliance.run import Audit
 from harness.config import DEVELOPMENT_SECONDS, RunSettings
 from harness.engines.base import Engine
-from harness.engines.onnxruntime import OnnxRuntimeEngine
 from harness.errors import HarnessError, RunFailed
 from harness.loadgen.conf import MIN_DURATION_MS, UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
@@ -156,8 +155,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     )
     record |= {"valid": valid, "reasons": reasons}
     if agreed:
-        found = [[*shape, difference] for shape, difference in agreed.differences.items()]
-        record["agreement"] = {"with": OnnxRuntimeEngine.name, "differences": found}
+        record["agreement"] = agreed.record()
     write_json(places.staging / RUN, record)
     if record["notice"] and not record["for_submission"]:
         (places.staging / "NOT-FOR-SUBMISSION.txt").write_text("\n".join((*settings.notices, "")), "utf-8")
@@ -192,9 +190,7 @@ def _accuracy(settings: RunSettings) -> bool:
 
 
 def _agreement(benchmark: Benchmark, sut: SUT, ran: Callable[[], None]) -> Agreement | None:
-    """How far the engine is from ONNX Runtime, where that is another and runs the model; too far is a warning."""
-    if not sut.engine.computes or isinstance(sut.engine, OnnxRuntimeEngine):
-        return None
+    """How far the engine is from ONNX Runtime, where that runs the model; too far is a warning."""
     try:
         with console.working("comparing with ONNX Runtime"):
             agreed = agreement(benchmark, sut, np.arange(sut.qsl.count), ran)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import catalog
-from harness.agreement import LIMIT
+from harness.agreement import Agreement
 from harness.report.data import Finished
 from harness.scenarios.base import Metric
 
@@ -101,12 +101,11 @@ def padding(run: Finished) -> str:
 
 def agreement(run: Finished) -> str:
     """How far the engine's outputs are from ONNX Runtime's, "" where they were not compared."""
-    found = {tuple(shape): off for *shape, off in (run.record.get("agreement") or {}).get("differences", ())}
-    if not found:
+    found = Agreement.of(run.record)
+    if not found.differences:
         return ""
-    worst = max(found, key=lambda shape: found[shape])
-    wrong = ", which is no rounding" if found[worst] > LIMIT else ""
-    return f"{found[worst]:.2%} at most, in batches of {_TIMES.join(map(str, worst))}{wrong}"
+    wrong = ", which is no rounding" if found.wrong else ""
+    return f"{found.differences[found.worst]:.2%} at most, in batches of {_TIMES.join(map(str, found.worst))}{wrong}"
 
 
 def cores(run: Finished) -> str:

@@ -22,7 +22,8 @@ from harness.scheduling.batching import Shape
 def test_only_what_is_no_rounding_is_wrong():
     fine = Agreement({Shape(16, 1): 0.04, Shape(64, 1): LIMIT})
     assert fine.warning("deepsparse") == ""
-    assert fine.worst == LIMIT
+    assert fine.worst == Shape(64, 1)
+    assert Agreement.of({"agreement": fine.record()}) == fine
     assert Agreement({Shape(16, 1): 0.04, Shape(64, 1): 0.43}, 16).warning("deepsparse") == (
         "in batches of 64 x 1, what deepsparse computes is 43% off what ONNX Runtime does, which is no rounding: "
         "give --set max_batch=16, which it computes rightly, or use --engine onnxruntime."
