@@ -190,21 +190,26 @@ class Campaign:
             self.look()
             if not self.as_json:
                 self.show()
-            for number, step in enumerate(self.steps, start=1):
-                if step.state in (DONE, FAILED):
-                    continue
-                if missing := [need.test for need in step.needs if need.state != DONE]:
-                    step.state, step.reason = BLOCKED, f"needs {' and '.join(missing)}"
-                    continue
-                console.note(f"\n[{number}/{len(self.steps)}] {step.name}: {self._how_long(step)}")
-                if self._run(step) == ConfigError.exit_code:
-                    console.error(f"{step.name} cannot be run like this: mend it, and give the same command again.")
-                    if self.as_json:
-                        self.show()
-                    return ConfigError.exit_code
+            refused = self._run_what_is_left()
             console.note("")
             self.show()
+        if refused:
+            console.error(f"{refused.name} cannot be run like this: mend it, and give the same command again.")
+            return ConfigError.exit_code
         return 0 if all(step.state == DONE for step in self.steps) else 1
+
+    def _run_what_is_left(self) -> Step | None:
+        """Run test after test, up to one that refuses its settings, which is returned."""
+        for number, step in enumerate(self.steps, start=1):
+            if step.state in (DONE, FAILED):
+                continue
+            if missing := [need.test for need in step.needs if need.state != DONE]:
+                step.state, step.reason = BLOCKED, f"needs {' and '.join(missing)}"
+                continue
+            console.note(f"\n[{number}/{len(self.steps)}] {step.name}: {self._how_long(step)}")
+            if self._run(step) == ConfigError.exit_code:
+                return step
+        return None
 
     def show(self) -> None:
         """Print every test with its state."""
