@@ -15,7 +15,7 @@ from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, b
 from harness.scheduling.offline import OfflineScheduler, measure_rate
 from harness.sut import SUT
 
-_MEASURING = 4.0  # seconds at most, before a test; a short one gets a quarter of its own length
+_MEASURING = 4.0  # seconds before a test; a short one gets half of its own length, and two seconds at least
 _LARGEST = 1e6  # samples of a query that is planned in order to measure: more would hardly fill batches better
 MARGIN = 1.15
 """target_qps ÷ measured samples/s. LoadGen adds 10 % of its own; this is for a machine that gets faster meanwhile."""
@@ -52,7 +52,7 @@ class Offline(Scenario):
 
     def estimate(self, indices: np.ndarray, seconds: float, told: Told) -> tuple[float, str]:
         """Samples/s of a query as large as the test's, and a margin."""
-        rate = self._rate(indices, seconds, min(_MEASURING, max(1.0, seconds / 4)), told)
+        rate = self._rate(indices, seconds, min(_MEASURING, max(2.0, seconds / 2)), told)
         margin = _CAUTION if seconds >= MIN_DURATION_MS / 1000 else MARGIN
         return rate * margin, f"{rate:.4g} samples/s measured, with a margin so that the run is long enough"
 
