@@ -18,8 +18,9 @@ from rich.table import Table
 from bert.accuracy import VOCAB, score_log
 from bert.features import build_features
 from bert.squad import Squad, read_squad
-from harness import catalog, console
-from harness.machine import core_count, cpu_model
+from harness import catalog
+from harness.host import console
+from harness.host.machine import core_count, cpu_model
 
 
 def data_speed(dataset: str | None) -> tuple[float, int, float, int]:

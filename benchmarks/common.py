@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness import console
 from harness.config import make_settings
 from harness.errors import HarnessError
+from harness.host import console
 from harness.prepare import Prepared, prepare
 
 

@@ -26,8 +26,9 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.common import spread
-from harness import catalog, console
-from harness.machine import core_count, cpu_model
+from harness import catalog
+from harness.host import console
+from harness.host.machine import core_count, cpu_model
 from resnet50.images import find_images
 from resnet50.pixels import load_pixels
 from resnet50.preprocess import PROFILES, SIDE, Profile, normaliser, pixels

@@ -19,11 +19,12 @@ from rich.table import Table
 
 from benchmarks.common import Ready, apart, command
 from benchmarks.offline import loadgen_test, raw_engine, reference_way
-from harness import __version__, catalog, console
+from harness import __version__, catalog
 from harness.catalog import Recipe
 from harness.errors import did_you_mean
 from harness.graph import read_graph
-from harness.machine import core_count, cpu_model
+from harness.host import console
+from harness.host.machine import core_count, cpu_model
 from harness.models.build import TOOL, build
 from harness.registry import default_engine
 from harness.scheduling.batching import Shape

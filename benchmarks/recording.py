@@ -17,8 +17,9 @@ import statistics
 from rich.table import Table
 
 from benchmarks.common import Ready, apart, command, spread
-from harness import catalog, console
-from harness.machine import core_count, cpu_model
+from harness import catalog
+from harness.host import console
+from harness.host.machine import core_count, cpu_model
 from harness.recording import Recorder
 from harness.registry import SCENARIOS
 

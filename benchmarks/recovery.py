@@ -34,15 +34,16 @@ from rich.table import Table
 
 from benchmarks.common import command
 from bert.squad import read_squad
-from harness import __version__, catalog, console
+from harness import __version__, catalog
 from harness.compress.compress import CompressSettings
 from harness.compress.files import compress_file
 from harness.config import validated
-from harness.download import sha256_of
 from harness.errors import RunFailed
-from harness.files import write_text
+from harness.host import console
+from harness.host.download import sha256_of
+from harness.host.files import write_text
+from harness.host.machine import core_count, cpu_model
 from harness.loadgen.accuracy_log import read_responses
-from harness.machine import core_count, cpu_model
 from harness.models.build import SAMPLES
 from harness.registry import default_engine
 from resnet50.images import find_images

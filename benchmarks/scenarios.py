@@ -24,8 +24,9 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.common import Ready, apart, spread
-from harness import catalog, console
-from harness.machine import core_count, cpu_model
+from harness import catalog
+from harness.host import console
+from harness.host.machine import core_count, cpu_model
 from harness.registry import default_engine
 from harness.scenarios.server import Server
 from harness.scheduling.base import StreamThreads, Work

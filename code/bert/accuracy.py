@@ -22,7 +22,7 @@ from bert.features import Features, Progress, basic_tokens, context_words, load_
 from bert.squad import Squad, evaluate, read_squad
 from harness.catalog import CACHE_DIR
 from harness.errors import ConfigError
-from harness.files import write_text
+from harness.host.files import write_text
 from harness.loadgen import accuracy_log
 from harness.loadgen.accuracy_log import read_responses, refuse, run_script, tell
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from bert.squad import Squad, parse_squad
 from harness.errors import ConfigError
-from harness.files import read_input
+from harness.host.files import read_input
 
 Progress = Callable[[int, int], None]
 

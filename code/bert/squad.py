@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import ConfigError
-from harness.files import read_input
+from harness.host.files import read_input
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")

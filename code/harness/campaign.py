@@ -19,10 +19,12 @@ from typing import Any
 
 from rich.table import Table
 
-from harness import catalog, console
+from harness import catalog
 from harness.config import RunSettings
 from harness.errors import ConfigError, Interrupted, did_you_mean, on_interrupt
-from harness.files import locked
+from harness.host import console
+from harness.host.files import locked
+from harness.host.supervise import INTERRUPTED
 from harness.loadgen.conf import MIN_DURATION_MS
 from harness.registry import SCENARIOS, choose
 from harness.results import remove_left_over
@@ -30,7 +32,6 @@ from harness.run import run
 from harness.submission.layout import Classic
 from harness.submission.records import Record, difference, identity, read_record, reference
 from harness.submission.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
-from harness.supervise import INTERRUPTED
 
 _PREPARING = 30.0  # seconds of a test beside LoadGen's, where no other was run yet
 

@@ -13,9 +13,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.download import digest_of, sha256_of
 from harness.errors import ConfigError, did_you_mean
 from harness.graph import listing, read_graph, read_metadata
+from harness.host.download import digest_of, sha256_of
 from harness.registry import BENCHMARKS, resolve
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness import __version__, completion, console
+from harness import __version__, completion
 from harness.commands import about, compare, data, models, reporting, running, submission
 from harness.errors import HarnessError, on_interrupt, os_words
+from harness.host import console
 
 
 class _Group(TyperGroup):

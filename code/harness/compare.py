@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from harness import console
 from harness.errors import ConfigError
+from harness.host import console
 from harness.recording import Timeline
 from harness.report.data import locate, record_in, timeline
 from harness.report.facts import percentile, ratio_text

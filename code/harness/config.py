@@ -15,7 +15,7 @@ from harness.catalog import ROOT, Model, default_model, find_dataset, find_model
 from harness.compliance.audit import find_audit
 from harness.engines.base import Engine
 from harness.errors import ConfigError, did_you_mean
-from harness.machine import default_system_name
+from harness.host.machine import default_system_name
 from harness.registry import BENCHMARKS, ENGINES, MODES, SCENARIOS, choose, default_engine, resolve
 from harness.submission.layout import Classic, Scene
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import catalog
-from harness.download import download, sha256_of
 from harness.errors import ConfigError, did_you_mean
+from harness.host.download import download, sha256_of
 from harness.registry import BENCHMARKS
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness import catalog, console
+from harness import catalog
 from harness.benchmark import Benchmark
 from harness.config import REHEARSAL_TREE, RunSettings
 from harness.engines.base import Engine, engine_errors
 from harness.errors import ConfigError
+from harness.host import console
 from harness.loadgen.logs import Detail
 from harness.qsl import SampleLibrary
 from harness.registry import BENCHMARKS, ENGINES, SCENARIOS, resolve

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import psutil
 
-from harness import console
+from harness.host import console
 
 if TYPE_CHECKING:
     from harness.scheduling.base import Work

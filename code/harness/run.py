@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from harness import __version__, catalog, console, machine
+from harness import __version__, catalog
 from harness.agreement import Agreement, agreement
 from harness.benchmark import Accuracy, Benchmark
 from harness.compliance.run import Audit
 from harness.config import DEVELOPMENT_SECONDS, RunSettings
 from harness.engines.base import Engine
 from harness.errors import HarnessError, RunFailed
+from harness.host import console, machine
+from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import MIN_DURATION_MS, UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
 from harness.prepare import patience, prepare
@@ -28,7 +30,6 @@ from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
 from harness.submission.layout import CONF, RUN
 from harness.submission.records import code_digest, command, identity, reference
-from harness.supervise import Heartbeat, supervised
 from harness.sut import SUT
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness import machine
-from harness.download import sha256_of
 from harness.errors import ConfigError
-from harness.files import write_text
+from harness.host import machine
+from harness.host.download import sha256_of
+from harness.host.files import write_text
 
 FILE, CONF = "tuned.json", "user.conf"
 _TOGETHER = {"streams", "threads", "instances", "scheduler", "pin"}

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import ConfigError
-from harness.files import write_text
+from harness.host.files import write_text
 from harness.loadgen import accuracy_log
 from harness.loadgen.accuracy_log import LoggedResponses, read_responses, refuse, run_script, tell
 from resnet50.labels import CLASSES, read_val_map

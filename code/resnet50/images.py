@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import ConfigError, NotOfficial
-from harness.files import write_text
+from harness.host.files import write_text
 from resnet50.labels import CLASSES, read_val_map
 
 VAL_MAP = "val_map.txt"

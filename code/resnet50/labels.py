@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import ConfigError
-from harness.files import read_input
+from harness.host.files import read_input
 
 CLASSES = 1000
 

@@ -22,7 +22,7 @@ import PIL
 from PIL import features
 
 from harness.errors import ConfigError, RunFailed
-from harness.machine import core_count
+from harness.host.machine import core_count
 from resnet50.preprocess import CODE_VERSION, SIDE, Profile, pixels
 
 SHARD = 1024

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from harness.machine import core_count
+from harness.host.machine import core_count
 from harness.qsl import SampleLibrary
 from harness.scheduling.batching import Shape
 from resnet50.pixels import Pixels

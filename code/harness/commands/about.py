@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from harness import completion, console
+from harness import completion
 from harness.commands.options import AsJson
 from harness.errors import on_interrupt
+from harness.host import console
 
 
 def doctor(

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from harness import console
 from harness.commands.options import AsJson
 from harness.errors import on_interrupt
+from harness.host import console
 
 
 def options(as_json: AsJson = False) -> None:

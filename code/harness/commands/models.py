@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from harness import console
 from harness.commands.options import AsJson, parse_options
 from harness.errors import ConfigError, on_interrupt
+from harness.host import console
 
 models_app = typer.Typer(help="List, show, fetch, verify, build or compress models.", rich_markup_mode="rich")
 

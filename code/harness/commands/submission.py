@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from harness import catalog, console
+from harness import catalog
 from harness.commands.options import (
     AsJson,
     DryRun,
@@ -31,6 +31,7 @@ from harness.commands.options import (
     UserConf,
     parse_options,
 )
+from harness.host import console
 
 if TYPE_CHECKING:
     from harness.config import RunSettings

@@ -20,7 +20,7 @@ from pathlib import Path
 from harness.compliance.audit import find_audit
 from harness.compliance.verify import Verdict, baseline_log, verify_accuracy, verify_delta, verify_performance
 from harness.errors import ConfigError
-from harness.files import write_text
+from harness.host.files import write_text
 from harness.loadgen.logs import ACCURACY
 from harness.submission.layout import VERIFY_ACCURACY, VERIFY_PERFORMANCE
 

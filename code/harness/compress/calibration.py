@@ -9,13 +9,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness import catalog, console
+from harness import catalog
 from harness.benchmark import Benchmark
 from harness.compress.network import Feed
 from harness.config import validated
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
 from harness.errors import ConfigError
 from harness.graph import read_graph
+from harness.host import console
 from harness.registry import BENCHMARKS, resolve
 from harness.scheduling.batching import Shape
 

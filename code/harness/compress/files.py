@@ -11,12 +11,13 @@ from pathlib import Path
 from onnx import ModelProto, helper
 from rich.table import Table
 
-from harness import __version__, catalog, console
+from harness import __version__, catalog
 from harness.compress.calibration import Calibration, calibration, check_calibration
 from harness.compress.compress import CompressSettings, Report, check, compress
 from harness.compress.network import Network, read_network
 from harness.errors import ConfigError
-from harness.files import check_writable, write_bytes, write_text
+from harness.host import console
+from harness.host.files import check_writable, write_bytes, write_text
 from harness.models.build import TOOL, check_name, check_replaceable
 
 _INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QuantizeLinear"}

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from harness.errors import ConfigError
-from harness.machine import core_count
+from harness.host.machine import core_count
 
 _LEAST_OPSET = 10
 _LINEAR = ("MatMul", "Gemm", "Conv")

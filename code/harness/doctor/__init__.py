@@ -122,7 +122,7 @@ def main() -> int:
 def _console() -> Any:
     """The project's console, None where what it needs is missing."""
     try:
-        from harness import console
+        from harness.host import console
     except Exception:  # noqa: BLE001  whatever a wrong Python or a broken package raises
         return None
     return console

@@ -21,7 +21,7 @@ from harness.engines.base import Engine, EngineSettings, Runner, Signature
 from harness.engines.layout import CoreSettings, Cpus, Layout, batch_sizes, on_cpus, stay_on, stream_counts
 from harness.errors import MissingDependencyError
 from harness.graph import read_graph
-from harness.machine import core_count
+from harness.host.machine import core_count
 
 _LEAST_FRACTION = 0.9
 _MOST_INSTANCES = 8  # that tuning tries: memory and compiling grow with them

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from harness.engines.base import EngineSettings
 from harness.errors import ConfigError
-from harness.machine import Core, cores
+from harness.host.machine import Core, cores
 
 Cpus = tuple[int, ...]
 

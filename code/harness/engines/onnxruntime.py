@@ -13,7 +13,7 @@ from pydantic import Field
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
 from harness.engines.layout import CoreSettings, Cpus, Layout, batch_sizes, on_cpus, stay_on, stream_counts
 from harness.graph import Tensor
-from harness.machine import core_count
+from harness.host.machine import core_count
 
 _DTYPES = {
     "tensor(float)": np.float32,

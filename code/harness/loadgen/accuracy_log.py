@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from harness import console
 from harness.errors import CheckFailed, ConfigError, HarnessError, on_interrupt
-from harness.files import read_input
+from harness.host import console
+from harness.host.files import read_input
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import __version__, catalog, console
+from harness import __version__, catalog
 from harness.errors import ConfigError, did_you_mean
-from harness.files import write_bytes
 from harness.graph import read_graph
+from harness.host import console
+from harness.host.files import write_bytes
 from harness.models.weights import Checkpoint, RandomWeights, Weights
 
 if TYPE_CHECKING:

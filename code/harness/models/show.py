@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness import catalog, console
+from harness import catalog
 from harness.errors import ConfigError
 from harness.graph import read_graph
+from harness.host import console
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

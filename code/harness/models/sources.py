@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from harness import catalog, console
+from harness import catalog
 from harness.catalog import FetchRecord, Model, ModelEntry
-from harness.download import NotDelivered, digest_of, download, locked, sha256_of
 from harness.errors import ConfigError, MissingDependencyError, RunFailed, did_you_mean
-from harness.files import write_text
 from harness.graph import Graph, listing, read_graph
+from harness.host import console
+from harness.host.download import NotDelivered, digest_of, download, locked, sha256_of
+from harness.host.files import write_text
 from harness.models.archives import is_archive, relative, unpack
 from harness.registry import BENCHMARKS, resolve
 

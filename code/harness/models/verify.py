@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness import catalog, console
+from harness import catalog
 from harness.errors import ConfigError, did_you_mean
 from harness.graph import read_graph
+from harness.host import console
 from harness.registry import BENCHMARKS, resolve
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import catalog, console
+from harness import catalog
 from harness.config import REHEARSAL_TREE
 from harness.errors import ConfigError, RunFailed, did_you_mean
+from harness.host import console
 from harness.loadgen.logs import DETAIL, read_detail
 from harness.recording import TIMELINE, Timeline, read_timeline
 from harness.registry import SCENARIOS, resolve

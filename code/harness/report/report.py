@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import console
-from harness.files import write_text
+from harness.host import console
+from harness.host.files import write_text
 from harness.report import text
 from harness.report.data import Finished
 

@@ -19,14 +19,14 @@ from typing import Any
 
 from rich.table import Table
 
-from harness import console
 from harness.catalog import ROOT
 from harness.compliance.audit import AUDITS
 from harness.config import REHEARSAL, REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.errors import CheckFailed, ConfigError
-from harness.files import locked
+from harness.host import console
+from harness.host.files import locked
+from harness.host.machine import default_system_name
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
-from harness.machine import default_system_name
 from harness.submission import measurements, system
 from harness.submission.check import examine
 from harness.submission.layout import CONF, LAYOUTS, V6, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Classic, Layout, Scene

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.catalog import ROOT, models
-from harness.download import sha256_of
 from harness.errors import ConfigError
+from harness.host.download import sha256_of
 from harness.loadgen.logs import ACCURACY, DETAIL
 from harness.submission.layout import CONF, RUN
 

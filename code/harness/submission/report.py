@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from harness import console
+from harness.host import console
 from harness.submission.check import Report, examine
 from harness.submission.official import Verdict, find_checkout, run_checkers
 from harness.submission.rounds import find_round

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import ConfigError, did_you_mean
-from harness.machine import package_version
+from harness.host.machine import package_version
 
 DIVISIONS = ("closed", "open")
 SYSTEM_TYPES = ("datacenter", "edge", "datacenter,edge", "edge,datacenter")

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, MissingDependencyError, did_you_mean
-from harness.files import read_input, write_text
-from harness.machine import default_system_name, package_version
+from harness.host.files import read_input, write_text
+from harness.host.machine import default_system_name, package_version
 from harness.submission.rounds import DIVISIONS, SYSTEM_TYPES
 
 FIELDS = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.files import write_text
+from harness.host.files import write_text
 
 
 class Journal:

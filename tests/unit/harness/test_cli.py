@@ -14,9 +14,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from harness import cli, completion, console, topics
+from harness import cli, completion, topics
 from harness.cli import app
 from harness.errors import ConfigError, Interrupted, on_interrupt
+from harness.host import console
 from harness.registry import ENGINES, SCENARIOS
 
 ROOT = Path(__file__).parents[3]

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from harness.compress.compress import CompressSettings, check, compress
 from harness.compress.network import Network
 from harness.errors import ConfigError
-from harness.files import check_writable
+from harness.host.files import check_writable
 
 CASES = {"mlp": (mlp, mlp_feeds), "convnet": (convnet, images), "embedder": (embedder, lambda: texts(6))}
 

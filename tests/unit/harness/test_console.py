@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from harness import console
+from harness.host import console
 
 LONG_PATH = "/data/" + "/".join(f"[bold]part{number}[/]:smile:" for number in range(30))
 

@@ -16,10 +16,10 @@ from types import SimpleNamespace
 import pytest
 from web import CONTENT, Site, serving
 
-from harness import console
-from harness import download as module
-from harness.download import download, sha256_of
 from harness.errors import ConfigError, Interrupted, RunFailed
+from harness.host import console
+from harness.host import download as module
+from harness.host.download import download, sha256_of
 
 OTHER = random.Random(2).randbytes(700_001)
 SHA = hashlib.sha256(CONTENT).hexdigest()

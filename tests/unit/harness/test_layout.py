@@ -5,12 +5,12 @@ import threading
 
 import pytest
 
-from harness import machine
 from harness.engines.deepsparse import DeepSparseSettings
 from harness.engines.layout import CoreSettings, Layout, on_cpus, stay_on
 from harness.engines.onnxruntime import OnnxRuntimeSettings
 from harness.errors import ConfigError
-from harness.machine import Core
+from harness.host import machine
+from harness.host.machine import Core
 
 ONE_NODE = [Core(0, 2 * n) for n in range(16)]
 TWO_NODES = [Core(0, 0), Core(0, 1), Core(0, 2), Core(0, 3), Core(1, 8), Core(1, 9), Core(1, 10), Core(1, 11)]

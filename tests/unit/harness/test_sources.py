@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 from web import Site, serving
 
 from harness import catalog, cli
-from harness import download as downloading
 from harness.config import make_settings
 from harness.errors import ConfigError, RunFailed
+from harness.host import download as downloading
 from harness.models import sources
 from harness.models.archives import unpack
 from harness.models.show import describe

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import machine
 from harness.cli import app
 from harness.errors import ConfigError, HarnessError
+from harness.host import machine
 from harness.submission import system
 from harness.submission.system import (
     FIELDS,

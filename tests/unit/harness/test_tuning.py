@@ -13,7 +13,7 @@ from harness.config import default_conf, make_settings
 from harness.engines.deepsparse import DeepSparseEngine, DeepSparseSettings
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
 from harness.errors import ConfigError
-from harness.machine import core_count
+from harness.host.machine import core_count
 from harness.tuning import tune
 from harness.tuning.journal import Journal
 from harness.tuning.peak import highest_passing

@@ -17,8 +17,8 @@ from pathlib import Path
 import requests
 import urllib3
 
-from harness import console
 from harness.errors import ConfigError, RunFailed, on_interrupt
+from harness.host import console
 
 _CHUNK = 128 * 1024
 _LONG_BYTES = 256 * 2**20  # which take a second or more to hash

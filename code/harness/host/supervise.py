@@ -18,8 +18,8 @@ from collections.abc import Callable
 from multiprocessing import resource_tracker
 from typing import Any
 
-from harness import console
 from harness.errors import HarnessError, os_words
+from harness.host import console
 
 INTERRUPTED = 130
 
