@@ -15,12 +15,12 @@ from bert.features import FeatureParams, load_features
 from bert.qsl import BertQSL
 from bert.squad import repeated
 from bert.sut import BertSUT
-from harness.benchmark import Accuracy, Benchmark, BenchmarkSettings, Progress
 from harness.catalog import Dataset, find_dataset
 from harness.engines.base import Engine
 from harness.graph import Tensor
 from harness.host import console
 from harness.host.files import write_bytes
+from harness.task.base import Accuracy, Benchmark, BenchmarkSettings, Progress
 
 
 class BertSettings(BenchmarkSettings):

@@ -12,7 +12,7 @@ from harness.engines.base import Engine, Signature
 from harness.errors import ConfigError
 from harness.graph import Tensor, listing
 from harness.scheduling.batching import Shape
-from harness.sut import SUT, Responses
+from harness.task.sut import SUT, Responses
 
 INPUT_NAMES = {
     INPUT_IDS: ("input_ids", "input_ids:0"),

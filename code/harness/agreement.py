@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.benchmark import Benchmark
 from harness.engines.base import engine_errors
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
 from harness.scheduling.batching import Shape
-from harness.sut import SUT
+from harness.task.base import Benchmark
+from harness.task.sut import SUT
 
 LIMIT = 0.25
 """What is no rounding any more. INT8 models that both engines compute rightly differ by 0.02 to 0.1."""

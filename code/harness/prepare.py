@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness import catalog
-from harness.benchmark import Benchmark
 from harness.config import REHEARSAL_TREE, RunSettings
 from harness.engines.base import Engine, engine_errors
 from harness.errors import ConfigError
 from harness.host import console
 from harness.loadgen.logs import Detail
-from harness.qsl import SampleLibrary
 from harness.registry import BENCHMARKS, ENGINES, SCENARIOS, resolve
 from harness.scenarios.base import Scenario, Told
 from harness.scheduling.base import Scheduler
-from harness.sut import SUT
+from harness.task.base import Benchmark
+from harness.task.qsl import SampleLibrary
+from harness.task.sut import SUT
 
 _PREPARING = 900.0  # seconds that one step of preparing may take
 

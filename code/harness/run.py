@@ -14,7 +14,6 @@ from rich.table import Table
 
 from harness import __version__, catalog
 from harness.agreement import Agreement, agreement
-from harness.benchmark import Accuracy, Benchmark
 from harness.compliance.run import Audit
 from harness.config import DEVELOPMENT_SECONDS, RunSettings
 from harness.engines.base import Engine
@@ -30,7 +29,8 @@ from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
 from harness.submission.layout import CONF, RUN
 from harness.submission.records import code_digest, command, identity, reference
-from harness.sut import SUT
+from harness.task.base import Accuracy, Benchmark
+from harness.task.sut import SUT
 
 
 def run(settings: RunSettings) -> int:

@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from harness.benchmark import Accuracy, Benchmark, BenchmarkSettings, Progress
 from harness.catalog import Dataset, find_dataset
 from harness.engines.base import Engine
 from harness.errors import CheckFailed
 from harness.graph import Tensor
+from harness.task.base import Accuracy, Benchmark, BenchmarkSettings, Progress
 from resnet50.accuracy import accuracy_text, score_log, write_accuracy_txt
 from resnet50.images import check_official, dataset_file, find_images, make_stand_in
 from resnet50.pixels import load_pixels

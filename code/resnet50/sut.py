@@ -11,7 +11,7 @@ from harness.engines.base import Engine, Signature
 from harness.errors import ConfigError
 from harness.graph import Tensor, listing
 from harness.scheduling.batching import Shape
-from harness.sut import SUT, Responses
+from harness.task.sut import SUT, Responses
 from resnet50.labels import CLASSES
 from resnet50.preprocess import SIDE
 from resnet50.qsl import IMAGES, ImageQSL

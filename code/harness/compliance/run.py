@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.benchmark import Benchmark
 from harness.catalog import Dataset
 from harness.compliance.audit import find_audit
 from harness.compliance.files import verify
@@ -15,6 +14,7 @@ from harness.config import RunSettings
 from harness.errors import ConfigError
 from harness.submission.layout import CONF, Classic
 from harness.submission.records import difference, identity, read_record
+from harness.task.base import Benchmark
 
 
 @dataclass(frozen=True)

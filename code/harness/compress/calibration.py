@@ -10,7 +10,6 @@ from typing import ClassVar
 import numpy as np
 
 from harness import catalog
-from harness.benchmark import Benchmark
 from harness.compress.network import Feed
 from harness.config import validated
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
@@ -19,6 +18,7 @@ from harness.graph import read_graph
 from harness.host import console
 from harness.registry import BENCHMARKS, resolve
 from harness.scheduling.batching import Shape
+from harness.task.base import Benchmark
 
 _BATCH = 8
 

@@ -17,9 +17,9 @@ import mlperf_loadgen as lg
 
 from harness.errors import RunFailed
 from harness.loadgen.logs import Detail, read_detail
-from harness.qsl import SampleLibrary
 from harness.scheduling.base import Scheduler
-from harness.sut import Responses
+from harness.task.qsl import SampleLibrary
+from harness.task.sut import Responses
 
 
 class Mode(StrEnum):

@@ -13,7 +13,7 @@ from harness.engines.base import EngineSettings
 from harness.loadgen.logs import Detail
 from harness.scheduling.base import Complete, Scheduler
 from harness.scheduling.batching import Shape
-from harness.sut import SUT
+from harness.task.sut import SUT
 
 
 @dataclass(frozen=True)

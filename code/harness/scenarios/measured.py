@@ -12,7 +12,7 @@ from harness.errors import ConfigError
 from harness.scenarios.base import Scenario, Told
 from harness.scheduling.batching import Shape
 from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, shapes_to_measure
-from harness.sut import SUT
+from harness.task.sut import SUT
 
 _PAYS = 0.75  # of a sample's cost is what a further one in its batch may cost, so that compiling batches pays
 _ANY_SHAPE_BUDGET = 12  # shapes that are measured where none has to be compiled

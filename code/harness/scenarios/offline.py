@@ -13,7 +13,7 @@ from harness.scenarios.base import Metric, Scenario, Test, Told, Trial
 from harness.scheduling.base import Complete
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
 from harness.scheduling.offline import OfflineScheduler, measure_rate
-from harness.sut import SUT
+from harness.task.sut import SUT
 
 _MEASURING = 4.0  # seconds before a test; a short one gets half of its own length, and two seconds at least
 _LARGEST = 1e6  # samples of a query that is planned in order to measure: more would hardly fill batches better

@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.recording import Recorder
 from harness.scheduling.batching import Shape
-from harness.sut import SUT, Responses
+from harness.task.sut import SUT, Responses
 
 Complete = Callable[[list[int], Responses], None]
 

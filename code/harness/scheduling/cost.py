@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from harness.scheduling.batching import Shape, best_lengths
-from harness.sut import SUT
+from harness.task.sut import SUT
 
 _WARM = 2  # batches of a shape before its time counts: some engines are slow twice
 _REPEATS = (3, 16)  # batches that are timed, at least and at most

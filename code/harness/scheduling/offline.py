@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.scheduling.base import Complete, StreamThreads, Work
 from harness.scheduling.batching import Batch, Planner
-from harness.sut import SUT
+from harness.task.sut import SUT
 
 
 class OfflineScheduler(StreamThreads):

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.scheduling.base import Complete, StreamThreads, Work
 from harness.scheduling.cost import CostTable
-from harness.sut import SUT
+from harness.task.sut import SUT
 
 _WINDOW = 64  # of the oldest that wait, from which a batch is made: what a choice costs does not grow with the backlog
 _GAIN = 1.03  # a larger batch must get that much more done in a second, since it makes its first samples wait

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.scheduling.base import Complete, Scheduler, Work
 from harness.scheduling.cost import CostTable
-from harness.sut import SUT
+from harness.task.sut import SUT
 
 
 class StreamScheduler(Scheduler):

@@ -9,11 +9,11 @@ from bert.features import build_features
 from bert.qsl import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, BertQSL
 from bert.squad import read_squad
 from bert.sut import BertSUT
-from harness.benchmark import Benchmark
 from harness.catalog import folder
 from harness.errors import ConfigError, RunFailed
 from harness.graph import Tensor
 from harness.scheduling.batching import Shape
+from harness.task.base import Benchmark
 
 VOCAB = folder("bert") / "data" / "vocab.txt"
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.engines.null import NullEngine, NullSettings
 from harness.errors import EngineError
-from harness.sut import SUT, Responses
+from harness.task.sut import SUT, Responses
 
 COSTS = np.random.default_rng(0).integers(1, 385, 500)
 

@@ -14,8 +14,8 @@ from harness.catalog import Dataset, datasets
 from harness.engines.base import Engine
 from harness.errors import ConfigError, NotOfficial
 from harness.graph import Tensor
-from harness.qsl import SampleLibrary
-from harness.sut import SUT
+from harness.task.qsl import SampleLibrary
+from harness.task.sut import SUT
 
 Progress = Callable[[int, int], None]
 
