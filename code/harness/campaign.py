@@ -28,10 +28,10 @@ from harness.host.supervise import INTERRUPTED
 from harness.loadgen.conf import MIN_DURATION_MS
 from harness.registry import SCENARIOS, choose
 from harness.results import remove_left_over
+from harness.rules.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
 from harness.run import run
 from harness.submission.layout import Classic
 from harness.submission.records import Record, difference, identity, read_record, reference
-from harness.submission.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
 
 _PREPARING = 30.0  # seconds of a test beside LoadGen's, where no other was run yet
 

@@ -110,7 +110,7 @@ def formats(typed: str) -> Offered:
 
 def tests(typed: str) -> Offered:
     """The compliance tests."""
-    from harness.compliance.audit import AUDITS
+    from harness.rules.audits import AUDITS
 
     return _matching(typed, lambda: ((name, audit.purpose) for name, audit in AUDITS.items()))
 
@@ -146,21 +146,21 @@ def shells(typed: str) -> Offered:
 
 def divisions(typed: str) -> Offered:
     """closed and open."""
-    from harness.submission.rounds import DIVISIONS
+    from harness.rules.rounds import DIVISIONS
 
     return _matching(typed, lambda: ((name, "") for name in DIVISIONS))
 
 
 def system_types(typed: str) -> Offered:
     """The types of system."""
-    from harness.submission.rounds import SYSTEM_TYPES
+    from harness.rules.rounds import SYSTEM_TYPES
 
     return _matching(typed, lambda: ((name, "") for name in SYSTEM_TYPES))
 
 
 def rounds(typed: str) -> Offered:
     """The rounds that are known, the newest first."""
-    from harness.submission.rounds import ROUNDS
+    from harness.rules.rounds import ROUNDS
 
     return _matching(typed, lambda: ((round_.name, "") for round_ in reversed(ROUNDS)))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from audit_logs import write_log
 
-from harness.compliance.audit import AUDITS
 from harness.compliance.verify import verify_accuracy, verify_performance
 from harness.loadgen.logs import read_detail
+from harness.rules.audits import AUDITS
 
 PLAYER = """
 import array, sys

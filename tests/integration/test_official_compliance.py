@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from audit_logs import write_log, write_run
 
-from harness.compliance.audit import AUDITS
 from harness.compliance.files import verify
 from harness.compliance.verify import DTYPES, PASS, verify_accuracy, verify_performance
 from harness.errors import HarnessError
+from harness.rules.audits import AUDITS
 
 SCENARIOS = ("Offline", "Server", "SingleStream", "MultiStream")
 STYLES = ("loadgen", "line", "pretty")

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.compliance.audit import find_audit
 from harness.compliance.verify import Verdict, baseline_log, verify_accuracy, verify_delta, verify_performance
 from harness.errors import ConfigError
 from harness.host.files import write_text
 from harness.loadgen.logs import ACCURACY
+from harness.rules.audits import find_audit
 from harness.submission.layout import VERIFY_ACCURACY, VERIFY_PERFORMANCE
 
 Scorer = Callable[[Path], str]

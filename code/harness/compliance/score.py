@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.catalog import ROOT, find_dataset
 from harness.compliance.files import Scorer
 from harness.registry import BENCHMARKS, resolve
-from harness.submission.rounds import RULES
+from harness.rules.rounds import RULES
 
 
 def scorer(benchmark: str, dataset: str | None) -> Scorer | None:

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.compliance.audit import AUDITS, Audit
 from harness.errors import CheckFailed, ConfigError
 from harness.loadgen.accuracy_log import read_entries, tell
 from harness.loadgen.logs import DETAIL, RESULT_KEYS, SUMMARY, read_detail
+from harness.rules.audits import AUDITS, Audit
 
 PASS, FAIL = "TEST PASS", "TEST FAIL"
 """What both official checkers look for, on a line of its own."""

@@ -91,7 +91,7 @@ def has_deepsparse() -> bool:
 
 def loadgen() -> Iterator[Finding]:
     """LoadGen, and the round of MLPerf whose rules are built into it."""
-    from harness.submission.rounds import ROUNDS, round_of_version
+    from harness.rules.rounds import ROUNDS, round_of_version
 
     version = _version("mlcommons-loadgen")
     if not version:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.errors import ConfigError
 from harness.loadgen.logs import DETAIL
+from harness.rules.rounds import DEFAULT_ROUND, Round, round_of
 from harness.submission.checks.accuracy import check_accuracy
 from harness.submission.checks.compliance import check_compliance
 from harness.submission.checks.log import read_log
@@ -22,7 +23,6 @@ from harness.submission.checks.package import Package, Result, read_mapping
 from harness.submission.checks.performance import check_performance
 from harness.submission.checks.structure import check_names, check_package, check_results, check_scene, check_top
 from harness.submission.checks.system import check_system
-from harness.submission.rounds import DEFAULT_ROUND, Round, round_of
 from harness.submission.tree import Findings, Problem, T, Tree, printable
 
 

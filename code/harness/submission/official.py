@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness import catalog
 from harness.errors import ConfigError, MissingDependencyError
-from harness.submission.rounds import Round
+from harness.rules.rounds import Round
 
 COMMIT = "b66003e10e2db4b8c36a448b0545ec90fcc6e9e9"
 """The commit of mlcommons/inference that the rules of this project were read from."""

@@ -20,19 +20,19 @@ from typing import Any
 from rich.table import Table
 
 from harness.catalog import ROOT
-from harness.compliance.audit import AUDITS
 from harness.config import REHEARSAL, REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.errors import CheckFailed, ConfigError
 from harness.host import console
 from harness.host.files import locked
 from harness.host.machine import default_system_name
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
+from harness.rules.audits import AUDITS
+from harness.rules.rounds import DIVISIONS, ROUNDS, Round, find_round, round_of
 from harness.submission import measurements, system
 from harness.submission.check import examine
 from harness.submission.layout import CONF, LAYOUTS, V6, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Classic, Layout, Scene
 from harness.submission.records import Record, code_digest, difference, read_record, reference, unlike
 from harness.submission.report import count, facts, show
-from harness.submission.rounds import DIVISIONS, ROUNDS, Round, find_round, round_of
 
 KEPT = 4096
 """Bytes that a truncated log keeps of its beginning, and of its end (the official truncate_accuracy_log.py)."""

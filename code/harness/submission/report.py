@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.text import Text
 
 from harness.host import console
+from harness.rules.rounds import find_round
 from harness.submission.check import Report, examine
 from harness.submission.official import Verdict, find_checkout, run_checkers
-from harness.submission.rounds import find_round
 
 _SHOWN = 40
 """Reasons of an official checker that are printed; one broken file can give it hundreds."""

@@ -18,7 +18,7 @@ from typing import Any
 from harness.errors import ConfigError, MissingDependencyError, did_you_mean
 from harness.host.files import read_input, write_text
 from harness.host.machine import default_system_name, package_version
-from harness.submission.rounds import DIVISIONS, SYSTEM_TYPES
+from harness.rules.rounds import DIVISIONS, SYSTEM_TYPES
 
 FIELDS = (
     "division",

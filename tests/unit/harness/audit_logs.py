@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.compliance.audit import AUDITS
+from harness.rules.audits import AUDITS
 
 KEYS = {
     "Offline": "result_samples_per_second",

@@ -13,11 +13,11 @@ from breakages import BREAKAGES, TREES, Breakage
 from submission_tree import SUBMITTER, make_tree
 
 from harness.errors import ConfigError, MissingDependencyError
+from harness.rules.rounds import find_round
 from harness.submission import official
 from harness.submission.check import check
 from harness.submission.official import COMMIT, Verdict, find_checkout, readable, run_checkers
 from harness.submission.report import run_check
-from harness.submission.rounds import find_round
 
 
 @pytest.fixture(scope="session")

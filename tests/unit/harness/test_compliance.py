@@ -11,7 +11,6 @@ import pytest
 from audit_logs import write_log, write_run
 
 from harness.cli import app
-from harness.compliance.audit import AUDITS, find_audit
 from harness.compliance.files import verify
 from harness.compliance.score import allowed_delta, scorer
 from harness.compliance.verify import (
@@ -25,6 +24,7 @@ from harness.compliance.verify import (
 )
 from harness.errors import CheckFailed, ConfigError, HarnessError, RunFailed
 from harness.loadgen.accuracy_log import read_entries
+from harness.rules.audits import AUDITS, find_audit
 
 RESPONSES = [(index, struct.pack("<ff", index, -index)) for index in range(20)]
 OTHER = struct.pack("<ff", 500.5, 1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.loadgen.logs import DETAIL, RESULT_KEYS, SUMMARY, has_end
-from harness.submission.rounds import ROUNDS, SEEDS, Round
+from harness.rules.rounds import ROUNDS, SEEDS, Round
 from harness.submission.tree import Findings, Problem, Tree, lines_of, number, printable, read_text
 
 AGAIN = "run the test again, and package its logs as LoadGen wrote them"

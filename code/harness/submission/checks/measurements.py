@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from harness.errors import ConfigError
 from harness.loadgen.conf import MODELS, SCENARIOS, check_official, read_user_conf
+from harness.rules.rounds import RULES
 from harness.submission.checks.package import Result
 from harness.submission.layout import CONF
 from harness.submission.measurements import FIELDS
-from harness.submission.rounds import RULES
 from harness.submission.tree import Findings, Problem, read_object, read_text, required_text, writable
 
 README = "README.md"

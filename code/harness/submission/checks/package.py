@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import REHEARSAL_PREFIX
+from harness.rules.rounds import RULES, Round, Rules
 from harness.submission.layout import LAYOUTS, Layout, Scene
-from harness.submission.rounds import RULES, Round, Rules
 from harness.submission.tree import Findings, Problem, Tree, printable, read_object
 
 SCENARIOS = ("SingleStream", "MultiStream", "Server", "Offline")
