@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.config import make_settings
 from harness.errors import HarnessError
 from harness.host import console
-from harness.prepare import Prepared, prepare
+from harness.running.prepare import Prepared, prepare
+from harness.running.settings import make_settings
 
 
 @dataclass(frozen=True)

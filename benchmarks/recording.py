@@ -20,15 +20,15 @@ from benchmarks.common import Ready, apart, command, spread
 from harness import catalog
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
-from harness.recording import Recorder
 from harness.registry import SCENARIOS
+from harness.running.recorder import Recorder
 
 
 def rates(
     model: str, dataset: str | None, engine: str, scenario: str, seconds: float, pairs: int
 ) -> list[tuple[float, float, float]]:
     """Pairs of samples/s with and without a recorder, and the samples of a batch; in a process of its own."""
-    from harness.loadgen import session
+    from harness.running import session
 
     ready = Ready.make(model, dataset, engine, scenario)
 

@@ -37,7 +37,6 @@ from bert.squad import read_squad
 from harness import __version__, catalog
 from harness.compress.compress import CompressSettings
 from harness.compress.files import compress_file
-from harness.config import validated
 from harness.errors import RunFailed
 from harness.host import console
 from harness.host.download import sha256_of
@@ -46,6 +45,7 @@ from harness.host.machine import core_count, cpu_model
 from harness.loadgen.accuracy_log import read_responses
 from harness.models.build import SAMPLES
 from harness.registry import default_engine
+from harness.running.settings import validated
 from resnet50.images import find_images
 
 _FOLDER = catalog.ROOT / "build" / "recovery"

@@ -75,7 +75,7 @@ def server_rates(
 
     LoadGen's own verdict, early stopping, needs more queries than a short test has.
     """
-    from harness.loadgen import session
+    from harness.running import session
 
     server = Ready.make(model, dataset, engine, "Server", **options)
 
@@ -93,7 +93,7 @@ def stream_ratio(
     model: str, dataset: str | None, engine: str, seconds: float, pairs: int, name: str
 ) -> list[tuple[float, float]]:
     """90th percentiles in milliseconds: (LoadGen's, that of the engine alone for the very same queries)."""
-    from harness.loadgen import session
+    from harness.running import session
 
     ready = Ready.make(model, dataset, engine, name)
     scenario, table = ready.scenario, ready.scenario.table

@@ -20,16 +20,16 @@ from typing import Any
 from rich.table import Table
 
 from harness import catalog
-from harness.config import RunSettings
 from harness.errors import ConfigError, Interrupted, did_you_mean, on_interrupt
 from harness.host import console
 from harness.host.files import locked
 from harness.host.supervise import INTERRUPTED
 from harness.loadgen.conf import MIN_DURATION_MS
 from harness.registry import SCENARIOS, choose
-from harness.results import remove_left_over
 from harness.rules.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
-from harness.run import run
+from harness.running.places import remove_left_over
+from harness.running.run import run
+from harness.running.settings import RunSettings
 from harness.submission.layout import Classic
 from harness.submission.records import Record, difference, identity, read_record, reference
 

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from harness.errors import ConfigError
 from harness.host import console
-from harness.recording import Timeline
 from harness.report.data import locate, record_in, timeline
 from harness.report.facts import percentile, ratio_text
+from harness.running.recorder import Timeline
 
 _SEED = 20240607
 _RESAMPLES = 10_000

@@ -25,7 +25,7 @@ from harness.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from harness.config import RunSettings
+    from harness.running.settings import RunSettings
 
 
 def run(
@@ -80,8 +80,8 @@ def run(
 
     Without --official it is a development run of about 20 seconds: it goes to build/runs and is not for submission.
     """
-    from harness.config import make_settings
-    from harness.run import run as run_test
+    from harness.running.run import run as run_test
+    from harness.running.settings import make_settings
 
     paths = {"user_conf": user_conf, "runs_dir": runs_dir, "tree": tree}
     settings = make_settings(
@@ -141,7 +141,7 @@ def tune(
 
     Every trial is a measurement in a process of its own. `harness run` then uses what was found by itself.
     """
-    from harness.config import make_settings
+    from harness.running.settings import make_settings
     from harness.tuning.tune import tune as tune_settings
 
     def settings_of(options: Mapping[str, str]) -> RunSettings:

@@ -34,7 +34,7 @@ from harness.commands.options import (
 from harness.host import console
 
 if TYPE_CHECKING:
-    from harness.config import RunSettings
+    from harness.running.settings import RunSettings
 
 
 def campaign(
@@ -86,7 +86,7 @@ def _campaign(
 ) -> None:
     """What the commands share; ``same`` are the settings of every test that are passed on as they are."""
     from harness.campaign import plan
-    from harness.config import make_settings
+    from harness.running.settings import make_settings
     from harness.submission.system import description_file, system_type_of
 
     same = {name: value for name, value in same.items() if value is not None}

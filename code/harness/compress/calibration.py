@@ -11,12 +11,12 @@ import numpy as np
 
 from harness import catalog
 from harness.compress.network import Feed
-from harness.config import validated
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
 from harness.errors import ConfigError
 from harness.graph import read_graph
 from harness.host import console
 from harness.registry import BENCHMARKS, resolve
+from harness.running.settings import validated
 from harness.scheduling.batching import Shape
 from harness.task.base import Benchmark
 

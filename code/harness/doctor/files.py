@@ -113,9 +113,9 @@ def datasets(official: bool = False) -> Iterator[Finding]:
 
 def user_conf(official: bool = False) -> Iterator[Finding]:
     """Whether LoadGen will understand user.conf, and the rules let an official run have it."""
-    from harness.config import default_conf
     from harness.errors import ConfigError
     from harness.loadgen.conf import MODELS, SCENARIOS, check_official, read_user_conf
+    from harness.running.settings import default_conf
 
     try:
         conf = read_user_conf(default_conf())

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from harness import catalog
-from harness.config import REHEARSAL_TREE
 from harness.errors import ConfigError, RunFailed, did_you_mean
 from harness.host import console
 from harness.loadgen.logs import DETAIL, read_detail
-from harness.recording import TIMELINE, Timeline, read_timeline
 from harness.registry import SCENARIOS, resolve
+from harness.running.recorder import TIMELINE, Timeline, read_timeline
+from harness.running.settings import REHEARSAL_TREE
 from harness.scenarios.base import Metric
 from harness.submission.layout import RUN
 from harness.submission.records import Record, read_record

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import catalog
-from harness.agreement import Agreement
 from harness.report.data import Finished
+from harness.running.agreement import Agreement
 from harness.scenarios.base import Metric
 
 NONE = "-"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.recording import Recorder
+from harness.running.recorder import Recorder
 from harness.scheduling.batching import Shape
 from harness.task.sut import SUT, Responses
 

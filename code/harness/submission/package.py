@@ -20,7 +20,6 @@ from typing import Any
 from rich.table import Table
 
 from harness.catalog import ROOT
-from harness.config import REHEARSAL, REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.errors import CheckFailed, ConfigError
 from harness.host import console
 from harness.host.files import locked
@@ -28,6 +27,7 @@ from harness.host.machine import default_system_name
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
 from harness.rules.audits import AUDITS
 from harness.rules.rounds import DIVISIONS, ROUNDS, Round, find_round, round_of
+from harness.running.settings import REHEARSAL, REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.submission import measurements, system
 from harness.submission.check import examine
 from harness.submission.layout import CONF, LAYOUTS, V6, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Classic, Layout, Scene

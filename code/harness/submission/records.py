@@ -18,7 +18,7 @@ from harness.loadgen.logs import ACCURACY, DETAIL
 from harness.submission.layout import CONF, RUN
 
 if TYPE_CHECKING:
-    from harness.config import RunSettings
+    from harness.running.settings import RunSettings
 
 Record = dict[str, Any]
 

@@ -13,15 +13,16 @@ from typing import Any
 
 from rich.table import Table
 
-from harness import __version__, catalog, tuned
-from harness.config import RunSettings, default_conf
+from harness import __version__, catalog
 from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.host import console, machine
 from harness.host.files import write_text
 from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import read_user_conf
-from harness.prepare import patience, prepare
 from harness.registry import BENCHMARKS, ENGINES, SCENARIOS, resolve
+from harness.running import tuned
+from harness.running.prepare import patience, prepare
+from harness.running.settings import RunSettings, default_conf
 from harness.tuning.journal import Journal
 from harness.tuning.peak import highest_passing
 from harness.tuning.search import Options, coordinate_search, size

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.loadgen.logs import RESULT_KEYS
-from harness.recording import TIMELINE, Recorder
+from harness.running.recorder import TIMELINE, Recorder
 from harness.scheduling.base import Work
 from harness.scheduling.batching import Shape
 

@@ -11,11 +11,11 @@ from bert.features import build_features
 from bert.qsl import BertQSL
 from bert.squad import read_squad
 from bert.sut import BertSUT
-from harness import agreement
-from harness.agreement import LIMIT, Agreement
 from harness.engines.base import Engine, EngineSettings
 from harness.errors import EngineError
 from harness.graph import Tensor
+from harness.running import agreement
+from harness.running.agreement import LIMIT, Agreement
 from harness.scheduling.batching import Shape
 
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from harness import catalog
-from harness.config import make_settings, options_help
 from harness.errors import ConfigError, did_you_mean
+from harness.running.settings import make_settings, options_help
 
 
 def settings(**changes):
@@ -110,8 +110,8 @@ def test_the_nearest_name_is_offered_whatever_its_case():
 
 def test_the_command_line_loads_no_engine_and_no_loadgen():
     code = (
-        "import sys, harness.cli, harness.config, harness.run\n"
-        "harness.config.make_settings("
+        "import sys, harness.cli, harness.running.settings, harness.run\n"
+        "harness.running.settings.make_settings("
         "model=None, engine='deepsparse', scenario='Offline', mode='accuracy', options={})\n"
         "print([m for m in ('onnxruntime', 'deepsparse', 'onnx', 'mlperf_loadgen', 'tokenizers') if m in sys.modules])"
     )

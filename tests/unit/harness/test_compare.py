@@ -14,7 +14,7 @@ from harness.cli import app
 from harness.compare import _repeats, compare, find
 from harness.errors import ConfigError
 from harness.host import console
-from harness.recording import TIMELINE, Recorder
+from harness.running.recorder import TIMELINE, Recorder
 from harness.scheduling.base import Work
 from harness.scheduling.batching import Shape
 

@@ -13,11 +13,11 @@ from onnx import ModelProto, TensorProto, helper
 from typer.testing import CliRunner
 
 from harness import __version__, catalog, cli
-from harness.config import make_settings
 from harness.errors import ConfigError
 from harness.graph import read_graph
 from harness.models.build import build
 from harness.models.weights import RandomWeights, Weights
+from harness.running.settings import make_settings
 
 
 def classifier(weights: Weights, metadata: dict[str, str] | None = None) -> ModelProto:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from echo import EchoSut
 
-from harness import recording
-from harness.recording import TIMELINE, Queries, Recorder, read_timeline, read_trace
+from harness.running import recorder as recording
+from harness.running.recorder import TIMELINE, Queries, Recorder, read_timeline, read_trace
 from harness.scheduling.base import Work
 from harness.scheduling.batching import DynamicPlanner, Shape
 from harness.scheduling.cost import CostTable

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from harness import results
-from harness.config import make_settings
 from harness.errors import ConfigError, RunFailed
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
-from harness.recording import TIMELINE
-from harness.results import Places, check_space
+from harness.running import places as results
+from harness.running.places import Places, check_space
+from harness.running.recorder import TIMELINE
+from harness.running.settings import make_settings
 
 FILES = {SUMMARY, DETAIL, "run.json", "user.conf"}
 

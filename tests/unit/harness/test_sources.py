@@ -21,13 +21,13 @@ from typer.testing import CliRunner
 from web import Site, serving
 
 from harness import catalog, cli
-from harness.config import make_settings
 from harness.errors import ConfigError, RunFailed
 from harness.host import download as downloading
 from harness.models import sources
 from harness.models.archives import unpack
 from harness.models.show import describe
 from harness.models.sources import fetch
+from harness.running.settings import make_settings
 
 
 def classifier(operator: str = "Relu", metadata: dict[str, str] | None = None, shape: tuple = (3, 224, 224)) -> bytes:

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import catalog, tuned
-from harness.config import default_conf, make_settings
+from harness import catalog
 from harness.engines.deepsparse import DeepSparseEngine, DeepSparseSettings
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
 from harness.errors import ConfigError
 from harness.host.machine import core_count
+from harness.running import tuned
+from harness.running.settings import default_conf, make_settings
 from harness.tuning import tune
 from harness.tuning.journal import Journal
 from harness.tuning.peak import highest_passing

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.config import REHEARSAL_PREFIX
 from harness.rules.rounds import RULES, Round, Rules
+from harness.running.settings import REHEARSAL_PREFIX
 from harness.submission.layout import LAYOUTS, Layout, Scene
 from harness.submission.tree import Findings, Problem, Tree, printable, read_object
 

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness import tuned
 from harness.catalog import ROOT, Model, default_model, find_dataset, find_model
 from harness.engines.base import Engine
 from harness.errors import ConfigError, did_you_mean
 from harness.host.machine import default_system_name
 from harness.registry import BENCHMARKS, ENGINES, MODES, SCENARIOS, choose, default_engine, resolve
 from harness.rules.audits import find_audit
+from harness.running import tuned
 from harness.submission.layout import Classic, Scene
 
 DEVELOPMENT_SECONDS = 20.0

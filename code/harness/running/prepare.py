@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness import catalog
-from harness.config import REHEARSAL_TREE, RunSettings
 from harness.engines.base import Engine, engine_errors
 from harness.errors import ConfigError
 from harness.host import console
 from harness.loadgen.logs import Detail
 from harness.registry import BENCHMARKS, ENGINES, SCENARIOS, resolve
+from harness.running.settings import REHEARSAL_TREE, RunSettings
 from harness.scenarios.base import Scenario, Told
 from harness.scheduling.base import Scheduler
 from harness.task.base import Benchmark
@@ -45,7 +45,7 @@ class Prepared:
 
     def short_test(self, scheduler: Scheduler | None = None, **settings: object) -> Detail:
         """LoadGen's log of a performance test to measure with, by `session.short_test`; the samples stay loaded."""
-        from harness.loadgen import session
+        from harness.running import session
 
         scheduler = scheduler or self.scenario.scheduler(session.complete)
         if "server_target_qps" in settings:

@@ -16,9 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunSettings
 from harness.errors import ConfigError, RunFailed
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
+from harness.running.settings import RunSettings
 from harness.submission.layout import CONF, RUN
 
 

@@ -9,9 +9,9 @@ from harness.catalog import Dataset
 from harness.compliance.files import verify
 from harness.compliance.score import allowed_delta
 from harness.compliance.verify import beyond_the_rules
-from harness.config import RunSettings
 from harness.errors import ConfigError
 from harness.rules.audits import find_audit
+from harness.running.settings import RunSettings
 from harness.submission.layout import CONF, Classic
 from harness.submission.records import difference, identity, read_record
 from harness.task.base import Benchmark

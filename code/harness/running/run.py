@@ -13,18 +13,18 @@ import numpy as np
 from rich.table import Table
 
 from harness import __version__, catalog
-from harness.agreement import Agreement, agreement
-from harness.compliance.run import Audit
-from harness.config import DEVELOPMENT_SECONDS, RunSettings
 from harness.engines.base import Engine
 from harness.errors import HarnessError, RunFailed
 from harness.host import console, machine
 from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import MIN_DURATION_MS, UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
-from harness.prepare import patience, prepare
-from harness.recording import Recorder
-from harness.results import Places, check_space, write_json
+from harness.running.agreement import Agreement, agreement
+from harness.running.audit import Audit
+from harness.running.places import Places, check_space, write_json
+from harness.running.prepare import patience, prepare
+from harness.running.recorder import Recorder
+from harness.running.settings import DEVELOPMENT_SECONDS, RunSettings
 from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
 from harness.submission.layout import CONF, RUN
@@ -81,7 +81,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         needed=64 * 2**20 + (2 * qsl.count * (benchmark.max_response + 64) if _accuracy(settings) else 0),
     )
 
-    from harness.loadgen import session  # LoadGen is native code: only the process of a test loads it
+    from harness.running import session  # LoadGen is native code: only the process of a test loads it
 
     test_settings = session.make_settings(conf_path, benchmark.name, settings.scenario, session.Mode(settings.mode))
     bound = test_settings.server_target_latency_ns / 1e9
