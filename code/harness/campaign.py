@@ -26,12 +26,12 @@ from harness.host.files import locked
 from harness.host.supervise import INTERRUPTED
 from harness.loadgen.conf import MIN_DURATION_MS
 from harness.registry import SCENARIOS, choose
+from harness.results.layout import Classic
+from harness.results.record import Record, difference, identity, read_record, reference
 from harness.rules.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
 from harness.running.places import remove_left_over
 from harness.running.run import run
 from harness.running.settings import RunSettings
-from harness.submission.layout import Classic
-from harness.submission.records import Record, difference, identity, read_record, reference
 
 _PREPARING = 30.0  # seconds of a test beside LoadGen's, where no other was run yet
 

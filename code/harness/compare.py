@@ -15,8 +15,8 @@ from rich.table import Table
 
 from harness.errors import ConfigError
 from harness.host import console
-from harness.report.data import locate, record_in, timeline
 from harness.report.facts import percentile, ratio_text
+from harness.results.finished import locate, record_in, timeline
 from harness.running.recorder import Timeline
 
 _SEED = 20240607

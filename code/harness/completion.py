@@ -96,7 +96,7 @@ def modes(typed: str) -> Offered:
 def runs(typed: str) -> Offered:
     """The finished runs, the newest first."""
     from harness.catalog import ROOT
-    from harness.report.data import names
+    from harness.results.finished import names
 
     return _matching(typed, lambda: ((name, "") for name in reversed(names(ROOT / "build" / "runs"))))
 

@@ -30,8 +30,8 @@ def report(
     The numbers are those of LoadGen's logs. Ratios are to the first run that is named, or to the oldest.
     """
     from harness.registry import choose
-    from harness.report.data import find
     from harness.report.report import FORMATS, make
+    from harness.results.finished import find
 
     chosen = choose("format", FORMATS, format_)
     if chosen == "html":

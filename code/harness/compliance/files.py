@@ -21,8 +21,8 @@ from harness.compliance.verify import Verdict, baseline_log, verify_accuracy, ve
 from harness.errors import ConfigError
 from harness.host.files import write_text
 from harness.loadgen.logs import ACCURACY
+from harness.results.layout import VERIFY_ACCURACY, VERIFY_PERFORMANCE
 from harness.rules.audits import find_audit
-from harness.submission.layout import VERIFY_ACCURACY, VERIFY_PERFORMANCE
 
 Scorer = Callable[[Path], str]
 """From a log of some samples to the text of its accuracy.txt."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import catalog
-from harness.report.data import Finished
+from harness.results.finished import Finished
 from harness.running.agreement import Agreement
 from harness.scenarios.base import Metric
 

@@ -9,8 +9,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.report import facts
-from harness.report.data import Finished
 from harness.report.plots import plots
+from harness.results.finished import Finished
 
 
 def page(runs: Sequence[Finished]) -> str:

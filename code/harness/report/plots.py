@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from harness.report.data import Finished
+from harness.results.finished import Finished
 from harness.running.recorder import Timeline
 
 # matplotlib writes fixed colours only: each of these stands for what the page says.

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.host import console
 from harness.host.files import write_text
 from harness.report import text
-from harness.report.data import Finished
+from harness.results.finished import Finished
 
 FORMATS = ("html", "md", "csv", "json")
 

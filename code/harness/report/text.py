@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.report import facts
-from harness.report.data import Finished
+from harness.results.finished import Finished
 
 
 def as_json(runs: Sequence[Finished]) -> str:

@@ -30,7 +30,7 @@ class Round:
     first: tuple[int, int, int]
     """The first version of LoadGen that carries them."""
     layout: str
-    """"classic" or "v6" (harness.submission.layout)."""
+    """"classic" or "v6" (harness.results.layout)."""
     datacenter: bool
     """Whether a system of type "datacenter" alone has scenarios of these benchmarks."""
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from harness.errors import ConfigError, RunFailed
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
+from harness.results.layout import CONF, RUN
 from harness.running.settings import RunSettings
-from harness.submission.layout import CONF, RUN
 
 
 @dataclass(frozen=True)

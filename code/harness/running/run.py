@@ -19,6 +19,8 @@ from harness.host import console, machine
 from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import MIN_DURATION_MS, UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
+from harness.results.layout import CONF, RUN
+from harness.results.record import code_digest, command, identity, reference
 from harness.running.agreement import Agreement, agreement
 from harness.running.audit import Audit
 from harness.running.places import Places, check_space, write_json
@@ -27,8 +29,6 @@ from harness.running.recorder import Recorder
 from harness.running.settings import DEVELOPMENT_SECONDS, RunSettings
 from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
-from harness.submission.layout import CONF, RUN
-from harness.submission.records import code_digest, command, identity, reference
 from harness.task.base import Accuracy, Benchmark
 from harness.task.sut import SUT
 

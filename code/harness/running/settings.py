@@ -15,9 +15,9 @@ from harness.engines.base import Engine
 from harness.errors import ConfigError, did_you_mean
 from harness.host.machine import default_system_name
 from harness.registry import BENCHMARKS, ENGINES, MODES, SCENARIOS, choose, default_engine, resolve
+from harness.results.layout import Classic, Scene
 from harness.rules.audits import find_audit
 from harness.running import tuned
-from harness.submission.layout import Classic, Scene
 
 DEVELOPMENT_SECONDS = 20.0
 NOTICE = "Development run: not for submission."

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, did_you_mean
-from harness.submission.layout import Scene
-from harness.submission.records import Record
+from harness.results.layout import Scene
+from harness.results.record import Record
 
 FIELDS = (
     "input_data_types",

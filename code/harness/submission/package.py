@@ -25,13 +25,13 @@ from harness.host import console
 from harness.host.files import locked
 from harness.host.machine import default_system_name
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
+from harness.results.layout import CONF, LAYOUTS, V6, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Classic, Layout, Scene
+from harness.results.record import Record, code_digest, difference, read_record, reference, unlike
 from harness.rules.audits import AUDITS
 from harness.rules.rounds import DIVISIONS, ROUNDS, Round, find_round, round_of
 from harness.running.settings import REHEARSAL, REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.submission import measurements, system
 from harness.submission.check import examine
-from harness.submission.layout import CONF, LAYOUTS, V6, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Classic, Layout, Scene
-from harness.submission.records import Record, code_digest, difference, read_record, reference, unlike
 from harness.submission.report import count, facts, show
 
 KEPT = 4096

@@ -12,7 +12,7 @@ from typing import Any
 
 from submission_tree import IMPLEMENTATION, SUBMITTER, SYSTEM, log_line, put, put_logs
 
-from harness.submission.layout import Layout, Scene
+from harness.results.layout import Layout, Scene
 
 OFFLINE = Scene(SYSTEM, "resnet50", "Offline")
 SINGLE = Scene(SYSTEM, "resnet50", "SingleStream")

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from harness.results.layout import LAYOUTS, V6, Layout, Scene
 from harness.rules.rounds import RULES, SEEDS, Round, find_round
-from harness.submission.layout import LAYOUTS, V6, Layout, Scene
 
 SUBMITTER, SYSTEM, IMPLEMENTATION = "Acme", "epyc-9654-deepsparse", "harness"
 SCENARIOS = {"resnet50": ("SingleStream", "MultiStream", "Offline"), "bert-99": ("SingleStream", "Offline")}

@@ -169,7 +169,7 @@ def test_each_completer_offers_what_there_is():
 def test_both_sides_of_a_comparison_are_runs(monkeypatch):
     completion.attach(cli.app)
     command = typer.main.get_command(cli.app).commands["compare"]
-    monkeypatch.setattr("harness.report.data.names", lambda folder: ["older", "newer"])
+    monkeypatch.setattr("harness.results.finished.names", lambda folder: ["older", "newer"])
     for parameter in command.params[:2]:
         offers = parameter.shell_complete(typer.Context(command), "new")
         assert [offer.value for offer in offers] == ["newer"]
@@ -179,7 +179,7 @@ def test_a_folder_that_may_not_be_read_completes_nothing(monkeypatch):
     def refused(folder):
         raise PermissionError(13, "Permission denied", str(folder))
 
-    monkeypatch.setattr("harness.report.data.names", refused)
+    monkeypatch.setattr("harness.results.finished.names", refused)
     assert completion.runs("") == []
 
 

@@ -295,7 +295,7 @@ def test_an_official_result_has_the_timeline_of_its_record(runs, tmp_path):
 
 def test_a_run_is_found_below_results_and_a_broken_one_beside_it_is_no_matter(runs, monkeypatch, tmp_path):
     Runs(tmp_path / "results").add("run_1")
-    monkeypatch.setattr("harness.report.data.TREES", (tmp_path,))
+    monkeypatch.setattr("harness.results.finished.TREES", (tmp_path,))
     runs.add("a")
     (runs.folder / "folder" / "run.json").mkdir(parents=True)
     (runs.folder / "folder" / TIMELINE).touch()

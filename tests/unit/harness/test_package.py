@@ -14,11 +14,11 @@ from submission_tree import SCENARIOS, SYSTEM, SYSTEM_JSON, put, put_result
 
 from harness.errors import CheckFailed, ConfigError
 from harness.loadgen.logs import ACCURACY
+from harness.results.layout import Classic, Scene
+from harness.results.record import reference
 from harness.rules.rounds import RULES, find_round
 from harness.submission.check import check
-from harness.submission.layout import Classic, Scene
 from harness.submission.package import KEPT, make, package, truncated
-from harness.submission.records import reference
 
 TELLING = {"input_data_types": "int64", "weight_transformations": "no", "retraining": "No", "precision": "fp32"}
 

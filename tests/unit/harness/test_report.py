@@ -20,10 +20,11 @@ from typer.testing import CliRunner
 from harness import catalog
 from harness.cli import app
 from harness.errors import ConfigError, HarnessError
-from harness.report import data, facts, text
-from harness.report.data import find, names
+from harness.report import facts, text
 from harness.report.page import page
 from harness.report.plots import plots
+from harness.results import finished as data
+from harness.results.finished import find, names
 
 
 def harness(*args: object):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from harness.loadgen.logs import ACCURACY, RESULT_KEYS
+from harness.results.layout import VERIFY_ACCURACY, VERIFY_PERFORMANCE
 from harness.submission.checks.accuracy import SCORES, check_scores
 from harness.submission.checks.log import Log
 from harness.submission.checks.package import Result
 from harness.submission.checks.performance import check_run
-from harness.submission.layout import VERIFY_ACCURACY, VERIFY_PERFORMANCE
 from harness.submission.tree import Findings, Problem, Tree, contents, lines_of, read_text
 
 PASS = "TEST PASS"

@@ -14,11 +14,11 @@ from harness.errors import ConfigError, RunFailed, did_you_mean
 from harness.host import console
 from harness.loadgen.logs import DETAIL, read_detail
 from harness.registry import SCENARIOS, resolve
+from harness.results.layout import RUN
+from harness.results.record import Record, read_record
 from harness.running.recorder import TIMELINE, Timeline, read_timeline
 from harness.running.settings import REHEARSAL_TREE
 from harness.scenarios.base import Metric
-from harness.submission.layout import RUN
-from harness.submission.records import Record, read_record
 
 TREES = (catalog.ROOT, REHEARSAL_TREE)
 """Below which results/ and compliance/ are."""

@@ -15,7 +15,7 @@ from harness.catalog import ROOT, models
 from harness.errors import ConfigError
 from harness.host.download import sha256_of
 from harness.loadgen.logs import ACCURACY, DETAIL
-from harness.submission.layout import CONF, RUN
+from harness.results.layout import CONF, RUN
 
 if TYPE_CHECKING:
     from harness.running.settings import RunSettings
