@@ -30,7 +30,7 @@ from harness.host.machine import core_count, cpu_model
 from harness.registry import default_engine
 from harness.scenarios.server import Server
 from harness.scheduling.base import StreamThreads, Work
-from harness.tuning.peak import highest_passing
+from harness.scheduling.peak import highest_passing
 
 
 class OneByOne(StreamThreads):

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
-from harness.engines.layout import CoreSettings, Cpus, Layout, batch_sizes, on_cpus, stay_on, stream_counts
+from harness.engines.cores import CoreSettings, Cpus, Layout, batch_sizes, on_cpus, stay_on, stream_counts
 from harness.errors import MissingDependencyError
 from harness.graph import read_graph
 from harness.host.machine import core_count

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
-from harness.engines.layout import CoreSettings, Cpus, Layout, batch_sizes, on_cpus, stay_on, stream_counts
+from harness.engines.cores import CoreSettings, Cpus, Layout, batch_sizes, on_cpus, stay_on, stream_counts
 from harness.graph import Tensor
 from harness.host.machine import core_count
 

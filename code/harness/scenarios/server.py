@@ -10,9 +10,9 @@ from harness.loadgen.logs import Detail
 from harness.scenarios.base import Metric, Test, Told, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete
+from harness.scheduling.peak import highest_passing
 from harness.scheduling.server import ServerScheduler
 from harness.scheduling.simulate import server_peak
-from harness.tuning.peak import highest_passing
 
 _CAUTION = 0.5  # of the simulated peak: machines have hiccups that a few seconds of measuring do not show
 _MOST = 15_000.0  # queries a second, half of what LoadGen, Python and the scheduler pass on where nothing computes

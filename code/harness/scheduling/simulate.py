@@ -11,8 +11,8 @@ import heapq
 import numpy as np
 
 from harness.scheduling.cost import CostTable
+from harness.scheduling.peak import highest_passing
 from harness.scheduling.server import Backlog, Waiting
-from harness.tuning.peak import highest_passing
 
 _QUERIES = 4000
 

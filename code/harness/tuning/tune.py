@@ -23,8 +23,8 @@ from harness.registry import BENCHMARKS, ENGINES, SCENARIOS, resolve
 from harness.running import tuned
 from harness.running.prepare import patience, prepare
 from harness.running.settings import RunSettings, default_conf
+from harness.scheduling.peak import highest_passing
 from harness.tuning.journal import Journal
-from harness.tuning.peak import highest_passing
 from harness.tuning.search import Options, coordinate_search, size
 
 _PRECISION, _TESTS = 0.02, 12  # of the search for Server's rate

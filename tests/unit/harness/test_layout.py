@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
+from harness.engines.cores import CoreSettings, Layout, on_cpus, stay_on
 from harness.engines.deepsparse import DeepSparseSettings
-from harness.engines.layout import CoreSettings, Layout, on_cpus, stay_on
 from harness.engines.onnxruntime import OnnxRuntimeSettings
 from harness.errors import ConfigError
 from harness.host import machine

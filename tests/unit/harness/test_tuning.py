@@ -15,9 +15,9 @@ from harness.errors import ConfigError
 from harness.host.machine import core_count
 from harness.running import tuned
 from harness.running.settings import default_conf, make_settings
+from harness.scheduling.peak import highest_passing
 from harness.tuning import tune
 from harness.tuning.journal import Journal
-from harness.tuning.peak import highest_passing
 from harness.tuning.search import coordinate_search
 
 STREAMS = [{"streams": str(n)} for n in (1, 2, 4)]
