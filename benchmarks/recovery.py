@@ -36,7 +36,6 @@ from benchmarks.common import command
 from bert.squad import read_squad
 from harness import __version__, catalog
 from harness.compress.compress import CompressSettings
-from harness.compress.files import compress_file
 from harness.errors import RunFailed
 from harness.host import console
 from harness.host.download import sha256_of
@@ -44,6 +43,7 @@ from harness.host.files import write_text
 from harness.host.machine import core_count, cpu_model
 from harness.loadgen.accuracy_log import read_responses
 from harness.models.build import SAMPLES
+from harness.models.compression import compress_file
 from harness.registry import default_engine
 from harness.running.settings import validated
 from resnet50.images import find_images

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto
 
-from harness.models.graph import GraphBuilder
 from harness.models.weights import Draw, Weights, filled, normal
+from harness.models.writer import GraphBuilder
 
 _OPSET = 13
 _DRAW = normal(0.02)  # initializer_range of every published BERT

@@ -33,8 +33,8 @@ import numpy as np
 from onnx import ModelProto
 
 from harness.errors import ConfigError
-from harness.models.graph import GraphBuilder
 from harness.models.weights import Checkpoint, Draw, Weights, normal
+from harness.models.writer import GraphBuilder
 from resnet50.labels import CLASSES
 from resnet50.preprocess import SIDE
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto
 
-from harness.models.graph import GraphBuilder
 from harness.models.weights import Draw, Weights, filled, normal
+from harness.models.writer import GraphBuilder
 from resnet50.graph import BEFORE_RELU, BIAS, CENTRED, EXPANSION, LOGITS, MAIN, PROJECTION, RESIDUAL, STAGES, centred
 from resnet50.labels import CLASSES
 from resnet50.preprocess import SIDE

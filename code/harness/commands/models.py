@@ -67,7 +67,7 @@ def models_fetch(
     as_json: AsJson = False,
 ) -> None:
     """Fetch a model into build/models, or take in your copy of it: resumed, verified, then known by its name."""
-    from harness.models.sources import fetch
+    from harness.models.fetch import fetch
     from harness.models.verify import verdict
 
     with on_interrupt("no model was taken in; the same command goes on with what was downloaded."):
@@ -169,7 +169,7 @@ def models_compress(
     The result runs fast on both engines, says what was done to it, and comes with a report of each layer.
     """
     from harness.compress.compress import CompressSettings
-    from harness.compress.files import REPORT, compress_file, table
+    from harness.models.compression import REPORT, compress_file, table
     from harness.running.settings import validated
 
     values = {"sparsity": sparsity, "block": block, "precision": precision, "method": method}

@@ -83,7 +83,7 @@ def _compress(
     recipe: catalog.Recipe, dense: bytes, path: Path, random: bool, dataset: str | None, samples: int | None
 ) -> None:
     from harness.compress.compress import CompressSettings
-    from harness.compress.files import compress_file
+    from harness.models.compression import compress_file
 
     method = "magnitude" if random else "second-order"
     settings = CompressSettings(**recipe.model_dump(), method=method)

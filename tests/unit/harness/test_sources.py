@@ -23,10 +23,10 @@ from web import Site, serving
 from harness import catalog, cli
 from harness.errors import ConfigError, RunFailed
 from harness.host import download as downloading
-from harness.models import sources
+from harness.models import fetch as sources
 from harness.models.archives import unpack
+from harness.models.fetch import fetch
 from harness.models.show import describe
-from harness.models.sources import fetch
 from harness.running.settings import make_settings
 
 

@@ -12,13 +12,13 @@ from onnx import ModelProto, helper
 from rich.table import Table
 
 from harness import __version__, catalog
-from harness.compress.calibration import Calibration, calibration, check_calibration
 from harness.compress.compress import CompressSettings, Report, check, compress
 from harness.compress.network import Network, read_network
 from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import check_writable, write_bytes, write_text
 from harness.models.build import TOOL, check_name, check_replaceable
+from harness.models.calibration import Calibration, calibration, check_calibration
 
 _INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QuantizeLinear"}
 REPORT = ".compression.json"
