@@ -20,6 +20,6 @@ def compare(
 
     Repeats tell the noise best: A1,A2,A3 B1,B2,B3. Of single runs it is taken from what varies within each.
     """
-    from harness.compare import show
+    from harness.report.compare import show
 
     show(a, b, runs_dir or catalog.ROOT / "build" / "runs", as_json)

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app
-from harness.compare import _repeats, compare, find
 from harness.errors import ConfigError
 from harness.host import console
+from harness.report.compare import _repeats, compare, find
 from harness.running.recorder import TIMELINE, Recorder
 from harness.scheduling.base import Work
 from harness.scheduling.batching import Shape
