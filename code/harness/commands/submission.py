@@ -85,9 +85,9 @@ def _campaign(
     **same: Any,
 ) -> None:
     """What the commands share; ``same`` are the settings of every test that are passed on as they are."""
-    from harness.campaign import plan
     from harness.running.settings import make_settings
-    from harness.submission.system import description_file, system_type_of
+    from harness.submission.campaign import plan
+    from harness.submission.description import description_file, system_type_of
 
     same = {name: value for name, value in same.items() if value is not None}
 
@@ -172,7 +172,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a packaged submission: each problem with its file, the reason and the cure."""
-    from harness.submission.report import run_check
+    from harness.submission.run_check import run_check
 
     root = root or catalog.ROOT / "build" / ("rehearsal-submission" if rehearsal else "submission")
     raise typer.Exit(run_check(root, round_, rehearsal, inference_repo, official, python, as_json))
@@ -280,7 +280,7 @@ def system_init(
 
     Run again, it keeps what a person wrote, and says where that and the machine disagree.
     """
-    from harness.submission.system import description_file, init_system, parse_fields, unfilled, wanted
+    from harness.submission.description import description_file, init_system, parse_fields, unfilled, wanted
 
     path = description_file(systems_dir, system)
     options = {"submitter": submitter, "division": division, "system_type": system_type, "status": status}

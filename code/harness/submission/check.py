@@ -19,9 +19,9 @@ from harness.submission.checks.compliance import check_compliance
 from harness.submission.checks.log import read_log
 from harness.submission.checks.marks import check_marks
 from harness.submission.checks.measurements import check_measurements
-from harness.submission.checks.package import Package, Result, read_mapping
 from harness.submission.checks.performance import check_performance
 from harness.submission.checks.structure import check_names, check_package, check_results, check_scene, check_top
+from harness.submission.checks.subject import Package, Result, read_mapping
 from harness.submission.checks.system import check_system
 from harness.submission.tree import Findings, Problem, T, Tree, printable
 

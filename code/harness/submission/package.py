@@ -30,9 +30,10 @@ from harness.results.record import Record, code_digest, difference, read_record,
 from harness.rules.audits import AUDITS
 from harness.rules.rounds import DIVISIONS, ROUNDS, Round, find_round, round_of
 from harness.running.settings import REHEARSAL, REHEARSAL_PREFIX, REHEARSAL_TREE
-from harness.submission import measurements, system
+from harness.submission import description as system
+from harness.submission import measurements
 from harness.submission.check import examine
-from harness.submission.report import count, facts, show
+from harness.submission.run_check import count, facts, show
 
 KEPT = 4096
 """Bytes that a truncated log keeps of its beginning, and of its end (the official truncate_accuracy_log.py)."""

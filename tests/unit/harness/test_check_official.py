@@ -17,7 +17,7 @@ from harness.rules.rounds import find_round
 from harness.submission import official
 from harness.submission.check import check
 from harness.submission.official import COMMIT, Verdict, find_checkout, readable, run_checkers
-from harness.submission.report import run_check
+from harness.submission.run_check import run_check
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ import pytest
 from harness.cli import app
 from harness.errors import ConfigError, HarnessError
 from harness.host import machine
-from harness.submission import system
-from harness.submission.system import (
+from harness.submission import description as system
+from harness.submission.description import (
     FIELDS,
     MAY_BE_EMPTY,
     REQUIRED,

@@ -7,8 +7,8 @@ import re
 
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.submission.checks.log import check_summary, check_test, read_log
-from harness.submission.checks.package import Result
 from harness.submission.checks.performance import small
+from harness.submission.checks.subject import Result
 from harness.submission.tree import Findings, Problem, Tree, contents, lines_of, printable, read_text
 
 SCORES = "accuracy.txt"

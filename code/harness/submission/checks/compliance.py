@@ -8,8 +8,8 @@ from harness.loadgen.logs import ACCURACY, RESULT_KEYS
 from harness.results.layout import VERIFY_ACCURACY, VERIFY_PERFORMANCE
 from harness.submission.checks.accuracy import SCORES, check_scores
 from harness.submission.checks.log import Log
-from harness.submission.checks.package import Result
 from harness.submission.checks.performance import check_run
+from harness.submission.checks.subject import Result
 from harness.submission.tree import Findings, Problem, Tree, contents, lines_of, read_text
 
 PASS = "TEST PASS"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from harness.running.settings import REHEARSAL_PREFIX
-from harness.submission.system import MARK
+from harness.submission.description import MARK
 from harness.submission.tree import Findings, Problem, Tree
 
 NOTICE = "NOT-FOR-SUBMISSION.txt"

@@ -6,7 +6,7 @@ from harness.errors import ConfigError
 from harness.loadgen.conf import MODELS, SCENARIOS, check_official, read_user_conf
 from harness.results.layout import CONF
 from harness.rules.rounds import RULES
-from harness.submission.checks.package import Result
+from harness.submission.checks.subject import Result
 from harness.submission.measurements import FIELDS
 from harness.submission.tree import Findings, Problem, read_object, read_text, required_text, writable
 

@@ -9,7 +9,7 @@ from harness.loadgen.conf import MIN_DURATION_MS
 from harness.loadgen.logs import ACCURACY, DETAIL, RESULT_KEYS, SUMMARY
 from harness.rules.rounds import Rules
 from harness.submission.checks.log import AGAIN, Log, check_summary, check_test, read_log
-from harness.submission.checks.package import Result
+from harness.submission.checks.subject import Result
 from harness.submission.tree import Findings, Problem, Tree, contents
 
 _PERCENTILE = {"SingleStream": 0.9, "MultiStream": 0.99, "Server": 0.99}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from harness.results.layout import CONF, V6
 from harness.rules.rounds import DIVISIONS, RULES
 from harness.submission.checks.measurements import README
-from harness.submission.checks.package import MAPPING, SCENARIOS, Package, Result
+from harness.submission.checks.subject import MAPPING, SCENARIOS, Package, Result
 from harness.submission.tree import SIZE_LIMIT, Findings, Problem, Tree, printable, read_text
 
 _DOCUMENTS = (".md", ".pdf")

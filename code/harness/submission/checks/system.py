@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.rules.rounds import SYSTEM_TYPES
-from harness.submission.system import MARK, MAY_BE_EMPTY, REQUIRED, STATUSES
+from harness.submission.description import MARK, MAY_BE_EMPTY, REQUIRED, STATUSES
 from harness.submission.tree import Findings, Problem, Tree, number, printable, read_object, required_text, writable
 
 COUNTS = (
