@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from audit_logs import write_log, write_run
 
-from harness.compliance.files import verify
+from harness.compliance.folder import verify
 from harness.compliance.verify import DTYPES, PASS, verify_accuracy, verify_performance
 from harness.errors import HarnessError
 from harness.rules.audits import AUDITS

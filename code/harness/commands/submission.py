@@ -234,7 +234,7 @@ def compliance_verify(
 
     Do it before logs are truncated for submission. The exit code is 1 if the test was not passed.
     """
-    from harness.compliance.files import verify
+    from harness.compliance.folder import verify
     from harness.compliance.score import allowed_delta, scorer
     from harness.compliance.verify import FAIL, PASS
 

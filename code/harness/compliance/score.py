@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.catalog import ROOT, find_dataset
-from harness.compliance.files import Scorer
+from harness.compliance.folder import Scorer
 from harness.registry import BENCHMARKS, resolve
 from harness.rules.rounds import RULES
 

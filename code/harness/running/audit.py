@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.catalog import Dataset
-from harness.compliance.files import verify
+from harness.compliance.folder import verify
 from harness.compliance.score import allowed_delta
 from harness.compliance.verify import beyond_the_rules
 from harness.errors import ConfigError

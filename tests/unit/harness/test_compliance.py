@@ -11,7 +11,7 @@ import pytest
 from audit_logs import write_log, write_run
 
 from harness.cli import app
-from harness.compliance.files import verify
+from harness.compliance.folder import verify
 from harness.compliance.score import allowed_delta, scorer
 from harness.compliance.verify import (
     FAIL,
