@@ -15,7 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.doctor import files, installation, system
+from harness.doctor import environment as system
+from harness.doctor import folders as files
+from harness.doctor import installation
 from harness.doctor.findings import BAD, GOOD, ROOT, WARNING, Finding
 from harness.errors import HarnessError, os_words
 
