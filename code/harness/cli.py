@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness import __version__, completion
-from harness.commands import about, compare, data, models, reporting, running, submission
+from harness import __version__
+from harness.commands import about, compare, completion, data, models, reporting, running, submission
 from harness.errors import HarnessError, on_interrupt, os_words
 from harness.host import console
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from harness import completion
+from harness.commands import completion
 from harness.commands.options import AsJson
 from harness.errors import on_interrupt
 from harness.host import console
@@ -35,7 +35,7 @@ def help_(
     """Explain one of MLPerf's words, and what it means in this harness; without a topic, list them."""
     from rich.markdown import Markdown
 
-    from harness.topics import overview, text
+    from harness.commands.topics import overview, text
 
     if topic:
         words = text("_".join(topic))

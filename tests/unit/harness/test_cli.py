@@ -14,8 +14,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from harness import cli, completion, topics
+from harness import cli
 from harness.cli import app
+from harness.commands import completion, topics
 from harness.errors import ConfigError, Interrupted, on_interrupt
 from harness.host import console
 from harness.registry import ENGINES, SCENARIOS

@@ -134,7 +134,7 @@ def options(typed: str) -> Offered:
 
 def topics(typed: str) -> Offered:
     """The topics of `harness help`."""
-    from harness.topics import overview
+    from harness.commands.topics import overview
 
     return _matching(typed, lambda: overview().items())
 
