@@ -4,7 +4,7 @@ The architecture is that of Sun et al., arXiv:2004.02984, as published (google/m
 between layers and 128 inside them; a word's embedding of 128 is read together with its neighbours'; queries and keys
 come from a shared bottleneck, values from the layer's whole input; four feed-forward networks a layer; in place of
 layer normalisation a scale and a shift, "NoNorm". The names of the weights are those of transformers'
-``MobileBertForQuestionAnswering``. Nodes, weights, opset and free dimensions are as in `bert.graph`.
+``MobileBertForQuestionAnswering``. Nodes, weights, opset and free dimensions are as in `bert.architecture`.
 
 SparseZoo has it with all 24 layers and with 14.
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import ModelProto
 
-from bert.graph import TRANSFORMERS, EncoderGraph, Interface
+from bert.architecture import TRANSFORMERS, EncoderGraph, Interface
 from harness.models.weights import Draw, Weights, filled, normal
 
 _BIAS = normal(0.01)

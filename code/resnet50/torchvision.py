@@ -1,14 +1,14 @@
 """ResNet50 v1.5 as torchvision has it, in FP32, with random weights or those of a checkpoint.
 
 It is the architecture of SparseZoo's pruned ResNet50. The names of the weights are torchvision's, which timm's
-``resnet50.tv_in1k`` shares. It differs from `resnet50.graph` in that images are RGB less ImageNet's mean, in units of
+``resnet50.tv_in1k`` shares. It differs from `resnet50.architecture` in that images are RGB less ImageNet's mean, in units of
 its deviation (the profile "pytorch"), the pooling is padded on all sides, and the logits are of 1000 classes.
 
 Batch normalisation is folded into the convolutions: with scale g, shift b, mean m and variance v of a channel its
 filter is multiplied by g / sqrt(v + 1e-5), and b - m g / sqrt(v + 1e-5) becomes its bias (Ioffe and Szegedy,
 arXiv:1502.03167). So 25,530,472 of torchvision's 25,557,032 parameters are left: 26,560 channels lose their scale.
 
-Random weights are distributed as in `resnet50.graph`.
+Random weights are distributed as in `resnet50.architecture`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ from onnx import ModelProto
 
 from harness.models.weights import Draw, Weights, filled, normal
 from harness.models.writer import GraphBuilder
-from resnet50.graph import BEFORE_RELU, BIAS, CENTRED, EXPANSION, LOGITS, MAIN, PROJECTION, RESIDUAL, STAGES, centred
+from resnet50.architecture import (
+    BEFORE_RELU,
+    BIAS,
+    CENTRED,
+    EXPANSION,
+    LOGITS,
+    MAIN,
+    PROJECTION,
+    RESIDUAL,
+    STAGES,
+    centred,
+)
 from resnet50.labels import CLASSES
 from resnet50.preprocess import SIDE
 

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from bert.graph import BERT_LARGE, OBERT_LARGE, BertConfig, build_bert, build_bert_large
+from bert.architecture import BERT_LARGE, OBERT_LARGE, BertConfig, build_bert, build_bert_large
 from bert.mobilebert import MobileBertConfig, build_mobilebert, build_mobilebert_14, build_mobilebert_24
 from bert.sut import BertSUT
 from harness.engines.base import Signature

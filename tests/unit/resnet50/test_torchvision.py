@@ -17,7 +17,7 @@ from harness.errors import ConfigError
 from harness.graph import read_graph
 from harness.models.weights import Checkpoint, Draw, RandomWeights, Weights
 from harness.registry import default_engine
-from resnet50.graph import build_resnet50
+from resnet50.architecture import build_resnet50
 from resnet50.sut import _match_input, _match_output
 from resnet50.torchvision import build_resnet50_torchvision
 
