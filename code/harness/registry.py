@@ -13,7 +13,7 @@ ENGINES = {
     "onnxruntime": "harness.engines.onnxruntime:OnnxRuntimeEngine",
     "null": "harness.engines.null:NullEngine",
 }
-BENCHMARKS = {"bert": "bert.benchmark:Bert", "resnet50": "resnet50.benchmark:ResNet50"}
+BENCHMARKS = {"bert": "bert.task:Bert", "resnet50": "resnet50.task:ResNet50"}
 SCENARIOS = {
     "Offline": "harness.scenarios.offline:Offline",
     "Server": "harness.scenarios.server:Server",

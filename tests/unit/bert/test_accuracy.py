@@ -16,9 +16,9 @@ from squad_data import VOCAB, log_entries
 
 from bert.accuracy import VOCAB as BERT_VOCAB
 from bert.accuracy import Score, main, score_log, write_accuracy_txt
-from bert.benchmark import Bert, BertSettings
 from bert.features import build_features
 from bert.squad import read_squad
+from bert.task import Bert, BertSettings
 from harness.catalog import Dataset
 from harness.errors import CheckFailed, ConfigError
 

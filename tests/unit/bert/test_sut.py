@@ -157,7 +157,7 @@ def test_a_response_holds_start_and_end_of_the_samples_own_tokens(qsl):
 
 
 def test_the_benchmark_keeps_its_contract():
-    from bert.benchmark import Bert
+    from bert.task import Bert
 
     assert issubclass(Bert, Benchmark)
     assert not Bert.__abstractmethods__

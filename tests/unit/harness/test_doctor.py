@@ -274,7 +274,7 @@ def test_a_model_that_may_not_be_read_stops_a_run(monkeypatch):
 
 
 def test_a_data_set_that_may_not_be_read_leaves_the_others(monkeypatch):
-    monkeypatch.setattr("resnet50.benchmark.dataset_file", refuse)
+    monkeypatch.setattr("resnet50.task.dataset_file", refuse)
     found = list(files.datasets())
     assert any(f.level == BAD and "Permission denied" in f.what for f in found)
     assert any(f.level == GOOD and f.what.startswith("sample: ") for f in found)

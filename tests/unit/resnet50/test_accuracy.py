@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from harness.catalog import Dataset
 from harness.errors import CheckFailed, ConfigError
 from resnet50.accuracy import Score, accuracy_text, main, score_log, write_accuracy_txt
-from resnet50.benchmark import ResNet50, ResNet50Settings
+from resnet50.task import ResNet50, ResNet50Settings
 
 CODES = {"float32": "<f", "int32": "<i", "int64": "<q"}
 quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
