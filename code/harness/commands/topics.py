@@ -31,5 +31,7 @@ def _plain(topic: str) -> str:
 
 
 def _texts() -> dict[str, str]:
-    files = (file for file in resources.files("harness").joinpath("help").iterdir() if file.name.endswith(".md"))
+    files = (
+        file for file in resources.files("harness.commands").joinpath("help").iterdir() if file.name.endswith(".md")
+    )
     return {file.name[:-3]: file.read_text(encoding="utf-8") for file in sorted(files, key=lambda file: file.name)}
