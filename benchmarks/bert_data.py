@@ -18,7 +18,7 @@ from rich.table import Table
 from bert.accuracy import VOCAB, score_log
 from bert.features import build_features
 from bert.squad import Squad, read_squad
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 

@@ -26,7 +26,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.common import spread
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from resnet50.images import find_images

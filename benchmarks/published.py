@@ -19,8 +19,9 @@ from rich.table import Table
 
 from benchmarks.common import Ready, apart, command
 from benchmarks.offline import loadgen_test, raw_engine, reference_way
-from harness import __version__, catalog
-from harness.catalog import Recipe
+from harness import __version__
+from harness.catalog import models as catalog
+from harness.catalog.models import Recipe
 from harness.errors import did_you_mean
 from harness.graph import read_graph
 from harness.host import console

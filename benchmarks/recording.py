@@ -17,7 +17,7 @@ import statistics
 from rich.table import Table
 
 from benchmarks.common import Ready, apart, command, spread
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.registry import SCENARIOS

@@ -34,7 +34,8 @@ from rich.table import Table
 
 from benchmarks.common import command
 from bert.squad import read_squad
-from harness import __version__, catalog
+from harness import __version__
+from harness.catalog import models as catalog
 from harness.compress.compress import CompressSettings
 from harness.errors import RunFailed
 from harness.host import console

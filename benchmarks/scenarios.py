@@ -24,7 +24,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.common import Ready, apart, spread
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.registry import default_engine

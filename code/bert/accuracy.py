@@ -20,7 +20,7 @@ import numpy as np
 
 from bert.features import Features, Progress, basic_tokens, context_words, load_features, read_vocab
 from bert.squad import Squad, evaluate, read_squad
-from harness.catalog import CACHE_DIR
+from harness.catalog.models import CACHE_DIR
 from harness.errors import ConfigError
 from harness.host.files import write_text
 from harness.loadgen import accuracy_log

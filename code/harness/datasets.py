@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.errors import ConfigError, did_you_mean
 from harness.host.download import download, sha256_of
 from harness.registry import BENCHMARKS

@@ -1,8 +1,8 @@
 """ResNet50 v1.5 as torchvision has it, in FP32, with random weights or those of a checkpoint.
 
 It is the architecture of SparseZoo's pruned ResNet50. The names of the weights are torchvision's, which timm's
-``resnet50.tv_in1k`` shares. It differs from `resnet50.architecture` in that images are RGB less ImageNet's mean, in units of
-its deviation (the profile "pytorch"), the pooling is padded on all sides, and the logits are of 1000 classes.
+``resnet50.tv_in1k`` shares. It differs from `resnet50.architecture` in that images are RGB less ImageNet's mean, in
+units of its deviation (the profile "pytorch"), the pooling is padded on all sides, and the logits are of 1000 classes.
 
 Batch normalisation is folded into the convolutions: with scale g, shift b, mean m and variance v of a channel its
 filter is multiplied by g / sqrt(v + 1e-5), and b - m g / sqrt(v + 1e-5) becomes its bias (Ioffe and Szegedy,

@@ -21,7 +21,7 @@ import onnx
 from draw import drawing
 from quantise import observe, quantise, read_network, session
 
-from harness.catalog import folder, models, sha256_of
+from harness.catalog.models import folder, models, sha256_of
 from resnet50.preprocess import PROFILES, SIDE, normaliser, pixels
 
 PROFILE = PROFILES["efficientnet-lite"]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.commands.options import AsJson, RunsDir
 
 

@@ -14,7 +14,7 @@ from harness.errors import HarnessError
 if TYPE_CHECKING:
     from typer import Typer
 
-    from harness.catalog import ModelEntry
+    from harness.catalog.models import ModelEntry
 
 Offered = list[tuple[str, str]]
 
@@ -95,7 +95,7 @@ def modes(typed: str) -> Offered:
 
 def runs(typed: str) -> Offered:
     """The finished runs, the newest first."""
-    from harness.catalog import ROOT
+    from harness.catalog.models import ROOT
     from harness.results.finished import names
 
     return _matching(typed, lambda: ((name, "") for name in reversed(names(ROOT / "build" / "runs"))))
@@ -174,13 +174,13 @@ def _matching(typed: str, offered: Callable[[], Iterable[tuple[str, str]]]) -> O
 
 
 def _models(wanted: Callable[[ModelEntry], bool]) -> Iterator[tuple[str, str]]:
-    from harness import catalog
+    from harness.catalog import models as catalog
 
     return ((name, entry.description) for name, (_, entry) in catalog.models().items() if wanted(entry))
 
 
 def _datasets(*, fetched: bool) -> Iterator[tuple[str, str]]:
-    from harness import catalog
+    from harness.catalog import models as catalog
     from harness.registry import BENCHMARKS
 
     for benchmark in BENCHMARKS:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.commands.options import (
     AsJson,
     Dataset,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.commands.options import (
     AsJson,
     DryRun,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.catalog import ROOT, find_dataset
+from harness.catalog.models import ROOT, find_dataset
 from harness.compliance.folder import Scorer
 from harness.registry import BENCHMARKS, resolve
 from harness.rules.rounds import RULES

@@ -12,7 +12,7 @@ from typing import NamedTuple
 GOOD, WARNING, BAD = "good", "warning", "bad"
 
 ROOT = Path(__file__).resolve().parents[3]
-"""The top of the submission, as `harness.catalog.ROOT`, which needs packages."""
+"""The top of the submission, as `harness.paths.ROOT`, which needs packages."""
 
 
 class Finding(NamedTuple):

@@ -79,7 +79,7 @@ def models() -> Iterator[Finding]:
 
 def datasets(official: bool = False) -> Iterator[Finding]:
     """Whether the shipped samples are whole and the full sets here, without which there is no official run."""
-    from harness import catalog
+    from harness.catalog import models as catalog
     from harness.errors import ConfigError, NotOfficial
     from harness.registry import BENCHMARKS, resolve
 

@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import __version__, catalog
+from harness import __version__
+from harness.catalog import models as catalog
 from harness.errors import ConfigError, did_you_mean
 from harness.graph import read_graph
 from harness.host import console

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.compress.network import Feed
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
 from harness.errors import ConfigError

@@ -11,7 +11,8 @@ from pathlib import Path
 from onnx import ModelProto, helper
 from rich.table import Table
 
-from harness import __version__, catalog
+from harness import __version__
+from harness.catalog import models as catalog
 from harness.compress.compress import CompressSettings, Report, check, compress
 from harness.compress.network import Network, read_network
 from harness.errors import ConfigError

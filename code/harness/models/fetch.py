@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from harness import catalog
-from harness.catalog import FetchRecord, Model, ModelEntry
+from harness.catalog import models as catalog
+from harness.catalog.models import FetchRecord, Model, ModelEntry
 from harness.errors import ConfigError, MissingDependencyError, RunFailed, did_you_mean
 from harness.graph import Graph, listing, read_graph
 from harness.host import console

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.errors import ConfigError
 from harness.graph import read_graph
 from harness.host import console

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.errors import ConfigError, did_you_mean
 from harness.graph import read_graph
 from harness.host import console

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.results.finished import Finished
 from harness.running.agreement import Agreement
 from harness.scenarios.base import Metric

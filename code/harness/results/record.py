@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.catalog import ROOT, models
+from harness.catalog.models import ROOT, models
 from harness.errors import ConfigError
 from harness.host.download import sha256_of
 from harness.loadgen.logs import ACCURACY, DETAIL

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.engines.base import Engine, engine_errors
 from harness.errors import ConfigError
 from harness.host import console

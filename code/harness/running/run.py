@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from harness import __version__, catalog
+from harness import __version__
+from harness.catalog import models as catalog
 from harness.engines.base import Engine
 from harness.errors import HarnessError, RunFailed
 from harness.host import console, machine

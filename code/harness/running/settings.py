@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.catalog import ROOT, Model, default_model, find_dataset, find_model
+from harness.catalog.models import ROOT, Model, default_model, find_dataset, find_model
 from harness.engines.base import Engine
 from harness.errors import ConfigError, did_you_mean
 from harness.host.machine import default_system_name

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.table import Table
 
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.errors import ConfigError, Interrupted, did_you_mean, on_interrupt
 from harness.host import console
 from harness.host.files import locked

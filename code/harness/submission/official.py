@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.errors import ConfigError, MissingDependencyError
 from harness.rules.rounds import Round
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.table import Table
 
-from harness.catalog import ROOT
+from harness.catalog.models import ROOT
 from harness.errors import CheckFailed, ConfigError
 from harness.host import console
 from harness.host.files import locked

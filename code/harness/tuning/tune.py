@@ -13,7 +13,8 @@ from typing import Any
 
 from rich.table import Table
 
-from harness import __version__, catalog
+from harness import __version__
+from harness.catalog import models as catalog
 from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.host import console, machine
 from harness.host.files import write_text

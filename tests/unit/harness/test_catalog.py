@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.errors import ConfigError, did_you_mean
 from harness.running.settings import make_settings, options_help
 

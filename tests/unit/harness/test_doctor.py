@@ -266,7 +266,7 @@ def refuse(path):
 
 
 def test_a_model_that_may_not_be_read_stops_a_run(monkeypatch):
-    monkeypatch.setattr("harness.catalog.sha256_of", refuse)
+    monkeypatch.setattr("harness.catalog.models.sha256_of", refuse)
     for finding in files.models():
         assert finding.level == BAD
         assert "cannot be read (Permission denied)" in finding.what

@@ -12,7 +12,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 from typer.testing import CliRunner
 
-from harness import __version__, catalog, cli
+from harness import __version__, cli
+from harness.catalog import models as catalog
 from harness.errors import ConfigError
 from harness.graph import read_graph
 from harness.models.build import build

@@ -17,7 +17,7 @@ import pytest
 from finished import rated, run_folder
 from typer.testing import CliRunner
 
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.cli import app
 from harness.errors import ConfigError, HarnessError
 from harness.report import facts, text

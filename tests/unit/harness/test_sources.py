@@ -20,7 +20,8 @@ from onnx import ModelProto, TensorProto, external_data_helper, helper, numpy_he
 from typer.testing import CliRunner
 from web import Site, serving
 
-from harness import catalog, cli
+from harness import cli
+from harness.catalog import models as catalog
 from harness.errors import ConfigError, RunFailed
 from harness.host import download as downloading
 from harness.models import fetch as sources

@@ -12,7 +12,7 @@ import PIL
 import pytest
 from PIL import Image, features
 
-from harness import catalog
+from harness.catalog import models as catalog
 from resnet50.images import find_images
 from resnet50.preprocess import PROFILES, SIDE, normaliser, pixels
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness import catalog
+from harness.catalog import models as catalog
 from harness.errors import ConfigError
 from resnet50.images import check_official, dataset_file, find_images, make_stand_in
 

@@ -18,7 +18,7 @@ from harness.graph import listing, read_graph, read_metadata
 from harness.host.download import digest_of, sha256_of
 from harness.registry import BENCHMARKS, resolve
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 """The top of the submission: this repository."""
 DATA_DIR = ROOT / "build" / "data"
 CACHE_DIR = ROOT / "build" / "cache"
