@@ -26,6 +26,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.common import spread
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
@@ -92,7 +93,7 @@ def peak_memory(files: list[Path], folder: Path) -> tuple[float, float]:
     for number, name in enumerate(names):
         (folder / name).symlink_to(files[number % len(files)].resolve())
     (folder / "val_map.txt").write_text("".join(f"{name} 0\n" for name in names))
-    model = next(name for name, (owner, entry) in catalog.models().items() if owner == "resnet50" and entry.file)
+    model = next(name for name, (owner, entry) in manifests.models().items() if owner == "resnet50" and entry.file)
     command = [sys.executable, "-m", "harness.cli", "run", "--engine", "onnxruntime", "--model", model]
     command += ["--dataset", str(folder), "--duration", "5", "--runs-dir", str(folder / "runs")]
     ended = subprocess.run(command, capture_output=True, text=True)

@@ -25,7 +25,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.common import Ready, apart, spread
-from harness.catalog import models as catalog
+from harness.catalog import manifests
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.registry import default_engine
@@ -147,7 +147,7 @@ def null_ratios(model: str, dataset: str | None, pairs: int) -> list[tuple[float
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=catalog.default_model())
+    parser.add_argument("--model", default=manifests.default_model())
     parser.add_argument("--dataset", default=None)
     engines = ["onnxruntime", "deepsparse"] if default_engine() == "deepsparse" else ["onnxruntime"]
     parser.add_argument("--engines", default=",".join(engines))

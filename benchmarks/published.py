@@ -20,8 +20,9 @@ from rich.table import Table
 from benchmarks.common import Ready, apart, command
 from benchmarks.offline import loadgen_test, raw_engine, reference_way
 from harness import __version__
+from harness.catalog import manifests
 from harness.catalog import models as catalog
-from harness.catalog.models import Recipe
+from harness.catalog.manifests import Recipe
 from harness.errors import did_you_mean
 from harness.graph import read_graph
 from harness.host import console
@@ -34,14 +35,14 @@ _LEAST_SAMPLES = 64
 """Fewer would not be as long, on average, as the data set's."""
 
 
-PUBLISHED = {name: entry for name, (_, entry) in catalog.published().items()}
+PUBLISHED = {name: entry for name, (_, entry) in manifests.published().items()}
 
 
 def model_file(name: str) -> tuple[Path, str]:
     """Where a model is, fetched or built, and what of it is random."""
     if catalog.model_file(name).is_file() and catalog.fetch_record(name):
         return catalog.find_model(name).path, "nothing: fetched"
-    path, entry = catalog.model_file(f"{name}-random"), catalog.models()[name][1]
+    path, entry = catalog.model_file(f"{name}-random"), manifests.models()[name][1]
     made = read_graph(path).metadata if path.is_file() else {}
     recipe = entry.recipe or Recipe(precision=entry.precision)
     same = float(made.get("sparsity", 0)) == recipe.sparsity and made.get("precision") == recipe.precision
@@ -93,8 +94,8 @@ def main() -> None:
         table.add_row(title, engine, f"{rate:.{digits}f}", f"{rate / base:.1f}", published, file, random)
 
     for name in names:
-        benchmark = catalog.models()[name][0]
-        dense = next(key for key in PUBLISHED if catalog.models()[key][0] == benchmark)
+        benchmark = manifests.models()[name][0]
+        dense = next(key for key in PUBLISHED if manifests.models()[key][0] == benchmark)
         dataset = args.dataset if benchmark == "bert" else args.images
         if benchmark not in baselines:
             path, random = model_file(dense)

@@ -17,7 +17,7 @@ import statistics
 from rich.table import Table
 
 from benchmarks.common import Ready, apart, command, spread
-from harness.catalog import models as catalog
+from harness.catalog import manifests
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.registry import SCENARIOS
@@ -57,7 +57,7 @@ def rates(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=catalog.default_model())
+    parser.add_argument("--model", default=manifests.default_model())
     parser.add_argument("--engine", default="null")
     parser.add_argument("--dataset", default=None)
     parser.add_argument("--seconds", type=float, default=4, help="about how long each test takes")

@@ -34,7 +34,8 @@ from rich.table import Table
 
 from benchmarks.common import command
 from bert.squad import read_squad
-from harness import __version__
+from harness import __version__, paths
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.compress.compress import CompressSettings
 from harness.errors import RunFailed
@@ -49,8 +50,8 @@ from harness.registry import default_engine
 from harness.running.settings import validated
 from resnet50.images import find_images
 
-_FOLDER = catalog.ROOT / "build" / "recovery"
-_SHARED = catalog.ROOT.parent / "shared"
+_FOLDER = paths.ROOT / "build" / "recovery"
+_SHARED = paths.ROOT.parent / "shared"
 _DEFAULTS = (
     ("models/minilm-l6-squad-fp32.onnx", "data/squad-sample/dev-sample-v1.1.json"),
     ("models/efficientnet-lite0-fp32.onnx", "data/imagenet-sample"),
@@ -104,7 +105,7 @@ class Row:
     """Of each sample: the label, or the tokens at which start and end are greatest."""
 
 
-def variant_file(model: catalog.Model, variant: Variant, calibration: str) -> Path:
+def variant_file(model: manifests.Model, variant: Variant, calibration: str) -> Path:
     """The model's file, compressed if it is not there yet."""
     if variant.dense:
         return model.path
@@ -121,7 +122,7 @@ def variant_file(model: catalog.Model, variant: Variant, calibration: str) -> Pa
     return path
 
 
-def held_out(benchmark: str, dataset: catalog.Dataset) -> tuple[Path, Path]:
+def held_out(benchmark: str, dataset: manifests.Dataset) -> tuple[Path, Path]:
     """The data set in two, below build/recovery: every third passage or image calibrates, the others are scored.
 
     Raises:
@@ -153,7 +154,7 @@ def held_out(benchmark: str, dataset: catalog.Dataset) -> tuple[Path, Path]:
     return parts
 
 
-def content_of(dataset: catalog.Dataset) -> str:
+def content_of(dataset: manifests.Dataset) -> str:
     """What changes when the data set does."""
     if dataset.sha256:
         return dataset.sha256
@@ -168,12 +169,19 @@ def _key(parts: Sequence[object]) -> str:
 @cache
 def _sources(package: str = "") -> str:
     """Of the code, or of one folder of it: a version alone does not change with every line."""
-    files = sorted((catalog.ROOT / "code" / package).rglob("*.py"))
+    files = sorted((paths.ROOT / "code" / package).rglob("*.py"))
     return _key([__version__, *(sha256_of(path) for path in files)])
 
 
 def measured(
-    model: catalog.Model, path: Path, engine: str, dataset: catalog.Dataset, seconds: float, shapes: int, *, fresh: bool
+    model: manifests.Model,
+    path: Path,
+    engine: str,
+    dataset: manifests.Dataset,
+    seconds: float,
+    shapes: int,
+    *,
+    fresh: bool,
 ) -> Row:
     """The row of a variant's file, measured if it was not yet."""
     options = [f"shapes={shapes}"] if engine == "deepsparse" and model.benchmark == "bert" else []

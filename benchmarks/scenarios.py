@@ -24,6 +24,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.common import Ready, apart, spread
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
@@ -162,7 +163,7 @@ def own_time(model: str, dataset: str | None) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    models = [name for name, (_, entry) in catalog.models().items() if entry.file]
+    models = [name for name, (_, entry) in manifests.models().items() if entry.file]
     parser.add_argument("--models", default=",".join(models), help="names or paths [%(default)s]")
     parser.add_argument("--datasets", default="", help="one for each model, in their order")
     engines = ["onnxruntime", "deepsparse"] if default_engine() == "deepsparse" else ["onnxruntime"]

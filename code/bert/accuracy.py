@@ -20,11 +20,11 @@ import numpy as np
 
 from bert.features import Features, Progress, basic_tokens, context_words, load_features, read_vocab
 from bert.squad import Squad, evaluate, read_squad
-from harness.catalog.models import CACHE_DIR
 from harness.errors import ConfigError
 from harness.host.files import write_text
 from harness.loadgen import accuracy_log
 from harness.loadgen.accuracy_log import read_responses, refuse, run_script, tell
+from harness.paths import CACHE_DIR
 
 VOCAB = Path(__file__).parent / "data" / "vocab.txt"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.errors import ConfigError, did_you_mean
 from harness.host.download import download, sha256_of
@@ -24,11 +25,11 @@ def overview() -> list[dict[str, Any]]:
             "description": entry.description,
         }
         for benchmark in BENCHMARKS
-        for name, entry in catalog.datasets(benchmark).items()
+        for name, entry in manifests.datasets(benchmark).items()
     ]
 
 
-def _here(benchmark: str, entry: catalog.DatasetEntry) -> str:
+def _here(benchmark: str, entry: manifests.DatasetEntry) -> str:
     path = catalog.location(benchmark, entry)
     if path is None or (entry.variable and not path.exists()):
         return f"no: set {entry.variable}"
@@ -45,7 +46,7 @@ def fetch(name: str | None) -> Iterator[tuple[str, Path]]:
     entries = {
         key: (benchmark, entry)
         for benchmark in BENCHMARKS
-        for key, entry in catalog.datasets(benchmark).items()
+        for key, entry in manifests.datasets(benchmark).items()
         if entry.urls
     }
     if name is not None and name not in entries:
@@ -55,7 +56,7 @@ def fetch(name: str | None) -> Iterator[tuple[str, Path]]:
             continue
         target = catalog.location(benchmark, entry)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shipped = catalog.folder(benchmark) / entry.shipped if entry.shipped else None
+        shipped = manifests.folder(benchmark) / entry.shipped if entry.shipped else None
         if not target.exists() and shipped and shipped.is_file() and sha256_of(shipped) == entry.sha256:
             partial = target.with_name(f"{target.name}.copy")
             shutil.copyfile(shipped, partial)

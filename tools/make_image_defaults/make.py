@@ -21,7 +21,8 @@ import onnx
 from draw import drawing
 from quantise import observe, quantise, read_network, session
 
-from harness.catalog.models import folder, models, sha256_of
+from harness.catalog.manifests import folder, models
+from harness.catalog.models import sha256_of
 from resnet50.preprocess import PROFILES, SIDE, normaliser, pixels
 
 PROFILE = PROFILES["efficientnet-lite"]

@@ -1,1 +1,1 @@
-"""What the project knows by name: the manifests of each benchmark, its models and data sets, and where they are here."""
+"""What the project knows by name: the manifests of each benchmark, and their models and data sets here."""

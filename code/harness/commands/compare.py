@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.catalog import models as catalog
+from harness import paths
 from harness.commands.options import AsJson, RunsDir
 
 
@@ -22,4 +22,4 @@ def compare(
     """
     from harness.report.compare import show
 
-    show(a, b, runs_dir or catalog.ROOT / "build" / "runs", as_json)
+    show(a, b, runs_dir or paths.ROOT / "build" / "runs", as_json)

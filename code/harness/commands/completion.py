@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, get_type_hints
 
+from harness.catalog import manifests
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from typer import Typer
 
-    from harness.catalog.models import ModelEntry
+    from harness.catalog.manifests import ModelEntry
 
 Offered = list[tuple[str, str]]
 
@@ -95,7 +96,7 @@ def modes(typed: str) -> Offered:
 
 def runs(typed: str) -> Offered:
     """The finished runs, the newest first."""
-    from harness.catalog.models import ROOT
+    from harness.paths import ROOT
     from harness.results.finished import names
 
     return _matching(typed, lambda: ((name, "") for name in reversed(names(ROOT / "build" / "runs"))))
@@ -174,17 +175,15 @@ def _matching(typed: str, offered: Callable[[], Iterable[tuple[str, str]]]) -> O
 
 
 def _models(wanted: Callable[[ModelEntry], bool]) -> Iterator[tuple[str, str]]:
-    from harness.catalog import models as catalog
 
-    return ((name, entry.description) for name, (_, entry) in catalog.models().items() if wanted(entry))
+    return ((name, entry.description) for name, (_, entry) in manifests.models().items() if wanted(entry))
 
 
 def _datasets(*, fetched: bool) -> Iterator[tuple[str, str]]:
-    from harness.catalog import models as catalog
     from harness.registry import BENCHMARKS
 
     for benchmark in BENCHMARKS:
-        for name, entry in catalog.datasets(benchmark).items():
+        for name, entry in manifests.datasets(benchmark).items():
             if entry.urls if fetched else entry.kind == "dataset":
                 yield name, entry.description
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.catalog import models as catalog
+from harness import paths
 from harness.commands.options import RunsDir, Tree
 from harness.errors import on_interrupt
 
@@ -35,6 +35,6 @@ def report(
 
     chosen = choose("format", FORMATS, format_)
     if chosen == "html":
-        output = output or catalog.ROOT / "build" / "report.html"
+        output = output or paths.ROOT / "build" / "report.html"
     with on_interrupt("nothing was written."):
-        make(find(runs or [], last, runs_dir or catalog.ROOT / "build" / "runs", tree), chosen, output)
+        make(find(runs or [], last, runs_dir or paths.ROOT / "build" / "runs", tree), chosen, output)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.catalog import models as catalog
+from harness import paths
 from harness.commands.options import (
     AsJson,
     Dataset,
@@ -68,7 +68,7 @@ def run(
             show_default="if tuned here",
         ),
     ] = None,
-    measurements_dir: MeasurementsDir = catalog.ROOT / "measurements",
+    measurements_dir: MeasurementsDir = paths.ROOT / "measurements",
     timeline: Annotated[
         str,
         typer.Option(help="Who records queries and batches for reports: harness, loadgen (its trace) or off."),
@@ -128,10 +128,10 @@ def tune(
     user_conf: Annotated[
         Path | None, typer.Option(help="The user.conf to add to.", show_default="the project's")
     ] = None,
-    measurements_dir: MeasurementsDir = catalog.ROOT / "measurements",
+    measurements_dir: MeasurementsDir = paths.ROOT / "measurements",
     state_dir: Annotated[
         Path, typer.Option(help="Where measurements are kept until the end.", show_default="build/tune")
-    ] = catalog.ROOT / "build" / "tune",
+    ] = paths.ROOT / "build" / "tune",
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure all anew, whatever is kept.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace settings of another model or engine.")] = False,
     stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished batch that end a trial.")] = 120.0,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from harness.catalog import models as catalog
+from harness import paths
 from harness.commands.options import (
     AsJson,
     DryRun,
@@ -53,8 +53,8 @@ def campaign(
     dry_run: DryRun = False,
     tree: Tree = None,
     runs_dir: RunsDir = None,
-    state_dir: StateDir = catalog.ROOT / "build" / "campaign",
-    measurements_dir: MeasurementsDir = catalog.ROOT / "measurements",
+    state_dir: StateDir = paths.ROOT / "build" / "campaign",
+    measurements_dir: MeasurementsDir = paths.ROOT / "measurements",
     stall_timeout: StallTimeout = 120.0,
     as_json: AsJson = False,
 ) -> None:
@@ -107,7 +107,7 @@ def _campaign(
         settings_of,
         model or [""],
         division=division,
-        system_type=system_type or system_type_of(description_file(catalog.ROOT / "systems", system)),
+        system_type=system_type or system_type_of(description_file(paths.ROOT / "systems", system)),
         scenarios=scenario or [],
         retry=retry,
         only_compliance=only_compliance,
@@ -174,7 +174,7 @@ def check(
     """Check a packaged submission: each problem with its file, the reason and the cure."""
     from harness.submission.run_check import run_check
 
-    root = root or catalog.ROOT / "build" / ("rehearsal-submission" if rehearsal else "submission")
+    root = root or paths.ROOT / "build" / ("rehearsal-submission" if rehearsal else "submission")
     raise typer.Exit(run_check(root, round_, rehearsal, inference_repo, official, python, as_json))
 
 
@@ -199,8 +199,8 @@ def compliance_run(
     dry_run: DryRun = False,
     tree: Tree = None,
     runs_dir: RunsDir = None,
-    state_dir: StateDir = catalog.ROOT / "build" / "campaign",
-    measurements_dir: MeasurementsDir = catalog.ROOT / "measurements",
+    state_dir: StateDir = paths.ROOT / "build" / "campaign",
+    measurements_dir: MeasurementsDir = paths.ROOT / "measurements",
     stall_timeout: StallTimeout = 120.0,
     as_json: AsJson = False,
 ) -> None:
@@ -273,7 +273,7 @@ def system_init(
     ] = None,
     systems_dir: Annotated[
         Path, typer.Option(help="Where system descriptions lie.", show_default="systems")
-    ] = catalog.ROOT / "systems",
+    ] = paths.ROOT / "systems",
     as_json: AsJson = False,
 ) -> None:
     """Write systems/SYSTEM.json from this machine, and list what a person must add.

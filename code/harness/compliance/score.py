@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from harness.catalog.models import ROOT, find_dataset
+from harness.catalog.models import find_dataset
 from harness.compliance.folder import Scorer
+from harness.paths import ROOT
 from harness.registry import BENCHMARKS, resolve
 from harness.rules.rounds import RULES
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
+from harness import paths
+from harness.catalog import manifests
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding, of_sentence
 
 _WRITTEN = ("build", "results", "compliance", "measurements", "systems")
@@ -85,7 +87,7 @@ def datasets(official: bool = False) -> Iterator[Finding]:
 
     lacking = BAD if official else WARNING
     for benchmark in BENCHMARKS:
-        for name, entry in catalog.datasets(benchmark).items():
+        for name, entry in manifests.datasets(benchmark).items():
             if entry.kind != "dataset":
                 continue
             place = catalog.location(benchmark, entry)
@@ -102,7 +104,7 @@ def datasets(official: bool = False) -> Iterator[Finding]:
                 found = catalog.find_dataset(benchmark, name)
                 if entry.official:
                     made = resolve("benchmark", BENCHMARKS, benchmark)
-                    made(made.Settings(), catalog.CACHE_DIR).check_official(found)
+                    made(made.Settings(), paths.CACHE_DIR).check_official(found)
             except NotOfficial as error:
                 yield Finding(lacking, "data set", f"{name} serves no official run: {str(error).rstrip('.')}")
             except ConfigError as error:

@@ -31,6 +31,24 @@ def locked(path: Path, told: str, *, shared: bool = False) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Make one sentence of whatever the operating system says when a file that the user named is looked at."""
+    try:
+        yield
+    except OSError as error:
+        where = str(error.filename or "a file")[:200]
+        raise ConfigError(f"{where} cannot be read ({error.strerror}): check the path and its permissions.") from error
+
+
+def user_path(text: str) -> Path:
+    """A path as a user types it, with ~ for a home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~name of a user who does not exist
+        return Path(text)
+
+
 def read_input(path: str | Path, what: str) -> bytes:
     """The bytes of a file that the user named; ConfigError where they cannot be had."""
     try:

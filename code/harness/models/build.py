@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import __version__
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.errors import ConfigError, did_you_mean
 from harness.graph import read_graph
@@ -49,7 +50,7 @@ def build(
         ConfigError: no such model can be built, or not with these weights or this seed, or the file cannot be written
             or is another model.
     """
-    known = catalog.models()
+    known = manifests.models()
     buildable = {key: entry for key, (_, entry) in known.items() if entry.builder}
     if name in known and name not in buildable:
         raise ConfigError(f"the graph of {name} is not known here: choose from {', '.join(buildable)}.")
@@ -81,7 +82,7 @@ def build(
 
 
 def _compress(
-    recipe: catalog.Recipe, dense: bytes, path: Path, random: bool, dataset: str | None, samples: int | None
+    recipe: manifests.Recipe, dense: bytes, path: Path, random: bool, dataset: str | None, samples: int | None
 ) -> None:
     from harness.compress.compress import CompressSettings
     from harness.models.compression import compress_file
@@ -109,7 +110,7 @@ def _checkpoint(weights: str) -> Checkpoint:
     return Checkpoint(path)
 
 
-def _graph(name: str, entry: catalog.ModelEntry, weights: Weights) -> ModelProto:
+def _graph(name: str, entry: manifests.ModelEntry, weights: Weights) -> ModelProto:
     from onnx import helper
 
     module, _, function = (entry.builder or "").partition(":")
@@ -128,7 +129,7 @@ def check_name(path: Path) -> None:
     Raises:
         ConfigError: it would be.
     """
-    if path.stem in catalog.models():
+    if path.stem in manifests.models():
         raise ConfigError(f"{path.stem} is the name of a published model, which this is not: name the file otherwise.")
 
 

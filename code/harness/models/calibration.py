@@ -9,6 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from harness import paths
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.compress.network import Feed
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
@@ -46,7 +48,7 @@ class _GraphOnly(Engine):
         raise AssertionError("calibration data is collated, never run by this engine")
 
 
-def calibration(model: catalog.Model, path: Path, dataset: str | None, samples: int) -> Calibration:
+def calibration(model: manifests.Model, path: Path, dataset: str | None, samples: int) -> Calibration:
     """About ``samples`` samples of a data set, spread evenly over it, for the graph at ``path``.
 
     Without a name it is the shipped data set: a model must not be calibrated with what it is scored on. Samples of
@@ -76,7 +78,7 @@ def calibration(model: catalog.Model, path: Path, dataset: str | None, samples: 
     return Calibration(feeds, f"{len(indices)} samples of {found.name}")
 
 
-def check_calibration(model: catalog.Model, dataset: str | None, samples: int) -> tuple[Benchmark, catalog.Dataset]:
+def check_calibration(model: manifests.Model, dataset: str | None, samples: int) -> tuple[Benchmark, manifests.Dataset]:
     """The benchmark and the data set, before any data is made.
 
     Raises:
@@ -85,10 +87,10 @@ def check_calibration(model: catalog.Model, dataset: str | None, samples: int) -
     if samples < 1:
         raise ConfigError(f"--samples {samples}: calibration needs at least one sample.")
     kind = resolve("benchmark", BENCHMARKS, model.benchmark)
-    benchmark = kind(validated(kind.Settings, model.settings), catalog.CACHE_DIR)
+    benchmark = kind(validated(kind.Settings, model.settings), paths.CACHE_DIR)
     return benchmark, catalog.find_dataset(model.benchmark, dataset or _shipped(model.benchmark))
 
 
 def _shipped(benchmark: str) -> str:
-    entries = catalog.datasets(benchmark).items()
+    entries = manifests.datasets(benchmark).items()
     return next(name for name, e in entries if e.kind == "dataset" and not e.urls and not e.variable)

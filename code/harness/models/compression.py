@@ -12,6 +12,7 @@ from onnx import ModelProto, helper
 from rich.table import Table
 
 from harness import __version__
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.compress.compress import CompressSettings, Report, check, compress
 from harness.compress.network import Network, read_network
@@ -76,13 +77,13 @@ def compress_file(
     return compress_model(network, facts_of(model), output, settings, data, model.path.stat().st_size)
 
 
-def facts_of(model: catalog.Model) -> dict[str, str]:
+def facts_of(model: manifests.Model) -> dict[str, str]:
     """The metadata that a compressed model takes over from its dense one."""
     metadata = model.metadata
     weights = model.source if model.source != "unknown" else f"unknown ({model.path.name}, {(model.sha256 or '')[:16]})"
     settings = {key: str(value) for key, value in model.settings.items()}
     taken = {key: metadata[key] for key in ("architecture", "model") if key in metadata}
-    if model.name in catalog.models():
+    if model.name in manifests.models():
         taken["model"] = model.name
     return {**settings, **taken, "weights": metadata.get("weights", weights)}
 

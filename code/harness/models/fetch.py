@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from harness import paths
+from harness.catalog import manifests
 from harness.catalog import models as catalog
-from harness.catalog.models import FetchRecord, Model, ModelEntry
+from harness.catalog.manifests import FetchRecord, Model, ModelEntry
 from harness.errors import ConfigError, MissingDependencyError, RunFailed, did_you_mean
 from harness.graph import Graph, listing, read_graph
 from harness.host import console
@@ -47,7 +49,7 @@ def fetch(name: str, copy: str | None = None) -> Model:
         ConfigError: there is no such model, it has no source, or what is there or in the copy is another model.
         RunFailed: no source delivered it, or it cannot be stored.
     """
-    known = catalog.models()
+    known = manifests.models()
     if name not in known:
         raise ConfigError(f"no model '{name}' to fetch: {did_you_mean(name, known)}")
     owner, entry = known[name]
@@ -75,7 +77,7 @@ def fetch(name: str, copy: str | None = None) -> Model:
 
 def _take_first(name: str, owner: str, entry: ModelEntry) -> None:
     """From the first source that has it. The folder stays until then, so that a download goes on where it broke off."""
-    room = catalog.MODELS_DIR / f".{name}.fetch"
+    room = paths.MODELS_DIR / f".{name}.fetch"
     room.mkdir(exist_ok=True)
     reasons = []
     for source in entry.fetch:
@@ -198,7 +200,7 @@ def _from_zoo(source: str, name: str, entry: ModelEntry, room: Path) -> Path:
 
 
 def _take_copy(name: str, owner: str, entry: ModelEntry, copy: str) -> None:
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=catalog.MODELS_DIR) as made:
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=paths.MODELS_DIR) as made:
         room = Path(made)
         path, member = Path(copy).expanduser(), None
         if not path.exists() and "#" in copy:
@@ -262,7 +264,7 @@ def _take(name: str, owner: str, entry: ModelEntry, path: Path, source: str, bes
         if not part.is_file():
             raise ConfigError(f"{part} is missing, which holds weights of {name}: put it beside its ONNX file.")
         data[file] = sha256_of(part)
-        if (there := catalog.MODELS_DIR / file).exists() and sha256_of(there) != data[file]:
+        if (there := paths.MODELS_DIR / file).exists() and sha256_of(there) != data[file]:
             raise ConfigError(f"{there} is in the way of a file of {name}: move it away.")
     record = FetchRecord(
         source=source,
@@ -274,7 +276,7 @@ def _take(name: str, owner: str, entry: ModelEntry, path: Path, source: str, bes
     )
     # The model gets its name last: until then it is not there, whatever else is.
     for file in data:
-        there = catalog.MODELS_DIR / file
+        there = paths.MODELS_DIR / file
         there.parent.mkdir(parents=True, exist_ok=True)
         partial = there.with_name(f".{there.name}.copy")
         try:
@@ -282,7 +284,7 @@ def _take(name: str, owner: str, entry: ModelEntry, path: Path, source: str, bes
             partial.replace(there)
         finally:  # Ctrl-C, too
             partial.unlink(missing_ok=True)
-    write_text(catalog.MODELS_DIR / f"{name}.json", record.model_dump_json(indent=2) + "\n")
+    write_text(paths.MODELS_DIR / f"{name}.json", record.model_dump_json(indent=2) + "\n")
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     path.replace(catalog.model_file(name))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.errors import ConfigError
 from harness.graph import read_graph
@@ -54,11 +55,11 @@ def overview() -> list[dict[str, str]]:
             "here": _here(name, entry),
             "description": entry.description,
         }
-        for name, (_, entry) in catalog.models().items()
+        for name, (_, entry) in manifests.models().items()
     ]
 
 
-def _here(name: str, entry: catalog.ModelEntry) -> str:
+def _here(name: str, entry: manifests.ModelEntry) -> str:
     if entry.file:
         return "shipped"
     here = ["fetched"] if catalog.model_file(name).is_file() and catalog.fetch_record(name) else []
@@ -81,7 +82,7 @@ def describe(name: str) -> dict[str, Any]:
         model = onnx.load(str(found.path))
     except Exception as error:
         raise ConfigError(f"{found.path} cannot be loaded with its weights ({error}): fetch it again.") from error
-    record = catalog.fetch_record(name) if name in catalog.models() else None
+    record = catalog.fetch_record(name) if name in manifests.models() else None
     return {
         "name": found.name,
         "title": found.title,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.errors import ConfigError, did_you_mean
 from harness.graph import read_graph
@@ -20,7 +21,7 @@ def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises:
         ConfigError: there is no model of a name.
     """
-    known = catalog.models()
+    known = manifests.models()
     for name in names:
         if name not in known:
             raise ConfigError(f"no model '{name}' to verify: {did_you_mean(name, known)}")
@@ -40,9 +41,9 @@ def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
     return good, problems
 
 
-def verdict(model: catalog.Model) -> str:
+def verdict(model: manifests.Model) -> str:
     """By what a model that was found is known to be the published one, and its sha256."""
     record = catalog.fetch_record(model.name)
-    _, entry = catalog.models()[model.name]
+    _, entry = manifests.models()[model.name]
     by_md5 = record is not None and record.verified == "md5" and entry.sha256 is None
     return f"{model.remark or ('verified by md5' if by_md5 else 'verified')}, sha256 {model.sha256}"

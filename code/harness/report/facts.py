@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.catalog import models as catalog
+from harness.catalog import manifests
 from harness.results.finished import Finished
 from harness.running.agreement import Agreement
 from harness.scenarios.base import Metric
@@ -200,7 +200,7 @@ def side_by_side(runs: Sequence[Finished]) -> list[Row]:
 
 def published(runs: Sequence[Finished]) -> list[PublishedRow]:
     """The published table with what these runs did where their model is one; [] where none is."""
-    table = catalog.published()
+    table = manifests.published()
     rows = []
     for name, (_, entry) in table.items():
         reached = []

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.catalog import models as catalog
+from harness import paths
+from harness.catalog import manifests
 from harness.errors import ConfigError, RunFailed, did_you_mean
 from harness.host import console
 from harness.loadgen.logs import DETAIL, read_detail
@@ -20,7 +21,7 @@ from harness.running.recorder import TIMELINE, Timeline, read_timeline
 from harness.running.settings import REHEARSAL_TREE
 from harness.scenarios.base import Metric
 
-TREES = (catalog.ROOT, REHEARSAL_TREE)
+TREES = (paths.ROOT, REHEARSAL_TREE)
 """Below which results/ and compliance/ are."""
 
 
@@ -75,21 +76,21 @@ class Finished:
         return "{}-{}-{} {}:{}:{}".format(*found.groups()) if found else self.name
 
     @property
-    def model(self) -> catalog.Model:
+    def model(self) -> manifests.Model:
         """The model that ran."""
-        return catalog.Model.model_validate(self.record["model"])
+        return manifests.Model.model_validate(self.record["model"])
 
     @property
     def published(self) -> str | None:
         """The row of the published table that the model is, or was built and compressed as."""
         model = self.model
-        rows = catalog.published()
+        rows = manifests.published()
         if model.name in rows:
             return model.name
         built = model.metadata.get("model", "")
         if built not in rows:
             return None
-        entry = catalog.models()[built][1]
+        entry = manifests.models()[built][1]
         same = model.precision == entry.precision and ("compression" in model.metadata) == bool(entry.recipe)
         if entry.recipe:
             same &= model.metadata.get("sparsity", "0") == f"{entry.recipe.sparsity:g}"
@@ -258,7 +259,7 @@ def _shareable(value: Any) -> Any:
         return [_shareable(inner) for inner in value]
     if not isinstance(value, str) or "/" not in value:
         return value
-    for folder, said in ((str(catalog.ROOT), ""), (os.path.expanduser("~").rstrip("/"), "~/")):  # noqa: PTH111  no error
+    for folder, said in ((str(paths.ROOT), ""), (os.path.expanduser("~").rstrip("/"), "~/")):  # noqa: PTH111  no error
         if folder.startswith("/"):
             value = re.sub(rf"(?<![\w.~/-]){re.escape(folder)}/", said, value)
     return value

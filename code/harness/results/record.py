@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.catalog.models import ROOT, models
+from harness.catalog.manifests import models
 from harness.errors import ConfigError
 from harness.host.download import sha256_of
 from harness.loadgen.logs import ACCURACY, DETAIL
+from harness.paths import ROOT
 from harness.results.layout import CONF, RUN
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.catalog.models import Dataset
+from harness.catalog.manifests import Dataset
 from harness.compliance.folder import verify
 from harness.compliance.score import allowed_delta
 from harness.compliance.verify import beyond_the_rules

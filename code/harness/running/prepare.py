@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.engines.base import Engine, engine_errors
 from harness.errors import ConfigError
@@ -31,7 +32,7 @@ class Prepared:
     """A benchmark's data and model on an engine, warm; the samples that LoadGen will load are loaded."""
 
     benchmark: Benchmark
-    dataset: catalog.Dataset
+    dataset: manifests.Dataset
     qsl: SampleLibrary
     engine: Engine
     sut: SUT

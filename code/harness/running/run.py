@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from harness import __version__
-from harness.catalog import models as catalog
+from harness.catalog import manifests
 from harness.engines.base import Engine
 from harness.errors import HarnessError, RunFailed
 from harness.host import console, machine
@@ -237,7 +237,7 @@ def _hint(scenario: Scenario, detail: Detail, conf: UserConf, model: str) -> str
 
 def _record(
     settings: RunSettings,
-    dataset: catalog.Dataset,
+    dataset: manifests.Dataset,
     count: int,
     engine: Engine,
     scenario: Scenario,

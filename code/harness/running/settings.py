@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.catalog.models import ROOT, Model, default_model, find_dataset, find_model
+from harness.catalog.manifests import Model, default_model
+from harness.catalog.models import find_dataset, find_model
 from harness.engines.base import Engine
 from harness.errors import ConfigError, did_you_mean
 from harness.host.machine import default_system_name
+from harness.paths import ROOT
 from harness.registry import BENCHMARKS, ENGINES, MODES, SCENARIOS, choose, default_engine, resolve
 from harness.results.layout import Classic, Scene
 from harness.rules.audits import find_audit

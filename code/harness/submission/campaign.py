@@ -19,6 +19,8 @@ from typing import Any
 
 from rich.table import Table
 
+from harness import paths
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.errors import ConfigError, Interrupted, did_you_mean, on_interrupt
 from harness.host import console
@@ -317,7 +319,7 @@ def plan(
     scenarios: Sequence[str],
     retry: bool = False,
     only_compliance: bool = False,
-    folder: Path = catalog.ROOT / "build" / "campaign",
+    folder: Path = paths.ROOT / "build" / "campaign",
     as_json: bool = False,
 ) -> Campaign:
     """The campaign of these models, each ``NAME`` or ``NAME@ENGINE``.
@@ -340,7 +342,7 @@ def plan(
         name, at, engine = text.rpartition("@")
         if not at or "/" in engine:
             name, engine = text, ""
-        found = catalog.find_model(name or catalog.default_model())
+        found = catalog.find_model(name or manifests.default_model())
         rules = RULES.get(found.official_name)
         if division == "closed" and rules is None:
             raise ConfigError(

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.catalog import models as catalog
+from harness import paths
 from harness.errors import ConfigError, MissingDependencyError
 from harness.rules.rounds import Round
 
@@ -52,7 +52,7 @@ def find_checkout(named: Path | None, clone: bool) -> Path | None:
     """
     given = named or (Path(value) if (value := os.environ.get(VARIABLE)) and not clone else None)
     if given is None:
-        return _clone(catalog.ROOT / "build" / "inference") if clone else None
+        return _clone(paths.ROOT / "build" / "inference") if clone else None
     if not (given / _TOOLS / _PACKAGE / "main.py").is_file() or not (given / _TOOLS / _SCRIPT).is_file():
         raise ConfigError(
             f"{given} holds no {_TOOLS}/{_PACKAGE} and {_SCRIPT}: name a checkout of {SOURCE} at {COMMIT[:8]}."

@@ -19,12 +19,12 @@ from typing import Any
 
 from rich.table import Table
 
-from harness.catalog.models import ROOT
 from harness.errors import CheckFailed, ConfigError
 from harness.host import console
 from harness.host.files import locked
 from harness.host.machine import default_system_name
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
+from harness.paths import ROOT
 from harness.results.layout import CONF, LAYOUTS, V6, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Classic, Layout, Scene
 from harness.results.record import Record, code_digest, difference, read_record, reference, unlike
 from harness.rules.audits import AUDITS

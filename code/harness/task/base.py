@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.catalog.models import Dataset, datasets
+from harness.catalog.manifests import Dataset, datasets
 from harness.engines.base import Engine
 from harness.errors import ConfigError, NotOfficial
 from harness.graph import Tensor

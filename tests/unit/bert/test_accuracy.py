@@ -19,7 +19,7 @@ from bert.accuracy import Score, main, score_log, write_accuracy_txt
 from bert.features import build_features
 from bert.squad import read_squad
 from bert.task import Bert, BertSettings
-from harness.catalog.models import Dataset
+from harness.catalog.manifests import Dataset
 from harness.errors import CheckFailed, ConfigError
 
 CONTEXT = "Steve Smith's Café (1895-1943), the unable\u202f中国 ﬁne İİ ΑΣ [UNK] xyz½. " * 23

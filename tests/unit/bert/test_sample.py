@@ -6,7 +6,7 @@ import pytest
 
 from bert.features import build_features
 from bert.squad import read_squad
-from harness.catalog.models import datasets, folder
+from harness.catalog.manifests import datasets, folder
 
 SAMPLE = folder("bert") / datasets("bert")["sample"].file
 

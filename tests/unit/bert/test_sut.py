@@ -9,7 +9,7 @@ from bert.features import build_features
 from bert.qsl import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, BertQSL
 from bert.squad import read_squad
 from bert.sut import BertSUT
-from harness.catalog.models import folder
+from harness.catalog.manifests import folder
 from harness.errors import ConfigError, RunFailed
 from harness.graph import Tensor
 from harness.scheduling.batching import Shape

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.errors import ConfigError, did_you_mean
 from harness.running.settings import make_settings, options_help
@@ -17,11 +18,11 @@ def settings(**changes):
 
 def test_the_shipped_files_are_those_of_the_manifests():
     for benchmark in catalog.BENCHMARKS:
-        for entry in catalog.datasets(benchmark).values():
+        for entry in manifests.datasets(benchmark).values():
             shipped = entry.shipped or (None if entry.urls else entry.file)
             if shipped:
-                assert catalog.sha256_of(catalog.folder(benchmark) / shipped) == entry.sha256
-    for name, (_, entry) in catalog.models().items():
+                assert catalog.sha256_of(manifests.folder(benchmark) / shipped) == entry.sha256
+    for name, (_, entry) in manifests.models().items():
         if entry.file:
             assert catalog.find_model(name).name == name
 
@@ -45,7 +46,7 @@ def test_a_changed_shipped_file_is_refused(tmp_path, monkeypatch):
 def test_a_copy_of_the_official_data_set_is_known_by_its_content(tmp_path, monkeypatch):
     path = tmp_path / "copy.json"
     path.write_text("x")
-    official = catalog.datasets("bert")["squad-v1.1"]
+    official = manifests.datasets("bert")["squad-v1.1"]
     monkeypatch.setattr(catalog, "sha256_of", lambda _: official.sha256)
     found = catalog.find_dataset("bert", str(path))
     assert (found.official, found.samples) == (True, 10833)
@@ -65,7 +66,7 @@ def test_a_manifest_with_a_typo_names_the_field(tmp_path):
     path = tmp_path / "models.toml"
     path.write_text('[m]\ndescripton = "x"\n')
     with pytest.raises(ConfigError, match=r"models.toml, .*'descrip"):
-        catalog._manifest(path, catalog.ModelEntry)
+        manifests._manifest(path, manifests.ModelEntry)
 
 
 def test_options_reach_their_owner():

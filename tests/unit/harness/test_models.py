@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto, helper
 from typer.testing import CliRunner
 
 from harness import __version__, cli
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.errors import ConfigError
 from harness.graph import read_graph
@@ -41,10 +42,10 @@ def manifest(monkeypatch, tmp_path):
     facts = {"description": "", "source": "", "official_name": "resnet50", "precision": "fp32"}
     facts |= {"input_data_types": "fp32", "weight_transformations": "no"}
     entries = {
-        "tiny-fp32": catalog.ModelEntry(
+        "tiny-fp32": manifests.ModelEntry(
             **facts, builder="tiny_graph:build", settings={"preprocessing": "mlperf", "label_offset": 1}
         ),
-        "other-fp32": catalog.ModelEntry(**facts),
+        "other-fp32": manifests.ModelEntry(**facts),
     }
     known = {name: ("resnet50", entry) for name, entry in entries.items()}
     monkeypatch.setattr(catalog, "models", lambda: known)
@@ -83,7 +84,7 @@ def test_a_model_that_was_compressed_here_says_so_in_every_result(tmp_path):
 
 
 def test_a_setting_cannot_hide_that_the_weights_are_random(monkeypatch):
-    benchmark, entry = catalog.models()["tiny-fp32"]
+    benchmark, entry = manifests.models()["tiny-fp32"]
     trained = entry.model_copy(update={"settings": {"weights": "trained"}})
     monkeypatch.setattr(catalog, "models", lambda: {"tiny-fp32": (benchmark, trained)})
     assert read_graph(build("tiny-fp32", "random", None, 5)).metadata["weights"] == "random weights, seed 5"
@@ -91,7 +92,7 @@ def test_a_setting_cannot_hide_that_the_weights_are_random(monkeypatch):
 
 def test_every_builder_of_the_manifests_is_there(monkeypatch):
     monkeypatch.undo()
-    builders = [entry.builder for _, entry in catalog.models().values() if entry.builder]
+    builders = [entry.builder for _, entry in manifests.models().values() if entry.builder]
     assert builders
     for builder in builders:
         module, _, function = builder.partition(":")
@@ -178,8 +179,8 @@ def test_a_checkpoint_replaces_only_what_was_built_here_under_its_name(tmp_path,
 
 
 def test_a_compressed_model_says_fp32_until_it_is_compressed(monkeypatch):
-    benchmark, entry = catalog.models()["tiny-fp32"]
-    recipe = catalog.Recipe(sparsity=0.5, block=4, precision="int8")
+    benchmark, entry = manifests.models()["tiny-fp32"]
+    recipe = manifests.Recipe(sparsity=0.5, block=4, precision="int8")
     entry = entry.model_copy(update={"precision": "int8", "recipe": recipe})
     monkeypatch.setattr(catalog, "models", lambda: {"tiny-int8": (benchmark, entry)})
     path = build("tiny-int8", "random", None, 0, dense=True)

@@ -17,7 +17,8 @@ import pytest
 from finished import rated, run_folder
 from typer.testing import CliRunner
 
-from harness.catalog import models as catalog
+from harness import paths
+from harness.catalog import manifests
 from harness.cli import app
 from harness.errors import ConfigError, HarnessError
 from harness.report import facts, text
@@ -183,7 +184,7 @@ def test_paths_begin_at_the_repository_or_at_the_home_folder(tmp_path, monkeypat
     record = rated(folder)
     record["model"]["path"] = "/home/some body/models/small.onnx"
     record["benchmark_settings"] = {
-        "vocab": f"{catalog.ROOT}/code/bert/data/vocab.txt",
+        "vocab": f"{paths.ROOT}/code/bert/data/vocab.txt",
         "other": "/mnt/home/some body",
     }
     record["engine"]["library"] = "/home/some bodyguard/x"
@@ -194,7 +195,7 @@ def test_paths_begin_at_the_repository_or_at_the_home_folder(tmp_path, monkeypat
     assert shown["benchmark_settings"] == {"vocab": "code/bert/data/vocab.txt", "other": "/mnt/home/some body"}
     assert shown["engine"]["library"] == "/home/some bodyguard/x"
     for made in (page(runs), text.as_json(runs), text.as_csv(runs), text.as_markdown(runs)):
-        assert str(catalog.ROOT) not in made
+        assert str(paths.ROOT) not in made
 
 
 def test_ratios_are_to_the_first_run_of_the_same_question(tmp_path):
@@ -277,7 +278,7 @@ def test_a_run_without_a_timeline_is_not_looked_for_among_the_others(tmp_path, m
 
 
 def test_a_run_of_a_published_model_stands_beside_what_was_published(tmp_path):
-    names = list(catalog.published())
+    names = list(manifests.published())
     run_folder(tmp_path / "runs", second=10, scenario="Offline", rate=10.0, model=names[1])
     run_folder(tmp_path / "runs", second=11, scenario="Offline", rate=20.0, built=names[2], caveat="random weights")
     run_folder(tmp_path / "runs", second=12, scenario="Server", model=names[1])
@@ -291,7 +292,7 @@ def test_a_run_of_a_published_model_stands_beside_what_was_published(tmp_path):
 
 
 def test_an_accuracy_run_without_a_score_has_a_report(tmp_path):
-    run_folder(tmp_path / "runs", scenario="Offline", mode="accuracy", model=list(catalog.published())[1])
+    run_folder(tmp_path / "runs", scenario="Offline", mode="accuracy", model=list(manifests.published())[1])
     runs = found(tmp_path / "runs")
     assert not any(row.reached for row in facts.published(runs))
     assert "complete" in page(runs)

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from web import Site, serving
 
 from harness import cli
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.errors import ConfigError, RunFailed
 from harness.host import download as downloading
@@ -70,7 +71,7 @@ def know(folder: Path, monkeypatch: pytest.MonkeyPatch):
     """Makes tiny-fp32 a model of these sources and checksums, and the only one that is known."""
 
     def set_entry(*where: str, **facts: object) -> None:
-        entry = catalog.ModelEntry(**{**FACTS, "fetch": where, **facts})
+        entry = manifests.ModelEntry(**{**FACTS, "fetch": where, **facts})
         monkeypatch.setattr(catalog, "models", lambda: {"tiny-fp32": ("resnet50", entry)})
 
     return set_entry
@@ -550,4 +551,4 @@ def test_show_tells_what_is_in_a_file(folder, tmp_path):
 )
 def test_the_title_says_what_was_done_to_the_model(metadata, title):
     facts = {"name": "m", "path": Path("m.onnx"), "benchmark": "bert", "official_name": "bert-99", "sha256": None}
-    assert catalog.Model(**facts, precision="fp32", metadata=metadata).title == title
+    assert manifests.Model(**facts, precision="fp32", metadata=metadata).title == title

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from harness.catalog.models import Dataset
+from harness.catalog.manifests import Dataset
 from harness.errors import CheckFailed, ConfigError
 from resnet50.accuracy import Score, accuracy_text, main, score_log, write_accuracy_txt
 from resnet50.task import ResNet50, ResNet50Settings

@@ -12,6 +12,7 @@ import PIL
 import pytest
 from PIL import Image, features
 
+from harness.catalog import manifests
 from harness.catalog import models as catalog
 from resnet50.images import find_images
 from resnet50.preprocess import PROFILES, SIDE, normaliser, pixels
@@ -19,7 +20,7 @@ from resnet50.preprocess import PROFILES, SIDE, normaliser, pixels
 TOOL = Path(__file__).parents[3] / "tools" / "make_image_defaults"
 MADE_WITH = ("13.0.0", "3.2.0", "1")
 """Pillow, libjpeg-turbo and NumPy of the shipped drawings: others may write other bytes."""
-MODEL = catalog.folder("resnet50") / "data" / "efficientnet-lite0-int8.onnx"
+MODEL = manifests.folder("resnet50") / "data" / "efficientnet-lite0-int8.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def tool(monkeypatch):
 
 
 def test_the_manifest_says_how_many_images_there_are_and_that_scores_are_agreement(synthetic):
-    entry = catalog.datasets("resnet50")["imagenet-synthetic"]
+    entry = manifests.datasets("resnet50")["imagenet-synthetic"]
     assert len(synthetic.files) == entry.samples
     assert entry.metric == "agreement with the FP32 baseline"
     assert not entry.official
