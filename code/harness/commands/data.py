@@ -31,7 +31,7 @@ data_app = typer.Typer(help="List and fetch data sets.", no_args_is_help=True, r
 @data_app.command("list")
 def data_list(as_json: AsJson = False) -> None:
     """List the data sets and where each is."""
-    from harness.datasets import overview
+    from harness.catalog.datasets import overview
 
     rows = overview()
     if as_json:
@@ -49,7 +49,7 @@ def data_fetch(
     as_json: AsJson = False,
 ) -> None:
     """Fetch the full data sets into build/data: sha256-checked, resumed where a download broke off."""
-    from harness.datasets import fetch
+    from harness.catalog.datasets import fetch
 
     with on_interrupt("what was fetched before is kept; the same command fetches the rest."):
         fetched = {}

@@ -223,7 +223,7 @@ def test_ctrl_c_says_what_was_kept():
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("where", ["harness.datasets.overview", "harness.cli.app"])
+@pytest.mark.parametrize("where", ["harness.catalog.datasets.overview", "harness.cli.app"])
 def test_ctrl_c_in_a_command_that_keeps_nothing_is_told_too(where, monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
@@ -255,7 +255,7 @@ def test_what_the_system_refuses_is_one_sentence(monkeypatch, capsys):
     def refused():
         raise PermissionError(13, "Permission denied", "/data")
 
-    monkeypatch.setattr("harness.datasets.overview", refused)
+    monkeypatch.setattr("harness.catalog.datasets.overview", refused)
     monkeypatch.setattr(sys, "argv", ["harness", "data", "list"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
