@@ -18,14 +18,14 @@ from rich.table import Table
 from bert.accuracy import VOCAB, score_log
 from bert.features import build_features
 from bert.squad import Squad, read_squad
-from harness.catalog import models as catalog
+from harness.catalog.datasets import find_dataset
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 
 
 def data_speed(dataset: str | None) -> tuple[float, int, float, int]:
     """Features/s and their number, seconds of scoring and its number, for a set of the size of SQuAD's."""
-    path = catalog.find_dataset("bert", dataset).path
+    path = find_dataset("bert", dataset).path
     squad = replicated(read_squad(path), 10_570)
     start = time.perf_counter()
     features = build_features(squad, VOCAB)

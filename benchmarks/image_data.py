@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.common import spread
 from harness.catalog import manifests
-from harness.catalog import models as catalog
+from harness.catalog.datasets import find_dataset
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from resnet50.images import find_images
@@ -112,7 +112,7 @@ def main() -> None:
     if cv2 is not None:
         cv2.setNumThreads(1)
     profile = PROFILES[args.profile]
-    files = list(find_images(catalog.find_dataset("resnet50", args.dataset).path).files)
+    files = list(find_images(find_dataset("resnet50", args.dataset).path).files)
     for file in files:  # into the page cache: what is compared is the work, not the disk
         file.read_bytes()
 

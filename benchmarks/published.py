@@ -21,8 +21,8 @@ from benchmarks.common import Ready, apart, command
 from benchmarks.offline import loadgen_test, raw_engine, reference_way
 from harness import __version__
 from harness.catalog import manifests
-from harness.catalog import models as catalog
 from harness.catalog.manifests import Recipe
+from harness.catalog.models import fetch_record, find_model, model_file
 from harness.errors import did_you_mean
 from harness.graph import read_graph
 from harness.host import console
@@ -38,18 +38,18 @@ _LEAST_SAMPLES = 64
 PUBLISHED = {name: entry for name, (_, entry) in manifests.published().items()}
 
 
-def model_file(name: str) -> tuple[Path, str]:
+def find_file(name: str) -> tuple[Path, str]:
     """Where a model is, fetched or built, and what of it is random."""
-    if catalog.model_file(name).is_file() and catalog.fetch_record(name):
-        return catalog.find_model(name).path, "nothing: fetched"
-    path, entry = catalog.model_file(f"{name}-random"), manifests.models()[name][1]
+    if model_file(name).is_file() and fetch_record(name):
+        return find_model(name).path, "nothing: fetched"
+    path, entry = model_file(f"{name}-random"), manifests.models()[name][1]
     made = read_graph(path).metadata if path.is_file() else {}
     recipe = entry.recipe or Recipe(precision=entry.precision)
     same = float(made.get("sparsity", 0)) == recipe.sparsity and made.get("precision") == recipe.precision
     if not same or made.get("tool") != f"{TOOL} {__version__}":
         console.note(f"building {name} with random weights ...")
         path = build(name, "random", None, 0)
-    pruned = "sparsity" in catalog.find_model(str(path)).metadata
+    pruned = "sparsity" in find_model(str(path)).metadata
     return path, "weights, and which of them are zeros" if pruned else "weights"
 
 
@@ -98,13 +98,13 @@ def main() -> None:
         dense = next(key for key in PUBLISHED if manifests.models()[key][0] == benchmark)
         dataset = args.dataset if benchmark == "bert" else args.images
         if benchmark not in baselines:
-            path, random = model_file(dense)
+            path, random = find_file(dense)
             console.note(f"measuring {dense} the reference's way ...")
             baselines[benchmark] = apart(reference_rate, str(path), dataset, args.seconds)
             title = f"{PUBLISHED[dense].title}, the reference's way"
             base = baselines[benchmark]
             show(title, "onnxruntime", base, base, "1.0", "", random)
-        path, random = model_file(name)
+        path, random = find_file(name)
         row, base = PUBLISHED[name], baselines[benchmark]
         content = path.read_bytes()
         sizes = f"{len(content) / 1e6:.1f} MB, {len(gzip.compress(content, 6)) / 1e6:.1f} MB ({row.file})"

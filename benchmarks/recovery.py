@@ -36,7 +36,8 @@ from benchmarks.common import command
 from bert.squad import read_squad
 from harness import __version__, paths
 from harness.catalog import manifests
-from harness.catalog import models as catalog
+from harness.catalog.datasets import find_dataset
+from harness.catalog.models import find_model
 from harness.compress.compress import CompressSettings
 from harness.errors import RunFailed
 from harness.host import console
@@ -112,7 +113,7 @@ def variant_file(model: manifests.Model, variant: Variant, calibration: str) -> 
     values = {"sparsity": variant.sparsity, "precision": variant.precision, "method": variant.method}
     values |= {"block": variant.block, "keep": _KEEP.get(model.official_name, ())}
     settings = validated(CompressSettings, values)
-    data = content_of(catalog.find_dataset(model.benchmark, calibration))
+    data = content_of(find_dataset(model.benchmark, calibration))
     made_with = [_sources("harness/compress"), model.sha256, settings.model_dump_json(), data, str(SAMPLES)]
     what = f"{variant.sparsity:g}-{variant.precision}-{variant.method}-{_key(made_with)}"
     path = _FOLDER / f"{model.name}-{what}.onnx"
@@ -259,12 +260,12 @@ def main() -> None:
     engines = ["deepsparse", "onnxruntime"] if default_engine() == "deepsparse" else ["onnxruntime"]
     console.out.print(f"{cpu_model()}, {core_count()} cores")
     for name, data in work:
-        model = catalog.find_model(name)
-        dataset = catalog.find_dataset(model.benchmark, data)
+        model = find_model(name)
+        dataset = find_dataset(model.benchmark, data)
         calibration = args.calibration
         if calibration is None:
             calibration, scored = map(str, held_out(model.benchmark, dataset))
-            dataset = catalog.find_dataset(model.benchmark, scored)
+            dataset = find_dataset(model.benchmark, scored)
         table = Table("variant", "precision", "engine", "score", "recovery", "same arg-max", "file, gzip", "samples/s",
                       "÷ dense FP32", title=f"{model.name} on {Path(data).name}", box=None, pad_edge=False)  # fmt: skip
         dense: list[Row] = []

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from benchmarks.common import Ready, apart, spread
 from harness.catalog import manifests
-from harness.catalog import models as catalog
+from harness.catalog.models import find_model
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.registry import default_engine
@@ -179,7 +179,7 @@ def main() -> None:
     for number, model in enumerate(args.models.split(",")):
         dataset = datasets[number] if number < len(datasets) else None
         for engine in args.engines.split(","):
-            who = f"{catalog.find_model(model).name}, {engine}"
+            who = f"{find_model(model).name}, {engine}"
             console.note(f"measuring {who} ...")
             same = (model, dataset, engine, args.seconds, args.pairs)
             offline = apart(offline_rates, *same)
@@ -200,7 +200,7 @@ def main() -> None:
                 table.add_row(f"{who}: {name} ÷ raw engine", spread([a / b for a, b in pairs]), "1.05", f"{figures} ms")
         console.note("measuring the harness's own time ...")
         microseconds = apart(own_time, model, dataset)
-        table.add_row(f"{catalog.find_model(model).name}: own time of a query", "", "", f"{microseconds:.0f} µs")
+        table.add_row(f"{find_model(model).name}: own time of a query", "", "", f"{microseconds:.0f} µs")
     console.out.print(f"{cpu_model()}, {core_count()} cores; each side {args.pairs} times")
     console.print_table(table)
 

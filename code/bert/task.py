@@ -15,8 +15,8 @@ from bert.features import FeatureParams, load_features
 from bert.qsl import BertQSL
 from bert.squad import repeated
 from bert.sut import BertSUT
+from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
-from harness.catalog.models import find_dataset
 from harness.engines.base import Engine
 from harness.graph import Tensor
 from harness.host import console

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
-from harness.catalog.models import find_dataset
 from harness.engines.base import Engine
 from harness.errors import CheckFailed
 from harness.graph import Tensor

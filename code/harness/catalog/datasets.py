@@ -1,17 +1,20 @@
-"""Fetching data sets into build/data."""
+"""Data sets: found by name or path, and fetched into build/data."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from harness import paths
 from harness.catalog import manifests
-from harness.catalog import models as catalog
+from harness.catalog.manifests import Dataset, DatasetEntry
 from harness.errors import ConfigError, did_you_mean
 from harness.host.download import download, sha256_of
-from harness.registry import BENCHMARKS
+from harness.host.files import readable, user_path
+from harness.registry import BENCHMARKS, resolve
 
 
 def overview() -> list[dict[str, Any]]:
@@ -30,7 +33,7 @@ def overview() -> list[dict[str, Any]]:
 
 
 def _here(benchmark: str, entry: manifests.DatasetEntry) -> str:
-    path = catalog.location(benchmark, entry)
+    path = location(benchmark, entry)
     if path is None or (entry.variable and not path.exists()):
         return f"no: set {entry.variable}"
     return str(path) if path.exists() else "no: run `make data`"
@@ -54,7 +57,7 @@ def fetch(name: str | None) -> Iterator[tuple[str, Path]]:
     for key, (benchmark, entry) in entries.items():
         if name not in (None, key):
             continue
-        target = catalog.location(benchmark, entry)
+        target = location(benchmark, entry)
         target.parent.mkdir(parents=True, exist_ok=True)
         shipped = manifests.folder(benchmark) / entry.shipped if entry.shipped else None
         if not target.exists() and shipped and shipped.is_file() and sha256_of(shipped) == entry.sha256:
@@ -64,3 +67,55 @@ def fetch(name: str | None) -> Iterator[tuple[str, Path]]:
         else:
             download(entry.urls, target, sha256=entry.sha256, size=entry.size, description=key)
         yield key, target
+
+
+@readable()
+def find_dataset(benchmark: str, name: str | None) -> Dataset:
+    """A data set by name or path; with None the first of the manifest that is on this machine.
+
+    Raises:
+        ConfigError: there is no such name or file, it cannot be read, or it has not been fetched.
+    """
+    known = {key: entry for key, entry in manifests.datasets(benchmark).items() if entry.kind == "dataset"}
+    if name is None:
+        name = next((key for key, entry in known.items() if _is_there(benchmark, entry)), next(iter(known)))
+    if name in known:
+        entry = known[name]
+        path = location(benchmark, entry)
+        if path is None:
+            raise ConfigError(f"where data set {name} lies is not known: give its path, or set {entry.variable} to it.")
+        if entry.variable and not path.exists():
+            raise ConfigError(f"{entry.variable} is {path}, and there is nothing: set it to the place of {name}.")
+        if not path.exists():
+            raise ConfigError(f"data set {name} is not on this machine: run `make data`, or give the path of a copy.")
+        return _dataset(benchmark, name, path, entry)
+    path = user_path(name)
+    if not path.exists():
+        raise ConfigError(f"no data set or file '{name}': {did_you_mean(name, known)} Or give the path of a file.")
+    return _dataset(benchmark, path.stem, path.resolve(), None)
+
+
+def _dataset(benchmark: str, name: str, path: Path, entry: DatasetEntry | None) -> Dataset:
+    path = resolve("benchmark", BENCHMARKS, benchmark).dataset_file(path)
+    digest = sha256_of(path) if path.is_file() else None
+    if entry is None:  # a copy of a known data set is that data set
+        same = (e for e in manifests.datasets(benchmark).values() if e.kind == "dataset" and e.sha256 == digest)
+        entry = next(same, None) if digest else None
+    elif entry.sha256 and digest != entry.sha256:
+        raise ConfigError(f"{path} is not {name} (its sha256 differs): delete it and run `make data`.")
+    facts = entry.model_dump(include={"official", "samples", "metric"}) if entry else {}
+    return Dataset(name=name, path=path, sha256=digest, **facts)
+
+
+def location(benchmark: str, entry: DatasetEntry) -> Path | None:
+    """Where a data set is, or would be once it is fetched; None where only the user knows and does not say."""
+    if entry.variable:
+        text = os.environ.get(entry.variable, "").strip()
+        return user_path(text).absolute() if text else None
+    assert entry.file is not None
+    return paths.DATA_DIR / entry.file if entry.urls else manifests.folder(benchmark) / entry.file
+
+
+def _is_there(benchmark: str, entry: DatasetEntry) -> bool:
+    path = location(benchmark, entry)
+    return path is not None and (bool(entry.variable) or path.is_file())

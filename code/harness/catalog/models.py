@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 
 from harness import paths
 from harness.catalog import manifests
-from harness.catalog.manifests import Dataset, DatasetEntry, FetchRecord, Model, ModelEntry
+from harness.catalog.manifests import FetchRecord, Model, ModelEntry
 from harness.errors import ConfigError, did_you_mean
 from harness.graph import listing, read_graph, read_metadata
 from harness.host.download import digest_of, sha256_of
@@ -162,55 +161,3 @@ def _made_here(metadata: dict[str, str]) -> str:
     if "compression" in metadata:
         return f"compressed here ({metadata['compression']}), not a published model"
     return f"built here from {metadata['weights']}, not the published file" if "model" in metadata else ""
-
-
-@readable()
-def find_dataset(benchmark: str, name: str | None) -> Dataset:
-    """A data set by name or path; with None the first of the manifest that is on this machine.
-
-    Raises:
-        ConfigError: there is no such name or file, it cannot be read, or it has not been fetched.
-    """
-    known = {key: entry for key, entry in manifests.datasets(benchmark).items() if entry.kind == "dataset"}
-    if name is None:
-        name = next((key for key, entry in known.items() if _is_there(benchmark, entry)), next(iter(known)))
-    if name in known:
-        entry = known[name]
-        path = location(benchmark, entry)
-        if path is None:
-            raise ConfigError(f"where data set {name} lies is not known: give its path, or set {entry.variable} to it.")
-        if entry.variable and not path.exists():
-            raise ConfigError(f"{entry.variable} is {path}, and there is nothing: set it to the place of {name}.")
-        if not path.exists():
-            raise ConfigError(f"data set {name} is not on this machine: run `make data`, or give the path of a copy.")
-        return _dataset(benchmark, name, path, entry)
-    path = user_path(name)
-    if not path.exists():
-        raise ConfigError(f"no data set or file '{name}': {did_you_mean(name, known)} Or give the path of a file.")
-    return _dataset(benchmark, path.stem, path.resolve(), None)
-
-
-def _dataset(benchmark: str, name: str, path: Path, entry: DatasetEntry | None) -> Dataset:
-    path = resolve("benchmark", BENCHMARKS, benchmark).dataset_file(path)
-    digest = sha256_of(path) if path.is_file() else None
-    if entry is None:  # a copy of a known data set is that data set
-        same = (e for e in manifests.datasets(benchmark).values() if e.kind == "dataset" and e.sha256 == digest)
-        entry = next(same, None) if digest else None
-    elif entry.sha256 and digest != entry.sha256:
-        raise ConfigError(f"{path} is not {name} (its sha256 differs): delete it and run `make data`.")
-    facts = entry.model_dump(include={"official", "samples", "metric"}) if entry else {}
-    return Dataset(name=name, path=path, sha256=digest, **facts)
-
-
-def location(benchmark: str, entry: DatasetEntry) -> Path | None:
-    """Where a data set is, or would be once it is fetched; None where only the user knows and does not say."""
-    if entry.variable:
-        text = os.environ.get(entry.variable, "").strip()
-        return user_path(text).absolute() if text else None
-    assert entry.file is not None
-    return paths.DATA_DIR / entry.file if entry.urls else manifests.folder(benchmark) / entry.file
-
-
-def _is_there(benchmark: str, entry: DatasetEntry) -> bool:
-    path = location(benchmark, entry)
-    return path is not None and (bool(entry.variable) or path.is_file())

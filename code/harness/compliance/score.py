@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.catalog.models import find_dataset
+from harness.catalog.datasets import find_dataset
 from harness.compliance.folder import Scorer
 from harness.paths import ROOT
 from harness.registry import BENCHMARKS, resolve

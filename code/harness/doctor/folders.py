@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from harness import paths
-from harness.catalog import manifests
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding, of_sentence
 
 _WRITTEN = ("build", "results", "compliance", "measurements", "systems")
@@ -81,7 +79,9 @@ def models() -> Iterator[Finding]:
 
 def datasets(official: bool = False) -> Iterator[Finding]:
     """Whether the shipped samples are whole and the full sets here, without which there is no official run."""
-    from harness.catalog import models as catalog
+    from harness import paths
+    from harness.catalog import manifests
+    from harness.catalog.datasets import find_dataset, location
     from harness.errors import ConfigError, NotOfficial
     from harness.registry import BENCHMARKS, resolve
 
@@ -90,7 +90,7 @@ def datasets(official: bool = False) -> Iterator[Finding]:
         for name, entry in manifests.datasets(benchmark).items():
             if entry.kind != "dataset":
                 continue
-            place = catalog.location(benchmark, entry)
+            place = location(benchmark, entry)
             if entry.official and place is None:
                 what = f"{name}: {entry.variable} is not set, so that only the shipped sample is used"
                 cure = f"set {entry.variable} to your copy, for official runs"
@@ -101,7 +101,7 @@ def datasets(official: bool = False) -> Iterator[Finding]:
                 yield Finding(lacking, "data set", what, "`make data`, for official runs")
                 continue
             try:
-                found = catalog.find_dataset(benchmark, name)
+                found = find_dataset(benchmark, name)
                 if entry.official:
                     made = resolve("benchmark", BENCHMARKS, benchmark)
                     made(made.Settings(), paths.CACHE_DIR).check_official(found)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from harness import __version__
 from harness.catalog import manifests
-from harness.catalog import models as catalog
+from harness.catalog.datasets import find_dataset
+from harness.catalog.models import model_file
 from harness.errors import ConfigError, did_you_mean
 from harness.graph import read_graph
 from harness.host import console
@@ -64,9 +65,9 @@ def build(
     if not compressed and (dataset is not None or samples is not None):
         raise ConfigError(f"{name} is not compressed here: leave out --calibration and --samples.")
     if compressed:
-        catalog.find_dataset(known[name][0], dataset)
+        find_dataset(known[name][0], dataset)
     kind = f"{'dense-' if entry.recipe and dense else ''}{'random' if random else 'built'}"
-    path = (output or catalog.model_file(f"{name}-{kind}")).absolute()
+    path = (output or model_file(f"{name}-{kind}")).absolute()
     check_name(path)
     if path.suffix != ".onnx":
         raise ConfigError(f"{path} is no name for a model: let it end in .onnx.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from harness import paths
 from harness.catalog import manifests
-from harness.catalog import models as catalog
+from harness.catalog.datasets import find_dataset
 from harness.compress.network import Feed
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
 from harness.errors import ConfigError
@@ -88,7 +88,7 @@ def check_calibration(model: manifests.Model, dataset: str | None, samples: int)
         raise ConfigError(f"--samples {samples}: calibration needs at least one sample.")
     kind = resolve("benchmark", BENCHMARKS, model.benchmark)
     benchmark = kind(validated(kind.Settings, model.settings), paths.CACHE_DIR)
-    return benchmark, catalog.find_dataset(model.benchmark, dataset or _shipped(model.benchmark))
+    return benchmark, find_dataset(model.benchmark, dataset or _shipped(model.benchmark))
 
 
 def _shipped(benchmark: str) -> str:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from harness import __version__
 from harness.catalog import manifests
-from harness.catalog import models as catalog
+from harness.catalog.models import find_model
 from harness.compress.compress import CompressSettings, Report, check, compress
 from harness.compress.network import Network, read_network
 from harness.errors import ConfigError
@@ -57,7 +57,7 @@ def compress_file(
     """
     if output.suffix != ".onnx":
         raise ConfigError(f"{output} is no name for a model: let it end in .onnx.")
-    model = catalog.find_model(name)
+    model = find_model(name)
     if options:
         model = model.model_copy(update={"settings": {**model.settings, **options}})
     check_calibration(model, dataset, samples)

@@ -16,8 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 from harness import paths
 from harness.catalog import manifests
-from harness.catalog import models as catalog
 from harness.catalog.manifests import FetchRecord, Model, ModelEntry
+from harness.catalog.models import find_model, model_file
 from harness.errors import ConfigError, MissingDependencyError, RunFailed, did_you_mean
 from harness.graph import Graph, listing, read_graph
 from harness.host import console
@@ -57,7 +57,7 @@ def fetch(name: str, copy: str | None = None) -> Model:
         raise ConfigError(f"model {name} is shipped, so that nothing has to be fetched.")
     if copy is None and not entry.fetch:
         raise ConfigError(f"no source of {name} is known: {_cure(name, entry)}. {entry.source}")
-    target = catalog.model_file(name)
+    target = model_file(name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target):
@@ -67,7 +67,7 @@ def fetch(name: str, copy: str | None = None) -> Model:
                 _take_copy(name, owner, entry, copy)
             else:
                 _take_first(name, owner, entry)
-            return catalog.find_model(name)
+            return find_model(name)
     except OSError as error:
         raise RunFailed(
             f"{name} cannot be stored in {target.parent}: {error.strerror or error}; make room or mend the folder, and "
@@ -287,7 +287,7 @@ def _take(name: str, owner: str, entry: ModelEntry, path: Path, source: str, bes
     write_text(paths.MODELS_DIR / f"{name}.json", record.model_dump_json(indent=2) + "\n")
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-    path.replace(catalog.model_file(name))
+    path.replace(model_file(name))
 
 
 def _verified(name: str, entry: ModelEntry, path: Path, sha256: str) -> Literal["sha256", "md5"] | None:

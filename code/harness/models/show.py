@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.catalog import manifests
-from harness.catalog import models as catalog
+from harness.catalog.models import fetch_record, find_model, model_file
 from harness.errors import ConfigError
 from harness.graph import read_graph
 from harness.host import console
@@ -62,8 +62,8 @@ def overview() -> list[dict[str, str]]:
 def _here(name: str, entry: manifests.ModelEntry) -> str:
     if entry.file:
         return "shipped"
-    here = ["fetched"] if catalog.model_file(name).is_file() and catalog.fetch_record(name) else []
-    here += [words for kind, words in _BUILT.items() if catalog.model_file(f"{name}-{kind}").is_file()]
+    here = ["fetched"] if model_file(name).is_file() and fetch_record(name) else []
+    here += [words for kind, words in _BUILT.items() if model_file(f"{name}-{kind}").is_file()]
     ways = [way for way, there in (("fetch", entry.fetch), ("build", entry.builder)) if there]
     return ", ".join(here) or f"no: {' or '.join(ways) or 'give its path'}"
 
@@ -76,13 +76,13 @@ def describe(name: str) -> dict[str, Any]:
     """
     import onnx
 
-    found = catalog.find_model(name)
+    found = find_model(name)
     graph = read_graph(found.path)
     try:
         model = onnx.load(str(found.path))
     except Exception as error:
         raise ConfigError(f"{found.path} cannot be loaded with its weights ({error}): fetch it again.") from error
-    record = catalog.fetch_record(name) if name in manifests.models() else None
+    record = fetch_record(name) if name in manifests.models() else None
     return {
         "name": found.name,
         "title": found.title,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.catalog import manifests
-from harness.catalog import models as catalog
+from harness.catalog.models import fetch_record, find_model, model_file
 from harness.errors import ConfigError, did_you_mean
 from harness.graph import read_graph
 from harness.host import console
@@ -25,12 +25,12 @@ def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
     for name in names:
         if name not in known:
             raise ConfigError(f"no model '{name}' to verify: {did_you_mean(name, known)}")
-    here = [name for name, (_, entry) in known.items() if entry.file or catalog.model_file(name).exists()]
+    here = [name for name, (_, entry) in known.items() if entry.file or model_file(name).exists()]
     good, problems = [], []
     for name in names or here:
         console.detail(f"{name}: hashing, and reading its graph")
         try:
-            model = catalog.find_model(name)
+            model = find_model(name)
             graph = read_graph(model.path)
             if not resolve("benchmark", BENCHMARKS, model.benchmark).accepts(graph.inputs):
                 raise ConfigError(f"the inputs of {model.path} do not fit {model.benchmark}.")
@@ -43,7 +43,7 @@ def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def verdict(model: manifests.Model) -> str:
     """By what a model that was found is known to be the published one, and its sha256."""
-    record = catalog.fetch_record(model.name)
+    record = fetch_record(model.name)
     _, entry = manifests.models()[model.name]
     by_md5 = record is not None and record.verified == "md5" and entry.sha256 is None
     return f"{model.remark or ('verified by md5' if by_md5 else 'verified')}, sha256 {model.sha256}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.catalog import manifests
-from harness.catalog import models as catalog
+from harness.catalog.datasets import find_dataset
 from harness.engines.base import Engine, engine_errors
 from harness.errors import ConfigError
 from harness.host import console
@@ -74,9 +74,9 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool
         settings.benchmark_settings, settings.cache_dir
     )
     if settings.rehearsal and settings.dataset is None:
-        dataset = catalog.find_dataset(settings.model.benchmark, str(benchmark.stand_in(REHEARSAL_TREE / "data")))
+        dataset = find_dataset(settings.model.benchmark, str(benchmark.stand_in(REHEARSAL_TREE / "data")))
     else:
-        dataset = catalog.find_dataset(settings.model.benchmark, settings.dataset)
+        dataset = find_dataset(settings.model.benchmark, settings.dataset)
     if settings.official and not settings.rehearsal:
         benchmark.check_official(dataset)
     with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Model, default_model
-from harness.catalog.models import find_dataset, find_model
+from harness.catalog.models import find_model
 from harness.engines.base import Engine
 from harness.errors import ConfigError, did_you_mean
 from harness.host.machine import default_system_name

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from harness import paths
 from harness.catalog import manifests
-from harness.catalog import models as catalog
+from harness.catalog.models import find_model
 from harness.errors import ConfigError, Interrupted, did_you_mean, on_interrupt
 from harness.host import console
 from harness.host.files import locked
@@ -342,7 +342,7 @@ def plan(
         name, at, engine = text.rpartition("@")
         if not at or "/" in engine:
             name, engine = text, ""
-        found = catalog.find_model(name or manifests.default_model())
+        found = find_model(name or manifests.default_model())
         rules = RULES.get(found.official_name)
         if division == "closed" and rules is None:
             raise ConfigError(

@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from harness import __version__
-from harness.catalog import models as catalog
+from harness.catalog.datasets import find_dataset
 from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.host import console, machine
 from harness.host.files import write_text
@@ -74,7 +74,7 @@ def tune(
             f"stopped; what was measured is kept in {_short(journal.path)}, and the same command goes on from there."
         ) from None
     conf = read_user_conf(settings.user_conf)
-    dataset = catalog.find_dataset(settings.model.benchmark, settings.dataset)
+    dataset = find_dataset(settings.model.benchmark, settings.dataset)
     result = tuned.Tuned(
         model=settings.model.name,
         model_sha256=settings.model.sha256,
@@ -269,7 +269,7 @@ def _find_rate(
 
 
 def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float, fresh: bool) -> Journal:
-    dataset = catalog.find_dataset(settings.model.benchmark, settings.dataset)
+    dataset = find_dataset(settings.model.benchmark, settings.dataset)
     words = (settings.model.name, settings.engine.rpartition(":")[2], settings.scenario)
     path = folder / (re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words)) + ".json")
     circumstances = {

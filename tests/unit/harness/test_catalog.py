@@ -5,8 +5,11 @@ import sys
 
 import pytest
 
-from harness.catalog import manifests
+from harness import paths
+from harness.catalog import datasets, manifests
 from harness.catalog import models as catalog
+from harness.catalog.datasets import find_dataset
+from harness.catalog.models import BENCHMARKS, find_model, sha256_of
 from harness.errors import ConfigError, did_you_mean
 from harness.running.settings import make_settings, options_help
 
@@ -17,14 +20,14 @@ def settings(**changes):
 
 
 def test_the_shipped_files_are_those_of_the_manifests():
-    for benchmark in catalog.BENCHMARKS:
+    for benchmark in BENCHMARKS:
         for entry in manifests.datasets(benchmark).values():
             shipped = entry.shipped or (None if entry.urls else entry.file)
             if shipped:
-                assert catalog.sha256_of(manifests.folder(benchmark) / shipped) == entry.sha256
+                assert sha256_of(manifests.folder(benchmark) / shipped) == entry.sha256
     for name, (_, entry) in manifests.models().items():
         if entry.file:
-            assert catalog.find_model(name).name == name
+            assert find_model(name).name == name
 
 
 def test_a_model_that_is_not_shipped_says_how_to_get_it():
@@ -32,34 +35,34 @@ def test_a_model_that_is_not_shipped_says_how_to_get_it():
         ConfigError,
         match=r"resnet50-fp32 is not shipped: fetch it .*, or give the path .*zenodo.*`harness models build",
     ):
-        catalog.find_model("resnet50-fp32")
+        find_model("resnet50-fp32")
     with pytest.raises(ConfigError, match=r"efficientnet-lite0-fp32 is not shipped: .* 0\.1\.0, exported to ONNX"):
-        catalog.find_model("efficientnet-lite0-fp32")
+        find_model("efficientnet-lite0-fp32")
 
 
 def test_a_changed_shipped_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "sha256_of", lambda _: "0" * 64)
     with pytest.raises(ConfigError, match="its sha256 differs"):
-        catalog.find_model("minilm-l6-squad-int8")
+        find_model("minilm-l6-squad-int8")
 
 
 def test_a_copy_of_the_official_data_set_is_known_by_its_content(tmp_path, monkeypatch):
     path = tmp_path / "copy.json"
     path.write_text("x")
     official = manifests.datasets("bert")["squad-v1.1"]
-    monkeypatch.setattr(catalog, "sha256_of", lambda _: official.sha256)
-    found = catalog.find_dataset("bert", str(path))
+    monkeypatch.setattr(datasets, "sha256_of", lambda _: official.sha256)
+    found = find_dataset("bert", str(path))
     assert (found.official, found.samples) == (True, 10833)
-    monkeypatch.setattr(catalog, "sha256_of", lambda _: "1" * 64)
-    assert catalog.find_dataset("bert", str(path)).official is False
+    monkeypatch.setattr(datasets, "sha256_of", lambda _: "1" * 64)
+    assert find_dataset("bert", str(path)).official is False
 
 
 def test_the_full_data_set_is_the_default_once_it_was_fetched(tmp_path, monkeypatch):
-    monkeypatch.setattr(catalog, "DATA_DIR", tmp_path)
-    assert catalog.find_dataset("bert", None).name == "sample"
+    monkeypatch.setattr(paths, "DATA_DIR", tmp_path)
+    assert find_dataset("bert", None).name == "sample"
     (tmp_path / "dev-v1.1.json").write_text("x")
     with pytest.raises(ConfigError, match=r"is not squad-v1\.1 \(its sha256 differs\)"):
-        catalog.find_dataset("bert", None)
+        find_dataset("bert", None)
 
 
 def test_a_manifest_with_a_typo_names_the_field(tmp_path):
@@ -111,7 +114,7 @@ def test_the_nearest_name_is_offered_whatever_its_case():
 
 def test_the_command_line_loads_no_engine_and_no_loadgen():
     code = (
-        "import sys, harness.cli, harness.running.settings, harness.run\n"
+        "import sys, harness.cli, harness.running.settings, harness.running.run\n"
         "harness.running.settings.make_settings("
         "model=None, engine='deepsparse', scenario='Offline', mode='accuracy', options={})\n"
         "print([m for m in ('onnxruntime', 'deepsparse', 'onnx', 'mlperf_loadgen', 'tokenizers') if m in sys.modules])"
@@ -119,7 +122,7 @@ def test_the_command_line_loads_no_engine_and_no_loadgen():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("find", [catalog.find_model, lambda name: catalog.find_dataset("bert", name)])
+@pytest.mark.parametrize("find", [find_model, lambda name: find_dataset("bert", name)])
 def test_a_path_that_the_system_refuses_is_one_sentence(find):
     with pytest.raises(ConfigError, match=r"cannot be read \(File name too long\): check the path"):
         find("/tmp/" + "x" * 300)

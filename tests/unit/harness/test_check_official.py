@@ -176,7 +176,7 @@ def test_the_pinned_commit_is_cloned_once(tmp_path, monkeypatch):
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "newer")
     monkeypatch.setattr(official, "COMMIT", pinned)
     monkeypatch.setattr(official, "SOURCE", repository.as_uri())
-    monkeypatch.setattr(official.catalog, "ROOT", tmp_path)
+    monkeypatch.setattr(official.paths, "ROOT", tmp_path)
     clone = find_checkout(None, clone=True)
     assert clone == tmp_path / "build" / "inference"
     assert git(clone, "rev-parse", "HEAD") == pinned

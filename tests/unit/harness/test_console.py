@@ -339,7 +339,7 @@ def test_a_forced_colour_does_not_put_a_bar_into_a_log(monkeypatch: pytest.Monke
 
 WORK = """
 import sys, time
-from harness import console
+from harness.host import console
 {before}
 now = 0.0
 with console.Progress("work", total=9, clock=lambda: now) as bar:

@@ -12,9 +12,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 from typer.testing import CliRunner
 
-from harness import __version__, cli
+from harness import __version__, cli, paths
 from harness.catalog import manifests
-from harness.catalog import models as catalog
+from harness.catalog.models import find_model
 from harness.errors import ConfigError
 from harness.graph import read_graph
 from harness.models.build import build
@@ -48,8 +48,8 @@ def manifest(monkeypatch, tmp_path):
         "other-fp32": manifests.ModelEntry(**facts),
     }
     known = {name: ("resnet50", entry) for name, entry in entries.items()}
-    monkeypatch.setattr(catalog, "models", lambda: known)
-    monkeypatch.setattr(catalog, "MODELS_DIR", tmp_path / "build" / "models")
+    monkeypatch.setattr(manifests, "models", lambda: known)
+    monkeypatch.setattr(paths, "MODELS_DIR", tmp_path / "build" / "models")
 
 
 def test_a_built_model_brings_its_settings_and_the_caveat_of_all_its_results(tmp_path):
@@ -64,7 +64,7 @@ def test_a_built_model_brings_its_settings_and_the_caveat_of_all_its_results(tmp
         "label_offset": "1",
         "tool": f"mlperf-cpu-harness {__version__}",
     }
-    found = catalog.find_model(str(path))
+    found = find_model(str(path))
     assert found.caveat == "random weights, seed 5"
     assert (found.benchmark, found.official_name, found.precision) == ("resnet50", "resnet50", "fp32")
     given = {"model": str(path), "engine": "onnxruntime", "scenario": "Offline", "mode": "performance", "options": {}}
@@ -79,14 +79,14 @@ def test_a_model_that_was_compressed_here_says_so_in_every_result(tmp_path):
     metadata = {"weights": "mine", "model": "tiny-fp32", "compression": "second-order, one shot"}
     model = classifier(RandomWeights(0), metadata)
     (tmp_path / "small.onnx").write_bytes(model.SerializeToString())
-    found = catalog.find_model(str(tmp_path / "small.onnx"))
+    found = find_model(str(tmp_path / "small.onnx"))
     assert found.remark == "compressed here (second-order, one shot), not a published model"
 
 
 def test_a_setting_cannot_hide_that_the_weights_are_random(monkeypatch):
     benchmark, entry = manifests.models()["tiny-fp32"]
     trained = entry.model_copy(update={"settings": {"weights": "trained"}})
-    monkeypatch.setattr(catalog, "models", lambda: {"tiny-fp32": (benchmark, trained)})
+    monkeypatch.setattr(manifests, "models", lambda: {"tiny-fp32": (benchmark, trained)})
     assert read_graph(build("tiny-fp32", "random", None, 5)).metadata["weights"] == "random weights, seed 5"
 
 
@@ -153,7 +153,7 @@ def checkpoint(tmp_path) -> str:
 def test_a_model_with_the_weights_of_a_checkpoint_has_no_caveat(tmp_path, checkpoint):
     path = build("tiny-fp32", checkpoint, None, 0)
     assert path == tmp_path / "build" / "models" / "tiny-fp32-built.onnx"
-    found = catalog.find_model(str(path))
+    found = find_model(str(path))
     digest = hashlib.sha256((Path(checkpoint) / "model.safetensors").read_bytes()).hexdigest()
     assert (found.source, found.caveat) == (f"trained, sha256 {digest[:16]}", "")
     assert build("tiny-fp32", checkpoint, None, 0) == path  # again
@@ -182,7 +182,7 @@ def test_a_compressed_model_says_fp32_until_it_is_compressed(monkeypatch):
     benchmark, entry = manifests.models()["tiny-fp32"]
     recipe = manifests.Recipe(sparsity=0.5, block=4, precision="int8")
     entry = entry.model_copy(update={"precision": "int8", "recipe": recipe})
-    monkeypatch.setattr(catalog, "models", lambda: {"tiny-int8": (benchmark, entry)})
+    monkeypatch.setattr(manifests, "models", lambda: {"tiny-int8": (benchmark, entry)})
     path = build("tiny-int8", "random", None, 0, dense=True)
     assert path.name == "tiny-int8-dense-random.onnx"
     assert read_graph(path).metadata["precision"] == "fp32"

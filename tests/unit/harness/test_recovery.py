@@ -10,8 +10,8 @@ from benchmarks import recovery
 from benchmarks.recovery import Row, agreement, answers, content_of, held_out, measured, variants
 
 from bert.squad import read_squad
+from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
-from harness.catalog.models import find_dataset
 from resnet50.images import find_images
 
 SCORES = {"accuracy": {"F1": 80.0, "exact match": 70.0}, "metric": {"value": 12.5}}

@@ -20,9 +20,9 @@ from onnx import ModelProto, TensorProto, external_data_helper, helper, numpy_he
 from typer.testing import CliRunner
 from web import Site, serving
 
-from harness import cli
+from harness import cli, paths
 from harness.catalog import manifests
-from harness.catalog import models as catalog
+from harness.catalog.models import find_model
 from harness.errors import ConfigError, RunFailed
 from harness.host import download as downloading
 from harness.models import fetch as sources
@@ -62,7 +62,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(catalog, "MODELS_DIR", tmp_path / "models")
+    monkeypatch.setattr(paths, "MODELS_DIR", tmp_path / "models")
     return tmp_path / "models"
 
 
@@ -72,7 +72,7 @@ def know(folder: Path, monkeypatch: pytest.MonkeyPatch):
 
     def set_entry(*where: str, **facts: object) -> None:
         entry = manifests.ModelEntry(**{**FACTS, "fetch": where, **facts})
-        monkeypatch.setattr(catalog, "models", lambda: {"tiny-fp32": ("resnet50", entry)})
+        monkeypatch.setattr(manifests, "models", lambda: {"tiny-fp32": ("resnet50", entry)})
 
     return set_entry
 
@@ -95,13 +95,13 @@ def tar(path: Path, members: dict[str, bytes], extra: tarfile.TarInfo | None = N
 def test_a_model_is_fetched_recorded_and_then_found_by_its_name(site, folder, know):
     know(site.url, md5=MD5, size=len(MODEL), settings={"preprocessing": "mlperf"})
     with pytest.raises(ConfigError, match="fetch it with `harness models fetch tiny-fp32`"):
-        catalog.find_model("tiny-fp32")
+        find_model("tiny-fp32")
     found = fetch("tiny-fp32")
     assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx"]
     record = json.loads((folder / "tiny-fp32.json").read_text())
     assert (record["source"], record["sha256"], record["size"]) == (site.url, SHA, len(MODEL))
     assert record["verified"] == "md5"
-    assert catalog.find_model("tiny-fp32") == found
+    assert find_model("tiny-fp32") == found
     assert (found.sha256, found.remark, found.settings) == (SHA, "", {"preprocessing": "mlperf"})
     fetch("tiny-fp32")
     assert len(site.log) == 1
@@ -110,7 +110,7 @@ def test_a_model_is_fetched_recorded_and_then_found_by_its_name(site, folder, kn
 def test_a_copy_elsewhere_is_known_by_its_md5(folder, know, tmp_path):
     know(md5=MD5)
     (tmp_path / "other.onnx").write_bytes(MODEL)
-    assert catalog.find_model(str(tmp_path / "other.onnx")).name == "tiny-fp32"
+    assert find_model(str(tmp_path / "other.onnx")).name == "tiny-fp32"
 
 
 def test_where_no_checksum_is_published_everything_says_so(site, folder, know):
@@ -173,7 +173,7 @@ def test_a_changed_file_is_refused_with_the_cure(site, folder, know):
     fetch("tiny-fp32")
     (folder / "tiny-fp32.onnx").write_bytes(INT8)
     message = r"is not what was fetched as tiny-fp32 .*: remove .*tiny-fp32.onnx and fetch it again"
-    for find in (catalog.find_model, fetch):
+    for find in (find_model, fetch):
         with pytest.raises(ConfigError, match=message):
             find("tiny-fp32")
     checked = CliRunner().invoke(cli.app, ["models", "verify"])
@@ -186,10 +186,10 @@ def test_a_file_that_was_not_fetched_is_not_found_under_the_name(folder, know):
     folder.mkdir()
     (folder / "tiny-fp32.onnx").write_bytes(classifier(metadata={"weights": "random weights, seed 0"}))
     with pytest.raises(ConfigError, match=r"was not fetched, .* no record .* --from`"):
-        catalog.find_model("tiny-fp32")
+        find_model("tiny-fp32")
     (folder / "tiny-fp32.onnx").rename(folder / "tiny-fp32-random.onnx")
     with pytest.raises(ConfigError, match="is not shipped"):
-        catalog.find_model("tiny-fp32")
+        find_model("tiny-fp32")
     listed = CliRunner().invoke(cli.app, ["models", "list", "--json"])
     assert json.loads(listed.output)[0]["here"] == "built random"
     for kind in ("built", "dense-random", "dense-built"):
@@ -265,7 +265,7 @@ def test_weights_beside_the_graph_come_along_and_are_verified(folder, know, tmp_
     assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx", "w.data"]
     (folder / "w.data").write_bytes(b"87654321")
     with pytest.raises(ConfigError, match=r"w\.data is not what was fetched"):
-        catalog.find_model("tiny-fp32")
+        find_model("tiny-fp32")
 
 
 @pytest.mark.parametrize("location", ["../../w.data", "/etc/passwd"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.catalog import models as catalog
+from harness.catalog.datasets import find_dataset
 from harness.engines.deepsparse import DeepSparseEngine, DeepSparseSettings
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
 from harness.errors import ConfigError
@@ -160,7 +160,7 @@ class TestTunedSettings:
             model=found.model.name,
             model_sha256=found.model.sha256,
             dataset="sample",
-            dataset_sha256=catalog.find_dataset("bert", "sample").sha256,
+            dataset_sha256=find_dataset("bert", "sample").sha256,
             base_conf=tuned.digest(default_conf()),
             engine="onnxruntime",
             scenario="Server",

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, features
 
 from harness.catalog import manifests
-from harness.catalog import models as catalog
+from harness.catalog.datasets import find_dataset
 from resnet50.images import find_images
 from resnet50.preprocess import PROFILES, SIDE, normaliser, pixels
 
@@ -25,7 +25,7 @@ MODEL = manifests.folder("resnet50") / "data" / "efficientnet-lite0-int8.onnx"
 
 @pytest.fixture(scope="module")
 def synthetic():
-    return find_images(catalog.find_dataset("resnet50", "imagenet-synthetic").path)
+    return find_images(find_dataset("resnet50", "imagenet-synthetic").path)
 
 
 @pytest.fixture

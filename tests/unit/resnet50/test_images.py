@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.catalog import models as catalog
+from harness.catalog.datasets import find_dataset
 from harness.errors import ConfigError
 from resnet50.images import check_official, dataset_file, find_images, make_stand_in
 
@@ -111,14 +111,14 @@ def test_what_is_not_the_official_set_is_refused_with_the_reason(flat, tmp_path,
 
 def test_the_environment_names_the_full_set(small_imagenet, monkeypatch):
     monkeypatch.setenv("IMAGENET_DIR", str(small_imagenet))
-    found = catalog.find_dataset("resnet50", None)
+    found = find_dataset("resnet50", None)
     assert (found.name, found.path, found.official) == ("imagenet", small_imagenet / "val_map.txt", True)
     monkeypatch.setenv("IMAGENET_DIR", str(small_imagenet / "nowhere"))
     with pytest.raises(ConfigError, match=r"IMAGENET_DIR is .*nowhere, and there is nothing"):
-        catalog.find_dataset("resnet50", None)
+        find_dataset("resnet50", None)
     monkeypatch.delenv("IMAGENET_DIR")
     with pytest.raises(ConfigError, match="set IMAGENET_DIR"):
-        catalog.find_dataset("resnet50", "imagenet")
+        find_dataset("resnet50", "imagenet")
 
 
 def test_a_stand_in_has_the_official_names_and_is_never_taken_for_the_real_images(small_imagenet, tmp_path):
