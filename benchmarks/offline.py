@@ -30,7 +30,7 @@ from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.registry import default_engine
 from harness.scenarios.offline import Offline
-from harness.scheduling.batching import Shape
+from harness.task.shape import Shape
 
 _ONE_SHAPE = {"deepsparse": {"shapes": 1}}
 

@@ -29,7 +29,7 @@ from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.models.build import TOOL, build
 from harness.registry import default_engine
-from harness.scheduling.batching import Shape
+from harness.task.shape import Shape
 
 _LEAST_SAMPLES = 64
 """Fewer would not be as long, on average, as the data set's."""

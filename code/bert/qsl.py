@@ -8,8 +8,8 @@ import numpy as np
 
 from bert.features import Features
 from harness.errors import ConfigError
-from harness.scheduling.batching import Shape
 from harness.task.qsl import SampleLibrary
+from harness.task.shape import Shape
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"

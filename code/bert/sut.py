@@ -11,7 +11,7 @@ from bert.qsl import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, BertQSL
 from harness.engines.base import Engine, Signature
 from harness.errors import ConfigError
 from harness.graph import Tensor, listing
-from harness.scheduling.batching import Shape
+from harness.task.shape import Shape
 from harness.task.sut import SUT, Responses
 
 INPUT_NAMES = {

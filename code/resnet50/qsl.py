@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from harness.host.machine import core_count
-from harness.scheduling.batching import Shape
 from harness.task.qsl import SampleLibrary
+from harness.task.shape import Shape
 from resnet50.pixels import Pixels
 from resnet50.preprocess import SIDE, Profile, normaliser
 

@@ -10,7 +10,7 @@ import numpy as np
 from harness.engines.base import Engine, Signature
 from harness.errors import ConfigError
 from harness.graph import Tensor, listing
-from harness.scheduling.batching import Shape
+from harness.task.shape import Shape
 from harness.task.sut import SUT, Responses
 from resnet50.labels import CLASSES
 from resnet50.preprocess import SIDE

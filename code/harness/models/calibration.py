@@ -19,8 +19,8 @@ from harness.graph import read_graph
 from harness.host import console
 from harness.registry import BENCHMARKS, resolve
 from harness.running.settings import validated
-from harness.scheduling.batching import Shape
 from harness.task.base import Benchmark
+from harness.task.shape import Shape
 
 _BATCH = 8
 

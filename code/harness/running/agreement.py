@@ -15,8 +15,8 @@ import numpy as np
 
 from harness.engines.base import engine_errors
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
-from harness.scheduling.batching import Shape
 from harness.task.base import Benchmark
+from harness.task.shape import Shape
 from harness.task.sut import SUT
 
 LIMIT = 0.25

@@ -12,7 +12,7 @@ import numpy as np
 from harness.engines.base import EngineSettings
 from harness.loadgen.logs import Detail
 from harness.scheduling.base import Complete, Scheduler
-from harness.scheduling.batching import Shape
+from harness.task.shape import Shape
 from harness.task.sut import SUT
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from harness.errors import ConfigError
 from harness.scenarios.base import Scenario, Told
-from harness.scheduling.batching import Shape
 from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, shapes_to_measure
+from harness.task.shape import Shape
 from harness.task.sut import SUT
 
 _PAYS = 0.75  # of a sample's cost is what a further one in its batch may cost, so that compiling batches pays

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.running.recorder import Recorder
-from harness.scheduling.batching import Shape
+from harness.task.shape import Shape
 from harness.task.sut import SUT, Responses
 
 Complete = Callable[[list[int], Responses], None]

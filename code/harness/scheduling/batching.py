@@ -13,13 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.errors import ConfigError
-
-
-class Shape(NamedTuple):
-    """The padded size of a batch."""
-
-    batch: int
-    length: int
+from harness.task.shape import Shape
 
 
 class Batch(NamedTuple):

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from harness.scheduling.batching import Shape, best_lengths
+from harness.scheduling.batching import best_lengths
+from harness.task.shape import Shape
 from harness.task.sut import SUT
 
 _WARM = 2  # batches of a shape before its time counts: some engines are slow twice

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from harness.errors import RunFailed
-from harness.scheduling.batching import Shape
+from harness.task.shape import Shape
 
 
 class SampleLibrary(ABC):

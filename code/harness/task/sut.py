@@ -11,8 +11,8 @@ import numpy as np
 
 from harness.engines.base import Engine, Runner, Signature, check_outputs, engine_errors
 from harness.errors import RunFailed
-from harness.scheduling.batching import Shape
 from harness.task.qsl import SampleLibrary
+from harness.task.shape import Shape
 
 
 @dataclass(frozen=True)

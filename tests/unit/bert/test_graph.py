@@ -21,7 +21,7 @@ from harness.engines.onnxruntime import OnnxRuntimeEngine
 from harness.errors import ConfigError
 from harness.models.weights import Checkpoint, Draw, RandomWeights, Weights
 from harness.registry import default_engine
-from harness.scheduling.batching import Shape
+from harness.task.shape import Shape
 
 INPUTS, OUTPUTS = ("input_ids", "attention_mask", "token_type_ids"), ("start_logits", "end_logits")
 SIZES = {"heads": 4, "vocabulary": 50, "positions": 12}

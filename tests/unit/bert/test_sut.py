@@ -12,8 +12,8 @@ from bert.sut import BertSUT
 from harness.catalog.manifests import folder
 from harness.errors import ConfigError, RunFailed
 from harness.graph import Tensor
-from harness.scheduling.batching import Shape
 from harness.task.base import Benchmark
+from harness.task.shape import Shape
 
 VOCAB = folder("bert") / "data" / "vocab.txt"
 

@@ -11,7 +11,7 @@ import numpy as np
 from harness.loadgen.logs import RESULT_KEYS
 from harness.running.recorder import TIMELINE, Recorder
 from harness.scheduling.base import Work
-from harness.scheduling.batching import Shape
+from harness.task.shape import Shape
 
 
 def run_folder(

@@ -16,7 +16,7 @@ from harness.errors import EngineError
 from harness.graph import Tensor
 from harness.running import agreement
 from harness.running.agreement import LIMIT, Agreement
-from harness.scheduling.batching import Shape
+from harness.task.shape import Shape
 
 
 def test_only_what_is_no_rounding_is_wrong():

@@ -16,7 +16,7 @@ from harness.host import console
 from harness.report.compare import _repeats, compare, find
 from harness.running.recorder import TIMELINE, Recorder
 from harness.scheduling.base import Work
-from harness.scheduling.batching import Shape
+from harness.task.shape import Shape
 
 RECORD = {
     "harness": "0.1.0",

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.engines.deepsparse import DeepSparseSettings
-from harness.scheduling.batching import Shape
 from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, shapes_to_measure
+from harness.task.shape import Shape
 
 LENGTHS = (1, 40, 384)
 ANY = {Shape(n, length): 0.001 + 1e-5 * n * length**1.2 for n in (1, 2, 8) for length in LENGTHS}

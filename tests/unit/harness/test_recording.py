@@ -12,11 +12,12 @@ from echo import EchoSut
 from harness.running import recorder as recording
 from harness.running.recorder import TIMELINE, Queries, Recorder, read_timeline, read_trace
 from harness.scheduling.base import Work
-from harness.scheduling.batching import DynamicPlanner, Shape
+from harness.scheduling.batching import DynamicPlanner
 from harness.scheduling.cost import CostTable
 from harness.scheduling.offline import OfflineScheduler
 from harness.scheduling.server import ServerScheduler
 from harness.scheduling.stream import StreamScheduler
+from harness.task.shape import Shape
 
 TABLE = CostTable({Shape(n, x): 0.01 * n**0.7 * (x / 384) for n in (1, 8) for x in (1, 100, 384)}, fixed=False)
 

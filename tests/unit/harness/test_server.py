@@ -10,9 +10,9 @@ from echo import COSTS, EchoSut
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.scheduling.batching import Shape
 from harness.scheduling.cost import CostTable
 from harness.scheduling.server import Backlog, ServerScheduler, Waiting
+from harness.task.shape import Shape
 
 BOUND = 0.1
 # Twice the samples take 1.5 times as long: batches pay.

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.scheduling.batching import Shape
 from harness.scheduling.cost import CostTable
 from harness.scheduling.simulate import server_latencies, server_peak
+from harness.task.shape import Shape
 
 STEADY = np.ones(1)
 EQUAL = np.full(100, 10)

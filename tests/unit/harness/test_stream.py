@@ -8,9 +8,9 @@ from echo import EchoSut
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.scheduling.batching import Shape
 from harness.scheduling.cost import CostTable
 from harness.scheduling.stream import StreamScheduler
+from harness.task.shape import Shape
 
 TABLE = CostTable({Shape(n, x): 0.01 * n**0.7 * (x / 384) for n in (1, 8) for x in (1, 100, 384)}, fixed=False)
 FIXED = CostTable({Shape(n, x): 0.004 * n**0.6 * (x / 100) for n in (1, 4) for x in (100, 384)}, fixed=True)

@@ -16,7 +16,7 @@ from harness.engines.onnxruntime import OnnxRuntimeEngine
 from harness.graph import read_graph
 from harness.models.weights import RandomWeights
 from harness.registry import default_engine
-from harness.scheduling.batching import Shape
+from harness.task.shape import Shape
 from resnet50.architecture import build_resnet50
 from resnet50.qsl import IMAGES
 from resnet50.sut import ResNet50SUT

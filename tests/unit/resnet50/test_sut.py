@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.errors import ConfigError, RunFailed
 from harness.graph import Tensor
-from harness.scheduling.batching import Shape
+from harness.task.shape import Shape
 from resnet50.preprocess import PROFILES, SIDE, normaliser
 from resnet50.qsl import IMAGES, ImageQSL
 from resnet50.sut import ResNet50SUT
