@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.loadgen.logs import TRACE, read_detail
-from harness.running.recorder import TIMELINE, read_timeline
+from harness.results.timeline import TIMELINE, read_timeline
 
 SCENARIOS = ["Offline", "Server", "SingleStream", "MultiStream"]
 

@@ -17,7 +17,7 @@ from harness.errors import ConfigError
 from harness.host import console
 from harness.report.facts import percentile, ratio_text
 from harness.results.finished import locate, record_in, timeline
-from harness.running.recorder import Timeline
+from harness.results.timeline import Timeline
 
 _SEED = 20240607
 _RESAMPLES = 10_000

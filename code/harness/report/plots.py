@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from harness.results.finished import Finished
-from harness.running.recorder import Timeline
+from harness.results.timeline import Timeline
 
 # matplotlib writes fixed colours only: each of these stands for what the page says.
 _INK, _GRID, _FIRST, _SECOND, _LIMIT = "#010203", "#010204", "#010205", "#010206", "#010207"

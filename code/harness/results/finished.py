@@ -17,7 +17,7 @@ from harness.loadgen.logs import DETAIL, read_detail
 from harness.registry import SCENARIOS, resolve
 from harness.results.layout import RUN
 from harness.results.record import Record, read_record
-from harness.running.recorder import TIMELINE, Timeline, read_timeline
+from harness.results.timeline import TIMELINE, Timeline, read_timeline
 from harness.running.settings import REHEARSAL_TREE
 from harness.scenarios.base import Metric
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from harness.loadgen.logs import RESULT_KEYS
-from harness.running.recorder import TIMELINE, Recorder
+from harness.results.timeline import TIMELINE
+from harness.running.recorder import Recorder
 from harness.scheduling.base import Work
 from harness.task.shape import Shape
 

@@ -14,7 +14,8 @@ from harness.cli import app
 from harness.errors import ConfigError
 from harness.host import console
 from harness.report.compare import _repeats, compare, find
-from harness.running.recorder import TIMELINE, Recorder
+from harness.results.timeline import TIMELINE
+from harness.running.recorder import Recorder
 from harness.scheduling.base import Work
 from harness.task.shape import Shape
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from echo import EchoSut
 
+from harness.results.timeline import TIMELINE, read_timeline
 from harness.running import recorder as recording
-from harness.running.recorder import TIMELINE, Queries, Recorder, read_timeline, read_trace
+from harness.running.recorder import Queries, Recorder, read_trace
 from harness.scheduling.base import Work
 from harness.scheduling.batching import DynamicPlanner
 from harness.scheduling.cost import CostTable

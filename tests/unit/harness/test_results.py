@@ -6,9 +6,9 @@ import pytest
 
 from harness.errors import ConfigError, RunFailed
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
+from harness.results.timeline import TIMELINE
 from harness.running import places as results
 from harness.running.places import Places, check_space
-from harness.running.recorder import TIMELINE
 from harness.running.settings import make_settings
 
 FILES = {SUMMARY, DETAIL, "run.json", "user.conf"}

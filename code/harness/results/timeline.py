@@ -1,0 +1,82 @@
+"""What timeline.npz holds: when batches and queries ran in a test, read back for reports."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.host import console
+
+if TYPE_CHECKING:
+    pass
+
+
+TIMELINE = "timeline.npz"
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What timeline.npz holds. Times are seconds from the first query; arrays are float64 unless told otherwise."""
+
+    source: str
+    """Who told the times of queries: harness or loadgen."""
+    complete: bool
+    """Whether every batch was recorded."""
+    samples: int
+    batches: int
+    queries: int
+    edges: np.ndarray
+    """(n + 1,): the bins of time."""
+    done: np.ndarray
+    """(n,): samples answered in each bin; a batch counts evenly over the time that it ran."""
+    quantiles: np.ndarray
+    """(n, 4): median, 90th, 99th percentile and greatest latency of the queries that came in each bin, NaN if none."""
+    shapes: np.ndarray
+    """(k, 6): rows, length, batches, samples, cost and seconds of each shape."""
+    sizes: np.ndarray
+    """int64 (k, 2): samples of a batch, and batches of that size."""
+    batch_start: np.ndarray
+    """(m,): of batches chosen evenly, as the next two."""
+    batch_seconds: np.ndarray
+    batch_shape: np.ndarray
+    """uint32 (m, 4): samples, rows, length and cost."""
+    arrivals: np.ndarray
+    """(q,): of queries chosen evenly, in order."""
+    latencies: np.ndarray
+    """float32 (q,): seconds."""
+    latency_edges: np.ndarray
+    """(h + 1,): seconds, empty without queries."""
+    latency_counts: np.ndarray
+    cpu: np.ndarray
+    """(t, 3): time, and seconds of processor time of this process and of the machine until then."""
+
+    @property
+    def cores_busy(self) -> tuple[float, float] | None:
+        """Cores that were at work on average, those of the process and of the whole machine; None if not known."""
+        inside = self.cpu[(self.cpu[:, 0] >= 0) & (self.cpu[:, 0] <= self.edges[-1])]
+        if len(inside) < 2 or inside[-1, 0] <= inside[0, 0]:
+            return None
+        process, machine = (inside[-1, 1:] - inside[0, 1:]) / (inside[-1, 0] - inside[0, 0])
+        # The machine's clock is the coarser one: of a run that is mostly idle, it may count less than the run's own.
+        return float(process), float(max(process, machine))
+
+
+def read_timeline(folder: Path) -> Timeline | None:
+    """What was recorded of the run in that folder; None where nothing was, or, with a warning, it cannot be read."""
+    path = folder / TIMELINE
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(str(arrays.pop("about")))
+        if about.pop("format") == 1:
+            return Timeline(**about, **arrays)
+        console.warn(f"{path} is of another version of the harness: the run is shown without its timeline.")
+    except Exception as error:  # noqa: BLE001  zlib, zipfile, tokenize: each raises its own where bytes are wrong
+        console.warn(f"{path} cannot be read ({type(error).__name__}): the run is shown without its timeline.")
+    return None
