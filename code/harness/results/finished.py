@@ -18,7 +18,7 @@ from harness.registry import SCENARIOS, resolve
 from harness.results.layout import RUN
 from harness.results.record import Record, read_record
 from harness.results.timeline import TIMELINE, Timeline, read_timeline
-from harness.running.settings import REHEARSAL_TREE
+from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.scenarios.base import Metric
 
 TREES = (paths.ROOT, REHEARSAL_TREE)

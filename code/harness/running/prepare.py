@@ -14,7 +14,8 @@ from harness.errors import ConfigError
 from harness.host import console
 from harness.loadgen.logs import Detail
 from harness.registry import BENCHMARKS, ENGINES, SCENARIOS, resolve
-from harness.running.settings import REHEARSAL_TREE, RunSettings
+from harness.rules.rehearsal import REHEARSAL_TREE
+from harness.running.settings import RunSettings
 from harness.scenarios.base import Scenario, Told
 from harness.scheduling.base import Scheduler
 from harness.task.base import Benchmark

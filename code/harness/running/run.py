@@ -22,12 +22,13 @@ from harness.loadgen.conf import MIN_DURATION_MS, UserConf, check_official, read
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
 from harness.results.layout import CONF, RUN
 from harness.results.record import code_digest, command, identity, reference
+from harness.rules.rehearsal import DEVELOPMENT_SECONDS
 from harness.running.agreement import Agreement, agreement
 from harness.running.audit import Audit
 from harness.running.places import Places, check_space, write_json
 from harness.running.prepare import patience, prepare
 from harness.running.recorder import Recorder
-from harness.running.settings import DEVELOPMENT_SECONDS, RunSettings
+from harness.running.settings import RunSettings
 from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
 from harness.task.base import Accuracy, Benchmark

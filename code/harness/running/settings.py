@@ -20,14 +20,8 @@ from harness.paths import ROOT
 from harness.registry import BENCHMARKS, ENGINES, MODES, SCENARIOS, choose, default_engine, resolve
 from harness.results.layout import Classic, Scene
 from harness.rules.audits import find_audit
+from harness.rules.rehearsal import NOTICE, REHEARSAL, REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.running import tuned
-
-DEVELOPMENT_SECONDS = 20.0
-NOTICE = "Development run: not for submission."
-REHEARSAL = "REHEARSAL with stand-ins, no measurement: not for submission."
-REHEARSAL_PREFIX = "rehearsal-"
-"""Of the system's name, so that every path of a rehearsal says what it is."""
-REHEARSAL_TREE = ROOT / "build" / "rehearsal"
 
 
 class RunSettings(BaseModel):

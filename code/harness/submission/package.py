@@ -28,8 +28,8 @@ from harness.paths import ROOT
 from harness.results.layout import CONF, LAYOUTS, V6, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Classic, Layout, Scene
 from harness.results.record import Record, code_digest, difference, read_record, reference, unlike
 from harness.rules.audits import AUDITS
+from harness.rules.rehearsal import REHEARSAL, REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.rules.rounds import DIVISIONS, ROUNDS, Round, find_round, round_of
-from harness.running.settings import REHEARSAL, REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.submission import description as system
 from harness.submission import measurements
 from harness.submission.check import examine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from harness.running.settings import REHEARSAL_PREFIX
+from harness.rules.rehearsal import REHEARSAL_PREFIX
 from harness.submission.description import MARK
 from harness.submission.tree import Findings, Problem, Tree
 

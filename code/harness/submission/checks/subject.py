@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.results.layout import LAYOUTS, Layout, Scene
+from harness.rules.rehearsal import REHEARSAL_PREFIX
 from harness.rules.rounds import RULES, Round, Rules
-from harness.running.settings import REHEARSAL_PREFIX
 from harness.submission.tree import Findings, Problem, Tree, printable, read_object
 
 SCENARIOS = ("SingleStream", "MultiStream", "Server", "Offline")
