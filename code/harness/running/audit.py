@@ -11,8 +11,9 @@ from harness.compliance.score import allowed_delta
 from harness.compliance.verify import beyond_the_rules
 from harness.errors import ConfigError
 from harness.results.layout import CONF, Classic
-from harness.results.record import difference, identity, read_record
+from harness.results.record import difference, read_record
 from harness.rules.audits import find_audit
+from harness.running.identity import identity
 from harness.running.settings import RunSettings
 from harness.task.base import Benchmark
 

@@ -21,10 +21,11 @@ from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import MIN_DURATION_MS, UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
 from harness.results.layout import CONF, RUN
-from harness.results.record import code_digest, command, identity, reference
+from harness.results.record import reference
 from harness.rules.rehearsal import DEVELOPMENT_SECONDS
 from harness.running.agreement import Agreement, agreement
 from harness.running.audit import Audit
+from harness.running.identity import code_digest, command, identity
 from harness.running.places import Places, check_space, write_json
 from harness.running.prepare import patience, prepare
 from harness.running.recorder import Recorder

@@ -29,8 +29,9 @@ from harness.host.supervise import INTERRUPTED
 from harness.loadgen.conf import MIN_DURATION_MS
 from harness.registry import SCENARIOS, choose
 from harness.results.layout import Classic
-from harness.results.record import Record, difference, identity, read_record, reference
+from harness.results.record import Record, difference, read_record, reference
 from harness.rules.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
+from harness.running.identity import identity
 from harness.running.places import remove_left_over
 from harness.running.run import run
 from harness.running.settings import RunSettings

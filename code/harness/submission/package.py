@@ -26,10 +26,11 @@ from harness.host.machine import default_system_name
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
 from harness.paths import ROOT
 from harness.results.layout import CONF, LAYOUTS, V6, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Classic, Layout, Scene
-from harness.results.record import Record, code_digest, difference, read_record, reference, unlike
+from harness.results.record import Record, difference, read_record, reference, unlike
 from harness.rules.audits import AUDITS
 from harness.rules.rehearsal import REHEARSAL, REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.rules.rounds import DIVISIONS, ROUNDS, Round, find_round, round_of
+from harness.running.identity import code_digest
 from harness.submission import description as system
 from harness.submission import measurements
 from harness.submission.check import examine
