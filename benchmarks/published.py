@@ -27,7 +27,8 @@ from harness.errors import did_you_mean
 from harness.graph import read_graph
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
-from harness.models.build import TOOL, build
+from harness.models.build import build
+from harness.models.made import TOOL
 from harness.registry import default_engine
 from harness.task.shape import Shape
 

@@ -12,16 +12,13 @@ from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
 from harness.catalog.models import model_file
 from harness.errors import ConfigError, did_you_mean
-from harness.graph import read_graph
 from harness.host import console
 from harness.host.files import write_bytes
+from harness.models.made import TOOL, _metadata, check_name
 from harness.models.weights import Checkpoint, RandomWeights, Weights
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-
-TOOL = "mlperf-cpu-harness"
 SAMPLES = 256
 """Of calibration data, unless told otherwise."""
 _RANDOM_SAMPLES = 8  # what random weights make of the data is alike for all samples
@@ -122,40 +119,6 @@ def _graph(name: str, entry: manifests.ModelEntry, weights: Weights) -> ModelPro
     facts = {**entry.settings, "model": name, "precision": precision, "tool": f"{TOOL} {__version__}"}
     helper.set_model_props(model, {**{key: str(value) for key, value in facts.items()}, **built})
     return model
-
-
-def check_name(path: Path) -> None:
-    """Make sure that nothing which is made here is called as a published model is.
-
-    Raises:
-        ConfigError: it would be.
-    """
-    if path.stem in manifests.models():
-        raise ConfigError(f"{path.stem} is the name of a published model, which this is not: name the file otherwise.")
-
-
-def check_replaceable(path: Path) -> None:
-    """Make sure that a compressed model replaces nothing that was not made here.
-
-    Raises:
-        ConfigError: there is such a file.
-    """
-    found = _metadata(path)
-    if found is not None and not found.get("tool", "").startswith(TOOL):
-        raise ConfigError(f"{path} is there, and was not made by this tool: name another file, or remove it.")
-
-
-def _metadata(path: Path) -> dict[str, str] | None:
-    """What a file says of itself, {} if it is no model; None if there is no file."""
-    try:
-        if not path.exists():
-            return None
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place.") from error
-    try:
-        return read_graph(path).metadata
-    except ConfigError:
-        return {}
 
 
 def _check_kind(path: Path, name: str | None) -> None:

@@ -19,8 +19,8 @@ from harness.compress.network import Network, read_network
 from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import check_writable, write_bytes, write_text
-from harness.models.build import TOOL, check_name, check_replaceable
 from harness.models.calibration import Calibration, calibration, check_calibration
+from harness.models.made import TOOL, check_name, check_replaceable
 
 _INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QuantizeLinear"}
 REPORT = ".compression.json"

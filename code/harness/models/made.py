@@ -1,0 +1,50 @@
+"""What was made by this tool, and what must not be replaced by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.catalog import manifests
+from harness.errors import ConfigError
+from harness.graph import read_graph
+
+if TYPE_CHECKING:
+    pass
+
+
+TOOL = "mlperf-cpu-harness"
+
+
+def check_name(path: Path) -> None:
+    """Make sure that nothing which is made here is called as a published model is.
+
+    Raises:
+        ConfigError: it would be.
+    """
+    if path.stem in manifests.models():
+        raise ConfigError(f"{path.stem} is the name of a published model, which this is not: name the file otherwise.")
+
+
+def check_replaceable(path: Path) -> None:
+    """Make sure that a compressed model replaces nothing that was not made here.
+
+    Raises:
+        ConfigError: there is such a file.
+    """
+    found = _metadata(path)
+    if found is not None and not found.get("tool", "").startswith(TOOL):
+        raise ConfigError(f"{path} is there, and was not made by this tool: name another file, or remove it.")
+
+
+def _metadata(path: Path) -> dict[str, str] | None:
+    """What a file says of itself, {} if it is no model; None if there is no file."""
+    try:
+        if not path.exists():
+            return None
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place.") from error
+    try:
+        return read_graph(path).metadata
+    except ConfigError:
+        return {}
