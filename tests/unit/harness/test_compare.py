@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from harness.cli import app
 from harness.errors import ConfigError
 from harness.host import console
-from harness.report.compare import _repeats, compare, find
+from harness.report.compare import compare, find
+from harness.report.noise import _repeats
 from harness.results.timeline import TIMELINE
 from harness.running.recorder import Recorder
 from harness.scheduling.base import Work
