@@ -18,7 +18,8 @@ from harness.results.layout import Classic, Scene
 from harness.results.record import reference
 from harness.rules.rounds import RULES, find_round
 from harness.submission.check import check
-from harness.submission.package import KEPT, make, package, truncated
+from harness.submission.package import make, package
+from harness.submission.write import KEPT, truncated
 
 TELLING = {"input_data_types": "int64", "weight_transformations": "no", "retraining": "No", "precision": "fp32"}
 
