@@ -115,7 +115,8 @@ def test_nothing_is_installed_at_all(clone):
 def test_a_wrong_python_still_gets_a_sentence(clone):
     """Its version is made up; that 3.10 can import the doctor at all, a real one shows where there is one."""
     environment = {**os.environ, "PYTHONPATH": str(clone.top / "code")}
-    lie = "import sys; sys.version_info = (3, 10, 4, 'final', 0); from harness.doctor import main; sys.exit(main())"
+    lie = "import sys; sys.version_info = (3, 10, 4, 'final', 0)\n"
+    lie += "from harness.doctor.examine import main; sys.exit(main())"
     commands = [[sys.executable, "-c", lie]]
     others = [shutil.which(f"python{version}") for version in ("3.9", "3.10", "3.14")]
     commands += [[python, "-m", "harness.doctor"] for python in others if python]

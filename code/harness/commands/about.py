@@ -23,7 +23,7 @@ def doctor(
 
     The exit code is 1 if something stops a run.
     """
-    from harness.doctor import examine
+    from harness.doctor.examine import examine
 
     with on_interrupt("nothing was changed."):
         raise typer.Exit(examine(official=official, as_json=as_json))

@@ -2,6 +2,6 @@
 
 import sys
 
-from harness.doctor import main
+from harness.doctor.examine import main
 
 sys.exit(main())

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import doctor
 from harness.doctor import environment as system
+from harness.doctor import examine as doctor
 from harness.doctor import folders as files
 from harness.doctor import installation
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding

@@ -1,0 +1,152 @@
+"""`harness doctor`: what stops a run here or makes it slow, each line good, warning or bad, with the cure.
+
+It must run where the installation is wrong or half-made, so every check imports what it needs when it is made, and one
+that fails becomes a line of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.doctor import environment as system
+from harness.doctor import folders as files
+from harness.doctor import installation
+from harness.doctor.findings import BAD, GOOD, ROOT, WARNING, Finding
+from harness.errors import HarnessError, os_words
+
+_STYLES = {GOOD: "green", WARNING: "yellow", BAD: "bold red"}
+
+Check = tuple[str, Callable[[], Iterator[Finding]]]
+
+
+def checks(official: bool = False, top: Path = ROOT, root: Path = Path("/")) -> list[Check]:
+    """Every check with what it is about; ``root`` holds proc and sys, ``top`` is the repository."""
+    return [
+        ("Python", installation.python),
+        ("packages", partial(installation.packages, top)),
+        ("LoadGen", installation.loadgen),
+        ("ONNX Runtime", installation.onnxruntime),
+        ("DeepSparse", installation.deepsparse),
+        ("instructions", partial(system.instruction_sets, root, installation.has_deepsparse())),
+        ("cores", partial(system.cores, root)),
+        ("NUMA", partial(system.numa, root)),
+        ("clock", partial(system.clock, root)),
+        ("memory", partial(system.memory, root)),
+        ("neighbours", partial(system.neighbours, root)),
+        ("disk", partial(files.disk, top)),
+        ("folders", partial(files.folders, top)),
+        ("user.conf", partial(files.user_conf, official)),
+        ("models", files.models),
+        ("data sets", partial(files.datasets, official)),
+    ]
+
+
+def look(made: list[Check], done: Callable[[], Any] = lambda: None) -> list[Finding]:
+    """Make the checks; ``done`` is called after each."""
+    found: list[Finding] = []
+    for subject, check in made:
+        try:
+            found += check()
+        except ImportError as error:
+            what = f"cannot be looked at, for {error.name or 'a package'} is missing or unfit, as it is for a run"
+            found.append(Finding(BAD, subject, what, "`rm -rf .venv && make setup`"))
+        except HarnessError as error:
+            found.append(Finding(BAD, subject, str(error)))
+        except Exception as error:  # noqa: BLE001  one check that fails must not take the others with it
+            what = f"could not be looked at ({type(error).__name__}: {error})"
+            found.append(Finding(WARNING, subject, what))
+        done()
+    return found
+
+
+def summary(found: list[Finding]) -> str:
+    """The last line."""
+    bad, warnings = (sum(finding.level == level for finding in found) for level in (BAD, WARNING))
+    words = f"{warnings} warning{'' if warnings == 1 else 's'}"
+    if bad:
+        return f"{bad} bad, {words}: mend what is bad first."
+    return f"nothing stops a run; {words}."
+
+
+def lines(found: list[Finding]) -> list[tuple[str, str]]:
+    """Level and rest of each line."""
+    width = max((len(finding.subject) for finding in found), default=0)
+    return [(f.level, f"{f.subject:{width}}  {f.what}" + (f" -> {f.cure}" if f.cure else "")) for f in found]
+
+
+def examine(official: bool = False, as_json: bool = False) -> int:
+    """Look, and print what was found.
+
+    Returns:
+        1 if something stops a run, else 0.
+    """
+    made = checks(official)
+    with _progress(len(made)) as done:
+        found = look(made, done)
+    stopped = any(finding.level == BAD for finding in found)
+    if as_json:
+        records = [finding._asdict() for finding in found]
+        _print("", json.dumps({"good": not stopped, "findings": records}, indent=2))
+    else:
+        for level, text in lines(found):
+            _print(level, text)
+        _print("", summary(found))
+    return 1 if stopped else 0
+
+
+def main() -> int:
+    """`python -m harness.doctor [--official] [--json]`: the same without any package."""
+    import argparse
+
+    parser = argparse.ArgumentParser("python -m harness.doctor", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--official", action="store_true", help="what only an official run needs stops one, too")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+    try:
+        return examine(arguments.official, arguments.json)
+    except KeyboardInterrupt:
+        print("error: interrupted: nothing was changed.", file=sys.stderr)
+        return 130
+    except OSError as error:  # of stdout, for those of the checks are findings
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: {os_words(error)}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail once more
+        return 1
+
+
+def _console() -> Any:
+    """The project's console, None where what it needs is missing."""
+    try:
+        from harness.host import console
+    except Exception:  # noqa: BLE001  whatever a wrong Python or a broken package raises
+        return None
+    return console
+
+
+def _print(level: str, text: str) -> None:
+    console = _console()
+    if console is None:
+        line = f"{level:7}  {text}" if level else text
+        encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+        print(line.encode(encoding, "backslashreplace").decode(encoding))
+        return
+    from rich.text import Text
+
+    console.out.print(Text.assemble((f"{level:7}  ", _STYLES[level]), text) if level else Text(text))
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], Any]]:
+    console = _console()
+    if console is None:
+        yield lambda: None
+        return
+    with console.Progress("looking", total=total, unit="checks") as bar:
+        yield bar.advance
