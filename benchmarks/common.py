@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from harness.errors import HarnessError
 from harness.host import console
 from harness.running.prepare import Prepared, prepare
-from harness.running.settings import make_settings
+from harness.running.request import RunRequest, resolve
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,15 @@ class Ready(Prepared):
     @classmethod
     def make(cls, model: str, dataset: str | None, engine: str, name: str, **options: object) -> Ready:
         """The scenario of that name with a model on an engine."""
-        settings = make_settings(
-            model=model,
-            engine=engine,
-            scenario=name,
-            mode="performance",
-            options={key: str(value) for key, value in options.items()},
-            dataset=dataset,
+        settings = resolve(
+            RunRequest(
+                model=model,
+                engine=engine,
+                scenario=name,
+                mode="performance",
+                options={key: str(value) for key, value in options.items()},
+                dataset=dataset,
+            )
         )
         return cls(**vars(prepare(settings)))
 

@@ -33,7 +33,7 @@ from harness.host.machine import core_count, cpu_model
 from resnet50.images import find_images
 from resnet50.pixels import load_pixels
 from resnet50.preprocess import PROFILES, SIDE, Profile, normaliser, pixels
-from resnet50.qsl import PERFORMANCE_SAMPLES, ImageQSL
+from resnet50.qsl import PERFORMANCE_SAMPLES, ImageLayout, ImageQSL
 
 try:
     import cv2
@@ -124,7 +124,7 @@ def main() -> None:
             reference = reference_way(files, profile, folders[0])
             first, one = harness_way(files, profile, folders[1]), on_one_core(files, profile, folders[2])
             rows.append((reference, first, one, harness_way(files, profile, folders[1])))
-        qsl = ImageQSL(load_pixels(files, profile, folders[1]), profile)
+        qsl = ImageQSL(load_pixels(files, profile, folders[1]), profile, ImageLayout())
         start = time.perf_counter()
         qsl.load(np.arange(qsl.performance_count))
         loading = qsl.performance_count / (time.perf_counter() - start)

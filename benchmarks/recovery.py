@@ -48,7 +48,7 @@ from harness.loadgen.accuracy_log import read_responses
 from harness.models.build import SAMPLES
 from harness.models.compression import compress_file
 from harness.registry import default_engine
-from harness.running.settings import validated
+from harness.running.options import validated
 from resnet50.images import find_images
 
 _FOLDER = paths.ROOT / "build" / "recovery"

@@ -64,7 +64,7 @@ class OneByOne(StreamThreads):
 def offline_rates(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> list[float]:
     """Samples/s of Offline, several times."""
     offline = Ready.make(model, dataset, engine, "Offline")
-    rate, _ = offline.scenario.estimate(offline.indices, seconds, offline.told)
+    rate, _ = offline.scenario.estimate(offline.indices, seconds, offline.listener)
     samples = max(len(offline.indices), int(rate * seconds))
     return [offline.scenario.metric(offline.short_test(min_query_count=samples)).value for _ in range(pairs)]
 
@@ -83,7 +83,7 @@ def server_rates(
     def holds(qps: float) -> bool:
         scheduler = OneByOne(server.scenario, session.complete) if one_by_one else None
         return server.scenario.held(
-            server.short_test(scheduler, min_duration_ms=round(seconds * 1000), server_target_qps=qps)
+            server.short_test(scheduler=scheduler, min_duration_ms=round(seconds * 1000), server_target_qps=qps)
         )
 
     peak = server.scenario.peak(server.indices)
@@ -98,7 +98,7 @@ def stream_ratio(
 
     ready = Ready.make(model, dataset, engine, name)
     scenario, table = ready.scenario, ready.scenario.table
-    expected, _ = scenario.estimate(ready.indices, seconds, ready.told)
+    expected, _ = scenario.estimate(ready.indices, seconds, ready.listener)
     queries = int(np.clip(1000 * seconds / expected * 0.7, 20, 250))
     expectation = dict.fromkeys(
         ("single_stream_expected_latency_ns", "multi_stream_expected_latency_ns"), expected * 1e6
@@ -113,7 +113,7 @@ def stream_ratio(
             accept(ids, indices)
 
         scheduler._accept = recorded
-        detail = ready.short_test(scheduler, min_query_count=queries, **expectation)
+        detail = ready.short_test(scheduler=scheduler, min_query_count=queries, **expectation)
         return detail.latencies["90.00"], issued
 
     def raw(issued: list[np.ndarray]) -> float:

@@ -20,8 +20,9 @@ from harness.catalog.manifests import Dataset
 from harness.engines.base import Engine
 from harness.graph import Tensor
 from harness.host import console
+from harness.host.console import OnProgress
 from harness.host.files import write_bytes
-from harness.task.base import Accuracy, Benchmark, BenchmarkSettings, Progress
+from harness.task.base import Accuracy, Benchmark, BenchmarkSettings
 
 
 class BertSettings(BenchmarkSettings):
@@ -47,8 +48,14 @@ class Bert(Benchmark):
         """Integer inputs (N, L)."""
         return all(tensor.dtype.kind == "i" and len(tensor.dims) == 2 for tensor in inputs)
 
-    def open(self, dataset: Dataset, samples: int | None, progress: Progress = lambda done, total: None) -> BertQSL:
-        """Features of the data set, from the cache where they are there."""
+    def open(
+        self,
+        dataset: Dataset,
+        samples: int | None,
+        inputs: Sequence[Tensor],
+        progress: OnProgress = lambda done, total: None,
+    ) -> BertQSL:
+        """Features of the data set, from the cache if it has them; held in the same way for every graph."""
         features = load_features(dataset.path, self.settings.vocab, self.cache_dir, progress=progress)
         return BertQSL(features, samples)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module, util
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.errors import ConfigError, did_you_mean
 
@@ -23,11 +23,29 @@ SCENARIOS = {
 MODES = ("performance", "accuracy")
 
 
-def resolve(kind: str, table: dict[str, str], name: str) -> Any:
+T = TypeVar("T")
+
+
+def resolve(kind: str, table: Mapping[str, str], name: str, base: type[T]) -> type[T]:
     """The class behind a name, or behind "module:Class" for one that is kept outside this project.
 
     Raises:
-        ConfigError: there is no such name; the message gives the nearest.
+        ConfigError: the name is unknown (the message gives the nearest), or the class is not a ``base``.
+    """
+    found = load(kind, table, name)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise ConfigError(
+            f"{name} is not {article} {kind}: a subclass of {base.__module__}.{base.__qualname__} is needed."
+        )
+    return found
+
+
+def load(kind: str, table: Mapping[str, str], name: str) -> Any:
+    """The object behind a name, for callers on a floor below its contract; `resolve` also checks its class.
+
+    Raises:
+        ConfigError: the name is unknown; the message gives the nearest.
     """
     name = choose(kind, table, name)
     module, _, attribute = table.get(name, name).partition(":")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,26 +22,32 @@ _AGAIN = 64
 either."""
 
 
-class ImageQSL(SampleLibrary):
-    """Pixels on disk (memory-mapped), normalised tensors of the loaded images in memory: 588 KiB each as float32."""
+_FLOAT32: np.dtype[np.generic] = np.dtype(np.float32)
 
-    def __init__(self, pixels: Pixels, profile: Profile) -> None:
-        super().__init__(len(pixels), PERFORMANCE_SAMPLES)
-        self._pixels = pixels
-        self._normalise = normaliser(profile)
-        self.set_layout(np.dtype(np.float32), channels_first=True)
 
-    def set_layout(self, dtype: np.dtype, *, channels_first: bool) -> None:
-        """Say what the model takes, before samples are loaded: floats are normalised, uint8 are the pixels."""
-        self._dtype = dtype
-        self._channels_first = channels_first
-        self._held = 0
-        self._images = np.empty((0, *self.dims), dtype)
+@dataclass(frozen=True)
+class ImageLayout:
+    """How a model takes an image: floats are normalised, uint8 are the pixels."""
+
+    dtype: np.dtype[np.generic] = _FLOAT32
+    channels_first: bool = True
 
     @property
     def dims(self) -> tuple[int, int, int]:
         """Of one image: (3, 224, 224) or (224, 224, 3)."""
-        return (3, SIDE, SIDE) if self._channels_first else (SIDE, SIDE, 3)
+        return (3, SIDE, SIDE) if self.channels_first else (SIDE, SIDE, 3)
+
+
+class ImageQSL(SampleLibrary):
+    """Pixels on disk (memory-mapped), normalised tensors of the loaded images in memory: 588 KiB each as float32."""
+
+    def __init__(self, pixels: Pixels, profile: Profile, layout: ImageLayout) -> None:
+        super().__init__(len(pixels), PERFORMANCE_SAMPLES)
+        self.layout = layout
+        self._pixels = pixels
+        self._normalise = normaliser(profile)
+        self._held = 0
+        self._images = np.empty((0, *layout.dims), layout.dtype)
 
     def cost(self, indices: np.ndarray) -> np.ndarray:
         """1 for each image."""
@@ -65,7 +72,7 @@ class ImageQSL(SampleLibrary):
             side_by_side = np.arange(rows[0], rows[0] + shape.batch)
             if (rows == side_by_side % self._held).all():
                 return {IMAGES: self._images[side_by_side[0] : side_by_side[-1] + 1]}
-        images = np.empty((shape.batch, *self.dims), self._dtype)
+        images = np.empty((shape.batch, *self.layout.dims), self.layout.dtype)
         # "raise", the default mode, would copy once more; `rows` has checked them.
         np.take(self._images, rows, axis=0, out=images[: len(rows)], mode="clip")
         images[len(rows) :] = 0
@@ -73,14 +80,15 @@ class ImageQSL(SampleLibrary):
 
     def hold(self, indices: np.ndarray) -> None:
         """Read these images from the cache, verify them, and normalise them with all cores."""
-        self._images = np.empty((0, *self.dims), self._dtype)  # the old ones go before the new ones come
+        layout = self.layout
+        self._images = np.empty((0, *layout.dims), layout.dtype)  # the old ones go before the new ones come
         self._held = len(indices)
-        images = np.empty((self._held + min(_AGAIN, self._held), *self.dims), self._dtype)
-        last_channel = images.transpose(0, 2, 3, 1) if self._channels_first else images
+        images = np.empty((self._held + min(_AGAIN, self._held), *layout.dims), layout.dtype)
+        last_channel = images.transpose(0, 2, 3, 1) if layout.channels_first else images
 
         def read(row: int) -> None:
             pixels = self._pixels.read(int(indices[row]))
-            if self._dtype == np.uint8:
+            if layout.dtype == np.uint8:
                 last_channel[row] = pixels
             else:
                 self._normalise(pixels, last_channel[row])

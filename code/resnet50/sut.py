@@ -14,7 +14,7 @@ from harness.task.shape import Shape
 from harness.task.sut import SUT, Responses
 from resnet50.labels import CLASSES
 from resnet50.preprocess import SIDE
-from resnet50.qsl import IMAGES, ImageQSL
+from resnet50.qsl import IMAGES, ImageLayout, ImageQSL
 
 _DEFAULT = Tensor("images", np.dtype(np.float32), (None, 3, SIDE, SIDE))
 
@@ -36,19 +36,20 @@ class ResNet50SUT(SUT):
             ConfigError: the graph is no such classifier (the message lists what it has), or contradicts the offset.
         """
         super().__init__(engine, qsl)
-        self._input, channels_first = _match_input(engine.inputs) if engine.inputs else (_DEFAULT, True)
+        self._input, layout = match_input(engine.inputs)
+        if layout != qsl.layout:
+            raise ConfigError(f"the images are held as {qsl.layout}, and {engine.name} takes {self._input}.")
         # An engine without a graph of its own (null) is given the classes that the offset speaks of.
         unknown = ("logits", CLASSES + (label_offset or 0))
         self._output, self._classes = _match_output(engine.outputs) if engine.outputs else unknown
         self._offset = _offset(label_offset, classes=self._classes or _classes_beside(engine.outputs))
-        qsl.set_layout(self._input.dtype, channels_first=channels_first)
         if not engine.reshapes:
             self.static = Shape(self._input.dims[0] or 0, 0)
 
     def signature(self, shape: Shape) -> Signature:
         """One input (batch, *dims) and one output, (batch, classes) or the arg-max (batch,)."""
         output = (shape.batch, self._classes) if self._classes else (shape.batch,)
-        return Signature({self._input.name: (shape.batch, *self.qsl.dims)}, {self._output: output})
+        return Signature({self._input.name: (shape.batch, *self.qsl.layout.dims)}, {self._output: output})
 
     def feed(self, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """The images under the graph's name; the QSL holds them in the graph's dtype."""
@@ -66,14 +67,20 @@ class ResNet50SUT(SUT):
         return list(outputs[0][: len(indices)].astype(np.float32)) if self._classes else []
 
 
-def _match_input(inputs: Sequence[Tensor]) -> tuple[Tensor, bool]:
-    """The one input, and whether its channels come first."""
+def match_input(inputs: Sequence[Tensor]) -> tuple[Tensor, ImageLayout]:
+    """The one input of a graph and how it takes images; the usual one for an engine without a graph.
+
+    Raises:
+        ConfigError: the graph does not take images.
+    """
+    if not inputs:
+        return _DEFAULT, ImageLayout()
     if len(inputs) == 1 and len(inputs[0].dims) == 4:
         tensor = inputs[0]
         for channels_first, wanted in ((True, (3, SIDE, SIDE)), (False, (SIDE, SIDE, 3))):
             fits = all(dim in (None, size) for dim, size in zip(tensor.dims[1:], wanted, strict=True))
             if fits and tensor.dtype in (np.float32, np.float16, np.uint8):
-                return tensor, channels_first
+                return tensor, ImageLayout(tensor.dtype, channels_first)
     raise ConfigError(
         f"the model is no image classifier: it takes {listing(inputs)}, and one input (N, 3, {SIDE}, {SIDE}) or "
         f"(N, {SIDE}, {SIDE}, 3) of float32, float16 or uint8 is expected."

@@ -13,13 +13,14 @@ from harness.catalog.manifests import Dataset
 from harness.engines.base import Engine
 from harness.errors import CheckFailed
 from harness.graph import Tensor
-from harness.task.base import Accuracy, Benchmark, BenchmarkSettings, Progress
+from harness.host.console import OnProgress
+from harness.task.base import Accuracy, Benchmark, BenchmarkSettings
 from resnet50.accuracy import accuracy_text, score_log, write_accuracy_txt
 from resnet50.images import check_official, dataset_file, find_images, make_stand_in
 from resnet50.pixels import load_pixels
 from resnet50.preprocess import PROFILES
 from resnet50.qsl import ImageQSL
-from resnet50.sut import ResNet50SUT
+from resnet50.sut import ResNet50SUT, match_input
 
 
 class ResNet50Settings(BenchmarkSettings):
@@ -59,11 +60,18 @@ class ResNet50(Benchmark):
         """The 50,000 validation images by name, 50 of each class."""
         check_official(find_images(dataset.path), dataset.path)
 
-    def open(self, dataset: Dataset, samples: int | None, progress: Progress = lambda done, total: None) -> ImageQSL:
-        """The images' pixels, from the cache where they are there."""
+    def open(
+        self,
+        dataset: Dataset,
+        samples: int | None,
+        inputs: Sequence[Tensor],
+        progress: OnProgress = lambda done, total: None,
+    ) -> ImageQSL:
+        """The images' pixels, from the cache if it has them; in memory in the layout of the graph's input."""
+        _, layout = match_input(inputs)
         profile = PROFILES[self.settings.preprocessing]
         files = find_images(dataset.path).files[:samples]
-        return ImageQSL(load_pixels(files, profile, self.cache_dir, progress=progress), profile)
+        return ImageQSL(load_pixels(files, profile, self.cache_dir, progress=progress), profile, layout)
 
     def stand_in(self, folder: Path) -> Path:
         """The first shipped drawings again and again under the official names, as hard links; labels go round."""

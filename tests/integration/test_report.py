@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.loadgen.logs import DETAIL, RESULT_KEYS
+from harness.loadgen.logs import DETAIL
+from harness.scenarios.bridge import RESULT_KEYS
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

@@ -14,7 +14,7 @@ from harness.catalog.manifests import Dataset, DatasetEntry
 from harness.errors import ConfigError, did_you_mean
 from harness.host.download import download, sha256_of
 from harness.host.files import readable, user_path
-from harness.registry import BENCHMARKS, resolve
+from harness.registry import BENCHMARKS, load
 
 
 def overview() -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def find_dataset(benchmark: str, name: str | None) -> Dataset:
 
 
 def _dataset(benchmark: str, name: str, path: Path, entry: DatasetEntry | None) -> Dataset:
-    path = resolve("benchmark", BENCHMARKS, benchmark).dataset_file(path)
+    path = load("benchmark", BENCHMARKS, benchmark).dataset_file(path)
     digest = sha256_of(path) if path.is_file() else None
     if entry is None:  # a copy of a known data set is that data set
         same = (e for e in manifests.datasets(benchmark).values() if e.kind == "dataset" and e.sha256 == digest)

@@ -14,7 +14,7 @@ from harness.errors import ConfigError, did_you_mean
 from harness.graph import listing, read_graph, read_metadata
 from harness.host.download import digest_of, sha256_of
 from harness.host.files import readable, user_path
-from harness.registry import BENCHMARKS, resolve
+from harness.registry import BENCHMARKS, load
 
 UNVERIFIED = "not verified: no checksum is published"
 
@@ -129,7 +129,7 @@ def _known_model(
 def _unknown_model(path: Path, digest: str) -> Model:
     graph = read_graph(path)
     for owner in BENCHMARKS:
-        benchmark = resolve("benchmark", BENCHMARKS, owner)
+        benchmark = load("benchmark", BENCHMARKS, owner)
         if benchmark.accepts(graph.inputs):
             break
     else:

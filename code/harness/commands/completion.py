@@ -128,7 +128,7 @@ def downloads(typed: str) -> Offered:
 
 def options(typed: str) -> Offered:
     """The options of --set, each with its "="."""
-    from harness.running.settings import options_help
+    from harness.running.options import options_help
 
     return _matching(typed, lambda: ((f"{name}=", f"{owner}: {meaning}") for owner, name, meaning in options_help()))
 

@@ -14,7 +14,7 @@ from harness.host import console
 
 def options(as_json: AsJson = False) -> None:
     """List what `harness run --set NAME=VALUE` can set."""
-    from harness.running.settings import options_help
+    from harness.running.options import options_help
 
     if as_json:
         console.print_json([dict(zip(("of", "name", "meaning"), row, strict=True)) for row in options_help()])

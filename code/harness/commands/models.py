@@ -170,7 +170,7 @@ def models_compress(
     """
     from harness.compress.compress import CompressSettings
     from harness.models.compression import REPORT, compress_file, table
-    from harness.running.settings import validated
+    from harness.running.options import validated
 
     values = {"sparsity": sparsity, "block": block, "precision": precision, "method": method}
     settings = validated(CompressSettings, {**values, "keep": tuple(keep or ()), "tolerance": tolerance})

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[
@@ -69,6 +76,29 @@ FullDataset = Annotated[str | None, typer.Option("--dataset", help="Name or path
 Retry = Annotated[bool, typer.Option("--retry", help="Run tests that failed once more.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what is done and what is left.")]
 StateDir = Annotated[Path, typer.Option(help="Where the journal lies.", show_default="build/campaign")]
+
+
+R = TypeVar("R", bound="DataclassInstance")
+
+
+def takes(request: type[R]) -> Callable[[Callable[[R], None]], Callable[..., None]]:
+    """Make a command of a function that takes one dataclass, whose fields are the command's options."""
+    hints = get_type_hints(request, include_extras=True)
+    options = [
+        Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])
+        for each in fields(request)
+    ]
+
+    def decorate(function: Callable[[R], None]) -> Callable[..., None]:
+        @wraps(function)
+        def command(**given: Any) -> None:
+            function(request(**given))
+
+        command.__signature__ = Signature(options)  # type: ignore[attr-defined]  # it is what typer reads
+        command.__annotations__ = dict(hints)
+        return command
+
+    return decorate
 
 
 def parse_options(pairs: list[str]) -> dict[str, str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,9 +22,6 @@ from harness.commands.options import (
     UserConf,
     parse_options,
 )
-
-if TYPE_CHECKING:
-    from harness.running.settings import RunSettings
 
 
 def run(
@@ -80,11 +76,10 @@ def run(
 
     Without --official it is a development run of about 20 seconds: it goes to build/runs and is not for submission.
     """
+    from harness.running.request import RunRequest, resolve
     from harness.running.run import run as run_test
-    from harness.running.settings import make_settings
 
-    paths = {"user_conf": user_conf, "runs_dir": runs_dir, "tree": tree}
-    settings = make_settings(
+    request = RunRequest(
         model=model,
         engine=engine,
         scenario=scenario,
@@ -98,14 +93,16 @@ def run(
         audit=compliance,
         force=force,
         system=system,
-        stall_timeout=stall_timeout,
+        user_conf=user_conf,
+        runs_dir=runs_dir,
+        tree=tree,
         measurements=measurements_dir,
         use_tuned=tuned,
         timeline=timeline,
         shown="json" if as_json else "table",
-        **{name: path for name, path in paths.items() if path is not None},
+        stall_timeout=stall_timeout,
     )
-    raise typer.Exit(run_test(settings))
+    raise typer.Exit(run_test(resolve(request)))
 
 
 def tune(
@@ -141,26 +138,21 @@ def tune(
 
     Every trial is a measurement in a process of its own. `harness run` then uses what was found by itself.
     """
-    from harness.running.settings import make_settings
+    from harness.running.request import RunRequest
     from harness.tuning.tune import tune as tune_settings
 
-    def settings_of(options: Mapping[str, str]) -> RunSettings:
-        return make_settings(
+    tune_settings(
+        RunRequest(
             model=model,
             engine=engine,
             scenario=scenario,
-            mode="performance",
-            options=options,
+            options=parse_options(option or []),
             dataset=dataset,
             samples=samples,
             system=system,
+            user_conf=user_conf,
             stall_timeout=stall_timeout,
-            **({"user_conf": user_conf} if user_conf else {}),
-        )
-
-    tune_settings(
-        settings_of,
-        parse_options(option or []),
+        ),
         seconds=seconds,
         confirm=confirm_seconds,
         measurements=measurements_dir,

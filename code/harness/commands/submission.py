@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -30,91 +31,84 @@ from harness.commands.options import (
     Tree,
     UserConf,
     parse_options,
+    takes,
 )
 from harness.host import console
 
-if TYPE_CHECKING:
-    from harness.running.settings import RunSettings
+
+@dataclass(frozen=True, kw_only=True)
+class ComplianceOptions:
+    """What both commands ask for that run the tests of a submission."""
+
+    model: Models = None
+    scenario: Scenarios = None
+    system: System = None
+    system_type: SystemType = None
+    engine: EngineOfModels = None
+    dataset: FullDataset = None
+    option: Options = None
+    user_conf: UserConf = None
+    rehearsal: Rehearsal = False
+    duration: RehearsalDuration = None
+    retry: Retry = False
+    dry_run: DryRun = False
+    tree: Tree = None
+    runs_dir: RunsDir = None
+    state_dir: StateDir = paths.ROOT / "build" / "campaign"
+    measurements_dir: MeasurementsDir = paths.ROOT / "measurements"
+    stall_timeout: StallTimeout = 120.0
+    as_json: AsJson = False
 
 
-def campaign(
-    model: Models = None,
-    division: Annotated[str, typer.Option(help="open, or closed with its compliance tests.")] = "open",
-    scenario: Scenarios = None,
-    system: System = None,
-    system_type: SystemType = None,
-    engine: EngineOfModels = None,
-    dataset: FullDataset = None,
-    option: Options = None,
-    user_conf: UserConf = None,
-    rehearsal: Rehearsal = False,
-    duration: RehearsalDuration = None,
-    retry: Retry = False,
-    dry_run: DryRun = False,
-    tree: Tree = None,
-    runs_dir: RunsDir = None,
-    state_dir: StateDir = paths.ROOT / "build" / "campaign",
-    measurements_dir: MeasurementsDir = paths.ROOT / "measurements",
-    stall_timeout: StallTimeout = 120.0,
-    as_json: AsJson = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CampaignOptions(ComplianceOptions):
+    """All tests, in either division."""
+
+    division: Annotated[str, typer.Option(help="open, or closed with its compliance tests.")] = "open"
+
+
+@takes(CampaignOptions)
+def campaign(asked: CampaignOptions) -> None:
     """Run all official tests of a submission: performance, accuracy and, in the closed division, compliance.
 
     It can be ended at any moment; the same command then goes on. What is done is never run again, and what failed
     only with --retry.
     """
-    _campaign(only_compliance=False, **locals())
+    _campaign(asked, asked.division)
 
 
-def _campaign(
-    *,
-    only_compliance: bool,
-    model: list[str] | None,
-    division: str,
-    scenario: list[str] | None,
-    system: str | None,
-    system_type: str | None,
-    dataset: str | None,
-    option: list[str] | None,
-    engine: str | None,
-    retry: bool,
-    dry_run: bool,
-    state_dir: Path,
-    measurements_dir: Path,
-    as_json: bool,
-    **same: Any,
-) -> None:
-    """What the commands share; ``same`` are the settings of every test that are passed on as they are."""
-    from harness.running.settings import make_settings
+def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = False) -> None:
+    from harness.running.request import RunRequest
     from harness.submission.campaign import plan
     from harness.submission.description import description_file, system_type_of
 
-    same = {name: value for name, value in same.items() if value is not None}
-
-    def settings_of(**test: str | None) -> RunSettings:
-        return make_settings(
-            **{**test, "engine": test["engine"] or engine},
-            options=parse_options(option or []),
-            dataset=dataset,
-            official=True,
-            system=system,
-            measurements=measurements_dir,
-            shown="nothing" if as_json else "table",
-            **same,
-        )
-
-    planned = plan(
-        settings_of,
-        model or [""],
-        division=division,
-        system_type=system_type or system_type_of(description_file(paths.ROOT / "systems", system)),
-        scenarios=scenario or [],
-        retry=retry,
-        only_compliance=only_compliance,
-        folder=state_dir,
-        as_json=as_json,
+    request = RunRequest(
+        engine=asked.engine,
+        options=parse_options(asked.option or []),
+        dataset=asked.dataset,
+        duration=asked.duration,
+        official=True,
+        rehearsal=asked.rehearsal,
+        system=asked.system,
+        user_conf=asked.user_conf,
+        runs_dir=asked.runs_dir,
+        tree=asked.tree,
+        measurements=asked.measurements_dir,
+        shown="nothing" if asked.as_json else "table",
+        stall_timeout=asked.stall_timeout,
     )
-    if dry_run:
+    planned = plan(
+        request,
+        asked.model or [""],
+        division=division,
+        system_type=asked.system_type or system_type_of(description_file(paths.ROOT / "systems", asked.system)),
+        scenarios=asked.scenario or [],
+        retry=asked.retry,
+        only_compliance=only_compliance,
+        folder=asked.state_dir,
+        as_json=asked.as_json,
+    )
+    if asked.dry_run:
         planned.look()
         planned.show()
         return
@@ -184,31 +178,13 @@ compliance_app = typer.Typer(
 
 
 @compliance_app.command("run")
-def compliance_run(
-    model: Models = None,
-    scenario: Scenarios = None,
-    system: System = None,
-    system_type: SystemType = None,
-    engine: EngineOfModels = None,
-    dataset: FullDataset = None,
-    option: Options = None,
-    user_conf: UserConf = None,
-    rehearsal: Rehearsal = False,
-    duration: RehearsalDuration = None,
-    retry: Retry = False,
-    dry_run: DryRun = False,
-    tree: Tree = None,
-    runs_dir: RunsDir = None,
-    state_dir: StateDir = paths.ROOT / "build" / "campaign",
-    measurements_dir: MeasurementsDir = paths.ROOT / "measurements",
-    stall_timeout: StallTimeout = 120.0,
-    as_json: AsJson = False,
-) -> None:
+@takes(ComplianceOptions)
+def compliance_run(asked: ComplianceOptions) -> None:
     """Run and verify the compliance tests of official results that are there: TEST01, and TEST04 for ResNet50.
 
     It is the part of `harness campaign --division closed` that comes last; give it the settings of the official runs.
     """
-    _campaign(only_compliance=True, division="closed", **locals())
+    _campaign(asked, "closed", only_compliance=True)
 
 
 @compliance_app.command("verify")

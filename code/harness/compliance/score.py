@@ -5,8 +5,9 @@ from __future__ import annotations
 from harness.catalog.datasets import find_dataset
 from harness.compliance.folder import Scorer
 from harness.paths import ROOT
-from harness.registry import BENCHMARKS, resolve
+from harness.registry import BENCHMARKS
 from harness.rules.rounds import RULES
+from harness.task.base import find_benchmark
 
 
 def scorer(benchmark: str, dataset: str | None) -> Scorer | None:
@@ -24,7 +25,7 @@ def scorer(benchmark: str, dataset: str | None) -> Scorer | None:
     found = find_dataset(name, dataset)
     if dataset is None and not found.official:
         return None
-    kind = resolve("benchmark", BENCHMARKS, name)
+    kind = find_benchmark(name)
     made = kind(kind.Settings(), ROOT / "build" / "cache")
     return lambda log: made.score_partial(log, found)
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from harness.errors import CheckFailed, ConfigError
 from harness.loadgen.accuracy_log import read_entries, tell
-from harness.loadgen.logs import DETAIL, RESULT_KEYS, SUMMARY, read_detail
+from harness.loadgen.logs import DETAIL, SUMMARY, read_detail
 from harness.rules.audits import AUDITS, Audit
+from harness.scenarios.bridge import RESULT_KEYS
 
 PASS, FAIL = "TEST PASS", "TEST FAIL"
 """What both official checkers look for, on a line of its own."""

@@ -83,7 +83,8 @@ def datasets(official: bool = False) -> Iterator[Finding]:
     from harness.catalog import manifests
     from harness.catalog.datasets import find_dataset, location
     from harness.errors import ConfigError, NotOfficial
-    from harness.registry import BENCHMARKS, resolve
+    from harness.registry import BENCHMARKS
+    from harness.task.base import find_benchmark
 
     lacking = BAD if official else WARNING
     for benchmark in BENCHMARKS:
@@ -103,7 +104,7 @@ def datasets(official: bool = False) -> Iterator[Finding]:
             try:
                 found = find_dataset(benchmark, name)
                 if entry.official:
-                    made = resolve("benchmark", BENCHMARKS, benchmark)
+                    made = find_benchmark(benchmark)
                     made(made.Settings(), paths.CACHE_DIR).check_official(found)
             except NotOfficial as error:
                 yield Finding(lacking, "data set", f"{name} serves no official run: {str(error).rstrip('.')}")
@@ -117,12 +118,13 @@ def user_conf(official: bool = False) -> Iterator[Finding]:
     """Whether LoadGen will understand user.conf, and the rules let an official run have it."""
     from harness.errors import ConfigError
     from harness.loadgen.conf import MODELS, SCENARIOS, check_official, read_user_conf
-    from harness.running.settings import default_conf
+    from harness.rules.limits import MIN_DURATION_MS
+    from harness.running.request import default_conf
 
     try:
         conf = read_user_conf(default_conf())
         for model, scenario in product(MODELS[1:], SCENARIOS[1:]) if official else ():
-            check_official(conf, model, scenario)
+            check_official(conf, model, scenario, MIN_DURATION_MS)
     except ConfigError as error:
         yield of_sentence(BAD, "user.conf", str(error).rstrip("."))
         return

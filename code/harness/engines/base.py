@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import EngineError, HarnessError
 from harness.graph import Tensor
+from harness.registry import ENGINES, resolve
 
 Dims = tuple[int, ...]
 Runner = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
@@ -49,6 +50,15 @@ class EngineSettings(BaseModel):
         return self.model_copy(update={"streams": 1}) if latency and self.streams is None else self
 
 
+def find_engine(name: str) -> type[Engine]:
+    """The engine of that name, or the class behind "module:Class".
+
+    Raises:
+        ConfigError: there is none (the message gives the nearest), or it is not an engine.
+    """
+    return resolve("engine", ENGINES, name, Engine)  # type: ignore[type-abstract]  # it is only compared with
+
+
 class Engine(ABC):
     """Runs batches of one model.
 
@@ -68,6 +78,8 @@ class Engine(ABC):
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     streams: int = 1
+    shape_budget: int = 8
+    """Shapes to compile at most, if ``fixed_shapes``."""
 
     def __init__(self, model: Path | None, settings: EngineSettings) -> None:
         self.model = model

@@ -64,7 +64,7 @@ class DeepSparseEngine(Engine):
         """
         super().__init__(model, settings)
         self.layout = self._layout(settings)
-        self.streams = self.layout.streams
+        self.streams, self.shape_budget = self.layout.streams, settings.shapes
         several = len(self.layout.instances) > 1
         # Read at import. DeepSparse would send usage data otherwise, and leave its threads to the kernel, which often
         # puts two of them, that wait for each other, on one core. Its own pinning knows nothing of other instances.

@@ -30,6 +30,10 @@ from rich.text import Text
 
 from harness.errors import ConfigError
 
+OnProgress = Callable[[int, int], None]
+"""Hears of progress: (done, total)."""
+OnProgress = Callable[[int, int], None]
+"""Hears of progress: (done, total)."""
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\].*?(?:\x07|\x1b\\))")
 _QUIET_FOR_S = 2.0
 _RATE_AFTER_S = 0.5

@@ -17,8 +17,6 @@ from harness.errors import ConfigError, did_you_mean
 
 MODELS = ("*", "bert", "resnet50")
 SCENARIOS = ("*", "SingleStream", "MultiStream", "Server", "Offline")
-MIN_DURATION_MS = 600_000
-"""The rules' shortest test (inference_policies, section "Scenarios")."""
 
 
 @dataclass(frozen=True)
@@ -126,17 +124,17 @@ def read_user_conf(path: Path | None) -> UserConf:
     return UserConf(path, text, tuple(entries))
 
 
-def check_official(conf: UserConf, model: str, scenario: str, any_duration: bool = False) -> None:
-    """Refuse what would make an official run invalid; ``any_duration`` is for rehearsals, which may be short.
+def check_official(conf: UserConf, model: str, scenario: str, minimum_ms: int) -> None:
+    """Refuse what would make an official run invalid; ``minimum_ms`` is the shortest that counts, 0 for rehearsals.
 
     Raises:
         ConfigError: a duration below the rules' minimum, or a limit that ends the test early.
     """
     duration = conf.lookup(model, scenario, "min_duration")
-    if duration and not any_duration and int(duration.value, 0) < MIN_DURATION_MS:
+    if duration and int(duration.value, 0) < minimum_ms:
         raise ConfigError(
             f"{conf.path}, line {duration.line}: min_duration is {duration.value} ms; an official run takes at least "
-            f"{MIN_DURATION_MS} ms (10 minutes): delete the line."
+            f"{minimum_ms} ms (10 minutes): delete the line."
         )
     for key in ("max_duration", "max_query_count", "performance_sample_count_override", "min_query_count"):
         entry = conf.lookup(model, scenario, key)

@@ -20,15 +20,6 @@ SUMMARY, DETAIL, ACCURACY, TRACE = (
 )
 
 
-RESULT_KEYS = {
-    "Offline": "result_samples_per_second",
-    "Server": "result_completed_samples_per_sec",
-    "SingleStream": "early_stopping_latency_ss",
-    "MultiStream": "early_stopping_latency_ms",
-}
-"""By scenario, the key of its result in mlperf_log_detail.txt: samples per second, or nanoseconds."""
-
-
 @dataclass(frozen=True)
 class Detail:
     """The key/value lines of mlperf_log_detail.txt; of a repeated key, the last."""

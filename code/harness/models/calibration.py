@@ -17,9 +17,8 @@ from harness.engines.base import Engine, EngineSettings, Runner, Signature
 from harness.errors import ConfigError
 from harness.graph import read_graph
 from harness.host import console
-from harness.registry import BENCHMARKS, resolve
-from harness.running.settings import validated
-from harness.task.base import Benchmark
+from harness.running.options import validated
+from harness.task.base import Benchmark, find_benchmark
 from harness.task.shape import Shape
 
 _BATCH = 8
@@ -62,11 +61,12 @@ def calibration(model: manifests.Model, path: Path, dataset: str | None, samples
         console.warn(
             f"{found.name} is what official runs are scored on: the rules allow only MLPerf's calibration list of it."
         )
+    engine = _GraphOnly(path)
     with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
-        qsl = benchmark.open(found, None, progress=lambda done, total: bar.update(done=done, total=total))
+        qsl = benchmark.open(found, None, engine.inputs, lambda done, total: bar.update(done=done, total=total))
     count = min(samples, qsl.count, qsl.performance_count)
     indices = np.unique(np.linspace(0, qsl.count - 1, count).round().astype(np.int64))
-    sut = benchmark.make_sut(_GraphOnly(path), qsl)
+    sut = benchmark.make_sut(engine, qsl)
     qsl.load(indices)
     costs = qsl.cost(indices)
     feeds = []
@@ -86,7 +86,7 @@ def check_calibration(model: manifests.Model, dataset: str | None, samples: int)
     """
     if samples < 1:
         raise ConfigError(f"--samples {samples}: calibration needs at least one sample.")
-    kind = resolve("benchmark", BENCHMARKS, model.benchmark)
+    kind = find_benchmark(model.benchmark)
     benchmark = kind(validated(kind.Settings, model.settings), paths.CACHE_DIR)
     return benchmark, find_dataset(model.benchmark, dataset or _shipped(model.benchmark))
 

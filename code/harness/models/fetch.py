@@ -24,7 +24,7 @@ from harness.host import console
 from harness.host.download import NotDelivered, digest_of, download, locked, sha256_of
 from harness.host.files import write_text
 from harness.models.archives import is_archive, relative, unpack
-from harness.registry import BENCHMARKS, resolve
+from harness.task.base import find_benchmark
 
 _ZOO_SECONDS = 900
 _ZOO = """
@@ -306,7 +306,7 @@ def _verified(name: str, entry: ModelEntry, path: Path, sha256: str) -> Literal[
 
 
 def _check_graph(name: str, owner: str, entry: ModelEntry, graph: Graph, verified: bool) -> None:
-    if not resolve("benchmark", BENCHMARKS, owner).accepts(graph.inputs):
+    if not find_benchmark(owner).accepts(graph.inputs):
         raise ConfigError(f"that is not {name}: its inputs are {listing(graph.inputs)}, which do not fit {owner}.")
     if verified:
         return

@@ -9,7 +9,7 @@ from harness.catalog.models import fetch_record, find_model, model_file
 from harness.errors import ConfigError, did_you_mean
 from harness.graph import read_graph
 from harness.host import console
-from harness.registry import BENCHMARKS, resolve
+from harness.task.base import find_benchmark
 
 
 def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -32,7 +32,7 @@ def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
         try:
             model = find_model(name)
             graph = read_graph(model.path)
-            if not resolve("benchmark", BENCHMARKS, model.benchmark).accepts(graph.inputs):
+            if not find_benchmark(model.benchmark).accepts(graph.inputs):
                 raise ConfigError(f"the inputs of {model.path} do not fit {model.benchmark}.")
         except ConfigError as error:
             problems.append(f"{name}: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from harness import paths
 from harness.catalog import manifests
 from harness.errors import ConfigError, RunFailed, did_you_mean
 from harness.host import console
 from harness.loadgen.logs import DETAIL, read_detail
-from harness.registry import SCENARIOS, resolve
 from harness.results.layout import RUN
-from harness.results.record import Record, read_record
+from harness.results.record import Record, RecordedModel, read_record
 from harness.results.timeline import TIMELINE, Timeline, read_timeline
 from harness.rules.rehearsal import REHEARSAL_TREE
-from harness.scenarios.base import Metric
+from harness.scenarios.base import Metric, Scenario, find_scenario
 
 TREES = (paths.ROOT, REHEARSAL_TREE)
 """Below which results/ and compliance/ are."""
@@ -46,28 +48,28 @@ class Finished:
     @property
     def performance(self) -> bool:
         """Whether it measured speed, and not accuracy."""
-        return self.record["mode"] == "performance"
+        return self.record.performance
 
     @property
-    def scenario(self) -> str:
+    def scenario(self) -> type[Scenario]:
         """LoadGen's scenario."""
-        return self.record["scenario"]
+        return find_scenario(self.record.scenario)
 
     @property
     def verdict(self) -> str:
         """VALID or INVALID; of an accuracy run, which LoadGen does not judge, complete."""
-        return "INVALID" if not self.record["valid"] else "VALID" if self.performance else "complete"
+        return "INVALID" if not self.record.valid else "VALID" if self.performance else "complete"
 
     @property
     def reasons(self) -> list[str]:
         """Why it is INVALID."""
-        return self.record.get("reasons") or []
+        return self.record.reasons or []
 
     @property
     def title(self) -> str:
         """Model, engine, scenario and test in a few words."""
         record = self.record
-        return f"{self.model.title} on {record['engine']['name']}, {self.scenario} {record['audit'] or record['mode']}"
+        return f"{self.model.title} on {record.engine.name}, {record.scenario} {record.test}"
 
     @property
     def label(self) -> str:
@@ -76,9 +78,9 @@ class Finished:
         return "{}-{}-{} {}:{}:{}".format(*found.groups()) if found else self.name
 
     @property
-    def model(self) -> manifests.Model:
+    def model(self) -> RecordedModel:
         """The model that ran."""
-        return manifests.Model.model_validate(self.record["model"])
+        return self.record.model
 
     @property
     def published(self) -> str | None:
@@ -97,14 +99,9 @@ class Finished:
         return built if same else None
 
     @property
-    def random(self) -> bool:
-        """Whether the weights are random."""
-        return str(self.record["model"]["caveat"]).startswith("random")
-
-    @property
     def padding(self) -> float | None:
-        """Share of the computed cost that was added to the samples' own, over their own; None where not known."""
-        ratio = self.record["result"].get("padded_to_real")
+        """Share of the computed cost that was added to the samples' own, over their own; None if not known."""
+        ratio = self.record.result.padded_to_real
         return ratio - 1 if ratio else None
 
     @property
@@ -154,20 +151,19 @@ def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
     """
     record = record_in(folder)
     logs = folder if (folder / DETAIL).exists() else _twin(record, _official(trees), DETAIL)
-    result = record["result"]
-    metric = result["metric"]
-    metrics = (Metric(str(metric.get("name")), metric["value"], metric["unit"]),)
-    latencies, bound, duration, values = result.get("latency_ms") or {}, None, result["duration_s"], {}
+    result = record.result
+    metrics = (Metric(result.metric.name, result.metric.value, result.metric.unit),)
+    latencies, bound, duration, values = result.latency_ms or {}, None, result.duration_s, {}
     if logs:
-        detail = read_detail(logs, record["mode"])
-        metrics = (resolve("scenario", SCENARIOS, record["scenario"]).metric(detail),)
+        detail = read_detail(logs, record.mode)
+        metrics = (find_scenario(record.scenario).metric(detail),)
         latencies, bound, duration, values = detail.latencies, detail.bound, detail.duration, detail.values
-    if record["mode"] != "performance":
-        metrics = tuple(Metric(name, value, "%") for name, value in (result["accuracy"] or {}).items())
+    if not record.performance:
+        metrics = tuple(Metric(name, value, "%") for name, value in (result.accuracy or {}).items())
         latencies, bound, duration = {}, None, None
     return Finished(
         name=_name(folder, trees),
-        record=_shareable(record),
+        record=Record.model_validate_json(json.dumps(_shareable(record.values()))),
         values=values,
         metrics=metrics,
         latency_ms=latencies,
@@ -245,14 +241,18 @@ def _twin(record: Record, folders: Iterable[Path], file: str) -> Path | None:
             other = read_record(folder)
         except ConfigError:
             continue
-        if other and all(other.get(key) == record.get(key) for key in ("time", "command", "identity", "scenario")):
+        if other and _same_run(other, record):
             return folder
     return None
 
 
-def _shareable(value: Any) -> Any:
-    """A record whose paths begin at the repository or at ~, so that a report tells nobody how a user's folders are
-    called."""
+def _same_run(one: Record, other: Record) -> bool:
+    facts = [(record.time, record.command, record.identity, record.scenario) for record in (one, other)]
+    return facts[0] == facts[1]
+
+
+def _shareable(value: JsonValue) -> JsonValue:
+    """A record whose paths begin at the repository or at ~, so that a report does not reveal a user's folders."""
     if isinstance(value, dict):
         return {key: _shareable(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -23,10 +23,19 @@ class Audit:
     purpose: str
     settings: Mapping[str, int]
     """Keys of audit.config."""
-    effective: Mapping[str, Any]
-    """What mlperf_log_detail.txt says where LoadGen has read them."""
+    effective: Mapping[str, int | bool]
+    """What mlperf_log_detail.txt says once LoadGen has read them."""
+    decisive: tuple[str, ...]
+    """The keys of ``effective`` that no official configuration changes."""
     accuracy: bool
-    """Whether LoadGen logs responses, which must be those of the accuracy run."""
+    """Whether LoadGen logs responses, which must equal those of the accuracy run."""
+    finds_caching: bool
+    """Whether the test only looks for a system that is faster than in the performance run."""
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The official runs that the test is compared with."""
+        return ("performance", "accuracy") if self.accuracy else ("performance",)
 
     @property
     def config(self) -> str:
@@ -35,7 +44,7 @@ class Audit:
 
     def unread(self, values: Mapping[str, Any]) -> str:
         """What in a log's values shows that LoadGen had not read audit.config, "" if nothing does."""
-        wrong = (key for key, value in self.effective.items() if values.get(key, value) != value)
+        wrong = (key for key in self.decisive if values.get(key, self.effective[key]) != self.effective[key])
         return next((f"{key} is {values[key]} and not {self.effective[key]}" for key in wrong), "")
 
 
@@ -46,8 +55,15 @@ AUDITS = {
         "TEST01",
         "the answers of a performance run are those of the accuracy run",
         {"mode": 2, "accuracy_log_rng_seed": _SAMPLING_SEED, "accuracy_log_sampling_target": 4096},
-        {"effective_accuracy_log_rng_seed": _SAMPLING_SEED},  # the rules allow a smaller sampling target
+        {
+            "effective_accuracy_log_rng_seed": _SAMPLING_SEED,
+            "effective_accuracy_log_sampling_target": 4096,
+            "effective_performance_issue_unique": False,
+            "effective_performance_issue_same": False,
+        },
+        ("effective_accuracy_log_rng_seed",),  # the rules allow a smaller sampling target
         accuracy=True,
+        finds_caching=False,
     ),
     "TEST04": Audit(
         "TEST04",
@@ -58,8 +74,15 @@ AUDITS = {
             "performance_issue_same": 1,
             "performance_issue_same_index": 3,
         },
-        {"effective_performance_issue_unique": False, "effective_performance_issue_same": True},
+        {
+            "effective_accuracy_log_rng_seed": 0,
+            "effective_performance_issue_unique": False,
+            "effective_performance_issue_same": True,
+            "effective_performance_issue_same_index": 3,
+        },
+        ("effective_performance_issue_unique", "effective_performance_issue_same"),
         accuracy=False,
+        finds_caching=True,
     ),
 }
 

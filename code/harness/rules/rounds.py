@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.errors import ConfigError, did_you_mean
@@ -35,14 +35,11 @@ class Round:
     """Whether a system of type "datacenter" alone has scenarios of these benchmarks."""
 
     def required(self, benchmark: str, system_type: str) -> frozenset[str]:
-        """The scenarios that the closed division demands of a benchmark; empty where it has none for such a system."""
-        kinds = set(system_type.split(","))
+        """The scenarios that the closed division requires of a benchmark; empty if it has none for such a system."""
+        rules, kinds = RULES[benchmark], set(system_type.split(","))
         if kinds == {"datacenter"}:
-            served = self.datacenter and benchmark == "resnet50"
-            return frozenset({"Server", "Offline"}) if served else frozenset()
-        edge = {"SingleStream", "Offline"} | ({"MultiStream"} if benchmark == "resnet50" else set())
-        both = kinds == {"datacenter", "edge"} and benchmark == "resnet50"
-        return frozenset(edge | {"Server"} if both else edge)
+            return rules.datacenter if self.datacenter else frozenset()
+        return rules.edge | rules.datacenter if "datacenter" in kinds else rules.edge
 
 
 ROUNDS = (
@@ -56,8 +53,10 @@ DEFAULT_ROUND = ROUNDS[-1]
 
 @dataclass(frozen=True)
 class Rules:
-    """What the rounds demand of a benchmark, the same in all of them."""
+    """What every round requires of a benchmark."""
 
+    model: str
+    """LoadGen's name for it, which is also that of `registry.BENCHMARKS`."""
     samples: int
     """Of the data set: an accuracy run answers each."""
     performance_samples: int
@@ -73,15 +72,63 @@ class Rules:
     server_latency_ms: float | None
     """The largest target_latency of Server; None where the checker has no bound."""
     offline_samples: int
-    """The least samples of an Offline query; the older official checker wants them in the open division, too."""
+    """Minimum samples of an Offline query; the older official checker also requires them in the open division."""
+    edge: frozenset[str]
+    """The scenarios that the closed division requires of an edge system."""
+    datacenter: frozenset[str]
+    """Those of a datacenter system, in rounds that have any; a system that is both needs all of them."""
+    mapped: str
+    """Its name in a submitter's model_mapping.json."""
+    recognised: tuple[str, ...]
+    """Parts of a name of the open division by which the official checkers take a result for this benchmark."""
 
 
+_BERT = Rules(
+    model="bert",
+    samples=10833,
+    performance_samples=10833,
+    metric="F1",
+    target=89.96526,
+    tests=("TEST01",),
+    delta=1.0,
+    server_latency_ms=None,
+    offline_samples=10833,
+    edge=frozenset({"SingleStream", "Offline"}),
+    datacenter=frozenset(),
+    mapped="bert-99",
+    recognised=("bert-99",),
+)
 RULES = {
-    "bert-99": Rules(10833, 10833, "F1", 89.96526, ("TEST01",), 1.0, None, 10833),
-    "bert-99.9": Rules(10833, 10833, "F1", 90.783126, ("TEST01",), 0.1, None, 10833),
-    "resnet50": Rules(50000, 1024, "acc", 75.6954, ("TEST01", "TEST04"), 1.0, 15.0, 24576),
+    "bert-99": _BERT,
+    "bert-99.9": replace(_BERT, target=90.783126, delta=0.1, mapped="bert-99.9", recognised=("bert-99.9",)),
+    "resnet50": Rules(
+        model="resnet50",
+        samples=50000,
+        performance_samples=1024,
+        metric="acc",
+        target=75.6954,
+        tests=("TEST01", "TEST04"),
+        delta=1.0,
+        server_latency_ms=15.0,
+        offline_samples=24576,
+        edge=frozenset({"SingleStream", "MultiStream", "Offline"}),
+        datacenter=frozenset({"Server", "Offline"}),
+        mapped="resnet",
+        recognised=("resnet50", "efficientnet", "mobilenet"),
+    ),
 }
 """By the name that results are filed under."""
+
+
+def recognise(name: str) -> str | None:
+    """The benchmark that the official checkers take a name of the open division for; None for none.
+
+    >>> recognise("my-bert-99.9-int8"), recognise("efficientnet-lite0"), recognise("mynet")
+    ('bert-99.9', 'resnet50', None)
+    """
+    # From the last: bert-99 is a part of bert-99.9.
+    known = reversed(RULES.items())
+    return next((each for each, rules in known if any(part in name for part in rules.recognised)), None)
 
 
 def find_round(name: str) -> Round:

@@ -7,16 +7,16 @@ accuracy shows the loss, but not that the engine is its cause, so that the harne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from harness.engines.base import engine_errors
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
+from harness.results.record import Record
 from harness.task.base import Benchmark
-from harness.task.shape import Shape
+from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
 LIMIT = 0.25
@@ -35,13 +35,13 @@ class Agreement:
     """The batch size, below those that are wrong, which is not; None if there is none, or nothing is wrong."""
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Agreement:
-        """What the record of a run says of it; no differences where they were not compared."""
-        told = (record.get("agreement") or {}).get("differences", ())
-        return cls({Shape(int(batch), int(length)): off for batch, length, off in told})
+    def of(cls, record: Record) -> Agreement:
+        """From the record of a run; no differences where they were not measured."""
+        rows = record.agreement.differences if record.agreement else ()
+        return cls({Shape(int(batch), int(length)): difference for batch, length, difference in rows})
 
-    def record(self) -> dict[str, Any]:
-        """What the record of a run holds: [batch, length, difference] of each shape."""
+    def record(self) -> dict[str, object]:
+        """For the record of a run: (batch, length, difference) of each shape."""
         found = [[*shape, difference] for shape, difference in self.differences.items()]
         return {"with": OnnxRuntimeEngine.name, "differences": found}
 
@@ -69,7 +69,7 @@ class Agreement:
 
 
 def agreement(
-    benchmark: Benchmark, sut: SUT, indices: np.ndarray, ran: Callable[[], None] = lambda: None
+    benchmark: Benchmark, sut: SUT, indices: Integers, ran: Callable[[], None] = lambda: None
 ) -> Agreement | None:
     """Run a batch of each shape that was prepared, or of `_SHAPES` of them, and some of its rows on ONNX Runtime.
 
@@ -109,7 +109,7 @@ def agreement(
     return replace(result, right=batch or None)
 
 
-def _difference(sut: SUT, reference: SUT, by_cost: np.ndarray, shape: Shape, ran: Callable[[], None]) -> float | None:
+def _difference(sut: SUT, reference: SUT, by_cost: Integers, shape: Shape, ran: Callable[[], None]) -> float | None:
     """Of one shape; None where nothing can be compared. ``by_cost`` are samples in the order of their cost."""
     qsl = sut.qsl
     # A length that the graph fixes binds ONNX Runtime, and may not bind the engine.

@@ -11,46 +11,45 @@ from harness.compliance.score import allowed_delta
 from harness.compliance.verify import beyond_the_rules
 from harness.errors import ConfigError
 from harness.results.layout import CONF, Classic
-from harness.results.record import difference, read_record
-from harness.rules.audits import find_audit
+from harness.results.record import read_record
+from harness.rules.audits import Audit
 from harness.running.identity import identity
 from harness.running.settings import RunSettings
 from harness.task.base import Benchmark
 
 
 @dataclass(frozen=True)
-class Audit:
+class AuditRun:
     """A compliance test and the result that it is about."""
 
-    test: str
+    test: Audit
     reference: Path
     """results/<system>/<benchmark>/<Scenario>."""
 
     @classmethod
-    def choose(cls, settings: RunSettings) -> Audit | None:
-        """The compliance test that a run is; None if it is none.
+    def choose(cls, settings: RunSettings) -> AuditRun | None:
+        """The compliance test that a run is; None if it is not one.
 
         Raises:
-            ConfigError: the results that it is compared with are not there, or are of another model or settings.
+            ConfigError: the results that it is compared with do not exist, or are of another model or settings.
         """
-        if not settings.audit:
+        test = settings.compliance
+        if test is None:
             return None
         layout = Classic(settings.tree)
-        needed = {"performance": layout.performance(settings.scene)}
-        if settings.audit == "TEST01":
-            needed["accuracy"] = layout.accuracy(settings.scene)
-        for mode, folder in needed.items():
-            record = read_record(folder)
+        folders = {"performance": layout.performance(settings.scene), "accuracy": layout.accuracy(settings.scene)}
+        for run in test.references:
+            record = read_record(folders[run])
             if record is None:
                 raise ConfigError(
-                    f"{settings.audit} is compared with the official {mode} run, and there is none in {folder}: make "
+                    f"{test.name} is compared with the official {run} run, and {folders[run]} does not hold one: make "
                     "it first."
                 )
-            if differs := difference(record, identity(settings)):
+            if differs := record.identity.difference(identity(settings)):
                 raise ConfigError(
-                    f"the {mode} run in {folder} had another {differs}: {settings.audit} needs the same as that run."
+                    f"the {run} run in {folders[run]} had another {differs}: {test.name} needs the same as that run."
                 )
-        return cls(settings.audit, layout.results(settings.scene))
+        return cls(test, layout.results(settings.scene))
 
     @property
     def conf(self) -> Path:
@@ -60,7 +59,7 @@ class Audit:
     def write(self, folder: Path) -> Path:
         """Write LoadGen's audit settings into a folder."""
         path = folder / "audit.config"
-        path.write_text(find_audit(self.test).config, "utf-8")
+        path.write_text(self.test.config, "utf-8")
         return path
 
     def verify(self, folder: Path, benchmark: Benchmark, dataset: Dataset) -> list[str]:
@@ -70,13 +69,13 @@ class Audit:
             Why it failed; nothing if it passed.
         """
         verdicts = verify(
-            self.test,
+            self.test.name,
             self.reference,
             folder,
             lambda log: benchmark.score_partial(log, dataset),
             delta=allowed_delta(self.reference.parent.name),
         )
-        if self.test == "TEST04" and verdicts.passed:
+        if self.test.finds_caching and verdicts.passed:
             run_1 = Path("performance") / "run_1"
             return [reason] if (reason := beyond_the_rules(self.reference / run_1, folder / run_1)) else []
         return verdicts.reasons

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from harness.catalog.manifests import models
 from harness.host.download import sha256_of
 from harness.paths import ROOT
 from harness.results.layout import CONF
-
-if TYPE_CHECKING:
-    from harness.running.settings import RunSettings
-
-
-def identity(settings: RunSettings) -> dict[str, Any]:
-    """What the runs of a scenario have in common: the rules forbid another system in accuracy than in performance."""
-    values = {
-        "model_sha256": settings.model.sha256,
-        "engine": settings.engine,
-        "engine_settings": _told(settings.engine_settings),
-        "benchmark_settings": _told(settings.benchmark_settings),
-        "duration": settings.duration,
-    }
-    return json.loads(json.dumps(values))
+from harness.results.record import Identity
+from harness.running.settings import RunSettings
 
 
-def _told(settings: BaseModel) -> dict[str, Any]:
-    """Settings by their values, files by their content, wherever they lie."""
-    values = settings.model_dump(mode="json")
+def identity(settings: RunSettings) -> Identity:
+    """The identity of a run with these settings."""
+    return Identity(
+        model_sha256=settings.model.sha256,
+        engine=settings.engine,
+        engine_settings=_by_content(settings.engine_settings),
+        benchmark_settings=_by_content(settings.benchmark_settings),
+        duration=settings.duration,
+    )
+
+
+def _by_content(settings: BaseModel) -> dict[str, JsonValue]:
+    """Settings by name; files by the sha256 of their content, since the same file may lie anywhere."""
+    values: dict[str, JsonValue] = settings.model_dump(mode="json")
     for name in values:
         path = getattr(settings, name)
         if isinstance(path, Path):
@@ -43,9 +39,9 @@ def _told(settings: BaseModel) -> dict[str, Any]:
 
 
 def command(settings: RunSettings) -> str:
-    """The `harness run` that makes the same test elsewhere: every setting in force, and no place of this machine.
+    """The `harness run` that repeats the test elsewhere: every setting in force, and no path of this machine.
 
-    The user.conf is the one that lies beside a result.
+    The user.conf is the one beside the result.
     """
     words = ["harness", "run", "--rehearsal" if settings.rehearsal else "--official"] if settings.official else []
     words = words or ["harness", "run"]
@@ -65,8 +61,8 @@ def command(settings: RunSettings) -> str:
         words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)] if value is not None else []
     for part in (settings.engine_settings, settings.benchmark_settings):
         for name, value in part.model_dump(mode="json", exclude_unset=True).items():
-            said = Path(value).name if isinstance(getattr(part, name), Path) else value
-            words += ["--set", f"{name}={str(said).lower() if isinstance(said, bool) else said}"]
+            text = Path(value).name if isinstance(getattr(part, name), Path) else value
+            words += ["--set", f"{name}={str(text).lower() if isinstance(text, bool) else text}"]
     return shlex.join([*words, "--no-tuned", "--user-conf", CONF])
 
 
@@ -74,5 +70,5 @@ def command(settings: RunSettings) -> str:
 def code_digest() -> str:
     """sha256 over the project's own code, as far as it is text."""
     files = sorted(p for p in (ROOT / "code").rglob("*") if p.suffix in (".py", ".toml") and not p.is_symlink())
-    told = [(p.relative_to(ROOT).as_posix(), sha256_of(p)) for p in files]
-    return sha256(repr(told).encode()).hexdigest()
+    digests = [(p.relative_to(ROOT).as_posix(), sha256_of(p)) for p in files]
+    return sha256(repr(digests).encode()).hexdigest()

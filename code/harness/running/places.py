@@ -48,7 +48,7 @@ class Places:
             settings.model.name,
             settings.engine.rpartition(":")[2],
             settings.scenario,
-            settings.audit or settings.mode,
+            settings.test,
         )
         name = time.strftime("%Y%m%dT%H%M%S-") + re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words))
         staging = settings.runs_dir / f".{name}.{_here()}.{os.getpid()}.partial"

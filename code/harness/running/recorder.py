@@ -44,7 +44,7 @@ _LATENCY_BINS = 120
 
 
 class Recorder:
-    """Of one test. `batch` is called under the scheduler's lock, `tick` by one other thread.
+    """Observes the scheduler of one test; `tick` is called by one other thread.
 
     Nothing here ever ends a test: after the first error nothing more is recorded, and `keep` says why.
     """
@@ -58,8 +58,12 @@ class Recorder:
         self._complete = True
         self._failure: Exception | None = None
 
-    def batch(self, start: float, end: float, work: Work, cost: int) -> None:
-        """A batch was answered."""
+    def arrived(self, when: float) -> None:
+        """Keep when the first query came."""
+        self.began = when if self.began is None else self.began
+
+    def answered(self, start: float, end: float, work: Work, cost: int) -> None:
+        """Keep a batch."""
         if not self._complete:
             return
         try:
@@ -80,8 +84,10 @@ class Recorder:
         except Exception:  # noqa: BLE001  a system that does not tell; the test goes on
             return
 
-    def keep(self, folder: Path, scenario: str, trace: Path | None = None) -> None:
+    def keep(self, folder: Path, samples_per_query: int | None, trace: Path | None = None) -> None:
         """Write timeline.npz into a run's folder, with the queries of LoadGen's ``trace`` if there is one.
+
+        ``samples_per_query`` is that of the scenario.
 
         What goes wrong is a warning: the result stands without it.
         """
@@ -89,12 +95,12 @@ class Recorder:
         try:
             if self._failure:
                 raise self._failure
-            self.save(path, scenario, read_trace(trace) if trace else None)
+            self.save(path, samples_per_query, read_trace(trace) if trace else None)
         except Exception as error:  # noqa: BLE001
             path.unlink(missing_ok=True)
             console.warn(f"what was recorded of the test could not be kept ({type(error).__name__}: {error}).")
 
-    def save(self, path: Path, scenario: str, queries: Queries | None = None) -> None:
+    def save(self, path: Path, samples_per_query: int | None, queries: Queries | None = None) -> None:
         """Write timeline.npz; ``queries`` are those of LoadGen's trace, which then stand for the recorded ones.
 
         Nothing is written of a test without a batch.
@@ -105,7 +111,7 @@ class Recorder:
         if queries is not None and not len(queries.latencies):
             queries = None  # a trace that was cut short before its first sample
         source = "loadgen" if queries else "harness"
-        own = _queries(batches, np.array(self._arrivals), scenario)
+        own = _queries(batches, np.array(self._arrivals), samples_per_query)
         began = min((float(batches["start"].min()), *own.arrivals[:1], *([] if self.began is None else [self.began])))
         if queries:
             # The trace counts from another moment: its first query is the first that came.
@@ -180,10 +186,10 @@ def _processor_seconds() -> tuple[float, float]:
     return mine.user + mine.system, machine
 
 
-def _queries(batches: np.ndarray, arrivals: np.ndarray, scenario: str) -> Queries:
-    """Each arrival with the end of its batch; in the streams a query's batches have the same arrival."""
+def _queries(batches: np.ndarray, arrivals: np.ndarray, samples_per_query: int | None) -> Queries:
+    """Each arrival with the end of its batch; the batches of a query of several samples have the same arrival."""
     ends = np.repeat(batches["end"], batches["queries"])
-    if scenario == "Server":
+    if samples_per_query == 1:
         order = np.argsort(arrivals, kind="stable")
         return Queries(arrivals[order], (ends - arrivals)[order])
     came, query = np.unique(arrivals, return_inverse=True)

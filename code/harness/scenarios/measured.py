@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import ClassVar
 
 import numpy as np
 
 from harness.errors import ConfigError
-from harness.scenarios.base import Scenario, Told
+from harness.scenarios.base import Listener, Scenario
 from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, shapes_to_measure
 from harness.task.shape import Shape
 from harness.task.sut import SUT
@@ -21,15 +20,14 @@ _ANY_SHAPE_BUDGET = 12  # shapes that are measured where none has to be compiled
 class MeasuredScenario(Scenario):
     """Measures its shapes in the warm-up, and has a `CostTable` from then on."""
 
-    most: ClassVar[int | None] = None
-    """Samples that a query has at most, None where batches span queries."""
-
     def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int, bound: float) -> None:
         super().__init__(sut, costs, max_cost, bound)
         settings = sut.engine.settings
         self._fixed = sut.engine.fixed_shapes or bool(sut.static.batch or sut.static.length)
-        self._budget = settings.shapes if sut.engine.fixed_shapes else _ANY_SHAPE_BUDGET
-        self._largest = min(settings.max_batch, self.most or settings.max_batch)
+        self._budget = sut.engine.shape_budget if sut.engine.fixed_shapes else _ANY_SHAPE_BUDGET
+        # Where a query's latency counts, no batch spans queries.
+        within = self.samples_per_query if self.latency else None
+        self._largest = min(settings.max_batch, within or settings.max_batch)
         if sut.static.length and costs.max() > sut.static.length:
             raise ConfigError(
                 f"a sample of {costs.max()} does not fit the model's graph, which fixes {sut.static.length}."
@@ -42,7 +40,7 @@ class MeasuredScenario(Scenario):
         """Seconds that a batch may take, None where any batch is as good as the engine can run it."""
         return None
 
-    def get_ready(self, indices: np.ndarray, told: Told) -> float:
+    def get_ready(self, indices: np.ndarray, listener: Listener) -> float:
         """Run each shape several times on every stream, and keep the times."""
         fixed, budget = self.sut.engine.fixed_shapes, self._budget
         fits: Callable[[Shape], bool] = lambda shape: True  # noqa: E731
@@ -50,14 +48,14 @@ class MeasuredScenario(Scenario):
         if self.limit is not None and budget > 2:
             few = probes(self.sut, self.costs, self._largest)
             if fixed:
-                self._compile(few, told, max(budget, len(few)))
-            probed = _medians(measure_shapes(self.sut, few, indices, told.ran))
+                self._compile(few, listener, max(budget, len(few)))
+            probed = _medians(measure_shapes(self.sut, few, indices, listener.ran))
             fits = fitting(probed, self.limit, _PAYS if fixed else float("inf"))
         shapes = shapes_to_measure(self.sut, self.costs, budget, self._largest, fits)
         more = [shape for shape in shapes if shape not in few]
         if fixed:
-            self._compile(more, told, len(few) + len(more))
-        self.times = measure_shapes(self.sut, shapes, indices, told.ran)
+            self._compile(more, listener, len(few) + len(more))
+        self.times = measure_shapes(self.sut, shapes, indices, listener.ran)
         self.shapes = tuple(sorted(shapes))
         return max(float(times.max()) for times in self.times.values())
 

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness.loadgen.conf import MIN_DURATION_MS
 from harness.loadgen.logs import Detail
-from harness.scenarios.base import Metric, Scenario, Test, Told, Trial
-from harness.scheduling.base import Complete
+from harness.rules.limits import MIN_DURATION_MS
+from harness.scenarios.base import Listener, Metric, Scenario, ShortTest, Trial
+from harness.scheduling.base import Complete, Observer
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
 from harness.scheduling.offline import OfflineScheduler, measure_rate
 from harness.task.sut import SUT
@@ -28,17 +28,20 @@ class Offline(Scenario):
 
     name: ClassVar[str] = "Offline"
     key: ClassVar[str] = "target_qps"
+    one_query: ClassVar[bool] = True
     score: ClassVar[str] = "samples/s"
+    result: ClassVar[str] = "result_samples_per_second"
+    summary: ClassVar[tuple[str, ...]] = ("Samples per second",)
 
     def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int, bound: float) -> None:
         super().__init__(sut, costs, max_cost, bound)
         self.planner = make_planner(sut, costs, max_cost)
         self.shapes = self.planner.shapes
 
-    def get_ready(self, indices: np.ndarray, told: Told) -> float:
+    def get_ready(self, indices: np.ndarray, listener: Listener) -> float:
         """One batch of every shape, or the first four where there may be any."""
         if self.sut.engine.fixed_shapes:
-            self._compile(self.shapes, told, len(self.shapes))
+            self._compile(self.shapes, listener, len(self.shapes))
         slowest, seen = 0.0, set()
         for batch in self.planner.plan(self.sut.qsl.cost(indices)):
             if batch.shape in seen or (not self.sut.engine.fixed_shapes and len(seen) >= 4):
@@ -47,28 +50,28 @@ class Offline(Scenario):
             start = time.perf_counter()
             self.sut.answer(indices[batch.positions], batch.shape)
             slowest = max(slowest, time.perf_counter() - start)
-            told.ran()
+            listener.ran()
         return slowest
 
-    def estimate(self, indices: np.ndarray, seconds: float, told: Told) -> tuple[float, str]:
+    def estimate(self, indices: np.ndarray, seconds: float, listener: Listener) -> tuple[float, str]:
         """Samples/s of a query as large as the test's, and a margin."""
-        rate = self._rate(indices, seconds, min(_MEASURING, max(2.0, seconds / 2)), told)
+        rate = self._rate(indices, seconds, min(_MEASURING, max(2.0, seconds / 2)), listener)
         margin = _CAUTION if seconds >= MIN_DURATION_MS / 1000 else MARGIN
         return rate * margin, f"{rate:.4g} samples/s measured, with a margin so that the run is long enough"
 
-    def trial(self, indices: np.ndarray, seconds: float, test: Test, told: Told) -> Trial:
+    def trial(self, indices: np.ndarray, seconds: float, test: ShortTest, listener: Listener) -> Trial:
         """Samples/s of an official run's query."""
-        rate = self._rate(indices, MIN_DURATION_MS / 1000, seconds, told)
+        rate = self._rate(indices, MIN_DURATION_MS / 1000, seconds, listener)
         return Trial(rate, rate * MARGIN)
 
-    def scheduler(self, complete: Complete) -> OfflineScheduler:
+    def scheduler(self, complete: Complete, observer: Observer | None = None) -> OfflineScheduler:
         """The scheduler with its threads."""
-        return OfflineScheduler(self.sut, self.planner, complete)
+        return OfflineScheduler(self.sut, self.planner, complete, observer)
 
     @classmethod
     def metric(cls, detail: Detail) -> Metric:
         """Samples per second."""
-        return Metric("throughput", detail.values.get("result_samples_per_second"), "samples/s")
+        return Metric("throughput", detail.values.get(cls.result), "samples/s")
 
     @classmethod
     def correction(cls, detail: Detail) -> float | None:
@@ -76,11 +79,11 @@ class Offline(Scenario):
         rate = cls.metric(detail).value
         return rate * MARGIN if rate else None
 
-    def _rate(self, indices: np.ndarray, test: float, seconds: float, told: Told) -> float:
+    def _rate(self, indices: np.ndarray, test: float, seconds: float, listener: Listener) -> float:
         """Samples/s, measured for ``seconds``, of a query that takes ``test`` seconds."""
 
         def rate(query: np.ndarray, seconds: float) -> float:
-            return measure_rate(self.sut, self.planner, query, seconds, told.ran)
+            return measure_rate(self.sut, self.planner, query, seconds, listener.ran)
 
         query, found, before = indices, rate(indices, 0.5), 0.0
         # The faster the machine, the larger the query, and the larger the query, the fuller its batches.
@@ -97,7 +100,7 @@ def make_planner(sut: SUT, costs: np.ndarray, max_cost: int) -> Planner:
     if length:
         return FixedPlanner([length], settings.max_batch, settings.max_tokens, batch or None)
     if sut.engine.fixed_shapes:
-        return FixedPlanner(best_lengths(costs, settings.shapes), settings.max_batch, settings.max_tokens)
+        return FixedPlanner(best_lengths(costs, sut.engine.shape_budget), settings.max_batch, settings.max_tokens)
     if batch:
         return FixedPlanner(best_lengths(costs, max_cost), batch, settings.max_tokens, batch)
     return DynamicPlanner(settings.max_batch, settings.max_tokens)

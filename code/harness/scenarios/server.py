@@ -7,9 +7,9 @@ from typing import ClassVar
 import numpy as np
 
 from harness.loadgen.logs import Detail
-from harness.scenarios.base import Metric, Test, Told, Trial
+from harness.scenarios.base import Listener, Metric, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
-from harness.scheduling.base import Complete
+from harness.scheduling.base import Complete, Observer
 from harness.scheduling.peak import highest_passing
 from harness.scheduling.server import ServerScheduler
 from harness.scheduling.simulate import server_peak
@@ -27,6 +27,10 @@ class Server(MeasuredScenario):
     key: ClassVar[str] = "target_qps"
     paced: ClassVar[bool] = True
     score: ClassVar[str] = "queries/s within the bound"
+    result: ClassVar[str] = "result_completed_samples_per_sec"
+    summary: ClassVar[tuple[str, ...]] = ("Completed samples per second",)
+    percentile: ClassVar[int] = 99
+    samples_per_query: ClassVar[int] = 1
 
     @property
     def limit(self) -> float:
@@ -38,7 +42,7 @@ class Server(MeasuredScenario):
         costs = self.sut.qsl.cost(indices)
         return server_peak(self.table, costs, self.sut.engine.streams, self.bound, self.jitter)
 
-    def estimate(self, indices: np.ndarray, seconds: float, told: Told) -> tuple[float, str]:
+    def estimate(self, indices: np.ndarray, seconds: float, listener: Listener) -> tuple[float, str]:
         """A cautious rate: the highest that is VALID takes a search."""
         peak, milliseconds = self.peak(indices), self.bound * 1000
         if peak:
@@ -59,23 +63,23 @@ class Server(MeasuredScenario):
         """
         return detail.latencies["99.00"] <= self.bound * 1000
 
-    def trial(self, indices: np.ndarray, seconds: float, test: Test, told: Told) -> Trial:
+    def trial(self, indices: np.ndarray, seconds: float, test: ShortTest, listener: Listener) -> Trial:
         """The highest rate that holds the bound, from a few tests; the simulation tells where to begin."""
 
         def holds(rate: float) -> bool:
             return self.held(test(server_target_qps=rate, min_duration_ms=round(seconds * 1000)))
 
-        rate = highest_passing(holds, self.estimate(indices, seconds, told)[0], _PRECISION, most=_TESTS)
+        rate = highest_passing(holds, self.estimate(indices, seconds, listener)[0], _PRECISION, most=_TESTS)
         return Trial(rate, rate)
 
-    def scheduler(self, complete: Complete) -> ServerScheduler:
+    def scheduler(self, complete: Complete, observer: Observer | None = None) -> ServerScheduler:
         """The scheduler with its threads."""
-        return ServerScheduler(self.sut, self.table, self.bound, complete)
+        return ServerScheduler(self.sut, self.table, self.bound, complete, observer)
 
     @classmethod
     def metric(cls, detail: Detail) -> Metric:
         """Completed samples per second."""
-        return Metric("throughput", detail.values.get("result_completed_samples_per_sec"), "samples/s")
+        return Metric("throughput", detail.values.get(cls.result), "samples/s")
 
     @classmethod
     def correction(cls, detail: Detail) -> float | None:

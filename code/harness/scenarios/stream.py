@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from harness.loadgen.logs import Detail
-from harness.scenarios.base import Metric, Test, Told, Trial
+from harness.scenarios.base import Listener, Metric, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
-from harness.scheduling.base import Complete
+from harness.scheduling.base import Complete, Observer
 from harness.scheduling.stream import StreamScheduler
 
 _QUERIES = 16
@@ -23,44 +23,46 @@ that gets faster must not run out of them."""
 class _Stream(MeasuredScenario):
     key: ClassVar[str] = "target_latency"
     score: ClassVar[str] = "samples/s at the percentile"
-    most: ClassVar[int]
+    latency: ClassVar[bool] = True
     percentile: ClassVar[int]
-    result: ClassVar[str]
-    """Key of the early-stopping estimate in LoadGen's log, in nanoseconds."""
+    samples_per_query: ClassVar[int]
 
-    def estimate(self, indices: np.ndarray, seconds: float, told: Told) -> tuple[float, str]:
+    def estimate(self, indices: np.ndarray, seconds: float, listener: Listener) -> tuple[float, str]:
         """Milliseconds of a query, from a few that are answered as in the test."""
-        latency = self._latency(indices, told)
+        latency = self._latency(indices, listener)
         return latency * MARGIN, f"{latency:.4g} ms measured, with a margin so that the run is long enough"
 
-    def trial(self, indices: np.ndarray, seconds: float, test: Test, told: Told) -> Trial:
+    def trial(self, indices: np.ndarray, seconds: float, test: ShortTest, listener: Listener) -> Trial:
         """Samples a second if each query took what the percentile says."""
-        expected = self._latency(indices, told)
+        expected = self._latency(indices, listener)
         queries = max(_LEAST, int(1000 * seconds / expected))
         expectation = dict.fromkeys(
             ("single_stream_expected_latency_ns", "multi_stream_expected_latency_ns"), expected * MARGIN * 1e6
         )
         detail = test(min_query_count=queries, max_query_count=queries, **expectation)
-        return Trial(1000 * self.most / detail.latencies[f"{self.percentile}.00"], self.correction(detail) or expected)
+        return Trial(
+            1000 * self.samples_per_query / detail.latencies[f"{self.percentile}.00"],
+            self.correction(detail) or expected,
+        )
 
-    def _latency(self, indices: np.ndarray, told: Told) -> float:
+    def _latency(self, indices: np.ndarray, listener: Listener) -> float:
         """Milliseconds of a query, the mean of a few."""
-        scheduler = self.scheduler(lambda ids, responses: told.ran())
+        scheduler = self.scheduler(lambda ids, responses: listener.ran())
         rng = np.random.default_rng(0)
         took = []
         for _ in range(_QUERIES):
-            query = rng.choice(indices, self.most).tolist()
+            query = rng.choice(indices, self.samples_per_query).tolist()
             start = time.perf_counter()
-            scheduler.issue(list(range(self.most)), query)
+            scheduler.issue(list(range(self.samples_per_query)), query)
             took.append(time.perf_counter() - start)
         scheduler.close()
         if scheduler.failure:
             raise scheduler.failure
         return float(np.mean(took)) * 1000
 
-    def scheduler(self, complete: Complete) -> StreamScheduler:
+    def scheduler(self, complete: Complete, observer: Observer | None = None) -> StreamScheduler:
         """The scheduler; LoadGen's own thread does the work."""
-        return StreamScheduler(self.sut, self.table, complete)
+        return StreamScheduler(self.sut, self.table, complete, observer)
 
     @classmethod
     def metric(cls, detail: Detail) -> Metric:
@@ -82,15 +84,23 @@ class SingleStream(_Stream):
 
     name: ClassVar[str] = "SingleStream"
     one_stream: ClassVar[bool] = True
-    most: ClassVar[int] = 1
     percentile: ClassVar[int] = 90
+    samples_per_query: ClassVar[int] = 1
     result: ClassVar[str] = "early_stopping_latency_ss"
+    summary: ClassVar[tuple[str, ...]] = tuple(
+        f"* Early stopping {each} percentile estimate" for each in ("90.0th", "90th", "99.9th")
+    )
+    short_ns: ClassVar[int] = 200_000
 
 
 class MultiStream(_Stream):
     """Eight samples a query."""
 
     name: ClassVar[str] = "MultiStream"
-    most: ClassVar[int] = 8
     percentile: ClassVar[int] = 99
+    samples_per_query: ClassVar[int] = 8
     result: ClassVar[str] = "early_stopping_latency_ms"
+    summary: ClassVar[tuple[str, ...]] = tuple(
+        f"* Early stopping {each} percentile estimate" for each in ("99.0th", "99th")
+    )
+    short_ns: ClassVar[int] = 1_600_000

@@ -7,15 +7,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from harness.running.recorder import Recorder
 from harness.task.shape import Shape
 from harness.task.sut import SUT, Responses
 
 Complete = Callable[[list[int], Responses], None]
+"""Answers query ids, with one response each, in the same order."""
 
 
 @dataclass
@@ -48,15 +48,24 @@ class Work(NamedTuple):
     """When its queries came, in seconds of time.perf_counter(); not told where all came at once."""
 
 
+class Observer(Protocol):
+    """Hears what a scheduler does; it must neither raise nor wait."""
+
+    def arrived(self, when: float) -> None:
+        """The one query that holds all samples came, at ``when`` seconds of time.perf_counter()."""
+
+    def answered(self, start: float, end: float, work: Work, cost: int) -> None:
+        """A batch of ``cost`` units was computed from ``start`` to ``end``; called under the scheduler's lock."""
+
+
 class Scheduler(ABC):
     """Owns the query ids of a test: it answers each exactly once, or records why it stopped."""
 
-    def __init__(self, sut: SUT, complete: Complete) -> None:
-        """``complete(ids, responses)`` tells LoadGen."""
+    def __init__(self, sut: SUT, complete: Complete, observer: Observer | None = None) -> None:
+        """``complete`` passes answers to LoadGen."""
         self.sut = sut
         self.counters = Counters()
-        self.recorder: Recorder | None = None
-        """What is told of every batch, if anything is."""
+        self.observer = observer
         self.failure: BaseException | None = None
         self.failed = threading.Event()
         self._complete = complete
@@ -96,8 +105,8 @@ class Scheduler(ABC):
             self.counters.batches += 1
             self.counters.done_cost += cost
             self.counters.padded += work.shape.batch * work.shape.length
-            if self.recorder:
-                self.recorder.batch(start, time.perf_counter(), work, cost)
+            if self.observer:
+                self.observer.answered(start, time.perf_counter(), work, cost)
         self._complete(work.ids, responses)
 
     def _fail(self, error: BaseException) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from harness.scheduling.base import Complete, StreamThreads, Work
+from harness.scheduling.base import Complete, Observer, StreamThreads, Work
 from harness.scheduling.batching import Batch, Planner
 from harness.task.sut import SUT
 
@@ -17,8 +17,8 @@ from harness.task.sut import SUT
 class OfflineScheduler(StreamThreads):
     """Plans a query as a whole; the streams take its batches one after the other."""
 
-    def __init__(self, sut: SUT, planner: Planner, complete: Complete) -> None:
-        super().__init__(sut, complete)
+    def __init__(self, sut: SUT, planner: Planner, complete: Complete, observer: Observer | None = None) -> None:
+        super().__init__(sut, complete, observer)
         self.planner = planner
         self._queue: queue.SimpleQueue[tuple[np.ndarray, np.ndarray, Batch] | None] = queue.SimpleQueue()
         self.start()
@@ -30,8 +30,8 @@ class OfflineScheduler(StreamThreads):
         self._join()
 
     def _accept(self, ids: Sequence[int], indices: np.ndarray) -> None:
-        if self.recorder and self.recorder.began is None:
-            self.recorder.began = time.perf_counter()
+        if self.observer:
+            self.observer.arrived(time.perf_counter())
         query_ids = np.array(ids, dtype=np.uint64)
         order = self.sut.qsl.arrange(indices)
         query_ids, indices = query_ids[order], indices[order]

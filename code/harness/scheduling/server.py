@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.scheduling.base import Complete, StreamThreads, Work
+from harness.scheduling.base import Complete, Observer, StreamThreads, Work
 from harness.scheduling.cost import CostTable
 from harness.task.sut import SUT
 
@@ -86,9 +86,11 @@ class Backlog:
 class ServerScheduler(StreamThreads):
     """Streams that are idle take what waits at once; while all are busy, what waits grows into batches."""
 
-    def __init__(self, sut: SUT, table: CostTable, bound: float, complete: Complete) -> None:
+    def __init__(
+        self, sut: SUT, table: CostTable, bound: float, complete: Complete, observer: Observer | None = None
+    ) -> None:
         """``bound`` is the latency bound in seconds."""
-        super().__init__(sut, complete)
+        super().__init__(sut, complete, observer)
         self._backlog = Backlog(table, bound)
         self._arrived = threading.Condition()
         self._idle = 0

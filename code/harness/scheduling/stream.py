@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from harness.scheduling.base import Complete, Scheduler, Work
+from harness.scheduling.base import Complete, Observer, Scheduler, Work
 from harness.scheduling.cost import CostTable
 from harness.task.sut import SUT
 
@@ -19,8 +19,8 @@ class StreamScheduler(Scheduler):
     Only where the engine has several streams do other threads run the rest of a query's samples meanwhile.
     """
 
-    def __init__(self, sut: SUT, table: CostTable, complete: Complete) -> None:
-        super().__init__(sut, complete)
+    def __init__(self, sut: SUT, table: CostTable, complete: Complete, observer: Observer | None = None) -> None:
+        super().__init__(sut, complete, observer)
         self.table = table
         others = sut.engine.streams - 1
         self._others = ThreadPoolExecutor(others, thread_name_prefix="stream") if others else None

@@ -12,8 +12,8 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,18 @@ from harness.errors import ConfigError, Interrupted, did_you_mean, on_interrupt
 from harness.host import console
 from harness.host.files import locked
 from harness.host.supervise import INTERRUPTED
-from harness.loadgen.conf import MIN_DURATION_MS
 from harness.registry import SCENARIOS, choose
 from harness.results.layout import Classic
-from harness.results.record import Record, difference, read_record, reference
+from harness.results.record import Record, read_record, reference
+from harness.rules.audits import AUDITS
+from harness.rules.limits import MIN_DURATION_MS
 from harness.rules.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
 from harness.running.identity import identity
 from harness.running.places import remove_left_over
+from harness.running.request import RunRequest, resolve
 from harness.running.run import run
 from harness.running.settings import RunSettings
+from harness.task.base import find_benchmark
 
 _PREPARING = 30.0  # seconds of a test beside LoadGen's, where no other was run yet
 
@@ -154,7 +157,7 @@ class Campaign:
             if record is None and step.folder.exists():
                 raise ConfigError(f"{step.folder} has no record (run.json): move it away, it is not of this harness.")
             if record is not None:
-                if other := difference(record, identity(step.settings)):
+                if other := record.identity.difference(identity(step.settings)):
                     raise ConfigError(
                         f"{step.folder} holds a run with another {other}: move it away, or give the campaign what that "
                         "run had."
@@ -312,7 +315,7 @@ class Campaign:
 
 
 def plan(
-    settings_of: Callable[..., RunSettings],
+    request: RunRequest,
     models: Sequence[str],
     *,
     division: str,
@@ -325,8 +328,8 @@ def plan(
 ) -> Campaign:
     """The campaign of these models, each ``NAME`` or ``NAME@ENGINE``.
 
-    ``settings_of(model=, engine=, scenario=, mode=, audit=)`` makes the settings of a test. Without ``scenarios`` they
-    are those that the closed division demands of a benchmark on such a system. Compliance tests belong to the closed
+    ``request`` is what all tests have in common. Without ``scenarios`` they are those that the closed division requires
+    of a benchmark on such a system. Compliance tests belong to the closed
     division.
 
     Raises:
@@ -350,7 +353,7 @@ def plan(
                 f"{found.name} is filed under {found.official_name}, and the closed division knows {', '.join(RULES)} "
                 "only: use --division open."
             )
-        official = found.official_name if rules else "resnet50" if found.benchmark == "resnet50" else "bert-99"
+        official = found.official_name if rules else find_benchmark(found.benchmark).official_name
         wanted = [choose("scenario", SCENARIOS, scenario) for scenario in scenarios]
         demanded = round_.required(official, system_type)
         if not wanted and not demanded:
@@ -358,11 +361,8 @@ def plan(
                 f"{round_.name} has no {official} on systems of type {system_type}: use --system-type edge."
             )
         for scenario in wanted or [each for each in SCENARIOS if each in demanded]:
-
-            def settings(mode: str, audit: str | None, name: str = name, engine: str = engine, scenario=scenario):
-                return settings_of(model=name or None, engine=engine or None, scenario=scenario, mode=mode, audit=audit)
-
-            performance = Step(settings("performance", None))
+            asked = replace(request, model=name or None, engine=engine or request.engine, scenario=scenario)
+            performance = Step(resolve(asked))
             if division == "closed" and not (found.equivalent or performance.settings.rehearsal):
                 console.warn(
                     f"the closed division takes the reference model only, and {found.name} is not known to be that: "
@@ -374,10 +374,13 @@ def plan(
                     f"{owners[place]} and {found.name} are both {found.official_name}: give each its own --system."
                 )
             owners[place] = found.name
-            accuracy = Step(settings("accuracy", None))
+            accuracy = Step(resolve(replace(asked, mode="accuracy")))
             tests = RULES[official].tests if division == "closed" else ()
             audits = [
-                Step(settings("performance", test), [performance, accuracy] if test == "TEST01" else [performance])
+                Step(
+                    resolve(replace(asked, audit=test)),
+                    [performance, accuracy] if AUDITS[test].accuracy else [performance],
+                )
                 for test in tests
             ]
             steps += [performance, accuracy, *audits]

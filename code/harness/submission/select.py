@@ -12,7 +12,7 @@ from harness.errors import ConfigError
 from harness.loadgen.logs import read_detail
 from harness.paths import ROOT
 from harness.results.layout import Classic, Layout, Scene
-from harness.results.record import Record, difference, read_record, reference, unlike
+from harness.results.record import Record, read_record, reference, unlike
 from harness.rules.audits import AUDITS
 from harness.rules.rehearsal import REHEARSAL, REHEARSAL_PREFIX
 from harness.rules.rounds import ROUNDS, Round, find_round, round_of
@@ -80,7 +80,7 @@ def _results(source: Classic, systems: list[str], division: str, rehearsal: bool
                 problems.append(f"{folder} is missing: make {scene.scenario}'s {test} run with `make submission`.")
         for test, record in records.items():
             first = records.get("performance", record)
-            if other := difference(first, record["identity"]) or unlike(first, record):
+            if other := first.identity.difference(record.identity) or unlike(first, record):
                 problems.append(
                     f"{folders[test]} was run with another {other} than the performance run: run one of them again."
                 )

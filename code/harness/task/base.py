@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,10 +14,10 @@ from harness.catalog.manifests import Dataset, datasets
 from harness.engines.base import Engine
 from harness.errors import ConfigError, NotOfficial
 from harness.graph import Tensor
+from harness.host.console import OnProgress
+from harness.registry import BENCHMARKS, resolve
 from harness.task.qsl import SampleLibrary
 from harness.task.sut import SUT
-
-Progress = Callable[[int, int], None]
 
 
 class BenchmarkSettings(BaseModel):
@@ -35,6 +35,15 @@ class Accuracy:
     scope: str
     """What was scored, such as "191 questions"."""
     warnings: tuple[str, ...] = ()
+
+
+def find_benchmark(name: str) -> type[Benchmark]:
+    """The benchmark of that name.
+
+    Raises:
+        ConfigError: there is none; the message gives the nearest.
+    """
+    return resolve("benchmark", BENCHMARKS, name, Benchmark)  # type: ignore[type-abstract]  # it is only compared with
 
 
 class Benchmark(ABC):
@@ -105,11 +114,19 @@ class Benchmark(ABC):
 
     @abstractmethod
     def open(
-        self, dataset: Dataset, samples: int | None, progress: Progress = lambda done, total: None
+        self,
+        dataset: Dataset,
+        samples: int | None,
+        inputs: Sequence[Tensor],
+        progress: OnProgress = lambda done, total: None,
     ) -> SampleLibrary:
         """The data set as a QSL; with ``samples``, about that many from its beginning.
 
-        ``progress(done, total)`` counts in ``prepared_from``, from any thread.
+        ``inputs`` are those of the graph that the samples will be fed to, which may decide how they are held in memory;
+        none for an engine without a graph. ``progress(done, total)`` counts in ``prepared_from``, from any thread.
+
+        Raises:
+            ConfigError: the data set cannot be read, or no SUT of this benchmark takes such inputs.
         """
 
     @abstractmethod

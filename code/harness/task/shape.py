@@ -1,8 +1,18 @@
-"""The padded size of a batch."""
+"""The size of a batch, and the kinds of arrays that the contracts are about."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers: TypeAlias = NDArray[np.int64]
+"""Sample indices, positions or costs."""
+Floats: TypeAlias = NDArray[np.float64]
+"""Seconds."""
+Array: TypeAlias = NDArray[np.generic]
+"""A tensor of whatever dtype the graph has."""
 
 
 class Shape(NamedTuple):

@@ -8,6 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ from rich.table import Table
 
 from harness import __version__
 from harness.catalog.datasets import find_dataset
+from harness.engines.base import find_engine
 from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.host import console, machine
 from harness.host.files import write_text
 from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import read_user_conf
-from harness.registry import BENCHMARKS, ENGINES, SCENARIOS, resolve
 from harness.running import tuned
 from harness.running.prepare import patience, prepare
-from harness.running.settings import RunSettings, default_conf
+from harness.running.request import RunRequest, default_conf, resolve
+from harness.running.settings import RunSettings
+from harness.scenarios.base import find_scenario
 from harness.scheduling.peak import highest_passing
+from harness.task.base import find_benchmark
 from harness.tuning.journal import Journal
 from harness.tuning.search import Options, coordinate_search, size
 
@@ -35,8 +39,7 @@ _FAILED = {"score": 0.0, "value": 0.0, "failed": True}
 
 
 def tune(
-    settings_of: Callable[[Options], RunSettings],
-    fixed: Options,
+    request: RunRequest,
     *,
     seconds: float,
     confirm: float,
@@ -48,7 +51,7 @@ def tune(
 ) -> tuned.Tuned:
     """Search, find the rate, confirm it, and write the settings.
 
-    ``settings_of(options)`` makes the settings of a run, ``fixed`` are the user's own options, which are not tuned;
+    The options of ``request`` are the user's own, which are not tuned;
     a trial takes about ``seconds``, Server's confirmation ``confirm``; ``as_json`` prints the result as JSON.
 
     Raises:
@@ -58,16 +61,16 @@ def tune(
     """
     if not (math.isfinite(seconds) and math.isfinite(confirm)):
         raise ConfigError("--seconds and --confirm-seconds must be numbers of seconds.")
-    settings = settings_of(fixed)
+    settings, fixed = resolve(request), request.options
     place = tuned.folder(measurements, settings.system, settings.model.official_name, settings.scenario)
     _check_place(place, settings, force)
     journal = _journal(state_dir, settings, fixed, seconds, fresh)
-    tuning = _Tuning(settings_of, fixed, seconds, journal)
+    tuning = _Tuning(request, settings, seconds, journal)
     try:
         found = tuning.search()
         options = {**fixed, **found}
         value, confirmed = tuning.trial(found, 0)["value"], None
-        if settings.scenario == "Server":
+        if tuning.scenario.paced:
             value, confirmed = tuning.find_rate(options, value, confirm)
     except KeyboardInterrupt:
         raise Interrupted(
@@ -109,14 +112,12 @@ def tune(
 class _Tuning:
     """The measurements of one tuning: each in a process of its own, and made once."""
 
-    def __init__(
-        self, settings_of: Callable[[Options], RunSettings], fixed: Options, seconds: float, journal: Journal
-    ) -> None:
-        self._settings_of, self._fixed, self._seconds, self._journal = settings_of, fixed, seconds, journal
-        settings = settings_of(fixed)
-        self.scenario = resolve("scenario", SCENARIOS, settings.scenario)
-        self._engine = engine = resolve("engine", ENGINES, settings.engine)
-        benchmark = resolve("benchmark", BENCHMARKS, settings.model.benchmark)
+    def __init__(self, request: RunRequest, settings: RunSettings, seconds: float, journal: Journal) -> None:
+        self._request, self._fixed, self._seconds, self._journal = request, request.options, seconds, journal
+        fixed = request.options
+        self.scenario = find_scenario(settings.scenario)
+        self._engine = engine = find_engine(settings.engine)
+        benchmark = find_benchmark(settings.model.benchmark)
         self._max_cost = benchmark.max_cost
         choices = engine.choices(benchmark.max_cost, self.scenario.one_stream)
         # What the user set is not tuned.
@@ -181,6 +182,9 @@ class _Tuning:
             raise CheckFailed("no target_qps was confirmed; the messages above say why.")
         return outcome["rate"], outcome
 
+    def _settings_of(self, options: Options) -> RunSettings:
+        return resolve(replace(self._request, options=options))
+
     def _in_force(self, options: Options) -> str:
         try:
             mine = self._settings_of({**self._fixed, **options}).engine_settings
@@ -211,7 +215,7 @@ def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heart
     tempfile.tempdir = str(result.parent)  # this process may be killed: what it leaves goes with the parent's folder
     ready = prepare(settings, heartbeat.beat, quiet=True)
     heartbeat.beat(patience(settings))
-    trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.told)
+    trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
     write_text(result, json.dumps({"score": trial.score, "value": trial.value}))
     ready.engine.close()
     return 0

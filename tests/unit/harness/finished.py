@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.loadgen.logs import RESULT_KEYS
 from harness.results.timeline import TIMELINE
 from harness.running.recorder import Recorder
+from harness.scenarios.bridge import RESULT_KEYS
 from harness.scheduling.base import Work
 from harness.task.shape import Shape
 
@@ -141,7 +141,7 @@ def _recorded(scenario: str, queries: int) -> Recorder:
         start = 100.0 + number / 1000
         arrivals = () if scenario == "Offline" else (start - 0.001 * (number % 7),)
         length = 64 * (1 + number % 6)
-        recorder.batch(start, start + 0.002 + 0.001 * (number % 5), _work(number, length, arrivals), 50)
+        recorder.answered(start, start + 0.002 + 0.001 * (number % 5), _work(number, length, arrivals), 50)
     recorder._cpu += [(100.0 + 0.2 * tick, 0.1 * tick, 0.3 * tick) for tick in range(15)]
     return recorder
 

@@ -11,12 +11,13 @@ from harness.catalog import models as catalog
 from harness.catalog.datasets import find_dataset
 from harness.catalog.models import BENCHMARKS, find_model, sha256_of
 from harness.errors import ConfigError, did_you_mean
-from harness.running.settings import make_settings, options_help
+from harness.running.options import options_help
+from harness.running.request import RunRequest, resolve
 
 
 def settings(**changes):
     given = {"model": None, "engine": "null", "scenario": "Offline", "mode": "accuracy", "options": {}}
-    return make_settings(**{**given, **changes})
+    return resolve(RunRequest(**{**given, **changes}))
 
 
 def test_the_shipped_files_are_those_of_the_manifests():
@@ -114,9 +115,9 @@ def test_the_nearest_name_is_offered_whatever_its_case():
 
 def test_the_command_line_loads_no_engine_and_no_loadgen():
     code = (
-        "import sys, harness.cli, harness.running.settings, harness.running.run\n"
-        "harness.running.settings.make_settings("
-        "model=None, engine='deepsparse', scenario='Offline', mode='accuracy', options={})\n"
+        "import sys, harness.cli, harness.running.request, harness.running.run\n"
+        "harness.running.request.resolve(harness.running.request.RunRequest("
+        "model=None, engine='deepsparse', scenario='Offline', mode='accuracy', options={}))\n"
         "print([m for m in ('onnxruntime', 'deepsparse', 'onnx', 'mlperf_loadgen', 'tokenizers') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -100,7 +100,7 @@ def offline(rate: float, seed: int, noise: float = 0.05, batches: int = 4000) ->
     seconds = np.linspace(1.5, 0.5, batches) / rate * rng.lognormal(0, noise, batches)
     ends = np.cumsum(seconds)
     for start, end in zip((ends - seconds).tolist(), ends.tolist(), strict=True):
-        recorder.batch(start, end, Work([1, 2], np.arange(2), Shape(2, 1)), 2)
+        recorder.answered(start, end, Work([1, 2], np.arange(2), Shape(2, 1)), 2)
     return recorder
 
 
@@ -109,7 +109,7 @@ def stream(milliseconds: float, seed: int, queries: int = 3000) -> tuple[Recorde
     took = milliseconds / 1000 * rng.lognormal(0, 0.1, queries)
     ends = np.cumsum(took)
     for start, end in zip((ends - took).tolist(), ends.tolist(), strict=True):
-        recorder.batch(start, end, Work([1], np.arange(1), Shape(1, 1), (start,)), 1)
+        recorder.answered(start, end, Work([1], np.arange(1), Shape(1, 1), (start,)), 1)
     found = {f"{p}.00": float(np.percentile(took, p) * 1000) for p in (50, 90, 99)}
     return recorder, {"scenario": "SingleStream", "result/latency_ms": found, "result/metric/unit": "ms"}
 

@@ -19,7 +19,7 @@ from harness.errors import ConfigError
 from harness.graph import read_graph
 from harness.models.build import build
 from harness.models.weights import RandomWeights, Weights
-from harness.running.settings import make_settings
+from harness.running.request import RunRequest, resolve
 
 
 def classifier(weights: Weights, metadata: dict[str, str] | None = None) -> ModelProto:
@@ -68,11 +68,11 @@ def test_a_built_model_brings_its_settings_and_the_caveat_of_all_its_results(tmp
     assert found.caveat == "random weights, seed 5"
     assert (found.benchmark, found.official_name, found.precision) == ("resnet50", "resnet50", "fp32")
     given = {"model": str(path), "engine": "onnxruntime", "scenario": "Offline", "mode": "performance", "options": {}}
-    settings = make_settings(**given)
+    settings = resolve(RunRequest(**given))
     assert settings.benchmark_settings.model_dump() == {"preprocessing": "mlperf", "label_offset": 1}
     assert any("random weights, seed 5" in notice for notice in settings.notices)
     with pytest.raises(ConfigError, match="random weights, seed 5, so it has no official result"):
-        make_settings(**given, official=True)
+        resolve(RunRequest(**given, official=True))
 
 
 def test_a_model_that_was_compressed_here_says_so_in_every_result(tmp_path):

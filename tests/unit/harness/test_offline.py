@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.engines.deepsparse import DeepSparseSettings
 from harness.errors import EngineError
-from harness.scenarios.base import Told
+from harness.scenarios.base import Listener
 from harness.scenarios.offline import Offline
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, best_lengths
 from harness.scheduling.offline import OfflineScheduler, measure_rate
@@ -63,7 +63,7 @@ def test_every_shape_is_compiled_and_warmed_up():
     sut.engine.settings = DeepSparseSettings(shapes=5)
     sut.prepare = compiled.add
     scenario = Offline(sut, COSTS, 384, 0.13)
-    scenario.get_ready(np.arange(Qsl.count), Told())
+    scenario.get_ready(np.arange(Qsl.count), Listener())
     assert len(sut.shapes) == 5
     assert sut.shapes == set(scenario.shapes) == compiled
 

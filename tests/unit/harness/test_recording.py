@@ -35,9 +35,9 @@ def kept(recorder: Recorder, tmp_path, scenario: str, queries: Queries | None = 
 def test_sums_over_batches(tmp_path):
     recorder = Recorder()
     recorder.began = 100.0
-    recorder.batch(101, 103, work(4, 4, 10), 33)
-    recorder.batch(102, 104, work(2, 4, 10), 15)
-    recorder.batch(104, 110, work(8, 8, 70_000), 500_000)
+    recorder.answered(101, 103, work(4, 4, 10), 33)
+    recorder.answered(102, 104, work(2, 4, 10), 15)
+    recorder.answered(104, 110, work(8, 8, 70_000), 500_000)
     found = kept(recorder, tmp_path, "Offline")
     assert (found.source, found.complete) == ("harness", True)
     assert (found.batches, found.samples, found.queries) == (3, 14, 0)
@@ -56,8 +56,8 @@ def test_sums_over_batches(tmp_path):
 
 def test_server_queries_are_the_samples_of_a_batch(tmp_path):
     recorder = Recorder()
-    recorder.batch(2, 3, work(2, 2, 1, [1.5, 1.0]), 2)
-    recorder.batch(2, 4, work(1, 1, 1, [1.0]), 1)  # came with another: they are two queries all the same
+    recorder.answered(2, 3, work(2, 2, 1, [1.5, 1.0]), 2)
+    recorder.answered(2, 4, work(1, 1, 1, [1.0]), 1)  # came with another: they are two queries all the same
     found = kept(recorder, tmp_path, "Server")
     assert found.queries == 3
     assert found.arrivals.tolist() == [0, 0, 0.5]
@@ -67,9 +67,9 @@ def test_server_queries_are_the_samples_of_a_batch(tmp_path):
 
 def test_a_multistream_query_ends_with_its_last_batch(tmp_path):
     recorder = Recorder()
-    recorder.batch(1, 3, work(3, 3, 1, (1.0,)), 3)
-    recorder.batch(1, 2, work(5, 5, 1, (1.0,)), 5)
-    recorder.batch(3, 4, work(8, 8, 1, (3.0,)), 8)
+    recorder.answered(1, 3, work(3, 3, 1, (1.0,)), 3)
+    recorder.answered(1, 2, work(5, 5, 1, (1.0,)), 5)
+    recorder.answered(3, 4, work(8, 8, 1, (3.0,)), 8)
     found = kept(recorder, tmp_path, "MultiStream")
     assert (found.queries, found.samples) == (2, 16)
     assert found.latencies.tolist() == [2, 1]
@@ -81,7 +81,7 @@ def test_quantiles_of_the_histogram_are_those_of_the_latencies(tmp_path):
     latencies = rng.lognormal(-4, 0.5, 20_000)
     recorder = Recorder()
     for came, took in zip(arrivals.tolist(), latencies.tolist(), strict=True):
-        recorder.batch(came, came + took, work(1, 1, 1, (came,)), 1)
+        recorder.answered(came, came + took, work(1, 1, 1, (came,)), 1)
     found = kept(recorder, tmp_path, "SingleStream")
     assert found.latency_counts.sum() == 20_000
     assert (found.latency_edges[0], found.latency_edges[-1]) == pytest.approx((latencies.min(), latencies.max()))
@@ -99,7 +99,7 @@ def test_the_file_does_not_grow_with_the_test(tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "_KEPT", 100)
     recorder = Recorder()
     for n in range(1000):
-        recorder.batch(n, n + 1, work(2, 2, 1, (float(n),)), 2)
+        recorder.answered(n, n + 1, work(2, 2, 1, (float(n),)), 2)
         recorder.tick()
     found = kept(recorder, tmp_path, "MultiStream")
     assert (found.batches, found.queries, found.samples) == (1000, 1000, 2000)
@@ -113,9 +113,9 @@ def test_what_memory_is_not_spent_on_is_said(tmp_path, monkeypatch, name, limit)
     monkeypatch.setattr(recording, name, limit)
     recorder = Recorder()
     for n in range(10):
-        recorder.batch(n, n + 1, work(1, 1, 1, (float(n),)), 1)
+        recorder.answered(n, n + 1, work(1, 1, 1, (float(n),)), 1)
     assert kept(recorder, tmp_path, "SingleStream").complete
-    recorder.batch(10, 11, work(1, 1, 1, (10.0,)), 1)
+    recorder.answered(10, 11, work(1, 1, 1, (10.0,)), 1)
     found = kept(recorder, tmp_path, "SingleStream")
     assert not found.complete
     assert found.batches == found.queries == 10
@@ -129,9 +129,9 @@ def test_nothing_is_written_of_a_test_without_a_batch(tmp_path, capsys):
 
 def test_a_batch_that_cannot_be_recorded_is_a_warning(tmp_path, caplog):
     recorder = Recorder()
-    recorder.batch(1, 2, work(1, 1, 1), 1)
-    recorder.batch(2, 3, work(1, 1, 1), -1)
-    recorder.batch(3, 4, work(1, 1, 1), 1)
+    recorder.answered(1, 2, work(1, 1, 1), 1)
+    recorder.answered(2, 3, work(1, 1, 1), -1)
+    recorder.answered(3, 4, work(1, 1, 1), 1)
     recorder.keep(tmp_path, "Offline")
     assert not list(tmp_path.iterdir())
     assert "what was recorded of the test could not be kept (error: " in caplog.text
@@ -144,7 +144,7 @@ def test_a_full_disk_leaves_no_half_a_file(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(np, "savez_compressed", full)
     recorder = Recorder()
-    recorder.batch(1, 2, work(1, 1, 1), 1)
+    recorder.answered(1, 2, work(1, 1, 1), 1)
     recorder.keep(tmp_path, "Offline")
     assert not list(tmp_path.iterdir())
     assert "No space left on device" in caplog.text
@@ -154,7 +154,7 @@ def test_a_system_that_does_not_tell_of_its_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(recording.psutil, "cpu_times", lambda: 1 / 0)
     recorder = Recorder()
     recorder.tick()
-    recorder.batch(1, 2, work(1, 1, 1), 1)
+    recorder.answered(1, 2, work(1, 1, 1), 1)
     assert kept(recorder, tmp_path, "Offline").cores_busy is None
 
 
@@ -162,14 +162,14 @@ def test_core_use_counts_within_the_test_only(tmp_path, monkeypatch):
     times = iter([(9.0, 0.0, 0.0), (10.0, 5.0, 7.0), (12.0, 8.0, 13.0), (30.0, 99.0, 99.0)])
     recorder = Recorder()
     recorder._cpu.extend(times)
-    recorder.batch(10, 12, work(1, 1, 1), 1)
+    recorder.answered(10, 12, work(1, 1, 1), 1)
     assert kept(recorder, tmp_path, "Offline").cores_busy == pytest.approx((1.5, 3))
 
 
 def test_a_machine_is_never_less_at_work_than_the_run_on_it(tmp_path):
     recorder = Recorder()
     recorder._cpu.extend([(10.0, 5.0, 7.0), (12.0, 5.5, 7.3)])
-    recorder.batch(10, 12, work(1, 1, 1), 1)
+    recorder.answered(10, 12, work(1, 1, 1), 1)
     assert kept(recorder, tmp_path, "Offline").cores_busy == pytest.approx((0.25, 0.25))
 
 
@@ -183,7 +183,7 @@ def test_a_broken_file_is_none(tmp_path, content, capsys):
 def test_a_file_with_a_wrong_byte_anywhere_is_none_or_whole(tmp_path):
     recorder = Recorder()
     for number in range(50):
-        recorder.batch(10 + number, 11 + number, work(1, 1, 1), 1)
+        recorder.answered(10 + number, 11 + number, work(1, 1, 1), 1)
     recorder.save(tmp_path / TIMELINE, "Offline")
     whole = (tmp_path / TIMELINE).read_bytes()
     seen = set()
@@ -216,8 +216,8 @@ def test_a_trace_is_read_by_query_whatever_its_order_and_end(tmp_path):
 
 def test_the_trace_stands_for_what_was_recorded(tmp_path):
     recorder = Recorder()
-    recorder.batch(101, 102, work(1, 1, 1, [100.0]), 1)
-    recorder.batch(102, 103, work(1, 1, 1, [100.5]), 1)
+    recorder.answered(101, 102, work(1, 1, 1, [100.0]), 1)
+    recorder.answered(102, 103, work(1, 1, 1, [100.5]), 1)
     found = kept(recorder, tmp_path, "Server", Queries(np.array([7.0, 7.4]), np.array([2.25, 2.75])))
     assert found.source == "loadgen"
     assert found.arrivals == pytest.approx([0, 0.4])
@@ -228,7 +228,7 @@ def test_a_trace_without_a_sample_leaves_the_recorded_ones(tmp_path):
     trace = tmp_path / "trace.json"
     trace.write_text('{"traceEvents":[\n')
     recorder = Recorder()
-    recorder.batch(1, 2, work(1, 1, 1, [1.0]), 1)
+    recorder.answered(1, 2, work(1, 1, 1, [1.0]), 1)
     recorder.keep(tmp_path, "Server", trace)
     found = read_timeline(tmp_path)
     assert (found.source, found.queries) == ("harness", 1)

@@ -9,21 +9,23 @@ from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
 from harness.results.timeline import TIMELINE
 from harness.running import places as results
 from harness.running.places import Places, check_space
-from harness.running.settings import make_settings
+from harness.running.request import RunRequest, resolve
 
 FILES = {SUMMARY, DETAIL, "run.json", "user.conf"}
 
 
 def places(tmp_path, mode="performance", **changes):
-    settings = make_settings(
-        model=None,
-        engine="onnxruntime",
-        scenario="Offline",
-        mode=mode,
-        options={},
-        runs_dir=tmp_path / "runs",
-        tree=tmp_path,
-        **{"official": True, "system": "sys", **changes},
+    settings = resolve(
+        RunRequest(
+            model=None,
+            engine="onnxruntime",
+            scenario="Offline",
+            mode=mode,
+            options={},
+            runs_dir=tmp_path / "runs",
+            tree=tmp_path,
+            **{"official": True, "system": "sys", **changes},
+        )
     )
     made = Places.choose(settings)
     made.create()

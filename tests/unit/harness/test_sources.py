@@ -29,7 +29,7 @@ from harness.models import fetch as sources
 from harness.models.archives import unpack
 from harness.models.fetch import fetch
 from harness.models.show import describe
-from harness.running.settings import make_settings
+from harness.running.request import RunRequest, resolve
 
 
 def classifier(operator: str = "Relu", metadata: dict[str, str] | None = None, shape: tuple = (3, 224, 224)) -> bytes:
@@ -120,7 +120,7 @@ def test_where_no_checksum_is_published_everything_says_so(site, folder, know):
     assert f"not verified: no checksum is published, sha256 {SHA}" in fetched.output
     given = {"engine": "onnxruntime", "scenario": "Offline", "mode": "performance", "options": {}}
     for official in (False, True):
-        notices = make_settings(model="tiny-fp32", official=official, **given).notices
+        notices = resolve(RunRequest(model="tiny-fp32", official=official, **given)).notices
         assert "Model tiny-fp32: not verified: no checksum is published." in notices
 
 

@@ -14,7 +14,7 @@ from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
 from harness.errors import ConfigError
 from harness.host.machine import core_count
 from harness.running import tuned
-from harness.running.settings import default_conf, make_settings
+from harness.running.request import RunRequest, default_conf, resolve
 from harness.scheduling.peak import highest_passing
 from harness.tuning import tune
 from harness.tuning.journal import Journal
@@ -155,7 +155,7 @@ class TestJournal:
 class TestTunedSettings:
     @pytest.fixture
     def place(self, tmp_path):
-        found = make_settings(model=None, engine="null", scenario="Server", mode="performance", options={})
+        found = resolve(RunRequest(model=None, engine="null", scenario="Server", mode="performance", options={}))
         record = tuned.Tuned(
             model=found.model.name,
             model_sha256=found.model.sha256,
@@ -179,17 +179,19 @@ class TestTunedSettings:
         return place
 
     def settings(self, place, engine=None, scenario="Server", use=None, model=None, rest=None, **options):
-        return make_settings(
-            model=model,
-            engine=engine,
-            scenario=scenario,
-            mode="performance",
-            options=options,
-            measurements=place.parents[2],
-            use_tuned=use,
-            system="here",
-            dataset="sample",
-            **(rest or {}),
+        return resolve(
+            RunRequest(
+                model=model,
+                engine=engine,
+                scenario=scenario,
+                mode="performance",
+                options=options,
+                measurements=place.parents[2],
+                use_tuned=use,
+                system="here",
+                dataset="sample",
+                **(rest or {}),
+            )
         )
 
     def edit(self, place, **values):

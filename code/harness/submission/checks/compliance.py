@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from harness.loadgen.logs import ACCURACY, RESULT_KEYS
+from harness.loadgen.logs import ACCURACY
 from harness.results.layout import VERIFY_ACCURACY, VERIFY_PERFORMANCE
+from harness.scenarios.bridge import RESULT_KEYS
 from harness.submission.checks.accuracy import SCORES, check_scores
 from harness.submission.checks.log import Log
 from harness.submission.checks.performance import check_run

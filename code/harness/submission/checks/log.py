@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.loadgen.logs import DETAIL, RESULT_KEYS, SUMMARY, has_end
+from harness.loadgen.logs import DETAIL, SUMMARY, has_end
 from harness.rules.rounds import ROUNDS, SEEDS, Round
+from harness.scenarios.bridge import RESULT_KEYS
 from harness.submission.tree import Findings, Problem, Tree, lines_of, number, printable, read_text
 
 AGAIN = "run the test again, and package its logs as LoadGen wrote them"

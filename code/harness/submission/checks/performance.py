@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from harness.loadgen.conf import MIN_DURATION_MS
-from harness.loadgen.logs import ACCURACY, DETAIL, RESULT_KEYS, SUMMARY
+from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
+from harness.rules.limits import MIN_DURATION_MS
 from harness.rules.rounds import Rules
+from harness.scenarios.bridge import RESULT_KEYS
 from harness.submission.checks.log import AGAIN, Log, check_summary, check_test, read_log
 from harness.submission.checks.subject import Result
 from harness.submission.tree import Findings, Problem, Tree, contents

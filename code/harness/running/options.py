@@ -1,0 +1,75 @@
+"""The options of `--set`: those that there are, and settings from what the user typed."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from harness.engines.base import Engine, EngineSettings
+from harness.errors import ConfigError, did_you_mean
+from harness.registry import BENCHMARKS, ENGINES, load
+from harness.task.base import Benchmark, BenchmarkSettings
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def options_help() -> list[tuple[str, str, str]]:
+    """Every option of `--set`: (owner, name, what it is for)."""
+    rows = []
+    for kind, table in (("engine", ENGINES), ("benchmark", BENCHMARKS)):
+        for owner in table:
+            settings: type[BaseModel] = load(kind, table, owner).Settings
+            for name, field in settings.model_fields.items():
+                default = "" if field.default is None else f" [{field.default}]"
+                rows.append((owner, name, f"{_type(field.annotation)}: {field.description}{default}"))
+    return rows
+
+
+def split(
+    options: Mapping[str, str],
+    engine: type[Engine],
+    benchmark: type[Benchmark],
+    defaults: Mapping[str, str | int],
+) -> tuple[EngineSettings, BenchmarkSettings]:
+    """Settings of the engine and of the benchmark; ``defaults`` are those that the benchmark needs for the model.
+
+    Raises:
+        ConfigError: an option is neither's, or its value is wrong.
+    """
+    mine: dict[str, str | int] = {}
+    its: dict[str, str | int] = dict(defaults)
+    for name, value in options.items():
+        owner = mine if name in engine.Settings.model_fields else its
+        if owner is its and name not in benchmark.Settings.model_fields:
+            valid = [*engine.Settings.model_fields, *benchmark.Settings.model_fields]
+            raise ConfigError(f"unknown option '{name}' for engine {engine.name}: {did_you_mean(name, valid)}")
+        owner[name] = value
+    return validated(engine.Settings, mine), validated(benchmark.Settings, its)
+
+
+def validated(settings: type[S], values: Mapping[str, object]) -> S:
+    """Settings of that class from what the user typed.
+
+    Raises:
+        ConfigError: a value is wrong; the sentence names the first one.
+    """
+    try:
+        return settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else settings.__name__
+        reason = first["msg"][:1].lower() + first["msg"][1:]
+        raise ConfigError(f"{name} = {first['input']}: {reason}.") from None
+
+
+def _type(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_type(part) for part in typing.get_args(annotation) if part is not type(None))
+    if origin is typing.Literal:
+        return "|".join(map(str, typing.get_args(annotation)))
+    return getattr(annotation, "__name__", str(annotation))

@@ -1,0 +1,145 @@
+"""What came of a test: its record, and what a person sees of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import JsonValue
+from rich.table import Table
+
+from harness import __version__
+from harness.catalog.manifests import Dataset
+from harness.host import console, machine
+from harness.loadgen.logs import Detail
+from harness.results.record import Record
+from harness.running.agreement import Agreement
+from harness.running.identity import code_digest, command, identity
+from harness.running.settings import RunSettings
+from harness.scenarios.base import Metric, Scenario
+from harness.scheduling.base import Counters
+from harness.task.base import Accuracy
+
+_PRINTED = ("scenario", "mode", "audit", "for_submission", "notice", "model", "dataset", "engine", "result")
+"""What `--json` prints of the record."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A test that came to its end, valid or not."""
+
+    settings: RunSettings
+    dataset: Dataset
+    samples: int
+    """In the data set that was used."""
+    engine: Mapping[str, object]
+    """What the engine says of itself."""
+    scenario: Scenario
+    estimated: float | None
+    """Of the scenario's key of user.conf, where the user sets none."""
+    counters: Counters
+    detail: Detail
+    metric: Metric
+    accuracy: Accuracy | None
+    agreement: Agreement | None
+    valid: bool
+    reasons: tuple[str, ...]
+    """Why it is not valid."""
+    ended: str
+    """When, in ISO 8601."""
+    reference: Mapping[str, str] | None = None
+    """Of a compliance test: sha256 of the logs that it was compared with."""
+
+    @cached_property
+    def record(self) -> Record:
+        """What run.json holds."""
+        settings, counters, accuracy = self.settings, self.counters, self.accuracy
+        values: dict[str, object] = {
+            "harness": __version__,
+            "time": self.ended,
+            "command": command(settings),
+            "code": code_digest(),
+            "for_submission": settings.official and not settings.rehearsal,
+            "rehearsal": settings.rehearsal,
+            "notice": settings.notice,
+            "scenario": settings.scenario,
+            "mode": settings.mode,
+            "audit": settings.audit,
+            "identity": identity(settings).model_dump(),
+            "model": settings.model.model_dump(),
+            "dataset": {**self.dataset.model_dump(), "samples_used": self.samples},
+            "tuned": settings.tuned,
+            "benchmark_settings": settings.benchmark_settings.model_dump(),
+            "engine": self.engine,
+            **self.scenario.describe(),
+            f"estimated_{self.scenario.key}": self.estimated,
+            "result": {
+                "metric": dataclasses.asdict(self.metric),
+                "latency_ms": self.detail.latencies,
+                "duration_s": self.detail.duration,
+                "samples": counters.completed,
+                "batches": counters.batches,
+                "cost": counters.real,
+                "cost_unit": self.scenario.sut.unit,
+                "padded_to_real": counters.padding_ratio,
+                "accuracy": accuracy.metrics if accuracy else None,
+                "accuracy_scope": accuracy.scope if accuracy else None,
+            },
+            "loadgen": {key: self.detail.values.get(key) for key in ("loadgen_version", "effective_target_qps")},
+            "machine": machine.describe(),
+            "valid": self.valid,
+            "reasons": self.reasons,
+        }
+        if self.agreement:
+            values["agreement"] = self.agreement.record()
+        if self.reference is not None:
+            values["reference"] = self.reference
+        return Record.model_validate_json(json.dumps(values, default=str))
+
+    def show(self, logs: Path) -> None:
+        """Print the outcome as the settings say; ``logs`` is the folder that holds it."""
+        if self.settings.shown == "json":
+            values = self.record.values()
+            shown: dict[str, JsonValue | Path] = {key: values[key] for key in _PRINTED}
+            about = {"agreement": values.get("agreement"), "valid": self.valid, "reasons": list(self.reasons)}
+            console.print_json({**shown, **about, "logs": logs})
+        elif self.settings.shown == "table":
+            console.print_table(self._table(logs))
+
+    def _table(self, logs: Path) -> Table:
+        settings, detail, counters = self.settings, self.detail, self.counters
+        table = Table(show_header=False, box=None, pad_edge=False)
+        add = table.add_row
+        add("scenario", f"{settings.scenario}, {settings.test}")
+        add("engine", self.record.engine.title)
+        add("model", settings.model.title)
+        count = f"{counters.completed:,} {'in' if self.accuracy else 'samples in'} {counters.batches:,} batches"
+        if self.accuracy:
+            for name, value in self.accuracy.metrics.items():
+                add(name, f"{value:.3f} %")
+            add("scored", self.accuracy.scope)
+            add("samples", count)
+        else:
+            add(self.metric.name, str(self.metric))
+            if detail.bound:
+                add("latency", f"{detail.latencies['99.00']:,.2f} ms at the 99th percentile, bound {detail.bound:g} ms")
+            add("duration", f"{detail.duration:.1f} s, {count}")
+        if counters.padding_ratio:
+            padded = f"{counters.padded:,} {self.scenario.sut.unit} computed for {counters.real:,}"
+            add("padding", f"{counters.padding_ratio - 1:.1%} ({padded})")
+        # LoadGen calls only performance runs valid or not.
+        verdict = "INVALID" if not self.valid else "complete" if self.accuracy else "VALID"
+        add("result", verdict, style="bold green" if self.valid else "bold red")
+        for reason in self.reasons:
+            add("because", reason)
+        for notice in settings.notices:
+            add("note", notice, style="yellow")
+        if settings.official and not self.valid:
+            add("note", "Not moved to results/: only a valid run belongs there.", style="yellow")
+        here = Path.cwd()
+        add("logs", str(logs.relative_to(here) if logs.is_relative_to(here) else logs))
+        return table

@@ -1,0 +1,195 @@
+"""From what a user asks for to the settings of a run, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness.catalog import manifests
+from harness.catalog.datasets import find_dataset
+from harness.catalog.manifests import Model
+from harness.catalog.models import find_model
+from harness.engines.base import Engine, find_engine
+from harness.errors import ConfigError
+from harness.paths import ROOT
+from harness.registry import ENGINES, MODES, SCENARIOS, choose, default_engine
+from harness.rules.audits import find_audit
+from harness.rules.rehearsal import REHEARSAL_TREE
+from harness.running import tuned
+from harness.running.options import split, validated
+from harness.running.settings import RunSettings
+from harness.task.base import find_benchmark
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """A run as a user asks for it; `resolve` decides on what is left open."""
+
+    model: str | None = None
+    """Name, or path of an ONNX file."""
+    engine: str | None = None
+    scenario: str = "Offline"
+    mode: str = "performance"
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Options of the engine and the benchmark by name, as `--set` takes them."""
+    dataset: str | None = None
+    samples: int | None = None
+    duration: float | None = None
+    official: bool = False
+    rehearsal: bool = False
+    audit: str | None = None
+    force: bool = False
+    system: str | None = None
+    user_conf: Path | None = None
+    runs_dir: Path | None = None
+    tree: Path | None = None
+    cache_dir: Path | None = None
+    measurements: Path | None = None
+    """The folder of tuned settings; None ignores them."""
+    use_tuned: bool | None = None
+    """None: use tuned settings if they were tuned on this machine; True: wherever they were tuned; False: never."""
+    shown: str = "table"
+    timeline: str = "harness"
+    stall_timeout: float = 120.0
+
+
+def resolve(request: RunRequest) -> RunSettings:
+    """The settings of the run that a user asks for.
+
+    Raises:
+        ConfigError: a name is unknown, a value is wrong, or two settings contradict each other.
+    """
+    scenario = choose("scenario", SCENARIOS, request.scenario)
+    mode = choose("mode", MODES, request.mode)
+    model = find_model(request.model or manifests.default_model())
+    chosen = _chosen(request, model, scenario)
+    engine = find_engine(chosen.engine)
+    benchmark = find_benchmark(model.benchmark)
+    engine_settings, benchmark_settings = split(chosen.options, engine, benchmark, model.settings)
+    audit = find_audit(request.audit).name if request.audit else None
+    _check(request, mode, audit)
+    official = request.official or request.rehearsal
+    if official and not request.rehearsal:
+        _check_official(engine, model)
+    given = {name: getattr(request, name) for name in _AS_ASKED if getattr(request, name) is not None}
+    if request.rehearsal:
+        given.setdefault("tree", REHEARSAL_TREE)
+    return validated(
+        RunSettings,
+        {
+            **given,
+            "model": model,
+            "engine": chosen.engine,
+            "engine_settings": engine_settings,
+            "benchmark_settings": benchmark_settings,
+            "scenario": scenario,
+            "mode": mode,
+            "official": official,
+            "audit": audit,
+            "user_conf": chosen.user_conf,
+            "tuned": chosen.tuned,
+            "remarks": chosen.remarks,
+        },
+    )
+
+
+_AS_ASKED = (
+    *("dataset", "samples", "duration", "rehearsal", "force", "system", "runs_dir", "tree", "cache_dir"),
+    *("shown", "timeline", "stall_timeout"),
+)
+"""The fields of a request that are settings as they are, with the defaults of `RunSettings` where they are None."""
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Engine, options and user.conf: the user's, then tuned ones, then the defaults."""
+
+    engine: str
+    options: Mapping[str, str]
+    user_conf: Path | None
+    tuned: Path | None = None
+    """The file that tuned settings were taken from."""
+    remarks: tuple[str, ...] = ()
+
+
+def _chosen(request: RunRequest, model: Model, scenario: str) -> _Chosen:
+    engine = choose("engine", ENGINES, request.engine) if request.engine else None
+    plain = _Chosen(engine or default_engine(), request.options, request.user_conf or default_conf())
+    if not request.measurements or request.use_tuned is False:
+        return plain
+    place = tuned.folder(request.measurements, request.system, model.official_name, scenario)
+    record, remark = _tuned(place, model, engine, request.use_tuned)
+    if record is None:
+        return replace(plain, remarks=(remark,) if remark else ())
+    options = tuned.merged(request.options, record)
+    remark = f"{remark}: {record.engine}, {tuned.words(options)}"
+    conf = plain.user_conf
+    if why := _other_circumstances(record, model.benchmark, options, request.dataset, request.samples):
+        remark += f"; not its {record.key}, since {why}"
+    else:
+        conf = request.user_conf or place / tuned.CONF
+    return _Chosen(record.engine, options, conf, place / tuned.FILE, (remark,))
+
+
+def _check(request: RunRequest, mode: str, audit: str | None) -> None:
+    """Refuse what contradicts itself.
+
+    Raises:
+        ConfigError: something does.
+    """
+    official = request.official or request.rehearsal
+    if audit and (mode != "performance" or not official):
+        raise ConfigError(f"{audit} repeats an official performance run: give --official with it.")
+    if request.rehearsal and (request.duration or 1) < 1:
+        raise ConfigError(f"--duration {request.duration:g} is too short for a rehearsal: give 1 second or more.")
+    if official and request.timeline == "loadgen":
+        raise ConfigError("an official run has no trace: leave out --timeline loadgen.")
+    shortened = {"samples": request.samples, "duration": None if request.rehearsal else request.duration}
+    for name, value in shortened.items():
+        if official and value is not None:
+            raise ConfigError(f"an official run covers everything that the rules require: leave out --{name}.")
+
+
+def _check_official(engine: type[Engine], model: Model) -> None:
+    if not engine.computes:
+        raise ConfigError(f"the {engine.name} engine computes nothing, so it has no official result.")
+    if model.caveat:
+        raise ConfigError(f"{model.path} has {model.caveat}, so it has no official result.")
+
+
+def default_conf() -> Path | None:
+    """The project's user.conf, None where there is none."""
+    path = ROOT / "user.conf"
+    return path if path.is_file() else None
+
+
+def _tuned(place: Path, model: Model, engine: str | None, use: bool | None) -> tuple[tuned.Tuned | None, str | None]:
+    """The tuned settings in a folder if they are to be used, and what to say about them."""
+    record = tuned.read(place)
+    if record is None:
+        if use:
+            raise ConfigError(f"there are no tuned settings in {place}: make them with `harness tune`.")
+        return None, None
+    mismatch = record.mismatch(model.sha256, engine)
+    other_machine = mismatch is not None and record.mismatch(model.sha256, engine, anywhere=True) is None
+    if mismatch and not (use and other_machine):
+        if use:
+            raise ConfigError(f"the settings in {place} {mismatch}.")
+        return None, f"the settings in {place} {mismatch}: they are not used."
+    where = f"on another machine ({record.machine})" if mismatch else "here"
+    return record, f"with the settings of {place}, tuned {where}"
+
+
+def _other_circumstances(
+    record: tuned.Tuned, benchmark: str, options: Mapping[str, str], dataset: str | None, samples: int | None
+) -> str | None:
+    """Why the rate that was tuned does not count in a run, though the engine's settings do; None if it does."""
+    found = find_dataset(benchmark, dataset)
+    if (found.name, found.sha256, samples) != (record.dataset, record.dataset_sha256, record.samples):
+        return f"it was found with {'the first samples of ' if record.samples else ''}data set {record.dataset}"
+    if options != record.options:
+        return "other options were in force then"
+    if tuned.digest(default_conf()) != record.base_conf:
+        return "user.conf was changed after that"
+    return None
