@@ -40,7 +40,7 @@ def loadgen_test(setup: Ready, samples: int) -> tuple[float, float]:
     from harness.running import session
 
     scheduler = setup.scenario.scheduler(session.complete)
-    detail = setup.short_test(scheduler=scheduler, min_query_count=samples)
+    detail = setup.short_test(scheduler, min_query_count=samples)
     return float(Offline.metric(detail).value or 0), float(scheduler.counters.padding_ratio or 0)
 
 

@@ -36,7 +36,7 @@ def rates(
         scheduler = ready.scenario.scheduler(session.complete)
         if recorded:
             scheduler.recorder = Recorder()
-        detail = ready.short_test(scheduler=scheduler, **settings)
+        detail = ready.short_test(scheduler, **settings)
         counters = scheduler.counters
         return counters.completed / float(detail.duration or 1), counters.completed / counters.batches
 

@@ -83,7 +83,7 @@ def server_rates(
     def holds(qps: float) -> bool:
         scheduler = OneByOne(server.scenario, session.complete) if one_by_one else None
         return server.scenario.held(
-            server.short_test(scheduler=scheduler, min_duration_ms=round(seconds * 1000), server_target_qps=qps)
+            server.short_test(scheduler, min_duration_ms=round(seconds * 1000), server_target_qps=qps)
         )
 
     peak = server.scenario.peak(server.indices)
@@ -113,7 +113,7 @@ def stream_ratio(
             accept(ids, indices)
 
         scheduler._accept = recorded
-        detail = ready.short_test(scheduler=scheduler, min_query_count=queries, **expectation)
+        detail = ready.short_test(scheduler, min_query_count=queries, **expectation)
         return detail.latencies["90.00"], issued
 
     def raw(issued: list[np.ndarray]) -> float:

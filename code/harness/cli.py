@@ -19,14 +19,17 @@ from harness.host import console
 
 
 class _Group(TyperGroup):
-    """Takes -v and --log-file behind the command, too, as those who go through make must write them."""
+    """Accepts -v and --log-file behind the command as well, where users of make must put them.
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    The class of the contexts is private to typer.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
         # typer would make a silent exit of Ctrl-C.
         with on_interrupt("nothing that was begun was kept."):
             return super().invoke(ctx)
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given, rest, words = [], [], iter(args)
         for word in words:
             if word == "--":

@@ -61,7 +61,7 @@ def test_the_best_settings_are_found_written_and_used(tune):
     assert 1.5 < found["score"] / found["default_score"] < 2.5
     assert found["value"] > found["score"]
     assert "three is too many" in err
-    assert "streams=3: does not serve" in err
+    assert "streams=3: unusable" in err
     assert "chosen: max_batch=1 streams=2" in out
     conf = (tune.top / "measurements/here/bert-99/Offline/user.conf").read_text()
     assert f"bert.Offline.target_qps = {found['value']:.6g}" in conf
@@ -110,7 +110,7 @@ def test_streams_are_tuned_by_their_percentile(tune, scenario):
 def test_a_crash_of_one_setting_does_not_end_the_tuning(tune):
     code, _, err = tune("tune", *CHOOSY, "--scenario", "Offline", "--set", "streams=2")
     assert code == 0, err
-    assert "max_batch=2: does not serve" in err
+    assert "max_batch=2: unusable" in err
     assert "the test's process ended by itself, with exit code 9" in err
     assert tune.written("Offline")["options"]["streams"] == "2"
 

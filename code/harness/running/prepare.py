@@ -45,7 +45,7 @@ class Prepared:
     listener: Listener
     """Hears of progress in `Scenario.estimate`."""
 
-    def short_test(self, *, scheduler: Scheduler | None = None, **settings: float) -> Detail:
+    def short_test(self, scheduler: Scheduler | None = None, /, **settings: float) -> Detail:
         """LoadGen's log of a performance test to measure with, by `session.short_test`; the samples stay loaded."""
         from harness.running import session
 

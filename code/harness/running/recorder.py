@@ -13,16 +13,16 @@ from array import array
 from itertools import pairwise
 from pathlib import Path
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from harness.host import console
 from harness.results.timeline import TIMELINE
-
-if TYPE_CHECKING:
-    from harness.scheduling.base import Work
+from harness.scheduling.base import Work
+from harness.task.shape import Floats, Integers
 
 _ROW = Struct("=dd5I")
 _FIELDS = np.dtype(
@@ -36,6 +36,8 @@ _FIELDS = np.dtype(
         ("queries", "<u4"),
     ]
 )
+_Rows: TypeAlias = NDArray[np.void]
+"""Rows of `_FIELDS`."""
 _MOST = 8_000_000 * _ROW.size  # bytes of batches, 288 MB: what comes after that is not recorded
 _MOST_QUERIES = 10_000_000  # 80 MB
 _BINS = 300
@@ -153,8 +155,8 @@ class Recorder:
 class Queries(NamedTuple):
     """When queries came, and the seconds until their last sample was answered; float64 (n,), in order of arrival."""
 
-    arrivals: np.ndarray
-    latencies: np.ndarray
+    arrivals: Floats
+    latencies: Floats
 
 
 def read_trace(path: Path) -> Queries:
@@ -186,7 +188,7 @@ def _processor_seconds() -> tuple[float, float]:
     return mine.user + mine.system, machine
 
 
-def _queries(batches: np.ndarray, arrivals: np.ndarray, samples_per_query: int | None) -> Queries:
+def _queries(batches: _Rows, arrivals: Floats, samples_per_query: int | None) -> Queries:
     """Each arrival with the end of its batch; the batches of a query of several samples have the same arrival."""
     ends = np.repeat(batches["end"], batches["queries"])
     if samples_per_query == 1:
@@ -198,7 +200,7 @@ def _queries(batches: np.ndarray, arrivals: np.ndarray, samples_per_query: int |
     return Queries(came, last - came)
 
 
-def _done(batches: np.ndarray, began: float, edges: np.ndarray) -> np.ndarray:
+def _done(batches: _Rows, began: float, edges: Floats) -> Floats:
     """Samples by bin. What is done until a moment grows evenly while a batch runs: it is a line with a bend at each
     start and end, which is added up once and read at the edges."""
     start, end = batches["start"] - began, batches["end"] - began
@@ -211,7 +213,7 @@ def _done(batches: np.ndarray, began: float, edges: np.ndarray) -> np.ndarray:
     return np.maximum(np.diff(np.interp(edges, at, upto)), 0)
 
 
-def _quantiles(queries: Queries, began: float, edges: np.ndarray) -> np.ndarray:
+def _quantiles(queries: Queries, began: float, edges: Floats) -> Floats:
     result = np.full((len(edges) - 1, 4), np.nan)
     limits = np.searchsorted(queries.arrivals - began, edges)
     for number, (first, last) in enumerate(pairwise(limits)):
@@ -220,7 +222,7 @@ def _quantiles(queries: Queries, began: float, edges: np.ndarray) -> np.ndarray:
     return result
 
 
-def _shapes(batches: np.ndarray) -> np.ndarray:
+def _shapes(batches: _Rows) -> Floats:
     # One number for both sizes: rows of two are sorted many times slower.
     both = batches["rows"].astype(np.uint64) << np.uint64(32) | batches["length"]
     found, which = np.unique(both, return_inverse=True)
@@ -232,7 +234,7 @@ def _shapes(batches: np.ndarray) -> np.ndarray:
     return np.column_stack([shapes, *sums]).astype(np.float64)
 
 
-def _histogram(latencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _histogram(latencies: Floats) -> tuple[Floats, Integers]:
     if not len(latencies):
         return np.empty(0), np.empty(0, np.int64)
     # From the fastest to what all but few keep within, in equal ratios; the last bin has no end but the slowest.
@@ -242,6 +244,6 @@ def _histogram(latencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return edges, np.histogram(latencies, edges)[0]
 
 
-def _spread(count: int) -> np.ndarray:
+def _spread(count: int) -> Integers:
     """All positions, or as many as are kept, evenly spread."""
     return np.arange(count) if count <= _KEPT else np.linspace(0, count - 1, _KEPT).astype(np.int64)

@@ -10,9 +10,8 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from harness.errors import ConfigError
 from harness.host import machine
@@ -35,8 +34,7 @@ class Machine(BaseModel):
     @classmethod
     def here(cls) -> Machine:
         """This machine."""
-        facts = machine.describe()
-        return cls(**{name: facts[name] for name in cls.model_fields})
+        return cls.model_validate(machine.describe())
 
     def __str__(self) -> str:
         """In words."""
@@ -50,7 +48,7 @@ class Tuned(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model: str
-    model_sha256: str
+    model_sha256: str | None
     dataset: str
     dataset_sha256: str | None = None
     samples: int | None = None
@@ -67,14 +65,14 @@ class Tuned(BaseModel):
     unit: str
     default_score: float
     """The score without any options."""
-    confirmed: dict[str, Any] | None = None
-    """The test that confirmed the value, where there is one."""
-    trials: list[dict[str, Any]] = []
+    confirmed: dict[str, JsonValue] | None = None
+    """The test that confirmed the value, if there was one."""
+    trials: list[dict[str, JsonValue]] = []
     machine: Machine
     harness: str
     time: str
 
-    def mismatch(self, sha256: str, engine: str | None, *, anywhere: bool = False) -> str | None:
+    def mismatch(self, sha256: str | None, engine: str | None, *, anywhere: bool = False) -> str | None:
         """Why these settings are not for a run of that model on that engine (None: any) here; None if they are.
 
         ``anywhere`` leaves the machine out.

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-import numpy as np
-
 from harness.engines.base import EngineSettings
 from harness.loadgen.logs import Detail
 from harness.registry import SCENARIOS, resolve
 from harness.scheduling.base import Complete, Observer, Scheduler
-from harness.task.shape import Shape
+from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
 
@@ -43,7 +41,7 @@ class Trial:
 class ShortTest(Protocol):
     """Runs a short LoadGen test."""
 
-    def __call__(self, *, scheduler: Scheduler | None = None, **settings: float) -> Detail:
+    def __call__(self, **settings: float) -> Detail:
         """LoadGen's log; ``settings`` are fields of its TestSettings by name."""
 
 
@@ -101,7 +99,7 @@ class Scenario(ABC):
     short_ns: ClassVar[int] = 0
     """Results up to this latency may differ by 20 % instead of 10 % in a compliance test (run_verification.py)."""
 
-    def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int, bound: float) -> None:
+    def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float) -> None:
         """``costs`` is int64 (n,), those of the data set's samples; ``max_cost`` the largest that there can be.
 
         ``bound`` is the benchmark's Server latency bound in seconds, which only Server has a use for.
@@ -119,7 +117,7 @@ class Scenario(ABC):
         return settings.suited(latency=cls.one_stream, arriving=cls.paced, max_cost=max_cost)
 
     @abstractmethod
-    def get_ready(self, indices: np.ndarray, listener: Listener) -> float:
+    def get_ready(self, indices: Integers, listener: Listener) -> float:
         """Compile and run what the test will run, so that no first time falls into it; ``indices`` are loaded samples.
 
         Returns:
@@ -127,11 +125,11 @@ class Scenario(ABC):
         """
 
     @abstractmethod
-    def estimate(self, indices: np.ndarray, seconds: float, listener: Listener) -> tuple[float, str]:
+    def estimate(self, indices: Integers, seconds: float, listener: Listener) -> tuple[float, str]:
         """A value of ``key`` that suits a test of that many seconds, and how it was found, in words."""
 
     @abstractmethod
-    def trial(self, indices: np.ndarray, seconds: float, test: ShortTest, listener: Listener) -> Trial:
+    def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
         """How good the settings in force are, measured for about so many seconds."""
 
     def held(self, detail: Detail) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from harness.errors import ConfigError
 from harness.scenarios.base import Listener, Scenario
 from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, shapes_to_measure
-from harness.task.shape import Shape
+from harness.task.shape import Floats, Integers, Shape
 from harness.task.sut import SUT
 
 _PAYS = 0.75  # of a sample's cost is what a further one in its batch may cost, so that compiling batches pays
@@ -20,7 +20,7 @@ _ANY_SHAPE_BUDGET = 12  # shapes that are measured where none has to be compiled
 class MeasuredScenario(Scenario):
     """Measures its shapes in the warm-up, and has a `CostTable` from then on."""
 
-    def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int, bound: float) -> None:
+    def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float) -> None:
         super().__init__(sut, costs, max_cost, bound)
         settings = sut.engine.settings
         self._fixed = sut.engine.fixed_shapes or bool(sut.static.batch or sut.static.length)
@@ -32,7 +32,7 @@ class MeasuredScenario(Scenario):
             raise ConfigError(
                 f"a sample of {costs.max()} does not fit the model's graph, which fixes {sut.static.length}."
             )
-        self.times: dict[Shape, np.ndarray] = {}
+        self.times: dict[Shape, Floats] = {}
         """Measured seconds, float64 (n,), by shape."""
 
     @property
@@ -40,7 +40,7 @@ class MeasuredScenario(Scenario):
         """Seconds that a batch may take, None where any batch is as good as the engine can run it."""
         return None
 
-    def get_ready(self, indices: np.ndarray, listener: Listener) -> float:
+    def get_ready(self, indices: Integers, listener: Listener) -> float:
         """Run each shape several times on every stream, and keep the times."""
         fixed, budget = self.sut.engine.fixed_shapes, self._budget
         fits: Callable[[Shape], bool] = lambda shape: True  # noqa: E731
@@ -65,7 +65,7 @@ class MeasuredScenario(Scenario):
         return CostTable(_medians(self.times), fixed=self._fixed, max_tokens=self.sut.engine.settings.max_tokens)
 
     @property
-    def jitter(self) -> np.ndarray:
+    def jitter(self) -> Floats:
         """float64 (n,): measured seconds ÷ the median of their shape.
 
         Without the greatest twentieth: so few measurements do not tell how often a rare hiccup comes.
@@ -78,5 +78,5 @@ class MeasuredScenario(Scenario):
         return {**super().describe(), "measured_seconds": [[*shape, s] for shape, s in _medians(self.times).items()]}
 
 
-def _medians(times: Mapping[Shape, np.ndarray]) -> dict[Shape, float]:
+def _medians(times: Mapping[Shape, Floats]) -> dict[Shape, float]:
     return {shape: float(np.median(seconds)) for shape, seconds in times.items()}

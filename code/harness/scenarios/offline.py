@@ -13,6 +13,7 @@ from harness.scenarios.base import Listener, Metric, Scenario, ShortTest, Trial
 from harness.scheduling.base import Complete, Observer
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
 from harness.scheduling.offline import OfflineScheduler, measure_rate
+from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
 _MEASURING = 4.0  # seconds before a test; a short one gets half of its own length, and two seconds at least
@@ -33,16 +34,16 @@ class Offline(Scenario):
     result: ClassVar[str] = "result_samples_per_second"
     summary: ClassVar[tuple[str, ...]] = ("Samples per second",)
 
-    def __init__(self, sut: SUT, costs: np.ndarray, max_cost: int, bound: float) -> None:
+    def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float) -> None:
         super().__init__(sut, costs, max_cost, bound)
         self.planner = make_planner(sut, costs, max_cost)
         self.shapes = self.planner.shapes
 
-    def get_ready(self, indices: np.ndarray, listener: Listener) -> float:
+    def get_ready(self, indices: Integers, listener: Listener) -> float:
         """One batch of every shape, or the first four where there may be any."""
         if self.sut.engine.fixed_shapes:
             self._compile(self.shapes, listener, len(self.shapes))
-        slowest, seen = 0.0, set()
+        slowest, seen = 0.0, set[Shape]()
         for batch in self.planner.plan(self.sut.qsl.cost(indices)):
             if batch.shape in seen or (not self.sut.engine.fixed_shapes and len(seen) >= 4):
                 continue
@@ -53,13 +54,13 @@ class Offline(Scenario):
             listener.ran()
         return slowest
 
-    def estimate(self, indices: np.ndarray, seconds: float, listener: Listener) -> tuple[float, str]:
+    def estimate(self, indices: Integers, seconds: float, listener: Listener) -> tuple[float, str]:
         """Samples/s of a query as large as the test's, and a margin."""
         rate = self._rate(indices, seconds, min(_MEASURING, max(2.0, seconds / 2)), listener)
         margin = _CAUTION if seconds >= MIN_DURATION_MS / 1000 else MARGIN
         return rate * margin, f"{rate:.4g} samples/s measured, with a margin so that the run is long enough"
 
-    def trial(self, indices: np.ndarray, seconds: float, test: ShortTest, listener: Listener) -> Trial:
+    def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
         """Samples/s of an official run's query."""
         rate = self._rate(indices, MIN_DURATION_MS / 1000, seconds, listener)
         return Trial(rate, rate * MARGIN)
@@ -79,10 +80,10 @@ class Offline(Scenario):
         rate = cls.metric(detail).value
         return rate * MARGIN if rate else None
 
-    def _rate(self, indices: np.ndarray, test: float, seconds: float, listener: Listener) -> float:
+    def _rate(self, indices: Integers, test: float, seconds: float, listener: Listener) -> float:
         """Samples/s, measured for ``seconds``, of a query that takes ``test`` seconds."""
 
-        def rate(query: np.ndarray, seconds: float) -> float:
+        def rate(query: Integers, seconds: float) -> float:
             return measure_rate(self.sut, self.planner, query, seconds, listener.ran)
 
         query, found, before = indices, rate(indices, 0.5), 0.0
@@ -93,7 +94,7 @@ class Offline(Scenario):
         return rate(query, seconds)
 
 
-def make_planner(sut: SUT, costs: np.ndarray, max_cost: int) -> Planner:
+def make_planner(sut: SUT, costs: Integers, max_cost: int) -> Planner:
     """The planner that fits the engine and the graph: exact shapes, few compiled ones, or the one that it fixes."""
     settings = sut.engine.settings
     batch, length = sut.static

@@ -13,6 +13,7 @@ from harness.scheduling.base import Complete, Observer
 from harness.scheduling.peak import highest_passing
 from harness.scheduling.server import ServerScheduler
 from harness.scheduling.simulate import server_peak
+from harness.task.shape import Integers
 
 _CAUTION = 0.5  # of the simulated peak: machines have hiccups that a few seconds of measuring do not show
 _MOST = 15_000.0  # queries a second, half of what LoadGen, Python and the scheduler pass on where nothing computes
@@ -37,12 +38,12 @@ class Server(MeasuredScenario):
         """Half of the bound: before a batch runs, its samples may have waited for another."""
         return self.bound / 2
 
-    def peak(self, indices: np.ndarray) -> float:
+    def peak(self, indices: Integers) -> float:
         """Queries a second that a simulation with the measured times answers in time; 0 where it finds no rate."""
         costs = self.sut.qsl.cost(indices)
         return server_peak(self.table, costs, self.sut.engine.streams, self.bound, self.jitter)
 
-    def estimate(self, indices: np.ndarray, seconds: float, listener: Listener) -> tuple[float, str]:
+    def estimate(self, indices: Integers, seconds: float, listener: Listener) -> tuple[float, str]:
         """A cautious rate: the highest that is VALID takes a search."""
         peak, milliseconds = self.peak(indices), self.bound * 1000
         if peak:
@@ -63,7 +64,7 @@ class Server(MeasuredScenario):
         """
         return detail.latencies["99.00"] <= self.bound * 1000
 
-    def trial(self, indices: np.ndarray, seconds: float, test: ShortTest, listener: Listener) -> Trial:
+    def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
         """The highest rate that holds the bound, from a few tests; the simulation tells where to begin."""
 
         def holds(rate: float) -> bool:

@@ -12,6 +12,7 @@ from harness.scenarios.base import Listener, Metric, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete, Observer
 from harness.scheduling.stream import StreamScheduler
+from harness.task.shape import Integers
 
 _QUERIES = 16
 _LEAST = 32  # queries of a trial, however slow they are
@@ -27,12 +28,12 @@ class _Stream(MeasuredScenario):
     percentile: ClassVar[int]
     samples_per_query: ClassVar[int]
 
-    def estimate(self, indices: np.ndarray, seconds: float, listener: Listener) -> tuple[float, str]:
+    def estimate(self, indices: Integers, seconds: float, listener: Listener) -> tuple[float, str]:
         """Milliseconds of a query, from a few that are answered as in the test."""
         latency = self._latency(indices, listener)
         return latency * MARGIN, f"{latency:.4g} ms measured, with a margin so that the run is long enough"
 
-    def trial(self, indices: np.ndarray, seconds: float, test: ShortTest, listener: Listener) -> Trial:
+    def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
         """Samples a second if each query took what the percentile says."""
         expected = self._latency(indices, listener)
         queries = max(_LEAST, int(1000 * seconds / expected))
@@ -45,7 +46,7 @@ class _Stream(MeasuredScenario):
             self.correction(detail) or expected,
         )
 
-    def _latency(self, indices: np.ndarray, listener: Listener) -> float:
+    def _latency(self, indices: Integers, listener: Listener) -> float:
         """Milliseconds of a query, the mean of a few."""
         scheduler = self.scheduler(lambda ids, responses: listener.ran())
         rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from harness.task.shape import Shape
+from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT, Responses
 
 Complete = Callable[[list[int], Responses], None]
@@ -42,7 +42,7 @@ class Work(NamedTuple):
     """One batch: query ids, the sample index of each (int64), and the shape that they run in."""
 
     ids: list[int]
-    indices: np.ndarray
+    indices: Integers
     shape: Shape
     arrivals: Sequence[float] = ()
     """When its queries came, in seconds of time.perf_counter(); not told where all came at once."""
@@ -86,10 +86,10 @@ class Scheduler(ABC):
         """End the threads once all that was issued is answered."""
 
     @abstractmethod
-    def _accept(self, ids: Sequence[int], indices: np.ndarray) -> None:
+    def _accept(self, ids: Sequence[int], indices: Integers) -> None:
         """Answer a query, now or later; count it with `_issued` first."""
 
-    def _issued(self, costs: np.ndarray) -> None:
+    def _issued(self, costs: Integers) -> None:
         total = int(costs.sum())
         with self._lock:  # readers take no lock, so that `real` is there before `issued`
             self.counters.real += total

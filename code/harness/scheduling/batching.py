@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.errors import ConfigError
-from harness.task.shape import Shape
+from harness.task.shape import Integers, Shape
 
 
 class Batch(NamedTuple):
     """Positions within the query (int64, at most ``shape.batch`` of them) that run together."""
 
-    positions: np.ndarray
+    positions: Integers
     shape: Shape
 
     @property
@@ -39,7 +39,7 @@ class DynamicPlanner:
             raise ValueError("max_batch and max_tokens must be at least 1")
         self.max_batch, self.max_tokens = max_batch, max_tokens
 
-    def plan(self, costs: np.ndarray) -> list[Batch]:
+    def plan(self, costs: Integers) -> list[Batch]:
         """Every position of ``costs`` (int, (n,), each at least 1) in exactly one batch."""
         order = _longest_first(costs)
         batches, start = [], 0
@@ -65,7 +65,7 @@ class FixedPlanner:
         )
         self._lengths = np.array([shape.length for shape in self.shapes])
 
-    def plan(self, costs: np.ndarray) -> list[Batch]:
+    def plan(self, costs: Integers) -> list[Batch]:
         """Every position of ``costs`` (int, (n,), each at least 1) in exactly one batch.
 
         Raises:
@@ -88,7 +88,7 @@ class FixedPlanner:
 Planner = DynamicPlanner | FixedPlanner
 
 
-def best_lengths(costs: np.ndarray, count: int) -> list[int]:
+def best_lengths(costs: Integers, count: int) -> list[int]:
     """The ``count`` lengths that make total padded work least when every sample takes the shortest that fits.
 
     An exact dynamic programme over the histogram of ``costs`` (int, (n,)): with distinct lengths u_1 < ... < u_m and
@@ -115,5 +115,5 @@ def best_lengths(costs: np.ndarray, count: int) -> list[int]:
     return [int(lengths[end]) for end in sorted(ends)]
 
 
-def _longest_first(costs: np.ndarray) -> np.ndarray:
+def _longest_first(costs: Integers) -> Integers:
     return np.argsort(-np.asarray(costs, dtype=np.int64), kind="stable")

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from harness.scheduling.batching import best_lengths
-from harness.task.shape import Shape
+from harness.task.shape import Floats, Integers, Shape
 from harness.task.sut import SUT
 
 _WARM = 2  # batches of a shape before its time counts: some engines are slow twice
@@ -68,7 +68,7 @@ class CostTable:
         return parts[::-1]
 
 
-def probes(sut: SUT, costs: np.ndarray, max_batch: int) -> list[Shape]:
+def probes(sut: SUT, costs: Integers, max_batch: int) -> list[Shape]:
     """The longest shape, for one sample and for as many as the settings allow: what the rest is estimated from."""
     length = sut.static.length or int(costs.max())
     most = sut.static.batch or _most(sut, length, max_batch)
@@ -90,7 +90,7 @@ def fitting(probed: Mapping[Shape, float], limit: float, pays: float = 1.0) -> C
 
 
 def shapes_to_measure(
-    sut: SUT, costs: np.ndarray, budget: int, max_batch: int, fits: Callable[[Shape], bool] = lambda shape: True
+    sut: SUT, costs: Integers, budget: int, max_batch: int, fits: Callable[[Shape], bool] = lambda shape: True
 ) -> list[Shape]:
     """At most about ``budget`` shapes that cover ``costs`` (int, (n,)), from single samples to full batches.
 
@@ -119,8 +119,8 @@ def shapes_to_measure(
 
 
 def measure_shapes(
-    sut: SUT, shapes: Iterable[Shape], indices: np.ndarray, on_batch: Callable[[], None] = lambda: None
-) -> dict[Shape, np.ndarray]:
+    sut: SUT, shapes: Iterable[Shape], indices: Integers, on_batch: Callable[[], None] = lambda: None
+) -> dict[Shape, Floats]:
     """Seconds, float64 (n,), of several batches of each shape while every stream runs some; warms each up first.
 
     The shapes take turns, as they do in a test, so that what a machine does meanwhile does not fall on one of them.

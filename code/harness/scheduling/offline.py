@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.scheduling.base import Complete, Observer, StreamThreads, Work
 from harness.scheduling.batching import Batch, Planner
+from harness.task.shape import Integers
 from harness.task.sut import SUT
 
 
@@ -20,7 +22,7 @@ class OfflineScheduler(StreamThreads):
     def __init__(self, sut: SUT, planner: Planner, complete: Complete, observer: Observer | None = None) -> None:
         super().__init__(sut, complete, observer)
         self.planner = planner
-        self._queue: queue.SimpleQueue[tuple[np.ndarray, np.ndarray, Batch] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[NDArray[np.uint64], Integers, Batch] | None] = queue.SimpleQueue()
         self.start()
 
     def close(self) -> None:
@@ -29,7 +31,7 @@ class OfflineScheduler(StreamThreads):
             self._queue.put(None)
         self._join()
 
-    def _accept(self, ids: Sequence[int], indices: np.ndarray) -> None:
+    def _accept(self, ids: Sequence[int], indices: Integers) -> None:
         if self.observer:
             self.observer.arrived(time.perf_counter())
         query_ids = np.array(ids, dtype=np.uint64)
@@ -49,7 +51,7 @@ class OfflineScheduler(StreamThreads):
 
 
 def measure_rate(
-    sut: SUT, planner: Planner, indices: np.ndarray, seconds: float, on_batch: Callable[[], None] = lambda: None
+    sut: SUT, planner: Planner, indices: Integers, seconds: float, on_batch: Callable[[], None] = lambda: None
 ) -> float:
     """Samples/s of the data set on this machine, from batches spread evenly over its plan.
 
@@ -89,6 +91,6 @@ def measure_rate(
     return len(indices) / (elapsed / done * len(batches))
 
 
-def _spread(count: int) -> np.ndarray:
+def _spread(count: int) -> Integers:
     """0..count-1 in the order of the golden ratio's multiples: each prefix covers the whole range evenly."""
     return np.argsort((np.arange(count) * 0.6180339887498949) % 1.0, kind="stable")

@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.scheduling.base import Complete, Observer, StreamThreads, Work
 from harness.scheduling.cost import CostTable
+from harness.task.shape import Integers
 from harness.task.sut import SUT
 
 _WINDOW = 64  # of the oldest that wait, from which a batch is made: what a choice costs does not grow with the backlog
@@ -25,7 +26,8 @@ class Waiting(NamedTuple):
     arrival: float
     """Seconds, of time.perf_counter()."""
     id: int
-    index: int
+    sample: int
+    """Its index in the data set."""
     cost: int
 
 
@@ -104,7 +106,7 @@ class ServerScheduler(StreamThreads):
             self._arrived.notify_all()
         self._join()
 
-    def _accept(self, ids: Sequence[int], indices: np.ndarray) -> None:
+    def _accept(self, ids: Sequence[int], indices: Integers) -> None:
         now = time.perf_counter()
         costs = self.sut.qsl.cost(indices)
         self._issued(costs)
@@ -126,7 +128,7 @@ class ServerScheduler(StreamThreads):
         longest = max(sample.cost for sample in chosen)
         return Work(
             [sample.id for sample in chosen],
-            np.array([sample.index for sample in chosen], dtype=np.int64),
+            np.array([sample.sample for sample in chosen], dtype=np.int64),
             self._backlog.table.shape(len(chosen), longest),
             [sample.arrival for sample in chosen],
         )

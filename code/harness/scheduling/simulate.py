@@ -13,13 +13,14 @@ import numpy as np
 from harness.scheduling.cost import CostTable
 from harness.scheduling.peak import highest_passing
 from harness.scheduling.server import Backlog, Waiting
+from harness.task.shape import Floats, Integers
 
 _QUERIES = 4000
 
 
 def server_latencies(
-    table: CostTable, costs: np.ndarray, streams: int, bound: float, rate: float, jitter: np.ndarray, seed: int = 0
-) -> np.ndarray:
+    table: CostTable, costs: Integers, streams: int, bound: float, rate: float, jitter: Floats, seed: int = 0
+) -> Floats:
     """Seconds, float64 (n,), from the arrival of each of some queries to its answer.
 
     Queries come at random (a Poisson process, as in LoadGen) at ``rate`` a second, with costs drawn from ``costs``
@@ -48,7 +49,7 @@ def server_latencies(
     return latencies
 
 
-def server_peak(table: CostTable, costs: np.ndarray, streams: int, bound: float, jitter: np.ndarray) -> float:
+def server_peak(table: CostTable, costs: Integers, streams: int, bound: float, jitter: Floats) -> float:
     """Queries a second, the most of which 99 % are answered within ``bound`` seconds; 0 where no rate is low enough."""
 
     def holds(rate: float) -> bool:

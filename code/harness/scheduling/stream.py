@@ -10,6 +10,7 @@ import numpy as np
 
 from harness.scheduling.base import Complete, Observer, Scheduler, Work
 from harness.scheduling.cost import CostTable
+from harness.task.shape import Integers
 from harness.task.sut import SUT
 
 
@@ -30,12 +31,12 @@ class StreamScheduler(Scheduler):
         if self._others:
             self._others.shutdown()
 
-    def shares(self, costs: np.ndarray) -> list[np.ndarray]:
+    def shares(self, costs: Integers) -> list[Integers]:
         """The positions of a query's samples by the stream that runs them, long ones first: each gets about as much."""
         order, streams = np.argsort(-costs, kind="stable"), self.sut.engine.streams
         return [share for stream in range(streams) if len(share := order[stream::streams])]
 
-    def _accept(self, ids: Sequence[int], indices: np.ndarray) -> None:
+    def _accept(self, ids: Sequence[int], indices: Integers) -> None:
         now = (time.perf_counter(),)
         costs = self.sut.qsl.cost(indices)
         self._issued(costs)
@@ -45,7 +46,7 @@ class StreamScheduler(Scheduler):
         shares = self.shares(costs)
         query_ids = np.array(ids, dtype=np.uint64)
 
-        def run(share: np.ndarray) -> None:
+        def run(share: Integers) -> None:
             lengths = costs[share].tolist()
             for start, end in self.table.split(lengths):
                 part = share[start:end]

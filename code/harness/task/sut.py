@@ -7,12 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from harness.engines.base import Engine, Runner, Signature, check_outputs, engine_errors
 from harness.errors import RunFailed
 from harness.task.qsl import SampleLibrary
-from harness.task.shape import Shape
+from harness.task.shape import Array, Integers, Shape
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Responses:
 
     pointers: list[int]
     sizes: list[int]
-    buffer: np.ndarray
+    buffer: Array
     """What the pointers point into; LoadGen copies it while it is told of the completion."""
 
 
@@ -43,11 +41,11 @@ class SUT(ABC):
         """The tensors of a batch of that shape, under the graph's own names."""
 
     @abstractmethod
-    def feed(self, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    def feed(self, tensors: Mapping[str, Array]) -> Mapping[str, Array]:
         """The QSL's tensors under the graph's names, in the graph's dtypes."""
 
     @abstractmethod
-    def encode(self, outputs: Sequence[np.ndarray], indices: np.ndarray) -> Responses:
+    def encode(self, outputs: Sequence[Array], indices: Integers) -> Responses:
         """Exactly the bytes that the official accuracy script reads, one response an index."""
 
     def prepare(self, shape: Shape) -> None:
@@ -72,15 +70,15 @@ class SUT(ABC):
         """The shapes that batches have had, or that were compiled."""
         return self._runners.keys()
 
-    def values(self, outputs: Sequence[np.ndarray], indices: np.ndarray) -> list[np.ndarray]:
+    def values(self, outputs: Sequence[Array], indices: Integers) -> list[Array]:
         """The numbers of each sample by which two engines can be compared, float (k,); none where there are no such."""
         return []
 
-    def answer(self, indices: np.ndarray, shape: Shape) -> Responses:
+    def answer(self, indices: Integers, shape: Shape) -> Responses:
         """Run one batch; raises what `outputs` does."""
         return self.encode(self.outputs(indices, shape), indices)
 
-    def outputs(self, indices: np.ndarray, shape: Shape) -> Sequence[np.ndarray]:
+    def outputs(self, indices: Integers, shape: Shape) -> Sequence[Array]:
         """The engine's outputs of one batch.
 
         Raises:

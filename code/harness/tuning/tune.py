@@ -7,10 +7,10 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from rich.table import Table
 
@@ -35,7 +35,36 @@ from harness.tuning.search import Options, coordinate_search, size
 _PRECISION, _TESTS = 0.02, 12  # of the search for Server's rate
 _STEP = 0.94  # from a rate that was not confirmed to the next
 _CONFIRMATIONS = 8
-_FAILED = {"score": 0.0, "value": 0.0, "failed": True}
+_UNUSABLE = "unusable"
+
+
+class _Entry(TypedDict):
+    """What a trial measured."""
+
+    score: float
+    value: float
+    failed: NotRequired[bool]
+
+
+class _Trial(_Entry):
+    """The same with the options that it is about, beside the user's own."""
+
+    options: dict[str, str]
+
+
+class _Rate(TypedDict):
+    """A test of Server at one rate."""
+
+    rate: float
+    seconds: float
+    held: bool
+    valid: bool
+    p99_ms: float
+    samples_per_second: float | None
+    queries: int | None
+
+
+_FAILED: _Entry = {"score": 0.0, "value": 0.0, "failed": True}
 
 
 def tune(
@@ -51,61 +80,40 @@ def tune(
 ) -> tuned.Tuned:
     """Search, find the rate, confirm it, and write the settings.
 
-    The options of ``request`` are the user's own, which are not tuned;
-    a trial takes about ``seconds``, Server's confirmation ``confirm``; ``as_json`` prints the result as JSON.
+    The options of ``request`` are the user's own and are not tuned. A trial takes about ``seconds``, the confirmation
+    of Server's rate ``confirm``; ``as_json`` prints the result as JSON.
 
     Raises:
-        ConfigError: a setting is wrong, or the place holds settings of another model or engine.
-        CheckFailed: nothing works, or no rate of Server holds.
+        ConfigError: a setting is wrong, or the folder holds settings of another model or engine.
+        CheckFailed: nothing works, or no rate of Server holds the bound.
         Interrupted: the user stopped it; what was measured is kept.
     """
     if not (math.isfinite(seconds) and math.isfinite(confirm)):
         raise ConfigError("--seconds and --confirm-seconds must be numbers of seconds.")
-    settings, fixed = resolve(request), request.options
+    settings = resolve(request)
     place = tuned.folder(measurements, settings.system, settings.model.official_name, settings.scenario)
     _check_place(place, settings, force)
-    journal = _journal(state_dir, settings, fixed, seconds, fresh)
+    journal = _journal(state_dir, settings, request.options, seconds, fresh)
     tuning = _Tuning(request, settings, seconds, journal)
     try:
         found = tuning.search()
-        options = {**fixed, **found}
         value, confirmed = tuning.trial(found, 0)["value"], None
         if tuning.scenario.paced:
-            value, confirmed = tuning.find_rate(options, value, confirm)
+            confirmed = tuning.find_rate(found, value, confirm)
+            value = confirmed["rate"]
     except KeyboardInterrupt:
         raise Interrupted(
-            f"stopped; what was measured is kept in {_short(journal.path)}, and the same command goes on from there."
+            f"stopped; what was measured is kept in {_short(journal.path)}, and the same command continues from there."
         ) from None
-    conf = read_user_conf(settings.user_conf)
-    dataset = find_dataset(settings.model.benchmark, settings.dataset)
-    result = tuned.Tuned(
-        model=settings.model.name,
-        model_sha256=settings.model.sha256,
-        dataset=dataset.name,
-        dataset_sha256=dataset.sha256,
-        samples=settings.samples,
-        base_conf=tuned.digest(default_conf()),
-        engine=settings.engine,
-        scenario=settings.scenario,
-        options=options,
-        key=tuning.scenario.key,
-        value=value,
-        score=confirmed["rate"] if confirmed else tuning.score(found),
-        unit=tuning.scenario.score,
-        default_score=tuning.score({}),
-        confirmed=confirmed,
-        trials=tuning.trials,
-        machine=tuned.Machine.here(),
-        harness=__version__,
-        time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    )
+    result = tuning.result(found, value, confirmed)
     line = f"{settings.model.benchmark}.{settings.scenario}.{result.key} = {value:.6g}"
-    tuned.write(place, result, conf.extended(f"found by harness tune for {result.model} on {result.engine}", [line]))
+    comment = f"found by harness tune for {result.model} on {result.engine}"
+    tuned.write(place, result, read_user_conf(settings.user_conf).extended(comment, [line]))
     journal.discard()
     if as_json:
         console.print_json({**result.model_dump(mode="json"), "folder": place})
     else:
-        _show(result, place)
+        _show(result, tuning.trials, place)
     return result
 
 
@@ -113,41 +121,67 @@ class _Tuning:
     """The measurements of one tuning: each in a process of its own, and made once."""
 
     def __init__(self, request: RunRequest, settings: RunSettings, seconds: float, journal: Journal) -> None:
-        self._request, self._fixed, self._seconds, self._journal = request, request.options, seconds, journal
-        fixed = request.options
+        self._request, self._settings, self._seconds, self._journal = request, settings, seconds, journal
         self.scenario = find_scenario(settings.scenario)
-        self._engine = engine = find_engine(settings.engine)
-        benchmark = find_benchmark(settings.model.benchmark)
-        self._max_cost = benchmark.max_cost
-        choices = engine.choices(benchmark.max_cost, self.scenario.one_stream)
-        # What the user set is not tuned.
-        agrees = lambda choice: all(fixed.get(name, value) == value for name, value in choice.items())  # noqa: E731
-        free = [[choice for choice in dimension if agrees(choice)] for dimension in choices]
+        self._engine = find_engine(settings.engine)
+        self._max_cost = find_benchmark(settings.model.benchmark).max_cost
+        choices = self._engine.choices(self._max_cost, self.scenario.one_stream)
+        # An option that the user set is not tuned.
+        free = [[choice for choice in dimension if self._agrees(choice)] for dimension in choices]
         self._dimensions = [dimension for dimension in free if len(dimension) > 1]
-        self._seen: dict[str, dict[str, Any]] = {}
+        self._seen: dict[str, _Trial] = {}
+
+    def _agrees(self, choice: Options) -> bool:
+        return all(self._request.options.get(name, value) == value for name, value in choice.items())
 
     @property
-    def trials(self) -> list[dict[str, Any]]:
+    def trials(self) -> list[_Trial]:
         """Options, score and value of each measurement."""
         return list(self._seen.values())
+
+    def result(self, found: Options, value: float, confirmed: _Rate | None) -> tuned.Tuned:
+        """What is kept of the tuning."""
+        settings = self._settings
+        dataset = find_dataset(settings.model.benchmark, settings.dataset)
+        return tuned.Tuned(
+            model=settings.model.name,
+            model_sha256=settings.model.sha256,
+            dataset=dataset.name,
+            dataset_sha256=dataset.sha256,
+            samples=settings.samples,
+            base_conf=tuned.digest(default_conf()),
+            engine=settings.engine,
+            scenario=settings.scenario,
+            options={**self._request.options, **found},
+            key=self.scenario.key,
+            value=value,
+            score=confirmed["rate"] if confirmed else self.score(found),
+            unit=self.scenario.score,
+            default_score=self.score({}),
+            confirmed=dict(confirmed) if confirmed else None,
+            trials=[dict(trial) for trial in self.trials],
+            machine=tuned.Machine.here(),
+            harness=__version__,
+            time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        )
 
     def search(self) -> dict[str, str]:
         """The best options beside the user's own."""
         console.note(
             f"about {size(self._dimensions)} trials{' of several tests' if self.scenario.paced else ''} of "
-            f"{self._seconds:g} s, and what it takes to get ready for each; "
-            f"Ctrl-C keeps what was measured, in {_short(self._journal.path)}"
+            f"{self._seconds:g} s, and the preparation of each; Ctrl-C keeps what was measured, in "
+            f"{_short(self._journal.path)}"
         )
         first = self.trial({}, 0)
         if first.get("failed"):
-            raise CheckFailed("it does not work with the default settings; the message above says why.")
+            raise CheckFailed("the default settings do not work; see the message above.")
         if first["score"] <= 0:
-            console.warn("with the default settings no rate holds the bound.")
+            console.warn("no rate holds the bound with the default settings.")
         found, score = coordinate_search(
             self._dimensions, lambda options, number: self.trial(options, number)["score"], self._in_force
         )
         if score <= 0:
-            raise CheckFailed("none of the settings that were tried serves; the messages above say why.")
+            raise CheckFailed("none of the settings that were tried is usable; see the messages above.")
         return found
 
     def score(self, options: Options) -> float:
@@ -155,54 +189,57 @@ class _Tuning:
         scores = [trial["score"] for trial in self.trials if trial["options"] == dict(options)]
         return sum(scores) / len(scores)
 
-    def trial(self, options: Options, number: int) -> dict[str, Any]:
+    def trial(self, options: Options, number: int) -> _Entry:
         """Score and value of the options beside the user's own, measured for the ``number``-th time."""
         name = json.dumps([sorted(options.items()), number])
         known = name in self._journal
-        entry = self._journal[name] if known else self._measure({**self._fixed, **options})
-        if not known and not entry.get("failed"):  # what failed may have failed for want of memory: it is tried again
+        entry: _Entry = self._journal[name] if known else self._measure(options)
+        if not known and not entry.get("failed"):  # a failure for lack of memory may not repeat: it is tried again
             self._journal[name] = entry
         if name not in self._seen:
             self._seen[name] = {"options": dict(options), **entry}
-            self._tell(options, entry["score"], again=number > 0, known=known)
+            self._report(options, entry["score"], again=number > 0, known=known)
         return entry
 
-    def _tell(self, options: Options, score: float, *, again: bool, known: bool) -> None:
+    def _report(self, options: Options, score: float, *, again: bool, known: bool) -> None:
         best = max(trial["score"] for trial in self.trials)
-        found = f"{score:,.4g} {self.scenario.score}" if score else "does not serve"
+        found = f"{score:,.4g} {self.scenario.score}" if score else _UNUSABLE
         when = f"{', again' if again else ''}{', from before' if known else ''}"
         console.note(f"{_words(options)}{when}: {found} (the best so far {best:,.4g})")
 
-    def find_rate(self, options: Options, guess: float, confirm: float) -> tuple[float, dict[str, Any]]:
+    def find_rate(self, options: Options, guess: float, confirm: float) -> _Rate:
         """The highest rate of Server that short tests hold and a longer one confirms, as LoadGen judges."""
         console.note(f"searching for the highest target_qps, then one test of {confirm:g} s")
-        outcome = self._child(_find_rate, self._settings_of(options), guess, self._seconds, confirm, self._journal)
+        outcome: _Rate | None = self._child(
+            _find_rate, self._settings_of(options), guess, self._seconds, confirm, self._journal
+        )
         if outcome is None:
-            self._journal.save()  # without the rates that the child added: they are measured anew
-            raise CheckFailed("no target_qps was confirmed; the messages above say why.")
-        return outcome["rate"], outcome
+            self._journal.save()  # without the rates that the child added: they are measured again
+            raise CheckFailed("no target_qps was confirmed; see the messages above.")
+        return outcome
 
     def _settings_of(self, options: Options) -> RunSettings:
-        return resolve(replace(self._request, options=options))
+        return resolve(replace(self._request, options={**self._request.options, **options}))
 
     def _in_force(self, options: Options) -> str:
         try:
-            mine = self._settings_of({**self._fixed, **options}).engine_settings
+            mine = self._settings_of(options).engine_settings
             settings = self.scenario.engine_settings(mine, self._max_cost)
             return json.dumps(self._engine.in_force(settings), default=str)
         except ConfigError as error:
             return str(error)
 
-    def _measure(self, options: Options) -> dict[str, Any]:
+    def _measure(self, options: Options) -> _Entry:
         try:
             settings = self._settings_of(options)
         except ConfigError as error:
             console.warn(str(error))
             return _FAILED
-        return self._child(_trial, settings, self._seconds) or _FAILED
+        entry: _Entry | None = self._child(_trial, settings, self._seconds)
+        return entry or _FAILED
 
-    def _child(self, work: Callable[..., int], settings: RunSettings, *args: Any) -> dict[str, Any] | None:
-        """What ``work`` left as its result; None if it failed, which it has said."""
+    def _child(self, work: Callable[..., int], settings: RunSettings, *args: object) -> Any:
+        """The JSON that ``work`` left as its result; None if it failed, which it has reported."""
         with tempfile.TemporaryDirectory(prefix="harness-tune-") as room:
             result = Path(room) / "result.json"
             code = supervised(work, settings, *args, result, cleanup=lambda: None)
@@ -212,7 +249,7 @@ class _Tuning:
 
 
 def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heartbeat) -> int:
-    tempfile.tempdir = str(result.parent)  # this process may be killed: what it leaves goes with the parent's folder
+    tempfile.tempdir = str(result.parent)  # this process may be killed: its leftovers go with the parent's folder
     ready = prepare(settings, heartbeat.beat, quiet=True)
     heartbeat.beat(patience(settings))
     trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
@@ -233,7 +270,7 @@ def _find_rate(
     tempfile.tempdir = str(result.parent)
     ready = prepare(settings, heartbeat.beat, quiet=True)
 
-    def test(rate: float, seconds: float) -> dict[str, Any]:
+    def test(rate: float, seconds: float) -> _Rate:
         name = f"rate {rate:.4g} for {seconds:g} s"
         if name not in journal:
             detail = ready.short_test(server_target_qps=float(f"{rate:.4g}"), min_duration_ms=round(seconds * 1000))
@@ -246,7 +283,7 @@ def _find_rate(
                 "samples_per_second": ready.scenario.metric(detail).value,
                 "queries": detail.values.get("result_query_count"),
             }
-        entry = journal[name]
+        entry: _Rate = journal[name]
         console.note(
             f"target_qps {entry['rate']:g} for {seconds:g} s: 99th percentile {entry['p99_ms']:.4g} ms, bound "
             f"{ready.scenario.bound * 1000:g} ms"
@@ -262,13 +299,13 @@ def _find_rate(
             write_text(result, json.dumps(outcome))
             return 0
         if outcome["held"]:
-            console.note("not sure enough: slower")
+            console.note("too few queries to be sure; lowering the rate")
         else:
-            console.note("not VALID, so the next test is slower")
-            # What an overloaded system answered a second tells how far too high the rate was.
+            console.note("not VALID; lowering the rate")
+            # The throughput of an overloaded system shows how much too high the rate was.
             rate = min(rate, outcome["samples_per_second"] or rate)
         rate *= _STEP
-    console.error("no rate was confirmed: a longer --confirm-seconds gives LoadGen more queries to be sure with.")
+    console.error("no rate was confirmed: a longer --confirm-seconds gives LoadGen more queries to be sure.")
     return 1
 
 
@@ -287,37 +324,37 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
     }
     journal = Journal(path, circumstances, fresh)
     if journal.stale:
-        console.note(f"{_short(path)} was measured under other circumstances, so that it begins anew.")
+        console.note(f"{_short(path)} was measured under other circumstances, so the tuning starts over.")
     elif journal.entries:
-        console.note(f"going on with {len(journal.entries)} measurements of {_short(path)} (--fresh begins anew)")
+        console.note(f"continuing with {len(journal.entries)} measurements of {_short(path)} (--fresh starts over)")
     return journal
 
 
 def _check_place(place: Path, settings: RunSettings, force: bool) -> None:
     try:
-        there = tuned.read(place) if not force else None
+        existing = tuned.read(place) if not force else None
     except ConfigError as error:
         console.warn(f"{error} It will be replaced.")
         return
-    if there and (there.model_sha256, there.engine) != (settings.model.sha256, settings.engine):
+    if existing and (existing.model_sha256, existing.engine) != (settings.model.sha256, settings.engine):
         raise ConfigError(
-            f"{place} holds the settings of {there.model} on {there.engine}: give another --system, or --force to "
-            "replace them."
+            f"{place} holds the settings of {existing.model} on {existing.engine}: give another --system, or --force "
+            "to replace them."
         )
 
 
-def _show(result: tuned.Tuned, place: Path) -> None:
+def _show(result: tuned.Tuned, trials: Sequence[_Trial], place: Path) -> None:
     table = Table("settings", result.unit, "÷ defaults", box=None, pad_edge=False)
     rows: dict[str, list[float]] = {}
-    for trial in result.trials:
+    for trial in trials:
         rows.setdefault(_words(trial["options"]), []).append(trial["score"])
     for words, scores in sorted(rows.items(), key=lambda row: -sum(row[1]) / len(row[1])):
         mean = sum(scores) / len(scores)
         ratio = f"{mean / result.default_score:.3f}" if result.default_score else ""
-        table.add_row(words, f"{mean:,.4g}" if mean else "does not serve", ratio)
+        table.add_row(words, f"{mean:,.4g}" if mean else _UNUSABLE, ratio)
     console.print_table(table)
     console.out.print(f"chosen: {result.words()}; {result.key} = {result.value:.6g}")
-    console.out.print(f"written to {_short(place)}; runs of {result.model} in {result.scenario} use it by themselves")
+    console.out.print(f"written to {_short(place)}; runs of {result.model} in {result.scenario} use it automatically")
 
 
 def _words(options: Options) -> str:

@@ -14,6 +14,7 @@ from bert.sut import BertSUT
 from harness.engines.base import Engine, EngineSettings
 from harness.errors import EngineError
 from harness.graph import Tensor
+from harness.results.record import RecordedAgreement
 from harness.running import agreement
 from harness.running.agreement import LIMIT, Agreement
 from harness.task.shape import Shape
@@ -23,7 +24,7 @@ def test_only_what_is_no_rounding_is_wrong():
     fine = Agreement({Shape(16, 1): 0.04, Shape(64, 1): LIMIT})
     assert fine.warning("deepsparse") == ""
     assert fine.worst == Shape(64, 1)
-    assert Agreement.of({"agreement": fine.record()}) == fine
+    assert Agreement.of(SimpleNamespace(agreement=RecordedAgreement.model_validate(fine.record()))) == fine
     assert Agreement({Shape(16, 1): 0.04, Shape(64, 1): 0.43}, 16).warning("deepsparse") == (
         "in batches of 64 x 1, what deepsparse computes is 43% off what ONNX Runtime does, which is no rounding: "
         "give --set max_batch=16, which it computes rightly, or use --engine onnxruntime."

@@ -60,7 +60,7 @@ def test_every_shape_is_compiled_and_warmed_up():
     compiled = set()
     sut = EchoSut()
     sut.engine.fixed_shapes = True
-    sut.engine.settings = DeepSparseSettings(shapes=5)
+    sut.engine.settings, sut.engine.shape_budget = DeepSparseSettings(), 5
     sut.prepare = compiled.add
     scenario = Offline(sut, COSTS, 384, 0.13)
     scenario.get_ready(np.arange(Qsl.count), Listener())

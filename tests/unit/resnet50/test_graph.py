@@ -18,7 +18,7 @@ from harness.models.weights import RandomWeights
 from harness.registry import default_engine
 from harness.task.shape import Shape
 from resnet50.architecture import build_resnet50
-from resnet50.qsl import IMAGES
+from resnet50.qsl import IMAGES, ImageLayout
 from resnet50.sut import ResNet50SUT
 
 IMAGE, ARG_MAX, SOFTMAX = "input_tensor:0", "ArgMax:0", "softmax_tensor:0"
@@ -225,8 +225,7 @@ def test_engines_agree_and_run_all_of_the_graph(engine, path):
 def test_the_sut_answers_with_labels_that_leave_out_the_background(engine):
     images = noise(2)
     qsl = SimpleNamespace(
-        dims=(3, 224, 224),
-        set_layout=lambda dtype, channels_first: None,
+        layout=ImageLayout(),
         collate=lambda indices, shape: {IMAGES: images},
     )
     sut = ResNet50SUT(engine, qsl)

@@ -12,8 +12,8 @@ from harness.errors import ConfigError, RunFailed
 from harness.graph import Tensor
 from harness.task.shape import Shape
 from resnet50.preprocess import PROFILES, SIDE, normaliser
-from resnet50.qsl import IMAGES, ImageQSL
-from resnet50.sut import ResNet50SUT
+from resnet50.qsl import IMAGES, ImageLayout, ImageQSL
+from resnet50.sut import ResNet50SUT, match_input
 
 FLOAT, INT = np.dtype(np.float32), np.dtype(np.int64)
 NCHW, NHWC = (None, 3, SIDE, SIDE), (None, SIDE, SIDE, 3)
@@ -38,7 +38,7 @@ PICTURES = Pictures(12)
 
 @pytest.fixture
 def qsl():
-    return ImageQSL(PICTURES, PROFILES["mlperf"])
+    return ImageQSL(PICTURES, PROFILES["mlperf"], ImageLayout())
 
 
 def graph(inputs=(("x", FLOAT, NCHW),), outputs=(("logits", FLOAT, (None, 1000)),), reshapes=False):
@@ -66,9 +66,11 @@ def labels_of(responses) -> list[float]:
 
 @pytest.mark.parametrize(("dims", "axes"), [(NCHW, (2, 0, 1)), (NHWC, (0, 1, 2))])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8])
-def test_images_come_in_the_layout_and_type_of_the_graph(qsl, dims, axes, dtype):
-    sut = ResNet50SUT(graph([("picture", np.dtype(dtype), dims)]), qsl)
+def test_images_come_in_the_layout_and_type_of_the_graph(dims, axes, dtype):
+    engine = graph([("picture", np.dtype(dtype), dims)])
+    qsl = ImageQSL(PICTURES, PROFILES["mlperf"], match_input(engine.inputs)[1])
     qsl.load([7, 2, 3])
+    sut = ResNet50SUT(engine, qsl)
     fed = sut.feed(qsl.collate(np.array([3, 7]), Shape(3, 1)))
     assert list(fed) == ["picture"]
     assert fed["picture"].dtype == dtype
@@ -77,6 +79,14 @@ def test_images_come_in_the_layout_and_type_of_the_graph(qsl, dims, axes, dtype)
         image = PICTURES.read(index) if dtype == np.uint8 else normalised(index).astype(dtype)
         assert np.array_equal(fed["picture"][row], image.transpose(axes))
     assert not fed["picture"][2].any()
+
+
+def test_a_sut_of_another_graph_is_refused_and_leaves_the_loaded_images(qsl):
+    qsl.load([1, 2])
+    with pytest.raises(ConfigError, match=r"the images are held as .*, and fake takes x uint8"):
+        ResNet50SUT(graph([("x", np.dtype(np.uint8), NHWC)]), qsl)
+    ResNet50SUT(graph(), qsl)
+    assert qsl.loaded == 2
 
 
 def test_neighbours_in_memory_are_a_batch_without_a_copy(qsl):
@@ -97,7 +107,7 @@ def test_neighbours_in_memory_are_a_batch_without_a_copy(qsl):
 @given(st.lists(st.integers(0, 11), max_size=60))
 def test_a_query_is_arranged_so_that_batches_lie_side_by_side(indices):
     indices = np.array(indices, dtype=np.int64)
-    order = ImageQSL(PICTURES, PROFILES["mlperf"]).arrange(indices)
+    order = ImageQSL(PICTURES, PROFILES["mlperf"], ImageLayout()).arrange(indices)
     assert sorted(order.tolist()) == list(range(len(indices)))
     arranged = indices[order]
     # Every image once in ascending order, then those that come again, and so on: one descent for each repetition.
@@ -118,7 +128,7 @@ def test_only_what_is_loaded_is_in_memory(qsl):
 
 
 def test_at_most_1024_images_are_loaded_at_once():
-    many = ImageQSL(range(50_000), PROFILES["mlperf"])
+    many = ImageQSL(range(50_000), PROFILES["mlperf"], ImageLayout())
     assert (many.count, many.performance_count) == (50_000, 1024)
 
 
