@@ -86,6 +86,7 @@ class RecordedDataset(_Part):
     """The data set."""
 
     name: str
+    path: str | None = None
     sha256: str | None
     samples_used: int
 
