@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding
+from harness.host.sysfs import CPUS, numbered, online_cpus, place, read
 
 _SETS = {
     "AVX2": ("avx2",),
@@ -27,7 +28,7 @@ _LEAST_MEMORY, _ENOUGH_MEMORY = 2**29, 2**31
 
 def instruction_sets(root: Path, deepsparse: bool = False) -> Iterator[Finding]:
     """What the engines compute with; ``deepsparse`` is whether that engine is installed."""
-    text = _read(root / "proc/cpuinfo")
+    text = read(root / "proc/cpuinfo")
     line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     flags = set(line[1].split()) if line else set()
     if not flags:
@@ -50,13 +51,12 @@ def instruction_sets(root: Path, deepsparse: bool = False) -> Iterator[Finding]:
 
 def cores(root: Path, usable: set[int] | None = None) -> Iterator[Finding]:
     """Cores, hyper-threads, sockets, and what keeps this process from using all of them."""
-    online = [path for path in _numbered(root / "sys/devices/system/cpu", "cpu") if _read(path / "topology/core_id")]
+    online = online_cpus(root)
     present = {int(path.name[3:]) for path in online} or set(range(os.cpu_count() or 1))
     if usable is None:
         usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else present
-    parts = ("physical_package_id", "die_id", "core_id")
-    places = {tuple(_read(path / "topology" / part) for part in parts) for path in online}
-    count, sockets = len(places) or len(present), len({place[0] for place in places}) or 1
+    places = {place(path) for path in online}
+    count, sockets = len(places) or len(present), len({each.socket for each in places}) or 1
     threads = f", {len(present)} hyper-threads" if len(present) > count else ""
     words = f"{_count(count, 'core')}{threads} on {_count(sockets, 'socket')}"
     if usable & present != present:
@@ -74,9 +74,9 @@ def cores(root: Path, usable: set[int] | None = None) -> Iterator[Finding]:
 
 def numa(root: Path) -> Iterator[Finding]:
     """NUMA nodes, and whether the kernel moves pages between them by itself."""
-    folders = _numbered(root / "sys/devices/system/node", "node")
-    nodes = sum(bool(_read(path / "cpulist")) for path in folders) or 1  # others have memory only
-    if nodes > 1 and _read(root / "proc/sys/kernel/numa_balancing") not in ("", "0"):
+    folders = numbered(root / "sys/devices/system/node", "node")
+    nodes = sum(bool(read(path / "cpulist")) for path in folders) or 1  # others have memory only
+    if nodes > 1 and read(root / "proc/sys/kernel/numa_balancing") not in ("", "0"):
         what = f"{nodes} nodes, and the kernel moves pages between them during a test"
         yield Finding(WARNING, "NUMA", what, "`sysctl kernel.numa_balancing=0`, as root")
     elif nodes > 1:
@@ -87,8 +87,8 @@ def numa(root: Path) -> Iterator[Finding]:
 
 def clock(root: Path) -> Iterator[Finding]:
     """Governor, turbo, and what time is read from."""
-    cpu = root / "sys/devices/system/cpu"
-    found = {_read(path) for path in cpu.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {""}
+    cpu = root / CPUS
+    found = {read(path) for path in cpu.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {""}
     if not found:
         yield Finding(GOOD, "governor", "the kernel shows none, as in most virtual machines")
     elif found == {"performance"}:
@@ -96,7 +96,7 @@ def clock(root: Path) -> Iterator[Finding]:
     else:
         what = f"{', '.join(sorted(found))}: the clock follows the load, so that results vary"
         yield Finding(WARNING, "governor", what, "`cpupower frequency-set -g performance`, as root")
-    no_turbo, boost = _read(cpu / "intel_pstate/no_turbo"), _read(cpu / "cpufreq/boost")
+    no_turbo, boost = read(cpu / "intel_pstate/no_turbo"), read(cpu / "cpufreq/boost")
     if no_turbo == "1" or boost == "0":
         switch = "0 > /sys/devices/system/cpu/intel_pstate/no_turbo"
         cure = switch if no_turbo == "1" else "1 > /sys/devices/system/cpu/cpufreq/boost"
@@ -105,13 +105,13 @@ def clock(root: Path) -> Iterator[Finding]:
         yield Finding(GOOD, "turbo", "on")
     else:
         yield Finding(GOOD, "turbo", "the kernel shows no switch, as in most virtual machines")
-    source = _read(root / "sys/devices/system/clocksource/clocksource0/current_clocksource")
+    source = read(root / "sys/devices/system/clocksource/clocksource0/current_clocksource")
     if source and source not in _CLOCKS:
         what = f"{source}: reading it takes a system call, for each query"
         yield Finding(WARNING, "clock source", what, "boot with clocksource=tsc if the processor's is stable")
     elif source:
         yield Finding(GOOD, "clock source", source)
-    pages = re.search(r"\[(\w+)\]", _read(root / "sys/kernel/mm/transparent_hugepage/enabled"))
+    pages = re.search(r"\[(\w+)\]", read(root / "sys/kernel/mm/transparent_hugepage/enabled"))
     if pages and pages[1] == "never":
         cure = "`echo madvise > /sys/kernel/mm/transparent_hugepage/enabled`, as root"
         yield Finding(WARNING, "huge pages", "never: large weights take more entries of the TLB", cure)
@@ -121,7 +121,7 @@ def clock(root: Path) -> Iterator[Finding]:
 
 def memory(root: Path) -> Iterator[Finding]:
     """What is free, within the limit of a container, and whether pages went to disk."""
-    lines = re.findall(r"^(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
+    lines = re.findall(r"^(\w+):\s+(\d+) kB", read(root / "proc/meminfo"), re.MULTILINE)
     sizes = {name: int(size) * 1024 for name, size in lines}
     if "MemAvailable" not in sizes:
         yield Finding(WARNING, "memory", "/proc/meminfo does not tell how much is free")
@@ -155,7 +155,7 @@ def neighbours(
     if len(after) < 8 or total <= 0:
         yield Finding(WARNING, "neighbours", "/proc/stat does not tell how busy the machine is")
         return
-    cpus = len(re.findall(r"^cpu\d", _read(root / "proc/stat"), re.MULTILINE)) or 1
+    cpus = len(re.findall(r"^cpu\d", read(root / "proc/stat"), re.MULTILINE)) or 1
     own = os.getpid() if own is None else own
     spent = {
         (name, pid): ticks - each_before.get(pid, (name, ticks))[1]
@@ -178,17 +178,6 @@ def neighbours(
         yield Finding(WARNING, "host", what, "measure on a machine, or on cores, of its own")
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _numbered(folder: Path, name: str) -> list[Path]:
-    return [path for path in folder.glob(f"{name}[0-9]*") if path.name[len(name) :].isdigit()]
-
-
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
@@ -199,15 +188,15 @@ def _size(size: float) -> str:
 
 def _cgroup(root: Path, controller: str) -> Iterator[Path]:
     """The folders of this process's control group and of those above it: one hierarchy, or the older several."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, names, place = line.split(":", 2)
+    for line in read(root / "proc/self/cgroup").splitlines():
+        _, names, group = line.split(":", 2)
         base = root / "sys/fs/cgroup"
         if names:
             if controller not in names.split(","):
                 continue
             base /= controller
         # In a container the mounted top is often the group itself, whatever the path says.
-        parts = [part for part in place.split("/") if part and part != ".."]
+        parts = [part for part in group.split("/") if part and part != ".."]
         for length in range(len(parts), -1, -1):
             yield base.joinpath(*parts[:length])
 
@@ -216,9 +205,9 @@ def _cpu_quota(root: Path) -> float | None:
     """CPUs whose time the strictest of the control groups grants; None without a limit."""
     found = []
     for folder in _cgroup(root, "cpu"):
-        quota, _, period = _read(folder / "cpu.max").partition(" ")
+        quota, _, period = read(folder / "cpu.max").partition(" ")
         if not quota:
-            quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+            quota, period = read(folder / "cpu.cfs_quota_us"), read(folder / "cpu.cfs_period_us")
         if quota.isdigit() and period.isdigit() and int(period):
             found.append(int(quota) / int(period))
     return min(found, default=None)
@@ -229,16 +218,16 @@ def _memory_limit(root: Path) -> tuple[int, int] | None:
     found = []
     for folder in _cgroup(root, "memory"):
         for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            most, now = _read(folder / limit), _read(folder / used)
+            most, now = read(folder / limit), read(folder / used)
             if most.isdigit():
                 # What is cached of files counts as used, and is given back when it is needed.
-                kept = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
+                kept = re.search(r"^(?:total_)?inactive_file (\d+)$", read(folder / "memory.stat"), re.MULTILINE)
                 found.append((int(most), max(0, int(now or 0) - int(kept[1] if kept else 0))))
     return min(found, key=lambda pair: pair[0] - pair[1], default=None)
 
 
 def _cpu_time(root: Path) -> list[int]:
-    line = re.search(r"^cpu +([\d ]+)$", _read(root / "proc/stat"), re.MULTILINE)
+    line = re.search(r"^cpu +([\d ]+)$", read(root / "proc/stat"), re.MULTILINE)
     return [int(word) for word in line[1].split()][:8] if line else []
 
 
@@ -246,7 +235,7 @@ def _processes(root: Path) -> dict[int, tuple[str, int]]:
     """Name and ticks of every process, by its number."""
     found = {}
     for path in (root / "proc").glob("[0-9]*"):
-        name, _, rest = _read(path / "stat").rpartition(") ")
+        name, _, rest = read(path / "stat").rpartition(") ")
         fields = rest.split()
         if path.name.isdigit() and len(fields) > 12:
             found[int(path.name)] = (name.partition("(")[2], int(fields[11]) + int(fields[12]))

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.host import sysfs
+
 
 class Core(NamedTuple):
     """A physical core, by the first of its CPUs (hyper-threads) that this process may use."""
@@ -25,19 +27,11 @@ def cores(root: Path = Path("/")) -> tuple[Core, ...]:
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     found: dict[tuple[str, ...], Core] = {}
     for cpu in sorted(usable):
-        place = root / f"sys/devices/system/cpu/cpu{cpu}"
-        # A core's number is one of its die only.
-        key = tuple(_read(place / "topology" / name) for name in ("physical_package_id", "die_id", "core_id"))
-        node = next((int(path.name[4:]) for path in place.glob("node[0-9]*")), 0)
-        found.setdefault(key if key[-1] else ("cpu", str(cpu)), Core(node, cpu))
+        folder = root / sysfs.CPUS / f"cpu{cpu}"
+        place = sysfs.place(folder)
+        node = next((int(path.name[4:]) for path in folder.glob("node[0-9]*")), 0)
+        found.setdefault(place if place.core else ("cpu", str(cpu)), Core(node, cpu))
     return tuple(sorted(found.values()))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
 
 
 def core_count() -> int:
@@ -48,12 +42,7 @@ def core_count() -> int:
 @cache
 def cpu_model() -> str:
     """The processor's name as the kernel gives it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.machine()
+    return sysfs.model_name(sysfs.read(Path("/proc/cpuinfo"))) or platform.processor() or platform.machine()
 
 
 def default_system_name() -> str:
