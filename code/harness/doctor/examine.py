@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-from harness.doctor import environment as system
-from harness.doctor import folders as files
-from harness.doctor import installation
-from harness.doctor.findings import BAD, GOOD, ROOT, WARNING, Finding
+from harness.doctor import environment, folders, installation
+from harness.doctor.findings import BAD, GOOD, WARNING, Finding
 from harness.errors import HarnessError, os_words
+from harness.paths import ROOT
 
 _STYLES = {GOOD: "green", WARNING: "yellow", BAD: "bold red"}
 
@@ -34,21 +33,21 @@ def checks(official: bool = False, top: Path = ROOT, root: Path = Path("/")) -> 
         ("LoadGen", installation.loadgen),
         ("ONNX Runtime", installation.onnxruntime),
         ("DeepSparse", installation.deepsparse),
-        ("instructions", partial(system.instruction_sets, root, installation.has_deepsparse())),
-        ("cores", partial(system.cores, root)),
-        ("NUMA", partial(system.numa, root)),
-        ("clock", partial(system.clock, root)),
-        ("memory", partial(system.memory, root)),
-        ("neighbours", partial(system.neighbours, root)),
-        ("disk", partial(files.disk, top)),
-        ("folders", partial(files.folders, top)),
-        ("user.conf", partial(files.user_conf, official)),
-        ("models", files.models),
-        ("data sets", partial(files.datasets, official)),
+        ("instructions", partial(environment.instruction_sets, root, installation.has_deepsparse())),
+        ("cores", partial(environment.cores, root)),
+        ("NUMA", partial(environment.numa, root)),
+        ("clock", partial(environment.clock, root)),
+        ("memory", partial(environment.memory, root)),
+        ("neighbours", partial(environment.neighbours, root)),
+        ("disk", partial(folders.disk, top)),
+        ("folders", partial(folders.folders, top)),
+        ("user.conf", partial(folders.user_conf, official)),
+        ("models", folders.models),
+        ("data sets", partial(folders.datasets, official)),
     ]
 
 
-def look(made: list[Check], done: Callable[[], Any] = lambda: None) -> list[Finding]:
+def look(made: list[Check], done: Callable[[], object] = lambda: None) -> list[Finding]:
     """Make the checks; ``done`` is called after each."""
     found: list[Finding] = []
     for subject, check in made:
@@ -121,7 +120,7 @@ def main() -> int:
         return 1
 
 
-def _console() -> Any:
+def _console() -> ModuleType | None:
     """The project's console, None where what it needs is missing."""
     try:
         from harness.host import console
@@ -143,7 +142,7 @@ def _print(level: str, text: str) -> None:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[], Any]]:
+def _progress(total: int) -> Iterator[Callable[[], object]]:
     console = _console()
     if console is None:
         yield lambda: None

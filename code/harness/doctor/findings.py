@@ -6,13 +6,9 @@ be able to say that this Python is the wrong one.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 GOOD, WARNING, BAD = "good", "warning", "bad"
-
-ROOT = Path(__file__).resolve().parents[3]
-"""The top of the submission, as `harness.paths.ROOT`, which needs packages."""
 
 
 class Finding(NamedTuple):

@@ -19,7 +19,7 @@ _LICENCE = "its licence allows evaluation use only"
 _IMPORT_SECONDS = 120
 
 
-def python(version: tuple[int, ...] = tuple(sys.version_info), executable: str = sys.executable) -> Iterator[Finding]:
+def python(version: tuple[int, ...] = sys.version_info[:3], executable: str = sys.executable) -> Iterator[Finding]:
     """Whether this Python is one that the project runs on."""
     name = ".".join(map(str, version[:3]))
     if not OLDEST <= tuple(version[:2]) <= NEWEST:
@@ -67,7 +67,7 @@ def onnxruntime() -> Iterator[Finding]:
     yield from _engine("onnxruntime", "ONNX Runtime", "onnxruntime")
 
 
-def deepsparse(version: tuple[int, ...] = tuple(sys.version_info)) -> Iterator[Finding]:
+def deepsparse(version: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Finding]:
     """The engine for sparse models, which may be missing."""
     if has_deepsparse():
         yield from _engine("deepsparse", "DeepSparse", "deepsparse", f"; {_LICENCE}")
