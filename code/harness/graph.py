@@ -21,7 +21,7 @@ class Tensor:
     """An input or output as the ONNX graph declares it; a dimension is None where the graph leaves it open."""
 
     name: str
-    dtype: np.dtype
+    dtype: np.dtype[np.generic]
     dims: tuple[int | None, ...]
 
     def __str__(self) -> str:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from harness.errors import EngineError, HarnessError
 from harness.graph import Tensor
 
 Dims = tuple[int, ...]
-Runner = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
+Array = NDArray[np.generic]
+Runner = Callable[[Mapping[str, Array]], Sequence[Array]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class EngineSettings(BaseModel):
         """
         return self.model_copy(update={"streams": 1}) if latency and self.streams is None else self
 
+    def in_force(self) -> dict[str, JsonValue]:
+        """The settings, those that are left open with their values on this machine."""
+        return self.model_dump()
+
 
 class Engine(ABC):
     """Runs batches of one model.
@@ -74,11 +80,6 @@ class Engine(ABC):
         self.settings = settings
 
     @classmethod
-    def in_force(cls, settings: EngineSettings) -> dict[str, object]:
-        """The settings with what stands for those that are left open, on this machine."""
-        return settings.model_dump()
-
-    @classmethod
     def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
         """What tuning tries on this machine: lists of settings of which one at a time is in force.
 
@@ -90,9 +91,9 @@ class Engine(ABC):
     def compile(self, signature: Signature) -> Runner:
         """A callable that runs one batch: {name: array of the signature's shape and the graph's dtype} to arrays."""
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, JsonValue]:
         """Name, version and the settings in force, for the record of a run."""
-        return {"name": self.name, **self.in_force(self.settings)}
+        return {"name": self.name, **self.settings.in_force()}
 
     def remark(self) -> str:
         """What the user should hear of what was compiled, "" for nothing."""
@@ -115,7 +116,7 @@ def engine_errors(engine: str, doing: str) -> Iterator[None]:
         raise EngineError(f"{engine} failed {doing}: {reason[:400]}") from error
 
 
-def check_outputs(engine: str, outputs: Sequence[np.ndarray], expected: Mapping[str, Dims]) -> None:
+def check_outputs(engine: str, outputs: Sequence[Array], expected: Mapping[str, Dims]) -> None:
     """Refuse outputs that are not an answer.
 
     Raises:

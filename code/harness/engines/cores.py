@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from harness.engines.base import EngineSettings
 from harness.errors import ConfigError
@@ -35,6 +35,14 @@ class CoreSettings(EngineSettings):
         if self.threads is not None:
             return self
         return super().suited(latency=latency, arriving=arriving, max_cost=max_cost)
+
+    def layout(self) -> Layout:
+        """The streams on this machine's cores, by default of one thread each."""
+        return Layout.of(self, preferred=1, pin=False)
+
+    def in_force(self) -> dict[str, JsonValue]:
+        """The settings with the layout on this machine."""
+        return {**super().in_force(), **self.layout().describe()}
 
 
 @dataclass(frozen=True)
@@ -84,10 +92,15 @@ class Layout:
         # More threads than cores share those of their instance.
         return tuple(dict.fromkeys(cpus[place % len(cpus)] for place in range(first, first + self.threads)))
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, JsonValue]:
         """For the record of a run."""
-        facts = {"threads": self.threads, "streams": self.streams, "instances": len(self.instances), "pin": self.pin}
-        return {**facts, "cpus": [list(cpus) for cpus in self.instances]} if self.pin else facts
+        facts: dict[str, JsonValue] = {
+            "threads": self.threads,
+            "streams": self.streams,
+            "instances": len(self.instances),
+            "pin": self.pin,
+        }
+        return {**facts, "cpus": [[*cpus] for cpus in self.instances]} if self.pin else facts
 
 
 def _places(nodes: Sequence[Sequence[int]], count: int) -> tuple[Cpus, ...]:

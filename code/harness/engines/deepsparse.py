@@ -12,12 +12,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Protocol, Self
 
-import numpy as np
-from pydantic import Field
+from pydantic import Field, JsonValue
 
-from harness.engines.base import Engine, EngineSettings, Runner, Signature
+from harness.engines.base import Array, Engine, EngineSettings, Runner, Signature
 from harness.engines.cores import CoreSettings, Cpus, Layout, batch_sizes, on_cpus, stay_on, stream_counts
 from harness.errors import MissingDependencyError
 from harness.graph import read_graph
@@ -25,6 +24,14 @@ from harness.host.machine import core_count
 
 _LEAST_FRACTION = 0.9
 _MOST_INSTANCES = 8  # that tuning tries: memory and compiling grow with them
+
+
+class _Compiled(Protocol):
+    """What is used of a ``deepsparse.Engine``."""
+
+    fraction_of_supported_ops: float
+
+    def run(self, inp: list[Array], val_inp: bool) -> list[Array]: ...
 
 
 class DeepSparseSettings(CoreSettings):
@@ -47,6 +54,16 @@ class DeepSparseSettings(CoreSettings):
             return self.model_copy(update={"streams": 2 * core_count(), "scheduler": "elastic"})
         return super().suited(latency=latency, arriving=arriving, max_cost=max_cost)
 
+    def layout(self) -> Layout:
+        """The streams on this machine's cores, by default pinned and of four threads each."""
+        return Layout.of(self, preferred=4, pin=True)
+
+    def in_force(self) -> dict[str, JsonValue]:
+        """The settings with the layout on this machine and the scheduler that suits it."""
+        layout = self.layout()
+        suited = "multi_stream" if layout.streams > len(layout.instances) else "single_stream"
+        return {**super().in_force(), "scheduler": self.scheduler or suited}
+
 
 class DeepSparseEngine(Engine):
     """One compiled ``deepsparse.Engine`` a shape."""
@@ -63,7 +80,8 @@ class DeepSparseEngine(Engine):
             MissingDependencyError: DeepSparse is not installed.
         """
         super().__init__(model, settings)
-        self.layout = self._layout(settings)
+        self._file = model
+        self.layout = settings.layout()
         self.streams = self.layout.streams
         several = len(self.layout.instances) > 1
         # Read at import. DeepSparse would send usage data otherwise, and leave its threads to the kernel, which often
@@ -76,23 +94,12 @@ class DeepSparseEngine(Engine):
             raise MissingDependencyError(missing_reason(error)) from error
         self._deepsparse = deepsparse
         self._each = self.layout.streams // len(self.layout.instances)
-        self._scheduler = self.in_force(settings)["scheduler"]
+        self._scheduler = settings.in_force()["scheduler"]
         self._free = [self.layout.instance(stream) for stream in range(self.streams)]
         """The instance of each stream that is idle."""
         graph = read_graph(model)
         self.inputs, self.outputs, self._weight_files = graph.inputs, graph.outputs, graph.weight_files
         self.fractions: list[float] = []
-
-    @staticmethod
-    def _layout(settings: DeepSparseSettings) -> Layout:
-        return Layout.of(settings, preferred=4, pin=True)
-
-    @classmethod
-    def in_force(cls, settings: DeepSparseSettings) -> dict[str, object]:
-        """The settings with the layout on this machine and the scheduler that suits it."""
-        layout = cls._layout(settings)
-        suited = "multi_stream" if layout.streams > len(layout.instances) else "single_stream"
-        return {**super().in_force(settings), **layout.describe(), "scheduler": settings.scheduler or suited}
 
     @classmethod
     def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
@@ -119,13 +126,13 @@ class DeepSparseEngine(Engine):
             for name in self._weight_files:  # read by name, beside the graph
                 link = Path(folder) / name
                 link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(self.model.parent / name)
-            engines = [self._instance(Path(folder) / self.model.name, shapes, cpus) for cpus in self.layout.instances]
+                link.symlink_to(self._file.parent / name)
+            engines = [self._instance(Path(folder) / self._file.name, shapes, cpus) for cpus in self.layout.instances]
         free = self._free
         # With one core, DeepSparse computes in the thread that calls.
         alone = self.layout.pin and self.layout.threads * self._each == 1
 
-        def runner(batch: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        def runner(batch: Mapping[str, Array]) -> Sequence[Array]:
             instance = free.pop()
             try:
                 if alone:
@@ -137,12 +144,12 @@ class DeepSparseEngine(Engine):
 
         return runner
 
-    def _instance(self, copy: Path, shapes: list[list[int]], cpus: Cpus) -> object:
-        shutil.copyfile(self.model, copy)
+    def _instance(self, copy: Path, shapes: list[list[int]], cpus: Cpus) -> _Compiled:
+        shutil.copyfile(self._file, copy)
         num_cores = min(self.layout.threads * self._each, len(cpus))
         # Threads inherit the CPUs of the one that starts them.
         with on_cpus(cpus) if self.layout.pin and len(self.layout.instances) > 1 else nullcontext():
-            engine = self._deepsparse.Engine(
+            engine: _Compiled = self._deepsparse.Engine(
                 str(copy),
                 batch_size=shapes[0][0],
                 num_cores=num_cores,  # of all streams together
@@ -153,7 +160,7 @@ class DeepSparseEngine(Engine):
         self.fractions.append(float(engine.fraction_of_supported_ops))
         return engine
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, JsonValue]:
         """Name, version, cores, streams, and the share of the graph that DeepSparse itself runs."""
         return {
             **super().describe(),

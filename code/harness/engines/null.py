@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -9,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from harness.engines.base import Engine, EngineSettings, Runner, Signature
+from harness.engines.base import Array, Engine, EngineSettings, Runner, Signature
 
 
 class NullSettings(EngineSettings):
@@ -30,17 +31,15 @@ class NullEngine(Engine):
     def __init__(self, model: Path | None, settings: NullSettings) -> None:
         super().__init__(model, settings)
         self.streams = settings.streams or 1
+        self._delay = settings.delay_us / 1e6
 
     def compile(self, signature: Signature) -> Runner:
         """A runner that returns the same zeros each time."""
         zeros = [np.zeros(dims, np.float32) for dims in signature.outputs.values()]
-        delay = self.settings.delay_us / 1e6
 
-        def runner(batch: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
-            if delay:
-                import time
-
-                time.sleep(delay)
+        def runner(batch: Mapping[str, Array]) -> Sequence[Array]:
+            if self._delay:
+                time.sleep(self._delay)
             return zeros
 
         return runner

@@ -115,7 +115,7 @@ class _Tuning:
         self._settings_of, self._fixed, self._seconds, self._journal = settings_of, fixed, seconds, journal
         settings = settings_of(fixed)
         self.scenario = resolve("scenario", SCENARIOS, settings.scenario)
-        self._engine = engine = resolve("engine", ENGINES, settings.engine)
+        engine = resolve("engine", ENGINES, settings.engine)
         benchmark = resolve("benchmark", BENCHMARKS, settings.model.benchmark)
         self._max_cost = benchmark.max_cost
         choices = engine.choices(benchmark.max_cost, self.scenario.one_stream)
@@ -185,7 +185,7 @@ class _Tuning:
         try:
             mine = self._settings_of({**self._fixed, **options}).engine_settings
             settings = self.scenario.engine_settings(mine, self._max_cost)
-            return json.dumps(self._engine.in_force(settings), default=str)
+            return json.dumps(settings.in_force(), default=str)
         except ConfigError as error:
             return str(error)
 
