@@ -116,13 +116,14 @@ def datasets(official: bool = False) -> Iterator[Finding]:
 def user_conf(official: bool = False) -> Iterator[Finding]:
     """Whether LoadGen will understand user.conf, and the rules let an official run have it."""
     from harness.errors import ConfigError
-    from harness.loadgen.conf import MODELS, SCENARIOS, check_official, read_user_conf
+    from harness.loadgen.conf import MIN_DURATION_MS, check_official, read_user_conf
+    from harness.registry import BENCHMARKS, SCENARIOS
     from harness.running.settings import default_conf
 
     try:
         conf = read_user_conf(default_conf())
-        for model, scenario in product(MODELS[1:], SCENARIOS[1:]) if official else ():
-            check_official(conf, model, scenario)
+        for model, scenario in product(BENCHMARKS, SCENARIOS) if official else ():
+            check_official(conf, model, scenario, MIN_DURATION_MS)
     except ConfigError as error:
         yield of_sentence(BAD, "user.conf", str(error).rstrip("."))
         return

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import CheckFailed, ConfigError, HarnessError, on_interrupt
 from harness.host import console
@@ -115,7 +116,7 @@ def read_entries(
     return log
 
 
-def refuse(log_path: str | Path, problems: Mapping[str, Sequence[int] | np.ndarray], advice: str) -> None:
+def refuse(log_path: str | Path, problems: Mapping[str, Sequence[int] | NDArray[np.int64]], advice: str) -> None:
     """Make sure that none of the problems occurs; each is the end of a sentence and the samples that it concerns.
 
     Raises:
@@ -126,7 +127,7 @@ def refuse(log_path: str | Path, problems: Mapping[str, Sequence[int] | np.ndarr
         raise CheckFailed(f"the accuracy log {log_path} has no score: {told}; {advice}.")
 
 
-def tell(what: str, where: Sequence[int] | np.ndarray) -> str:
+def tell(what: str, where: Sequence[int] | NDArray[np.int64]) -> str:
     """How many samples something concerns, and the first of them.
 
     >>> tell("responses are empty", [3, 4])

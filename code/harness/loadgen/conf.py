@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ConfigError, did_you_mean
+from harness.registry import BENCHMARKS, SCENARIOS
 
-MODELS = ("*", "bert", "resnet50")
-SCENARIOS = ("*", "SingleStream", "MultiStream", "Server", "Offline")
+ANY = "*"
+"""As a model or scenario of user.conf: every one."""
 MIN_DURATION_MS = 600_000
 """The rules' shortest test (inference_policies, section "Scenarios")."""
 
@@ -27,16 +28,19 @@ class Key:
 
     integer: bool
     unit: str
-    scenarios: tuple[str, ...] = SCENARIOS[1:]
-    least: float = 0
+    scenarios: tuple[str, ...] = tuple(SCENARIOS)
+    minimum: float = 0
+    elsewhere: str = ""
+    """Why it must not be set for other scenarios, nor for `ANY`; "" where LoadGen ignores it in those."""
 
 
+_FIXED_FOR_SERVER = "target_latency of Server is fixed by the rules: set it only for SingleStream or MultiStream"
 KEYS = {
     "target_qps": Key(False, "samples per second", ("Server", "Offline"), 1e-9),
-    "target_latency": Key(False, "milliseconds", ("SingleStream", "MultiStream"), 1e-9),
-    "min_duration": Key(True, "milliseconds", least=1000),
-    "max_duration": Key(True, "milliseconds", least=0),
-    "min_query_count": Key(True, "queries", least=1),
+    "target_latency": Key(False, "milliseconds", ("SingleStream", "MultiStream"), 1e-9, _FIXED_FOR_SERVER),
+    "min_duration": Key(True, "milliseconds", minimum=1000),
+    "max_duration": Key(True, "milliseconds", minimum=0),
+    "min_query_count": Key(True, "queries", minimum=1),
     "max_query_count": Key(True, "queries"),
     "performance_sample_count_override": Key(True, "samples"),
     "coalesce_queries": Key(True, "0 or 1", ("Server",)),
@@ -89,7 +93,7 @@ class UserConf:
 
     def lookup(self, model: str, scenario: str, key: str) -> Entry | None:
         """The entry that LoadGen takes: the exact name, then any model, then any scenario, then both."""
-        for wanted in ((model, scenario), ("*", scenario), (model, "*"), ("*", "*")):
+        for wanted in ((model, scenario), (ANY, scenario), (model, ANY), (ANY, ANY)):
             found = [e for e in self.entries if (e.model, e.scenario) == wanted and e.key == key]
             if found:
                 return found[-1]
@@ -126,17 +130,17 @@ def read_user_conf(path: Path | None) -> UserConf:
     return UserConf(path, text, tuple(entries))
 
 
-def check_official(conf: UserConf, model: str, scenario: str, any_duration: bool = False) -> None:
-    """Refuse what would make an official run invalid; ``any_duration`` is for rehearsals, which may be short.
+def check_official(conf: UserConf, model: str, scenario: str, minimum_ms: int) -> None:
+    """Refuse what would make an official run invalid; ``minimum_ms`` is the shortest duration, 0 for a rehearsal.
 
     Raises:
-        ConfigError: a duration below the rules' minimum, or a limit that ends the test early.
+        ConfigError: a duration below the minimum, or a limit that ends the test early.
     """
     duration = conf.lookup(model, scenario, "min_duration")
-    if duration and not any_duration and int(duration.value, 0) < MIN_DURATION_MS:
+    if duration and int(duration.value, 0) < minimum_ms:
         raise ConfigError(
             f"{conf.path}, line {duration.line}: min_duration is {duration.value} ms; an official run takes at least "
-            f"{MIN_DURATION_MS} ms (10 minutes): delete the line."
+            f"{minimum_ms} ms ({minimum_ms / 60_000:g} minutes): delete the line."
         )
     for key in ("max_duration", "max_query_count", "performance_sample_count_override", "min_query_count"):
         entry = conf.lookup(model, scenario, key)
@@ -165,15 +169,15 @@ def _entry(number: int, line: str, words: list[str]) -> Entry:
     if len(parts) != 3:
         raise ConfigError(f"'{words[0]}' is not of the form model.Scenario.key, such as *.Offline.target_qps.")
     model, scenario, key = parts
-    _known(model, MODELS, "model")
-    _known(scenario, SCENARIOS, "scenario")
+    _known(model, (ANY, *BENCHMARKS), "model")
+    _known(scenario, (ANY, *SCENARIOS), "scenario")
     if key in FIXED or key.startswith("test05"):
         raise ConfigError(f"{key} cannot be set in user.conf: {FIXED.get(key, FIXED['test05'])}.")
-    if key == "target_latency" and scenario in ("Server", "Offline", "*"):
-        raise ConfigError("target_latency of Server is fixed by the rules; it is an estimate only for streams.")
     _known(key, KEYS, "key")
     spec = KEYS[key]
-    if scenario != "*" and scenario not in spec.scenarios:
+    if spec.elsewhere and scenario not in spec.scenarios:
+        raise ConfigError(f"{spec.elsewhere}.")
+    if scenario not in (ANY, *spec.scenarios):
         raise ConfigError(f"{key} means nothing in {scenario}; it belongs to {' and '.join(spec.scenarios)}.")
     _check_value(key, spec, words[2])
     return Entry(number, model, scenario, key, words[2])
@@ -195,9 +199,9 @@ def _check_value(key: str, spec: Key, text: str) -> None:
         raise ConfigError(f"{key} = {text}: LoadGen takes a whole number in {spec.unit}, and would misread this one.")
     if spec.unit == "0 or 1" and value not in (0, 1):
         raise ConfigError(f"{key} = {text}: it must be 0 or 1.")
-    if key == "min_duration" and value < spec.least:
+    if key == "min_duration" and value < spec.minimum:
         raise ConfigError(
             f"{key} = {text}: this is in milliseconds, and looks like seconds: write {int(value) * 1000}."
         )
-    if value < spec.least:
+    if value < spec.minimum:
         raise ConfigError(f"{key} = {text}: it must be greater than 0, in {spec.unit}.")

@@ -45,14 +45,16 @@ class Detail:
     def duration(self) -> float | None:
         """Seconds that a performance run took."""
         values = self.values
-        if values.get("effective_scenario") == "Offline":
-            latency = values.get("result_max_latency_ns")
+        if "result_samples_per_second" in values:  # one query of all samples
+            latency: float | None = values.get("result_max_latency_ns")
             return latency / 1e9 if latency is not None else None
-        queries = values.get("result_query_count", 0)
-        rate = values.get("result_completed_samples_per_sec", values.get("result_qps_with_loadgen_overhead"))
+        queries: int = values.get("result_query_count", 0)
+        rate: float | None = values.get(
+            "result_completed_samples_per_sec", values.get("result_qps_with_loadgen_overhead")
+        )
         if rate:
             return queries / rate
-        mean = values.get("result_mean_query_latency_ns", values.get("result_mean_latency_ns"))
+        mean: float | None = values.get("result_mean_query_latency_ns", values.get("result_mean_latency_ns"))
         return queries * mean / 1e9 if mean else None
 
     @property

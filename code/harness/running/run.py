@@ -59,7 +59,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     audit = Audit.choose(settings)
     conf = read_user_conf(audit.conf if audit else settings.user_conf)
     if settings.official and not settings.rehearsal:
-        check_official(conf, settings.model.benchmark, settings.scenario)
+        check_official(conf, settings.model.benchmark, settings.scenario, MIN_DURATION_MS)
     ready = prepare(settings, heartbeat.beat)
     benchmark, dataset, qsl, engine, sut = ready.benchmark, ready.dataset, ready.qsl, ready.engine, ready.sut
     scenario = ready.scenario

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import ConfigError
-from harness.loadgen.conf import check_official, read_user_conf
+from harness.loadgen.conf import MIN_DURATION_MS, check_official, read_user_conf
 
 
 def conf(tmp_path, text):
@@ -92,11 +92,12 @@ def test_a_missing_file_and_a_binary_one_are_errors(tmp_path):
 def test_an_official_run_refuses_what_makes_it_invalid(tmp_path, line):
     found = conf(tmp_path, f"{line}\n")
     with pytest.raises(ConfigError, match="line 1: "):
-        check_official(found, "bert", "Offline")
+        check_official(found, "bert", "Offline", MIN_DURATION_MS)
 
 
 def test_an_official_run_may_be_longer_than_the_minimum(tmp_path):
-    check_official(conf(tmp_path, "*.*.min_duration = 660000\n*.*.target_qps = 4\n"), "bert", "Offline")
+    found = conf(tmp_path, "*.*.min_duration = 660000\n*.*.target_qps = 4\n")
+    check_official(found, "bert", "Offline", MIN_DURATION_MS)
 
 
 def test_the_harness_lines_follow_the_users_even_without_a_last_newline(tmp_path):
