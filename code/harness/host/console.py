@@ -2,26 +2,21 @@
 
 What goes to stderr is a record of the logger "harness" first: `configure` decides whether details are shown, and adds
 a file that gets all of it, and what stdout gets, with the time.
-
-Both consoles print text literally (no markup, no emoji codes, no highlighting) and never break a plain line,
-so that a path stays copyable. Styles come as ``rich`` objects or ``style=``.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, TextIO, cast
+from typing import Any, NamedTuple, Self
 
-from rich.console import Console, RenderableType
+from rich.console import OverflowMethod, RenderableType
 from rich.live import Live
 from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
@@ -29,86 +24,11 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import ConfigError
+from harness.host.streams import open_console
 
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\].*?(?:\x07|\x1b\\))")
 _QUIET_FOR_S = 2.0
 _RATE_AFTER_S = 0.5
 _TICK_S = 0.5
-
-
-class _Stream:
-    """``sys.stdout`` or ``sys.stderr`` as it is at the moment of writing.
-
-    Output to stderr never raises: a reader that went away must not end a run that is under way.
-    """
-
-    def __init__(self, name: Literal["stdout", "stderr"], console: Console) -> None:
-        self._name = name
-        self._console = console
-        self._line = ""
-
-    def _now(self) -> TextIO | None:
-        stream: TextIO | None = getattr(sys, self._name)
-        # A live bar puts a proxy there that prints through `err`, above the bar: right for stdout only.
-        return stream if self._name == "stdout" else getattr(stream, "rich_proxied_file", stream)
-
-    def __getattr__(self, attribute: str) -> Any:
-        if attribute == "rich_proxied_file":
-            raise AttributeError(attribute)
-        return getattr(self._now(), attribute)
-
-    def isatty(self) -> bool:
-        try:
-            stream = self._now()
-            return stream is not None and stream.isatty()
-        except ValueError:
-            return False
-
-    def write(self, text: str) -> int:
-        # rich decides on colours once, when the Console is made; the stream may have been redirected since.
-        plain = text if self._console.is_terminal else _ANSI.sub("", text)
-        if self._name == "stdout" and _output.log_file:
-            self._log(_ANSI.sub("", text))
-        self._guarded(lambda stream: self._encodable(stream, plain))
-        return len(text)
-
-    def _log(self, text: str) -> None:
-        *lines, self._line = (self._line + text).split("\n")
-        for line in lines:
-            _only_logged(line.rstrip())
-
-    def flush(self) -> None:
-        self._guarded(lambda stream: stream.flush())
-
-    @staticmethod
-    def _encodable(stream: TextIO, text: str) -> None:
-        try:
-            stream.write(text)
-        except UnicodeEncodeError:
-            encoding = stream.encoding or "ascii"
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-
-    def _guarded(self, action: Callable[[TextIO], None]) -> None:
-        stream = self._now()
-        if stream is None:
-            return
-        try:
-            action(stream)
-        except (OSError, ValueError) as error:
-            if self._name == "stdout":
-                if isinstance(error, OSError):
-                    error.filename = "stdout"
-                raise
-
-
-def _console(name: Literal["stdout", "stderr"]) -> Console:
-    console = Console(stderr=name == "stderr", soft_wrap=True, markup=False, emoji=False, highlight=False)
-    console.file = cast(TextIO, _Stream(name, console))
-    return console
-
-
-out = _console("stdout")
-err = _console("stderr")
 
 
 class Output(NamedTuple):
@@ -123,6 +43,19 @@ _log = logging.getLogger("harness")
 _log.setLevel(logging.DEBUG)
 _LOGGED = "only_logged"
 """Attribute of records that are on the terminal already, or do not belong there."""
+
+
+def _only_logged(text: str) -> None:
+    _log.info("%s", text, extra={_LOGGED: True})
+
+
+def _log_result(line: str) -> None:
+    if _output.log_file:
+        _only_logged(line)
+
+
+out = open_console("stdout", _log_result)
+err = open_console("stderr")
 
 
 class _Screen(logging.Handler):
@@ -160,11 +93,12 @@ def configure(output: Output) -> None:
         root.removeHandler(handler)
         handler.close()
     if output.log_file:
-        output = output._replace(log_file=output.log_file.absolute())
+        path = output.log_file.absolute()
+        output = output._replace(log_file=path)
         try:
-            file = _File(output.log_file, encoding="utf-8", errors="backslashreplace")
+            file = _File(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            why = f"--log-file {output.log_file} cannot be written ({error.strerror}): choose another place."
+            why = f"--log-file {path} cannot be written ({error.strerror}): choose another place."
             raise ConfigError(why) from error
         file.setFormatter(
             logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(processName)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
@@ -203,10 +137,6 @@ def trace() -> None:
     """Print the exception that is being handled, a defect of the harness, with its traceback."""
     err.print_exception()
     _log.error("a defect of the harness", exc_info=True, extra={_LOGGED: True})
-
-
-def _only_logged(text: str) -> None:
-    _log.info("%s", text, extra={_LOGGED: True})
 
 
 def print_json(value: Any) -> None:
@@ -394,8 +324,9 @@ class Progress:
         facts = ", ".join(self._facts(elapsed=True))
         room = err.width - len(self._description) - len(facts) - 3
         row = Table.grid(padding=(0, 1))
-        for overflow in ("ellipsis", "crop", "ellipsis"):
-            row.add_column(no_wrap=True, overflow=cast(Any, overflow))
+        overflows: tuple[OverflowMethod, ...] = ("ellipsis", "crop", "ellipsis")
+        for overflow in overflows:
+            row.add_column(no_wrap=True, overflow=overflow)
         bar = ProgressBar(total=self._total, completed=self._shown(), width=max(5, min(30, room)))
         row.add_row(Text(self._description), bar, Text(facts))
         return row
