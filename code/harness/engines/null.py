@@ -1,4 +1,4 @@
-"""An engine that computes nothing: it shows what the harness itself costs, and lets it be tested in seconds."""
+"""An engine that computes nothing: it measures the harness's own overhead, and makes tests of the harness fast."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from harness.engines.base import Array, Engine, EngineSettings, Runner, Signatur
 
 
 class NullSettings(EngineSettings):
-    """Settings of the null engine."""
+    """The settings of the null engine."""
 
-    max_batch: int = Field(1024, ge=1, description="samples in one batch at most")
-    max_tokens: int = Field(65536, ge=1, description="cost units in one batch at most")
-    delay_us: int = Field(0, ge=0, description="microseconds that a batch pretends to take")
+    max_batch: int = Field(1024, ge=1, description="maximum samples in a batch")
+    max_tokens: int = Field(65536, ge=1, description="maximum cost units in a batch")
+    delay_us: int = Field(0, ge=0, description="simulated duration of a batch in microseconds")
 
 
 class NullEngine(Engine):
-    """Answers every batch with zeros; its answers are never a result."""
+    """Answers every batch with zeros, which are never a result."""
 
     name: ClassVar[str] = "null"
     Settings: ClassVar[type[EngineSettings]] = NullSettings

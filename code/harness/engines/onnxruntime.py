@@ -28,7 +28,7 @@ _DTYPES: dict[str, type[np.generic]] = {
 
 
 class _Node(Protocol):
-    """An input or output in ONNX Runtime's words."""
+    """An input or output as described by ONNX Runtime."""
 
     name: str
     type: str
@@ -36,7 +36,7 @@ class _Node(Protocol):
 
 
 class _Session(Protocol):
-    """What is used of an ``onnxruntime.InferenceSession``."""
+    """The part of ``onnxruntime.InferenceSession`` that is used here."""
 
     def run(self, output_names: list[str], input_feed: Mapping[str, Array]) -> list[Array]: ...
 
@@ -46,14 +46,14 @@ class _Session(Protocol):
 
 
 class OnnxRuntimeSettings(CoreSettings):
-    """Settings of ONNX Runtime."""
+    """The settings of ONNX Runtime."""
 
-    max_tokens: int = Field(384, ge=1, description="padded cost units in one batch at most")
-    spinning: bool = Field(True, description="threads spin while they wait: faster, but they use their cores")
+    max_tokens: int = Field(384, ge=1, description="maximum padded cost units in a batch")
+    spinning: bool = Field(True, description="threads spin while they wait: faster, but they keep their cores busy")
 
 
 class OnnxRuntimeEngine(Engine):
-    """Takes batches of any shape. By default each core runs batches of its own, which is faster than sharing one."""
+    """Accepts batches of any shape. By default each core runs its own batches, which is faster than sharing one."""
 
     name: ClassVar[str] = "onnxruntime"
     Settings: ClassVar[type[EngineSettings]] = OnnxRuntimeSettings
@@ -68,14 +68,14 @@ class OnnxRuntimeEngine(Engine):
         self.streams = layout.streams
         self._spinning = settings.spinning
         self._free: list[tuple[_Session, Cpus]] = []
-        """What streams that are idle run on: as many as there are streams."""
+        """Session and CPUs of each idle stream."""
         if layout.threads > 1:
-            # A session owns a pool of threads, which streams would have to share.
+            # A session owns a thread pool, which its streams would have to share.
             for stream in range(layout.streams):
                 cpus = layout.cpus(stream)
                 self._free.append((self._session(cpus), cpus))
         else:
-            # With one thread there is no pool, and the streams of an instance can use the same session and weights.
+            # With one thread there is no pool: the streams of an instance can share a session and its weights.
             sessions = [self._session(cpus[:1]) for cpus in layout.instances]
             for stream in range(layout.streams):
                 self._free.append((sessions[layout.instance(stream)], layout.cpus(stream)))
@@ -99,7 +99,7 @@ class OnnxRuntimeEngine(Engine):
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self._spinning)))
         pinned = self.layout.pin
-        if pinned and len(cpus) > 1:  # of the threads beside the one that calls; they are counted from 1
+        if pinned and len(cpus) > 1:  # of all threads except the calling one; CPUs are counted from 1
             places = ";".join(str(cpu + 1) for cpu in cpus[1:])
             options.add_session_config_entry("session.intra_op_thread_affinities", places)
         with on_cpus(cpus) if pinned else nullcontext():
@@ -107,7 +107,7 @@ class OnnxRuntimeEngine(Engine):
         return session
 
     def compile(self, signature: Signature) -> Runner:
-        """Nothing is compiled: ONNX Runtime takes each batch as it comes."""
+        """Nothing is compiled: ONNX Runtime accepts any shape."""
         names = list(signature.outputs)
         free, pin = self._free, self.layout.pin
 

@@ -1,4 +1,4 @@
-"""What Linux shows of a machine without root: processors, caches, memory, disks, network cards."""
+"""The hardware as Linux shows it without root: processors, caches, memory, disks, network cards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from harness.errors import MissingDependencyError
 from harness.host.sysfs import CPUS, Place, model_name, number, numbered, online_cpus, place, read
 
-# What firmware says where its maker has left the name open, and what a virtual machine says.
+# Product names of firmware whose maker set none, and of virtual machines.
 _NAMELESS = re.compile(r"o\.?e\.?m|default string|system product|not (specified|applicable)|^none$|standard pc", re.I)
 _NO_DISK = re.compile(r"(loop|ram|zram|dm-|md|sr|fd|nbd|drbd)\d|mmcblk\d+(boot|rpmb)")
 _DDR = {0x18: "DDR3", 0x1A: "DDR4", 0x1E: "LPDDR4", 0x22: "DDR5", 0x23: "LPDDR5"}
@@ -22,7 +22,7 @@ _DDR = {0x18: "DDR3", 0x1A: "DDR4", 0x1E: "LPDDR4", 0x22: "DDR5", 0x23: "LPDDR5"
 
 @dataclass(frozen=True)
 class Hardware:
-    """A machine in the words of a system description; "" or 0 for whatever Linux does not show."""
+    """A machine in the words of a system description; "" or 0 for anything that Linux does not show."""
 
     product: str
     """Maker and product: "Dell Inc. PowerEdge R760"."""
@@ -55,10 +55,10 @@ class Hardware:
 
 
 def describe_hardware(root: Path = Path("/")) -> Hardware:
-    """Look at the machine whose proc, sys and etc ``root`` holds.
+    """Describe the machine whose proc, sys and etc are in ``root``.
 
     Raises:
-        MissingDependencyError: /proc and /sys do not show all that is needed, and psutil is not installed.
+        MissingDependencyError: /proc and /sys do not show enough, and psutil is not installed.
     """
     cpuinfo = read(root / "proc/cpuinfo")
     virtual = re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE) is not None
@@ -85,7 +85,7 @@ def describe_hardware(root: Path = Path("/")) -> Hardware:
     )
 
 
-def _psutil() -> Any:  # the module, which need not be installed
+def _psutil() -> Any:  # the optional module
     try:
         import psutil
     except ImportError as error:
@@ -107,7 +107,7 @@ def _processors(cpus: list[Path], cpuinfo: str) -> tuple[int, int]:
 
 
 def _frequency(root: Path) -> str:
-    """Base and highest clock, of what kinds of cores there are the fastest."""
+    """Base and maximum clock of the fastest kind of core."""
     found = {}
     for name, file in (("base", "base_frequency"), ("maximum", "cpuinfo_max_freq")):
         paths = (root / CPUS).glob(f"cpu[0-9]*/cpufreq/{file}")
@@ -139,7 +139,7 @@ def _kilobytes(size: int) -> str:
 
 
 def _core_kinds(root: Path, cpus: list[Path]) -> str:
-    """How many cores of each kind, where there are two."""
+    """Number of cores of each kind; "" unless there are two kinds."""
     kinds = {}
     for words, device in (("performance", "cpu_core"), ("efficient", "cpu_atom")):
         listed = _cpu_list(read(root / "sys/devices" / device / "cpus"))
@@ -150,7 +150,7 @@ def _core_kinds(root: Path, cpus: list[Path]) -> str:
 
 
 def _cpu_list(text: str) -> set[int]:
-    """The kernel's list form: "0-3,8" is 0, 1, 2, 3 and 8."""
+    """Parse the kernel's list format: "0-3,8" is 0, 1, 2, 3 and 8."""
     numbers: set[int] = set()
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
@@ -159,7 +159,7 @@ def _cpu_list(text: str) -> set[int]:
 
 
 def _memory(root: Path) -> int:
-    """Bytes of memory: what is installed, else what the kernel manages of it, which is a little less."""
+    """Bytes of memory: all that is installed, or else the slightly smaller amount that the kernel manages."""
     folder = root / "sys/devices/system/memory"
     block = read(folder / "block_size_bytes")
     online = sum(read(path / "state") == "online" for path in numbered(folder, "memory"))
@@ -169,14 +169,14 @@ def _memory(root: Path) -> int:
 
 
 def _modules(root: Path) -> str:
-    """The memory modules as firmware lists them, which only root may read: "8x 64 GB DDR5-4800"."""
+    """The memory modules as listed by the firmware, which only root may read."""
     found = []
     for path in sorted((root / "sys/firmware/dmi/entries").glob("17-*/raw")):
         try:
             raw = path.read_bytes()
         except OSError:
             return ""
-        # SMBIOS, type 17: a size of 0x7FFF MiB stands for the longer field at 0x1C; the rate is the one in force.
+        # SMBIOS, type 17: a size of 0x7FFF MiB refers to the longer field at 0x1C; the rate is the configured one.
         if len(raw) < 0x22 or raw[0] != 17:
             return ""
         size = int.from_bytes(raw[0x0C:0x0E], "little")
@@ -193,7 +193,7 @@ def _modules(root: Path) -> str:
 
 
 def _disks(root: Path) -> list[tuple[str, int]]:
-    """(kind, bytes) of the disks that are built in; "" where the kind is not told."""
+    """(kind, bytes) of the built-in disks; the kind is "" if unknown."""
     found = []
     for disk in sorted((root / "sys/block").glob("*")):
         size = 512 * number(disk / "size")
@@ -207,7 +207,7 @@ def _disks(root: Path) -> list[tuple[str, int]]:
 
 
 def _root_file_system() -> str:
-    """The size of the root file system, where no disk is to be seen."""
+    """Size of the root file system, for machines that show no disk."""
     try:
         return _size(_psutil().disk_usage("/").total, 10**9)
     except OSError:
@@ -215,13 +215,13 @@ def _root_file_system() -> str:
 
 
 def _cards(root: Path) -> dict[str, str]:
-    """Network cards by their place on the bus, with the fastest link of each; ports of one card are one."""
+    """Fastest link of each network card, by bus address; the ports of a card count as one."""
     rates: dict[str, int] = {}
     kinds: dict[str, str] = {}
     for port in sorted((root / "sys/class/net").glob("*")):
         device = port / "device"
         if not device.exists():
-            continue  # made by software
+            continue  # virtual
         card = re.sub(r"\.\d$", "", device.resolve().name)
         kind = {"1": "Ethernet", "32": "InfiniBand"}.get(read(port / "type"), "")
         kinds[card] = "Wi-Fi" if (port / "phy80211").exists() else kind
@@ -252,7 +252,7 @@ def _operating_system(root: Path) -> str:
 
 
 def _size(size: int, unit: int) -> str:
-    """Bytes in GB or TB, by the unit that they are sold in: 2**30 for memory, 10**9 for disks."""
+    """Bytes in GB or TB; ``unit`` is the gigabyte of the trade: 2**30 for memory, 10**9 for disks."""
     if size <= 0:
         return ""
     step = 1024 if unit == 2**30 else 1000
@@ -262,7 +262,7 @@ def _size(size: int, unit: int) -> str:
 
 
 def _counted(words: Iterable[str]) -> str:
-    """Equal words once, with their number: "2x 64 GB + 1x 32 GB"; one alone as it is."""
+    """Count equal words: "2x 64 GB + 1x 32 GB"; a single word stays as it is."""
     counts = Counter(words)
     if sum(counts.values()) == 1:
         return next(iter(counts))
@@ -270,6 +270,6 @@ def _counted(words: Iterable[str]) -> str:
 
 
 def _unique(kinds: Iterable[str]) -> str:
-    """The different words, "" if one of them is not known."""
+    """The distinct words; "" if one of them is unknown."""
     found = [*dict.fromkeys(kinds)]
     return "" if "" in found else " + ".join(found)

@@ -1,7 +1,7 @@
-"""``rich`` consoles on stdout and stderr that survive redirection, a narrow encoding, and a reader that goes away.
+"""``rich`` consoles on stdout and stderr that survive redirection, narrow encodings and closed pipes.
 
-They print text literally (no markup, no emoji codes, no highlighting) and never break a plain line, so that a path
-stays copyable. Styles come as ``rich`` objects or ``style=``.
+They print text literally (no markup, no emoji codes, no highlighting) and never break a plain line, so that
+paths stay copyable. Styles come as ``rich`` objects or ``style=``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def open_console(name: Name, on_line: Callable[[str], None] | None = None) -> Co
 class _Stream:
     """``sys.stdout`` or ``sys.stderr`` as it is at the moment of writing.
 
-    Output to stderr never raises: a reader that went away must not end a run that is under way.
+    Output to stderr never raises: a closed pipe must not end a test.
     """
 
     def __init__(self, name: Name, console: Console, on_line: Callable[[str], None] | None) -> None:
@@ -39,7 +39,7 @@ class _Stream:
 
     def _now(self) -> TextIO | None:
         stream: TextIO | None = getattr(sys, self._name)
-        # A live bar puts a proxy there that prints through stderr's console, above the bar: right for stdout only.
+        # A live bar puts a proxy there that prints above the bar, through stderr's console: right for stdout only.
         return stream if self._name == "stdout" else getattr(stream, "rich_proxied_file", stream)
 
     def __getattr__(self, attribute: str) -> Any:
@@ -60,7 +60,7 @@ class _Stream:
             *lines, self._line = (self._line + unstyled).split("\n")
             for line in lines:
                 self._on_line(line.rstrip())
-        # rich decides on colours once, when the Console is made; the stream may have been redirected since.
+        # rich decides on colours when the Console is created; the stream may have been redirected since.
         self._guarded(lambda stream: self._encodable(stream, text if self._console.is_terminal else unstyled))
         return len(text)
 

@@ -1,6 +1,6 @@
-"""The small files of /proc and /sys.
+"""Reading the small files in /proc and /sys.
 
-The doctor reads them without any package and on Pythons that are too old for a run: only the standard library here.
+The doctor uses this without any package and on Pythons that are too old for a run: standard library only.
 """
 
 from __future__ import annotations

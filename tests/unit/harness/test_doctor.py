@@ -344,4 +344,4 @@ def test_a_check_that_fails_leaves_the_others():
     assert "numpy" in found[1].what
     assert found[1].cure
     assert len(done) == 3
-    assert examine.summary(found) == "2 bad, 1 warning: mend what is bad first."
+    assert examine.summary(found) == "2 bad, 1 warning: fix the errors first."
