@@ -1,7 +1,7 @@
-"""The errors that a user can cause or meet, each with the exit code that ``main()`` gives it.
+"""The errors that end a command, each with the exit code that ``main()`` returns for it.
 
 0 is success, 1 means that a run or a check found a problem, 2 that the command or the configuration is wrong.
-A message is one sentence that a person can act on: what is wrong, where, and how to mend it.
+A message is one sentence that a person can act on: what is wrong, where, and how to fix it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class HarnessError(Exception):
 
 
 class ConfigError(HarnessError):
-    """The command, a setting, or a file that the user named is wrong."""
+    """The command, a setting, or a file named by the user is wrong."""
 
     exit_code = 2
 
@@ -29,22 +29,22 @@ class MissingDependencyError(ConfigError):
 
 
 class NotOfficial(ConfigError):
-    """The rules let no official run use it; a development run may."""
+    """Not allowed in an official run, but allowed in a development run."""
 
 
 class CheckFailed(HarnessError):
-    """A check ran to its end and found problems: an INVALID result, a log that cannot be scored."""
+    """A check completed and found problems: an INVALID result, a log that cannot be scored."""
 
 
 class Interrupted(HarnessError):
-    """The user stopped it; the message says what was kept."""
+    """The user stopped the command; the message says what was kept."""
 
     exit_code = 130
 
 
 @contextmanager
 def on_interrupt(kept: str) -> Iterator[None]:
-    """Make of Ctrl-C an `Interrupted` that says what was ``kept``.
+    """Turn Ctrl-C into an `Interrupted` that says what was ``kept``.
 
     >>> with on_interrupt("nothing was kept."):
     ...     raise KeyboardInterrupt
@@ -58,15 +58,15 @@ def on_interrupt(kept: str) -> Iterator[None]:
 
 
 class RunFailed(HarnessError):
-    """A test could not be brought to its end; no result exists."""
+    """A test did not complete, and has no result."""
 
 
 class EngineError(RunFailed):
-    """An engine refused a model, raised, or returned something that is not an answer."""
+    """An engine rejected a model, raised, or returned invalid outputs."""
 
 
 def os_words(error: OSError) -> str:
-    """What the operating system refused, as a sentence.
+    """The operating system's error as a sentence.
 
     >>> os_words(PermissionError(13, "Permission denied", "/data"))
     'Permission denied: /data.'
@@ -85,4 +85,4 @@ def did_you_mean(value: str, valid: Iterable[str]) -> str:
     near = [folded[key] for key in get_close_matches(value.casefold(), folded, n=2, cutoff=0.5)]
     if near:
         return "did you mean " + " or ".join(f"'{name}'" for name in near) + "?"
-    return "choose from " + ", ".join(names) + "." if names else "there is none to choose from."
+    return "choose from " + ", ".join(names) + "." if names else "there are none to choose from."

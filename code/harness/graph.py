@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself: its inputs, its outputs and its metadata. No engine is needed to read it."""
+"""The inputs, outputs and metadata of an ONNX file, read without an engine."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _METADATA_PROPS = 14  # the field's number in ModelProto
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output as the ONNX graph declares it; a dimension is None where the graph leaves it open."""
+    """An input or output as the ONNX graph declares it; an open dimension is None."""
 
     name: str
-    dtype: np.dtype
+    dtype: np.dtype[np.generic]
     dims: tuple[int | None, ...]
 
     def __str__(self) -> str:
@@ -31,25 +31,25 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Graph:
-    """The outside of a model."""
+    """A model without its weights."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     metadata: dict[str, str]
     """The file's metadata_props."""
     weight_files: tuple[str, ...]
-    """Files beside the graph that hold its weights, relative to its folder."""
+    """External files with the model's weights, relative to its folder."""
     operators: dict[str, int] = field(default_factory=dict)
-    """How many nodes of each operator there are, the most frequent first."""
+    """Number of nodes by operator, the most frequent first."""
 
 
 def read_graph(path: Path) -> Graph:
-    """Read a file's graph, without the weights that lie beside it.
+    """Read a file's graph, without weights in external files.
 
     Raises:
-        ConfigError: it is no ONNX model.
+        ConfigError: the file cannot be read or is not an ONNX model.
     """
-    import onnx  # slow to import, and needed only where a model is named by its path
+    import onnx  # slow to import, and needed only for a model given by its path
 
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -74,17 +74,17 @@ def read_graph(path: Path) -> Graph:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
     except Exception as error:
-        raise ConfigError(f"{path} is no ONNX model ({type(error).__name__}): export it again.") from error
+        raise ConfigError(f"{path} is not an ONNX model ({type(error).__name__}): export it again.") from error
     if not found.inputs or not found.outputs:
-        raise ConfigError(f"{path} is no ONNX model: it has no inputs or no outputs; export it again.")
+        raise ConfigError(f"{path} is not an ONNX model: it has no inputs or no outputs; export it again.")
     return found
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """A file's metadata_props, found without onnx, which is slow to import, and past the weights, which may be large.
+    """A file's metadata_props, without importing onnx, which is slow, or reading the weights, which may be large.
 
     Raises:
-        ConfigError: it is no ONNX model.
+        ConfigError: the file cannot be read or is not an ONNX model.
     """
     try:
         with path.open("rb") as file:
@@ -93,11 +93,11 @@ def read_metadata(path: Path) -> dict[str, str]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
     except ValueError as error:
-        raise ConfigError(f"{path} is no ONNX model: export it again.") from error
+        raise ConfigError(f"{path} is not an ONNX model: export it again.") from error
 
 
 def listing(tensors: Sequence[Tensor]) -> str:
-    """The tensors in one line, for messages."""
+    """The tensors on one line, for messages."""
     return ", ".join(map(str, tensors)) or "none"
 
 
@@ -110,7 +110,7 @@ def _tensor(value: Any) -> Tensor:
 
 
 def _strings(file: IO[bytes], wanted: tuple[int, ...]) -> Iterator[tuple[int, bytes]]:
-    """The wanted fields of a protobuf message that are strings or messages: (number, content)."""
+    """(number, content) of each wanted field of a protobuf message; such a field is a string or a message."""
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
     while (at := file.tell()) < end:
@@ -138,4 +138,4 @@ def _varint(file: IO[bytes]) -> int:
         value |= (byte[0] & 0x7F) << shift
         if byte[0] < 0x80:
             return value
-    raise ValueError("no varint")
+    raise ValueError("not a varint")

@@ -46,7 +46,7 @@ def test_what_is_not_here_and_what_is_damaged(clone, monkeypatch, tmp_path):
     assert done.returncode == 1
     found = findings(done)
     assert about(found["bad"], "minilm-l6-squad-int8", "sha256 differs")["cure"]
-    assert about(found["bad"], "results/", "no folder")["cure"]
+    assert about(found["bad"], "results/", "not a folder")["cure"]
     assert about(found["bad"], "user.conf", "line 1")["cure"]
     assert about(found["bad"], "IMAGENET_DIR")["cure"]
     assert "make data" in about(found["warning"], "squad-v1.1 is not here")["cure"]

@@ -79,7 +79,7 @@ def test_a_run_that_is_too_short_is_invalid_with_the_reason_and_the_cure(harness
     run = harness.run("--engine", "null", "--duration", "2", "--user-conf", conf)
     assert run.code == 1
     assert "INVALID" in run.out
-    assert "where at least 2 s are needed" in run.out
+    assert "instead of at least 2 s" in run.out
     assert f"target_qps is 3 in line 2 of {conf}; set it to " in run.out
     assert run.record["valid"] is False
 

@@ -86,7 +86,7 @@ def test_too_few_queries_for_early_stopping_say_how_long_a_test_would_have_to_be
     arguments = ("--engine", "null", "--scenario", "MultiStream", "--duration", "1", "--set", "delay_us=2000")
     run = harness.run(*arguments)
     assert run.code == 1
-    assert "queries were processed where at least 662 are needed to be sure of the percentile" in run.out
+    assert "queries were processed, but the percentile needs at least 662 to be certain" in run.out
     assert "let the test run for" in run.out
     metric = run.record["result"]["metric"]
     assert metric["name"] == "99th percentile latency, observed"

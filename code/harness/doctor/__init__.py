@@ -1,1 +1,1 @@
-"""What stops a run on this machine or makes it slow; the checks need nothing but Python's own library."""
+"""Finds what would block or slow a run on this machine; the checks need only the standard library."""

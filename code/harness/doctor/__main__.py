@@ -1,4 +1,4 @@
-"""`python -m harness.doctor`, which needs nothing but Python."""
+"""`python -m harness.doctor`, which needs only the standard library."""
 
 import sys
 

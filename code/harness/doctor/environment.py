@@ -1,4 +1,4 @@
-"""The checks of the machine, from /proc and /sys: each takes the ``root`` that holds them."""
+"""The checks of the machine, from /proc and /sys; each takes the ``root`` that contains them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding
+from harness.host.sysfs import CPUS, numbered, online_cpus, place, read
 
 _SETS = {
     "AVX2": ("avx2",),
@@ -19,19 +20,19 @@ _SETS = {
 }
 _ARM_SETS = {"dot product": ("asimddp",), "I8MM": ("i8mm",), "SVE": ("sve",), "BF16": ("bf16",)}
 _CLOCKS = ("tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page")
-"""Clock sources that are read without a system call."""
-_BUSY = 0.2  # CPUs that others keep busy before it is worth a warning
-_STOLEN = 0.02  # share of the time that a virtual machine's host takes
-_LEAST_MEMORY, _ENOUGH_MEMORY = 2**29, 2**31
+"""Clock sources that can be read without a system call."""
+_BUSY = 0.2  # CPUs kept busy by others that are worth a warning
+_STOLEN = 0.02  # share of the time taken by a virtual machine's host
+_MINIMUM_MEMORY, _ENOUGH_MEMORY = 2**29, 2**31
 
 
 def instruction_sets(root: Path, deepsparse: bool = False) -> Iterator[Finding]:
-    """What the engines compute with; ``deepsparse`` is whether that engine is installed."""
-    text = _read(root / "proc/cpuinfo")
+    """The instruction sets that engines use; ``deepsparse`` says whether that engine is installed."""
+    text = read(root / "proc/cpuinfo")
     line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     flags = set(line[1].split()) if line else set()
     if not flags:
-        yield Finding(WARNING, "instructions", "/proc/cpuinfo does not tell the processor's instruction sets")
+        yield Finding(WARNING, "instructions", "/proc/cpuinfo does not list the processor's instruction sets")
         return
     arm = "asimd" in flags or "Features" in text
     sets = {name: bool(flags & set(words)) for name, words in (_ARM_SETS if arm else _SETS).items()}
@@ -49,34 +50,33 @@ def instruction_sets(root: Path, deepsparse: bool = False) -> Iterator[Finding]:
 
 
 def cores(root: Path, usable: set[int] | None = None) -> Iterator[Finding]:
-    """Cores, hyper-threads, sockets, and what keeps this process from using all of them."""
-    online = [path for path in _numbered(root / "sys/devices/system/cpu", "cpu") if _read(path / "topology/core_id")]
+    """Cores, hyper-threads, sockets, and limits on how many of them this process may use."""
+    online = online_cpus(root)
     present = {int(path.name[3:]) for path in online} or set(range(os.cpu_count() or 1))
     if usable is None:
         usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else present
-    parts = ("physical_package_id", "die_id", "core_id")
-    places = {tuple(_read(path / "topology" / part) for part in parts) for path in online}
-    count, sockets = len(places) or len(present), len({place[0] for place in places}) or 1
+    places = {place(path) for path in online}
+    count, sockets = len(places) or len(present), len({each.socket for each in places}) or 1
     threads = f", {len(present)} hyper-threads" if len(present) > count else ""
     words = f"{_count(count, 'core')}{threads} on {_count(sockets, 'socket')}"
     if usable & present != present:
         what = f"{words}, of which this process may use {_count(len(usable & present), 'CPU')}"
-        yield Finding(WARNING, "cores", what, "leave out taskset, or give the container all CPUs")
+        yield Finding(WARNING, "cores", what, "run without taskset, or give the container all CPUs")
     elif count == 1:
         yield Finding(WARNING, "cores", f"{words}: LoadGen shares it with the engine", "use a machine with more cores")
     else:
         yield Finding(GOOD, "cores", words)
     quota = _cpu_quota(root)
     if quota is not None and quota < len(usable & present):
-        what = f"this container gets the time of {quota:g} of {len(usable & present)} CPUs: threads are halted"
-        yield Finding(WARNING, "CPU quota", what, "start it without a limit, or give it whole CPUs (--cpuset-cpus)")
+        what = f"this container gets the time of {quota:g} of {len(usable & present)} CPUs: its threads are throttled"
+        yield Finding(WARNING, "CPU quota", what, "start it without a limit, or give it entire CPUs (--cpuset-cpus)")
 
 
 def numa(root: Path) -> Iterator[Finding]:
-    """NUMA nodes, and whether the kernel moves pages between them by itself."""
-    folders = _numbered(root / "sys/devices/system/node", "node")
-    nodes = sum(bool(_read(path / "cpulist")) for path in folders) or 1  # others have memory only
-    if nodes > 1 and _read(root / "proc/sys/kernel/numa_balancing") not in ("", "0"):
+    """NUMA nodes, and whether the kernel moves pages between them."""
+    folders = numbered(root / "sys/devices/system/node", "node")
+    nodes = sum(bool(read(path / "cpulist")) for path in folders) or 1  # a node without CPUs has only memory
+    if nodes > 1 and read(root / "proc/sys/kernel/numa_balancing") not in ("", "0"):
         what = f"{nodes} nodes, and the kernel moves pages between them during a test"
         yield Finding(WARNING, "NUMA", what, "`sysctl kernel.numa_balancing=0`, as root")
     elif nodes > 1:
@@ -86,76 +86,78 @@ def numa(root: Path) -> Iterator[Finding]:
 
 
 def clock(root: Path) -> Iterator[Finding]:
-    """Governor, turbo, and what time is read from."""
-    cpu = root / "sys/devices/system/cpu"
-    found = {_read(path) for path in cpu.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {""}
+    """Governor, turbo, clock source and huge pages."""
+    cpu = root / CPUS
+    found = {read(path) for path in cpu.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {""}
     if not found:
         yield Finding(GOOD, "governor", "the kernel shows none, as in most virtual machines")
     elif found == {"performance"}:
         yield Finding(GOOD, "governor", "performance")
     else:
-        what = f"{', '.join(sorted(found))}: the clock follows the load, so that results vary"
+        what = f"{', '.join(sorted(found))}: the clock follows the load, so results vary"
         yield Finding(WARNING, "governor", what, "`cpupower frequency-set -g performance`, as root")
-    no_turbo, boost = _read(cpu / "intel_pstate/no_turbo"), _read(cpu / "cpufreq/boost")
+    no_turbo, boost = read(cpu / "intel_pstate/no_turbo"), read(cpu / "cpufreq/boost")
     if no_turbo == "1" or boost == "0":
         switch = "0 > /sys/devices/system/cpu/intel_pstate/no_turbo"
         cure = switch if no_turbo == "1" else "1 > /sys/devices/system/cpu/cpufreq/boost"
-        yield Finding(WARNING, "turbo", "off: steady, and slower than the machine can be", f"`echo {cure}`, as root")
+        yield Finding(WARNING, "turbo", "off: steady, but slower than the machine can run", f"`echo {cure}`, as root")
     elif no_turbo or boost:
         yield Finding(GOOD, "turbo", "on")
     else:
         yield Finding(GOOD, "turbo", "the kernel shows no switch, as in most virtual machines")
-    source = _read(root / "sys/devices/system/clocksource/clocksource0/current_clocksource")
+    source = read(root / "sys/devices/system/clocksource/clocksource0/current_clocksource")
     if source and source not in _CLOCKS:
-        what = f"{source}: reading it takes a system call, for each query"
-        yield Finding(WARNING, "clock source", what, "boot with clocksource=tsc if the processor's is stable")
+        what = f"{source}: each read takes a system call, for every query"
+        yield Finding(WARNING, "clock source", what, "boot with clocksource=tsc if the processor's TSC is stable")
     elif source:
         yield Finding(GOOD, "clock source", source)
-    pages = re.search(r"\[(\w+)\]", _read(root / "sys/kernel/mm/transparent_hugepage/enabled"))
+    pages = re.search(r"\[(\w+)\]", read(root / "sys/kernel/mm/transparent_hugepage/enabled"))
     if pages and pages[1] == "never":
         cure = "`echo madvise > /sys/kernel/mm/transparent_hugepage/enabled`, as root"
-        yield Finding(WARNING, "huge pages", "never: large weights take more entries of the TLB", cure)
+        yield Finding(WARNING, "huge pages", "never: large weights need more TLB entries", cure)
     elif pages:
         yield Finding(GOOD, "huge pages", pages[1])
 
 
 def memory(root: Path) -> Iterator[Finding]:
-    """What is free, within the limit of a container, and whether pages went to disk."""
-    lines = re.findall(r"^(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
+    """Free memory, within a container's limit, and swapped pages."""
+    lines = re.findall(r"^(\w+):\s+(\d+) kB", read(root / "proc/meminfo"), re.MULTILINE)
     sizes = {name: int(size) * 1024 for name, size in lines}
     if "MemAvailable" not in sizes:
-        yield Finding(WARNING, "memory", "/proc/meminfo does not tell how much is free")
+        yield Finding(WARNING, "memory", "/proc/meminfo does not show how much is free")
         return
     free, total, limit = sizes["MemAvailable"], sizes.get("MemTotal", 0), _memory_limit(root)
     words = f"{_size(free)} free of {_size(total)}"
     if limit is not None and limit[0] < total:
         free = min(free, limit[0] - limit[1])
         words = f"{_size(free)} free within the container's limit of {_size(limit[0])}"
-    if free < _LEAST_MEMORY:
-        yield Finding(BAD, "memory", f"{words}: the kernel would end a test", "end other programs, or raise the limit")
+    if free < _MINIMUM_MEMORY:
+        yield Finding(
+            BAD, "memory", f"{words}: the kernel would kill a test", "stop other programs, or raise the limit"
+        )
     elif free < _ENOUGH_MEMORY:
-        cure = "use a small model, end other programs, or raise the limit"
+        cure = "use a small model, stop other programs, or raise the limit"
         yield Finding(WARNING, "memory", f"{words}: too little for large models", cure)
     else:
         yield Finding(GOOD, "memory", words)
     swapped = sizes.get("SwapTotal", 0) - sizes.get("SwapFree", 0)
     if swapped > 2**26:
-        what = f"{_size(swapped)} are out on disk: fetching them back would fall into a test"
+        what = f"{_size(swapped)} are swapped to disk: reading them back would slow a test"
         yield Finding(WARNING, "swap", what, "`swapoff -a && swapon -a`, as root")
 
 
 def neighbours(
     root: Path, seconds: float = 0.5, sleep: Callable[[float], object] = time.sleep, own: int | None = None
 ) -> Iterator[Finding]:
-    """What other processes, and a virtual machine's host, take of the CPUs meanwhile."""
+    """CPU time that other processes, and a virtual machine's host, take during ``seconds``."""
     before, each_before = _cpu_time(root), _processes(root)
     sleep(seconds)
     after, each_after = _cpu_time(root), _processes(root)
     total = sum(after) - sum(before)
     if len(after) < 8 or total <= 0:
-        yield Finding(WARNING, "neighbours", "/proc/stat does not tell how busy the machine is")
+        yield Finding(WARNING, "neighbours", "/proc/stat does not show how busy the machine is")
         return
-    cpus = len(re.findall(r"^cpu\d", _read(root / "proc/stat"), re.MULTILINE)) or 1
+    cpus = len(re.findall(r"^cpu\d", read(root / "proc/stat"), re.MULTILINE)) or 1
     own = os.getpid() if own is None else own
     spent = {
         (name, pid): ticks - each_before.get(pid, (name, ticks))[1]
@@ -167,26 +169,15 @@ def neighbours(
     mine = each_after.get(own, ("", 0))[1] - each_before.get(own, ("", 0))[1]
     busy = cpus * max(0, total - idle - (after[7] - before[7]) - mine) / total
     if busy >= _BUSY:
-        most = sorted((item for item in spent.items() if item[1] > 0), key=lambda item: -item[1])[:3]
-        names = ", ".join(f"{name} ({pid})" for (name, pid), _ in most)
+        busiest = sorted((item for item in spent.items() if item[1] > 0), key=lambda item: -item[1])[:3]
+        names = ", ".join(f"{name} ({pid})" for (name, pid), _ in busiest)
         what = f"others keep {busy:.1f} of {cpus} CPUs busy{f': {names}' if names else ''}"
-        yield Finding(WARNING, "neighbours", what, "let them end first: they take their time from a test")
+        yield Finding(WARNING, "neighbours", what, "stop them or wait: they take CPU time from a test")
     else:
         yield Finding(GOOD, "neighbours", "the machine is idle")
     if stolen >= _STOLEN:
-        what = f"{stolen:.0%} of the time goes to other machines of the same host"
-        yield Finding(WARNING, "host", what, "measure on a machine, or on cores, of its own")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _numbered(folder: Path, name: str) -> list[Path]:
-    return [path for path in folder.glob(f"{name}[0-9]*") if path.name[len(name) :].isdigit()]
+        what = f"{stolen:.0%} of the time goes to other machines on the same host"
+        yield Finding(WARNING, "host", what, "measure on a dedicated machine, or on dedicated cores")
 
 
 def _count(number: int, noun: str) -> str:
@@ -198,55 +189,55 @@ def _size(size: float) -> str:
 
 
 def _cgroup(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process's control group and of those above it: one hierarchy, or the older several."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, names, place = line.split(":", 2)
+    """The folders of this process's control group and its parents, in cgroup v2 or v1."""
+    for line in read(root / "proc/self/cgroup").splitlines():
+        _, names, group = line.split(":", 2)
         base = root / "sys/fs/cgroup"
         if names:
             if controller not in names.split(","):
                 continue
             base /= controller
-        # In a container the mounted top is often the group itself, whatever the path says.
-        parts = [part for part in place.split("/") if part and part != ".."]
+        # In a container the mount point is often the group itself, whatever the path says.
+        parts = [part for part in group.split("/") if part and part != ".."]
         for length in range(len(parts), -1, -1):
             yield base.joinpath(*parts[:length])
 
 
 def _cpu_quota(root: Path) -> float | None:
-    """CPUs whose time the strictest of the control groups grants; None without a limit."""
+    """CPUs granted by the strictest control group; None without a limit."""
     found = []
     for folder in _cgroup(root, "cpu"):
-        quota, _, period = _read(folder / "cpu.max").partition(" ")
+        quota, _, period = read(folder / "cpu.max").partition(" ")
         if not quota:
-            quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+            quota, period = read(folder / "cpu.cfs_quota_us"), read(folder / "cpu.cfs_period_us")
         if quota.isdigit() and period.isdigit() and int(period):
             found.append(int(quota) / int(period))
     return min(found, default=None)
 
 
 def _memory_limit(root: Path) -> tuple[int, int] | None:
-    """Limit and use in bytes of the control group with the least left; None without a limit."""
+    """Limit and use in bytes of the control group with the smallest remainder; None without a limit."""
     found = []
     for folder in _cgroup(root, "memory"):
-        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            most, now = _read(folder / limit), _read(folder / used)
-            if most.isdigit():
-                # What is cached of files counts as used, and is given back when it is needed.
-                kept = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
-                found.append((int(most), max(0, int(now or 0) - int(kept[1] if kept else 0))))
+        for maximum, current in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            limit, use = read(folder / maximum), read(folder / current)
+            if limit.isdigit():
+                # The file cache counts as used, but is released when memory is needed.
+                kept = re.search(r"^(?:total_)?inactive_file (\d+)$", read(folder / "memory.stat"), re.MULTILINE)
+                found.append((int(limit), max(0, int(use or 0) - int(kept[1] if kept else 0))))
     return min(found, key=lambda pair: pair[0] - pair[1], default=None)
 
 
 def _cpu_time(root: Path) -> list[int]:
-    line = re.search(r"^cpu +([\d ]+)$", _read(root / "proc/stat"), re.MULTILINE)
+    line = re.search(r"^cpu +([\d ]+)$", read(root / "proc/stat"), re.MULTILINE)
     return [int(word) for word in line[1].split()][:8] if line else []
 
 
 def _processes(root: Path) -> dict[int, tuple[str, int]]:
-    """Name and ticks of every process, by its number."""
+    """Name and CPU ticks of every process, by its number."""
     found = {}
     for path in (root / "proc").glob("[0-9]*"):
-        name, _, rest = _read(path / "stat").rpartition(") ")
+        name, _, rest = read(path / "stat").rpartition(") ")
         fields = rest.split()
         if path.name.isdigit() and len(fields) > 12:
             found[int(path.name)] = (name.partition("(")[2], int(fields[11]) + int(fields[12]))

@@ -1,7 +1,7 @@
-"""`harness doctor`: what stops a run here or makes it slow, each line good, warning or bad, with the cure.
+"""`harness doctor`: finds what would block or slow a run here; each line is good, warning or bad, with a fix.
 
-It must run where the installation is wrong or half-made, so every check imports what it needs when it is made, and one
-that fails becomes a line of its own.
+It must work with a broken or partial installation, so every check imports what it needs when it runs, and a check that
+fails becomes a line of the report.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-from harness.doctor import environment as system
-from harness.doctor import folders as files
-from harness.doctor import installation
-from harness.doctor.findings import BAD, GOOD, ROOT, WARNING, Finding
+from harness.doctor import environment, folders, installation
+from harness.doctor.findings import BAD, GOOD, WARNING, Finding
 from harness.errors import HarnessError, os_words
+from harness.paths import ROOT
 
 _STYLES = {GOOD: "green", WARNING: "yellow", BAD: "bold red"}
 
@@ -27,40 +26,40 @@ Check = tuple[str, Callable[[], Iterator[Finding]]]
 
 
 def checks(official: bool = False, top: Path = ROOT, root: Path = Path("/")) -> list[Check]:
-    """Every check with what it is about; ``root`` holds proc and sys, ``top`` is the repository."""
+    """Every check with its subject; ``root`` contains proc and sys, ``top`` is the repository."""
     return [
         ("Python", installation.python),
         ("packages", partial(installation.packages, top)),
         ("LoadGen", installation.loadgen),
         ("ONNX Runtime", installation.onnxruntime),
         ("DeepSparse", installation.deepsparse),
-        ("instructions", partial(system.instruction_sets, root, installation.has_deepsparse())),
-        ("cores", partial(system.cores, root)),
-        ("NUMA", partial(system.numa, root)),
-        ("clock", partial(system.clock, root)),
-        ("memory", partial(system.memory, root)),
-        ("neighbours", partial(system.neighbours, root)),
-        ("disk", partial(files.disk, top)),
-        ("folders", partial(files.folders, top)),
-        ("user.conf", partial(files.user_conf, official)),
-        ("models", files.models),
-        ("data sets", partial(files.datasets, official)),
+        ("instructions", partial(environment.instruction_sets, root, installation.has_deepsparse())),
+        ("cores", partial(environment.cores, root)),
+        ("NUMA", partial(environment.numa, root)),
+        ("clock", partial(environment.clock, root)),
+        ("memory", partial(environment.memory, root)),
+        ("neighbours", partial(environment.neighbours, root)),
+        ("disk", partial(folders.disk, top)),
+        ("folders", partial(folders.folders, top)),
+        ("user.conf", partial(folders.user_conf, official)),
+        ("models", folders.models),
+        ("data sets", partial(folders.datasets, official)),
     ]
 
 
-def look(made: list[Check], done: Callable[[], Any] = lambda: None) -> list[Finding]:
-    """Make the checks; ``done`` is called after each."""
+def look(made: list[Check], done: Callable[[], object] = lambda: None) -> list[Finding]:
+    """Run the checks; ``done`` is called after each."""
     found: list[Finding] = []
     for subject, check in made:
         try:
             found += check()
         except ImportError as error:
-            what = f"cannot be looked at, for {error.name or 'a package'} is missing or unfit, as it is for a run"
+            what = f"not checked: {error.name or 'a package'} is missing or incompatible; runs would fail too"
             found.append(Finding(BAD, subject, what, "`rm -rf .venv && make setup`"))
         except HarnessError as error:
             found.append(Finding(BAD, subject, str(error)))
-        except Exception as error:  # noqa: BLE001  one check that fails must not take the others with it
-            what = f"could not be looked at ({type(error).__name__}: {error})"
+        except Exception as error:  # noqa: BLE001  a check that fails must not prevent the others
+            what = f"not checked ({type(error).__name__}: {error})"
             found.append(Finding(WARNING, subject, what))
         done()
     return found
@@ -71,21 +70,21 @@ def summary(found: list[Finding]) -> str:
     bad, warnings = (sum(finding.level == level for finding in found) for level in (BAD, WARNING))
     words = f"{warnings} warning{'' if warnings == 1 else 's'}"
     if bad:
-        return f"{bad} bad, {words}: mend what is bad first."
-    return f"nothing stops a run; {words}."
+        return f"{bad} bad, {words}: fix the errors first."
+    return f"nothing blocks a run; {words}."
 
 
 def lines(found: list[Finding]) -> list[tuple[str, str]]:
-    """Level and rest of each line."""
+    """Level and text of each line."""
     width = max((len(finding.subject) for finding in found), default=0)
     return [(f.level, f"{f.subject:{width}}  {f.what}" + (f" -> {f.cure}" if f.cure else "")) for f in found]
 
 
 def examine(official: bool = False, as_json: bool = False) -> int:
-    """Look, and print what was found.
+    """Run the checks and print the findings.
 
     Returns:
-        1 if something stops a run, else 0.
+        1 if something blocks a run, else 0.
     """
     made = checks(official)
     with _progress(len(made)) as done:
@@ -102,11 +101,11 @@ def examine(official: bool = False, as_json: bool = False) -> int:
 
 
 def main() -> int:
-    """`python -m harness.doctor [--official] [--json]`: the same without any package."""
+    """`python -m harness.doctor [--official] [--json]`: the same as `harness doctor`, without any package."""
     import argparse
 
     parser = argparse.ArgumentParser("python -m harness.doctor", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--official", action="store_true", help="what only an official run needs stops one, too")
+    parser.add_argument("--official", action="store_true", help="also fail on requirements of official runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     try:
@@ -114,15 +113,15 @@ def main() -> int:
     except KeyboardInterrupt:
         print("error: interrupted: nothing was changed.", file=sys.stderr)
         return 130
-    except OSError as error:  # of stdout, for those of the checks are findings
+    except OSError as error:  # from stdout: those of the checks are findings
         if not isinstance(error, BrokenPipeError):
             print(f"error: {os_words(error)}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # flushing the rest of the buffer would fail again
         return 1
 
 
-def _console() -> Any:
-    """The project's console, None where what it needs is missing."""
+def _console() -> ModuleType | None:
+    """The project's console; None if its packages are missing."""
     try:
         from harness.host import console
     except Exception:  # noqa: BLE001  whatever a wrong Python or a broken package raises
@@ -143,10 +142,10 @@ def _print(level: str, text: str) -> None:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[], Any]]:
+def _progress(total: int) -> Iterator[Callable[[], object]]:
     console = _console()
     if console is None:
         yield lambda: None
         return
-    with console.Progress("looking", total=total, unit="checks") as bar:
+    with console.Progress("checking", total=total, unit="checks") as bar:
         yield bar.advance

@@ -1,31 +1,27 @@
-"""What the checks of `harness doctor` find.
+"""The findings of `harness doctor`.
 
-Everything that they import at once is in the standard library, in words that older Pythons understand, too: they must
-be able to say that this Python is the wrong one.
+Modules of the doctor import only the standard library at their top, in syntax that older Pythons also understand: the
+doctor must be able to say that this Python is the wrong one.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 GOOD, WARNING, BAD = "good", "warning", "bad"
-
-ROOT = Path(__file__).resolve().parents[3]
-"""The top of the submission, as `harness.paths.ROOT`, which needs packages."""
 
 
 class Finding(NamedTuple):
     """One line of the report."""
 
     level: str
-    """`GOOD`; `WARNING` for what makes results worse or stops some runs only; `BAD` for what stops runs."""
+    """`GOOD`; `WARNING` if results get worse or only some runs fail; `BAD` if runs fail."""
     subject: str
     what: str
     cure: str = ""
 
 
 def of_sentence(level: str, subject: str, sentence: str) -> Finding:
-    """A finding from the message of an error, which ends with its cure behind the last colon."""
+    """A finding from an error message whose cure follows the last colon."""
     what, separator, cure = sentence.rpartition(": ")
     return Finding(level, subject, what, cure) if separator else Finding(level, subject, sentence)

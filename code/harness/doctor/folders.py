@@ -12,11 +12,11 @@ from pathlib import Path
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding, of_sentence
 
 _WRITTEN = ("build", "results", "compliance", "measurements", "systems")
-_LEAST_DISK, _ENOUGH_DISK = 200 * 2**20, 5 * 2**30
+_MINIMUM_DISK, _ENOUGH_DISK = 200 * 2**20, 5 * 2**30
 
 
 def folders(top: Path) -> Iterator[Finding]:
-    """Whether everything that runs write can be written; what is not there yet will be made."""
+    """Whether all folders that runs write to are writable; missing ones are created by a run."""
     good = []
     for name in _WRITTEN:
         folder = top / name
@@ -29,20 +29,20 @@ def folders(top: Path) -> Iterator[Finding]:
 
 
 def writable(folder: Path, subject: str) -> Iterator[Finding]:
-    """What keeps files from being made in a folder; it is tried, since permissions do not tell all."""
+    """What prevents files from being created in a folder; tried in practice, as permissions do not show everything."""
     there = next((path for path in (folder, *folder.parents) if os.path.lexists(str(path))), folder)
     if not there.is_dir():
-        yield Finding(BAD, f"{subject}/", f"{there} is no folder", "move it away")
+        yield Finding(BAD, f"{subject}/", f"{there} is not a folder", "move it away")
         return
     try:
         with tempfile.NamedTemporaryFile(dir=str(there), prefix=".doctor-"):
             pass
     except OSError as error:
-        cure = f"`chmod u+w {there}` as its owner, or mount it for writing"
+        cure = f"`chmod u+w {there}` as its owner, or mount it writable"
         yield Finding(BAD, f"{subject}/", f"{there} cannot be written: {error.strerror}", cure)
         return
     if not there.stat().st_mode & 0o222:
-        what = f"{there} is marked read-only, which only root may ignore"
+        what = f"{there} is marked read-only, which only root can ignore"
         yield Finding(WARNING, f"{subject}/", what, f"`chmod u+w {there}`")
 
 
@@ -56,17 +56,17 @@ def disk(top: Path) -> Iterator[Finding]:
             continue
         seen.add(device)
         words = f"{free / 2**30:.1f} GiB free at {folder}"
-        if free < _LEAST_DISK:
-            yield Finding(BAD, "disk", f"{words}: the logs of a test do not fit", "make room")
+        if free < _MINIMUM_DISK:
+            yield Finding(BAD, "disk", f"{words}: too little for the logs of a test", "free some space")
         elif free < _ENOUGH_DISK:
-            what = f"{words}: little for large models and pixels of 50,000 images"
-            yield Finding(WARNING, "disk", what, "make room, or give --runs-dir another place")
+            what = f"{words}: not much for large models and the pixels of 50,000 images"
+            yield Finding(WARNING, "disk", what, "free some space, or give --runs-dir another place")
         else:
             yield Finding(GOOD, "disk", words)
 
 
 def models() -> Iterator[Finding]:
-    """Whether the models that are shipped or were fetched are what they should be."""
+    """Whether shipped and fetched models have the right content."""
     from harness.models.verify import verify
 
     good, problems = verify([])
@@ -78,7 +78,7 @@ def models() -> Iterator[Finding]:
 
 
 def datasets(official: bool = False) -> Iterator[Finding]:
-    """Whether the shipped samples are whole and the full sets here, without which there is no official run."""
+    """Whether the shipped samples are complete and the full data sets are here, as official runs require."""
     from harness import paths
     from harness.catalog import manifests
     from harness.catalog.datasets import find_dataset, location
@@ -93,12 +93,12 @@ def datasets(official: bool = False) -> Iterator[Finding]:
                 continue
             place = location(benchmark, entry)
             if entry.official and place is None:
-                what = f"{name}: {entry.variable} is not set, so that only the shipped sample is used"
+                what = f"{name}: {entry.variable} is not set, so only the shipped sample is used"
                 cure = f"set {entry.variable} to your copy, for official runs"
                 yield Finding(lacking, "data set", what, cure)
                 continue
             if entry.official and not entry.variable and place is not None and not place.exists():
-                what = f"{name} is not here, so that only the shipped sample is used"
+                what = f"{name} is not here, so only the shipped sample is used"
                 yield Finding(lacking, "data set", what, "`make data`, for official runs")
                 continue
             try:
@@ -107,7 +107,9 @@ def datasets(official: bool = False) -> Iterator[Finding]:
                     made = find_benchmark(benchmark)
                     made(made.Settings(), paths.CACHE_DIR).check_official(found)
             except NotOfficial as error:
-                yield Finding(lacking, "data set", f"{name} serves no official run: {str(error).rstrip('.')}")
+                yield Finding(
+                    lacking, "data set", f"{name} cannot be used in an official run: {str(error).rstrip('.')}"
+                )
             except ConfigError as error:
                 yield of_sentence(BAD, "data set", str(error).rstrip("."))
             else:
@@ -115,15 +117,16 @@ def datasets(official: bool = False) -> Iterator[Finding]:
 
 
 def user_conf(official: bool = False) -> Iterator[Finding]:
-    """Whether LoadGen will understand user.conf, and the rules let an official run have it."""
+    """Whether LoadGen understands user.conf, and official runs may use it."""
     from harness.errors import ConfigError
-    from harness.loadgen.conf import MODELS, SCENARIOS, check_official, read_user_conf
+    from harness.loadgen.conf import check_official, read_user_conf
+    from harness.registry import BENCHMARKS, SCENARIOS
     from harness.rules.limits import MIN_DURATION_MS
     from harness.running.request import default_conf
 
     try:
         conf = read_user_conf(default_conf())
-        for model, scenario in product(MODELS[1:], SCENARIOS[1:]) if official else ():
+        for model, scenario in product(BENCHMARKS, SCENARIOS) if official else ():
             check_official(conf, model, scenario, MIN_DURATION_MS)
     except ConfigError as error:
         yield of_sentence(BAD, "user.conf", str(error).rstrip("."))

@@ -14,13 +14,13 @@ from pathlib import Path
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding
 
 OLDEST, NEWEST = (3, 11), (3, 13)
-_ANEW = "`rm -rf .venv && make setup`"
+_RECREATE = "`rm -rf .venv && make setup`"
 _LICENCE = "its licence allows evaluation use only"
 _IMPORT_SECONDS = 120
 
 
-def python(version: tuple[int, ...] = tuple(sys.version_info), executable: str = sys.executable) -> Iterator[Finding]:
-    """Whether this Python is one that the project runs on."""
+def python(version: tuple[int, ...] = sys.version_info[:3], executable: str = sys.executable) -> Iterator[Finding]:
+    """Whether the project runs on this version of Python."""
     name = ".".join(map(str, version[:3]))
     if not OLDEST <= tuple(version[:2]) <= NEWEST:
         what = f"{name} ({executable}), and 3.11, 3.12 or 3.13 is needed"
@@ -32,7 +32,7 @@ def python(version: tuple[int, ...] = tuple(sys.version_info), executable: str =
 
 
 def packages(top: Path) -> Iterator[Finding]:
-    """Whether what pyproject.toml asks for is installed, in the versions that requirements.lock pins."""
+    """Whether the dependencies in pyproject.toml are installed in the versions pinned by requirements.lock."""
     try:
         project = (top / "pyproject.toml").read_text(encoding="utf-8")
         lock = (top / "requirements.lock").read_text(encoding="utf-8")
@@ -55,30 +55,32 @@ def packages(top: Path) -> Iterator[Finding]:
         yield Finding(WARNING, "packages", "pyproject.toml lists none", "fetch the repository again")
         return
     if missing:
-        yield Finding(BAD, "packages", f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", _ANEW)
+        yield Finding(
+            BAD, "packages", f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", _RECREATE
+        )
     if other:
-        yield Finding(WARNING, "packages", f"other versions than are pinned: {', '.join(other)}", _ANEW)
+        yield Finding(WARNING, "packages", f"versions that differ from the pinned ones: {', '.join(other)}", _RECREATE)
     if not missing and not other:
-        yield Finding(GOOD, "packages", f"{len(names)} as they are pinned")
+        yield Finding(GOOD, "packages", f"{len(names)} in their pinned versions")
 
 
 def onnxruntime() -> Iterator[Finding]:
-    """The engine that is always there."""
+    """The engine that is always installed."""
     yield from _engine("onnxruntime", "ONNX Runtime", "onnxruntime")
 
 
-def deepsparse(version: tuple[int, ...] = tuple(sys.version_info)) -> Iterator[Finding]:
-    """The engine for sparse models, which may be missing."""
+def deepsparse(version: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Finding]:
+    """The optional engine for sparse models."""
     if has_deepsparse():
         yield from _engine("deepsparse", "DeepSparse", "deepsparse", f"; {_LICENCE}")
         return
     now = "the default engine is ONNX Runtime"
     if tuple(version[:2]) != OLDEST:
-        what = f"not installed, since it needs Python 3.11 and this is {version[0]}.{version[1]}; {now}; {_LICENCE}"
+        what = f"not installed, because it needs Python 3.11 and this is {version[0]}.{version[1]}; {now}; {_LICENCE}"
         yield Finding(WARNING, "DeepSparse", what, "`rm -rf .venv && make setup PYTHON=python3.11`")
     else:
         what = f"not installed: left out with DEEPSPARSE=0, or its installation failed; {now}; {_LICENCE}"
-        yield Finding(WARNING, "DeepSparse", what, f"{_ANEW}, if you may use it")
+        yield Finding(WARNING, "DeepSparse", what, f"{_RECREATE}, if you may use it")
 
 
 def has_deepsparse() -> bool:
@@ -90,24 +92,24 @@ def has_deepsparse() -> bool:
 
 
 def loadgen() -> Iterator[Finding]:
-    """LoadGen, and the round of MLPerf whose rules are built into it."""
+    """LoadGen, and the MLPerf round whose seeds and rules are built into it."""
     from harness.rules.rounds import ROUNDS, round_of_version
 
     version = _version("mlcommons-loadgen")
     if not version:
-        yield Finding(BAD, "LoadGen", "not installed", _ANEW)
+        yield Finding(BAD, "LoadGen", "not installed", _RECREATE)
         return
     problem = _import_problem("mlperf_loadgen")
     if problem:
-        yield Finding(BAD, "LoadGen", f"{version} cannot be imported ({problem})", _ANEW)
+        yield Finding(BAD, "LoadGen", f"{version} cannot be imported ({problem})", _RECREATE)
         return
     found = round_of_version(version)
     if found is None:
         what = f"{version} is older than {ROUNDS[0].name}, the first round that this harness knows"
-        yield Finding(WARNING, "LoadGen", what, _ANEW)
+        yield Finding(WARNING, "LoadGen", what, _RECREATE)
     elif tuple(map(int, re.findall(r"\d+", version)[:2])) > ROUNDS[-1].first[:2]:
         what = f"{version} is newer than {ROUNDS[-1].name}, the last round that this harness knows"
-        yield Finding(WARNING, "LoadGen", what, _ANEW)
+        yield Finding(WARNING, "LoadGen", what, _RECREATE)
     else:
         yield Finding(GOOD, "LoadGen", f"{version}, with the seeds and rules of round {found.name}")
 
@@ -115,19 +117,19 @@ def loadgen() -> Iterator[Finding]:
 def _engine(package: str, title: str, module: str, more: str = "") -> Iterator[Finding]:
     version = _version(package)
     if not version:
-        yield Finding(BAD, title, "not installed", _ANEW)
+        yield Finding(BAD, title, "not installed", _RECREATE)
     elif problem := _import_problem(module):
-        yield Finding(BAD, title, f"{version} cannot be imported ({problem})", _ANEW)
+        yield Finding(BAD, title, f"{version} cannot be imported ({problem})", _RECREATE)
     else:
         yield Finding(GOOD, title, f"{version}{more}")
 
 
 def _import_problem(module: str) -> str:
-    """Why a module cannot be imported, "" if it can: in a process of its own, since native code may crash."""
+    """Why a module cannot be imported, "" if it can; tried in a child process, as native code may crash."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", f"import {module}"],
-            # What lies in the current folder is not what a run imports.
+            # A run does not import modules from the current folder.
             env={**os.environ, "NM_DISABLE_ANALYTICS": "1", "PYTHONSAFEPATH": "1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

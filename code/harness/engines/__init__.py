@@ -1,1 +1,1 @@
-"""Engines: each module holds one, and knows nothing of LoadGen, samples or models."""
+"""Engines, one per module; they know nothing of LoadGen, samples or models."""

@@ -1,4 +1,4 @@
-"""What every engine is to the harness: something that compiles a signature and then runs batches of it."""
+"""The contract of engines: compile a signature, then run batches with it."""
 
 from __future__ import annotations
 
@@ -10,44 +10,50 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from harness.errors import EngineError, HarnessError
 from harness.graph import Tensor
 from harness.registry import ENGINES, resolve
 
 Dims = tuple[int, ...]
-Runner = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
+Array = NDArray[np.generic]
+Runner = Callable[[Mapping[str, Array]], Sequence[Array]]
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The exact shapes of one batch: inputs by name, outputs in the order in which the SUT reads them."""
+    """The exact shapes of a batch: inputs by name, outputs in the order in which the SUT reads them."""
 
     inputs: Mapping[str, Dims]
     outputs: Mapping[str, Dims]
 
 
 class EngineSettings(BaseModel):
-    """Settings that every engine has."""
+    """The settings common to all engines."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     streams: int | None = Field(
-        None, ge=1, description="batches that run at the same time; default: as suits the engine"
+        None, ge=1, description="batches that run at the same time; default: chosen by the engine"
     )
-    max_batch: int = Field(64, ge=1, description="samples in one batch at most")
+    max_batch: int = Field(64, ge=1, description="maximum samples in a batch")
     max_tokens: int = Field(
-        1024, ge=1, description="cost units (tokens for BERT, images for ResNet50) in one batch at most"
+        1024, ge=1, description="maximum cost units (tokens for BERT, images for ResNet50) in a batch"
     )
 
     def suited(self, *, latency: bool, arriving: bool, max_cost: int) -> Self:
-        """The settings, with what suits a scenario best where the user says nothing.
+        """The settings, with the defaults best suited to a scenario.
 
-        ``latency``: one query at a time, and only its latency counts; ``arriving``: queries come while others run, and
-        have a bound. ``max_cost`` is the largest cost of a sample.
+        ``latency``: one query runs at a time, and only its latency counts; ``arriving``: queries arrive while others
+        run, under a latency bound. ``max_cost`` is the largest cost of a sample.
         """
         return self.model_copy(update={"streams": 1}) if latency and self.streams is None else self
+
+    def in_force(self) -> dict[str, JsonValue]:
+        """The settings, with the values that unset ones take on this machine."""
+        return self.model_dump()
 
 
 def find_engine(name: str) -> type[Engine]:
@@ -63,17 +69,18 @@ class Engine(ABC):
     """Runs batches of one model.
 
     ``compile`` may be called many times and may be slow; the runners that it returns are thread-safe and release
-    the GIL while they compute. An engine may let its library's exceptions pass: who calls it makes them `EngineError`.
+    the GIL while they compute. An engine need not catch its library's exceptions: its callers turn them into
+    `EngineError`.
     """
 
     name: ClassVar[str]
     Settings: ClassVar[type[EngineSettings]] = EngineSettings
     fixed_shapes: ClassVar[bool] = False
-    """Whether each shape is compiled apart, so that few shapes are better than exact ones."""
+    """Whether each shape is compiled separately, which makes few shapes better than exact ones."""
     computes: ClassVar[bool] = True
-    """Whether its answers are a result; only such an engine makes official runs."""
+    """Whether its outputs are real results, as official runs require."""
     reshapes: ClassVar[bool] = False
-    """Whether dimensions that the graph fixes can be given another size."""
+    """Whether fixed dimensions of the graph can be given another size."""
 
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
@@ -86,15 +93,10 @@ class Engine(ABC):
         self.settings = settings
 
     @classmethod
-    def in_force(cls, settings: EngineSettings) -> dict[str, object]:
-        """The settings with what stands for those that are left open, on this machine."""
-        return settings.model_dump()
-
-    @classmethod
     def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
-        """What tuning tries on this machine: lists of settings of which one at a time is in force.
+        """The settings that tuning tries on this machine: one list per dimension of the search, with its alternatives.
 
-        ``max_cost`` is the largest cost of a sample, ``one_stream`` whether the scenario has one batch at a time.
+        ``max_cost`` is the largest cost of a sample, ``one_stream`` whether the scenario runs one batch at a time.
         """
         return []
 
@@ -102,12 +104,12 @@ class Engine(ABC):
     def compile(self, signature: Signature) -> Runner:
         """A callable that runs one batch: {name: array of the signature's shape and the graph's dtype} to arrays."""
 
-    def describe(self) -> dict[str, object]:
-        """Name, version and the settings in force, for the record of a run."""
-        return {"name": self.name, **self.in_force(self.settings)}
+    def describe(self) -> dict[str, JsonValue]:
+        """Name, version and the settings in force, for a run's record."""
+        return {"name": self.name, **self.settings.in_force()}
 
     def remark(self) -> str:
-        """What the user should hear of what was compiled, "" for nothing."""
+        """A remark for the user on the compiled model; "" for none."""
         return ""
 
     def close(self) -> None:  # noqa: B027  most engines free everything with their last reference
@@ -116,7 +118,7 @@ class Engine(ABC):
 
 @contextmanager
 def engine_errors(engine: str, doing: str) -> Iterator[None]:
-    """Turn whatever an engine's library raises into one sentence that says which engine failed at what."""
+    """Turn any exception of an engine's library into one sentence that says which engine failed at what."""
     try:
         yield
     except HarnessError:
@@ -127,11 +129,11 @@ def engine_errors(engine: str, doing: str) -> Iterator[None]:
         raise EngineError(f"{engine} failed {doing}: {reason[:400]}") from error
 
 
-def check_outputs(engine: str, outputs: Sequence[np.ndarray], expected: Mapping[str, Dims]) -> None:
-    """Refuse outputs that are not an answer.
+def check_outputs(engine: str, outputs: Sequence[Array], expected: Mapping[str, Dims]) -> None:
+    """Reject invalid outputs.
 
     Raises:
-        EngineError: an output is missing, has another shape than ``expected``, or holds NaN or infinity.
+        EngineError: an output is missing, has a shape other than ``expected``, or contains NaN or infinity.
     """
     if len(outputs) != len(expected):
         raise EngineError(f"{engine} returned {len(outputs)} outputs where the model has {len(expected)}.")

@@ -1,4 +1,4 @@
-"""Where an engine's streams run: threads, instances, and the cores that they are kept on."""
+"""The layout of an engine's streams: threads, instances, and the cores that they are pinned to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from harness.engines.base import EngineSettings
 from harness.errors import ConfigError
@@ -20,29 +20,37 @@ Cpus = tuple[int, ...]
 
 
 class CoreSettings(EngineSettings):
-    """Settings of engines that compute on cores."""
+    """The settings of engines that compute on CPU cores."""
 
-    threads: int | None = Field(None, ge=1, description="cores of one stream; default: cores ÷ streams")
+    threads: int | None = Field(None, ge=1, description="cores per stream; default: cores ÷ streams")
     instances: int | None = Field(
-        None, ge=1, description="copies of the model, which share the streams; default: one for each NUMA node"
+        None, ge=1, description="copies of the model, which share the streams; default: one per NUMA node"
     )
     pin: bool | None = Field(
-        None, description="keep each instance on cores of its own; default: as suits the engine and the machine"
+        None, description="pin each instance to its own cores; default: chosen by engine and machine"
     )
 
     def suited(self, *, latency: bool, arriving: bool, max_cost: int) -> Self:
-        """As of every engine, unless the user sets the threads of a stream."""
+        """As for every engine, unless the user sets the threads per stream."""
         if self.threads is not None:
             return self
         return super().suited(latency=latency, arriving=arriving, max_cost=max_cost)
 
+    def layout(self) -> Layout:
+        """The layout of the streams on this machine, by default with one thread each."""
+        return Layout.of(self, preferred=1, pin=False)
+
+    def in_force(self) -> dict[str, JsonValue]:
+        """The settings with the layout on this machine."""
+        return {**super().in_force(), **self.layout().describe()}
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Streams on cores."""
+    """The streams' threads, model instances and cores."""
 
     threads: int
-    """Of one stream."""
+    """Per stream."""
     streams: int
     instances: tuple[Cpus, ...]
     """The CPUs of each copy of the model."""
@@ -50,12 +58,12 @@ class Layout:
 
     @classmethod
     def of(cls, settings: CoreSettings, preferred: int, pin: bool, machine: Sequence[Core] | None = None) -> Layout:
-        """The layout on this machine: no core idle, and where nothing is set ``preferred`` threads a stream or more.
+        """The layout on this machine: no core is idle, and by default a stream has at least ``preferred`` threads.
 
-        On several NUMA nodes instances are pinned; where there is one, ``pin`` says what suits the engine.
+        On several NUMA nodes instances are pinned by default; on one, ``pin`` is the engine's default.
 
         Raises:
-            ConfigError: the streams cannot be shared out evenly among the instances.
+            ConfigError: the streams cannot be divided evenly among the instances.
         """
         machine = machine or cores()
         nodes = [[core.cpu for core in machine if core.node == node] for node in sorted({c.node for c in machine})]
@@ -68,50 +76,55 @@ class Layout:
         count = settings.instances or (len(nodes) if streams % len(nodes) == 0 else 1)
         if streams % count:
             raise ConfigError(
-                f"{streams} streams cannot be shared out among {count} instances: set streams to a multiple of {count}."
+                f"{streams} streams cannot be divided among {count} instances: set streams to a multiple of {count}."
             )
         pinned = pin or len(nodes) > 1 if settings.pin is None else settings.pin
         return cls(threads, streams, _places(nodes, count), pinned)
 
     def instance(self, stream: int) -> int:
-        """The instance that a stream belongs to."""
+        """The instance of a stream."""
         return stream * len(self.instances) // self.streams
 
     def cpus(self, stream: int) -> Cpus:
         """The CPUs of a stream."""
         cpus = self.instances[self.instance(stream)]
         first = stream % (self.streams // len(self.instances)) * self.threads
-        # More threads than cores share those of their instance.
+        # If there are more threads than cores, they share the cores of their instance.
         return tuple(dict.fromkeys(cpus[place % len(cpus)] for place in range(first, first + self.threads)))
 
-    def describe(self) -> dict[str, object]:
-        """For the record of a run."""
-        facts = {"threads": self.threads, "streams": self.streams, "instances": len(self.instances), "pin": self.pin}
-        return {**facts, "cpus": [list(cpus) for cpus in self.instances]} if self.pin else facts
+    def describe(self) -> dict[str, JsonValue]:
+        """The layout, for a run's record."""
+        facts: dict[str, JsonValue] = {
+            "threads": self.threads,
+            "streams": self.streams,
+            "instances": len(self.instances),
+            "pin": self.pin,
+        }
+        return {**facts, "cpus": [[*cpus] for cpus in self.instances]} if self.pin else facts
 
 
 def _places(nodes: Sequence[Sequence[int]], count: int) -> tuple[Cpus, ...]:
-    """The CPUs of ``count`` instances: whole nodes, or parts of one, where the numbers allow it."""
+    """The CPUs of ``count`` instances: entire nodes or parts of one, if the numbers allow it."""
     if count % len(nodes) == 0:
         return tuple(part for node in nodes for part in _parts(node, count // len(nodes)))
     return _parts([cpu for node in nodes for cpu in node], count)
 
 
 def _parts(cpus: Sequence[int], count: int) -> tuple[Cpus, ...]:
-    """``count`` parts of nearly the same size, side by side; more parts than CPUs share them."""
+    """``count`` contiguous parts of nearly equal size; if there are more parts than CPUs, they share CPUs."""
     if count > len(cpus):
         return tuple((cpus[part % len(cpus)],) for part in range(count))
     ends = [len(cpus) * part // count for part in range(count + 1)]
     return tuple(tuple(cpus[start:end]) for start, end in pairwise(ends))
 
 
-def stream_counts(most: int) -> list[int]:
-    """Powers of two up to ``most``, and ``most``."""
-    return sorted({most, *(2**power for power in range(most.bit_length()) if 2**power <= most)})
+def stream_counts(maximum: int) -> list[int]:
+    """Powers of two up to ``maximum``, and ``maximum``."""
+    return sorted({maximum, *(2**power for power in range(maximum.bit_length()))})
 
 
 def batch_sizes(settings: type[EngineSettings], max_cost: int) -> list[dict[str, str]]:
-    """Batch limits to try around the default: of samples where each costs 1, otherwise of cost units."""
+    """Batch limits to try around the default: in samples if each costs 1, otherwise in cost units."""
     if max_cost == 1:
         return [{"max_batch": str(size)} for size in (4, 16, 64)]
     default = settings.model_fields["max_tokens"].default
@@ -122,7 +135,7 @@ _here = threading.local()
 
 
 def stay_on(cpus: Cpus) -> None:
-    """Keep the calling thread on these CPUs from now on; not the main thread, whose place new threads inherit."""
+    """Pin the calling thread to these CPUs, unless it is the main thread, whose CPUs new threads inherit."""
     if threading.current_thread() is threading.main_thread():
         return
     if getattr(_here, "cpus", None) != cpus:
@@ -132,7 +145,7 @@ def stay_on(cpus: Cpus) -> None:
 
 @contextmanager
 def on_cpus(cpus: Cpus) -> Iterator[None]:
-    """Run the block on these CPUs: memory that it touches first lies near them, threads that it starts stay there."""
+    """Run the block on these CPUs: memory that it first touches is local to them, threads that it starts stay there."""
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     _set_affinity(cpus)
     try:

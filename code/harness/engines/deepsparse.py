@@ -1,7 +1,7 @@
 """DeepSparse, the engine for sparse models.
 
-It runs fixed shapes, so that there is one engine for each (batch, length) shape. Its licence allows evaluation use
-only. ``deepsparse.Engine(..., input_shapes=...)`` rewrites the ONNX file in place (1.8.0), so it gets a private copy.
+It runs fixed shapes, so there is one engine for each (batch, length) shape. Its licence allows evaluation use only.
+ ``deepsparse.Engine(..., input_shapes=...)`` rewrites the ONNX file in place (1.8.0), so it gets a private copy.
 """
 
 from __future__ import annotations
@@ -12,25 +12,32 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Protocol, Self
 
-import numpy as np
-from pydantic import Field
+from pydantic import Field, JsonValue
 
-from harness.engines.base import Engine, EngineSettings, Runner, Signature
+from harness.engines.base import Array, Engine, EngineSettings, Runner, Signature
 from harness.engines.cores import CoreSettings, Cpus, Layout, batch_sizes, on_cpus, stay_on, stream_counts
 from harness.errors import MissingDependencyError
 from harness.graph import read_graph
 from harness.host.machine import core_count
 
-_LEAST_FRACTION = 0.9
-_MOST_INSTANCES = 8  # that tuning tries: memory and compiling grow with them
+_MINIMUM_FRACTION = 0.9
+_MAXIMUM_INSTANCES = 8  # that tuning tries: memory and compile time grow with them
+
+
+class _Compiled(Protocol):
+    """The part of ``deepsparse.Engine`` that is used here."""
+
+    fraction_of_supported_ops: float
+
+    def run(self, inp: list[Array], val_inp: bool) -> list[Array]: ...
 
 
 class DeepSparseSettings(CoreSettings):
-    """Settings of DeepSparse."""
+    """The settings of DeepSparse."""
 
-    max_tokens: int = Field(1024, ge=1, description="padded cost units in one batch at most")
+    max_tokens: int = Field(1024, ge=1, description="maximum padded cost units in a batch")
     shapes: int = Field(8, ge=1, le=64, description="(batch, length) shapes to compile, about 2 seconds each")
     scheduler: Literal["single_stream", "multi_stream", "elastic"] | None = Field(
         None,
@@ -38,18 +45,28 @@ class DeepSparseSettings(CoreSettings):
     )
 
     def suited(self, *, latency: bool, arriving: bool, max_cost: int) -> Self:
-        """Server with samples of one size: DeepSparse's elastic scheduler, with more requests than cores.
+        """For Server and samples of one size, the elastic scheduler, with more streams than cores.
 
-        With samples of several lengths, each shape has an engine of its own, which knows nothing of the others.
+        Samples of several lengths need several engines, whose schedulers know nothing of each other.
         """
         free = self.streams is None and self.scheduler is None and self.instances is None and self.threads is None
         if arriving and max_cost == 1 and free:
             return self.model_copy(update={"streams": 2 * core_count(), "scheduler": "elastic"})
         return super().suited(latency=latency, arriving=arriving, max_cost=max_cost)
 
+    def layout(self) -> Layout:
+        """The layout of the streams on this machine, by default pinned, with four threads each."""
+        return Layout.of(self, preferred=4, pin=True)
+
+    def in_force(self) -> dict[str, JsonValue]:
+        """The settings with the layout on this machine and its scheduler."""
+        layout = self.layout()
+        suited = "multi_stream" if layout.streams > len(layout.instances) else "single_stream"
+        return {**super().in_force(), "scheduler": self.scheduler or suited}
+
 
 class DeepSparseEngine(Engine):
-    """One compiled ``deepsparse.Engine`` a shape."""
+    """One compiled ``deepsparse.Engine`` per shape."""
 
     name: ClassVar[str] = "deepsparse"
     Settings: ClassVar[type[EngineSettings]] = DeepSparseSettings
@@ -63,11 +80,12 @@ class DeepSparseEngine(Engine):
             MissingDependencyError: DeepSparse is not installed.
         """
         super().__init__(model, settings)
-        self.layout = self._layout(settings)
+        self._file = model
+        self.layout = settings.layout()
         self.streams, self.shape_budget = self.layout.streams, settings.shapes
         several = len(self.layout.instances) > 1
-        # Read at import. DeepSparse would send usage data otherwise, and leave its threads to the kernel, which often
-        # puts two of them, that wait for each other, on one core. Its own pinning knows nothing of other instances.
+        # Both are read at import. Without them DeepSparse sends usage data, and the kernel often puts two threads that
+        # wait for each other on one core. DeepSparse's own pinning knows nothing of other instances.
         os.environ["NM_DISABLE_ANALYTICS"] = "1"
         os.environ["NM_BIND_THREADS_TO_CORES"] = str(int(self.layout.pin and not several))
         try:
@@ -76,37 +94,26 @@ class DeepSparseEngine(Engine):
             raise MissingDependencyError(missing_reason(error)) from error
         self._deepsparse = deepsparse
         self._each = self.layout.streams // len(self.layout.instances)
-        self._scheduler = self.in_force(settings)["scheduler"]
+        self._scheduler = settings.in_force()["scheduler"]
         self._free = [self.layout.instance(stream) for stream in range(self.streams)]
-        """The instance of each stream that is idle."""
+        """The instance of each idle stream."""
         graph = read_graph(model)
         self.inputs, self.outputs, self._weight_files = graph.inputs, graph.outputs, graph.weight_files
         self.fractions: list[float] = []
 
-    @staticmethod
-    def _layout(settings: DeepSparseSettings) -> Layout:
-        return Layout.of(settings, preferred=4, pin=True)
-
-    @classmethod
-    def in_force(cls, settings: DeepSparseSettings) -> dict[str, object]:
-        """The settings with the layout on this machine and the scheduler that suits it."""
-        layout = cls._layout(settings)
-        suited = "multi_stream" if layout.streams > len(layout.instances) else "single_stream"
-        return {**super().in_force(settings), **layout.describe(), "scheduler": settings.scheduler or suited}
-
     @classmethod
     def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
-        """Streams with their scheduler, or each with an instance of its own; batches, shapes and pinning."""
+        """Streams with their scheduler, or each with its own instance; batches, shapes and pinning."""
         pins = [{"pin": "true"}, {"pin": "false"}]
-        most = core_count()
+        cores = core_count()
         if one_stream:
-            return [[{"streams": "1", "threads": str(count)} for count in stream_counts(most)], pins]
+            return [[{"streams": "1", "threads": str(count)} for count in stream_counts(cores)], pins]
         streams = [{"streams": "1"}]
-        for count in stream_counts(most)[1:]:
+        for count in stream_counts(cores)[1:]:
             streams += [{"streams": str(count), "scheduler": kind} for kind in ("multi_stream", "elastic")]
-            # Each instance is compiled apart.
-            streams += [{"streams": str(count), "instances": str(count)}] if count <= _MOST_INSTANCES else []
-        streams.append({"streams": str(2 * most), "scheduler": "elastic"})
+            # Each instance is compiled separately.
+            streams += [{"streams": str(count), "instances": str(count)}] if count <= _MAXIMUM_INSTANCES else []
+        streams.append({"streams": str(2 * cores), "scheduler": "elastic"})
         shapes = [{"shapes": str(count)} for count in (4, 8, 12)]
         return [streams, batch_sizes(cls.Settings, max_cost), *([shapes] if max_cost > 1 else []), pins]
 
@@ -116,16 +123,16 @@ class DeepSparseEngine(Engine):
         order = [[tensor.name for tensor in self.outputs].index(name) for name in signature.outputs]
         shapes = [list(signature.inputs[name]) for name in names]
         with tempfile.TemporaryDirectory(prefix="deepsparse-") as folder:
-            for name in self._weight_files:  # read by name, beside the graph
+            for name in self._weight_files:  # read by name from the graph's folder
                 link = Path(folder) / name
                 link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(self.model.parent / name)
-            engines = [self._instance(Path(folder) / self.model.name, shapes, cpus) for cpus in self.layout.instances]
+                link.symlink_to(self._file.parent / name)
+            engines = [self._instance(Path(folder) / self._file.name, shapes, cpus) for cpus in self.layout.instances]
         free = self._free
-        # With one core, DeepSparse computes in the thread that calls.
+        # With one core, DeepSparse computes in the calling thread.
         alone = self.layout.pin and self.layout.threads * self._each == 1
 
-        def runner(batch: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        def runner(batch: Mapping[str, Array]) -> Sequence[Array]:
             instance = free.pop()
             try:
                 if alone:
@@ -137,24 +144,24 @@ class DeepSparseEngine(Engine):
 
         return runner
 
-    def _instance(self, copy: Path, shapes: list[list[int]], cpus: Cpus) -> object:
-        shutil.copyfile(self.model, copy)
+    def _instance(self, copy: Path, shapes: list[list[int]], cpus: Cpus) -> _Compiled:
+        shutil.copyfile(self._file, copy)
         num_cores = min(self.layout.threads * self._each, len(cpus))
-        # Threads inherit the CPUs of the one that starts them.
+        # Threads inherit the CPUs of the thread that starts them.
         with on_cpus(cpus) if self.layout.pin and len(self.layout.instances) > 1 else nullcontext():
-            engine = self._deepsparse.Engine(
+            engine: _Compiled = self._deepsparse.Engine(
                 str(copy),
                 batch_size=shapes[0][0],
                 num_cores=num_cores,  # of all streams together
-                num_streams=min(self._each, num_cores),  # what more streams bring waits inside DeepSparse
+                num_streams=min(self._each, num_cores),  # requests of further streams wait inside DeepSparse
                 scheduler=self._scheduler,
                 input_shapes=shapes,
             )
         self.fractions.append(float(engine.fraction_of_supported_ops))
         return engine
 
-    def describe(self) -> dict[str, object]:
-        """Name, version, cores, streams, and the share of the graph that DeepSparse itself runs."""
+    def describe(self) -> dict[str, JsonValue]:
+        """Name, version, cores, streams, and the fraction of the graph that DeepSparse itself runs."""
         return {
             **super().describe(),
             "version": self._deepsparse.__version__,
@@ -162,23 +169,23 @@ class DeepSparseEngine(Engine):
         }
 
     def remark(self) -> str:
-        """That much of the graph is left to the ONNX Runtime in DeepSparse, which it does without an error."""
+        """Warn of a graph that DeepSparse silently leaves to its slow built-in ONNX Runtime."""
         fraction = min(self.fractions, default=1.0)
-        if fraction >= _LEAST_FRACTION:
+        if fraction >= _MINIMUM_FRACTION:
             return ""
         return (
-            f"DeepSparse runs only {fraction:.0%} of this graph's operators itself, and leaves the others to a slow "
-            "ONNX Runtime of its own: NM_LOGGING_LEVEL=diagnose says which; try --engine onnxruntime."
+            f"DeepSparse runs only {fraction:.0%} of this graph's operators itself, and leaves the others to its "
+            "slow built-in ONNX Runtime: NM_LOGGING_LEVEL=diagnose shows which; try --engine onnxruntime."
         )
 
 
 def missing_reason(error: ImportError) -> str:
-    """Why DeepSparse cannot be used here, and what to do."""
+    """Why DeepSparse cannot be used here, and what to do about it."""
     import sys
 
     if sys.version_info >= (3, 12):
         return (
             f"DeepSparse 1.8.0 needs Python 3.11 or older and this is Python {sys.version_info[0]}."
-            f"{sys.version_info[1]}: use --engine onnxruntime, or make the environment anew with Python 3.11."
+            f"{sys.version_info[1]}: use --engine onnxruntime, or recreate the environment with Python 3.11."
         )
     return f"DeepSparse cannot be imported ({error}): run `make setup`, or use --engine onnxruntime."

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, JsonValue
 
-from harness.engines.base import Engine, EngineSettings, Runner, Signature
-from harness.engines.cores import CoreSettings, Cpus, Layout, batch_sizes, on_cpus, stay_on, stream_counts
+from harness.engines.base import Array, Engine, EngineSettings, Runner, Signature
+from harness.engines.cores import CoreSettings, Cpus, batch_sizes, on_cpus, stay_on, stream_counts
 from harness.graph import Tensor
 from harness.host.machine import core_count
 
-_DTYPES = {
+_DTYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
@@ -27,15 +27,33 @@ _DTYPES = {
 }
 
 
-class OnnxRuntimeSettings(CoreSettings):
-    """Settings of ONNX Runtime."""
+class _Node(Protocol):
+    """An input or output as described by ONNX Runtime."""
 
-    max_tokens: int = Field(384, ge=1, description="padded cost units in one batch at most")
-    spinning: bool = Field(True, description="threads spin while they wait: faster, but they use their cores")
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
+class _Session(Protocol):
+    """The part of ``onnxruntime.InferenceSession`` that is used here."""
+
+    def run(self, output_names: list[str], input_feed: Mapping[str, Array]) -> list[Array]: ...
+
+    def get_inputs(self) -> list[_Node]: ...
+
+    def get_outputs(self) -> list[_Node]: ...
+
+
+class OnnxRuntimeSettings(CoreSettings):
+    """The settings of ONNX Runtime."""
+
+    max_tokens: int = Field(384, ge=1, description="maximum padded cost units in a batch")
+    spinning: bool = Field(True, description="threads spin while they wait: faster, but they keep their cores busy")
 
 
 class OnnxRuntimeEngine(Engine):
-    """Takes batches of any shape. By default each core runs batches of its own, which is faster than sharing one."""
+    """Accepts batches of any shape. By default each core runs its own batches, which is faster than sharing one."""
 
     name: ClassVar[str] = "onnxruntime"
     Settings: ClassVar[type[EngineSettings]] = OnnxRuntimeSettings
@@ -46,32 +64,24 @@ class OnnxRuntimeEngine(Engine):
         import onnxruntime as ort
 
         self._ort = ort
-        self.layout = layout = self._layout(settings)
+        self.layout = layout = settings.layout()
         self.streams = layout.streams
-        self._free: list[tuple[ort.InferenceSession, Cpus]] = []
-        """What streams that are idle run on: as many as there are streams."""
+        self._spinning = settings.spinning
+        self._free: list[tuple[_Session, Cpus]] = []
+        """Session and CPUs of each idle stream."""
         if layout.threads > 1:
-            # A session owns a pool of threads, which streams would have to share.
+            # A session owns a thread pool, which its streams would have to share.
             for stream in range(layout.streams):
                 cpus = layout.cpus(stream)
                 self._free.append((self._session(cpus), cpus))
         else:
-            # With one thread there is no pool, and the streams of an instance can use the same session and weights.
+            # With one thread there is no pool: the streams of an instance can share a session and its weights.
             sessions = [self._session(cpus[:1]) for cpus in layout.instances]
             for stream in range(layout.streams):
                 self._free.append((sessions[layout.instance(stream)], layout.cpus(stream)))
         session = self._free[0][0]
         self.inputs = tuple(_tensor(node) for node in session.get_inputs())
         self.outputs = tuple(_tensor(node) for node in session.get_outputs())
-
-    @staticmethod
-    def _layout(settings: OnnxRuntimeSettings) -> Layout:
-        return Layout.of(settings, preferred=1, pin=False)
-
-    @classmethod
-    def in_force(cls, settings: OnnxRuntimeSettings) -> dict[str, object]:
-        """The settings with the layout on this machine."""
-        return {**super().in_force(settings), **cls._layout(settings).describe()}
 
     @classmethod
     def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
@@ -83,24 +93,25 @@ class OnnxRuntimeEngine(Engine):
             return [[{"streams": "1", "threads": str(count)} for count in counts], pins, spins]
         return [[{"streams": str(count)} for count in counts], batch_sizes(cls.Settings, max_cost), pins, spins]
 
-    def _session(self, cpus: Cpus) -> object:
+    def _session(self, cpus: Cpus) -> _Session:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self.layout.threads
         options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.settings.spinning)))
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self._spinning)))
         pinned = self.layout.pin
-        if pinned and len(cpus) > 1:  # of the threads beside the one that calls; they are counted from 1
+        if pinned and len(cpus) > 1:  # of all threads except the calling one; CPUs are counted from 1
             places = ";".join(str(cpu + 1) for cpu in cpus[1:])
             options.add_session_config_entry("session.intra_op_thread_affinities", places)
         with on_cpus(cpus) if pinned else nullcontext():
-            return self._ort.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])
+            session: _Session = self._ort.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])
+        return session
 
     def compile(self, signature: Signature) -> Runner:
-        """Nothing is compiled: ONNX Runtime takes each batch as it comes."""
+        """Nothing is compiled: ONNX Runtime accepts any shape."""
         names = list(signature.outputs)
         free, pin = self._free, self.layout.pin
 
-        def runner(batch: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        def runner(batch: Mapping[str, Array]) -> Sequence[Array]:
             slot = session, cpus = free.pop()
             try:
                 if pin:
@@ -111,11 +122,11 @@ class OnnxRuntimeEngine(Engine):
 
         return runner
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, JsonValue]:
         """Name, version, and the layout in force."""
         return {**super().describe(), "version": self._ort.__version__}
 
 
-def _tensor(node: object) -> Tensor:
+def _tensor(node: _Node) -> Tensor:
     dtype = np.dtype(_DTYPES.get(node.type, np.object_))
     return Tensor(node.name, dtype, tuple(d if isinstance(d, int) and d > 0 else None for d in node.shape))

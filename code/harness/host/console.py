@@ -1,27 +1,22 @@
 """All terminal output: results go to stdout, everything else (progress, notes, errors) to stderr.
 
-What goes to stderr is a record of the logger "harness" first: `configure` decides whether details are shown, and adds
-a file that gets all of it, and what stdout gets, with the time.
-
-Both consoles print text literally (no markup, no emoji codes, no highlighting) and never break a plain line,
-so that a path stays copyable. Styles come as ``rich`` objects or ``style=``.
+Messages for stderr pass through the logger "harness": `configure` decides whether details are shown, and can add a file
+that receives them all, and the output to stdout, with timestamps.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, TextIO, cast
+from typing import Any, NamedTuple, Self
 
-from rich.console import Console, RenderableType
+from rich.console import OverflowMethod, RenderableType
 from rich.live import Live
 from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
@@ -29,94 +24,15 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import ConfigError
+from harness.host.streams import open_console
 
-OnProgress = Callable[[int, int], None]
-"""Hears of progress: (done, total)."""
-OnProgress = Callable[[int, int], None]
-"""Hears of progress: (done, total)."""
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\].*?(?:\x07|\x1b\\))")
 _QUIET_FOR_S = 2.0
 _RATE_AFTER_S = 0.5
 _TICK_S = 0.5
 
 
-class _Stream:
-    """``sys.stdout`` or ``sys.stderr`` as it is at the moment of writing.
-
-    Output to stderr never raises: a reader that went away must not end a run that is under way.
-    """
-
-    def __init__(self, name: Literal["stdout", "stderr"], console: Console) -> None:
-        self._name = name
-        self._console = console
-        self._line = ""
-
-    def _now(self) -> TextIO | None:
-        stream: TextIO | None = getattr(sys, self._name)
-        # A live bar puts a proxy there that prints through `err`, above the bar: right for stdout only.
-        return stream if self._name == "stdout" else getattr(stream, "rich_proxied_file", stream)
-
-    def __getattr__(self, attribute: str) -> Any:
-        if attribute == "rich_proxied_file":
-            raise AttributeError(attribute)
-        return getattr(self._now(), attribute)
-
-    def isatty(self) -> bool:
-        try:
-            stream = self._now()
-            return stream is not None and stream.isatty()
-        except ValueError:
-            return False
-
-    def write(self, text: str) -> int:
-        # rich decides on colours once, when the Console is made; the stream may have been redirected since.
-        plain = text if self._console.is_terminal else _ANSI.sub("", text)
-        if self._name == "stdout" and _output.log_file:
-            self._log(_ANSI.sub("", text))
-        self._guarded(lambda stream: self._encodable(stream, plain))
-        return len(text)
-
-    def _log(self, text: str) -> None:
-        *lines, self._line = (self._line + text).split("\n")
-        for line in lines:
-            _only_logged(line.rstrip())
-
-    def flush(self) -> None:
-        self._guarded(lambda stream: stream.flush())
-
-    @staticmethod
-    def _encodable(stream: TextIO, text: str) -> None:
-        try:
-            stream.write(text)
-        except UnicodeEncodeError:
-            encoding = stream.encoding or "ascii"
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-
-    def _guarded(self, action: Callable[[TextIO], None]) -> None:
-        stream = self._now()
-        if stream is None:
-            return
-        try:
-            action(stream)
-        except (OSError, ValueError) as error:
-            if self._name == "stdout":
-                if isinstance(error, OSError):
-                    error.filename = "stdout"
-                raise
-
-
-def _console(name: Literal["stdout", "stderr"]) -> Console:
-    console = Console(stderr=name == "stderr", soft_wrap=True, markup=False, emoji=False, highlight=False)
-    console.file = cast(TextIO, _Stream(name, console))
-    return console
-
-
-out = _console("stdout")
-err = _console("stderr")
-
-
 class Output(NamedTuple):
-    """How much is said, and where else: what `configure` was given."""
+    """The arguments of `configure`: verbosity and log file."""
 
     verbose: bool = False
     log_file: Path | None = None
@@ -126,7 +42,20 @@ _output = Output()
 _log = logging.getLogger("harness")
 _log.setLevel(logging.DEBUG)
 _LOGGED = "only_logged"
-"""Attribute of records that are on the terminal already, or do not belong there."""
+"""Attribute of records that are already on the terminal, or do not belong there."""
+
+
+def _only_logged(text: str) -> None:
+    _log.info("%s", text, extra={_LOGGED: True})
+
+
+def _log_result(line: str) -> None:
+    if _output.log_file:
+        _only_logged(line)
+
+
+out = open_console("stdout", _log_result)
+err = open_console("stderr")
 
 
 class _Screen(logging.Handler):
@@ -140,11 +69,11 @@ class _Screen(logging.Handler):
 
 
 class _File(logging.FileHandler):
-    """Appends records to a file; a file that takes no more ends nothing."""
+    """Appends records to a file; a failure to write does not end the command."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
         logging.getLogger().removeHandler(self)
-        warn(f"{self.baseFilename} cannot be written any more: what follows is not in it.")
+        warn(f"{self.baseFilename} can no longer be written: later output is not in it.")
 
 
 _screen = _Screen(logging.INFO)
@@ -153,7 +82,7 @@ _log.addHandler(_screen)
 
 
 def configure(output: Output) -> None:
-    """Show details or not, and append everything to a file or not, from here on.
+    """Set, from here on, whether details are shown and which file gets a copy of all output.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -164,11 +93,12 @@ def configure(output: Output) -> None:
         root.removeHandler(handler)
         handler.close()
     if output.log_file:
-        output = output._replace(log_file=output.log_file.absolute())
+        path = output.log_file.absolute()
+        output = output._replace(log_file=path)
         try:
-            file = _File(output.log_file, encoding="utf-8", errors="backslashreplace")
+            file = _File(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            why = f"--log-file {output.log_file} cannot be written ({error.strerror}): choose another place."
+            why = f"--log-file {path} cannot be written ({error.strerror}): choose another place."
             raise ConfigError(why) from error
         file.setFormatter(
             logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(processName)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
@@ -179,12 +109,12 @@ def configure(output: Output) -> None:
 
 
 def output() -> Output:
-    """What is in force: a process that is started gets it with `configure`."""
+    """The current configuration; pass it to `configure` in a child process."""
     return _output
 
 
 def detail(text: str) -> None:
-    """Print to stderr what only those want to know who ask for it (-v)."""
+    """Print a detail to stderr, shown only with -v."""
     _log.debug("%s", text)
 
 
@@ -204,23 +134,19 @@ def error(text: str) -> None:
 
 
 def trace() -> None:
-    """Print the exception that is being handled, a defect of the harness, with its traceback."""
+    """Print the exception being handled, a defect of the harness, with its traceback."""
     err.print_exception()
     _log.error("a defect of the harness", exc_info=True, extra={_LOGGED: True})
 
 
-def _only_logged(text: str) -> None:
-    _log.info("%s", text, extra={_LOGGED: True})
-
-
 def print_json(value: Any) -> None:
-    """Print a result to stdout as JSON, which knows other escapes than Python has for what a stream cannot encode."""
+    """Print a result to stdout as JSON, with JSON's own escapes for characters that the stream cannot encode."""
     escaped = not out.encoding.startswith("utf")
     out.print(json.dumps(value, indent=2, ensure_ascii=escaped, default=str))
 
 
 def print_table(table: Table) -> None:
-    """Print a table to stdout: folded to the terminal's width, or as wide as its cells where nobody looks."""
+    """Print a table to stdout: folded to the width of a terminal, or as wide as its cells elsewhere."""
     if out.is_terminal:
         for column in table.columns:
             column.overflow = "fold"
@@ -229,12 +155,12 @@ def print_table(table: Table) -> None:
         table.width = Measurement.get(out, out.options.update(width=100_000), table).maximum
         with out.capture() as printed:
             out.print(table, soft_wrap=True)
-        for line in printed.get().splitlines():  # the last column is padded, too
+        for line in printed.get().splitlines():  # the last column is also padded
             out.print(line.rstrip())
 
 
 def duration(seconds: float, digits: int = 0) -> str:
-    """Seconds in words; `digits` decimals below one minute.
+    """A duration in words; `digits` decimals below one minute.
 
     >>> duration(5.13, 1), duration(125), duration(3725)
     ('5.1 s', '2 min 05 s', '1 h 02 min')
@@ -266,11 +192,11 @@ def quantity(value: float, unit: str, *, per_second: bool = False) -> str:
 
 
 class Progress:
-    """How far a piece of work has come: a bar on a terminal, a plain line now and then elsewhere.
+    """The progress of some work: a bar on a terminal, a plain line now and then elsewhere.
 
-    `total` is None while unknown, `unit` a plural noun, "B" for bytes or "" where nothing is counted, `interval` the
-    seconds between two plain lines. Work that ends within two seconds leaves no line. Every method may be called from
-    any thread.
+    `total` is None while unknown; `unit` is a plural noun, "B" for bytes, or "" if nothing is counted; `interval` is
+    the seconds between two plain lines. Work of less than two seconds prints no line. Every method may be called
+    from any thread.
     """
 
     def __init__(
@@ -333,10 +259,10 @@ class Progress:
         note: str | None = None,
         fraction: float | None = None,
     ) -> None:
-        """Set what is given and leave the rest; `note` is a free text at the end ("" removes it).
+        """Set the values given and keep the others; `note` is free text at the end ("" removes it).
 
-        `fraction` (0 to 1) is the share of the work that is done, where units differ in cost: the bar and the time
-        left then follow it instead of `done`.
+        `fraction` (0 to 1) is the share of work done, for units of unequal cost: the bar and the remaining time then
+        follow it instead of `done`.
         """
         with self._lock:
             self._done = self._done if done is None else done
@@ -346,7 +272,7 @@ class Progress:
         self._line_if_due()
 
     def start_from(self, done: float) -> None:
-        """Set what was done before this attempt: the rate and the time left count from here."""
+        """Set the units done before this attempt: rate and remaining time count from here."""
         with self._lock:
             self._done = self._rate_base = done
             self._rate_from = self._clock()
@@ -362,7 +288,7 @@ class Progress:
         note(f"{self._description}: {', '.join(self._facts())}")
 
     def _count(self) -> str:
-        """'4,200 of 10,570 questions', or only what is done if that is all or the total is unknown."""
+        """'4,200 of 10,570 questions', or only the number done if it is the total or the total is unknown."""
         done, total = self._done, self._total
         if total is None or done == total:
             return quantity(done, self._unit)
@@ -398,8 +324,9 @@ class Progress:
         facts = ", ".join(self._facts(elapsed=True))
         room = err.width - len(self._description) - len(facts) - 3
         row = Table.grid(padding=(0, 1))
-        for overflow in ("ellipsis", "crop", "ellipsis"):
-            row.add_column(no_wrap=True, overflow=cast(Any, overflow))
+        overflows: tuple[OverflowMethod, ...] = ("ellipsis", "crop", "ellipsis")
+        for overflow in overflows:
+            row.add_column(no_wrap=True, overflow=overflow)
         bar = ProgressBar(total=self._total, completed=self._shown(), width=max(5, min(30, room)))
         row.add_row(Text(self._description), bar, Text(facts))
         return row
@@ -407,7 +334,7 @@ class Progress:
 
 @contextmanager
 def working(description: str) -> Iterator[None]:
-    """A `Progress` of work that tells nothing of how far it is: it says how long it has taken."""
+    """Show the elapsed time of work whose progress is unknown."""
     ended = threading.Event()
     with Progress(description, unit="") as bar:
 

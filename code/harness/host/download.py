@@ -1,4 +1,4 @@
-"""Files from the net: resumed, retried, taken from mirrors, and checked before use by the checksum that is known."""
+"""Downloads with resume, retries, mirrors, and a checksum test before use."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from harness.errors import ConfigError, RunFailed, on_interrupt
 from harness.host import console
 
 _CHUNK = 128 * 1024
-_LONG_BYTES = 256 * 2**20  # which take a second or more to hash
-# A connection that brought this much starts with a full set of retries again.
+_LONG_BYTES = 256 * 2**20  # take a second or more to hash
+# A connection that delivered this much resets the retries.
 _PROGRESS_BYTES = 1024 * 1024
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class NotDelivered(RunFailed):
-    """No URL gave the file."""
+    """No URL delivered the file."""
 
     def __init__(self, message: str, reasons: Sequence[str]) -> None:
         super().__init__(message)
         self.reasons = list(reasons)
-        """Of each URL: the URL and what was wrong."""
+        """One text per URL: the URL and why it failed."""
 
 
 class _Lost(Exception):
@@ -75,15 +75,17 @@ def download(
     timeout: float = 30.0,
     backoff: Sequence[float] = _BACKOFF_S,
 ) -> Path:
-    """Bring the file of this `sha256`, or else `md5`, (and `size` in bytes) to `destination` from the first good URL.
+    """Download the file with this `sha256`, or else `md5`, (and `size` in bytes) from the first URL that delivers it.
 
-    Without a checksum the file is what the server says is all of it: the caller has to look at the content.
-    `timeout` is in seconds without an answer or a byte, `backoff` the seconds before each retry of a URL, `cure` what
-    the user can do when no URL delivers. A download that ends early leaves ``<destination>.part`` and goes on from
-    there next time.
+    Without a checksum only the length given by the server is checked: the caller must check the content. `timeout` is
+    the seconds without an answer or a byte, `backoff` the seconds before each retry of a URL, `cure` the advice to the
+    user when no URL delivers. An interrupted download leaves ``<destination>.part`` and resumes from there next time.
 
-    Raises ConfigError if `destination` holds another file or a URL is not http(s), NotDelivered if no URL gave
-    the file, RunFailed if it cannot be stored, ValueError if a checksum is not one.
+    Raises:
+        ConfigError: `destination` is a different file, or a URL is not http(s).
+        NotDelivered: no URL delivered the file.
+        RunFailed: the file cannot be stored.
+        ValueError: no URL is given, or a checksum is malformed.
     """
     urls = [urls] if isinstance(urls, str) else list(urls)
     known = ("sha256", sha256) if sha256 is not None else ("md5", md5)
@@ -103,11 +105,11 @@ def download(
             if not _is_there(destination, checksum):
                 with on_interrupt(job.kept()), console.Progress(name, total=size, unit="B") as bar:
                     job.run(urls, bar)
-    except OSError as error:  # of the disk: those of the net have become the reasons in a RunFailed
+    except OSError as error:  # from the disk: network errors have become the reasons in a RunFailed
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunFailed(
-                f"the disk is full while {destination} was being downloaded: make room and run this again, "
-                f"it goes on from the {console.quantity(job.stored(), 'B')} in {job.part}."
+                f"the disk is full, so {destination} could not be downloaded: free some space and rerun; "
+                f"the download resumes from the {console.quantity(job.stored(), 'B')} in {job.part}."
             ) from error
         raise RunFailed(f"cannot download to {destination}: {error}.") from error
     return destination
@@ -131,30 +133,30 @@ def _is_there(destination: Path, checksum: _Checksum | None) -> bool:
     if not destination.exists():
         return False
     if not destination.is_file():
-        raise ConfigError(f"cannot download to {destination}: that is no regular file; move it away.")
+        raise ConfigError(f"cannot download to {destination}: it is not a regular file; move it away.")
     if checksum is None:
         return True
     found = digest_of(destination, checksum.algorithm)
     if found != checksum.digest:
         raise ConfigError(
-            f"{destination} exists but is another file ({checksum.algorithm} {found}, expected {checksum.digest}): "
-            "delete it or move it away and run this again."
+            f"{destination} exists but is a different file ({checksum.algorithm} {found}, expected {checksum.digest}): "
+            "delete it or move it away, and rerun."
         )
     return True
 
 
 @contextlib.contextmanager
 def locked(destination: Path) -> Iterator[None]:
-    """Keep other processes away from `destination` and its ``.part``; waits for one that is at work."""
+    """Keep other processes away from `destination` and its ``.part``; waits for a running one."""
     path = destination.with_name(destination.name + ".lock")
     while True:
         with path.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                console.note(f"waiting for another process that downloads {destination}")
+                console.note(f"waiting for another process that is downloading {destination}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            # The holder before us removed its lock file: a lock on a nameless file keeps nobody out.
+            # The previous holder deleted its lock file: a lock on a deleted file excludes nobody.
             try:
                 current = path.stat()
             except FileNotFoundError:
@@ -182,7 +184,7 @@ class _Job:
         self.about = self.destination.with_name(self.destination.name + ".part.json")
 
     def run(self, urls: Sequence[str], bar: console.Progress) -> None:
-        """Try one URL after the other and put the verified file in its place."""
+        """Try one URL after the other, and move the verified file to its destination."""
         reasons = []
         for url in urls:
             try:
@@ -195,16 +197,15 @@ class _Job:
             self.part.replace(self.destination)
             self.about.unlink(missing_ok=True)
             return
-        by_hand = f"fetch it by hand and put it at {self.destination} ({self.checksum or 'no checksum is known'})"
+        by_hand = f"download it by hand to {self.destination} ({self.checksum or 'no checksum is known'})"
         raise NotDelivered(
-            f"cannot download {self.destination.name} ({'; '.join(reasons)}): run this again later, "
-            f"or {self.cure or by_hand}.",
+            f"cannot download {self.destination.name} ({'; '.join(reasons)}): rerun later, or {self.cure or by_hand}.",
             reasons,
         )
 
     def kept(self) -> str:
-        """What an interrupted download leaves, and how it goes on."""
-        return f"what came is kept in {self.part}, and the same command goes on from there."
+        """What an interrupted download leaves, and how to resume it."""
+        return f"the partial file is kept in {self.part}, and the same command resumes from there."
 
     def stored(self) -> int:
         """Bytes in the part file; 0 if there is none."""
@@ -215,12 +216,12 @@ class _Job:
         self.about.unlink(missing_ok=True)
 
     def _known(self, url: str) -> dict[str, str]:
-        """What was noted about the part file; a part of another file, or of unknown origin, is dropped."""
+        """The facts saved about the part file; a part of a different file, or of unknown origin, is deleted."""
         try:
             about: dict[str, str] = json.loads(self.about.read_text(encoding="utf-8"))
             if self.checksum:
                 usable = about[self.checksum.algorithm] == self.checksum.digest
-            else:  # only the server can say that a part is of the same file
+            else:  # only the server can say whether a part belongs to the same file
                 usable = about["url"] == url and bool(about["validator"])
             usable = usable and (self.size is None or self.stored() <= self.size)
         except (FileNotFoundError, ValueError, TypeError, KeyError):
@@ -260,8 +261,8 @@ class _Job:
                 return
             self._drop()
             if afresh:
-                raise _Refused(f"that is another file, of {self.checksum.algorithm} {found}")
-            # The beginning came from an earlier run or another mirror: it may be what is wrong.
+                raise _Refused(f"it is a different file, with {self.checksum.algorithm} {found}")
+            # The beginning came from an earlier run or another mirror, and may be at fault.
             afresh = True
 
     def _stream(self, url: str, start: int, known: dict[str, str], bar: console.Progress) -> None:
@@ -289,9 +290,9 @@ class _Job:
         status = response.status_code
         if status == 416 and start:
             if self.checksum:
-                return  # nothing comes after what is there: its checksum tells whether that is the file
+                return  # nothing follows the part: its checksum shows whether it is the complete file
             self._drop()
-            raise _Lost("nothing follows the part that is here, and no checksum tells whether it is all")
+            raise _Lost("the server has nothing after the partial file, and no checksum shows whether that is complete")
         if status not in (200, 206):
             reason = f"HTTP {status} {response.reason}".strip()
             raise (_Lost if status in _TRY_AGAIN else _Refused)(reason)
@@ -302,10 +303,10 @@ class _Job:
             changed = validator and _validator(response) not in ("", validator)
             if span is None or int(span[1]) != start or changed:
                 self._drop()
-                raise _Lost("the file changed on the server, or its ranges are wrong")
+                raise _Lost("the file changed on the server, or the server's ranges are wrong")
             whole = None if span[3] == "*" else int(span[3])
         if self.size is not None and whole not in (None, self.size):
-            raise _Refused(f"the file there has {whole:,} bytes instead of {self.size:,}")
+            raise _Refused(f"the server's file has {whole:,} bytes instead of {self.size:,}")
         if status == 200:
             start = 0
             bar.start_from(0)
@@ -316,16 +317,16 @@ class _Job:
             self.about.write_text(json.dumps(about), encoding="utf-8")
         expected = self.size if whole is None else whole
         if expected is None and self.checksum is None and "Transfer-Encoding" not in response.headers:
-            raise _Refused("neither its size nor a checksum is known, so that nothing would tell half of it")
+            raise _Refused("neither its size nor a checksum is known, so that a truncated file would go unnoticed")
         bar.update(total=expected, note="")
         done = start
         with self.part.open("ab") as file:
-            # Undecoded: offsets, lengths and the checksum are those of the file as the server keeps it.
+            # Undecoded: offsets, lengths and the checksum refer to the file as stored on the server.
             for chunk in response.raw.stream(_CHUNK, decode_content=False):
                 done += len(chunk)
                 if self.size is not None and done > self.size:
                     self._drop()
-                    raise _Refused(f"it sends more than the expected {self.size:,} bytes")
+                    raise _Refused(f"the server sends more than the expected {self.size:,} bytes")
                 file.write(chunk)
                 bar.update(done=done)
         if expected is not None and done < expected:
@@ -333,13 +334,13 @@ class _Job:
 
 
 def _validator(response: requests.Response) -> str:
-    """What If-Range may name: a strong ETag, else the date; "" if the server gives neither."""
+    """A validator for If-Range: a strong ETag, or else the date; "" if the server gives neither."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
 def _root(error: BaseException) -> str:
-    """The reason inside the wrappings of requests and urllib3: 'Connection refused'."""
+    """The root cause inside the errors of requests and urllib3: 'Connection refused'."""
     inner = (error.__cause__, getattr(error, "reason", None), *error.args)
     for wrapped in inner:
         if isinstance(wrapped, BaseException):

@@ -1,4 +1,4 @@
-"""Files that the user named: read, or written in one step, with errors that say what to do."""
+"""Reading files named by the user and writing files in one step, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from harness.errors import ConfigError
 
 
 @contextlib.contextmanager
-def locked(path: Path, told: str, *, shared: bool = False) -> Iterator[None]:
-    """Hold a lock that the kernel frees when the process ends, however it ends; ``shared`` ones go together.
+def locked(path: Path, message: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock that the kernel frees when the process ends, however it ends; ``shared`` locks can coexist.
 
     Raises:
-        ConfigError: another process holds it, in the words of ``told``; or the file cannot be written.
+        ConfigError: another process holds it, with this ``message``; or the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,13 +27,13 @@ def locked(path: Path, told: str, *, shared: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
-            raise ConfigError(told) from error
+            raise ConfigError(message) from error
         yield
 
 
 @contextlib.contextmanager
 def readable() -> Iterator[None]:
-    """Make one sentence of whatever the operating system says when a file that the user named is looked at."""
+    """Turn any OSError from reading a file named by the user into a one-sentence ConfigError."""
     try:
         yield
     except OSError as error:
@@ -42,7 +42,7 @@ def readable() -> Iterator[None]:
 
 
 def user_path(text: str) -> Path:
-    """A path as a user types it, with ~ for a home."""
+    """A path as typed by the user, with ~ expanded."""
     try:
         return Path(text).expanduser()
     except RuntimeError:  # ~name of a user who does not exist
@@ -50,7 +50,7 @@ def user_path(text: str) -> Path:
 
 
 def read_input(path: str | Path, what: str) -> bytes:
-    """The bytes of a file that the user named; ConfigError where they cannot be had."""
+    """The bytes of a file named by the user; ConfigError if it cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -58,7 +58,7 @@ def read_input(path: str | Path, what: str) -> bytes:
 
 
 def check_writable(path: Path) -> None:
-    """Make sure that a file can be written there, before much work is done for it.
+    """Check that a file can be written, before spending much work on its content.
 
     Raises:
         ConfigError: it cannot.
@@ -76,12 +76,12 @@ def _unwritable(path: Path, error: OSError) -> ConfigError:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes ``text`` as UTF-8, with the folders above it; after a ConfigError the old file is still there."""
+    """Write ``text`` as UTF-8, creating parent folders; after a ConfigError the old file is unchanged."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a file in one step, with the folders above it; after a ConfigError the old file is still there."""
+    """Write a file in one step, creating parent folders; after a ConfigError the old file is unchanged."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What Linux tells of a machine without root: processors, caches, memory, disks, network cards."""
+"""The hardware as Linux shows it without root: processors, caches, memory, disks, network cards."""
 
 from __future__ import annotations
 
@@ -7,89 +7,122 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import MissingDependencyError
+from harness.host.sysfs import CPUS, Place, model_name, number, numbered, online_cpus, place, read
 
-# What firmware says where its maker has left the name open, and what a virtual machine says.
+# Product names of firmware whose maker set none, and of virtual machines.
 _NAMELESS = re.compile(r"o\.?e\.?m|default string|system product|not (specified|applicable)|^none$|standard pc", re.I)
 _NO_DISK = re.compile(r"(loop|ram|zram|dm-|md|sr|fd|nbd|drbd)\d|mmcblk\d+(boot|rpmb)")
 _DDR = {0x18: "DDR3", 0x1A: "DDR4", 0x1E: "LPDDR4", 0x22: "DDR5", 0x23: "LPDDR5"}
 
 
-def _psutil() -> Any:
+@dataclass(frozen=True)
+class Hardware:
+    """A machine in the words of a system description; "" or 0 for anything that Linux does not show."""
+
+    product: str
+    """Maker and product: "Dell Inc. PowerEdge R760"."""
+    virtual: bool
+    """Whether this is a virtual machine."""
+    processor: str
+    """Model name."""
+    sockets: int
+    cores: int
+    """Physical cores of one processor; 0 also where the processors differ."""
+    frequency: str
+    """"2.10 GHz base, 3.40 GHz maximum"."""
+    caches: str
+    """Of one processor, each size counted: "L1d: 2x 32 KB, L2: 2x 1 MB, L3: 1x 32 MB"."""
+    core_kinds: str
+    """Of a hybrid processor: "2 performance cores and 4 efficient cores"."""
+    memory: str
+    """Size: "512 GB"."""
+    memory_modules: str
+    """"8x 64 GB DDR5-4800"; only root may read them."""
+    storage: str
+    """Size of the disks that are built in, or else of the root file system: "2x 960 GB"."""
+    storage_kind: str
+    """"NVMe SSD", "SSD", "HDD", or several; "" in a virtual machine, which does not know its disks."""
+    network: str
+    """Fastest link of each card, equal ones once: "25 GbE + InfiniBand 400 Gb/s"."""
+    network_cards: int
+    operating_system: str
+    """Distribution and kernel: "Ubuntu 24.04.1 LTS, Linux 6.8.0-45-generic"."""
+
+
+def describe_hardware(root: Path = Path("/")) -> Hardware:
+    """Describe the machine whose proc, sys and etc are in ``root``.
+
+    Raises:
+        MissingDependencyError: /proc and /sys do not show enough, and psutil is not installed.
+    """
+    cpuinfo = read(root / "proc/cpuinfo")
+    virtual = re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE) is not None
+    cpus = online_cpus(root)
+    sockets, cores = _processors(cpus, cpuinfo)
+    disks = _disks(root)
+    cards = _cards(root)
+    return Hardware(
+        product=_product(root),
+        virtual=virtual,
+        processor=model_name(cpuinfo),
+        sockets=sockets,
+        cores=cores,
+        frequency=_frequency(root),
+        caches=_caches(cpus),
+        core_kinds=_core_kinds(root, cpus),
+        memory=_size(_memory(root), 2**30),
+        memory_modules=_modules(root),
+        storage=_counted(_size(size, 10**9) for _, size in disks) or _root_file_system(),
+        storage_kind="" if virtual else _unique(kind for kind, _ in disks),
+        network=_unique(cards.values()),
+        network_cards=len(cards),
+        operating_system=_operating_system(root),
+    )
+
+
+def _psutil() -> Any:  # the optional module
     try:
-        import psutil  # reading and checking a description must do without
+        import psutil
     except ImportError as error:
         raise MissingDependencyError("psutil is not installed: run `make setup`.") from error
     return psutil
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:  # of a device that is not there, or that only root may read
-        return ""
-
-
-def _number(path: Path) -> int:
-    text = _read(path)
-    return int(text) if re.fullmatch(r"-?\d+", text) else 0
-
-
-def _numbered(folder: Path, name: str) -> list[Path]:
-    """The folder's entries that are called ``name`` and a number, by that number."""
-    found = [path for path in folder.glob(f"{name}[0-9]*") if path.name[len(name) :].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[len(name) :]))
-
-
-def _cpus(root: Path) -> list[Path]:
-    """The CPUs (hyper-threads) that are online and tell where they are."""
-    return [cpu for cpu in _numbered(root / "sys/devices/system/cpu", "cpu") if _read(cpu / "topology/core_id")]
-
-
-def _place(cpu: Path) -> tuple[str, str, str]:
-    """(socket, die, core) of a CPU: a core's number is one of its die only."""
-    topology = cpu / "topology"
-    return _read(topology / "physical_package_id"), _read(topology / "die_id"), _read(topology / "core_id")
-
-
-def _processor(root: Path, cpuinfo: str, cpus: list[Path]) -> dict[str, str]:
-    cores = {_place(cpu) for cpu in cpus}
+def _processors(cpus: list[Path], cpuinfo: str) -> tuple[int, int]:
+    """Sockets, and physical cores of one processor."""
+    cores = {place(cpu) for cpu in cpus}
     if not cores:  # /proc/cpuinfo alone, as in a container without /sys
         entries = [dict(re.findall(r"^(\w[\w ]*?)\s*: (.*)$", text, re.MULTILINE)) for text in cpuinfo.split("\n\n")]
-        cores = {(e["physical id"], "", e["core id"]) for e in entries if {"physical id", "core id"} <= e.keys()}
-    sockets = Counter(socket for socket, *_ in cores)
-    total = len(cores) or _psutil().cpu_count(logical=False) or 0
+        cores = {Place(e["physical id"], "", e["core id"]) for e in entries if {"physical id", "core id"} <= e.keys()}
+    if not cores:
+        return 0, _psutil().cpu_count(logical=False) or 0
+    sockets = Counter(core.socket for core in cores)
     each = {*sockets.values()}
-    model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    return {
-        "host_processor_model_name": model[1].strip() if model else "",
-        "host_processors_per_node": str(len(sockets) or ""),
-        "host_processor_core_count": str(each.pop() if len(each) == 1 else "" if each else total or ""),
-        "host_processor_frequency": _frequency(root),
-    }
+    return len(sockets), each.pop() if len(each) == 1 else 0
 
 
 def _frequency(root: Path) -> str:
-    """Base and highest clock, of what kinds of cores there are the fastest."""
+    """Base and maximum clock of the fastest kind of core."""
     found = {}
     for name, file in (("base", "base_frequency"), ("maximum", "cpuinfo_max_freq")):
-        paths = (root / "sys/devices/system/cpu").glob(f"cpu[0-9]*/cpufreq/{file}")
-        found[name] = max((_number(path) for path in paths), default=0)
+        paths = (root / CPUS).glob(f"cpu[0-9]*/cpufreq/{file}")
+        found[name] = max((number(path) for path in paths), default=0)
     return ", ".join(f"{kilohertz / 1e6:.2f} GHz {name}" for name, kilohertz in found.items() if kilohertz)
 
 
 def _caches(cpus: list[Path]) -> str:
-    """The caches of a processor, each size counted: "L1d: 2x 32 KB, L2: 2x 1 MB, L3: 1x 32 MB"."""
     seen: dict[str, set[tuple[str, str]]] = {}
     sockets: set[str] = set()
     for cpu in cpus:
-        sockets.add(_place(cpu)[0])
-        for cache in _numbered(cpu / "cache", "index"):
-            level, kind = _read(cache / "level"), _read(cache / "type")
-            size, shared = _read(cache / "size"), _read(cache / "shared_cpu_list")
+        sockets.add(place(cpu).socket)
+        for cache in numbered(cpu / "cache", "index"):
+            level, kind = read(cache / "level"), read(cache / "type")
+            size, shared = read(cache / "size"), read(cache / "shared_cpu_list")
             if level and size.endswith("K"):
                 name = f"L{level}" + {"Data": "d", "Instruction": "i"}.get(kind, "")
                 seen.setdefault(name, set()).add((size, shared or cpu.name))
@@ -105,19 +138,19 @@ def _kilobytes(size: int) -> str:
     return f"{size // 1024} MB" if size % 1024 == 0 else f"{size} KB"
 
 
-def _hybrid(root: Path, cpus: list[Path]) -> str:
-    """How many cores of each kind, where there are two."""
+def _core_kinds(root: Path, cpus: list[Path]) -> str:
+    """Number of cores of each kind; "" unless there are two kinds."""
     kinds = {}
     for words, device in (("performance", "cpu_core"), ("efficient", "cpu_atom")):
-        listed = _cpu_list(_read(root / "sys/devices" / device / "cpus"))
-        kinds[words] = len({_place(cpu) for cpu in cpus if int(cpu.name[3:]) in listed})
+        listed = _cpu_list(read(root / "sys/devices" / device / "cpus"))
+        kinds[words] = len({place(cpu) for cpu in cpus if int(cpu.name[3:]) in listed})
     if not all(kinds.values()):
         return ""
     return " and ".join(f"{count} {words} cores" for words, count in kinds.items())
 
 
 def _cpu_list(text: str) -> set[int]:
-    """The kernel's list form: "0-3,8" is 0, 1, 2, 3 and 8."""
+    """Parse the kernel's list format: "0-3,8" is 0, 1, 2, 3 and 8."""
     numbers: set[int] = set()
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
@@ -126,24 +159,24 @@ def _cpu_list(text: str) -> set[int]:
 
 
 def _memory(root: Path) -> int:
-    """Bytes of memory: what is installed, else what the kernel manages of it, which is a little less."""
+    """Bytes of memory: all that is installed, or else the slightly smaller amount that the kernel manages."""
     folder = root / "sys/devices/system/memory"
-    block = _read(folder / "block_size_bytes")
-    online = sum(_read(path / "state") == "online" for path in _numbered(folder, "memory"))
+    block = read(folder / "block_size_bytes")
+    online = sum(read(path / "state") == "online" for path in numbered(folder, "memory"))
     if re.fullmatch(r"[0-9a-f]+", block) and online:
         return int(block, 16) * online
     return int(_psutil().virtual_memory().total)
 
 
 def _modules(root: Path) -> str:
-    """The memory modules as firmware lists them, which only root may read: "8x 64 GB DDR5-4800"."""
+    """The memory modules as listed by the firmware, which only root may read."""
     found = []
     for path in sorted((root / "sys/firmware/dmi/entries").glob("17-*/raw")):
         try:
             raw = path.read_bytes()
         except OSError:
             return ""
-        # SMBIOS, type 17: a size of 0x7FFF MiB stands for the longer field at 0x1C; the rate is the one in force.
+        # SMBIOS, type 17: a size of 0x7FFF MiB refers to the longer field at 0x1C; the rate is the configured one.
         if len(raw) < 0x22 or raw[0] != 17:
             return ""
         size = int.from_bytes(raw[0x0C:0x0E], "little")
@@ -160,21 +193,21 @@ def _modules(root: Path) -> str:
 
 
 def _disks(root: Path) -> list[tuple[str, int]]:
-    """(kind, bytes) of the disks that are built in; "" where the kind is not told."""
+    """(kind, bytes) of the built-in disks; the kind is "" if unknown."""
     found = []
     for disk in sorted((root / "sys/block").glob("*")):
-        size = 512 * _number(disk / "size")
-        if _NO_DISK.match(disk.name) or _number(disk / "removable") or _number(disk / "hidden") or not size:
+        size = 512 * number(disk / "size")
+        if _NO_DISK.match(disk.name) or number(disk / "removable") or number(disk / "hidden") or not size:
             continue
         kind = "NVMe SSD" if disk.name.startswith("nvme") else ""
         if disk.name.startswith("sd"):
-            kind = {"0": "SSD", "1": "HDD"}.get(_read(disk / "queue/rotational"), "")
+            kind = {"0": "SSD", "1": "HDD"}.get(read(disk / "queue/rotational"), "")
         found.append((kind, size))
     return found
 
 
-def _free_standing_storage() -> str:
-    """The size of the root file system, where no disk is to be seen."""
+def _root_file_system() -> str:
+    """Size of the root file system, for machines that show no disk."""
     try:
         return _size(_psutil().disk_usage("/").total, 10**9)
     except OSError:
@@ -182,17 +215,17 @@ def _free_standing_storage() -> str:
 
 
 def _cards(root: Path) -> dict[str, str]:
-    """Network cards by their place on the bus, with the fastest link of each; ports of one card are one."""
+    """Fastest link of each network card, by bus address; the ports of a card count as one."""
     rates: dict[str, int] = {}
     kinds: dict[str, str] = {}
     for port in sorted((root / "sys/class/net").glob("*")):
         device = port / "device"
         if not device.exists():
-            continue  # made by software
+            continue  # virtual
         card = re.sub(r"\.\d$", "", device.resolve().name)
-        kind = {"1": "Ethernet", "32": "InfiniBand"}.get(_read(port / "type"), "")
+        kind = {"1": "Ethernet", "32": "InfiniBand"}.get(read(port / "type"), "")
         kinds[card] = "Wi-Fi" if (port / "phy80211").exists() else kind
-        rates[card] = max(rates.get(card, 0), _number(port / "speed"))
+        rates[card] = max(rates.get(card, 0), number(port / "speed"))
     return {card: _link(kinds[card], rates[card]) for card in kinds}
 
 
@@ -205,21 +238,21 @@ def _link(kind: str, rate: int) -> str:
 
 def _product(root: Path) -> str:
     folder = root / "sys/class/dmi/id"
-    maker, product = _read(folder / "sys_vendor"), _read(folder / "product_name")
+    maker, product = read(folder / "sys_vendor"), read(folder / "product_name")
     if not product or _NAMELESS.search(product) or _NAMELESS.search(maker):
         return ""
     return product if not maker or product.startswith(maker) else f"{maker} {product}"
 
 
 def _operating_system(root: Path) -> str:
-    found = re.search(r'^PRETTY_NAME="?(.*?)"?$', _read(root / "etc/os-release"), re.MULTILINE)
+    found = re.search(r'^PRETTY_NAME="?(.*?)"?$', read(root / "etc/os-release"), re.MULTILINE)
     name = found[1] if found else "" if platform.system() == "Linux" else f"{platform.system()} {platform.release()}"
-    kernel = re.match(r"Linux version (\S+)", _read(root / "proc/version"))
+    kernel = re.match(r"Linux version (\S+)", read(root / "proc/version"))
     return f"{name}, Linux {kernel[1]}" if name and kernel else name
 
 
 def _size(size: int, unit: int) -> str:
-    """Bytes in GB or TB, by the unit that they are sold in: 2**30 for memory, 10**9 for disks."""
+    """Bytes in GB or TB; ``unit`` is the gigabyte of the trade: 2**30 for memory, 10**9 for disks."""
     if size <= 0:
         return ""
     step = 1024 if unit == 2**30 else 1000
@@ -229,7 +262,7 @@ def _size(size: int, unit: int) -> str:
 
 
 def _counted(words: Iterable[str]) -> str:
-    """Equal words once, with their number: "2x 64 GB + 1x 32 GB"; one alone as it is."""
+    """Count equal words: "2x 64 GB + 1x 32 GB"; a single word stays as it is."""
     counts = Counter(words)
     if sum(counts.values()) == 1:
         return next(iter(counts))
@@ -237,6 +270,6 @@ def _counted(words: Iterable[str]) -> str:
 
 
 def _unique(kinds: Iterable[str]) -> str:
-    """The different words, "" if one of them is not known."""
+    """The distinct words; "" if one of them is unknown."""
     found = [*dict.fromkeys(kinds)]
     return "" if "" in found else " + ".join(found)

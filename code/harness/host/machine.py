@@ -1,4 +1,4 @@
-"""What the harness must know of the machine: cores, processor, memory, versions."""
+"""Facts about this machine that the harness needs: cores, processor, memory, versions."""
 
 from __future__ import annotations
 
@@ -10,54 +10,43 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.host import sysfs
+
 
 class Core(NamedTuple):
-    """A physical core, by the first of its CPUs (hyper-threads) that this process may use."""
+    """A physical core, identified by the first of its CPUs (hyper-threads) that this process may use."""
 
     node: int
-    """NUMA node, 0 where the kernel tells none."""
+    """NUMA node; 0 if the kernel reports none."""
     cpu: int
 
 
 @cache
 def cores(root: Path = Path("/")) -> tuple[Core, ...]:
-    """The physical cores that this process may use, those of one NUMA node side by side; ``root`` holds sys."""
+    """The physical cores that this process may use, ordered by NUMA node; ``root`` contains sys."""
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     found: dict[tuple[str, ...], Core] = {}
     for cpu in sorted(usable):
-        place = root / f"sys/devices/system/cpu/cpu{cpu}"
-        # A core's number is one of its die only.
-        key = tuple(_read(place / "topology" / name) for name in ("physical_package_id", "die_id", "core_id"))
-        node = next((int(path.name[4:]) for path in place.glob("node[0-9]*")), 0)
-        found.setdefault(key if key[-1] else ("cpu", str(cpu)), Core(node, cpu))
+        folder = root / sysfs.CPUS / f"cpu{cpu}"
+        place = sysfs.place(folder)
+        node = next((int(path.name[4:]) for path in folder.glob("node[0-9]*")), 0)
+        found.setdefault(place if place.core else ("cpu", str(cpu)), Core(node, cpu))
     return tuple(sorted(found.values()))
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
 def core_count() -> int:
-    """Physical cores that this process may use: hyper-threads of one core count once."""
+    """Number of physical cores that this process may use; the hyper-threads of a core count once."""
     return len(cores())
 
 
 @cache
 def cpu_model() -> str:
-    """The processor's name as the kernel gives it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.machine()
+    """The processor's name as reported by the kernel."""
+    return sysfs.model_name(sysfs.read(Path("/proc/cpuinfo"))) or platform.processor() or platform.machine()
 
 
 def default_system_name() -> str:
-    """A name for results/<system>: processor and number of cores, in letters that a path can hold."""
+    """A name for results/<system> from processor and number of cores, safe in a path."""
     slug = re.sub(r"[^a-z0-9]+", "-", cpu_model().lower()).strip("-")
     return f"{slug}-{core_count()}c"
 
@@ -66,7 +55,7 @@ PACKAGES = ("mlcommons_loadgen", "deepsparse", "onnxruntime", "numpy", "tokenize
 
 
 def describe() -> dict[str, object]:
-    """Processor, cores, memory in bytes, operating system and the versions that a result depends on."""
+    """Processor, cores, memory in bytes, operating system, and versions of the packages that a result depends on."""
     return {
         "cpu": cpu_model(),
         "cores": core_count(),
@@ -79,7 +68,7 @@ def describe() -> dict[str, object]:
 
 
 def package_version(name: str) -> str | None:
-    """The installed version of a package, None where it is missing."""
+    """The installed version of a package; None if it is missing."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

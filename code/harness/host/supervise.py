@@ -1,8 +1,8 @@
-"""A test runs in a process of its own, and this one watches over it.
+"""Run a test in a child process and supervise it.
 
-LoadGen cannot be stopped from outside, engines are native code that can crash, hang, or keep Python's lock, and
-Ctrl-C must work through all of it. So the parent only waits: it ends the child when the user asks, when the child
-makes no progress, and it says what happened when the child died.
+LoadGen cannot be stopped from outside, engines are native code that can crash, hang, or hold the GIL, and Ctrl-C must
+always work. So the parent only waits: it ends the child when the user interrupts or the child makes no progress, and
+it reports the cause when the child dies.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ INTERRUPTED = 130
 
 
 class Heartbeat:
-    """Shared by the two processes: the child promises to make progress within a number of seconds."""
+    """Shared by both processes: the child promises to make progress within a number of seconds."""
 
     def __init__(self, context: multiprocessing.context.BaseContext) -> None:
         self._values = context.RawArray("d", [time.monotonic(), 600.0])
         self._fate = context.Lock()
 
     def beat(self, within: float) -> None:
-        """Progress was made; the next sign of it comes ``within`` seconds."""
+        """Report progress, and promise the next report ``within`` seconds."""
         self._values[0], self._values[1] = time.monotonic(), within
 
     def publish(self) -> None:
-        """From here on the result is being moved: the child is no longer interrupted."""
+        """Call before the result is moved into place: the child can no longer be interrupted."""
         self._fate.acquire()
 
     def interrupt(self) -> bool:
-        """Whether the child may be ended; never again once it publishes, and it cannot publish once it may."""
+        """Whether the child may be ended; true only before `publish`, which blocks from then on."""
         return self._fate.acquire(block=False)
 
     def overdue(self) -> tuple[float, float]:
-        """Seconds since the last sign, and the seconds that were promised."""
+        """Seconds since the last report, and the seconds promised by it."""
         return time.monotonic() - self._values[0], self._values[1]
 
 
 def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]) -> int:
     """Run ``work(*args, heartbeat)`` in a child process and return its exit code.
 
-    ``cleanup`` is called at the end, however the child ended: what it had not finished may not stay behind.
+    ``cleanup`` is called however the child ended: it removes unfinished files.
     """
     context = multiprocessing.get_context("spawn")
     heartbeat = Heartbeat(context)
@@ -76,17 +76,17 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
     cleanup()
     if reason is None and child.exitcode in (0, 1, 2):
         if stopped:
-            console.error("interrupted: the test had just ended, and what came of it is kept.")
+            console.error("interrupted: the test had just ended, and its result was kept.")
             return _code(stopped[0])
         return child.exitcode
     console.err.show_cursor(True)
     if stopped:
-        console.error("interrupted: the test was ended, and nothing of it was kept.")
+        console.error("interrupted: the test was stopped, and nothing was kept.")
         return _code(stopped[0])
     if reason:
         console.error(reason)
         return 1
-    console.error(f"{_death(child.exitcode or 0)} Nothing of the test was kept.")
+    console.error(f"{_death(child.exitcode or 0)} Nothing was kept.")
     return 1
 
 
@@ -95,16 +95,16 @@ def _code(number: int) -> int:
 
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-_SUSPENDED = 5.0  # seconds without a look at the child that can only mean that both processes were stopped
+_SUSPENDED = 5.0  # seconds between two looks at the child that only a suspended machine or process explains
 
 
 def _watched() -> set[signal.Signals]:
-    """The signals that end a test: not those that were ignored before, as a hang-up is under nohup."""
+    """The signals that end a test, without those already ignored, such as SIGHUP under nohup."""
     return {number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
 
 
 def _watch(child: multiprocessing.process.BaseProcess, heartbeat: Heartbeat, stopped: list[int]) -> str | None:
-    """Wait for the child; a text when it has to be ended."""
+    """Wait for the child; a text says why it must be ended, None that it ended by itself."""
     reported, looked = 0.0, time.monotonic()
     while True:
         child.join(0.1)
@@ -118,14 +118,14 @@ def _watch(child: multiprocessing.process.BaseProcess, heartbeat: Heartbeat, sto
         silent, promised = heartbeat.overdue()
         if silent > promised:
             return (
-                f"no progress for {promised:.0f} s: the test was ended, and nothing of it was kept. If the engine only "
-                "needs longer, raise --stall-timeout."
+                f"no progress for {promised:.0f} s: the test was stopped, and nothing was kept. If the engine only "
+                "needs more time, raise --stall-timeout."
             )
         if silent < reported:
             reported = 0.0
         if silent > max(10.0, promised / 4) and silent > 2 * reported:
             reported = silent
-            console.warn(f"no progress for {silent:.0f} s; the test is ended after {promised:.0f} s without any.")
+            console.warn(f"no progress for {silent:.0f} s; the test will be stopped after {promised:.0f} s.")
 
 
 def _child(work: Callable[..., int], args: tuple[Any, ...], heartbeat: Heartbeat, output: console.Output) -> None:
@@ -138,16 +138,16 @@ def _child(work: Callable[..., int], args: tuple[Any, ...], heartbeat: Heartbeat
         console.error(str(error))
         code = error.exit_code
     except MemoryError:
-        console.error("the machine has not enough memory for this test.")
+        console.error("this machine does not have enough memory for the test.")
     except OSError as error:
         console.error(os_words(error))
-    except Exception:  # noqa: BLE001  a defect of the harness: the trace is what helps to mend it
+    except Exception:  # noqa: BLE001  a defect of the harness: the traceback helps to fix it
         console.trace()
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-        # LoadGen's thread may wait for ever for a sample that will not come.
+        # LoadGen's thread may wait forever for a sample that was never answered.
         os._exit(code)
 
 
@@ -161,7 +161,7 @@ def _end_with_parent() -> None:
 def _death(code: int) -> str:
     number = -code
     if number < 0:
-        return f"the test's process ended by itself, with exit code {code}, most likely inside the engine."
+        return f"the test's process exited with code {code}, most likely inside the engine."
     if number == signal.SIGKILL:
         return "the test's process was killed; the machine has probably run out of memory."
     try:

@@ -1,7 +1,7 @@
-"""LoadGen's mlperf_log_accuracy.json, and what every benchmark's accuracy script does alike: read, refuse, report.
+"""LoadGen's mlperf_log_accuracy.json, and the common part of all accuracy scripts: read, reject, report.
 
-Reads logs of any submitter: one line or pretty-printed, with further keys. What a log must hold to have a score, each
-benchmark decides.
+Reads logs of any submitter: one line or pretty-printed, with additional keys. Each benchmark decides what a log must
+contain to have a score.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import CheckFailed, ConfigError, HarnessError, on_interrupt
 from harness.host import console
@@ -24,36 +25,36 @@ from harness.host.files import read_input
 
 @dataclass(frozen=True)
 class LoggedResponses:
-    """A log's responses to the samples of a QSL; lists hold sample indices."""
+    """A log's responses to the samples of a QSL; lists contain sample indices."""
 
     first: dict[int, bytes]
-    """The first response to each sample, in the log's order; of those in ``broken``, b"?"."""
+    """The first response to each sample, in the log's order; b"?" for those in ``broken``."""
     missing: list[int]
     """Samples without a response, in ascending order."""
     repeated: list[int]
-    """Of every response after a sample's first, in the log's order."""
+    """One for every response after a sample's first, in the log's order."""
     foreign: list[int]
-    """Of every response to a sample that the QSL does not hold."""
+    """One for every response to a sample that is not in the QSL."""
     broken: list[int]
     """Samples whose first response is not hexadecimal."""
 
     @property
     def empty(self) -> list[int]:
-        """Samples whose first response holds no byte."""
+        """Samples whose first response has no bytes."""
         return [index for index, data in self.first.items() if not data]
 
     @property
     def prefix(self) -> int:
-        """The size of the smaller QSL that this log would be complete for, its first samples; 0 if there is none."""
+        """Size of the smaller QSL, of the first samples, for which this log would be complete; 0 if there is none."""
         held = len(self.first)
         return held if self.missing[:1] == [held] and not self.foreign else 0
 
 
 def read_responses(log_path: str | Path, count: int) -> LoggedResponses:
-    """What the log holds for the samples 0 to ``count`` - 1.
+    """The log's responses to the samples 0 to ``count`` - 1.
 
     Raises:
-        ConfigError: there is no such file, or it is no accuracy log.
+        ConfigError: the file does not exist or is not an accuracy log.
         CheckFailed: the log is empty, damaged or truncated.
     """
     first: dict[int, bytes] = {}
@@ -78,20 +79,20 @@ def _read_log(log_path: str | Path) -> list[dict[str, Any]]:
     log = read_entries(log_path)
     if not log:
         raise CheckFailed(
-            f"the accuracy log {log_path} holds no response, like that of a performance run: run in accuracy mode."
+            f"the accuracy log {log_path} has no responses, like that of a performance run: run in accuracy mode."
         )
     return log
 
 
 def read_entries(
-    log_path: str | Path, *, repeat: str = "repeat the accuracy run", untruncated: str = "score the log of before"
+    log_path: str | Path, *, repeat: str = "repeat the accuracy run", untruncated: str = "score the original log"
 ) -> list[dict[str, Any]]:
-    """The log's entries as they stand, each with an integer "qsl_idx" and a text "data"; none in a performance run's.
+    """The log's raw entries, each with an integer "qsl_idx" and a string "data"; none for a performance run.
 
-    ``repeat`` and ``untruncated`` are the cures for a damaged and for a truncated log.
+    ``repeat`` and ``untruncated`` are the fixes for a damaged and for a truncated log.
 
     Raises:
-        ConfigError: there is no such file, or it is no accuracy log.
+        ConfigError: the file does not exist or is not an accuracy log.
         CheckFailed: the log is an empty file, damaged or truncated.
     """
     raw = read_input(log_path, "accuracy log")
@@ -102,32 +103,32 @@ def read_entries(
         log = json.loads(raw)
     except (ValueError, RecursionError) as error:
         if not raw.lstrip().startswith(b"["):
-            raise ConfigError(f"{stranger}, it is no JSON list: check the path.") from error
+            raise ConfigError(f"{stranger}: it is not a JSON list; check the path.") from error
         if b"\n\n...\n\n" in raw:
             raise CheckFailed(f"{name} is truncated for submission: {untruncated}.") from error
         raise CheckFailed(f"{name} is cut off or damaged ({error}): {repeat}.") from error
     if not isinstance(log, list):
-        raise ConfigError(f"{stranger}, it is no JSON list: check the path.")
+        raise ConfigError(f"{stranger}: it is not a JSON list; check the path.")
     for place, entry in enumerate(log):
         fields = (entry.get("qsl_idx"), entry.get("data")) if isinstance(entry, dict) else ()
         if [type(field) for field in fields] != [int, str]:
-            raise ConfigError(f"{stranger}, entry {place} lacks qsl_idx (integer) or data (text): check the path.")
+            raise ConfigError(f"{stranger}: entry {place} lacks qsl_idx (integer) or data (string); check the path.")
     return log
 
 
-def refuse(log_path: str | Path, problems: Mapping[str, Sequence[int] | np.ndarray], advice: str) -> None:
-    """Make sure that none of the problems occurs; each is the end of a sentence and the samples that it concerns.
+def refuse(log_path: str | Path, problems: Mapping[str, Sequence[int] | NDArray[np.int64]], advice: str) -> None:
+    """Raise unless all problems are empty; each is the end of a sentence and the samples concerned.
 
     Raises:
-        CheckFailed: some do.
+        CheckFailed: at least one problem concerns a sample.
     """
-    told = "; ".join(tell(what, where) for what, where in problems.items() if len(where))
-    if told:
-        raise CheckFailed(f"the accuracy log {log_path} has no score: {told}; {advice}.")
+    found = "; ".join(tell(what, where) for what, where in problems.items() if len(where))
+    if found:
+        raise CheckFailed(f"the accuracy log {log_path} has no score: {found}; {advice}.")
 
 
-def tell(what: str, where: Sequence[int] | np.ndarray) -> str:
-    """How many samples something concerns, and the first of them.
+def tell(what: str, where: Sequence[int] | NDArray[np.int64]) -> str:
+    """The number of samples that something concerns, and the first of them.
 
     >>> tell("responses are empty", [3, 4])
     '2 responses are empty (qsl_idx 3, 4)'
@@ -137,16 +138,16 @@ def tell(what: str, where: Sequence[int] | np.ndarray) -> str:
 
 
 def accuracy_text(result: str, log_path: str | Path, remarks: Iterable[str | None]) -> str:
-    """The lines of accuracy.txt: the result in the official form, the log's hash, then what a reader must know."""
+    """The lines of accuracy.txt: the result in the official form, the log's hash, then remarks for the reader."""
     digest = sha256(read_input(log_path, "accuracy log")).hexdigest()
     return "".join(f"{line}\n" for line in (result, f"hash={digest}", *remarks) if line)
 
 
 def run_script(score: Callable[[], tuple[str, Sequence[str], int]]) -> int:
-    """Run an accuracy script: ``score`` returns what goes to stdout, the warnings, and the exit code.
+    """Run an accuracy script: ``score`` returns the text for stdout, the warnings, and the exit code.
 
     Returns:
-        That exit code, or the one of the error that ``score`` raised; a one-line message is then on stderr.
+        That exit code, or that of the error raised by ``score``, whose message is then printed to stderr.
     """
     try:
         with on_interrupt("nothing was written."), console.working("scoring"):
@@ -156,6 +157,6 @@ def run_script(score: Callable[[], tuple[str, Sequence[str], int]]) -> int:
         return error.exit_code
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    with contextlib.suppress(BrokenPipeError):  # its reader, such as head, has seen enough
+    with contextlib.suppress(BrokenPipeError):  # the reader, such as head, closed the pipe
         print(text, end="", flush=True)
     return code

@@ -1,9 +1,9 @@
 """user.conf, checked before LoadGen reads it.
 
 LoadGen's own reader (`TestSettings::FromConfig`, loadgen/test_settings_internal.cc) is forgiving in the wrong places:
-a key that it does not know, `key=value` without spaces, or a seed in user.conf is silently nothing; `6e5` for an
-integer is read as 6; a comment behind a value makes it drop the whole file. Here each of these is an error with its
-line number. The file is then handed to LoadGen as it is, with the harness's own lines behind it.
+it silently ignores an unknown key, `key=value` without spaces, and a seed in user.conf; it reads `6e5` for an integer
+as 6; and it drops the entire file if a comment follows a value. Here each of these is an error with its line number.
+The file is then passed to LoadGen unchanged, followed by the harness's own lines.
 """
 
 from __future__ import annotations
@@ -14,27 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ConfigError, did_you_mean
+from harness.registry import BENCHMARKS, SCENARIOS
 
-MODELS = ("*", "bert", "resnet50")
-SCENARIOS = ("*", "SingleStream", "MultiStream", "Server", "Offline")
+ANY = "*"
+"""The model or scenario in user.conf that matches all."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key that a submitter may set, how LoadGen reads it, and in which scenarios it does."""
+    """A key that a submitter may set, how LoadGen reads it, and the scenarios that use it."""
 
     integer: bool
     unit: str
-    scenarios: tuple[str, ...] = SCENARIOS[1:]
-    least: float = 0
+    scenarios: tuple[str, ...] = tuple(SCENARIOS)
+    minimum: float = 0
+    elsewhere: str = ""
+    """Why it must not be set for other scenarios or for `ANY`; "" if they merely ignore it."""
 
 
+_FIXED_FOR_SERVER = "target_latency of Server is fixed by the rules: set it only for SingleStream or MultiStream"
 KEYS = {
     "target_qps": Key(False, "samples per second", ("Server", "Offline"), 1e-9),
-    "target_latency": Key(False, "milliseconds", ("SingleStream", "MultiStream"), 1e-9),
-    "min_duration": Key(True, "milliseconds", least=1000),
-    "max_duration": Key(True, "milliseconds", least=0),
-    "min_query_count": Key(True, "queries", least=1),
+    "target_latency": Key(False, "milliseconds", ("SingleStream", "MultiStream"), 1e-9, _FIXED_FOR_SERVER),
+    "min_duration": Key(True, "milliseconds", minimum=1000),
+    "max_duration": Key(True, "milliseconds", minimum=0),
+    "min_query_count": Key(True, "queries", minimum=1),
     "max_query_count": Key(True, "queries"),
     "performance_sample_count_override": Key(True, "samples"),
     "coalesce_queries": Key(True, "0 or 1", ("Server",)),
@@ -55,8 +59,8 @@ FIXED = {
     "test05": "only the compliance tests set it",
     "mode": "the harness chooses performance or accuracy: use --mode",
     "target_latency_percentile": "the rules fix each scenario's percentile",
-    "samples_per_query": "the rules fix 8 samples a MultiStream query",
-    "accuracy_sample_count_override": "an accuracy run covers the whole data set",
+    "samples_per_query": "the rules fix 8 samples per MultiStream query",
+    "accuracy_sample_count_override": "an accuracy run covers the entire data set",
     "sample_concatenate_permutation": "the rules fix how samples are drawn",
     "use_token_latencies": "it belongs to language-model benchmarks",
     "infer_token_latencies": "it belongs to language-model benchmarks",
@@ -86,21 +90,21 @@ class UserConf:
     entries: tuple[Entry, ...]
 
     def lookup(self, model: str, scenario: str, key: str) -> Entry | None:
-        """The entry that LoadGen takes: the exact name, then any model, then any scenario, then both."""
-        for wanted in ((model, scenario), ("*", scenario), (model, "*"), ("*", "*")):
+        """The entry that LoadGen uses: the exact name, then any model, then any scenario, then both."""
+        for wanted in ((model, scenario), (ANY, scenario), (model, ANY), (ANY, ANY)):
             found = [e for e in self.entries if (e.model, e.scenario) == wanted and e.key == key]
             if found:
                 return found[-1]
         return None
 
     def extended(self, comment: str, lines: Iterable[str]) -> str:
-        """The text with the harness's own settings behind it; a later line wins over an earlier one in LoadGen."""
+        """The text followed by the harness's own settings; in LoadGen a later line overrides an earlier one."""
         text = self.text if not self.text or self.text.endswith("\n") else self.text + "\n"
         return text + "".join(f"{line}\n" for line in (f"# {comment}", *lines))
 
 
 def read_user_conf(path: Path | None) -> UserConf:
-    """Read and check a user.conf; None is an empty one.
+    """Read and check a user.conf; without a path, an empty one.
 
     Raises:
         ConfigError: the file cannot be read, or a line is wrong; the message names the line.
@@ -125,22 +129,22 @@ def read_user_conf(path: Path | None) -> UserConf:
 
 
 def check_official(conf: UserConf, model: str, scenario: str, minimum_ms: int) -> None:
-    """Refuse what would make an official run invalid; ``minimum_ms`` is the shortest that counts, 0 for rehearsals.
+    """Reject settings that would make an official run invalid; ``minimum_ms`` is its minimum duration, or 0.
 
     Raises:
-        ConfigError: a duration below the rules' minimum, or a limit that ends the test early.
+        ConfigError: a duration below the minimum, or a limit that ends the test early.
     """
     duration = conf.lookup(model, scenario, "min_duration")
     if duration and int(duration.value, 0) < minimum_ms:
         raise ConfigError(
-            f"{conf.path}, line {duration.line}: min_duration is {duration.value} ms; an official run takes at least "
-            f"{minimum_ms} ms (10 minutes): delete the line."
+            f"{conf.path}, line {duration.line}: min_duration is {duration.value} ms; an official run needs at least "
+            f"{minimum_ms} ms ({minimum_ms / 60_000:g} minutes): delete the line."
         )
     for key in ("max_duration", "max_query_count", "performance_sample_count_override", "min_query_count"):
         entry = conf.lookup(model, scenario, key)
         if entry and int(entry.value, 0) > 0:
             raise ConfigError(
-                f"{conf.path}, line {entry.line}: an official run leaves {key} as the round's mlperf.conf sets it: "
+                f"{conf.path}, line {entry.line}: an official run must leave {key} as set by the round's mlperf.conf: "
                 "delete the line."
             )
 
@@ -148,31 +152,31 @@ def check_official(conf: UserConf, model: str, scenario: str, minimum_ms: int) -
 def _entry(number: int, line: str, words: list[str]) -> Entry:
     odd = next((c for c in line.rstrip("\r") if not c.isascii() or (ord(c) < 32 and c != "\t")), None)
     if odd:
-        raise ConfigError(f"the character {odd!a} is none that LoadGen understands: type the line again.")
+        raise ConfigError(f"LoadGen does not understand the character {odd!a}: type the line again.")
     if words[0].startswith("#"):
-        raise ConfigError("LoadGen takes '#' for a comment only when a space follows it: write '# ...'.")
+        raise ConfigError("LoadGen treats '#' as a comment only if a space follows: write '# ...'.")
     if len(words) < 3 or words[1] != "=":
         if "=" in line and words[1:2] != ["="]:
             name, _, value = line.partition("=")
             raise ConfigError(f"LoadGen needs spaces around '=': write '{name.strip()} = {value.strip()}'.")
         raise ConfigError("expected 'model.Scenario.key = value'.")
     if len(words) > 3:
-        hint = "LoadGen knows no comment behind a value" if words[3].startswith("#") else "there is more than one value"
+        hint = "LoadGen allows no comment after a value" if words[3].startswith("#") else "there is more than one value"
         raise ConfigError(f"{hint}: keep only '{' '.join(words[:3])}'.")
     parts = words[0].split(".")
     if len(parts) != 3:
         raise ConfigError(f"'{words[0]}' is not of the form model.Scenario.key, such as *.Offline.target_qps.")
     model, scenario, key = parts
-    _known(model, MODELS, "model")
-    _known(scenario, SCENARIOS, "scenario")
+    _known(model, (ANY, *BENCHMARKS), "model")
+    _known(scenario, (ANY, *SCENARIOS), "scenario")
     if key in FIXED or key.startswith("test05"):
         raise ConfigError(f"{key} cannot be set in user.conf: {FIXED.get(key, FIXED['test05'])}.")
-    if key == "target_latency" and scenario in ("Server", "Offline", "*"):
-        raise ConfigError("target_latency of Server is fixed by the rules; it is an estimate only for streams.")
     _known(key, KEYS, "key")
     spec = KEYS[key]
-    if scenario != "*" and scenario not in spec.scenarios:
-        raise ConfigError(f"{key} means nothing in {scenario}; it belongs to {' and '.join(spec.scenarios)}.")
+    if spec.elsewhere and scenario not in spec.scenarios:
+        raise ConfigError(f"{spec.elsewhere}.")
+    if scenario not in (ANY, *spec.scenarios):
+        raise ConfigError(f"{key} has no effect in {scenario}; it applies to {' and '.join(spec.scenarios)}.")
     _check_value(key, spec, words[2])
     return Entry(number, model, scenario, key, words[2])
 
@@ -185,17 +189,17 @@ def _known(value: str, valid: Iterable[str], what: str) -> None:
 def _check_value(key: str, spec: Key, text: str) -> None:
     number = re.fullmatch(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(\D*)", text)
     if number is None or number[2]:
-        raise ConfigError(f"{key} = {text}: LoadGen takes a bare number, in {spec.unit}.")
+        raise ConfigError(f"{key} = {text}: LoadGen needs a bare number, in {spec.unit}.")
     value = float(number[1])
     if value >= (2**63 if spec.integer else float("inf")):
         raise ConfigError(f"{key} = {text}: the number is too large for LoadGen.")
     if spec.integer and not re.fullmatch(r"\d+", text):
-        raise ConfigError(f"{key} = {text}: LoadGen takes a whole number in {spec.unit}, and would misread this one.")
+        raise ConfigError(f"{key} = {text}: LoadGen needs an integer in {spec.unit}, and would misread this value.")
     if spec.unit == "0 or 1" and value not in (0, 1):
         raise ConfigError(f"{key} = {text}: it must be 0 or 1.")
-    if key == "min_duration" and value < spec.least:
+    if key == "min_duration" and value < spec.minimum:
         raise ConfigError(
-            f"{key} = {text}: this is in milliseconds, and looks like seconds: write {int(value) * 1000}."
+            f"{key} = {text}: the unit is milliseconds, and this looks like seconds: write {int(value) * 1000}."
         )
-    if value < spec.least:
+    if value < spec.minimum:
         raise ConfigError(f"{key} = {text}: it must be greater than 0, in {spec.unit}.")

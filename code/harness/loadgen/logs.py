@@ -1,4 +1,4 @@
-"""What LoadGen wrote of a test: mlperf_log_detail.txt, and what its verdict means."""
+"""LoadGen's logs of a test: mlperf_log_detail.txt, and the meaning of its verdict."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUMMARY, DETAIL, ACCURACY, TRACE = (
 
 @dataclass(frozen=True)
 class Detail:
-    """The key/value lines of mlperf_log_detail.txt; of a repeated key, the last."""
+    """The key/value lines of mlperf_log_detail.txt; the last value of a repeated key."""
 
     values: dict[str, Any]
     errors: tuple[str, ...]
@@ -34,22 +34,24 @@ class Detail:
 
     @property
     def duration(self) -> float | None:
-        """Seconds that a performance run took."""
+        """Duration of a performance run in seconds; None if the log does not show it."""
         values = self.values
-        if values.get("effective_scenario") == "Offline":
-            latency = values.get("result_max_latency_ns")
+        if "result_samples_per_second" in values:  # Offline: a single query
+            latency: float | None = values.get("result_max_latency_ns")
             return latency / 1e9 if latency is not None else None
-        queries = values.get("result_query_count", 0)
-        rate = values.get("result_completed_samples_per_sec", values.get("result_qps_with_loadgen_overhead"))
+        queries: int = values.get("result_query_count", 0)
+        rate: float | None = values.get(
+            "result_completed_samples_per_sec", values.get("result_qps_with_loadgen_overhead")
+        )
         if rate:
             return queries / rate
-        mean = values.get("result_mean_query_latency_ns", values.get("result_mean_latency_ns"))
+        mean: float | None = values.get("result_mean_query_latency_ns", values.get("result_mean_latency_ns"))
         return queries * mean / 1e9 if mean else None
 
     @property
     def latencies(self) -> dict[str, float]:
         """Milliseconds by percentile, such as "99.00"."""
-        # MultiStream has the percentiles of its samples, too, and is about those of its queries.
+        # MultiStream also logs the percentiles of its samples, but its result is about queries.
         kind = "per_query_latency" if "result_mean_query_latency_ns" in self.values else "latency"
         found = re.compile(rf"result_([\d.]+)_percentile_{kind}_ns")
         matches = ((found.fullmatch(key), value) for key, value in self.values.items())
@@ -57,57 +59,57 @@ class Detail:
 
     @property
     def bound(self) -> float | None:
-        """Milliseconds of the scenario's latency bound, None where it has none."""
+        """The scenario's latency bound in milliseconds; None if it has none."""
         return self.values.get("effective_target_latency_ns", 0) / 1e6 or None
 
     def reasons(self, qps_hint: str) -> list[str]:
-        """Why a performance run is not valid, in plain words; ``qps_hint`` is the cure for too short a run."""
+        """Why a performance run is not valid, in plain words; ``qps_hint`` is the fix for a run that was too short."""
         reasons = [f"LoadGen logged an error: {text}" for text in self.errors]
         if self.values.get("result_validity") == "VALID":
             return reasons
         seconds = self.values.get("effective_min_duration_ms", 0) / 1000
         if not self.values.get("result_min_duration_met", True):
             reasons.append(
-                f"it ended after {self.duration:.1f} s where at least {seconds:g} s are needed, because LoadGen issued "
-                f"too few samples for so fast a system: {qps_hint}"
+                f"it ended after {self.duration:.1f} s instead of at least {seconds:g} s, because LoadGen issued too "
+                f"few samples for such a fast system: {qps_hint}"
             )
         if not self.values.get("result_min_queries_met", True):
-            reasons.append("fewer queries were completed than the settings demand: let the test run longer")
+            reasons.append("fewer queries were completed than the settings require: let the test run longer")
         if not self.values.get("result_perf_constraints_met", True):
             rate = self.values.get("effective_target_qps")
             at = f" at {rate:.6g} queries/s" if rate else ""
             reasons.append(
                 f"the latency bound was missed{at}: lower target_qps, or let `make tune SCENARIO=Server` find the "
-                "highest that holds"
+                "highest rate that meets it"
             )
         elif not self.values.get("early_stopping_met", True):
             reasons.append(self._early_stopping())
         return reasons or [str(self.values.get("result_invalid_reason", "LoadGen gives no reason")).strip()]
 
     def _early_stopping(self) -> str:
-        """Why the percentile is not sure enough, and what to do; LoadGen's words are in loadgen/results.cc."""
+        """Why the percentile is too uncertain, and what to do; for LoadGen's wording see loadgen/results.cc."""
         found = re.search(r"at least (\d+) (more )?queries", str(self.values.get("early_stopping_result", "")))
         queries = self.values.get("result_query_count", 0)
         needed = int(found[1]) + (queries if found[2] else 0) if found else 0
         if not queries or needed <= queries:
-            return "early stopping was not met: LoadGen is not sure enough of the percentile; lower target_qps"
+            return "early stopping was not met: the percentile is too uncertain; lower target_qps"
         seconds = math.ceil(1.1 * (self.duration or 0) * needed / queries)
         return (
-            f"early stopping was not met: {queries:,} queries were processed where at least {needed:,} are needed "
-            f"to be sure of the percentile; let the test run for {seconds:,} s or more"
+            f"early stopping was not met: {queries:,} queries were processed, but the percentile needs at least "
+            f"{needed:,} to be certain; let the test run for {seconds:,} s or more"
         )
 
 
 _LAST_KEY = {"performance": "num_errors", "accuracy": "power_end"}
 _LAST_ONCE = re.compile(r"result_99\.90_percentile(_per_query)?_latency_ns")
-"""The last key of a performance run in the logs of LoadGen up to 5.0, which results of other submitters hold."""
+"""The last key of a performance run in logs of LoadGen up to 5.0, found in results of other submitters."""
 
 
 def read_detail(folder: Path, mode: str) -> Detail:
     """Read mlperf_log_detail.txt of a performance or accuracy run.
 
     Raises:
-        RunFailed: it or the summary is missing or cut short, as by a full disk.
+        RunFailed: it or the summary is missing or truncated, for example by a full disk.
     """
     path = folder / DETAIL
     values: dict[str, Any] = {}
@@ -123,27 +125,27 @@ def read_detail(folder: Path, mode: str) -> Detail:
         try:
             entry = json.loads(line[9:])
         except json.JSONDecodeError:
-            continue  # the last line of a log that was cut short: its last key is then missing, too
+            continue  # the last line of a truncated log, whose last key is then also missing
         values[entry["key"]] = entry["value"]
         if entry["metadata"]["is_error"]:
             errors.append(f"{entry['key']}: {entry['value']}")
     if not has_end(values, mode) or "encountered" not in summary.rpartition("\n")[2]:
-        raise RunFailed(f"the log in {folder} has no end: LoadGen could not write all of it; is the disk full?")
+        raise RunFailed(f"the log in {folder} is truncated: LoadGen could not write all of it; is the disk full?")
     return Detail(values, tuple(errors))
 
 
 def has_end(values: Mapping[str, Any], mode: str) -> bool:
-    """Whether the values of a performance or accuracy run's detail log are those of a whole one."""
+    """Whether the values of a performance or accuracy run's detail log come from a complete log."""
     if mode == "performance" and re.match(r"[1-4]\.|5\.0", str(values.get("loadgen_version"))):
         return any(key == _LAST_KEY[mode] or _LAST_ONCE.fullmatch(key) for key in values)
     return _LAST_KEY[mode] in values
 
 
 def check_accuracy_log(path: Path, samples: int) -> None:
-    """Make sure that the accuracy log was written to its end.
+    """Check that the accuracy log is complete.
 
     Raises:
-        RunFailed: it is cut short.
+        RunFailed: it cannot be read, or is truncated.
     """
     try:
         with path.open("rb") as log:
@@ -154,4 +156,4 @@ def check_accuracy_log(path: Path, samples: int) -> None:
     except OSError as error:
         raise RunFailed(f"{path} cannot be read: {error.strerror}.") from error
     if not complete or (samples and size < 8):
-        raise RunFailed(f"{path} has no end: LoadGen could not write all of it; is the disk full?")
+        raise RunFailed(f"{path} is truncated: LoadGen could not write all of it; is the disk full?")

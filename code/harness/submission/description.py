@@ -15,23 +15,7 @@ from typing import Any
 
 from harness.errors import ConfigError, did_you_mean
 from harness.host.files import read_input, write_text
-from harness.host.hardware import (
-    _caches,
-    _cards,
-    _counted,
-    _cpus,
-    _disks,
-    _free_standing_storage,
-    _hybrid,
-    _memory,
-    _modules,
-    _operating_system,
-    _processor,
-    _product,
-    _read,
-    _size,
-    _unique,
-)
+from harness.host.hardware import describe_hardware
 from harness.host.machine import default_system_name, package_version
 from harness.rules.rounds import DIVISIONS, SYSTEM_TYPES
 
@@ -253,28 +237,27 @@ def wanted(field: str) -> str:
 
 def describe_machine(root: Path = Path("/")) -> dict[str, str]:
     """All `FIELDS` as far as this machine tells them; ``root`` holds proc, sys and etc."""
-    cpuinfo = _read(root / "proc/cpuinfo")
-    virtual = re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE) is not None
-    cpus = _cpus(root)
-    disks = _disks(root)
-    cards = _cards(root)
+    hardware = describe_hardware(root)
     found = {
         **_NONE,
         "division": "open",  # a package writes its own
         "number_of_nodes": "1",
-        "system_name": _product(root),
-        **_processor(root, cpuinfo, cpus),
-        "host_processor_caches": _caches(cpus),
-        "host_memory_capacity": _size(_memory(root), 2**30),
-        "host_memory_configuration": _modules(root),
-        "host_storage_capacity": _counted(_size(size, 10**9) for _, size in disks) or _free_standing_storage(),
-        "host_storage_type": "" if virtual else _unique(kind for kind, _ in disks),
-        "host_networking": _unique(kind for kind in cards.values()),
-        "host_network_card_count": str(len(cards) or ""),
+        "system_name": hardware.product,
+        "host_processor_model_name": hardware.processor,
+        "host_processors_per_node": str(hardware.sockets or ""),
+        "host_processor_core_count": str(hardware.cores or ""),
+        "host_processor_frequency": hardware.frequency,
+        "host_processor_caches": hardware.caches,
+        "host_memory_capacity": hardware.memory,
+        "host_memory_configuration": hardware.memory_modules,
+        "host_storage_capacity": hardware.storage,
+        "host_storage_type": hardware.storage_kind,
+        "host_networking": hardware.network,
+        "host_network_card_count": str(hardware.network_cards or ""),
         "framework": _versions(_FRAMEWORKS),
-        "operating_system": _operating_system(root),
+        "operating_system": hardware.operating_system,
         "other_software_stack": ", ".join(filter(None, (f"Python {platform.python_version()}", _versions(_STACK)))),
-        "hw_notes": "; ".join(filter(None, ("virtual machine" if virtual else "", _hybrid(root, cpus)))),
+        "hw_notes": "; ".join(filter(None, ("virtual machine" if hardware.virtual else "", hardware.core_kinds))),
     }
     return {field: found.get(field) or (f"{MARK}: {WANTED[field]}" if field in WANTED else "") for field in FIELDS}
 

@@ -123,9 +123,9 @@ class _Tuning:
     def __init__(self, request: RunRequest, settings: RunSettings, seconds: float, journal: Journal) -> None:
         self._request, self._settings, self._seconds, self._journal = request, settings, seconds, journal
         self.scenario = find_scenario(settings.scenario)
-        self._engine = find_engine(settings.engine)
+        engine = find_engine(settings.engine)
         self._max_cost = find_benchmark(settings.model.benchmark).max_cost
-        choices = self._engine.choices(self._max_cost, self.scenario.one_stream)
+        choices = engine.choices(self._max_cost, self.scenario.one_stream)
         # An option that the user set is not tuned.
         free = [[choice for choice in dimension if self._agrees(choice)] for dimension in choices]
         self._dimensions = [dimension for dimension in free if len(dimension) > 1]
@@ -225,7 +225,7 @@ class _Tuning:
         try:
             mine = self._settings_of(options).engine_settings
             settings = self.scenario.engine_settings(mine, self._max_cost)
-            return json.dumps(self._engine.in_force(settings), default=str)
+            return json.dumps(settings.in_force(), default=str)
         except ConfigError as error:
             return str(error)
 

@@ -182,7 +182,7 @@ def test_one_line_and_pretty_printed_logs_score_alike(bench: Bench) -> None:
         (lambda e: e[4].update(data="00" * 8 * 385), r"over 384 rows, more than the official script takes"),
         (lambda e: e[5].update(data=e[5]["data"][:-8] + "0000C07F"), r"NaN or \+infinity \(qsl_idx 5\)"),
         (lambda e: e[5].update(data=e[5]["data"][:-8] + "0000807F"), r"NaN or \+infinity \(qsl_idx 5\)"),
-        (lambda e: e.clear(), "holds no response, like that of a performance run"),
+        (lambda e: e.clear(), "has no responses, like that of a performance run"),
         (
             lambda e: [x.update(data="") for x in e],
             r"7 responses are empty \(qsl_idx 0, 1, 2, 3, 4, \.\.\.\)",
@@ -205,7 +205,7 @@ def test_cut_off_and_truncated_logs(bench: Bench) -> None:
     with pytest.raises(CheckFailed, match="is cut off or damaged"):
         bench.score()
     bench.log.write_bytes(whole[:4096] + b"\n\n...\n\n" + whole[-4096:])
-    with pytest.raises(CheckFailed, match="is truncated for submission: score the log of before"):
+    with pytest.raises(CheckFailed, match="is truncated for submission: score the original log"):
         bench.score()
     bench.log.write_bytes(b" \n")
     with pytest.raises(CheckFailed, match="is empty"):
@@ -215,17 +215,17 @@ def test_cut_off_and_truncated_logs(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        (b'{"qsl_idx": 0, "data": "00"}', "no JSON list"),
-        (b"accuracy=76%", "no JSON list"),
-        (b"\x80\x02", "no JSON list"),
-        (b"[1, 2]", r"entry 0 lacks qsl_idx \(integer\) or data \(text\)"),
+        (b'{"qsl_idx": 0, "data": "00"}', "not a JSON list"),
+        (b"accuracy=76%", "not a JSON list"),
+        (b"\x80\x02", "not a JSON list"),
+        (b"[1, 2]", r"entry 0 lacks qsl_idx \(integer\) or data \(string\)"),
         (b'[{"qsl_idx": true, "data": "00"}]', "entry 0 lacks"),
         (b'[{"qsl_idx": 0, "data": null}]', "entry 0 lacks"),
     ],
 )
 def test_another_file_than_a_log(bench: Bench, raw: bytes, reason: str) -> None:
     bench.log.write_bytes(raw)
-    with pytest.raises(ConfigError, match=f"is not LoadGen's mlperf_log_accuracy.json, .*{reason}"):
+    with pytest.raises(ConfigError, match=f"is not LoadGen's mlperf_log_accuracy.json: .*{reason}"):
         bench.score()
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import ConfigError
-from harness.loadgen.conf import check_official, read_user_conf
+from harness.loadgen.conf import MIN_DURATION_MS, check_official, read_user_conf
 
 
 def conf(tmp_path, text):
@@ -49,7 +49,7 @@ def test_what_loadgen_reads_is_accepted(tmp_path):
         ("Offline.target_qps = 1", "not of the form model.Scenario.key"),
         ("*.Offline.target_qps=1", "needs spaces around '=': write '*.Offline.target_qps = 1'"),
         ("*.Offline.target_qps =", "expected 'model.Scenario.key = value'"),
-        ("*.Offline.target_qps = 1 # fast", "no comment behind a value"),
+        ("*.Offline.target_qps = 1 # fast", "no comment after a value"),
         ("*.Offline.target_qps = 1 2", "more than one value"),
         ("#*.Offline.target_qps = 1", "write '# ...'"),
         ("*.Offline.target_qps\u00a0= 1", r"the character '\xa0'"),
@@ -61,15 +61,15 @@ def test_what_loadgen_reads_is_accepted(tmp_path):
         ("*.Offline.target_qps = 5k", "bare number, in samples per second"),
         ("*.Offline.target_qps = 0", "must be greater than 0"),
         ("*.Offline.target_qps = -3", "must be greater than 0"),
-        ("*.Offline.min_duration = 600", "milliseconds, and looks like seconds: write 600000"),
+        ("*.Offline.min_duration = 600", "milliseconds, and this looks like seconds: write 600000"),
         ("*.Offline.min_duration = 600s", "bare number, in milliseconds"),
-        ("*.Offline.min_duration = 6e5", "whole number in milliseconds, and would misread"),
+        ("*.Offline.min_duration = 6e5", "integer in milliseconds, and would misread"),
         ("*.Offline.qsl_rng_seed = 1", "qsl_rng_seed cannot be set in user.conf"),
         ("*.Server.target_latency = 500", "target_latency of Server is fixed by the rules"),
         ("*.Server.target_latency_percentile = 90", "target_latency_percentile cannot be set"),
         ("*.MultiStream.samples_per_query = 4", "samples_per_query cannot be set"),
         ("*.*.performance_issue_same = 1", "only the compliance tests set it"),
-        ("*.SingleStream.target_qps = 5", "means nothing in SingleStream; it belongs to Server and Offline"),
+        ("*.SingleStream.target_qps = 5", "has no effect in SingleStream; it applies to Server and Offline"),
         ("*.Server.coalesce_queries = 2", "must be 0 or 1"),
     ],
 )
@@ -92,11 +92,12 @@ def test_a_missing_file_and_a_binary_one_are_errors(tmp_path):
 def test_an_official_run_refuses_what_makes_it_invalid(tmp_path, line):
     found = conf(tmp_path, f"{line}\n")
     with pytest.raises(ConfigError, match="line 1: "):
-        check_official(found, "bert", "Offline")
+        check_official(found, "bert", "Offline", MIN_DURATION_MS)
 
 
 def test_an_official_run_may_be_longer_than_the_minimum(tmp_path):
-    check_official(conf(tmp_path, "*.*.min_duration = 660000\n*.*.target_qps = 4\n"), "bert", "Offline")
+    found = conf(tmp_path, "*.*.min_duration = 660000\n*.*.target_qps = 4\n")
+    check_official(found, "bert", "Offline", MIN_DURATION_MS)
 
 
 def test_the_harness_lines_follow_the_users_even_without_a_last_newline(tmp_path):

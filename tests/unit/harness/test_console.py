@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.host import console
+from harness.host.streams import open_console
 
 LONG_PATH = "/data/" + "/".join(f"[bold]part{number}[/]:smile:" for number in range(30))
 
@@ -48,7 +49,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 
 def run(code: str, **settings) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(console.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(console.__file__).parents[2])}
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment, **settings}
     return subprocess.run([sys.executable, "-c", code], text=True, timeout=60, **settings)
 
@@ -77,7 +78,7 @@ def test_a_table_never_reads_its_cells_as_markup(capsys: pytest.CaptureFixture[s
 def test_no_ansi_codes_after_a_terminal_was_redirected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setattr(sys, "stdout", Terminal())
-    made = console._console("stdout")
+    made = open_console("stdout")
     made.print("on a terminal", style="bold red")
     assert "\x1b[1;31m" in sys.stdout.getvalue()  # or the second half proves nothing
     monkeypatch.setattr(sys, "stdout", io.StringIO())
@@ -89,7 +90,7 @@ def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(sys, "stderr", Terminal())
-    made = console._console("stderr")
+    made = open_console("stderr")
     made.print("text", style="red")
     assert sys.stderr.getvalue() == "text\n"
 
@@ -275,7 +276,7 @@ def test_stray_output_to_stderr_appears_above_the_bar(monkeypatch: pytest.Monkey
     monkeypatch.setenv("TERM", "xterm-256color")
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(console, "err", console._console("stderr"))
+    monkeypatch.setattr(console, "err", open_console("stderr"))
     with console.Progress("work", total=10):
         print("stray", file=sys.stderr)
     assert "stray" in [line.strip() for line in screen(stream).splitlines()]
@@ -340,6 +341,7 @@ def test_a_forced_colour_does_not_put_a_bar_into_a_log(monkeypatch: pytest.Monke
 WORK = """
 import sys, time
 from harness.host import console
+from harness.host.streams import open_console
 {before}
 now = 0.0
 with console.Progress("work", total=9, clock=lambda: now) as bar:

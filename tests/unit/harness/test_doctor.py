@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.doctor import environment as system
-from harness.doctor import examine as doctor
-from harness.doctor import folders as files
-from harness.doctor import installation
+from harness.doctor import environment, examine, folders, installation
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding
 
 
@@ -124,16 +121,16 @@ def test_no_loadgen_is_bad(monkeypatch):
 )
 def test_instruction_sets(tmp_path, flags, deepsparse, expected):
     put(tmp_path, proc__cpuinfo=f"model name : x\nflags\t\t: {flags}")
-    assert only(system.instruction_sets(tmp_path, deepsparse)).level == expected
+    assert only(environment.instruction_sets(tmp_path, deepsparse)).level == expected
 
 
 def test_instruction_sets_of_arm_and_of_no_cpuinfo(tmp_path):
-    assert only(system.instruction_sets(tmp_path)).level == WARNING
+    assert only(environment.instruction_sets(tmp_path)).level == WARNING
     put(tmp_path, proc__cpuinfo="Features\t: asimd asimddp i8mm")
-    finding = only(system.instruction_sets(tmp_path))
+    finding = only(environment.instruction_sets(tmp_path))
     assert finding == Finding(GOOD, "instructions", "dot product, I8MM; without SVE, BF16")
     put(tmp_path, proc__cpuinfo="Features\t: fp asimd")
-    finding = only(system.instruction_sets(tmp_path))
+    finding = only(environment.instruction_sets(tmp_path))
     assert finding.level == WARNING
     assert "gain less without dot product" in finding.what
 
@@ -147,8 +144,8 @@ def machine(root: Path, threads: int = 2) -> Path:
 
 def test_cores_hyper_threads_and_those_that_are_kept_away(tmp_path):
     machine(tmp_path)
-    assert only(system.cores(tmp_path, {0, 1, 2, 3})).what == "2 cores, 4 hyper-threads on 1 socket"
-    kept = only(system.cores(tmp_path, {0, 1}))
+    assert only(environment.cores(tmp_path, {0, 1, 2, 3})).what == "2 cores, 4 hyper-threads on 1 socket"
+    kept = only(environment.cores(tmp_path, {0, 1}))
     assert kept.level == WARNING
     assert "2 CPUs" in kept.what
 
@@ -167,29 +164,29 @@ def test_cores_hyper_threads_and_those_that_are_kept_away(tmp_path):
 )
 def test_a_containers_cpu_quota(tmp_path, limit):
     put(machine(tmp_path), **limit)
-    _, quota = system.cores(tmp_path, {0, 1, 2, 3})
+    _, quota = environment.cores(tmp_path, {0, 1, 2, 3})
     assert quota.level == WARNING
     assert "1.5 of 4 CPUs" in quota.what
 
 
 def test_no_quota_is_no_line(tmp_path):
     put(machine(tmp_path), proc__self__cgroup="0::/", sys__fs__cgroup__cpuDOTmax="max 100000")
-    only(system.cores(tmp_path, {0, 1, 2, 3}))
+    only(environment.cores(tmp_path, {0, 1, 2, 3}))
 
 
 def test_numa(tmp_path):
-    assert only(system.numa(tmp_path)).what == "one node"
+    assert only(environment.numa(tmp_path)).what == "one node"
     for node, cpus in ((0, "0-1"), (1, "2-3"), (2, "")):  # the last one is memory alone
         put(tmp_path, **{f"sys__devices__system__node__node{node}__cpulist": cpus})
-    finding = only(system.numa(tmp_path))
+    finding = only(environment.numa(tmp_path))
     assert finding.level == GOOD
     assert finding.what.startswith("2 nodes")
     put(tmp_path, proc__sys__kernel__numa_balancing="1")
-    assert "numa_balancing=0" in only(system.numa(tmp_path)).cure
+    assert "numa_balancing=0" in only(environment.numa(tmp_path)).cure
 
 
 def test_clocks(tmp_path):
-    assert level(system.clock(tmp_path)) == [GOOD, GOOD]
+    assert level(environment.clock(tmp_path)) == [GOOD, GOOD]
     cpu = "sys__devices__system__cpu__"
     put(
         tmp_path,
@@ -200,25 +197,25 @@ def test_clocks(tmp_path):
             "sys__kernel__mm__transparent_hugepage__enabled": "always madvise [never]",
         },
     )
-    found = list(system.clock(tmp_path))
+    found = list(environment.clock(tmp_path))
     assert level(found) == [WARNING] * 4
     assert all(finding.cure for finding in found)
     put(tmp_path, **{f"{cpu}cpu0__cpufreq__scaling_governor": "performance", f"{cpu}intel_pstate__no_turbo": "0"})
-    assert level(system.clock(tmp_path))[:2] == [GOOD, GOOD]
+    assert level(environment.clock(tmp_path))[:2] == [GOOD, GOOD]
     put(tmp_path, **{f"{cpu}cpufreq__boost": "0"})
-    assert "cpufreq/boost" in list(system.clock(tmp_path))[1].cure
+    assert "cpufreq/boost" in list(environment.clock(tmp_path))[1].cure
 
 
 def test_memory_swap_and_the_limit_of_a_container(tmp_path):
     text = "MemTotal: 16777216 kB\nMemAvailable: {} kB\nSwapTotal: {} kB\nSwapFree: 0 kB"
     for available, expected in ((8_000_000, GOOD), (1_500_000, WARNING), (200_000, BAD)):
         put(tmp_path, proc__meminfo=text.format(available, 0))
-        assert only(system.memory(tmp_path)).level == expected
+        assert only(environment.memory(tmp_path)).level == expected
     put(tmp_path, proc__meminfo=text.format(8_000_000, 500_000))
-    assert [finding.subject for finding in system.memory(tmp_path)] == ["memory", "swap"]
+    assert [finding.subject for finding in environment.memory(tmp_path)] == ["memory", "swap"]
     put(tmp_path, proc__meminfo=text.format(8_000_000, 0), proc__self__cgroup="0::/")
     put(tmp_path, sys__fs__cgroup__memoryDOTmax=str(2**30), sys__fs__cgroup__memoryDOTcurrent=str(2**30 - 2**28))
-    finding = only(system.memory(tmp_path))
+    finding = only(environment.memory(tmp_path))
     assert finding.level == BAD
     assert "256 MiB free within the container's limit of 1.0 GiB" in finding.what
 
@@ -241,23 +238,23 @@ def times(root: Path, user: int, idle: int, stolen: int, greedy: int, own: int) 
 )
 def test_busy_neighbours_and_a_host_that_takes_time(tmp_path, after, expected):
     times(tmp_path, 0, 0, 0, 0, 0)
-    found = list(system.neighbours(tmp_path, sleep=lambda seconds: times(tmp_path, *after), own=9))
+    found = list(environment.neighbours(tmp_path, sleep=lambda seconds: times(tmp_path, *after), own=9))
     assert [f"{finding.subject} {finding.level.upper()}" for finding in found] == expected
     if found[0].level == WARNING:
         assert "1.0 of 2 CPUs busy: a (b) c (7)" in found[0].what
 
 
 def test_a_folder_that_cannot_be_written_is_bad(tmp_path):
-    assert only(files.writable(Path("/proc/results"), "results")).level == BAD  # read-only for root, too
+    assert only(folders.writable(Path("/proc/results"), "results")).level == BAD  # read-only for root, too
     (tmp_path / "file").touch()
-    assert only(files.writable(tmp_path / "file", "results")).level == BAD
-    assert list(files.writable(tmp_path / "not" / "yet", "results")) == []
+    assert only(folders.writable(tmp_path / "file", "results")).level == BAD
+    assert list(folders.writable(tmp_path / "not" / "yet", "results")) == []
 
 
 def test_folders_below_those_that_runs_write_are_tried_too(tmp_path, monkeypatch):
     (tmp_path / "build" / "runs").mkdir(parents=True)
-    monkeypatch.setattr(files, "writable", lambda folder, subject: [subject] if folder.name == "runs" else [])
-    tried, *_ = files.folders(tmp_path)
+    monkeypatch.setattr(folders, "writable", lambda folder, subject: [subject] if folder.name == "runs" else [])
+    tried, *_ = folders.folders(tmp_path)
     assert tried == "build/runs"
 
 
@@ -267,7 +264,7 @@ def refuse(path):
 
 def test_a_model_that_may_not_be_read_stops_a_run(monkeypatch):
     monkeypatch.setattr("harness.catalog.models.sha256_of", refuse)
-    for finding in files.models():
+    for finding in folders.models():
         assert finding.level == BAD
         assert "cannot be read (Permission denied)" in finding.what
         assert finding.cure == "check the path and its permissions"
@@ -275,7 +272,7 @@ def test_a_model_that_may_not_be_read_stops_a_run(monkeypatch):
 
 def test_a_data_set_that_may_not_be_read_leaves_the_others(monkeypatch):
     monkeypatch.setattr("resnet50.task.dataset_file", refuse)
-    found = list(files.datasets())
+    found = list(folders.datasets())
     assert any(f.level == BAD and "Permission denied" in f.what for f in found)
     assert any(f.level == GOOD and f.what.startswith("sample: ") for f in found)
 
@@ -291,7 +288,7 @@ def test_images_that_are_few_serve_development_and_a_map_without_them_nothing(
     for name in files_there:
         (tmp_path / name).touch()
     monkeypatch.setenv("IMAGENET_DIR", str(tmp_path))
-    finding = next(f for f in files.datasets() if said in f"{f.what} {f.cure}")
+    finding = next(f for f in folders.datasets() if said in f"{f.what} {f.cure}")
     assert finding.level == expected
 
 
@@ -299,8 +296,8 @@ def test_a_user_conf_that_only_an_official_run_refuses(tmp_path, monkeypatch):
     conf = tmp_path / "user.conf"
     conf.write_text("resnet50.Server.min_duration = 60000\n")
     monkeypatch.setattr("harness.running.settings.default_conf", lambda: conf)
-    assert only(files.user_conf()).level == GOOD
-    finding = only(files.user_conf(official=True))
+    assert only(folders.user_conf()).level == GOOD
+    finding = only(folders.user_conf(official=True))
     assert finding.level == BAD
     assert "line 1: min_duration is 60000 ms" in finding.what
     assert finding.cure == "delete the line"
@@ -310,7 +307,7 @@ def test_a_folder_without_the_right_to_write_is_found_whoever_asks(tmp_path):
     folder = tmp_path / "results"
     folder.mkdir()
     folder.chmod(0o555)
-    finding = only(files.writable(folder, "results"))
+    finding = only(folders.writable(folder, "results"))
     assert finding.level == (WARNING if os.geteuid() == 0 else BAD)
     assert f"chmod u+w {folder}" in finding.cure
     folder.chmod(0o755)
@@ -325,7 +322,7 @@ def test_a_read_only_folder_is_bad_for_a_user(tmp_path):
             if parent.name.startswith("pytest"):
                 parent.chmod(0o755)
         os.setuid(65534)
-        os._exit(0 if level(files.writable(tmp_path, "results")) == [BAD] else 1)
+        os._exit(0 if level(folders.writable(tmp_path, "results")) == [BAD] else 1)
     assert os.waitpid(code, 0)[1] == 0
     tmp_path.chmod(0o755)
 
@@ -339,7 +336,7 @@ def test_a_check_that_fails_leaves_the_others():
         raise RuntimeError("odd")
 
     done = []
-    found = doctor.look(
+    found = examine.look(
         [("a", missing), ("b", broken), ("c", lambda: [Finding(BAD, "c", "x")])], lambda: done.append(1)
     )
     assert [finding.subject for finding in found] == ["a", "a", "b", "c"]
@@ -347,4 +344,4 @@ def test_a_check_that_fails_leaves_the_others():
     assert "numpy" in found[1].what
     assert found[1].cure
     assert len(done) == 3
-    assert doctor.summary(found) == "2 bad, 1 warning: mend what is bad first."
+    assert examine.summary(found) == "2 bad, 1 warning: fix the errors first."

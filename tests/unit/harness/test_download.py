@@ -84,7 +84,7 @@ def test_a_right_file_is_not_asked_for_again(site: Site, path: Path) -> None:
 def test_another_file_is_never_overwritten(site: Site, path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"mine")
-    with pytest.raises(ConfigError, match=r"model\.onnx exists but is another file .*delete it or move it"):
+    with pytest.raises(ConfigError, match=r"model\.onnx exists but is a different file .*delete it or move it"):
         get(site.url, path)
     assert path.read_bytes() == b"mine"
     assert not site.log
@@ -92,7 +92,7 @@ def test_another_file_is_never_overwritten(site: Site, path: Path) -> None:
 
 def test_a_folder_in_the_place_is_named(site: Site, path: Path) -> None:
     path.mkdir(parents=True)
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         get(site.url, path)
 
 
@@ -269,9 +269,9 @@ def test_wrong_content_everywhere_is_one_clear_sentence(site: Site, mirror: Site
     with pytest.raises(RunFailed) as caught:
         get([site.url, mirror.url], path)
     message = str(caught.value)
-    assert f"{site.url}: that is another file, of sha256 {hashlib.sha256(OTHER).hexdigest()}" in message
+    assert f"{site.url}: it is a different file, with sha256 {hashlib.sha256(OTHER).hexdigest()}" in message
     assert f"{mirror.url}: HTTP 404 Not Found" in message
-    assert f"put it at {path} (sha256 {SHA})" in message
+    assert f"download it by hand to {path} (sha256 {SHA})" in message
     assert names(path) == []
     assert len(site.log) == 1
 
@@ -330,7 +330,7 @@ def test_an_interruption_keeps_the_part(site: Site, path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(console.Progress, "update", interrupt)
-        with pytest.raises(Interrupted, match=r"kept in .*model\.onnx\.part, and the same command goes on"):
+        with pytest.raises(Interrupted, match=r"kept in .*model\.onnx\.part, and the same command resumes"):
             get(site.url, path)
     assert names(path) == ["model.onnx.part", "model.onnx.part.json"]
     get(site.url, path)
@@ -345,7 +345,7 @@ def test_a_full_disk_keeps_the_part(site: Site, path: Path, monkeypatch: pytest.
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(console.Progress, "update", fail)
-    with pytest.raises(RunFailed, match=r"the disk is full .* it goes on from the \d+\.\d KiB in"):
+    with pytest.raises(RunFailed, match=r"the disk is full, .* the download resumes from the \d+\.\d KiB in"):
         get(site.url, path)
     assert names(path) == ["model.onnx.part", "model.onnx.part.json"]
     assert len(site.log) == 1
@@ -414,14 +414,12 @@ def test_progress_starts_from_what_was_there(site: Site, path: Path, monkeypatch
 def test_an_md5_is_checked_where_no_sha256_is_known(site: Site, path: Path) -> None:
     get(site.url, path, sha256=None, md5=hashlib.md5(CONTENT).hexdigest())
     assert path.read_bytes() == CONTENT
-    with pytest.raises(ConfigError, match=r"is another file \(md5 [0-9a-f]{32}, expected 0{32}\)"):
+    with pytest.raises(ConfigError, match=r"is a different file \(md5 [0-9a-f]{32}, expected 0{32}\)"):
         get(site.url, path, sha256=None, md5="0" * 32)
 
 
 def test_a_wrong_md5_leaves_nothing_and_says_the_callers_cure(site: Site, path: Path) -> None:
-    with pytest.raises(
-        RunFailed, match=r"that is another file, of md5 [0-9a-f]{32}\): run this again later, or sing\."
-    ):
+    with pytest.raises(RunFailed, match=r"it is a different file, with md5 [0-9a-f]{32}\): rerun later, or sing\."):
         get(site.url, path, sha256=None, md5="0" * 32, cure="sing")
     assert names(path) == []
 

@@ -64,7 +64,7 @@ def test_pinning_is_as_the_user_says():
 
 
 def test_streams_that_no_instance_count_divides_are_refused():
-    with pytest.raises(ConfigError, match="3 streams cannot be shared out among 2 instances"):
+    with pytest.raises(ConfigError, match="3 streams cannot be divided among 2 instances"):
         layout(ONE_NODE, streams=3, instances=2)
     assert len(layout(TWO_NODES, streams=3).instances) == 1
 

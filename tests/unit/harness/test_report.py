@@ -106,7 +106,7 @@ def test_the_logs_and_the_timeline_of_an_official_run_find_each_other(tmp_path):
     ("args", "message"),
     [
         ([], "there is no finished run in"),
-        (["20261125"], ": there is none to choose from."),
+        (["20261125"], ": there are none to choose from."),
         (["a", "--last", "2"], "--last chooses runs by itself: leave it out, or the names."),
         (["--format", "pdf"], "unknown format 'pdf'"),
         (["."], "holds no run.json: give the folder of a finished run."),

@@ -203,5 +203,5 @@ def test_logs_of_older_loadgens_end_earlier(tmp_path, version, last, whole):
     if whole:
         assert read_detail(tmp_path, "performance").valid
     else:
-        with pytest.raises(RunFailed, match="has no end"):
+        with pytest.raises(RunFailed, match="is truncated: "):
             read_detail(tmp_path, "performance")

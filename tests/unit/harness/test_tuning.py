@@ -123,7 +123,7 @@ def test_every_choice_is_one_that_the_engine_takes(engine, kind, max_cost, one_s
     dimensions = engine.choices(max_cost, one_stream)
     assert len(dimensions) >= 2
     for choice in (choice for dimension in dimensions for choice in dimension):
-        in_force = engine.in_force(kind.model_validate(choice))
+        in_force = kind.model_validate(choice).in_force()
         assert in_force["threads"] >= 1
         assert not one_stream or choice.get("streams", "1") == "1"
         assert in_force["streams"] <= 2 * core_count()

@@ -287,7 +287,7 @@ def test_an_unknown_dtype_is_refused(bench):
         (lambda e: e[5].update(data="0000C07F"), r"1 responses are NaN or infinite \(qsl_idx 5\)"),
         (lambda e: e[5].update(data="010080FF"), r"1 responses are NaN or infinite \(qsl_idx 5\)"),
         (lambda e: e[5].update(data="0000807F"), r"1 responses are NaN or infinite \(qsl_idx 5\)"),
-        (lambda e: e.clear(), "holds no response, like that of a performance run"),
+        (lambda e: e.clear(), "has no responses, like that of a performance run"),
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "auto"])

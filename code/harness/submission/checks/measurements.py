@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from harness.errors import ConfigError
-from harness.loadgen.conf import MODELS, SCENARIOS, check_official, read_user_conf
+from harness.loadgen.conf import ANY, check_official, read_user_conf
+from harness.registry import SCENARIOS
 from harness.results.layout import CONF
 from harness.rules.limits import MIN_DURATION_MS
 from harness.rules.rounds import RULES
@@ -62,7 +63,7 @@ def _conf(result: Result, path: str) -> Findings[None]:
     try:
         conf = read_user_conf(file)
         if scenario in SCENARIOS:
-            name = model.get(result.benchmark or "", MODELS[0])
+            name = model.get(result.benchmark or "", ANY)
             check_official(conf, name, scenario, 0 if result.rehearsed else MIN_DURATION_MS)
     except (ConfigError, ValueError, OverflowError) as error:
         what = str(error).removeprefix(f"{file}, ").rstrip(".")
