@@ -26,6 +26,8 @@ from rich.text import Text
 from harness.errors import ConfigError
 from harness.host.streams import open_console
 
+OnProgress = Callable[[int, int], None]
+"""Is called with what is done and the total."""
 _QUIET_FOR_S = 2.0
 _RATE_AFTER_S = 0.5
 _TICK_S = 0.5
