@@ -5,34 +5,41 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness import paths
 from harness.catalog import manifests
+from harness.catalog.benchmark import benchmark_class
 from harness.catalog.manifests import Dataset, DatasetEntry
 from harness.errors import ConfigError, did_you_mean
 from harness.host.download import download, sha256_of
 from harness.host.files import readable, user_path
-from harness.registry import BENCHMARKS, resolve
+from harness.registry import BENCHMARKS
 
 
-def overview() -> list[dict[str, Any]]:
-    """Every data set: name, benchmark, samples, where it is here or how to get it, description."""
+@dataclass(frozen=True)
+class DatasetRow:
+    """A data set in a list of all."""
+
+    name: str
+    benchmark: str
+    samples: int | None
+    here: str
+    """Where it is on this machine, or how to get it."""
+    description: str
+
+
+def overview() -> list[DatasetRow]:
+    """Every data set of the manifests."""
     return [
-        {
-            "name": name,
-            "benchmark": benchmark,
-            "samples": entry.samples,
-            "here": _here(benchmark, entry),
-            "description": entry.description,
-        }
+        DatasetRow(name, benchmark, entry.samples, _here(benchmark, entry), entry.description)
         for benchmark in BENCHMARKS
         for name, entry in manifests.datasets(benchmark).items()
     ]
 
 
-def _here(benchmark: str, entry: manifests.DatasetEntry) -> str:
+def _here(benchmark: str, entry: DatasetEntry) -> str:
     path = location(benchmark, entry)
     if path is None or (entry.variable and not path.exists()):
         return f"no: set {entry.variable}"
@@ -55,18 +62,21 @@ def fetch(name: str | None) -> Iterator[tuple[str, Path]]:
     if name is not None and name not in entries:
         raise ConfigError(f"no data set '{name}' to fetch: {did_you_mean(name, entries)}")
     for key, (benchmark, entry) in entries.items():
-        if name not in (None, key):
-            continue
-        target = location(benchmark, entry)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shipped = manifests.folder(benchmark) / entry.shipped if entry.shipped else None
-        if not target.exists() and shipped and shipped.is_file() and sha256_of(shipped) == entry.sha256:
-            partial = target.with_name(f"{target.name}.copy")
-            shutil.copyfile(shipped, partial)
-            partial.replace(target)
-        else:
-            download(entry.urls, target, sha256=entry.sha256, size=entry.size, description=key)
-        yield key, target
+        if name in (None, key):
+            yield key, _fetched(key, benchmark, entry)
+
+
+def _fetched(name: str, benchmark: str, entry: DatasetEntry) -> Path:
+    target = _target(entry)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shipped = manifests.folder(benchmark) / entry.shipped if entry.shipped else None
+    if not target.exists() and shipped and shipped.is_file() and sha256_of(shipped) == entry.sha256:
+        partial = target.with_name(f"{target.name}.copy")
+        shutil.copyfile(shipped, partial)
+        partial.replace(target)
+    else:
+        download(entry.urls, target, sha256=entry.sha256, size=entry.size, description=name)
+    return target
 
 
 @readable()
@@ -96,7 +106,7 @@ def find_dataset(benchmark: str, name: str | None) -> Dataset:
 
 
 def _dataset(benchmark: str, name: str, path: Path, entry: DatasetEntry | None) -> Dataset:
-    path = resolve("benchmark", BENCHMARKS, benchmark).dataset_file(path)
+    path = benchmark_class(benchmark).dataset_file(path)
     digest = sha256_of(path) if path.is_file() else None
     if entry is None:  # a copy of a known data set is that data set
         same = (e for e in manifests.datasets(benchmark).values() if e.kind == "dataset" and e.sha256 == digest)
@@ -112,8 +122,12 @@ def location(benchmark: str, entry: DatasetEntry) -> Path | None:
     if entry.variable:
         text = os.environ.get(entry.variable, "").strip()
         return user_path(text).absolute() if text else None
-    assert entry.file is not None
-    return paths.DATA_DIR / entry.file if entry.urls else manifests.folder(benchmark) / entry.file
+    return _target(entry) if entry.urls else manifests.folder(benchmark) / (entry.file or "")
+
+
+def _target(entry: DatasetEntry) -> Path:
+    """The place of a data set that is fetched."""
+    return paths.DATA_DIR / (entry.file or "")
 
 
 def _is_there(benchmark: str, entry: DatasetEntry) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,6 +20,9 @@ class _Entry(BaseModel):
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     file: str | None = None
     """Shipped files: relative to the manifest. Fetched ones: relative to build/data."""
+
+
+_E = TypeVar("_E", bound=_Entry)
 
 
 class Recipe(BaseModel):
@@ -209,7 +212,7 @@ def _percent(share: str) -> str:
     return f"{value:.3g} %" if value else ""
 
 
-def _manifest(path: Path, entry: type[_Entry]) -> dict[str, _Entry]:
+def _manifest(path: Path, entry: type[_E]) -> dict[str, _E]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         return {name: entry.model_validate(table) for name, table in tables.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -35,11 +36,11 @@ def data_list(as_json: AsJson = False) -> None:
 
     rows = overview()
     if as_json:
-        console.print_json(rows)
+        console.print_json([asdict(row) for row in rows])
         return
     table = Table("name", "benchmark", "samples", "on this machine", "description", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(row["name"], row["benchmark"], str(row["samples"] or ""), row["here"], row["description"])
+        table.add_row(row.name, row.benchmark, str(row.samples or ""), row.here, row.description)
     console.print_table(table)
 
 

@@ -10,11 +10,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from harness.catalog.models import Identified
 from harness.errors import ConfigError
-from harness.graph import read_graph
 
 LIMIT = 16 * 2**30
 """Bytes that an archive may unpack to: more than any model here, less than what fills a disk."""
@@ -27,7 +28,7 @@ _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOF
 class _Member:
     name: str
     size: int
-    open: Callable[[], IO[bytes] | None]
+    open: Callable[[], IO[bytes]]
 
 
 def is_archive(path: Path) -> bool:
@@ -35,7 +36,7 @@ def is_archive(path: Path) -> bool:
     return path.suffix != ".onnx" and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
 
 
-def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) -> Path:
+def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) -> Identified:
     """Unpack the ONNX file of a tar or zip archive, with the files beside it that hold its weights, into ``folder``.
 
     Raises:
@@ -43,16 +44,16 @@ def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) 
             hold the one ONNX file that is looked for.
     """
     try:
-        with _members(archive) as found:
-            members = _checked(archive, found, limit)
+        with _members(archive) as listed:
+            members = _checked(archive, listed, limit)
             model = _choose(archive, members, member)
-            path = _extract(archive, members[model], folder)
-            for file in read_graph(path).weight_files:
-                beside = str(PurePosixPath(model).parent / relative(archive, file))
+            found = Identified.of(_extract(archive, members[model], folder))
+            for part in found.graph.weight_files:
+                beside = str(PurePosixPath(model).parent / relative(archive, part))
                 if beside not in members:
                     raise ConfigError(f"{archive} lacks {beside}, which holds weights of {model}: get it anew.")
                 _extract(archive, members[beside], folder)
-            return path
+            return found
     except _BROKEN as error:
         raise ConfigError(f"{archive} is no whole tar or zip archive ({error}): get it anew.") from error
 
@@ -89,7 +90,7 @@ def _zip_members(archive: Path, file: zipfile.ZipFile) -> Iterator[_Member]:
         if info.is_dir():
             relative(archive, info.filename)
         else:
-            yield _Member(info.filename, info.file_size, lambda info=info: file.open(info))
+            yield _Member(info.filename, info.file_size, partial(file.open, info))
 
 
 def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[_Member]:
@@ -98,9 +99,15 @@ def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[_Member]:
             if info.name != ".":
                 relative(archive, info.name)
         elif info.isreg() and not info.issparse():
-            yield _Member(info.name, info.size, lambda info=info: file.extractfile(info))
+            yield _Member(info.name, info.size, partial(_opened, file, info))
         else:
             raise _refusal(archive, info.name)
+
+
+def _opened(file: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    source = file.extractfile(info)
+    assert source is not None  # it is for folders and devices only
+    return source
 
 
 def _refusal(archive: Path, name: str) -> ConfigError:
@@ -143,10 +150,8 @@ def _choose(archive: Path, members: dict[str, _Member], wanted: str | None) -> s
 def _extract(archive: Path, member: _Member, folder: Path) -> Path:
     path = folder / relative(archive, member.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    source = member.open()
-    assert source is not None
     written = 0
-    with source, path.open("xb") as target:
+    with member.open() as source, path.open("xb") as target:
         while chunk := source.read(_CHUNK):
             written += len(chunk)
             if written > member.size:

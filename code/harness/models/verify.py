@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.catalog import manifests
-from harness.catalog.models import fetch_record, find_model, model_file
+from harness.catalog.benchmark import benchmark_class
+from harness.catalog.models import fetch_record, identify_model, model_file
 from harness.errors import ConfigError, did_you_mean
-from harness.graph import read_graph
 from harness.host import console
-from harness.registry import BENCHMARKS, resolve
 
 
 def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -30,9 +29,8 @@ def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
     for name in names or here:
         console.detail(f"{name}: hashing, and reading its graph")
         try:
-            model = find_model(name)
-            graph = read_graph(model.path)
-            if not resolve("benchmark", BENCHMARKS, model.benchmark).accepts(graph.inputs):
+            model, file = identify_model(name)
+            if not benchmark_class(model.benchmark).accepts(file.graph.inputs):
                 raise ConfigError(f"the inputs of {model.path} do not fit {model.benchmark}.")
         except ConfigError as error:
             problems.append(f"{name}: {error}")

@@ -352,7 +352,7 @@ def test_an_archive_is_fetched_and_unpacked(site, folder, know, tmp_path):
     assert json.loads((folder / "tiny-fp32.json").read_text())["source"].endswith("#a/model.onnx")
 
 
-@pytest.mark.parametrize("during", ["unpack", "read_graph"])
+@pytest.mark.parametrize("during", ["unpack", "benchmark_class"])
 def test_an_interruption_after_the_download_costs_no_second_one(site, folder, know, tmp_path, monkeypatch, during):
     site.content = tar(tmp_path / "m.tar.xz", {"model.onnx": MODEL}).read_bytes()
     know(site.url.replace("model.onnx", "model.tar.xz"), sha256=SHA)
