@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +50,7 @@ def models_show(
     with console.working(f"reading {name}"):
         facts = describe(name)
     if as_json:
-        console.print_json(facts)
+        console.print_json(asdict(facts))
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for row in rows(facts):

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -22,6 +23,7 @@ from web import Site, serving
 
 from harness import cli, paths
 from harness.catalog import manifests
+from harness.catalog import models as catalog
 from harness.catalog.models import find_model
 from harness.errors import ConfigError, RunFailed
 from harness.host import download as downloading
@@ -105,6 +107,22 @@ def test_a_model_is_fetched_recorded_and_then_found_by_its_name(site, folder, kn
     assert (found.sha256, found.remark, found.settings) == (SHA, "", {"preprocessing": "mlperf"})
     fetch("tiny-fp32")
     assert len(site.log) == 1
+
+
+@pytest.mark.parametrize("command", ["fetch", "verify", "show"])
+def test_a_file_is_hashed_and_its_graph_read_once(site, folder, know, monkeypatch, command):
+    know(site.url)
+    if command != "fetch":
+        fetch("tiny-fp32")
+    reads: list[str] = []
+
+    def counted(name: str, read):
+        return lambda path: (reads.append(name), read(path))[1]
+
+    for name in ("sha256_of", "read_graph"):
+        monkeypatch.setattr(catalog, name, counted(name, getattr(catalog, name)))
+    assert CliRunner().invoke(cli.app, ["models", command, "tiny-fp32"]).exit_code == 0
+    assert sorted(reads) == ["read_graph", "sha256_of"]
 
 
 def test_a_copy_elsewhere_is_known_by_its_md5(folder, know, tmp_path):
@@ -524,7 +542,7 @@ def sparse_model() -> ModelProto:
 def test_show_tells_what_is_in_a_file(folder, tmp_path):
     path = tmp_path / "sparse.onnx"
     path.write_bytes(sparse_model().SerializeToString())
-    facts = describe(str(path))
+    facts = asdict(describe(str(path)))
     assert facts["weight_matrices"] == {"count": 2, "elements": 8, "zeros": 5, "least": 0.5, "most": 0.75}
     assert facts["parameters"] == {"float": 5, "integer": 4}
     assert facts["operators"] == {"MatMul": 2, "Transpose": 1, "DequantizeLinear": 1}
