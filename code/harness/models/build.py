@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from harness.catalog.models import model_file
 from harness.errors import ConfigError, did_you_mean
 from harness.host import console
 from harness.host.files import write_bytes
-from harness.models.made import TOOL, _metadata, check_name
+from harness.models.made import TOOL, check_output, existing_metadata
 from harness.models.weights import Checkpoint, RandomWeights, Weights
 
 if TYPE_CHECKING:
@@ -58,22 +59,20 @@ def build(
     if random and seed < 0:
         raise ConfigError(f"--seed {seed}: give a number from 0 on.")
     entry = buildable[name]
-    compressed = entry.recipe is not None and not dense
-    if not compressed and (dataset is not None or samples is not None):
+    recipe = None if dense else entry.recipe
+    if recipe is None and (dataset is not None or samples is not None):
         raise ConfigError(f"{name} is not compressed here: leave out --calibration and --samples.")
-    if compressed:
+    if recipe:
         find_dataset(known[name][0], dataset)
     kind = f"{'dense-' if entry.recipe and dense else ''}{'random' if random else 'built'}"
     path = (output or model_file(f"{name}-{kind}")).absolute()
-    check_name(path)
-    if path.suffix != ".onnx":
-        raise ConfigError(f"{path} is no name for a model: let it end in .onnx.")
+    check_output(path)
     _check_kind(path, None if random else name)
     source = RandomWeights(seed) if random else _checkpoint(weights)
     with console.working(f"building {name}"):
         content = _graph(name, entry, source).SerializeToString(deterministic=True)
-    if compressed:
-        _compress(entry.recipe, content, path, random, dataset, samples)
+    if recipe:
+        _compress(recipe, content, path, random, dataset, samples)
     else:
         write_bytes(path, content)
     return path
@@ -85,8 +84,12 @@ def _compress(
     from harness.compress.compress import CompressSettings
     from harness.models.compression import compress_file
 
-    method = "magnitude" if random else "second-order"
-    settings = CompressSettings(**recipe.model_dump(), method=method)
+    settings = CompressSettings(
+        sparsity=recipe.sparsity,
+        block=recipe.block,
+        precision=recipe.precision,
+        method="magnitude" if random else "second-order",
+    )
     if samples is None:
         samples = _RANDOM_SAMPLES if random else SAMPLES
     try:
@@ -112,7 +115,8 @@ def _graph(name: str, entry: manifests.ModelEntry, weights: Weights) -> ModelPro
     from onnx import helper
 
     module, _, function = (entry.builder or "").partition(":")
-    model = getattr(import_module(module), function)(weights)
+    build_graph: Callable[[Weights], ModelProto] = getattr(import_module(module), function)
+    model = build_graph(weights)
     built = {pair.key: pair.value for pair in model.metadata_props}
     # What is built is dense; that it is compressed is for the one to say who does it.
     precision = "fp32" if entry.recipe else entry.precision
@@ -123,7 +127,7 @@ def _graph(name: str, entry: manifests.ModelEntry, weights: Weights) -> ModelPro
 
 def _check_kind(path: Path, name: str | None) -> None:
     """Whether a model may be written there: ``name`` with a checkpoint's weights, or with None random ones."""
-    found = _metadata(path)
+    found = existing_metadata(path)
     if found is None:
         return
     if name is None:

@@ -40,7 +40,7 @@ class _GraphOnly(Engine):
     Settings: ClassVar[type[EngineSettings]] = EngineSettings
 
     def __init__(self, model: Path) -> None:
-        super().__init__(model, EngineSettings())
+        super().__init__(model, EngineSettings.model_validate({}))
         graph = read_graph(model)
         self.inputs, self.outputs = graph.inputs, graph.outputs
 
@@ -86,7 +86,7 @@ def check_calibration(model: manifests.Model, dataset: str | None, samples: int)
     """
     if samples < 1:
         raise ConfigError(f"--samples {samples}: calibration needs at least one sample.")
-    kind = resolve("benchmark", BENCHMARKS, model.benchmark)
+    kind: type[Benchmark] = resolve("benchmark", BENCHMARKS, model.benchmark)
     benchmark = kind(validated(kind.Settings, model.settings), paths.CACHE_DIR)
     return benchmark, find_dataset(model.benchmark, dataset or _shipped(model.benchmark))
 

@@ -20,7 +20,7 @@ from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import check_writable, write_bytes, write_text
 from harness.models.calibration import Calibration, calibration, check_calibration
-from harness.models.made import TOOL, check_name, check_replaceable
+from harness.models.made import TOOL, check_output, check_replaceable
 
 _INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QuantizeLinear"}
 REPORT = ".compression.json"
@@ -55,14 +55,12 @@ def compress_file(
         ConfigError: there is no such model, it is compressed already, the data does not fit, or ``output`` is a file
             that was not made by this tool.
     """
-    if output.suffix != ".onnx":
-        raise ConfigError(f"{output} is no name for a model: let it end in .onnx.")
+    output = output.absolute()
+    check_output(output)
     model = find_model(name)
     if options:
         model = model.model_copy(update={"settings": {**model.settings, **options}})
     check_calibration(model, dataset, samples)
-    output = output.absolute()
-    check_name(output)
     if output.resolve() == model.path.resolve():
         raise ConfigError(f"{output} is the model itself: give the compressed one another name.")
     check_replaceable(output)
@@ -82,7 +80,7 @@ def facts_of(model: manifests.Model) -> dict[str, str]:
     metadata = model.metadata
     weights = model.source if model.source != "unknown" else f"unknown ({model.path.name}, {(model.sha256 or '')[:16]})"
     settings = {key: str(value) for key, value in model.settings.items()}
-    taken = {key: metadata[key] for key in ("architecture", "model") if key in metadata}
+    taken: dict[str, str] = {key: metadata[key] for key in ("architecture", "model") if key in metadata}
     if model.name in manifests.models():
         taken["model"] = model.name
     return {**settings, **taken, "weights": metadata.get("weights", weights)}

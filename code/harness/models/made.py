@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.catalog import manifests
 from harness.errors import ConfigError
 from harness.graph import read_graph
 
-if TYPE_CHECKING:
-    pass
-
-
 TOOL = "mlperf-cpu-harness"
 
 
-def check_name(path: Path) -> None:
-    """Make sure that nothing which is made here is called as a published model is.
+def check_output(path: Path) -> None:
+    """Make sure that a file which is to be made is called as a model, and not as a published one.
 
     Raises:
-        ConfigError: it would be.
+        ConfigError: it is not.
     """
     if path.stem in manifests.models():
         raise ConfigError(f"{path.stem} is the name of a published model, which this is not: name the file otherwise.")
+    if path.suffix != ".onnx":
+        raise ConfigError(f"{path} is no name for a model: let it end in .onnx.")
 
 
 def check_replaceable(path: Path) -> None:
@@ -32,13 +29,17 @@ def check_replaceable(path: Path) -> None:
     Raises:
         ConfigError: there is such a file.
     """
-    found = _metadata(path)
+    found = existing_metadata(path)
     if found is not None and not found.get("tool", "").startswith(TOOL):
         raise ConfigError(f"{path} is there, and was not made by this tool: name another file, or remove it.")
 
 
-def _metadata(path: Path) -> dict[str, str] | None:
-    """What a file says of itself, {} if it is no model; None if there is no file."""
+def existing_metadata(path: Path) -> dict[str, str] | None:
+    """What a file says of itself, {} if it is no model; None if there is no file.
+
+    Raises:
+        ConfigError: its folder may not be looked at.
+    """
     try:
         if not path.exists():
             return None
