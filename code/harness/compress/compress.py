@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -17,6 +17,7 @@ from harness.compress.prune import Statistics
 from harness.compress.quantise import Range, activations, observe, quantise
 from harness.compress.rounding import Rounded
 from harness.errors import ConfigError
+from harness.host.console import OnProgress
 
 _PLACES = 2048
 """Of a convolution and a batch at most, spread evenly: neighbours say nearly the same."""
@@ -28,8 +29,6 @@ _TOLERANCE = 0.05
 """Relative output error by which rounding may change a layer before it gets more scales, or stays in FP32."""
 _REACHES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Parts of the observed range that are tried for a matrix product's inputs: rare outliers cost the others precision."""
-
-Progress = Callable[[int, int], None]
 
 
 class CompressSettings(BaseModel):
@@ -68,7 +67,7 @@ class LayerReport:
 
 
 @dataclass
-class Report:
+class CompressionReport:
     """What became of a model: its linear layers in the order of the graph."""
 
     layers: list[LayerReport] = field(default_factory=list)
@@ -87,8 +86,11 @@ class Report:
 
 
 def compress(
-    model: ModelProto, feeds: Sequence[Feed], settings: CompressSettings, progress: Progress = lambda done, total: None
-) -> tuple[ModelProto, Report]:
+    model: ModelProto,
+    feeds: Sequence[Feed],
+    settings: CompressSettings,
+    progress: OnProgress = lambda done, total: None,
+) -> tuple[ModelProto, CompressionReport]:
     """A compressed copy of a folded model (`network.read_network`), and what became of each layer.
 
     ``feeds`` is calibration data, one dictionary of tensors a batch, by the names of the graph's inputs. Layers are
@@ -134,7 +136,7 @@ class _Compression:
         self._ranges: dict[str, Range] = {}
         self._errors: dict[str, float] = {}
 
-    def run(self, progress: Progress) -> tuple[ModelProto, Report]:
+    def run(self, progress: OnProgress) -> tuple[ModelProto, CompressionReport]:
         """Compress layer by layer, then write the result."""
         network = self._network
         work = [layer for layer in network.layers if not _kept(layer, self._settings)]
@@ -314,8 +316,8 @@ class _Compression:
             weight = weight.weight
         self._network.replace(layer, weight)
 
-    def _report(self) -> Report:
-        report = Report(pruned=len(self._sparsity))
+    def _report(self) -> CompressionReport:
+        report = CompressionReport(pruned=len(self._sparsity))
         for layer in self._network.layers:
             weight, rounded = self._network.matrix(layer), self._rounded.get(layer.output)
             precision = "fp32" if rounded is None else "int8 per output" if rounded.per_output else "int8"

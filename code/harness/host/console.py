@@ -34,6 +34,8 @@ _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\].*?(?:\x07|\x1b\\))")
 _QUIET_FOR_S = 2.0
 _RATE_AFTER_S = 0.5
 _TICK_S = 0.5
+OnProgress = Callable[[int, int], None]
+"""Called with the units that are done and their total; from any thread."""
 
 
 class _Stream:

@@ -14,7 +14,7 @@ from rich.table import Table
 from harness import __version__
 from harness.catalog import manifests
 from harness.catalog.models import find_model
-from harness.compress.compress import CompressSettings, Report, check, compress
+from harness.compress.compress import CompressionReport, CompressSettings, check, compress
 from harness.compress.network import Network, read_network
 from harness.errors import ConfigError
 from harness.host import console
@@ -32,7 +32,7 @@ class Compressed:
     """A compressed model's file."""
 
     path: Path
-    report: Report
+    report: CompressionReport
     dense_bytes: int
     bytes: int
     zipped_bytes: int
@@ -131,7 +131,7 @@ def summary(compressed: Compressed, settings: CompressSettings, facts: dict[str,
     }
 
 
-def table(report: Report) -> Table:
+def table(report: CompressionReport) -> Table:
     """A row for each layer."""
     rows = Table("layer", "weights", "zeros", "precision", "size", "output error", box=None, pad_edge=False)
     for layer in report.layers:
