@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,13 +37,15 @@ class CompressSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    sparsity: float = Field(0.0, ge=0, lt=1, description="share of the inner layers' weights that becomes 0")
-    block: int = Field(1, ge=1, le=64, description="neighbouring inputs that are pruned together")
-    precision: Literal["fp32", "int8"] = Field("fp32", description="of weights and activations of linear layers")
-    method: Literal["second-order", "magnitude"] = Field("second-order", description="how weights are chosen")
-    keep: tuple[str, ...] = Field((), description="patterns of layers that stay as they are")
+    sparsity: float = Field(default=0.0, ge=0, lt=1, description="share of the inner layers' weights that becomes 0")
+    block: int = Field(default=1, ge=1, le=64, description="neighbouring inputs that are pruned together")
+    precision: Literal["fp32", "int8"] = Field(
+        default="fp32", description="of weights and activations of linear layers"
+    )
+    method: Literal["second-order", "magnitude"] = Field(default="second-order", description="how weights are chosen")
+    keep: tuple[str, ...] = Field(default=(), description="patterns of layers that stay as they are")
     tolerance: float = Field(
-        _TOLERANCE, gt=0, description="relative output error by which 8 bits may change a matrix product"
+        default=_TOLERANCE, gt=0, description="relative output error by which 8 bits may change a matrix product"
     )
 
 
@@ -229,19 +232,21 @@ class _Compression:
             before, x = self._rows(layer, values), self._rows(layer, changed)
             y = before @ original.T
             energy += float(np.vdot(y, y))
-            if added in values:  # what is added to the outputs has changed, too, and they can make up for it
-                lost = self._places(layer, values[added]) - self._places(layer, changed[added])
+            if (
+                added is not None and added in values
+            ):  # what is added to the outputs has changed, too, and they can make up for it
+                lost = self._places(layer, _floats(values[added])) - self._places(layer, _floats(changed[added]))
                 y += lost if lost.shape == y.shape else 0  # it may be broadcast
             gram += x.T @ x
             target += y.T @ x
             inputs += x.sum(axis=0, dtype=np.float64)
             outputs += y.sum(axis=0, dtype=np.float64)
             count += len(x)
-        inputs, outputs = (inputs / count).astype(np.float32), (outputs / count).astype(np.float32)
+        means = (inputs / count).astype(np.float32), (outputs / count).astype(np.float32)
         if self._second_order and self._network.bias(layer):
-            gram -= count * np.outer(inputs, inputs)
-            target -= count * np.outer(outputs, inputs)
-        return Statistics(gram, target, energy, inputs, outputs).damped(original)
+            gram -= count * np.outer(means[0], means[0])
+            target -= count * np.outer(means[1], means[0])
+        return Statistics(gram, target, energy, *means).damped(original)
 
     def _error(self, layer: Layer, dense: Walk, compressed: Walk) -> float:
         """Root of the squared difference of outputs, relative to the dense ones."""
@@ -253,24 +258,26 @@ class _Compression:
             difference = self._rows(layer, changed) @ weight.T + shift - y
             lost += float(np.vdot(difference, difference))
             energy += float(np.vdot(y, y))
-        return (lost / max(energy, 1e-30)) ** 0.5
+        return float((lost / max(energy, 1e-30)) ** 0.5)
 
-    def _rows(self, layer: Layer, values: Feed) -> np.ndarray:
-        return layer.rows(values[layer.source], self._network.kernel(layer), _PLACES)
+    def _rows(self, layer: Layer, values: Feed) -> NDArray[np.float32]:
+        return layer.rows(_floats(values[layer.source]), self._network.kernel(layer), _PLACES)
 
-    def _places(self, layer: Layer, value: np.ndarray) -> np.ndarray:
+    def _places(self, layer: Layer, value: NDArray[np.float32]) -> NDArray[np.float32]:
         """A tensor of the layer's outputs, (places, outputs), at the places of `_rows`."""
         if not self._network.kernel(layer):
             return value.reshape(-1, value.shape[-1])
         rows = np.moveaxis(value, 1, -1).reshape(-1, value.shape[1])
         return rows[:: max(1, len(rows) // _PLACES)]
 
-    def _prune(self, weight: np.ndarray, statistics: Statistics, sparsity: float) -> np.ndarray:
+    def _prune(self, weight: NDArray[np.float32], statistics: Statistics, sparsity: float) -> NDArray[np.float32]:
         if not self._second_order:
             return prune.magnitude(weight, sparsity, self._settings.block)
         return prune.second_order(weight, statistics, sparsity, self._settings.block)
 
-    def _round(self, layer: Layer, weight: np.ndarray, statistics: Statistics) -> Rounded | np.ndarray:
+    def _round(
+        self, layer: Layer, weight: NDArray[np.float32], statistics: Statistics
+    ) -> Rounded | NDArray[np.float32]:
         def integers(per_output: bool) -> Rounded:
             if self._second_order:
                 return rounding.second_order(weight, statistics, per_output=per_output)
@@ -283,8 +290,8 @@ class _Compression:
         return rounded if self._harm(statistics, rounded, weight) <= self._settings.tolerance else weight
 
     @staticmethod
-    def _harm(statistics: Statistics, rounded: Rounded, weight: np.ndarray) -> float:
-        return max(statistics.loss(rounded.weight) - statistics.loss(weight), 0.0) ** 0.5
+    def _harm(statistics: Statistics, rounded: Rounded, weight: NDArray[np.float32]) -> float:
+        return float(max(statistics.loss(rounded.weight) - statistics.loss(weight), 0.0) ** 0.5)
 
     def _round_inputs(self, layers: Sequence[Layer], compressed: Walk) -> dict[str, float]:
         """Find the range of these layers' input that harms their outputs least, and by how much it does."""
@@ -293,14 +300,11 @@ class _Compression:
         step = max(1, sum(map(len, batches)) // _SAMPLE)
         rows = np.concatenate([rows[::step] for rows in batches])
         weights = [self._network.matrix(layer) for layer in layers]
-        outputs = [rows @ weight.T for weight in weights]
+        norms = [np.linalg.norm(rows @ weight.T) or 1e-30 for weight in weights]
 
         def harms(span: Range) -> list[float]:
             lost = span.rounded(rows) - rows
-            return [
-                float(np.linalg.norm(lost @ weight.T) / max(np.linalg.norm(output), 1e-30))
-                for weight, output in zip(weights, outputs, strict=True)
-            ]
+            return [float(np.linalg.norm(lost @ weight.T) / norm) for weight, norm in zip(weights, norms, strict=True)]
 
         def best(spans: Iterable[Range]) -> Range:
             return min(spans, key=lambda span: sum(harm**2 for harm in harms(span)))
@@ -310,7 +314,7 @@ class _Compression:
         self._ranges[layers[0].source] = span
         return {layer.output: harm for layer, harm in zip(layers, harms(span), strict=True)}
 
-    def _set(self, layer: Layer, weight: Rounded | np.ndarray) -> None:
+    def _set(self, layer: Layer, weight: Rounded | NDArray[np.float32]) -> None:
         if isinstance(weight, Rounded):
             self._rounded[layer.output] = weight
             weight = weight.weight
@@ -328,13 +332,25 @@ class _Compression:
         return report
 
 
-def _distance(found: Sequence[Sequence[np.ndarray]], expected: Sequence[Sequence[np.ndarray]]) -> float | None:
+def _floats(value: NDArray[np.generic]) -> NDArray[np.float32]:
+    """A tensor that a layer of float32 reads or gives, which is float32 itself."""
+    return value.astype(np.float32, copy=False)
+
+
+_Outputs = Sequence[Sequence[NDArray[np.generic]]]
+
+
+def _distance(found: _Outputs, expected: _Outputs) -> float | None:
     """Squared difference of a model's outputs relative to what is expected, in the mean of the outputs, over batches.
 
     None where the model has no outputs that could tell.
     """
     parts = []
     for new, old in zip(zip(*found, strict=True), zip(*expected, strict=True), strict=True):
-        lost = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(new, old, strict=True))
-        parts.append(lost / max(sum(float(np.square(b, dtype=np.float64).sum()) for b in old), 1e-30))
+        lost = sum(_energy(np.subtract(a, b)) for a, b in zip(new, old, strict=True))
+        parts.append(lost / max(sum(map(_energy, old)), 1e-30))
     return float(np.mean(parts)) if parts else None
+
+
+def _energy(values: NDArray[np.generic]) -> float:
+    return float(np.square(values, dtype=np.float64).sum())

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 _STEPS = 10
 """Stages of second-order pruning: what is left is fitted anew after each, and the next is chosen from that."""
@@ -25,38 +26,41 @@ class Statistics:
     |x W' - y|^2 = tr(W gram W') - 2 tr(W target') + |y|^2.
     """
 
-    gram: np.ndarray
+    gram: NDArray[np.float32]
     """x'x, float32 (inputs, inputs)."""
-    target: np.ndarray
+    target: NDArray[np.float32]
     """y'x, float32 (outputs, inputs)."""
     energy: float
     """Sum of squares of the dense layer's outputs."""
-    inputs: np.ndarray
+    inputs: NDArray[np.float32]
     """Mean of x, float32 (inputs,)."""
-    outputs: np.ndarray
+    outputs: NDArray[np.float32]
     """Mean of y, float32 (outputs,)."""
 
-    def damped(self, dense: np.ndarray) -> Statistics:
+    def damped(self, dense: NDArray[np.float32]) -> Statistics:
         """With weights drawn to those of the dense layer, where the data says little of them."""
         damping = np.float32(_DAMPING * max(float(np.diag(self.gram).mean()), 1e-12))
         gram = self.gram + damping * np.eye(len(self.gram), dtype=np.float32)
         return replace(self, gram=gram, target=self.target + damping * dense)
 
-    def loss(self, weight: np.ndarray) -> float:
+    def loss(self, weight: NDArray[np.float32]) -> float:
         """The squared error that these weights make relative to ``energy``, less a constant."""
         return float(np.vdot(weight @ self.gram - 2 * self.target, weight)) / max(self.energy, 1e-30)
 
-    def bias(self, weight: np.ndarray) -> np.ndarray:
+    def bias(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
         """What has to be added to the outputs of these weights, float32 (outputs,)."""
-        return self.outputs - weight @ self.inputs
+        bias: NDArray[np.float32] = self.outputs - weight @ self.inputs
+        return bias
 
 
-def magnitude(weight: np.ndarray, sparsity: float, block: int) -> np.ndarray:
+def magnitude(weight: NDArray[np.float32], sparsity: float, block: int) -> NDArray[np.float32]:
     """The weights, float32 (outputs, inputs), without the blocks of least square sum; a block lies along the inputs."""
     return weight * _keep(_by_block(weight**2, block).sum(axis=2), sparsity, weight.shape, block)
 
 
-def second_order(weight: np.ndarray, statistics: Statistics, sparsity: float, block: int) -> np.ndarray:
+def second_order(
+    weight: NDArray[np.float32], statistics: Statistics, sparsity: float, block: int
+) -> NDArray[np.float32]:
     """Prune in the order of least harm to the layer's outputs, and fit what is left to the dense layer's.
 
     The harm of a block B of weights w is w' (inverse(H)_BB)^-1 w, H being the Gram matrix: what the squared output
@@ -79,7 +83,7 @@ class Trial:
     """(sparsity, loss) from dense to empty. The loss is the squared output error, relative to each output's own
     variance, in the mean of all outputs: an output of great variance would hide the others, which what follows, a
     normalisation most often, does not overlook."""
-    weight: np.ndarray
+    weight: NDArray[np.float32]
     """Float32 (outputs, inputs), at the measured sparsity that is nearest to the one asked for."""
     loss: float
     """That of ``weight``."""
@@ -90,7 +94,7 @@ class Trial:
         return [(share, lost * factor) for share, lost in self.curve]
 
 
-def losses(weight: np.ndarray, statistics: Statistics, block: int, sparsity: float) -> Trial:
+def losses(weight: NDArray[np.float32], statistics: Statistics, block: int, sparsity: float) -> Trial:
     """Prune a dense layer in steps, for its losses and its weights at about ``sparsity``."""
     variance = np.einsum("ri,ri->r", weight @ statistics.gram, weight) + 1e-30
     nearest = min(_GRID, key=lambda share: abs(share - sparsity))
@@ -103,7 +107,9 @@ def losses(weight: np.ndarray, statistics: Statistics, block: int, sparsity: flo
     return Trial([*curve, (1.0, 1.0)], chosen, loss)
 
 
-def allocate(curves: Mapping[str, list[tuple[float, float]]], sizes: Mapping[str, int], sparsity: float) -> dict:
+def allocate(
+    curves: Mapping[str, list[tuple[float, float]]], sizes: Mapping[str, int], sparsity: float
+) -> dict[str, float]:
     """The sparsity of each layer with which the sum of losses is least and that of all weights is as given.
 
     That is where one weight more would cost every layer the same (a Lagrange multiplier, found by bisection).
@@ -111,7 +117,8 @@ def allocate(curves: Mapping[str, list[tuple[float, float]]], sizes: Mapping[str
     grid = np.linspace(0, max(_MOST, sparsity), 200)
     # Roots of losses are nearly straight lines between the measured points, losses are not.
     loss = {
-        name: np.interp(grid, *zip(*((s, lost**0.5) for s, lost in c), strict=True)) ** 2 for name, c in curves.items()
+        name: np.interp(grid, [share for share, _ in curve], [lost**0.5 for _, lost in curve]) ** 2
+        for name, curve in curves.items()
     }
     total = sum(sizes.values())
 
@@ -133,7 +140,9 @@ def allocate(curves: Mapping[str, list[tuple[float, float]]], sizes: Mapping[str
     return {name: (1 - part) * few[name] + part * many[name] for name in many}
 
 
-def _path(weight: np.ndarray, statistics: Statistics, shares: Sequence[float], block: int) -> Iterator[np.ndarray]:
+def _path(
+    weight: NDArray[np.float32], statistics: Statistics, shares: Sequence[float], block: int
+) -> Iterator[NDArray[np.float32]]:
     """The weights at each of these sparsities, each fitted from the one before."""
     inverse = np.linalg.inv(statistics.gram.astype(np.float64)).astype(np.float32)
     starts = range(0, weight.shape[1] // block * block, block)
@@ -145,7 +154,9 @@ def _path(weight: np.ndarray, statistics: Statistics, shares: Sequence[float], b
         yield weight
 
 
-def fit(weight: np.ndarray, keep: np.ndarray, statistics: Statistics, iterations: int) -> np.ndarray:
+def fit(
+    weight: NDArray[np.float32], keep: NDArray[np.bool_], statistics: Statistics, iterations: int
+) -> NDArray[np.float32]:
     """The weights that come nearest to the dense outputs, only those of ``keep`` being other than 0.
 
     Conjugate gradients with a diagonal preconditioner, all rows at once.
@@ -167,12 +178,12 @@ def fit(weight: np.ndarray, keep: np.ndarray, statistics: Statistics, iterations
     return weight
 
 
-def _by_block(values: np.ndarray, block: int) -> np.ndarray:
+def _by_block(values: NDArray[np.float32], block: int) -> NDArray[np.float32]:
     """(outputs, blocks, block); inputs after the last whole block belong to none."""
     return values[:, : values.shape[1] // block * block].reshape(len(values), -1, block)
 
 
-def _keep(score: np.ndarray, sparsity: float, shape: tuple[int, int], block: int) -> np.ndarray:
+def _keep(score: NDArray[np.float32], sparsity: float, shape: tuple[int, ...], block: int) -> NDArray[np.bool_]:
     """bool (outputs, inputs): False for the blocks of least score that make up the share ``sparsity``."""
     keep = np.ones(score.size, bool)
     count = min(round(sparsity * shape[0] * shape[1] / block), score.size)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from harness.compress.network import Feed, Layer, Network, session
@@ -46,10 +47,10 @@ class Range:
         """The 8 bits of 0."""
         return np.uint8(round(-self.low / self.scale))
 
-    def rounded(self, values: np.ndarray) -> np.ndarray:
+    def rounded(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """What is left of float32 values after 8 bits."""
         zero = float(self.zero)
-        steps = np.clip(np.rint(values / self.scale) + zero, 0, 255)
+        steps: NDArray[np.float32] = np.clip(np.rint(values / self.scale) + zero, 0, 255)
         return ((steps - zero) * self.scale).astype(np.float32)
 
 
@@ -126,7 +127,7 @@ def _starts_at_zero(network: Network, node: NodeProto) -> bool:
     if node.op_type != "Clip" or len(node.input) < 3:
         return False
     limits = node.input[1:3]
-    return all(map(network.is_constant, limits)) and float(network.constant(limits[0])) == 0
+    return all(map(network.is_constant, limits)) and float(network.floats(limits[0])) == 0
 
 
 class _Writer:
@@ -146,7 +147,7 @@ class _Writer:
         self._floats: dict[str, str] = {}
         for clip in plan.clips.values():
             if clip.op_type == "Clip":
-                high = float(network.constant(clip.input[2]))
+                high = float(network.floats(clip.input[2]))
                 self._ranges[clip.output[0]] = Range(0.0, min(high, self._ranges[clip.output[0]].high))
 
     def add(self, node: NodeProto) -> None:
@@ -197,7 +198,7 @@ class _Writer:
         ]
         if len(node.input) > 2:
             step = np.float64(rounded.scale.item()) * self._range(layer.source).scale
-            bias = np.rint(self._network.constant(node.input[2]) / step)
+            bias = np.rint(self._network.floats(node.input[2]) / step)
             limit = np.iinfo(np.int32).max
             inputs.append(self._tensor(f"{named}.bias", np.clip(bias, -limit, limit).astype(np.int32)))
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -258,7 +259,7 @@ class _Writer:
         )
 
     def _embed(self, node: NodeProto) -> None:
-        table = self._network.constant(node.input[0])
+        table = self._network.floats(node.input[0])
         span = Range.of(float(table.min()), float(table.max()))
         steps = np.clip(np.rint(table / span.scale) + span.zero, 0, 255).astype(np.uint8)
         name = node.input[0]
@@ -314,7 +315,7 @@ class _Writer:
             self._tensor(name, self._network.constant(name))
         return name
 
-    def _tensor(self, name: str, value: np.ndarray | np.generic) -> str:
+    def _tensor(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
         self._tensors[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.compress.prune import Statistics
 
@@ -17,11 +18,11 @@ _COLUMNS = 128  # rounded before the columns after them are corrected
 class Rounded:
     """int8 (outputs, inputs) and float32 scales (1, 1) or (outputs, 1): weight = values * scale."""
 
-    values: np.ndarray
-    scale: np.ndarray
+    values: NDArray[np.int8]
+    scale: NDArray[np.float32]
 
     @property
-    def weight(self) -> np.ndarray:
+    def weight(self) -> NDArray[np.float32]:
         """What the integers stand for, float32 (outputs, inputs)."""
         return self.values.astype(np.float32) * self.scale
 
@@ -31,7 +32,7 @@ class Rounded:
         return self.scale.size > 1
 
 
-def nearest(weight: np.ndarray, statistics: Statistics | None = None, *, per_output: bool = False) -> Rounded:
+def nearest(weight: NDArray[np.float32], statistics: Statistics | None = None, *, per_output: bool = False) -> Rounded:
     """Round to the nearest integer; with statistics, the greatest weights are clipped if that lowers the error."""
     reach = np.abs(weight).max(axis=1 if per_output else None, keepdims=True)
     reach = np.where(reach > 0, reach, 1).astype(np.float32)
@@ -39,7 +40,7 @@ def nearest(weight: np.ndarray, statistics: Statistics | None = None, *, per_out
     return min(candidates, key=lambda rounded: statistics.loss(rounded.weight)) if statistics else candidates[0]
 
 
-def second_order(weight: np.ndarray, statistics: Statistics, *, per_output: bool = False) -> Rounded:
+def second_order(weight: NDArray[np.float32], statistics: Statistics, *, per_output: bool = False) -> Rounded:
     """Round column by column, the error of each made good by the columns after it; zeros stay zeros.
 
     The update is that of GPTQ (Frantar et al., arXiv:2210.17323, equation 3), from the Cholesky factor of the inverse
@@ -64,7 +65,7 @@ def second_order(weight: np.ndarray, statistics: Statistics, *, per_output: bool
     return min(corrected, plain, key=lambda rounded: statistics.loss(rounded.weight))
 
 
-def keep_sums(weight: np.ndarray) -> Rounded:
+def keep_sums(weight: NDArray[np.float32]) -> Rounded:
     """Round so that the weights of each output keep their sum, for few weights that see much the same inputs.
 
     Rounding each weight to the nearest shifts an output's sum, and with it the mean of its output, which inputs after
@@ -80,5 +81,5 @@ def keep_sums(weight: np.ndarray) -> Rounded:
     return Rounded(np.clip(rounded, -GREATEST, GREATEST).astype(np.int8), scale)
 
 
-def _round(weight: np.ndarray, scale: np.ndarray) -> Rounded:
+def _round(weight: NDArray[np.float32], scale: NDArray[np.float32]) -> Rounded:
     return Rounded(np.clip(np.rint(weight / scale), -GREATEST, GREATEST).astype(np.int8), scale)

@@ -15,7 +15,8 @@ from harness import __version__
 from harness.catalog import manifests
 from harness.catalog.models import find_model
 from harness.compress.compress import CompressionReport, CompressSettings, check, compress
-from harness.compress.network import Network, read_network
+from harness.compress.folding import read_network
+from harness.compress.network import Network
 from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import check_writable, write_bytes, write_text

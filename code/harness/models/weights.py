@@ -8,16 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import ConfigError, MissingDependencyError
 
-if TYPE_CHECKING:
-    from safetensors import safe_open
-
-Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float32]]
 """Draws a tensor of a shape with the statistics that suit its place in the graph."""
 
 
@@ -38,7 +36,7 @@ class Weights(ABC):
     """What the model's metadata say of the weights; it starts with "random" if nothing was learnt."""
 
     @abstractmethod
-    def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> np.ndarray:
+    def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> NDArray[np.float32]:
         """The float32 tensor of that name; ``draw`` is for random weights only.
 
         Raises:
@@ -61,13 +59,28 @@ class RandomWeights(Weights):
         self.source = f"random weights, seed {seed}"
         self._seed = seed
 
-    def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> np.ndarray:
+    def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> NDArray[np.float32]:
         """Drawn by a generator of its own."""
         generator = np.random.default_rng([self._seed, *name.encode()])
         return draw(generator, shape).astype(np.float32, copy=False)
 
     def finish(self, ignored: Sequence[str] = ()) -> None:
         """Nothing can be left over."""
+
+
+class _Slice(Protocol):
+    """A tensor that has not been read yet."""
+
+    def get_shape(self) -> list[int]: ...
+    def get_dtype(self) -> str: ...
+
+
+class _File(Protocol):
+    """What a checkpoint asks of safetensors.safe_open, which has no types."""
+
+    def keys(self) -> list[str]: ...
+    def get_slice(self, name: str, /) -> _Slice: ...
+    def get_tensor(self, name: str, /) -> NDArray[np.generic]: ...
 
 
 _SINGLE = "model.safetensors"
@@ -99,13 +112,13 @@ class Checkpoint(Weights):
             raise ConfigError(f"the checkpoint {path} cannot be read: {error.strerror}; check the path.") from error
         if self.source.startswith("random"):  # by which others know weights that nothing was learnt with
             self.source = f"checkpoint {self.source}"
-        self._left: dict[str, tuple[Path, safe_open, str]] = {}
+        self._left: dict[str, tuple[Path, _File, str]] = {}
         for file in files:
             opened = _open(file)
             self._left |= {_name(key): (file, opened, key) for key in opened.keys()}  # noqa: SIM118 (it is no mapping)
         self._taken: set[str] = set()
 
-    def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> np.ndarray:
+    def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> NDArray[np.float32]:
         """Read from its file."""
         if name not in self._left:
             again = "asked for twice" if name in self._taken else f"not in the checkpoint {self._path}"
@@ -192,7 +205,7 @@ def _digest(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _open(path: Path) -> safe_open:
+def _open(path: Path) -> _File:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -205,7 +218,7 @@ def _open(path: Path) -> safe_open:
         raise ConfigError(f"{path} is no safetensors file or a damaged one: fetch or convert it again.") from error
 
 
-def _bfloat16(path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray:
+def _bfloat16(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """A tensor of a dtype that numpy does not know: the upper half of a float32's bits.
 
     The layout is that of the format's description: the header's length in 8 bytes, the header in JSON, the tensors.

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import ModelProto, helper, numpy_helper
+from numpy.typing import DTypeLike, NDArray
+from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
 
 from harness import __version__
 from harness.models.weights import Draw, Weights
@@ -30,11 +31,11 @@ class GraphBuilder:
         self._constants: set[str] = set()
         self._numbers: Counter[str] = Counter()
 
-    def input(self, name: str, dtype: np.dtype | type, dims: Sequence[int | str]) -> str:
+    def input(self, name: str, dtype: DTypeLike, dims: Sequence[int | str]) -> str:
         """Declare an input; a dimension given by name is free."""
         return self._value(self._graph.input, name, dtype, dims)
 
-    def output(self, name: str, dtype: np.dtype | type, dims: Sequence[int | str]) -> str:
+    def output(self, name: str, dtype: DTypeLike, dims: Sequence[int | str]) -> str:
         """Declare an output, which a node gives."""
         return self._value(self._graph.output, name, dtype, dims)
 
@@ -71,12 +72,12 @@ class GraphBuilder:
         values = self.weights.tensor(name, shape, draw)
         return self.initializer(stored or name, values.T if transposed else values)
 
-    def initializer(self, name: str, values: np.ndarray) -> str:
+    def initializer(self, name: str, values: NDArray[np.generic]) -> str:
         """Add a tensor."""
         self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
-    def constant(self, name: str, values: object, dtype: type = np.float32) -> str:
+    def constant(self, name: str, values: object, dtype: DTypeLike = np.float32) -> str:
         """Add a small tensor that is not learnt, once under each name."""
         if name not in self._constants:
             self._constants.add(name)
@@ -94,7 +95,7 @@ class GraphBuilder:
         return self._model
 
     @staticmethod
-    def _value(values: object, name: str, dtype: np.dtype | type, dims: Sequence[int | str]) -> str:
+    def _value(values: list[ValueInfoProto], name: str, dtype: DTypeLike, dims: Sequence[int | str]) -> str:
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         values.append(helper.make_tensor_value_info(name, kind, dims))
         return name

@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from harness.compress.network import Network, Walk, groups, read_network
+from harness.compress.folding import read_network
+from harness.compress.network import Network, Walk, groups
 from harness.errors import ConfigError
 
 
