@@ -18,6 +18,7 @@ import argparse
 import queue
 import statistics
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -94,63 +95,66 @@ def stream_ratio(
     model: str, dataset: str | None, engine: str, seconds: float, pairs: int, name: str
 ) -> list[tuple[float, float]]:
     """90th percentiles in milliseconds: (LoadGen's, that of the engine alone for the very same queries)."""
+    ready = Ready.make(model, dataset, engine, name)
+    expected, _ = ready.scenario.estimate(ready.indices, seconds, ready.told)
+    rows = []
+    for _ in range(pairs):
+        first, issued = loadgen_latency(ready, expected, seconds)
+        rows.append((first, raw_latency(ready, issued)))
+    return rows
+
+
+def loadgen_latency(ready: Ready, expected: float, seconds: float) -> tuple[float, list[np.ndarray]]:
+    """LoadGen's 90th percentile in milliseconds, and the indices of each query that it issued."""
     from harness.running import session
 
-    ready = Ready.make(model, dataset, engine, name)
-    scenario, table = ready.scenario, ready.scenario.table
-    expected, _ = scenario.estimate(ready.indices, seconds, ready.told)
+    scheduler = ready.scenario.scheduler(session.complete)
+    issued, accept = [], scheduler._accept
+
+    def recorded(ids: list[int], indices: np.ndarray) -> None:
+        issued.append(indices)
+        accept(ids, indices)
+
+    scheduler._accept = recorded
     queries = int(np.clip(1000 * seconds / expected * 0.7, 20, 250))
     expectation = dict.fromkeys(
         ("single_stream_expected_latency_ns", "multi_stream_expected_latency_ns"), expected * 1e6
     )
+    detail = ready.short_test(scheduler, min_query_count=queries, **expectation)
+    return detail.latencies["90.00"], issued
 
-    def loadgen() -> tuple[float, list[np.ndarray]]:
-        scheduler = scenario.scheduler(session.complete)
-        issued, accept = [], scheduler._accept
 
-        def recorded(ids: list[int], indices: np.ndarray) -> None:
-            issued.append(indices)
-            accept(ids, indices)
+def raw_latency(ready: Ready, issued: list[np.ndarray]) -> float:
+    """90th percentile in milliseconds of the engine alone over the batches of these queries."""
+    scheduler = ready.scenario.scheduler(lambda ids, responses: None)
+    work = [
+        [list(stream_batches(ready, indices[share])) for share in scheduler.shares(ready.qsl.cost(indices))]
+        for indices in issued
+    ]
 
-        scheduler._accept = recorded
-        detail = ready.short_test(scheduler, min_query_count=queries, **expectation)
-        return detail.latencies["90.00"], issued
+    def run(batches: list) -> None:
+        for runner, tensors in batches:
+            runner(tensors)
 
-    def raw(issued: list[np.ndarray]) -> float:
-        scheduler = scenario.scheduler(lambda ids, responses: None)
-        work = []
-        for indices in issued:
-            streams = []
-            for share in scheduler.shares(ready.qsl.cost(indices)):
-                lengths = ready.qsl.cost(indices[share]).tolist()
-                streams.append([])
-                for start, end in table.split(lengths):
-                    shape = table.shape(end - start, lengths[start])
-                    tensors = ready.sut.feed(ready.qsl.collate(indices[share[start:end]], shape))
-                    streams[-1].append((ready.sut.runner(shape), tensors))
-            work.append(streams)
+    took = []
+    with ThreadPoolExecutor(max(1, ready.sut.engine.streams - 1)) as others:
+        for streams in work:
+            start = time.perf_counter()
+            pending = [others.submit(run, batches) for batches in streams[1:]]
+            run(streams[0])
+            for other in pending:
+                other.result()
+            took.append(time.perf_counter() - start)
+    scheduler.close()
+    return float(np.percentile(took, 90) * 1000)
 
-        def run(batches: list) -> None:
-            for runner, tensors in batches:
-                runner(tensors)
 
-        took = []
-        with ThreadPoolExecutor(max(1, ready.sut.engine.streams - 1)) as others:
-            for streams in work:
-                start = time.perf_counter()
-                pending = [others.submit(run, batches) for batches in streams[1:]]
-                run(streams[0])
-                for other in pending:
-                    other.result()
-                took.append(time.perf_counter() - start)
-        scheduler.close()
-        return float(np.percentile(took, 90) * 1000)
-
-    rows = []
-    for _ in range(pairs):
-        first, issued = loadgen()
-        rows.append((first, raw(issued)))
-    return rows
+def stream_batches(ready: Ready, indices: np.ndarray) -> Iterator[tuple]:
+    """The batches of a stream's share of a query: (runner, tensors)."""
+    table, lengths = ready.scenario.table, ready.qsl.cost(indices).tolist()
+    for start, end in table.split(lengths):
+        shape = table.shape(end - start, lengths[start])
+        yield ready.sut.runner(shape), ready.sut.feed(ready.qsl.collate(indices[start:end], shape))
 
 
 def own_time(model: str, dataset: str | None) -> float:

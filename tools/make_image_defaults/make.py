@@ -22,7 +22,7 @@ from draw import drawing
 from quantise import observe, quantise, read_network, session
 
 from harness.catalog.manifests import folder, models
-from harness.catalog.models import sha256_of
+from harness.host.download import sha256_of
 from resnet50.preprocess import PROFILES, SIDE, normaliser, pixels
 
 PROFILE = PROFILES["efficientnet-lite"]

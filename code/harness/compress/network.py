@@ -154,6 +154,10 @@ class Network:
         flat = node.op_type == "Conv" or len(weight.dims) == 2
         return layer if plain and flat else None
 
+    def tensor(self, name: str) -> TensorProto:
+        """A constant as the graph holds it."""
+        return self._constants[name]
+
     def constant(self, name: str) -> NDArray[np.generic]:
         """The value of a constant."""
         value: NDArray[np.generic] = numpy_helper.to_array(self._constants[name])
@@ -321,7 +325,7 @@ class Walk:
             "piece",
             [helper.make_tensor_value_info(name, dtypes[name], None) for name in inputs],
             [helper.make_empty_tensor_value_info(name) for name in outputs],
-            [network._constants[name] for name in constants],
+            [network.tensor(name) for name in constants],
         )
         return helper.make_model(graph, opset_imports=network.model.opset_import, ir_version=network.model.ir_version)
 
