@@ -1,4 +1,4 @@
-"""What the catalog asks of a benchmark, whose class lies above it (`harness.task.base.Benchmark`)."""
+"""The part of a benchmark's class that the catalog needs (`harness.task.base.Benchmark` is one floor up)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class BenchmarkClass(Protocol):
 
     @property
     def official_name(self) -> str:
-        """The name under which results of a model without a name of its own are filed."""
+        """The benchmark that results of a model given by its path are filed under."""
 
     @property
     def Settings(self) -> type[BaseModel]:  # noqa: N802 (the class attribute's name)
-        """The settings that a model's metadata may hold."""
+        """The settings that a model's metadata may contain."""
 
     def accepts(self, inputs: Sequence[Tensor], /) -> bool:
         """Whether a graph with these inputs may be a model of this benchmark."""
 
     def dataset_file(self, path: Path, /) -> Path:
-        """The file or folder of the data set at a path that exists; ConfigError if there is none."""
+        """The file or folder of the data set at an existing path; ConfigError if it does not contain one."""
 
 
 def benchmark_class(name: str) -> BenchmarkClass:

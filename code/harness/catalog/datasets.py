@@ -26,7 +26,7 @@ class DatasetRow:
     benchmark: str
     samples: int | None
     here: str
-    """Where it is on this machine, or how to get it."""
+    """Its path on this machine, or how to get it."""
     description: str
 
 
@@ -47,11 +47,11 @@ def _here(benchmark: str, entry: DatasetEntry) -> str:
 
 
 def fetch(name: str | None) -> Iterator[tuple[str, Path]]:
-    """Fetch one file of the manifests, or all that are not shipped: each one's name and place, as soon as it is here.
+    """Fetch one file of the manifests, or all that are not shipped; yields each name and path once it is fetched.
 
     Raises:
-        ConfigError: there is none of that name.
-        RunFailed: no address delivered it.
+        ConfigError: no file to fetch has this name.
+        RunFailed: no URL delivered it.
     """
     entries = {
         key: (benchmark, entry)
@@ -81,21 +81,21 @@ def _fetched(name: str, benchmark: str, entry: DatasetEntry) -> Path:
 
 @readable()
 def find_dataset(benchmark: str, name: str | None) -> Dataset:
-    """A data set by name or path; with None the first of the manifest that is on this machine.
+    """A data set by name or path; None selects the first of the manifest that exists on this machine.
 
     Raises:
-        ConfigError: there is no such name or file, it cannot be read, or it has not been fetched.
+        ConfigError: the name or file does not exist, cannot be read, or has not been fetched.
     """
     known = {key: entry for key, entry in manifests.datasets(benchmark).items() if entry.kind == "dataset"}
     if name is None:
-        name = next((key for key, entry in known.items() if _is_there(benchmark, entry)), next(iter(known)))
+        name = next((key for key, entry in known.items() if _exists(benchmark, entry)), next(iter(known)))
     if name in known:
         entry = known[name]
         path = location(benchmark, entry)
         if path is None:
-            raise ConfigError(f"where data set {name} lies is not known: give its path, or set {entry.variable} to it.")
+            raise ConfigError(f"the location of data set {name} is unknown: give its path, or set {entry.variable}.")
         if entry.variable and not path.exists():
-            raise ConfigError(f"{entry.variable} is {path}, and there is nothing: set it to the place of {name}.")
+            raise ConfigError(f"{entry.variable} is {path}, which does not exist: set it to the path of {name}.")
         if not path.exists():
             raise ConfigError(f"data set {name} is not on this machine: run `make data`, or give the path of a copy.")
         return _dataset(benchmark, name, path, entry)
@@ -118,7 +118,7 @@ def _dataset(benchmark: str, name: str, path: Path, entry: DatasetEntry | None) 
 
 
 def location(benchmark: str, entry: DatasetEntry) -> Path | None:
-    """Where a data set is, or would be once it is fetched; None where only the user knows and does not say."""
+    """Path of a data set, fetched or not; None if the user has to set its variable and has not."""
     if entry.variable:
         text = os.environ.get(entry.variable, "").strip()
         return user_path(text).absolute() if text else None
@@ -126,10 +126,10 @@ def location(benchmark: str, entry: DatasetEntry) -> Path | None:
 
 
 def _target(entry: DatasetEntry) -> Path:
-    """The place of a data set that is fetched."""
+    """Path to which a data set is fetched."""
     return paths.DATA_DIR / (entry.file or "")
 
 
-def _is_there(benchmark: str, entry: DatasetEntry) -> bool:
+def _exists(benchmark: str, entry: DatasetEntry) -> bool:
     path = location(benchmark, entry)
     return path is not None and (bool(entry.variable) or path.is_file())

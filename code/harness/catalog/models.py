@@ -1,4 +1,4 @@
-"""The models that the project knows by name, and those that it is given as files."""
+"""Finding a model by its name or by the path of its file."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ UNVERIFIED = "not verified: no checksum is published"
 
 @dataclass(frozen=True)
 class Identified:
-    """An ONNX file whose content is known; what else it says is read once, when somebody asks for it."""
+    """An ONNX file identified by its hash; everything else in it is read at most once, on first use."""
 
     path: Path
     sha256: str
 
     @classmethod
     def of(cls, path: Path) -> Identified:
-        """The file at a path; OSError where it cannot be read."""
+        """Hash the file at a path; raises OSError if it cannot be read."""
         return cls(path, sha256_of(path))
 
     @cached_property
     def graph(self) -> Graph:
-        """Its graph, for which onnx is imported, which is slow; ConfigError if it is no ONNX model."""
+        """Its graph, read with onnx, which is slow to import; ConfigError if it is not an ONNX model."""
         return read_graph(self.path)
 
     @cached_property
     def metadata(self) -> dict[str, str]:
-        """Its metadata_props, for which onnx is not needed; ConfigError if it is no ONNX model."""
+        """Its metadata_props, read without onnx; ConfigError if it is not an ONNX model."""
         return read_metadata(self.path)
 
     @cached_property
     def md5(self) -> str:
-        """Its md5: all of the file is read again."""
+        """Its MD5, for which the file is read again."""
         return digest_of(self.path, "md5")
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A table of models.toml with its name and its benchmark's."""
+    """A model of the manifests."""
 
     name: str
     benchmark: str
     entry: ModelEntry
 
     def model(self, file: Identified, record: FetchRecord | None = None) -> Model:
-        """This model as ``file``; ``record`` is that of a model which was fetched."""
+        """This model with ``file`` as its ONNX file; ``record`` is given for fetched models."""
         facts = self.entry.model_dump(include=set(Model.model_fields) - {"sha256"})
         unverified = record is not None and self.entry.sha256 is None and record.verified is None
         return Model(
@@ -73,23 +73,23 @@ class KnownModel:
 
 
 def known_models() -> dict[str, KnownModel]:
-    """Every model of the manifests, by its name."""
+    """Every model of the manifests, by name."""
     return {name: KnownModel(name, *found) for name, found in manifests.models().items()}
 
 
 def find_model(name: str) -> Model:
-    """A model by its name or by the path of an ONNX file, which is known by its content wherever it lies.
+    """A model by its name, or by the path of an ONNX file, which is recognised by its content.
 
     Raises:
-        ConfigError: there is no such name or file, it cannot be read, a shipped or fetched file has another content
-            than it should, or a file's graph fits no benchmark.
+        ConfigError: the name or file does not exist, it cannot be read, the content of a shipped or fetched file has
+            changed, or the graph of a file matches no benchmark.
     """
     return identify_model(name)[0]
 
 
 @readable()
 def identify_model(name: str) -> tuple[Model, Identified]:
-    """`find_model`, with the file that was hashed for it, for those who read on in it."""
+    """`find_model` together with the file that it hashed, for callers that need more of its content."""
     known = known_models()
     if name in known:
         entry = known[name].entry
@@ -106,12 +106,12 @@ def identify_model(name: str) -> tuple[Model, Identified]:
 
 
 def model_file(name: str) -> Path:
-    """Where a model of that name is once it was fetched."""
+    """Path of a fetched model."""
     return paths.MODELS_DIR / f"{name}.onnx"
 
 
 def fetch_record(name: str) -> FetchRecord | None:
-    """What was noted when a model was fetched; None if it was not, or the note is unreadable."""
+    """The record of a fetched model; None if it was not fetched or the record is unreadable."""
     try:
         return FetchRecord.model_validate_json((paths.MODELS_DIR / f"{name}.json").read_bytes())
     except (OSError, ValidationError):
@@ -119,9 +119,9 @@ def fetch_record(name: str) -> FetchRecord | None:
 
 
 def how_to_get(name: str, entry: ModelEntry) -> str:
-    """The end of a message about a model that is not here."""
+    """How to get a model, as the end of an error message."""
     fetch = f"fetch it with `harness models fetch {name}`, or give the path of its file."
-    build = f" Or build it with random weights or a checkpoint's: `harness models build {name} --weights random|PATH`."
+    build = f" Or build it with random weights or a checkpoint: `harness models build {name} --weights random|PATH`."
     rest = f" {entry.source}{build if entry.builder else ''}"
     return (fetch if entry.fetch else "give the path of its file instead.") + rest
 
@@ -143,8 +143,8 @@ def _fetched(known: KnownModel) -> tuple[Model, Identified]:
     record = fetch_record(name)
     if record is None:
         raise ConfigError(
-            f"{path} was not fetched, for it has no record beside it: move it away, and take it in with "
-            f"`harness models fetch {name} --from` and its place."
+            f"{path} was not fetched, because it has no record beside it: move it elsewhere, then import it with "
+            f"`harness models fetch {name} --from PATH`."
         )
     file = Identified.of(path)
     wrong = None if file.sha256 == (known.entry.sha256 or record.sha256) else path
@@ -154,7 +154,7 @@ def _fetched(known: KnownModel) -> tuple[Model, Identified]:
             wrong = wrong or beside
     if wrong:
         raise ConfigError(
-            f"{wrong} is not what was fetched as {name} (its sha256 differs): remove {path} and fetch it again with "
+            f"{wrong} is not the file fetched as {name} (its sha256 differs): remove {path} and fetch it again with "
             f"`harness models fetch {name}`."
         )
     return known.model(file, record), file
@@ -166,7 +166,7 @@ def _known_by_content(file: Identified) -> Model | None:
         record = fetch_record(known.name) if known.entry.file is None else None
         if file.sha256 in (known.entry.sha256, record.sha256 if record else None):
             return known.model(file, record)
-    if "tool" in file.metadata:  # what was published is not of our making, and md5 takes its time
+    if "tool" in file.metadata:  # made here, so not a published model; and computing the MD5 takes time
         return None
     by_md5 = (known for known in models if known.entry.md5 and known.entry.sha256 is None)
     return next((known.model(file) for known in by_md5 if known.entry.md5 == file.md5), None)
@@ -176,7 +176,8 @@ def _unknown(file: Identified) -> Model:
     path, graph = file.path, file.graph
     name = next((name for name in BENCHMARKS if benchmark_class(name).accepts(graph.inputs)), None)
     if name is None:
-        raise ConfigError(f"{path} fits none of {', '.join(BENCHMARKS)}: its inputs are {listing(graph.inputs)}.")
+        known = ", ".join(BENCHMARKS)
+        raise ConfigError(f"{path} matches no known benchmark ({known}): its inputs are {listing(graph.inputs)}.")
     benchmark = benchmark_class(name)
     source = graph.metadata.get("weights", "unknown")
     made_of = manifests.models().get(graph.metadata.get("model", ""))
@@ -188,7 +189,7 @@ def _unknown(file: Identified) -> Model:
         sha256=file.sha256,
         source=source,
         precision=graph.metadata.get("precision", "unknown"),
-        # Nothing that builds or compresses models here trains them.
+        # Building and compressing here involve no training.
         retraining="No" if "tool" in graph.metadata else "unknown",
         input_data_types=", ".join(sorted({str(tensor.dtype) for tensor in graph.inputs})),
         settings={key: graph.metadata[key] for key in benchmark.Settings.model_fields if key in graph.metadata},
@@ -199,7 +200,7 @@ def _unknown(file: Identified) -> Model:
 
 
 def _made_here(metadata: dict[str, str]) -> str:
-    """What a file that was built or compressed here is not."""
+    """The remark for a file that was built or compressed here."""
     if metadata.get("weights", "").startswith("random"):
         return ""
     if "compression" in metadata:

@@ -1,4 +1,4 @@
-"""Compress a model layer by layer: prune, round to 8 bits, and write it in the operators that the engines run fast."""
+"""Compress a model layer by layer: prune, quantise to 8 bits, and write it in operators that the engines run fast."""
 
 from __future__ import annotations
 
@@ -21,47 +21,49 @@ from harness.errors import ConfigError
 from harness.host.console import OnProgress
 
 _PLACES = 2048
-"""Of a convolution and a batch at most, spread evenly: neighbours say nearly the same."""
+"""Maximum places of a convolution per batch, spread evenly: neighbouring places give nearly the same data."""
 _SAMPLE = 4096
-"""Rows of a layer's input on which ranges are tried."""
+"""Rows of a layer's input used to try ranges."""
 _PROBES = 32
-"""Samples with which the model's own outputs are tried."""
+"""Samples used to measure the model's own outputs."""
 _TOLERANCE = 0.05
-"""Relative output error by which rounding may change a layer before it gets more scales, or stays in FP32."""
+"""Relative output error above which a quantised layer gets more scales, or stays in FP32."""
 _REACHES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-"""Parts of the observed range that are tried for a matrix product's inputs: rare outliers cost the others precision."""
+"""Parts of the observed range to try for a matrix product's inputs: rare outliers cost the others precision."""
 
 
 class CompressSettings(BaseModel):
-    """What is done to a model."""
+    """How to compress a model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    sparsity: float = Field(default=0.0, ge=0, lt=1, description="share of the inner layers' weights that becomes 0")
-    block: int = Field(default=1, ge=1, le=64, description="neighbouring inputs that are pruned together")
+    sparsity: float = Field(default=0.0, ge=0, lt=1, description="share of the inner layers' weights to set to 0")
+    block: int = Field(default=1, ge=1, le=64, description="neighbouring inputs to prune together")
     precision: Literal["fp32", "int8"] = Field(
         default="fp32", description="of weights and activations of linear layers"
     )
-    method: Literal["second-order", "magnitude"] = Field(default="second-order", description="how weights are chosen")
-    keep: tuple[str, ...] = Field(default=(), description="patterns of layers that stay as they are")
+    method: Literal["second-order", "magnitude"] = Field(
+        default="second-order", description="how to choose the weights"
+    )
+    keep: tuple[str, ...] = Field(default=(), description="patterns of layers to leave unchanged")
     tolerance: float = Field(
-        default=_TOLERANCE, gt=0, description="relative output error by which 8 bits may change a matrix product"
+        default=_TOLERANCE, gt=0, description="maximum relative output error of a matrix product in 8 bits"
     )
 
 
 @dataclass
 class LayerReport:
-    """What became of a layer."""
+    """The result for a layer."""
 
     name: str
     weights: int
     zeros: int
     precision: str
-    """fp32, int8, or int8 per output: with a scale for each output."""
+    """fp32, int8, or "int8 per output", which has a scale for each output."""
     bytes: int
     error: float | None
-    """Root of the squared output error on calibration data relative to the dense model's outputs, what the layers
-    before it changed included; None where it is not measured (grouped convolutions)."""
+    """Root of the squared output error on calibration data, relative to the dense model's outputs and including the
+    changes in earlier layers; None if not measured (grouped convolutions)."""
 
     @property
     def sparsity(self) -> float:
@@ -71,15 +73,15 @@ class LayerReport:
 
 @dataclass
 class CompressionReport:
-    """What became of a model: its linear layers in the order of the graph."""
+    """The result for a model: its linear layers in the order of the graph."""
 
     layers: list[LayerReport] = field(default_factory=list)
     pruned: int = 0
-    """Layers that were pruned."""
+    """Number of pruned layers."""
 
     @property
     def rounded(self) -> int:
-        """Layers in integers."""
+        """Number of quantised layers."""
         return sum(layer.precision != "fp32" for layer in self.layers)
 
     @property
@@ -94,29 +96,29 @@ def compress(
     settings: CompressSettings,
     progress: OnProgress = lambda done, total: None,
 ) -> tuple[ModelProto, CompressionReport]:
-    """A compressed copy of a folded model (`network.read_network`), and what became of each layer.
+    """A compressed copy of a folded model (`folding.read_network`), and a report on each layer.
 
-    ``feeds`` is calibration data, one dictionary of tensors a batch, by the names of the graph's inputs. Layers are
-    taken in the order of the graph: each is fitted to the outputs of the dense model, given inputs that the layers
-    before it have changed already. Layers that take the graph's input or give its output are not pruned.
+    ``feeds`` is calibration data: for each batch a dictionary of tensors by the names of the graph's inputs. Layers are
+    compressed in the order of the graph; each is fitted to the outputs of the dense model, with the inputs that the
+    compressed layers before it produce. Layers that read the graph's input or produce its output are not pruned.
     """
     return _Compression(model, feeds, settings).run(progress)
 
 
 def check(network: Network, settings: CompressSettings) -> None:
-    """Make sure that there is something to do in this network, before calibration data is made.
+    """Make sure that these settings change this network, before calibration data is prepared.
 
     Raises:
-        ConfigError: there is not, or a pattern fits no layer.
+        ConfigError: they change nothing, or a pattern matches no layer.
     """
     for pattern in settings.keep:
         if not any(fnmatchcase(layer.name, pattern) for layer in network.layers):
             names = ", ".join(layer.name for layer in network.layers[:4])
-            raise ConfigError(f"--keep {pattern} fits no layer: their names are {names}, ...")
+            raise ConfigError(f"--keep {pattern} matches no layer: their names are {names}, ...")
     if settings.sparsity and not _prunable(network, settings):
-        raise ConfigError("no layer could be pruned: --keep or --block leaves none.")
+        raise ConfigError("no layer can be pruned: --keep or --block excludes all of them.")
     if settings.precision == "int8" and all(_kept(layer, settings) for layer in network.layers):
-        raise ConfigError("no layer could be rounded to 8 bits: --keep leaves none.")
+        raise ConfigError("no layer can be quantised to 8 bits: --keep excludes all of them.")
 
 
 def _kept(layer: Layer, settings: CompressSettings) -> bool:
@@ -167,10 +169,11 @@ class _Compression:
         return result, report
 
     def _allocate(self) -> Iterator[int]:
-        """Give each layer the sparsity that the model bears in it, the whole the one that was asked for.
+        """Choose a sparsity for each layer by its sensitivity, so that the average is the requested one.
 
-        How a layer's loss grows with its sparsity is told by its own outputs, what it is worth by the model's: early
-        layers of a network may cost it a hundred times as much as its last ones. Yields the number of layers measured.
+        The layer's own outputs show how its loss grows with sparsity, the model's outputs how much that loss matters:
+        early layers of a network may matter a hundred times as much as its last ones. Yields the number of layers
+        measured so far.
         """
         layers = [layer for layer in self._dense.layers if layer.output in self._sparsity]
         walk = Walk(self._dense, self._feeds)
@@ -191,7 +194,7 @@ class _Compression:
         self._sparsity = prune.allocate(curves, sizes, self._settings.sparsity)
 
     def _probes(self) -> list[int]:
-        """Numbers of batches of about `_PROBES` samples, spread over all."""
+        """Numbers of batches with about `_PROBES` samples in total, spread over all batches."""
         sizes = [len(next(iter(feed.values()))) for feed in self._feeds]
         count = min(max(round(len(sizes) * _PROBES / sum(sizes)), 1), len(sizes))
         return sorted({round(number) for number in np.linspace(0, len(sizes) - 1, count)})
@@ -234,7 +237,7 @@ class _Compression:
             energy += float(np.vdot(y, y))
             if (
                 added is not None and added in values
-            ):  # what is added to the outputs has changed, too, and they can make up for it
+            ):  # the layer can also compensate for changes in what is added to its outputs
                 lost = self._places(layer, _floats(values[added])) - self._places(layer, _floats(changed[added]))
                 y += lost if lost.shape == y.shape else 0  # it may be broadcast
             gram += x.T @ x
@@ -249,7 +252,7 @@ class _Compression:
         return Statistics(gram, target, energy, *means).damped(original)
 
     def _error(self, layer: Layer, dense: Walk, compressed: Walk) -> float:
-        """Root of the squared difference of outputs, relative to the dense ones."""
+        """Root of the squared difference between the outputs, relative to the dense ones."""
         original, weight = self._dense.matrix(layer), self._network.matrix(layer)
         shift = self._network.shifted(layer)
         lost = energy = 0.0
@@ -264,7 +267,7 @@ class _Compression:
         return layer.rows(_floats(values[layer.source]), self._network.kernel(layer), _PLACES)
 
     def _places(self, layer: Layer, value: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A tensor of the layer's outputs, (places, outputs), at the places of `_rows`."""
+        """A tensor in the shape of the layer's outputs, as (places, outputs), at the places of `_rows`."""
         if not self._network.kernel(layer):
             return value.reshape(-1, value.shape[-1])
         rows = np.moveaxis(value, 1, -1).reshape(-1, value.shape[1])
@@ -294,7 +297,7 @@ class _Compression:
         return float(max(statistics.loss(rounded.weight) - statistics.loss(weight), 0.0) ** 0.5)
 
     def _round_inputs(self, layers: Sequence[Layer], compressed: Walk) -> dict[str, float]:
-        """Find the range of these layers' input that harms their outputs least, and by how much it does."""
+        """Find the range of these layers' input that changes their outputs least, and measure that change."""
         batches = [self._rows(layers[0], values) for values in compressed.values]
         low, high = min(float(rows.min()) for rows in batches), max(float(rows.max()) for rows in batches)
         step = max(1, sum(map(len, batches)) // _SAMPLE)
@@ -333,7 +336,7 @@ class _Compression:
 
 
 def _floats(value: NDArray[np.generic]) -> NDArray[np.float32]:
-    """A tensor that a layer of float32 reads or gives, which is float32 itself."""
+    """A layer's input or output, which is float32."""
     return value.astype(np.float32, copy=False)
 
 
@@ -341,9 +344,9 @@ _Outputs = Sequence[Sequence[NDArray[np.generic]]]
 
 
 def _distance(found: _Outputs, expected: _Outputs) -> float | None:
-    """Squared difference of a model's outputs relative to what is expected, in the mean of the outputs, over batches.
+    """Squared difference of a model's outputs relative to the expected ones, over all batches, averaged over outputs.
 
-    None where the model has no outputs that could tell.
+    None if the model has no floating-point outputs.
     """
     parts = []
     for new, old in zip(zip(*found, strict=True), zip(*expected, strict=True), strict=True):

@@ -1,4 +1,4 @@
-"""Reading a model for compression: its constants folded, and checked for what the compressor cannot handle."""
+"""Reading a model for compression: constants folded, unsupported models rejected."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from onnx import ModelProto, TensorProto, helper
 from harness.compress.network import LINEAR
 from harness.errors import ConfigError
 
-_LEAST_OPSET = 10
+_MIN_OPSET = 10
 
 
 def read_network(path: Path) -> ModelProto:
-    """The graph with its constants folded and normalisations merged into convolutions, default operators only.
+    """The graph with constants folded and normalisations merged into convolutions, using default operators only.
 
-    Folding is ONNX Runtime's; its fusions of MatMul with Add are left out, since MatMul is what gets quantised.
+    Folding is done by ONNX Runtime, without its fusion of MatMul with Add, because MatMul is what gets quantised.
 
     Raises:
-        ConfigError: the file is no ONNX model that ONNX Runtime runs, or one with branches, loops or foreign operators.
+        ConfigError: ONNX Runtime cannot run the file, or the graph has branches, loops or foreign operators.
     """
     model = _fold(path)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
-    if len(inputs) < len(model.graph.input):  # weights that are inputs with a default are not folded
+    if len(inputs) < len(model.graph.input):  # ONNX Runtime does not fold weights that are inputs with a default
         del model.graph.input[:]
         model.graph.input.extend(inputs)
         model.ir_version = max(model.ir_version, 4)
@@ -39,15 +39,15 @@ def read_network(path: Path) -> ModelProto:
     foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
     if foreign:
         raise ConfigError(
-            f"{path} has operators of {', '.join(sorted(foreign))}: give the FP32 model as it was exported, "
+            f"{path} uses operators of {', '.join(sorted(foreign))}: give the FP32 model as it was exported, "
             "not one that was optimised or quantised."
         )
     _check_floats(path, model)
     # DeepSparse refuses newer operator sets, even ones that no node uses.
     versions = [opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
-    if versions[0] < _LEAST_OPSET:
+    if versions[0] < _MIN_OPSET:
         raise ConfigError(
-            f"{path} has operator set {versions[0]}: export it with {_LEAST_OPSET} or later, which has 8-bit operators."
+            f"{path} uses operator set {versions[0]}: export it with {_MIN_OPSET} or later, which has 8-bit operators."
         )
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", versions[0]))
@@ -56,7 +56,7 @@ def read_network(path: Path) -> ModelProto:
 
 
 def _check_floats(path: Path, model: ModelProto) -> None:
-    """Weights of other types would be left alone. ONNX Runtime casts those that its CPU kernels do not take."""
+    """Reject weights of other types: they would stay unchanged, since ONNX Runtime casts them where needed."""
     others = {
         tensor.name: TensorProto.DataType.Name(tensor.data_type).lower()
         for tensor in model.graph.initializer
@@ -67,8 +67,7 @@ def _check_floats(path: Path, model: ModelProto) -> None:
     for name in sorted(casts.get(name, name) for name in read):
         if name in others:
             raise ConfigError(
-                f"{path} has weights in {others[name]} ({name}): give the model in FP32, as it was before it was "
-                "converted."
+                f"{path} has weights in {others[name]} ({name}): give the FP32 model from before the conversion."
             )
 
 
@@ -83,5 +82,5 @@ def _fold(path: Path) -> ModelProto:
                 str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["MatMulAddFusion"]
             )
         except Exception as error:  # ONNX Runtime's own errors have no common class
-            raise ConfigError(f"{path} is no model that can be compressed ({type(error).__name__}): {error}") from error
+            raise ConfigError(f"{path} cannot be compressed ({type(error).__name__}): {error}") from error
         return onnx.load(options.optimized_model_filepath)

@@ -1,4 +1,4 @@
-"""A graph as the compressor sees it: its linear layers, and a walk through it with calibration data."""
+"""The compressor's view of a graph: its linear layers, and a walk through it with calibration data."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 @dataclass(frozen=True)
 class _Window:
-    """What a convolution sees of its input at one place, and how it moves on; a number for each spatial axis."""
+    """A convolution's window on its input and how it moves: a number for each spatial axis."""
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     pads: tuple[int, ...]
-    """Those before all axes, then those after them."""
+    """The pads at the start of each axis, then those at the end."""
 
-    def patches(self, value: NDArray[np.float32], most: int | None) -> NDArray[np.float32]:
-        """The windows at about ``most`` places, (n, height x width x channel), of a value (n, channel, ...)."""
+    def patches(self, value: NDArray[np.float32], limit: int | None) -> NDArray[np.float32]:
+        """The windows of a value (n, channel, ...) at about ``limit`` places, as (n, height x width x channel)."""
         half = len(self.kernel)
         value = np.pad(value, [(0, 0), (0, 0), *zip(self.pads[:half], self.pads[half:], strict=True)])
         reach = [(size - 1) * dilation + 1 for size, dilation in zip(self.kernel, self.dilations, strict=True)]
@@ -43,29 +43,29 @@ class _Window:
         windows = windows.transpose((0, *range(2, 2 + half), *range(2 + half, 2 + 2 * half), 1))
         shape = windows.shape[: 1 + half]
         count = int(np.prod(shape))
-        # Chosen before they are copied: all of them are as many times the input as the kernel has places.
-        chosen = np.arange(0, count, max(1, count // (most or count)))
+        # Select before copying: all windows together are as many times the input as the kernel has places.
+        chosen = np.arange(0, count, max(1, count // (limit or count)))
         patches: NDArray[np.float32] = windows[np.unravel_index(chosen, shape)].reshape(len(chosen), -1)
         return patches
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear layer: a node that multiplies its input with a constant."""
+    """A linear layer: a node that multiplies its input by a constant."""
 
     node: NodeProto
     source: str
-    """The tensor that it multiplies."""
+    """Its input tensor."""
     weight: str
 
     @property
     def output(self) -> str:
-        """The tensor that it gives."""
+        """Its output tensor."""
         return str(self.node.output[0])
 
     @property
     def name(self) -> str:
-        """The node's name, without what only exporters need."""
+        """The node's name, without the parts that exporters add."""
         return (self.node.name or self.output).strip("/").removesuffix(f"/{self.node.op_type}")
 
     def attribute(self, name: str, default: _T) -> _T:
@@ -75,7 +75,7 @@ class Layer:
 
     @property
     def groups(self) -> int:
-        """Groups of a convolution; 1 for all others."""
+        """Groups of a convolution; 1 for other layers."""
         return self.attribute("group", 1) if self.node.op_type == "Conv" else 1
 
     def matrix(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -96,15 +96,17 @@ class Layer:
             return np.ascontiguousarray(matrix)
         return np.ascontiguousarray(matrix.T)
 
-    def rows(self, value: NDArray[np.float32], kernel: Sequence[int], most: int | None = None) -> NDArray[np.float32]:
-        """What the matrix multiplies, float32 (n, inputs), of the layer's input; of a convolution's at about ``most``
-        places, spread evenly."""
+    def rows(self, value: NDArray[np.float32], kernel: Sequence[int], limit: int | None = None) -> NDArray[np.float32]:
+        """The layer's input as rows that the matrix multiplies, float32 (n, inputs).
+
+        For a convolution only at about ``limit`` places, spread evenly.
+        """
         if self.node.op_type != "Conv":
             return value.reshape(-1, value.shape[-1])
         shape, ones = tuple(kernel), [1] * len(kernel)
         strides, dilations = tuple(self.attribute("strides", ones)), tuple(self.attribute("dilations", ones))
         pads = self._pads(value.shape[2:], shape, strides, dilations)
-        return _Window(shape, strides, dilations, pads).patches(value, most)
+        return _Window(shape, strides, dilations, pads).patches(value, limit)
 
     def _pads(
         self, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
@@ -124,13 +126,13 @@ class Network:
     """A folded graph whose weights can be replaced."""
 
     def __init__(self, model: ModelProto) -> None:
-        """Index the graph; the model is used as it is, not copied."""
+        """Index the graph; the model is not copied."""
         self.model = model
         self.nodes = list(model.graph.node)
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._shifts: dict[str, NDArray[np.float32]] = {}
         self._readers: dict[str, list[NodeProto | None]] = {value.name: [None] for value in model.graph.output}
-        """Who reads a tensor; None is who runs the graph."""
+        """The nodes that read a tensor; None stands for the caller of the graph."""
         for node in self.nodes:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
@@ -155,7 +157,7 @@ class Network:
         return layer if plain and flat else None
 
     def tensor(self, name: str) -> TensorProto:
-        """A constant as the graph holds it."""
+        """A constant as stored in the graph."""
         return self._constants[name]
 
     def constant(self, name: str) -> NDArray[np.generic]:
@@ -164,12 +166,12 @@ class Network:
         return value
 
     def floats(self, name: str) -> NDArray[np.float32]:
-        """The value of a constant that is float32, such as a layer's weight and bias."""
+        """The value of a float32 constant, such as a layer's weight or bias."""
         value: NDArray[np.float32] = numpy_helper.to_array(self._constants[name])
         return value
 
     def is_constant(self, name: str) -> bool:
-        """Whether a tensor is one."""
+        """Whether a tensor is a constant."""
         return name in self._constants
 
     def matrix(self, layer: Layer) -> NDArray[np.float32]:
@@ -177,7 +179,7 @@ class Network:
         return layer.matrix(self.floats(layer.weight))
 
     def replace(self, layer: Layer, matrix: NDArray[np.float32]) -> None:
-        """Give the layer another weight, float32 (outputs, inputs)."""
+        """Replace the layer's weight; ``matrix`` is float32 (outputs, inputs)."""
         tensor = self._constants[layer.weight]
         tensor.CopyFrom(numpy_helper.from_array(layer.restore(matrix.astype(np.float32), tensor.dims), layer.weight))
 
@@ -191,7 +193,7 @@ class Network:
         return {**constants, name: self.floats(name) + shift} if name else constants
 
     def bias(self, layer: Layer) -> str | None:
-        """The constant that is added to each of the layer's outputs, by name; None if there is none to change."""
+        """The name of the constant added to each of the layer's outputs; None if there is none that can be changed."""
         if layer.node.op_type != "MatMul":
             name = layer.node.input[2] if len(layer.node.input) > 2 else None
         else:
@@ -201,18 +203,18 @@ class Network:
         return name if own and list(self._constants[name].dims) == [outputs] else None
 
     def shift(self, layer: Layer, change: NDArray[np.float32]) -> None:
-        """Add float32 (outputs,) to the layer's bias; without a bias nothing is done."""
+        """Add float32 (outputs,) to the layer's bias, if it has one."""
         if name := self.bias(layer):
             value = (self.floats(name) + change).astype(np.float32)
             self._constants[name].CopyFrom(numpy_helper.from_array(value, name))
             self._shifts[layer.output] = self.shifted(layer) + change
 
     def shifted(self, layer: Layer) -> NDArray[np.float32] | float:
-        """By how much the layer's bias was changed."""
+        """The change of the layer's bias so far."""
         return self._shifts.get(layer.output, 0.0)
 
     def added(self, layer: Layer) -> str | None:
-        """The tensor that is added to the layer's outputs after its bias: that of a residual connection."""
+        """The tensor of a residual connection, which is added to the layer's outputs after its bias."""
         output = layer.output
         if layer.node.op_type == "MatMul" and self.bias(layer):
             output = self._addition(output)[1]
@@ -220,7 +222,7 @@ class Network:
         return None if other is None or other in self._constants else other
 
     def _addition(self, name: str) -> tuple[str | None, str]:
-        """What the only reader of this tensor adds to it, None if it adds nothing, and the tensor that it gives."""
+        """What the only reader of a tensor adds to it, and its sum; (None, the tensor) if it is not an addition."""
         readers = self._readers.get(name, [])
         node = readers[0] if len(readers) == 1 else None
         if node is None or node.op_type != "Add":
@@ -237,7 +239,7 @@ class Network:
         return tuple(self._constants[layer.weight].dims[2:])
 
     def inner(self) -> list[Layer]:
-        """Layers that neither take the graph's input nor give its output, and are no grouped convolutions."""
+        """Layers that neither read the graph's input nor produce its output, without grouped convolutions."""
         first = {value.name for value in self.model.graph.input}
         heads = self._heads()
         return [
@@ -247,7 +249,7 @@ class Network:
         ]
 
     def _heads(self) -> set[str]:
-        """Outputs of layers after which no other layer follows on the way to the graph's outputs."""
+        """Outputs of layers that no other layer follows on the way to the graph's outputs."""
         outputs = {layer.output for layer in self.layers}
         makers = {name: node for node in self.nodes for name in node.output}
         seen, waiting = set(), [value.name for value in self.model.graph.output]
@@ -260,23 +262,23 @@ class Network:
 
 
 class Walk:
-    """Runs a network piece by piece over all calibration batches; holds only the tensors that later pieces read."""
+    """Runs a network piece by piece over all calibration batches; keeps only the tensors that later pieces read."""
 
     def __init__(self, network: Network, feeds: Sequence[Feed]) -> None:
         """Start before the first node."""
         self._network = network
         self._position = 0
         self.values: list[dict[str, NDArray[np.generic]]] = [dict(feed) for feed in feeds]
-        """For each batch the tensors that are known and still needed, by name."""
+        """For each batch, the computed tensors that are still needed, by name."""
 
     def advance(self, stop: int) -> None:
-        """Run the nodes before number ``stop`` that have not run yet, with the weights that they have now."""
+        """Run the nodes before number ``stop`` that have not run yet, with their current weights."""
         nodes = self._network.nodes
         start, self._position = self._position, max(self._position, stop)
         if stop <= start:
             return
         piece = nodes[start:stop]
-        made = {name for node in piece for name in node.output if name}  # one that is left out has none
+        made = {name for node in piece for name in node.output if name}  # an omitted output has no name
         later = {name for node in nodes[stop:] for name in node.input}
         later |= {value.name for value in self._network.model.graph.output}
         known = self.values[0]
@@ -293,9 +295,9 @@ class Walk:
     def outputs(
         self, batches: Sequence[int], changed: Mapping[str, NDArray[np.float32]]
     ) -> list[list[NDArray[np.generic]]]:
-        """The graph's floating-point outputs for these batches, by their numbers, if constants were ``changed``.
+        """The graph's floating-point outputs for the batches with these numbers, with some constants ``changed``.
 
-        Neither the network nor the walk is.
+        The network and the walk themselves do not change.
         """
         outputs = [v.name for v in self._network.model.graph.output if v.type.tensor_type.elem_type in _FLOATS]
         rest = self._network.nodes[self._position :]
@@ -331,7 +333,7 @@ class Walk:
 
 
 def session(model: ModelProto) -> ort.InferenceSession:
-    """A model in ONNX Runtime on all cores."""
+    """An ONNX Runtime session of a model on all cores."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = core_count()
     options.log_severity_level = 4
@@ -339,7 +341,7 @@ def session(model: ModelProto) -> ort.InferenceSession:
 
 
 def groups(layers: Sequence[Layer], nodes: Sequence[NodeProto]) -> Iterator[tuple[int, list[Layer]]]:
-    """Layers that read the same tensor, with the number of the first one's node, in the order of the graph."""
+    """Layers grouped by input tensor, with the node number of each group's first layer, in the order of the graph."""
     number = {id(node): index for index, node in enumerate(nodes)}
     found: dict[str, list[Layer]] = {}
     for layer in sorted(layers, key=lambda layer: number[id(layer.node)]):

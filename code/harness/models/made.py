@@ -1,4 +1,4 @@
-"""What was made by this tool, and what must not be replaced by it."""
+"""Output files: what they may be called, and what they must not replace."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ TOOL = "mlperf-cpu-harness"
 
 
 def check_output(path: Path) -> None:
-    """Make sure that a file which is to be made is called as a model, and not as a published one.
+    """Check the name of a model file before it is made.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is the name of a published model, or does not end in .onnx.
     """
     if path.stem in manifests.models():
-        raise ConfigError(f"{path.stem} is the name of a published model, which this is not: name the file otherwise.")
+        raise ConfigError(f"{path.stem} is reserved for a published model: choose another file name.")
     if path.suffix != ".onnx":
-        raise ConfigError(f"{path} is no name for a model: let it end in .onnx.")
+        raise ConfigError(f"{path} must end in .onnx.")
 
 
 def check_replaceable(path: Path) -> None:
-    """Make sure that a compressed model replaces nothing that was not made here.
+    """Make sure that a compressed model only replaces a file that was made here.
 
     Raises:
-        ConfigError: there is such a file.
+        ConfigError: another file already exists.
     """
     found = existing_metadata(path)
     if found is not None and not found.get("tool", "").startswith(TOOL):
-        raise ConfigError(f"{path} is there, and was not made by this tool: name another file, or remove it.")
+        raise ConfigError(f"{path} already exists and was not made by this tool: choose another name, or remove it.")
 
 
 def existing_metadata(path: Path) -> dict[str, str] | None:
-    """What a file says of itself, {} if it is no model; None if there is no file.
+    """The metadata of an existing file, {} if it is not a model; None if the file does not exist.
 
     Raises:
-        ConfigError: its folder may not be looked at.
+        ConfigError: its folder cannot be accessed.
     """
     try:
         if not path.exists():

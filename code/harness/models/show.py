@@ -1,4 +1,4 @@
-"""What a model is, as far as its file and its graph tell."""
+"""Describing a model from its file and its graph."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ _BUILT = {
     "dense-random": "built dense random",
     "dense-built": "built dense",
 }
-"""What the names of models that were built here end with, and what they are then."""
+"""Suffixes of models that were built here, and what they mean."""
 
 
 def overview() -> list[dict[str, str]]:
-    """Every known model: name, benchmark, precision, what of it is here, description."""
+    """Every known model: name, benchmark, precision, what exists on this machine, description."""
     return [
         {
             "name": name,
@@ -81,7 +81,7 @@ class Sparsity:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """All that is known of a model, as `harness models show --json` prints it."""
+    """All facts about a model, as `harness models show --json` prints them."""
 
     name: str
     title: str
@@ -106,10 +106,10 @@ class ModelFacts:
 
 
 def describe(name: str) -> ModelFacts:
-    """All that is known of a model, by its name or the path of its file.
+    """All facts about a model, given by its name or the path of its file.
 
     Raises:
-        ConfigError: there is none, or its file is broken.
+        ConfigError: the model does not exist, or its file is broken.
     """
     import onnx
 
@@ -143,7 +143,7 @@ def describe(name: str) -> ModelFacts:
 
 
 def rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
-    """The same for people."""
+    """The facts as rows of a table: (title, text)."""
     yield "name", facts.title
     yield "path", facts.path
     yield "sha256", facts.sha256 or ""
@@ -176,7 +176,7 @@ def rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
 
 
 def parameters(model: ModelProto) -> dict[str, int]:
-    """How many numbers of the weights are floating-point, and how many integers; shapes and zero points are neither."""
+    """Number of floating-point and of integer weights; shapes and zero points do not count."""
     from onnx import TensorProto
 
     kinds = {
@@ -198,7 +198,7 @@ def parameters(model: ModelProto) -> dict[str, int]:
 
 
 def sparsity(model: ModelProto) -> Sparsity:
-    """The zeros among the weights of matrix products and convolutions; of integers those that stand for zero."""
+    """The zeros in the weights of matrix products and convolutions; integer zeros are those equal to the zero point."""
     constants = _constants(model)
     producers = {output: node for node in model.graph.node for output in node.output}
     seen: set[str] = set()
@@ -223,7 +223,7 @@ def sparsity(model: ModelProto) -> Sparsity:
 
 
 def _root(name: str, zero: str, axis: int, producers: dict[str, NodeProto]) -> tuple[str, str, int]:
-    """The constant behind a weight, through what changes its form and not its zeros, and its zero point."""
+    """The constant from which a weight is derived without changing its zeros, its zero point, and the channel axis."""
     while (node := producers.get(name)) is not None and node.input:
         if node.op_type == "DequantizeLinear":
             zero = node.input[2] if len(node.input) > 2 else ""

@@ -146,7 +146,7 @@ def test_where_no_checksum_is_published_everything_says_so(site, folder, know):
 def test_another_file_is_refused_and_nothing_stays(site, folder, know, known):
     know(site.url, **known)
     with pytest.raises(
-        RunFailed, match=r"tiny-fp32 cannot be fetched \(http.*: .*\): take in a copy .* --from PATH`\."
+        RunFailed, match=r"tiny-fp32 cannot be fetched \(http.*: .*\): import your own copy .* --from PATH`\."
     ):
         fetch("tiny-fp32")
     assert names(folder) == []
@@ -156,7 +156,7 @@ def test_another_file_is_refused_and_nothing_stays(site, folder, know, known):
     ("content", "precision", "message"),
     [
         (b"<html>gone</html>", "fp32", "is no ONNX model"),
-        (classifier(shape=(5,)), "fp32", "which do not fit resnet50"),
+        (classifier(shape=(5,)), "fp32", r"its inputs are .*, not those of resnet50"),
         (INT8, "fp32", "its weights are int8"),
         (MODEL, "int8", "its weights are not int8"),
         (classifier(metadata={"weights": "random weights, seed 0"}), "fp32", "made by this harness"),
@@ -190,7 +190,7 @@ def test_a_changed_file_is_refused_with_the_cure(site, folder, know):
     know(site.url, md5=MD5)
     fetch("tiny-fp32")
     (folder / "tiny-fp32.onnx").write_bytes(INT8)
-    message = r"is not what was fetched as tiny-fp32 .*: remove .*tiny-fp32.onnx and fetch it again"
+    message = r"is not the file fetched as tiny-fp32 .*: remove .*tiny-fp32.onnx and fetch it again"
     for find in (find_model, fetch):
         with pytest.raises(ConfigError, match=message):
             find("tiny-fp32")
@@ -203,7 +203,7 @@ def test_a_file_that_was_not_fetched_is_not_found_under_the_name(folder, know):
     know("hf:a/b/c.onnx")
     folder.mkdir()
     (folder / "tiny-fp32.onnx").write_bytes(classifier(metadata={"weights": "random weights, seed 0"}))
-    with pytest.raises(ConfigError, match=r"was not fetched, .* no record .* --from`"):
+    with pytest.raises(ConfigError, match=r"was not fetched, .* no record .* --from PATH`"):
         find_model("tiny-fp32")
     (folder / "tiny-fp32.onnx").rename(folder / "tiny-fp32-random.onnx")
     with pytest.raises(ConfigError, match="is not shipped"):
@@ -257,12 +257,12 @@ def test_the_user_s_copy_is_taken_in(folder, know, tmp_path, kind):
 def test_a_copy_that_is_another_model_is_refused(folder, know, tmp_path):
     know(sha256=SHA)
     (tmp_path / "m.onnx").write_bytes(INT8)
-    with pytest.raises(ConfigError, match=rf"that is not tiny-fp32: its sha256 is .*, and should be {SHA}"):
+    with pytest.raises(ConfigError, match=rf"that is not tiny-fp32: its sha256 is .* instead of {SHA}"):
         fetch("tiny-fp32", str(tmp_path / "m.onnx"))
-    with pytest.raises(ConfigError, match=r"there is no .*/none: give the path"):
+    with pytest.raises(ConfigError, match=r"/none does not exist: give the path"):
         fetch("tiny-fp32", str(tmp_path / "none"))
     (tmp_path / "n.onnx").write_bytes(MODEL)
-    with pytest.raises(ConfigError, match=r"holds 2 ONNX files \(m.onnx, n.onnx\): give the path of one"):
+    with pytest.raises(ConfigError, match=r"contains 2 ONNX files \(m.onnx, n.onnx\): give the path of one"):
         fetch("tiny-fp32", str(tmp_path))
     assert names(folder) == []
 
@@ -282,7 +282,7 @@ def test_weights_beside_the_graph_come_along_and_are_verified(folder, know, tmp_
     fetch("tiny-fp32", str(copy))
     assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx", "w.data"]
     (folder / "w.data").write_bytes(b"87654321")
-    with pytest.raises(ConfigError, match=r"w\.data is not what was fetched"):
+    with pytest.raises(ConfigError, match=r"w\.data is not the file fetched"):
         find_model("tiny-fp32")
 
 
@@ -293,7 +293,7 @@ def test_a_graph_cannot_reach_out_of_its_folder(folder, know, tmp_path, location
     (tmp_path / "m.onnx").write_bytes(with_weights_beside(location))
     tar(tmp_path / "m.tar", {"m.onnx": with_weights_beside(location)})
     for copy in ("m.onnx", "m.tar"):
-        with pytest.raises(ConfigError, match="names a file outside of its folder"):
+        with pytest.raises(ConfigError, match="refers to a file outside its folder"):
             fetch("tiny-fp32", str(tmp_path / copy))
     assert names(folder) == []
 
@@ -309,7 +309,7 @@ def test_an_archive_cannot_write_elsewhere(tmp_path, name, kind):
         with zipfile.ZipFile(archive, "w") as file:
             file.writestr("m.onnx", MODEL)
             file.writestr(zipfile.ZipInfo(name), b"attack")
-    with pytest.raises(ConfigError, match="outside of its folder"):
+    with pytest.raises(ConfigError, match="refers to a file outside its folder"):
         unpack(archive, None, tmp_path / "room")
     assert names(tmp_path) == ["in"]
 
@@ -327,7 +327,7 @@ def test_links_and_devices_are_refused(tmp_path, kind):
         extra = tarfile.TarInfo("link")
         extra.type, extra.linkname = kind, "/etc/passwd"
         tar(archive, {"m.onnx": MODEL}, extra)
-    with pytest.raises(ConfigError, match=r"holds a link or a device \('link'\)"):
+    with pytest.raises(ConfigError, match=r"contains a link or a device \('link'\)"):
         unpack(archive, None, tmp_path / "room")
 
 
@@ -342,10 +342,10 @@ def test_an_archive_that_grows_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("members", "member", "message"),
     [
-        ({"a.onnx": MODEL, "b.onnx": MODEL}, None, r"holds 2 ONNX files \(a.onnx, b.onnx\): add #"),
-        ({"a.txt": b""}, None, "holds no ONNX file"),
-        ({"a.onnx": MODEL}, "b.onnx", r"holds no 'b.onnx': it has a.onnx"),
-        ({"a.onnx": with_weights_beside("w.data")}, None, "lacks w.data, which holds weights"),
+        ({"a.onnx": MODEL, "b.onnx": MODEL}, None, r"contains 2 ONNX files \(a.onnx, b.onnx\): append #"),
+        ({"a.txt": b""}, None, "contains no ONNX file"),
+        ({"a.onnx": MODEL}, "b.onnx", r"does not contain 'b.onnx': it has a.onnx"),
+        ({"a.onnx": with_weights_beside("w.data")}, None, "lacks w.data, a file of weights of a.onnx"),
     ],
 )
 def test_an_archive_holds_one_model(tmp_path, members, member, message):
@@ -357,7 +357,7 @@ def test_an_archive_holds_one_model(tmp_path, members, member, message):
 def test_a_broken_archive_is_one_sentence(tmp_path):
     archive = tar(tmp_path / "m.tar.xz", {"m.onnx": bytes(range(256)) * 1000})
     archive.write_bytes(archive.read_bytes()[:-40])
-    with pytest.raises(ConfigError, match="is no whole tar or zip archive"):
+    with pytest.raises(ConfigError, match="is not a complete tar or zip archive"):
         unpack(archive, None, tmp_path / "room")
 
 
@@ -449,7 +449,7 @@ def test_hugging_face_that_does_not_answer_is_one_sentence(folder, know, monkeyp
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     know("hf:owner/name/model.onnx", "hf:owner", builder="a:b")
-    with pytest.raises(RunFailed, match=rf"model\.onnx: {said}; hf:owner: write hf:.*\): take in .*, or build it"):
+    with pytest.raises(RunFailed, match=rf"model\.onnx: {said}; hf:owner: write hf:.*\): import .*, or build it"):
         fetch("tiny-fp32")
     assert names(folder) == []
 
@@ -493,14 +493,14 @@ def test_sparsezoo_that_is_gone_says_what_to_do_instead(folder, know, monkeypatc
         fetch("tiny-fp32")
     message = str(raised.value)
     assert why[way] in message
-    assert "SparseZoo has been shut down, so take in a copy that you have with" in message
+    assert "SparseZoo has been shut down, so import your own copy with" in message
     assert "or build it with random weights or from a checkpoint" in message
     assert names(folder) == []
 
 
 def test_what_cannot_be_fetched_says_so(folder, know):
     know()
-    with pytest.raises(ConfigError, match=r"no source of tiny-fp32 is known: take in a copy .*Somewhere\."):
+    with pytest.raises(ConfigError, match=r"no source for tiny-fp32 is known: import your own copy .*Somewhere\."):
         fetch("tiny-fp32")
     with pytest.raises(ConfigError, match="no model 'tini-fp32' to fetch: did you mean 'tiny-fp32'"):
         fetch("tini-fp32")
@@ -512,7 +512,9 @@ def test_what_cannot_be_fetched_says_so(folder, know):
 def test_a_folder_that_cannot_be_written_is_one_sentence(folder, know, site):
     know(site.url)
     folder.write_bytes(b"")
-    with pytest.raises(RunFailed, match=r"tiny-fp32 cannot be stored in .*models: File exists; make room or mend"):
+    with pytest.raises(
+        RunFailed, match=r"tiny-fp32 cannot be stored in .*models: File exists; free disk space or fix the folder"
+    ):
         fetch("tiny-fp32")
 
 
