@@ -1,15 +1,15 @@
-"""How far each scenario is from what the engine can do.
+"""How close each scenario comes to the engine's limits.
 
     python -m benchmarks.scenarios [--models M,M] [--engines onnxruntime,deepsparse] [--seconds S] [--set NAME=VALUE]
 
 Prints for each model and engine, side by side in one run:
   Server: the highest target_qps at which 99 % of the queries are answered within the bound ÷ Offline samples/s;
-  the same ÷ that of a Server as the reference's: one query at a time on all cores, padded to the longest of the data;
-  the same ÷ what a simulation of the queue holds with the times that batches took before the tests;
-  SingleStream and MultiStream: the 90th percentile of LoadGen ÷ that of the raw engine over the very same batches;
-  the harness's own time for a query, in microseconds: SingleStream with an engine that answers at once.
+  the same ÷ that of a Server like the reference's: one query at a time on all cores, padded to the longest of the data;
+  the same ÷ the rate that a queue simulation sustains with the batch times measured before the tests;
+  SingleStream and MultiStream: LoadGen's 90th percentile ÷ that of the raw engine on exactly the same batches;
+  the harness's own time per query, in microseconds: SingleStream with an engine that answers immediately.
 
-Each side has a process of its own, since two instances of an engine would be in each other's way.
+Each side runs in a separate process, because two instances of an engine would slow each other down.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from harness.scheduling.peak import highest_passing
 
 
 class OneByOne(StreamThreads):
-    """The reference's Server: a queue, from which one query after the other is run, padded to the longest."""
+    """The reference's Server: a queue whose queries run one after the other, padded to the longest."""
 
     def __init__(self, server: Server, complete) -> None:
         super().__init__(server.sut, complete)
@@ -73,9 +73,9 @@ def offline_rates(model: str, dataset: str | None, engine: str, seconds: float, 
 def server_rates(
     model: str, dataset: str | None, engine: str, seconds: float, pairs: int, one_by_one: bool, **options: object
 ) -> tuple[list[float], float]:
-    """The highest target_qps of Server at which 99 % are answered within the bound, and the one of the simulation.
+    """The highest target_qps of Server with 99 % of answers within the bound, and the simulated one.
 
-    LoadGen's own verdict, early stopping, needs more queries than a short test has.
+    LoadGen's own verdict (early stopping) needs more queries than a short test has.
     """
     from harness.running import session
 
@@ -94,7 +94,7 @@ def server_rates(
 def stream_ratio(
     model: str, dataset: str | None, engine: str, seconds: float, pairs: int, name: str
 ) -> list[tuple[float, float]]:
-    """90th percentiles in milliseconds: (LoadGen's, that of the engine alone for the very same queries)."""
+    """90th percentiles in milliseconds: (LoadGen's, that of the engine alone for exactly the same queries)."""
     ready = Ready.make(model, dataset, engine, name)
     expected, _ = ready.scenario.estimate(ready.indices, seconds, ready.told)
     rows = []
@@ -169,17 +169,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     models = [name for name, (_, entry) in manifests.models().items() if entry.file]
     parser.add_argument("--models", default=",".join(models), help="names or paths [%(default)s]")
-    parser.add_argument("--datasets", default="", help="one for each model, in their order")
+    parser.add_argument("--datasets", default="", help="one per model, in the same order")
     engines = ["onnxruntime", "deepsparse"] if default_engine() == "deepsparse" else ["onnxruntime"]
     parser.add_argument("--engines", default=",".join(engines))
-    parser.add_argument("--seconds", type=float, default=10, help="about how long each test takes")
+    parser.add_argument("--seconds", type=float, default=10, help="approximate length of each test")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="engine option of Server")
     args = parser.parse_args()
     options = dict(pair.split("=", 1) for pair in args.set)
     datasets = args.datasets.split(",") if args.datasets else []
 
-    table = Table("what", "ratio: median (least - greatest)", "aim", "figures", box=None, pad_edge=False)
+    table = Table("what", "ratio: median (min - max)", "aim", "figures", box=None, pad_edge=False)
     for number, model in enumerate(args.models.split(",")):
         dataset = datasets[number] if number < len(datasets) else None
         for engine in args.engines.split(","):
@@ -204,7 +204,7 @@ def main() -> None:
                 table.add_row(f"{who}: {name} ÷ raw engine", spread([a / b for a, b in pairs]), "1.05", f"{figures} ms")
         console.note("measuring the harness's own time ...")
         microseconds = apart(own_time, model, dataset)
-        table.add_row(f"{find_model(model).name}: own time of a query", "", "", f"{microseconds:.0f} µs")
+        table.add_row(f"{find_model(model).name}: own time per query", "", "", f"{microseconds:.0f} µs")
     console.out.print(f"{cpu_model()}, {core_count()} cores; each side {args.pairs} times")
     console.print_table(table)
 
