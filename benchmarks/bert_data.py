@@ -1,4 +1,4 @@
-"""How fast BERT's features are made and an accuracy log is scored, for a data set of the size of SQuAD's.
+"""Speed of building BERT's features and of scoring an accuracy log, for a data set as large as SQuAD.
 
 python -m benchmarks.bert_data [--dataset D]
 """
@@ -24,7 +24,7 @@ from harness.host.machine import core_count, cpu_model
 
 
 def data_speed(dataset: str | None) -> tuple[float, int, float, int]:
-    """Features/s and their number, seconds of scoring and its number, for a set of the size of SQuAD's."""
+    """Questions/s of building features, number of questions, seconds of scoring, number of samples."""
     path = find_dataset("bert", dataset).path
     squad = replicated(read_squad(path), 10_570)
     start = time.perf_counter()
@@ -49,7 +49,7 @@ def data_speed(dataset: str | None) -> tuple[float, int, float, int]:
 
 
 def replicated(squad: Squad, questions: int) -> Squad:
-    """The same passages again and again under new ids, until there are that many questions."""
+    """The same passages repeated under new ids until there are this many questions."""
     contexts, made = [], []
     copy = 0
     while len(made) < questions:

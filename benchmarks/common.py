@@ -1,4 +1,4 @@
-"""What the benchmarks share: a scenario made ready as a run makes it, and how ratios are printed."""
+"""Shared by the benchmarks: a scenario prepared as for a run, and the formatting of ratios."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from harness.running.request import RunRequest, resolve
 
 @dataclass(frozen=True)
 class Ready(Prepared):
-    """A scenario with all that it needs, loaded and warm."""
+    """A scenario with everything it needs, loaded and warmed up."""
 
     @classmethod
     def make(cls, model: str, dataset: str | None, engine: str, name: str, **options: object) -> Ready:
-        """The scenario of that name with a model on an engine."""
+        """Prepare the scenario with this name, for a model on an engine."""
         settings = resolve(
             RunRequest(
                 model=model,
@@ -35,7 +35,7 @@ class Ready(Prepared):
 
 
 def command(measure: Callable[[], None]) -> None:
-    """Run a benchmark's command line; what a user did wrong becomes one line and an exit code."""
+    """Run a benchmark's command line; user errors become one line and an exit code."""
     try:
         measure()
     except HarnessError as error:
@@ -47,11 +47,11 @@ def command(measure: Callable[[], None]) -> None:
 
 
 def apart(work, *args, **options):
-    """Run a measurement in a process of its own: engines and LoadGen leave threads behind."""
+    """Run a measurement in a separate process: engines and LoadGen leave threads behind."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(work, args, options)
 
 
 def spread(values: list[float]) -> str:
-    """Median, least and greatest."""
+    """Median, minimum and maximum."""
     return f"{statistics.median(values):.3f} ({min(values):.3f} - {max(values):.3f})"

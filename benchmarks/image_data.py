@@ -1,12 +1,12 @@
-"""How fast images are preprocessed, and how much memory a run with 1,024 loaded images takes.
+"""Speed of image preprocessing, and memory of a run with 1,024 loaded images.
 
     python -m benchmarks.image_data --dataset D [--profile mlperf] [--pairs 5]
 
 Prints, side by side in one run:
   images/s of the harness (all cores, uint8 in its cache) ÷ the reference's way: one process, one image at a time,
-    float32 in a .npy file each, resized by OpenCV where it is installed, otherwise by the harness's own code;
-  the same with one core, so that the gain for each core can be seen;
-  images/s the second time, when the cache is there, and of loading 1,024 of them;
+    float32 in one .npy file per image, resized by OpenCV if it is installed, otherwise by the harness's own code;
+  the same with one core, to show the gain per core;
+  images/s of a second pass with the cache, and of loading 1,024 images;
   the peak memory of a performance run of ONNX Runtime over 1,024 loaded images.
 """
 
@@ -57,7 +57,7 @@ def reference_way(files: list[Path], profile: Profile, folder: Path) -> float:
 
 
 def opencv_pixels(file: Path) -> np.ndarray:
-    """The middle of an image whose short side OpenCV resized to 256 by area."""
+    """The centre of an image after OpenCV resized its short side to 256 by area."""
     image = cv2.cvtColor(cv2.imread(str(file), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
     height, width = image.shape[:2]
     size = (256, 256 * height // width) if height > width else (256 * width // height, 256)
@@ -67,14 +67,14 @@ def opencv_pixels(file: Path) -> np.ndarray:
 
 
 def harness_way(files: list[Path], profile: Profile, folder: Path) -> float:
-    """Images/s of the harness; into an empty folder, or one that holds them already."""
+    """Images/s of the harness; ``folder`` is empty or already contains the cache."""
     start = time.perf_counter()
     load_pixels(files, profile, folder)
     return len(files) / (time.perf_counter() - start)
 
 
 def on_one_core(files: list[Path], profile: Profile, folder: Path) -> float:
-    """`harness_way` with this process held to one core."""
+    """`harness_way` with this process pinned to one core."""
     cores = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(cores)})
@@ -86,7 +86,7 @@ def on_one_core(files: list[Path], profile: Profile, folder: Path) -> float:
 
 
 def peak_memory(files: list[Path], folder: Path) -> tuple[float, float]:
-    """MiB that a performance run with 1,024 loaded images takes at its peak, and MiB of their tensors."""
+    """Peak memory in MiB of a performance run with 1,024 loaded images, and MiB of their tensors."""
     count = PERFORMANCE_SAMPLES
     (folder / "val").mkdir(parents=True)
     names = [f"val/{number:05}.JPEG" for number in range(count)]
@@ -97,7 +97,7 @@ def peak_memory(files: list[Path], folder: Path) -> tuple[float, float]:
     command = [sys.executable, "-m", "harness.cli", "run", "--engine", "onnxruntime", "--model", model]
     command += ["--dataset", str(folder), "--duration", "5", "--runs-dir", str(folder / "runs")]
     ended = subprocess.run(command, capture_output=True, text=True)
-    if ended.returncode not in (0, 1):  # INVALID, as for a few samples too few, takes as much memory
+    if ended.returncode not in (0, 1):  # an INVALID run (too few samples) uses the same memory
         raise RuntimeError(ended.stderr)
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, count * SIDE * SIDE * 3 * 4 / 2**20
 
@@ -113,7 +113,7 @@ def main() -> None:
         cv2.setNumThreads(1)
     profile = PROFILES[args.profile]
     files = list(find_images(find_dataset("resnet50", args.dataset).path).files)
-    for file in files:  # into the page cache: what is compared is the work, not the disk
+    for file in files:  # into the page cache: compare the work, not the disk
         file.read_bytes()
 
     rows = []
@@ -132,15 +132,15 @@ def main() -> None:
         peak, tensors = peak_memory(files, Path(top) / "imagenet")
 
     reference, first, one, again = (list(column) for column in zip(*rows, strict=True))
-    table = Table("what", "ratio: median (least - greatest)", "aim", "figures", box=None, pad_edge=False)
+    table = Table("what", "ratio: median (min - max)", "aim", "figures", box=None, pad_edge=False)
     for name, rates, aim in (("all cores", first, "1.8 on 2 cores"), ("one core", one, "")):
         figures = f"{statistics.median(rates):.0f} and {statistics.median(reference):.0f} images/s"
         ratios = [a / b for a, b in zip(rates, reference, strict=True)]
         table.add_row(f"preprocessing ÷ reference's way, {name}", spread(ratios), aim, figures)
-    table.add_row("preprocessing, the second time", "", "", f"{statistics.median(again):,.0f} images/s")
+    table.add_row("preprocessing, second pass", "", "", f"{statistics.median(again):,.0f} images/s")
     table.add_row("loading", "", "", f"{loading:,.0f} images/s")
     table.add_row(
-        "peak memory, 1,024 images loaded", "", "", f"{peak:,.0f} MiB, of which {tensors:,.0f} are the images"
+        "peak memory, 1,024 images loaded", "", "", f"{peak:,.0f} MiB, of which {tensors:,.0f} MiB are the images"
     )
     way = "OpenCV" if cv2 is not None and profile.resize == "area" else "the harness's own code (no OpenCV here)"
     console.out.print(f"{cpu_model()}, {core_count()} cores; {len(files)} images, {args.profile}; reference by {way}")

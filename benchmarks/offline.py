@@ -1,4 +1,4 @@
-"""What the harness costs, and what it gains, in the Offline scenario.
+"""Overhead and gain of the harness in the Offline scenario.
 
     python -m benchmarks.offline [--model M] [--dataset D] [--engines onnxruntime,deepsparse] [--seconds S]
 
@@ -8,8 +8,8 @@ Prints for any model, side by side in one run:
   (c) the null engine ÷ LoadGen's bare Python null SUT;
   (d) padded ÷ real cost (tokens, images).
 
-Each LoadGen test runs in a process of its own. The two sides of a ratio are measured in turn, several times, since
-machines drift; the ratio of each pair is taken, and the median of the ratios printed with the least and the greatest.
+Each LoadGen test runs in a separate process. The two sides of a ratio are measured alternately, several times, because
+machines drift; each pair gives a ratio, and the median of the ratios is printed with the minimum and maximum.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def loadgen_test(setup: Ready, samples: int) -> tuple[float, float]:
 
 
 def raw_engine(setup: Ready, samples: int) -> float:
-    """Samples/s of the engine alone over the batches of the same query, its tensors made beforehand."""
+    """Samples/s of the engine alone on the batches of the same query, with tensors prepared in advance."""
     query = np.resize(setup.indices, samples)
     query = query[setup.qsl.arrange(query)]
     work = []
@@ -72,7 +72,7 @@ def raw_engine(setup: Ready, samples: int) -> float:
 
 
 def reference_way(setup: Ready, seconds: float) -> float:
-    """Samples/s of one sample at a time on all cores, padded to the longest that there can be."""
+    """Samples/s of one sample at a time on all cores, padded to the maximum length."""
     shape = Shape(1, setup.scenario.max_cost)
     setup.sut.answer(setup.indices[:1], shape)
     start, done = time.perf_counter(), 0
@@ -83,7 +83,7 @@ def reference_way(setup: Ready, seconds: float) -> float:
 
 
 def bare_null(samples: int, count: int) -> float:
-    """Samples/s of LoadGen's own Python null SUT: an empty response for each query id, one call for all."""
+    """Samples/s of LoadGen's own Python null SUT: an empty response for each query id, in a single call."""
     import mlperf_loadgen as lg
 
     from harness.loadgen.logs import read_detail
@@ -108,13 +108,13 @@ def bare_null(samples: int, count: int) -> float:
 
 
 def engine_ratios(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> dict[str, object]:
-    """(a) and (d) of one engine; in a process of its own."""
+    """(a) and (d) of one engine; runs in a separate process."""
     setup = Ready.make(model, dataset, engine, "Offline")
     rough = raw_engine(setup, max(len(setup.indices), 64))
     samples = max(len(setup.indices), int(rough * seconds))
     rows = []
     for pair in range(pairs):
-        # The side that goes first changes, so that a slow drift of the machine favours neither.
+        # Alternate which side is first, so that a slow drift of the machine favours neither.
         if pair % 2:
             raw, (loadgen, padding) = raw_engine(setup, samples), loadgen_test(setup, samples)
         else:
@@ -129,7 +129,7 @@ def engine_ratios(model: str, dataset: str | None, engine: str, seconds: float, 
 
 
 def reference_rates(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> list[float]:
-    """The other side of (b), in a process of its own: two instances of an engine would be in each other's way."""
+    """The other side of (b), in a separate process: two instances of an engine would slow each other down."""
     options = {"threads": core_count(), "streams": 1, **_ONE_SHAPE.get(engine, {})}
     reference = Ready.make(model, dataset, engine, "Offline", **options)
     reference.sut.prepare(Shape(1, reference.scenario.max_cost))
@@ -139,7 +139,7 @@ def reference_rates(model: str, dataset: str | None, engine: str, seconds: float
 def null_ratios(model: str, dataset: str | None, pairs: int) -> list[tuple[float, float]]:
     """(c): pairs of (null engine, bare null SUT) in samples/s."""
     loaded = len(Ready.make(model, dataset, "null", "Offline").indices)
-    # No more than are loaded: batches that lie side by side in memory need no copy.
+    # At most the loaded samples: batches that are contiguous in memory need no copy.
     setup = Ready.make(model, dataset, "null", "Offline", max_batch=min(1024, loaded))
     return [(loadgen_test(setup, 500_000)[0], bare_null(500_000, len(setup.indices))) for _ in range(pairs)]
 
@@ -151,11 +151,11 @@ def main() -> None:
     parser.add_argument("--dataset", default=None)
     engines = ["onnxruntime", "deepsparse"] if default_engine() == "deepsparse" else ["onnxruntime"]
     parser.add_argument("--engines", default=",".join(engines))
-    parser.add_argument("--seconds", type=float, default=15, help="about how long each measurement takes")
+    parser.add_argument("--seconds", type=float, default=15, help="approximate length of each measurement")
     parser.add_argument("--pairs", type=int, default=3)
     args = parser.parse_args()
 
-    table = Table("what", "ratio: median (least - greatest)", "aim", "figures", box=None, pad_edge=False)
+    table = Table("what", "ratio: median (min - max)", "aim", "figures", box=None, pad_edge=False)
     for engine in filter(None, args.engines.split(",")):
         console.note(f"measuring {engine} ...")
         found = apart(engine_ratios, args.model, args.dataset, engine, args.seconds, args.pairs)
@@ -176,7 +176,7 @@ def main() -> None:
     pairs = apart(null_ratios, args.model, args.dataset, args.pairs)
     figures = " and ".join(f"{statistics.median(column):,.0f}" for column in zip(*pairs, strict=True))
     table.add_row("(c) null engine ÷ bare null SUT", spread([a / b for a, b in pairs]), "0.5", f"{figures} samples/s")
-    console.out.print(f"{args.model} on {cpu_model()}, {core_count()} cores; each side {args.pairs} times, in turn")
+    console.out.print(f"{args.model} on {cpu_model()}, {core_count()} cores; each side {args.pairs} times, alternately")
     console.print_table(table)
 
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.published [--models NAME,...] [--dataset D] [--seconds S] [--shapes N]
 
-A model that was fetched (`harness models fetch`) is used as it is; any other is built with random weights, once, in
-build/models: its speed is that of its architecture, sparsity and encoding, and it has no accuracy. The baseline of each
-benchmark is its FP32 model on ONNX Runtime the reference's way, one sample at a time and padded in full. Every model is
-measured in a process of its own, on each engine that is installed.
+A fetched model (`harness models fetch`) is used unchanged; any other is built once with random weights in build/models:
+its speed depends only on its architecture, sparsity and encoding, and it has no accuracy. The baseline of each
+benchmark is its FP32 model on ONNX Runtime the reference's way: one sample at a time, padded in full. Every model is
+measured in a separate process, on each installed engine.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from harness.models.made import TOOL
 from harness.registry import default_engine
 from harness.task.shape import Shape
 
-_LEAST_SAMPLES = 64
-"""Fewer would not be as long, on average, as the data set's."""
+_MIN_SAMPLES = 64
+"""With fewer samples, the average length would differ from the data set's."""
 
 
 PUBLISHED = {name: entry for name, (_, entry) in manifests.published().items()}
 
 
 def find_file(name: str) -> tuple[Path, str]:
-    """Where a model is, fetched or built, and what of it is random."""
+    """The path of a model, fetched or built, and which part of it is random."""
     if model_file(name).is_file() and fetch_record(name):
         return find_model(name).path, "nothing: fetched"
     path, entry = model_file(f"{name}-random"), manifests.models()[name][1]
@@ -57,8 +57,8 @@ def find_file(name: str) -> tuple[Path, str]:
 def loadgen_rate(path: str, dataset: str | None, engine: str, seconds: float, options: dict) -> float:
     """Samples/s that LoadGen reports for Offline, in a test of about ``seconds``."""
     setup = Ready.make(path, dataset, engine, "Offline", **options)
-    rough = raw_engine(setup, _LEAST_SAMPLES // 2)
-    return loadgen_test(setup, max(_LEAST_SAMPLES, int(rough * seconds)))[0]
+    rough = raw_engine(setup, _MIN_SAMPLES // 2)
+    return loadgen_test(setup, max(_MIN_SAMPLES, int(rough * seconds)))[0]
 
 
 def reference_rate(path: str, dataset: str | None, seconds: float) -> float:
@@ -74,9 +74,9 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(PUBLISHED), help="default: all six")
     parser.add_argument("--dataset", default=None, help="for BERT; default: the full set if fetched, else the sample")
     parser.add_argument("--images", default=None, help="data set for ResNet50")
-    parser.add_argument("--seconds", type=float, default=20, help="about how long each measurement takes")
-    parser.add_argument("--shapes", type=int, default=4, help="lengths that DeepSparse compiles for a BERT")
-    parser.add_argument("--json", type=Path, default=None, help="also write what was measured to this file")
+    parser.add_argument("--seconds", type=float, default=20, help="approximate length of each measurement")
+    parser.add_argument("--shapes", type=int, default=4, help="sequence lengths that DeepSparse compiles for a BERT")
+    parser.add_argument("--json", type=Path, default=None, help="also write the measurements to this file")
     args = parser.parse_args()
     names = [name for name in args.models.split(",") if name]
     for name in names:

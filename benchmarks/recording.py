@@ -1,12 +1,12 @@
-"""What it costs a test that its batches and queries are recorded.
+"""Cost of recording a test's batches and queries.
 
     python -m benchmarks.recording [--model M] [--engine E] [--dataset D] [--seconds S] [--pairs N]
 
 Prints samples/s with recording on ÷ off for all four scenarios, side by side in one run. The default is the null
-engine, which answers at once: the harness's own work is then all that there is, and Server's queries come far faster
-than they can be answered. With a real engine the cost of a query is the same, and is lost in the noise of the engine.
+engine, which answers immediately: only the harness's own work remains, and Server's queries arrive far faster than they
+can be answered. With a real engine the cost per query is the same, but disappears in the engine's noise.
 
-The two sides of a ratio are measured in turn in one process: without, with, with, without.
+The two sides of a ratio are measured alternately in one process: without, with, with, without.
 """
 
 from __future__ import annotations
@@ -27,23 +27,21 @@ from harness.running.recorder import Recorder
 def rates(
     model: str, dataset: str | None, engine: str, scenario: str, seconds: float, pairs: int
 ) -> list[tuple[float, float, float]]:
-    """Pairs of samples/s with and without a recorder, and the samples of a batch; in a process of its own."""
+    """Pairs of samples/s with and without a recorder, and the samples per batch; runs in a separate process."""
     from harness.running import session
 
     ready = Ready.make(model, dataset, engine, scenario)
 
-    def test(recorded: bool, **settings: object) -> tuple[float, float]:
-        scheduler = ready.scenario.scheduler(session.complete)
-        if recorded:
-            scheduler.recorder = Recorder()
+    def test(recorded: bool, **settings: float) -> tuple[float, float]:
+        scheduler = ready.scenario.scheduler(session.complete, Recorder() if recorded else None)
         detail = ready.short_test(scheduler, **settings)
         counters = scheduler.counters
         return counters.completed / float(detail.duration or 1), counters.completed / counters.batches
 
-    # The first test finds the rate, and whatever only happens once. A test has a number of queries, so that LoadGen's
-    # clock does not end it; those of Server come faster than they are answered.
-    per_query = 8 if scenario == "MultiStream" else 1
-    fast: dict[str, object] = {"server_target_qps": 100_000} if scenario == "Server" else {}
+    # The first test finds the rate and absorbs one-time costs. Tests have a fixed number of queries, so that LoadGen's
+    # clock does not end them; Server's queries arrive faster than they are answered.
+    per_query = ready.scenario.samples_per_query or 1
+    fast: dict[str, float] = {"server_target_qps": 100_000} if ready.scenario.paced else {}
     rate, _ = test(False, min_query_count=100 if engine != "null" else 50_000, **fast)
     settings = fast | {"min_query_count": max(10, int(rate * seconds / per_query))}
     rows = []
@@ -60,19 +58,19 @@ def main() -> None:
     parser.add_argument("--model", default=manifests.default_model())
     parser.add_argument("--engine", default="null")
     parser.add_argument("--dataset", default=None)
-    parser.add_argument("--seconds", type=float, default=4, help="about how long each test takes")
+    parser.add_argument("--seconds", type=float, default=4, help="approximate length of each test")
     parser.add_argument("--pairs", type=int, default=7)
     args = parser.parse_args()
 
-    table = Table("recorded ÷ not", "median (least - greatest)", "aim", "figures", box=None, pad_edge=False)
+    table = Table("recorded ÷ not", "median (min - max)", "aim", "figures", box=None, pad_edge=False)
     for scenario in SCENARIOS:
         console.note(f"measuring {scenario} ...")
         rows = apart(rates, args.model, args.dataset, args.engine, scenario, args.seconds, args.pairs)
         on, off, size = (statistics.median(column) for column in zip(*rows, strict=True))
-        figures = f"{on:,.0f} and {off:,.0f} samples/s, {size:.1f} a batch"
+        figures = f"{on:,.0f} and {off:,.0f} samples/s, {size:.1f} per batch"
         table.add_row(scenario, spread([a / b for a, b, _ in rows]), "0.99", figures)
     console.out.print(
-        f"{args.model} on {args.engine}, {cpu_model()}, {core_count()} cores; each side {args.pairs} times, in turn"
+        f"{args.model} on {args.engine}, {cpu_model()}, {core_count()} cores; each side {args.pairs} times, alternately"
     )
     console.print_table(table)
 

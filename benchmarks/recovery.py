@@ -1,15 +1,15 @@
-"""What pruning and quantisation cost in accuracy and gain in speed: dense real models, compressed in one shot.
+"""Accuracy loss and speed gain of pruning and quantisation: dense trained models, compressed in one shot.
 
     python -m benchmarks.recovery [--model M --dataset D] [--sparsities 0,0.5,0.8] [--precisions fp32,int8]
 
-Each variant is made once (build/recovery), its accuracy taken from an accuracy run through LoadGen and its speed from
-an Offline run, on each engine that is installed. What was measured is kept beside the variants until anything that it
-depends on changes, so that a table which was interrupted goes on where it was; --fresh measures anew. A third of the
-data set calibrates (of SQuAD: of its passages) and the rest is scored; with --calibration all of it is. Recovery is
-accuracy in percent of that of the dense FP32 model on the same engine. "same arg-max" is the share of samples (images,
-or windows of a passage) for which both engines' logs have the same class, or the same start and end. Magnitude pruning
-in FP32 stands beside the second-order method. Without --model the FP32 models and data sets in the folder `shared`
-beside the repository are taken, where there is one.
+Each variant is made once (build/recovery); its accuracy comes from an accuracy run through LoadGen and its speed from
+an Offline run, on each installed engine. Measurements are kept beside the variants until anything they depend on
+changes, so that an interrupted table can be resumed; --fresh ignores them. A third of the data set (for SQuAD, of its
+passages) is used for calibration and the rest is scored; with --calibration the whole data set is scored. Recovery is
+accuracy in percent of the dense FP32 model's on the same engine. "same arg-max" is the share of samples (images, or
+windows of a passage) for which both engines' logs have the same class, or the same start and end. Magnitude pruning in
+FP32 is shown beside the second-order method. Without --model, the FP32 models and data sets in the folder `shared`
+beside the repository are used, if it exists.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _DEFAULTS = (
     ("models/efficientnet-lite0-fp32.onnx", "data/imagenet-sample"),
 )
 _KEEP = {"efficientnet-lite0": ("_conv_stem", "_blocks.0/_depthwise_conv")}
-"""Layers that stay as they are, by what results are filed under: most of the error comes from them, and little time."""
+"""Layers to leave unchanged, by official name: they cause most of the error and take little time."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Variant:
 
     @property
     def dense(self) -> bool:
-        """Whether it is the model as it is."""
+        """Whether this is the unchanged model."""
         return not self.sparsity and self.precision == "fp32"
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ class Variant:
 
 
 def variants(sparsities: list[float], precisions: list[str], block: int) -> Iterator[Variant]:
-    """The dense model first, whatever was asked for: the others are compared with it."""
+    """The dense model always comes first: the others are compared with it."""
     yield Variant(0.0, "fp32", "second-order", 1)
     for precision, sparsity in itertools.product(precisions, sparsities):
         if not sparsity and precision == "fp32":
@@ -94,7 +94,7 @@ def variants(sparsities: list[float], precisions: list[str], block: int) -> Iter
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of a variant on an engine."""
+    """The measurements of a variant on an engine."""
 
     metric: str
     score: float
@@ -103,11 +103,11 @@ class Row:
     """Samples/s of Offline."""
     valid: bool
     answers: list[list[int]]
-    """Of each sample: the label, or the tokens at which start and end are greatest."""
+    """For each sample: the label, or the tokens with the highest start and end logits."""
 
 
 def variant_file(model: manifests.Model, variant: Variant, calibration: str) -> Path:
-    """The model's file, compressed if it is not there yet."""
+    """The model's file, compressed first if it does not exist yet."""
     if variant.dense:
         return model.path
     values = {"sparsity": variant.sparsity, "precision": variant.precision, "method": variant.method}
@@ -124,7 +124,7 @@ def variant_file(model: manifests.Model, variant: Variant, calibration: str) -> 
 
 
 def held_out(benchmark: str, dataset: manifests.Dataset) -> tuple[Path, Path]:
-    """The data set in two, below build/recovery: every third passage or image calibrates, the others are scored.
+    """The data set split in two, below build/recovery: every third passage or image calibrates, the others are scored.
 
     Raises:
         ConfigError: it cannot be read.
@@ -156,7 +156,7 @@ def held_out(benchmark: str, dataset: manifests.Dataset) -> tuple[Path, Path]:
 
 
 def content_of(dataset: manifests.Dataset) -> str:
-    """What changes when the data set does."""
+    """A key that changes with the content of the data set."""
     if dataset.sha256:
         return dataset.sha256
     files = sorted(path for path in dataset.path.rglob("*") if path.is_file())
@@ -169,7 +169,7 @@ def _key(parts: Sequence[object]) -> str:
 
 @cache
 def _sources(package: str = "") -> str:
-    """Of the code, or of one folder of it: a version alone does not change with every line."""
+    """A key of the code, or of one of its folders: the version alone does not change with every line."""
     files = sorted((paths.ROOT / "code" / package).rglob("*.py"))
     return _key([__version__, *(sha256_of(path) for path in files)])
 
@@ -184,7 +184,7 @@ def measured(
     *,
     fresh: bool,
 ) -> Row:
-    """The row of a variant's file, measured if it was not yet."""
+    """The row of a variant's file, measured first if it is not kept."""
     options = [f"shapes={shapes}"] if engine == "deepsparse" and model.benchmark == "bert" else []
     depends = [_sources(), sha256_of(path), engine, version(engine), content_of(dataset), seconds, options]
     kept = _FOLDER / f"{path.stem}-{engine}-{_key([*depends, cpu_model(), core_count()])}.row.json"
@@ -212,7 +212,7 @@ def answers(log: Path, count: int, benchmark: str) -> list[list[int]]:
 
 
 def agreement(rows: Sequence[Row]) -> str:
-    """The share of samples to which all rows give the same answer."""
+    """The share of samples for which all rows have the same answer."""
     same = [all(answer == one for answer in others) for one, *others in zip(*(r.answers for r in rows), strict=True)]
     return f"{100 * sum(same) / len(same):.1f} %" if len(rows) > 1 else "-"
 
@@ -236,14 +236,14 @@ def main() -> None:
     """Compress what is missing, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a dense FP32 model: its name or path")
-    parser.add_argument("--dataset", help="the data set that it is scored on")
-    parser.add_argument("--calibration", help="the data set that it is calibrated with; default: a third of --dataset")
+    parser.add_argument("--dataset", help="the data set to score it on")
+    parser.add_argument("--calibration", help="the data set for calibration; default: a third of --dataset")
     parser.add_argument("--sparsities", default="0,0.5,0.8")
     parser.add_argument("--precisions", default="fp32,int8")
-    parser.add_argument("--block", type=int, default=1, help="neighbouring weights that are pruned together")
-    parser.add_argument("--seconds", type=float, default=10, help="how long each Offline run is")
-    parser.add_argument("--shapes", type=int, default=4, help="lengths that DeepSparse compiles for a BERT")
-    parser.add_argument("--fresh", action="store_true", help="measure anew, whatever is kept")
+    parser.add_argument("--block", type=int, default=1, help="neighbouring weights to prune together")
+    parser.add_argument("--seconds", type=float, default=10, help="length of each Offline run")
+    parser.add_argument("--shapes", type=int, default=4, help="sequence lengths that DeepSparse compiles for a BERT")
+    parser.add_argument("--fresh", action="store_true", help="ignore kept measurements")
     args = parser.parse_args()
     if bool(args.model) != bool(args.dataset):
         parser.error("give --model and --dataset together")
@@ -251,7 +251,7 @@ def main() -> None:
     if not args.model:
         work = [(str(_SHARED / model), str(_SHARED / data)) for model, data in _DEFAULTS if (_SHARED / model).is_file()]
     if not work:
-        parser.error("give --model and --dataset: a dense FP32 model, and what it is scored on")
+        parser.error("give --model and --dataset: a dense FP32 model, and the data set to score it on")
     try:
         sparsities = [float(s) for s in args.sparsities.split(",")]
     except ValueError:

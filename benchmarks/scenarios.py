@@ -1,15 +1,15 @@
-"""How far each scenario is from what the engine can do.
+"""How close each scenario comes to the engine's limits.
 
     python -m benchmarks.scenarios [--models M,M] [--engines onnxruntime,deepsparse] [--seconds S] [--set NAME=VALUE]
 
 Prints for each model and engine, side by side in one run:
   Server: the highest target_qps at which 99 % of the queries are answered within the bound ÷ Offline samples/s;
-  the same ÷ that of a Server as the reference's: one query at a time on all cores, padded to the longest of the data;
-  the same ÷ what a simulation of the queue holds with the times that batches took before the tests;
-  SingleStream and MultiStream: the 90th percentile of LoadGen ÷ that of the raw engine over the very same batches;
-  the harness's own time for a query, in microseconds: SingleStream with an engine that answers at once.
+  the same ÷ that of a Server like the reference's: one query at a time on all cores, padded to the longest of the data;
+  the same ÷ the rate that a queue simulation sustains with the batch times measured before the tests;
+  SingleStream and MultiStream: LoadGen's 90th percentile ÷ that of the raw engine on exactly the same batches;
+  the harness's own time per query, in microseconds: SingleStream with an engine that answers immediately.
 
-Each side has a process of its own, since two instances of an engine would be in each other's way.
+Each side runs in a separate process, because two instances of an engine would slow each other down.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import argparse
 import queue
 import statistics
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -35,7 +36,7 @@ from harness.scheduling.peak import highest_passing
 
 
 class OneByOne(StreamThreads):
-    """The reference's Server: a queue, from which one query after the other is run, padded to the longest."""
+    """The reference's Server: a queue whose queries run one after the other, padded to the longest."""
 
     def __init__(self, server: Server, complete) -> None:
         super().__init__(server.sut, complete)
@@ -72,9 +73,9 @@ def offline_rates(model: str, dataset: str | None, engine: str, seconds: float, 
 def server_rates(
     model: str, dataset: str | None, engine: str, seconds: float, pairs: int, one_by_one: bool, **options: object
 ) -> tuple[list[float], float]:
-    """The highest target_qps of Server at which 99 % are answered within the bound, and the one of the simulation.
+    """The highest target_qps of Server with 99 % of answers within the bound, and the simulated one.
 
-    LoadGen's own verdict, early stopping, needs more queries than a short test has.
+    LoadGen's own verdict (early stopping) needs more queries than a short test has.
     """
     from harness.running import session
 
@@ -93,64 +94,67 @@ def server_rates(
 def stream_ratio(
     model: str, dataset: str | None, engine: str, seconds: float, pairs: int, name: str
 ) -> list[tuple[float, float]]:
-    """90th percentiles in milliseconds: (LoadGen's, that of the engine alone for the very same queries)."""
+    """90th percentiles in milliseconds: (LoadGen's, that of the engine alone for exactly the same queries)."""
+    ready = Ready.make(model, dataset, engine, name)
+    expected, _ = ready.scenario.estimate(ready.indices, seconds, ready.listener)
+    rows = []
+    for _ in range(pairs):
+        first, issued = loadgen_latency(ready, expected, seconds)
+        rows.append((first, raw_latency(ready, issued)))
+    return rows
+
+
+def loadgen_latency(ready: Ready, expected: float, seconds: float) -> tuple[float, list[np.ndarray]]:
+    """LoadGen's 90th percentile in milliseconds, and the indices of each query that it issued."""
     from harness.running import session
 
-    ready = Ready.make(model, dataset, engine, name)
-    scenario, table = ready.scenario, ready.scenario.table
-    expected, _ = scenario.estimate(ready.indices, seconds, ready.listener)
+    scheduler = ready.scenario.scheduler(session.complete)
+    issued, accept = [], scheduler._accept
+
+    def recorded(ids: list[int], indices: np.ndarray) -> None:
+        issued.append(indices)
+        accept(ids, indices)
+
+    scheduler._accept = recorded
     queries = int(np.clip(1000 * seconds / expected * 0.7, 20, 250))
     expectation = dict.fromkeys(
         ("single_stream_expected_latency_ns", "multi_stream_expected_latency_ns"), expected * 1e6
     )
+    detail = ready.short_test(scheduler, min_query_count=queries, **expectation)
+    return detail.latencies["90.00"], issued
 
-    def loadgen() -> tuple[float, list[np.ndarray]]:
-        scheduler = scenario.scheduler(session.complete)
-        issued, accept = [], scheduler._accept
 
-        def recorded(ids: list[int], indices: np.ndarray) -> None:
-            issued.append(indices)
-            accept(ids, indices)
+def raw_latency(ready: Ready, issued: list[np.ndarray]) -> float:
+    """90th percentile in milliseconds of the engine alone over the batches of these queries."""
+    scheduler = ready.scenario.scheduler(lambda ids, responses: None)
+    work = [
+        [list(stream_batches(ready, indices[share])) for share in scheduler.shares(ready.qsl.cost(indices))]
+        for indices in issued
+    ]
 
-        scheduler._accept = recorded
-        detail = ready.short_test(scheduler, min_query_count=queries, **expectation)
-        return detail.latencies["90.00"], issued
+    def run(batches: list) -> None:
+        for runner, tensors in batches:
+            runner(tensors)
 
-    def raw(issued: list[np.ndarray]) -> float:
-        scheduler = scenario.scheduler(lambda ids, responses: None)
-        work = []
-        for indices in issued:
-            streams = []
-            for share in scheduler.shares(ready.qsl.cost(indices)):
-                lengths = ready.qsl.cost(indices[share]).tolist()
-                streams.append([])
-                for start, end in table.split(lengths):
-                    shape = table.shape(end - start, lengths[start])
-                    tensors = ready.sut.feed(ready.qsl.collate(indices[share[start:end]], shape))
-                    streams[-1].append((ready.sut.runner(shape), tensors))
-            work.append(streams)
+    took = []
+    with ThreadPoolExecutor(max(1, ready.sut.engine.streams - 1)) as others:
+        for streams in work:
+            start = time.perf_counter()
+            pending = [others.submit(run, batches) for batches in streams[1:]]
+            run(streams[0])
+            for other in pending:
+                other.result()
+            took.append(time.perf_counter() - start)
+    scheduler.close()
+    return float(np.percentile(took, 90) * 1000)
 
-        def run(batches: list) -> None:
-            for runner, tensors in batches:
-                runner(tensors)
 
-        took = []
-        with ThreadPoolExecutor(max(1, ready.sut.engine.streams - 1)) as others:
-            for streams in work:
-                start = time.perf_counter()
-                pending = [others.submit(run, batches) for batches in streams[1:]]
-                run(streams[0])
-                for other in pending:
-                    other.result()
-                took.append(time.perf_counter() - start)
-        scheduler.close()
-        return float(np.percentile(took, 90) * 1000)
-
-    rows = []
-    for _ in range(pairs):
-        first, issued = loadgen()
-        rows.append((first, raw(issued)))
-    return rows
+def stream_batches(ready: Ready, indices: np.ndarray) -> Iterator[tuple]:
+    """The batches of a stream's share of a query: (runner, tensors)."""
+    table, lengths = ready.scenario.table, ready.qsl.cost(indices).tolist()
+    for start, end in table.split(lengths):
+        shape = table.shape(end - start, lengths[start])
+        yield ready.sut.runner(shape), ready.sut.feed(ready.qsl.collate(indices[start:end], shape))
 
 
 def own_time(model: str, dataset: str | None) -> float:
@@ -165,17 +169,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     models = [name for name, (_, entry) in manifests.models().items() if entry.file]
     parser.add_argument("--models", default=",".join(models), help="names or paths [%(default)s]")
-    parser.add_argument("--datasets", default="", help="one for each model, in their order")
+    parser.add_argument("--datasets", default="", help="one per model, in the same order")
     engines = ["onnxruntime", "deepsparse"] if default_engine() == "deepsparse" else ["onnxruntime"]
     parser.add_argument("--engines", default=",".join(engines))
-    parser.add_argument("--seconds", type=float, default=10, help="about how long each test takes")
+    parser.add_argument("--seconds", type=float, default=10, help="approximate length of each test")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="engine option of Server")
     args = parser.parse_args()
     options = dict(pair.split("=", 1) for pair in args.set)
     datasets = args.datasets.split(",") if args.datasets else []
 
-    table = Table("what", "ratio: median (least - greatest)", "aim", "figures", box=None, pad_edge=False)
+    table = Table("what", "ratio: median (min - max)", "aim", "figures", box=None, pad_edge=False)
     for number, model in enumerate(args.models.split(",")):
         dataset = datasets[number] if number < len(datasets) else None
         for engine in args.engines.split(","):
@@ -200,7 +204,7 @@ def main() -> None:
                 table.add_row(f"{who}: {name} ÷ raw engine", spread([a / b for a, b in pairs]), "1.05", f"{figures} ms")
         console.note("measuring the harness's own time ...")
         microseconds = apart(own_time, model, dataset)
-        table.add_row(f"{find_model(model).name}: own time of a query", "", "", f"{microseconds:.0f} µs")
+        table.add_row(f"{find_model(model).name}: own time per query", "", "", f"{microseconds:.0f} µs")
     console.out.print(f"{cpu_model()}, {core_count()} cores; each side {args.pairs} times")
     console.print_table(table)
 

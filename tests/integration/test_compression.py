@@ -77,10 +77,10 @@ def test_a_real_model_compressed_keeps_its_answers(harness, efficientnet_fp32, t
     ("arguments", "said"),
     [
         (["efficientnet-lite0-int8", "out.onnx"], "nothing to do"),
-        (["efficientnet-lite0-int8", "out.txt", "--precision", "int8"], "let it end in .onnx"),
+        (["efficientnet-lite0-int8", "out.txt", "--precision", "int8"], "out.txt must end in .onnx"),
         (["efficientnet-lite0-int8", "out.onnx", "--precision", "int4"], "precision = int4"),
         (["efficientnet-lite0-int8", "out.onnx", "--sparsity", "1"], "sparsity = 1"),
-        (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8"], "quantised already"),
+        (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8"], "already quantised"),
         (["no-model", "out.onnx", "--sparsity", "0.5"], "unknown model"),
         (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8", "--set", "label_offset=x"], "label_offset = x"),
         (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8", "--set", "colour=red"], "colour = red"),

@@ -164,7 +164,7 @@ def test_a_model_that_fits_no_benchmark_is_refused_with_what_it_has(harness, tmp
     onnx.save(model, str(tmp_path / "model.onnx"))
     run = harness.run("--engine", "null", "--model", tmp_path / "model.onnx")
     assert run.code == 2
-    assert "fits none of bert, resnet50: its inputs are input float32 (?, 3, 224)" in run.err
+    assert "matches no known benchmark (bert, resnet50): its inputs are input float32 (?, 3, 224)" in run.err
 
 
 def test_what_is_scored_on_the_shipped_images_is_called_agreement(harness):

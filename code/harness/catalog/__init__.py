@@ -1,1 +1,1 @@
-"""What the project knows by name: the manifests of each benchmark, and their models and data sets here."""
+"""The models and data sets that the project knows by name: manifests, and what exists on this machine."""

@@ -5,34 +5,41 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness import paths
 from harness.catalog import manifests
+from harness.catalog.contract import benchmark_class
 from harness.catalog.manifests import Dataset, DatasetEntry
 from harness.errors import ConfigError, did_you_mean
 from harness.host.download import download, sha256_of
 from harness.host.files import readable, user_path
-from harness.registry import BENCHMARKS, load
+from harness.registry import BENCHMARKS
 
 
-def overview() -> list[dict[str, Any]]:
-    """Every data set: name, benchmark, samples, where it is here or how to get it, description."""
+@dataclass(frozen=True)
+class DatasetRow:
+    """A data set in a list of all."""
+
+    name: str
+    benchmark: str
+    samples: int | None
+    here: str
+    """Its path on this machine, or how to get it."""
+    description: str
+
+
+def overview() -> list[DatasetRow]:
+    """Every data set of the manifests."""
     return [
-        {
-            "name": name,
-            "benchmark": benchmark,
-            "samples": entry.samples,
-            "here": _here(benchmark, entry),
-            "description": entry.description,
-        }
+        DatasetRow(name, benchmark, entry.samples, _here(benchmark, entry), entry.description)
         for benchmark in BENCHMARKS
         for name, entry in manifests.datasets(benchmark).items()
     ]
 
 
-def _here(benchmark: str, entry: manifests.DatasetEntry) -> str:
+def _here(benchmark: str, entry: DatasetEntry) -> str:
     path = location(benchmark, entry)
     if path is None or (entry.variable and not path.exists()):
         return f"no: set {entry.variable}"
@@ -40,11 +47,11 @@ def _here(benchmark: str, entry: manifests.DatasetEntry) -> str:
 
 
 def fetch(name: str | None) -> Iterator[tuple[str, Path]]:
-    """Fetch one file of the manifests, or all that are not shipped: each one's name and place, as soon as it is here.
+    """Fetch one file of the manifests, or all that are not shipped; yields each name and path once it is fetched.
 
     Raises:
-        ConfigError: there is none of that name.
-        RunFailed: no address delivered it.
+        ConfigError: no file to fetch has this name.
+        RunFailed: no URL delivered it.
     """
     entries = {
         key: (benchmark, entry)
@@ -55,37 +62,40 @@ def fetch(name: str | None) -> Iterator[tuple[str, Path]]:
     if name is not None and name not in entries:
         raise ConfigError(f"no data set '{name}' to fetch: {did_you_mean(name, entries)}")
     for key, (benchmark, entry) in entries.items():
-        if name not in (None, key):
-            continue
-        target = location(benchmark, entry)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shipped = manifests.folder(benchmark) / entry.shipped if entry.shipped else None
-        if not target.exists() and shipped and shipped.is_file() and sha256_of(shipped) == entry.sha256:
-            partial = target.with_name(f"{target.name}.copy")
-            shutil.copyfile(shipped, partial)
-            partial.replace(target)
-        else:
-            download(entry.urls, target, sha256=entry.sha256, size=entry.size, description=key)
-        yield key, target
+        if name in (None, key):
+            yield key, _fetched(key, benchmark, entry)
+
+
+def _fetched(name: str, benchmark: str, entry: DatasetEntry) -> Path:
+    target = _target(entry)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shipped = manifests.folder(benchmark) / entry.shipped if entry.shipped else None
+    if not target.exists() and shipped and shipped.is_file() and sha256_of(shipped) == entry.sha256:
+        partial = target.with_name(f"{target.name}.copy")
+        shutil.copyfile(shipped, partial)
+        partial.replace(target)
+    else:
+        download(entry.urls, target, sha256=entry.sha256, size=entry.size, description=name)
+    return target
 
 
 @readable()
 def find_dataset(benchmark: str, name: str | None) -> Dataset:
-    """A data set by name or path; with None the first of the manifest that is on this machine.
+    """A data set by name or path; None selects the first of the manifest that exists on this machine.
 
     Raises:
-        ConfigError: there is no such name or file, it cannot be read, or it has not been fetched.
+        ConfigError: the name or file does not exist, cannot be read, or has not been fetched.
     """
     known = {key: entry for key, entry in manifests.datasets(benchmark).items() if entry.kind == "dataset"}
     if name is None:
-        name = next((key for key, entry in known.items() if _is_there(benchmark, entry)), next(iter(known)))
+        name = next((key for key, entry in known.items() if _exists(benchmark, entry)), next(iter(known)))
     if name in known:
         entry = known[name]
         path = location(benchmark, entry)
         if path is None:
-            raise ConfigError(f"where data set {name} lies is not known: give its path, or set {entry.variable} to it.")
+            raise ConfigError(f"the location of data set {name} is unknown: give its path, or set {entry.variable}.")
         if entry.variable and not path.exists():
-            raise ConfigError(f"{entry.variable} is {path}, and there is nothing: set it to the place of {name}.")
+            raise ConfigError(f"{entry.variable} is {path}, which does not exist: set it to the path of {name}.")
         if not path.exists():
             raise ConfigError(f"data set {name} is not on this machine: run `make data`, or give the path of a copy.")
         return _dataset(benchmark, name, path, entry)
@@ -96,7 +106,7 @@ def find_dataset(benchmark: str, name: str | None) -> Dataset:
 
 
 def _dataset(benchmark: str, name: str, path: Path, entry: DatasetEntry | None) -> Dataset:
-    path = load("benchmark", BENCHMARKS, benchmark).dataset_file(path)
+    path = benchmark_class(benchmark).dataset_file(path)
     digest = sha256_of(path) if path.is_file() else None
     if entry is None:  # a copy of a known data set is that data set
         same = (e for e in manifests.datasets(benchmark).values() if e.kind == "dataset" and e.sha256 == digest)
@@ -108,14 +118,18 @@ def _dataset(benchmark: str, name: str, path: Path, entry: DatasetEntry | None) 
 
 
 def location(benchmark: str, entry: DatasetEntry) -> Path | None:
-    """Where a data set is, or would be once it is fetched; None where only the user knows and does not say."""
+    """Path of a data set, fetched or not; None if the user has to set its variable and has not."""
     if entry.variable:
         text = os.environ.get(entry.variable, "").strip()
         return user_path(text).absolute() if text else None
-    assert entry.file is not None
-    return paths.DATA_DIR / entry.file if entry.urls else manifests.folder(benchmark) / entry.file
+    return _target(entry) if entry.urls else manifests.folder(benchmark) / (entry.file or "")
 
 
-def _is_there(benchmark: str, entry: DatasetEntry) -> bool:
+def _target(entry: DatasetEntry) -> Path:
+    """Path to which a data set is fetched."""
+    return paths.DATA_DIR / (entry.file or "")
+
+
+def _exists(benchmark: str, entry: DatasetEntry) -> bool:
     path = location(benchmark, entry)
     return path is not None and (bool(entry.variable) or path.is_file())

@@ -1,11 +1,11 @@
-"""The manifests of each benchmark, models.toml and datasets.toml, and what their entries hold."""
+"""The manifests of each benchmark, models.toml and datasets.toml, and the fields of their entries."""
 
 from __future__ import annotations
 
 import tomllib
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,20 +22,23 @@ class _Entry(BaseModel):
     """Shipped files: relative to the manifest. Fetched ones: relative to build/data."""
 
 
+_E = TypeVar("_E", bound=_Entry)
+
+
 class Recipe(BaseModel):
-    """What is done to a dense graph once it is built."""
+    """How a dense graph is compressed after it is built."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sparsity: float = Field(0.0, ge=0, lt=1)
-    """Share of the weights that are pruned."""
+    """Share of weights to prune."""
     block: int = Field(1, ge=1)
-    """Weights that are pruned together."""
+    """Number of neighbouring weights pruned together."""
     precision: Literal["fp32", "int8"] = "fp32"
 
 
 class Published(BaseModel):
-    """What Neural Magic published of a model in MLPerf Inference v3.0: Offline, two EPYC 9654 of 96 cores each."""
+    """A model's published result in MLPerf Inference v3.0, by Neural Magic: Offline, two EPYC 9654 of 96 cores each."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,41 +48,41 @@ class Published(BaseModel):
     accuracy: float
     """F1 or top-1, in percent."""
     file: str
-    """Size of the ONNX file, after gzip."""
+    """Size of the gzipped ONNX file."""
 
 
 class ModelEntry(_Entry):
     """A table of models.toml."""
 
     source: str
-    """Where the weights come from; of a model that is not shipped, how to get them."""
+    """Origin of the weights; for a model that is not shipped, also how to get them."""
     official_name: str
     """The benchmark that results are filed under: bert-99, bert-99.9, resnet50."""
     precision: str
-    """Of the weights: fp32, int8."""
+    """Data type of the weights: fp32, int8."""
     input_data_types: str
-    """Of the tensors that the graph takes."""
+    """Data types of the graph's inputs."""
     weight_transformations: str
-    """What was done to the source's weights, as a submission's measurements have to say; "no" for nothing."""
+    """Changes to the source's weights, as a submission's measurements must state them; "no" for none."""
     retraining: str = "No"
-    """Whether the weights were trained any further than the source's, as measurements have to say."""
+    """Whether the weights were trained further than the source's, as measurements must state."""
     equivalent: bool = False
-    """Whether the model is the reference's, so that the closed division takes it."""
+    """Whether the model is the reference model, which the closed division requires."""
     settings: dict[str, str | int] = {}
-    """Settings of the benchmark that the model needs, by name; --set overrides them."""
+    """Benchmark settings that the model needs, by name; --set overrides them."""
     fetch: tuple[str, ...] = ()
-    """Where `harness models fetch` looks, in this order: https:// (an ONNX file or an archive, with #member), zoo:STUB,
-    hf:OWNER/REPOSITORY/PATH@REVISION."""
+    """Sources that `harness models fetch` tries, in this order: https:// (an ONNX file, or an archive with #member),
+    zoo:STUB, hf:OWNER/REPOSITORY/PATH@REVISION."""
     md5: str | None = Field(None, pattern="^[0-9a-f]{32}$")
-    """Of the ONNX file, where its publisher tells no sha256."""
+    """MD5 of the ONNX file, if its publisher gives no sha256."""
     size: int | None = None
-    """Of the ONNX file, in bytes."""
+    """Size of the ONNX file in bytes."""
     builder: str | None = None
     """"module:function" that builds the model's graph: (harness.models.weights.Weights) -> onnx.ModelProto."""
     recipe: Recipe | None = None
-    """Of a compressed model: ``builder`` builds the dense one."""
+    """How to compress the dense model that ``builder`` builds."""
     published: Published | None = None
-    """The first one of a benchmark is the baseline of the others."""
+    """The first published model of a benchmark is the baseline for the others."""
 
 
 class DatasetEntry(_Entry):
@@ -87,21 +90,21 @@ class DatasetEntry(_Entry):
 
     kind: Literal["dataset", "vocabulary"] = "dataset"
     urls: tuple[str, ...] = ()
-    """Where `harness data` fetches it; none: it is shipped beside the manifest, or ``variable`` names its place."""
+    """URLs for `harness data`; empty if it is shipped beside the manifest or located by ``variable``."""
     variable: str | None = None
-    """The environment variable that holds the path of the user's copy."""
+    """The environment variable with the path of the user's copy."""
     shipped: str | None = None
-    """The same bytes, shipped beside the manifest."""
+    """An identical file that is shipped beside the manifest."""
     size: int | None = None
     samples: int | None = None
     official: bool = False
     """Whether official runs use it."""
     metric: str | None = None
-    """What a score on it is called, where it is not accuracy."""
+    """Name of a score on it, if not accuracy."""
 
 
 class FetchRecord(BaseModel):
-    """What is kept beside a model that was fetched."""
+    """The record beside a fetched model."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -110,13 +113,13 @@ class FetchRecord(BaseModel):
     sha256: str
     size: int
     verified: Literal["sha256", "md5"] | None
-    """By which published checksum; None: none is published, and nothing but the graph was looked at."""
+    """The published checksum that matched; None if none is published, so that only the graph was checked."""
     data: dict[str, str] = {}
-    """Files of weights beside the graph, relative to its folder, and their sha256."""
+    """Files with weights, relative to the graph's folder, and their sha256."""
 
 
 class Model(BaseModel):
-    """A model that was found."""
+    """A model on this machine."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -133,15 +136,15 @@ class Model(BaseModel):
     equivalent: bool = False
     settings: dict[str, str | int] = {}
     caveat: str = ""
-    """What everything made with it has to say, such as "random weights"; it then has no official result."""
+    """Caveat that every result must show, such as "random weights"; rules out official results."""
     remark: str = ""
-    """What everything made with it has to say, official results, too."""
+    """Remark that every result must show, including official ones."""
     metadata: dict[str, str] = {}
-    """What the file says of itself: architecture, weights, sparsity, block, precision, calibration, tool."""
+    """The file's own metadata: architecture, weights, sparsity, block, precision, calibration, tool."""
 
     @property
     def title(self) -> str:
-        """The name, and in words what was done to the model if its file says so."""
+        """The name, followed by how the model was changed if its metadata say so."""
         weights = self.metadata.get("weights", "")
         words = [weights] if weights.startswith("random") else []
         done = []
@@ -158,7 +161,7 @@ class Model(BaseModel):
 
 
 class Dataset(BaseModel):
-    """A data set that was found."""
+    """A data set on this machine."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -171,7 +174,7 @@ class Dataset(BaseModel):
 
 
 def folder(benchmark: str) -> Path:
-    """The package of a benchmark, which holds its manifests."""
+    """The package folder of a benchmark, with its manifests."""
     package = BENCHMARKS[benchmark].partition(".")[0]
     return Path(import_module(package).__path__[0])
 
@@ -186,7 +189,7 @@ def models() -> dict[str, tuple[str, ModelEntry]]:
 
 
 def published() -> dict[str, tuple[str, Published]]:
-    """The models of the published table, in its order: {name: (benchmark, what was published)}."""
+    """The models of the published table, in its order: {name: (benchmark, published result)}."""
     return {name: (benchmark, entry.published) for name, (benchmark, entry) in models().items() if entry.published}
 
 
@@ -196,12 +199,12 @@ def default_model() -> str:
 
 
 def datasets(benchmark: str) -> dict[str, DatasetEntry]:
-    """The data sets and other files of a benchmark, those that are preferred first."""
+    """The data sets and other files of a benchmark, in order of preference."""
     return _manifest(folder(benchmark) / "datasets.toml", DatasetEntry)
 
 
 def _percent(share: str) -> str:
-    """A share as the metadata tell it ("0.5", "50 %", or any text), in percent; "" for none."""
+    """A share from the metadata ("0.5", "50 %", or any text) in percent; "" for zero or none."""
     try:
         value = float(share.rstrip(" %")) * (1 if "%" in share else 100)
     except ValueError:
@@ -209,7 +212,7 @@ def _percent(share: str) -> str:
     return f"{value:.3g} %" if value else ""
 
 
-def _manifest(path: Path, entry: type[_Entry]) -> dict[str, _Entry]:
+def _manifest(path: Path, entry: type[_E]) -> dict[str, _E]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         return {name: entry.model_validate(table) for name, table in tables.items()}

@@ -1,47 +1,103 @@
-"""The models and data sets that the project knows by name: models.toml and datasets.toml of each benchmark."""
+"""Finding a model by its name or by the path of its file."""
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from harness import paths
 from harness.catalog import manifests
+from harness.catalog.contract import benchmark_class
 from harness.catalog.manifests import FetchRecord, Model, ModelEntry
 from harness.errors import ConfigError, did_you_mean
-from harness.graph import listing, read_graph, read_metadata
+from harness.graph import Graph, listing, read_graph, read_metadata
 from harness.host.download import digest_of, sha256_of
 from harness.host.files import readable, user_path
-from harness.registry import BENCHMARKS, load
+from harness.registry import BENCHMARKS
 
 UNVERIFIED = "not verified: no checksum is published"
 
 
-@readable()
+@dataclass(frozen=True)
+class Identified:
+    """An ONNX file identified by its hash; everything else in it is read at most once, on first use."""
+
+    path: Path
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Identified:
+        """Hash the file at a path; raises OSError if it cannot be read."""
+        return cls(path, sha256_of(path))
+
+    @cached_property
+    def graph(self) -> Graph:
+        """Its graph, read with onnx, which is slow to import; ConfigError if it is not an ONNX model."""
+        return read_graph(self.path)
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """Its metadata_props, read without onnx; ConfigError if it is not an ONNX model."""
+        return read_metadata(self.path)
+
+    @cached_property
+    def md5(self) -> str:
+        """Its MD5, for which the file is read again."""
+        return digest_of(self.path, "md5")
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model of the manifests."""
+
+    name: str
+    benchmark: str
+    entry: ModelEntry
+
+    def model(self, file: Identified, record: FetchRecord | None = None) -> Model:
+        """This model with ``file`` as its ONNX file; ``record`` is given for fetched models."""
+        facts = self.entry.model_dump(include=set(Model.model_fields) - {"sha256"})
+        unverified = record is not None and self.entry.sha256 is None and record.verified is None
+        return Model(
+            name=self.name,
+            path=file.path,
+            benchmark=self.benchmark,
+            sha256=file.sha256,
+            remark=UNVERIFIED if unverified else "",
+            metadata=file.metadata,
+            **facts,
+        )
+
+
+def known_models() -> dict[str, KnownModel]:
+    """Every model of the manifests, by name."""
+    return {name: KnownModel(name, *found) for name, found in manifests.models().items()}
+
+
 def find_model(name: str) -> Model:
-    """A model by its name or by the path of an ONNX file, which is known by its content wherever it lies.
+    """A model by its name, or by the path of an ONNX file, which is recognised by its content.
 
     Raises:
-        ConfigError: there is no such name or file, it cannot be read, a shipped or fetched file has another content
-            than it should, or a file's graph fits no benchmark.
+        ConfigError: the name or file does not exist, it cannot be read, the content of a shipped or fetched file has
+            changed, or the graph of a file matches no benchmark.
     """
-    known = manifests.models()
+    return identify_model(name)[0]
+
+
+@readable()
+def identify_model(name: str) -> tuple[Model, Identified]:
+    """`find_model` together with the file that it hashed, for callers that need more of its content."""
+    known = known_models()
     if name in known:
-        owner, entry = known[name]
-        if entry.file is None:
-            return _fetched_model(name, owner, entry)
-        path = manifests.folder(owner) / entry.file
-        if not path.is_file():
-            raise ConfigError(f"model {name} is missing at {path}: fetch the repository again.")
-        digest = sha256_of(path)
-        if digest != entry.sha256:
-            raise ConfigError(f"{path} is not the model {name} (its sha256 differs): fetch the repository again.")
-        return _known_model(name, path, owner, entry, digest)
+        entry = known[name].entry
+        return _shipped(known[name], entry.file) if entry.file else _fetched(known[name])
     path = user_path(name)
     if path.is_file():
-        return _model_at(path.resolve(), known)
+        file = Identified.of(path.resolve())
+        return _known_by_content(file) or _unknown(file), file
     if path.suffix == ".onnx" or len(path.parts) > 1:
         raise ConfigError(
             f"there is no model file {path}: give the path of an ONNX file, or a name: {', '.join(known)}."
@@ -50,12 +106,12 @@ def find_model(name: str) -> Model:
 
 
 def model_file(name: str) -> Path:
-    """Where a model of that name is once it was fetched."""
+    """Path of a fetched model."""
     return paths.MODELS_DIR / f"{name}.onnx"
 
 
 def fetch_record(name: str) -> FetchRecord | None:
-    """What was noted when a model was fetched; None if it was not, or the note is unreadable."""
+    """The record of a fetched model; None if it was not fetched or the record is unreadable."""
     try:
         return FetchRecord.model_validate_json((paths.MODELS_DIR / f"{name}.json").read_bytes())
     except (OSError, ValidationError):
@@ -63,88 +119,77 @@ def fetch_record(name: str) -> FetchRecord | None:
 
 
 def how_to_get(name: str, entry: ModelEntry) -> str:
-    """The end of a message about a model that is not here."""
+    """How to get a model, as the end of an error message."""
     fetch = f"fetch it with `harness models fetch {name}`, or give the path of its file."
-    build = f" Or build it with random weights or a checkpoint's: `harness models build {name} --weights random|PATH`."
+    build = f" Or build it with random weights or a checkpoint: `harness models build {name} --weights random|PATH`."
     rest = f" {entry.source}{build if entry.builder else ''}"
     return (fetch if entry.fetch else "give the path of its file instead.") + rest
 
 
-def _fetched_model(name: str, owner: str, entry: ModelEntry) -> Model:
-    path = model_file(name)
+def _shipped(known: KnownModel, place: str) -> tuple[Model, Identified]:
+    path = manifests.folder(known.benchmark) / place
     if not path.is_file():
-        raise ConfigError(f"model {name} is not shipped: {how_to_get(name, entry)}")
+        raise ConfigError(f"model {known.name} is missing at {path}: fetch the repository again.")
+    file = Identified.of(path)
+    if file.sha256 != known.entry.sha256:
+        raise ConfigError(f"{path} is not the model {known.name} (its sha256 differs): fetch the repository again.")
+    return known.model(file), file
+
+
+def _fetched(known: KnownModel) -> tuple[Model, Identified]:
+    name, path = known.name, model_file(known.name)
+    if not path.is_file():
+        raise ConfigError(f"model {name} is not shipped: {how_to_get(name, known.entry)}")
     record = fetch_record(name)
     if record is None:
         raise ConfigError(
-            f"{path} was not fetched, for it has no record beside it: move it away, and take it in with "
-            f"`harness models fetch {name} --from` and its place."
+            f"{path} was not fetched, because it has no record beside it: move it elsewhere, then import it with "
+            f"`harness models fetch {name} --from PATH`."
         )
-    digest = sha256_of(path)
-    wrong = None if digest == (entry.sha256 or record.sha256) else path
-    for file, expected in record.data.items():
-        beside = path.parent / file
+    file = Identified.of(path)
+    wrong = None if file.sha256 == (known.entry.sha256 or record.sha256) else path
+    for part, expected in record.data.items():
+        beside = path.parent / part
         if not beside.is_file() or sha256_of(beside) != expected:
             wrong = wrong or beside
     if wrong:
         raise ConfigError(
-            f"{wrong} is not what was fetched as {name} (its sha256 differs): remove {path} and fetch it again with "
+            f"{wrong} is not the file fetched as {name} (its sha256 differs): remove {path} and fetch it again with "
             f"`harness models fetch {name}`."
         )
-    return _known_model(name, path, owner, entry, digest, record)
+    return known.model(file, record), file
 
 
-def _model_at(path: Path, known: dict[str, tuple[str, ModelEntry]]) -> Model:
-    digest = sha256_of(path)
-    records = {key: fetch_record(key) for key, (_, entry) in known.items() if entry.file is None}
-    for key, (owner, entry) in known.items():
-        record = records.get(key)
-        if digest in (entry.sha256, record.sha256 if record else None):
-            return _known_model(key, path, owner, entry, digest, record)
-    model = _unknown_model(path, digest)
-    if "tool" not in model.metadata:  # what was published is not of our making, and md5 takes its time
-        md5 = cache(lambda: digest_of(path, "md5"))
-        for key, (owner, entry) in known.items():
-            if entry.md5 and entry.sha256 is None and md5() == entry.md5:
-                return _known_model(key, path, owner, entry, digest, None)
-    return model
+def _known_by_content(file: Identified) -> Model | None:
+    models = known_models().values()
+    for known in models:
+        record = fetch_record(known.name) if known.entry.file is None else None
+        if file.sha256 in (known.entry.sha256, record.sha256 if record else None):
+            return known.model(file, record)
+    if "tool" in file.metadata:  # made here, so not a published model; and computing the MD5 takes time
+        return None
+    by_md5 = (known for known in models if known.entry.md5 and known.entry.sha256 is None)
+    return next((known.model(file) for known in by_md5 if known.entry.md5 == file.md5), None)
 
 
-def _known_model(
-    name: str, path: Path, owner: str, entry: ModelEntry, digest: str, record: FetchRecord | None = None
-) -> Model:
-    facts = entry.model_dump(include=set(Model.model_fields) - {"sha256"})
-    unverified = record is not None and entry.sha256 is None and record.verified is None
-    return Model(
-        name=name,
-        path=path,
-        benchmark=owner,
-        sha256=digest,
-        remark=UNVERIFIED if unverified else "",
-        metadata=read_metadata(path),
-        **facts,
-    )
-
-
-def _unknown_model(path: Path, digest: str) -> Model:
-    graph = read_graph(path)
-    for owner in BENCHMARKS:
-        benchmark = load("benchmark", BENCHMARKS, owner)
-        if benchmark.accepts(graph.inputs):
-            break
-    else:
-        raise ConfigError(f"{path} fits none of {', '.join(BENCHMARKS)}: its inputs are {listing(graph.inputs)}.")
+def _unknown(file: Identified) -> Model:
+    path, graph = file.path, file.graph
+    name = next((name for name in BENCHMARKS if benchmark_class(name).accepts(graph.inputs)), None)
+    if name is None:
+        known = ", ".join(BENCHMARKS)
+        raise ConfigError(f"{path} matches no known benchmark ({known}): its inputs are {listing(graph.inputs)}.")
+    benchmark = benchmark_class(name)
     source = graph.metadata.get("weights", "unknown")
     made_of = manifests.models().get(graph.metadata.get("model", ""))
     return Model(
         name=path.stem,
         path=path,
-        benchmark=owner,
+        benchmark=name,
         official_name=made_of[1].official_name if made_of else benchmark.official_name,
-        sha256=digest,
+        sha256=file.sha256,
         source=source,
         precision=graph.metadata.get("precision", "unknown"),
-        # Nothing that builds or compresses models here trains them.
+        # Building and compressing here involve no training.
         retraining="No" if "tool" in graph.metadata else "unknown",
         input_data_types=", ".join(sorted({str(tensor.dtype) for tensor in graph.inputs})),
         settings={key: graph.metadata[key] for key in benchmark.Settings.model_fields if key in graph.metadata},
@@ -155,7 +200,7 @@ def _unknown_model(path: Path, digest: str) -> Model:
 
 
 def _made_here(metadata: dict[str, str]) -> str:
-    """What a file that was built or compressed here is not."""
+    """The remark for a file that was built or compressed here."""
     if metadata.get("weights", "").startswith("random"):
         return ""
     if "compression" in metadata:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from harness.host import console
 
 
 def options(as_json: AsJson = False) -> None:
-    """List what `harness run --set NAME=VALUE` can set."""
+    """List the options of `harness run --set NAME=VALUE`."""
     from harness.running.options import options_help
 
     if as_json:
@@ -30,16 +31,16 @@ data_app = typer.Typer(help="List and fetch data sets.", no_args_is_help=True, r
 
 @data_app.command("list")
 def data_list(as_json: AsJson = False) -> None:
-    """List the data sets and where each is."""
+    """List the data sets and their location."""
     from harness.catalog.datasets import overview
 
     rows = overview()
     if as_json:
-        console.print_json(rows)
+        console.print_json([asdict(row) for row in rows])
         return
     table = Table("name", "benchmark", "samples", "on this machine", "description", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(row["name"], row["benchmark"], str(row["samples"] or ""), row["here"], row["description"])
+        table.add_row(row.name, row.benchmark, str(row.samples or ""), row.here, row.description)
     console.print_table(table)
 
 
@@ -48,10 +49,10 @@ def data_fetch(
     name: Annotated[str | None, typer.Argument(help="One data set; default: all.", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch the full data sets into build/data: sha256-checked, resumed where a download broke off."""
+    """Fetch the full data sets into build/data; downloads are checked by sha256 and can be resumed."""
     from harness.catalog.datasets import fetch
 
-    with on_interrupt("what was fetched before is kept; the same command fetches the rest."):
+    with on_interrupt("data sets fetched so far are kept; the same command fetches the rest."):
         fetched = {}
         for key, path in fetch(name):
             fetched[key] = path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -21,12 +22,12 @@ def _models(context: typer.Context, as_json: AsJson = False) -> None:
     if context.invoked_subcommand is None:
         models_list(as_json)
     elif as_json:
-        raise ConfigError(f"--json belongs behind the command: harness models {context.invoked_subcommand} --json.")
+        raise ConfigError(f"put --json after the command: harness models {context.invoked_subcommand} --json.")
 
 
 @models_app.command("list")
 def models_list(as_json: AsJson = False) -> None:
-    """List the models that are known by name, and which are on this machine."""
+    """List the models that are known by name, and show which exist on this machine."""
     from harness.models.show import overview
 
     rows = overview()
@@ -43,13 +44,13 @@ def models_list(as_json: AsJson = False) -> None:
 def models_show(
     name: Annotated[str, typer.Argument(help="A model's name, or the path of an ONNX file.")], as_json: AsJson = False
 ) -> None:
-    """Show what a model is: its file, its graph, how sparse its weights are, and what its metadata say."""
+    """Describe a model: its file, its graph, the sparsity of its weights, and its metadata."""
     from harness.models.show import describe, rows
 
     with console.working(f"reading {name}"):
         facts = describe(name)
     if as_json:
-        console.print_json(facts)
+        console.print_json(asdict(facts))
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for row in rows(facts):
@@ -66,11 +67,11 @@ def models_fetch(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a model into build/models, or take in your copy of it: resumed, verified, then known by its name."""
+    """Fetch a model into build/models, or import your own copy: resumable, verified, then known by its name."""
     from harness.models.fetch import fetch
     from harness.models.verify import verdict
 
-    with on_interrupt("no model was taken in; the same command goes on with what was downloaded."):
+    with on_interrupt("no model was stored; the same command resumes the download."):
         model = fetch(name, copy)
     if as_json:
         console.print_json({"name": name, "path": model.path, "sha256": model.sha256, "verdict": verdict(model)})
@@ -81,11 +82,11 @@ def models_fetch(
 @models_app.command("verify")
 def models_verify(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Models by name; default: all that are here.", show_default=False)
+        list[str] | None, typer.Argument(help="Models by name; default: all on this machine.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hash the models that are shipped or were fetched again, and read their graphs."""
+    """Verify shipped and fetched models again: hash their files and read their graphs."""
     from harness.models.verify import verify
 
     with on_interrupt("nothing was changed."):
@@ -102,32 +103,32 @@ def models_verify(
 
 _Calibration = Annotated[
     str | None,
-    typer.Option("--calibration", help="Data set by name or path, not one that is scored.", show_default="shipped"),
+    typer.Option("--calibration", help="Data set by name or path; not one used for scoring.", show_default="shipped"),
 ]
 
 
 @models_app.command("build")
 def models_build(
-    name: Annotated[str, typer.Argument(help="A model whose graph can be built (see `harness models`).")],
+    name: Annotated[str, typer.Argument(help="A model that can be built (see `harness models`).")],
     weights: Annotated[
         str,
         typer.Option(
             metavar="random|PATH",
-            help="random: to measure speed, nothing it answers means anything. PATH: a checkpoint in safetensors.",
+            help="random: only to measure speed, the answers are meaningless. PATH: a checkpoint in safetensors.",
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option(help="The file to write.", show_default="build/models/NAME-random.onnx or -built")
+        Path | None, typer.Option(help="Output file.", show_default="build/models/NAME-random.onnx or -built")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
-    dense: Annotated[bool, typer.Option("--dense", help="Leave a compressed model's compression out.")] = False,
+    dense: Annotated[bool, typer.Option("--dense", help="Skip the compression of a compressed model.")] = False,
     dataset: _Calibration = None,
     samples: Annotated[
-        int | None, typer.Option(help="Samples to calibrate with.", show_default="256; 8 for random weights")
+        int | None, typer.Option(help="Number of calibration samples.", show_default="256; 8 for random weights")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build a published model: its architecture with a checkpoint's or random weights, then its compression."""
+    """Build a published model: its architecture with random weights or a checkpoint's, then its compression."""
     from harness.models.build import build
 
     with on_interrupt("nothing was written."):
@@ -140,33 +141,34 @@ def models_build(
 
 @models_app.command("compress")
 def models_compress(
-    model: Annotated[str, typer.Argument(metavar="IN", help="The dense FP32 model: its name or path.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="The ONNX file to write.")],
-    sparsity: Annotated[float, typer.Option(help="Share of the inner layers' weights that become 0, below 1.")] = 0.0,
-    block: Annotated[int, typer.Option(help="Neighbouring inputs of an output that are pruned together.")] = 1,
+    model: Annotated[str, typer.Argument(metavar="IN", help="The dense FP32 model, by name or path.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Output ONNX file.")],
+    sparsity: Annotated[float, typer.Option(help="Share of the inner layers' weights to set to 0, below 1.")] = 0.0,
+    block: Annotated[int, typer.Option(help="Neighbouring inputs of an output to prune together.")] = 1,
     precision: Annotated[str, typer.Option(help="fp32, or int8 for weights and activations.")] = "fp32",
     method: Annotated[
-        str, typer.Option(help="second-order (what is left is fitted to the data) or magnitude.")
+        str, typer.Option(help="second-order (the remaining weights are fitted to the data) or magnitude.")
     ] = "second-order",
     dataset: _Calibration = None,
     samples: Annotated[
-        int, typer.Option(help="Samples to calibrate with; memory holds what they are between two layers.")
+        int, typer.Option(help="Number of calibration samples; memory grows with the size of their activations.")
     ] = 256,
     keep: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Layers to leave alone, such as '*.layer.0.*'.")
+        list[str] | None, typer.Option(metavar="PATTERN", help="Layers to leave unchanged, such as '*.layer.0.*'.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="Relative output error from which on a matrix product stays in FP32.")
+        float, typer.Option(help="Relative output error above which a matrix product stays in FP32.")
     ] = 0.05,
     option: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Benchmark option that the file does not tell itself."),
+        typer.Option("--set", metavar="NAME=VALUE", help="Benchmark option that the file does not contain."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Prune and quantise a model in one shot, from calibration data, without training.
 
-    The result runs fast on both engines, says what was done to it, and comes with a report of each layer.
+    The result runs fast on both engines, describes its compression in its metadata, and comes with a report on each
+    layer.
     """
     from harness.compress.compress import CompressSettings
     from harness.models.compression import REPORT, compress_file, table
@@ -181,4 +183,4 @@ def models_compress(
         return
     console.print_table(table(made.report))
     sizes = [f"{size / 2**20:.1f} MiB" for size in (made.dense_bytes, made.bytes, made.zipped_bytes)]
-    console.out.print(f"{made.path}: {sizes[0]} before, {sizes[1]} now, {sizes[2]} after gzip")
+    console.out.print(f"{made.path}: {sizes[0]} before, {sizes[1]} after, {sizes[2]} gzipped")

@@ -1,13 +1,14 @@
-"""Compress a model layer by layer: prune, round to 8 bits, and write it in the operators that the engines run fast."""
+"""Compress a model layer by layer: prune, quantise to 8 bits, and write it in operators that the engines run fast."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,49 +18,52 @@ from harness.compress.prune import Statistics
 from harness.compress.quantise import Range, activations, observe, quantise
 from harness.compress.rounding import Rounded
 from harness.errors import ConfigError
+from harness.host.console import OnProgress
 
 _PLACES = 2048
-"""Of a convolution and a batch at most, spread evenly: neighbours say nearly the same."""
+"""Maximum places of a convolution per batch, spread evenly: neighbouring places give nearly the same data."""
 _SAMPLE = 4096
-"""Rows of a layer's input on which ranges are tried."""
+"""Rows of a layer's input used to try ranges."""
 _PROBES = 32
-"""Samples with which the model's own outputs are tried."""
+"""Samples used to measure the model's own outputs."""
 _TOLERANCE = 0.05
-"""Relative output error by which rounding may change a layer before it gets more scales, or stays in FP32."""
+"""Relative output error above which a quantised layer gets more scales, or stays in FP32."""
 _REACHES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-"""Parts of the observed range that are tried for a matrix product's inputs: rare outliers cost the others precision."""
-
-Progress = Callable[[int, int], None]
+"""Parts of the observed range to try for a matrix product's inputs: rare outliers cost the others precision."""
 
 
 class CompressSettings(BaseModel):
-    """What is done to a model."""
+    """How to compress a model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    sparsity: float = Field(0.0, ge=0, lt=1, description="share of the inner layers' weights that becomes 0")
-    block: int = Field(1, ge=1, le=64, description="neighbouring inputs that are pruned together")
-    precision: Literal["fp32", "int8"] = Field("fp32", description="of weights and activations of linear layers")
-    method: Literal["second-order", "magnitude"] = Field("second-order", description="how weights are chosen")
-    keep: tuple[str, ...] = Field((), description="patterns of layers that stay as they are")
+    sparsity: float = Field(default=0.0, ge=0, lt=1, description="share of the inner layers' weights to set to 0")
+    block: int = Field(default=1, ge=1, le=64, description="neighbouring inputs to prune together")
+    precision: Literal["fp32", "int8"] = Field(
+        default="fp32", description="of weights and activations of linear layers"
+    )
+    method: Literal["second-order", "magnitude"] = Field(
+        default="second-order", description="how to choose the weights"
+    )
+    keep: tuple[str, ...] = Field(default=(), description="patterns of layers to leave unchanged")
     tolerance: float = Field(
-        _TOLERANCE, gt=0, description="relative output error by which 8 bits may change a matrix product"
+        default=_TOLERANCE, gt=0, description="maximum relative output error of a matrix product in 8 bits"
     )
 
 
 @dataclass
 class LayerReport:
-    """What became of a layer."""
+    """The result for a layer."""
 
     name: str
     weights: int
     zeros: int
     precision: str
-    """fp32, int8, or int8 per output: with a scale for each output."""
+    """fp32, int8, or "int8 per output", which has a scale for each output."""
     bytes: int
     error: float | None
-    """Root of the squared output error on calibration data relative to the dense model's outputs, what the layers
-    before it changed included; None where it is not measured (grouped convolutions)."""
+    """Root of the squared output error on calibration data, relative to the dense model's outputs and including the
+    changes in earlier layers; None if not measured (grouped convolutions)."""
 
     @property
     def sparsity(self) -> float:
@@ -68,16 +72,16 @@ class LayerReport:
 
 
 @dataclass
-class Report:
-    """What became of a model: its linear layers in the order of the graph."""
+class CompressionReport:
+    """The result for a model: its linear layers in the order of the graph."""
 
     layers: list[LayerReport] = field(default_factory=list)
     pruned: int = 0
-    """Layers that were pruned."""
+    """Number of pruned layers."""
 
     @property
     def rounded(self) -> int:
-        """Layers in integers."""
+        """Number of quantised layers."""
         return sum(layer.precision != "fp32" for layer in self.layers)
 
     @property
@@ -87,31 +91,34 @@ class Report:
 
 
 def compress(
-    model: ModelProto, feeds: Sequence[Feed], settings: CompressSettings, progress: Progress = lambda done, total: None
-) -> tuple[ModelProto, Report]:
-    """A compressed copy of a folded model (`network.read_network`), and what became of each layer.
+    model: ModelProto,
+    feeds: Sequence[Feed],
+    settings: CompressSettings,
+    progress: OnProgress = lambda done, total: None,
+) -> tuple[ModelProto, CompressionReport]:
+    """A compressed copy of a folded model (`folding.read_network`), and a report on each layer.
 
-    ``feeds`` is calibration data, one dictionary of tensors a batch, by the names of the graph's inputs. Layers are
-    taken in the order of the graph: each is fitted to the outputs of the dense model, given inputs that the layers
-    before it have changed already. Layers that take the graph's input or give its output are not pruned.
+    ``feeds`` is calibration data: for each batch a dictionary of tensors by the names of the graph's inputs. Layers are
+    compressed in the order of the graph; each is fitted to the outputs of the dense model, with the inputs that the
+    compressed layers before it produce. Layers that read the graph's input or produce its output are not pruned.
     """
     return _Compression(model, feeds, settings).run(progress)
 
 
 def check(network: Network, settings: CompressSettings) -> None:
-    """Make sure that there is something to do in this network, before calibration data is made.
+    """Make sure that these settings change this network, before calibration data is prepared.
 
     Raises:
-        ConfigError: there is not, or a pattern fits no layer.
+        ConfigError: they change nothing, or a pattern matches no layer.
     """
     for pattern in settings.keep:
         if not any(fnmatchcase(layer.name, pattern) for layer in network.layers):
             names = ", ".join(layer.name for layer in network.layers[:4])
-            raise ConfigError(f"--keep {pattern} fits no layer: their names are {names}, ...")
+            raise ConfigError(f"--keep {pattern} matches no layer: their names are {names}, ...")
     if settings.sparsity and not _prunable(network, settings):
-        raise ConfigError("no layer could be pruned: --keep or --block leaves none.")
+        raise ConfigError("no layer can be pruned: --keep or --block excludes all of them.")
     if settings.precision == "int8" and all(_kept(layer, settings) for layer in network.layers):
-        raise ConfigError("no layer could be rounded to 8 bits: --keep leaves none.")
+        raise ConfigError("no layer can be quantised to 8 bits: --keep excludes all of them.")
 
 
 def _kept(layer: Layer, settings: CompressSettings) -> bool:
@@ -134,7 +141,7 @@ class _Compression:
         self._ranges: dict[str, Range] = {}
         self._errors: dict[str, float] = {}
 
-    def run(self, progress: Progress) -> tuple[ModelProto, Report]:
+    def run(self, progress: OnProgress) -> tuple[ModelProto, CompressionReport]:
         """Compress layer by layer, then write the result."""
         network = self._network
         work = [layer for layer in network.layers if not _kept(layer, self._settings)]
@@ -162,10 +169,11 @@ class _Compression:
         return result, report
 
     def _allocate(self) -> Iterator[int]:
-        """Give each layer the sparsity that the model bears in it, the whole the one that was asked for.
+        """Choose a sparsity for each layer by its sensitivity, so that the average is the requested one.
 
-        How a layer's loss grows with its sparsity is told by its own outputs, what it is worth by the model's: early
-        layers of a network may cost it a hundred times as much as its last ones. Yields the number of layers measured.
+        The layer's own outputs show how its loss grows with sparsity, the model's outputs how much that loss matters:
+        early layers of a network may matter a hundred times as much as its last ones. Yields the number of layers
+        measured so far.
         """
         layers = [layer for layer in self._dense.layers if layer.output in self._sparsity]
         walk = Walk(self._dense, self._feeds)
@@ -186,7 +194,7 @@ class _Compression:
         self._sparsity = prune.allocate(curves, sizes, self._settings.sparsity)
 
     def _probes(self) -> list[int]:
-        """Numbers of batches of about `_PROBES` samples, spread over all."""
+        """Numbers of batches with about `_PROBES` samples in total, spread over all batches."""
         sizes = [len(next(iter(feed.values()))) for feed in self._feeds]
         count = min(max(round(len(sizes) * _PROBES / sum(sizes)), 1), len(sizes))
         return sorted({round(number) for number in np.linspace(0, len(sizes) - 1, count)})
@@ -227,22 +235,24 @@ class _Compression:
             before, x = self._rows(layer, values), self._rows(layer, changed)
             y = before @ original.T
             energy += float(np.vdot(y, y))
-            if added in values:  # what is added to the outputs has changed, too, and they can make up for it
-                lost = self._places(layer, values[added]) - self._places(layer, changed[added])
+            if (
+                added is not None and added in values
+            ):  # the layer can also compensate for changes in what is added to its outputs
+                lost = self._places(layer, _floats(values[added])) - self._places(layer, _floats(changed[added]))
                 y += lost if lost.shape == y.shape else 0  # it may be broadcast
             gram += x.T @ x
             target += y.T @ x
             inputs += x.sum(axis=0, dtype=np.float64)
             outputs += y.sum(axis=0, dtype=np.float64)
             count += len(x)
-        inputs, outputs = (inputs / count).astype(np.float32), (outputs / count).astype(np.float32)
+        means = (inputs / count).astype(np.float32), (outputs / count).astype(np.float32)
         if self._second_order and self._network.bias(layer):
-            gram -= count * np.outer(inputs, inputs)
-            target -= count * np.outer(outputs, inputs)
-        return Statistics(gram, target, energy, inputs, outputs).damped(original)
+            gram -= count * np.outer(means[0], means[0])
+            target -= count * np.outer(means[1], means[0])
+        return Statistics(gram, target, energy, *means).damped(original)
 
     def _error(self, layer: Layer, dense: Walk, compressed: Walk) -> float:
-        """Root of the squared difference of outputs, relative to the dense ones."""
+        """Root of the squared difference between the outputs, relative to the dense ones."""
         original, weight = self._dense.matrix(layer), self._network.matrix(layer)
         shift = self._network.shifted(layer)
         lost = energy = 0.0
@@ -251,24 +261,26 @@ class _Compression:
             difference = self._rows(layer, changed) @ weight.T + shift - y
             lost += float(np.vdot(difference, difference))
             energy += float(np.vdot(y, y))
-        return (lost / max(energy, 1e-30)) ** 0.5
+        return float((lost / max(energy, 1e-30)) ** 0.5)
 
-    def _rows(self, layer: Layer, values: Feed) -> np.ndarray:
-        return layer.rows(values[layer.source], self._network.kernel(layer), _PLACES)
+    def _rows(self, layer: Layer, values: Feed) -> NDArray[np.float32]:
+        return layer.rows(_floats(values[layer.source]), self._network.kernel(layer), _PLACES)
 
-    def _places(self, layer: Layer, value: np.ndarray) -> np.ndarray:
-        """A tensor of the layer's outputs, (places, outputs), at the places of `_rows`."""
+    def _places(self, layer: Layer, value: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A tensor in the shape of the layer's outputs, as (places, outputs), at the places of `_rows`."""
         if not self._network.kernel(layer):
             return value.reshape(-1, value.shape[-1])
         rows = np.moveaxis(value, 1, -1).reshape(-1, value.shape[1])
         return rows[:: max(1, len(rows) // _PLACES)]
 
-    def _prune(self, weight: np.ndarray, statistics: Statistics, sparsity: float) -> np.ndarray:
+    def _prune(self, weight: NDArray[np.float32], statistics: Statistics, sparsity: float) -> NDArray[np.float32]:
         if not self._second_order:
             return prune.magnitude(weight, sparsity, self._settings.block)
         return prune.second_order(weight, statistics, sparsity, self._settings.block)
 
-    def _round(self, layer: Layer, weight: np.ndarray, statistics: Statistics) -> Rounded | np.ndarray:
+    def _round(
+        self, layer: Layer, weight: NDArray[np.float32], statistics: Statistics
+    ) -> Rounded | NDArray[np.float32]:
         def integers(per_output: bool) -> Rounded:
             if self._second_order:
                 return rounding.second_order(weight, statistics, per_output=per_output)
@@ -281,24 +293,21 @@ class _Compression:
         return rounded if self._harm(statistics, rounded, weight) <= self._settings.tolerance else weight
 
     @staticmethod
-    def _harm(statistics: Statistics, rounded: Rounded, weight: np.ndarray) -> float:
-        return max(statistics.loss(rounded.weight) - statistics.loss(weight), 0.0) ** 0.5
+    def _harm(statistics: Statistics, rounded: Rounded, weight: NDArray[np.float32]) -> float:
+        return float(max(statistics.loss(rounded.weight) - statistics.loss(weight), 0.0) ** 0.5)
 
     def _round_inputs(self, layers: Sequence[Layer], compressed: Walk) -> dict[str, float]:
-        """Find the range of these layers' input that harms their outputs least, and by how much it does."""
+        """Find the range of these layers' input that changes their outputs least, and measure that change."""
         batches = [self._rows(layers[0], values) for values in compressed.values]
         low, high = min(float(rows.min()) for rows in batches), max(float(rows.max()) for rows in batches)
         step = max(1, sum(map(len, batches)) // _SAMPLE)
         rows = np.concatenate([rows[::step] for rows in batches])
         weights = [self._network.matrix(layer) for layer in layers]
-        outputs = [rows @ weight.T for weight in weights]
+        norms = [np.linalg.norm(rows @ weight.T) or 1e-30 for weight in weights]
 
         def harms(span: Range) -> list[float]:
             lost = span.rounded(rows) - rows
-            return [
-                float(np.linalg.norm(lost @ weight.T) / max(np.linalg.norm(output), 1e-30))
-                for weight, output in zip(weights, outputs, strict=True)
-            ]
+            return [float(np.linalg.norm(lost @ weight.T) / norm) for weight, norm in zip(weights, norms, strict=True)]
 
         def best(spans: Iterable[Range]) -> Range:
             return min(spans, key=lambda span: sum(harm**2 for harm in harms(span)))
@@ -308,14 +317,14 @@ class _Compression:
         self._ranges[layers[0].source] = span
         return {layer.output: harm for layer, harm in zip(layers, harms(span), strict=True)}
 
-    def _set(self, layer: Layer, weight: Rounded | np.ndarray) -> None:
+    def _set(self, layer: Layer, weight: Rounded | NDArray[np.float32]) -> None:
         if isinstance(weight, Rounded):
             self._rounded[layer.output] = weight
             weight = weight.weight
         self._network.replace(layer, weight)
 
-    def _report(self) -> Report:
-        report = Report(pruned=len(self._sparsity))
+    def _report(self) -> CompressionReport:
+        report = CompressionReport(pruned=len(self._sparsity))
         for layer in self._network.layers:
             weight, rounded = self._network.matrix(layer), self._rounded.get(layer.output)
             precision = "fp32" if rounded is None else "int8 per output" if rounded.per_output else "int8"
@@ -326,13 +335,25 @@ class _Compression:
         return report
 
 
-def _distance(found: Sequence[Sequence[np.ndarray]], expected: Sequence[Sequence[np.ndarray]]) -> float | None:
-    """Squared difference of a model's outputs relative to what is expected, in the mean of the outputs, over batches.
+def _floats(value: NDArray[np.generic]) -> NDArray[np.float32]:
+    """A layer's input or output, which is float32."""
+    return value.astype(np.float32, copy=False)
 
-    None where the model has no outputs that could tell.
+
+_Outputs = Sequence[Sequence[NDArray[np.generic]]]
+
+
+def _distance(found: _Outputs, expected: _Outputs) -> float | None:
+    """Squared difference of a model's outputs relative to the expected ones, over all batches, averaged over outputs.
+
+    None if the model has no floating-point outputs.
     """
     parts = []
     for new, old in zip(zip(*found, strict=True), zip(*expected, strict=True), strict=True):
-        lost = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(new, old, strict=True))
-        parts.append(lost / max(sum(float(np.square(b, dtype=np.float64).sum()) for b in old), 1e-30))
+        lost = sum(_energy(np.subtract(a, b)) for a, b in zip(new, old, strict=True))
+        parts.append(lost / max(sum(map(_energy, old)), 1e-30))
     return float(np.mean(parts)) if parts else None
+
+
+def _energy(values: NDArray[np.generic]) -> float:
+    return float(np.square(values, dtype=np.float64).sum())

@@ -1,4 +1,4 @@
-"""Which weights of a layer go, and what the others become: by magnitude, or by second-order information."""
+"""Choosing the weights to prune and refitting the others, by magnitude or by second-order information."""
 
 from __future__ import annotations
 
@@ -6,64 +6,68 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 _STEPS = 10
-"""Stages of second-order pruning: what is left is fitted anew after each, and the next is chosen from that."""
+"""Stages of second-order pruning: the remaining weights are refitted after each, then the next are chosen."""
 _FIT, _LAST_FIT = 8, 30  # iterations of conjugate gradients
 _GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Sparsities at which a layer's losses are measured."""
-_MOST = 0.95  # of a layer, where layers get sparsities of their own
+"""Sparsities at which to measure a layer's loss."""
+_MAX_SPARSITY = 0.95  # of one layer, when each gets its own
 _DAMPING = 0.01
-"""Of the mean diagonal of the Gram matrix, added to it: calibration data does not span all directions."""
+"""Share of the Gram matrix's mean diagonal that is added to it: calibration data does not span all directions."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What calibration says of a layer: x its inputs in the compressed model, y the outputs that it should have.
+    """Calibration statistics of a layer: x are its inputs in the compressed model, y the outputs it should produce.
 
-    Both are taken about their means, which the bias makes good. The weights W that come nearest minimise
+    Both are centred on their means, because the bias corrects for these. The best weights W minimise
     |x W' - y|^2 = tr(W gram W') - 2 tr(W target') + |y|^2.
     """
 
-    gram: np.ndarray
+    gram: NDArray[np.float32]
     """x'x, float32 (inputs, inputs)."""
-    target: np.ndarray
+    target: NDArray[np.float32]
     """y'x, float32 (outputs, inputs)."""
     energy: float
     """Sum of squares of the dense layer's outputs."""
-    inputs: np.ndarray
+    inputs: NDArray[np.float32]
     """Mean of x, float32 (inputs,)."""
-    outputs: np.ndarray
+    outputs: NDArray[np.float32]
     """Mean of y, float32 (outputs,)."""
 
-    def damped(self, dense: np.ndarray) -> Statistics:
-        """With weights drawn to those of the dense layer, where the data says little of them."""
+    def damped(self, dense: NDArray[np.float32]) -> Statistics:
+        """Regularised towards the weights of the dense layer, for directions with little data."""
         damping = np.float32(_DAMPING * max(float(np.diag(self.gram).mean()), 1e-12))
         gram = self.gram + damping * np.eye(len(self.gram), dtype=np.float32)
         return replace(self, gram=gram, target=self.target + damping * dense)
 
-    def loss(self, weight: np.ndarray) -> float:
-        """The squared error that these weights make relative to ``energy``, less a constant."""
+    def loss(self, weight: NDArray[np.float32]) -> float:
+        """The squared error of these weights relative to ``energy``, minus a constant."""
         return float(np.vdot(weight @ self.gram - 2 * self.target, weight)) / max(self.energy, 1e-30)
 
-    def bias(self, weight: np.ndarray) -> np.ndarray:
-        """What has to be added to the outputs of these weights, float32 (outputs,)."""
-        return self.outputs - weight @ self.inputs
+    def bias(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The correction to add to the outputs of these weights, float32 (outputs,)."""
+        bias: NDArray[np.float32] = self.outputs - weight @ self.inputs
+        return bias
 
 
-def magnitude(weight: np.ndarray, sparsity: float, block: int) -> np.ndarray:
-    """The weights, float32 (outputs, inputs), without the blocks of least square sum; a block lies along the inputs."""
+def magnitude(weight: NDArray[np.float32], sparsity: float, block: int) -> NDArray[np.float32]:
+    """The weights, float32 (outputs, inputs), without the blocks with the smallest sum of squares along the inputs."""
     return weight * _keep(_by_block(weight**2, block).sum(axis=2), sparsity, weight.shape, block)
 
 
-def second_order(weight: np.ndarray, statistics: Statistics, sparsity: float, block: int) -> np.ndarray:
-    """Prune in the order of least harm to the layer's outputs, and fit what is left to the dense layer's.
+def second_order(
+    weight: NDArray[np.float32], statistics: Statistics, sparsity: float, block: int
+) -> NDArray[np.float32]:
+    """Prune the weights that matter least to the layer's outputs, and fit the others to the dense layer's outputs.
 
-    The harm of a block B of weights w is w' (inverse(H)_BB)^-1 w, H being the Gram matrix: what the squared output
-    error grows by if the block is removed and all other weights of its row adapt. It is the score of the Optimal BERT
-    Surgeon (Kurtic et al., arXiv:2203.07259, equation 6) with the layer's own error for the model's loss, as in the
-    Optimal Brain Compressor (Frantar and Alistarh, arXiv:2208.11580). Removed in stages of a cubic schedule; the
-    adapted weights are the least-squares solution on the remaining places, by conjugate gradients.
+    The score of a block B of weights w is w' (inverse(H)_BB)^-1 w, where H is the Gram matrix: the increase of the
+    squared output error if the block is removed and all other weights of its row adapt. This is the score of the
+    Optimal BERT Surgeon (Kurtic et al., arXiv:2203.07259, equation 6) with the layer's own error instead of the model's
+    loss, as in the Optimal Brain Compressor (Frantar and Alistarh, arXiv:2208.11580). Blocks are removed in stages of a
+    cubic schedule; the remaining weights are the least-squares solution, by conjugate gradients.
     """
     weight = fit(weight, np.ones(weight.shape, bool), statistics, _FIT)
     shares = [sparsity * (1 - (1 - stage / _STEPS) ** 3) for stage in range(1, _STEPS + 1)]
@@ -73,25 +77,25 @@ def second_order(weight: np.ndarray, statistics: Statistics, sparsity: float, bl
 
 @dataclass(frozen=True)
 class Trial:
-    """What a dense layer loses if second-order pruning makes it sparser and sparser."""
+    """The loss of a dense layer under second-order pruning at increasing sparsity."""
 
     curve: list[tuple[float, float]]
-    """(sparsity, loss) from dense to empty. The loss is the squared output error, relative to each output's own
-    variance, in the mean of all outputs: an output of great variance would hide the others, which what follows, a
-    normalisation most often, does not overlook."""
-    weight: np.ndarray
-    """Float32 (outputs, inputs), at the measured sparsity that is nearest to the one asked for."""
+    """(sparsity, loss) from dense to empty. The loss is the squared output error relative to each output's variance,
+    averaged over outputs: otherwise outputs with a large variance would hide the others, which still matter to what
+    follows, most often a normalisation."""
+    weight: NDArray[np.float32]
+    """Float32 (outputs, inputs), at the measured sparsity nearest to the requested one."""
     loss: float
-    """That of ``weight``."""
+    """The loss of ``weight``."""
 
     def scaled(self, harm: float) -> list[tuple[float, float]]:
-        """The curve in another measure, in which ``weight`` costs ``harm``."""
+        """The curve rescaled so that ``weight`` has the loss ``harm``."""
         factor = harm / max(self.loss, 1e-30)
         return [(share, lost * factor) for share, lost in self.curve]
 
 
-def losses(weight: np.ndarray, statistics: Statistics, block: int, sparsity: float) -> Trial:
-    """Prune a dense layer in steps, for its losses and its weights at about ``sparsity``."""
+def losses(weight: NDArray[np.float32], statistics: Statistics, block: int, sparsity: float) -> Trial:
+    """Prune a dense layer in steps, to get its losses, and its weights at about ``sparsity``."""
     variance = np.einsum("ri,ri->r", weight @ statistics.gram, weight) + 1e-30
     nearest = min(_GRID, key=lambda share: abs(share - sparsity))
     curve = [(0.0, 0.0)]
@@ -103,15 +107,18 @@ def losses(weight: np.ndarray, statistics: Statistics, block: int, sparsity: flo
     return Trial([*curve, (1.0, 1.0)], chosen, loss)
 
 
-def allocate(curves: Mapping[str, list[tuple[float, float]]], sizes: Mapping[str, int], sparsity: float) -> dict:
-    """The sparsity of each layer with which the sum of losses is least and that of all weights is as given.
+def allocate(
+    curves: Mapping[str, list[tuple[float, float]]], sizes: Mapping[str, int], sparsity: float
+) -> dict[str, float]:
+    """The sparsity of each layer that minimises the sum of losses at a given overall sparsity.
 
-    That is where one weight more would cost every layer the same (a Lagrange multiplier, found by bisection).
+    At the minimum, pruning one more weight costs the same in every layer (a Lagrange multiplier, found by bisection).
     """
-    grid = np.linspace(0, max(_MOST, sparsity), 200)
-    # Roots of losses are nearly straight lines between the measured points, losses are not.
+    grid = np.linspace(0, max(_MAX_SPARSITY, sparsity), 200)
+    # Between the measured points, the square root of the loss is nearly linear; the loss itself is not.
     loss = {
-        name: np.interp(grid, *zip(*((s, lost**0.5) for s, lost in c), strict=True)) ** 2 for name, c in curves.items()
+        name: np.interp(grid, [share for share, _ in curve], [lost**0.5 for _, lost in curve]) ** 2
+        for name, curve in curves.items()
     }
     total = sum(sizes.values())
 
@@ -123,7 +130,7 @@ def allocate(curves: Mapping[str, list[tuple[float, float]]], sizes: Mapping[str
         price = (low * high) ** 0.5
         short = sum(sizes[name] * share for name, share in choose(price).items()) < sparsity * total
         low, high = (price, high) if short else (low, price)
-    # Between the two a layer's sparsity leaps, if only from one point of the grid to the next.
+    # Between the two prices a layer's sparsity jumps by at least one grid point.
     few, many = choose(low), choose(high)
     lack, leap = (
         sum(sizes[name] * (share - few[name]) for name, share in shares.items())
@@ -133,7 +140,9 @@ def allocate(curves: Mapping[str, list[tuple[float, float]]], sizes: Mapping[str
     return {name: (1 - part) * few[name] + part * many[name] for name in many}
 
 
-def _path(weight: np.ndarray, statistics: Statistics, shares: Sequence[float], block: int) -> Iterator[np.ndarray]:
+def _path(
+    weight: NDArray[np.float32], statistics: Statistics, shares: Sequence[float], block: int
+) -> Iterator[NDArray[np.float32]]:
     """The weights at each of these sparsities, each fitted from the one before."""
     inverse = np.linalg.inv(statistics.gram.astype(np.float64)).astype(np.float32)
     starts = range(0, weight.shape[1] // block * block, block)
@@ -145,8 +154,10 @@ def _path(weight: np.ndarray, statistics: Statistics, shares: Sequence[float], b
         yield weight
 
 
-def fit(weight: np.ndarray, keep: np.ndarray, statistics: Statistics, iterations: int) -> np.ndarray:
-    """The weights that come nearest to the dense outputs, only those of ``keep`` being other than 0.
+def fit(
+    weight: NDArray[np.float32], keep: NDArray[np.bool_], statistics: Statistics, iterations: int
+) -> NDArray[np.float32]:
+    """The weights whose outputs are nearest to the dense ones, with only those in ``keep`` other than 0.
 
     Conjugate gradients with a diagonal preconditioner, all rows at once.
     """
@@ -167,13 +178,13 @@ def fit(weight: np.ndarray, keep: np.ndarray, statistics: Statistics, iterations
     return weight
 
 
-def _by_block(values: np.ndarray, block: int) -> np.ndarray:
-    """(outputs, blocks, block); inputs after the last whole block belong to none."""
+def _by_block(values: NDArray[np.float32], block: int) -> NDArray[np.float32]:
+    """The values as (outputs, blocks, block), without the inputs after the last complete block."""
     return values[:, : values.shape[1] // block * block].reshape(len(values), -1, block)
 
 
-def _keep(score: np.ndarray, sparsity: float, shape: tuple[int, int], block: int) -> np.ndarray:
-    """bool (outputs, inputs): False for the blocks of least score that make up the share ``sparsity``."""
+def _keep(score: NDArray[np.float32], sparsity: float, shape: tuple[int, ...], block: int) -> NDArray[np.bool_]:
+    """bool (outputs, inputs): False for the blocks with the lowest scores, up to the share ``sparsity``."""
     keep = np.ones(score.size, bool)
     count = min(round(sparsity * shape[0] * shape[1] / block), score.size)
     if count:

@@ -1,6 +1,6 @@
-"""Write a network with 8-bit integers, in the operators that both engines run as integers.
+"""Write a network with 8-bit integers, using operators that both engines run as integers.
 
-Which those are is a matter of measurement: DeepSparse 1.8 gets no integer speed from QDQ graphs. Matrix products become
+These operators were found by measurement: DeepSparse 1.8 gains no speed from QDQ graphs. Matrix products become
 MatMulInteger, Cast, Mul with uint8 weights of zero point 128; convolutions QLinearConv with int8 weights and one scale.
 Weights are symmetric, activations uint8 and asymmetric. The rest stays in floating point.
 """
@@ -11,50 +11,51 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from harness.compress.network import Feed, Layer, Network, session
 from harness.compress.rounding import Rounded
 
 _CARRIERS = ("Reshape", "Flatten", "Squeeze", "Transpose")
-"""Operators that do the same to 8-bit values as to floating-point ones, with the same scale. MaxPool is none of them:
-with 8 bits in it, DeepSparse 1.8 runs nothing of the graph itself."""
+"""Operators that treat 8-bit values like floating-point ones and keep their scale. MaxPool is left out: if it has 8-bit
+inputs, DeepSparse 1.8 runs no part of the graph itself."""
 _MIDDLE = 128
-_LEAST_EMBEDDINGS = 1024  # rows from which on a table is worth rounding
+_MIN_EMBEDDINGS = 1024  # rows of the smallest table worth quantising
 
 
 @dataclass(frozen=True)
 class Range:
-    """Least and greatest value of a tensor that its 8 bits can tell apart; 0 is always one of them."""
+    """Minimum and maximum value that the 8 bits of a tensor can represent; 0 is always representable."""
 
     low: float
     high: float
 
     @classmethod
     def of(cls, low: float, high: float) -> Range:
-        """With 0 inside, and four digits, so that the last bits of a processor's sums do not change the model."""
+        """Includes 0; rounded to four digits, so that the last bits of a processor's sums do not change the model."""
         low, high = min(0.0, float(f"{low:.4g}")), max(0.0, float(f"{high:.4g}"))
         return cls(low, high if high - low > 1e-30 else low + 1.0)
 
     @property
     def scale(self) -> np.float32:
-        """What one step is worth."""
+        """The size of one step."""
         return np.float32((self.high - self.low) / 255)
 
     @property
     def zero(self) -> np.uint8:
-        """The 8 bits of 0."""
+        """The zero point."""
         return np.uint8(round(-self.low / self.scale))
 
-    def rounded(self, values: np.ndarray) -> np.ndarray:
-        """What is left of float32 values after 8 bits."""
+    def rounded(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Float32 values after quantisation to 8 bits and back."""
         zero = float(self.zero)
-        steps = np.clip(np.rint(values / self.scale) + zero, 0, 255)
+        steps: NDArray[np.float32] = np.clip(np.rint(values / self.scale) + zero, 0, 255)
         return ((steps - zero) * self.scale).astype(np.float32)
 
 
 def observe(network: Network, names: Iterable[str], feeds: Iterable[Feed]) -> dict[str, Range]:
-    """The ranges of tensors over calibration batches, by name."""
+    """The ranges of named tensors over all calibration batches."""
     names = sorted(set(names))
     inputs = {value.name for value in network.model.graph.input}
     model = ModelProto.FromString(network.model.SerializeToString())
@@ -73,16 +74,16 @@ def observe(network: Network, names: Iterable[str], feeds: Iterable[Feed]) -> di
 
 
 def activations(network: Network, layers: Iterable[Layer]) -> set[str]:
-    """Tensors whose ranges `quantise` needs to write these layers: their inputs, and the outputs of convolutions."""
+    """Tensors whose ranges `quantise` needs for these layers: their inputs, and the outputs of convolutions."""
     plan = _Plan(network, layers)
     names = {layer.source for layer in plan.layers.values()}
     return names | {plan.result(layer) for layer in plan.layers.values() if layer.node.op_type == "Conv"}
 
 
 def quantise(network: Network, rounded: Mapping[str, Rounded], ranges: Mapping[str, Range]) -> ModelProto:
-    """The network with these layers, by their outputs, in integers, and tables of embeddings as well.
+    """The network with these layers (by output name) and its embedding tables in integers.
 
-    A convolution needs one scale; a matrix product takes one for each output, too, which DeepSparse runs slower.
+    A convolution needs a single scale; a matrix product may have one per output, which is slower in DeepSparse.
     """
     layers = [layer for layer in network.layers if layer.output in rounded]
     writer = _Writer(network, _Plan(network, layers), rounded, ranges)
@@ -92,7 +93,7 @@ def quantise(network: Network, rounded: Mapping[str, Rounded], ranges: Mapping[s
 
 
 class _Plan:
-    """Which nodes belong to a convolution."""
+    """Shows which nodes are merged into a convolution."""
 
     def __init__(self, network: Network, layers: Iterable[Layer]) -> None:
         self.layers = {layer.output: layer for layer in layers}
@@ -102,7 +103,7 @@ class _Plan:
             for name in node.input:
                 readers.setdefault(name, []).append(node)
         self.clips: dict[str, NodeProto] = {}
-        """Relu and Clip nodes whose work the limits of the 8 bits do, by the output of their convolution."""
+        """Relu and Clip nodes that the range of the 8 bits replaces, by the output of their convolution."""
         for layer in self.layers.values():
             after = readers.get(layer.output, [])
             if (
@@ -115,7 +116,7 @@ class _Plan:
         self.absorbed = {id(node) for node in self.clips.values()}
 
     def result(self, layer: Layer) -> str:
-        """The tensor that a convolution gives with what belongs to it."""
+        """The output of a convolution together with the nodes merged into it."""
         clip = self.clips.get(layer.output)
         return clip.output[0] if clip else layer.output
 
@@ -126,11 +127,11 @@ def _starts_at_zero(network: Network, node: NodeProto) -> bool:
     if node.op_type != "Clip" or len(node.input) < 3:
         return False
     limits = node.input[1:3]
-    return all(map(network.is_constant, limits)) and float(network.constant(limits[0])) == 0
+    return all(map(network.is_constant, limits)) and float(network.floats(limits[0])) == 0
 
 
 class _Writer:
-    """Collects nodes and tensors; knows in which forms (8 bits, floating point) each value exists already."""
+    """Collects nodes and tensors; tracks in which forms (8 bits, floating point) each value already exists."""
 
     def __init__(
         self, network: Network, plan: _Plan, rounded: Mapping[str, Rounded], ranges: Mapping[str, Range]
@@ -142,11 +143,11 @@ class _Writer:
         self._spans: dict[str, Range] = {}
         """The range of each value that exists in 8 bits."""
         self._hidden: set[str] = set()
-        """Values of which only the 8 bits go on."""
+        """Values that exist in 8 bits only."""
         self._floats: dict[str, str] = {}
         for clip in plan.clips.values():
             if clip.op_type == "Clip":
-                high = float(network.constant(clip.input[2]))
+                high = float(network.floats(clip.input[2]))
                 self._ranges[clip.output[0]] = Range(0.0, min(high, self._ranges[clip.output[0]].high))
 
     def add(self, node: NodeProto) -> None:
@@ -166,7 +167,7 @@ class _Writer:
             self._copy(node)
 
     def model(self) -> ModelProto:
-        """All that was written, as a model with the network's inputs and outputs."""
+        """The written nodes as a model with the network's inputs and outputs."""
         network = self._network.model
         made = {name for node in self._nodes for name in node.output}
         for value in network.graph.output:
@@ -197,7 +198,7 @@ class _Writer:
         ]
         if len(node.input) > 2:
             step = np.float64(rounded.scale.item()) * self._range(layer.source).scale
-            bias = np.rint(self._network.constant(node.input[2]) / step)
+            bias = np.rint(self._network.floats(node.input[2]) / step)
             limit = np.iinfo(np.int32).max
             inputs.append(self._tensor(f"{named}.bias", np.clip(bias, -limit, limit).astype(np.int32)))
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -254,11 +255,11 @@ class _Writer:
             and not self._network.is_constant(node.input[1])
             and self._network.constant(table).dtype == np.float32
             and self._network.constant(table).ndim == 2
-            and len(self._network.constant(table)) >= _LEAST_EMBEDDINGS
+            and len(self._network.constant(table)) >= _MIN_EMBEDDINGS
         )
 
     def _embed(self, node: NodeProto) -> None:
-        table = self._network.constant(node.input[0])
+        table = self._network.floats(node.input[0])
         span = Range.of(float(table.min()), float(table.max()))
         steps = np.clip(np.rint(table / span.scale) + span.zero, 0, 255).astype(np.uint8)
         name = node.input[0]
@@ -314,7 +315,7 @@ class _Writer:
             self._tensor(name, self._network.constant(name))
         return name
 
-    def _tensor(self, name: str, value: np.ndarray | np.generic) -> str:
+    def _tensor(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
         self._tensors[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 

@@ -1,10 +1,11 @@
-"""Weights as 8-bit integers, symmetric: with one scale for a layer, or one for each of its outputs."""
+"""Weights as symmetric 8-bit integers, with one scale per layer or one per output."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.compress.prune import Statistics
 
@@ -17,33 +18,33 @@ _COLUMNS = 128  # rounded before the columns after them are corrected
 class Rounded:
     """int8 (outputs, inputs) and float32 scales (1, 1) or (outputs, 1): weight = values * scale."""
 
-    values: np.ndarray
-    scale: np.ndarray
+    values: NDArray[np.int8]
+    scale: NDArray[np.float32]
 
     @property
-    def weight(self) -> np.ndarray:
-        """What the integers stand for, float32 (outputs, inputs)."""
+    def weight(self) -> NDArray[np.float32]:
+        """The values that the integers represent, float32 (outputs, inputs)."""
         return self.values.astype(np.float32) * self.scale
 
     @property
     def per_output(self) -> bool:
-        """Whether each output has a scale of its own."""
+        """Whether each output has its own scale."""
         return self.scale.size > 1
 
 
-def nearest(weight: np.ndarray, statistics: Statistics | None = None, *, per_output: bool = False) -> Rounded:
-    """Round to the nearest integer; with statistics, the greatest weights are clipped if that lowers the error."""
+def nearest(weight: NDArray[np.float32], statistics: Statistics | None = None, *, per_output: bool = False) -> Rounded:
+    """Round to the nearest integer; with statistics, the largest weights are clipped if that reduces the error."""
     reach = np.abs(weight).max(axis=1 if per_output else None, keepdims=True)
     reach = np.where(reach > 0, reach, 1).astype(np.float32)
     candidates = [_round(weight, reach * np.float32(clip) / GREATEST) for clip in (_CLIPS if statistics else (1.0,))]
     return min(candidates, key=lambda rounded: statistics.loss(rounded.weight)) if statistics else candidates[0]
 
 
-def second_order(weight: np.ndarray, statistics: Statistics, *, per_output: bool = False) -> Rounded:
-    """Round column by column, the error of each made good by the columns after it; zeros stay zeros.
+def second_order(weight: NDArray[np.float32], statistics: Statistics, *, per_output: bool = False) -> Rounded:
+    """Round column by column, and compensate each error in the columns after it; zeros stay zeros.
 
     The update is that of GPTQ (Frantar et al., arXiv:2210.17323, equation 3), from the Cholesky factor of the inverse
-    of the Gram matrix. What rounds to the nearest better is rounded to the nearest.
+    of the Gram matrix. If rounding to the nearest gives a smaller error, that is used.
     """
     plain = nearest(weight, statistics, per_output=per_output)
     scale, keep = plain.scale, weight != 0
@@ -64,12 +65,12 @@ def second_order(weight: np.ndarray, statistics: Statistics, *, per_output: bool
     return min(corrected, plain, key=lambda rounded: statistics.loss(rounded.weight))
 
 
-def keep_sums(weight: np.ndarray) -> Rounded:
-    """Round so that the weights of each output keep their sum, for few weights that see much the same inputs.
+def keep_sums(weight: NDArray[np.float32]) -> Rounded:
+    """Round so that the weights of each output keep their sum, for few weights with similar inputs.
 
-    Rounding each weight to the nearest shifts an output's sum, and with it the mean of its output, which inputs after
-    a ReLU all push the same way: in a depthwise convolution the shift is as large as a weak channel itself. So as
-    many weights are rounded up as the sum asks for, those with the largest fractions.
+    Rounding each weight to the nearest shifts an output's sum and thus its mean, because inputs after a ReLU are never
+    negative: in a depthwise convolution this shift can be as large as a weak channel itself. Therefore as many weights
+    are rounded up as the sum requires, those with the largest fractions first.
     """
     scale = np.full((1, 1), max(float(np.abs(weight).max()), 1e-30) / GREATEST, np.float32)
     exact = weight.astype(np.float64) / scale
@@ -80,5 +81,5 @@ def keep_sums(weight: np.ndarray) -> Rounded:
     return Rounded(np.clip(rounded, -GREATEST, GREATEST).astype(np.int8), scale)
 
 
-def _round(weight: np.ndarray, scale: np.ndarray) -> Rounded:
+def _round(weight: NDArray[np.float32], scale: NDArray[np.float32]) -> Rounded:
     return Rounded(np.clip(np.rint(weight / scale), -GREATEST, GREATEST).astype(np.int8), scale)

@@ -1,1 +1,1 @@
-"""The models that are known by name: fetched, built, compressed, verified, and what their files say of themselves."""
+"""Models: fetched, built, compressed, verified, and described from their files."""

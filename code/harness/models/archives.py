@@ -1,4 +1,4 @@
-"""Archives that hold a model: nothing in them is trusted, and nothing but the model is taken out of them."""
+"""Archives with a model: nothing in them is trusted, and only the model is extracted."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from harness.catalog.models import Identified
 from harness.errors import ConfigError
-from harness.graph import read_graph
 
 LIMIT = 16 * 2**30
-"""Bytes that an archive may unpack to: more than any model here, less than what fills a disk."""
+"""Maximum unpacked size of an archive in bytes: more than any model here, less than would fill a disk."""
 _MEMBERS = 10_000
 _CHUNK = 1024 * 1024
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
@@ -27,45 +28,45 @@ _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOF
 class _Member:
     name: str
     size: int
-    open: Callable[[], IO[bytes] | None]
+    open: Callable[[], IO[bytes]]
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is to be unpacked: not if its name is that of an ONNX file, whatever bytes are in it."""
+    """Whether to unpack a file; never if its name ends in .onnx, whatever its content."""
     return path.suffix != ".onnx" and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
 
 
-def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) -> Path:
-    """Unpack the ONNX file of a tar or zip archive, with the files beside it that hold its weights, into ``folder``.
+def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) -> Identified:
+    """Unpack the ONNX file of a tar or zip archive, and the weight files beside it, into ``folder``.
 
     Raises:
-        ConfigError: the archive is broken, too large, reaches out of its folder, holds links or devices, or does not
-            hold the one ONNX file that is looked for.
+        ConfigError: the archive is broken, too large, refers to files outside its folder, contains links or devices,
+            or does not contain exactly one matching ONNX file.
     """
     try:
-        with _members(archive) as found:
-            members = _checked(archive, found, limit)
+        with _members(archive) as listed:
+            members = _checked(archive, listed, limit)
             model = _choose(archive, members, member)
-            path = _extract(archive, members[model], folder)
-            for file in read_graph(path).weight_files:
-                beside = str(PurePosixPath(model).parent / relative(archive, file))
+            found = Identified.of(_extract(archive, members[model], folder))
+            for part in found.graph.weight_files:
+                beside = str(PurePosixPath(model).parent / relative(archive, part))
                 if beside not in members:
-                    raise ConfigError(f"{archive} lacks {beside}, which holds weights of {model}: get it anew.")
+                    raise ConfigError(f"{archive} lacks {beside}, a file of weights of {model}: get a complete copy.")
                 _extract(archive, members[beside], folder)
-            return path
+            return found
     except _BROKEN as error:
-        raise ConfigError(f"{archive} is no whole tar or zip archive ({error}): get it anew.") from error
+        raise ConfigError(f"{archive} is not a complete tar or zip archive ({error}): download it again.") from error
 
 
 def relative(holder: Path, name: str) -> PurePosixPath:
-    """A path that stays in its folder.
+    """A relative path that stays inside its folder.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the path leaves it.
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or any(bad in name for bad in ("\\", "\0", ":")):
-        raise ConfigError(f"{holder} names a file outside of its folder ({name!r}): it is not used.")
+        raise ConfigError(f"{holder} refers to a file outside its folder ({name!r}): use another copy.")
     return path
 
 
@@ -85,11 +86,11 @@ def _zip_members(archive: Path, file: zipfile.ZipFile) -> Iterator[_Member]:
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise _refusal(archive, info.filename)
         if info.flag_bits & 1:
-            raise ConfigError(f"{archive} is encrypted: unpack it, and give the path of the ONNX file.")
+            raise ConfigError(f"{archive} is encrypted: unpack it and give the path of the ONNX file.")
         if info.is_dir():
             relative(archive, info.filename)
         else:
-            yield _Member(info.filename, info.file_size, lambda info=info: file.open(info))
+            yield _Member(info.filename, info.file_size, partial(file.open, info))
 
 
 def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[_Member]:
@@ -98,13 +99,19 @@ def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[_Member]:
             if info.name != ".":
                 relative(archive, info.name)
         elif info.isreg() and not info.issparse():
-            yield _Member(info.name, info.size, lambda info=info: file.extractfile(info))
+            yield _Member(info.name, info.size, partial(_opened, file, info))
         else:
             raise _refusal(archive, info.name)
 
 
+def _opened(file: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    source = file.extractfile(info)
+    assert source is not None  # only folders and devices have none
+    return source
+
+
 def _refusal(archive: Path, name: str) -> ConfigError:
-    return ConfigError(f"{archive} holds a link or a device ({name!r}): unpack it, and give the path of the ONNX file.")
+    return ConfigError(f"{archive} contains a link or a device ({name!r}): unpack it and give the ONNX file's path.")
 
 
 def _checked(archive: Path, found: Iterator[_Member], limit: int) -> dict[str, _Member]:
@@ -114,10 +121,10 @@ def _checked(archive: Path, found: Iterator[_Member], limit: int) -> dict[str, _
         name = str(relative(archive, member.name))
         total += member.size
         if name in members:
-            raise ConfigError(f"{archive} holds {name!r} twice: it is not used.")
+            raise ConfigError(f"{archive} contains {name!r} twice: use another copy.")
         if total > limit or len(members) >= _MEMBERS:
             raise ConfigError(
-                f"{archive} unpacks to more than {limit:,} bytes or {_MEMBERS:,} files: unpack it, and give the path "
+                f"{archive} unpacks to more than {limit:,} bytes or {_MEMBERS:,} files: unpack it and give the path "
                 "of the ONNX file."
             )
         members[name] = member
@@ -125,33 +132,32 @@ def _checked(archive: Path, found: Iterator[_Member], limit: int) -> dict[str, _
 
 
 def _choose(archive: Path, members: dict[str, _Member], wanted: str | None) -> str:
-    # What macOS leaves beside each file ends like it.
+    # macOS adds a file with the same ending beside each file.
     models = sorted(
         name for name in members if name.endswith(".onnx") and not PurePosixPath(name).name.startswith("._")
     )
     if wanted is not None:
         if wanted not in members:
-            raise ConfigError(f"{archive} holds no {wanted!r}: it has {', '.join(models) or 'no ONNX file'}.")
+            raise ConfigError(f"{archive} does not contain {wanted!r}: it has {', '.join(models) or 'no ONNX file'}.")
         return wanted
     if not models:
-        raise ConfigError(f"{archive} holds no ONNX file: give another.")
+        raise ConfigError(f"{archive} contains no ONNX file: give another archive.")
     if len(models) > 1:
-        raise ConfigError(f"{archive} holds {len(models)} ONNX files ({', '.join(models)}): add # and the name of one.")
+        names = ", ".join(models)
+        raise ConfigError(f"{archive} contains {len(models)} ONNX files ({names}): append # and the name of one.")
     return models[0]
 
 
 def _extract(archive: Path, member: _Member, folder: Path) -> Path:
     path = folder / relative(archive, member.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    source = member.open()
-    assert source is not None
     written = 0
-    with source, path.open("xb") as target:
+    with member.open() as source, path.open("xb") as target:
         while chunk := source.read(_CHUNK):
             written += len(chunk)
             if written > member.size:
                 break
             target.write(chunk)
     if written != member.size:
-        raise ConfigError(f"{archive}: {member.name} is not as large as it says; get the archive anew.")
+        raise ConfigError(f"{member.name} in {archive} does not have its stated size: download the archive again.")
     return path

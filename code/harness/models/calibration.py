@@ -1,4 +1,4 @@
-"""Calibration data: samples of a benchmark's data set, as the model takes them."""
+"""Calibration data: samples of a benchmark's data set as model inputs."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Calibration:
-    """Batches, and where they come from."""
+    """Batches, and a description of their origin."""
 
     feeds: Sequence[Feed]
     description: str
 
 
 class _GraphOnly(Engine):
-    """Lets a SUT see a graph's inputs and outputs; it runs nothing."""
+    """Shows a SUT the inputs and outputs of a graph; runs nothing."""
 
     name: ClassVar[str] = "graph"
     Settings: ClassVar[type[EngineSettings]] = EngineSettings
 
     def __init__(self, model: Path) -> None:
-        super().__init__(model, EngineSettings())
+        super().__init__(model, EngineSettings.model_validate({}))
         graph = read_graph(model)
         self.inputs, self.outputs = graph.inputs, graph.outputs
 
@@ -50,16 +50,16 @@ class _GraphOnly(Engine):
 def calibration(model: manifests.Model, path: Path, dataset: str | None, samples: int) -> Calibration:
     """About ``samples`` samples of a data set, spread evenly over it, for the graph at ``path``.
 
-    Without a name it is the shipped data set: a model must not be calibrated with what it is scored on. Samples of
-    the same cost share a batch, so that nothing is padded.
+    The default is the shipped data set: a model must not be calibrated with the data it is scored on. Samples of the
+    same cost share a batch, so that nothing is padded.
 
     Raises:
-        ConfigError: there is no such data set, ``samples`` is not positive, or the graph does not fit the benchmark.
+        ConfigError: the data set does not exist, ``samples`` is not positive, or the graph does not match.
     """
     benchmark, found = check_calibration(model, dataset, samples)
     if found.official:
         console.warn(
-            f"{found.name} is what official runs are scored on: the rules allow only MLPerf's calibration list of it."
+            f"official runs are scored on {found.name}: the rules allow only its calibration list by MLPerf here."
         )
     engine = _GraphOnly(path)
     with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
@@ -79,10 +79,10 @@ def calibration(model: manifests.Model, path: Path, dataset: str | None, samples
 
 
 def check_calibration(model: manifests.Model, dataset: str | None, samples: int) -> tuple[Benchmark, manifests.Dataset]:
-    """The benchmark and the data set, before any data is made.
+    """The benchmark and the data set, checked before any data is prepared.
 
     Raises:
-        ConfigError: there is no such data set, ``samples`` is not positive, or a setting of the benchmark is wrong.
+        ConfigError: the data set does not exist, ``samples`` is not positive, or a benchmark setting is wrong.
     """
     if samples < 1:
         raise ConfigError(f"--samples {samples}: calibration needs at least one sample.")

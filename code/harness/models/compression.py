@@ -1,4 +1,4 @@
-"""Compress the file of a model: calibration data in, a model that says what was done to it out."""
+"""Compress a model file with calibration data; the metadata of the new file describe the compression."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from rich.table import Table
 from harness import __version__
 from harness.catalog import manifests
 from harness.catalog.models import find_model
-from harness.compress.compress import CompressSettings, Report, check, compress
-from harness.compress.network import Network, read_network
+from harness.compress.compress import CompressionReport, CompressSettings, check, compress
+from harness.compress.folding import read_network
+from harness.compress.network import Network
 from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import check_writable, write_bytes, write_text
 from harness.models.calibration import Calibration, calibration, check_calibration
-from harness.models.made import TOOL, check_name, check_replaceable
+from harness.models.made import TOOL, check_output, check_replaceable
 
 _INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QuantizeLinear"}
 REPORT = ".compression.json"
-"""What the report's name has in place of the model's ".onnx"."""
+"""Suffix of the report's file name, in place of the model's ".onnx"."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class Compressed:
     """A compressed model's file."""
 
     path: Path
-    report: Report
+    report: CompressionReport
     dense_bytes: int
     bytes: int
     zipped_bytes: int
-    """After gzip: zeros take next to nothing then."""
+    """Size after gzip, which stores zeros in almost no space."""
 
 
 def compress_file(
@@ -47,30 +48,28 @@ def compress_file(
     samples: int,
     options: Mapping[str, str] | None = None,
 ) -> Compressed:
-    """Compress a model, named or by its path, into ``output``; the report is written beside it.
+    """Compress a model, given by name or path, into ``output``, and write the report beside it.
 
-    ``options`` are settings of the benchmark that the file does not tell itself: they become part of its metadata.
+    ``options`` are benchmark settings that the file does not contain; they become part of its metadata.
 
     Raises:
-        ConfigError: there is no such model, it is compressed already, the data does not fit, or ``output`` is a file
-            that was not made by this tool.
+        ConfigError: the model does not exist or is already compressed, the data does not match it, or ``output`` is a
+            file that was not made by this tool.
     """
-    if output.suffix != ".onnx":
-        raise ConfigError(f"{output} is no name for a model: let it end in .onnx.")
+    output = output.absolute()
+    check_output(output)
     model = find_model(name)
     if options:
         model = model.model_copy(update={"settings": {**model.settings, **options}})
     check_calibration(model, dataset, samples)
-    output = output.absolute()
-    check_name(output)
     if output.resolve() == model.path.resolve():
-        raise ConfigError(f"{output} is the model itself: give the compressed one another name.")
+        raise ConfigError(f"{output} is the input model: choose another file name for the compressed one.")
     check_replaceable(output)
     if not settings.sparsity and settings.precision == "fp32":
-        raise ConfigError("there is nothing to do: give --sparsity, --precision int8, or both.")
+        raise ConfigError("nothing to do: give --sparsity, --precision int8, or both.")
     network = read_network(model.path)
     if not Network(network).layers or any(node.op_type in _INTEGER for node in network.graph.node):
-        raise ConfigError(f"{model.path} has no layers in FP32, or is quantised already: give the dense FP32 model.")
+        raise ConfigError(f"{model.path} has no FP32 layers or is already quantised: give the dense FP32 model.")
     check(Network(network), settings)
     check_writable(output)
     data = calibration(model, model.path, dataset, samples)
@@ -78,11 +77,11 @@ def compress_file(
 
 
 def facts_of(model: manifests.Model) -> dict[str, str]:
-    """The metadata that a compressed model takes over from its dense one."""
+    """The metadata that a compressed model inherits from the dense one."""
     metadata = model.metadata
     weights = model.source if model.source != "unknown" else f"unknown ({model.path.name}, {(model.sha256 or '')[:16]})"
     settings = {key: str(value) for key, value in model.settings.items()}
-    taken = {key: metadata[key] for key in ("architecture", "model") if key in metadata}
+    taken: dict[str, str] = {key: metadata[key] for key in ("architecture", "model") if key in metadata}
     if model.name in manifests.models():
         taken["model"] = model.name
     return {**settings, **taken, "weights": metadata.get("weights", weights)}
@@ -100,7 +99,7 @@ def compress_model(
     with console.Progress("compressing", unit="layers") as bar:
         model, report = compress(network, data.feeds, settings, lambda done, total: bar.update(done=done, total=total))
     if settings.precision == "int8" and not report.rounded:
-        raise ConfigError("no layer could be rounded to 8 bits: --tolerance leaves none.")
+        raise ConfigError("no layer could be quantised to 8 bits: raise --tolerance.")
     done = {
         "precision": settings.precision,
         "calibration": data.description,
@@ -122,7 +121,7 @@ def compress_model(
 
 
 def summary(compressed: Compressed, settings: CompressSettings, facts: dict[str, str]) -> dict[str, object]:
-    """The report as JSON holds it."""
+    """The report as it is written to JSON."""
     return {
         "model": compressed.path.name,
         "settings": settings.model_dump(),
@@ -133,7 +132,7 @@ def summary(compressed: Compressed, settings: CompressSettings, facts: dict[str,
     }
 
 
-def table(report: Report) -> Table:
+def table(report: CompressionReport) -> Table:
     """A row for each layer."""
     rows = Table("layer", "weights", "zeros", "precision", "size", "output error", box=None, pad_edge=False)
     for layer in report.layers:

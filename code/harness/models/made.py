@@ -1,44 +1,45 @@
-"""What was made by this tool, and what must not be replaced by it."""
+"""Output files: what they may be called, and what they must not replace."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.catalog import manifests
 from harness.errors import ConfigError
 from harness.graph import read_graph
 
-if TYPE_CHECKING:
-    pass
-
-
 TOOL = "mlperf-cpu-harness"
 
 
-def check_name(path: Path) -> None:
-    """Make sure that nothing which is made here is called as a published model is.
+def check_output(path: Path) -> None:
+    """Check the name of a model file before it is made.
 
     Raises:
-        ConfigError: it would be.
+        ConfigError: it is the name of a published model, or does not end in .onnx.
     """
     if path.stem in manifests.models():
-        raise ConfigError(f"{path.stem} is the name of a published model, which this is not: name the file otherwise.")
+        raise ConfigError(f"{path.stem} is reserved for a published model: choose another file name.")
+    if path.suffix != ".onnx":
+        raise ConfigError(f"{path} must end in .onnx.")
 
 
 def check_replaceable(path: Path) -> None:
-    """Make sure that a compressed model replaces nothing that was not made here.
+    """Make sure that a compressed model only replaces a file that was made here.
 
     Raises:
-        ConfigError: there is such a file.
+        ConfigError: another file already exists.
     """
-    found = _metadata(path)
+    found = existing_metadata(path)
     if found is not None and not found.get("tool", "").startswith(TOOL):
-        raise ConfigError(f"{path} is there, and was not made by this tool: name another file, or remove it.")
+        raise ConfigError(f"{path} already exists and was not made by this tool: choose another name, or remove it.")
 
 
-def _metadata(path: Path) -> dict[str, str] | None:
-    """What a file says of itself, {} if it is no model; None if there is no file."""
+def existing_metadata(path: Path) -> dict[str, str] | None:
+    """The metadata of an existing file, {} if it is not a model; None if the file does not exist.
+
+    Raises:
+        ConfigError: its folder cannot be accessed.
+    """
     try:
         if not path.exists():
             return None

@@ -1,16 +1,16 @@
-"""What a model is, as far as its file and its graph tell."""
+"""Describing a model from its file and its graph."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.catalog import manifests
-from harness.catalog.models import fetch_record, find_model, model_file
+from harness.catalog.models import fetch_record, identify_model, model_file
 from harness.errors import ConfigError
-from harness.graph import read_graph
 from harness.host import console
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ _BUILT = {
     "dense-random": "built dense random",
     "dense-built": "built dense",
 }
-"""What the names of models that were built here end with, and what they are then."""
+"""Suffixes of models that were built here, and what they mean."""
 
 
 def overview() -> list[dict[str, str]]:
-    """Every known model: name, benchmark, precision, what of it is here, description."""
+    """Every known model: name, benchmark, precision, what exists on this machine, description."""
     return [
         {
             "name": name,
@@ -68,79 +68,115 @@ def _here(name: str, entry: manifests.ModelEntry) -> str:
     return ", ".join(here) or f"no: {' or '.join(ways) or 'give its path'}"
 
 
-def describe(name: str) -> dict[str, Any]:
-    """All that is known of a model, by its name or the path of its file.
+@dataclass(frozen=True)
+class Sparsity:
+    """The zeros in a model's weight matrices: their number, and the shares of the densest and the sparsest matrix."""
+
+    count: int
+    elements: int
+    zeros: int
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """All facts about a model, as `harness models show --json` prints them."""
+
+    name: str
+    title: str
+    path: str
+    size: int
+    """In bytes."""
+    sha256: str | None
+    benchmark: str
+    official_name: str
+    source: str
+    precision: str
+    fetched: dict[str, object] | None
+    """Its `FetchRecord`."""
+    notes: list[str]
+    inputs: list[str]
+    outputs: list[str]
+    parameters: dict[str, int]
+    operators: dict[str, int]
+    weight_matrices: Sparsity
+    settings: dict[str, str | int]
+    metadata: dict[str, str]
+
+
+def describe(name: str) -> ModelFacts:
+    """All facts about a model, given by its name or the path of its file.
 
     Raises:
-        ConfigError: there is none, or its file is broken.
+        ConfigError: the model does not exist, or its file is broken.
     """
     import onnx
 
-    found = find_model(name)
-    graph = read_graph(found.path)
+    found, file = identify_model(name)
+    graph = file.graph
     try:
         model = onnx.load(str(found.path))
     except Exception as error:
         raise ConfigError(f"{found.path} cannot be loaded with its weights ({error}): fetch it again.") from error
     record = fetch_record(name) if name in manifests.models() else None
-    return {
-        "name": found.name,
-        "title": found.title,
-        "path": str(found.path),
-        "size": found.path.stat().st_size,
-        "sha256": found.sha256,
-        "benchmark": found.benchmark,
-        "official_name": found.official_name,
-        "source": found.source,
-        "precision": found.precision,
-        "fetched": record.model_dump() if record else None,
-        "notes": [words for words in (found.caveat, found.remark) if words],
-        "inputs": [str(tensor) for tensor in graph.inputs],
-        "outputs": [str(tensor) for tensor in graph.outputs],
-        "parameters": parameters(model),
-        "operators": graph.operators,
-        "weight_matrices": sparsity(model),
-        "settings": found.settings,
-        "metadata": found.metadata,
-    }
+    return ModelFacts(
+        name=found.name,
+        title=found.title,
+        path=str(found.path),
+        size=found.path.stat().st_size,
+        sha256=found.sha256,
+        benchmark=found.benchmark,
+        official_name=found.official_name,
+        source=found.source,
+        precision=found.precision,
+        fetched=record.model_dump() if record else None,
+        notes=[words for words in (found.caveat, found.remark) if words],
+        inputs=[str(tensor) for tensor in graph.inputs],
+        outputs=[str(tensor) for tensor in graph.outputs],
+        parameters=parameters(model),
+        operators=graph.operators,
+        weight_matrices=sparsity(model),
+        settings=found.settings,
+        metadata=found.metadata,
+    )
 
 
-def rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The same for people."""
-    yield "name", facts["title"]
-    for key in ("path", "sha256"):
-        yield key, facts[key]
-    yield "size", console.quantity(facts["size"], "B")
-    yield "benchmark", f"{facts['benchmark']}, results under {facts['official_name']}"
-    yield "source", facts["source"]
-    yield "precision", facts["precision"]
-    if facts["fetched"]:
-        yield "fetched", f"{facts['fetched']['time']} from {facts['fetched']['source']}"
-    for note in facts["notes"]:
-        yield "note", note
-    for kind in ("inputs", "outputs"):
-        for tensor in facts[kind]:
-            yield kind.removesuffix("s"), tensor
-    yield "parameters", ", ".join(f"{count:,} {kind}" for kind, count in facts["parameters"].items())
-    operators = facts["operators"]
-    top = [f"{count} {operator}" for operator, count in list(operators.items())[:_TOP]]
-    rest = sum(operators.values()) - sum(list(operators.values())[:_TOP])
-    yield "nodes", f"{sum(operators.values()):,}: " + ", ".join(top + ([f"{rest} others"] if rest else []))
-    matrices = facts["weight_matrices"]
-    if matrices["count"]:
+def rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
+    """The facts as rows of a table: (title, text)."""
+    yield "name", facts.title
+    yield "path", facts.path
+    yield "sha256", facts.sha256 or ""
+    yield "size", console.quantity(facts.size, "B")
+    yield "benchmark", f"{facts.benchmark}, results under {facts.official_name}"
+    yield "source", facts.source
+    yield "precision", facts.precision
+    if facts.fetched:
+        yield "fetched", f"{facts.fetched['time']} from {facts.fetched['source']}"
+    for kind, lines in (("note", facts.notes), ("input", facts.inputs), ("output", facts.outputs)):
+        for line in lines:
+            yield kind, line
+    yield "parameters", ", ".join(f"{count:,} {kind}" for kind, count in facts.parameters.items())
+    total = sum(facts.operators.values())
+    top = list(facts.operators.items())[:_TOP]
+    rest = total - sum(count for _, count in top)
+    words = [f"{count} {operator}" for operator, count in top] + ([f"{rest} others"] if rest else [])
+    yield "nodes", f"{total:,}: {', '.join(words)}"
+    matrices = facts.weight_matrices
+    if matrices.count:
         yield (
             "sparsity",
-            f"{matrices['zeros'] / matrices['elements']:.1%} zeros in {matrices['count']} weight matrices "
-            f"(from {matrices['least']:.1%} to {matrices['most']:.1%})",
+            f"{matrices.zeros / matrices.elements:.1%} zeros in {matrices.count} weight matrices "
+            f"(from {matrices.least:.1%} to {matrices.most:.1%})",
         )
-    for key, value in facts["settings"].items():
-        yield "setting", f"{key} = {value}"
-    for key, value in facts["metadata"].items():
-        yield "metadata", f"{key}: {value}"
+    for setting, value in facts.settings.items():
+        yield "setting", f"{setting} = {value}"
+    for key, text in facts.metadata.items():
+        yield "metadata", f"{key}: {text}"
 
 
 def parameters(model: ModelProto) -> dict[str, int]:
-    """How many numbers of the weights are floating-point, and how many integers; shapes and zero points are neither."""
+    """Number of floating-point and of integer weights; shapes and zero points do not count."""
     from onnx import TensorProto
 
     kinds = {
@@ -161,8 +197,8 @@ def parameters(model: ModelProto) -> dict[str, int]:
     return counts
 
 
-def sparsity(model: ModelProto) -> dict[str, float]:
-    """The zeros among the weights of matrix products and convolutions; of integers those that stand for zero."""
+def sparsity(model: ModelProto) -> Sparsity:
+    """The zeros in the weights of matrix products and convolutions; integer zeros are those equal to the zero point."""
     constants = _constants(model)
     producers = {output: node for node in model.graph.node for output in node.output}
     seen: set[str] = set()
@@ -183,17 +219,11 @@ def sparsity(model: ModelProto) -> dict[str, float]:
             if count:
                 shares.append(found / count)
                 zeros, elements = zeros + found, elements + count
-    return {
-        "count": len(shares),
-        "elements": elements,
-        "zeros": zeros,
-        "least": min(shares, default=0.0),
-        "most": max(shares, default=0.0),
-    }
+    return Sparsity(len(shares), elements, zeros, min(shares, default=0.0), max(shares, default=0.0))
 
 
 def _root(name: str, zero: str, axis: int, producers: dict[str, NodeProto]) -> tuple[str, str, int]:
-    """The constant behind a weight, through what changes its form and not its zeros, and its zero point."""
+    """The constant from which a weight is derived without changing its zeros, its zero point, and the channel axis."""
     while (node := producers.get(name)) is not None and node.input:
         if node.op_type == "DequantizeLinear":
             zero = node.input[2] if len(node.input) > 2 else ""

@@ -1,25 +1,24 @@
-"""Whether the models on this machine are still what they were when they were shipped or fetched."""
+"""Verifying that the models on this machine are unchanged since they were shipped or fetched."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from harness.catalog import manifests
-from harness.catalog.models import fetch_record, find_model, model_file
+from harness.catalog.contract import benchmark_class
+from harness.catalog.models import fetch_record, identify_model, model_file
 from harness.errors import ConfigError, did_you_mean
-from harness.graph import read_graph
 from harness.host import console
-from harness.task.base import find_benchmark
 
 
 def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hash models again and read their graphs; without names all that are shipped or were fetched.
+    """Hash models again and read their graphs; by default all that are shipped or were fetched.
 
     Returns:
-        A line for each that is right, and one for each that is not; one that was named has to be here.
+        A line for each good model and one for each bad model; a model that was named must exist here.
 
     Raises:
-        ConfigError: there is no model of a name.
+        ConfigError: a name is unknown.
     """
     known = manifests.models()
     for name in names:
@@ -28,12 +27,11 @@ def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
     here = [name for name, (_, entry) in known.items() if entry.file or model_file(name).exists()]
     good, problems = [], []
     for name in names or here:
-        console.detail(f"{name}: hashing, and reading its graph")
+        console.detail(f"{name}: hashing the file and reading its graph")
         try:
-            model = find_model(name)
-            graph = read_graph(model.path)
-            if not find_benchmark(model.benchmark).accepts(graph.inputs):
-                raise ConfigError(f"the inputs of {model.path} do not fit {model.benchmark}.")
+            model, file = identify_model(name)
+            if not benchmark_class(model.benchmark).accepts(file.graph.inputs):
+                raise ConfigError(f"the inputs of {model.path} do not match {model.benchmark}.")
         except ConfigError as error:
             problems.append(f"{name}: {error}")
         else:
@@ -42,7 +40,7 @@ def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def verdict(model: manifests.Model) -> str:
-    """By what a model that was found is known to be the published one, and its sha256."""
+    """How a model was verified to be the published one, and its sha256."""
     record = fetch_record(model.name)
     _, entry = manifests.models()[model.name]
     by_md5 = record is not None and record.verified == "md5" and entry.sha256 is None

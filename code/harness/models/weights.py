@@ -1,4 +1,4 @@
-"""Where the tensors of a graph that is built come from: random numbers, or a checkpoint."""
+"""Sources of the tensors of a new graph: random numbers, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import ConfigError, MissingDependencyError
 
-if TYPE_CHECKING:
-    from safetensors import safe_open
-
-Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
-"""Draws a tensor of a shape with the statistics that suit its place in the graph."""
+Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float32]]
+"""Draws a tensor of a shape, with statistics that suit its place in the graph."""
 
 
 def normal(deviation: float) -> Draw:
-    """Independent, of mean 0 and this standard deviation."""
+    """Independent normal values with mean 0 and this standard deviation."""
     return lambda generator, shape: generator.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
 
 
@@ -32,63 +30,78 @@ def filled(value: float) -> Draw:
 
 
 class Weights(ABC):
-    """Gives a builder its tensors, each once, by the names of the architecture's Hugging Face checkpoint."""
+    """Provides a builder with tensors, each once, by their names in the architecture's Hugging Face checkpoint."""
 
     source: str
-    """What the model's metadata say of the weights; it starts with "random" if nothing was learnt."""
+    """Origin of the weights, for the model's metadata; starts with "random" if they were not trained."""
 
     @abstractmethod
-    def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> np.ndarray:
-        """The float32 tensor of that name; ``draw`` is for random weights only.
+    def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> NDArray[np.float32]:
+        """The float32 tensor with this name; ``draw`` is used for random weights only.
 
         Raises:
-            ConfigError: the checkpoint has no such tensor, or one of another shape or dtype.
+            ConfigError: the checkpoint does not contain the tensor, or with another shape or dtype.
         """
 
     @abstractmethod
     def finish(self, ignored: Sequence[str] = ()) -> None:
-        """Check that nothing was left over but names that match a pattern of ``ignored`` ("cls.*").
+        """Check that every tensor was used, except names that match a pattern in ``ignored`` ("cls.*").
 
         Raises:
-            ConfigError: the checkpoint has tensors that no part of the graph takes, so it is of another model.
+            ConfigError: the checkpoint has tensors that the graph does not use, so it is of another model.
         """
 
 
 class RandomWeights(Weights):
-    """The same seed gives the same tensors, whatever the order in which they are asked for."""
+    """The same seed gives the same tensors, in whatever order they are requested."""
 
     def __init__(self, seed: int) -> None:
         self.source = f"random weights, seed {seed}"
         self._seed = seed
 
-    def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> np.ndarray:
-        """Drawn by a generator of its own."""
+    def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> NDArray[np.float32]:
+        """Drawn by its own generator."""
         generator = np.random.default_rng([self._seed, *name.encode()])
         return draw(generator, shape).astype(np.float32, copy=False)
 
     def finish(self, ignored: Sequence[str] = ()) -> None:
-        """Nothing can be left over."""
+        """Does nothing: there are no other tensors."""
+
+
+class _Slice(Protocol):
+    """A tensor that has not been read yet."""
+
+    def get_shape(self) -> list[int]: ...
+    def get_dtype(self) -> str: ...
+
+
+class _File(Protocol):
+    """What a checkpoint asks of safetensors.safe_open, which has no types."""
+
+    def keys(self) -> list[str]: ...
+    def get_slice(self, name: str, /) -> _Slice: ...
+    def get_tensor(self, name: str, /) -> NDArray[np.generic]: ...
 
 
 _SINGLE = "model.safetensors"
 _INDEX = f"{_SINGLE}.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
-# What the first PyTorch ports of BERT called a LayerNorm's weight and bias; transformers renames them on loading, too.
+# What the first PyTorch ports of BERT called a LayerNorm's weight and bias; transformers also renames them.
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
 class Checkpoint(Weights):
-    """Trained weights: a ``.safetensors`` file, or a folder as ``save_pretrained`` of transformers writes it.
+    """Trained weights: a ``.safetensors`` file, or a folder written by ``save_pretrained`` of transformers.
 
-    A folder holds ``model.safetensors``, or ``model.safetensors.index.json`` and the shards that it names. Tensors of
-    float64, float16 and bfloat16 become float32; they are read as they are asked for, never all at once.
+    A folder contains ``model.safetensors``, or ``model.safetensors.index.json`` and the shards that it lists. Tensors
+    of float64, float16 and bfloat16 become float32; each is read when it is requested, never all at once.
     """
 
     def __init__(self, path: Path) -> None:
         """Open the files.
 
         Raises:
-            ConfigError: there is no such file, or it is no safetensors file or a damaged one.
+            ConfigError: the file does not exist, is not a safetensors file, or is damaged.
             MissingDependencyError: the package safetensors is not installed.
         """
         self._path = path
@@ -97,44 +110,44 @@ class Checkpoint(Weights):
             self.source = f"{path.absolute().name}, sha256 {_digest(files)[:16]}"
         except OSError as error:
             raise ConfigError(f"the checkpoint {path} cannot be read: {error.strerror}; check the path.") from error
-        if self.source.startswith("random"):  # by which others know weights that nothing was learnt with
+        if self.source.startswith("random"):  # which marks untrained weights
             self.source = f"checkpoint {self.source}"
-        self._left: dict[str, tuple[Path, safe_open, str]] = {}
+        self._left: dict[str, tuple[Path, _File, str]] = {}
         for file in files:
             opened = _open(file)
-            self._left |= {_name(key): (file, opened, key) for key in opened.keys()}  # noqa: SIM118 (it is no mapping)
+            self._left |= {_name(key): (file, opened, key) for key in opened.keys()}  # noqa: SIM118 (it is not a mapping)
         self._taken: set[str] = set()
 
-    def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> np.ndarray:
+    def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> NDArray[np.float32]:
         """Read from its file."""
         if name not in self._left:
-            again = "asked for twice" if name in self._taken else f"not in the checkpoint {self._path}"
-            raise ConfigError(f"the tensor {name} is {again}: give the checkpoint of the model that is to be built.")
+            problem = "requested twice" if name in self._taken else f"not in the checkpoint {self._path}"
+            raise ConfigError(f"the tensor {name} is {problem}: give the checkpoint of the model to build.")
         file, opened, key = self._left.pop(name)
         self._taken.add(name)
         found = opened.get_slice(key)
         dims, kind = tuple(found.get_shape()), found.get_dtype()
         if dims != shape:
             raise ConfigError(
-                f"the tensor {name} of the checkpoint {self._path} has the shape {dims}, and {shape} is needed: give "
-                "the checkpoint of the model that is to be built."
+                f"the tensor {name} of the checkpoint {self._path} has the shape {dims} instead of {shape}: give the "
+                "checkpoint of the model to build."
             )
         if kind not in _FLOATS:
             raise ConfigError(
-                f"the tensor {name} of the checkpoint {self._path} is {kind}, and only {', '.join(_FLOATS)} can be "
-                "read: save it in one of these."
+                f"the tensor {name} of the checkpoint {self._path} has the type {kind}, and only {', '.join(_FLOATS)} "
+                "are supported: convert it to one of these."
             )
         values = _bfloat16(file, key, shape) if kind == "BF16" else opened.get_tensor(key)
         return values.astype(np.float32, copy=False)
 
     def finish(self, ignored: Sequence[str] = ()) -> None:
-        """What the builder never asked for has to be of no use to it."""
+        """Check that the builder requested every tensor that is not ignored."""
         left = [name for name in self._left if not any(fnmatchcase(name, pattern) for pattern in ignored)]
         if left:
             several = f" and {len(left) - 3} more" if len(left) > 3 else ""
             raise ConfigError(
-                f"the checkpoint {self._path} has tensors that the model has no place for: "
-                f"{', '.join(sorted(left)[:3])}{several}; give the checkpoint of the model that is to be built."
+                f"the checkpoint {self._path} has tensors that the model does not use: "
+                f"{', '.join(sorted(left)[:3])}{several}; give the checkpoint of the model to build."
             )
 
 
@@ -148,7 +161,7 @@ def _name(key: str) -> str:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         if not path.exists():
-            raise ConfigError(f"there is no checkpoint {path}: give a .safetensors file or the folder that holds it.")
+            raise ConfigError(f"there is no checkpoint {path}: give a .safetensors file or its folder.")
         if path.suffix in (".bin", ".pt", ".pth", ".ckpt"):
             raise ConfigError(_convert(path))
         return [path]
@@ -159,13 +172,13 @@ def _files(path: Path) -> list[Path]:
     if (path / "pytorch_model.bin").is_file() or (path / "pytorch_model.bin.index.json").is_file():
         raise ConfigError(_convert(path / "pytorch_model.bin"))
     raise ConfigError(
-        f"the folder {path} holds no {_SINGLE}: give the folder or the .safetensors file of a checkpoint."
+        f"the folder {path} contains no {_SINGLE}: give the folder or the .safetensors file of a checkpoint."
     )
 
 
 def _convert(path: Path) -> str:
     return (
-        f"{path} is a pickle, which is not read since it can hold any program: convert it, with "
+        f"{path} is a pickle, which is not read because it can run any code: convert it with "
         "model.save_pretrained(FOLDER, safe_serialization=True) of transformers or save_file of safetensors.torch."
     )
 
@@ -175,15 +188,15 @@ def _shards(folder: Path) -> list[Path]:
         names = sorted(set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values()))
         shards = [folder / Path(name).name for name in names]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{folder / _INDEX} is no index of a checkpoint: fetch it again.") from error
+        raise ConfigError(f"{folder / _INDEX} is not a checkpoint index: download it again.") from error
     for shard in shards:
         if not shard.is_file():
-            raise ConfigError(f"the checkpoint {folder} lacks {shard.name}, which {_INDEX} names: fetch it again.")
+            raise ConfigError(f"the checkpoint {folder} lacks {shard.name}, which {_INDEX} lists: download it again.")
     return shards
 
 
 def _digest(files: Sequence[Path]) -> str:
-    """The sha256 of the files' bytes one after another, so that a single file's is its own."""
+    """The sha256 of the concatenated files; for a single file, its own."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -192,7 +205,7 @@ def _digest(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _open(path: Path) -> safe_open:
+def _open(path: Path) -> _File:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -202,13 +215,13 @@ def _open(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{path} is no safetensors file or a damaged one: fetch or convert it again.") from error
+        raise ConfigError(f"{path} is not a safetensors file, or is damaged: download or convert it again.") from error
 
 
-def _bfloat16(path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor of a dtype that numpy does not know: the upper half of a float32's bits.
+def _bfloat16(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A bfloat16 tensor as float32; numpy does not know the type, which is the upper half of a float32's bits.
 
-    The layout is that of the format's description: the header's length in 8 bytes, the header in JSON, the tensors.
+    Layout of a safetensors file: the header's length in 8 bytes, the header in JSON, the tensors.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import ModelProto, helper, numpy_helper
+from numpy.typing import DTypeLike, NDArray
+from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
 
 from harness import __version__
 from harness.models.weights import Draw, Weights
 
-_IR_VERSION = 7  # what every engine here reads
+_IR_VERSION = 7  # supported by every engine here
 
 
 class GraphBuilder:
-    """A model that grows; weights are stored in it as they come, so that they are in memory once."""
+    """A model under construction; weights are stored in it directly, so that memory holds them once."""
 
     def __init__(self, name: str, weights: Weights, opset: int) -> None:
         self.weights = weights
@@ -30,12 +31,12 @@ class GraphBuilder:
         self._constants: set[str] = set()
         self._numbers: Counter[str] = Counter()
 
-    def input(self, name: str, dtype: np.dtype | type, dims: Sequence[int | str]) -> str:
-        """Declare an input; a dimension given by name is free."""
+    def input(self, name: str, dtype: DTypeLike, dims: Sequence[int | str]) -> str:
+        """Declare an input; a dimension given by name is dynamic."""
         return self._value(self._graph.input, name, dtype, dims)
 
-    def output(self, name: str, dtype: np.dtype | type, dims: Sequence[int | str]) -> str:
-        """Declare an output, which a node gives."""
+    def output(self, name: str, dtype: DTypeLike, dims: Sequence[int | str]) -> str:
+        """Declare an output, which a node produces."""
         return self._value(self._graph.output, name, dtype, dims)
 
     def node(
@@ -49,35 +50,35 @@ class GraphBuilder:
     def scoped(
         self, scope: str, op: str, *inputs: str, output: str | None = None, **attributes: int | Sequence[int]
     ) -> str:
-        """Add a node named as torch's exporter names it: its module, its operator, and a number from the second on."""
+        """Add a node with the name that torch's exporter would use: module, operator, and a number if repeated."""
         name = f"{scope}/{op}"
         number = self._numbers[name]
         self._numbers[name] += 1
         return self.node(op, inputs, f"{name}_{number}" if number else name, output, **attributes)
 
     def split(self, scope: str, x: str, outputs: Sequence[str]) -> None:
-        """Cut the last axis into single entries, one for each output; DeepSparse 1.8 wants their sizes spelt out."""
+        """Split the last axis into single entries, one per output; DeepSparse 1.8 needs explicit sizes."""
         sizes = self.constant(f"{scope}/sizes", [1] * len(outputs), np.int64)
         self._graph.node.append(helper.make_node("Split", [x, sizes], list(outputs), f"{scope}/Split", axis=-1))
 
     def weight(
         self, name: str, shape: tuple[int, ...], draw: Draw, *, stored: str | None = None, transposed: bool = False
     ) -> str:
-        """Add a weight under the name ``stored``, else its own, and return that.
+        """Add a weight under the name ``stored``, by default its own, and return that name.
 
         Raises:
-            ConfigError: the weights have no such tensor of that shape.
+            ConfigError: the weights do not contain the tensor in that shape.
         """
         values = self.weights.tensor(name, shape, draw)
         return self.initializer(stored or name, values.T if transposed else values)
 
-    def initializer(self, name: str, values: np.ndarray) -> str:
+    def initializer(self, name: str, values: NDArray[np.generic]) -> str:
         """Add a tensor."""
         self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
-    def constant(self, name: str, values: object, dtype: type = np.float32) -> str:
-        """Add a small tensor that is not learnt, once under each name."""
+    def constant(self, name: str, values: object, dtype: DTypeLike = np.float32) -> str:
+        """Add a small tensor that is not trained, once per name."""
         if name not in self._constants:
             self._constants.add(name)
             self._graph.initializer.append(numpy_helper.from_array(np.array(values, dtype), name))
@@ -87,14 +88,14 @@ class GraphBuilder:
         """The model, with ``architecture`` and ``weights`` in its metadata.
 
         Raises:
-            ConfigError: the weights have tensors that were not taken and match no pattern of ``ignored``.
+            ConfigError: the weights have unused tensors that match no pattern in ``ignored``.
         """
         self.weights.finish(ignored)
         helper.set_model_props(self._model, {"architecture": architecture, "weights": self.weights.source})
         return self._model
 
     @staticmethod
-    def _value(values: object, name: str, dtype: np.dtype | type, dims: Sequence[int | str]) -> str:
+    def _value(values: list[ValueInfoProto], name: str, dtype: DTypeLike, dims: Sequence[int | str]) -> str:
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         values.append(helper.make_tensor_value_info(name, kind, dims))
         return name

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from harness.compress.network import read_network
+from harness.compress.folding import read_network
 
 
 def node(operator: str, inputs: str, output: str, name: str | None = None, **attributes: object) -> NodeProto:

@@ -164,9 +164,9 @@ def test_layers_narrower_than_a_block_are_no_part_of_the_sparsity():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"sparsity": 0.6, "keep": ("nothing*",)}, r"--keep nothing\* fits no layer: their names are "),
-        ({"sparsity": 0.6, "keep": ("*",)}, "no layer could be pruned: --keep or --block leaves none"),
-        ({"precision": "int8", "keep": ("*",)}, "no layer could be rounded to 8 bits: --keep leaves none"),
+        ({"sparsity": 0.6, "keep": ("nothing*",)}, r"--keep nothing\* matches no layer: their names are "),
+        ({"sparsity": 0.6, "keep": ("*",)}, "no layer can be pruned: --keep or --block excludes all"),
+        ({"precision": "int8", "keep": ("*",)}, "no layer can be quantised to 8 bits: --keep excludes all"),
     ],
 )
 def test_settings_that_leave_nothing_to_do_are_refused_before_there_is_data(case, wrong, said):
@@ -176,7 +176,7 @@ def test_settings_that_leave_nothing_to_do_are_refused_before_there_is_data(case
 
 
 def test_blocks_wider_than_every_layer_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="no layer could be pruned: --keep or --block leaves none"):
+    with pytest.raises(ConfigError, match="no layer can be pruned: --keep or --block excludes all"):
         check(Network(folded(mlp(16), tmp_path)), CompressSettings(sparsity=0.6, block=33))
 
 

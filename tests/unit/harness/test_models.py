@@ -103,12 +103,12 @@ def test_every_builder_of_the_manifests_is_there(monkeypatch):
     ("name", "weights", "output", "seed", "message"),
     [
         ("tiny-pf32", "random", None, 0, "no model 'tiny-pf32' to build: did you mean 'tiny-fp32'?"),
-        ("other-fp32", "random", None, 0, "graph of other-fp32 is not known here: choose from tiny-fp32"),
+        ("other-fp32", "random", None, 0, "other-fp32 cannot be built: choose from tiny-fp32"),
         ("tiny-fp32", "trained", None, 0, "--weights trained: give random, or the path of a checkpoint"),
         ("tiny-fp32", "nowhere/model.safetensors", None, 0, "there is no checkpoint nowhere/model.safetensors: give a"),
-        ("tiny-fp32", "random", None, -1, "--seed -1: give a number from 0 on"),
-        ("tiny-fp32", "random", "other-fp32.onnx", 0, "other-fp32 is the name of a published model, which this is not"),
-        ("tiny-fp32", "random", "folder", 0, "folder is no name for a model: let it end in .onnx"),
+        ("tiny-fp32", "random", None, -1, "--seed -1: the seed must be 0 or greater"),
+        ("tiny-fp32", "random", "other-fp32.onnx", 0, "other-fp32 is reserved for a published model: choose another"),
+        ("tiny-fp32", "random", "folder", 0, "folder must end in .onnx"),
     ],
 )
 def test_what_cannot_be_built_is_said_before_anything_is_written(tmp_path, name, weights, output, seed, message):
@@ -136,7 +136,8 @@ def test_nothing_else_is_replaced(tmp_path, content):
         path.mkdir()
     else:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"mine\.onnx is there, and is no model with random weights: name another"):
+    message = r"mine\.onnx already exists and is not a model with random weights: choose another"
+    with pytest.raises(ConfigError, match=message):
         build("tiny-fp32", "random", path, 0)
     assert path.is_dir() if content is None else path.read_bytes() == content
 
@@ -172,7 +173,7 @@ def test_a_checkpoint_replaces_only_what_was_built_here_under_its_name(tmp_path,
     path = tmp_path / "mine.onnx"
     path.write_bytes(classifier(RandomWeights(0), metadata).SerializeToString())
     with pytest.raises(
-        ConfigError, match=r"mine\.onnx is there, and is no tiny-fp32 that was built here: name another"
+        ConfigError, match=r"mine\.onnx already exists and is not a tiny-fp32 that was built here: choose another"
     ):
         build("tiny-fp32", checkpoint, path, 0)
     assert read_graph(path).metadata == metadata
