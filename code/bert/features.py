@@ -12,7 +12,7 @@ import logging
 import re
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -20,12 +20,12 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bert.squad import Squad, parse_squad
 from harness.errors import ConfigError
+from harness.host.console import OnProgress
 from harness.host.files import read_input
-
-Progress = Callable[[int, int], None]
 
 _CODE_VERSION = 1  # raise it with every change of what build_features returns: it is part of the cache key
 _COLUMNS = {
@@ -72,19 +72,19 @@ class Features:
     ``max_context`` are at ``offsets[i]:offsets[i + 1]``.
     """
 
-    tokens: np.ndarray  # int32 (total,) WordPiece ids
-    offsets: np.ndarray  # int64 (n + 1,)
-    first_segment: np.ndarray  # int32 (n,) tokens of segment 0, [CLS] question [SEP]; the rest is segment 1
-    question: np.ndarray  # int32 (n,) index in Squad.questions, ascending
-    word: np.ndarray  # int32 (total,) index in context_words(), -1 outside the context
-    max_context: np.ndarray  # bool (total,) whether this feature sees the token with the most context
+    tokens: NDArray[np.int32]  # (total,) WordPiece ids
+    offsets: NDArray[np.int64]  # (n + 1,)
+    first_segment: NDArray[np.int32]  # (n,) tokens of segment 0, [CLS] question [SEP]; the rest is segment 1
+    question: NDArray[np.int32]  # (n,) index in Squad.questions, ascending
+    word: NDArray[np.int32]  # (total,) index in context_words(), -1 outside the context
+    max_context: NDArray[np.bool_]  # (total,) whether this feature sees the token with the most context
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each feature, int64 (n,)."""
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each feature, (n,)."""
         return np.diff(self.offsets)
 
 
@@ -184,8 +184,8 @@ def _split_word(word: str) -> list[str]:
 
 
 @lru_cache(maxsize=4096)
-def _doc_spans(length: int, room: int, stride: int) -> list[tuple[int, int, np.ndarray]]:
-    """(start, stop, max_context bool (stop - start,)) of each window of ``room`` over ``length`` tokens."""
+def _doc_spans(length: int, room: int, stride: int) -> list[tuple[int, int, NDArray[np.bool_]]]:
+    """(start, stop, max_context (stop - start,)) of each window of ``room`` over ``length`` tokens."""
     if not length:
         return []
     starts = [0]
@@ -204,25 +204,22 @@ def build_features(
     squad: Squad,
     vocab_path: str | Path,
     params: FeatureParams | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Features:
     """The features of every question; as in the reference a question whose context has no token has none."""
     return _build(squad, read_vocab(vocab_path), params or FeatureParams(), progress)
 
 
-def _build(squad: Squad, vocab: list[str], params: FeatureParams, progress: Progress | None) -> Features:
+def _build(squad: Squad, vocab: list[str], params: FeatureParams, progress: OnProgress | None) -> Features:
     cls, sep = vocab.index("[CLS]"), vocab.index("[SEP]")
     texts = chain(squad.contexts, (question.text for question in squad.questions))
     pieces = _word_pieces({word for text in texts for word in context_words(text)}, vocab)
-    documents = []
-    for context in squad.contexts:
-        ids = [pieces[word] for word in context_words(context)]
-        word = np.repeat(np.arange(len(ids), dtype=np.int32), [len(i) for i in ids])
-        documents.append((np.fromiter(chain.from_iterable(ids), np.int32, len(word)), word))
-
+    documents = [_document([pieces[word] for word in context_words(context)]) for context in squad.contexts]
     end, outside = np.array([sep], np.int32), np.full(params.max_seq_length, -1, np.int32)
-    unseen = np.zeros(params.max_seq_length, bool)
-    tokens, words, flags = ([np.empty(0, dtype)] for dtype in (np.int32, np.int32, bool))
+    unseen = np.zeros(params.max_seq_length, np.bool_)
+    # Each begins with an empty array, since there may be no feature to concatenate.
+    tokens, words = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+    flags = [np.empty(0, np.bool_)]
     lengths, first, owner = [0], [], []
     for index, question in enumerate(squad.questions):
         ids = [*chain.from_iterable(pieces[word] for word in context_words(question.text))]
@@ -238,12 +235,23 @@ def _build(squad: Squad, vocab: list[str], params: FeatureParams, progress: Prog
             owner.append(index)
         if progress and (index % 500 == 499 or index + 1 == len(squad.questions)):
             progress(index + 1, len(squad.questions))
-    tokens, words, flags = (np.concatenate(column) for column in (tokens, words, flags))
-    columns = (tokens, np.cumsum(lengths), first, owner, words, flags)
-    arrays = [np.asarray(column, dtype) for column, dtype in zip(columns, _COLUMNS.values(), strict=True)]
-    for array in arrays:
-        array.flags.writeable = False
-    return Features(*arrays)
+    features = Features(
+        tokens=np.concatenate(tokens),
+        offsets=np.cumsum(lengths, dtype=np.int64),
+        first_segment=np.array(first, np.int32),
+        question=np.array(owner, np.int32),
+        word=np.concatenate(words),
+        max_context=np.concatenate(flags),
+    )
+    for column in vars(features).values():
+        column.flags.writeable = False
+    return features
+
+
+def _document(pieces: list[list[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The ids of a context and the word of each, (tokens,) both, from the ids of its words."""
+    word = np.repeat(np.arange(len(pieces), dtype=np.int32), [len(ids) for ids in pieces])
+    return np.fromiter(chain.from_iterable(pieces), np.int32, len(word)), word
 
 
 def load_features(
@@ -251,7 +259,7 @@ def load_features(
     vocab_path: str | Path,
     cache_dir: str | Path,
     params: FeatureParams | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Features:
     """``build_features`` through a cache; its arrays are then memory-mapped.
 

@@ -20,6 +20,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from bert.architecture import TRANSFORMERS, EncoderGraph, Interface
@@ -116,9 +117,10 @@ def _scaled(variance: float) -> Draw:
 def _centred(variance: float) -> Draw:
     """The same after ReLU, of whose mean square 1 this is left once the mean is taken away: 1 - 1 / pi."""
 
-    def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        weights = _scaled(variance / (1 - 1 / math.pi))(generator, shape)
-        return weights - weights.mean(axis=1, keepdims=True)
+    def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        weights: NDArray[np.float32] = _scaled(variance / (1 - 1 / math.pi))(generator, shape)
+        weights -= weights.mean(axis=1, keepdims=True)
+        return weights
 
     return draw
 

@@ -13,13 +13,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import ConfigError
 from harness.host.files import read_input
 
+_T = TypeVar("_T")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
@@ -49,16 +51,8 @@ def read_squad(path: str | Path) -> Squad:
 
 def parse_squad(raw: bytes, path: str | Path) -> Squad:
     """``raw`` as a data set; ``path`` only names it in errors."""
-    try:
-        root = json.loads(raw.decode())
-    except UnicodeDecodeError as error:
-        raise _bad(path, f"byte {error.start} is not UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise _bad(path, f"it is not JSON (line {error.lineno} column {error.colno}: {error.msg})") from error
-    except RecursionError as error:
-        raise _bad(path, "its JSON is nested too deeply") from error
 
-    def field(node: Any, place: str, key: str, kind: type, *, empty: bool = True) -> Any:
+    def field(node: object, place: str, key: str, kind: type[_T], *, empty: bool = True) -> _T:
         value = node.get(key) if isinstance(node, dict) else None
         if not isinstance(value, kind):
             raise _bad(path, f"{place} has no {'list' if kind is list else 'text'} {key!r}")
@@ -69,7 +63,7 @@ def parse_squad(raw: bytes, path: str | Path) -> Squad:
     contexts: list[str] = []
     questions: list[Question] = []
     places: dict[str, str] = {}
-    for a, article in enumerate(field(root, "the top level", "data", list, empty=False)):
+    for a, article in enumerate(field(_load(raw, path), "the top level", "data", list, empty=False)):
         for p, paragraph in enumerate(field(article, f"data[{a}]", "paragraphs", list, empty=False)):
             here = f"data[{a}].paragraphs[{p}]"
             contexts.append(field(paragraph, here, "context", str))
@@ -90,7 +84,18 @@ def parse_squad(raw: bytes, path: str | Path) -> Squad:
     return Squad(tuple(contexts), tuple(questions))
 
 
-def repeated(path: str | Path, features: Sequence[int] | np.ndarray, total: int) -> bytes:
+def _load(raw: bytes, path: str | Path) -> object:
+    try:
+        return json.loads(raw.decode())
+    except UnicodeDecodeError as error:
+        raise _bad(path, f"byte {error.start} is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise _bad(path, f"it is not JSON (line {error.lineno} column {error.colno}: {error.msg})") from error
+    except RecursionError as error:
+        raise _bad(path, "its JSON is nested too deeply") from error
+
+
+def repeated(path: str | Path, features: Sequence[int] | NDArray[np.int64], total: int) -> bytes:
     """A data set of the questions of ``path`` over and over, each time under new ids, that gives ``total`` features.
 
     ``features`` says how many each question gives, in the file's order. No number that is made with it is a

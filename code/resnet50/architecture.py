@@ -30,6 +30,7 @@ import math
 from collections import Counter
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from harness.errors import ConfigError
@@ -63,7 +64,7 @@ _IMAGE = 64.0**2  # mean square of a pixel less its channel's mean, on the scale
 def centred(variance: float, inputs: tuple[int, ...]) -> Draw:
     """Weights of mean 0 over the axes ``inputs``, that give this variance for inputs of mean square 1."""
 
-    def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
         weights = generator.standard_normal(shape, dtype=np.float32)
         weights -= weights.mean(axis=inputs, keepdims=True, dtype=np.float64).astype(np.float32)
         weights *= np.float32(math.sqrt(variance / math.prod(shape[axis] for axis in inputs)))

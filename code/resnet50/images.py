@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import ConfigError, NotOfficial
 from harness.host.files import write_text
@@ -32,8 +33,8 @@ class ImageSet:
     """Images by sample index."""
 
     files: tuple[Path, ...]
-    labels: np.ndarray
-    """int64 (n,): 0 to 999 in the order of the WordNet ids."""
+    labels: NDArray[np.int64]
+    """(n,): 0 to 999 in the order of the WordNet ids."""
 
 
 def dataset_file(path: Path) -> Path:

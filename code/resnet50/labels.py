@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import ConfigError
 from harness.host.files import read_input
@@ -12,8 +13,8 @@ from harness.host.files import read_input
 CLASSES = 1000
 
 
-def read_val_map(path: str | Path) -> tuple[list[str], np.ndarray]:
-    """Names, and labels int64 (n,) from 0 to 999, of a file whose lines are ``NAME LABEL``.
+def read_val_map(path: str | Path) -> tuple[list[str], NDArray[np.int64]]:
+    """Names, and labels (n,) from 0 to 999, of a file whose lines are ``NAME LABEL``.
 
     A line is split at white space and further columns are ignored, as in the official
     ``vision/classification_and_detection/tools/accuracy-imagenet.py`` (mlcommons/inference); a name may hold a folder.

@@ -19,9 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+from numpy.typing import NDArray
 from PIL import features
 
 from harness.errors import ConfigError, RunFailed
+from harness.host.console import OnProgress
 from harness.host.machine import core_count
 from resnet50.preprocess import CODE_VERSION, SIDE, Profile, pixels
 
@@ -40,15 +42,15 @@ class Pixels:
     def __len__(self) -> int:
         return self._count
 
-    def read(self, index: int) -> np.ndarray:
-        """uint8 (224, 224, 3), RGB: a view of the file, verified.
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """(224, 224, 3), RGB: a view of the file, verified.
 
         Raises:
             RunFailed: the cache was damaged; the shard is then removed.
         """
         path, rows = self._shards[index // SHARD]
-        row = rows[index % SHARD]
-        if sha256(row[:_PIXELS]).digest() != row[_PIXELS:].tobytes():
+        row: NDArray[np.uint8] = rows[index % SHARD]
+        if sha256(row[:_PIXELS].data).digest() != row[_PIXELS:].tobytes():
             path.unlink(missing_ok=True)
             raise RunFailed(f"{path} was damaged, and has been removed: run this again, it is made anew.")
         return row[:_PIXELS].reshape(SIDE, SIDE, 3)
@@ -59,7 +61,7 @@ def load_pixels(
     profile: Profile,
     cache_dir: Path,
     *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: OnProgress = lambda done, total: None,
 ) -> Pixels:
     """Pixels of these image files, in their order; from the cache what is there, the rest is made and kept.
 
@@ -75,7 +77,7 @@ def load_pixels(
         shards = []
         done, lock = 0, threading.Lock()
 
-        def count(result: bytes) -> None:
+        def count() -> None:
             nonlocal done
             with lock:
                 done += 1
@@ -107,7 +109,7 @@ def _shard(
     profile: Profile,
     cache_dir: Path,
     pool: ThreadPoolExecutor,
-    count: Callable[[bytes], None],
+    count: Callable[[], None],
 ) -> Path:
     contents = list(pool.map(_read, files))
     digests = list(pool.map(lambda data: sha256(data).hexdigest(), contents))
@@ -117,7 +119,7 @@ def _shard(
     path = cache_dir / f"imagenet-{key[:32]}.npy"
     if _complete(path, len(files)):
         for _ in files:
-            count(b"")
+            count()
         return path
     rows = np.empty((len(files), _ROW), np.uint8)
 
@@ -127,8 +129,8 @@ def _shard(
         except ValueError as error:
             raise ConfigError(f"{files[position]} is broken: {error}. Replace it; no image may be left out.") from error
         rows[position, :_PIXELS] = image.reshape(-1)
-        rows[position, _PIXELS:] = np.frombuffer(sha256(image).digest(), np.uint8)
-        count(b"")
+        rows[position, _PIXELS:] = np.frombuffer(sha256(image.data).digest(), np.uint8)
+        count()
 
     for _ in pool.map(make, range(len(files))):
         pass
@@ -156,8 +158,8 @@ def _complete(path: Path, count: int) -> bool:
         return False
 
 
-def _open(path: Path) -> np.ndarray:
-    rows = np.load(path, mmap_mode="r", allow_pickle=False)
+def _open(path: Path) -> NDArray[np.uint8]:
+    rows: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
     if rows.dtype != np.uint8 or rows.ndim != 2:
         raise ValueError(f"{path} is no shard of pixels")
     return rows

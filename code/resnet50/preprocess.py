@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 SIDE = 224
@@ -62,8 +63,8 @@ CODE_VERSION = 1
 """Part of the cache's key: raise it with every change of what `pixels` returns."""
 
 
-def pixels(data: bytes, profile: Profile) -> np.ndarray:
-    """An image file's content as uint8 (224, 224, 3), RGB. EXIF orientation is left alone; the GIL is mostly free.
+def pixels(data: bytes, profile: Profile) -> NDArray[np.uint8]:
+    """An image file's content as (224, 224, 3), RGB. EXIF orientation is left alone; the GIL is mostly free.
 
     Raises:
         ValueError: it is no image, or a broken one; the text says which.
@@ -86,13 +87,13 @@ def pixels(data: bytes, profile: Profile) -> np.ndarray:
     return np.asarray(resized.crop((left, top, left + SIDE, top + SIDE)))
 
 
-def normaliser(profile: Profile) -> Callable[[np.ndarray, np.ndarray], None]:
+def normaliser(profile: Profile) -> Callable[[NDArray[np.uint8], NDArray[np.generic]], None]:
     """``write(pixels, out)``: uint8 (224, 224, 3) into float ``out`` of the same shape, (pixel - mean) ÷ deviation."""
     # Of 256 values a channel each result is known beforehand, exact in float64 before it is rounded once to float32.
     values = np.arange(256, dtype=np.float64)[:, None]
     table = ((values - np.array(profile.mean)) / np.array(profile.deviation)).astype(np.float32)
 
-    def write(image: np.ndarray, out: np.ndarray) -> None:
+    def write(image: NDArray[np.uint8], out: NDArray[np.generic]) -> None:
         for channel in range(3):
             out[..., channel] = table[:, channel][image[..., channel]]
 
@@ -108,7 +109,7 @@ def _resized(width: int, height: int, whole: Callable[[float], int]) -> tuple[in
     return whole(_SHORT * width / height), _SHORT
 
 
-def _area(image: np.ndarray, size: tuple[int, int], offset: tuple[int, int]) -> np.ndarray:
+def _area(image: NDArray[np.uint8], size: tuple[int, int], offset: tuple[int, int]) -> NDArray[np.uint8]:
     """The middle of ``cv2.resize(image, size, INTER_AREA)``, to one grey level: what each new pixel covers, averaged.
 
     OpenCV takes this rule only where both sides shrink; otherwise it interpolates linearly between two pixels.
@@ -128,8 +129,10 @@ def _area(image: np.ndarray, size: tuple[int, int], offset: tuple[int, int]) -> 
     return found.astype(np.uint8).reshape(SIDE, SIDE, 3).swapaxes(0, 1)
 
 
-def _weigh(values: np.ndarray, taps: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """float32 (224, n): row i is the sum over k of values[taps[i, k]] * weights[i, k]."""
+def _weigh(
+    values: NDArray[np.uint8 | np.float32], taps: NDArray[np.int64], weights: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """(224, n): row i is the sum over k of values[taps[i, k]] * weights[i, k]."""
     found = np.multiply(values.take(taps[:, 0], axis=0), weights[:, 0, None], dtype=np.float32)
     part = np.empty_like(found)
     for tap, weight in zip(taps.T[1:], weights.T[1:], strict=True):
@@ -139,8 +142,8 @@ def _weigh(values: np.ndarray, taps: np.ndarray, weights: np.ndarray) -> np.ndar
 
 
 @lru_cache(maxsize=1024)
-def _taps(length: int, new: int, offset: int, shrinks: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Source positions int64 (224, k) and their weights float32 (224, k) along one side."""
+def _taps(length: int, new: int, offset: int, shrinks: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Source positions and their weights along one side, (224, k) both."""
     scale = 1 / (new / length)  # OpenCV's own rounding: it decides where a product is a whole number
     position = np.arange(offset, offset + SIDE)
     if shrinks:

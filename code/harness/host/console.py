@@ -30,6 +30,9 @@ from rich.text import Text
 
 from harness.errors import ConfigError
 
+OnProgress = Callable[[int, int], None]
+"""Called with (done, total) as a piece of work goes on."""
+
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\].*?(?:\x07|\x1b\\))")
 _QUIET_FOR_S = 2.0
 _RATE_AFTER_S = 0.5
