@@ -11,16 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bert.features import Features, Progress, basic_tokens, context_words, load_features, read_vocab
+from bert.features import Features, basic_tokens, context_words, load_features, read_vocab
+from bert.spans import MAX_ROWS, Spans, best_spans
 from bert.squad import Squad, evaluate, read_squad
 from harness.errors import ConfigError
+from harness.host.console import OnProgress
 from harness.host.files import write_text
 from harness.loadgen import accuracy_log
 from harness.loadgen.accuracy_log import read_responses, refuse, run_script, tell
@@ -28,13 +31,8 @@ from harness.paths import CACHE_DIR
 
 VOCAB = Path(__file__).parent / "data" / "vocab.txt"
 
-_N_BEST = 20
-_MAX_ANSWER = 30  # tokens
-_MAX_ROWS = 384
-_PADDING = -10000.0  # logit of a position that the response does not hold
-_DTYPES: dict[str, np.dtype] = {f"float{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)}
+_DTYPES: dict[str, np.dtype[np.generic]] = {f"float{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)}
 _QUERY = 8  # samples of a MultiStream query
-_CHUNK = 1024  # features scored at a time: 3 MB for each array of n-best pairs
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def score_log(
     transposed: bool = False,
     samples: int | None = None,
     partial: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Score:
     """The score of a log whose QSL held all features, or the first ``samples``; ``partial`` takes any of them.
 
@@ -84,31 +82,18 @@ def score_log(
     features = load_features(dataset_path, vocab_path, cache_dir, progress=progress)
     count, asked = _scope(squad, features, samples)
     responses, warnings = _read_responses(log_path, features, count, partial)
-    answered = np.array([bool(response) for response in responses])
     warnings += _check_sizes(log_path, responses, features.lengths[:count], dtype)
-    score, start, end = _best_spans(log_path, responses, features, _DTYPES[dtype], transposed)
+    spans = best_spans(responses, features, _DTYPES[dtype], transposed)
+    refuse(log_path, {"responses hold a NaN or +infinity": spans.unranked}, "check the SUT and --dtype")
 
-    best: dict[int, int] = {}
-    for feature, question in enumerate(features.question[:count].tolist()):
-        if answered[feature] and score[feature] > (score[best[question]] if question in best else -np.inf):
-            best[question] = feature
-    vocab, words = read_vocab(vocab_path), cache(lambda context: context_words(squad.contexts[context]))
-    predictions = {}
-    indices = sorted({*features.question[:count][answered].tolist()}) if partial else range(asked)
-    questions = [squad.questions[index] for index in indices]
-    for index, question in zip(indices, questions, strict=True):
-        text = "empty"  # the reference's answer where no span is possible
-        if index in best:
-            i = best[index]
-            first, last = features.offsets[i] + start[i], features.offsets[i] + end[i]
-            tokens = " ".join(vocab[t] for t in features.tokens[first : last + 1].tolist())
-            said = " ".join(tokens.replace(" ##", "").replace("##", "").split())
-            original = words(question.context)[features.word[first] : features.word[last] + 1]
-            text = _original_text(said, " ".join(original))
-        predictions[question.id] = text
-    exact_match, f1 = evaluate(questions, predictions)
+    answered = np.array([bool(response) for response in responses])
+    owner = features.question[:count]
+    best = _best_features(owner, np.where(answered, spans.score, -np.inf))
+    indices: Sequence[int] = np.unique(owner[answered]).tolist() if partial else range(asked)
+    predictions = _predictions(squad, features, spans, best, indices, read_vocab(vocab_path))
+    exact_match, f1 = evaluate((squad.questions[index] for index in indices), predictions)
     held = int(answered.sum()) if partial else count
-    return Score(exact_match, f1, len(questions), len(squad.questions), held, predictions, warnings, partial)
+    return Score(exact_match, f1, len(indices), len(squad.questions), held, predictions, warnings, partial)
 
 
 def _scope(squad: Squad, features: Features, samples: int | None) -> tuple[int, int]:
@@ -135,8 +120,7 @@ def _read_responses(
     If ``partial``, samples may have none, which is an empty one here, or many, of which the first counts.
     """
     responses = read_responses(log_path, count)
-    advice = "check the data set and the number of samples" if responses.foreign else "repeat the accuracy run"
-    held = responses.prefix
+    advice, held = responses.advice, responses.prefix
     if held and features.question[held - 1] < features.question[held]:
         advice = f"if the run held only the first {held} samples, say so with --samples {held}"
     repeats = len(responses.repeated)
@@ -144,9 +128,7 @@ def _read_responses(
     problems = {
         f"of {count} samples have no response": [] if partial else responses.missing,
         "responses repeat a sample": [] if filled or partial else responses.repeated,
-        f"responses are to samples outside 0-{count - 1}": responses.foreign,
-        "responses are not hexadecimal": responses.broken,
-        "responses are empty": responses.empty,
+        **responses.unusable,
     }
     refuse(log_path, problems, advice)
     if partial:
@@ -157,7 +139,9 @@ def _read_responses(
     return [responses.first[i] for i in range(count)], (f"{repeated}.",) if responses.repeated else ()
 
 
-def _check_sizes(log_path: str | Path, responses: list[bytes], lengths: np.ndarray, dtype: str) -> tuple[str, ...]:
+def _check_sizes(
+    log_path: str | Path, responses: list[bytes], lengths: NDArray[np.int64], dtype: str
+) -> tuple[str, ...]:
     """A warning if responses are shorter than their feature, but not empty; CheckFailed for impossible sizes."""
     sizes = np.array([len(response) for response in responses])
     lengths = np.where(sizes > 0, lengths, 0)
@@ -165,13 +149,13 @@ def _check_sizes(log_path: str | Path, responses: list[bytes], lengths: np.ndarr
     hint = "check the SUT and --dtype"
     for other, kind in _DTYPES.items():
         rows, rest = np.divmod(sizes, 2 * kind.itemsize)
-        if not rest.any() and ((lengths <= rows) & (rows <= _MAX_ROWS)).all():
+        if not rest.any() and ((lengths <= rows) & (rows <= MAX_ROWS)).all():
             hint = f"all would fit --dtype {other}"
     row = 2 * _DTYPES[dtype].itemsize
     problems = {
         f"responses are no multiple of {row} bytes, two {dtype} logits": np.flatnonzero(sizes % row),
-        f"responses have over {_MAX_ROWS} rows, more than the official script takes": np.flatnonzero(
-            sizes // row > _MAX_ROWS
+        f"responses have over {MAX_ROWS} rows, more than the official script takes": np.flatnonzero(
+            sizes // row > MAX_ROWS
         ),
     }
     refuse(log_path, problems, hint)
@@ -180,51 +164,38 @@ def _check_sizes(log_path: str | Path, responses: list[bytes], lengths: np.ndarr
     return (f"{text}; {hint}.",) if len(short) else ()
 
 
-def _best_spans(
-    log_path: str | Path, responses: list[bytes], features: Features, dtype: np.dtype, transposed: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(score float64, start int64, end int64), (n,) each, of each best span; score -inf where there is none.
+def _best_features(owner: NDArray[np.int32], score: NDArray[np.float64]) -> dict[int, int]:
+    """The index of each question to the feature with its best span, among equals the first; ``owner`` is ascending."""
+    best: dict[int, int] = {}
+    for feature, question in enumerate(owner.tolist()):
+        if score[feature] > (score[best[question]] if question in best else -np.inf):
+            best[question] = feature
+    return best
 
-    As in the reference: the 20 best starts and ends of the whole padded response, ties to the lower index; of
-    their pairs those in the context, of at most 30 tokens, with a max-context start; of these the first best.
-    """
-    n = len(responses)
-    score, start, end = np.empty(n), np.empty(n, np.int64), np.empty(n, np.int64)
-    unfit: list[int] = []
-    lengths = features.lengths
-    for low in range(0, n, _CHUNK):
-        high = min(low + _CHUNK, n)
-        logits = np.full((2, high - low, _MAX_ROWS), _PADDING)
-        for row, response in enumerate(responses[low:high]):
-            flat = np.frombuffer(response, dtype)
-            pairs = flat.reshape(2, -1) if transposed else flat.reshape(-1, 2).T
-            logits[:, row, : pairs.shape[1]] = pairs
-        # +inf as well: with -inf it adds up to NaN. -inf alone is a mask.
-        unfit += (low + np.flatnonzero(~(logits < np.inf).all(axis=(0, 2)))).tolist()
 
-        token = np.arange(_MAX_ROWS) < lengths[low:high, None]
-        in_context, may_start = np.zeros((2, *token.shape), bool)
-        part = slice(features.offsets[low], features.offsets[high])
-        in_context[token] = features.word[part] >= 0
-        may_start[token] = features.max_context[part]
-
-        order = np.argsort(-logits, axis=-1, kind="stable")[..., :_N_BEST]
-        starts, ends = np.take_along_axis(logits, order, -1)
-        reach = order[1][:, None, :] - order[0][:, :, None]
-        allowed = (reach >= 0) & (reach < _MAX_ANSWER)
-        allowed &= np.take_along_axis(may_start, order[0], -1)[:, :, None]
-        allowed &= np.take_along_axis(in_context, order[1], -1)[:, None, :]
-        # An allowed pair of -inf must still beat one that is not allowed.
-        with np.errstate(invalid="ignore"):
-            sums = np.maximum(starts[:, :, None] + ends[:, None, :], np.finfo(float).min)
-        sums = np.where(allowed, sums, -np.inf).reshape(high - low, -1)
-        pick = sums.argmax(-1)
-        rows = np.arange(high - low)
-        score[low:high] = sums[rows, pick]
-        start[low:high] = order[0][rows, pick // _N_BEST]
-        end[low:high] = order[1][rows, pick % _N_BEST]
-    refuse(log_path, {"responses hold a NaN or +infinity": unfit}, "check the SUT and --dtype")
-    return score, start, end
+def _predictions(
+    squad: Squad,
+    features: Features,
+    spans: Spans,
+    best: Mapping[int, int],
+    indices: Iterable[int],
+    vocab: Sequence[str],
+) -> dict[str, str]:
+    """The answers to the questions ``indices`` by question id, each from the feature that is ``best`` for it."""
+    words = cache(lambda context: context_words(squad.contexts[context]))
+    predictions = {}
+    for index in indices:
+        question = squad.questions[index]
+        text = "empty"  # the reference's answer where no span is possible
+        if index in best:
+            i = best[index]
+            first, last = features.offsets[i] + spans.start[i], features.offsets[i] + spans.end[i]
+            tokens = " ".join(vocab[t] for t in features.tokens[first : last + 1].tolist())
+            said = " ".join(tokens.replace(" ##", "").replace("##", "").split())
+            original = words(question.context)[features.word[first] : features.word[last] + 1]
+            text = _original_text(said, " ".join(original))
+        predictions[question.id] = text
+    return predictions
 
 
 def _original_text(said: str, original: str) -> str:
