@@ -28,6 +28,7 @@ from harness.models.writer import GraphBuilder
 
 _OPSET = 13
 _DRAW = normal(0.02)  # initializer_range of every published BERT
+_EPSILON = 1e-12  # layer_norm_eps of every published BERT
 _MASKED = -10000.0  # added to a score, so that its softmax is 0 in float32
 
 
@@ -57,7 +58,6 @@ class BertConfig:
     vocabulary: int = 30522
     positions: int = 512
     segments: int = 2
-    epsilon: float = 1e-12
     interface: Interface = TRANSFORMERS
 
 
@@ -168,7 +168,7 @@ def _embeddings(graph: EncoderGraph, config: BertConfig) -> str:
     kinds = graph.lookup(f"{scope}.token_type_embeddings", names.token_type_ids, (config.segments, config.hidden), draw)
     places = graph.positions(f"{scope}.position_embeddings", (config.positions, config.hidden), draw)
     x = graph.scoped(scope, "Add", graph.scoped(scope, "Add", words, kinds), places)
-    return _layer_norm(graph, x, f"{scope}.LayerNorm", config)
+    return _layer_norm(graph, x, f"{scope}.LayerNorm", config.hidden)
 
 
 def _layer(graph: EncoderGraph, x: str, mask: str, scope: str, config: BertConfig) -> str:
@@ -180,24 +180,24 @@ def _layer(graph: EncoderGraph, x: str, mask: str, scope: str, config: BertConfi
     y = graph.attention(query, key, value, mask, own, config.heads, wide)
     y = graph.linear(y, f"{scope}.attention.output.dense", (wide, wide), _DRAW, _DRAW)
     y = graph.scoped(f"{scope}.attention.output", "Add", y, x)
-    x = _layer_norm(graph, y, f"{scope}.attention.output.LayerNorm", config)
+    x = _layer_norm(graph, y, f"{scope}.attention.output.LayerNorm", wide)
     y = graph.linear(x, f"{scope}.intermediate.dense", (wide, config.feed_forward), _DRAW, _DRAW)
     y = _gelu(graph, y, f"{scope}.intermediate.intermediate_act_fn")
     y = graph.linear(y, f"{scope}.output.dense", (config.feed_forward, wide), _DRAW, _DRAW)
     y = graph.scoped(f"{scope}.output", "Add", y, x)
-    return _layer_norm(graph, y, f"{scope}.output.LayerNorm", config)
+    return _layer_norm(graph, y, f"{scope}.output.LayerNorm", wide)
 
 
-def _layer_norm(graph: EncoderGraph, x: str, scope: str, config: BertConfig) -> str:
+def _layer_norm(graph: EncoderGraph, x: str, scope: str, size: int) -> str:
     """Ba et al., arXiv:1607.06450, over the last axis."""
     mean = graph.scoped(scope, "ReduceMean", x, axes=[-1], keepdims=1)
     rest = graph.scoped(scope, "Sub", x, mean)
     squares = graph.scoped(scope, "Pow", rest, graph.constant("two", 2.0))
     variance = graph.scoped(scope, "ReduceMean", squares, axes=[-1], keepdims=1)
-    shifted = graph.scoped(scope, "Add", variance, graph.constant("epsilon", config.epsilon))
+    shifted = graph.scoped(scope, "Add", variance, graph.constant("epsilon", _EPSILON))
     x = graph.scoped(scope, "Div", rest, graph.scoped(scope, "Sqrt", shifted))
-    x = graph.scoped(scope, "Mul", x, graph.weight(f"{scope}.weight", (config.hidden,), filled(1)))
-    return graph.scoped(scope, "Add", x, graph.weight(f"{scope}.bias", (config.hidden,), filled(0)))
+    x = graph.scoped(scope, "Mul", x, graph.weight(f"{scope}.weight", (size,), filled(1)))
+    return graph.scoped(scope, "Add", x, graph.weight(f"{scope}.bias", (size,), filled(0)))
 
 
 def _gelu(graph: EncoderGraph, x: str, scope: str) -> str:

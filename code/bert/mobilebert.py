@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from bert.architecture import TRANSFORMERS, EncoderGraph, Interface
+from bert.architecture import BertConfig, EncoderGraph
 from harness.models.weights import Draw, Weights, filled, normal
 
 _BIAS = normal(0.01)
@@ -33,20 +33,15 @@ _LOGITS = 4.0  # variance
 
 
 @dataclass(frozen=True)
-class MobileBertConfig:
-    """Sizes of a MobileBERT, by default of the published one; the names are those of the paper."""
+class MobileBertConfig(BertConfig):
+    """Sizes of a MobileBERT, by default of the published one: those that differ from BERT-Large's, and its own."""
 
-    layers: int = 24
     hidden: int = 512
-    bottleneck: int = 128
-    embedding: int = 128
+    heads: int = 4
     feed_forward: int = 512
     feed_forwards: int = 4
-    heads: int = 4
-    vocabulary: int = 30522
-    positions: int = 512
-    segments: int = 2
-    interface: Interface = TRANSFORMERS
+    bottleneck: int = 128
+    embedding: int = 128
 
 
 MOBILEBERT = MobileBertConfig()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import ConfigError
 from harness.host.files import write_text
@@ -23,12 +24,13 @@ from harness.loadgen import accuracy_log
 from harness.loadgen.accuracy_log import LoggedResponses, read_responses, refuse, run_script, tell
 from resnet50.labels import CLASSES, read_val_map
 
+_Label = np.float32 | np.int64 | np.int32
 # In this order where several give the same labels.
-_DTYPES = {"float32": np.dtype("<f4"), "int64": np.dtype("<i8"), "int32": np.dtype("<i4")}
+_DTYPES: dict[str, np.dtype[_Label]] = {"float32": np.dtype("<f4"), "int64": np.dtype("<i8"), "int32": np.dtype("<i4")}
 _AUTO = "auto"
 _SHIFT_FACTOR = 10  # what the shifted labels must hit, as a multiple of what else would explain it
 _SHIFT_HITS = 10  # at least, where chance gives 1: a Poisson count of 10 then has a probability of 1e-7
-_REPEAT, _CHECK = "repeat the accuracy run", "check the SUT and --dtype"
+_CHECK = "check the SUT and --dtype"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Score:
 
 def score_log(
     log_path: str | Path,
-    labels: np.ndarray,
+    labels: NDArray[np.int64],
     *,
     dtype: str = _AUTO,
     samples: int | None = None,
@@ -89,7 +91,7 @@ def score_log(
 
     A log that samples a performance run, as TEST01 makes it, is partial: it has any images, and those more than once.
 
-    ``labels`` is int64 (images,), 0 to 999; ``dtype`` float32, int32, int64, or auto for what the bytes say.
+    ``labels`` is (images,), 0 to 999; ``dtype`` float32, int32, int64, or auto for what the bytes say.
     ConfigError: no such file, or not this kind of file; CheckFailed: a log that has no score.
     """
     if dtype != _AUTO and dtype not in _DTYPES:
@@ -99,12 +101,7 @@ def score_log(
     if not 0 < expected <= images:
         raise ConfigError(f"samples is {samples}, the data set has {images}: choose from 1 to {images}.")
     responses = read_responses(log_path, expected)
-    problems = {
-        f"responses are to samples outside 0-{expected - 1}": responses.foreign,
-        "responses are not hexadecimal": responses.broken,
-        "responses are empty": responses.empty,
-    }
-    refuse(log_path, problems, "check the data set and the number of samples" if responses.foreign else _REPEAT)
+    refuse(log_path, responses.unusable, responses.advice)
     indices = np.fromiter(responses.first, np.int64)
     values = _read_values(log_path, responses, indices, dtype)
 
@@ -135,10 +132,10 @@ class _Values:
     """The responses read as one type."""
 
     dtype: str
-    first: np.ndarray
+    first: NDArray[_Label]
     """(n,) of that type: the first value of each response."""
-    is_label: np.ndarray
-    """bool (n,): whether it is a whole number from -1, the background, to 1000, the last of 1001 classes."""
+    is_label: NDArray[np.bool_]
+    """(n,): whether it is a whole number from -1, the background, to 1000, the last of 1001 classes."""
 
     @classmethod
     def read(cls, data: Sequence[bytes], dtype: str) -> _Values:
@@ -148,7 +145,7 @@ class _Values:
             return cls(dtype, first, (first == np.trunc(first)) & (first >= -1) & (first <= CLASSES))
 
 
-def _read_values(log_path: str | Path, responses: LoggedResponses, indices: np.ndarray, dtype: str) -> _Values:
+def _read_values(log_path: str | Path, responses: LoggedResponses, indices: NDArray[np.int64], dtype: str) -> _Values:
     """The responses as ``dtype``; CheckFailed if they plainly are another one, or hold a NaN."""
     data = list(responses.first.values())
     sizes = np.array([len(response) for response in data])
@@ -160,6 +157,7 @@ def _read_values(log_path: str | Path, responses: LoggedResponses, indices: np.n
         if detected is None:
             problems = {f"responses are no label as {r.dtype}": indices[~r.is_label] for r in readings.values()}
             refuse(log_path, problems, f"--dtype auto cannot tell the type: give {' or '.join(readings)}")
+        assert detected is not None, "a type under which every response is a label would have been detected"
         values = detected
     else:
         cure = f"--dtype {detected.dtype} would fit" if detected else _CHECK
@@ -195,7 +193,7 @@ def _detect(readings: Sequence[_Values]) -> _Values | None:
 
 
 def _warnings(
-    responses: LoggedResponses, indices: np.ndarray, values: _Values, expected: int, partial: bool
+    responses: LoggedResponses, indices: NDArray[np.int64], values: _Values, expected: int, partial: bool
 ) -> Iterator[str]:
     """What the official script does not tell; a missing response comes last."""
     if responses.repeated and not partial:
@@ -204,13 +202,14 @@ def _warnings(
         what = f"responses are no label, a whole number from -1 to {CLASSES}, as {values.dtype}"
         yield f"{tell(what, indices[~values.is_label])}; {_CHECK}."
     if responses.missing and not partial:
-        held = responses.prefix
-        cure = f"if the run held only the first {held} images, say so with --samples {held}" if held else _REPEAT
+        cure, held = responses.advice, responses.prefix
+        if held:
+            cure = f"if the run held only the first {held} images, say so with --samples {held}"
         what = tell(f"of {expected} images have no response", responses.missing)
         yield f"{what}, so that this is no accuracy of the data set; {cure}."
 
 
-def _find_shift(found: np.ndarray, wanted: np.ndarray, good: int) -> tuple[int, int]:
+def _find_shift(found: NDArray[np.int64], wanted: NDArray[np.int64], good: int) -> tuple[int, int]:
     """(shift, hits): what to add to the labels found, and how many are right then; (0, 0) if they are not off by one.
 
     They are off where the shifted ones hit 10 times or more, 10 times what the plain ones do and 10 times what chance
@@ -221,7 +220,7 @@ def _find_shift(found: np.ndarray, wanted: np.ndarray, good: int) -> tuple[int, 
     wanted_of = np.bincount(wanted + 2, minlength=CLASSES + 4)
     for shift in (1, -1):
         hits = int(np.count_nonzero(found + shift == wanted))
-        chance = np.bincount(found + shift + 2, minlength=CLASSES + 4) @ wanted_of / max(len(found), 1)
+        chance = float(np.bincount(found + shift + 2, minlength=CLASSES + 4) @ wanted_of) / max(len(found), 1)
         if hits >= max(_SHIFT_HITS, _SHIFT_FACTOR * good, _SHIFT_FACTOR * chance, best[1] + 1):
             best = (shift, hits)
     return best
@@ -271,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_script(run)
 
 
-def _misses(score: Score, names: Sequence[str], labels: np.ndarray) -> Iterator[str]:
+def _misses(score: Score, names: Sequence[str], labels: NDArray[np.int64]) -> Iterator[str]:
     for index, found in score.found.items():
         if found != labels[index]:
             yield f"{names[index]}, expected: {labels[index]}, found {found}\n"
