@@ -1,18 +1,18 @@
 """BERT for question answering, in FP32, with random weights or those of a Hugging Face checkpoint.
 
-The architecture is that of Devlin et al., arXiv:1810.04805, and the names of the weights are those of
-``BertForQuestionAnswering`` in transformers. The nodes are those that torch's exporter writes of it, one for one where
-engines fuse by pattern: attention, layer normalisation by its single operations, and GELU by Erf. Weights of linear
-layers are stored transposed, (in, out), under the name that the checkpoint has for them. Opset 13, of the default
-domain alone; batch and sequence are free.
+The architecture is that of Devlin et al., arXiv:1810.04805; the weights are named as in ``BertForQuestionAnswering``
+of transformers. The nodes are the ones that torch's exporter writes, node for node where engines fuse by pattern:
+attention, layer normalisation as single operations, and GELU with Erf. Weights of linear layers are stored transposed,
+(in, out), under their name in the checkpoint. The graph uses opset 13 of the default domain only; batch and sequence
+are free dimensions.
 
-Two published models have it:
+Two published models use this architecture:
 
 - the MLPerf reference's ``bert_large_v1_1``, ``model.onnx`` of zenodo record 3733910: 24 layers, 1024 wide, with the
   inputs ``input_ids``, ``input_mask`` and ``segment_ids`` and the outputs ``output_start_logits`` and
   ``output_end_logits``;
-- SparseZoo's oBERT-Large, pruned by Kurtic et al., arXiv:2203.07259, the same with transformers' names of inputs and
-  outputs.
+- SparseZoo's oBERT-Large, pruned by Kurtic et al., arXiv:2203.07259: the same, with the input and output names of
+  transformers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from harness.models.writer import GraphBuilder
 _OPSET = 13
 _DRAW = normal(0.02)  # initializer_range of every published BERT
 _EPSILON = 1e-12  # layer_norm_eps of every published BERT
-_MASKED = -10000.0  # added to a score, so that its softmax is 0 in float32
+_MASKED = -10000.0  # added to a score to make its softmax 0 in float32
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Interface:
 
 
 TRANSFORMERS = Interface()
-"""The names that transformers and SparseZoo give."""
+"""The names that transformers and SparseZoo use."""
 
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Sizes of a BERT, by default of BERT-Large; the names are those of the paper."""
+    """Sizes of a BERT, by default BERT-Large; named as in the paper."""
 
     layers: int = 24
     hidden: int = 1024
@@ -78,14 +78,14 @@ def build_bert_large(weights: Weights) -> ModelProto:
 
 
 def build_obert_large(weights: Weights) -> ModelProto:
-    """oBERT-Large before it is pruned: see `build_bert`."""
+    """oBERT-Large before pruning: see `build_bert`."""
     return build_bert(weights, OBERT_LARGE)
 
 
 def build_bert(weights: Weights, config: BertConfig) -> ModelProto:
-    """Three int64 (batch, sequence) to two float32 (batch, sequence), sequence being 1 to ``config.positions``.
+    """A graph from three int64 (batch, sequence) to two float32 (batch, sequence), sequence 1 to ``config.positions``.
 
-    The same random weights give the same bytes. The metadata are ``architecture`` and ``weights``.
+    The same random weights give the same bytes. The metadata entries are ``architecture`` and ``weights``.
 
     Raises:
         ConfigError: the checkpoint is of another model.
@@ -103,7 +103,7 @@ def build_bert(weights: Weights, config: BertConfig) -> ModelProto:
 
 
 class EncoderGraph(GraphBuilder):
-    """What BERT and MobileBERT have in common; a scope is the name of a module in transformers."""
+    """The layers that BERT and MobileBERT share; a scope is the name of a module in transformers."""
 
     def __init__(self, name: str, weights: Weights, interface: Interface) -> None:
         super().__init__(name, weights, _OPSET)
@@ -112,7 +112,7 @@ class EncoderGraph(GraphBuilder):
             self.input(tensor, np.int64, ["batch", "sequence"])
 
     def mask(self, scope: str) -> str:
-        """What is added to the scores, (batch, 1, 1, sequence): 0, or for padding a large negative number."""
+        """The term added to the scores, (batch, 1, 1, sequence): 0, or a large negative number for padding."""
         x = self.scoped(scope, "Unsqueeze", self.interface.attention_mask, self.constant("axes_1", [1], np.int64))
         x = self.scoped(scope, "Unsqueeze", x, self.constant("axes_2", [2], np.int64))
         x = self.scoped(scope, "Cast", x, to=1)
@@ -120,11 +120,11 @@ class EncoderGraph(GraphBuilder):
         return self.scoped(scope, "Mul", x, self.constant("masked", _MASKED))
 
     def lookup(self, scope: str, ids: str, shape: tuple[int, int], draw: Draw) -> str:
-        """A row of the embedding table of that scope for each id."""
+        """The row of the scope's embedding table for each id."""
         return self.scoped(scope, "Gather", self.weight(f"{scope}.weight", shape, draw), ids, axis=0)
 
     def positions(self, scope: str, shape: tuple[int, int], draw: Draw) -> str:
-        """The first rows of the embedding table of that scope, as many as the sequence has tokens."""
+        """The first rows of the scope's embedding table, one for each token of the sequence."""
         sizes = self.scoped(scope, "Shape", self.interface.input_ids)
         length = self.scoped(scope, "Gather", sizes, self.constant("index_1", 1, np.int64), axis=0)
         length = self.scoped(scope, "Unsqueeze", length, self.constant("axes_0", [0], np.int64))
@@ -133,13 +133,13 @@ class EncoderGraph(GraphBuilder):
         return self.lookup(scope, self.scoped(scope, "Slice", every, zero, length, one, one), shape, draw)
 
     def linear(self, x: str, scope: str, sizes: tuple[int, int], draw: Draw, bias: Draw) -> str:
-        """x W + b; sizes in and out."""
+        """x W + b; ``sizes`` are in and out."""
         kernel = self.weight(f"{scope}.weight", sizes[::-1], draw, transposed=True)
         product = self.scoped(scope, "MatMul", x, kernel)
         return self.scoped(scope, "Add", self.weight(f"{scope}.bias", sizes[1:], bias), product)
 
     def attention(self, query: str, key: str, value: str, mask: str, scope: str, heads: int, hidden: int) -> str:
-        """Scaled dot-product attention of several heads on what was projected, (batch, sequence, hidden)."""
+        """Multi-head scaled dot-product attention on the projected inputs, (batch, sequence, hidden)."""
         split = self.constant("heads", [0, 0, heads, hidden // heads], np.int64)
         joined = self.constant("joined", [0, 0, hidden], np.int64)
         query, key, value = (
@@ -153,7 +153,7 @@ class EncoderGraph(GraphBuilder):
         return self.scoped(scope, "Reshape", context, joined)
 
     def answer(self, x: str, hidden: int, draw: Draw, bias: Draw) -> None:
-        """The head that gives each token its start and its end logit."""
+        """The head: a start and an end logit for each token."""
         x = self.linear(x, "qa_outputs", (hidden, 2), draw, bias)
         self.split("qa_outputs", x, ("qa_outputs/start", "qa_outputs/end"))
         last = self.constant("axes_last", [-1], np.int64)
