@@ -17,10 +17,10 @@ TOKEN_TYPE_IDS = "token_type_ids"
 
 
 class BertQSL(SampleLibrary):
-    """Features on disk (memory-mapped), tokens of the loaded ones in memory."""
+    """Features on disk (memory-mapped), and the tokens of loaded ones in memory."""
 
     def __init__(self, features: Features, samples: int | None = None) -> None:
-        """Serve the first ``samples`` features, rounded up so that no question is cut in two.
+        """Use the first ``samples`` features, rounded up so that no question is split.
 
         Raises:
             ConfigError: there are no features, or ``samples`` is not positive.
@@ -39,7 +39,7 @@ class BertQSL(SampleLibrary):
     def collate(self, indices: np.ndarray, shape: Shape) -> Mapping[str, np.ndarray]:
         """input_ids, attention_mask and token_type_ids, int64 (batch, length) each.
 
-        Rows past the samples hold one attended [PAD] token, so that no softmax runs over nothing.
+        Rows past the samples hold one attended [PAD] token, so that every softmax has an input.
         """
         rows = self.rows(indices)
         length, spare = shape.length, shape.batch - len(rows)
@@ -68,7 +68,7 @@ class BertQSL(SampleLibrary):
 
 
 def whole_questions(features: Features, samples: int | None) -> int:
-    """How many features the first ``samples`` become when the last question is not cut in two."""
+    """``samples`` rounded up to the end of a question, in features."""
     total = len(features)
     if not total:
         raise ConfigError("the data set has no samples: none of its passages holds any text.")

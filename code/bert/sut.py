@@ -19,15 +19,15 @@ INPUT_NAMES = {
     ATTENTION_MASK: ("attention_mask", "input_mask", "input_mask:0"),
     TOKEN_TYPE_IDS: ("token_type_ids", "segment_ids", "segment_ids:0"),
 }
-"""Names under which exported BERT graphs hold each input: Hugging Face's, the MLPerf reference's, TensorFlow's."""
+"""Names of each input in exported BERT graphs: those of Hugging Face, the MLPerf reference and TensorFlow."""
 
 
 class BertSUT(SUT):
     """Feeds token ids to a question-answering graph and answers with its start and end logits.
 
     The graph has three inputs (N, L), int32 or int64, named as in `INPUT_NAMES` and in any order, and two outputs
-    (N, L), the start and the end logits. A response is float32 (length, 2), length being the sample's own tokens:
-    no logit of padding is ever sent, so that none can win.
+    (N, L), the start and the end logits. A response is float32 (length, 2), where length is the number of the sample's
+    tokens: logits of padding are never sent, so they cannot win.
     """
 
     unit: ClassVar[str] = "tokens"
@@ -36,10 +36,10 @@ class BertSUT(SUT):
         """Match the graph's inputs and outputs.
 
         Raises:
-            ConfigError: they are not those of a question-answering BERT; the message lists what the graph has.
+            ConfigError: they are not those of a question-answering BERT; the message lists the graph's.
         """
         super().__init__(engine, qsl)
-        # An engine without a graph of its own (null) takes the inputs under their canonical names.
+        # An engine without a graph (null) takes the inputs under their canonical names.
         self._inputs = _match_inputs(engine.inputs) if engine.inputs else _canonical(INPUT_NAMES)
         self._outputs = _match_outputs(engine.outputs) if engine.outputs else ("start_logits", "end_logits")
         if not engine.reshapes and engine.inputs:
@@ -68,7 +68,7 @@ class BertSUT(SUT):
         return Responses(rows.tolist(), (self.qsl.cost(indices) * 8).tolist(), logits)
 
     def values(self, outputs: Sequence[np.ndarray], indices: np.ndarray) -> list[np.ndarray]:
-        """The start logits of a sample's own tokens, and behind them the end logits."""
+        """The start logits of each sample's tokens, followed by the end logits."""
         return [
             np.concatenate([each[row, :length] for each in outputs])
             for row, length in enumerate(self.qsl.cost(indices).tolist())

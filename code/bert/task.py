@@ -48,12 +48,12 @@ class Bert(Benchmark):
         return all(tensor.dtype.kind == "i" and len(tensor.dims) == 2 for tensor in inputs)
 
     def open(self, dataset: Dataset, samples: int | None, progress: Progress = lambda done, total: None) -> BertQSL:
-        """Features of the data set, from the cache where they are there."""
+        """The features of the data set, from the cache if present."""
         features = load_features(dataset.path, self.settings.vocab, self.cache_dir, progress=progress)
         return BertQSL(features, samples)
 
     def stand_in(self, folder: Path) -> Path:
-        """The shipped questions again and again, under new ids, until they give 10,833 features."""
+        """The shipped questions, repeated under new ids until they give 10,833 features."""
         sample = find_dataset(self.name, "sample")
         with console.Progress(self.prepared, unit=self.prepared_from) as bar:
             features = load_features(
@@ -73,7 +73,7 @@ class Bert(Benchmark):
         return BertSUT(engine, qsl)
 
     def score(self, log: Path, dataset: Dataset, samples: int | None, output: Path, note: str | None) -> Accuracy:
-        """Exact match and F1 as the official scripts compute them."""
+        """Exact match and F1 as computed by the official scripts."""
         score = self._score(log, dataset, samples=samples)
         write_accuracy_txt(output, score, log, note)
         return Accuracy(

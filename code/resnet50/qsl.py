@@ -1,4 +1,4 @@
-"""ImageNet as a QSL: a sample is an image; in memory are the tensors of the loaded ones, as the model takes them."""
+"""ImageNet as a QSL: a sample is an image; tensors of the loaded images are in memory, in the model's layout."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from resnet50.preprocess import SIDE, Profile, normaliser
 
 IMAGES = "images"
 PERFORMANCE_SAMPLES = 1024
-"""As the rules have it for ResNet50 (performance_sample_count_override of mlperf.conf)."""
+"""Set by the rules for ResNet50 (performance_sample_count_override in mlperf.conf)."""
 _AGAIN = 64
-"""The first images stand once more behind the last, so that a batch that goes from the last to the first needs no copy,
-either."""
+"""So many of the first images are repeated after the last one: batches that wrap around then need no copy either."""
 
 
 class ImageQSL(SampleLibrary):
@@ -31,7 +30,7 @@ class ImageQSL(SampleLibrary):
         self.set_layout(np.dtype(np.float32), channels_first=True)
 
     def set_layout(self, dtype: np.dtype, *, channels_first: bool) -> None:
-        """Say what the model takes, before samples are loaded: floats are normalised, uint8 are the pixels."""
+        """Set the model's input type before samples are loaded: floats are normalised, uint8 are the pixels."""
         self._dtype = dtype
         self._channels_first = channels_first
         self._held = 0
@@ -39,7 +38,7 @@ class ImageQSL(SampleLibrary):
 
     @property
     def dims(self) -> tuple[int, int, int]:
-        """Of one image: (3, 224, 224) or (224, 224, 3)."""
+        """Shape of one image: (3, 224, 224) or (224, 224, 3)."""
         return (3, SIDE, SIDE) if self._channels_first else (SIDE, SIDE, 3)
 
     def cost(self, indices: np.ndarray) -> np.ndarray:
@@ -47,9 +46,9 @@ class ImageQSL(SampleLibrary):
         return np.ones(len(indices), dtype=np.int64)
 
     def arrange(self, indices: np.ndarray) -> np.ndarray:
-        """Runs of images that lie side by side in memory: such batches need no copy.
+        """Order the samples into runs of images that are adjacent in memory: such batches need no copy.
 
-        Every image of a query is first taken once, then every image a second time, and so on.
+        Every image of a query comes once, then those that occur again a second time, and so on.
         """
         order = np.argsort(indices, kind="stable")
         ordered = indices[order]
@@ -66,14 +65,14 @@ class ImageQSL(SampleLibrary):
             if (rows == side_by_side % self._held).all():
                 return {IMAGES: self._images[side_by_side[0] : side_by_side[-1] + 1]}
         images = np.empty((shape.batch, *self.dims), self._dtype)
-        # "raise", the default mode, would copy once more; `rows` has checked them.
+        # The default mode "raise" would make another copy; `rows` has already checked the indices.
         np.take(self._images, rows, axis=0, out=images[: len(rows)], mode="clip")
         images[len(rows) :] = 0
         return {IMAGES: images}
 
     def hold(self, indices: np.ndarray) -> None:
         """Read these images from the cache, verify them, and normalise them with all cores."""
-        self._images = np.empty((0, *self.dims), self._dtype)  # the old ones go before the new ones come
+        self._images = np.empty((0, *self.dims), self._dtype)  # frees the old images before loading new ones
         self._held = len(indices)
         images = np.empty((self._held + min(_AGAIN, self._held), *self.dims), self._dtype)
         last_channel = images.transpose(0, 2, 3, 1) if self._channels_first else images

@@ -34,7 +34,7 @@ class ResNet50Settings(BenchmarkSettings):
 
 
 class ResNet50(Benchmark):
-    """What is in the picture, one of 1000 classes."""
+    """Image classification into 1000 classes."""
 
     name: ClassVar[str] = "resnet50"
     official_name: ClassVar[str] = "resnet50"
@@ -52,7 +52,7 @@ class ResNet50(Benchmark):
 
     @classmethod
     def dataset_file(cls, path: Path) -> Path:
-        """A folder is fine, too: its val_map.txt stands for it, or the folders of classes in it."""
+        """Also accepts a folder, for its val_map.txt or its class folders."""
         return dataset_file(path)
 
     def check_official(self, dataset: Dataset) -> None:
@@ -60,13 +60,13 @@ class ResNet50(Benchmark):
         check_official(find_images(dataset.path), dataset.path)
 
     def open(self, dataset: Dataset, samples: int | None, progress: Progress = lambda done, total: None) -> ImageQSL:
-        """The images' pixels, from the cache where they are there."""
+        """The images' pixels, from the cache if present."""
         profile = PROFILES[self.settings.preprocessing]
         files = find_images(dataset.path).files[:samples]
         return ImageQSL(load_pixels(files, profile, self.cache_dir, progress=progress), profile)
 
     def stand_in(self, folder: Path) -> Path:
-        """The first shipped drawings again and again under the official names, as hard links; labels go round."""
+        """The first shipped drawings, repeated as hard links under the official names, with labels in rotation."""
         sample = find_images(find_dataset(self.name, "imagenet-synthetic").path)
         return make_stand_in(folder / "imagenet-stand-in", sample.files, self.official_samples)
 
@@ -75,7 +75,7 @@ class ResNet50(Benchmark):
         return ResNet50SUT(engine, qsl, self.settings.label_offset)
 
     def score(self, log: Path, dataset: Dataset, samples: int | None, output: Path, note: str | None) -> Accuracy:
-        """Top-1 as the official script counts it, of all images; labels that are off by one are refused, too."""
+        """Top-1 as in the official script, over all images; labels that are off by one are also rejected."""
         images = find_images(dataset.path)
         score = score_log(log, images.labels, dtype="float32", samples=samples)
         if score.missing or score.shift:
@@ -88,7 +88,7 @@ class ResNet50(Benchmark):
         )
 
     def score_partial(self, log: Path, dataset: Dataset) -> str:
-        """Top-1 of the images that the log answers; labels that are off by one are refused."""
+        """Top-1 of the images that the log answers; labels that are off by one are rejected."""
         score = score_log(log, find_images(dataset.path).labels, partial=True)
         if score.shift:
             raise CheckFailed(score.warnings[-1])
