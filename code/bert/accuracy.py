@@ -1,9 +1,9 @@
 """EM and F1 of LoadGen's mlperf_log_accuracy.json: ``python -m bert.accuracy --log LOG --dataset FILE``.
 
-Reads nothing but that log, the data set and the vocabulary. The rules, and so the predictions, are those of
-the official ``accuracy-squad.py`` (mlcommons/inference, ``language/bert``). A log with responses missing,
-repeated or NaN is refused, where that script would score it. Of a log that samples a performance run, as TEST01 makes
-it, the questions that it answers are scored; that script takes the others for wrong.
+Reads only that log, the data set and the vocabulary. The rules, and therefore the predictions, are those of the
+official ``accuracy-squad.py`` (mlcommons/inference, ``language/bert``). That script would also score a log with
+missing, repeated or NaN responses; this one rejects it. For a log of sampled responses, as TEST01 writes, only the
+questions that it answers are scored; that script counts the others as wrong.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bert.features import Features, Progress, basic_tokens, context_words, load_features, read_vocab
+from bert.features import Features, basic_tokens, context_words, load_features, read_vocab
+from bert.spans import MAX_ROWS, Spans, best_spans
 from bert.squad import Squad, evaluate, read_squad
 from harness.errors import ConfigError
+from harness.host.console import OnProgress
 from harness.host.files import write_text
 from harness.loadgen import accuracy_log
 from harness.loadgen.accuracy_log import read_responses, refuse, run_script, tell
@@ -28,18 +31,13 @@ from harness.paths import CACHE_DIR
 
 VOCAB = Path(__file__).parent / "data" / "vocab.txt"
 
-_N_BEST = 20
-_MAX_ANSWER = 30  # tokens
-_MAX_ROWS = 384
-_PADDING = -10000.0  # logit of a position that the response does not hold
-_DTYPES: dict[str, np.dtype] = {f"float{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)}
+_DTYPES: dict[str, np.dtype[np.generic]] = {f"float{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)}
 _QUERY = 8  # samples of a MultiStream query
-_CHUNK = 1024  # features scored at a time: 3 MB for each array of n-best pairs
 
 
 @dataclass(frozen=True)
 class Score:
-    """Percentages over the first ``questions`` of ``total_questions``; ``predictions`` go by question id."""
+    """Percentages over the first ``questions`` of ``total_questions``; ``predictions`` is keyed by question id."""
 
     exact_match: float
     f1: float
@@ -49,11 +47,11 @@ class Score:
     predictions: dict[str, str]
     warnings: tuple[str, ...]
     partial: bool = False
-    """Whether the questions are those that a log of some samples answers, and not the first."""
+    """Whether the questions are those answered by a log of some samples, instead of the first ones."""
 
     @property
     def scope(self) -> str:
-        """Empty for the whole data set, else the words that everything printed must carry."""
+        """Empty for the complete data set, otherwise the qualifier that must accompany every printed result."""
         if self.questions == self.total_questions:
             return ""
         if self.partial:
@@ -71,44 +69,34 @@ def score_log(
     transposed: bool = False,
     samples: int | None = None,
     partial: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Score:
-    """The score of a log whose QSL held all features, or the first ``samples``; ``partial`` takes any of them.
+    """Score a log whose QSL held all features, or the first ``samples``; with ``partial`` it may hold any of them.
 
     A response is (rows, 2) logits of ``dtype``, start and end of each token, or (2, rows) if ``transposed``.
-    ConfigError: no such file, or not this kind of file; CheckFailed: a log that has no score.
+
+    Raises:
+        ConfigError: a file is missing or of the wrong kind, or an argument is invalid.
+        CheckFailed: the log cannot be scored.
     """
     if dtype not in _DTYPES:
-        raise ConfigError(f"no such dtype {dtype!r}: choose from {', '.join(_DTYPES)}.")
+        raise ConfigError(f"unknown dtype {dtype!r}: choose from {', '.join(_DTYPES)}.")
     squad = read_squad(dataset_path)
     features = load_features(dataset_path, vocab_path, cache_dir, progress=progress)
     count, asked = _scope(squad, features, samples)
     responses, warnings = _read_responses(log_path, features, count, partial)
-    answered = np.array([bool(response) for response in responses])
     warnings += _check_sizes(log_path, responses, features.lengths[:count], dtype)
-    score, start, end = _best_spans(log_path, responses, features, _DTYPES[dtype], transposed)
+    spans = best_spans(responses, features, _DTYPES[dtype], transposed)
+    refuse(log_path, {"responses hold a NaN or +infinity": spans.unranked}, "check the SUT and --dtype")
 
-    best: dict[int, int] = {}
-    for feature, question in enumerate(features.question[:count].tolist()):
-        if answered[feature] and score[feature] > (score[best[question]] if question in best else -np.inf):
-            best[question] = feature
-    vocab, words = read_vocab(vocab_path), cache(lambda context: context_words(squad.contexts[context]))
-    predictions = {}
-    indices = sorted({*features.question[:count][answered].tolist()}) if partial else range(asked)
-    questions = [squad.questions[index] for index in indices]
-    for index, question in zip(indices, questions, strict=True):
-        text = "empty"  # the reference's answer where no span is possible
-        if index in best:
-            i = best[index]
-            first, last = features.offsets[i] + start[i], features.offsets[i] + end[i]
-            tokens = " ".join(vocab[t] for t in features.tokens[first : last + 1].tolist())
-            said = " ".join(tokens.replace(" ##", "").replace("##", "").split())
-            original = words(question.context)[features.word[first] : features.word[last] + 1]
-            text = _original_text(said, " ".join(original))
-        predictions[question.id] = text
-    exact_match, f1 = evaluate(questions, predictions)
+    answered = np.array([bool(response) for response in responses])
+    owner = features.question[:count]
+    best = _best_features(owner, np.where(answered, spans.score, -np.inf))
+    indices: Sequence[int] = np.unique(owner[answered]).tolist() if partial else range(asked)
+    predictions = _predictions(squad, features, spans, best, indices, read_vocab(vocab_path))
+    exact_match, f1 = evaluate((squad.questions[index] for index in indices), predictions)
     held = int(answered.sum()) if partial else count
-    return Score(exact_match, f1, len(questions), len(squad.questions), held, predictions, warnings, partial)
+    return Score(exact_match, f1, len(indices), len(squad.questions), held, predictions, warnings, partial)
 
 
 def _scope(squad: Squad, features: Features, samples: int | None) -> tuple[int, int]:
@@ -129,24 +117,21 @@ def _scope(squad: Squad, features: Features, samples: int | None) -> tuple[int, 
 def _read_responses(
     log_path: str | Path, features: Features, count: int, partial: bool
 ) -> tuple[list[bytes], tuple[str, ...]]:
-    """The responses in QSL order, and a warning; CheckFailed unless each of the ``count`` samples has exactly one.
+    """The responses in QSL order, and any warning; CheckFailed unless each of the ``count`` samples has exactly one.
 
-    A few may have another: LoadGen fills up the last query of a MultiStream run with samples that it issued before.
-    If ``partial``, samples may have none, which is an empty one here, or many, of which the first counts.
+    A few may have two: LoadGen fills the last query of a MultiStream run with samples that it issued before.
+    With ``partial`` a sample may have none, returned as an empty response, or several, of which the first counts.
     """
     responses = read_responses(log_path, count)
-    advice = "check the data set and the number of samples" if responses.foreign else "repeat the accuracy run"
-    held = responses.prefix
+    advice, held = responses.advice, responses.prefix
     if held and features.question[held - 1] < features.question[held]:
-        advice = f"if the run held only the first {held} samples, say so with --samples {held}"
+        advice = f"if the run held only the first {held} samples, pass --samples {held}"
     repeats = len(responses.repeated)
     filled = not responses.missing and repeats < _QUERY and (count + repeats) % _QUERY == 0
     problems = {
         f"of {count} samples have no response": [] if partial else responses.missing,
         "responses repeat a sample": [] if filled or partial else responses.repeated,
-        f"responses are to samples outside 0-{count - 1}": responses.foreign,
-        "responses are not hexadecimal": responses.broken,
-        "responses are empty": responses.empty,
+        **responses.unusable,
     }
     refuse(log_path, problems, advice)
     if partial:
@@ -157,81 +142,70 @@ def _read_responses(
     return [responses.first[i] for i in range(count)], (f"{repeated}.",) if responses.repeated else ()
 
 
-def _check_sizes(log_path: str | Path, responses: list[bytes], lengths: np.ndarray, dtype: str) -> tuple[str, ...]:
-    """A warning if responses are shorter than their feature, but not empty; CheckFailed for impossible sizes."""
+def _check_sizes(
+    log_path: str | Path, responses: list[bytes], lengths: NDArray[np.int64], dtype: str
+) -> tuple[str, ...]:
+    """A warning if non-empty responses are shorter than their feature; CheckFailed for impossible sizes."""
     sizes = np.array([len(response) for response in responses])
     lengths = np.where(sizes > 0, lengths, 0)
-    # A hint only where another type explains every single response.
+    # Hint at another type only if it explains every single response.
     hint = "check the SUT and --dtype"
     for other, kind in _DTYPES.items():
         rows, rest = np.divmod(sizes, 2 * kind.itemsize)
-        if not rest.any() and ((lengths <= rows) & (rows <= _MAX_ROWS)).all():
-            hint = f"all would fit --dtype {other}"
+        if not rest.any() and ((lengths <= rows) & (rows <= MAX_ROWS)).all():
+            hint = f"--dtype {other} would fit all of them"
     row = 2 * _DTYPES[dtype].itemsize
     problems = {
-        f"responses are no multiple of {row} bytes, two {dtype} logits": np.flatnonzero(sizes % row),
-        f"responses have over {_MAX_ROWS} rows, more than the official script takes": np.flatnonzero(
-            sizes // row > _MAX_ROWS
+        f"responses are not a multiple of {row} bytes, two {dtype} logits": np.flatnonzero(sizes % row),
+        f"responses have over {MAX_ROWS} rows, more than the official script accepts": np.flatnonzero(
+            sizes // row > MAX_ROWS
         ),
     }
     refuse(log_path, problems, hint)
     short = np.flatnonzero(sizes // row < lengths)
-    text = tell("responses are shorter than their feature, what lacks counts as a logit of -10000", short)
+    text = tell("responses are shorter than their feature, missing logits count as -10000", short)
     return (f"{text}; {hint}.",) if len(short) else ()
 
 
-def _best_spans(
-    log_path: str | Path, responses: list[bytes], features: Features, dtype: np.dtype, transposed: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(score float64, start int64, end int64), (n,) each, of each best span; score -inf where there is none.
+def _best_features(owner: NDArray[np.int32], score: NDArray[np.float64]) -> dict[int, int]:
+    """Question index to the feature with the best span, ties to the first; ``owner`` is each feature's question."""
+    best: dict[int, int] = {}
+    for feature, question in enumerate(owner.tolist()):
+        if score[feature] > (score[best[question]] if question in best else -np.inf):
+            best[question] = feature
+    return best
 
-    As in the reference: the 20 best starts and ends of the whole padded response, ties to the lower index; of
-    their pairs those in the context, of at most 30 tokens, with a max-context start; of these the first best.
-    """
-    n = len(responses)
-    score, start, end = np.empty(n), np.empty(n, np.int64), np.empty(n, np.int64)
-    unfit: list[int] = []
-    lengths = features.lengths
-    for low in range(0, n, _CHUNK):
-        high = min(low + _CHUNK, n)
-        logits = np.full((2, high - low, _MAX_ROWS), _PADDING)
-        for row, response in enumerate(responses[low:high]):
-            flat = np.frombuffer(response, dtype)
-            pairs = flat.reshape(2, -1) if transposed else flat.reshape(-1, 2).T
-            logits[:, row, : pairs.shape[1]] = pairs
-        # +inf as well: with -inf it adds up to NaN. -inf alone is a mask.
-        unfit += (low + np.flatnonzero(~(logits < np.inf).all(axis=(0, 2)))).tolist()
 
-        token = np.arange(_MAX_ROWS) < lengths[low:high, None]
-        in_context, may_start = np.zeros((2, *token.shape), bool)
-        part = slice(features.offsets[low], features.offsets[high])
-        in_context[token] = features.word[part] >= 0
-        may_start[token] = features.max_context[part]
-
-        order = np.argsort(-logits, axis=-1, kind="stable")[..., :_N_BEST]
-        starts, ends = np.take_along_axis(logits, order, -1)
-        reach = order[1][:, None, :] - order[0][:, :, None]
-        allowed = (reach >= 0) & (reach < _MAX_ANSWER)
-        allowed &= np.take_along_axis(may_start, order[0], -1)[:, :, None]
-        allowed &= np.take_along_axis(in_context, order[1], -1)[:, None, :]
-        # An allowed pair of -inf must still beat one that is not allowed.
-        with np.errstate(invalid="ignore"):
-            sums = np.maximum(starts[:, :, None] + ends[:, None, :], np.finfo(float).min)
-        sums = np.where(allowed, sums, -np.inf).reshape(high - low, -1)
-        pick = sums.argmax(-1)
-        rows = np.arange(high - low)
-        score[low:high] = sums[rows, pick]
-        start[low:high] = order[0][rows, pick // _N_BEST]
-        end[low:high] = order[1][rows, pick % _N_BEST]
-    refuse(log_path, {"responses hold a NaN or +infinity": unfit}, "check the SUT and --dtype")
-    return score, start, end
+def _predictions(
+    squad: Squad,
+    features: Features,
+    spans: Spans,
+    best: Mapping[int, int],
+    indices: Iterable[int],
+    vocab: Sequence[str],
+) -> dict[str, str]:
+    """The answers to the questions ``indices`` by question id, each from its ``best`` feature."""
+    words = cache(lambda context: context_words(squad.contexts[context]))
+    predictions = {}
+    for index in indices:
+        question = squad.questions[index]
+        text = "empty"  # the reference's answer where no span is possible
+        if index in best:
+            i = best[index]
+            first, last = features.offsets[i] + spans.start[i], features.offsets[i] + spans.end[i]
+            tokens = " ".join(vocab[t] for t in features.tokens[first : last + 1].tolist())
+            said = " ".join(tokens.replace(" ##", "").replace("##", "").split())
+            original = words(question.context)[features.word[first] : features.word[last] + 1]
+            text = _original_text(said, " ".join(original))
+        predictions[question.id] = text
+    return predictions
 
 
 def _original_text(said: str, original: str) -> str:
-    """The part of ``original`` that ``said`` (lower case, without accents) stands for, or all of it.
+    """The part of ``original`` that matches ``said`` (lower case, without accents), or all of it.
 
-    The reference's heuristic: if the normalised original has as many characters as the original, less spaces,
-    they correspond one to one.
+    The reference's heuristic: if the normalised original and the original have the same number of characters, not
+    counting spaces, the characters correspond one to one.
 
     >>> _original_text("steve smith", "Steve Smith's")
     'Steve Smith'
@@ -246,30 +220,30 @@ def _original_text(said: str, original: str) -> str:
 
 
 def accuracy_text(score: Score, log_path: str | Path, note: str | None = None) -> str:
-    """The lines of accuracy.txt: the official one, the log's hash, then what a reader must know."""
+    """The lines of accuracy.txt: the official result, the log's hash, then the scope and the note."""
     result = json.dumps({"exact_match": score.exact_match, "f1": score.f1})
     return accuracy_log.accuracy_text(result, log_path, (score.scope, note))
 
 
 def write_accuracy_txt(path: str | Path, score: Score, log_path: str | Path, note: str | None = None) -> None:
-    """Writes accuracy.txt in one step; ``log_path`` is the untruncated log."""
+    """Write accuracy.txt atomically; ``log_path`` is the untruncated log."""
     write_text(path, accuracy_text(score, log_path, note))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; the exit code is 0, 1 for a log without a score, 2 for a wrong command or file."""
-    parser = argparse.ArgumentParser("python -m bert.accuracy", description="EM and F1 of a LoadGen log.")
-    parser.add_argument("--log", required=True, help="LoadGen's mlperf_log_accuracy.json, not truncated")
-    parser.add_argument("--dataset", required=True, help="SQuAD v1.1 file, dev-v1.1.json")
+    """The command line; the exit code is 0, 1 if the log cannot be scored, 2 for an invalid command or file."""
+    parser = argparse.ArgumentParser("python -m bert.accuracy", description="Exact match and F1 of a LoadGen log.")
+    parser.add_argument("--log", required=True, help="mlperf_log_accuracy.json of LoadGen, untruncated")
+    parser.add_argument("--dataset", required=True, help="SQuAD v1.1 file, such as dev-v1.1.json")
     parser.add_argument("--vocab", default=VOCAB, help="BERT's uncased vocab.txt [%(default)s]")
-    parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="of the logits [%(default)s]")
-    parser.add_argument("--transposed", action="store_true", help="responses are (2, rows), not (rows, 2)")
+    parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="type of the logits [%(default)s]")
+    parser.add_argument("--transposed", action="store_true", help="responses are (2, rows) instead of (rows, 2)")
     scope = parser.add_mutually_exclusive_group()
-    scope.add_argument("--samples", type=int, help="the run's QSL held only the first so many features")
-    scope.add_argument("--partial", action="store_true", help="score the questions in the log only, such as TEST01's")
-    parser.add_argument("--output", help="write accuracy.txt here")
-    parser.add_argument("--predictions", help="write the answers here, as JSON by question id")
-    parser.add_argument("--cache", default=CACHE_DIR, help="directory for the features [%(default)s]")
+    scope.add_argument("--samples", type=int, help="number of features, if the run used only the first ones")
+    scope.add_argument("--partial", action="store_true", help="score only the questions in the log, as for TEST01")
+    parser.add_argument("--output", help="also write the result to this file (accuracy.txt)")
+    parser.add_argument("--predictions", help="write the answers to this file, as JSON by question id")
+    parser.add_argument("--cache", default=CACHE_DIR, help="folder in which features are cached [%(default)s]")
     args = parser.parse_args(argv)
 
     def run() -> tuple[str, Sequence[str], int]:

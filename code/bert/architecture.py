@@ -1,18 +1,18 @@
 """BERT for question answering, in FP32, with random weights or those of a Hugging Face checkpoint.
 
-The architecture is that of Devlin et al., arXiv:1810.04805, and the names of the weights are those of
-``BertForQuestionAnswering`` in transformers. The nodes are those that torch's exporter writes of it, one for one where
-engines fuse by pattern: attention, layer normalisation by its single operations, and GELU by Erf. Weights of linear
-layers are stored transposed, (in, out), under the name that the checkpoint has for them. Opset 13, of the default
-domain alone; batch and sequence are free.
+The architecture is that of Devlin et al., arXiv:1810.04805; the weights are named as in ``BertForQuestionAnswering``
+of transformers. The nodes are the ones that torch's exporter writes, node for node where engines fuse by pattern:
+attention, layer normalisation as single operations, and GELU with Erf. Weights of linear layers are stored transposed,
+(in, out), under their name in the checkpoint. The graph uses opset 13 of the default domain only; batch and sequence
+are free dimensions.
 
-Two published models have it:
+Two published models use this architecture:
 
 - the MLPerf reference's ``bert_large_v1_1``, ``model.onnx`` of zenodo record 3733910: 24 layers, 1024 wide, with the
   inputs ``input_ids``, ``input_mask`` and ``segment_ids`` and the outputs ``output_start_logits`` and
   ``output_end_logits``;
-- SparseZoo's oBERT-Large, pruned by Kurtic et al., arXiv:2203.07259, the same with transformers' names of inputs and
-  outputs.
+- SparseZoo's oBERT-Large, pruned by Kurtic et al., arXiv:2203.07259: the same, with the input and output names of
+  transformers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from harness.models.writer import GraphBuilder
 
 _OPSET = 13
 _DRAW = normal(0.02)  # initializer_range of every published BERT
-_MASKED = -10000.0  # added to a score, so that its softmax is 0 in float32
+_EPSILON = 1e-12  # layer_norm_eps of every published BERT
+_MASKED = -10000.0  # added to a score to make its softmax 0 in float32
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ class Interface:
 
 
 TRANSFORMERS = Interface()
-"""The names that transformers and SparseZoo give."""
+"""The names that transformers and SparseZoo use."""
 
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Sizes of a BERT, by default of BERT-Large; the names are those of the paper."""
+    """Sizes of a BERT, by default BERT-Large; named as in the paper."""
 
     layers: int = 24
     hidden: int = 1024
@@ -57,7 +58,6 @@ class BertConfig:
     vocabulary: int = 30522
     positions: int = 512
     segments: int = 2
-    epsilon: float = 1e-12
     interface: Interface = TRANSFORMERS
 
 
@@ -78,14 +78,14 @@ def build_bert_large(weights: Weights) -> ModelProto:
 
 
 def build_obert_large(weights: Weights) -> ModelProto:
-    """oBERT-Large before it is pruned: see `build_bert`."""
+    """oBERT-Large before pruning: see `build_bert`."""
     return build_bert(weights, OBERT_LARGE)
 
 
 def build_bert(weights: Weights, config: BertConfig) -> ModelProto:
-    """Three int64 (batch, sequence) to two float32 (batch, sequence), sequence being 1 to ``config.positions``.
+    """A graph from three int64 (batch, sequence) to two float32 (batch, sequence), sequence 1 to ``config.positions``.
 
-    The same random weights give the same bytes. The metadata are ``architecture`` and ``weights``.
+    The same random weights give the same bytes. The metadata entries are ``architecture`` and ``weights``.
 
     Raises:
         ConfigError: the checkpoint is of another model.
@@ -103,7 +103,7 @@ def build_bert(weights: Weights, config: BertConfig) -> ModelProto:
 
 
 class EncoderGraph(GraphBuilder):
-    """What BERT and MobileBERT have in common; a scope is the name of a module in transformers."""
+    """The layers that BERT and MobileBERT share; a scope is the name of a module in transformers."""
 
     def __init__(self, name: str, weights: Weights, interface: Interface) -> None:
         super().__init__(name, weights, _OPSET)
@@ -112,7 +112,7 @@ class EncoderGraph(GraphBuilder):
             self.input(tensor, np.int64, ["batch", "sequence"])
 
     def mask(self, scope: str) -> str:
-        """What is added to the scores, (batch, 1, 1, sequence): 0, or for padding a large negative number."""
+        """The term added to the scores, (batch, 1, 1, sequence): 0, or a large negative number for padding."""
         x = self.scoped(scope, "Unsqueeze", self.interface.attention_mask, self.constant("axes_1", [1], np.int64))
         x = self.scoped(scope, "Unsqueeze", x, self.constant("axes_2", [2], np.int64))
         x = self.scoped(scope, "Cast", x, to=1)
@@ -120,11 +120,11 @@ class EncoderGraph(GraphBuilder):
         return self.scoped(scope, "Mul", x, self.constant("masked", _MASKED))
 
     def lookup(self, scope: str, ids: str, shape: tuple[int, int], draw: Draw) -> str:
-        """A row of the embedding table of that scope for each id."""
+        """The row of the scope's embedding table for each id."""
         return self.scoped(scope, "Gather", self.weight(f"{scope}.weight", shape, draw), ids, axis=0)
 
     def positions(self, scope: str, shape: tuple[int, int], draw: Draw) -> str:
-        """The first rows of the embedding table of that scope, as many as the sequence has tokens."""
+        """The first rows of the scope's embedding table, one for each token of the sequence."""
         sizes = self.scoped(scope, "Shape", self.interface.input_ids)
         length = self.scoped(scope, "Gather", sizes, self.constant("index_1", 1, np.int64), axis=0)
         length = self.scoped(scope, "Unsqueeze", length, self.constant("axes_0", [0], np.int64))
@@ -133,13 +133,13 @@ class EncoderGraph(GraphBuilder):
         return self.lookup(scope, self.scoped(scope, "Slice", every, zero, length, one, one), shape, draw)
 
     def linear(self, x: str, scope: str, sizes: tuple[int, int], draw: Draw, bias: Draw) -> str:
-        """x W + b; sizes in and out."""
+        """x W + b; ``sizes`` are in and out."""
         kernel = self.weight(f"{scope}.weight", sizes[::-1], draw, transposed=True)
         product = self.scoped(scope, "MatMul", x, kernel)
         return self.scoped(scope, "Add", self.weight(f"{scope}.bias", sizes[1:], bias), product)
 
     def attention(self, query: str, key: str, value: str, mask: str, scope: str, heads: int, hidden: int) -> str:
-        """Scaled dot-product attention of several heads on what was projected, (batch, sequence, hidden)."""
+        """Multi-head scaled dot-product attention on the projected inputs, (batch, sequence, hidden)."""
         split = self.constant("heads", [0, 0, heads, hidden // heads], np.int64)
         joined = self.constant("joined", [0, 0, hidden], np.int64)
         query, key, value = (
@@ -153,7 +153,7 @@ class EncoderGraph(GraphBuilder):
         return self.scoped(scope, "Reshape", context, joined)
 
     def answer(self, x: str, hidden: int, draw: Draw, bias: Draw) -> None:
-        """The head that gives each token its start and its end logit."""
+        """The head: a start and an end logit for each token."""
         x = self.linear(x, "qa_outputs", (hidden, 2), draw, bias)
         self.split("qa_outputs", x, ("qa_outputs/start", "qa_outputs/end"))
         last = self.constant("axes_last", [-1], np.int64)
@@ -168,7 +168,7 @@ def _embeddings(graph: EncoderGraph, config: BertConfig) -> str:
     kinds = graph.lookup(f"{scope}.token_type_embeddings", names.token_type_ids, (config.segments, config.hidden), draw)
     places = graph.positions(f"{scope}.position_embeddings", (config.positions, config.hidden), draw)
     x = graph.scoped(scope, "Add", graph.scoped(scope, "Add", words, kinds), places)
-    return _layer_norm(graph, x, f"{scope}.LayerNorm", config)
+    return _layer_norm(graph, x, f"{scope}.LayerNorm", config.hidden)
 
 
 def _layer(graph: EncoderGraph, x: str, mask: str, scope: str, config: BertConfig) -> str:
@@ -180,24 +180,24 @@ def _layer(graph: EncoderGraph, x: str, mask: str, scope: str, config: BertConfi
     y = graph.attention(query, key, value, mask, own, config.heads, wide)
     y = graph.linear(y, f"{scope}.attention.output.dense", (wide, wide), _DRAW, _DRAW)
     y = graph.scoped(f"{scope}.attention.output", "Add", y, x)
-    x = _layer_norm(graph, y, f"{scope}.attention.output.LayerNorm", config)
+    x = _layer_norm(graph, y, f"{scope}.attention.output.LayerNorm", wide)
     y = graph.linear(x, f"{scope}.intermediate.dense", (wide, config.feed_forward), _DRAW, _DRAW)
     y = _gelu(graph, y, f"{scope}.intermediate.intermediate_act_fn")
     y = graph.linear(y, f"{scope}.output.dense", (config.feed_forward, wide), _DRAW, _DRAW)
     y = graph.scoped(f"{scope}.output", "Add", y, x)
-    return _layer_norm(graph, y, f"{scope}.output.LayerNorm", config)
+    return _layer_norm(graph, y, f"{scope}.output.LayerNorm", wide)
 
 
-def _layer_norm(graph: EncoderGraph, x: str, scope: str, config: BertConfig) -> str:
+def _layer_norm(graph: EncoderGraph, x: str, scope: str, size: int) -> str:
     """Ba et al., arXiv:1607.06450, over the last axis."""
     mean = graph.scoped(scope, "ReduceMean", x, axes=[-1], keepdims=1)
     rest = graph.scoped(scope, "Sub", x, mean)
     squares = graph.scoped(scope, "Pow", rest, graph.constant("two", 2.0))
     variance = graph.scoped(scope, "ReduceMean", squares, axes=[-1], keepdims=1)
-    shifted = graph.scoped(scope, "Add", variance, graph.constant("epsilon", config.epsilon))
+    shifted = graph.scoped(scope, "Add", variance, graph.constant("epsilon", _EPSILON))
     x = graph.scoped(scope, "Div", rest, graph.scoped(scope, "Sqrt", shifted))
-    x = graph.scoped(scope, "Mul", x, graph.weight(f"{scope}.weight", (config.hidden,), filled(1)))
-    return graph.scoped(scope, "Add", x, graph.weight(f"{scope}.bias", (config.hidden,), filled(0)))
+    x = graph.scoped(scope, "Mul", x, graph.weight(f"{scope}.weight", (size,), filled(1)))
+    return graph.scoped(scope, "Add", x, graph.weight(f"{scope}.bias", (size,), filled(0)))
 
 
 def _gelu(graph: EncoderGraph, x: str, scope: str) -> str:

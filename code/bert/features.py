@@ -1,8 +1,8 @@
-"""SQuAD questions as BERT features: the same tokens as the MLPerf reference, in columns, cached.
+"""SQuAD questions as BERT features: the same tokens as the MLPerf reference, stored in columns and cached.
 
 The rules are those of mlcommons/inference ``language/bert/create_squad_data.py`` with the uncased
-``transformers.BertTokenizer`` in its Python form (transformers 4). Text is split and normalised by Python's Unicode
-tables as that does, where Rust's have small differences; each distinct word then goes through ``tokenizers`` once.
+``transformers.BertTokenizer`` in its Python form (transformers 4). As there, text is split and normalised with Python's
+Unicode tables, from which Rust's differ slightly; each distinct word then goes through ``tokenizers`` once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import re
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -20,14 +20,14 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bert.squad import Squad, parse_squad
 from harness.errors import ConfigError
+from harness.host.console import OnProgress
 from harness.host.files import read_input
 
-Progress = Callable[[int, int], None]
-
-_CODE_VERSION = 1  # raise it with every change of what build_features returns: it is part of the cache key
+_CODE_VERSION = 1  # part of the cache key: increment it whenever the result of build_features changes
 _COLUMNS = {
     "tokens": np.int32,
     "offsets": np.int64,
@@ -40,7 +40,7 @@ _SPECIAL = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
 _SPECIAL_PARTS = re.compile("(" + "|".join(map(re.escape, _SPECIAL)) + ")")
 _CONTEXT_WORD = re.compile("[^ \t\r\n\u202f]+")
 # fmt: off
-_CJK = (  # as in BasicTokenizer; Hangul and kana are not among them
+_CJK = (  # as in BasicTokenizer, without Hangul and kana
     (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF),
     (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0x2F800, 0x2FA1F),
 )
@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FeatureParams:
-    """The reference's lengths, in tokens; ConfigError where they leave no room for the context."""
+    """The reference's lengths, in tokens; ConfigError if they leave no room for the context."""
 
     max_seq_length: int = 384
     doc_stride: int = 128
@@ -59,37 +59,37 @@ class FeatureParams:
     def __post_init__(self) -> None:
         if self.max_seq_length < self.max_query_length + 4 or min(self.doc_stride, self.max_query_length) < 1:
             raise ConfigError(
-                f"{self} leaves the context no room: doc_stride and max_query_length must be at least 1 and "
+                f"{self} leaves no room for the context: doc_stride and max_query_length must be at least 1 and "
                 "max_seq_length at least max_query_length + 4."
             )
 
 
 @dataclass(frozen=True)
 class Features:
-    """All features, unpadded, one after another in the data set's order; the arrays are read-only.
+    """All features, unpadded and concatenated in the data set's order; the arrays are read-only.
 
     A feature is ``[CLS] question [SEP] part of the context [SEP]``; its entries in ``tokens``, ``word`` and
     ``max_context`` are at ``offsets[i]:offsets[i + 1]``.
     """
 
-    tokens: np.ndarray  # int32 (total,) WordPiece ids
-    offsets: np.ndarray  # int64 (n + 1,)
-    first_segment: np.ndarray  # int32 (n,) tokens of segment 0, [CLS] question [SEP]; the rest is segment 1
-    question: np.ndarray  # int32 (n,) index in Squad.questions, ascending
-    word: np.ndarray  # int32 (total,) index in context_words(), -1 outside the context
-    max_context: np.ndarray  # bool (total,) whether this feature sees the token with the most context
+    tokens: NDArray[np.int32]  # (total,) WordPiece ids
+    offsets: NDArray[np.int64]  # (n + 1,)
+    first_segment: NDArray[np.int32]  # (n,) tokens of segment 0, [CLS] question [SEP]; the rest is segment 1
+    question: NDArray[np.int32]  # (n,) index in Squad.questions, ascending
+    word: NDArray[np.int32]  # (total,) index in context_words(), -1 outside the context
+    max_context: NDArray[np.bool_]  # (total,) whether this feature shows the token with the most context
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each feature, int64 (n,)."""
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each feature, (n,)."""
         return np.diff(self.offsets)
 
 
 class _Clean(dict[int, str]):
-    """For ``str.translate``: drops control characters, isolates CJK ones, makes every white space a space."""
+    """For ``str.translate``: drops control characters, isolates CJK ones, turns white space into spaces."""
 
     def __missing__(self, code: int) -> str:
         char = chr(code)
@@ -122,7 +122,7 @@ def basic_tokens(text: str) -> list[str]:
     """``text`` cleaned, lower-cased, without accents, split at white space, punctuation and CJK characters.
 
     As the ``BasicTokenizer`` of NVIDIA DeepLearningExamples' PyTorch BERT, which the reference's container
-    imports: a special token that stands alone stays whole.
+    imports: a special token is kept if it is a word of its own.
 
     >>> basic_tokens("Café-au-lait: [UNK] 6½")
     ['cafe', '-', 'au', '-', 'lait', ':', '[UNK]', '6½']
@@ -137,12 +137,12 @@ def basic_tokens(text: str) -> list[str]:
 
 
 def context_words(context: str) -> list[str]:
-    """The words that ``Features.word`` counts; U+202F is a break as in the reference, U+00A0 is none."""
+    """The words that ``Features.word`` indexes; as in the reference U+202F separates words, U+00A0 does not."""
     return _CONTEXT_WORD.findall(context)
 
 
 def read_vocab(path: str | Path) -> list[str]:
-    """The WordPiece vocabulary, one token a line, the line is its id; ConfigError if it cannot be BERT's."""
+    """The WordPiece vocabulary, a token per line with the line number as id; ConfigError if it cannot be BERT's."""
     return _parse_vocab(read_input(path, "vocabulary"), path)
 
 
@@ -178,14 +178,14 @@ def _word_pieces(words: Iterable[str], vocab: list[str]) -> dict[str, list[int]]
 def _split_word(word: str) -> list[str]:
     tokens: list[str] = []
     for part in _SPECIAL_PARTS.split(word):
-        # transformers lowers all but its special tokens character by character: it knows no final sigma.
+        # transformers lower-cases all but special tokens character by character, so it never gives a final sigma.
         tokens += [part] if part in _SPECIAL else basic_tokens(part.replace("\u03a3", "\u03c3").lower())
     return tokens
 
 
 @lru_cache(maxsize=4096)
-def _doc_spans(length: int, room: int, stride: int) -> list[tuple[int, int, np.ndarray]]:
-    """(start, stop, max_context bool (stop - start,)) of each window of ``room`` over ``length`` tokens."""
+def _doc_spans(length: int, room: int, stride: int) -> list[tuple[int, int, NDArray[np.bool_]]]:
+    """(start, stop, max_context (stop - start,)) of each window of ``room`` over ``length`` tokens."""
     if not length:
         return []
     starts = [0]
@@ -194,7 +194,7 @@ def _doc_spans(length: int, room: int, stride: int) -> list[tuple[int, int, np.n
     start = np.array(starts)[:, None]
     stop = np.minimum(start + room, length)
     left, right = np.arange(length) - start, stop - 1 - np.arange(length)
-    # The smaller side's context; among equals the longer window, then the earlier one.
+    # The context is that of the smaller side; ties go to the longer window, then to the earlier one.
     context = np.where((left >= 0) & (right >= 0), np.minimum(left, right) + 0.01 * (stop - start), -np.inf)
     owner = context.argmax(0)
     return [(a, b, owner[a:b] == i) for i, (a, b) in enumerate(zip(starts, stop[:, 0].tolist(), strict=True))]
@@ -204,25 +204,22 @@ def build_features(
     squad: Squad,
     vocab_path: str | Path,
     params: FeatureParams | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Features:
-    """The features of every question; as in the reference a question whose context has no token has none."""
+    """The features of every question; as in the reference, a question whose context has no tokens has none."""
     return _build(squad, read_vocab(vocab_path), params or FeatureParams(), progress)
 
 
-def _build(squad: Squad, vocab: list[str], params: FeatureParams, progress: Progress | None) -> Features:
+def _build(squad: Squad, vocab: list[str], params: FeatureParams, progress: OnProgress | None) -> Features:
     cls, sep = vocab.index("[CLS]"), vocab.index("[SEP]")
     texts = chain(squad.contexts, (question.text for question in squad.questions))
     pieces = _word_pieces({word for text in texts for word in context_words(text)}, vocab)
-    documents = []
-    for context in squad.contexts:
-        ids = [pieces[word] for word in context_words(context)]
-        word = np.repeat(np.arange(len(ids), dtype=np.int32), [len(i) for i in ids])
-        documents.append((np.fromiter(chain.from_iterable(ids), np.int32, len(word)), word))
-
+    documents = [_document([pieces[word] for word in context_words(context)]) for context in squad.contexts]
     end, outside = np.array([sep], np.int32), np.full(params.max_seq_length, -1, np.int32)
-    unseen = np.zeros(params.max_seq_length, bool)
-    tokens, words, flags = ([np.empty(0, dtype)] for dtype in (np.int32, np.int32, bool))
+    unseen = np.zeros(params.max_seq_length, np.bool_)
+    # Each starts with an empty array, because there may be no feature to concatenate.
+    tokens, words = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+    flags = [np.empty(0, np.bool_)]
     lengths, first, owner = [0], [], []
     for index, question in enumerate(squad.questions):
         ids = [*chain.from_iterable(pieces[word] for word in context_words(question.text))]
@@ -238,12 +235,23 @@ def _build(squad: Squad, vocab: list[str], params: FeatureParams, progress: Prog
             owner.append(index)
         if progress and (index % 500 == 499 or index + 1 == len(squad.questions)):
             progress(index + 1, len(squad.questions))
-    tokens, words, flags = (np.concatenate(column) for column in (tokens, words, flags))
-    columns = (tokens, np.cumsum(lengths), first, owner, words, flags)
-    arrays = [np.asarray(column, dtype) for column, dtype in zip(columns, _COLUMNS.values(), strict=True)]
-    for array in arrays:
-        array.flags.writeable = False
-    return Features(*arrays)
+    features = Features(
+        tokens=np.concatenate(tokens),
+        offsets=np.cumsum(lengths, dtype=np.int64),
+        first_segment=np.array(first, np.int32),
+        question=np.array(owner, np.int32),
+        word=np.concatenate(words),
+        max_context=np.concatenate(flags),
+    )
+    for column in vars(features).values():
+        column.flags.writeable = False
+    return features
+
+
+def _document(pieces: list[list[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The token ids of a context and each token's word, (tokens,) both; ``pieces`` are the ids of each word."""
+    word = np.repeat(np.arange(len(pieces), dtype=np.int32), [len(ids) for ids in pieces])
+    return np.fromiter(chain.from_iterable(pieces), np.int32, len(word)), word
 
 
 def load_features(
@@ -251,12 +259,12 @@ def load_features(
     vocab_path: str | Path,
     cache_dir: str | Path,
     params: FeatureParams | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Features:
     """``build_features`` through a cache; its arrays are then memory-mapped.
 
-    The key covers the bytes of both files, the parameters, the code's version and Python's Unicode version. A
-    damaged or foreign entry is built anew; that one cannot be written is only logged.
+    The key covers the bytes of both files, the parameters, the code's version and Python's Unicode version. A damaged
+    or foreign entry is rebuilt; failing to write an entry is only logged.
     """
     params = params or FeatureParams()
     dataset, vocab = read_input(dataset_path, "SQuAD v1.1 file"), read_input(vocab_path, "vocabulary")
@@ -270,12 +278,12 @@ def load_features(
         try:
             _write_entry(entry, key, features)
         except OSError as error:
-            _log.warning("the features are not cached in %s: %s", cache_dir, error)
+            _log.warning("the features could not be cached in %s: %s", cache_dir, error)
     return features
 
 
 def _read_entry(entry: Path, key: str) -> Features | None:
-    """The entry's features, None if it is absent or not exactly what ``_write_entry`` wrote for ``key``."""
+    """The entry's features; None if it is missing or not exactly as ``_write_entry`` wrote it for ``key``."""
     try:
         meta = json.loads((entry / "meta.json").read_bytes())
         if meta["key"] != key:
@@ -285,7 +293,7 @@ def _read_entry(entry: Path, key: str) -> Features | None:
             file = entry / f"{name}.npy"
             if sha256(file.read_bytes()).hexdigest() != meta["sha256"][name]:
                 return None
-            # asarray: a plain view of the mapping, because slicing an np.memmap is several times as slow.
+            # asarray gives a plain view of the mapping: slicing an np.memmap is several times slower.
             columns[name] = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -316,8 +324,8 @@ def _write_entry(entry: Path, key: str, features: Features) -> None:
             np.save(new / f"{name}.npy", column, allow_pickle=False)
             sums[name] = sha256((new / f"{name}.npy").read_bytes()).hexdigest()
         (new / "meta.json").write_text(json.dumps({"key": key, "sha256": sums}))
-        # A directory cannot be replaced in one step: a damaged one moves away first; what another process
-        # completed meanwhile stays.
+        # A directory cannot be replaced in one step, so a damaged one is moved away first. An entry that another
+        # process has completed in the meantime is kept.
         if entry.exists():
             if _read_entry(entry, key) is not None:
                 return

@@ -1,17 +1,17 @@
 """MobileBERT for question answering, in FP32, with random weights or those of a Hugging Face checkpoint.
 
 The architecture is that of Sun et al., arXiv:2004.02984, as published (google/mobilebert-uncased): 24 layers, 512 wide
-between layers and 128 inside them; a word's embedding of 128 is read together with its neighbours'; queries and keys
-come from a shared bottleneck, values from the layer's whole input; four feed-forward networks a layer; in place of
-layer normalisation a scale and a shift, "NoNorm". The names of the weights are those of transformers'
-``MobileBertForQuestionAnswering``. Nodes, weights, opset and free dimensions are as in `bert.architecture`.
+between layers and 128 inside them; a word's embedding of 128 is combined with its neighbours'; queries and keys come
+from a shared bottleneck, values from the layer's full input; each layer has four feed-forward networks; a scale and a
+shift, "NoNorm", replace layer normalisation. The weights are named as in ``MobileBertForQuestionAnswering`` of
+transformers. Nodes, weights, opset and free dimensions are as in `bert.architecture`.
 
-SparseZoo has it with all 24 layers and with 14.
+SparseZoo publishes it with all 24 layers and with 14.
 
-NoNorm does not normalise, so the random weights have to keep the activations' scale. Each linear layer is normal with
-such a deviation (He et al., arXiv:1502.01852) that its output has a set mean square, and the scale of a NoNorm after a
-sum of shortcut and branch brings the mean square back to 1. What comes after a ReLU is centred, so that it does not see
-what all its inputs have in common, which would else make all tokens alike.
+NoNorm does not normalise, so random weights must preserve the scale of the activations. The weights of each linear
+layer are normal, with a deviation (He et al., arXiv:1502.01852) that gives its output a set mean square; the scale of
+a NoNorm after a sum of shortcut and branch restores mean square 1. The weights after a ReLU are centred, which removes
+the common part of their inputs; otherwise that part would make all tokens alike.
 """
 
 from __future__ import annotations
@@ -20,32 +20,28 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
-from bert.architecture import TRANSFORMERS, EncoderGraph, Interface
+from bert.architecture import BertConfig, EncoderGraph
 from harness.models.weights import Draw, Weights, filled, normal
 
 _BIAS = normal(0.01)
-_BRANCH = 0.25  # mean square of what a branch adds to a shortcut of mean square 1
-_EMBEDDED = 1 / 3  # mean square of the words, the places and the segments, whose sum has 1
+_BRANCH = 0.25  # mean square of a branch, added to a shortcut of mean square 1
+_EMBEDDED = 1 / 3  # mean square of each of the word, position and segment embeddings, whose sum has 1
 _LOGITS = 4.0  # variance
 
 
 @dataclass(frozen=True)
-class MobileBertConfig:
-    """Sizes of a MobileBERT, by default of the published one; the names are those of the paper."""
+class MobileBertConfig(BertConfig):
+    """Sizes of a MobileBERT, by default the published one: those that differ from BERT-Large's, and additional ones."""
 
-    layers: int = 24
     hidden: int = 512
-    bottleneck: int = 128
-    embedding: int = 128
+    heads: int = 4
     feed_forward: int = 512
     feed_forwards: int = 4
-    heads: int = 4
-    vocabulary: int = 30522
-    positions: int = 512
-    segments: int = 2
-    interface: Interface = TRANSFORMERS
+    bottleneck: int = 128
+    embedding: int = 128
 
 
 MOBILEBERT = MobileBertConfig()
@@ -58,14 +54,14 @@ def build_mobilebert_24(weights: Weights) -> ModelProto:
 
 
 def build_mobilebert_14(weights: Weights) -> ModelProto:
-    """MobileBERT of 14 layers, before it is pruned: see `build_mobilebert`."""
+    """MobileBERT with 14 layers, before pruning: see `build_mobilebert`."""
     return build_mobilebert(weights, MOBILEBERT_14)
 
 
 def build_mobilebert(weights: Weights, config: MobileBertConfig) -> ModelProto:
-    """Three int64 (batch, sequence) to two float32 (batch, sequence), sequence being 1 to ``config.positions``.
+    """A graph from three int64 (batch, sequence) to two float32 (batch, sequence), sequence 1 to ``config.positions``.
 
-    The same random weights give the same bytes. The metadata are ``architecture`` and ``weights``.
+    The same random weights give the same bytes. The metadata entries are ``architecture`` and ``weights``.
 
     Raises:
         ConfigError: the checkpoint is of another model.
@@ -83,42 +79,43 @@ def build_mobilebert(weights: Weights, config: MobileBertConfig) -> ModelProto:
 
 
 class _Graph(EncoderGraph):
-    """Layers of MobileBERT; sizes are in and out."""
+    """Layers of MobileBERT; ``sizes`` are in and out."""
 
     def no_norm(self, x: str, scope: str, size: int, mean_square: float = 1.0) -> str:
-        """A scale and a shift for each channel; ``mean_square`` is that of the input."""
+        """A scale and a shift for each channel; ``mean_square`` is the input's."""
         scale = self.weight(f"{scope}.weight", (size,), filled(1 / math.sqrt(mean_square)))
         return self.scoped(
             scope, "Add", self.scoped(scope, "Mul", x, scale), self.weight(f"{scope}.bias", (size,), _BIAS)
         )
 
     def reduce(self, x: str, scope: str, sizes: tuple[int, int]) -> str:
-        """Into a bottleneck."""
+        """The linear layer into a bottleneck."""
         return self.no_norm(self.linear(x, f"{scope}.dense", sizes, _scaled(1), _BIAS), f"{scope}.LayerNorm", sizes[1])
 
     def added(self, x: str, shortcut: str, scope: str, sizes: tuple[int, int], draw: Draw) -> str:
-        """A linear layer's output and the shortcut, scaled and shifted."""
+        """The sum of a linear layer's output and the shortcut, scaled and shifted."""
         y = self.scoped(scope, "Add", self.linear(x, f"{scope}.dense", sizes, draw, _BIAS), shortcut)
         return self.no_norm(y, f"{scope}.LayerNorm", sizes[1], 1 + _BRANCH)
 
     def feed_forward(self, x: str, scope: str, size: int, inner: int) -> str:
-        """Linear, ReLU, linear, and the shortcut."""
+        """Linear, ReLU, linear, plus the shortcut."""
         y = self.linear(x, f"{scope}.intermediate.dense", (size, inner), _scaled(2), _BIAS)
         y = self.scoped(f"{scope}.intermediate", "Relu", y)
         return self.added(y, x, f"{scope}.output", (inner, size), _centred(_BRANCH))
 
 
 def _scaled(variance: float) -> Draw:
-    """Weights (out, in) that give this variance for inputs of mean square 1."""
+    """Weights (out, in) that give outputs of this variance for inputs of mean square 1."""
     return lambda generator, shape: normal(math.sqrt(variance / shape[1]))(generator, shape)
 
 
 def _centred(variance: float) -> Draw:
-    """The same after ReLU, of whose mean square 1 this is left once the mean is taken away: 1 - 1 / pi."""
+    """The same after a ReLU, whose output of mean square 1 has the variance 1 - 1 / pi."""
 
-    def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        weights = _scaled(variance / (1 - 1 / math.pi))(generator, shape)
-        return weights - weights.mean(axis=1, keepdims=True)
+    def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        weights: NDArray[np.float32] = _scaled(variance / (1 - 1 / math.pi))(generator, shape)
+        weights -= weights.mean(axis=1, keepdims=True)
+        return weights
 
     return draw
 
@@ -138,10 +135,10 @@ def _embeddings(graph: _Graph, config: MobileBertConfig) -> str:
 
 
 def _neighbours(graph: _Graph, words: str, scope: str) -> tuple[str, str]:
-    """The embedding of the word before each and of the word after it, zero where there is none.
+    """The embeddings of the word before and the word after each word, zero if there is none.
 
-    Not by Pad, as torch's exporter has it: DeepSparse 1.8 leaves that to another engine. Nor by two slices of one
-    lengthened tensor: that ends it with a failed assertion.
+    Does not use Pad, as torch's exporter does: DeepSparse 1.8 hands Pad to another engine. Nor does it take two slices
+    of one lengthened tensor: DeepSparse then aborts with a failed assertion.
     """
     first, second = graph.constant("axes_0", [0], np.int64), graph.constant("axes_1", [1], np.int64)
     last, end = graph.constant("axes_last", [-1], np.int64), graph.constant("end", [np.iinfo(np.int64).max], np.int64)

@@ -9,7 +9,7 @@ import numpy as np
 from bert.features import Features
 from harness.errors import ConfigError
 from harness.task.qsl import SampleLibrary
-from harness.task.shape import Shape
+from harness.task.shape import Array, Integers, Shape
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
@@ -17,10 +17,10 @@ TOKEN_TYPE_IDS = "token_type_ids"
 
 
 class BertQSL(SampleLibrary):
-    """Features on disk (memory-mapped), tokens of the loaded ones in memory."""
+    """Features on disk (memory-mapped), and the tokens of loaded ones in memory."""
 
     def __init__(self, features: Features, samples: int | None = None) -> None:
-        """Serve the first ``samples`` features, rounded up so that no question is cut in two.
+        """Use the first ``samples`` features, rounded up so that no question is split.
 
         Raises:
             ConfigError: there are no features, or ``samples`` is not positive.
@@ -32,14 +32,15 @@ class BertQSL(SampleLibrary):
         self._first_segment = np.array(features.first_segment[:count], dtype=np.int64)
         self._tokens = np.zeros((0, 0), dtype=np.int64)
 
-    def cost(self, indices: np.ndarray) -> np.ndarray:
+    def cost(self, indices: Integers) -> Integers:
         """Tokens of each sample, [CLS] and [SEP] included."""
-        return self._lengths[indices]
+        lengths: Integers = self._lengths[indices]
+        return lengths
 
-    def collate(self, indices: np.ndarray, shape: Shape) -> Mapping[str, np.ndarray]:
+    def collate(self, indices: Integers, shape: Shape) -> Mapping[str, Array]:
         """input_ids, attention_mask and token_type_ids, int64 (batch, length) each.
 
-        Rows past the samples hold one attended [PAD] token, so that no softmax runs over nothing.
+        Rows past the samples hold one attended [PAD] token, so that every softmax has an input.
         """
         rows = self.rows(indices)
         length, spare = shape.length, shape.batch - len(rows)
@@ -57,7 +58,7 @@ class BertQSL(SampleLibrary):
             TOKEN_TYPE_IDS: segments.view(np.int8).astype(np.int64),
         }
 
-    def hold(self, indices: np.ndarray) -> None:
+    def hold(self, indices: Integers) -> None:
         """Copy the tokens of these samples into memory, padded."""
         lengths = self._lengths[indices]
         tokens = np.zeros((len(indices), int(lengths.max(initial=0))), dtype=np.int64)
@@ -68,7 +69,7 @@ class BertQSL(SampleLibrary):
 
 
 def whole_questions(features: Features, samples: int | None) -> int:
-    """How many features the first ``samples`` become when the last question is not cut in two."""
+    """``samples`` rounded up to the end of a question, in features."""
     total = len(features)
     if not total:
         raise ConfigError("the data set has no samples: none of its passages holds any text.")

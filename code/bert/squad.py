@@ -1,7 +1,7 @@
-"""SQuAD v1.1: its file, checked, and its metric.
+"""SQuAD v1.1: reading and checking the file, and the metric.
 
-The metric is that of the official ``evaluate_v1.1.py`` (mlcommons/inference, ``language/bert``); sums run in
-the file's order, so that the two agree to the last digit.
+The metric is that of the official ``evaluate_v1.1.py`` (mlcommons/inference, ``language/bert``); sums are taken in the
+file's order, so that both agree to the last digit.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import ConfigError
 from harness.host.files import read_input
 
+_T = TypeVar("_T")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question; ``context`` indexes ``Squad.contexts``, ``answers`` holds every accepted text."""
+    """A question; ``context`` indexes ``Squad.contexts``, ``answers`` holds every accepted text."""
 
     id: str
     text: str
@@ -36,29 +38,21 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Squad:
-    """A data set, its articles flattened, in the file's order."""
+    """A data set in the file's order, without the division into articles."""
 
     contexts: tuple[str, ...]
     questions: tuple[Question, ...]
 
 
 def read_squad(path: str | Path) -> Squad:
-    """The data set in ``path``; ConfigError names the place that is not SQuAD v1.1."""
+    """Read the data set in ``path``; ConfigError names the place that is not SQuAD v1.1."""
     return parse_squad(read_input(path, "SQuAD v1.1 file"), path)
 
 
 def parse_squad(raw: bytes, path: str | Path) -> Squad:
-    """``raw`` as a data set; ``path`` only names it in errors."""
-    try:
-        root = json.loads(raw.decode())
-    except UnicodeDecodeError as error:
-        raise _bad(path, f"byte {error.start} is not UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise _bad(path, f"it is not JSON (line {error.lineno} column {error.colno}: {error.msg})") from error
-    except RecursionError as error:
-        raise _bad(path, "its JSON is nested too deeply") from error
+    """Parse ``raw`` as a data set; ``path`` is used only in error messages."""
 
-    def field(node: Any, place: str, key: str, kind: type, *, empty: bool = True) -> Any:
+    def field(node: object, place: str, key: str, kind: type[_T], *, empty: bool = True) -> _T:
         value = node.get(key) if isinstance(node, dict) else None
         if not isinstance(value, kind):
             raise _bad(path, f"{place} has no {'list' if kind is list else 'text'} {key!r}")
@@ -69,7 +63,7 @@ def parse_squad(raw: bytes, path: str | Path) -> Squad:
     contexts: list[str] = []
     questions: list[Question] = []
     places: dict[str, str] = {}
-    for a, article in enumerate(field(root, "the top level", "data", list, empty=False)):
+    for a, article in enumerate(field(_load(raw, path), "the top level", "data", list, empty=False)):
         for p, paragraph in enumerate(field(article, f"data[{a}]", "paragraphs", list, empty=False)):
             here = f"data[{a}].paragraphs[{p}]"
             contexts.append(field(paragraph, here, "context", str))
@@ -79,25 +73,36 @@ def parse_squad(raw: bytes, path: str | Path) -> Squad:
                 if name in places:
                     raise _bad(path, f"{place} repeats the id {name!r} of {places[name]}")
                 places[name] = place
-                # v2 marks these; the v1.1 metric has no score for a question without an answer.
+                # Marks of SQuAD v2: the v1.1 metric cannot score a question without an answer.
                 if qa.get("is_impossible") or qa.get("answers") == []:
                     raise _bad(path, f"{place} has no answer, as in SQuAD v2")
                 answers = field(qa, place, "answers", list)
                 texts = tuple(field(x, f"{place}.answers[{i}]", "text", str) for i, x in enumerate(answers))
                 questions.append(Question(name, text, len(contexts) - 1, texts))
     if not questions:
-        raise _bad(path, "it holds no question")
+        raise _bad(path, "it contains no questions")
     return Squad(tuple(contexts), tuple(questions))
 
 
-def repeated(path: str | Path, features: Sequence[int] | np.ndarray, total: int) -> bytes:
-    """A data set of the questions of ``path`` over and over, each time under new ids, that gives ``total`` features.
+def _load(raw: bytes, path: str | Path) -> object:
+    try:
+        return json.loads(raw.decode())
+    except UnicodeDecodeError as error:
+        raise _bad(path, f"byte {error.start} is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise _bad(path, f"it is not JSON (line {error.lineno} column {error.colno}: {error.msg})") from error
+    except RecursionError as error:
+        raise _bad(path, "its JSON is nested too deeply") from error
 
-    ``features`` says how many each question gives, in the file's order. No number that is made with it is a
-    measurement of SQuAD.
+
+def repeated(path: str | Path, features: Sequence[int] | NDArray[np.int64], total: int) -> bytes:
+    """A data set that repeats the questions of ``path``, each time under new ids, until it gives ``total`` features.
+
+    ``features`` is the number of features of each question, in the file's order. Nothing measured with this data set is
+    a result for SQuAD.
 
     Raises:
-        ConfigError: no number of whole questions gives that total, which takes a question of one feature.
+        ConfigError: the questions cannot add up to that total; with a question of one feature they always can.
     """
     data = json.loads(read_input(path, "data set"))["data"]
     articles, left, copy = [], total, 0
@@ -124,11 +129,11 @@ def repeated(path: str | Path, features: Sequence[int] | np.ndarray, total: int)
 
 
 def _bad(path: str | Path, problem: str) -> ConfigError:
-    return ConfigError(f"{path} is not SQuAD v1.1: {problem}; use dev-v1.1.json or a file of its form.")
+    return ConfigError(f"{path} is not SQuAD v1.1: {problem}; use dev-v1.1.json or a file in its format.")
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, then without ASCII punctuation, articles and surplus white space.
+    """Lower-case the text, then remove ASCII punctuation, articles and extra white space.
 
     >>> normalize_answer("The  Denver-Broncos!")
     'denverbroncos'
@@ -149,7 +154,7 @@ def score_answer(prediction: str, answers: Iterable[str]) -> tuple[bool, float]:
 
 
 def _f1(said: list[str], truth: list[str]) -> float:
-    # Two empty answers are an exact match of F1 0: the official script's choice.
+    # Two empty answers match exactly but have F1 0, as in the official script.
     same = (Counter(said) & Counter(truth)).total()
     if not same:
         return 0.0
@@ -158,6 +163,6 @@ def _f1(said: list[str], truth: list[str]) -> float:
 
 
 def evaluate(questions: Iterable[Question], predictions: Mapping[str, str]) -> tuple[float, float]:
-    """(exact match, F1) in percent over ``questions``, of which each has a prediction."""
+    """(exact match, F1) in percent over ``questions``, each of which must have a prediction."""
     scores = [score_answer(predictions[question.id], question.answers) for question in questions]
     return 100.0 * sum(s[0] for s in scores) / len(scores), 100.0 * sum(s[1] for s in scores) / len(scores)

@@ -11,7 +11,7 @@ from bert.qsl import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, BertQSL
 from harness.engines.base import Engine, Signature
 from harness.errors import ConfigError
 from harness.graph import Tensor, listing
-from harness.task.shape import Shape
+from harness.task.shape import Array, Integers, Shape
 from harness.task.sut import SUT, Responses
 
 INPUT_NAMES = {
@@ -19,27 +19,28 @@ INPUT_NAMES = {
     ATTENTION_MASK: ("attention_mask", "input_mask", "input_mask:0"),
     TOKEN_TYPE_IDS: ("token_type_ids", "segment_ids", "segment_ids:0"),
 }
-"""Names under which exported BERT graphs hold each input: Hugging Face's, the MLPerf reference's, TensorFlow's."""
+"""Names of each input in exported BERT graphs: those of Hugging Face, the MLPerf reference and TensorFlow."""
 
 
 class BertSUT(SUT):
     """Feeds token ids to a question-answering graph and answers with its start and end logits.
 
     The graph has three inputs (N, L), int32 or int64, named as in `INPUT_NAMES` and in any order, and two outputs
-    (N, L), the start and the end logits. A response is float32 (length, 2), length being the sample's own tokens:
-    no logit of padding is ever sent, so that none can win.
+    (N, L), the start and the end logits. A response is float32 (length, 2), where length is the number of the sample's
+    tokens: logits of padding are never sent, so they cannot win.
     """
 
+    qsl: BertQSL
     unit: ClassVar[str] = "tokens"
 
     def __init__(self, engine: Engine, qsl: BertQSL) -> None:
         """Match the graph's inputs and outputs.
 
         Raises:
-            ConfigError: they are not those of a question-answering BERT; the message lists what the graph has.
+            ConfigError: they are not those of a question-answering BERT; the message lists the graph's.
         """
         super().__init__(engine, qsl)
-        # An engine without a graph of its own (null) takes the inputs under their canonical names.
+        # An engine without a graph (null) takes the inputs under their canonical names.
         self._inputs = _match_inputs(engine.inputs) if engine.inputs else _canonical(INPUT_NAMES)
         self._outputs = _match_outputs(engine.outputs) if engine.outputs else ("start_logits", "end_logits")
         if not engine.reshapes and engine.inputs:
@@ -53,11 +54,11 @@ class BertSUT(SUT):
             {name: tuple(shape) for name in self._outputs},
         )
 
-    def feed(self, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    def feed(self, tensors: Mapping[str, Array]) -> Mapping[str, Array]:
         """Token ids, mask and segments under the graph's names."""
         return {tensor.name: tensors[role].astype(tensor.dtype, copy=False) for role, tensor in self._inputs.items()}
 
-    def encode(self, outputs: Sequence[np.ndarray], indices: np.ndarray) -> Responses:
+    def encode(self, outputs: Sequence[Array], indices: Integers) -> Responses:
         """float32 (length, 2) for each sample, as language/bert/accuracy-squad.py reads it."""
         start, end = outputs
         logits = np.empty((*start.shape, 2), dtype=np.float32)
@@ -67,8 +68,8 @@ class BertSUT(SUT):
         rows = np.arange(len(indices), dtype=np.int64) * stride + first
         return Responses(rows.tolist(), (self.qsl.cost(indices) * 8).tolist(), logits)
 
-    def values(self, outputs: Sequence[np.ndarray], indices: np.ndarray) -> list[np.ndarray]:
-        """The start logits of a sample's own tokens, and behind them the end logits."""
+    def values(self, outputs: Sequence[Array], indices: Integers) -> list[Array]:
+        """The start logits of each sample's tokens, followed by the end logits."""
         return [
             np.concatenate([each[row, :length] for each in outputs])
             for row, length in enumerate(self.qsl.cost(indices).tolist())

@@ -23,6 +23,7 @@ from harness.host import console
 from harness.host.console import OnProgress
 from harness.host.files import write_bytes
 from harness.task.base import Accuracy, Benchmark, BenchmarkSettings
+from harness.task.qsl import SampleLibrary
 
 
 class BertSettings(BenchmarkSettings):
@@ -34,6 +35,7 @@ class BertSettings(BenchmarkSettings):
 class Bert(Benchmark):
     """Question answering: the start and the end of the answer within a passage of at most 384 tokens."""
 
+    settings: BertSettings
     name: ClassVar[str] = "bert"
     official_name: ClassVar[str] = "bert-99"
     max_cost: ClassVar[int] = FeatureParams().max_seq_length
@@ -60,7 +62,7 @@ class Bert(Benchmark):
         return BertQSL(features, samples)
 
     def stand_in(self, folder: Path) -> Path:
-        """The shipped questions again and again, under new ids, until they give 10,833 features."""
+        """The shipped questions, repeated under new ids until they give 10,833 features."""
         sample = find_dataset(self.name, "sample")
         with console.Progress(self.prepared, unit=self.prepared_from) as bar:
             features = load_features(
@@ -69,18 +71,20 @@ class Bert(Benchmark):
                 self.cache_dir,
                 progress=lambda done, total: bar.update(done=done, total=total),
             )
+        assert self.official_samples is not None
         content = repeated(sample.path, np.bincount(features.question), self.official_samples)
         path = folder / f"squad-stand-in-{sha256(content).hexdigest()[:12]}.json"
         if not path.is_file():
             write_bytes(path, content)
         return path
 
-    def make_sut(self, engine: Engine, qsl: BertQSL) -> BertSUT:
+    def make_sut(self, engine: Engine, qsl: SampleLibrary) -> BertSUT:
         """The one SUT for every engine."""
+        assert isinstance(qsl, BertQSL)
         return BertSUT(engine, qsl)
 
     def score(self, log: Path, dataset: Dataset, samples: int | None, output: Path, note: str | None) -> Accuracy:
-        """Exact match and F1 as the official scripts compute them."""
+        """Exact match and F1 as computed by the official scripts."""
         score = self._score(log, dataset, samples=samples)
         write_accuracy_txt(output, score, log, note)
         return Accuracy(
@@ -93,8 +97,8 @@ class Bert(Benchmark):
         """Exact match and F1 of the questions that the log answers."""
         return accuracy_text(self._score(log, dataset, partial=True), log)
 
-    def _score(self, log: Path, dataset: Dataset, **scope: int | bool | None) -> Score:
-        """The score of a log, with progress; ``scope`` is samples or partial of `score_log`."""
+    def _score(self, log: Path, dataset: Dataset, *, samples: int | None = None, partial: bool = False) -> Score:
+        """The score of a log, with progress; see `score_log`."""
         with console.Progress("scoring", unit="questions") as bar:
             return score_log(
                 log,
@@ -102,5 +106,6 @@ class Bert(Benchmark):
                 self.settings.vocab,
                 cache_dir=self.cache_dir,
                 progress=lambda done, total: bar.update(done=done, total=total),
-                **scope,
+                samples=samples,
+                partial=partial,
             )

@@ -1,27 +1,27 @@
-"""The reference's ResNet50 v1.5 in FP32 with random weights, to measure speed where the trained ones cannot be had.
+"""The reference's ResNet50 v1.5 in FP32 with random weights, to measure speed if the trained ones are unavailable.
 
-What is known of the reference, ``resnet50_v1.onnx`` of zenodo record 4735647, and from where:
+Known facts about the reference, ``resnet50_v1.onnx`` of zenodo record 4735647, and their sources:
 
 - It is an export by tf2onnx (opset 11, ``--inputs-as-nchw``) of TensorFlow's ``resnet50_v1.pb``, record 2535873
   (mlcommons/inference: issue 1739 and vision/classification_and_detection/tools/convert-to-onnx.sh). The older record
-  2592612 holds another export, of opset 8, whose first batch normalisation is not folded.
+  2592612 is a different export, with opset 8, in which the first batch normalisation is not folded.
 - Its input is ``input_tensor:0``, its outputs are ``ArgMax:0`` and ``softmax_tensor:0`` (the same script, and
-  python/main.py beside it).
-- It ends in ``resnet_model/Mean`` (ReduceMean), ``Squeeze``, ``dense/MatMul``, ``dense/BiasAdd`` (Add), and on that
-  Softmax and ArgMax (the script by which NVIDIA/Deep-Learning-Accelerator-SW prepares the record's file).
+  python/main.py next to it).
+- It ends with ``resnet_model/Mean`` (ReduceMean), ``Squeeze``, ``dense/MatMul``, ``dense/BiasAdd`` (Add), followed by
+  Softmax and ArgMax (the script with which NVIDIA/Deep-Learning-Accelerator-SW prepares the record's file).
 - Its layers are those of tensorflow/models, official/r1/resnet/resnet_model.py, version 1: a bottleneck's stride is in
-  its 3 x 3 convolution, which is what 1.5 stands for; strided convolutions are padded by (kernel - 1) / 2 on each side,
-  whatever the size of their input; the pooling is padded as "SAME", that is at the bottom and on the right alone.
+  its 3 x 3 convolution, which is the meaning of 1.5; strided convolutions are padded by (kernel - 1) / 2 on each side,
+  regardless of their input's size; the pooling is padded as "SAME", that is only at the bottom and on the right.
 
-No source lists all its nodes. That TensorFlow code, exported by tf2onnx 1.8.2, has all these names, down to the batch
-dimension ``unk__616`` by which scripts know the record's file, and 125 nodes: 53 Conv, each with its padding and its
-batch normalisation folded in, 49 Relu, 17 Add, MaxPool, ReduceMean, Squeeze, MatMul, Softmax, ArgMax. Built here are
-the same nodes under the same names: 25,532,521 parameters, 4.09e9 multiplications an image. What differs on purpose is
-the batch dimension, which is ``N``, and the IR version, which is 7 as in the project's other models.
+No source lists all its nodes. That TensorFlow code, exported by tf2onnx 1.8.2, has all these names, including the batch
+dimension ``unk__616`` by which scripts recognise the record's file, and 125 nodes: 53 Conv, each with its padding and
+its batch normalisation folded in, 49 Relu, 17 Add, MaxPool, ReduceMean, Squeeze, MatMul, Softmax, ArgMax. This module
+builds the same nodes under the same names: 25,532,521 parameters, 4.09e9 multiplications per image. Two differences are
+deliberate: the batch dimension is ``N``, and the IR version is 7 as in the project's other models.
 
-The weights are normal. Each filter is centred, so that it does not see what all channels have in common, and scaled so
-that a ReLU's output has the mean square of its input (He et al., arXiv:1502.01852). If they were not centred, 50 layers
-would make all images alike and every answer the same class; in training, batch normalisation prevents that.
+The weights are normal. Each filter is centred, which removes the common part of all channels, and scaled so that a
+ReLU's output has the mean square of its input (He et al., arXiv:1502.01852). Without centring, 50 layers would make all
+images alike and every answer the same class; in training, batch normalisation prevents that.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import math
 from collections import Counter
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from harness.errors import ConfigError
@@ -39,31 +40,31 @@ from resnet50.labels import CLASSES
 from resnet50.preprocess import SIDE
 
 STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2))
-"""Bottlenecks, their filters, the first one's stride."""
+"""Bottlenecks of each stage, their filters, and the stride of the first."""
 EXPANSION = 4
-"""Channels that a bottleneck gives for each of its filters."""
+"""Output channels of a bottleneck for each of its filters."""
 
-# Variances of what a convolution gives, its input having mean square 1.
+# Variances of a convolution's output, for inputs of mean square 1.
 BEFORE_RELU = 2.0
-"""Of which ReLU leaves mean square 1."""
+"""ReLU reduces it to mean square 1."""
 PROJECTION = MAIN = BEFORE_RELU / 2
-"""The two are added, then comes ReLU."""
+"""The two are added before a ReLU."""
 RESIDUAL = 0.25
-"""Added to a shortcut of mean square 1: 16 blocks do not double its root."""
+"""Added to a shortcut of mean square 1: over 16 blocks its root does not double."""
 LOGITS = 64.0
-"""So that images are told apart: their pooled features differ by little."""
+"""Large enough to distinguish images, whose pooled features differ little."""
 CENTRED = 1 - 1 / math.pi
-"""What is left of mean square 1 after ReLU, once the mean is taken away."""
+"""Variance of a ReLU's output of mean square 1."""
 BIAS = 1e-3
-"""So small that the image decides on the class, whatever its scale."""
+"""Small enough that the image determines the class, whatever its scale."""
 
-_IMAGE = 64.0**2  # mean square of a pixel less its channel's mean, on the scale of 0 to 255
+_IMAGE = 64.0**2  # mean square of a pixel minus its channel's mean, on the scale of 0 to 255
 
 
 def centred(variance: float, inputs: tuple[int, ...]) -> Draw:
-    """Weights of mean 0 over the axes ``inputs``, that give this variance for inputs of mean square 1."""
+    """Weights of mean 0 over the axes ``inputs`` that give outputs of this variance for inputs of mean square 1."""
 
-    def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
         weights = generator.standard_normal(shape, dtype=np.float32)
         weights -= weights.mean(axis=inputs, keepdims=True, dtype=np.float64).astype(np.float32)
         weights *= np.float32(math.sqrt(variance / math.prod(shape[axis] for axis in inputs)))
@@ -75,15 +76,15 @@ def centred(variance: float, inputs: tuple[int, ...]) -> Draw:
 def build_resnet50(weights: Weights) -> ModelProto:
     """The model, float32 (N, 3, 224, 224) to int64 (N,) and float32 (N, 1001).
 
-    The same random weights give the same bytes. The metadata are ``architecture`` and ``weights``.
+    The same random weights give the same bytes. The metadata entries are ``architecture`` and ``weights``.
 
     Raises:
         ConfigError: the weights are a checkpoint's.
     """
     if isinstance(weights, Checkpoint):
         raise ConfigError(
-            "this ResNet50 is TensorFlow's, of which there is no safetensors checkpoint: give the path of the "
-            "published resnet50_v1.onnx (zenodo record 4735647) as the model instead."
+            "this ResNet50 is TensorFlow's, which has no safetensors checkpoint: use the published resnet50_v1.onnx "
+            "(zenodo record 4735647) as the model instead."
         )
     graph = _Graph(weights)
     graph.input("input_tensor:0", np.float32, ["N", 3, SIDE, SIDE])
@@ -107,7 +108,7 @@ def build_resnet50(weights: Weights) -> ModelProto:
 
 
 class _Graph(GraphBuilder):
-    """Layers named as TensorFlow numbers them."""
+    """Layers named and numbered as in TensorFlow."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__("resnet50", weights, opset=11)
@@ -120,7 +121,7 @@ class _Graph(GraphBuilder):
         return self.layer("Relu", f"resnet_model/Relu{self._number('Relu')}", [x])
 
     def conv(self, x: str, channels: tuple[int, int], *, kernel: int, stride: int, variance: float) -> str:
-        """A convolution with its batch normalisation folded in; channels in and out."""
+        """A convolution with its batch normalisation folded in; ``channels`` are in and out."""
         number = self._number("conv2d")
         name = f"resnet_model/conv2d{number}/Conv2D"
         shape = (channels[1], channels[0], kernel, kernel)
@@ -137,7 +138,7 @@ class _Graph(GraphBuilder):
         )
 
     def bottleneck(self, x: str, channels: int, filters: int, *, stride: int, projects: bool) -> str:
-        """1 x 1, 3 x 3, 1 x 1, added to its input or to a projection of it."""
+        """1 x 1, 3 x 3 and 1 x 1 convolutions, added to the input or to a projection of it."""
         shortcut, variance = x, RESIDUAL
         wide = EXPANSION * filters
         if projects:
@@ -150,14 +151,14 @@ class _Graph(GraphBuilder):
         return self.relu(self.layer("Add", f"resnet_model/add{self._number('add')}", [y, shortcut]))
 
     def dense(self, x: str, channels: tuple[int, int]) -> str:
-        """The classifier; channels in and out."""
+        """The classifier; ``channels`` are in and out."""
         kernel = self.weight("resnet_model/dense/kernel/read:0", channels, centred(LOGITS, (0,)))
         bias = self.weight("resnet_model/dense/bias/read:0", channels[1:], normal(BIAS))
         product = self.layer("MatMul", "resnet_model/dense/MatMul", [x, kernel])
         return self.layer("Add", "resnet_model/dense/BiasAdd", [product, bias])
 
     def _number(self, layer: str) -> str:
-        """What TensorFlow appends to the name of a layer: nothing to the first, then _1, _2, ..."""
+        """The suffix that TensorFlow appends to a layer's name: nothing for the first, then _1, _2, ..."""
         number = self._layers[layer]
         self._layers[layer] += 1
         return f"_{number}" if number else ""

@@ -1,10 +1,11 @@
-"""``val_map.txt``: each image's name and label, in the order of the samples."""
+"""``val_map.txt``: the name and label of each image, in sample order."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import ConfigError
 from harness.host.files import read_input
@@ -12,14 +13,14 @@ from harness.host.files import read_input
 CLASSES = 1000
 
 
-def read_val_map(path: str | Path) -> tuple[list[str], np.ndarray]:
-    """Names, and labels int64 (n,) from 0 to 999, of a file whose lines are ``NAME LABEL``.
+def read_val_map(path: str | Path) -> tuple[list[str], NDArray[np.int64]]:
+    """The names, and the labels (n,) from 0 to 999, in a file whose lines are ``NAME LABEL``.
 
-    A line is split at white space and further columns are ignored, as in the official
-    ``vision/classification_and_detection/tools/accuracy-imagenet.py`` (mlcommons/inference); a name may hold a folder.
+    Lines are split at white space and further columns are ignored, as in the official
+    ``vision/classification_and_detection/tools/accuracy-imagenet.py`` (mlcommons/inference); names may include folders.
 
     Raises:
-        ConfigError: the file cannot be read, or one of its lines is not of that form; the message names the line.
+        ConfigError: the file cannot be read, or a line is invalid; the message gives the line number.
     """
     try:
         text = read_input(path, "val_map").decode("utf-8-sig")
@@ -29,20 +30,20 @@ def read_val_map(path: str | Path) -> tuple[list[str], np.ndarray]:
         raise _no_val_map(path)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")
     if lines == [""]:
-        raise ConfigError(f"{path} is empty: give a val_map.txt, a line 'NAME LABEL' for each image.")
+        raise ConfigError(f"{path} is empty: pass a val_map.txt with a line 'NAME LABEL' for each image.")
     names, labels = [], []
     for number, line in enumerate(lines, start=1):
         columns = line.split(maxsplit=2)
         if len(columns) < 2:
-            problem = f"{_short(line)!r} has no label" if columns else "it is blank, so that the samples would shift"
+            problem = f"{_short(line)!r} has no label" if columns else "it is blank, which would shift the samples"
             raise ConfigError(f"{path}, line {number}: {problem}; write 'NAME LABEL', one line for each image.")
         names.append(columns[0])
         try:
             labels.append(int(columns[1]))
         except ValueError as error:
             raise ConfigError(
-                f"{path}, line {number}: the label {_short(columns[1])!r} is no integer; write 'NAME LABEL', names "
-                "without spaces."
+                f"{path}, line {number}: the label {_short(columns[1])!r} is not an integer; write 'NAME LABEL', with "
+                "no spaces in the name."
             ) from error
     _check_range(path, labels)
     if len(set(names)) < len(names):
@@ -54,8 +55,8 @@ def _check_range(path: str | Path, labels: list[int]) -> None:
     low, high = min(labels), max(labels)
     if low >= 1 and high == CLASSES:
         raise ConfigError(
-            f"{path}, line {labels.index(high) + 1}: the label {high} is past {CLASSES - 1}; labels count from 0, "
-            "and these, none of which is 0, look as if they counted from 1: subtract 1 from each."
+            f"{path}, line {labels.index(high) + 1}: the label {high} is above {CLASSES - 1}; labels start at 0, "
+            "and these seem to start at 1, since none of them is 0: subtract 1 from each."
         )
     if low < 0 or high >= CLASSES:
         number = next(i for i, label in enumerate(labels, start=1) if not 0 <= label < CLASSES)
@@ -71,13 +72,13 @@ def _refuse_duplicate(path: str | Path, names: list[str]) -> None:
         first = lines.setdefault(name, number)
         if first != number:
             raise ConfigError(
-                f"{path}, line {number}: {_short(name)!r} is in line {first} already; an image is one sample: remove "
-                "one of the two."
+                f"{path}, line {number}: {_short(name)!r} is already in line {first}; an image is one sample: remove "
+                "one of the two lines."
             )
 
 
 def _no_val_map(path: str | Path) -> ConfigError:
-    return ConfigError(f"{path} is no text file: give a val_map.txt, a line 'NAME LABEL' for each image.")
+    return ConfigError(f"{path} is not a text file: pass a val_map.txt with a line 'NAME LABEL' for each image.")
 
 
 def _short(text: str) -> str:

@@ -1,8 +1,8 @@
-"""The pixels of a data set's images: made once with all cores, kept in a memory-mapped cache.
+"""The pixels of a data set's images: computed once with all cores, stored in a memory-mapped cache.
 
-The cache holds shards of 1,024 images, each a file written in one step, so that a process that is killed loses at most
+The cache consists of shards of 1,024 images, each a file that is written atomically, so a killed process loses at most
 one shard of work. A shard's key covers the content of its image files, the profile and the versions of the code that
-made it; beside each image's pixels lies their sha256, which is checked whenever they are read.
+made it; each image's pixels are stored with their sha256, which is checked on every read.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+from numpy.typing import NDArray
 from PIL import features
 
 from harness.errors import ConfigError, RunFailed
+from harness.host.console import OnProgress
 from harness.host.machine import core_count
 from resnet50.preprocess import CODE_VERSION, SIDE, Profile, pixels
 
@@ -31,7 +33,7 @@ _ROW = _PIXELS + sha256().digest_size
 
 
 class Pixels:
-    """Every image's pixels, on disk."""
+    """The pixels of all images, on disk."""
 
     def __init__(self, shards: Sequence[Path], count: int) -> None:
         self._shards = [(path, np.asarray(_open(path))) for path in shards]
@@ -40,17 +42,17 @@ class Pixels:
     def __len__(self) -> int:
         return self._count
 
-    def read(self, index: int) -> np.ndarray:
-        """uint8 (224, 224, 3), RGB: a view of the file, verified.
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """(224, 224, 3), RGB: a verified view of the file.
 
         Raises:
-            RunFailed: the cache was damaged; the shard is then removed.
+            RunFailed: the shard was damaged; it has been removed.
         """
         path, rows = self._shards[index // SHARD]
-        row = rows[index % SHARD]
-        if sha256(row[:_PIXELS]).digest() != row[_PIXELS:].tobytes():
+        row: NDArray[np.uint8] = rows[index % SHARD]
+        if sha256(row[:_PIXELS].data).digest() != row[_PIXELS:].tobytes():
             path.unlink(missing_ok=True)
-            raise RunFailed(f"{path} was damaged, and has been removed: run this again, it is made anew.")
+            raise RunFailed(f"{path} was damaged and has been removed: rerun the command to rebuild it.")
         return row[:_PIXELS].reshape(SIDE, SIDE, 3)
 
 
@@ -59,14 +61,14 @@ def load_pixels(
     profile: Profile,
     cache_dir: Path,
     *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: OnProgress = lambda done, total: None,
 ) -> Pixels:
-    """Pixels of these image files, in their order; from the cache what is there, the rest is made and kept.
+    """The pixels of these image files, in their order, from the cache if present, otherwise computed and cached.
 
-    ``progress(done, total)`` is called from several threads.
+    ``progress`` is called from several threads.
 
     Raises:
-        ConfigError: an image is missing or broken; the message names it.
+        ConfigError: an image is missing or damaged; the message names it.
         RunFailed: the cache cannot be written.
     """
     try:
@@ -75,7 +77,7 @@ def load_pixels(
         shards = []
         done, lock = 0, threading.Lock()
 
-        def count(result: bytes) -> None:
+        def count() -> None:
             nonlocal done
             with lock:
                 done += 1
@@ -88,13 +90,13 @@ def load_pixels(
     except OSError as error:
         needed = len(files) * _ROW / 2**20
         raise RunFailed(
-            f"the images' pixels cannot be kept in {cache_dir} ({error.strerror}): they need {needed:,.0f} MiB there."
+            f"cannot cache the images' pixels in {cache_dir} ({error.strerror}): they need {needed:,.0f} MiB there."
         ) from error
 
 
 @contextlib.contextmanager
 def _pool() -> Iterator[ThreadPoolExecutor]:
-    """Threads, since Pillow and hashing leave Python's lock free; what waits is dropped when one fails."""
+    """A pool of threads, since Pillow and hashing release the GIL; pending work is dropped when a task fails."""
     pool = ThreadPoolExecutor(core_count(), thread_name_prefix="images")
     try:
         yield pool
@@ -107,17 +109,17 @@ def _shard(
     profile: Profile,
     cache_dir: Path,
     pool: ThreadPoolExecutor,
-    count: Callable[[bytes], None],
+    count: Callable[[], None],
 ) -> Path:
     contents = list(pool.map(_read, files))
     digests = list(pool.map(lambda data: sha256(data).hexdigest(), contents))
     versions = (CODE_VERSION, PIL.__version__, features.version("libjpeg_turbo") or features.version("jpg"))
-    # Where a rule was found does not change what it makes.
+    # The source of a profile's rules does not affect the pixels.
     key = sha256(json.dumps([asdict(replace(profile, source="")), versions, digests]).encode()).hexdigest()
     path = cache_dir / f"imagenet-{key[:32]}.npy"
     if _complete(path, len(files)):
         for _ in files:
-            count(b"")
+            count()
         return path
     rows = np.empty((len(files), _ROW), np.uint8)
 
@@ -125,10 +127,10 @@ def _shard(
         try:
             image = np.ascontiguousarray(pixels(contents[position], profile))
         except ValueError as error:
-            raise ConfigError(f"{files[position]} is broken: {error}. Replace it; no image may be left out.") from error
+            raise ConfigError(f"{files[position]} is damaged: {error}. Replace it: no image may be skipped.") from error
         rows[position, :_PIXELS] = image.reshape(-1)
-        rows[position, _PIXELS:] = np.frombuffer(sha256(image).digest(), np.uint8)
-        count(b"")
+        rows[position, _PIXELS:] = np.frombuffer(sha256(image.data).digest(), np.uint8)
+        count()
 
     for _ in pool.map(make, range(len(files))):
         pass
@@ -146,7 +148,7 @@ def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}. No image may be left out.") from error
+        raise ConfigError(f"{file} cannot be read: {error.strerror}. No image may be skipped.") from error
 
 
 def _complete(path: Path, count: int) -> bool:
@@ -156,15 +158,15 @@ def _complete(path: Path, count: int) -> bool:
         return False
 
 
-def _open(path: Path) -> np.ndarray:
-    rows = np.load(path, mmap_mode="r", allow_pickle=False)
+def _open(path: Path) -> NDArray[np.uint8]:
+    rows: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
     if rows.dtype != np.uint8 or rows.ndim != 2:
-        raise ValueError(f"{path} is no shard of pixels")
+        raise ValueError(f"{path} is not a shard of pixels")
     return rows
 
 
 def _remove_left_over(cache_dir: Path) -> None:
-    """Remove what processes that were killed had begun to write."""
+    """Remove partial files of killed processes."""
     for partial in cache_dir.glob(".imagenet-*.partial"):
         owner = partial.name.split(".")[-2]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():

@@ -1,6 +1,6 @@
-"""From an image file to pixels: decode, resize, crop. Each profile is what one family of models was evaluated with.
+"""From an image file to pixels: decode, resize, crop, with the profile by which a family of models was evaluated.
 
-The result is uint8; what follows, (pixel - mean) ÷ deviation, loses nothing by being done when samples are loaded.
+The result is uint8; normalisation, (pixel - mean) ÷ deviation, follows when samples are loaded, without loss.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 SIDE = 224
-_SHORT = 256  # 100 * 224 / 87.5 in the reference, and what the others state directly
+_SHORT = 256  # 100 * 224 / 87.5 in the reference; stated directly by the others
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How images become a model's input: RGB, the short side resized to 256 pixels, the middle 224 x 224 of it."""
+    """How images become a model's input: RGB, short side resized to 256 pixels, centre crop of 224 x 224."""
 
     resize: str
-    """area, bilinear or bicubic, the last two with Pillow's antialiasing."""
+    """area, bilinear or bicubic; the last two with Pillow's antialiasing."""
     mean: tuple[float, float, float]
-    """Of red, green and blue, on the scale of 0 to 255."""
+    """For red, green and blue, on the scale of 0 to 255."""
     deviation: tuple[float, float, float]
     source: str
     long_side_rounds: bool = False
-    """Whether the resized long side is rounded to whole pixels, or cut."""
+    """Whether the resized long side is rounded to whole pixels, instead of truncated."""
     crop_rounds: bool = False
-    """Whether the crop's offset is rounded half to even, as torchvision does, or cut."""
+    """Whether the crop's offset is rounded half to even, as in torchvision, instead of truncated."""
 
 
 PROFILES = {
@@ -59,21 +60,21 @@ PROFILES = {
 }
 
 CODE_VERSION = 1
-"""Part of the cache's key: raise it with every change of what `pixels` returns."""
+"""Part of the cache's key: increment it whenever the result of `pixels` changes."""
 
 
-def pixels(data: bytes, profile: Profile) -> np.ndarray:
-    """An image file's content as uint8 (224, 224, 3), RGB. EXIF orientation is left alone; the GIL is mostly free.
+def pixels(data: bytes, profile: Profile) -> NDArray[np.uint8]:
+    """An image file's content as (224, 224, 3), RGB. Ignores EXIF orientation; mostly runs without the GIL.
 
     Raises:
-        ValueError: it is no image, or a broken one; the text says which.
+        ValueError: the content is not an image, or is damaged; the message says which.
     """
     try:
         with Image.open(io.BytesIO(data)) as file:
             image = file if file.mode == "RGB" else file.convert("RGB")
-            image.load()  # decodes: a file that is cut short is found out here
+            image.load()  # decodes, which detects truncated files
     except UnidentifiedImageError as error:
-        raise ValueError("it is no image that Pillow can read") from error
+        raise ValueError("it is not an image that Pillow can read") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
     width, height = image.size
@@ -86,13 +87,13 @@ def pixels(data: bytes, profile: Profile) -> np.ndarray:
     return np.asarray(resized.crop((left, top, left + SIDE, top + SIDE)))
 
 
-def normaliser(profile: Profile) -> Callable[[np.ndarray, np.ndarray], None]:
-    """``write(pixels, out)``: uint8 (224, 224, 3) into float ``out`` of the same shape, (pixel - mean) ÷ deviation."""
-    # Of 256 values a channel each result is known beforehand, exact in float64 before it is rounded once to float32.
+def normaliser(profile: Profile) -> Callable[[NDArray[np.uint8], NDArray[np.generic]], None]:
+    """``write(pixels, out)``: (pixel - mean) ÷ deviation of uint8 (224, 224, 3), into float ``out`` of that shape."""
+    # A channel has 256 values: their results are computed once, in float64, and rounded once to float32.
     values = np.arange(256, dtype=np.float64)[:, None]
     table = ((values - np.array(profile.mean)) / np.array(profile.deviation)).astype(np.float32)
 
-    def write(image: np.ndarray, out: np.ndarray) -> None:
+    def write(image: NDArray[np.uint8], out: NDArray[np.generic]) -> None:
         for channel in range(3):
             out[..., channel] = table[:, channel][image[..., channel]]
 
@@ -108,10 +109,10 @@ def _resized(width: int, height: int, whole: Callable[[float], int]) -> tuple[in
     return whole(_SHORT * width / height), _SHORT
 
 
-def _area(image: np.ndarray, size: tuple[int, int], offset: tuple[int, int]) -> np.ndarray:
-    """The middle of ``cv2.resize(image, size, INTER_AREA)``, to one grey level: what each new pixel covers, averaged.
+def _area(image: NDArray[np.uint8], size: tuple[int, int], offset: tuple[int, int]) -> NDArray[np.uint8]:
+    """The centre of ``cv2.resize(image, size, INTER_AREA)``, within one grey level: the mean of the area of each pixel.
 
-    OpenCV takes this rule only where both sides shrink; otherwise it interpolates linearly between two pixels.
+    OpenCV uses this rule only if both sides shrink; otherwise it interpolates linearly between two pixels.
     """
     height, width = image.shape[:2]
     shrinks = height >= size[0] and width >= size[1]
@@ -119,17 +120,19 @@ def _area(image: np.ndarray, size: tuple[int, int], offset: tuple[int, int]) -> 
     columns, column_weights = _taps(width, size[1], offset[1], shrinks)
     left = int(columns.min())
     lines = _weigh(image[:, left : int(columns.max()) + 1].reshape(height, -1), rows, row_weights)
-    # Each pass runs along the first axis, where a tap is a run of contiguous values.
+    # Each pass runs along the first axis, in which a tap is a run of contiguous values.
     lines = np.ascontiguousarray(lines.reshape(SIDE, -1, 3).swapaxes(0, 1)).reshape(-1, SIDE * 3)
     found = _weigh(lines, columns - left, column_weights)
-    # OpenCV rounds a half to even, but upwards where both sides are halved.
+    # OpenCV rounds half to even, but up if both sides are halved.
     halved = (height, width) == (2 * size[0], 2 * size[1])
     found = np.floor(found + 0.5, out=found) if halved else np.rint(found, out=found)
     return found.astype(np.uint8).reshape(SIDE, SIDE, 3).swapaxes(0, 1)
 
 
-def _weigh(values: np.ndarray, taps: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """float32 (224, n): row i is the sum over k of values[taps[i, k]] * weights[i, k]."""
+def _weigh(
+    values: NDArray[np.uint8 | np.float32], taps: NDArray[np.int64], weights: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """(224, n): row i is the sum over k of values[taps[i, k]] * weights[i, k]."""
     found = np.multiply(values.take(taps[:, 0], axis=0), weights[:, 0, None], dtype=np.float32)
     part = np.empty_like(found)
     for tap, weight in zip(taps.T[1:], weights.T[1:], strict=True):
@@ -139,16 +142,16 @@ def _weigh(values: np.ndarray, taps: np.ndarray, weights: np.ndarray) -> np.ndar
 
 
 @lru_cache(maxsize=1024)
-def _taps(length: int, new: int, offset: int, shrinks: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Source positions int64 (224, k) and their weights float32 (224, k) along one side."""
-    scale = 1 / (new / length)  # OpenCV's own rounding: it decides where a product is a whole number
+def _taps(length: int, new: int, offset: int, shrinks: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Source positions along one side and their weights, (224, k) both."""
+    scale = 1 / (new / length)  # rounded as in OpenCV, which decides whether a product is a whole number
     position = np.arange(offset, offset + SIDE)
     if shrinks:
         low, high = position * scale, np.minimum((position + 1) * scale, length)
         first = np.floor(low).astype(np.int64)
         taps = first[:, None] + np.arange(int(np.ceil(scale)) + 1)
         covered = np.minimum(taps + 1, high[:, None]) - np.maximum(taps, low[:, None])
-        # OpenCV leaves out slivers of less than a thousandth of a pixel.
+        # OpenCV ignores parts of less than a thousandth of a pixel.
         covered = np.where(covered > 1e-3, covered, 0.0)
         weights = covered / covered.sum(axis=1, keepdims=True)
     else:

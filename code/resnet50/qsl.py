@@ -1,4 +1,4 @@
-"""ImageNet as a QSL: a sample is an image; in memory are the tensors of the loaded ones, as the model takes them."""
+"""ImageNet as a QSL: a sample is an image; tensors of the loaded images are in memory, in the model's layout."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import numpy as np
 
 from harness.host.machine import core_count
 from harness.task.qsl import SampleLibrary
-from harness.task.shape import Shape
+from harness.task.shape import Array, Integers, Shape
 from resnet50.pixels import Pixels
 from resnet50.preprocess import SIDE, Profile, normaliser
 
 IMAGES = "images"
 PERFORMANCE_SAMPLES = 1024
-"""As the rules have it for ResNet50 (performance_sample_count_override of mlperf.conf)."""
+"""Set by the rules for ResNet50 (performance_sample_count_override in mlperf.conf)."""
 _AGAIN = 64
-"""The first images stand once more behind the last, so that a batch that goes from the last to the first needs no copy,
-either."""
+"""So many of the first images are repeated after the last one: batches that wrap around then need no copy either."""
 
 
 _FLOAT32: np.dtype[np.generic] = np.dtype(np.float32)
@@ -49,23 +48,24 @@ class ImageQSL(SampleLibrary):
         self._held = 0
         self._images = np.empty((0, *layout.dims), layout.dtype)
 
-    def cost(self, indices: np.ndarray) -> np.ndarray:
+    def cost(self, indices: Integers) -> Integers:
         """1 for each image."""
         return np.ones(len(indices), dtype=np.int64)
 
-    def arrange(self, indices: np.ndarray) -> np.ndarray:
-        """Runs of images that lie side by side in memory: such batches need no copy.
+    def arrange(self, indices: Integers) -> Integers:
+        """Order the samples into runs of images that are adjacent in memory: such batches need no copy.
 
-        Every image of a query is first taken once, then every image a second time, and so on.
+        Every image of a query comes once, then those that occur again a second time, and so on.
         """
         order = np.argsort(indices, kind="stable")
         ordered = indices[order]
         position = np.arange(len(indices))
         starts = np.r_[True, ordered[1:] != ordered[:-1]] if len(indices) else np.zeros(0, bool)
         turn = position - np.maximum.accumulate(np.where(starts, position, 0))
-        return order[np.lexsort((ordered, turn))]
+        arranged: Integers = order[np.lexsort((ordered, turn))]
+        return arranged
 
-    def collate(self, indices: np.ndarray, shape: Shape) -> Mapping[str, np.ndarray]:
+    def collate(self, indices: Integers, shape: Shape) -> Mapping[str, Array]:
         """images: (batch, *dims) in the model's dtype; rows past the samples are zeros."""
         rows = self.rows(indices)
         if len(rows) == shape.batch <= len(self._images) - rows[0]:
@@ -73,15 +73,15 @@ class ImageQSL(SampleLibrary):
             if (rows == side_by_side % self._held).all():
                 return {IMAGES: self._images[side_by_side[0] : side_by_side[-1] + 1]}
         images = np.empty((shape.batch, *self.layout.dims), self.layout.dtype)
-        # "raise", the default mode, would copy once more; `rows` has checked them.
+        # The default mode "raise" would make another copy; `rows` has already checked the indices.
         np.take(self._images, rows, axis=0, out=images[: len(rows)], mode="clip")
         images[len(rows) :] = 0
         return {IMAGES: images}
 
-    def hold(self, indices: np.ndarray) -> None:
+    def hold(self, indices: Integers) -> None:
         """Read these images from the cache, verify them, and normalise them with all cores."""
         layout = self.layout
-        self._images = np.empty((0, *layout.dims), layout.dtype)  # the old ones go before the new ones come
+        self._images = np.empty((0, *layout.dims), layout.dtype)  # frees the old images before loading new ones
         self._held = len(indices)
         images = np.empty((self._held + min(_AGAIN, self._held), *layout.dims), layout.dtype)
         last_channel = images.transpose(0, 2, 3, 1) if layout.channels_first else images

@@ -10,7 +10,7 @@ import numpy as np
 from harness.engines.base import Engine, Signature
 from harness.errors import ConfigError
 from harness.graph import Tensor, listing
-from harness.task.shape import Shape
+from harness.task.shape import Array, Integers, Shape
 from harness.task.sut import SUT, Responses
 from resnet50.labels import CLASSES
 from resnet50.preprocess import SIDE
@@ -23,23 +23,24 @@ class ResNet50SUT(SUT):
     """Feeds images to a classifier and answers with the label of its largest output.
 
     The graph has one input, (N, 3, 224, 224) or (N, 224, 224, 3), float32, float16, or uint8 for raw pixels. It has an
-    output of 1000 or 1001 values an image (logits or probabilities), or its arg-max. A response is one float32: the
-    label, 0 to 999; -1 for the background that the first of 1001 classes stands for.
+    output of 1000 or 1001 values per image (logits or probabilities), or its arg-max. A response is one float32: the
+    label, 0 to 999, or -1 for the background, the first of 1001 classes.
     """
 
+    qsl: ImageQSL
     unit: ClassVar[str] = "images"
 
     def __init__(self, engine: Engine, qsl: ImageQSL, label_offset: int | None = None) -> None:
         """Match the graph's input and output; ``label_offset`` is the output index of label 0.
 
         Raises:
-            ConfigError: the graph is no such classifier (the message lists what it has), or contradicts the offset.
+            ConfigError: the graph is not such a classifier (the message lists its tensors), or contradicts the offset.
         """
         super().__init__(engine, qsl)
         self._input, layout = match_input(engine.inputs)
         if layout != qsl.layout:
             raise ConfigError(f"the images are held as {qsl.layout}, and {engine.name} takes {self._input}.")
-        # An engine without a graph of its own (null) is given the classes that the offset speaks of.
+        # An engine without a graph (null) gets the number of classes that matches the offset.
         unknown = ("logits", CLASSES + (label_offset or 0))
         self._output, self._classes = _match_output(engine.outputs) if engine.outputs else unknown
         self._offset = _offset(label_offset, classes=self._classes or _classes_beside(engine.outputs))
@@ -51,19 +52,19 @@ class ResNet50SUT(SUT):
         output = (shape.batch, self._classes) if self._classes else (shape.batch,)
         return Signature({self._input.name: (shape.batch, *self.qsl.layout.dims)}, {self._output: output})
 
-    def feed(self, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    def feed(self, tensors: Mapping[str, Array]) -> Mapping[str, Array]:
         """The images under the graph's name; the QSL holds them in the graph's dtype."""
         return {self._input.name: tensors[IMAGES]}
 
-    def encode(self, outputs: Sequence[np.ndarray], indices: np.ndarray) -> Responses:
-        """One float32 each, as vision/classification_and_detection/tools/accuracy-imagenet.py reads it by default."""
-        found = outputs[0].argmax(axis=1) if self._classes else outputs[0]
+    def encode(self, outputs: Sequence[Array], indices: Integers) -> Responses:
+        """One float32 each, the default of vision/classification_and_detection/tools/accuracy-imagenet.py."""
+        found = outputs[0].argmax(axis=1) if self._classes else outputs[0].astype(np.int64)
         labels = (found[: len(indices)] - self._offset).astype(np.float32)
         rows = np.arange(len(indices), dtype=np.int64) * labels.itemsize + labels.ctypes.data
         return Responses(rows.tolist(), [labels.itemsize] * len(indices), labels)
 
-    def values(self, outputs: Sequence[np.ndarray], indices: np.ndarray) -> list[np.ndarray]:
-        """What the model gives for each class, float; none of a model that gives the arg-max alone."""
+    def values(self, outputs: Sequence[Array], indices: Integers) -> list[Array]:
+        """The model's value for each class, float32; empty if the model gives only the arg-max."""
         return list(outputs[0][: len(indices)].astype(np.float32)) if self._classes else []
 
 
@@ -88,7 +89,7 @@ def match_input(inputs: Sequence[Tensor]) -> tuple[Tensor, ImageLayout]:
 
 
 def _match_output(outputs: Sequence[Tensor]) -> tuple[str, int]:
-    """Name and classes of the output to read: an arg-max, whose classes are 0 here, before values of each class."""
+    """Name and classes of the output to read: preferably an arg-max, with 0 classes, else the values of each class."""
     for tensor in outputs:
         if tensor.dtype.kind == "i" and len(tensor.dims) == 1:
             return tensor.name, 0
@@ -102,7 +103,7 @@ def _match_output(outputs: Sequence[Tensor]) -> tuple[str, int]:
 
 
 def _classes_beside(outputs: Sequence[Tensor]) -> int | None:
-    """How many classes an arg-max stands for, where the graph gives their values, too."""
+    """The number of classes behind an arg-max, if the graph also gives their values."""
     return next((classes for tensor in outputs if (classes := _number_of_classes(tensor))), None)
 
 

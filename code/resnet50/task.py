@@ -15,6 +15,7 @@ from harness.errors import CheckFailed
 from harness.graph import Tensor
 from harness.host.console import OnProgress
 from harness.task.base import Accuracy, Benchmark, BenchmarkSettings
+from harness.task.qsl import SampleLibrary
 from resnet50.accuracy import accuracy_text, score_log, write_accuracy_txt
 from resnet50.images import check_official, dataset_file, find_images, make_stand_in
 from resnet50.pixels import load_pixels
@@ -35,8 +36,9 @@ class ResNet50Settings(BenchmarkSettings):
 
 
 class ResNet50(Benchmark):
-    """What is in the picture, one of 1000 classes."""
+    """Image classification into 1000 classes."""
 
+    settings: ResNet50Settings
     name: ClassVar[str] = "resnet50"
     official_name: ClassVar[str] = "resnet50"
     max_cost: ClassVar[int] = 1
@@ -53,7 +55,7 @@ class ResNet50(Benchmark):
 
     @classmethod
     def dataset_file(cls, path: Path) -> Path:
-        """A folder is fine, too: its val_map.txt stands for it, or the folders of classes in it."""
+        """Also accepts a folder, for its val_map.txt or its class folders."""
         return dataset_file(path)
 
     def check_official(self, dataset: Dataset) -> None:
@@ -74,16 +76,18 @@ class ResNet50(Benchmark):
         return ImageQSL(load_pixels(files, profile, self.cache_dir, progress=progress), profile, layout)
 
     def stand_in(self, folder: Path) -> Path:
-        """The first shipped drawings again and again under the official names, as hard links; labels go round."""
+        """The first shipped drawings, repeated as hard links under the official names, with labels in rotation."""
         sample = find_images(find_dataset(self.name, "imagenet-synthetic").path)
+        assert self.official_samples is not None
         return make_stand_in(folder / "imagenet-stand-in", sample.files, self.official_samples)
 
-    def make_sut(self, engine: Engine, qsl: ImageQSL) -> ResNet50SUT:
+    def make_sut(self, engine: Engine, qsl: SampleLibrary) -> ResNet50SUT:
         """The one SUT for every engine."""
+        assert isinstance(qsl, ImageQSL)
         return ResNet50SUT(engine, qsl, self.settings.label_offset)
 
     def score(self, log: Path, dataset: Dataset, samples: int | None, output: Path, note: str | None) -> Accuracy:
-        """Top-1 as the official script counts it, of all images; labels that are off by one are refused, too."""
+        """Top-1 as in the official script, over all images; labels that are off by one are also rejected."""
         images = find_images(dataset.path)
         score = score_log(log, images.labels, dtype="float32", samples=samples)
         if score.missing or score.shift:
@@ -96,7 +100,7 @@ class ResNet50(Benchmark):
         )
 
     def score_partial(self, log: Path, dataset: Dataset) -> str:
-        """Top-1 of the images that the log answers; labels that are off by one are refused."""
+        """Top-1 of the images that the log answers; labels that are off by one are rejected."""
         score = score_log(log, find_images(dataset.path).labels, partial=True)
         if score.shift:
             raise CheckFailed(score.warnings[-1])

@@ -1,14 +1,14 @@
-"""ResNet50 v1.5 as torchvision has it, in FP32, with random weights or those of a checkpoint.
+"""ResNet50 v1.5 as in torchvision, in FP32, with random weights or those of a checkpoint.
 
-It is the architecture of SparseZoo's pruned ResNet50. The names of the weights are torchvision's, which timm's
-``resnet50.tv_in1k`` shares. It differs from `resnet50.architecture` in that images are RGB less ImageNet's mean, in
-units of its deviation (the profile "pytorch"), the pooling is padded on all sides, and the logits are of 1000 classes.
+This is the architecture of SparseZoo's pruned ResNet50. The weights are named as in torchvision and in timm's
+``resnet50.tv_in1k``. Differences from `resnet50.architecture`: images are normalised by ImageNet's mean and deviation
+(the profile "pytorch"), the pooling is padded on all sides, and there are logits for 1000 classes.
 
-Batch normalisation is folded into the convolutions: with scale g, shift b, mean m and variance v of a channel its
-filter is multiplied by g / sqrt(v + 1e-5), and b - m g / sqrt(v + 1e-5) becomes its bias (Ioffe and Szegedy,
-arXiv:1502.03167). So 25,530,472 of torchvision's 25,557,032 parameters are left: 26,560 channels lose their scale.
+Batch normalisation is folded into the convolutions: for a channel with scale g, shift b, mean m and variance v, the
+filter is multiplied by g / sqrt(v + 1e-5), and b - m g / sqrt(v + 1e-5) becomes the bias (Ioffe and Szegedy,
+arXiv:1502.03167). This leaves 25,530,472 of torchvision's 25,557,032 parameters: 26,560 channels lose their scale.
 
-Random weights are distributed as in `resnet50.architecture`.
+Random weights have the same distributions as in `resnet50.architecture`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FILTER = (1, 2, 3)
 def build_resnet50_torchvision(weights: Weights) -> ModelProto:
     """The model, ``input`` float32 (batch, 3, 224, 224) to ``logits`` float32 (batch, 1000).
 
-    The same random weights give the same bytes. The metadata are ``architecture`` and ``weights``.
+    The same random weights give the same bytes. The metadata entries are ``architecture`` and ``weights``.
 
     Raises:
         ConfigError: the checkpoint is of another model.
@@ -67,12 +67,12 @@ def build_resnet50_torchvision(weights: Weights) -> ModelProto:
 
 
 class _Graph(GraphBuilder):
-    """Layers named as torchvision's modules."""
+    """Layers named as the modules of torchvision."""
 
     def conv(
         self, x: str, names: tuple[str, str], channels: tuple[int, int], *, kernel: int, stride: int, draw: Draw
     ) -> str:
-        """The convolution and the batch normalisation of these names; channels in and out."""
+        """The convolution and the batch normalisation with these ``names``; ``channels`` are in and out."""
         name, normalisation = names
         inputs, outputs = channels
         filters = self.weights.tensor(f"{name}.weight", (outputs, inputs, kernel, kernel), draw)
@@ -99,7 +99,7 @@ class _Graph(GraphBuilder):
         )
 
     def bottleneck(self, x: str, scope: str, channels: int, filters: int, *, stride: int) -> str:
-        """1 x 1, 3 x 3, 1 x 1, added to its input, or to a projection of it where the channels change."""
+        """1 x 1, 3 x 3 and 1 x 1 convolutions, added to the input, or to its projection if the channels change."""
         wide = EXPANSION * filters
         projects = channels != wide
         steps = (

@@ -130,7 +130,7 @@ def test_a_limit_takes_the_first_images(harness, coloured):
     assert f"7 of {COUNT} images" in run.out
 
 
-def test_random_weights_are_told_everywhere_and_make_no_official_run(harness, coloured, tmp_path):
+def test_random_weights_are_reported_everywhere_and_rejected_for_official_runs(harness, coloured, tmp_path):
     model = classifier(tmp_path / "tiny.onnx", 1000, {"weights": "random weights, seed 3"})
     arguments = ("--engine", "onnxruntime", "--model", model, "--dataset", coloured)
     run = harness.run(*arguments, "--mode", "accuracy")

@@ -44,6 +44,20 @@ class LoggedResponses:
         return [index for index, data in self.first.items() if not data]
 
     @property
+    def unusable(self) -> dict[str, list[int]]:
+        """The problems for `refuse` that a log with a score never has."""
+        return {
+            f"responses are to samples outside 0-{len(self.first) + len(self.missing) - 1}": self.foreign,
+            "responses are not hexadecimal": self.broken,
+            "responses are empty": self.empty,
+        }
+
+    @property
+    def advice(self) -> str:
+        """What to do about a log with such problems."""
+        return "check the data set and the number of samples" if self.foreign else "repeat the accuracy run"
+
+    @property
     def prefix(self) -> int:
         """Size of the smaller QSL, of the first samples, for which this log would be complete; 0 if there is none."""
         held = len(self.first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# Words fall to pieces, to [UNK], or stay whole with these.
+# With these, words split into pieces, become [UNK], or are kept.
 VOCAB = [
     *(
         "[PAD]",

@@ -177,9 +177,9 @@ def test_one_line_and_pretty_printed_logs_score_alike(bench: Bench) -> None:
         (lambda e: e[0].update(data=""), r"1 responses are empty \(qsl_idx 0\)"),
         (
             lambda e: e[4].update(data=e[4]["data"] + "00"),
-            r"1 responses are no multiple of 8 bytes.*\(qsl_idx 4\)",
+            r"1 responses are not a multiple of 8 bytes.*\(qsl_idx 4\)",
         ),
-        (lambda e: e[4].update(data="00" * 8 * 385), r"over 384 rows, more than the official script takes"),
+        (lambda e: e[4].update(data="00" * 8 * 385), r"over 384 rows, more than the official script accepts"),
         (lambda e: e[5].update(data=e[5]["data"][:-8] + "0000C07F"), r"NaN or \+infinity \(qsl_idx 5\)"),
         (lambda e: e[5].update(data=e[5]["data"][:-8] + "0000807F"), r"NaN or \+infinity \(qsl_idx 5\)"),
         (lambda e: e.clear(), "has no responses, like that of a performance run"),
@@ -232,11 +232,11 @@ def test_another_file_than_a_log(bench: Bench, raw: bytes, reason: str) -> None:
 def test_absent_log_and_unknown_dtype(bench: Bench) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the accuracy log .*: No such file"):
         bench.score()
-    with pytest.raises(ConfigError, match="no such dtype 'bf16': choose from float16, float32, float64"):
+    with pytest.raises(ConfigError, match="unknown dtype 'bf16': choose from float16, float32, float64"):
         bench.score(dtype="bf16")
 
 
-def test_what_fills_up_the_last_query_of_multistream_is_scored_once_and_told(bench: Bench) -> None:
+def test_samples_that_fill_the_last_query_of_multistream_are_scored_once_with_a_warning(bench: Bench) -> None:
     bench.edit(lambda e: None)
     whole = bench.score()
     bench.edit(lambda e: e.append({**e[2], "data": e[3]["data"]}))  # 7 samples and 1 make a query of 8
@@ -252,14 +252,14 @@ def test_float16_read_as_float32_warns_with_the_remedy(bench: Bench) -> None:
     score = bench.score(dtype="float32")
     assert len(score.warnings) == 1
     assert "7 responses are shorter than their feature" in score.warnings[0]
-    assert "all would fit --dtype float16" in score.warnings[0]
+    assert "--dtype float16 would fit all of them" in score.warnings[0]
     assert bench.score(dtype="float16").warnings == ()
 
 
 def test_an_odd_number_of_float16_rows_is_refused_with_the_remedy(bench: Bench) -> None:
     bench.write(bench.responses(dtype="float16"))
     assert any(n % 2 for n in bench.lengths)
-    with pytest.raises(CheckFailed, match=r"no multiple of 8 bytes.*all would fit --dtype float16"):
+    with pytest.raises(CheckFailed, match=r"not a multiple of 8 bytes.*--dtype float16 would fit all of them"):
         bench.score()
 
 
@@ -280,7 +280,7 @@ def test_the_first_samples_score_their_questions_only(bench: Bench, samples: int
     assert score.predictions == {f"q{i}": whole[f"q{i}"] for i in range(asked)}
     assert (score.questions, score.samples) == (asked, samples)
     assert score.scope == f"on the first {asked} of 4 questions"
-    with pytest.raises(CheckFailed, match=f"say so with --samples {samples}"):
+    with pytest.raises(CheckFailed, match=f"pass --samples {samples}"):
         bench.score()
 
 
@@ -401,7 +401,7 @@ def test_a_whole_log_scores_the_same_if_it_may_be_partial(bench: Bench) -> None:
     answered = {name: text for name, text in whole.predictions.items() if name != "q2"}  # q2 has no feature
     assert partial.predictions == answered
     bench.edit(lambda e: e.__setitem__(slice(None), [{**e[3], "data": e[3]["data"][:-8]}]))
-    with pytest.raises(CheckFailed, match=r"no multiple of 8 bytes.*\(qsl_idx 3\)"):
+    with pytest.raises(CheckFailed, match=r"not a multiple of 8 bytes.*\(qsl_idx 3\)"):
         bench.score(partial=True)
 
 

@@ -142,7 +142,7 @@ def test_an_absent_vocabulary(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lengths", [(67, 128, 64), (384, 0, 64), (384, 128, 0)])
 def test_lengths_without_room_are_refused(lengths: tuple[int, int, int]) -> None:
-    with pytest.raises(ConfigError, match="leaves the context no room"):
+    with pytest.raises(ConfigError, match="leaves no room for the context"):
         FeatureParams(*lengths)
 
 
@@ -211,7 +211,7 @@ def _file_for_directory(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tokens.npy", "offsets.npy", "max_context.npy", "meta.json"])
 @pytest.mark.parametrize("damage", [_truncate, _flip, _pickle, Path.unlink, _file_for_directory])
-def test_damage_is_seen_and_mended(dataset, vocab, entry, damage, name, monkeypatch) -> None:
+def test_damage_is_detected_and_fixed(dataset, vocab, entry, damage, name, monkeypatch) -> None:
     good = build_features(read_squad(dataset), vocab)
     damage(entry / name)
     assert _same(load_features(dataset, vocab, entry.parent), good)
@@ -246,7 +246,7 @@ def test_columns_that_do_not_fit_together_are_not_believed(dataset, vocab, entry
 def test_a_cache_that_cannot_be_written_is_no_error(dataset, vocab, tmp_path, caplog) -> None:
     (tmp_path / "file").write_text("")
     assert len(load_features(dataset, vocab, tmp_path / "file" / "cache")) == 6
-    assert "not cached" in caplog.text
+    assert "could not be cached" in caplog.text
 
 
 def test_an_interrupted_writer_leaves_no_entry(dataset, vocab, tmp_path, monkeypatch) -> None:

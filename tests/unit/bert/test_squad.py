@@ -68,7 +68,7 @@ QA = (*PARAGRAPH, "qas", 1)
         (_edit(*QA, "answers", []), "data[0].paragraphs[0].qas[1] has no answer, as in SQuAD v2"),
         (_edit(*QA, "is_impossible", True), "data[0].paragraphs[0].qas[1] has no answer, as in SQuAD v2"),
         (_edit(*QA, "answers", ["1895"]), "data[0].paragraphs[0].qas[1].answers[0] has no text 'text'"),
-        ({"data": [{"paragraphs": [{"context": "x", "qas": []}]}]}, "it holds no question"),
+        ({"data": [{"paragraphs": [{"context": "x", "qas": []}]}]}, "it contains no questions"),
     ],
 )
 def test_the_place_that_is_wrong_is_named(tmp_path: Path, root: object, place: str) -> None:
@@ -76,7 +76,7 @@ def test_the_place_that_is_wrong_is_named(tmp_path: Path, root: object, place: s
     path.write_text(json.dumps(root))
     with pytest.raises(ConfigError) as error:
         read_squad(path)
-    assert str(error.value) == f"{path} is not SQuAD v1.1: {place}; use dev-v1.1.json or a file of its form."
+    assert str(error.value) == f"{path} is not SQuAD v1.1: {place}; use dev-v1.1.json or a file in its format."
 
 
 @pytest.mark.parametrize(

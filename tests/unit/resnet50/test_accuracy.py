@@ -134,7 +134,7 @@ def test_floats_are_cut_not_rounded(bench):
     bench.write_values([-0.75, 100.75, 199.9, 300, 400, 500, 600, 700, 800, 900])
     score = bench.score()
     assert (score.dtype, score.good) == ("float32", 9)
-    assert "3 responses are no label, a whole number from -1 to 1000, as float32 (qsl_idx 0, 1, 2)" in score.warnings[0]
+    assert "3 responses are not a label, an integer from -1 to 1000, as float32 (qsl_idx 0, 1, 2)" in score.warnings[0]
 
 
 def test_other_keys_and_their_order_do_not_matter(bench):
@@ -201,22 +201,25 @@ def test_int64_read_as_int32_gives_the_same_labels(bench):
     [
         (
             [encode(5, "float32")] * 9 + [encode(5, "int32")],
-            r"1 responses are no label as float32 \(qsl_idx 9\); 9 responses are no label as int32 \(qsl_idx 0, 1, 2, "
-            r"3, 4, \.\.\.\); --dtype auto cannot tell the type: give float32 or int32\.",
+            r"1 responses are not a label as float32 \(qsl_idx 9\); 9 responses are not a label as int32 "
+            r"\(qsl_idx 0, 1, 2, 3, 4, \.\.\.\); --dtype auto cannot detect the type: pass float32 or int32\.",
         ),
-        ([encode(5, "int64")] * 9 + [struct.pack("<ii", 5, 1)], r"give float32 or int64 or int32\."),
-        ([encode(0, "int64")] * 2 + [encode(5, "int64")] * 7 + [struct.pack("<ii", 0, 1)], "no label as int64"),
-        ([encode(3e9, "float32")] * 10, "10 responses are no label as float32.*10 responses are no label as int32"),
-        ([encode(0.5, "float32")] * 9 + [encode(0, "float32")], "9 responses are no label as float32"),
+        ([encode(5, "int64")] * 9 + [struct.pack("<ii", 5, 1)], r"pass float32 or int64 or int32\."),
+        ([encode(0, "int64")] * 2 + [encode(5, "int64")] * 7 + [struct.pack("<ii", 0, 1)], "not a label as int64"),
+        (
+            [encode(3e9, "float32")] * 10,
+            "10 responses are not a label as float32.*10 responses are not a label as int32",
+        ),
+        ([encode(0.5, "float32")] * 9 + [encode(0, "float32")], "9 responses are not a label as float32"),
         (
             [encode(0.5, "float32")] * 9 + [encode(1, "int32")],
-            "10 responses are no label as float32.*9 responses are no label as int32",
+            "10 responses are not a label as float32.*9 responses are not a label as int32",
         ),
-        ([encode(5000, "int64")] * 10, "10 responses are no label as int64"),
+        ([encode(5000, "int64")] * 10, "10 responses are not a label as int64"),
     ],
     ids=["mixed", "a few pairs", "damaged zero", "huge", "fractions", "one tiny int", "int64 too large"],
 )
-def test_auto_refuses_what_it_cannot_tell(bench, capsys, responses, reason):
+def test_auto_rejects_types_that_it_cannot_detect(bench, capsys, responses, reason):
     bench.write(responses)
     with pytest.raises(CheckFailed, match=reason):
         bench.score()
@@ -227,11 +230,11 @@ def test_auto_refuses_what_it_cannot_tell(bench, capsys, responses, reason):
 @pytest.mark.parametrize(
     ("values", "dtype", "good"), [([5000, *range(100, 1000, 100)], "int64", 9), ([0.5] + [100] * 9, "float32", 2)]
 )
-def test_what_auto_cannot_tell_or_not_fully_is_scored_on_demand(bench, values, dtype, good):
+def test_a_type_that_auto_cannot_fully_detect_is_scored_on_demand(bench, values, dtype, good):
     bench.write_values(values, dtype)
     score = bench.score(dtype=dtype)
     assert score.good == good
-    assert f"1 responses are no label, a whole number from -1 to 1000, as {dtype} (qsl_idx 0)" in score.warnings[0]
+    assert f"1 responses are not a label, an integer from -1 to 1000, as {dtype} (qsl_idx 0)" in score.warnings[0]
 
 
 def test_a_mixed_log_is_scored_on_demand_with_a_warning(bench):
@@ -239,7 +242,7 @@ def test_a_mixed_log_is_scored_on_demand_with_a_warning(bench):
     for dtype in ("float32", "int32"):
         score = bench.score(dtype=dtype)
         assert score.good == by_hand(entries, bench.labels, dtype)[0]
-        assert f"5 responses are no label, a whole number from -1 to 1000, as {dtype}" in score.warnings[0]
+        assert f"5 responses are not a label, an integer from -1 to 1000, as {dtype}" in score.warnings[0]
 
 
 @pytest.mark.parametrize("actual", CODES)
@@ -263,7 +266,7 @@ def test_minus_one_as_int32_is_no_nan_but_another_type(bench):
 
 def test_an_unknown_dtype_is_refused(bench):
     bench.write_values(bench.labels)
-    with pytest.raises(ConfigError, match="no such dtype 'bf16': choose from auto, float32"):
+    with pytest.raises(ConfigError, match="unknown dtype 'bf16': choose from auto, float32"):
         bench.score(dtype="bf16")
 
 
@@ -282,8 +285,8 @@ def test_an_unknown_dtype_is_refused(bench):
         (lambda e: e[0].update(data="ABC"), r"not hexadecimal \(qsl_idx 0\)"),
         (lambda e: e[3].update(data=""), r"1 responses are empty \(qsl_idx 3\)"),
         (lambda e: [x.update(data="") for x in e], r"10 responses are empty \(qsl_idx 0, 1, 2, 3, 4, \.\.\.\)"),
-        (lambda e: e[2].update(data="0041"), r"1 responses are no multiple of 4 bytes.*\(qsl_idx 2\)"),
-        (lambda e: e[2].update(data="000041421F"), r"no multiple of 4 bytes.*\(qsl_idx 2\)"),
+        (lambda e: e[2].update(data="0041"), r"1 responses are not a multiple of 4 bytes.*\(qsl_idx 2\)"),
+        (lambda e: e[2].update(data="000041421F"), r"not a multiple of 4 bytes.*\(qsl_idx 2\)"),
         (lambda e: e[5].update(data="0000C07F"), r"1 responses are NaN or infinite \(qsl_idx 5\)"),
         (lambda e: e[5].update(data="010080FF"), r"1 responses are NaN or infinite \(qsl_idx 5\)"),
         (lambda e: e[5].update(data="0000807F"), r"1 responses are NaN or infinite \(qsl_idx 5\)"),
@@ -306,7 +309,7 @@ def test_a_log_without_a_score(bench, capsys, change, reason, dtype):
 
 def test_responses_too_short_for_the_type_given_name_the_one_that_fits(bench):
     bench.write_values(bench.labels, "int32")
-    with pytest.raises(CheckFailed, match=r"10 responses are no multiple of 8 bytes.*; --dtype int32 would fit"):
+    with pytest.raises(CheckFailed, match=r"10 responses are not a multiple of 8 bytes.*; --dtype int32 would fit"):
         bench.score(dtype="int64")
 
 
@@ -331,16 +334,14 @@ def test_images_without_a_response_leave_the_official_line_but_not_the_exit_code
     lines = captured.out.splitlines()
     assert lines[0] == "accuracy=75.000%, good=3, total=4"
     assert lines[2] == "on only 4 of the 10 images, the others have no response"
-    assert captured.err.startswith(
-        "warning: 6 of 10 images have no response (qsl_idx 3, 5, 6, 7, 8, ...), so that this"
-    )
+    assert captured.err.startswith("warning: 6 of 10 images have no response (qsl_idx 3, 5, 6, 7, 8, ...), so this")
     assert captured.err.endswith("repeat the accuracy run.\n")
     assert (tmp_path / "accuracy.txt").read_text() == captured.out
 
 
 def test_a_run_of_the_first_images_is_recognised_and_scored_with_samples(bench, capsys):
     bench.write_values([0, 100, 7, 300])
-    assert "the first 4 images, say so with --samples 4." in bench.score().warnings[-1]
+    assert "the first 4 images, pass --samples 4." in bench.score().warnings[-1]
     score = bench.score(samples=4)
     assert (score.good, score.total, score.missing, score.warnings) == (3, 4, 0, ())
     assert score.scope == "on the first 4 of 10 images"
@@ -374,7 +375,7 @@ def mostly(labels: Sequence[int], shift: int, share: float = 0.7, seed: int = 5)
 
 @pytest.mark.parametrize(("shift", "word"), [(1, "added to"), (-1, "subtracted from")])
 @pytest.mark.parametrize("dtype", CODES)
-def test_labels_that_are_off_by_one_are_told(thousand, shift, word, dtype):
+def test_labels_that_are_off_by_one_are_reported(thousand, shift, word, dtype):
     values = mostly(thousand.labels, -shift)
     thousand.write_values(values, dtype)
     score = thousand.score()

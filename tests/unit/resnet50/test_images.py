@@ -55,36 +55,36 @@ def test_a_map_that_names_images_alike_in_several_folders_is_refused_where_they_
     val_map = small_imagenet / "val_map.txt"
     names = [line.split()[0] for line in val_map.read_text().splitlines()]
     val_map.write_text(f"a/{names[0][4:]} 1\nb/{names[0][4:]} 2\n")
-    with pytest.raises(ConfigError, match="names files alike in several folders"):
+    with pytest.raises(ConfigError, match="lists a file name in several folders"):
         find_images(small_imagenet / "val_map.txt")
 
 
-def test_an_image_in_two_places_is_refused(small_imagenet):
+def test_an_image_in_two_places_is_rejected(small_imagenet):
     text = (small_imagenet / "val_map.txt").read_text()
     (small_imagenet / "val_map.txt").write_text(text.replace("val/", "elsewhere/"))
     (small_imagenet / "ILSVRC2012_val_00000002.JPEG").touch()
-    with pytest.raises(ConfigError, match=r"ILSVRC2012_val_00000002\.JPEG is in .* and in .*: keep one"):
+    with pytest.raises(ConfigError, match=r"ILSVRC2012_val_00000002\.JPEG is in both .* and .*: keep one"):
         find_images(small_imagenet / "val_map.txt")
 
 
-def test_the_map_stands_for_the_folder_wherever_it_lies(small_imagenet):
+def test_the_map_identifies_the_folder_from_any_path(small_imagenet):
     for place in (small_imagenet, small_imagenet / "val", small_imagenet / "val_map.txt"):
         assert dataset_file(place) == small_imagenet / "val_map.txt"
     (small_imagenet / "val_map.txt").unlink()
-    with pytest.raises(ConfigError, match=r"neither val_map\.txt nor folders of classes"):
+    with pytest.raises(ConfigError, match=r"neither val_map\.txt nor class folders"):
         dataset_file(small_imagenet)
 
 
-def test_without_a_map_the_folders_of_classes_tell_the_labels(tmp_path):
+def test_without_a_map_the_class_folders_determine_the_labels(tmp_path):
     official(tmp_path / "val", count=3000, by_class=True)
     images = find_images(dataset_file(tmp_path))
     assert [file.name for file in images.files[:2]] == ["ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000002.JPEG"]
     assert images.labels.tolist() == [number % 1000 for number in range(3000)]
 
 
-def test_folders_of_other_than_1000_classes_tell_no_labels(tmp_path):
+def test_other_than_1000_class_folders_leave_the_labels_unknown(tmp_path):
     official(tmp_path, count=999, by_class=True)
-    with pytest.raises(ConfigError, match="folders of 999 classes where ImageNet has 1000"):
+    with pytest.raises(ConfigError, match="has 999 class folders and ImageNet has 1000 classes"):
         find_images(dataset_file(tmp_path))
 
 
@@ -99,10 +99,10 @@ def test_what_is_not_the_official_set_is_refused_with_the_reason(flat, tmp_path,
         lines, reason = lines[:49_999], "it has 49,999 images"
     elif wrong == "order":
         lines[7], lines[8] = lines[8], lines[7]
-        reason = r"image 8 is ILSVRC2012_val_00000009\.JPEG where ILSVRC2012_val_00000008 belongs"
+        reason = r"image 8 is ILSVRC2012_val_00000009\.JPEG instead of ILSVRC2012_val_00000008"
     else:
         lines[10] = lines[10].split()[0] + " 11"
-        reason = "label 10 stands for 49 images where each class has 50"
+        reason = "label 10 has 49 images instead of 50"
     path = flat / f"{wrong}.txt"
     path.write_text("\n".join(lines))
     with pytest.raises(ConfigError, match=reason):
@@ -130,7 +130,7 @@ def test_a_stand_in_has_the_official_names_and_is_never_taken_for_the_real_image
     assert images.files[-1].name == "ILSVRC2012_val_00050000.JPEG"
     assert np.bincount(images.labels).tolist() == [50] * 1000
     assert images.files[len(drawings)].samefile(images.files[0])
-    with pytest.raises(ConfigError, match="one file stands for several images, as in the stand-in"):
+    with pytest.raises(ConfigError, match="several images are the same file, as in the stand-in"):
         check_official(images, val_map)
     before = val_map.stat().st_ino
     assert make_stand_in(folder, drawings, 50_000) == val_map

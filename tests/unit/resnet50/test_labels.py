@@ -45,32 +45,32 @@ def test_what_the_official_script_splits_alike_is_read_alike(tmp_path, text):
     [
         ("a.JPEG 1\nb.JPEG\n", r", line 2: 'b\.JPEG' has no label; write 'NAME LABEL'"),
         ("a.JPEG 1\n\nb.JPEG 2\n", ", line 2: it is blank"),
-        ("a.JPEG 1\nb.JPEG n01440764\n", ", line 2: the label 'n01440764' is no integer"),
-        ("a.JPEG 1\nb.JPEG 2.0\n", ", line 2: the label '2.0' is no integer"),
-        ("65 a.JPEG\n", r", line 1: the label 'a\.JPEG' is no integer"),
+        ("a.JPEG 1\nb.JPEG n01440764\n", ", line 2: the label 'n01440764' is not an integer"),
+        ("a.JPEG 1\nb.JPEG 2.0\n", ", line 2: the label '2.0' is not an integer"),
+        ("65 a.JPEG\n", r", line 1: the label 'a\.JPEG' is not an integer"),
         ("a.JPEG 0\nb.JPEG 1000\n", r", line 2: the label 1000 is outside 0-999; use ImageNet's labels"),
         ("a.JPEG 1\nb.JPEG 1001\n", ", line 2: the label 1001 is outside 0-999"),
         ("a.JPEG 1\nb.JPEG -1\nc.JPEG 1000\n", ", line 2: the label -1 is outside 0-999"),
         (f"a.JPEG {'9' * 200}\n", r", line 1: the label 9{57}\.\.\. is outside"),
-        (f"a.JPEG {'9' * 5000}\n", r", line 1: the label '9{57}\.\.\.' is no integer"),
-        ("a.JPEG 3\nb.JPEG 4\na.JPEG 3\n", r", line 3: 'a\.JPEG' is in line 1 already"),
-        ("a.JPEG 7\nb.JPEG 1000\n", ", line 2: .*counted from 1: subtract 1 from each"),
-        (b"", " is empty: give a val_map.txt"),
+        (f"a.JPEG {'9' * 5000}\n", r", line 1: the label '9{57}\.\.\.' is not an integer"),
+        ("a.JPEG 3\nb.JPEG 4\na.JPEG 3\n", r", line 3: 'a\.JPEG' is already in line 1"),
+        ("a.JPEG 7\nb.JPEG 1000\n", ", line 2: .*seem to start at 1, .*: subtract 1 from each"),
+        (b"", " is empty: pass a val_map.txt"),
         (b" \n\n", " is empty"),
-        (b"\xff\xd8\xff\xe0\x00\x10JFIF", " is no text file"),
-        ("a.JPEG 1\n".encode("utf-16-le"), " is no text file"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", " is not a text file"),
+        ("a.JPEG 1\n".encode("utf-16-le"), " is not a text file"),
     ],
 )
-def test_a_bad_line_is_named_with_its_mend(tmp_path, content, reason):
+def test_a_bad_line_is_named_with_its_fix(tmp_path, content, reason):
     path = write(tmp_path, content)
     with pytest.raises(ConfigError, match=f"^{path}{reason}") as error:
         read_val_map(path)
     assert "\n" not in str(error.value)
 
 
-def test_labels_that_count_from_1_are_told_apart_from_a_stray_1000(tmp_path):
+def test_labels_that_start_at_1_are_distinguished_from_a_stray_1000(tmp_path):
     from_one = "".join(f"{label}.JPEG {label}\n" for label in range(1, 1001))
-    with pytest.raises(ConfigError, match=r"line 1000: .*counted from 1: subtract 1 from each"):
+    with pytest.raises(ConfigError, match=r"line 1000: .*seem to start at 1, .*: subtract 1 from each"):
         read_val_map(write(tmp_path, from_one))
     with pytest.raises(ConfigError, match="line 1000: the label 1000 is outside 0-999"):
         read_val_map(write(tmp_path, from_one + "zero.JPEG 0\n"))

@@ -68,7 +68,7 @@ def test_neither_the_names_nor_the_source_of_a_profile_are_part_of_the_key(files
     moved = [tmp_path / f"{number}.jpg" for number in range(len(files))]
     for old, new in zip(files, moved, strict=True):
         old.rename(new)
-    load_pixels(moved, replace(MLPERF, source="told otherwise"), cache)
+    load_pixels(moved, replace(MLPERF, source="another page"), cache)
     assert len(list(cache.iterdir())) == 1
 
 
@@ -82,7 +82,7 @@ def test_a_damaged_cache_is_found_and_made_anew(files, cache):
         file.write(bytes([byte ^ 1]))
     found = load_pixels(files, MLPERF, cache)
     found.read(1)
-    with pytest.raises(RunFailed, match="was damaged"):
+    with pytest.raises(RunFailed, match="was damaged and has been removed"):
         found.read(2)
     mended = load_pixels(files, MLPERF, cache)
     assert (mended.read(2) == pixels(files[2].read_bytes(), MLPERF)).all()
@@ -98,7 +98,7 @@ def test_a_cache_that_was_cut_short_is_made_anew(files, cache):
 
 def test_a_broken_image_is_named_and_nothing_is_left(files, cache):
     files[6].write_bytes(files[6].read_bytes()[:2000])
-    with pytest.raises(ConfigError, match=rf"{files[6].name} is broken: .*no image may be left out"):
+    with pytest.raises(ConfigError, match=rf"{files[6].name} is damaged: .*no image may be skipped"):
         load_pixels(files, MLPERF, cache)
     assert list(cache.iterdir()) == []
 
@@ -111,7 +111,7 @@ def test_a_missing_image_is_named(files, cache):
 
 def test_a_folder_that_cannot_hold_the_cache_says_what_it_needs(files, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RunFailed, match=r"cannot be kept in .*file.* need 1 MiB"):
+    with pytest.raises(RunFailed, match=r"cannot cache the images' pixels in .*file.* need 1 MiB"):
         load_pixels(files, MLPERF, tmp_path / "file")
 
 

@@ -122,8 +122,8 @@ def test_the_orientation_in_exif_is_left_alone():
     ("data", "reason"),
     [
         (encoded(smooth(300, 300), "JPEG")[:4000], "truncated"),
-        (b"", "no image that Pillow can read"),
-        (b"\xff\xd8 or not", "no image that Pillow can read"),
+        (b"", "not an image that Pillow can read"),
+        (b"\xff\xd8 or not", "not an image that Pillow can read"),
     ],
 )
 def test_what_is_no_whole_image_is_refused_with_the_reason(data, reason):

@@ -148,14 +148,14 @@ def test_the_label_of_the_largest_output_is_answered(qsl, outputs, made, expecte
     assert labels_of(sut.encode([values], np.array([4, 2]))) == [[label] for label in expected]
 
 
-def test_an_arg_max_is_taken_before_values_and_its_classes_tell_the_offset(qsl):
+def test_an_arg_max_is_taken_before_values_and_its_classes_determine_the_offset(qsl):
     outputs = [("softmax_tensor:0", FLOAT, (None, 1001)), ("ArgMax:0", INT, (None,))]
     sut = ResNet50SUT(graph(outputs=outputs), qsl)
     assert sut.signature(Shape(2, 1)).outputs == {"ArgMax:0": (2,)}
     assert labels_of(sut.encode([np.array([66, 1])], np.array([0, 1]))) == [[65.0], [0.0]]
 
 
-def test_an_arg_max_alone_does_not_tell_its_classes(qsl):
+def test_an_arg_max_alone_leaves_its_classes_unknown(qsl):
     alone = graph(outputs=[("ArgMax:0", INT, (None,))])
     with pytest.raises(ConfigError, match=r"--set label_offset=1"):
         ResNet50SUT(alone, qsl)

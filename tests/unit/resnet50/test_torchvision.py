@@ -114,9 +114,7 @@ def test_a_checkpoint_may_hold_what_only_training_needs(tmp_path, shapes):
     save(tensors, path)
     expected = build_resnet50_torchvision(Torchvision(shapes)).graph.SerializeToString(deterministic=True)
     assert build_resnet50_torchvision(Checkpoint(path)).graph.SerializeToString(deterministic=True) == expected
-    with pytest.raises(
-        ConfigError, match=r"no safetensors checkpoint: give the path of the published resnet50_v1\.onnx"
-    ):
+    with pytest.raises(ConfigError, match=r"no safetensors checkpoint: use the published resnet50_v1\.onnx"):
         build_resnet50(Checkpoint(path))
 
 
