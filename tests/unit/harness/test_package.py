@@ -21,6 +21,9 @@ from harness.submission.check import check
 from harness.submission.package import make, package
 from harness.submission.write import KEPT, truncated
 
+ROOT = Path(__file__).parents[3]
+TOP = ("systems", "measurements", "results", "compliance")
+
 TELLING = {"input_data_types": "int64", "weight_transformations": "no", "retraining": "No", "precision": "fp32"}
 
 
@@ -72,6 +75,8 @@ def tree(tmp_path):
 
 def make_runs(root: Path, name: str = "v6.1") -> Classic:
     layout = Classic(root)
+    for folder in TOP:  # as in a clone
+        put(root / folder / "README.md", (ROOT / folder / "README.md").read_text())
     put(layout.system_file(SYSTEM), json.dumps(SYSTEM_JSON))
     for benchmark, scenarios in SCENARIOS.items():
         for scenario in scenarios:
@@ -124,6 +129,16 @@ def test_a_package_of_good_runs_has_no_problem(tmp_path, name, division):
     names = {path.name for path in made.folder.rglob("*")}
     assert not names & {"run.json", "__pycache__", "tests", ".gitignore", "tuned.json"}
     assert bool(list(made.folder.rglob("TEST01"))) == (division == "closed")
+
+
+@pytest.mark.parametrize("name", ["v5.1", "v6.1"])
+def test_the_readmes_of_the_top_folders_stay_out_of_a_package(tmp_path, name):
+    tree = make_runs(tmp_path / "repository", name)
+    assert all((tree.root / folder / "README.md").is_file() for folder in TOP)
+    assert {scene.system for scene in tree.scenes()} == {SYSTEM}
+    made = run(tree, tmp_path / "out")
+    assert check(made.root) == []
+    assert not any((made.folder / folder / "README.md").exists() for folder in TOP)
 
 
 def test_both_official_checkers_take_a_package(tmp_path, tree):
