@@ -141,6 +141,6 @@ def test_make_doctor_goes_on_where_set_up_fails(clone):
         env={key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MAKEFLAGS")},
     )  # fmt: skip
     assert done.returncode != 0
-    assert "is not a Python of version" in done.stderr
+    assert "is not a working Python 3.11, 3.12 or 3.13" in done.stderr
     assert "packages" in done.stdout
     assert not (clone.top / ".venv").exists()

@@ -58,7 +58,7 @@ def test_an_unusable_python_is_one_sentence(tmp_path):
         ["sh", "tools/setup.sh", str(tmp_path / "venv"), str(old), "1"], cwd=ROOT, capture_output=True, text=True
     )
     assert run.returncode == 2
-    assert f"PYTHON={old} is not a Python" in run.stderr
+    assert f"PYTHON={old} is not a working Python" in run.stderr
     assert not (tmp_path / "venv").exists()
 
 
