@@ -156,8 +156,8 @@ test-unit: $(READY) ## Run the quick unit tests, in less than two minutes on 2 c
 coverage: $(READY) ## Run all tests, and show which lines of code/ they reach (pages in build/coverage)
 	@$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html $(ARGS)
 
-lint: $(READY) ## Check style
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: $(READY) ## Check style, format and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m mypy
 
 format: $(READY) ## Apply style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
