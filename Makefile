@@ -1,4 +1,4 @@
-# The front door: `make help` lists what there is. Everything sets itself up on first use.
+# The front door: `make help` lists all targets. Everything sets itself up on first use.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -50,7 +50,7 @@ CAMPAIGN = $(foreach model,$(or $(MODELS),$(MODEL)),--model $(call quoted,$(mode
   $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) \
   $(if $(VOCAB),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(SET),--set $(call quoted,$(pair)))
 
-.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test lint format bench recovery-table published-table lock clean distclean
+.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format bench recovery-table published-table lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -59,38 +59,38 @@ help: ## This list
 	@echo 'Variables of the run targets (make run-offline MODEL=... ENGINE=...):'
 	@echo '  MODEL      name (make models) or path of an ONNX file    default: the embedded model'
 	@echo '  ENGINE     deepsparse, onnxruntime or null               default: deepsparse if installed'
-	@echo '  DATASET    name or path of a data set                    default: the full set if it is here, else a sample'
-	@echo '  VOCAB      vocab.txt of a BERT                           default: that of BERT uncased'
-	@echo '  IMAGENET_DIR  the ImageNet 2012 validation set, for ResNet50: 50,000 images, flat or in folders of classes'
-	@echo '  SCENARIO   of run-accuracy and tune: Offline, Server, SingleStream or MultiStream'
+	@echo '  DATASET    name or path of a data set                    default: the full set if available, else a sample'
+	@echo '  VOCAB      vocab.txt of a BERT model                     default: BERT uncased'
+	@echo '  IMAGENET_DIR  the ImageNet 2012 validation set, for ResNet50: 50,000 images, flat or in class folders'
+	@echo '  SCENARIO   for run-accuracy and tune: Offline, Server, SingleStream or MultiStream'
 	@echo '  SAMPLES    use only about the first N samples            development runs only'
-	@echo '  DURATION   least seconds of a performance run            development runs only; default 20'
-	@echo '  SET        options of the engine, such as SET="threads=2 max_batch=16" (make options)'
+	@echo '  DURATION   minimum duration in seconds                   development runs only; default 20'
+	@echo '  SET        engine options, such as SET="threads=2 max_batch=16" (make options)'
 	@echo '  OFFICIAL   1 applies the rules: 10 minutes, the full data set, into results/'
-	@echo '  FORCE      1 replaces an official result, or tuned settings of another model, that are there'
+	@echo '  FORCE      1 replaces an existing official result, or tuned settings of another model'
 	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor'
-	@echo '  ARGS       further options of the command, such as ARGS=-v, passed on as they are'
-	@echo '  BENCH      what bench measures: offline, scenarios, bert_data, image_data or recording'
-	@echo '  A          of compare: a run of build/runs, its folder or its name; repeats with commas between'
-	@echo '  B          of compare: what is compared with A'
-	@echo '  RUNS       of report: names in build/runs, or folders of results/  default: the newest run (ARGS="--last 4")'
+	@echo '  ARGS       further options of the command, such as ARGS=-v, passed unchanged'
+	@echo '  BENCH      for bench, the measurement: offline, scenarios, bert_data, image_data or recording'
+	@echo '  A          for compare: a run of build/runs, its folder or its name; repeats separated by commas'
+	@echo '  B          for compare: the run or repeats to compare with A'
+	@echo '  RUNS       for report: names in build/runs, or folders of results/  default: the newest run (ARGS="--last 4")'
 	@echo
 	@echo 'Variables of submission, compliance, package and check:'
 	@echo '  DIVISION   open or closed                                default: open'
-	@echo '  SUBMITTER  your organisation; of package'
+	@echo '  SUBMITTER  your organisation, for package'
 	@echo '  SYSTEM_TYPE  edge, datacenter or datacenter,edge         default: that of systems/SYSTEM.json, or edge'
-	@echo '  MODELS     names or paths, each with @ENGINE if need be  default: MODEL'
-	@echo '  SCENARIOS  of the campaign                               default: those that the closed division demands'
-	@echo '  REHEARSAL  1 practises with stand-ins, into build/rehearsal and build/rehearsal-submission'
+	@echo '  MODELS     names or paths, optionally with @ENGINE       default: MODEL'
+	@echo '  SCENARIOS  of the campaign                               default: those that the closed division requires'
+	@echo '  REHEARSAL  1 is a dry run with stand-ins, in build/rehearsal and build/rehearsal-submission'
 	@echo '  ROUND      such as v6.1                                  default: that of the logs'
-	@echo '  INFERENCE_REPO  a checkout of mlcommons/inference, whose two checkers then run, too'
-	@echo '  OFFICIAL   1 clones the commit of it that the rules were read from'
+	@echo '  INFERENCE_REPO  a checkout of mlcommons/inference, whose two checkers then also run'
+	@echo '  OFFICIAL   for check: 1 clones the commit of mlcommons/inference that the rules were read from'
 	@echo
 	@echo 'Variables of setup:'
 	@echo '  PYTHON     the Python to use                             default: 3.11, else 3.12 or 3.13'
 	@echo '  DEEPSPARSE 0 leaves DeepSparse out (its licence allows evaluation use only)'
 
-setup: $(READY) ## Make .venv with pinned packages; the other targets do it by themselves
+setup: $(READY) ## Make .venv with pinned packages; the other targets do this automatically
 
 run-offline: $(READY) ## Performance of the Offline scenario: samples per second
 	@$(BIN)/harness run --scenario Offline --mode performance $(OPTIONS) $(ARGS)
@@ -107,21 +107,22 @@ run-multistream: $(READY) ## Performance of the MultiStream scenario: 99th perce
 run-accuracy: $(READY) ## Accuracy: F1 or top-1 of the answers that LoadGen logged
 	@$(BIN)/harness run --scenario $(call quoted,$(SCENARIO)) --mode accuracy $(OPTIONS) $(ARGS)
 
-tune: $(READY) ## Find the best settings for SCENARIO on this machine, and for Server the highest target_qps that is VALID
+tune: $(READY) ## Find the best settings for SCENARIO on this machine, and for Server the highest VALID target_qps
 	@$(BIN)/harness tune --scenario $(call quoted,$(SCENARIO)) $(OPTIONS) $(ARGS)
 
-compare: $(READY) ## What differs between runs A and B, and whether one is faster beyond the noise (A=... B=...)
+compare: $(READY) ## Show the differences between runs A and B, and whether one is faster beyond the noise (A=... B=...)
 	@$(BIN)/harness compare $(call quoted,$(strip $(A))) $(call quoted,$(strip $(B))) $(ARGS)
+
 report: $(READY) ## Show RUNS, or the newest run, in build/report.html: verdict, latencies, batches, core use (ARGS="--format md")
 	@$(BIN)/harness report $(foreach run,$(RUNS),$(call quoted,$(run))) $(ARGS)
 
 system: $(READY) ## Describe this machine in systems/SYSTEM.json, and list what a person must add (ARGS="--submitter ...")
 	@$(BIN)/harness system init $(call option,SYSTEM,system) $(ARGS)
 
-submission: $(READY) ## All official runs that a submission needs; goes on where it was ended (REHEARSAL=1 practises)
+submission: $(READY) ## All official runs that a submission needs; continues where it stopped (REHEARSAL=1: a dry run)
 	@$(BIN)/harness campaign --division $(call quoted,$(DIVISION)) $(CAMPAIGN) $(ARGS)
 
-compliance: $(READY) ## The compliance tests of official results that are there: TEST01, and TEST04 for ResNet50
+compliance: $(READY) ## The compliance tests of existing official results: TEST01, and TEST04 for ResNet50
 	@$(BIN)/harness compliance run $(CAMPAIGN) $(ARGS)
 
 package: $(READY) ## Make build/submission and its tarball from the official runs of SYSTEM, for DIVISION and SUBMITTER
@@ -132,51 +133,57 @@ package: $(READY) ## Make build/submission and its tarball from the official run
 data: $(READY) ## Fetch the full SQuAD v1.1 dev set and BERT's vocabulary into build/data
 	@$(BIN)/harness data fetch
 
-models: $(READY) ## List the models that are known by name (harness models --help: show, fetch, verify and build them)
+models: $(READY) ## List the models known by name (harness models --help: show, fetch, verify and build them)
 	@$(BIN)/harness models
 
 options: $(READY) ## List the options of SET
 	@$(BIN)/harness options
 
-check: $(READY) ## Check build/submission (REHEARSAL=1: the rehearsal's); with INFERENCE_REPO or OFFICIAL=1 the official checkers, too
+check: $(READY) ## Check build/submission (REHEARSAL=1: the rehearsal's); with INFERENCE_REPO or OFFICIAL=1 also the official checkers
 	@$(BIN)/harness check $(call flag,REHEARSAL,rehearsal) $(call option,ROUND,round) $(call option,INFERENCE_REPO,inference-repo) \
 	  $(call flag,OFFICIAL,official) $(ARGS)
 
-doctor: ## Look for what stops a run or makes it slow: each line good, warning or bad, with the cure (also OFFICIAL=1)
+doctor: ## Find what would block or slow a run: each line good, warning or bad, with the fix (also OFFICIAL=1)
 	@$(MAKE) --no-print-directory -s $(READY) || true
 	@sh tools/doctor.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call flag,OFFICIAL,official) $(ARGS)
 
-test: $(READY) ## Run the tests
+test: $(READY) ## Run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: $(READY) ## Check style
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+test-unit: $(READY) ## Run the quick unit tests, in less than two minutes on 2 cores
+	@$(BIN)/python -m pytest -m "unit and not slow" $(ARGS)
+
+coverage: $(READY) ## Run all tests, and show which lines of code/ they reach (pages in build/coverage)
+	@$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html $(ARGS)
+
+lint: $(READY) ## Check style, format and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m mypy
 
 format: $(READY) ## Apply style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-bench: $(READY) ## Measure the harness against raw engines and the reference's way, side by side
+bench: $(READY) ## Compare the harness with raw engines and with the reference's way, side by side
 	@$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
 
-recovery-table: $(READY) ## Compress a dense model (MODEL, DATASET), and show what is left of its accuracy and won in speed
+recovery-table: $(READY) ## Compress a dense model (MODEL, DATASET), and show the remaining accuracy and the gain in speed
 	@$(BIN)/python -m benchmarks.recovery $(call option,MODEL,model) $(call option,DATASET,dataset) $(ARGS)
 
-published-table: $(READY) ## The six published models through LoadGen Offline: built with random weights where not fetched
+published-table: $(READY) ## Run the six published models in LoadGen's Offline scenario, with random weights where not fetched
 	@$(BIN)/python -m benchmarks.published $(call option,DATASET,dataset) $(ARGS)
 
 $(READY): pyproject.toml requirements.lock requirements-deepsparse.lock tools/setup.sh
 	@sh tools/setup.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call quoted,$(DEEPSPARSE))
 	@touch $@
 
-lock: $(READY) ## Resolve the pinned packages anew (needs uv)
+lock: $(READY) ## Resolve the pinned packages again (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header -q -o requirements.lock
 	uv pip compile pyproject.toml --extra deepsparse --python-version 3.11 --python-platform linux --generate-hashes \
 	  --no-emit-index-url --no-header -q -c requirements.lock -o requirements-deepsparse.lock
 
-clean: ## Remove run records and caches; data, results and .venv stay
-	rm -rf build/runs build/cache .pytest_cache .hypothesis .ruff_cache
+clean: ## Remove run records and caches; keep data, results and .venv
+	rm -rf build/runs build/cache build/coverage .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find code tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## Remove .venv and fetched data, too
+distclean: clean ## Also remove .venv and fetched data
 	rm -rf $(VENV) build

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the doctor where set-up may have failed: tools/doctor.sh VENV PYTHON [OPTION...] (called by the Makefile).
+# Runs the doctor even if set-up failed: tools/doctor.sh VENV PYTHON [OPTION...] (called by the Makefile).
 set -u
 venv=$1 python=$2
 shift 2
@@ -11,5 +11,5 @@ for candidate in "$venv/bin/python" "$python" python3.11 python3.12 python3.13 p
         PYTHONPATH="$here/code${PYTHONPATH:+:$PYTHONPATH}" exec "$candidate" -m harness.doctor "$@"
     fi
 done
-echo "bad      Python  none of 3.9 or newer was found that runs -> install Python 3.11, or give PYTHON=/path/to/it"
+echo "bad      Python  no working Python 3.9 or newer was found -> install Python 3.11, or set PYTHON=/path/to/it"
 exit 1

@@ -6,7 +6,7 @@ venv=$1 python=$2 deepsparse=$3
 supported='import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 13)))'
 if [ -n "$python" ]; then
     if ! "$python" -c "$supported" 2>/dev/null; then
-        echo "error: PYTHON=$python is not a Python of version 3.11, 3.12 or 3.13 that runs here." >&2
+        echo "error: PYTHON=$python is not a working Python 3.11, 3.12 or 3.13." >&2
         exit 2
     fi
 else
@@ -18,13 +18,13 @@ else
     done
     if [ -z "$python" ]; then
         there=$(python3 -c 'import sys; print("; python3 is %d.%d" % sys.version_info[:2])' 2>/dev/null) || there=
-        echo "error: no Python 3.11, 3.12 or 3.13 was found$there: install one (3.11 for DeepSparse), or give PYTHON=/path/to/it." >&2
+        echo "error: no Python 3.11, 3.12 or 3.13 was found$there: install one (3.11 for DeepSparse), or set PYTHON=/path/to/it." >&2
         exit 2
     fi
 fi
 
 if [ -L "$venv" ]; then
-    echo "error: $venv is a link, and what it leads to would be emptied: remove the link first." >&2
+    echo "error: $venv is a symbolic link, and set-up would empty its target: remove the link first." >&2
     exit 2
 fi
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -36,9 +36,9 @@ fi
 pip="$venv/bin/python -m pip --disable-pip-version-check -qq"
 $pip install --require-hashes -r requirements.lock
 if [ "$deepsparse" = 0 ]; then
-    echo "DeepSparse is left out as asked: the default engine is onnxruntime" >&2
+    echo "DeepSparse is left out (DEEPSPARSE=0): the default engine is onnxruntime" >&2
 elif [ "$version" != 3.11 ]; then
-    echo "DeepSparse needs Python 3.11 and this is $version: it is left out, and the default engine is onnxruntime" >&2
+    echo "DeepSparse needs Python 3.11, and this is $version: it is left out, and the default engine is onnxruntime" >&2
 elif ! $pip install --require-hashes -r requirements-deepsparse.lock; then
     echo "DeepSparse could not be installed here: the default engine is onnxruntime" >&2
 fi

@@ -26,6 +26,9 @@ class Clone:
         self.top = top
         shutil.copytree(ROOT / "code", top / "code", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         shutil.copy(ROOT / "user.conf", top)
+        for folder in ("systems", "measurements", "results", "compliance"):
+            (top / folder).mkdir()
+            shutil.copy(ROOT / folder / "README.md", top / folder)
         self.manifest = top / "code" / "bert" / "datasets.toml"
 
     def harness(self, *args: object) -> subprocess.CompletedProcess:

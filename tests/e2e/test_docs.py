@@ -48,11 +48,18 @@ def state(clone) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in code.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
 
 
+def documents() -> list[Path]:
+    """Every document of the project but the topics of `harness help`, which tests/unit reads."""
+    found = {
+        path for pattern in ("*.md", "docs/*.md", "*/README.md", "code/*/README.md") for path in ROOT.glob(pattern)
+    }
+    return sorted(path for path in found if not path.relative_to(ROOT).parts[0].startswith((".", "build")))
+
+
 def commands() -> list[tuple[str, str]]:
     """Every line of a block without a language in the documents that begins like a command."""
     found = []
-    for path in [ROOT / "README.md", ROOT / "submission.md", *sorted((ROOT / "docs").glob("*.md")),
-                 *sorted((ROOT / "code").glob("*/README.md")), ROOT / "benchmarks" / "README.md"]:  # fmt: skip
+    for path in documents():
         for block in re.findall(r"```\n(.*?)```", path.read_text("utf-8"), re.DOTALL):
             lines = block.replace("\\\n", " ").splitlines()
             found += [(path.name, line) for line in lines if line.startswith(("make ", ".venv/bin/"))]
@@ -71,10 +78,25 @@ def test_a_command_in_a_document_is_one(document, line):
             if "=" in word:
                 assert word.partition("=")[0] in known, word
         for recipe in done.stdout.replace("\\\n", " ").splitlines():
-            if recipe.startswith(".venv/bin/"):
+            if recipe.startswith((".venv/bin/harness", ".venv/bin/python")):
                 check_program(shlex.split(recipe))
         return
     check_program(words)
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_files_that_a_document_names_exist(document):
+    text = re.sub(r"(?s)```.*?```", "", document.read_text("utf-8"))
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    assert [link for link in links if not (document.parent / link).exists()] == []
+    named = re.findall(r"`((?:code|docs|tests|tools|benchmarks)/[\w./-]+)`", text)
+    if document.name == "CONTRIBUTING.md":
+        rooms = re.findall(
+            r"`((?!code/|tests/)[a-z]+(?:/[\w./]*|\.py))`", text.partition("## Where")[2].partition("Outside")[0]
+        )
+        assert len(rooms) > 30
+        named += [f"code/harness/{room}" for room in rooms]
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def check_program(words: list[str]) -> None:

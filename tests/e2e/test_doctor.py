@@ -39,6 +39,7 @@ def test_what_is_not_here_and_what_is_damaged(clone, monkeypatch, tmp_path):
     """A data set that is missing, a model with another checksum, a results folder that is no folder, a wrong path."""
     with (clone.top / "code/bert/data/minilm-l6-squad-int8.onnx").open("ab") as model:
         model.write(b"x")
+    shutil.rmtree(clone.top / "results")
     (clone.top / "results").touch()
     (clone.top / "user.conf").write_text("*.Offline.target_qps=3\n")
     monkeypatch.setenv("IMAGENET_DIR", str(tmp_path / "nowhere"))
@@ -67,7 +68,6 @@ def test_each_line_has_its_level(clone):
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can mount")
 def test_a_results_folder_that_is_mounted_read_only(clone):
-    (clone.top / "results").mkdir()
     mount = "mount --bind results results && mount -o remount,bind,ro results"
     command = f"{mount} && exec {sys.executable} -m harness.doctor --json"
     environment = {**os.environ, "PYTHONPATH": str(clone.top / "code")}
@@ -141,6 +141,6 @@ def test_make_doctor_goes_on_where_set_up_fails(clone):
         env={key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MAKEFLAGS")},
     )  # fmt: skip
     assert done.returncode != 0
-    assert "is not a Python of version" in done.stderr
+    assert "is not a working Python 3.11, 3.12 or 3.13" in done.stderr
     assert "packages" in done.stdout
     assert not (clone.top / ".venv").exists()

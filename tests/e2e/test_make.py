@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def make(*args: str) -> subprocess.CompletedProcess:
 def ready():
     if not (ROOT / ".venv" / ".ready").is_file():
         pytest.skip("needs the .venv that `make setup` makes")
+    if make("-q", "setup").returncode:  # make would empty the .venv that the tests run in
+        pytest.fail("pyproject.toml or a lock is newer than .venv: run `make setup` first")
 
 
 def test_help_lists_every_target_and_variable():
@@ -57,5 +60,18 @@ def test_an_unusable_python_is_one_sentence(tmp_path):
         ["sh", "tools/setup.sh", str(tmp_path / "venv"), str(old), "1"], cwd=ROOT, capture_output=True, text=True
     )
     assert run.returncode == 2
-    assert f"PYTHON={old} is not a Python" in run.stderr
+    assert f"PYTHON={old} is not a working Python" in run.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_cleaning_keeps_the_folders_of_a_submission(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    kept = [f"{folder}/README.md" for folder in ("systems", "measurements", "results", "compliance")]
+    made = ["build/runs/a/run.json", ".venv/bin/python", "code/__pycache__/a.pyc", "tests/a.py", "benchmarks/a.py"]
+    for name in (*kept, *made):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    done = subprocess.run(["make", "distclean"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*kept, "tests/a.py", "benchmarks/a.py", "Makefile"}

@@ -79,6 +79,7 @@ LOGITS = st.sampled_from(["normal", "ties", "low", "masked", "equal"])
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+@pytest.mark.slow
 @quick
 @given(st.integers(0, 2**32), ROWS, LOGITS, st.sampled_from(["float16", "float32", "float64"]), st.booleans())
 def test_predictions_against_loops(bench, seed, rows, logits, dtype, transposed) -> None:

@@ -44,6 +44,7 @@ def _same(left: Features, right: Features) -> bool:
     return all(np.array_equal(getattr(left, name), getattr(right, name)) for name in COLUMNS)
 
 
+@pytest.mark.slow
 @quick
 @given(st.text(st.sampled_from("abAB" + ODD)) | st.text() | TEXT)
 @example("[UNK] [UNK]. ΑΣ")
@@ -51,6 +52,7 @@ def test_basic_tokens_against_loops(text: str) -> None:
     assert basic_tokens(text) == bert_by_loops.basic(text)
 
 
+@pytest.mark.slow
 @quick
 @given(
     st.lists(TEXT, min_size=1, max_size=3),

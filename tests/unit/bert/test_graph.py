@@ -194,6 +194,7 @@ LAYER = {"MatMul": 8, "Softmax": 1, "Erf": 1, "Sqrt": 2, "Pow": 2, "Sub": 2, "Re
 MOBILE_LAYER = {"MatMul": 8 + 8 + 1, "Relu": 4, "Softmax": 1, "Reshape": 4, "Transpose": 4, "Div": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "layers", "layer", "others", "parameters"),
     [
@@ -217,6 +218,7 @@ def test_obert_large_differs_from_the_reference_in_its_names_alone():
     assert replace(OBERT_LARGE, interface=BERT_LARGE.interface) == BERT_LARGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build",
     [
@@ -236,6 +238,7 @@ def test_random_logits_differ_between_tokens_and_questions(build):
         assert np.abs(np.corrcoef(logits)[0, 1]) < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(default_engine() != "deepsparse", reason="DeepSparse is not installed")
 @pytest.mark.parametrize(
     "build",

@@ -113,6 +113,7 @@ def test_the_nearest_name_is_offered_whatever_its_case():
     assert did_you_mean("qqq", ["a", "b"]) == "choose from a, b."
 
 
+@pytest.mark.slow
 def test_the_command_line_loads_no_engine_and_no_loadgen():
     code = (
         "import sys, harness.cli, harness.running.request, harness.running.run\n"

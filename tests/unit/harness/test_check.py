@@ -68,6 +68,7 @@ def test_closed_and_open_lie_side_by_side(tmp_path):
     assert not check(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda breakage: breakage.name)
 def test_a_broken_tree_is_found(copy, breakage: Breakage):
     layout = copy(breakage.tree)
@@ -154,6 +155,7 @@ def test_names_that_no_terminal_prints(copy):
 GARBAGE = ["", "null", "[]", "3", '"x"', "{}", "[" * 5000, '{"a": ' * 5000, "1" * 5000, "\ufeff{}", "{\x00}", "NaN"]
 
 
+@pytest.mark.slow
 def test_garbage_never_crashes(copy):
     """Every file of a tree, in turn: garbage, cut anywhere, bytes missing and changed."""
     layout = copy("closed")
@@ -184,6 +186,7 @@ def test_garbage_never_crashes(copy):
 VALUES = [None, True, False, -1, 0, 1e400, float("nan"), 10**40, "", "x", "9" * 400, [], [1], {}, {"a": 1}]
 
 
+@pytest.mark.slow
 def test_values_of_any_type_never_crash(copy):
     layout = copy("closed")
     root, draw = root_of(layout), random.Random(6)

@@ -138,6 +138,7 @@ def test_the_report_groups_problems_by_file(tmp_path, capsys, monkeypatch):
     assert lines[-1] == "3 problems in 3 files (v6.1)."
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     make_tree(tmp_path / "tree", "v6.1", "open", sw_notes="REHEARSAL: not for submission")
     environment = {key: value for key, value in os.environ.items() if key != "INFERENCE_REPO"}

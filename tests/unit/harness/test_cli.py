@@ -141,6 +141,7 @@ def test_json_in_the_wrong_place_is_not_passed_over():
     assert "harness models list --json" in str(done.exception)
 
 
+@pytest.mark.slow
 def test_names_are_completed():
     assert offered("harness run --model bert") == ["bert-large-fp32"]
     assert "onnxruntime" in offered("harness tune --engine ")
@@ -151,6 +152,7 @@ def test_names_are_completed():
     assert "v6.1" in offered("harness package --round v6")
 
 
+@pytest.mark.slow
 def test_other_shells_ask_too():
     assert "onnxruntime" in offered("harness run --engine on", "fish")
     assert '"onnxruntime"' in " ".join(offered("harness run --engine on", "zsh"))
@@ -239,6 +241,7 @@ def test_ctrl_c_in_a_command_that_keeps_nothing_is_told_too(where, monkeypatch, 
 FULL = [["-m", "harness.cli", "options"], ["-m", "harness.doctor"], ["-S", "-m", "harness.doctor"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", FULL)
 def test_a_full_disk_behind_stdout_is_one_sentence(command):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "code")}

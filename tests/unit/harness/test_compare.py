@@ -225,6 +225,7 @@ def test_few_batches_tell_nothing(runs):
     assert "one run tells nothing of the noise" in runs.verdict("a", "b").text
 
 
+@pytest.mark.slow
 def test_of_streams_less_is_better(runs):
     for name, milliseconds, seed in (("a", 10, 1), ("same", 10, 2), ("fast", 9, 3)):
         recorder, changes = stream(milliseconds, seed)

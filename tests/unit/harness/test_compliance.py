@@ -209,6 +209,7 @@ def test_truncated_logs_are_refused(tmp_path):
         verify_accuracy(whole, cut)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("entries", "size"), [(50_000, 4), (10_833, 3072)])
 def test_large_logs_take_seconds(tmp_path, entries, size):
     rng = random.Random(1)

@@ -59,6 +59,7 @@ def zeros(model: ModelProto, layers) -> dict[str, tuple[int, int]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("method", ["second-order", "magnitude"])
 def test_the_report_tells_what_the_file_holds(case, method, precision):
@@ -84,6 +85,7 @@ def test_the_report_tells_what_the_file_holds(case, method, precision):
         assert all(layers[name].sparsity == pytest.approx(0.6, abs=0.01) for name in inner)
 
 
+@pytest.mark.slow
 def test_floats_keep_their_graph(case):
     """With fp32 only weights and biases change."""
     model, feeds = case
@@ -112,6 +114,7 @@ def test_integers_are_near_the_floats(case):
     assert all(layer.error is None or 0 < layer.error < 0.025 for layer in report.layers)
 
 
+@pytest.mark.slow
 def test_second_order_is_nearer_than_magnitude(case):
     """On data that was not seen as well: it does not learn the calibration data by heart."""
     model, feeds = case
@@ -194,6 +197,7 @@ def test_a_place_where_nothing_can_be_written_is_named_before_the_work(tmp_path)
         check_writable(tmp_path / "file" / "out.onnx")
 
 
+@pytest.mark.slow
 def test_layers_to_keep_stay_as_they_are(case):
     model, feeds = case
     names = [layer.output for layer in Network(model).layers]
@@ -296,6 +300,7 @@ def test_the_range_of_inputs_leaves_out_rare_outliers(outlier):
     assert scale < 0.8 * (x.max() - x.min()) / 255
 
 
+@pytest.mark.slow
 def test_the_same_data_gives_the_same_bytes(case):
     model, feeds = case
     settings = {"sparsity": 0.5, "block": 2, "precision": "int8"}
@@ -303,6 +308,7 @@ def test_the_same_data_gives_the_same_bytes(case):
     assert first == second
 
 
+@pytest.mark.slow
 def test_batches_of_any_size_count_by_their_rows(case):
     """One batch or many, the statistics are the same, and all of so few samples are tried."""
     model, feeds = case
@@ -313,6 +319,7 @@ def test_batches_of_any_size_count_by_their_rows(case):
     assert worst(split, together, feeds) < (0.02 if "Conv" in operators(model) else 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_residual_of_another_shape_is_no_matter(precision):
     """What is added may be broadcast: positions to each sentence, a sentence to each of its words."""
@@ -477,6 +484,7 @@ def test_means_of_outputs_stay(tmp_path):
     assert np.abs(mean(found) - mean(model)).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_progress_grows_to_the_total(case):
     model, feeds = case
     for settings in ({"sparsity": 0.5, "block": 4}, {"precision": "int8"}, {"sparsity": 0.5, "method": "magnitude"}):

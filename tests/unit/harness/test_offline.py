@@ -21,6 +21,7 @@ def serve(sut, planner, queries):
     return echo.serve(lambda complete: OfflineScheduler(sut, planner, complete), queries)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(
     st.lists(st.lists(st.integers(0, 499), max_size=120), max_size=4),

@@ -21,6 +21,9 @@ from harness.submission.check import check
 from harness.submission.package import make, package
 from harness.submission.write import KEPT, truncated
 
+ROOT = Path(__file__).parents[3]
+TOP = ("systems", "measurements", "results", "compliance")
+
 TELLING = {"input_data_types": "int64", "weight_transformations": "no", "retraining": "No", "precision": "fp32"}
 
 
@@ -72,6 +75,8 @@ def tree(tmp_path):
 
 def make_runs(root: Path, name: str = "v6.1") -> Classic:
     layout = Classic(root)
+    for folder in TOP:  # as in a clone
+        put(root / folder / "README.md", (ROOT / folder / "README.md").read_text())
     put(layout.system_file(SYSTEM), json.dumps(SYSTEM_JSON))
     for benchmark, scenarios in SCENARIOS.items():
         for scenario in scenarios:
@@ -110,6 +115,7 @@ def change(folder: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["v5.1", "v6.0", "v6.1"])
 @pytest.mark.parametrize("division", ["closed", "open"])
 def test_a_package_of_good_runs_has_no_problem(tmp_path, name, division):
@@ -126,6 +132,17 @@ def test_a_package_of_good_runs_has_no_problem(tmp_path, name, division):
     assert bool(list(made.folder.rglob("TEST01"))) == (division == "closed")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v5.1", "v6.1"])
+def test_the_readmes_of_the_top_folders_stay_out_of_a_package(tmp_path, name):
+    tree = make_runs(tmp_path / "repository", name)
+    assert all((tree.root / folder / "README.md").is_file() for folder in TOP)
+    assert {scene.system for scene in tree.scenes()} == {SYSTEM}
+    made = run(tree, tmp_path / "out")
+    assert check(made.root) == []
+    assert not any((made.folder / folder / "README.md").exists() for folder in TOP)
+
+
 def test_both_official_checkers_take_a_package(tmp_path, tree):
     repository = os.environ.get("INFERENCE_REPO")
     if not repository:
@@ -138,6 +155,7 @@ def test_both_official_checkers_take_a_package(tmp_path, tree):
         assert verdict.accepted, verdict
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes_and_stay_as_they_are(tmp_path, tree):
     before = {path: path.read_bytes() for path in tree.root.rglob("*") if path.is_file()}
     first = run(tree, tmp_path / "one")
@@ -154,6 +172,7 @@ def test_the_same_runs_give_the_same_bytes_and_stay_as_they_are(tmp_path, tree):
         assert {(member.mtime, member.uid, member.mode) for member in tar} == {(0, 0, 0o644)}
 
 
+@pytest.mark.slow
 def test_accuracy_logs_are_truncated_and_their_hash_is_that_of_the_whole(tmp_path, tree):
     made = run(tree, tmp_path / "out")
     scene = Scene(SYSTEM, "bert-99", "Offline")
@@ -165,6 +184,7 @@ def test_accuracy_logs_are_truncated_and_their_hash_is_that_of_the_whole(tmp_pat
     assert truncated(b"[]") == b"[]"
 
 
+@pytest.mark.slow
 def test_measurements_say_what_was_run(tmp_path, tree):
     made = run(tree, tmp_path / "out", "open")
     folder = made.folder / "results" / SYSTEM / "bert-99" / "Offline"
@@ -299,6 +319,7 @@ def test_a_wrong_name_is_one_sentence(tmp_path, tree, changes, said):
         run(tree, tmp_path / "out", **changes)
 
 
+@pytest.mark.slow
 def test_a_model_that_says_too_little_is_told_by_a_person(tmp_path, tree):
     silent = record("resnet50", "performance")["model"] | {"weight_transformations": "unknown"}
     for scenario in SCENARIOS["resnet50"]:
@@ -329,6 +350,7 @@ def test_a_person_cannot_say_otherwise_than_the_model(tmp_path, tree, said, word
         run(tree, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_no_system_is_dropped_from_a_package_silently(tmp_path, tree):
     made = run(tree, tmp_path / "out")
     other = make_runs(tmp_path / "other")
@@ -340,6 +362,7 @@ def test_no_system_is_dropped_from_a_package_silently(tmp_path, tree):
     assert (made.folder / "systems" / f"{SYSTEM}.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_package_that_is_there_survives_one_that_fails(tmp_path, tree):
     made = run(tree, tmp_path / "out")
     before = {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
@@ -349,6 +372,7 @@ def test_a_package_that_is_there_survives_one_that_fails(tmp_path, tree):
     assert {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_what_was_made_is_printed_and_checked(tmp_path, tree, capsys):
     assert make("open", "Acme", [SYSTEM], tree.root, tmp_path / "out", None, False) == 0
     printed = capsys.readouterr().out

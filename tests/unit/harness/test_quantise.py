@@ -460,6 +460,7 @@ def test_a_range_does_not_depend_on_the_last_bits_of_sums():
     assert Range.of(-1.00001, 2.00002) == Range.of(-1.0, 2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "convnet", "convnet padded by itself", "embedder"])
 def test_deepsparse_computes_what_onnx_runtime_does(tmp_path, name):
     if default_engine() != "deepsparse":

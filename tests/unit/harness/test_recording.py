@@ -180,6 +180,7 @@ def test_a_broken_file_is_none(tmp_path, content, capsys):
     assert f"{TIMELINE} cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_file_with_a_wrong_byte_anywhere_is_none_or_whole(tmp_path):
     recorder = Recorder()
     for number in range(50):

@@ -143,6 +143,7 @@ def test_a_record_of_another_form_is_one_sentence(tmp_path, where, value):
         found(folder.parent, folder.name)
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_needs_nothing_else_and_is_the_same_twice(tmp_path):
     for second, scenario in enumerate(("Server", "SingleStream", "MultiStream", "Offline")):
         run_folder(tmp_path / "runs", second=10 + second, scenario=scenario)
@@ -159,6 +160,7 @@ def test_the_page_is_whole_needs_nothing_else_and_is_the_same_twice(tmp_path):
     assert not re.search(r"#0102\w\w|font-family|font: |<metadata|<\?xml", made.partition("</style>")[2])
 
 
+@pytest.mark.slow
 def test_notices_and_reasons_are_said_and_nothing_of_a_record_is_markup(tmp_path):
     folder = run_folder(
         tmp_path / "runs",
@@ -178,6 +180,7 @@ def test_notices_and_reasons_are_said_and_nothing_of_a_record_is_markup(tmp_path
     assert "- because the latency bound was missed" in markdown
 
 
+@pytest.mark.slow
 def test_paths_begin_at_the_repository_or_at_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/some body")
     folder = run_folder(tmp_path / "runs")
@@ -291,6 +294,7 @@ def test_a_run_of_a_published_model_stands_beside_what_was_published(tmp_path):
     assert rows[2].reached[0].remark == "null, random weights"
 
 
+@pytest.mark.slow
 def test_an_accuracy_run_without_a_score_has_a_report(tmp_path):
     run_folder(tmp_path / "runs", scenario="Offline", mode="accuracy", model=list(manifests.published())[1])
     runs = found(tmp_path / "runs")
@@ -298,6 +302,7 @@ def test_an_accuracy_run_without_a_score_has_a_report(tmp_path):
     assert "complete" in page(runs)
 
 
+@pytest.mark.slow
 def test_an_accuracy_run_shows_its_scores_and_no_speed(tmp_path):
     folder = run_folder(tmp_path / "runs", scenario="Offline", mode="accuracy", accuracy={"F1": 89.0701})
     [run] = found(folder.parent)
@@ -307,6 +312,7 @@ def test_an_accuracy_run_shows_its_scores_and_no_speed(tmp_path):
     assert json.loads(text.as_json([run]))[0]["accuracy"] == {"F1": 89.0701}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timeline", ["none", "broken", "one query"])
 def test_a_run_with_little_to_draw_has_a_page(tmp_path, timeline):
     folder = run_folder(tmp_path / "runs", timeline=timeline == "one query", queries=1)
@@ -317,6 +323,7 @@ def test_a_run_with_little_to_draw_has_a_page(tmp_path, timeline):
     assert ("There is no timeline" in made) == (timeline != "one query")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queries", [14, 57])
 def test_no_label_is_cut_off(tmp_path, queries):
     run_folder(tmp_path / "runs", queries=queries)  # of as many, the ticks change once the labels have their room
@@ -326,6 +333,7 @@ def test_no_label_is_cut_off(tmp_path, queries):
             assert float(left) > 8, words
 
 
+@pytest.mark.slow
 def test_without_logs_the_numbers_are_those_of_the_record(tmp_path):
     folder = run_folder(tmp_path / "runs", rate=321.0)
     for log in folder.glob("mlperf_log_*"):
@@ -335,6 +343,7 @@ def test_without_logs_the_numbers_are_those_of_the_record(tmp_path):
     assert "logs are not there any more" in made
 
 
+@pytest.mark.slow
 def test_html_goes_to_a_file_and_the_rest_to_stdout(tmp_path):
     folder = run_folder(tmp_path / "runs")
     output = tmp_path / "new" / "page.html"
@@ -346,6 +355,7 @@ def test_html_goes_to_a_file_and_the_rest_to_stdout(tmp_path):
     assert json.loads(done.stdout)[0]["run"] == folder.name
 
 
+@pytest.mark.slow
 def test_a_full_disk_behind_stdout_is_one_sentence(tmp_path):
     folder = run_folder(tmp_path / "runs")
     command = [sys.executable, "-m", "harness.cli", "report", folder, "--format", "json", "--runs-dir", folder.parent]

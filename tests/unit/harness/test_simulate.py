@@ -52,6 +52,7 @@ def test_the_peak_holds_the_bound_and_a_higher_rate_does_not():
     assert np.percentile(server_latencies(ONE, EQUAL, 1, 0.05, 1.1 * peak, STEADY), 99) > 0.05
 
 
+@pytest.mark.slow
 def test_batches_and_streams_raise_the_peak_and_jitter_lowers_it():
     peak = server_peak(ONE, EQUAL, 1, 0.05, STEADY)
     assert server_peak(GAINING, EQUAL, 1, 0.05, STEADY) > 1.5 * peak

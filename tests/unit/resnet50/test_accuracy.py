@@ -84,6 +84,7 @@ def thousand(tmp_path: Path) -> Bench:
 # The rules
 
 
+@pytest.mark.slow
 @quick
 @given(st.integers(0, 2**32), st.sampled_from([*CODES]), st.booleans(), st.booleans(), st.sampled_from([None, 1, 4]))
 def test_random_logs_score_as_by_hand(bench, seed, dtype, named, lower, indent):
@@ -104,6 +105,7 @@ def test_random_logs_score_as_by_hand(bench, seed, dtype, named, lower, indent):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", CODES)
 def test_a_log_of_the_whole_validation_set_is_scored_in_two_seconds(tmp_path, dtype):
     bench = Bench(tmp_path)
@@ -395,6 +397,7 @@ def test_the_warning_of_a_shift_is_the_last(thousand):
     ] * 3
 
 
+@pytest.mark.slow
 @quick
 @given(st.integers(0, 2**32), st.sampled_from(["noise", "constant", "few", "weak", "good"]), st.integers(1, 1000))
 @example(0, "constant", 1000)

@@ -82,10 +82,12 @@ def test_the_model_runs_as_integers_but_for_its_first_two_layers():
     assert MODEL.stat().st_size < 6 * 2**20
 
 
+@pytest.mark.slow
 def test_the_model_agrees_with_the_baseline_on_the_drawings(synthetic):
     assert agreement(MODEL, synthetic) >= 0.95
 
 
+@pytest.mark.slow
 def test_the_labels_are_the_answers_of_the_fp32_model(synthetic, efficientnet_fp32):
     assert agreement(efficientnet_fp32, synthetic) == 1
 

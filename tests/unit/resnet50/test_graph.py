@@ -163,6 +163,7 @@ def test_parameters_and_multiplications_are_those_that_others_count(model, shape
     assert convolutions + np.prod(shapes["resnet_model/dense/kernel/read:0"]) == 4_089_184_256 + 2048
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_other_weights(model):
     same, other = build_resnet50(RandomWeights(7)), build_resnet50(RandomWeights(8))
     assert same.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
@@ -184,6 +185,7 @@ def test_no_filter_sees_what_all_channels_have_in_common(model):
             assert np.abs(filters.mean(axis=1)).max() < 1e-3 * weights.std()
 
 
+@pytest.mark.slow
 def test_activations_keep_their_scale_and_half_of_them_are_zero(model):
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
@@ -196,6 +198,7 @@ def test_activations_keep_their_scale_and_half_of_them_are_zero(model):
         assert 0.15 < (activation == 0).mean() < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 1 / 64], ids=["mlperf", "unit-variance"])
 def test_answers_vary_whatever_the_scale_of_the_images(path, scale):
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -210,6 +213,7 @@ def test_answers_vary_whatever_the_scale_of_the_images(path, scale):
     assert len(set(answers)) >= 8
 
 
+@pytest.mark.slow
 def test_engines_agree_and_run_all_of_the_graph(engine, path):
     images = noise(3)
     runner = engine.compile(Signature({IMAGE: images.shape}, {SOFTMAX: (3, 1001), ARG_MAX: (3,)}))
@@ -222,6 +226,7 @@ def test_engines_agree_and_run_all_of_the_graph(engine, path):
     assert engine.describe().get("fraction_of_supported_ops", 1.0) > 0.98
 
 
+@pytest.mark.slow
 def test_the_sut_answers_with_labels_that_leave_out_the_background(engine):
     images = noise(2)
     qsl = SimpleNamespace(

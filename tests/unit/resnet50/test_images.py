@@ -75,6 +75,7 @@ def test_the_map_identifies_the_folder_from_any_path(small_imagenet):
         dataset_file(small_imagenet)
 
 
+@pytest.mark.slow
 def test_without_a_map_the_class_folders_determine_the_labels(tmp_path):
     official(tmp_path / "val", count=3000, by_class=True)
     images = find_images(dataset_file(tmp_path))
@@ -88,10 +89,12 @@ def test_other_than_1000_class_folders_leave_the_labels_unknown(tmp_path):
         find_images(dataset_file(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_official_set_is_accepted(flat):
     check_official(find_images(flat / "val_map.txt"), flat)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["few", "order", "labels"])
 def test_what_is_not_the_official_set_is_refused_with_the_reason(flat, tmp_path, wrong):
     lines = (flat / "val_map.txt").read_text().splitlines()
@@ -121,6 +124,7 @@ def test_the_environment_names_the_full_set(small_imagenet, monkeypatch):
         find_dataset("resnet50", "imagenet")
 
 
+@pytest.mark.slow
 def test_a_stand_in_has_the_official_names_and_is_never_taken_for_the_real_images(small_imagenet, tmp_path):
     drawings = find_images(small_imagenet / "val_map.txt").files
     folder = tmp_path / "made" / "stand-in"

@@ -60,6 +60,7 @@ def run(model: onnx.ModelProto, pixels: np.ndarray) -> np.ndarray:
     return logits
 
 
+@pytest.mark.slow
 def test_the_logits_are_those_of_torchvision(stored, shapes):
     found = run(build_resnet50_torchvision(Torchvision(shapes)), images())
     assert found.shape == (2, 1000)
@@ -101,12 +102,14 @@ def test_the_benchmark_takes_it(model, tmp_path):
     assert _match_output(graph.outputs) == ("logits", 1000)
 
 
+@pytest.mark.slow
 def test_random_answers_vary(model):
     logits = run(model, np.random.default_rng(3).standard_normal((6, 3, 224, 224), dtype=np.float32))
     assert np.isfinite(logits).all()
     assert len(set(logits.argmax(axis=1).tolist())) >= 4
 
 
+@pytest.mark.slow
 def test_a_checkpoint_may_hold_what_only_training_needs(tmp_path, shapes):
     save = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed").save_file
     path = tmp_path / "model.safetensors"
@@ -118,6 +121,7 @@ def test_a_checkpoint_may_hold_what_only_training_needs(tmp_path, shapes):
         build_resnet50(Checkpoint(path))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(default_engine() != "deepsparse", reason="DeepSparse is not installed")
 def test_deepsparse_runs_all_of_it_and_agrees_with_onnx_runtime(model, tmp_path):
     path = tmp_path / "model.onnx"
