@@ -117,11 +117,18 @@ def show(a: str, b: str, runs: Path, as_json: bool) -> None:
                 "verdict": asdict(found.verdict),
             }
         )
-        return
+    else:
+        _print(sides, found)
+
+
+def _print(sides: tuple[Side, Side], found: Comparison) -> None:
+    def line(text: str, style: str = "") -> None:
+        console.out.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
+
     for letter, side in zip("AB", sides, strict=True):
-        console.out.print(f"{letter}: {', '.join(side.names)}", markup=False, highlight=False, soft_wrap=True)
+        line(f"{letter}: {', '.join(side.names)}")
     for remark in found.remarks:
-        console.out.print(remark, markup=False, highlight=False, soft_wrap=True, style="yellow")
+        line(remark, "yellow")
     console.out.print()
     if found.differences:
         table = Table("differs", "A", "B", box=None, pad_edge=False)
@@ -140,7 +147,7 @@ def show(a: str, b: str, runs: Path, as_json: bool) -> None:
             table.add_row(row.name, f"{row.a:,.2f}{unit}", f"{row.b:,.2f}{unit}", ratio)
         console.print_table(table)
         console.out.print()
-    console.out.print(found.verdict.text, markup=False, highlight=False, soft_wrap=True, style="bold")
+    line(found.verdict.text, "bold")
 
 
 def _settings(record: Record) -> dict[str, str]:
