@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from harness.loadgen.logs import DETAIL
-from harness.scenarios.bridge import RESULT_KEYS
+from harness.registry import SCENARIOS
+from harness.scenarios.base import find_scenario
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -44,7 +45,7 @@ def runs(tmp_path_factory) -> Path:
     """A run of each scenario."""
     top = tmp_path_factory.mktemp("report")
     (top / "empty.conf").touch()
-    for scenario in RESULT_KEYS:
+    for scenario in SCENARIOS:
         command = [sys.executable, "-m", "harness.cli", "run", "--engine", "null", "--scenario", scenario]
         command += ["--duration", "1.5", "--dataset", "sample", "--user-conf", "empty.conf", "--runs-dir", "runs"]
         command += ["--no-tuned", "--set", "delay_us=200"]
@@ -71,7 +72,7 @@ def test_the_numbers_are_those_of_loadgens_logs(runs, made):
         assert run["run"] == folder.name
         assert run["verdict"] == row["verdict"] == values["result_validity"]
         kind = "per_query_latency" if scenario == "MultiStream" else "latency"
-        result = values[RESULT_KEYS[scenario]]
+        result = values[find_scenario(scenario).result]
         if scenario.endswith("Stream"):
             # Of too few queries LoadGen makes no estimate, and what was observed stands for it.
             percentile = "90.00" if scenario == "SingleStream" else "99.00"

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from pydantic import JsonValue
 from rich.table import Table
 
 from harness.errors import ConfigError
 from harness.host import console
-from harness.report.facts import ratio_text
-from harness.report.noise import Side, Verdict, _at, _latency_name, _verdict
+from harness.report.facts import OBSERVED, flat, latency_name, ratio_text
+from harness.report.noise import ASKED_RATE, Quantity, Side, SpeedVerdict, latency, speed_verdict
 from harness.results.finished import locate, record_in, timeline
+from harness.results.record import Record
+from harness.scenarios.base import find_scenario
 
-_LATENCIES = ("50.00", "90.00", "99.00")
 _NO_SETTINGS = frozenset({"agreement", "command", "identity", "notice", "reasons", "result", "time", "valid"})
 _MEASURED = frozenset({"measured_seconds", "estimated_target_qps", "estimated_target_latency"})
 _OF_WHAT = {"scenario": "scenarios", "mode": "modes", "model.name": "models", "dataset.name": "data sets"}
 
 
 @dataclass(frozen=True)
-class Row:
+class MetricRow:
     """A metric: the median of each side, and B ÷ A."""
 
     name: str
@@ -44,8 +45,8 @@ class Comparison:
 
     remarks: tuple[str, ...]
     differences: dict[str, tuple[str, str]]
-    rows: tuple[Row, ...]
-    verdict: Verdict
+    rows: tuple[MetricRow, ...]
+    verdict: SpeedVerdict
 
 
 def find(words: str, runs: Path) -> Side:
@@ -64,7 +65,7 @@ def find(words: str, runs: Path) -> Side:
             raise ConfigError(f"{words} has {folder.name} twice: name each repeat once, since one run tells no noise.")
     records = tuple(map(record_in, folders))
     for key, of_what in _OF_WHAT.items():
-        found = {str(_at(record, key.split("."))) for record in records}
+        found = {_settings(record)[key] for record in records}
         if len(found) > 1:
             raise ConfigError(f"{words} are runs of different {of_what} ({', '.join(sorted(found))}), not repeats.")
     return Side(
@@ -86,11 +87,11 @@ def compare(a: Side, b: Side) -> Comparison:
         if varying := _varying(side):
             remarks.append(f"{letter}'s runs are no repeats of one setting: they differ in {', '.join(varying)}.")
         for name, record in zip(side.names, side.records, strict=True):
-            if record.get("valid") is False:
+            if not record.valid:
                 which = letter if len(side.names) == 1 else f"{letter}'s {name}"
-                why = "; ".join(record.get("reasons") or ["the record gives no reason"])
+                why = "; ".join(record.reasons or ["the record gives no reason"])
                 remarks.append(f"{which} is INVALID: {why.rstrip('.')}.")
-    verdict = _verdict(a, b)
+    verdict = speed_verdict(a, b)
     if verdict.faster is not None and not differences:
         same = " Nothing that is recorded differs between them: so much varies from run to run."
         verdict = replace(verdict, text=verdict.text + same)
@@ -116,11 +117,18 @@ def show(a: str, b: str, runs: Path, as_json: bool) -> None:
                 "verdict": asdict(found.verdict),
             }
         )
-        return
+    else:
+        _print(sides, found)
+
+
+def _print(sides: tuple[Side, Side], found: Comparison) -> None:
+    def line(text: str, style: str = "") -> None:
+        console.out.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
+
     for letter, side in zip("AB", sides, strict=True):
-        console.out.print(f"{letter}: {', '.join(side.names)}", markup=False, highlight=False, soft_wrap=True)
+        line(f"{letter}: {', '.join(side.names)}")
     for remark in found.remarks:
-        console.out.print(remark, markup=False, highlight=False, soft_wrap=True, style="yellow")
+        line(remark, "yellow")
     console.out.print()
     if found.differences:
         table = Table("differs", "A", "B", box=None, pad_edge=False)
@@ -139,50 +147,54 @@ def show(a: str, b: str, runs: Path, as_json: bool) -> None:
             table.add_row(row.name, f"{row.a:,.2f}{unit}", f"{row.b:,.2f}{unit}", ratio)
         console.print_table(table)
         console.out.print()
-    console.out.print(found.verdict.text, markup=False, highlight=False, soft_wrap=True, style="bold")
+    line(found.verdict.text, "bold")
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        name = f"{above}{key}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}.")
-        else:
-            yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+def _settings(record: Record) -> dict[str, str]:
+    """All but what was measured, by name, those of inner tables behind a dot."""
+    values = {key: value for key, value in record.values().items() if key not in _NO_SETTINGS | _MEASURED}
+    # Where it was not set by hand, it follows from what was measured, and differs in every run.
+    if not find_scenario(record.scenario).paced:
+        values["loadgen"] = {**record.loadgen, ASKED_RATE: None}
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for name, value in flat(values)
+    }
 
 
 def _differences(a: Side, b: Side) -> dict[str, tuple[str, str]]:
-    """By flattened key, the values of each side where they are not the same; of repeats, all that there are."""
-    facts: list[dict[str, list[str]]] = []
+    """By name, the values of each side where they are not the same; of repeats, all that there are."""
+    settings: list[dict[str, list[str]]] = []
     for side in (a, b):
         known: dict[str, list[str]] = {}
         for record in side.records:
-            kept = {key: value for key, value in record.items() if key not in _NO_SETTINGS | _MEASURED}
-            # Where it was not set by hand, it follows from what was measured, and differs in every run.
-            if record["scenario"] != "Server":
-                kept["loadgen"] = {**kept.get("loadgen", {}), "effective_target_qps": None}
-            for key, value in _flat(kept):
+            for key, value in _settings(record).items():
                 values = known.setdefault(key, [])
                 if value not in values:
                     values.append(value)
-        facts.append(known)
+        settings.append(known)
     # In the order of A's record, with what only B's has at the end.
-    keys = dict.fromkeys([*facts[0], *facts[1]])
-    missing = ["-"]
-    found = {
-        key: (" | ".join(facts[0].get(key, missing)), " | ".join(facts[1].get(key, missing)))
-        for key in keys
-        if sorted(facts[0].get(key, missing)) != sorted(facts[1].get(key, missing))
-    }
-    # The same file may lie anywhere; those of a benchmark's settings are in the identity by their content.
-    for key in [key for key in found if key.startswith("benchmark_settings.")]:
-        contents = [_at(record["identity"], key.split(".")) for side in (a, b) for record in side.records]
-        if contents[0] is not None and all(content == contents[0] for content in contents):
-            del found[key]
-    for what in ("model", "dataset"):
-        if f"{what}.sha256" not in found and facts[0].get(f"{what}.sha256", ["null"]) != ["null"]:
-            found.pop(f"{what}.path", None)
+    found = {}
+    for key in dict.fromkeys([*settings[0], *settings[1]]):
+        one, other = (known.get(key, ["-"]) for known in settings)
+        if sorted(one) != sorted(other) and not _same_file(key, a, b):
+            found[key] = (" | ".join(one), " | ".join(other))
     return found
+
+
+def _same_file(key: str, a: Side, b: Side) -> bool:
+    """Whether a setting is the path of a file that has the same content in all records, wherever it is."""
+    above, _, name = key.partition(".")
+    contents: list[JsonValue]
+    records = a.records + b.records
+    if above == "benchmark_settings":  # the identity has them by their content
+        contents = [record.identity.benchmark_settings.get(name) for record in records]
+    elif key == "model.path":
+        contents = [record.model.sha256 for record in records]
+    elif key == "dataset.path":
+        contents = [record.dataset.sha256 for record in records]
+    else:
+        return False
+    return contents[0] is not None and all(content == contents[0] for content in contents)
 
 
 def _varying(side: Side) -> list[str]:
@@ -191,24 +203,28 @@ def _varying(side: Side) -> list[str]:
     return list(dict.fromkeys(key for other in others for key in _differences(first, other) if key != "shapes"))
 
 
-def _rows(a: Side, b: Side) -> Iterator[Row]:
-    def row(name: str, unit: str, *path: str) -> Iterator[Row]:
-        values = a.values(*path), b.values(*path)
+def _rows(a: Side, b: Side) -> Iterator[MetricRow]:
+    def row(name: str, unit: str, quantity: Quantity) -> Iterator[MetricRow]:
+        values = a.values(quantity), b.values(quantity)
         if all(values):
-            yield Row(name, unit, *map(statistics.median, values))
+            yield MetricRow(name, unit, *map(statistics.median, values))
 
-    if a.accuracy and b.accuracy:
-        for name in a.records[0]["result"].get("accuracy") or {}:
-            yield from row(name, "%", "accuracy", name)
-    if a.accuracy or b.accuracy:
+    if not (a.performance or b.performance):
+        for name in a.records[0].result.accuracy or {}:
+            yield from row(name, "%", _score(name))
+    if not (a.performance and b.performance):
         return
-    metric, other = (side.records[0]["result"]["metric"] for side in (a, b))
-    if metric["name"] == other["name"]:
-        yield from row(metric["name"], metric["unit"], "metric", "value")
-    if "Offline" not in (a.scenario, b.scenario):
-        for key in _LATENCIES:
-            yield from row(_latency_name(key), "ms", "latency_ms", key)
-    yield from row("padded ÷ real cost", "", "padded_to_real")
+    metric, other = (side.records[0].result.metric for side in (a, b))
+    if metric.name == other.name:
+        yield from row(metric.name, metric.unit, lambda result: result.metric.value)
+    if not (a.scenario.one_query or b.scenario.one_query):
+        for key in OBSERVED:
+            yield from row(latency_name(key), "ms", latency(key))
+    yield from row("padded ÷ real cost", "", lambda result: result.padded_to_real)
+
+
+def _score(name: str) -> Quantity:
+    return lambda result: (result.accuracy or {}).get(name)
 
 
 def _shortened(text: str) -> str:

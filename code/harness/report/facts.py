@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from pydantic import JsonValue
 
 from harness.catalog import manifests
 from harness.results.finished import Finished
@@ -12,6 +13,8 @@ from harness.running.agreement import Agreement
 from harness.scenarios.base import Metric
 
 NONE = "-"
+OBSERVED = ("50.00", "90.00", "99.00")
+"""The percentiles of the latency that runs are compared by."""
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -78,25 +81,40 @@ def percentile(key: str) -> str:
     return "median" if float(key) == 50 else f"{float(key):g}th percentile"
 
 
+def latency_name(key: str) -> str:
+    """The name of the quantity."""
+    return f"latency observed, {percentile(key)}"
+
+
 def milliseconds(value: float) -> str:
     """A latency as the terminal shows it."""
     return f"{value:,.2f} ms"
 
 
+def latencies(run: Finished) -> dict[str, float]:
+    """Milliseconds by percentile; none of one query, in which samples only waited for the others."""
+    return {} if run.scenario.one_query else run.latency_ms
+
+
+def latency_rows(run: Finished) -> list[tuple[str, str, str]]:
+    """Each percentile with its latency, and whether it kept the bound."""
+    return [(percentile(key), milliseconds(ms), within(run, key)) for key, ms in latencies(run).items()]
+
+
 def within(run: Finished, key: str) -> str:
     """Whether a percentile kept the bound; "" where the bound is not about it."""
-    if run.bound_ms is None or float(key) != 99:
+    if run.bound_ms is None or float(key) != run.scenario.percentile:
         return ""
     return "within the bound" if run.latency_ms[key] <= run.bound_ms else "above the bound"
 
 
 def padding(run: Finished) -> str:
     """Padding as the terminal shows it, "" where it is not known."""
-    result = run.record["result"]
-    if run.padding is None or not result.get("cost"):
+    result = run.record.result
+    if not result.padded_to_real or not result.cost:
         return ""
-    computed = result["cost"] * result["padded_to_real"]
-    return f"{run.padding:.1%} ({computed:,.0f} {result.get('cost_unit', '')} computed for {result['cost']:,})"
+    computed = result.cost * result.padded_to_real
+    return f"{result.padded_to_real - 1:.1%} ({computed:,.0f} {result.cost_unit} computed for {result.cost:,})"
 
 
 def agreement(run: Finished) -> str:
@@ -113,28 +131,26 @@ def cores(run: Finished) -> str:
     if run.cores_busy is None:
         return ""
     process, machine = run.cores_busy
-    return f"{process:.2f} by this run, {machine:.2f} on the whole machine, of {run.record['machine']['cores']}"
+    return f"{process:.2f} by this run, {machine:.2f} on the whole machine, of {run.record.machine.cores}"
 
 
 def facts(run: Finished) -> list[tuple[str, str]]:
     """The run in a few lines."""
-    record, result = run.record, run.record["result"]
-    engine, dataset = record["engine"], record["dataset"]
-    batches = result.get("batches")
-    count = f"{result['samples']:,}" + (f" in {batches:,} batches" if batches else "")
+    record, result = run.record, run.record.result
+    count = f"{result.samples:,}" + (f" in {result.batches:,} batches" if result.batches else "")
     rows = [
-        ("scenario", f"{run.scenario}, {record['audit'] or record['mode']}"),
-        ("engine", " ".join(str(engine[key]) for key in ("name", "version") if engine.get(key))),
+        ("scenario", f"{record.scenario}, {record.test}"),
+        ("engine", record.engine.title),
         ("model", run.model.title),
-        ("data set", f"{dataset['name']}, {dataset['samples_used']:,} samples"),
-        ("scored", result.get("accuracy_scope") or ""),
+        ("data set", f"{record.dataset.name}, {record.dataset.samples_used:,} samples"),
+        ("scored", result.accuracy_scope or ""),
         ("duration", f"{run.duration_s:.1f} s" if run.duration_s is not None else ""),
         ("samples", count),
         ("padding", padding(run)),
         ("off ONNX Runtime", agreement(run)),
         ("cores busy", cores(run)),
-        ("ended", record.get("time", "")),
-        ("command", record["command"]),
+        ("ended", record.time),
+        ("command", record.command),
     ]
     return [(name, text) for name, text in rows if text]
 
@@ -142,12 +158,13 @@ def facts(run: Finished) -> list[tuple[str, str]]:
 def settings(run: Finished) -> list[tuple[str, str]]:
     """What was set: of the engine, the benchmark and LoadGen."""
     record = run.record
-    rows = [(f"engine: {key}", _text(value)) for key, value in record["engine"].items()]
-    rows += [(f"benchmark: {key}", _text(value)) for key, value in (record.get("benchmark_settings") or {}).items()]
-    rows += [("tuned settings", _text(record["tuned"]))] if record.get("tuned") else []
-    shapes = record.get("shapes") or []
-    if shapes:
-        rows.append((f"shapes (batch {_TIMES} length)", ", ".join(_TIMES.join(map(str, shape)) for shape in shapes)))
+    shapes = ", ".join(_TIMES.join(map(str, shape)) for shape in record.shapes or ())
+    rows = [
+        *((f"engine: {key}", _text(value)) for key, value in record.engine.values().items()),
+        *((f"benchmark: {key}", _text(value)) for key, value in (record.benchmark_settings or {}).items()),
+        ("tuned settings", record.tuned or ""),
+        (f"shapes (batch {_TIMES} length)", shapes),
+    ]
     rows += [
         (f"LoadGen: {key.removeprefix('effective_')}", _text(value))
         for key, value in run.values.items()
@@ -158,21 +175,20 @@ def settings(run: Finished) -> list[tuple[str, str]]:
 
 def model(run: Finished) -> list[tuple[str, str]]:
     """What is known of the model, and what its file says of itself."""
-    values = run.record["model"]
+    values = run.model.values()
     rows = [(key.replace("_", " "), _text(value)) for key, value in values.items() if key not in ("metadata", "path")]
-    rows += [(f"file: {key}", _text(value)) for key, value in values["metadata"].items()]
+    rows += [(f"file: {key}", value) for key, value in run.model.metadata.items()]
     return [(name, text) for name, text in rows if text]
 
 
 def environment(run: Finished) -> list[tuple[str, str]]:
     """What it ran on."""
-    machine = dict(run.record["machine"])
-    packages = machine.pop("packages")
-    memory = machine.pop("memory_bytes", None)
-    rows = [(key.replace("_", " "), _text(value)) for key, value in machine.items()]
+    record, machine = run.record, run.record.machine
+    values, memory = machine.values(), machine.memory_bytes
+    rows = [(k.replace("_", " "), _text(v)) for k, v in values.items() if k not in ("packages", "memory_bytes")]
     rows += [("memory", f"{memory / 2**30:.1f} GiB")] if memory else []
-    rows += [(f"package: {key}", value) for key, value in packages.items()]
-    return [*rows, ("harness", run.record["harness"]), ("LoadGen", _text(run.record["loadgen"].get("loadgen_version")))]
+    rows += [(f"package: {key}", value) for key, value in machine.packages.items()]
+    return [*rows, ("harness", record.harness), ("LoadGen", _text(record.loadgen.get("loadgen_version")))]
 
 
 def side_by_side(runs: Sequence[Finished]) -> list[Row]:
@@ -180,9 +196,9 @@ def side_by_side(runs: Sequence[Finished]) -> list[Row]:
     rows = [
         Row("result", tuple(Cell(run.verdict) for run in runs)),
         Row("model", tuple(Cell(run.model.title) for run in runs)),
-        Row("engine", tuple(Cell(str(run.record["engine"]["name"])) for run in runs)),
-        Row("scenario", tuple(Cell(f"{run.scenario}, {run.record['audit'] or run.record['mode']}") for run in runs)),
-        Row("data set", tuple(Cell(str(run.record["dataset"]["name"])) for run in runs)),
+        Row("engine", tuple(Cell(run.record.engine.name) for run in runs)),
+        Row("scenario", tuple(Cell(f"{run.record.scenario}, {run.record.test}") for run in runs)),
+        Row("data set", tuple(Cell(run.record.dataset.name) for run in runs)),
     ]
     bases = _first_alike(runs)
     named: dict[str, list[Metric | None]] = {}
@@ -200,127 +216,135 @@ def side_by_side(runs: Sequence[Finished]) -> list[Row]:
 
 def published(runs: Sequence[Finished]) -> list[PublishedRow]:
     """The published table with what these runs did where their model is one; [] where none is."""
-    table = manifests.published()
-    rows = []
-    for name, (_, entry) in table.items():
-        reached = []
-        for number, run in enumerate(runs, start=1):
-            if run.published != name or run.record["audit"] or not run.metrics:
-                continue
-            if run.performance and run.scenario != "Offline":
-                continue
-            aim = entry.samples_per_second if run.performance else entry.accuracy
-            metric = run.metrics[0]
-            remarks = [run.record["engine"]["name"]]
-            remarks += ["random weights"] if run.random else []
-            remarks += ["INVALID"] if not run.record["valid"] else []
-            ratio = f"{metric.value / aim:.3g}" if metric.value is not None else ""
-            reached.append(Reached(number, metric_text(metric), ratio, ", ".join(remarks)))
-        rows.append(
-            PublishedRow(
-                entry.title,
-                entry.engine,
-                f"{entry.accuracy:g} %",
-                f"{entry.samples_per_second:,.2f} samples/s",
-                tuple(reached),
-            )
+    return [
+        PublishedRow(
+            entry.title,
+            entry.engine,
+            f"{entry.accuracy:g} %",
+            f"{entry.samples_per_second:,.2f} samples/s",
+            tuple(
+                _reached(number, run, entry)
+                for number, run in enumerate(runs, start=1)
+                if run.published == name and not run.record.audit and run.metrics
+                # What was published are the rates of one query.
+                if run.scenario.one_query or not run.performance
+            ),
         )
-    return rows
+        for name, (_, entry) in manifests.published().items()
+    ]
 
 
-def plain(runs: Sequence[Finished]) -> list[dict[str, Any]]:
+def _reached(number: int, run: Finished, entry: manifests.Published) -> Reached:
+    aim = entry.samples_per_second if run.performance else entry.accuracy
+    metric = run.metrics[0]
+    remarks = [run.record.engine.name]
+    remarks += ["random weights"] if run.model.random else []
+    remarks += ["INVALID"] if not run.record.valid else []
+    ratio = f"{metric.value / aim:.3g}" if metric.value is not None else ""
+    return Reached(number, metric_text(metric), ratio, ", ".join(remarks))
+
+
+def plain(runs: Sequence[Finished]) -> list[dict[str, JsonValue]]:
     """The numbers and words of each run for programs."""
     return [_plain(run, runs[base]) for run, base in zip(runs, _first_alike(runs), strict=True)]
 
 
-def _plain(run: Finished, first: Finished) -> dict[str, Any]:
-    record, result = run.record, run.record["result"]
+def flat(values: Mapping[str, JsonValue], above: str = "") -> Iterator[tuple[str, JsonValue]]:
+    """The values by name, those of inner tables behind a dot."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _plain(run: Finished, first: Finished) -> dict[str, JsonValue]:
+    record, result = run.record, run.record.result
     metric = run.metrics[0] if run.metrics else None
-    base = first.metrics[0] if first.metrics else None
-    known = metric and base and metric.value is not None and base.value and metric.name == base.name
     return {
         "run": run.name,
-        "time": record.get("time"),
+        "time": record.time or None,
         "verdict": run.verdict,
-        "reasons": run.reasons,
-        "notice": record["notice"],
-        "for_submission": record["for_submission"],
-        "rehearsal": record["rehearsal"],
-        "random_weights": run.random,
-        "scenario": run.scenario,
-        "mode": record["mode"],
-        "audit": record["audit"],
+        "reasons": list(run.reasons),
+        "notice": record.notice,
+        "for_submission": record.for_submission,
+        "rehearsal": record.rehearsal,
+        "random_weights": run.model.random,
+        "scenario": record.scenario,
+        "mode": record.mode,
+        "audit": record.audit,
         "metric": {"name": metric.name, "value": metric.value, "unit": metric.unit} if metric else None,
-        "ratio_to_first": metric.value / base.value if known and _comparable(run, first) else None,
-        "accuracy": result["accuracy"],
-        "accuracy_scope": result.get("accuracy_scope"),
-        "agreement": record.get("agreement"),
-        "latency_ms": run.latency_ms,
+        "ratio_to_first": _ratio(run, first),
+        "accuracy": None if result.accuracy is None else dict(result.accuracy),
+        "accuracy_scope": result.accuracy_scope,
+        "agreement": record.agreement.values() if record.agreement else None,
+        "latency_ms": dict(run.latency_ms),
         "bound_ms": run.bound_ms,
         "duration_s": run.duration_s,
-        "samples": result["samples"],
-        "batches": result.get("batches"),
-        "padded_to_real": result.get("padded_to_real"),
+        "samples": result.samples,
+        "batches": result.batches,
+        "padded_to_real": result.padded_to_real,
         "cores_busy": dict(zip(("process", "machine"), run.cores_busy, strict=True)) if run.cores_busy else None,
         "published": run.published,
-        "model": record["model"],
-        "dataset": record["dataset"],
-        "engine": record["engine"],
-        "benchmark_settings": record.get("benchmark_settings"),
+        "model": run.model.values(),
+        "dataset": record.dataset.values(),
+        "engine": record.engine.values(),
+        "benchmark_settings": record.benchmark_settings,
         "loadgen": {key: value for key, value in run.values.items() if key.startswith(("effective_", "loadgen_"))},
-        "machine": record["machine"],
-        "command": record["command"],
+        "machine": record.machine.values(),
+        "command": record.command,
     }
+
+
+def _ratio(run: Finished, first: Finished) -> float | None:
+    """Of the metrics, where both runs have the same one and their ratio means something."""
+    if not (run.metrics and first.metrics and _comparable(run, first)):
+        return None
+    metric, base = run.metrics[0], first.metrics[0]
+    if metric.name != base.name or metric.value is None or not base.value:
+        return None
+    return metric.value / base.value
 
 
 def _first_alike(runs: Sequence[Finished]) -> list[int]:
     """The place of the first run that answers the same question as each, so that a ratio to it means something."""
-    kinds = [(run.scenario, run.record["mode"], run.record["model"]["benchmark"]) for run in runs]
+    kinds = [(run.record.scenario, run.record.mode, run.model.benchmark) for run in runs]
     return [kinds.index(kind) for kind in kinds]
 
 
 def _comparable(run: Finished, first: Finished) -> bool:
     """Whether the ratio of the metrics of two runs of a kind means something.
 
-    An INVALID Server run has no throughput: it was only asked for that many samples.
+    Where queries come at a rate that was asked for, an INVALID run has no throughput: it did not hold that rate.
     """
-    return not (run.scenario == "Server" and "INVALID" in (run.verdict, first.verdict))
+    return not run.scenario.paced or (run.record.valid and first.record.valid)
 
 
 def _rows(runs: Sequence[Finished]) -> list[Row]:
     bases = _first_alike(runs)
+    none = [None] * len(runs)
 
-    def row(name: str, value: Callable[[Finished], float | None], form: Callable[[float], str]) -> Row:
+    def row(name: str, form: str, value: Callable[[Finished], float | None], to: Sequence[int | None] = none) -> Row:
         values = [value(run) for run in runs]
-        return Row(name, _cells([NONE if v is None else form(v) for v in values], values, bases))
+        return Row(name, _cells([NONE if v is None else form.format(v) for v in values], values, to))
 
-    def per_batch(run: Finished) -> float | None:
-        batches = run.record["result"].get("batches")
-        return run.record["result"]["samples"] / batches if batches else None
+    def latency(key: str) -> Row:
+        return row(latency_name(key), "{:,.2f} ms", lambda run: latencies(run).get(key), bases)
 
-    # Of Offline's one query the latencies are those of samples that waited for the others.
-    keys = dict.fromkeys(key for run in runs if run.scenario != "Offline" for key in run.latency_ms)
-    latencies = [
-        row(
-            f"latency observed, {percentile(key)}",
-            lambda run, key=key: run.latency_ms.get(key) if run.scenario != "Offline" else None,
-            milliseconds,
-        )
-        for key in keys
-        if key in ("50.00", "90.00", "99.00")
+    return [
+        *map(latency, OBSERVED),
+        row("latency bound", "{:g} ms", lambda run: run.bound_ms),
+        row("duration", "{:.1f} s", lambda run: run.duration_s),
+        row("samples", "{:,}", lambda run: run.record.result.samples),
+        row("samples per batch", "{:.2f}", _samples_per_batch, bases),
+        row("padding", "{:.1%}", lambda run: run.padding),
+        row("cores busy", "{:.2f}", lambda run: run.cores_busy[0] if run.cores_busy else None, bases),
     ]
-    rest: list[tuple[str, Callable[[Finished], float | None], str]] = [
-        ("latency bound", lambda run: run.bound_ms, "{:g} ms"),
-        ("duration", lambda run: run.duration_s, "{:.1f} s"),
-        ("samples", lambda run: run.record["result"]["samples"], "{:,}"),
-        ("samples per batch", per_batch, "{:.2f}"),
-        ("padding", lambda run: run.padding, "{:.1%}"),
-        ("cores busy", lambda run: run.cores_busy[0] if run.cores_busy else None, "{:.2f}"),
-    ]
-    compared = {"samples per batch", "cores busy"}
-    rows = [row(name, value, form.format) for name, value, form in rest]
-    plain = [Row(r.name, tuple(Cell(c.text, c.ratio if r.name in compared else "") for c in r.cells)) for r in rows]
-    return [*latencies, *plain]
+
+
+def _samples_per_batch(run: Finished) -> float | None:
+    result = run.record.result
+    return result.samples / result.batches if result.batches else None
 
 
 def _cells(texts: Sequence[str], values: Sequence[float | None], bases: Sequence[int | None]) -> tuple[Cell, ...]:
@@ -332,7 +356,7 @@ def _cells(texts: Sequence[str], values: Sequence[float | None], bases: Sequence
     return tuple(cells)
 
 
-def _text(value: Any) -> str:
+def _text(value: JsonValue) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None or value in ({}, []):

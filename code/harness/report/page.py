@@ -28,10 +28,7 @@ def page(runs: Sequence[Finished]) -> str:
             "run": run,
             "metrics": [(metric.name, facts.metric_text(metric)) for metric in run.metrics],
             "facts": facts.facts(run),
-            "latencies": [
-                (facts.percentile(key), facts.milliseconds(ms), facts.within(run, key))
-                for key, ms in (run.latency_ms.items() if run.scenario != "Offline" else ())
-            ],
+            "latencies": facts.latency_rows(run),
             "plots": [(plot.title, plot.caption, Markup(plot.svg)) for plot in plots(run, f"r{number}-")],
             "details": [
                 (title, rows)
@@ -48,7 +45,7 @@ def page(runs: Sequence[Finished]) -> str:
     return environment.get_template("page.html").render(
         runs=runs,
         sections=sections,
-        notices=list(dict.fromkeys(run.record["notice"] for run in runs if run.record["notice"])),
+        notices=list(dict.fromkeys(run.record.notice for run in runs if run.record.notice)),
         rows=facts.side_by_side(runs) if len(runs) > 1 else [],
         published=facts.published(runs),
     )

@@ -7,16 +7,21 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from numpy.typing import NDArray
 
 from harness.results.finished import Finished
 from harness.results.timeline import Timeline
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 # matplotlib writes fixed colours only: each of these stands for what the page says.
 _INK, _GRID, _FIRST, _SECOND, _LIMIT = "#010203", "#010204", "#010205", "#010206", "#010207"
@@ -27,7 +32,7 @@ _PAGE = {
     _SECOND: "var(--second)",
     _LIMIT: "var(--limit)",
 }
-_STYLE = {
+_STYLE: dict[RcKeyType, str | float] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "harness",
     "font.size": 10,
@@ -53,6 +58,13 @@ _STYLE = {
 }
 _DOTS = 600
 """Queries that are drawn one by one; of more, quantiles are."""
+_LINES = (
+    ("median", _FIRST, 1.6, 1.0),
+    ("90th", _FIRST, 0.8, 1.0),
+    ("99th", _SECOND, 1.0, 1.0),
+    ("slowest", _INK, 0.6, 0.5),
+)
+"""Label, colour, width and opacity of each quantile."""
 _POINTS = 150
 _BARS = 32
 
@@ -66,64 +78,52 @@ class Plot:
     svg: str
 
 
+@dataclass(frozen=True)
+class _Drawing:
+    title: str
+    caption: str
+    draw: Callable[[Axes, Finished, Timeline], None]
+
+
 def plots(run: Finished, prefix: str) -> list[Plot]:
     """The plots that the run's timeline gives; the ids in each begin with ``prefix``."""
     timeline = run.timeline
     if timeline is None:
         return []
-    drawn: list[tuple[str, str, Callable[[Axes], None]]] = []
-    if len(timeline.latencies):
-        least, most = float(timeline.latencies.min()) * 1000, float(timeline.latencies.max()) * 1000
-        seen = "as the harness saw them" if timeline.source == "harness" else "in LoadGen's trace"
-        drawn += [
-            (
-                "Latency distribution",
-                f"{timeline.queries:,} queries, {least:,.2f} to {most:,.2f} ms {seen}; lines: LoadGen's percentiles",
-                lambda axes: _distribution(axes, run, timeline),
-            ),
-            (
-                "Latency over time",
-                "Every query, by when it came"
-                if len(timeline.latencies) <= _DOTS
-                else "Percentiles of the queries that came at about the same time",
-                lambda axes: _latency(axes, run, timeline),
-            ),
-        ]
-    several = len(np.unique(timeline.shapes[:, 1])) > 1
-    longest_first = "; the longest samples run first" if several and run.record["scenario"] == "Offline" else ""
-    drawn.append(
-        (
-            "Throughput over time",
-            f"Samples answered in a second; a batch counts evenly over the time that it ran{longest_first}",
-            lambda axes: _throughput(axes, run, timeline),
-        )
-    )
-    drawn.append(
-        (
-            "Batch sizes",
-            f"{timeline.samples:,} samples in {timeline.batches:,} batches"
-            + ("" if timeline.complete else "; not every batch was recorded"),
-            lambda axes: _sizes(axes, timeline),
-        )
-    )
-    if several:
-        unit = run.record["result"]["cost_unit"]
-        drawn.append(
-            (
-                "Padding",
-                f"{unit.capitalize()} that were computed, by the batches' length",
-                lambda axes: _padding(axes, timeline),
-            )
-        )
-    if run.cores_busy:
-        drawn.append(("Core use", "Cores that were at work", lambda axes: _cores(axes, run, timeline)))
     made = []
-    for number, (title, caption, draw) in enumerate(drawn):
+    for number, drawing in enumerate(_drawings(run, timeline)):
         with _axes() as (figure, axes):
-            draw(axes)
+            drawing.draw(axes, run, timeline)
             _legend(axes)
-            made.append(Plot(title, caption, _svg(figure, f"{prefix}{number}-", f"{title}: {caption}")))
+            words = f"{drawing.title}: {drawing.caption}"
+            made.append(Plot(drawing.title, drawing.caption, _svg(figure, f"{prefix}{number}-", words)))
     return made
+
+
+def _drawings(run: Finished, timeline: Timeline) -> Iterator[_Drawing]:
+    if len(timeline.latencies):
+        least, most = (1000 * float(each) for each in (timeline.latencies.min(), timeline.latencies.max()))
+        seen = "as the harness saw them" if timeline.source == "harness" else "in LoadGen's trace"
+        caption = f"{timeline.queries:,} queries, {least:,.2f} to {most:,.2f} ms {seen}; lines: LoadGen's percentiles"
+        yield _Drawing("Latency distribution", caption, _distribution)
+        caption = "Percentiles of the queries that came at about the same time"
+        if len(timeline.latencies) <= _DOTS:
+            caption = "Every query, by when it came"
+        yield _Drawing("Latency over time", caption, _latency)
+    several = len(np.unique(timeline.shapes[:, 1])) > 1
+    caption = "Samples answered in a second; a batch counts evenly over the time that it ran"
+    if several and run.scenario.one_query:
+        caption += "; the longest samples run first"
+    yield _Drawing("Throughput over time", caption, _throughput)
+    caption = f"{timeline.samples:,} samples in {timeline.batches:,} batches"
+    if not timeline.complete:
+        caption += "; not every batch was recorded"
+    yield _Drawing("Batch sizes", caption, _sizes)
+    if several:
+        unit = run.record.result.cost_unit.capitalize()
+        yield _Drawing("Padding", f"{unit} that were computed, by the batches' length", _padding)
+    if run.cores_busy:
+        yield _Drawing("Core use", "Cores that were at work", _cores)
 
 
 @contextmanager
@@ -161,23 +161,9 @@ def _latency(axes: Axes, run: Finished, timeline: Timeline) -> None:
         axes.plot(timeline.arrivals, shown, "o", markersize=2.5, color=_FIRST, alpha=0.75)
     else:
         middle, shown = _over_time(timeline)
-        for column, (label, colour, width, alpha) in enumerate(
-            (
-                ("median", _FIRST, 1.6, 1),
-                ("90th", _FIRST, 0.8, 1),
-                ("99th", _SECOND, 1, 1),
-                ("slowest", _INK, 0.6, 0.5),
-            )
-        ):
-            axes.plot(
-                middle,
-                shown[:, column],
-                color=colour,
-                linewidth=width,
-                alpha=alpha,
-                label=label,
-                zorder=4 - column / 10,
-            )
+        for column, (label, colour, width, alpha) in enumerate(_LINES):
+            above = 4 - column / 10
+            axes.plot(middle, shown[:, column], label=label, color=colour, linewidth=width, alpha=alpha, zorder=above)
     low, high = float(shown.min()), float(shown.max())
     if run.bound_ms:
         axes.axhline(run.bound_ms, color=_LIMIT, label=f"bound {run.bound_ms:g} ms")
@@ -187,7 +173,7 @@ def _latency(axes: Axes, run: Finished, timeline: Timeline) -> None:
     axes.set_ylabel("latency, ms")
 
 
-def _over_time(timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
+def _over_time(timeline: Timeline) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The middles of (m,) times, and the (m, 4) quantiles of the queries that came around each, in ms."""
     bins = _merged(len(timeline.latencies) // 100)
     edges = timeline.edges[:: (len(timeline.edges) - 1) // bins]
@@ -201,8 +187,8 @@ def _over_time(timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
         for i, slowest in enumerate(np.nan_to_num(timeline.quantiles[:, 3]).reshape(bins, -1).max(axis=1))
         if limits[i + 1] > limits[i]
     ]
-    table = np.array(found)
-    return table[:, 0], table[:, 1:] * 1000
+    table: NDArray[np.float64] = np.array(found)
+    return table[:, 0], table[:, 1:] * 1000.0
 
 
 def _merged(wanted: int) -> int:
@@ -227,7 +213,7 @@ def _throughput(axes: Axes, run: Finished, timeline: Timeline) -> None:
     axes.yaxis.set_major_formatter(_THOUSANDS)
 
 
-def _sizes(axes: Axes, timeline: Timeline) -> None:
+def _sizes(axes: Axes, run: Finished, timeline: Timeline) -> None:
     sizes, counts = timeline.sizes[:, 0], timeline.sizes[:, 1]
     width = max(1, -(-int(sizes.max()) // _BARS))
     which = (sizes - 1) // width
@@ -242,7 +228,7 @@ def _sizes(axes: Axes, timeline: Timeline) -> None:
     axes.grid(visible=False, axis="x")
 
 
-def _padding(axes: Axes, timeline: Timeline) -> None:
+def _padding(axes: Axes, run: Finished, timeline: Timeline) -> None:
     rows, length, batches, _, cost, _ = timeline.shapes.T
     width = max(1.0, float(np.ceil(length.max() / _BARS)))
     which = ((length - 1) // width).astype(int)
@@ -263,7 +249,7 @@ def _cores(axes: Axes, run: Finished, timeline: Timeline) -> None:
     busy = np.diff(cpu[:, 1:], axis=0) / np.diff(cpu[:, 0])[:, None]
     for column, (label, colour) in enumerate((("this run", _FIRST), ("whole machine", _SECOND))):
         axes.stairs(busy[:, column], cpu[:, 0], color=colour, label=label, baseline=None, linewidth=1.3)
-    count = run.record["machine"]["cores"]
+    count = run.record.machine.cores
     axes.axhline(count, color=_LIMIT, linestyle=":", label=f"{count} cores")
     _time(axes, timeline)
     axes.set_ylim(bottom=0)
@@ -281,7 +267,7 @@ _SHORT = FuncFormatter(
 )
 
 
-def _scale(axis: Any, low: float, high: float) -> None:
+def _scale(axis: XAxis | YAxis, low: float, high: float) -> None:
     """In equal ratios where the values are far apart; ticks at 1, 2 and 5, or at powers of ten."""
     limits = axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim
     if high / low < 4:

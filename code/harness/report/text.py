@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from harness.report import facts
 from harness.results.finished import Finished
@@ -24,11 +23,11 @@ def as_csv(runs: Sequence[Finished]) -> str:
     for run, values in zip(runs, facts.plain(runs), strict=True):
         for key in ("loadgen", "machine", "benchmark_settings", "agreement"):
             del values[key]
-        values["model"] = run.record["model"]["name"]
-        values["dataset"] = run.record["dataset"]["name"]
-        values["engine"] = run.record["engine"]["name"]
+        values["model"] = run.model.name
+        values["dataset"] = run.record.dataset.name
+        values["engine"] = run.record.engine.name
         values["reasons"] = " ".join(run.reasons)
-        rows.append(_flat(values))
+        rows.append(dict(facts.flat(values)))
     names = list(dict.fromkeys(name for row in rows for name in row))
     # What one run has an inner table of and another nothing has no column for the nothing.
     above = {name.rpartition(".")[0] for name in names}
@@ -48,19 +47,13 @@ def as_markdown(runs: Sequence[Finished]) -> str:
         parts += _table(["", *(f"{number}. {run.name}" for number, run in enumerate(runs, start=1))], _compared(runs))
     for number, run in enumerate(runs, start=1):
         parts += [f"## {number}. {_cell(run.title)}", "", f"**{run.verdict}**", ""]
-        parts += [f"> {_cell(run.record['notice'])}", ""] if run.record["notice"] else []
+        parts += [f"> {_cell(run.record.notice)}", ""] if run.record.notice else []
         parts += [*(f"- because {_cell(reason)}" for reason in run.reasons), ""] if run.reasons else []
-        rows = [[metric.name, facts.metric_text(metric)] for metric in run.metrics] + [
-            list(r) for r in facts.facts(run)
-        ]
+        rows = [(metric.name, facts.metric_text(metric)) for metric in run.metrics] + facts.facts(run)
         parts += _table(["run", run.name], rows)
-        if run.latency_ms and run.scenario != "Offline":
+        if latencies := facts.latency_rows(run):
             bound = f"bound {run.bound_ms:g} ms" if run.bound_ms else ""
-            latencies = run.latency_ms.items()
-            parts += _table(
-                ["percentile", "latency, observed", bound],
-                [[facts.percentile(key), facts.milliseconds(ms), facts.within(run, key)] for key, ms in latencies],
-            )
+            parts += _table(["percentile", "latency, observed", bound], latencies)
     parts += ["## What was published", ""]
     parts += _table(
         ["model", "engine", "F1 / top-1", "published", "these runs"],
@@ -83,7 +76,7 @@ def _reached(reached: facts.Reached) -> str:
     return f"{reached.number}. {reached.text}, {reached.ratio} of it ({reached.remark})"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [head, ["---"] * len(head), *rows]
     return [*("| " + " | ".join(map(_cell, line)) + " |" for line in lines), ""]
 
@@ -91,13 +84,3 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 def _cell(text: str) -> str:
     # A name in angle brackets would be a tag that is not shown.
     return re.sub(r"([|<])", r"\\\1", " ".join(text.split()))
-
-
-def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{before}{key}.")
-        else:
-            flat[before + key] = value
-    return flat

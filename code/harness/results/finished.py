@@ -152,7 +152,7 @@ def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
     record = record_in(folder)
     logs = folder if (folder / DETAIL).exists() else _twin(record, _official(trees), DETAIL)
     result = record.result
-    metrics = (Metric(result.metric.name, result.metric.value, result.metric.unit),)
+    metrics: tuple[Metric, ...] = (Metric(result.metric.name, result.metric.value, result.metric.unit),)
     latencies, bound, duration, values = result.latency_ms or {}, None, result.duration_s, {}
     if logs:
         detail = read_detail(logs, record.mode)

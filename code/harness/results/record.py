@@ -34,6 +34,10 @@ class _Part(BaseModel):
     def items(self) -> Any:
         return self.model_dump(mode="json", exclude_unset=True).items()
 
+    def values(self) -> dict[str, JsonValue]:
+        """As run.json holds it."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
 
 class Identity(_Part):
     """What the runs of a scenario have in common: the rules forbid another system in accuracy than in performance."""
@@ -59,13 +63,8 @@ _WORDS = {
 }
 
 
-class RecordedModel(Model):
+class RecordedModel(Model, _Part):
     """The model that ran; every fact that measurements are made from must be there."""
-
-    def __getitem__(self, key: str) -> Any:
-        return getattr(self, key)
-
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
     source: str
     precision: str
@@ -195,10 +194,6 @@ class Record(_Part):
     def performance(self) -> bool:
         """Whether it measured speed, and not accuracy."""
         return self.mode == "performance"
-
-    def values(self) -> dict[str, Any]:
-        """As run.json holds it."""
-        return self.model_dump(mode="json", exclude_unset=True)
 
 
 def unlike(one: Record, other: Record) -> str | None:

@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.host import console
-
-if TYPE_CHECKING:
-    pass
-
 
 TIMELINE = "timeline.npz"
 
@@ -29,29 +25,31 @@ class Timeline:
     samples: int
     batches: int
     queries: int
-    edges: np.ndarray
+    edges: NDArray[np.float64]
     """(n + 1,): the bins of time."""
-    done: np.ndarray
+    done: NDArray[np.float64]
     """(n,): samples answered in each bin; a batch counts evenly over the time that it ran."""
-    quantiles: np.ndarray
+    quantiles: NDArray[np.float64]
     """(n, 4): median, 90th, 99th percentile and greatest latency of the queries that came in each bin, NaN if none."""
-    shapes: np.ndarray
+    shapes: NDArray[np.float64]
     """(k, 6): rows, length, batches, samples, cost and seconds of each shape."""
-    sizes: np.ndarray
+    sizes: NDArray[np.int64]
     """int64 (k, 2): samples of a batch, and batches of that size."""
-    batch_start: np.ndarray
+    batch_start: NDArray[np.float64]
     """(m,): of batches chosen evenly, as the next two."""
-    batch_seconds: np.ndarray
-    batch_shape: np.ndarray
+    batch_seconds: NDArray[np.float32]
+    """(m,)."""
+    batch_shape: NDArray[np.uint32]
     """uint32 (m, 4): samples, rows, length and cost."""
-    arrivals: np.ndarray
+    arrivals: NDArray[np.float64]
     """(q,): of queries chosen evenly, in order."""
-    latencies: np.ndarray
+    latencies: NDArray[np.float32]
     """float32 (q,): seconds."""
-    latency_edges: np.ndarray
+    latency_edges: NDArray[np.float64]
     """(h + 1,): seconds, empty without queries."""
-    latency_counts: np.ndarray
-    cpu: np.ndarray
+    latency_counts: NDArray[np.int64]
+    """(h,): queries."""
+    cpu: NDArray[np.float64]
     """(t, 3): time, and seconds of processor time of this process and of the machine until then."""
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.results.timeline import TIMELINE
 from harness.running.recorder import Recorder
-from harness.scenarios.bridge import RESULT_KEYS
+from harness.scenarios.base import Scenario, find_scenario
 from harness.scheduling.base import Work
 from harness.task.shape import Shape
 
@@ -37,17 +37,17 @@ def run_folder(
     """The folder, with record, logs and timeline."""
     folder = above / (name or f"20261125T1200{second}-development-{model}-null-{scenario}-{mode}")
     folder.mkdir(parents=True)
-    stream = scenario.endswith("Stream")
+    kind = find_scenario(scenario)
     values: dict[str, Any] = {
         "loadgen_version": "6.0.17",
         "effective_scenario": scenario,
         "effective_min_duration_ms": 1000,
-        **({"effective_target_latency_ns": 130_000_000} if scenario == "Server" else {}),
+        **({"effective_target_latency_ns": 130_000_000} if kind.paced else {}),
     }
     if mode == "performance":
         values |= {
             "result_validity": "VALID" if valid else "INVALID",
-            RESULT_KEYS[scenario]: 12_345_678 if stream else rate,
+            kind.result: 12_345_678 if kind.latency else rate,
             "result_query_count": queries,
             "result_mean_latency_ns": 9_000_000,
             "result_max_latency_ns": 2_000_000_000,
@@ -94,9 +94,9 @@ def run_folder(
         "engine": {"name": "null", "streams": 2},
         "result": {
             "metric": {
-                "name": "90th percentile latency" if stream else "throughput",
-                "value": 12.345678 if stream else rate,
-                "unit": "ms" if stream else "samples/s",
+                "name": "90th percentile latency" if kind.latency else "throughput",
+                "value": 12.345678 if kind.latency else rate,
+                "unit": "ms" if kind.latency else "samples/s",
             },
             "latency_ms": {key: ns / 1e6 for key, ns in _PERCENTILES.items()},
             "duration_s": 2.0,
@@ -122,7 +122,7 @@ def run_folder(
     }
     (folder / "run.json").write_text(json.dumps(record))
     if timeline:
-        _recorded(scenario, queries).save(folder / TIMELINE, scenario)
+        _recorded(kind, queries).save(folder / TIMELINE, kind.samples_per_query)
     return folder
 
 
@@ -134,12 +134,12 @@ def rated(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text())
 
 
-def _recorded(scenario: str, queries: int) -> Recorder:
+def _recorded(scenario: type[Scenario], queries: int) -> Recorder:
     recorder = Recorder()
-    recorder.began = 100.0
+    recorder.arrived(100.0)
     for number in range(queries):
         start = 100.0 + number / 1000
-        arrivals = () if scenario == "Offline" else (start - 0.001 * (number % 7),)
+        arrivals = () if scenario.one_query else (start - 0.001 * (number % 7),)
         length = 64 * (1 + number % 6)
         recorder.answered(start, start + 0.002 + 0.001 * (number % 5), _work(number, length, arrivals), 50)
     recorder._cpu += [(100.0 + 0.2 * tick, 0.1 * tick, 0.3 * tick) for tick in range(15)]

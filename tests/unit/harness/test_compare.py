@@ -14,9 +14,10 @@ from harness.cli import app
 from harness.errors import ConfigError
 from harness.host import console
 from harness.report.compare import compare, find
-from harness.report.noise import _repeats
+from harness.report.noise import interval_of_repeats
 from harness.results.timeline import TIMELINE
 from harness.running.recorder import Recorder
+from harness.scenarios.base import find_scenario
 from harness.scheduling.base import Work
 from harness.task.shape import Shape
 
@@ -82,7 +83,7 @@ class Runs:
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps(record))
         if recorder:
-            recorder.save(folder / TIMELINE, record["scenario"])
+            recorder.save(folder / TIMELINE, find_scenario(record["scenario"]).samples_per_query)
         return folder
 
     def verdict(self, a: str, b: str):
@@ -172,7 +173,7 @@ def test_repeats_that_do_not_differ(runs):
 def test_repeats_of_the_same_are_called_different_as_seldom_as_it_says(sizes):
     rng = np.random.default_rng(3)
     sides = [[np.exp(rng.normal(0, 0.05, size)) for size in sizes] for _ in range(1500)]
-    wrong = np.mean([not low <= 1 <= high for low, high in (_repeats(*pair) for pair in sides)])
+    wrong = np.mean([not low <= 1 <= high for low, high in (interval_of_repeats(*pair) for pair in sides)])
     assert wrong < 0.09
 
 
@@ -326,8 +327,8 @@ def test_an_invalid_run_is_said(runs):
         ("20260101-Offline,20260101-Offline", "has 20260101-Offline twice"),
         ("20260101-Offline,other", "runs of different scenarios (Offline, Server), not repeats"),
         ("broken", "cannot be read"),
-        ("list", "is no record of this harness"),
-        ("text", "is no record of this harness, or an older one's (result.metric.value)"),
+        ("list", "is not a record of this harness"),
+        ("text", "is not a record of this harness, or one of an older version (result.metric.value)"),
     ],
 )
 def test_a_wrong_name_is_one_sentence(runs, words, message):

@@ -12,6 +12,7 @@ from echo import EchoSut
 from harness.results.timeline import TIMELINE, read_timeline
 from harness.running import recorder as recording
 from harness.running.recorder import Queries, Recorder, read_trace
+from harness.scenarios.base import find_scenario
 from harness.scheduling.base import Work
 from harness.scheduling.batching import DynamicPlanner
 from harness.scheduling.cost import CostTable
@@ -28,13 +29,13 @@ def work(samples: int, rows: int, length: int, arrivals=()) -> Work:
 
 
 def kept(recorder: Recorder, tmp_path, scenario: str, queries: Queries | None = None):
-    recorder.save(tmp_path / TIMELINE, scenario, queries)
+    recorder.save(tmp_path / TIMELINE, find_scenario(scenario).samples_per_query, queries)
     return read_timeline(tmp_path)
 
 
 def test_sums_over_batches(tmp_path):
     recorder = Recorder()
-    recorder.began = 100.0
+    recorder.arrived(100.0)
     recorder.answered(101, 103, work(4, 4, 10), 33)
     recorder.answered(102, 104, work(2, 4, 10), 15)
     recorder.answered(104, 110, work(8, 8, 70_000), 500_000)
@@ -122,7 +123,7 @@ def test_what_memory_is_not_spent_on_is_said(tmp_path, monkeypatch, name, limit)
 
 
 def test_nothing_is_written_of_a_test_without_a_batch(tmp_path, capsys):
-    Recorder().keep(tmp_path, "Offline")
+    Recorder().keep(tmp_path, None)
     assert not list(tmp_path.iterdir())
     assert read_timeline(tmp_path) is None
 
@@ -132,7 +133,7 @@ def test_a_batch_that_cannot_be_recorded_is_a_warning(tmp_path, caplog):
     recorder.answered(1, 2, work(1, 1, 1), 1)
     recorder.answered(2, 3, work(1, 1, 1), -1)
     recorder.answered(3, 4, work(1, 1, 1), 1)
-    recorder.keep(tmp_path, "Offline")
+    recorder.keep(tmp_path, None)
     assert not list(tmp_path.iterdir())
     assert "what was recorded of the test could not be kept (error: " in caplog.text
 
@@ -145,7 +146,7 @@ def test_a_full_disk_leaves_no_half_a_file(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(np, "savez_compressed", full)
     recorder = Recorder()
     recorder.answered(1, 2, work(1, 1, 1), 1)
-    recorder.keep(tmp_path, "Offline")
+    recorder.keep(tmp_path, None)
     assert not list(tmp_path.iterdir())
     assert "No space left on device" in caplog.text
 
@@ -185,7 +186,7 @@ def test_a_file_with_a_wrong_byte_anywhere_is_none_or_whole(tmp_path):
     recorder = Recorder()
     for number in range(50):
         recorder.answered(10 + number, 11 + number, work(1, 1, 1), 1)
-    recorder.save(tmp_path / TIMELINE, "Offline")
+    recorder.save(tmp_path / TIMELINE, None)
     whole = (tmp_path / TIMELINE).read_bytes()
     seen = set()
     for at in range(0, len(whole), 23):
@@ -230,16 +231,16 @@ def test_a_trace_without_a_sample_leaves_the_recorded_ones(tmp_path):
     trace.write_text('{"traceEvents":[\n')
     recorder = Recorder()
     recorder.answered(1, 2, work(1, 1, 1, [1.0]), 1)
-    recorder.keep(tmp_path, "Server", trace)
+    recorder.keep(tmp_path, 1, trace)
     found = read_timeline(tmp_path)
     assert (found.source, found.queries) == ("harness", 1)
 
 
 SCHEDULERS = {
-    "Offline": lambda complete: OfflineScheduler(EchoSut(2), DynamicPlanner(4, 2000), complete),
-    "Server": lambda complete: ServerScheduler(EchoSut(2), TABLE, 0.13, complete),
-    "SingleStream": lambda complete: StreamScheduler(EchoSut(1), TABLE, complete),
-    "MultiStream": lambda complete: StreamScheduler(EchoSut(2), TABLE, complete),
+    "Offline": lambda *to: OfflineScheduler(EchoSut(2), DynamicPlanner(4, 2000), *to),
+    "Server": lambda *to: ServerScheduler(EchoSut(2), TABLE, 0.13, *to),
+    "SingleStream": lambda *to: StreamScheduler(EchoSut(1), TABLE, *to),
+    "MultiStream": lambda *to: StreamScheduler(EchoSut(2), TABLE, *to),
 }
 
 
@@ -252,15 +253,10 @@ def test_every_scheduler_tells_of_all_and_outlives_a_broken_recorder(tmp_path, s
     size = {"Offline": 200, "MultiStream": 8}.get(scenario, 1)
     queries = [[(size * n + k) % 500 for k in range(size)] for n in range(1 if scenario == "Offline" else 25)]
 
-    def make(complete):
-        scheduler = SCHEDULERS[scenario](complete)
-        scheduler.recorder = recorder
-        return scheduler
-
-    scheduler, answers, _ = echo.serve(make, queries)
+    scheduler, answers, _ = echo.serve(lambda complete: SCHEDULERS[scenario](complete, recorder), queries)
     assert scheduler.failure is None
     assert len(answers) == size * len(queries)
-    recorder.keep(tmp_path, scenario)
+    recorder.keep(tmp_path, find_scenario(scenario).samples_per_query)
     found = read_timeline(tmp_path)
     if broken:
         assert found is None

@@ -139,7 +139,9 @@ def test_a_record_of_another_form_is_one_sentence(tmp_path, where, value):
         inner = inner[key]
     inner[last] = value
     (folder / "run.json").write_text(json.dumps(record))
-    with pytest.raises(ConfigError, match=re.escape(f"is no record of this harness, or an older one's ({where})")):
+    with pytest.raises(
+        ConfigError, match=re.escape(f"is not a record of this harness, or one of an older version ({where})")
+    ):
         found(folder.parent, folder.name)
 
 
