@@ -27,7 +27,7 @@ from harness.host import console
 from harness.host.files import locked
 from harness.host.supervise import INTERRUPTED
 from harness.registry import SCENARIOS, choose
-from harness.results.layout import Classic
+from harness.results.layout import RUN, Classic
 from harness.results.record import Record, read_record, reference
 from harness.rules.audits import AUDITS
 from harness.rules.limits import MIN_DURATION_MS
@@ -37,6 +37,7 @@ from harness.running.places import remove_left_over
 from harness.running.request import RunRequest, resolve
 from harness.running.run import run
 from harness.running.settings import RunSettings
+from harness.scenarios.base import Metric
 from harness.task.base import find_benchmark
 
 _PREPARING = 30.0  # seconds of a test beside LoadGen's, where no other was run yet
@@ -82,11 +83,9 @@ class Step:
         """What came of it, in words."""
         if self.record is None:
             return self.reason
-        result = self.record["result"]
-        if result["accuracy"]:
-            return ", ".join(f"{name} {value:.3f} %" for name, value in result["accuracy"].items())
-        metric = result["metric"]
-        return f"{metric['value']:,.2f} {metric['unit']}"
+        result = self.record.result
+        metric = result.metric
+        return result.scores or str(Metric(metric.name, metric.value, metric.unit))
 
 
 class Journal:
@@ -164,7 +163,7 @@ class Campaign:
                     )
                 test = step.settings.audit
                 results = Classic(step.settings.tree).results(step.settings.scene)
-                if test and record.get("reference") != reference(results, test):
+                if test and record.reference != reference(results, test):
                     raise ConfigError(
                         f"{step.settings.target} was compared with results that have been replaced since: move it away."
                     )
@@ -255,7 +254,7 @@ class Campaign:
                     "state": step.state,
                     "seconds": step.seconds if step.state == DONE else None,
                     "expected_seconds": None if step.state == DONE else self._estimate(step),
-                    "result": step.record["result"] if step.record else None,
+                    "result": step.record.values()["result"] if step.record else None,
                     "reason": step.reason,
                     "folder": step.settings.target,
                 }
@@ -308,10 +307,10 @@ class Campaign:
         if step.test != "accuracy":
             return (settings.duration or MIN_DURATION_MS / 1000) + _PREPARING
         performance = next((s.record for s in self.steps if s.settings.scene == settings.scene and s.record), None)
-        if performance is None or not performance["result"]["duration_s"]:
+        if performance is None or not performance.result.duration_s:
             return (settings.duration or MIN_DURATION_MS / 1000) + _PREPARING
-        rate = performance["result"]["samples"] / performance["result"]["duration_s"]
-        return performance["dataset"]["samples_used"] / rate + _PREPARING
+        rate = performance.result.samples / performance.result.duration_s
+        return performance.dataset.samples_used / rate + _PREPARING
 
 
 def plan(
@@ -397,12 +396,13 @@ def plan(
 
 
 def _reason(step: Step, since: float) -> str:
-    """Why a test is not valid, from its record among the runs."""
-    newest = ""
-    for path in sorted(step.settings.runs_dir.glob("*/run.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads(path.read_bytes())
-            same = (record["scenario"], record["audit"] or record["mode"]) == (step.settings.scenario, step.test)
-            if same and path.stat().st_mtime >= since - 1 and record["identity"] == identity(step.settings):
-                newest = "; ".join(record["reasons"])
-    return newest
+    """Why a test is not valid, from its record among the runs; "" if it left none."""
+    of = identity(step.settings)
+    for folder in sorted((path.parent for path in step.settings.runs_dir.glob(f"*/{RUN}")), reverse=True):
+        with contextlib.suppress(OSError, ConfigError):
+            record = read_record(folder) if (folder / RUN).stat().st_mtime >= since - 1 else None
+            if record is None or (record.scenario, record.test) != (step.settings.scenario, step.test):
+                continue
+            if record.identity.difference(of) is None:
+                return "; ".join(record.reasons or ())
+    return ""

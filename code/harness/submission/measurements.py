@@ -54,11 +54,9 @@ def read_told(path: Path) -> dict[str, Any]:
 
 def contradictions(record: Record, told: Mapping[str, Any]) -> list[str]:
     """What a person says otherwise than the model itself, or of another model; a sentence each."""
-    model = record["model"]
-    if told and told["sha256"] != model["sha256"]:
-        return [
-            f"it is about the model {str(told['sha256'])[:12]}..., and {model['name']} is {model['sha256'][:12]}..."
-        ]
+    model = record.model
+    if told and told["sha256"] != model.sha256:
+        return [f"it is about the model {str(told['sha256'])[:12]}..., and {model.name} is {str(model.sha256)[:12]}..."]
     facts = measurements(record, {})
     return [
         f"{field} is {facts[field]!r} by the model, and {told[field]!r} there"
@@ -69,9 +67,9 @@ def contradictions(record: Record, told: Mapping[str, Any]) -> list[str]:
 
 def measurements(record: Record, told: Mapping[str, Any]) -> dict[str, str]:
     """The measurements of a performance run, in the order of `FIELDS`; what is not known is "unknown"."""
-    model = record["model"]
-    facts = model["metadata"]
-    transformations = model["weight_transformations"]
+    model = record.model
+    facts = model.metadata
+    transformations = model.weight_transformations
     if transformations == "unknown" and "compression" in facts:
         transformations = facts["compression"]
         if facts.get("calibration"):
@@ -79,10 +77,10 @@ def measurements(record: Record, told: Mapping[str, Any]) -> dict[str, str]:
     elif transformations == "unknown" and "tool" in facts:
         transformations = "No"  # built here, and nothing else was done
     values = {
-        "input_data_types": model["input_data_types"],
-        "retraining": model["retraining"],
-        "starting_weights_filename": model["source"],
-        "weight_data_types": model["precision"],
+        "input_data_types": model.input_data_types,
+        "retraining": model.retraining,
+        "starting_weights_filename": model.source,
+        "weight_data_types": model.precision,
         "weight_transformations": transformations,
     }
     return {field: str(told.get(field) or values[field] or "unknown") for field in FIELDS}
@@ -96,10 +94,10 @@ def unknown(values: Mapping[str, str]) -> list[str]:
 def readme(scene: Scene, records: Mapping[str, Record], values: Mapping[str, str]) -> str:
     """README.md of a scenario, in Markdown: how each run was made. ``records`` are by test, performance first."""
     record = records["performance"]
-    model, engine, machine = record["model"], record["engine"], record["machine"]
+    model, engine, machine = record.model, record.engine, record.machine
     lines = [f"# {scene.benchmark}, {scene.scenario}, on {scene.system}", ""]
-    if record["notice"]:
-        lines += [f"**{record['notice']}**", ""]
+    if record.notice:
+        lines += [f"**{record.notice}**", ""]
     lines += [
         "## Commands",
         "",
@@ -107,30 +105,30 @@ def readme(scene: Scene, records: Mapping[str, Record], values: Mapping[str, str
         "",
         "```",
     ]
-    lines += [f".venv/bin/{each['command']}" for each in records.values()]
+    lines += [f".venv/bin/{each.command}" for each in records.values()]
     lines += ["```", "", "`user.conf` beside this file is the one that LoadGen read in the performance run.", ""]
     lines += ["## Model", ""]
-    lines += _list(
-        {"name": model["name"], "sha256": model["sha256"], **{k.replace("_", " "): v for k, v in values.items()}}
-    )
-    lines += _list({f"of the file: {key}": value for key, value in model["metadata"].items()})
+    lines += _list({"name": model.name, "sha256": model.sha256, **{k.replace("_", " "): v for k, v in values.items()}})
+    lines += _list({f"of the file: {key}": value for key, value in model.metadata.items()})
     lines += ["", "## Engine", ""]
-    lines += _list({key.replace("_", " "): value for key, value in engine.items()})
-    if shapes := record.get("shapes"):
+    lines += _list(
+        {key.replace("_", " "): value for key, value in engine.model_dump(mode="json", exclude_unset=True).items()}
+    )
+    if shapes := record.shapes:
         lines += _list({"shapes (batch, length)": ", ".join(f"{batch} x {length}" for batch, length in shapes)})
     lines += ["", "## Data", ""]
-    data = record["dataset"]
-    lines += _list({"name": data["name"], "sha256": data["sha256"], "samples": data["samples_used"]})
+    data = record.dataset
+    lines += _list({"name": data.name, "sha256": data.sha256, "samples": data.samples_used})
     lines += ["", "## Software and machine", ""]
-    packages = ", ".join(f"{name} {version}" for name, version in sorted(machine["packages"].items()))
+    packages = ", ".join(f"{name} {version}" for name, version in sorted(machine.packages.items()))
     lines += _list(
         {
-            "harness": record["harness"],
-            "Python": machine["python"],
+            "harness": record.harness,
+            "Python": machine.python,
             "packages": packages,
-            "LoadGen": record["loadgen"].get("loadgen_version"),
-            "operating system": machine["os"],
-            "processor": f"{machine['cpu']}, {machine['cores']} cores",
+            "LoadGen": record.loadgen.get("loadgen_version"),
+            "operating system": machine.os,
+            "processor": f"{machine.cpu}, {machine.cores} cores",
         }
     )
     return "\n".join(lines) + "\n"
@@ -139,18 +137,18 @@ def readme(scene: Scene, records: Mapping[str, Record], values: Mapping[str, str
 def calibration(records: Iterable[Record]) -> str:
     """calibration.md: how each model came to its numbers, in Markdown."""
     lines = ["# Calibration", ""]
-    for model in {record["model"]["sha256"]: record["model"] for record in records}.values():
-        lines += [f"## {model['official_name']}: {model['name']}", ""]
-        if model["precision"] in ("fp32", "unknown") and "calibration" not in model["metadata"]:
-            lines += [f"Weights and activations are {model['precision']}; nothing was calibrated.", ""]
+    for model in {record.model.sha256: record.model for record in records}.values():
+        lines += [f"## {model.official_name}: {model.name}", ""]
+        if model.precision in ("fp32", "unknown") and "calibration" not in model.metadata:
+            lines += [f"Weights and activations are {model.precision}; nothing was calibrated.", ""]
             continue
         lines += [
-            f"Weights: {model['precision']}. {model['weight_transformations']}.",
+            f"Weights: {model.precision}. {model.weight_transformations}.",
             "",
-            *_list(model["metadata"]),
+            *_list(model.metadata),
             "",
         ]
-        if "compression" in model["metadata"]:
+        if "compression" in model.metadata:
             lines += [
                 "Weights are quantised symmetrically, per tensor; activations asymmetrically, with ranges that come "
                 "from those of the calibration samples in the FP32 model. `code/harness/compress` is what did it.",

@@ -85,7 +85,7 @@ def package(
             )
     if problems:
         raise CheckFailed("\n".join(dict.fromkeys(problems)))
-    if any(result.records["performance"].get("code") != code_digest() for result in results):
+    if any(result.records["performance"].code != code_digest() for result in results):
         console.warn(
             "the code has changed since some of these results were run, and the package holds it as it is now."
         )

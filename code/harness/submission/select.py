@@ -38,19 +38,18 @@ class Result:
     @property
     def performance(self) -> str:
         """The result, with its unit."""
-        metric = self.records["performance"]["result"]["metric"]
-        return f"{metric['value']:.6g} {metric['unit']}"
+        metric = self.records["performance"].result.metric
+        return f"{metric.value:.6g} {metric.unit}"
 
     @property
     def accuracy(self) -> str:
         """The scores."""
-        scored = self.records["accuracy"]["result"]["accuracy"]
-        return ", ".join(f"{name} {number:.3f} %" for name, number in scored.items())
+        return self.records["accuracy"].result.scores
 
     @property
     def implementation(self) -> str:
         """What the code's folder and the measurements file are named after: the engine."""
-        return self.records["performance"]["engine"]["name"]
+        return self.records["performance"].engine.name
 
 
 def _results(source: Classic, systems: list[str], division: str, rehearsal: bool) -> tuple[list[Result], list[str]]:
@@ -84,7 +83,7 @@ def _results(source: Classic, systems: list[str], division: str, rehearsal: bool
                 problems.append(
                     f"{folders[test]} was run with another {other} than the performance run: run one of them again."
                 )
-            if test.startswith("TEST") and record.get("reference") != reference(source.results(scene), test):
+            if test.startswith("TEST") and record.reference != reference(source.results(scene), test):
                 problems.append(
                     f"{folders[test]} was compared with results that have been replaced since: run {test} again."
                 )
@@ -123,32 +122,32 @@ def _system(path: Path, name: str, rehearsal: bool) -> dict[str, Any]:
 
 def _unfit(folder: Path, record: Record, rehearsal: bool) -> Iterator[str]:
     """Why a run may not be packaged."""
-    if not record.get("valid"):
+    if not record.valid:
         yield f"{folder} is no valid run: run it again."
-    if record["rehearsal"] != rehearsal:
-        kind = "is a rehearsal" if record["rehearsal"] else "is a measurement, and this a rehearsal"
+    if record.rehearsal != rehearsal:
+        kind = "is a rehearsal" if record.rehearsal else "is a measurement, and this a rehearsal"
         yield f"{folder} {kind}: the two are never packaged together."
-    elif not rehearsal and not record["for_submission"]:
+    elif not rehearsal and not record.for_submission:
         yield f"{folder} is a development run: run it with --official."
-    if not rehearsal and record["model"]["caveat"]:
-        yield f"{folder} was made with {record['model']['caveat']}: it is no result."
+    if not rehearsal and record.model.caveat:
+        yield f"{folder} was made with {record.model.caveat}: it is no result."
 
 
 def _untold(result: Result, path: Path) -> Iterator[str]:
     missing = measurements.unknown(result.values)
     if missing:
-        model = result.records["performance"]["model"]
-        example = json.dumps({"sha256": model["sha256"], **dict.fromkeys(missing, "...")})
-        name = model["name"]
+        model = result.records["performance"].model
+        example = json.dumps({"sha256": model.sha256, **dict.fromkeys(missing, "...")})
+        name = model.name
         yield f"model {name} does not tell its {', '.join(missing)}: write {example} to {path}."
 
 
 def _not_closed(result: Result, path: Path, rehearsal: bool) -> Iterator[str]:
     """Why a result does not belong into the closed division."""
-    model = result.records["performance"]["model"]
-    if not rehearsal and not (model["equivalent"] or result.told.get(measurements.EQUIVALENT)):
+    model = result.records["performance"].model
+    if not rehearsal and not (model.equivalent or result.told.get(measurements.EQUIVALENT)):
         yield (
-            f"{result.scene.benchmark}: the closed division takes the reference model only, and {model['name']} is not "
+            f"{result.scene.benchmark}: the closed division takes the reference model only, and {model.name} is not "
             f'known to be that: use DIVISION=open, or write {{"{measurements.EQUIVALENT}": true}} to {path} if it is.'
         )
 

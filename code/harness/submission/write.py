@@ -44,16 +44,14 @@ def _write(
         _write_code(target.root / target.code / benchmark / implementation, results)
     for layout in layouts[1:]:
         _text(target.root / layout.code / "README.md", f"The code is in [{target.code}](../{target.code}).\n")
-    if division == "closed" or any("calibration" in r.records["performance"]["model"]["metadata"] for r in results):
+    if division == "closed" or any("calibration" in r.records["performance"].model.metadata for r in results):
         mine = ROOT / "calibration.md"
         if mine.is_file():
             _copy(mine, target.calibration)
         else:
             _text(target.calibration, measurements.calibration(r.records["performance"] for r in results))
     mapping = {
-        result.scene.benchmark: "resnet"
-        if result.records["performance"]["model"]["benchmark"] == "resnet50"
-        else "bert-99"
+        result.scene.benchmark: "resnet" if result.records["performance"].model.benchmark == "resnet50" else "bert-99"
         for result in results
         if not any(word in result.scene.benchmark for word in (*_ITSELF, "bert-99"))
     }
@@ -115,7 +113,7 @@ def truncated(log: bytes) -> bytes:
 
 def _write_code(folder: Path, results: list[Result]) -> None:
     """This project as it is, with those of its models that were run; without tests, caches and hidden files."""
-    used = {result.records["performance"]["model"]["sha256"] for result in results}
+    used = {result.records["performance"].model.sha256 for result in results}
     for path in _project_files():
         if path.suffix == ".onnx" and sha256(path.read_bytes()).hexdigest() not in used:
             continue
@@ -145,10 +143,9 @@ def _readme(results: list[Result], division: str, submitter: str, rehearsal: boo
     lines += ["| system | benchmark | scenario | model | engine | result | accuracy |", "|---|---|---|---|---|---|---|"]
     for result in results:
         record = result.records["performance"]
-        engine = f"{record['engine']['name']} {record['engine'].get('version') or ''}".rstrip()
         scene = result.scene
         lines.append(
-            f"| {scene.system} | {scene.benchmark} | {scene.scenario} | {record['model']['name']} | {engine} | "
+            f"| {scene.system} | {scene.benchmark} | {scene.scenario} | {record.model.name} | {record.engine.title} | "
             f"{result.performance} | {result.accuracy} |"
         )
     lines += [

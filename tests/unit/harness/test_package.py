@@ -270,7 +270,7 @@ WRONG = {
 )
 def test_a_record_of_another_kind_is_one_sentence(tmp_path, tree, content):
     put(tree.accuracy(SCENE) / "run.json", content)
-    with pytest.raises(ConfigError, match=r"run\.json (is no record of this harness|cannot be read)"):
+    with pytest.raises(ConfigError, match=r"run\.json (is not a record of this harness|cannot be read)"):
         run(tree, tmp_path / "out")
 
 
