@@ -137,8 +137,18 @@ def package(
     Accuracy logs are truncated in the package only. The same runs give the same bytes.
     """
     from harness.submission.package import make
+    from harness.submission.request import PackageRequest
 
-    raise typer.Exit(make(division, submitter, system or [], tree, output, round_name, rehearsal, as_json))
+    request = PackageRequest(
+        division=division,
+        submitter=submitter,
+        systems=system or (),
+        tree=tree,
+        output=output,
+        round_name=round_name,
+        rehearsal=rehearsal,
+    )
+    raise typer.Exit(make(request, as_json))
 
 
 def check(
@@ -166,10 +176,17 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a packaged submission: each problem with its file, the reason and the cure."""
-    from harness.submission.run_check import run_check
+    from harness.submission.run_check import CheckRequest, run_check
 
-    root = root or paths.ROOT / "build" / ("rehearsal-submission" if rehearsal else "submission")
-    raise typer.Exit(run_check(root, round_, rehearsal, inference_repo, official, python, as_json))
+    request = CheckRequest(
+        root=root,
+        round_name=round_,
+        rehearsal=rehearsal,
+        checkout=inference_repo,
+        clone=official,
+        python=python,
+    )
+    raise typer.Exit(run_check(request, as_json))
 
 
 compliance_app = typer.Typer(

@@ -7,7 +7,8 @@ The measurements file, and a README.md with the exact commands, are made from th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,49 +24,60 @@ FIELDS = (
     "weight_transformations",
 )
 """What a measurements file must have, none of it empty (official checker, SYSTEM_IMP_REQUIRED_FILES)."""
-EQUIVALENT = "equivalent"
-TOLD = "model.json"
-"""measurements/<system>/<benchmark>/model.json: what a person says of a model that says too little itself."""
+MODEL_NOTES = "model.json"
+"""measurements/<system>/<benchmark>/model.json holds `ModelNotes`."""
 
 
-def read_told(path: Path) -> dict[str, Any]:
-    """What a person says of a model: values of `FIELDS`, and ``equivalent`` for the closed division; empty if nothing.
+@dataclass(frozen=True)
+class ModelNotes:
+    """Facts about a model that its file does not hold, as a person adds them."""
+
+    sha256: str | None = None
+    """Of the model; None if there are no notes."""
+    equivalent: bool = False
+    """Whether it is the reference model, so that the closed division takes it."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Values of some `FIELDS`."""
+
+
+def read_model_notes(path: Path) -> ModelNotes:
+    """The notes in that file; empty ones if it does not exist.
 
     Raises:
-        ConfigError: the file is no JSON object of such values.
+        ConfigError: the file is not a JSON object of notes.
     """
     try:
-        told = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        values = json.loads(path.read_text("utf-8")) if path.exists() else {}
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(told, dict):
+    if not isinstance(values, dict):
         raise ConfigError(f'{path} must hold a JSON object, such as {{"weight_transformations": "no"}}.')
-    for key, value in told.items():
-        if key not in (*FIELDS, EQUIVALENT, "sha256"):
-            raise ConfigError(f"{path} has an unknown field '{key}': {did_you_mean(key, (*FIELDS, EQUIVALENT))}")
-        if key != EQUIVALENT and not (isinstance(value, str) and value.strip() and value.isprintable()):
+    for key, value in values.items():
+        if key not in (*FIELDS, "equivalent", "sha256"):
+            raise ConfigError(f"{path} has an unknown field '{key}': {did_you_mean(key, (*FIELDS, 'equivalent'))}")
+        if key != "equivalent" and not (isinstance(value, str) and value.strip() and value.isprintable()):
             raise ConfigError(f'{path}: {key} must be a text that is not empty; for nothing write "No".')
-        if key == EQUIVALENT and not isinstance(value, bool):
-            raise ConfigError(f"{path}: {EQUIVALENT} must be true or false.")
-    if told and "sha256" not in told:
+        if key == "equivalent" and not isinstance(value, bool):
+            raise ConfigError(f"{path}: equivalent must be true or false.")
+    if values and "sha256" not in values:
         raise ConfigError(f"{path} must say which model it is about: add its sha256 (harness models show).")
-    return told
+    return ModelNotes(values.pop("sha256", None), values.pop("equivalent", False), values)
 
 
-def contradictions(record: Record, told: Mapping[str, Any]) -> list[str]:
-    """What a person says otherwise than the model itself, or of another model; a sentence each."""
+def contradictions(record: Record, notes: ModelNotes) -> list[str]:
+    """Where notes contradict the model itself, or are about another model; a sentence each."""
     model = record.model
-    if told and told["sha256"] != model.sha256:
-        return [f"it is about the model {str(told['sha256'])[:12]}..., and {model.name} is {str(model.sha256)[:12]}..."]
-    facts = measurements(record, {})
+    if notes.sha256 and notes.sha256 != model.sha256:
+        return [f"it is about the model {notes.sha256[:12]}..., and {model.name} is {str(model.sha256)[:12]}..."]
+    facts = measurements(record, ModelNotes())
     return [
-        f"{field} is {facts[field]!r} by the model, and {told[field]!r} there"
-        for field in FIELDS
-        if field in told and facts[field] not in ("unknown", told[field])
+        f"{name} is {facts[name]!r} by the model, and {notes.fields[name]!r} there"
+        for name in FIELDS
+        if name in notes.fields and facts[name] not in ("unknown", notes.fields[name])
     ]
 
 
-def measurements(record: Record, told: Mapping[str, Any]) -> dict[str, str]:
+def measurements(record: Record, notes: ModelNotes) -> dict[str, str]:
     """The measurements of a performance run, in the order of `FIELDS`; what is not known is "unknown"."""
     model = record.model
     facts = model.metadata
@@ -83,17 +95,17 @@ def measurements(record: Record, told: Mapping[str, Any]) -> dict[str, str]:
         "weight_data_types": model.precision,
         "weight_transformations": transformations,
     }
-    return {field: str(told.get(field) or values[field] or "unknown") for field in FIELDS}
+    return {name: notes.fields.get(name) or values[name] or "unknown" for name in FIELDS}
 
 
 def unknown(values: Mapping[str, str]) -> list[str]:
-    """The fields that nobody told."""
-    return [field for field, value in values.items() if value == "unknown"]
+    """The fields without a value."""
+    return [name for name, value in values.items() if value == "unknown"]
 
 
-def readme(scene: Scene, records: Mapping[str, Record], values: Mapping[str, str]) -> str:
-    """README.md of a scenario, in Markdown: how each run was made. ``records`` are by test, performance first."""
-    record = records["performance"]
+def readme(scene: Scene, records: Sequence[Record], values: Mapping[str, str]) -> str:
+    """README.md of a scenario, in Markdown: how each run was made. ``records`` are of all tests, performance first."""
+    record = records[0]
     model, engine, machine = record.model, record.engine, record.machine
     lines = [f"# {scene.benchmark}, {scene.scenario}, on {scene.system}", ""]
     if record.notice:
@@ -105,7 +117,7 @@ def readme(scene: Scene, records: Mapping[str, Record], values: Mapping[str, str
         "",
         "```",
     ]
-    lines += [f".venv/bin/{each.command}" for each in records.values()]
+    lines += [f".venv/bin/{each.command}" for each in records]
     lines += ["```", "", "`user.conf` beside this file is the one that LoadGen read in the performance run.", ""]
     lines += ["## Model", ""]
     lines += _list({"name": model.name, "sha256": model.sha256, **{k.replace("_", " "): v for k, v in values.items()}})

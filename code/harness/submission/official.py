@@ -35,7 +35,7 @@ _NOISE = re.compile(
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckerVerdict:
     """What one of the checkers says of a tree."""
 
     checker: str
@@ -60,7 +60,7 @@ def find_checkout(named: Path | None, clone: bool) -> Path | None:
     return given.resolve()
 
 
-def run_checkers(checkout: Path, root: Path, round_: Round, python: str = sys.executable) -> list[Verdict]:
+def run_checkers(checkout: Path, root: Path, round_: Round, python: str = sys.executable) -> list[CheckerVerdict]:
     """Run both on a tree.
 
     Raises:
@@ -92,7 +92,7 @@ def _path_first(text: str) -> str:
     return f"{path}: {rest}" if separator and "/" in path else text
 
 
-def _run(checker: str, command: list[str], tools: Path, root: Path, round_: Round) -> Verdict:
+def _run(checker: str, command: list[str], tools: Path, root: Path, round_: Round) -> CheckerVerdict:
     environment = {
         **os.environ,
         "PYTHONPATH": str(tools),
@@ -112,12 +112,12 @@ def _run(checker: str, command: list[str], tools: Path, root: Path, round_: Roun
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Verdict(checker, False, (f"it did not end within {_TIMEOUT_S // 60} minutes",))
+            return CheckerVerdict(checker, False, (f"it did not end within {_TIMEOUT_S // 60} minutes",))
         except OSError as error:
             raise ConfigError(f"{command[0]} cannot be run: {error.strerror}; name a Python with --python.") from error
     output = done.stdout.decode("utf-8", "replace")
     if "argument --version: invalid choice" in output:
-        return Verdict(checker, None, (f"it does not know {round_.name}",))
+        return CheckerVerdict(checker, None, (f"it does not know {round_.name}",))
     reasons = readable(output, root.resolve())
     last = output.rstrip().rpartition("\n")[2]
     if missing := re.search(r"ModuleNotFoundError: No module named '([\w.]+)'", output):
@@ -130,7 +130,7 @@ def _run(checker: str, command: list[str], tools: Path, root: Path, round_: Roun
         reasons = (*reasons, f"the checker crashed, so it accepts nothing: {last}")
     elif done.returncode and not reasons:
         reasons = (f"it ended with {done.returncode}: {last}",)
-    return Verdict(checker, done.returncode == 0, reasons if done.returncode else ())
+    return CheckerVerdict(checker, done.returncode == 0, reasons if done.returncode else ())
 
 
 def _clone(folder: Path) -> Path:

@@ -16,8 +16,8 @@ from harness.errors import ConfigError, MissingDependencyError
 from harness.rules.rounds import find_round
 from harness.submission import official
 from harness.submission.check import check
-from harness.submission.official import COMMIT, Verdict, find_checkout, readable, run_checkers
-from harness.submission.run_check import run_check
+from harness.submission.official import COMMIT, CheckerVerdict, find_checkout, readable, run_checkers
+from harness.submission.run_check import CheckRequest, run_check
 
 
 @pytest.fixture(scope="session")
@@ -88,10 +88,10 @@ def stand_in(folder: Path, new: str, old: str = "print('fine')") -> Path:
 def test_a_crash_is_no_acceptance(tmp_path):
     repository = stand_in(tmp_path, "raise ValueError('model not known')", "import sys; print('odd'); sys.exit(3)")
     new, old = run_checkers(repository, tmp_path, find_round("v6.1"))
-    assert new == Verdict(
+    assert new == CheckerVerdict(
         "submission_checker", False, ("the checker crashed, so it accepts nothing: ValueError: model not known",)
     )
-    assert old == Verdict("submission_checker_old.py", False, ("it ended with 3: odd",))
+    assert old == CheckerVerdict("submission_checker_old.py", False, ("it ended with 3: odd",))
 
 
 def test_checkers_leave_nothing_behind(tmp_path):
@@ -123,12 +123,12 @@ def test_a_folder_that_is_no_checkout(tmp_path, monkeypatch):
 def test_the_report_groups_problems_by_file(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("INFERENCE_REPO", raising=False)
     layout = make_tree(tmp_path / "tree")
-    arguments = (None, False, None, False, sys.executable, False)
-    assert run_check(tmp_path / "tree", *arguments) == 0
+    request = CheckRequest(root=tmp_path / "tree")
+    assert run_check(request) == 0
     assert capsys.readouterr().out == f"no problem found: 5 results of closed/{SUBMITTER} for v6.1.\n"
     (layout.root / "notes.txt").write_text("x")
     next(b for b in BREAKAGES if b.name == "INVALID").apply(layout)
-    assert run_check(tmp_path / "tree", *arguments) == 1
+    assert run_check(request) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
         f"closed/{SUBMITTER}/notes.txt",

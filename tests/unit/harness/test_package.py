@@ -16,10 +16,12 @@ from harness.errors import CheckFailed, ConfigError
 from harness.loadgen.logs import ACCURACY
 from harness.results.layout import Classic, Scene
 from harness.results.record import reference
+from harness.rules.limits import KEPT
 from harness.rules.rounds import RULES, find_round
 from harness.submission.check import check
 from harness.submission.package import make, package
-from harness.submission.write import KEPT, truncated
+from harness.submission.request import PackageRequest
+from harness.submission.write import truncated
 
 TELLING = {"input_data_types": "int64", "weight_transformations": "no", "retraining": "No", "precision": "fp32"}
 
@@ -101,8 +103,8 @@ def whole(folder: Path) -> None:
 
 
 def run(tree: Classic, output: Path, division: str = "closed", **changes):
-    values = {"submitter": "Acme", "systems": [SYSTEM], "round_name": None, "rehearsal": False} | changes
-    return package(division=division, tree=tree.root, output=output, **values)
+    values = {"division": division, "submitter": "Acme", "systems": [SYSTEM], "tree": tree.root, "output": output}
+    return package(PackageRequest(**values | changes))
 
 
 def change(folder: Path, **changes) -> None:
@@ -350,11 +352,14 @@ def test_a_package_that_is_there_survives_one_that_fails(tmp_path, tree):
 
 
 def test_what_was_made_is_printed_and_checked(tmp_path, tree, capsys):
-    assert make("open", "Acme", [SYSTEM], tree.root, tmp_path / "out", None, False) == 0
+    request = PackageRequest(
+        division="open", submitter="Acme", systems=[SYSTEM], tree=tree.root, output=tmp_path / "out"
+    )
+    assert make(request) == 0
     printed = capsys.readouterr().out
     assert "5 results for v6.1, open division" in printed
     assert "no problem found" in printed
-    assert make("open", "Acme", [SYSTEM], tree.root, tmp_path / "out", None, False, as_json=True) == 0
+    assert make(request, as_json=True) == 0
     told = json.loads(capsys.readouterr().out)
     assert Path(told["folder"]) == tmp_path / "out" / "open" / "Acme"
     assert told["sha256"] == sha256(Path(told["tarball"]).read_bytes()).hexdigest()
