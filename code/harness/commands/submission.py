@@ -79,10 +79,10 @@ def campaign(asked: CampaignOptions) -> None:
 
 def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = False) -> None:
     from harness.running.request import RunRequest
-    from harness.submission.campaign import plan
     from harness.submission.description import description_file, system_type_of
+    from harness.submission.plan import CampaignRequest, plan
 
-    request = RunRequest(
+    run = RunRequest(
         engine=asked.engine,
         options=parse_options(asked.option or []),
         dataset=asked.dataset,
@@ -97,17 +97,18 @@ def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = F
         shown="nothing" if asked.as_json else "table",
         stall_timeout=asked.stall_timeout,
     )
-    planned = plan(
-        request,
-        asked.model or [""],
+    request = CampaignRequest(
+        run=run,
+        models=asked.model or (),
         division=division,
         system_type=asked.system_type or system_type_of(description_file(paths.ROOT / "systems", asked.system)),
-        scenarios=asked.scenario or [],
+        scenarios=asked.scenario or (),
         retry=asked.retry,
         only_compliance=only_compliance,
         folder=asked.state_dir,
         as_json=asked.as_json,
     )
+    planned = plan(request)
     if asked.dry_run:
         planned.look()
         planned.show()
