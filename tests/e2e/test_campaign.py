@@ -75,7 +75,7 @@ def test_a_closed_campaign_runs_all_tests_once_and_says_what_they_are(small):
 
     packed = small.harness("package", "--rehearsal", "--division", "closed", "--submitter", "acme", "--system", "toy")
     assert packed.returncode == 1, packed.stderr
-    assert "It is a rehearsal, and no submission." in packed.stdout
+    assert "This is a rehearsal, not a submission." in packed.stdout
     found = json.loads(small.harness("check", "--rehearsal", "--json").stdout)
     assert found["packages"] == ["closed/rehearsal-acme"]
     assert found["results"] == 2
@@ -94,7 +94,7 @@ def test_one_image_again_and_again_is_compliance_test_04(small):
     tell(small, 60_000)
     early = small.harness(*given, "--compliance", "test04")
     assert early.returncode == 2
-    assert "there is none in" in early.stderr
+    assert "does not hold one" in early.stderr
     assert small.harness(*given).returncode == 0
     tested = small.harness(*given, "--compliance", "TEST04")
     folder = small.top / "build/rehearsal/compliance/rehearsal-toy/efficientnet-lite0/Offline/TEST04"
@@ -170,12 +170,12 @@ def test_settings_that_are_refused_end_a_campaign_and_are_no_failure(small):
         done = small.harness(*official)
         assert done.returncode == 2
         assert "run `make data`" in done.stderr
-        assert "2 are left" in done.stdout
+        assert "2 remain" in done.stdout
         assert "failed" not in done.stdout
     told = small.harness(*official, "--json")
     assert told.returncode == 2
     assert [test["state"] for test in json.loads(told.stdout)["tests"]] == ["to do", "to do"]
-    assert json.loads(told.stdout)["tests"][0]["reason"] == "it refuses its settings; its output tells why"
+    assert json.loads(told.stdout)["tests"][0]["reason"] == "settings rejected; see its output"
     assert [event["event"] for event in journal(small, "toy")] == ["started", "refused"] * 3
 
 

@@ -1,9 +1,8 @@
 """All official runs that a submission needs, one after another, each in a process of its own.
 
-What is done is told by the results themselves: a test is done when its folder in results/ or compliance/ holds a valid
-record of the same model, engine and settings. So a campaign can be killed at any moment, and goes on where it was. The
-event log (build/campaign/<system>.jsonl) adds only what the results cannot tell: what failed, what was cut off, and how
-long each test took.
+The results themselves show what is done: a test is done when its folder in results/ or compliance/ holds a valid record
+of the same model, engine and settings. So a campaign can be killed at any moment and resumes from there. The event log
+(build/campaign/<system>.jsonl) adds only what results cannot show: failures, interruptions, and the time of each test.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from harness.running.places import remove_left_over
 from harness.running.run import run
 from harness.submission.steps import EventLog, State, Step
 
-_PREPARING = 30.0  # seconds of a test beside LoadGen's, where no other was run yet
+_PREPARING = 30.0  # estimated seconds of a test outside LoadGen
 
-_STARTED = "started"  # an event; those of a test that ended are called as its state
-_BUSY = "another campaign is at work here: wait for it, or end it."
+_STARTED = "started"  # an event; the event of a test that ended has the name of its state
+_BUSY = "another campaign is already running: wait or stop it."
 
 
 @dataclass(frozen=True)
@@ -41,20 +40,20 @@ class Campaign:
     folder: Path
     """The folder of event logs and locks."""
     retry: bool = False
-    """Whether tests that failed are run again."""
+    """Whether to repeat tests that failed."""
     as_json: bool = False
-    """Whether all is printed as JSON, once, at the end."""
+    """Whether to print the outcome as JSON, once, at the end."""
 
     @property
     def rehearsal(self) -> bool:
-        """Whether it measures nothing."""
+        """Whether it is a rehearsal, which measures nothing."""
         return self.steps[0].settings.rehearsal
 
     def look(self) -> None:
-        """Find out what is done.
+        """Find out which tests are done.
 
         Raises:
-            ConfigError: a place is taken by a run of another model, engine or settings.
+            ConfigError: a folder holds a run of another model, engine or settings.
         """
         last = self.events.last()
         for step in self.steps:
@@ -69,18 +68,18 @@ class Campaign:
                 step.state = State.CUT if event.get("event") == _STARTED else State.LEFT
 
     def run(self) -> int:
-        """Run what is not done, each test once.
+        """Run the tests that are not done, each once.
 
         Returns:
-            0 when all tests are done and valid, 1 when some are not, 2 when a test refuses its settings.
+            0 if all tests are done and valid, 1 if some are not, 2 if a test rejects its settings.
 
         Raises:
-            ConfigError: another campaign is at work, or a place is taken.
+            ConfigError: another campaign is running, or a folder holds a run of another model, engine or settings.
             Interrupted: by the user.
         """
-        kept = "what is done is kept; the same command goes on from there."
+        kept = "finished tests are kept; the same command resumes from there."
         with on_interrupt(kept), contextlib.ExitStack() as locks:
-            # Two measurements at a time would disturb each other, and so would a rehearsal beside one.
+            # Two measurements at a time would disturb each other, and so would a rehearsal during one.
             locks.enter_context(locked(self.folder / ".lock", _BUSY, shared=self.rehearsal))
             if self.rehearsal:
                 for scene in sorted({step.settings.scene for step in self.steps}):
@@ -94,12 +93,12 @@ class Campaign:
             console.note("")
             self.show()
         if refused:
-            console.error(f"{refused.name} cannot be run like this: mend it, and give the same command again.")
+            console.error(f"{refused.name} was rejected; fix its settings and rerun.")
             return ConfigError.exit_code
         return 0 if self._count(State.DONE) == len(self.steps) else 1
 
     def _run_what_is_left(self) -> Step | None:
-        """Run test after test, up to one that refuses its settings, which is returned."""
+        """Run the remaining tests up to one that rejects its settings, which is returned."""
         for number, step in enumerate(self.steps, start=1):
             if step.state in (State.DONE, State.FAILED):
                 continue
@@ -112,7 +111,7 @@ class Campaign:
         return None
 
     def show(self) -> None:
-        """Print every test with its state."""
+        """Print all tests with their states."""
         if self.as_json:
             console.print_json(self.facts())
             return
@@ -124,18 +123,18 @@ class Campaign:
         console.print_table(table)
         words = [f"{self._count(State.DONE)} of {len(self.steps)} tests are done"]
         if failed := self._count(State.FAILED):
-            words.append(f"{failed} failed: mend the cause, then give --retry")
+            words.append(f"{failed} failed: fix the cause, then pass --retry")
         if blocked := self._count(State.BLOCKED):
-            words.append(f"{blocked} cannot be run without what they need")
+            words.append(f"{blocked} cannot run without the tests that they need")
         if left := self._count(State.LEFT) + self._count(State.CUT):
-            words.append(f"{left} are left, about {self._time_left()}")
+            words.append(f"{left} remain, about {self._time_left()}")
         console.out.print(f"{'; '.join(words)}.")
 
     def _count(self, state: State) -> int:
         return sum(step.state == state for step in self.steps)
 
     def facts(self) -> dict[str, object]:
-        """Every test with its state, as `--json` prints them; ``result`` is that of its record."""
+        """All tests with their states, as `--json` prints them; ``result`` is that of the record."""
         return {
             "system": self.steps[0].settings.scene.system,
             "rehearsal": self.rehearsal,
@@ -157,7 +156,7 @@ class Campaign:
         }
 
     def _run(self, step: Step) -> int:
-        """Run a test and note what came of it; returns its exit code."""
+        """Run a test and log the outcome; returns the exit code."""
         self.events.write(step, _STARTED)
         start = time.time()
         try:
@@ -171,33 +170,31 @@ class Campaign:
             step.state, step.seconds = State.DONE, seconds
             self.events.write(step, State.DONE, seconds=seconds)
         if code >= INTERRUPTED:
-            kept = (
-                f"{self._count(State.DONE)} of {len(self.steps)} tests are kept; the same command goes on from there."
-            )
-            raise Interrupted(f"interrupted: {kept}")
+            kept = f"{self._count(State.DONE)} of {len(self.steps)} tests are kept"
+            raise Interrupted(f"interrupted: {kept}; the same command resumes from there.")
         if step.record is not None:
             return 0
         if code == ConfigError.exit_code:
-            step.reason = "it refuses its settings; its output tells why"
+            step.reason = "settings rejected; see its output"
             self.events.write(step, "refused", seconds=seconds)
             return code
         step.state = State.FAILED
-        step.reason = step.reason or _reason(step, start) or "its output tells why"
+        step.reason = step.reason or _reason(step, start) or "see its output"
         self.events.write(step, State.FAILED, seconds=seconds, code=code, reason=step.reason)
         return code
 
     def _how_long(self, step: Step) -> str:
         words = f"about {console.duration(self._estimate(step))}"
         if step.state == State.CUT:
-            words = f"it was cut off, so once more, {words}"
-        return f"{words}; {self._time_left()} for all that is left"
+            words = f"again, since it was interrupted, {words}"
+        return f"{words}; {self._time_left()} for all remaining tests"
 
     def _time_left(self) -> str:
         left = [step for step in self.steps if step.state in (State.LEFT, State.CUT)]
         return console.duration(sum(map(self._estimate, left)))
 
     def _estimate(self, step: Step) -> float:
-        """Seconds that a test takes."""
+        """Expected seconds of a test."""
         settings = step.settings
         if settings.accuracy:
             done = next((s.record for s in self.steps if s.settings.scene == settings.scene and s.record), None)
@@ -207,28 +204,28 @@ class Campaign:
 
 
 def _own_record(step: Step) -> Record | None:
-    """The record in a test's folder; None if there is no such folder.
+    """The record in a test's folder; None if the folder does not exist.
 
     Raises:
-        ConfigError: it is not the test's own, or was compared with other results.
+        ConfigError: it is of another model, engine or settings, or was compared with other results.
     """
     record, settings = read_record(step.folder), step.settings
     if record is None and step.folder.exists():
-        raise ConfigError(f"{step.folder} has no record (run.json): move it away, it is not of this harness.")
+        raise ConfigError(f"{step.folder} has no record (run.json), so it is not from this harness: move it away.")
     if record is None:
         return None
     if other := record.identity.difference(identity(settings)):
         raise ConfigError(
-            f"{step.folder} holds a run with another {other}: move it away, or give the campaign what that run had."
+            f"{step.folder} holds a run with another {other}: move it away, or use the same for this campaign."
         )
     results = Classic(settings.tree).results(settings.scene)
     if settings.audit and record.reference != reference(results, settings.audit):
-        raise ConfigError(f"{settings.target} was compared with results that have been replaced since: move it away.")
+        raise ConfigError(f"{settings.target} was compared with results that were replaced later: move it away.")
     return record
 
 
 def _reason(step: Step, since: float) -> str:
-    """Why a test is not valid, from its record among the runs; "" if it left none."""
+    """Why a test is not valid, from its record in the runs folder; "" without a record."""
     of = identity(step.settings)
     for folder in sorted((path.parent for path in step.settings.runs_dir.glob(f"*/{RUN}")), reverse=True):
         with contextlib.suppress(OSError, ConfigError):

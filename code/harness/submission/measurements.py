@@ -1,7 +1,7 @@
-"""Measurements: what was run, on what and how, as a submission has to say it for every scenario.
+"""Measurements: model, data types and commands of every scenario, as a submission must document them.
 
 The measurements file, and a README.md with the exact commands, are made from the records of the official runs
-(run.json), so that they cannot say anything else than what was run.
+(run.json), so that they always match those runs.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ FIELDS = (
     "weight_data_types",
     "weight_transformations",
 )
-"""What a measurements file must have, none of it empty (official checker, SYSTEM_IMP_REQUIRED_FILES)."""
+"""The fields of a measurements file, none of them empty (official checker, SYSTEM_IMP_REQUIRED_FILES)."""
 MODEL_NOTES = "model.json"
 """measurements/<system>/<benchmark>/model.json holds `ModelNotes`."""
 
 
 @dataclass(frozen=True)
 class ModelNotes:
-    """Facts about a model that its file does not hold, as a person adds them."""
+    """Facts that a person adds about a model because its file does not hold them."""
 
     sha256: str | None = None
-    """Of the model; None if there are no notes."""
+    """The model's; None without notes."""
     equivalent: bool = False
-    """Whether it is the reference model, so that the closed division takes it."""
+    """Whether it is the reference model, so that the closed division accepts it."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Values of some `FIELDS`."""
 
@@ -56,29 +56,29 @@ def read_model_notes(path: Path) -> ModelNotes:
         if key not in (*FIELDS, "equivalent", "sha256"):
             raise ConfigError(f"{path} has an unknown field '{key}': {did_you_mean(key, (*FIELDS, 'equivalent'))}")
         if key != "equivalent" and not (isinstance(value, str) and value.strip() and value.isprintable()):
-            raise ConfigError(f'{path}: {key} must be a text that is not empty; for nothing write "No".')
+            raise ConfigError(f'{path}: {key} must be text that is not empty; write "No" for none.')
         if key == "equivalent" and not isinstance(value, bool):
             raise ConfigError(f"{path}: equivalent must be true or false.")
     if values and "sha256" not in values:
-        raise ConfigError(f"{path} must say which model it is about: add its sha256 (harness models show).")
+        raise ConfigError(f"{path} must name the model that it describes: add its sha256 (harness models show).")
     return ModelNotes(values.pop("sha256", None), values.pop("equivalent", False), values)
 
 
 def contradictions(record: Record, notes: ModelNotes) -> list[str]:
-    """Where notes contradict the model itself, or are about another model; a sentence each."""
+    """Where notes contradict the model itself or describe another model, a sentence each."""
     model = record.model
     if notes.sha256 and notes.sha256 != model.sha256:
-        return [f"it is about the model {notes.sha256[:12]}..., and {model.name} is {str(model.sha256)[:12]}..."]
+        return [f"it describes the model {notes.sha256[:12]}..., but {model.name} is {str(model.sha256)[:12]}..."]
     facts = measurements(record, ModelNotes())
     return [
-        f"{name} is {facts[name]!r} by the model, and {notes.fields[name]!r} there"
+        f"{name} is {facts[name]!r} in the model, but {notes.fields[name]!r} there"
         for name in FIELDS
         if name in notes.fields and facts[name] not in ("unknown", notes.fields[name])
     ]
 
 
 def measurements(record: Record, notes: ModelNotes) -> dict[str, str]:
-    """The measurements of a performance run, in the order of `FIELDS`; what is not known is "unknown"."""
+    """The measurements of a performance run, in the order of `FIELDS`; "unknown" where a value is missing."""
     model = record.model
     facts = model.metadata
     transformations = model.weight_transformations
@@ -87,7 +87,7 @@ def measurements(record: Record, notes: ModelNotes) -> dict[str, str]:
         if facts.get("calibration"):
             transformations += f", calibrated with {facts['calibration']}"
     elif transformations == "unknown" and "tool" in facts:
-        transformations = "No"  # built here, and nothing else was done
+        transformations = "No"  # built here and not changed
     values = {
         "input_data_types": model.input_data_types,
         "retraining": model.retraining,
@@ -99,12 +99,12 @@ def measurements(record: Record, notes: ModelNotes) -> dict[str, str]:
 
 
 def unknown(values: Mapping[str, str]) -> list[str]:
-    """The fields without a value."""
+    """The fields without a known value."""
     return [name for name, value in values.items() if value == "unknown"]
 
 
 def readme(scene: Scene, records: Sequence[Record], values: Mapping[str, str]) -> str:
-    """README.md of a scenario, in Markdown: how each run was made. ``records`` are of all tests, performance first."""
+    """README.md of a scenario: how each run was made. ``records`` are those of all tests, performance first."""
     record = records[0]
     model, engine, machine = record.model, record.engine, record.machine
     lines = [f"# {scene.benchmark}, {scene.scenario}, on {scene.system}", ""]
@@ -113,7 +113,7 @@ def readme(scene: Scene, records: Sequence[Record], values: Mapping[str, str]) -
     lines += [
         "## Commands",
         "",
-        "From the folder of the code, after `make setup`, and `make data` for SQuAD:",
+        "In the code's folder, after `make setup` (and `make data` for SQuAD):",
         "",
         "```",
     ]
@@ -147,7 +147,7 @@ def readme(scene: Scene, records: Sequence[Record], values: Mapping[str, str]) -
 
 
 def calibration(records: Iterable[Record]) -> str:
-    """calibration.md: how each model came to its numbers, in Markdown."""
+    """calibration.md: how each model was calibrated and quantised."""
     lines = ["# Calibration", ""]
     for model in {record.model.sha256: record.model for record in records}.values():
         lines += [f"## {model.official_name}: {model.name}", ""]
@@ -162,8 +162,8 @@ def calibration(records: Iterable[Record]) -> str:
         ]
         if "compression" in model.metadata:
             lines += [
-                "Weights are quantised symmetrically, per tensor; activations asymmetrically, with ranges that come "
-                "from those of the calibration samples in the FP32 model. `code/harness/compress` is what did it.",
+                "Weights are quantised symmetrically, per tensor; activations asymmetrically, with ranges derived "
+                "from those of the calibration samples in the FP32 model. The tool is `code/harness/compress`.",
                 "",
             ]
     return "\n".join(lines).rstrip() + "\n"

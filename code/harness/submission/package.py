@@ -1,7 +1,7 @@
-"""From official runs in results/ and compliance/ to the directory that is sent in, and its tarball.
+"""From official runs in results/ and compliance/ to the directory to send in, and its tarball.
 
-Nothing of the repository is changed: the full accuracy logs stay where they are, and the package holds them truncated,
-beside the sha256 of the whole. The same runs and files give the same bytes.
+The repository is not changed: the full accuracy logs stay in place, and the package holds truncated ones with the
+sha256 of the full log. The same runs and files give the same bytes.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from harness.submission.write import write_package, write_tarball
 
 @dataclass(frozen=True)
 class Packaged:
-    """What was made."""
+    """A package that was made."""
 
     submission: Submission
     folder: Path
-    """<division>/<submitter> below the root that the checkers are given."""
+    """<division>/<submitter> below the root."""
     round: Round
     results: list[ScenarioRuns]
     tarball: Path
@@ -41,16 +41,16 @@ class Packaged:
 
     @property
     def root(self) -> Path:
-        """What the checkers are given."""
+        """The root of the tree, for the checkers."""
         return self.submission.output
 
 
 def package(request: PackageRequest) -> Packaged:
-    """Write <output>/<division>/<submitter> in one step, and <output>-<submitter>.tar.gz with all its divisions.
+    """Write <output>/<division>/<submitter> in one step, and <output>-<submitter>.tar.gz with all divisions.
 
     Raises:
-        ConfigError: a name is wrong, or there are no runs of the system.
-        CheckFailed: the runs cannot make a submission; the message tells everything that is wrong with them.
+        ConfigError: a name is wrong, or a system has no runs.
+        CheckFailed: the runs do not make a submission; the message lists every problem.
     """
     submission = resolve(request)
     results, problems = select_runs(submission)
@@ -59,28 +59,24 @@ def package(request: PackageRequest) -> Packaged:
     if problems := list(dict.fromkeys(problems + unfilled)):
         raise CheckFailed("\n".join(problems))
     if any(result.performance.code != code_digest() for result in results):
-        console.warn(
-            "the code has changed since some of these results were run, and the package holds it as it is now."
-        )
+        console.warn("the code has changed since some of these tests ran; the package holds the current code.")
     output = submission.output
-    with locked(output.with_name(f".{output.name}.lock"), "another package is being made here: wait for it."):
+    with locked(output.with_name(f".{output.name}.lock"), "another package is being made here: wait until it is done."):
         try:
             folder = _write(submission, found, results, systems)
             tarball = output.with_name(f"{output.name}-{submission.submitter}.tar.gz")
             digest = write_tarball(output, submission.submitter, tarball)
         except OSError as error:
-            raise ConfigError(f"the package cannot be made in {output}: {error.filename}: {error.strerror}.") from error
+            raise ConfigError(f"cannot write the package to {output}: {error.filename}: {error.strerror}.") from error
         except UnicodeError as error:
-            raise ConfigError(
-                f"the package cannot be made: a file of the results is no UTF-8 text ({error})."
-            ) from error
+            raise ConfigError(f"cannot write the package: a result file is not UTF-8 text ({error}).") from error
     return Packaged(submission, folder, found, results, tarball, digest)
 
 
 def _write(
     submission: Submission, found: Round, results: list[ScenarioRuns], systems: Mapping[str, dict[str, Any]]
 ) -> Path:
-    """Write the package beside its place, and put it there in one step.
+    """Write the package beside its place, and move it there in one step.
 
     Returns:
         Its folder.
@@ -109,23 +105,23 @@ def _keep_systems(target: Path, systems: Iterable[str]) -> None:
     """Make sure that the new package has all systems of the old one.
 
     Raises:
-        ConfigError: it has not.
+        ConfigError: it lacks one.
     """
     lost = {path.stem for path in (target / "systems").glob("*.json")} - {*systems}
     if lost:
         raise ConfigError(
-            f"the package that is there has results of {', '.join(sorted(lost))}, too: name all systems, or remove "
-            f"{target} first."
+            f"the existing package also has results of {', '.join(sorted(lost))}: name all systems, or remove {target} "
+            "first."
         )
 
 
 def make(request: PackageRequest, as_json: bool = False) -> int:
-    """`package`; prints what was made, and what our own check says of it, with ``as_json`` as JSON.
+    """`package`, then print the package and the findings of our own check; ``as_json`` prints both as JSON.
 
     Returns:
         0, or 1 when the check finds problems.
     """
-    with console.working("packing the submission"):
+    with console.working("packaging the submission"):
         made = package(request)
     with console.working("checking"):
         report = examine(made.root, made.round, request.rehearsal)

@@ -1,4 +1,4 @@
-"""The tests of a campaign: which a division asks of each model, with their settings."""
+"""The tests that a campaign runs, with their settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CampaignRequest:
     """A campaign as a user asks for it."""
 
     run: RunRequest
-    """What all tests have in common."""
+    """The options common to all tests."""
     models: Sequence[str] = ()
     """Each ``NAME`` or ``NAME@ENGINE``; by default the default model."""
     division: str
@@ -36,14 +36,14 @@ class CampaignRequest:
     """By default those that the closed division requires of a benchmark on such a system."""
     only_compliance: bool = False
     retry: bool = False
-    """Whether tests that failed are run again."""
+    """Whether to repeat tests that failed."""
     folder: Path = paths.ROOT / "build" / "campaign"
     """The folder of event logs and locks."""
     as_json: bool = False
 
     @property
     def closed(self) -> bool:
-        """Whether the closed division's rules apply, compliance tests included."""
+        """Whether the rules of the closed division apply, compliance tests included."""
         return self.division == "closed"
 
 
@@ -53,22 +53,22 @@ class _Entry:
 
     model: Model
     run: RunRequest
-    """The request of its runs, but for scenario and test."""
+    """The request of its runs, without scenario and test."""
     benchmark: str
-    """Whose rules apply, of `RULES`."""
+    """The benchmark of `RULES` whose rules apply."""
 
 
 def plan(request: CampaignRequest) -> Campaign:
     """The campaign that a user asks for.
 
     Raises:
-        ConfigError: a name is wrong, the round has no such scenarios, or two models would share a folder.
+        ConfigError: a name is wrong, the round has no scenarios for the system, or two models would share a folder.
     """
     if request.division not in DIVISIONS:
         raise ConfigError(f"unknown division '{request.division}': {did_you_mean(request.division, DIVISIONS)}")
     if request.system_type not in SYSTEM_TYPES:
         raise ConfigError(
-            f"unknown type of system '{request.system_type}': {did_you_mean(request.system_type, SYSTEM_TYPES)}"
+            f"unknown system type '{request.system_type}': {did_you_mean(request.system_type, SYSTEM_TYPES)}"
         )
     steps: list[Step] = []
     owners: dict[str, str] = {}
@@ -76,7 +76,7 @@ def plan(request: CampaignRequest) -> Campaign:
         entry = _entry(request, text)
         name, filed = entry.model.name, entry.model.official_name
         if filed in owners:
-            raise ConfigError(f"{owners[filed]} and {name} are both {filed}: give each its own --system.")
+            raise ConfigError(f"{owners[filed]} and {name} are both filed under {filed}: give each its own --system.")
         owners[filed] = name
         for scenario in _scenarios(request, entry):
             steps += _steps(request, entry, scenario)
@@ -95,13 +95,13 @@ def _entry(request: CampaignRequest, text: str) -> _Entry:
     known = model.official_name in RULES
     if request.closed and not known:
         raise ConfigError(
-            f"{model.name} is filed under {model.official_name}, and the closed division knows {', '.join(RULES)} "
-            "only: use --division open."
+            f"{model.name} is filed under {model.official_name}, but the closed division has only {', '.join(RULES)}: "
+            "use --division open."
         )
     if request.closed and not (model.equivalent or request.run.rehearsal):
         console.warn(
-            f"the closed division takes the reference model only, and {model.name} is not known to be that: "
-            "say that it is before you package (submission.md, 6), or use --division open."
+            f"the closed division accepts only the reference model, and {model.name} is not known to be it: confirm "
+            "that it is before packaging (submission.md, 6), or use --division open."
         )
     benchmark = model.official_name if known else find_benchmark(model.benchmark).official_name
     return _Entry(model, replace(request.run, model=name or None, engine=engine or request.run.engine), benchmark)
@@ -120,7 +120,7 @@ def _scenarios(request: CampaignRequest, entry: _Entry) -> list[str]:
 
 
 def _steps(request: CampaignRequest, entry: _Entry, scenario: str) -> list[Step]:
-    """The tests of one scenario, in the order in which they run."""
+    """The tests of one scenario in running order."""
     run = replace(entry.run, scenario=scenario)
     official = {mode: Step(resolve(replace(run, mode=mode))) for mode in MODES}
     tests = RULES[entry.benchmark].tests if request.closed else ()
@@ -131,7 +131,7 @@ def _steps(request: CampaignRequest, entry: _Entry, scenario: str) -> list[Step]
 
 
 def _compliance_only(steps: Sequence[Step]) -> Iterator[Step]:
-    """The compliance tests; those that they need are done if they have a record."""
+    """The compliance tests; the tests that they need are done if they have a record."""
     for step in steps:
         if step.settings.audit:
             yield step

@@ -13,7 +13,7 @@ from harness.results.layout import Classic
 from harness.rules.rehearsal import REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.rules.rounds import DIVISIONS, Round, find_round
 
-_LONGEST = 80  # characters of a name that many file systems, and the checkers' messages, bear
+_LONGEST = 80  # characters of a name that file systems and the checkers' messages can hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,22 +28,22 @@ class PackageRequest:
     """The folder with results/ and compliance/; by default this repository, or that of rehearsals."""
     output: Path | None = None
     round_name: str | None = None
-    """By default the round that the runs were made for."""
+    """By default the round of the runs."""
     rehearsal: bool = False
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What is packaged, from where, and for whom."""
+    """What to package, from where, and for whom."""
 
     division: str
     submitter: str
     systems: tuple[str, ...]
     source: Classic
     output: Path
-    """The root that the checkers are given; the package goes to <output>/<division>/<submitter>."""
+    """The root of the tree; the package goes to <output>/<division>/<submitter>."""
     round: Round | None
-    """The round that the runs must have been made for; None: whichever it is."""
+    """The round that the runs must be of; None for any."""
     rehearsal: bool
 
     @property
@@ -53,29 +53,29 @@ class Submission:
 
 
 def default_output(rehearsal: bool) -> Path:
-    """The root of the submission where the user names none."""
+    """The default root of a submission or of a rehearsal's."""
     return ROOT / "build" / ("rehearsal-submission" if rehearsal else "submission")
 
 
 def resolve(request: PackageRequest) -> Submission:
-    """The submission that a user asks for; of a rehearsal, names are marked as such.
+    """The submission that a user asks for; a rehearsal prefixes its names.
 
     Raises:
         ConfigError: a name is wrong.
     """
     submitter, rehearsal = request.submitter, request.rehearsal
     if request.division not in DIVISIONS:
-        raise ConfigError(f"the division is {' or '.join(DIVISIONS)}, not '{request.division}'.")
+        raise ConfigError(f"unknown division '{request.division}': choose {' or '.join(DIVISIONS)}.")
     if not submitter:
         raise ConfigError("the submitter is missing: give the name of your organisation with --submitter (SUBMITTER=).")
     if not submitter.strip() or not all(c.isalnum() or c in "._-" for c in submitter) or submitter.startswith("."):
-        raise ConfigError(f"'{submitter}' is no name of a submitter: use letters, digits, '.', '_' and '-'.")
+        raise ConfigError(f"'{submitter}' is not a valid submitter name: use letters, digits, '.', '_' and '-'.")
     names = (submitter, *(request.systems or (default_system_name(),)))
     if rehearsal:
         names = tuple(name if name.startswith(REHEARSAL_PREFIX) else REHEARSAL_PREFIX + name for name in names)
     for name in names:
         if len(name) > _LONGEST:
-            raise ConfigError(f"'{name[:20]}...' is too long a name: use {_LONGEST} characters at most.")
+            raise ConfigError(f"the name '{name[:20]}...' is too long: use at most {_LONGEST} characters.")
     return Submission(
         division=request.division,
         submitter=names[0],

@@ -1,4 +1,4 @@
-"""`harness check`: what our own check and the official ones found, printed."""
+"""`harness check`: run our own check and the official ones, and print their findings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.submission.official import CheckerVerdict, find_checkout, run_check
 from harness.submission.request import default_output
 
 _SHOWN = 40
-"""Reasons of an official checker that are printed; one broken file can give it hundreds."""
+"""Maximum reasons to print for an official checker; one broken file can cause hundreds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,19 +26,19 @@ class CheckRequest:
     root: Path | None = None
     """The tree; by default the one that `harness package` makes."""
     round_name: str | None = None
-    """By default that of the logs."""
+    """By default the round of the logs."""
     rehearsal: bool = False
-    """Whether the marks of a rehearsal may be there."""
+    """Whether to ignore the marks of a rehearsal."""
     checkout: Path | None = None
-    """Of mlcommons/inference, whose checkers also run."""
+    """A checkout of mlcommons/inference; its two checkers then also run."""
     clone: bool = False
-    """Whether to clone it."""
+    """Whether to clone mlcommons/inference for that."""
     python: str = sys.executable
-    """Runs the official checkers."""
+    """The Python for the official checkers."""
 
 
 def run_check(request: CheckRequest, as_json: bool = False) -> int:
-    """Check a tree and print what was found, with ``as_json`` as JSON; returns the exit code.
+    """Check a tree and print the findings, with ``as_json`` as JSON; returns the exit code.
 
     Raises:
         ConfigError: the tree, round, checkout or Python does not exist.
@@ -57,8 +57,8 @@ def run_check(request: CheckRequest, as_json: bool = False) -> int:
 
 
 def last_line(report: Report, rehearsal: bool = False) -> str:
-    """The sum of what our own check found."""
-    nature = " It is a rehearsal, and no submission." if rehearsal else ""
+    """A summary of our own check."""
+    nature = " This is a rehearsal, not a submission." if rehearsal else ""
     if report.problems:
         files = len({problem.path for problem in report.problems})
         return f"{count(len(report.problems), 'problem')} in {count(files, 'file')} ({report.round.name}).{nature}"
@@ -76,7 +76,7 @@ def count(number: int, noun: str) -> str:
 
 
 def show(report: Report, verdicts: list[CheckerVerdict], rehearsal: bool) -> None:
-    """Print what was found."""
+    """Print the findings."""
     for path, problems in groupby(report.problems, key=lambda problem: problem.path):
         console.out.print(Text(path, "bold"))
         for problem in problems:
@@ -87,12 +87,12 @@ def show(report: Report, verdicts: list[CheckerVerdict], rehearsal: bool) -> Non
         for reason in verdict.reasons[:_SHOWN]:
             console.out.print(Text(f"  {reason}"))
         if len(verdict.reasons) > _SHOWN:
-            console.out.print(Text(f"  and {len(verdict.reasons) - _SHOWN} reasons more"))
+            console.out.print(Text(f"  and {len(verdict.reasons) - _SHOWN} more reasons"))
     console.out.print(Text(last_line(report, rehearsal)))
 
 
 def facts(report: Report, verdicts: list[CheckerVerdict], rehearsal: bool) -> dict[str, object]:
-    """What was found, as `--json` prints it."""
+    """The findings as `--json` prints them."""
     return {
         "round": report.round.name,
         "rehearsal": rehearsal,

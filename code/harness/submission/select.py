@@ -1,4 +1,4 @@
-"""Which official runs make a submission, and what keeps them out of it."""
+"""Which official runs make a submission, and why others do not."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class ScenarioRuns:
     performance: Record
     accuracy: Record
     audits: Mapping[str, Record]
-    """The compliance tests that exist, by name; none in the open division."""
+    """The existing compliance tests, by name; empty in the open division."""
     notes: ModelNotes
 
     @property
     def records(self) -> list[Record]:
-        """Those of all tests, performance first."""
+        """The records of all tests, performance first."""
         return [self.performance, self.accuracy, *self.audits.values()]
 
     @property
@@ -62,15 +62,15 @@ class ScenarioRuns:
 
     @property
     def implementation(self) -> str:
-        """The name of the code's folder and of the measurements file: the engine."""
+        """The engine: the name of the code's folder and of the measurements file."""
         return self.performance.engine.name
 
 
 def select_runs(submission: Submission) -> tuple[list[ScenarioRuns], list[str]]:
-    """The runs of a submission's systems, and what keeps them out of it, a sentence each.
+    """The runs of a submission's systems, and all problems with them, a sentence each.
 
     Raises:
-        ConfigError: a system has no results, or a file of them cannot be read.
+        ConfigError: a system has no results, or a file cannot be read.
     """
     selected: list[ScenarioRuns] = []
     problems: list[str] = []
@@ -98,7 +98,7 @@ def _scenes(submission: Submission) -> list[Scene]:
     for name in submission.systems:
         if name not in systems:
             raise ConfigError(
-                f"there are no official results of system {name} in {submission.source.root / 'results'} (there are: "
+                f"there are no official results of system {name} in {submission.source.root / 'results'} (systems: "
                 f"{', '.join(systems) or 'none'}): make them with `make submission`, or give SYSTEM=."
             )
     return [scene for scene in known if scene.system in submission.systems]
@@ -119,44 +119,44 @@ def _unfit(submission: Submission, scene: Scene, test: str, folder: Path, record
         if folder.exists():
             yield f"{folder} has no record (run.json): only runs of this harness can be packaged."
         elif test not in AUDITS:
-            yield f"{folder} is missing: make {scene.scenario}'s {test} run with `make submission`."
+            yield f"{folder} is missing: do the {test} run of {scene.scenario} with `make submission`."
         return
     if not record.valid:
-        yield f"{folder} is no valid run: run it again."
+        yield f"{folder} is not a valid run: run it again."
     if record.rehearsal != submission.rehearsal:
-        kind = "is a rehearsal" if record.rehearsal else "is a measurement, and this a rehearsal"
-        yield f"{folder} {kind}: the two are never packaged together."
+        kind = "is a rehearsal" if record.rehearsal else "is a measurement, and this is a rehearsal"
+        yield f"{folder} {kind}: the two cannot be packaged together."
     elif not submission.rehearsal and not record.for_submission:
         yield f"{folder} is a development run: run it with --official."
     if not submission.rehearsal and record.model.caveat:
-        yield f"{folder} was made with {record.model.caveat}: it is no result."
+        yield f"{folder} was made with {record.model.caveat}: it is not a result."
 
 
 def _mismatches(test: str, folder: Path, performance: Record, record: Record, results: Path) -> Iterator[str]:
-    """Why a run does not belong to the performance run, or a compliance test to the logs in ``results``."""
+    """Why a run does not match the performance run, or a compliance test the logs in ``results``."""
     if other := performance.identity.difference(record.identity) or unlike(performance, record):
-        yield f"{folder} was run with another {other} than the performance run: run one of them again."
+        yield f"{folder} was run with another {other} than the performance run: repeat one of them."
     if test in AUDITS and record.reference != reference(results, test):
-        yield f"{folder} was compared with results that have been replaced since: run {test} again."
+        yield f"{folder} was compared with results that were replaced later: run {test} again."
 
 
 def _undescribed(submission: Submission, runs: ScenarioRuns, path: Path) -> Iterator[str]:
-    """What a person must still say about the model in its notes at ``path``, or says wrongly."""
+    """What is missing or wrong in the notes on the model at ``path``."""
     model, benchmark = runs.performance.model, runs.scene.benchmark
     yield from (f"{path}: {words}." for words in contradictions(runs.performance, runs.notes))
     if missing := unknown(runs.values):
         example = json.dumps({"sha256": model.sha256, **dict.fromkeys(missing, "...")})
-        yield f"model {model.name} does not tell its {', '.join(missing)}: write {example} to {path}."
+        yield f"model {model.name} does not state its {', '.join(missing)}: write {example} to {path}."
     if submission.closed and not submission.rehearsal and not (model.equivalent or runs.notes.equivalent):
         example = json.dumps({"sha256": model.sha256, "equivalent": True})
         yield (
-            f"{benchmark}: the closed division takes the reference model only, and {model.name} is not known to be "
-            f"that: use DIVISION=open, or write {example} to {path} if it is."
+            f"{benchmark}: the closed division accepts only the reference model, and {model.name} is not known to be "
+            f"it: use DIVISION=open, or write {example} to {path} if it is."
         )
 
 
 def describe_systems(submission: Submission) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The descriptions of a submission's systems, by system, and what they lack, a sentence each.
+    """The descriptions of a submission's systems, by system, and the fields that they lack, a sentence each.
 
     Raises:
         ConfigError: one does not exist, or cannot be read.
@@ -175,12 +175,12 @@ def describe_systems(submission: Submission) -> tuple[dict[str, dict[str, Any]],
 
 def _system(path: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"{path} is missing: make it with `harness system init --system {name}`, and fill it in.")
+        raise ConfigError(f"{path} is missing: create it with `harness system init --system {name}`, and fill it in.")
     return read_system(path)
 
 
 def _rehearsed_system(name: str) -> dict[str, Any]:
-    """The description of the real system, or of this machine, marked as a rehearsal's."""
+    """The description of the real system, else of this machine, marked as a rehearsal."""
     real = ROOT / "systems" / f"{name.removeprefix(REHEARSAL_PREFIX)}.json"
     values = read_system(real) if real.is_file() else describe_machine()
     known = name if "system_name" in unfilled(values) else values["system_name"]
@@ -190,7 +190,7 @@ def _rehearsed_system(name: str) -> dict[str, Any]:
 
 
 def round_of_runs(submission: Submission, selected: list[ScenarioRuns]) -> Round:
-    """The round whose seeds all runs have.
+    """The round whose seeds all runs used.
 
     Raises:
         ConfigError: the runs are of other rounds.
@@ -205,7 +205,7 @@ def round_of_runs(submission: Submission, selected: list[ScenarioRuns]) -> Round
             found = round_of(read_detail(folder, mode).values)
             if found is None:
                 names = ", ".join(each.name for each in ROUNDS)
-                raise ConfigError(f"{folder} was run with seeds of no round that is known ({names}).")
+                raise ConfigError(f"{folder} was run with the seeds of an unknown round (known: {names}).")
             rounds.setdefault(found, folder)
     chosen = submission.round or next(iter(rounds), ROUNDS[-1])
     for found, folder in rounds.items():
@@ -213,6 +213,6 @@ def round_of_runs(submission: Submission, selected: list[ScenarioRuns]) -> Round
             version = ".".join(map(str, chosen.first))
             raise ConfigError(
                 f"{folder} was run with the seeds of {found.name}, and a submission to {chosen.name} needs its own: "
-                f"install LoadGen {version} or a later one of that round, and run everything again."
+                f"install LoadGen {version} or a later version for that round, and run everything again."
             )
     return chosen

@@ -1,4 +1,4 @@
-"""The tests of a campaign, and the log of what became of each."""
+"""The tests of a campaign, and the log of their events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.scenarios.base import Metric
 
 
 class State(StrEnum):
-    """How far a test is."""
+    """The state of a test."""
 
     LEFT = "to do"
     CUT = "interrupted"
@@ -36,7 +36,7 @@ class Step:
     state: State = State.LEFT
     record: Record | None = None
     seconds: float | None = None
-    """How long it took, if it is known."""
+    """Duration, if known."""
     reason: str = ""
     """Why it failed."""
 
@@ -47,19 +47,19 @@ class Step:
 
     @property
     def name(self) -> str:
-        """How the log calls it, and people."""
+        """The name in the event log and on the console."""
         return f"{self.settings.scene.benchmark} {self.settings.scenario} {self.test}"
 
     @property
     def folder(self) -> Path:
-        """Where its record is once it is done."""
+        """The folder of its record once it is done."""
         target = self.settings.target
         assert target is not None
         return target / "performance" / "run_1" if self.settings.audit else target
 
     @property
     def result(self) -> str:
-        """The metric or the accuracy in words, or why there is none."""
+        """The metric or the accuracy in words, or the reason of a failure."""
         if self.record is None:
             return self.reason
         result = self.record.result
@@ -68,7 +68,7 @@ class Step:
 
 
 class EventLog:
-    """What happened, a line of JSON each; written through to the disk."""
+    """Events, a line of JSON each, written through to the disk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -83,7 +83,7 @@ class EventLog:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a+b") as file:
-                # A line that a power failure cut short must not swallow the next one.
+                # After a power failure the last line may be incomplete; it must not swallow the next one.
                 file.seek(0, os.SEEK_END)
                 if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
                     file.write(b"\n")
@@ -94,7 +94,7 @@ class EventLog:
             raise ConfigError(f"{self._path} cannot be written: {error.strerror}.") from error
 
     def last(self) -> dict[str, dict[str, object]]:
-        """The last event of each test; lines that cannot be read are left out."""
+        """The last event of each test; skips lines that cannot be read."""
         found: dict[str, dict[str, object]] = {}
         with contextlib.suppress(OSError):
             for line in self._path.read_bytes().splitlines():

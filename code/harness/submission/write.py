@@ -29,7 +29,7 @@ _PROJECT = ("code", "docs", "tools", "Makefile", "pyproject.toml", "requirements
 def write_package(
     target: Layout, submission: Submission, results: Sequence[ScenarioRuns], systems: Mapping[str, object]
 ) -> None:
-    """Write everything that <division>/<submitter> holds; ``systems`` are the descriptions by system.
+    """Write the contents of <division>/<submitter>; ``systems`` are the descriptions by system.
 
     Raises:
         CheckFailed: a log was changed after it was scored, or a file is too large.
@@ -91,7 +91,7 @@ def _copy_logs(source: Path, target: Path) -> None:
 
 
 def _write_accuracy(source: Path, target: Path) -> None:
-    """accuracy.txt, and the accuracy log truncated; accuracy.txt must hold the hash of the whole.
+    """accuracy.txt and the truncated accuracy log; accuracy.txt must hold the hash of the full log.
 
     Raises:
         CheckFailed: it holds another hash: the log was changed after it was scored.
@@ -107,12 +107,12 @@ def _write_accuracy(source: Path, target: Path) -> None:
 
 
 def truncated(log: bytes) -> bytes:
-    """An accuracy log as a submission holds it: its first and last `KEPT` bytes."""
+    """An accuracy log as a submission holds it: the first and last `KEPT` bytes."""
     return log if len(log) < 2 * KEPT + len(CUT) else log[:KEPT] + CUT + log[-KEPT:]
 
 
 def _write_calibration(path: Path, submission: Submission, results: Sequence[ScenarioRuns]) -> None:
-    """The submitter's calibration.md or one made from the records, where the division or a model needs one."""
+    """The submitter's calibration.md, or one made from the records, if the division or a model needs one."""
     if not submission.closed and not any("calibration" in result.performance.model.metadata for result in results):
         return
     mine = ROOT / "calibration.md"
@@ -128,7 +128,7 @@ def _mapped(benchmark: str) -> str:
 
 
 def _write_code(folder: Path, results: Sequence[ScenarioRuns]) -> None:
-    """This project as it is, with those of its models that were run; without tests, caches and hidden files."""
+    """This project with the models that were run; without tests, caches and hidden files."""
     used = {result.performance.model.sha256 for result in results}
     for path in _project_files():
         if path.suffix == ".onnx" and sha256(path.read_bytes()).hexdigest() not in used:
@@ -149,7 +149,9 @@ def _project_files() -> Iterator[Path]:
 def _check_sizes(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_size > LARGEST_FILE:
-            raise CheckFailed(f"{path.relative_to(folder)} has more than 50 MB, which no submission may hold.")
+            raise CheckFailed(
+                f"{path.relative_to(folder)} is larger than 50 MB, the limit of a submission: make it smaller."
+            )
 
 
 def _readme(submission: Submission, results: Sequence[ScenarioRuns]) -> str:
@@ -166,13 +168,13 @@ def _readme(submission: Submission, results: Sequence[ScenarioRuns]) -> str:
     lines += [
         "",
         "The exact command, model, settings and versions of every row are in the README.md beside its measurements. "
-        "The code of each benchmark is the whole project; its `submission.md` tells the way from a clone to here.",
+        "The code of each benchmark is the complete project; its `submission.md` shows how to make this submission.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def write_tarball(root: Path, submitter: str, path: Path) -> str:
-    """Write the tarball of a submitter's divisions, the same bytes for the same files; return its sha256.
+    """Write the tarball of a submitter's divisions and return its sha256; the same files give the same bytes.
 
     Raises:
         OSError: a file cannot be read or written.

@@ -89,9 +89,9 @@ def test_a_crash_is_no_acceptance(tmp_path):
     repository = stand_in(tmp_path, "raise ValueError('model not known')", "import sys; print('odd'); sys.exit(3)")
     new, old = run_checkers(repository, tmp_path, find_round("v6.1"))
     assert new == CheckerVerdict(
-        "submission_checker", False, ("the checker crashed, so it accepts nothing: ValueError: model not known",)
+        "submission_checker", False, ("the checker crashed, so the tree is not accepted: ValueError: model not known",)
     )
-    assert old == CheckerVerdict("submission_checker_old.py", False, ("it ended with 3: odd",))
+    assert old == CheckerVerdict("submission_checker_old.py", False, ("exit code 3: odd",))
 
 
 def test_checkers_leave_nothing_behind(tmp_path):
@@ -114,7 +114,7 @@ def test_a_folder_that_is_no_checkout(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=COMMIT[:8]):
         find_checkout(tmp_path, clone=False)
     monkeypatch.setenv("INFERENCE_REPO", str(tmp_path))
-    with pytest.raises(ConfigError, match="holds no"):
+    with pytest.raises(ConfigError, match="does not contain"):
         find_checkout(None, clone=False)
     monkeypatch.delenv("INFERENCE_REPO")
     assert find_checkout(None, clone=False) is None
@@ -148,7 +148,7 @@ def test_the_command(tmp_path):
 
     good = run(str(tmp_path / "tree"), "--rehearsal")
     assert good.returncode == 0
-    assert good.stdout.endswith("for v6.1. It is a rehearsal, and no submission.\n")
+    assert good.stdout.endswith("for v6.1. This is a rehearsal, not a submission.\n")
     bad = run(str(tmp_path / "tree"), "--json")
     assert bad.returncode == 1
     assert '"mark": true' in bad.stdout

@@ -194,9 +194,9 @@ def drop_accuracy(tree):
 
 WRONG = {
     "development": (lambda t: change(t.performance(SCENE), for_submission=False), "is a development run"),
-    "invalid": (lambda t: change(t.accuracy(SCENE), valid=False), "is no valid run"),
+    "invalid": (lambda t: change(t.accuracy(SCENE), valid=False), "is not a valid run"),
     "rehearsal": (lambda t: change(t.accuracy(SCENE), rehearsal=True), "is a rehearsal"),
-    "no accuracy": (drop_accuracy, "is missing: make Offline's accuracy run"),
+    "no accuracy": (drop_accuracy, "is missing: do the accuracy run of Offline"),
     "no record": (lambda t: (t.performance(SCENE) / "run.json").unlink(), "has no record"),
     "random": (
         lambda t: change(
@@ -219,14 +219,14 @@ WRONG = {
         lambda t: change(
             t.performance(SCENE), model=record("resnet50", "performance")["model"] | {"equivalent": False}
         ),
-        "the closed division takes the reference model only",
+        "the closed division accepts only the reference model",
     ),
     "silent model": (
         lambda t: change(
             t.performance(SCENE),
             model=record("resnet50", "performance")["model"] | {"weight_transformations": "unknown"},
         ),
-        "does not tell its weight_transformations",
+        "does not state its weight_transformations",
     ),
     "mark": (
         lambda t: put(t.system_file(SYSTEM), json.dumps(SYSTEM_JSON | {"cooling": "FILL IN: such as air"})),
@@ -249,7 +249,7 @@ WRONG = {
             t.performance(SCENE) / "mlperf_log_detail.txt",
             (t.performance(SCENE) / "mlperf_log_detail.txt").read_text() + "\n",
         ),
-        "was compared with results that have been replaced since",
+        "was compared with results that were replaced later",
     ),
     "changed log": (
         lambda t: put(t.accuracy(SCENE) / ACCURACY, "[\n]\n"),
@@ -290,9 +290,9 @@ def test_what_is_no_submission_is_not_packaged(tmp_path, tree, name):
     [
         ({"round_name": "v5.1"}, r"seeds of v6.1, and a submission to v5.1 needs its own: install LoadGen 5.0.22"),
         ({"round_name": "v7"}, "unknown round"),
-        ({"division": "shut"}, "closed or open"),
-        ({"submitter": "A/B"}, "no name of a submitter"),
-        ({"submitter": "A" * 100}, "too long a name"),
+        ({"division": "shut"}, "choose closed or open"),
+        ({"submitter": "A/B"}, "is not a valid submitter name"),
+        ({"submitter": "A" * 100}, "the name .* is too long"),
         ({"systems": ["other"]}, "there are no official results of system other"),
     ],
 )
@@ -314,15 +314,18 @@ def test_a_model_that_says_too_little_is_told_by_a_person(tmp_path, tree):
     with pytest.raises(ConfigError, match="did you mean 'weight_transformations'"):
         run(tree, tmp_path / "out")
     put(told, json.dumps({"weight_transformations": "INT8"}))
-    with pytest.raises(ConfigError, match="must say which model it is about"):
+    with pytest.raises(ConfigError, match="must name the model that it describes"):
         run(tree, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"sha256": "f" * 64, "equivalent": True}, "it is about the model ffff"),
-        ({"sha256": "0" * 64, "weight_data_types": "int8"}, "weight_data_types is 'fp32' by the model, and 'int8'"),
+        ({"sha256": "f" * 64, "equivalent": True}, "it describes the model ffff"),
+        (
+            {"sha256": "0" * 64, "weight_data_types": "int8"},
+            "weight_data_types is 'fp32' in the model, but 'int8' there",
+        ),
     ],
 )
 def test_a_person_cannot_say_otherwise_than_the_model(tmp_path, tree, said, words):
@@ -337,7 +340,7 @@ def test_no_system_is_dropped_from_a_package_silently(tmp_path, tree):
     for part in ("results", "compliance"):
         (other.root / part / SYSTEM).rename(other.root / part / "second")
     (other.root / "systems" / f"{SYSTEM}.json").rename(other.root / "systems" / "second.json")
-    with pytest.raises(ConfigError, match=f"has results of {SYSTEM}, too"):
+    with pytest.raises(ConfigError, match=f"the existing package also has results of {SYSTEM}"):
         run(other, tmp_path / "out", systems=["second"])
     assert (made.folder / "systems" / f"{SYSTEM}.json").is_file()
 
