@@ -1,4 +1,4 @@
-"""Our check finds at least what the official checkers find; needs INFERENCE_REPO, a checkout of mlcommons/inference."""
+"""Our check finds everything that the official ones find; needs INFERENCE_REPO, a checkout of mlcommons/inference."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def checkout() -> Path:
 def test_good_trees_are_accepted(checkout, tmp_path, name, division, system_type):
     make_tree(tmp_path, name, division, system_type=system_type)
     verdicts = run_checkers(checkout, tmp_path, find_round(name))
-    known = name != "v5.0"  # the older one does not know it any more
+    known = name != "v5.0"  # the older one no longer supports it
     assert [verdict.accepted for verdict in verdicts] == [True, True if known else None], verdicts
     assert not check(tmp_path)
 
@@ -85,7 +85,7 @@ def stand_in(folder: Path, new: str, old: str = "print('fine')") -> Path:
     return folder
 
 
-def test_a_crash_is_no_acceptance(tmp_path):
+def test_a_crash_is_not_acceptance(tmp_path):
     repository = stand_in(tmp_path, "raise ValueError('model not known')", "import sys; print('odd'); sys.exit(3)")
     new, old = run_checkers(repository, tmp_path, find_round("v6.1"))
     assert new == CheckerVerdict(
@@ -110,7 +110,7 @@ def test_a_missing_package_is_one_sentence(tmp_path):
         run_checkers(repository, tmp_path, find_round("v6.1"), python="/no/python")
 
 
-def test_a_folder_that_is_no_checkout(tmp_path, monkeypatch):
+def test_a_folder_that_is_not_a_checkout(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=COMMIT[:8]):
         find_checkout(tmp_path, clone=False)
     monkeypatch.setenv("INFERENCE_REPO", str(tmp_path))

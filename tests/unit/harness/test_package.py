@@ -1,4 +1,4 @@
-"""Packages of runs whose logs are made up, in the form of LoadGen's."""
+"""Packages of runs with made-up logs in LoadGen's format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.submission.package import make, package
 from harness.submission.request import PackageRequest
 from harness.submission.write import truncated
 
-TELLING = {"input_data_types": "int64", "weight_transformations": "no", "retraining": "No", "precision": "fp32"}
+MODEL_FACTS = {"input_data_types": "int64", "weight_transformations": "no", "retraining": "No", "precision": "fp32"}
 
 
 def record(benchmark: str, mode: str, **changes) -> dict:
@@ -49,7 +49,7 @@ def record(benchmark: str, mode: str, **changes) -> dict:
             "caveat": "",
             "equivalent": True,
             "metadata": {},
-            **TELLING,
+            **MODEL_FACTS,
         },
         "engine": {"name": "deepsparse", "version": "1.8.0"},
         "shapes": [[8, 128]],
@@ -95,7 +95,7 @@ def make_runs(root: Path, name: str = "v6.1") -> Classic:
 
 
 def whole(folder: Path) -> None:
-    """Put an accuracy log there that is not truncated."""
+    """Put a full accuracy log there."""
     log = "[\n" + ",\n".join(f'{{ "seq_id" : {n}, "qsl_idx" : {n}, "data" : "00" }}' for n in range(900)) + "\n]\n"
     put(folder / ACCURACY, log)
     score = (folder / "accuracy.txt").read_text().partition("\n")[0]
@@ -128,10 +128,10 @@ def test_a_package_of_good_runs_has_no_problem(tmp_path, name, division):
     assert bool(list(made.folder.rglob("TEST01"))) == (division == "closed")
 
 
-def test_both_official_checkers_take_a_package(tmp_path, tree):
+def test_both_official_checkers_accept_a_package(tmp_path, tree):
     repository = os.environ.get("INFERENCE_REPO")
     if not repository:
-        pytest.skip("INFERENCE_REPO names no checkout of mlcommons/inference")
+        pytest.skip("needs INFERENCE_REPO, a checkout of mlcommons/inference")
     from harness.submission.official import run_checkers
 
     run(tree, tmp_path / "out")
@@ -277,16 +277,16 @@ def test_a_record_of_another_kind_is_one_sentence(tmp_path, tree, content):
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_no_submission_is_not_packaged(tmp_path, tree, name):
-    spoil, said = WRONG[name]
+def test_unfit_runs_are_not_packaged(tmp_path, tree, name):
+    spoil, message = WRONG[name]
     spoil(tree)
-    with pytest.raises(CheckFailed, match=said):
+    with pytest.raises(CheckFailed, match=message):
         run(tree, tmp_path / "out", "open" if name == "changed log" else "closed")
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"round_name": "v5.1"}, r"seeds of v6.1, and a submission to v5.1 needs its own: install LoadGen 5.0.22"),
         ({"round_name": "v7"}, "unknown round"),
@@ -296,8 +296,8 @@ def test_what_is_no_submission_is_not_packaged(tmp_path, tree, name):
         ({"systems": ["other"]}, "there are no official results of system other"),
     ],
 )
-def test_a_wrong_name_is_one_sentence(tmp_path, tree, changes, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_wrong_name_is_one_sentence(tmp_path, tree, changes, message):
+    with pytest.raises(ConfigError, match=message):
         run(tree, tmp_path / "out", **changes)
 
 
@@ -305,21 +305,21 @@ def test_a_model_that_says_too_little_is_told_by_a_person(tmp_path, tree):
     silent = record("resnet50", "performance")["model"] | {"weight_transformations": "unknown"}
     for scenario in SCENARIOS["resnet50"]:
         change(tree.performance(Scene(SYSTEM, "resnet50", scenario)), model=silent)
-    told = tree.root / "measurements" / SYSTEM / "resnet50" / "model.json"
-    put(told, json.dumps({"sha256": "0" * 64, "weight_transformations": "INT8 quantisation"}))
+    notes = tree.root / "measurements" / SYSTEM / "resnet50" / "model.json"
+    put(notes, json.dumps({"sha256": "0" * 64, "weight_transformations": "INT8 quantisation"}))
     made = run(tree, tmp_path / "out")
     text = (made.folder / "results" / SYSTEM / "resnet50" / "Offline" / "measurements.json").read_text()
     assert json.loads(text)["weight_transformations"] == "INT8 quantisation"
-    put(told, json.dumps({"weight_transformation": "INT8"}))
+    put(notes, json.dumps({"weight_transformation": "INT8"}))
     with pytest.raises(ConfigError, match="did you mean 'weight_transformations'"):
         run(tree, tmp_path / "out")
-    put(told, json.dumps({"weight_transformations": "INT8"}))
+    put(notes, json.dumps({"weight_transformations": "INT8"}))
     with pytest.raises(ConfigError, match="must name the model that it describes"):
         run(tree, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("notes", "words"),
     [
         ({"sha256": "f" * 64, "equivalent": True}, "it describes the model ffff"),
         (
@@ -328,8 +328,8 @@ def test_a_model_that_says_too_little_is_told_by_a_person(tmp_path, tree):
         ),
     ],
 )
-def test_a_person_cannot_say_otherwise_than_the_model(tmp_path, tree, said, words):
-    put(tree.root / "measurements" / SYSTEM / "resnet50" / "model.json", json.dumps(said))
+def test_notes_cannot_contradict_the_model(tmp_path, tree, notes, words):
+    put(tree.root / "measurements" / SYSTEM / "resnet50" / "model.json", json.dumps(notes))
     with pytest.raises(CheckFailed, match=words):
         run(tree, tmp_path / "out")
 
@@ -363,9 +363,9 @@ def test_what_was_made_is_printed_and_checked(tmp_path, tree, capsys):
     assert "5 results for v6.1, open division" in printed
     assert "no problem found" in printed
     assert make(request, as_json=True) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert Path(told["folder"]) == tmp_path / "out" / "open" / "Acme"
-    assert told["sha256"] == sha256(Path(told["tarball"]).read_bytes()).hexdigest()
-    assert len(told["results"]) == told["check"]["results"] == 5
-    assert told["results"][0].keys() == {"system", "benchmark", "scenario", "result", "accuracy"}
-    assert told["check"]["problems"] == []
+    printed = json.loads(capsys.readouterr().out)
+    assert Path(printed["folder"]) == tmp_path / "out" / "open" / "Acme"
+    assert printed["sha256"] == sha256(Path(printed["tarball"]).read_bytes()).hexdigest()
+    assert len(printed["results"]) == printed["check"]["results"] == 5
+    assert printed["results"][0].keys() == {"system", "benchmark", "scenario", "result", "accuracy"}
+    assert printed["check"]["problems"] == []
