@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def official(clone, small_squad):
-    """A clone whose full data set is a small one, so that an accuracy run over all of it is short."""
+    """A clone with a small full data set, so that an accuracy run over all of it is short."""
     content = small_squad.read_bytes()
     clone.stand_in("squad-v1.1", content, "http://127.0.0.1:9/dev.json")
     path = clone.top / "build/data/dev-v1.1.json"
@@ -45,7 +45,7 @@ def test_an_official_accuracy_run_goes_into_the_results_tree_and_is_never_overwr
 
 
 @pytest.mark.parametrize("line", ["*.Offline.min_duration = 60000", "bert.*.max_query_count = 5"])
-def test_an_official_run_refuses_a_user_conf_that_shortens_the_test(official, line):
+def test_an_official_run_rejects_a_user_conf_that_shortens_the_test(official, line):
     conf = official.top / "user.conf"
     conf.write_text(f"# mine\n{line}\n")
     run = official.harness("run", "--official", "--engine", "onnxruntime")

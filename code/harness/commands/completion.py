@@ -30,7 +30,7 @@ def script(shell: str, program: str = "harness") -> str:
     Raises:
         ConfigError: there is none for this shell.
     """
-    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # typer lists no exports
+    from typer.completion import get_completion_script
 
     from harness.registry import choose
 
@@ -39,7 +39,7 @@ def script(shell: str, program: str = "harness") -> str:
 
 def attach(app: Typer, path: tuple[str, ...] = ()) -> None:
     """Give every parameter of a command line the completer that belongs to its name, before a shell is answered."""
-    from typer.completion import completion_init  # type: ignore[attr-defined]  # typer lists no exports
+    from typer.completion import completion_init
 
     completion_init()
     for command in app.registered_commands:

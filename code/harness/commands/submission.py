@@ -1,4 +1,4 @@
-"""What a submission takes: `harness campaign`, `compliance`, `system`, `package` and `check`."""
+"""The commands for a submission: `harness campaign`, `compliance`, `system`, `package` and `check`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from harness.host import console
 
 @dataclass(frozen=True, kw_only=True)
 class ComplianceOptions:
-    """What both commands ask for that run the tests of a submission."""
+    """The options of both commands that run the tests of a submission."""
 
     model: Models = None
     scenario: Scenarios = None
@@ -62,7 +62,7 @@ class ComplianceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignOptions(ComplianceOptions):
-    """All tests, in either division."""
+    """The options of `harness campaign`."""
 
     division: Annotated[str, typer.Option(help="open, or closed with its compliance tests.")] = "open"
 
@@ -71,7 +71,7 @@ class CampaignOptions(ComplianceOptions):
 def campaign(asked: CampaignOptions) -> None:
     """Run all official tests of a submission: performance, accuracy and, in the closed division, compliance.
 
-    It can be ended at any moment; the same command then goes on. What is done is never run again, and what failed
+    It can be stopped at any moment; the same command then resumes. Finished tests are never repeated, failed tests
     only with --retry.
     """
     _campaign(asked, asked.division)
@@ -79,10 +79,10 @@ def campaign(asked: CampaignOptions) -> None:
 
 def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = False) -> None:
     from harness.running.request import RunRequest
-    from harness.submission.campaign import plan
     from harness.submission.description import description_file, system_type_of
+    from harness.submission.plan import CampaignRequest, plan
 
-    request = RunRequest(
+    run = RunRequest(
         engine=asked.engine,
         options=parse_options(asked.option or []),
         dataset=asked.dataset,
@@ -97,17 +97,18 @@ def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = F
         shown="nothing" if asked.as_json else "table",
         stall_timeout=asked.stall_timeout,
     )
-    planned = plan(
-        request,
-        asked.model or [""],
+    request = CampaignRequest(
+        run=run,
+        models=asked.model or (),
         division=division,
         system_type=asked.system_type or system_type_of(description_file(paths.ROOT / "systems", asked.system)),
-        scenarios=asked.scenario or [],
+        scenarios=asked.scenario or (),
         retry=asked.retry,
         only_compliance=only_compliance,
         folder=asked.state_dir,
         as_json=asked.as_json,
     )
+    planned = plan(request)
     if asked.dry_run:
         planned.look()
         planned.show()
@@ -117,13 +118,13 @@ def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = F
 
 def package(
     division: Annotated[str, typer.Option(help="open or closed.")],
-    submitter: Annotated[str, typer.Option(help="Your organisation, as it is registered with MLCommons.")],
+    submitter: Annotated[str, typer.Option(help="Your organisation, as registered with MLCommons.")],
     system: Annotated[
         list[str] | None,
         typer.Option("--system", help="May be repeated.", show_default="all with results"),
     ] = None,
     round_name: Annotated[
-        str | None, typer.Option("--round", help="Such as v6.1.", show_default="that of the LoadGen that ran")
+        str | None, typer.Option("--round", help="Such as v6.1.", show_default="that of the runs")
     ] = None,
     rehearsal: Rehearsal = False,
     tree: Tree = None,
@@ -132,29 +133,39 @@ def package(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the directory that is sent in, and its tarball, from the official runs of a system; then check it.
+    """Make the submission directory and its tarball from the official runs of a system, then check it.
 
-    Accuracy logs are truncated in the package only. The same runs give the same bytes.
+    Accuracy logs are truncated only in the package. The same runs give the same bytes.
     """
     from harness.submission.package import make
+    from harness.submission.request import PackageRequest
 
-    raise typer.Exit(make(division, submitter, system or [], tree, output, round_name, rehearsal, as_json))
+    request = PackageRequest(
+        division=division,
+        submitter=submitter,
+        systems=system or (),
+        tree=tree,
+        output=output,
+        round_name=round_name,
+        rehearsal=rehearsal,
+    )
+    raise typer.Exit(make(request, as_json))
 
 
 def check(
     root: Annotated[
-        Path | None, typer.Argument(help="The tree, with <division>/<submitter>.", show_default="build/submission")
+        Path | None, typer.Argument(help="The tree that holds <division>/<submitter>.", show_default="build/submission")
     ] = None,
     round_: Annotated[
         str | None, typer.Option("--round", help="Such as v6.1.", show_default="that of the logs")
     ] = None,
     rehearsal: Annotated[
-        bool, typer.Option("--rehearsal", help="Let the marks of a rehearsal pass, and nothing else.")
+        bool, typer.Option("--rehearsal", help="Ignore the marks of a rehearsal, and nothing else.")
     ] = False,
     inference_repo: Annotated[
         Path | None,
         typer.Option(
-            help="A checkout of mlcommons/inference: its two checkers run, too.", show_default="$INFERENCE_REPO"
+            help="A checkout of mlcommons/inference: also run its two checkers.", show_default="$INFERENCE_REPO"
         ),
     ] = None,
     official: Annotated[
@@ -165,11 +176,18 @@ def check(
     ] = sys.executable,
     as_json: AsJson = False,
 ) -> None:
-    """Check a packaged submission: each problem with its file, the reason and the cure."""
-    from harness.submission.run_check import run_check
+    """Check a packaged submission: list each problem with its file, the reason and the fix."""
+    from harness.submission.run_check import CheckRequest, run_check
 
-    root = root or paths.ROOT / "build" / ("rehearsal-submission" if rehearsal else "submission")
-    raise typer.Exit(run_check(root, round_, rehearsal, inference_repo, official, python, as_json))
+    request = CheckRequest(
+        root=root,
+        round_name=round_,
+        rehearsal=rehearsal,
+        checkout=inference_repo,
+        clone=official,
+        python=python,
+    )
+    raise typer.Exit(run_check(request, as_json))
 
 
 compliance_app = typer.Typer(
@@ -180,9 +198,9 @@ compliance_app = typer.Typer(
 @compliance_app.command("run")
 @takes(ComplianceOptions)
 def compliance_run(asked: ComplianceOptions) -> None:
-    """Run and verify the compliance tests of official results that are there: TEST01, and TEST04 for ResNet50.
+    """Run and verify the compliance tests of existing official results: TEST01, and TEST04 for ResNet50.
 
-    It is the part of `harness campaign --division closed` that comes last; give it the settings of the official runs.
+    It is the last part of `harness campaign --division closed`; pass the settings of the official runs.
     """
     _campaign(asked, "closed", only_compliance=True)
 
@@ -193,22 +211,22 @@ def compliance_verify(
     results: Annotated[
         Path, typer.Option(help="The scenario's results, such as results/SYSTEM/resnet50/Offline: the submitted runs.")
     ],
-    folder: Annotated[Path, typer.Option("--test", help="The test's folder, which holds performance/run_1.")],
+    folder: Annotated[Path, typer.Option("--test", help="The test's folder, with performance/run_1.")],
     benchmark: Annotated[
         str | None, typer.Option(help="bert-99, bert-99.9 or resnet50.", show_default="the folder above RESULTS")
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Data set by name or path, which scores TEST01.", show_default="full set if fetched"),
+        typer.Option(help="Name or path of the data set that scores TEST01.", show_default="full set if fetched"),
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="What TEST01 reads the first element of a response as: int32, int64, float32 or byte.")
+        str, typer.Option(help="Type of a response's first element, as TEST01 reads it: int32, int64, float32 or byte.")
     ] = "int32",
     as_json: AsJson = False,
 ) -> None:
-    """Verify a compliance test from its logs, of any submitter, and arrange its folder in the official form.
+    """Verify a compliance test of any submitter from its logs, and arrange its folder in the official form.
 
-    Do it before logs are truncated for submission. The exit code is 1 if the test was not passed.
+    Do it before logs are truncated for submission. The exit code is 1 if the test fails.
     """
     from harness.compliance.folder import verify
     from harness.compliance.score import allowed_delta, scorer
@@ -232,36 +250,36 @@ def compliance_verify(
         raise typer.Exit(1)
 
 
-system_app = typer.Typer(help="Describe the system that is measured.", no_args_is_help=True, rich_markup_mode="rich")
+system_app = typer.Typer(help="Describe the measured system.", no_args_is_help=True, rich_markup_mode="rich")
 
 
 @system_app.command("init")
 def system_init(
     system: Annotated[
-        str | None, typer.Option(help="Name of the file, as under results/.", show_default="from the processor")
+        str | None, typer.Option(help="System name, as in results/.", show_default="from the processor")
     ] = None,
     submitter: Annotated[str | None, typer.Option(help="The organisation.")] = None,
     division: Annotated[str | None, typer.Option(help="closed or open.")] = None,
     system_type: Annotated[str | None, typer.Option(help="edge, datacenter, or datacenter,edge.")] = None,
     status: Annotated[str | None, typer.Option(help="available, preview or rdi.")] = None,
     field: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Value of a field, whatever was there.")
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field, replacing any value.")
     ] = None,
     systems_dir: Annotated[
-        Path, typer.Option(help="Where system descriptions lie.", show_default="systems")
+        Path, typer.Option(help="Folder of the system descriptions.", show_default="systems")
     ] = paths.ROOT / "systems",
     as_json: AsJson = False,
 ) -> None:
-    """Write systems/SYSTEM.json from this machine, and list what a person must add.
+    """Write systems/SYSTEM.json from this machine, and list the fields that a person must fill in.
 
-    Run again, it keeps what a person wrote, and says where that and the machine disagree.
+    When run again it keeps values that a person wrote, and reports where they differ from the machine.
     """
     from harness.submission.description import description_file, init_system, parse_fields, unfilled, wanted
 
     path = description_file(systems_dir, system)
     options = {"submitter": submitter, "division": division, "system_type": system_type, "status": status}
     given = parse_fields(field or []) | {name: value for name, value in options.items() if value is not None}
-    with console.working("looking at this machine"):
+    with console.working("examining this machine"):
         values, disagreements = init_system(path, given)
     for sentence in disagreements:
         console.warn(sentence)
@@ -271,7 +289,7 @@ def system_init(
         return
     console.out.print(str(path))
     if missing:
-        table = Table("to fill in", "with", box=None, pad_edge=False)
+        table = Table("to fill in", "value", box=None, pad_edge=False)
         for name in missing:
             table.add_row(name, wanted(name))
         console.print_table(table)

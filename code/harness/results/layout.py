@@ -69,6 +69,11 @@ class Layout(ABC):
     def calibration(self) -> Path:
         """Where the calibration of quantised models is described."""
 
+    @property
+    def mirrors(self) -> tuple[Layout, ...]:
+        """Layouts whose places also hold copies, for an official checker that looks there."""
+        return ()
+
     def scenes(self) -> list[Scene]:
         """What there are results of, in order; every folder counts, whatever its name."""
         return sorted(
@@ -98,6 +103,11 @@ class Classic(Layout):
     def calibration(self) -> Path:
         """calibration.md."""
         return self.root / "calibration.md"
+
+    @property
+    def mirrors(self) -> tuple[Layout, ...]:
+        """The layout of v6: the older official checker looks there for all of a result, whatever the round."""
+        return (V6(self.root),)
 
 
 @dataclass(frozen=True)

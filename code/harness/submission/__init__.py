@@ -1,1 +1,1 @@
-"""What becomes of official runs: the rounds' rules, the layout of a submission, packaging and checking."""
+"""From official runs to a submission: the campaign that makes them, packaging and checking."""

@@ -1,7 +1,7 @@
-"""The system description, systems/<system>.json: what the machine tells of itself, and what a person must add.
+"""The system description, systems/<system>.json: facts read from the machine, and fields that a person must fill in.
 
-What Linux tells without root comes from /proc and /sys, the rest from psutil. What no machine tells is marked by a
-value that starts with "FILL IN" and says what is wanted. A value that a person wrote is never replaced.
+Facts that Linux shows without root come from /proc and /sys, the rest from psutil. A field that no machine knows has a
+value that starts with "FILL IN" and describes the wanted one. A value that a person wrote is never replaced.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ FIELDS = (
     "host_network_card_count",
     "system_type_detail",
 )
-"""All that must be there, in the order of the official checker."""
+"""All fields, in the order of the official checker."""
 MAY_BE_EMPTY = frozenset(
     {
         "system_type_detail",
@@ -71,22 +71,22 @@ MAY_BE_EMPTY = frozenset(
     }
 )
 REQUIRED = tuple(field for field in FIELDS if field not in MAY_BE_EMPTY)
-"""What must say something."""
+"""The fields that must not be empty."""
 STATUSES = ("available", "preview", "rdi")
 CHOICES = {"division": DIVISIONS, "status": STATUSES, "system_type": SYSTEM_TYPES}
 NUMBERS = ("number_of_nodes", "accelerators_per_node")
-"""Whole numbers: an official checker multiplies them, and ends with an error on "N/A"."""
+"""Whole numbers: an official checker multiplies them, and crashes on "N/A"."""
 
 MARK = "FILL IN"
-"""How a value begins that a person must replace."""
+"""The start of a value that a person must replace."""
 WANTED = {
     "division": "closed or open",
-    "submitter": "the organisation, as its folder is called",
+    "submitter": "the organisation, as in its folder's name",
     "status": "available, preview or rdi",
     "system_type": "edge, datacenter, or datacenter,edge",
     "system_name": "such as Dell PowerEdge R760 (2x Intel Xeon Gold 6430)",
     "number_of_nodes": "a whole number, such as 1",
-    "accelerators_per_node": "a whole number, 0 where there is none",
+    "accelerators_per_node": "a whole number, 0 for none",
     "host_processor_model_name": "such as Intel(R) Xeon(R) Gold 6430",
     "host_processors_per_node": "the number of sockets, such as 2",
     "host_processor_core_count": "cores of one processor, such as 32",
@@ -101,11 +101,11 @@ WANTED = {
     "framework": "such as ONNX Runtime 1.22.0",
     "operating_system": "such as Ubuntu 24.04",
 }
-_TOLD = frozenset(
+_FROM_MACHINE = frozenset(
     {field for field in FIELDS if field.startswith("host_")} | {"framework", "operating_system", "other_software_stack"}
 )
-"""Where what a person wrote can be wrong about the machine."""
-_NONE = {
+"""The fields in which a person's value can contradict the machine."""
+_NO_ACCELERATOR = {
     "accelerators_per_node": "0",  # as text: the number 0 counts as empty
     "accelerator_model_name": "N/A",
     "accelerator_memory_capacity": "N/A",
@@ -118,34 +118,34 @@ _STACK = {"mlcommons_loadgen": "LoadGen", "numpy": "NumPy", "tokenizers": "token
 
 
 def read_system(path: Path) -> dict[str, Any]:
-    """A system description as it stands.
+    """The system description in a file.
 
     Raises:
-        ConfigError: there is none, or it is no JSON object.
+        ConfigError: it does not exist, or is not a JSON object.
     """
     try:
         values = json.loads(read_input(path, "system description"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(
-            f"{path} is no JSON ({error}): mend it, or remove it and run `harness system init`."
+            f"{path} is not JSON ({error}): fix it, or remove it and run `harness system init`."
         ) from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} is no JSON object of fields and values: remove it and run `harness system init`.")
+        raise ConfigError(f"{path} is not a JSON object of fields and values: remove it and run `harness system init`.")
     return values
 
 
 def unfilled(values: Mapping[str, Any]) -> list[str]:
-    """The fields that still lack a value that both official checkers take, in the order of `FIELDS`."""
-    return [field for field in FIELDS if field not in values or not _says_something(field, values[field])]
+    """The fields that still lack a value that both official checkers accept, in the order of `FIELDS`."""
+    return [field for field in FIELDS if field not in values or not _is_filled(field, values[field])]
 
 
 def system_type_of(path: Path) -> str:
-    """The system type in a description; "edge" where there is none."""
+    """The system type in a description; "edge" by default."""
     value = read_system(path).get("system_type") if path.is_file() else None
     return value if value in SYSTEM_TYPES else "edge"
 
 
-def _says_something(field: str, value: Any) -> bool:
+def _is_filled(field: str, value: Any) -> bool:
     if _marked(value):
         return False
     if field in NUMBERS:
@@ -160,13 +160,13 @@ def _marked(value: Any) -> bool:
 
 
 def init_system(path: Path, given: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """Write a system description: ``given`` first, then what a person wrote, then what the machine tells.
+    """Write a system description: values of ``given`` first, then those of a person, then those of the machine.
 
     Returns:
-        The values, and sentences on where the file and the machine disagree.
+        The values, and a sentence for each difference between the file and the machine.
 
     Raises:
-        ConfigError: a field that is given is unknown or has a wrong value, or the file cannot be read or written.
+        ConfigError: a given field is unknown or has a wrong value, or the file cannot be read or written.
     """
     written = read_system(path) if path.exists() else {}
     for field, value in given.items():
@@ -176,10 +176,10 @@ def init_system(path: Path, given: Mapping[str, str]) -> tuple[dict[str, Any], l
     values = {field: given.get(field, kept.get(field, machine[field])) for field in FIELDS}
     values |= {field: given.get(field, value) for field, value in written.items() if field not in values}
     disagree = [
-        f"{field} is {json.dumps(values[field], ensure_ascii=False)} in {path}, and this machine says "
+        f"{field} is {json.dumps(values[field], ensure_ascii=False)} in {path}, but this machine reports "
         f"{json.dumps(machine[field], ensure_ascii=False)}."
         for field in FIELDS
-        if field in _TOLD and field not in given and machine[field] and not _marked(machine[field])
+        if field in _FROM_MACHINE and field not in given and machine[field] and not _marked(machine[field])
         if str(values[field]) != machine[field]
     ]
     write_text(path, json.dumps(values, indent=4, ensure_ascii=False) + "\n")
@@ -187,14 +187,14 @@ def init_system(path: Path, given: Mapping[str, str]) -> tuple[dict[str, Any], l
 
 
 def description_file(folder: Path, system: str | None) -> Path:
-    """The file of a system, by default of the one that is named after this machine's processor.
+    """The file of a system; the default name is that of this machine's processor.
 
     Raises:
-        ConfigError: the name cannot be one of results/, too.
+        ConfigError: the name is not valid in results/.
     """
     name = system or default_system_name()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ConfigError(f"'{name}' is no name for a system: use letters, digits, '.', '_' and '-'.")
+        raise ConfigError(f"'{name}' is not a valid system name: use letters, digits, '.', '_' and '-'.")
     return folder / f"{name}.json"
 
 
@@ -214,10 +214,10 @@ def parse_fields(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def check_value(field: str, value: str, known: Iterable[str] = ()) -> None:
-    """Make sure that a field is known, by `FIELDS` or among ``known``, and that it can have that value.
+    """Make sure that a field is one of `FIELDS` or ``known``, and that the value is valid for it.
 
     Raises:
-        ConfigError: it is not, or cannot.
+        ConfigError: it is not.
     """
     valid = [*FIELDS, *(name for name in known if name not in FIELDS)]
     if field not in valid:
@@ -231,15 +231,15 @@ def check_value(field: str, value: str, known: Iterable[str] = ()) -> None:
 
 
 def wanted(field: str) -> str:
-    """What a field must say, with an example."""
-    return WANTED.get(field, "N/A where there is none")
+    """A description of a field's value, with an example."""
+    return WANTED.get(field, "N/A for none")
 
 
 def describe_machine(root: Path = Path("/")) -> dict[str, str]:
-    """All `FIELDS` as far as this machine tells them; ``root`` holds proc, sys and etc."""
+    """All `FIELDS` as far as this machine knows them; ``root`` holds proc, sys and etc."""
     hardware = describe_hardware(root)
     found = {
-        **_NONE,
+        **_NO_ACCELERATOR,
         "division": "open",  # a package writes its own
         "number_of_nodes": "1",
         "system_name": hardware.product,

@@ -1,7 +1,7 @@
-"""The two official checkers, run from a checkout of mlcommons/inference, with what they say made readable.
+"""The two official checkers, run from a checkout of mlcommons/inference, with readable output.
 
-They are processes of their own; nothing of their code is in this project. Their logs name each reason several times,
-with timestamps, between hundreds of lines about what is fine: here every reason is one line, once.
+They run in their own processes; none of their code is in this project. Their logs repeat each reason several times,
+with timestamps, between hundreds of lines about passed checks: here every reason is one line, once.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ _NOISE = re.compile(
     r"There are multiple messages with key|Execution of check|is unknown$|^NoResults |^SUMMARY|checks Checks failed for"
     r"|^Some .* failed for"
 )
-"""Remarks, and sums of what other lines say in detail."""
+"""Remarks, and summaries of other lines."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What one of the checkers says of a tree."""
+class CheckerVerdict:
+    """The verdict of one checker on a tree."""
 
     checker: str
     accepted: bool | None
-    """None where it was not run."""
+    """None if it was not run."""
     reasons: tuple[str, ...]
 
 
 def find_checkout(named: Path | None, clone: bool) -> Path | None:
-    """The checkout to use: the one that is named, that of INFERENCE_REPO, or a clone of the pinned commit.
+    """The checkout to use: the named one, that of INFERENCE_REPO, or a clone of the pinned commit.
 
     Raises:
-        ConfigError: it is not there, or it is something else.
+        ConfigError: it does not exist, or lacks the checkers.
     """
     given = named or (Path(value) if (value := os.environ.get(VARIABLE)) and not clone else None)
     if given is None:
         return _clone(paths.ROOT / "build" / "inference") if clone else None
     if not (given / _TOOLS / _PACKAGE / "main.py").is_file() or not (given / _TOOLS / _SCRIPT).is_file():
         raise ConfigError(
-            f"{given} holds no {_TOOLS}/{_PACKAGE} and {_SCRIPT}: name a checkout of {SOURCE} at {COMMIT[:8]}."
+            f"{given} does not contain {_TOOLS}/{_PACKAGE} and {_SCRIPT}: name a checkout of {SOURCE} at {COMMIT[:8]}."
         )
     return given.resolve()
 
 
-def run_checkers(checkout: Path, root: Path, round_: Round, python: str = sys.executable) -> list[Verdict]:
-    """Run both on a tree.
+def run_checkers(checkout: Path, root: Path, round_: Round, python: str = sys.executable) -> list[CheckerVerdict]:
+    """Run both checkers on a tree with the given Python.
 
     Raises:
         MissingDependencyError: that Python lacks a package that they import.
@@ -86,13 +86,13 @@ def readable(output: str, root: Path) -> tuple[str, ...]:
 
 
 def _path_first(text: str) -> str:
-    """'path: reason', where the message begins with the path."""
+    """'path: reason' if the message begins with the path."""
     path, separator, rest = text.partition(" ")
     path = path.rstrip(",:")
     return f"{path}: {rest}" if separator and "/" in path else text
 
 
-def _run(checker: str, command: list[str], tools: Path, root: Path, round_: Round) -> Verdict:
+def _run(checker: str, command: list[str], tools: Path, root: Path, round_: Round) -> CheckerVerdict:
     environment = {
         **os.environ,
         "PYTHONPATH": str(tools),
@@ -112,12 +112,12 @@ def _run(checker: str, command: list[str], tools: Path, root: Path, round_: Roun
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Verdict(checker, False, (f"it did not end within {_TIMEOUT_S // 60} minutes",))
+            return CheckerVerdict(checker, False, (f"it did not finish within {_TIMEOUT_S // 60} minutes",))
         except OSError as error:
             raise ConfigError(f"{command[0]} cannot be run: {error.strerror}; name a Python with --python.") from error
     output = done.stdout.decode("utf-8", "replace")
     if "argument --version: invalid choice" in output:
-        return Verdict(checker, None, (f"it does not know {round_.name}",))
+        return CheckerVerdict(checker, None, (f"it does not support {round_.name}",))
     reasons = readable(output, root.resolve())
     last = output.rstrip().rpartition("\n")[2]
     if missing := re.search(r"ModuleNotFoundError: No module named '([\w.]+)'", output):
@@ -127,14 +127,14 @@ def _run(checker: str, command: list[str], tools: Path, root: Path, round_: Roun
             "--python."
         )
     if done.returncode and "Traceback (most recent call last)" in output:
-        reasons = (*reasons, f"the checker crashed, so it accepts nothing: {last}")
+        reasons = (*reasons, f"the checker crashed, so the tree is not accepted: {last}")
     elif done.returncode and not reasons:
-        reasons = (f"it ended with {done.returncode}: {last}",)
-    return Verdict(checker, done.returncode == 0, reasons if done.returncode else ())
+        reasons = (f"exit code {done.returncode}: {last}",)
+    return CheckerVerdict(checker, done.returncode == 0, reasons if done.returncode else ())
 
 
 def _clone(folder: Path) -> Path:
-    """The pinned commit, without history; kept for the next time."""
+    """The pinned commit without history; kept for later checks."""
     if (folder / _TOOLS / _SCRIPT).is_file() and _git(folder, ["rev-parse", "HEAD"]).strip() == COMMIT:
         return folder
     folder.mkdir(parents=True, exist_ok=True)

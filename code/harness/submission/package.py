@@ -1,13 +1,13 @@
-"""From official runs in results/ and compliance/ to the directory that is sent in, and its tarball.
+"""From official runs in results/ and compliance/ to the directory to send in, and its tarball.
 
-Nothing of the repository is changed: the full accuracy logs stay where they are, and the package holds them truncated,
-beside the sha256 of the whole. The same runs and files give the same bytes.
+The repository is not changed: the full accuracy logs stay in place, and the package holds truncated ones with the
+sha256 of the full log. The same runs and files give the same bytes.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,173 +17,132 @@ from rich.table import Table
 from harness.errors import CheckFailed, ConfigError
 from harness.host import console
 from harness.host.files import locked
-from harness.host.machine import default_system_name
-from harness.paths import ROOT
-from harness.results.layout import LAYOUTS, Classic
-from harness.rules.rehearsal import REHEARSAL_PREFIX, REHEARSAL_TREE
-from harness.rules.rounds import DIVISIONS, Round
+from harness.results.layout import LAYOUTS
+from harness.rules.rounds import Round
 from harness.running.identity import code_digest
-from harness.submission import description as system
 from harness.submission.check import examine
+from harness.submission.request import PackageRequest, Submission, resolve
 from harness.submission.run_check import count, facts, show
-from harness.submission.select import Result, _results, _round, _system
-from harness.submission.write import _check_sizes, _tar, _text, _write
-
-_LONGEST = 80  # characters of a name that many file systems, and the checkers' messages, bear
+from harness.submission.select import ScenarioRuns, describe_systems, round_of_runs, select_runs
+from harness.submission.write import write_package, write_tarball
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """What was made."""
+    """A package that was made."""
 
+    submission: Submission
     folder: Path
-    """<division>/<submitter> below the root that the checkers are given."""
-    root: Path
+    """<division>/<submitter> below the root."""
     round: Round
-    results: list[Result]
+    results: list[ScenarioRuns]
     tarball: Path
     sha256: str
 
+    @property
+    def root(self) -> Path:
+        """The root of the tree, for the checkers."""
+        return self.submission.output
 
-def package(
-    *,
-    division: str,
-    submitter: str,
-    systems: list[str],
-    tree: Path,
-    output: Path,
-    round_name: str | None,
-    rehearsal: bool,
-) -> Packaged:
-    """Write <output>/<division>/<submitter> in one step, and <output>-<submitter>.tar.gz with all its divisions.
+
+def package(request: PackageRequest) -> Packaged:
+    """Write <output>/<division>/<submitter> in one step, and <output>-<submitter>.tar.gz with all divisions.
 
     Raises:
-        ConfigError: a name is wrong, or there are no runs of the system.
-        CheckFailed: the runs cannot make a submission; the message tells everything that is wrong with them.
+        ConfigError: a name is wrong, or a system has no runs.
+        CheckFailed: the runs do not make a submission; the message lists every problem.
     """
-    if division not in DIVISIONS:
-        raise ConfigError(f"the division is {' or '.join(DIVISIONS)}, not '{division}'.")
-    if not submitter:
-        raise ConfigError("the submitter is missing: give the name of your organisation with --submitter (SUBMITTER=).")
-    if not submitter.strip() or not all(c.isalnum() or c in "._-" for c in submitter) or submitter.startswith("."):
-        raise ConfigError(f"'{submitter}' is no name of a submitter: use letters, digits, '.', '_' and '-'.")
-    if rehearsal:
-        submitter = submitter if submitter.startswith(REHEARSAL_PREFIX) else REHEARSAL_PREFIX + submitter
-    output, source = output.resolve(), Classic(tree)
-    for name in (submitter, *systems):
-        if len(name) > _LONGEST:
-            raise ConfigError(f"'{name[:20]}...' is too long a name: use {_LONGEST} characters at most.")
-    results, problems = _results(source, systems, division, rehearsal)
-    found = _round(source, results, round_name)
-    described = {name: _system(source.system_file(name), name, rehearsal) for name in systems}
-    for name, values in described.items():
-        values |= {"division": division, "submitter": submitter}
-        if missing := system.unfilled(values):
-            problems.append(
-                f"{source.system_file(name)} lacks {', '.join(missing)}: fill it in, or run `harness system init "
-                f"--system {name}` first."
-            )
-    if problems:
-        raise CheckFailed("\n".join(dict.fromkeys(problems)))
-    if any(result.records["performance"].get("code") != code_digest() for result in results):
-        console.warn(
-            "the code has changed since some of these results were run, and the package holds it as it is now."
-        )
-    with locked(output.with_name(f".{output.name}.lock"), "another package is being made here: wait for it."):
-        return _make(output, source, results, described, division, submitter, found, rehearsal)
+    submission = resolve(request)
+    results, problems = select_runs(submission)
+    found = round_of_runs(submission, results)
+    systems, unfilled = describe_systems(submission)
+    if problems := list(dict.fromkeys(problems + unfilled)):
+        raise CheckFailed("\n".join(problems))
+    if any(result.performance.code != code_digest() for result in results):
+        console.warn("the code has changed since some of these tests ran; the package holds the current code.")
+    output = submission.output
+    with locked(output.with_name(f".{output.name}.lock"), "another package is being made here: wait until it is done."):
+        try:
+            folder = _write(submission, found, results, systems)
+            tarball = output.with_name(f"{output.name}-{submission.submitter}.tar.gz")
+            digest = write_tarball(output, submission.submitter, tarball)
+        except OSError as error:
+            raise ConfigError(f"cannot write the package to {output}: {error.filename}: {error.strerror}.") from error
+        except UnicodeError as error:
+            raise ConfigError(f"cannot write the package: a result file is not UTF-8 text ({error}).") from error
+    return Packaged(submission, folder, found, results, tarball, digest)
 
 
-def _make(
-    output: Path,
-    source: Classic,
-    results: list[Result],
-    described: dict[str, dict[str, Any]],
-    division: str,
-    submitter: str,
-    found: Round,
-    rehearsal: bool,
-) -> Packaged:
-    """Write what was found fit, and put it in its place in one step."""
-    target = output / division / submitter
-    old, staging = output / f".{division}-{submitter}.old", output / f".{division}-{submitter}.partial"
+def _write(
+    submission: Submission, found: Round, results: list[ScenarioRuns], systems: Mapping[str, dict[str, Any]]
+) -> Path:
+    """Write the package beside its place, and move it there in one step.
+
+    Returns:
+        Its folder.
+    """
+    output, name = submission.output, f".{submission.division}-{submission.submitter}"
+    target = output / submission.division / submission.submitter
+    old, staging = output / f"{name}.old", output / f"{name}.partial"
     shutil.rmtree(staging, ignore_errors=True)
     try:
         if old.exists() and not target.exists():
             old.rename(target)
-        lost = {path.stem for path in (target / "systems").glob("*.json")} - described.keys()
-        if lost:
-            raise ConfigError(
-                f"the package that is there has results of {', '.join(sorted(lost))}, too: name all systems, or remove "
-                f"{target} first."
-            )
-        target_layout = LAYOUTS[found.layout](staging)
-        _write(target_layout, source, results, division, submitter, rehearsal)
-        for name, values in described.items():
-            _text(target_layout.system_file(name), json.dumps(values, indent=4, ensure_ascii=False) + "\n")
-        _check_sizes(staging)
+        _keep_systems(target, systems)
+        write_package(LAYOUTS[found.layout](staging), submission, results, systems)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
             target.rename(old)
         staging.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-        tarball = output.with_name(f"{output.name}-{submitter}.tar.gz")
-        digest = _tar(output, submitter, tarball)
-    except OSError as error:
-        raise ConfigError(f"the package cannot be made in {output}: {error.filename}: {error.strerror}.") from error
-    except UnicodeError as error:
-        raise ConfigError(f"the package cannot be made: a file of the results is no UTF-8 text ({error}).") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return Packaged(target, output, found, results, tarball, digest)
+    return target
 
 
-def make(
-    division: str,
-    submitter: str,
-    systems: list[str],
-    tree: Path | None,
-    output: Path | None,
-    round_name: str | None,
-    rehearsal: bool,
-    as_json: bool = False,
-) -> int:
-    """`package` with the places that are left open; prints what was made, and what our own check says of it.
+def _keep_systems(target: Path, systems: Iterable[str]) -> None:
+    """Make sure that the new package has all systems of the old one.
 
-    ``as_json`` prints both as JSON.
+    Raises:
+        ConfigError: it lacks one.
+    """
+    lost = {path.stem for path in (target / "systems").glob("*.json")} - {*systems}
+    if lost:
+        raise ConfigError(
+            f"the existing package also has results of {', '.join(sorted(lost))}: name all systems, or remove {target} "
+            "first."
+        )
+
+
+def make(request: PackageRequest, as_json: bool = False) -> int:
+    """`package`, then print the package and the findings of our own check; ``as_json`` prints both as JSON.
 
     Returns:
         0, or 1 when the check finds problems.
     """
-    prefixed = [s if s.startswith(REHEARSAL_PREFIX) or not rehearsal else REHEARSAL_PREFIX + s for s in systems]
-    default = REHEARSAL_PREFIX + default_system_name() if rehearsal else default_system_name()
-    with console.working("packing the submission"):
-        made = package(
-            division=division,
-            submitter=submitter,
-            systems=prefixed or [default],
-            tree=tree or (REHEARSAL_TREE if rehearsal else ROOT),
-            output=output or ROOT / "build" / ("rehearsal-submission" if rehearsal else "submission"),
-            round_name=round_name,
-            rehearsal=rehearsal,
-        )
+    with console.working("packaging the submission"):
+        made = package(request)
     with console.working("checking"):
-        report = examine(made.root, made.round, rehearsal)
-    code = 1 if report.problems else 0
+        report = examine(made.root, made.round, request.rehearsal)
     if as_json:
         results = [
-            {**asdict(result.scene), "result": result.performance, "accuracy": result.accuracy}
-            for result in made.results
+            {**asdict(result.scene), "result": result.metric, "accuracy": result.scores} for result in made.results
         ]
-        about = {"folder": made.folder, "division": division, "tarball": made.tarball, "sha256": made.sha256}
-        console.print_json({**about, "results": results, "check": facts(report, [], rehearsal)})
-        return code
+        about = {"folder": made.folder, "division": request.division, "tarball": made.tarball, "sha256": made.sha256}
+        console.print_json({**about, "results": results, "check": facts(report, [], request.rehearsal)})
+    else:
+        _show(made)
+        show(report, [], request.rehearsal)
+    return 1 if report.problems else 0
+
+
+def _show(made: Packaged) -> None:
     table = Table("system", "benchmark", "scenario", "result", "accuracy", box=None, pad_edge=False)
     for result in made.results:
         scene = result.scene
-        table.add_row(scene.system, scene.benchmark, scene.scenario, result.performance, result.accuracy)
+        table.add_row(scene.system, scene.benchmark, scene.scenario, result.metric, result.scores)
     console.print_table(table)
-    console.out.print(f"{made.folder}: {count(len(made.results), 'result')} for {made.round.name}, {division} division")
+    results, division = count(len(made.results), "result"), made.submission.division
+    console.out.print(f"{made.folder}: {results} for {made.round.name}, {division} division")
     console.out.print(f"{made.tarball}: sha256 {made.sha256}")
-    show(report, [], rehearsal)
-    return code

@@ -1,9 +1,9 @@
-"""`harness check`: what our own check and the official ones found, printed."""
+"""`harness check`: run our own check and the official ones, and print their findings."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -12,32 +12,42 @@ from rich.text import Text
 from harness.host import console
 from harness.rules.rounds import find_round
 from harness.submission.check import Report, examine
-from harness.submission.official import Verdict, find_checkout, run_checkers
+from harness.submission.official import CheckerVerdict, find_checkout, run_checkers
+from harness.submission.request import default_output
 
 _SHOWN = 40
-"""Reasons of an official checker that are printed; one broken file can give it hundreds."""
+"""Maximum reasons to print for an official checker; one broken file can cause hundreds."""
 
 
-def run_check(
-    root: Path,
-    round_name: str | None,
-    rehearsal: bool,
-    checkout: Path | None = None,
-    clone: bool = False,
-    python: str = sys.executable,
-    as_json: bool = False,
-) -> int:
-    """Check a tree and print what was found; returns the exit code.
+@dataclass(frozen=True, kw_only=True)
+class CheckRequest:
+    """A check as a user asks for it."""
 
-    ``as_json`` prints it as JSON.
+    root: Path | None = None
+    """The tree; by default the one that `harness package` makes."""
+    round_name: str | None = None
+    """By default the round of the logs."""
+    rehearsal: bool = False
+    """Whether to ignore the marks of a rehearsal."""
+    checkout: Path | None = None
+    """A checkout of mlcommons/inference; its two checkers then also run."""
+    clone: bool = False
+    """Whether to clone mlcommons/inference for that."""
+    python: str = sys.executable
+    """The Python for the official checkers."""
+
+
+def run_check(request: CheckRequest, as_json: bool = False) -> int:
+    """Check a tree and print the findings, with ``as_json`` as JSON; returns the exit code.
 
     Raises:
-        ConfigError: there is no such tree, round, checkout or Python.
+        ConfigError: the tree, round, checkout or Python does not exist.
     """
+    root, rehearsal = request.root or default_output(request.rehearsal), request.rehearsal
     with console.working("checking"):
-        repository = find_checkout(checkout, clone)
-        report = examine(root, find_round(round_name) if round_name else None, rehearsal)
-        verdicts = run_checkers(repository, root, report.round, python) if repository else []
+        repository = find_checkout(request.checkout, request.clone)
+        report = examine(root, find_round(request.round_name) if request.round_name else None, rehearsal)
+        verdicts = run_checkers(repository, root, report.round, request.python) if repository else []
     if as_json:
         console.print_json(facts(report, verdicts, rehearsal))
     else:
@@ -47,8 +57,8 @@ def run_check(
 
 
 def last_line(report: Report, rehearsal: bool = False) -> str:
-    """The sum of what our own check found."""
-    nature = " It is a rehearsal, and no submission." if rehearsal else ""
+    """A summary of our own check."""
+    nature = " This is a rehearsal, not a submission." if rehearsal else ""
     if report.problems:
         files = len({problem.path for problem in report.problems})
         return f"{count(len(report.problems), 'problem')} in {count(files, 'file')} ({report.round.name}).{nature}"
@@ -65,8 +75,8 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def show(report: Report, verdicts: list[Verdict], rehearsal: bool) -> None:
-    """Print what was found."""
+def show(report: Report, verdicts: list[CheckerVerdict], rehearsal: bool) -> None:
+    """Print the findings."""
     for path, problems in groupby(report.problems, key=lambda problem: problem.path):
         console.out.print(Text(path, "bold"))
         for problem in problems:
@@ -77,12 +87,12 @@ def show(report: Report, verdicts: list[Verdict], rehearsal: bool) -> None:
         for reason in verdict.reasons[:_SHOWN]:
             console.out.print(Text(f"  {reason}"))
         if len(verdict.reasons) > _SHOWN:
-            console.out.print(Text(f"  and {len(verdict.reasons) - _SHOWN} reasons more"))
+            console.out.print(Text(f"  and {len(verdict.reasons) - _SHOWN} more reasons"))
     console.out.print(Text(last_line(report, rehearsal)))
 
 
-def facts(report: Report, verdicts: list[Verdict], rehearsal: bool) -> dict[str, object]:
-    """What was found, as `--json` prints it."""
+def facts(report: Report, verdicts: list[CheckerVerdict], rehearsal: bool) -> dict[str, object]:
+    """The findings as `--json` prints them."""
     return {
         "round": report.round.name,
         "rehearsal": rehearsal,

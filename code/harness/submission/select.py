@@ -1,9 +1,9 @@
-"""Which official runs make a submission, and what keeps them out of it."""
+"""Which official runs make a submission, and why others do not."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,178 +11,208 @@ from typing import Any
 from harness.errors import ConfigError
 from harness.loadgen.logs import read_detail
 from harness.paths import ROOT
-from harness.results.layout import Classic, Layout, Scene
+from harness.results.layout import Scene
 from harness.results.record import Record, read_record, reference, unlike
 from harness.rules.audits import AUDITS
 from harness.rules.rehearsal import REHEARSAL, REHEARSAL_PREFIX
-from harness.rules.rounds import ROUNDS, Round, find_round, round_of
-from harness.submission import description as system
-from harness.submission import measurements
+from harness.rules.rounds import ROUNDS, Round, round_of
+from harness.submission.description import describe_machine, read_system, unfilled
+from harness.submission.measurements import (
+    MODEL_NOTES,
+    ModelNotes,
+    contradictions,
+    measurements,
+    read_model_notes,
+    unknown,
+)
+from harness.submission.request import Submission
 
 
 @dataclass(frozen=True)
-class Result:
-    """The runs of one scenario."""
+class ScenarioRuns:
+    """The official runs of one scenario."""
 
     scene: Scene
-    records: dict[str, Record]
-    """By test: performance, accuracy, and TEST01 and TEST04 where they were made."""
-    told: dict[str, Any]
-    """What a person says of the model."""
+    performance: Record
+    accuracy: Record
+    audits: Mapping[str, Record]
+    """The existing compliance tests, by name; empty in the open division."""
+    notes: ModelNotes
+
+    @property
+    def records(self) -> list[Record]:
+        """The records of all tests, performance first."""
+        return [self.performance, self.accuracy, *self.audits.values()]
 
     @property
     def values(self) -> dict[str, str]:
         """The measurements."""
-        return measurements.measurements(self.records["performance"], self.told)
+        return measurements(self.performance, self.notes)
 
     @property
-    def performance(self) -> str:
+    def metric(self) -> str:
         """The result, with its unit."""
-        metric = self.records["performance"]["result"]["metric"]
-        return f"{metric['value']:.6g} {metric['unit']}"
+        metric = self.performance.result.metric
+        return "none" if metric.value is None else f"{metric.value:.6g} {metric.unit}"
 
     @property
-    def accuracy(self) -> str:
-        """The scores."""
-        scored = self.records["accuracy"]["result"]["accuracy"]
-        return ", ".join(f"{name} {number:.3f} %" for name, number in scored.items())
+    def scores(self) -> str:
+        """The accuracy, with its unit."""
+        return self.accuracy.result.scores
 
     @property
     def implementation(self) -> str:
-        """What the code's folder and the measurements file are named after: the engine."""
-        return self.records["performance"]["engine"]["name"]
+        """The engine: the name of the code's folder and of the measurements file."""
+        return self.performance.engine.name
 
 
-def _results(source: Classic, systems: list[str], division: str, rehearsal: bool) -> tuple[list[Result], list[str]]:
-    """The runs of these systems, and what keeps them out of a submission, a sentence each."""
-    scenes = [scene for scene in source.scenes() if scene.system in systems]
-    for name in systems:
-        if not any(scene.system == name for scene in scenes):
-            there = ", ".join(sorted({scene.system for scene in source.scenes()})) or "none"
-            raise ConfigError(
-                f"there are no official results of system {name} in {source.root / 'results'} (there are: {there}): "
-                "make them with `make submission`, or give SYSTEM=."
-            )
-    results, problems = [], []
-    for scene in scenes:
-        records: dict[str, Record] = {}
-        folders = {"performance": source.performance(scene), "accuracy": source.accuracy(scene)}
-        if division == "closed":
-            folders |= {test: source.compliance(scene, test) / "performance" / "run_1" for test in AUDITS}
-        for test, folder in folders.items():
-            record = read_record(folder)
-            if record is not None:
-                records[test] = record
-                problems += _unfit(folder, record, rehearsal)
-            elif folder.exists():
-                problems.append(f"{folder} has no record (run.json): only runs of this harness can be packaged.")
-            elif not test.startswith("TEST"):
-                problems.append(f"{folder} is missing: make {scene.scenario}'s {test} run with `make submission`.")
-        for test, record in records.items():
-            first = records.get("performance", record)
-            if other := first.identity.difference(record.identity) or unlike(first, record):
-                problems.append(
-                    f"{folders[test]} was run with another {other} than the performance run: run one of them again."
-                )
-            if test.startswith("TEST") and record.get("reference") != reference(source.results(scene), test):
-                problems.append(
-                    f"{folders[test]} was compared with results that have been replaced since: run {test} again."
-                )
-        if not {"performance", "accuracy"} <= records.keys():
-            continue
-        told_at = source.root / "measurements" / scene.system / scene.benchmark / measurements.TOLD
-        told = measurements.read_told(told_at)
-        problems += [f"{told_at}: {words}." for words in measurements.contradictions(records["performance"], told)]
-        result = Result(scene, records, told)
-        problems += _untold(result, told_at)
-        if division == "closed":
-            problems += _not_closed(result, told_at, rehearsal)
-        results.append(result)
-    return results, problems
-
-
-def _system(path: Path, name: str, rehearsal: bool) -> dict[str, Any]:
-    """A system description; of a rehearsal that of the real system, or what this machine tells, marked as what it is.
+def select_runs(submission: Submission) -> tuple[list[ScenarioRuns], list[str]]:
+    """The runs of a submission's systems, and all problems with them, a sentence each.
 
     Raises:
-        ConfigError: it cannot be read, or there is none.
+        ConfigError: a system has no results, or a file cannot be read.
     """
-    if not rehearsal:
-        if not path.is_file():
-            raise ConfigError(f"{path} is missing: make it with `harness system init --system {name}`, and fill it in.")
-        return system.read_system(path)
-    real = ROOT / "systems" / f"{name.removeprefix(REHEARSAL_PREFIX)}.json"
-    values = system.read_system(real) if real.is_file() else system.describe_machine()
-    known = name if "system_name" in system.unfilled(values) else values["system_name"]
-    values |= {"system_name": f"REHEARSAL on {known}", "sw_notes": REHEARSAL}
-    defaults = {"status": "available", "system_type": "edge"}
-    for field in system.unfilled(values):
-        values[field] = defaults.get(field, "REHEARSAL")
-    return values
+    selected: list[ScenarioRuns] = []
+    problems: list[str] = []
+    for scene in _scenes(submission):
+        folders = _folders(submission, scene)
+        records = {test: record for test, folder in folders.items() if (record := read_record(folder)) is not None}
+        for test, folder in folders.items():
+            problems += _unfit(submission, scene, test, folder, records.get(test))
+        for test, record in records.items():
+            first = records.get("performance", record)
+            problems += _mismatches(test, folders[test], first, record, submission.source.results(scene))
+        if "performance" in records and "accuracy" in records:
+            path = submission.source.root / "measurements" / scene.system / scene.benchmark / MODEL_NOTES
+            performance, accuracy = records.pop("performance"), records.pop("accuracy")
+            runs = ScenarioRuns(scene, performance, accuracy, records, read_model_notes(path))
+            problems += _undescribed(submission, runs, path)
+            selected.append(runs)
+    return selected, problems
 
 
-def _unfit(folder: Path, record: Record, rehearsal: bool) -> Iterator[str]:
+def _scenes(submission: Submission) -> list[Scene]:
+    """The results of the submission's systems."""
+    known = submission.source.scenes()
+    systems = sorted({scene.system for scene in known})
+    for name in submission.systems:
+        if name not in systems:
+            raise ConfigError(
+                f"there are no official results of system {name} in {submission.source.root / 'results'} (systems: "
+                f"{', '.join(systems) or 'none'}): make them with `make submission`, or give SYSTEM=."
+            )
+    return [scene for scene in known if scene.system in submission.systems]
+
+
+def _folders(submission: Submission, scene: Scene) -> dict[str, Path]:
+    """The folder of each test's record, performance first."""
+    source = submission.source
+    folders = {"performance": source.performance(scene), "accuracy": source.accuracy(scene)}
+    if submission.closed:
+        folders |= {test: source.compliance(scene, test) / "performance" / "run_1" for test in AUDITS}
+    return folders
+
+
+def _unfit(submission: Submission, scene: Scene, test: str, folder: Path, record: Record | None) -> Iterator[str]:
     """Why a run may not be packaged."""
-    if not record.get("valid"):
-        yield f"{folder} is no valid run: run it again."
-    if record["rehearsal"] != rehearsal:
-        kind = "is a rehearsal" if record["rehearsal"] else "is a measurement, and this a rehearsal"
-        yield f"{folder} {kind}: the two are never packaged together."
-    elif not rehearsal and not record["for_submission"]:
+    if record is None:
+        if folder.exists():
+            yield f"{folder} has no record (run.json): only runs of this harness can be packaged."
+        elif test not in AUDITS:
+            yield f"{folder} is missing: do the {test} run of {scene.scenario} with `make submission`."
+        return
+    if not record.valid:
+        yield f"{folder} is not a valid run: run it again."
+    if record.rehearsal != submission.rehearsal:
+        kind = "is a rehearsal" if record.rehearsal else "is a measurement, and this is a rehearsal"
+        yield f"{folder} {kind}: the two cannot be packaged together."
+    elif not submission.rehearsal and not record.for_submission:
         yield f"{folder} is a development run: run it with --official."
-    if not rehearsal and record["model"]["caveat"]:
-        yield f"{folder} was made with {record['model']['caveat']}: it is no result."
+    if not submission.rehearsal and record.model.caveat:
+        yield f"{folder} was made with {record.model.caveat}: it is not a result."
 
 
-def _untold(result: Result, path: Path) -> Iterator[str]:
-    missing = measurements.unknown(result.values)
-    if missing:
-        model = result.records["performance"]["model"]
-        example = json.dumps({"sha256": model["sha256"], **dict.fromkeys(missing, "...")})
-        name = model["name"]
-        yield f"model {name} does not tell its {', '.join(missing)}: write {example} to {path}."
+def _mismatches(test: str, folder: Path, performance: Record, record: Record, results: Path) -> Iterator[str]:
+    """Why a run does not match the performance run, or a compliance test the logs in ``results``."""
+    if other := performance.identity.difference(record.identity) or unlike(performance, record):
+        yield f"{folder} was run with another {other} than the performance run: repeat one of them."
+    if test in AUDITS and record.reference != reference(results, test):
+        yield f"{folder} was compared with results that were replaced later: run {test} again."
 
 
-def _not_closed(result: Result, path: Path, rehearsal: bool) -> Iterator[str]:
-    """Why a result does not belong into the closed division."""
-    model = result.records["performance"]["model"]
-    if not rehearsal and not (model["equivalent"] or result.told.get(measurements.EQUIVALENT)):
+def _undescribed(submission: Submission, runs: ScenarioRuns, path: Path) -> Iterator[str]:
+    """What is missing or wrong in the notes on the model at ``path``."""
+    model, benchmark = runs.performance.model, runs.scene.benchmark
+    yield from (f"{path}: {words}." for words in contradictions(runs.performance, runs.notes))
+    if missing := unknown(runs.values):
+        example = json.dumps({"sha256": model.sha256, **dict.fromkeys(missing, "...")})
+        yield f"model {model.name} does not state its {', '.join(missing)}: write {example} to {path}."
+    if submission.closed and not submission.rehearsal and not (model.equivalent or runs.notes.equivalent):
+        example = json.dumps({"sha256": model.sha256, "equivalent": True})
         yield (
-            f"{result.scene.benchmark}: the closed division takes the reference model only, and {model['name']} is not "
-            f'known to be that: use DIVISION=open, or write {{"{measurements.EQUIVALENT}": true}} to {path} if it is.'
+            f"{benchmark}: the closed division accepts only the reference model, and {model.name} is not known to be "
+            f"it: use DIVISION=open, or write {example} to {path} if it is."
         )
 
 
-def _round(source: Layout, results: list[Result], wanted: str | None) -> Round:
-    """The round whose seeds all runs have.
+def describe_systems(submission: Submission) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The descriptions of a submission's systems, by system, and the fields that they lack, a sentence each.
+
+    Raises:
+        ConfigError: one does not exist, or cannot be read.
+    """
+    described, problems = {}, []
+    for name in submission.systems:
+        path = submission.source.system_file(name)
+        values = _rehearsed_system(name) if submission.rehearsal else _system(path, name)
+        described[name] = values | {"division": submission.division, "submitter": submission.submitter}
+        if missing := unfilled(described[name]):
+            problems.append(
+                f"{path} lacks {', '.join(missing)}: fill it in, or run `harness system init --system {name}` first."
+            )
+    return described, problems
+
+
+def _system(path: Path, name: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing: create it with `harness system init --system {name}`, and fill it in.")
+    return read_system(path)
+
+
+def _rehearsed_system(name: str) -> dict[str, Any]:
+    """The description of the real system, else of this machine, marked as a rehearsal."""
+    real = ROOT / "systems" / f"{name.removeprefix(REHEARSAL_PREFIX)}.json"
+    values = read_system(real) if real.is_file() else describe_machine()
+    known = name if "system_name" in unfilled(values) else values["system_name"]
+    values |= {"system_name": f"REHEARSAL on {known}", "sw_notes": REHEARSAL}
+    defaults = {"status": "available", "system_type": "edge"}
+    return values | {field: defaults.get(field, "REHEARSAL") for field in unfilled(values)}
+
+
+def round_of_runs(submission: Submission, selected: list[ScenarioRuns]) -> Round:
+    """The round whose seeds all runs used.
 
     Raises:
         ConfigError: the runs are of other rounds.
     """
     rounds: dict[Round, Path] = {}
-    for result in results:
-        folders = [("performance", source.performance(result.scene)), ("accuracy", source.accuracy(result.scene))]
-        folders += [
-            ("performance", source.compliance(result.scene, test) / "performance" / "run_1")
-            for test in result.records
-            if test.startswith("TEST")
-        ]
+    source = submission.source
+    for runs in selected:
+        folders = [("performance", source.performance(runs.scene)), ("accuracy", source.accuracy(runs.scene))]
+        for test in runs.audits:
+            folders.append(("performance", source.compliance(runs.scene, test) / "performance" / "run_1"))
         for mode, folder in folders:
-            values = read_detail(folder, mode).values
-            found = round_of(values)
+            found = round_of(read_detail(folder, mode).values)
             if found is None:
-                raise ConfigError(f"{folder} was run with seeds of no round that is known ({_names()}).")
+                names = ", ".join(each.name for each in ROUNDS)
+                raise ConfigError(f"{folder} was run with the seeds of an unknown round (known: {names}).")
             rounds.setdefault(found, folder)
-    chosen = find_round(wanted) if wanted else next(iter(rounds), ROUNDS[-1])
+    chosen = submission.round or next(iter(rounds), ROUNDS[-1])
     for found, folder in rounds.items():
         if found != chosen:
             version = ".".join(map(str, chosen.first))
             raise ConfigError(
                 f"{folder} was run with the seeds of {found.name}, and a submission to {chosen.name} needs its own: "
-                f"install LoadGen {version} or a later one of that round, and run everything again."
+                f"install LoadGen {version} or a later version for that round, and run everything again."
             )
     return chosen
-
-
-def _names() -> str:
-    return ", ".join(each.name for each in ROUNDS)

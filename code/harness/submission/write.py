@@ -7,93 +7,91 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
 from harness.errors import CheckFailed
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.paths import ROOT
-from harness.results.layout import CONF, V6, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Classic, Layout
+from harness.results.layout import CONF, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Layout
+from harness.rules.limits import CUT, KEPT, LARGEST_FILE
 from harness.rules.rehearsal import REHEARSAL
-from harness.rules.rounds import DIVISIONS
-from harness.submission import measurements
-from harness.submission.select import Result
+from harness.rules.rounds import DIVISIONS, RULES, recognise
+from harness.submission.measurements import calibration, readme
+from harness.submission.request import Submission
+from harness.submission.select import ScenarioRuns
 
-KEPT = 4096
-"""Bytes that a truncated log keeps of its beginning, and of its end (the official truncate_accuracy_log.py)."""
-_CUT = b"\n\n...\n\n"
-_LARGEST = 50 * 2**20
-"""Bytes of the largest file that a submission may hold (the official checker)."""
 _PROJECT = ("code", "docs", "tools", "Makefile", "pyproject.toml", "requirements.lock", "requirements-deepsparse.lock",
             CONF, "LICENSE", "NOTICE", "README.md", "submission.md")  # fmt: skip
-_ITSELF = ("resnet50", "efficientnet", "mobilenet")
-"""A name that holds one of these is taken for ResNet50 by the checkers, as one with bert-99 is taken for BERT."""
 
 
-def _write(
-    target: Layout, source: Classic, results: list[Result], division: str, submitter: str, rehearsal: bool
+def write_package(
+    target: Layout, submission: Submission, results: Sequence[ScenarioRuns], systems: Mapping[str, object]
 ) -> None:
-    # The newer of the official checkers reads the classic layout, and the older one, as it is today, looks for all of a
-    # result in its folder of results/ whatever the round: there it finds copies.
-    layouts = [target] if isinstance(target, V6) else [target, V6(target.root)]
+    """Write the contents of <division>/<submitter>; ``systems`` are the descriptions by system.
+
+    Raises:
+        CheckFailed: a log was changed after it was scored, or a file is too large.
+        OSError: a file cannot be read or written.
+        UnicodeDecodeError: accuracy.txt is not UTF-8.
+    """
+    layouts = (target, *target.mirrors)
     for layout in layouts:
         for result in results:
-            _write_result(layout, source, result)
+            _write_result(layout, submission, result)
     for benchmark, implementation in {(result.scene.benchmark, result.implementation) for result in results}:
         _write_code(target.root / target.code / benchmark / implementation, results)
-    for layout in layouts[1:]:
+    for layout in target.mirrors:
         _text(target.root / layout.code / "README.md", f"The code is in [{target.code}](../{target.code}).\n")
-    if division == "closed" or any("calibration" in r.records["performance"]["model"]["metadata"] for r in results):
-        mine = ROOT / "calibration.md"
-        if mine.is_file():
-            _copy(mine, target.calibration)
-        else:
-            _text(target.calibration, measurements.calibration(r.records["performance"] for r in results))
+    _write_calibration(target.calibration, submission, results)
     mapping = {
-        result.scene.benchmark: "resnet"
-        if result.records["performance"]["model"]["benchmark"] == "resnet50"
-        else "bert-99"
+        result.scene.benchmark: _mapped(result.performance.model.benchmark)
         for result in results
-        if not any(word in result.scene.benchmark for word in (*_ITSELF, "bert-99"))
+        if recognise(result.scene.benchmark) is None
     }
-    if division == "open" and mapping:
+    if mapping and not submission.closed:
         _text(target.root / "model_mapping.json", json.dumps(mapping, indent=2, sort_keys=True) + "\n")
-    _text(target.root / "README.md", _readme(results, division, submitter, rehearsal))
+    _text(target.root / "README.md", _readme(submission, results))
+    for name, values in systems.items():
+        _text(target.system_file(name), json.dumps(values, indent=4, ensure_ascii=False) + "\n")
+    _check_sizes(target.root)
 
 
-def _write_result(target: Layout, source: Classic, result: Result) -> None:
-    scene = result.scene
-    for folder, new in (
-        (source.performance(scene), target.performance(scene)),
-        (source.accuracy(scene), target.accuracy(scene)),
-    ):
-        for file in (SUMMARY, DETAIL):
-            _copy(folder / file, new / file)
+def _write_result(target: Layout, submission: Submission, result: ScenarioRuns) -> None:
+    scene, source = result.scene, submission.source
+    _copy_logs(source.performance(scene), target.performance(scene))
+    _copy_logs(source.accuracy(scene), target.accuracy(scene))
     _write_accuracy(source.accuracy(scene), target.accuracy(scene))
-    for test in (test for test in result.records if test.startswith("TEST")):
-        folder, new = source.compliance(scene, test), target.compliance(scene, test)
-        for file in (SUMMARY, DETAIL):
-            _copy(folder / "performance" / "run_1" / file, new / "performance" / "run_1" / file)
-        for file in (VERIFY_ACCURACY, VERIFY_PERFORMANCE):
-            if (folder / file).exists():
-                _copy(folder / file, new / file)
-        if (folder / "accuracy").is_dir():
-            for file in sorted((folder / "accuracy").iterdir()):
-                if file.name not in (ACCURACY, "accuracy.txt"):
-                    _copy(file, new / "accuracy" / file.name)
-            _write_accuracy(folder / "accuracy", new / "accuracy")
+    for test in result.audits:
+        _write_audit(source.compliance(scene, test), target.compliance(scene, test))
+    values = json.dumps(result.values, indent=2, ensure_ascii=False)
+    _text(target.measurements_file(scene, result.implementation), f"{values}\n")
     folder = target.measurements(scene)
-    _text(
-        target.measurements_file(scene, result.implementation),
-        json.dumps(result.values, indent=2, ensure_ascii=False) + "\n",
-    )
     _copy(source.performance(scene) / CONF, folder / CONF)
-    _text(folder / "README.md", measurements.readme(scene, result.records, result.values))
+    _text(folder / "README.md", readme(scene, result.records, result.values))
+
+
+def _write_audit(source: Path, target: Path) -> None:
+    _copy_logs(source / "performance" / "run_1", target / "performance" / "run_1")
+    for name in (VERIFY_ACCURACY, VERIFY_PERFORMANCE):
+        if (source / name).exists():
+            _copy(source / name, target / name)
+    accuracy = source / "accuracy"
+    if accuracy.is_dir():
+        for file in sorted(accuracy.iterdir()):
+            if file.name not in (ACCURACY, "accuracy.txt"):
+                _copy(file, target / "accuracy" / file.name)
+        _write_accuracy(accuracy, target / "accuracy")
+
+
+def _copy_logs(source: Path, target: Path) -> None:
+    for name in (SUMMARY, DETAIL):
+        _copy(source / name, target / name)
 
 
 def _write_accuracy(source: Path, target: Path) -> None:
-    """accuracy.txt, and the accuracy log truncated; accuracy.txt must hold the hash of the whole.
+    """accuracy.txt and the truncated accuracy log; accuracy.txt must hold the hash of the full log.
 
     Raises:
         CheckFailed: it holds another hash: the log was changed after it was scored.
@@ -109,13 +107,29 @@ def _write_accuracy(source: Path, target: Path) -> None:
 
 
 def truncated(log: bytes) -> bytes:
-    """An accuracy log as a submission holds it: its first and last `KEPT` bytes."""
-    return log if len(log) < 2 * KEPT + len(_CUT) else log[:KEPT] + _CUT + log[-KEPT:]
+    """An accuracy log as a submission holds it: the first and last `KEPT` bytes."""
+    return log if len(log) < 2 * KEPT + len(CUT) else log[:KEPT] + CUT + log[-KEPT:]
 
 
-def _write_code(folder: Path, results: list[Result]) -> None:
-    """This project as it is, with those of its models that were run; without tests, caches and hidden files."""
-    used = {result.records["performance"]["model"]["sha256"] for result in results}
+def _write_calibration(path: Path, submission: Submission, results: Sequence[ScenarioRuns]) -> None:
+    """The submitter's calibration.md, or one made from the records, if the division or a model needs one."""
+    if not submission.closed and not any("calibration" in result.performance.model.metadata for result in results):
+        return
+    mine = ROOT / "calibration.md"
+    if mine.is_file():
+        _copy(mine, path)
+    else:
+        _text(path, calibration(result.performance for result in results))
+
+
+def _mapped(benchmark: str) -> str:
+    """The name of a benchmark of `registry.BENCHMARKS` in model_mapping.json."""
+    return next(rules.mapped for rules in RULES.values() if rules.model == benchmark)
+
+
+def _write_code(folder: Path, results: Sequence[ScenarioRuns]) -> None:
+    """This project with the models that were run; without tests, caches and hidden files."""
+    used = {result.performance.model.sha256 for result in results}
     for path in _project_files():
         if path.suffix == ".onnx" and sha256(path.read_bytes()).hexdigest() not in used:
             continue
@@ -134,33 +148,37 @@ def _project_files() -> Iterator[Path]:
 
 def _check_sizes(folder: Path) -> None:
     for path in folder.rglob("*"):
-        if path.is_file() and path.stat().st_size > _LARGEST:
-            raise CheckFailed(f"{path.relative_to(folder)} has more than 50 MB, which no submission may hold.")
+        if path.is_file() and path.stat().st_size > LARGEST_FILE:
+            raise CheckFailed(
+                f"{path.relative_to(folder)} is larger than 50 MB, the limit of a submission: make it smaller."
+            )
 
 
-def _readme(results: list[Result], division: str, submitter: str, rehearsal: bool) -> str:
-    lines = [f"# {submitter}: MLPerf Inference, {division} division", ""]
-    if rehearsal:
+def _readme(submission: Submission, results: Sequence[ScenarioRuns]) -> str:
+    lines = [f"# {submission.submitter}: MLPerf Inference, {submission.division} division", ""]
+    if submission.rehearsal:
         lines += [f"**{REHEARSAL}**", ""]
     lines += ["| system | benchmark | scenario | model | engine | result | accuracy |", "|---|---|---|---|---|---|---|"]
     for result in results:
-        record = result.records["performance"]
-        engine = f"{record['engine']['name']} {record['engine'].get('version') or ''}".rstrip()
-        scene = result.scene
+        scene, record = result.scene, result.performance
         lines.append(
-            f"| {scene.system} | {scene.benchmark} | {scene.scenario} | {record['model']['name']} | {engine} | "
-            f"{result.performance} | {result.accuracy} |"
+            f"| {scene.system} | {scene.benchmark} | {scene.scenario} | {record.model.name} | {record.engine.title} | "
+            f"{result.metric} | {result.scores} |"
         )
     lines += [
         "",
         "The exact command, model, settings and versions of every row are in the README.md beside its measurements. "
-        "The code of each benchmark is the whole project; its `submission.md` tells the way from a clone to here.",
+        "The code of each benchmark is the complete project; its `submission.md` shows how to make this submission.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _tar(root: Path, submitter: str, path: Path) -> str:
-    """Write the tarball of a submitter's divisions, the same bytes for the same files; return its sha256."""
+def write_tarball(root: Path, submitter: str, path: Path) -> str:
+    """Write the tarball of a submitter's divisions and return its sha256; the same files give the same bytes.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for division in DIVISIONS:
@@ -168,8 +186,8 @@ def _tar(root: Path, submitter: str, path: Path) -> str:
                 if file.is_file():
                     info = tarfile.TarInfo(file.relative_to(root).as_posix())
                     info.size, info.mode = file.stat().st_size, 0o644
-                    with file.open("rb") as content:
-                        tar.addfile(info, content)
+                    with file.open("rb") as opened:
+                        tar.addfile(info, opened)
     content = gzip.compress(buffer.getvalue(), mtime=0)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Our check finds at least what the official checkers find; needs INFERENCE_REPO, a checkout of mlcommons/inference."""
+"""Our check finds everything that the official ones find; needs INFERENCE_REPO, a checkout of mlcommons/inference."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from harness.errors import ConfigError, MissingDependencyError
 from harness.rules.rounds import find_round
 from harness.submission import official
 from harness.submission.check import check
-from harness.submission.official import COMMIT, Verdict, find_checkout, readable, run_checkers
-from harness.submission.run_check import run_check
+from harness.submission.official import COMMIT, CheckerVerdict, find_checkout, readable, run_checkers
+from harness.submission.run_check import CheckRequest, run_check
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,7 @@ def checkout() -> Path:
 def test_good_trees_are_accepted(checkout, tmp_path, name, division, system_type):
     make_tree(tmp_path, name, division, system_type=system_type)
     verdicts = run_checkers(checkout, tmp_path, find_round(name))
-    known = name != "v5.0"  # the older one does not know it any more
+    known = name != "v5.0"  # the older one no longer supports it
     assert [verdict.accepted for verdict in verdicts] == [True, True if known else None], verdicts
     assert not check(tmp_path)
 
@@ -85,13 +85,13 @@ def stand_in(folder: Path, new: str, old: str = "print('fine')") -> Path:
     return folder
 
 
-def test_a_crash_is_no_acceptance(tmp_path):
+def test_a_crash_is_not_acceptance(tmp_path):
     repository = stand_in(tmp_path, "raise ValueError('model not known')", "import sys; print('odd'); sys.exit(3)")
     new, old = run_checkers(repository, tmp_path, find_round("v6.1"))
-    assert new == Verdict(
-        "submission_checker", False, ("the checker crashed, so it accepts nothing: ValueError: model not known",)
+    assert new == CheckerVerdict(
+        "submission_checker", False, ("the checker crashed, so the tree is not accepted: ValueError: model not known",)
     )
-    assert old == Verdict("submission_checker_old.py", False, ("it ended with 3: odd",))
+    assert old == CheckerVerdict("submission_checker_old.py", False, ("exit code 3: odd",))
 
 
 def test_checkers_leave_nothing_behind(tmp_path):
@@ -110,11 +110,11 @@ def test_a_missing_package_is_one_sentence(tmp_path):
         run_checkers(repository, tmp_path, find_round("v6.1"), python="/no/python")
 
 
-def test_a_folder_that_is_no_checkout(tmp_path, monkeypatch):
+def test_a_folder_that_is_not_a_checkout(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=COMMIT[:8]):
         find_checkout(tmp_path, clone=False)
     monkeypatch.setenv("INFERENCE_REPO", str(tmp_path))
-    with pytest.raises(ConfigError, match="holds no"):
+    with pytest.raises(ConfigError, match="does not contain"):
         find_checkout(None, clone=False)
     monkeypatch.delenv("INFERENCE_REPO")
     assert find_checkout(None, clone=False) is None
@@ -123,12 +123,12 @@ def test_a_folder_that_is_no_checkout(tmp_path, monkeypatch):
 def test_the_report_groups_problems_by_file(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("INFERENCE_REPO", raising=False)
     layout = make_tree(tmp_path / "tree")
-    arguments = (None, False, None, False, sys.executable, False)
-    assert run_check(tmp_path / "tree", *arguments) == 0
+    request = CheckRequest(root=tmp_path / "tree")
+    assert run_check(request) == 0
     assert capsys.readouterr().out == f"no problem found: 5 results of closed/{SUBMITTER} for v6.1.\n"
     (layout.root / "notes.txt").write_text("x")
     next(b for b in BREAKAGES if b.name == "INVALID").apply(layout)
-    assert run_check(tmp_path / "tree", *arguments) == 1
+    assert run_check(request) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
         f"closed/{SUBMITTER}/notes.txt",
@@ -149,7 +149,7 @@ def test_the_command(tmp_path):
 
     good = run(str(tmp_path / "tree"), "--rehearsal")
     assert good.returncode == 0
-    assert good.stdout.endswith("for v6.1. It is a rehearsal, and no submission.\n")
+    assert good.stdout.endswith("for v6.1. This is a rehearsal, not a submission.\n")
     bad = run(str(tmp_path / "tree"), "--json")
     assert bad.returncode == 1
     assert '"mark": true' in bad.stdout

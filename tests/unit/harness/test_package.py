@@ -1,4 +1,4 @@
-"""Packages of runs whose logs are made up, in the form of LoadGen's."""
+"""Packages of runs with made-up logs in LoadGen's format."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from harness.errors import CheckFailed, ConfigError
 from harness.loadgen.logs import ACCURACY
 from harness.results.layout import Classic, Scene
 from harness.results.record import reference
+from harness.rules.limits import KEPT
 from harness.rules.rounds import RULES, find_round
 from harness.submission.check import check
 from harness.submission.package import make, package
-from harness.submission.write import KEPT, truncated
+from harness.submission.request import PackageRequest
+from harness.submission.write import truncated
 
 ROOT = Path(__file__).parents[3]
 TOP = ("systems", "measurements", "results", "compliance")
 
-TELLING = {"input_data_types": "int64", "weight_transformations": "no", "retraining": "No", "precision": "fp32"}
+MODEL_FACTS = {"input_data_types": "int64", "weight_transformations": "no", "retraining": "No", "precision": "fp32"}
 
 
 def record(benchmark: str, mode: str, **changes) -> dict:
@@ -50,7 +52,7 @@ def record(benchmark: str, mode: str, **changes) -> dict:
             "caveat": "",
             "equivalent": True,
             "metadata": {},
-            **TELLING,
+            **MODEL_FACTS,
         },
         "engine": {"name": "deepsparse", "version": "1.8.0"},
         "shapes": [[8, 128]],
@@ -98,7 +100,7 @@ def make_runs(root: Path, name: str = "v6.1") -> Classic:
 
 
 def whole(folder: Path) -> None:
-    """Put an accuracy log there that is not truncated."""
+    """Put a full accuracy log there."""
     log = "[\n" + ",\n".join(f'{{ "seq_id" : {n}, "qsl_idx" : {n}, "data" : "00" }}' for n in range(900)) + "\n]\n"
     put(folder / ACCURACY, log)
     score = (folder / "accuracy.txt").read_text().partition("\n")[0]
@@ -106,8 +108,8 @@ def whole(folder: Path) -> None:
 
 
 def run(tree: Classic, output: Path, division: str = "closed", **changes):
-    values = {"submitter": "Acme", "systems": [SYSTEM], "round_name": None, "rehearsal": False} | changes
-    return package(division=division, tree=tree.root, output=output, **values)
+    values = {"division": division, "submitter": "Acme", "systems": [SYSTEM], "tree": tree.root, "output": output}
+    return package(PackageRequest(**values | changes))
 
 
 def change(folder: Path, **changes) -> None:
@@ -143,10 +145,10 @@ def test_the_readmes_of_the_top_folders_stay_out_of_a_package(tmp_path, name):
     assert not any((made.folder / folder / "README.md").exists() for folder in TOP)
 
 
-def test_both_official_checkers_take_a_package(tmp_path, tree):
+def test_both_official_checkers_accept_a_package(tmp_path, tree):
     repository = os.environ.get("INFERENCE_REPO")
     if not repository:
-        pytest.skip("INFERENCE_REPO names no checkout of mlcommons/inference")
+        pytest.skip("needs INFERENCE_REPO, a checkout of mlcommons/inference")
     from harness.submission.official import run_checkers
 
     run(tree, tmp_path / "out")
@@ -212,9 +214,9 @@ def drop_accuracy(tree):
 
 WRONG = {
     "development": (lambda t: change(t.performance(SCENE), for_submission=False), "is a development run"),
-    "invalid": (lambda t: change(t.accuracy(SCENE), valid=False), "is no valid run"),
+    "invalid": (lambda t: change(t.accuracy(SCENE), valid=False), "is not a valid run"),
     "rehearsal": (lambda t: change(t.accuracy(SCENE), rehearsal=True), "is a rehearsal"),
-    "no accuracy": (drop_accuracy, "is missing: make Offline's accuracy run"),
+    "no accuracy": (drop_accuracy, "is missing: do the accuracy run of Offline"),
     "no record": (lambda t: (t.performance(SCENE) / "run.json").unlink(), "has no record"),
     "random": (
         lambda t: change(
@@ -237,14 +239,14 @@ WRONG = {
         lambda t: change(
             t.performance(SCENE), model=record("resnet50", "performance")["model"] | {"equivalent": False}
         ),
-        "the closed division takes the reference model only",
+        "the closed division accepts only the reference model",
     ),
     "silent model": (
         lambda t: change(
             t.performance(SCENE),
             model=record("resnet50", "performance")["model"] | {"weight_transformations": "unknown"},
         ),
-        "does not tell its weight_transformations",
+        "does not state its weight_transformations",
     ),
     "mark": (
         lambda t: put(t.system_file(SYSTEM), json.dumps(SYSTEM_JSON | {"cooling": "FILL IN: such as air"})),
@@ -267,7 +269,7 @@ WRONG = {
             t.performance(SCENE) / "mlperf_log_detail.txt",
             (t.performance(SCENE) / "mlperf_log_detail.txt").read_text() + "\n",
         ),
-        "was compared with results that have been replaced since",
+        "was compared with results that were replaced later",
     ),
     "changed log": (
         lambda t: put(t.accuracy(SCENE) / ACCURACY, "[\n]\n"),
@@ -290,32 +292,32 @@ WRONG = {
 )
 def test_a_record_of_another_kind_is_one_sentence(tmp_path, tree, content):
     put(tree.accuracy(SCENE) / "run.json", content)
-    with pytest.raises(ConfigError, match=r"run\.json (is no record of this harness|cannot be read)"):
+    with pytest.raises(ConfigError, match=r"run\.json (is not a record of this harness|cannot be read)"):
         run(tree, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_no_submission_is_not_packaged(tmp_path, tree, name):
-    spoil, said = WRONG[name]
+def test_unfit_runs_are_not_packaged(tmp_path, tree, name):
+    spoil, message = WRONG[name]
     spoil(tree)
-    with pytest.raises(CheckFailed, match=said):
+    with pytest.raises(CheckFailed, match=message):
         run(tree, tmp_path / "out", "open" if name == "changed log" else "closed")
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"round_name": "v5.1"}, r"seeds of v6.1, and a submission to v5.1 needs its own: install LoadGen 5.0.22"),
         ({"round_name": "v7"}, "unknown round"),
-        ({"division": "shut"}, "closed or open"),
-        ({"submitter": "A/B"}, "no name of a submitter"),
-        ({"submitter": "A" * 100}, "too long a name"),
+        ({"division": "shut"}, "choose closed or open"),
+        ({"submitter": "A/B"}, "is not a valid submitter name"),
+        ({"submitter": "A" * 100}, "the name .* is too long"),
         ({"systems": ["other"]}, "there are no official results of system other"),
     ],
 )
-def test_a_wrong_name_is_one_sentence(tmp_path, tree, changes, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_wrong_name_is_one_sentence(tmp_path, tree, changes, message):
+    with pytest.raises(ConfigError, match=message):
         run(tree, tmp_path / "out", **changes)
 
 
@@ -324,28 +326,31 @@ def test_a_model_that_says_too_little_is_told_by_a_person(tmp_path, tree):
     silent = record("resnet50", "performance")["model"] | {"weight_transformations": "unknown"}
     for scenario in SCENARIOS["resnet50"]:
         change(tree.performance(Scene(SYSTEM, "resnet50", scenario)), model=silent)
-    told = tree.root / "measurements" / SYSTEM / "resnet50" / "model.json"
-    put(told, json.dumps({"sha256": "0" * 64, "weight_transformations": "INT8 quantisation"}))
+    notes = tree.root / "measurements" / SYSTEM / "resnet50" / "model.json"
+    put(notes, json.dumps({"sha256": "0" * 64, "weight_transformations": "INT8 quantisation"}))
     made = run(tree, tmp_path / "out")
     text = (made.folder / "results" / SYSTEM / "resnet50" / "Offline" / "measurements.json").read_text()
     assert json.loads(text)["weight_transformations"] == "INT8 quantisation"
-    put(told, json.dumps({"weight_transformation": "INT8"}))
+    put(notes, json.dumps({"weight_transformation": "INT8"}))
     with pytest.raises(ConfigError, match="did you mean 'weight_transformations'"):
         run(tree, tmp_path / "out")
-    put(told, json.dumps({"weight_transformations": "INT8"}))
-    with pytest.raises(ConfigError, match="must say which model it is about"):
+    put(notes, json.dumps({"weight_transformations": "INT8"}))
+    with pytest.raises(ConfigError, match="must name the model that it describes"):
         run(tree, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("notes", "words"),
     [
-        ({"sha256": "f" * 64, "equivalent": True}, "it is about the model ffff"),
-        ({"sha256": "0" * 64, "weight_data_types": "int8"}, "weight_data_types is 'fp32' by the model, and 'int8'"),
+        ({"sha256": "f" * 64, "equivalent": True}, "it describes the model ffff"),
+        (
+            {"sha256": "0" * 64, "weight_data_types": "int8"},
+            "weight_data_types is 'fp32' in the model, but 'int8' there",
+        ),
     ],
 )
-def test_a_person_cannot_say_otherwise_than_the_model(tmp_path, tree, said, words):
-    put(tree.root / "measurements" / SYSTEM / "resnet50" / "model.json", json.dumps(said))
+def test_notes_cannot_contradict_the_model(tmp_path, tree, notes, words):
+    put(tree.root / "measurements" / SYSTEM / "resnet50" / "model.json", json.dumps(notes))
     with pytest.raises(CheckFailed, match=words):
         run(tree, tmp_path / "out")
 
@@ -357,7 +362,7 @@ def test_no_system_is_dropped_from_a_package_silently(tmp_path, tree):
     for part in ("results", "compliance"):
         (other.root / part / SYSTEM).rename(other.root / part / "second")
     (other.root / "systems" / f"{SYSTEM}.json").rename(other.root / "systems" / "second.json")
-    with pytest.raises(ConfigError, match=f"has results of {SYSTEM}, too"):
+    with pytest.raises(ConfigError, match=f"the existing package also has results of {SYSTEM}"):
         run(other, tmp_path / "out", systems=["second"])
     assert (made.folder / "systems" / f"{SYSTEM}.json").is_file()
 
@@ -374,14 +379,17 @@ def test_a_package_that_is_there_survives_one_that_fails(tmp_path, tree):
 
 @pytest.mark.slow
 def test_what_was_made_is_printed_and_checked(tmp_path, tree, capsys):
-    assert make("open", "Acme", [SYSTEM], tree.root, tmp_path / "out", None, False) == 0
+    request = PackageRequest(
+        division="open", submitter="Acme", systems=[SYSTEM], tree=tree.root, output=tmp_path / "out"
+    )
+    assert make(request) == 0
     printed = capsys.readouterr().out
     assert "5 results for v6.1, open division" in printed
     assert "no problem found" in printed
-    assert make("open", "Acme", [SYSTEM], tree.root, tmp_path / "out", None, False, as_json=True) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert Path(told["folder"]) == tmp_path / "out" / "open" / "Acme"
-    assert told["sha256"] == sha256(Path(told["tarball"]).read_bytes()).hexdigest()
-    assert len(told["results"]) == told["check"]["results"] == 5
-    assert told["results"][0].keys() == {"system", "benchmark", "scenario", "result", "accuracy"}
-    assert told["check"]["problems"] == []
+    assert make(request, as_json=True) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert Path(printed["folder"]) == tmp_path / "out" / "open" / "Acme"
+    assert printed["sha256"] == sha256(Path(printed["tarball"]).read_bytes()).hexdigest()
+    assert len(printed["results"]) == printed["check"]["results"] == 5
+    assert printed["results"][0].keys() == {"system", "benchmark", "scenario", "result", "accuracy"}
+    assert printed["check"]["problems"] == []

@@ -238,7 +238,7 @@ def test_different_processors_have_no_core_count(fake):
 
 
 @pytest.fixture
-def told(server, monkeypatch) -> FakeRoot:
+def described(server, monkeypatch) -> FakeRoot:
     """The machine is the server of two sockets."""
     real = system.describe_machine
     monkeypatch.setattr(system, "describe_machine", lambda: real(server.root))
@@ -249,7 +249,7 @@ def told(server, monkeypatch) -> FakeRoot:
 GIVEN = {"division": "closed", "submitter": "ACME", "status": "available", "system_type": "edge"}
 
 
-def test_what_a_person_wrote_is_kept(told, tmp_path):
+def test_values_of_a_person_are_kept(described, tmp_path):
     path = tmp_path / "systems" / "s.json"
     values, disagree = init_system(path, GIVEN)
     assert disagree == []
@@ -264,7 +264,7 @@ def test_what_a_person_wrote_is_kept(told, tmp_path):
     values, disagree = init_system(path, {"status": "preview"})
     assert {field: values[field] for field in mine} == mine
     assert (values["accelerators_per_node"], values["status"], values["submitter"]) == ("0", "preview", "ACME")
-    assert disagree == [f'host_memory_capacity is "1 TB" in {path}, and this machine says "512 GB".']
+    assert disagree == [f'host_memory_capacity is "1 TB" in {path}, but this machine reports "512 GB".']
     assert unfilled(values) == ["host_memory_configuration", "host_networking_topology"]
     values, disagree = init_system(path, {"host_memory_capacity": "512 GB"})
     assert disagree == []
@@ -273,7 +273,7 @@ def test_what_a_person_wrote_is_kept(told, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "lacks"),
     [
-        ("accelerators_per_node", "N/A", True),  # it ends an official checker with an error
+        ("accelerators_per_node", "N/A", True),  # crashes an official checker
         ("accelerators_per_node", 0, True),
         ("accelerators_per_node", "0", False),
         ("number_of_nodes", 2, False),
@@ -287,7 +287,7 @@ def test_what_a_person_wrote_is_kept(told, tmp_path):
         ("hw_notes", "FILL IN", True),
     ],
 )
-def test_what_lacks(field, value, lacks):
+def test_unfilled_fields(field, value, lacks):
     values = dict.fromkeys(FIELDS, "x") | GIVEN | {"number_of_nodes": "1", "accelerators_per_node": "0"}
     assert unfilled(values) == []
     assert unfilled({**values, field: value}) == ([field] if lacks else [])
@@ -304,21 +304,21 @@ def test_what_lacks(field, value, lacks):
         ({"cooling": ""}, "cooling needs a value: such as air"),
     ],
 )
-def test_values_that_no_field_can_have(told, tmp_path, given, reason):
+def test_invalid_values(described, tmp_path, given, reason):
     with pytest.raises(ConfigError, match=reason):
         init_system(tmp_path / "s.json", given)
     assert not (tmp_path / "s.json").exists()
 
 
-def test_files_that_are_no_description(tmp_path):
+def test_files_that_are_not_a_description(tmp_path):
     path = tmp_path / "s.json"
     with pytest.raises(ConfigError, match="cannot read the system description"):
         read_system(path)
     path.write_text("{")
-    with pytest.raises(ConfigError, match=r"is no JSON .*remove it and run `harness system init`"):
+    with pytest.raises(ConfigError, match=r"is not JSON .*remove it and run `harness system init`"):
         read_system(path)
     path.write_text("[]")
-    with pytest.raises(ConfigError, match="is no JSON object"):
+    with pytest.raises(ConfigError, match="is not a JSON object"):
         read_system(path)
 
 
@@ -331,7 +331,7 @@ def test_field_texts():
         parse_fields(["cooling"])
 
 
-def test_the_command(told, tmp_path, capsys):
+def test_the_command(described, tmp_path, capsys):
     def command(*words: str) -> int:
         try:
             return app(["system", "init", "--systems-dir", str(tmp_path), *words], standalone_mode=False) or 0
@@ -350,8 +350,8 @@ def test_the_command(told, tmp_path, capsys):
     values = read_system(tmp_path / "s.json")
     assert (values["submitter"], values["division"], values["cooling"]) == ("ACME", "closed", "air")
     assert command("--system", "s", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["values"] == values
-    assert told["missing"].keys() == {line.split()[0] for line in out[2:]}
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["values"] == values
+    assert printed["missing"].keys() == {line.split()[0] for line in out[2:]}
     assert command("--system", "../s") == 2
     assert command("--set", "cooling") == 2

@@ -1,0 +1,139 @@
+"""The tests that a campaign runs, with their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness import paths
+from harness.catalog import manifests
+from harness.catalog.manifests import Model
+from harness.catalog.models import find_model
+from harness.errors import ConfigError, did_you_mean
+from harness.host import console
+from harness.registry import MODES, SCENARIOS, choose
+from harness.results.record import read_record
+from harness.rules.audits import AUDITS
+from harness.rules.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
+from harness.running.request import RunRequest, resolve
+from harness.submission.campaign import Campaign
+from harness.submission.steps import EventLog, State, Step
+from harness.task.base import find_benchmark
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignRequest:
+    """A campaign as a user asks for it."""
+
+    run: RunRequest
+    """The options common to all tests."""
+    models: Sequence[str] = ()
+    """Each ``NAME`` or ``NAME@ENGINE``; by default the default model."""
+    division: str
+    system_type: str
+    scenarios: Sequence[str] = ()
+    """By default those that the closed division requires of a benchmark on such a system."""
+    only_compliance: bool = False
+    retry: bool = False
+    """Whether to repeat tests that failed."""
+    folder: Path = paths.ROOT / "build" / "campaign"
+    """The folder of event logs and locks."""
+    as_json: bool = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the rules of the closed division apply, compliance tests included."""
+        return self.division == "closed"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A model of a campaign."""
+
+    model: Model
+    run: RunRequest
+    """The request of its runs, without scenario and test."""
+    benchmark: str
+    """The benchmark of `RULES` whose rules apply."""
+
+
+def plan(request: CampaignRequest) -> Campaign:
+    """The campaign that a user asks for.
+
+    Raises:
+        ConfigError: a name is wrong, the round has no scenarios for the system, or two models would share a folder.
+    """
+    if request.division not in DIVISIONS:
+        raise ConfigError(f"unknown division '{request.division}': {did_you_mean(request.division, DIVISIONS)}")
+    if request.system_type not in SYSTEM_TYPES:
+        raise ConfigError(
+            f"unknown system type '{request.system_type}': {did_you_mean(request.system_type, SYSTEM_TYPES)}"
+        )
+    steps: list[Step] = []
+    owners: dict[str, str] = {}
+    for text in request.models or ("",):
+        entry = _entry(request, text)
+        name, filed = entry.model.name, entry.model.official_name
+        if filed in owners:
+            raise ConfigError(f"{owners[filed]} and {name} are both filed under {filed}: give each its own --system.")
+        owners[filed] = name
+        for scenario in _scenarios(request, entry):
+            steps += _steps(request, entry, scenario)
+    system = steps[0].settings.scene.system
+    if request.only_compliance:
+        steps = list(_compliance_only(steps))
+    events = EventLog(request.folder / f"{system}.jsonl")
+    return Campaign(steps, events, request.folder, request.retry, request.as_json)
+
+
+def _entry(request: CampaignRequest, text: str) -> _Entry:
+    name, at, engine = text.rpartition("@")
+    if not at or "/" in engine:
+        name, engine = text, ""
+    model = find_model(name or manifests.default_model())
+    known = model.official_name in RULES
+    if request.closed and not known:
+        raise ConfigError(
+            f"{model.name} is filed under {model.official_name}, but the closed division has only {', '.join(RULES)}: "
+            "use --division open."
+        )
+    if request.closed and not (model.equivalent or request.run.rehearsal):
+        console.warn(
+            f"the closed division accepts only the reference model, and {model.name} is not known to be it: confirm "
+            "that it is before packaging (submission.md, 6), or use --division open."
+        )
+    benchmark = model.official_name if known else find_benchmark(model.benchmark).official_name
+    return _Entry(model, replace(request.run, model=name or None, engine=engine or request.run.engine), benchmark)
+
+
+def _scenarios(request: CampaignRequest, entry: _Entry) -> list[str]:
+    round_ = installed_round()
+    required = round_.required(entry.benchmark, request.system_type)
+    if request.scenarios:
+        return list(dict.fromkeys(choose("scenario", SCENARIOS, scenario) for scenario in request.scenarios))
+    if not required:
+        raise ConfigError(
+            f"{round_.name} has no {entry.benchmark} on systems of type {request.system_type}: use --system-type edge."
+        )
+    return [scenario for scenario in SCENARIOS if scenario in required]
+
+
+def _steps(request: CampaignRequest, entry: _Entry, scenario: str) -> list[Step]:
+    """The tests of one scenario in running order."""
+    run = replace(entry.run, scenario=scenario)
+    official = {mode: Step(resolve(replace(run, mode=mode))) for mode in MODES}
+    tests = RULES[entry.benchmark].tests if request.closed else ()
+    audits = [
+        Step(resolve(replace(run, audit=test)), [official[each] for each in AUDITS[test].references]) for test in tests
+    ]
+    return [*official.values(), *audits]
+
+
+def _compliance_only(steps: Sequence[Step]) -> Iterator[Step]:
+    """The compliance tests; the tests that they need are done if they have a record."""
+    for step in steps:
+        if step.settings.audit:
+            yield step
+        elif read_record(step.folder) is not None:
+            step.state = State.DONE

@@ -1,0 +1,87 @@
+"""A package as a user asks for it, and as it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ConfigError
+from harness.host.machine import default_system_name
+from harness.paths import ROOT
+from harness.results.layout import Classic
+from harness.rules.rehearsal import REHEARSAL_PREFIX, REHEARSAL_TREE
+from harness.rules.rounds import DIVISIONS, Round, find_round
+
+_LONGEST = 80  # characters of a name that file systems and the checkers' messages can hold
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageRequest:
+    """A package as a user asks for it; `resolve` decides on everything else."""
+
+    division: str
+    submitter: str
+    systems: Sequence[str] = ()
+    """By default this machine's."""
+    tree: Path | None = None
+    """The folder with results/ and compliance/; by default this repository, or that of rehearsals."""
+    output: Path | None = None
+    round_name: str | None = None
+    """By default the round of the runs."""
+    rehearsal: bool = False
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What to package, from where, and for whom."""
+
+    division: str
+    submitter: str
+    systems: tuple[str, ...]
+    source: Classic
+    output: Path
+    """The root of the tree; the package goes to <output>/<division>/<submitter>."""
+    round: Round | None
+    """The round that the runs must be of; None for any."""
+    rehearsal: bool
+
+    @property
+    def closed(self) -> bool:
+        """Whether the rules of the closed division apply."""
+        return self.division == "closed"
+
+
+def default_output(rehearsal: bool) -> Path:
+    """The default root of a submission or of a rehearsal's."""
+    return ROOT / "build" / ("rehearsal-submission" if rehearsal else "submission")
+
+
+def resolve(request: PackageRequest) -> Submission:
+    """The submission that a user asks for; a rehearsal prefixes its names.
+
+    Raises:
+        ConfigError: a name is wrong.
+    """
+    submitter, rehearsal = request.submitter, request.rehearsal
+    if request.division not in DIVISIONS:
+        raise ConfigError(f"unknown division '{request.division}': choose {' or '.join(DIVISIONS)}.")
+    if not submitter:
+        raise ConfigError("the submitter is missing: give the name of your organisation with --submitter (SUBMITTER=).")
+    if not submitter.strip() or not all(c.isalnum() or c in "._-" for c in submitter) or submitter.startswith("."):
+        raise ConfigError(f"'{submitter}' is not a valid submitter name: use letters, digits, '.', '_' and '-'.")
+    names = (submitter, *(request.systems or (default_system_name(),)))
+    if rehearsal:
+        names = tuple(name if name.startswith(REHEARSAL_PREFIX) else REHEARSAL_PREFIX + name for name in names)
+    for name in names:
+        if len(name) > _LONGEST:
+            raise ConfigError(f"the name '{name[:20]}...' is too long: use at most {_LONGEST} characters.")
+    return Submission(
+        division=request.division,
+        submitter=names[0],
+        systems=names[1:],
+        source=Classic(request.tree or (REHEARSAL_TREE if rehearsal else ROOT)),
+        output=(request.output or default_output(rehearsal)).resolve(),
+        round=find_round(request.round_name) if request.round_name else None,
+        rehearsal=rehearsal,
+    )

@@ -1,0 +1,104 @@
+"""The tests of a campaign, and the log of their events."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from harness.errors import ConfigError
+from harness.results.record import Record
+from harness.running.settings import RunSettings
+from harness.scenarios.base import Metric
+
+
+class State(StrEnum):
+    """The state of a test."""
+
+    LEFT = "to do"
+    CUT = "interrupted"
+    DONE = "done"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+
+
+@dataclass
+class Step:
+    """One test of a campaign."""
+
+    settings: RunSettings
+    needs: list[Step] = field(default_factory=list)
+    """Tests whose results this one is compared with."""
+    state: State = State.LEFT
+    record: Record | None = None
+    seconds: float | None = None
+    """Duration, if known."""
+    reason: str = ""
+    """Why it failed."""
+
+    @property
+    def test(self) -> str:
+        """performance, accuracy, TEST01 or TEST04."""
+        return self.settings.test
+
+    @property
+    def name(self) -> str:
+        """The name in the event log and on the console."""
+        return f"{self.settings.scene.benchmark} {self.settings.scenario} {self.test}"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its record once it is done."""
+        target = self.settings.target
+        assert target is not None
+        return target / "performance" / "run_1" if self.settings.audit else target
+
+    @property
+    def result(self) -> str:
+        """The metric or the accuracy in words, or the reason of a failure."""
+        if self.record is None:
+            return self.reason
+        result = self.record.result
+        metric = result.metric
+        return result.scores or str(Metric(metric.name, metric.value, metric.unit))
+
+
+class EventLog:
+    """Events, a line of JSON each, written through to the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, step: Step, event: str, **facts: object) -> None:
+        """Add an event of a test.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "test": step.name, "event": event, **facts}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a+b") as file:
+                # After a power failure the last line may be incomplete; it must not swallow the next one.
+                file.seek(0, os.SEEK_END)
+                if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
+                    file.write(b"\n")
+                file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be written: {error.strerror}.") from error
+
+    def last(self) -> dict[str, dict[str, object]]:
+        """The last event of each test; skips lines that cannot be read."""
+        found: dict[str, dict[str, object]] = {}
+        with contextlib.suppress(OSError):
+            for line in self._path.read_bytes().splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    event = json.loads(line)
+                    found[event["test"]] = event
+        return found
