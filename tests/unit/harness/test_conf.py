@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import ConfigError
-from harness.loadgen.conf import MIN_DURATION_MS, check_official, read_user_conf
+from harness.loadgen.conf import check_official, read_user_conf
+from harness.rules.limits import MIN_DURATION_MS
 
 
 def conf(tmp_path, text):
