@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from harness.errors import ConfigError, did_you_mean
 from harness.results.layout import Scene
@@ -169,5 +168,5 @@ def calibration(records: Iterable[Record]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _list(facts: Mapping[str, Any]) -> list[str]:
+def _list(facts: Mapping[str, object]) -> list[str]:
     return [f"- {key}: {value}" for key, value in facts.items() if value not in (None, "")]

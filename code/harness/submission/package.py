@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -73,9 +72,7 @@ def package(request: PackageRequest) -> Packaged:
     return Packaged(submission, folder, found, results, tarball, digest)
 
 
-def _write(
-    submission: Submission, found: Round, results: list[ScenarioRuns], systems: Mapping[str, dict[str, Any]]
-) -> Path:
+def _write(submission: Submission, found: Round, results: list[ScenarioRuns], systems: Mapping[str, object]) -> Path:
     """Write the package beside its place, and move it there in one step.
 
     Returns:
