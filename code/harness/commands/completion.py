@@ -1,34 +1,30 @@
-"""What the shell offers for names: models, engines, scenarios, data sets, options of --set, help topics.
-
-Each function takes what is typed so far and returns pairs of value and meaning. A manifest that is broken, or a folder
-that may not be read, completes nothing: the command itself says what is wrong.
-"""
+"""Completion of names in the shell: models, engines, scenarios, data sets, options of --set, help topics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, get_type_hints
 
-from harness.catalog import manifests
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from typer import Typer
 
-    from harness.catalog.manifests import ModelEntry
-
-Offered = list[tuple[str, str]]
-
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_HARNESS_COMPLETE"
-"""The environment variable by which a shell's script asks the command what to offer."""
+"""The environment variable with which a shell's script asks the command for completions."""
+_ALIASES = {
+    **{"compliance": "test", "round_name": "round_", "compare a": "runs", "compare b": "runs"},
+    **{"models show name": "model", "models verify names": "model"},
+}
+"""Parameters that complete as others do."""
 
 
 def script(shell: str, program: str = "harness") -> str:
     """The script that makes a shell complete the command.
 
     Raises:
-        ConfigError: there is none for this shell.
+        ConfigError: the shell is not supported.
     """
     from typer.completion import get_completion_script
 
@@ -38,10 +34,11 @@ def script(shell: str, program: str = "harness") -> str:
 
 
 def attach(app: Typer, path: tuple[str, ...] = ()) -> None:
-    """Give every parameter of a command line the completer that belongs to its name, before a shell is answered."""
+    """Give every parameter of a command line the completer for its command and name, or for its name alone."""
     from typer.completion import completion_init
 
     completion_init()
+    known = _candidates().keys() | _ALIASES.keys()
     for command in app.registered_commands:
         callback = command.callback
         if callback is None:
@@ -50,170 +47,70 @@ def attach(app: Typer, path: tuple[str, ...] = ()) -> None:
         # Resolved here and kept, so that typer finds the objects that are changed, and not new ones.
         callback.__annotations__ = get_type_hints(callback, include_extras=True)
         for parameter, annotation in callback.__annotations__.items():
-            completer = _OF_COMMANDS.get((*name, parameter)) or _BY_NAME.get(parameter)
-            for info in getattr(annotation, "__metadata__", ()) if completer else ():
-                info.autocompletion = completer
+            kinds = [each for each in (" ".join((*name, parameter)), parameter) if each in known]
+            for info in getattr(annotation, "__metadata__", ()) if kinds else ():
+                info.autocompletion = _completer(kinds[0])
     for group in app.registered_groups:
         if group.typer_instance is not None:
             attach(group.typer_instance, (*path, str(group.name or group.typer_instance.info.name)))
 
 
-def models(typed: str) -> Offered:
-    """The models that are known by name."""
-    return _matching(typed, lambda: _models(lambda entry: True))
+def complete(kind: str, typed: str) -> list[tuple[str, str]]:
+    """The values of a kind that begin with ``typed``, each with its meaning.
 
-
-def fetchable(typed: str) -> Offered:
-    """The models that are not shipped."""
-    return _matching(typed, lambda: _models(lambda entry: not entry.file))
-
-
-def buildable(typed: str) -> Offered:
-    """The models whose graph can be built."""
-    return _matching(typed, lambda: _models(lambda entry: bool(entry.builder)))
-
-
-def engines(typed: str) -> Offered:
-    """The engines."""
-    from harness.registry import ENGINES
-
-    return _matching(typed, lambda: ((name, "") for name in ENGINES))
-
-
-def scenarios(typed: str) -> Offered:
-    """The scenarios."""
-    from harness.registry import SCENARIOS
-
-    return _matching(typed, lambda: ((name, "") for name in SCENARIOS))
-
-
-def modes(typed: str) -> Offered:
-    """performance and accuracy."""
-    from harness.registry import MODES
-
-    return _matching(typed, lambda: ((name, "") for name in MODES))
-
-
-def runs(typed: str) -> Offered:
-    """The finished runs, the newest first."""
-    from harness.paths import ROOT
-    from harness.results.finished import names
-
-    return _matching(typed, lambda: ((name, "") for name in reversed(names(ROOT / "build" / "runs"))))
-
-
-def formats(typed: str) -> Offered:
-    """The formats of reports."""
-    from harness.report.report import FORMATS
-
-    return _matching(typed, lambda: ((name, "") for name in FORMATS))
-
-
-def tests(typed: str) -> Offered:
-    """The compliance tests."""
-    from harness.rules.audits import AUDITS
-
-    return _matching(typed, lambda: ((name, audit.purpose) for name, audit in AUDITS.items()))
-
-
-def datasets(typed: str) -> Offered:
-    """The data sets."""
-    return _matching(typed, lambda: _datasets(fetched=False))
-
-
-def downloads(typed: str) -> Offered:
-    """What `harness data fetch` fetches."""
-    return _matching(typed, lambda: _datasets(fetched=True))
-
-
-def options(typed: str) -> Offered:
-    """The options of --set, each with its "="."""
-    from harness.running.options import options_help
-
-    return _matching(typed, lambda: ((f"{name}=", f"{owner}: {meaning}") for owner, name, meaning in options_help()))
-
-
-def topics(typed: str) -> Offered:
-    """The topics of `harness help`."""
-    from harness.commands.topics import overview
-
-    return _matching(typed, lambda: overview().items())
-
-
-def shells(typed: str) -> Offered:
-    """The shells that `harness completion` knows."""
-    return _matching(typed, lambda: ((name, "") for name in SHELLS))
-
-
-def divisions(typed: str) -> Offered:
-    """closed and open."""
-    from harness.rules.rounds import DIVISIONS
-
-    return _matching(typed, lambda: ((name, "") for name in DIVISIONS))
-
-
-def system_types(typed: str) -> Offered:
-    """The types of system."""
-    from harness.rules.rounds import SYSTEM_TYPES
-
-    return _matching(typed, lambda: ((name, "") for name in SYSTEM_TYPES))
-
-
-def rounds(typed: str) -> Offered:
-    """The rounds that are known, the newest first."""
-    from harness.rules.rounds import ROUNDS
-
-    return _matching(typed, lambda: ((round_.name, "") for round_ in reversed(ROUNDS)))
-
-
-def _matching(typed: str, offered: Callable[[], Iterable[tuple[str, str]]]) -> Offered:
+    ``kind`` is a parameter's name, or a command and a parameter. A broken manifest or an unreadable folder completes
+    nothing: the command itself says what is wrong.
+    """
     try:
-        found = dict(offered())
+        found = _candidates()[_ALIASES.get(kind, kind)]()
     except (HarnessError, OSError):
         return []
-    return [(name, words) for name, words in found.items() if name.startswith(typed)]
+    meanings = found if isinstance(found, Mapping) else dict.fromkeys(found, "")
+    return [(name, words) for name, words in meanings.items() if name.startswith(typed)]
 
 
-def _models(wanted: Callable[[ModelEntry], bool]) -> Iterator[tuple[str, str]]:
+def _completer(kind: str) -> Callable[[str], list[tuple[str, str]]]:
+    def completer(typed: str) -> list[tuple[str, str]]:  # typer takes only a function, and looks at its parameters
+        return complete(kind, typed)
 
-    return ((name, entry.description) for name, (_, entry) in manifests.models().items() if wanted(entry))
-
-
-def _datasets(*, fetched: bool) -> Iterator[tuple[str, str]]:
-    from harness.registry import BENCHMARKS
-
-    for benchmark in BENCHMARKS:
-        for name, entry in manifests.datasets(benchmark).items():
-            if entry.urls if fetched else entry.kind == "dataset":
-                yield name, entry.description
+    return completer
 
 
-_BY_NAME = {
-    "model": models,
-    "engine": engines,
-    "scenario": scenarios,
-    "mode": modes,
-    "dataset": datasets,
-    "compliance": tests,
-    "test": tests,
-    "option": options,
-    "topic": topics,
-    "shell": shells,
-    "runs": runs,
-    "format_": formats,
-    "division": divisions,
-    "system_type": system_types,
-    "round_": rounds,
-    "round_name": rounds,
-}
-"""By the name of the parameter of the command's function."""
-_OF_COMMANDS = {
-    ("models", "show", "name"): models,
-    ("models", "verify", "names"): models,
-    ("models", "fetch", "name"): fetchable,
-    ("models", "build", "name"): buildable,
-    ("data", "fetch", "name"): downloads,
-    ("compare", "a"): runs,
-    ("compare", "b"): runs,
-}
-"""By command and parameter, where the name alone does not tell."""
+def _candidates() -> dict[str, Callable[[], Mapping[str, str] | Iterable[str]]]:
+    """By kind, what finds its values: with their meanings, or alone."""
+    from harness.catalog import manifests
+    from harness.commands import topics
+    from harness.paths import ROOT
+    from harness.registry import BENCHMARKS, ENGINES, MODES, SCENARIOS
+    from harness.report.report import FORMATS
+    from harness.results import finished
+    from harness.rules.audits import AUDITS
+    from harness.rules.rounds import DIVISIONS, ROUNDS, SYSTEM_TYPES
+    from harness.running.options import options_help
+
+    def models(wanted: Callable[[manifests.ModelEntry], object]) -> dict[str, str]:
+        return {name: entry.description for name, (_, entry) in manifests.models().items() if wanted(entry)}
+
+    def datasets(wanted: Callable[[manifests.DatasetEntry], object]) -> dict[str, str]:
+        entries = (item for benchmark in BENCHMARKS for item in manifests.datasets(benchmark).items())
+        return {name: entry.description for name, entry in entries if wanted(entry)}
+
+    return {
+        "model": lambda: models(lambda entry: True),
+        "models fetch name": lambda: models(lambda entry: not entry.file),
+        "models build name": lambda: models(lambda entry: entry.builder),
+        "engine": lambda: list(ENGINES),
+        "scenario": lambda: list(SCENARIOS),
+        "mode": lambda: MODES,
+        "dataset": lambda: datasets(lambda entry: entry.kind == "dataset"),
+        "data fetch name": lambda: datasets(lambda entry: entry.urls),
+        "test": lambda: {name: audit.purpose for name, audit in AUDITS.items()},
+        "option": lambda: {f"{name}=": f"{owner}: {meaning}" for owner, name, meaning in options_help()},
+        "topic": topics.overview,
+        "shell": lambda: SHELLS,
+        "runs": lambda: reversed(finished.names(ROOT / "build" / "runs")),
+        "format_": lambda: FORMATS,
+        "division": lambda: DIVISIONS,
+        "system_type": lambda: SYSTEM_TYPES,
+        "round_": lambda: [round_.name for round_ in reversed(ROUNDS)],
+    }

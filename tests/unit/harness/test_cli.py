@@ -159,14 +159,14 @@ def test_other_shells_ask_too():
 
 
 def test_each_completer_offers_what_there_is():
-    names = lambda completer: {name for name, _ in completer("")}  # noqa: E731
-    assert names(completion.engines) == set(ENGINES)
-    assert names(completion.scenarios) == set(SCENARIOS)
-    assert names(completion.buildable) < names(completion.fetchable) < names(completion.models)
-    assert "efficientnet-lite0-fp32" not in names(completion.buildable)
-    assert names(completion.downloads) == {"squad-v1.1", "vocab"}
-    assert {"squad-v1.1", "imagenet"} < names(completion.datasets)
-    assert {"TEST01", "TEST04"} == names(completion.tests)
+    names = lambda kind: {name for name, _ in completion.complete(kind, "")}  # noqa: E731
+    assert names("engine") == set(ENGINES)
+    assert names("scenario") == set(SCENARIOS)
+    assert names("models build name") < names("models fetch name") < names("model")
+    assert "efficientnet-lite0-fp32" not in names("models build name")
+    assert names("data fetch name") == {"squad-v1.1", "vocab"}
+    assert {"squad-v1.1", "imagenet"} < names("dataset")
+    assert {"TEST01", "TEST04"} == names("test") == names("compliance")
 
 
 def test_both_sides_of_a_comparison_are_runs(monkeypatch):
@@ -183,7 +183,7 @@ def test_a_folder_that_may_not_be_read_completes_nothing(monkeypatch):
         raise PermissionError(13, "Permission denied", str(folder))
 
     monkeypatch.setattr("harness.results.finished.names", refused)
-    assert completion.runs("") == []
+    assert completion.complete("runs", "") == []
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)
