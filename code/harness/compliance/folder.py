@@ -21,13 +21,11 @@ from harness.compliance.verify import Verdict, baseline_log, verify_accuracy, ve
 from harness.errors import ConfigError
 from harness.host.files import write_text
 from harness.loadgen.logs import ACCURACY
-from harness.results.layout import VERIFY_ACCURACY, VERIFY_PERFORMANCE
+from harness.results.layout import BASELINE, COMPLIANCE, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE
 from harness.rules.audits import find_audit
 
 Scorer = Callable[[Path], str]
 """From a log of some samples to the text of its accuracy.txt."""
-
-ACCURACY_TXT, BASELINE, COMPLIANCE = "accuracy.txt", "baseline_accuracy.txt", "compliance_accuracy.txt"
 
 
 @dataclass(frozen=True)
@@ -78,43 +76,51 @@ def verify(
         CheckFailed: a log is damaged or truncated; the folder is then as it was.
         RunFailed: a log is cut short; the folder is then as it was.
     """
-    audit = find_audit(test)
-    performance = verify_performance(
-        reference / "performance" / "run_1", folder / "performance" / "run_1", audit=audit.name
-    )
-    if not audit.accuracy:
-        write_text(folder / VERIFY_PERFORMANCE, performance.text)
-        return Verdicts(performance)
+    audit, run_1 = find_audit(test), Path("performance") / "run_1"
+    performance = verify_performance(reference / run_1, folder / run_1, audit=audit.name)
+    if audit.accuracy:
+        verdicts = _verify_responses(performance, reference / "accuracy" / ACCURACY, folder, score, delta, dtype)
+    else:
+        verdicts = Verdicts(performance)
+    write_text(folder / VERIFY_PERFORMANCE, performance.text)
+    return verdicts
 
-    accuracy_log, sampled = reference / "accuracy" / ACCURACY, _sampled(folder)
+
+def _verify_responses(
+    performance: Verdict, accuracy_log: Path, folder: Path, score: Scorer | None, delta: float, dtype: str
+) -> Verdicts:
+    """Verify and arrange the accuracy of a test; its verdicts with that on its performance."""
+    sampled = _sampled(folder)
     settled = sampled.parent == folder / "accuracy"
     accuracy = verify_accuracy(accuracy_log, sampled, dtype)
-    texts: dict[str, str] = {}
-    near = None
-    if score and accuracy.differing:
-        with tempfile.TemporaryDirectory() as room:
-            baseline = Path(room) / ACCURACY
-            baseline.write_text(baseline_log(accuracy_log, sampled), encoding="utf-8")
-            texts[BASELINE] = score(baseline)
-    if score and (accuracy.passed or accuracy.differing):
-        texts[ACCURACY_TXT] = score(sampled)
-    if BASELINE in texts:
-        texts[COMPLIANCE] = texts[ACCURACY_TXT]
-    elif accuracy.differing and settled:
+    texts = _scores(score, accuracy, accuracy_log, sampled) if score else {}
+    if accuracy.differing and settled and not score:
         there = [folder / "accuracy" / name for name in (BASELINE, COMPLIANCE)]
-        texts |= {path.name: path.read_text(encoding="utf-8") for path in there if path.is_file()}
+        texts = {path.name: path.read_text(encoding="utf-8") for path in there if path.is_file()}
+    near = None
     if BASELINE in texts and COMPLIANCE in texts:
         near = verify_delta(texts[BASELINE], texts[COMPLIANCE], delta)
 
-    if settled:
-        outdated = {BASELINE, COMPLIANCE} if accuracy.passed else set()
-    else:
-        outdated = {ACCURACY_TXT, BASELINE, COMPLIANCE}
+    outdated = set() if settled else {SCORES, BASELINE, COMPLIANCE}  # they are of another log
+    if accuracy.passed:
+        outdated |= {BASELINE, COMPLIANCE}
     _arrange(folder, sampled, texts, outdated - texts.keys())
     write_text(folder / VERIFY_ACCURACY, accuracy.text)
-    write_text(folder / VERIFY_PERFORMANCE, performance.text)
     lacking = _remarks(folder, accuracy.differing and near is None) if score is None else ()
     return Verdicts(performance, accuracy, near, lacking)
+
+
+def _scores(score: Scorer, accuracy: Verdict, accuracy_log: Path, sampled: Path) -> dict[str, str]:
+    """The texts of the files with scores, by name: none where responses are missing or broken."""
+    if not accuracy.passed and not accuracy.differing:
+        return {}
+    texts = {SCORES: score(sampled)}
+    if accuracy.differing:
+        with tempfile.TemporaryDirectory() as room:
+            baseline = Path(room) / ACCURACY
+            baseline.write_text(baseline_log(accuracy_log, sampled), encoding="utf-8")
+            texts |= {BASELINE: score(baseline), COMPLIANCE: texts[SCORES]}
+    return texts
 
 
 def _sampled(folder: Path) -> Path:
@@ -145,8 +151,8 @@ def _arrange(folder: Path, sampled: Path, texts: dict[str, str], outdated: set[s
 
 def _remarks(folder: Path, unscored: bool) -> tuple[str, ...]:
     remarks = []
-    if not (folder / "accuracy" / ACCURACY_TXT).is_file():
-        remarks.append(f"{folder / 'accuracy' / ACCURACY_TXT} is still wanted: verify with the full data set.")
+    if not (folder / "accuracy" / SCORES).is_file():
+        remarks.append(f"{folder / 'accuracy' / SCORES} is still wanted: verify with the full data set.")
     if unscored:
         remarks.append("responses that differ are made good by scores that agree: verify with the full data set.")
     return tuple(remarks)

@@ -27,7 +27,7 @@ from harness.submission.tree import Findings, Problem, T, Tree, printable
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """What a check found."""
 
     round: Round
@@ -43,7 +43,7 @@ def check(root: Path, round_: Round | None = None, rehearsal: bool = False) -> l
     return list(examine(root, round_, rehearsal).problems)
 
 
-def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) -> Report:
+def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) -> CheckReport:
     """Check a tree for a round, by default the one that most of its logs are of.
 
     A rehearsal may carry the marks that say that it is none but a rehearsal; everything else counts.
@@ -62,7 +62,7 @@ def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) ->
         for findings in _checks(package):
             _collect(findings, problems)
     code = tuple(package.at(package.layout.root / package.layout.code) for package in packages)
-    copies = tuple(f"{result.folder}/TEST" for p in packages if p.round.layout == "classic" for result in p.results())
+    copies = tuple(f"{result.folder}/TEST" for p in packages if p.layout.copies for result in p.results())
     _collect(_twice(tree, copies), problems)
     _collect(check_marks(tree, code), problems)
     _collect(check_names(tree), problems)
@@ -71,7 +71,7 @@ def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) ->
     }
     ordered = sorted(shown, key=lambda problem: problem.path)
     names = tuple(package.path for package in packages)
-    return Report(wanted, names, sum(len(package.results()) for package in packages), tuple(ordered))
+    return CheckReport(wanted, names, sum(len(package.results()) for package in packages), tuple(ordered))
 
 
 def _collect(findings: Findings[T], problems: list[Problem]) -> T:
@@ -80,7 +80,8 @@ def _collect(findings: Findings[T], problems: list[Problem]) -> T:
         try:
             problems.append(next(findings))
         except StopIteration as end:
-            return end.value
+            value: T = end.value
+            return value
 
 
 def _round(tree: Tree) -> Round:

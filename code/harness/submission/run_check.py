@@ -11,7 +11,7 @@ from rich.text import Text
 
 from harness.host import console
 from harness.rules.rounds import find_round
-from harness.submission.check import Report, examine
+from harness.submission.check import CheckReport, examine
 from harness.submission.official import Verdict, find_checkout, run_checkers
 
 _SHOWN = 40
@@ -46,7 +46,7 @@ def run_check(
     return 0 if good else 1
 
 
-def last_line(report: Report, rehearsal: bool = False) -> str:
+def last_line(report: CheckReport, rehearsal: bool = False) -> str:
     """The sum of what our own check found."""
     nature = " It is a rehearsal, and no submission." if rehearsal else ""
     if report.problems:
@@ -65,7 +65,7 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def show(report: Report, verdicts: list[Verdict], rehearsal: bool) -> None:
+def show(report: CheckReport, verdicts: list[Verdict], rehearsal: bool) -> None:
     """Print what was found."""
     for path, problems in groupby(report.problems, key=lambda problem: problem.path):
         console.out.print(Text(path, "bold"))
@@ -81,7 +81,7 @@ def show(report: Report, verdicts: list[Verdict], rehearsal: bool) -> None:
     console.out.print(Text(last_line(report, rehearsal)))
 
 
-def facts(report: Report, verdicts: list[Verdict], rehearsal: bool) -> dict[str, object]:
+def facts(report: CheckReport, verdicts: list[Verdict], rehearsal: bool) -> dict[str, object]:
     """What was found, as `--json` prints it."""
     return {
         "round": report.round.name,

@@ -14,12 +14,11 @@ import stat
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from harness.rules.limits import LARGEST_FILE
 
 T = TypeVar("T")
-
-SIZE_LIMIT = 50 * 2**20
-"""Bytes of the largest file that a submission may hold."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Tree:
         if path not in self._bytes:
             entry = self.entries.get(path)
             content = None
-            if entry and entry.kind == "file" and entry.size <= SIZE_LIMIT:
+            if entry and entry.kind == "file" and entry.size <= LARGEST_FILE:
                 try:
                     content = (self.root / path).read_bytes()
                 except OSError as error:
@@ -95,7 +94,7 @@ class Tree:
         return self._bytes[path]
 
     def _list(self, folder: str) -> list[str]:
-        found = []
+        found: list[str] = []
         try:
             names = sorted(os.listdir(self.root / folder))  # noqa: PTH208
         except OSError as error:
@@ -152,7 +151,7 @@ def lines_of(text: str) -> list[str]:
     return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
 
 
-def read_object(tree: Tree, path: str, cure: str) -> Findings[dict[str, Any] | None]:
+def read_object(tree: Tree, path: str, cure: str) -> Findings[dict[str, object] | None]:
     """The object of a JSON file."""
     text = yield from read_text(tree, path, cure)
     if text is None:
@@ -168,14 +167,14 @@ def read_object(tree: Tree, path: str, cure: str) -> Findings[dict[str, Any] | N
     return value
 
 
-def writable(path: str, values: Mapping[str, Any]) -> Findings[None]:
+def writable(path: str, values: Mapping[str, object]) -> Findings[None]:
     """Texts must be such that they can be written to a table: JSON can hold what no file can."""
     for key, value in values.items():
         if isinstance(value, str) and any(0xD800 <= ord(c) < 0xE000 for c in value):
             yield Problem(path, f"{printable(key)} holds half a character", "type it again")
 
 
-def required_text(path: str, values: Mapping[str, Any], keys: Iterable[str]) -> Findings[None]:
+def required_text(path: str, values: Mapping[str, object], keys: Iterable[str]) -> Findings[None]:
     """Fields that must be strings with something in them."""
     for key in keys:
         value = values.get(key)
@@ -187,14 +186,14 @@ def required_text(path: str, values: Mapping[str, Any], keys: Iterable[str]) -> 
             yield Problem(path, f"{key} is empty", 'fill it in; where nothing applies, write "N/A" or "No"')
 
 
-def number(value: Any) -> float | int | None:
+def number(value: object) -> float | int | None:
     """A finite number that can be calculated with; None for anything else, `true` included."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if (abs(value) < 2**70 if isinstance(value, int) else math.isfinite(value)) else None
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {
         bool: "true or false",
         int: "a number",

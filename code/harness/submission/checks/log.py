@@ -6,11 +6,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from harness.loadgen.logs import DETAIL, SUMMARY, has_end
 from harness.rules.rounds import ROUNDS, SEEDS, Round
-from harness.scenarios.bridge import RESULT_KEYS
+from harness.scenarios.base import Scenario, known_scenario
 from harness.submission.tree import Findings, Problem, Tree, lines_of, number, printable, read_text
 
 AGAIN = "run the test again, and package its logs as LoadGen wrote them"
@@ -28,20 +27,13 @@ _SAME = {
 }
 """The parameters that both the summary and the detail log tell."""
 
-_SCORE_SAID = {
-    "Offline": "Samples per second",
-    "SingleStream": "* Early stopping 90.0th percentile estimate",
-    "MultiStream": "* Early stopping 99.0th percentile estimate",
-    "Server": "Completed samples per second",
-}
-
 
 @dataclass(frozen=True)
 class Log:
     """A mlperf_log_detail.txt."""
 
     path: str
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     """By key; of a repeated key, the first, as the official checkers read it."""
 
     def number(self, key: str) -> float | int | None:
@@ -73,18 +65,20 @@ def read_log(tree: Tree, folder: str) -> Findings[Log | None]:
     text = yield from read_text(tree, path, AGAIN)
     if text is None:
         return None
-    values: dict[str, Any] = {}
-    repeated, errors, broken = [], [], []
+    values: dict[str, object] = {}
+    repeated: list[str] = []
+    errors: list[str] = []
+    broken: list[int] = []
     for line_number, line in enumerate(lines_of(text), start=1):
         entry = _entry(line)
         if entry is None:
             broken.append(line_number)
             continue
-        key, value = entry["key"], entry["value"]
+        key, value, is_error = entry
         if key in values and key.startswith(("effective_", "requested_", "result_", "early_stopping_")):
             repeated.append(key)
         values.setdefault(key, value)
-        if entry["metadata"]["is_error"]:
+        if is_error:
             errors.append(f"{key}: {value}")
     if broken:
         others = f", and {len(broken) - 1} more are not," if len(broken) > 1 else ""
@@ -96,7 +90,8 @@ def read_log(tree: Tree, folder: str) -> Findings[Log | None]:
     return Log(path, values)
 
 
-def _entry(line: str) -> dict[str, Any] | None:
+def _entry(line: str) -> tuple[str, object, bool] | None:
+    """Key, value and whether it is an error; None for what LoadGen does not write."""
     if not line.startswith(_MARKER):
         return None
     try:
@@ -106,7 +101,9 @@ def _entry(line: str) -> dict[str, Any] | None:
     if not isinstance(entry, dict) or not isinstance(entry.get("key"), str) or "value" not in entry:
         return None
     metadata = entry.get("metadata")
-    return entry if isinstance(metadata, dict) and isinstance(metadata.get("is_error"), bool) else None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("is_error"), bool):
+        return None
+    return entry["key"], entry["value"], metadata["is_error"]
 
 
 def check_test(log: Log, mode: str, scenario: str, round_: Round) -> Findings[None]:
@@ -148,21 +145,27 @@ def check_summary(tree: Tree, folder: str, log: Log | None, scenario: str, mode:
         yield Problem(path, "it does not end with LoadGen's word that no errors were encountered", AGAIN)
     if mode == "AccuracyOnly":
         return
-    said = {}
+    said: dict[str, str] = {}
     for line in lines:
-        name, separator, value = line.partition(":")
+        name, separator, text = line.partition(":")
         if separator:
-            said.setdefault(name.strip(), value.strip())
+            said.setdefault(name.strip(), text.strip())
     for name, wanted in (("Scenario", scenario), ("Mode", mode), ("Result is", "VALID")):
         if said.get(name) != wanted:
             what = f"{name} {said[name]}" if name in said else f"it does not tell {name}"
             yield Problem(path, f"{printable(what)}, where {wanted} is needed", AGAIN)
-    score = log.number(RESULT_KEYS[scenario]) if log and scenario in RESULT_KEYS else None
-    if score is not None and not _near(said.get(_SCORE_SAID[scenario]), score):
-        what = f"{_SCORE_SAID[scenario]} is {printable(said.get(_SCORE_SAID[scenario]))} here and {score} in {DETAIL}"
-        yield Problem(path, what, AGAIN)
+    if log is not None:
+        yield from _agreement(path, said, log, known_scenario(scenario))
+
+
+def _agreement(path: str, said: Mapping[str, str], log: Log, scenario: type[Scenario] | None) -> Findings[None]:
+    """What the summary says, by name, is what the detail log says."""
+    score = log.number(scenario.result) if scenario else None
+    if scenario and score is not None and not _near(said.get(scenario.summary[0]), score):
+        name = scenario.summary[0]
+        yield Problem(path, f"{name} is {printable(said.get(name))} here and {score} in {DETAIL}", AGAIN)
     for name, key in _SAME.items():
-        value = log.values.get(key) if log else None
+        value = log.values.get(key)
         if value is not None and said.get(name) != str(value):
             what = f"{name} is {printable(said.get(name))} here and {printable(value)} in {DETAIL}"
             yield Problem(path, what, AGAIN)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from harness.errors import ConfigError
-from harness.loadgen.conf import MODELS, SCENARIOS, check_official, read_user_conf
-from harness.results.layout import CONF
+from harness.loadgen.conf import check_official, read_user_conf
+from harness.results.layout import CONF, README
 from harness.rules.limits import MIN_DURATION_MS
-from harness.rules.rounds import RULES
 from harness.submission.checks.subject import Result
 from harness.submission.measurements import FIELDS
 from harness.submission.tree import Findings, Problem, read_object, read_text, required_text, writable
 
-README = "README.md"
 _AGAIN = "package it again"
 
 
@@ -57,13 +55,11 @@ def _file(result: Result, folder: str) -> Findings[None]:
 def _conf(result: Result, path: str) -> Findings[None]:
     """LoadGen must have understood the file, and an official run leaves the rules' settings alone."""
     file = result.tree.root / path
-    model = {name: "resnet50" if rules.metric == "acc" else "bert" for name, rules in RULES.items()}
-    scenario = result.scene.scenario
+    model = result.rules.model if result.rules else "*"
     try:
         conf = read_user_conf(file)
-        if scenario in SCENARIOS:
-            name = model.get(result.benchmark or "", MODELS[0])
-            check_official(conf, name, scenario, 0 if result.rehearsed else MIN_DURATION_MS)
+        if result.scenario:
+            check_official(conf, model, result.scenario.name, 0 if result.rehearsed else MIN_DURATION_MS)
     except (ConfigError, ValueError, OverflowError) as error:
         what = str(error).removeprefix(f"{file}, ").rstrip(".")
         yield Problem(path, what, "measure again with a user.conf that LoadGen understands and the rules allow")

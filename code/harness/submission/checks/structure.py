@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.results.layout import CONF, V6
+from harness.registry import SCENARIOS
+from harness.results.layout import CONF, MAPPING, README
+from harness.rules.limits import LARGEST_FILE
 from harness.rules.rounds import DIVISIONS, RULES
-from harness.submission.checks.measurements import README
-from harness.submission.checks.subject import MAPPING, SCENARIOS, Package, Result
-from harness.submission.tree import SIZE_LIMIT, Findings, Problem, Tree, printable, read_text
+from harness.submission.checks.subject import Package, Result
+from harness.submission.tree import Findings, Problem, Tree, printable, read_text
 
 _DOCUMENTS = (".md", ".pdf")
 _PLAIN = ("LICENSE", "NOTICE")
@@ -32,8 +33,8 @@ def check_names(tree: Tree) -> Findings[None]:
         if entry.kind in ("link", "other"):
             what = "it is a symbolic link" if entry.kind == "link" else "it is neither a file nor a folder"
             yield Problem(path, what, "put a regular file in its place")
-        if entry.size > SIZE_LIMIT:
-            yield Problem(path, f"it is larger than {SIZE_LIMIT >> 20} MiB", "make it smaller, or leave it out")
+        if entry.size > LARGEST_FILE:
+            yield Problem(path, f"it is larger than {LARGEST_FILE >> 20} MiB", "make it smaller, or leave it out")
 
 
 def check_top(tree: Tree) -> Findings[list[tuple[str, str]]]:
@@ -56,9 +57,9 @@ def check_top(tree: Tree) -> Findings[list[tuple[str, str]]]:
 def check_package(package: Package) -> Findings[None]:
     """The folders of a submitter, the code, and the description of the calibration."""
     tree, layout, path = package.tree, package.layout, package.path
-    folders = {layout.code, "systems", "results", "documentation"}
-    if package.round.layout == "classic":
-        folders |= {"measurements", "compliance", V6.code}
+    folders = {layout.code, "systems", "documentation", *layout.trees}
+    if layout.copies:
+        folders.add(layout.copies.code)
     for name in tree.names(path):
         kind = tree.kind(f"{path}/{name}")
         mapping = name == MAPPING and not package.closed
@@ -86,9 +87,8 @@ def check_results(package: Package) -> Findings[None]:
     results = package.results()
     if not results:
         yield Problem(f"{path}/results", "there is not one result", "make the tree with `harness package`")
-    trees = ("results", *(("measurements", "compliance") if package.round.layout == "classic" else ()))
     scenes = {f"{r.scene.system}/{r.scene.benchmark}/{r.scene.scenario}" for r in results}
-    for top in trees:
+    for top in package.layout.trees:
         for depth, folder in _upper(tree, f"{path}/{top}"):
             for name in tree.names(folder):
                 kind, place = tree.kind(f"{folder}/{name}"), f"{folder}/{name}"
@@ -161,7 +161,7 @@ def check_scene(result: Result) -> Findings[None]:
     measured = package.at(package.layout.measurements(result.scene))
     allowed |= {f"{measured}/{name}" for name in (README, CONF)}
     names = package.layout.measurements_file(result.scene, "*").name.split("*")
-    compliance = result.test("TEST01").rpartition("/")[0]
+    compliance = result.test("*").rpartition("/")[0]
     copies = _copies(result, measured, tests)
     allowed |= copies.keys()
     for copy, original in copies.items():
@@ -176,10 +176,9 @@ def check_scene(result: Result) -> Findings[None]:
 
 def _copies(result: Result, measured: str, tests: Iterable[str]) -> dict[str, str]:
     """What a classic package also has where v6.0 put it, for the older official checker: {copy: original}."""
-    package = result.package
-    if package.round.layout != "classic":
+    package, new = result.package, result.package.layout.copies
+    if new is None:
         return {}
-    new = V6(package.layout.root)
     copies = {f"{result.folder}/{name}": f"{measured}/{name}" for name in (README, CONF)}
     names = package.layout.measurements_file(result.scene, "*").name.split("*")
     for name in package.tree.names(measured, "file"):

@@ -6,33 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from harness.results.layout import LAYOUTS, Layout, Scene
+from harness.results.layout import LAYOUTS, MAPPING, Layout, Scene
+from harness.rules.audits import AUDITS, Audit
 from harness.rules.rehearsal import REHEARSAL_PREFIX
-from harness.rules.rounds import RULES, Round, Rules
+from harness.rules.rounds import RULES, Round, Rules, recognise
+from harness.scenarios.base import Scenario, known_scenario
 from harness.submission.tree import Findings, Problem, Tree, printable, read_object
 
-SCENARIOS = ("SingleStream", "MultiStream", "Server", "Offline")
-MAPPING = "model_mapping.json"
-_OFFICIAL = {"resnet": "resnet50", "bert-99": "bert-99", "bert-99.9": "bert-99.9"}
+_MAPPED = {rules.mapped: name for name, rules in RULES.items()}
 """The benchmarks as a mapping calls them, and as results are filed."""
 
 _OTHERS = (
-    *(
-        "3d-unet",
-        "deepseek",
-        "dlrm",
-        "e2e-rag",
-        "gpt",
-        "llama",
-        "mixtral",
-        "pointpainting",
-        "qwen",
-        "retinanet",
-        "rgat",
-    ),
-    *("ssd-resnet", "stable-diffusion", "wan-", "whisper", "yolo"),
+    *("3d-unet", "deepseek", "dlrm", "e2e-rag", "gpt", "llama", "mixtral", "pointpainting", "qwen", "retinanet"),
+    *("rgat", "ssd-resnet", "stable-diffusion", "wan-", "whisper", "yolo"),
 )
 """How the names begin that the official checkers may take for other benchmarks, whatever a mapping says."""
 
@@ -45,7 +32,7 @@ class Package:
     division: str
     submitter: str
     round: Round
-    systems: Mapping[str, Mapping[str, Any]]
+    systems: Mapping[str, Mapping[str, object]]
     """The descriptions that can be read, by system."""
     mapping: Mapping[str, str]
     """The submitter's own names of benchmarks; open division only."""
@@ -85,11 +72,7 @@ class Package:
             return name
         if self.closed:
             return None
-        if name in _OFFICIAL or self.mapping.get(name) in _OFFICIAL:
-            return _OFFICIAL[name if name in _OFFICIAL else self.mapping[name]]
-        if any(part in name for part in ("resnet50", "efficientnet", "mobilenet")):
-            return "resnet50"
-        return next((known for known in ("bert-99.9", "bert-99") if known in name), None)
+        return _MAPPED.get(name) or _MAPPED.get(self.mapping.get(name, "")) or recognise(name)
 
 
 @dataclass(frozen=True)
@@ -115,6 +98,11 @@ class Result:
         return RULES.get(self.benchmark or "")
 
     @property
+    def scenario(self) -> type[Scenario] | None:
+        """The scenario; None for one that LoadGen does not have, which its folder's check reports."""
+        return known_scenario(self.scene.scenario)
+
+    @property
     def rehearsed(self) -> bool:
         """Whether it is a rehearsal's, as the name of its system says."""
         return self.scene.system.startswith(REHEARSAL_PREFIX)
@@ -124,10 +112,10 @@ class Result:
         """The folder of the results."""
         return self.package.at(self.package.layout.results(self.scene))
 
-    def tests(self) -> tuple[str, ...]:
+    def tests(self) -> list[Audit]:
         """The compliance tests that are demanded, or in the open division those that are there."""
         tests = self.rules.tests if self.rules else ()
-        return tests if self.package.closed else tuple(t for t in tests if self.tree.kind(self.test(t)) == "folder")
+        return [AUDITS[t] for t in tests if self.package.closed or self.tree.kind(self.test(t)) == "folder"]
 
     def test(self, test: str) -> str:
         """The folder of a compliance test."""
@@ -140,13 +128,13 @@ def read_mapping(tree: Tree, package: str) -> Findings[dict[str, str]]:
     if not package.startswith("open/") or tree.kind(path) is None:
         return {}
     values = yield from read_object(tree, path, 'write an object such as {"mynet": "resnet"}, or remove the file')
-    good = {}
+    good: dict[str, str] = {}
     for name, benchmark in (values or {}).items():
         if name.startswith(_OTHERS):
             yield Problem(path, f"{name} is the name of another benchmark, and cannot be mapped", "file it elsewhere")
-        elif isinstance(benchmark, str) and benchmark in _OFFICIAL:
+        elif isinstance(benchmark, str) and benchmark in _MAPPED:
             good[name] = benchmark
         else:
             what = f"{printable(name)} is mapped to {printable(benchmark)}, which is no benchmark of this project"
-            yield Problem(path, what, f"map it to one of {', '.join(_OFFICIAL)}")
+            yield Problem(path, what, f"map it to one of {', '.join(_MAPPED)}")
     return good

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from harness.rules.rounds import SYSTEM_TYPES
 from harness.submission.description import MARK, MAY_BE_EMPTY, REQUIRED, STATUSES
@@ -25,7 +24,7 @@ def system_path(package: str, system: str) -> str:
     return f"{package}/systems/{system}.json"
 
 
-def check_system(tree: Tree, package: str, system: str) -> Findings[dict[str, Any] | None]:
+def check_system(tree: Tree, package: str, system: str) -> Findings[dict[str, object] | None]:
     """The description of a system; returns it where it can be read at all."""
     path = system_path(package, system)
     values = yield from read_object(tree, path, "describe the system, or package it again")
@@ -44,7 +43,7 @@ def check_system(tree: Tree, package: str, system: str) -> Findings[dict[str, An
     return values
 
 
-def _counts(path: str, values: Mapping[str, Any]) -> Findings[None]:
+def _counts(path: str, values: Mapping[str, object]) -> Findings[None]:
     for key in COUNTS:
         value = values.get(key)
         if key not in values:
@@ -61,13 +60,13 @@ def _counts(path: str, values: Mapping[str, Any]) -> Findings[None]:
             yield Problem(path, f"{key} is {printable(value)}, not a whole number", f'write "{least}", for example')
 
 
-def _unfilled(path: str, values: Mapping[str, Any]) -> Findings[None]:
+def _unfilled(path: str, values: Mapping[str, object]) -> Findings[None]:
     for key, value in values.items():
         if isinstance(value, str) and value.lstrip().upper().startswith(MARK):
             yield Problem(path, f"{printable(key)} is still to be filled in", "replace the mark by what is true")
 
 
-def _choices(path: str, values: Mapping[str, Any], package: str) -> Findings[None]:
+def _choices(path: str, values: Mapping[str, object], package: str) -> Findings[None]:
     division, _, submitter = package.partition("/")
     expected = {"division": (division,), "status": STATUSES, "system_type": SYSTEM_TYPES}
     for key, choices in expected.items():
