@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.results.layout import LAYOUTS, V6, Layout, Scene
+from harness.results.layout import LAYOUTS, Layout, Scene
 from harness.rules.rounds import RULES, SEEDS, Round, find_round
 
 SUBMITTER, SYSTEM, IMPLEMENTATION = "Acme", "epyc-9654-deepsparse", "harness"
@@ -240,8 +240,8 @@ def make_tree(root: Path, name: str = "v6.1", division: str = "closed", **system
         elif described["system_type"] != "edge" and benchmark == "resnet50":
             scenarios = (*scenarios, "Server")
         for scenario in scenarios:
-            for place in (layout,) if isinstance(layout, V6) else (layout, V6(layout.root)):
+            for place in filter(None, (layout, layout.copies)):
                 put_result(place, round_, Scene(SYSTEM, benchmark, scenario), division == "closed")
-    if not isinstance(layout, V6):
-        put(layout.root / V6.code / "README.md", "The code is in ../code.\n")
+    if layout.copies:
+        put(layout.root / layout.copies.code / "README.md", "The code is in ../code.\n")
     return layout

@@ -45,15 +45,11 @@ def _test(result: Result, audit: Audit, reference: Log | None, cure: str) -> Fin
         yield from _responses(result, folder, cure)
 
 
-def _passed(tree: Tree, path: str, cure: str) -> Findings[bool | None]:
-    """A verdict that must be there and pass; returns whether it does."""
-    if tree.kind(path) != "file":
-        return None
-    text = yield from read_text(tree, path, cure)
-    passed = text is not None and _verdict(text)
-    if text is not None and not passed:
+def _passed(tree: Tree, path: str, cure: str) -> Findings[None]:
+    """A verdict that must be there and pass."""
+    text = (yield from read_text(tree, path, cure)) if tree.kind(path) == "file" else None
+    if text is not None and not _verdict(text):
         yield Problem(path, f"it does not say {PASS} on a line of its own", cure)
-    return passed
 
 
 def _verdict(text: str) -> bool:

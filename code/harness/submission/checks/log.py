@@ -53,7 +53,7 @@ class Log:
         """The value must be that number."""
         yield from self.expect(key, self.number(key) == wanted, f"{wanted}")
 
-    def least(self, key: str, wanted: float, cure: str = AGAIN) -> Findings[None]:
+    def at_least(self, key: str, wanted: float, cure: str = AGAIN) -> Findings[None]:
         """The value must be a number, and at least that."""
         value = self.number(key)
         yield from self.expect(key, value is not None and value >= wanted, f"{wanted} or more", cure)

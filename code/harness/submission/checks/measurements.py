@@ -15,8 +15,7 @@ _AGAIN = "package it again"
 
 def check_measurements(result: Result) -> Findings[None]:
     """What says how a result was made."""
-    package, tree = result.package, result.tree
-    folder = package.at(package.layout.measurements(result.scene))
+    tree, folder = result.tree, result.measurements
     if tree.kind(folder) != "folder":
         yield Problem(folder, "the measurements of this result are missing", _AGAIN)
         return

@@ -78,7 +78,7 @@ def _valid(log: Log, scenario: type[Scenario] | None) -> Findings[None]:
     if scenario:
         score = log.number(scenario.result)
         yield from log.expect(scenario.result, score is not None and score > 0, "a number greater than 0")
-    yield from log.least("result_query_count", 1)
+    yield from log.at_least("result_query_count", 1)
 
 
 def _unlimited(log: Log) -> Findings[None]:
@@ -88,7 +88,7 @@ def _unlimited(log: Log) -> Findings[None]:
 
 def _long_enough(log: Log) -> Findings[None]:
     minutes = "an official run takes 10 minutes or more: run it with --official"
-    yield from log.least("effective_min_duration_ms", MIN_DURATION_MS, minutes)
+    yield from log.at_least("effective_min_duration_ms", MIN_DURATION_MS, minutes)
     moments = []
     for key in ("power_begin", "power_end"):
         try:
@@ -109,8 +109,8 @@ def _sizes(log: Log, scenario: type[Scenario] | None, rules: Rules) -> Findings[
         f"{rules.samples}, the whole data set",
         whole,
     )
-    yield from log.least("effective_performance_sample_count", rules.performance_samples, whole)
-    yield from log.least("effective_min_query_count", 1)
+    yield from log.at_least("effective_performance_sample_count", rules.performance_samples, whole)
+    yield from log.at_least("effective_min_query_count", 1)
     if scenario is None:
         return
     if scenario.samples_per_query is not None:
@@ -119,7 +119,7 @@ def _sizes(log: Log, scenario: type[Scenario] | None, rules: Rules) -> Findings[
         yield from log.is_number("effective_target_latency_percentile", scenario.percentile / 100)
     if scenario.one_query:
         more = f"raise {scenario.name}.{scenario.key} in user.conf"
-        yield from log.least("effective_samples_per_query", rules.offline_samples, more)
+        yield from log.at_least("effective_samples_per_query", rules.offline_samples, more)
     if scenario.paced:
         bound, nanoseconds = rules.server_latency_ms, log.number("effective_target_latency_ns")
         good = nanoseconds is not None and 0 < nanoseconds <= (bound or float("inf")) * 1e6

@@ -158,31 +158,27 @@ def check_scene(result: Result) -> Findings[None]:
     tests = result.rules.tests if result.rules else ()
     allowed = {package.at(package.layout.performance(result.scene).parent), f"{result.folder}/accuracy"}
     allowed |= {result.test(test) for test in tests}
-    measured = package.at(package.layout.measurements(result.scene))
-    allowed |= {f"{measured}/{name}" for name in (README, CONF)}
-    names = package.layout.measurements_file(result.scene, "*").name.split("*")
+    allowed |= {f"{result.measurements}/{name}" for name in (README, CONF)}
     compliance = result.test("*").rpartition("/")[0]
-    copies = _copies(result, measured, tests)
+    copies = _copies(result, tests)
     allowed |= copies.keys()
     for copy, original in copies.items():
         yield from _same(tree, copy, original)
-    for folder in dict.fromkeys((result.folder, measured, compliance)):
+    for folder in dict.fromkeys((result.folder, result.measurements, compliance)):
         for name in tree.names(folder):
             path = f"{folder}/{name}"
-            file = folder == measured and name.startswith(names[0]) and name.endswith(names[-1])
-            if path not in allowed and not file:
+            if path not in allowed and not (folder == result.measurements and result.names_measurements(name)):
                 yield Problem(path, "it does not belong here", "remove it")
 
 
-def _copies(result: Result, measured: str, tests: Iterable[str]) -> dict[str, str]:
+def _copies(result: Result, tests: Iterable[str]) -> dict[str, str]:
     """What a classic package also has where v6.0 put it, for the older official checker: {copy: original}."""
-    package, new = result.package, result.package.layout.copies
+    package, new, measured = result.package, result.package.layout.copies, result.measurements
     if new is None:
         return {}
     copies = {f"{result.folder}/{name}": f"{measured}/{name}" for name in (README, CONF)}
-    names = package.layout.measurements_file(result.scene, "*").name.split("*")
     for name in package.tree.names(measured, "file"):
-        if name.startswith(names[0]) and name.endswith(names[-1]):
+        if result.names_measurements(name):
             copies[package.at(new.measurements_file(result.scene, ""))] = f"{measured}/{name}"
     return copies | {package.at(new.compliance(result.scene, test)): result.test(test) for test in tests}
 

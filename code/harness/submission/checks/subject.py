@@ -112,6 +112,16 @@ class Result:
         """The folder of the results."""
         return self.package.at(self.package.layout.results(self.scene))
 
+    @property
+    def measurements(self) -> str:
+        """The folder of the measurements file, user.conf and README.md."""
+        return self.package.at(self.package.layout.measurements(self.scene))
+
+    def names_measurements(self, name: str) -> bool:
+        """Whether that is the name of the measurements file of any implementation."""
+        parts = self.package.layout.measurements_file(self.scene, "*").name.split("*")
+        return name.startswith(parts[0]) and name.endswith(parts[-1])
+
     def tests(self) -> list[Audit]:
         """The compliance tests that are demanded, or in the open division those that are there."""
         tests = self.rules.tests if self.rules else ()
