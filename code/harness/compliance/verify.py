@@ -1,8 +1,8 @@
-"""What the logs of a compliance test must show, and the words for it in the form of the official scripts.
+"""Verdicts on the logs of a compliance test, in the form of the official scripts.
 
 The rules are those of run_verification.py (mlcommons/inference, compliance/TEST01 and TEST04); a test that passes here
-passes there. Stricter than there: samples that the accuracy run did not answer, LoadGen errors, a Server latency bound
-that differs in TEST04, a score that is missing, and an audit.config that was not read are failures.
+also passes there. Stricter than there, these are failures: samples that the accuracy run did not answer, LoadGen
+errors, a different Server latency bound in TEST04, a missing score, and an audit.config that LoadGen did not read.
 """
 
 from __future__ import annotations
@@ -23,53 +23,53 @@ from harness.rules.audits import AUDITS, Audit
 from harness.scenarios.base import Scenario, known_scenario
 
 PASS, FAIL = "TEST PASS", "TEST FAIL"
-"""What both official checkers look for, on a line of its own."""
+"""Both official checkers look for these on a line of their own."""
 DTYPES: Mapping[str, np.dtype[np.generic]] = {
     "byte": np.dtype("i1"),
     "int32": np.dtype("<i4"),
     "int64": np.dtype("<i8"),
     "float32": np.dtype("<f4"),
 }
-"""What the first element of a response may be read as.
+"""Types of the first element of a response.
 
-The default is int32, which compares the first four bytes of any type, and not byte as in the official script: the first
-byte of small numbers is 0 in float32, so that wrong labels would pass. What passes as int32 passes as byte, too.
+The default is int32, which compares the first four bytes of any type, instead of byte as in the official script: the
+first byte of small numbers is 0 in float32, so wrong labels would pass. Responses that pass as int32 also pass as byte.
 """
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a part of a test was passed."""
+    """Whether one part of a test passed."""
 
     text: str
-    """What verify_accuracy.txt or verify_performance.txt holds."""
+    """The text of verify_accuracy.txt or verify_performance.txt."""
     passed: bool
     reason: str
-    """Why not, as one sentence; "" if passed."""
+    """Why it failed, as one sentence; "" if it passed."""
     differing: bool = False
-    """Whether it failed for nothing but responses that differ, which equal scores can make good."""
+    """Whether it failed only because responses differ: it can still pass if the scores agree."""
 
 
 @dataclass(frozen=True)
 class _Run:
     scenario: type[Scenario]
     score: float
-    """Samples per second, or of streams the latency in nanoseconds (TEST01) or its inverse (TEST04)."""
+    """Samples per second; of streams the latency in nanoseconds (TEST01) or its inverse per second (TEST04)."""
     bound: object
     """Nanoseconds."""
 
 
 def verify_performance(reference: Path, test: Path, audit: str = "TEST01") -> Verdict:
-    """Whether a test is as fast as the performance run (TEST01), or not faster (TEST04); each a folder of logs.
+    """Whether a test is as fast as the performance run (TEST01) or not faster (TEST04), from two folders of logs.
 
-    TEST01 compares the scores of mlperf_log_detail.txt: 10 % in both directions, 20 % for SingleStream up to 0.2 ms and
-    MultiStream up to 1.6 ms. TEST04 compares those of mlperf_log_summary.txt, with latencies turned into rates:
-    at most 10 % faster. For streams that is 20 % up to 200,000 a second (MultiStream 1,600,000), which is any: the
-    official script compares the rate with the bound that was meant for the latency.
+    TEST01 compares the results in mlperf_log_detail.txt: they may differ by 10 %, or by 20 % for SingleStream up to
+    0.2 ms and MultiStream up to 1.6 ms. TEST04 compares those in mlperf_log_summary.txt, with latencies converted to
+    rates: the test must be less than 10 % faster. For streams the limit is 20 % up to 200,000 (MultiStream 1,600,000)
+    per second, which includes every real system: the official script compares the rate with the limit for latencies.
 
     Raises:
-        ConfigError: a log is not there.
-        RunFailed: a log is cut short.
+        ConfigError: a log is missing.
+        RunFailed: a log is incomplete.
     """
     rules = AUDITS[audit]
     lines = ["Verifying performance."]
@@ -89,12 +89,13 @@ def verify_performance(reference: Path, test: Path, audit: str = "TEST01") -> Ve
 
 
 def beyond_the_rules(reference: Path, test: Path) -> str:
-    """Why a stream that passes TEST04's script is faster than the rules allow, 10 % (20 % where latencies are short).
+    """Why a stream breaks the rules of TEST04 although the official script accepts it; "" if it does not.
 
-    The script compares rates with the bound that was meant for latencies, and so allows every stream 20 %.
+    The rules allow 10 % (20 % for short latencies); the script compares rates with the limit for latencies, and so
+    allows 20 % for every stream.
 
     Raises:
-        RunFailed: a log is cut short.
+        RunFailed: a log is incomplete.
     """
     one, two = (read_detail(folder, "performance").values for folder in (reference, test))
     scenario = known_scenario(one.get("effective_scenario"))
@@ -106,37 +107,37 @@ def beyond_the_rules(reference: Path, test: Path) -> str:
     allowed, faster = tolerance(scenario, before), speedup(scenario, before, after)
     if faster < allowed:
         return ""
-    return f"with one sample again and again it is {faster:.1%} faster, and below {allowed:.0%} is allowed."
+    return f"it is {faster:.1%} faster when one sample is repeated; it must be less than {allowed:.0%}."
 
 
 def tolerance(scenario: type[Scenario], result: float) -> float:
-    """The share by which the result of a test may differ from that of the performance run, ``result``."""
+    """The fraction by which a test may differ from ``result``, that of the performance run in the unit of the log."""
     return 0.20 if result <= scenario.short_ns else 0.10
 
 
 def speedup(scenario: type[Scenario], before: float, after: float) -> float:
-    """By which share the second of two results is faster than the first; negative if it is slower."""
+    """The fraction by which the result ``after`` is faster than ``before``; negative if it is slower."""
     return (before / after if scenario.latency else after / before) - 1
 
 
 def _compare(one: _Run, two: _Run, audit: Audit) -> str:
-    """Why the test's score does not fit the performance run's; "" if it does."""
+    """Why the test's score differs too much from the performance run's; "" if it does not."""
     threshold = tolerance(one.scenario, one.score)
     change = f"{two.score / one.score - 1:+.1%}" if one.score else "not comparable"
     if audit.finds_caching:
         if two.score < one.score * (1 + threshold):
             return ""
-        return f"the test's score is {change} against the performance run's, and below {threshold:+.0%} is allowed."
+        return f"the test's score differs from the performance run's by {change}; it must be below {threshold:+.0%}."
     if one.score * (1 - threshold) <= two.score <= one.score * (1 + threshold):
         return ""
-    return f"the test's score is {change} against the performance run's, and {threshold:.0%} either way is allowed."
+    return f"the test's score differs from the performance run's by {change}; up to {threshold:.0%} is allowed."
 
 
 def _read_run(folder: Path, audit: Audit, tested: bool = False) -> _Run | str:
-    """A run, or why it cannot be compared."""
+    """The run in a folder of logs, or why it cannot be compared."""
     for file in (DETAIL, SUMMARY):
         if not (folder / file).is_file():
-            raise ConfigError(f"there is no {file} in {folder}: give the folder that holds performance/run_1.")
+            raise ConfigError(f"{file} is missing in {folder}: pass the folder that contains performance/run_1.")
     detail = read_detail(folder, "performance")
     values = detail.values
     summary = (folder / SUMMARY).read_text(encoding="utf-8", errors="replace")
@@ -150,14 +151,14 @@ def _read_run(folder: Path, audit: Audit, tested: bool = False) -> _Run | str:
     if scenario:
         score = _summary_rate(summary, scenario) if audit.finds_caching else _number(values.get(scenario.result))
     if scenario is None or score is None:
-        return f"the log in {folder} holds no score of {name}: repeat the run."
+        return f"the log in {folder} has no {name} result: repeat the run."
     if tested and (unread := audit.unread(values)):
-        return f"{folder} is no log of {audit.name}, {unread}: run it again with its audit.config."
+        return f"{folder} is not a log of {audit.name} ({unread}): rerun the test with its audit.config."
     return _Run(scenario, score, values.get("effective_target_latency_ns"))
 
 
 def _summary_rate(summary: str, scenario: type[Scenario]) -> float | None:
-    """The result in mlperf_log_summary.txt, a latency as its inverse; None if it is not there."""
+    """The result in mlperf_log_summary.txt, per second, with a latency inverted; None if it is missing."""
     names = "|".join(re.escape(name) for name in scenario.summary)
     found = re.findall(rf"^ *(?:{names}).*?: (\S+)", summary, re.MULTILINE)
     score = _number(found[-1]) if found else None
@@ -173,26 +174,26 @@ def _number(value: object) -> float | None:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """The sampled responses of TEST01 beside those of the accuracy run; lists hold sample indices."""
+    """The sampled responses of TEST01 compared with those of the accuracy run; lists contain sample indices."""
 
     matched: int
-    """Sampled responses to samples that the accuracy run answers."""
+    """The number of responses to samples that the accuracy run answered."""
     missing: list[int]
-    """Samples that it does not answer."""
+    """Samples that it did not answer."""
     differing: list[int]
     broken: list[int]
-    """Whose response is not hexadecimal, or no multiple of an element."""
+    """Samples whose response is not hexadecimal or not a multiple of the element size."""
 
 
 def verify_accuracy(accuracy_log: Path, test_log: Path, dtype: str = "int32") -> Verdict:
-    """Whether the sampled responses of TEST01 are those of the accuracy run, by their first element of ``dtype``.
+    """Whether the first elements, read as ``dtype``, of TEST01's responses equal those of the accuracy run.
 
     Raises:
-        ConfigError: a log is not there, or it is none.
+        ConfigError: the dtype is unknown, or a log is missing or is not an accuracy log.
         CheckFailed: a log is damaged or truncated.
     """
     if dtype not in DTYPES:
-        raise ConfigError(f"no such dtype '{dtype}': choose from {', '.join(DTYPES)}.")
+        raise ConfigError(f"unknown dtype '{dtype}': choose from {', '.join(DTYPES)}.")
     accuracy, sampled = _entries(accuracy_log), _entries(test_log)
     known: dict[int, str] = {}
     for entry in accuracy:
@@ -209,11 +210,11 @@ def verify_accuracy(accuracy_log: Path, test_log: Path, dtype: str = "int32") ->
         f"num_missing_qsl_idxs = {len(found.missing)}",
     ]
     if not sampled:
-        reason = f"{test_log} holds no response, so that nothing was compared: run the test with its audit.config."
+        reason = f"{test_log} has no responses, so nothing was compared: rerun the test with its audit.config."
         return _verdict(lines, reason)
     problems = {
-        f"sampled responses are to samples that {accuracy_log} does not answer": found.missing,
-        f"responses are no {dtype}": found.broken,
+        f"sampled responses are to samples without a response in {accuracy_log}": found.missing,
+        f"responses are not {dtype}": found.broken,
         "sampled responses differ from those of the accuracy run": found.differing,
     }
     reasons = [tell(what, where) for what, where in problems.items() if where]
@@ -224,7 +225,7 @@ def verify_accuracy(accuracy_log: Path, test_log: Path, dtype: str = "int32") ->
 def _compare_responses(
     known: Mapping[int, str], sampled: Iterable[Mapping[str, Any]], kind: np.dtype[np.generic]
 ) -> _Comparison:
-    """``known`` are the responses of the accuracy run, by sample."""
+    """Compare entries of TEST01's log with ``known``, the responses of the accuracy run by sample."""
     matched, missing, differing, broken = 0, [], [], []
     elements: dict[int, np.generic | None] = {}
     for entry in sampled:
@@ -248,7 +249,7 @@ def _entries(log: Path) -> list[dict[str, Any]]:
 
 
 def _first(data: str, kind: np.dtype[np.generic]) -> np.generic | None:
-    """The first element; None where there is no byte. ValueError: not hexadecimal, or no multiple of an element."""
+    """The first element; None for no bytes. ValueError: not hexadecimal or not a multiple of the element size."""
     raw = bytes.fromhex(data)
     if len(raw) % kind.itemsize:
         raise ValueError(f"{len(raw)} bytes")
@@ -257,10 +258,10 @@ def _first(data: str, kind: np.dtype[np.generic]) -> np.generic | None:
 
 
 def baseline_log(accuracy_log: Path, test_log: Path) -> str:
-    """The accuracy run's log, cut down to the samples that TEST01 sampled.
+    """The accuracy run's log, reduced to the samples in TEST01's log.
 
     Raises:
-        ConfigError: a log is not there, or it is none.
+        ConfigError: a log is missing or is not an accuracy log.
         CheckFailed: a log is damaged or truncated.
     """
     wanted = {entry["qsl_idx"] for entry in _entries(test_log)}
@@ -269,17 +270,17 @@ def baseline_log(accuracy_log: Path, test_log: Path) -> str:
 
 
 def verify_delta(baseline: str, compliance: str, delta: float) -> Verdict:
-    """Whether two scores, each the text of an accuracy.txt, differ by at most ``delta`` percent.
+    """Whether the scores in two texts of accuracy.txt differ by at most ``delta`` percent.
 
     Raises:
-        CheckFailed: a text holds no score in the official form.
+        CheckFailed: a text has no score in the official form.
     """
     one, two = _score(baseline), _score(compliance)
     lines = [f"Baseline accuracy = {one}", f"Compliance accuracy = {two}"]
     if not one or not two:
-        return _verdict(lines, "the accuracy of the sampled responses, or that of its baseline, is 0.")
+        return _verdict(lines, "the accuracy of the sampled responses, or of their baseline, is 0.")
     found = abs(1 - one / two) * 100
-    cause = f"the accuracy of the sampled responses is {found:.3f} % off its baseline, and {delta:g} % is allowed."
+    cause = f"the accuracy of the sampled responses differs from its baseline by {found:.3f} % (limit {delta:g} %)."
     return _verdict(lines, "" if found <= delta else cause)
 
 
@@ -290,7 +291,9 @@ def _score(text: str) -> float:
     found = _OFFICIAL.findall(text)
     if not found:
         start = text.partition("\n")[0]
-        raise CheckFailed(f"'{start}' is no accuracy in the official form: score the logs with the official metric.")
+        raise CheckFailed(
+            f"'{start}' is not an accuracy in the official form: score the logs with the official metric."
+        )
     return float("".join(found[-1]))
 
 

@@ -1,6 +1,6 @@
 """A good submission tree with logs in LoadGen's format, for tests that break it.
 
-Its values are made up; the format is that of LoadGen 6.0.17, whose lines differ from older ones in nothing that counts.
+The values are made up. The format is that of LoadGen 6.0.17; older versions differ only in lines that are not checked.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def log_line(key: str, value: Any, is_error: bool = False) -> str:
 
 
 def settings(round_: Round, benchmark: str, scenario: str, mode: str, **extra: Any) -> dict[str, Any]:
-    """The values of a good test of 600 seconds."""
+    """The values of a valid test of 600 seconds."""
     rules = RULES[benchmark]
     per_query = {"SingleStream": 1, "MultiStream": 8, "Server": 1, "Offline": 815_000}[scenario]
     values = {
@@ -190,7 +190,7 @@ def put_accuracy(folder: Path, benchmark: str, samples: int) -> None:
 
 
 def put_result(layout: Layout, round_: Round, scene: Scene, compliance: bool) -> None:
-    """A result with all that belongs to it."""
+    """A result with all of its files."""
     measurements = layout.measurements(scene)
     put(layout.measurements_file(scene, IMPLEMENTATION), json.dumps(MEASUREMENTS, indent=2) + "\n")
     put(measurements / "user.conf", "# no settings\n*.Offline.target_qps = 1235\n")

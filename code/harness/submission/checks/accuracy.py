@@ -1,4 +1,4 @@
-"""The accuracy run of a result: accuracy.txt, and the log that it was made from."""
+"""The accuracy run of a result: accuracy.txt and the accuracy log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.submission.checks.performance import small
 from harness.submission.checks.subject import Result
 from harness.submission.tree import Findings, Problem, Tree, contents, lines_of, printable, read_text
 
-_AGAIN = "run the accuracy test again, and package it"
+_AGAIN = "rerun the accuracy test and package it again"
 _NUMBER = r"\d{1,9}(?:\.\d{1,30})?"
 _REMARK = re.compile(r"(?i)(?!accuracy|hash|\{).*(?:rehearsal|not for submission|random weights|stand-in)")
 
@@ -25,9 +25,9 @@ class Form:
 
     name: str
     line: re.Pattern[str]
-    """The line of accuracy.txt; group "score", and groups "good" and "total" if it counts the samples."""
+    """The line in accuracy.txt: group "score", and groups "good" and "total" if the line has counts."""
     start: re.Pattern[str]
-    """How the line must begin in the accuracy of TEST01; group "score"."""
+    """The start of the line in baseline_accuracy.txt and compliance_accuracy.txt of TEST01: group "score"."""
     example: str
 
 
@@ -49,7 +49,7 @@ FORMS = {
 
 
 def check_accuracy(result: Result) -> Findings[None]:
-    """The accuracy run: the whole data set, and in the closed division the target."""
+    """The accuracy run must cover the full data set and, in the closed division, reach the target."""
     tree, folder, scenario, rules = result.tree, f"{result.folder}/accuracy", result.scene.scenario, result.rules
     yield from contents(tree, folder, files=(SUMMARY, DETAIL, ACCURACY, SCORES), cure=_AGAIN)
     if tree.kind(f"{folder}/{DETAIL}") == "file":
@@ -58,8 +58,8 @@ def check_accuracy(result: Result) -> Findings[None]:
             yield from check_test(log, "AccuracyOnly", scenario, result.package.round)
             for key in ("qsl_reported_total_count", "effective_accuracy_sample_count"):
                 if rules and (key in log.values or key.startswith("qsl")):
-                    wanted = f"{rules.samples}, the whole data set"
-                    yield from log.expect(key, log.number(key) == rules.samples, wanted, "use the whole data set")
+                    wanted = f"{rules.samples}, the full data set"
+                    yield from log.expect(key, log.number(key) == rules.samples, wanted, "use the full data set")
     if tree.kind(f"{folder}/{SUMMARY}") == "file":
         yield from check_summary(tree, folder, None, scenario, "AccuracyOnly")
     form = FORMS[rules.metric] if rules else None
@@ -68,16 +68,19 @@ def check_accuracy(result: Result) -> Findings[None]:
         return
     value = float(score["score"])
     if result.package.closed and value < rules.target:
-        what = f"{form.name} is {value:g}, under the closed division's {rules.target:g}"
+        what = f"{form.name} is {value:g}, below the closed division's target of {rules.target:g}"
         yield Problem(f"{folder}/{SCORES}", what, "use a better model, or submit to the open division")
     if "total" in form.line.groupindex:
         yield from _counted(f"{folder}/{SCORES}", score, rules.samples)
 
 
 def check_scores(tree: Tree, folder: str, form: Form | None, sampled: bool = False) -> Findings[re.Match[str] | None]:
-    """accuracy.txt and the accuracy log beside it; returns the match of the score's line in ``form``, or in any.
+    """Check accuracy.txt and the accuracy log beside it.
 
-    Of a log that holds only sampled responses nothing but the hash is needed, and it may say what the score is of.
+    ``sampled``: the log contains only sampled responses; then only the hash is required, and remarks are allowed.
+
+    Returns:
+        The match of the score's line with ``form`` (None: with any of `FORMS`); None unless there is exactly one.
     """
     path = f"{folder}/{SCORES}"
     if tree.kind(path) != "file":
@@ -96,8 +99,8 @@ def check_scores(tree: Tree, folder: str, form: Form | None, sampled: bool = Fal
         elif digest:
             hashes.append(digest[1])
         elif line.strip() and not sampled and not _REMARK.match(line):
-            example = form.example if form else "a score"
-            what = f"line {number} ({printable(line, 40)}) is neither like {example} nor hash=<sha256 of the log>"
+            example = form.example if form else "in an official form"
+            what = f"line {number} ({printable(line, 40)}) is neither a score ({example}) nor hash=<sha256 of the log>"
             yield Problem(path, what, _AGAIN)
     if len(scores) != 1 and not (sampled and not scores):
         what = f"it has {len(scores)} scores instead of one" if scores else "it has no score"
@@ -110,26 +113,26 @@ def check_scores(tree: Tree, folder: str, form: Form | None, sampled: bool = Fal
 
 
 def _counted(path: str, score: re.Match[str], samples: int) -> Findings[None]:
-    """The numbers of an accuracy line must fit one another."""
+    """The numbers in an accuracy line must be consistent."""
     good, total = int(score["good"]), int(score["total"])
     if total != samples:
-        yield Problem(path, f"total is {total}, and the data set has {samples} samples", "use the whole data set")
+        yield Problem(path, f"total is {total}, but the data set has {samples} samples", "use the full data set")
     elif abs(float(score["score"]) - 100 * good / total) > 0.001:
-        yield Problem(path, f"{good} of {total} are not {score['score']} %", _AGAIN)
+        yield Problem(path, f"{good} of {total} is not {score['score']} %", _AGAIN)
 
 
 def _log(tree: Tree, path: str, digest: str | None) -> Findings[None]:
-    """The accuracy log: whole and with that hash, or truncated as it must be."""
+    """The accuracy log must be complete with that hash, or truncated correctly."""
     yield from small(tree, path)
     content = tree.read(path)
     if content is None:
         return
     middle = content[KEPT : KEPT + len(CUT)]
     if not content.startswith(b"[") or not content.rstrip().endswith(b"]"):
-        yield Problem(path, "it does not begin with [ and end with ]: it was cut or edited", _AGAIN)
+        yield Problem(path, "it does not start with [ and end with ]: it was cut off or edited", _AGAIN)
     elif middle == CUT:
         if len(content) != 2 * KEPT + len(CUT):
-            what = f"a truncated log has {2 * KEPT + len(CUT)} bytes, and this has {len(content)}"
+            what = f"it is truncated to {len(content)} bytes instead of {2 * KEPT + len(CUT)}"
             yield Problem(path, what, _AGAIN)
     elif digest and hashlib.sha256(content).hexdigest() != digest:
         yield Problem(path, f"its sha256 is not the hash in {SCORES}", _AGAIN)

@@ -1,4 +1,4 @@
-"""The compliance tests: TEST01 compares responses and speed, TEST04 finds a system that caches."""
+"""The compliance tests: TEST01 compares responses and speed, TEST04 detects caching."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from harness.submission.tree import Findings, Problem, Tree, contents, lines_of,
 
 
 def check_compliance(result: Result, reference: Log | None) -> Findings[None]:
-    """Every compliance test of a result; ``reference`` is the log of its performance run."""
+    """All compliance tests of a result; ``reference`` is the log of its performance run."""
     for audit in result.tests():
-        cure = f"run {audit.name}, verify it, and package it again"
+        cure = f"run and verify {audit.name}, then package it again"
         folder = result.test(audit.name)
         if result.tree.kind(folder) == "folder":
             yield from _test(result, audit, reference, cure)
         else:
-            yield Problem(folder, f"the closed division demands {audit.name}", cure)
+            yield Problem(folder, f"the closed division requires {audit.name}", cure)
 
 
 def _test(result: Result, audit: Audit, reference: Log | None, cure: str) -> Findings[None]:
@@ -46,10 +46,10 @@ def _test(result: Result, audit: Audit, reference: Log | None, cure: str) -> Fin
 
 
 def _passed(tree: Tree, path: str, cure: str) -> Findings[None]:
-    """A verdict that must be there and pass."""
+    """If the file exists, its verdict must be a pass."""
     text = (yield from read_text(tree, path, cure)) if tree.kind(path) == "file" else None
     if text is not None and not _verdict(text):
-        yield Problem(path, f"it does not say {PASS} on a line of its own", cure)
+        yield Problem(path, f"it does not have {PASS} on a line of its own", cure)
 
 
 def _verdict(text: str) -> bool:
@@ -57,9 +57,9 @@ def _verdict(text: str) -> bool:
 
 
 def _speed(result: Result, audit: Audit, reference: Log, log: Log) -> Findings[None]:
-    """The scores of both runs, whatever the verdict's file says.
+    """Compare the results of both runs, regardless of verify_performance.txt.
 
-    Stricter than TEST04's script for streams, which compares rates with the bound that is meant for latencies.
+    Stricter than TEST04's script for streams: that compares rates with a limit meant for latencies.
     """
     scenario = result.scenario
     if scenario is None:
@@ -72,29 +72,29 @@ def _speed(result: Result, audit: Audit, reference: Log, log: Log) -> Findings[N
         yield from log.expect(key, log.number(key) == reference.number(key), "that of the performance run")
     allowed, ratio, faster = tolerance(scenario, before), after / before, speedup(scenario, before, after)
     if audit.finds_caching and faster >= allowed:
-        what = f"with one sample again and again it is {faster:.1%} faster, of {allowed:.0%} allowed: does it cache?"
-        yield Problem(log.path, what, "answer every query anew, and run both tests again")
+        what = f"it is {faster:.1%} faster when one sample is repeated (limit {allowed:.0%}): are responses cached?"
+        yield Problem(log.path, what, "compute every response, and rerun both tests")
     elif not audit.finds_caching and not 1 - allowed <= ratio <= 1 + allowed:
-        what = f"its score is {ratio:.1%} of the performance run's, and may differ by {allowed:.0%}"
-        yield Problem(log.path, what, "run both tests again on a machine that does nothing else")
+        what = f"its result is {ratio:.1%} of the performance run's, and may differ by {allowed:.0%}"
+        yield Problem(log.path, what, "rerun both tests on an otherwise idle machine")
 
 
 def _responses(result: Result, folder: str, cure: str) -> Findings[None]:
-    """TEST01: the sampled responses are those of the accuracy run, or the scores of both are near each other."""
+    """The sampled responses of TEST01 must equal those of the accuracy run, or have nearly the same score."""
     tree, accuracy, path = result.tree, f"{folder}/accuracy", f"{folder}/{VERIFY_ACCURACY}"
     text = (yield from read_text(tree, path, cure)) if tree.kind(path) == "file" else None
     passed = text is not None and _verdict(text)
     compared = re.search(r"num_perf_log_qsl_idx_match\s*=\s*(\d{1,18})", text or "")
     if passed and compared and int(compared[1]) == 0:
-        yield Problem(path, "not one response was compared", cure)
+        yield Problem(path, "no responses were compared", cure)
     missing = re.search(r"num_perf_log_data_mismatch\s*=\s*(\d{1,18})", text or "")
     if passed and missing and int(missing[1]) > 0:
-        yield Problem(path, f"it passes although {int(missing[1])} responses differ", cure)
+        yield Problem(path, f"it has {PASS} although {int(missing[1])} responses differ", cure)
     if tree.kind(accuracy) != "folder":
         return
     both = () if passed else (BASELINE, COMPLIANCE)
     if not passed and text is not None and any(tree.kind(f"{accuracy}/{name}") is None for name in both):
-        yield Problem(path, f"it does not say {PASS}, and the accuracy of both runs is not there instead", cure)
+        yield Problem(path, f"it does not have {PASS}, and {BASELINE} or {COMPLIANCE} is missing", cure)
     yield from contents(tree, accuracy, files=(ACCURACY, SCORES, *both), cure=cure)
     yield from check_scores(tree, accuracy, FORMS[result.rules.metric] if result.rules else None, sampled=True)
     if not passed:
@@ -114,12 +114,12 @@ def _near(result: Result, folder: str, cure: str) -> Findings[None]:
         found = [FORMS[result.rules.metric].start.match(line) for line in lines]
         numbers = [_number(match["score"]) if match else None for match in found]
         if len(numbers) != 1 or not numbers[0]:
-            yield Problem(path, "it does not hold one score greater than 0", cure)
+            yield Problem(path, "it does not have exactly one score greater than 0", cure)
             return
         scores.append(numbers[0])
     delta = abs(1 - scores[0] / scores[1]) * 100
     if delta > result.rules.delta:
-        what = f"the scores differ by {delta:.3g} %, of {result.rules.delta:g} % allowed"
+        what = f"the scores differ by {delta:.3g} % (limit {result.rules.delta:g} %)"
         yield Problem(f"{folder}/{COMPLIANCE}", what, cure)
 
 

@@ -1,4 +1,4 @@
-"""LoadGen's logs in a package, read strictly: what a reader of another project might stumble over is a problem here."""
+"""LoadGen's logs in a package, read strictly: anything that another reader could fail on is a problem."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.rules.rounds import ROUNDS, SEEDS, Round
 from harness.scenarios.base import Scenario, known_scenario
 from harness.submission.tree import Findings, Problem, Tree, lines_of, number, printable, read_text
 
-AGAIN = "run the test again, and package its logs as LoadGen wrote them"
+AGAIN = "rerun the test and package the original logs"
 _MARKER = ":::MLLOG"
 _SAME = {
     "samples_per_query": "effective_samples_per_query",
@@ -25,42 +25,42 @@ _SAME = {
     "performance_sample_count": "effective_performance_sample_count",
     **{seed: f"effective_{seed}" for seed in SEEDS},
 }
-"""The parameters that both the summary and the detail log tell."""
+"""The parameters that are in both the summary and the detail log: their name in the summary, and their key."""
 
 
 @dataclass(frozen=True)
 class Log:
-    """A mlperf_log_detail.txt."""
+    """The contents of an mlperf_log_detail.txt."""
 
     path: str
     values: Mapping[str, object]
-    """By key; of a repeated key, the first, as the official checkers read it."""
+    """By key; the first value of a repeated key, as in the official checkers."""
 
     def number(self, key: str) -> float | int | None:
-        """A finite number."""
+        """The value if it is a finite number, else None."""
         return number(self.values.get(key))
 
     def expect(self, key: str, good: bool, wanted: str, cure: str = AGAIN) -> Findings[None]:
-        """A problem unless the value is good; says what the value is."""
+        """A problem unless ``good``; the message shows the value."""
         if good:
             return
         if key in self.values:
-            yield Problem(self.path, f"{key} is {printable(self.values[key])}, and must be {wanted}", cure)
+            yield Problem(self.path, f"{key} is {printable(self.values[key])}, but must be {wanted}", cure)
         else:
-            yield Problem(self.path, f"{key} is missing: the log was cut or edited", AGAIN)
+            yield Problem(self.path, f"{key} is missing: the log was cut off or edited", AGAIN)
 
     def is_number(self, key: str, wanted: float) -> Findings[None]:
-        """The value must be that number."""
+        """The value must equal ``wanted``."""
         yield from self.expect(key, self.number(key) == wanted, f"{wanted}")
 
     def at_least(self, key: str, wanted: float, cure: str = AGAIN) -> Findings[None]:
-        """The value must be a number, and at least that."""
+        """The value must be a number of at least ``wanted``."""
         value = self.number(key)
         yield from self.expect(key, value is not None and value >= wanted, f"{wanted} or more", cure)
 
 
 def read_log(tree: Tree, folder: str) -> Findings[Log | None]:
-    """The detail log of a folder; None where nothing of it can be read."""
+    """The detail log in a folder; None if it cannot be read."""
     path = f"{folder}/{DETAIL}"
     text = yield from read_text(tree, path, AGAIN)
     if text is None:
@@ -81,17 +81,18 @@ def read_log(tree: Tree, folder: str) -> Findings[Log | None]:
         if is_error:
             errors.append(f"{key}: {value}")
     if broken:
-        others = f", and {len(broken) - 1} more are not," if len(broken) > 1 else ""
-        yield Problem(path, f"line {broken[0]}{others} is no line of LoadGen: the log was cut or edited", AGAIN)
+        others = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        what = f"line {broken[0]}{others} was not written by LoadGen: the log was cut off or edited"
+        yield Problem(path, what, AGAIN)
     if repeated:
-        yield Problem(path, f"{printable(repeated[0])} is there twice: the log is of two tests", AGAIN)
+        yield Problem(path, f"{printable(repeated[0])} occurs twice: the log is of two tests", AGAIN)
     for error in dict.fromkeys(errors):
-        yield Problem(path, f"LoadGen logged an error ({printable(error, 160)})", "mend the cause and run it again")
+        yield Problem(path, f"LoadGen logged an error ({printable(error, 160)})", "fix the cause and rerun the test")
     return Log(path, values)
 
 
 def _entry(line: str) -> tuple[str, object, bool] | None:
-    """Key, value and whether it is an error; None for what LoadGen does not write."""
+    """Key, value, and whether it is an error; None if LoadGen did not write the line."""
     if not line.startswith(_MARKER):
         return None
     try:
@@ -107,18 +108,18 @@ def _entry(line: str) -> tuple[str, object, bool] | None:
 
 
 def check_test(log: Log, mode: str, scenario: str, round_: Round) -> Findings[None]:
-    """What holds for every test: its mode, its scenario, its round, its end."""
+    """Requirements for every test: its mode, scenario and round, and that it ended."""
     yield from log.expect("effective_test_mode", log.values.get("effective_test_mode") == mode, mode)
     yield from log.expect("effective_scenario", log.values.get("effective_scenario") == scenario, scenario)
     for name, seed in zip(SEEDS, round_.seeds, strict=True):
         key = f"effective_{name}"
-        cure = f"run the test with a LoadGen of {round_.name}, or check for the round that it ran for"
+        cure = f"rerun the test with a LoadGen of {round_.name}, or pass the round of the log with --round"
         yield from log.expect(key, log.number(key) == seed, f"{seed} in {round_.name}", cure)
     yield from _version(log, round_)
     if not has_end(log.values, "accuracy" if mode == "AccuracyOnly" else "performance"):
-        yield Problem(log.path, "it has no end: the test was broken off, or the log was cut", AGAIN)
+        yield Problem(log.path, "it has no end: the test was aborted or the log was cut off", AGAIN)
     if "num_errors" in log.values:
-        yield from log.expect("num_errors", log.number("num_errors") == 0, "0", "mend the cause and run it again")
+        yield from log.expect("num_errors", log.number("num_errors") == 0, "0", "fix the cause and rerun the test")
 
 
 def _version(log: Log, round_: Round) -> Findings[None]:
@@ -130,19 +131,19 @@ def _version(log: Log, round_: Round) -> Findings[None]:
     made_for = max((r for r in ROUNDS if r.first <= version), key=lambda r: r.first, default=None)
     if made_for != round_:
         which = made_for.name if made_for else "a round before v5.0"
-        what = f"LoadGen {found[0]} ran, which belongs to {which}, not to {round_.name}"
-        yield Problem(log.path, what, f"run the test with a LoadGen of {round_.name}")
+        what = f"it is from LoadGen {found[0]}, which belongs to {which}, not to {round_.name}"
+        yield Problem(log.path, what, f"rerun the test with a LoadGen of {round_.name}")
 
 
 def check_summary(tree: Tree, folder: str, log: Log | None, scenario: str, mode: str) -> Findings[None]:
-    """mlperf_log_summary.txt, which must tell the same as the detail log."""
+    """mlperf_log_summary.txt, which must agree with the detail log."""
     path = f"{folder}/{SUMMARY}"
     text = yield from read_text(tree, path, AGAIN)
     if text is None:
         return
     lines = [line.strip() for line in text.splitlines()]
     if "No errors encountered during test." not in lines[-3:]:
-        yield Problem(path, "it does not end with LoadGen's word that no errors were encountered", AGAIN)
+        yield Problem(path, "it does not end with LoadGen's statement that no errors were encountered", AGAIN)
     if mode == "AccuracyOnly":
         return
     said: dict[str, str] = {}
@@ -152,14 +153,14 @@ def check_summary(tree: Tree, folder: str, log: Log | None, scenario: str, mode:
             said.setdefault(name.strip(), text.strip())
     for name, wanted in (("Scenario", scenario), ("Mode", mode), ("Result is", "VALID")):
         if said.get(name) != wanted:
-            what = f"{name} {said[name]}" if name in said else f"it does not tell {name}"
-            yield Problem(path, f"{printable(what)}, where {wanted} is needed", AGAIN)
+            what = f"{name} {said[name]}" if name in said else f"{name} is missing"
+            yield Problem(path, f"{printable(what)}, but must be {wanted}", AGAIN)
     if log is not None:
         yield from _agreement(path, said, log, known_scenario(scenario))
 
 
 def _agreement(path: str, said: Mapping[str, str], log: Log, scenario: type[Scenario] | None) -> Findings[None]:
-    """What the summary says, by name, is what the detail log says."""
+    """The values of the summary, by name, must equal those of the detail log."""
     score = log.number(scenario.result) if scenario else None
     if scenario and score is not None and not _near(said.get(scenario.summary[0]), score):
         name = scenario.summary[0]
@@ -172,7 +173,7 @@ def _agreement(path: str, said: Mapping[str, str], log: Log, scenario: type[Scen
 
 
 def _near(text: str | None, value: float) -> bool:
-    """Whether a number is that value, but for the six digits that LoadGen's detail log has."""
+    """Whether a number is that value, within the six digits of LoadGen's detail log."""
     try:
         return abs(float(text or "") - value) <= 1e-4 * abs(value)
     except (ValueError, OverflowError):

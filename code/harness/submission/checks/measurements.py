@@ -14,13 +14,13 @@ _AGAIN = "package it again"
 
 
 def check_measurements(result: Result) -> Findings[None]:
-    """What says how a result was made."""
+    """The files that describe how a result was measured."""
     tree, folder = result.tree, result.measurements
     if tree.kind(folder) != "folder":
         yield Problem(folder, "the measurements of this result are missing", _AGAIN)
         return
     yield from _file(result, folder)
-    yield from read_text(tree, f"{folder}/{README}", "say how to repeat the measurement, or package it again")
+    yield from read_text(tree, f"{folder}/{README}", "describe how to repeat the measurement, or package it again")
     path = f"{folder}/{CONF}"
     if (yield from read_text(tree, path, _AGAIN)) is not None:
         yield from _conf(result, path)
@@ -37,14 +37,14 @@ def _file(result: Result, folder: str) -> Findings[None]:
         good = [n for n in names if n.startswith(start) and n.endswith(end) and len(n) > len(pattern) - 1]
         if len(names) != 1 or not good:
             found = ", ".join(names) or "none"
-            what = f"it needs one file {start}<implementation>{end}, and has {found}"
+            what = f"it needs exactly one file {start}<implementation>{end} (found: {found})"
             yield Problem(folder, what, _AGAIN)
             return
         path = f"{folder}/{good[0]}"
         implementation = good[0][len(start) : -len(end)]
         code = f"{result.package.path}/{layout.code}/{scene.benchmark}/{implementation}"
         if result.tree.kind(code) != "folder":
-            yield Problem(path, f"it names the implementation {implementation}, which {code} does not hold", _AGAIN)
+            yield Problem(path, f"it names the implementation {implementation}, but {code} does not exist", _AGAIN)
     values = yield from read_object(result.tree, path, _AGAIN)
     if values is not None:
         yield from required_text(path, values, FIELDS)
@@ -52,7 +52,7 @@ def _file(result: Result, folder: str) -> Findings[None]:
 
 
 def _conf(result: Result, path: str) -> Findings[None]:
-    """LoadGen must have understood the file, and an official run leaves the rules' settings alone."""
+    """LoadGen must be able to read the file, and an official run must not change what the rules set."""
     file = result.tree.root / path
     model = result.rules.model if result.rules else "*"
     try:
@@ -61,4 +61,4 @@ def _conf(result: Result, path: str) -> Findings[None]:
             check_official(conf, model, result.scenario.name, 0 if result.rehearsed else MIN_DURATION_MS)
     except (ConfigError, ValueError, OverflowError) as error:
         what = str(error).removeprefix(f"{file}, ").rstrip(".")
-        yield Problem(path, what, "measure again with a user.conf that LoadGen understands and the rules allow")
+        yield Problem(path, what, "measure again with a user.conf that LoadGen can read and the rules allow")

@@ -1,4 +1,4 @@
-"""The performance run of a result, and what the compliance runs share with it."""
+"""The performance run of a result, and the checks that it shares with the compliance runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_AUDIT = {
 
 def check_performance(result: Result) -> Findings[Log | None]:
     """The performance run; returns its log."""
-    tree, cure = result.tree, "run the performance test, and package it again"
+    tree, cure = result.tree, "run the performance test and package it again"
     parent = f"{result.folder}/performance"
     yield from contents(tree, parent, folders=("run_1",), cure=cure)
     if tree.kind(f"{parent}/run_1") != "folder":
@@ -32,13 +32,13 @@ def check_performance(result: Result) -> Findings[Log | None]:
     log = yield from check_run(result, f"{parent}/run_1")
     if log is not None:
         for key, value in _NO_AUDIT.items():
-            cure = "only compliance tests set it: run without an audit.config in the working directory"
+            cure = "only compliance tests set it: rerun without an audit.config in the working directory"
             yield from log.expect(key, log.values.get(key) == value, f"{value}", cure)
     return log
 
 
 def check_run(result: Result, folder: str) -> Findings[Log | None]:
-    """The logs of a test in performance mode, with or without an audit; returns the detail log."""
+    """The logs of a test in performance mode, with or without audit settings; returns the detail log."""
     tree, name = result.tree, result.scene.scenario
     yield from contents(tree, folder, files=(SUMMARY, DETAIL), allowed=(ACCURACY,), cure=AGAIN)
     yield from small(tree, f"{folder}/{ACCURACY}")
@@ -59,17 +59,17 @@ def check_run(result: Result, folder: str) -> Findings[Log | None]:
 
 
 def small(tree: Tree, path: str) -> Findings[None]:
-    """An accuracy log must have been truncated."""
+    """An accuracy log must be truncated."""
     entry = tree.entries.get(path)
     if entry and entry.kind == "file" and entry.size > LARGEST_ACCURACY_LOG:
-        what = f"it is not truncated: {entry.size} bytes, of {LARGEST_ACCURACY_LOG} allowed"
+        what = f"it is not truncated: {entry.size} bytes (limit {LARGEST_ACCURACY_LOG})"
         yield Problem(path, what, "package it again")
 
 
 def _valid(log: Log, scenario: type[Scenario] | None) -> Findings[None]:
     validity = log.values.get("result_validity")
     if validity == "INVALID":
-        yield Problem(log.path, "the result is INVALID", "run the test again until LoadGen calls it VALID")
+        yield Problem(log.path, "the result is INVALID", "rerun the test until LoadGen reports VALID")
     else:
         yield from log.expect("result_validity", validity == "VALID", "VALID")
     constraints = ("result_perf_constraints_met",) if scenario and scenario.paced else ()
@@ -83,11 +83,11 @@ def _valid(log: Log, scenario: type[Scenario] | None) -> Findings[None]:
 
 def _unlimited(log: Log) -> Findings[None]:
     for key in ("effective_max_duration_ms", "effective_max_query_count"):
-        yield from log.expect(key, log.number(key) == 0, "0", "remove the limit from user.conf and run it again")
+        yield from log.expect(key, log.number(key) == 0, "0", "remove the limit from user.conf and rerun the test")
 
 
 def _long_enough(log: Log) -> Findings[None]:
-    minutes = "an official run takes 10 minutes or more: run it with --official"
+    minutes = "an official run takes at least 10 minutes: rerun it with --official"
     yield from log.at_least("effective_min_duration_ms", MIN_DURATION_MS, minutes)
     moments = []
     for key in ("power_begin", "power_end"):
@@ -97,19 +97,19 @@ def _long_enough(log: Log) -> Findings[None]:
             yield from log.expect(key, False, "a date and a time")
     if len(moments) == 2:
         seconds = (moments[1] - moments[0]).total_seconds()
-        if seconds < MIN_DURATION_MS / 1000 - 1:  # the clock may have been set right by a little meanwhile
-            yield Problem(log.path, f"the test took {seconds:.1f} s, from power_begin to power_end", minutes)
+        if seconds < MIN_DURATION_MS / 1000 - 1:  # the clock may have been adjusted slightly
+            yield Problem(log.path, f"the test took only {seconds:.1f} s (power_begin to power_end)", minutes)
 
 
 def _sizes(log: Log, scenario: type[Scenario] | None, rules: Rules) -> Findings[None]:
-    whole = "use the whole data set"
+    full = "use the full data set"
     yield from log.expect(
         "qsl_reported_total_count",
         log.number("qsl_reported_total_count") == rules.samples,
-        f"{rules.samples}, the whole data set",
-        whole,
+        f"{rules.samples}, the full data set",
+        full,
     )
-    yield from log.at_least("effective_performance_sample_count", rules.performance_samples, whole)
+    yield from log.at_least("effective_performance_sample_count", rules.performance_samples, full)
     yield from log.at_least("effective_min_query_count", 1)
     if scenario is None:
         return
