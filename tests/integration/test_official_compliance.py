@@ -1,4 +1,4 @@
-"""Our verdicts against those of the official run_verification.py, where INFERENCE_REPO names a checkout of it."""
+"""Our verdicts compared with those of the official run_verification.py, from the checkout in INFERENCE_REPO."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ STYLES = ("loadgen", "line", "pretty")
 def compliance() -> Path:
     named = os.environ.get("INFERENCE_REPO")
     if not named:
-        pytest.skip("INFERENCE_REPO names no checkout of mlcommons/inference")
+        pytest.skip("INFERENCE_REPO is not set to a checkout of mlcommons/inference")
     folder = Path(named).absolute() / "compliance"
-    assert folder.is_dir(), f"INFERENCE_REPO={named} is no checkout of mlcommons/inference"
+    assert folder.is_dir(), f"INFERENCE_REPO={named} is not a checkout of mlcommons/inference"
     return folder
 
 
@@ -61,13 +61,13 @@ def ours(name: str, room: Path, dtype: str = "byte") -> dict[str, bool]:
 
 
 def scores(rng: random.Random, scenario: str) -> tuple[float, float]:
-    """A performance run's score and a test's: anywhere, or a hair to either side of a bound, as LoadGen prints them."""
+    """The scores of a performance run and a test, as LoadGen prints them: anywhere, or just above or below a limit."""
     bound = {"SingleStream": 200_000, "MultiStream": 1_600_000}.get(scenario)
     reference = rng.choice(
         [rng.uniform(1, 1e4), rng.uniform(1e4, 1e7), *([bound, bound + 1, bound - 1] if bound else [])]
     )
     if bound and rng.random() < 0.2:
-        reference = rng.choice([5000, 4999, 625, 624])  # where TEST04's rate passes the bound
+        reference = rng.choice([5000, 4999, 625, 624])  # where TEST04's rate exceeds the bound
     edge = rng.choice([0.8, 0.9, 1.0, 1.1, 1.2, 1 / 1.1, 1 / 1.2])
     step = rng.choice([-1, 0, 0, 1])
     if bound:
@@ -118,7 +118,7 @@ def _render_logs(rng: random.Random, room: Path, dtype: str) -> None:
             "hex": "0G",
             "nan": b"\x00\x00\xc0\x7f" * (len(data) // 4),
         }
-        if fault == "all missing":  # with some the official script passes, and ours does not
+        if fault == "all missing":  # the official script passes if only some are missing, ours does not
             sampled = [(count + place, d) for place, (_, d) in enumerate(sampled)]
         else:
             sampled[at] = (index, changed[fault])
@@ -146,8 +146,8 @@ def test_verdicts_equal_those_of_the_official_scripts(compliance, tmp_path, name
         assert 0 < sum(passes) < len(passes)
 
 
-def test_what_the_official_scripts_let_pass(compliance, tmp_path):
-    """Where ours is stricter on purpose: each of these passes there."""
+def test_cases_that_only_the_official_scripts_pass(compliance, tmp_path):
+    """Cases in which ours is deliberately stricter: each of these passes the official script."""
 
     def room(name: str) -> Path:
         made = tmp_path / name
@@ -156,7 +156,7 @@ def test_what_the_official_scripts_let_pass(compliance, tmp_path):
         write_log(made / "test" / "mlperf_log_accuracy.json", [(0, b"abcd")])
         return made
 
-    # A sample that the accuracy run lacks is counted, and from then on compared with itself.
+    # A sample that is missing in the accuracy run is counted, and from then on compared with itself.
     for name, sampled in {"some": [(0, b"abcd"), (2, b"efgh")], "all-repeated": [(2, b"efgh"), (2, b"efgh")]}.items():
         made = room(name)
         write_run(made / "test", "Server", 100.0, audit="TEST01")
@@ -177,7 +177,7 @@ def test_what_the_official_scripts_let_pass(compliance, tmp_path):
 
 @pytest.mark.parametrize("differing", [False, True])
 @pytest.mark.parametrize(("benchmark", "official_name"), [("resnet50", "resnet"), ("bert-99", "bert-99")])
-def test_both_checkers_take_the_folder(compliance, tmp_path, monkeypatch, benchmark, official_name, differing):
+def test_both_checkers_accept_the_folder(compliance, tmp_path, monkeypatch, benchmark, official_name, differing):
     monkeypatch.syspath_prepend(str(compliance.parent / "tools" / "submission"))
     old = pytest.importorskip("submission_checker_old")
     checks = pytest.importorskip("submission_checker.checks.compliance_check")

@@ -1,1 +1,1 @@
-"""The compliance tests of the closed division: what they set in LoadGen, and what their logs must show."""
+"""Verification of the compliance tests of the closed division from their logs."""

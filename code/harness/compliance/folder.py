@@ -1,12 +1,11 @@
-"""A compliance test's folder in the official form: verified, scored and arranged.
+"""The folder of a compliance test: verified, scored, and arranged in the official form.
 
     TEST01/{verify_accuracy.txt,verify_performance.txt}
     TEST01/accuracy/{mlperf_log_accuracy.json,accuracy.txt[,baseline_accuracy.txt,compliance_accuracy.txt]}
     TEST01/performance/run_1/{mlperf_log_summary.txt,mlperf_log_detail.txt}
     TEST04/verify_performance.txt, TEST04/performance/run_1/...
 
-Both official checkers take exactly these files: the last two of accuracy/ where responses are not deterministic, and
-not elsewhere.
+Both official checkers require exactly these files; the two in brackets only if responses are not deterministic.
 """
 
 from __future__ import annotations
@@ -21,26 +20,24 @@ from harness.compliance.verify import Verdict, baseline_log, verify_accuracy, ve
 from harness.errors import ConfigError
 from harness.host.files import write_text
 from harness.loadgen.logs import ACCURACY
-from harness.results.layout import VERIFY_ACCURACY, VERIFY_PERFORMANCE
+from harness.results.layout import BASELINE, COMPLIANCE, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE
 from harness.rules.audits import find_audit
 
 Scorer = Callable[[Path], str]
-"""From a log of some samples to the text of its accuracy.txt."""
-
-ACCURACY_TXT, BASELINE, COMPLIANCE = "accuracy.txt", "baseline_accuracy.txt", "compliance_accuracy.txt"
+"""From an accuracy log of some of the samples to the text of its accuracy.txt."""
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a test came to."""
+    """The outcome of a test."""
 
     performance: Verdict
     accuracy: Verdict | None = None
-    """Of TEST01: whether responses equal those of the accuracy run."""
+    """TEST01: whether the responses equal those of the accuracy run."""
     delta: Verdict | None = None
-    """Whether the scores are near enough, where responses only differ."""
+    """TEST01: whether the scores are close enough, if responses differ and nothing else is wrong."""
     remarks: tuple[str, ...] = ()
-    """What a submission still lacks."""
+    """What is still missing for a submission."""
 
     @property
     def passed(self) -> bool:
@@ -50,7 +47,7 @@ class Verdicts:
 
     @property
     def reasons(self) -> list[str]:
-        """Why it was not."""
+        """Why the test failed; empty if it passed."""
         if self.passed:
             return []
         accuracy = self.delta if self.delta and self.delta.reason else self.accuracy
@@ -61,73 +58,78 @@ class Verdicts:
 def verify(
     test: str, reference: Path, folder: Path, score: Scorer | None = None, *, delta: float = 1.0, dtype: str = "int32"
 ) -> Verdicts:
-    """Verify a test, and arrange its folder in the official form; doing it again changes nothing.
+    """Verify a test and arrange its folder in the official form; repeating it changes nothing.
 
     Args:
         test: TEST01 or TEST04.
         reference: The results of the scenario: performance/run_1 and, for TEST01, accuracy.
-        folder: The test's folder: performance/run_1 with LoadGen's logs, for TEST01 mlperf_log_accuracy.json among
-            them or in accuracy/.
-        score: Scores a log of some samples in the official form; without it, where responses differ, the scores count
-            that lie in accuracy/ beside the log.
-        delta: Percent by which the score may differ from its baseline where responses are not deterministic.
-        dtype: What TEST01 reads the first element of a response as.
+        folder: The folder of the test: performance/run_1 with LoadGen's logs; for TEST01, mlperf_log_accuracy.json is
+            one of them or in accuracy/.
+        score: Scores a log of some of the samples; without it, the existing scores in accuracy/ are used if responses
+            differ.
+        delta: The maximum difference between the score and its baseline in percent, if responses differ.
+        dtype: How TEST01 reads the first element of a response: a key of `verify.DTYPES`.
 
     Raises:
-        ConfigError: the test is unknown, or a log is not there.
-        CheckFailed: a log is damaged or truncated; the folder is then as it was.
-        RunFailed: a log is cut short; the folder is then as it was.
+        ConfigError: the test or the dtype is unknown, or a log is missing.
+        CheckFailed: a log is damaged or truncated; the folder is unchanged.
+        RunFailed: a log is incomplete; the folder is unchanged.
     """
-    audit = find_audit(test)
-    performance = verify_performance(
-        reference / "performance" / "run_1", folder / "performance" / "run_1", audit=audit.name
-    )
-    if not audit.accuracy:
-        write_text(folder / VERIFY_PERFORMANCE, performance.text)
-        return Verdicts(performance)
+    audit, run_1 = find_audit(test), Path("performance") / "run_1"
+    performance = verify_performance(reference / run_1, folder / run_1, audit=audit.name)
+    if audit.accuracy:
+        verdicts = _verify_responses(performance, reference / "accuracy" / ACCURACY, folder, score, delta, dtype)
+    else:
+        verdicts = Verdicts(performance)
+    write_text(folder / VERIFY_PERFORMANCE, performance.text)
+    return verdicts
 
-    accuracy_log, sampled = reference / "accuracy" / ACCURACY, _sampled(folder)
+
+def _verify_responses(
+    performance: Verdict, accuracy_log: Path, folder: Path, score: Scorer | None, delta: float, dtype: str
+) -> Verdicts:
+    """Verify and arrange the accuracy of a test; the verdicts include ``performance``."""
+    sampled = _sampled(folder)
     settled = sampled.parent == folder / "accuracy"
     accuracy = verify_accuracy(accuracy_log, sampled, dtype)
-    texts: dict[str, str] = {}
-    near = None
-    if score and accuracy.differing:
-        with tempfile.TemporaryDirectory() as room:
-            baseline = Path(room) / ACCURACY
-            baseline.write_text(baseline_log(accuracy_log, sampled), encoding="utf-8")
-            texts[BASELINE] = score(baseline)
-    if score and (accuracy.passed or accuracy.differing):
-        texts[ACCURACY_TXT] = score(sampled)
-    if BASELINE in texts:
-        texts[COMPLIANCE] = texts[ACCURACY_TXT]
-    elif accuracy.differing and settled:
+    texts = _scores(score, accuracy, accuracy_log, sampled) if score else {}
+    if accuracy.differing and settled and not score:
         there = [folder / "accuracy" / name for name in (BASELINE, COMPLIANCE)]
-        texts |= {path.name: path.read_text(encoding="utf-8") for path in there if path.is_file()}
+        texts = {path.name: path.read_text(encoding="utf-8") for path in there if path.is_file()}
+    near = None
     if BASELINE in texts and COMPLIANCE in texts:
         near = verify_delta(texts[BASELINE], texts[COMPLIANCE], delta)
 
-    if settled:
-        outdated = {BASELINE, COMPLIANCE} if accuracy.passed else set()
-    else:
-        outdated = {ACCURACY_TXT, BASELINE, COMPLIANCE}
+    outdated = set() if settled else {SCORES, BASELINE, COMPLIANCE}  # scores of an older log
+    if accuracy.passed:
+        outdated |= {BASELINE, COMPLIANCE}
     _arrange(folder, sampled, texts, outdated - texts.keys())
     write_text(folder / VERIFY_ACCURACY, accuracy.text)
-    write_text(folder / VERIFY_PERFORMANCE, performance.text)
     lacking = _remarks(folder, accuracy.differing and near is None) if score is None else ()
     return Verdicts(performance, accuracy, near, lacking)
 
 
-def _sampled(folder: Path) -> Path:
-    """The log of TEST01: one beside the other logs is newer than one that was moved to accuracy/ before.
+def _scores(score: Scorer, accuracy: Verdict, accuracy_log: Path, sampled: Path) -> dict[str, str]:
+    """The texts of the files with scores, by file name; none if responses are missing or broken."""
+    if not accuracy.passed and not accuracy.differing:
+        return {}
+    texts = {SCORES: score(sampled)}
+    if accuracy.differing:
+        with tempfile.TemporaryDirectory() as room:
+            baseline = Path(room) / ACCURACY
+            baseline.write_text(baseline_log(accuracy_log, sampled), encoding="utf-8")
+            texts |= {BASELINE: score(baseline), COMPLIANCE: texts[SCORES]}
+    return texts
 
-    Unless they are the same.
-    """
+
+def _sampled(folder: Path) -> Path:
+    """The accuracy log of TEST01; one beside the other logs is newer than one in accuracy/, unless they are equal."""
     new, settled = folder / "performance" / "run_1" / ACCURACY, folder / "accuracy" / ACCURACY
     if new.is_file():
         return settled if settled.is_file() and filecmp.cmp(new, settled, shallow=False) else new
     if settled.is_file():
         return settled
-    raise ConfigError(f"there is no {ACCURACY} in {new.parent} or {settled.parent}: check the path.")
+    raise ConfigError(f"{ACCURACY} is missing in both {new.parent} and {settled.parent}: check the path.")
 
 
 def _arrange(folder: Path, sampled: Path, texts: dict[str, str], outdated: set[str]) -> None:
@@ -145,8 +147,8 @@ def _arrange(folder: Path, sampled: Path, texts: dict[str, str], outdated: set[s
 
 def _remarks(folder: Path, unscored: bool) -> tuple[str, ...]:
     remarks = []
-    if not (folder / "accuracy" / ACCURACY_TXT).is_file():
-        remarks.append(f"{folder / 'accuracy' / ACCURACY_TXT} is still wanted: verify with the full data set.")
+    if not (folder / "accuracy" / SCORES).is_file():
+        remarks.append(f"{folder / 'accuracy' / SCORES} is still missing: verify with the full data set.")
     if unscored:
-        remarks.append("responses that differ are made good by scores that agree: verify with the full data set.")
+        remarks.append("the test can still pass if the scores agree: verify with the full data set.")
     return tuple(remarks)

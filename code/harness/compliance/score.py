@@ -1,4 +1,4 @@
-"""How the sampled responses of TEST01 are scored, and how near the score must come to its baseline."""
+"""Scoring of the sampled responses of TEST01, and the allowed difference from the baseline."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from harness.task.base import find_benchmark
 
 
 def scorer(benchmark: str, dataset: str | None) -> Scorer | None:
-    """Scores logs of a benchmark, given by its official name, against a data set by name or path.
+    """A function that scores logs of a benchmark with a data set.
 
-    Without ``dataset`` the full data set counts if it is on this machine; None if it is not, or for benchmarks that
-    the harness does not know.
+    Args:
+        benchmark: The official name.
+        dataset: Name or path; None for the full data set.
+
+    Returns:
+        None if the harness does not know the benchmark, or ``dataset`` is None and the full data set is not here.
 
     Raises:
-        ConfigError: the data set is named, and there is none.
+        ConfigError: ``dataset`` does not exist.
     """
     name = next((key for key in BENCHMARKS if benchmark == key or benchmark.startswith(f"{key}-")), None)
     if name is None:
@@ -31,6 +35,6 @@ def scorer(benchmark: str, dataset: str | None) -> Scorer | None:
 
 
 def allowed_delta(benchmark: str) -> float:
-    """Percent by which a score may differ from its baseline."""
+    """The maximum difference between a score and its baseline in percent; the strictest for an unknown benchmark."""
     rules = RULES.get(benchmark)
     return rules.delta if rules else min(rule.delta for rule in RULES.values())

@@ -11,10 +11,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 RUN, CONF = "run.json", "user.conf"
 """The record of a test, and the user.conf that LoadGen read; beside the logs in the repository."""
+SCORES = "accuracy.txt"
+"""The score of an accuracy log, and the log's hash; beside the log."""
 VERIFY_ACCURACY, VERIFY_PERFORMANCE = "verify_accuracy.txt", "verify_performance.txt"
+BASELINE, COMPLIANCE = "baseline_accuracy.txt", "compliance_accuracy.txt"
+"""Scores of the accuracy run and of TEST01 for the same samples, where the responses differ."""
+README, MAPPING = "README.md", "model_mapping.json"
 
 
 @dataclass(frozen=True, order=True)
@@ -33,8 +39,15 @@ class Layout(ABC):
 
     root: Path
 
-    code = "code"
+    code: ClassVar[str] = "code"
     """The folder of the code."""
+    trees: ClassVar[tuple[str, ...]] = ("results",)
+    """The folders that have a folder for each system, benchmark and scenario."""
+
+    @property
+    def copies(self) -> Layout | None:
+        """The layout in which a package also has a copy of each result, for the older official checker."""
+        return None
 
     def system_file(self, system: str) -> Path:
         """The system description."""
@@ -87,6 +100,13 @@ class Layout(ABC):
 class Classic(Layout):
     """Up to v5.1, and the repository."""
 
+    trees: ClassVar[tuple[str, ...]] = ("results", "measurements", "compliance")
+
+    @property
+    def copies(self) -> Layout:
+        """The layout of v6.0, whose folder of results holds everything."""
+        return V6(self.root)
+
     def compliance(self, scene: Scene, test: str) -> Path:
         """compliance/<system>/<benchmark>/<Scenario>/<test>."""
         return self.root / "compliance" / scene.system / scene.benchmark / scene.scenario / test
@@ -114,7 +134,7 @@ class Classic(Layout):
 class V6(Layout):
     """From v6.0 on."""
 
-    code = "src"
+    code: ClassVar[str] = "src"
 
     def compliance(self, scene: Scene, test: str) -> Path:
         """results/<system>/<benchmark>/<Scenario>/<test>."""

@@ -1,6 +1,6 @@
-"""Our own check of a packaged submission: everything that the official checkers find, and what they let pass.
+"""Our own check of a packaged submission: what the official checkers find, and what they miss.
 
-Each check is a function of harness.submission.checks that yields problems; here they are run over a tree.
+Each check is a function in harness.submission.checks that yields problems; this module runs them on a tree.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from harness.submission.tree import Findings, Problem, T, Tree, printable
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a check found."""
+class CheckReport:
+    """The findings of a check."""
 
     round: Round
     packages: tuple[str, ...]
     """Each as division/submitter."""
     results: int
     problems: tuple[Problem, ...]
-    """In the order of their files."""
+    """Sorted by path."""
 
 
 def check(root: Path, round_: Round | None = None, rehearsal: bool = False) -> list[Problem]:
@@ -43,16 +43,16 @@ def check(root: Path, round_: Round | None = None, rehearsal: bool = False) -> l
     return list(examine(root, round_, rehearsal).problems)
 
 
-def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) -> Report:
-    """Check a tree for a round, by default the one that most of its logs are of.
+def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) -> CheckReport:
+    """Check a tree for a round, by default the round of most of its logs.
 
-    A rehearsal may carry the marks that say that it is none but a rehearsal; everything else counts.
+    A rehearsal may contain the marks of a rehearsal; every other problem counts.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: the folder does not exist.
     """
     if not root.is_dir():
-        raise ConfigError(f"{root} is no folder: make it with `harness package`, or name the one to check.")
+        raise ConfigError(f"{root} is not a folder: create it with `harness package`, or pass the folder to check.")
     tree = Tree(root)
     wanted = round_ or _round(tree)
     problems: list[Problem] = []
@@ -62,7 +62,7 @@ def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) ->
         for findings in _checks(package):
             _collect(findings, problems)
     code = tuple(package.at(package.layout.root / package.layout.code) for package in packages)
-    copies = tuple(f"{result.folder}/TEST" for p in packages if p.round.layout == "classic" for result in p.results())
+    copies = tuple(f"{result.folder}/TEST" for p in packages if p.layout.copies for result in p.results())
     _collect(_twice(tree, copies), problems)
     _collect(check_marks(tree, code), problems)
     _collect(check_names(tree), problems)
@@ -71,20 +71,21 @@ def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) ->
     }
     ordered = sorted(shown, key=lambda problem: problem.path)
     names = tuple(package.path for package in packages)
-    return Report(wanted, names, sum(len(package.results()) for package in packages), tuple(ordered))
+    return CheckReport(wanted, names, sum(len(package.results()) for package in packages), tuple(ordered))
 
 
 def _collect(findings: Findings[T], problems: list[Problem]) -> T:
-    """Take all problems of a check, and return what it returns."""
+    """Append all problems of a check, and return its return value."""
     while True:
         try:
             problems.append(next(findings))
         except StopIteration as end:
-            return end.value
+            value: T = end.value
+            return value
 
 
 def _round(tree: Tree) -> Round:
-    """The round of most logs; the default one where no log tells."""
+    """The round of most logs; the default round if no log shows one."""
     seen: Counter[Round] = Counter()
     for path in tree.entries:
         folder, _, name = path.rpartition("/")
@@ -123,7 +124,7 @@ def _result(result: Result) -> Findings[None]:
 
 
 def _twice(tree: Tree, copies: tuple[str, ...]) -> Findings[None]:
-    """A log is of one test: a copy of it elsewhere is no result, but for those whose paths begin with ``copies``."""
+    """Each log must be of a test of its own; paths that begin with one of ``copies`` may be copies."""
     first: dict[str, str] = {}
     for path in sorted(tree.entries):
         if path.startswith(copies):
@@ -131,5 +132,5 @@ def _twice(tree: Tree, copies: tuple[str, ...]) -> Findings[None]:
         if path.rpartition("/")[2] == DETAIL and (content := tree.read(path)):
             digest = hashlib.sha256(content).hexdigest()
             if digest in first:
-                yield Problem(path, f"it is the same log as {first[digest]}", "run each test by itself")
+                yield Problem(path, f"it is the same log as {first[digest]}", "run each test separately")
             first.setdefault(digest, path)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from harness.host import console
 from harness.rules.rounds import find_round
-from harness.submission.check import Report, examine
+from harness.submission.check import CheckReport, examine
 from harness.submission.official import CheckerVerdict, find_checkout, run_checkers
 from harness.submission.request import default_output
 
@@ -56,7 +56,7 @@ def run_check(request: CheckRequest, as_json: bool = False) -> int:
     return 0 if good else 1
 
 
-def last_line(report: Report, rehearsal: bool = False) -> str:
+def last_line(report: CheckReport, rehearsal: bool = False) -> str:
     """A summary of our own check."""
     nature = " This is a rehearsal, not a submission." if rehearsal else ""
     if report.problems:
@@ -75,7 +75,7 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def show(report: Report, verdicts: list[CheckerVerdict], rehearsal: bool) -> None:
+def show(report: CheckReport, verdicts: list[CheckerVerdict], rehearsal: bool) -> None:
     """Print the findings."""
     for path, problems in groupby(report.problems, key=lambda problem: problem.path):
         console.out.print(Text(path, "bold"))
@@ -91,7 +91,7 @@ def show(report: Report, verdicts: list[CheckerVerdict], rehearsal: bool) -> Non
     console.out.print(Text(last_line(report, rehearsal)))
 
 
-def facts(report: Report, verdicts: list[CheckerVerdict], rehearsal: bool) -> dict[str, object]:
+def facts(report: CheckReport, verdicts: list[CheckerVerdict], rehearsal: bool) -> dict[str, object]:
     """The findings as `--json` prints them."""
     return {
         "round": report.round.name,

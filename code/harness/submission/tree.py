@@ -1,7 +1,7 @@
-"""A submission tree as it lies on disk, read without trusting anything in it.
+"""A submission tree on disk, read without trusting its contents.
 
-Whatever is broken becomes a `Problem`: the functions here are generators that yield problems and return what could
-still be read, so that a check goes on as far as it makes sense: ``value = yield from read_object(...)``.
+Everything broken becomes a `Problem`: the functions are generators that yield problems and return what could be read,
+so that a check can continue as far as possible: ``value = yield from read_object(...)``.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ import stat
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from harness.rules.limits import LARGEST_FILE
 
 T = TypeVar("T")
-
-SIZE_LIMIT = 50 * 2**20
-"""Bytes of the largest file that a submission may hold."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that keeps a tree from being a submission."""
+    """Something that makes a tree unfit for submission."""
 
     path: str
     """The file or folder, relative to the tree's root."""
     what: str
     cure: str
     mark: bool = False
-    """Whether it is only a mark of a rehearsal or a development run, which a rehearsal is meant to carry."""
+    """Whether it is only a mark of a rehearsal or a development run; a rehearsal may contain those."""
 
 
 Findings = Generator[Problem, None, T]
@@ -39,7 +38,7 @@ Findings = Generator[Problem, None, T]
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, folder or something else of the tree."""
+    """A file, a folder or anything else in the tree."""
 
     kind: str
     """"file", "folder", "link" or "other"."""
@@ -47,7 +46,7 @@ class Entry:
 
 
 class Tree:
-    """Everything below a root, listed once; links are listed and never followed."""
+    """All entries below a root, listed once; links are listed but never followed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -67,26 +66,26 @@ class Tree:
         return path.relative_to(self.root).as_posix()
 
     def kind(self, path: str) -> str | None:
-        """What is there; None if nothing is."""
+        """The kind of the entry; None if it does not exist."""
         entry = self.entries.get(path)
         return entry.kind if entry else None
 
     def names(self, folder: str, kind: str | None = None) -> list[str]:
-        """What lies directly in a folder, hidden files, too."""
+        """The names of the direct children of a folder, including hidden ones."""
         prefix = f"{folder}/" if folder else ""
         return [n for n in self._children.get(folder, []) if kind is None or self.entries[prefix + n].kind == kind]
 
     def below(self, folder: str, kind: str | None = None) -> list[str]:
-        """The paths of everything below a folder."""
+        """The paths of all entries below a folder."""
         prefix = f"{folder}/" if folder else ""
         return [p for p, e in self.entries.items() if p.startswith(prefix) and (kind is None or e.kind == kind)]
 
     def read(self, path: str) -> bytes | None:
-        """The content of a regular file of an allowed size; None if there is none."""
+        """The content of a regular file of allowed size; None for anything else."""
         if path not in self._bytes:
             entry = self.entries.get(path)
             content = None
-            if entry and entry.kind == "file" and entry.size <= SIZE_LIMIT:
+            if entry and entry.kind == "file" and entry.size <= LARGEST_FILE:
                 try:
                     content = (self.root / path).read_bytes()
                 except OSError as error:
@@ -95,7 +94,7 @@ class Tree:
         return self._bytes[path]
 
     def _list(self, folder: str) -> list[str]:
-        found = []
+        found: list[str] = []
         try:
             names = sorted(os.listdir(self.root / folder))  # noqa: PTH208
         except OSError as error:
@@ -103,7 +102,7 @@ class Tree:
             return found
         for name in names:
             if not folder and name == ".git":
-                continue  # the checkout of a round's repository
+                continue  # a round's repository may be checked directly
             path = f"{folder}/{name}" if folder else name
             try:
                 status = (self.root / path).lstat()
@@ -121,25 +120,25 @@ class Tree:
 
 
 def printable(text: object, limit: int = 80) -> str:
-    """A value of a file for a message: on one line, not too long, and without what no terminal prints."""
+    """A value from a file for a message: on one line, limited in length, without unprintable characters."""
     shown = str(text).encode("utf-8", "backslashreplace").decode()
     shown = "".join(c if c.isprintable() else "?" for c in shown)
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 
 def read_text(tree: Tree, path: str, cure: str) -> Findings[str | None]:
-    """The text of a file that must be there and hold something."""
+    """The text of a file that must exist and must not be empty."""
     kind = tree.kind(path)
     if kind != "file":
-        yield Problem(path, "the file is missing" if kind is None else f"a {kind} is where a file belongs", cure)
+        yield Problem(path, "the file is missing" if kind is None else f"it is not a regular file ({kind})", cure)
         return None
     content = tree.read(path)
     if content is None:
-        return None  # its size or its unreadability is reported by the structure's check
+        return None  # check_names reports files that are too large or unreadable
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        yield Problem(path, f"byte {error.start} is not UTF-8 text", cure)
+        yield Problem(path, f"it is not UTF-8 text (byte {error.start})", cure)
         return None
     if not text.strip():
         yield Problem(path, "the file is empty", cure)
@@ -148,11 +147,11 @@ def read_text(tree: Tree, path: str, cure: str) -> Findings[str | None]:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines as a file that is opened for reading has them, which are fewer than those of ``splitlines``."""
+    """The lines as reading a text file gives them; ``str.splitlines`` also splits at other characters."""
     return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
 
 
-def read_object(tree: Tree, path: str, cure: str) -> Findings[dict[str, Any] | None]:
+def read_object(tree: Tree, path: str, cure: str) -> Findings[dict[str, object] | None]:
     """The object of a JSON file."""
     text = yield from read_text(tree, path, cure)
     if text is None:
@@ -163,43 +162,45 @@ def read_object(tree: Tree, path: str, cure: str) -> Findings[dict[str, Any] | N
         yield Problem(path, f"it is not JSON ({printable(error)})", cure)
         return None
     if not isinstance(value, dict):
-        yield Problem(path, f"it holds {_kind(value)} instead of an object", cure)
+        yield Problem(path, f"it contains {_kind(value)} instead of an object", cure)
         return None
     return value
 
 
-def writable(path: str, values: Mapping[str, Any]) -> Findings[None]:
-    """Texts must be such that they can be written to a table: JSON can hold what no file can."""
+def writable(path: str, values: Mapping[str, object]) -> Findings[None]:
+    """Strings must be encodable as UTF-8: JSON can contain single surrogates, which no file can."""
     for key, value in values.items():
         if isinstance(value, str) and any(0xD800 <= ord(c) < 0xE000 for c in value):
-            yield Problem(path, f"{printable(key)} holds half a character", "type it again")
+            yield Problem(path, f"{printable(key)} contains an incomplete character", "retype the value")
 
 
-def required_text(path: str, values: Mapping[str, Any], keys: Iterable[str]) -> Findings[None]:
-    """Fields that must be strings with something in them."""
+def required_text(path: str, values: Mapping[str, object], keys: Iterable[str]) -> Findings[None]:
+    """Fields that must be strings and must not be empty."""
     for key in keys:
         value = values.get(key)
         if key not in values:
             yield Problem(path, f"the field {key} is missing", "add it")
         elif not isinstance(value, str):
-            yield Problem(path, f"{key} is {_kind(value)}, not a text", f'write it in quotation marks: "{key}": "..."')
+            yield Problem(
+                path, f"{key} is {_kind(value)}, not a string", f'write it in quotation marks: "{key}": "..."'
+            )
         elif not value.strip():
-            yield Problem(path, f"{key} is empty", 'fill it in; where nothing applies, write "N/A" or "No"')
+            yield Problem(path, f"{key} is empty", 'fill it in, with "N/A" or "No" if nothing applies')
 
 
-def number(value: Any) -> float | int | None:
-    """A finite number that can be calculated with; None for anything else, `true` included."""
+def number(value: object) -> float | int | None:
+    """A finite number; None for anything else, including `true`."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if (abs(value) < 2**70 if isinstance(value, int) else math.isfinite(value)) else None
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {
         bool: "true or false",
         int: "a number",
         float: "a number",
-        str: "a text",
+        str: "a string",
         list: "a list",
         dict: "an object",
     }
@@ -215,7 +216,7 @@ def contents(
     allowed: Iterable[str] = (),
     cure: str,
 ) -> Findings[None]:
-    """A folder must hold exactly these files and folders; `allowed` ones may be there."""
+    """A folder must contain exactly these files and folders; ``allowed`` ones are optional."""
     if tree.kind(folder) != "folder":
         yield Problem(folder, "the folder is missing", cure)
         return

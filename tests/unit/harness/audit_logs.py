@@ -1,4 +1,4 @@
-"""Logs of LoadGen as far as the compliance tests read them, rendered from a few values."""
+"""The parts of LoadGen's logs that the compliance tests read, rendered from a few values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_run(
     bound: int = 15_000_000,
     **changes: Any,
 ) -> Path:
-    """A performance run's summary and detail; ``changes`` are further values of the detail."""
+    """A performance run's summary and detail; ``changes`` are additional values of the detail log."""
     values: dict[str, Any] = {
         "loadgen_version": "6.0.17",
         "effective_scenario": scenario,

@@ -1,4 +1,4 @@
-"""Ways to break a good tree, each with the file that `harness check` must name and a telling part of what it says."""
+"""Ways to break a good tree, each with the path that `harness check` must name and words of its message."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def read_values(folder: Path) -> dict[str, Any]:
 
 
 def logged(folder: str, drop: str = "", **values: Any) -> Callable[[Layout], object]:
-    """Both logs as LoadGen would have written them with those values; "p99" stands for dots in keys."""
+    """Both logs as LoadGen would have written them with those values."""
 
     def change(layout: Layout) -> None:
         path = layout.root / folder
@@ -149,7 +149,7 @@ def both(*changes: Callable[[Layout], object]) -> Callable[[Layout], object]:
 
 
 def nondeterministic(baseline: str, compliance: str) -> Callable[[Layout], object]:
-    """TEST01 whose responses differ, with the accuracy of both runs."""
+    """A TEST01 whose responses differ, with the accuracy of both runs."""
     return both(
         replaced(f"{TEST01}/verify_accuracy.txt", "TEST PASS", "TEST FAIL"),
         written(f"{TEST01}/accuracy/baseline_accuracy.txt", baseline),
@@ -167,7 +167,7 @@ def line_gone(path: str, key: str) -> Callable[[Layout], object]:
 
 
 def wide(layout: Layout) -> None:
-    """A system of both types, without the Server scenario that the closed division then demands, too."""
+    """A system of both types, without the Server scenario that the closed division then also requires."""
     system(system_type="datacenter,edge")(layout)
 
 
@@ -180,7 +180,7 @@ BREAKAGES = [
     Breakage("system optional field missing", "closed", system("hw_notes"), SYSTEM_FILE, "hw_notes is missing"),
     Breakage("system field null", "closed", system(framework=None), SYSTEM_FILE, "framework is null"),
     Breakage("system field number", "closed", system(operating_system=12), SYSTEM_FILE, "operating_system is a num"),
-    Breakage("system field list", "closed", system(sw_notes=["x"]), SYSTEM_FILE, "sw_notes is not a text"),
+    Breakage("system field list", "closed", system(sw_notes=["x"]), SYSTEM_FILE, "sw_notes is not a string"),
     Breakage("accelerators 0", "closed", system(accelerators_per_node=0), SYSTEM_FILE, "accelerators_per_node"),
     Breakage("accelerators N/A", "closed", system(accelerators_per_node="N/A"), SYSTEM_FILE, "whole number"),
     Breakage("nodes 0", "closed", system(number_of_nodes=0), SYSTEM_FILE, "number_of_nodes is 0"),
@@ -191,8 +191,8 @@ BREAKAGES = [
     Breakage("status missing", "closed", system("status"), SYSTEM_FILE, "status is missing"),
     Breakage("system type unknown", "closed", system(system_type="laptop"), SYSTEM_FILE, "system_type is laptop"),
     Breakage("system type missing", "open", system("system_type"), SYSTEM_FILE, "system_type is missing"),
-    Breakage("system type datacenter", "closed", system(system_type="datacenter"), B, "v6.1 has no bert-99"),
-    Breakage("open system type datacenter", "open", system(system_type="datacenter"), R, "v6.1 has no resnet50"),
+    Breakage("system type datacenter", "closed", system(system_type="datacenter"), B, "v6.1 does not have bert-99"),
+    Breakage("open system type datacenter", "open", system(system_type="datacenter"), R, "v6.1 does not have resnet50"),
     Breakage("division of the other", "closed", system(division="open"), SYSTEM_FILE, "division is open"),
     Breakage("division upper case", "closed", system(division="Closed"), SYSTEM_FILE, "division is Closed"),
     Breakage("submitter of another", "closed", system(submitter="Other"), SYSTEM_FILE, "submitter is Other"),
@@ -205,8 +205,10 @@ BREAKAGES = [
     Breakage("system file a list", "closed", written(SYSTEM_FILE, "[]"), SYSTEM_FILE, "a list"),
     Breakage("system file Latin-1", "closed", written(SYSTEM_FILE, b'{"a": "\xe9"}'), SYSTEM_FILE, "UTF-8"),
     Breakage("system without results", "closed", written("systems/b.json", "{}"), "systems/b.json", "no results"),
-    Breakage("system name with .json", "closed", renamed_system("a.json"), "systems/a.json.json", "no description"),
-    Breakage("half a character", "closed", system(framework="\ud83d"), SYSTEM_FILE, "half a character"),
+    Breakage(
+        "system name with .json", "closed", renamed_system("a.json"), "systems/a.json.json", "not a system description"
+    ),
+    Breakage("half a character", "closed", system(framework="\ud83d"), SYSTEM_FILE, "incomplete character"),
     # Measurements
     Breakage(
         "measurements field empty",
@@ -241,7 +243,7 @@ BREAKAGES = [
         "open",
         written(f"{R}/Offline/measurements.json", '"hello"'),
         f"{R}/Offline/measurements.json",
-        "a text",
+        "a string",
     ),
     Breakage("README missing", "closed", gone(f"{R}/Offline/README.md"), f"{R}/Offline/README.md", "missing"),
     Breakage("README empty", "open", written(f"{R}/Offline/README.md", ""), f"{R}/Offline/README.md", "empty"),
@@ -276,7 +278,7 @@ BREAKAGES = [
             f"measurements/{SYSTEM}/bert-99/Offline/measurements.json",
         ),
         f"measurements/{SYSTEM}/bert-99/Offline",
-        "needs one file",
+        "needs exactly one file",
     ),
     Breakage(
         "classic measurements of another implementation",
@@ -324,7 +326,7 @@ BREAKAGES = [
         "closed",
         logged(RUN, power_end="11-25-2026 10:41:46.079"),
         f"{RUN}/{DETAIL}",
-        "took 60.0 s",
+        "took only 60.0 s",
     ),
     Breakage(
         "duration met not", "closed", logged(RUN, result_min_duration_met=False), f"{RUN}/{DETAIL}", "True".lower()
@@ -435,7 +437,7 @@ BREAKAGES = [
         "closed",
         appended(f"{RUN}/{DETAIL}", ':::MLLOG {"key": "a", "value": 1}\n'),
         f"{RUN}/{DETAIL}",
-        "no line of LoadGen",
+        "not written by LoadGen",
     ),
     Breakage(
         "first line foreign",
@@ -516,7 +518,7 @@ BREAKAGES = [
         "closed",
         replaced(f"{B}/Offline/accuracy/accuracy.txt", "90.88", "89.96525"),
         f"{B}/Offline/accuracy/accuracy.txt",
-        "under the closed",
+        "below the closed",
     ),
     Breakage(
         "no hash",
@@ -565,7 +567,7 @@ BREAKAGES = [
         "closed",
         replaced(f"{R}/Offline/accuracy/accuracy.txt", "good=38228", "good=30000"),
         f"{R}/Offline/accuracy/accuracy.txt",
-        "are not 76.456 %",
+        "is not 76.456 %",
     ),
     Breakage(
         "accuracy.txt missing",
@@ -590,7 +592,7 @@ BREAKAGES = [
         "missing",
     ),
     Breakage(
-        "accuracy log whole",
+        "accuracy log not truncated",
         "closed",
         written(f"{B}/Offline/accuracy/{ACCURACY}", "[" + "0, " * 9000 + "0]"),
         f"{B}/Offline/accuracy/{ACCURACY}",
@@ -660,14 +662,14 @@ BREAKAGES = [
         "belong",
     ),
     # Compliance
-    Breakage("TEST01 missing", "closed", gone(TEST01), TEST01, "demands TEST01"),
-    Breakage("TEST04 missing", "closed", gone(TEST04), TEST04, "demands TEST04"),
+    Breakage("TEST01 missing", "closed", gone(TEST01), TEST01, "requires TEST01"),
+    Breakage("TEST04 missing", "closed", gone(TEST04), TEST04, "requires TEST04"),
     Breakage(
         "classic TEST01 missing",
         "classic",
         gone(f"compliance/{SYSTEM}/bert-99/Offline"),
         f"compliance/{SYSTEM}/bert-99/Offline/TEST01",
-        "demands TEST01",
+        "requires TEST01",
     ),
     Breakage(
         "verify_performance missing",
@@ -709,7 +711,7 @@ BREAKAGES = [
         "closed",
         replaced(f"{TEST01}/verify_accuracy.txt", "qsl_idx_match = 4096", "qsl_idx_match = 0"),
         f"{TEST01}/verify_accuracy.txt",
-        "not one response",
+        "no responses were compared",
     ),
     Breakage(
         "TEST01 accuracy missing", "closed", gone(f"{TEST01}/accuracy"), f"{TEST01}/accuracy", "folder is missing"
@@ -722,7 +724,7 @@ BREAKAGES = [
         "missing",
     ),
     Breakage(
-        "TEST01 baseline too much",
+        "TEST01 with an extra baseline",
         "closed",
         written(f"{TEST01}/accuracy/baseline_accuracy.txt", "accuracy=76.4%\n"),
         f"{TEST01}/accuracy/baseline_accuracy.txt",
@@ -827,24 +829,36 @@ BREAKAGES = [
         "belong",
     ),
     Breakage("bert with TEST04", "closed", written(f"{B}/Offline/TEST04/a.txt", "x"), f"{B}/Offline/TEST04", "belong"),
-    # What lies where
+    # Files and folders
     Breakage("scenario missing", "closed", gone(f"{R}/MultiStream"), f"{R}/MultiStream", "scenario is missing"),
     Breakage("Server missing for both types", "closed", wide, f"{R}/Server", "scenario is missing"),
-    Breakage("scenario too much", "closed", moved(f"{B}/SingleStream", f"{B}/Server"), f"{B}/Server", "no place"),
-    Breakage("scenario lower case", "closed", moved(f"{B}/Offline", f"{B}/offline"), f"{B}/offline", "no place"),
-    Breakage("scenario unknown in open", "open", moved(f"{B}/Offline", f"{B}/Batch"), f"{B}/Batch", "no place"),
     Breakage(
-        "benchmark unknown", "closed", moved(B, f"results/{SYSTEM}/bert-98"), f"results/{SYSTEM}/bert-98", "not known"
+        "scenario not of the benchmark",
+        "closed",
+        moved(f"{B}/SingleStream", f"{B}/Server"),
+        f"{B}/Server",
+        "not allowed here",
     ),
     Breakage(
-        "benchmark unknown in open", "open", moved(B, f"results/{SYSTEM}/mynet"), f"results/{SYSTEM}/mynet", "not known"
+        "scenario lower case", "closed", moved(f"{B}/Offline", f"{B}/offline"), f"{B}/offline", "not allowed here"
+    ),
+    Breakage("scenario unknown in open", "open", moved(f"{B}/Offline", f"{B}/Batch"), f"{B}/Batch", "not allowed here"),
+    Breakage(
+        "benchmark unknown", "closed", moved(B, f"results/{SYSTEM}/bert-98"), f"results/{SYSTEM}/bert-98", "is unknown"
+    ),
+    Breakage(
+        "benchmark unknown in open",
+        "open",
+        moved(B, f"results/{SYSTEM}/mynet"),
+        f"results/{SYSTEM}/mynet",
+        "is unknown",
     ),
     Breakage(
         "benchmark mapped wrongly",
         "open",
         both(moved(B, f"results/{SYSTEM}/mynet"), written("model_mapping.json", '{"mynet": "bert"}')),
         "model_mapping.json",
-        "no benchmark",
+        "not a benchmark of this project",
     ),
     Breakage(
         "name of another benchmark mapped",
@@ -858,7 +872,7 @@ BREAKAGES = [
     Breakage("code missing", "closed", gone("src"), "src/resnet50", "code is missing"),
     Breakage("code of one missing", "closed", gone("src/bert-99"), "src/bert-99", "code is missing"),
     Breakage("classic code in src", "classic", moved("code", "src/all"), "code/resnet50", "code is missing"),
-    Breakage("code named as in classic", "closed", moved("src", "code"), "code", "holds only"),
+    Breakage("code named as in classic", "closed", moved("src", "code"), "code", "may contain only"),
     Breakage("calibration missing", "closed", gone("documentation"), "documentation/calibration.md", "missing"),
     Breakage(
         "calibration empty",
@@ -869,7 +883,7 @@ BREAKAGES = [
     ),
     Breakage("classic calibration missing", "classic", gone("calibration.md"), "calibration.md", "missing"),
     Breakage("stray file of submitter", "closed", written("notes.txt", "x"), "notes.txt", "belong"),
-    Breakage("stray folder of submitter", "closed", written("extra/notes.txt", "x"), "extra", "holds only"),
+    Breakage("stray folder of submitter", "closed", written("extra/notes.txt", "x"), "extra", "may contain only"),
     Breakage("stray file of division", "closed", written("../notes.txt", "x"), "../notes.txt", "submitters"),
     Breakage("stray file of root", "closed", written("../../notes.txt", "x"), "../../notes.txt", "the root"),
     Breakage("archive in root", "closed", written("../../a.tar.gz", "x"), "../../a.tar.gz", "the root"),
@@ -916,16 +930,16 @@ BREAKAGES = [
         "src/model.onnx",
         "50 MiB",
     ),
-    Breakage("nothing left", "closed", gone("."), "../..", "no <division>"),
-    Breakage("results missing", "closed", gone("results"), "results", "not one result"),
+    Breakage("nothing left", "closed", gone("."), "../..", "does not contain <division>"),
+    Breakage("results missing", "closed", gone("results"), "results", "there are no results"),
     Breakage(
         "classic measurements without results",
         "classic",
         written(f"measurements/{SYSTEM}/resnet50/Server/user.conf", "x"),
         f"measurements/{SYSTEM}/resnet50/Server",
-        "no result",
+        "does not belong to any result",
     ),
-    # Marks of what is not meant for submission
+    # Marks of files that are not for submission
     Breakage(
         "development notice",
         "closed",

@@ -1,6 +1,6 @@
 """A good submission tree with logs in LoadGen's format, for tests that break it.
 
-Its values are made up; the format is that of LoadGen 6.0.17, whose lines differ from older ones in nothing that counts.
+The values are made up. The format is that of LoadGen 6.0.17; older versions differ only in lines that are not checked.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.results.layout import LAYOUTS, V6, Layout, Scene
+from harness.results.layout import LAYOUTS, Layout, Scene
 from harness.rules.rounds import RULES, SEEDS, Round, find_round
 
 SUBMITTER, SYSTEM, IMPLEMENTATION = "Acme", "epyc-9654-deepsparse", "harness"
@@ -83,7 +83,7 @@ def log_line(key: str, value: Any, is_error: bool = False) -> str:
 
 
 def settings(round_: Round, benchmark: str, scenario: str, mode: str, **extra: Any) -> dict[str, Any]:
-    """The values of a good test of 600 seconds."""
+    """The values of a valid test of 600 seconds."""
     rules = RULES[benchmark]
     per_query = {"SingleStream": 1, "MultiStream": 8, "Server": 1, "Offline": 815_000}[scenario]
     values = {
@@ -190,7 +190,7 @@ def put_accuracy(folder: Path, benchmark: str, samples: int) -> None:
 
 
 def put_result(layout: Layout, round_: Round, scene: Scene, compliance: bool) -> None:
-    """A result with all that belongs to it."""
+    """A result with all of its files."""
     measurements = layout.measurements(scene)
     put(layout.measurements_file(scene, IMPLEMENTATION), json.dumps(MEASUREMENTS, indent=2) + "\n")
     put(measurements / "user.conf", "# no settings\n*.Offline.target_qps = 1235\n")
@@ -240,8 +240,8 @@ def make_tree(root: Path, name: str = "v6.1", division: str = "closed", **system
         elif described["system_type"] != "edge" and benchmark == "resnet50":
             scenarios = (*scenarios, "Server")
         for scenario in scenarios:
-            for place in (layout,) if isinstance(layout, V6) else (layout, V6(layout.root)):
+            for place in filter(None, (layout, layout.copies)):
                 put_result(place, round_, Scene(SYSTEM, benchmark, scenario), division == "closed")
-    if not isinstance(layout, V6):
-        put(layout.root / V6.code / "README.md", "The code is in ../code.\n")
+    if layout.copies:
+        put(layout.root / layout.copies.code / "README.md", "The code is in ../code.\n")
     return layout

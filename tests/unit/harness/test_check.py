@@ -58,10 +58,10 @@ def test_a_good_tree_has_no_problem(tmp_path, name, division, system_type, resul
     assert (report.round.name, report.results, report.packages) == (name, results, (f"{division}/{SUBMITTER}",))
 
 
-def test_closed_and_open_lie_side_by_side(tmp_path):
+def test_closed_and_open_side_by_side(tmp_path):
     make_tree(tmp_path, "v6.1", "closed")
     opened = make_tree(tmp_path, "v6.1", "open")
-    for path in opened.root.rglob("mlperf_log_detail.txt"):  # other runs than those of the closed division
+    for path in opened.root.rglob("mlperf_log_detail.txt"):  # of other runs than in the closed division
         path.write_text(
             path.read_text().replace("10:40:46.079", "11:40:46.079").replace("10:50:46.079", "11:50:46.079")
         )
@@ -80,11 +80,11 @@ def test_a_broken_tree_is_found(copy, breakage: Breakage):
     assert all(problem.what and problem.cure for problem in problems)
 
 
-def test_names_are_told_apart():
+def test_names_of_breakages_are_unique():
     assert len({breakage.name for breakage in BREAKAGES}) == len(BREAKAGES)
 
 
-def test_a_rehearsal_may_say_so_and_nothing_else(copy):
+def test_a_rehearsal_may_have_its_marks_and_no_other_problem(copy):
     layout = copy("open")
     system(sw_notes="REHEARSAL: not for submission, null engine, random weights, stand-in data")(layout)
     for name in ("results", "systems"):
@@ -108,7 +108,7 @@ def test_a_rehearsal_may_say_so_and_nothing_else(copy):
     logged(f"{results}/performance/run_1", effective_min_duration_ms=5000)(layout)
     appended(f"{results}/user.conf", "*.Offline.min_duration = 5000\n")(layout)
     short = {problem.what for problem in check(root_of(layout)) if problem.mark}
-    assert "effective_min_duration_ms is 5000, and must be 600000 or more" in short
+    assert "effective_min_duration_ms is 5000, but must be 600000 or more" in short
     assert check(root_of(layout), rehearsal=True) == []
     appended(f"{results}/user.conf", "# FILL IN\n")(layout)
     assert [problem.path for problem in check(root_of(layout), rehearsal=True)] == [
@@ -116,7 +116,7 @@ def test_a_rehearsal_may_say_so_and_nothing_else(copy):
     ]
 
 
-def test_responses_may_differ_where_the_scores_are_near(copy):
+def test_responses_may_differ_if_the_scores_are_close(copy):
     layout = copy("closed")
     next(b for b in BREAKAGES if b.name == "TEST01 scores differ").apply(layout)
     for path in layout.root.rglob("compliance_accuracy.txt"):
@@ -134,19 +134,19 @@ def test_a_name_can_be_mapped_in_open(copy):
     assert not check(root_of(layout))
 
 
-def test_the_wrong_round_is_told(copy):
+def test_the_wrong_round_is_reported(copy):
     layout = copy("closed")
     problems = check(root_of(layout), find_round("v6.0"))
     assert any("belongs to v6.1, not to v6.0" in problem.what for problem in problems)
 
 
-def test_a_missing_tree_is_a_wrong_command(tmp_path):
-    with pytest.raises(ConfigError, match="no folder"):
+def test_a_missing_tree_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match="is not a folder"):
         check(tmp_path / "nowhere")
     assert [problem.path for problem in check(tmp_path)] == ["."]
 
 
-def test_names_that_no_terminal_prints(copy):
+def test_unprintable_names(copy):
     layout = copy("open")
     (layout.root / "src" / "caf\udce9").write_text("x")
     assert any("\\udce9" in problem.path for problem in check(root_of(layout)))
@@ -157,7 +157,7 @@ GARBAGE = ["", "null", "[]", "3", '"x"', "{}", "[" * 5000, '{"a": ' * 5000, "1" 
 
 @pytest.mark.slow
 def test_garbage_never_crashes(copy):
-    """Every file of a tree, in turn: garbage, cut anywhere, bytes missing and changed."""
+    """Each file of a tree in turn: garbage, cut off anywhere, bytes missing or changed."""
     layout = copy("closed")
     root, draw = root_of(layout), random.Random(5)
     scenes = ("/resnet50/SingleStream", "/resnet50/MultiStream", "/bert-99/SingleStream")

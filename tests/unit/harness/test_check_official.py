@@ -132,9 +132,9 @@ def test_the_report_groups_problems_by_file(tmp_path, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
         f"closed/{SUBMITTER}/notes.txt",
-        "  it does not belong here – remove it, or move it to where it belongs",  # noqa: RUF001
+        "  it does not belong here – remove it, or move it to the right folder",  # noqa: RUF001
     ]
-    assert "  the result is INVALID – run the test again until LoadGen calls it VALID" in lines  # noqa: RUF001
+    assert "  the result is INVALID – rerun the test until LoadGen reports VALID" in lines  # noqa: RUF001
     assert lines[-1] == "3 problems in 3 files (v6.1)."
 
 

@@ -1,1 +1,1 @@
-"""What `harness check` looks at, a module for each subject; every check yields the problems that it finds."""
+"""The checks of `harness check`, one module per subject; each check yields the problems that it finds."""

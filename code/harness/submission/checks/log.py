@@ -1,4 +1,4 @@
-"""LoadGen's logs in a package, read strictly: what a reader of another project might stumble over is a problem here."""
+"""LoadGen's logs in a package, read strictly: anything that another reader could fail on is a problem."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from harness.loadgen.logs import DETAIL, SUMMARY, has_end
 from harness.rules.rounds import ROUNDS, SEEDS, Round
-from harness.scenarios.bridge import RESULT_KEYS
+from harness.scenarios.base import Scenario, known_scenario
 from harness.submission.tree import Findings, Problem, Tree, lines_of, number, printable, read_text
 
-AGAIN = "run the test again, and package its logs as LoadGen wrote them"
+AGAIN = "rerun the test and package the original logs"
 _MARKER = ":::MLLOG"
 _SAME = {
     "samples_per_query": "effective_samples_per_query",
@@ -26,77 +25,74 @@ _SAME = {
     "performance_sample_count": "effective_performance_sample_count",
     **{seed: f"effective_{seed}" for seed in SEEDS},
 }
-"""The parameters that both the summary and the detail log tell."""
-
-_SCORE_SAID = {
-    "Offline": "Samples per second",
-    "SingleStream": "* Early stopping 90.0th percentile estimate",
-    "MultiStream": "* Early stopping 99.0th percentile estimate",
-    "Server": "Completed samples per second",
-}
+"""The parameters that are in both the summary and the detail log: their name in the summary, and their key."""
 
 
 @dataclass(frozen=True)
 class Log:
-    """A mlperf_log_detail.txt."""
+    """The contents of an mlperf_log_detail.txt."""
 
     path: str
-    values: Mapping[str, Any]
-    """By key; of a repeated key, the first, as the official checkers read it."""
+    values: Mapping[str, object]
+    """By key; the first value of a repeated key, as in the official checkers."""
 
     def number(self, key: str) -> float | int | None:
-        """A finite number."""
+        """The value if it is a finite number, else None."""
         return number(self.values.get(key))
 
     def expect(self, key: str, good: bool, wanted: str, cure: str = AGAIN) -> Findings[None]:
-        """A problem unless the value is good; says what the value is."""
+        """A problem unless ``good``; the message shows the value."""
         if good:
             return
         if key in self.values:
-            yield Problem(self.path, f"{key} is {printable(self.values[key])}, and must be {wanted}", cure)
+            yield Problem(self.path, f"{key} is {printable(self.values[key])}, but must be {wanted}", cure)
         else:
-            yield Problem(self.path, f"{key} is missing: the log was cut or edited", AGAIN)
+            yield Problem(self.path, f"{key} is missing: the log was cut off or edited", AGAIN)
 
     def is_number(self, key: str, wanted: float) -> Findings[None]:
-        """The value must be that number."""
+        """The value must equal ``wanted``."""
         yield from self.expect(key, self.number(key) == wanted, f"{wanted}")
 
-    def least(self, key: str, wanted: float, cure: str = AGAIN) -> Findings[None]:
-        """The value must be a number, and at least that."""
+    def at_least(self, key: str, wanted: float, cure: str = AGAIN) -> Findings[None]:
+        """The value must be a number of at least ``wanted``."""
         value = self.number(key)
         yield from self.expect(key, value is not None and value >= wanted, f"{wanted} or more", cure)
 
 
 def read_log(tree: Tree, folder: str) -> Findings[Log | None]:
-    """The detail log of a folder; None where nothing of it can be read."""
+    """The detail log in a folder; None if it cannot be read."""
     path = f"{folder}/{DETAIL}"
     text = yield from read_text(tree, path, AGAIN)
     if text is None:
         return None
-    values: dict[str, Any] = {}
-    repeated, errors, broken = [], [], []
+    values: dict[str, object] = {}
+    repeated: list[str] = []
+    errors: list[str] = []
+    broken: list[int] = []
     for line_number, line in enumerate(lines_of(text), start=1):
         entry = _entry(line)
         if entry is None:
             broken.append(line_number)
             continue
-        key, value = entry["key"], entry["value"]
+        key, value, is_error = entry
         if key in values and key.startswith(("effective_", "requested_", "result_", "early_stopping_")):
             repeated.append(key)
         values.setdefault(key, value)
-        if entry["metadata"]["is_error"]:
+        if is_error:
             errors.append(f"{key}: {value}")
     if broken:
-        others = f", and {len(broken) - 1} more are not," if len(broken) > 1 else ""
-        yield Problem(path, f"line {broken[0]}{others} is no line of LoadGen: the log was cut or edited", AGAIN)
+        others = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        what = f"line {broken[0]}{others} was not written by LoadGen: the log was cut off or edited"
+        yield Problem(path, what, AGAIN)
     if repeated:
-        yield Problem(path, f"{printable(repeated[0])} is there twice: the log is of two tests", AGAIN)
+        yield Problem(path, f"{printable(repeated[0])} occurs twice: the log is of two tests", AGAIN)
     for error in dict.fromkeys(errors):
-        yield Problem(path, f"LoadGen logged an error ({printable(error, 160)})", "mend the cause and run it again")
+        yield Problem(path, f"LoadGen logged an error ({printable(error, 160)})", "fix the cause and rerun the test")
     return Log(path, values)
 
 
-def _entry(line: str) -> dict[str, Any] | None:
+def _entry(line: str) -> tuple[str, object, bool] | None:
+    """Key, value, and whether it is an error; None if LoadGen did not write the line."""
     if not line.startswith(_MARKER):
         return None
     try:
@@ -106,22 +102,24 @@ def _entry(line: str) -> dict[str, Any] | None:
     if not isinstance(entry, dict) or not isinstance(entry.get("key"), str) or "value" not in entry:
         return None
     metadata = entry.get("metadata")
-    return entry if isinstance(metadata, dict) and isinstance(metadata.get("is_error"), bool) else None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("is_error"), bool):
+        return None
+    return entry["key"], entry["value"], metadata["is_error"]
 
 
 def check_test(log: Log, mode: str, scenario: str, round_: Round) -> Findings[None]:
-    """What holds for every test: its mode, its scenario, its round, its end."""
+    """Requirements for every test: its mode, scenario and round, and that it ended."""
     yield from log.expect("effective_test_mode", log.values.get("effective_test_mode") == mode, mode)
     yield from log.expect("effective_scenario", log.values.get("effective_scenario") == scenario, scenario)
     for name, seed in zip(SEEDS, round_.seeds, strict=True):
         key = f"effective_{name}"
-        cure = f"run the test with a LoadGen of {round_.name}, or check for the round that it ran for"
+        cure = f"rerun the test with a LoadGen of {round_.name}, or pass the round of the log with --round"
         yield from log.expect(key, log.number(key) == seed, f"{seed} in {round_.name}", cure)
     yield from _version(log, round_)
     if not has_end(log.values, "accuracy" if mode == "AccuracyOnly" else "performance"):
-        yield Problem(log.path, "it has no end: the test was broken off, or the log was cut", AGAIN)
+        yield Problem(log.path, "it has no end: the test was aborted or the log was cut off", AGAIN)
     if "num_errors" in log.values:
-        yield from log.expect("num_errors", log.number("num_errors") == 0, "0", "mend the cause and run it again")
+        yield from log.expect("num_errors", log.number("num_errors") == 0, "0", "fix the cause and rerun the test")
 
 
 def _version(log: Log, round_: Round) -> Findings[None]:
@@ -133,43 +131,49 @@ def _version(log: Log, round_: Round) -> Findings[None]:
     made_for = max((r for r in ROUNDS if r.first <= version), key=lambda r: r.first, default=None)
     if made_for != round_:
         which = made_for.name if made_for else "a round before v5.0"
-        what = f"LoadGen {found[0]} ran, which belongs to {which}, not to {round_.name}"
-        yield Problem(log.path, what, f"run the test with a LoadGen of {round_.name}")
+        what = f"it is from LoadGen {found[0]}, which belongs to {which}, not to {round_.name}"
+        yield Problem(log.path, what, f"rerun the test with a LoadGen of {round_.name}")
 
 
 def check_summary(tree: Tree, folder: str, log: Log | None, scenario: str, mode: str) -> Findings[None]:
-    """mlperf_log_summary.txt, which must tell the same as the detail log."""
+    """mlperf_log_summary.txt, which must agree with the detail log."""
     path = f"{folder}/{SUMMARY}"
     text = yield from read_text(tree, path, AGAIN)
     if text is None:
         return
     lines = [line.strip() for line in text.splitlines()]
     if "No errors encountered during test." not in lines[-3:]:
-        yield Problem(path, "it does not end with LoadGen's word that no errors were encountered", AGAIN)
+        yield Problem(path, "it does not end with LoadGen's statement that no errors were encountered", AGAIN)
     if mode == "AccuracyOnly":
         return
-    said = {}
+    said: dict[str, str] = {}
     for line in lines:
-        name, separator, value = line.partition(":")
+        name, separator, text = line.partition(":")
         if separator:
-            said.setdefault(name.strip(), value.strip())
+            said.setdefault(name.strip(), text.strip())
     for name, wanted in (("Scenario", scenario), ("Mode", mode), ("Result is", "VALID")):
         if said.get(name) != wanted:
-            what = f"{name} {said[name]}" if name in said else f"it does not tell {name}"
-            yield Problem(path, f"{printable(what)}, where {wanted} is needed", AGAIN)
-    score = log.number(RESULT_KEYS[scenario]) if log and scenario in RESULT_KEYS else None
-    if score is not None and not _near(said.get(_SCORE_SAID[scenario]), score):
-        what = f"{_SCORE_SAID[scenario]} is {printable(said.get(_SCORE_SAID[scenario]))} here and {score} in {DETAIL}"
-        yield Problem(path, what, AGAIN)
+            what = f"{name} {said[name]}" if name in said else f"{name} is missing"
+            yield Problem(path, f"{printable(what)}, but must be {wanted}", AGAIN)
+    if log is not None:
+        yield from _agreement(path, said, log, known_scenario(scenario))
+
+
+def _agreement(path: str, said: Mapping[str, str], log: Log, scenario: type[Scenario] | None) -> Findings[None]:
+    """The values of the summary, by name, must equal those of the detail log."""
+    score = log.number(scenario.result) if scenario else None
+    if scenario and score is not None and not _near(said.get(scenario.summary[0]), score):
+        name = scenario.summary[0]
+        yield Problem(path, f"{name} is {printable(said.get(name))} here and {score} in {DETAIL}", AGAIN)
     for name, key in _SAME.items():
-        value = log.values.get(key) if log else None
+        value = log.values.get(key)
         if value is not None and said.get(name) != str(value):
             what = f"{name} is {printable(said.get(name))} here and {printable(value)} in {DETAIL}"
             yield Problem(path, what, AGAIN)
 
 
 def _near(text: str | None, value: float) -> bool:
-    """Whether a number is that value, but for the six digits that LoadGen's detail log has."""
+    """Whether a number is that value, within the six digits of LoadGen's detail log."""
     try:
         return abs(float(text or "") - value) <= 1e-4 * abs(value)
     except (ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Marks of what is not meant for submission: rehearsals, development runs, stand-ins, and gaps that a person fills."""
+"""Marks of files that are not for submission: rehearsals, development runs, stand-ins, and values to fill in."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _MARKS = re.compile(
 )
 _NULL_FRAMEWORK = re.compile(rb'(?i)"framework"\s{0,9}:\s{0,9}"null(?:[ ,(][^"]{0,200})?"')
 _FILL = re.compile(rb"(?<!\w)" + MARK.encode() + rb"(?!\w)")
-_CURE = "submit official runs of real models and data only; check a rehearsal with --rehearsal"
+_CURE = "submit only official runs of real models and data; check a rehearsal with --rehearsal"
 
 
 def check_marks(tree: Tree, code: tuple[str, ...]) -> Findings[None]:
-    """Names and texts of everything but the code, which lies below the folders ``code``."""
+    """The names and contents of all files outside the folders ``code``."""
     for path, entry in tree.entries.items():
         if any(path == folder or path.startswith(f"{folder}/") for folder in code):
             continue
         name = path.rpartition("/")[2]
         if name == NOTICE or name.lower().startswith(REHEARSAL_PREFIX):
-            yield Problem(path, f"its name says that it is not for submission: {name}", _CURE, mark=True)
+            yield Problem(path, f"it is not for submission, as its name {name} shows", _CURE, mark=True)
         if entry.kind != "file":
             continue
         content = tree.read(path) or b""
@@ -33,7 +33,7 @@ def check_marks(tree: Tree, code: tuple[str, ...]) -> Findings[None]:
         if _NULL_FRAMEWORK.search(content):
             found["null"] = b"null"
         for mark in found:
-            yield Problem(path, f"it holds the mark '{mark}'", _CURE, mark=True)
-        described = "/systems/" in path and path.endswith(".json")  # there each field is reported by its name
+            yield Problem(path, f"it contains '{mark}'", _CURE, mark=True)
+        described = "/systems/" in path and path.endswith(".json")  # check_system reports each field by its name
         if not described and _FILL.search(content):
-            yield Problem(path, f"it holds the mark '{MARK}'", "replace the mark by what is true")
+            yield Problem(path, f"it contains '{MARK}'", "replace the placeholder with the actual value")

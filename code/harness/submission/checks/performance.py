@@ -1,4 +1,4 @@
-"""The performance run of a result, and what the compliance runs share with it."""
+"""The performance run of a result, and the checks that it shares with the compliance runs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from dataclasses import replace
 from datetime import datetime
 
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
-from harness.rules.limits import MIN_DURATION_MS
+from harness.rules.limits import LARGEST_ACCURACY_LOG, MIN_DURATION_MS
 from harness.rules.rounds import Rules
-from harness.scenarios.bridge import RESULT_KEYS
+from harness.scenarios.base import Scenario
 from harness.submission.checks.log import AGAIN, Log, check_summary, check_test, read_log
 from harness.submission.checks.subject import Result
 from harness.submission.tree import Findings, Problem, Tree, contents
 
-_PERCENTILE = {"SingleStream": 0.9, "MultiStream": 0.99, "Server": 0.99}
-_SAMPLES = {"SingleStream": 1, "MultiStream": 8, "Server": 1}
 _NO_AUDIT = {
     "effective_accuracy_log_rng_seed": 0,
     "effective_accuracy_log_probability": 0,
@@ -22,13 +20,11 @@ _NO_AUDIT = {
     "effective_performance_issue_unique": 0,
     "effective_performance_issue_same": 0,
 }
-LOG_LIMIT = 10240
-"""Bytes of the largest accuracy log that a package may hold."""
 
 
 def check_performance(result: Result) -> Findings[Log | None]:
     """The performance run; returns its log."""
-    tree, cure = result.tree, "run the performance test, and package it again"
+    tree, cure = result.tree, "run the performance test and package it again"
     parent = f"{result.folder}/performance"
     yield from contents(tree, parent, folders=("run_1",), cure=cure)
     if tree.kind(f"{parent}/run_1") != "folder":
@@ -36,62 +32,63 @@ def check_performance(result: Result) -> Findings[Log | None]:
     log = yield from check_run(result, f"{parent}/run_1")
     if log is not None:
         for key, value in _NO_AUDIT.items():
-            cure = "only compliance tests set it: run without an audit.config in the working directory"
+            cure = "only compliance tests set it: rerun without an audit.config in the working directory"
             yield from log.expect(key, log.values.get(key) == value, f"{value}", cure)
     return log
 
 
 def check_run(result: Result, folder: str) -> Findings[Log | None]:
-    """The logs of a test in performance mode, with or without an audit; returns the detail log."""
-    tree, scenario = result.tree, result.scene.scenario
+    """The logs of a test in performance mode, with or without audit settings; returns the detail log."""
+    tree, name = result.tree, result.scene.scenario
     yield from contents(tree, folder, files=(SUMMARY, DETAIL), allowed=(ACCURACY,), cure=AGAIN)
     yield from small(tree, f"{folder}/{ACCURACY}")
     log = None
     if tree.kind(f"{folder}/{DETAIL}") == "file":
         log = yield from read_log(tree, folder)
     if tree.kind(f"{folder}/{SUMMARY}") == "file":
-        yield from check_summary(tree, folder, log, scenario, "PerformanceOnly")
+        yield from check_summary(tree, folder, log, name, "PerformanceOnly")
     if log is not None:
-        yield from check_test(log, "PerformanceOnly", scenario, result.package.round)
-        yield from _valid(log, scenario)
+        yield from check_test(log, "PerformanceOnly", name, result.package.round)
+        yield from _valid(log, result.scenario)
         yield from _unlimited(log)
         for problem in _long_enough(log):
             yield replace(problem, mark=result.rehearsed)
         if result.rules:
-            yield from _sizes(log, scenario, result.rules)
+            yield from _sizes(log, result.scenario, result.rules)
     return log
 
 
 def small(tree: Tree, path: str) -> Findings[None]:
-    """An accuracy log must have been truncated."""
+    """An accuracy log must be truncated."""
     entry = tree.entries.get(path)
-    if entry and entry.kind == "file" and entry.size > LOG_LIMIT:
-        yield Problem(path, f"it is not truncated: {entry.size} bytes, of {LOG_LIMIT} allowed", "package it again")
+    if entry and entry.kind == "file" and entry.size > LARGEST_ACCURACY_LOG:
+        what = f"it is not truncated: {entry.size} bytes (limit {LARGEST_ACCURACY_LOG})"
+        yield Problem(path, what, "package it again")
 
 
-def _valid(log: Log, scenario: str) -> Findings[None]:
+def _valid(log: Log, scenario: type[Scenario] | None) -> Findings[None]:
     validity = log.values.get("result_validity")
     if validity == "INVALID":
-        yield Problem(log.path, "the result is INVALID", "run the test again until LoadGen calls it VALID")
+        yield Problem(log.path, "the result is INVALID", "rerun the test until LoadGen reports VALID")
     else:
         yield from log.expect("result_validity", validity == "VALID", "VALID")
-    constraints = ("result_perf_constraints_met",) if scenario == "Server" else ()
+    constraints = ("result_perf_constraints_met",) if scenario and scenario.paced else ()
     for key in ("result_min_duration_met", "result_min_queries_met", "early_stopping_met", *constraints):
         yield from log.expect(key, log.values.get(key) is True, "true")
-    if scenario in RESULT_KEYS:
-        score = log.number(RESULT_KEYS[scenario])
-        yield from log.expect(RESULT_KEYS[scenario], score is not None and score > 0, "a number greater than 0")
-    yield from log.least("result_query_count", 1)
+    if scenario:
+        score = log.number(scenario.result)
+        yield from log.expect(scenario.result, score is not None and score > 0, "a number greater than 0")
+    yield from log.at_least("result_query_count", 1)
 
 
 def _unlimited(log: Log) -> Findings[None]:
     for key in ("effective_max_duration_ms", "effective_max_query_count"):
-        yield from log.expect(key, log.number(key) == 0, "0", "remove the limit from user.conf and run it again")
+        yield from log.expect(key, log.number(key) == 0, "0", "remove the limit from user.conf and rerun the test")
 
 
 def _long_enough(log: Log) -> Findings[None]:
-    minutes = "an official run takes 10 minutes or more: run it with --official"
-    yield from log.least("effective_min_duration_ms", MIN_DURATION_MS, minutes)
+    minutes = "an official run takes at least 10 minutes: rerun it with --official"
+    yield from log.at_least("effective_min_duration_ms", MIN_DURATION_MS, minutes)
     moments = []
     for key in ("power_begin", "power_end"):
         try:
@@ -100,27 +97,30 @@ def _long_enough(log: Log) -> Findings[None]:
             yield from log.expect(key, False, "a date and a time")
     if len(moments) == 2:
         seconds = (moments[1] - moments[0]).total_seconds()
-        if seconds < MIN_DURATION_MS / 1000 - 1:  # the clock may have been set right by a little meanwhile
-            yield Problem(log.path, f"the test took {seconds:.1f} s, from power_begin to power_end", minutes)
+        if seconds < MIN_DURATION_MS / 1000 - 1:  # the clock may have been adjusted slightly
+            yield Problem(log.path, f"the test took only {seconds:.1f} s (power_begin to power_end)", minutes)
 
 
-def _sizes(log: Log, scenario: str, rules: Rules) -> Findings[None]:
-    whole = "use the whole data set"
+def _sizes(log: Log, scenario: type[Scenario] | None, rules: Rules) -> Findings[None]:
+    full = "use the full data set"
     yield from log.expect(
         "qsl_reported_total_count",
         log.number("qsl_reported_total_count") == rules.samples,
-        f"{rules.samples}, the whole data set",
-        whole,
+        f"{rules.samples}, the full data set",
+        full,
     )
-    yield from log.least("effective_performance_sample_count", rules.performance_samples, whole)
-    if scenario in _SAMPLES:
-        yield from log.is_number("effective_samples_per_query", _SAMPLES[scenario])
-        yield from log.is_number("effective_target_latency_percentile", _PERCENTILE[scenario])
-    if scenario == "Offline":
-        more = "raise Offline.target_qps in user.conf"
-        yield from log.least("effective_samples_per_query", rules.offline_samples, more)
-    yield from log.least("effective_min_query_count", 1)
-    if scenario == "Server":
+    yield from log.at_least("effective_performance_sample_count", rules.performance_samples, full)
+    yield from log.at_least("effective_min_query_count", 1)
+    if scenario is None:
+        return
+    if scenario.samples_per_query is not None:
+        yield from log.is_number("effective_samples_per_query", scenario.samples_per_query)
+    if scenario.percentile is not None:
+        yield from log.is_number("effective_target_latency_percentile", scenario.percentile / 100)
+    if scenario.one_query:
+        more = f"raise {scenario.name}.{scenario.key} in user.conf"
+        yield from log.at_least("effective_samples_per_query", rules.offline_samples, more)
+    if scenario.paced:
         bound, nanoseconds = rules.server_latency_ms, log.number("effective_target_latency_ns")
         good = nanoseconds is not None and 0 < nanoseconds <= (bound or float("inf")) * 1e6
         wanted = f"{bound * 1e6:.0f} or less" if bound else "a number greater than 0"

@@ -1,39 +1,40 @@
-"""What lies where: nothing missing, nothing stray, nothing that git or a submission's checkers refuse."""
+"""Files and folders: none missing, none stray, none that git or the official checkers refuse."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.results.layout import CONF, V6
+from harness.registry import SCENARIOS
+from harness.results.layout import CONF, MAPPING, README
+from harness.rules.limits import LARGEST_FILE
 from harness.rules.rounds import DIVISIONS, RULES
-from harness.submission.checks.measurements import README
-from harness.submission.checks.subject import MAPPING, SCENARIOS, Package, Result
-from harness.submission.tree import SIZE_LIMIT, Findings, Problem, Tree, printable, read_text
+from harness.submission.checks.subject import Package, Result
+from harness.submission.tree import Findings, Problem, Tree, printable, read_text
 
 _DOCUMENTS = (".md", ".pdf")
 _PLAIN = ("LICENSE", "NOTICE")
-_MOVE = "remove it, or move it to where it belongs"
+_MOVE = "remove it, or move it to the right folder"
 
 
 def check_names(tree: Tree) -> Findings[None]:
-    """Every file and folder by itself."""
+    """Each file and folder on its own."""
     for path, why in tree.unreadable:
-        yield Problem(path, f"it cannot be read: {why}", "set its permissions right")
+        yield Problem(path, f"it cannot be read: {why}", "fix its permissions")
     for path, entry in tree.entries.items():
         name = path.rpartition("/")[2]
         if name.startswith("."):
-            yield Problem(path, "hidden files and folders have no place in a submission", "remove it")
+            yield Problem(path, "hidden files and folders are not allowed in a submission", "remove it")
         if " " in name or any(not c.isprintable() or 0xD800 <= ord(c) < 0xE000 for c in name):
-            yield Problem(path, "its name holds a space, or what cannot be printed", "rename it")
+            yield Problem(path, "its name contains a space or an unprintable character", "rename it")
         if name == "__pycache__" or name.endswith((".pyc", ".pyo")):
-            yield Problem(path, "it is a cache of Python", "remove it")
+            yield Problem(path, "it is a Python cache", "remove it")
         if entry.kind == "folder" and not tree.names(path):
             yield Problem(path, "the folder is empty", "remove it")
         if entry.kind in ("link", "other"):
             what = "it is a symbolic link" if entry.kind == "link" else "it is neither a file nor a folder"
-            yield Problem(path, what, "put a regular file in its place")
-        if entry.size > SIZE_LIMIT:
-            yield Problem(path, f"it is larger than {SIZE_LIMIT >> 20} MiB", "make it smaller, or leave it out")
+            yield Problem(path, what, "replace it with a regular file")
+        if entry.size > LARGEST_FILE:
+            yield Problem(path, f"it is larger than {LARGEST_FILE >> 20} MiB", "shrink or remove it")
 
 
 def check_top(tree: Tree) -> Findings[list[tuple[str, str]]]:
@@ -45,25 +46,25 @@ def check_top(tree: Tree) -> Findings[list[tuple[str, str]]]:
                 if tree.kind(f"{name}/{submitter}") == "folder":
                     found.append((name, submitter))
                 else:
-                    yield Problem(f"{name}/{submitter}", "a division holds only folders of submitters", _MOVE)
+                    yield Problem(f"{name}/{submitter}", "a division may contain only folders of submitters", _MOVE)
         elif tree.kind(name) == "folder" or not name.endswith(_DOCUMENTS):
-            yield Problem(name, f"the root holds only the divisions {' and '.join(DIVISIONS)}", _MOVE)
+            yield Problem(name, f"the root may contain only the divisions {' and '.join(DIVISIONS)}", _MOVE)
     if not found:
-        yield Problem(".", "there is no <division>/<submitter>", "make the tree with `harness package`")
+        yield Problem(".", "it does not contain <division>/<submitter>", "create the tree with `harness package`")
     return found
 
 
 def check_package(package: Package) -> Findings[None]:
-    """The folders of a submitter, the code, and the description of the calibration."""
+    """The folders of a submitter, the system descriptions, and the description of the calibration."""
     tree, layout, path = package.tree, package.layout, package.path
-    folders = {layout.code, "systems", "results", "documentation"}
-    if package.round.layout == "classic":
-        folders |= {"measurements", "compliance", V6.code}
+    folders = {layout.code, "systems", "documentation", *layout.trees}
+    if layout.copies:
+        folders.add(layout.copies.code)
     for name in tree.names(path):
         kind = tree.kind(f"{path}/{name}")
         mapping = name == MAPPING and not package.closed
         if kind == "folder" and name not in folders:
-            what = f"in {package.round.name} a submitter's folder holds only {', '.join(sorted(folders))}"
+            what = f"in {package.round.name}, a submitter's folder may contain only {', '.join(sorted(folders))}"
             yield Problem(f"{path}/{name}", what, _MOVE)
         elif kind == "file" and not (mapping or name in _PLAIN or name.endswith(_DOCUMENTS)):
             yield Problem(f"{path}/{name}", "it does not belong here", _MOVE)
@@ -71,31 +72,30 @@ def check_package(package: Package) -> Findings[None]:
         calibration = package.at(layout.calibration)
         elsewhere = f"{path}/calibration.md"
         used = elsewhere if tree.kind(calibration) is None and tree.kind(elsewhere) == "file" else calibration
-        yield from read_text(tree, used, "describe the calibration, or that there was none; or package it again")
+        yield from read_text(tree, used, "describe the calibration or state that there was none, or package it again")
     for name in tree.names(f"{path}/systems"):
         system = name.removesuffix(".json")
         if not name.endswith(".json") or ".json" in system or tree.kind(f"{path}/systems/{name}") != "file":
-            yield Problem(f"{path}/systems/{name}", "it is no description of a system", "remove it")
+            yield Problem(f"{path}/systems/{name}", "it is not a system description", "remove it")
         elif tree.kind(f"{path}/results/{system}") != "folder":
             yield Problem(f"{path}/systems/{name}", "the system has no results", "remove it, or add the results")
 
 
 def check_results(package: Package) -> Findings[None]:
-    """The folders of results, and those of the other trees that follow them."""
+    """The folders of results, and of the other trees with the same structure."""
     tree, path = package.tree, package.path
     results = package.results()
     if not results:
-        yield Problem(f"{path}/results", "there is not one result", "make the tree with `harness package`")
-    trees = ("results", *(("measurements", "compliance") if package.round.layout == "classic" else ()))
+        yield Problem(f"{path}/results", "there are no results", "create the tree with `harness package`")
     scenes = {f"{r.scene.system}/{r.scene.benchmark}/{r.scene.scenario}" for r in results}
-    for top in trees:
+    for top in package.layout.trees:
         for depth, folder in _upper(tree, f"{path}/{top}"):
             for name in tree.names(folder):
                 kind, place = tree.kind(f"{folder}/{name}"), f"{folder}/{name}"
                 if kind != "folder":
-                    yield Problem(place, "here are only folders", _MOVE)
+                    yield Problem(place, "only folders are allowed here", _MOVE)
                 elif depth == 2 and place.removeprefix(f"{path}/{top}/") not in scenes:
-                    yield Problem(place, "there is no result that it belongs to", "remove it, or add the result")
+                    yield Problem(place, "it does not belong to any result", "remove it, or add the result")
     for system in tree.names(f"{path}/results", "folder"):
         if not tree.names(f"{path}/results/{system}", "folder"):
             yield Problem(f"{path}/results/{system}", "the system has no results", "remove it, or add the results")
@@ -104,7 +104,7 @@ def check_results(package: Package) -> Findings[None]:
 
 
 def _upper(tree: Tree, top: str) -> list[tuple[int, str]]:
-    """The folders above the scenarios', with how deep each is."""
+    """The folders above those of the scenarios, each with its depth."""
     found = [(0, top)]
     for depth, folder in found:
         if depth < 2:
@@ -116,10 +116,10 @@ def _benchmark(package: Package, system: str, benchmark: str) -> Findings[None]:
     folder = f"{package.path}/results/{system}/{benchmark}"
     known = package.benchmark(benchmark)
     if known is None:
-        cure = f"file it under {', '.join(RULES)}"
+        cure = f"use one of {', '.join(RULES)}"
         if not package.closed:
             cure += f", or map the name in {MAPPING}"
-        yield Problem(folder, "the benchmark is not known", cure)
+        yield Problem(folder, "the benchmark is unknown", cure)
     else:
         yield from _scenarios(package, system, benchmark, known)
     yield from _code(package, benchmark)
@@ -131,67 +131,62 @@ def _scenarios(package: Package, system: str, benchmark: str, known: str) -> Fin
     kinds = package.systems.get(system, {}).get("system_type")
     required = package.round.required(known, kinds) if isinstance(kinds, str) else frozenset(SCENARIOS)
     if not required:
-        what = f"{package.round.name} has no {known} for systems of the type {printable(kinds)}"
-        yield Problem(folder, what, "make the system_type edge, or datacenter,edge")
+        what = f"{package.round.name} does not have {known} for systems of type {printable(kinds)}"
+        yield Problem(folder, what, "set system_type to edge or datacenter,edge")
         return
     if isinstance(kinds, str) and package.closed:
         for name in sorted(required - set(present)):
-            what = f"the scenario is missing, which the closed division demands of a system of the type {kinds}"
+            what = f"the scenario is missing; the closed division requires it for systems of type {kinds}"
             yield Problem(f"{folder}/{name}", printable(what, 120), "measure it, or submit to the open division")
     for name in present:
         if name not in (required if package.closed else SCENARIOS):
-            cure = f"remove it; possible are {', '.join(sorted(required if package.closed else SCENARIOS))}"
-            yield Problem(f"{folder}/{name}", "the scenario has no place here", cure)
+            cure = f"remove it, or use one of {', '.join(sorted(required if package.closed else SCENARIOS))}"
+            yield Problem(f"{folder}/{name}", "the scenario is not allowed here", cure)
 
 
 def _code(package: Package, benchmark: str) -> Findings[None]:
     folder = f"{package.path}/{package.layout.code}/{benchmark}"
     tree = package.tree
     if not any(tree.below(f"{folder}/{name}", "file") for name in tree.names(folder, "folder")):
-        what = f"the code is missing: there is no {benchmark}/<implementation> with files"
+        what = f"the code is missing: {benchmark}/<implementation> has no files"
         yield Problem(folder, what, "package it again")
 
 
 def check_scene(result: Result) -> Findings[None]:
-    """The folder of one result, its measurements and its compliance tests: nothing stray."""
+    """The folders of one result, its measurements and its compliance tests contain nothing else."""
     package, tree = result.package, result.tree
     tests = result.rules.tests if result.rules else ()
     allowed = {package.at(package.layout.performance(result.scene).parent), f"{result.folder}/accuracy"}
     allowed |= {result.test(test) for test in tests}
-    measured = package.at(package.layout.measurements(result.scene))
-    allowed |= {f"{measured}/{name}" for name in (README, CONF)}
-    names = package.layout.measurements_file(result.scene, "*").name.split("*")
-    compliance = result.test("TEST01").rpartition("/")[0]
-    copies = _copies(result, measured, tests)
+    allowed |= {f"{result.measurements}/{name}" for name in (README, CONF)}
+    compliance = result.test("*").rpartition("/")[0]
+    copies = _copies(result, tests)
     allowed |= copies.keys()
     for copy, original in copies.items():
         yield from _same(tree, copy, original)
-    for folder in dict.fromkeys((result.folder, measured, compliance)):
+    for folder in dict.fromkeys((result.folder, result.measurements, compliance)):
         for name in tree.names(folder):
             path = f"{folder}/{name}"
-            file = folder == measured and name.startswith(names[0]) and name.endswith(names[-1])
-            if path not in allowed and not file:
+            if path not in allowed and not (folder == result.measurements and result.names_measurements(name)):
                 yield Problem(path, "it does not belong here", "remove it")
 
 
-def _copies(result: Result, measured: str, tests: Iterable[str]) -> dict[str, str]:
-    """What a classic package also has where v6.0 put it, for the older official checker: {copy: original}."""
-    package = result.package
-    if package.round.layout != "classic":
+def _copies(result: Result, tests: Iterable[str]) -> dict[str, str]:
+    """The copies for the older official checker (`Layout.copies`), as {copy: original}."""
+    package, new, measured = result.package, result.package.layout.copies, result.measurements
+    if new is None:
         return {}
-    new = V6(package.layout.root)
     copies = {f"{result.folder}/{name}": f"{measured}/{name}" for name in (README, CONF)}
-    names = package.layout.measurements_file(result.scene, "*").name.split("*")
     for name in package.tree.names(measured, "file"):
-        if name.startswith(names[0]) and name.endswith(names[-1]):
+        if result.names_measurements(name):
             copies[package.at(new.measurements_file(result.scene, ""))] = f"{measured}/{name}"
     return copies | {package.at(new.compliance(result.scene, test)): result.test(test) for test in tests}
 
 
 def _same(tree: Tree, copy: str, original: str) -> Findings[None]:
-    """A copy that is there is one of its original, file by file."""
+    """A copy, if it exists, must equal its original, file by file."""
     kind = tree.kind(copy)
     files = [copy] if kind == "file" else tree.below(copy, "file") if kind else []
     for path in files:
         if tree.read(path) != tree.read(original + path.removeprefix(copy)):
-            yield Problem(path, f"it differs from {original}, whose copy it is", "package it again")
+            yield Problem(path, f"it is a copy of {original}, but differs from it", "package it again")

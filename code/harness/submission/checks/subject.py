@@ -1,4 +1,4 @@
-"""What the checks are about: the package of one submitter in one division, and each of its results."""
+"""The subjects of the checks: the package of one submitter in one division, and each of its results."""
 
 from __future__ import annotations
 
@@ -6,35 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from harness.results.layout import LAYOUTS, Layout, Scene
+from harness.results.layout import LAYOUTS, MAPPING, Layout, Scene
+from harness.rules.audits import AUDITS, Audit
 from harness.rules.rehearsal import REHEARSAL_PREFIX
-from harness.rules.rounds import RULES, Round, Rules
+from harness.rules.rounds import RULES, Round, Rules, recognise
+from harness.scenarios.base import Scenario, known_scenario
 from harness.submission.tree import Findings, Problem, Tree, printable, read_object
 
-SCENARIOS = ("SingleStream", "MultiStream", "Server", "Offline")
-MAPPING = "model_mapping.json"
-_OFFICIAL = {"resnet": "resnet50", "bert-99": "bert-99", "bert-99.9": "bert-99.9"}
-"""The benchmarks as a mapping calls them, and as results are filed."""
+_MAPPED = {rules.mapped: name for name, rules in RULES.items()}
+"""The names of benchmarks in a mapping, and in the paths of results."""
 
 _OTHERS = (
-    *(
-        "3d-unet",
-        "deepseek",
-        "dlrm",
-        "e2e-rag",
-        "gpt",
-        "llama",
-        "mixtral",
-        "pointpainting",
-        "qwen",
-        "retinanet",
-        "rgat",
-    ),
-    *("ssd-resnet", "stable-diffusion", "wan-", "whisper", "yolo"),
+    *("3d-unet", "deepseek", "dlrm", "e2e-rag", "gpt", "llama", "mixtral", "pointpainting", "qwen", "retinanet"),
+    *("rgat", "ssd-resnet", "stable-diffusion", "wan-", "whisper", "yolo"),
 )
-"""How the names begin that the official checkers may take for other benchmarks, whatever a mapping says."""
+"""Prefixes of names that the official checkers may take for other benchmarks, regardless of a mapping."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +32,14 @@ class Package:
     division: str
     submitter: str
     round: Round
-    systems: Mapping[str, Mapping[str, Any]]
-    """The descriptions that can be read, by system."""
+    systems: Mapping[str, Mapping[str, object]]
+    """The readable system descriptions, by system."""
     mapping: Mapping[str, str]
-    """The submitter's own names of benchmarks; open division only."""
+    """The submitter's own names of benchmarks, with their mapped names; only in the open division."""
 
     @property
     def closed(self) -> bool:
-        """Whether the closed division's rules hold."""
+        """Whether the rules of the closed division apply."""
         return self.division == "closed"
 
     @property
@@ -62,15 +49,15 @@ class Package:
 
     @cached_property
     def layout(self) -> Layout:
-        """The places of the round."""
+        """The layout of the round."""
         return LAYOUTS[self.round.layout](self.tree.root / self.division / self.submitter)
 
     def at(self, path: Path) -> str:
-        """A place of the layout, relative to the tree's root."""
+        """A path of the layout, relative to the tree's root."""
         return self.tree.relative(path)
 
     def results(self) -> list[Result]:
-        """Every folder that is where a result belongs."""
+        """All folders at the depth of results."""
         found = []
         results = f"{self.path}/results"
         for system in self.tree.names(results, "folder"):
@@ -80,16 +67,12 @@ class Package:
         return found
 
     def benchmark(self, name: str) -> str | None:
-        """The official name of a benchmark that results are filed under; None if it is not known."""
+        """The official name of the benchmark of results in a folder ``name``; None if it is unknown."""
         if name in RULES:
             return name
         if self.closed:
             return None
-        if name in _OFFICIAL or self.mapping.get(name) in _OFFICIAL:
-            return _OFFICIAL[name if name in _OFFICIAL else self.mapping[name]]
-        if any(part in name for part in ("resnet50", "efficientnet", "mobilenet")):
-            return "resnet50"
-        return next((known for known in ("bert-99.9", "bert-99") if known in name), None)
+        return _MAPPED.get(name) or _MAPPED.get(self.mapping.get(name, "")) or recognise(name)
 
 
 @dataclass(frozen=True)
@@ -101,22 +84,27 @@ class Result:
 
     @property
     def tree(self) -> Tree:
-        """The tree that it lies in."""
+        """The tree that contains it."""
         return self.package.tree
 
     @property
     def benchmark(self) -> str | None:
-        """The benchmark's official name."""
+        """The official name of the benchmark; None if it is unknown."""
         return self.package.benchmark(self.scene.benchmark)
 
     @property
     def rules(self) -> Rules | None:
-        """The benchmark's rules; None for a benchmark that is not known, which its folder's check reports."""
+        """The rules of the benchmark; None if it is unknown, which check_results reports."""
         return RULES.get(self.benchmark or "")
 
     @property
+    def scenario(self) -> type[Scenario] | None:
+        """The scenario; None if it is unknown, which check_results reports."""
+        return known_scenario(self.scene.scenario)
+
+    @property
     def rehearsed(self) -> bool:
-        """Whether it is a rehearsal's, as the name of its system says."""
+        """Whether it is from a rehearsal, according to the name of its system."""
         return self.scene.system.startswith(REHEARSAL_PREFIX)
 
     @property
@@ -124,10 +112,20 @@ class Result:
         """The folder of the results."""
         return self.package.at(self.package.layout.results(self.scene))
 
-    def tests(self) -> tuple[str, ...]:
-        """The compliance tests that are demanded, or in the open division those that are there."""
+    @property
+    def measurements(self) -> str:
+        """The folder of the measurements file, user.conf and README.md."""
+        return self.package.at(self.package.layout.measurements(self.scene))
+
+    def names_measurements(self, name: str) -> bool:
+        """Whether ``name`` is a possible name of the measurements file."""
+        parts = self.package.layout.measurements_file(self.scene, "*").name.split("*")
+        return name.startswith(parts[0]) and name.endswith(parts[-1])
+
+    def tests(self) -> list[Audit]:
+        """The required compliance tests; in the open division, those that exist."""
         tests = self.rules.tests if self.rules else ()
-        return tests if self.package.closed else tuple(t for t in tests if self.tree.kind(self.test(t)) == "folder")
+        return [AUDITS[t] for t in tests if self.package.closed or self.tree.kind(self.test(t)) == "folder"]
 
     def test(self, test: str) -> str:
         """The folder of a compliance test."""
@@ -135,18 +133,18 @@ class Result:
 
 
 def read_mapping(tree: Tree, package: str) -> Findings[dict[str, str]]:
-    """The model mapping of an open package, which need not be there."""
+    """The optional model mapping of an open package."""
     path = f"{package}/{MAPPING}"
     if not package.startswith("open/") or tree.kind(path) is None:
         return {}
     values = yield from read_object(tree, path, 'write an object such as {"mynet": "resnet"}, or remove the file')
-    good = {}
+    good: dict[str, str] = {}
     for name, benchmark in (values or {}).items():
         if name.startswith(_OTHERS):
-            yield Problem(path, f"{name} is the name of another benchmark, and cannot be mapped", "file it elsewhere")
-        elif isinstance(benchmark, str) and benchmark in _OFFICIAL:
+            yield Problem(path, f"{name} is the name of another benchmark and cannot be mapped", "rename it")
+        elif isinstance(benchmark, str) and benchmark in _MAPPED:
             good[name] = benchmark
         else:
-            what = f"{printable(name)} is mapped to {printable(benchmark)}, which is no benchmark of this project"
-            yield Problem(path, what, f"map it to one of {', '.join(_OFFICIAL)}")
+            what = f"{printable(name)} is mapped to {printable(benchmark)}, which is not a benchmark of this project"
+            yield Problem(path, what, f"map it to one of {', '.join(_MAPPED)}")
     return good

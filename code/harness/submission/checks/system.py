@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from harness.rules.rounds import SYSTEM_TYPES
 from harness.submission.description import MARK, MAY_BE_EMPTY, REQUIRED, STATUSES
@@ -15,20 +14,20 @@ COUNTS = (
     "host_processor_core_count",
     "host_network_card_count",
 )
-"""Numbers, or texts that say more, which may be neither empty nor 0."""
+"""Numbers, or strings with more details; neither empty nor 0."""
 FILLED = tuple(field for field in REQUIRED if field not in COUNTS)
-"""Texts that may not be empty."""
+"""Strings that must not be empty."""
 
 
 def system_path(package: str, system: str) -> str:
-    """Where a system is described; the same in every layout."""
+    """The path of a system description, which is the same in all layouts."""
     return f"{package}/systems/{system}.json"
 
 
-def check_system(tree: Tree, package: str, system: str) -> Findings[dict[str, Any] | None]:
-    """The description of a system; returns it where it can be read at all."""
+def check_system(tree: Tree, package: str, system: str) -> Findings[dict[str, object] | None]:
+    """A system description; returns its values, None if it cannot be read."""
     path = system_path(package, system)
-    values = yield from read_object(tree, path, "describe the system, or package it again")
+    values = yield from read_object(tree, path, "write the system description, or package it again")
     if values is None:
         return None
     yield from required_text(path, values, FILLED)
@@ -38,13 +37,13 @@ def check_system(tree: Tree, package: str, system: str) -> Findings[dict[str, An
         if key not in values:
             yield Problem(path, f"the field {key} is missing", "add it; it may be empty")
         elif not isinstance(values[key], str):
-            yield Problem(path, f"{key} is not a text", 'write it in quotation marks; it may be ""')
+            yield Problem(path, f"{key} is not a string", 'write it in quotation marks; it may be ""')
     yield from _unfilled(path, values)
     yield from _choices(path, values, package)
     return values
 
 
-def _counts(path: str, values: Mapping[str, Any]) -> Findings[None]:
+def _counts(path: str, values: Mapping[str, object]) -> Findings[None]:
     for key in COUNTS:
         value = values.get(key)
         if key not in values:
@@ -53,21 +52,27 @@ def _counts(path: str, values: Mapping[str, Any]) -> Findings[None]:
             if not value.strip():
                 yield Problem(path, f"{key} is empty", "fill it in")
         elif not number(value):
-            yield Problem(path, f"{key} is {printable(value)}", "write how many there are")
-    for key, least in (("number_of_nodes", 1), ("accelerators_per_node", 0)):
+            yield Problem(path, f"{key} is {printable(value)}", "write their number")
+    for key, minimum in (("number_of_nodes", 1), ("accelerators_per_node", 0)):
         value = values.get(key)
         text = str(value).strip() if isinstance(value, str | int) else ""
-        if key in values and not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
-            yield Problem(path, f"{key} is {printable(value)}, not a whole number", f'write "{least}", for example')
+        if key in values and not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= minimum):
+            yield Problem(
+                path,
+                f"{key} is {printable(value)}, not a whole number of at least {minimum}",
+                f'write "{minimum}" or more',
+            )
 
 
-def _unfilled(path: str, values: Mapping[str, Any]) -> Findings[None]:
+def _unfilled(path: str, values: Mapping[str, object]) -> Findings[None]:
     for key, value in values.items():
         if isinstance(value, str) and value.lstrip().upper().startswith(MARK):
-            yield Problem(path, f"{printable(key)} is still to be filled in", "replace the mark by what is true")
+            yield Problem(
+                path, f"{printable(key)} is not filled in yet", "replace the placeholder with the actual value"
+            )
 
 
-def _choices(path: str, values: Mapping[str, Any], package: str) -> Findings[None]:
+def _choices(path: str, values: Mapping[str, object], package: str) -> Findings[None]:
     division, _, submitter = package.partition("/")
     expected = {"division": (division,), "status": STATUSES, "system_type": SYSTEM_TYPES}
     for key, choices in expected.items():
@@ -76,6 +81,8 @@ def _choices(path: str, values: Mapping[str, Any], package: str) -> Findings[Non
             yield Problem(path, f"{key} is {printable(value)}", f"write {' or '.join(choices)}")
     named = values.get("submitter")
     if isinstance(named, str) and named.lower() != submitter.lower():
-        yield Problem(path, f"submitter is {printable(named)}, the folder is {printable(submitter)}", "use one name")
+        yield Problem(
+            path, f"submitter is {printable(named)}, but the folder is {printable(submitter)}", "use the same name"
+        )
     if "is_network" in values:
-        yield Problem(path, "is_network is set, and nothing here measures over a network", "remove the field")
+        yield Problem(path, "is_network is set, but this project does not measure over a network", "remove the field")
