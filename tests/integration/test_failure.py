@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_no_result(harness):
 
 def test_a_corrupt_model_is_one_sentence(harness, tmp_path):
     path = tmp_path / "broken.onnx"
-    path.write_bytes(b"this is no protobuf at all" * 100)
+    path.write_bytes(b"this is not a protobuf" * 100)
     for engine in ("onnxruntime", "deepsparse"):
         if engine == "deepsparse":
             pytest.importorskip("deepsparse", reason="DeepSparse is not installed")
@@ -187,7 +187,7 @@ def test_a_model_of_another_task_is_refused_with_the_names_that_it_has(harness, 
         (["--set", "threads"], "write NAME=VALUE"),
         (["--dataset", "sampl"], "no data set or file 'sampl': did you mean 'sample'?"),
         (["--samples", "0"], "samples = 0"),
-        (["--official", "--samples", "5"], "leave out --samples"),
+        (["--official", "--samples", "5"], "omit --samples"),
         (["--official", "--engine", "null"], "the null engine computes nothing"),
         (["--official", "--engine", "onnxruntime"], "an official run needs the full data set squad-v1.1"),
         (["--user-conf", "none.conf"], "none.conf cannot be read"),

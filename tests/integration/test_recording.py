@@ -21,7 +21,7 @@ def test_a_timeline_counts_what_loadgen_counts(harness, scenario, source):
     arguments = ("--engine", "null", "--set", "delay_us=2000", "--duration", "1")
     run = harness.run("--scenario", scenario, *arguments, "--timeline", source)
     assert run.code in (0, 1), run.err  # so short a MultiStream run is INVALID
-    assert "could not be kept" not in run.err
+    assert "could not be saved" not in run.err
     assert not (run.folder / TRACE).exists()
     found, result = read_timeline(run.folder), run.record["result"]
     detail = read_detail(run.folder, "performance")
