@@ -23,7 +23,7 @@ from harness.task.sut import Responses
 
 
 class Mode(StrEnum):
-    """What LoadGen measures."""
+    """The quantity that LoadGen measures."""
 
     PERFORMANCE = "performance"
     ACCURACY = "accuracy"

@@ -118,7 +118,7 @@ class Scenario(ABC):
 
     @abstractmethod
     def get_ready(self, indices: Integers, listener: Listener) -> float:
-        """Compile and run what the test will run, so that it contains no first run; ``indices`` are loaded samples.
+        """Compile and run in advance whatever would otherwise be slow when first run; ``indices`` are loaded samples.
 
         Returns:
             Seconds of the slowest batch.

@@ -60,9 +60,9 @@ class Benchmark(ABC):
     max_response: ClassVar[int]
     """Maximum size of a response, in bytes."""
     prepared: ClassVar[str]
-    """What a data set is converted to before it can be loaded: features, pixels."""
+    """The form that a data set is converted to before it can be loaded: features, pixels."""
     prepared_from: ClassVar[str]
-    """What it is converted from, in the plural: questions, images."""
+    """The items that it is converted from, in the plural: questions, images."""
     Settings: ClassVar[type[BenchmarkSettings]] = BenchmarkSettings
 
     def __init__(self, settings: BenchmarkSettings, cache_dir: Path) -> None:
