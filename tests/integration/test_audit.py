@@ -1,4 +1,4 @@
-"""LoadGen takes the audit settings as they are meant, and what it then logs can be verified."""
+"""LoadGen applies the audit settings as intended, and its logs can be verified."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_loadgen_reads_the_settings(tmp_path, scenario):
         tested = play(tmp_path, scenario, name)
         assert audit.unread(read_detail(tested, "performance").values) == ""
         assert audit.unread(read_detail(plain, "performance").values)
-        if scenario == "Server":  # the one that is VALID in so short a test
+        if scenario == "Server":  # the only one that is VALID in such a short test
             verdict = verify_performance(plain, tested, name)
             assert verdict.passed, verdict.reason
     answers = write_log(tmp_path / "accuracy.json", [(n, n.to_bytes(4, "little")) for n in range(50)])

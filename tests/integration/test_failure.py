@@ -29,7 +29,7 @@ def nothing_kept(run):
 )
 @pytest.mark.parametrize("moment", ["warm-up", "test"])
 def test_a_broken_engine_ends_the_run_with_one_message_and_no_result(harness, tmp_path, engine, message, moment):
-    if moment == "test":  # with a target_qps nothing is measured, and the warm-up takes four batches at most
+    if moment == "test":  # with a target_qps nothing is measured, and the warm-up takes at most four batches
         conf = tmp_path / "qps.conf"
         conf.write_text("*.Offline.target_qps = 1000\n")
         path = tmp_path / f"late_{engine.lower()}.py"
@@ -87,7 +87,7 @@ def test_a_signal_ends_the_run_within_seconds_and_leaves_nothing(harness, moment
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
-def test_what_nohup_or_a_shells_background_ignores_ends_no_run(harness, number):
+def test_a_signal_ignored_by_nohup_or_a_background_shell_does_not_end_the_run(harness, number):
     def ignore():
         signal.signal(number, signal.SIG_IGN)
 

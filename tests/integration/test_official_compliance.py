@@ -1,4 +1,4 @@
-"""Our verdicts against those of the official run_verification.py, where INFERENCE_REPO names a checkout of it."""
+"""Our verdicts against those of the official run_verification.py, if INFERENCE_REPO names a checkout."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ STYLES = ("loadgen", "line", "pretty")
 def compliance() -> Path:
     named = os.environ.get("INFERENCE_REPO")
     if not named:
-        pytest.skip("INFERENCE_REPO names no checkout of mlcommons/inference")
+        pytest.skip("INFERENCE_REPO does not name a checkout of mlcommons/inference")
     folder = Path(named).absolute() / "compliance"
-    assert folder.is_dir(), f"INFERENCE_REPO={named} is no checkout of mlcommons/inference"
+    assert folder.is_dir(), f"INFERENCE_REPO={named} is not a checkout of mlcommons/inference"
     return folder
 
 
@@ -61,7 +61,7 @@ def ours(name: str, room: Path, dtype: str = "byte") -> dict[str, bool]:
 
 
 def scores(rng: random.Random, scenario: str) -> tuple[float, float]:
-    """A performance run's score and a test's: anywhere, or a hair to either side of a bound, as LoadGen prints them."""
+    """The scores of a performance run and of a test: random, or just above or below a bound, as LoadGen prints them."""
     bound = {"SingleStream": 200_000, "MultiStream": 1_600_000}.get(scenario)
     reference = rng.choice(
         [rng.uniform(1, 1e4), rng.uniform(1e4, 1e7), *([bound, bound + 1, bound - 1] if bound else [])]
@@ -118,7 +118,7 @@ def _render_logs(rng: random.Random, room: Path, dtype: str) -> None:
             "hex": "0G",
             "nan": b"\x00\x00\xc0\x7f" * (len(data) // 4),
         }
-        if fault == "all missing":  # with some the official script passes, and ours does not
+        if fault == "all missing":  # with some missing, the official script passes and ours does not
             sampled = [(count + place, d) for place, (_, d) in enumerate(sampled)]
         else:
             sampled[at] = (index, changed[fault])
@@ -146,8 +146,8 @@ def test_verdicts_equal_those_of_the_official_scripts(compliance, tmp_path, name
         assert 0 < sum(passes) < len(passes)
 
 
-def test_what_the_official_scripts_let_pass(compliance, tmp_path):
-    """Where ours is stricter on purpose: each of these passes there."""
+def test_cases_that_only_the_official_scripts_pass(compliance, tmp_path):
+    """Cases where ours is stricter on purpose: each of these passes there."""
 
     def room(name: str) -> Path:
         made = tmp_path / name
@@ -156,7 +156,7 @@ def test_what_the_official_scripts_let_pass(compliance, tmp_path):
         write_log(made / "test" / "mlperf_log_accuracy.json", [(0, b"abcd")])
         return made
 
-    # A sample that the accuracy run lacks is counted, and from then on compared with itself.
+    # A sample that is missing in the accuracy run is counted, and from then on compared with itself.
     for name, sampled in {"some": [(0, b"abcd"), (2, b"efgh")], "all-repeated": [(2, b"efgh"), (2, b"efgh")]}.items():
         made = room(name)
         write_run(made / "test", "Server", 100.0, audit="TEST01")
@@ -177,7 +177,7 @@ def test_what_the_official_scripts_let_pass(compliance, tmp_path):
 
 @pytest.mark.parametrize("differing", [False, True])
 @pytest.mark.parametrize(("benchmark", "official_name"), [("resnet50", "resnet"), ("bert-99", "bert-99")])
-def test_both_checkers_take_the_folder(compliance, tmp_path, monkeypatch, benchmark, official_name, differing):
+def test_both_checkers_accept_the_folder(compliance, tmp_path, monkeypatch, benchmark, official_name, differing):
     monkeypatch.syspath_prepend(str(compliance.parent / "tools" / "submission"))
     old = pytest.importorskip("submission_checker_old")
     checks = pytest.importorskip("submission_checker.checks.compliance_check")

@@ -76,7 +76,7 @@ def test_the_best_settings_are_found_written_and_used(tune):
     assert "so it is set to" not in err
 
 
-def test_json_is_all_that_stdout_gets(tune):
+def test_stdout_holds_only_json(tune):
     code, out, err = tune("tune", *CHOOSY, "--scenario", "Offline", "--set", "max_batch=1", "--json")
     assert code == 0, err
     printed = json.loads(out)

@@ -57,7 +57,7 @@ def test_details_are_shown_only_on_demand(capsys):
     assert capsys.readouterr().err == "large\nsmall now\n"
 
 
-def test_the_log_file_gets_everything_with_the_time(tmp_path, capsys):
+def test_the_log_file_holds_everything_with_the_time(tmp_path, capsys):
     log = tmp_path / "all.log"
     console.configure(console.Output(log_file=log))
     console.detail("a detail")
@@ -212,7 +212,7 @@ def test_topics_are_found_however_they_are_written():
     assert set(topics.overview()) <= {line.split()[0] for line in harness("help").stdout.splitlines() if line.split()}
 
 
-def test_exit_codes_are_documented_alike():
+def test_exit_codes_are_documented_everywhere():
     for place in (harness("--help").stdout, topics.text("exit_codes"), (ROOT / "README.md").read_text("utf-8")):
         for code in ("0", "1", "2", "130"):
             assert re.search(rf"\b{code}\b", place)

@@ -54,7 +54,7 @@ def test_noise_alone_changes_no_setting(seed):
     assert best == {}
 
 
-def test_what_fails_is_never_chosen_and_a_lucky_measurement_is_not_enough():
+def test_failing_options_are_never_chosen_and_a_lucky_measurement_is_not_enough():
     def measure(options, number):
         if options.get("streams") == "4":
             return 0.0
