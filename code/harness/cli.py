@@ -1,4 +1,4 @@
-"""The command line. It loads no engine and no LoadGen: only the process of a test does."""
+"""The command line. It loads neither engines nor LoadGen: only the process of a test does."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from harness.host import console
 
 
 class _Group(TyperGroup):
-    """Accepts -v and --log-file behind the command as well, where users of make must put them.
+    """Also accepts -v and --log-file after the command, where users of make must put them.
 
     The class of the contexts is private to typer.
     """
 
     def invoke(self, ctx: Any) -> Any:
-        # typer would make a silent exit of Ctrl-C.
-        with on_interrupt("nothing that was begun was kept."):
+        # typer would exit silently on Ctrl-C.
+        with on_interrupt("no partial results were kept."):
             return super().invoke(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -38,7 +38,7 @@ class _Group(TyperGroup):
                 given.append(word)
             elif word == "--log-file":
                 value = next(words, None)
-                if value is None:  # before the command it would take that for its value
+                if value is None:  # before the command, it would take the command as its value
                     return super().parse_args(ctx, [word])
                 given += [word, value]
             else:
@@ -50,8 +50,8 @@ app = typer.Typer(
     name="harness",
     cls=_Group,
     help="Measure this CPU with MLPerf Inference: LoadGen drives BERT and ResNet50 on DeepSparse or ONNX Runtime.",
-    epilog="Exit codes: 0 fine, 1 a run failed, is INVALID or a check found a problem, 2 a command or setting is "
-    "wrong, 130 interrupted. `harness help exit_codes` tells more, `harness help` lists the topics.",
+    epilog="Exit codes: 0 success, 1 a run failed or is INVALID, or a check found a problem, 2 a command or setting is "
+    "wrong, 130 interrupted. See `harness help exit_codes`; `harness help` lists all topics.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -73,10 +73,10 @@ def _main(
     ] = False,
     verbose: Annotated[
         bool,
-        typer.Option("--verbose", "-v", help="Show details: settings in force, estimates, shapes, what took how long."),
+        typer.Option("--verbose", "-v", help="Show details: settings in force, estimates, shapes and times."),
     ] = False,
     log_file: Annotated[
-        Path | None, typer.Option(help="Append all output to a file, details and times included.", show_default=False)
+        Path | None, typer.Option(help="Append all output to a file, with details and times.", show_default=False)
     ] = None,
 ) -> None:
     console.configure(console.Output(verbose, log_file))
@@ -98,7 +98,7 @@ app.add_typer(submission.system_app, name="system")
 
 
 def main() -> None:
-    """Run the command line; what a user did wrong becomes one line and an exit code."""
+    """Run the command line; a user's mistake becomes one line and an exit code."""
     if completion.VARIABLE in os.environ:
         completion.attach(app)
     try:
@@ -107,12 +107,12 @@ def main() -> None:
         console.error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        console.error("interrupted: nothing was begun.")
+        console.error("interrupted: nothing was started.")
         sys.exit(130)
-    except OSError as error:  # a full disk behind stdout, a folder that may not be looked into
+    except OSError as error:  # such as a full disk behind stdout, or an unreadable folder
         console.error(os_words(error))
         if error.errno == errno.ENOSPC:
-            os._exit(1)  # Python would try to write the rest once more, and say so in its own words
+            os._exit(1)  # Python would try to write the rest again, and print its own error
         sys.exit(1)
 
 

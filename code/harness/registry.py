@@ -1,4 +1,4 @@
-"""Names to classes, as "module:Class", so that importing the command line loads no engine and no model."""
+"""Maps names to classes, as "module:Class", so that importing the command line loads no engine and no model."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 
 def resolve(kind: str, table: Mapping[str, str], name: str, base: type[T]) -> type[T]:
-    """The class behind a name, or behind "module:Class" for one that is kept outside this project.
+    """The class with that name, or the one given as "module:Class" from outside this project.
 
     Raises:
-        ConfigError: the name is unknown (the message gives the nearest), or the class is not a ``base``.
+        ConfigError: the name is unknown (the message suggests the nearest), or the class is not a ``base``.
     """
     found = load(kind, table, name)
     if not (isinstance(found, type) and issubclass(found, base)):
@@ -42,26 +42,26 @@ def resolve(kind: str, table: Mapping[str, str], name: str, base: type[T]) -> ty
 
 
 def load(kind: str, table: Mapping[str, str], name: str) -> Any:
-    """The object behind a name, for callers on a floor below its contract; `resolve` also checks its class.
+    """The object with that name, for callers on a floor below its contract; `resolve` also checks its class.
 
     Raises:
-        ConfigError: the name is unknown; the message gives the nearest.
+        ConfigError: the name is unknown; the message suggests the nearest.
     """
     name = choose(kind, table, name)
     module, _, attribute = table.get(name, name).partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except Exception as error:  # whatever a module from outside raises while it is imported
+    except Exception as error:  # an outside module may raise anything while it is imported
         if name in table:
             raise
         raise ConfigError(f"{kind} '{name}' cannot be imported: {error}.") from error
 
 
 def choose(kind: str, valid: Iterable[str], name: str) -> str:
-    """The valid name that ``name`` is, whatever its case; "module:Class" is taken as it is.
+    """The valid name that equals ``name``, ignoring case; "module:Class" is returned unchanged.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the name is unknown.
     """
     names = list(valid)
     if kind == "engine" and ":" in name:
@@ -73,5 +73,5 @@ def choose(kind: str, valid: Iterable[str], name: str) -> str:
 
 
 def default_engine() -> str:
-    """DeepSparse where it is installed, otherwise ONNX Runtime."""
+    """DeepSparse if it is installed, otherwise ONNX Runtime."""
     return "deepsparse" if util.find_spec("deepsparse") else "onnxruntime"

@@ -33,7 +33,7 @@ def test_an_official_accuracy_run_goes_into_the_results_tree_and_is_never_overwr
 
     second = run()
     assert second.returncode == 2
-    assert "there is a result in" in second.stderr
+    assert "already holds a result" in second.stderr
     assert "--force" in second.stderr
     assert (folder / "mlperf_log_accuracy.json").stat() == log
 

@@ -1,4 +1,4 @@
-"""Runs of the real LoadGen, each in a process of its own."""
+"""Runs of the real LoadGen, each in its own process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Run:
 
     @property
     def kept(self) -> list[Path]:
-        """What the run left, hidden files too."""
+        """The files that the run left, including hidden ones."""
         return sorted(self.runs.iterdir()) if self.runs.exists() else []
 
     @property

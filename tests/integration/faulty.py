@@ -1,4 +1,4 @@
-"""Engines that break in every way that an engine can; used as --engine faulty:Name."""
+"""Engines that fail in every way that an engine can; used as --engine faulty:Name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
 
 class _Faulty(NullEngine):
     after = 2
-    """Batches that still go well."""
+    """Number of batches that succeed."""
 
     def compile(self, signature):
         inner = super().compile(signature)
@@ -108,7 +108,7 @@ class HangsCompiling(_Faulty):
 
 
 class WrongInLargeBatches(Engine):
-    """ONNX Runtime, but that the rows of batches of more than two are mixed up."""
+    """ONNX Runtime, except that rows are mixed up in batches of more than two."""
 
     name = "wrong"
     Settings = OnnxRuntimeSettings

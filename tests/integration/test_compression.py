@@ -25,7 +25,7 @@ def resnet(tmp_path_factory):
     return path
 
 
-def test_a_built_model_says_what_it_is_and_what_was_done_to_it(resnet):
+def test_a_built_model_describes_itself_and_its_compression(resnet):
     metadata = read_graph(resnet).metadata
     assert metadata["weights"].startswith("random")
     assert metadata["model"] == "resnet50-pruned85-int8"
@@ -40,7 +40,7 @@ def test_a_built_model_says_what_it_is_and_what_was_done_to_it(resnet):
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "deepsparse"])
 def test_results_made_with_random_weights_say_so(harness, resnet, engine):
-    """And DeepSparse runs the whole graph itself: it gives up on it, with no error, for one operator that it lacks."""
+    """DeepSparse also runs the entire graph itself: one unsupported operator would make it fall back silently."""
     if engine == "deepsparse" and default_engine() != "deepsparse":
         pytest.skip("DeepSparse is not installed")
     options = ("--set", "max_batch=8") if engine == "deepsparse" else ()
@@ -62,10 +62,10 @@ def test_a_real_model_compressed_keeps_its_answers(harness, efficientnet_fp32, t
     arguments += ["--keep", "_conv_stem", "--keep", "_blocks.0/_depthwise_conv", "--json"]
     done = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert told["path"] == str(path)
-    assert told["bytes"]["compressed"] == path.stat().st_size
-    assert "_fc" in [layer["name"] for layer in told["layers"]]
+    printed = json.loads(done.stdout)
+    assert printed["path"] == str(path)
+    assert printed["bytes"]["compressed"] == path.stat().st_size
+    assert "_fc" in [layer["name"] for layer in printed["layers"]]
     run = harness.run("--model", path, "--engine", "onnxruntime", "--dataset", DRAWINGS, "--mode", "accuracy")
     assert run.code == 0, run.err
     assert next(iter(run.record["result"]["accuracy"].values())) > 90
@@ -86,7 +86,7 @@ def test_a_real_model_compressed_keeps_its_answers(harness, efficientnet_fp32, t
         (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8", "--set", "colour=red"], "colour = red"),
     ],
 )
-def test_what_cannot_be_compressed_is_one_sentence(arguments, said, monkeypatch, tmp_path, capsys):
+def test_a_rejected_compression_is_one_sentence(arguments, said, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["harness", "models", "compress", *arguments])
     with pytest.raises(SystemExit) as left:
@@ -110,7 +110,7 @@ def test_wrong_calibration_is_one_sentence(arguments, said, efficientnet_fp32, m
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_of_others_is_not_replaced(monkeypatch, tmp_path, capsys):
+def test_a_file_of_another_tool_is_not_replaced(monkeypatch, tmp_path, capsys):
     (tmp_path / "out.onnx").write_bytes(b"mine")
     arguments = ["efficientnet-lite0-int8", str(tmp_path / "out.onnx"), "--precision", "int8"]
     monkeypatch.setattr("sys.argv", ["harness", "models", "compress", *arguments])

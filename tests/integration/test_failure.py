@@ -29,7 +29,7 @@ def nothing_kept(run):
 )
 @pytest.mark.parametrize("moment", ["warm-up", "test"])
 def test_a_broken_engine_ends_the_run_with_one_message_and_no_result(harness, tmp_path, engine, message, moment):
-    if moment == "test":  # with a target_qps nothing is measured, and the warm-up takes four batches at most
+    if moment == "test":  # with a target_qps nothing is measured, and the warm-up takes at most four batches
         conf = tmp_path / "qps.conf"
         conf.write_text("*.Offline.target_qps = 1000\n")
         path = tmp_path / f"late_{engine.lower()}.py"
@@ -87,7 +87,7 @@ def test_a_signal_ends_the_run_within_seconds_and_leaves_nothing(harness, moment
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
-def test_what_nohup_or_a_shells_background_ignores_ends_no_run(harness, number):
+def test_a_signal_ignored_by_nohup_or_a_background_shell_does_not_end_the_run(harness, number):
     def ignore():
         signal.signal(number, signal.SIG_IGN)
 
@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_no_result(harness):
 
 def test_a_corrupt_model_is_one_sentence(harness, tmp_path):
     path = tmp_path / "broken.onnx"
-    path.write_bytes(b"this is no protobuf at all" * 100)
+    path.write_bytes(b"this is not a protobuf" * 100)
     for engine in ("onnxruntime", "deepsparse"):
         if engine == "deepsparse":
             pytest.importorskip("deepsparse", reason="DeepSparse is not installed")
@@ -187,7 +187,7 @@ def test_a_model_of_another_task_is_refused_with_the_names_that_it_has(harness, 
         (["--set", "threads"], "write NAME=VALUE"),
         (["--dataset", "sampl"], "no data set or file 'sampl': did you mean 'sample'?"),
         (["--samples", "0"], "samples = 0"),
-        (["--official", "--samples", "5"], "leave out --samples"),
+        (["--official", "--samples", "5"], "omit --samples"),
         (["--official", "--engine", "null"], "the null engine computes nothing"),
         (["--official", "--engine", "onnxruntime"], "an official run needs the full data set squad-v1.1"),
         (["--user-conf", "none.conf"], "none.conf cannot be read"),

@@ -56,7 +56,7 @@ def classifier(path: Path, classes: int, metadata: dict[str, str] | None = None,
 
 @pytest.fixture(scope="module")
 def coloured(tmp_path_factory) -> Path:
-    """Images of one colour and some noise, labelled with what `classifier` has to answer."""
+    """Images of one colour and some noise, labelled with the expected answer of `classifier`."""
     folder = tmp_path_factory.mktemp("coloured")
     (folder / "val").mkdir()
     model = onnx.load(str(classifier(folder / "model.onnx", 1000)))
@@ -118,7 +118,7 @@ def test_a_model_whose_labels_are_off_by_one_is_reported(harness, coloured, tmp_
     run = harness.run(*arguments)
     assert run.code == 1
     assert "label_offset" in run.err
-    assert "100.0" in run.err  # what the labels beside would score
+    assert "100.0" in run.err  # the score with the neighbouring labels
     assert run.kept == []
 
 
@@ -158,7 +158,7 @@ def test_an_image_that_cannot_be_used_is_named_and_nothing_is_kept(harness, smal
     assert run.kept == []
 
 
-def test_a_model_that_fits_no_benchmark_is_refused_with_what_it_has(harness, tmp_path):
+def test_a_model_that_matches_no_benchmark_is_refused_with_its_inputs(harness, tmp_path):
     model = onnx.load(str(classifier(tmp_path / "model.onnx", 1000)))
     model.graph.input[0].type.tensor_type.shape.dim.pop()
     onnx.save(model, str(tmp_path / "model.onnx"))
@@ -167,7 +167,7 @@ def test_a_model_that_fits_no_benchmark_is_refused_with_what_it_has(harness, tmp
     assert "matches no known benchmark (bert, resnet50): its inputs are input float32 (?, 3, 224)" in run.err
 
 
-def test_what_is_scored_on_the_shipped_images_is_called_agreement(harness):
+def test_a_score_on_the_shipped_images_is_called_agreement(harness):
     arguments = ("--model", "efficientnet-lite0-int8", "--dataset", "imagenet-synthetic", "--mode", "accuracy")
     run = harness.run("--engine", "onnxruntime", *arguments)
     assert run.code == 0, run.err
@@ -178,7 +178,7 @@ def test_what_is_scored_on_the_shipped_images_is_called_agreement(harness):
 
 
 def test_real_images_are_classified_alike_by_both_engines(harness, imagenet_sample, efficientnet_fp32):
-    """An independent script got 446 of these 500 right with the FP32 model (top-1 89.2 %)."""
+    """An independent script classified 446 of these 500 correctly with the FP32 model (top-1 89.2 %)."""
     good = {}
     for model in (efficientnet_fp32, "efficientnet-lite0-int8"):
         for engine in ("onnxruntime", default_engine()):

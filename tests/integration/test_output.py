@@ -1,4 +1,4 @@
-"""What a run prints, and where: details, the log file of both processes, JSON, and what Ctrl-C says."""
+"""The output of a run: details, the log file of both processes, JSON, and the message of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import time
 
 
-def test_a_quiet_run_shows_only_what_is_run_and_how_far_it_is(harness):
+def test_a_quiet_run_shows_only_its_description_and_progress(harness):
     run = harness.run("--engine", "null", "--duration", "1")
     assert run.code == 0, run.err
     assert "so it is set to" not in run.err
@@ -16,7 +16,7 @@ def test_a_quiet_run_shows_only_what_is_run_and_how_far_it_is(harness):
     assert "data set small (" in run.err
 
 
-def test_details_and_the_log_file_come_from_the_process_of_the_test_too(harness, tmp_path):
+def test_details_and_the_log_file_include_the_process_of_the_test(harness, tmp_path):
     log = tmp_path / "run.log"
     run = harness.run("--engine", "null", "--duration", "1", "-v", "--log-file", log)
     assert run.code == 0, run.err
@@ -28,14 +28,14 @@ def test_details_and_the_log_file_come_from_the_process_of_the_test_too(harness,
     assert re.search(r"INFO test: result +VALID", text)
 
 
-def test_json_is_all_that_stdout_gets(harness):
+def test_stdout_holds_only_json(harness):
     run = harness.run("--engine", "null", "--mode", "accuracy", "--json")
     assert run.code == 0, run.err
-    told = json.loads(run.out)
-    assert told["valid"] is True
-    assert told["result"] == run.record["result"]
-    assert told["logs"] == str(run.folder)
-    assert "not for submission" in told["notice"]
+    printed = json.loads(run.out)
+    assert printed["valid"] is True
+    assert printed["result"] == run.record["result"]
+    assert printed["logs"] == str(run.folder)
+    assert "not for submission" in printed["notice"]
 
 
 def test_a_run_without_a_result_prints_no_json(harness):

@@ -1,4 +1,4 @@
-"""Reports of runs that the real LoadGen made: their numbers, and how a browser shows them."""
+"""Reports of runs made with the real LoadGen: their numbers, and how a browser shows them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def report(runs: Path, *args: object) -> str:
 
 
 def logged(folder: Path) -> dict:
-    """The keys of LoadGen's log, read as no part of the harness does it."""
+    """The keys of LoadGen's log, read independently of the harness."""
     values = {}
     for line in (folder / DETAIL).read_text("utf-8").splitlines():
         found = re.fullmatch(r':::MLLOG \{"key": "([^"]+)", "value": (.*?), "time_ms": .*', line)
@@ -74,7 +74,7 @@ def test_the_numbers_are_those_of_loadgens_logs(runs, made):
         kind = "per_query_latency" if scenario == "MultiStream" else "latency"
         result = values[find_scenario(scenario).result]
         if scenario.endswith("Stream"):
-            # Of too few queries LoadGen makes no estimate, and what was observed stands for it.
+            # With too few queries LoadGen makes no estimate, and the observed percentile is used instead.
             percentile = "90.00" if scenario == "SingleStream" else "99.00"
             result = (result or values[f"result_{percentile}_percentile_{kind}_ns"]) / 1e6
         assert run["metric"]["value"] == float(row["metric.value"]) == result
@@ -123,7 +123,7 @@ frame.onload = () => {{
 @pytest.mark.parametrize("width", [1280, 360, 320])
 def test_a_browser_shows_all_of_it(made, tmp_path, width, scheme):
     shutil.copyfile(made, tmp_path / "report.html")
-    # A window is never as narrow as a telephone's: a frame is.
+    # A window cannot be as narrow as a phone's, but a frame can.
     (tmp_path / "measure.html").write_text(MEASURE.format(width=width), "utf-8")
     flags = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update"
     flags += " disable-sync allow-file-access-from-files enable-logging=stderr virtual-time-budget=10000 dump-dom"

@@ -32,7 +32,7 @@ def test_a_performance_run_is_valid_and_says_that_it_is_not_for_submission(harne
     assert record["for_submission"] is False
     assert record["result"]["duration_s"] >= 1
     assert record["result"]["metric"]["value"] > 0
-    # From the folder in which the command was typed.
+    # Relative to the folder in which the command was run.
     assert re.search(rf"(?m)^logs +runs/{re.escape(run.folder.name)}$", run.out)
     assert "not for submission" in (run.folder / "user.conf").read_text()
     assert "not for submission" in (run.folder / "NOT-FOR-SUBMISSION.txt").read_text()
@@ -73,7 +73,7 @@ def test_user_conf_is_read_by_loadgen(harness, tmp_path):
     assert (run.folder / "user.conf").read_text().startswith("*.Offline.target_qps = 777\n")
 
 
-def test_a_run_that_is_too_short_is_invalid_with_the_reason_and_the_cure(harness, tmp_path):
+def test_a_run_that_is_too_short_is_invalid_with_the_reason_and_the_fix(harness, tmp_path):
     conf = tmp_path / "my.conf"
     conf.write_text("# slow\n*.Offline.target_qps = 3\n")
     run = harness.run("--engine", "null", "--duration", "2", "--user-conf", conf)
@@ -141,7 +141,7 @@ def test_engines_agree_on_real_questions(harness, real_squad, fp32_model):
 
 
 @pytest.mark.parametrize("most", [2, 4])
-def test_an_engine_that_is_wrong_in_some_batches_is_told_from_a_bad_model(harness, most):
+def test_an_engine_that_is_wrong_in_some_batches_is_distinguished_from_a_bad_model(harness, most):
     run = harness.run("--engine", "faulty:WrongInLargeBatches", "--mode", "accuracy", "--set", f"max_batch={most}",
                       "--set", "max_tokens=1000", "--json")  # fmt: skip
     assert run.code == 0, run.err
@@ -152,7 +152,7 @@ def test_an_engine_that_is_wrong_in_some_batches_is_told_from_a_bad_model(harnes
     assert all(batch > 2 for batch, _ in wrong)
     assert all(difference < 0.01 for batch, _, difference in found["differences"] if batch <= 2)
     assert bool(wrong) == (most == 4)
-    assert ("what wrong computes is" in run.err) == (most == 4)
+    assert ("wrong differs from ONNX Runtime by" in run.err) == (most == 4)
 
 
 def test_weights_beside_the_graph_are_found(harness, fp32_model, tmp_path):
@@ -167,7 +167,7 @@ def test_weights_beside_the_graph_are_found(harness, fp32_model, tmp_path):
     assert sorted(file.name for file in path.parent.iterdir()) == ["model.onnx", "weights.bin"]
 
 
-def test_a_closed_stdout_spoils_no_result(harness):
+def test_a_full_stdout_does_not_lose_the_result(harness):
     with open("/dev/full", "w") as full:  # noqa: PTH123
         run = harness.run("--engine", "null", "--duration", "1", stdout=full)
     assert run.code == 0, run.err

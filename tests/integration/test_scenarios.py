@@ -43,7 +43,7 @@ def test_a_performance_run_is_valid_and_shows_the_scenarios_metric(harness, scen
 def test_an_accuracy_run_gives_the_answers_of_offline(harness, scenario, engine, tmp_path):
     logs = {}
     conf = tmp_path / "fast.conf"
-    conf.write_text("*.Server.target_qps = 50\n")  # what is measured on a busy machine may be one in ten seconds
+    conf.write_text("*.Server.target_qps = 50\n")  # a busy machine may measure only one in ten seconds
     for name in (scenario, "Offline"):
         few = ("--set", "shapes=2") if engine == "deepsparse" else ()
         few += ("--set", "max_batch=4", "--user-conf", conf)
@@ -69,11 +69,11 @@ def test_an_overloaded_server_ends_as_loadgen_says(harness, tmp_path):
     assert run.code == 1
     assert "INVALID" in run.out
     assert "the latency bound was missed at 300 queries/s: lower target_qps, or let `make tune" in run.out
-    assert run.record["result"]["samples"] >= 500  # all that LoadGen issued, and nothing was given up
+    assert run.record["result"]["samples"] >= 500  # all samples that LoadGen issued; none was dropped
 
 
 def test_batches_grow_with_the_load(harness, tmp_path):
-    """50 queries a second at 20 ms a batch would keep one stream busy for good, one by one."""
+    """One by one, 50 queries/s at 20 ms per batch would already keep a stream fully busy."""
     conf = tmp_path / "qps.conf"
     conf.write_text("*.Server.target_qps = 150\n")
     arguments = ("--scenario", "Server", "--duration", "5", "--user-conf", conf, "--set", "delay_us=20000")
@@ -93,11 +93,11 @@ def test_too_few_queries_for_early_stopping_say_how_long_a_test_would_have_to_be
     assert metric["value"] == run.record["result"]["latency_ms"]["99.00"] > 2
 
 
-def test_streams_run_on_all_cores_unless_told_otherwise(harness):
+def test_streams_run_on_all_cores_by_default(harness):
     run = harness.run("--engine", "onnxruntime", "--scenario", "SingleStream", "--duration", "1")
     assert run.record["engine"]["streams"] == 1
-    told = harness.run("--engine", "onnxruntime", "--scenario", "SingleStream", "--duration", "1", "--set", "streams=2")
-    records = [json.loads((folder / "run.json").read_text()) for folder in told.kept]
+    more = harness.run("--engine", "onnxruntime", "--scenario", "SingleStream", "--duration", "1", "--set", "streams=2")
+    records = [json.loads((folder / "run.json").read_text()) for folder in more.kept]
     assert {record["engine"]["streams"] for record in records} == {1, 2}
 
 
@@ -141,7 +141,7 @@ def test_ctrl_c_in_the_middle_ends_the_run_and_leaves_nothing(harness, scenario)
 
 
 def test_a_slow_engine_is_not_taken_for_a_hanging_one(harness):
-    """Each batch takes a fifth of the stall timeout; what is measured before the test takes far longer than it."""
+    """Each batch takes a fifth of the stall timeout; measuring before the test takes far longer than the timeout."""
     arguments = ("--scenario", "MultiStream", "--duration", "1", "--stall-timeout", "0.8", "--set", "max_batch=1")
     run = harness.run("--engine", "null", *arguments, "--set", "delay_us=150000", "--samples", "4", limit=180)
     assert "no progress" not in run.err

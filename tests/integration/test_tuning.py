@@ -69,19 +69,19 @@ def test_the_best_settings_are_found_written_and_used(tune):
 
     run = tune.start("run", "--duration", "1", "-v")
     _, err = run.communicate(timeout=60)
-    assert "with the settings of" in err
+    assert "using the settings in" in err
     record = json.loads(next((tune.top / "runs").glob("*/run.json")).read_text())
     assert (record["engine"]["name"], record["engine"]["streams"]) == ("choosy", 2)
     assert record["tuned"].endswith("tuned.json")
     assert "so it is set to" not in err
 
 
-def test_json_is_all_that_stdout_gets(tune):
+def test_stdout_holds_only_json(tune):
     code, out, err = tune("tune", *CHOOSY, "--scenario", "Offline", "--set", "max_batch=1", "--json")
     assert code == 0, err
-    told = json.loads(out)
-    assert told.pop("folder").endswith("bert-99/Offline")
-    assert told == tune.written("Offline")
+    printed = json.loads(out)
+    assert printed.pop("folder").endswith("bert-99/Offline")
+    assert printed == tune.written("Offline")
 
 
 def test_servers_rate_is_searched_for_and_confirmed_by_loadgen(tune):
@@ -115,7 +115,7 @@ def test_a_crash_of_one_setting_does_not_end_the_tuning(tune):
     assert tune.written("Offline")["options"]["streams"] == "2"
 
 
-def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(tune):
+def test_ctrl_c_saves_the_measurements_and_the_same_command_continues(tune):
     arguments = (*CHOOSY, "--scenario", "Offline", "--set", "max_batch=1")
     process = tune.start("tune", *arguments)
     deadline = time.monotonic() + 60
@@ -125,13 +125,13 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(tune):
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130, err
-    assert "stopped; what was measured is kept in" in err
+    assert "stopped; the measurements are saved in" in err
     assert "Traceback" not in err
     assert not (tune.top / "measurements").exists()
     code, _, err = tune("tune", *arguments)
     assert code == 0, err
-    assert "going on with" in err
-    assert "the defaults, from before:" in err
+    assert "continuing with" in err
+    assert "the defaults, saved earlier:" in err
     assert tune.written("Offline")["options"]["streams"] == "2"
 
 
@@ -140,7 +140,7 @@ def test_settings_of_another_engine_are_not_replaced_by_accident(tune):
     assert tune("tune", "--engine", "null", *arguments)[0] == 0
     code, _, err = tune("tune", *CHOOSY, "--scenario", "Offline")
     assert code == 2
-    assert "holds the settings of minilm-l6-squad-int8 on null: give another --system, or --force" in err
+    assert "holds the settings of minilm-l6-squad-int8 on null: pass another --system, or --force" in err
     assert tune.written("Offline")["engine"] == "null"
 
 
@@ -148,5 +148,5 @@ def test_where_nothing_works_nothing_is_written(tune):
     code, _, err = tune("tune", *CHOOSY, "--scenario", "Offline", "--set", "streams=3")
     assert code == 1
     assert "three is too many" in err
-    assert "it does not work with the default settings; the message above says why" in err
+    assert "the default settings do not work; see the message above" in err
     assert not (tune.top / "measurements").exists()

@@ -1,4 +1,4 @@
-"""Options that several commands have, each said once."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ Options = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="Option of engine or benchmark (see `harness options`)."),
 ]
 System = Annotated[
-    str | None, typer.Option(help="Name of the system, as of its folders.", show_default="from the processor")
+    str | None, typer.Option(help="System name, as used for its folders.", show_default="from the processor")
 ]
 UserConf = Annotated[Path | None, typer.Option(help="LoadGen's user.conf.", show_default="the project's")]
-RunsDir = Annotated[Path | None, typer.Option(help="Where runs are recorded.", show_default="build/runs")]
+RunsDir = Annotated[Path | None, typer.Option(help="Folder for the records of runs.", show_default="build/runs")]
 Tree = Annotated[
     Path | None,
-    typer.Option(help="Where results/ and compliance/ of official runs are.", show_default="the repository"),
+    typer.Option(help="Folder with results/ and compliance/ of official runs.", show_default="the repository"),
 ]
-StallTimeout = Annotated[float, typer.Option(help="Seconds without a finished batch that end a run.")]
+StallTimeout = Annotated[float, typer.Option(help="Stop a run after this many seconds without a finished batch.")]
 MeasurementsDir = Annotated[
-    Path, typer.Option(help="Where tuned settings lie, by system.", show_default="measurements")
+    Path, typer.Option(help="Folder of tuned settings, by system.", show_default="measurements")
 ]
 Models = Annotated[
     list[str] | None,
@@ -56,33 +56,34 @@ Models = Annotated[
 ]
 Scenarios = Annotated[
     list[str] | None,
-    typer.Option("--scenario", help="May be repeated.", show_default="those that the closed division demands"),
+    typer.Option("--scenario", help="May be repeated.", show_default="those that the closed division requires"),
 ]
 SystemType = Annotated[
     str | None,
-    typer.Option(help="edge, datacenter, or datacenter,edge.", show_default="that of systems/SYSTEM.json, or edge"),
+    typer.Option(help="edge, datacenter, or datacenter,edge.", show_default="from systems/SYSTEM.json, else edge"),
 ]
 Rehearsal = Annotated[
-    bool, typer.Option("--rehearsal", help="Stand-ins for data, engine and weights; into build/rehearsal.")
+    bool, typer.Option("--rehearsal", help="Use stand-ins for data, engine and weights; writes to build/rehearsal.")
 ]
 RehearsalDuration = Annotated[
-    float | None, typer.Option("--duration", help="Least seconds of each performance run. Rehearsals only.")
+    float | None,
+    typer.Option("--duration", help="Minimum seconds of each performance run. Rehearsals only."),
 ]
 EngineOfModels = Annotated[
     str | None,
-    typer.Option("--engine", help="Of models without @ENGINE.", show_default="deepsparse if installed"),
+    typer.Option("--engine", help="Engine for models given without @ENGINE.", show_default="deepsparse if installed"),
 ]
 FullDataset = Annotated[str | None, typer.Option("--dataset", help="Name or path.", show_default="the full set")]
-Retry = Annotated[bool, typer.Option("--retry", help="Run tests that failed once more.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what is done and what is left.")]
-StateDir = Annotated[Path, typer.Option(help="Where the journal lies.", show_default="build/campaign")]
+Retry = Annotated[bool, typer.Option("--retry", help="Rerun failed tests.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show which tests are done and which remain.")]
+StateDir = Annotated[Path, typer.Option(help="Folder of the journal.", show_default="build/campaign")]
 
 
 R = TypeVar("R", bound="DataclassInstance")
 
 
 def takes(request: type[R]) -> Callable[[Callable[[R], None]], Callable[..., None]]:
-    """Make a command of a function that takes one dataclass, whose fields are the command's options."""
+    """Turn a function that takes one dataclass into a command with the dataclass's fields as options."""
     hints = get_type_hints(request, include_extras=True)
     options = [
         Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])
@@ -94,7 +95,7 @@ def takes(request: type[R]) -> Callable[[Callable[[R], None]], Callable[..., Non
         def command(**given: Any) -> None:
             function(request(**given))
 
-        command.__signature__ = Signature(options)  # type: ignore[attr-defined]  # it is what typer reads
+        command.__signature__ = Signature(options)  # type: ignore[attr-defined]  # typer reads it
         command.__annotations__ = dict(hints)
         return command
 
@@ -102,10 +103,10 @@ def takes(request: type[R]) -> Callable[[Callable[[R], None]], Callable[..., Non
 
 
 def parse_options(pairs: list[str]) -> dict[str, str]:
-    """The pairs of --set as a table.
+    """The --set pairs by name.
 
     Raises:
-        ConfigError: one is not of the form NAME=VALUE.
+        ConfigError: a pair is not of the form NAME=VALUE.
     """
     values = {}
     for pair in pairs:

@@ -35,22 +35,24 @@ def run(
     ] = None,
     duration: Annotated[
         float | None,
-        typer.Option(help="Least seconds of a performance run. Development only.", show_default="20"),
+        typer.Option(help="Minimum seconds of a performance run. Development only.", show_default="20"),
     ] = None,
     official: Annotated[
-        bool, typer.Option("--official", help="Apply the rules: 10 minutes, full data set, into results/.")
+        bool, typer.Option("--official", help="Apply the rules: 10 minutes, full data set; writes to results/.")
     ] = False,
     rehearsal: Annotated[
         bool,
-        typer.Option("--rehearsal", help="As --official with stand-ins for what is missing, into build/rehearsal."),
+        typer.Option(
+            "--rehearsal", help="As --official, with stand-ins for what is missing; writes to build/rehearsal."
+        ),
     ] = False,
     compliance: Annotated[
-        str | None, typer.Option(metavar="TEST", help="Run compliance test TEST01 or TEST04 of an official result.")
+        str | None, typer.Option(metavar="TEST", help="Run compliance test TEST01 or TEST04 for an official result.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an official result that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing official result.")] = False,
     system: Annotated[
         str | None,
-        typer.Option(help="Name under results/ of an official run.", show_default="from the processor"),
+        typer.Option(help="System name under results/, for official runs.", show_default="from the processor"),
     ] = None,
     user_conf: UserConf = None,
     option: Options = None,
@@ -60,21 +62,21 @@ def run(
         bool | None,
         typer.Option(
             "--tuned/--no-tuned",
-            help="Use the settings that `harness tune` found, even those of another machine; or none.",
+            help="Use settings found by `harness tune`, even those of another machine; or none.",
             show_default="if tuned here",
         ),
     ] = None,
     measurements_dir: MeasurementsDir = paths.ROOT / "measurements",
     timeline: Annotated[
         str,
-        typer.Option(help="Who records queries and batches for reports: harness, loadgen (its trace) or off."),
+        typer.Option(help="Source of query and batch times in reports: harness, loadgen (its trace) or off."),
     ] = "harness",
     stall_timeout: StallTimeout = 120.0,
     as_json: AsJson = False,
 ) -> None:
     """Run one LoadGen test.
 
-    Without --official it is a development run of about 20 seconds: it goes to build/runs and is not for submission.
+    Without --official, it is a development run of about 20 seconds: recorded in build/runs, not for submission.
     """
     from harness.running.request import RunRequest, resolve
     from harness.running.run import run as run_test
@@ -113,30 +115,30 @@ def tune(
     samples: Annotated[int | None, typer.Option(help="Use only about the first N samples of the data set.")] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="What is set is kept, and not tuned."),
+        typer.Option("--set", metavar="NAME=VALUE", help="Fix an option instead of tuning it."),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.5, help="About how long each measurement takes.")] = 6.0,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Approximate seconds per measurement.")] = 6.0,
     confirm_seconds: Annotated[
-        float, typer.Option(min=1, help="How long the test is that confirms Server's target_qps.")
+        float, typer.Option(min=1, help="Seconds of the test that confirms Server's target_qps.")
     ] = 60.0,
     system: Annotated[
-        str | None, typer.Option(help="Name under measurements/.", show_default="from the processor")
+        str | None, typer.Option(help="System name under measurements/.", show_default="from the processor")
     ] = None,
     user_conf: Annotated[
-        Path | None, typer.Option(help="The user.conf to add to.", show_default="the project's")
+        Path | None, typer.Option(help="The user.conf to extend.", show_default="the project's")
     ] = None,
     measurements_dir: MeasurementsDir = paths.ROOT / "measurements",
     state_dir: Annotated[
-        Path, typer.Option(help="Where measurements are kept until the end.", show_default="build/tune")
+        Path, typer.Option(help="Folder for measurements until the tuning ends.", show_default="build/tune")
     ] = paths.ROOT / "build" / "tune",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure all anew, whatever is kept.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore saved measurements.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace settings of another model or engine.")] = False,
-    stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished batch that end a trial.")] = 120.0,
+    stall_timeout: Annotated[float, typer.Option(help="Stop a trial after so many seconds without a batch.")] = 120.0,
     as_json: AsJson = False,
 ) -> None:
-    """Find the settings that suit this machine best, and for Server the highest target_qps that is VALID.
+    """Find the best settings for this machine, and for Server the highest VALID target_qps.
 
-    Every trial is a measurement in a process of its own. `harness run` then uses what was found by itself.
+    Every trial is a measurement in its own process. `harness run` then uses the result automatically.
     """
     from harness.running.request import RunRequest
     from harness.tuning.tune import tune as tune_settings

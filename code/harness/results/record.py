@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -21,18 +21,6 @@ class _Part(BaseModel):
     """Keys that this version does not know are kept: a record may come from a newer one."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-
-    def __getitem__(self, key: str) -> Any:
-        try:
-            return getattr(self, key)
-        except AttributeError:
-            raise KeyError(key) from None
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return getattr(self, key, default)
-
-    def items(self) -> Any:
-        return self.model_dump(mode="json", exclude_unset=True).items()
 
     def values(self) -> dict[str, JsonValue]:
         """As run.json holds it."""

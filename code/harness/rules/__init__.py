@@ -1,1 +1,1 @@
-"""The rules of MLPerf Inference as data: rounds, compliance tests, and what is not for submission."""
+"""The rules of MLPerf Inference as data: rounds, compliance tests, limits, and runs that are not for submission."""

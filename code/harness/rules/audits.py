@@ -1,8 +1,8 @@
-"""The compliance tests as data: what each sets in LoadGen.
+"""The compliance tests as data: the LoadGen settings of each.
 
 The values are those of the official audit.config files (mlcommons/inference, compliance/TEST01/{bert,resnet50} and
-compliance/TEST04). LoadGen reads them from the file that is named as the last argument of StartTestWithLogSettings,
-and they win over every other setting.
+compliance/TEST04). LoadGen reads them from the file named in the last argument of StartTestWithLogSettings,
+and they override every other setting.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class Audit:
     settings: Mapping[str, int]
     """Keys of audit.config."""
     effective: Mapping[str, int | bool]
-    """What mlperf_log_detail.txt says once LoadGen has read them."""
+    """Values in mlperf_log_detail.txt once LoadGen has read the settings."""
     decisive: tuple[str, ...]
-    """The keys of ``effective`` that no official configuration changes."""
+    """Keys of ``effective`` that no official configuration changes."""
     accuracy: bool
     """Whether LoadGen logs responses, which must equal those of the accuracy run."""
     finds_caching: bool
-    """Whether the test only looks for a system that is faster than in the performance run."""
+    """Whether the test only detects a system that is faster than in the performance run."""
 
     @property
     def references(self) -> tuple[str, ...]:
-        """The official runs that the test is compared with."""
+        """Official runs that the test is compared with."""
         return ("performance", "accuracy") if self.accuracy else ("performance",)
 
     @property
@@ -43,9 +43,9 @@ class Audit:
         return "".join(f"*.*.{key} = {value}\n" for key, value in self.settings.items())
 
     def unread(self, values: Mapping[str, Any]) -> str:
-        """What in a log's values shows that LoadGen had not read audit.config, "" if nothing does."""
+        """Evidence in a log's values that LoadGen did not read audit.config; "" if there is none."""
         wrong = (key for key in self.decisive if values.get(key, self.effective[key]) != self.effective[key])
-        return next((f"{key} is {values[key]} and not {self.effective[key]}" for key in wrong), "")
+        return next((f"{key} is {values[key]} instead of {self.effective[key]}" for key in wrong), "")
 
 
 _SAMPLING_SEED = 720381539243781796
@@ -53,7 +53,7 @@ _SAMPLING_SEED = 720381539243781796
 AUDITS = {
     "TEST01": Audit(
         "TEST01",
-        "the answers of a performance run are those of the accuracy run",
+        "a performance run gives the same answers as the accuracy run",
         {"mode": 2, "accuracy_log_rng_seed": _SAMPLING_SEED, "accuracy_log_sampling_target": 4096},
         {
             "effective_accuracy_log_rng_seed": _SAMPLING_SEED,
@@ -67,7 +67,7 @@ AUDITS = {
     ),
     "TEST04": Audit(
         "TEST04",
-        "one sample issued again and again is not faster: responses are not cached",
+        "issuing one sample repeatedly is not faster: responses are not cached",
         {
             "mode": 2,
             "performance_issue_unique": 0,
@@ -88,10 +88,10 @@ AUDITS = {
 
 
 def find_audit(name: str, valid: Iterable[str] = AUDITS) -> Audit:
-    """The test of that name, whatever its case.
+    """The test with that name, ignoring case.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the name is unknown.
     """
     names = list(valid)
     if name.upper() not in names:

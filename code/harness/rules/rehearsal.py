@@ -1,4 +1,4 @@
-"""What is not for submission, development runs and rehearsals, and the words that say so."""
+"""Runs that are not for submission (development runs and rehearsals), and the notices that say so."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from harness.paths import ROOT
 
 DEVELOPMENT_SECONDS = 20.0
 NOTICE = "Development run: not for submission."
-REHEARSAL = "REHEARSAL with stand-ins, no measurement: not for submission."
+REHEARSAL = "REHEARSAL with stand-ins, not a measurement: not for submission."
 REHEARSAL_PREFIX = "rehearsal-"
-"""Of the system's name, so that every path of a rehearsal says what it is."""
+"""Prefix of the system's name, so that every path of a rehearsal shows what it is."""
 REHEARSAL_TREE = ROOT / "build" / "rehearsal"

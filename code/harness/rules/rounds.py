@@ -1,6 +1,6 @@
-"""The rounds of MLPerf Inference that results can be submitted to, each with what it demands.
+"""The rounds of MLPerf Inference that accept results, with the requirements of each.
 
-A round is fixed by the LoadGen that ran: its mlperf.conf is built in and carries the round's three seeds. The values
+The LoadGen that ran determines the round: its mlperf.conf is built in and carries the round's three seeds. The values
 are those of the official checker (mlcommons/inference, tools/submission/submission_checker/constants.py).
 """
 
@@ -28,14 +28,14 @@ class Round:
     seeds: tuple[int, int, int]
     """In the order of `SEEDS`."""
     first: tuple[int, int, int]
-    """The first version of LoadGen that carries them."""
+    """The first version of LoadGen with these seeds."""
     layout: str
     """"classic" or "v6" (harness.results.layout)."""
     datacenter: bool
-    """Whether a system of type "datacenter" alone has scenarios of these benchmarks."""
+    """Whether a system of type "datacenter" alone has scenarios in these benchmarks."""
 
     def required(self, benchmark: str, system_type: str) -> frozenset[str]:
-        """The scenarios that the closed division requires of a benchmark; empty if it has none for such a system."""
+        """The scenarios that the closed division requires for a benchmark; empty if it has none for such a system."""
         rules, kinds = RULES[benchmark], set(system_type.split(","))
         if kinds == {"datacenter"}:
             return rules.datacenter if self.datacenter else frozenset()
@@ -53,34 +53,34 @@ DEFAULT_ROUND = ROUNDS[-1]
 
 @dataclass(frozen=True)
 class Rules:
-    """What every round requires of a benchmark."""
+    """The requirements of every round for a benchmark."""
 
     model: str
-    """LoadGen's name for it, which is also that of `registry.BENCHMARKS`."""
+    """LoadGen's name for it, also used in `registry.BENCHMARKS`."""
     samples: int
-    """Of the data set: an accuracy run answers each."""
+    """Number of samples in the data set: an accuracy run answers each."""
     performance_samples: int
-    """The least performance_sample_count."""
+    """The minimum performance_sample_count."""
     metric: str
-    """How the metric is called in accuracy.txt: "F1" or "acc"."""
+    """The name of the metric in accuracy.txt: "F1" or "acc"."""
     target: float
-    """The least accuracy of the closed division, in percent."""
+    """The minimum accuracy of the closed division, in percent."""
     tests: tuple[str, ...]
     """The compliance tests of the closed division."""
     delta: float
-    """Percent by which the accuracy of TEST01 may differ from its baseline where responses are not deterministic."""
+    """Percent by which TEST01's accuracy may differ from its baseline if responses are not deterministic."""
     server_latency_ms: float | None
-    """The largest target_latency of Server; None where the checker has no bound."""
+    """The maximum target_latency of Server; None if the checker has no bound."""
     offline_samples: int
     """Minimum samples of an Offline query; the older official checker also requires them in the open division."""
     edge: frozenset[str]
-    """The scenarios that the closed division requires of an edge system."""
+    """The scenarios that the closed division requires for an edge system."""
     datacenter: frozenset[str]
-    """Those of a datacenter system, in rounds that have any; a system that is both needs all of them."""
+    """Those for a datacenter system, in rounds that have any; a system of both types needs all of them."""
     mapped: str
     """Its name in a submitter's model_mapping.json."""
     recognised: tuple[str, ...]
-    """Parts of a name of the open division by which the official checkers take a result for this benchmark."""
+    """Parts of open-division names by which the official checkers recognise this benchmark."""
 
 
 _BERT = Rules(
@@ -121,21 +121,21 @@ RULES = {
 
 
 def recognise(name: str) -> str | None:
-    """The benchmark that the official checkers take a name of the open division for; None for none.
+    """The benchmark that the official checkers recognise in an open-division name; None if they recognise none.
 
     >>> recognise("my-bert-99.9-int8"), recognise("efficientnet-lite0"), recognise("mynet")
     ('bert-99.9', 'resnet50', None)
     """
-    # From the last: bert-99 is a part of bert-99.9.
+    # Last first: bert-99 is part of bert-99.9.
     known = reversed(RULES.items())
     return next((each for each, rules in known if any(part in name for part in rules.recognised)), None)
 
 
 def find_round(name: str) -> Round:
-    """The round of that name.
+    """The round with that name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the name is unknown.
     """
     found = next((r for r in ROUNDS if r.name == name), None)
     if found is None:
@@ -144,7 +144,7 @@ def find_round(name: str) -> Round:
 
 
 def round_of_version(version: str | None) -> Round | None:
-    """The round whose seeds a version of LoadGen carries; None where that is not known.
+    """The round whose seeds a version of LoadGen carries; None if unknown.
 
     >>> round_of_version("5.1.2").name, round_of_version("4.0")
     ('v5.1', None)
@@ -154,11 +154,11 @@ def round_of_version(version: str | None) -> Round | None:
 
 
 def installed_round() -> Round:
-    """The round of the LoadGen that is installed; the newest where that is not known."""
+    """The round of the installed LoadGen; the newest if unknown."""
     return round_of_version(package_version("mlcommons_loadgen")) or DEFAULT_ROUND
 
 
 def round_of(values: Mapping[str, Any]) -> Round | None:
-    """The round whose seeds a test ran with, from the values of its mlperf_log_detail.txt; None if it is none."""
+    """The round whose seeds a test ran with, from the values of its mlperf_log_detail.txt; None if no round matches."""
     seeds = tuple(values.get(f"effective_{name}") for name in SEEDS)
     return next((r for r in ROUNDS if r.seeds == seeds), None)

@@ -1,1 +1,1 @@
-"""What runs a test: from settings through a prepared scenario to an outcome in its place."""
+"""Runs a test: from settings through a prepared scenario to an outcome in its place."""

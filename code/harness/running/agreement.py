@@ -1,8 +1,8 @@
-"""Whether an engine computes a model as ONNX Runtime does.
+"""Checks whether an engine computes a model as ONNX Runtime does.
 
-An engine can be wrong without an error, for some models and in some batches only: of a pruned INT8 EfficientNet,
-DeepSparse 1.8.0 gets 81 % of the images right in batches of 16, and 75 % in batches of 64 (docs/compression.md). The
-accuracy shows the loss, but not that the engine is its cause, so that the harness looks before an accuracy run.
+An engine can be wrong without an error, and only for some models and batches: with a pruned INT8 EfficientNet,
+DeepSparse 1.8.0 gets 81 % of the images right in batches of 16, and 75 % in batches of 64 (docs/compression.md).
+Accuracy shows the loss but not its cause, so the harness makes this check before an accuracy run.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
 LIMIT = 0.25
-"""What is no rounding any more. INT8 models that both engines compute rightly differ by 0.02 to 0.1."""
-_SHAPES = 12  # at most, from the smallest to the largest
-_ROWS = 4  # of a batch that ONNX Runtime computes, too: of what was seen to be wrong, most rows were
+"""Maximum difference explained by rounding. INT8 models that both engines compute correctly differ by 0.02 to 0.1."""
+_SHAPES = 12  # maximum number of shapes to compare, from the smallest to the largest
+_ROWS = 4  # rows of a batch that ONNX Runtime also computes: in every wrong batch seen, most rows were wrong
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far an engine's outputs are from ONNX Runtime's."""
+    """The deviation of an engine's outputs from ONNX Runtime's."""
 
     differences: dict[Shape, float]
-    """By the shape of the batch: root of the squared difference, relative to the outputs around their mean."""
+    """By batch shape: root of the squared difference, relative to the outputs around their mean."""
     right: int | None = None
-    """The batch size, below those that are wrong, which is not; None if there is none, or nothing is wrong."""
+    """A correct batch size below the wrong ones; None if there is none, or nothing is wrong."""
 
     @classmethod
     def of(cls, record: Record) -> Agreement:
-        """From the record of a run; no differences where they were not measured."""
+        """From a run's record; empty if nothing was compared."""
         rows = record.agreement.differences if record.agreement else ()
         return cls({Shape(int(batch), int(length)): difference for batch, length, difference in rows})
 
     def record(self) -> dict[str, object]:
-        """For the record of a run: (batch, length, difference) of each shape."""
+        """For a run's record: (batch, length, difference) of each shape."""
         found = [[*shape, difference] for shape, difference in self.differences.items()]
         return {"with": OnnxRuntimeEngine.name, "differences": found}
 
@@ -52,37 +52,36 @@ class Agreement:
 
     @property
     def wrong(self) -> list[Shape]:
-        """The shapes in which the engine is wrong, the smallest batches first."""
+        """The shapes that the engine computes incorrectly, smallest batches first."""
         return sorted(shape for shape, difference in self.differences.items() if difference > LIMIT)
 
     def warning(self, engine: str) -> str:
-        """What is wrong and what to do about it, "" for nothing."""
+        """What is wrong and how to avoid it; "" if nothing is wrong."""
         if not self.wrong:
             return ""
         shapes = ", ".join(f"{shape.batch} x {shape.length}" for shape in self.wrong)
-        smaller = f"give --set max_batch={self.right}, which it computes rightly, or " if self.right else ""
-        off = self.differences[self.worst]
+        smaller = f"--set max_batch={self.right}, which it computes correctly, or " if self.right else ""
         return (
-            f"in batches of {shapes}, what {engine} computes is {off:.0%} off what ONNX Runtime does, which is no "
-            f"rounding: {smaller}use --engine onnxruntime."
+            f"in batches of {shapes}, {engine} differs from ONNX Runtime by up to {self.differences[self.worst]:.0%}, "
+            f"more than rounding explains: use {smaller}--engine onnxruntime."
         )
 
 
 def agreement(
     benchmark: Benchmark, sut: SUT, indices: Integers, ran: Callable[[], None] = lambda: None
 ) -> Agreement | None:
-    """Run a batch of each shape that was prepared, or of `_SHAPES` of them, and some of its rows on ONNX Runtime.
+    """Run a batch of each prepared shape, or of `_SHAPES` of them, and some of its rows on ONNX Runtime.
 
-    Where one is wrong, smaller batches are prepared until one is right. ``indices`` are samples to choose from, int64
-    (n,); they need not be loaded, and are not afterwards. ``ran`` is called for every batch.
+    If one is wrong, smaller batches are prepared until one is correct. ``indices`` are samples to choose from, int64
+    (n,); they need not be loaded, and are not loaded afterwards. ``ran`` is called after every batch.
 
     Returns:
-        None where nothing can be compared: ONNX Runtime itself, an engine that computes nothing, an arg-max, or samples
-        that are all longer than the graph that ONNX Runtime cannot reshape.
+        None if nothing can be compared: the engine is ONNX Runtime or computes nothing, the output is an arg-max, or
+        all samples are longer than a graph that ONNX Runtime cannot reshape.
 
     Raises:
-        ConfigError: ONNX Runtime sees another graph than the engine.
-        EngineError: ONNX Runtime does not run the model.
+        ConfigError: ONNX Runtime sees a different graph than the engine.
+        EngineError: ONNX Runtime cannot run the model.
     """
     if isinstance(sut.engine, OnnxRuntimeEngine) or not sut.engine.computes:
         return None
@@ -110,9 +109,9 @@ def agreement(
 
 
 def _difference(sut: SUT, reference: SUT, by_cost: Integers, shape: Shape, ran: Callable[[], None]) -> float | None:
-    """Of one shape; None where nothing can be compared. ``by_cost`` are samples in the order of their cost."""
+    """The difference of one shape; None if nothing can be compared. ``by_cost`` are samples sorted by cost."""
     qsl = sut.qsl
-    # A length that the graph fixes binds ONNX Runtime, and may not bind the engine.
+    # A length that the graph fixes binds ONNX Runtime, but not always the engine.
     length = reference.static.length or shape.length
     fitting = by_cost[: int(np.searchsorted(qsl.cost(by_cost), min(length, shape.length), side="right"))]
     if not len(fitting):
@@ -123,12 +122,12 @@ def _difference(sut: SUT, reference: SUT, by_cost: Integers, shape: Shape, ran: 
     mine = sut.values(sut.outputs(batch, shape), batch)
     ran()
     rows = np.unique(np.linspace(0, shape.batch - 1, _ROWS).astype(int))
-    off = size = 0.0
+    error = size = 0.0
     for row in rows.tolist() if mine else ():
         one = batch[row : row + 1]
         (theirs,) = reference.values(reference.outputs(one, Shape(reference.static.batch or 1, length)), one)
-        off += float(np.square(mine[row] - theirs, dtype=np.float64).sum())
+        error += float(np.square(mine[row] - theirs, dtype=np.float64).sum())
         size += float(np.square(theirs - theirs.mean(), dtype=np.float64).sum())
         ran()
     qsl.unload(loaded)
-    return (off / size) ** 0.5 if size else None
+    return (error / size) ** 0.5 if size else None

@@ -1,4 +1,4 @@
-"""A run that is a compliance test: the official performance run again, with LoadGen's audit settings."""
+"""A compliance test: the official performance run again, with LoadGen's audit settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.task.base import Benchmark
 
 @dataclass(frozen=True)
 class AuditRun:
-    """A compliance test and the result that it is about."""
+    """A compliance test and the result that it checks."""
 
     test: Audit
     reference: Path
@@ -28,10 +28,10 @@ class AuditRun:
 
     @classmethod
     def choose(cls, settings: RunSettings) -> AuditRun | None:
-        """The compliance test that a run is; None if it is not one.
+        """The compliance test of a run; None for other runs.
 
         Raises:
-            ConfigError: the results that it is compared with do not exist, or are of another model or settings.
+            ConfigError: the results to compare with do not exist, or have another model or settings.
         """
         test = settings.compliance
         if test is None:
@@ -42,18 +42,18 @@ class AuditRun:
             record = read_record(folders[run])
             if record is None:
                 raise ConfigError(
-                    f"{test.name} is compared with the official {run} run, and {folders[run]} does not hold one: make "
-                    "it first."
+                    f"{test.name} is compared with the official {run} run, but {folders[run]} does not hold one: do "
+                    "that run first."
                 )
             if differs := record.identity.difference(identity(settings)):
                 raise ConfigError(
-                    f"the {run} run in {folders[run]} had another {differs}: {test.name} needs the same as that run."
+                    f"the {run} run in {folders[run]} used another {differs}: {test.name} needs the same one."
                 )
         return cls(test, layout.results(settings.scene))
 
     @property
     def conf(self) -> Path:
-        """The user.conf of the performance run: a score within 10 % needs the same target_qps."""
+        """The user.conf of the performance run: a score within 10 % requires the same target_qps."""
         return self.reference / "performance" / "run_1" / CONF
 
     def write(self, folder: Path) -> Path:
@@ -63,10 +63,10 @@ class AuditRun:
         return path
 
     def verify(self, folder: Path, benchmark: Benchmark, dataset: Dataset) -> list[str]:
-        """Verify the test whose logs are in ``folder``/performance/run_1, and write the verdicts beside them.
+        """Verify the test whose logs are in ``folder``/performance/run_1, and write the verdict files.
 
         Returns:
-            Why it failed; nothing if it passed.
+            The reasons for failure; empty if it passed.
         """
         verdicts = verify(
             self.test.name,

@@ -1,4 +1,4 @@
-"""What a run is known by: its identity, the command that repeats it, and the code that made it."""
+"""What identifies a run: its settings, the command that repeats it, and the code that made it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def identity(settings: RunSettings) -> Identity:
 
 
 def _by_content(settings: BaseModel) -> dict[str, JsonValue]:
-    """Settings by name; files by the sha256 of their content, since the same file may lie anywhere."""
+    """Settings by name; files by the sha256 of their content, since the same file may be stored anywhere."""
     values: dict[str, JsonValue] = settings.model_dump(mode="json")
     for name in values:
         path = getattr(settings, name)
@@ -39,9 +39,9 @@ def _by_content(settings: BaseModel) -> dict[str, JsonValue]:
 
 
 def command(settings: RunSettings) -> str:
-    """The `harness run` that repeats the test elsewhere: every setting in force, and no path of this machine.
+    """The `harness run` command that repeats the test elsewhere: all settings in force, and no path of this machine.
 
-    The user.conf is the one beside the result.
+    Its user.conf is the one next to the result.
     """
     words = ["harness", "run", "--rehearsal" if settings.rehearsal else "--official"] if settings.official else []
     words = words or ["harness", "run"]
@@ -68,7 +68,7 @@ def command(settings: RunSettings) -> str:
 
 @cache
 def code_digest() -> str:
-    """sha256 over the project's own code, as far as it is text."""
+    """sha256 over the project's own Python and TOML files."""
     files = sorted(p for p in (ROOT / "code").rglob("*") if p.suffix in (".py", ".toml") and not p.is_symlink())
     digests = [(p.relative_to(ROOT).as_posix(), sha256_of(p)) for p in files]
     return sha256(repr(digests).encode()).hexdigest()

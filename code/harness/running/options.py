@@ -1,4 +1,4 @@
-"""The options of `--set`: those that there are, and settings from what the user typed."""
+"""The options of `--set`: a list of all, and settings from user input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def options_help() -> list[tuple[str, str, str]]:
-    """Every option of `--set`: (owner, name, what it is for)."""
+    """Every option of `--set`: (owner, name, description)."""
     rows = []
     for kind, table in (("engine", ENGINES), ("benchmark", BENCHMARKS)):
         for owner in table:
@@ -35,27 +35,27 @@ def split(
     benchmark: type[Benchmark],
     defaults: Mapping[str, str | int],
 ) -> tuple[EngineSettings, BenchmarkSettings]:
-    """Settings of the engine and of the benchmark; ``defaults`` are those that the benchmark needs for the model.
+    """Settings of the engine and of the benchmark; ``defaults`` are the benchmark's for the model.
 
     Raises:
-        ConfigError: an option is neither's, or its value is wrong.
+        ConfigError: an option belongs to neither, or its value is wrong.
     """
-    mine: dict[str, str | int] = {}
-    its: dict[str, str | int] = dict(defaults)
+    engine_values: dict[str, str | int] = {}
+    benchmark_values: dict[str, str | int] = dict(defaults)
     for name, value in options.items():
-        owner = mine if name in engine.Settings.model_fields else its
-        if owner is its and name not in benchmark.Settings.model_fields:
+        owner = engine_values if name in engine.Settings.model_fields else benchmark_values
+        if owner is benchmark_values and name not in benchmark.Settings.model_fields:
             valid = [*engine.Settings.model_fields, *benchmark.Settings.model_fields]
             raise ConfigError(f"unknown option '{name}' for engine {engine.name}: {did_you_mean(name, valid)}")
         owner[name] = value
-    return validated(engine.Settings, mine), validated(benchmark.Settings, its)
+    return validated(engine.Settings, engine_values), validated(benchmark.Settings, benchmark_values)
 
 
 def validated(settings: type[S], values: Mapping[str, object]) -> S:
-    """Settings of that class from what the user typed.
+    """Settings of that class from user input.
 
     Raises:
-        ConfigError: a value is wrong; the sentence names the first one.
+        ConfigError: a value is wrong; the message names the first one.
     """
     try:
         return settings.model_validate(values)

@@ -1,4 +1,4 @@
-"""What came of a test: its record, and what a person sees of it."""
+"""The outcome of a test: its record, and the result as printed."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from harness.scheduling.base import Counters
 from harness.task.base import Accuracy
 
 _PRINTED = ("scenario", "mode", "audit", "for_submission", "notice", "model", "dataset", "engine", "result")
-"""What `--json` prints of the record."""
+"""The keys of the record that `--json` prints."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A test that came to its end, valid or not."""
+    """A completed test, valid or not."""
 
     settings: RunSettings
     dataset: Dataset
     samples: int
-    """In the data set that was used."""
+    """Number of samples in the data set that was used."""
     engine: Mapping[str, object]
-    """What the engine says of itself."""
+    """The engine's description of itself."""
     scenario: Scenario
     estimated: float | None
-    """Of the scenario's key of user.conf, where the user sets none."""
+    """An estimate for the scenario's key of user.conf, if the user sets none."""
     counters: Counters
     detail: Detail
     metric: Metric
@@ -50,13 +50,13 @@ class Outcome:
     reasons: tuple[str, ...]
     """Why it is not valid."""
     ended: str
-    """When, in ISO 8601."""
+    """When the test ended, in ISO 8601."""
     reference: Mapping[str, str] | None = None
-    """Of a compliance test: sha256 of the logs that it was compared with."""
+    """For a compliance test: sha256 of the logs that it was compared with."""
 
     @cached_property
     def record(self) -> Record:
-        """What run.json holds."""
+        """The content of run.json."""
         settings, counters, accuracy = self.settings, self.counters, self.accuracy
         values: dict[str, object] = {
             "harness": __version__,
@@ -101,7 +101,7 @@ class Outcome:
         return Record.model_validate_json(json.dumps(values, default=str))
 
     def show(self, logs: Path) -> None:
-        """Print the outcome as the settings say; ``logs`` is the folder that holds it."""
+        """Print the outcome as the settings specify; ``logs`` is the folder that holds it."""
         if self.settings.shown == "json":
             values = self.record.values()
             shown: dict[str, JsonValue | Path] = {key: values[key] for key in _PRINTED}
@@ -131,7 +131,7 @@ class Outcome:
         if counters.padding_ratio:
             padded = f"{counters.padded:,} {self.scenario.sut.unit} computed for {counters.real:,}"
             add("padding", f"{counters.padding_ratio - 1:.1%} ({padded})")
-        # LoadGen calls only performance runs valid or not.
+        # LoadGen judges only performance runs as VALID or INVALID.
         verdict = "INVALID" if not self.valid else "complete" if self.accuracy else "VALID"
         add("result", verdict, style="bold green" if self.valid else "bold red")
         for reason in self.reasons:
@@ -139,7 +139,7 @@ class Outcome:
         for notice in settings.notices:
             add("note", notice, style="yellow")
         if settings.official and not self.valid:
-            add("note", "Not moved to results/: only a valid run belongs there.", style="yellow")
+            add("note", "Not moved to results/, which holds only valid runs.", style="yellow")
         here = Path.cwd()
         add("logs", str(logs.relative_to(here) if logs.is_relative_to(here) else logs))
         return table

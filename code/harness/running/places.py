@@ -1,4 +1,4 @@
-"""Where a run's files go. Everything is built in a hidden folder first and moved when it is complete."""
+"""The folders of a run. Everything is built in a hidden folder first and moved when it is complete."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class Places:
     """The folders of one run."""
 
     staging: Path
-    """Hidden, while the run goes on; it exists only until then."""
+    """Hidden; exists only during the run."""
     run: Path
-    """The run's record: build/runs/<time>-…; for a development run with LoadGen's logs."""
+    """The run's record: build/runs/<time>-…; in development runs also LoadGen's logs."""
     official: Path | None
-    """Where the logs of an official run go: `RunSettings.target`."""
+    """The destination of an official run's logs: `RunSettings.target`."""
     force: bool = False
-    """Whether an official result that is there may be replaced."""
+    """Whether an existing official result may be replaced."""
 
     @classmethod
     def choose(cls, settings: RunSettings) -> Places:
-        """Decide on the folders; none is made yet.
+        """Choose the folders without creating them.
 
         Raises:
-            ConfigError: an official result is there already and --force is not given, or there can be none.
+            ConfigError: an official result already exists and --force is not given, or it cannot be written.
         """
         kind = "official" if settings.official else "development"
         words = (
@@ -55,10 +55,10 @@ class Places:
         return cls(staging, settings.runs_dir / name, _official_folder(settings), settings.force)
 
     def create(self) -> None:
-        """Make the hidden folder.
+        """Create the hidden folder.
 
         Raises:
-            ConfigError: the place cannot be written.
+            ConfigError: the parent folder cannot be written.
         """
         try:
             self.staging.mkdir(parents=True)
@@ -66,14 +66,14 @@ class Places:
             raise ConfigError(f"{self.staging.parent} cannot be written: {error.strerror}.") from error
 
     def discard(self) -> None:
-        """Remove what an unfinished run left."""
+        """Remove the files of an unfinished run."""
         shutil.rmtree(self.staging, ignore_errors=True)
 
     def collect(self, audit: str | None) -> Path:
-        """Put an official run's logs, its record and its user.conf into one folder, as `RunSettings.target` holds them.
+        """Put an official run's logs, record and user.conf into one folder, with the layout of `RunSettings.target`.
 
         Returns:
-            The folder, inside of the hidden one.
+            That folder, inside the hidden one.
         """
         result = self.staging / "result"
         logs = result / "performance" / "run_1" if audit else result
@@ -86,13 +86,13 @@ class Places:
         return result
 
     def publish(self, result: Path | None) -> Path:
-        """Move the finished run to its place, and what was collected of an official one to results/ or compliance/.
+        """Move the finished run to its place, and an official ``result`` to results/ or compliance/.
 
         Returns:
             The folder that holds the logs.
 
         Raises:
-            RunFailed: the place does not take it; the run's record then keeps the logs, and the message says where.
+            RunFailed: the destination cannot be written; the message says where the logs are kept instead.
         """
         run, number = self.run, 1
         while run.exists():
@@ -122,7 +122,7 @@ def remove_left_over(folders: Iterable[Path]) -> None:
 
 
 def _here() -> str:
-    """What tells process ids that mean something here from those of another machine or container."""
+    """A hash of the machine and container in which process ids are comparable."""
     namespace = Path("/proc/self/ns/pid")
     with contextlib.suppress(OSError):
         namespace = namespace.readlink()
@@ -130,12 +130,12 @@ def _here() -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a record that is read by people, too."""
+    """Write a record as JSON that people can read."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Make sure that a run's logs will fit.
+    """Check that a run's logs will fit.
 
     Raises:
         RunFailed: fewer than ``needed`` bytes are free.
@@ -143,8 +143,8 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunFailed(
-            f"{free / 2**20:.0f} MiB are free at {folder}, and the logs may take {needed / 2**20:.0f} MiB: free some, "
-            "or give another folder with --runs-dir."
+            f"{free / 2**20:.0f} MiB are free at {folder}, and the logs may take {needed / 2**20:.0f} MiB: free some "
+            "space, or choose another folder with --runs-dir."
         )
 
 
@@ -154,15 +154,15 @@ def _official_folder(settings: RunSettings) -> Path | None:
         return None
     _recover(folder)
     if folder.exists() and not settings.force:
-        raise ConfigError(f"there is a result in {folder} already: keep it, or give --force to replace it.")
+        raise ConfigError(f"{folder} already holds a result; pass --force to replace it.")
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigError(f"{folder} cannot be made, because {above} is no folder that can be written.")
+        raise ConfigError(f"{folder} cannot be created because {above} is not a writable folder.")
     return folder
 
 
 def _recover(target: Path) -> None:
-    """Put back what was there when a replacement was cut off half-way."""
+    """Restore the old result if a replacement was interrupted."""
     old = _old(target)
     if old.exists() and not target.exists():
         old.rename(target)
@@ -173,7 +173,7 @@ def _old(target: Path) -> Path:
 
 
 def _replace(source: Path, target: Path, force: bool) -> None:
-    """Put ``source`` where ``target`` is in one step; what was there goes only once the new is in place."""
+    """Replace ``target`` by ``source`` in one step; the old content is removed only once the new is in place."""
     target.parent.mkdir(parents=True, exist_ok=True)
     _recover(target)
     if target.exists() and not force:
@@ -205,7 +205,7 @@ def _replace(source: Path, target: Path, force: bool) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Bring a folder's files to the disk: after a power failure, what is in its final place is then whole."""
+    """Flush a folder's files to the disk: a result in its final place is then complete even after a power failure."""
     for path in (*folder.rglob("*"), folder):
         _sync_entry(path)
 

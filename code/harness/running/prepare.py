@@ -1,4 +1,4 @@
-"""From settings to a scenario that is ready: shared by tests, trials of tuning and benchmarks."""
+"""From settings to a prepared scenario: shared by tests, tuning trials and benchmarks."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from harness.task.qsl import SampleLibrary
 from harness.task.shape import Integers
 from harness.task.sut import SUT
 
-_PREPARING = 900.0  # seconds that one step of preparing may take
+_PREPARING = 900.0  # maximum seconds of one preparation step
 
 Beat = Callable[[float], None]
-"""Reports progress, and within how many seconds the next report will come."""
+"""Reports progress, and the maximum seconds until the next report."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A benchmark's data and model on an engine, warm; the samples that LoadGen will load are loaded."""
+    """A benchmark's data and model on an engine, warmed up, with the samples loaded that LoadGen will load."""
 
     benchmark: Benchmark
     dataset: Dataset
@@ -39,14 +39,14 @@ class Prepared:
     sut: SUT
     scenario: Scenario
     indices: Integers
-    """The loaded samples, (n,)."""
+    """The loaded samples, int64 (n,)."""
     slowest: float
-    """Seconds of the slowest batch of the warm-up."""
+    """Seconds of the slowest batch in the warm-up."""
     listener: Listener
-    """Hears of progress in `Scenario.estimate`."""
+    """Receives the progress of `Scenario.estimate`."""
 
     def short_test(self, scheduler: Scheduler | None = None, /, **settings: float) -> Detail:
-        """LoadGen's log of a performance test to measure with, by `session.short_test`; the samples stay loaded."""
+        """LoadGen's log of a short performance test (`session.short_test`); the samples stay loaded."""
         from harness.running import session
 
         scheduler = scheduler or self.scenario.scheduler(session.complete)
@@ -58,16 +58,16 @@ class Prepared:
 
 
 def patience(settings: RunSettings) -> float:
-    """Seconds that one step of preparing or scoring may take."""
+    """Maximum seconds of one step of preparing or scoring."""
     return max(_PREPARING, settings.stall_timeout)
 
 
 def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool = False) -> Prepared:
-    """Load the model, open the data set, compile and warm up; ``quiet`` leaves out the line that names the run.
+    """Load the model, open the data set, compile and warm up; ``quiet`` omits the line that describes the run.
 
     Raises:
-        ConfigError: model, data set and settings do not fit each other or the rules.
-        EngineError: the engine refuses the model, or fails to run it.
+        ConfigError: model, data set and settings do not match each other or the rules.
+        EngineError: the engine rejects the model, or fails to run it.
     """
     beat(patience(settings))
     benchmark = find_benchmark(settings.model.benchmark)(settings.benchmark_settings, settings.cache_dir)
@@ -111,14 +111,14 @@ def _open(settings: RunSettings, benchmark: Benchmark, dataset: Dataset, engine:
         qsl = benchmark.open(dataset, settings.samples, engine.inputs, progress)
     if settings.official and benchmark.official_samples not in (None, qsl.count):
         raise ConfigError(
-            f"{dataset.path} gives {qsl.count:,} samples where an official run has {benchmark.official_samples:,}: "
-            f"an option of {benchmark.name} differs from the rules'; leave out its --set."
+            f"{dataset.path} gives {qsl.count:,} samples instead of the {benchmark.official_samples:,} of an official "
+            f"run: an option of {benchmark.name} deviates from the rules; omit its --set."
         )
     return qsl
 
 
 def _warm_up(settings: RunSettings, scenario: Scenario, indices: Integers, beat: Beat) -> tuple[float, Listener]:
-    """Seconds of the slowest batch, and what hears of progress from then on."""
+    """Seconds of the slowest batch, and the listener for later progress."""
     engine = scenario.sut.engine
     beat(settings.stall_timeout)
     with console.Progress("compiling" if engine.fixed_shapes else "warming up", unit="shapes") as bar:
@@ -135,7 +135,7 @@ def _warm_up(settings: RunSettings, scenario: Scenario, indices: Integers, beat:
         slowest = scenario.get_ready(indices, listener)
         bar.update(done=len(scenario.shapes), total=len(scenario.shapes))
     console.detail(f"settings in force: {_words(engine.describe())}")
-    console.detail(f"batches: {_words(scenario.describe())}; the slowest of the warm-up took {slowest:.3g} s")
+    console.detail(f"batches: {_words(scenario.describe())}; the slowest warm-up batch took {slowest:.3g} s")
     return slowest, listener
 
 

@@ -1,6 +1,6 @@
-"""What happened when in a test: batches, queries and core use, kept as bytes while LoadGen's clock runs.
+"""Records the batches, queries and core use of a test, as bytes while LoadGen's clock runs.
 
-An append costs about a microsecond (`python -m benchmarks.recording`). Only afterwards is it made into
+An append takes about a microsecond (`python -m benchmarks.recording`). Only afterwards are the bytes converted to
 timeline.npz, whose size does not grow with the test: sums and quantiles over everything, and an even choice of rows.
 """
 
@@ -38,22 +38,22 @@ _FIELDS = np.dtype(
 )
 _Rows: TypeAlias = NDArray[np.void]
 """Rows of `_FIELDS`."""
-_MOST = 8_000_000 * _ROW.size  # bytes of batches, 288 MB: what comes after that is not recorded
-_MOST_QUERIES = 10_000_000  # 80 MB
+_MAX_BYTES = 8_000_000 * _ROW.size  # of batches, 288 MB: later ones are not recorded
+_MAX_QUERIES = 10_000_000  # 80 MB
 _BINS = 300
-_KEPT = 50_000  # rows of batches, of queries and of core use that the file holds at most
+_KEPT = 50_000  # maximum rows of batches, of queries and of core use in the file
 _LATENCY_BINS = 120
 
 
 class Recorder:
     """Observes the scheduler of one test; `tick` is called by one other thread.
 
-    Nothing here ever ends a test: after the first error nothing more is recorded, and `keep` says why.
+    Recording never ends a test: after the first error nothing more is recorded, and `keep` shows the error.
     """
 
     def __init__(self) -> None:
         self.began: float | None = None
-        """When Offline's query came; seconds of time.perf_counter(), as all times here."""
+        """When Offline's query arrived; in seconds of time.perf_counter(), like all times here."""
         self._batches = bytearray()
         self._arrivals = array("d")
         self._cpu: list[tuple[float, float, float]] = []
@@ -61,37 +61,35 @@ class Recorder:
         self._failure: Exception | None = None
 
     def arrived(self, when: float) -> None:
-        """Keep when the first query came."""
+        """Record when the first query arrived."""
         self.began = when if self.began is None else self.began
 
     def answered(self, start: float, end: float, work: Work, cost: int) -> None:
-        """Keep a batch."""
+        """Record a batch."""
         if not self._complete:
             return
         try:
-            if len(self._batches) >= _MOST or len(self._arrivals) >= _MOST_QUERIES:
+            if len(self._batches) >= _MAX_BYTES or len(self._arrivals) >= _MAX_QUERIES:
                 self._complete = False
                 return
             shape, arrivals = work.shape, work.arrivals
             self._batches += _ROW.pack(start, end, len(work.ids), shape.batch, shape.length, cost, len(arrivals))
             if arrivals:
                 self._arrivals.extend(arrivals)
-        except Exception as error:  # noqa: BLE001  the batch is answered all the same
+        except Exception as error:  # noqa: BLE001  the batch must be answered anyway
             self._failure, self._complete = error, False
 
     def tick(self) -> None:
-        """Note what the processors did until now."""
+        """Record the processor time used so far."""
         try:
             self._cpu.append((time.perf_counter(), *_processor_seconds()))
-        except Exception:  # noqa: BLE001  a system that does not tell; the test goes on
+        except Exception:  # noqa: BLE001  not every system reports it; the test goes on
             return
 
     def keep(self, folder: Path, samples_per_query: int | None, trace: Path | None = None) -> None:
         """Write timeline.npz into a run's folder, with the queries of LoadGen's ``trace`` if there is one.
 
-        ``samples_per_query`` is that of the scenario.
-
-        What goes wrong is a warning: the result stands without it.
+        ``samples_per_query`` is the scenario's. An error is only a warning: the result is valid without the file.
         """
         path = folder / TIMELINE
         try:
@@ -100,23 +98,23 @@ class Recorder:
             self.save(path, samples_per_query, read_trace(trace) if trace else None)
         except Exception as error:  # noqa: BLE001
             path.unlink(missing_ok=True)
-            console.warn(f"what was recorded of the test could not be kept ({type(error).__name__}: {error}).")
+            console.warn(f"the timeline of the test could not be saved ({type(error).__name__}: {error}).")
 
     def save(self, path: Path, samples_per_query: int | None, queries: Queries | None = None) -> None:
-        """Write timeline.npz; ``queries`` are those of LoadGen's trace, which then stand for the recorded ones.
+        """Write timeline.npz; ``queries`` from LoadGen's trace replace the recorded ones.
 
-        Nothing is written of a test without a batch.
+        Nothing is written for a test without a batch.
         """
         batches = np.frombuffer(self._batches, _FIELDS)
         if not len(batches):
             return
         if queries is not None and not len(queries.latencies):
-            queries = None  # a trace that was cut short before its first sample
+            queries = None  # the trace ends before its first sample
         source = "loadgen" if queries else "harness"
         own = _queries(batches, np.array(self._arrivals), samples_per_query)
         began = min((float(batches["start"].min()), *own.arrivals[:1], *([] if self.began is None else [self.began])))
         if queries:
-            # The trace counts from another moment: its first query is the first that came.
+            # The trace has another time origin: its first query is the first that arrived.
             first = own.arrivals.min() if len(own.arrivals) else began
             queries = Queries(queries.arrivals - queries.arrivals.min() + first, queries.latencies)
         queries = queries or own
@@ -153,14 +151,14 @@ class Recorder:
 
 
 class Queries(NamedTuple):
-    """When queries came, and the seconds until their last sample was answered; float64 (n,), in order of arrival."""
+    """When queries arrived, and the seconds until their last sample was answered; float64 (n,), in order of arrival."""
 
     arrivals: Floats
     latencies: Floats
 
 
 def read_trace(path: Path) -> Queries:
-    """The queries of LoadGen's mlperf_log_trace.json; latencies from the moment that LoadGen counts from."""
+    """The queries of LoadGen's mlperf_log_trace.json; latencies are as LoadGen counts them."""
     arrivals: dict[int, float] = {}
     latencies: dict[int, float] = {}
     with path.open(encoding="utf-8") as trace:
@@ -170,39 +168,39 @@ def read_trace(path: Path) -> Queries:
             try:
                 event = json.loads(line.rstrip().rstrip(","))
             except json.JSONDecodeError:
-                continue  # the last line of a trace that was cut short
+                continue  # the incomplete last line of a trace
             query, taken = event["args"]["query_seq"], event["args"]["complete_ns"] / 1e9
             arrivals.setdefault(query, event["ts"] / 1e6)
             latencies[query] = max(taken, latencies.get(query, 0.0))
-    came = np.array(list(arrivals.values()))
-    order = np.argsort(came, kind="stable")
-    return Queries(came[order], np.array(list(latencies.values()))[order])
+    times = np.array(list(arrivals.values()))
+    order = np.argsort(times, kind="stable")
+    return Queries(times[order], np.array(list(latencies.values()))[order])
 
 
 def _processor_seconds() -> tuple[float, float]:
-    """Seconds of processor time until now, of this process and of the machine."""
+    """Seconds of processor time used so far by this process and by the machine."""
     mine, all_ = os.times(), psutil.cpu_times()
     idle = all_.idle + getattr(all_, "iowait", 0)
-    # A guest's time is counted in user's already.
+    # User time already includes guest time.
     machine = sum(all_) - idle - getattr(all_, "guest", 0) - getattr(all_, "guest_nice", 0)
     return mine.user + mine.system, machine
 
 
 def _queries(batches: _Rows, arrivals: Floats, samples_per_query: int | None) -> Queries:
-    """Each arrival with the end of its batch; the batches of a query of several samples have the same arrival."""
+    """Each arrival with the end of its batch; all batches of a query of several samples have the same arrival."""
     ends = np.repeat(batches["end"], batches["queries"])
     if samples_per_query == 1:
         order = np.argsort(arrivals, kind="stable")
         return Queries(arrivals[order], (ends - arrivals)[order])
-    came, query = np.unique(arrivals, return_inverse=True)
-    last = np.zeros(len(came))
+    times, query = np.unique(arrivals, return_inverse=True)
+    last = np.zeros(len(times))
     np.maximum.at(last, query, ends)
-    return Queries(came, last - came)
+    return Queries(times, last - times)
 
 
 def _done(batches: _Rows, began: float, edges: Floats) -> Floats:
-    """Samples by bin. What is done until a moment grows evenly while a batch runs: it is a line with a bend at each
-    start and end, which is added up once and read at the edges."""
+    """Samples by bin. A batch counts as progressing evenly while it runs: the running total is a line with a bend at
+    each start and end, which is summed once and read at the edges."""
     start, end = batches["start"] - began, batches["end"] - began
     slope = batches["samples"] / np.maximum(end - start, 1e-9)
     end = np.maximum(end, start + 1e-9)
@@ -223,7 +221,7 @@ def _quantiles(queries: Queries, began: float, edges: Floats) -> Floats:
 
 
 def _shapes(batches: _Rows) -> Floats:
-    # One number for both sizes: rows of two are sorted many times slower.
+    # Both sizes in one number: sorting rows of two is many times slower.
     both = batches["rows"].astype(np.uint64) << np.uint64(32) | batches["length"]
     found, which = np.unique(both, return_inverse=True)
     shapes = np.column_stack([found >> np.uint64(32), found & np.uint64(2**32 - 1)])
@@ -237,13 +235,13 @@ def _shapes(batches: _Rows) -> Floats:
 def _histogram(latencies: Floats) -> tuple[Floats, Integers]:
     if not len(latencies):
         return np.empty(0), np.empty(0, np.int64)
-    # From the fastest to what all but few keep within, in equal ratios; the last bin has no end but the slowest.
-    least, most = max(float(latencies.min()), 1e-7), float(np.quantile(latencies, 0.9995))
-    edges = np.geomspace(least, max(most, least * 1.01), _LATENCY_BINS + 1)
-    edges[0], edges[-1] = min(least, float(latencies.min())), max(float(latencies.max()), edges[-1])
+    # From the fastest to the 99.95th percentile in equal ratios; the last bin extends to the slowest.
+    low, high = max(float(latencies.min()), 1e-7), float(np.quantile(latencies, 0.9995))
+    edges = np.geomspace(low, max(high, low * 1.01), _LATENCY_BINS + 1)
+    edges[0], edges[-1] = min(low, float(latencies.min())), max(float(latencies.max()), edges[-1])
     return edges, np.histogram(latencies, edges)[0]
 
 
 def _spread(count: int) -> Integers:
-    """All positions, or as many as are kept, evenly spread."""
+    """All positions, or `_KEPT` evenly spread ones."""
     return np.arange(count) if count <= _KEPT else np.linspace(0, count - 1, _KEPT).astype(np.int64)

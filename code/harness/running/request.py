@@ -1,4 +1,4 @@
-"""From what a user asks for to the settings of a run, checked before anything is loaded."""
+"""From a user's request to the settings of a run, checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.task.base import find_benchmark
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """A run as a user asks for it; `resolve` decides on what is left open."""
+    """A run as requested by a user; `resolve` fills in what is left open."""
 
     model: str | None = None
     """Name, or path of an ONNX file."""
@@ -32,7 +32,7 @@ class RunRequest:
     scenario: str = "Offline"
     mode: str = "performance"
     options: Mapping[str, str] = field(default_factory=dict)
-    """Options of the engine and the benchmark by name, as `--set` takes them."""
+    """Options of the engine and the benchmark by name, as for `--set`."""
     dataset: str | None = None
     samples: int | None = None
     duration: float | None = None
@@ -48,14 +48,14 @@ class RunRequest:
     measurements: Path | None = None
     """The folder of tuned settings; None ignores them."""
     use_tuned: bool | None = None
-    """None: use tuned settings if they were tuned on this machine; True: wherever they were tuned; False: never."""
+    """None: use settings tuned on this machine; True: use settings tuned anywhere; False: use none."""
     shown: str = "table"
     timeline: str = "harness"
     stall_timeout: float = 120.0
 
 
 def resolve(request: RunRequest) -> RunSettings:
-    """The settings of the run that a user asks for.
+    """The settings of the requested run.
 
     Raises:
         ConfigError: a name is unknown, a value is wrong, or two settings contradict each other.
@@ -72,7 +72,7 @@ def resolve(request: RunRequest) -> RunSettings:
     official = request.official or request.rehearsal
     if official and not request.rehearsal:
         _check_official(engine, model)
-    given = {name: getattr(request, name) for name in _AS_ASKED if getattr(request, name) is not None}
+    given = {name: getattr(request, name) for name in _COPIED if getattr(request, name) is not None}
     if request.rehearsal:
         given.setdefault("tree", REHEARSAL_TREE)
     return validated(
@@ -94,22 +94,22 @@ def resolve(request: RunRequest) -> RunSettings:
     )
 
 
-_AS_ASKED = (
+_COPIED = (
     *("dataset", "samples", "duration", "rehearsal", "force", "system", "runs_dir", "tree", "cache_dir"),
     *("shown", "timeline", "stall_timeout"),
 )
-"""The fields of a request that are settings as they are, with the defaults of `RunSettings` where they are None."""
+"""Fields of a request that become settings unchanged; those that are None get the default of `RunSettings`."""
 
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Engine, options and user.conf: the user's, then tuned ones, then the defaults."""
+    """Engine, options and user.conf: the user's, else the tuned ones, else the defaults."""
 
     engine: str
     options: Mapping[str, str]
     user_conf: Path | None
     tuned: Path | None = None
-    """The file that tuned settings were taken from."""
+    """The file that the tuned settings were read from."""
     remarks: tuple[str, ...] = ()
 
 
@@ -126,70 +126,70 @@ def _chosen(request: RunRequest, model: Model, scenario: str) -> _Chosen:
     remark = f"{remark}: {record.engine}, {tuned.words(options)}"
     conf = plain.user_conf
     if why := _other_circumstances(record, model.benchmark, options, request.dataset, request.samples):
-        remark += f"; not its {record.key}, since {why}"
+        remark += f"; its {record.key} is not used, since {why}"
     else:
         conf = request.user_conf or place / tuned.CONF
     return _Chosen(record.engine, options, conf, place / tuned.FILE, (remark,))
 
 
 def _check(request: RunRequest, mode: str, audit: str | None) -> None:
-    """Refuse what contradicts itself.
+    """Reject requests that contradict themselves.
 
     Raises:
-        ConfigError: something does.
+        ConfigError: two options contradict each other.
     """
     official = request.official or request.rehearsal
     if audit and (mode != "performance" or not official):
-        raise ConfigError(f"{audit} repeats an official performance run: give --official with it.")
+        raise ConfigError(f"{audit} repeats an official performance run: pass --official as well.")
     if request.rehearsal and (request.duration or 1) < 1:
-        raise ConfigError(f"--duration {request.duration:g} is too short for a rehearsal: give 1 second or more.")
+        raise ConfigError(f"--duration {request.duration:g} is too short for a rehearsal: use at least 1 second.")
     if official and request.timeline == "loadgen":
-        raise ConfigError("an official run has no trace: leave out --timeline loadgen.")
+        raise ConfigError("an official run has no trace: omit --timeline loadgen.")
     shortened = {"samples": request.samples, "duration": None if request.rehearsal else request.duration}
     for name, value in shortened.items():
         if official and value is not None:
-            raise ConfigError(f"an official run covers everything that the rules require: leave out --{name}.")
+            raise ConfigError(f"an official run covers everything that the rules require: omit --{name}.")
 
 
 def _check_official(engine: type[Engine], model: Model) -> None:
     if not engine.computes:
-        raise ConfigError(f"the {engine.name} engine computes nothing, so it has no official result.")
+        raise ConfigError(f"the {engine.name} engine computes nothing, so it cannot give an official result.")
     if model.caveat:
-        raise ConfigError(f"{model.path} has {model.caveat}, so it has no official result.")
+        raise ConfigError(f"{model.path} has {model.caveat}, so it cannot give an official result.")
 
 
 def default_conf() -> Path | None:
-    """The project's user.conf, None where there is none."""
+    """The project's user.conf; None if there is none."""
     path = ROOT / "user.conf"
     return path if path.is_file() else None
 
 
 def _tuned(place: Path, model: Model, engine: str | None, use: bool | None) -> tuple[tuned.Tuned | None, str | None]:
-    """The tuned settings in a folder if they are to be used, and what to say about them."""
+    """The tuned settings in a folder if they are to be used, and a remark for the user."""
     record = tuned.read(place)
     if record is None:
         if use:
-            raise ConfigError(f"there are no tuned settings in {place}: make them with `harness tune`.")
+            raise ConfigError(f"there are no tuned settings in {place}: create them with `harness tune`.")
         return None, None
     mismatch = record.mismatch(model.sha256, engine)
     other_machine = mismatch is not None and record.mismatch(model.sha256, engine, anywhere=True) is None
     if mismatch and not (use and other_machine):
         if use:
             raise ConfigError(f"the settings in {place} {mismatch}.")
-        return None, f"the settings in {place} {mismatch}: they are not used."
+        return None, f"the settings in {place} {mismatch}; they are not used."
     where = f"on another machine ({record.machine})" if mismatch else "here"
-    return record, f"with the settings of {place}, tuned {where}"
+    return record, f"using the settings in {place}, tuned {where}"
 
 
 def _other_circumstances(
     record: tuned.Tuned, benchmark: str, options: Mapping[str, str], dataset: str | None, samples: int | None
 ) -> str | None:
-    """Why the rate that was tuned does not count in a run, though the engine's settings do; None if it does."""
+    """Why a run cannot use the tuned rate, although it uses the engine's settings; None if it can."""
     found = find_dataset(benchmark, dataset)
     if (found.name, found.sha256, samples) != (record.dataset, record.dataset_sha256, record.samples):
         return f"it was found with {'the first samples of ' if record.samples else ''}data set {record.dataset}"
     if options != record.options:
-        return "other options were in force then"
+        return "it was found with other options"
     if tuned.digest(default_conf()) != record.base_conf:
-        return "user.conf was changed after that"
+        return "user.conf has changed since"
     return None

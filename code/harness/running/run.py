@@ -1,4 +1,4 @@
-"""One test from its settings to its result: prepare, let LoadGen test, read its logs, keep and show the outcome."""
+"""One test from its settings to its result: prepare, let LoadGen test, read its logs, store and show the outcome."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from harness.scenarios.base import Scenario
 from harness.scheduling.base import Counters, Scheduler
 from harness.task.base import Accuracy
 
-_RESERVE = 64 * 2**20  # bytes of a run's logs, beside its responses
+_RESERVE = 64 * 2**20  # bytes of a run's logs without its responses
 
 
 def run(settings: RunSettings) -> int:
-    """Run one test in a process of its own.
+    """Run one test in its own process.
 
     Returns:
-        0, or 1 when the result is INVALID or the test failed, 2 when a setting is wrong, 130 after Ctrl-C.
+        0, or 1 if the result is INVALID or the test failed, 2 if a setting is wrong, 130 after Ctrl-C.
     """
     places = Places.choose(settings)
     return supervised(_test, settings, places, cleanup=places.discard)
@@ -50,17 +50,17 @@ class _Planned:
     places: Places
     audit: AuditRun | None
     conf: UserConf
-    """What the user set."""
+    """The user's settings for LoadGen."""
     ready: Prepared
     estimated: float | None
-    """Of the scenario's key of user.conf, where the user sets none."""
+    """An estimate for the scenario's key of user.conf, if the user sets none."""
     agreement: Agreement | None
 
 
 def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     heartbeat.beat(patience(settings))
     places.create()
-    # This process may be killed at any moment: what engines and the cache leave half-made then goes with the rest.
+    # This process may be killed at any moment: unfinished files of engines and the cache are then removed as well.
     tempfile.tempdir = str(places.staging)
     planned = _plan(settings, places, heartbeat)
     counters, recorder = _measure(planned, heartbeat)
@@ -79,9 +79,9 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
 
 
 def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Planned:
-    """Check what can be checked, get the scenario ready, and write the user.conf that LoadGen will read."""
+    """Make all checks, prepare the scenario, and write the user.conf that LoadGen will read."""
     if settings.notices:
-        hint = "" if settings.official else " Official runs take --official (OFFICIAL=1)."
+        hint = "" if settings.official else " Pass --official (OFFICIAL=1) for an official run."
         console.note(f"{settings.notice}{hint}")
     for remark in settings.remarks:
         console.note(remark)
@@ -103,7 +103,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
 
 
 def _estimate(settings: RunSettings, conf: UserConf, ready: Prepared) -> float | None:
-    """A value of the scenario's key, measured where LoadGen needs one and the user sets none."""
+    """A measured value of the scenario's key, if LoadGen needs one and the user sets none."""
     scenario = ready.scenario
     needed = not settings.accuracy or scenario.paced
     if not needed or conf.lookup(ready.benchmark.name, scenario.name, scenario.key):
@@ -114,7 +114,7 @@ def _estimate(settings: RunSettings, conf: UserConf, ready: Prepared) -> float |
 
 
 def _agreement(ready: Prepared, ran: Callable[[], None]) -> Agreement | None:
-    """How much the engine differs from ONNX Runtime, where that runs the model; too much is a warning."""
+    """The engine's deviation from ONNX Runtime, if that runs the model; too large a deviation is a warning."""
     try:
         with console.working("comparing with ONNX Runtime"):
             agreed = agreement(ready.benchmark, ready.sut, np.arange(ready.qsl.count), ran)
@@ -127,7 +127,7 @@ def _agreement(ready: Prepared, ran: Callable[[], None]) -> Agreement | None:
 
 
 def _effective_conf(settings: RunSettings, conf: UserConf, ready: Prepared, estimated: float | None) -> str:
-    """The user.conf that LoadGen reads: the user's, and behind it what the harness sets."""
+    """The user.conf that LoadGen reads: the user's, followed by the harness's settings."""
     prefix = f"{ready.benchmark.name}.{settings.scenario}"
     lines = []
     if estimated is not None:
@@ -155,8 +155,8 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Recorde
     bound = test_settings.server_target_latency_ns / 1e9
     if scenario.paced and bound != scenario.bound:
         raise RunFailed(
-            f"LoadGen's bound is {bound * 1000:g} ms and the harness knows {scenario.bound * 1000:g} ms for "
-            f"{ready.benchmark.name}: this LoadGen's round has other rules than this harness."
+            f"LoadGen's latency bound for {ready.benchmark.name} is {bound * 1000:g} ms, but the harness expects "
+            f"{scenario.bound * 1000:g} ms: this LoadGen belongs to a round with other rules."
         )
     recorder = None if settings.timeline == "off" else Recorder()
     scheduler = scenario.scheduler(session.complete, recorder)
@@ -184,26 +184,26 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Recorde
 
 
 class _Watch:
-    """Turns a scheduler's counters into signs of life and a progress bar."""
+    """Turns a scheduler's counters into heartbeats and a progress bar."""
 
     def __init__(self, planned: _Planned, scheduler: Scheduler, heartbeat: Heartbeat, bar: console.Progress) -> None:
         settings, ready = planned.settings, planned.ready
         self._scheduler, self._heartbeat, self._bar = scheduler, heartbeat, bar
         self._stalled = max(settings.stall_timeout, 20 * ready.slowest)
-        # An accuracy run comes in as many queries as the data set has loads.
+        # LoadGen issues an accuracy run in several queries, one for each set of samples that it loads.
         self._samples = ready.qsl.count if settings.accuracy else 0
         self._cost = int(ready.scenario.costs.sum()) if settings.accuracy else 0
         self._completed = -1
         heartbeat.beat(self._stalled)
 
     def look(self) -> None:
-        """Report what was completed since the last look."""
+        """Report what was completed since the last call."""
         counters = self._scheduler.counters
         if counters.completed != self._completed:
             self._completed = counters.completed
             self._heartbeat.beat(self._stalled)
         if counters.issued:
-            # Long samples run first, so that the share of the tokens tells the time left, not that of the samples.
+            # Long samples run first, so the share of tokens, not of samples, shows the time left.
             self._bar.update(
                 done=counters.completed,
                 total=max(counters.issued, self._samples),
@@ -262,7 +262,7 @@ def _correction(scenario: Scenario, detail: Detail, conf: UserConf, model: str) 
 
 
 def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Outcome, Path]:
-    """Write the record and move everything to its place; verify a compliance test, which may make it invalid.
+    """Write the record and move everything to its place; verify a compliance test, which may invalidate it.
 
     Returns:
         The outcome, and the folder that holds the logs.
@@ -277,7 +277,7 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
         reasons = tuple(audit.verify(result, ready.benchmark, ready.dataset))
         compared = reference(audit.reference, audit.test.name)
         outcome = replace(outcome, valid=not reasons, reasons=reasons, reference=compared)
-        # The record has to say what came of the whole test, and which results it was compared with.
+        # The record must include the verification's verdict, and the results that the test was compared with.
         for folder in (places.staging, result / "performance" / "run_1"):
             write_json(folder / RUN, outcome.record.values())
     heartbeat.publish()

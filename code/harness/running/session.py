@@ -1,8 +1,8 @@
-"""One test: LoadGen, a scheduler and a QSL brought together. One process runs one test.
+"""Runs one test with LoadGen, a scheduler and a QSL. One process runs one test.
 
-LoadGen logs "Multiple conf files" when a second configuration is read in a process, and official checkers refuse
-such a log. Its callbacks run on LoadGen's own threads, and `StartTest` cannot be stopped: when something fails, the
-caller must end the process.
+LoadGen logs "Multiple conf files" when a process reads a second configuration, and official checkers reject such a
+log. Its callbacks run on LoadGen's own threads, and `StartTest` cannot be stopped: after a failure, the caller must
+end the process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from harness.task.sut import Responses
 
 
 class Mode(StrEnum):
-    """What LoadGen measures."""
+    """The quantity that LoadGen measures."""
 
     PERFORMANCE = "performance"
     ACCURACY = "accuracy"
@@ -35,12 +35,12 @@ NO_AUDIT = ""
 
 
 def complete(ids: list[int], responses: Responses) -> None:
-    """Tell LoadGen that these query ids are answered: one call a batch, since each call costs microseconds."""
+    """Report to LoadGen that these query ids are answered: one call per batch, since each call costs microseconds."""
     lg.QuerySamplesComplete(list(map(lg.QuerySampleResponse, ids, responses.pointers, responses.sizes)))
 
 
 def make_settings(conf: Path, model: str, scenario: str, mode: Mode) -> lg.TestSettings:
-    """LoadGen's settings from its embedded mlperf.conf and this user.conf. Call it once a process.
+    """LoadGen's settings from its embedded mlperf.conf and this user.conf. Call it once per process.
 
     Raises:
         RunFailed: LoadGen cannot read the file.
@@ -63,13 +63,14 @@ def run_test(
     audit: Path | None = None,
     trace: bool = False,
 ) -> None:
-    """Run one test to its end, calling ``on_tick`` every ``tick`` seconds; ``audit`` is a compliance test's settings.
+    """Run one test to its end, calling ``on_tick`` every ``tick`` seconds.
 
-    ``trace`` has LoadGen write mlperf_log_trace.json, with a line for each of its events.
+    ``audit`` is the file of a compliance test's settings. ``trace`` makes LoadGen write mlperf_log_trace.json, with one
+    line per event.
 
     Raises:
-        The first failure of the scheduler, the engine or the QSL. LoadGen then still waits in its thread, and the
-        process has to be ended.
+        The first failure of the scheduler, the engine or the QSL. LoadGen's thread is then still waiting, and the
+        process must be ended.
     """
     output = lg.LogOutputSettings()
     output.outdir = str(log_dir)
@@ -88,7 +89,7 @@ def run_test(
             except BaseException as error:  # noqa: BLE001  it must not unwind through LoadGen's C++ frames
                 failure.append(error)
                 ended.set()
-                threading.Event().wait()  # going on would measure a data set that is not there
+                threading.Event().wait()  # continuing would measure samples that are not loaded
 
         return callback
 
@@ -124,7 +125,7 @@ def run_test(
 def short_test(
     scenario: str, scheduler: Scheduler, qsl: SampleLibrary, on_progress: Callable[[], None], **settings: object
 ) -> Detail:
-    """A performance test to measure with, not one that counts: a process may run as many as it likes.
+    """Run a performance test for measuring only: a process may run any number of these.
 
     ``settings`` are fields of LoadGen's TestSettings; min_duration_ms is 0 and min_query_count 1 unless given.
     The scheduler is closed at the end. ``on_progress()`` is called while samples are completed.

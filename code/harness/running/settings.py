@@ -19,7 +19,7 @@ from harness.task.base import BenchmarkSettings
 
 
 class RunSettings(BaseModel):
-    """Everything that decides what a run does."""
+    """Everything that determines what a run does."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,38 +35,38 @@ class RunSettings(BaseModel):
         None, ge=0.1, allow_inf_nan=False, description="seconds of a development run or rehearsal"
     )
     official: bool = False
-    """Whether the rules' sizes and durations apply; in rehearsals, too."""
+    """Whether the rules' sizes and durations apply; also set in rehearsals."""
     rehearsal: bool = False
-    """Whether stand-ins for data, engine and weights are fine, and everything says so."""
+    """Whether stand-ins for data, engine and weights are allowed; all output then says so."""
     audit: str | None = None
-    """The compliance test that this run is, TEST01 or TEST04; ``mode`` is then performance."""
+    """The compliance test to run, TEST01 or TEST04; ``mode`` is then performance."""
     force: bool = False
     system: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     user_conf: Path | None = None
     runs_dir: Path = ROOT / "build" / "runs"
     tree: Path = ROOT
-    """The folder whose results/ and compliance/ official runs go to."""
+    """The folder whose results/ and compliance/ receive official runs."""
     cache_dir: Path = CACHE_DIR
     tuned: Path | None = None
-    """The file that engine, options and user.conf were taken from, where they were tuned."""
+    """The file that engine, options and user.conf were read from, if they were tuned."""
     remarks: tuple[str, ...] = ()
-    """What the user should hear before the run."""
+    """Messages to show before the run."""
     shown: Literal["table", "json", "nothing"] = "table"
     """How the result is printed."""
     timeline: Literal["harness", "loadgen", "off"] = "harness"
-    """Who records when queries and batches ran, for reports."""
+    """The source of query and batch times in reports."""
     stall_timeout: float = Field(
         120.0, gt=0, allow_inf_nan=False, description="seconds without a completed batch that end a run"
     )
 
     @property
     def accuracy(self) -> bool:
-        """Whether the run measures accuracy, and not speed."""
+        """Whether the run measures accuracy instead of speed."""
         return self.mode == "accuracy"
 
     @property
     def compliance(self) -> Audit | None:
-        """The compliance test that the run is."""
+        """The compliance test to run; None for other runs."""
         return AUDITS[self.audit] if self.audit else None
 
     @property
@@ -76,24 +76,24 @@ class RunSettings(BaseModel):
 
     @property
     def seconds(self) -> float:
-        """The length that a performance run should have."""
+        """The intended duration of a performance run, in seconds."""
         return self.duration or (MIN_DURATION_MS / 1000 if self.official else DEVELOPMENT_SECONDS)
 
     @property
     def notices(self) -> list[str]:
-        """Sentences that everything which the run prints or writes must carry."""
+        """Sentences that all output of the run must carry."""
         notices = [REHEARSAL] if self.rehearsal else [] if self.official else [NOTICE]
         about_model = [words for words in (self.model.caveat, self.model.remark) if words]
         return [*notices, f"Model {self.model.name}: {', '.join(about_model)}."] if about_model else notices
 
     @property
     def notice(self) -> str | None:
-        """The notices in one line."""
+        """The notices in one line; None if there are none."""
         return " ".join(self.notices) or None
 
     @property
     def scene(self) -> Scene:
-        """The system, benchmark and scenario that the run is a result of."""
+        """The system, benchmark and scenario of the run's result."""
         system = self.system or default_system_name()
         if self.rehearsal and not system.startswith(REHEARSAL_PREFIX):
             system = REHEARSAL_PREFIX + system
@@ -101,7 +101,7 @@ class RunSettings(BaseModel):
 
     @property
     def target(self) -> Path | None:
-        """The folder that the logs go to once they are valid: below results/ or compliance/; None in development."""
+        """The folder for valid logs, below results/ or compliance/; None in development."""
         if not self.official:
             return None
         layout = Classic(self.tree)

@@ -1,7 +1,7 @@
-"""Settings that a tuning found: measurements/<system>/<benchmark>/<Scenario>/{tuned.json,user.conf}.
+"""Settings found by tuning: measurements/<system>/<benchmark>/<Scenario>/{tuned.json,user.conf}.
 
-`harness tune` writes them, and a run of the same model in the same scenario uses them by itself, on the machine that
-they were found on.
+`harness tune` writes them, and a run of the same model in the same scenario uses them automatically, on the machine
+that they were tuned on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TOGETHER = {"streams", "threads", "instances", "scheduler", "pin"}
 
 
 class Machine(BaseModel):
-    """What a machine must have in common with the one that settings were tuned on."""
+    """The properties that a machine must share with the one that settings were tuned on."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,13 +37,13 @@ class Machine(BaseModel):
         return cls.model_validate(machine.describe())
 
     def __str__(self) -> str:
-        """In words."""
+        """CPU, cores and NUMA nodes as text."""
         nodes = f" in {self.numa_nodes} NUMA nodes" if self.numa_nodes > 1 else ""
         return f"{self.cpu}, {self.cores} cores{nodes}"
 
 
 class Tuned(BaseModel):
-    """What a tuning found, and how."""
+    """The result of a tuning, and how it was found."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,14 +53,14 @@ class Tuned(BaseModel):
     dataset_sha256: str | None = None
     samples: int | None = None
     base_conf: str | None = None
-    """`digest` of the project's user.conf when the settings were tuned."""
+    """`digest` of the project's user.conf at the time of tuning."""
     engine: str
     scenario: str
     options: dict[str, str]
-    """Options of the engine and the benchmark, as `--set` takes them."""
+    """Options of the engine and the benchmark, as for `--set`."""
     key: str
     value: float
-    """What user.conf holds."""
+    """The value of ``key`` in user.conf."""
     score: float
     unit: str
     default_score: float
@@ -73,35 +73,35 @@ class Tuned(BaseModel):
     time: str
 
     def mismatch(self, sha256: str | None, engine: str | None, *, anywhere: bool = False) -> str | None:
-        """Why these settings are not for a run of that model on that engine (None: any) here; None if they are.
+        """Why these settings do not apply to a run of that model on that engine (None: any) here; None if they do.
 
-        ``anywhere`` leaves the machine out.
+        ``anywhere`` ignores the machine.
         """
         if sha256 != self.model_sha256:
             return f"were tuned for another model, {self.model}"
         if engine not in (None, self.engine):
             return f"were tuned for {self.engine}"
         if not anywhere and self.machine != Machine.here():
-            return f"were tuned on another machine ({self.machine}), so tune here or give --tuned"
+            return f"were tuned on another machine ({self.machine}), so tune here or pass --tuned"
         return None
 
     def words(self) -> str:
-        """The options as they would be typed."""
+        """The options as a user would type them."""
         return words(self.options)
 
 
 def words(options: Mapping[str, str]) -> str:
-    """Options as they would be typed."""
+    """Options as a user would type them."""
     return " ".join(shlex.quote(f"{name}={value}") for name, value in options.items()) or "the defaults"
 
 
 def folder(measurements: Path, system: str | None, benchmark: str, scenario: str) -> Path:
-    """Where the settings of a scenario lie; ``benchmark`` is the official name."""
+    """The folder of a scenario's settings; ``benchmark`` is the official name."""
     return measurements / (system or machine.default_system_name()) / benchmark / scenario
 
 
 def read(place: Path) -> Tuned | None:
-    """The settings in a folder, None where there are none.
+    """The settings in a folder; None if there are none.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -113,11 +113,13 @@ def read(place: Path) -> Tuned | None:
         return Tuned.model_validate_json(path.read_text("utf-8"))
     except (OSError, ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{path} is no settings file of this harness ({reason}): tune again, or delete it.") from None
+        raise ConfigError(
+            f"{path} is not a settings file of this harness ({reason}): tune again, or delete it."
+        ) from None
 
 
 def write(place: Path, tuned: Tuned, conf: str) -> None:
-    """Write the settings, the user.conf first: what reads them looks for the other file.
+    """Write the settings, user.conf first: readers look for the other file.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -127,11 +129,11 @@ def write(place: Path, tuned: Tuned, conf: str) -> None:
 
 
 def merged(options: Mapping[str, str], tuned: Tuned) -> dict[str, str]:
-    """What the user typed, over what was tuned; of the settings that belong together, only the user's."""
+    """The user's options over the tuned ones; of the settings that belong together, only the user's."""
     alone = _TOGETHER if _TOGETHER & options.keys() else set()
     return {**{name: value for name, value in tuned.options.items() if name not in alone}, **options}
 
 
 def digest(path: Path | None) -> str | None:
-    """sha256 of a file, None where there is none."""
+    """sha256 of a file; None if there is none."""
     return sha256_of(path) if path else None

@@ -1,1 +1,1 @@
-"""LoadGen's scenarios: what each prepares, how it is driven, and what its result is."""
+"""LoadGen's scenarios: what each prepares, how LoadGen drives it, and its result."""

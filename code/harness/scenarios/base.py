@@ -1,4 +1,4 @@
-"""What a scenario is to a run: shapes to prepare, the user.conf key that sizes the test, a scheduler, a result."""
+"""The contract of a scenario: shapes to prepare, the user.conf key that sizes the test, a scheduler, a result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.task.sut import SUT
 
 @dataclass(frozen=True)
 class Metric:
-    """The number that a scenario is about, as LoadGen reports it."""
+    """The metric of a scenario, as LoadGen reports it."""
 
     name: str
     value: float | None
@@ -30,42 +30,42 @@ class Metric:
 
 @dataclass(frozen=True)
 class Trial:
-    """How good settings are."""
+    """The measured quality of settings."""
 
     score: float
-    """More is better; 0 where they do not serve at all."""
+    """Higher is better; 0 if the settings are unusable."""
     value: float
-    """Of the scenario's ``key``, that suits the settings."""
+    """A value of the scenario's ``key`` that suits the settings."""
 
 
 class ShortTest(Protocol):
     """Runs a short LoadGen test."""
 
     def __call__(self, **settings: float) -> Detail:
-        """LoadGen's log; ``settings`` are fields of its TestSettings by name."""
+        """Return LoadGen's log; ``settings`` are fields of its TestSettings by name."""
 
 
 class Listener:
-    """Hears of progress while a scenario gets ready; this one ignores it."""
+    """Receives progress while a scenario prepares; this class ignores it."""
 
     def compiling(self, done: int, total: int) -> None:
-        """The next of ``total`` shapes is compiled now, which may take minutes."""
+        """``done`` of ``total`` shapes are compiled; the next one may take minutes."""
 
     def ran(self) -> None:
-        """A batch was run, or a shape compiled. Called from any thread."""
+        """A batch ran or a shape was compiled. Called from any thread."""
 
 
 def find_scenario(name: str) -> type[Scenario]:
-    """The scenario of that name.
+    """The scenario with that name.
 
     Raises:
-        ConfigError: there is none; the message gives the nearest.
+        ConfigError: the name is unknown; the message suggests the nearest.
     """
-    return resolve("scenario", SCENARIOS, name, Scenario)  # type: ignore[type-abstract]  # it is only compared with
+    return resolve("scenario", SCENARIOS, name, Scenario)  # type: ignore[type-abstract]  # used only in issubclass()
 
 
 def known_scenario(name: object) -> type[Scenario] | None:
-    """The scenario of exactly that name, as logs and folders have it; None if there is none."""
+    """The scenario with exactly that name, as in logs and folders; None if there is none."""
     return find_scenario(name) if isinstance(name, str) and name in SCENARIOS else None
 
 
@@ -75,70 +75,70 @@ class Scenario(ABC):
     name: ClassVar[str]
     """LoadGen's name."""
     key: ClassVar[str]
-    """The key of user.conf that decides how many queries LoadGen prepares or issues a second."""
+    """The key of user.conf that sets how many queries LoadGen prepares or issues per second."""
     paced: ClassVar[bool] = False
-    """Whether LoadGen issues queries at the rate of ``key``, in accuracy runs as well: they must be answered within the
-    benchmark's latency bound, and the throughput of a VALID run is the rate that was asked for."""
+    """Whether LoadGen issues queries at the rate of ``key``, also in accuracy runs: they must be answered within the
+    benchmark's latency bound, and the throughput of a VALID run is the requested rate."""
     one_query: ClassVar[bool] = False
-    """Whether all samples come in one query: their latencies are then times of waiting for each other, and they may run
-    in any order, the longest first."""
+    """Whether all samples arrive in one query: their latencies then only show how long they waited for each other, and
+    they may run in any order, the longest first."""
     one_stream: ClassVar[bool] = False
-    """Whether one batch at a time on all cores suits it best, since nothing but latency counts."""
+    """Whether one batch at a time on all cores suits it best, since only latency counts."""
     score: ClassVar[str]
     """The unit of a trial's score."""
     result: ClassVar[str]
     """The key of the result in mlperf_log_detail.txt: samples per second, or nanoseconds if ``latency``."""
     summary: ClassVar[tuple[str, ...]]
-    """The name of the result in mlperf_log_summary.txt: the one of today's LoadGen, then those of older versions."""
+    """Names of the result in mlperf_log_summary.txt: the current LoadGen's, then those of older versions."""
     latency: ClassVar[bool] = False
-    """Whether the result is a latency, of which less is better."""
+    """Whether the result is a latency, where lower is better."""
     percentile: ClassVar[int | None] = None
-    """The percentile of the latency that the result or the bound is about; None if neither is."""
+    """The latency percentile of the result or the bound; None if neither is a latency."""
     samples_per_query: ClassVar[int | None] = None
     """None if LoadGen puts all samples into one query."""
     short_ns: ClassVar[int] = 0
-    """Results up to this latency may differ by 20 % instead of 10 % in a compliance test (run_verification.py)."""
+    """Results up to this latency may deviate by 20 % instead of 10 % in a compliance test (run_verification.py)."""
 
     def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float) -> None:
-        """``costs`` is int64 (n,), those of the data set's samples; ``max_cost`` the largest that there can be.
+        """``costs`` is int64 (n,), the costs of the data set's samples; ``max_cost`` is the largest possible cost.
 
-        ``bound`` is the benchmark's Server latency bound in seconds, which only Server has a use for.
+        ``bound`` is the benchmark's Server latency bound in seconds; only Server uses it.
         """
         self.sut = sut
         self.costs = costs
         self.max_cost = max_cost
         self.bound = bound
         self.shapes: Sequence[Shape] = ()
-        """The shapes that batches have, where they are few."""
+        """The shapes of the batches, if there are few."""
 
     @classmethod
     def engine_settings(cls, settings: EngineSettings, max_cost: int) -> EngineSettings:
-        """The engine's settings, with what suits the scenario where the user says nothing."""
+        """The engine's settings, with values that suit the scenario where the user set none."""
         return settings.suited(latency=cls.one_stream, arriving=cls.paced, max_cost=max_cost)
 
     @abstractmethod
     def get_ready(self, indices: Integers, listener: Listener) -> float:
-        """Compile and run what the test will run, so that no first time falls into it; ``indices`` are loaded samples.
+        """Compile and run in advance whatever would otherwise be slow when first run; ``indices`` are loaded samples.
 
         Returns:
-            The seconds of the slowest batch.
+            Seconds of the slowest batch.
         """
 
     @abstractmethod
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> tuple[float, str]:
-        """A value of ``key`` that suits a test of that many seconds, and how it was found, in words."""
+        """A value of ``key`` that suits a test of that many seconds, and a description of how it was found."""
 
     @abstractmethod
     def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
-        """How good the settings in force are, measured for about so many seconds."""
+        """The quality of the current settings, measured for about that many seconds."""
 
     def held(self, detail: Detail) -> bool:
-        """Whether a test's queries were answered within the latency bound, if the scenario has one."""
+        """Whether a test met the latency bound, if the scenario has one."""
         return True
 
     @abstractmethod
     def scheduler(self, complete: Complete, observer: Observer | None = None) -> Scheduler:
-        """What LoadGen issues queries to."""
+        """The scheduler that LoadGen issues queries to."""
 
     @classmethod
     @abstractmethod
@@ -148,14 +148,14 @@ class Scenario(ABC):
     @classmethod
     @abstractmethod
     def correction(cls, detail: Detail) -> float | None:
-        """A better value of ``key`` after a test that was too short, or None where the log does not tell."""
+        """A better value of ``key`` after a test that was too short, or None if the log does not show one."""
 
     def describe(self) -> dict[str, object]:
-        """How batches are formed, for the record of a run."""
+        """How batches are formed, for a run's record."""
         return {"shapes": [list(shape) for shape in self.shapes]}
 
     def _compile(self, shapes: Sequence[Shape], listener: Listener, total: int) -> None:
-        """Compile shapes, the last of ``total``."""
+        """Compile shapes, which are the last of ``total``."""
         for number, shape in enumerate(shapes, start=total - len(shapes)):
             listener.compiling(number, total)
             self.sut.prepare(shape)

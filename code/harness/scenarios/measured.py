@@ -1,4 +1,4 @@
-"""Scenarios in which batches are put together while queries come, by what each shape was measured to take."""
+"""Scenarios that form batches while queries arrive, based on the measured time of each shape."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, 
 from harness.task.shape import Floats, Integers, Shape
 from harness.task.sut import SUT
 
-_PAYS = 0.75  # of a sample's cost is what a further one in its batch may cost, so that compiling batches pays
-_ANY_SHAPE_BUDGET = 12  # shapes that are measured where none has to be compiled
+_PAYS = 0.75  # compiling batches pays if a further sample costs at most this fraction of the first
+_ANY_SHAPE_BUDGET = 12  # number of shapes to measure where none has to be compiled
 
 
 class MeasuredScenario(Scenario):
-    """Measures its shapes in the warm-up, and has a `CostTable` from then on."""
+    """Measures its shapes in the warm-up, and has a `CostTable` afterwards."""
 
     def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float) -> None:
         super().__init__(sut, costs, max_cost, bound)
@@ -30,18 +30,19 @@ class MeasuredScenario(Scenario):
         self._largest = min(settings.max_batch, within or settings.max_batch)
         if sut.static.length and costs.max() > sut.static.length:
             raise ConfigError(
-                f"a sample of {costs.max()} does not fit the model's graph, which fixes {sut.static.length}."
+                f"a sample of {costs.max()} does not fit the model's graph, which has a fixed length of "
+                f"{sut.static.length}."
             )
         self.times: dict[Shape, Floats] = {}
         """Measured seconds, float64 (n,), by shape."""
 
     @property
     def limit(self) -> float | None:
-        """Seconds that a batch may take, None where any batch is as good as the engine can run it."""
+        """The maximum seconds of a batch; None if there is no limit."""
         return None
 
     def get_ready(self, indices: Integers, listener: Listener) -> float:
-        """Run each shape several times on every stream, and keep the times."""
+        """Run each shape several times on every stream, and record the times."""
         fixed, budget = self.sut.engine.fixed_shapes, self._budget
         fits: Callable[[Shape], bool] = lambda shape: True  # noqa: E731
         few: list[Shape] = []
@@ -61,20 +62,20 @@ class MeasuredScenario(Scenario):
 
     @cached_property
     def table(self) -> CostTable:
-        """From the measured times."""
+        """The table of the measured times."""
         return CostTable(_medians(self.times), fixed=self._fixed, max_tokens=self.sut.engine.settings.max_tokens)
 
     @property
     def jitter(self) -> Floats:
         """float64 (n,): measured seconds ÷ the median of their shape.
 
-        Without the greatest twentieth: so few measurements do not tell how often a rare hiccup comes.
+        Without the largest 5 %: so few measurements do not show how often a rare hiccup occurs.
         """
         ratios = np.sort(np.concatenate([times / np.median(times) for times in self.times.values()]))
         return ratios[: max(1, int(0.95 * len(ratios)))]
 
     def describe(self) -> dict[str, object]:
-        """The shapes with the median of their measured seconds."""
+        """The shapes and the median of their measured seconds."""
         return {**super().describe(), "measured_seconds": [[*shape, s] for shape, s in _medians(self.times).items()]}
 
 

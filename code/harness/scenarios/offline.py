@@ -16,16 +16,16 @@ from harness.scheduling.offline import OfflineScheduler, measure_rate
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
-_MEASURING = 4.0  # seconds before a test; a short one gets half of its own length, and two seconds at least
-_LARGEST = 1e6  # samples of a query that is planned in order to measure: more would hardly fill batches better
+_MEASURING = 4.0  # seconds of measuring before a test; before a short one half its length, but at least two
+_LARGEST = 1e6  # maximum samples of a query planned for measuring: more would hardly fill batches better
 MARGIN = 1.15
-"""target_qps ÷ measured samples/s. LoadGen adds 10 % of its own; this is for a machine that gets faster meanwhile."""
+"""target_qps ÷ measured samples/s. LoadGen adds 10 % itself; this allows for a machine that gets faster in the run."""
 _CAUTION = 1.3
-"""The same for a test of ten minutes: it has time for more to change, and costs more when it was too short."""
+"""The same for a test of ten minutes: more can change in that time, and repeating a short test costs more."""
 
 
 class Offline(Scenario):
-    """Batches are planned over the whole query, so that little of them is padding."""
+    """Plans batches over the entire query, which keeps padding small."""
 
     name: ClassVar[str] = "Offline"
     key: ClassVar[str] = "target_qps"
@@ -40,7 +40,7 @@ class Offline(Scenario):
         self.shapes = self.planner.shapes
 
     def get_ready(self, indices: Integers, listener: Listener) -> float:
-        """One batch of every shape, or the first four where there may be any."""
+        """Run one batch of every shape, or of the first four if any shape is possible."""
         if self.sut.engine.fixed_shapes:
             self._compile(self.shapes, listener, len(self.shapes))
         slowest, seen = 0.0, set[Shape]()
@@ -55,7 +55,7 @@ class Offline(Scenario):
         return slowest
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> tuple[float, str]:
-        """Samples/s of a query as large as the test's, and a margin."""
+        """Samples/s of a query as large as the test's, plus a margin."""
         rate = self._rate(indices, seconds, min(_MEASURING, max(2.0, seconds / 2)), listener)
         margin = _CAUTION if seconds >= MIN_DURATION_MS / 1000 else MARGIN
         return rate * margin, f"{rate:.4g} samples/s measured, with a margin so that the run is long enough"
@@ -76,7 +76,7 @@ class Offline(Scenario):
 
     @classmethod
     def correction(cls, detail: Detail) -> float | None:
-        """The rate that was reached, and the margin."""
+        """The rate of the test, plus a margin."""
         rate = cls.metric(detail).value
         return rate * MARGIN if rate else None
 
@@ -87,7 +87,7 @@ class Offline(Scenario):
             return measure_rate(self.sut, self.planner, query, seconds, listener.ran)
 
         query, found, before = indices, rate(indices, 0.5), 0.0
-        # The faster the machine, the larger the query, and the larger the query, the fuller its batches.
+        # A faster machine gets a larger query, and a larger query fills its batches better.
         while found > 1.1 * before and len(query) < _LARGEST:
             query = np.tile(indices, int(min(found * test, _LARGEST) // len(indices) + 1))
             found, before = rate(query, 0.5), found
@@ -95,7 +95,7 @@ class Offline(Scenario):
 
 
 def make_planner(sut: SUT, costs: Integers, max_cost: int) -> Planner:
-    """The planner that fits the engine and the graph: exact shapes, few compiled ones, or the one that it fixes."""
+    """The planner for the engine and the graph: exact shapes, a few compiled ones, or the one that the graph fixes."""
     settings = sut.engine.settings
     batch, length = sut.static
     if length:

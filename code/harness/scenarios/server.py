@@ -1,4 +1,4 @@
-"""Server: samples come one by one at random; the metric is how many a second still meet the latency bound."""
+"""Server: samples arrive one by one at random; the metric is how many per second still meet the latency bound."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from harness.scheduling.server import ServerScheduler
 from harness.scheduling.simulate import server_peak
 from harness.task.shape import Integers
 
-_CAUTION = 0.5  # of the simulated peak: machines have hiccups that a few seconds of measuring do not show
-_MOST = 15_000.0  # queries a second, half of what LoadGen, Python and the scheduler pass on where nothing computes
-_LOAD = 0.4  # of what the streams answer one by one, where the simulation finds no rate
-_PRECISION, _TESTS = 0.08, 6  # of a trial: it compares settings, and the rate of the best is searched for afterwards
+_CAUTION = 0.5  # fraction of the simulated peak: a few seconds of measuring do not show every hiccup of a machine
+_MAX_RATE = 15_000.0  # queries/s, half of what LoadGen, Python and the scheduler pass on if nothing computes
+_LOAD = 0.4  # fraction of the streams' rate with single samples, used if the simulation finds no rate
+_PRECISION, _TESTS = 0.08, 6  # of a trial: it only compares settings; the rate of the best is searched for afterwards
 
 
 class Server(MeasuredScenario):
-    """Dynamic batching that knows the bound."""
+    """Dynamic batching that respects the latency bound."""
 
     name: ClassVar[str] = "Server"
     key: ClassVar[str] = "target_qps"
@@ -35,26 +35,26 @@ class Server(MeasuredScenario):
 
     @property
     def limit(self) -> float:
-        """Half of the bound: before a batch runs, its samples may have waited for another."""
+        """Half the bound: before a batch runs, its samples may have waited for another one."""
         return self.bound / 2
 
     def peak(self, indices: Integers) -> float:
-        """Queries a second that a simulation with the measured times answers in time; 0 where it finds no rate."""
+        """Queries/s that a simulation with the measured times answers in time; 0 if it finds no rate."""
         costs = self.sut.qsl.cost(indices)
         return server_peak(self.table, costs, self.sut.engine.streams, self.bound, self.jitter)
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> tuple[float, str]:
-        """A cautious rate: the highest that is VALID takes a search."""
+        """A cautious rate: finding the highest VALID rate takes a search."""
         peak, milliseconds = self.peak(indices), self.bound * 1000
         if peak:
-            return min(_CAUTION * peak, _MOST), (
-                f"{_CAUTION:.0%} of the {peak:.4g} a second that the queue answers within {milliseconds:g} ms if "
-                "batches take what they took now"
+            return min(_CAUTION * peak, _MAX_RATE), (
+                f"{_CAUTION:.0%} of the {peak:.4g} queries/s that a queue simulation with the measured batch times "
+                f"answers within {milliseconds:g} ms"
             )
         alone = np.mean([self.table.seconds(1, cost) for cost in self.sut.qsl.cost(indices).tolist()])
         return _LOAD * self.sut.engine.streams / float(alone), (
-            f"{_LOAD:.0%} of what the engine answers one by one; a sample takes {1000 * alone:.3g} ms, so that no rate "
-            f"seems to hold the bound of {milliseconds:g} ms"
+            f"{_LOAD:.0%} of the engine's rate with single samples; one takes {1000 * alone:.3g} ms, so no rate seems "
+            f"to meet the bound of {milliseconds:g} ms"
         )
 
     def held(self, detail: Detail) -> bool:
@@ -65,7 +65,7 @@ class Server(MeasuredScenario):
         return detail.latencies["99.00"] <= self.bound * 1000
 
     def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
-        """The highest rate that holds the bound, from a few tests; the simulation tells where to begin."""
+        """The highest rate that meets the bound, from a few tests; the simulation provides the initial rate."""
 
         def holds(rate: float) -> bool:
             return self.held(test(server_target_qps=rate, min_duration_ms=round(seconds * 1000)))
@@ -84,5 +84,5 @@ class Server(MeasuredScenario):
 
     @classmethod
     def correction(cls, detail: Detail) -> float | None:
-        """The log does not tell which rate would have been VALID."""
+        """None: the log does not show which rate would have been VALID."""
         return None

@@ -1,4 +1,4 @@
-"""SingleStream and MultiStream: one query after the other; the metric is a percentile of their latency."""
+"""SingleStream and MultiStream: one query after the other; the metric is a percentile of the latency."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from harness.scheduling.base import Complete, Observer
 from harness.scheduling.stream import StreamScheduler
 from harness.task.shape import Integers
 
-_QUERIES = 16
-_LEAST = 32  # queries of a trial, however slow they are
+_QUERIES = 16  # answered for an estimate
+_MIN_QUERIES = 32  # of a trial, however slow they are
 MARGIN = 0.7
-"""target_latency ÷ measured latency: LoadGen prepares as many queries as would fit twice at that latency, and a machine
-that gets faster must not run out of them."""
+"""target_latency ÷ measured latency: LoadGen prepares twice the queries that fit at that latency, and a machine that
+gets faster must not run out of them."""
 
 
 class _Stream(MeasuredScenario):
@@ -29,14 +29,14 @@ class _Stream(MeasuredScenario):
     samples_per_query: ClassVar[int]
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> tuple[float, str]:
-        """Milliseconds of a query, from a few that are answered as in the test."""
+        """Milliseconds per query, from a few that are answered as in the test."""
         latency = self._latency(indices, listener)
         return latency * MARGIN, f"{latency:.4g} ms measured, with a margin so that the run is long enough"
 
     def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
-        """Samples a second if each query took what the percentile says."""
+        """Samples/s if each query took the latency of the percentile."""
         expected = self._latency(indices, listener)
-        queries = max(_LEAST, int(1000 * seconds / expected))
+        queries = max(_MIN_QUERIES, int(1000 * seconds / expected))
         expectation = dict.fromkeys(
             ("single_stream_expected_latency_ns", "multi_stream_expected_latency_ns"), expected * MARGIN * 1e6
         )
@@ -47,7 +47,7 @@ class _Stream(MeasuredScenario):
         )
 
     def _latency(self, indices: Integers, listener: Listener) -> float:
-        """Milliseconds of a query, the mean of a few."""
+        """Mean milliseconds of a few queries."""
         scheduler = self.scheduler(lambda ids, responses: listener.ran())
         rng = np.random.default_rng(0)
         took = []
@@ -67,7 +67,7 @@ class _Stream(MeasuredScenario):
 
     @classmethod
     def metric(cls, detail: Detail) -> Metric:
-        """LoadGen's early-stopping estimate of the percentile, or what was observed of too few queries."""
+        """LoadGen's early-stopping estimate of the percentile, or the observed one if there are too few queries."""
         name, estimate = f"{cls.percentile}th percentile latency", detail.values.get(cls.result)
         if estimate:
             return Metric(name, estimate / 1e6, "ms")
@@ -75,13 +75,13 @@ class _Stream(MeasuredScenario):
 
     @classmethod
     def correction(cls, detail: Detail) -> float | None:
-        """The mean latency that was reached, and the margin."""
+        """The mean latency of the test, with a margin."""
         mean = detail.values.get("result_mean_query_latency_ns") or detail.values.get("result_mean_latency_ns")
         return mean / 1e6 * MARGIN if mean else None
 
 
 class SingleStream(_Stream):
-    """One sample a query."""
+    """One sample per query."""
 
     name: ClassVar[str] = "SingleStream"
     one_stream: ClassVar[bool] = True
@@ -95,7 +95,7 @@ class SingleStream(_Stream):
 
 
 class MultiStream(_Stream):
-    """Eight samples a query."""
+    """Eight samples per query."""
 
     name: ClassVar[str] = "MultiStream"
     percentile: ClassVar[int] = 99

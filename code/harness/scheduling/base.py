@@ -1,4 +1,4 @@
-"""What the schedulers of all scenarios have in common: query ids, threads, counters, and the first failure."""
+"""The common part of all schedulers: query ids, threads, counters, and the first failure."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT, Responses
 
 Complete = Callable[[list[int], Responses], None]
-"""Answers query ids, with one response each, in the same order."""
+"""Answers query ids with one response each, in the same order."""
 
 
 @dataclass
 class Counters:
-    """What a test has done so far. Written under the scheduler's lock, read at any time."""
+    """The progress of a test. Written under the scheduler's lock, read at any time."""
 
     issued: int = 0
     completed: int = 0
     batches: int = 0
     real: int = 0
-    """Cost units of the samples themselves."""
+    """Cost units of the issued samples, without padding."""
     done_cost: int = 0
     """Cost units of the completed samples."""
     padded: int = 0
-    """Cost units that the engine computed."""
+    """Cost units that the engine computed, including padding."""
 
     @property
     def padding_ratio(self) -> float | None:
-        """Padded ÷ real cost units; 1 is no padding."""
+        """Padded ÷ real cost units; 1 means no padding."""
         return self.padded / self.real if self.real else None
 
 
@@ -45,21 +45,21 @@ class Work(NamedTuple):
     indices: Integers
     shape: Shape
     arrivals: Sequence[float] = ()
-    """When its queries came, in seconds of time.perf_counter(); not told where all came at once."""
+    """When its queries arrived, in seconds of time.perf_counter(); empty where all arrived at once."""
 
 
 class Observer(Protocol):
-    """Hears what a scheduler does; it must neither raise nor wait."""
+    """Receives the events of a scheduler; it must neither raise nor block."""
 
     def arrived(self, when: float) -> None:
-        """The one query that holds all samples came, at ``when`` seconds of time.perf_counter()."""
+        """The query that holds all samples arrived, at ``when`` seconds of time.perf_counter()."""
 
     def answered(self, start: float, end: float, work: Work, cost: int) -> None:
         """A batch of ``cost`` units was computed from ``start`` to ``end``; called under the scheduler's lock."""
 
 
 class Scheduler(ABC):
-    """Owns the query ids of a test: it answers each exactly once, or records why it stopped."""
+    """Owns the query ids of a test: answers each exactly once, or records why it stopped."""
 
     def __init__(self, sut: SUT, complete: Complete, observer: Observer | None = None) -> None:
         """``complete`` passes answers to LoadGen."""
@@ -73,25 +73,25 @@ class Scheduler(ABC):
 
     def issue(self, ids: Sequence[int], indices: Sequence[int]) -> None:
         """LoadGen's callback: query ids and sample indices of one query. Never raises."""
-        # An exception must not unwind through LoadGen's C++ frames: it would end the process without a word.
+        # An exception must not unwind through LoadGen's C++ frames: it would end the process without a message.
         try:
             self._accept(ids, np.array(indices, dtype=np.int64))
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
 
     def flush(self) -> None:  # noqa: B027
-        """LoadGen's callback: no more samples will come for now. Nothing is held back, so there is nothing to do."""
+        """LoadGen's callback: no more samples for now. Nothing is held back, so there is nothing to do."""
 
     def close(self) -> None:  # noqa: B027  a scheduler without threads has nothing to end
-        """End the threads once all that was issued is answered."""
+        """End the threads once every issued sample is answered."""
 
     @abstractmethod
     def _accept(self, ids: Sequence[int], indices: Integers) -> None:
-        """Answer a query, now or later; count it with `_issued` first."""
+        """Answer a query now or later; count it with `_issued` first."""
 
     def _issued(self, costs: Integers) -> None:
         total = int(costs.sum())
-        with self._lock:  # readers take no lock, so that `real` is there before `issued`
+        with self._lock:  # readers take no lock: `real` must be updated before `issued`
             self.counters.real += total
             self.counters.issued += len(costs)
 
@@ -99,7 +99,7 @@ class Scheduler(ABC):
         start = time.perf_counter()
         responses = self.sut.answer(work.indices, work.shape)
         cost = int(self.sut.qsl.cost(work.indices).sum())
-        # Counted before LoadGen is told: the last completion ends the test, and the counters are read then.
+        # Counted before it is reported: the last completion ends the test, and the counters are read then.
         with self._lock:
             self.counters.completed += len(work.ids)
             self.counters.batches += 1
@@ -117,7 +117,7 @@ class Scheduler(ABC):
 
 
 class StreamThreads(Scheduler):
-    """A scheduler with one thread for each stream of the engine."""
+    """A scheduler with one thread per stream of the engine."""
 
     def start(self) -> None:
         """Start the threads."""
@@ -129,7 +129,7 @@ class StreamThreads(Scheduler):
 
     @abstractmethod
     def _next(self) -> Work | None:
-        """The next batch, waiting for one if need be; None ends the thread."""
+        """The next batch, waiting for one if necessary; None ends the thread."""
 
     def _work(self) -> None:
         while True:

@@ -1,8 +1,8 @@
-"""From samples of different cost to batches with little padding.
+"""Groups samples of different cost into batches with little padding.
 
 A batch is padded to its shape: ``batch`` rows of ``length`` cost units each (tokens for BERT, 1 for images).
-Samples are taken longest first: batches then hold samples of similar length, the work left for the end is small,
-and the one batch that is not full is made of the shortest samples. The rules allow any order within an Offline query.
+Samples are taken longest first: batches then hold samples of similar length, little work is left at the end, and the
+only partial batch holds the shortest samples. The rules allow any order within an Offline query.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from harness.task.shape import Integers, Shape
 
 
 class Batch(NamedTuple):
-    """Positions within the query (int64, at most ``shape.batch`` of them) that run together."""
+    """Positions within the query (int64, at most ``shape.batch``) that run together."""
 
     positions: Integers
     shape: Shape
 
     @property
     def padded(self) -> int:
-        """Cost units that the engine computes."""
+        """Cost units that the engine computes, including padding."""
         return self.shape.batch * self.shape.length
 
 
 class DynamicPlanner:
-    """For engines that take any shape: each batch is as long as its longest sample."""
+    """For engines that accept any shape: each batch is as long as its longest sample."""
 
     shapes: tuple[Shape, ...] = ()
 
     def __init__(self, max_batch: int, max_tokens: int) -> None:
-        """At most ``max_batch`` samples and ``max_tokens`` padded cost units a batch, but never less than a sample."""
+        """Limit batches to ``max_batch`` samples and ``max_tokens`` padded cost units, but at least one sample."""
         if max_batch < 1 or max_tokens < 1:
             raise ValueError("max_batch and max_tokens must be at least 1")
         self.max_batch, self.max_tokens = max_batch, max_tokens
 
     def plan(self, costs: Integers) -> list[Batch]:
-        """Every position of ``costs`` (int, (n,), each at least 1) in exactly one batch."""
+        """Assign every position of ``costs`` (int, (n,), each at least 1) to exactly one batch."""
         order = _longest_first(costs)
         batches, start = [], 0
         while start < len(order):
@@ -52,10 +52,10 @@ class DynamicPlanner:
 
 
 class FixedPlanner:
-    """For engines that compile each shape: few lengths, chosen from the data, and one batch size for each."""
+    """For engines that compile each shape: a few lengths chosen from the data, with one batch size each."""
 
     def __init__(self, lengths: Sequence[int], max_batch: int, max_tokens: int, batch: int | None = None) -> None:
-        """Shapes of these lengths; ``batch`` fixes the batch size where the graph does."""
+        """Build shapes of these lengths; ``batch`` is the batch size where the graph fixes it."""
         if not lengths:
             raise ValueError("at least one length is needed")
         if max_batch < 1 or max_tokens < 1:
@@ -66,7 +66,7 @@ class FixedPlanner:
         self._lengths = np.array([shape.length for shape in self.shapes])
 
     def plan(self, costs: Integers) -> list[Batch]:
-        """Every position of ``costs`` (int, (n,), each at least 1) in exactly one batch.
+        """Assign every position of ``costs`` (int, (n,), each at least 1) to exactly one batch.
 
         Raises:
             ConfigError: a sample is longer than the longest shape.
@@ -74,7 +74,7 @@ class FixedPlanner:
         if len(costs) and costs.max() > self._lengths[-1]:
             raise ConfigError(
                 f"a sample of {costs.max()} does not fit the longest shape, {self._lengths[-1]}: the model's graph "
-                "fixes it, or too small a length was asked for."
+                "fixes that length, or the requested one is too short."
             )
         order = _longest_first(costs)
         batches, start = [], 0
@@ -89,25 +89,25 @@ Planner = DynamicPlanner | FixedPlanner
 
 
 def best_lengths(costs: Integers, count: int) -> list[int]:
-    """The ``count`` lengths that make total padded work least when every sample takes the shortest that fits.
+    """The ``count`` lengths that minimise the total padded work when every sample takes the shortest that fits.
 
     An exact dynamic programme over the histogram of ``costs`` (int, (n,)): with distinct lengths u_1 < ... < u_m and
-    least(k, j) the least work for the samples up to u_j with k shapes, the last of which is u_j,
-    least(k, j) = min over i < j of least(k - 1, i) + u_j * (samples longer than u_i and at most u_j).
+    best(k, j) the minimum work for the samples up to u_j with k shapes, the last of which is u_j,
+    best(k, j) = min over i < j of best(k - 1, i) + u_j * (samples longer than u_i and at most u_j).
     """
     lengths, counts = np.unique(np.asarray(costs, dtype=np.int64), return_counts=True)
     if not len(lengths):
         raise ValueError("no samples to choose lengths from")
     count = min(count, len(lengths))
     upto = np.concatenate(([0], np.cumsum(counts)))
-    # work[i, j]: the samples i..j in one shape of length u_j
+    # work[i, j]: samples of the lengths i..j in one shape of length u_j
     work = (lengths[None, :] * (upto[None, 1:] - upto[:-1, None])).astype(np.float64)
     work[np.tril_indices(len(lengths), -1)] = np.inf
-    least, choices = work[0], []
+    best, choices = work[0], []
     for _ in range(count - 1):
-        candidates = least[:-1, None] + work[1:, :]
+        candidates = best[:-1, None] + work[1:, :]
         choices.append(np.argmin(candidates, axis=0))
-        least = candidates[choices[-1], np.arange(len(lengths))]
+        best = candidates[choices[-1], np.arange(len(lengths))]
     ends, end = [len(lengths) - 1], len(lengths) - 1
     for choice in reversed(choices):
         end = int(choice[end])

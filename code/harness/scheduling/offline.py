@@ -1,4 +1,4 @@
-"""Offline: LoadGen hands over one large query, and only the time until its last sample counts."""
+"""Offline: LoadGen issues one large query, and only the time until its last sample counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.task.sut import SUT
 
 
 class OfflineScheduler(StreamThreads):
-    """Plans a query as a whole; the streams take its batches one after the other."""
+    """Plans an entire query; the streams take its batches one after the other."""
 
     def __init__(self, sut: SUT, planner: Planner, complete: Complete, observer: Observer | None = None) -> None:
         super().__init__(sut, complete, observer)
@@ -53,13 +53,13 @@ class OfflineScheduler(StreamThreads):
 def measure_rate(
     sut: SUT, planner: Planner, indices: Integers, seconds: float, on_batch: Callable[[], None] = lambda: None
 ) -> float:
-    """Samples/s of the data set on this machine, from batches spread evenly over its plan.
+    """Estimate samples/s of the data set on this machine, from batches spread evenly over its plan.
 
-    All streams work as in the test. The mean time of the batches that fit into ``seconds`` is taken for all of them.
-    ``on_batch()`` is called after each batch, by the stream's own thread.
+    All streams run as in the test. The mean time of the batches that fit into ``seconds`` is used for all batches.
+    ``on_batch()`` is called after each batch, on the stream's thread.
     """
     batches = planner.plan(sut.qsl.cost(indices))
-    # Evenly spaced prefixes: 1/2, 1/4, 3/4, ... visits the plan evenly however soon the time is over.
+    # Every prefix of this order covers the plan evenly, whenever the time is up.
     order = _spread(len(batches))
     done = 0
     lock = threading.Lock()
@@ -92,5 +92,5 @@ def measure_rate(
 
 
 def _spread(count: int) -> Integers:
-    """0..count-1 in the order of the golden ratio's multiples: each prefix covers the whole range evenly."""
+    """0..count-1 in the order of the golden ratio's multiples: each prefix covers the range evenly."""
     return np.argsort((np.arange(count) * 0.6180339887498949) % 1.0, kind="stable")

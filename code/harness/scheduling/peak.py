@@ -1,17 +1,17 @@
-"""The highest rate that still passes, found with few tests."""
+"""Search for the highest rate that passes, with few tests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-_STEP = 1.5  # from one test to the next while no limit is known on one side
+_STEP = 1.5  # factor between tests until both a passing and a failing rate are known
 
 
 def highest_passing(passes: Callable[[float], bool], guess: float, precision: float = 0.03, most: int = 12) -> float:
-    """The highest rate that passed, of at most ``most`` tests; 0 if none did.
+    """The highest rate that passed in at most ``most`` tests; 0 if none did.
 
-    From ``guess`` on the rate is raised or lowered in large steps until one passes and one fails, then the two are
-    brought together by bisection (geometric, since rates differ by factors) until they lie within ``precision``.
+    From ``guess``, the rate is raised or lowered in large steps until one rate passes and one fails. Bisection then
+    narrows the interval to ``precision`` (geometric, since rates differ by factors).
     """
     low, high = 0.0, float("inf")
     rate = guess

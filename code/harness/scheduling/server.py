@@ -1,4 +1,4 @@
-"""Server: queries arrive one by one at random, and all but 1 % must be answered within the scenario's latency bound."""
+"""Server: queries arrive one by one at random, and 99 % must be answered within the scenario's latency bound."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from harness.scheduling.cost import CostTable
 from harness.task.shape import Integers
 from harness.task.sut import SUT
 
-_WINDOW = 64  # of the oldest that wait, from which a batch is made: what a choice costs does not grow with the backlog
-_GAIN = 1.03  # a larger batch must get that much more done in a second, since it makes its first samples wait
-_SURE = 1.05  # times the measured seconds: what would end later than that after its deadline is not called in time
+_WINDOW = 64  # oldest samples considered for a batch, so that the choice takes no longer with a long backlog
+_GAIN = 1.03  # a larger batch must raise throughput by this factor, since it delays its first samples
+_SAFETY = 1.05  # factor on the measured seconds when deciding whether a sample can still meet its deadline
 
 
 class Waiting(NamedTuple):
-    """A sample that was issued and not yet run."""
+    """A sample that was issued and has not run yet."""
 
     arrival: float
-    """Seconds, of time.perf_counter()."""
+    """Seconds of time.perf_counter()."""
     id: int
     sample: int
     """Its index in the data set."""
@@ -32,10 +32,10 @@ class Waiting(NamedTuple):
 
 
 class Backlog:
-    """The samples that wait, the earliest deadline first, but for those that cannot be answered in time any more.
+    """The waiting samples, earliest deadline first, except those that can no longer be answered in time.
 
-    The bound is one on a percentile: how late a late answer comes does not matter. So what is late already waits until
-    nothing else does, instead of making late what comes behind it.
+    The bound applies to a percentile: how late a late answer is does not matter. Late samples therefore wait until
+    nothing else does, instead of delaying the samples behind them.
     """
 
     def __init__(self, table: CostTable, bound: float) -> None:
@@ -48,14 +48,14 @@ class Backlog:
         return len(self._waiting) + len(self._late)
 
     def push(self, sample: Waiting) -> None:
-        """Add a sample behind those that came before."""
+        """Add a sample behind those that arrived earlier."""
         self._waiting.append(sample)
 
     def take(self, now: float, share: int) -> list[Waiting]:
-        """Remove the samples that should run next, together: the oldest that is in time and at most ``share`` - 1 more.
+        """Remove the samples to run next in one batch: the oldest that is in time, and at most ``share`` - 1 others.
 
-        Of all batches that hold the oldest and answer it in time, it is the one that gets most work done in a second:
-        work is counted in the seconds that each sample would take alone, so that padding is no gain.
+        Of all batches that hold the oldest and answer it in time, this one has the highest throughput. Work counts as
+        the seconds that each sample would take alone, so padding is not a gain.
         """
         while self._waiting and not self._in_time(self._waiting[0], now):
             self._late.append(self._waiting.popleft())
@@ -65,7 +65,7 @@ class Backlog:
             return [queue.popleft()]
         window = [queue.popleft() for _ in range(min(len(queue), _WINDOW))]
         table, oldest = self.table, window[0]
-        # Those of similar cost come first; the sort is stable, so that among equals the older do.
+        # Samples of similar cost first; the sort is stable, so older samples win ties.
         window.sort(key=lambda sample: (sample is not oldest, abs(sample.cost - oldest.cost)))
         best, size, work, longest = 0.0, 1, 0.0, 0
         for count, sample in enumerate(window[: min(share, table.max_batch)], start=1):
@@ -82,11 +82,11 @@ class Backlog:
         return chosen
 
     def _in_time(self, sample: Waiting, now: float) -> bool:
-        return now + _SURE * self.table.seconds(1, sample.cost) <= sample.arrival + self.bound
+        return now + _SAFETY * self.table.seconds(1, sample.cost) <= sample.arrival + self.bound
 
 
 class ServerScheduler(StreamThreads):
-    """Streams that are idle take what waits at once; while all are busy, what waits grows into batches."""
+    """Idle streams take waiting samples at once; while all are busy, the waiting samples form larger batches."""
 
     def __init__(
         self, sut: SUT, table: CostTable, bound: float, complete: Complete, observer: Observer | None = None
@@ -100,7 +100,7 @@ class ServerScheduler(StreamThreads):
         self.start()
 
     def close(self) -> None:
-        """End the threads once nothing waits."""
+        """End the threads once no sample is waiting."""
         with self._arrived:
             self._closing = True
             self._arrived.notify_all()
@@ -122,7 +122,7 @@ class ServerScheduler(StreamThreads):
                 if self._closing:
                     return None
                 self._arrived.wait()
-            # What waits is shared out among the streams that are idle now.
+            # The waiting samples are divided among the streams that are idle now.
             chosen = self._backlog.take(time.perf_counter(), -(-len(self._backlog) // self._idle))
             self._idle -= 1
         longest = max(sample.cost for sample in chosen)

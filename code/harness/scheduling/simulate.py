@@ -1,7 +1,7 @@
-"""What the Server scheduler would do under a load, from measured times, without running the engine.
+"""A simulation of the Server scheduler under load, from measured times, without running the engine.
 
-The very `Backlog` of the test decides; only the clock and the engine are made up. It costs a second where a test takes
-minutes, so that a rate to begin with can be found before LoadGen starts.
+It uses the `Backlog` of the test; only the clock and the engine are simulated. It takes a second where a test takes
+minutes, so it can find an initial rate before LoadGen starts.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _QUERIES = 4000
 def server_latencies(
     table: CostTable, costs: Integers, streams: int, bound: float, rate: float, jitter: Floats, seed: int = 0
 ) -> Floats:
-    """Seconds, float64 (n,), from the arrival of each of some queries to its answer.
+    """Seconds, float64 (n,), from the arrival of each simulated query to its answer.
 
-    Queries come at random (a Poisson process, as in LoadGen) at ``rate`` a second, with costs drawn from ``costs``
-    (int64 (m,)). A batch takes what the table says, times one of ``jitter`` (float64 (k,)).
+    Queries arrive at random (a Poisson process, as in LoadGen) at ``rate`` per second, with costs drawn from ``costs``
+    (int64 (m,)). A batch takes its seconds in the table times a random factor from ``jitter`` (float64 (k,)).
     """
     rng = np.random.default_rng(seed)
     arrivals = np.cumsum(rng.exponential(1 / rate, _QUERIES)).tolist()
@@ -33,12 +33,12 @@ def server_latencies(
     backlog = Backlog(table, bound)
     free = [0.0] * streams
     latencies = np.empty(_QUERIES)
-    came, batches, now = 0, 0, 0.0
-    while came < _QUERIES or len(backlog):
-        now = max(now, free[0], 0.0 if len(backlog) else arrivals[came])
-        while came < _QUERIES and arrivals[came] <= now:
-            backlog.push(Waiting(arrivals[came], came, came, drawn[came]))
-            came += 1
+    arrived, batches, now = 0, 0, 0.0
+    while arrived < _QUERIES or len(backlog):
+        now = max(now, free[0], 0.0 if len(backlog) else arrivals[arrived])
+        while arrived < _QUERIES and arrivals[arrived] <= now:
+            backlog.push(Waiting(arrivals[arrived], arrived, arrived, drawn[arrived]))
+            arrived += 1
         idle = sum(time <= now for time in free)
         chosen = backlog.take(now, -(-len(backlog) // idle))
         end = now + table.seconds(len(chosen), max(sample.cost for sample in chosen)) * noise[batches]
@@ -50,7 +50,7 @@ def server_latencies(
 
 
 def server_peak(table: CostTable, costs: Integers, streams: int, bound: float, jitter: Floats) -> float:
-    """Queries a second, the most of which 99 % are answered within ``bound`` seconds; 0 where no rate is low enough."""
+    """The highest rate in queries/s at which 99 % are answered within ``bound`` seconds; 0 if no rate is low enough."""
 
     def holds(rate: float) -> bool:
         latencies = server_latencies(table, costs, streams, bound, rate, jitter)

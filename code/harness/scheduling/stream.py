@@ -1,4 +1,4 @@
-"""SingleStream and MultiStream: LoadGen issues a query when the one before is answered, and its latency counts."""
+"""SingleStream and MultiStream: LoadGen issues a query once the previous one is answered, and its latency counts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from harness.task.sut import SUT
 
 
 class StreamScheduler(Scheduler):
-    """Answers each query in the callback that issues it: there is no queue, and no thread but LoadGen's.
+    """Answers each query in the callback that issues it: there is no queue, and no thread other than LoadGen's.
 
-    Only where the engine has several streams do other threads run the rest of a query's samples meanwhile.
+    If the engine has several streams, other threads run the rest of a query's samples in parallel.
     """
 
     def __init__(self, sut: SUT, table: CostTable, complete: Complete, observer: Observer | None = None) -> None:
@@ -32,7 +32,7 @@ class StreamScheduler(Scheduler):
             self._others.shutdown()
 
     def shares(self, costs: Integers) -> list[Integers]:
-        """The positions of a query's samples by the stream that runs them, long ones first: each gets about as much."""
+        """The positions of a query's samples for each stream, long samples first, with about equal work."""
         order, streams = np.argsort(-costs, kind="stable"), self.sut.engine.streams
         return [share for stream in range(streams) if len(share := order[stream::streams])]
 

@@ -1,1 +1,1 @@
-"""What a model implements: the contracts of a benchmark, of its SUT and of its QSL, and the shape of a batch."""
+"""The contracts that a model implements: benchmark, SUT, QSL and the shape of a batch."""

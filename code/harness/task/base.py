@@ -1,4 +1,4 @@
-"""The contract of a benchmark: what the harness must be able to ask of BERT, of ResNet50, and of what comes next."""
+"""The contract of a benchmark: everything that the harness asks of BERT, ResNet50 and models to come."""
 
 from __future__ import annotations
 
@@ -21,48 +21,48 @@ from harness.task.sut import SUT
 
 
 class BenchmarkSettings(BaseModel):
-    """Settings of a benchmark; each adds its own."""
+    """Settings of a benchmark; each benchmark adds its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What scoring an accuracy log gave."""
+    """The result of scoring an accuracy log."""
 
     metrics: dict[str, float]
-    """Name to value, in percent, the one that the targets are set for first."""
+    """Value in percent by name; the metric that has the official targets comes first."""
     scope: str
-    """What was scored, such as "191 questions"."""
+    """The scored samples, such as "191 questions"."""
     warnings: tuple[str, ...] = ()
 
 
 def find_benchmark(name: str) -> type[Benchmark]:
-    """The benchmark of that name.
+    """The benchmark with that name.
 
     Raises:
-        ConfigError: there is none; the message gives the nearest.
+        ConfigError: the name is unknown; the message suggests the nearest.
     """
-    return resolve("benchmark", BENCHMARKS, name, Benchmark)  # type: ignore[type-abstract]  # it is only compared with
+    return resolve("benchmark", BENCHMARKS, name, Benchmark)  # type: ignore[type-abstract]  # used only in issubclass()
 
 
 class Benchmark(ABC):
     """A task with its data, its model interface and its metric."""
 
     name: ClassVar[str]
-    """LoadGen's model string: anything else would silently get other settings."""
+    """LoadGen's model string; with any other, LoadGen silently applies other settings."""
     official_name: ClassVar[str]
-    """What results of a model that is named by its path are filed under."""
+    """Name that results are filed under if the model is given by its path."""
     max_cost: ClassVar[int]
-    """The largest cost of a sample: tokens for BERT, 1 for an image."""
+    """Maximum cost of a sample: tokens for BERT, 1 for an image."""
     server_bound: ClassVar[float]
-    """Seconds within which 99 % of the queries of Server must be answered, as LoadGen's mlperf.conf sets it."""
+    """Server's latency bound for 99 % of the queries, in seconds, as set in LoadGen's mlperf.conf."""
     max_response: ClassVar[int]
-    """The largest response, in bytes."""
+    """Maximum size of a response, in bytes."""
     prepared: ClassVar[str]
-    """What is made of a data set before it can be loaded: features, pixels."""
+    """The form that a data set is converted to before it can be loaded: features, pixels."""
     prepared_from: ClassVar[str]
-    """What it is made of, in the plural: questions, images."""
+    """The items that it is converted from, in the plural: questions, images."""
     Settings: ClassVar[type[BenchmarkSettings]] = BenchmarkSettings
 
     def __init__(self, settings: BenchmarkSettings, cache_dir: Path) -> None:
@@ -72,41 +72,41 @@ class Benchmark(ABC):
     @classmethod
     @abstractmethod
     def accepts(cls, inputs: Sequence[Tensor]) -> bool:
-        """Whether a graph with these inputs looks like one of this benchmark's; its SUT then checks it closely."""
+        """Whether a graph with these inputs looks like one of this benchmark; its SUT checks the details later."""
 
     @classmethod
     def dataset_file(cls, path: Path) -> Path:
-        """The file, or the folder, that stands for the data set at a path that exists.
+        """The file or folder that represents the data set at an existing path.
 
         Raises:
-            ConfigError: nothing there can be this benchmark's data set.
+            ConfigError: the path cannot be a data set of this benchmark.
         """
         if not path.is_file():
-            raise ConfigError(f"{path} is no file; give the path of a data set.")
+            raise ConfigError(f"{path} is not a file; give the path of a data set.")
         return path
 
     def check_official(self, dataset: Dataset) -> None:
-        """Make sure that official runs may use this data set.
+        """Check that official runs may use this data set.
 
         Raises:
-            NotOfficial: the rules demand another.
-            ConfigError: it is no whole data set at all.
+            NotOfficial: the rules require another one.
+            ConfigError: it is not a complete data set.
         """
         if not dataset.official:
             names = [name for name, entry in datasets(self.name).items() if entry.official]
             raise NotOfficial(
-                f"an official run needs the full data set {' or '.join(names)}, and {dataset.path} is another: "
-                "run `make data`, then leave out --dataset or name your copy of it."
+                f"an official run needs the full data set {' or '.join(names)}, but {dataset.path} is a different "
+                "one: run `make data`, then omit --dataset or give the path of your copy."
             )
 
     @property
     def official_samples(self) -> int | None:
-        """How many samples official runs have: those of the full data set; None if the manifest does not tell."""
+        """Number of samples in official runs (the full data set); None if the manifest does not say."""
         return next((entry.samples for entry in datasets(self.name).values() if entry.official), None)
 
     @abstractmethod
     def stand_in(self, folder: Path) -> Path:
-        """Make, if it is not there yet, a data set of the official size out of the shipped sample, for rehearsals.
+        """Build a data set of the official size from the shipped sample, for rehearsals, unless it already exists.
 
         Returns:
             Its path below ``folder``.
@@ -120,13 +120,13 @@ class Benchmark(ABC):
         inputs: Sequence[Tensor],
         progress: OnProgress = lambda done, total: None,
     ) -> SampleLibrary:
-        """The data set as a QSL; with ``samples``, about that many from its beginning.
+        """The data set as a QSL, limited to about the first ``samples`` if given.
 
-        ``inputs`` are those of the graph that the samples will be fed to, which may decide how they are held in memory;
-        none for an engine without a graph. ``progress(done, total)`` counts in ``prepared_from``, from any thread.
+        ``inputs`` are those of the graph that the samples are fed to, and may determine their format in memory; empty
+        for an engine without a graph. ``progress(done, total)`` counts ``prepared_from``, from any thread.
 
         Raises:
-            ConfigError: the data set cannot be read, or no SUT of this benchmark takes such inputs.
+            ConfigError: the data set cannot be read, or no SUT of this benchmark accepts such inputs.
         """
 
     @abstractmethod
@@ -138,13 +138,13 @@ class Benchmark(ABC):
         """Score LoadGen's accuracy log and write accuracy.txt in the official form to ``output``.
 
         Raises:
-            CheckFailed: the log cannot be scored honestly.
+            CheckFailed: no correct score can be computed from the log.
         """
 
     @abstractmethod
     def score_partial(self, log: Path, dataset: Dataset) -> str:
-        """The text of accuracy.txt for a log of some samples, each once or more, such as TEST01's.
+        """The text of accuracy.txt for a log of some samples, each at least once, such as TEST01's.
 
         Raises:
-            CheckFailed: the log cannot be scored honestly.
+            CheckFailed: no correct score can be computed from the log.
         """

@@ -1,4 +1,4 @@
-"""The size of a batch, and the kinds of arrays that the contracts are about."""
+"""The size of a batch, and the array types that the contracts use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Integers: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 """Seconds."""
 Array: TypeAlias = NDArray[np.generic]
-"""A tensor of whatever dtype the graph has."""
+"""A tensor with the graph's dtype."""
 
 
 class Shape(NamedTuple):

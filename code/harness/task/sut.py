@@ -1,4 +1,4 @@
-"""The contract of a model: LoadGen's system under test (SUT), as far as it depends on the model."""
+"""The contract of a model: the model-specific part of LoadGen's system under test (SUT)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from harness.task.shape import Array, Integers, Shape
 
 @dataclass(frozen=True)
 class Responses:
-    """Response bytes of one batch: address and size in bytes for each sample, in the order of the batch."""
+    """Response bytes of one batch: address and size in bytes for each sample, in batch order."""
 
     pointers: list[int]
     sizes: list[int]
     buffer: Array
-    """What the pointers point into; LoadGen copies it while it is told of the completion."""
+    """The memory behind the pointers; LoadGen copies it inside `QuerySamplesComplete`."""
 
 
 class SUT(ABC):
-    """Turns sample indices into the engine's tensors, and the engine's outputs into response bytes."""
+    """Turns sample indices into the engine's input tensors, and the engine's outputs into response bytes."""
 
     unit: ClassVar[str]
-    """What `Shape.length` counts, in the plural: tokens, images."""
+    """The unit of `Shape.length`, in the plural: tokens, images."""
     static: Shape = Shape(0, 0)
-    """Sizes that the graph fixes and the engine cannot change; 0 where any size will do."""
+    """Sizes that the graph fixes and the engine cannot change; 0 where any size works."""
 
     def __init__(self, engine: Engine, qsl: SampleLibrary) -> None:
         self.engine = engine
@@ -38,7 +38,7 @@ class SUT(ABC):
 
     @abstractmethod
     def signature(self, shape: Shape) -> Signature:
-        """The tensors of a batch of that shape, under the graph's own names."""
+        """The tensors of a batch with that shape, under the graph's names."""
 
     @abstractmethod
     def feed(self, tensors: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -46,7 +46,7 @@ class SUT(ABC):
 
     @abstractmethod
     def encode(self, outputs: Sequence[Array], indices: Integers) -> Responses:
-        """Exactly the bytes that the official accuracy script reads, one response an index."""
+        """Exactly the bytes that the official accuracy script reads, one response per index."""
 
     def prepare(self, shape: Shape) -> None:
         """Compile for this shape, so that nothing is compiled while LoadGen's clock runs."""
@@ -54,35 +54,35 @@ class SUT(ABC):
             self._runners[shape] = self.engine.compile(self.signature(shape))
 
     def runner(self, shape: Shape) -> Runner:
-        """What runs a batch of that shape.
+        """The function that runs a batch with that shape.
 
         Raises:
             RunFailed: the engine compiles its shapes, and this one was not prepared.
         """
         if shape not in self._runners:
             if self.engine.fixed_shapes:
-                raise RunFailed(f"no engine was compiled for {shape}; this is a defect of the harness.")
+                raise RunFailed(f"no engine was compiled for {shape}; this is a bug in the harness.")
             self.prepare(shape)
         return self._runners[shape]
 
     @property
     def prepared(self) -> Collection[Shape]:
-        """The shapes that batches have had, or that were compiled."""
+        """Shapes that were compiled or have run."""
         return self._runners.keys()
 
     def values(self, outputs: Sequence[Array], indices: Integers) -> list[Array]:
-        """The numbers of each sample by which two engines can be compared, float (k,); none where there are no such."""
+        """Values of each sample for comparing two engines, float (k,); empty if the outputs cannot be compared."""
         return []
 
     def answer(self, indices: Integers, shape: Shape) -> Responses:
-        """Run one batch; raises what `outputs` does."""
+        """Run one batch; raises the errors of `outputs`."""
         return self.encode(self.outputs(indices, shape), indices)
 
     def outputs(self, indices: Integers, shape: Shape) -> Sequence[Array]:
         """The engine's outputs of one batch.
 
         Raises:
-            EngineError: the engine raised, or returned something that is no answer.
+            EngineError: the engine raised, or returned invalid outputs.
             RunFailed: a sample is not loaded.
         """
         runner = self.runner(shape)

@@ -1,1 +1,1 @@
-"""Finding the settings and the rates that suit this machine, by measurement."""
+"""Finds the settings and the rates that suit this machine, by measurement."""

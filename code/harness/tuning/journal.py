@@ -1,4 +1,4 @@
-"""What a tuning has measured so far, on disk: a tuning that was stopped goes on from there."""
+"""The measurements of a tuning on disk, so that an interrupted tuning can continue."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from harness.host.files import write_text
 
 
 class Journal:
-    """Measurements by name, written after each; those of other circumstances are put aside."""
+    """Measurements by name, saved after each; those made under other circumstances are ignored."""
 
     def __init__(self, path: Path, circumstances: Mapping[str, Any], fresh: bool) -> None:
-        """``circumstances`` is what the measurements depend on; with ``fresh`` none of before counts."""
+        """``circumstances`` are what the measurements depend on; ``fresh`` ignores saved measurements."""
         self.path = path
         self._circumstances = json.loads(json.dumps(circumstances, default=str))
         self.entries: dict[str, Any] = {}
         self.stale = False
-        """Whether there were measurements, and of other circumstances."""
+        """Whether saved measurements are unreadable or were made under other circumstances."""
         if fresh or not path.exists():
             return
         try:
-            kept = json.loads(path.read_text("utf-8"))
-            if kept["circumstances"] == self._circumstances:
-                self.entries = kept["entries"]
+            saved = json.loads(path.read_text("utf-8"))
+            if saved["circumstances"] == self._circumstances:
+                self.entries = saved["entries"]
             else:
                 self.stale = True
         except (OSError, ValueError, KeyError, TypeError):
@@ -38,7 +38,7 @@ class Journal:
         return self.entries[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        """Keep a measurement.
+        """Save a measurement.
 
         Raises:
             ConfigError: the file cannot be written.
@@ -56,5 +56,5 @@ class Journal:
         write_text(self.path, text + "\n")
 
     def discard(self) -> None:
-        """Remove the file: the tuning came to its end."""
+        """Remove the file: the tuning is complete."""
         self.path.unlink(missing_ok=True)

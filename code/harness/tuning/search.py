@@ -1,17 +1,17 @@
-"""Coordinate search: one setting after the other, by measurement, with the rest as good as it is known so far."""
+"""Coordinate search by measurement: one setting after the other, with the rest at the best values so far."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 Options = Mapping[str, str]
-"""Settings of an engine by name, as `--set` takes them."""
+"""Settings of an engine by name, as for `--set`."""
 Dimension = Sequence[Options]
-"""Choices of which one is in force at a time; all set the same names, or leave some at their default."""
+"""Choices, one of which applies at a time; all set the same names, or leave some at their default."""
 
 GAIN = 1.02
-"""Times the score of the best: what is less may be noise."""
-_ROUNDS = 2  # what one setting is best with may change with another, but seldom twice
+"""Factor by which the best score must be exceeded; a smaller gain may be noise."""
+_ROUNDS = 2  # the best value of one setting may change with another setting, but seldom twice
 
 
 def coordinate_search(
@@ -19,13 +19,13 @@ def coordinate_search(
     measure: Callable[[Options, int], float],
     identity: Callable[[Options], Hashable] = lambda options: tuple(sorted(options.items())),
 ) -> tuple[dict[str, str], float]:
-    """The best options that were found, beginning with none, and their score.
+    """The best options found, starting from none, and their score.
 
-    Options of the same ``identity`` are the same settings, such as a default that is spelled out.
+    Options with the same ``identity`` are the same settings, such as a default that is given explicitly.
 
-    ``measure(options, number)`` gives a score, more is better, 0 for what does not work; ``number`` counts the
+    ``measure(options, number)`` gives a score, where higher is better and 0 means unusable; ``number`` counts the
     measurements of the same options, from 0. A challenger is measured a second time, side by side with the best so far,
-    before it takes its place: with noise the best of many would otherwise be the luckiest.
+    before it replaces it: with noise, the best of many would otherwise be the luckiest.
     """
     best: dict[str, str] = {}
     score = measure(best, 0)
@@ -58,5 +58,5 @@ def coordinate_search(
 
 
 def size(dimensions: Sequence[Dimension]) -> int:
-    """About how many measurements a search takes: a round, without repetitions."""
+    """The approximate number of measurements of a search: one round, without repetitions."""
     return 1 + sum(max(0, len(dimension) - 1) for dimension in dimensions)

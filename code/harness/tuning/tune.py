@@ -1,4 +1,4 @@
-"""`harness tune`: settings that suit a model, an engine, a scenario and this machine, and the rate that they hold."""
+"""`harness tune`: finds settings for a model, an engine, a scenario and this machine, and their rate."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from harness.tuning.journal import Journal
 from harness.tuning.search import Options, coordinate_search, size
 
 _PRECISION, _TESTS = 0.02, 12  # of the search for Server's rate
-_STEP = 0.94  # from a rate that was not confirmed to the next
+_STEP = 0.94  # factor from an unconfirmed rate to the next
 _CONFIRMATIONS = 8
 _UNUSABLE = "unusable"
 
 
 class _Entry(TypedDict):
-    """What a trial measured."""
+    """The measurement of a trial."""
 
     score: float
     value: float
@@ -47,7 +47,7 @@ class _Entry(TypedDict):
 
 
 class _Trial(_Entry):
-    """The same with the options that it is about, beside the user's own."""
+    """The same with the tested options, without the user's own."""
 
     options: dict[str, str]
 
@@ -78,18 +78,18 @@ def tune(
     force: bool,
     as_json: bool = False,
 ) -> tuned.Tuned:
-    """Search, find the rate, confirm it, and write the settings.
+    """Search for settings, find and confirm the rate, and write the result.
 
     The options of ``request`` are the user's own and are not tuned. A trial takes about ``seconds``, the confirmation
     of Server's rate ``confirm``; ``as_json`` prints the result as JSON.
 
     Raises:
         ConfigError: a setting is wrong, or the folder holds settings of another model or engine.
-        CheckFailed: nothing works, or no rate of Server holds the bound.
-        Interrupted: the user stopped it; what was measured is kept.
+        CheckFailed: nothing works, or no rate of Server meets the bound.
+        Interrupted: the user stopped it; the measurements are saved.
     """
     if not (math.isfinite(seconds) and math.isfinite(confirm)):
-        raise ConfigError("--seconds and --confirm-seconds must be numbers of seconds.")
+        raise ConfigError("--seconds and --confirm-seconds must be finite numbers.")
     settings = resolve(request)
     place = tuned.folder(measurements, settings.system, settings.model.official_name, settings.scenario)
     _check_place(place, settings, force)
@@ -103,7 +103,7 @@ def tune(
             value = confirmed["rate"]
     except KeyboardInterrupt:
         raise Interrupted(
-            f"stopped; what was measured is kept in {_short(journal.path)}, and the same command continues from there."
+            f"stopped; the measurements are saved in {_short(journal.path)}, and the same command continues from there."
         ) from None
     result = tuning.result(found, value, confirmed)
     line = f"{settings.model.benchmark}.{settings.scenario}.{result.key} = {value:.6g}"
@@ -118,7 +118,7 @@ def tune(
 
 
 class _Tuning:
-    """The measurements of one tuning: each in a process of its own, and made once."""
+    """The measurements of one tuning, each made once and in its own process."""
 
     def __init__(self, request: RunRequest, settings: RunSettings, seconds: float, journal: Journal) -> None:
         self._request, self._settings, self._seconds, self._journal = request, settings, seconds, journal
@@ -140,7 +140,7 @@ class _Tuning:
         return list(self._seen.values())
 
     def result(self, found: Options, value: float, confirmed: _Rate | None) -> tuned.Tuned:
-        """What is kept of the tuning."""
+        """The result of the tuning."""
         settings = self._settings
         dataset = find_dataset(settings.model.benchmark, settings.dataset)
         return tuned.Tuned(
@@ -166,22 +166,21 @@ class _Tuning:
         )
 
     def search(self) -> dict[str, str]:
-        """The best options beside the user's own."""
+        """The best options, without the user's own."""
         console.note(
             f"about {size(self._dimensions)} trials{' of several tests' if self.scenario.paced else ''} of "
-            f"{self._seconds:g} s, and the preparation of each; Ctrl-C keeps what was measured, in "
-            f"{_short(self._journal.path)}"
+            f"{self._seconds:g} s each, plus preparation; Ctrl-C saves the measurements in {_short(self._journal.path)}"
         )
         first = self.trial({}, 0)
         if first.get("failed"):
             raise CheckFailed("the default settings do not work; see the message above.")
         if first["score"] <= 0:
-            console.warn("no rate holds the bound with the default settings.")
+            console.warn("no rate meets the latency bound with the default settings.")
         found, score = coordinate_search(
             self._dimensions, lambda options, number: self.trial(options, number)["score"], self._in_force
         )
         if score <= 0:
-            raise CheckFailed("none of the settings that were tried is usable; see the messages above.")
+            raise CheckFailed("none of the tested settings is usable; see the messages above.")
         return found
 
     def score(self, options: Options) -> float:
@@ -190,11 +189,11 @@ class _Tuning:
         return sum(scores) / len(scores)
 
     def trial(self, options: Options, number: int) -> _Entry:
-        """Score and value of the options beside the user's own, measured for the ``number``-th time."""
+        """Score and value of the options with the user's own; ``number`` counts measurements of the same options."""
         name = json.dumps([sorted(options.items()), number])
         known = name in self._journal
         entry: _Entry = self._journal[name] if known else self._measure(options)
-        if not known and not entry.get("failed"):  # a failure for lack of memory may not repeat: it is tried again
+        if not known and not entry.get("failed"):  # a failure, such as lack of memory, may not repeat: it is retried
             self._journal[name] = entry
         if name not in self._seen:
             self._seen[name] = {"options": dict(options), **entry}
@@ -204,17 +203,17 @@ class _Tuning:
     def _report(self, options: Options, score: float, *, again: bool, known: bool) -> None:
         best = max(trial["score"] for trial in self.trials)
         found = f"{score:,.4g} {self.scenario.score}" if score else _UNUSABLE
-        when = f"{', again' if again else ''}{', from before' if known else ''}"
-        console.note(f"{_words(options)}{when}: {found} (the best so far {best:,.4g})")
+        when = f"{', again' if again else ''}{', saved earlier' if known else ''}"
+        console.note(f"{_words(options)}{when}: {found} (best so far: {best:,.4g})")
 
     def find_rate(self, options: Options, guess: float, confirm: float) -> _Rate:
-        """The highest rate of Server that short tests hold and a longer one confirms, as LoadGen judges."""
+        """The highest rate of Server that passes short tests, and a longer one by LoadGen's verdict."""
         console.note(f"searching for the highest target_qps, then one test of {confirm:g} s")
         outcome: _Rate | None = self._child(
             _find_rate, self._settings_of(options), guess, self._seconds, confirm, self._journal
         )
         if outcome is None:
-            self._journal.save()  # without the rates that the child added: they are measured again
+            self._journal.save()  # drops the rates that the child added: they are measured again
             raise CheckFailed("no target_qps was confirmed; see the messages above.")
         return outcome
 
@@ -239,9 +238,9 @@ class _Tuning:
         return entry or _FAILED
 
     def _child(self, work: Callable[..., int], settings: RunSettings, *args: object) -> Any:
-        """The JSON that ``work`` left as its result; None if it failed, which it has reported."""
-        with tempfile.TemporaryDirectory(prefix="harness-tune-") as room:
-            result = Path(room) / "result.json"
+        """The JSON result of ``work``, run in a child process; None if it failed, which it has reported."""
+        with tempfile.TemporaryDirectory(prefix="harness-tune-") as folder:
+            result = Path(folder) / "result.json"
             code = supervised(work, settings, *args, result, cleanup=lambda: None)
             if code > 128:
                 raise KeyboardInterrupt
@@ -249,7 +248,7 @@ class _Tuning:
 
 
 def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heartbeat) -> int:
-    tempfile.tempdir = str(result.parent)  # this process may be killed: its leftovers go with the parent's folder
+    tempfile.tempdir = str(result.parent)  # this process may be killed: the parent removes its files
     ready = prepare(settings, heartbeat.beat, quiet=True)
     heartbeat.beat(patience(settings))
     trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
@@ -305,7 +304,7 @@ def _find_rate(
             # The throughput of an overloaded system shows how much too high the rate was.
             rate = min(rate, outcome["samples_per_second"] or rate)
         rate *= _STEP
-    console.error("no rate was confirmed: a longer --confirm-seconds gives LoadGen more queries to be sure.")
+    console.error("no rate was confirmed: a larger --confirm-seconds gives LoadGen more queries to be sure.")
     return 1
 
 
@@ -338,7 +337,7 @@ def _check_place(place: Path, settings: RunSettings, force: bool) -> None:
         return
     if existing and (existing.model_sha256, existing.engine) != (settings.model.sha256, settings.engine):
         raise ConfigError(
-            f"{place} holds the settings of {existing.model} on {existing.engine}: give another --system, or --force "
+            f"{place} holds the settings of {existing.model} on {existing.engine}: pass another --system, or --force "
             "to replace them."
         )
 

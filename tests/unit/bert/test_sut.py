@@ -52,7 +52,7 @@ def test_collate_pads_with_nothing_attended_and_segments_as_the_reference(featur
     assert {array.dtype for array in tensors.values()} == {np.dtype(np.int64)}
 
 
-def test_only_what_is_loaded_is_in_memory_and_can_be_used(qsl):
+def test_only_loaded_samples_are_in_memory_and_can_be_used(qsl):
     qsl.load([1, 2, 5])
     assert qsl.loaded == 3
     qsl.unload([2])
@@ -68,10 +68,10 @@ def test_samples_are_loaded_in_pieces_as_loadgen_may(qsl):
     qsl.load([4])
     qsl.load([0, 4])
     assert qsl.loaded == 2
-    whole = BertQSL(qsl._features)
-    whole.load(range(whole.count))
+    at_once = BertQSL(qsl._features)
+    at_once.load(range(at_once.count))
     indices = np.array([4, 0])
-    for role, array in whole.collate(indices, Shape(2, 384)).items():
+    for role, array in at_once.collate(indices, Shape(2, 384)).items():
         assert np.array_equal(array, qsl.collate(indices, Shape(2, 384))[role])
 
 
@@ -113,7 +113,7 @@ def test_inputs_are_matched_by_name_in_any_order(qsl, names, dtype):
         (("input_ids", "attention_mask", "token_type_ids", "position_ids"), "more inputs.*position_ids"),
     ],
 )
-def test_a_graph_of_another_model_is_refused_with_the_names_that_it_has(qsl, inputs, message):
+def test_a_graph_of_another_model_is_refused_with_its_names(qsl, inputs, message):
     with pytest.raises(ConfigError, match=message):
         BertSUT(graph(inputs), qsl)
 

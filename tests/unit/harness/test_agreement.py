@@ -20,22 +20,22 @@ from harness.running.agreement import LIMIT, Agreement
 from harness.task.shape import Shape
 
 
-def test_only_what_is_no_rounding_is_wrong():
+def test_only_differences_beyond_rounding_are_wrong():
     fine = Agreement({Shape(16, 1): 0.04, Shape(64, 1): LIMIT})
     assert fine.warning("deepsparse") == ""
     assert fine.worst == Shape(64, 1)
     assert Agreement.of(SimpleNamespace(agreement=RecordedAgreement.model_validate(fine.record()))) == fine
     assert Agreement({Shape(16, 1): 0.04, Shape(64, 1): 0.43}, 16).warning("deepsparse") == (
-        "in batches of 64 x 1, what deepsparse computes is 43% off what ONNX Runtime does, which is no rounding: "
-        "give --set max_batch=16, which it computes rightly, or use --engine onnxruntime."
+        "in batches of 64 x 1, deepsparse differs from ONNX Runtime by up to 43%, more than rounding explains: "
+        "use --set max_batch=16, which it computes correctly, or --engine onnxruntime."
     )
     hopeless = Agreement({Shape(1, 384): 0.5, Shape(2, 128): 0.6}).warning("mine")
-    assert hopeless.startswith("in batches of 1 x 384, 2 x 128, what mine computes is 60% off")
-    assert hopeless.endswith("rounding: use --engine onnxruntime.")
+    assert hopeless.startswith("in batches of 1 x 384, 2 x 128, mine differs from ONNX Runtime by up to 60%")
+    assert hopeless.endswith("rounding explains: use --engine onnxruntime.")
 
 
 class Reshaping(Engine):
-    """Its logits are the tokens; it takes other lengths than its graph has."""
+    """Its logits are the tokens; it accepts other lengths than its graph has."""
 
     name = "reshaping"
     reshapes = True
@@ -51,7 +51,7 @@ class Reshaping(Engine):
 
 
 class Mixing(Reshaping):
-    """Wrong in batches of more than ``most``: a row gets another's logits."""
+    """Wrong in batches of more than ``most``: each row gets another row's logits."""
 
     most = 2
 
@@ -95,7 +95,7 @@ def test_a_graph_of_one_length_is_compared_by_samples_that_fit_it(sut, monkeypat
 
 
 @pytest.mark.parametrize(("most", "right"), [(16, None), (7, 4), (2, 2), (1, 1)])
-def test_the_batches_that_are_right_are_found(sut, monkeypatch, most, right):
+def test_the_correct_batches_are_found(sut, monkeypatch, most, right):
     monkeypatch.setattr(Mixing, "most", most)
     monkeypatch.setattr(Fixed, "compile", Reshaping.compile)
     mixing = BertSUT(Mixing(Path("model.onnx"), EngineSettings()), sut.qsl)
@@ -108,6 +108,6 @@ def test_samples_that_fit_nowhere_are_not_compared(sut, monkeypatch):
     assert compared(sut, monkeypatch, Fixed, [Shape(2, 2)]) is None
 
 
-def test_a_model_that_onnx_runtime_does_not_load_is_an_error_of_it(sut, monkeypatch):
+def test_a_model_that_onnx_runtime_cannot_load_is_its_error(sut, monkeypatch):
     with pytest.raises(EngineError, match=r"onnxruntime failed to load model\.onnx: no such operator"):
         compared(sut, monkeypatch, Refusing, [Shape(2, 384)])

@@ -20,7 +20,7 @@ def settings(**changes):
     return resolve(RunRequest(**{**given, **changes}))
 
 
-def test_the_shipped_files_are_those_of_the_manifests():
+def test_the_shipped_files_match_the_manifests():
     for benchmark in BENCHMARKS:
         for entry in manifests.datasets(benchmark).values():
             shipped = entry.shipped or (None if entry.urls else entry.file)
@@ -79,42 +79,42 @@ def test_options_reach_their_owner():
     assert str(made.benchmark_settings.vocab) == "v.txt"
 
 
-def test_every_option_is_listed_with_what_it_is_for():
+def test_every_option_is_listed_with_its_description():
     rows = options_help()
     assert {("deepsparse", "shapes"), ("onnxruntime", "threads"), ("bert", "vocab")} <= {row[:2] for row in rows}
     assert all("None" not in row[2].partition(":")[2] for row in rows)
 
 
 @pytest.mark.parametrize("engine", [":Foo", "os:getcwd", "os:", "no.such.module:Engine"])
-def test_an_engine_from_outside_that_is_none_is_refused(engine):
+def test_an_outside_class_that_is_not_an_engine_is_refused(engine):
     with pytest.raises(ConfigError):
         settings(engine=engine)
 
 
 @pytest.mark.parametrize("duration", [float("inf"), float("nan"), 0.0001])
-def test_a_duration_that_makes_no_test_is_refused(duration):
+def test_an_impossible_duration_is_refused(duration):
     with pytest.raises(ConfigError, match="duration"):
         settings(duration=duration)
 
 
-def test_no_name_of_the_null_engine_makes_an_official_run():
+def test_the_null_engine_cannot_make_an_official_run_under_any_name():
     for engine in ("null", "harness.engines.null:NullEngine"):
         with pytest.raises(ConfigError, match="computes nothing"):
             settings(engine=engine, official=True)
 
 
-def test_the_home_of_nobody_is_no_traceback():
+def test_an_unknown_home_folder_is_not_a_traceback():
     with pytest.raises(ConfigError, match="there is no model file"):
         settings(model="~nobody-of-that-name/x.onnx")
 
 
-def test_the_nearest_name_is_offered_whatever_its_case():
+def test_the_nearest_name_is_offered_in_any_case():
     assert did_you_mean("DEEPSPARS", ["deepsparse", "null"]) == "did you mean 'deepsparse'?"
     assert did_you_mean("qqq", ["a", "b"]) == "choose from a, b."
 
 
 @pytest.mark.slow
-def test_the_command_line_loads_no_engine_and_no_loadgen():
+def test_the_command_line_loads_neither_engines_nor_loadgen():
     code = (
         "import sys, harness.cli, harness.running.request, harness.running.run\n"
         "harness.running.request.resolve(harness.running.request.RunRequest("

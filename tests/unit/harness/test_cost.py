@@ -27,7 +27,7 @@ def test_between_measured_shapes_time_is_interpolated_and_the_shape_is_exact():
 
 
 def test_fixed_shapes_are_chosen_by_their_time_among_those_that_fit():
-    # A batch of 4 was measured to be faster than one of 2: it takes two samples, too.
+    # A batch of 4 was measured to be faster than one of 2, so two samples also run in it.
     measured = {Shape(1, 10): 1.0, Shape(2, 10): 3.0, Shape(4, 10): 2.5, Shape(4, 20): 6.0, Shape(1, 20): 1.5}
     table = CostTable(measured, fixed=True)
     assert [table.shape(n, 7) for n in (1, 2, 4)] == [Shape(1, 10), Shape(4, 10), Shape(4, 10)]
@@ -129,7 +129,7 @@ def test_where_no_batch_fits_the_budget_goes_to_lengths():
     assert {shape.batch for shape in shapes} == {1}
 
 
-def test_times_between_the_probes_are_taken_to_grow_with_the_cost():
+def test_times_between_the_probes_are_assumed_to_grow_with_the_cost():
     fits = fitting({Shape(1, 100): 0.010, Shape(4, 100): 0.025}, 0.020)
     assert fits(Shape(3, 100))
     assert not fits(Shape(4, 80))

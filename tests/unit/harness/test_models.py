@@ -71,7 +71,7 @@ def test_a_built_model_brings_its_settings_and_the_caveat_of_all_its_results(tmp
     settings = resolve(RunRequest(**given))
     assert settings.benchmark_settings.model_dump() == {"preprocessing": "mlperf", "label_offset": 1}
     assert any("random weights, seed 5" in notice for notice in settings.notices)
-    with pytest.raises(ConfigError, match="random weights, seed 5, so it has no official result"):
+    with pytest.raises(ConfigError, match="random weights, seed 5, so it cannot give an official result"):
         resolve(RunRequest(**given, official=True))
 
 

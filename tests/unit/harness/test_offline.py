@@ -69,8 +69,8 @@ def test_every_shape_is_compiled_and_warmed_up():
     assert sut.shapes == set(scenario.shapes) == compiled
 
 
-def test_the_measured_rate_is_that_of_the_whole_data_set():
-    """Batches of long samples are slower; a rate from the first (longest) ones alone would be off by a lot."""
+def test_the_measured_rate_is_that_of_the_entire_data_set():
+    """Batches of long samples are slower; a rate from only the first (longest) ones would be far off."""
 
     class Slow(EchoSut):
         def answer(self, indices, shape):

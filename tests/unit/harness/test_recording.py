@@ -109,7 +109,7 @@ def test_the_file_does_not_grow_with_the_test(tmp_path, monkeypatch):
     assert found.latency_counts.sum() == 1000
 
 
-@pytest.mark.parametrize(("name", "limit"), [("_MOST", 10 * 36), ("_MOST_QUERIES", 10)])
+@pytest.mark.parametrize(("name", "limit"), [("_MAX_BYTES", 10 * 36), ("_MAX_QUERIES", 10)])
 def test_what_memory_is_not_spent_on_is_said(tmp_path, monkeypatch, name, limit):
     monkeypatch.setattr(recording, name, limit)
     recorder = Recorder()
@@ -135,7 +135,7 @@ def test_a_batch_that_cannot_be_recorded_is_a_warning(tmp_path, caplog):
     recorder.answered(3, 4, work(1, 1, 1), 1)
     recorder.keep(tmp_path, None)
     assert not list(tmp_path.iterdir())
-    assert "what was recorded of the test could not be kept (error: " in caplog.text
+    assert "the timeline of the test could not be saved (error: " in caplog.text
 
 
 def test_a_full_disk_leaves_no_half_a_file(tmp_path, monkeypatch, caplog):

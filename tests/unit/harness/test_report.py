@@ -168,7 +168,7 @@ def test_notices_and_reasons_are_said_and_nothing_of_a_record_is_markup(tmp_path
         tmp_path / "runs",
         valid=False,
         reasons=["the latency bound was missed: lower target_qps"],
-        notice="REHEARSAL with stand-ins, no measurement: not for submission. Model <b>x</b>: random weights.",
+        notice="REHEARSAL with stand-ins, not a measurement: not for submission. Model <b>x</b>: random weights.",
     )
     made = page(found(folder.parent))
     assert "INVALID" in made

@@ -117,7 +117,7 @@ def test_a_result_that_appeared_meanwhile_is_not_replaced_and_the_logs_are_kept(
 def test_a_replacement_that_was_cut_off_is_undone_by_the_next_run(tmp_path):
     target = publish(places(tmp_path))
     target.rename(target.with_name(".run_1.old"))
-    with pytest.raises(ConfigError, match="give --force"):
+    with pytest.raises(ConfigError, match="pass --force"):
         places(tmp_path)
     assert {path.name for path in target.iterdir()} == FILES
 
@@ -139,7 +139,7 @@ def test_a_copy_that_fails_leaves_nothing_in_results_and_keeps_the_logs(tmp_path
 
 def test_results_that_cannot_be_written_are_refused_before_the_test(tmp_path):
     (tmp_path / "results").write_text("a file")
-    with pytest.raises(ConfigError, match="cannot be made"):
+    with pytest.raises(ConfigError, match="cannot be created"):
         places(tmp_path)
 
 

@@ -15,11 +15,11 @@ from harness.scheduling.server import Backlog, ServerScheduler, Waiting
 from harness.task.shape import Shape
 
 BOUND = 0.1
-# Twice the samples take 1.5 times as long: batches pay.
+# Twice the samples take 1.5 times as long: batches pay off.
 GAINING = CostTable({Shape(n, x): 0.01 * n**0.6 * (x / 384) for n in (1, 2, 4, 8) for x in (1, 384)}, fixed=False)
-# As GAINING, three times as slow: 8 samples take 104 ms, more than the bound.
+# Like GAINING, but three times as slow: 8 samples take 104 ms, more than the bound.
 SLOWER = CostTable({Shape(n, x): 0.03 * n**0.6 * (x / 384) for n in range(1, 9) for x in (1, 384)}, fixed=False)
-# Twice the samples take twice as long: they only make each other wait.
+# Twice the samples take twice as long: batches only delay their samples.
 LINEAR = CostTable({Shape(n, x): 0.01 * n * (x / 384) for n in (1, 8) for x in (1, 384)}, fixed=False)
 FIXED = CostTable({Shape(n, x): 0.004 * n**0.6 * (x / 100) for n in (1, 4) for x in (100, 384)}, fixed=True)
 
@@ -43,18 +43,18 @@ def test_the_oldest_is_always_taken_with_those_of_similar_cost():
     assert sorted(sample.id for sample in waiting.take(0.005, 3)) == [1, 3]
 
 
-def test_batches_are_made_only_where_they_get_more_done():
+def test_batches_are_made_only_where_they_raise_throughput():
     samples = [(0.001 * n, 384) for n in range(6)]
     assert len(backlog(LINEAR, *samples).take(0.006, 6)) == 1
     assert len(backlog(GAINING, *samples).take(0.006, 6)) == 6
 
 
-def test_a_short_sample_is_no_reason_to_pad():
+def test_a_short_sample_does_not_justify_padding():
     assert len(backlog(LINEAR, (0.0, 384), (0.001, 10)).take(0.002, 2)) == 1
     assert len(backlog(GAINING, (0.0, 384), (0.001, 10)).take(0.002, 2)) == 1
 
 
-def test_a_compiled_batch_is_filled_with_what_rides_for_nothing():
+def test_a_compiled_batch_is_filled_with_samples_that_cost_nothing_extra():
     waiting = backlog(FIXED, (0.0, 90), (0.001, 80), (0.002, 95), (0.003, 70), (0.004, 60), (0.005, 300))
     chosen = waiting.take(0.006, 6)
     assert sorted(sample.id for sample in chosen) == [0, 1, 2, 3]
@@ -65,25 +65,25 @@ def test_a_batch_ends_in_time_for_its_oldest():
     # 8 samples take 34.8 ms, 4 take 23 ms, 1 takes 10 ms.
     assert len(backlog(GAINING, *samples).take(BOUND - 0.030, 8)) < 8
     assert len(backlog(GAINING, *samples).take(BOUND - 0.012, 8)) == 1
-    # Too late for all: batches get more done, but those that come meanwhile must not wait longer than the bound.
+    # Too late for all: batches raise throughput, but samples that arrive now must not wait longer than the bound.
     assert len(backlog(GAINING, *samples).take(BOUND + 1, 8)) == 8
     assert 1 < len(backlog(SLOWER, *samples).take(BOUND + 1, 8)) < 8
 
 
-def test_what_is_late_already_waits_until_nothing_else_does():
+def test_late_samples_wait_until_nothing_else_does():
     waiting = backlog(LINEAR, (0.0, 384), (0.005, 384), (0.090, 384), (0.091, 384))
-    now = 0.100  # a sample takes 10 ms, so that the first two cannot be answered within 100 ms
+    now = 0.100  # a sample takes 10 ms, so the first two cannot be answered within 100 ms
     order = [sample.id for _ in range(4) for sample in waiting.take(now, 1)]
     assert order == [2, 3, 0, 1]
     assert len(waiting) == 0
 
 
-def test_the_late_do_not_starve_where_a_stream_has_time_for_them():
+def test_late_samples_run_when_a_stream_has_time():
     waiting = backlog(LINEAR, (0.0, 384))
     assert [sample.id for sample in waiting.take(5.0, 1)] == [0]
 
 
-def test_idle_streams_share_what_waits():
+def test_idle_streams_share_the_waiting_samples():
     samples = [(0.0, 384)] * 8
     assert len(backlog(GAINING, *samples).take(0.0, 4)) == 4
 
@@ -100,7 +100,7 @@ def test_any_samples_get_exactly_one_response(indices, streams, table):
     assert scheduler.counters.completed == scheduler.counters.issued == len(indices)
 
 
-def test_the_backlog_is_served_in_the_order_of_the_deadlines():
+def test_the_backlog_is_taken_in_the_order_of_the_deadlines():
     rng = np.random.default_rng(3)
     waiting = backlog(LINEAR, *((0.001 * n, int(cost)) for n, cost in enumerate(rng.choice(COSTS, 200))))
     taken = []
@@ -123,7 +123,7 @@ def test_an_idle_stream_never_waits_while_samples_do():
     for n in range(2):
         scheduler.issue([n], [n])
     time.sleep(0.005)
-    for n in (2, 3):  # both streams are busy: these two wait for the first that is free
+    for n in (2, 3):  # both streams are busy: these two wait for the first free one
         scheduler.issue([n], [n])
     assert done.wait(5)
     scheduler.close()
@@ -140,7 +140,7 @@ def test_a_failure_is_kept_and_nothing_is_answered_for_it():
 
 
 @pytest.mark.parametrize("count", [10_000])
-def test_the_choice_costs_no_more_when_many_wait(count):
+def test_the_choice_takes_no_longer_with_a_long_backlog(count):
     waiting = backlog(GAINING, *((0.0, int(cost)) for cost in np.resize(COSTS, count)))
     start = time.perf_counter()
     for _ in range(100):

@@ -13,7 +13,7 @@ ONE = CostTable({Shape(1, 10): 0.010}, fixed=True)
 GAINING = CostTable({Shape(1, 10): 0.010, Shape(4, 10): 0.016}, fixed=True)
 
 
-def test_without_load_a_sample_takes_what_it_takes_alone():
+def test_without_load_a_sample_takes_as_long_as_alone():
     latencies = server_latencies(ONE, EQUAL, 1, 0.1, 0.01, STEADY)
     assert np.median(latencies) == pytest.approx(0.010)
 
@@ -24,7 +24,7 @@ def test_the_mean_wait_is_that_of_queueing_theory():
     assert np.mean(waits) == pytest.approx(0.010 * 0.6 / (2 * 0.4), rel=0.15)
 
 
-def test_two_streams_wait_less_than_one_of_the_same_load():
+def test_two_streams_wait_less_than_one_at_the_same_load():
     one = server_latencies(ONE, EQUAL, 1, 10.0, 80, STEADY).mean()
     assert server_latencies(ONE, EQUAL, 2, 10.0, 160, STEADY).mean() < one
 
@@ -45,7 +45,7 @@ def test_the_mean_wait_of_two_streams_is_that_of_queueing_theory():
     assert np.mean(waits) == pytest.approx(expected, rel=0.15)
 
 
-def test_the_peak_holds_the_bound_and_a_higher_rate_does_not():
+def test_the_peak_meets_the_bound_and_a_higher_rate_does_not():
     peak = server_peak(ONE, EQUAL, 1, 0.05, STEADY)
     assert 60 < peak < 100
     assert np.percentile(server_latencies(ONE, EQUAL, 1, 0.05, peak, STEADY), 99) <= 0.05
@@ -60,5 +60,5 @@ def test_batches_and_streams_raise_the_peak_and_jitter_lowers_it():
     assert server_peak(ONE, EQUAL, 1, 0.05, np.array([0.8, 1.0, 1.9])) < 0.95 * peak
 
 
-def test_no_rate_holds_a_bound_that_a_sample_alone_misses():
+def test_no_rate_meets_a_bound_that_a_single_sample_misses():
     assert server_peak(ONE, EQUAL, 1, 0.009, STEADY) == 0

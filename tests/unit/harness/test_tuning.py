@@ -54,7 +54,7 @@ def test_noise_alone_changes_no_setting(seed):
     assert best == {}
 
 
-def test_what_fails_is_never_chosen_and_a_lucky_measurement_is_not_enough():
+def test_failing_options_are_never_chosen_and_a_lucky_measurement_is_not_enough():
     def measure(options, number):
         if options.get("streams") == "4":
             return 0.0
@@ -63,7 +63,7 @@ def test_what_fails_is_never_chosen_and_a_lucky_measurement_is_not_enough():
     assert coordinate_search([STREAMS], measure) == ({}, 1.0)
 
 
-def test_a_default_that_is_spelled_out_is_measured_once():
+def test_an_explicit_default_is_measured_once():
     measured = []
 
     def measure(options, number):
@@ -82,13 +82,13 @@ def test_the_highest_rate_is_found_from_any_guess(limit, wrong):
 
 
 @pytest.mark.parametrize("held", [True, False])
-def test_only_an_overloaded_system_tells_how_far_too_high_a_rate_was(tmp_path, monkeypatch, held):
-    """Ten seconds confirm nothing above 60 a second; of whatever is asked, 50 are answered."""
-    asked = []
+def test_only_an_overloaded_system_shows_how_much_too_high_a_rate_was(tmp_path, monkeypatch, held):
+    """A ten-second test confirms at most 60 queries/s; the system answers 50 of any load."""
+    rates = []
 
     def short_test(server_target_qps, min_duration_ms):
         short = min_duration_ms < 10_000
-        asked.extend([] if short else [server_target_qps])
+        rates.extend([] if short else [server_target_qps])
         return SimpleNamespace(
             valid=server_target_qps < 60,
             held=server_target_qps <= 100 if short else held,
@@ -101,11 +101,11 @@ def test_only_an_overloaded_system_tells_how_far_too_high_a_rate_was(tmp_path, m
     monkeypatch.setattr(tune.tempfile, "tempdir", None)
     journal, result = Journal(tmp_path / "journal.json", {}, fresh=True), tmp_path / "result.json"
     ended = tune._find_rate(None, 100.0, 1.0, 10.0, journal, result, SimpleNamespace(beat=None))
-    first, *steps = asked
+    first, *steps = rates
     assert first == pytest.approx(100, rel=0.03)
     if held:
-        assert (ended, len(asked)) == (1, 8)
-        assert np.allclose(np.divide(steps, asked[:-1]), 0.94, atol=1e-3)
+        assert (ended, len(rates)) == (1, 8)
+        assert np.allclose(np.divide(steps, rates[:-1]), 0.94, atol=1e-3)
     else:
         assert (ended, steps) == (0, [47.0])
 
@@ -119,7 +119,7 @@ def test_no_rate_is_zero():
 )
 @pytest.mark.parametrize("max_cost", [1, 384])
 @pytest.mark.parametrize("one_stream", [True, False])
-def test_every_choice_is_one_that_the_engine_takes(engine, kind, max_cost, one_stream):
+def test_the_engine_accepts_every_choice(engine, kind, max_cost, one_stream):
     dimensions = engine.choices(max_cost, one_stream)
     assert len(dimensions) >= 2
     for choice in (choice for dimension in dimensions for choice in dimension):
@@ -130,7 +130,7 @@ def test_every_choice_is_one_that_the_engine_takes(engine, kind, max_cost, one_s
 
 
 class TestJournal:
-    def test_what_was_measured_is_there_again(self, tmp_path):
+    def test_measurements_are_read_back(self, tmp_path):
         journal = Journal(tmp_path / "a" / "j.json", {"model": "x"}, False)
         journal["one"] = {"score": 1.5}
         again = Journal(journal.path, {"model": "x"}, False)
@@ -140,13 +140,13 @@ class TestJournal:
         assert not journal.path.exists()
 
     @pytest.mark.parametrize("text", ["", "[]", "{", '{"circumstances": {"model": "x"}}'])
-    def test_a_damaged_file_is_begun_anew(self, tmp_path, text):
+    def test_a_damaged_file_starts_over(self, tmp_path, text):
         (tmp_path / "j.json").write_text(text)
         journal = Journal(tmp_path / "j.json", {"model": "x"}, False)
         assert journal.stale
         assert journal.entries == {}
 
-    def test_other_circumstances_and_fresh_begin_anew(self, tmp_path):
+    def test_other_circumstances_and_fresh_start_over(self, tmp_path):
         Journal(tmp_path / "j.json", {"model": "x"}, False)["one"] = 1
         assert Journal(tmp_path / "j.json", {"model": "y"}, False).stale
         assert Journal(tmp_path / "j.json", {"model": "x"}, True).entries == {}
@@ -205,11 +205,11 @@ class TestTunedSettings:
         assert found.tuned == place / "tuned.json"
         assert found.remarks[0].endswith("tuned here: onnxruntime, streams=2 max_batch=8")
 
-    def test_what_the_user_types_wins(self, place):
+    def test_user_options_win(self, place):
         found = self.settings(place, max_batch="4")
         assert (found.engine_settings.streams, found.engine_settings.max_batch) == (2, 4)
         assert found.user_conf != place / "user.conf"
-        assert "not its target_qps, since other options were in force then" in found.remarks[0]
+        assert "its target_qps is not used, since it was found with other options" in found.remarks[0]
 
     def test_of_settings_that_belong_together_only_the_users_count(self, place):
         self.edit(place, options={"streams": "4", "instances": "4", "max_batch": "8"})
@@ -223,10 +223,10 @@ class TestTunedSettings:
             ({}, {"samples": 20}, "it was found with data set sample"),
             ({"samples": 9}, {}, "it was found with the first samples of data set sample"),
             ({"dataset_sha256": "0"}, {}, "it was found with data set sample"),
-            ({"base_conf": "0"}, {}, "user.conf was changed after that"),
+            ({"base_conf": "0"}, {}, "user.conf has changed since"),
         ],
     )
-    def test_a_rate_that_was_found_under_other_circumstances_is_left_out(self, place, changed, rest, why):
+    def test_a_rate_found_under_other_circumstances_is_not_used(self, place, changed, rest, why):
         self.edit(place, **changed)
         found = self.settings(place, rest=rest)
         assert found.engine_settings.streams == 2
@@ -234,7 +234,7 @@ class TestTunedSettings:
         assert why in found.remarks[0]
 
     @pytest.mark.parametrize(("engine", "scenario", "use"), [("null", "Server", None), (None, "Server", False)])
-    def test_they_are_left_out(self, place, engine, scenario, use):
+    def test_they_are_not_used(self, place, engine, scenario, use):
         found = self.settings(place, engine, scenario, use)
         assert found.tuned is None
         assert found.user_conf != place / "user.conf"
@@ -255,12 +255,12 @@ class TestTunedSettings:
         with pytest.raises(ConfigError, match="tuned for another model"):
             self.settings(place, use=True)
 
-    def test_asking_for_what_is_not_there_is_an_error(self, place):
+    def test_requesting_missing_settings_is_an_error(self, place):
         assert self.settings(place, scenario="Offline").remarks == ()
-        with pytest.raises(ConfigError, match="make them with `harness tune`"):
+        with pytest.raises(ConfigError, match="create them with `harness tune`"):
             self.settings(place, scenario="Offline", use=True)
 
     def test_a_damaged_file_is_one_sentence(self, place):
         (place / tuned.FILE).write_text("{")
-        with pytest.raises(ConfigError, match="is no settings file of this harness"):
+        with pytest.raises(ConfigError, match="is not a settings file of this harness"):
             self.settings(place)
