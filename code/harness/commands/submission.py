@@ -11,28 +11,7 @@ import typer
 from rich.table import Table
 
 from harness import paths
-from harness.commands.options import (
-    AsJson,
-    DryRun,
-    EngineOfModels,
-    FullDataset,
-    MeasurementsDir,
-    Models,
-    Options,
-    Rehearsal,
-    RehearsalDuration,
-    Retry,
-    RunsDir,
-    Scenarios,
-    StallTimeout,
-    StateDir,
-    System,
-    SystemType,
-    Tree,
-    UserConf,
-    parse_options,
-    takes,
-)
+from harness.commands import options
 from harness.host import console
 
 
@@ -40,24 +19,24 @@ from harness.host import console
 class ComplianceOptions:
     """The options of both commands that run the tests of a submission."""
 
-    model: Models = None
-    scenario: Scenarios = None
-    system: System = None
-    system_type: SystemType = None
-    engine: EngineOfModels = None
-    dataset: FullDataset = None
-    option: Options = None
-    user_conf: UserConf = None
-    rehearsal: Rehearsal = False
-    duration: RehearsalDuration = None
-    retry: Retry = False
-    dry_run: DryRun = False
-    tree: Tree = None
-    runs_dir: RunsDir = None
-    state_dir: StateDir = paths.ROOT / "build" / "campaign"
-    measurements_dir: MeasurementsDir = paths.ROOT / "measurements"
-    stall_timeout: StallTimeout = 120.0
-    as_json: AsJson = False
+    model: options.Models = None
+    scenario: options.Scenarios = None
+    system: options.System = None
+    system_type: options.SystemType = None
+    engine: options.EngineOfModels = None
+    dataset: options.FullDataset = None
+    option: options.Options = None
+    user_conf: options.UserConf = None
+    rehearsal: options.Rehearsal = False
+    duration: options.RehearsalDuration = None
+    retry: options.Retry = False
+    dry_run: options.DryRun = False
+    tree: options.Tree = None
+    runs_dir: options.RunsDir = None
+    state_dir: options.StateDir = paths.ROOT / "build" / "campaign"
+    measurements_dir: options.MeasurementsDir = paths.ROOT / "measurements"
+    stall_timeout: options.StallTimeout = 120.0
+    as_json: options.AsJson = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +46,7 @@ class CampaignOptions(ComplianceOptions):
     division: Annotated[str, typer.Option(help="open, or closed with its compliance tests.")] = "open"
 
 
-@takes(CampaignOptions)
+@options.takes(CampaignOptions)
 def campaign(asked: CampaignOptions) -> None:
     """Run all official tests of a submission: performance, accuracy and, in the closed division, compliance.
 
@@ -84,7 +63,7 @@ def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = F
 
     run = RunRequest(
         engine=asked.engine,
-        options=parse_options(asked.option or []),
+        options=options.parse_options(asked.option or []),
         dataset=asked.dataset,
         duration=asked.duration,
         official=True,
@@ -121,17 +100,17 @@ def package(
     submitter: Annotated[str, typer.Option(help="Your organisation, as registered with MLCommons.")],
     system: Annotated[
         list[str] | None,
-        typer.Option("--system", help="May be repeated.", show_default="all with results"),
+        typer.Option("--system", help="May be repeated.", show_default="from the processor"),
     ] = None,
     round_name: Annotated[
         str | None, typer.Option("--round", help="Such as v6.1.", show_default="that of the runs")
     ] = None,
-    rehearsal: Rehearsal = False,
-    tree: Tree = None,
+    rehearsal: options.Rehearsal = False,
+    tree: options.Tree = None,
     output: Annotated[
         Path | None, typer.Option(help="The root of the submission.", show_default="build/submission")
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Make the submission directory and its tarball from the official runs of a system, then check it.
 
@@ -174,7 +153,7 @@ def check(
     python: Annotated[
         str, typer.Option(help="The Python for the official checkers.", show_default="this one")
     ] = sys.executable,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Check a packaged submission: list each problem with its file, the reason and the fix."""
     from harness.submission.run_check import CheckRequest, run_check
@@ -196,7 +175,7 @@ compliance_app = typer.Typer(
 
 
 @compliance_app.command("run")
-@takes(ComplianceOptions)
+@options.takes(ComplianceOptions)
 def compliance_run(asked: ComplianceOptions) -> None:
     """Run and verify the compliance tests of existing official results: TEST01, and TEST04 for ResNet50.
 
@@ -222,7 +201,7 @@ def compliance_verify(
     dtype: Annotated[
         str, typer.Option(help="Type of a response's first element, as TEST01 reads it: int32, int64, float32 or byte.")
     ] = "int32",
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Verify a compliance test of any submitter from its logs, and arrange its folder in the official form.
 
@@ -268,7 +247,7 @@ def system_init(
     systems_dir: Annotated[
         Path, typer.Option(help="Folder of the system descriptions.", show_default="systems")
     ] = paths.ROOT / "systems",
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write systems/SYSTEM.json from this machine, and list the fields that a person must fill in.
 
@@ -277,8 +256,8 @@ def system_init(
     from harness.submission.description import description_file, init_system, parse_fields, unfilled, wanted
 
     path = description_file(systems_dir, system)
-    options = {"submitter": submitter, "division": division, "system_type": system_type, "status": status}
-    given = parse_fields(field or []) | {name: value for name, value in options.items() if value is not None}
+    facts = {"submitter": submitter, "division": division, "system_type": system_type, "status": status}
+    given = parse_fields(field or []) | {name: value for name, value in facts.items() if value is not None}
     with console.working("examining this machine"):
         values, disagreements = init_system(path, given)
     for sentence in disagreements:

@@ -72,13 +72,7 @@ def run_test(
         The first failure of the scheduler, the engine or the QSL. LoadGen's thread is then still waiting, and the
         process must be ended.
     """
-    output = lg.LogOutputSettings()
-    output.outdir = str(log_dir)
-    output.copy_summary_to_stdout = False
-    log_settings = lg.LogSettings()
-    log_settings.log_output = output
-    log_settings.enable_trace = trace
-
+    log_settings = _log_settings(log_dir, trace)
     failure: list[BaseException] = []
     ended = threading.Event()
 
@@ -120,6 +114,15 @@ def run_test(
     counters = scheduler.counters
     if counters.completed != counters.issued:
         raise RunFailed(f"{counters.issued} samples were issued and {counters.completed} answered.")
+
+
+def _log_settings(log_dir: Path, trace: bool) -> lg.LogSettings:
+    output = lg.LogOutputSettings()
+    output.outdir = str(log_dir)
+    output.copy_summary_to_stdout = False
+    settings = lg.LogSettings()
+    settings.log_output, settings.enable_trace = output, trace
+    return settings
 
 
 def short_test(
