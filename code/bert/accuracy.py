@@ -6,8 +6,6 @@ missing, repeated or NaN responses; this one rejects it. For a log of sampled re
 questions that it answers are scored; that script counts the others as wrong.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -15,8 +15,6 @@ Two published models use this architecture:
   transformers.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ The rules are those of mlcommons/inference ``language/bert/create_squad_data.py`
 Unicode tables, from which Rust's differ slightly; each distinct word then goes through ``tokenizers`` once.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re

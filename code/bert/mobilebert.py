@@ -14,8 +14,6 @@ a NoNorm after a sum of shortcut and branch restores mean square 1. The weights 
 the common part of their inputs; otherwise that part would make all tokens alike.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

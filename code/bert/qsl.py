@@ -1,7 +1,5 @@
 """SQuAD v1.1 as a QSL: a sample is a feature, at most 384 tokens of a question and its passage."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

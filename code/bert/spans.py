@@ -1,7 +1,5 @@
 """The best answer span of each feature, from its logits, by the rules of the official ``accuracy-squad.py``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

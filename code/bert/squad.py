@@ -4,8 +4,6 @@ The metric is that of the official ``evaluate_v1.1.py`` (mlcommons/inference, ``
 file's order, so that both agree to the last digit.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import string

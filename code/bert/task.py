@@ -1,7 +1,5 @@
 """The BERT benchmark: question answering on SQuAD v1.1, scored by F1."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +13,7 @@ from bert.features import FeatureParams, load_features
 from bert.qsl import BertQSL
 from bert.squad import repeated
 from bert.sut import BertSUT
+from harness.catalog.contract import BenchmarkSettings
 from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
 from harness.engines.base import Engine
@@ -22,7 +21,7 @@ from harness.graph import Tensor
 from harness.host import console
 from harness.host.console import OnProgress
 from harness.host.files import write_bytes
-from harness.task.base import Accuracy, Benchmark, BenchmarkSettings
+from harness.task.base import Accuracy, Benchmark
 from harness.task.qsl import SampleLibrary
 
 

@@ -1,7 +1,5 @@
 """The command line. It loads neither engines nor LoadGen: only the process of a test does."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shlex

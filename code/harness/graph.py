@@ -1,7 +1,5 @@
 """The inputs, outputs and metadata of an ONNX file, read without an engine."""
 
-from __future__ import annotations
-
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,10 +1,8 @@
 """Maps names to classes, as "module:Class", so that importing the command line loads no engine and no model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from importlib import import_module, util
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from harness.errors import ConfigError, did_you_mean
 
@@ -32,29 +30,20 @@ def resolve(kind: str, table: Mapping[str, str], name: str, base: type[T]) -> ty
     Raises:
         ConfigError: the name is unknown (the message suggests the nearest), or the class is not a ``base``.
     """
-    found = load(kind, table, name)
+    name = choose(kind, table, name)
+    module, _, attribute = table.get(name, name).partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except Exception as error:  # an outside module may raise anything while it is imported
+        if name in table:
+            raise
+        raise ConfigError(f"{kind} '{name}' cannot be imported: {error}.") from error
     if not (isinstance(found, type) and issubclass(found, base)):
         article = "an" if kind[0] in "aeiou" else "a"
         raise ConfigError(
             f"{name} is not {article} {kind}: a subclass of {base.__module__}.{base.__qualname__} is needed."
         )
     return found
-
-
-def load(kind: str, table: Mapping[str, str], name: str) -> Any:
-    """The object with that name, for callers on a floor below its contract; `resolve` also checks its class.
-
-    Raises:
-        ConfigError: the name is unknown; the message suggests the nearest.
-    """
-    name = choose(kind, table, name)
-    module, _, attribute = table.get(name, name).partition(":")
-    try:
-        return getattr(import_module(module), attribute)
-    except Exception as error:  # an outside module may raise anything while it is imported
-        if name in table:
-            raise
-        raise ConfigError(f"{kind} '{name}' cannot be imported: {error}.") from error
 
 
 def choose(kind: str, valid: Iterable[str], name: str) -> str:

@@ -24,8 +24,6 @@ ReLU's output has the mean square of its input (He et al., arXiv:1502.01852). Wi
 images alike and every answer the same class; in training, batch normalisation prevents that.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 

@@ -5,8 +5,6 @@ ImageNet's validation images are in one folder, either flat or in a folder for e
 for the 50,000 official names both are the same.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """``val_map.txt``: the name and label of each image, in sample order."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

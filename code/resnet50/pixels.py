@@ -5,8 +5,6 @@ one shard of work. A shard's key covers the content of its image files, the prof
 made it; each image's pixels are stored with their sha256, which is checked on every read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -3,8 +3,6 @@
 The result is uint8; normalisation, (pixel - mean) ÷ deviation, follows when samples are loaded, without loss.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from dataclasses import dataclass

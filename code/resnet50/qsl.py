@@ -1,7 +1,5 @@
 """ImageNet as a QSL: a sample is an image; tensors of the loaded images are in memory, in the model's layout."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

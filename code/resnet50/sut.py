@@ -1,7 +1,5 @@
 """Image classification as a SUT: one class for every engine."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 

@@ -1,20 +1,19 @@
 """The ResNet50 benchmark: classification of ImageNet 2012's validation images, scored by top-1."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from harness.catalog.contract import BenchmarkSettings
 from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
 from harness.engines.base import Engine
 from harness.errors import CheckFailed
 from harness.graph import Tensor
 from harness.host.console import OnProgress
-from harness.task.base import Accuracy, Benchmark, BenchmarkSettings
+from harness.task.base import Accuracy, Benchmark
 from harness.task.qsl import SampleLibrary
 from resnet50.accuracy import accuracy_text, score_log, write_accuracy_txt
 from resnet50.images import check_official, dataset_file, find_images, make_stand_in

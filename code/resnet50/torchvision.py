@@ -11,8 +11,6 @@ arXiv:1502.03167). This leaves 25,530,472 of torchvision's 25,557,032 parameters
 Random weights have the same distributions as in `resnet50.architecture`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from onnx import ModelProto
 

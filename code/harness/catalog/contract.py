@@ -1,36 +1,48 @@
-"""The part of a benchmark's class that the catalog needs (`harness.task.base.Benchmark` is one floor up)."""
+"""The part of a benchmark that the catalog needs, which is one floor below `harness.task.base.Benchmark`."""
 
-from __future__ import annotations
-
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
+from harness.errors import ConfigError
 from harness.graph import Tensor
-from harness.registry import BENCHMARKS, load
+from harness.registry import BENCHMARKS, resolve
 
 
-class BenchmarkClass(Protocol):
-    """The class of a benchmark."""
+class BenchmarkSettings(BaseModel):
+    """Settings of a benchmark; each adds its own."""
 
-    @property
-    def official_name(self) -> str:
-        """The benchmark that results of a model given by its path are filed under."""
-
-    @property
-    def Settings(self) -> type[BaseModel]:  # noqa: N802 (the class attribute's name)
-        """The settings that a model's metadata may contain."""
-
-    def accepts(self, inputs: Sequence[Tensor], /) -> bool:
-        """Whether a graph with these inputs may be a model of this benchmark."""
-
-    def dataset_file(self, path: Path, /) -> Path:
-        """The file or folder of the data set at an existing path; ConfigError if it does not contain one."""
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def benchmark_class(name: str) -> BenchmarkClass:
+class ModelInterface(ABC):
+    """How a benchmark recognises its models and data sets."""
+
+    official_name: ClassVar[str]
+    """Name that results are filed under if the model is given by its path."""
+    Settings: ClassVar[type[BenchmarkSettings]] = BenchmarkSettings
+
+    @classmethod
+    @abstractmethod
+    def accepts(cls, inputs: Sequence[Tensor]) -> bool:
+        """Whether a graph with these inputs looks like one of this benchmark; its SUT checks the details later."""
+
+    @classmethod
+    def dataset_file(cls, path: Path) -> Path:
+        """The file or folder that represents the data set at an existing path.
+
+        Raises:
+            ConfigError: the path cannot be a data set of this benchmark.
+        """
+        if not path.is_file():
+            raise ConfigError(f"{path} is not a file; give the path of a data set.")
+        return path
+
+
+def benchmark_class(name: str) -> type[ModelInterface]:
     """The class of the benchmark with this name."""
-    found: BenchmarkClass = load("benchmark", BENCHMARKS, name)
-    return found
+    # mypy cannot know that an abstract class is used only in issubclass().
+    return resolve("benchmark", BENCHMARKS, name, ModelInterface)  # type: ignore[type-abstract]

@@ -1,7 +1,5 @@
 """Data sets: found by name or path, and fetched into build/data."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The manifests of each benchmark, models.toml and datasets.toml, and the fields of their entries."""
 
-from __future__ import annotations
-
 import tomllib
 from importlib import import_module
 from pathlib import Path

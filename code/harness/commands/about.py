@@ -1,7 +1,5 @@
 """`harness doctor`, `harness help` and `harness completion`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """`harness data` and `harness options`."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`harness run` and `harness tune`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """The commands for a submission: `harness campaign`, `compliance`, `system`, `package` and `check`."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

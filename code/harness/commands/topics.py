@@ -1,7 +1,5 @@
 """`harness help TOPIC`: the field's hard words, from the Markdown files in help/."""
 
-from __future__ import annotations
-
 from importlib import resources
 
 from harness.errors import ConfigError, did_you_mean

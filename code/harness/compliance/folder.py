@@ -8,8 +8,6 @@
 Both official checkers require exactly these files; the two in brackets only if responses are not deterministic.
 """
 
-from __future__ import annotations
-
 import filecmp
 import tempfile
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Scoring of the sampled responses of TEST01, and the allowed difference from the baseline."""
 
-from __future__ import annotations
-
 from harness.catalog.datasets import find_dataset
 from harness.compliance.folder import Scorer
 from harness.paths import ROOT

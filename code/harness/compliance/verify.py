@@ -5,8 +5,6 @@ also passes there. Stricter than there, these are failures: samples that the acc
 errors, a different Server latency bound in TEST04, a missing score, and an audit.config that LoadGen did not read.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Compress a model layer by layer: prune, quantise to 8 bits, and write it in operators that the engines run fast."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase

@@ -1,7 +1,5 @@
 """Reading a model for compression: constants folded, unsupported models rejected."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The compressor's view of a graph: its linear layers, and a walk through it with calibration data."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar

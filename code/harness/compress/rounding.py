@@ -1,7 +1,5 @@
 """Weights as symmetric 8-bit integers, with one scale per layer or one per output."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

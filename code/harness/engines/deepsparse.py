@@ -4,8 +4,6 @@ It runs fixed shapes, so there is one engine for each (batch, length) shape. Its
  ``deepsparse.Engine(..., input_shapes=...)`` rewrites the ONNX file in place (1.8.0), so it gets a private copy.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """An engine that computes nothing: it measures the harness's own overhead, and makes tests of the harness fast."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path

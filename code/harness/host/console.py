@@ -4,8 +4,6 @@ Messages for stderr pass through the logger "harness": `configure` decides wheth
 that receives them all, and the output to stdout, with timestamps.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import threading

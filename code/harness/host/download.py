@@ -1,7 +1,5 @@
 """Downloads with resume, retries, mirrors, and a checksum test before use."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

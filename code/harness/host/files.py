@@ -1,7 +1,5 @@
 """Reading files named by the user and writing files in one step, with errors that say what to do."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import tempfile

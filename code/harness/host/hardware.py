@@ -1,7 +1,5 @@
 """The hardware as Linux shows it without root: processors, caches, memory, disks, network cards."""
 
-from __future__ import annotations
-
 import math
 import platform
 import re

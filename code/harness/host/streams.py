@@ -4,8 +4,6 @@ They print text literally (no markup, no emoji codes, no highlighting) and never
 paths stay copyable. Styles come as ``rich`` objects or ``style=``.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Callable

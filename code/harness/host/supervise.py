@@ -5,8 +5,6 @@ always work. So the parent only waits: it ends the child when the user interrupt
 it reports the cause when the child dies.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

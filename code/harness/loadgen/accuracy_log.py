@@ -4,8 +4,6 @@ Reads logs of any submitter: one line or pretty-printed, with additional keys. E
 contain to have a score.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sys

@@ -6,8 +6,6 @@ as 6; and it drops the entire file if a comment follows a value. Here each of th
 The file is then passed to LoadGen unchanged, followed by the harness's own lines.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """LoadGen's logs of a test: mlperf_log_detail.txt, and the meaning of its verdict."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Archives with a model: nothing in them is trusted, and only the model is extracted."""
 
-from __future__ import annotations
-
 import lzma
 import stat
 import tarfile

@@ -1,7 +1,5 @@
 """Calibration data: samples of a benchmark's data set as model inputs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

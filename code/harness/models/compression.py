@@ -1,7 +1,5 @@
 """Compress a model file with calibration data; the metadata of the new file describe the compression."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Fetching models into build/models/NAME.onnx: from URLs, Hugging Face, SparseZoo, or the user's copy."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

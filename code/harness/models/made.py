@@ -1,7 +1,5 @@
 """Output files: what they may be called, and what they must not replace."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from harness.catalog import manifests

@@ -1,7 +1,5 @@
 """Verifying that the models on this machine are unchanged since they were shipped or fetched."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from harness.catalog import manifests

@@ -1,7 +1,5 @@
 """Sources of the tensors of a new graph: random numbers, or a checkpoint."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from abc import ABC, abstractmethod

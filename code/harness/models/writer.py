@@ -1,7 +1,5 @@
 """Writing an ONNX graph node by node, its weights taken from `Weights`."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

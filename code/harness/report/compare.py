@@ -1,7 +1,5 @@
 """Two runs, or two sets of repeats, side by side: what differs in them, what they measured, and whether it is noise."""
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections.abc import Iterator

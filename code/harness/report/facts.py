@@ -1,7 +1,5 @@
 """What is said of runs, whatever the format: the rows of the tables, in the terminal's words and digits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Whether one of two runs is faster beyond the noise."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable

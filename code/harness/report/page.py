@@ -1,7 +1,5 @@
 """A report as one HTML file that needs nothing else: no network, no scripts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`harness report`: from runs to a file or to stdout."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Reports for terminals and programs: Markdown, CSV, JSON."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

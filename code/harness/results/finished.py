@@ -1,7 +1,5 @@
 """A finished run as reports see it: its record, LoadGen's log and its timeline, wherever each of them lies."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

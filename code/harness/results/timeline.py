@@ -1,7 +1,5 @@
 """What timeline.npz holds: when batches and queries ran in a test, read back for reports."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

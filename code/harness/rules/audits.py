@@ -5,8 +5,6 @@ compliance/TEST04). LoadGen reads them from the file named in the last argument 
 and they override every other setting.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Runs that are not for submission (development runs and rehearsals), and the notices that say so."""
 
-from __future__ import annotations
-
 from harness.paths import ROOT
 
 DEVELOPMENT_SECONDS = 20.0

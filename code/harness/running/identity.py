@@ -1,7 +1,5 @@
 """What identifies a run: its settings, the command that repeats it, and the code that made it."""
 
-from __future__ import annotations
-
 import shlex
 from functools import cache
 from hashlib import sha256

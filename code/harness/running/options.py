@@ -1,7 +1,5 @@
 """The options of `--set`: a list of all, and settings from user input."""
 
-from __future__ import annotations
-
 import types
 import typing
 from collections.abc import Mapping
@@ -9,23 +7,24 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from harness.engines.base import Engine, EngineSettings
+from harness.catalog.contract import BenchmarkSettings
+from harness.engines.base import Engine, EngineSettings, find_engine
 from harness.errors import ConfigError, did_you_mean
-from harness.registry import BENCHMARKS, ENGINES, load
-from harness.task.base import Benchmark, BenchmarkSettings
+from harness.registry import BENCHMARKS, ENGINES
+from harness.task.base import Benchmark, find_benchmark
 
 S = TypeVar("S", bound=BaseModel)
 
 
 def options_help() -> list[tuple[str, str, str]]:
     """Every option of `--set`: (owner, name, description)."""
+    owners: dict[str, type[BaseModel]] = {name: find_engine(name).Settings for name in ENGINES}
+    owners |= {name: find_benchmark(name).Settings for name in BENCHMARKS}
     rows = []
-    for kind, table in (("engine", ENGINES), ("benchmark", BENCHMARKS)):
-        for owner in table:
-            settings: type[BaseModel] = load(kind, table, owner).Settings
-            for name, field in settings.model_fields.items():
-                default = "" if field.default is None else f" [{field.default}]"
-                rows.append((owner, name, f"{_type(field.annotation)}: {field.description}{default}"))
+    for owner, settings in owners.items():
+        for name, field in settings.model_fields.items():
+            default = "" if field.default is None else f" [{field.default}]"
+            rows.append((owner, name, f"{_type(field.annotation)}: {field.description}{default}"))
     return rows
 
 

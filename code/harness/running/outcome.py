@@ -1,7 +1,5 @@
 """The outcome of a test: its record, and the result as printed."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Mapping

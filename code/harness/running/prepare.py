@@ -1,7 +1,5 @@
 """From settings to a prepared scenario: shared by tests, tuning trials and benchmarks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """From a user's request to the settings of a run, checked before anything is loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path

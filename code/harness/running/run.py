@@ -1,7 +1,5 @@
 """One test from its settings to its result: prepare, let LoadGen test, read its logs, store and show the outcome."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable

@@ -5,8 +5,6 @@ log. Its callbacks run on LoadGen's own threads, and `StartTest` cannot be stopp
 end the process.
 """
 
-from __future__ import annotations
-
 import tempfile
 import threading
 from collections.abc import Callable, Sequence

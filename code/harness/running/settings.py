@@ -1,12 +1,11 @@
 """The settings of a run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.catalog.contract import BenchmarkSettings
 from harness.catalog.manifests import Model
 from harness.engines.base import EngineSettings
 from harness.host.machine import default_system_name
@@ -15,7 +14,6 @@ from harness.results.layout import Classic, Scene
 from harness.rules.audits import AUDITS, Audit
 from harness.rules.limits import MIN_DURATION_MS
 from harness.rules.rehearsal import DEVELOPMENT_SECONDS, NOTICE, REHEARSAL, REHEARSAL_PREFIX
-from harness.task.base import BenchmarkSettings
 
 
 class RunSettings(BaseModel):

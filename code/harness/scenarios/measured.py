@@ -1,7 +1,5 @@
 """Scenarios that form batches while queries arrive, based on the measured time of each shape."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import cached_property
 

@@ -1,7 +1,5 @@
 """Offline: all samples in one query; the metric is samples per second."""
 
-from __future__ import annotations
-
 import time
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Server: samples arrive one by one at random; the metric is how many per second still meet the latency bound."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import numpy as np

@@ -1,7 +1,5 @@
 """SingleStream and MultiStream: one query after the other; the metric is a percentile of the latency."""
 
-from __future__ import annotations
-
 import time
 from typing import ClassVar
 

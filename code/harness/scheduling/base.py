@@ -1,7 +1,5 @@
 """The common part of all schedulers: query ids, threads, counters, and the first failure."""
 
-from __future__ import annotations
-
 import threading
 import time
 from abc import ABC, abstractmethod

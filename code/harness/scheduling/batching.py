@@ -5,8 +5,6 @@ Samples are taken longest first: batches then hold samples of similar length, li
 only partial batch holds the shortest samples. The rules allow any order within an Offline query.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

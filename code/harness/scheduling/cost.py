@@ -4,8 +4,6 @@ Time is not linear in samples or tokens, and it depends on the engine, the model
 measures it in its warm-up, while all streams are running.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

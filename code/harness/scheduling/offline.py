@@ -1,7 +1,5 @@
 """Offline: LoadGen issues one large query, and only the time until its last sample counts."""
 
-from __future__ import annotations
-
 import queue
 import threading
 import time

@@ -1,7 +1,5 @@
 """Search for the highest rate that passes, with few tests."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 _STEP = 1.5  # factor between tests until both a passing and a failing rate are known

@@ -1,7 +1,5 @@
 """Server: queries arrive one by one at random, and 99 % must be answered within the scenario's latency bound."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque

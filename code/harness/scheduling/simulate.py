@@ -4,8 +4,6 @@ It uses the `Backlog` of the test; only the clock and the engine are simulated. 
 minutes, so it can find an initial rate before LoadGen starts.
 """
 
-from __future__ import annotations
-
 import heapq
 
 import numpy as np

@@ -1,7 +1,5 @@
 """SingleStream and MultiStream: LoadGen issues a query once the previous one is answered, and its latency counts."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -5,8 +5,6 @@ of the same model, engine and settings. So a campaign can be killed at any momen
 (build/campaign/<system>.jsonl) adds only what results cannot show: failures, interruptions, and the time of each test.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Each check is a function in harness.submission.checks that yields problems; this module runs them on a tree.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Facts that Linux shows without root come from /proc and /sys, the rest from psut
 value that starts with "FILL IN" and describes the wanted one. A value that a person wrote is never replaced.
 """
 
-from __future__ import annotations
-
 import json
 import platform
 import re

@@ -4,8 +4,6 @@ The measurements file, and a README.md with the exact commands, are made from th
 (run.json), so that they always match those runs.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

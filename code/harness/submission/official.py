@@ -4,8 +4,6 @@ They run in their own processes; none of their code is in this project. Their lo
 with timestamps, between hundreds of lines about passed checks: here every reason is one line, once.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

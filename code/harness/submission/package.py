@@ -4,8 +4,6 @@ The repository is not changed: the full accuracy logs stay in place, and the pac
 sha256 of the full log. The same runs and files give the same bytes.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """The tests that a campaign runs, with their settings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

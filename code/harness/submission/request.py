@@ -1,7 +1,5 @@
 """A package as a user asks for it, and as it is made."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

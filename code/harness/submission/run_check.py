@@ -1,7 +1,5 @@
 """`harness check`: run our own check and the official ones, and print their findings."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict, dataclass
 from itertools import groupby

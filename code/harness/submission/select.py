@@ -1,7 +1,5 @@
 """Which official runs make a submission, and why others do not."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

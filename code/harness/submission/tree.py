@@ -4,8 +4,6 @@ Everything broken becomes a `Problem`: the functions are generators that yield p
 so that a check can continue as far as possible: ``value = yield from read_object(...)``.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -1,7 +1,5 @@
 """Writing the directory of a submission and its tarball."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
-
+from harness.catalog.contract import BenchmarkSettings, ModelInterface
 from harness.catalog.manifests import Dataset, datasets
 from harness.engines.base import Engine
-from harness.errors import ConfigError, NotOfficial
+from harness.errors import NotOfficial
 from harness.graph import Tensor
 from harness.host.console import OnProgress
 from harness.registry import BENCHMARKS, resolve
 from harness.task.qsl import SampleLibrary
 from harness.task.sut import SUT
-
-
-class BenchmarkSettings(BaseModel):
-    """Settings of a benchmark; each benchmark adds its own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)
@@ -46,13 +39,11 @@ def find_benchmark(name: str) -> type[Benchmark]:
     return resolve("benchmark", BENCHMARKS, name, Benchmark)  # type: ignore[type-abstract]  # used only in issubclass()
 
 
-class Benchmark(ABC):
+class Benchmark(ModelInterface):
     """A task with its data, its model interface and its metric."""
 
     name: ClassVar[str]
     """LoadGen's model string; with any other, LoadGen silently applies other settings."""
-    official_name: ClassVar[str]
-    """Name that results are filed under if the model is given by its path."""
     max_cost: ClassVar[int]
     """Maximum cost of a sample: tokens for BERT, 1 for an image."""
     server_bound: ClassVar[float]
@@ -63,27 +54,10 @@ class Benchmark(ABC):
     """The form that a data set is converted to before it can be loaded: features, pixels."""
     prepared_from: ClassVar[str]
     """The items that it is converted from, in the plural: questions, images."""
-    Settings: ClassVar[type[BenchmarkSettings]] = BenchmarkSettings
 
     def __init__(self, settings: BenchmarkSettings, cache_dir: Path) -> None:
         self.settings = settings
         self.cache_dir = cache_dir
-
-    @classmethod
-    @abstractmethod
-    def accepts(cls, inputs: Sequence[Tensor]) -> bool:
-        """Whether a graph with these inputs looks like one of this benchmark; its SUT checks the details later."""
-
-    @classmethod
-    def dataset_file(cls, path: Path) -> Path:
-        """The file or folder that represents the data set at an existing path.
-
-        Raises:
-            ConfigError: the path cannot be a data set of this benchmark.
-        """
-        if not path.is_file():
-            raise ConfigError(f"{path} is not a file; give the path of a data set.")
-        return path
 
     def check_official(self, dataset: Dataset) -> None:
         """Check that official runs may use this data set.

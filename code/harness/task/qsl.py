@@ -1,7 +1,5 @@
 """The contract of a data set: LoadGen's query sample library (QSL)."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """The size of a batch, and the array types that the contracts use."""
 
-from __future__ import annotations
-
 from typing import NamedTuple, TypeAlias
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The contract of a model: the model-specific part of LoadGen's system under test (SUT)."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

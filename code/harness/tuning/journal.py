@@ -1,7 +1,5 @@
 """The measurements of a tuning on disk, so that an interrupted tuning can continue."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

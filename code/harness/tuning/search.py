@@ -1,7 +1,5 @@
 """Coordinate search by measurement: one setting after the other, with the rest at the best values so far."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 Options = Mapping[str, str]

@@ -1,7 +1,5 @@
 """`harness tune`: finds settings for a model, an engine, a scenario and this machine, and their rate."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

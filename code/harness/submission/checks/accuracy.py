@@ -1,7 +1,5 @@
 """The accuracy run of a result: accuracy.txt and the accuracy log."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from dataclasses import dataclass

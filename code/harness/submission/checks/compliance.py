@@ -1,7 +1,5 @@
 """The compliance tests: TEST01 compares responses and speed, TEST04 detects caching."""
 
-from __future__ import annotations
-
 import re
 
 from harness.compliance.verify import FAIL, PASS, speedup, tolerance

@@ -1,7 +1,5 @@
 """LoadGen's logs in a package, read strictly: anything that another reader could fail on is a problem."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Marks of files that are not for submission: rehearsals, development runs, stand-ins, and values to fill in."""
 
-from __future__ import annotations
-
 import re
 
 from harness.rules.rehearsal import REHEARSAL_PREFIX

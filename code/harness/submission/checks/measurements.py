@@ -1,7 +1,5 @@
 """The measurements file, user.conf and README.md of a result."""
 
-from __future__ import annotations
-
 from harness.errors import ConfigError
 from harness.loadgen.conf import check_official, read_user_conf
 from harness.results.layout import CONF, README

@@ -1,7 +1,5 @@
 """The performance run of a result, and the checks that it shares with the compliance runs."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import datetime
 

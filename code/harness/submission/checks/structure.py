@@ -1,7 +1,5 @@
 """Files and folders: none missing, none stray, none that git or the official checkers refuse."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from harness.registry import SCENARIOS

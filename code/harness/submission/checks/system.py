@@ -1,7 +1,5 @@
 """systems/<system>.json."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from harness.rules.rounds import SYSTEM_TYPES
