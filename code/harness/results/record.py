@@ -149,7 +149,7 @@ class RecordedResult(_Part):
 class RecordedAgreement(_Part):
     """How far the engine's outputs were from ONNX Runtime's."""
 
-    differences: list[Annotated[list[float], Field(min_length=3, max_length=3)]] = []
+    differences: list[Annotated[list[int | float], Field(min_length=3, max_length=3)]] = []
     """(batch, length, difference) of each shape."""
 
 
