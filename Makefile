@@ -71,7 +71,7 @@ help: ## This list
 	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor'
 	@echo '  ARGS       further options of the command, such as ARGS=-v, passed on as they are'
 	@echo '  BENCH      what bench measures: offline, scenarios, bert_data, image_data or recording'
-	@echo '  A          of compare: a run of build/runs, its folder or its name; repeats with commas between'
+	@echo '  A          of compare: a run of build/runs, its folder or name; separate repeats with commas'
 	@echo '  B          of compare: what is compared with A'
 	@echo '  RUNS       of report: names in build/runs, or folders of results/  default: the newest run (ARGS="--last 4")'
 	@echo
@@ -142,7 +142,7 @@ check: $(READY) ## Check build/submission (REHEARSAL=1: the rehearsal's); with I
 	@$(BIN)/harness check $(call flag,REHEARSAL,rehearsal) $(call option,ROUND,round) $(call option,INFERENCE_REPO,inference-repo) \
 	  $(call flag,OFFICIAL,official) $(ARGS)
 
-doctor: ## Look for what stops a run or makes it slow: each line good, warning or bad, with the cure (also OFFICIAL=1)
+doctor: ## Find what would block or slow a run: each line is good, warning or bad, with the fix (also OFFICIAL=1)
 	@$(MAKE) --no-print-directory -s $(READY) || true
 	@sh tools/doctor.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call flag,OFFICIAL,official) $(ARGS)
 

@@ -1,7 +1,7 @@
-"""What the shell offers for names: models, engines, scenarios, data sets, options of --set, help topics.
+"""Shell completion of names: models, engines, scenarios, data sets, options of --set, help topics.
 
-Each function takes what is typed so far and returns pairs of value and meaning. A manifest that is broken, or a folder
-that may not be read, completes nothing: the command itself says what is wrong.
+Each function takes the text typed so far and returns pairs of value and meaning. A broken manifest or an unreadable
+folder completes nothing: the command itself reports the error.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Offered = list[tuple[str, str]]
 
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_HARNESS_COMPLETE"
-"""The environment variable by which a shell's script asks the command what to offer."""
+"""The environment variable with which a shell's script asks the command for completions."""
 
 
 def script(shell: str, program: str = "harness") -> str:
-    """The script that makes a shell complete the command.
+    """The completion script for a shell.
 
     Raises:
-        ConfigError: there is none for this shell.
+        ConfigError: the shell is not supported.
     """
     from typer.completion import get_completion_script  # type: ignore[attr-defined]  # typer lists no exports
 
@@ -38,7 +38,7 @@ def script(shell: str, program: str = "harness") -> str:
 
 
 def attach(app: Typer, path: tuple[str, ...] = ()) -> None:
-    """Give every parameter of a command line the completer that belongs to its name, before a shell is answered."""
+    """Give every parameter of a command line the completer for its name, before a shell is answered."""
     from typer.completion import completion_init  # type: ignore[attr-defined]  # typer lists no exports
 
     completion_init()
@@ -47,7 +47,7 @@ def attach(app: Typer, path: tuple[str, ...] = ()) -> None:
         if callback is None:
             continue
         name = (*path, command.name or callback.__name__)
-        # Resolved here and kept, so that typer finds the objects that are changed, and not new ones.
+        # Resolved here and kept, so that typer finds the changed objects instead of creating new ones.
         callback.__annotations__ = get_type_hints(callback, include_extras=True)
         for parameter, annotation in callback.__annotations__.items():
             completer = _OF_COMMANDS.get((*name, parameter)) or _BY_NAME.get(parameter)
@@ -59,17 +59,17 @@ def attach(app: Typer, path: tuple[str, ...] = ()) -> None:
 
 
 def models(typed: str) -> Offered:
-    """The models that are known by name."""
+    """All models known by name."""
     return _matching(typed, lambda: _models(lambda entry: True))
 
 
 def fetchable(typed: str) -> Offered:
-    """The models that are not shipped."""
+    """The models that are not part of the repository."""
     return _matching(typed, lambda: _models(lambda entry: not entry.file))
 
 
 def buildable(typed: str) -> Offered:
-    """The models whose graph can be built."""
+    """The models with a builder."""
     return _matching(typed, lambda: _models(lambda entry: bool(entry.builder)))
 
 
@@ -95,7 +95,7 @@ def modes(typed: str) -> Offered:
 
 
 def runs(typed: str) -> Offered:
-    """The finished runs, the newest first."""
+    """The finished runs, newest first."""
     from harness.paths import ROOT
     from harness.results.finished import names
 
@@ -122,7 +122,7 @@ def datasets(typed: str) -> Offered:
 
 
 def downloads(typed: str) -> Offered:
-    """What `harness data fetch` fetches."""
+    """The data sets and files that `harness data fetch` downloads."""
     return _matching(typed, lambda: _datasets(fetched=True))
 
 
@@ -141,7 +141,7 @@ def topics(typed: str) -> Offered:
 
 
 def shells(typed: str) -> Offered:
-    """The shells that `harness completion` knows."""
+    """The supported shells."""
     return _matching(typed, lambda: ((name, "") for name in SHELLS))
 
 
@@ -160,7 +160,7 @@ def system_types(typed: str) -> Offered:
 
 
 def rounds(typed: str) -> Offered:
-    """The rounds that are known, the newest first."""
+    """The known rounds, newest first."""
     from harness.rules.rounds import ROUNDS
 
     return _matching(typed, lambda: ((round_.name, "") for round_ in reversed(ROUNDS)))
@@ -206,7 +206,7 @@ _BY_NAME = {
     "round_": rounds,
     "round_name": rounds,
 }
-"""By the name of the parameter of the command's function."""
+"""By parameter name of the command's function."""
 _OF_COMMANDS = {
     ("models", "show", "name"): models,
     ("models", "verify", "names"): models,
@@ -216,4 +216,4 @@ _OF_COMMANDS = {
     ("compare", "a"): runs,
     ("compare", "b"): runs,
 }
-"""By command and parameter, where the name alone does not tell."""
+"""By command and parameter, where the name alone is ambiguous."""
