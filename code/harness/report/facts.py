@@ -131,7 +131,7 @@ def cores(run: Finished) -> str:
     if run.cores_busy is None:
         return ""
     process, machine = run.cores_busy
-    return f"{process:.2f} by this run, {machine:.2f} on the whole machine, of {run.record.machine.cores}"
+    return f"{process:.2f} by this run, {machine:.2f} on the machine, of {run.record.machine.cores}"
 
 
 def facts(run: Finished) -> list[tuple[str, str]]:

@@ -142,19 +142,19 @@ def _judge(measure: _Measure, ratio: float, interval: tuple[float, float], noise
     """The verdict; ``verb`` is "was" if it holds for these two runs only."""
     # How many times as fast, whether higher or lower is better.
     better: Callable[[float], float] = (lambda value: 1 / value) if measure.lower else (lambda value: value)
-    speed, (least, most) = better(ratio), sorted(map(better, interval))
+    speed, (lower, upper) = better(ratio), sorted(map(better, interval))
     about = f"{measure.name}, {noise}"
-    if least <= 1 <= most:
+    if lower <= 1 <= upper:
         limits = f"95 %: {ratio_text(interval[0])} to {ratio_text(interval[1])}"
         text, faster = f"No difference beyond the noise (B ÷ A {ratio_text(ratio)}, {limits}; {about}).", None
     elif 0.5 < speed < 2:
-        faster = least > 1
-        gain, low, high = (speed - 1, least - 1, most - 1) if faster else (1 - speed, 1 - most, 1 - least)
+        faster = lower > 1
+        gain, low, high = (speed - 1, lower - 1, upper - 1) if faster else (1 - speed, 1 - upper, 1 - lower)
         words = "faster" if faster else "slower"
         text = f"B {verb} {words} by {gain * 100:.1f} % (95 %: {low * 100:.1f} to {high * 100:.1f} %; {about})."
     else:
-        faster = least > 1
-        times, low, high = (speed, least, most) if faster else (1 / speed, 1 / most, 1 / least)
+        faster = lower > 1
+        times, low, high = (speed, lower, upper) if faster else (1 / speed, 1 / upper, 1 / lower)
         one, other = "BA" if faster else "AB"
         text = f"{one} {verb} {times:,.2f} times as fast as {other} (95 %: {low:,.2f} to {high:,.2f}; {about})."
     return SpeedVerdict(text + measure.note, faster, measure.name, ratio, interval, noise)

@@ -102,9 +102,9 @@ def plots(run: Finished, prefix: str) -> list[Plot]:
 
 def _drawings(run: Finished, timeline: Timeline) -> Iterator[_Drawing]:
     if len(timeline.latencies):
-        least, most = (1000 * float(each) for each in (timeline.latencies.min(), timeline.latencies.max()))
+        low, high = (1000 * float(each) for each in (timeline.latencies.min(), timeline.latencies.max()))
         seen = "as measured by the harness" if timeline.source == "harness" else "from LoadGen's trace"
-        caption = f"{timeline.queries:,} queries, {least:,.2f} to {most:,.2f} ms {seen}; lines: LoadGen's percentiles"
+        caption = f"{timeline.queries:,} queries, {low:,.2f} to {high:,.2f} ms {seen}; lines: LoadGen's percentiles"
         yield _Drawing("Latency distribution", caption, _distribution)
         caption = "Percentiles of queries that arrived at about the same time"
         if len(timeline.latencies) <= _DOTS:
@@ -123,7 +123,7 @@ def _drawings(run: Finished, timeline: Timeline) -> Iterator[_Drawing]:
         unit = run.record.result.cost_unit.capitalize()
         yield _Drawing("Padding", f"{unit} computed, by batch length", _padding)
     if run.cores_busy:
-        yield _Drawing("Core use", "Mean number of busy cores over time", _cores)
+        yield _Drawing("Core use", "Busy cores over time", _cores)
 
 
 @contextmanager

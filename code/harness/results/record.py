@@ -232,7 +232,7 @@ def read_record(folder: Path) -> Record | None:
     try:
         return Record.model_validate_json(content)
     except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"])) or "the whole"
+        where = ".".join(map(str, error.errors()[0]["loc"])) or "the whole file"
         raise ConfigError(
             f"{path} is not a record of this harness, or one of an older version ({where}): move the result "
             "elsewhere and repeat the run."
