@@ -1,4 +1,4 @@
-"""Reports of runs made with the real LoadGen: their numbers, and how a browser shows them."""
+"""Reports of runs made by the real LoadGen: their numbers, and how a browser shows them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def report(runs: Path, *args: object) -> str:
 
 
 def logged(folder: Path) -> dict:
-    """The keys of LoadGen's log, read independently of the harness."""
+    """The values in LoadGen's log, read independently of the harness."""
     values = {}
     for line in (folder / DETAIL).read_text("utf-8").splitlines():
         found = re.fullmatch(r':::MLLOG \{"key": "([^"]+)", "value": (.*?), "time_ms": .*', line)
@@ -42,7 +42,7 @@ def logged(folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """A run of each scenario."""
+    """One run of each scenario."""
     top = tmp_path_factory.mktemp("report")
     (top / "empty.conf").touch()
     for scenario in SCENARIOS:
@@ -56,7 +56,7 @@ def runs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(runs) -> Path:
-    """The page of them all."""
+    """The page with all runs."""
     report(runs, "--last", 4, "--output", runs.parent / "report.html")
     return runs.parent / "report.html"
 
@@ -123,7 +123,7 @@ frame.onload = () => {{
 @pytest.mark.parametrize("width", [1280, 360, 320])
 def test_a_browser_shows_all_of_it(made, tmp_path, width, scheme):
     shutil.copyfile(made, tmp_path / "report.html")
-    # A window cannot be as narrow as a phone's, but a frame can.
+    # A browser window is never as narrow as a phone's screen, but a frame can be.
     (tmp_path / "measure.html").write_text(MEASURE.format(width=width), "utf-8")
     flags = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update"
     flags += " disable-sync allow-file-access-from-files enable-logging=stderr virtual-time-budget=10000 dump-dom"
@@ -146,7 +146,7 @@ def test_a_browser_shows_all_of_it(made, tmp_path, width, scheme):
     assert seen["inner"] == width
     assert seen["scroll"] <= width
     assert (seen["outside"], seen["boxes"]) == (0, 0)
-    assert seen["letters"] > (8.5 if width == 320 else 10)  # a scrollbar takes 15 pixels of them here
+    assert seen["letters"] > (8.5 if width == 320 else 10)  # a scrollbar takes 15 pixels here
     assert seen["dark"] == (scheme == "dark")
     assert (seen["paper"] == "rgb(255, 255, 255)") == (scheme == "light")
     assert (seen["ink"] == "rgb(28, 33, 38)") == (scheme == "light")

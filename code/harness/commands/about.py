@@ -12,14 +12,12 @@ from harness.host import console
 
 
 def doctor(
-    official: Annotated[
-        bool, typer.Option("--official", help="What only an official run needs stops one, too.")
-    ] = False,
+    official: Annotated[bool, typer.Option("--official", help="Also fail on requirements of official runs.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look for what stops a run or makes it slow: each line good, warning or bad, with the cure.
+    """Find what would block or slow a run: each line is good, warning or bad, with the fix.
 
-    The exit code is 1 if something stops a run.
+    The exit code is 1 if something would block a run.
     """
     from harness.doctor.examine import examine
 
@@ -28,9 +26,9 @@ def doctor(
 
 
 def help_(
-    topic: Annotated[list[str] | None, typer.Argument(help="Such as early_stopping.")] = None,
+    topic: Annotated[list[str] | None, typer.Argument(help="For example early_stopping.")] = None,
 ) -> None:
-    """Explain one of MLPerf's words, and what it means in this harness; without a topic, list them."""
+    """Explain an MLPerf term and its meaning in this harness; without a topic, list all topics."""
     from rich.markdown import Markdown
 
     from harness.commands.topics import overview, text
@@ -40,7 +38,7 @@ def help_(
         shown = Markdown(words) if console.out.is_terminal else words.rstrip()
         console.out.print(shown, soft_wrap=not console.out.is_terminal)
         return
-    table = Table("topic", "is about", box=None, pad_edge=False)
+    table = Table("topic", "about", box=None, pad_edge=False)
     for row in overview().items():
         table.add_row(*row)
     console.print_table(table)
@@ -49,5 +47,5 @@ def help_(
 def completion_(
     shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")],
 ) -> None:
-    """Print the script that completes this command in your shell: `eval "$(harness completion bash)"`."""
+    """Print the completion script for your shell: `eval "$(harness completion bash)"`."""
     console.out.print(completion.script(shell))

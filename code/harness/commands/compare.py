@@ -9,14 +9,14 @@ from harness.commands.options import AsJson, RunsDir
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="A run: its folder, or its name in build/runs; repeats with commas.")],
-    b: Annotated[str, typer.Argument(help="What is compared with it.")],
+    a: Annotated[str, typer.Argument(help="A run: its folder or name in build/runs; separate repeats with commas.")],
+    b: Annotated[str, typer.Argument(help="The run or repeats to compare with it.")],
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what differs between two runs, and whether one is faster beyond the noise.
+    """Show what differs between two runs, and whether one is faster beyond the noise.
 
-    Repeats tell the noise best: A1,A2,A3 B1,B2,B3. Of single runs it is taken from what varies within each.
+    Repeats give the best noise estimate: A1,A2,A3 B1,B2,B3. For single runs it comes from the variation within each.
     """
     from harness.report.compare import show
 

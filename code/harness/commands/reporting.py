@@ -13,9 +13,9 @@ from harness.errors import on_interrupt
 def report(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Folders of runs, or their names in build/runs.", show_default="the newest run"),
+        typer.Argument(help="Run folders, or their names in build/runs.", show_default="the newest run"),
     ] = None,
-    last: Annotated[int | None, typer.Option(min=1, metavar="N", help="The newest N runs, side by side.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, metavar="N", help="Show the newest N runs side by side.")] = None,
     format_: Annotated[str, typer.Option("--format", help="html, md, csv or json.")] = "html",
     output: Annotated[
         Path | None, typer.Option(help="The file to write.", show_default="build/report.html; others to stdout")
@@ -23,9 +23,9 @@ def report(
     runs_dir: RunsDir = None,
     tree: Tree = None,
 ) -> None:
-    """Show finished runs, side by side, in one HTML file that needs no network, or as md, csv or json.
+    """Show finished runs side by side, in one self-contained HTML file or as md, csv or json.
 
-    The numbers are those of LoadGen's logs. Ratios are to the first run that is named, or to the oldest.
+    The numbers come from LoadGen's logs. Ratios are relative to the first named run, or else to the oldest run.
     """
     from harness.registry import choose
     from harness.report.report import FORMATS, make

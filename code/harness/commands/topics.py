@@ -1,4 +1,4 @@
-"""`harness help TOPIC`: the field's hard words, from the Markdown files in help/."""
+"""`harness help TOPIC`: the terms of MLPerf, from the Markdown files in help/."""
 
 from importlib import resources
 
@@ -11,16 +11,16 @@ def overview() -> dict[str, str]:
 
 
 def text(topic: str) -> str:
-    """The text of a topic, in Markdown, whatever its case and whether it is written with '-', '_' or spaces.
+    """The Markdown text of a topic; case, '-', '_' and spaces in its name do not matter.
 
     Raises:
-        ConfigError: there is none; the message gives the nearest.
+        ConfigError: there is no such topic; the message gives the nearest.
     """
     texts = _texts()
     wanted = _plain(topic)
     found = next((name for name in texts if _plain(name) == wanted), None)
     if found is None:
-        raise ConfigError(f"no help on '{topic}': {did_you_mean(topic, texts)} `harness help` lists all.")
+        raise ConfigError(f"no help on '{topic}': {did_you_mean(topic, texts)} `harness help` lists all topics.")
     return texts[found]
 
 

@@ -1,4 +1,4 @@
-"""Two runs, or two sets of repeats, side by side: what differs in them, what they measured, and whether it is noise."""
+"""Two runs, or two sets of repeats, side by side: how they differ, what they measured, and whether it is noise."""
 
 import json
 import statistics
@@ -33,13 +33,13 @@ class MetricRow:
 
     @property
     def ratio(self) -> float | None:
-        """B ÷ A, None where A is nothing."""
+        """B ÷ A; None if A is 0."""
         return self.b / self.a if self.a else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is to be said of two sides."""
+    """The differences, metrics and verdict for two sides."""
 
     remarks: tuple[str, ...]
     differences: dict[str, tuple[str, str]]
@@ -48,19 +48,19 @@ class Comparison:
 
 
 def find(words: str, runs: Path) -> Side:
-    """The runs that are named, separated by commas: folders, or names below ``runs``.
+    """The runs in a comma-separated list: folders, or names below ``runs``.
 
     Raises:
-        ConfigError: there is no such run, or it cannot be read, or they are no repeats of one.
+        ConfigError: a run does not exist or cannot be read, or they are not repeats of the same run.
     """
-    # A folder's own name may hold a comma.
+    # A folder's own name may contain a comma.
     names = [words] if words and Path(words).is_dir() else [word.strip() for word in words.split(",") if word.strip()]
     if not names:
-        raise ConfigError("a run has no name: give a folder of build/runs, its name, or several with commas between.")
+        raise ConfigError("a run has no name: give a folder of build/runs, its name, or several separated by commas.")
     folders = locate(names, runs)
     for number, folder in enumerate(folders):
         if any(folder.samefile(other) for other in folders[:number]):
-            raise ConfigError(f"{words} has {folder.name} twice: name each repeat once, since one run tells no noise.")
+            raise ConfigError(f"{words} has {folder.name} twice: name each repeat only once.")
     records = tuple(map(record_in, folders))
     for key, of_what in _OF_WHAT.items():
         found = {_settings(record)[key] for record in records}
@@ -74,16 +74,16 @@ def find(words: str, runs: Path) -> Side:
 
 
 def compare(a: Side, b: Side) -> Comparison:
-    """What differs, what was measured, and what follows."""
+    """The differences, the metrics and the verdict."""
     differences = _differences(a, b)
     remarks = [
-        f"A and B are of different {of_what}: {' and '.join(differences[key])}."
+        f"A and B have different {of_what}: {' and '.join(differences[key])}."
         for key, of_what in _OF_WHAT.items()
         if key in differences
     ]
     for letter, side in (("A", a), ("B", b)):
         if varying := _varying(side):
-            remarks.append(f"{letter}'s runs are no repeats of one setting: they differ in {', '.join(varying)}.")
+            remarks.append(f"{letter}'s runs are not repeats of the same setting: they differ in {', '.join(varying)}.")
         for name, record in zip(side.names, side.records, strict=True):
             if not record.valid:
                 which = letter if len(side.names) == 1 else f"{letter}'s {name}"
@@ -91,7 +91,7 @@ def compare(a: Side, b: Side) -> Comparison:
                 remarks.append(f"{which} is INVALID: {why.rstrip('.')}.")
     verdict = speed_verdict(a, b)
     if verdict.faster is not None and not differences:
-        same = " Nothing that is recorded differs between them: so much varies from run to run."
+        same = " No recorded setting differs, so this is run-to-run variation."
         verdict = replace(verdict, text=verdict.text + same)
     return Comparison(tuple(remarks), differences, tuple(_rows(a, b)), verdict)
 
@@ -149,9 +149,9 @@ def _print(sides: tuple[Side, Side], found: Comparison) -> None:
 
 
 def _settings(record: Record) -> dict[str, str]:
-    """All but what was measured, by name, those of inner tables behind a dot."""
+    """Everything except measurements, by name; names in nested tables are joined with dots."""
     values = {key: value for key, value in record.values().items() if key not in _NO_SETTINGS | _MEASURED}
-    # Where it was not set by hand, it follows from what was measured, and differs in every run.
+    # Unless it is set by hand, it is derived from measurements and differs in every run.
     if not find_scenario(record.scenario).paced:
         values["loadgen"] = {**record.loadgen, ASKED_RATE: None}
     return {
@@ -160,7 +160,7 @@ def _settings(record: Record) -> dict[str, str]:
 
 
 def _differences(a: Side, b: Side) -> dict[str, tuple[str, str]]:
-    """By name, the values of each side where they are not the same; of repeats, all that there are."""
+    """By name, the values of each side where they differ; for repeats, all distinct values."""
     settings: list[dict[str, list[str]]] = []
     for side in (a, b):
         known: dict[str, list[str]] = {}
@@ -170,7 +170,7 @@ def _differences(a: Side, b: Side) -> dict[str, tuple[str, str]]:
                 if value not in values:
                     values.append(value)
         settings.append(known)
-    # In the order of A's record, with what only B's has at the end.
+    # In the order of A's record, followed by names that only B's has.
     found = {}
     for key in dict.fromkeys([*settings[0], *settings[1]]):
         one, other = (known.get(key, ["-"]) for known in settings)
@@ -180,11 +180,11 @@ def _differences(a: Side, b: Side) -> dict[str, tuple[str, str]]:
 
 
 def _same_file(key: str, a: Side, b: Side) -> bool:
-    """Whether a setting is the path of a file that has the same content in all records, wherever it is."""
+    """Whether a setting is the path of a file with the same content in all records, wherever it is stored."""
     above, _, name = key.partition(".")
     contents: list[JsonValue]
     records = a.records + b.records
-    if above == "benchmark_settings":  # the identity has them by their content
+    if above == "benchmark_settings":  # the identity holds the content's sha256
         contents = [record.identity.benchmark_settings.get(name) for record in records]
     elif key == "model.path":
         contents = [record.model.sha256 for record in records]
@@ -196,7 +196,7 @@ def _same_file(key: str, a: Side, b: Side) -> bool:
 
 
 def _varying(side: Side) -> list[str]:
-    """What repeats differ in; the shapes follow from the rest, and from times that were measured."""
+    """The settings in which repeats differ; shapes are derived from the others and from measured times."""
     first, *others = (Side((name,), (record,), (None,)) for name, record in zip(side.names, side.records, strict=True))
     return list(dict.fromkeys(key for other in others for key in _differences(first, other) if key != "shapes"))
 

@@ -1,4 +1,4 @@
-"""What is said of runs, whatever the format: the rows of the tables, in the terminal's words and digits."""
+"""The content of reports in every format: the rows of the tables, in the same words and digits as on the terminal."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from harness.scenarios.base import Metric
 
 NONE = "-"
 OBSERVED = ("50.00", "90.00", "99.00")
-"""The percentiles of the latency that runs are compared by."""
+"""The latency percentiles by which runs are compared."""
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one run has of a quantity."""
+    """The value of a quantity for one run."""
 
     text: str
     ratio: str = ""
-    """To the first run of its kind, where both have the quantity and it means the same."""
+    """Relative to the first run of its kind, if both have the quantity with the same meaning."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A quantity of all runs, side by side."""
+    """A quantity for all runs, side by side."""
 
     name: str
     cells: tuple[Cell, ...]
@@ -35,19 +35,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Reached:
-    """What one run did of a row of the published table."""
+    """The result of one run for a row of the published table."""
 
     number: int
-    """Of the run, from 1."""
+    """The number of the run, from 1."""
     text: str
     ratio: str
-    """To what was published."""
+    """Relative to the published value."""
     remark: str
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """A row of the published table, and what these runs did."""
+    """A row of the published table, with the results of these runs."""
 
     title: str
     engine: str
@@ -57,12 +57,12 @@ class PublishedRow:
 
 
 def metric_text(metric: Metric) -> str:
-    """A metric as the terminal shows it."""
+    """A metric in the terminal's format."""
     return f"{metric.value:.3f} %" if metric.unit == "%" and metric.value is not None else str(metric)
 
 
 def ratio_text(value: float) -> str:
-    """A ratio with three digits at least that mean something.
+    """A ratio with at least three significant digits.
 
     >>> ratio_text(1.5), ratio_text(0.0004685)
     ('1.500', '0.000469')
@@ -71,7 +71,7 @@ def ratio_text(value: float) -> str:
 
 
 def percentile(key: str) -> str:
-    """The name of a percentile of LoadGen's.
+    """The name of one of LoadGen's percentiles.
 
     >>> percentile("99.90")
     '99.9th percentile'
@@ -80,34 +80,34 @@ def percentile(key: str) -> str:
 
 
 def latency_name(key: str) -> str:
-    """The name of the quantity."""
+    """The name of a latency percentile in tables."""
     return f"latency observed, {percentile(key)}"
 
 
 def milliseconds(value: float) -> str:
-    """A latency as the terminal shows it."""
+    """A latency in the terminal's format."""
     return f"{value:,.2f} ms"
 
 
 def latencies(run: Finished) -> dict[str, float]:
-    """Milliseconds by percentile; none of one query, in which samples only waited for the others."""
+    """Milliseconds by percentile; empty if all samples come in one query, where a latency is mostly waiting time."""
     return {} if run.scenario.one_query else run.latency_ms
 
 
 def latency_rows(run: Finished) -> list[tuple[str, str, str]]:
-    """Each percentile with its latency, and whether it kept the bound."""
+    """Each percentile with its latency and whether it met the bound."""
     return [(percentile(key), milliseconds(ms), within(run, key)) for key, ms in latencies(run).items()]
 
 
 def within(run: Finished, key: str) -> str:
-    """Whether a percentile kept the bound; "" where the bound is not about it."""
+    """Whether a percentile met the bound; "" if the bound does not apply to it."""
     if run.bound_ms is None or float(key) != run.scenario.percentile:
         return ""
     return "within the bound" if run.latency_ms[key] <= run.bound_ms else "above the bound"
 
 
 def padding(run: Finished) -> str:
-    """Padding as the terminal shows it, "" where it is not known."""
+    """Padding in the terminal's format; "" if unknown."""
     result = run.record.result
     if not result.padded_to_real or not result.cost:
         return ""
@@ -116,24 +116,24 @@ def padding(run: Finished) -> str:
 
 
 def agreement(run: Finished) -> str:
-    """How far the engine's outputs are from ONNX Runtime's, "" where they were not compared."""
+    """The largest deviation of the engine's outputs from ONNX Runtime's; "" if they were not compared."""
     found = Agreement.of(run.record)
     if not found.differences:
         return ""
-    wrong = ", which is no rounding" if found.wrong else ""
-    return f"{found.differences[found.worst]:.2%} at most, in batches of {_TIMES.join(map(str, found.worst))}{wrong}"
+    wrong = ", more than rounding explains" if found.wrong else ""
+    return f"up to {found.differences[found.worst]:.2%}, in batches of {_TIMES.join(map(str, found.worst))}{wrong}"
 
 
 def cores(run: Finished) -> str:
-    """How many cores were at work, "" where it was not recorded."""
+    """The mean number of busy cores; "" if it was not recorded."""
     if run.cores_busy is None:
         return ""
     process, machine = run.cores_busy
-    return f"{process:.2f} by this run, {machine:.2f} on the whole machine, of {run.record.machine.cores}"
+    return f"{process:.2f} by this run, {machine:.2f} on the machine, of {run.record.machine.cores}"
 
 
 def facts(run: Finished) -> list[tuple[str, str]]:
-    """The run in a few lines."""
+    """A summary of the run: names and texts."""
     record, result = run.record, run.record.result
     count = f"{result.samples:,}" + (f" in {result.batches:,} batches" if result.batches else "")
     rows = [
@@ -145,7 +145,7 @@ def facts(run: Finished) -> list[tuple[str, str]]:
         ("duration", f"{run.duration_s:.1f} s" if run.duration_s is not None else ""),
         ("samples", count),
         ("padding", padding(run)),
-        ("off ONNX Runtime", agreement(run)),
+        ("deviation from ONNX Runtime", agreement(run)),
         ("cores busy", cores(run)),
         ("ended", record.time),
         ("command", record.command),
@@ -154,7 +154,7 @@ def facts(run: Finished) -> list[tuple[str, str]]:
 
 
 def settings(run: Finished) -> list[tuple[str, str]]:
-    """What was set: of the engine, the benchmark and LoadGen."""
+    """The settings of the engine, the benchmark and LoadGen."""
     record = run.record
     shapes = ", ".join(_TIMES.join(map(str, shape)) for shape in record.shapes or ())
     rows = [
@@ -172,7 +172,7 @@ def settings(run: Finished) -> list[tuple[str, str]]:
 
 
 def model(run: Finished) -> list[tuple[str, str]]:
-    """What is known of the model, and what its file says of itself."""
+    """The facts about the model, and the metadata in its file."""
     values = run.model.values()
     rows = [(key.replace("_", " "), _text(value)) for key, value in values.items() if key not in ("metadata", "path")]
     rows += [(f"file: {key}", value) for key, value in run.model.metadata.items()]
@@ -180,7 +180,7 @@ def model(run: Finished) -> list[tuple[str, str]]:
 
 
 def environment(run: Finished) -> list[tuple[str, str]]:
-    """What it ran on."""
+    """The machine and the versions of the software."""
     record, machine = run.record, run.record.machine
     values, memory = machine.values(), machine.memory_bytes
     rows = [(k.replace("_", " "), _text(v)) for k, v in values.items() if k not in ("packages", "memory_bytes")]
@@ -190,7 +190,7 @@ def environment(run: Finished) -> list[tuple[str, str]]:
 
 
 def side_by_side(runs: Sequence[Finished]) -> list[Row]:
-    """The runs' quantities with ratios to those of the first of its scenario, mode and benchmark."""
+    """The runs' quantities, with ratios to the first run of the same scenario, mode and benchmark."""
     rows = [
         Row("result", tuple(Cell(run.verdict) for run in runs)),
         Row("model", tuple(Cell(run.model.title) for run in runs)),
@@ -213,7 +213,7 @@ def side_by_side(runs: Sequence[Finished]) -> list[Row]:
 
 
 def published(runs: Sequence[Finished]) -> list[PublishedRow]:
-    """The published table with what these runs did where their model is one; [] where none is."""
+    """The published table, with the results of those runs whose model is in it."""
     return [
         PublishedRow(
             entry.title,
@@ -224,7 +224,7 @@ def published(runs: Sequence[Finished]) -> list[PublishedRow]:
                 _reached(number, run, entry)
                 for number, run in enumerate(runs, start=1)
                 if run.published == name and not run.record.audit and run.metrics
-                # What was published are the rates of one query.
+                # The published rates are those of Offline: all samples in one query.
                 if run.scenario.one_query or not run.performance
             ),
         )
@@ -243,12 +243,12 @@ def _reached(number: int, run: Finished, entry: manifests.Published) -> Reached:
 
 
 def plain(runs: Sequence[Finished]) -> list[dict[str, JsonValue]]:
-    """The numbers and words of each run for programs."""
+    """The content of each run for programs."""
     return [_plain(run, runs[base]) for run, base in zip(runs, _first_alike(runs), strict=True)]
 
 
 def flat(values: Mapping[str, JsonValue], above: str = "") -> Iterator[tuple[str, JsonValue]]:
-    """The values by name, those of inner tables behind a dot."""
+    """The values by name; names in nested tables are joined with dots."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from flat(value, f"{above}{key}.")
@@ -295,7 +295,7 @@ def _plain(run: Finished, first: Finished) -> dict[str, JsonValue]:
 
 
 def _ratio(run: Finished, first: Finished) -> float | None:
-    """Of the metrics, where both runs have the same one and their ratio means something."""
+    """The ratio of the metrics; None if the runs have different ones or the ratio is meaningless."""
     if not (run.metrics and first.metrics and _comparable(run, first)):
         return None
     metric, base = run.metrics[0], first.metrics[0]
@@ -305,15 +305,15 @@ def _ratio(run: Finished, first: Finished) -> float | None:
 
 
 def _first_alike(runs: Sequence[Finished]) -> list[int]:
-    """The place of the first run that answers the same question as each, so that a ratio to it means something."""
+    """For each run the index of the first run that measured the same thing, so that a ratio to it is meaningful."""
     kinds = [(run.record.scenario, run.record.mode, run.model.benchmark) for run in runs]
     return [kinds.index(kind) for kind in kinds]
 
 
 def _comparable(run: Finished, first: Finished) -> bool:
-    """Whether the ratio of the metrics of two runs of a kind means something.
+    """Whether the metrics of two runs of the same kind have a meaningful ratio.
 
-    Where queries come at a rate that was asked for, an INVALID run has no throughput: it did not hold that rate.
+    Where LoadGen sets the rate of queries, an INVALID run has no throughput: it did not sustain that rate.
     """
     return not run.scenario.paced or (run.record.valid and first.record.valid)
 
@@ -346,7 +346,7 @@ def _samples_per_batch(run: Finished) -> float | None:
 
 
 def _cells(texts: Sequence[str], values: Sequence[float | None], bases: Sequence[int | None]) -> tuple[Cell, ...]:
-    """``bases`` are the places of the values that each is compared with, None for none."""
+    """``bases`` are the indices of the values to compare each with; None for no comparison."""
     cells = []
     for number, (text, value, base) in enumerate(zip(texts, values, bases, strict=True)):
         first = values[base] if base not in (None, number) else None

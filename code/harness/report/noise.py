@@ -15,22 +15,22 @@ from harness.results.timeline import Timeline
 from harness.scenarios.base import Scenario, find_scenario
 
 Quantity: TypeAlias = Callable[[RecordedResult], float | None]
-"""What is compared of two results."""
+"""The number by which two results are compared."""
 ASKED_RATE = "effective_target_qps"
-"""Of a record's ``loadgen``: the queries a second that a paced test was asked for."""
+"""The key in a record's ``loadgen`` of the target rate of a paced test, in queries per second."""
 _SEED = 20240607
 _RESAMPLES = 10_000
 _RESAMPLES_OF_QUERIES = 500  # each takes a quantile of all queries
 _STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 8: 2.306, 10: 2.228, 15: 2.131, 30: 2.042}
 """97.5 % quantiles of Student's distribution by degrees of freedom."""
-_FEWEST_BINS, _FEWEST_QUERIES = 16, 200  # of which the noise within a run is told
-_BATCHES_OF_A_BIN = 4  # at least: of fewer, what lies between two batches' ends is a guess
-_BENDS = 8  # the degree of the curve that is taken for the plan's: enough for a rate that trebles
+_FEWEST_BINS, _FEWEST_QUERIES = 16, 200  # the minimum for an estimate of the noise within a run
+_BATCHES_OF_A_BIN = 4  # at least: with fewer, the progress between the ends of two batches is a guess
+_BENDS = 8  # the degree of the curve fitted to the plan: enough for a rate that triples
 
 
 @dataclass(frozen=True)
 class Side:
-    """A run, or repeats of one."""
+    """A run, or repeats of the same run."""
 
     names: tuple[str, ...]
     records: tuple[Record, ...]
@@ -47,25 +47,25 @@ class Side:
         return self.records[0].performance
 
     def values(self, quantity: Quantity) -> list[float]:
-        """A number of each record's result; empty unless all have it."""
+        """The quantity of each record's result; empty unless all have it."""
         found = [quantity(record.result) for record in self.records]
         return [value for value in found if value is not None] if None not in found else []
 
 
 @dataclass(frozen=True)
 class SpeedVerdict:
-    """Whether B is faster, as far as the noise lets it be told."""
+    """Whether B is faster, as far as the noise allows a verdict."""
 
     text: str
     faster: bool | None = None
-    """None: no difference beyond the noise, or not known."""
+    """None: no difference beyond the noise, or unknown."""
     metric: str | None = None
     ratio: float | None = None
-    """B ÷ A of the metric; of latencies, less is better."""
+    """B ÷ A of the metric; for latencies, lower is better."""
     interval: tuple[float, float] | None = None
-    """95 % of the ratio."""
+    """The 95 % confidence interval of the ratio."""
     noise: str | None = None
-    """Where it was taken from."""
+    """How the noise was estimated."""
 
 
 def latency(key: str) -> Quantity:
@@ -74,17 +74,17 @@ def latency(key: str) -> Quantity:
 
 
 def speed_verdict(a: Side, b: Side) -> SpeedVerdict:
-    """From repeats if there are any, and else from what varies within each run."""
+    """Based on repeats if there are any, otherwise on the variation within each run."""
     if not (a.performance and b.performance):
         return SpeedVerdict("No verdict on speed: accuracy runs are not timed.")
     one, other = a.records[0], b.records[0]
     for of in ((one.scenario, other.scenario), (one.model.benchmark, other.model.benchmark)):
         if of[0] != of[1]:
-            return SpeedVerdict(f"No verdict: {of[0]} and {of[1]} are not one measure.")
+            return SpeedVerdict(f"No verdict: {of[0]} and {of[1]} are not comparable.")
     measure = _measure(a, b)
     if a.scenario.paced and not measure.lower and not all(record.valid for record in (*a.records, *b.records)):
         name = a.scenario.name
-        return SpeedVerdict(f"No verdict: a {name} run that is INVALID did not hold the rate that it was asked for.")
+        return SpeedVerdict(f"No verdict: an INVALID {name} run did not sustain its target rate.")
     values = a.values(measure.value), b.values(measure.value)
     if not all(values) or min(map(min, values)) <= 0:
         return SpeedVerdict(f"No verdict: a run has no {measure.name}.", metric=measure.name)
@@ -92,32 +92,32 @@ def speed_verdict(a: Side, b: Side) -> SpeedVerdict:
     if max(map(len, values)) > 1:
         noise = f"from {len(values[0])} and {len(values[1])} runs"
         if min(map(len, values)) == 1:
-            noise += ", the single one taken to vary as the others do"
+            noise += ", assuming that the single one varies as the others do"
         return _judge(measure, ratio, interval_of_repeats(*map(np.array, values)), noise, "is")
     interval = _interval_of_runs(measure, ratio, a.timelines[0], b.timelines[0])
     if interval is None:
         text = (
-            f"B ÷ A is {ratio_text(ratio)} ({measure.name}), and one run tells nothing of the noise: repeat each, and "
-            f"give the repeats with commas between.{measure.note}"
+            f"B ÷ A is {ratio_text(ratio)} ({measure.name}), but a single run gives no noise estimate: repeat each run "
+            f"and list the repeats separated by commas.{measure.note}"
         )
         return SpeedVerdict(text, None, measure.name, ratio)
-    noise = "from what varies within each run; only repeats tell what varies from run to run"
+    noise = "from the variation within each run; only repeats show the variation between runs"
     return _judge(measure, ratio, interval, noise, "was")
 
 
 @dataclass(frozen=True)
 class _Measure:
-    """What the verdict is about."""
+    """The quantity that the verdict is based on."""
 
     name: str
     value: Quantity
     percentile: int | None = None
-    """Of the latency; None of a throughput."""
+    """The percentile of a latency; None for a throughput."""
     note: str = ""
 
     @property
     def lower(self) -> bool:
-        """Whether less is better."""
+        """Whether lower is better."""
         return self.percentile is not None
 
 
@@ -127,9 +127,9 @@ def _measure(a: Side, b: Side) -> _Measure:
         asked = [record.loadgen.get(ASKED_RATE) for side in (a, b) for record in side.records]
         rates = [rate for rate in asked if isinstance(rate, int | float)]
         by_latency = len(rates) == len(asked) and max(rates) <= 1.01 * min(rates)
-        note = f" {scenario.name}'s throughput is the rate that it was asked for; VALID says that it held it."
+        note = f" {scenario.name}'s throughput is its target rate; VALID means that it was sustained."
         if by_latency:
-            note = " Both were asked for the same rate, so that their latencies are compared."
+            note = " Both had the same target rate, so their latencies are compared."
     if not by_latency:
         return _Measure("throughput", lambda result: result.metric.value, None, note)
     key = f"{scenario.percentile}.00"
@@ -137,32 +137,32 @@ def _measure(a: Side, b: Side) -> _Measure:
 
 
 def _judge(measure: _Measure, ratio: float, interval: tuple[float, float], noise: str, verb: str) -> SpeedVerdict:
-    """The verdict; ``verb`` is "was" where it holds for these two runs only."""
-    # Times as fast, whichever way the metric goes.
+    """The verdict; ``verb`` is "was" if it holds for these two runs only."""
+    # How many times as fast, whether higher or lower is better.
     better: Callable[[float], float] = (lambda value: 1 / value) if measure.lower else (lambda value: value)
-    speed, (least, most) = better(ratio), sorted(map(better, interval))
+    speed, (lower, upper) = better(ratio), sorted(map(better, interval))
     about = f"{measure.name}, {noise}"
-    if least <= 1 <= most:
+    if lower <= 1 <= upper:
         limits = f"95 %: {ratio_text(interval[0])} to {ratio_text(interval[1])}"
         text, faster = f"No difference beyond the noise (B ÷ A {ratio_text(ratio)}, {limits}; {about}).", None
     elif 0.5 < speed < 2:
-        faster = least > 1
-        gain, low, high = (speed - 1, least - 1, most - 1) if faster else (1 - speed, 1 - most, 1 - least)
+        faster = lower > 1
+        gain, low, high = (speed - 1, lower - 1, upper - 1) if faster else (1 - speed, 1 - upper, 1 - lower)
         words = "faster" if faster else "slower"
         text = f"B {verb} {words} by {gain * 100:.1f} % (95 %: {low * 100:.1f} to {high * 100:.1f} %; {about})."
     else:
-        faster = least > 1
-        times, low, high = (speed, least, most) if faster else (1 / speed, 1 / most, 1 / least)
+        faster = lower > 1
+        times, low, high = (speed, lower, upper) if faster else (1 / speed, 1 / upper, 1 / lower)
         one, other = "BA" if faster else "AB"
         text = f"{one} {verb} {times:,.2f} times as fast as {other} (95 %: {low:,.2f} to {high:,.2f}; {about})."
     return SpeedVerdict(text + measure.note, faster, measure.name, ratio, interval, noise)
 
 
 def interval_of_repeats(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, float]:
-    """Student's 95 % interval of B ÷ A around the ratio of the medians, of logarithms whose spread both sides share.
+    """Student's 95 % interval of B ÷ A around the ratio of the medians, on logarithms with one spread for both sides.
 
-    At least one side has two runs or more. Medians of so few that are drawn anew would call two runs a side different
-    one time in three where nothing is.
+    At least one side has two or more runs. Resampled medians of so few would call two runs a side different one time
+    in three where nothing differs.
     """
     logs = np.log(a), np.log(b)
     freedom = len(a) + len(b) - 2
@@ -176,7 +176,7 @@ def interval_of_repeats(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple
 def _interval_of_runs(
     measure: _Measure, ratio: float, a: Timeline | None, b: Timeline | None
 ) -> tuple[float, float] | None:
-    """95 % of B ÷ A by what varies within each run; None where one is too short for that."""
+    """The 95 % interval of B ÷ A from the variation within each run; None if a run is too short for that."""
     if a is None or b is None:
         return None
     rng = np.random.default_rng(_SEED)
@@ -193,9 +193,10 @@ def _interval_of_runs(
 
 
 def _throughputs(timeline: Timeline, rng: np.random.Generator) -> NDArray[np.float64] | None:
-    """By how much (log) the rate of a run deviates when blocks of its time are drawn anew; None where it is too short.
+    """Deviations (log) of a run's rate when blocks of its time are resampled; None if the run is too short.
 
-    What changes slowly over the whole test is its plan, which puts long samples first, and not noise: it is taken out.
+    Slow changes over the whole test come from its plan, which puts long samples first, and are not noise: they are
+    removed.
     """
     size = math.ceil(len(timeline.done) / max(1, min(len(timeline.done), timeline.batches // _BATCHES_OF_A_BIN)))
     count = len(timeline.done) // size
@@ -205,9 +206,9 @@ def _throughputs(timeline: Timeline, rng: np.random.Generator) -> NDArray[np.flo
     at = np.linspace(-1, 1, count)
     degree = min(_BENDS, count // 8)
     trend = np.polyval(np.polyfit(at, done, degree), at)
-    # Weighted as they count in the whole: what is done, not the share of a bin.
+    # Weighted by their part in the total: samples done, not shares of a bin.
     length = round(count ** (1 / 3))
-    # The curve also takes some of the noise of blocks away: as many of them as it has coefficients.
+    # The curve also removes some of the blocks' noise: that of as many blocks as it has coefficients.
     deviations = (done - trend) / done.mean() * math.sqrt(count / (count - (degree + 1) * length))
     means = _block_means(deviations - deviations.mean(), length, rng)
     logs: NDArray[np.float64] = np.log(np.maximum(1 + means, 1e-3))
@@ -215,7 +216,7 @@ def _throughputs(timeline: Timeline, rng: np.random.Generator) -> NDArray[np.flo
 
 
 def _block_means(values: NDArray[np.float64], length: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Means of series that are made of blocks of this one, of that length."""
+    """Means of series made of blocks of this one, each ``length`` long."""
     count = len(values)
     upto = np.concatenate(([0.0], np.cumsum(np.concatenate((values, values[:length])))))
     blocks = -(-count // length)
@@ -225,7 +226,7 @@ def _block_means(values: NDArray[np.float64], length: int, rng: np.random.Genera
 
 
 def _latencies(timeline: Timeline, share: float, rng: np.random.Generator) -> NDArray[np.float64] | None:
-    """By how much (log) a quantile of a run's latencies deviates when blocks of its queries are drawn anew."""
+    """Deviations (log) of a quantile of a run's latencies when blocks of its queries are resampled; None if too few."""
     if len(timeline.latencies) < _FEWEST_QUERIES:
         return None
     latencies = np.maximum(timeline.latencies.astype(np.float64), 1e-9)
@@ -237,5 +238,5 @@ def _latencies(timeline: Timeline, share: float, rng: np.random.Generator) -> ND
     for number in range(len(found)):
         starts = rng.integers(0, count, (-(-count // length), 1))
         found[number] = np.quantile(latencies[(starts + within) % count], share)
-    # Both sides are drawn as often, whatever each is drawn from.
+    # Both sides get the same number of draws.
     return rng.choice(np.log(found / here), _RESAMPLES)

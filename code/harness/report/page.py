@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: no network, no scripts."""
+"""A report as one self-contained HTML file: no network, no scripts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from harness.results.finished import Finished
 
 
 def page(runs: Sequence[Finished]) -> str:
-    """The page; the same runs give the same bytes."""
+    """The HTML; the same runs give the same bytes."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Plots of a run's timeline as SVG that takes its colours and its font from the page around it."""
+"""Plots of a run's timeline as SVG that takes its colours and font from the page around it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.results.timeline import Timeline
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
-# matplotlib writes fixed colours only: each of these stands for what the page says.
+# matplotlib writes only fixed colours: each of these is a placeholder for a colour of the page.
 _INK, _GRID, _FIRST, _SECOND, _LIMIT = "#010203", "#010204", "#010205", "#010206", "#010207"
 _PAGE = {
     _INK: "currentColor",
@@ -57,7 +57,7 @@ _STYLE: dict[RcKeyType, str | float] = {
     "lines.linewidth": 1.3,
 }
 _DOTS = 600
-"""Queries that are drawn one by one; of more, quantiles are."""
+"""Up to so many queries are drawn one by one; for more, quantiles are drawn."""
 _LINES = (
     ("median", _FIRST, 1.6, 1.0),
     ("90th", _FIRST, 0.8, 1.0),
@@ -71,7 +71,7 @@ _BARS = 32
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot with what it shows."""
+    """A plot with its title and caption."""
 
     title: str
     caption: str
@@ -86,7 +86,7 @@ class _Drawing:
 
 
 def plots(run: Finished, prefix: str) -> list[Plot]:
-    """The plots that the run's timeline gives; the ids in each begin with ``prefix``."""
+    """The plots of the run's timeline; the ids in each SVG begin with ``prefix``."""
     timeline = run.timeline
     if timeline is None:
         return []
@@ -102,16 +102,16 @@ def plots(run: Finished, prefix: str) -> list[Plot]:
 
 def _drawings(run: Finished, timeline: Timeline) -> Iterator[_Drawing]:
     if len(timeline.latencies):
-        least, most = (1000 * float(each) for each in (timeline.latencies.min(), timeline.latencies.max()))
-        seen = "as the harness saw them" if timeline.source == "harness" else "in LoadGen's trace"
-        caption = f"{timeline.queries:,} queries, {least:,.2f} to {most:,.2f} ms {seen}; lines: LoadGen's percentiles"
+        low, high = (1000 * float(each) for each in (timeline.latencies.min(), timeline.latencies.max()))
+        seen = "as measured by the harness" if timeline.source == "harness" else "from LoadGen's trace"
+        caption = f"{timeline.queries:,} queries, {low:,.2f} to {high:,.2f} ms {seen}; lines: LoadGen's percentiles"
         yield _Drawing("Latency distribution", caption, _distribution)
-        caption = "Percentiles of the queries that came at about the same time"
+        caption = "Percentiles of queries that arrived at about the same time"
         if len(timeline.latencies) <= _DOTS:
-            caption = "Every query, by when it came"
+            caption = "Every query by arrival time"
         yield _Drawing("Latency over time", caption, _latency)
     several = len(np.unique(timeline.shapes[:, 1])) > 1
-    caption = "Samples answered in a second; a batch counts evenly over the time that it ran"
+    caption = "Samples answered per second; each batch is spread evenly over its running time"
     if several and run.scenario.one_query:
         caption += "; the longest samples run first"
     yield _Drawing("Throughput over time", caption, _throughput)
@@ -121,15 +121,15 @@ def _drawings(run: Finished, timeline: Timeline) -> Iterator[_Drawing]:
     yield _Drawing("Batch sizes", caption, _sizes)
     if several:
         unit = run.record.result.cost_unit.capitalize()
-        yield _Drawing("Padding", f"{unit} that were computed, by the batches' length", _padding)
+        yield _Drawing("Padding", f"{unit} computed, by batch length", _padding)
     if run.cores_busy:
-        yield _Drawing("Core use", "Cores that were at work", _cores)
+        yield _Drawing("Core use", "Busy cores over time", _cores)
 
 
 @contextmanager
 def _axes() -> Iterator[tuple[Figure, Axes]]:
     with mpl.rc_context(_STYLE):
-        # As wide as a telephone shows it, so that its letters keep their size there.
+        # As wide as a phone's screen, so that the letters keep their size there.
         figure = Figure(figsize=(4.3, 2.7), layout="constrained")
         yield figure, figure.add_subplot()
 
@@ -151,7 +151,7 @@ def _distribution(axes: Axes, run: Finished, timeline: Timeline) -> None:
         high.append(run.bound_ms)
     _scale(axes.xaxis, max(edges[0], 1e-4), max(high))
     axes.set_xlabel("latency, ms")
-    axes.set_ylabel("% of the queries")
+    axes.set_ylabel("% of queries")
     axes.set_ylim(bottom=0)
 
 
@@ -174,7 +174,7 @@ def _latency(axes: Axes, run: Finished, timeline: Timeline) -> None:
 
 
 def _over_time(timeline: Timeline) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The middles of (m,) times, and the (m, 4) quantiles of the queries that came around each, in ms."""
+    """Midpoints of time bins (m,), and quantiles (m, 4) in ms of the queries that arrived in each."""
     bins = _merged(len(timeline.latencies) // 100)
     edges = timeline.edges[:: (len(timeline.edges) - 1) // bins]
     limits = np.searchsorted(timeline.arrivals, edges)
@@ -192,12 +192,12 @@ def _over_time(timeline: Timeline) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def _merged(wanted: int) -> int:
-    """How many bins of time are drawn of the 300: no more than wanted, but 10."""
+    """The number of time bins to draw, into which the recorded 300 are merged: at most ``wanted``, at least 10."""
     return next((bins for bins in (100, 75, 60, 50, 30, 20) if bins <= wanted), 10)
 
 
 def _throughput(axes: Axes, run: Finished, timeline: Timeline) -> None:
-    # A bin that holds a few batches shows when they end, and not how fast they are.
+    # A bin with only a few batches would show when they end rather than how fast they are.
     merge = len(timeline.done) // _merged(timeline.batches // 8)
     edges = timeline.edges[::merge]
     rate = timeline.done.reshape(-1, merge).sum(axis=1) / np.diff(edges)
@@ -223,8 +223,8 @@ def _sizes(axes: Axes, run: Finished, timeline: Timeline) -> None:
     axes.bar(at, share, width=0.85 * width, color=_FIRST, alpha=0.75, linewidth=0)
     axes.set_xlim(0.5 - 0.4 * width, max(at[-1], 3) + width)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.set_xlabel("samples of a batch" + (f", {width} sizes a bar" if width > 1 else ""))
-    axes.set_ylabel("% of the batches")
+    axes.set_xlabel("samples per batch" + (f", {width} sizes per bar" if width > 1 else ""))
+    axes.set_ylabel("% of batches")
     axes.grid(visible=False, axis="x")
 
 
@@ -258,7 +258,7 @@ def _cores(axes: Axes, run: Finished, timeline: Timeline) -> None:
 
 def _time(axes: Axes, timeline: Timeline) -> None:
     axes.set_xlim(0, float(timeline.edges[-1]))
-    axes.set_xlabel("seconds of the test")
+    axes.set_xlabel("seconds from the start of the test")
 
 
 _THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.10g}")
@@ -268,7 +268,7 @@ _SHORT = FuncFormatter(
 
 
 def _scale(axis: XAxis | YAxis, low: float, high: float) -> None:
-    """In equal ratios where the values are far apart; ticks at 1, 2 and 5, or at powers of ten."""
+    """Logarithmic if the values are far apart, with ticks at 1, 2 and 5, or only at powers of ten."""
     limits = axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim
     if high / low < 4:
         margin = max((high - low) * 0.06, high * 0.01)
@@ -287,14 +287,14 @@ def _legend(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         points = sum(5.6 * len(label) + 30 for label in labels)
-        rows = 1 if points < 265 else 2  # a wider one would squeeze the plot
+        rows = 1 if points < 265 else 2  # a wider legend would squeeze the plot
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=-(-len(handles) // rows))
 
 
 def _svg(figure: Figure, prefix: str, words: str) -> str:
-    """The figure for a page: without a head, without fixed colours, size and font, with ids of its own."""
+    """The figure for a page: without XML header, fixed colours, size or font, and with unique ids."""
     file = io.StringIO()
-    # The room that is left decides on the ticks, and their labels on the room: once more, or a label may be cut off.
+    # The ticks depend on the space left, and the space on their labels: laid out twice, or a label may be cut off.
     figure.draw_without_rendering()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()

@@ -1,4 +1,4 @@
-"""`harness report`: from runs to a file or to stdout."""
+"""`harness report`: writes a report of runs to a file or to stdout."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ FORMATS = ("html", "md", "csv", "json")
 
 
 def make(runs: Sequence[Finished], form: str, output: Path | None) -> None:
-    """Write a report to a file, or print it to stdout; a file's name is printed.
+    """Write a report to a file and print its name, or print the report to stdout.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -27,7 +27,7 @@ def make(runs: Sequence[Finished], form: str, output: Path | None) -> None:
 
 def _content(form: str, runs: Sequence[Finished]) -> str:
     if form == "html":
-        from harness.report.page import page  # matplotlib takes its time to load
+        from harness.report.page import page  # matplotlib is slow to load
 
         return page(runs)
     return {"md": text.as_markdown, "csv": text.as_csv, "json": text.as_json}[form](runs)

@@ -11,12 +11,12 @@ from harness.results.finished import Finished
 
 
 def as_json(runs: Sequence[Finished]) -> str:
-    """Everything that is known of the runs but their timelines."""
+    """Everything known about the runs except their timelines."""
     return json.dumps(facts.plain(runs), indent=2, ensure_ascii=False, default=str) + "\n"
 
 
 def as_csv(runs: Sequence[Finished]) -> str:
-    """A row for each run, with the names that JSON has, those of inner tables behind a dot."""
+    """A row for each run, with the names used in JSON; names in nested tables are joined with dots."""
     rows = []
     for run, values in zip(runs, facts.plain(runs), strict=True):
         for key in ("loadgen", "machine", "benchmark_settings", "agreement"):
@@ -27,7 +27,7 @@ def as_csv(runs: Sequence[Finished]) -> str:
         values["reasons"] = " ".join(run.reasons)
         rows.append(dict(facts.flat(values)))
     names = list(dict.fromkeys(name for row in rows for name in row))
-    # What one run has an inner table of and another nothing has no column for the nothing.
+    # Where one run has a nested table and another has none, the table's own name gets no column.
     above = {name.rpartition(".")[0] for name in names}
     text = io.StringIO()
     writer = csv.DictWriter(
@@ -39,7 +39,7 @@ def as_csv(runs: Sequence[Finished]) -> str:
 
 
 def as_markdown(runs: Sequence[Finished]) -> str:
-    """The tables of the page, without plots, settings and metadata."""
+    """The tables of the page without plots, settings and metadata."""
     parts = ["# Report", ""]
     if len(runs) > 1:
         parts += _table(["", *(f"{number}. {run.name}" for number, run in enumerate(runs, start=1))], _compared(runs))
@@ -52,7 +52,7 @@ def as_markdown(runs: Sequence[Finished]) -> str:
         if latencies := facts.latency_rows(run):
             bound = f"bound {run.bound_ms:g} ms" if run.bound_ms else ""
             parts += _table(["percentile", "latency, observed", bound], latencies)
-    parts += ["## What was published", ""]
+    parts += ["## Published results", ""]
     parts += _table(
         ["model", "engine", "F1 / top-1", "published", "these runs"],
         [
@@ -80,5 +80,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    # A name in angle brackets would be a tag that is not shown.
+    # A name in angle brackets would be taken for a tag and not be shown.
     return re.sub(r"([|<])", r"\\\1", " ".join(text.split()))

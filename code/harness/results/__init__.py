@@ -1,1 +1,1 @@
-"""What a test leaves: where it lies, its record, its timeline, and finished runs read back."""
+"""The results of a test: their places, the record, the timeline, and reading finished runs back."""

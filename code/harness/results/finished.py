@@ -1,4 +1,4 @@
-"""A finished run as reports see it: its record, LoadGen's log and its timeline, wherever each of them lies."""
+"""A finished run for reports: its record, LoadGen's log and its timeline, wherever each is stored."""
 
 import json
 import os
@@ -22,30 +22,30 @@ from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.scenarios.base import Metric, Scenario, find_scenario
 
 TREES = (paths.ROOT, REHEARSAL_TREE)
-"""Below which results/ and compliance/ are."""
+"""The folders that contain results/ and compliance/."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that came to its end."""
+    """A run that ended."""
 
     name: str
     """The folder's name, or its path below results/ or compliance/."""
     record: Record
-    """run.json, with paths that can be shown to others."""
+    """run.json, without paths that reveal a user's folders."""
     values: dict[str, Any]
-    """The keys of mlperf_log_detail.txt; none where the log is not there any more."""
+    """The values in mlperf_log_detail.txt by key; empty if the log no longer exists."""
     metrics: tuple[Metric, ...]
-    """The scenario's metric, or what an accuracy run scored."""
+    """The scenario's metric, or the scores of an accuracy run."""
     latency_ms: dict[str, float]
-    """By percentile, such as "99.00"; of performance runs."""
+    """By percentile, such as "99.00"; empty for accuracy runs."""
     bound_ms: float | None
     duration_s: float | None
     timeline: Timeline | None
 
     @property
     def performance(self) -> bool:
-        """Whether it measured speed, and not accuracy."""
+        """Whether it measured speed rather than accuracy."""
         return self.record.performance
 
     @property
@@ -55,7 +55,7 @@ class Finished:
 
     @property
     def verdict(self) -> str:
-        """VALID or INVALID; of an accuracy run, which LoadGen does not judge, complete."""
+        """VALID or INVALID; "complete" for an accuracy run, which LoadGen does not judge."""
         return "INVALID" if not self.record.valid else "VALID" if self.performance else "complete"
 
     @property
@@ -71,7 +71,7 @@ class Finished:
 
     @property
     def label(self) -> str:
-        """When it began, or the name of one that does not say so."""
+        """The start time, or the name if it does not contain one."""
         found = re.match(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)-", self.name)
         return "{}-{}-{} {}:{}:{}".format(*found.groups()) if found else self.name
 
@@ -82,7 +82,7 @@ class Finished:
 
     @property
     def published(self) -> str | None:
-        """The row of the published table that the model is, or was built and compressed as."""
+        """The row of the published table that the model is, or that it was built and compressed to match."""
         model = self.model
         rows = manifests.published()
         if model.name in rows:
@@ -98,27 +98,27 @@ class Finished:
 
     @property
     def padding(self) -> float | None:
-        """Share of the computed cost that was added to the samples' own, over their own; None if not known."""
+        """Padding ÷ the samples' own cost; None if unknown."""
         ratio = self.record.result.padded_to_real
         return ratio - 1 if ratio else None
 
     @property
     def cores_busy(self) -> tuple[float, float] | None:
-        """Cores at work on average, of the process and of the machine."""
+        """The mean number of busy cores, for the process and for the machine."""
         return self.timeline.cores_busy if self.timeline else None
 
 
 def find(names: Sequence[str], last: int | None, runs_dir: Path, tree: Path | None = None) -> list[Finished]:
-    """Runs by name or folder, or the ``last`` ones of ``runs_dir``, the oldest first; by default the newest.
+    """Runs by name or folder, or the ``last`` ones of ``runs_dir``, oldest first; by default the newest.
 
-    Of those that nobody named, one that cannot be read is left out with a warning.
+    A run that was not named and cannot be read is skipped with a warning.
 
     Raises:
-        ConfigError: there is none, or one that was named cannot be read.
-        RunFailed: LoadGen's log of one that was named is cut short.
+        ConfigError: there are no runs, or a named run cannot be read.
+        RunFailed: LoadGen's log of a named run is truncated.
     """
     if names and last:
-        raise ConfigError("--last chooses runs by itself: leave it out, or the names.")
+        raise ConfigError("--last cannot be combined with names of runs: drop one of them.")
     trees = [tree] if tree else TREES
     if names:
         return [read(folder, runs_dir, trees) for folder in locate(names, runs_dir, trees)]
@@ -130,7 +130,7 @@ def find(names: Sequence[str], last: int | None, runs_dir: Path, tree: Path | No
         try:
             found.append(read(folder, runs_dir, trees))
         except (ConfigError, RunFailed) as error:
-            console.warn(f"left out: {error}")
+            console.warn(f"skipped: {error}")
         if len(found) == (last or 1):
             break
     if not found:
@@ -139,13 +139,14 @@ def find(names: Sequence[str], last: int | None, runs_dir: Path, tree: Path | No
 
 
 def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
-    """The run whose record lies in that folder.
+    """The run whose record is in that folder.
 
-    An official run's logs are in results/ or compliance/, and its timeline in ``runs_dir``: each is found by the other.
+    An official run's logs are in results/ or compliance/ and its timeline is in ``runs_dir``: each is found from the
+    other.
 
     Raises:
         ConfigError: the record cannot be read.
-        RunFailed: LoadGen's log is cut short.
+        RunFailed: LoadGen's log is truncated.
     """
     record = record_in(folder)
     logs = folder if (folder / DETAIL).exists() else _twin(record, _official(trees), DETAIL)
@@ -172,19 +173,19 @@ def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
 
 
 def timeline(folder: Path, record: Record, runs_dir: Path) -> Timeline | None:
-    """What was recorded of the run in that folder; an official result's lies with its record in ``runs_dir``."""
+    """The timeline of the run in that folder; that of an official result is with its record in ``runs_dir``."""
     found: Path | None = folder
-    # In runs_dir itself a timeline that is missing was not recorded.
+    # In runs_dir itself, a missing timeline was never recorded.
     if not (folder / TIMELINE).exists() and folder.resolve().parent != runs_dir.resolve():
         found = _twin(record, _folders(runs_dir).values(), TIMELINE)
     return read_timeline(found) if found else None
 
 
 def locate(names: Sequence[str], runs_dir: Path, trees: Iterable[Path] | None = None) -> list[Path]:
-    """The folders of runs that are given by name or path, or by path below one of the trees.
+    """The folders of runs given by name or path, or by path below one of the trees.
 
     Raises:
-        ConfigError: there is no such run.
+        ConfigError: a run does not exist.
     """
     known = _folders(runs_dir)
     found = []
@@ -204,21 +205,21 @@ def record_in(folder: Path) -> Record:
     """The record of the run in that folder.
 
     Raises:
-        ConfigError: there is none, or it cannot be read.
+        ConfigError: it does not exist or cannot be read.
     """
     record = read_record(folder)
     if record is None:
-        raise ConfigError(f"{folder} holds no {RUN}: give the folder of a finished run.")
+        raise ConfigError(f"{folder} contains no {RUN}: give the folder of a finished run.")
     return record
 
 
 def names(runs_dir: Path) -> list[str]:
-    """The finished runs, the oldest first."""
+    """The names of the finished runs, oldest first."""
     return list(_folders(runs_dir))
 
 
 def _folders(runs_dir: Path) -> dict[str, Path]:
-    # A name begins with the second that the run began in; those of the same second differ by when they ended.
+    # A name begins with the second in which the run started; runs of the same second are ordered by their end.
     found = [path.parent for path in runs_dir.glob(f"*/{RUN}") if not path.parent.name.startswith(".")]
     found.sort(key=lambda folder: (folder.name.partition("-")[0], (folder / RUN).stat().st_mtime, folder.name))
     return {folder.name: folder for folder in found}
@@ -231,7 +232,7 @@ def _official(trees: Iterable[Path]) -> Iterator[Path]:
 
 
 def _twin(record: Record, folders: Iterable[Path], file: str) -> Path | None:
-    """The other folder of the same run, if it has ``file``."""
+    """The other folder of the same run, if it contains ``file``."""
     for folder in folders:
         if not (folder / file).exists():
             continue
@@ -250,16 +251,16 @@ def _same_run(one: Record, other: Record) -> bool:
 
 
 def _shareable(value: JsonValue) -> JsonValue:
-    """A record whose paths begin at the repository or at ~, so that a report does not reveal a user's folders."""
+    """A record with paths relative to the repository or to ~, so that a report does not reveal a user's folders."""
     if isinstance(value, dict):
         return {key: _shareable(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_shareable(inner) for inner in value]
     if not isinstance(value, str) or "/" not in value:
         return value
-    for folder, said in ((str(paths.ROOT), ""), (os.path.expanduser("~").rstrip("/"), "~/")):  # noqa: PTH111  no error
+    for folder, short in ((str(paths.ROOT), ""), (os.path.expanduser("~").rstrip("/"), "~/")):  # noqa: PTH111  no error
         if folder.startswith("/"):
-            value = re.sub(rf"(?<![\w.~/-]){re.escape(folder)}/", said, value)
+            value = re.sub(rf"(?<![\w.~/-]){re.escape(folder)}/", short, value)
     return value
 
 

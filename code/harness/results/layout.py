@@ -1,8 +1,8 @@
-"""Where everything of a submission lies: in this repository, and in a package of each round.
+"""The places of a submission's files: in this repository, and in a package of each round.
 
-Three trees hold the same things. The repository is the classic layout without <division>/<submitter>; there each test's
-folder also holds run.json and user.conf, the record that measurements are made from. A package of v3.0 to v5.1 is
-<division>/<submitter>/ with the classic layout below it; from v6.0 on everything of a scenario is in one folder of
+Three trees contain the same files. The repository has the classic layout without <division>/<submitter>; there each
+test's folder also contains run.json and user.conf, from which measurements are made. A package of v3.0 to v5.1 is
+<division>/<submitter>/ with the classic layout below it; from v6.0 on, all files of a scenario are in one folder of
 results/.
 """
 
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import ClassVar
 
 RUN, CONF = "run.json", "user.conf"
-"""The record of a test, and the user.conf that LoadGen read; beside the logs in the repository."""
+"""The record of a test, and the user.conf that LoadGen read; next to the logs in the repository."""
 SCORES = "accuracy.txt"
-"""The score of an accuracy log, and the log's hash; beside the log."""
+"""The score of an accuracy log, and the log's hash; next to the log."""
 VERIFY_ACCURACY, VERIFY_PERFORMANCE = "verify_accuracy.txt", "verify_performance.txt"
 BASELINE, COMPLIANCE = "baseline_accuracy.txt", "compliance_accuracy.txt"
 """Scores of the accuracy run and of TEST01 for the same samples, where the responses differ."""
@@ -25,17 +25,17 @@ README, MAPPING = "README.md", "model_mapping.json"
 
 @dataclass(frozen=True, order=True)
 class Scene:
-    """A scenario of a benchmark on a system: what a result is about."""
+    """A scenario of a benchmark on a system: the subject of a result."""
 
     system: str
     benchmark: str
-    """The official name: bert-99, bert-99.9, resnet50; in the open division any."""
+    """The official name: bert-99, bert-99.9, resnet50; any name in the open division."""
     scenario: str
 
 
 @dataclass(frozen=True)
 class Layout(ABC):
-    """The places below ``root``: the repository, or <division>/<submitter> of a package."""
+    """The places below ``root``, which is the repository or <division>/<submitter> of a package."""
 
     root: Path
 
@@ -67,7 +67,7 @@ class Layout(ABC):
 
     @abstractmethod
     def compliance(self, scene: Scene, test: str) -> Path:
-        """The folder of TEST01 or TEST04: performance/run_1, for TEST01 accuracy, and the verdicts."""
+        """The folder of TEST01 or TEST04, with performance/run_1, the verdicts and, for TEST01, accuracy."""
 
     @abstractmethod
     def measurements(self, scene: Scene) -> Path:
@@ -80,7 +80,7 @@ class Layout(ABC):
     @property
     @abstractmethod
     def calibration(self) -> Path:
-        """Where the calibration of quantised models is described."""
+        """The description of how quantised models were calibrated."""
 
     @property
     def mirrors(self) -> tuple[Layout, ...]:
@@ -88,7 +88,7 @@ class Layout(ABC):
         return ()
 
     def scenes(self) -> list[Scene]:
-        """What there are results of, in order; every folder counts, whatever its name."""
+        """The scenes that have results, in order; every folder counts, whatever its name."""
         return sorted(
             Scene(*path.relative_to(self.root / "results").parts)
             for path in (self.root / "results").glob("*/*/*")
@@ -98,7 +98,7 @@ class Layout(ABC):
 
 @dataclass(frozen=True)
 class Classic(Layout):
-    """Up to v5.1, and the repository."""
+    """The layout up to v5.1, and of the repository."""
 
     trees: ClassVar[tuple[str, ...]] = ("results", "measurements", "compliance")
 
@@ -132,7 +132,7 @@ class Classic(Layout):
 
 @dataclass(frozen=True)
 class V6(Layout):
-    """From v6.0 on."""
+    """The layout from v6.0 on."""
 
     code: ClassVar[str] = "src"
 

@@ -1,4 +1,4 @@
-"""run.json of a test: what was run, how, on what, and what came of it. Measurements and reports are made from it."""
+"""run.json, the record of a test: what was run, how, on what, and the result. Measurements and reports use it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from harness.rules.audits import AUDITS
 
 
 class _Part(BaseModel):
-    """Keys that this version does not know are kept: a record may come from a newer one."""
+    """Unknown keys are kept: a record may come from a newer version."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
     def values(self) -> dict[str, JsonValue]:
-        """As run.json holds it."""
+        """The content of run.json."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
 class Identity(_Part):
-    """What the runs of a scenario have in common: the rules forbid another system in accuracy than in performance."""
+    """The facts that all runs of a scenario share: the rules demand the same system for accuracy and performance."""
 
     model_sha256: str | None
     engine: str
@@ -38,7 +38,7 @@ class Identity(_Part):
     duration: float | None = None
 
     def difference(self, other: Identity) -> str | None:
-        """In words, what ``other`` has another of; None if nothing."""
+        """The first fact in which ``other`` differs, in words; None if there is none."""
         return next((words for key, words in _WORDS.items() if getattr(self, key) != getattr(other, key)), None)
 
 
@@ -52,7 +52,7 @@ _WORDS = {
 
 
 class RecordedModel(Model, _Part):
-    """The model that ran; every fact that measurements are made from must be there."""
+    """The model that ran; every fact that measurements need is required."""
 
     source: str
     precision: str
@@ -70,7 +70,7 @@ class RecordedModel(Model, _Part):
 
 
 class RecordedDataset(_Part):
-    """The data set."""
+    """The data set that was used."""
 
     name: str
     path: str | None = None
@@ -79,7 +79,7 @@ class RecordedDataset(_Part):
 
 
 class RecordedEngine(_Part):
-    """The engine; its settings in force are further keys."""
+    """The engine; the settings in effect are further keys."""
 
     name: str
     version: str | None = None
@@ -91,7 +91,7 @@ class RecordedEngine(_Part):
 
 
 class RecordedMachine(_Part):
-    """The machine and the versions that a result depends on."""
+    """The machine and the software versions that a result depends on."""
 
     cpu: str
     cores: int
@@ -111,7 +111,7 @@ class RecordedMetric(_Part):
 
 
 class RecordedResult(_Part):
-    """What was measured or scored."""
+    """The measurements or scores."""
 
     metric: RecordedMetric
     latency_ms: dict[str, float] | None = None
@@ -120,29 +120,29 @@ class RecordedResult(_Part):
     samples: int
     batches: int | None = None
     cost: int | None = None
-    """Of the samples, in ``cost_unit``."""
+    """The cost of the samples, in ``cost_unit``."""
     cost_unit: str = ""
     padded_to_real: float | None = None
     """Computed ÷ real cost."""
     accuracy: dict[str, float] | None
-    """In percent, by metric; of accuracy runs."""
+    """In percent, by metric; None for performance runs."""
     accuracy_scope: str | None = None
 
     @property
     def scores(self) -> str:
-        """What an accuracy run scored, with units."""
+        """The scores of an accuracy run, with units."""
         return ", ".join(f"{name} {value:.3f} %" for name, value in (self.accuracy or {}).items())
 
 
 class RecordedAgreement(_Part):
-    """How far the engine's outputs were from ONNX Runtime's."""
+    """The deviation of the engine's outputs from ONNX Runtime's."""
 
-    differences: list[Annotated[list[float], Field(min_length=3, max_length=3)]] = []
-    """(batch, length, difference) of each shape."""
+    differences: list[Annotated[list[int | float], Field(min_length=3, max_length=3)]] = []
+    """[batch, length, difference] for each shape."""
 
 
 class Record(_Part):
-    """A finished test. Fields that only some tests or versions have are optional; a scenario adds keys of its own."""
+    """A finished test. Fields that only some tests or versions have are optional; a scenario adds its own keys."""
 
     harness: str
     time: str = ""
@@ -162,7 +162,7 @@ class Record(_Part):
     benchmark_settings: dict[str, JsonValue] | None = None
     engine: RecordedEngine
     shapes: list[list[int]] | None = None
-    """(batch, length) of each shape."""
+    """[batch, length] of each shape."""
     result: RecordedResult
     loadgen: dict[str, JsonValue]
     machine: RecordedMachine
@@ -171,7 +171,7 @@ class Record(_Part):
     """Why it is not valid."""
     agreement: RecordedAgreement | None = None
     reference: dict[str, str] | None = None
-    """Of a compliance test: sha256 of the logs that it was compared with."""
+    """For a compliance test: sha256 of the logs it was compared with."""
 
     @property
     def test(self) -> str:
@@ -180,12 +180,12 @@ class Record(_Part):
 
     @property
     def performance(self) -> bool:
-        """Whether it measured speed, and not accuracy."""
+        """Whether it measured speed rather than accuracy."""
         return self.mode == "performance"
 
 
 def unlike(one: Record, other: Record) -> str | None:
-    """In words, the first thing beside their `Identity` that two runs of one result may not differ in and do."""
+    """The first fact outside `Identity` in which two runs of one result differ but must not, in words; else None."""
     facts: dict[str, Callable[[Record], object]] = {
         "data set": lambda r: r.dataset.sha256,
         "processor": lambda r: (r.machine.cpu, r.machine.cores),
@@ -197,13 +197,13 @@ def unlike(one: Record, other: Record) -> str | None:
 
 
 def reference(results: Path, test: str) -> dict[str, str]:
-    """sha256 of the logs in a scenario's results that a compliance test is compared with; missing ones are left out."""
+    """sha256 of the logs in a scenario's results that a compliance test is compared with; missing logs are omitted."""
     files = {"performance": results / "performance" / "run_1" / DETAIL, "accuracy": results / "accuracy" / ACCURACY}
     return {run: sha256_of(files[run]) for run in AUDITS[test].references if files[run].is_file()}
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record in a folder of logs; None if it has none.
+    """The record in a folder of logs; None if there is none.
 
     Raises:
         ConfigError: it cannot be read.
@@ -214,14 +214,14 @@ def read_record(folder: Path) -> Record | None:
         if content is not None:
             json.loads(content)  # its own errors say where
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): move the result away, and run it again.") from error
+        raise ConfigError(f"{path} cannot be read ({error}): move the result elsewhere and repeat the run.") from error
     if content is None:
         return None
     try:
         return Record.model_validate_json(content)
     except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"])) or "the whole"
+        where = ".".join(map(str, error.errors()[0]["loc"])) or "the whole file"
         raise ConfigError(
-            f"{path} is not a record of this harness, or one of an older version ({where}): move the result away, and "
-            "run it again."
+            f"{path} is not a record of this harness, or one of an older version ({where}): move the result "
+            "elsewhere and repeat the run."
         ) from None

@@ -1,4 +1,4 @@
-"""What timeline.npz holds: when batches and queries ran in a test, read back for reports."""
+"""timeline.npz, which records when batches and queries ran in a test, read back for reports."""
 
 import json
 from dataclasses import dataclass
@@ -14,55 +14,55 @@ TIMELINE = "timeline.npz"
 
 @dataclass(frozen=True)
 class Timeline:
-    """What timeline.npz holds. Times are seconds from the first query; arrays are float64 unless told otherwise."""
+    """The content of timeline.npz. Times are seconds from the first query."""
 
     source: str
-    """Who told the times of queries: harness or loadgen."""
+    """The source of the queries' times: harness or loadgen."""
     complete: bool
     """Whether every batch was recorded."""
     samples: int
     batches: int
     queries: int
     edges: NDArray[np.float64]
-    """(n + 1,): the bins of time."""
+    """(n + 1,): the edges of the time bins."""
     done: NDArray[np.float64]
-    """(n,): samples answered in each bin; a batch counts evenly over the time that it ran."""
+    """(n,): samples answered in each bin; a batch is spread evenly over its running time."""
     quantiles: NDArray[np.float64]
-    """(n, 4): median, 90th, 99th percentile and greatest latency of the queries that came in each bin, NaN if none."""
+    """(n, 4): median, 90th and 99th percentile and maximum latency of the queries that arrived in each bin, or NaN."""
     shapes: NDArray[np.float64]
     """(k, 6): rows, length, batches, samples, cost and seconds of each shape."""
     sizes: NDArray[np.int64]
-    """int64 (k, 2): samples of a batch, and batches of that size."""
+    """(k, 2): samples per batch, and the number of batches of that size."""
     batch_start: NDArray[np.float64]
-    """(m,): of batches chosen evenly, as the next two."""
+    """(m,): for an even selection of batches, as in the next two arrays."""
     batch_seconds: NDArray[np.float32]
     """(m,)."""
     batch_shape: NDArray[np.uint32]
-    """uint32 (m, 4): samples, rows, length and cost."""
+    """(m, 4): samples, rows, length and cost."""
     arrivals: NDArray[np.float64]
-    """(q,): of queries chosen evenly, in order."""
+    """(q,): for an even selection of queries, in order."""
     latencies: NDArray[np.float32]
-    """float32 (q,): seconds."""
+    """(q,): seconds."""
     latency_edges: NDArray[np.float64]
-    """(h + 1,): seconds, empty without queries."""
+    """(h + 1,): seconds; empty if there are no queries."""
     latency_counts: NDArray[np.int64]
-    """(h,): queries."""
+    """(h,): the number of queries in each bin."""
     cpu: NDArray[np.float64]
-    """(t, 3): time, and seconds of processor time of this process and of the machine until then."""
+    """(t, 3): time, and the processor seconds used until then by this process and by the machine."""
 
     @property
     def cores_busy(self) -> tuple[float, float] | None:
-        """Cores that were at work on average, those of the process and of the whole machine; None if not known."""
+        """The mean number of busy cores, for the process and for the machine; None if unknown."""
         inside = self.cpu[(self.cpu[:, 0] >= 0) & (self.cpu[:, 0] <= self.edges[-1])]
         if len(inside) < 2 or inside[-1, 0] <= inside[0, 0]:
             return None
         process, machine = (inside[-1, 1:] - inside[0, 1:]) / (inside[-1, 0] - inside[0, 0])
-        # The machine's clock is the coarser one: of a run that is mostly idle, it may count less than the run's own.
+        # The machine's counter is coarser: for a mostly idle run it may count less than the run's own.
         return float(process), float(max(process, machine))
 
 
 def read_timeline(folder: Path) -> Timeline | None:
-    """What was recorded of the run in that folder; None where nothing was, or, with a warning, it cannot be read."""
+    """The timeline of the run in that folder; None if there is none or, with a warning, if it cannot be read."""
     path = folder / TIMELINE
     if not path.exists():
         return None
@@ -72,7 +72,7 @@ def read_timeline(folder: Path) -> Timeline | None:
         about = json.loads(str(arrays.pop("about")))
         if about.pop("format") == 1:
             return Timeline(**about, **arrays)
-        console.warn(f"{path} is of another version of the harness: the run is shown without its timeline.")
-    except Exception as error:  # noqa: BLE001  zlib, zipfile, tokenize: each raises its own where bytes are wrong
+        console.warn(f"{path} was written by another version of the harness: the run is shown without its timeline.")
+    except Exception as error:  # noqa: BLE001  zlib, zipfile, tokenize: each raises its own errors for wrong bytes
         console.warn(f"{path} cannot be read ({type(error).__name__}): the run is shown without its timeline.")
     return None

@@ -1,4 +1,4 @@
-"""Makes the folder of a run that came to its end."""
+"""Makes the folder of a finished run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run_folder(
     timeline: bool = True,
     queries: int = 3000,
 ) -> Path:
-    """The folder, with record, logs and timeline."""
+    """The folder with record, logs and timeline."""
     folder = above / (name or f"20261125T1200{second}-development-{model}-null-{scenario}-{mode}")
     folder.mkdir(parents=True)
     kind = find_scenario(scenario)

@@ -1,4 +1,4 @@
-"""Runs side by side: drawn records and timelines, whose differences are known."""
+"""Comparisons of made-up records and timelines with known differences."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def runs(tmp_path):
 
 
 def offline(rate: float, seed: int, noise: float = 0.05, batches: int = 4000) -> Recorder:
-    """Batches one after the other, the first ones of which take longer, as long samples do."""
+    """Batches one after another; the first ones take longer, as with long samples."""
     rng, recorder = np.random.default_rng(seed), Recorder()
     seconds = np.linspace(1.5, 0.5, batches) / rate * rng.lognormal(0, noise, batches)
     ends = np.cumsum(seconds)
@@ -125,7 +125,7 @@ def test_differences_are_flat_and_without_what_differs_in_every_run(runs):
     assert found == {"engine.threads": ("2", "4"), "engine.deep.er": ("[1, 2]", "[1, 3]"), "machine.numa": ("-", "1")}
 
 
-def test_a_file_of_a_benchmark_that_lies_elsewhere_is_no_difference(runs):
+def test_the_same_file_in_another_place_is_not_a_difference(runs):
     for name, path, content in (("a", "/here/v.txt", "aa"), ("same", "/there/v.txt", "aa"), ("b", "/b.txt", "bb")):
         changes = {"benchmark_settings": {"vocab": path}, "identity/benchmark_settings": {"vocab": content}}
         runs.add(name, changes=changes)
@@ -134,13 +134,13 @@ def test_a_file_of_a_benchmark_that_lies_elsewhere_is_no_difference(runs):
     assert other == {"benchmark_settings.vocab": ("/here/v.txt", "/b.txt")}
 
 
-def test_what_is_of_another_kind_is_said_first(runs):
+def test_runs_of_different_kinds_are_reported_first(runs):
     runs.add("a")
     runs.add("b", changes={"model/name": "large", "dataset/name": "full", "scenario": "Server"})
     assert compare(find("a", runs.folder), find("b", runs.folder)).remarks == (
-        "A and B are of different scenarios: Offline and Server.",
-        "A and B are of different models: tiny and large.",
-        "A and B are of different data sets: sample and full.",
+        "A and B have different scenarios: Offline and Server.",
+        "A and B have different models: tiny and large.",
+        "A and B have different data sets: sample and full.",
     )
 
 
@@ -157,7 +157,7 @@ def test_repeats_that_differ_clearly(runs):
     back = runs.verdict(*reversed(names))
     assert back.faster is False
     assert back.text.startswith("B is slower by 9.1 % (95 %: ")
-    assert runs.verdict(*names) == found  # whenever it is asked
+    assert runs.verdict(*names) == found  # the same every time
 
 
 def test_repeats_that_do_not_differ(runs):
@@ -170,22 +170,22 @@ def test_repeats_that_do_not_differ(runs):
 
 
 @pytest.mark.parametrize("sizes", [(2, 1), (2, 2), (3, 3), (8, 8)])
-def test_repeats_of_the_same_are_called_different_as_seldom_as_it_says(sizes):
+def test_repeats_of_the_same_run_are_rarely_called_different(sizes):
     rng = np.random.default_rng(3)
     sides = [[np.exp(rng.normal(0, 0.05, size)) for size in sizes] for _ in range(1500)]
     wrong = np.mean([not low <= 1 <= high for low, high in (interval_of_repeats(*pair) for pair in sides)])
     assert wrong < 0.09
 
 
-def test_repeats_of_other_settings_are_said(runs):
+def test_repeats_with_different_settings_are_reported(runs):
     runs.add("a0")
     runs.add("a1", changes={"engine/threads": 4, "shapes": [[1, 2]], "measured_seconds": [1]})
     runs.add("a2", changes={"time": "later", "shapes": [[2, 2]]})
     found = compare(find("a0,a1,a2", runs.folder), find("a0,a2", runs.folder))
-    assert found.remarks == ("A's runs are no repeats of one setting: they differ in engine.threads.",)
+    assert found.remarks == ("A's runs are not repeats of the same setting: they differ in engine.threads.",)
 
 
-def test_a_single_run_is_taken_to_vary_as_the_repeats_do(runs):
+def test_a_single_run_is_assumed_to_vary_as_the_repeats_do(runs):
     for number, value in enumerate((90, 100, 110)):
         runs.add(f"a{number}", value)
     runs.add("near", 104)
@@ -193,16 +193,16 @@ def test_a_single_run_is_taken_to_vary_as_the_repeats_do(runs):
     near, far = runs.verdict("a0,a1,a2", "near"), runs.verdict("a0,a1,a2", "far")
     assert (near.faster, far.faster) == (None, True)
     assert near.interval[1] - near.interval[0] > 0.15
-    assert "from 3 and 1 runs, the single one taken to vary as the others do" in far.text
+    assert "from 3 and 1 runs, assuming that the single one varies as the others do" in far.text
     assert runs.verdict("far", "a0,a1,a2").faster is False
 
 
-def test_one_run_without_a_timeline_tells_nothing_of_the_noise(runs):
+def test_one_run_without_a_timeline_gives_no_noise_estimate(runs):
     runs.add("a")
     runs.add("b", 104.1)
     found = runs.verdict("a", "b")
     assert (found.faster, found.interval) == (None, None)
-    assert found.text.startswith("B ÷ A is 1.041 (throughput), and one run tells nothing of the noise")
+    assert found.text.startswith("B ÷ A is 1.041 (throughput), but a single run gives no noise estimate")
 
 
 def test_the_noise_within_two_offline_runs(runs):
@@ -213,21 +213,21 @@ def test_the_noise_within_two_offline_runs(runs):
     assert runs.verdict("a", "same").faster is None
     fast = runs.verdict("a", "fast")
     assert fast.faster is True
-    # 4,000 batches that vary by 5 % leave 0.08 % of doubt in each mean, and the plan's order none.
+    # 4,000 batches that vary by 5 % leave an uncertainty of 0.08 % in each mean, and the plan's order adds none.
     assert 0.002 < fast.interval[1] - fast.interval[0] < 0.015
-    assert "within each run; only repeats tell what varies from run to run" in fast.text
-    assert fast.text.endswith("Nothing that is recorded differs between them: so much varies from run to run.")
+    assert "within each run; only repeats show the variation between runs" in fast.text
+    assert fast.text.endswith("No recorded setting differs, so this is run-to-run variation.")
     assert runs.verdict("a", "rough").faster is None
 
 
-def test_few_batches_tell_nothing(runs):
+def test_few_batches_give_no_noise_estimate(runs):
     for name, seed in (("a", 1), ("b", 2)):
         runs.add(name, recorder=offline(100, seed, batches=40))
-    assert "one run tells nothing of the noise" in runs.verdict("a", "b").text
+    assert "a single run gives no noise estimate" in runs.verdict("a", "b").text
 
 
 @pytest.mark.slow
-def test_of_streams_less_is_better(runs):
+def test_lower_is_better_for_streams(runs):
     for name, milliseconds, seed in (("a", 10, 1), ("same", 10, 2), ("fast", 9, 3)):
         recorder, changes = stream(milliseconds, seed)
         runs.add(name, 12.0, changes, recorder)
@@ -246,41 +246,43 @@ def test_servers_at_the_same_rate_are_compared_by_latency(runs):
         runs.add(name, float(rate), changes)
     same, other = runs.verdict("a", "b"), runs.verdict("a", "c")
     assert (same.metric, same.ratio) == ("latency observed, 99th percentile", pytest.approx(2 / 3))
-    assert "asked for the same rate" in same.text
+    assert "had the same target rate" in same.text
     assert (other.metric, other.ratio) == ("throughput", pytest.approx(1.5))
-    assert "the rate that it was asked for" in other.text
+    assert "throughput is its target rate" in other.text
 
 
 def test_throughput_and_latency_have_no_verdict(runs):
     runs.add("a")
     runs.add("b", 12.0, stream(10, 1)[1])
     runs.add("c", changes={"mode": "accuracy", "result/accuracy": {"F1": 80.0}})
-    assert "are not one measure" in runs.verdict("a", "b").text
+    assert "are not comparable" in runs.verdict("a", "b").text
     assert "accuracy runs are not timed" in runs.verdict("a", "c").text
     found = compare(find("c", runs.folder), find("c", runs.folder))
     assert [(row.name, row.a, row.ratio) for row in found.rows] == [("F1", 80.0, 1.0)]
 
 
-def test_what_answers_another_question_has_no_verdict_and_no_row_of_its_own(runs):
+def test_runs_that_are_not_comparable_have_no_verdict_and_no_common_metric(runs):
     runs.add("single", 2.0, stream(2, 1)[1] | {"result/metric/name": "90th percentile latency"})
     multi = stream(9, 2)[1] | {"scenario": "MultiStream", "result/metric/name": "99th percentile latency"}
     runs.add("multi", 9.0, multi)
     runs.add("offline")
     runs.add("images", 900.0, {"model/benchmark": "resnet50"})
     found = compare(find("single", runs.folder), find("multi", runs.folder))
-    assert found.verdict.text == "No verdict: SingleStream and MultiStream are not one measure."
+    assert found.verdict.text == "No verdict: SingleStream and MultiStream are not comparable."
     assert "90th percentile latency" not in [row.name for row in found.rows]
-    assert runs.verdict("offline", "images").text == "No verdict: bert and resnet50 are not one measure."
+    assert runs.verdict("offline", "images").text == "No verdict: bert and resnet50 are not comparable."
 
 
 def test_a_server_that_missed_its_bound_is_not_called_faster(runs):
     for name, rate, valid in (("a", 100, True), ("over", 900, False)):
         changes = {"scenario": "Server", "loadgen/effective_target_qps": rate, "valid": valid, "reasons": ["late"]}
         runs.add(name, float(rate), changes)
-    assert runs.verdict("a", "over").text.startswith("No verdict: a Server run that is INVALID")
+    assert runs.verdict("a", "over").text.startswith(
+        "No verdict: an INVALID Server run did not sustain its target rate"
+    )
 
 
-def test_what_is_many_times_as_fast_is_told_as_a_factor(runs):
+def test_a_large_difference_is_given_as_a_factor(runs):
     for number in range(3):
         runs.add(f"a{number}", 100 + number / 10)
         runs.add(f"b{number}", 0.05 + number / 10000)
@@ -289,7 +291,7 @@ def test_what_is_many_times_as_fast_is_told_as_a_factor(runs):
     assert runs.verdict(*reversed(names)).text.startswith("B is 1,998.00 times as fast as A (95 %: 1,99")
 
 
-def test_an_official_result_has_the_timeline_of_its_record(runs, tmp_path):
+def test_an_official_result_uses_the_timeline_of_its_record(runs, tmp_path):
     runs.add("record", recorder=offline(100, 1))
     results = Runs(tmp_path / "results")
     folder = results.add("run_1")
@@ -297,7 +299,7 @@ def test_an_official_result_has_the_timeline_of_its_record(runs, tmp_path):
     assert runs.verdict(str(folder), "b").faster is True
 
 
-def test_a_run_is_found_below_results_and_a_broken_one_beside_it_is_no_matter(runs, monkeypatch, tmp_path):
+def test_a_run_is_found_below_results_and_a_broken_one_is_ignored(runs, monkeypatch, tmp_path):
     Runs(tmp_path / "results").add("run_1")
     monkeypatch.setattr("harness.results.finished.TREES", (tmp_path,))
     runs.add("a")
@@ -306,7 +308,7 @@ def test_a_run_is_found_below_results_and_a_broken_one_beside_it_is_no_matter(ru
     assert runs.verdict("results/run_1", "a").ratio == 1
 
 
-def test_an_invalid_run_is_said(runs):
+def test_an_invalid_run_is_reported(runs):
     runs.add("a")
     runs.add("b", changes={"valid": False, "reasons": ["it was too short: set 7"]})
     for number in range(2):
@@ -344,8 +346,8 @@ def test_a_wrong_name_is_one_sentence(runs, words, message):
     assert caught.value.exit_code == 2
 
 
-def test_a_folder_that_is_no_run(runs, tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no run\.json"):
+def test_a_folder_that_is_not_a_run(runs, tmp_path):
+    with pytest.raises(ConfigError, match=r"contains no run\.json"):
         find(str(tmp_path), runs.folder)
 
 
@@ -361,7 +363,7 @@ def test_the_command_prints_all_of_it(runs):
         assert re.search(r"engine\.threads +2 +4", shown)
         assert re.search(r"throughput +100\.00 samples/s +110\.00 samples/s +1\.100", shown)
         assert "B was faster by 10.0 % (95 %: " in shown
-        assert "Nothing that is recorded differs" not in shown
+        assert "No recorded setting differs" not in shown
         found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     finally:
         console.configure(console.Output())

@@ -1,4 +1,4 @@
-"""What is recorded of a test: sums, queries, bounds, and that no error of it ends the test."""
+"""Recording a test: sums, queries, limits, and that no recording error ends the test."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_sums_over_batches(tmp_path):
     assert (found.batches, found.samples, found.queries) == (3, 14, 0)
     assert found.edges[[0, -1]] == pytest.approx([0, 10])
     assert found.done.sum() == pytest.approx(14)
-    # Of the first second there is nothing, of the last six eight samples, evenly.
+    # Nothing in the first second; eight samples, spread evenly, in the last six.
     assert found.done[found.edges[1:] <= 1].sum() == pytest.approx(0, abs=1e-6)
     assert found.done[found.edges[:-1] >= 4.0 - 1e-9].sum() == pytest.approx(8)
     assert found.shapes.tolist() == [[4, 10, 2, 6, 48, 4], [8, 70_000, 1, 8, 500_000, 6]]
@@ -58,7 +58,7 @@ def test_sums_over_batches(tmp_path):
 def test_server_queries_are_the_samples_of_a_batch(tmp_path):
     recorder = Recorder()
     recorder.answered(2, 3, work(2, 2, 1, [1.5, 1.0]), 2)
-    recorder.answered(2, 4, work(1, 1, 1, [1.0]), 1)  # came with another: they are two queries all the same
+    recorder.answered(2, 4, work(1, 1, 1, [1.0]), 1)  # arrived together with another, but is a query of its own
     found = kept(recorder, tmp_path, "Server")
     assert found.queries == 3
     assert found.arrivals.tolist() == [0, 0, 0.5]
@@ -110,7 +110,7 @@ def test_the_file_does_not_grow_with_the_test(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "limit"), [("_MAX_BYTES", 10 * 36), ("_MAX_QUERIES", 10)])
-def test_what_memory_is_not_spent_on_is_said(tmp_path, monkeypatch, name, limit):
+def test_reaching_the_memory_limit_is_recorded(tmp_path, monkeypatch, name, limit):
     monkeypatch.setattr(recording, name, limit)
     recorder = Recorder()
     for n in range(10):
@@ -122,7 +122,7 @@ def test_what_memory_is_not_spent_on_is_said(tmp_path, monkeypatch, name, limit)
     assert found.batches == found.queries == 10
 
 
-def test_nothing_is_written_of_a_test_without_a_batch(tmp_path, capsys):
+def test_nothing_is_written_for_a_test_without_a_batch(tmp_path, capsys):
     Recorder().keep(tmp_path, None)
     assert not list(tmp_path.iterdir())
     assert read_timeline(tmp_path) is None
@@ -151,7 +151,7 @@ def test_a_full_disk_leaves_no_half_a_file(tmp_path, monkeypatch, caplog):
     assert "No space left on device" in caplog.text
 
 
-def test_a_system_that_does_not_tell_of_its_cores(tmp_path, monkeypatch):
+def test_a_system_without_processor_times(tmp_path, monkeypatch):
     monkeypatch.setattr(recording.psutil, "cpu_times", lambda: 1 / 0)
     recorder = Recorder()
     recorder.tick()
@@ -159,7 +159,7 @@ def test_a_system_that_does_not_tell_of_its_cores(tmp_path, monkeypatch):
     assert kept(recorder, tmp_path, "Offline").cores_busy is None
 
 
-def test_core_use_counts_within_the_test_only(tmp_path, monkeypatch):
+def test_core_use_is_counted_only_during_the_test(tmp_path, monkeypatch):
     times = iter([(9.0, 0.0, 0.0), (10.0, 5.0, 7.0), (12.0, 8.0, 13.0), (30.0, 99.0, 99.0)])
     recorder = Recorder()
     recorder._cpu.extend(times)
@@ -167,7 +167,7 @@ def test_core_use_counts_within_the_test_only(tmp_path, monkeypatch):
     assert kept(recorder, tmp_path, "Offline").cores_busy == pytest.approx((1.5, 3))
 
 
-def test_a_machine_is_never_less_at_work_than_the_run_on_it(tmp_path):
+def test_a_machine_is_never_less_busy_than_the_run_on_it(tmp_path):
     recorder = Recorder()
     recorder._cpu.extend([(10.0, 5.0, 7.0), (12.0, 5.5, 7.3)])
     recorder.answered(10, 12, work(1, 1, 1), 1)
@@ -182,7 +182,7 @@ def test_a_broken_file_is_none(tmp_path, content, capsys):
 
 
 @pytest.mark.slow
-def test_a_file_with_a_wrong_byte_anywhere_is_none_or_whole(tmp_path):
+def test_a_file_with_a_wrong_byte_is_none_or_complete(tmp_path):
     recorder = Recorder()
     for number in range(50):
         recorder.answered(10 + number, 11 + number, work(1, 1, 1), 1)
@@ -198,7 +198,7 @@ def test_a_file_with_a_wrong_byte_anywhere_is_none_or_whole(tmp_path):
 def test_a_file_of_another_format_is_none(tmp_path, capsys):
     np.savez(tmp_path / TIMELINE, about=np.array(json.dumps({"format": 2})))
     assert read_timeline(tmp_path) is None
-    assert "of another version of the harness" in capsys.readouterr().err
+    assert "by another version of the harness" in capsys.readouterr().err
 
 
 def sample(query: int, arrived_us: float, took_ns: int) -> str:
@@ -216,7 +216,7 @@ def test_a_trace_is_read_by_query_whatever_its_order_and_end(tmp_path):
     assert found.latencies.tolist() == [3, 1]
 
 
-def test_the_trace_stands_for_what_was_recorded(tmp_path):
+def test_the_trace_replaces_the_recorded_queries(tmp_path):
     recorder = Recorder()
     recorder.answered(101, 102, work(1, 1, 1, [100.0]), 1)
     recorder.answered(102, 103, work(1, 1, 1, [100.5]), 1)
@@ -246,7 +246,7 @@ SCHEDULERS = {
 
 @pytest.mark.parametrize("scenario", SCHEDULERS)
 @pytest.mark.parametrize("broken", [False, True])
-def test_every_scheduler_tells_of_all_and_outlives_a_broken_recorder(tmp_path, scenario, broken):
+def test_every_scheduler_reports_all_batches_and_survives_a_broken_recorder(tmp_path, scenario, broken):
     recorder = Recorder()
     if broken:
         recorder._batches = None

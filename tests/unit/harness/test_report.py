@@ -1,4 +1,4 @@
-"""Reports of runs that were never run: records, logs and timelines as the harness and LoadGen would leave them."""
+"""Reports of made-up runs: records, logs and timelines like those that the harness and LoadGen leave."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def found(runs: Path, *chosen: str, last: int | None = None):
 
 
 class _Page(HTMLParser):
-    """The ids, links and words of a page."""
+    """The ids, links and tags of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class _Page(HTMLParser):
                 self.links.append(value)
 
 
-def test_the_newest_run_is_the_default_and_the_last_ones_come_oldest_first(tmp_path):
+def test_the_newest_run_is_the_default_and_last_lists_the_oldest_first(tmp_path):
     for second in (12, 10, 11):
         run_folder(tmp_path / "runs", second=second)
     (tmp_path / "runs" / ".20990101T000000-x.1.partial").mkdir()
@@ -71,7 +71,7 @@ def test_a_run_that_cannot_be_read_stops_a_report_only_where_it_was_named(tmp_pa
     done = harness("report", "--format", "json", "--runs-dir", runs)
     assert [run["run"] for run in json.loads(done.stdout)] == [good.name]
     for folder in (cut, broken):
-        assert f"left out: {folder}" in done.stderr or f"left out: the log in {folder}" in done.stderr
+        assert f"skipped: {folder}" in done.stderr or f"skipped: the log in {folder}" in done.stderr
         named = harness("report", folder.name, "--runs-dir", runs)
         assert isinstance(named.exception, HarnessError)
     assert [run.name for run in found(runs, last=3)] == [good.name]
@@ -107,12 +107,12 @@ def test_the_logs_and_the_timeline_of_an_official_run_find_each_other(tmp_path):
     [
         ([], "there is no finished run in"),
         (["20261125"], ": there are none to choose from."),
-        (["a", "--last", "2"], "--last chooses runs by itself: leave it out, or the names."),
+        (["a", "--last", "2"], "--last cannot be combined with names of runs: drop one of them."),
         (["--format", "pdf"], "unknown format 'pdf'"),
-        (["."], "holds no run.json: give the folder of a finished run."),
+        (["."], "contains no run.json: give the folder of a finished run."),
     ],
 )
-def test_what_is_wrong_is_one_sentence(tmp_path, args, message):
+def test_an_error_is_one_sentence(tmp_path, args, message):
     done = harness("report", *args, "--runs-dir", tmp_path)
     assert isinstance(done.exception, ConfigError)
     assert message in str(done.exception)
@@ -146,7 +146,7 @@ def test_a_record_of_another_form_is_one_sentence(tmp_path, where, value):
 
 
 @pytest.mark.slow
-def test_the_page_is_whole_needs_nothing_else_and_is_the_same_twice(tmp_path):
+def test_the_page_is_complete_self_contained_and_reproducible(tmp_path):
     for second, scenario in enumerate(("Server", "SingleStream", "MultiStream", "Offline")):
         run_folder(tmp_path / "runs", second=10 + second, scenario=scenario)
     runs = found(tmp_path / "runs", last=4)
@@ -163,7 +163,7 @@ def test_the_page_is_whole_needs_nothing_else_and_is_the_same_twice(tmp_path):
 
 
 @pytest.mark.slow
-def test_notices_and_reasons_are_said_and_nothing_of_a_record_is_markup(tmp_path):
+def test_notices_and_reasons_are_shown_and_a_record_is_escaped(tmp_path):
     folder = run_folder(
         tmp_path / "runs",
         valid=False,
@@ -203,7 +203,7 @@ def test_paths_begin_at_the_repository_or_at_the_home_folder(tmp_path, monkeypat
         assert str(paths.ROOT) not in made
 
 
-def test_ratios_are_to_the_first_run_of_the_same_question(tmp_path):
+def test_ratios_are_to_the_first_run_of_the_same_kind(tmp_path):
     runs = tmp_path / "runs"
     run_folder(runs, second=10, rate=100.0)
     run_folder(runs, second=11, rate=150.0)
@@ -240,7 +240,7 @@ def test_a_small_ratio_keeps_its_digits(tmp_path):
     assert rows["throughput"].cells[1].ratio == "\N{MULTIPLICATION SIGN} 0.000467"
 
 
-def test_many_runs_stand_side_by_side_in_tables_that_fit_on_paper(tmp_path):
+def test_many_runs_are_split_into_tables_that_fit_on_paper(tmp_path):
     for second in range(10, 22):
         run_folder(tmp_path / "runs", second=second, valid=second % 2 == 0, timeline=False)
     made = page(found(tmp_path / "runs", last=12))
@@ -282,7 +282,7 @@ def test_a_run_without_a_timeline_is_not_looked_for_among_the_others(tmp_path, m
     assert len(calls) == 30
 
 
-def test_a_run_of_a_published_model_stands_beside_what_was_published(tmp_path):
+def test_a_run_of_a_published_model_is_shown_with_the_published_result(tmp_path):
     names = list(manifests.published())
     run_folder(tmp_path / "runs", second=10, scenario="Offline", rate=10.0, model=names[1])
     run_folder(tmp_path / "runs", second=11, scenario="Offline", rate=20.0, built=names[2], caveat="random weights")
@@ -322,13 +322,13 @@ def test_a_run_with_little_to_draw_has_a_page(tmp_path, timeline):
         (folder / "timeline.npz").write_bytes(b"PK")
     made = page(found(folder.parent))
     assert ("<svg" in made) == (timeline == "one query")
-    assert ("There is no timeline" in made) == (timeline != "one query")
+    assert ("This run has no timeline" in made) == (timeline != "one query")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("queries", [14, 57])
 def test_no_label_is_cut_off(tmp_path, queries):
-    run_folder(tmp_path / "runs", queries=queries)  # of as many, the ticks change once the labels have their room
+    run_folder(tmp_path / "runs", queries=queries)  # for these counts, the ticks change once the labels have space
     [run] = found(tmp_path / "runs")
     for plot in plots(run, "a"):
         for left, words in re.findall(r'rotate\(-90 ([-\d.]+) [-\d.]+\)"[^>]*>([^<]*)<', plot.svg):
@@ -342,7 +342,7 @@ def test_without_logs_the_numbers_are_those_of_the_record(tmp_path):
         log.unlink()
     made = page(found(folder.parent))
     assert "321.00 samples/s" in made
-    assert "logs are not there any more" in made
+    assert "logs no longer exist" in made
 
 
 @pytest.mark.slow
@@ -374,9 +374,9 @@ def test_throughput_over_time_adds_up(tmp_path):
     assert np.isclose(timeline.done.sum(), rated(folder)["result"]["samples"])
 
 
-def test_how_far_an_engine_is_from_onnx_runtime_is_shown(tmp_path):
+def test_the_deviation_from_onnx_runtime_is_shown(tmp_path):
     folder = run_folder(tmp_path / "runs", mode="accuracy", accuracy={"F1": 80.0})
-    assert "off ONNX Runtime" not in dict(facts.facts(found(tmp_path / "runs")[0]))
+    assert "deviation from ONNX Runtime" not in dict(facts.facts(found(tmp_path / "runs")[0]))
     record = json.loads((folder / "run.json").read_text())
     record["agreement"] = {"with": "onnxruntime", "differences": [[16, 1, 0.04], [64, 1, 0.43]]}
     (folder / "run.json").write_text(json.dumps(record))
@@ -384,7 +384,8 @@ def test_how_far_an_engine_is_from_onnx_runtime_is_shown(tmp_path):
     assert json.loads(text.as_json([run]))[0]["agreement"] == record["agreement"]
     shown = dict(facts.facts(run))
     times = "\N{MULTIPLICATION SIGN}"
-    assert shown["off ONNX Runtime"] == f"43.00% at most, in batches of 64{times}1, which is no rounding"
+    expected = f"up to 43.00%, in batches of 64{times}1, more than rounding explains"
+    assert shown["deviation from ONNX Runtime"] == expected
     record["agreement"]["differences"].append([])
     (folder / "run.json").write_text(json.dumps(record))
     with pytest.raises(ConfigError, match=r"\(agreement\.differences\.2\)"):

@@ -46,7 +46,7 @@ def publish(made):
         ("accuracy", "accuracy", FILES | {ACCURACY, "accuracy.txt"}),
     ],
 )
-def test_an_official_result_goes_where_the_rules_want_it(tmp_path, mode, part, files):
+def test_an_official_result_goes_where_the_rules_require(tmp_path, mode, part, files):
     made = places(tmp_path, mode)
     target = tmp_path / "results" / "sys" / "bert-99" / "Offline" / part
     assert publish(made) == target
@@ -62,7 +62,7 @@ def test_an_invalid_run_never_reaches_results(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_a_result_is_replaced_only_by_force_and_as_a_whole(tmp_path):
+def test_a_result_is_replaced_only_with_force_and_completely(tmp_path):
     publish(places(tmp_path))
     with pytest.raises(ConfigError, match="give --force to replace it"):
         places(tmp_path)
@@ -97,7 +97,7 @@ def test_results_on_another_file_system_are_copied_first(tmp_path, monkeypatch):
     assert [path.name for path in target.parent.iterdir()] == ["run_1"]
 
 
-def test_the_accuracy_log_is_kept_whatever_the_folders_are_called(tmp_path):
+def test_the_accuracy_log_is_kept_whatever_the_folder_names(tmp_path):
     target = publish(places(tmp_path, "accuracy", system="performance"))
     assert (target / ACCURACY).exists()
 
@@ -114,7 +114,7 @@ def test_a_result_that_appeared_meanwhile_is_not_replaced_and_the_logs_are_kept(
     assert {path.name for path in (record / "result").iterdir()} == FILES
 
 
-def test_a_replacement_that_was_cut_off_is_undone_by_the_next_run(tmp_path):
+def test_an_interrupted_replacement_is_undone_by_the_next_run(tmp_path):
     target = publish(places(tmp_path))
     target.rename(target.with_name(".run_1.old"))
     with pytest.raises(ConfigError, match="pass --force"):
@@ -152,13 +152,13 @@ def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch)
     assert (second / "run.json").exists()
 
 
-def test_too_little_space_is_said_before_the_test(tmp_path):
+def test_too_little_space_is_reported_before_the_test(tmp_path):
     check_space(tmp_path, 1)
     with pytest.raises(RunFailed, match="MiB are free at"):
         check_space(tmp_path, 1 << 60)
 
 
-def test_a_log_that_was_cut_short_is_no_result(tmp_path):
+def test_a_truncated_log_is_not_a_result(tmp_path):
     line = ':::MLLOG {"key": "%s", "value": 1, "metadata": {"is_error": false}}\n'
     (tmp_path / SUMMARY).write_text("...\nNo errors encountered during test.\n")
     (tmp_path / DETAIL).write_text(line % "a" + line % "num_errors")
