@@ -1,7 +1,7 @@
 """``rich`` consoles on stdout and stderr that survive redirection, narrow encodings and closed pipes.
 
-They print text literally (no markup, no emoji codes, no highlighting) and never break a plain line, so that
-paths stay copyable. Styles come as ``rich`` objects or ``style=``.
+They print text literally (no markup, no emoji codes, no highlighting) and never break a plain line, so that paths
+stay copyable. Styles come as ``rich`` objects or ``style=``.
 """
 
 import re

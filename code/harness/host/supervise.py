@@ -30,7 +30,7 @@ class Heartbeat:
         self._fate = context.Lock()
 
     def beat(self, within: float) -> None:
-        """Report progress, and promise the next report ``within`` seconds."""
+        """Report progress, and promise the next report after at most ``within`` seconds."""
         self._values[0], self._values[1] = time.monotonic(), within
 
     def publish(self) -> None:
