@@ -24,7 +24,7 @@ from harness.errors import ConfigError
 from harness.host.console import OnProgress
 from harness.host.files import write_text
 from harness.loadgen import accuracy_log
-from harness.loadgen.accuracy_log import read_responses, refuse, run_script, tell
+from harness.loadgen.accuracy_log import counted, read_responses, refuse, run_script
 from harness.paths import CACHE_DIR
 
 VOCAB = Path(__file__).parent / "data" / "vocab.txt"
@@ -134,7 +134,7 @@ def _read_responses(
     refuse(log_path, problems, advice)
     if partial:
         return [responses.first.get(i, b"") for i in range(count)], ()
-    repeated = tell(
+    repeated = counted(
         "responses repeat a sample, as in the last query of MultiStream; the first counts", responses.repeated
     )
     return [responses.first[i] for i in range(count)], (f"{repeated}.",) if responses.repeated else ()
@@ -161,7 +161,7 @@ def _check_sizes(
     }
     refuse(log_path, problems, hint)
     short = np.flatnonzero(sizes // row < lengths)
-    text = tell("responses are shorter than their feature, missing logits count as -10000", short)
+    text = counted("responses are shorter than their feature, missing logits count as -10000", short)
     return (f"{text}; {hint}.",) if len(short) else ()
 
 

@@ -84,7 +84,7 @@ def _match_inputs(inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         found = [tensor for tensor in inputs if tensor.name in names]
         if len(found) != 1:
             raise ConfigError(
-                f"the model is no question-answering BERT: its graph has no input {' or '.join(names[:2])}; "
+                f"the model is not a question-answering BERT: its graph has no input {' or '.join(names[:2])}; "
                 f"it has {listing(inputs)}."
             )
         matched[role] = found[0]
@@ -105,5 +105,6 @@ def _match_outputs(outputs: Sequence[Tensor]) -> tuple[str, str]:
     if len(names) == 2 and not start and not end:  # exporters that number their outputs keep their order
         return names[0], names[1]
     raise ConfigError(
-        f"the model is no question-answering BERT: start and end logits are expected, the graph has {listing(outputs)}."
+        f"the model is not a question-answering BERT: its outputs are {listing(outputs)}; start and end logits are "
+        "expected."
     )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from harness.errors import ConfigError
 from harness.host.files import write_text
 from harness.loadgen import accuracy_log
-from harness.loadgen.accuracy_log import LoggedResponses, read_responses, refuse, run_script, tell
+from harness.loadgen.accuracy_log import LoggedResponses, counted, read_responses, refuse, run_script
 from resnet50.labels import CLASSES, read_val_map
 
 _Label = np.float32 | np.int64 | np.int32
@@ -200,15 +200,15 @@ def _warnings(
 ) -> Iterator[str]:
     """Problems that the official script does not report; missing responses come last."""
     if responses.repeated and not partial:
-        yield f"{tell('responses repeat an image, of which the first counts', responses.repeated)}."
+        yield f"{counted('responses repeat an image, of which the first counts', responses.repeated)}."
     if not values.is_label.all():
         what = f"responses are not a label, an integer from -1 to {CLASSES}, as {values.dtype}"
-        yield f"{tell(what, indices[~values.is_label])}; {_CHECK}."
+        yield f"{counted(what, indices[~values.is_label])}; {_CHECK}."
     if responses.missing and not partial:
         cure, held = responses.advice, responses.prefix
         if held:
             cure = f"if the run held only the first {held} images, pass --samples {held}"
-        what = tell(f"of {expected} images have no response", responses.missing)
+        what = counted(f"of {expected} images have no response", responses.missing)
         yield f"{what}, so this is not the accuracy of the data set; {cure}."
 
 

@@ -62,7 +62,7 @@ class ResNet50SUT(SUT):
         return Responses(rows.tolist(), [labels.itemsize] * len(indices), labels)
 
     def values(self, outputs: Sequence[Array], indices: Integers) -> list[Array]:
-        """The model's value for each class, float32; empty if the model gives only the arg-max."""
+        """The model's value for each class, float32; empty if the model returns only the arg-max."""
         return list(outputs[0][: len(indices)].astype(np.float32)) if self._classes else []
 
 
@@ -81,8 +81,8 @@ def match_input(inputs: Sequence[Tensor]) -> tuple[Tensor, ImageLayout]:
             if fits and tensor.dtype in (np.float32, np.float16, np.uint8):
                 return tensor, ImageLayout(tensor.dtype, channels_first)
     raise ConfigError(
-        f"the model is no image classifier: it takes {listing(inputs)}, and one input (N, 3, {SIDE}, {SIDE}) or "
-        f"(N, {SIDE}, {SIDE}, 3) of float32, float16 or uint8 is expected."
+        f"the model is not an image classifier: its inputs are {listing(inputs)}; expected is one, "
+        f"(N, 3, {SIDE}, {SIDE}) or (N, {SIDE}, {SIDE}, 3), of float32, float16 or uint8."
     )
 
 
@@ -95,13 +95,13 @@ def _match_output(outputs: Sequence[Tensor]) -> tuple[str, int]:
         if classes := _number_of_classes(tensor):
             return tensor.name, classes
     raise ConfigError(
-        f"the model is no ImageNet classifier: it gives {listing(outputs)}, and {CLASSES} or {CLASSES + 1} values "
-        "an image or their arg-max are expected."
+        f"the model is not an ImageNet classifier: its outputs are {listing(outputs)}; expected are {CLASSES} or "
+        f"{CLASSES + 1} values per image, or their arg-max."
     )
 
 
 def _classes_beside(outputs: Sequence[Tensor]) -> int | None:
-    """The number of classes behind an arg-max, if the graph also gives their values."""
+    """The number of classes behind an arg-max, if the graph also returns their values."""
     return next((classes for tensor in outputs if (classes := _number_of_classes(tensor))), None)
 
 
@@ -114,13 +114,13 @@ def _offset(given: int | None, classes: int | None) -> int:
     if classes is None:
         if given is None:
             raise ConfigError(
-                "the model answers with the arg-max alone, which does not tell its classes: say --set label_offset=1 "
-                "if it has 1001, with a background first, or --set label_offset=0 if it has 1000."
+                "the model returns only the arg-max, and the number of its classes is unknown: pass --set "
+                "label_offset=1 if there are 1001, with the background first, or label_offset=0 if there are 1000."
             )
         return given
     if given is not None and given != classes - CLASSES:
         raise ConfigError(
-            f"label_offset is {given}, and of the model's {classes} classes label 0 is output {classes - CLASSES}: "
-            "leave label_offset out."
+            f"label_offset is {given}, but the model has {classes} classes, of which output "
+            f"{classes - CLASSES} is label 0: omit label_offset."
         )
     return classes - CLASSES

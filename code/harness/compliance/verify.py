@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import CheckFailed, ConfigError
-from harness.loadgen.accuracy_log import read_entries, tell
+from harness.loadgen.accuracy_log import counted, read_entries
 from harness.loadgen.logs import DETAIL, SUMMARY, read_detail
 from harness.rules.audits import AUDITS, Audit
 from harness.scenarios.base import Scenario, known_scenario
@@ -215,7 +215,7 @@ def verify_accuracy(accuracy_log: Path, test_log: Path, dtype: str = "int32") ->
         f"responses are not {dtype}": found.broken,
         "sampled responses differ from those of the accuracy run": found.differing,
     }
-    reasons = [tell(what, where) for what, where in problems.items() if where]
+    reasons = [counted(what, where) for what, where in problems.items() if where]
     only_differing = bool(found.differing) and not found.missing and not found.broken
     return _verdict(lines, f"{'; '.join(reasons)}." if reasons else "", only_differing)
 

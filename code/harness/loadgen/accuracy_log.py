@@ -134,15 +134,15 @@ def refuse(log_path: str | Path, problems: Mapping[str, Sequence[int] | NDArray[
     Raises:
         CheckFailed: at least one problem concerns a sample.
     """
-    found = "; ".join(tell(what, where) for what, where in problems.items() if len(where))
+    found = "; ".join(counted(what, where) for what, where in problems.items() if len(where))
     if found:
         raise CheckFailed(f"the accuracy log {log_path} has no score: {found}; {advice}.")
 
 
-def tell(what: str, where: Sequence[int] | NDArray[np.int64]) -> str:
+def counted(what: str, where: Sequence[int] | NDArray[np.int64]) -> str:
     """The number of samples that something concerns, and the first of them.
 
-    >>> tell("responses are empty", [3, 4])
+    >>> counted("responses are empty", [3, 4])
     '2 responses are empty (qsl_idx 3, 4)'
     """
     first = ", ".join(str(index) for index in where[:5])

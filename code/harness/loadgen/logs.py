@@ -82,7 +82,7 @@ class Detail:
             )
         elif not self.values.get("early_stopping_met", True):
             reasons.append(self._early_stopping())
-        return reasons or [str(self.values.get("result_invalid_reason", "LoadGen gives no reason")).strip()]
+        return reasons or [str(self.values.get("result_invalid_reason", "LoadGen states no reason")).strip()]
 
     def _early_stopping(self) -> str:
         """Why the percentile is too uncertain, and what to do; for LoadGen's wording see loadgen/results.cc."""

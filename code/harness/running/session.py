@@ -74,25 +74,18 @@ def run_test(
     failure: list[BaseException] = []
     ended = threading.Event()
 
-    def guarded(load: Callable[[Sequence[int]], None]) -> Callable[[Sequence[int]], None]:
-        def callback(indices: Sequence[int]) -> None:
-            try:
-                load(indices)
-            except BaseException as error:  # noqa: BLE001  it must not unwind through LoadGen's C++ frames
-                failure.append(error)
-                ended.set()
-                threading.Event().wait()  # continuing would measure samples that are not loaded
-
-        return callback
+    def fail(error: BaseException) -> None:
+        failure.append(error)
+        ended.set()
 
     handle = lg.ConstructFastSUT(scheduler.issue, scheduler.flush)
-    library = lg.ConstructQSL(qsl.count, qsl.performance_count, guarded(qsl.load), guarded(qsl.unload))
+    library = lg.ConstructQSL(qsl.count, qsl.performance_count, _guarded(qsl.load, fail), _guarded(qsl.unload, fail))
 
     def start() -> None:
         try:
             lg.StartTestWithLogSettings(handle, library, settings, log_settings, str(audit or NO_AUDIT))
         except BaseException as error:  # noqa: BLE001
-            failure.append(error)
+            fail(error)
         ended.set()
 
     thread = threading.Thread(target=start, name="loadgen", daemon=True)
@@ -112,6 +105,21 @@ def run_test(
     counters = scheduler.counters
     if counters.completed != counters.issued:
         raise RunFailed(f"{counters.issued} samples were issued and {counters.completed} answered.")
+
+
+def _guarded(
+    load: Callable[[Sequence[int]], None], fail: Callable[[BaseException], None]
+) -> Callable[[Sequence[int]], None]:
+    """``load`` as a callback for LoadGen's thread, which waits for ever after a failure."""
+
+    def callback(indices: Sequence[int]) -> None:
+        try:
+            load(indices)
+        except BaseException as error:  # noqa: BLE001  it must not unwind through LoadGen's C++ frames
+            fail(error)
+            threading.Event().wait()  # continuing would measure samples that are not loaded
+
+    return callback
 
 
 def _log_settings(log_dir: Path, trace: bool) -> lg.LogSettings:

@@ -64,7 +64,7 @@ def test_an_invalid_run_never_reaches_results(tmp_path):
 
 def test_a_result_is_replaced_only_with_force_and_completely(tmp_path):
     publish(places(tmp_path))
-    with pytest.raises(ConfigError, match="give --force to replace it"):
+    with pytest.raises(ConfigError, match="pass --force to replace it"):
         places(tmp_path)
     target = tmp_path / "results" / "sys" / "bert-99" / "Offline" / "performance" / "run_1"
     (target / "old").touch()
