@@ -87,7 +87,7 @@ def compare(a: Side, b: Side) -> Comparison:
         for name, record in zip(side.names, side.records, strict=True):
             if not record.valid:
                 which = letter if len(side.names) == 1 else f"{letter}'s {name}"
-                why = "; ".join(record.reasons or ["the record gives no reason"])
+                why = "; ".join(record.reasons or ["the record states no reason"])
                 remarks.append(f"{which} is INVALID: {why.rstrip('.')}.")
     verdict = speed_verdict(a, b)
     if verdict.faster is not None and not differences:

@@ -122,7 +122,7 @@ def test_wrong_dtype_and_outputs_are_refused(qsl):
     names = ("input_ids", "attention_mask", "token_type_ids")
     with pytest.raises(ConfigError, match="has the input input_ids float32"):
         BertSUT(graph(names, dtype=np.float32), qsl)
-    with pytest.raises(ConfigError, match="the graph has logits"):
+    with pytest.raises(ConfigError, match="its outputs are logits"):
         BertSUT(graph(names, outputs=("logits",)), qsl)
 
 

@@ -316,7 +316,7 @@ def test_an_invalid_run_is_reported(runs):
     found = compare(find("a", runs.folder), find("b", runs.folder))
     assert found.remarks == ("B is INVALID: it was too short: set 7.",)
     found = compare(find("c0,c1", runs.folder), find("a", runs.folder))
-    assert found.remarks == ("A's c1 is INVALID: the record gives no reason.",)
+    assert found.remarks == ("A's c1 is INVALID: the record states no reason.",)
 
 
 @pytest.mark.parametrize(
