@@ -160,7 +160,7 @@ def test_failed_tests_are_repeated_only_on_demand(small):
     failed, good = printed["tests"]
     assert (failed["test"], failed["state"], failed["result"]) == ("performance", "failed", None)
     assert (good["test"], good["state"], good["result"]["samples"]) == ("accuracy", "done", SIZE)
-    assert "LoadGen issued too few samples for so fast a system" in failed["reason"]
+    assert "LoadGen issued too few samples for such a fast system" in failed["reason"]
     events = len(events_of(small))
     again = small.harness(*offline)
     assert again.returncode == 1
