@@ -1,4 +1,4 @@
-"""What the documents tell an engineer to write and to type, done in a clone and undone again."""
+"""What the documents ask an engineer to write and to type, done in a clone and undone again."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def _no_imagenet(monkeypatch):
 
 
 def test_what_is_not_here_and_what_is_damaged(clone, monkeypatch, tmp_path):
-    """A data set that is missing, a model with another checksum, a results folder that is no folder, a wrong path."""
+    """A data set that is missing, a model with another checksum, a results folder that is a file, a wrong path."""
     with (clone.top / "code/bert/data/minilm-l6-squad-int8.onnx").open("ab") as model:
         model.write(b"x")
     shutil.rmtree(clone.top / "results")

@@ -370,7 +370,7 @@ def test_a_residual_of_channels_is_no_matter():
 
 
 def test_the_residual_makes_up_for_what_was_lost_before():
-    """A layer whose outputs are added to pruned ones, and whose inputs tell what those lost, gives it back."""
+    """A layer whose outputs are added to pruned ones, and whose inputs contain what those lost, restores it."""
     w = 24
     model = graph(
         [
@@ -488,9 +488,9 @@ def test_means_of_outputs_stay(tmp_path):
 def test_progress_grows_to_the_total(case):
     model, feeds = case
     for settings in ({"sparsity": 0.5, "block": 4}, {"precision": "int8"}, {"sparsity": 0.5, "method": "magnitude"}):
-        told = []
-        compress(model, feeds, CompressSettings(**settings), lambda *pair: told.append(pair))  # noqa: B023
-        counts, totals = zip(*told, strict=True)
+        reported = []
+        compress(model, feeds, CompressSettings(**settings), lambda *pair: reported.append(pair))  # noqa: B023
+        counts, totals = zip(*reported, strict=True)
         assert list(counts) == sorted(counts)
         assert len(set(totals)) == 1
         assert counts[-1] == totals[-1]
@@ -506,7 +506,7 @@ def test_settings_out_of_range_are_refused(wrong):
 
 
 def test_a_compressed_model_is_refused_if_given_again(tmp_path):
-    """Its layers are none that could be compressed."""
+    """None of its layers can be compressed."""
     model, feeds = folded(mlp(), tmp_path), mlp_feeds(1)
     found, _ = done(model, feeds, precision="int8")
     assert Network(folded(found, tmp_path)).layers == []

@@ -441,8 +441,8 @@ def test_a_walk_tells_the_outputs_with_other_constants_and_stays_as_it_is(tmp_pa
         np.testing.assert_allclose(values[0], run(model, feed)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_only_outputs_that_are_floats_tell_a_distance():
-    """An arg-max stays the same for long, and is no quantity. What was made already is told, too."""
+def test_only_floating_point_outputs_give_a_distance():
+    """An arg-max rarely changes and is not a quantity. Outputs that exist already are also reported."""
     model = graph(
         [node("MatMul", "x w", "m"), node("ArgMax", "m", "a", axis=1), node("Relu", "m", "r")],
         {"x": ("N", 4)},

@@ -245,7 +245,7 @@ def test_busy_neighbours_and_a_host_that_takes_time(tmp_path, after, expected):
 
 
 def test_a_folder_that_cannot_be_written_is_bad(tmp_path):
-    assert only(folders.writable(Path("/proc/results"), "results")).level == BAD  # read-only for root, too
+    assert only(folders.writable(Path("/proc/results"), "results")).level == BAD  # read-only even for root
     (tmp_path / "file").touch()
     assert only(folders.writable(tmp_path / "file", "results")).level == BAD
     assert list(folders.writable(tmp_path / "not" / "yet", "results")) == []

@@ -448,7 +448,7 @@ def test_without_a_checksum_a_body_that_was_cut_is_no_file(site: Site, path: Pat
     assert not path.exists()
 
 
-def test_without_a_checksum_a_complete_part_is_fetched_anew(site: Site, path: Path) -> None:
+def test_without_a_checksum_a_complete_part_is_fetched_again(site: Site, path: Path) -> None:
     leave_part(path, CONTENT, site.url)
     get(site.url, path, sha256=None)
     assert ranges(site) == [f"bytes={len(CONTENT)}-", None]

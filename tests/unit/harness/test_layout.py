@@ -124,7 +124,7 @@ def test_the_cores_of_a_node_stand_side_by_side():
 
 def test_cores_of_the_same_number_on_two_dies_are_two(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 4})
-    for cpu, die, core in ((0, 0, 0), (1, 0, 0), (2, 1, 0), (3, 1, 1)):  # 0 and 1 are hyper-threads; 4 tells nothing
+    for cpu, die, core in ((0, 0, 0), (1, 0, 0), (2, 1, 0), (3, 1, 1)):  # 0 and 1 are hyper-threads; 4 reports nothing
         folder = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology"
         folder.mkdir(parents=True)
         for name, value in (("physical_package_id", 0), ("die_id", die), ("core_id", core)):

@@ -23,7 +23,7 @@ from harness.running.request import RunRequest, resolve
 
 
 def classifier(weights: Weights, metadata: dict[str, str] | None = None) -> ModelProto:
-    """No more of a graph than what tells the benchmark of a model."""
+    """Only the part of a graph that identifies the benchmark of a model."""
     weights.tensor("x.weight", (2,), lambda generator, shape: generator.standard_normal(shape))
     weights.finish(("num_batches_tracked",))
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, 224, 224]) for name in ("x", "y")]

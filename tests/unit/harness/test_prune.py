@@ -35,7 +35,7 @@ def masks(weight: np.ndarray, block: int) -> np.ndarray:
     outputs=st.integers(1, 9), inputs=st.integers(4, 21), block=st.sampled_from([1, 2, 3, 4]), share=st.floats(0, 0.95)
 )
 def test_the_sparsity_is_that_asked_for_in_whole_blocks(way, outputs, inputs, block, share):
-    """Wrong where inputs are no multiple of the block, or where a block crosses the rows."""
+    """Wrong where the number of inputs is not a multiple of the block, or where a block crosses the rows."""
     weight, _, found = data(outputs, inputs, 60)
     if way == "magnitude":
         sparse = prune.magnitude(weight, share, block)
@@ -125,7 +125,7 @@ def test_second_order_loses_less_than_magnitude(block, share):
     lost = damped.loss(prune.second_order(weight, damped, share, block)) - least
     plain = prune.magnitude(weight, share, block)
     assert lost < 0.8 * (damped.loss(plain) - least)
-    # and less than magnitude whose remaining weights are fitted as well: it is the choice, too
+    # and less than magnitude whose remaining weights are fitted as well: the choice of weights also matters
     assert lost < damped.loss(prune.fit(plain, plain != 0, damped, 60)) - least
 
 

@@ -355,7 +355,7 @@ def test_bytes_keep_the_range_that_they_were_made_with():
 
 
 def test_bytes_of_a_transposed_image_and_of_its_pool_have_one_range():
-    """Images with their channels last are transposed before the first convolution; here a pool reads them, too."""
+    """Images with their channels last are transposed before the first convolution; here a pool also reads them."""
     model = graph(
         [
             node("Transpose", "x", "t", perm=[0, 3, 1, 2]),
@@ -438,7 +438,7 @@ def test_zero_is_exact_and_the_range_is_reached(low, high):
 
 @pytest.mark.parametrize("value", [0.0, 1e-44, -1e-44, 3.0, -3.0])
 def test_a_constant_tensor_has_a_range(value):
-    """No scale of 0, nor one that is no number, and the value is kept."""
+    """No scale is 0 or NaN, and the value is kept."""
     span = Range.of(value, value)
     assert span.scale > 0
     np.testing.assert_allclose(span.rounded(np.float32([value, 0])), [value, 0], rtol=1e-6, atol=1e-30)

@@ -105,7 +105,7 @@ def test_second_order_makes_less_error_where_inputs_depend_on_each_other(per_out
 
 
 def test_the_error_is_made_good_across_the_blocks_of_columns():
-    """Column 127 of a weight is off by almost half a step; only column 128, which sees the same input, can mend it."""
+    """Column 127 of a weight is off by almost half a step; only column 128, with the same input, can correct it."""
     x = normal(1, 200, 200, scale=1.0)
     x[:, 127] += 4 * x[:, 128]
     weight = np.zeros((1, 200), np.float32)

@@ -76,7 +76,7 @@ def fake(tmp_path: Path) -> FakeRoot:
 
 @pytest.fixture
 def server(fake: FakeRoot) -> FakeRoot:
-    """Two sockets of four cores with two threads each, two memory blocks per node, as a real server tells them."""
+    """Two sockets of four cores with two threads each, two memory blocks per node, as a real server reports them."""
     fake.cpuinfo("Intel(R) Xeon(R) Gold 6430")
     for number in range(16):
         socket, core = number // 4 % 2, number % 4

@@ -72,7 +72,7 @@ def test_neither_the_names_nor_the_source_of_a_profile_are_part_of_the_key(files
     assert len(list(cache.iterdir())) == 1
 
 
-def test_a_damaged_cache_is_found_and_made_anew(files, cache):
+def test_a_damaged_cache_is_found_and_rebuilt(files, cache):
     load_pixels(files, MLPERF, cache)
     (shard,) = cache.iterdir()
     with shard.open("r+b") as file:
@@ -84,11 +84,11 @@ def test_a_damaged_cache_is_found_and_made_anew(files, cache):
     found.read(1)
     with pytest.raises(RunFailed, match="was damaged and has been removed"):
         found.read(2)
-    mended = load_pixels(files, MLPERF, cache)
-    assert (mended.read(2) == pixels(files[2].read_bytes(), MLPERF)).all()
+    repaired = load_pixels(files, MLPERF, cache)
+    assert (repaired.read(2) == pixels(files[2].read_bytes(), MLPERF)).all()
 
 
-def test_a_cache_that_was_cut_short_is_made_anew(files, cache):
+def test_a_cache_that_was_cut_short_is_rebuilt(files, cache):
     load_pixels(files, MLPERF, cache)
     (shard,) = cache.iterdir()
     shard.write_bytes(shard.read_bytes()[:-7])
