@@ -26,7 +26,7 @@ from resnet50.sut import ResNet50SUT, match_input
 class ResNet50Settings(BenchmarkSettings):
     """Settings of ResNet50 and other ImageNet classifiers."""
 
-    preprocessing: Literal["mlperf", "pytorch", "efficientnet-lite"] = Field(
+    preprocessing: Literal[*PROFILES] = Field(  # type: ignore[valid-type]  # one list of the names
         "mlperf", description="how images become the model's input"
     )
     label_offset: int | None = Field(
