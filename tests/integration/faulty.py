@@ -67,6 +67,13 @@ class Lists(_Faulty):
         return [output.tolist() for output in outputs]
 
 
+class NumberedVersion(NullEngine):
+    name = "numbered-version"
+
+    def describe(self):
+        return {**super().describe(), "version": 3}
+
+
 class Exits(_Faulty):
     name = "exits"
 

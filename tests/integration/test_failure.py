@@ -44,6 +44,13 @@ def test_a_broken_engine_ends_the_run_with_one_message_and_no_result(harness, tm
     nothing_kept(run)
 
 
+def test_a_description_that_the_record_cannot_hold_ends_the_run_before_the_test(harness):
+    run = harness.run("--engine", "faulty:NumberedVersion", "--duration", "1")
+    assert run.code == 1
+    assert "describe() of engine numbered-version returns version 3, which run.json cannot hold" in run.err
+    nothing_kept(run)
+
+
 @pytest.mark.parametrize("engine", ["Hangs", "HangsWithTheGil"])
 def test_a_hanging_engine_is_reported_and_ended(harness, engine, tmp_path):
     path = tmp_path / "late.py"

@@ -10,6 +10,8 @@ from harness.errors import HarnessError
 if TYPE_CHECKING:
     from typer import Typer
 
+    from harness.catalog.manifests import DatasetEntry, ModelEntry
+
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_HARNESS_COMPLETE"
 """The environment variable with which a shell's script asks the command for completions."""
@@ -78,39 +80,61 @@ def _completer(kind: str) -> Callable[[str], list[tuple[str, str]]]:
 
 def _candidates() -> dict[str, Callable[[], Mapping[str, str] | Iterable[str]]]:
     """By kind, what finds its values: with their meanings, or alone."""
-    from harness.catalog import manifests
     from harness.commands import topics
-    from harness.paths import ROOT
-    from harness.registry import BENCHMARKS, ENGINES, MODES, SCENARIOS
-    from harness.report.report import FORMATS
-    from harness.results import finished
+    from harness.registry import ENGINES, MODES, SCENARIOS
     from harness.rules.audits import AUDITS
     from harness.rules.rounds import DIVISIONS, ROUNDS, SYSTEM_TYPES
-    from harness.running.options import options_help
-
-    def models(wanted: Callable[[manifests.ModelEntry], object]) -> dict[str, str]:
-        return {name: entry.description for name, (_, entry) in manifests.models().items() if wanted(entry)}
-
-    def datasets(wanted: Callable[[manifests.DatasetEntry], object]) -> dict[str, str]:
-        entries = (item for benchmark in BENCHMARKS for item in manifests.datasets(benchmark).items())
-        return {name: entry.description for name, entry in entries if wanted(entry)}
 
     return {
-        "model": lambda: models(lambda entry: True),
-        "models fetch name": lambda: models(lambda entry: not entry.file),
-        "models build name": lambda: models(lambda entry: entry.builder),
+        "model": lambda: _models(lambda entry: True),
+        "models fetch name": lambda: _models(lambda entry: not entry.file),
+        "models build name": lambda: _models(lambda entry: entry.builder),
         "engine": lambda: list(ENGINES),
         "scenario": lambda: list(SCENARIOS),
         "mode": lambda: MODES,
-        "dataset": lambda: datasets(lambda entry: entry.kind == "dataset"),
-        "data fetch name": lambda: datasets(lambda entry: entry.urls),
+        "dataset": lambda: _datasets(lambda entry: entry.kind == "dataset"),
+        "data fetch name": lambda: _datasets(lambda entry: entry.urls),
         "test": lambda: {name: audit.purpose for name, audit in AUDITS.items()},
-        "option": lambda: {f"{name}=": f"{owner}: {meaning}" for owner, name, meaning in options_help()},
+        "option": _options,
         "topic": topics.overview,
         "shell": lambda: SHELLS,
-        "runs": lambda: reversed(finished.names(ROOT / "build" / "runs")),
-        "format_": lambda: FORMATS,
+        "runs": _runs,
+        "format_": _formats,
         "division": lambda: DIVISIONS,
         "system_type": lambda: SYSTEM_TYPES,
         "round_": lambda: [round_.name for round_ in reversed(ROUNDS)],
     }
+
+
+# Each imports what it needs when it is asked: the command line is built again for every TAB.
+def _models(wanted: Callable[[ModelEntry], object]) -> dict[str, str]:
+    from harness.catalog import manifests
+
+    return {name: entry.description for name, (_, entry) in manifests.models().items() if wanted(entry)}
+
+
+def _datasets(wanted: Callable[[DatasetEntry], object]) -> dict[str, str]:
+    from harness.catalog import manifests
+    from harness.registry import BENCHMARKS
+
+    entries = (item for benchmark in BENCHMARKS for item in manifests.datasets(benchmark).items())
+    return {name: entry.description for name, entry in entries if wanted(entry)}
+
+
+def _options() -> dict[str, str]:
+    from harness.running.options import options_help
+
+    return {f"{name}=": f"{owner}: {meaning}" for owner, name, meaning in options_help()}
+
+
+def _runs() -> Iterable[str]:
+    from harness.paths import ROOT
+    from harness.results import finished
+
+    return reversed(finished.names(ROOT / "build" / "runs"))
+
+
+def _formats() -> Iterable[str]:
+    from harness.report.report import FORMATS
+
+    return FORMATS

@@ -86,11 +86,12 @@ class Engine(ABC):
     outputs: tuple[Tensor, ...] = ()
     streams: int = 1
     shape_budget: int = 8
-    """Shapes to compile at most, if ``fixed_shapes``."""
+    """Shapes to compile at most, if ``fixed_shapes``; by default the setting ``shapes``, if the engine has one."""
 
     def __init__(self, model: Path | None, settings: EngineSettings) -> None:
         self.model = model
         self.settings = settings
+        self.shape_budget = getattr(settings, "shapes", self.shape_budget)
 
     @classmethod
     def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:

@@ -1,7 +1,7 @@
 """DeepSparse, the engine for sparse models.
 
 It runs fixed shapes, so there is one engine for each (batch, length) shape. Its licence allows evaluation use only.
- ``deepsparse.Engine(..., input_shapes=...)`` rewrites the ONNX file in place (1.8.0), so it gets a private copy.
+``deepsparse.Engine(..., input_shapes=...)`` rewrites the ONNX file in place (1.8.0), so it gets a private copy.
 """
 
 import os
@@ -80,7 +80,7 @@ class DeepSparseEngine(Engine):
         super().__init__(model, settings)
         self._file = model
         self.layout = settings.layout()
-        self.streams, self.shape_budget = self.layout.streams, settings.shapes
+        self.streams = self.layout.streams
         several = len(self.layout.instances) > 1
         # Both are read at import. Without them DeepSparse sends usage data, and the kernel often puts two threads that
         # wait for each other on one core. DeepSparse's own pinning knows nothing of other instances.

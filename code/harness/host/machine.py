@@ -42,7 +42,8 @@ def core_count() -> int:
 @cache
 def cpu_model() -> str:
     """The processor's name as reported by the kernel."""
-    return sysfs.model_name(sysfs.read(Path("/proc/cpuinfo"))) or platform.processor() or platform.machine()
+    text = sysfs.read(Path("/proc/cpuinfo"))
+    return sysfs.model_name(text) or (not text and platform.processor()) or platform.machine()
 
 
 def default_system_name() -> str:

@@ -1,5 +1,6 @@
 """Fetching models into build/models/NAME.onnx: from URLs, Hugging Face, SparseZoo, or the user's copy."""
 
+import errno
 import logging
 import os
 import shutil
@@ -273,21 +274,24 @@ def _take(wanted: KnownModel, file: Identified, source: str, beside: Path) -> Mo
         verified=verified,
         data=data,
     )
+    model = wanted.model(file, record).model_copy(update={"path": model_file(name)})
     # The model itself comes last: until then it does not exist, even if its other files do.
-    for part in data:
-        _copy(beside / part, paths.MODELS_DIR / part)
+    for part, checksum in data.items():
+        _copy(beside / part, paths.MODELS_DIR / part, checksum)
     write_text(paths.MODELS_DIR / f"{name}.json", record.model_dump_json(indent=2) + "\n")
     with path.open("rb+") as opened:
         os.fsync(opened.fileno())
     path.replace(model_file(name))
-    return wanted.model(Identified(model_file(name), file.sha256), record)
+    return model
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, sha256: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.copy")
     try:
         shutil.copyfile(source, partial)
+        if sha256_of(partial) != sha256:
+            raise OSError(errno.EIO, f"the copy of {source.name} differs from it")
         partial.replace(target)
     finally:  # also after Ctrl-C
         partial.unlink(missing_ok=True)

@@ -145,17 +145,18 @@ def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
     other.
 
     Raises:
-        ConfigError: the record cannot be read.
+        ConfigError: the record cannot be read, or names an unknown scenario.
         RunFailed: LoadGen's log is truncated.
     """
     record = record_in(folder)
+    scenario = find_scenario(record.scenario)
     logs = folder if (folder / DETAIL).exists() else _twin(record, _official(trees), DETAIL)
     result = record.result
     metrics: tuple[Metric, ...] = (Metric(result.metric.name, result.metric.value, result.metric.unit),)
     latencies, bound, duration, values = result.latency_ms or {}, None, result.duration_s, {}
     if logs:
         detail = read_detail(logs, record.mode)
-        metrics = (find_scenario(record.scenario).metric(detail),)
+        metrics = (scenario.metric(detail),)
         latencies, bound, duration, values = detail.latencies, detail.bound, detail.duration, detail.values
     if not record.performance:
         metrics = tuple(Metric(name, value, "%") for name, value in (result.accuracy or {}).items())

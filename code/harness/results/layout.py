@@ -82,11 +82,6 @@ class Layout(ABC):
     def calibration(self) -> Path:
         """The description of how quantised models were calibrated."""
 
-    @property
-    def mirrors(self) -> tuple[Layout, ...]:
-        """Layouts whose places also hold copies, for an official checker that looks there."""
-        return ()
-
     def scenes(self) -> list[Scene]:
         """The scenes that have results, in order; every folder counts, whatever its name."""
         return sorted(
@@ -104,7 +99,7 @@ class Classic(Layout):
 
     @property
     def copies(self) -> Layout:
-        """The layout of v6.0, whose folder of results holds everything."""
+        """The layout of v6: the older official checker looks there for all of a result, whatever the round."""
         return V6(self.root)
 
     def compliance(self, scene: Scene, test: str) -> Path:
@@ -123,11 +118,6 @@ class Classic(Layout):
     def calibration(self) -> Path:
         """calibration.md."""
         return self.root / "calibration.md"
-
-    @property
-    def mirrors(self) -> tuple[Layout, ...]:
-        """The layout of v6: the older official checker looks there for all of a result, whatever the round."""
-        return (V6(self.root),)
 
 
 @dataclass(frozen=True)

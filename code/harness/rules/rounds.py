@@ -39,7 +39,7 @@ class Round:
         rules, kinds = RULES[benchmark], set(system_type.split(","))
         if kinds == {"datacenter"}:
             return rules.datacenter if self.datacenter else frozenset()
-        return rules.edge | rules.datacenter if "datacenter" in kinds else rules.edge
+        return rules.edge | rules.datacenter if kinds == {"datacenter", "edge"} else rules.edge
 
 
 ROUNDS = (

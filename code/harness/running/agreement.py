@@ -41,7 +41,7 @@ class Agreement:
         return cls({Shape(int(batch), int(length)): difference for batch, length, difference in rows})
 
     def record(self) -> dict[str, object]:
-        """For a run's record: (batch, length, difference) of each shape."""
+        """For a run's record: [batch, length, difference] of each shape."""
         found = [[*shape, difference] for shape, difference in self.differences.items()]
         return {"with": OnnxRuntimeEngine.name, "differences": found}
 

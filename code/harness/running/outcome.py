@@ -84,7 +84,7 @@ class Outcome:
                 "cost": counters.real,
                 "cost_unit": self.scenario.sut.unit,
                 "padded_to_real": counters.padding_ratio,
-                "accuracy": accuracy.metrics if accuracy else None,
+                "accuracy": {name: float(value) for name, value in accuracy.metrics.items()} if accuracy else None,
                 "accuracy_scope": accuracy.scope if accuracy else None,
             },
             "loadgen": {key: self.detail.values.get(key) for key in ("loadgen_version", "effective_target_qps")},

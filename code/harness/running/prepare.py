@@ -1,16 +1,19 @@
 """From settings to a prepared scenario: shared by tests, tuning trials and benchmarks."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import ValidationError
 
 from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
 from harness.engines.base import Engine, engine_errors, find_engine
-from harness.errors import ConfigError
+from harness.errors import ConfigError, EngineError
 from harness.host import console
 from harness.loadgen.logs import Detail
+from harness.results.record import RecordedEngine
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Listener, Scenario, find_scenario
@@ -74,6 +77,7 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool
     with engine_errors(engine_class.name, f"to load {settings.model.path}"):
         suited = scenario_class.engine_settings(settings.engine_settings, benchmark.max_cost)
         engine = engine_class(settings.model.path, suited)
+    beat(patience(settings))
     qsl = _open(settings, benchmark, dataset, engine, beat)
     sut = benchmark.make_sut(engine, qsl)
     costs = qsl.cost(np.arange(qsl.count))
@@ -132,9 +136,24 @@ def _warm_up(settings: RunSettings, scenario: Scenario, indices: Integers, beat:
         listener = Reporter()
         slowest = scenario.get_ready(indices, listener)
         bar.update(done=len(scenario.shapes), total=len(scenario.shapes))
-    console.detail(f"settings in force: {_words(engine.describe())}")
+    console.detail(f"settings in force: {_words(_described(engine))}")
     console.detail(f"batches: {_words(scenario.describe())}; the slowest warm-up batch took {slowest:.3g} s")
     return slowest, listener
+
+
+def _described(engine: Engine) -> Mapping[str, object]:
+    """The engine's description, which must fit the record: found before the test, an error costs no result."""
+    described = engine.describe()
+    try:
+        RecordedEngine.model_validate_json(json.dumps(described, default=str))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise EngineError(
+            f"describe() of engine {engine.name} returns {name} {first['input']!r}, which run.json cannot hold "
+            f"({first['msg']}): return another value."
+        ) from error
+    return described
 
 
 def _words(facts: Mapping[str, object]) -> str:

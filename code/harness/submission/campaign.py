@@ -224,12 +224,11 @@ def _own_record(step: Step) -> Record | None:
 
 def _reason(step: Step, since: float) -> str:
     """Why a test is not valid, from its record in the runs folder; "" without a record."""
-    of = identity(step.settings)
     for folder in sorted((path.parent for path in step.settings.runs_dir.glob(f"*/{RUN}")), reverse=True):
         with contextlib.suppress(OSError, ConfigError):
             record = read_record(folder) if (folder / RUN).stat().st_mtime >= since - 1 else None
             if record is None or (record.scenario, record.test) != (step.settings.scenario, step.test):
                 continue
-            if record.identity.difference(of) is None:
+            if record.identity.difference(identity(step.settings)) is None:
                 return "; ".join(record.reasons or ())
     return ""

@@ -34,14 +34,13 @@ def write_package(
         OSError: a file cannot be read or written.
         UnicodeDecodeError: accuracy.txt is not UTF-8.
     """
-    layouts = (target, *target.mirrors)
-    for layout in layouts:
+    for layout in (target, target.copies) if target.copies else (target,):
         for result in results:
             _write_result(layout, submission, result)
     for benchmark, implementation in {(result.scene.benchmark, result.implementation) for result in results}:
         _write_code(target.root / target.code / benchmark / implementation, results)
-    for layout in target.mirrors:
-        _text(target.root / layout.code / "README.md", f"The code is in [{target.code}](../{target.code}).\n")
+    if target.copies:
+        _text(target.root / target.copies.code / "README.md", f"The code is in [{target.code}](../{target.code}).\n")
     _write_calibration(target.calibration, submission, results)
     mapping = {
         result.scene.benchmark: _mapped(result.performance.model.benchmark)

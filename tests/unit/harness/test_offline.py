@@ -9,6 +9,7 @@ from echo import COSTS, EchoSut, Qsl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.engines.base import Engine, EngineSettings
 from harness.engines.deepsparse import DeepSparseSettings
 from harness.errors import EngineError
 from harness.scenarios.base import Listener
@@ -67,6 +68,15 @@ def test_every_shape_is_compiled_and_warmed_up():
     scenario.get_ready(np.arange(Qsl.count), Listener())
     assert len(sut.shapes) == 5
     assert sut.shapes == set(scenario.shapes) == compiled
+
+
+def test_an_engine_with_a_setting_shapes_compiles_that_many():
+    class Toy(Engine):
+        def compile(self, signature):
+            raise NotImplementedError
+
+    assert Toy(None, DeepSparseSettings(shapes=3)).shape_budget == 3
+    assert Toy(None, EngineSettings()).shape_budget == 8
 
 
 def test_the_measured_rate_is_that_of_the_entire_data_set():

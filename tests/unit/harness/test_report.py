@@ -65,16 +65,21 @@ def test_the_newest_run_is_the_default_and_last_lists_the_oldest_first(tmp_path)
 
 def test_a_run_that_cannot_be_read_stops_a_report_only_where_it_was_named(tmp_path):
     runs = tmp_path / "runs"
-    good, cut, broken = (run_folder(runs, second=second) for second in (10, 11, 12))
+    good, cut, broken, other = (run_folder(runs, second=second) for second in (10, 11, 12, 13))
     (cut / "mlperf_log_detail.txt").write_text("")
     (broken / "run.json").write_text("{")
+    (other / "run.json").write_text(
+        (other / "run.json").read_text().replace('"scenario": "Server"', '"scenario": "Burst"')
+    )
+    (other / "mlperf_log_detail.txt").unlink()
     done = harness("report", "--format", "json", "--runs-dir", runs)
     assert [run["run"] for run in json.loads(done.stdout)] == [good.name]
+    assert "unknown scenario 'Burst'" in done.stderr
     for folder in (cut, broken):
         assert f"skipped: {folder}" in done.stderr or f"skipped: the log in {folder}" in done.stderr
         named = harness("report", folder.name, "--runs-dir", runs)
         assert isinstance(named.exception, HarnessError)
-    assert [run.name for run in found(runs, last=3)] == [good.name]
+    assert [run.name for run in found(runs, last=4)] == [good.name]
     (good / "run.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"no run in .* can be read: make one with"):
         found(runs)
