@@ -73,7 +73,7 @@ def test_every_shape_is_compiled_and_warmed_up():
 def test_an_engine_with_a_setting_shapes_compiles_that_many():
     class Toy(Engine):
         def compile(self, signature):
-            raise NotImplementedError
+            return None
 
     assert Toy(None, DeepSparseSettings(shapes=3)).shape_budget == 3
     assert Toy(None, EngineSettings()).shape_budget == 8
