@@ -117,7 +117,7 @@ def test_the_environment_names_the_full_set(small_imagenet, monkeypatch):
     found = find_dataset("resnet50", None)
     assert (found.name, found.path, found.official) == ("imagenet", small_imagenet / "val_map.txt", True)
     monkeypatch.setenv("IMAGENET_DIR", str(small_imagenet / "nowhere"))
-    with pytest.raises(ConfigError, match=r"IMAGENET_DIR is .*nowhere, and there is nothing"):
+    with pytest.raises(ConfigError, match=r"IMAGENET_DIR is .*nowhere, which does not exist"):
         find_dataset("resnet50", None)
     monkeypatch.delenv("IMAGENET_DIR")
     with pytest.raises(ConfigError, match="set IMAGENET_DIR"):
