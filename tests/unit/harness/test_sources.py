@@ -286,6 +286,15 @@ def test_weights_beside_the_graph_come_along_and_are_verified(folder, know, tmp_
         find_model("tiny-fp32")
 
 
+def test_weights_that_are_damaged_while_they_are_copied_are_not_kept(folder, know, tmp_path, monkeypatch):
+    know()
+    copy = tar(tmp_path / "m.tar", {"m.onnx": with_weights_beside("w.data"), "w.data": b"12345678"})
+    monkeypatch.setattr("shutil.copyfile", lambda source, target: target.write_bytes(b"1234567"))
+    with pytest.raises(RunFailed, match=r"cannot be stored in .*: the copy of w\.data differs from it"):
+        fetch("tiny-fp32", str(copy))
+    assert names(folder) == []
+
+
 @pytest.mark.parametrize("location", ["../../w.data", "/etc/passwd"])
 def test_a_graph_cannot_reach_out_of_its_folder(folder, know, tmp_path, location):
     know()
