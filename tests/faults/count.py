@@ -3,7 +3,7 @@
     .venv/bin/python tests/faults/count.py [NAME...]
 
 Each fault runs in a process of its own, with the shipped questions and a tiny model of random weights. NAME selects
-faults by a part of their name. It prints a line for each failure, then the numbers, and exits with 1 if there was a failure.
+faults by a part of their name. It prints a line for each failure, then the numbers, and exits with 1 if there was one.
 """
 
 from __future__ import annotations
@@ -233,6 +233,8 @@ def main(names: list[str]) -> int:
     with ThreadPoolExecutor(2) as pool:
         for fault, ended in zip(chosen, pool.map(lambda fault: run(fault, library), chosen), strict=True):
             problem = wrong(fault, ended, right)
+            if "VERBOSE" in os.environ:
+                print(fault.name, ended.code, ended.said)
             results[problem.split(":")[0]] += 1
             if problem:
                 last = re.sub(r"\s+", " ", ended.said.strip())[-200:]

@@ -283,7 +283,7 @@ class Faulty(Engine):
             outputs = inner(batch)
             if FAULT in OUTPUTS | HARMLESS and reached:
                 return (OUTPUTS | HARMLESS)[FAULT](outputs)
-            if once or (reached and FAULT in ACTS):
+            if once:
                 self._strike(MOMENT)
             return outputs
 
