@@ -37,7 +37,7 @@ LIMIT = 60  # seconds after which a run counts as hung
 REFUSED, KEPT, EITHER = "refused", "kept", "either"
 SCENARIOS = ("Offline", "Server", "SingleStream", "MultiStream")
 RATES = {
-    "Offline": "target_qps = 1000",
+    "Offline": "target_qps = 4000",
     "Server": "target_qps = 200",
     "SingleStream": "target_latency = 0.5",
     "MultiStream": "target_latency = 4",
@@ -162,7 +162,7 @@ def _run(fault: Fault, library: Path, folder: Path) -> Ended:
     conf.write_text(f"*.{fault.scenario}.{RATES[fault.scenario]}\n")
     command = [sys.executable, "-m", "harness.cli", "run", "--runs-dir", runs, "--user-conf", conf, "--model", model]
     command += ["--dataset", data, "--set", f"vocab={vocab}", "--samples", "24", "--scenario", fault.scenario]
-    command += ["--mode", fault.mode, "--duration", "3", "--stall-timeout", "6", "--no-tuned"]
+    command += ["--mode", fault.mode, "--duration", "2", "--stall-timeout", "6", "--no-tuned"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'code'}:{HERE}", "RUNS": str(runs), **fault.environment}
     environment |= {"MODEL_FILE": str(model), "DATASET_FILE": str(data), "VOCAB_FILE": str(vocab)}
     environment["AFTER"] = "8" if fault.mode == "accuracy" else "300"
