@@ -1,9 +1,22 @@
-"""Reading files named by the user and writing files in one step, with errors that say what to do."""
+"""Reading files named by the user and writing files in one step, with errors that say what to do.
+
+What takes long to make is built in a *room*: a hidden folder beside its place, `.<name>.<kernel>.<random>.partial`,
+which its process locks with flock. The kernel frees that lock when the process ends, however it ends, and it holds
+across containers, where process numbers mean nothing. So a room whose lock can be taken was left by a killed process.
+"""
 
 import contextlib
 import fcntl
+import glob
+import os
+import platform
+import secrets
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 from harness.errors import ConfigError
@@ -83,9 +96,132 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as room:
-            new = Path(room) / path.name
+        with staging(path) as room:
+            new = room / path.name
             new.write_bytes(content)
             new.replace(path)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+_ABANDONED_S = 86_400.0  # without a change, where the lock proves nothing
+
+
+@contextlib.contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """A new room beside ``target``, to build it in and then to move it, or the room itself, to its place.
+
+    First removes the rooms that killed processes left for the same target; in the end, removes what was not moved.
+
+    Raises:
+        OSError: the parent folder cannot be written.
+    """
+    remove_left_over(target.parent, _stem(target))
+    room = room_for(target)
+    lock = claim(room)
+    try:
+        yield room
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+        os.close(lock)
+
+
+def room_for(target: Path) -> Path:
+    """The path of a new room for ``target``, not yet created."""
+    return target.with_name(f".{_stem(target)}.{_kernel()}.{secrets.token_hex(4)}.partial")
+
+
+def claim(room: Path) -> int:
+    """Create a room and lock it until the returned descriptor is closed, or until this process ends.
+
+    The lock follows the folder when it is renamed. Child processes do not inherit it.
+
+    Raises:
+        OSError: the folder cannot be created.
+    """
+    while True:
+        room.mkdir(parents=True)
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(room, os.O_RDONLY | os.O_DIRECTORY)
+            with contextlib.suppress(OSError):  # NFS cannot lock folders: only old rooms are removed there
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            # Another process may have removed the folder before it was locked.
+            if room.exists() and os.path.samestat(os.fstat(lock), room.stat()):
+                return lock
+            os.close(lock)
+
+
+def remove_left_over(folder: Path, name: str = "*") -> None:
+    """Remove the rooms of killed processes in a folder; ``name`` is that of one target, by default of any.
+
+    A room of another kernel (another machine that shares the file system, or this one before it was restarted), a name
+    of another version, and a room that cannot be locked are only removed after a day without a change.
+    """
+    pattern = name if name == "*" else glob.escape(name)
+    for room in folder.glob(f".{pattern}.*.partial"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(room, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                if _left_over(room, descriptor):
+                    _remove(room)
+            finally:
+                os.close(descriptor)
+
+
+def _left_over(room: Path, descriptor: int) -> bool:
+    """Whether no process works on a room; it is then locked, so that none can begin to."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        certain = False
+    else:
+        certain = room.name.split(".")[-3] == _kernel()
+    return certain or _idle(room) > _ABANDONED_S
+
+
+def _idle(room: Path) -> float:
+    """Seconds since the last change of a room or of anything in it."""
+    return time.time() - max(path.lstat().st_mtime for path in (room, *room.rglob("*")))
+
+
+def _remove(room: Path) -> None:
+    if room.is_dir():
+        shutil.rmtree(room, ignore_errors=True)
+    else:
+        room.unlink(missing_ok=True)
+
+
+def _stem(target: Path) -> str:
+    """A target's name, short enough to be part of another."""
+    return os.fsdecode(os.fsencode(target.name)[:200])
+
+
+@cache
+def _kernel() -> str:
+    """A short name of the running kernel, which all containers on it share: its locks are seen by all of them."""
+    try:
+        name = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+    except OSError:
+        name = platform.node()
+    return sha256(name.encode()).hexdigest()[:8]
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder with all its files, to the disk: call it before a rename, and for the parent after it.
+
+    Raises:
+        OSError: a file could not be written, or cannot be opened.
+    """
+    for each in (*path.rglob("*"), path) if path.is_dir() else (path,):
+        sync_entry(each)
+
+
+def sync_entry(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

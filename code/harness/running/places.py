@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
-import platform
 import re
 import shutil
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, RunFailed
+from harness.host.files import claim, remove_left_over, room_for, sync, sync_entry
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.results.layout import CONF, RUN
 from harness.running.settings import RunSettings
@@ -51,17 +48,18 @@ class Places:
             settings.test,
         )
         name = time.strftime("%Y%m%dT%H%M%S-") + re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words))
-        staging = settings.runs_dir / f".{name}.{_here()}.{os.getpid()}.partial"
-        return cls(staging, settings.runs_dir / name, _official_folder(settings), settings.force)
+        run = settings.runs_dir / name
+        return cls(room_for(run), run, _official_folder(settings), settings.force)
 
     def create(self) -> None:
-        """Create the hidden folder.
+        """Create the hidden folder, which this process holds until it ends, and remove those of killed processes.
 
         Raises:
             ConfigError: the parent folder cannot be written.
         """
+        remove_left_over(self.staging.parent)
         try:
-            self.staging.mkdir(parents=True)
+            claim(self.staging)
         except OSError as error:
             raise ConfigError(f"{self.staging.parent} cannot be written: {error.strerror}.") from error
 
@@ -110,23 +108,6 @@ class Places:
                 raise RunFailed(f"{reason} The logs are kept in {run / result.name}.") from error
         self.staging.rename(run)
         return logs
-
-
-def remove_left_over(folders: Iterable[Path]) -> None:
-    """Remove the hidden folders of runs whose process was killed."""
-    for folder in folders:
-        for partial in folder.glob(".*.partial"):
-            where, owner = partial.name.split(".")[-3:-1]
-            if where == _here() and owner.isdigit() and not Path(f"/proc/{owner}").exists():
-                shutil.rmtree(partial, ignore_errors=True)
-
-
-def _here() -> str:
-    """A hash of the machine and container in which process ids are comparable."""
-    namespace = Path("/proc/self/ns/pid")
-    with contextlib.suppress(OSError):
-        namespace = namespace.readlink()
-    return sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -190,32 +171,18 @@ def _replace(source: Path, target: Path, force: bool) -> None:
         source = near
     old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
-    _sync(source)
+    sync(source)
     if target.exists():
         target.rename(old)
     try:
         source.rename(target)
-        _sync_entry(target.parent)
+        sync_entry(target.parent)
     except OSError as error:
         _recover(target)
         raise RunFailed(
             f"the result could not be moved to {target}: {os.strerror(error.errno or errno.EIO)}."
         ) from error
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Flush a folder's files to the disk: a result in its final place is then complete even after a power failure."""
-    for path in (*folder.rglob("*"), folder):
-        _sync_entry(path)
-
-
-def _sync_entry(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _same_filesystem(a: Path, b: Path) -> bool:

@@ -14,12 +14,11 @@ from rich.table import Table
 
 from harness.errors import ConfigError, Interrupted, on_interrupt
 from harness.host import console
-from harness.host.files import locked
+from harness.host.files import locked, remove_left_over
 from harness.host.supervise import INTERRUPTED
 from harness.results.layout import RUN, Classic
 from harness.results.record import Record, read_record, reference
 from harness.running.identity import identity
-from harness.running.places import remove_left_over
 from harness.running.run import run
 from harness.submission.steps import EventLog, State, Step
 
@@ -83,7 +82,8 @@ class Campaign:
                 for scene in sorted({step.settings.scene for step in self.steps}):
                     scope = "-".join((scene.system, scene.benchmark, scene.scenario))
                     locks.enter_context(locked(self.folder / f".{scope}.lock", _BUSY))
-            remove_left_over({step.settings.runs_dir for step in self.steps})
+            for runs in {step.settings.runs_dir for step in self.steps}:
+                remove_left_over(runs)
             self.look()
             if not self.as_json:
                 self.show()
