@@ -14,6 +14,7 @@ from harness import __version__
 from harness.commands import about, compare, completion, data, models, reporting, running, submission
 from harness.errors import HarnessError, on_interrupt, os_words
 from harness.host import console
+from harness.host.streams import keep_streams
 
 
 class _Group(TyperGroup):
@@ -97,6 +98,7 @@ app.add_typer(submission.system_app, name="system")
 
 def main() -> None:
     """Run the command line; a user's mistake becomes one line and an exit code."""
+    keep_streams()
     if completion.VARIABLE in os.environ:
         completion.attach(app)
     try:

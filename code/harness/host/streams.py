@@ -4,7 +4,12 @@ They print text literally (no markup, no emoji codes, no highlighting) and never
 stay copyable. Styles come as ``rich`` objects or ``style=``.
 """
 
+import contextlib
+import errno
+import io
+import os
 import re
+import stat
 import sys
 from collections.abc import Callable
 from typing import Any, Literal, TextIO, cast
@@ -84,3 +89,52 @@ class _Stream:
                 if isinstance(error, OSError):
                     error.filename = "stdout"
                 raise
+
+
+class _Unread(io.FileIO):
+    """A stream that drops what nobody can read any more: a pipe without a reader must not change an outcome."""
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            if error.errno == errno.EPIPE or (error.errno == errno.EIO and self._terminal()):
+                return len(memoryview(content).cast("B"))
+            raise
+
+    def _terminal(self) -> bool:
+        return stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+
+
+def keep_streams() -> None:
+    """Make this process independent of who reads its output: call it once, at the start.
+
+    Closed descriptors 0 to 2, as under cron, become /dev/null: other files would get their numbers, and the output.
+    What is written to a pipe whose reader is gone, or to a terminal that was closed, is dropped.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # opened as the lowest free number
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, io.TextIOWrapper):
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            if stream is not None:
+                stream.flush()
+        raw = io.BufferedWriter(_Unread(number, "w", closefd=False))
+        setattr(
+            sys,
+            name,
+            io.TextIOWrapper(
+                raw,
+                encoding=stream.encoding if stream else "utf-8",
+                errors=stream.errors if stream else "backslashreplace",
+                line_buffering=stream is None or stream.line_buffering,
+                write_through=stream is not None and stream.write_through,
+            ),
+        )
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115

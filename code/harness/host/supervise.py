@@ -1,41 +1,96 @@
 """Run a test in a child process and supervise it.
 
-LoadGen cannot be stopped from outside, engines are native code that can crash, hang, or hold the GIL, and Ctrl-C must
-always work. So the parent only waits: it ends the child when the user interrupts or the child makes no progress, and
-it reports the cause when the child dies.
+LoadGen cannot be stopped from outside, engines are native code that can crash, exit, hang, or hold the GIL, and Ctrl-C
+must always work. So the parent only waits: it ends the child when the user interrupts or the child makes no progress,
+and it reports the cause when the child dies. The child reports its own outcome through shared memory: an exit code says
+nothing, since native code can exit with any.
 """
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from multiprocessing import resource_tracker
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from harness.errors import HarnessError, os_words
 from harness.host import console
+from harness.host.streams import keep_streams
 
 INTERRUPTED = 130
 
 
+class Verdict(NamedTuple):
+    """The outcome that a child reported."""
+
+    code: int
+    """Its exit code."""
+    where: Path | None
+    """The folder of its result, if it published one."""
+
+
 class Heartbeat:
-    """Shared by both processes: the child promises to make progress within a number of seconds."""
+    """Shared by both processes: the child promises to make progress in time, and reports its outcome."""
 
     def __init__(self, context: multiprocessing.context.BaseContext) -> None:
         self._values = context.RawArray("d", [time.monotonic(), 600.0])
         self._fate = context.Lock()
+        self._publishing = False
+        self._code = context.RawValue("i", -1)
+        self._ended = context.RawValue("i", 0)
+        self._moved = context.RawArray("q", 3)
+        self._where = context.RawArray("c", 8192)
 
     def beat(self, within: float) -> None:
         """Report progress, and promise the next report after at most ``within`` seconds."""
         self._values[0], self._values[1] = time.monotonic(), within
 
-    def publish(self) -> None:
-        """Call before the result is moved into place: the child can no longer be interrupted."""
-        self._fate.acquire()
+    def publish(self, code: int, folder: Path, place: Path) -> None:
+        """Call right before a finished result is renamed from ``folder`` to ``place``.
+
+        From then on the child cannot be interrupted, and once the folder is in its place the outcome is ``code``,
+        whatever becomes of the child.
+        """
+        if not self._publishing:
+            self._fate.acquire()
+            self._publishing = True
+        found = folder.stat()
+        self._where.value = os.fsencode(place)
+        self._moved[:] = [code, found.st_dev, found.st_ino]
+
+    def report(self, code: int) -> None:
+        """Report the outcome, before anything else that could end the process."""
+        self._code.value = code
+
+    def end(self) -> None:
+        """Call last: the process then ends as planned."""
+        self._ended.value = 1
+
+    @property
+    def reported(self) -> bool:
+        """Whether the child called `report`."""
+        return bool(self._code.value >= 0)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the child called `end`."""
+        return bool(self._ended.value)
+
+    def verdict(self) -> Verdict | None:
+        """The outcome, once the child has reported it or its result is in its place."""
+        place = Path(os.fsdecode(self._where.value)) if self._where.value else None
+        code, *moved = self._moved
+        with contextlib.suppress(OSError):
+            found = place.stat() if place else None
+            if found and [found.st_dev, found.st_ino] == moved:
+                return Verdict(self._code.value if self.reported else code, place)
+        return Verdict(self._code.value, None) if self.reported else None
 
     def interrupt(self) -> bool:
         """Whether the child may be ended; true only before `publish`, which blocks from then on."""
@@ -47,14 +102,17 @@ class Heartbeat:
 
 
 def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]) -> int:
-    """Run ``work(*args, heartbeat)`` in a child process and return its exit code.
+    """Run ``work(*args, heartbeat)`` in a child process and return the exit code that it reported.
 
     ``cleanup`` is called however the child ended: it removes unfinished files.
     """
     context = multiprocessing.get_context("spawn")
     heartbeat = Heartbeat(context)
     stopped: list[int] = []
-    child = context.Process(target=_child, args=(work, args, heartbeat, console.output()), name="test")
+    # Unpickling the settings imports the engine's module, so the child does it only when it is ready for anything.
+    task = pickle.dumps((work, args))
+    given = (os.getpid(), task, heartbeat, console.output())
+    child = context.Process(target=_child, args=given, name="test")
     # Ctrl-C reaches every process of the terminal, and only the parent may act on it: the child inherits the blocked
     # signals. Starting the tracker of multiprocessing unblocks them, so that has to come first.
     resource_tracker.ensure_running()
@@ -64,28 +122,33 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
         child.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         reason = _watch(child, heartbeat, stopped)
+        if child.is_alive():
+            child.kill()
+            child.join()
+        cleanup()
+        return _outcome(child.exitcode or 0, heartbeat.verdict(), heartbeat.ended, stopped, reason)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    if child.is_alive():
-        child.kill()
-        child.join()
-    cleanup()
-    if reason is None and child.exitcode in (0, 1, 2):
-        if stopped:
-            console.error("interrupted: the test had just ended, and its result was kept.")
-            return _code(stopped[0])
-        return child.exitcode
-    console.err.show_cursor(True)
+
+
+def _outcome(exitcode: int, verdict: Verdict | None, ended: bool, stopped: list[int], reason: str | None) -> int:
+    """Print how the child ended, unless it has done so itself; returns the exit code."""
+    if not ended:
+        console.err.show_cursor(True)
+    how = reason or _death(exitcode)
+    if verdict is None:
+        what = "interrupted: the test was stopped, and nothing was kept." if stopped else f"{how} Nothing was kept."
+        console.error(what)
+        return _code(stopped[0]) if stopped else 1
+    kept = f"its result is in {verdict.where}" if verdict.where else "its outcome stands"
     if stopped:
-        console.error("interrupted: the test was stopped, and nothing was kept.")
+        console.error(f"interrupted: the test had just ended, and {kept}.")
         return _code(stopped[0])
-    if reason:
-        console.error(reason)
-        return 1
-    console.error(f"{_death(child.exitcode or 0)} Nothing was kept.")
-    return 1
+    if not ended:
+        console.warn(f"the test had ended, and {kept}; afterwards: {how}")
+    return verdict.code
 
 
 def _code(number: int) -> int:
@@ -94,6 +157,7 @@ def _code(number: int) -> int:
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _SUSPENDED = 5.0  # seconds between two looks at the child that only a suspended machine or process explains
+_AFTERWARDS = 2.0  # seconds that an interrupted child has to print a result that it has published
 
 
 def _watched() -> set[signal.Signals]:
@@ -103,7 +167,7 @@ def _watched() -> set[signal.Signals]:
 
 def _watch(child: multiprocessing.process.BaseProcess, heartbeat: Heartbeat, stopped: list[int]) -> str | None:
     """Wait for the child; a text says why it must be ended, None that it ended by itself."""
-    reported, looked = 0.0, time.monotonic()
+    warned, looked, interrupted = 0.0, time.monotonic(), 0.0
     while True:
         child.join(0.1)
         if time.monotonic() - looked > _SUSPENDED:
@@ -111,26 +175,36 @@ def _watch(child: multiprocessing.process.BaseProcess, heartbeat: Heartbeat, sto
         looked = time.monotonic()
         if child.exitcode is not None:
             return None
-        if stopped and heartbeat.interrupt():
-            return "interrupted"
+        if stopped:
+            interrupted = interrupted or looked
+            if heartbeat.interrupt() or (heartbeat.reported and looked > interrupted + _AFTERWARDS):
+                return "interrupted."
         silent, promised = heartbeat.overdue()
         if silent > promised:
-            return (
-                f"no progress for {promised:.0f} s: the test was stopped, and nothing was kept. If the engine only "
-                "needs more time, raise --stall-timeout."
-            )
-        if silent < reported:
-            reported = 0.0
-        if silent > max(10.0, promised / 4) and silent > 2 * reported:
-            reported = silent
+            return _silence(promised, heartbeat.reported)
+        if silent < warned:
+            warned = 0.0
+        if silent > max(10.0, promised / 4) and silent > 2 * warned:
+            warned = silent
             console.warn(f"no progress for {silent:.0f} s; the test will be stopped after {promised:.0f} s.")
 
 
-def _child(work: Callable[..., int], args: tuple[Any, ...], heartbeat: Heartbeat, output: console.Output) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _silence(promised: float, reported: bool) -> str:
+    if reported:
+        return f"no progress for {promised:.0f} s, most likely inside the engine, so its process was stopped."
+    return (
+        f"no progress for {promised:.0f} s: the test was stopped. If the engine only needs more time, raise "
+        "--stall-timeout."
+    )
+
+
+def _child(parent: int, task: bytes, heartbeat: Heartbeat, output: console.Output) -> None:
+    _end_with(parent)
+    keep_streams()
     code = 1
     try:
         console.configure(output)
+        work, args = pickle.loads(task)
         code = work(*args, heartbeat)
     except HarnessError as error:
         console.error(str(error))
@@ -141,18 +215,31 @@ def _child(work: Callable[..., int], args: tuple[Any, ...], heartbeat: Heartbeat
         console.error(os_words(error))
     except Exception:  # noqa: BLE001  a defect of the harness: the traceback helps to fix it
         console.trace()
+    except BaseException as error:  # noqa: BLE001  signals are blocked, so it is not Ctrl-C
+        text = f" ({error})" if str(error) else ""
+        console.error(f"{type(error).__name__}{text} ended the test, most likely raised by the engine.")
     finally:
+        if not heartbeat.reported:
+            heartbeat.report(code)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
+        heartbeat.end()
         # LoadGen's thread may wait forever for a sample that was never answered.
         os._exit(code)
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with(parent: int) -> None:
+    """Let the kernel kill this process when the thread that started it ends, even if native code never returns.
+
+    That thread waits for this process, so it only ends with its process.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it had ended before
         os._exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -200,6 +201,19 @@ def reference(results: Path, test: str) -> dict[str, str]:
     """sha256 of the logs in a scenario's results that a compliance test is compared with; missing logs are omitted."""
     files = {"performance": results / "performance" / "run_1" / DETAIL, "accuracy": results / "accuracy" / ACCURACY}
     return {run: sha256_of(files[run]) for run in AUDITS[test].references if files[run].is_file()}
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def record_text(values: object) -> str:
+    """Values as JSON that every reader accepts: bytes of a path that are not UTF-8 are written like ``\\xfc``.
+
+    Raises:
+        TypeError, ValueError, RecursionError: JSON cannot hold them.
+    """
+    text = json.dumps(values, ensure_ascii=False, default=str)
+    return _SURROGATE.sub(lambda found: f"\\\\x{ord(found[0]) & 0xFF:02x}", text)
 
 
 def read_record(folder: Path) -> Record | None:

@@ -1,7 +1,6 @@
 """The outcome of a test: its record, and the result as printed."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from harness import __version__
 from harness.catalog.manifests import Dataset
 from harness.host import console, machine
 from harness.loadgen.logs import Detail
-from harness.results.record import Record
+from harness.results.record import Record, record_text
 from harness.running.agreement import Agreement
 from harness.running.identity import code_digest, command, identity
 from harness.running.settings import RunSettings
@@ -96,7 +95,7 @@ class Outcome:
             values["agreement"] = self.agreement.record()
         if self.reference is not None:
             values["reference"] = self.reference
-        return Record.model_validate_json(json.dumps(values, default=str))
+        return Record.model_validate_json(record_text(values))
 
     def show(self, logs: Path) -> None:
         """Print the outcome as the settings specify; ``logs`` is the folder that holds it."""

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import re
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, RunFailed
-from harness.host.files import claim, remove_left_over, room_for, sync, sync_entry
+from harness.host import console
+from harness.host.files import claim, remove_left_over, room_for, staging, sync, sync_entry
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.results.layout import CONF, RUN
 from harness.running.settings import RunSettings
+
+BeforeMove = Callable[[Path, Path], None]
+"""Is called with a finished folder and the place that it is renamed to, right before that."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,9 @@ class Places:
     """The folders of one run."""
 
     staging: Path
-    """Hidden; exists only during the run."""
+    """Hidden; exists only during the run, which builds its result there."""
+    scratch: Path
+    """Hidden; exists until the run's process ends: temporary files, which an engine may need until it is closed."""
     run: Path
     """The run's record: build/runs/<time>-…; in development runs also LoadGen's logs."""
     official: Path | None
@@ -49,23 +58,25 @@ class Places:
         )
         name = time.strftime("%Y%m%dT%H%M%S-") + re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words))
         run = settings.runs_dir / name
-        return cls(room_for(run), run, _official_folder(settings), settings.force)
+        return cls(room_for(run), room_for(run), run, _official_folder(settings), settings.force)
 
     def create(self) -> None:
-        """Create the hidden folder, which this process holds until it ends, and remove those of killed processes.
+        """Create the hidden folders, which this process holds until it ends, and remove those of killed processes.
 
         Raises:
             ConfigError: the parent folder cannot be written.
         """
         remove_left_over(self.staging.parent)
         try:
-            claim(self.staging)
+            for room in (self.staging, self.scratch):
+                claim(room)
         except OSError as error:
             raise ConfigError(f"{self.staging.parent} cannot be written: {error.strerror}.") from error
 
     def discard(self) -> None:
         """Remove the files of an unfinished run."""
-        shutil.rmtree(self.staging, ignore_errors=True)
+        for room in (self.staging, self.scratch):
+            shutil.rmtree(room, ignore_errors=True)
 
     def collect(self, audit: str | None) -> Path:
         """Put an official run's logs, record and user.conf into one folder, with the layout of `RunSettings.target`.
@@ -83,7 +94,7 @@ class Places:
             shutil.copyfile(self.staging / file, logs / file)
         return result
 
-    def publish(self, result: Path | None) -> Path:
+    def publish(self, result: Path | None, before: BeforeMove) -> Path:
         """Move the finished run to its place, and an official ``result`` to results/ or compliance/.
 
         Returns:
@@ -92,27 +103,44 @@ class Places:
         Raises:
             RunFailed: the destination cannot be written; the message says where the logs are kept instead.
         """
-        run, number = self.run, 1
-        while run.exists():
-            number += 1
-            run = self.run.with_name(f"{self.run.name}-{number}")
-        logs = run
-        if self.official and result:
-            logs = self.official
+        if self.official is None or result is None:
+            return self._move(before)
+        try:
+            _replace(result, self.official, self.force, before)
+        except (OSError, RunFailed) as error:
+            run, reason = self._move(before), str(error)
+            if isinstance(error, OSError):
+                reason = f"{self.official} cannot be written: {error.strerror}."
+            raise RunFailed(f"{reason} The logs are kept in {run / result.name}.") from error
+        shutil.rmtree(result, ignore_errors=True)
+        try:
+            self._move(lambda folder, place: None)
+        except OSError as error:
+            console.warn(f"{self.run} cannot be written ({error.strerror}); the result is in {self.official}.")
+        return self.official
+
+    def _move(self, before: BeforeMove) -> Path:
+        """Rename the hidden folder to the run's name, or with a number if another run took that name meanwhile."""
+        for number in count(1):
+            run = self.run if number == 1 else self.run.with_name(f"{self.run.name}-{number}")
+            if run.exists():
+                continue
+            before(self.staging, run)
             try:
-                _replace(result, logs, self.force)
-                shutil.rmtree(result, ignore_errors=True)
-            except (OSError, RunFailed) as error:
                 self.staging.rename(run)
-                reason = error if isinstance(error, RunFailed) else f"{logs} cannot be written: {error.strerror}."
-                raise RunFailed(f"{reason} The logs are kept in {run / result.name}.") from error
-        self.staging.rename(run)
-        return logs
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+            else:
+                return run
+        raise AssertionError
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a record as JSON that people can read."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+    # What Python uses for bytes that are not UTF-8 becomes JSON's escape.
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def check_space(folder: Path, needed: int) -> None:
@@ -153,36 +181,44 @@ def _old(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
 
 
-def _replace(source: Path, target: Path, force: bool) -> None:
+def _replace(source: Path, target: Path, force: bool, before: BeforeMove) -> None:
     """Replace ``target`` by ``source`` in one step; the old content is removed only once the new is in place."""
     target.parent.mkdir(parents=True, exist_ok=True)
     _recover(target)
     if target.exists() and not force:
         raise RunFailed(f"a result appeared in {target} while this test ran, and --force was not given.")
-    if not _same_filesystem(source, target.parent):
-        near = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(near, ignore_errors=True)
-        try:
-            shutil.copytree(source, near)
-        except OSError as error:
-            shutil.rmtree(near, ignore_errors=True)
-            cause = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
-            raise RunFailed(f"the result could not be copied to {target.parent}: {cause}.") from error
-        source = near
     old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
-    sync(source)
-    if target.exists():
-        target.rename(old)
-    try:
-        source.rename(target)
-        sync_entry(target.parent)
-    except OSError as error:
-        _recover(target)
-        raise RunFailed(
-            f"the result could not be moved to {target}: {os.strerror(error.errno or errno.EIO)}."
-        ) from error
+    with _near(source, target) as complete:
+        sync(complete)
+        before(complete, target)
+        if target.exists():
+            target.rename(old)
+        try:
+            complete.rename(target)
+        except OSError as error:
+            _recover(target)
+            raise RunFailed(
+                f"the result could not be moved to {target}: {os.strerror(error.errno or errno.EIO)}."
+            ) from error
+        with contextlib.suppress(OSError):  # it is in place
+            sync_entry(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _near(source: Path, target: Path) -> Iterator[Path]:
+    """A folder, or a copy of it on the file system of ``target``."""
+    if _same_filesystem(source, target.parent):
+        yield source
+        return
+    with staging(target) as room:
+        try:
+            copy = shutil.copytree(source, room / target.name)
+        except OSError as error:
+            cause = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
+            raise RunFailed(f"the result could not be copied to {target.parent}: {cause}.") from error
+        yield copy
 
 
 def _same_filesystem(a: Path, b: Path) -> bool:

@@ -1,6 +1,5 @@
 """From settings to a prepared scenario: shared by tests, tuning trials and benchmarks."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,11 +8,11 @@ from pydantic import ValidationError
 
 from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
-from harness.engines.base import Engine, engine_errors, find_engine
+from harness.engines.base import Engine, EngineSettings, engine_errors, find_engine
 from harness.errors import ConfigError, EngineError
 from harness.host import console
 from harness.loadgen.logs import Detail
-from harness.results.record import RecordedEngine
+from harness.results.record import RecordedEngine, record_text
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Listener, Scenario, find_scenario
@@ -24,6 +23,7 @@ from harness.task.shape import Integers
 from harness.task.sut import SUT
 
 _PREPARING = 900.0  # maximum seconds of one preparation step
+_CLOSING = 30.0  # maximum seconds of closing an engine
 
 Beat = Callable[[float], None]
 """Reports progress, and the maximum seconds until the next report."""
@@ -45,6 +45,8 @@ class Prepared:
     """Seconds of the slowest batch in the warm-up."""
     listener: Listener
     """Receives the progress of `Scenario.estimate`."""
+    description: Mapping[str, object]
+    """The engine's, as of before the test: asking for it later could lose a result."""
 
     def short_test(self, scheduler: Scheduler | None = None, /, **settings: float) -> Detail:
         """LoadGen's log of a short performance test (`session.short_test`); the samples stay loaded."""
@@ -56,6 +58,14 @@ class Prepared:
         detail = session.short_test(self.scenario.name, scheduler, self.qsl, self.listener.ran, **settings)
         self.qsl.load(self.indices)
         return detail
+
+    def close(self, beat: Beat) -> None:
+        """Close the engine, once the result is safe: an error is only a warning."""
+        beat(_CLOSING)
+        try:
+            self.engine.close()
+        except BaseException as error:  # noqa: BLE001  an engine may raise anything
+            console.warn(f"{self.engine.name} failed to close ({_in_words(error)}); the result is kept.")
 
 
 def patience(settings: RunSettings) -> float:
@@ -91,7 +101,12 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool
     indices = np.arange(qsl.performance_count)
     qsl.load(indices)
     slowest, listener = _warm_up(settings, scenario, indices, beat)
-    return Prepared(benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener)
+    description = _described(engine, suited)
+    console.detail(f"settings in force: {_words(description)}")
+    console.detail(f"batches: {_words(scenario.describe())}; the slowest warm-up batch took {slowest:.3g} s")
+    if not quiet:
+        _remark(engine)
+    return Prepared(benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener, description)
 
 
 def _dataset(settings: RunSettings, benchmark: Benchmark) -> Dataset:
@@ -136,16 +151,30 @@ def _warm_up(settings: RunSettings, scenario: Scenario, indices: Integers, beat:
         listener = Reporter()
         slowest = scenario.get_ready(indices, listener)
         bar.update(done=len(scenario.shapes), total=len(scenario.shapes))
-    console.detail(f"settings in force: {_words(_described(engine))}")
-    console.detail(f"batches: {_words(scenario.describe())}; the slowest warm-up batch took {slowest:.3g} s")
     return slowest, listener
 
 
-def _described(engine: Engine) -> Mapping[str, object]:
-    """The engine's description, which must fit the record: found before the test, an error costs no result."""
-    described = engine.describe()
+def _remark(engine: Engine) -> None:
     try:
-        RecordedEngine.model_validate_json(json.dumps(described, default=str))
+        if remark := engine.remark():
+            console.warn(remark)
+    except Exception as error:  # noqa: BLE001  an engine may raise anything
+        console.warn(f"remark() of engine {engine.name} failed: {_in_words(error)}.")
+
+
+def _described(engine: Engine, settings: EngineSettings) -> Mapping[str, object]:
+    """The engine's description, or if it gives none, its settings.
+
+    Raises:
+        EngineError: the record cannot hold it; found before the test, an error costs no result.
+    """
+    try:
+        described = engine.describe()
+    except Exception as error:  # noqa: BLE001  an engine may raise anything
+        console.warn(f"describe() of engine {engine.name} failed, so run.json lacks its version: {_in_words(error)}.")
+        return {"name": engine.name, **settings.model_dump()}
+    try:
+        RecordedEngine.model_validate_json(record_text(described))
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
@@ -153,7 +182,16 @@ def _described(engine: Engine) -> Mapping[str, object]:
             f"describe() of engine {engine.name} returns {name} {first['input']!r}, which run.json cannot hold "
             f"({first['msg']}): return another value."
         ) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EngineError(
+            f"describe() of engine {engine.name} returns what run.json cannot hold ({_in_words(error)}): return a "
+            "dictionary of strings and numbers."
+        ) from error
     return described
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def _words(facts: Mapping[str, object]) -> str:

@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from harness.results.record import reference
 from harness.rules.limits import MIN_DURATION_MS
 from harness.running.agreement import Agreement, agreement
 from harness.running.audit import AuditRun
+from harness.running.identity import code_digest
 from harness.running.outcome import Outcome
 from harness.running.places import Places, check_space, write_json
 from harness.running.prepare import Prepared, patience, prepare
@@ -58,8 +60,8 @@ class _Planned:
 def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     heartbeat.beat(patience(settings))
     places.create()
-    # This process may be killed at any moment: unfinished files of engines and the cache are then removed as well.
-    tempfile.tempdir = str(places.staging)
+    # This process may be killed at any moment: temporary files of engines are then removed as well.
+    tempfile.tempdir = str(places.scratch)
     planned = _plan(settings, places, heartbeat)
     counters, recorder = _measure(planned, heartbeat)
     heartbeat.beat(patience(settings))
@@ -69,11 +71,16 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         recorder.keep(places.staging, planned.ready.scenario.samples_per_query, trace)
     (places.staging / TRACE).unlink(missing_ok=True)
     outcome, logs = _keep(planned, outcome, heartbeat)
+    code = 0 if outcome.valid else 1
+    # From here on the result is safe, whatever the engine does to this process.
+    heartbeat.report(code)
+    heartbeat.beat(patience(settings))
     try:
         outcome.show(logs)
-    except OSError as error:
-        console.warn(f"the result could not be printed ({error.strerror}); it is in {logs}.")
-    return 0 if outcome.valid else 1
+    except Exception as error:  # noqa: BLE001  such as a full disk
+        console.warn(f"the result could not be printed ({error}); it is in {logs}.")
+    planned.ready.close(heartbeat.beat)
+    return code
 
 
 def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Planned:
@@ -87,9 +94,8 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     conf = read_user_conf(audit.conf if audit else settings.user_conf)
     if settings.official and not settings.rehearsal:
         check_official(conf, settings.model.benchmark, settings.scenario, MIN_DURATION_MS)
+    code_digest()  # kept for the record: that of the code which runs, even if its files change meanwhile
     ready = prepare(settings, heartbeat.beat)
-    if remark := ready.engine.remark():
-        console.warn(remark)
     estimated = _estimate(settings, conf, ready)
     heartbeat.beat(patience(settings))
     ready.qsl.unload(ready.indices)
@@ -222,7 +228,7 @@ def _read(planned: _Planned, counters: Counters) -> Outcome:
         settings=settings,
         dataset=ready.dataset,
         samples=ready.qsl.count,
-        engine=ready.engine.describe(),
+        engine=ready.description,
         scenario=ready.scenario,
         estimated=planned.estimated,
         counters=counters,
@@ -269,14 +275,22 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
     write_json(places.staging / RUN, outcome.record.values())
     if settings.notice and not outcome.record.for_submission:
         (places.staging / "NOT-FOR-SUBMISSION.txt").write_text("\n".join((*settings.notices, "")), "utf-8")
-    ready.engine.close()
     result = places.collect(settings.audit) if settings.official and outcome.valid else None
     if audit and result:
-        reasons = tuple(audit.verify(result, ready.benchmark, ready.dataset))
+        reasons = _verified(audit, result, ready)
         compared = reference(audit.reference, audit.test.name)
         outcome = replace(outcome, valid=not reasons, reasons=reasons, reference=compared)
         # The record must include the verification's verdict, and the results that the test was compared with.
         for folder in (places.staging, result / "performance" / "run_1"):
             write_json(folder / RUN, outcome.record.values())
-    heartbeat.publish()
-    return outcome, places.publish(result if outcome.valid else None)
+    code = 0 if outcome.valid else 1
+    publish = partial(heartbeat.publish, code)
+    return outcome, places.publish(result if outcome.valid else None, publish)
+
+
+def _verified(audit: AuditRun, result: Path, ready: Prepared) -> tuple[str, ...]:
+    """Why the compliance test failed, if it did; one that cannot be verified has failed, but is kept."""
+    try:
+        return tuple(audit.verify(result, ready.benchmark, ready.dataset))
+    except (HarnessError, OSError) as error:
+        return (f"it could not be verified: {error}",)

@@ -5,6 +5,7 @@ log. Its callbacks run on LoadGen's own threads, and `StartTest` cannot be stopp
 end the process.
 """
 
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -44,7 +45,8 @@ def make_settings(conf: Path, model: str, scenario: str, mode: Mode) -> lg.TestS
         RunFailed: LoadGen cannot read the file.
     """
     settings = lg.TestSettings()
-    if settings.FromConfig(str(conf), model, scenario) != 0:
+    # As bytes: LoadGen knows neither the locale's encoding nor Python's stand-ins for bytes that it cannot decode.
+    if settings.FromConfig(os.fsencode(conf), model, scenario) != 0:
         raise RunFailed(f"LoadGen could not read {conf}.")
     settings.scenario = getattr(lg.TestScenario, scenario)
     settings.mode = _MODES[mode]
@@ -83,7 +85,7 @@ def run_test(
 
     def start() -> None:
         try:
-            lg.StartTestWithLogSettings(handle, library, settings, log_settings, str(audit or NO_AUDIT))
+            lg.StartTestWithLogSettings(handle, library, settings, log_settings, os.fsencode(audit or NO_AUDIT))
         except BaseException as error:  # noqa: BLE001
             fail(error)
         ended.set()
@@ -124,7 +126,7 @@ def _guarded(
 
 def _log_settings(log_dir: Path, trace: bool) -> lg.LogSettings:
     output = lg.LogOutputSettings()
-    output.outdir = str(log_dir)
+    output.outdir = os.fsencode(log_dir)
     output.copy_summary_to_stdout = False
     settings = lg.LogSettings()
     settings.log_output, settings.enable_trace = output, trace

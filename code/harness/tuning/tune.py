@@ -17,7 +17,7 @@ from harness.catalog.datasets import find_dataset
 from harness.engines.base import find_engine
 from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.host import console, machine
-from harness.host.files import write_text
+from harness.host.files import staging, write_text
 from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import read_user_conf
 from harness.running import tuned
@@ -237,8 +237,9 @@ class _Tuning:
 
     def _child(self, work: Callable[..., int], settings: RunSettings, *args: object) -> Any:
         """The JSON result of ``work``, run in a child process; None if it failed, which it has reported."""
-        with tempfile.TemporaryDirectory(prefix="harness-tune-") as folder:
-            result = Path(folder) / "result.json"
+        # Beside the journal, so that the next tuning removes what a kill leaves.
+        with staging(self._journal.path) as folder:
+            result = folder / "result.json"
             code = supervised(work, settings, *args, result, cleanup=lambda: None)
             if code > 128:
                 raise KeyboardInterrupt
@@ -251,7 +252,8 @@ def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heart
     heartbeat.beat(patience(settings))
     trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
     write_text(result, json.dumps({"score": trial.score, "value": trial.value}))
-    ready.engine.close()
+    heartbeat.report(0)
+    ready.close(heartbeat.beat)
     return 0
 
 
@@ -294,6 +296,8 @@ def _find_rate(
         outcome = test(rate, confirm)
         if outcome["valid"]:
             write_text(result, json.dumps(outcome))
+            heartbeat.report(0)
+            ready.close(heartbeat.beat)
             return 0
         if outcome["held"]:
             console.note("too few queries to be sure; lowering the rate")
