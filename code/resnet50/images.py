@@ -5,7 +5,6 @@ ImageNet's validation images are in one folder, either flat or in a folder for e
 for the 50,000 official names both are the same.
 """
 
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import ConfigError, NotOfficial
-from harness.host.files import write_text
+from harness.host.files import remove_left_over, staging, write_text
 from resnet50.labels import CLASSES, read_val_map
 
 VAL_MAP = "val_map.txt"
@@ -118,29 +117,31 @@ def make_stand_in(folder: Path, images: Sequence[Path], count: int) -> Path:
         ConfigError: the folder cannot be written.
     """
     val_map = folder / VAL_MAP
+    remove_left_over(folder.parent, folder.name)
     if val_map.is_file():
         return val_map
-    building = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        shutil.rmtree(building, ignore_errors=True)
-        (building / "val").mkdir(parents=True)
-        (building / _STAND_IN).write_text("Copies of a few drawings, for rehearsals: not ImageNet.\n", "utf-8")
-        names = [f"val/ILSVRC2012_val_{number + 1:08}.JPEG" for number in range(count)]
-        # A power of two, so that all shards of the pixel cache are identical.
-        distinct = min(64, len(images))
-        for number, name in enumerate(names):
-            if number < distinct:
-                shutil.copyfile(images[number], building / name)
-            else:
-                (building / name).hardlink_to(building / names[number % distinct])
-        write_text(building / VAL_MAP, "".join(f"{name} {number % CLASSES}\n" for number, name in enumerate(names)))
-        building.rename(folder)
+        with staging(folder) as building:
+            _fill_stand_in(building, images, count)
+            building.rename(folder)
     except OSError as error:
         if not val_map.is_file():  # otherwise another process was faster
             raise ConfigError(f"cannot write the stand-in for ImageNet to {folder}: {error.strerror}.") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return val_map
+
+
+def _fill_stand_in(building: Path, images: Sequence[Path], count: int) -> None:
+    (building / "val").mkdir()
+    (building / _STAND_IN).write_text("Copies of a few drawings, for rehearsals: not ImageNet.\n", "utf-8")
+    names = [f"val/ILSVRC2012_val_{number + 1:08}.JPEG" for number in range(count)]
+    # A power of two, so that all shards of the pixel cache are identical.
+    distinct = min(64, len(images))
+    for number, name in enumerate(names):
+        if number < distinct:
+            shutil.copyfile(images[number], building / name)
+        else:
+            (building / name).hardlink_to(building / names[number % distinct])
+    write_text(building / VAL_MAP, "".join(f"{name} {number % CLASSES}\n" for number, name in enumerate(names)))
 
 
 def _class_folders(path: Path) -> list[Path]:

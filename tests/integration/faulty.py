@@ -134,3 +134,46 @@ class WrongInLargeBatches(Engine):
             return [np.roll(output, 1, axis=0) for output in outputs] if len(outputs[0]) > 2 else outputs
 
         return runner
+
+
+class ExitsWith2(_Faulty):
+    name = "exits-with-2"
+
+    def spoil(self, outputs):
+        os._exit(2)
+
+
+class PressesCtrlC(_Faulty):
+    name = "presses-ctrl-c"
+
+    def spoil(self, outputs):
+        raise KeyboardInterrupt
+
+
+class ExitsClosing(NullEngine):
+    name = "exits-closing"
+
+    def close(self):
+        os._exit(0)
+
+
+class HangsClosing(NullEngine):
+    name = "hangs-closing"
+
+    def close(self):
+        ctypes.PyDLL(None).sleep(3600)
+
+
+class DescribesNothing(NullEngine):
+    """It does not close either."""
+
+    name = "describes-nothing"
+
+    def describe(self):
+        raise RuntimeError("no such attribute")
+
+    def remark(self):
+        raise RuntimeError("nothing to say")
+
+    def close(self):
+        raise SystemExit("double free")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -42,6 +43,58 @@ def test_a_broken_engine_ends_the_run_with_one_message_and_no_result(harness, tm
     assert message in run.err
     assert run.seconds < 30
     nothing_kept(run)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("ExitsWith2", "the test's process exited with code 2, most likely inside the engine. Nothing was kept."),
+        ("PressesCtrlC", "KeyboardInterrupt ended the test, most likely raised by the engine."),
+    ],
+)
+def test_how_an_engine_ends_the_process_is_not_taken_for_an_outcome(harness, engine, message):
+    run = harness.run("--engine", f"faulty:{engine}", "--set", "max_batch=1", "--mode", "accuracy")
+    assert run.code == 1
+    assert message in run.err
+    nothing_kept(run)
+
+
+@pytest.mark.parametrize(
+    ("engine", "messages"),
+    [
+        (
+            "DescribesNothing",
+            [
+                "warning: describe() of engine describes-nothing failed, so run.json lacks its version: RuntimeError",
+                "warning: remark() of engine describes-nothing failed: RuntimeError: nothing to say.",
+                "warning: describes-nothing failed to close (SystemExit: double free); the result is kept.",
+            ],
+        ),
+        (
+            "ExitsClosing",
+            ["warning: the test had ended, and its result is in {}; afterwards: the test's process exited"],
+        ),
+        ("HangsClosing", ["warning: the test had ended, and its result is in {}; afterwards: no progress for 1 s"]),
+    ],
+)
+def test_what_fails_beside_the_test_is_a_warning_and_the_result_is_kept(harness, engine, messages):
+    run = harness.run("--engine", f"faulty:{engine}", "--mode", "accuracy", "--stall-timeout", "1", "--json")
+    assert run.code == 0, run.err
+    assert json.loads(run.out)["engine"] == run.record["engine"]
+    assert [text for text in messages if text.format(run.folder) not in run.err] == []
+    assert "error:" not in run.err
+    assert "othing was kept" not in run.err
+
+
+def test_ctrl_c_while_an_engine_does_not_close_says_where_the_result_is(harness):
+    process = harness.start("--engine", "faulty:HangsClosing", "--mode", "accuracy")
+    assert "scenario" in process.stdout.readline()
+    start = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    run = harness.finish(process, start, 20)
+    assert (run.code, run.seconds < 5) == (130, True)
+    assert f"interrupted: the test had just ended, and its result is in {run.folder}." in run.err
+    assert run.record["valid"]
 
 
 def test_a_description_that_the_record_cannot_hold_ends_the_run_before_the_test(harness):
@@ -115,20 +168,28 @@ def test_a_hang_in_the_first_batch_ends_by_the_stall_timeout(harness, tmp_path):
     nothing_kept(run)
 
 
-def test_the_test_ends_with_a_parent_that_was_killed(harness):
-    process = harness.start("--engine", "null", "--set", "delay_us=200000", "--set", "max_batch=1")
-    time.sleep(4)
+def test_the_test_ends_with_a_parent_that_was_killed_and_the_next_run_removes_its_files(harness):
+    process = harness.start("--engine", "faulty:HangsWithTheGil")
+    deadline = time.monotonic() + 30
+    while not harness.runs.exists() or not list(harness.runs.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(3)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 3
     while time.monotonic() < deadline:
         try:
             os.killpg(process.pid, 0)
         except ProcessLookupError:
-            return
+            break
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    pytest.fail("the test's process outlived its parent")
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail("the test's process outlived its parent")
+    assert all(left.name.endswith(".partial") for left in sorted(harness.runs.iterdir()))
+    run = harness.run("--engine", "null", "--mode", "accuracy")
+    assert (run.code, len(run.kept)) == (0, 1)
 
 
 def test_a_full_disk_leaves_no_result(harness):

@@ -245,7 +245,7 @@ def _end_with(parent: int) -> None:
 
 def _death(code: int) -> str:
     number = -code
-    if number < 0:
+    if number <= 0:
         return f"the test's process exited with code {code}, most likely inside the engine."
     if number == signal.SIGKILL:
         return "the test's process was killed; the machine has probably run out of memory."

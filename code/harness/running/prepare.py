@@ -59,9 +59,9 @@ class Prepared:
         self.qsl.load(self.indices)
         return detail
 
-    def close(self, beat: Beat) -> None:
+    def close(self, beat: Beat, stall_timeout: float) -> None:
         """Close the engine, once the result is safe: an error is only a warning."""
-        beat(_CLOSING)
+        beat(min(stall_timeout, _CLOSING))
         try:
             self.engine.close()
         except BaseException as error:  # noqa: BLE001  an engine may raise anything

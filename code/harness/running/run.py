@@ -79,7 +79,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         outcome.show(logs)
     except Exception as error:  # noqa: BLE001  such as a full disk
         console.warn(f"the result could not be printed ({error}); it is in {logs}.")
-    planned.ready.close(heartbeat.beat)
+    planned.ready.close(heartbeat.beat, settings.stall_timeout)
     return code
 
 

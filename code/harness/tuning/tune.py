@@ -253,7 +253,7 @@ def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heart
     trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
     write_text(result, json.dumps({"score": trial.score, "value": trial.value}))
     heartbeat.report(0)
-    ready.close(heartbeat.beat)
+    ready.close(heartbeat.beat, settings.stall_timeout)
     return 0
 
 
@@ -297,7 +297,7 @@ def _find_rate(
         if outcome["valid"]:
             write_text(result, json.dumps(outcome))
             heartbeat.report(0)
-            ready.close(heartbeat.beat)
+            ready.close(heartbeat.beat, settings.stall_timeout)
             return 0
         if outcome["held"]:
             console.note("too few queries to be sure; lowering the rate")
