@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import signal
 import time
+
+import pytest
 
 
 def test_a_quiet_run_shows_only_its_description_and_progress(harness):
@@ -54,3 +58,36 @@ def test_ctrl_c_says_what_was_kept(harness):
     run = harness.finish(process, start)
     assert run.code == 130
     assert "interrupted: the test was stopped, and nothing was kept." in run.err
+
+
+@pytest.mark.parametrize("stdout", ["closed", "without a reader"])
+def test_a_result_that_nobody_reads_is_a_result(harness, stdout):
+    def close():
+        os.close(0)
+        os.close(1)
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    preexec_fn = close if stdout == "closed" else None
+    run = harness.run("--engine", "null", "--mode", "accuracy", stdout=writing, preexec_fn=preexec_fn)
+    os.close(writing)
+    assert run.code == 0, run.err
+    assert run.record["valid"]
+    assert "warning:" not in run.err
+    assert "Traceback" not in run.err
+
+
+def test_paths_of_another_locale_or_encoding_are_read_and_recorded(
+    harness, tmp_path, monkeypatch, fp32_model, small_squad
+):
+    for name, value in (("LC_ALL", "C"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
+        monkeypatch.setenv(name, value)
+    model, data = (tmp_path / os.fsdecode(name) for name in (b"m\xfcll.onnx", b"d\xfcten.json"))
+    shutil.copyfile(fp32_model, model)
+    shutil.copyfile(small_squad, data)
+    harness.runs = tmp_path / "läufe"
+    run = harness.run("--model", model, "--dataset", data, "--engine", "onnxruntime", "--mode", "accuracy", "--json")
+    assert run.code == 0, run.err
+    assert json.loads(run.out)["valid"]
+    assert run.record["model"]["path"] == f"{tmp_path}/m\\xfcll.onnx"
+    assert run.record["dataset"]["name"] == r"d\xfcten"

@@ -52,6 +52,29 @@ def readable() -> Iterator[None]:
         raise ConfigError(f"{where} cannot be read ({error.strerror}): check the path and its permissions.") from error
 
 
+def native(path: Path) -> Path:
+    """A file or folder under a name that a native library can open, valid as long as this process lives.
+
+    Such libraries take names as UTF-8. In another locale, and for names that are not UTF-8, Python's text is not what
+    the file system knows: the folder is then named by a descriptor that stays open. A file whose own name is the reason
+    gets a link in a temporary folder, without the files beside it.
+    """
+    if _is_utf8(path):
+        return path
+    if path.is_dir():
+        folder, name = path, ""
+    elif _is_utf8(Path(path.name)):
+        folder, name = path.absolute().parent, path.name
+    else:
+        folder, name = Path(tempfile.mkdtemp()), f"model{path.suffix}"
+        (folder / name).symlink_to(path.absolute())
+    return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}") / name
+
+
+def _is_utf8(path: Path) -> bool:
+    return os.fsencode(path) == str(path).encode("utf-8", "surrogatepass")
+
+
 def user_path(text: str) -> Path:
     """A path as typed by the user, with ~ expanded."""
     try:

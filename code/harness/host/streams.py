@@ -119,22 +119,27 @@ def keep_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # opened as the lowest free number
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, io.TextIOWrapper):
-            continue
-        with contextlib.suppress(OSError, ValueError):
-            if stream is not None:
-                stream.flush()
-        raw = io.BufferedWriter(_Unread(number, "w", closefd=False))
-        setattr(
-            sys,
-            name,
-            io.TextIOWrapper(
-                raw,
-                encoding=stream.encoding if stream else "utf-8",
-                errors=stream.errors if stream else "backslashreplace",
-                line_buffering=stream is None or stream.line_buffering,
-                write_through=stream is not None and stream.write_through,
-            ),
-        )
+        if stream is None or _number(stream) == number:
+            setattr(sys, name, _unread(number, stream))
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
+
+
+def _number(stream: TextIO) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+        return stream.fileno()
+    return None
+
+
+def _unread(number: int, old: TextIO | None) -> TextIO:
+    buffer = io.BufferedWriter(_Unread(number, "w", closefd=False))
+    if not isinstance(old, io.TextIOWrapper):
+        return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return io.TextIOWrapper(
+        buffer,
+        encoding=old.encoding,
+        errors=old.errors,
+        line_buffering=old.line_buffering,
+        write_through=old.write_through,
+    )

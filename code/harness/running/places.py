@@ -192,7 +192,7 @@ def _replace(source: Path, target: Path, force: bool, before: BeforeMove) -> Non
     with _near(source, target) as complete:
         sync(complete)
         before(complete, target)
-        if target.exists():
+        if force and target.exists():
             target.rename(old)
         try:
             complete.rename(target)

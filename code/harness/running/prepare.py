@@ -11,6 +11,7 @@ from harness.catalog.manifests import Dataset
 from harness.engines.base import Engine, EngineSettings, engine_errors, find_engine
 from harness.errors import ConfigError, EngineError
 from harness.host import console
+from harness.host.files import native
 from harness.loadgen.logs import Detail
 from harness.results.record import RecordedEngine, record_text
 from harness.rules.rehearsal import REHEARSAL_TREE
@@ -86,7 +87,7 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool
     scenario_class, engine_class = find_scenario(settings.scenario), find_engine(settings.engine)
     with engine_errors(engine_class.name, f"to load {settings.model.path}"):
         suited = scenario_class.engine_settings(settings.engine_settings, benchmark.max_cost)
-        engine = engine_class(settings.model.path, suited)
+        engine = engine_class(native(settings.model.path), suited)
     beat(patience(settings))
     qsl = _open(settings, benchmark, dataset, engine, beat)
     sut = benchmark.make_sut(engine, qsl)

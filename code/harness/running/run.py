@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.errors import HarnessError, RunFailed
 from harness.host import console
+from harness.host.files import native
 from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
@@ -61,7 +62,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     heartbeat.beat(patience(settings))
     places.create()
     # This process may be killed at any moment: temporary files of engines are then removed as well.
-    tempfile.tempdir = str(places.scratch)
+    tempfile.tempdir = str(native(places.scratch))
     planned = _plan(settings, places, heartbeat)
     counters, recorder = _measure(planned, heartbeat)
     heartbeat.beat(patience(settings))

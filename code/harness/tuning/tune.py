@@ -17,7 +17,7 @@ from harness.catalog.datasets import find_dataset
 from harness.engines.base import find_engine
 from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.host import console, machine
-from harness.host.files import staging, write_text
+from harness.host.files import native, staging, write_text
 from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import read_user_conf
 from harness.running import tuned
@@ -247,7 +247,7 @@ class _Tuning:
 
 
 def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heartbeat) -> int:
-    tempfile.tempdir = str(result.parent)  # this process may be killed: the parent removes its files
+    tempfile.tempdir = str(native(result.parent))  # this process may be killed: the parent removes its files
     ready = prepare(settings, heartbeat.beat, quiet=True)
     heartbeat.beat(patience(settings))
     trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
@@ -266,7 +266,7 @@ def _find_rate(
     result: Path,
     heartbeat: Heartbeat,
 ) -> int:
-    tempfile.tempdir = str(result.parent)
+    tempfile.tempdir = str(native(result.parent))
     ready = prepare(settings, heartbeat.beat, quiet=True)
 
     def test(rate: float, seconds: float) -> _Rate:

@@ -267,3 +267,26 @@ def test_an_error_of_the_system_is_one_sentence(monkeypatch, capsys):
         cli.main()
     assert ended.value.code == 1
     assert capsys.readouterr().err == "error: Permission denied: /data.\n"
+
+
+def bare(*args: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "harness.cli", *args]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "code")}
+    return subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True, timeout=60, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("args", [["help", "exit_codes"], ["run", "--help"]])
+def test_a_reader_of_stdout_that_has_gone_does_not_change_the_exit_code(args):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as gone:
+        done = bare(*args, stdout=gone)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_a_full_disk_behind_stdout_is_an_error():
+    with Path("/dev/full").open("w") as full:
+        done = bare("help", "exit_codes", stdout=full)
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device: stdout.\n")

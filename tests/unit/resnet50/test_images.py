@@ -5,6 +5,7 @@ import pytest
 
 from harness.catalog.datasets import find_dataset
 from harness.errors import ConfigError
+from harness.host.files import room_for
 from resnet50.images import check_official, dataset_file, find_images, make_stand_in
 
 
@@ -139,4 +140,7 @@ def test_a_stand_in_has_the_official_names_and_is_never_taken_for_the_real_image
     before = val_map.stat().st_ino
     assert make_stand_in(folder, drawings, 50_000) == val_map
     assert val_map.stat().st_ino == before
+    left = room_for(folder)
+    left.mkdir()  # as by a rehearsal that was killed
+    assert make_stand_in(folder, drawings, 50_000) == val_map
     assert {path.name for path in folder.parent.iterdir()} == {"stand-in"}
