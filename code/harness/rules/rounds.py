@@ -73,6 +73,8 @@ class Rules:
     """The maximum target_latency of Server; None if the checker has no bound."""
     offline_samples: int
     """Minimum samples of an Offline query; the older official checker also requires them in the open division."""
+    answer_bytes: tuple[int, int]
+    """The smallest and the largest size of an answer in an accuracy log that the official scripts can score."""
     edge: frozenset[str]
     """The scenarios that the closed division requires for an edge system."""
     datacenter: frozenset[str]
@@ -93,6 +95,7 @@ _BERT = Rules(
     delta=1.0,
     server_latency_ms=None,
     offline_samples=10833,
+    answer_bytes=(9, 1 << 20),  # two numbers for each of up to 384 tokens
     edge=frozenset({"SingleStream", "Offline"}),
     datacenter=frozenset(),
     mapped="bert-99",
@@ -111,6 +114,7 @@ RULES = {
         delta=1.0,
         server_latency_ms=15.0,
         offline_samples=24576,
+        answer_bytes=(1, 8),  # the number of a class
         edge=frozenset({"SingleStream", "MultiStream", "Offline"}),
         datacenter=frozenset({"Server", "Offline"}),
         mapped="resnet",

@@ -3,7 +3,6 @@
 Each check is a function in harness.submission.checks that yields problems; this module runs them on a tree.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from harness.submission.checks.performance import check_performance
 from harness.submission.checks.structure import check_names, check_package, check_results, check_scene, check_top
 from harness.submission.checks.subject import Package, Result, read_mapping
 from harness.submission.checks.system import check_system
+from harness.submission.checks.twice import check_twice
 from harness.submission.tree import Findings, Problem, T, Tree, printable
 
 
@@ -60,8 +60,7 @@ def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) ->
         for findings in _checks(package):
             _collect(findings, problems)
     code = tuple(package.at(package.layout.root / package.layout.code) for package in packages)
-    copies = tuple(f"{result.folder}/TEST" for p in packages if p.layout.copies for result in p.results())
-    _collect(_twice(tree, copies), problems)
+    _collect(check_twice(tree, packages), problems)
     _collect(check_marks(tree, code), problems)
     _collect(check_names(tree), problems)
     shown = {
@@ -119,16 +118,3 @@ def _result(result: Result) -> Findings[None]:
     log = yield from check_performance(result)
     yield from check_accuracy(result)
     yield from check_compliance(result, log)
-
-
-def _twice(tree: Tree, copies: tuple[str, ...]) -> Findings[None]:
-    """Each log must be of a test of its own; paths that begin with one of ``copies`` may be copies."""
-    first: dict[str, str] = {}
-    for path in sorted(tree.entries):
-        if path.startswith(copies):
-            continue
-        if path.rpartition("/")[2] == DETAIL and (content := tree.read(path)):
-            digest = hashlib.sha256(content).hexdigest()
-            if digest in first:
-                yield Problem(path, f"it is the same log as {first[digest]}", "run each test separately")
-            first.setdefault(digest, path)

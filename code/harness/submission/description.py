@@ -4,6 +4,8 @@ Facts that Linux shows without root come from /proc and /sys, the rest from psut
 value that starts with "FILL IN" and describes the wanted one. A value that a person wrote is never replaced.
 """
 
+import csv
+import io
 import json
 import platform
 import re
@@ -72,8 +74,8 @@ REQUIRED = tuple(field for field in FIELDS if field not in MAY_BE_EMPTY)
 """The fields that must not be empty."""
 STATUSES = ("available", "preview", "rdi")
 CHOICES = {"division": DIVISIONS, "status": STATUSES, "system_type": SYSTEM_TYPES}
-NUMBERS = ("number_of_nodes", "accelerators_per_node")
-"""Whole numbers: an official checker multiplies them, and crashes on "N/A"."""
+NUMBERS = ("number_of_nodes", "accelerators_per_node", "host_processors_per_node")
+"""Whole numbers: an official checker multiplies them, or the report of the results reads them, and crash on "N/A"."""
 
 MARK = "FILL IN"
 """The start of a value that a person must replace."""
@@ -224,8 +226,22 @@ def check_value(field: str, value: str, known: Iterable[str] = ()) -> None:
         raise ConfigError(f"{field} cannot be '{value}': {did_you_mean(value, CHOICES[field])}")
     if field in NUMBERS and not re.fullmatch(r"\d+", value):
         raise ConfigError(f"{field} cannot be '{value}': give a whole number.")
+    if breaks_table(value):
+        raise ConfigError(f"{field} cannot be '{value}': the character \" would break the table of all results.")
     if field in REQUIRED and not value:
         raise ConfigError(f"{field} needs a value: {wanted(field)}.")
+
+
+def breaks_table(value: str) -> bool:
+    """Whether a value would break summary.csv: the official checkers write it in quotation marks, but unchanged.
+
+    >>> breaks_table('19" rack'), breaks_table('Acme "X", 19" rack')
+    (False, True)
+    """
+    try:
+        return len(next(csv.reader(io.StringIO(f'"{value}","end"', newline="")))) != 2
+    except (csv.Error, StopIteration):
+        return True
 
 
 def wanted(field: str) -> str:

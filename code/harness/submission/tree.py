@@ -117,6 +117,16 @@ class Tree:
         return found
 
 
+def values_of(findings: Findings[T]) -> T:
+    """The return value of a check whose problems are reported elsewhere."""
+    while True:
+        try:
+            next(findings)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+
 def printable(text: object, limit: int = 80) -> str:
     """A value from a file for a message: on one line, limited in length, without unprintable characters."""
     shown = str(text).encode("utf-8", "backslashreplace").decode()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -136,6 +138,26 @@ def copied(old: str, new: str) -> Callable[[Layout], object]:
     return lambda layout: written(new, (layout.root / old).read_bytes())(layout)
 
 
+def twin(old: str, new: str) -> Callable[[Layout], object]:
+    return lambda layout: shutil.copytree(layout.root / old, layout.root / new)
+
+
+def inferred(source: str, target: str) -> Callable[[Layout], object]:
+    """ResNet50's results of a scenario in the place of another one's."""
+    return both(gone(f"{R}/{target}"), twin(f"{R}/{source}", f"{R}/{target}"))
+
+
+def truncated_hash(folder: str) -> Callable[[Layout], object]:
+    """accuracy.txt with the hash of the truncated log."""
+
+    def change(layout: Layout) -> None:
+        digest = hashlib.sha256((layout.root / folder / ACCURACY).read_bytes()).hexdigest()
+        scores = layout.root / folder / "accuracy.txt"
+        put(scores, re.sub("hash=.*", f"hash={digest}", scores.read_text()))
+
+    return change
+
+
 def renamed_system(name: str) -> Callable[[Layout], object]:
     return both(moved(SYSTEM_FILE, f"systems/{name}.json"), moved(f"results/{SYSTEM}", f"results/{name}"))
 
@@ -185,6 +207,12 @@ BREAKAGES = [
     Breakage("accelerators N/A", "closed", system(accelerators_per_node="N/A"), SYSTEM_FILE, "whole number"),
     Breakage("nodes 0", "closed", system(number_of_nodes=0), SYSTEM_FILE, "number_of_nodes is 0"),
     Breakage("nodes in words", "closed", system(number_of_nodes="one"), SYSTEM_FILE, "whole number"),
+    Breakage("sockets in words", "closed", system(host_processors_per_node="2 (dual)"), SYSTEM_FILE, "2 (dual), not a"),
+    Breakage("cores with a comma", "open", system(host_processor_core_count="8, 16"), SYSTEM_FILE, "semicolon"),
+    Breakage("system name shifts the table", "closed", system(system_name='Acme", "x'), SYSTEM_FILE, "summary.csv"),
+    Breakage("notes shift the table", "open", system(sw_notes='flags "-O3, -g"'), SYSTEM_FILE, "summary.csv"),
+    Breakage("notes a number", "open", system(hw_notes=3), SYSTEM_FILE, "hw_notes is not a string"),
+    Breakage("memory 0", "closed", system(host_memory_capacity=0), SYSTEM_FILE, "host_memory_capacity is 0"),
     Breakage("cores empty", "closed", system(host_processor_core_count=""), SYSTEM_FILE, "core_count is empty"),
     Breakage("cores missing", "open", system("host_processor_core_count"), SYSTEM_FILE, "core_count is missing"),
     Breakage("status unknown", "closed", system(status="soon"), SYSTEM_FILE, "available or preview"),
@@ -290,6 +318,13 @@ BREAKAGES = [
         f"measurements/{SYSTEM}/bert-99/Offline/{SYSTEM}_other_Offline.json",
         "implementation other",
     ),
+    Breakage(
+        "measurements shift the table",
+        "closed",
+        measurements(weight_data_types='int8", "fp32'),
+        f"{R}/Offline/measurements.json",
+        "summary.csv",
+    ),
     # Performance
     Breakage("INVALID", "closed", logged(RUN, result_validity="INVALID"), f"{RUN}/{DETAIL}", "INVALID"),
     Breakage("INVALID in open", "open", logged(RUN, result_validity="INVALID"), f"{RUN}/{DETAIL}", "INVALID"),
@@ -394,15 +429,22 @@ BREAKAGES = [
     Breakage(
         "another scenario",
         "closed",
-        logged(f"{R}/MultiStream/performance/run_1", effective_scenario="SingleStream"),
+        logged(f"{R}/MultiStream/performance/run_1", effective_scenario="Offline"),
         f"{R}/MultiStream/performance/run_1/{DETAIL}",
         "MultiStream",
     ),
     Breakage(
         "Offline from Server",
-        "closed",
-        copied(f"{R}/MultiStream/performance/run_1/{DETAIL}", f"{RUN}/{DETAIL}"),
+        "open",
+        copied(f"{R}/Server/performance/run_1/{DETAIL}", f"{RUN}/{DETAIL}"),
         f"{RUN}/{DETAIL}",
+        "must be Offline",
+    ),
+    Breakage(
+        "Server from Offline",
+        "open",
+        copied(f"{R}/Offline/performance/run_1/{DETAIL}", f"{R}/Server/performance/run_1/{DETAIL}"),
+        f"{R}/Server/performance/run_1/{DETAIL}",
         "same log",
     ),
     Breakage(
@@ -611,6 +653,54 @@ BREAKAGES = [
         written(f"{B}/Offline/accuracy/{ACCURACY}", "[]"),
         f"{B}/Offline/accuracy/{ACCURACY}",
         "sha256",
+    ),
+    Breakage(
+        "hash of the truncated log",
+        "closed",
+        truncated_hash(f"{B}/Offline/accuracy"),
+        f"{B}/Offline/accuracy/{ACCURACY}",
+        "that of the truncated log",
+    ),
+    Breakage(
+        "hash of another log",
+        "closed",
+        both(
+            copied(f"{R}/Offline/accuracy/accuracy.txt", f"{R}/MultiStream/accuracy/accuracy.txt"),
+            replaced(f"{R}/MultiStream/accuracy/{ACCURACY}", '"qsl_idx" : 7,', '"qsl_idx" : 8,'),
+        ),
+        f"{R}/MultiStream/accuracy/accuracy.txt",
+        "the logs differ",
+    ),
+    Breakage(
+        "answers of BERT in ResNet50's folder",
+        "open",
+        copied(f"{B}/Offline/accuracy/{ACCURACY}", f"{R}/Offline/accuracy/{ACCURACY}"),
+        f"{R}/Offline/accuracy/{ACCURACY}",
+        "not those of resnet",
+    ),
+    Breakage(
+        "answers of ResNet50 in BERT's folder",
+        "open",
+        replaced(f"{B}/Offline/accuracy/{ACCURACY}", '"qsl_idx" : 0,', '"qsl_idx" : 10833,'),
+        f"{B}/Offline/accuracy/{ACCURACY}",
+        "sample 10833",
+    ),
+    Breakage(
+        "classes in BERT's folder",
+        "closed",
+        written(
+            f"{B}/Offline/accuracy/{ACCURACY}",
+            "[\n" + ",\n".join(f'{{ "seq_id" : {n}, "qsl_idx" : {n}, "data" : "0000B443" }}' for n in range(9)) + "]\n",
+        ),
+        f"{B}/Offline/accuracy/{ACCURACY}",
+        "not those of bert-99",
+    ),
+    Breakage(
+        "answers of another benchmark in TEST01",
+        "closed",
+        copied(f"{B}/Offline/TEST01/accuracy/{ACCURACY}", f"{TEST01}/accuracy/{ACCURACY}"),
+        f"{TEST01}/accuracy/{ACCURACY}",
+        "not those of resnet",
     ),
     Breakage(
         "accuracy detail missing",
@@ -839,8 +929,51 @@ BREAKAGES = [
         f"{B}/Server",
         "not allowed here",
     ),
+    Breakage("scenario upper case", "closed", moved(f"{B}/Offline", f"{B}/OFFLINE"), f"{B}/OFFLINE", "to Offline"),
+    Breakage("scenario twice", "closed", twin(f"{B}/Offline", f"{B}/offline"), f"{B}/offline", "same scenario"),
     Breakage(
-        "scenario lower case", "closed", moved(f"{B}/Offline", f"{B}/offline"), f"{B}/offline", "not allowed here"
+        "classic measurements lower case",
+        "classic",
+        moved(f"measurements/{SYSTEM}/bert-99/Offline", f"measurements/{SYSTEM}/bert-99/offline"),
+        f"measurements/{SYSTEM}/bert-99/offline",
+        "rename it to Offline",
+    ),
+    # Results inferred from others
+    Breakage(
+        "inferred without an estimate",
+        "closed",
+        both(
+            logged(f"{R}/SingleStream/performance/run_1", early_stopping_latency_ms=0),
+            inferred("SingleStream", "MultiStream"),
+        ),
+        f"{R}/MultiStream/performance/run_1/{DETAIL}",
+        "measure MultiStream",
+    ),
+    Breakage(
+        "inferred from Offline",
+        "closed",
+        inferred("Offline", "MultiStream"),
+        f"{R}/MultiStream/performance/run_1/{DETAIL}",
+        "must be MultiStream",
+    ),
+    Breakage(
+        "inferred with tests of its own",
+        "closed",
+        both(
+            copied(f"{R}/SingleStream/performance/run_1/{DETAIL}", f"{R}/MultiStream/performance/run_1/{DETAIL}"),
+            copied(f"{R}/SingleStream/performance/run_1/{SUMMARY}", f"{R}/MultiStream/performance/run_1/{SUMMARY}"),
+        ),
+        f"{R}/MultiStream/TEST01/performance/run_1/{DETAIL}",
+        "must be SingleStream",
+    ),
+    Breakage(
+        "inferred for a datacenter",
+        "open",
+        both(
+            system(system_type="datacenter"), logged(f"{B}/Offline/performance/run_1", effective_scenario="MultiStream")
+        ),
+        f"{B}/Offline/performance/run_1/{DETAIL}",
+        "only systems of type edge",
     ),
     Breakage("scenario unknown in open", "open", moved(f"{B}/Offline", f"{B}/Batch"), f"{B}/Batch", "not allowed here"),
     Breakage(
@@ -866,6 +999,27 @@ BREAKAGES = [
         both(moved(B, f"results/{SYSTEM}/whisper"), written("model_mapping.json", '{"whisper": "bert-99"}')),
         "model_mapping.json",
         "another benchmark",
+    ),
+    Breakage(
+        "mapping of another benchmark's name",
+        "open",
+        written("model_mapping.json", '{"efficientnet-lite": "bert-99"}'),
+        "model_mapping.json",
+        "names resnet50, but is mapped to bert-99",
+    ),
+    Breakage(
+        "mapping of an official name",
+        "open",
+        written("model_mapping.json", '{"bert-99": "resnet"}'),
+        "model_mapping.json",
+        "is an official name",
+    ),
+    Breakage(
+        "system name with a comma",
+        "open",
+        renamed_system("a,b"),
+        "results/a,b/bert-99",
+        "comma",
     ),
     Breakage("mapping no JSON", "open", written("model_mapping.json", "{"), "model_mapping.json", "not JSON"),
     Breakage("mapping a list", "open", written("model_mapping.json", "[1]"), "model_mapping.json", "a list"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from breakages import BREAKAGES, TREES, Breakage, appended, logged, system
 from submission_tree import SUBMITTER, SYSTEM, make_tree
+from variants import VARIANTS
 
 from harness.errors import ConfigError
 from harness.results.layout import LAYOUTS, Layout
@@ -78,6 +79,14 @@ def test_a_broken_tree_is_found(copy, breakage: Breakage):
     found = [problem for problem in problems if problem.path == breakage.where()]
     assert any(breakage.word in problem.what or breakage.word in problem.cure for problem in found), problems
     assert all(problem.what and problem.cure for problem in problems)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_what_the_rules_allow_is_accepted(copy, variant: Breakage):
+    layout = copy(variant.tree)
+    variant.apply(layout)
+    assert not check(root_of(layout), find_round(TREES[variant.tree][0]))
 
 
 def test_names_of_breakages_are_unique():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from breakages import BREAKAGES, TREES, Breakage
 from submission_tree import SUBMITTER, make_tree
+from variants import VARIANTS
 
 from harness.errors import ConfigError, MissingDependencyError
 from harness.rules.rounds import find_round
@@ -56,6 +57,14 @@ def test_what_they_reject_we_report(checkout, tmp_path, breakage: Breakage):
         assert check(tmp_path, find_round(round_name)), verdicts
     for verdict in verdicts:
         assert verdict.accepted or verdict.reasons, "a rejection without a reason"
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_what_we_accept_they_accept(checkout, tmp_path, variant: Breakage):
+    round_name, division = TREES[variant.tree]
+    variant.apply(make_tree(tmp_path, round_name, division))
+    verdicts = run_checkers(checkout, tmp_path, find_round(round_name))
+    assert all(verdict.accepted for verdict in verdicts), verdicts
 
 
 OUTPUT = """\

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.results.layout import SCORES
 from harness.rules.limits import CUT, KEPT
+from harness.submission.checks.answers import check_answers
 from harness.submission.checks.log import check_summary, check_test, read_log
-from harness.submission.checks.performance import small
+from harness.submission.checks.performance import EXTRA, small
 from harness.submission.checks.subject import Result
 from harness.submission.tree import Findings, Problem, Tree, contents, lines_of, printable, read_text
 
 _AGAIN = "rerun the accuracy test and package it again"
+_F1 = r"""\{{["']exact_match["']:\s{{0,9}}{},\s{{0,9}}["']f1["']:\s{{0,9}}(?P<score>{})\}}"""
 _NUMBER = r"\d{1,9}(?:\.\d{1,30})?"
-_REMARK = re.compile(r"(?i)(?!accuracy|hash|\{).*(?:rehearsal|not for submission|random weights|stand-in)")
+_READ = re.compile(r"accuracy|hash|\{")
+"""The start of lines that an official checker may take for a score or the hash; it ignores all others."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ FORMS = {
     ),
     "F1": Form(
         "F1",
-        re.compile(rf'\{{"exact_match": {_NUMBER}, "f1": (?P<score>{_NUMBER})\}}'),
-        re.compile(r'\{"exact_match": [\d.]{1,30}, "f1": (?P<score>[\d.]{1,30})\}'),
+        re.compile(_F1.format(_NUMBER, _NUMBER)),
+        re.compile(_F1.format(r"[\d.]{1,30}", r"[\d.]{1,30}")),
         '{"exact_match": 83.0, "f1": 90.1}',
     ),
 }
@@ -48,18 +51,22 @@ FORMS = {
 
 def check_accuracy(result: Result) -> Findings[None]:
     """The accuracy run must cover the full data set and, in the closed division, reach the target."""
-    tree, folder, scenario, rules = result.tree, f"{result.folder}/accuracy", result.scene.scenario, result.rules
-    yield from contents(tree, folder, files=(SUMMARY, DETAIL, ACCURACY, SCORES), cure=_AGAIN)
+    tree, folder, rules = result.tree, f"{result.folder}/accuracy", result.rules
+    yield from contents(tree, folder, files=(SUMMARY, DETAIL, ACCURACY, SCORES), allowed=EXTRA, cure=_AGAIN)
     if tree.kind(f"{folder}/{DETAIL}") == "file":
         log = yield from read_log(tree, folder)
         if log is not None:
+            # An inferred result has the accuracy run of the measured one, or one of its own.
+            same = log.values.get("effective_scenario") == result.filed
+            scenario = result.filed if same else result.measured
             yield from check_test(log, "AccuracyOnly", scenario, result.package.round)
             for key in ("qsl_reported_total_count", "effective_accuracy_sample_count"):
                 if rules and (key in log.values or key.startswith("qsl")):
                     wanted = f"{rules.samples}, the full data set"
                     yield from log.expect(key, log.number(key) == rules.samples, wanted, "use the full data set")
     if tree.kind(f"{folder}/{SUMMARY}") == "file":
-        yield from check_summary(tree, folder, None, scenario, "AccuracyOnly")
+        yield from check_summary(tree, folder, None, result.filed, "AccuracyOnly")
+    yield from check_answers(tree, f"{folder}/{ACCURACY}", rules)
     form = FORMS[rules.metric] if rules else None
     score = yield from check_scores(tree, folder, form)
     if score is None or rules is None or form is None:
@@ -75,7 +82,8 @@ def check_accuracy(result: Result) -> Findings[None]:
 def check_scores(tree: Tree, folder: str, form: Form | None, sampled: bool = False) -> Findings[re.Match[str] | None]:
     """Check accuracy.txt and the accuracy log beside it.
 
-    ``sampled``: the log contains only sampled responses; then only the hash is required, and remarks are allowed.
+    ``sampled``: the log contains only sampled responses; then only the hash is required, and other lines may look like
+    scores.
 
     Returns:
         The match of the score's line with ``form`` (None: with any of `FORMS`); None unless there is exactly one.
@@ -91,12 +99,12 @@ def check_scores(tree: Tree, folder: str, form: Form | None, sampled: bool = Fal
     for number, line in enumerate(lines_of(text), start=1):
         matches = (each.line.fullmatch(line) for each in ([form] if form else FORMS.values()))
         score = next((match for match in matches if match), None)
-        digest = re.fullmatch(r"hash=([0-9a-f]{64})", line)
+        digest = re.fullmatch(r"hash=([0-9a-fA-F]{64})", line)
         if score:
             scores.append(score)
         elif digest:
-            hashes.append(digest[1])
-        elif line.strip() and not sampled and not _REMARK.match(line):
+            hashes.append(digest[1].lower())
+        elif not sampled and _READ.match(line):
             example = form.example if form else "in an official form"
             what = f"line {number} ({printable(line, 40)}) is neither a score ({example}) nor hash=<sha256 of the log>"
             yield Problem(path, what, _AGAIN)
@@ -132,5 +140,19 @@ def _log(tree: Tree, path: str, digest: str | None) -> Findings[None]:
         if len(content) != 2 * KEPT + len(CUT):
             what = f"it is truncated to {len(content)} bytes instead of {2 * KEPT + len(CUT)}"
             yield Problem(path, what, _AGAIN)
+        yield from _hashed(path, content, digest)
     elif digest and hashlib.sha256(content).hexdigest() != digest:
         yield Problem(path, f"its sha256 is not the hash in {SCORES}", _AGAIN)
+
+
+def _hashed(path: str, content: bytes, digest: str | None) -> Findings[None]:
+    """The hash beside a truncated log must be that of the full log, which is not here: find hashes of anything else."""
+    others = {
+        "the truncated log": content,
+        "both ends of the log": content[:KEPT] + content[-KEPT:],
+        "an empty file": b"",
+    }
+    for name, other in others.items():
+        if digest == hashlib.sha256(other).hexdigest():
+            what = f"the hash in {SCORES} is that of {name}, not of the full log"
+            yield Problem(path, what, "hash the full log, and truncate it only then, or package it again")

@@ -7,8 +7,9 @@ from harness.loadgen.logs import ACCURACY
 from harness.results.layout import BASELINE, COMPLIANCE, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE
 from harness.rules.audits import Audit
 from harness.submission.checks.accuracy import FORMS, check_scores
+from harness.submission.checks.answers import check_answers
 from harness.submission.checks.log import Log
-from harness.submission.checks.performance import check_run
+from harness.submission.checks.performance import EXTRA, check_run
 from harness.submission.checks.subject import Result
 from harness.submission.tree import Findings, Problem, Tree, contents, lines_of, read_text
 
@@ -93,8 +94,9 @@ def _responses(result: Result, folder: str, cure: str) -> Findings[None]:
     both = () if passed else (BASELINE, COMPLIANCE)
     if not passed and text is not None and any(tree.kind(f"{accuracy}/{name}") is None for name in both):
         yield Problem(path, f"it does not have {PASS}, and {BASELINE} or {COMPLIANCE} is missing", cure)
-    yield from contents(tree, accuracy, files=(ACCURACY, SCORES, *both), cure=cure)
+    yield from contents(tree, accuracy, files=(ACCURACY, SCORES, *both), allowed=EXTRA, cure=cure)
     yield from check_scores(tree, accuracy, FORMS[result.rules.metric] if result.rules else None, sampled=True)
+    yield from check_answers(tree, f"{accuracy}/{ACCURACY}", result.rules, sampled=True)
     if not passed:
         yield from _near(result, accuracy, cure)
 

@@ -5,6 +5,7 @@ from harness.loadgen.conf import check_official, read_user_conf
 from harness.results.layout import CONF, README
 from harness.rules.limits import MIN_DURATION_MS
 from harness.submission.checks.subject import Result
+from harness.submission.checks.system import exportable
 from harness.submission.measurements import FIELDS
 from harness.submission.tree import Findings, Problem, read_object, read_text, required_text, writable
 
@@ -26,20 +27,17 @@ def check_measurements(result: Result) -> Findings[None]:
 
 def _file(result: Result, folder: str) -> Findings[None]:
     scene, layout = result.scene, result.package.layout
-    pattern = layout.measurements_file(scene, "*").name
-    if "*" not in pattern:
+    pattern = layout.measurements_file(scene, "<implementation>").name
+    if "<" not in pattern:
         path = f"{folder}/{pattern}"
     else:
-        start, end = pattern.split("*")
         names = [n for n in result.tree.names(folder, "file") if n.endswith(".json")]
-        good = [n for n in names if n.startswith(start) and n.endswith(end) and len(n) > len(pattern) - 1]
-        if len(names) != 1 or not good:
-            found = ", ".join(names) or "none"
-            what = f"it needs exactly one file {start}<implementation>{end} (found: {found})"
+        implementation = result.implementation(names[0]) if len(names) == 1 else None
+        if implementation is None:
+            what = f"it needs exactly one file {pattern} (found: {', '.join(names) or 'none'})"
             yield Problem(folder, what, _AGAIN)
             return
-        path = f"{folder}/{good[0]}"
-        implementation = good[0][len(start) : -len(end)]
+        path = f"{folder}/{names[0]}"
         code = f"{result.package.path}/{layout.code}/{scene.benchmark}/{implementation}"
         if result.tree.kind(code) != "folder":
             yield Problem(path, f"it names the implementation {implementation}, but {code} does not exist", _AGAIN)
@@ -47,6 +45,7 @@ def _file(result: Result, folder: str) -> Findings[None]:
     if values is not None:
         yield from required_text(path, values, FIELDS)
         yield from writable(path, values)
+        yield from exportable(path, {"weight_data_types": values.get("weight_data_types")})
 
 
 def _conf(result: Result, path: str) -> Findings[None]:

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from datetime import datetime
 
-from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
+from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, TRACE
+from harness.rules.inference import may_infer
 from harness.rules.limits import LARGEST_ACCURACY_LOG, MIN_DURATION_MS
 from harness.rules.rounds import Rules
 from harness.scenarios.base import Scenario
@@ -11,6 +12,8 @@ from harness.submission.checks.log import AGAIN, Log, check_summary, check_test,
 from harness.submission.checks.subject import Result
 from harness.submission.tree import Findings, Problem, Tree, contents
 
+EXTRA = (TRACE, "results.json")
+"""Files beside LoadGen's logs that both official checkers allow."""
 _NO_AUDIT = {
     "effective_accuracy_log_rng_seed": 0,
     "effective_accuracy_log_probability": 0,
@@ -29,6 +32,7 @@ def check_performance(result: Result) -> Findings[Log | None]:
         return None
     log = yield from check_run(result, f"{parent}/run_1")
     if log is not None:
+        yield from _inferred(result, log)
         for key, value in _NO_AUDIT.items():
             cure = "only compliance tests set it: rerun without an audit.config in the working directory"
             yield from log.expect(key, log.values.get(key) == value, f"{value}", cure)
@@ -37,8 +41,8 @@ def check_performance(result: Result) -> Findings[Log | None]:
 
 def check_run(result: Result, folder: str) -> Findings[Log | None]:
     """The logs of a test in performance mode, with or without audit settings; returns the detail log."""
-    tree, name = result.tree, result.scene.scenario
-    yield from contents(tree, folder, files=(SUMMARY, DETAIL), allowed=(ACCURACY,), cure=AGAIN)
+    tree, name = result.tree, result.measured
+    yield from contents(tree, folder, files=(SUMMARY, DETAIL), allowed=(ACCURACY, *EXTRA), cure=AGAIN)
     yield from small(tree, f"{folder}/{ACCURACY}")
     log = None
     if tree.kind(f"{folder}/{DETAIL}") == "file":
@@ -54,6 +58,21 @@ def check_run(result: Result, folder: str) -> Findings[Log | None]:
         if result.rules:
             yield from _sizes(log, result.scenario, result.rules)
     return log
+
+
+def _inferred(result: Result, log: Log) -> Findings[None]:
+    """A result that was inferred needs a system that may do so, and a log that shows the inferred result."""
+    inference = result.inference
+    if inference is None:
+        return
+    if not may_infer(result.system_type):
+        what = f"{result.filed} is inferred from {inference.source}, which only systems of type edge may do"
+        yield Problem(log.path, what, f"measure {result.filed}")
+        return
+    value = log.number(inference.key)
+    wanted = f"a number greater than 0: {result.filed} is inferred from it"
+    cure = f"let the {inference.source} test run longer, or measure {result.filed}"
+    yield from log.expect(inference.key, value is not None and value > 0, wanted, cure)
 
 
 def small(tree: Tree, path: str) -> Findings[None]:

@@ -6,11 +6,13 @@ from harness.registry import SCENARIOS
 from harness.results.layout import CONF, MAPPING, README
 from harness.rules.limits import LARGEST_FILE
 from harness.rules.rounds import DIVISIONS, RULES
-from harness.submission.checks.subject import Package, Result
+from harness.submission.checks.subject import Package, Result, scenario_of
 from harness.submission.tree import Findings, Problem, Tree, printable, read_text
 
 _DOCUMENTS = (".md", ".pdf")
 _PLAIN = ("LICENSE", "NOTICE")
+_MEASURED = ("mlperf.conf",)
+"""Files that may be beside user.conf."""
 _MOVE = "remove it, or move it to the right folder"
 
 
@@ -72,8 +74,10 @@ def check_package(package: Package) -> Findings[None]:
         used = elsewhere if tree.kind(calibration) is None and tree.kind(elsewhere) == "file" else calibration
         yield from read_text(tree, used, "describe the calibration or state that there was none, or package it again")
     for name in tree.names(f"{path}/systems"):
-        system = name.removesuffix(".json")
-        if not name.endswith(".json") or ".json" in system or tree.kind(f"{path}/systems/{name}") != "file":
+        # <system>_power.yaml is the power of the system's nameplate.
+        ending = next((each for each in (".json", "_power.yaml") if name.endswith(each)), None)
+        system = name.removesuffix(ending or "")
+        if ending is None or ".json" in system or tree.kind(f"{path}/systems/{name}") != "file":
             yield Problem(f"{path}/systems/{name}", "it is not a system description", "remove it")
         elif tree.kind(f"{path}/results/{system}") != "folder":
             yield Problem(f"{path}/systems/{name}", "the system has no results", "remove it, or add the results")
@@ -85,6 +89,11 @@ def check_results(package: Package) -> Findings[None]:
     results = package.results()
     if not results:
         yield Problem(f"{path}/results", "there are no results", "create the tree with `harness package`")
+    for folder in dict.fromkeys(f"{path}/results/{r.scene.system}/{r.scene.benchmark}" for r in results):
+        if "," in folder or '"' in folder:
+            yield Problem(
+                folder, "its name contains a comma or a quotation mark, which breaks summary.csv", "rename it"
+            )
     scenes = {f"{r.scene.system}/{r.scene.benchmark}/{r.scene.scenario}" for r in results}
     for top in package.layout.trees:
         for depth, folder in _upper(tree, f"{path}/{top}"):
@@ -93,12 +102,20 @@ def check_results(package: Package) -> Findings[None]:
                 if kind != "folder":
                     yield Problem(place, "only folders are allowed here", _MOVE)
                 elif depth == 2 and place.removeprefix(f"{path}/{top}/") not in scenes:
-                    yield Problem(place, "it does not belong to any result", "remove it, or add the result")
+                    other = next((each for each in scenes if _same_scene(f"{path}/{top}/{each}", place)), None)
+                    cure = f"rename it to {other.rpartition('/')[2]}, as in results" if other else ""
+                    yield Problem(place, "it does not belong to any result", cure or "remove it, or add the result")
     for system in tree.names(f"{path}/results", "folder"):
         if not tree.names(f"{path}/results/{system}", "folder"):
             yield Problem(f"{path}/results/{system}", "the system has no results", "remove it, or add the results")
         for benchmark in tree.names(f"{path}/results/{system}", "folder"):
             yield from _benchmark(package, system, benchmark)
+
+
+def _same_scene(one: str, other: str) -> bool:
+    """Whether two folders of scenarios have the same name, except for the case of the scenario's."""
+    parts = [path.rpartition("/") for path in (one, other)]
+    return parts[0][0] == parts[1][0] and parts[0][2].lower() == parts[1][2].lower()
 
 
 def _upper(tree: Tree, top: str) -> list[tuple[int, str]]:
@@ -132,13 +149,20 @@ def _scenarios(package: Package, system: str, benchmark: str, known: str) -> Fin
         what = f"{package.round.name} does not have {known} for systems of type {printable(kinds)}"
         yield Problem(folder, what, "set system_type to edge or datacenter,edge")
         return
+    filed: dict[str, str] = {}
+    for name in present:
+        first = filed.setdefault(scenario_of(name), name)
+        if first != name:
+            yield Problem(f"{folder}/{name}", f"it is the same scenario as {first}", "keep one of them")
     if isinstance(kinds, str) and package.closed:
-        for name in sorted(required - set(present)):
+        for name in sorted(required - filed.keys()):
             what = f"the scenario is missing; the closed division requires it for systems of type {kinds}"
             yield Problem(f"{folder}/{name}", printable(what, 120), "measure it, or submit to the open division")
-    for name in present:
-        if name not in (required if package.closed else SCENARIOS):
-            cure = f"remove it, or use one of {', '.join(sorted(required if package.closed else SCENARIOS))}"
+    allowed = required if package.closed else frozenset(SCENARIOS)
+    for scenario, name in filed.items():
+        if scenario not in allowed:
+            right = next((each for each in allowed if each.lower() == name.lower()), None)
+            cure = f"rename it to {right}" if right else f"remove it, or use one of {', '.join(sorted(allowed))}"
             yield Problem(f"{folder}/{name}", "the scenario is not allowed here", cure)
 
 
@@ -156,7 +180,7 @@ def check_scene(result: Result) -> Findings[None]:
     tests = result.rules.tests if result.rules else ()
     allowed = {package.at(package.layout.performance(result.scene).parent), f"{result.folder}/accuracy"}
     allowed |= {result.test(test) for test in tests}
-    allowed |= {f"{result.measurements}/{name}" for name in (README, CONF)}
+    allowed |= {f"{result.measurements}/{name}" for name in (README, CONF, *_MEASURED)}
     compliance = result.test("*").rpartition("/")[0]
     copies = _copies(result, tests)
     allowed |= copies.keys()
@@ -165,7 +189,8 @@ def check_scene(result: Result) -> Findings[None]:
     for folder in dict.fromkeys((result.folder, result.measurements, compliance)):
         for name in tree.names(folder):
             path = f"{folder}/{name}"
-            if path not in allowed and not (folder == result.measurements and result.names_measurements(name)):
+            measurements = folder == result.measurements and result.implementation(name) is not None
+            if path not in allowed and not measurements:
                 yield Problem(path, "it does not belong here", "remove it")
 
 
@@ -176,7 +201,7 @@ def _copies(result: Result, tests: Iterable[str]) -> dict[str, str]:
         return {}
     copies = {f"{result.folder}/{name}": f"{measured}/{name}" for name in (README, CONF)}
     for name in package.tree.names(measured, "file"):
-        if result.names_measurements(name):
+        if result.implementation(name) is not None:
             copies[package.at(new.measurements_file(result.scene, ""))] = f"{measured}/{name}"
     return copies | {package.at(new.compliance(result.scene, test)): result.test(test) for test in tests}
 

@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from harness.registry import SCENARIOS
 from harness.results.layout import LAYOUTS, MAPPING, Layout, Scene
 from harness.rules.audits import AUDITS, Audit
+from harness.rules.inference import Inference, find_inference, may_infer
 from harness.rules.rehearsal import REHEARSAL_PREFIX
 from harness.rules.rounds import RULES, Round, Rules, recognise
 from harness.scenarios.base import Scenario, known_scenario
-from harness.submission.tree import Findings, Problem, Tree, printable, read_object
+from harness.submission.checks.log import read_log
+from harness.submission.tree import Findings, Problem, Tree, printable, read_object, values_of
 
 _MAPPED = {rules.mapped: name for name, rules in RULES.items()}
 """The names of benchmarks in a mapping, and in the paths of results."""
+
+_FOLDERS = {name.lower(): name for name in SCENARIOS}
+"""Scenarios by the lower-case names of folders that both official checkers accept."""
 
 _OTHERS = (
     *("3d-unet", "deepseek", "dlrm", "e2e-rag", "gpt", "llama", "mixtral", "pointpainting", "qwen", "retinanet"),
@@ -58,6 +64,10 @@ class Package:
 
     def results(self) -> list[Result]:
         """All folders at the depth of results."""
+        return self._results
+
+    @cached_property
+    def _results(self) -> list[Result]:
         found = []
         results = f"{self.path}/results"
         for system in self.tree.names(results, "folder"):
@@ -68,11 +78,10 @@ class Package:
 
     def benchmark(self, name: str) -> str | None:
         """The official name of the benchmark of results in a folder ``name``; None if it is unknown."""
-        if name in RULES:
-            return name
-        if self.closed:
-            return None
-        return _MAPPED.get(name) or _MAPPED.get(self.mapping.get(name, "")) or recognise(name)
+        official = name if name in RULES else _MAPPED.get(name)
+        if official or self.closed:
+            return official
+        return _MAPPED.get(self.mapping.get(name, "")) or recognise(name)
 
 
 @dataclass(frozen=True)
@@ -98,9 +107,30 @@ class Result:
         return RULES.get(self.benchmark or "")
 
     @property
+    def filed(self) -> str:
+        """LoadGen's name of the scenario that the result is filed under; the folder's name if that is unknown."""
+        return scenario_of(self.scene.scenario)
+
+    @cached_property
+    def inference(self) -> Inference | None:
+        """How the result was inferred, according to its performance log; None if it was measured itself."""
+        log = values_of(read_log(self.tree, self.package.at(self.package.layout.performance(self.scene))))
+        return find_inference(log.values.get("effective_scenario"), self.filed) if log else None
+
+    @property
+    def system_type(self) -> object:
+        """The system type in the system description."""
+        return self.package.systems.get(self.scene.system, {}).get("system_type")
+
+    @property
+    def measured(self) -> str:
+        """The scenario that LoadGen ran: the one that the result is filed under, unless it was inferred."""
+        return self.inference.source if self.inference and may_infer(self.system_type) else self.filed
+
+    @property
     def scenario(self) -> type[Scenario] | None:
-        """The scenario; None if it is unknown, which check_results reports."""
-        return known_scenario(self.scene.scenario)
+        """The class of the scenario that LoadGen ran; None if it is unknown, which check_results reports."""
+        return known_scenario(self.measured)
 
     @property
     def rehearsed(self) -> bool:
@@ -117,10 +147,17 @@ class Result:
         """The folder of the measurements file, user.conf and README.md."""
         return self.package.at(self.package.layout.measurements(self.scene))
 
-    def names_measurements(self, name: str) -> bool:
-        """Whether ``name`` is a possible name of the measurements file."""
-        parts = self.package.layout.measurements_file(self.scene, "*").name.split("*")
-        return name.startswith(parts[0]) and name.endswith(parts[-1])
+    def implementation(self, name: str) -> str | None:
+        """The implementation in ``name``, "" if such names have none; None if it does not name a measurements file."""
+        for scenario in (self.scene.scenario, self.filed):
+            scene = Scene(self.scene.system, self.scene.benchmark, scenario)
+            pattern = self.package.layout.measurements_file(scene, "*").name
+            start, star, end = pattern.partition("*")
+            if name == pattern and not star:
+                return ""
+            if star and name.startswith(start) and name.endswith(end) and len(name) >= len(pattern):
+                return name[len(start) : -len(end)]
+        return None
 
     def tests(self) -> list[Audit]:
         """The required compliance tests; in the open division, those that exist."""
@@ -130,6 +167,15 @@ class Result:
     def test(self, test: str) -> str:
         """The folder of a compliance test."""
         return self.package.at(self.package.layout.compliance(self.scene, test))
+
+
+def scenario_of(folder: str) -> str:
+    """LoadGen's name of the scenario of a folder; an unknown name is returned unchanged.
+
+    >>> scenario_of("singlestream"), scenario_of("Offline"), scenario_of("OFFLINE")
+    ('SingleStream', 'Offline', 'OFFLINE')
+    """
+    return _FOLDERS.get(folder, folder)
 
 
 def read_mapping(tree: Tree, package: str) -> Findings[dict[str, str]]:
@@ -144,7 +190,22 @@ def read_mapping(tree: Tree, package: str) -> Findings[dict[str, str]]:
             yield Problem(path, f"{name} is the name of another benchmark and cannot be mapped", "rename it")
         elif isinstance(benchmark, str) and benchmark in _MAPPED:
             good[name] = benchmark
+            yield from _consistent(path, name, benchmark)
         else:
             what = f"{printable(name)} is mapped to {printable(benchmark)}, which is not a benchmark of this project"
             yield Problem(path, what, f"map it to one of {', '.join(_MAPPED)}")
     return good
+
+
+def _consistent(path: str, name: str, mapped: str) -> Findings[None]:
+    """A name that is, or shows, one benchmark must not be mapped to another: both official checkers accept that."""
+    official = name if name in RULES else _MAPPED.get(name)
+    shown = official or recognise(name)
+    if shown is None or shown == _MAPPED[mapped]:
+        return
+    if official:
+        what = f"{printable(name)} is an official name, but is mapped to {mapped}: the official checkers ignore that"
+        yield Problem(path, what, f"remove it, or rename the folder if its results are of {mapped}")
+    elif RULES[shown].model != RULES[_MAPPED[mapped]].model:
+        what = f"{printable(name)} names {shown}, but is mapped to {mapped}"
+        yield Problem(path, what, f"map it to {RULES[shown].mapped}, or rename the folder")
