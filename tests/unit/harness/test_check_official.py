@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from breakages import BREAKAGES, TREES, Breakage
-from submission_tree import SUBMITTER, make_tree
+from submission_tree import SUBMITTER, SYSTEM, make_tree
 from variants import VARIANTS
 
 from harness.errors import ConfigError, MissingDependencyError
@@ -65,6 +65,26 @@ def test_what_we_accept_they_accept(checkout, tmp_path, variant: Breakage):
     variant.apply(make_tree(tmp_path, round_name, division))
     verdicts = run_checkers(checkout, tmp_path, find_round(round_name))
     assert all(verdict.accepted for verdict in verdicts), verdicts
+
+
+@pytest.mark.parametrize("measured", ["SingleStream only", "all"])
+def test_what_their_tool_infers_we_accept(checkout, tmp_path, measured):
+    layout = make_tree(tmp_path / "in")
+    for top in (layout.root / "src", layout.root / "results" / SYSTEM):
+        (top / "bert-99").rename(top / "bert-99.9")
+    for folder in layout.root.glob("results/*/*/*"):
+        if measured != "all" and folder.name != "SingleStream":
+            shutil.rmtree(folder)
+    tool = checkout / "tools" / "submission" / "preprocess_submission.py"
+    output = tmp_path / "out"
+    command = [sys.executable, str(tool), "--input", str(tmp_path / "in"), "--output", str(output), "--version", "v6.1"]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=environment)
+    inferred = {path.relative_to(output).as_posix() for path in output.glob("closed/*/results/*/*/*")}
+    results = f"closed/{SUBMITTER}/results/{SYSTEM}"
+    assert inferred >= {f"{results}/resnet50/multistream", f"{results}/bert-99.9/offline", f"{results}/bert-99/offline"}
+    assert not check(output)
+    assert all(verdict.accepted for verdict in run_checkers(checkout, output, find_round("v6.1")))
 
 
 OUTPUT = """\

@@ -100,6 +100,7 @@ VARIANTS = [
         "",
         "",
     ),
+    Breakage("Offline both measured and inferred", "closed", twin(f"{R}/MultiStream", f"{R}/offline"), "", ""),
     Breakage("bert-99 from bert-99.9", "closed", high_accuracy, "", ""),
     Breakage(
         "output of the official accuracy script",

@@ -149,21 +149,23 @@ def _scenarios(package: Package, system: str, benchmark: str, known: str) -> Fin
         what = f"{package.round.name} does not have {known} for systems of type {printable(kinds)}"
         yield Problem(folder, what, "set system_type to edge or datacenter,edge")
         return
-    filed: dict[str, str] = {}
-    for name in present:
-        first = filed.setdefault(scenario_of(name), name)
-        if first != name:
-            yield Problem(f"{folder}/{name}", f"it is the same scenario as {first}", "keep one of them")
     if isinstance(kinds, str) and package.closed:
-        for name in sorted(required - filed.keys()):
+        for name in sorted(required - {scenario_of(name) for name in present}):
             what = f"the scenario is missing; the closed division requires it for systems of type {kinds}"
             yield Problem(f"{folder}/{name}", printable(what, 120), "measure it, or submit to the open division")
     allowed = required if package.closed else frozenset(SCENARIOS)
-    for scenario, name in filed.items():
-        if scenario not in allowed:
+    for name in present:
+        if scenario_of(name) not in allowed:
             right = next((each for each in allowed if each.lower() == name.lower()), None)
             cure = f"rename it to {right}" if right else f"remove it, or use one of {', '.join(sorted(allowed))}"
             yield Problem(f"{folder}/{name}", "the scenario is not allowed here", cure)
+    measured: dict[str, str] = {}
+    for result in package.results():
+        # The official preprocess_submission.py puts inferred results beside measured ones: offline beside Offline.
+        if (result.scene.system, result.scene.benchmark) == (system, benchmark) and not result.inference:
+            first = measured.setdefault(result.filed, result.scene.scenario)
+            if first != result.scene.scenario:
+                yield Problem(result.folder, f"it is the same scenario as {first}", "keep one of them")
 
 
 def _code(package: Package, benchmark: str) -> Findings[None]:
