@@ -23,6 +23,7 @@ SYSTEM_TYPE ?=
 MODELS ?=
 SCENARIOS ?=
 REHEARSAL ?=
+INFER ?=
 SET ?=
 PYTHON ?=
 DEEPSPARSE ?= 1
@@ -83,6 +84,7 @@ help: ## This list
 	@echo '  SCENARIOS  of the campaign                               default: those that the closed division requires'
 	@echo '  REHEARSAL  1 is a dry run with stand-ins, in build/rehearsal and build/rehearsal-submission'
 	@echo '  ROUND      such as v6.1                                  default: that of the logs'
+	@echo '  INFER      for package: 1 adds Offline and MultiStream inferred from SingleStream, and bert-99 from bert-99.9'
 	@echo '  INFERENCE_REPO  a checkout of mlcommons/inference, whose two checkers then also run'
 	@echo '  OFFICIAL   for check: 1 clones the commit of mlcommons/inference that the rules were read from'
 	@echo
@@ -128,7 +130,7 @@ compliance: $(READY) ## The compliance tests of existing official results: TEST0
 package: $(READY) ## Make build/submission and its tarball from the official runs of SYSTEM, for DIVISION and SUBMITTER
 	@$(BIN)/harness package --division $(call quoted,$(DIVISION)) --submitter $(call quoted,$(SUBMITTER)) \
 	  $(foreach system,$(SYSTEM),--system $(call quoted,$(system))) $(call option,ROUND,round) \
-	  $(call flag,REHEARSAL,rehearsal) $(ARGS)
+	  $(call flag,REHEARSAL,rehearsal) $(call flag,INFER,infer) $(ARGS)
 
 data: $(READY) ## Fetch the full SQuAD v1.1 dev set and BERT's vocabulary into build/data
 	@$(BIN)/harness data fetch

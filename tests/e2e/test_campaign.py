@@ -87,6 +87,17 @@ def test_a_closed_campaign_runs_all_tests_once_and_marks_a_rehearsal(small):
     assert {"REHEARSAL" in problem["what"] or "rehearsal" in problem["path"] for problem in marks} == {True}
     assert len(marks) >= 4
 
+    own = small.harness("check", tree)  # nothing was edited since the tests
+    assert (own.returncode, "6 recorded tests. Make" in own.stdout) == (0, True), own.stdout
+    verdict = test / "verify_accuracy.txt"
+    verdict.write_text(verdict.read_text() + "\n")
+    own = small.harness("check", tree)
+    assert own.returncode == 1
+    assert "TEST01/verify_accuracy.txt" in own.stdout
+    refused = small.harness("package", "--rehearsal", "--division", "closed", "--submitter", "acme", "--system", "toy")
+    assert refused.returncode == 1
+    assert "verify_accuracy.txt: it was edited after the run" in " ".join(refused.stderr.split())
+
 
 def test_one_image_again_and_again_is_compliance_test_04(small):
     given = ("run", "--rehearsal", "--model", "efficientnet-lite0-int8", "--engine", "null", "--system", "toy",

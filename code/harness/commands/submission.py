@@ -104,6 +104,14 @@ def package(
         str | None, typer.Option("--round", help="Such as v6.1.", show_default="that of the runs")
     ] = None,
     rehearsal: options.Rehearsal = False,
+    infer: Annotated[
+        bool,
+        typer.Option(
+            "--infer",
+            help="Add results that the rules allow to infer: Offline and MultiStream from SingleStream, bert-99 from "
+            "bert-99.9.",
+        ),
+    ] = False,
     tree: options.Tree = None,
     output: Annotated[
         Path | None, typer.Option(help="The root of the submission.", show_default="build/submission")
@@ -125,6 +133,7 @@ def package(
         output=output,
         round_name=round_name,
         rehearsal=rehearsal,
+        infer=infer,
     )
     raise typer.Exit(make(request, as_json))
 

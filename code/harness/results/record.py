@@ -173,6 +173,8 @@ class Record(_Part):
     agreement: RecordedAgreement | None = None
     reference: dict[str, str] | None = None
     """For a compliance test: sha256 of the logs it was compared with."""
+    digests: dict[str, str] | None = None
+    """sha256 of the test's files when it was recorded, by name; None in records of older versions."""
 
     @property
     def test(self) -> str:

@@ -15,6 +15,7 @@ from harness.host.files import native
 from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
+from harness.results.digests import sealed
 from harness.results.layout import CONF, RUN
 from harness.results.record import reference
 from harness.rules.limits import MIN_DURATION_MS
@@ -273,7 +274,7 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
         The outcome, and the folder that holds the logs.
     """
     settings, places, audit, ready = planned.settings, planned.places, planned.audit, planned.ready
-    write_json(places.staging / RUN, outcome.record.values())
+    write_json(places.staging / RUN, sealed(outcome.record, places.staging))
     if settings.notice and not outcome.record.for_submission:
         (places.staging / "NOT-FOR-SUBMISSION.txt").write_text("\n".join((*settings.notices, "")), "utf-8")
     result = places.collect(settings.audit) if settings.official and outcome.valid else None
@@ -283,7 +284,7 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
         outcome = replace(outcome, valid=not reasons, reasons=reasons, reference=compared)
         # The record must include the verification's verdict, and the results that the test was compared with.
         for folder in (places.staging, result / "performance" / "run_1"):
-            write_json(folder / RUN, outcome.record.values())
+            write_json(folder / RUN, sealed(outcome.record, result / "performance" / "run_1"))
     code = 0 if outcome.valid else 1
     publish = partial(heartbeat.publish, code)
     return outcome, places.publish(result if outcome.valid else None, publish)

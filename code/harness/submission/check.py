@@ -21,6 +21,7 @@ from harness.submission.checks.structure import check_names, check_package, chec
 from harness.submission.checks.subject import Package, Result, read_mapping
 from harness.submission.checks.system import check_system
 from harness.submission.checks.twice import check_twice
+from harness.submission.recorded import check_recorded, find_recorded
 from harness.submission.tree import Findings, Problem, T, Tree, printable
 
 
@@ -34,6 +35,10 @@ class CheckReport:
     results: int
     problems: tuple[Problem, ...]
     """Sorted by path."""
+    recorded: bool = False
+    """Whether the tree is not a submission, but our own results, of which only the digests were checked."""
+    without_digests: int = 0
+    """Records of such a tree that have no digests."""
 
 
 def check(root: Path, round_: Round | None = None, rehearsal: bool = False) -> list[Problem]:
@@ -44,13 +49,17 @@ def check(root: Path, round_: Round | None = None, rehearsal: bool = False) -> l
 def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) -> CheckReport:
     """Check a tree for a round, by default the round of most of its logs.
 
-    A rehearsal may contain the marks of a rehearsal; every other problem counts.
+    Of our own results, which are not a submission yet, only the digests are checked. A rehearsal may contain its marks;
+    every other problem counts.
 
     Raises:
         ConfigError: the folder does not exist.
     """
     if not root.is_dir():
         raise ConfigError(f"{root} is not a folder: create it with `harness package`, or pass the folder to check.")
+    if folders := find_recorded(root):
+        edits, without = check_recorded(root, folders)
+        return CheckReport(round_ or DEFAULT_ROUND, (), len(folders), tuple(edits), True, without)
     tree = Tree(root)
     wanted = round_ or _round(tree)
     problems: list[Problem] = []

@@ -100,13 +100,19 @@ def unknown(values: Mapping[str, str]) -> list[str]:
     return [name for name, value in values.items() if value == "unknown"]
 
 
-def readme(scene: Scene, records: Sequence[Record], values: Mapping[str, str]) -> str:
-    """README.md of a scenario: how each run was made. ``records`` are those of all tests, performance first."""
+def readme(scene: Scene, records: Sequence[Record], values: Mapping[str, str], inferred_from: str | None = None) -> str:
+    """README.md of a scenario: how each run was made. ``records`` are those of all tests, performance first.
+
+    ``inferred_from`` is what was measured, if the rules let this result be inferred from it.
+    """
     record = records[0]
     model, engine, machine = record.model, record.engine, record.machine
     lines = [f"# {scene.benchmark}, {scene.scenario}, on {scene.system}", ""]
     if record.notice:
         lines += [f"**{record.notice}**", ""]
+    if inferred_from:
+        how = "as MLPerf's rules allow; all logs, settings and commands are those of that result"
+        lines += [f"**Inferred from {inferred_from}**, {how}.", ""]
     lines += [
         "## Commands",
         "",

@@ -18,6 +18,7 @@ from harness.results.layout import LAYOUTS
 from harness.rules.rounds import Round
 from harness.running.identity import code_digest
 from harness.submission.check import examine
+from harness.submission.infer import infer
 from harness.submission.request import PackageRequest, Submission, resolve
 from harness.submission.run_check import count, facts, show
 from harness.submission.select import ScenarioRuns, describe_systems, round_of_runs, select_runs
@@ -51,12 +52,17 @@ def package(request: PackageRequest) -> Packaged:
     """
     submission = resolve(request)
     results, problems = select_runs(submission)
-    found = round_of_runs(submission, results)
     systems, unfilled = describe_systems(submission)
     if problems := list(dict.fromkeys(problems + unfilled)):
         raise CheckFailed("\n".join(problems))
+    found = round_of_runs(submission, results)
+    if without := sum(record.digests is None for result in results for record in result.records):
+        old = f"{count(without, 'test')} recorded by an older version"
+        console.note(f"{old}, without digests: whether their files were edited since is not checked.")
     if any(result.performance.code != code_digest() for result in results):
         console.warn("the code has changed since some of these tests ran; the package holds the current code.")
+    if submission.infer:
+        results = infer(submission, found, results, systems)
     output = submission.output
     with locked(output.with_name(f".{output.name}.lock"), "another package is being made here: wait until it is done."):
         try:
@@ -122,7 +128,8 @@ def make(request: PackageRequest, as_json: bool = False) -> int:
         report = examine(made.root, made.round, request.rehearsal)
     if as_json:
         results = [
-            {**asdict(result.scene), "result": result.metric, "accuracy": result.scores} for result in made.results
+            {**asdict(result.scene), "result": result.metric, "accuracy": result.scores, **_inferred(result)}
+            for result in made.results
         ]
         about = {"folder": made.folder, "division": request.division, "tarball": made.tarball, "sha256": made.sha256}
         console.print_json({**about, "results": results, "check": facts(report, [], request.rehearsal)})
@@ -132,11 +139,16 @@ def make(request: PackageRequest, as_json: bool = False) -> int:
     return 1 if report.problems else 0
 
 
+def _inferred(result: ScenarioRuns) -> dict[str, str]:
+    return {"inferred_from": result.inferred_from} if result.inferred_from else {}
+
+
 def _show(made: Packaged) -> None:
     table = Table("system", "benchmark", "scenario", "result", "accuracy", box=None, pad_edge=False)
     for result in made.results:
         scene = result.scene
-        table.add_row(scene.system, scene.benchmark, scene.scenario, result.metric, result.scores)
+        metric = result.metric + (f" (from {result.inferred_from})" if result.inferred_from else "")
+        table.add_row(scene.system, scene.benchmark, scene.scenario, metric, result.scores)
     console.print_table(table)
     results, division = count(len(made.results), "result"), made.submission.division
     console.out.print(f"{made.folder}: {results} for {made.round.name}, {division} division")

@@ -94,15 +94,22 @@ def _entry(request: CampaignRequest, text: str) -> _Entry:
     if request.closed and not known:
         raise ConfigError(
             f"{model.name} is filed under {model.official_name}, but the closed division has only {', '.join(RULES)}: "
-            "use --division open."
+            f"{_in_open(request)}."
         )
     if request.closed and not (model.equivalent or request.run.rehearsal):
         console.warn(
             f"the closed division accepts only the reference model, and {model.name} is not known to be it: confirm "
-            "that it is before packaging (submission.md, 6), or use --division open."
+            f"that it is before packaging (submission.md, 6), or {_in_open(request)}."
         )
     benchmark = model.official_name if known else find_benchmark(model.benchmark).official_name
     return _Entry(model, replace(request.run, model=name or None, engine=engine or request.run.engine), benchmark)
+
+
+def _in_open(request: CampaignRequest) -> str:
+    """The advice for a model that only the open division accepts."""
+    if request.only_compliance:
+        return "run no compliance test: the open division needs none"
+    return "use --division open"
 
 
 def _scenarios(request: CampaignRequest, entry: _Entry) -> list[str]:

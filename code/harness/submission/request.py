@@ -28,6 +28,8 @@ class PackageRequest:
     round_name: str | None = None
     """By default the round of the runs."""
     rehearsal: bool = False
+    infer: bool = False
+    """Whether to add the results that the rules let a submitter infer."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Submission:
     round: Round | None
     """The round that the runs must be of; None for any."""
     rehearsal: bool
+    infer: bool = False
 
     @property
     def closed(self) -> bool:
@@ -82,4 +85,5 @@ def resolve(request: PackageRequest) -> Submission:
         output=(request.output or default_output(rehearsal)).resolve(),
         round=find_round(request.round_name) if request.round_name else None,
         rehearsal=rehearsal,
+        infer=request.infer,
     )

@@ -45,7 +45,8 @@ def run_check(request: CheckRequest, as_json: bool = False) -> int:
     with console.working("checking"):
         repository = find_checkout(request.checkout, request.clone)
         report = examine(root, find_round(request.round_name) if request.round_name else None, rehearsal)
-        verdicts = run_checkers(repository, root, report.round, request.python) if repository else []
+        official = repository if not report.recorded else None  # they only know submissions
+        verdicts = run_checkers(official, root, report.round, request.python) if official else []
     if as_json:
         console.print_json(facts(report, verdicts, rehearsal))
     else:
@@ -60,6 +61,12 @@ def last_line(report: CheckReport, rehearsal: bool = False) -> str:
     if report.problems:
         files = len({problem.path for problem in report.problems})
         return f"{count(len(report.problems), 'problem')} in {count(files, 'file')} ({report.round.name}).{nature}"
+    if report.recorded:
+        without = f", of which {report.without_digests:,} have no digests" if report.without_digests else ""
+        found = f"{count(report.results, 'recorded test')}{without}"
+        return (
+            f"no file was edited since its test: {found}. Make and check a submission with `harness package`.{nature}"
+        )
     whose = " and ".join(report.packages)
     return f"no problem found: {count(report.results, 'result')} of {whose} for {report.round.name}.{nature}"
 

@@ -9,6 +9,7 @@ from typing import Any
 from harness.errors import ConfigError
 from harness.loadgen.logs import read_detail
 from harness.paths import ROOT
+from harness.results.digests import edited
 from harness.results.layout import Scene
 from harness.results.record import Record, read_record, reference, unlike
 from harness.rules.audits import AUDITS
@@ -23,19 +24,35 @@ from harness.submission.measurements import (
     read_model_notes,
     unknown,
 )
+from harness.submission.recorded import CURE, edited_since
 from harness.submission.request import Submission
 
 
 @dataclass(frozen=True)
 class ScenarioRuns:
-    """The official runs of one scenario."""
+    """The official runs of one scenario, or those that its result is inferred from."""
 
     scene: Scene
+    """What the result is submitted for."""
     performance: Record
     accuracy: Record
     audits: Mapping[str, Record]
     """The existing compliance tests, by name; empty in the open division."""
     notes: ModelNotes
+    origin: Scene | None = None
+    """For an inferred result, what was measured."""
+    inferred: str | None = None
+    """The result with its unit, if another scenario was measured."""
+
+    @property
+    def measured(self) -> Scene:
+        """What was measured."""
+        return self.origin or self.scene
+
+    @property
+    def inferred_from(self) -> str | None:
+        """The benchmark and scenario that the result is inferred from; None if it was measured itself."""
+        return f"{self.origin.benchmark}, {self.origin.scenario}" if self.origin else None
 
     @property
     def records(self) -> list[Record]:
@@ -50,6 +67,8 @@ class ScenarioRuns:
     @property
     def metric(self) -> str:
         """The result, with its unit."""
+        if self.inferred:
+            return self.inferred
         metric = self.performance.result.metric
         return "none" if metric.value is None else f"{metric.value:.6g} {metric.unit}"
 
@@ -126,6 +145,8 @@ def _unfit(submission: Submission, scene: Scene, test: str, folder: Path, record
         yield f"{folder} {kind}: the two cannot be packaged together."
     elif not submission.rehearsal and not record.for_submission:
         yield f"{folder} is a development run: run it with --official."
+    for path in edited(record, folder):
+        yield f"{path}: {edited_since(path)}. {CURE.capitalize()}."
     if not submission.rehearsal and record.model.caveat:
         yield f"{folder} was made with {record.model.caveat}: it is not a result."
 

@@ -56,17 +56,17 @@ def write_package(
 
 
 def _write_result(target: Layout, submission: Submission, result: ScenarioRuns) -> None:
-    scene, source = result.scene, submission.source
-    _copy_logs(source.performance(scene), target.performance(scene))
-    _copy_logs(source.accuracy(scene), target.accuracy(scene))
-    _write_accuracy(source.accuracy(scene), target.accuracy(scene))
+    scene, measured, source = result.scene, result.measured, submission.source
+    _copy_logs(source.performance(measured), target.performance(scene))
+    _copy_logs(source.accuracy(measured), target.accuracy(scene))
+    _write_accuracy(source.accuracy(measured), target.accuracy(scene))
     for test in result.audits:
-        _write_audit(source.compliance(scene, test), target.compliance(scene, test))
+        _write_audit(source.compliance(measured, test), target.compliance(scene, test))
     values = json.dumps(result.values, indent=2, ensure_ascii=False)
     _text(target.measurements_file(scene, result.implementation), f"{values}\n")
     folder = target.measurements(scene)
-    _copy(source.performance(scene) / CONF, folder / CONF)
-    _text(folder / "README.md", readme(scene, result.records, result.values))
+    _copy(source.performance(measured) / CONF, folder / CONF)
+    _text(folder / "README.md", readme(scene, result.records, result.values, result.inferred_from))
 
 
 def _write_audit(source: Path, target: Path) -> None:
@@ -160,7 +160,7 @@ def _readme(submission: Submission, results: Sequence[ScenarioRuns]) -> str:
         scene, record = result.scene, result.performance
         lines.append(
             f"| {scene.system} | {scene.benchmark} | {scene.scenario} | {record.model.name} | {record.engine.title} | "
-            f"{result.metric} | {result.scores} |"
+            f"{result.metric}{_inferred(result)} | {result.scores} |"
         )
     lines += [
         "",
@@ -168,6 +168,10 @@ def _readme(submission: Submission, results: Sequence[ScenarioRuns]) -> str:
         "The code of each benchmark is the complete project; its `submission.md` shows how to make this submission.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _inferred(result: ScenarioRuns) -> str:
+    return f" (inferred from {result.inferred_from})" if result.inferred_from else ""
 
 
 def write_tarball(root: Path, submitter: str, path: Path) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 import tarfile
 from hashlib import sha256
 from pathlib import Path
@@ -13,14 +15,19 @@ import pytest
 from submission_tree import SCENARIOS, SYSTEM, SYSTEM_JSON, put, put_result
 
 from harness.errors import CheckFailed, ConfigError
-from harness.loadgen.logs import ACCURACY
-from harness.results.layout import Classic, Scene
-from harness.results.record import reference
+from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
+from harness.results.digests import sealed
+from harness.results.layout import LAYOUTS, Classic, Scene
+from harness.results.record import read_record, reference
 from harness.rules.limits import KEPT
 from harness.rules.rounds import RULES, find_round
-from harness.submission.check import check
+from harness.submission.check import check, examine
+from harness.submission.infer import infer
+from harness.submission.official import run_checkers
 from harness.submission.package import make, package
-from harness.submission.request import PackageRequest
+from harness.submission.request import PackageRequest, resolve
+from harness.submission.run_check import CheckRequest, run_check
+from harness.submission.select import select_runs
 from harness.submission.write import truncated
 
 ROOT = Path(__file__).parents[3]
@@ -107,9 +114,15 @@ def whole(folder: Path) -> None:
     put(folder / "accuracy.txt", f"{score}\nhash={hashlib.sha256(log.encode()).hexdigest()}\n")
 
 
+SCENE = Scene(SYSTEM, "resnet50", "Offline")
+
+
 def run(tree: Classic, output: Path, division: str = "closed", **changes):
-    values = {"division": division, "submitter": "Acme", "systems": [SYSTEM], "tree": tree.root, "output": output}
-    return package(PackageRequest(**values | changes))
+    return package(PackageRequest(**wanted(tree, output, division) | changes))
+
+
+def wanted(tree: Classic, output: Path, division: str = "closed") -> dict:
+    return {"division": division, "submitter": "Acme", "systems": [SYSTEM], "tree": tree.root, "output": output}
 
 
 def change(folder: Path, **changes) -> None:
@@ -149,12 +162,149 @@ def test_both_official_checkers_accept_a_package(tmp_path, tree):
     repository = os.environ.get("INFERENCE_REPO")
     if not repository:
         pytest.skip("needs INFERENCE_REPO, a checkout of mlcommons/inference")
-    from harness.submission.official import run_checkers
-
     run(tree, tmp_path / "out")
     made = run(tree, tmp_path / "out", "open")
     for verdict in run_checkers(Path(repository), made.root, made.round):
         assert verdict.accepted, verdict
+
+
+def seal(folder: Path) -> None:
+    """Add the digests to the record of a test."""
+    found = read_record(folder)
+    assert found
+    put(folder / "run.json", json.dumps(sealed(found, folder)))
+
+
+EDITS = {
+    "performance detail": ("performance", DETAIL),
+    "performance summary": ("performance", SUMMARY),
+    "performance user.conf": ("performance", "user.conf"),
+    "accuracy scores": ("accuracy", "accuracy.txt"),
+    "accuracy log": ("accuracy", ACCURACY),
+    "accuracy detail": ("accuracy", DETAIL),
+    "test's detail": ("TEST01", DETAIL),
+    "test's accuracy verdict": ("TEST01", "../../verify_accuracy.txt"),
+    "test's performance verdict": ("TEST04", "../../verify_performance.txt"),
+    "test's answers": ("TEST01", f"../../accuracy/{ACCURACY}"),
+    "a score that was not there": ("TEST01", "../../accuracy/baseline_accuracy.txt"),
+}
+
+
+@pytest.fixture(scope="module")
+def sealed_runs(tmp_path_factory):
+    tree = make_runs(tmp_path_factory.mktemp("sealed"))
+    for path in tree.root.rglob("run.json"):
+        seal(path.parent)
+    return tree
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_file_that_was_edited_after_the_run_is_refused_by_name(tmp_path, sealed_runs, name):
+    test, file = EDITS[name]
+    source = sealed_runs
+    folders = {"performance": source.performance(SCENE), "accuracy": source.accuracy(SCENE)}
+    folder = folders.get(test) or source.compliance(SCENE, test) / "performance" / "run_1"
+    path = (folder / file).resolve()
+    before = path.read_bytes() if path.exists() else None
+    try:
+        path.write_bytes((before or b"accuracy=76.0%\n") + b" ")
+        with pytest.raises(CheckFailed, match=f"{re.escape(str(path))}: it was edited after the run"):
+            run(source, tmp_path / "out")
+        report = examine(source.root)
+        assert [problem.path for problem in report.problems] == [path.relative_to(source.root).as_posix()]
+    finally:
+        path.unlink() if before is None else path.write_bytes(before)
+
+
+def test_the_advice_of_an_edited_file_helps(tmp_path, sealed_runs):
+    log = sealed_runs.performance(SCENE) / DETAIL
+    original = log.read_bytes()
+    log.unlink()
+    try:
+        with pytest.raises(
+            CheckFailed, match=r"it was removed after the run.*Restore the original file, or run the test"
+        ):
+            run(sealed_runs, tmp_path / "out")
+    finally:
+        log.write_bytes(original)
+    assert not select_runs(resolve(PackageRequest(**wanted(sealed_runs, tmp_path / "out"))))[1]
+
+
+def test_our_own_results_are_checked_for_edits(tree, sealed_runs, capsys):
+    assert run_check(CheckRequest(root=sealed_runs.root)) == 0
+    assert "no file was edited since its test: 18 recorded tests. Make" in capsys.readouterr().out
+    assert run_check(CheckRequest(root=tree.root)) == 0
+    assert "18 recorded tests, of which 18 have no digests" in capsys.readouterr().out
+    change(tree.performance(SCENE), valid=False)
+    put(tree.accuracy(SCENE) / "run.json", "{")
+    assert run_check(CheckRequest(root=tree.root)) == 1
+    printed = capsys.readouterr().out
+    assert "it is not a valid run" in printed
+    assert "run.json cannot be read" in printed.replace("\n", " ")
+
+
+def test_old_results_without_digests_are_packaged_with_a_note(tmp_path, tree, capsys):
+    assert run(tree, tmp_path / "out", "open").results
+    assert "10 tests recorded by an older version, without digests" in " ".join(capsys.readouterr().err.split())
+
+
+def only_measured(tree: Classic, *kept: str, high: bool = False) -> None:
+    """Leave only these scenarios; with ``high``, file bert-99 as bert-99.9."""
+    for top in ("results", "compliance"):
+        for folder in (tree.root / top).glob("*/*/*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder)
+        if high:
+            (tree.root / top / SYSTEM / "bert-99").rename(tree.root / top / SYSTEM / "bert-99.9")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kept", "source", "metrics"),
+    [
+        ("v6.1", ["SingleStream"], "SingleStream", ["431.5 samples/s", "19.2 ms"]),
+        ("v5.1", ["SingleStream", "MultiStream"], "MultiStream", ["888.889 samples/s", "12.5 samples/s"]),
+    ],
+)
+def test_results_are_inferred_on_request(tmp_path, name, kept, source, metrics):
+    tree = make_runs(tmp_path / "repository", name)
+    only_measured(tree, *kept, high=True)
+    made = run(tree, tmp_path / "out", infer=True)
+    found = {(result.scene.benchmark, result.scene.scenario): result for result in made.results}
+    assert set(found) == {
+        *((benchmark, scenario) for benchmark in ("bert-99", "bert-99.9") for scenario in ("SingleStream", "Offline")),
+        *(("resnet50", scenario) for scenario in ("SingleStream", "Offline", "MultiStream")),
+    }
+    assert [found["resnet50", scenario].metric for scenario in ("Offline", "MultiStream")] == metrics
+    layout = LAYOUTS[made.round.layout](made.folder)
+    offline = Scene(SYSTEM, "resnet50", "Offline")
+    text = (layout.measurements(offline) / "README.md").read_text()
+    assert f"**Inferred from resnet50, {source}**" in text
+    assert f"(inferred from resnet50, {source})" in (made.folder / "README.md").read_text()
+    low = layout.measurements(Scene(SYSTEM, "bert-99", "Offline")) / "README.md"
+    assert "**Inferred from bert-99.9, SingleStream**" in low.read_text()
+    assert not check(made.root)
+    if repository := os.environ.get("INFERENCE_REPO"):
+        for verdict in run_checkers(Path(repository), made.root, made.round):
+            assert verdict.accepted, verdict
+
+
+def test_nothing_is_inferred_where_the_rules_do_not_allow_it(tmp_path, tree, capsys):
+    def inferred(kinds: str = "edge") -> set[str]:
+        request = PackageRequest(division="open", submitter="Acme", systems=[SYSTEM], tree=tree.root, infer=True)
+        submission = resolve(request)
+        results = infer(submission, find_round("v6.1"), select_runs(submission)[0], {SYSTEM: {"system_type": kinds}})
+        return {f"{r.scene.benchmark} {r.scene.scenario}" for r in results if r.inferred_from}
+
+    assert not inferred()
+    assert "nothing was inferred" in capsys.readouterr().err
+    only_measured(tree, "SingleStream")
+    assert not inferred("datacenter")
+    assert "the rules require edge" in " ".join(capsys.readouterr().err.split())
+    log = tree.performance(Scene(SYSTEM, "resnet50", "SingleStream")) / DETAIL
+    log.write_text(re.sub('(early_stopping_latency_ms", "value": )2400000', r"\g<1>0", log.read_text()))
+    assert inferred("datacenter,edge") == {"resnet50 Offline", "bert-99 Offline"}
+    assert "MultiStream cannot be inferred" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -201,9 +351,6 @@ def test_measurements_say_what_was_run(tmp_path, tree):
     for words in ("harness run --official --mode performance", "--mode accuracy", "8 x 128", "6.0.17", "numpy 1.26"):
         assert words in text
     assert (folder / "user.conf").read_text() == "*.Offline.target_qps = 12\n"
-
-
-SCENE = Scene(SYSTEM, "resnet50", "Offline")
 
 
 def drop_accuracy(tree):

@@ -1,0 +1,83 @@
+"""`harness package --infer`: results that the rules let a submitter infer instead of measuring them.
+
+It is what the official preprocess_submission.py does, except that folders keep LoadGen's names of scenarios, and that
+each README.md says what the result was inferred from.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from harness.host import console
+from harness.loadgen.logs import read_detail
+from harness.results.layout import Scene
+from harness.rules.inference import INFERENCES, LOWER_ACCURACY, Inference, may_infer
+from harness.rules.rounds import RULES, Round, recognise
+from harness.scenarios.base import find_scenario
+from harness.submission.request import Submission
+from harness.submission.select import ScenarioRuns
+
+
+def infer(
+    submission: Submission, round_: Round, measured: Sequence[ScenarioRuns], systems: Mapping[str, Mapping[str, object]]
+) -> list[ScenarioRuns]:
+    """The results that follow from the measured ones and are not among them; ``systems`` are the descriptions."""
+    found = list(measured)
+    for system, benchmark in dict.fromkeys((runs.scene.system, runs.scene.benchmark) for runs in measured):
+        kinds = systems[system].get("system_type")
+        if not isinstance(kinds, str) or not may_infer(kinds):
+            console.warn(f"nothing is inferred for {system}: its system_type is {kinds}, and the rules require edge.")
+            continue
+        mine = {r.scene.scenario: r for r in measured if (r.scene.system, r.scene.benchmark) == (system, benchmark)}
+        required = round_.required(_official(next(iter(mine.values()))), kinds)
+        found += _scenarios(submission, mine, required)
+    found += _lower_accuracy(found)
+    if len(found) == len(measured):
+        console.note("nothing was inferred: all results that could be are measured, or their source is missing.")
+    return found
+
+
+def _official(runs: ScenarioRuns) -> str:
+    """The official name of the benchmark."""
+    name = runs.scene.benchmark
+    known = name if name in RULES else recognise(name)
+    return known or next(each for each, rules in RULES.items() if rules.model == runs.performance.model.benchmark)
+
+
+def _scenarios(
+    submission: Submission, mine: Mapping[str, ScenarioRuns], required: frozenset[str]
+) -> Iterator[ScenarioRuns]:
+    """The required scenarios of one benchmark that were not measured, each from its best source."""
+    done = set(mine)
+    for inference in INFERENCES:
+        source = mine.get(inference.source)
+        if source is None or inference.target in done or inference.target not in required:
+            continue
+        done.add(inference.target)
+        if result := _from(submission, source, inference):
+            yield result
+
+
+def _from(submission: Submission, source: ScenarioRuns, inference: Inference) -> ScenarioRuns | None:
+    """The inferred result; None if the log does not show it."""
+    folder = submission.source.performance(source.scene)
+    detail = read_detail(folder, "performance")
+    value = detail.values.get(inference.key)
+    if not value:
+        console.warn(
+            f"{inference.target} cannot be inferred from {folder}: {inference.key} is {value}. Let the "
+            f"{inference.source} test run longer, or measure {inference.target}."
+        )
+        return None
+    target = find_scenario(inference.target)
+    metric = target.metric(replace(detail, values={target.result: inference.result(value)}))
+    scene = replace(source.scene, scenario=inference.target)
+    return replace(source, scene=scene, inferred=f"{metric.value:.6g} {metric.unit}", origin=source.scene)
+
+
+def _lower_accuracy(results: Sequence[ScenarioRuns]) -> Iterator[ScenarioRuns]:
+    """All results of a benchmark, also as those of the one with a lower accuracy target if that has none."""
+    present = {(runs.scene.system, runs.scene.benchmark) for runs in results}
+    for runs in results:
+        scene, low = runs.scene, LOWER_ACCURACY.get(runs.scene.benchmark)
+        if low and (scene.system, low) not in present:
+            yield replace(runs, scene=Scene(scene.system, low, scene.scenario), origin=runs.measured)

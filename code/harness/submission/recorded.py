@@ -1,0 +1,47 @@
+"""`harness check` on our own results/ and compliance/: every file must be as it was when its test was recorded."""
+
+from pathlib import Path
+
+from harness.errors import ConfigError
+from harness.results.digests import edited
+from harness.results.layout import RUN
+from harness.results.record import read_record
+from harness.rules.rounds import DIVISIONS
+from harness.submission.tree import Problem, printable
+
+_TREES = ("results", "compliance")
+
+
+def edited_since(path: Path) -> str:
+    """What is wrong with a file that is not the recorded one."""
+    return f"it was {'edited' if path.exists() else 'removed'} after the run: its sha256 is not the one in {RUN}"
+
+
+CURE = "restore the original file, or run the test again"
+
+
+def find_recorded(root: Path) -> list[Path]:
+    """The folders of records in the results of this harness; empty if the folder holds a submission instead."""
+    if any((root / division).is_dir() for division in DIVISIONS):
+        return []
+    return sorted(path.parent for tree in _TREES for path in (root / tree).rglob(RUN) if path.is_file())
+
+
+def check_recorded(root: Path, folders: list[Path]) -> tuple[list[Problem], int]:
+    """The problems of recorded tests, and how many records have no digests because an older version wrote them."""
+    problems, without = [], 0
+    for folder in folders:
+        where = printable(folder.relative_to(root).as_posix(), 400)
+        try:
+            record = read_record(folder)
+        except ConfigError as error:
+            problems.append(Problem(f"{where}/{RUN}", str(error).rstrip("."), CURE))
+            continue
+        if record is None:
+            continue
+        without += record.digests is None
+        if not record.valid:
+            problems.append(Problem(where, "it is not a valid run", "run it again"))
+        for path in edited(record, folder):
+            problems.append(Problem(printable(path.relative_to(root).as_posix(), 400), edited_since(path), CURE))
+    return problems, without
