@@ -22,6 +22,7 @@ from harness.submission.checks.subject import Package, Result, read_mapping
 from harness.submission.checks.system import check_system
 from harness.submission.checks.twice import check_twice
 from harness.submission.recorded import check_recorded, find_recorded
+from harness.submission.request import PACKAGE
 from harness.submission.tree import Findings, Problem, T, Tree, printable
 
 
@@ -56,7 +57,7 @@ def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) ->
         ConfigError: the folder does not exist.
     """
     if not root.is_dir():
-        raise ConfigError(f"{root} is not a folder: create it with `harness package`, or pass the folder to check.")
+        raise ConfigError(f"{root} is not a folder: create it with `{PACKAGE}`, or pass the folder to check.")
     if folders := find_recorded(root):
         edits, without = check_recorded(root, folders)
         return CheckReport(round_ or DEFAULT_ROUND, (), len(folders), tuple(edits), True, without)

@@ -9,6 +9,7 @@ import io
 import json
 import platform
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from harness.errors import ConfigError, did_you_mean
 from harness.host.files import read_input, write_text
 from harness.host.hardware import describe_hardware
 from harness.host.machine import default_system_name, package_version
+from harness.paths import ROOT
 from harness.rules.rounds import DIVISIONS, SYSTEM_TYPES
 
 FIELDS = (
@@ -127,11 +129,18 @@ def read_system(path: Path) -> dict[str, Any]:
         values = json.loads(read_input(path, "system description"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(
-            f"{path} is not JSON ({error}): fix it, or remove it and run `harness system init`."
+            f"{path} is not JSON ({error}): fix it, or remove it and run `{init_command(path)}`."
         ) from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} is not a JSON object of fields and values: remove it and run `harness system init`.")
+        raise ConfigError(f"{path} is not a JSON object: remove it and run `{init_command(path)}`.")
     return values
+
+
+def init_command(path: Path) -> str:
+    """The command that writes a system description to that file."""
+    folder = path.absolute().parent
+    elsewhere = f" --systems-dir {shlex.quote(str(folder))}" if folder != ROOT / "systems" else ""
+    return f"harness system init --system {shlex.quote(path.stem)}{elsewhere}"
 
 
 def unfilled(values: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,8 @@ from harness.results.layout import Classic
 from harness.rules.rehearsal import REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.rules.rounds import DIVISIONS, Round, find_round
 
+PACKAGE = "harness package --division <open or closed> --submitter <you>"
+"""The command that makes a submission."""
 _LONGEST = 80  # characters of a name that file systems and the checkers' messages can hold
 
 

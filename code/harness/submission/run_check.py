@@ -11,7 +11,7 @@ from harness.host import console
 from harness.rules.rounds import find_round
 from harness.submission.check import CheckReport, examine
 from harness.submission.official import CheckerVerdict, find_checkout, run_checkers
-from harness.submission.request import default_output
+from harness.submission.request import PACKAGE, default_output
 
 _SHOWN = 40
 """Maximum reasons to print for an official checker; one broken file can cause hundreds."""
@@ -64,9 +64,7 @@ def last_line(report: CheckReport, rehearsal: bool = False) -> str:
     if report.recorded:
         without = f", of which {report.without_digests:,} have no digests" if report.without_digests else ""
         found = f"{count(report.results, 'recorded test')}{without}"
-        return (
-            f"no file was edited since its test: {found}. Make and check a submission with `harness package`.{nature}"
-        )
+        return f"no file was edited since its test: {found}. Make and check a submission with `{PACKAGE}`.{nature}"
     whose = " and ".join(report.packages)
     return f"no problem found: {count(report.results, 'result')} of {whose} for {report.round.name}.{nature}"
 

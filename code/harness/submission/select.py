@@ -15,7 +15,7 @@ from harness.results.record import Record, read_record, reference, unlike
 from harness.rules.audits import AUDITS
 from harness.rules.rehearsal import REHEARSAL, REHEARSAL_PREFIX
 from harness.rules.rounds import ROUNDS, Round, round_of
-from harness.submission.description import describe_machine, read_system, unfilled
+from harness.submission.description import NUMBERS, describe_machine, init_command, read_system, unfilled
 from harness.submission.measurements import (
     MODEL_NOTES,
     ModelNotes,
@@ -136,7 +136,12 @@ def _unfit(submission: Submission, scene: Scene, test: str, folder: Path, record
         if folder.exists():
             yield f"{folder} has no record (run.json): only runs of this harness can be packaged."
         elif test not in AUDITS:
-            yield f"{folder} is missing: do the {test} run of {scene.scenario} with `make submission`."
+            again = "REHEARSAL=1 " if submission.rehearsal else ""
+            name = scene.system.removeprefix(REHEARSAL_PREFIX) if submission.rehearsal else scene.system
+            yield (
+                f"{folder} is missing: do the {test} run with `make submission {again}SYSTEM={name} "
+                f"SCENARIOS={scene.scenario} MODELS=<model>`."
+            )
         return
     if not record.valid:
         yield f"{folder} is not a valid run: run it again."
@@ -144,7 +149,7 @@ def _unfit(submission: Submission, scene: Scene, test: str, folder: Path, record
         kind = "is a rehearsal" if record.rehearsal else "is a measurement, and this is a rehearsal"
         yield f"{folder} {kind}: the two cannot be packaged together."
     elif not submission.rehearsal and not record.for_submission:
-        yield f"{folder} is a development run: run it with --official."
+        yield f"{folder} is a development run: repeat it with `harness run --official`."
     for path in edited(record, folder):
         yield f"{path}: {edited_since(path)}. {CURE.capitalize()}."
     if not submission.rehearsal and record.model.caveat:
@@ -186,15 +191,13 @@ def describe_systems(submission: Submission) -> tuple[dict[str, dict[str, Any]],
         values = _rehearsed_system(name) if submission.rehearsal else _system(path, name)
         described[name] = values | {"division": submission.division, "submitter": submission.submitter}
         if missing := unfilled(described[name]):
-            problems.append(
-                f"{path} lacks {', '.join(missing)}: fill it in, or run `harness system init --system {name}` first."
-            )
+            problems.append(f"{path} lacks {', '.join(missing)}: fill it in, or run `{init_command(path)}` first.")
     return described, problems
 
 
 def _system(path: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"{path} is missing: create it with `harness system init --system {name}`, and fill it in.")
+        raise ConfigError(f"{path} is missing: create it with `{init_command(path)}`, and fill it in.")
     return read_system(path)
 
 
@@ -204,7 +207,7 @@ def _rehearsed_system(name: str) -> dict[str, Any]:
     values = read_system(real) if real.is_file() else describe_machine()
     known = name if "system_name" in unfilled(values) else values["system_name"]
     values |= {"system_name": f"REHEARSAL on {known}", "sw_notes": REHEARSAL}
-    defaults = {"status": "available", "system_type": "edge"}
+    defaults = {**dict.fromkeys(NUMBERS, "1"), "status": "available", "system_type": "edge"}
     return values | {field: defaults.get(field, "REHEARSAL") for field in unfilled(values)}
 
 

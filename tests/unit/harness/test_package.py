@@ -363,7 +363,7 @@ WRONG = {
     "development": (lambda t: change(t.performance(SCENE), for_submission=False), "is a development run"),
     "invalid": (lambda t: change(t.accuracy(SCENE), valid=False), "is not a valid run"),
     "rehearsal": (lambda t: change(t.accuracy(SCENE), rehearsal=True), "is a rehearsal"),
-    "no accuracy": (drop_accuracy, "is missing: do the accuracy run of Offline"),
+    "no accuracy": (drop_accuracy, "is missing: do the accuracy run with .* SCENARIOS=Offline"),
     "no record": (lambda t: (t.performance(SCENE) / "run.json").unlink(), "has no record"),
     "random": (
         lambda t: change(

@@ -13,6 +13,7 @@ from harness.submission import description as system
 from harness.submission.description import (
     FIELDS,
     MAY_BE_EMPTY,
+    NUMBERS,
     REQUIRED,
     describe_machine,
     init_system,
@@ -288,7 +289,7 @@ def test_values_of_a_person_are_kept(described, tmp_path):
     ],
 )
 def test_unfilled_fields(field, value, lacks):
-    values = dict.fromkeys(FIELDS, "x") | GIVEN | {"number_of_nodes": "1", "accelerators_per_node": "0"}
+    values = dict.fromkeys(FIELDS, "x") | GIVEN | dict.fromkeys(NUMBERS, "1")
     assert unfilled(values) == []
     assert unfilled({**values, field: value}) == ([field] if lacks else [])
     assert unfilled({name: v for name, v in values.items() if name != field}) == [field]
@@ -315,7 +316,7 @@ def test_files_that_are_not_a_description(tmp_path):
     with pytest.raises(ConfigError, match="cannot read the system description"):
         read_system(path)
     path.write_text("{")
-    with pytest.raises(ConfigError, match=r"is not JSON .*remove it and run `harness system init`"):
+    with pytest.raises(ConfigError, match=r"is not JSON .*remove it and run `harness system init --system"):
         read_system(path)
     path.write_text("[]")
     with pytest.raises(ConfigError, match="is not a JSON object"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.loadgen.logs import DETAIL, SUMMARY, has_end
-from harness.rules.rounds import ROUNDS, SEEDS, Round
+from harness.rules.rounds import ROUNDS, SEEDS, Round, round_of
 from harness.scenarios.base import Scenario, known_scenario
 from harness.submission.tree import Findings, Problem, Tree, lines_of, number, printable, read_text
 
@@ -109,9 +109,11 @@ def check_test(log: Log, mode: str, scenario: str, round_: Round) -> Findings[No
     """Requirements for every test: its mode, scenario and round, and that it ended."""
     yield from log.expect("effective_test_mode", log.values.get("effective_test_mode") == mode, mode)
     yield from log.expect("effective_scenario", log.values.get("effective_scenario") == scenario, scenario)
+    made_for = round_of(log.values)
+    other = f", or check with --round {made_for.name}" if made_for else ""
+    cure = f"rerun the test with a LoadGen of {round_.name}{other}"
     for name, seed in zip(SEEDS, round_.seeds, strict=True):
         key = f"effective_{name}"
-        cure = f"rerun the test with a LoadGen of {round_.name}, or pass the round of the log with --round"
         yield from log.expect(key, log.number(key) == seed, f"{seed} in {round_.name}", cure)
     yield from _version(log, round_)
     if not has_end(log.values, "accuracy" if mode == "AccuracyOnly" else "performance"):

@@ -104,7 +104,7 @@ def _unlimited(log: Log) -> Findings[None]:
 
 
 def _long_enough(log: Log) -> Findings[None]:
-    minutes = "an official run takes at least 10 minutes: rerun it with --official"
+    minutes = "an official run takes at least 10 minutes: rerun it with `harness run --official`"
     yield from log.at_least("effective_min_duration_ms", MIN_DURATION_MS, minutes)
     moments = []
     for key in ("power_begin", "power_end"):
@@ -135,7 +135,7 @@ def _sizes(log: Log, scenario: type[Scenario] | None, rules: Rules) -> Findings[
     if scenario.percentile is not None:
         yield from log.is_number("effective_target_latency_percentile", scenario.percentile / 100)
     if scenario.one_query:
-        more = f"raise {scenario.name}.{scenario.key} in user.conf"
+        more = f"raise *.{scenario.name}.{scenario.key} in user.conf and rerun the test"
         yield from log.at_least("effective_samples_per_query", rules.offline_samples, more)
     if scenario.paced:
         bound, nanoseconds = rules.server_latency_ms, log.number("effective_target_latency_ns")
