@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bert.features import Features, basic_tokens, context_words, load_features, read_vocab
+from bert.features import Features, context_words, load_features
 from bert.spans import MAX_ROWS, Spans, best_spans
 from bert.squad import Squad, evaluate, read_squad
+from bert.vocabulary import CASINGS, VOCAB, read_tokenizer
+from bert.wordpiece import UNCASED, Rules, Tokenizer, basic_tokens
 from harness.errors import ConfigError
 from harness.host.console import OnProgress
 from harness.host.files import write_text
@@ -27,9 +29,12 @@ from harness.loadgen import accuracy_log
 from harness.loadgen.accuracy_log import counted, read_responses, refuse, run_script
 from harness.paths import CACHE_DIR
 
-VOCAB = Path(__file__).parent / "data" / "vocab.txt"
-
 _DTYPES: dict[str, np.dtype[np.generic]] = {f"float{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)}
+CHANCE = 15.0
+"""F1 below which a model seems to guess: random spans give 4 to 8 on SQuAD."""
+_AT_CHANCE = "F1 {f1:.3f} is what guessing gives: the vocabulary, its casing or the outputs are probably not the model's"
+_BACKWARDS = 0.2  # share of responses whose best start lies after their best end from which a swap is tried
+_FAR_BETTER, _FAR_MORE = 1.3, 5.0  # factor and points of F1 by which swapping must fit better
 _QUERY = 8  # samples of a MultiStream query
 
 
@@ -44,6 +49,8 @@ class Score:
     samples: int
     predictions: dict[str, str]
     warnings: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
+    """Signs that the score does not describe the model."""
     partial: bool = False
     """Whether the questions are those answered by a log of some samples, instead of the first ones."""
 
@@ -68,10 +75,12 @@ def score_log(
     samples: int | None = None,
     partial: bool = False,
     progress: OnProgress | None = None,
+    casing: str | None = None,
 ) -> Score:
     """Score a log whose QSL held all features, or the first ``samples``; with ``partial`` it may hold any of them.
 
-    A response is (rows, 2) logits of ``dtype``, start and end of each token, or (2, rows) if ``transposed``.
+    A response is (rows, 2) logits of ``dtype``, start and end of each token, or (2, rows) if ``transposed``. ``casing``
+    is cased, uncased, or None for that of the vocabulary.
 
     Raises:
         ConfigError: a file is missing or of the wrong kind, or an argument is invalid.
@@ -80,7 +89,7 @@ def score_log(
     if dtype not in _DTYPES:
         raise ConfigError(f"unknown dtype {dtype!r}: choose from {', '.join(_DTYPES)}.")
     squad = read_squad(dataset_path)
-    features = load_features(dataset_path, vocab_path, cache_dir, progress=progress)
+    features = load_features(dataset_path, vocab_path, cache_dir, progress=progress, casing=casing)
     count, asked = _scope(squad, features, samples)
     responses, warnings = _read_responses(log_path, features, count, partial)
     warnings += _check_sizes(log_path, responses, features.lengths[:count], dtype)
@@ -88,13 +97,37 @@ def score_log(
     refuse(log_path, {"responses hold a NaN or +infinity": spans.unranked}, "check the SUT and --dtype")
 
     answered = np.array([bool(response) for response in responses])
-    owner = features.question[:count]
-    best = _best_features(owner, np.where(answered, spans.score, -np.inf))
-    indices: Sequence[int] = np.unique(owner[answered]).tolist() if partial else range(asked)
-    predictions = _predictions(squad, features, spans, best, indices, read_vocab(vocab_path))
-    exact_match, f1 = evaluate((squad.questions[index] for index in indices), predictions)
+    indices: Sequence[int] = np.unique(features.question[:count][answered]).tolist() if partial else range(asked)
+    asked_of = _Asked(squad, features, read_tokenizer(vocab_path, casing), answered, indices)
+    predictions, exact_match, f1 = asked_of.evaluate(spans)
+    doubts: tuple[str, ...] = ()
+    if f1 < CHANCE:
+        doubts = (f"{_AT_CHANCE.format(f1=f1)}.",)
+    if spans.backwards > _BACKWARDS * answered.sum():
+        swapped = asked_of.evaluate(best_spans(responses, features, _DTYPES[dtype], transposed, swapped=True))[2]
+        if swapped >= max(_FAR_BETTER * f1, f1 + _FAR_MORE):
+            doubts = (f"with start and end swapped, F1 would be {swapped:.3f} instead of {f1:.3f}",)
     held = int(answered.sum()) if partial else count
-    return Score(exact_match, f1, len(indices), len(squad.questions), held, predictions, warnings, partial)
+    total = len(squad.questions)
+    return Score(exact_match, f1, len(indices), total, held, predictions, warnings, doubts, partial)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The questions ``indices``, and whether each feature was ``answered``."""
+
+    squad: Squad
+    features: Features
+    tokenizer: Tokenizer
+    answered: NDArray[np.bool_]
+    indices: Sequence[int]
+
+    def evaluate(self, spans: Spans) -> tuple[dict[str, str], float, float]:
+        """(predictions, exact match, F1) of each feature's best span."""
+        owner = self.features.question[: len(self.answered)]
+        best = _best_features(owner, np.where(self.answered, spans.score, -np.inf))
+        predictions = _predictions(self.squad, self.features, spans, best, self.indices, self.tokenizer)
+        return predictions, *evaluate((self.squad.questions[index] for index in self.indices), predictions)
 
 
 def _scope(squad: Squad, features: Features, samples: int | None) -> tuple[int, int]:
@@ -180,7 +213,7 @@ def _predictions(
     spans: Spans,
     best: Mapping[int, int],
     indices: Iterable[int],
-    vocab: Sequence[str],
+    tokenizer: Tokenizer,
 ) -> dict[str, str]:
     """The answers to the questions ``indices`` by question id, each from its ``best`` feature."""
     words = cache(lambda context: context_words(squad.contexts[context]))
@@ -191,16 +224,16 @@ def _predictions(
         if index in best:
             i = best[index]
             first, last = features.offsets[i] + spans.start[i], features.offsets[i] + spans.end[i]
-            tokens = " ".join(vocab[t] for t in features.tokens[first : last + 1].tolist())
+            tokens = " ".join(tokenizer.tokens[t] for t in features.tokens[first : last + 1].tolist())
             said = " ".join(tokens.replace(" ##", "").replace("##", "").split())
             original = words(question.context)[features.word[first] : features.word[last] + 1]
-            text = _original_text(said, " ".join(original))
+            text = _original_text(said, " ".join(original), tokenizer.rules)
         predictions[question.id] = text
     return predictions
 
 
-def _original_text(said: str, original: str) -> str:
-    """The part of ``original`` that matches ``said`` (lower case, without accents), or all of it.
+def _original_text(said: str, original: str, rules: Rules = UNCASED) -> str:
+    """The part of ``original`` that matches ``said``, which is normalised by ``rules``, or all of it.
 
     The reference's heuristic: if the normalised original and the original have the same number of characters, not
     counting spaces, the characters correspond one to one.
@@ -208,7 +241,7 @@ def _original_text(said: str, original: str) -> str:
     >>> _original_text("steve smith", "Steve Smith's")
     'Steve Smith'
     """
-    tokens = " ".join(basic_tokens(original))
+    tokens = " ".join(basic_tokens(original, rules))
     at = tokens.find(said)
     places = [i for i, char in enumerate(original) if char != " "]
     if not said or at < 0 or len(places) != len(tokens) - tokens.count(" "):
@@ -233,7 +266,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m bert.accuracy", description="Exact match and F1 of a LoadGen log.")
     parser.add_argument("--log", required=True, help="mlperf_log_accuracy.json of LoadGen, untruncated")
     parser.add_argument("--dataset", required=True, help="SQuAD v1.1 file, such as dev-v1.1.json")
-    parser.add_argument("--vocab", default=VOCAB, help="BERT's uncased vocab.txt [%(default)s]")
+    parser.add_argument("--vocab", default=VOCAB, help="vocab.txt, tokenizer.json or a checkpoint's folder [%(default)s]")
+    parser.add_argument("--casing", choices=CASINGS, help="whether text is lower-cased [from the vocabulary]")
     parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="type of the logits [%(default)s]")
     parser.add_argument("--transposed", action="store_true", help="responses are (2, rows) instead of (rows, 2)")
     scope = parser.add_mutually_exclusive_group()
@@ -254,13 +288,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             transposed=args.transposed,
             samples=args.samples,
             partial=args.partial,
+            casing=args.casing,
         )
         text = accuracy_text(score, args.log)
         if args.output:
             write_text(args.output, text)
         if args.predictions:
             write_text(args.predictions, json.dumps(score.predictions, indent=4) + "\n")
-        return text, score.warnings, 0
+        return text, (*score.warnings, *score.doubts), 0
 
     return run_script(run)
 

@@ -1,8 +1,6 @@
 """SQuAD questions as BERT features: the same tokens as the MLPerf reference, stored in columns and cached.
 
-The rules are those of mlcommons/inference ``language/bert/create_squad_data.py`` with the uncased
-``transformers.BertTokenizer`` in its Python form (transformers 4). As there, text is split and normalised with Python's
-Unicode tables, from which Rust's differ slightly; each distinct word then goes through ``tokenizers`` once.
+The rules are those of mlcommons/inference ``language/bert/create_squad_data.py``; see `bert.wordpiece` for the tokens.
 """
 
 import json
@@ -10,7 +8,6 @@ import logging
 import re
 import tempfile
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -21,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert.squad import Squad, parse_squad
+from bert.vocabulary import read_tokenizer
+from bert.wordpiece import Tokenizer
 from harness.errors import ConfigError
 from harness.host.console import OnProgress
 from harness.host.files import read_input
@@ -34,15 +33,7 @@ _COLUMNS = {
     "word": np.int32,
     "max_context": np.bool_,
 }
-_SPECIAL = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
-_SPECIAL_PARTS = re.compile("(" + "|".join(map(re.escape, _SPECIAL)) + ")")
 _CONTEXT_WORD = re.compile("[^ \t\r\n\u202f]+")
-# fmt: off
-_CJK = (  # as in BasicTokenizer, without Hangul and kana
-    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF),
-    (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0x2F800, 0x2FA1F),
-)
-# fmt: on
 _log = logging.getLogger(__name__)
 
 
@@ -86,99 +77,9 @@ class Features:
         return np.diff(self.offsets)
 
 
-class _Clean(dict[int, str]):
-    """For ``str.translate``: drops control characters, isolates CJK ones, turns white space into spaces."""
-
-    def __missing__(self, code: int) -> str:
-        char = chr(code)
-        category = unicodedata.category(char)
-        if char in "\t\n\r" or category == "Zs":
-            value = " "
-        elif code == 0xFFFD or category.startswith("C"):
-            value = ""
-        else:
-            value = f" {char} " if any(low <= code <= high for low, high in _CJK) else char
-        self[code] = value
-        return value
-
-
-class _Split(dict[int, str]):
-    """For ``str.translate`` after NFD: drops accents, isolates punctuation and ASCII symbols."""
-
-    def __missing__(self, code: int) -> str:
-        char = chr(code)
-        category = unicodedata.category(char)
-        symbol = category[0] == "P" or (code < 128 and category[0] == "S")
-        self[code] = "" if category == "Mn" else f" {char} " if symbol else char
-        return self[code]
-
-
-_CLEAN, _SPLIT = _Clean(), _Split()
-
-
-def basic_tokens(text: str) -> list[str]:
-    """``text`` cleaned, lower-cased, without accents, split at white space, punctuation and CJK characters.
-
-    As the ``BasicTokenizer`` of NVIDIA DeepLearningExamples' PyTorch BERT, which the reference's container
-    imports: a special token is kept if it is a word of its own.
-
-    >>> basic_tokens("Café-au-lait: [UNK] 6½")
-    ['cafe', '-', 'au', '-', 'lait', ':', '[UNK]', '6½']
-    """
-    tokens: list[str] = []
-    for word in text.translate(_CLEAN).split():
-        if word in _SPECIAL:
-            tokens.append(word)
-        else:
-            tokens += unicodedata.normalize("NFD", word.lower()).translate(_SPLIT).split()
-    return tokens
-
-
 def context_words(context: str) -> list[str]:
     """The words that ``Features.word`` indexes; as in the reference U+202F separates words, U+00A0 does not."""
     return _CONTEXT_WORD.findall(context)
-
-
-def read_vocab(path: str | Path) -> list[str]:
-    """The WordPiece vocabulary, a token per line with the line number as id; ConfigError if it cannot be BERT's."""
-    return _parse_vocab(read_input(path, "vocabulary"), path)
-
-
-def _parse_vocab(raw: bytes, path: str | Path) -> list[str]:
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        problem = f"is not a text file (byte {error.start} is not UTF-8)"
-        raise ConfigError(f"the vocabulary {path} {problem}: use BERT's uncased vocab.txt.") from error
-    tokens = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-    missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in tokens]
-    if missing:
-        raise ConfigError(f"the vocabulary {path} lacks {', '.join(missing)}: use BERT's uncased vocab.txt.")
-    return tokens
-
-
-def _word_pieces(words: Iterable[str], vocab: list[str]) -> dict[str, list[int]]:
-    """WordPiece ids of each distinct word, matched by ``tokenizers`` in one batch."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordPiece
-
-    ids = {token: i for i, token in enumerate(vocab)}
-    parts = {word: _split_word(word) for word in words}
-    distinct = list({token for tokens in parts.values() for token in tokens})
-    matcher = Tokenizer(WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
-    pieces = {
-        token: [ids.get(token, ids["[UNK]"])] if token in _SPECIAL else encoding.ids
-        for token, encoding in zip(distinct, matcher.encode_batch(distinct, add_special_tokens=False), strict=True)
-    }
-    return {word: [*chain.from_iterable(pieces[token] for token in tokens)] for word, tokens in parts.items()}
-
-
-def _split_word(word: str) -> list[str]:
-    tokens: list[str] = []
-    for part in _SPECIAL_PARTS.split(word):
-        # transformers lower-cases all but special tokens character by character, so it never gives a final sigma.
-        tokens += [part] if part in _SPECIAL else basic_tokens(part.replace("\u03a3", "\u03c3").lower())
-    return tokens
 
 
 @lru_cache(maxsize=4096)
@@ -203,15 +104,16 @@ def build_features(
     vocab_path: str | Path,
     params: FeatureParams | None = None,
     progress: OnProgress | None = None,
+    casing: str | None = None,
 ) -> Features:
     """The features of every question; as in the reference, a question whose context has no tokens has none."""
-    return _build(squad, read_vocab(vocab_path), params or FeatureParams(), progress)
+    return _build(squad, read_tokenizer(vocab_path, casing), params or FeatureParams(), progress)
 
 
-def _build(squad: Squad, vocab: list[str], params: FeatureParams, progress: OnProgress | None) -> Features:
-    cls, sep = vocab.index("[CLS]"), vocab.index("[SEP]")
+def _build(squad: Squad, tokenizer: Tokenizer, params: FeatureParams, progress: OnProgress | None) -> Features:
+    cls, sep = tokenizer.tokens.index("[CLS]"), tokenizer.tokens.index("[SEP]")
     texts = chain(squad.contexts, (question.text for question in squad.questions))
-    pieces = _word_pieces({word for text in texts for word in context_words(text)}, vocab)
+    pieces = tokenizer.word_pieces({word for text in texts for word in context_words(text)})
     documents = [_document([pieces[word] for word in context_words(context)]) for context in squad.contexts]
     end, outside = np.array([sep], np.int32), np.full(params.max_seq_length, -1, np.int32)
     unseen = np.zeros(params.max_seq_length, np.bool_)
@@ -258,21 +160,21 @@ def load_features(
     cache_dir: str | Path,
     params: FeatureParams | None = None,
     progress: OnProgress | None = None,
+    casing: str | None = None,
 ) -> Features:
     """``build_features`` through a cache; its arrays are then memory-mapped.
 
-    The key covers the bytes of both files, the parameters, the code's version and Python's Unicode version. A damaged
+    The key covers the data set's bytes, the tokenizer, the parameters, the code's version and Python's Unicode version. A damaged
     or foreign entry is rebuilt; failing to write an entry is only logged.
     """
     params = params or FeatureParams()
-    dataset, vocab = read_input(dataset_path, "SQuAD v1.1 file"), read_input(vocab_path, "vocabulary")
-    facts = [sha256(dataset).hexdigest(), sha256(vocab).hexdigest(), asdict(params)]
+    dataset, tokenizer = read_input(dataset_path, "SQuAD v1.1 file"), read_tokenizer(vocab_path, casing)
+    facts = [sha256(dataset).hexdigest(), tokenizer.digest, asdict(params)]
     key = sha256(json.dumps([*facts, _CODE_VERSION, unicodedata.unidata_version]).encode()).hexdigest()
     entry = Path(cache_dir) / f"squad-{key[:32]}"
     features = _read_entry(entry, key)
     if features is None:
-        tokens = _parse_vocab(vocab, vocab_path)
-        features = _build(parse_squad(dataset, dataset_path), tokens, params, progress)
+        features = _build(parse_squad(dataset, dataset_path), tokenizer, params, progress)
         try:
             _write_entry(entry, key, features)
         except OSError as error:

@@ -23,18 +23,31 @@ class Spans:
     start: NDArray[np.int64]  # first token within the feature
     end: NDArray[np.int64]  # last token
     unranked: NDArray[np.int64]  # (m,) indices of responses with a NaN or +infinity, whose spans are meaningless
+    backwards: int  # responses whose best start lies after their best end
 
 
-def best_spans(responses: Sequence[bytes], features: Features, dtype: np.dtype[np.generic], transposed: bool) -> Spans:
-    """The spans of responses to the first features, each (rows, 2) of ``dtype``, or (2, rows) if ``transposed``."""
-    parts = []
+def best_spans(
+    responses: Sequence[bytes],
+    features: Features,
+    dtype: np.dtype[np.generic],
+    transposed: bool,
+    swapped: bool = False,
+) -> Spans:
+    """The spans of responses to the first features, each (rows, 2) of ``dtype``, or (2, rows) if ``transposed``.
+
+    ``swapped`` takes the start logits for those of the end, and the other way round.
+    """
+    parts, backwards = [], 0
     for low in range(0, len(responses), _CHUNK):
         high = min(low + _CHUNK, len(responses))
         logits = _logits(responses[low:high], dtype, transposed)
+        logits = logits[::-1] if swapped else logits
         # +inf as well: added to -inf it gives NaN. -inf alone is a mask.
         unranked = low + np.flatnonzero(~(logits < np.inf).all(axis=(0, 2)))
+        start, end = logits.argmax(-1)
+        backwards += int((start > end).sum())
         parts.append((*_best_pairs(logits, *_candidates(features, low, high)), unranked))
-    return Spans(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return Spans(*(np.concatenate(column) for column in zip(*parts, strict=True)), backwards=backwards)
 
 
 def _logits(responses: Sequence[bytes], dtype: np.dtype[np.generic], transposed: bool) -> NDArray[np.float64]:

@@ -18,8 +18,9 @@ from squad_data import VOCAB
 
 from bert import features as module
 from bert.accuracy import VOCAB as BERT_VOCAB
-from bert.features import FeatureParams, Features, basic_tokens, build_features, context_words, load_features
+from bert.features import FeatureParams, Features, build_features, context_words, load_features
 from bert.squad import Question, Squad, read_squad
+from bert.wordpiece import basic_tokens
 from harness.errors import ConfigError
 
 COLUMNS = ("tokens", "offsets", "first_segment", "question", "word", "max_context")
