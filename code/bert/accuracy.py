@@ -32,7 +32,6 @@ from harness.paths import CACHE_DIR
 _DTYPES: dict[str, np.dtype[np.generic]] = {f"float{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)}
 CHANCE = 15.0
 """F1 below which a model seems to guess: random spans give 4 to 8 on SQuAD."""
-_AT_CHANCE = "F1 {f1:.3f} is what guessing gives: the vocabulary, its casing or the outputs are probably not the model's"
 _BACKWARDS = 0.2  # share of responses whose best start lies after their best end from which a swap is tried
 _FAR_BETTER, _FAR_MORE = 1.3, 5.0  # factor and points of F1 by which swapping must fit better
 _QUERY = 8  # samples of a MultiStream query
@@ -49,10 +48,21 @@ class Score:
     samples: int
     predictions: dict[str, str]
     warnings: tuple[str, ...]
-    doubts: tuple[str, ...] = ()
-    """Signs that the score does not describe the model."""
+    swapped: float | None = None
+    """F1 with start and end logits swapped, if that fits far better."""
     partial: bool = False
     """Whether the questions are those answered by a log of some samples, instead of the first ones."""
+
+    def doubts(self, cure: str = "check the order of the outputs") -> tuple[str, ...]:
+        """Signs that the score does not describe the model; ``cure`` is that of swapped outputs."""
+        if self.swapped is not None:
+            return (f"with start and end swapped, F1 would be {self.swapped:.3f} instead of {self.f1:.3f}: {cure}.",)
+        if self.f1 < CHANCE:
+            return (
+                f"F1 {self.f1:.3f} is what guessing gives: the vocabulary, its casing or the outputs are probably not "
+                "the model's.",
+            )
+        return ()
 
     @property
     def scope(self) -> str:
@@ -100,16 +110,13 @@ def score_log(
     indices: Sequence[int] = np.unique(features.question[:count][answered]).tolist() if partial else range(asked)
     asked_of = _Asked(squad, features, read_tokenizer(vocab_path, casing), answered, indices)
     predictions, exact_match, f1 = asked_of.evaluate(spans)
-    doubts: tuple[str, ...] = ()
-    if f1 < CHANCE:
-        doubts = (f"{_AT_CHANCE.format(f1=f1)}.",)
+    swapped = None
     if spans.backwards > _BACKWARDS * answered.sum():
-        swapped = asked_of.evaluate(best_spans(responses, features, _DTYPES[dtype], transposed, swapped=True))[2]
-        if swapped >= max(_FAR_BETTER * f1, f1 + _FAR_MORE):
-            doubts = (f"with start and end swapped, F1 would be {swapped:.3f} instead of {f1:.3f}",)
+        other = asked_of.evaluate(best_spans(responses, features, _DTYPES[dtype], transposed, swapped=True))[2]
+        swapped = other if other >= max(_FAR_BETTER * f1, f1 + _FAR_MORE) else None
     held = int(answered.sum()) if partial else count
     total = len(squad.questions)
-    return Score(exact_match, f1, len(indices), total, held, predictions, warnings, doubts, partial)
+    return Score(exact_match, f1, len(indices), total, held, predictions, warnings, swapped, partial)
 
 
 @dataclass(frozen=True)
@@ -266,7 +273,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m bert.accuracy", description="Exact match and F1 of a LoadGen log.")
     parser.add_argument("--log", required=True, help="mlperf_log_accuracy.json of LoadGen, untruncated")
     parser.add_argument("--dataset", required=True, help="SQuAD v1.1 file, such as dev-v1.1.json")
-    parser.add_argument("--vocab", default=VOCAB, help="vocab.txt, tokenizer.json or a checkpoint's folder [%(default)s]")
+    parser.add_argument(
+        "--vocab", default=VOCAB, help="vocab.txt, tokenizer.json or a checkpoint's folder [%(default)s]"
+    )
     parser.add_argument("--casing", choices=CASINGS, help="whether text is lower-cased [from the vocabulary]")
     parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="type of the logits [%(default)s]")
     parser.add_argument("--transposed", action="store_true", help="responses are (2, rows) instead of (rows, 2)")
@@ -295,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_text(args.output, text)
         if args.predictions:
             write_text(args.predictions, json.dumps(score.predictions, indent=4) + "\n")
-        return text, (*score.warnings, *score.doubts), 0
+        return text, (*score.warnings, *score.doubts()), 0
 
     return run_script(run)
 

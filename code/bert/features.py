@@ -164,8 +164,8 @@ def load_features(
 ) -> Features:
     """``build_features`` through a cache; its arrays are then memory-mapped.
 
-    The key covers the data set's bytes, the tokenizer, the parameters, the code's version and Python's Unicode version. A damaged
-    or foreign entry is rebuilt; failing to write an entry is only logged.
+    The key covers the data set's bytes, the tokenizer, the parameters, the code's version and Python's Unicode version.
+    A damaged or foreign entry is rebuilt; failing to write an entry is only logged.
     """
     params = params or FeatureParams()
     dataset, tokenizer = read_input(dataset_path, "SQuAD v1.1 file"), read_tokenizer(vocab_path, casing)

@@ -44,10 +44,11 @@ def best_spans(
         logits = logits[::-1] if swapped else logits
         # +inf as well: added to -inf it gives NaN. -inf alone is a mask.
         unranked = low + np.flatnonzero(~(logits < np.inf).all(axis=(0, 2)))
-        start, end = logits.argmax(-1)
-        backwards += int((start > end).sum())
+        first, last = logits.argmax(-1)
+        backwards += int((first > last).sum())
         parts.append((*_best_pairs(logits, *_candidates(features, low, high)), unranked))
-    return Spans(*(np.concatenate(column) for column in zip(*parts, strict=True)), backwards=backwards)
+    score, start, end, unranked = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Spans(score, start, end, unranked, backwards)
 
 
 def _logits(responses: Sequence[bytes], dtype: np.dtype[np.generic], transposed: bool) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from bert.outputs import Answers, match_outputs
 from bert.qsl import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, BertQSL
 from harness.engines.base import Engine, Signature
 from harness.errors import ConfigError
@@ -19,6 +20,8 @@ INPUT_NAMES = {
 }
 """Names of each input in exported BERT graphs: those of Hugging Face, the MLPerf reference and TensorFlow."""
 
+_UNKNOWN = Answers("start_logits", "end_logits", "")
+
 
 class BertSUT(SUT):
     """Feeds token ids to a question-answering graph and answers with its start and end logits.
@@ -31,8 +34,8 @@ class BertSUT(SUT):
     qsl: BertQSL
     unit: ClassVar[str] = "tokens"
 
-    def __init__(self, engine: Engine, qsl: BertQSL) -> None:
-        """Match the graph's inputs and outputs.
+    def __init__(self, engine: Engine, qsl: BertQSL, outputs: str | None = None) -> None:
+        """Match the graph's inputs and outputs; ``outputs`` are the names of the latter, as START,END.
 
         Raises:
             ConfigError: they are not those of a question-answering BERT; the message lists the graph's.
@@ -40,10 +43,16 @@ class BertSUT(SUT):
         super().__init__(engine, qsl)
         # An engine without a graph (null) takes the inputs under their canonical names.
         self._inputs = _match_inputs(engine.inputs) if engine.inputs else _canonical(INPUT_NAMES)
-        self._outputs = _match_outputs(engine.outputs) if engine.outputs else ("start_logits", "end_logits")
+        self.answers = match_outputs(engine.outputs, outputs) if engine.outputs else _UNKNOWN
+        self._outputs = (self.answers.start, self.answers.end)
         if not engine.reshapes and engine.inputs:
             batch, length = self._inputs[INPUT_IDS].dims
             self.static = Shape(batch or 0, length or 0)
+
+    @property
+    def input_ids(self) -> str:
+        """The graph's name for the token ids."""
+        return self._inputs[INPUT_IDS].name
 
     def signature(self, shape: Shape) -> Signature:
         """Three inputs and two outputs, each (batch, length)."""
@@ -94,17 +103,3 @@ def _match_inputs(inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     if len(inputs) > len(matched):
         raise ConfigError(f"the model has more inputs than a question-answering BERT: {listing(inputs)}.")
     return matched
-
-
-def _match_outputs(outputs: Sequence[Tensor]) -> tuple[str, str]:
-    names = [tensor.name for tensor in outputs]
-    start = [name for name in names if "start" in name.lower()]
-    end = [name for name in names if "end" in name.lower() and name not in start]
-    if len(start) == len(end) == 1:
-        return start[0], end[0]
-    if len(names) == 2 and not start and not end:  # exporters that number their outputs keep their order
-        return names[0], names[1]
-    raise ConfigError(
-        f"the model is not a question-answering BERT: its outputs are {listing(outputs)}; start and end logits are "
-        "expected."
-    )

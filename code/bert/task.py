@@ -1,34 +1,53 @@
 """The BERT benchmark: question answering on SQuAD v1.1, scored by F1."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from bert.accuracy import VOCAB, Score, accuracy_text, score_log, write_accuracy_txt
+from bert.accuracy import Score, accuracy_text, score_log, write_accuracy_txt
+from bert.embedding import embedding_rows
 from bert.features import FeatureParams, load_features
+from bert.outputs import Answers
 from bert.qsl import BertQSL
 from bert.squad import repeated
 from bert.sut import BertSUT
+from bert.vocabulary import CASINGS, VOCAB, casing_doubts, read_tokenizer, tokenizer_files
 from harness.catalog.contract import BenchmarkSettings
 from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
 from harness.engines.base import Engine
+from harness.errors import ConfigError
 from harness.graph import Tensor
 from harness.host import console
 from harness.host.console import OnProgress
 from harness.host.files import write_bytes
-from harness.task.base import Accuracy, Benchmark
+from harness.task.base import ASSUMED, Accuracy, Benchmark, Choice
 from harness.task.qsl import SampleLibrary
+from harness.task.sut import SUT
+
+_PADDING = 128
+"""Embeddings are padded to a multiple of 8, 64 or 128 rows, for fast kernels."""
 
 
 class BertSettings(BenchmarkSettings):
     """Settings of BERT."""
 
-    vocab: Path = Field(VOCAB, description="WordPiece vocabulary of the model")
+    vocab: Path = Field(VOCAB, description="tokenizer of the model: vocab.txt, tokenizer.json or a checkpoint's folder")
+    casing: Literal[*CASINGS] | None = Field(  # type: ignore[valid-type]  # one list of the names
+        None, description="whether text is lower-cased; default: as the tokenizer says"
+    )
+    outputs: str | None = Field(
+        None,
+        description="names of the outputs with the start and the end logits, as START,END; default: by their names",
+    )
+
+    def files(self, name: str) -> tuple[Path, ...]:
+        """Those of the tokenizer."""
+        return tokenizer_files(self.vocab) if name == "vocab" else super().files(name)
 
 
 class Bert(Benchmark):
@@ -43,6 +62,8 @@ class Bert(Benchmark):
     prepared: ClassVar[str] = "features"
     prepared_from: ClassVar[str] = "questions"
     Settings: ClassVar[type[BenchmarkSettings]] = BertSettings
+    _answers: Answers | None = None
+    """The outputs of the last SUT."""
 
     @classmethod
     def accepts(cls, inputs: Sequence[Tensor]) -> bool:
@@ -57,7 +78,9 @@ class Bert(Benchmark):
         progress: OnProgress = lambda done, total: None,
     ) -> BertQSL:
         """Features of the data set, from the cache if it has them; held in the same way for every graph."""
-        features = load_features(dataset.path, self.settings.vocab, self.cache_dir, progress=progress)
+        features = load_features(
+            dataset.path, self.settings.vocab, self.cache_dir, progress=progress, casing=self.settings.casing
+        )
         return BertQSL(features, samples)
 
     def stand_in(self, folder: Path) -> Path:
@@ -69,6 +92,7 @@ class Bert(Benchmark):
                 self.settings.vocab,
                 self.cache_dir,
                 progress=lambda done, total: bar.update(done=done, total=total),
+                casing=self.settings.casing,
             )
         assert self.official_samples is not None
         content = repeated(sample.path, np.bincount(features.question), self.official_samples)
@@ -80,7 +104,33 @@ class Bert(Benchmark):
     def make_sut(self, engine: Engine, qsl: SampleLibrary) -> BertSUT:
         """The one SUT for every engine."""
         assert isinstance(qsl, BertQSL)
-        return BertSUT(engine, qsl)
+        sut = BertSUT(engine, qsl, self.settings.outputs)
+        self._answers = sut.answers
+        return sut
+
+    def choices(self, sut: SUT) -> tuple[Choice, ...]:
+        """Vocabulary, casing, and which output is which."""
+        assert isinstance(sut, BertSUT)
+        settings, tokenizer = self.settings, read_tokenizer(self.settings.vocab, self.settings.casing)
+        name = "BERT uncased" if settings.vocab == VOCAB else settings.vocab.name
+        vocabulary = Choice("vocabulary", f"{name}, {len(tokenizer.tokens):,} tokens", self.source("vocab"))
+        casing = Choice(
+            "casing", tokenizer.casing, f"from {tokenizer.casing_from}" if tokenizer.casing_from else ASSUMED
+        )
+        if settings.casing:
+            casing = Choice("casing", tokenizer.casing, self.source("casing"))
+        if not sut.engine.outputs:
+            return vocabulary, casing
+        start, end, source = sut.answers
+        source = self.source("outputs") if settings.outputs else source
+        return vocabulary, casing, Choice("start and end", f"{start} and {end}", source)
+
+    def doubts(self, sut: SUT) -> tuple[str, ...]:
+        """The tokenizer's size held against the graph's embedding, and its casing against its tokens."""
+        assert isinstance(sut, BertSUT)
+        tokenizer, vocab = read_tokenizer(self.settings.vocab, self.settings.casing), self.settings.vocab
+        rows = embedding_rows(sut.engine.model, sut.input_ids) if sut.engine.model and sut.engine.inputs else None
+        return (*_size_doubts(len(tokenizer.tokens), rows, vocab), *casing_doubts(tokenizer, vocab))
 
     def score(self, log: Path, dataset: Dataset, samples: int | None, output: Path, note: str | None) -> Accuracy:
         """Exact match and F1 as computed by the official scripts."""
@@ -90,7 +140,13 @@ class Bert(Benchmark):
             {"F1": score.f1, "exact match": score.exact_match},
             score.scope or f"all {score.questions:,} questions of {dataset.name}",
             score.warnings,
+            score.doubts(*self._swapped_outputs()),
         )
+
+    def _swapped_outputs(self) -> Iterator[str]:
+        """How to swap the outputs of the last SUT, if its graph has any."""
+        if self._answers and self._answers.source:
+            yield f"pass --set outputs={self._answers.end},{self._answers.start}"
 
     def score_partial(self, log: Path, dataset: Dataset) -> str:
         """Exact match and F1 of the questions that the log answers."""
@@ -107,4 +163,16 @@ class Bert(Benchmark):
                 progress=lambda done, total: bar.update(done=done, total=total),
                 samples=samples,
                 partial=partial,
+                casing=self.settings.casing,
             )
+
+
+def _size_doubts(tokens: int, rows: int | None, vocab: Path) -> Iterator[str]:
+    """Whether a vocabulary fits an embedding of ``rows``; a table that is padded to a multiple of 8 may be larger."""
+    sizes = f"the vocabulary {vocab} has {tokens:,} tokens, and the model's embedding {rows or 0:,} rows"
+    if rows is None or rows == tokens:
+        return
+    if tokens > rows:
+        raise ConfigError(f"{sizes}: it is not the model's. Pass the model's own with --set vocab=PATH (VOCAB=PATH).")
+    if rows % 8 or rows - tokens >= _PADDING:
+        yield f"{sizes}: it is probably not the model's, or cut short; pass the model's own with --set vocab=PATH."

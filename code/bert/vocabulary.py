@@ -50,6 +50,21 @@ def read_tokenizer(path: str | Path, casing: str | None = None) -> Tokenizer:
     return replace(tokenizer, rules=rules, casing_from="--set casing")
 
 
+def casing_doubts(tokenizer: Tokenizer, path: Path) -> Iterator[str]:
+    """Whether a tokenizer's casing contradicts its tokens."""
+    count = len(tokenizer.tokens)
+    if tokenizer.rules.lower and tokenizer.capitals > _CASED_SHARE * count:
+        yield (
+            f"text is lower-cased, but {tokenizer.capitals:,} of the {count:,} tokens in {path} have capital letters: "
+            "if the model is a cased one, pass --set casing=cased."
+        )
+    if not tokenizer.rules.lower and tokenizer.capitals <= _CASED_SHARE * count:
+        yield (
+            f"text is not lower-cased, but almost no token in {path} has a capital letter: if the model is an uncased "
+            "one, pass --set casing=uncased."
+        )
+
+
 def tokenizer_files(path: Path) -> tuple[Path, ...]:
     """The files that `read_tokenizer` reads; ConfigError if there are none."""
     file = _file(path)
@@ -70,10 +85,7 @@ def _file(path: Path) -> Path:
 def _read(file: Path, raw: bytes, config: bytes) -> Tokenizer:
     """The tokenizer in a file's bytes, with the settings of tokenizer_config.json."""
     settings = _object(config, file.parent / _CONFIG)
-    if file.suffix == ".json":
-        tokenizer = _from_json(file, raw)
-    else:
-        tokenizer = _from_text(file, raw)
+    tokenizer = (_from_json if file.suffix == ".json" else _from_text)(file, raw)
     lower, accents = settings.get("do_lower_case"), settings.get("strip_accents")
     cjk = settings.get("tokenize_chinese_chars")
     rules = tokenizer.rules
@@ -197,7 +209,9 @@ def _transformers(file: Path) -> Iterator[None]:
         ) from error
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(f"transformers cannot read {file} ({lines[0][:200]}): take it from the checkpoint again.") from error
+        raise ConfigError(
+            f"transformers cannot read {file} ({lines[0][:200]}): take it from the checkpoint again."
+        ) from error
     finally:
         for name, value in before.items():
             if value is None:

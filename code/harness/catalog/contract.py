@@ -17,6 +17,11 @@ class BenchmarkSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def files(self, name: str) -> tuple[Path, ...]:
+        """The files that a setting stands for, whose content is part of a run's identity; none if it is no path."""
+        value = getattr(self, name)
+        return (value,) if isinstance(value, Path) else ()
+
 
 class ModelInterface(ABC):
     """How a benchmark recognises its models and data sets."""

@@ -145,6 +145,8 @@ def facts(run: Finished) -> list[tuple[str, str]]:
         ("duration", f"{run.duration_s:.1f} s" if run.duration_s is not None else ""),
         ("samples", count),
         ("padding", padding(run)),
+        *((choice.name, choice.text) for choice in record.choices),
+        *(("doubt", doubt) for doubt in record.doubts),
         ("deviation from ONNX Runtime", agreement(run)),
         ("cores busy", cores(run)),
         ("ended", record.time),
@@ -197,6 +199,7 @@ def side_by_side(runs: Sequence[Finished]) -> list[Row]:
         Row("engine", tuple(Cell(run.record.engine.name) for run in runs)),
         Row("scenario", tuple(Cell(f"{run.record.scenario}, {run.record.test}") for run in runs)),
         Row("data set", tuple(Cell(run.record.dataset.name) for run in runs)),
+        *_choice_rows(runs),
     ]
     bases = _first_alike(runs)
     named: dict[str, list[Metric | None]] = {}
@@ -210,6 +213,13 @@ def side_by_side(runs: Sequence[Finished]) -> list[Row]:
         rows.append(Row(name, _cells(texts, values, comparable)))
     rows += _rows(runs)
     return [row for row in rows if any(cell.text != NONE for cell in row.cells)]
+
+
+def _choice_rows(runs: Sequence[Finished]) -> list[Row]:
+    """A row for each choice of any run."""
+    found = [{choice.name: choice.text for choice in run.record.choices} for run in runs]
+    names = dict.fromkeys(name for texts in found for name in texts)
+    return [Row(name, tuple(Cell(texts.get(name, NONE)) for texts in found)) for name in names]
 
 
 def published(runs: Sequence[Finished]) -> list[PublishedRow]:
@@ -288,6 +298,8 @@ def _plain(run: Finished, first: Finished) -> dict[str, JsonValue]:
         "dataset": record.dataset.values(),
         "engine": record.engine.values(),
         "benchmark_settings": record.benchmark_settings,
+        "choices": [choice.values() for choice in record.choices],
+        "doubts": list(record.doubts),
         "loadgen": {key: value for key, value in run.values.items() if key.startswith(("effective_", "loadgen_"))},
         "machine": record.machine.values(),
         "command": record.command,

@@ -135,6 +135,19 @@ class RecordedResult(_Part):
         return ", ".join(f"{name} {value:.3f} %" for name, value in (self.accuracy or {}).items())
 
 
+class RecordedChoice(_Part):
+    """A choice that changes a score: see `harness.task.base.Choice`."""
+
+    name: str
+    value: str
+    source: str
+
+    @property
+    def text(self) -> str:
+        """Value and source."""
+        return f"{self.value} ({self.source})"
+
+
 class RecordedAgreement(_Part):
     """The deviation of the engine's outputs from ONNX Runtime's."""
 
@@ -161,6 +174,10 @@ class Record(_Part):
     dataset: RecordedDataset
     tuned: str | None = None
     benchmark_settings: dict[str, JsonValue] | None = None
+    choices: list[RecordedChoice] = []
+    """What changes the score, and who chose it."""
+    doubts: list[str] = []
+    """Signs that one of these choices is wrong."""
     engine: RecordedEngine
     shapes: list[list[int]] | None = None
     """[batch, length] of each shape."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, JsonValue
 
+from harness.catalog.contract import BenchmarkSettings
 from harness.catalog.manifests import models
 from harness.host.download import sha256_of
 from harness.paths import ROOT
@@ -32,8 +33,14 @@ def _by_content(settings: BaseModel) -> dict[str, JsonValue]:
     for name in values:
         path = getattr(settings, name)
         if isinstance(path, Path):
-            values[name] = sha256_of(path) if path.is_file() else path.name
+            values[name] = _digest(settings.files(name) if isinstance(settings, BenchmarkSettings) else (path,))
     return values
+
+
+def _digest(files: tuple[Path, ...]) -> str:
+    """sha256 of a file's content, or over those of several; the name of a file that does not exist."""
+    found = [sha256_of(file) if file.is_file() else file.name for file in files]
+    return found[0] if len(found) == 1 else sha256(repr(found).encode()).hexdigest()
 
 
 def command(settings: RunSettings) -> str:

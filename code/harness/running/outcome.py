@@ -19,7 +19,7 @@ from harness.running.identity import code_digest, command, identity
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
-from harness.task.base import Accuracy
+from harness.task.base import Accuracy, Choice
 
 _PRINTED = ("scenario", "mode", "audit", "for_submission", "notice", "model", "dataset", "engine", "result")
 """The keys of the record that `--json` prints."""
@@ -50,6 +50,10 @@ class Outcome:
     """When the test ended, in ISO 8601."""
     reference: Mapping[str, str] | None = None
     """For a compliance test: sha256 of the logs that it was compared with."""
+    choices: tuple[Choice, ...] = ()
+    """What changes the score, and who chose it."""
+    doubts: tuple[str, ...] = ()
+    """Signs that one of these choices is wrong."""
 
     @cached_property
     def record(self) -> Record:
@@ -71,6 +75,8 @@ class Outcome:
             "dataset": {**self.dataset.model_dump(), "samples_used": self.samples},
             "tuned": settings.tuned,
             "benchmark_settings": settings.benchmark_settings.model_dump(),
+            "choices": [dataclasses.asdict(choice) for choice in self.choices],
+            "doubts": self.doubts,
             "engine": self.engine,
             **self.scenario.describe(),
             f"estimated_{self.scenario.key}": self.estimated,
@@ -103,6 +109,7 @@ class Outcome:
             values = self.record.values()
             shown: dict[str, JsonValue | Path] = {key: values[key] for key in _PRINTED}
             about = {"agreement": values.get("agreement"), "valid": self.valid, "reasons": list(self.reasons)}
+            about |= {name: values.get(name) for name in ("choices", "doubts")}
             console.print_json({**shown, **about, "logs": logs})
         elif self.settings.shown == "table":
             console.print_table(self._table(logs))
@@ -128,12 +135,16 @@ class Outcome:
         if counters.padding_ratio:
             padded = f"{counters.padded:,} {self.scenario.sut.unit} computed for {counters.real:,}"
             add("padding", f"{counters.padding_ratio - 1:.1%} ({padded})")
+        for assumed in (True, False):
+            chosen = "; ".join(str(choice) for choice in self.choices if choice.assumed == assumed)
+            if chosen:
+                add(*("assumed", chosen) if assumed else ("known", chosen), style="yellow" if assumed else "")
         # LoadGen judges only performance runs as VALID or INVALID.
         verdict = "INVALID" if not self.valid else "complete" if self.accuracy else "VALID"
         add("result", verdict, style="bold green" if self.valid else "bold red")
         for reason in self.reasons:
             add("because", reason)
-        for notice in settings.notices:
+        for notice in (*self.doubts, *settings.notices):
             add("note", notice, style="yellow")
         if settings.official and not self.valid:
             add("note", "Not moved to results/, which holds only valid runs.", style="yellow")

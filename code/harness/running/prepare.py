@@ -18,7 +18,7 @@ from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Listener, Scenario, find_scenario
 from harness.scheduling.base import Scheduler
-from harness.task.base import Benchmark, find_benchmark
+from harness.task.base import Benchmark, Choice, find_benchmark
 from harness.task.qsl import SampleLibrary
 from harness.task.shape import Integers
 from harness.task.sut import SUT
@@ -48,6 +48,9 @@ class Prepared:
     """Receives the progress of `Scenario.estimate`."""
     description: Mapping[str, object]
     """The engine's, as of before the test: asking for it later could lose a result."""
+    choices: tuple[Choice, ...] = ()
+    doubts: tuple[str, ...] = ()
+    """Signs that a setting does not belong to the model."""
 
     def short_test(self, scheduler: Scheduler | None = None, /, **settings: float) -> Detail:
         """LoadGen's log of a short performance test (`session.short_test`); the samples stay loaded."""
@@ -82,7 +85,9 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool
         EngineError: the engine rejects the model, or fails to run it.
     """
     beat(patience(settings))
-    benchmark = find_benchmark(settings.model.benchmark)(settings.benchmark_settings, settings.cache_dir)
+    benchmark = find_benchmark(settings.model.benchmark)(
+        settings.benchmark_settings, settings.cache_dir, settings.sources
+    )
     dataset = _dataset(settings, benchmark)
     scenario_class, engine_class = find_scenario(settings.scenario), find_engine(settings.engine)
     with engine_errors(engine_class.name, f"to load {settings.model.path}"):
@@ -91,6 +96,7 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool
     beat(patience(settings))
     qsl = _open(settings, benchmark, dataset, engine, beat)
     sut = benchmark.make_sut(engine, qsl)
+    choices, doubts = benchmark.choices(sut), benchmark.doubts(sut)
     costs = qsl.cost(np.arange(qsl.count))
     scenario = scenario_class(sut, costs, benchmark.max_cost, benchmark.server_bound)
     if not quiet:
@@ -107,7 +113,9 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool
     console.detail(f"batches: {_words(scenario.describe())}; the slowest warm-up batch took {slowest:.3g} s")
     if not quiet:
         _remark(engine)
-    return Prepared(benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener, description)
+    return Prepared(
+        benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener, description, choices, doubts
+    )
 
 
 def _dataset(settings: RunSettings, benchmark: Benchmark) -> Dataset:

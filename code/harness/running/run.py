@@ -57,6 +57,8 @@ class _Planned:
     estimated: float | None
     """An estimate for the scenario's key of user.conf, if the user sets none."""
     agreement: Agreement | None
+    doubts: tuple[str, ...] = ()
+    """Signs that a setting does not belong to the model."""
 
 
 def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
@@ -102,10 +104,21 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     heartbeat.beat(patience(settings))
     ready.qsl.unload(ready.indices)
     agreed = _agreement(ready, lambda: heartbeat.beat(patience(settings))) if settings.accuracy else None
+    doubts = _doubts(settings, ready)
     (places.staging / CONF).write_text(_effective_conf(settings, conf, ready, estimated), "utf-8")
     responses = 2 * ready.qsl.count * (ready.benchmark.max_response + 64) if settings.accuracy else 0
     check_space(places.staging, needed=_RESERVE + responses)
-    return _Planned(settings, places, audit, conf, ready, estimated, agreed)
+    return _Planned(settings, places, audit, conf, ready, estimated, agreed, doubts)
+
+
+def _doubts(settings: RunSettings, ready: Prepared) -> tuple[str, ...]:
+    """Warn of settings that do not seem to belong to the model; of stand-ins nothing else is expected."""
+    doubts = ready.doubts
+    if settings.accuracy and not settings.stand_ins:
+        doubts += ready.benchmark.sampled_doubts(ready.sut, ready.dataset)
+    for doubt in doubts:
+        console.warn(doubt)
+    return doubts
 
 
 def _estimate(settings: RunSettings, conf: UserConf, ready: Prepared) -> float | None:
@@ -241,6 +254,8 @@ def _read(planned: _Planned, counters: Counters) -> Outcome:
         valid=valid,
         reasons=() if valid else tuple(detail.reasons(hint)),
         ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        choices=ready.choices,
+        doubts=planned.doubts + (accuracy.doubts if accuracy and not settings.stand_ins else ()),
     )
 
 
@@ -251,7 +266,7 @@ def _score(planned: _Planned) -> Accuracy:
     accuracy = ready.benchmark.score(
         staging / ACCURACY, ready.dataset, samples, staging / "accuracy.txt", settings.notice
     )
-    for warning in accuracy.warnings:
+    for warning in (*accuracy.warnings, *(() if settings.stand_ins else accuracy.doubts)):
         console.warn(warning)
     return accuracy
 

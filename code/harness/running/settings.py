@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.catalog import manifests
 from harness.catalog.contract import BenchmarkSettings
 from harness.catalog.manifests import Model
 from harness.engines.base import EngineSettings
@@ -14,6 +15,7 @@ from harness.results.layout import Classic, Scene
 from harness.rules.audits import AUDITS, Audit
 from harness.rules.limits import MIN_DURATION_MS
 from harness.rules.rehearsal import DEVELOPMENT_SECONDS, NOTICE, REHEARSAL, REHEARSAL_PREFIX
+from harness.task.base import GIVEN
 
 
 class RunSettings(BaseModel):
@@ -76,6 +78,26 @@ class RunSettings(BaseModel):
     def seconds(self) -> float:
         """The intended duration of a performance run, in seconds."""
         return self.duration or (MIN_DURATION_MS / 1000 if self.official else DEVELOPMENT_SECONDS)
+
+    @property
+    def stand_ins(self) -> bool:
+        """Whether data or weights are stand-ins, so that a score at chance is expected."""
+        return self.rehearsal or self.model.caveat.startswith("random")
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Who chose each benchmark setting: see `harness.task.base.Choice`; a known model stands for the defaults."""
+        known = self.model.name in manifests.models()
+        model = "from models.toml" if known else "from the model's file"
+        values, chosen = self.benchmark_settings, self.benchmark_settings.model_fields_set
+        sources = {}
+        for name in type(values).model_fields:
+            by_model = name in self.model.settings and str(self.model.settings[name]) == str(getattr(values, name))
+            if by_model or (known and name not in chosen):
+                sources[name] = model
+            elif name in chosen:
+                sources[name] = GIVEN
+        return sources
 
     @property
     def notices(self) -> list[str]:

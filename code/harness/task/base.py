@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -28,6 +28,32 @@ class Accuracy:
     scope: str
     """The scored samples, such as "191 questions"."""
     warnings: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    """Signs that the score describes a wrong setting instead of the model, each a sentence with what to try."""
+
+
+ASSUMED = "assumed"
+GIVEN = "given by --set"
+"""Sources of a `Choice`."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice that changes a score, such as the preprocessing."""
+
+    name: str
+    value: str
+    source: str
+    """Who made it: `ASSUMED`, `GIVEN`, or where it was found, such as "from models.toml"."""
+
+    @property
+    def assumed(self) -> bool:
+        """Whether nobody said so, and neither model nor settings show it."""
+        return self.source == ASSUMED
+
+    def __str__(self) -> str:
+        """Name and value, and the source if it is not an assumption."""
+        return f"{self.name} {self.value}" if self.assumed else f"{self.name} {self.value} ({self.source})"
 
 
 def find_benchmark(name: str) -> type[Benchmark]:
@@ -55,9 +81,15 @@ class Benchmark(ModelInterface):
     prepared_from: ClassVar[str]
     """The items that it is converted from, in the plural: questions, images."""
 
-    def __init__(self, settings: BenchmarkSettings, cache_dir: Path) -> None:
+    def __init__(self, settings: BenchmarkSettings, cache_dir: Path, sources: Mapping[str, str] | None = None) -> None:
+        """``sources`` says who chose each setting that is not a default: see `Choice.source`."""
         self.settings = settings
         self.cache_dir = cache_dir
+        self._sources = sources or {}
+
+    def source(self, setting: str) -> str:
+        """Who chose a setting's value; `ASSUMED` for a default."""
+        return self._sources.get(setting, ASSUMED)
 
     def check_official(self, dataset: Dataset) -> None:
         """Check that official runs may use this data set.
@@ -106,6 +138,22 @@ class Benchmark(ModelInterface):
     @abstractmethod
     def make_sut(self, engine: Engine, qsl: SampleLibrary) -> SUT:
         """The model's SUT on this engine."""
+
+    def choices(self, sut: SUT) -> tuple[Choice, ...]:
+        """The choices that change the scores of this SUT's model."""
+        return ()
+
+    def doubts(self, sut: SUT) -> tuple[str, ...]:
+        """Signs that a setting does not belong to the SUT's model, each a sentence; quick, and before every test.
+
+        Raises:
+            ConfigError: the setting cannot be right.
+        """
+        return ()
+
+    def sampled_doubts(self, sut: SUT, dataset: Dataset) -> tuple[str, ...]:
+        """The same from the answers to a few samples, before an accuracy test; the SUT is ready to run."""
+        return ()
 
     @abstractmethod
     def score(self, log: Path, dataset: Dataset, samples: int | None, output: Path, note: str | None) -> Accuracy:
