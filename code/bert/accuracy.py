@@ -31,7 +31,7 @@ from harness.paths import CACHE_DIR
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {f"float{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)}
 CHANCE = 15.0
-"""F1 below which a model seems to guess: random spans give 4 to 8 on SQuAD."""
+"""F1 below which a model seems to guess: random logits give 3 to 6 on SQuAD."""
 _BACKWARDS = 0.2  # share of responses whose best start lies after their best end from which a swap is tried
 _FAR_BETTER, _FAR_MORE = 1.3, 5.0  # factor and points of F1 by which swapping must fit better
 _QUERY = 8  # samples of a MultiStream query

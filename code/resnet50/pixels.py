@@ -125,7 +125,9 @@ def _shard(
         try:
             image = np.ascontiguousarray(pixels(contents[position], profile))
         except ValueError as error:
-            raise ConfigError(f"{files[position]} is damaged: {error}. Replace it: no image may be skipped.") from error
+            raise ConfigError(
+                f"{files[position]} cannot be used: {error}. Replace it: no image may be skipped."
+            ) from error
         rows[position, :_PIXELS] = image.reshape(-1)
         rows[position, _PIXELS:] = np.frombuffer(sha256(image.data).digest(), np.uint8)
         count()

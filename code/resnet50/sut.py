@@ -8,6 +8,7 @@ import numpy as np
 from harness.engines.base import Engine, Signature
 from harness.errors import ConfigError
 from harness.graph import Tensor, listing
+from harness.task.base import ASSUMED, FROM_GRAPH
 from harness.task.shape import Array, Integers, Shape
 from harness.task.sut import SUT, Responses
 from resnet50.labels import CLASSES
@@ -40,15 +41,21 @@ class ResNet50SUT(SUT):
             raise ConfigError(f"the images are held as {qsl.layout}, and {engine.name} takes {self._input}.")
         # An engine without a graph (null) gets the number of classes that matches the offset.
         unknown = ("logits", CLASSES + (label_offset or 0))
-        self._output, self._classes = _match_output(engine.outputs) if engine.outputs else unknown
-        self._offset = _offset(label_offset, classes=self._classes or _classes_beside(engine.outputs))
+        self.output, self._classes = _match_output(engine.outputs) if engine.outputs else unknown
+        self.offset = _offset(label_offset, classes=self._classes or _classes_beside(engine.outputs))
         if not engine.reshapes:
             self.static = Shape(self._input.dims[0] or 0, 0)
+
+    @property
+    def layout_source(self) -> str:
+        """Whether the graph shows its layout; it does not if both places of the channels are open."""
+        first, last = self._input.dims[1], self._input.dims[3]
+        return ASSUMED if first is None and last is None else FROM_GRAPH
 
     def signature(self, shape: Shape) -> Signature:
         """One input (batch, *dims) and one output, (batch, classes) or the arg-max (batch,)."""
         output = (shape.batch, self._classes) if self._classes else (shape.batch,)
-        return Signature({self._input.name: (shape.batch, *self.qsl.layout.dims)}, {self._output: output})
+        return Signature({self._input.name: (shape.batch, *self.qsl.layout.dims)}, {self.output: output})
 
     def feed(self, tensors: Mapping[str, Array]) -> Mapping[str, Array]:
         """The images under the graph's name; the QSL holds them in the graph's dtype."""
@@ -57,7 +64,7 @@ class ResNet50SUT(SUT):
     def encode(self, outputs: Sequence[Array], indices: Integers) -> Responses:
         """One float32 each, the default of vision/classification_and_detection/tools/accuracy-imagenet.py."""
         found = outputs[0].argmax(axis=1) if self._classes else outputs[0].astype(np.int64)
-        labels = (found[: len(indices)] - self._offset).astype(np.float32)
+        labels = (found[: len(indices)] - self.offset).astype(np.float32)
         rows = np.arange(len(indices), dtype=np.int64) * labels.itemsize + labels.ctypes.data
         return Responses(rows.tolist(), [labels.itemsize] * len(indices), labels)
 

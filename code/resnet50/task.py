@@ -13,9 +13,11 @@ from harness.engines.base import Engine
 from harness.errors import CheckFailed
 from harness.graph import Tensor
 from harness.host.console import OnProgress
-from harness.task.base import Accuracy, Benchmark
+from harness.task.base import ASSUMED, FROM_GRAPH, Accuracy, Benchmark, Choice
 from harness.task.qsl import SampleLibrary
+from harness.task.sut import SUT
 from resnet50.accuracy import accuracy_text, score_log, write_accuracy_txt
+from resnet50.doubts import label_doubts, profile_doubts
 from resnet50.images import check_official, dataset_file, find_images, make_stand_in
 from resnet50.pixels import load_pixels
 from resnet50.preprocess import PROFILES
@@ -85,6 +87,28 @@ class ResNet50(Benchmark):
         assert isinstance(qsl, ImageQSL)
         return ResNet50SUT(engine, qsl, self.settings.label_offset)
 
+    def choices(self, sut: SUT) -> tuple[Choice, ...]:
+        """Preprocessing, layout, label offset, and the output that is read."""
+        assert isinstance(sut, ResNet50SUT)
+        profile = Choice("preprocessing", self.settings.preprocessing, self.source("preprocessing"))
+        if not sut.engine.outputs:
+            return (profile,)
+        given = self.settings.label_offset is not None
+        return (
+            profile,
+            Choice("layout", "NCHW" if sut.qsl.layout.channels_first else "NHWC", sut.layout_source),
+            Choice("label offset", str(sut.offset), self.source("label_offset") if given else FROM_GRAPH),
+            Choice("output", sut.output, FROM_GRAPH if len(sut.engine.outputs) == 1 else ASSUMED),
+        )
+
+    def sampled_doubts(self, sut: SUT, dataset: Dataset) -> tuple[str, ...]:
+        """Whether another preprocessing gets twice as many of a few images right."""
+        assert isinstance(sut, ResNet50SUT)
+        if dataset.metric or not sut.engine.computes:
+            return ()
+        images = find_images(dataset.path)
+        return profile_doubts(sut, self.settings.preprocessing, images.files, images.labels)
+
     def score(self, log: Path, dataset: Dataset, samples: int | None, output: Path, note: str | None) -> Accuracy:
         """Top-1 as in the official script, over all images; labels that are off by one are also rejected."""
         images = find_images(dataset.path)
@@ -96,6 +120,7 @@ class ResNet50(Benchmark):
             {dataset.metric or "top-1": score.top1},
             score.scope or f"all {score.total:,} images of {dataset.name}",
             score.warnings,
+            label_doubts(score.found, images.labels),
         )
 
     def score_partial(self, log: Path, dataset: Dataset) -> str:

@@ -34,6 +34,7 @@ class Accuracy:
 
 ASSUMED = "assumed"
 GIVEN = "given by --set"
+FROM_GRAPH = "from the graph"
 """Sources of a `Choice`."""
 
 
