@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from bert.accuracy import VOCAB, score_log
+from bert.accuracy import score_log
 from bert.features import build_features
 from bert.squad import Squad, read_squad
+from bert.vocabulary import VOCAB
 from harness.catalog.datasets import find_dataset
 from harness.host import console
 from harness.host.machine import core_count, cpu_model

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,15 @@ def imagenet_sample() -> Path:
 @pytest.fixture(scope="session")
 def efficientnet_fp32() -> Path:
     return shared("models/efficientnet-lite0-fp32.onnx")
+
+
+@pytest.fixture(scope="session")
+def case_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graphs of ../shared/cases/make_graphs.py."""
+    script, models = shared("cases/make_graphs.py"), shared("models")
+    folder = tmp_path_factory.mktemp("graphs")
+    subprocess.run([sys.executable, str(script), str(models), str(folder)], check=True, capture_output=True)
+    return folder
 
 
 @pytest.fixture

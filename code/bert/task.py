@@ -29,8 +29,8 @@ from harness.task.base import ASSUMED, Accuracy, Benchmark, Choice
 from harness.task.qsl import SampleLibrary
 from harness.task.sut import SUT
 
-_PADDING = 128
-"""Embeddings are padded to a multiple of 8, 64 or 128 rows, for fast kernels."""
+_PADDED_TO = (8, 16, 32, 64, 128)
+"""Embeddings are padded to a multiple of one of these, for fast kernels."""
 
 
 class BertSettings(BenchmarkSettings):
@@ -168,11 +168,11 @@ class Bert(Benchmark):
 
 
 def _size_doubts(tokens: int, rows: int | None, vocab: Path) -> Iterator[str]:
-    """Whether a vocabulary fits an embedding of ``rows``; a table that is padded to a multiple of 8 may be larger."""
+    """Whether a vocabulary fits an embedding of ``rows``; a padded table may be larger."""
     sizes = f"the vocabulary {vocab} has {tokens:,} tokens, and the model's embedding {rows or 0:,} rows"
     if rows is None or rows == tokens:
         return
     if tokens > rows:
         raise ConfigError(f"{sizes}: it is not the model's. Pass the model's own with --set vocab=PATH (VOCAB=PATH).")
-    if rows % 8 or rows - tokens >= _PADDING:
+    if rows not in {-(-tokens // multiple) * multiple for multiple in _PADDED_TO}:
         yield f"{sizes}: it is probably not the model's, or cut short; pass the model's own with --set vocab=PATH."

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from squad_data import VOCAB, log_entries
 
-from bert.accuracy import VOCAB as BERT_VOCAB
 from bert.accuracy import Score, main, score_log, write_accuracy_txt
 from bert.features import build_features
 from bert.squad import read_squad
 from bert.task import Bert, BertSettings
+from bert.vocabulary import VOCAB as BERT_VOCAB
 from harness.catalog.manifests import Dataset
 from harness.errors import CheckFailed, ConfigError
 

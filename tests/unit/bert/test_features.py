@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from squad_data import VOCAB
 
 from bert import features as module
-from bert.accuracy import VOCAB as BERT_VOCAB
 from bert.features import FeatureParams, Features, build_features, context_words, load_features
 from bert.squad import Question, Squad, read_squad
+from bert.vocabulary import VOCAB as BERT_VOCAB
 from bert.wordpiece import basic_tokens
 from harness.errors import ConfigError
 

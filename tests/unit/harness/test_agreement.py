@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bert.accuracy import VOCAB
 from bert.features import build_features
 from bert.qsl import BertQSL
 from bert.squad import read_squad
 from bert.sut import BertSUT
+from bert.vocabulary import VOCAB
 from harness.engines.base import Engine, EngineSettings
 from harness.errors import EngineError
 from harness.graph import Tensor
