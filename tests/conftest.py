@@ -54,9 +54,15 @@ def efficientnet_fp32() -> Path:
 
 
 @pytest.fixture(scope="session")
-def case_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The graphs of ../shared/cases/make_graphs.py."""
-    script, models = shared("cases/make_graphs.py"), shared("models")
+def cases() -> Path:
+    """Inputs from the field, with their right values in README.md."""
+    return shared("cases")
+
+
+@pytest.fixture(scope="session")
+def case_graphs(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graphs that make_graphs.py writes."""
+    script, models = cases / "make_graphs.py", shared("models")
     folder = tmp_path_factory.mktemp("graphs")
     subprocess.run([sys.executable, str(script), str(models), str(folder)], check=True, capture_output=True)
     return folder

@@ -343,7 +343,7 @@ def test_the_command(bench: Bench, tmp_path: Path) -> None:
     assert run.stdout == (tmp_path / "accuracy.txt").read_text()
     assert run.stdout.startswith('{"exact_match": ')
     assert run.stdout.splitlines()[2] == "on the first 1 of 4 questions"
-    assert run.stderr.startswith("warning: 3 responses are shorter")
+    assert "warning: 3 responses are shorter" in run.stderr
     assert [*json.loads((tmp_path / "p.json").read_text())] == ["q0"]
 
 
@@ -412,3 +412,33 @@ def test_the_benchmark_scores_a_log_of_some_samples(bench: Bench) -> None:
     text = benchmark.score_partial(bench.log, Dataset(name="small", path=bench.dataset, sha256=None))
     assert text.startswith('{"exact_match": ')
     assert text.splitlines()[2] == "on the 2 of 4 questions that the log samples"
+
+
+def _right(bench: Bench, swapped: bool = False) -> list[np.ndarray]:
+    """Logits that point at a span of two words in the context, by the numbers of the tokens."""
+    responses = []
+    for length in bench.lengths:
+        logits = np.zeros((length, 2), np.float32)
+        logits[length - 5, 0] = logits[length - 2, 1] = 9
+        responses.append(logits[:, ::-1] if swapped else logits)
+    return responses
+
+
+def test_a_log_with_start_and_end_swapped_is_found_out(write_squad, vocab, tmp_path):
+    text = "Steve Smith mends the unable cafe"
+    dataset = write_squad([(text, [("Who?", ["unable cafe"])]), (text, [("Where?", ["the unable cafe"])])])
+    bench = Bench(dataset, vocab, tmp_path)
+    bench.write(_right(bench))
+    good = bench.score()
+    assert good.swapped is None
+    bench.write(_right(bench, swapped=True))
+    wrong = bench.score()
+    assert wrong.swapped == good.f1 > 50 > wrong.f1
+    assert f"F1 would be {good.f1:.3f} instead of {wrong.f1:.3f}: swap" in wrong.doubts("swap")[0]
+
+
+def test_a_score_that_guessing_gives_is_named(bench: Bench):
+    bench.write(bench.responses())
+    score = bench.score()
+    assert score.f1 < 15
+    assert "is what guessing gives: the vocabulary" in score.doubts()[0]

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from resnet50.preprocess import PROFILES, SIDE, normaliser, pixels
+from resnet50.preprocess import PROFILES, SIDE, decoded, normaliser, pixels
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -108,14 +110,107 @@ def test_grey_palette_transparent_and_cmyk_images_become_rgb(profile):
         assert np.abs(made - plain).mean() < 6
 
 
-def test_the_orientation_in_exif_is_left_alone():
-    image = Image.fromarray(smooth(300, 400))
+STORED = {  # how each EXIF orientation is stored, as seen from the upright image
+    1: lambda image: image,
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: lambda image: image.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    8: lambda image: np.rot90(image, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", [*STORED, 0, 9])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_the_mlperf_profile_turns_images_by_exif_as_cv2_imread_does_and_the_others_do_not(orientation, kind):
+    upright = smooth(300, 400)
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    turned = encoded(image, "JPEG", quality=95, exif=exif)
-    assert Image.open(io.BytesIO(turned)).getexif()[0x0112] == 6
-    profile = PROFILES["mlperf"]
-    assert (pixels(turned, profile) == pixels(encoded(image, "JPEG", quality=95), profile)).all()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED.get(orientation, STORED[1])(upright)))
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    data, plain = encoded(stored, kind, exif=exif, **options), encoded(stored, kind, **options)
+    made = decoded(data, PROFILES["mlperf"])
+    assert made.size == (400, 300)
+    assert np.abs(np.asarray(made).astype(int) - upright).max() <= (4 if kind == "JPEG" else 0)
+    for other in ("pytorch", "efficientnet-lite"):
+        assert (pixels(data, PROFILES[other]) == pixels(plain, PROFILES[other])).all()
+
+
+def test_damaged_exif_is_ignored_as_by_cv2_imread():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = bytearray(encoded(smooth(300, 400), "JPEG", exif=exif))
+    start = data.index(b"Exif\0\0") + 8
+    data[start : start + 6] = b"\xff" * 6
+    assert decoded(bytes(data), PROFILES["mlperf"]).size == (400, 300)
+
+
+def png16(values: np.ndarray, colour: int) -> bytes:
+    """A PNG of 16 bits; ``colour`` is its colour type."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_images_of_16_bits_give_their_upper_8_bits_as_cv2_imread_does(profile):
+    image = smooth(300, 300)
+    noise = np.random.default_rng(0).integers(0, 256, image.shape).astype(np.uint16)
+    deep = (image.astype(np.uint16) << 8) + noise
+    grey, rgb = np.repeat(image[..., :1], 3, axis=2), image
+    transparent = np.dstack((deep, noise[..., :1]))
+    for data, expected in (
+        (png16(deep[..., 0], 0), grey),
+        (png16(image[..., 0].astype(np.uint16) * 257, 0), grey),
+        (encoded(Image.fromarray(deep[..., 0]), "TIFF"), grey),
+        (png16(deep[..., [0, 2]], 4), grey),
+        (png16(deep, 2), rgb),
+        (png16(transparent, 6), rgb),
+    ):
+        assert (np.asarray(decoded(data, PROFILES[profile])) == expected).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_transparency_is_dropped_as_by_cv2_imread():
+    image = smooth(300, 300)
+    alpha = np.arange(300 * 300, dtype=np.uint8).reshape(300, 300, 1)
+    palette = Image.fromarray(image).convert("P", palette=Image.Palette.ADAPTIVE)
+    opaque = np.asarray(palette.convert("RGB"))
+    grey = np.repeat(image[..., :1], 3, axis=2)
+    for data, expected in (
+        (encoded(np.dstack((image, alpha))), image),
+        (encoded(np.dstack((image[..., :1], alpha))), grey),
+        (encoded(palette, transparency=bytes(range(256))), opaque),
+        (encoded(palette, transparency=3), opaque),
+        (encoded(Image.fromarray(image[..., 0]), transparency=100), grey),
+    ):
+        assert (np.asarray(decoded(data, PROFILES["mlperf"])) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (encoded(Image.fromarray(smooth(300, 300)[..., 0].astype(np.float32)), "TIFF"), "mode F"),
+        (encoded(Image.fromarray(smooth(300, 300)[..., 0].astype(np.int32)), "TIFF"), "mode I,"),
+        (encoded(Image.fromarray(smooth(300, 300)).convert("LAB"), "TIFF"), "mode LAB"),
+        (
+            encoded(smooth(300, 300), "GIF", save_all=True, append_images=[Image.fromarray(picture(300, 300))]),
+            "2 frames",
+        ),
+        (encoded(smooth(300, 300), "JPEG", progressive=True)[:4000], "truncated"),
+        (b"<html>", "not an image"),
+    ],
+)
+def test_images_without_a_single_meaning_are_refused(data, problem):
+    with pytest.raises(ValueError, match=problem):
+        pixels(data, PROFILES["pytorch"])
 
 
 @pytest.mark.parametrize(
