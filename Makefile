@@ -61,7 +61,7 @@ help: ## This list
 	@echo '  MODEL      name (make models) or path of an ONNX file    default: the embedded model'
 	@echo '  ENGINE     deepsparse, onnxruntime or null               default: deepsparse if installed'
 	@echo '  DATASET    name or path of a data set                    default: the full set if available, else a sample'
-	@echo '  VOCAB      vocab.txt of a BERT model                     default: BERT uncased'
+	@echo '  VOCAB      vocab.txt, tokenizer.json or a checkpoint     default: BERT uncased'
 	@echo '  IMAGENET_DIR  the ImageNet 2012 validation set, for ResNet50: 50,000 images, flat or in class folders'
 	@echo '  SCENARIO   for run-accuracy and tune: Offline, Server, SingleStream or MultiStream'
 	@echo '  SAMPLES    use only about the first N samples            development runs only'

@@ -93,6 +93,10 @@ def test_every_image_is_answered_once_with_its_label(harness, coloured, tmp_path
     assert run.record["model"]["settings"] == {"preprocessing": "efficientnet-lite"}
     assert run.record["result"]["accuracy"] == {"top-1": 100.0}
     assert re.search(r"top-1 +100\.000 %", run.out)
+    preprocessing = {"name": "preprocessing", "value": "efficientnet-lite", "source": "from the model's file"}
+    assert preprocessing in run.record["choices"]
+    assert run.record["doubts"] == []
+    assert "preprocessing efficientnet-lite (from the model's file)" in " ".join(run.out.split())
 
 
 @pytest.mark.parametrize("scenario", ["Server", "SingleStream", "MultiStream"])
@@ -199,3 +203,20 @@ def test_real_images_are_classified_alike_by_both_engines(harness, imagenet_samp
     assert all(abs(number - 446) <= 2 for number in fp32)
     assert abs(fp32[0] - fp32[1]) <= 2
     assert all(number >= min(fp32) - 10 for number in int8)
+
+
+def test_an_assumed_profile_and_labels_at_chance_stand_in_the_result_and_the_record(harness, coloured, tmp_path):
+    model = classifier(tmp_path / "model.onnx", 1000, metadata={"preprocessing": "mlperf"}, rotate=500)
+    stripped = onnx.load(str(model))
+    del stripped.metadata_props[:]
+    onnx.save(stripped, str(model))
+    run = harness.run("--model", model, "--dataset", coloured, "--mode", "accuracy", "--engine", "onnxruntime")
+    assert run.code == 0, run.err
+    shown = " ".join(run.out.split())
+    assert "assumed preprocessing mlperf" in shown
+    assert "label offset 0 (from the graph)" in shown
+    (doubt,) = run.record["doubts"]
+    assert "right is what guessing gives: labels, output or preprocessing" in doubt
+    assert doubt in shown
+    assert doubt in " ".join(run.err.split())
+    assert {"name": "preprocessing", "value": "mlperf", "source": "assumed"} in run.record["choices"]

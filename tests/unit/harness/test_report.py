@@ -395,3 +395,26 @@ def test_the_deviation_from_onnx_runtime_is_shown(tmp_path):
     (folder / "run.json").write_text(json.dumps(record))
     with pytest.raises(ConfigError, match=r"\(agreement\.differences\.2\)"):
         found(tmp_path / "runs", folder.name)
+
+
+def test_what_changes_a_score_is_shown_with_its_source_and_with_the_doubts(tmp_path):
+    folder = run_folder(tmp_path / "runs", mode="accuracy", accuracy={"top-1": 37.5})
+    run_folder(tmp_path / "runs", second=11)
+    record = json.loads((folder / "run.json").read_text())
+    record["choices"] = [
+        {"name": "preprocessing", "value": "mlperf", "source": "assumed"},
+        {"name": "label offset", "value": "0", "source": "from the graph"},
+    ]
+    record["doubts"] = ["it is at chance."]
+    (folder / "run.json").write_text(json.dumps(record))
+    runs = found(tmp_path / "runs", last=2)
+    shown = dict(facts.facts(runs[0]))
+    assert shown["preprocessing"] == "mlperf (assumed)"
+    assert shown["label offset"] == "0 (from the graph)"
+    assert shown["doubt"] == "it is at chance."
+    rows = {row.name: [cell.text for cell in row.cells] for row in facts.side_by_side(runs)}
+    assert rows["preprocessing"] == ["mlperf (assumed)", facts.NONE]
+    assert "mlperf (assumed)" in text.as_markdown(runs)
+    assert "it is at chance." in page(runs[:1])
+    values = json.loads(text.as_json(runs))[0]
+    assert (values["choices"], values["doubts"]) == (record["choices"], record["doubts"])

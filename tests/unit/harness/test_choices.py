@@ -1,0 +1,46 @@
+"""Who chose the settings that change a score."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.catalog.manifests import folder
+from harness.running.request import RunRequest, resolve
+from harness.task.base import ASSUMED, FROM_GRAPH, GIVEN, Choice
+
+EFFICIENTNET = "efficientnet-lite0-int8"
+
+
+def sources(model: str, **options: str) -> dict[str, str]:
+    return resolve(RunRequest(model=model, engine="null", options=options)).sources
+
+
+@pytest.mark.parametrize(
+    ("options", "source"),
+    [({}, "from models.toml"), ({"preprocessing": "pytorch"}, GIVEN)],
+)
+def test_a_known_model_brings_its_settings_and_set_overrides_them(options, source):
+    found = sources(EFFICIENTNET, **options)
+    assert found["preprocessing"] == source
+    assert found["label_offset"] == "from models.toml"
+
+
+def test_a_known_model_stands_for_the_defaults():
+    assert sources("minilm-l6-squad-int8")["vocab"] == "from models.toml"
+
+
+def test_of_an_unknown_model_the_defaults_are_assumed(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(str(folder("resnet50") / "data" / f"{EFFICIENTNET}.onnx"))
+    del model.metadata_props[:]
+    onnx.save(model, str(tmp_path / "mine.onnx"))
+    assert sources(str(tmp_path / "mine.onnx")) == {}
+    assert sources(str(tmp_path / "mine.onnx"), preprocessing="mlperf") == {"preprocessing": GIVEN}
+    onnx.helper.set_model_props(model, {"preprocessing": "pytorch"})
+    onnx.save(model, str(tmp_path / "mine.onnx"))
+    assert sources(str(tmp_path / "mine.onnx")) == {"preprocessing": "from the model's file"}
+
+
+def test_a_choice_says_its_source_unless_it_is_an_assumption():
+    assert str(Choice("preprocessing", "mlperf", ASSUMED)) == "preprocessing mlperf"
+    assert str(Choice("layout", "NCHW", FROM_GRAPH)) == "layout NCHW (from the graph)"
