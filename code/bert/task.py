@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from bert.accuracy import Score, accuracy_text, score_log, write_accuracy_txt
 from bert.embedding import embedding_rows
@@ -24,7 +24,7 @@ from harness.errors import ConfigError
 from harness.graph import Tensor
 from harness.host import console
 from harness.host.console import OnProgress
-from harness.host.files import write_bytes
+from harness.host.files import user_path, write_bytes
 from harness.task.base import ASSUMED, Accuracy, Benchmark, Choice
 from harness.task.qsl import SampleLibrary
 from harness.task.sut import SUT
@@ -44,6 +44,12 @@ class BertSettings(BenchmarkSettings):
         None,
         description="names of the outputs with the start and the end logits, as START,END; default: by their names",
     )
+
+    @field_validator("vocab")
+    @classmethod
+    def _expand(cls, vocab: Path) -> Path:
+        """With ~ expanded, which no shell does within vocab=~/..."""
+        return user_path(str(vocab))
 
     def files(self, name: str) -> tuple[Path, ...]:
         """Those of the tokenizer."""

@@ -114,11 +114,16 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
 def _doubts(settings: RunSettings, ready: Prepared) -> tuple[str, ...]:
     """Warn of settings that do not seem to belong to the model; of stand-ins nothing else is expected."""
     doubts = ready.doubts
-    if settings.accuracy and not settings.stand_ins:
+    if settings.accuracy and not _guesses(settings, ready):
         doubts += ready.benchmark.sampled_doubts(ready.sut, ready.dataset)
     for doubt in doubts:
         console.warn(doubt)
     return doubts
+
+
+def _guesses(settings: RunSettings, ready: Prepared) -> bool:
+    """Whether nothing better than a score at chance is expected."""
+    return settings.stand_ins or not ready.engine.computes
 
 
 def _estimate(settings: RunSettings, conf: UserConf, ready: Prepared) -> float | None:
@@ -255,7 +260,7 @@ def _read(planned: _Planned, counters: Counters) -> Outcome:
         reasons=() if valid else tuple(detail.reasons(hint)),
         ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         choices=ready.choices,
-        doubts=planned.doubts + (accuracy.doubts if accuracy and not settings.stand_ins else ()),
+        doubts=planned.doubts + (accuracy.doubts if accuracy else ()),
     )
 
 
@@ -266,7 +271,9 @@ def _score(planned: _Planned) -> Accuracy:
     accuracy = ready.benchmark.score(
         staging / ACCURACY, ready.dataset, samples, staging / "accuracy.txt", settings.notice
     )
-    for warning in (*accuracy.warnings, *(() if settings.stand_ins else accuracy.doubts)):
+    if _guesses(settings, ready):
+        accuracy = replace(accuracy, doubts=())
+    for warning in (*accuracy.warnings, *accuracy.doubts):
         console.warn(warning)
     return accuracy
 

@@ -188,3 +188,7 @@ def test_the_files_of_a_checkpoint_are_part_of_a_runs_identity(made, tmp_path):
     assert tokenizer_files(tmp_path) == (vocab,)
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     assert _by_content(BertSettings(vocab=tmp_path))["vocab"] != by_file
+
+
+def test_a_tilde_in_the_path_is_the_home_folder():
+    assert BertSettings(vocab=Path("~/vocab.txt")).vocab == Path.home() / "vocab.txt"

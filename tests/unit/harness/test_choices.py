@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from harness.catalog.manifests import folder
 from harness.running.request import RunRequest, resolve
+from harness.running.run import _guesses
 from harness.task.base import ASSUMED, FROM_GRAPH, GIVEN, Choice
 
 EFFICIENTNET = "efficientnet-lite0-int8"
@@ -44,3 +47,11 @@ def test_of_an_unknown_model_the_defaults_are_assumed(tmp_path):
 def test_a_choice_says_its_source_unless_it_is_an_assumption():
     assert str(Choice("preprocessing", "mlperf", ASSUMED)) == "preprocessing mlperf"
     assert str(Choice("layout", "NCHW", FROM_GRAPH)) == "layout NCHW (from the graph)"
+
+
+@pytest.mark.parametrize(
+    ("stand_ins", "computes", "expected"), [(False, True, False), (True, True, True), (False, False, True)]
+)
+def test_stand_ins_and_engines_that_compute_nothing_raise_no_doubt_about_a_score(stand_ins, computes, expected):
+    settings, ready = SimpleNamespace(stand_ins=stand_ins), SimpleNamespace(engine=SimpleNamespace(computes=computes))
+    assert _guesses(settings, ready) is expected
