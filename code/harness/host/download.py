@@ -11,18 +11,20 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
 import urllib3
 
 from harness.errors import ConfigError, RunFailed, on_interrupt
 from harness.host import console
+from harness.host.transfer import Forbidden, Limits, Reply, Stalled, opened
 
-_CHUNK = 128 * 1024
 _LONG_BYTES = 256 * 2**20  # take a second or more to hash
 # A connection that delivered this much resets the retries.
 _PROGRESS_BYTES = 1024 * 1024
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
+_LIMITS = Limits()
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -70,14 +72,14 @@ def download(
     size: int | None = None,
     description: str | None = None,
     cure: str | None = None,
-    timeout: float = 30.0,
+    limits: Limits = _LIMITS,
     backoff: Sequence[float] = _BACKOFF_S,
 ) -> Path:
     """Download the file with this `sha256`, or else `md5`, (and `size` in bytes) from the first URL that delivers it.
 
-    Without a checksum only the length given by the server is checked: the caller must check the content. `timeout` is
-    the seconds without an answer or a byte, `backoff` the seconds before each retry of a URL, `cure` the advice to the
-    user when no URL delivers. An interrupted download leaves ``<destination>.part`` and resumes from there next time.
+    Without a checksum only the length given by the server is checked: the caller must check the content. A server that
+    exceeds the `limits` is given up. `backoff` is the seconds before each retry of a URL, `cure` the advice to the user
+    when no URL delivers. An interrupted download leaves ``<destination>.part`` and resumes from there next time.
 
     Raises:
         ConfigError: `destination` is a different file, or a URL is not http(s).
@@ -94,7 +96,7 @@ def download(
         if not re.match(r"https?://[^/]", url, re.IGNORECASE):
             raise ConfigError(f"cannot download from {url!r}: only http:// and https:// URLs are allowed.")
     name = description or destination.name
-    job = _Job(destination, checksum, size, timeout, tuple(backoff), cure)
+    job = _Job(destination, checksum, size, limits, tuple(backoff), cure)
     try:
         if _is_there(destination, checksum):
             return destination
@@ -173,7 +175,7 @@ class _Job:
     destination: Path
     checksum: _Checksum | None
     size: int | None
-    timeout: float
+    limits: Limits
     backoff: tuple[float, ...]
     cure: str | None
 
@@ -213,10 +215,10 @@ class _Job:
         self.part.unlink(missing_ok=True)
         self.about.unlink(missing_ok=True)
 
-    def _known(self, url: str) -> dict[str, str]:
+    def _known(self, url: str) -> dict[str, Any]:
         """The facts saved about the part file; a part of a different file, or of unknown origin, is deleted."""
         try:
-            about: dict[str, str] = json.loads(self.about.read_text(encoding="utf-8"))
+            about: dict[str, Any] = json.loads(self.about.read_text(encoding="utf-8"))
             if self.checksum:
                 usable = about[self.checksum.algorithm] == self.checksum.digest
             else:  # only the server can say whether a part belongs to the same file
@@ -263,17 +265,27 @@ class _Job:
             # The beginning came from an earlier run or another mirror, and may be at fault.
             afresh = True
 
-    def _stream(self, url: str, start: int, known: dict[str, str], bar: console.Progress) -> None:
+    def _stream(self, url: str, start: int, known: dict[str, Any], bar: console.Progress) -> None:
         headers = {"Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
             if known.get("url") == url and known.get("validator"):
                 headers["If-Range"] = known["validator"]
         try:
-            with requests.get(url, headers=headers, stream=True, timeout=self.timeout) as response:
-                self._store(response, url, start, headers.get("If-Range", ""), bar)
+            with opened(url, headers, self.limits) as reply:
+                if self._has_content(reply, start):
+                    if reply.status == 206:
+                        total = self._rest(reply, start, known, headers)
+                    else:
+                        total, start = self._whole(reply, url), 0
+                        bar.start_from(0)
+                    self._store(reply, start, total, bar)
+        except Forbidden as error:
+            raise _Refused(str(error)) from error
         except requests.exceptions.SSLError as error:
             raise _Refused(_root(error)) from error
+        except Stalled as error:
+            raise _Lost(str(error)) from error
         except (
             requests.ConnectionError,
             requests.Timeout,
@@ -284,57 +296,81 @@ class _Job:
         except requests.RequestException as error:
             raise _Refused(_root(error)) from error
 
-    def _store(self, response: requests.Response, url: str, start: int, validator: str, bar: console.Progress) -> None:
-        status = response.status_code
-        if status == 416 and start:
+    def _has_content(self, reply: Reply, start: int) -> bool:
+        """Check the status of a reply; False if nothing follows the part file, as its checksum will show."""
+        if reply.status == 416 and start:
             if self.checksum:
-                return  # nothing follows the part: its checksum shows whether it is the complete file
+                return False
             self._drop()
             raise _Lost("the server has nothing after the partial file, and no checksum shows whether that is complete")
-        if status not in (200, 206):
-            reason = f"HTTP {status} {response.reason}".strip()
-            raise (_Lost if status in _TRY_AGAIN else _Refused)(reason)
-        length = response.headers.get("Content-Length", "")
-        whole = int(length) if length.isdigit() else None
-        if status == 206:
-            span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
-            changed = validator and _validator(response) not in ("", validator)
-            if span is None or int(span[1]) != start or changed:
-                self._drop()
-                raise _Lost("the file changed on the server, or the server's ranges are wrong")
-            whole = None if span[3] == "*" else int(span[3])
-        if self.size is not None and whole not in (None, self.size):
-            raise _Refused(f"the server's file has {whole:,} bytes instead of {self.size:,}")
-        if status == 200:
-            start = 0
-            bar.start_from(0)
-            self._drop()
-            about = {"url": url, "validator": _validator(response)}
-            if self.checksum:
-                about[self.checksum.algorithm] = self.checksum.digest
-            self.about.write_text(json.dumps(about), encoding="utf-8")
-        expected = self.size if whole is None else whole
-        if expected is None and self.checksum is None and "Transfer-Encoding" not in response.headers:
+        if reply.status == 206 and not start:
+            raise _Refused("it sends a part of the file, which was not asked for")
+        if reply.status not in (200, 206):
+            reason = f"HTTP {reply.status} {reply.reason}".strip()
+            raise (_Lost if reply.status in _TRY_AGAIN else _Refused)(reason)
+        return True
+
+    def _whole(self, reply: Reply, url: str) -> int | None:
+        """Begin a new part file with the reply; returns the size of the file, None if it is unknown."""
+        total = self._size(_length(reply))
+        if total is None and self.checksum is None and "Transfer-Encoding" not in reply.headers:
             raise _Refused("neither its size nor a checksum is known, so that a truncated file would go unnoticed")
-        bar.update(total=expected, note="")
+        self._drop()
+        about = {"url": url, "validator": _validator(reply), "total": total}
+        if self.checksum:
+            about[self.checksum.algorithm] = self.checksum.digest
+        self.about.write_text(json.dumps(about), encoding="utf-8")
+        return total
+
+    def _rest(self, reply: Reply, start: int, known: dict[str, Any], headers: dict[str, str]) -> int | None:
+        """Check that a partial reply continues the part file, whose size it returns if that is known."""
+        span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", reply.headers.get("Content-Range", ""))
+        changed = "If-Range" in headers and _validator(reply) not in ("", headers["If-Range"])
+        if span and not changed:
+            first, last = int(span[1]), int(span[2])
+            total = None if span[3] == "*" else int(span[3])
+            fits = first == start and first <= last and _length(reply) in (None, last + 1 - first)
+            fits = fits and (total is None or last < total) and not (total is None and self.checksum is None)
+            if fits and known.get("total") in (None, total):
+                return self._size(total)
+        self._drop()
+        raise _Lost("the file changed on the server, or the server's ranges are wrong")
+
+    def _size(self, stated: int | None) -> int | None:
+        """The size of the file, of which the server states ``stated``."""
+        if self.size is not None and stated not in (None, self.size):
+            raise _Refused(f"the server's file has {stated:,} bytes instead of {self.size:,}")
+        if self.size is None and (stated or 0) > self.limits.size:
+            raise _Refused(f"the server's file has {stated:,} bytes, more than the limit of {self.limits.size:,}")
+        return self.size if stated is None else stated
+
+    def _store(self, reply: Reply, start: int, total: int | None, bar: console.Progress) -> None:
+        bar.update(total=total, note="")
+        most = self.limits.size if total is None else total
         done = start
         with self.part.open("ab") as file:
-            # Undecoded: offsets, lengths and the checksum refer to the file as stored on the server.
-            for chunk in response.raw.stream(_CHUNK, decode_content=False):
+            for chunk in reply.chunks():
                 done += len(chunk)
-                if self.size is not None and done > self.size:
+                if done > most:
                     self._drop()
-                    raise _Refused(f"the server sends more than the expected {self.size:,} bytes")
+                    kind = "allowed" if total is None else "expected"
+                    raise _Refused(f"the server sends more than the {kind} {most:,} bytes")
                 file.write(chunk)
                 bar.update(done=done)
-        if expected is not None and done < expected:
-            raise _Lost(f"the connection ended after {done:,} of {expected:,} bytes")
+        if total is not None and done < total:
+            raise _Lost(f"the connection ended after {done:,} of {total:,} bytes")
 
 
-def _validator(response: requests.Response) -> str:
+def _length(reply: Reply) -> int | None:
+    """The length of a reply's body, None if it does not state it."""
+    text = reply.headers.get("Content-Length", "")
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def _validator(reply: Reply) -> str:
     """A validator for If-Range: a strong ETag, or else the date; "" if the server gives neither."""
-    etag = response.headers.get("ETag", "")
-    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+    etag = reply.headers.get("ETag", "")
+    return etag if etag.startswith('"') else reply.headers.get("Last-Modified", "")
 
 
 def _root(error: BaseException) -> str:

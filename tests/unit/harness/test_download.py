@@ -4,6 +4,7 @@ import errno
 import fcntl
 import gzip
 import hashlib
+import io
 import json
 import random
 import re
@@ -14,12 +15,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from web import CONTENT, Site, serving
+import requests
+from web import CONTENT, Site, saying, serving
 
 from harness.errors import ConfigError, Interrupted, RunFailed
 from harness.host import console
 from harness.host import download as module
 from harness.host.download import download, sha256_of
+from harness.host.transfer import Limits
 
 OTHER = random.Random(2).randbytes(700_001)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -50,7 +53,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def get(urls: list[str] | str, path: Path, **settings) -> Path:
-    return download(urls, path, **{"sha256": SHA, "timeout": 5.0, "backoff": NO_WAIT, **settings})
+    return download(urls, path, **{"sha256": SHA, "limits": Limits(idle=5.0), "backoff": NO_WAIT, **settings})
 
 
 def leave_part(path: Path, content: bytes, url: str, validator: str = '"one"', sha256: str = SHA) -> None:
@@ -284,7 +287,111 @@ def test_a_refused_connection_is_told_in_plain_words(path: Path) -> None:
 def test_a_silent_server_times_out(site: Site, path: Path) -> None:
     site.pause = 0.5
     with pytest.raises(RunFailed, match="timed out"):
-        get(site.url, path, timeout=0.1, backoff=())
+        get(site.url, path, limits=Limits(idle=0.1), backoff=())
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+STRICT = Limits(idle=5.0, headers=0.2, slowest=100_000, window=0.2, size=1_000_000)
+
+
+@pytest.mark.parametrize("known", [{}, {"sha256": None}])
+@pytest.mark.parametrize(
+    ("first", "then", "pause", "reason"),
+    [
+        (OK, b"X-More: 1\r\n", 0.02, "no complete answer within 0 s"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02, "no complete answer within 0 s"),
+        (OK + b"Content-Length: 700001\r\n\r\n", b"x", 0.02, r"slower than 97\.7 KiB/s for 0 s"),
+        (CHUNKED, b"1\r\nx\r\n", 0.02, r"slower than 97\.7 KiB/s for 0 s"),
+        (CHUNKED, b"10000\r\n" + b"x" * 65536 + b"\r\n", 0.0, "sends more than the allowed 1,000,000 bytes"),
+        (CHUNKED + b"1;", b"x" * 100_000, 0.0, "chunk size line exceeded"),
+        (CHUNKED + b"1\r\nx\r\n0\r\n", b"X-More: 1\r\n" * 10_000, 0.0, "megabytes without content"),
+        (OK + b"Content-Length: 9000000\r\n\r\n", b"", 0.0, "9,000,000 bytes, more than the limit of 1,000,000"),
+        (
+            b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-0/1\r\nContent-Length: 1\r\n\r\nx",
+            b"",
+            0.0,
+            "not asked for",
+        ),
+        (b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", b"x" * 100_000, 0.0, "megabytes without content"),
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: /x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            b"",
+            0.0,
+            "redirects more than 10 times",
+        ),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", b"x" * 100_000, 0.0, "HTTP 404 Not Found"),
+    ],
+)
+def test_a_server_cannot_go_on_for_ever(
+    path: Path, first: bytes, then: bytes, pause: float, reason: str, known: dict[str, None]
+) -> None:
+    with saying(first, then=then, pause=pause) as url, pytest.raises(RunFailed, match=reason):
+        get(url, path, limits=STRICT, backoff=(), **known)
+    assert not path.exists()
+
+
+def test_a_body_ends_at_its_stated_length(path: Path) -> None:
+    with saying(OK + b"Content-Length: 700001\r\n\r\n", CONTENT, then=b"x" * 100_000) as url:
+        get(url, path, sha256=None)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_steady_slow_server_delivers(path: Path) -> None:
+    with saying(OK + b"Content-Length: 200000\r\n\r\n", then=b"x" * 10_000, pause=0.02) as url:
+        get(url, path, sha256=None, limits=STRICT)
+    assert path.stat().st_size == 200_000
+
+
+@pytest.mark.parametrize("known", [{}, {"sha256": None}])
+@pytest.mark.parametrize(
+    "span",
+    [
+        "300000-700000/700002",
+        "300001-700000/700001",
+        "0-700000/700001",
+        "300000-700001/700001",
+        "300000-400000/400001",
+        "x",
+    ],
+)
+def test_a_lying_partial_reply_is_not_stored(site: Site, path: Path, span: str, known: dict[str, None]) -> None:
+    rest = CONTENT[300_000:]
+    start = f"HTTP/1.1 206 Partial\r\nContent-Range: bytes {span}\r\nContent-Length: {len(rest)}\r\n\r\n"
+    with saying(start.encode(), rest) as url:
+        leave_part(path, CONTENT[:300_000], url)
+        about = path.with_name("model.onnx.part.json")
+        about.write_text(json.dumps({**json.loads(about.read_text()), "total": len(CONTENT)}))
+        with pytest.raises(RunFailed, match="the server's ranges are wrong"):
+            get(url, path, backoff=(), **known)
+    assert names(path) == []
+
+
+def test_without_a_checksum_a_part_needs_the_size_of_the_file(site: Site, path: Path) -> None:
+    leave_part(path, CONTENT[:300_000], site.url)
+    site.says_total = False
+    get(site.url, path, sha256=None)
+    assert (ranges(site), path.read_bytes()) == (["bytes=300000-", None], CONTENT)
+
+
+@pytest.mark.parametrize("known", [{}, {"sha256": None}])
+def test_a_redirect_from_https_to_http_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch, known: dict[str, None]
+) -> None:
+    asked = []
+
+    def send(self: object, request: requests.PreparedRequest, **_: object) -> requests.Response:
+        asked.append(request.url)
+        reply = requests.Response()
+        reply.status_code, reply.url, reply.raw = 302, request.url, io.BytesIO()
+        reply.request = request
+        reply.headers["Location"] = "http://127.0.0.1:1/model.onnx"
+        return reply
+
+    monkeypatch.setattr("harness.host.transfer._Adapter.send", send)
+    with pytest.raises(RunFailed, match=r"it redirects from https:// to http://127\.0\.0\.1:1/model\.onnx, where"):
+        get("https://127.0.0.1:1/model.onnx", path, **known)
+    assert asked == ["https://127.0.0.1:1/model.onnx"]
 
 
 def test_a_redirect_is_followed(site: Site, mirror: Site, path: Path) -> None:

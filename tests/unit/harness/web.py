@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import socketserver
 import threading
 import time
 from collections.abc import Iterator
@@ -80,6 +81,31 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: site.cuts.pop(0)] if site.cuts else body)
         while site.endless:
             self.wfile.write(body)
+
+
+@contextlib.contextmanager
+def saying(*first: bytes, then: bytes = b"", pause: float = 0.0) -> Iterator[str]:
+    """The URL of a server that answers each request with ``first``, and then repeats ``then`` for as long as it can."""
+
+    class Speaker(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            with contextlib.suppress(OSError):
+                self.request.sendall(b"".join(first))
+                while then and not stopped.wait(pause):
+                    self.request.sendall(then)
+
+    stopped = threading.Event()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Speaker) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/model.onnx"
+        finally:
+            stopped.set()
+            server.shutdown()
+            thread.join()
 
 
 @contextlib.contextmanager
