@@ -12,7 +12,7 @@ from harness.catalog.contract import benchmark_class
 from harness.catalog.manifests import Dataset, DatasetEntry
 from harness.errors import ConfigError, did_you_mean
 from harness.host.download import download, sha256_of
-from harness.host.files import readable, user_path
+from harness.host.files import readable, staging, user_path
 from harness.registry import BENCHMARKS
 
 
@@ -69,9 +69,9 @@ def _fetched(name: str, benchmark: str, entry: DatasetEntry) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     shipped = manifests.folder(benchmark) / entry.shipped if entry.shipped else None
     if not target.exists() and shipped and shipped.is_file() and sha256_of(shipped) == entry.sha256:
-        partial = target.with_name(f"{target.name}.copy")
-        shutil.copyfile(shipped, partial)
-        partial.replace(target)
+        with staging(target) as room:
+            shutil.copyfile(shipped, room / target.name)
+            (room / target.name).replace(target)
     else:
         download(entry.urls, target, sha256=entry.sha256, size=entry.size, description=name)
     return target

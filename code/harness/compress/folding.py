@@ -1,6 +1,8 @@
 """Reading a model for compression: constants folded, unsupported models rejected."""
 
+import os
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import onnx
@@ -9,6 +11,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from harness.compress.network import LINEAR
 from harness.errors import ConfigError
+from harness.host.files import staging
 
 _MIN_OPSET = 10
 
@@ -28,9 +31,9 @@ def read_network(path: Path) -> ModelProto:
         del model.graph.input[:]
         model.graph.input.extend(inputs)
         model.ir_version = max(model.ir_version, 4)
-        with tempfile.TemporaryDirectory() as folder:
-            onnx.save(model, str(Path(folder) / "model.onnx"))
-            model = _fold(Path(folder) / "model.onnx")
+        with _room() as folder:
+            onnx.save(model, str(folder / "model.onnx"))
+            model = _fold(folder / "model.onnx")
     branching = {node.op_type for node in model.graph.node for a in node.attribute if a.HasField("g")}
     if branching:
         raise ConfigError(f"{path} has {', '.join(sorted(branching))}: only graphs without branches can be compressed.")
@@ -70,10 +73,10 @@ def _check_floats(path: Path, model: ModelProto) -> None:
 
 
 def _fold(path: Path) -> ModelProto:
-    with tempfile.TemporaryDirectory() as folder:
+    with _room() as folder:
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
+        options.optimized_model_filepath = str(folder / "folded.onnx")
         options.log_severity_level = 4
         try:
             ort.InferenceSession(
@@ -82,3 +85,8 @@ def _fold(path: Path) -> ModelProto:
         except Exception as error:  # ONNX Runtime's own errors have no common class
             raise ConfigError(f"{path} cannot be compressed ({type(error).__name__}): {error}") from error
         return onnx.load(options.optimized_model_filepath)
+
+
+def _room() -> AbstractContextManager[Path]:
+    """A temporary folder for copies of the model; the next one removes those of processes that were killed."""
+    return staging(Path(tempfile.gettempdir()) / f"harness-folding-{os.getuid()}")

@@ -1,16 +1,20 @@
 """Archives with a model: nothing in them is trusted, and only the model is extracted."""
 
+import bz2
+import gzip
+import io
 import lzma
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any, cast
 
 from harness.catalog.models import Identified
 from harness.errors import ConfigError
@@ -18,20 +22,57 @@ from harness.errors import ConfigError
 LIMIT = 16 * 2**30
 """Maximum unpacked size of an archive in bytes: more than any model here, less than would fill a disk."""
 _MEMBERS = 10_000
-_CHUNK = 1024 * 1024
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+_CHUNK = 128 * 1024
+_TAR_HEADERS = 256 * 1024  # of one member: its long name, its pax records
+_ZIP_HEADERS = 4 * 2**20  # of all members: 10,000 have about 1 MB
+_DICTIONARY = 256 * 2**20  # memory to unpack xz; its highest preset needs 65 MiB
+_XZ = (b"\xfd7zXZ\0", b"\x5d\0\0")
+_PACKED: dict[bytes | tuple[bytes, ...], Callable[..., IO[bytes]]] = {
+    b"\x1f\x8b": lambda file: cast(IO[bytes], gzip.GzipFile(fileobj=file)),
+    b"BZh": lambda file: cast(IO[bytes], bz2.BZ2File(file)),
+    _XZ: lambda file: cast(IO[bytes], lzma.LZMAFile(file)),  # noqa: SIM115
+}
+_BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RecursionError,
+    ValueError,
+)
+
+
+Reader = Callable[[], Iterator[bytes]]
+
+
+class _Oversized(Exception):
+    """A header is larger than that of any model's archive."""
 
 
 @dataclass(frozen=True)
 class _Member:
     name: str
     size: int
-    open: Callable[[], IO[bytes]]
+    pieces: Reader | None
+    """Its content; None for a folder."""
 
 
 def is_archive(path: Path) -> bool:
     """Whether to unpack a file; never if its name ends in .onnx, whatever its content."""
-    return path.suffix != ".onnx" and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+    if path.suffix == ".onnx":
+        return False
+    try:
+        if zipfile.is_zipfile(path):
+            return True
+        with _tar(path):
+            return True
+    except (_Oversized, RecursionError):
+        return True
+    except (*_BROKEN, OSError):
+        return False
 
 
 def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) -> Identified:
@@ -52,7 +93,11 @@ def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) 
                     raise ConfigError(f"{archive} lacks {beside}, a file of weights of {model}: get a complete copy.")
                 _extract(archive, members[beside], folder)
             return found
-    except _BROKEN as error:
+    except _Oversized as error:
+        raise ConfigError(f"{archive} has larger headers than any archive of a model: use another copy.") from error
+    except (*_BROKEN, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # from the disk; what bz2 and gzip find has no number
         raise ConfigError(f"{archive} is not a complete tar or zip archive ({error}): download it again.") from error
 
 
@@ -68,38 +113,109 @@ def relative(holder: Path, name: str) -> PurePosixPath:
     return path
 
 
+class _Metered(io.RawIOBase):
+    """A file that refuses to read more than ``most`` bytes until `paid` is called.
+
+    `tarfile` and `zipfile` read headers of any size into memory: pax headers, GNU long names, maps of sparse files.
+    """
+
+    def __init__(self, file: IO[bytes], most: int) -> None:
+        self._file = file
+        self._most = self._left = most
+
+    def paid(self) -> None:
+        """Allow as many bytes again."""
+        self._left = self._most
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        most = self._left + 1
+        content = self._file.read(most if size < 0 else min(size, most))
+        self._left -= len(content)
+        if self._left < 0:
+            raise _Oversized
+        return content
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        content = self.read(len(view))
+        view[: len(content)] = content
+        return len(content)
+
+
 @contextmanager
 def _members(archive: Path) -> Iterator[Iterator[_Member]]:
     if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as file:
-            yield _zip_members(archive, file)
+        with archive.open("rb") as raw, zipfile.ZipFile(metered := _Metered(raw, _ZIP_HEADERS)) as file:
+            yield _zip_members(archive, file, metered)
     else:
-        with tarfile.open(archive, "r:*") as file:
-            yield _tar_members(archive, file)
+        with _tar(archive) as (tar, metered):
+            yield _tar_members(archive, tar, metered)
 
 
-def _zip_members(archive: Path, file: zipfile.ZipFile) -> Iterator[_Member]:
+@contextmanager
+def _tar(archive: Path) -> Iterator[tuple[tarfile.TarFile, _Metered]]:
+    with ExitStack() as stack:
+        raw: IO[bytes] = stack.enter_context(archive.open("rb"))
+        start = raw.read(6)
+        raw.seek(0)
+        if start.startswith(_XZ):
+            lzma.LZMADecompressor(memlimit=_DICTIONARY).decompress(raw.read(4096), max_length=1)
+            raw.seek(0)
+        for magic, unpacker in _PACKED.items():
+            if start.startswith(magic):
+                raw = stack.enter_context(unpacker(raw))
+        metered = _Metered(raw, _TAR_HEADERS)
+        yield stack.enter_context(tarfile.open(fileobj=metered, mode="r:")), metered
+
+
+def _zip_members(archive: Path, file: zipfile.ZipFile, metered: _Metered) -> Iterator[_Member]:
     for info in file.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise _refusal(archive, info.filename)
         if info.flag_bits & 1:
             raise ConfigError(f"{archive} is encrypted: unpack it and give the path of the ONNX file.")
-        if info.is_dir():
-            relative(archive, info.filename)
-        else:
-            yield _Member(info.filename, info.file_size, partial(file.open, info))
+        opened = None if info.is_dir() else _reader(partial(file.open, info), metered)
+        yield _Member(info.filename, info.file_size, opened)
 
 
-def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[_Member]:
+def _tar_members(archive: Path, file: tarfile.TarFile, metered: _Metered) -> Iterator[_Member]:
     for info in file:
+        metered.paid()
+        if info.size < 0:
+            raise tarfile.ReadError(f"{info.name!r} has a negative size")
         if info.isdir():
             if info.name != ".":
-                relative(archive, info.name)
+                yield _Member(info.name, 0, None)
         elif info.isreg() and not info.issparse():
-            yield _Member(info.name, info.size, partial(_opened, file, info))
+            yield _Member(info.name, info.size, _reader(partial(_opened, file, info), metered))
         else:
             raise _refusal(archive, info.name)
+
+
+def _reader(opened: Callable[[], IO[bytes]], metered: _Metered) -> Reader:
+    """The content of a member in pieces."""
+
+    def pieces() -> Iterator[bytes]:
+        metered.paid()
+        with opened() as source:
+            while piece := source.read(_CHUNK):
+                metered.paid()
+                yield piece
+
+    return pieces
 
 
 def _opened(file: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
@@ -115,16 +231,18 @@ def _refusal(archive: Path, name: str) -> ConfigError:
 def _checked(archive: Path, found: Iterator[_Member], limit: int) -> dict[str, _Member]:
     members: dict[str, _Member] = {}
     total = 0
-    for member in found:
+    for number, member in enumerate(found):
         name = str(relative(archive, member.name))
         total += member.size
-        if name in members:
-            raise ConfigError(f"{archive} contains {name!r} twice: use another copy.")
-        if total > limit or len(members) >= _MEMBERS:
+        if total > limit or number >= _MEMBERS:
             raise ConfigError(
                 f"{archive} unpacks to more than {limit:,} bytes or {_MEMBERS:,} files: unpack it and give the path "
                 "of the ONNX file."
             )
+        if member.pieces is None:
+            continue
+        if name in members:
+            raise ConfigError(f"{archive} contains {name!r} twice: use another copy.")
         members[name] = member
     return members
 
@@ -150,12 +268,13 @@ def _extract(archive: Path, member: _Member, folder: Path) -> Path:
     path = folder / relative(archive, member.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     written = 0
-    with member.open() as source, path.open("xb") as target:
-        while chunk := source.read(_CHUNK):
-            written += len(chunk)
+    assert member.pieces is not None
+    with path.open("xb") as target:
+        for piece in member.pieces():
+            written += len(piece)
             if written > member.size:
                 break
-            target.write(chunk)
+            target.write(piece)
     if written != member.size:
         raise ConfigError(f"{member.name} in {archive} does not have its stated size: download the archive again.")
     return path

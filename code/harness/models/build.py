@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import __version__
+from harness import __version__, paths
 from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
 from harness.catalog.models import model_file
 from harness.errors import ConfigError, did_you_mean
 from harness.host import console
-from harness.host.files import write_bytes
+from harness.host.files import remove_left_over, staging, write_bytes
 from harness.models.made import TOOL, check_output, existing_metadata
 from harness.models.weights import Checkpoint, RandomWeights, Weights
 
@@ -67,6 +66,7 @@ def build(
     kind = f"{'dense-' if entry.recipe and dense else ''}{'random' if random else 'built'}"
     path = (output or model_file(f"{name}-{kind}")).absolute()
     check_output(path)
+    remove_left_over(paths.MODELS_DIR)
     _check_kind(path, None if random else name)
     source = RandomWeights(seed) if random else _checkpoint(weights)
     with console.working(f"building {name}"):
@@ -94,8 +94,8 @@ def _compress(
         samples = _RANDOM_SAMPLES if random else SAMPLES
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as room:
-            file = Path(room) / "dense.onnx"
+        with staging(path) as room:
+            file = room / "dense.onnx"
             file.write_bytes(dense)
             compress_file(str(file), path, settings, dataset, samples)
     except OSError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from onnx import ModelProto, helper
 from rich.table import Table
 
-from harness import __version__
+from harness import __version__, paths
 from harness.catalog import manifests
 from harness.catalog.models import find_model
 from harness.compress.compress import CompressionReport, CompressSettings, check, compress
@@ -17,7 +17,7 @@ from harness.compress.folding import read_network
 from harness.compress.network import Network
 from harness.errors import ConfigError
 from harness.host import console
-from harness.host.files import check_writable, write_bytes, write_text
+from harness.host.files import check_writable, remove_left_over, write_bytes, write_text
 from harness.models.calibration import Calibration, calibration, check_calibration
 from harness.models.made import TOOL, check_output, check_replaceable
 
@@ -56,6 +56,7 @@ def compress_file(
     """
     output = output.absolute()
     check_output(output)
+    remove_left_over(paths.MODELS_DIR)
     model = find_model(name)
     if options:
         model = model.model_copy(update={"settings": {**model.settings, **options}})

@@ -3,10 +3,10 @@
 import errno
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from importlib import util
@@ -22,7 +22,7 @@ from harness.errors import ConfigError, MissingDependencyError, RunFailed, did_y
 from harness.graph import listing
 from harness.host import console
 from harness.host.download import NotDelivered, download, locked, sha256_of
-from harness.host.files import write_text
+from harness.host.files import remove_left_over, staging, write_text
 from harness.models.archives import is_archive, relative, unpack
 from harness.models.made import TOOL
 
@@ -60,11 +60,16 @@ def fetch(name: str, copy: str | None = None) -> Model:
     target = model_file(name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        remove_left_over(target.parent)
         with locked(target):
             if target.exists():
                 console.note(f"{target} already exists: verifying it instead of fetching")
-                return find_model(name)
-            return _take_first(wanted) if copy is None else _take_copy(wanted, copy)
+                model = find_model(name)
+            else:
+                model = _take_first(wanted) if copy is None else _take_copy(wanted, copy)
+            # A download that was ended in between is not needed any more.
+            shutil.rmtree(_room(name), ignore_errors=True)
+            return model
     except OSError as error:
         raise RunFailed(
             f"{name} cannot be stored in {target.parent}: {error.strerror or error}; free disk space or fix the "
@@ -74,7 +79,7 @@ def fetch(name: str, copy: str | None = None) -> Model:
 
 def _take_first(wanted: KnownModel) -> Model:
     """Fetch from the first source that works; until then the folder stays, so that downloads can resume."""
-    room = paths.MODELS_DIR / f".{wanted.name}.fetch"
+    room = _room(wanted.name)
     room.mkdir(exist_ok=True)
     reasons = []
     for source in wanted.entry.fetch:
@@ -84,17 +89,21 @@ def _take_first(wanted: KnownModel) -> Model:
             model = _take(wanted, file, source, file.path.parent)
         except (_Gone, ConfigError) as error:
             _discard(room)
-            reasons.append(f"{source}: {str(error).rstrip('.')}")
+            reasons.append(f"{source}: {str(error).replace(f'{room}/', '').rstrip('.')}")
         except NotDelivered as error:
             reasons += error.reasons
         else:
-            shutil.rmtree(room)
             return model
     if not any(path.suffix in (".part", ".incomplete") for path in room.rglob("*")):
         shutil.rmtree(room)
     zoo = any(source.startswith("zoo:") for source in wanted.entry.fetch)
     gone = "SparseZoo has been shut down, so " if zoo else ""
     raise RunFailed(f"{wanted.name} cannot be fetched ({'; '.join(reasons)}): {gone}{_cure(wanted)}.")
+
+
+def _room(name: str) -> Path:
+    """The folder of a download; it outlives the command, which can then resume."""
+    return paths.MODELS_DIR / f".{name}.fetch"
 
 
 def _discard(room: Path) -> None:
@@ -122,15 +131,21 @@ def _getter(source: str) -> Callable[[str, KnownModel, Path], Identified]:
 def _from_web(source: str, wanted: KnownModel, room: Path) -> Identified:
     name, entry, cure = wanted.name, wanted.entry, _cure(wanted)
     url, _, member = source.partition("#")
-    file = unquote(Path(urlsplit(url).path).name)
+    file = _file_name(url)
     if file.endswith(".onnx"):
         # One name for all mirrors, so that the next one can resume what the first one began.
         path = room / "model.onnx"
         download(url, path, sha256=entry.sha256, md5=entry.md5, size=entry.size, description=name, cure=cure)
         return Identified.of(path)
-    path = download(url, room / (file or "model"), description=name, cure=cure)
+    path = download(url, room / file, description=name, cure=cure)
     # The archive stays until the model is stored, so that an interruption does not cost a second download.
     return _unpacked(path, member or None, room)
+
+
+def _file_name(url: str) -> str:
+    """A file name like that of a URL; it never leads out of a folder."""
+    name = unquote(urlsplit(url).path).rpartition("/")[2]
+    return re.sub(r"[^\w.-]|^\.+", "_", name)[-100:] or "model"
 
 
 def _from_hub(source: str, _wanted: KnownModel, room: Path) -> Identified:
@@ -169,7 +184,7 @@ def _from_hub(source: str, _wanted: KnownModel, room: Path) -> Identified:
         except Exception as error:  # from the libraries below it, which change between versions
             raise _Gone(str(error).strip().partition("\n")[0] or type(error).__name__) from error
 
-    path = get(file)
+    path = get(str(relative(Path(source), file)))
     if is_archive(path):
         raise _Gone("archives are supported from https:// only")
     found = Identified.of(path)
@@ -202,8 +217,7 @@ def _from_zoo(source: str, _wanted: KnownModel, room: Path) -> Identified:
 
 
 def _take_copy(wanted: KnownModel, copy: str) -> Model:
-    with tempfile.TemporaryDirectory(prefix=f".{wanted.name}-", dir=paths.MODELS_DIR) as made:
-        room = Path(made)
+    with staging(model_file(wanted.name)) as room:
         path, member = Path(copy).expanduser(), None
         if not path.exists() and "#" in copy:
             place, _, member = copy.rpartition("#")
@@ -287,14 +301,12 @@ def _take(wanted: KnownModel, file: Identified, source: str, beside: Path) -> Mo
 
 def _copy(source: Path, target: Path, sha256: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.copy")
-    try:
+    with staging(target) as room:
+        partial = room / target.name
         shutil.copyfile(source, partial)
         if sha256_of(partial) != sha256:
             raise OSError(errno.EIO, f"the copy of {source.name} differs from it")
         partial.replace(target)
-    finally:  # also after Ctrl-C
-        partial.unlink(missing_ok=True)
 
 
 def _verified(wanted: KnownModel, file: Identified) -> Literal["sha256", "md5"] | None:

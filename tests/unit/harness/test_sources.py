@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
+import lzma
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -25,10 +29,14 @@ from harness import cli, paths
 from harness.catalog import manifests
 from harness.catalog import models as catalog
 from harness.catalog.models import find_model
+from harness.compress.compress import CompressSettings
 from harness.errors import ConfigError, RunFailed
 from harness.host import download as downloading
+from harness.host.files import claim, room_for
+from harness.models import archives
 from harness.models import fetch as sources
-from harness.models.archives import unpack
+from harness.models.archives import is_archive, unpack
+from harness.models.compression import compress_file
 from harness.models.fetch import fetch
 from harness.models.show import describe
 from harness.running.request import RunRequest, resolve
@@ -348,6 +356,86 @@ def test_an_archive_that_grows_is_refused(tmp_path):
         unpack(archive, None, tmp_path / "room", limit=1_000_000)
 
 
+def header(kind: bytes, name: str = "x", size: int = 0) -> bytes:
+    """One block of a tar archive."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def long_header(kind: bytes, content: bytes) -> bytes:
+    return header(kind, size=len(content)) + content + bytes(-len(content) % 512)
+
+
+def sparse_pax(numbers: bytes) -> bytes:
+    records = b"".join(
+        b"%d %s\n" % (len(pair) + 4, pair)
+        for pair in (b"GNU.sparse.major=1", b"GNU.sparse.minor=0", b"GNU.sparse.name=x.onnx")
+    )
+    return long_header(tarfile.XHDTYPE, records) + long_header(tarfile.REGTYPE, numbers)
+
+
+BIG = 2**16
+TOO_LARGE = "has larger headers than any archive of a model"
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (long_header(tarfile.XHDTYPE, bytes(BIG)), TOO_LARGE),
+        (long_header(tarfile.XGLTYPE, bytes(BIG)), TOO_LARGE),
+        (long_header(tarfile.GNUTYPE_LONGNAME, b"a" * BIG), TOO_LARGE),
+        (long_header(tarfile.GNUTYPE_LONGLINK, b"a" * BIG), TOO_LARGE),
+        (
+            long_header(tarfile.GNUTYPE_LONGNAME, b"a" * 9) * 5000 + header(b"0"),
+            TOO_LARGE,
+        ),
+        (sparse_pax(b"100000000\n" + b"1\n" * (BIG // 2)), TOO_LARGE),
+        (header(tarfile.GNUTYPE_SPARSE), r"contains a link or a device \('x'\)"),
+        (b"".join(header(tarfile.DIRTYPE, f"d{number}") for number in range(101)), "or 100 files"),
+        (header(b"0", "m.onnx", 2**40), "unpacks to more than 17,179,869,184 bytes"),
+    ],
+)
+def test_headers_cannot_fill_the_memory(tmp_path, monkeypatch, content, message, pack):
+    monkeypatch.setattr(archives, "_MEMBERS", 100)
+    monkeypatch.setattr(archives, "_TAR_HEADERS", 16 * 1024)
+    archive = tmp_path / "m.tar"
+    archive.write_bytes(pack(content))
+    assert is_archive(archive)
+    with pytest.raises(ConfigError, match=message):
+        unpack(archive, None, tmp_path / "room")
+
+
+def test_a_small_archive_with_a_large_header_takes_no_memory(tmp_path):
+    archive = tmp_path / "m.tgz"
+    archive.write_bytes(gzip.compress(long_header(tarfile.XHDTYPE, bytes(16 * 2**20))))
+    tracemalloc.start()
+    assert is_archive(archive)
+    with pytest.raises(ConfigError, match=TOO_LARGE):
+        unpack(archive, None, tmp_path / "room")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 2**20
+
+
+def test_a_zip_archive_of_too_many_files_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_MEMBERS", 100)
+    archive = tmp_path / "m.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for number in range(101):
+            file.writestr(f"{number}", b"")
+    with pytest.raises(ConfigError, match="or 100 files"):
+        unpack(archive, None, tmp_path / "room")
+
+
+def test_a_dictionary_cannot_fill_the_memory(tmp_path):
+    archive = tmp_path / "m.tar.xz"
+    content = lzma.compress(bytes(10_240), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 300 * 2**20}])
+    archive.write_bytes(content)
+    assert not is_archive(archive)
+
+
 @pytest.mark.parametrize(
     ("members", "member", "message"),
     [
@@ -408,6 +496,36 @@ def test_a_file_whose_name_tells_nothing_may_be_the_model(site, folder, know):
     fetch("tiny-fp32")
     assert (folder / "tiny-fp32.onnx").read_bytes() == MODEL
     assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx"]
+
+
+@pytest.mark.parametrize("path", ["..%2F..%2Fevil.tar.xz", "%2e%2e%2fevil.tar.xz", "..", "a%2F", "..%5Cevil.tar.xz"])
+def test_a_url_cannot_name_a_file_elsewhere(site, folder, know, tmp_path, path):
+    site.content = tar(tmp_path / "m.tar.xz", {"model.onnx": MODEL}).read_bytes()
+    (tmp_path / "m.tar.xz").unlink()
+    know(site.url.replace("model.onnx", path), sha256=SHA)
+    fetch("tiny-fp32")
+    assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx"]
+    assert names(tmp_path) == ["models"]
+
+
+@pytest.mark.parametrize("command", ["fetch", "import", "compress"])
+def test_what_killed_commands_left_is_removed_by_the_next_one(site, folder, know, tmp_path, command):
+    know(site.url, sha256=SHA)
+    rooms = [room_for(folder / "other.onnx") for _ in range(2)]
+    locks = [claim(room) for room in rooms]
+    (rooms[0] / "unpacked").mkdir()
+    os.close(locks[0])  # as the kernel does
+    (tmp_path / "m.onnx").write_bytes(MODEL)
+    if command == "fetch":
+        fetch("tiny-fp32")
+    elif command == "import":
+        (folder / ".tiny-fp32.fetch").mkdir()
+        fetch("tiny-fp32", str(tmp_path / "m.onnx"))
+    else:
+        with pytest.raises(ConfigError):
+            compress_file("none", tmp_path / "x.onnx", CompressSettings(), None, 1)
+    assert [name for name in names(folder) if name.startswith(".")] == [rooms[1].name]
+    os.close(locks[1])
 
 
 def interrupt(*_: object) -> None:
