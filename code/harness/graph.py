@@ -2,16 +2,34 @@
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
 
 from harness.errors import ConfigError
+from harness.host.contents import EMPTY, look
 
 _METADATA_PROPS = 14  # the field's number in ModelProto
+_PARTS = {  # by message of onnx.proto: the numbers of its fields that may hold a tensor, and their messages
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "external data"},
+    "external data": {},
+}
+_MAX_DEPTH = 64  # of messages within messages
+
+
+class _CutShort(ValueError):
+    """A field is longer than the rest of the message."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,7 @@ def read_graph(path: Path) -> Graph:
     """
     import onnx  # slow to import, and needed only for a model given by its path
 
-    try:
+    with _parsing(path):
         model = onnx.load(str(path), load_external_data=False)
         graph = model.graph
         weights = {tensor.name for tensor in graph.initializer}
@@ -57,24 +75,11 @@ def read_graph(path: Path) -> Graph:
             tuple(_tensor(value) for value in graph.input if value.name not in weights),
             tuple(_tensor(value) for value in graph.output),
             {entry.key: entry.value for entry in model.metadata_props},
-            tuple(
-                sorted(
-                    {
-                        pair.value
-                        for tensor in graph.initializer
-                        for pair in tensor.external_data
-                        if pair.key == "location"
-                    }
-                )
-            ),
+            weight_files(path),
             dict(Counter(node.op_type for node in graph.node).most_common()),
         )
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
-    except Exception as error:
-        raise ConfigError(f"{path} is not an ONNX model ({type(error).__name__}): export it again.") from error
     if not found.inputs or not found.outputs:
-        raise ConfigError(f"{path} is not an ONNX model: it has no inputs or no outputs; export it again.")
+        raise _not_a_model(path, "it has no inputs or no outputs")
     return found
 
 
@@ -84,14 +89,122 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         ConfigError: the file cannot be read or is not an ONNX model.
     """
+    with _parsing(path), path.open("rb") as file:
+        return dict(_entry(file, end) for _, end in _fields(file, _size(file), (_METADATA_PROPS,)))
+
+
+def weight_files(path: Path) -> tuple[str, ...]:
+    """Names of the external files with a model's weights, relative to its folder; read like `read_metadata`.
+
+    Raises:
+        ConfigError: the file cannot be read, is not an ONNX model, or names a file outside its folder.
+    """
+    return tuple(sorted({str(relative(path, part.location)) for part in _external(path)}))
+
+
+def check_weights(path: Path, folder: Path | None = None) -> None:
+    """Check that a model's external files are in its ``folder``, and hold what it reads from them.
+
+    Every model goes through here before an engine or a copy reads its files.
+
+    Raises:
+        ConfigError: an external file is missing, outside the folder, not a regular file, or too short.
+    """
+    folder = (folder or path.parent).resolve()
+    for part in sorted(_external(path)):
+        place = folder / relative(path, part.location)
+        if not place.resolve().is_relative_to(folder):
+            raise ConfigError(
+                f"{place}, a file of weights of {path.name}, is a link to another folder: replace it by a copy of its "
+                "target."
+            )
+        if not place.exists():
+            raise ConfigError(
+                f"{place}, a file of weights of {path.name}, is missing: copy or download it there, as the model needs "
+                "both files."
+            )
+        if not place.is_file():
+            raise ConfigError(f"{place}, a file of weights of {path.name}, is not a regular file: use another copy.")
+        if place.stat().st_size < part.end:
+            raise ConfigError(
+                f"{place}, a file of weights of {path.name}, has {place.stat().st_size:,} bytes, and the model reads "
+                f"up to byte {part.end:,}: download or copy it again."
+            )
+
+
+def _begins_like_a_model(path: Path) -> bool:
+    """Whether the first field is the IR version, as all exporters write it."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x08"
+
+
+@contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    """Turn what reading a file raises into one sentence that says what the file is."""
     try:
-        with path.open("rb") as file:
-            entries = [dict(_strings(io.BytesIO(content), (1, 2))) for _, content in _strings(file, (_METADATA_PROPS,))]
-        return {entry.get(1, b"").decode(): entry.get(2, b"").decode() for entry in entries}
+        yield
+    except ConfigError:
+        raise
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not an ONNX model: export it again.") from error
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): check the path and its permissions.") from error
+    except _CutShort as error:
+        raise _not_a_model(path, str(error), EMPTY.cure) from error
+    except Exception as error:
+        raise _not_a_model(path, type(error).__name__) from error
+
+
+def _not_a_model(path: Path, reason: str, cure: str = "use another copy, or export the model again") -> ConfigError:
+    kind = look(path)
+    if kind is None:
+        if not _begins_like_a_model(path):
+            reason, cure = "it does not begin like one", "check the path"
+        return ConfigError(f"{path} is not an ONNX model ({reason}): {cure}.")
+    what = kind.what if kind is EMPTY else f"{kind.what}, not an ONNX model"
+    return ConfigError(f"{path} is {what}: {kind.cure or 'export the model to ONNX, and give the path of that file'}.")
+
+
+def relative(holder: Path, name: str) -> PurePosixPath:
+    """The name of a file in the folder of ``holder``, which refers to it.
+
+    Raises:
+        ConfigError: the path could leave that folder.
+    """
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or any(bad in name for bad in ("\\", "\0", ":")):
+        raise ConfigError(f"{holder} refers to a file outside its folder ({name!r}): use another copy.")
+    return path
+
+
+@dataclass(frozen=True, order=True)
+class _External:
+    """The place of a tensor's values."""
+
+    location: str
+    end: int
+
+
+def _external(path: Path) -> set[_External]:
+    with _parsing(path), path.open("rb") as file:
+        return set(_places(file, "model", _size(file)))
+
+
+def _places(file: IO[bytes], message: str, end: int, depth: int = 0) -> Iterator[_External]:
+    """The place of each external tensor in the message from here to ``end``."""
+    if depth > _MAX_DEPTH:
+        raise ValueError("messages are nested too deeply")
+    entries = {}
+    for number, stop in _fields(file, end, _PARTS[message]):
+        part = _PARTS[message][number]
+        if _PARTS[part]:
+            yield from _places(file, part, stop, depth + 1)
+        else:
+            key, value = _entry(file, stop)
+            entries[key] = value
+    if entries:
+        offset, length = (int(entries.get(key) or 0) for key in ("offset", "length"))
+        if offset < 0 or length < 0:
+            raise ValueError("a negative offset")
+        yield _External(entries.get("location", ""), offset + length)
 
 
 def listing(tensors: Sequence[Tensor]) -> str:
@@ -107,10 +220,23 @@ def _tensor(value: Any) -> Tensor:
     return Tensor(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), dims)
 
 
-def _strings(file: IO[bytes], wanted: tuple[int, ...]) -> Iterator[tuple[int, bytes]]:
-    """(number, content) of each wanted field of a protobuf message; such a field is a string or a message."""
+def _size(file: IO[bytes]) -> int:
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
+    return end
+
+
+def _entry(file: IO[bytes], end: int) -> tuple[str, str]:
+    """Key and value of a StringStringEntryProto from here to ``end``."""
+    found = {number: file.read(stop - file.tell()) for number, stop in _fields(file, end, (1, 2))}
+    return found.get(1, b"").decode(), found.get(2, b"").decode()
+
+
+def _fields(file: IO[bytes], end: int, wanted: Collection[int]) -> Iterator[tuple[int, int]]:
+    """(number, end) of each wanted field of the protobuf message from here to ``end``; the file is at its content.
+
+    Such a field is a string or a message.
+    """
     while (at := file.tell()) < end:
         number, kind = divmod(_varint(file), 8)
         if kind == 0:
@@ -119,12 +245,15 @@ def _strings(file: IO[bytes], wanted: tuple[int, ...]) -> Iterator[tuple[int, by
         if kind not in (1, 2, 5):
             raise ValueError(f"wire type {kind} at {at}")
         length = _varint(file) if kind == 2 else 8 if kind == 1 else 4
-        if length > end - file.tell():
-            raise ValueError(f"a field of {length} bytes at {at}")
+        stop = file.tell() + length
+        if stop > end:
+            whole = file.seek(0, io.SEEK_END)
+            if end < whole:
+                raise ValueError(f"a field of {length} bytes at {at}")
+            raise _CutShort(f"it ends after {whole:,} of at least {stop:,} bytes")
         if kind == 2 and number in wanted:
-            yield number, file.read(length)
-        else:
-            file.seek(length, io.SEEK_CUR)
+            yield number, stop
+        file.seek(stop)
 
 
 def _varint(file: IO[bytes]) -> int:

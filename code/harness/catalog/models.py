@@ -13,7 +13,7 @@ from harness.catalog import manifests
 from harness.catalog.contract import benchmark_class
 from harness.catalog.manifests import FetchRecord, Model, ModelEntry
 from harness.errors import ConfigError, did_you_mean
-from harness.graph import Graph, listing, read_graph, read_metadata
+from harness.graph import Graph, check_weights, listing, read_graph, read_metadata, weight_files
 from harness.host.download import digest_of, sha256_of
 from harness.host.files import readable, user_path
 from harness.registry import BENCHMARKS
@@ -90,19 +90,43 @@ def find_model(name: str) -> Model:
 @readable()
 def identify_model(name: str) -> tuple[Model, Identified]:
     """`find_model` together with the file that it hashed, for callers that need more of its content."""
+    found, file = _identify(name)
+    check_weights(file.path)
+    return found, file
+
+
+def _identify(name: str) -> tuple[Model, Identified]:
     known = known_models()
     if name in known:
         entry = known[name].entry
         return _shipped(known[name], entry.file) if entry.file else _fetched(known[name])
     path = user_path(name)
     if path.is_file():
-        file = Identified.of(path.resolve())
+        file = Identified.of(_real(path))
         return _known_by_content(file) or _unknown(file), file
+    if path.is_dir():
+        inside = ", ".join(sorted(entry.name for entry in path.glob("*.onnx"))[:5]) or "it has none"
+        raise ConfigError(f"{path} is a folder: give the path of an ONNX file in it ({inside}).")
     if path.suffix == ".onnx" or len(path.parts) > 1:
         raise ConfigError(
             f"there is no model file {path}: give the path of an ONNX file, or a name: {', '.join(known)}."
         )
     raise ConfigError(f"unknown model '{name}': {did_you_mean(name, known)} Or give the path of an ONNX file.")
+
+
+def _real(path: Path) -> Path:
+    """The file behind a link.
+
+    Raises:
+        ConfigError: its weights are in other files, which are not beside it.
+    """
+    real = path.resolve()
+    if real.parent != path.parent.resolve() and any(not (real.parent / part).exists() for part in weight_files(real)):
+        raise ConfigError(
+            f"{path} is a link to another folder, as in a cache of Hugging Face, without its files of weights: "
+            "copy all of its files into one folder with `cp -L`, and give the path there."
+        )
+    return real
 
 
 def model_file(name: str) -> Path:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from harness.errors import EngineError, HarnessError
-from harness.graph import Tensor
+from harness.graph import Tensor, check_weights
 from harness.registry import ENGINES, resolve
 
 Dims = tuple[int, ...]
@@ -89,6 +89,9 @@ class Engine(ABC):
     """Shapes to compile at most, if ``fixed_shapes``; by default the setting ``shapes``, if the engine has one."""
 
     def __init__(self, model: Path | None, settings: EngineSettings) -> None:
+        """Keep both; ConfigError if the model has weights that are not in files of its folder."""
+        if model is not None:
+            check_weights(model)
         self.model = model
         self.settings = settings
         self.shape_budget = getattr(settings, "shapes", self.shape_budget)

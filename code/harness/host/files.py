@@ -20,6 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from harness.errors import ConfigError
+from harness.host.contents import not_text
 
 
 @contextlib.contextmanager
@@ -84,11 +85,14 @@ def user_path(text: str) -> Path:
 
 
 def read_input(path: str | Path, what: str) -> bytes:
-    """The bytes of a file named by the user; ConfigError if it cannot be read."""
+    """The bytes of a text file named by the user; ConfigError if it cannot be read, or is something else."""
     try:
-        return Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the {what} {path}: {error.strerror}; check the path.") from error
+    if kind := not_text(content):
+        raise ConfigError(f"the {what} {path} is {kind.what}: {kind.cure or 'check the path'}.")
+    return content
 
 
 def check_writable(path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import IO, Any, cast
 
 from harness.catalog.models import Identified
 from harness.errors import ConfigError
+from harness.graph import relative
 
 LIMIT = 16 * 2**30
 """Maximum unpacked size of an archive in bytes: more than any model here, less than would fill a disk."""
@@ -87,7 +88,7 @@ def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) 
             members = _checked(archive, listed, limit)
             model = _choose(archive, members, member)
             found = Identified.of(_extract(archive, members[model], folder))
-            for part in found.graph.weight_files:
+            for part in _weights(archive, model, found):
                 beside = str(PurePosixPath(model).parent / relative(archive, part))
                 if beside not in members:
                     raise ConfigError(f"{archive} lacks {beside}, a file of weights of {model}: get a complete copy.")
@@ -101,16 +102,12 @@ def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) 
         raise ConfigError(f"{archive} is not a complete tar or zip archive ({error}): download it again.") from error
 
 
-def relative(holder: Path, name: str) -> PurePosixPath:
-    """A relative path that stays inside its folder.
-
-    Raises:
-        ConfigError: the path leaves it.
-    """
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or any(bad in name for bad in ("\\", "\0", ":")):
-        raise ConfigError(f"{holder} refers to a file outside its folder ({name!r}): use another copy.")
-    return path
+def _weights(archive: Path, model: str, found: Identified) -> tuple[str, ...]:
+    """The files of weights of an unpacked model; an error names its place in the archive instead of the copy's."""
+    try:
+        return found.graph.weight_files
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(str(found.path), f"{model} in {archive}")) from error
 
 
 class _Metered(io.RawIOBase):

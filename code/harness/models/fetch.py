@@ -19,11 +19,11 @@ from harness.catalog.contract import benchmark_class
 from harness.catalog.manifests import FetchRecord, Model
 from harness.catalog.models import Identified, KnownModel, find_model, known_models, model_file
 from harness.errors import ConfigError, MissingDependencyError, RunFailed, did_you_mean
-from harness.graph import listing
+from harness.graph import check_weights, listing, relative
 from harness.host import console
 from harness.host.download import NotDelivered, download, locked, sha256_of
 from harness.host.files import remove_left_over, staging, write_text
-from harness.models.archives import is_archive, relative, unpack
+from harness.models.archives import is_archive, unpack
 from harness.models.made import TOOL
 
 _ZOO_SECONDS = 900
@@ -232,6 +232,7 @@ def _take_copy(wanted: KnownModel, copy: str) -> Model:
         if is_archive(path):
             file = _unpacked(path, member, room)
             return _take(wanted, file, origin, file.path.parent)
+        check_weights(path)
         new = room / f"{wanted.name}.onnx"
         shutil.copyfile(path, new)
         return _take(wanted, Identified.of(new), origin, path.parent)
@@ -272,12 +273,10 @@ def _take(wanted: KnownModel, file: Identified, source: str, beside: Path) -> Mo
     name, path = wanted.name, file.path
     verified = _verified(wanted, file)
     _check_graph(wanted, file, verified is not None)
+    check_weights(path, beside)
     data = {}
     for part in file.graph.weight_files:
-        place = beside / relative(path, part)
-        if not place.is_file():
-            raise ConfigError(f"{place}, a file of weights of {name}, is missing: put it beside the ONNX file.")
-        data[part] = sha256_of(place)
+        data[part] = sha256_of(beside / part)
         if (there := paths.MODELS_DIR / part).exists() and sha256_of(there) != data[part]:
             raise ConfigError(f"{there} differs from the file of {name} with the same name: move it elsewhere.")
     record = FetchRecord(

@@ -163,7 +163,7 @@ def test_another_file_is_refused_and_nothing_stays(site, folder, know, known):
 @pytest.mark.parametrize(
     ("content", "precision", "message"),
     [
-        (b"<html>gone</html>", "fp32", "is not an ONNX model"),
+        (b"<html>gone</html>", "fp32", r"model\.onnx is a web page \(HTML\), not an ONNX model"),
         (classifier(shape=(5,)), "fp32", r"its inputs are .*, not those of resnet50"),
         (INT8, "fp32", "its weights are int8"),
         (MODEL, "int8", "its weights are not int8"),
