@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from harness.host.contents import not_text
+from harness.host.contents import stand_in
 
 SIDE = 224
 _SHORT = 256  # 100 * 224 / 87.5 in the reference; stated directly by the others
@@ -118,10 +118,9 @@ def decoded(data: bytes, profile: Profile) -> Image.Image:
             image = _as_rgb(file)
             image.load()  # decodes, which detects truncated files
     except UnidentifiedImageError as error:
-        kind = not_text(data)
-        if kind is None:
-            raise ValueError("it is not an image that Pillow can read") from error
-        raise ValueError(f"it is {kind.what}, not an image{f' ({kind.cure})' if kind.cure else ''}") from error
+        if kind := stand_in(data):
+            raise ValueError(f"it is {kind.what}, not an image ({kind.cure})") from error
+        raise ValueError("it is not an image that Pillow can read") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
     return image.transpose(turn) if turn is not None else image

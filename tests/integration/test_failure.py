@@ -210,7 +210,7 @@ def test_a_corrupt_model_is_one_sentence(harness, tmp_path):
             pytest.importorskip("deepsparse", reason="DeepSparse is not installed")
         run = harness.run("--engine", engine, "--model", path)
         assert run.code == 2
-        assert f"{path} is not an ONNX model" in run.err
+        assert f"{path} is a text file, not an ONNX model" in run.err
         nothing_kept(run)
 
 

@@ -84,9 +84,10 @@ def look(path: Path) -> Kind | None:
     return _find(start, (*_STAND_INS, *_OTHERS, *_TEXTS))
 
 
-def not_text(content: bytes) -> Kind | None:
-    """The kind of a file that should be a text, such as JSON; None if it may be one."""
-    return _find(content[:_ENOUGH], (*_STAND_INS, *_OTHERS))
+def stand_in(content: bytes) -> Kind | None:
+    """The kind of a file that stands in for another one or contains it, as ``cure`` says; None if it does not."""
+    kind = _find(content[:_ENOUGH], (*_STAND_INS, *_OTHERS)) if content else None
+    return kind if kind and kind.cure else None
 
 
 def _find(start: bytes, kinds: tuple[tuple[_Test, Kind], ...]) -> Kind | None:

@@ -20,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from harness.errors import ConfigError
-from harness.host.contents import not_text
+from harness.host.contents import stand_in
 
 
 @contextlib.contextmanager
@@ -85,13 +85,13 @@ def user_path(text: str) -> Path:
 
 
 def read_input(path: str | Path, what: str) -> bytes:
-    """The bytes of a text file named by the user; ConfigError if it cannot be read, or is something else."""
+    """The bytes of a text file named by the user; ConfigError if it cannot be read, or stands in for another."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the {what} {path}: {error.strerror}; check the path.") from error
-    if kind := not_text(content):
-        raise ConfigError(f"the {what} {path} is {kind.what}: {kind.cure or 'check the path'}.")
+    if kind := stand_in(content):
+        raise ConfigError(f"the {what} {path} is {kind.what}: {kind.cure}.")
     return content
 
 

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[3]
 FLOORS = (
     ("errors", "paths"),
-    ("host", "graph", "registry"),
+    ("host",),
+    ("graph", "registry"),
     ("engines", "compress", "catalog", "loadgen", "rules"),
     ("task",),
     ("scheduling",),
