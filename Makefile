@@ -37,19 +37,32 @@ ARGS ?=
 
 export IMAGENET_DIR
 
+# Values reach the commands as they were typed: a `$` is a `$` (also `$$`), and quotes and spaces stay in them.
+GIVEN = MODEL ENGINE DATASET VOCAB IMAGENET_DIR SCENARIO SAMPLES DURATION OFFICIAL FORCE SYSTEM DIVISION SUBMITTER SYSTEM_TYPE \
+  MODELS SCENARIOS REHEARSAL SET PYTHON DEEPSPARSE BENCH A B RUNS ROUND INFERENCE_REPO
+$(foreach name,$(GIVEN),$(eval override $(name) := $$(subst $$$$$$$$,$$$$,$$(value $(name)))))
+
+empty :=
+space := $(empty) $(empty)
 quoted = '$(subst ','\'',$(1))'
-option = $(if $(strip $($(1))),--$(2) $(call quoted,$(strip $($(1)))))
+option = $(if $(strip $($(1))),--$(2) $(call quoted,$($(1))))
 flag = $(if $(filter-out 0 no false,$(strip $($(1)))),--$(2))
+# Lists are divided at spaces, except at `\ `. In SET a pair begins at a word NAME=..., so that values may have spaces.
+escaped = $(subst \$(space),␣,$($(1)))
+unescaped = $(call quoted,$(subst ␣,$(space),$(1)))
+list = $(foreach each,$(call escaped,$(1)),$(if $(2),--$(2)) $(call unescaped,$(each)))
+begins = $(if $(findstring =,$(1)),$(if $(findstring /,$(firstword $(subst =, ,$(1)))),,pair))
+pairs = $(subst $(space)␣,␣,$(foreach each,$(subst $(space)$(space),␣$(space),$(call escaped,SET)),$(if $(call begins,$(each)),,␣)$(each)))
+SETTINGS = $(if $(strip $(VOCAB)),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(pairs),--set $(call unescaped,$(pair)))
+
 OPTIONS = $(call option,MODEL,model) $(call option,ENGINE,engine) $(call option,DATASET,dataset) \
   $(call option,SAMPLES,samples) $(call option,DURATION,duration) $(call option,SYSTEM,system) \
-  $(call flag,OFFICIAL,official) $(call flag,FORCE,force) \
-  $(if $(VOCAB),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(SET),--set $(call quoted,$(pair)))
+  $(call flag,OFFICIAL,official) $(call flag,FORCE,force) $(SETTINGS)
 
-CAMPAIGN = $(foreach model,$(or $(MODELS),$(MODEL)),--model $(call quoted,$(model))) \
-  $(foreach scenario,$(SCENARIOS),--scenario $(call quoted,$(scenario))) $(call option,ENGINE,engine) \
+CAMPAIGN = $(if $(strip $(MODELS)),$(call list,MODELS,model),$(call option,MODEL,model)) \
+  $(call list,SCENARIOS,scenario) $(call option,ENGINE,engine) \
   $(call option,DATASET,dataset) $(call option,SYSTEM,system) $(call option,SYSTEM_TYPE,system-type) \
-  $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) \
-  $(if $(VOCAB),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(SET),--set $(call quoted,$(pair)))
+  $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) $(SETTINGS)
 
 .PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format bench recovery-table published-table lock clean distclean
 
@@ -66,7 +79,7 @@ help: ## This list
 	@echo '  SCENARIO   for run-accuracy and tune: Offline, Server, SingleStream or MultiStream'
 	@echo '  SAMPLES    use only about the first N samples            development runs only'
 	@echo '  DURATION   minimum duration in seconds                   development runs only; default 20'
-	@echo '  SET        engine options, such as SET="threads=2 max_batch=16" (make options)'
+	@echo '  SET        options, such as SET="threads=2 vocab=my vocab.txt" (make options); a pair begins at NAME='
 	@echo '  OFFICIAL   1 applies the rules: 10 minutes, the full data set, into results/'
 	@echo '  FORCE      1 replaces an existing official result, or tuned settings of another model'
 	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor'
@@ -80,7 +93,7 @@ help: ## This list
 	@echo '  DIVISION   open or closed                                default: open'
 	@echo '  SUBMITTER  your organisation, for package'
 	@echo '  SYSTEM_TYPE  edge, datacenter or datacenter,edge         default: that of systems/SYSTEM.json, or edge'
-	@echo '  MODELS     names or paths, optionally with @ENGINE       default: MODEL'
+	@echo '  MODELS     names or paths, optionally with @ENGINE; "\ " is a space in a path       default: MODEL'
 	@echo '  SCENARIOS  of the campaign                               default: those that the closed division requires'
 	@echo '  REHEARSAL  1 is a dry run with stand-ins, in build/rehearsal and build/rehearsal-submission'
 	@echo '  ROUND      such as v6.1                                  default: that of the logs'
@@ -113,10 +126,10 @@ tune: $(READY) ## Find the best settings for SCENARIO on this machine, and for S
 	@$(BIN)/harness tune --scenario $(call quoted,$(SCENARIO)) $(OPTIONS) $(ARGS)
 
 compare: $(READY) ## Show the differences between runs A and B, and whether one is faster beyond the noise (A=... B=...)
-	@$(BIN)/harness compare $(call quoted,$(strip $(A))) $(call quoted,$(strip $(B))) $(ARGS)
+	@$(BIN)/harness compare $(call quoted,$(A)) $(call quoted,$(B)) $(ARGS)
 
 report: $(READY) ## Show RUNS, or the newest run, in build/report.html: verdict, latencies, batches, core use (ARGS="--format md")
-	@$(BIN)/harness report $(foreach run,$(RUNS),$(call quoted,$(run))) $(ARGS)
+	@$(BIN)/harness report $(call list,RUNS) $(ARGS)
 
 system: $(READY) ## Describe this machine in systems/SYSTEM.json, and list what a person must add (ARGS="--submitter ...")
 	@$(BIN)/harness system init $(call option,SYSTEM,system) $(ARGS)
@@ -129,7 +142,7 @@ compliance: $(READY) ## The compliance tests of existing official results: TEST0
 
 package: $(READY) ## Make build/submission and its tarball from the official runs of SYSTEM, for DIVISION and SUBMITTER
 	@$(BIN)/harness package --division $(call quoted,$(DIVISION)) --submitter $(call quoted,$(SUBMITTER)) \
-	  $(foreach system,$(SYSTEM),--system $(call quoted,$(system))) $(call option,ROUND,round) \
+	  $(call list,SYSTEM,system) $(call option,ROUND,round) \
 	  $(call flag,REHEARSAL,rehearsal) $(call flag,INFER,infer) $(ARGS)
 
 data: $(READY) ## Fetch the full SQuAD v1.1 dev set and BERT's vocabulary into build/data
@@ -165,7 +178,7 @@ format: $(READY) ## Apply style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 bench: $(READY) ## Compare the harness with raw engines and with the reference's way, side by side
-	@$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
+	@$(BIN)/python -m $(call quoted,benchmarks.$(BENCH)) $(ARGS)
 
 recovery-table: $(READY) ## Compress a dense model (MODEL, DATASET), and show the remaining accuracy and the gain in speed
 	@$(BIN)/python -m benchmarks.recovery $(call option,MODEL,model) $(call option,DATASET,dataset) $(ARGS)
@@ -174,8 +187,7 @@ published-table: $(READY) ## Run the six published models in LoadGen's Offline s
 	@$(BIN)/python -m benchmarks.published $(call option,DATASET,dataset) $(ARGS)
 
 $(READY): pyproject.toml requirements.lock requirements-deepsparse.lock tools/setup.sh
-	@sh tools/setup.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call quoted,$(DEEPSPARSE))
-	@touch $@
+	@sh tools/setup.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call quoted,$(DEEPSPARSE)) $(call quoted,$@) $(foreach each,$^,$(call quoted,$(each)))
 
 lock: $(READY) ## Resolve the pinned packages again (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
@@ -188,4 +200,4 @@ clean: ## Remove run records and caches; keep data, results and .venv
 	find code tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Also remove .venv and fetched data
-	rm -rf $(VENV) build
+	rm -rf $(VENV) $(VENV).lock build

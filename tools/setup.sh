@@ -1,7 +1,13 @@
 #!/bin/sh
-# Makes the virtual environment: tools/setup.sh VENV PYTHON DEEPSPARSE (called by the Makefile).
+# Makes the virtual environment: tools/setup.sh VENV PYTHON DEEPSPARSE READY INPUT... (called by the Makefile).
+# READY is a file in VENV that is touched at the end; VENV is up to date if no INPUT is newer.
 set -eu
-venv=$1 python=$2 deepsparse=$3
+venv=$1 python=$2 deepsparse=$3 ready=$4
+shift 4
+
+is_ready() {
+    [ -f "$ready" ] && [ -z "$(find "$@" -newer "$ready" 2>/dev/null)" ]
+}
 
 supported='import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 13)))'
 if [ -n "$python" ]; then
@@ -27,19 +33,36 @@ if [ -L "$venv" ]; then
     echo "error: $venv is a symbolic link, and set-up would empty its target: remove the link first." >&2
     exit 2
 fi
+
+# Another make may be setting up the same environment. The kernel frees this lock when the process that holds it ends,
+# however it ends; Python takes it on the open file, because not every system has flock(1).
+lock='import fcntl, sys; fcntl.flock(9, fcntl.LOCK_EX | int(sys.argv[1]))'
+exec 9>>"$venv.lock"
+if ! "$python" -c "$lock" 4 9>&9 2>/dev/null; then
+    echo "another make is setting up $venv: waiting for it" >&2
+    "$python" -c "$lock" 0 9>&9 || echo "warning: $venv.lock cannot be locked: run one make at a time" >&2
+fi
+if is_ready "$@"; then
+    echo "$venv is ready" >&2
+    exit 0
+fi
+
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 echo "setting up $venv with Python $version (once; about a minute)" >&2
 if ! "$python" -m venv --clear "$venv"; then
     echo "error: $python cannot make a virtual environment; on Debian and Ubuntu: apt install python$version-venv" >&2
     exit 2
 fi
-pip="$venv/bin/python -m pip --disable-pip-version-check -qq"
-$pip install --require-hashes -r requirements.lock
+pip() {
+    "$venv/bin/python" -m pip --disable-pip-version-check -qq "$@"
+}
+pip install --require-hashes -r requirements.lock
 if [ "$deepsparse" = 0 ]; then
     echo "DeepSparse is left out (DEEPSPARSE=0): the default engine is onnxruntime" >&2
 elif [ "$version" != 3.11 ]; then
     echo "DeepSparse needs Python 3.11, and this is $version: it is left out, and the default engine is onnxruntime" >&2
-elif ! $pip install --require-hashes -r requirements-deepsparse.lock; then
+elif ! pip install --require-hashes -r requirements-deepsparse.lock; then
     echo "DeepSparse could not be installed here: the default engine is onnxruntime" >&2
 fi
-$pip install --no-deps --no-build-isolation --editable .
+pip install --no-deps --no-build-isolation --editable .
+touch "$ready"
