@@ -6,11 +6,11 @@ The rules are those of mlcommons/inference ``language/bert/create_squad_data.py`
 import json
 import logging
 import re
-import tempfile
 import unicodedata
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from bert.squad import Squad, parse_squad
 from bert.vocabulary import read_tokenizer
 from bert.wordpiece import Tokenizer
 from harness.errors import ConfigError
+from harness.host.cache import read_entry, stored
 from harness.host.console import OnProgress
 from harness.host.files import read_input
 
@@ -162,7 +163,7 @@ def load_features(
     progress: OnProgress | None = None,
     casing: str | None = None,
 ) -> Features:
-    """``build_features`` through a cache; its arrays are then memory-mapped.
+    """``build_features`` through a cache.
 
     The key covers the data set's bytes, the tokenizer, the parameters, the code's version and Python's Unicode version.
     A damaged or foreign entry is rebuilt; failing to write an entry is only logged.
@@ -184,21 +185,22 @@ def load_features(
 
 def _read_entry(entry: Path, key: str) -> Features | None:
     """The entry's features; None if it is missing or not exactly as ``_write_entry`` wrote it for ``key``."""
+    columns = {}
     try:
-        meta = json.loads((entry / "meta.json").read_bytes())
+        meta = json.loads(read_entry(entry / "meta.json"))
         if meta["key"] != key:
             return None
-        columns = {}
         for name in _COLUMNS:
-            file = entry / f"{name}.npy"
-            if sha256(file.read_bytes()).hexdigest() != meta["sha256"][name]:
+            # The bytes that were hashed are those that are used: the file may change at any time.
+            content = read_entry(entry / f"{name}.npy")
+            if sha256(content).hexdigest() != meta["sha256"][name]:
                 return None
-            # asarray gives a plain view of the mapping: slicing an np.memmap is several times slower.
-            columns[name] = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, LookupError, TypeError):
+            columns[name] = np.load(BytesIO(content), allow_pickle=False)
+            columns[name].flags.writeable = False
+        features = Features(**columns)
+        return features if _consistent(features) else None
+    except Exception:  # noqa: BLE001  json and NumPy raise errors of every kind for damaged files
         return None
-    features = Features(**columns)
-    return features if _consistent(features) else None
 
 
 def _consistent(features: Features) -> bool:
@@ -215,19 +217,12 @@ def _consistent(features: Features) -> bool:
 
 
 def _write_entry(entry: Path, key: str, features: Features) -> None:
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=entry.parent, prefix=".", ignore_cleanup_errors=True) as room:
-        new = Path(room) / "new"
+    with stored(entry) as new:
         new.mkdir()
         sums = {}
         for name, column in vars(features).items():
-            np.save(new / f"{name}.npy", column, allow_pickle=False)
-            sums[name] = sha256((new / f"{name}.npy").read_bytes()).hexdigest()
+            made = BytesIO()
+            np.save(made, column, allow_pickle=False)
+            (new / f"{name}.npy").write_bytes(made.getbuffer())
+            sums[name] = sha256(made.getbuffer()).hexdigest()
         (new / "meta.json").write_text(json.dumps({"key": key, "sha256": sums}))
-        # A directory cannot be replaced in one step, so a damaged one is moved away first. An entry that another
-        # process has completed in the meantime is kept.
-        if entry.exists():
-            if _read_entry(entry, key) is not None:
-                return
-            entry.rename(Path(room) / "old")
-        new.rename(entry)

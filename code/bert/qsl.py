@@ -15,7 +15,7 @@ TOKEN_TYPE_IDS = "token_type_ids"
 
 
 class BertQSL(SampleLibrary):
-    """Features on disk (memory-mapped), and the tokens of loaded ones in memory."""
+    """The features of a data set, and the padded tokens of the loaded ones."""
 
     def __init__(self, features: Features, samples: int | None = None) -> None:
         """Use the first ``samples`` features, rounded up so that no question is split.

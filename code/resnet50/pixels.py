@@ -1,8 +1,10 @@
-"""The pixels of a data set's images: computed once with all cores, stored in a memory-mapped cache.
+"""The pixels of a data set's images: computed once with all cores, stored in a cache on disk.
 
 The cache consists of shards of 1,024 images, each a file that is written atomically, so a killed process loses at most
 one shard of work. A shard's key covers the content of its image files, the profile and the versions of the code that
-made it; each image's pixels are stored with their sha256, which is checked on every read.
+made it. Each image's pixels have a seal, the sha256 of the key, the position and the pixels, which is checked on every
+read. So a changed row, a row in another place and a file of another key are all found, although no shard is ever read
+as a whole.
 """
 
 import contextlib
@@ -11,8 +13,10 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -21,37 +25,100 @@ from numpy.typing import NDArray
 from PIL import features
 
 from harness.errors import ConfigError, RunFailed
+from harness.host import console
+from harness.host.cache import stored
 from harness.host.console import OnProgress
+from harness.host.files import remove_left_over
 from harness.host.machine import core_count
 from resnet50.preprocess import CODE_VERSION, SIDE, Profile, pixels
 
 SHARD = 1024
+_FORMAT = 2  # part of the key: increment it whenever the content of a shard's file changes
 _PIXELS = SIDE * SIDE * 3
 _ROW = _PIXELS + sha256().digest_size
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Up to `SHARD` images."""
+
+    files: Sequence[Path]
+    digests: Sequence[str]
+    """sha256 of each file's content."""
+    profile: Profile
+
+    @cached_property
+    def key(self) -> str:
+        """Identifies the content of the shard's file."""
+        decoder = features.version("libjpeg_turbo") or features.version("jpg")
+        # The source of a profile's rules does not affect the pixels.
+        versions = (_FORMAT, CODE_VERSION, PIL.__version__, decoder)
+        facts = [asdict(replace(self.profile, source="")), versions, self.digests]
+        return sha256(json.dumps(facts).encode()).hexdigest()
+
+    @cached_property
+    def header(self) -> bytes:
+        """The header of the shard's file: that of an array in NumPy's format, uint8 (n, `_ROW`)."""
+        made = BytesIO()
+        np.lib.format.write_array_header_1_0(  # type: ignore[no-untyped-call]
+            made, {"descr": "|u1", "fortran_order": False, "shape": (len(self.files), _ROW)}
+        )
+        return made.getvalue()
+
+    def seal(self, position: int, image: NDArray[np.uint8]) -> bytes:
+        """The digest that is stored with an image's pixels, (`_PIXELS`,) or (224, 224, 3), C-contiguous."""
+        made = sha256(f"{self.key}:{position}:".encode())
+        made.update(image.data)
+        return made.digest()
+
+    def decode(self, position: int) -> NDArray[np.uint8]:
+        """The pixels of an image, (224, 224, 3), from its own file."""
+        content = _read(self.files[position])
+        if sha256(content).hexdigest() != self.digests[position]:
+            raise RunFailed(f"{self.files[position]} changed while it was in use: repeat the run.")
+        return _decoded(content, self.files[position], self.profile)
 
 
 class Pixels:
     """The pixels of all images, on disk."""
 
-    def __init__(self, shards: Sequence[Path], count: int) -> None:
-        self._shards = [(path, np.asarray(_open(path))) for path in shards]
+    def __init__(self, shards: Sequence[tuple[_Shard, Path]], count: int) -> None:
+        # Plain reads: a file that shrinks while it is mapped would kill the process.
+        self._shards = [(shard, path, path.open("rb", buffering=0)) for shard, path in shards]
         self._count = count
+        self._damaged: set[Path] = set()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self._count
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """(224, 224, 3), RGB: a verified view of the file.
+        """(224, 224, 3), RGB: verified; where the cache is damaged, decoded from the image's own file.
 
         Raises:
-            RunFailed: the shard was damaged; it has been removed.
+            RunFailed: the cache is damaged, and the image's file has changed since the cache was opened.
+            ConfigError: the cache is damaged, and the image's file cannot be read.
         """
-        path, rows = self._shards[index // SHARD]
-        row: NDArray[np.uint8] = rows[index % SHARD]
-        if sha256(row[:_PIXELS].data).digest() != row[_PIXELS:].tobytes():
-            path.unlink(missing_ok=True)
-            raise RunFailed(f"{path} was damaged and has been removed: rerun the command to rebuild it.")
-        return row[:_PIXELS].reshape(SIDE, SIDE, 3)
+        shard, path, file = self._shards[index // SHARD]
+        position = index % SHARD
+        try:
+            row = np.frombuffer(os.pread(file.fileno(), _ROW, len(shard.header) + position * _ROW), np.uint8)
+        except OSError:
+            row = np.empty(0, np.uint8)
+        if len(row) == _ROW and shard.seal(position, row[:_PIXELS]) == row[_PIXELS:].tobytes():
+            return row[:_PIXELS].reshape(SIDE, SIDE, 3)
+        self._discard(path)
+        return shard.decode(position)
+
+    def _discard(self, path: Path) -> None:
+        """Remove a damaged shard: the next run rebuilds it."""
+        with self._lock:
+            if path in self._damaged:
+                return
+            self._damaged.add(path)
+            console.warn(f"{path} is damaged: its images are decoded again.")
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def load_pixels(
@@ -71,7 +138,7 @@ def load_pixels(
     """
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        _remove_left_over(cache_dir)
+        remove_left_over(cache_dir)
         shards = []
         done, lock = 0, threading.Lock()
 
@@ -88,7 +155,8 @@ def load_pixels(
     except OSError as error:
         needed = len(files) * _ROW / 2**20
         raise RunFailed(
-            f"cannot cache the images' pixels in {cache_dir} ({error.strerror}): they need {needed:,.0f} MiB there."
+            f"cannot cache the images' pixels in {cache_dir} ({error.strerror or error}): they need {needed:,.0f} MiB "
+            "there."
         ) from error
 
 
@@ -108,40 +176,29 @@ def _shard(
     cache_dir: Path,
     pool: ThreadPoolExecutor,
     count: Callable[[], None],
-) -> Path:
+) -> tuple[_Shard, Path]:
+    """A shard, and its file in the cache, which is written if it is missing or visibly damaged."""
     contents = list(pool.map(_read, files))
-    digests = list(pool.map(lambda data: sha256(data).hexdigest(), contents))
-    versions = (CODE_VERSION, PIL.__version__, features.version("libjpeg_turbo") or features.version("jpg"))
-    # The source of a profile's rules does not affect the pixels.
-    key = sha256(json.dumps([asdict(replace(profile, source="")), versions, digests]).encode()).hexdigest()
-    path = cache_dir / f"imagenet-{key[:32]}.npy"
-    if _complete(path, len(files)):
+    shard = _Shard(files, list(pool.map(lambda data: sha256(data).hexdigest(), contents)), profile)
+    path = cache_dir / f"imagenet-{shard.key[:32]}.npy"
+    if _complete(path, shard):
         for _ in files:
             count()
-        return path
+        return shard, path
     rows = np.empty((len(files), _ROW), np.uint8)
 
     def make(position: int) -> None:
-        try:
-            image = np.ascontiguousarray(pixels(contents[position], profile))
-        except ValueError as error:
-            raise ConfigError(
-                f"{files[position]} cannot be used: {error}. Replace it: no image may be skipped."
-            ) from error
+        image = _decoded(contents[position], files[position], profile)
         rows[position, :_PIXELS] = image.reshape(-1)
-        rows[position, _PIXELS:] = np.frombuffer(sha256(image.data).digest(), np.uint8)
+        rows[position, _PIXELS:] = np.frombuffer(shard.seal(position, image), np.uint8)
         count()
 
     for _ in pool.map(make, range(len(files))):
         pass
-    partial = cache_dir / f".{path.stem}.{os.getpid()}.partial"
-    try:
-        with partial.open("wb") as file:
-            np.save(file, rows, allow_pickle=False)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    with stored(path) as partial, partial.open("xb") as file:
+        file.write(shard.header)
+        file.write(rows.data)
+    return shard, path
 
 
 def _read(file: Path) -> bytes:
@@ -151,23 +208,19 @@ def _read(file: Path) -> bytes:
         raise ConfigError(f"{file} cannot be read: {error.strerror}. No image may be skipped.") from error
 
 
-def _complete(path: Path, count: int) -> bool:
+def _decoded(content: bytes, file: Path, profile: Profile) -> NDArray[np.uint8]:
     try:
-        return _open(path).shape == (count, _ROW)
-    except (OSError, ValueError):
+        return np.ascontiguousarray(pixels(content, profile))
+    except ValueError as error:
+        raise ConfigError(f"{file} cannot be used: {error}. Replace it: no image may be skipped.") from error
+
+
+def _complete(path: Path, shard: _Shard) -> bool:
+    """Whether the file has the shard's header and size; NumPy raises errors of every kind for a damaged header."""
+    try:
+        if not path.is_file() or path.stat().st_size != len(shard.header) + len(shard.files) * _ROW:
+            return False
+        with path.open("rb") as file:
+            return file.read(len(shard.header)) == shard.header
+    except OSError:
         return False
-
-
-def _open(path: Path) -> NDArray[np.uint8]:
-    rows: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-    if rows.dtype != np.uint8 or rows.ndim != 2:
-        raise ValueError(f"{path} is not a shard of pixels")
-    return rows
-
-
-def _remove_left_over(cache_dir: Path) -> None:
-    """Remove partial files of killed processes."""
-    for partial in cache_dir.glob(".imagenet-*.partial"):
-        owner = partial.name.split(".")[-2]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            partial.unlink(missing_ok=True)

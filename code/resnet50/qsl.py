@@ -36,7 +36,7 @@ class ImageLayout:
 
 
 class ImageQSL(SampleLibrary):
-    """Pixels on disk (memory-mapped), normalised tensors of the loaded images in memory: 588 KiB each as float32."""
+    """Pixels on disk, normalised tensors of the loaded images in memory: 588 KiB each as float32."""
 
     def __init__(self, pixels: Pixels, profile: Profile, layout: ImageLayout) -> None:
         super().__init__(len(pixels), PERFORMANCE_SAMPLES)

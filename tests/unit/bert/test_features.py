@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import bert_by_loops
@@ -166,14 +168,12 @@ def entry(dataset: Path, vocab: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_hit_is_mapped_and_tokenises_nothing(dataset, vocab, entry, monkeypatch) -> None:
+def test_a_hit_tokenises_nothing_and_cannot_be_written(dataset, vocab, entry, monkeypatch) -> None:
     monkeypatch.setattr(module, "_build", _never)
     found = load_features(dataset, vocab, entry.parent)
     monkeypatch.undo()
     assert _same(found, build_features(read_squad(dataset), vocab))
-    assert isinstance(found.tokens.base, np.memmap)
-    assert type(found.tokens) is np.ndarray
-    assert not found.tokens.flags.writeable
+    assert not any(column.flags.writeable for column in vars(found).values())
 
 
 def test_every_input_is_part_of_the_key(dataset, vocab, entry, tmp_path, monkeypatch) -> None:
@@ -212,8 +212,34 @@ def _file_for_directory(path: Path) -> None:
     path.parent.write_text("a file")
 
 
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _nested(path: Path) -> None:
+    path.write_text("[" * 100_000)
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _link_for_directory(path: Path) -> None:
+    shutil.rmtree(path.parent)
+    path.parent.symlink_to(path.parent.name)
+
+
+_DAMAGES = [_truncate, _flip, _empty, _nested, _pickle, _pipe, _folder, Path.unlink]
+
+
 @pytest.mark.parametrize("name", ["tokens.npy", "offsets.npy", "max_context.npy", "meta.json"])
-@pytest.mark.parametrize("damage", [_truncate, _flip, _pickle, Path.unlink, _file_for_directory])
+@pytest.mark.parametrize("damage", [*_DAMAGES, _file_for_directory, _link_for_directory])
 def test_damage_is_detected_and_fixed(dataset, vocab, entry, damage, name, monkeypatch) -> None:
     good = build_features(read_squad(dataset), vocab)
     damage(entry / name)
@@ -223,9 +249,30 @@ def test_damage_is_detected_and_fixed(dataset, vocab, entry, damage, name, monke
     assert [path.name for path in entry.parent.iterdir()] == [entry.name]
 
 
-@pytest.mark.parametrize("meta", ["[]", "{}", '{"key": "x", "sha256": {}}', "null"])
+@pytest.mark.parametrize("meta", ["[]", "{}", '{"key": "x", "sha256": {}}', "null", "\xff", "[" * 9999, '{"key": NaN}'])
 def test_foreign_meta_is_not_believed(dataset, vocab, entry, meta) -> None:
-    (entry / "meta.json").write_text(meta)
+    (entry / "meta.json").write_text(meta, "latin-1")
+    assert len(load_features(dataset, vocab, entry.parent)) == 6
+
+
+def test_columns_of_right_digests_and_wrong_kind_are_not_believed(dataset, vocab, entry) -> None:
+    good = build_features(read_squad(dataset), vocab)
+    meta = json.loads((entry / "meta.json").read_text())
+    for wrong in (np.array(5), good.offsets.astype(">i8"), good.offsets[:0], np.array("x")):
+        np.save(entry / "offsets.npy", wrong)
+        meta["sha256"]["offsets"] = sha256((entry / "offsets.npy").read_bytes()).hexdigest()
+        (entry / "meta.json").write_text(json.dumps(meta))
+        assert _same(load_features(dataset, vocab, entry.parent), good)
+
+
+def test_what_is_used_is_what_was_hashed(dataset, vocab, entry, monkeypatch) -> None:
+    def overwrite(content):
+        if bytes(content[:6]) == b"\x93NUMPY":
+            (entry / "tokens.npy").write_bytes(b"")
+        return sha256(content)
+
+    monkeypatch.setattr(module, "_build", _never)
+    monkeypatch.setattr(module, "sha256", overwrite)
     assert len(load_features(dataset, vocab, entry.parent)) == 6
 
 

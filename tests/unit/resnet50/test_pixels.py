@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from harness.errors import ConfigError, RunFailed
+from harness.host.files import staging
 from resnet50 import pixels as module
 from resnet50.images import find_images
 from resnet50.pixels import load_pixels
@@ -72,28 +75,135 @@ def test_neither_the_names_nor_the_source_of_a_profile_are_part_of_the_key(files
     assert len(list(cache.iterdir())) == 1
 
 
-def test_a_damaged_cache_is_found_and_rebuilt(files, cache):
-    load_pixels(files, MLPERF, cache)
-    (shard,) = cache.iterdir()
-    with shard.open("r+b") as file:
-        file.seek(128 + 2 * module._ROW + 1000)
-        byte = file.read(1)[0]
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte ^ 1]))
-    found = load_pixels(files, MLPERF, cache)
-    found.read(1)
-    with pytest.raises(RunFailed, match="was damaged and has been removed"):
-        found.read(2)
-    repaired = load_pixels(files, MLPERF, cache)
-    assert (repaired.read(2) == pixels(files[2].read_bytes(), MLPERF)).all()
+def right(found, files, profile=MLPERF):
+    return all((found.read(i) == pixels(file.read_bytes(), profile)).all() for i, file in enumerate(files))
 
 
-def test_a_cache_that_was_cut_short_is_rebuilt(files, cache):
-    load_pixels(files, MLPERF, cache)
+def flipped(bit):
+    def flip(shard):
+        raw = bytearray(shard.read_bytes())
+        raw[bit // 8] ^= 1 << bit % 8
+        shard.write_bytes(raw)
+
+    return flip
+
+
+def replaced(make):
+    def replace_by(shard):
+        shard.unlink()
+        make(shard)
+
+    return replace_by
+
+
+def resaved(change):
+    return lambda shard: np.save(shard, change(np.load(shard)))
+
+
+DAMAGES = {
+    "empty": lambda shard: shard.write_bytes(b""),
+    "cut": lambda shard: os.truncate(shard, shard.stat().st_size - 7),
+    "longer": lambda shard: os.truncate(shard, shard.stat().st_size + 1),
+    "text": lambda shard: shard.write_text("<html>" * 100),
+    "shape beyond memory": lambda shard: shard.write_bytes(shard.read_bytes().replace(b"(10, ", b"(10000000000000, ")),
+    "dtype": resaved(lambda rows: rows.astype(">u2")),
+    "shape": resaved(lambda rows: rows[:-1]),
+    "order": resaved(np.asfortranarray),
+    "folder": replaced(lambda shard: (shard / "x").mkdir(parents=True)),
+    "link to nothing": replaced(lambda shard: shard.symlink_to("nowhere")),
+    "link to itself": replaced(lambda shard: shard.symlink_to(shard.name)),
+    "pipe": replaced(os.mkfifo),
+    "absent": Path.unlink,
+    **{f"bit {bit} of the header": flipped(bit) for bit in (0, 50, 57, 65, 85, 200, 300, 480, 500, 600, 1023)},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_shard_that_is_not_as_it_was_written_is_rebuilt(files, cache, monkeypatch, damage):
+    load_pixels(files[:3], MLPERF, cache)
     (shard,) = cache.iterdir()
-    shard.write_bytes(shard.read_bytes()[:-7])
+    damage(shard)
+    assert right(load_pixels(files[:3], MLPERF, cache), files[:3])
+    monkeypatch.setattr(module, "pixels", lambda *_: pytest.fail("an image was decoded again"))
+    load_pixels(files[:3], MLPERF, cache).read(2)
+    assert list(cache.iterdir()) == [shard]
+
+
+def exchanged(shards):
+    """Exchange two rows of the first shard, or of the first two: each is whole, but not in its place."""
+    places = [(shards[0], 0), (shards[-1], 1)]
+    rows = [np.load(shard)[number] for shard, number in places]
+    for (shard, number), row in zip(places, rows[::-1], strict=True):
+        np.load(shard, mmap_mode="r+")[number] = row
+
+
+def renamed(shards):
+    """Exchange two shards."""
+    one, other = shards[0].read_bytes(), shards[1].read_bytes()
+    shards[0].write_bytes(other)
+    shards[1].write_bytes(one)
+
+
+@pytest.mark.parametrize(
+    ("size", "damage"),
+    [
+        (1024, lambda shards: flipped(8 * (128 + 2 * module._ROW + 1000))(shards[0])),
+        (1024, lambda shards: flipped(8 * (128 + 3 * module._ROW - 1))(shards[0])),
+        (1024, exchanged),
+        (4, exchanged),
+        (4, renamed),
+    ],
+    ids=["a bit of an image", "a bit of a seal", "rows of one shard", "rows of two shards", "two shards"],
+)
+def test_rows_that_were_changed_or_exchanged_are_decoded_again(files, cache, monkeypatch, capsys, size, damage):
+    monkeypatch.setattr(module, "SHARD", size)
+    files = files[:8]
+    load_pixels(files, MLPERF, cache)
+    shards = sorted(cache.iterdir())
+    damage(shards)
+    damaged = load_pixels(files, MLPERF, cache)
+    assert right(damaged, files)
+    assert right(damaged, files)
+    warnings = capsys.readouterr().err.count("is damaged: its images are decoded again")
+    assert warnings == len(shards) - len(list(cache.iterdir()))
+    assert warnings >= 1
+    load_pixels(files, MLPERF, cache)
+    monkeypatch.setattr(module, "pixels", lambda *_: pytest.fail("an image was decoded again"))
+    load_pixels(files, MLPERF, cache).read(1)
+
+
+@pytest.mark.parametrize("damage", [lambda shard: os.truncate(shard, 0), Path.unlink], ids=["cut", "removed"])
+def test_a_shard_that_is_cut_or_removed_while_in_use_loses_nothing(files, cache, damage):
     found = load_pixels(files, MLPERF, cache)
-    assert (found.read(9) == pixels(files[9].read_bytes(), MLPERF)).all()
+    (shard,) = cache.iterdir()
+    damage(shard)
+    assert right(found, files)
+
+
+def test_an_image_that_changed_is_not_decoded_in_place_of_a_damaged_row(files, cache):
+    found = load_pixels(files, MLPERF, cache)
+    os.truncate(next(cache.iterdir()), 0)
+    files[3].write_bytes(files[4].read_bytes())
+    with pytest.raises(RunFailed, match=rf"{files[3].name} changed while it was in use: repeat the run"):
+        found.read(3)
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(files, cache, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("harness.host.files.os.fsync", full)
+    with pytest.raises(RunFailed, match=r"\(No space left on device\): they need 1 MiB there"):
+        load_pixels(files, MLPERF, cache)
+    assert list(cache.iterdir()) == []
+
+
+def test_what_another_process_is_writing_is_left_alone(files, cache):
+    """Also where its process id is that of no process here, as in another container."""
+    with staging(cache / "imagenet-0.npy") as room:
+        (room / "new").touch()
+        load_pixels(files, MLPERF, cache)
+        assert (room / "new").exists()
 
 
 def test_a_broken_image_is_named_and_nothing_is_left(files, cache):
@@ -119,19 +229,17 @@ def test_what_a_killed_process_left_is_removed_and_the_whole_shards_stay(files, 
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "import numpy as np\n"
+        "from harness.host import cache\n"
         "from resnet50 import pixels as module\n"
         "from resnet50.preprocess import PROFILES\n"
         "module.SHARD = 4\n"
-        "save, count = np.save, []\n"
-        "def slow(file, rows, **options):\n"
+        "sync, count = cache.sync, []\n"
+        "def slow(path):\n"
         "    count.append(1)\n"
         "    if len(count) == 2:\n"
-        "        file.write(b'half')\n"
-        "        file.flush()\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    save(file, rows, **options)\n"
-        "module.np.save = slow\n"
+        "    sync(path)\n"
+        "cache.sync = slow\n"
         "module.load_pixels([Path(p) for p in sys.argv[2:]], PROFILES['mlperf'], Path(sys.argv[1]))\n"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(cache), *map(str, files)], capture_output=True, text=True)
@@ -143,11 +251,3 @@ def test_what_a_killed_process_left_is_removed_and_the_whole_shards_stay(files, 
     assert not list(cache.glob(".*"))
     assert whole < set(cache.iterdir())
     assert found.read(0).shape == (SIDE, SIDE, 3)
-
-
-def test_pixels_are_read_from_disk_and_not_held(files, cache):
-    found = load_pixels(files, MLPERF, cache)
-    image = found.read(0)
-    while isinstance(image.base, np.ndarray):
-        image = image.base
-    assert isinstance(image, np.memmap) or isinstance(image.base, np.memmap) or "mmap" in type(image.base).__name__
