@@ -64,7 +64,15 @@ def resolve(request: RunRequest) -> RunSettings:
     chosen = _chosen(request, model, scenario)
     engine = find_engine(chosen.engine)
     benchmark = find_benchmark(model.benchmark)
-    engine_settings, benchmark_settings = split(chosen.options, engine, benchmark, model.settings)
+    try:
+        engine_settings, benchmark_settings = split(chosen.options, engine, benchmark, model.settings)
+    except ConfigError as error:
+        if chosen.tuned is None:
+            raise
+        split(request.options, engine, benchmark, model.settings)  # a mistake of the user's is reported as such
+        raise ConfigError(
+            f"{chosen.tuned} cannot be used ({str(error).rstrip('.')}): tune again, or pass --no-tuned."
+        ) from error
     audit = find_audit(request.audit).name if request.audit else None
     _check(request, mode, audit)
     official = request.official or request.rehearsal

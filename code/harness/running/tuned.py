@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
 
 from harness.errors import ConfigError
 from harness.host import machine
 from harness.host.download import sha256_of
 from harness.host.files import write_text
+from harness.registry import ENGINES, SCENARIOS
 
 FILE, CONF = "tuned.json", "user.conf"
+_CURE = "tune again, or delete it."
 _TOGETHER = {"streams", "threads", "instances", "scheduler", "pin"}
+
+
+def _one_of(names: Iterable[str], name: str) -> str:
+    if name not in names:
+        raise ValueError(f"{name!r} does not exist")
+    return name
 
 
 class Machine(BaseModel):
@@ -45,7 +54,7 @@ class Machine(BaseModel):
 class Tuned(BaseModel):
     """The result of a tuning, and how it was found."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     model: str
     model_sha256: str | None
@@ -54,8 +63,8 @@ class Tuned(BaseModel):
     samples: int | None = None
     base_conf: str | None = None
     """`digest` of the project's user.conf at the time of tuning."""
-    engine: str
-    scenario: str
+    engine: Annotated[str, AfterValidator(lambda name: _one_of(ENGINES, name))]
+    scenario: Annotated[str, AfterValidator(lambda name: _one_of(SCENARIOS, name))]
     options: dict[str, str]
     """Options of the engine and the benchmark, as for `--set`."""
     key: str
@@ -110,12 +119,13 @@ def read(place: Path) -> Tuned | None:
     try:
         if not path.exists():
             return None
-        return Tuned.model_validate_json(path.read_text("utf-8"))
-    except (OSError, ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"{path} is not a settings file of this harness ({reason}): tune again, or delete it."
-        ) from None
+        return Tuned.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole file"
+        raise ConfigError(f"{path} is not a settings file of this harness ({where}: {first['msg']}): {_CURE}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): {_CURE}") from error
 
 
 def write(place: Path, tuned: Tuned, conf: str) -> None:

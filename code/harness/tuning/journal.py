@@ -3,46 +3,70 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.host.files import write_text
 
+_Size: TypeAlias = Annotated[float, Field(ge=0)]
+
+
+class _Saved(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Measured(_Saved):
+    """The measurement of a trial."""
+
+    score: _Size
+    """Higher is better; 0 means unusable."""
+    value: _Size
+    """Of the scenario's key in user.conf."""
+    failed: bool = False
+
+
+class Rate(_Saved):
+    """A test of Server at one rate."""
+
+    rate: Annotated[float, Field(gt=0)]
+    seconds: _Size
+    held: bool
+    valid: bool
+    p99_ms: _Size
+    samples_per_second: _Size | None
+    queries: int | None
+
+
+class _File(_Saved):
+    circumstances: dict[str, Any]
+    trials: dict[str, Measured]
+    rates: dict[str, Rate]
+
 
 class Journal:
-    """Measurements by name, saved after each; those made under other circumstances are ignored."""
+    """Measurements by name, saved as they are made; those made under other circumstances are ignored."""
 
     def __init__(self, path: Path, circumstances: Mapping[str, Any], fresh: bool) -> None:
         """``circumstances`` are what the measurements depend on; ``fresh`` ignores saved measurements."""
         self.path = path
         self._circumstances = json.loads(json.dumps(circumstances, default=str))
-        self.entries: dict[str, Any] = {}
-        self.stale = False
-        """Whether saved measurements are unreadable or were made under other circumstances."""
-        if fresh or not path.exists():
-            return
+        self.trials: dict[str, Measured] = {}
+        self.rates: dict[str, Rate] = {}
+        self.unused: str | None = None
+        """Why saved measurements are not used, as the end of a sentence; None if they are, or if there are none."""
         try:
-            saved = json.loads(path.read_text("utf-8"))
-            if saved["circumstances"] == self._circumstances:
-                self.entries = saved["entries"]
-            else:
-                self.stale = True
-        except (OSError, ValueError, KeyError, TypeError):
-            self.stale = True
+            saved = _File.model_validate_json(path.read_bytes()) if path.exists() and not fresh else None
+        except (OSError, ValidationError):
+            self.unused = "is damaged"
+            return
+        if saved and saved.circumstances != self._circumstances:
+            self.unused = "was measured under other circumstances"
+        elif saved:
+            self.trials, self.rates = saved.trials, saved.rates
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.entries
-
-    def __getitem__(self, name: str) -> Any:
-        return self.entries[name]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        """Save a measurement.
-
-        Raises:
-            ConfigError: the file cannot be written.
-        """
-        self.entries[name] = value
-        self.save()
+    def __len__(self) -> int:
+        return len(self.trials) + len(self.rates)
 
     def save(self) -> None:
         """Write the file.
@@ -50,8 +74,8 @@ class Journal:
         Raises:
             ConfigError: it cannot be written.
         """
-        text = json.dumps({"circumstances": self._circumstances, "entries": self.entries}, indent=1)
-        write_text(self.path, text + "\n")
+        saved = _File(circumstances=self._circumstances, trials=self.trials, rates=self.rates)
+        write_text(self.path, saved.model_dump_json(indent=1) + "\n")
 
     def discard(self) -> None:
         """Remove the file: the tuning is complete."""

@@ -6,10 +6,11 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import TypeVar
 
+from pydantic import BaseModel
 from rich.table import Table
 
 from harness import __version__
@@ -27,42 +28,30 @@ from harness.running.settings import RunSettings
 from harness.scenarios.base import find_scenario
 from harness.scheduling.peak import highest_passing
 from harness.task.base import find_benchmark
-from harness.tuning.journal import Journal
+from harness.tuning.journal import Journal, Measured, Rate
 from harness.tuning.search import Options, coordinate_search, size
 
 _PRECISION, _TESTS = 0.02, 12  # of the search for Server's rate
 _STEP = 0.94  # factor from an unconfirmed rate to the next
 _CONFIRMATIONS = 8
 _UNUSABLE = "unusable"
+_Kind = TypeVar("_Kind", bound=BaseModel)
 
 
-class _Entry(TypedDict):
-    """The measurement of a trial."""
-
-    score: float
-    value: float
-    failed: NotRequired[bool]
-
-
-class _Trial(_Entry):
-    """The same with the tested options, without the user's own."""
+@dataclass(frozen=True)
+class _Trial:
+    """A measurement with the tested options, without the user's own."""
 
     options: dict[str, str]
+    measured: Measured
+
+    @property
+    def score(self) -> float:
+        """Higher is better; 0 means unusable."""
+        return self.measured.score
 
 
-class _Rate(TypedDict):
-    """A test of Server at one rate."""
-
-    rate: float
-    seconds: float
-    held: bool
-    valid: bool
-    p99_ms: float
-    samples_per_second: float | None
-    queries: int | None
-
-
-_FAILED: _Entry = {"score": 0.0, "value": 0.0, "failed": True}
+_FAILED = Measured(score=0, value=0, failed=True)
 
 
 def tune(
@@ -95,10 +84,10 @@ def tune(
     tuning = _Tuning(request, settings, seconds, journal)
     try:
         found = tuning.search()
-        value, confirmed = tuning.trial(found, 0)["value"], None
+        value, confirmed = tuning.trial(found, 0).value, None
         if tuning.scenario.paced:
             confirmed = tuning.find_rate(found, value, confirm)
-            value = confirmed["rate"]
+            value = confirmed.rate
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped; the measurements are saved in {_short(journal.path)}, and the same command continues from there."
@@ -137,7 +126,7 @@ class _Tuning:
         """Options, score and value of each measurement."""
         return list(self._seen.values())
 
-    def result(self, found: Options, value: float, confirmed: _Rate | None) -> tuned.Tuned:
+    def result(self, found: Options, value: float, confirmed: Rate | None) -> tuned.Tuned:
         """The result of the tuning."""
         settings = self._settings
         dataset = find_dataset(settings.model.benchmark, settings.dataset)
@@ -153,11 +142,11 @@ class _Tuning:
             options={**self._request.options, **found},
             key=self.scenario.key,
             value=value,
-            score=confirmed["rate"] if confirmed else self.score(found),
+            score=confirmed.rate if confirmed else self.score(found),
             unit=self.scenario.score,
             default_score=self.score({}),
-            confirmed=dict(confirmed) if confirmed else None,
-            trials=[dict(trial) for trial in self.trials],
+            confirmed=confirmed.model_dump() if confirmed else None,
+            trials=[{"options": t.options, **t.measured.model_dump(exclude_defaults=True)} for t in self.trials],
             machine=tuned.Machine.here(),
             harness=__version__,
             time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -170,12 +159,12 @@ class _Tuning:
             f"{self._seconds:g} s each, plus preparation; Ctrl-C saves the measurements in {_short(self._journal.path)}"
         )
         first = self.trial({}, 0)
-        if first.get("failed"):
+        if first.failed:
             raise CheckFailed("the default settings do not work; see the message above.")
-        if first["score"] <= 0:
+        if first.score <= 0:
             console.warn("no rate meets the latency bound with the default settings.")
         found, score = coordinate_search(
-            self._dimensions, lambda options, number: self.trial(options, number)["score"], self._in_force
+            self._dimensions, lambda options, number: self.trial(options, number).score, self._in_force
         )
         if score <= 0:
             raise CheckFailed("none of the tested settings is usable; see the messages above.")
@@ -183,32 +172,33 @@ class _Tuning:
 
     def score(self, options: Options) -> float:
         """The mean score of the options."""
-        scores = [trial["score"] for trial in self.trials if trial["options"] == dict(options)]
+        scores = [trial.score for trial in self.trials if trial.options == dict(options)]
         return sum(scores) / len(scores)
 
-    def trial(self, options: Options, number: int) -> _Entry:
+    def trial(self, options: Options, number: int) -> Measured:
         """Score and value of the options with the user's own; ``number`` counts measurements of the same options."""
         name = json.dumps([sorted(options.items()), number])
-        known = name in self._journal
-        entry: _Entry = self._journal[name] if known else self._measure(options)
-        if not known and not entry.get("failed"):  # a failure, such as lack of memory, may not repeat: it is retried
-            self._journal[name] = entry
+        known = self._journal.trials.get(name)
+        measured = known or self._measure(options)
+        if not known and not measured.failed:  # a failure, such as lack of memory, may not repeat: it is retried
+            self._journal.trials[name] = measured
+            self._journal.save()
         if name not in self._seen:
-            self._seen[name] = {"options": dict(options), **entry}
-            self._report(options, entry["score"], again=number > 0, known=known)
-        return entry
+            self._seen[name] = _Trial(dict(options), measured)
+            self._report(options, measured.score, again=number > 0, known=known is not None)
+        return measured
 
     def _report(self, options: Options, score: float, *, again: bool, known: bool) -> None:
-        best = max(trial["score"] for trial in self.trials)
+        best = max(trial.score for trial in self.trials)
         found = f"{score:,.4g} {self.scenario.score}" if score else _UNUSABLE
         when = f"{', again' if again else ''}{', saved earlier' if known else ''}"
         console.note(f"{_words(options)}{when}: {found} (best so far: {best:,.4g})")
 
-    def find_rate(self, options: Options, guess: float, confirm: float) -> _Rate:
+    def find_rate(self, options: Options, guess: float, confirm: float) -> Rate:
         """The highest rate of Server that passes short tests, and a longer one by LoadGen's verdict."""
         console.note(f"searching for the highest target_qps, then one test of {confirm:g} s")
-        outcome: _Rate | None = self._child(
-            _find_rate, self._settings_of(options), guess, self._seconds, confirm, self._journal
+        outcome = self._child(
+            Rate, _find_rate, self._settings_of(options), guess, self._seconds, confirm, self._journal
         )
         if outcome is None:
             self._journal.save()  # drops the rates that the child added: they are measured again
@@ -226,24 +216,23 @@ class _Tuning:
         except ConfigError as error:
             return str(error)
 
-    def _measure(self, options: Options) -> _Entry:
+    def _measure(self, options: Options) -> Measured:
         try:
             settings = self._settings_of(options)
         except ConfigError as error:
             console.warn(str(error))
             return _FAILED
-        entry: _Entry | None = self._child(_trial, settings, self._seconds)
-        return entry or _FAILED
+        return self._child(Measured, _trial, settings, self._seconds) or _FAILED
 
-    def _child(self, work: Callable[..., int], settings: RunSettings, *args: object) -> Any:
-        """The JSON result of ``work``, run in a child process; None if it failed, which it has reported."""
+    def _child(self, kind: type[_Kind], work: Callable[..., int], settings: RunSettings, *args: object) -> _Kind | None:
+        """The result of ``work``, run in a child process; None if it failed, which it has reported."""
         # Beside the journal, so that the next tuning removes what a kill leaves.
         with staging(self._journal.path) as folder:
             result = folder / "result.json"
             code = supervised(work, settings, *args, result, cleanup=lambda: None)
             if code > 128:
                 raise KeyboardInterrupt
-            return json.loads(result.read_text("utf-8")) if code == 0 and result.exists() else None
+            return kind.model_validate_json(result.read_bytes()) if code == 0 and result.exists() else None
 
 
 def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heartbeat) -> int:
@@ -251,7 +240,7 @@ def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heart
     ready = prepare(settings, heartbeat.beat, quiet=True)
     heartbeat.beat(patience(settings))
     trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
-    write_text(result, json.dumps({"score": trial.score, "value": trial.value}))
+    write_text(result, Measured(score=trial.score, value=trial.value).model_dump_json())
     heartbeat.report(0)
     ready.close(heartbeat.beat, settings.stall_timeout)
     return 0
@@ -269,42 +258,43 @@ def _find_rate(
     tempfile.tempdir = str(native(result.parent))
     ready = prepare(settings, heartbeat.beat, quiet=True)
 
-    def test(rate: float, seconds: float) -> _Rate:
+    def test(rate: float, seconds: float) -> Rate:
         name = f"rate {rate:.4g} for {seconds:g} s"
-        if name not in journal:
+        if name not in journal.rates:
             detail = ready.short_test(server_target_qps=float(f"{rate:.4g}"), min_duration_ms=round(seconds * 1000))
-            journal[name] = {
-                "rate": float(f"{rate:.4g}"),
-                "seconds": seconds,
-                "held": ready.scenario.held(detail),
-                "valid": detail.valid,
-                "p99_ms": detail.latencies["99.00"],
-                "samples_per_second": ready.scenario.metric(detail).value,
-                "queries": detail.values.get("result_query_count"),
-            }
-        entry: _Rate = journal[name]
+            journal.rates[name] = Rate(
+                rate=float(f"{rate:.4g}"),
+                seconds=seconds,
+                held=ready.scenario.held(detail),
+                valid=detail.valid,
+                p99_ms=detail.latencies["99.00"],
+                samples_per_second=ready.scenario.metric(detail).value,
+                queries=detail.values.get("result_query_count"),
+            )
+            journal.save()
+        tested = journal.rates[name]
         console.note(
-            f"target_qps {entry['rate']:g} for {seconds:g} s: 99th percentile {entry['p99_ms']:.4g} ms, bound "
+            f"target_qps {tested.rate:g} for {seconds:g} s: 99th percentile {tested.p99_ms:.4g} ms, bound "
             f"{ready.scenario.bound * 1000:g} ms"
         )
-        return entry
+        return tested
 
-    rate = highest_passing(lambda rate: test(rate, seconds)["held"], guess, _PRECISION, _TESTS)
+    rate = highest_passing(lambda rate: test(rate, seconds).held, guess, _PRECISION, _TESTS)
     for _ in range(_CONFIRMATIONS):
         if not rate:
             break
         outcome = test(rate, confirm)
-        if outcome["valid"]:
-            write_text(result, json.dumps(outcome))
+        if outcome.valid:
+            write_text(result, outcome.model_dump_json())
             heartbeat.report(0)
             ready.close(heartbeat.beat, settings.stall_timeout)
             return 0
-        if outcome["held"]:
+        if outcome.held:
             console.note("too few queries to be sure; lowering the rate")
         else:
             console.note("not VALID; lowering the rate")
             # The throughput of an overloaded system shows how much too high the rate was.
-            rate = min(rate, outcome["samples_per_second"] or rate)
+            rate = min(rate, outcome.samples_per_second or rate)
         rate *= _STEP
     console.error("no rate was confirmed: a larger --confirm-seconds gives LoadGen more queries to be sure.")
     return 1
@@ -324,10 +314,10 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
         "seconds": seconds,
     }
     journal = Journal(path, circumstances, fresh)
-    if journal.stale:
-        console.note(f"{_short(path)} was measured under other circumstances, so the tuning starts over.")
-    elif journal.entries:
-        console.note(f"continuing with {len(journal.entries)} measurements of {_short(path)} (--fresh starts over)")
+    if journal.unused:
+        console.note(f"{_short(path)} {journal.unused}, so the tuning starts over.")
+    elif len(journal):
+        console.note(f"continuing with {len(journal)} measurements of {_short(path)} (--fresh starts over)")
     return journal
 
 
@@ -348,7 +338,7 @@ def _show(result: tuned.Tuned, trials: Sequence[_Trial], place: Path) -> None:
     table = Table("settings", result.unit, "÷ defaults", box=None, pad_edge=False)
     rows: dict[str, list[float]] = {}
     for trial in trials:
-        rows.setdefault(_words(trial["options"]), []).append(trial["score"])
+        rows.setdefault(_words(trial.options), []).append(trial.score)
     for words, scores in sorted(rows.items(), key=lambda row: -sum(row[1]) / len(row[1])):
         mean = sum(scores) / len(scores)
         ratio = f"{mean / result.default_score:.3f}" if result.default_score else ""

@@ -17,7 +17,7 @@ from harness.running import tuned
 from harness.running.request import RunRequest, default_conf, resolve
 from harness.scheduling.peak import highest_passing
 from harness.tuning import tune
-from harness.tuning.journal import Journal
+from harness.tuning.journal import Journal, Measured, Rate
 from harness.tuning.search import coordinate_search
 
 STREAMS = [{"streams": str(n)} for n in (1, 2, 4)]
@@ -130,26 +130,56 @@ def test_the_engine_accepts_every_choice(engine, kind, max_cost, one_stream):
 
 
 class TestJournal:
-    def test_measurements_are_read_back(self, tmp_path):
-        journal = Journal(tmp_path / "a" / "j.json", {"model": "x"}, False)
-        journal["one"] = {"score": 1.5}
-        again = Journal(journal.path, {"model": "x"}, False)
-        assert again["one"] == {"score": 1.5}
-        assert "two" not in again
+    TRIAL = Measured(score=1.5, value=2)
+    RATE = Rate(rate=10, seconds=1, held=True, valid=False, p99_ms=3, samples_per_second=None, queries=7)
+
+    @pytest.fixture
+    def saved(self, tmp_path):
+        journal = Journal(tmp_path / "a" / "j.json", {"model": "x", "samples": [None, 1.5]}, False)
+        journal.trials["one"] = self.TRIAL
+        journal.rates["two"] = self.RATE
+        journal.save()
+        return journal.path
+
+    def open(self, path, model="x", *, fresh=False):
+        return Journal(path, {"model": model, "samples": [None, 1.5]}, fresh)
+
+    def test_measurements_are_read_back(self, saved):
+        again = self.open(saved)
+        assert (again.trials, again.rates, again.unused) == ({"one": self.TRIAL}, {"two": self.RATE}, None)
         again.discard()
-        assert not journal.path.exists()
+        assert not saved.exists()
 
-    @pytest.mark.parametrize("text", ["", "[]", "{", '{"circumstances": {"model": "x"}}'])
-    def test_a_damaged_file_starts_over(self, tmp_path, text):
-        (tmp_path / "j.json").write_text(text)
-        journal = Journal(tmp_path / "j.json", {"model": "x"}, False)
-        assert journal.stale
-        assert journal.entries == {}
+    @pytest.mark.parametrize("text", ["", "[]", "{", '{"circumstances": {"model": "x"}}', "\xff", "[" * 9999, "null"])
+    def test_a_damaged_file_starts_over(self, saved, text):
+        saved.write_text(text, "latin-1")
+        journal = self.open(saved)
+        assert journal.unused == "is damaged"
+        assert len(journal) == 0
 
-    def test_other_circumstances_and_fresh_start_over(self, tmp_path):
-        Journal(tmp_path / "j.json", {"model": "x"}, False)["one"] = 1
-        assert Journal(tmp_path / "j.json", {"model": "y"}, False).stale
-        assert Journal(tmp_path / "j.json", {"model": "x"}, True).entries == {}
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"trials": []},
+            {"trials": {"one": 5}},
+            {"trials": {"one": {"score": "much", "value": 2}}},
+            {"trials": {"one": {"score": float("nan"), "value": 2}}},
+            {"trials": {"one": {"score": -1, "value": 2}}},
+            {"trials": {"one": RATE.model_dump()}},
+            {"rates": {"two": TRIAL.model_dump()}},
+            {"rates": {"two": RATE.model_dump() | {"valid": "yes"}}},
+            {"rates": None},
+            {"circumstances": "x"},
+            {"entries": {}},
+        ],
+    )
+    def test_values_of_another_type_start_over(self, saved, change):
+        saved.write_text(json.dumps(json.loads(saved.read_text()) | change))
+        assert self.open(saved).unused == "is damaged"
+
+    def test_other_circumstances_and_fresh_start_over(self, saved):
+        assert self.open(saved, "y").unused == "was measured under other circumstances"
+        assert len(self.open(saved, fresh=True)) == 0
 
 
 class TestTunedSettings:
@@ -260,7 +290,39 @@ class TestTunedSettings:
         with pytest.raises(ConfigError, match="create them with `harness tune`"):
             self.settings(place, scenario="Offline", use=True)
 
-    def test_a_damaged_file_is_one_sentence(self, place):
-        (place / tuned.FILE).write_text("{")
-        with pytest.raises(ConfigError, match="is not a settings file of this harness"):
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"options": []},
+            {"options": {"streams": 2}},
+            {"machine": "this one"},
+            {"machine": {"cpu": "x", "cores": "many", "numa_nodes": 1}},
+            {"value": float("nan")},
+            {"trials": {"one": 1}},
+            {"confirmed": "yes"},
+            {"engine": "another"},
+            {"scenario": ["Server"]},
+        ],
+        ids=str,
+    )
+    def test_values_of_another_type_are_one_sentence(self, place, change):
+        self.edit(place, **change)
+        with pytest.raises(ConfigError, match=rf"is not a settings file of this harness \({next(iter(change))}"):
             self.settings(place)
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "\xff", "[" * 9999])
+    def test_a_damaged_file_is_one_sentence(self, place, text):
+        (place / tuned.FILE).write_text(text, "latin-1")
+        with pytest.raises(ConfigError, match=r"is not a settings file of this harness.*: tune again, or delete it"):
+            self.settings(place)
+        (place / tuned.FILE).unlink()
+        assert self.settings(place).tuned is None
+
+    @pytest.mark.parametrize("options", [{"streems": "2"}, {"streams": "two"}])
+    def test_an_option_that_the_engine_does_not_have_is_not_taken_for_the_users(self, place, options):
+        self.edit(place, options=options)
+        with pytest.raises(ConfigError, match=r"tuned\.json cannot be used \(.*\): tune again, or pass --no-tuned"):
+            self.settings(place)
+        assert self.settings(place, use=False).tuned is None
+        with pytest.raises(ConfigError, match=r"^max_batch = none"):
+            self.settings(place, max_batch="none")
