@@ -3,10 +3,11 @@
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from harness.errors import RunFailed
 
@@ -101,13 +102,15 @@ class Detail:
 _LAST_KEY = {"performance": "num_errors", "accuracy": "power_end"}
 _LAST_ONCE = re.compile(r"result_99\.90_percentile(_per_query)?_latency_ns")
 """The last key of a performance run in logs of LoadGen up to 5.0, found in results of other submitters."""
+_NUMBER = re.compile(r"(effective|result)_.*_(ns|ms|count|qps|overhead|sec|second)|early_stopping_latency_(ss|ms)")
+"""Keys whose values are numbers."""
 
 
 def read_detail(folder: Path, mode: str) -> Detail:
     """Read mlperf_log_detail.txt of a performance or accuracy run.
 
     Raises:
-        RunFailed: it or the summary is missing or truncated, for example by a full disk.
+        RunFailed: it or the summary is missing, damaged, or truncated, for example by a full disk.
     """
     path = folder / DETAIL
     values: dict[str, Any] = {}
@@ -117,19 +120,30 @@ def read_detail(folder: Path, mode: str) -> Detail:
         summary = (folder / SUMMARY).read_text(encoding="utf-8", errors="replace").rstrip()
     except OSError as error:
         raise RunFailed(f"LoadGen left no log in {folder}: {error.strerror}.") from error
-    for line in lines:
+    for number, line in enumerate(lines, start=1):
         if not line.startswith(":::MLLOG "):
             continue
         try:
             entry = json.loads(line[9:])
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue  # the last line of a truncated log, whose last key is then also missing
-        values[entry["key"]] = entry["value"]
-        if entry["metadata"]["is_error"]:
-            errors.append(f"{entry['key']}: {entry['value']}")
+        try:
+            key, value, is_error = entry["key"], entry["value"], entry["metadata"]["is_error"]
+        except (KeyError, TypeError):
+            key = value = None
+        if not isinstance(key, str) or (_NUMBER.fullmatch(key) and not is_number(value)):
+            raise RunFailed(f"line {number} of {path} is not as LoadGen writes it: the log is damaged; repeat the run.")
+        values[key] = value
+        if is_error:
+            errors.append(f"{key}: {value}")
     if not has_end(values, mode) or "encountered" not in summary.rpartition("\n")[2]:
         raise RunFailed(f"the log in {folder} is truncated: LoadGen could not write all of it; is the disk full?")
     return Detail(values, tuple(errors))
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value of a log is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def has_end(values: Mapping[str, Any], mode: str) -> bool:

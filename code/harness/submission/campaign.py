@@ -1,12 +1,14 @@
 """All official runs that a submission needs, one after another, each in a process of its own.
 
 The results themselves show what is done: a test is done when its folder in results/ or compliance/ holds a valid record
-of the same model, engine and settings. So a campaign can be killed at any moment and resumes from there. The event log
-(build/campaign/<system>.jsonl) adds only what results cannot show: failures, interruptions, and the time of each test.
+of the same settings and of today's model and data. So a campaign can be killed at any moment and resumes from there.
+The event log (build/campaign/<system>.jsonl) adds only what results cannot show: failures, interruptions, and the time
+of each test.
 """
 
 import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +18,12 @@ from harness.errors import ConfigError, Interrupted, on_interrupt
 from harness.host import console
 from harness.host.files import locked, remove_left_over
 from harness.host.supervise import INTERRUPTED
-from harness.results.layout import RUN, Classic
-from harness.results.record import Record, read_record, reference
+from harness.loadgen.logs import is_number
+from harness.results.layout import RUN
+from harness.results.record import read_record
 from harness.running.identity import identity
 from harness.running.run import run
+from harness.submission.done import Today
 from harness.submission.steps import EventLog, State, Step
 
 _PREPARING = 30.0  # estimated seconds of a test outside LoadGen
@@ -47,18 +51,22 @@ class Campaign:
         return self.steps[0].settings.rehearsal
 
     def look(self) -> None:
-        """Find out which tests are done.
+        """Find out which tests are done, by today's models, data sets and results.
 
         Raises:
-            ConfigError: a folder holds a run of another model, engine or settings.
+            ConfigError: a folder holds a run of another test, model, engine or settings.
         """
-        last = self.events.last()
-        for step in self.steps:
+        last, today = self.events.last(), Today()
+        for step in self._all_steps():
             event = last.get(step.name, {})
-            step.record = _own_record(step)
+            found = today.examine(step)
+            redone = [need.test for need in step.needs if need.state != State.DONE]
+            step.record, step.reason = found.record, found.again
+            if found.record and redone:
+                step.record, step.reason = None, f"{' and '.join(redone)} must be repeated first"
+            step.replaces = step.record is None and bool(step.reason)
             if step.record is not None:
-                seconds = event.get("seconds") if event.get("event") == State.DONE else None
-                step.state, step.seconds = State.DONE, seconds if isinstance(seconds, int | float) else None
+                step.state, step.seconds = State.DONE, _seconds(event)
             elif event.get("event") == State.FAILED and not self.retry:
                 step.state, step.reason = State.FAILED, str(event.get("reason", ""))
             else:
@@ -87,13 +95,27 @@ class Campaign:
             self.look()
             if not self.as_json:
                 self.show()
+            left = self._count(State.LEFT) + self._count(State.CUT)
             refused = self._run_what_is_left()
             console.note("")
+            if left:
+                self._look_again()
             self.show()
         if refused:
             console.error(f"{refused.name} was rejected; fix its settings and rerun.")
             return ConfigError.exit_code
         return 0 if self._count(State.DONE) == len(self.steps) else 1
+
+    def _all_steps(self) -> list[Step]:
+        """The tests, after those that they need."""
+        return list({id(step): step for each in self.steps for step in (*each.needs, each)}.values())
+
+    def _look_again(self) -> None:
+        """Of the tests that are done, repeat those whose model or data changed while others ran."""
+        today = Today()
+        for step in self.steps:
+            if step.state == State.DONE and (again := today.examine(step).again):
+                step.state, step.record, step.reason = State.LEFT, None, again
 
     def _run_what_is_left(self) -> Step | None:
         """Run the remaining tests up to one that rejects its settings, which is returned."""
@@ -156,14 +178,15 @@ class Campaign:
     def _run(self, step: Step) -> int:
         """Run a test and log the outcome; returns the exit code."""
         self.events.write(step, _STARTED)
-        start = time.time()
+        start, step.reason = time.time(), ""
         try:
-            code = run(step.settings)
+            code = run(step.settings.model_copy(update={"force": True}) if step.replaces else step.settings)
         except ConfigError as error:
             console.error(str(error))
             code = error.exit_code
         seconds = round(time.time() - start, 1)
-        step.record = read_record(step.folder)
+        # A test that failed leaves the old result, if there is one.
+        step.record = read_record(step.folder) if code == 0 or not step.replaces else None
         if step.record is not None:
             step.state, step.seconds = State.DONE, seconds
             self.events.write(step, State.DONE, seconds=seconds)
@@ -185,6 +208,8 @@ class Campaign:
         words = f"about {console.duration(self._estimate(step))}"
         if step.state == State.CUT:
             words = f"again, since it was interrupted, {words}"
+        elif step.replaces:
+            words = f"again, since {step.reason}, {words}"
         return f"{words}; {self._time_left()} for all remaining tests"
 
     def _time_left(self) -> str:
@@ -196,30 +221,15 @@ class Campaign:
         settings = step.settings
         if settings.accuracy:
             done = next((s.record for s in self.steps if s.settings.scene == settings.scene and s.record), None)
-            if done is not None and done.result.duration_s:
+            if done is not None and done.result.duration_s and done.result.samples:
                 return done.dataset.samples_used * done.result.duration_s / done.result.samples + _PREPARING
         return settings.seconds + _PREPARING
 
 
-def _own_record(step: Step) -> Record | None:
-    """The record in a test's folder; None if the folder does not exist.
-
-    Raises:
-        ConfigError: it is of another model, engine or settings, or was compared with other results.
-    """
-    record, settings = read_record(step.folder), step.settings
-    if record is None and step.folder.exists():
-        raise ConfigError(f"{step.folder} has no record (run.json), so it is not from this harness: move it away.")
-    if record is None:
-        return None
-    if other := record.identity.difference(identity(settings)):
-        raise ConfigError(
-            f"{step.folder} holds a run with another {other}: move it away, or use the same for this campaign."
-        )
-    results = Classic(settings.tree).results(settings.scene)
-    if settings.audit and record.reference != reference(results, settings.audit):
-        raise ConfigError(f"{settings.target} was compared with results that were replaced later: move it away.")
-    return record
+def _seconds(event: Mapping[str, object]) -> float | None:
+    """The duration of a test that is done, if the log of events shows it."""
+    seconds = event.get("seconds")
+    return seconds if event.get("event") == State.DONE and is_number(seconds) else None
 
 
 def _reason(step: Step, since: float) -> str:

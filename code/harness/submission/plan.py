@@ -1,6 +1,6 @@
 """The tests that a campaign runs, with their settings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +11,11 @@ from harness.catalog.models import find_model
 from harness.errors import ConfigError, did_you_mean
 from harness.host import console
 from harness.registry import MODES, SCENARIOS, choose
-from harness.results.record import read_record
 from harness.rules.audits import AUDITS
 from harness.rules.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
 from harness.running.request import RunRequest, resolve
 from harness.submission.campaign import Campaign
-from harness.submission.steps import EventLog, State, Step
+from harness.submission.steps import EventLog, Step
 from harness.task.base import find_benchmark
 
 
@@ -80,7 +79,7 @@ def plan(request: CampaignRequest) -> Campaign:
             steps += _steps(request, entry, scenario)
     system = steps[0].settings.scene.system
     if request.only_compliance:
-        steps = list(_compliance_only(steps))
+        steps = [step for step in steps if step.settings.audit]
     events = EventLog(request.folder / f"{system}.jsonl")
     return Campaign(steps, events, request.folder, request.retry, request.as_json)
 
@@ -133,12 +132,3 @@ def _steps(request: CampaignRequest, entry: _Entry, scenario: str) -> list[Step]
         Step(resolve(replace(run, audit=test)), [official[each] for each in AUDITS[test].references]) for test in tests
     ]
     return [*official.values(), *audits]
-
-
-def _compliance_only(steps: Sequence[Step]) -> Iterator[Step]:
-    """The compliance tests; the tests that they need are done if they have a record."""
-    for step in steps:
-        if step.settings.audit:
-            yield step
-        elif read_record(step.folder) is not None:
-            step.state = State.DONE

@@ -38,7 +38,9 @@ class Step:
     seconds: float | None = None
     """Duration, if known."""
     reason: str = ""
-    """Why it failed."""
+    """Why it failed, or why it must be repeated."""
+    replaces: bool = False
+    """Whether it replaces a result that does not count any more."""
 
     @property
     def test(self) -> str:
@@ -98,7 +100,7 @@ class EventLog:
         found: dict[str, dict[str, object]] = {}
         with contextlib.suppress(OSError):
             for line in self._path.read_bytes().splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):
+                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                     event = json.loads(line)
                     found[event["test"]] = event
         return found

@@ -173,6 +173,39 @@ def test_a_truncated_log_is_not_a_result(tmp_path):
         read_detail(tmp_path, "performance")
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "{}",
+        "[]",
+        "5",
+        "null",
+        '{"key": "a", "value": 1}',
+        '{"key": "a", "value": 1, "metadata": 5}',
+        '{"key": ["a"], "value": 1, "metadata": {"is_error": false}}',
+        *(
+            f'{{"key": "{key}", "value": {value}, "metadata": {{"is_error": false}}}}'
+            for key in ("result_query_count", "result_99.00_percentile_latency_ns", "effective_target_qps")
+            for value in ('"5"', "[5]", "null", "true", "NaN", "1e999", "1" + "0" * 400)
+        ),
+    ],
+)
+def test_a_log_with_a_line_that_loadgen_does_not_write_is_one_sentence(tmp_path, entry):
+    last = ':::MLLOG {"key": "num_errors", "value": 0, "metadata": {"is_error": false}}'
+    (tmp_path / SUMMARY).write_text("No errors encountered during test.\n")
+    (tmp_path / DETAIL).write_text(f"a line of another program\n:::MLLOG {entry}\n{last}\n")
+    with pytest.raises(RunFailed, match=rf"line 2 of .*{DETAIL} is not as LoadGen writes it: .*; repeat the run"):
+        read_detail(tmp_path, "performance")
+
+
+@pytest.mark.parametrize("entry", ["[" * 9999, "{", "\xff"])
+def test_a_line_of_a_log_that_cannot_be_parsed_is_skipped(tmp_path, entry):
+    last = ':::MLLOG {"key": "num_errors", "value": 0, "metadata": {"is_error": false}}'
+    (tmp_path / SUMMARY).write_text("No errors encountered during test.\n")
+    (tmp_path / DETAIL).write_text(f":::MLLOG {entry}\n{last}\n", "latin-1")
+    assert read_detail(tmp_path, "performance").values == {"num_errors": 0}
+
+
 def test_a_logged_error_makes_a_run_invalid_and_is_shown(tmp_path):
     line = ':::MLLOG {"key": "%s", "value": "%s", "metadata": {"is_error": %s}}\n'
     (tmp_path / SUMMARY).write_text("1 ERROR encountered. See detailed log.\n")

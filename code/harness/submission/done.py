@@ -1,0 +1,103 @@
+"""Whether a test of a campaign is done: its record is valid, complete and of today's model, data set and results."""
+
+import contextlib
+from dataclasses import dataclass, field
+
+from harness.catalog.datasets import find_dataset
+from harness.catalog.models import find_model
+from harness.errors import ConfigError
+from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
+from harness.results.layout import SCORES, Classic
+from harness.results.record import Record, read_record, reference
+from harness.running.identity import identity
+from harness.submission.steps import Step
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a test's folder holds."""
+
+    record: Record | None = None
+    """The record; None if the test is not done."""
+    again: str = ""
+    """Why the test must be repeated although the folder holds a result; it is kept until the new one replaces it."""
+
+
+@dataclass(frozen=True)
+class Today:
+    """The state of models and data sets, each read once."""
+
+    _datasets: dict[tuple[str, str | None], str | None] = field(default_factory=dict)
+    _models: dict[str, str | None] = field(default_factory=dict)
+
+    def examine(self, step: Step) -> Examined:
+        """Whether a test is done.
+
+        Raises:
+            ConfigError: the record cannot be read, or is of another test, model, engine or settings.
+        """
+        record = read_record(step.folder)
+        if record is None and step.folder.exists():
+            raise ConfigError(f"{step.folder} has no record (run.json), so it is not from this harness: move it away.")
+        if record is None:
+            return Examined()
+        if other := _other(step, record):
+            raise ConfigError(
+                f"{step.folder} holds a run with another {other}: move it away, or use the same for this campaign."
+            )
+        again = self._outdated(step, record)
+        return Examined(again=again) if again else Examined(record)
+
+    def _outdated(self, step: Step, record: Record) -> str:
+        settings = step.settings
+        if not record.valid:
+            return "its record says that it is not valid"
+        files = (SUMMARY, DETAIL, ACCURACY, SCORES) if settings.accuracy else (SUMMARY, DETAIL)
+        if missing := [file for file in files if not (step.folder / file).is_file()]:
+            return f"{missing[0]} is missing"
+        if self._model(step) not in (None, record.identity.model_sha256):
+            return "its model has changed"
+        if self._dataset(step, record) not in (None, record.dataset.sha256):
+            return "its data set has changed"
+        if settings.audit and record.reference != reference(
+            Classic(settings.tree).results(settings.scene), settings.audit
+        ):
+            return "it was compared with results that were replaced later"
+        return ""
+
+    def _model(self, step: Step) -> str | None:
+        """sha256 of the model; None if it is not here any more."""
+        path = str(step.settings.model.path)
+        if path not in self._models:
+            self._models[path] = None
+            with contextlib.suppress(ConfigError):
+                self._models[path] = find_model(path).sha256
+        return self._models[path]
+
+    def _dataset(self, step: Step, record: Record) -> str | None:
+        """sha256 of the data set that a test would use; None if it is not here."""
+        settings = step.settings
+        # A rehearsal makes its own data set.
+        name = record.dataset.path if settings.rehearsal and settings.dataset is None else settings.dataset
+        key = (settings.model.benchmark, name)
+        if key not in self._datasets:
+            self._datasets[key] = None
+            with contextlib.suppress(ConfigError):
+                self._datasets[key] = find_dataset(*key).sha256
+        return self._datasets[key]
+
+
+def _other(step: Step, record: Record) -> str | None:
+    """The first fact in which a record is not of this test, in words; None if it is."""
+    settings = step.settings
+    facts = {
+        "scenario": (record.scenario, settings.scenario),
+        "test": (record.test, step.test),
+        "kind (rehearsal or official)": (
+            (record.rehearsal, record.for_submission),
+            (settings.rehearsal, not settings.rehearsal),
+        ),
+    }
+    return next((words for words, (one, two) in facts.items() if one != two), None) or record.identity.difference(
+        identity(settings)
+    )

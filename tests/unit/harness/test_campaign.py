@@ -1,0 +1,226 @@
+"""Which tests of a campaign count as done; the tests themselves are replaced by their records."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from finished import run_folder
+
+from harness.catalog.datasets import find_dataset
+from harness.errors import ConfigError
+from harness.results.record import reference
+from harness.running.identity import identity
+from harness.running.request import RunRequest, resolve
+from harness.submission import campaign as module
+from harness.submission.campaign import Campaign
+from harness.submission.steps import EventLog, State, Step
+
+STEPS = ("performance", "accuracy", "TEST01")
+
+
+@pytest.fixture
+def data(small_squad, tmp_path):
+    return Path(shutil.copyfile(small_squad, tmp_path / "data.json"))
+
+
+@pytest.fixture
+def request_(data, tmp_path):
+    return RunRequest(
+        engine="null", rehearsal=True, dataset=str(data), duration=1.0, system="toy", tree=tmp_path,
+        runs_dir=tmp_path / "runs",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def campaign(request_, tmp_path):
+    return planned(request_, tmp_path)
+
+
+def planned(request, top, **options):
+    settings = resolve(request)
+    performance, accuracy = (Step(settings.model_copy(update={"mode": mode})) for mode in ("performance", "accuracy"))
+    audit = Step(settings.model_copy(update={"audit": "TEST01"}), [performance, accuracy])
+    return Campaign([performance, accuracy, audit], EventLog(top / "events" / "toy.jsonl"), top / "events", **options)
+
+
+def finish(step):
+    """Write what a finished test leaves."""
+    settings, folder = step.settings, step.folder
+    shutil.rmtree(settings.target, ignore_errors=True)
+    run_folder(folder.parent, name=folder.name, scenario="Offline", mode=settings.mode, timeline=False)
+    if settings.accuracy:
+        (folder / "mlperf_log_accuracy.json").write_text("[]")
+        (folder / "accuracy.txt").write_text("")
+    dataset = find_dataset("bert", settings.dataset)
+    edit(step, identity=identity(settings).model_dump(), rehearsal=True, audit=settings.audit,
+         dataset={"name": "d", "path": str(dataset.path), "sha256": dataset.sha256, "samples_used": 5})  # fmt: skip
+    if settings.audit:
+        edit(step, reference=reference(settings.tree / "results" / "rehearsal-toy" / "bert-99" / "Offline", "TEST01"))
+
+
+def edit(step, **values):
+    path = step.folder / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def looked(campaign):
+    campaign.look()
+    return {step.test: (str(step.state), step.reason) for step in campaign.steps}
+
+
+@pytest.fixture
+def done(campaign):
+    for step in campaign.steps:
+        finish(step)
+        campaign.events.write(step, State.DONE, seconds=2.5)
+    return campaign
+
+
+DONE, TO_DO = ("done", ""), "to do"
+FIRST = "performance must be repeated first"
+
+
+def test_valid_records_are_done(done):
+    assert looked(done) == dict.fromkeys(STEPS, DONE)
+    assert done.steps[0].seconds == 2.5
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda step: edit(step, valid=False), "its record says that it is not valid"),
+        (lambda step: (step.folder / "mlperf_log_summary.txt").unlink(), "mlperf_log_summary.txt is missing"),
+    ],
+)
+def test_a_test_whose_record_or_logs_do_not_count_is_to_do_again(done, change, reason):
+    change(done.steps[0])
+    assert looked(done) == {"performance": (TO_DO, reason), "accuracy": DONE, "TEST01": (TO_DO, FIRST)}
+
+
+@pytest.mark.parametrize("file", ["mlperf_log_detail.txt", "mlperf_log_accuracy.json", "accuracy.txt"])
+def test_an_accuracy_run_without_its_logs_or_score_is_to_do_again(done, file):
+    (done.steps[1].folder / file).unlink()
+    assert looked(done)["accuracy"] == (TO_DO, f"{file} is missing")
+
+
+def test_tests_of_other_data_are_to_do_again_and_replaced(done, data, monkeypatch, capsys):
+    data.write_text(data.read_text().replace("Severn", "Thames"))
+    changed = (TO_DO, "its data set has changed")
+    assert looked(done) == {"performance": changed, "accuracy": changed, "TEST01": changed}
+    done.show()
+    assert capsys.readouterr().out.count("its data set has changed") == 3
+
+    ran = []
+
+    def run(settings):
+        ran.append((settings.test, settings.force))
+        finish(next(step for step in done.steps if step.test == settings.test))
+        return 0
+
+    monkeypatch.setattr(module, "run", run)
+    assert done.run() == 0
+    assert ran == [(test, True) for test in STEPS]
+    assert "again, since its data set has changed" in capsys.readouterr().err
+    assert looked(done) == dict.fromkeys(STEPS, DONE)
+
+
+def test_data_that_change_during_a_campaign_leave_earlier_tests_to_do(campaign, data, monkeypatch):
+    def run(settings):
+        if settings.accuracy:
+            data.write_text(data.read_text().replace("Severn", "Thames"))
+        finish(next(step for step in campaign.steps if step.test == settings.test))
+        return 0
+
+    monkeypatch.setattr(module, "run", run)
+    assert campaign.run() == 1
+    assert campaign.steps[0].reason == "its data set has changed"
+    assert [str(step.state) for step in campaign.steps] == [TO_DO, "done", "done"]
+    assert campaign.run() == 0
+
+
+def test_a_model_that_changes_during_a_campaign_leaves_its_tests_to_do(request_, tmp_path, monkeypatch):
+    model = Path(shutil.copyfile(resolve(request_).model.path, tmp_path / "model.onnx"))
+    campaign = planned(replace(request_, model=str(model)), tmp_path)
+
+    def run(settings):
+        finish(next(step for step in campaign.steps if step.test == settings.test))
+        if settings.audit:
+            model.write_bytes(model.read_bytes() + b"\x0a\x00")  # another producer's name: the same graph
+        return 0
+
+    monkeypatch.setattr(module, "run", run)
+    assert campaign.run() == 1
+    assert {step.reason for step in campaign.steps} == {"its model has changed"}
+    with pytest.raises(ConfigError, match="holds a run with another model: move it away, or use the same"):
+        planned(replace(request_, model=str(model)), tmp_path).look()
+
+
+def test_a_repeated_test_that_fails_is_not_done_because_of_its_old_result(done, monkeypatch):
+    edit(done.steps[1], valid=False)
+    monkeypatch.setattr(module, "run", lambda settings: 1)
+    assert done.run() == 1
+    assert [str(step.state) for step in done.steps] == ["done", "failed", "blocked"]
+    assert looked(done)["accuracy"][0] == "failed"
+
+
+def test_a_compliance_test_of_replaced_results_is_to_do_again(done):
+    log = done.steps[0].folder / "mlperf_log_detail.txt"
+    log.write_text(log.read_text() + "\n")
+    assert looked(done)["TEST01"] == (TO_DO, "it was compared with results that were replaced later")
+
+
+def test_compliance_tests_alone_need_results_that_count(done, request_, tmp_path, monkeypatch):
+    edit(done.steps[0], valid=False)
+    alone = replace(done, steps=done.steps[2:], retry=True)
+    monkeypatch.setattr(module, "run", lambda settings: pytest.fail("ran"))
+    assert alone.run() == 1
+    assert (str(alone.steps[0].state), alone.steps[0].reason) == ("blocked", "needs performance")
+
+
+@pytest.mark.parametrize(
+    ("values", "other"),
+    [
+        ({"scenario": "Server"}, "scenario"),
+        ({"mode": "accuracy"}, "test"),
+        ({"rehearsal": False}, "kind"),
+        ({"rehearsal": False, "for_submission": True}, "kind"),
+    ],
+)
+def test_the_record_of_another_test_is_not_touched(done, values, other):
+    edit(done.steps[0], **values)
+    with pytest.raises(ConfigError, match=f"holds a run with another {other}.*: move it away"):
+        done.look()
+    shutil.move(done.steps[0].settings.target, done.folder / "away")
+    assert looked(done)["performance"] == (TO_DO, "")
+
+
+def test_results_that_were_removed_are_to_do(done):
+    for step in done.steps:
+        shutil.rmtree(step.settings.target)
+    assert looked(done) == dict.fromkeys(STEPS, (TO_DO, ""))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "[]", "{}", '{"test": []}', "[" * 9999, "\xff", '{"test": "bert-99 Offline performance"}',
+     '{"test": "bert-99 Offline performance", "event": "done", "seconds": "long"}',
+     '{"test": "bert-99 Offline performance", "event": "done", "seconds": NaN}',
+     '{"test": "bert-99 Offline performance", "event": ["done"], "seconds": 1e999}'],
+)  # fmt: skip
+def test_a_damaged_event_log_changes_nothing_but_the_times(done, line):
+    with (done.folder / "toy.jsonl").open("a", encoding="latin-1") as file:
+        file.write(f"{line}\n")
+    assert looked(done) == dict.fromkeys(STEPS, DONE)
+    done.show()
+
+
+def test_a_record_of_wrong_numbers_is_no_traceback(done):
+    record = json.loads((done.steps[0].folder / "run.json").read_text())
+    edit(done.steps[0], result={**record["result"], "samples": 0})
+    edit(done.steps[1], valid=False)
+    done.look()
+    done.show()
