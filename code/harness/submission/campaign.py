@@ -7,6 +7,7 @@ of each test.
 """
 
 import contextlib
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from harness.errors import ConfigError, Interrupted, on_interrupt
+from harness.errors import ConfigError, Interrupted, on_interrupt, os_words
 from harness.host import console
+from harness.host.cache import stored
+from harness.host.download import sha256_of
 from harness.host.files import locked, remove_left_over
 from harness.host.supervise import INTERRUPTED
 from harness.loadgen.logs import is_number
@@ -177,6 +180,8 @@ class Campaign:
 
     def _run(self, step: Step) -> int:
         """Run a test and log the outcome; returns the exit code."""
+        if step.replaces:
+            self._keep_old(step)
         self.events.write(step, _STARTED)
         start, step.reason = time.time(), ""
         try:
@@ -203,6 +208,24 @@ class Campaign:
         step.reason = step.reason or _reason(step, start) or "see its output"
         self.events.write(step, State.FAILED, seconds=seconds, code=code, reason=step.reason)
         return code
+
+    def _keep_old(self, step: Step) -> None:
+        """Copy a result that will be replaced to the campaign's folder: whoever finds it wrong may want to know why.
+
+        Raises:
+            ConfigError: the copy cannot be written.
+        """
+        target, scene = step.settings.target, step.settings.scene
+        assert target is not None
+        digest = sha256_of(step.folder / RUN)[:8]
+        kept = self.folder / "replaced" / "-".join((scene.system, scene.benchmark, scene.scenario, step.test, digest))
+        try:
+            if not kept.exists():
+                with stored(kept) as copy:
+                    shutil.copytree(target, copy)
+        except OSError as error:
+            raise ConfigError(f"the old result in {target} cannot be copied to {kept}: {os_words(error)}") from error
+        console.note(f"its old result is kept in {kept}")
 
     def _how_long(self, step: Step) -> str:
         words = f"about {console.duration(self._estimate(step))}"

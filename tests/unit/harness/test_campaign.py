@@ -107,7 +107,8 @@ def test_an_accuracy_run_without_its_logs_or_score_is_to_do_again(done, file):
     assert looked(done)["accuracy"] == (TO_DO, f"{file} is missing")
 
 
-def test_tests_of_other_data_are_to_do_again_and_replaced(done, data, monkeypatch, capsys):
+def test_tests_of_other_data_are_to_do_again_and_replaced(done, data, tmp_path, monkeypatch, capsys):
+    old = (done.steps[0].folder / "run.json").read_bytes()
     data.write_text(data.read_text().replace("Severn", "Thames"))
     changed = (TO_DO, "its data set has changed")
     assert looked(done) == {"performance": changed, "accuracy": changed, "TEST01": changed}
@@ -124,6 +125,9 @@ def test_tests_of_other_data_are_to_do_again_and_replaced(done, data, monkeypatc
     monkeypatch.setattr(module, "run", run)
     assert done.run() == 0
     assert ran == [(test, True) for test in STEPS]
+    kept = sorted((tmp_path / "events" / "replaced").iterdir())
+    assert [folder.name.split("-")[-2] for folder in kept] == ["TEST01", "accuracy", "performance"]
+    assert (kept[2] / "run.json").read_bytes() == old
     assert "again, since its data set has changed" in capsys.readouterr().err
     assert looked(done) == dict.fromkeys(STEPS, DONE)
 
