@@ -71,7 +71,7 @@ def resolve(request: RunRequest) -> RunSettings:
             raise
         split(request.options, engine, benchmark, model.settings)  # a mistake of the user's is reported as such
         raise ConfigError(
-            f"{chosen.tuned} cannot be used ({str(error).rstrip('.')}): tune again, or pass --no-tuned."
+            f"{chosen.tuned} cannot be used ({str(error).rstrip('.')}): tune again, or delete it."
         ) from error
     audit = find_audit(request.audit).name if request.audit else None
     _check(request, mode, audit)

@@ -97,10 +97,12 @@ def test_only_an_overloaded_system_shows_how_much_too_high_a_rate_was(tmp_path, 
         )
 
     scenario = SimpleNamespace(held=lambda detail: detail.held, metric=lambda _: SimpleNamespace(value=50.0), bound=0.1)
-    monkeypatch.setattr(tune, "prepare", lambda *_, **__: SimpleNamespace(short_test=short_test, scenario=scenario))
+    ready = SimpleNamespace(short_test=short_test, scenario=scenario, close=lambda *_: None)
+    monkeypatch.setattr(tune, "prepare", lambda *_, **__: ready)
     monkeypatch.setattr(tune.tempfile, "tempdir", None)
     journal, result = Journal(tmp_path / "journal.json", {}, fresh=True), tmp_path / "result.json"
-    ended = tune._find_rate(None, 100.0, 1.0, 10.0, journal, result, SimpleNamespace(beat=None))
+    heartbeat = SimpleNamespace(beat=None, report=lambda code: None)
+    ended = tune._find_rate(SimpleNamespace(stall_timeout=1.0), 100.0, 1.0, 10.0, journal, result, heartbeat)
     first, *steps = rates
     assert first == pytest.approx(100, rel=0.03)
     if held:
@@ -321,8 +323,9 @@ class TestTunedSettings:
     @pytest.mark.parametrize("options", [{"streems": "2"}, {"streams": "two"}])
     def test_an_option_that_the_engine_does_not_have_is_not_taken_for_the_users(self, place, options):
         self.edit(place, options=options)
-        with pytest.raises(ConfigError, match=r"tuned\.json cannot be used \(.*\): tune again, or pass --no-tuned"):
+        with pytest.raises(ConfigError, match=r"tuned\.json cannot be used \(.*\): tune again, or delete it"):
             self.settings(place)
-        assert self.settings(place, use=False).tuned is None
         with pytest.raises(ConfigError, match=r"^max_batch = none"):
             self.settings(place, max_batch="none")
+        (place / tuned.FILE).unlink()
+        assert self.settings(place).tuned is None
