@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -46,6 +47,16 @@ class Detail:
             return queries / rate
         mean: float | None = values.get("result_mean_query_latency_ns", values.get("result_mean_latency_ns"))
         return queries * mean / 1e9 if mean else None
+
+    @property
+    def elapsed(self) -> float | None:
+        """Seconds from the first query to the last answer by LoadGen's clock, to a millisecond; None if not logged."""
+        try:
+            # LoadGen logs the two times as UTC, so that a power meter's log can be cut to the test.
+            began, ended = (datetime.strptime(self.values[key], _TIME) for key in ("power_begin", "power_end"))
+        except (KeyError, TypeError, ValueError):
+            return None
+        return (ended - began).total_seconds()
 
     @property
     def latencies(self) -> dict[str, float]:
@@ -99,6 +110,7 @@ class Detail:
         )
 
 
+_TIME = "%m-%d-%Y %H:%M:%S.%f"
 _LAST_KEY = {"performance": "num_errors", "accuracy": "power_end"}
 _LAST_ONCE = re.compile(r"result_99\.90_percentile(_per_query)?_latency_ns")
 """The last key of a performance run in logs of LoadGen up to 5.0, found in results of other submitters."""

@@ -118,6 +118,10 @@ class RecordedResult(_Part):
     latency_ms: dict[str, float] | None = None
     """By percentile, such as "99.00"."""
     duration_s: float | None
+    loadgen_s: float | None = None
+    """From the first query to the last answer by the realtime clock, with which LoadGen measures."""
+    monotonic_s: float | None = None
+    """The same by a clock that nobody sets."""
     samples: int
     batches: int | None = None
     cost: int | None = None

@@ -12,6 +12,7 @@ from rich.table import Table
 from harness import __version__
 from harness.catalog.manifests import Dataset
 from harness.host import console, machine
+from harness.host.clock import Timing
 from harness.loadgen.logs import Detail
 from harness.results.record import Record, record_text
 from harness.running.agreement import Agreement
@@ -39,6 +40,7 @@ class Outcome:
     estimated: float | None
     """An estimate for the scenario's key of user.conf, if the user sets none."""
     counters: Counters
+    timing: Timing
     detail: Detail
     metric: Metric
     accuracy: Accuracy | None
@@ -84,6 +86,8 @@ class Outcome:
                 "metric": dataclasses.asdict(self.metric),
                 "latency_ms": self.detail.latencies,
                 "duration_s": self.detail.duration,
+                "loadgen_s": self.detail.elapsed,
+                "monotonic_s": round(self.timing.shortest, 3),
                 "samples": counters.completed,
                 "batches": counters.batches,
                 "cost": counters.real,

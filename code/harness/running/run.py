@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.errors import HarnessError, RunFailed
 from harness.host import console
+from harness.host.clock import Timing
 from harness.host.files import native
 from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import UserConf, check_official, read_user_conf
@@ -67,9 +68,9 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     # This process may be killed at any moment: temporary files of engines are then removed as well.
     tempfile.tempdir = str(native(places.scratch))
     planned = _plan(settings, places, heartbeat)
-    counters, recorder = _measure(planned, heartbeat)
+    counters, timing, recorder = _measure(planned, heartbeat)
     heartbeat.beat(patience(settings))
-    outcome = _read(planned, counters)
+    outcome = _read(planned, counters, timing)
     if recorder:
         trace = places.staging / TRACE if settings.timeline == "loadgen" else None
         recorder.keep(places.staging, planned.ready.scenario.samples_per_query, trace)
@@ -168,7 +169,7 @@ def _effective_conf(settings: RunSettings, conf: UserConf, ready: Prepared, esti
     return conf.extended(" ".join(("set by the harness.", *settings.notices)), lines)
 
 
-def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Recorder | None]:
+def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Timing, Recorder | None]:
     """Let LoadGen run the test to its end."""
     from harness.running import session  # LoadGen is native code: only the process of a test loads it
 
@@ -194,7 +195,7 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Recorde
                 recorder.tick()
             watch.look()
 
-        session.run_test(
+        timing = session.run_test(
             test_settings,
             ready.qsl,
             scheduler,
@@ -204,7 +205,7 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Recorde
             trace=settings.timeline == "loadgen",
         )
     scheduler.close()
-    return scheduler.counters, recorder
+    return scheduler.counters, timing, recorder
 
 
 class _Watch:
@@ -235,10 +236,12 @@ class _Watch:
             )
 
 
-def _read(planned: _Planned, counters: Counters) -> Outcome:
+def _read(planned: _Planned, counters: Counters, timing: Timing) -> Outcome:
     """The outcome from LoadGen's logs."""
     settings, ready, staging = planned.settings, planned.ready, planned.places.staging
     detail = read_detail(staging, settings.mode)
+    if not settings.accuracy:
+        timing.check(detail.elapsed)
     accuracy = _score(planned) if settings.accuracy else None
     if not settings.accuracy and not (settings.compliance and settings.compliance.accuracy):
         (staging / ACCURACY).unlink(missing_ok=True)
@@ -252,6 +255,7 @@ def _read(planned: _Planned, counters: Counters) -> Outcome:
         scenario=ready.scenario,
         estimated=planned.estimated,
         counters=counters,
+        timing=timing,
         detail=detail,
         metric=ready.scenario.metric(detail),
         accuracy=accuracy,

@@ -15,6 +15,7 @@ from pathlib import Path
 import mlperf_loadgen as lg
 
 from harness.errors import RunFailed
+from harness.host.clock import Stopwatch, Timing
 from harness.loadgen.logs import Detail, read_detail
 from harness.scheduling.base import Scheduler
 from harness.task.qsl import SampleLibrary
@@ -62,11 +63,14 @@ def run_test(
     tick: float = 0.2,
     audit: Path | None = None,
     trace: bool = False,
-) -> None:
+) -> Timing:
     """Run one test to its end, calling ``on_tick`` every ``tick`` seconds.
 
     ``audit`` is the file of a compliance test's settings. ``trace`` makes LoadGen write mlperf_log_trace.json, with one
     line per event.
+
+    Returns:
+        How long the test took by a clock that nobody sets, since LoadGen's can be set.
 
     Raises:
         The first failure of the scheduler, the engine or the QSL. LoadGen's thread is then still waiting, and the
@@ -75,13 +79,22 @@ def run_test(
     log_settings = _log_settings(log_dir, trace)
     failure: list[BaseException] = []
     ended = threading.Event()
+    watch = Stopwatch()
+
+    def load(indices: Sequence[int]) -> None:
+        qsl.load(indices)
+        watch.start()  # LoadGen loads, issues queries until all are answered, and unloads
+
+    def unload(indices: Sequence[int]) -> None:
+        watch.stop()
+        qsl.unload(indices)
 
     def fail(error: BaseException) -> None:
         failure.append(error)
         ended.set()
 
     handle = lg.ConstructFastSUT(scheduler.issue, scheduler.flush)
-    library = lg.ConstructQSL(qsl.count, qsl.performance_count, _guarded(qsl.load, fail), _guarded(qsl.unload, fail))
+    library = lg.ConstructQSL(qsl.count, qsl.performance_count, _guarded(load, fail), _guarded(unload, fail))
 
     def start() -> None:
         try:
@@ -94,6 +107,7 @@ def run_test(
     thread.start()
     while not ended.wait(tick):
         on_tick()
+        watch.look()
         if scheduler.failed.is_set():
             break
     on_tick()
@@ -107,6 +121,7 @@ def run_test(
     counters = scheduler.counters
     if counters.completed != counters.issued:
         raise RunFailed(f"{counters.issued} samples were issued and {counters.completed} answered.")
+    return watch.timing(counters.ended - counters.began)
 
 
 def _guarded(
@@ -142,7 +157,7 @@ def short_test(
     The scheduler is closed at the end. ``on_progress()`` is called while samples are completed.
 
     Raises:
-        RunFailed: as `run_test`.
+        RunFailed: as `run_test`; or the realtime clock was changed.
     """
     completed = -1
 
@@ -157,6 +172,8 @@ def short_test(
     for name, value in {"min_duration_ms": 0, "min_query_count": 1, **settings}.items():
         setattr(test, name, value)
     with tempfile.TemporaryDirectory() as folder:
-        run_test(test, qsl, scheduler, Path(folder), tick)
+        timing = run_test(test, qsl, scheduler, Path(folder), tick)
         scheduler.close()
-        return read_detail(Path(folder), Mode.PERFORMANCE)
+        detail = read_detail(Path(folder), Mode.PERFORMANCE)
+    timing.check(detail.elapsed)
+    return detail

@@ -20,6 +20,10 @@ Complete = Callable[[list[int], Responses], None]
 class Counters:
     """The progress of a test. Written under the scheduler's lock, read at any time."""
 
+    began: float = 0.0
+    """When the first query arrived, in seconds of time.perf_counter()."""
+    ended: float = 0.0
+    """When the outputs of the last batch were ready."""
     issued: int = 0
     completed: int = 0
     batches: int = 0
@@ -73,6 +77,8 @@ class Scheduler(ABC):
         """LoadGen's callback: query ids and sample indices of one query. Never raises."""
         # An exception must not unwind through LoadGen's C++ frames: it would end the process without a message.
         try:
+            if not self.counters.began:
+                self.counters.began = time.perf_counter()
             self._accept(ids, np.array(indices, dtype=np.int64))
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
@@ -99,12 +105,13 @@ class Scheduler(ABC):
         cost = int(self.sut.qsl.cost(work.indices).sum())
         # Counted before it is reported: the last completion ends the test, and the counters are read then.
         with self._lock:
+            self.counters.ended = end = time.perf_counter()
             self.counters.completed += len(work.ids)
             self.counters.batches += 1
             self.counters.done_cost += cost
             self.counters.padded += work.shape.batch * work.shape.length
             if self.observer:
-                self.observer.answered(start, time.perf_counter(), work, cost)
+                self.observer.answered(start, end, work, cost)
         self._complete(work.ids, responses)
 
     def _fail(self, error: BaseException) -> None:

@@ -1,0 +1,109 @@
+"""The realtime clock, by which LoadGen measures, checked against a clock that nobody can set.
+
+An NTP client, a person or a resuming machine may set the realtime clock during a test. LoadGen does not notice: a step
+back of a second in a test of six makes Offline 20 % faster, and VALID.
+"""
+
+import threading
+import time
+from dataclasses import dataclass
+
+from harness.errors import RunFailed
+
+_TOLERANCE, _SHORTEST = 0.005, 0.005
+"""Allowed deviation: a fraction of the test's seconds, and the minimum in seconds."""
+_DISCIPLINE = 0.001
+"""The kernel's NTP discipline changes the clock's rate by up to 500 ppm, and an adjtime() by as much again."""
+_JITTER = 2e-4  # seconds between two readings that are due to reading two clocks one after the other
+_STEADY = time.CLOCK_MONOTONIC_RAW  # unlike CLOCK_MONOTONIC it does not follow NTP's rate
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The duration of a test, in seconds, by a clock that nobody sets."""
+
+    shortest: float
+    """From the arrival of the first query until the last answer was ready."""
+    longest: float
+    """From the end of loading the samples until LoadGen unloads them."""
+    moved: float
+    """By how much the realtime clock was set or ran fast or slow meanwhile, in either direction."""
+
+    def check(self, loadgen: float | None) -> None:
+        """Check the duration that LoadGen measured; None if its log shows none.
+
+        Raises:
+            RunFailed: it differs from this one, or the realtime clock was moved.
+        """
+        allowed = max(_TOLERANCE * self.shortest, _SHORTEST)
+        measured = self.shortest if loadgen is None else loadgen
+        if self.moved > allowed or not self.shortest - allowed <= measured <= self.longest + allowed:
+            lasted = "unknown" if loadgen is None else f"{loadgen:.3f} s"
+            moved = f" (it moved by {self.moved:.3f} s in all)" if self.moved else ""
+            raise RunFailed(
+                f"the realtime clock was changed during the test{moved}: the test took {self.shortest:.3f} s by the "
+                f"monotonic clock, but {lasted} by LoadGen, which uses the realtime clock, so its result is wrong. Let "
+                "time synchronisation settle (or stop it for the test), do not suspend the machine, and run it again."
+            )
+
+
+class Stopwatch:
+    """Times a test, and adds up by how much the realtime clock is moved meanwhile; may be used by several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = False
+        self._last = self._began = _readings()
+        self._moved = 0.0
+
+    def start(self) -> None:
+        """Begin, or begin again."""
+        with self._lock:
+            self._last = self._began = _readings()
+            self._running, self._moved = True, 0.0
+
+    def look(self) -> None:
+        """Compare the clocks; a step back and forth between two looks stays unseen."""
+        with self._lock:
+            if not self._running:
+                return
+            last, now = self._last, _readings()
+            elapsed = now.steady - last.steady
+            moved = abs(now.realtime - last.realtime - elapsed)
+            if moved > now.doubt + last.doubt + _JITTER + _DISCIPLINE * elapsed:
+                self._moved += moved
+            self._last = now
+
+    def stop(self) -> None:
+        """End; later looks are ignored."""
+        self.look()
+        with self._lock:
+            self._running = False
+
+    def timing(self, shortest: float) -> Timing:
+        """The timing of a test whose queries took ``shortest`` seconds."""
+        return Timing(shortest, self._last.steady - self._began.steady, self._moved)
+
+
+@dataclass(frozen=True)
+class _Readings:
+    """Two clocks read at about the same time, in seconds."""
+
+    steady: float
+    realtime: float
+    doubt: float
+    """Maximum seconds between the two readings."""
+
+
+def _readings() -> _Readings:
+    """The best of a few readings: the thread may lose its core between two clocks."""
+    best = None
+    for _ in range(5):
+        before, realtime, after = time.clock_gettime_ns(_STEADY), time.time_ns(), time.clock_gettime_ns(_STEADY)
+        found = _Readings((before + after) / 2e9, realtime / 1e9, (after - before) / 2e9)
+        if best is None or found.doubt < best.doubt:
+            best = found
+        if best.doubt < 2e-5:
+            break
+    assert best is not None
+    return best
