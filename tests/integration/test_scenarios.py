@@ -32,6 +32,7 @@ def test_a_performance_run_is_valid_and_shows_the_scenarios_metric(harness, scen
     assert result["metric"]["name"] == METRIC[scenario]
     assert result["metric"]["value"] > 0
     assert result["duration_s"] > 1.5
+    assert result["loadgen_s"] == pytest.approx(result["monotonic_s"], abs=0.01)
     assert {"50.00", "90.00", "99.00"} <= result["latency_ms"].keys()
     assert ("bound 130 ms" in run.out) == (scenario == "Server")
     key = "target_qps" if scenario == "Server" else "target_latency"
