@@ -45,7 +45,7 @@ def dataset_file(path: Path) -> Path:
     for place in (path, path.parent) if path.name == "val" else (path, path / "val"):
         if (place / VAL_MAP).is_file():
             return place / VAL_MAP
-    if not _class_folders(path):
+    if not class_folders(path):
         raise ConfigError(
             f"{path} has neither {VAL_MAP} nor class folders (n01440764, ...): add {VAL_MAP} with a line "
             "'NAME LABEL' for each image, labels from 0 to 999."
@@ -62,7 +62,7 @@ def find_images(path: Path) -> ImageSet:
     if path.is_file():
         names, labels = read_val_map(path)
         return ImageSet(_find(names, path), labels)
-    folders = _class_folders(path)
+    folders = class_folders(path)
     if len(folders) != CLASSES:
         raise ConfigError(
             f"{path} has {len(folders)} class folders and ImageNet has {CLASSES} classes, so the labels are unknown: "
@@ -144,7 +144,7 @@ def _fill_stand_in(building: Path, images: Sequence[Path], count: int) -> None:
     write_text(building / VAL_MAP, "".join(f"{name} {number % CLASSES}\n" for number, name in enumerate(names)))
 
 
-def _class_folders(path: Path) -> list[Path]:
+def class_folders(path: Path) -> list[Path]:
     """Folders named by WordNet ids, sorted, in ``path`` or ``path/val``."""
     for place in (path, path / "val"):
         if place.is_dir():
@@ -169,7 +169,7 @@ def _find(names: list[str], val_map: Path) -> tuple[Path, ...]:
                 f"{val_map} lists a file name in several folders, but the files are not there: correct their paths."
             )
         located: dict[str, Path] = {}
-        for folder in (*places, *_class_folders(root)):
+        for folder in (*places, *class_folders(root)):
             if folder.is_dir():
                 for file in folder.iterdir():
                     if file.name in by_name:

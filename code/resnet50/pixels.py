@@ -29,6 +29,7 @@ from harness.host import console
 from harness.host.cache import stored
 from harness.host.console import OnProgress
 from harness.host.files import remove_left_over
+from harness.host.fingerprint import Fingerprint, Stamp
 from harness.host.machine import core_count
 from resnet50.preprocess import CODE_VERSION, SIDE, Profile, pixels
 
@@ -42,9 +43,7 @@ _ROW = _PIXELS + sha256().digest_size
 class _Shard:
     """Up to `SHARD` images."""
 
-    files: Sequence[Path]
-    digests: Sequence[str]
-    """sha256 of each file's content."""
+    files: Sequence[Fingerprint]
     profile: Profile
 
     @cached_property
@@ -53,7 +52,7 @@ class _Shard:
         decoder = features.version("libjpeg_turbo") or features.version("jpg")
         # The source of a profile's rules does not affect the pixels.
         versions = (_FORMAT, CODE_VERSION, PIL.__version__, decoder)
-        facts = [asdict(replace(self.profile, source="")), versions, self.digests]
+        facts = [asdict(replace(self.profile, source="")), versions, [file.sha256 for file in self.files]]
         return sha256(json.dumps(facts).encode()).hexdigest()
 
     @cached_property
@@ -73,24 +72,26 @@ class _Shard:
 
     def decode(self, position: int) -> NDArray[np.uint8]:
         """The pixels of an image, (224, 224, 3), from its own file."""
-        content = _read(self.files[position])
-        if sha256(content).hexdigest() != self.digests[position]:
-            raise RunFailed(f"{self.files[position]} changed while it was in use: repeat the run.")
-        return _decoded(content, self.files[position], self.profile)
+        file = self.files[position]
+        _, content = _read(file.path)
+        if sha256(content).hexdigest() != file.sha256:
+            raise RunFailed(f"{file.path} changed while it was in use: repeat the run.")
+        return _decoded(content, file.path, self.profile)
 
 
 class Pixels:
     """The pixels of all images, on disk."""
 
-    def __init__(self, shards: Sequence[tuple[_Shard, Path]], count: int) -> None:
+    def __init__(self, shards: Sequence[tuple[_Shard, Path]]) -> None:
         # Plain reads: a file that shrinks while it is mapped would kill the process.
         self._shards = [(shard, path, path.open("rb", buffering=0)) for shard, path in shards]
-        self._count = count
+        self.files = [file for shard, _ in shards for file in shard.files]
+        """The images that they were computed from."""
         self._damaged: set[Path] = set()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.files)
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """(224, 224, 3), RGB: verified; where the cache is damaged, decoded from the image's own file.
@@ -151,7 +152,7 @@ def load_pixels(
         with _pool() as pool:
             for start in range(0, len(files), SHARD):
                 shards.append(_shard(files[start : start + SHARD], profile, cache_dir, pool, count))
-        return Pixels(shards, len(files))
+        return Pixels(shards)
     except OSError as error:
         needed = len(files) * _ROW / 2**20
         raise RunFailed(
@@ -178,8 +179,9 @@ def _shard(
     count: Callable[[], None],
 ) -> tuple[_Shard, Path]:
     """A shard, and its file in the cache, which is written if it is missing or visibly damaged."""
-    contents = list(pool.map(_read, files))
-    shard = _Shard(files, list(pool.map(lambda data: sha256(data).hexdigest(), contents)), profile)
+    stamps, contents = zip(*pool.map(_read, files), strict=True)
+    digests = pool.map(lambda data: sha256(data).hexdigest(), contents)
+    shard = _Shard(list(map(Fingerprint, files, stamps, digests)), profile)
     path = cache_dir / f"imagenet-{shard.key[:32]}.npy"
     if _complete(path, shard):
         for _ in files:
@@ -201,11 +203,12 @@ def _shard(
     return shard, path
 
 
-def _read(file: Path) -> bytes:
+def _read(path: Path) -> tuple[Stamp, bytes]:
     try:
-        return file.read_bytes()
+        with path.open("rb") as file:
+            return Stamp.of(os.fstat(file.fileno())), file.read()
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}. No image may be skipped.") from error
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. No image may be skipped.") from error
 
 
 def _decoded(content: bytes, file: Path, profile: Profile) -> NDArray[np.uint8]:

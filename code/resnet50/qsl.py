@@ -40,6 +40,7 @@ class ImageQSL(SampleLibrary):
 
     def __init__(self, pixels: Pixels, profile: Profile, layout: ImageLayout) -> None:
         super().__init__(len(pixels), PERFORMANCE_SAMPLES)
+        self.files = pixels.files
         self.layout = layout
         self._pixels = pixels
         self._normalise = normaliser(profile)

@@ -18,7 +18,7 @@ from harness.task.qsl import SampleLibrary
 from harness.task.sut import SUT
 from resnet50.accuracy import accuracy_text, score_log, write_accuracy_txt
 from resnet50.doubts import label_doubts, profile_doubts
-from resnet50.images import check_official, dataset_file, find_images, make_stand_in
+from resnet50.images import check_official, class_folders, dataset_file, find_images, make_stand_in
 from resnet50.pixels import load_pixels
 from resnet50.preprocess import PROFILES
 from resnet50.qsl import ImageQSL
@@ -58,6 +58,11 @@ class ResNet50(Benchmark):
     def dataset_file(cls, path: Path) -> Path:
         """Also accepts a folder, for its val_map.txt or its class folders."""
         return dataset_file(path)
+
+    @classmethod
+    def dataset_parts(cls, path: Path) -> Sequence[Path]:
+        """The val_map.txt, or the class folders in their order."""
+        return [path] if path.is_file() else class_folders(path)
 
     def check_official(self, dataset: Dataset) -> None:
         """The 50,000 validation images by name, 50 of each class."""

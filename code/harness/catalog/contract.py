@@ -46,6 +46,11 @@ class ModelInterface(ABC):
             raise ConfigError(f"{path} is not a file; give the path of a data set.")
         return path
 
+    @classmethod
+    def dataset_parts(cls, path: Path) -> Sequence[Path]:
+        """The files, and folders with their names, that determine the order and labels of `dataset_file`'s samples."""
+        return [path]
+
 
 def benchmark_class(name: str) -> type[ModelInterface]:
     """The class of the benchmark with this name."""

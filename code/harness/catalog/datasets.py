@@ -13,6 +13,7 @@ from harness.catalog.manifests import Dataset, DatasetEntry
 from harness.errors import ConfigError, did_you_mean
 from harness.host.download import download, sha256_of
 from harness.host.files import readable, staging, user_path
+from harness.host.fingerprint import Fingerprint, combined
 from harness.registry import BENCHMARKS
 
 
@@ -104,15 +105,17 @@ def find_dataset(benchmark: str, name: str | None) -> Dataset:
 
 
 def _dataset(benchmark: str, name: str, path: Path, entry: DatasetEntry | None) -> Dataset:
-    path = benchmark_class(benchmark).dataset_file(path)
-    digest = sha256_of(path) if path.is_file() else None
+    cls = benchmark_class(benchmark)
+    path = cls.dataset_file(path)
+    files = tuple(map(Fingerprint.of, cls.dataset_parts(path)))
+    digest = files[0].sha256 if path.is_file() else combined([file.sha256 for file in files])
     if entry is None:  # a copy of a known data set is that data set
         same = (e for e in manifests.datasets(benchmark).values() if e.kind == "dataset" and e.sha256 == digest)
-        entry = next(same, None) if digest else None
+        entry = next(same, None)
     elif entry.sha256 and digest != entry.sha256:
         raise ConfigError(f"{path} is not {name} (its sha256 differs): delete it and run `make data`.")
     facts = entry.model_dump(include={"official", "samples", "metric"}) if entry else {}
-    return Dataset(name=name, path=path, sha256=digest, **facts)
+    return Dataset(name=name, path=path, sha256=digest, files=files, **facts)
 
 
 def location(benchmark: str, entry: DatasetEntry) -> Path | None:

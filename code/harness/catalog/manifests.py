@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import ConfigError
+from harness.host.fingerprint import Fingerprint
 from harness.registry import BENCHMARKS
 
 
@@ -126,6 +127,9 @@ class Model(BaseModel):
     benchmark: str
     official_name: str
     sha256: str | None
+    """Of the ONNX file, or over it and the files with its weights."""
+    files: tuple[Fingerprint, ...] = Field((), exclude=True, repr=False)
+    """Its files as they were hashed."""
     source: str = "unknown"
     precision: str = "unknown"
     input_data_types: str = "unknown"
@@ -166,6 +170,8 @@ class Dataset(BaseModel):
     name: str
     path: Path
     sha256: str | None
+    files: tuple[Fingerprint, ...] = Field((), exclude=True, repr=False)
+    """What determines its samples' order and labels, as it was hashed."""
     official: bool = False
     samples: int | None = None
     metric: str | None = None

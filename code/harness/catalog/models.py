@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,9 @@ from harness.catalog.contract import benchmark_class
 from harness.catalog.manifests import FetchRecord, Model, ModelEntry
 from harness.errors import ConfigError, did_you_mean
 from harness.graph import Graph, check_weights, listing, read_graph, read_metadata, weight_files
-from harness.host.download import digest_of, sha256_of
+from harness.host.download import digest_of
 from harness.host.files import readable, user_path
+from harness.host.fingerprint import Fingerprint, combined
 from harness.registry import BENCHMARKS
 
 UNVERIFIED = "not verified: no checksum is published"
@@ -25,13 +27,44 @@ UNVERIFIED = "not verified: no checksum is published"
 class Identified:
     """An ONNX file identified by its hash; everything else in it is read at most once, on first use."""
 
-    path: Path
-    sha256: str
+    file: Fingerprint
 
     @classmethod
     def of(cls, path: Path) -> Identified:
         """Hash the file at a path; raises OSError if it cannot be read."""
-        return cls(path, sha256_of(path))
+        return cls(Fingerprint.of(path))
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return self.file.path
+
+    @property
+    def sha256(self) -> str:
+        """Of the ONNX file, without weights in other files: what publishers state."""
+        return self.file.sha256
+
+    @cached_property
+    def weights(self) -> dict[str, Fingerprint]:
+        """The external files with its weights, by their names relative to its folder.
+
+        Raises:
+            ConfigError: one is missing or outside that folder, or this is not an ONNX model.
+        """
+        return {name: self._weights(name) for name in weight_files(self.path)}
+
+    def _weights(self, name: str) -> Fingerprint:
+        place = self.path.parent / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ConfigError(f"{self.path} has weights outside its folder ({name}): export it again with them inside.")
+        if not place.is_file():
+            raise ConfigError(f"{place}, a file of weights of {self.path}, is missing: put it there.")
+        return Fingerprint.of(place)
+
+    @property
+    def identity(self) -> str:
+        """sha256 of the whole model: of its only file, or over all of its files."""
+        return _whole(self.sha256, {name: file.sha256 for name, file in self.weights.items()})
 
     @cached_property
     def graph(self) -> Graph:
@@ -65,7 +98,7 @@ class KnownModel:
             name=self.name,
             path=file.path,
             benchmark=self.benchmark,
-            sha256=file.sha256,
+            sha256=_whole(file.sha256, record.data if record else {}),
             remark=UNVERIFIED if unverified else "",
             metadata=file.metadata,
             **facts,
@@ -90,9 +123,10 @@ def find_model(name: str) -> Model:
 @readable()
 def identify_model(name: str) -> tuple[Model, Identified]:
     """`find_model` together with the file that it hashed, for callers that need more of its content."""
-    found, file = _identify(name)
+    model, file = _identify(name)
     check_weights(file.path)
-    return found, file
+    files = (file.file, *file.weights.values())
+    return model.model_copy(update={"sha256": file.identity, "files": files}), file
 
 
 def _identify(name: str) -> tuple[Model, Identified]:
@@ -127,6 +161,11 @@ def _real(path: Path) -> Path:
             "copy all of its files into one folder with `cp -L`, and give the path there."
         )
     return real
+
+
+def _whole(graph: str, weights: Mapping[str, str]) -> str:
+    """The sha256 of a model, from those of its ONNX file and of other files with weights by name."""
+    return combined([graph, *sorted(weights.items())]) if weights else graph
 
 
 def model_file(name: str) -> Path:
@@ -172,10 +211,8 @@ def _fetched(known: KnownModel) -> tuple[Model, Identified]:
         )
     file = Identified.of(path)
     wrong = None if file.sha256 == (known.entry.sha256 or record.sha256) else path
-    for part, expected in record.data.items():
-        beside = path.parent / part
-        if not beside.is_file() or sha256_of(beside) != expected:
-            wrong = wrong or beside
+    if wrong is None and (part := _foreign(file, record)):
+        wrong = path.parent / part
     if wrong:
         raise ConfigError(
             f"{wrong} is not the file fetched as {name} (its sha256 differs): remove {path} and fetch it again with "
@@ -184,13 +221,25 @@ def _fetched(known: KnownModel) -> tuple[Model, Identified]:
     return known.model(file, record), file
 
 
+def _foreign(file: Identified, record: FetchRecord | None) -> str | None:
+    """The first file of weights that is not the one that was fetched with the model; None if there is none."""
+    expected = record.data if record else {}
+    for name in sorted({*expected, *weight_files(file.path)}):
+        beside = file.path.parent / name
+        if not beside.is_file() or name not in file.weights or file.weights[name].sha256 != expected.get(name):
+            return name
+    return None
+
+
 def _known_by_content(file: Identified) -> Model | None:
     models = known_models().values()
     for known in models:
         record = fetch_record(known.name) if known.entry.file is None else None
         if file.sha256 in (known.entry.sha256, record.sha256 if record else None):
-            return known.model(file, record)
-    if "tool" in file.metadata:  # made here, so not a published model; and computing the MD5 takes time
+            # Publishers state the sha256 of the ONNX file: other weights beside it make it another model.
+            return None if _foreign(file, record) else known.model(file, record)
+    # Made here, so not a published model; and computing the MD5 takes time. It does not cover other files either.
+    if "tool" in file.metadata or weight_files(file.path):
         return None
     by_md5 = (known for known in models if known.entry.md5 and known.entry.sha256 is None)
     return next((known.model(file) for known in by_md5 if known.entry.md5 == file.md5), None)

@@ -77,6 +77,13 @@ class RecordedDataset(_Part):
     path: str | None = None
     sha256: str | None
     samples_used: int
+    samples_sha256: str | None = None
+    """Over the files of the samples, where each has its own; ``sha256`` is then that of the list of labels."""
+
+    @property
+    def content(self) -> tuple[str | None, str | None]:
+        """What two runs on the same data share."""
+        return self.sha256, self.samples_sha256
 
 
 class RecordedEngine(_Part):
@@ -211,7 +218,7 @@ class Record(_Part):
 def unlike(one: Record, other: Record) -> str | None:
     """The first fact outside `Identity` in which two runs of one result differ but must not, in words; else None."""
     facts: dict[str, Callable[[Record], object]] = {
-        "data set": lambda r: r.dataset.sha256,
+        "data set": lambda r: r.dataset.content,
         "processor": lambda r: (r.machine.cpu, r.machine.cores),
         "version of the engine": lambda r: r.engine.version,
         "version of a package": lambda r: r.machine.packages,

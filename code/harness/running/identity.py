@@ -1,6 +1,7 @@
 """What identifies a run: its settings, the command that repeats it, and the code that made it."""
 
 import shlex
+from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -10,6 +11,8 @@ from pydantic import BaseModel, JsonValue
 from harness.catalog.contract import BenchmarkSettings
 from harness.catalog.manifests import models
 from harness.host.download import sha256_of
+from harness.host.files import readable
+from harness.host.fingerprint import Fingerprint
 from harness.paths import ROOT
 from harness.results.layout import CONF
 from harness.results.record import Identity
@@ -33,7 +36,7 @@ def _by_content(settings: BaseModel) -> dict[str, JsonValue]:
     for name in values:
         path = getattr(settings, name)
         if isinstance(path, Path):
-            values[name] = _digest(settings.files(name) if isinstance(settings, BenchmarkSettings) else (path,))
+            values[name] = _digest(_files(settings, name, path))
     return values
 
 
@@ -41,6 +44,28 @@ def _digest(files: tuple[Path, ...]) -> str:
     """sha256 of a file's content, or over those of several; the name of a file that does not exist."""
     found = [sha256_of(file) if file.is_file() else file.name for file in files]
     return found[0] if len(found) == 1 else sha256(repr(found).encode()).hexdigest()
+
+
+@readable()
+def setting_files(settings: RunSettings) -> tuple[Fingerprint, ...]:
+    """The files that settings name, such as a vocabulary.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
+    named = (file for part in (settings.engine_settings, settings.benchmark_settings) for file in _named(part))
+    return tuple(Fingerprint.of(file) for file in named if file.is_file())
+
+
+def _named(settings: BaseModel) -> Iterator[Path]:
+    for name in type(settings).model_fields:
+        if isinstance(path := getattr(settings, name), Path):
+            yield from _files(settings, name, path)
+
+
+def _files(settings: BaseModel, name: str, path: Path) -> tuple[Path, ...]:
+    """The files of a setting; a benchmark knows those that it reads in a folder."""
+    return settings.files(name) if isinstance(settings, BenchmarkSettings) else (path,)
 
 
 def command(settings: RunSettings) -> str:

@@ -14,9 +14,9 @@ from harness.catalog.manifests import Dataset
 from harness.host import console, machine
 from harness.host.clock import Timing
 from harness.loadgen.logs import Detail
-from harness.results.record import Record, record_text
+from harness.results.record import Identity, Record, record_text
 from harness.running.agreement import Agreement
-from harness.running.identity import code_digest, command, identity
+from harness.running.identity import code_digest, command
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
@@ -34,6 +34,9 @@ class Outcome:
     dataset: Dataset
     samples: int
     """Number of samples in the data set that was used."""
+    samples_sha256: str | None
+    """Over the files of the samples; None if each is in the data set's own file."""
+    identity: Identity
     engine: Mapping[str, object]
     """The engine's description of itself."""
     scenario: Scenario
@@ -72,9 +75,9 @@ class Outcome:
             "scenario": settings.scenario,
             "mode": settings.mode,
             "audit": settings.audit,
-            "identity": identity(settings).model_dump(),
+            "identity": self.identity.model_dump(),
             "model": settings.model.model_dump(),
-            "dataset": {**self.dataset.model_dump(), "samples_used": self.samples},
+            "dataset": {**self.dataset.model_dump(), "samples_used": self.samples, **self._samples},
             "tuned": settings.tuned,
             "benchmark_settings": settings.benchmark_settings.model_dump(),
             "choices": [dataclasses.asdict(choice) for choice in self.choices],
@@ -106,6 +109,10 @@ class Outcome:
         if self.reference is not None:
             values["reference"] = self.reference
         return Record.model_validate_json(record_text(values))
+
+    @property
+    def _samples(self) -> dict[str, str]:
+        return {"samples_sha256": self.samples_sha256} if self.samples_sha256 else {}
 
     def show(self, logs: Path) -> None:
         """Print the outcome as the settings specify; ``logs`` is the folder that holds it."""

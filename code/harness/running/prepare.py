@@ -12,9 +12,11 @@ from harness.engines.base import Engine, EngineSettings, engine_errors, find_eng
 from harness.errors import ConfigError, EngineError
 from harness.host import console
 from harness.host.files import native
+from harness.host.fingerprint import Fingerprint, check_unchanged
 from harness.loadgen.logs import Detail
 from harness.results.record import RecordedEngine, record_text
 from harness.rules.rehearsal import REHEARSAL_TREE
+from harness.running.identity import setting_files
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Listener, Scenario, find_scenario
 from harness.scheduling.base import Scheduler
@@ -46,6 +48,8 @@ class Prepared:
     """Seconds of the slowest batch in the warm-up."""
     listener: Listener
     """Receives the progress of `Scenario.estimate`."""
+    inputs: tuple[Fingerprint, ...]
+    """All files that the result depends on: model, data set, vocabulary."""
     description: Mapping[str, object]
     """The engine's, as of before the test: asking for it later could lose a result."""
     choices: tuple[Choice, ...] = ()
@@ -83,8 +87,10 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool
     Raises:
         ConfigError: model, data set and settings do not match each other or the rules.
         EngineError: the engine rejects the model, or fails to run it.
+        RunFailed: a file changed after it was hashed.
     """
     beat(patience(settings))
+    given = (*settings.model.files, *setting_files(settings))
     benchmark = find_benchmark(settings.model.benchmark)(
         settings.benchmark_settings, settings.cache_dir, settings.sources
     )
@@ -113,8 +119,11 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool
     console.detail(f"batches: {_words(scenario.describe())}; the slowest warm-up batch took {slowest:.3g} s")
     if not quiet:
         _remark(engine)
+    beat(patience(settings))
+    inputs = (*given, *dataset.files, *qsl.files)
+    check_unchanged(inputs)
     return Prepared(
-        benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener, description, choices, doubts
+        benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener, inputs, description, choices, doubts
     )
 
 

@@ -13,6 +13,7 @@ from harness.errors import HarnessError, RunFailed
 from harness.host import console
 from harness.host.clock import Timing
 from harness.host.files import native
+from harness.host.fingerprint import check_unchanged, combined
 from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
@@ -22,7 +23,7 @@ from harness.results.record import reference
 from harness.rules.limits import MIN_DURATION_MS
 from harness.running.agreement import Agreement, agreement
 from harness.running.audit import AuditRun
-from harness.running.identity import code_digest
+from harness.running.identity import code_digest, identity
 from harness.running.outcome import Outcome
 from harness.running.places import Places, check_space, write_json
 from harness.running.prepare import Prepared, patience, prepare
@@ -242,15 +243,18 @@ def _read(planned: _Planned, counters: Counters, timing: Timing) -> Outcome:
     detail = read_detail(staging, settings.mode)
     if not settings.accuracy:
         timing.check(detail.elapsed)
+    check_unchanged(ready.inputs)  # before scoring, which could only say that the log does not fit
     accuracy = _score(planned) if settings.accuracy else None
     if not settings.accuracy and not (settings.compliance and settings.compliance.accuracy):
         (staging / ACCURACY).unlink(missing_ok=True)
     valid = not detail.errors if settings.accuracy else detail.valid
     hint = _correction(ready.scenario, detail, planned.conf, ready.benchmark.name)
-    return Outcome(
+    outcome = Outcome(
         settings=settings,
         dataset=ready.dataset,
         samples=ready.qsl.count,
+        samples_sha256=combined([file.sha256 for file in ready.qsl.files]) if ready.qsl.files else None,
+        identity=identity(settings),
         engine=ready.description,
         scenario=ready.scenario,
         estimated=planned.estimated,
@@ -266,6 +270,8 @@ def _read(planned: _Planned, counters: Counters, timing: Timing) -> Outcome:
         choices=ready.choices,
         doubts=planned.doubts + (accuracy.doubts if accuracy else ()),
     )
+    check_unchanged(ready.inputs)
+    return outcome
 
 
 def _score(planned: _Planned) -> Accuracy:

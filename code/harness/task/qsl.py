@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from harness.errors import RunFailed
+from harness.host.fingerprint import Fingerprint
 from harness.task.shape import Array, Integers, Shape
 
 
@@ -17,6 +18,8 @@ class SampleLibrary(ABC):
         """Number of samples in the data set."""
         self.performance_count = min(count, performance_count)
         """Number of samples that fit into memory at once."""
+        self.files: Sequence[Fingerprint] = ()
+        """Files that hold a sample each, as they were read; empty if `Dataset.files` hold all samples."""
         self._row = np.full(count, -1, dtype=np.int64)
 
     def load(self, indices: Sequence[int] | Integers) -> None:

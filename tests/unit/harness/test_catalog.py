@@ -6,11 +6,12 @@ import sys
 import pytest
 
 from harness import paths
-from harness.catalog import datasets, manifests
-from harness.catalog import models as catalog
+from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
-from harness.catalog.models import BENCHMARKS, find_model, sha256_of
+from harness.catalog.models import BENCHMARKS, find_model
 from harness.errors import ConfigError, did_you_mean
+from harness.host import fingerprint
+from harness.host.download import sha256_of
 from harness.running.options import options_help
 from harness.running.request import RunRequest, resolve
 
@@ -42,7 +43,7 @@ def test_a_model_that_is_not_shipped_says_how_to_get_it():
 
 
 def test_a_changed_shipped_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(catalog, "sha256_of", lambda _: "0" * 64)
+    monkeypatch.setattr(fingerprint, "sha256_of", lambda _: "0" * 64)
     with pytest.raises(ConfigError, match="its sha256 differs"):
         find_model("minilm-l6-squad-int8")
 
@@ -51,10 +52,10 @@ def test_a_copy_of_the_official_data_set_is_known_by_its_content(tmp_path, monke
     path = tmp_path / "copy.json"
     path.write_text("x")
     official = manifests.datasets("bert")["squad-v1.1"]
-    monkeypatch.setattr(datasets, "sha256_of", lambda _: official.sha256)
+    monkeypatch.setattr(fingerprint, "sha256_of", lambda _: official.sha256)
     found = find_dataset("bert", str(path))
     assert (found.official, found.samples) == (True, 10833)
-    monkeypatch.setattr(datasets, "sha256_of", lambda _: "1" * 64)
+    monkeypatch.setattr(fingerprint, "sha256_of", lambda _: "1" * 64)
     assert find_dataset("bert", str(path)).official is False
 
 

@@ -263,7 +263,7 @@ def refuse(path):
 
 
 def test_a_model_that_may_not_be_read_stops_a_run(monkeypatch):
-    monkeypatch.setattr("harness.catalog.models.sha256_of", refuse)
+    monkeypatch.setattr("harness.host.fingerprint.sha256_of", refuse)
     for finding in folders.models():
         assert finding.level == BAD
         assert "cannot be read (Permission denied)" in finding.what

@@ -1,0 +1,81 @@
+"""What a file held when it was read, so that a changed file is found later without reading all of it again.
+
+A hash that was taken before use says nothing about what was used: a file can be replaced between hashing and loading,
+or edited while a test runs. Therefore the metadata of the file are noted before it is hashed, and are compared when the
+test is over; only a file whose metadata changed is hashed again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.errors import RunFailed
+from harness.host.download import sha256_of
+
+
+class Stamp(NamedTuple):
+    """Metadata that change whenever a file is replaced or written to."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> Stamp:
+        """The stamp in the result of a stat()."""
+        return cls(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """A file's content; of a folder, the names in it."""
+
+    path: Path
+    stamp: Stamp
+    """Taken before ``sha256``."""
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Fingerprint:
+        """The fingerprint of a file or folder; raises OSError if it cannot be read."""
+        return cls(path, Stamp.of(path.stat()), _content(path))
+
+    @property
+    def changed(self) -> bool:
+        """Whether the path now holds something else; a file that was touched, or replaced by a copy, did not change."""
+        try:
+            return Stamp.of(self.path.stat()) != self.stamp and _content(self.path) != self.sha256
+        except OSError:
+            return True
+
+
+def check_unchanged(files: Iterable[Fingerprint]) -> None:
+    """Check that files are still what they were when they were read.
+
+    Raises:
+        RunFailed: one is not.
+    """
+    for file in files:
+        if file.changed:
+            raise RunFailed(
+                f"{file.path} changed while it was in use, so what was measured is unknown: leave a run's files alone "
+                "until it ends, and run it again."
+            )
+
+
+def combined(hashes: Sequence[object]) -> str:
+    """One sha256 for several, or for names with theirs."""
+    return sha256(repr(list(hashes)).encode()).hexdigest()
+
+
+def _content(path: Path) -> str:
+    if path.is_dir():
+        return sha256(repr(sorted(entry.name for entry in path.iterdir())).encode()).hexdigest()
+    return sha256_of(path)
