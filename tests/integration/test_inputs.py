@@ -17,7 +17,9 @@ from harness.catalog.models import find_model
         ("DuringTheTest", "squad.json", ['"text": "In"', '"text": "No"']),
     ],
 )
-def test_a_file_that_is_replaced_while_it_is_in_use_makes_no_result(harness, tmp_path, monkeypatch, engine, name, change):
+def test_a_file_that_is_replaced_while_it_is_in_use_makes_no_result(
+    harness, tmp_path, monkeypatch, engine, name, change
+):
     model, dataset = tmp_path / "model.onnx", tmp_path / "squad.json"
     shutil.copy(find_model("minilm-l6-squad-int8").path, model)
     shutil.copy(harness.dataset, dataset)

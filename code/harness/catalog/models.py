@@ -49,17 +49,10 @@ class Identified:
         """The external files with its weights, by their names relative to its folder.
 
         Raises:
-            ConfigError: one is missing or outside that folder, or this is not an ONNX model.
+            ConfigError: this is not an ONNX model, or names a file outside its folder.
+            OSError: one cannot be read.
         """
-        return {name: self._weights(name) for name in weight_files(self.path)}
-
-    def _weights(self, name: str) -> Fingerprint:
-        place = self.path.parent / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ConfigError(f"{self.path} has weights outside its folder ({name}): export it again with them inside.")
-        if not place.is_file():
-            raise ConfigError(f"{place}, a file of weights of {self.path}, is missing: put it there.")
-        return Fingerprint.of(place)
+        return {name: Fingerprint.of(self.path.parent / name) for name in weight_files(self.path)}
 
     @property
     def identity(self) -> str:
@@ -224,11 +217,11 @@ def _fetched(known: KnownModel) -> tuple[Model, Identified]:
 def _foreign(file: Identified, record: FetchRecord | None) -> str | None:
     """The first file of weights that is not the one that was fetched with the model; None if there is none."""
     expected = record.data if record else {}
-    for name in sorted({*expected, *weight_files(file.path)}):
-        beside = file.path.parent / name
-        if not beside.is_file() or name not in file.weights or file.weights[name].sha256 != expected.get(name):
-            return name
-    return None
+    names = sorted({*expected, *weight_files(file.path)})
+    if missing := [name for name in names if not (file.path.parent / name).is_file()]:
+        return missing[0]
+    found = {name: weights.sha256 for name, weights in file.weights.items()}
+    return next((name for name in names if found.get(name) != expected.get(name)), None)
 
 
 def _known_by_content(file: Identified) -> Model | None:

@@ -140,8 +140,8 @@ def test_names_of_weight_files_are_those_that_onnx_reads(tmp_path):
 @pytest.mark.parametrize(
     ("location", "problem"),
     [
-        ("../weights.bin", "has weights outside its folder"),
-        ("/dev/zero", "has weights outside its folder"),
+        ("../weights.bin", "refers to a file outside its folder"),
+        ("/dev/zero", "refers to a file outside its folder"),
         ("other.bin", "other.bin, a file of weights of .*, is missing"),
     ],
 )
