@@ -1,11 +1,12 @@
 """ImageNet as a QSL: a sample is an image; tensors of the loaded images are in memory, in the model's layout."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from harness.host.fingerprint import Fingerprint
 from harness.host.machine import core_count
 from harness.task.qsl import SampleLibrary
 from harness.task.shape import Array, Integers, Shape
@@ -38,9 +39,12 @@ class ImageLayout:
 class ImageQSL(SampleLibrary):
     """Pixels on disk, normalised tensors of the loaded images in memory: 588 KiB each as float32."""
 
-    def __init__(self, pixels: Pixels, profile: Profile, layout: ImageLayout) -> None:
+    def __init__(
+        self, pixels: Pixels, profile: Profile, layout: ImageLayout, files: Sequence[Fingerprint] = ()
+    ) -> None:
+        """``files`` are those of the images."""
         super().__init__(len(pixels), PERFORMANCE_SAMPLES)
-        self.files = pixels.files
+        self.files = files
         self.layout = layout
         self._pixels = pixels
         self._normalise = normaliser(profile)

@@ -79,7 +79,8 @@ class ResNet50(Benchmark):
         _, layout = match_input(inputs)
         profile = PROFILES[self.settings.preprocessing]
         files = find_images(dataset.path).files[:samples]
-        return ImageQSL(load_pixels(files, profile, self.cache_dir, progress=progress), profile, layout)
+        pixels = load_pixels(files, profile, self.cache_dir, progress=progress)
+        return ImageQSL(pixels, profile, layout, pixels.files)
 
     def stand_in(self, folder: Path) -> Path:
         """The first shipped drawings, repeated as hard links under the official names, with labels in rotation."""
