@@ -286,8 +286,6 @@ def _find_rate(
         outcome = test(rate, confirm)
         if outcome.valid:
             write_text(result, outcome.model_dump_json())
-            heartbeat.report(0)
-            ready.close(heartbeat.beat, settings.stall_timeout)
             return 0
         if outcome.held:
             console.note("too few queries to be sure; lowering the rate")
