@@ -90,6 +90,11 @@ ODD = [
 ]
 
 
+def test_no_variable_is_expanded_again():
+    given = re.search(r"(?s)\nGIVEN = (.*?[^\\])\n", MAKEFILE)[1].replace("\\\n", " ").split()
+    assert {*given, "ARGS"} == set(re.findall(r"(?m)^([A-Z_]+) \?=", MAKEFILE))
+
+
 @pytest.mark.parametrize("value", ODD)
 def test_every_variable_is_one_value_as_it_was_typed(given, value):
     assert given("run-offline", f"IMAGENET_DIR={value}")[0] == value
