@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from harness.registry import ENGINES, resolve
 Dims = tuple[int, ...]
 Array = NDArray[np.generic]
 Runner = Callable[[Mapping[str, Array]], Sequence[Array]]
+
+
+_PLACE = re.compile(r"/\S+\.(?:cc|cpp|h):\d+ .*\) ")  # the C++ function that raised, before its reason
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Engine(ABC):
 
     def __init__(self, model: Path | None, settings: EngineSettings) -> None:
         """Keep both; ConfigError if the model has weights that are not in files of its folder."""
-        if model is not None:
+        if model is not None and model.is_file():
             check_weights(model)
         self.model = model
         self.settings = settings
@@ -130,7 +134,7 @@ def engine_errors(engine: str, doing: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
-        raise EngineError(f"{engine} failed {doing}: {reason[:400]}") from error
+        raise EngineError(f"{engine} failed {doing}: {_PLACE.sub('', reason)[:400]}") from error
 
 
 def check_outputs(engine: str, outputs: Sequence[Array], expected: Mapping[str, Dims]) -> None:

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, external_data_helper, helper, numpy_helper
+from onnx import ModelProto, TensorProto, external_data_helper, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import save
 
 from bert.squad import read_squad
 from harness.catalog.models import find_model
-from harness.engines.base import find_engine
-from harness.errors import ConfigError
+from harness.engines.base import engine_errors, find_engine
+from harness.errors import ConfigError, EngineError
 from harness.graph import check_weights
 from harness.host.files import read_input
 from resnet50.labels import read_val_map
@@ -273,3 +273,21 @@ def test_a_missing_external_file_is_used_once_it_is_there(tmp_path: Path) -> Non
 def test_json_is_text(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([1]))
     assert read_input(tmp_path / "a.json", "log") == b"[1]"
+
+
+@pytest.mark.parametrize(
+    ("field", "version", "reason"),
+    [("ir_version", 99, "Unsupported model IR version: 99, max"), ("opset", 99, "Opset 99 is under development")],
+)
+def test_a_version_that_the_engine_does_not_know_is_named(
+    tmp_path: Path, field: str, version: int, reason: str
+) -> None:
+    model = ModelProto.FromString(MODEL)
+    if field == "opset":
+        model.opset_import[0].version = version
+    else:
+        model.ir_version = version
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    cls = find_engine("onnxruntime")
+    with pytest.raises(EngineError, match=reason), engine_errors("onnxruntime", "to load it"):
+        cls(tmp_path / "m.onnx", cls.Settings())
