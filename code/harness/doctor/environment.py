@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding
+from harness.host.memory import cgroup, memory_limit, sizes
 from harness.host.sysfs import CPUS, numbered, online_cpus, place, read
 
 _SETS = {
@@ -121,12 +122,11 @@ def clock(root: Path) -> Iterator[Finding]:
 
 def memory(root: Path) -> Iterator[Finding]:
     """Free memory, within a container's limit, and swapped pages."""
-    lines = re.findall(r"^(\w+):\s+(\d+) kB", read(root / "proc/meminfo"), re.MULTILINE)
-    sizes = {name: int(size) * 1024 for name, size in lines}
-    if "MemAvailable" not in sizes:
+    found = sizes(root)
+    if "MemAvailable" not in found:
         yield Finding(WARNING, "memory", "/proc/meminfo does not show how much is free")
         return
-    free, total, limit = sizes["MemAvailable"], sizes.get("MemTotal", 0), _memory_limit(root)
+    free, total, limit = found["MemAvailable"], found.get("MemTotal", 0), memory_limit(root)
     words = f"{_size(free)} free of {_size(total)}"
     if limit is not None and limit[0] < total:
         free = min(free, limit[0] - limit[1])
@@ -140,7 +140,7 @@ def memory(root: Path) -> Iterator[Finding]:
         yield Finding(WARNING, "memory", f"{words}: too little for large models", cure)
     else:
         yield Finding(GOOD, "memory", words)
-    swapped = sizes.get("SwapTotal", 0) - sizes.get("SwapFree", 0)
+    swapped = found.get("SwapTotal", 0) - found.get("SwapFree", 0)
     if swapped > 2**26:
         what = f"{_size(swapped)} are swapped to disk: reading them back would slow a test"
         yield Finding(WARNING, "swap", what, "`swapoff -a && swapon -a`, as root")
@@ -188,44 +188,16 @@ def _size(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{max(0, size) / 2**20:.0f} MiB"
 
 
-def _cgroup(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process's control group and its parents, in cgroup v2 or v1."""
-    for line in read(root / "proc/self/cgroup").splitlines():
-        _, names, group = line.split(":", 2)
-        base = root / "sys/fs/cgroup"
-        if names:
-            if controller not in names.split(","):
-                continue
-            base /= controller
-        # In a container the mount point is often the group itself, whatever the path says.
-        parts = [part for part in group.split("/") if part and part != ".."]
-        for length in range(len(parts), -1, -1):
-            yield base.joinpath(*parts[:length])
-
-
 def _cpu_quota(root: Path) -> float | None:
     """CPUs granted by the strictest control group; None without a limit."""
     found = []
-    for folder in _cgroup(root, "cpu"):
+    for folder in cgroup(root, "cpu"):
         quota, _, period = read(folder / "cpu.max").partition(" ")
         if not quota:
             quota, period = read(folder / "cpu.cfs_quota_us"), read(folder / "cpu.cfs_period_us")
         if quota.isdigit() and period.isdigit() and int(period):
             found.append(int(quota) / int(period))
     return min(found, default=None)
-
-
-def _memory_limit(root: Path) -> tuple[int, int] | None:
-    """Limit and use in bytes of the control group with the smallest remainder; None without a limit."""
-    found = []
-    for folder in _cgroup(root, "memory"):
-        for maximum, current in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            limit, use = read(folder / maximum), read(folder / current)
-            if limit.isdigit():
-                # The file cache counts as used, but is released when memory is needed.
-                kept = re.search(r"^(?:total_)?inactive_file (\d+)$", read(folder / "memory.stat"), re.MULTILINE)
-                found.append((int(limit), max(0, int(use or 0) - int(kept[1] if kept else 0))))
-    return min(found, key=lambda pair: pair[0] - pair[1], default=None)
 
 
 def _cpu_time(root: Path) -> list[int]:

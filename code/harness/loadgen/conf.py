@@ -2,7 +2,7 @@
 
 LoadGen's own reader (`TestSettings::FromConfig`, loadgen/test_settings_internal.cc) is forgiving in the wrong places:
 it silently ignores an unknown key, `key=value` without spaces, and a seed in user.conf; it reads `6e5` for an integer
-as 6; and it drops the entire file if a comment follows a value. Here each of these is an error with its line number.
+as 6 and `010` as 8; and it drops the entire file if a comment follows a value. Here each of these is an error with its line number.
 The file is then passed to LoadGen unchanged, followed by the harness's own lines.
 """
 
@@ -133,14 +133,14 @@ def check_official(conf: UserConf, model: str, scenario: str, minimum_ms: int) -
         ConfigError: a duration below the minimum, or a limit that ends the test early.
     """
     duration = conf.lookup(model, scenario, "min_duration")
-    if duration and int(duration.value, 0) < minimum_ms:
+    if duration and int(duration.value) < minimum_ms:
         raise ConfigError(
             f"{conf.path}, line {duration.line}: min_duration is {duration.value} ms; an official run needs at least "
             f"{minimum_ms} ms ({minimum_ms / 60_000:g} minutes): delete the line."
         )
     for key in ("max_duration", "max_query_count", "performance_sample_count_override", "min_query_count"):
         entry = conf.lookup(model, scenario, key)
-        if entry and int(entry.value, 0) > 0:
+        if entry and int(entry.value) > 0:
             raise ConfigError(
                 f"{conf.path}, line {entry.line}: an official run must leave {key} as set by the round's mlperf.conf: "
                 "delete the line."
@@ -191,10 +191,15 @@ def _check_value(key: str, spec: Key, text: str) -> None:
     value = float(number[1])
     if value >= (2**63 if spec.integer else float("inf")):
         raise ConfigError(f"{key} = {text}: the number is too large for LoadGen.")
-    if spec.integer and not re.fullmatch(r"\d+", text):
+    if spec.integer and not re.fullmatch(r"0|[1-9]\d*", text):
         raise ConfigError(f"{key} = {text}: LoadGen needs an integer in {spec.unit}, and would misread this value.")
     if spec.unit == "0 or 1" and value not in (0, 1):
         raise ConfigError(f"{key} = {text}: it must be 0 or 1.")
+    if key == "min_duration" and value == 0:
+        raise ConfigError(
+            f"{key} = {text}: a test without a minimum duration is too short by the rules: delete the line, and the "
+            "harness sets the duration."
+        )
     if key == "min_duration" and value < spec.minimum:
         raise ConfigError(
             f"{key} = {text}: the unit is milliseconds, and this looks like seconds: write {int(value) * 1000}."
