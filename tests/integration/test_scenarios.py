@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -62,15 +63,64 @@ def test_an_accuracy_run_gives_the_answers_of_offline(harness, scenario, engine,
     assert logs[scenario] == logs["Offline"]
 
 
-def test_an_overloaded_server_ends_as_loadgen_says(harness, tmp_path):
+def test_an_overloaded_server_is_ended_within_seconds_and_its_advice_is_valid(harness, tmp_path):
     conf = tmp_path / "high.conf"
-    conf.write_text("*.Server.target_qps = 300\n")
+    conf.write_text("# too high\n*.Server.target_qps = 4000\n")
+    slow = ("--engine", "null", "--scenario", "Server", "--set", "delay_us=5000", "--set", "max_batch=1")
+    run = harness.run(*slow, "--duration", "60", "--user-conf", conf)
+    assert run.code == 1
+    result = run.record["result"]
+    assert 5 < result["duration_s"] < 15
+    assert result["metric"]["value"] == pytest.approx(result["samples"] / result["duration_s"], rel=0.2)
+    assert "the latency bound was missed at 4000 queries/s, and the test was ended after" in run.out
+    assert f"target_qps is 4000 in line 2 of {conf}; set it to " in run.out
+    kept = {path.name for path in run.folder.iterdir()}
+    assert kept == {"run.json", "timeline.npz", "user.conf", "NOT-FOR-SUBMISSION.txt", "mlperf_log_detail.partial.txt"}
+    reason = run.record["reasons"][0]
+    conf.write_text(f"*.Server.target_qps = {re.search(r'set it to ([0-9.e+]+)', reason)[1]}\n")
+    longer = re.search(r"run for ([0-9,]+) s or more", reason)
+    again = harness.run(*slow, "--duration", longer[1].replace(",", "") if longer else "8", "--user-conf", conf)
+    assert again.code == 0, again.out
+
+
+def test_a_short_overloaded_server_gets_loadgens_verdict(harness, tmp_path):
+    conf = tmp_path / "high.conf"
+    conf.write_text("*.Server.target_qps = 150\n")
     arguments = ("--scenario", "Server", "--duration", "2", "--user-conf", conf)
     run = harness.run("--engine", "null", *arguments, "--set", "delay_us=20000", "--set", "max_batch=2")
     assert run.code == 1
-    assert "INVALID" in run.out
-    assert "the latency bound was missed at 300 queries/s: lower target_qps, or let `make tune" in run.out
-    assert run.record["result"]["samples"] >= 500  # all samples that LoadGen issued; none was dropped
+    assert "the latency bound was missed at 150 queries/s: lower target_qps, or let `make tune" in run.out
+    assert run.record["result"]["samples"] >= 250  # all samples that LoadGen issued; none was dropped
+
+
+def test_an_idle_server_is_not_taken_for_a_hanging_one(harness, tmp_path):
+    conf = tmp_path / "low.conf"
+    conf.write_text("*.Server.target_qps = 0.3\n*.Server.min_duration = 6000\n")
+    run = harness.run("--engine", "null", "--scenario", "Server", "--stall-timeout", "1", "--user-conf", conf)
+    assert "no progress" not in run.err
+    assert run.record["result"]["duration_s"] >= 6
+    assert run.record["result"]["samples"] < 6
+
+
+def test_a_development_run_obeys_or_names_the_lines_of_user_conf(harness, tmp_path):
+    conf = tmp_path / "user.conf"
+    conf.write_text("*.*.min_duration = 1000\n*.*.min_query_count = 800\n*.*.performance_sample_count_override = 3\n")
+    run = harness.run("--engine", "null", "--scenario", "SingleStream", "--user-conf", conf)
+    assert 1 <= run.record["result"]["duration_s"] < 15
+    assert run.record["result"]["samples"] >= 800
+    assert f"performance_sample_count_override = 3 in line 3 of {conf} is not used" in run.err
+    again = harness.run("--engine", "null", "--scenario", "SingleStream", "--user-conf", conf, "--duration", "0.5")
+    assert f"min_duration = 1000 in line 1 of {conf} is not used: --duration 0.5 takes its place" in again.err
+
+
+def test_what_loadgen_cannot_hold_is_refused_before_the_model_is_loaded(harness, tmp_path):
+    conf = tmp_path / "user.conf"
+    conf.write_text("*.Server.target_qps = 1e12\n")
+    run = harness.run("--engine", "null", "--scenario", "Server", "--user-conf", conf)
+    assert run.code == 2
+    assert f"target_qps is 1e12 in line 1 of {conf}" in run.err
+    assert "warming up" not in run.err
+    assert run.kept == []
 
 
 def test_batches_grow_with_the_load(harness, tmp_path):

@@ -2,8 +2,8 @@
 
 LoadGen's own reader (`TestSettings::FromConfig`, loadgen/test_settings_internal.cc) is forgiving in the wrong places:
 it silently ignores an unknown key, `key=value` without spaces, and a seed in user.conf; it reads `6e5` for an integer
-as 6 and `010` as 8; and it drops the entire file if a comment follows a value. Here each of these is an error with its line number.
-The file is then passed to LoadGen unchanged, followed by the harness's own lines.
+as 6 and `010` as 8; and it drops the entire file if a comment follows a value. Here each of these is an error with its
+line number. The file is then passed to LoadGen unchanged, followed by the harness's own lines.
 """
 
 import re

@@ -18,6 +18,7 @@ SUMMARY, DETAIL, ACCURACY, TRACE = (
     "mlperf_log_accuracy.json",
     "mlperf_log_trace.json",
 )
+PARTIAL = "mlperf_log_detail.partial.txt"
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,26 @@ class Detail:
             f"early stopping was not met: {queries:,} queries were processed, but the percentile needs at least "
             f"{needed:,} to be certain; let the test run for {seconds:,} s or more"
         )
+
+
+@dataclass(frozen=True)
+class Unfinished(Detail):
+    """A performance run that was ended before LoadGen had a result."""
+
+    lasted: float
+    """Its seconds."""
+
+    @property
+    def duration(self) -> float:
+        """Its seconds."""
+        return self.lasted
+
+
+def keep_partial(folder: Path) -> None:
+    """Keep the log of an unfinished run under a name that nothing reads as the log of a finished one."""
+    (folder / DETAIL).rename(folder / PARTIAL)
+    for name in (SUMMARY, ACCURACY):
+        (folder / name).unlink(missing_ok=True)
 
 
 _TIME = "%m-%d-%Y %H:%M:%S.%f"

@@ -1,7 +1,7 @@
 """From settings to a prepared scenario: shared by tests, tuning trials and benchmarks."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pydantic import ValidationError
@@ -20,6 +20,7 @@ from harness.running.identity import setting_files
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Listener, Scenario, find_scenario
 from harness.scheduling.base import Scheduler
+from harness.scheduling.overload import Overload, Overloaded, most_queries
 from harness.task.base import Benchmark, Choice, find_benchmark
 from harness.task.qsl import SampleLibrary
 from harness.task.shape import Integers
@@ -57,15 +58,34 @@ class Prepared:
     """Signs that a setting does not belong to the model."""
 
     def short_test(self, scheduler: Scheduler | None = None, /, **settings: float) -> Detail:
-        """LoadGen's log of a short performance test (`session.short_test`); the samples stay loaded."""
+        """LoadGen's log of a short performance test (`session.short_test`); the samples stay loaded.
+
+        Without a ``scheduler`` of its own, a test that cannot meet the bound is given up, and ends with its last query.
+        """
         from harness.running import session
 
-        scheduler = scheduler or self.scenario.scheduler(session.complete)
-        if "server_target_qps" in settings:
+        overload, ended = None, None
+        if rate := settings.get("server_target_qps"):
             settings["server_target_latency_ns"] = round(self.scenario.bound * 1e9)
-        detail = session.short_test(self.scenario.name, scheduler, self.qsl, self.listener.ran, **settings)
+            if scheduler is None:
+                most = most_queries(rate, settings.get("min_duration_ms", 0) / 1000, 1)
+                overload = Overload(most, self.scenario.bound, self.scenario.percentile or 0)
+        running = scheduler or self.scenario.scheduler(session.complete)
+
+        def progress() -> None:
+            nonlocal ended
+            self.listener.ran()
+            try:
+                if overload and not ended:
+                    overload.look(running.counters)
+            except Overloaded as error:
+                ended = error
+                running.give_up()
+
+        detail = session.short_test(self.scenario.name, running, self.qsl, progress, **settings)
         self.qsl.load(self.indices)
-        return detail
+        # The rate of the queries that were computed, not of those that were then given up.
+        return replace(detail, values={**detail.values, self.scenario.result: ended.reached}) if ended else detail
 
     def close(self, beat: Beat, stall_timeout: float) -> None:
         """Close the engine, once the result is safe: an error is only a warning."""

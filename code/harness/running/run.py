@@ -2,10 +2,11 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,22 +17,29 @@ from harness.host.files import native
 from harness.host.fingerprint import check_unchanged, combined
 from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import UserConf, check_official, read_user_conf
-from harness.loadgen.logs import ACCURACY, TRACE, Detail, check_accuracy_log, read_detail
+from harness.loadgen.logs import ACCURACY, TRACE, Detail, Unfinished, check_accuracy_log, keep_partial, read_detail
 from harness.results.digests import sealed
 from harness.results.layout import CONF, RUN
 from harness.results.record import reference
 from harness.rules.limits import MIN_DURATION_MS
+from harness.running import advice
 from harness.running.agreement import Agreement, agreement
 from harness.running.audit import AuditRun
 from harness.running.identity import code_digest, identity
+from harness.running.load import Load
 from harness.running.outcome import Outcome
 from harness.running.places import Places, check_space, write_json
 from harness.running.prepare import Prepared, patience, prepare
 from harness.running.recorder import Recorder
 from harness.running.settings import RunSettings
-from harness.scenarios.base import Scenario
-from harness.scheduling.base import Counters, Scheduler
+from harness.running.watch import Watch
+from harness.scenarios.base import Metric, find_scenario
+from harness.scheduling.base import Counters
+from harness.scheduling.overload import Overload, Overloaded, most_queries
 from harness.task.base import Accuracy
+
+if TYPE_CHECKING:
+    from mlperf_loadgen import TestSettings
 
 _RESERVE = 64 * 2**20  # bytes of a run's logs without its responses
 
@@ -56,6 +64,8 @@ class _Planned:
     conf: UserConf
     """The user's settings for LoadGen."""
     ready: Prepared
+    load: Load
+    """The number of queries that LoadGen generates, and its cause."""
     estimated: float | None
     """An estimate for the scenario's key of user.conf, if the user sets none."""
     agreement: Agreement | None
@@ -69,9 +79,12 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     # This process may be killed at any moment: temporary files of engines are then removed as well.
     tempfile.tempdir = str(native(places.scratch))
     planned = _plan(settings, places, heartbeat)
-    counters, timing, recorder = _measure(planned, heartbeat)
+    counters, ended, recorder = _measure(planned, heartbeat)
     heartbeat.beat(patience(settings))
-    outcome = _read(planned, counters, timing)
+    if isinstance(ended, Overloaded):
+        outcome = _read_overloaded(planned, counters, ended)
+    else:
+        outcome = _read(planned, counters, ended)
     if recorder:
         trace = places.staging / TRACE if settings.timeline == "loadgen" else None
         recorder.keep(places.staging, planned.ready.scenario.samples_per_query, trace)
@@ -100,17 +113,21 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     conf = read_user_conf(audit.conf if audit else settings.user_conf)
     if settings.official and not settings.rehearsal:
         check_official(conf, settings.model.benchmark, settings.scenario, MIN_DURATION_MS)
+    for warning in _overridden(settings, conf):
+        console.warn(warning)
+    load = _load(settings, conf, None)
     code_digest()  # kept for the record: that of the code which runs, even if its files change meanwhile
     ready = prepare(settings, heartbeat.beat)
-    estimated = _estimate(settings, conf, ready)
+    estimated = _estimate(settings, load, ready)
+    load = _load(settings, conf, estimated)
     heartbeat.beat(patience(settings))
     ready.qsl.unload(ready.indices)
     agreed = _agreement(ready, lambda: heartbeat.beat(patience(settings))) if settings.accuracy else None
     doubts = _doubts(settings, ready)
-    (places.staging / CONF).write_text(_effective_conf(settings, conf, ready, estimated), "utf-8")
+    (places.staging / CONF).write_text(_effective_conf(settings, conf, load, ready, estimated), "utf-8")
     responses = 2 * ready.qsl.count * (ready.benchmark.max_response + 64) if settings.accuracy else 0
     check_space(places.staging, needed=_RESERVE + responses)
-    return _Planned(settings, places, audit, conf, ready, estimated, agreed, doubts)
+    return _Planned(settings, places, audit, conf, ready, load, estimated, agreed, doubts)
 
 
 def _doubts(settings: RunSettings, ready: Prepared) -> tuple[str, ...]:
@@ -128,13 +145,35 @@ def _guesses(settings: RunSettings, ready: Prepared) -> bool:
     return settings.stand_ins or not ready.engine.computes
 
 
-def _estimate(settings: RunSettings, conf: UserConf, ready: Prepared) -> float | None:
+def _load(settings: RunSettings, conf: UserConf, estimated: float | None) -> Load:
+    """The load of the test, checked if LoadGen generates its queries by rate and duration."""
+    load = Load.of(settings, conf, find_scenario(settings.scenario), estimated)
+    if not settings.accuracy:
+        load.check()
+    return load
+
+
+def _overridden(settings: RunSettings, conf: UserConf) -> Iterator[str]:
+    """Lines of user.conf that this run does not obey."""
+    reasons = {}
+    if settings.duration and not settings.accuracy:
+        reasons["min_duration"] = f"--duration {settings.duration:g} takes its place"
+    if not settings.official:
+        reasons["performance_sample_count_override"] = (
+            "a development run loads the samples of its data set; use --samples for fewer"
+        )
+    for key, reason in reasons.items():
+        if entry := conf.lookup(settings.model.benchmark, settings.scenario, key):
+            yield f"{key} = {entry.value} in line {entry.line} of {conf.path} is not used: {reason}."
+
+
+def _estimate(settings: RunSettings, load: Load, ready: Prepared) -> float | None:
     """A measured value of the scenario's key, if LoadGen needs one and the user sets none."""
     scenario = ready.scenario
     needed = not settings.accuracy or scenario.paced
-    if not needed or conf.lookup(ready.benchmark.name, scenario.name, scenario.key):
+    if not needed or load.rate_line:
         return None
-    value, how = scenario.estimate(ready.indices, settings.seconds, ready.listener)
+    value, how = scenario.estimate(ready.indices, load.seconds, ready.listener)
     console.detail(f"no {scenario.key} in user.conf, so it is set to {value:.4g}: {how}")
     return value
 
@@ -152,26 +191,25 @@ def _agreement(ready: Prepared, ran: Callable[[], None]) -> Agreement | None:
     return agreed
 
 
-def _effective_conf(settings: RunSettings, conf: UserConf, ready: Prepared, estimated: float | None) -> str:
+def _effective_conf(settings: RunSettings, conf: UserConf, load: Load, ready: Prepared, estimated: float | None) -> str:
     """The user.conf that LoadGen reads: the user's, followed by the harness's settings."""
     prefix = f"{ready.benchmark.name}.{settings.scenario}"
     lines = []
     if estimated is not None:
         lines.append(f"{prefix}.{ready.scenario.key} = {estimated:.6g}")
-    if settings.duration or not settings.official:
+    if settings.duration or not (settings.official or load.duration_line):
         lines.append(f"{prefix}.min_duration = {round(settings.seconds * 1000)}")
     if not settings.official:
-        lines += [
-            f"{prefix}.min_query_count = 1",
-            f"{prefix}.performance_sample_count_override = {len(ready.indices)}",
-        ]
+        if not load.least_line:
+            lines.append(f"{prefix}.min_query_count = 1")
+        lines.append(f"{prefix}.performance_sample_count_override = {len(ready.indices)}")
     if not lines:
         return conf.text
     return conf.extended(" ".join(("set by the harness.", *settings.notices)), lines)
 
 
-def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Timing, Recorder | None]:
-    """Let LoadGen run the test to its end."""
+def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Timing | Overloaded, Recorder | None]:
+    """Let LoadGen run the test to its end, or until it can no longer be VALID."""
     from harness.running import session  # LoadGen is native code: only the process of a test loads it
 
     settings, places, ready, scenario = planned.settings, planned.places, planned.ready, planned.ready.scenario
@@ -186,8 +224,9 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Timing,
         )
     recorder = None if settings.timeline == "off" else Recorder()
     scheduler = scenario.scheduler(session.complete, recorder)
+    overload = _overload(planned, test_settings)
     with console.Progress("LoadGen", unit="samples") as bar:
-        watch = _Watch(planned, scheduler, heartbeat, bar)
+        watch = Watch(settings, ready, planned.load, scheduler, heartbeat, bar, overload)
         if recorder:
             recorder.tick()
 
@@ -196,45 +235,30 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Timing,
                 recorder.tick()
             watch.look()
 
-        timing = session.run_test(
-            test_settings,
-            ready.qsl,
-            scheduler,
-            places.staging,
-            tick,
-            audit=planned.audit.write(places.staging) if planned.audit else None,
-            trace=settings.timeline == "loadgen",
-        )
-    scheduler.close()
-    return scheduler.counters, timing, recorder
-
-
-class _Watch:
-    """Turns a scheduler's counters into heartbeats and a progress bar."""
-
-    def __init__(self, planned: _Planned, scheduler: Scheduler, heartbeat: Heartbeat, bar: console.Progress) -> None:
-        settings, ready = planned.settings, planned.ready
-        self._scheduler, self._heartbeat, self._bar = scheduler, heartbeat, bar
-        self._stalled = max(settings.stall_timeout, 20 * ready.slowest)
-        # LoadGen issues an accuracy run in several queries, one for each set of samples that it loads.
-        self._samples = ready.qsl.count if settings.accuracy else 0
-        self._cost = int(ready.scenario.costs.sum()) if settings.accuracy else 0
-        self._completed = -1
-        heartbeat.beat(self._stalled)
-
-    def look(self) -> None:
-        """Report what was completed since the last call."""
-        counters = self._scheduler.counters
-        if counters.completed != self._completed:
-            self._completed = counters.completed
-            self._heartbeat.beat(self._stalled)
-        if counters.issued:
-            # Long samples run first, so the share of tokens, not of samples, shows the time left.
-            self._bar.update(
-                done=counters.completed,
-                total=max(counters.issued, self._samples),
-                fraction=counters.done_cost / max(counters.real, self._cost),
+        try:
+            ended: Timing | Overloaded = session.run_test(
+                test_settings,
+                ready.qsl,
+                scheduler,
+                places.staging,
+                tick,
+                audit=planned.audit.write(places.staging) if planned.audit else None,
+                trace=settings.timeline == "loadgen",
             )
+        except Overloaded as error:
+            ended = error
+            scheduler.stop()
+    scheduler.close()
+    return scheduler.counters, ended, recorder
+
+
+def _overload(planned: _Planned, effective: "TestSettings") -> Overload | None:
+    """What finds out that the test is overloaded, by LoadGen's own settings; None if no bound decides."""
+    scenario = planned.ready.scenario
+    if not scenario.paced or planned.settings.accuracy or scenario.percentile is None:
+        return None
+    most = most_queries(effective.server_target_qps, effective.min_duration_ms / 1000, effective.min_query_count)
+    return Overload(most, scenario.bound, scenario.percentile)
 
 
 def _read(planned: _Planned, counters: Counters, timing: Timing) -> Outcome:
@@ -248,7 +272,36 @@ def _read(planned: _Planned, counters: Counters, timing: Timing) -> Outcome:
     if not settings.accuracy and not (settings.compliance and settings.compliance.accuracy):
         (staging / ACCURACY).unlink(missing_ok=True)
     valid = not detail.errors if settings.accuracy else detail.valid
-    hint = _correction(ready.scenario, detail, planned.conf, ready.benchmark.name)
+    reasons = () if valid else tuple(detail.reasons(advice.longer(planned.load, detail)))
+    return _outcome(planned, counters, timing, detail, ready.scenario.metric(detail), reasons, accuracy)
+
+
+def _read_overloaded(planned: _Planned, counters: Counters, overloaded: Overloaded) -> Outcome:
+    """The outcome of a test that was ended, from the harness's own counters: LoadGen's log has no result."""
+    ready, reached, seconds = planned.ready, overloaded.reached, overloaded.seconds
+    keep_partial(planned.places.staging)
+    reason = advice.overloaded(planned.load, overloaded, ready.scenario.lower(ready.indices, reached))
+    return _outcome(
+        planned,
+        replace(counters, issued=counters.completed, real=counters.done_cost),
+        Timing(seconds, seconds, moved=0),
+        Unfinished({"effective_target_qps": planned.load.rate}, (), seconds),
+        replace(ready.scenario.metric(Detail({}, ())), value=reached),
+        (reason,),
+    )
+
+
+def _outcome(
+    planned: _Planned,
+    counters: Counters,
+    timing: Timing,
+    detail: Detail,
+    metric: Metric,
+    reasons: tuple[str, ...],
+    accuracy: Accuracy | None = None,
+) -> Outcome:
+    """The outcome of a test whose inputs are still what they were; valid without ``reasons`` to the contrary."""
+    settings, ready = planned.settings, planned.ready
     outcome = Outcome(
         settings=settings,
         dataset=ready.dataset,
@@ -261,11 +314,11 @@ def _read(planned: _Planned, counters: Counters, timing: Timing) -> Outcome:
         counters=counters,
         timing=timing,
         detail=detail,
-        metric=ready.scenario.metric(detail),
+        metric=metric,
         accuracy=accuracy,
         agreement=planned.agreement,
-        valid=valid,
-        reasons=() if valid else tuple(detail.reasons(hint)),
+        valid=not reasons,
+        reasons=reasons,
         ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         choices=ready.choices,
         doubts=planned.doubts + (accuracy.doubts if accuracy else ()),
@@ -286,17 +339,6 @@ def _score(planned: _Planned) -> Accuracy:
     for warning in (*accuracy.warnings, *accuracy.doubts):
         console.warn(warning)
     return accuracy
-
-
-def _correction(scenario: Scenario, detail: Detail, conf: UserConf, model: str) -> str:
-    """How to correct a test that was too short."""
-    value, key = scenario.correction(detail), scenario.key
-    if value is None:
-        return f"change {key}"
-    entry = conf.lookup(model, scenario.name, key)
-    if entry:
-        return f"{key} is {entry.value} in line {entry.line} of {conf.path}; set it to {value:.4g}"
-    return f"run it again, or set {model}.{scenario.name}.{key} = {value:.4g} in user.conf"
 
 
 def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Outcome, Path]:

@@ -76,8 +76,13 @@ class RunSettings(BaseModel):
 
     @property
     def seconds(self) -> float:
-        """The intended duration of a performance run, in seconds."""
-        return self.duration or (MIN_DURATION_MS / 1000 if self.official else DEVELOPMENT_SECONDS)
+        """The intended duration of a performance run, in seconds, unless user.conf sets one."""
+        return self.duration or self.default_seconds
+
+    @property
+    def default_seconds(self) -> float:
+        """The duration of a performance run if the user sets none."""
+        return MIN_DURATION_MS / 1000 if self.official else DEVELOPMENT_SECONDS
 
     @property
     def stand_ins(self) -> bool:

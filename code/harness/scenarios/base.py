@@ -96,6 +96,8 @@ class Scenario(ABC):
     """The latency percentile of the result or the bound; None if neither is a latency."""
     samples_per_query: ClassVar[int | None] = None
     """None if LoadGen puts all samples into one query."""
+    query_bytes: ClassVar[int]
+    """Memory that LoadGen and the harness need for each query that `generated` counts, as measured."""
     short_ns: ClassVar[int] = 0
     """Results up to this latency may deviate by 20 % instead of 10 % in a compliance test (run_verification.py)."""
 
@@ -116,6 +118,15 @@ class Scenario(ABC):
         """The engine's settings, with values that suit the scenario where the user set none."""
         return settings.suited(latency=cls.one_stream, arriving=cls.paced, max_cost=max_cost)
 
+    @classmethod
+    @abstractmethod
+    def generated(cls, value: float, seconds: float) -> float:
+        """The queries that LoadGen generates for a test of ``seconds`` if ``value`` is that of `key`.
+
+        Samples if they are all in one query. LoadGen's intervals are whole nanoseconds, and it never comes to an end
+        where that is 0 (loadgen.cc, GenerateQueries; test_settings_internal.cc).
+        """
+
     @abstractmethod
     def get_ready(self, indices: Integers, listener: Listener) -> float:
         """Compile and run in advance whatever would otherwise be slow when first run; ``indices`` are loaded samples.
@@ -131,6 +142,10 @@ class Scenario(ABC):
     @abstractmethod
     def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
         """The quality of the current settings, measured for about that many seconds."""
+
+    def lower(self, indices: Integers, reached: float) -> float | None:
+        """A value of `key` for another test after an overload that ``reached`` that many queries/s; None if unknown."""
+        return None
 
     def held(self, detail: Detail) -> bool:
         """Whether a test met the latency bound, if the scenario has one."""

@@ -1,5 +1,6 @@
 """Server: samples arrive one by one at random; the metric is how many per second still meet the latency bound."""
 
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from harness.scheduling.server import ServerScheduler
 from harness.scheduling.simulate import server_peak
 from harness.task.shape import Integers
 
+_INFINITE = 30.0  # queries per nanosecond: LoadGen's gaps are then 0
 _CAUTION = 0.5  # fraction of the simulated peak: a few seconds of measuring do not show every hiccup of a machine
 _MAX_RATE = 15_000.0  # queries/s, half of what LoadGen, Python and the scheduler pass on if nothing computes
 _LOAD = 0.4  # fraction of the streams' rate with single samples, used if the simulation finds no rate
@@ -30,6 +32,13 @@ class Server(MeasuredScenario):
     summary: ClassVar[tuple[str, ...]] = ("Completed samples per second",)
     percentile: ClassVar[int] = 99
     samples_per_query: ClassVar[int] = 1
+    query_bytes: ClassVar[int] = 350
+
+    @classmethod
+    def generated(cls, value: float, seconds: float) -> float:
+        """Arrivals with exponential gaps, each cut to whole nanoseconds."""
+        per_ns = value * 1e-9
+        return seconds * 1e9 * math.expm1(per_ns) if per_ns < _INFINITE else math.inf
 
     @property
     def limit(self) -> float:
@@ -54,6 +63,11 @@ class Server(MeasuredScenario):
             f"{_LOAD:.0%} of the engine's rate with single samples; one takes {1000 * alone:.3g} ms, so no rate seems "
             f"to meet the bound of {milliseconds:g} ms"
         )
+
+    def lower(self, indices: Integers, reached: float) -> float | None:
+        """The cautious rate of `estimate`, and at most the same part of what was reached; None if it finds no rate."""
+        peak = self.peak(indices)
+        return _CAUTION * min(peak, reached or peak) if peak else None
 
     def held(self, detail: Detail) -> bool:
         """Whether 99 % of a test's queries were answered within the bound.

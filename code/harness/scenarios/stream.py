@@ -1,5 +1,6 @@
 """SingleStream and MultiStream: one query after the other; the metric is a percentile of the latency."""
 
+import math
 import time
 from typing import ClassVar
 
@@ -25,6 +26,12 @@ class _Stream(MeasuredScenario):
     latency: ClassVar[bool] = True
     percentile: ClassVar[int]
     samples_per_query: ClassVar[int]
+
+    @classmethod
+    def generated(cls, value: float, seconds: float) -> float:
+        """Twice the queries that fit if each takes ``value`` milliseconds."""
+        nanoseconds = math.floor(value * 1e6)
+        return 2e9 * seconds / nanoseconds if nanoseconds else math.inf
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> tuple[float, str]:
         """Milliseconds per query, from a few that are answered as in the test."""
@@ -83,6 +90,7 @@ class SingleStream(_Stream):
 
     name: ClassVar[str] = "SingleStream"
     one_stream: ClassVar[bool] = True
+    query_bytes: ClassVar[int] = 350
     percentile: ClassVar[int] = 90
     samples_per_query: ClassVar[int] = 1
     result: ClassVar[str] = "early_stopping_latency_ss"
@@ -96,6 +104,7 @@ class MultiStream(_Stream):
     """Eight samples per query."""
 
     name: ClassVar[str] = "MultiStream"
+    query_bytes: ClassVar[int] = 650
     percentile: ClassVar[int] = 99
     samples_per_query: ClassVar[int] = 8
     result: ClassVar[str] = "early_stopping_latency_ms"

@@ -26,6 +26,8 @@ class Counters:
     """When the outputs of the last batch were ready."""
     issued: int = 0
     completed: int = 0
+    late: int = 0
+    """The completed samples that took longer than the latency bound, if the scenario has one."""
     batches: int = 0
     real: int = 0
     """Cost units of the issued samples, without padding."""
@@ -63,6 +65,9 @@ class Observer(Protocol):
 class Scheduler(ABC):
     """Owns the query ids of a test: answers each exactly once, or records why it stopped."""
 
+    late_after = float("inf")
+    """Seconds after which an answer counts as late."""
+
     def __init__(self, sut: SUT, complete: Complete, observer: Observer | None = None) -> None:
         """``complete`` passes answers to LoadGen."""
         self.sut = sut
@@ -70,6 +75,7 @@ class Scheduler(ABC):
         self.observer = observer
         self.failure: BaseException | None = None
         self.failed = threading.Event()
+        self._given_up = False
         self._complete = complete
         self._lock = threading.Lock()
 
@@ -86,6 +92,19 @@ class Scheduler(ABC):
     def flush(self) -> None:  # noqa: B027
         """LoadGen's callback: no more samples for now. Nothing is held back, so there is nothing to do."""
 
+    def give_up(self) -> None:
+        """Answer the rest without computing it: a trial that cannot meet the bound ends when its last query came.
+
+        Only for trials, whose log is discarded: what LoadGen measures from now on is not true.
+        """
+        self._given_up = True
+
+    def stop(self) -> None:
+        """Answer nothing more and record nothing more: the test is over although LoadGen goes on."""
+        self.failed.set()
+        with self._lock:
+            self.observer = None
+
     def close(self) -> None:  # noqa: B027  a scheduler without threads has nothing to end
         """End the threads once every issued sample is answered."""
 
@@ -101,11 +120,15 @@ class Scheduler(ABC):
 
     def _answer(self, work: Work) -> None:
         start = time.perf_counter()
-        responses = self.sut.answer(work.indices, work.shape)
+        responses = _nothing(len(work.ids)) if self._given_up else self.sut.answer(work.indices, work.shape)
         cost = int(self.sut.qsl.cost(work.indices).sum())
+        end = time.perf_counter()
+        in_time = not work.arrivals or end - min(work.arrivals) <= self.late_after
+        late = 0 if in_time else sum(end - arrival > self.late_after for arrival in work.arrivals)
         # Counted before it is reported: the last completion ends the test, and the counters are read then.
         with self._lock:
-            self.counters.ended = end = time.perf_counter()
+            self.counters.ended = time.perf_counter()
+            self.counters.late += late
             self.counters.completed += len(work.ids)
             self.counters.batches += 1
             self.counters.done_cost += cost
@@ -119,6 +142,10 @@ class Scheduler(ABC):
             if self.failure is None:
                 self.failure = error
         self.failed.set()
+
+
+def _nothing(count: int) -> Responses:
+    return Responses([0] * count, [0] * count, np.empty(0, np.uint8))
 
 
 class StreamThreads(Scheduler):

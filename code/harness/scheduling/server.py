@@ -91,6 +91,7 @@ class ServerScheduler(StreamThreads):
     ) -> None:
         """``bound`` is the latency bound in seconds."""
         super().__init__(sut, complete, observer)
+        self.late_after = bound
         self._backlog = Backlog(table, bound)
         self._arrived = threading.Condition()
         self._idle = 0
@@ -116,7 +117,7 @@ class ServerScheduler(StreamThreads):
     def _next(self) -> Work | None:
         with self._arrived:
             self._idle += 1
-            while not len(self._backlog):
+            while not len(self._backlog) or self.failed.is_set():
                 if self._closing:
                     return None
                 self._arrived.wait()

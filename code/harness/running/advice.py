@@ -1,0 +1,43 @@
+"""How to correct the value in user.conf that made a test INVALID."""
+
+import math
+
+from harness.loadgen.logs import Detail
+from harness.running.load import Load
+from harness.scheduling.overload import Overloaded
+
+_ENOUGH = 1000  # queries: early stopping demands 459 at the 99th percentile, and more with each late one
+
+
+def longer(load: Load, detail: Detail) -> str:
+    """How to correct a test that was too short."""
+    value = load.scenario.correction(detail)
+    if value is None:
+        return f"change {load.scenario.key}"
+    return ("" if load.rate_line else "run it again, or ") + _change(load, value)
+
+
+def overloaded(load: Load, ended: Overloaded, lower: float | None) -> str:
+    """Why a test was ended, and how it could be VALID.
+
+    ``lower`` is the value that should be; None if there seems to be none.
+    """
+    scenario = load.scenario
+    why = (
+        f"the latency bound was missed at {load.rate:.6g} queries/s, and the test was ended after {ended.seconds:.1f} "
+        f"s, since it could no longer be VALID: {ended.late:,} of at most {ended.most:,} queries were late, more than "
+        f"{100 - (scenario.percentile or 0)} %; {ended.reached:.4g} queries/s were completed; "
+    )
+    if lower is None:
+        return f"{why}no {scenario.key} seems to meet the bound with this model, engine and machine"
+    seconds = math.ceil(_ENOUGH / lower)
+    run = f", let the test run for {seconds:,} s or more (--duration)" if seconds > load.seconds else ""
+    return f"{why}{_change(load, lower)}{run}, or let `make tune SCENARIO={scenario.name}` find the highest rate"
+
+
+def _change(load: Load, value: float) -> str:
+    """How to set the scenario's key to a value."""
+    key, line = load.scenario.key, load.rate_line
+    if line:
+        return f"{key} is {line.value} in line {line.line} of {load.path}; set it to {value:.4g}"
+    return f"set {load.benchmark}.{load.scenario.name}.{key} = {value:.4g} in user.conf"

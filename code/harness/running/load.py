@@ -1,0 +1,177 @@
+"""What LoadGen will generate for a performance test, known before it starts: how many queries, and who asked for them.
+
+LoadGen generates all queries of a test before it issues the first one (loadgen.cc, GenerateQueries). A rate, a duration
+or a number of queries that is too large by some zeros would fill the memory, or make a test of years.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ConfigError
+from harness.host import console, memory
+from harness.loadgen.conf import Entry, UserConf
+from harness.running.settings import RunSettings
+from harness.scenarios.base import Scenario
+
+_LONGEST = 4e9  # seconds: LoadGen counts in 64-bit nanoseconds, and doubles the duration
+_TOO_LONG, _HOUR = 100, 3600.0  # a test of over an hour ends at once if it takes so many times what was asked for
+_LONG = 3  # times the duration that was asked for: worth a warning
+
+
+@dataclass(frozen=True)
+class Load:
+    """The settings that decide how many queries LoadGen generates, each with its line of user.conf if it has one."""
+
+    benchmark: str
+    scenario: type[Scenario]
+    path: Path | None
+    """The user.conf."""
+    rate: float | None
+    """The value of the scenario's key; None if it is not measured yet."""
+    rate_line: Entry | None
+    seconds: float
+    """The minimum duration."""
+    default_seconds: float
+    """The minimum duration if the user sets none."""
+    duration_line: Entry | None
+    least: int
+    """The minimum number of queries; of samples in a scenario that has one query."""
+    least_line: Entry | None
+
+    @classmethod
+    def of(cls, settings: RunSettings, conf: UserConf, scenario: type[Scenario], estimated: float | None) -> "Load":
+        """The load of a run; ``estimated`` is the measured value of the scenario's key if the user sets none."""
+
+        def line(key: str) -> Entry | None:
+            return conf.lookup(settings.model.benchmark, scenario.name, key)
+
+        rate, least, duration = line(scenario.key), line("min_query_count"), line("min_duration")
+        used = duration if duration and not settings.duration else None
+        return cls(
+            settings.model.benchmark,
+            scenario,
+            conf.path,
+            float(rate.value) if rate else estimated,
+            rate,
+            int(used.value) / 1000 if used else settings.seconds,
+            settings.default_seconds,
+            used,
+            int(least.value) if least else 1,
+            least,
+        )
+
+    @property
+    def queries(self) -> float:
+        """The number of queries, or samples, that LoadGen generates."""
+        return max(self.least, self._by_rate(self.seconds))
+
+    def check(self) -> None:
+        """Check that the queries fit the memory and that the test ends.
+
+        Raises:
+            ConfigError: they do not; the message names the setting and its line.
+        """
+        if self.seconds > _LONGEST:
+            raise ConfigError(f"a test of {span(self.seconds)} would be too long: lower {self._duration()}.")
+        self._check_memory()
+        if self.scenario.paced and self.rate and self.rate_line:
+            gap = 1 / self.rate
+            if gap > _TOO_LONG * self.seconds:
+                raise ConfigError(
+                    f"a query would arrive every {span(gap)} in a test of {span(self.seconds)}: {self._rate()}; "
+                    f"{self._delete(self.rate_line)}."
+                )
+            if (total := self.least * gap) > _LONG * self.seconds:
+                console.note(
+                    f"the test takes about {span(total)}: {self._rate()}, and {self._at(self.least_line)} asks for "
+                    f"{self.least:,} queries"
+                )
+
+    def look(self, total: float, warned: bool) -> str | None:
+        """What to warn of when a test will take ``total`` seconds; None if nothing, or if it was ``warned`` of.
+
+        Raises:
+            ConfigError: the rate in user.conf makes it last far longer than was asked for.
+        """
+        by_rate = self._by_rate(self.seconds)
+        needed = max(self.seconds, total * self.least / max(self.queries, 1))
+        if self.rate_line and self.scenario.one_query and total > max(_TOO_LONG * needed, _HOUR):
+            raise ConfigError(
+                f"the test would take {span(total)} instead of {span(self.seconds)}: {self._rate()}, but the system "
+                f"reaches about {by_rate / total:.3g} {self.scenario.score}; {self._delete(self.rate_line)}."
+            )
+        cause = self.least_line if self.least >= by_rate else self.rate_line
+        if warned or cause is None or total <= _LONG * self.seconds:
+            return None
+        return (
+            f"the test will take about {span(total)} instead of {span(self.seconds)}, since {cause.key} is "
+            f"{cause.value} in {self._at(cause)}; to shorten it, end the test and {self._delete(cause)}."
+        )
+
+    def _by_rate(self, seconds: float) -> float:
+        return self.scenario.generated(self.rate, seconds) if self.rate else 0
+
+    def _check_memory(self) -> None:
+        size, free = self.scenario.query_bytes, memory.available()
+        if free is None or self.queries * size <= free:
+            return
+        if self.queries == float("inf"):
+            raise ConfigError(f"LoadGen would generate queries before the test without end: {self._why_rate(0)}.")
+        what = "samples" if self.scenario.one_query else "queries"
+        least = self.least >= self._by_rate(self.seconds)
+        why = self._why_least(free // size) if least else self._why_rate(free / size)
+        raise ConfigError(
+            f"LoadGen would generate {_count(self.queries)} {what} before the test, which need "
+            f"{_size(self.queries * size)} of memory where {_size(free)} are free: {why}."
+        )
+
+    def _why_least(self, fitting: int) -> str:
+        assert self.least_line
+        return (
+            f"min_query_count is {self.least} in {self._at(self.least_line)}; delete the line, or lower it to at most "
+            f"{int(0.9 * fitting)}"
+        )
+
+    def _why_rate(self, fitting: float) -> str:
+        if self.rate_line and self._by_rate(self.default_seconds) > 0.9 * fitting:
+            return f"{self._rate()}, for {span(self.seconds)}; {self._delete(self.rate_line)}"
+        longest = 0.9 * fitting / self._by_rate(1)
+        if self.seconds > longest and self.seconds != self.default_seconds:
+            return f"{self._rate()}, for {span(self.seconds)}; lower {self._duration()} to at most {int(longest)} s"
+        return f"{self._rate()}, for {span(self.seconds)}; free some memory"
+
+    def _rate(self) -> str:
+        key = self.scenario.key
+        if self.rate_line:
+            return f"{key} is {self.rate_line.value} in {self._at(self.rate_line)}"
+        return f"{key} was measured to be {self.rate:.4g}"
+
+    def _duration(self) -> str:
+        return f"min_duration in {self._at(self.duration_line)}" if self.duration_line else "--duration (DURATION=)"
+
+    def _delete(self, line: Entry) -> str:
+        measured = "" if line is self.least_line else f", and the harness sets {line.key} by a measurement"
+        return f"delete the line{measured}"
+
+    def _at(self, line: Entry | None) -> str:
+        return f"line {line.line} of {self.path}" if line else "the round"
+
+
+def span(seconds: float) -> str:
+    """A duration, however long.
+
+    >>> span(20), span(8_000), span(4e7), span(1e18)
+    ('20.0 s', '2 h 13 min', '1.27 years', '3.17e+10 years')
+    """
+    if seconds < 2 * 86_400:
+        return console.duration(seconds, 1)
+    years = seconds / (365 * 86_400)
+    return f"{seconds / 86_400:.0f} days" if years < 1 else f"{years:.3g} years"
+
+
+def _size(size: float) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size < 2**60 else f"{size / 2**30:.3g} GiB"
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if number < 1e15 else f"{number:.3g}"

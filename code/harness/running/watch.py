@@ -1,0 +1,78 @@
+"""Watches a test while LoadGen runs it: heartbeats, the progress bar, and tests that cannot end well."""
+
+import time
+
+from harness.host import console
+from harness.host.supervise import Heartbeat
+from harness.running.load import Load
+from harness.running.prepare import Prepared
+from harness.running.settings import RunSettings
+from harness.scheduling.base import Scheduler
+from harness.scheduling.overload import Overload
+
+_GAP = 30  # a gap of so many mean gaps occurs once in 1e13 queries
+_NATIVE = 2e-6  # seconds a query that LoadGen may take to generate it, and to sort its latency at the end
+_SETTLED = 2.0  # seconds until a test's rate says how long it will take
+
+
+class Watch:
+    """Turns a scheduler's counters into heartbeats, a progress bar and an early end."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        ready: Prepared,
+        load: Load,
+        scheduler: Scheduler,
+        heartbeat: Heartbeat,
+        bar: console.Progress,
+        overload: Overload | None,
+    ) -> None:
+        self._load, self._scheduler, self._heartbeat, self._bar = load, scheduler, heartbeat, bar
+        self._overload = overload
+        self._accuracy, self._streams = settings.accuracy, ready.engine.streams
+        self._stalled = max(settings.stall_timeout, 20 * ready.slowest)
+        # Between two queries nothing can progress, nor while LoadGen generates all of them or sorts their latencies.
+        gap = _GAP / load.rate if ready.scenario.paced and load.rate else 0
+        self._idle = self._stalled + gap + (0 if settings.accuracy else _NATIVE * load.queries)
+        # LoadGen issues an accuracy run in several queries, one for each set of samples that it loads.
+        self._samples = ready.qsl.count if settings.accuracy else 0
+        self._cost = int(ready.scenario.costs.sum()) if settings.accuracy else 0
+        self._state = (0, False)
+        self._began = 0.0
+        self._warned = False
+        heartbeat.beat(self._idle)
+
+    def look(self) -> None:
+        """Report what was completed since the last call.
+
+        Raises:
+            Overloaded: the test can no longer be VALID.
+            ConfigError: it would take far longer than was asked for.
+        """
+        if self._overload:
+            self._overload.look(self._scheduler.counters)
+        counters = self._scheduler.counters
+        busy = counters.issued > counters.completed
+        # Only a query without an answer can be stuck in the engine.
+        if (counters.completed, busy) != self._state:
+            self._state = counters.completed, busy
+            self._heartbeat.beat(self._stalled if busy else self._idle)
+        if counters.issued:
+            # Long samples run first, so the share of tokens, not of samples, shows the time left.
+            fraction = counters.done_cost / max(counters.real, self._cost)
+            self._bar.update(done=counters.completed, total=max(counters.issued, self._samples), fraction=fraction)
+            self._foresee(fraction)
+
+    def _foresee(self, fraction: float) -> None:
+        """Warn of a test that will be far too long, or end it, once its rate is known."""
+        now, counters, scenario = time.perf_counter(), self._scheduler.counters, self._load.scenario
+        self._began = self._began or now
+        elapsed = now - self._began
+        if self._accuracy or scenario.paced or elapsed < _SETTLED or counters.batches < 2 * self._streams:
+            return
+        if scenario.samples_per_query:
+            fraction = counters.completed / (scenario.samples_per_query * self._load.least)
+        if warning := self._load.look(elapsed / fraction, self._warned):
+            console.warn(warning)
+            self._warned = True

@@ -1,0 +1,80 @@
+"""Finds out, while a paced test runs, that LoadGen can no longer call it VALID.
+
+Everything here errs on the side of the test: a query counts as late only if LoadGen must find it late too, and the
+number of queries is the largest that the schedule can hold. LoadGen starts a query's latency when the query is due,
+which is never after it arrives here, and ends it inside `QuerySamplesComplete`, which is called after it is counted.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+from harness.errors import RunFailed
+from harness.scheduling.base import Counters
+
+_PATIENCE = 5.0  # seconds before a test is ended: short ones get LoadGen's own verdict, and longer ones a steady rate
+
+
+class Overloaded(RunFailed):
+    """The test can no longer be VALID, and was ended."""
+
+    def __init__(self, late: int, most: int, completed: int, seconds: float) -> None:
+        """``late`` of at most ``most`` queries are late after ``seconds``, in which ``completed`` were answered."""
+        super().__init__(f"{late:,} of at most {most:,} queries are late after {seconds:.1f} s.")
+        self.late, self.most, self.seconds = late, most, seconds
+        self.reached = completed / seconds
+        """Queries completed per second."""
+
+
+class Overload:
+    """Counts late queries of one test."""
+
+    def __init__(
+        self,
+        most: int,
+        bound: float,
+        percentile: int,
+        patience: float = _PATIENCE,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """At most ``most`` queries can come; ``percentile`` % of them must be answered within ``bound`` seconds.
+
+        A test of up to ``patience`` seconds is never ended.
+        """
+        self.most = most
+        self._bound, self._patience, self._clock = bound, patience, clock
+        # LoadGen takes the latency at position int(n x percentile) of n sorted ones, so at most n x (1 - percentile)
+        # may be late; one more for its rounding. Early stopping is stricter.
+        self._allowed = most * (100 - percentile) / 100 + 1
+        self._seen: deque[tuple[float, int]] = deque()
+        self._old = 0
+        self._began = 0.0
+
+    def look(self, counters: Counters) -> None:
+        """Count anew.
+
+        Raises:
+            Overloaded: too many queries are late.
+        """
+        now = self._clock()
+        # In this order: a query that is completed in between must not count twice.
+        late, completed = counters.late, counters.completed
+        while self._seen and now - self._seen[0][0] > self._bound:
+            self._old = self._seen.popleft()[1]
+        late += max(0, self._old - completed)
+        if late > self._allowed and now - self._began > self._patience:
+            raise Overloaded(late, self.most, completed, now - self._began)
+        issued = counters.issued
+        if issued and not self._began:
+            self._began = now
+        self._seen.append((self._clock(), issued))  # all of them had arrived by now
+
+
+def most_queries(rate: float, seconds: float, least: int) -> int:
+    """More queries than a Poisson process of ``rate`` per second can bring in ``seconds``, and at least ``least``.
+
+    Ten standard deviations above the mean, and 20 for small means: the probability of more is below 1e-16.
+    """
+    mean = rate * seconds
+    return max(least, math.ceil(mean + 10 * math.sqrt(mean) + 20))

@@ -1,0 +1,133 @@
+"""What LoadGen would generate is known, and refused if it does not fit, before it starts."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from harness.errors import ConfigError
+from harness.host import memory
+from harness.loadgen.conf import read_user_conf
+from harness.running.load import Load, span
+from harness.scenarios.base import find_scenario
+
+
+@pytest.fixture(autouse=True)
+def two_gigabytes(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 2 * 2**30)
+
+
+@pytest.fixture
+def load(tmp_path):
+    def make(text, scenario="Offline", duration=None, estimated=None):
+        path = tmp_path / "user.conf"
+        path.write_text(text)
+        settings = SimpleNamespace(
+            model=SimpleNamespace(benchmark="bert"), duration=duration, seconds=duration or 20.0, default_seconds=20.0
+        )
+        return Load.of(settings, read_user_conf(path), find_scenario(scenario), estimated)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("scenario", "text", "queries"),
+    [
+        ("Offline", "*.Offline.target_qps = 100", 2200),  # 1.1 x 20 s x 100/s
+        ("Offline", "*.Offline.target_qps = 100\n*.*.min_query_count = 5000", 5000),
+        ("Server", "*.Server.target_qps = 100", 2000),
+        ("SingleStream", "*.SingleStream.target_latency = 10", 4000),  # twice what fits
+        ("MultiStream", "*.MultiStream.target_latency = 0.0000019", 4e10),  # whole nanoseconds
+        ("SingleStream", "*.SingleStream.target_latency = 0.0000001", float("inf")),
+        ("Server", "*.Server.target_qps = 1e12", float("inf")),
+        ("Server", "resnet50.Server.target_qps = 1e12\n*.Server.target_qps = 5\n*.*.min_duration = 2000", 10),
+    ],
+)
+def test_the_number_of_queries_is_loadgens(load, scenario, text, queries):
+    assert load(text, scenario).queries == pytest.approx(queries, rel=1e-6)
+
+
+REFUSED = [
+    ("SingleStream", "*.SingleStream.target_latency = 0.0000001", None, "queries before the test without end"),
+    ("Server", "*.Server.target_qps = 1e12", None, "without end: target_qps is 1e12 in line 1 of"),
+    (
+        "Offline",
+        "# a\n*.*.target_qps = 1e9",
+        None,
+        "22,000,000,000 samples .* 2.0 GiB are free: target_qps is 1e9 in line 2 of",
+    ),
+    ("Server", "*.Server.min_query_count = 99999999", None, "min_query_count is 99999999 in line 1 of"),
+    ("MultiStream", "*.*.min_query_count = 9000000000000000000", None, "9e.18 queries"),
+    (
+        "Offline",
+        "*.Offline.target_qps = 100",
+        1e9,
+        "110,000,000,000 samples .* lower --duration .DURATION=. to at most",
+    ),
+    ("Offline", "", 1e9, "target_qps was measured to be 100, for .* years; lower --duration"),
+    ("Server", "*.Server.min_duration = 1000000000000", None, "lower min_duration in line 1 of .* to at most"),
+    (
+        "Offline",
+        "*.Offline.min_duration = 9000000000000000000",
+        None,
+        "would be too long: lower min_duration in line 1",
+    ),
+    ("Server", "*.Server.target_qps = 1e-9", None, "a query would arrive every 31.7 years"),
+]
+
+
+@pytest.mark.parametrize(("scenario", "text", "duration", "message"), REFUSED)
+def test_what_does_not_fit_is_refused_with_its_line_and_the_advice_helps(load, scenario, text, duration, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        load(text, scenario, duration, estimated=100.0).check()
+    advice = str(error.value)
+    most = re.search(r"lower .* to at most (\d+)", advice)
+    if "delete the line" in advice:
+        number = int(re.search(r"in line (\d+) of", advice)[1])
+        text = "\n".join(line for at, line in enumerate(text.split("\n"), 1) if at != number)
+    elif most and "--duration" in advice:
+        duration = float(most[1])
+    elif most:
+        text = re.sub(r"= .*", f"= {int(most[1]) * 1000}", text)
+    else:
+        return
+    load(text, scenario, duration, estimated=100.0).check()
+
+
+def test_min_query_count_may_also_be_lowered(load):
+    text = "*.Server.min_query_count = {}"
+    with pytest.raises(ConfigError) as error:
+        load(text.format(10**9), "Server").check()
+    load(text.format(re.search(r"at most (\d+)", str(error.value))[1]), "Server", estimated=5.0).check()
+
+
+def test_usual_tests_are_accepted(load):
+    for scenario, text in (("Offline", "*.Offline.target_qps = 5000"), ("Server", "*.Server.target_qps = 0.1")):
+        load(text, scenario).check()
+        load(text, scenario, duration=600.0).check()
+
+
+def test_a_development_run_obeys_the_durations_of_user_conf(load):
+    assert load("*.*.min_duration = 3000").seconds == 3
+    assert load("*.*.min_duration = 3000", duration=5.0).seconds == 5
+
+
+def test_an_offline_test_of_days_is_refused_once_its_rate_is_known_but_not_what_the_user_counts(load):
+    high = load("*.Offline.target_qps = 1e6")
+    with pytest.raises(
+        ConfigError, match=r"would take 127 days instead of 20.0 s: target_qps is 1e6 in line 1 .*delete"
+    ):
+        high.look(1.1e7, warned=False)
+    counted = load("*.Offline.min_query_count = 1000000\n*.Offline.target_qps = 2")
+    assert "min_query_count is 1000000 in line 1" in counted.look(5e5, warned=False)
+    assert counted.look(5e5, warned=True) is None
+    assert "set it" not in (high.look(100, warned=False) or "")
+    assert "will take about 1 min 40 s instead of 20.0 s, since target_qps is 1e6" in high.look(100, warned=False)
+    assert load("*.Offline.target_qps = 1e6").look(30, warned=False) is None
+    assert load("", estimated=1e6).look(1.1e7, warned=False) is None
+
+
+def test_spans():
+    assert [span(seconds) for seconds in (20, 8000, 5e5)] == ["20.0 s", "2 h 13 min", "6 days"]
