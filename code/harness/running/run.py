@@ -41,6 +41,7 @@ from harness.task.base import Accuracy
 if TYPE_CHECKING:
     from mlperf_loadgen import TestSettings
 
+_MANY = 200_000  # samples of an Offline query that is worth seconds of measuring first
 _RESERVE = 64 * 2**20  # bytes of a run's logs without its responses
 
 
@@ -120,6 +121,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     ready = prepare(settings, heartbeat.beat)
     estimated = _estimate(settings, load, ready)
     load = _load(settings, conf, estimated)
+    _foresee(load, ready)
     heartbeat.beat(patience(settings))
     ready.qsl.unload(ready.indices)
     agreed = _agreement(ready, lambda: heartbeat.beat(patience(settings))) if settings.accuracy else None
@@ -151,6 +153,14 @@ def _load(settings: RunSettings, conf: UserConf, estimated: float | None) -> Loa
     if not settings.accuracy:
         load.check()
     return load
+
+
+def _foresee(load: Load, ready: Prepared) -> None:
+    """Refuse a query so large that only planning it would take minutes, if the system would then need days for it."""
+    if ready.scenario.one_query and load.rate_line and load.queries > _MANY:
+        value, _ = ready.scenario.estimate(ready.indices, load.seconds, ready.listener)
+        if warning := load.look(load.queries / value, warned=False):
+            console.warn(warning)
 
 
 def _overridden(settings: RunSettings, conf: UserConf) -> Iterator[str]:
