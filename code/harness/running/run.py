@@ -121,7 +121,8 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     ready = prepare(settings, heartbeat.beat)
     estimated = _estimate(settings, load, ready)
     load = _load(settings, conf, estimated)
-    _foresee(load, ready)
+    if not settings.accuracy:
+        _foresee(load, ready)
     heartbeat.beat(patience(settings))
     ready.qsl.unload(ready.indices)
     agreed = _agreement(ready, lambda: heartbeat.beat(patience(settings))) if settings.accuracy else None
