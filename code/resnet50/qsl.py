@@ -100,4 +100,5 @@ class ImageQSL(SampleLibrary):
             for _ in pool.map(read, range(len(indices))):
                 pass
         images[self._held :] = images[: len(images) - self._held]
+        images.flags.writeable = False  # so are the batches that are slices of it
         self._images = images

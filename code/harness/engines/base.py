@@ -110,7 +110,11 @@ class Engine(ABC):
 
     @abstractmethod
     def compile(self, signature: Signature) -> Runner:
-        """A callable that runs one batch: {name: array of the signature's shape and the graph's dtype} to arrays."""
+        """A callable that runs one batch: {name: array of the signature's shape and the graph's dtype} to arrays.
+
+        The inputs are read-only. The outputs are plain arrays in the order of the signature, of its shapes and of the
+        graph's dtypes (see `checked_outputs`); until they are read, no other batch may use their memory.
+        """
 
     def describe(self) -> dict[str, JsonValue]:
         """Name, version and the settings in force, for a run's record."""
@@ -135,21 +139,3 @@ def engine_errors(engine: str, doing: str) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         raise EngineError(f"{engine} failed {doing}: {_PLACE.sub('', reason)[:400]}") from error
-
-
-def check_outputs(engine: str, outputs: Sequence[Array], expected: Mapping[str, Dims]) -> None:
-    """Reject invalid outputs.
-
-    Raises:
-        EngineError: an output is missing, has a shape other than ``expected``, or contains NaN or infinity.
-    """
-    if len(outputs) != len(expected):
-        raise EngineError(f"{engine} returned {len(outputs)} outputs where the model has {len(expected)}.")
-    for array, (name, dims) in zip(outputs, expected.items(), strict=True):
-        if not isinstance(array, np.ndarray):
-            raise EngineError(f"{engine} returned '{name}' as {type(array).__name__}; expected an array.")
-        if array.shape != dims:
-            raise EngineError(f"{engine} returned '{name}' with shape {array.shape}; expected {dims}.")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            bad = int(np.size(array) - np.isfinite(array).sum())
-            raise EngineError(f"{engine} returned {bad} NaN or infinite values in '{name}'; nothing was answered.")

@@ -3,26 +3,36 @@
 An engine can be wrong without an error, and only for some models and batches: with a pruned INT8 EfficientNet,
 DeepSparse 1.8.0 gets 81 % of the images right in batches of 16, and 75 % in batches of 64 (docs/compression.md).
 Accuracy shows the loss but not its cause, so the harness makes this check before an accuracy run.
+
+It runs as many batches at once as the test will, and reads the outputs only when all have returned: an engine that
+keeps one buffer for all streams would otherwise be right or wrong by chance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import combinations
+from threading import Barrier
 
 import numpy as np
 
 from harness.engines.base import engine_errors
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
+from harness.errors import EngineError, HarnessError
 from harness.results.record import Record
 from harness.task.base import Benchmark
-from harness.task.shape import Integers, Shape
+from harness.task.shape import Array, Integers, Shape
 from harness.task.sut import SUT
 
 LIMIT = 0.25
 """Maximum difference explained by rounding. INT8 models that both engines compute correctly differ by 0.02 to 0.1."""
 _SHAPES = 12  # maximum number of shapes to compare, from the smallest to the largest
-_ROWS = 4  # rows of a batch that ONNX Runtime also computes: in every wrong batch seen, most rows were wrong
+_ROWS = 4  # rows of a shape that ONNX Runtime also computes: in every wrong batch seen, most rows were wrong
+_HELD = 0.01  # seconds that outputs are held before they are read: nothing may write to them any more
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,8 @@ class Agreement:
     """By batch shape: root of the squared difference, relative to the outputs around their mean."""
     right: int | None = None
     """A correct batch size below the wrong ones; None if there is none, or nothing is wrong."""
+    at_once: int = 1
+    """The number of batches that must run at once for an output to be wrong."""
 
     @classmethod
     def of(cls, record: Record) -> Agreement:
@@ -61,9 +73,12 @@ class Agreement:
             return ""
         shapes = ", ".join(f"{shape.batch} x {shape.length}" for shape in self.wrong)
         smaller = f"--set max_batch={self.right}, which it computes correctly, or " if self.right else ""
+        at_once = ""
+        if self.at_once > 1:
+            at_once, smaller = f", {self.at_once} at once", "--set streams=1, with which it is correct, or "
         return (
-            f"in batches of {shapes}, {engine} differs from ONNX Runtime by up to {self.differences[self.worst]:.0%}, "
-            f"more than rounding explains: use {smaller}--engine onnxruntime."
+            f"in batches of {shapes}{at_once}, {engine} differs from ONNX Runtime by up to "
+            f"{self.differences[self.worst]:.0%}, more than rounding explains: use {smaller}--engine onnxruntime."
         )
 
 
@@ -80,54 +95,114 @@ def agreement(
         all samples are longer than a graph that ONNX Runtime cannot reshape.
 
     Raises:
-        ConfigError: ONNX Runtime sees a different graph than the engine.
-        EngineError: ONNX Runtime cannot run the model.
+        NotCompared: ONNX Runtime cannot run the model, or sees a different graph than the engine.
+        EngineError: the engine fails, or outputs of batches that ran at once share memory.
     """
-    if isinstance(sut.engine, OnnxRuntimeEngine) or not sut.engine.computes:
+    if type(sut.engine) is OnnxRuntimeEngine or not sut.engine.computes:
         return None
     assert sut.engine.model is not None
-    with engine_errors(OnnxRuntimeEngine.name, f"to load {sut.engine.model}"):
+    with _by_onnx_runtime(), engine_errors(OnnxRuntimeEngine.name, f"to load {sut.engine.model}"):
         engine = OnnxRuntimeEngine(sut.engine.model, OnnxRuntimeSettings(streams=1))
-    reference = benchmark.make_sut(engine, sut.qsl)
+        reference = benchmark.make_sut(engine, sut.qsl)
     by_cost = indices[np.argsort(sut.qsl.cost(indices), kind="stable")]
+    compare = _Comparison(sut, reference, by_cost, ran)
     shapes = sorted(sut.prepared)
     shapes = [shapes[n] for n in np.unique(np.linspace(0, len(shapes) - 1, min(len(shapes), _SHAPES)).astype(int))]
-    found = {shape: _difference(sut, reference, by_cost, shape, ran) for shape in shapes}
+    found = {shape: compare.difference(shape, sut.engine.streams) for shape in shapes}
     result = Agreement({shape: difference for shape, difference in found.items() if difference is not None})
     if not result.wrong:
         return result if result.differences else None
     smallest = result.wrong[0]
+    if sut.engine.streams > 1 and compare.right(smallest, 1):
+        return replace(result, at_once=sut.engine.streams)
     batch = 0 if sut.static.batch else smallest.batch // 2
     while batch:
         shape = Shape(batch, smallest.length)
         if shape not in sut.prepared:
             sut.prepare(shape)
-        if (_difference(sut, reference, by_cost, shape, ran) or 0) <= LIMIT:
+        if compare.right(shape, sut.engine.streams):
             break
         batch //= 2
     return replace(result, right=batch or None)
 
 
-def _difference(sut: SUT, reference: SUT, by_cost: Integers, shape: Shape, ran: Callable[[], None]) -> float | None:
-    """The difference of one shape; None if nothing can be compared. ``by_cost`` are samples sorted by cost."""
-    qsl = sut.qsl
-    # A length that the graph fixes binds ONNX Runtime, but not always the engine.
-    length = reference.static.length or shape.length
-    fitting = by_cost[: int(np.searchsorted(qsl.cost(by_cost), min(length, shape.length), side="right"))]
-    if not len(fitting):
-        return None
-    batch = np.resize(fitting[-shape.batch :], shape.batch)
-    loaded = np.unique(batch)
-    qsl.load(loaded)
-    mine = sut.values(sut.outputs(batch, shape), batch)
-    ran()
-    rows = np.unique(np.linspace(0, shape.batch - 1, _ROWS).astype(int))
-    error = size = 0.0
-    for row in rows.tolist() if mine else ():
-        one = batch[row : row + 1]
-        (theirs,) = reference.values(reference.outputs(one, Shape(reference.static.batch or 1, length)), one)
-        error += float(np.square(mine[row] - theirs, dtype=np.float64).sum())
-        size += float(np.square(theirs - theirs.mean(), dtype=np.float64).sum())
-        ran()
-    qsl.unload(loaded)
-    return (error / size) ** 0.5 if size else None
+class NotCompared(EngineError):
+    """ONNX Runtime cannot run the model."""
+
+
+@contextmanager
+def _by_onnx_runtime() -> Iterator[None]:
+    try:
+        yield
+    except HarnessError as error:
+        raise NotCompared(str(error)) from error
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    sut: SUT
+    reference: SUT
+    by_cost: Integers
+    """Samples sorted by cost."""
+    ran: Callable[[], None]
+
+    def right(self, shape: Shape, streams: int) -> bool:
+        return (self.difference(shape, streams) or 0) <= LIMIT
+
+    def difference(self, shape: Shape, streams: int) -> float | None:
+        """The difference of batches that run at once, one for each stream; None if nothing can be compared."""
+        qsl = self.sut.qsl
+        # A length that the graph fixes binds ONNX Runtime, but not always the engine.
+        length = self.reference.static.length or shape.length
+        cost = qsl.cost(self.by_cost)
+        fitting = self.by_cost[: int(np.searchsorted(cost, min(length, shape.length), side="right"))]
+        if not len(fitting):
+            return None
+        # Each batch has another sample in the same row.
+        batches = [np.resize(np.roll(fitting, stream)[-shape.batch :], shape.batch) for stream in range(streams)]
+        loaded = np.unique(np.concatenate(batches))
+        qsl.load(loaded)
+        found = self._at_once(batches, shape)
+        error = size = 0.0
+        rows = np.linspace(0, shape.batch - 1, _ROWS).astype(int).tolist()
+        places = np.linspace(0, streams - 1, _ROWS).astype(int).tolist()
+        for stream, row in sorted({*zip(places, rows, strict=True)}) if found[0] else ():
+            theirs = self._expected(batches[stream][row : row + 1], length)
+            error += float(np.square(found[stream][row] - theirs, dtype=np.float64).sum())
+            size += float(np.square(theirs - theirs.mean(), dtype=np.float64).sum())
+        qsl.unload(loaded)
+        return (error / size) ** 0.5 if size else None
+
+    def _at_once(self, batches: Sequence[Integers], shape: Shape) -> list[list[Array]]:
+        """The values of each batch, read once all have returned and what they share would have been overwritten."""
+        start = Barrier(len(batches))
+
+        def run(batch: Integers) -> Sequence[Array]:
+            start.wait()  # so each batch has a thread of its own, for which an engine may keep a buffer
+            return self.sut.run(batch, shape)
+
+        self.sut.runner(shape)
+        with ThreadPoolExecutor(len(batches), thread_name_prefix="stream") as pool:
+            returned = list(pool.map(run, batches))
+            self.ran()
+            time.sleep(_HELD)
+        checked = [self.sut.checked(outputs, shape) for outputs in returned]
+        _check_memory(self.sut.engine.name, returned)
+        return [self.sut.values(outputs, batch) for outputs, batch in zip(checked, batches, strict=True)]
+
+    def _expected(self, sample: Integers, length: int) -> Array:
+        shape = Shape(self.reference.static.batch or 1, length)
+        with _by_onnx_runtime():
+            (values,) = self.reference.values(self.reference.outputs(sample, shape), sample)
+        self.ran()
+        return values
+
+
+def _check_memory(engine: str, returned: Sequence[Sequence[Array]]) -> None:
+    """Raise an error if two batches returned the same memory: answers would be right by chance only."""
+    for mine, theirs in combinations(returned, 2):
+        if any(np.shares_memory(one, other) for one in mine for other in theirs):
+            raise EngineError(
+                f"{engine} returned the outputs of batches that ran at once in the same memory: one would overwrite "
+                "another's before it is read. Return new arrays for each batch, or use --set streams=1."
+            )

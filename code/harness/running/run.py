@@ -23,7 +23,7 @@ from harness.results.layout import CONF, RUN
 from harness.results.record import reference
 from harness.rules.limits import MIN_DURATION_MS
 from harness.running import advice
-from harness.running.agreement import Agreement, agreement
+from harness.running.agreement import Agreement, NotCompared, agreement
 from harness.running.audit import AuditRun
 from harness.running.identity import code_digest, identity
 from harness.running.load import Load
@@ -190,11 +190,15 @@ def _estimate(settings: RunSettings, load: Load, ready: Prepared) -> float | Non
 
 
 def _agreement(ready: Prepared, ran: Callable[[], None]) -> Agreement | None:
-    """The engine's deviation from ONNX Runtime, if that runs the model; too large a deviation is a warning."""
+    """The engine's deviation from ONNX Runtime, if that runs the model; too large a deviation is a warning.
+
+    Raises:
+        EngineError: the engine fails where several batches run at once.
+    """
     try:
         with console.working("comparing with ONNX Runtime"):
             agreed = agreement(ready.benchmark, ready.sut, np.arange(ready.qsl.count), ran)
-    except HarnessError as error:
+    except NotCompared as error:
         console.detail(f"not compared with ONNX Runtime: {error}")
         return None
     if agreed and agreed.wrong:

@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.engines.base import Engine, Runner, Signature, check_outputs, engine_errors
+from harness.engines.base import Engine, Runner, Signature, engine_errors
+from harness.engines.outputs import checked_outputs
 from harness.errors import RunFailed
 from harness.task.qsl import SampleLibrary
 from harness.task.shape import Array, Integers, Shape
@@ -33,6 +34,7 @@ class SUT(ABC):
         self.engine = engine
         self.qsl = qsl
         self._runners: dict[Shape, Runner] = {}
+        self._dtypes = {tensor.name: tensor.dtype for tensor in engine.outputs}
 
     @abstractmethod
     def signature(self, shape: Shape) -> Signature:
@@ -77,15 +79,28 @@ class SUT(ABC):
         return self.encode(self.outputs(indices, shape), indices)
 
     def outputs(self, indices: Integers, shape: Shape) -> Sequence[Array]:
-        """The engine's outputs of one batch.
+        """The engine's outputs of one batch, checked.
 
         Raises:
             EngineError: the engine raised, or returned invalid outputs.
             RunFailed: a sample is not loaded.
         """
+        return self.checked(self.run(indices, shape), shape)
+
+    def run(self, indices: Integers, shape: Shape) -> Sequence[Array]:
+        """What the engine returns for one batch; it gets the inputs read-only, since some are the QSL's own memory.
+
+        Raises:
+            EngineError: the engine raised.
+            RunFailed: a sample is not loaded.
+        """
         runner = self.runner(shape)
         batch = self.feed(self.qsl.collate(indices, shape))
+        for array in batch.values():
+            array.flags.writeable = False
         with engine_errors(self.engine.name, "to run a batch"):
-            outputs = runner(batch)
-        check_outputs(self.engine.name, outputs, self.signature(shape).outputs)
-        return outputs
+            return runner(batch)
+
+    def checked(self, outputs: Sequence[Array], shape: Shape) -> Sequence[Array]:
+        """What `run` returned, if it can be an answer: see `checked_outputs`."""
+        return checked_outputs(self.engine.name, outputs, self.signature(shape), self._dtypes)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ from harness.errors import EngineError
 from harness.graph import Tensor
 from harness.results.record import RecordedAgreement
 from harness.running import agreement
-from harness.running.agreement import LIMIT, Agreement
+from harness.running.agreement import LIMIT, Agreement, NotCompared
 from harness.task.shape import Shape
 
 
@@ -28,6 +30,10 @@ def test_only_differences_beyond_rounding_are_wrong():
     assert Agreement({Shape(16, 1): 0.04, Shape(64, 1): 0.43}, 16).warning("deepsparse") == (
         "in batches of 64 x 1, deepsparse differs from ONNX Runtime by up to 43%, more than rounding explains: "
         "use --set max_batch=16, which it computes correctly, or --engine onnxruntime."
+    )
+    assert Agreement({Shape(16, 1): 0.9}, at_once=4).warning("mine") == (
+        "in batches of 16 x 1, 4 at once, mine differs from ONNX Runtime by up to 90%, more than rounding explains: "
+        "use --set streams=1, with which it is correct, or --engine onnxruntime."
     )
     hopeless = Agreement({Shape(1, 384): 0.5, Shape(2, 128): 0.6}).warning("mine")
     assert hopeless.startswith("in batches of 1 x 384, 2 x 128, mine differs from ONNX Runtime by up to 60%")
@@ -109,5 +115,88 @@ def test_samples_that_fit_nowhere_are_not_compared(sut, monkeypatch):
 
 
 def test_a_model_that_onnx_runtime_cannot_load_is_its_error(sut, monkeypatch):
-    with pytest.raises(EngineError, match=r"onnxruntime failed to load model\.onnx: no such operator"):
+    with pytest.raises(NotCompared, match=r"onnxruntime failed to load model\.onnx: no such operator"):
         compared(sut, monkeypatch, Refusing, [Shape(2, 384)])
+
+
+class Streams(Reshaping):
+    """Several streams, each with what ``keep`` makes of its outputs."""
+
+    streams = 3
+    keep = staticmethod(lambda outputs: outputs)
+
+    def compile(self, signature):
+        inner = super().compile(signature)
+        return lambda batch: self.keep(inner(batch))
+
+
+def in_one_buffer(outputs, kept={}):  # noqa: B006  one for all streams is the fault
+    buffer = kept.setdefault(outputs[0].shape, np.empty_like(outputs))
+    buffer[...] = outputs
+    return list(buffer)
+
+
+def in_a_buffer_of_the_thread(outputs, local=threading.local()):  # noqa: B008
+    local.kept = vars(local).get("kept", {})
+    return in_one_buffer(outputs, local.kept)
+
+
+def from_one_buffer(outputs, kept={}):  # noqa: B006
+    """Copies, made after other streams have overwritten it."""
+    buffer = in_one_buffer(outputs, kept)
+    time.sleep(0.05)
+    return [each.copy() for each in buffer]
+
+
+def overwritten_later(outputs):
+    threading.Timer(0.001, lambda: [output.fill(1) for output in outputs]).start()
+    return outputs
+
+
+def at_once(sut, monkeypatch, keep):
+    monkeypatch.setattr(Streams, "keep", staticmethod(keep))
+    monkeypatch.setattr(Fixed, "compile", Reshaping.compile)
+    several = BertSUT(Streams(Path("model.onnx"), EngineSettings()), sut.qsl)
+    return compared(several, monkeypatch, Fixed, [Shape(2, 64)])
+
+
+def test_one_buffer_for_all_streams_is_the_engines_error(sut, monkeypatch):
+    with pytest.raises(
+        EngineError, match=r"in the same memory: .* Return new arrays for each batch, or use --set stream"
+    ):
+        at_once(sut, monkeypatch, in_one_buffer)
+
+
+def test_a_buffer_for_each_thread_is_right(sut, monkeypatch):
+    assert at_once(sut, monkeypatch, in_a_buffer_of_the_thread).wrong == []
+
+
+def test_streams_that_disturb_each_other_are_found(sut, monkeypatch):
+    found = at_once(sut, monkeypatch, from_one_buffer)
+    assert (found.wrong, found.at_once) == ([Shape(2, 64)], 3)
+
+
+def test_outputs_that_are_overwritten_later_are_found(sut, monkeypatch):
+    assert at_once(sut, monkeypatch, overwritten_later).wrong == [Shape(2, 64)]
+
+
+def test_a_subclass_of_onnx_runtimes_engine_is_compared_too(sut, monkeypatch):
+    class Own(Fixed):
+        streams = 2
+
+        def compile(self, signature):
+            inner = super().compile(signature)
+            return lambda batch: in_one_buffer(inner(batch))
+
+    own = BertSUT(Own(Path("model.onnx"), EngineSettings()), sut.qsl)
+    with pytest.raises(EngineError, match="in the same memory"):
+        compared(own, monkeypatch, Fixed, [Shape(1, 64)])
+
+
+def test_an_error_of_the_engine_is_not_taken_for_onnx_runtimes(sut, monkeypatch):
+    def fail(outputs):
+        raise RuntimeError("too many at once")
+
+    with pytest.raises(EngineError, match="reshaping failed to run a batch: too many at once") as raised:
+        at_once(sut, monkeypatch, fail)
+    assert not isinstance(raised.value, NotCompared)

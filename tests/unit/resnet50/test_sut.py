@@ -99,6 +99,10 @@ def test_neighbours_in_memory_are_a_batch_without_a_copy(qsl):
     assert np.shares_memory(onwards, batch)
     for row, index in enumerate((5, 8, 1)):
         assert np.array_equal(onwards[row], normalised(index).transpose(2, 0, 1))
+    with pytest.raises(ValueError, match="read-only"):
+        batch[...] = 0
+    with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+        batch.flags.writeable = True
     other = qsl.collate(np.array([8, 5, 4]), Shape(3, 1))[IMAGES]
     assert not np.shares_memory(other, batch)
     assert np.array_equal(other, batch[::-1])
