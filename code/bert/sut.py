@@ -43,7 +43,7 @@ class BertSUT(SUT):
         super().__init__(engine, qsl)
         # An engine without a graph (null) takes the inputs under their canonical names.
         self._inputs = _match_inputs(engine.inputs) if engine.inputs else _canonical(INPUT_NAMES)
-        self.answers = match_outputs(engine.outputs, outputs) if engine.outputs else _UNKNOWN
+        self.answers = match_outputs(_logits(engine.outputs, self._inputs), outputs) if engine.outputs else _UNKNOWN
         self._outputs = (self.answers.start, self.answers.end)
         if not engine.reshapes and engine.inputs:
             batch, length = self._inputs[INPUT_IDS].dims
@@ -103,3 +103,20 @@ def _match_inputs(inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     if len(inputs) > len(matched):
         raise ConfigError(f"the model has more inputs than a question-answering BERT: {listing(inputs)}.")
     return matched
+
+
+def _logits(outputs: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """The outputs that may be logits: a float for each token. Exports without a head have hidden states instead."""
+    length = inputs[INPUT_IDS].dims[1]
+    found = [
+        tensor
+        for tensor in outputs
+        if tensor.dtype.kind == "f"
+        and (not tensor.dims or (len(tensor.dims) == 2 and tensor.dims[1] in (None, length)))
+    ]
+    if len(found) < 2:
+        raise ConfigError(
+            f"the model is not a question-answering BERT: its outputs are {listing(outputs)}; start and end logits are "
+            "expected, one float for each token."
+        )
+    return found

@@ -82,6 +82,7 @@ class Bert(Benchmark):
         samples: int | None,
         inputs: Sequence[Tensor],
         progress: OnProgress = lambda done, total: None,
+        model: Path | None = None,
     ) -> BertQSL:
         """Features of the data set, from the cache if it has them; held in the same way for every graph."""
         features = load_features(

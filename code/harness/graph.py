@@ -38,11 +38,16 @@ class Tensor:
 
     name: str
     dtype: np.dtype[np.generic]
+    """object for a type that numpy lacks, such as bfloat16."""
     dims: tuple[int | None, ...]
+    """Empty if the graph does not say how many there are."""
+    type_name: str = ""
+    """The graph's name of a type that numpy lacks."""
 
     def __str__(self) -> str:
         """Name, dtype and dimensions: ``input float32 (?, 3, 224, 224)``."""
-        return f"{self.name} {self.dtype} ({', '.join('?' if dim is None else str(dim) for dim in self.dims)})"
+        dims = ", ".join("?" if dim is None else str(dim) for dim in self.dims)
+        return f"{self.name} {self.type_name or self.dtype} ({dims})"
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,9 @@ def _tensor(value: Any) -> Tensor:
 
     kind = value.type.tensor_type
     dims = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim)
+    type_name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+    if not hasattr(np, {"float": "float32", "double": "float64"}.get(type_name, type_name)):
+        return Tensor(value.name, np.dtype(object), dims, type_name)
     return Tensor(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), dims)
 
 

@@ -138,5 +138,5 @@ def _hits(sut: ResNet50SUT, library: SampleLibrary, rows: Integers, wanted: NDAr
         batch = rows[start : start + shape.batch]
         with engine_errors(sut.engine.name, "to run a batch"):
             outputs = sut.runner(shape)(sut.feed(library.collate(batch, shape)))
-        found.append(sut.encode(outputs, batch).buffer)
+        found.append(sut.encode(sut.checked(outputs, shape), batch).buffer)
     return int((np.concatenate(found) == wanted).sum())

@@ -7,15 +7,13 @@ import numpy as np
 
 from harness.engines.base import Engine, Signature
 from harness.errors import ConfigError
-from harness.graph import Tensor, listing
-from harness.task.base import ASSUMED, FROM_GRAPH
+from harness.graph import Tensor
+from harness.task.base import FROM_GRAPH
 from harness.task.shape import Array, Integers, Shape
 from harness.task.sut import SUT, Responses
+from resnet50.interface import match_input, match_output, number_of_classes, settled_outputs
 from resnet50.labels import CLASSES
-from resnet50.preprocess import SIDE
-from resnet50.qsl import IMAGES, ImageLayout, ImageQSL
-
-_DEFAULT = Tensor("images", np.dtype(np.float32), (None, 3, SIDE, SIDE))
+from resnet50.qsl import IMAGES, ImageQSL
 
 
 class ResNet50SUT(SUT):
@@ -36,26 +34,28 @@ class ResNet50SUT(SUT):
             ConfigError: the graph is not such a classifier (the message lists its tensors), or contradicts the offset.
         """
         super().__init__(engine, qsl)
-        self._input, layout = match_input(engine.inputs)
-        if layout != qsl.layout:
+        self._input, fitting = match_input(engine.inputs)
+        if qsl.layout not in fitting:
             raise ConfigError(f"the images are held as {qsl.layout}, and {engine.name} takes {self._input}.")
         # An engine without a graph (null) gets the number of classes that matches the offset.
-        unknown = ("logits", CLASSES + (label_offset or 0))
-        self.output, self._classes = _match_output(engine.outputs) if engine.outputs else unknown
-        self.offset = _offset(label_offset, classes=self._classes or _classes_beside(engine.outputs))
+        unknown = Tensor("logits", np.dtype(np.float32), (None, CLASSES + (label_offset or 0)))
+        outputs = settled_outputs(engine.outputs, engine.model, self._input, qsl.layout) or [unknown]
+        found, self._classes = match_output(outputs)
+        self.output, self._dims = found.name, found.dims[1:]
+        self.offset = _offset(label_offset, classes=self._classes or _classes_beside(outputs))
         if not engine.reshapes:
             self.static = Shape(self._input.dims[0] or 0, 0)
 
     @property
     def layout_source(self) -> str:
-        """Whether the graph shows its layout; it does not if both places of the channels are open."""
+        """How the layout was found: a graph that leaves both places of the channels open does not show it."""
         first, last = self._input.dims[1], self._input.dims[3]
-        return ASSUMED if first is None and last is None else FROM_GRAPH
+        return "by trying both" if first is None and last is None else FROM_GRAPH
 
     def signature(self, shape: Shape) -> Signature:
-        """One input (batch, *dims) and one output, (batch, classes) or the arg-max (batch,)."""
-        output = (shape.batch, self._classes) if self._classes else (shape.batch,)
-        return Signature({self._input.name: (shape.batch, *self.qsl.layout.dims)}, {self.output: output})
+        """One input (batch, *dims) and one output, (batch, classes) or the arg-max (batch,), or with axes of 1 more."""
+        dims = (shape.batch, *(dim or 1 for dim in self._dims))
+        return Signature({self._input.name: (shape.batch, *self.qsl.layout.dims)}, {self.output: dims})
 
     def feed(self, tensors: Mapping[str, Array]) -> Mapping[str, Array]:
         """The images under the graph's name; the QSL holds them in the graph's dtype."""
@@ -63,58 +63,22 @@ class ResNet50SUT(SUT):
 
     def encode(self, outputs: Sequence[Array], indices: Integers) -> Responses:
         """One float32 each, the default of vision/classification_and_detection/tools/accuracy-imagenet.py."""
-        found = outputs[0].argmax(axis=1) if self._classes else outputs[0].astype(np.int64)
+        found = self._rows(outputs).argmax(axis=1) if self._classes else self._rows(outputs)[:, 0].astype(np.int64)
         labels = (found[: len(indices)] - self.offset).astype(np.float32)
         rows = np.arange(len(indices), dtype=np.int64) * labels.itemsize + labels.ctypes.data
         return Responses(rows.tolist(), [labels.itemsize] * len(indices), labels)
 
     def values(self, outputs: Sequence[Array], indices: Integers) -> list[Array]:
         """The model's value for each class, float32; empty if the model returns only the arg-max."""
-        return list(outputs[0][: len(indices)].astype(np.float32)) if self._classes else []
+        return list(self._rows(outputs)[: len(indices)].astype(np.float32)) if self._classes else []
 
-
-def match_input(inputs: Sequence[Tensor]) -> tuple[Tensor, ImageLayout]:
-    """The one input of a graph and how it takes images; the usual one for an engine without a graph.
-
-    Raises:
-        ConfigError: the graph does not take images.
-    """
-    if not inputs:
-        return _DEFAULT, ImageLayout()
-    if len(inputs) == 1 and len(inputs[0].dims) == 4:
-        tensor = inputs[0]
-        for channels_first, wanted in ((True, (3, SIDE, SIDE)), (False, (SIDE, SIDE, 3))):
-            fits = all(dim in (None, size) for dim, size in zip(tensor.dims[1:], wanted, strict=True))
-            if fits and tensor.dtype in (np.float32, np.float16, np.uint8):
-                return tensor, ImageLayout(tensor.dtype, channels_first)
-    raise ConfigError(
-        f"the model is not an image classifier: its inputs are {listing(inputs)}; expected is one, "
-        f"(N, 3, {SIDE}, {SIDE}) or (N, {SIDE}, {SIDE}, 3), of float32, float16 or uint8."
-    )
-
-
-def _match_output(outputs: Sequence[Tensor]) -> tuple[str, int]:
-    """Name and classes of the output to read: preferably an arg-max, with 0 classes, else the values of each class."""
-    for tensor in outputs:
-        if tensor.dtype.kind == "i" and len(tensor.dims) == 1:
-            return tensor.name, 0
-    for tensor in outputs:
-        if classes := _number_of_classes(tensor):
-            return tensor.name, classes
-    raise ConfigError(
-        f"the model is not an ImageNet classifier: its outputs are {listing(outputs)}; expected are {CLASSES} or "
-        f"{CLASSES + 1} values per image, or their arg-max."
-    )
+    def _rows(self, outputs: Sequence[Array]) -> Array:
+        return outputs[0].reshape(len(outputs[0]), -1)
 
 
 def _classes_beside(outputs: Sequence[Tensor]) -> int | None:
     """The number of classes behind an arg-max, if the graph also returns their values."""
-    return next((classes for tensor in outputs if (classes := _number_of_classes(tensor))), None)
-
-
-def _number_of_classes(tensor: Tensor) -> int | None:
-    fits = tensor.dtype.kind == "f" and len(tensor.dims) == 2 and tensor.dims[1] in (CLASSES, CLASSES + 1)
-    return tensor.dims[1] if fits else None
+    return next((classes for tensor in outputs if (classes := number_of_classes(tensor))), None)
 
 
 def _offset(given: int | None, classes: int | None) -> int:

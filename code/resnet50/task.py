@@ -19,10 +19,11 @@ from harness.task.sut import SUT
 from resnet50.accuracy import accuracy_text, score_log, write_accuracy_txt
 from resnet50.doubts import label_doubts, profile_doubts
 from resnet50.images import check_official, class_folders, dataset_file, find_images, make_stand_in
+from resnet50.interface import LAYOUTS, choose_layout
 from resnet50.pixels import load_pixels
 from resnet50.preprocess import PROFILES
 from resnet50.qsl import ImageQSL
-from resnet50.sut import ResNet50SUT, match_input
+from resnet50.sut import ResNet50SUT
 
 
 class ResNet50Settings(BenchmarkSettings):
@@ -30,6 +31,9 @@ class ResNet50Settings(BenchmarkSettings):
 
     preprocessing: Literal[*PROFILES] = Field(  # type: ignore[valid-type]  # one list of the names
         "mlperf", description="how images become the model's input"
+    )
+    layout: Literal[*LAYOUTS] | None = Field(  # type: ignore[valid-type]
+        None, description="order of an image's axes; default: as the graph says, or else the one that it runs with"
     )
     label_offset: int | None = Field(
         None, ge=0, le=1, description="output index of label 0; default: 1 of 1001 classes, 0 of 1000"
@@ -74,9 +78,10 @@ class ResNet50(Benchmark):
         samples: int | None,
         inputs: Sequence[Tensor],
         progress: OnProgress = lambda done, total: None,
+        model: Path | None = None,
     ) -> ImageQSL:
         """The images' pixels, from the cache if it has them; in memory in the layout of the graph's input."""
-        _, layout = match_input(inputs)
+        layout = choose_layout(inputs, model, self.settings.layout)
         profile = PROFILES[self.settings.preprocessing]
         files = find_images(dataset.path).files[:samples]
         pixels = load_pixels(files, profile, self.cache_dir, progress=progress)
@@ -100,9 +105,10 @@ class ResNet50(Benchmark):
         if not sut.engine.outputs:
             return (profile,)
         given = self.settings.label_offset is not None
+        layout_source = self.source("layout") if self.settings.layout else sut.layout_source
         return (
             profile,
-            Choice("layout", "NCHW" if sut.qsl.layout.channels_first else "NHWC", sut.layout_source),
+            Choice("layout", "NCHW" if sut.qsl.layout.channels_first else "NHWC", layout_source),
             Choice("label offset", str(sut.offset), self.source("label_offset") if given else FROM_GRAPH),
             Choice("output", sut.output, FROM_GRAPH if len(sut.engine.outputs) == 1 else ASSUMED),
         )

@@ -12,12 +12,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, Self
 
+import numpy as np
 from pydantic import Field, JsonValue
 
 from harness.engines.base import Array, Engine, EngineSettings, Runner, Signature
 from harness.engines.cores import CoreSettings, Cpus, Layout, batch_sizes, on_cpus, stay_on, stream_counts
-from harness.errors import MissingDependencyError
-from harness.graph import read_graph
+from harness.errors import ConfigError, MissingDependencyError
+from harness.graph import Tensor, listing, read_graph
 from harness.host.machine import core_count
 
 _MINIMUM_FRACTION = 0.9
@@ -76,6 +77,7 @@ class DeepSparseEngine(Engine):
 
         Raises:
             MissingDependencyError: DeepSparse is not installed.
+            ConfigError: an input or output has a type that DeepSparse lacks.
         """
         super().__init__(model, settings)
         self._file = model
@@ -96,6 +98,7 @@ class DeepSparseEngine(Engine):
         self._free = [self.layout.instance(stream) for stream in range(self.streams)]
         """The instance of each idle stream."""
         graph = read_graph(model)
+        _check_types((*graph.inputs, *graph.outputs))
         self.inputs, self.outputs, self._weight_files = graph.inputs, graph.outputs, graph.weight_files
         self.fractions: list[float] = []
 
@@ -175,6 +178,13 @@ class DeepSparseEngine(Engine):
             f"DeepSparse runs only {fraction:.0%} of this graph's operators itself, and leaves the others to its "
             "slow built-in ONNX Runtime: NM_LOGGING_LEVEL=diagnose shows which; try --engine onnxruntime."
         )
+
+
+def _check_types(tensors: Sequence[Tensor]) -> None:
+    # Without this check, the first batch fails: "unsupported type".
+    unknown = [tensor for tensor in tensors if tensor.dtype.kind == "O" or tensor.dtype == np.float16]
+    if unknown:
+        raise ConfigError(f"deepsparse has no type for {listing(unknown)} of the model: use --engine onnxruntime.")
 
 
 def missing_reason(error: ImportError) -> str:

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from pydantic import Field, JsonValue
 
-from harness.engines.base import Array, Engine, EngineSettings, Runner, Signature
+from harness.engines.base import Array, Dims, Engine, EngineSettings, Runner, Signature
 from harness.engines.cores import CoreSettings, Cpus, batch_sizes, on_cpus, stay_on, stream_counts
 from harness.graph import Tensor
 from harness.host.machine import core_count
@@ -125,6 +125,22 @@ class OnnxRuntimeEngine(Engine):
         return {**super().describe(), "version": self._ort.__version__}
 
 
+def try_shapes(model: Path, inputs: Mapping[str, Array]) -> dict[str, Dims] | None:
+    """The shapes of all outputs if the model gets these inputs; None if it does not run with them.
+
+    For graphs whose declared dimensions are open.
+    """
+    try:
+        engine = OnnxRuntimeEngine(model, OnnxRuntimeSettings(streams=1, threads=1))
+        names = [tensor.name for tensor in engine.outputs]
+        outputs = engine.compile(Signature({}, dict.fromkeys(names, ())))(inputs)
+    except Exception:  # noqa: BLE001  the library has no common base of its errors
+        return None
+    return {name: output.shape for name, output in zip(names, outputs, strict=True)}
+
+
 def _tensor(node: _Node) -> Tensor:
-    dtype = np.dtype(_DTYPES.get(node.type, np.object_))
-    return Tensor(node.name, dtype, tuple(d if isinstance(d, int) and d > 0 else None for d in node.shape))
+    dims = tuple(d if isinstance(d, int) and d > 0 else None for d in node.shape)
+    if node.type in _DTYPES:
+        return Tensor(node.name, np.dtype(_DTYPES[node.type]), dims)
+    return Tensor(node.name, np.dtype(object), dims, node.type.removeprefix("tensor(").removesuffix(")"))

@@ -61,7 +61,7 @@ def calibration(model: manifests.Model, path: Path, dataset: str | None, samples
         )
     engine = _GraphOnly(path)
     with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
-        qsl = benchmark.open(found, None, engine.inputs, lambda done, total: bar.update(done=done, total=total))
+        qsl = benchmark.open(found, None, engine.inputs, lambda done, total: bar.update(done=done, total=total), path)
     count = min(samples, qsl.count, qsl.performance_count)
     indices = np.unique(np.linspace(0, qsl.count - 1, count).round().astype(np.int64))
     sut = benchmark.make_sut(engine, qsl)

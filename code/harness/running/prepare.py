@@ -163,7 +163,7 @@ def _open(settings: RunSettings, benchmark: Benchmark, dataset: Dataset, engine:
             bar.update(done=done, total=total)
             beat(patience(settings))
 
-        qsl = benchmark.open(dataset, settings.samples, engine.inputs, progress)
+        qsl = benchmark.open(dataset, settings.samples, engine.inputs, progress, engine.model)
     if settings.official and benchmark.official_samples not in (None, qsl.count):
         raise ConfigError(
             f"{dataset.path} gives {qsl.count:,} samples instead of the {benchmark.official_samples:,} of an official "

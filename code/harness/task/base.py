@@ -126,11 +126,13 @@ class Benchmark(ModelInterface):
         samples: int | None,
         inputs: Sequence[Tensor],
         progress: OnProgress = lambda done, total: None,
+        model: Path | None = None,
     ) -> SampleLibrary:
         """The data set as a QSL, limited to about the first ``samples`` if given.
 
         ``inputs`` are those of the graph that the samples are fed to, and may determine their format in memory; empty
-        for an engine without a graph. ``progress(done, total)`` counts ``prepared_from``, from any thread.
+        for an engine without a graph. ``model`` is its file, for what the inputs leave open. ``progress(done, total)``
+        counts ``prepared_from``, from any thread.
 
         Raises:
             ConfigError: the data set cannot be read, or no SUT of this benchmark accepts such inputs.

@@ -126,6 +126,28 @@ def test_wrong_dtype_and_outputs_are_refused(qsl):
         BertSUT(graph(names, outputs=("logits",)), qsl)
 
 
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        [("last_hidden_state", (None, None, 384)), ("pooler_output", (None, 384))],
+        [("last_hidden_state", (None, None, 384))],
+        [("logits", (None, None, 2))],  # of both ends in one tensor
+        [("logits", (None, 2)), ("pooler_output", (None, 384))],
+    ],
+)
+def test_a_model_without_logits_for_each_token_is_refused_with_its_outputs(qsl, outputs):
+    engine = graph(("input_ids", "attention_mask", "token_type_ids"))
+    engine.outputs = tuple(Tensor(name, np.dtype(np.float32), dims) for name, dims in outputs)
+    with pytest.raises(ConfigError, match=f"not a question-answering BERT: its outputs are {outputs[0][0]}.* expected"):
+        BertSUT(engine, qsl)
+
+
+def test_logits_are_found_beside_hidden_states(qsl):
+    engine = graph(("input_ids", "attention_mask", "token_type_ids"))
+    engine.outputs += (Tensor("hidden", np.dtype(np.float32), (None, None, 384)),)
+    assert list(BertSUT(engine, qsl).signature(Shape(1, 8)).outputs) == ["start_logits", "end_logits"]
+
+
 @pytest.mark.parametrize("outputs", [("end_logits", "start_logits"), ("output_end", "output_start"), ("1721", "1722")])
 def test_outputs_are_taken_by_name_or_else_in_order(qsl, outputs):
     sut = BertSUT(graph(("input_ids", "input_mask", "segment_ids"), outputs=outputs), qsl)

@@ -81,7 +81,9 @@ class Refusing(Fixed):
 
 
 @pytest.fixture
-def sut(small_squad):
+def sut(small_squad, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("model.onnx").touch()
     qsl = BertQSL(build_features(read_squad(small_squad), VOCAB))
     return BertSUT(Reshaping(Path("model.onnx"), EngineSettings()), qsl)
 

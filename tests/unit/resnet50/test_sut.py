@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from harness.errors import ConfigError, RunFailed
 from harness.graph import Tensor
 from harness.task.shape import Shape
+from resnet50.interface import choose_layout
 from resnet50.preprocess import PROFILES, SIDE, normaliser
 from resnet50.qsl import IMAGES, ImageLayout, ImageQSL
-from resnet50.sut import ResNet50SUT, match_input
+from resnet50.sut import ResNet50SUT
 
 FLOAT, INT = np.dtype(np.float32), np.dtype(np.int64)
 NCHW, NHWC = (None, 3, SIDE, SIDE), (None, SIDE, SIDE, 3)
@@ -44,6 +45,7 @@ def qsl():
 def graph(inputs=(("x", FLOAT, NCHW),), outputs=(("logits", FLOAT, (None, 1000)),), reshapes=False):
     return SimpleNamespace(
         name="fake",
+        model=None,
         inputs=tuple(Tensor(*tensor) for tensor in inputs),
         outputs=tuple(Tensor(*tensor) for tensor in outputs),
         reshapes=reshapes,
@@ -68,7 +70,7 @@ def labels_of(responses) -> list[float]:
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8])
 def test_images_come_in_the_layout_and_type_of_the_graph(dims, axes, dtype):
     engine = graph([("picture", np.dtype(dtype), dims)])
-    qsl = ImageQSL(PICTURES, PROFILES["mlperf"], match_input(engine.inputs)[1])
+    qsl = ImageQSL(PICTURES, PROFILES["mlperf"], choose_layout(engine.inputs))
     qsl.load([7, 2, 3])
     sut = ResNet50SUT(engine, qsl)
     fed = sut.feed(qsl.collate(np.array([3, 7]), Shape(3, 1)))
@@ -167,6 +169,21 @@ def test_an_arg_max_alone_leaves_its_classes_unknown(qsl):
     assert labels_of(ResNet50SUT(alone, qsl, 0).encode([np.array([66])], np.array([0]))) == [[66.0]]
 
 
+@pytest.mark.parametrize(
+    ("dims", "dtype", "values"),
+    [
+        ((None, 1, 1, 1000), FLOAT, np.eye(1000, dtype=np.float32)[[66, 1]].reshape(2, 1, 1, 1000)),
+        ((None, 1000, 1, 1), FLOAT, np.eye(1000, dtype=np.float32)[[66, 1]].reshape(2, 1000, 1, 1)),
+        ((None, 1), INT, np.array([[66], [1]])),
+        ((None,), np.dtype(np.int32), np.array([66, 1], np.int32)),
+    ],
+)
+def test_axes_of_one_do_not_matter(qsl, dims, dtype, values):
+    sut = ResNet50SUT(graph(outputs=[("y", dtype, dims)]), qsl, 0)
+    assert sut.signature(Shape(2, 1)).outputs == {"y": values.shape}
+    assert labels_of(sut.encode([values], np.array([0, 1]))) == [[66.0], [1.0]]
+
+
 @pytest.mark.parametrize(("offset", "classes"), [(None, 1000), (0, 1000), (1, 1001)])
 def test_an_engine_without_a_graph_takes_any_offset(qsl, offset, classes):
     sut = ResNet50SUT(graph(inputs=(), outputs=()), qsl, offset)
@@ -186,6 +203,8 @@ def test_an_offset_that_the_classes_contradict_is_refused(qsl, classes, offset):
         ({"inputs": [("x", FLOAT, (None, 3, 299, 299))]}, r"\(\?, 3, 299, 299\)"),
         ({"inputs": [("x", FLOAT, NCHW), ("y", FLOAT, NCHW)]}, "y float32"),
         ({"outputs": [("features", FLOAT, (None, 2048))]}, r"not an ImageNet .*its outputs are features .*2048"),
+        ({"outputs": [("features", FLOAT, (None, 2048, 7, 7)), ("p", FLOAT, (None, None))]}, r"p float32 \(\?, \?\)"),
+        ({"outputs": [("top5", INT, (None, 5))]}, r"its outputs are top5 int64"),
     ],
 )
 def test_a_graph_of_another_model_is_refused_with_what_it_has(qsl, changes, message):

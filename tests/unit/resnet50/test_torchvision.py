@@ -18,7 +18,7 @@ from harness.graph import read_graph
 from harness.models.weights import Checkpoint, Draw, RandomWeights, Weights
 from harness.registry import default_engine
 from resnet50.architecture import build_resnet50
-from resnet50.sut import _match_output, match_input
+from resnet50.interface import choose_layout, match_output
 from resnet50.torchvision import build_resnet50_torchvision
 
 
@@ -98,8 +98,8 @@ def test_the_benchmark_takes_it(model, tmp_path):
     path.write_bytes(model.SerializeToString())
     graph = read_graph(path)
     assert graph.metadata == {"architecture": "ResNet50 v1.5, torchvision", "weights": "random weights, seed 7"}
-    assert match_input(graph.inputs)[1].channels_first
-    assert _match_output(graph.outputs) == ("logits", 1000)
+    assert choose_layout(graph.inputs).channels_first
+    assert match_output(graph.outputs) == (graph.outputs[0], 1000)
 
 
 @pytest.mark.slow
