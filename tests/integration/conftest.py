@@ -45,7 +45,7 @@ class Harness:
         self.dataset = dataset
         self.tmp_path = tmp_path
 
-    def start(self, *args: object, preexec_fn=None, stdout=subprocess.PIPE) -> subprocess.Popen:
+    def start(self, *args: object, preexec_fn=None, stdout=subprocess.PIPE, verbose=False) -> subprocess.Popen:
         given = [str(arg) for arg in args]
         if "--dataset" not in given:
             given += ["--dataset", str(self.dataset)]
@@ -53,7 +53,16 @@ class Harness:
             conf = self.tmp_path / "empty.conf"
             conf.touch()
             given += ["--user-conf", str(conf)]
-        command = [sys.executable, "-m", "harness.cli", "run", "--runs-dir", str(self.runs), *given]
+        command = [
+            sys.executable,
+            "-m",
+            "harness.cli",
+            *(["-v"] if verbose else []),
+            "run",
+            "--runs-dir",
+            str(self.runs),
+            *given,
+        ]
         here = str(Path(__file__).parent)
         return subprocess.Popen(
             command,

@@ -177,3 +177,15 @@ class DescribesNothing(NullEngine):
 
     def close(self):
         raise SystemExit("double free")
+
+
+class AbortsCompiling(NullEngine):
+    """Prints a backtrace and ends the process, as native code does for a graph that it cannot compile."""
+
+    name = "aborts"
+    fixed_shapes = True
+
+    def compile(self, signature):
+        os.write(2, b"Assertion at generator.hpp:455\nBacktrace:\n" + b" 0# 0x00007f689fbca0f3\n" * 100)
+        os.write(1, b"on stdout, too\n")
+        os._exit(1)

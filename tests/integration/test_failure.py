@@ -48,7 +48,7 @@ def test_a_broken_engine_ends_the_run_with_one_message_and_no_result(harness, tm
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        ("ExitsWith2", "the test's process exited with code 2, most likely inside the engine. Nothing was kept."),
+        ("ExitsWith2", "the test's process exited with code 2 while exits-with-2 first ran "),
         ("PressesCtrlC", "KeyboardInterrupt ended the test, most likely raised by the engine."),
     ],
 )
@@ -95,6 +95,23 @@ def test_ctrl_c_while_an_engine_does_not_close_says_where_the_result_is(harness)
     assert (run.code, run.seconds < 5) == (130, True)
     assert f"interrupted: the test had just ended, and its result is in {run.folder}." in run.err
     assert run.record["valid"]
+
+
+def test_an_engine_that_aborts_on_a_graph_is_named_with_the_one_to_try(harness):
+    given = ("--engine", "faulty:AbortsCompiling", "--json")
+    run = harness.run(*given)
+    assert run.code == 1
+    assert "Backtrace" not in run.err
+    assert run.out == ""
+    assert "the test's process exited with code 1 while aborts compiled" in run.err
+    assert ": try --engine onnxruntime; harness -v run shows what the engine printed. Nothing was kept." in run.err
+    nothing_kept(run)
+    shown = harness.run(*given, verbose=True)
+    assert "Backtrace:" in shown.err
+    assert "harness -v" not in shown.err
+    advised = harness.run(*given, "--engine", "onnxruntime", "--duration", "1", "--samples", "4")
+    assert advised.code == 0, advised.err
+    assert json.loads(advised.out)["valid"]
 
 
 def test_a_description_that_the_record_cannot_hold_ends_the_run_before_the_test(harness):

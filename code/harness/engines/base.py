@@ -83,6 +83,8 @@ class Engine(ABC):
     """Whether each shape is compiled separately, which makes few shapes better than exact ones."""
     computes: ClassVar[bool] = True
     """Whether its outputs are real results, as official runs require."""
+    alternative: ClassVar[str] = "try --engine onnxruntime"
+    """What to do about a model that it cannot run; empty for nothing."""
     reshapes: ClassVar[bool] = False
     """Whether fixed dimensions of the graph can be given another size."""
 
@@ -129,8 +131,8 @@ class Engine(ABC):
 
 
 @contextmanager
-def engine_errors(engine: str, doing: str) -> Iterator[None]:
-    """Turn any exception of an engine's library into one sentence that says which engine failed at what."""
+def engine_errors(engine: str, doing: str, advice: str = "") -> Iterator[None]:
+    """Turn any exception of an engine's library into one sentence: which engine failed at what, and what to do."""
     try:
         yield
     except HarnessError:
@@ -138,4 +140,5 @@ def engine_errors(engine: str, doing: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
-        raise EngineError(f"{engine} failed {doing}: {_PLACE.sub('', reason)[:400]}") from error
+        reason = _PLACE.sub("", reason)[:400]
+        raise EngineError(f"{engine} failed {doing}: {reason}{f'; {advice}.' if advice else ''}") from error

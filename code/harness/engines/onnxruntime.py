@@ -55,6 +55,7 @@ class OnnxRuntimeEngine(Engine):
 
     name: ClassVar[str] = "onnxruntime"
     Settings: ClassVar[type[EngineSettings]] = OnnxRuntimeSettings
+    alternative: ClassVar[str] = ""
 
     def __init__(self, model: Path, settings: OnnxRuntimeSettings) -> None:
         """Load the model."""

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TextIO, cast
 
 from rich.console import Console
@@ -143,3 +143,26 @@ def _unread(number: int, old: TextIO | None) -> TextIO:
         line_buffering=old.line_buffering,
         write_through=old.write_through,
     )
+
+
+@contextlib.contextmanager
+def native_output_dropped(dropped: bool = True) -> Iterator[None]:
+    """Drop what native code prints in the block, such as the backtrace of an engine; Python's own output is kept."""
+    streams = {1: ("stdout", sys.stdout), 2: ("stderr", sys.stderr)}
+    if not dropped or any(stream is None or _number(stream) != number for number, (_, stream) in streams.items()):
+        yield
+        return
+    copies = {number: os.dup(number) for number in streams}
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number, (name, stream) in streams.items():
+        setattr(sys, name, _unread(copies[number], stream))
+        os.dup2(nowhere, number)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        for number, (name, stream) in streams.items():
+            getattr(sys, name).flush()
+            setattr(sys, name, stream)
+            os.dup2(copies[number], number)
+            os.close(copies[number])

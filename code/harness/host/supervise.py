@@ -46,10 +46,21 @@ class Heartbeat:
         self._ended = context.RawValue("i", 0)
         self._moved = context.RawArray("q", 3)
         self._where = context.RawArray("c", 8192)
+        self._doing = context.RawArray("c", 8192)
 
-    def beat(self, within: float) -> None:
-        """Report progress, and promise the next report after at most ``within`` seconds."""
+    def beat(self, within: float, doing: str = "") -> None:
+        """Report progress, and promise the next report after at most ``within`` seconds.
+
+        ``doing`` says which engine does what until then, with what to do if it fails: for the message if the process
+        dies of it.
+        """
         self._values[0], self._values[1] = time.monotonic(), within
+        self._doing.value = os.fsencode(doing)[:8191]
+
+    @property
+    def doing(self) -> str:
+        """What the last report said."""
+        return os.fsdecode(self._doing.value)
 
     def publish(self, code: int, folder: Path, place: Path) -> None:
         """Call right before a finished result is renamed from ``folder`` to ``place``.
@@ -126,18 +137,18 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
             child.kill()
             child.join()
         cleanup()
-        return _outcome(child.exitcode or 0, heartbeat.verdict(), heartbeat.ended, stopped, reason)
+        how = reason or _death(child.exitcode or 0, heartbeat.doing)
+        return _outcome(how, heartbeat.verdict(), heartbeat.ended, stopped)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _outcome(exitcode: int, verdict: Verdict | None, ended: bool, stopped: list[int], reason: str | None) -> int:
-    """Print how the child ended, unless it has done so itself; returns the exit code."""
+def _outcome(how: str, verdict: Verdict | None, ended: bool, stopped: list[int]) -> int:
+    """Print ``how`` the child ended, unless it has done so itself; returns the exit code."""
     if not ended:
         console.err.show_cursor(True)
-    how = reason or _death(exitcode)
     if verdict is None:
         what = "interrupted: the test was stopped, and nothing was kept." if stopped else f"{how} Nothing was kept."
         console.error(what)
@@ -243,14 +254,14 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
 
-def _death(code: int) -> str:
-    number = -code
+def _death(code: int, doing: str) -> str:
+    number, where = -code, f" while {doing}." if doing else ", most likely inside the engine."
     if number <= 0:
-        return f"the test's process exited with code {code}, most likely inside the engine."
+        return f"the test's process exited with code {code}{where}"
     if number == signal.SIGKILL:
         return "the test's process was killed; the machine has probably run out of memory."
     try:
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
-    return f"the test's process crashed ({name}), most likely inside the engine."
+    return f"the test's process crashed ({name}){where}"

@@ -1,7 +1,8 @@
 """From settings to a prepared scenario: shared by tests, tuning trials and benchmarks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from pydantic import ValidationError
@@ -29,8 +30,16 @@ from harness.task.sut import SUT
 _PREPARING = 900.0  # maximum seconds of one preparation step
 _CLOSING = 30.0  # maximum seconds of closing an engine
 
-Beat = Callable[[float], None]
-"""Reports progress, and the maximum seconds until the next report."""
+
+class Beat(Protocol):
+    """Reports progress, and the maximum seconds until the next report."""
+
+    def __call__(self, within: float, doing: str = "") -> None:
+        """``doing`` says which engine does what until then: see `harness.host.supervise.Heartbeat.beat`."""
+
+
+def _no_beat(within: float, doing: str = "") -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ def patience(settings: RunSettings) -> float:
     return max(_PREPARING, settings.stall_timeout)
 
 
-def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool = False) -> Prepared:
+def prepare(settings: RunSettings, beat: Beat = _no_beat, quiet: bool = False) -> Prepared:
     """Load the model, open the data set, compile and warm up; ``quiet`` omits the line that describes the run.
 
     Raises:
@@ -116,7 +125,8 @@ def prepare(settings: RunSettings, beat: Beat = lambda within: None, quiet: bool
     )
     dataset = _dataset(settings, benchmark)
     scenario_class, engine_class = find_scenario(settings.scenario), find_engine(settings.engine)
-    with engine_errors(engine_class.name, f"to load {settings.model.path}"):
+    beat(patience(settings), _doing(engine_class, "loaded", settings))
+    with engine_errors(engine_class.name, f"to load {settings.model.path}", engine_class.alternative):
         suited = scenario_class.engine_settings(settings.engine_settings, benchmark.max_cost)
         engine = engine_class(native(settings.model.path), suited)
     beat(patience(settings))
@@ -175,21 +185,30 @@ def _open(settings: RunSettings, benchmark: Benchmark, dataset: Dataset, engine:
 def _warm_up(settings: RunSettings, scenario: Scenario, indices: Integers, beat: Beat) -> tuple[float, Listener]:
     """Seconds of the slowest batch, and the listener for later progress."""
     engine = scenario.sut.engine
-    beat(settings.stall_timeout)
+    running = _doing(type(engine), "first ran", settings)
+    beat(settings.stall_timeout, running)
     with console.Progress("compiling" if engine.fixed_shapes else "warming up", unit="shapes") as bar:
 
         class Reporter(Listener):
             def compiling(self, done: int, total: int) -> None:
                 bar.update(done=done, total=total)
-                beat(patience(settings))
+                beat(patience(settings), _doing(type(engine), "compiled", settings))
 
             def ran(self) -> None:
-                beat(settings.stall_timeout)
+                beat(settings.stall_timeout, running)
 
         listener = Reporter()
         slowest = scenario.get_ready(indices, listener)
         bar.update(done=len(scenario.shapes), total=len(scenario.shapes))
     return slowest, listener
+
+
+def _doing(engine: type[Engine], verb: str, settings: RunSettings) -> str:
+    """What an engine does with the model, and what to do if the process does not survive it."""
+    hints = [engine.alternative] if engine.alternative else []
+    if not console.output().verbose:
+        hints.append("harness -v run shows what the engine printed")
+    return f"{engine.name} {verb} {settings.model.path}" + (f": {'; '.join(hints)}" if hints else "")
 
 
 def _remark(engine: Engine) -> None:

@@ -15,6 +15,7 @@ from harness.host import console
 from harness.host.clock import Timing
 from harness.host.files import native
 from harness.host.fingerprint import check_unchanged, combined
+from harness.host.streams import native_output_dropped
 from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, Unfinished, check_accuracy_log, keep_partial, read_detail
@@ -118,7 +119,8 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
         console.warn(warning)
     load = _load(settings, conf, None)
     code_digest()  # kept for the record: that of the code which runs, even if its files change meanwhile
-    ready = prepare(settings, heartbeat.beat)
+    with native_output_dropped(not console.output().verbose):
+        ready = prepare(settings, heartbeat.beat)
     estimated = _estimate(settings, load, ready)
     load = _load(settings, conf, estimated)
     if not settings.accuracy:

@@ -50,7 +50,8 @@ class SUT(ABC):
 
     def prepare(self, shape: Shape) -> None:
         """Compile for this shape, so that nothing is compiled while LoadGen's clock runs."""
-        with engine_errors(self.engine.name, f"to compile {self.engine.model} for {tuple(shape)}"):
+        doing = f"to compile {self.engine.model} for {tuple(shape)}"
+        with engine_errors(self.engine.name, doing, self.engine.alternative):
             self._runners[shape] = self.engine.compile(self.signature(shape))
 
     def runner(self, shape: Shape) -> Runner:

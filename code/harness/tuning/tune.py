@@ -19,6 +19,7 @@ from harness.engines.base import find_engine
 from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.host import console, machine
 from harness.host.files import native, staging, write_text
+from harness.host.streams import native_output_dropped
 from harness.host.supervise import Heartbeat, supervised
 from harness.loadgen.conf import read_user_conf
 from harness.running import tuned
@@ -237,7 +238,8 @@ class _Tuning:
 
 def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heartbeat) -> int:
     tempfile.tempdir = str(native(result.parent))  # this process may be killed: the parent removes its files
-    ready = prepare(settings, heartbeat.beat, quiet=True)
+    with native_output_dropped(not console.output().verbose):
+        ready = prepare(settings, heartbeat.beat, quiet=True)
     heartbeat.beat(patience(settings))
     trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
     write_text(result, Measured(score=trial.score, value=trial.value).model_dump_json())
@@ -256,7 +258,8 @@ def _find_rate(
     heartbeat: Heartbeat,
 ) -> int:
     tempfile.tempdir = str(native(result.parent))
-    ready = prepare(settings, heartbeat.beat, quiet=True)
+    with native_output_dropped(not console.output().verbose):
+        ready = prepare(settings, heartbeat.beat, quiet=True)
 
     def test(rate: float, seconds: float) -> Rate:
         name = f"rate {rate:.4g} for {seconds:g} s"

@@ -23,6 +23,12 @@ def panics(heartbeat: Heartbeat) -> int:
     raise type("Panic", (BaseException,), {})("rust code panicked")
 
 
+def compiles(heartbeat: Heartbeat) -> int:
+    heartbeat.beat(60, "deepsparse compiled ü.onnx: try another")
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return 0
+
+
 def refuses(heartbeat: Heartbeat) -> int:
     raise ConfigError("no such setting.")
 
@@ -54,6 +60,12 @@ def outcome(work, *args) -> int:
 def test_an_exit_code_that_the_child_did_not_report_is_a_failure(code, capfd):
     assert outcome(exits, code) == 1
     assert f"exited with code {code}, most likely inside the engine. Nothing was kept." in capfd.readouterr().err
+
+
+def test_what_the_child_did_when_it_died_is_named(capfd):
+    assert outcome(compiles) == 1
+    error = "crashed (SIGSEGV) while deepsparse compiled ü.onnx: try another. Nothing was kept."
+    assert error in capfd.readouterr().err
 
 
 def test_what_the_child_reports_is_the_outcome(capfd):
