@@ -69,7 +69,7 @@ def test_a_built_model_brings_its_settings_and_the_caveat_of_all_its_results(tmp
     assert (found.benchmark, found.official_name, found.precision) == ("resnet50", "resnet50", "fp32")
     given = {"model": str(path), "engine": "onnxruntime", "scenario": "Offline", "mode": "performance", "options": {}}
     settings = resolve(RunRequest(**given))
-    assert settings.benchmark_settings.model_dump() == {"preprocessing": "mlperf", "label_offset": 1}
+    assert settings.benchmark_settings.model_dump(exclude_none=True) == {"preprocessing": "mlperf", "label_offset": 1}
     assert any("random weights, seed 5" in notice for notice in settings.notices)
     with pytest.raises(ConfigError, match="random weights, seed 5, so it cannot give an official result"):
         resolve(RunRequest(**given, official=True))

@@ -36,7 +36,18 @@ def places(tmp_path, mode="performance", **changes):
 
 
 def publish(made):
-    return made.publish(made.collect(None))
+    return made.publish(made.collect(None), told)
+
+
+def kept(tmp_path):
+    """The record of the only run; the folder of its temporary files lasts as long as its process."""
+    (record,) = (path for path in (tmp_path / "runs").iterdir() if not path.name.startswith("."))
+    return record
+
+
+def told(folder, place):
+    """What the parent process is told before a folder is moved: it must still be there."""
+    assert folder.is_dir()
 
 
 @pytest.mark.parametrize(
@@ -51,13 +62,13 @@ def test_an_official_result_goes_where_the_rules_require(tmp_path, mode, part, f
     target = tmp_path / "results" / "sys" / "bert-99" / "Offline" / part
     assert publish(made) == target
     assert {path.name for path in target.iterdir()} == files
-    record = next((tmp_path / "runs").iterdir())
+    record = kept(tmp_path)
     assert {path.name for path in record.iterdir()} == {"run.json", "user.conf", TIMELINE}
 
 
 def test_an_invalid_run_never_reaches_results(tmp_path):
     made = places(tmp_path)
-    logs = made.publish(None)
+    logs = made.publish(None, told)
     assert logs.parent == tmp_path / "runs"
     assert not (tmp_path / "results").exists()
 
@@ -110,8 +121,7 @@ def test_a_result_that_appeared_meanwhile_is_not_replaced_and_the_logs_are_kept(
     with pytest.raises(RunFailed, match=r"a result appeared .* The logs are kept in"):
         publish(late)
     assert [path.name for path in target.iterdir()] == ["first"]
-    (record,) = (tmp_path / "runs").iterdir()
-    assert {path.name for path in (record / "result").iterdir()} == FILES
+    assert {path.name for path in (kept(tmp_path) / "result").iterdir()} == FILES
 
 
 def test_an_interrupted_replacement_is_undone_by_the_next_run(tmp_path):
@@ -145,8 +155,8 @@ def test_results_that_cannot_be_written_are_refused_before_the_test(tmp_path):
 
 def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(results.time, "strftime", lambda _: "T-")
-    first = places(tmp_path, official=False).publish(None)
-    second = places(tmp_path, official=False).publish(None)
+    first = places(tmp_path, official=False).publish(None, told)
+    second = places(tmp_path, official=False).publish(None, told)
     assert first != second
     assert (first / "run.json").exists()
     assert (second / "run.json").exists()

@@ -9,8 +9,8 @@ from harness.host.streams import keep_streams, native_output_dropped
 keep_streams()
 with native_output_dropped({dropped}):
     os.system("echo native; echo native >&2")
-    print("python")
-    print("python", file=sys.stderr)
+    print("python", flush=True)
+    print("python", file=sys.stderr, flush=True)
 os.write(1, b"after\\n")
 print("python")
 os.write(2, b"after\\n")
