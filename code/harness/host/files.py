@@ -114,8 +114,11 @@ def _unwritable(path: Path, error: OSError) -> ConfigError:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, creating parent folders; after a ConfigError the old file is unchanged."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write ``text`` as UTF-8, creating parent folders; after a ConfigError the old file is unchanged.
+
+    What has no UTF-8, such as a part of a path in another encoding, is written with JSON's escape.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

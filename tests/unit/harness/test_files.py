@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.host import files
-from harness.host.files import claim, remove_left_over, room_for, staging, write_bytes
+from harness.host.files import claim, remove_left_over, room_for, staging, write_bytes, write_text
 
 
 def hold(target: Path, claimed) -> None:
@@ -112,3 +113,9 @@ def test_a_link_in_place_of_a_room_is_not_followed(tmp_path):
     (tmp_path / f".x.{files._kernel()}.1.partial").symlink_to(precious)
     remove_left_over(tmp_path)
     assert precious.is_dir()
+
+
+def test_what_has_no_utf8_is_written_with_jsons_escape(tmp_path):
+    path = tmp_path / "report.json"
+    write_text(path, json.dumps({"model": "M\udcfcller", "half": "\ud800"}, ensure_ascii=False))
+    assert json.loads(path.read_bytes()) == {"model": "M\udcfcller", "half": "\ud800"}
