@@ -99,7 +99,8 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     try:
         outcome.show(logs)
     except Exception as error:  # noqa: BLE001  such as a full disk
-        console.warn(f"the result could not be printed ({error}); it is in {logs}.")
+        reason = error.strerror if isinstance(error, OSError) else error
+        console.warn(f"the result could not be printed ({reason}); it is in {logs}.")
     planned.ready.close(heartbeat.beat, settings.stall_timeout)
     return code
 

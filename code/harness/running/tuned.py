@@ -18,17 +18,18 @@ from harness.errors import ConfigError
 from harness.host import machine
 from harness.host.download import sha256_of
 from harness.host.files import write_text
-from harness.registry import ENGINES, SCENARIOS
+from harness.registry import ENGINES, SCENARIOS, choose
 
 FILE, CONF = "tuned.json", "user.conf"
 _CURE = "tune again, or delete it."
 _TOGETHER = {"streams", "threads", "instances", "scheduler", "pin"}
 
 
-def _one_of(names: Iterable[str], name: str) -> str:
-    if name not in names:
-        raise ValueError(f"{name!r} does not exist")
-    return name
+def _known(kind: str, names: Iterable[str], name: str) -> str:
+    try:
+        return choose(kind, names, name)
+    except ConfigError as error:
+        raise ValueError(str(error).removesuffix(".")) from None
 
 
 class Machine(BaseModel):
@@ -63,8 +64,8 @@ class Tuned(BaseModel):
     samples: int | None = None
     base_conf: str | None = None
     """`digest` of the project's user.conf at the time of tuning."""
-    engine: Annotated[str, AfterValidator(lambda name: _one_of(ENGINES, name))]
-    scenario: Annotated[str, AfterValidator(lambda name: _one_of(SCENARIOS, name))]
+    engine: Annotated[str, AfterValidator(lambda name: _known("engine", ENGINES, name))]
+    scenario: Annotated[str, AfterValidator(lambda name: _known("scenario", SCENARIOS, name))]
     options: dict[str, str]
     """Options of the engine and the benchmark, as for `--set`."""
     key: str
