@@ -189,3 +189,14 @@ class AbortsCompiling(NullEngine):
         os.write(2, b"Assertion at generator.hpp:455\nBacktrace:\n" + b" 0# 0x00007f689fbca0f3\n" * 100)
         os.write(1, b"on stdout, too\n")
         os._exit(1)
+
+
+class StallsThenRaises(_Faulty):
+    """Late answers at first, and then the reason for them."""
+
+    name = "stalls"
+    after = 100
+
+    def spoil(self, outputs):
+        time.sleep(7)
+        raise RuntimeError("device lost")

@@ -27,10 +27,10 @@ def run(harness, preloaded, monkeypatch, tmp_path):
     conf = tmp_path / "slow.conf"
     conf.write_text("*.Server.target_qps = 100\n*.Offline.target_qps = 500\n")
 
-    def run(scenario, faults):
+    def run(scenario, faults, seconds=1):
         monkeypatch.setenv("LD_PRELOAD", str(preloaded))
         monkeypatch.setenv("CLOCK_FAULT", json.dumps(faults))
-        few = ("--set", "max_batch=1", "--duration", "1", "--user-conf", conf)
+        few = ("--set", "max_batch=1", "--duration", str(seconds), "--user-conf", conf)
         return harness.run("--engine", "clocked:Clocked", "--scenario", scenario, *few)
 
     return run
@@ -49,4 +49,11 @@ def test_a_test_whose_realtime_clock_was_changed_is_no_result(run, scenario, fau
     assert f"the realtime clock was changed during the test (it moved by {moved}" in found.err
     assert " s by the monotonic clock, but " in found.err
     assert found.err.count("error:") == 1
+    assert found.kept == []
+
+
+def test_queries_that_came_at_once_because_the_clock_was_changed_are_no_overload(run):
+    found = run("Server", [[5.5, 3.0]], seconds=10)
+    assert found.code == 1
+    assert "the realtime clock was changed during the test (it moved by 3.0" in found.err
     assert found.kept == []

@@ -83,6 +83,17 @@ def test_an_overloaded_server_is_ended_within_seconds_and_its_advice_is_valid(ha
     assert again.code == 0, again.out
 
 
+def test_an_engine_that_stalls_and_then_fails_is_no_overload(harness, tmp_path):
+    conf = tmp_path / "high.conf"
+    conf.write_text("*.Server.target_qps = 400\n")
+    run = harness.run(
+        "--engine", "faulty:StallsThenRaises", "--scenario", "Server", "--duration", "30", "--user-conf", conf
+    )
+    assert run.code == 1
+    assert "device lost" in run.err
+    assert run.kept == []
+
+
 def test_a_short_overloaded_server_gets_loadgens_verdict(harness, tmp_path):
     conf = tmp_path / "high.conf"
     conf.write_text("*.Server.target_qps = 150\n")

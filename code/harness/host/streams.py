@@ -12,6 +12,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, Literal, TextIO, cast
 
 from rich.console import Console
@@ -152,17 +153,24 @@ def native_output_dropped(dropped: bool = True) -> Iterator[None]:
     if not dropped or any(stream is None or _number(stream) != number for number, (_, stream) in streams.items()):
         yield
         return
-    copies = {number: os.dup(number) for number in streams}
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for number, (name, stream) in streams.items():
-        setattr(sys, name, _unread(copies[number], stream))
+    for number, (name, _) in streams.items():
+        setattr(sys, name, _aside(number))
         os.dup2(nowhere, number)
     os.close(nowhere)
     try:
         yield
     finally:
         for number, (name, stream) in streams.items():
-            getattr(sys, name).flush()
+            _aside(number).flush()
             setattr(sys, name, stream)
-            os.dup2(copies[number], number)
-            os.close(copies[number])
+            os.dup2(_aside(number).fileno(), number)
+
+
+@cache
+def _aside(number: int) -> TextIO:
+    """A second stream to where descriptor 1 or 2 leads. It stays open: a logger that is set up meanwhile keeps it.
+
+    If it were closed, the next file, such as LoadGen's log, would get its number, and the logger's lines.
+    """
+    return _unread(os.dup(number), {1: sys.stdout, 2: sys.stderr}[number])

@@ -182,7 +182,7 @@ def _watch(child: multiprocessing.process.BaseProcess, heartbeat: Heartbeat, sto
     while True:
         child.join(0.1)
         if time.monotonic() - looked > _SUSPENDED:
-            heartbeat.beat(heartbeat.overdue()[1])
+            heartbeat.beat(heartbeat.overdue()[1], heartbeat.doing)
         looked = time.monotonic()
         if child.exitcode is not None:
             return None

@@ -31,13 +31,18 @@ def overloaded(load: Load, ended: Overloaded, lower: float | None) -> str:
     if lower is None:
         return f"{why}no {scenario.key} seems to meet the bound with this model, engine and machine"
     seconds = math.ceil(_ENOUGH / lower)
-    run = f", let the test run for {seconds:,} s or more (--duration)" if seconds > load.seconds else ""
+    run = ""
+    if seconds > load.seconds:
+        place = f"{load.benchmark}.{scenario.name}.min_duration = {1000 * seconds}" if load.official else "--duration"
+        run = f", let the test run for {seconds:,} s or more ({place})"
     return f"{why}{_change(load, lower)}{run}, or let `make tune SCENARIO={scenario.name}` find the highest rate"
 
 
 def _change(load: Load, value: float) -> str:
     """How to set the scenario's key to a value."""
     key, line = load.scenario.key, load.rate_line
+    if load.recorded:
+        return f"repeat the performance run with {key} = {value:.4g} in user.conf, then this test"
     if line:
         return f"{key} is {line.value} in line {line.line} of {load.path}; set it to {value:.4g}"
     return f"set {load.benchmark}.{load.scenario.name}.{key} = {value:.4g} in user.conf"

@@ -37,6 +37,10 @@ class Load:
     least: int
     """The minimum number of queries; of samples in a scenario that has one query."""
     least_line: Entry | None
+    official: bool = False
+    """Whether the test lasts as long as the round demands, or user.conf."""
+    recorded: bool = False
+    """Whether the user.conf belongs to a recorded result, which a compliance test repeats, and must not be edited."""
 
     @classmethod
     def of(cls, settings: RunSettings, conf: UserConf, scenario: type[Scenario], estimated: float | None) -> "Load":
@@ -58,6 +62,8 @@ class Load:
             used,
             int(least.value) if least else 1,
             least,
+            settings.official and not settings.rehearsal,
+            settings.compliance is not None,
         )
 
     @property
@@ -87,6 +93,21 @@ class Load:
                     f"{self.least:,} queries"
                 )
 
+    def check_accuracy(self, samples: int) -> None:
+        """Check that an accuracy run of ``samples`` ends, whose queries LoadGen issues at the scenario's rate.
+
+        Raises:
+            ConfigError: it would take days; the message names the line.
+        """
+        if not (self.scenario.paced and self.rate and self.rate_line):
+            return
+        total = samples / self.rate
+        what = f"{samples:,} samples, since {self._rate()}"
+        if total > _TOO_LONG * _HOUR:
+            raise ConfigError(f"the accuracy run would take {span(total)} for {what}; {self._delete(self.rate_line)}.")
+        if total > _HOUR:
+            console.note(f"the accuracy run takes about {span(total)} for {what}")
+
     def look(self, total: float, warned: bool) -> str | None:
         """What to warn of when a test will take ``total`` seconds; None if nothing, or if it was ``warned`` of.
 
@@ -105,7 +126,7 @@ class Load:
             return None
         return (
             f"the test will take about {span(total)} instead of {span(self.seconds)}, since {cause.key} is "
-            f"{cause.value} in {self._at(cause)}; to shorten it, end the test and {self._delete(cause)}."
+            f"{cause.value} in {self._at(cause)}; to shorten it, press Ctrl-C and {self._delete(cause)}."
         )
 
     def _by_rate(self, seconds: float) -> float:
@@ -150,6 +171,8 @@ class Load:
         return f"min_duration in {self._at(self.duration_line)}" if self.duration_line else "--duration (DURATION=)"
 
     def _delete(self, line: Entry) -> str:
+        if self.recorded:
+            return "repeat the performance run without that line, then this test"
         measured = "" if line is self.least_line else f", and the harness sets {line.key} by a measurement"
         return f"delete the line{measured}"
 

@@ -185,20 +185,23 @@ def _open(settings: RunSettings, benchmark: Benchmark, dataset: Dataset, engine:
 def _warm_up(settings: RunSettings, scenario: Scenario, indices: Integers, beat: Beat) -> tuple[float, Listener]:
     """Seconds of the slowest batch, and the listener for later progress."""
     engine = scenario.sut.engine
-    running = _doing(type(engine), "first ran", settings)
-    beat(settings.stall_timeout, running)
+    first = _doing(type(engine), "first ran", settings)
+    beat(settings.stall_timeout, first)
     with console.Progress("compiling" if engine.fixed_shapes else "warming up", unit="shapes") as bar:
 
         class Reporter(Listener):
+            doing = first
+
             def compiling(self, done: int, total: int) -> None:
                 bar.update(done=done, total=total)
                 beat(patience(settings), _doing(type(engine), "compiled", settings))
 
             def ran(self) -> None:
-                beat(settings.stall_timeout, running)
+                beat(settings.stall_timeout, self.doing)
 
         listener = Reporter()
         slowest = scenario.get_ready(indices, listener)
+        listener.doing = ""  # from now on it is not the first time
         bar.update(done=len(scenario.shapes), total=len(scenario.shapes))
     return slowest, listener
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.errors import HarnessError, RunFailed
+from harness.errors import RunFailed
 from harness.host import console
 from harness.host.clock import Timing
 from harness.host.files import native
@@ -123,8 +123,11 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     with native_output_dropped(not console.output().verbose):
         ready = prepare(settings, heartbeat.beat)
     estimated = _estimate(settings, load, ready)
-    load = _load(settings, conf, estimated)
-    if not settings.accuracy:
+    if estimated is not None:
+        load = _load(settings, conf, estimated)
+    if settings.accuracy:
+        load.check_accuracy(ready.qsl.count)
+    else:
         _foresee(load, ready)
     heartbeat.beat(patience(settings))
     ready.qsl.unload(ready.indices)
@@ -163,8 +166,7 @@ def _foresee(load: Load, ready: Prepared) -> None:
     """Refuse a query so large that only planning it would take minutes, if the system would then need days for it."""
     if ready.scenario.one_query and load.rate_line and load.queries > _MANY:
         value, _ = ready.scenario.estimate(ready.indices, load.seconds, ready.listener)
-        if warning := load.look(load.queries / value, warned=False):
-            console.warn(warning)
+        load.look(load.queries / value, warned=True)
 
 
 def _overridden(settings: RunSettings, conf: UserConf) -> Iterator[str]:
@@ -248,10 +250,10 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Timing 
         if recorder:
             recorder.tick()
 
-        def tick() -> None:
+        def tick(over: bool) -> None:
             if recorder:
                 recorder.tick()
-            watch.look()
+            watch.look(over)
 
         try:
             ended: Timing | Overloaded = session.run_test(
@@ -265,7 +267,6 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Timing 
             )
         except Overloaded as error:
             ended = error
-            scheduler.stop()
     scheduler.close()
     return scheduler.counters, ended, recorder
 
@@ -297,12 +298,14 @@ def _read(planned: _Planned, counters: Counters, timing: Timing) -> Outcome:
 def _read_overloaded(planned: _Planned, counters: Counters, overloaded: Overloaded) -> Outcome:
     """The outcome of a test that was ended, from the harness's own counters: LoadGen's log has no result."""
     ready, reached, seconds = planned.ready, overloaded.reached, overloaded.seconds
+    timing = Timing(seconds, seconds, overloaded.moved)
+    timing.check(None)
     keep_partial(planned.places.staging)
     reason = advice.overloaded(planned.load, overloaded, ready.scenario.lower(ready.indices, reached))
     return _outcome(
         planned,
         replace(counters, issued=counters.completed, real=counters.done_cost),
-        Timing(seconds, seconds, moved=0),
+        timing,
         Unfinished({"effective_target_qps": planned.load.rate}, (), seconds),
         replace(ready.scenario.metric(Detail({}, ())), value=reached),
         (reason,),
@@ -371,8 +374,7 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
         (places.staging / "NOT-FOR-SUBMISSION.txt").write_text("\n".join((*settings.notices, "")), "utf-8")
     result = places.collect(settings.audit) if settings.official and outcome.valid else None
     if audit and result:
-        reasons = _verified(audit, result, ready)
-        compared = reference(audit.reference, audit.test.name)
+        reasons, compared = _verified(audit, result, ready)
         outcome = replace(outcome, valid=not reasons, reasons=reasons, reference=compared)
         # The record must include the verification's verdict, and the results that the test was compared with.
         for folder in (places.staging, result / "performance" / "run_1"):
@@ -382,9 +384,10 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
     return outcome, places.publish(result if outcome.valid else None, publish)
 
 
-def _verified(audit: AuditRun, result: Path, ready: Prepared) -> tuple[str, ...]:
-    """Why the compliance test failed, if it did; one that cannot be verified has failed, but is kept."""
+def _verified(audit: AuditRun, result: Path, ready: Prepared) -> tuple[tuple[str, ...], dict[str, str] | None]:
+    """Why the compliance test failed, if it did, and `reference`: one that cannot be verified failed, and is kept."""
     try:
-        return tuple(audit.verify(result, ready.benchmark, ready.dataset))
-    except (HarnessError, OSError) as error:
-        return (f"it could not be verified: {error}",)
+        reasons = tuple(audit.verify(result, ready.benchmark, ready.dataset))
+        return reasons, reference(audit.reference, audit.test.name)
+    except Exception as error:  # noqa: BLE001  whatever a damaged log causes
+        return (f"it could not be verified: {error or type(error).__name__}",), None

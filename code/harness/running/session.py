@@ -19,6 +19,7 @@ from harness.errors import RunFailed
 from harness.host.clock import Stopwatch, Timing
 from harness.loadgen.logs import Detail, read_detail
 from harness.scheduling.base import Scheduler
+from harness.scheduling.overload import Overloaded
 from harness.task.qsl import SampleLibrary
 from harness.task.sut import Responses
 
@@ -60,12 +61,12 @@ def run_test(
     qsl: SampleLibrary,
     scheduler: Scheduler,
     log_dir: Path,
-    on_tick: Callable[[], None],
+    on_tick: Callable[[bool], None],
     tick: float = 0.2,
     audit: Path | None = None,
     trace: bool = False,
 ) -> Timing:
-    """Run one test to its end, calling ``on_tick`` every ``tick`` seconds.
+    """Run one test to its end, calling ``on_tick(False)`` every ``tick`` seconds, and ``on_tick(True)`` at its end.
 
     ``audit`` is the file of a compliance test's settings. ``trace`` makes LoadGen write mlperf_log_trace.json, with one
     line per event.
@@ -74,8 +75,8 @@ def run_test(
         How long the test took by a clock that nobody sets, since LoadGen's can be set.
 
     Raises:
-        The first failure of the scheduler, the engine or the QSL. LoadGen's thread is then still waiting, and the
-        process must be ended.
+        The first failure of the scheduler, the engine or the QSL; Overloaded if ``on_tick`` raises it. LoadGen's thread
+        is then still waiting, and the process must be ended.
     """
     log_settings = _log_settings(log_dir, trace)
     failure: list[BaseException] = []
@@ -106,16 +107,22 @@ def run_test(
 
     thread = threading.Thread(target=start, name="loadgen", daemon=True)
     thread.start()
-    while not ended.wait(tick):
-        on_tick()
-        watch.look()
-        if scheduler.failed.is_set():
-            break
-    on_tick()
+    try:
+        while not ended.wait(tick) and not scheduler.failed.is_set():
+            watch.look()
+            on_tick(False)
+    except Overloaded as error:
+        scheduler.stop()
+        scheduler.close()  # ends the batches that are being computed, and any of them may fail
+        if scheduler.failure is None:
+            watch.stop()
+            error.moved = watch.timing(error.seconds).moved
+            raise
     if scheduler.failure:
         raise scheduler.failure
     if failure:
         raise failure[0]
+    on_tick(True)
     thread.join()
     lg.DestroyFastSUT(handle)
     lg.DestroyQSL(library)
@@ -163,7 +170,7 @@ def short_test(
     """
     completed = -1
 
-    def tick() -> None:
+    def tick(ended: bool) -> None:
         nonlocal completed
         counters = scheduler.counters
         idle = counters.issued == counters.completed and time.monotonic() < last

@@ -39,18 +39,18 @@ class Watch:
         self._samples = ready.qsl.count if settings.accuracy else 0
         self._cost = int(ready.scenario.costs.sum()) if settings.accuracy else 0
         self._state = (0, False)
-        self._began = 0.0
+        self._settled: tuple[float, float] | None = None
         self._warned = False
         heartbeat.beat(self._idle)
 
-    def look(self) -> None:
-        """Report what was completed since the last call.
+    def look(self, over: bool) -> None:
+        """Report what was completed since the last call; ``over`` once LoadGen has ended the test.
 
         Raises:
             Overloaded: the test can no longer be VALID.
             ConfigError: it would take far longer than was asked for.
         """
-        if self._overload:
+        if self._overload and not over:
             self._overload.look(self._scheduler.counters)
         counters = self._scheduler.counters
         busy = counters.issued > counters.completed
@@ -62,17 +62,20 @@ class Watch:
             # Long samples run first, so the share of tokens, not of samples, shows the time left.
             fraction = counters.done_cost / max(counters.real, self._cost)
             self._bar.update(done=counters.completed, total=max(counters.issued, self._samples), fraction=fraction)
-            self._foresee(fraction)
+            if not over:
+                self._foresee(fraction)
 
     def _foresee(self, fraction: float) -> None:
         """Warn of a test that will be far too long, or end it, once its rate is known."""
         now, counters, scenario = time.perf_counter(), self._scheduler.counters, self._load.scenario
-        self._began = self._began or now
-        elapsed = now - self._began
-        if self._accuracy or scenario.paced or elapsed < _SETTLED or counters.batches < 2 * self._streams:
+        if self._accuracy or scenario.paced or counters.batches < 2 * self._streams:
             return
         if scenario.samples_per_query:
             fraction = counters.completed / (scenario.samples_per_query * self._load.least)
-        if warning := self._load.look(elapsed / fraction, self._warned):
+        # Before the first batches, a query of millions of samples takes seconds to plan.
+        began, done = self._settled = self._settled or (now, fraction)
+        if now - began < _SETTLED or fraction <= done:
+            return
+        if warning := self._load.look((now - began) / (fraction - done), self._warned):
             console.warn(warning)
             self._warned = True

@@ -128,8 +128,9 @@ class Scheduler(ABC):
         # Counted before it is reported: the last completion ends the test, and the counters are read then.
         with self._lock:
             self.counters.ended = time.perf_counter()
-            self.counters.late += late
+            # Readers take no lock, and must not find a late query waiting as well: `completed` before `late`.
             self.counters.completed += len(work.ids)
+            self.counters.late += late
             self.counters.batches += 1
             self.counters.done_cost += cost
             self.counters.padded += work.shape.batch * work.shape.length

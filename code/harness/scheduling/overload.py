@@ -23,6 +23,8 @@ class Overloaded(RunFailed):
         """``late`` of at most ``most`` queries are late after ``seconds``, in which ``completed`` were answered."""
         super().__init__(f"{late:,} of at most {most:,} queries are late after {seconds:.1f} s.")
         self.late, self.most, self.seconds = late, most, seconds
+        self.moved = 0.0
+        """By how many seconds the realtime clock, which paces LoadGen, was moved meanwhile."""
         self.reached = completed / seconds
         """Queries completed per second."""
 

@@ -112,6 +112,22 @@ def test_the_correct_batches_are_found(sut, monkeypatch, most, right):
     assert found.right == right
 
 
+class Picky(Mixing):
+    """Compiles only the shapes of the test."""
+
+    def compile(self, signature):
+        if signature.inputs["input_ids"][0] < 8:
+            raise RuntimeError("no kernel")
+        return super().compile(signature)
+
+
+def test_a_smaller_batch_that_the_engine_cannot_run_is_not_advised_and_ends_nothing(sut, monkeypatch):
+    monkeypatch.setattr(Fixed, "compile", Reshaping.compile)
+    picky = BertSUT(Picky(Path("model.onnx"), EngineSettings()), sut.qsl)
+    found = compared(picky, monkeypatch, Fixed, [Shape(8, 64)])
+    assert (found.wrong, found.right) == ([Shape(8, 64)], None)
+
+
 def test_samples_that_fit_nowhere_are_not_compared(sut, monkeypatch):
     assert compared(sut, monkeypatch, Fixed, [Shape(2, 2)]) is None
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from harness.errors import ConfigError
 from harness.host import memory
 from harness.loadgen.conf import read_user_conf
+from harness.loadgen.logs import Detail
+from harness.running import advice, watch
 from harness.running.load import Load, span
 from harness.scenarios.base import find_scenario
+from harness.scheduling.base import Counters
+from harness.scheduling.overload import Overloaded
 
 
 @pytest.fixture(autouse=True)
@@ -21,11 +26,17 @@ def two_gigabytes(monkeypatch):
 
 @pytest.fixture
 def load(tmp_path):
-    def make(text, scenario="Offline", duration=None, estimated=None):
+    def make(text, scenario="Offline", duration=None, estimated=None, official=False, audit=None):
         path = tmp_path / "user.conf"
         path.write_text(text)
         settings = SimpleNamespace(
-            model=SimpleNamespace(benchmark="bert"), duration=duration, seconds=duration or 20.0, default_seconds=20.0
+            model=SimpleNamespace(benchmark="bert"),
+            duration=duration,
+            seconds=duration or 20.0,
+            default_seconds=20.0,
+            official=official,
+            rehearsal=False,
+            compliance=audit,
         )
         return Load.of(settings, read_user_conf(path), find_scenario(scenario), estimated)
 
@@ -131,3 +142,58 @@ def test_an_offline_test_of_days_is_refused_once_its_rate_is_known_but_not_what_
 
 def test_spans():
     assert [span(seconds) for seconds in (20, 8000, 5e5)] == ["20.0 s", "2 h 13 min", "6 days"]
+
+
+def test_an_accuracy_run_of_a_server_is_refused_if_its_rate_makes_it_last_for_days(load, capsys):
+    slow = load("*.Server.target_qps = 0.001", "Server")
+    with pytest.raises(
+        ConfigError, match=r"would take 125 days for 10,833 samples, .* 0\.001 in line 1 .*; delete the"
+    ):
+        slow.check_accuracy(10_833)
+    load("*.Server.target_qps = 1", "Server").check_accuracy(10_833)
+    assert "takes about 3 h 00 min for 10,833 samples" in capsys.readouterr().err
+    load("*.Server.target_qps = 100", "Server").check_accuracy(10_833)
+    load("*.Offline.target_qps = 0.001").check_accuracy(10_833)
+    assert capsys.readouterr().err == ""
+
+
+def overloaded(load):
+    return advice.overloaded(load, Overloaded(500, 5000, 300, 10.0), lower=1.25)
+
+
+def test_the_advice_of_an_overload_is_one_that_the_run_accepts(load):
+    text = "*.Server.target_qps = 50"
+    assert "set it to 1.25, let the test run for 800 s or more (--duration)" in overloaded(load(text, "Server"))
+    official = overloaded(load(text, "Server", official=True))
+    assert "let the test run for 800 s or more (bert.Server.min_duration = 800000)" in official
+    assert "bert.Server.min_duration" not in overloaded(load(f"{text}\n*.*.min_duration = 900000", "Server"))
+
+
+def test_the_user_conf_of_a_recorded_result_is_not_to_be_edited(load):
+    test = load("*.Server.target_qps = 50", "Server", official=True, audit="TEST04")
+    for said in (overloaded(test), advice.longer(test, Detail({"effective_target_qps": 50.0}, ()))):
+        assert "set it to" not in said
+    assert "repeat the performance run with target_qps = 1.25 in user.conf, then this test" in overloaded(test)
+
+
+def test_the_time_that_planning_takes_is_not_taken_for_the_systems(load, monkeypatch, capsys):
+    clock = [100.0]
+    monkeypatch.setattr(watch.time, "perf_counter", lambda: clock[0])
+    counters = Counters(issued=1_100_000, real=1_100_000)
+    ready = SimpleNamespace(
+        engine=SimpleNamespace(streams=2),
+        slowest=0.01,
+        qsl=SimpleNamespace(count=1000),
+        scenario=SimpleNamespace(paced=False),
+    )
+    settings = SimpleNamespace(accuracy=False, stall_timeout=60.0)
+    progress = SimpleNamespace(update=lambda **_: None)
+    beats = SimpleNamespace(beat=lambda _: None)
+    right = load("*.Offline.target_qps = 50000")
+    looking = watch.Watch(settings, ready, right, SimpleNamespace(counters=counters), beats, progress, None)
+    looking.look(over=False)
+    for clock[0] in np.arange(106.0, 110.0, 0.2):  # six seconds of planning
+        counters.batches += 40
+        counters.completed = counters.done_cost = counters.batches * 250
+        looking.look(over=False)
+    assert capsys.readouterr().err == ""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from harness.scheduling.base import Counters
+from harness.scheduling.base import Counters, Scheduler, Work
 from harness.scheduling.overload import Overload, Overloaded, most_queries
+from harness.task.shape import Shape
 
 BOUND = 0.1
+
+
+class SimpleScheduler(Scheduler):
+    def _accept(self, ids, indices):
+        raise NotImplementedError
 
 
 def valid(latencies):
@@ -88,3 +96,21 @@ def test_a_short_test_is_left_to_loadgen():
         overload.look(Counters(issued=100, completed=30))
     assert (error.value.late, error.value.most, error.value.seconds) == (70, 100, 6)
     assert error.value.reached == 5
+
+
+def test_a_late_query_is_never_counted_as_waiting_too():
+    """Readers take no lock, so they may read between any two updates."""
+    seen = []
+
+    class Watched(Counters):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            seen.append(name)
+
+    scheduler = SimpleScheduler(SimpleNamespace(answer=lambda *_: None, qsl=SimpleNamespace(cost=np.ones_like)), None)
+    scheduler.late_after, scheduler._complete = 0.0, lambda *_: None
+    scheduler.counters = Watched(issued=1)
+    seen.clear()
+    scheduler._answer(Work([1], np.array([0]), Shape(1, 1), (0.0,)))
+    assert seen.index("completed") < seen.index("late")
+    assert scheduler.counters.late == 1
