@@ -34,15 +34,10 @@ def read_tokenizer(path: str | Path, casing: str | None = None) -> Tokenizer:
     Raises:
         ConfigError: a file is missing or is not BERT's WordPiece; the message says what to pass instead.
     """
-    place = Path(path)
-    file = _file(place)
-    raw = read_input(file, "vocabulary")
-    if file.suffix != ".json" and raw == read_input(VOCAB, "vocabulary"):
-        tokenizer = Tokenizer(_parse_vocab(raw, file), casing_from="BERT's uncased vocabulary")
-    else:
-        beside = file.parent / _CONFIG
-        config = beside.read_bytes() if beside.is_file() else b"{}"
-        tokenizer = _read(file, raw, config)
+    file = _file(Path(path))
+    beside = file.parent / _CONFIG
+    config = beside.read_bytes() if beside.is_file() else b"{}"
+    tokenizer = _read(file, read_input(file, "vocabulary"), config)
     if casing is None or casing == tokenizer.casing:
         return replace(tokenizer, casing_from="--set casing") if casing else tokenizer
     lower = casing == CASINGS[0]
@@ -69,7 +64,7 @@ def tokenizer_files(path: Path) -> tuple[Path, ...]:
     """The files that `read_tokenizer` reads; ConfigError if there are none."""
     file = _file(path)
     beside = file.parent / _CONFIG
-    return (file, beside) if beside.is_file() and path != VOCAB else (file,)
+    return (file, beside) if beside.is_file() else (file,)
 
 
 def _file(path: Path) -> Path:
@@ -102,6 +97,8 @@ def _read(file: Path, raw: bytes, config: bytes) -> Tokenizer:
 def _from_text(file: Path, raw: bytes) -> Tokenizer:
     """A vocab.txt, cased if it holds capital letters: nothing else in it says so."""
     tokens = _parse_vocab(raw, file)
+    if tokens == _parse_vocab(read_input(VOCAB, "vocabulary"), VOCAB):
+        return Tokenizer(tokens, casing_from="BERT's uncased vocabulary")
     found = Tokenizer(tokens)
     lower = found.capitals <= _CASED_SHARE * len(tokens)
     with _transformers(file):

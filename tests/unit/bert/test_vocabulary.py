@@ -16,6 +16,7 @@ from bert.features import build_features, context_words
 from bert.squad import Question, Squad
 from bert.task import BertSettings
 from bert.vocabulary import VOCAB, casing_doubts, read_tokenizer, tokenizer_files
+from bert.wordpiece import Rules
 from harness.errors import ConfigError
 from harness.running.identity import _by_content
 
@@ -111,6 +112,17 @@ def test_settings_of_the_checkpoint_are_obeyed(made, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     rules = read_tokenizer(vocab).rules
     assert (rules.lower, rules.strip_accents, rules.split_cjk) == (False, True, False)
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_bert_s_own_vocabulary_obeys_the_settings_beside_it(tmp_path, line_end):
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_bytes(VOCAB.read_bytes().replace(b"\n", line_end))
+    assert read_tokenizer(tmp_path) == read_tokenizer(VOCAB)
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false, "strip_accents": false}')
+    found = read_tokenizer(tmp_path)
+    assert (found.rules, found.casing_from) == (Rules(lower=False, strip_accents=False), "tokenizer_config.json")
+    assert list(casing_doubts(found, tmp_path))
 
 
 def test_the_shipped_vocabulary_and_the_command_line_need_no_transformers(tmp_path):
