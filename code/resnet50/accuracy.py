@@ -22,6 +22,7 @@ from harness.errors import ConfigError
 from harness.host.files import write_text
 from harness.loadgen import accuracy_log
 from harness.loadgen.accuracy_log import LoggedResponses, counted, read_responses, refuse, run_script
+from resnet50.doubts import label_doubts
 from resnet50.labels import CLASSES, read_val_map
 
 _Label = np.float32 | np.int64 | np.int32
@@ -268,7 +269,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_text(args.output, text)
         if args.verbose:
             text = "".join((*_misses(score, names, labels), text, f"labels are {score.dtype}\n"))
-        return text, score.warnings, 1 if score.missing else 0
+        # A shift that is warned of explains a score at chance.
+        doubts = () if score.shift else label_doubts(score.found, labels)
+        return text, (*score.warnings, *doubts), 1 if score.missing else 0
 
     return run_script(run)
 

@@ -23,13 +23,16 @@ _POOR = 0.5
 """A top-1 that a model would reach with its own labels and preprocessing."""
 _TRIED = 24  # images that other profiles are tried on
 _CLEAR_HITS = 3  # minimum of what another profile or a shift gets right
+_NO_LABEL = -3  # not next to a label, so that no shift makes it one
 _PER_ANSWER = 5  # images with the same answer that show how their labels are spread
 
 
 def label_doubts(found: Mapping[int, int], labels: NDArray[np.int64]) -> tuple[str, ...]:
     """What speaks against the labels: ``found`` is the predicted label by image index, ``labels`` are all (images,)."""
     indices = np.fromiter(found, np.int64)
-    answers, wanted = np.array([found[index] for index in found], np.int64), labels[indices]
+    # Garbage read as an integer may not fit int64, and would make a histogram of gigabytes.
+    answers = np.array([label if -1 <= label <= CLASSES else _NO_LABEL for label in found.values()], np.int64)
+    wanted = labels[indices]
     good, total = int((answers == wanted).sum()), len(answers)
     for shift in (1, -1):
         hits = int((answers + shift == wanted).sum())

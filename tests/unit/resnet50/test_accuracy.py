@@ -465,7 +465,7 @@ def test_the_command(bench, tmp_path):
 
 @pytest.mark.parametrize("options", [[], ["--verbose"]])
 def test_a_reader_that_has_seen_enough_is_no_failure(thousand, options):
-    thousand.write_values([0] * 1000)
+    thousand.write_values([*thousand.labels[:600], *[0] * 400])
     command = [sys.executable, "-m", "resnet50.accuracy", *thousand.args(*options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         run.stdout.close()
@@ -486,7 +486,22 @@ def test_warnings_go_to_stderr_and_leave_the_exit_code(thousand, capsys):
     assert main(thousand.args()) == 0
     captured = capsys.readouterr()
     assert captured.err.startswith("warning: the labels in ")
+    assert captured.err.count("warning: ") == 1
     assert len(captured.out.splitlines()) == 2
+
+
+def test_a_score_at_chance_is_a_warning(thousand, capsys):
+    thousand.write_values(random.Random(2).choices(range(1000), k=1000))
+    assert main(thousand.args()) == 0
+    captured = capsys.readouterr()
+    assert "is what guessing gives: labels, output or preprocessing are probably not the model's" in captured.err
+    assert captured.out.startswith("accuracy=0.")
+
+
+def test_a_log_of_garbage_is_a_score_at_chance(thousand, capsys):
+    thousand.write_values([3e38, -3e38, *[2.0**31] * 998])
+    assert main(thousand.args("--dtype=float32")) == 0
+    assert "0 of 1,000 right is what guessing gives" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["log", "val_map"])
