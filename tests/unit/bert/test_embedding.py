@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,6 +74,27 @@ def test_a_weight_in_another_file_has_its_size_all_the_same(tmp_path):
 def test_a_file_that_is_not_a_model_has_no_embedding(tmp_path, content):
     (tmp_path / "m.onnx").write_bytes(content)
     assert embedding_rows(tmp_path / "m.onnx", "input_ids:0") is None
+
+
+def test_dimensions_may_be_packed(tmp_path):
+    model = saved(tmp_path / "m.onnx", *CASES["plain"])
+    single, packed = bytes([0x08, ROWS, 0x08, 4]), bytes([0x0A, 2, ROWS, 4])
+    assert single in model.read_bytes()
+    model.write_bytes(model.read_bytes().replace(single, packed))
+    assert embedding_rows(model, "input_ids:0") == ROWS
+
+
+def test_a_model_that_is_truncated_while_it_is_read_has_no_embedding(tmp_path, monkeypatch):
+    path = saved(tmp_path / "m.onnx", CASES["plain"][0], {"table": np.zeros((ROWS, 10_000), np.float32)})
+
+    class Shrinking(io.FileIO):
+        def readinto(self, buffer: memoryview) -> int:
+            count = super().readinto(buffer)
+            os.truncate(path, count)
+            return count
+
+    monkeypatch.setattr(Path, "open", lambda self, _: io.BufferedReader(Shrinking(self)))
+    assert embedding_rows(path, "input_ids:0") is None
 
 
 def test_the_shipped_model_has_the_embedding_of_the_shipped_vocabulary():
