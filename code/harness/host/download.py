@@ -72,6 +72,7 @@ def download(
     size: int | None = None,
     description: str | None = None,
     cure: str | None = None,
+    authorization: str | None = None,
     limits: Limits = _LIMITS,
     backoff: Sequence[float] = _BACKOFF_S,
 ) -> Path:
@@ -79,7 +80,8 @@ def download(
 
     Without a checksum only the length given by the server is checked: the caller must check the content. A server that
     exceeds the `limits` is given up. `backoff` is the seconds before each retry of a URL, `cure` the advice to the user
-    when no URL delivers. An interrupted download leaves ``<destination>.part`` and resumes from there next time.
+    when no URL delivers. `authorization` is the header of that name; servers that a URL redirects to do not get it. An
+    interrupted download leaves ``<destination>.part`` and resumes from there next time.
 
     Raises:
         ConfigError: `destination` is a different file, or a URL is not http(s).
@@ -96,7 +98,7 @@ def download(
         if not re.match(r"https?://[^/]", url, re.IGNORECASE):
             raise ConfigError(f"cannot download from {url!r}: only http:// and https:// URLs are allowed.")
     name = description or destination.name
-    job = _Job(destination, checksum, size, limits, tuple(backoff), cure)
+    job = _Job(destination, checksum, size, limits, tuple(backoff), cure, authorization)
     try:
         if _is_there(destination, checksum):
             return destination
@@ -178,6 +180,7 @@ class _Job:
     limits: Limits
     backoff: tuple[float, ...]
     cure: str | None
+    authorization: str | None
 
     def __post_init__(self) -> None:
         self.part = self.destination.with_name(self.destination.name + ".part")
@@ -267,6 +270,8 @@ class _Job:
 
     def _stream(self, url: str, start: int, known: dict[str, Any], bar: console.Progress) -> None:
         headers = {"Accept-Encoding": "identity"}
+        if self.authorization:
+            headers["Authorization"] = self.authorization
         if start:
             headers["Range"] = f"bytes={start}-"
             if known.get("url") == url and known.get("validator"):

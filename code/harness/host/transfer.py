@@ -75,7 +75,7 @@ class Reply:
 
 @contextmanager
 def opened(url: str, headers: dict[str, str], limits: Limits) -> Iterator[Reply]:
-    """Request a URL, and follow its redirects.
+    """Request a URL, and follow its redirects; another server does not get the header Authorization.
 
     Raises:
         Forbidden: it redirects from https to http, to another protocol, or too often.
@@ -92,7 +92,10 @@ def opened(url: str, headers: dict[str, str], limits: Limits) -> Iterator[Reply]
                 if not place:
                     yield Reply(response, adapter)
                     return
-            url = _redirected(url, urljoin(url, place))
+            target = _redirected(url, urljoin(url, place))
+            if _server(target) != _server(url):
+                headers = {name: value for name, value in headers.items() if name != "Authorization"}
+            url = target
         raise Forbidden(f"it redirects more than {_REDIRECTS} times")
 
 
@@ -103,6 +106,11 @@ def _redirected(old: str, new: str) -> str:
     if protocols == ("https", "http"):
         raise Forbidden(f"it redirects from https:// to {new}, where the file could be changed on its way")
     return new
+
+
+def _server(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme.lower(), parts.netloc.lower()
 
 
 class _Adapter(HTTPAdapter):

@@ -1,7 +1,6 @@
 """Fetching models into build/models/NAME.onnx: from URLs, Hugging Face, SparseZoo, or the user's copy."""
 
 import errno
-import logging
 import os
 import re
 import shutil
@@ -9,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 from typing import Literal
@@ -94,7 +94,7 @@ def _take_first(wanted: KnownModel) -> Model:
             reasons += error.reasons
         else:
             return model
-    if not any(path.suffix in (".part", ".incomplete") for path in room.rglob("*")):
+    if not any(path.suffix == ".part" for path in room.rglob("*")):
         shutil.rmtree(room)
     zoo = any(source.startswith("zoo:") for source in wanted.entry.fetch)
     gone = "SparseZoo has been shut down, so " if zoo else ""
@@ -108,7 +108,7 @@ def _room(name: str) -> Path:
 
 def _discard(room: Path) -> None:
     """Remove complete files that are not the model; another source may resume a partial one."""
-    for path in room.iterdir():
+    for path in [*room.rglob("*")]:
         if path.is_file() and ".part" not in path.suffixes:
             path.unlink()
 
@@ -148,49 +148,68 @@ def _file_name(url: str) -> str:
     return re.sub(r"[^\w.-]|^\.+", "_", name)[-100:] or "model"
 
 
-def _from_hub(source: str, _wanted: KnownModel, room: Path) -> Identified:
+def _from_hub(source: str, wanted: KnownModel, room: Path) -> Identified:
     place, _, revision = source.removeprefix("hf:").partition("@")
     owner, _, rest = place.partition("/")
     repository, _, file = rest.partition("/")
     if not file:
         raise _Gone("write hf:OWNER/REPOSITORY/PATH@REVISION")
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            GatedRepoError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
-    except ImportError as error:
-        raise MissingDependencyError(f"huggingface_hub is not installed ({error})") from error
-
-    logging.getLogger("huggingface_hub").setLevel(
-        logging.ERROR
-    )  # what it would say of each attempt is said once, at the end
-
-    def get(path: str) -> Path:
-        try:
-            return Path(
-                hf_hub_download(f"{owner}/{repository}", path, revision=revision or None, local_dir=room / "hf")
-            )
-        except LocalEntryNotFoundError as error:
-            raise _Gone("Hugging Face cannot be reached") from error
-        except GatedRepoError as error:
-            raise _Gone("the repository requires an account with access (HF_TOKEN)") from error
-        except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-            raise _Gone("the file does not exist on Hugging Face") from error
-        except Exception as error:  # from the libraries below it, which change between versions
-            raise _Gone(str(error).strip().partition("\n")[0] or type(error).__name__) from error
-
-    path = get(str(relative(Path(source), file)))
+    entry, hub = wanted.entry, _Hub(f"{owner}/{repository}", revision or None, room / "hf", wanted)
+    path = hub.get(str(relative(Path(source), file)), sha256=entry.sha256, md5=entry.md5, size=entry.size)
     if is_archive(path):
         raise _Gone("archives are supported from https:// only")
     found = Identified.of(path)
     for beside in found.graph.weight_files:
-        get(str(Path(file).parent / relative(path, beside)))
+        hub.get(str(Path(file).parent / relative(path, beside)))
     return found
+
+
+@dataclass(frozen=True)
+class _Hub:
+    """Files of a repository on Hugging Face, for ``wanted``, stored in ``folder`` under their paths.
+
+    Its library says where they are and who the user is; the transfer has the limits of every download.
+    """
+
+    repository: str
+    revision: str | None
+    folder: Path
+    wanted: KnownModel
+
+    def get(self, path: str, sha256: str | None = None, md5: str | None = None, size: int | None = None) -> Path:
+        url, authorization = self._request(path)
+        name, target = self.wanted.name, self.folder / path
+        try:
+            return download(
+                url,
+                target,
+                sha256=sha256,
+                md5=md5,
+                size=size,
+                description=name,
+                cure=_cure(self.wanted),
+                authorization=authorization,
+            )
+        except NotDelivered as error:
+            if re.search("HTTP 40[13]", error.reasons[0]):  # Hugging Face says 401 of a repository that does not exist
+                raise _Gone("the repository does not exist, or requires an account with access (HF_TOKEN)") from error
+            raise
+
+    def _request(self, path: str) -> tuple[str, str | None]:
+        """The URL of a file, and the Authorization header."""
+        try:
+            from huggingface_hub import constants, hf_hub_url
+            from huggingface_hub.utils import build_hf_headers
+        except ImportError as error:
+            raise MissingDependencyError(f"huggingface_hub is not installed ({error})") from error
+
+        if constants.HF_HUB_OFFLINE:
+            raise _Gone("HF_HUB_OFFLINE is set")
+        try:
+            url = hf_hub_url(self.repository, path, revision=self.revision)
+            return url, build_hf_headers().get("authorization")
+        except Exception as error:  # from the libraries below it, which change between versions
+            raise _Gone(str(error).strip().partition("\n")[0] or type(error).__name__) from error
 
 
 def _from_zoo(source: str, _wanted: KnownModel, room: Path) -> Identified:

@@ -17,10 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-import huggingface_hub
 import numpy as np
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import constants
 from onnx import ModelProto, TensorProto, external_data_helper, helper, numpy_helper
 from typer.testing import CliRunner
 from web import Site, serving
@@ -550,36 +549,96 @@ def test_an_interruption_while_a_copy_is_taken_in_leaves_nothing(folder, know, t
     assert names(folder) == []
 
 
-def test_hugging_face_is_asked_for_the_file_at_its_revision(folder, know, monkeypatch):
-    asked = []
+@pytest.fixture
+def hub(site, monkeypatch) -> Site:
+    """A web server in the place of Hugging Face's, as HF_ENDPOINT names one, and a user with a token."""
+    endpoint = site.url.rpartition("/")[0]
+    template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    return site
 
-    def give(repository: str, file: str, *, revision: str, local_dir: Path) -> str:
-        asked.append((repository, file, revision))
-        path = local_dir / file
-        path.parent.mkdir(parents=True)
-        path.write_bytes(MODEL)
-        return str(path)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", give)
+def test_hugging_face_is_asked_for_the_file_at_its_revision(hub, folder, know):
     know("hf:owner/name/onnx/model.onnx@abc", sha256=SHA)
     fetch("tiny-fp32")
-    assert asked == [("owner/name", "onnx/model.onnx", "abc")]
+    assert hub.paths == ["/owner/name/resolve/abc/onnx/model.onnx"]
     assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx"]
 
 
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [(LocalEntryNotFoundError("offline"), "Hugging Face cannot be reached"), (ValueError("bad\nname"), "bad")],
-)
-def test_hugging_face_that_does_not_answer_is_one_sentence(folder, know, monkeypatch, error, said):
-    def fail(*_: object, **__: object) -> str:
-        raise error
+def test_hugging_face_also_gives_the_files_of_weights(hub, folder, know):
+    hub.versions = [(with_weights_beside("w.data"), '"m"'), (b"12345678", '"w"')]
+    know("hf:owner/name/onnx/model.onnx")
+    fetch("tiny-fp32")
+    assert hub.paths == [f"/owner/name/resolve/main/onnx/{file}" for file in ("model.onnx", "w.data")]
+    assert (folder / "w.data").read_bytes() == b"12345678"
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    know("hf:owner/name/model.onnx", "hf:owner", builder="a:b")
-    with pytest.raises(RunFailed, match=rf"model\.onnx: {said}; hf:owner: write hf:.*\): import .*, or build it"):
+
+def test_only_hugging_face_sees_the_token(hub, folder, know):
+    know("hf:owner/name/model.onnx", sha256=SHA)
+    with serving() as store:
+        store.content = MODEL
+        hub.statuses, hub.extra = [307], {"Location": "/moved"}
+        fetch("tiny-fp32")
+        (folder / "tiny-fp32.onnx").unlink()
+        hub.statuses, hub.extra = [302], {"Location": store.url}
+        fetch("tiny-fp32")
+        assert [headers["Authorization"] for headers in hub.log] == ["Bearer hf_secret"] * 3
+        assert [headers["Authorization"] for headers in store.log] == [None]
+
+
+def test_a_file_from_hugging_face_that_is_too_long_is_refused_before_it_is_stored(hub, folder, know):
+    hub.endless = True
+    know("hf:owner/name/model.onnx", size=len(MODEL) - 1)
+    with pytest.raises(RunFailed, match=rf"has {len(MODEL):,} bytes instead of {len(MODEL) - 1:,}"):
         fetch("tiny-fp32")
     assert names(folder) == []
+
+
+def test_a_download_from_hugging_face_resumes(hub, folder, know):
+    hub.cuts = [50]
+    know("hf:owner/name/model.onnx", sha256=SHA)
+    fetch("tiny-fp32")
+    assert [headers["Range"] for headers in hub.log[:2]] == [None, "bytes=50-"]
+
+
+def test_another_model_from_hugging_face_is_not_kept_for_the_next_attempt(hub, folder, know):
+    with serving() as other:
+        other.cuts, other.content = [50, *[0] * 9], INT8
+        know("hf:owner/name/model.onnx", other.url, precision="int8")
+        with pytest.raises(RunFailed, match=r"its weights are not int8; .*IncompleteRead"):
+            fetch("tiny-fp32")
+    hub.content = INT8
+    fetch("tiny-fp32")
+    assert len(hub.paths) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "said"),
+    [
+        ("hf:owner/name/model.onnx", 404, r"http://.*/resolve/main/model\.onnx: HTTP 404 Not Found"),
+        ("hf:owner/name/model.onnx", 401, r"hf:.*: the repository does not exist, or requires .*\(HF_TOKEN\)"),
+        ("hf:owner/name/model.onnx", 403, r"hf:.*: the repository does not exist, or requires .*\(HF_TOKEN\)"),
+        ("hf:owner", 200, "hf:owner: write hf:OWNER"),
+        ("hf:owner/--/model.onnx", 200, "hf:owner/--/model.onnx: .*owner/--"),
+    ],
+)
+def test_hugging_face_that_does_not_give_it_is_one_sentence(hub, folder, know, source, status, said):
+    hub.statuses = [status]
+    know(source, builder="a:b")
+    with pytest.raises(RunFailed, match=rf"\({said}.*\): import .*, or build it"):
+        fetch("tiny-fp32")
+    assert names(folder) == []
+
+
+def test_hugging_face_is_not_asked_offline(hub, folder, know, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    know("hf:owner/name/model.onnx")
+    with pytest.raises(RunFailed, match="HF_HUB_OFFLINE is set"):
+        fetch("tiny-fp32")
+    assert hub.paths == []
 
 
 def test_sparsezoo_gives_a_path(folder, know, monkeypatch):

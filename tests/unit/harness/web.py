@@ -16,7 +16,7 @@ CONTENT = random.Random(1).randbytes(700_001)
 
 
 class Site(ThreadingHTTPServer):
-    """A web server whose misbehaviour is set by its attributes; `log` holds the headers of each request."""
+    """A web server whose misbehaviour is set by its attributes; `log` and `paths` hold what each request asked."""
 
     daemon_threads = True
 
@@ -34,6 +34,7 @@ class Site(ThreadingHTTPServer):
         self.endless = False
         self.pause = 0.0
         self.log: list[Message] = []
+        self.paths: list[str] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
         pass  # a client that hangs up is part of the tests
@@ -48,6 +49,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         site = self.server
         site.log.append(self.headers)
+        site.paths.append(self.path)
         time.sleep(site.pause)
         if site.versions:
             site.content, site.etag = site.versions.pop(0)
