@@ -79,9 +79,9 @@ def download(
     """Download the file with this `sha256`, or else `md5`, (and `size` in bytes) from the first URL that delivers it.
 
     Without a checksum only the length given by the server is checked: the caller must check the content. A server that
-    exceeds the `limits` is given up. `backoff` is the seconds before each retry of a URL, `cure` the advice to the user
-    when no URL delivers. `authorization` is the header of that name; servers that a URL redirects to do not get it. An
-    interrupted download leaves ``<destination>.part`` and resumes from there next time.
+    exceeds the `limits` is abandoned. `backoff` is the seconds before each retry of a URL, `cure` the advice to the
+    user when no URL delivers. `authorization` is the header of that name; servers that a URL redirects to do not get
+    it. An interrupted download leaves ``<destination>.part`` and resumes from there next time.
 
     Raises:
         ConfigError: `destination` is a different file, or a URL is not http(s).

@@ -23,7 +23,7 @@ def check_answers(tree: Tree, path: str, rules: Rules | None) -> Findings[None]:
     answers = [(len(match[1]) // 2, bool(match[2]), match[1].strip(b"0")) for match in _DATA.finditer(content)]
     least, most = rules.answer_bytes
     for size, complete, value in answers:
-        # All zeros are no answer of any benchmark.
+        # All zeros are not an answer of any benchmark.
         if size > most or (complete and size < least and value):
             shown = f"{size}" if complete else f"at least {size}"
             what = f"it has answers of {shown} bytes, which are not those of {rules.mapped}: another benchmark's log?"
