@@ -13,7 +13,12 @@ import numpy as np
 from harness.errors import ConfigError
 from harness.host.contents import EMPTY, look
 
-_METADATA_PROPS = 14  # the field's number in ModelProto
+# Numbers of protobuf fields, from onnx.proto.
+_GRAPH, _METADATA_PROPS = 7, 14  # of ModelProto
+_NODE, _INITIALIZER = 1, 5  # of GraphProto
+_INPUT, _OUTPUT, _OPERATOR, _ATTRIBUTE = 1, 2, 4, 5  # of NodeProto
+_VALUE = 5  # of AttributeProto: a tensor
+_DIMS, _NAME = 1, 8  # of TensorProto
 _PARTS = {  # by message of onnx.proto: the numbers of its fields that may hold a tensor, and their messages
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -64,6 +69,16 @@ class Graph:
     """Number of nodes by operator, the most frequent first."""
 
 
+@dataclass
+class Nodes:
+    """The nodes of a graph, and the sizes of its weights."""
+
+    nodes: list[tuple[str, list[str], list[str]]] = field(default_factory=list)
+    """Operator, inputs and outputs of each."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """The first dimension of each weight, 0 for a scalar."""
+
+
 def read_graph(path: Path) -> Graph:
     """Read a file's graph, without weights in external files.
 
@@ -96,6 +111,23 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     with _parsing(path), path.open("rb") as file:
         return dict(_entry(file, end) for _, end in _fields(file, _size(file), (_METADATA_PROPS,)))
+
+
+def read_nodes(path: Path) -> Nodes:
+    """The nodes of a file's graph and the sizes of its weights; read like `read_metadata`.
+
+    Raises:
+        ConfigError: the file cannot be read or is not an ONNX model.
+    """
+    found = Nodes()
+    with _parsing(path), path.open("rb") as file:
+        for _, end in _fields(file, _size(file), (_GRAPH,)):
+            for number, stop in _fields(file, end, (_NODE, _INITIALIZER)):
+                if number == _NODE:
+                    found.nodes.append(_node(file, stop, found.rows))
+                else:
+                    found.rows.update([_weight(file, stop)])
+    return found
 
 
 def weight_files(path: Path) -> tuple[str, ...]:
@@ -234,19 +266,55 @@ def _size(file: IO[bytes]) -> int:
     return end
 
 
+def _node(file: IO[bytes], end: int, rows: dict[str, int]) -> tuple[str, list[str], list[str]]:
+    """Operator, inputs and outputs of the NodeProto from here to ``end``; a constant's size goes to ``rows``."""
+    strings: dict[int, list[str]] = {_INPUT: [], _OUTPUT: [], _OPERATOR: []}
+    values: list[tuple[str, int]] = []
+    for number, stop in _fields(file, end, (*strings, _ATTRIBUTE)):
+        if number == _ATTRIBUTE:
+            values += [_weight(file, last) for _, last in _fields(file, stop, (_VALUE,))]
+        else:
+            strings[number].append(file.read(stop - file.tell()).decode())
+    operator = "".join(strings[_OPERATOR])
+    if operator == "Constant" and values and strings[_OUTPUT]:
+        rows[strings[_OUTPUT][0]] = values[0][1]
+    return operator, strings[_INPUT], strings[_OUTPUT]
+
+
+def _weight(file: IO[bytes], end: int) -> tuple[str, int]:
+    """Name and first dimension of the TensorProto from here to ``end``; 0 for a scalar."""
+    name, dims = "", []
+    for number, stop in _fields(file, end, (_NAME,), integers=(_DIMS,)):
+        if number == _NAME:
+            name = file.read(stop - file.tell()).decode()
+        else:
+            dims.append(_varint(file))
+    return name, dims[0] if dims else 0
+
+
 def _entry(file: IO[bytes], end: int) -> tuple[str, str]:
     """Key and value of a StringStringEntryProto from here to ``end``."""
     found = {number: file.read(stop - file.tell()) for number, stop in _fields(file, end, (1, 2))}
     return found.get(1, b"").decode(), found.get(2, b"").decode()
 
 
-def _fields(file: IO[bytes], end: int, wanted: Collection[int]) -> Iterator[tuple[int, int]]:
+def _fields(
+    file: IO[bytes], end: int, wanted: Collection[int], integers: Collection[int] = ()
+) -> Iterator[tuple[int, int]]:
     """(number, end) of each wanted field of the protobuf message from here to ``end``; the file is at its content.
 
-    Such a field is a string or a message.
+    A ``wanted`` field is a string or a message. ``integers`` may come packed, several in one field.
     """
     while (at := file.tell()) < end:
         number, kind = divmod(_varint(file), 8)
+        if kind == 0 and number in integers:
+            start = file.tell()
+            _varint(file)
+            stop = file.tell()
+            file.seek(start)
+            yield number, stop
+            file.seek(stop)
+            continue
         if kind == 0:
             _varint(file)
             continue
@@ -259,7 +327,7 @@ def _fields(file: IO[bytes], end: int, wanted: Collection[int]) -> Iterator[tupl
             if end < whole:
                 raise ValueError(f"a field of {length} bytes at {at}")
             raise _CutShort(f"it ends after {whole:,} of at least {stop:,} bytes")
-        if kind == 2 and number in wanted:
+        if kind == 2 and (number in wanted or number in integers):
             yield number, stop
         file.seek(stop)
 

@@ -5,25 +5,28 @@ import re
 from harness.rules.rounds import Rules
 from harness.submission.tree import Findings, Problem, Tree
 
-# Not seq_id: it numbers what LoadGen issued, and MultiStream fills its last query with samples that it issued before.
-_INDEX = re.compile(rb'"qsl_idx"\s{0,9}:\s{0,9}(\d{1,18})')
+_INDEX = re.compile(rb'"(seq_id|qsl_idx)"\s{0,9}:\s{0,9}(\d{1,18})')
 _DATA = re.compile(rb'"data"\s{0,9}:\s{0,9}"([0-9A-Fa-f]*)("?)')
 _CURE = "package the accuracy log of this benchmark"
 
 
-def check_answers(tree: Tree, path: str, rules: Rules | None) -> Findings[None]:
-    """The indices and the sizes of the answers in a log, or in what truncating left of it."""
+def check_answers(tree: Tree, path: str, rules: Rules | None, sampled: bool = False) -> Findings[None]:
+    """The indices and the sizes of the answers in a log, or in what truncating left of it.
+
+    ``sampled``: it is of a performance run, whose queries are not numbered by samples.
+    """
     content = tree.read(path)
     if content is None or rules is None:
         return
-    largest = max((int(match[1]) for match in _INDEX.finditer(content)), default=0)
+    known = (b"qsl_idx",) if sampled else (b"seq_id", b"qsl_idx")
+    largest = max((int(match[2]) for match in _INDEX.finditer(content) if match[1] in known), default=0)
     if largest >= rules.samples:
         what = f"it has an answer for sample {largest}, but the data set has {rules.samples}: another benchmark's log?"
         yield Problem(path, what, _CURE)
     answers = [(len(match[1]) // 2, bool(match[2]), match[1].strip(b"0")) for match in _DATA.finditer(content)]
     least, most = rules.answer_bytes
     for size, complete, value in answers:
-        # All zeros are not an answer of any benchmark.
+        # All zeros are no answer of any benchmark.
         if size > most or (complete and size < least and value):
             shown = f"{size}" if complete else f"at least {size}"
             what = f"it has answers of {shown} bytes, which are not those of {rules.mapped}: another benchmark's log?"
