@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 
 from breakages import (
+    ACCURACY,
     SUMMARY,
     B,
     Breakage,
@@ -114,6 +115,13 @@ VARIANTS = [
             replaced(f"{B}/SingleStream/accuracy/accuracy.txt", '"', "'"),
             appended(f"{B}/SingleStream/accuracy/accuracy.txt", "\n"),
         ),
+        "",
+        "",
+    ),
+    Breakage(
+        "last query of MultiStream filled",
+        "open",
+        replaced(f"{B}/Offline/accuracy/{ACCURACY}", '"seq_id" : 0, "qsl_idx" : 0,', '"seq_id":10839, "qsl_idx":0,'),
         "",
         "",
     ),

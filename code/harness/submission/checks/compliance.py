@@ -96,7 +96,7 @@ def _responses(result: Result, folder: str, cure: str) -> Findings[None]:
         yield Problem(path, f"it does not have {PASS}, and {BASELINE} or {COMPLIANCE} is missing", cure)
     yield from contents(tree, accuracy, files=(ACCURACY, SCORES, *both), allowed=EXTRA, cure=cure)
     yield from check_scores(tree, accuracy, FORMS[result.rules.metric] if result.rules else None, sampled=True)
-    yield from check_answers(tree, f"{accuracy}/{ACCURACY}", result.rules, sampled=True)
+    yield from check_answers(tree, f"{accuracy}/{ACCURACY}", result.rules)
     if not passed:
         yield from _near(result, accuracy, cure)
 
