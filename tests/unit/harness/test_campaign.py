@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from finished import run_folder
 
+from harness import paths
 from harness.catalog.datasets import find_dataset
 from harness.errors import ConfigError
 from harness.results.record import reference
@@ -161,6 +162,19 @@ def test_a_model_that_changes_during_a_campaign_leaves_its_tests_to_do(request_,
     assert {step.reason for step in campaign.steps} == {"its model has changed"}
     with pytest.raises(ConfigError, match="holds a run with another model: move it away, or use the same"):
         planned(replace(request_, model=str(model)), tmp_path).look()
+
+
+def test_an_official_test_is_done_although_its_data_set_is_not_here(request_, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DATA_DIR", tmp_path / "nothing")
+    settings = resolve(request_).model_copy(update={"rehearsal": False, "dataset": None})
+    campaign = Campaign([Step(settings)], EventLog(tmp_path / "toy.jsonl"), tmp_path)
+    finish(campaign.steps[0])
+    data = {"name": "squad-v1.1", "sha256": "1" * 64, "samples_used": 10833}
+    edit(campaign.steps[0], rehearsal=False, for_submission=True, dataset=data)
+    assert looked(campaign) == {"performance": DONE}
+    full = find_dataset("bert", None).model_copy(update={"official": True})
+    monkeypatch.setattr("harness.submission.done.find_dataset", lambda *_: full)
+    assert looked(campaign) == {"performance": (TO_DO, "its data set has changed")}
 
 
 def test_a_repeated_test_that_fails_is_not_done_because_of_its_old_result(done, monkeypatch):
