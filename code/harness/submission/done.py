@@ -57,7 +57,7 @@ class Today:
             return f"{missing[0]} is missing"
         if self._model(step) not in (None, record.identity.model_sha256):
             return "its model has changed"
-        if self._dataset(step, record) not in (None, record.dataset.sha256):
+        if record.dataset.sha256 and self._dataset(step, record) not in (None, record.dataset.sha256):
             return "its data set has changed"
         if settings.audit and record.reference != reference(
             Classic(settings.tree).results(settings.scene), settings.audit

@@ -177,6 +177,13 @@ def test_an_official_test_is_done_although_its_data_set_is_not_here(request_, tm
     assert looked(campaign) == {"performance": (TO_DO, "its data set has changed")}
 
 
+def test_a_record_without_the_digest_of_its_data_counts(done):
+    data = {"name": "d", "path": done.steps[0].settings.dataset, "sha256": None, "samples_used": 5}
+    for step in done.steps:
+        edit(step, dataset=data)
+    assert looked(done) == dict.fromkeys(STEPS, DONE)
+
+
 def test_a_repeated_test_that_fails_is_not_done_because_of_its_old_result(done, monkeypatch):
     edit(done.steps[1], valid=False)
     monkeypatch.setattr(module, "run", lambda settings: 1)
