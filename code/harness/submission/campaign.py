@@ -26,7 +26,7 @@ from harness.results.layout import RUN
 from harness.results.record import read_record
 from harness.running.identity import identity
 from harness.running.run import run
-from harness.submission.done import Today
+from harness.submission.done import Examined, examine
 from harness.submission.steps import EventLog, State, Step
 
 _PREPARING = 30.0  # estimated seconds of a test outside LoadGen
@@ -59,14 +59,11 @@ class Campaign:
         Raises:
             ConfigError: a folder holds a run of another test, model, engine or settings.
         """
-        last, today = self.events.last(), Today()
-        for step in self._all_steps():
+        last, steps = self.events.last(), self._all_steps()
+        for step, found in zip(steps, examine(steps), strict=True):
             event = last.get(step.name, {})
-            found = today.examine(step)
-            redone = [need.test for need in step.needs if need.state != State.DONE]
-            step.record, step.reason = found.record, found.again
-            if found.record and redone:
-                step.record, step.reason = None, f"{' and '.join(redone)} must be repeated first"
+            step.reason = _outdated(step, found)
+            step.record = None if step.reason else found.record
             step.replaces = step.record is None and bool(step.reason)
             if step.record is not None:
                 step.state, step.seconds = State.DONE, _seconds(event)
@@ -115,9 +112,9 @@ class Campaign:
 
     def _look_again(self) -> None:
         """Of the tests that are done, repeat those whose model or data changed while others ran."""
-        today = Today()
-        for step in self.steps:
-            if step.state == State.DONE and (again := today.examine(step).again):
+        done = [step for step in self._all_steps() if step.state == State.DONE]
+        for step, found in zip(done, examine(done), strict=True):
+            if again := _outdated(step, found):
                 step.state, step.record, step.reason = State.LEFT, None, again
 
     def _run_what_is_left(self) -> Step | None:
@@ -247,6 +244,12 @@ class Campaign:
             if done is not None and done.result.duration_s and done.result.samples:
                 return done.dataset.samples_used * done.result.duration_s / done.result.samples + _PREPARING
         return settings.seconds + _PREPARING
+
+
+def _outdated(step: Step, found: Examined) -> str:
+    """Why a result must be replaced, also since one that it needs must be; "" if it counts, or there is none."""
+    redone = [need.test for need in step.needs if need.state != State.DONE]
+    return found.again or (f"{' and '.join(redone)} must be repeated first" if found.record and redone else "")
 
 
 def _seconds(event: Mapping[str, object]) -> float | None:

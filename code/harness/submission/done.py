@@ -1,13 +1,15 @@
 """Whether a test of a campaign is done: its record is valid, complete and of today's model, data set and results."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from harness.catalog.datasets import find_dataset
 from harness.catalog.models import find_model
 from harness.errors import ConfigError
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
-from harness.results.layout import SCORES, Classic
+from harness.results.layout import SCORES, Classic, Scene
 from harness.results.record import Record, read_record, reference
 from harness.running.identity import identity
 from harness.submission.steps import Step
@@ -23,19 +25,44 @@ class Examined:
     """Why the test must be repeated although the folder holds a result; it is kept until the new one replaces it."""
 
 
+def examine(steps: Sequence[Step]) -> list[Examined]:
+    """Whether tests are done, each by itself and beside the others of its scenario.
+
+    Raises:
+        ConfigError: a record cannot be read, or is of another test, model, engine or settings.
+    """
+    today = _Today()
+    found = [today.examine(step) for step in steps]
+    # Hashing all images takes minutes, so the last test of a scenario shows what they are today.
+    newest: dict[Scene, Record] = {}
+    for step, each in zip(steps, found, strict=True):
+        scene = step.settings.scene
+        if each.record and (scene not in newest or _ended(each.record) >= _ended(newest[scene])):
+            newest[scene] = each.record
+    return [
+        Examined(again=f"its data set is not that of the newer {newest[step.settings.scene].test} run")
+        if each.record and each.record.dataset.content != newest[step.settings.scene].dataset.content
+        else each
+        for step, each in zip(steps, found, strict=True)
+    ]
+
+
+def _ended(record: Record) -> float:
+    """When a test ended, in seconds; 0 if its record does not say."""
+    with contextlib.suppress(ValueError, OverflowError, OSError):
+        return datetime.fromisoformat(record.time).timestamp()
+    return 0.0
+
+
 @dataclass(frozen=True)
-class Today:
+class _Today:
     """The state of models and data sets, each read once."""
 
     _datasets: dict[tuple[str, str | None], str | None] = field(default_factory=dict)
     _models: dict[str, str | None] = field(default_factory=dict)
 
     def examine(self, step: Step) -> Examined:
-        """Whether a test is done.
-
-        Raises:
-            ConfigError: the record cannot be read, or is of another test, model, engine or settings.
-        """
+        """Whether a test is done, by itself."""
         record = read_record(step.folder)
         if record is None and step.folder.exists():
             raise ConfigError(f"{step.folder} has no record (run.json), so it is not from this harness: move it away.")
@@ -57,7 +84,7 @@ class Today:
             return f"{missing[0]} is missing"
         if self._model(step) not in (None, record.identity.model_sha256):
             return "its model has changed"
-        if record.dataset.sha256 and self._dataset(step, record) not in (None, record.dataset.sha256):
+        if record.dataset.sha256 is not None and self._dataset(step, record) not in (None, record.dataset.sha256):
             return "its data set has changed"
         if settings.audit and record.reference != reference(
             Classic(settings.tree).results(settings.scene), settings.audit

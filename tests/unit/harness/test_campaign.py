@@ -143,7 +143,7 @@ def test_data_that_change_during_a_campaign_leave_earlier_tests_to_do(campaign, 
     monkeypatch.setattr(module, "run", run)
     assert campaign.run() == 1
     assert campaign.steps[0].reason == "its data set has changed"
-    assert [str(step.state) for step in campaign.steps] == [TO_DO, "done", "done"]
+    assert [str(step.state) for step in campaign.steps] == [TO_DO, "done", TO_DO]
     assert campaign.run() == 0
 
 
@@ -182,6 +182,61 @@ def test_a_record_without_the_digest_of_its_data_counts(done):
     for step in done.steps:
         edit(step, dataset=data)
     assert looked(done) == dict.fromkeys(STEPS, DONE)
+
+
+def images(step, digest, hour=12):
+    """Another set of images under the same list, used by a test that ended at that hour."""
+    record = json.loads((step.folder / "run.json").read_text())
+    edit(step, dataset=record["dataset"] | {"samples_sha256": digest * 64}, time=f"2026-11-25T{hour}:00:00+0000")
+
+
+OTHER_IMAGES = "its data set is not that of the newer {} run"
+
+
+def test_a_test_on_images_that_were_replaced_before_the_next_is_repeated(done, monkeypatch):
+    images(done.steps[0], "a", hour=12)
+    images(done.steps[1], "b", hour=13)
+    images(done.steps[2], "a", hour=11)
+    older = (TO_DO, OTHER_IMAGES.format("accuracy"))
+    assert looked(done) == {"performance": older, "accuracy": DONE, "TEST01": older}
+    images(done.steps[2], "b", hour=14)
+    assert looked(done)["performance"] == (TO_DO, OTHER_IMAGES.format("TEST01"))
+    assert looked(done)["TEST01"] == (TO_DO, FIRST)
+
+    ran = []
+
+    def run(settings):
+        step = next(step for step in done.steps if step.test == settings.test)
+        ran.append(step.test)
+        finish(step)
+        images(step, "b", hour=15)
+        return 0
+
+    monkeypatch.setattr(module, "run", run)
+    assert done.run() == 0
+    assert ran == ["performance", "TEST01"]
+    assert looked(done) == dict.fromkeys(STEPS, DONE)
+
+
+def test_images_that_are_replaced_during_a_campaign_leave_earlier_tests_to_do(campaign, monkeypatch):
+    def run(settings):
+        step = next(step for step in campaign.steps if step.test == settings.test)
+        finish(step)
+        images(step, "b" if settings.audit else "a", hour=12 + campaign.steps.index(step))
+        return 0
+
+    monkeypatch.setattr(module, "run", run)
+    assert campaign.run() == 1
+    assert {step.reason for step in campaign.steps[:2]} == {OTHER_IMAGES.format("TEST01")}
+    assert campaign.steps[2].reason == "performance and accuracy must be repeated first"
+
+
+@pytest.mark.parametrize("time", ["", "yesterday", "0001-01-01T00:00:00"])
+def test_tests_whose_records_have_no_time_are_compared_as_well(done, time):
+    images(done.steps[0], "a")
+    for step in done.steps[:2]:
+        edit(step, time=time)
+    assert looked(done)["performance"] == (TO_DO, OTHER_IMAGES.format("TEST01"))
 
 
 def test_a_repeated_test_that_fails_is_not_done_because_of_its_old_result(done, monkeypatch):
