@@ -48,8 +48,9 @@ class CampaignOptions(ComplianceOptions):
 def campaign(asked: CampaignOptions) -> None:
     """Run all official tests of a submission: performance, accuracy and, in the closed division, compliance.
 
-    It can be stopped at any moment; the same command then resumes. Finished tests are never repeated, failed tests
-    only with --retry.
+    It can be stopped at any moment; the same command then resumes. A finished test is repeated only if it is not valid,
+    a log is missing, or its data set or the results that it was compared with have changed; a failed one only with
+    --retry. Results of another model, engine or settings are refused: move them away.
     """
     _campaign(asked, asked.division)
 
