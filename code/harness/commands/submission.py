@@ -109,8 +109,8 @@ def package(
         bool,
         typer.Option(
             "--infer",
-            help="Add results that the rules allow to infer: Offline and MultiStream from SingleStream, bert-99 from "
-            "bert-99.9.",
+            help="Add results that the rules allow to infer: Offline and MultiStream from SingleStream, Offline from "
+            "MultiStream, bert-99 from bert-99.9.",
         ),
     ] = False,
     tree: options.Tree = None,

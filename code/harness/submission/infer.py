@@ -24,12 +24,15 @@ def infer(
     found = list(measured)
     for system, benchmark in dict.fromkeys((runs.scene.system, runs.scene.benchmark) for runs in measured):
         kinds = systems[system].get("system_type")
-        if not isinstance(kinds, str) or not may_infer(kinds):
-            console.warn(f"nothing is inferred for {system}: its system_type is {kinds}, and the rules require edge.")
-            continue
         mine = {r.scene.scenario: r for r in measured if (r.scene.system, r.scene.benchmark) == (system, benchmark)}
-        required = round_.required(_official(next(iter(mine.values()))), kinds)
-        found += _scenarios(submission, mine, required)
+        official = _official(next(iter(mine.values())))
+        if isinstance(kinds, str) and may_infer(kinds):
+            found += _scenarios(submission, mine, round_.required(official, kinds))
+        elif any(_wanted(mine, round_.required(official, "edge"))):
+            console.warn(
+                f"no scenario of {benchmark} is inferred for {system}: its system_type is {kinds}, and the rules "
+                "require edge."
+            )
     found += _lower_accuracy(found)
     if len(found) == len(measured):
         console.note("nothing was inferred: all results that could be are measured, or their source is missing.")
@@ -47,14 +50,18 @@ def _scenarios(
     submission: Submission, mine: Mapping[str, ScenarioRuns], required: frozenset[str]
 ) -> Iterator[ScenarioRuns]:
     """The required scenarios of one benchmark that were not measured, each from its best source."""
+    for inference in _wanted(mine, required):
+        if result := _from(submission, mine[inference.source], inference):
+            yield result
+
+
+def _wanted(mine: Mapping[str, ScenarioRuns], required: frozenset[str]) -> Iterator[Inference]:
+    """How the required scenarios of one benchmark that were not measured follow from those that were."""
     done = set(mine)
     for inference in INFERENCES:
-        source = mine.get(inference.source)
-        if source is None or inference.target in done or inference.target not in required:
-            continue
-        done.add(inference.target)
-        if result := _from(submission, source, inference):
-            yield result
+        if inference.source in mine and inference.target in required - done:
+            done.add(inference.target)
+            yield inference
 
 
 def _from(submission: Submission, source: ScenarioRuns, inference: Inference) -> ScenarioRuns | None:

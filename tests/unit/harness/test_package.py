@@ -300,11 +300,23 @@ def test_nothing_is_inferred_where_the_rules_do_not_allow_it(tmp_path, tree, cap
     assert "nothing was inferred" in capsys.readouterr().err
     only_measured(tree, "SingleStream")
     assert not inferred("datacenter")
-    assert "the rules require edge" in " ".join(capsys.readouterr().err.split())
+    warned = " ".join(capsys.readouterr().err.split())
+    for benchmark in ("resnet50", "bert-99"):
+        assert f"no scenario of {benchmark} is inferred for {SYSTEM}: its system_type is datacenter, and the" in warned
     log = tree.performance(Scene(SYSTEM, "resnet50", "SingleStream")) / DETAIL
     log.write_text(re.sub('(early_stopping_latency_ms", "value": )2400000', r"\g<1>0", log.read_text()))
     assert inferred("datacenter,edge") == {"resnet50 Offline", "bert-99 Offline"}
     assert "MultiStream cannot be inferred" in capsys.readouterr().err
+
+
+def test_a_system_that_has_all_scenarios_or_only_lacks_a_benchmark_is_not_warned_of(tmp_path, tree, capsys):
+    only_measured(tree, "SingleStream", "MultiStream", "Offline", high=True)
+    request = PackageRequest(division="open", submitter="Acme", systems=[SYSTEM], tree=tree.root, infer=True)
+    submission = resolve(request)
+    systems = {SYSTEM: {"system_type": "datacenter"}}
+    results = infer(submission, find_round("v6.1"), select_runs(submission)[0], systems)
+    assert {r.scene.benchmark for r in results if r.inferred_from} == {"bert-99"}
+    assert "inferred" not in capsys.readouterr().err
 
 
 @pytest.mark.slow
