@@ -141,7 +141,10 @@ def package(
 
 def check(
     root: Annotated[
-        Path | None, typer.Argument(help="The tree that holds <division>/<submitter>.", show_default="build/submission")
+        Path | None,
+        typer.Argument(
+            help="The tree that holds <division>/<submitter>, or results/.", show_default="build/submission"
+        ),
     ] = None,
     round_: Annotated[
         str | None, typer.Option("--round", help="Such as v6.1.", show_default="that of the logs")
@@ -163,7 +166,11 @@ def check(
     ] = sys.executable,
     as_json: options.AsJson = False,
 ) -> None:
-    """Check a packaged submission: list each problem with its file, the reason and the fix."""
+    """Check a packaged submission: list each problem with its file, the reason and the fix.
+
+    Of results that are not packaged, such as those in this repository (`harness check .`), it checks only that no file
+    was edited since its test.
+    """
     from harness.submission.run_check import CheckRequest, run_check
 
     request = CheckRequest(

@@ -21,8 +21,8 @@ from harness.submission.checks.structure import check_names, check_package, chec
 from harness.submission.checks.subject import Package, Result, read_mapping
 from harness.submission.checks.system import check_system
 from harness.submission.checks.twice import check_twice
-from harness.submission.recorded import check_recorded, find_recorded
-from harness.submission.request import PACKAGE
+from harness.submission.recorded import Recorded, check_recorded, find_recorded
+from harness.submission.request import package_command
 from harness.submission.tree import Findings, Problem, T, Tree, printable
 
 
@@ -36,10 +36,8 @@ class CheckReport:
     results: int
     problems: tuple[Problem, ...]
     """Sorted by path."""
-    recorded: bool = False
-    """Whether the tree is not a submission, but our own results, of which only the digests were checked."""
-    without_digests: int = 0
-    """Records of such a tree that have no digests."""
+    recorded: Recorded | None = None
+    """If the tree is not a submission, but our own results, of which only the digests are checked: what was found."""
 
 
 def check(root: Path, round_: Round | None = None, rehearsal: bool = False) -> list[Problem]:
@@ -57,10 +55,12 @@ def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) ->
         ConfigError: the folder does not exist.
     """
     if not root.is_dir():
-        raise ConfigError(f"{root} is not a folder: create it with `{PACKAGE}`, or pass the folder to check.")
+        raise ConfigError(
+            f"{root} is not a folder: create it with `{package_command(rehearsal)}`, or pass the folder to check."
+        )
     if folders := find_recorded(root):
-        edits, without = check_recorded(root, folders)
-        return CheckReport(round_ or DEFAULT_ROUND, (), len(folders), tuple(edits), True, without)
+        recorded = check_recorded(root, folders)
+        return CheckReport(round_ or DEFAULT_ROUND, (), len(folders), recorded.problems, recorded)
     tree = Tree(root)
     wanted = round_ or _round(tree)
     problems: list[Problem] = []

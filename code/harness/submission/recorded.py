@@ -1,5 +1,6 @@
 """`harness check` on our own results/ and compliance/: every file must be as it was when its test was recorded."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ConfigError
@@ -20,6 +21,17 @@ def edited_since(path: Path) -> str:
 CURE = "restore the original file, or run the test again"
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """The findings on recorded tests."""
+
+    problems: tuple[Problem, ...]
+    without_digests: int
+    """Tests that an older version recorded, of whose files nothing is known."""
+    rehearsal: bool
+    """Whether one of them is a rehearsal."""
+
+
 def find_recorded(root: Path) -> list[Path]:
     """The folders of records in the results of this harness; empty if the folder holds a submission instead."""
     if any((root / division).is_dir() for division in DIVISIONS):
@@ -27,9 +39,9 @@ def find_recorded(root: Path) -> list[Path]:
     return sorted(path.parent for tree in _TREES for path in (root / tree).rglob(RUN) if path.is_file())
 
 
-def check_recorded(root: Path, folders: list[Path]) -> tuple[list[Problem], int]:
-    """The problems of recorded tests, and how many records have no digests because an older version wrote them."""
-    problems, without = [], 0
+def check_recorded(root: Path, folders: list[Path]) -> Recorded:
+    """The findings on the tests whose records are in these folders."""
+    problems, without, rehearsal = [], 0, False
     for folder in folders:
         where = printable(folder.relative_to(root).as_posix(), 400)
         try:
@@ -40,8 +52,9 @@ def check_recorded(root: Path, folders: list[Path]) -> tuple[list[Problem], int]
         if record is None:
             continue
         without += record.digests is None
+        rehearsal |= record.rehearsal
         if not record.valid:
             problems.append(Problem(where, "it is not a valid run", "run it again"))
         for path in edited(record, folder):
             problems.append(Problem(printable(path.relative_to(root).as_posix(), 400), edited_since(path), CURE))
-    return problems, without
+    return Recorded(tuple(problems), without, rehearsal)

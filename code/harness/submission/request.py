@@ -11,8 +11,6 @@ from harness.results.layout import Classic
 from harness.rules.rehearsal import REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.rules.rounds import DIVISIONS, Round, find_round
 
-PACKAGE = "harness package --division <open or closed> --submitter <you>"
-"""The command that makes a submission."""
 _LONGEST = 80  # characters of a name that file systems and the checkers' messages can hold
 
 
@@ -53,6 +51,11 @@ class Submission:
     def closed(self) -> bool:
         """Whether the rules of the closed division apply."""
         return self.division == "closed"
+
+
+def package_command(rehearsal: bool = False) -> str:
+    """The command that makes a submission, or a rehearsal's."""
+    return f"harness package --division <open or closed> --submitter <you>{' --rehearsal' if rehearsal else ''}"
 
 
 def default_output(rehearsal: bool) -> Path:

@@ -11,7 +11,7 @@ from harness.host import console
 from harness.rules.rounds import find_round
 from harness.submission.check import CheckReport, examine
 from harness.submission.official import CheckerVerdict, find_checkout, run_checkers
-from harness.submission.request import PACKAGE, default_output
+from harness.submission.request import default_output, package_command
 
 _SHOWN = 40
 """Maximum reasons to print for an official checker; one broken file can cause hundreds."""
@@ -43,10 +43,11 @@ def run_check(request: CheckRequest, as_json: bool = False) -> int:
     """
     root, rehearsal = request.root or default_output(request.rehearsal), request.rehearsal
     with console.working("checking"):
-        repository = find_checkout(request.checkout, request.clone)
         report = examine(root, find_round(request.round_name) if request.round_name else None, rehearsal)
-        official = repository if not report.recorded else None  # they only know submissions
+        official = None if report.recorded else find_checkout(request.checkout, request.clone)
         verdicts = run_checkers(official, root, report.round, request.python) if official else []
+    if report.recorded and (request.checkout or request.clone):
+        console.warn(f"the official checkers were not run: {root} is not a submission, and they check nothing else.")
     if as_json:
         console.print_json(facts(report, verdicts, rehearsal))
     else:
@@ -61,10 +62,13 @@ def last_line(report: CheckReport, rehearsal: bool = False) -> str:
     if report.problems:
         files = len({problem.path for problem in report.problems})
         return f"{count(len(report.problems), 'problem')} in {count(files, 'file')} ({report.round.name}).{nature}"
-    if report.recorded:
-        without = f", of which {report.without_digests:,} have no digests" if report.without_digests else ""
-        found = f"{count(report.results, 'recorded test')}{without}"
-        return f"no file was edited since its test: {found}. Make and check a submission with `{PACKAGE}`.{nature}"
+    if recorded := report.recorded:
+        old = recorded.without_digests
+        known = count(report.results - old, "recorded test")
+        found = [f"no file was edited since its test: {known}"] if report.results > old else []
+        found += [f"not checked: {count(old, 'test')} {'has' if old == 1 else 'have'} no digests"] if old else []
+        command = package_command(rehearsal or recorded.rehearsal)
+        return f"{'; '.join(found)}. Make and check a submission with `{command}`.{nature}"
     whose = " and ".join(report.packages)
     return f"no problem found: {count(report.results, 'result')} of {whose} for {report.round.name}.{nature}"
 
@@ -101,6 +105,7 @@ def facts(report: CheckReport, verdicts: list[CheckerVerdict], rehearsal: bool) 
         "rehearsal": rehearsal,
         "packages": report.packages,
         "results": report.results,
+        "without_digests": report.recorded.without_digests if report.recorded else 0,
         "problems": [asdict(problem) for problem in report.problems],
         "official": [asdict(verdict) for verdict in verdicts],
     }

@@ -234,13 +234,34 @@ def test_our_own_results_are_checked_for_edits(tree, sealed_runs, capsys):
     assert run_check(CheckRequest(root=sealed_runs.root)) == 0
     assert "no file was edited since its test: 18 recorded tests. Make" in capsys.readouterr().out
     assert run_check(CheckRequest(root=tree.root)) == 0
-    assert "18 recorded tests, of which 18 have no digests" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "not checked: 18 tests have no digests. Make and check a submission with" in printed
+    assert "edited" not in printed
+    seal(tree.performance(SCENE))
+    assert run_check(CheckRequest(root=tree.root)) == 0
+    printed = capsys.readouterr().out
+    assert "no file was edited since its test: 1 recorded test; not checked: 17 tests have no digests." in printed
+    assert run_check(CheckRequest(root=tree.root), as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["without_digests"] == 17
     change(tree.performance(SCENE), valid=False)
     put(tree.accuracy(SCENE) / "run.json", "{")
     assert run_check(CheckRequest(root=tree.root)) == 1
     printed = capsys.readouterr().out
     assert "it is not a valid run" in printed
     assert "run.json cannot be read" in printed.replace("\n", " ")
+
+
+@pytest.mark.parametrize("options", [{"checkout": Path("nowhere")}, {"clone": True}])
+def test_the_official_checkers_are_not_run_on_our_own_results(sealed_runs, capsys, options):
+    assert run_check(CheckRequest(root=sealed_runs.root, **options)) == 0
+    assert "the official checkers were not run:" in capsys.readouterr().err
+
+
+def test_the_results_of_a_rehearsal_are_packaged_as_such(tree, capsys):
+    for path in tree.root.rglob("run.json"):
+        change(path.parent, rehearsal=True, for_submission=False)
+    assert run_check(CheckRequest(root=tree.root)) == 0
+    assert "--submitter <you> --rehearsal`" in capsys.readouterr().out
 
 
 def test_old_results_without_digests_are_packaged_with_a_note(tmp_path, tree, capsys):

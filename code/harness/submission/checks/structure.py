@@ -7,7 +7,7 @@ from harness.results.layout import CONF, MAPPING, README
 from harness.rules.limits import LARGEST_FILE
 from harness.rules.rounds import DIVISIONS, RULES
 from harness.submission.checks.subject import Package, Result, scenario_of
-from harness.submission.request import PACKAGE
+from harness.submission.request import package_command
 from harness.submission.tree import Findings, Problem, Tree, printable, read_text
 
 _DOCUMENTS = (".md", ".pdf")
@@ -51,7 +51,7 @@ def check_top(tree: Tree) -> Findings[list[tuple[str, str]]]:
         elif tree.kind(name) == "folder" or not name.endswith(_DOCUMENTS):
             yield Problem(name, f"the root may contain only the divisions {' and '.join(DIVISIONS)}", _MOVE)
     if not found:
-        yield Problem(".", "it does not contain <division>/<submitter>", f"create the tree with `{PACKAGE}`")
+        yield Problem(".", "it does not contain <division>/<submitter>", f"create the tree with `{package_command()}`")
     return found
 
 
@@ -89,7 +89,7 @@ def check_results(package: Package) -> Findings[None]:
     tree, path = package.tree, package.path
     results = package.results()
     if not results:
-        yield Problem(f"{path}/results", "there are no results", f"create the tree with `{PACKAGE}`")
+        yield Problem(f"{path}/results", "there are no results", f"create the tree with `{package_command()}`")
     for folder in dict.fromkeys(f"{path}/results/{r.scene.system}/{r.scene.benchmark}" for r in results):
         if "," in folder or '"' in folder:
             yield Problem(
