@@ -157,24 +157,24 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
+def recover(target: Path) -> None:
+    """Restore the old result if a replacement was interrupted."""
+    old = _old(target)
+    if old.exists() and not target.exists():
+        old.rename(target)
+
+
 def _official_folder(settings: RunSettings) -> Path | None:
     folder = settings.target
     if folder is None:
         return None
-    _recover(folder)
+    recover(folder)
     if folder.exists() and not settings.force:
         raise ConfigError(f"{folder} already holds a result; pass --force to replace it.")
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise ConfigError(f"{folder} cannot be created because {above} is not a writable folder.")
     return folder
-
-
-def _recover(target: Path) -> None:
-    """Restore the old result if a replacement was interrupted."""
-    old = _old(target)
-    if old.exists() and not target.exists():
-        old.rename(target)
 
 
 def _old(target: Path) -> Path:
@@ -184,7 +184,7 @@ def _old(target: Path) -> Path:
 def _replace(source: Path, target: Path, force: bool, before: BeforeMove) -> None:
     """Replace ``target`` by ``source`` in one step; the old content is removed only once the new is in place."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    _recover(target)
+    recover(target)
     if target.exists() and not force:
         raise RunFailed(f"a result appeared in {target} while this test ran, and --force was not given.")
     old = _old(target)
@@ -197,7 +197,7 @@ def _replace(source: Path, target: Path, force: bool, before: BeforeMove) -> Non
         try:
             complete.rename(target)
         except OSError as error:
-            _recover(target)
+            recover(target)
             raise RunFailed(
                 f"the result could not be moved to {target}: {os.strerror(error.errno or errno.EIO)}."
             ) from error

@@ -25,6 +25,7 @@ from harness.loadgen.logs import is_number
 from harness.results.layout import RUN
 from harness.results.record import read_record
 from harness.running.identity import identity
+from harness.running.places import recover
 from harness.running.run import run
 from harness.submission.done import Examined, examine
 from harness.submission.steps import EventLog, State, Step
@@ -92,6 +93,8 @@ class Campaign:
                     locks.enter_context(locked(self.folder / f".{scope}.lock", _BUSY))
             for runs in {step.settings.runs_dir for step in self.steps}:
                 remove_left_over(runs)
+            for step in self._all_steps():
+                recover(step.target)
             self.look()
             if not self.as_json:
                 self.show()
@@ -212,8 +215,7 @@ class Campaign:
         Raises:
             ConfigError: the copy cannot be written.
         """
-        target, scene = step.settings.target, step.settings.scene
-        assert target is not None
+        target, scene = step.target, step.settings.scene
         digest = sha256_of(step.folder / RUN)[:8]
         kept = self.folder / "replaced" / "-".join((scene.system, scene.benchmark, scene.scenario, step.test, digest))
         try:

@@ -53,11 +53,16 @@ class Step:
         return f"{self.settings.scene.benchmark} {self.settings.scenario} {self.test}"
 
     @property
-    def folder(self) -> Path:
-        """The folder of its record once it is done."""
+    def target(self) -> Path:
+        """The folder of its result."""
         target = self.settings.target
         assert target is not None
-        return target / "performance" / "run_1" if self.settings.audit else target
+        return target
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its record once it is done."""
+        return self.target / "performance" / "run_1" if self.settings.audit else self.target
 
     @property
     def result(self) -> str:

@@ -247,6 +247,23 @@ def test_a_repeated_test_that_fails_is_not_done_because_of_its_old_result(done, 
     assert looked(done)["accuracy"][0] == "failed"
 
 
+def test_a_replacement_that_was_interrupted_between_its_renames_is_repeated(done, monkeypatch):
+    edit(done.steps[0], valid=False)
+    target = done.steps[0].settings.target
+    target.rename(target.with_name(f".{target.name}.old"))
+    forced = []
+
+    def run(settings):
+        assert target.is_dir()
+        forced.append((settings.test, settings.force))
+        finish(next(step for step in done.steps if step.test == settings.test))
+        return 0
+
+    monkeypatch.setattr(module, "run", run)
+    assert done.run() == 0
+    assert forced == [("performance", True), ("TEST01", True)]
+
+
 def test_a_compliance_test_of_replaced_results_is_to_do_again(done):
     log = done.steps[0].folder / "mlperf_log_detail.txt"
     log.write_text(log.read_text() + "\n")
