@@ -9,12 +9,14 @@ of each test.
 import contextlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from rich.table import Table
 
+from harness.catalog.manifests import models
 from harness.errors import ConfigError, Interrupted, on_interrupt, os_words
 from harness.host import console
 from harness.host.cache import stored
@@ -28,6 +30,7 @@ from harness.running.identity import identity
 from harness.running.places import recover
 from harness.running.run import run
 from harness.submission.done import Examined, examine
+from harness.submission.request import campaign_command
 from harness.submission.steps import EventLog, State, Step
 
 _PREPARING = 30.0  # estimated seconds of a test outside LoadGen
@@ -125,13 +128,25 @@ class Campaign:
         for number, step in enumerate(self.steps, start=1):
             if step.state in (State.DONE, State.FAILED):
                 continue
-            if missing := [need.test for need in step.needs if need.state != State.DONE]:
-                step.state, step.reason = State.BLOCKED, f"needs {' and '.join(missing)}"
+            if missing := [need for need in step.needs if need.state != State.DONE]:
+                step.state, step.reason = State.BLOCKED, self._needed(missing)
                 continue
             console.note(f"\n[{number}/{len(self.steps)}] {step.name}: {self._how_long(step)}")
             if self._run(step) == ConfigError.exit_code:
                 return step
         return None
+
+    def _needed(self, missing: Sequence[Step]) -> str:
+        """The tests that another one needs; for those that are not of this campaign also why, and how to do them."""
+        others = [need for need in missing if not any(need is step for step in self.steps)]
+        if not others:
+            return f"needs {' and '.join(need.test for need in missing)}"
+        words = (f"{need.test} ({need.reason or 'missing'})" for need in missing)
+        settings = others[0].settings
+        model = settings.model.name if settings.model.name in models() else str(settings.model.path)
+        # make splits MODELS at spaces.
+        command = campaign_command(settings.scene, settings.rehearsal, quote(model.replace(" ", r"\ ")))
+        return f"needs {' and '.join(words)}: run `{command}` with the same settings"
 
     def show(self) -> None:
         """Print all tests with their states."""

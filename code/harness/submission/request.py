@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.errors import ConfigError
 from harness.host.machine import default_system_name
 from harness.paths import ROOT
-from harness.results.layout import Classic
+from harness.results.layout import Classic, Scene
 from harness.rules.rehearsal import REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.rules.rounds import DIVISIONS, Round, find_round
 
@@ -56,6 +56,12 @@ class Submission:
 def package_command(rehearsal: bool = False) -> str:
     """The command that makes a submission, or a rehearsal's."""
     return f"harness package --division <open or closed> --submitter <you>{' --rehearsal' if rehearsal else ''}"
+
+
+def campaign_command(scene: Scene, rehearsal: bool = False, model: str = "<model>") -> str:
+    """The command that makes the performance and the accuracy run of a scenario."""
+    again, name = ("REHEARSAL=1 ", scene.system.removeprefix(REHEARSAL_PREFIX)) if rehearsal else ("", scene.system)
+    return f"make submission {again}SYSTEM={name} SCENARIOS={scene.scenario} MODELS={model}"
 
 
 def default_output(rehearsal: bool) -> Path:

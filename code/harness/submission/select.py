@@ -25,7 +25,7 @@ from harness.submission.measurements import (
     unknown,
 )
 from harness.submission.recorded import CURE, edited_since
-from harness.submission.request import Submission
+from harness.submission.request import Submission, campaign_command
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,7 @@ def _unfit(submission: Submission, scene: Scene, test: str, folder: Path, record
         if folder.exists():
             yield f"{folder} has no record (run.json): only runs of this harness can be packaged."
         elif test not in AUDITS:
-            again = "REHEARSAL=1 " if submission.rehearsal else ""
-            name = scene.system.removeprefix(REHEARSAL_PREFIX) if submission.rehearsal else scene.system
-            yield (
-                f"{folder} is missing: do the {test} run with `make submission {again}SYSTEM={name} "
-                f"SCENARIOS={scene.scenario} MODELS=<model>`."
-            )
+            yield f"{folder} is missing: do the {test} run with `{campaign_command(scene, submission.rehearsal)}`."
         return
     if not record.valid:
         yield f"{folder} is not a valid run: run it again."

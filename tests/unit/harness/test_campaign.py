@@ -275,7 +275,23 @@ def test_compliance_tests_alone_need_results_that_count(done, request_, tmp_path
     alone = replace(done, steps=done.steps[2:], retry=True)
     monkeypatch.setattr(module, "run", lambda settings: pytest.fail("ran"))
     assert alone.run() == 1
-    assert (str(alone.steps[0].state), alone.steps[0].reason) == ("blocked", "needs performance")
+    model = done.steps[0].settings.model.name
+    command = f"`make submission REHEARSAL=1 SYSTEM=toy SCENARIOS=Offline MODELS={model}` with the same settings"
+    reason = f"needs performance (its record says that it is not valid): run {command}"
+    assert (str(alone.steps[0].state), alone.steps[0].reason) == ("blocked", reason)
+    shutil.rmtree(done.steps[1].settings.target)
+    assert alone.run() == 1
+    assert f"not valid) and accuracy (missing): run {command}" in alone.steps[0].reason
+
+
+def test_the_command_for_a_needed_test_names_a_model_by_its_path_unless_it_is_known(request_, tmp_path, monkeypatch):
+    model = Path(shutil.copyfile(resolve(request_).model.path, tmp_path / "my net.onnx"))
+    model.write_bytes(model.read_bytes() + b"\x0a\x00")  # another producer's name: the same graph
+    campaign = planned(replace(request_, model=str(model)), tmp_path)
+    alone = replace(campaign, steps=campaign.steps[2:])
+    monkeypatch.setattr(module, "run", lambda settings: pytest.fail("ran"))
+    assert alone.run() == 1
+    assert rf"MODELS='{tmp_path}/my\ net.onnx'`" in alone.steps[0].reason
 
 
 @pytest.mark.parametrize(
