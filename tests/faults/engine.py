@@ -15,6 +15,9 @@ import numpy as np
 
 from harness.engines.base import Engine
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
+from harness.running import prepare
+
+prepare._PREPARING = 15.0  # a model that never loads is given up after so many seconds, not after 15 minutes
 
 FAULT, MOMENT = os.environ.get("FAULT", ""), os.environ.get("MOMENT", "test")
 AFTER = {"warm-up": 0, "test": int(os.environ.get("AFTER", "300"))}
@@ -276,7 +279,7 @@ class Faulty(Engine):
         def runner(batch):
             with self._lock:
                 self._batches += 1
-                reached, once = self._batches > AFTER.get(MOMENT, 1 << 60), self._batches == AFTER.get(MOMENT, 0) + 1
+                reached, once = self._batches > AFTER.get(MOMENT, 1 << 60), self._batches == AFTER.get(MOMENT, -1) + 1
             if reached and FAULT == "input-zeroed":
                 for array in batch.values():
                     array[...] = 0

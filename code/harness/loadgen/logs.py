@@ -154,15 +154,15 @@ def read_detail(folder: Path, mode: str) -> Detail:
     except OSError as error:
         raise RunFailed(f"LoadGen left no log in {folder}: {error.strerror}.") from error
     for number, line in enumerate(lines, start=1):
-        if not line.startswith(":::MLLOG "):
+        # The official checkers, too, accept other lines anywhere but at the beginning.
+        if not line.startswith(":::MLLOG ") and number > 1 and "\0" not in line:
             continue
         try:
-            entry = json.loads(line[9:])
-        except (ValueError, RecursionError):
-            continue  # the last line of a truncated log, whose last key is then also missing
-        try:
+            entry = json.loads(line.removeprefix(":::MLLOG "))
             key, value, is_error = entry["key"], entry["value"], entry["metadata"]["is_error"]
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError, RecursionError):
+            if number == len(lines):
+                break  # of a truncated log, whose last key is then also missing
             key = value = None
         if not isinstance(key, str) or (_NUMBER.fullmatch(key) and not is_number(value)):
             raise RunFailed(f"line {number} of {path} is not as LoadGen writes it: the log is damaged; repeat the run.")

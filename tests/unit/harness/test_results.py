@@ -183,6 +183,10 @@ def test_a_truncated_log_is_not_a_result(tmp_path):
         read_detail(tmp_path, "performance")
 
 
+FIRST = ':::MLLOG {"key": "loadgen_version", "value": "6.0", "metadata": {"is_error": false}}'
+LAST = ':::MLLOG {"key": "num_errors", "value": 0, "metadata": {"is_error": false}}'
+
+
 @pytest.mark.parametrize(
     "entry",
     [
@@ -190,6 +194,9 @@ def test_a_truncated_log_is_not_a_result(tmp_path):
         "[]",
         "5",
         "null",
+        "{",
+        "\xff",
+        "[" * 9999,
         '{"key": "a", "value": 1}',
         '{"key": "a", "value": 1, "metadata": 5}',
         '{"key": ["a"], "value": 1, "metadata": {"is_error": false}}',
@@ -201,19 +208,26 @@ def test_a_truncated_log_is_not_a_result(tmp_path):
     ],
 )
 def test_a_log_with_a_line_that_loadgen_does_not_write_is_one_sentence(tmp_path, entry):
-    last = ':::MLLOG {"key": "num_errors", "value": 0, "metadata": {"is_error": false}}'
+    check_damaged(tmp_path, f"{FIRST}\n:::MLLOG {entry}\n{LAST}\n", 2)
+
+
+def test_a_log_whose_beginning_was_overwritten_is_damaged(tmp_path):
+    check_damaged(tmp_path, "\0" * 100 + f"{FIRST}\n{LAST}\n", 1)
+    check_damaged(tmp_path, f"{FIRST}\n" + "\0" * 100 + f"{FIRST}\n{LAST}\n", 2)
+    check_damaged(tmp_path, f"another program\n{FIRST}\n{LAST}\n", 1)
+
+
+def check_damaged(tmp_path, log, line):
     (tmp_path / SUMMARY).write_text("No errors encountered during test.\n")
-    (tmp_path / DETAIL).write_text(f"a line of another program\n:::MLLOG {entry}\n{last}\n")
-    with pytest.raises(RunFailed, match=rf"line 2 of .*{DETAIL} is not as LoadGen writes it: .*; repeat the run"):
+    (tmp_path / DETAIL).write_text(log, "latin-1")
+    with pytest.raises(RunFailed, match=rf"line {line} of .*{DETAIL} is not as LoadGen writes it: .*; repeat the run"):
         read_detail(tmp_path, "performance")
 
 
-@pytest.mark.parametrize("entry", ["[" * 9999, "{", "\xff"])
-def test_a_line_of_a_log_that_cannot_be_parsed_is_skipped(tmp_path, entry):
-    last = ':::MLLOG {"key": "num_errors", "value": 0, "metadata": {"is_error": false}}'
+def test_lines_of_other_programs_are_skipped(tmp_path):
     (tmp_path / SUMMARY).write_text("No errors encountered during test.\n")
-    (tmp_path / DETAIL).write_text(f":::MLLOG {entry}\n{last}\n", "latin-1")
-    assert read_detail(tmp_path, "performance").values == {"num_errors": 0}
+    (tmp_path / DETAIL).write_text(f"{FIRST}\na line of another program\n{LAST}\n")
+    assert read_detail(tmp_path, "performance").values == {"loadgen_version": "6.0", "num_errors": 0}
 
 
 def test_a_logged_error_makes_a_run_invalid_and_is_shown(tmp_path):
