@@ -33,6 +33,8 @@ class Verdict(NamedTuple):
     """Its exit code."""
     where: Path | None
     """The folder of its result, if it published one."""
+    gone: bool = False
+    """Whether that folder is no longer there."""
 
 
 class Heartbeat:
@@ -101,7 +103,13 @@ class Heartbeat:
             found = place.stat() if place else None
             if found and [found.st_dev, found.st_ino] == moved:
                 return Verdict(self._code.value if self.reported else code, place)
-        return Verdict(self._code.value, None) if self.reported else None
+        if not self.reported:
+            return None
+        return (
+            Verdict(self._code.value, place, gone=True)
+            if place and not place.exists()
+            else Verdict(self._code.value, None)
+        )
 
     def interrupt(self) -> bool:
         """Whether the child may be ended; true only before `publish`, which blocks from then on."""
@@ -153,6 +161,9 @@ def _outcome(how: str, verdict: Verdict | None, ended: bool, stopped: list[int])
         what = "interrupted: the test was stopped, and nothing was kept." if stopped else f"{how} Nothing was kept."
         console.error(what)
         return _code(stopped[0]) if stopped else 1
+    if verdict.gone:
+        console.error(f"the result was in {verdict.where}, but that folder was removed before the run had ended.")
+        return 1
     kept = f"its result is in {verdict.where}" if verdict.where else "its outcome stands"
     if stopped:
         console.error(f"interrupted: the test had just ended, and {kept}.")

@@ -47,6 +47,8 @@ def publishes(folder: Path, then: str, heartbeat: Heartbeat) -> int:
     heartbeat.beat(0.3)
     if then == "exits":
         os._exit(0)
+    if then == "removes":
+        place.rmdir()
     if then == "hangs":
         time.sleep(60)
     return 1
@@ -96,3 +98,11 @@ def test_a_child_that_dies_before_its_result_is_in_place_has_none(tmp_path, capf
     (tmp_path / "place").mkdir()  # of another run
     assert outcome(publishes, tmp_path, "before the rename") == 1
     assert "was killed; the machine has probably run out of memory. Nothing was kept." in capfd.readouterr().err
+
+
+def test_a_result_that_was_removed_before_the_end_is_not_said_to_be_there(tmp_path, capfd):
+    assert outcome(publishes, tmp_path, "removes") == 1
+    err = capfd.readouterr().err
+    assert (
+        f"error: the result was in {tmp_path / 'place'}, but that folder was removed before the run had ended." in err
+    )
