@@ -49,10 +49,14 @@ def _checked(engine: str, name: str, array: object, dims: Dims, declared: np.dty
         raise EngineError(f"{engine} returned '{name}' as an array of {array.dtype}; expected {names}.")
     if array.dtype.kind == "i":
         return array
-    with np.errstate(over="ignore"):
-        values = array.astype(_FLOAT32, copy=False)
+    values = array if array.dtype == _FLOAT32 else _narrowed(array)
     finite = np.isfinite(values)
     if not finite.all():
         bad = int(finite.size - finite.sum())
         raise EngineError(f"{engine} returned {bad} NaN or infinite values in '{name}'; nothing was answered.")
     return values
+
+
+def _narrowed(array: Array) -> Array:
+    with np.errstate(over="ignore"):  # infinity is found later; errstate takes 7 us, so the usual case does without
+        return array.astype(_FLOAT32)
