@@ -18,7 +18,7 @@ class BenchmarkSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def files(self, name: str) -> tuple[Path, ...]:
-        """The files that a setting stands for, whose content is part of a run's identity; none if it is no path."""
+        """The files that a setting stands for, whose content is part of a run's identity; none if it is not a path."""
         value = getattr(self, name)
         return (value,) if isinstance(value, Path) else ()
 

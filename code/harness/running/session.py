@@ -107,17 +107,7 @@ def run_test(
 
     thread = threading.Thread(target=start, name="loadgen", daemon=True)
     thread.start()
-    try:
-        while not ended.wait(tick) and not scheduler.failed.is_set():
-            watch.look()
-            on_tick(False)
-    except Overloaded as error:
-        scheduler.stop()
-        scheduler.close()  # ends the batches that are being computed, and any of them may fail
-        if scheduler.failure is None:
-            watch.stop()
-            error.moved = watch.timing(error.seconds).moved
-            raise
+    _wait(ended, tick, scheduler, watch, on_tick)
     if scheduler.failure:
         raise scheduler.failure
     if failure:
@@ -130,6 +120,23 @@ def run_test(
     if counters.completed != counters.issued:
         raise RunFailed(f"{counters.issued} samples were issued and {counters.completed} answered.")
     return watch.timing(counters.ended - counters.began)
+
+
+def _wait(
+    ended: threading.Event, tick: float, scheduler: Scheduler, watch: Stopwatch, on_tick: Callable[[bool], None]
+) -> None:
+    """Wait for the end of the test or the scheduler's failure, which an overload may only have foretold."""
+    try:
+        while not ended.wait(tick) and not scheduler.failed.is_set():
+            watch.look()
+            on_tick(False)
+    except Overloaded as error:
+        scheduler.stop()
+        scheduler.close()  # ends the batches that are being computed, and any of them may fail
+        if scheduler.failure is None:
+            watch.stop()
+            error.moved = watch.timing(error.seconds).moved
+            raise
 
 
 def _guarded(
