@@ -105,11 +105,8 @@ class Heartbeat:
                 return Verdict(self._code.value if self.reported else code, place)
         if not self.reported:
             return None
-        return (
-            Verdict(self._code.value, place, gone=True)
-            if place and not place.exists()
-            else Verdict(self._code.value, None)
-        )
+        gone = place is not None and not place.exists()
+        return Verdict(self._code.value, place if gone else None, gone)
 
     def interrupt(self) -> bool:
         """Whether the child may be ended; true only before `publish`, which blocks from then on."""
