@@ -109,7 +109,8 @@ def test_an_engine_that_aborts_on_a_graph_is_named_with_the_one_to_try(harness):
     shown = harness.run(*given, verbose=True)
     assert "Backtrace:" in shown.err
     assert "harness -v" not in shown.err
-    advised = harness.run(*given, "--engine", "onnxruntime", "--duration", "1", "--samples", "4")
+    # An accuracy run: its verdict does not depend on how busy the machine is.
+    advised = harness.run(*given, "--engine", "onnxruntime", "--mode", "accuracy", "--samples", "4")
     assert advised.code == 0, advised.err
     assert json.loads(advised.out)["valid"]
 
