@@ -65,7 +65,7 @@ class OneByOne(StreamThreads):
 def offline_rates(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> list[float]:
     """Samples/s of Offline, several times."""
     offline = Ready.make(model, dataset, engine, "Offline")
-    rate, _ = offline.scenario.estimate(offline.indices, seconds, offline.listener)
+    rate = offline.scenario.estimate(offline.indices, seconds, offline.listener).per_second
     samples = max(len(offline.indices), int(rate * seconds))
     return [offline.scenario.metric(offline.short_test(min_query_count=samples)).value for _ in range(pairs)]
 
@@ -96,7 +96,7 @@ def stream_ratio(
 ) -> list[tuple[float, float]]:
     """90th percentiles in milliseconds: (LoadGen's, that of the engine alone for exactly the same queries)."""
     ready = Ready.make(model, dataset, engine, name)
-    expected, _ = ready.scenario.estimate(ready.indices, seconds, ready.listener)
+    expected = ready.scenario.estimate(ready.indices, seconds, ready.listener).value
     rows = []
     for _ in range(pairs):
         first, issued = loadgen_latency(ready, expected, seconds)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding
-from harness.host.memory import cgroup, memory_limit, sizes
+from harness.host.memory import memory_limit, sizes
 from harness.host.sysfs import CPUS, numbered, online_cpus, place, read
+from harness.host.usage import cpu_quota
 
 _SETS = {
     "AVX2": ("avx2",),
@@ -67,7 +68,7 @@ def cores(root: Path, usable: set[int] | None = None) -> Iterator[Finding]:
         yield Finding(WARNING, "cores", f"{words}: LoadGen shares it with the engine", "use a machine with more cores")
     else:
         yield Finding(GOOD, "cores", words)
-    quota = _cpu_quota(root)
+    quota = cpu_quota(root)
     if quota is not None and quota < len(usable & present):
         what = f"this container gets the time of {quota:g} of {len(usable & present)} CPUs: its threads are throttled"
         yield Finding(WARNING, "CPU quota", what, "start it without a limit, or give it entire CPUs (--cpuset-cpus)")
@@ -186,18 +187,6 @@ def _count(number: int, noun: str) -> str:
 
 def _size(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{max(0, size) / 2**20:.0f} MiB"
-
-
-def _cpu_quota(root: Path) -> float | None:
-    """CPUs granted by the strictest control group; None without a limit."""
-    found = []
-    for folder in cgroup(root, "cpu"):
-        quota, _, period = read(folder / "cpu.max").partition(" ")
-        if not quota:
-            quota, period = read(folder / "cpu.cfs_quota_us"), read(folder / "cpu.cfs_period_us")
-        if quota.isdigit() and period.isdigit() and int(period):
-            found.append(int(quota) / int(period))
-    return min(found, default=None)
 
 
 def _cpu_time(root: Path) -> list[int]:

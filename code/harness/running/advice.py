@@ -6,8 +6,6 @@ from harness.loadgen.logs import Detail
 from harness.running.load import Load
 from harness.scheduling.overload import Overloaded
 
-_ENOUGH = 1000  # queries: early stopping demands 459 at the 99th percentile, and more with each late one
-
 
 def longer(load: Load, detail: Detail) -> str:
     """How to correct a test that was too short."""
@@ -30,10 +28,10 @@ def overloaded(load: Load, ended: Overloaded, lower: float | None) -> str:
     )
     if lower is None:
         return f"{why}no {scenario.key} seems to meet the bound with this model, engine and machine"
-    seconds = math.ceil(_ENOUGH / lower)
+    seconds = math.ceil(scenario.enough(lower)[0] / lower)
     run = ""
-    if seconds > load.seconds:
-        place = f"{load.benchmark}.{scenario.name}.min_duration = {1000 * seconds}" if load.official else "--duration"
+    if load.limited and seconds > load.seconds:
+        place = f"min_duration in line {load.duration_line.line}" if load.duration_line else "--duration"
         run = f", let the test run for {seconds:,} s or more ({place})"
     return f"{why}{_change(load, lower)}{run}, or let `make tune SCENARIO={scenario.name}` find the highest rate"
 

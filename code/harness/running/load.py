@@ -4,17 +4,20 @@ LoadGen generates all queries of a test before it issues the first one (loadgen.
 or a number of queries that is too large by some zeros would fill the memory, or make a test of years.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ConfigError
 from harness.host import console, memory
 from harness.loadgen.conf import Entry, UserConf
+from harness.rules.early_stopping import needed_queries
 from harness.running.settings import RunSettings
-from harness.scenarios.base import Scenario
+from harness.scenarios.base import Estimate, Scenario
 
 _LONGEST = 4e9  # seconds: LoadGen counts in 64-bit nanoseconds, and doubles the duration
 _TOO_LONG, _HOUR = 100, 3600.0  # a test of over an hour ends at once if it takes so many times what was asked for
+_MANY = 0.8  # of the expected queries: random arrivals may bring fewer
 _LONG = 3  # times the duration that was asked for: worth a warning
 
 
@@ -37,13 +40,17 @@ class Load:
     least: int
     """The minimum number of queries; of samples in a scenario that has one query."""
     least_line: Entry | None
+    per_second: float | None = None
+    """The queries per second that are expected of the test, or samples if it has one query; None if unknown."""
+    limited: bool = False
+    """Whether the user says how long the test is: it is not prolonged then."""
     official: bool = False
     """Whether the test lasts as long as the round demands, or user.conf."""
     recorded: bool = False
     """Whether the user.conf belongs to a recorded result, which a compliance test repeats, and must not be edited."""
 
     @classmethod
-    def of(cls, settings: RunSettings, conf: UserConf, scenario: type[Scenario], estimated: float | None) -> "Load":
+    def of(cls, settings: RunSettings, conf: UserConf, scenario: type[Scenario], estimated: Estimate | None) -> "Load":
         """The load of a run; ``estimated`` is the measured value of the scenario's key if the user sets none."""
 
         def line(key: str) -> Entry | None:
@@ -51,17 +58,31 @@ class Load:
 
         rate, least, duration = line(scenario.key), line("min_query_count"), line("min_duration")
         used = duration if duration and not settings.duration else None
+        seconds = int(used.value) / 1000 if used else settings.seconds
+        value = float(rate.value) if rate else estimated.value if estimated else None
+        per_second = scenario.expected(value) if value else None
+        if estimated and not rate:
+            per_second = estimated.per_second
+        # An official run must not end before ten minutes anyway.
+        limited = bool(least or settings.duration or (used and not settings.official))
+        needed = (
+            1
+            if limited or settings.accuracy or per_second is None
+            else _needed(settings, scenario, per_second, seconds)
+        )
         return cls(
             settings.model.benchmark,
             scenario,
             conf.path,
-            float(rate.value) if rate else estimated,
+            value,
             rate,
-            int(used.value) / 1000 if used else settings.seconds,
+            seconds,
             settings.default_seconds,
             used,
-            int(least.value) if least else 1,
+            int(least.value) if least else needed,
             least,
+            per_second,
+            limited,
             settings.official and not settings.rehearsal,
             settings.compliance is not None,
         )
@@ -70,6 +91,38 @@ class Load:
     def queries(self) -> float:
         """The number of queries, or samples, that LoadGen generates."""
         return max(self.least, self._by_rate(self.seconds))
+
+    @property
+    def planned_seconds(self) -> float:
+        """The expected duration of the test, except of one with a single query."""
+        return max(self.seconds, self.least / self.per_second) if self.per_second else self.seconds
+
+    @property
+    def length(self) -> str | None:
+        """What the user should know about the duration that early stopping demands; None if nothing."""
+        scenario, percentile, rate = self.scenario, self.scenario.percentile, self.per_second
+        if percentile is None or rate is None:
+            return None
+        if not self.limited:
+            return self._prolonged(percentile, rate)
+        fewest = needed_queries(percentile, 0 if scenario.paced else 1)
+        if max(self.least, rate * self.seconds) >= fewest:
+            return None
+        return (
+            f"LoadGen needs at least {fewest:,} queries to be sure of the {percentile}th percentile, about "
+            f"{_whole(fewest / rate)} at {rate:.3g} queries/s: a test of {span(self.seconds)} will be INVALID"
+        )
+
+    def _prolonged(self, percentile: int, rate: float) -> str | None:
+        if self.least <= rate * self.seconds:
+            return None
+        _, late = self.scenario.enough(rate)
+        allowed = f" with up to {late} of them late" if self.scenario.paced else ""
+        return (
+            f"the test takes about {_whole(self.least / rate)} instead of {self.seconds:g} s: LoadGen needs "
+            f"{self.least:,} queries to be sure of the {percentile}th percentile{allowed}, and {rate:.3g} are expected "
+            f"per second" + ("" if self.official else " (--duration or DURATION= sets another length)")
+        )
 
     def check(self) -> None:
         """Check that the queries fit the memory and that the test ends.
@@ -87,7 +140,7 @@ class Load:
                     f"a query would arrive every {span(gap)} in a test of {span(self.seconds)}: {self._rate()}; "
                     f"{self._delete(self.rate_line)}."
                 )
-            if (total := self.least * gap) > _LONG * self.seconds:
+            if self.least_line and (total := self.least * gap) > _LONG * self.seconds:
                 console.note(
                     f"the test takes about {span(total)}: {self._rate()}, and {self._at(self.least_line)} asks for "
                     f"{self.least:,} queries"
@@ -139,7 +192,7 @@ class Load:
         if self.queries == float("inf"):
             raise ConfigError(f"LoadGen would generate queries before the test without end: {self._why_rate(0)}.")
         what = "samples" if self.scenario.one_query else "queries"
-        least = self.least >= self._by_rate(self.seconds)
+        least = self.least_line and self.least >= self._by_rate(self.seconds)
         why = self._why_least(free // size) if least else self._why_rate(free / size)
         raise ConfigError(
             f"LoadGen would generate {_count(self.queries)} {what} before the test, which need "
@@ -178,6 +231,17 @@ class Load:
 
     def _at(self, line: Entry | None) -> str:
         return f"line {line.line} of {self.path}" if line else "the round"
+
+
+def _needed(settings: RunSettings, scenario: type[Scenario], per_second: float, seconds: float) -> int:
+    """The minimum number of queries of a test whose length the user leaves open; 1 if LoadGen's own is enough."""
+    needed, _ = scenario.enough(per_second)
+    # In ten minutes come enough queries, unless they come slowly; LoadGen's own settings count those of the streams.
+    return 1 if settings.official and (not scenario.paced or needed <= _MANY * per_second * seconds) else needed
+
+
+def _whole(seconds: float) -> str:
+    return span(math.ceil(seconds)).replace(".0 s", " s")
 
 
 def span(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,8 +33,9 @@ from harness.running.places import Places, check_space, write_json
 from harness.running.prepare import Prepared, patience, prepare
 from harness.running.recorder import Recorder
 from harness.running.settings import RunSettings
+from harness.running.sizing import checked, effective_conf, overridden, sized
 from harness.running.watch import Watch
-from harness.scenarios.base import Metric, find_scenario
+from harness.scenarios.base import Metric
 from harness.scheduling.base import Counters
 from harness.scheduling.overload import Overload, Overloaded, most_queries
 from harness.task.base import Accuracy
@@ -42,7 +43,6 @@ from harness.task.base import Accuracy
 if TYPE_CHECKING:
     from mlperf_loadgen import TestSettings
 
-_MANY = 200_000  # samples of an Offline query that is worth seconds of measuring first
 _RESERVE = 64 * 2**20  # bytes of a run's logs without its responses
 
 
@@ -116,24 +116,18 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     conf = read_user_conf(audit.conf if audit else settings.user_conf)
     if settings.official and not settings.rehearsal:
         check_official(conf, settings.model.benchmark, settings.scenario, MIN_DURATION_MS)
-    for warning in _overridden(settings, conf):
+    for warning in overridden(settings, conf):
         console.warn(warning)
-    load = _load(settings, conf, None)
+    checked(settings, conf, None)
     code_digest()  # kept for the record: that of the code which runs, even if its files change meanwhile
     with native_output_dropped(not console.output().verbose):
         ready = prepare(settings, heartbeat.beat)
-    estimated = _estimate(settings, load, ready)
-    if estimated is not None:
-        load = _load(settings, conf, estimated)
-    if settings.accuracy:
-        load.check_accuracy(ready.qsl.count)
-    else:
-        _foresee(load, ready)
+    load, estimated = sized(settings, conf, ready)
     heartbeat.beat(patience(settings))
     ready.qsl.unload(ready.indices)
     agreed = _agreement(ready, lambda: heartbeat.beat(patience(settings))) if settings.accuracy else None
     doubts = _doubts(settings, ready)
-    (places.staging / CONF).write_text(_effective_conf(settings, conf, load, ready, estimated), "utf-8")
+    (places.staging / CONF).write_text(effective_conf(settings, conf, load, ready, estimated), "utf-8")
     responses = 2 * ready.qsl.count * (ready.benchmark.max_response + 64) if settings.accuracy else 0
     check_space(places.staging, needed=_RESERVE + responses)
     return _Planned(settings, places, audit, conf, ready, load, estimated, agreed, doubts)
@@ -154,46 +148,6 @@ def _guesses(settings: RunSettings, ready: Prepared) -> bool:
     return settings.stand_ins or not ready.engine.computes
 
 
-def _load(settings: RunSettings, conf: UserConf, estimated: float | None) -> Load:
-    """The load of the test, checked if LoadGen generates its queries by rate and duration."""
-    load = Load.of(settings, conf, find_scenario(settings.scenario), estimated)
-    if not settings.accuracy:
-        load.check()
-    return load
-
-
-def _foresee(load: Load, ready: Prepared) -> None:
-    """Refuse a query so large that only planning it would take minutes, if the system would then need days for it."""
-    if ready.scenario.one_query and load.rate_line and load.queries > _MANY:
-        value, _ = ready.scenario.estimate(ready.indices, load.seconds, ready.listener)
-        load.look(load.queries / value, warned=True)
-
-
-def _overridden(settings: RunSettings, conf: UserConf) -> Iterator[str]:
-    """Lines of user.conf that this run does not obey."""
-    reasons = {}
-    if settings.duration and not settings.accuracy:
-        reasons["min_duration"] = f"--duration {settings.duration:g} takes its place"
-    if not settings.official:
-        reasons["performance_sample_count_override"] = (
-            "a development run loads the samples of its data set; use --samples for fewer"
-        )
-    for key, reason in reasons.items():
-        if entry := conf.lookup(settings.model.benchmark, settings.scenario, key):
-            yield f"{key} = {entry.value} in line {entry.line} of {conf.path} is not used: {reason}."
-
-
-def _estimate(settings: RunSettings, load: Load, ready: Prepared) -> float | None:
-    """A measured value of the scenario's key, if LoadGen needs one and the user sets none."""
-    scenario = ready.scenario
-    needed = not settings.accuracy or scenario.paced
-    if not needed or load.rate_line:
-        return None
-    value, how = scenario.estimate(ready.indices, load.seconds, ready.listener)
-    console.detail(f"no {scenario.key} in user.conf, so it is set to {value:.4g}: {how}")
-    return value
-
-
 def _agreement(ready: Prepared, ran: Callable[[], None]) -> Agreement | None:
     """The engine's deviation from ONNX Runtime, if that runs the model; too large a deviation is a warning.
 
@@ -209,23 +163,6 @@ def _agreement(ready: Prepared, ran: Callable[[], None]) -> Agreement | None:
     if agreed and agreed.wrong:
         console.warn(agreed.warning(ready.engine.name))
     return agreed
-
-
-def _effective_conf(settings: RunSettings, conf: UserConf, load: Load, ready: Prepared, estimated: float | None) -> str:
-    """The user.conf that LoadGen reads: the user's, followed by the harness's settings."""
-    prefix = f"{ready.benchmark.name}.{settings.scenario}"
-    lines = []
-    if estimated is not None:
-        lines.append(f"{prefix}.{ready.scenario.key} = {estimated:.6g}")
-    if settings.duration or not (settings.official or load.duration_line):
-        lines.append(f"{prefix}.min_duration = {round(settings.seconds * 1000)}")
-    if not settings.official:
-        if not load.least_line:
-            lines.append(f"{prefix}.min_query_count = 1")
-        lines.append(f"{prefix}.performance_sample_count_override = {len(ready.indices)}")
-    if not lines:
-        return conf.text
-    return conf.extended(" ".join(("set by the harness.", *settings.notices)), lines)
 
 
 def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Timing | Overloaded, Recorder | None]:

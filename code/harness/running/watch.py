@@ -7,7 +7,7 @@ from harness.host.supervise import Heartbeat
 from harness.running.load import Load
 from harness.running.prepare import Prepared
 from harness.running.settings import RunSettings
-from harness.scheduling.base import Scheduler
+from harness.scheduling.base import Counters, Scheduler
 from harness.scheduling.overload import Overload
 
 _GAP = 30  # a gap of so many mean gaps occurs once in 1e13 queries
@@ -61,9 +61,18 @@ class Watch:
         if counters.issued:
             # Long samples run first, so the share of tokens, not of samples, shows the time left.
             fraction = counters.done_cost / max(counters.real, self._cost)
-            self._bar.update(done=counters.completed, total=max(counters.issued, self._samples), fraction=fraction)
+            self._show(counters, fraction, over)
             if not over:
                 self._foresee(fraction)
+
+    def _show(self, counters: Counters, fraction: float, over: bool) -> None:
+        """Update the bar: of queries that come one after the other, only the expected number is known."""
+        total, load = max(counters.issued, self._samples), self._load
+        if not (self._accuracy or load.scenario.one_query or over) and load.per_second:
+            lasts = load.planned_seconds
+            total = max(total, round(lasts * load.per_second * (load.scenario.samples_per_query or 1)))
+            fraction = min((time.perf_counter() - counters.began) / lasts, 0.99)
+        self._bar.update(done=counters.completed, total=total, fraction=fraction)
 
     def _foresee(self, fraction: float) -> None:
         """Warn of a test that will be far too long, or end it, once its rate is known."""

@@ -38,6 +38,19 @@ class Trial:
     """A value of the scenario's ``key`` that suits the settings."""
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A measured value of a scenario's ``key``."""
+
+    value: float
+    how: str
+    """How it was found."""
+    per_second: float
+    """The queries, or samples if they are all in one query, that the test is then expected to complete per second."""
+    remark: str = ""
+    """What the user should know; "" if nothing."""
+
+
 class ShortTest(Protocol):
     """Runs a short LoadGen test."""
 
@@ -135,9 +148,22 @@ class Scenario(ABC):
             Seconds of the slowest batch.
         """
 
+    @classmethod
     @abstractmethod
-    def estimate(self, indices: Integers, seconds: float, listener: Listener) -> tuple[float, str]:
-        """A value of ``key`` that suits a test of that many seconds, and a description of how it was found."""
+    def expected(cls, value: float) -> float:
+        """Queries per second, or samples if they are all in one query, if ``value`` is right for the system."""
+
+    @classmethod
+    def enough(cls, per_second: float) -> tuple[int, int]:
+        """The queries that make LoadGen sure of the percentile, and how many of them may be above it.
+
+        A test of ``per_second`` queries must not become too long. (1, 0) for a scenario without a percentile.
+        """
+        return 1, 0
+
+    @abstractmethod
+    def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
+        """A value of ``key`` that suits a test of at least that many seconds."""
 
     @abstractmethod
     def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from harness.errors import ConfigError
+from harness.host.usage import CoreMeter, CoreUse
 from harness.scenarios.base import Listener, Scenario
 from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, shapes_to_measure
 from harness.task.shape import Floats, Integers, Shape
@@ -33,6 +34,8 @@ class MeasuredScenario(Scenario):
             )
         self.times: dict[Shape, Floats] = {}
         """Measured seconds, float64 (n,), by shape."""
+        self.use: CoreUse | None = None
+        """Who used the cores while they were measured."""
 
     @property
     def limit(self) -> float | None:
@@ -54,7 +57,9 @@ class MeasuredScenario(Scenario):
         more = [shape for shape in shapes if shape not in few]
         if fixed:
             self._compile(more, listener, len(few) + len(more))
-        self.times = measure_shapes(self.sut, shapes, indices, listener.ran)
+        with CoreMeter() as meter:
+            self.times = measure_shapes(self.sut, shapes, indices, listener.ran)
+        self.use = meter.use
         self.shapes = tuple(sorted(shapes))
         return max(float(times.max()) for times in self.times.values())
 

@@ -5,21 +5,24 @@ from typing import ClassVar
 
 import numpy as np
 
+from harness.host import console
+from harness.host.usage import CoreMeter
 from harness.loadgen.logs import Detail
 from harness.rules.limits import MIN_DURATION_MS
-from harness.scenarios.base import Listener, Metric, Scenario, ShortTest, Trial
+from harness.scenarios.base import Estimate, Listener, Metric, Scenario, ShortTest, Trial
 from harness.scheduling.base import Complete, Observer
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
-from harness.scheduling.offline import OfflineScheduler, measure_rate
+from harness.scheduling.offline import OfflineScheduler, Rate, measure_rate
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
-_MEASURING = 4.0  # seconds of measuring before a test; before a short one half its length, but at least two
+_MEASURING = (2.0, 4.0, 10.0)  # seconds of measuring: minimum, before most tests, and before one of ten minutes
 _LARGEST = 1e6  # maximum samples of a query planned for measuring: more would hardly fill batches better
 MARGIN = 1.15
 """target_qps ÷ measured samples/s. LoadGen adds 10 % itself; this allows for a machine that gets faster in the run."""
-_CAUTION = 1.3
-"""The same for a test of ten minutes: more can change in that time, and repeating a short test costs more."""
+_LONG_MARGIN = 1.02
+"""The same for a test of ten minutes, in which short changes of speed cancel out."""
+_MOST = 3.0  # the largest margin: a longer run would take too long if the machine does not get faster
 
 
 class Offline(Scenario):
@@ -43,6 +46,11 @@ class Offline(Scenario):
         """The samples of the only query, with LoadGen's own 10 %."""
         return 1.1 * value * seconds
 
+    @classmethod
+    def expected(cls, value: float) -> float:
+        """The rate itself."""
+        return value
+
     def get_ready(self, indices: Integers, listener: Listener) -> float:
         """Run one batch of every shape, or of the first four if any shape is possible."""
         if self.sut.engine.fixed_shapes:
@@ -58,15 +66,26 @@ class Offline(Scenario):
             listener.ran()
         return slowest
 
-    def estimate(self, indices: Integers, seconds: float, listener: Listener) -> tuple[float, str]:
-        """Samples/s of a query as large as the test's, plus a margin."""
-        rate = self._rate(indices, seconds, min(_MEASURING, max(2.0, seconds / 2)), listener)
-        margin = _CAUTION if seconds >= MIN_DURATION_MS / 1000 else MARGIN
-        return rate * margin, f"{rate:.4g} samples/s measured, with a margin so that the run is long enough"
+    def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
+        """Samples/s of a query as large as the test's, plus a margin for the speed that the machine may yet reach."""
+        least, usual, most = _MEASURING
+        long = seconds >= MIN_DURATION_MS / 1000
+        with CoreMeter() as meter:
+            rate = self._rate(indices, seconds, most if long else min(usual, max(least, seconds / 2)), listener)
+        use = meter.use
+        margin = margin_for(rate.fastest / rate.mean, use.gain if use else 1.0, long=long)
+        remark = ""
+        if use and use.disturbed:
+            remark = (
+                f"{use.words} while the rate was measured: the query is made large enough for a machine without them, "
+                f"so the run may take up to {console.duration(self.generated(margin, seconds))}"
+            )
+        how = f"{rate.mean:.4g} samples/s measured, times {margin:.2f} so that the run is long enough"
+        return Estimate(rate.mean * margin, how, rate.mean, remark)
 
     def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
         """Samples/s of an official run's query."""
-        rate = self._rate(indices, MIN_DURATION_MS / 1000, seconds, listener)
+        rate = self._rate(indices, MIN_DURATION_MS / 1000, seconds, listener).mean
         return Trial(rate, rate * MARGIN)
 
     def scheduler(self, complete: Complete, observer: Observer | None = None) -> OfflineScheduler:
@@ -84,18 +103,28 @@ class Offline(Scenario):
         rate = cls.metric(detail).value
         return rate * MARGIN if rate else None
 
-    def _rate(self, indices: Integers, test: float, seconds: float, listener: Listener) -> float:
+    def _rate(self, indices: Integers, test: float, seconds: float, listener: Listener) -> Rate:
         """Samples/s, measured for ``seconds``, of a query that takes ``test`` seconds."""
 
-        def rate(query: Integers, seconds: float) -> float:
+        def rate(query: Integers, seconds: float) -> Rate:
             return measure_rate(self.sut, self.planner, query, seconds, listener.ran)
 
-        query, found, before = indices, rate(indices, 0.5), 0.0
+        query, found, before = indices, rate(indices, 0.5).mean, 0.0
         # A faster machine gets a larger query, and a larger query fills its batches better.
         while found > 1.1 * before and len(query) < _LARGEST:
             query = np.tile(indices, int(min(found * test, _LARGEST) // len(indices) + 1))
-            found, before = rate(query, 0.5), found
+            found, before = rate(query, 0.5).mean, found
         return rate(query, seconds)
+
+
+def margin_for(spread: float, gain: float, *, long: bool) -> float:
+    """target_qps ÷ measured samples/s, so that a test does not end before its minimum duration.
+
+    ``spread`` is the fastest ÷ the mean rate while it was measured, ``gain`` the most by which a machine without
+    neighbours would be faster; ``long`` is a test of ten minutes.
+    """
+    base = _LONG_MARGIN if long else MARGIN
+    return min(_MOST, max(base, spread, base * gain))
 
 
 def make_planner(sut: SUT, costs: Integers, max_cost: int) -> Planner:

@@ -6,7 +6,8 @@ from typing import ClassVar
 import numpy as np
 
 from harness.loadgen.logs import Detail
-from harness.scenarios.base import Listener, Metric, ShortTest, Trial
+from harness.rules.early_stopping import needed_queries
+from harness.scenarios.base import Estimate, Listener, Metric, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete, Observer
 from harness.scheduling.peak import highest_passing
@@ -15,6 +16,8 @@ from harness.scheduling.simulate import server_peak
 from harness.task.shape import Integers
 
 _INFINITE = 30.0  # queries per nanosecond: LoadGen's gaps are then 0
+_LATE = (2, 5)  # late queries that a test allows for: minimum, and maximum if that takes at most a minute
+_MINUTE = 60.0  # seconds
 _CAUTION = 0.5  # fraction of the simulated peak: a few seconds of measuring do not show every hiccup of a machine
 _MAX_RATE = 15_000.0  # queries/s, half of what LoadGen, Python and the scheduler pass on if nothing computes
 _LOAD = 0.4  # fraction of the streams' rate with single samples, used if the simulation finds no rate
@@ -40,6 +43,21 @@ class Server(MeasuredScenario):
         per_ns = value * 1e-9
         return seconds * 1e9 * math.expm1(per_ns) if per_ns < _INFINITE else math.inf
 
+    @classmethod
+    def expected(cls, value: float) -> float:
+        """The rate of arrivals."""
+        return value
+
+    @classmethod
+    def enough(cls, per_second: float) -> tuple[int, int]:
+        """With more queries, more of them may be late: as many as fit into a minute, within limits."""
+        least, most = _LATE
+        fitting = [
+            late for late in range(least, most + 1) if needed_queries(cls.percentile, late) <= _MINUTE * per_second
+        ]
+        late = max(fitting, default=least)
+        return needed_queries(cls.percentile, late), late
+
     @property
     def limit(self) -> float:
         """Half the bound: before a batch runs, its samples may have waited for another one."""
@@ -50,19 +68,26 @@ class Server(MeasuredScenario):
         costs = self.sut.qsl.cost(indices)
         return server_peak(self.table, costs, self.sut.engine.streams, self.bound, self.jitter)
 
-    def estimate(self, indices: Integers, seconds: float, listener: Listener) -> tuple[float, str]:
+    def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
         """A cautious rate: finding the highest VALID rate takes a search."""
         peak, milliseconds = self.peak(indices), self.bound * 1000
+        remark = ""
+        if self.use and self.use.disturbed:
+            remark = f"{self.use.words} while batches were measured: the rate is lower than this machine can do"
         if peak:
-            return min(_CAUTION * peak, _MAX_RATE), (
+            rate = min(_CAUTION * peak, _MAX_RATE)
+            how = (
                 f"{_CAUTION:.0%} of the {peak:.4g} queries/s that a queue simulation with the measured batch times "
                 f"answers within {milliseconds:g} ms"
             )
-        alone = np.mean([self.table.seconds(1, cost) for cost in self.sut.qsl.cost(indices).tolist()])
-        return _LOAD * self.sut.engine.streams / float(alone), (
+            return Estimate(rate, how, rate, remark)
+        alone = float(np.mean([self.table.seconds(1, cost) for cost in self.sut.qsl.cost(indices).tolist()]))
+        rate = _LOAD * self.sut.engine.streams / alone
+        how = (
             f"{_LOAD:.0%} of the engine's rate with single samples; one takes {1000 * alone:.3g} ms, so no rate seems "
             f"to meet the bound of {milliseconds:g} ms"
         )
+        return Estimate(rate, how, rate, remark)
 
     def lower(self, indices: Integers, reached: float) -> float | None:
         """The cautious rate of `estimate`, and at most the same part of what was reached; None if it finds no rate."""
@@ -82,7 +107,7 @@ class Server(MeasuredScenario):
         def holds(rate: float) -> bool:
             return self.held(test(server_target_qps=rate, min_duration_ms=round(seconds * 1000)))
 
-        rate = highest_passing(holds, self.estimate(indices, seconds, listener)[0], _PRECISION, most=_TESTS)
+        rate = highest_passing(holds, self.estimate(indices, seconds, listener).value, _PRECISION, most=_TESTS)
         return Trial(rate, rate)
 
     def scheduler(self, complete: Complete, observer: Observer | None = None) -> ServerScheduler:

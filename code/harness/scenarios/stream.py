@@ -6,8 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from harness.host.usage import CoreMeter
 from harness.loadgen.logs import Detail
-from harness.scenarios.base import Listener, Metric, ShortTest, Trial
+from harness.rules.early_stopping import needed_queries
+from harness.scenarios.base import Estimate, Listener, Metric, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete, Observer
 from harness.scheduling.stream import StreamScheduler
@@ -28,15 +30,31 @@ class _Stream(MeasuredScenario):
     samples_per_query: ClassVar[int]
 
     @classmethod
+    def expected(cls, value: float) -> float:
+        """One query after the other."""
+        return 1000 / value
+
+    @classmethod
+    def enough(cls, per_second: float) -> tuple[int, int]:
+        """LoadGen's estimate of the percentile discards at least one query."""
+        return needed_queries(cls.percentile, 1), 1
+
+    @classmethod
     def generated(cls, value: float, seconds: float) -> float:
         """Twice the queries that fit if each takes ``value`` milliseconds."""
         nanoseconds = math.floor(value * 1e6)
         return 2e9 * seconds / nanoseconds if nanoseconds else math.inf
 
-    def estimate(self, indices: Integers, seconds: float, listener: Listener) -> tuple[float, str]:
-        """Milliseconds per query, from a few that are answered as in the test."""
-        latency = self._latency(indices, listener)
-        return latency * MARGIN, f"{latency:.4g} ms measured, with a margin so that the run is long enough"
+    def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
+        """Milliseconds per query, from a few that are answered as in the test.
+
+        LoadGen ends such a test by its duration: queries that it prepared for a faster machine do not prolong it.
+        """
+        with CoreMeter() as meter:
+            latency = self._latency(indices, listener)
+        value = latency * MARGIN / max((use.gain for use in (self.use, meter.use) if use), default=1.0)
+        how = f"{latency:.4g} ms measured, times {value / latency:.2f} so that the run is long enough"
+        return Estimate(value, how, 1000 / latency)
 
     def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
         """Samples/s if each query took the latency of the percentile."""

@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from harness.scheduling.base import Complete, Observer, StreamThreads, Work
 from harness.scheduling.batching import Batch, Planner
 from harness.task.shape import Integers
 from harness.task.sut import SUT
+
+_FEWEST = 8  # batches of a quarter: with fewer, their lengths decide which is the fastest
 
 
 class OfflineScheduler(StreamThreads):
@@ -48,9 +51,17 @@ class OfflineScheduler(StreamThreads):
         return Work(query_ids[batch.positions].tolist(), indices[batch.positions], batch.shape)
 
 
+class Rate(NamedTuple):
+    """A measured rate in samples/s."""
+
+    mean: float
+    fastest: float
+    """Of the quarters of the time; the mean if there were too few batches to divide."""
+
+
 def measure_rate(
     sut: SUT, planner: Planner, indices: Integers, seconds: float, on_batch: Callable[[], None] = lambda: None
-) -> float:
+) -> Rate:
     """Estimate samples/s of the data set on this machine, from batches spread evenly over its plan.
 
     All streams run as in the test. The mean time of the batches that fit into ``seconds`` is used for all batches.
@@ -62,6 +73,7 @@ def measure_rate(
     done = 0
     lock = threading.Lock()
     errors: list[BaseException] = []
+    ran: list[tuple[float, float, int]] = []
     start = time.perf_counter()
 
     def work() -> None:
@@ -73,7 +85,9 @@ def measure_rate(
                 batch = batches[order[done % len(order)]]
                 done += 1
             try:
+                began = time.perf_counter()
                 sut.answer(indices[batch.positions], batch.shape)
+                ran.append((began, time.perf_counter(), batch.padded))
                 on_batch()
             except BaseException as error:  # noqa: BLE001
                 errors.append(error)
@@ -85,8 +99,20 @@ def measure_rate(
         thread.join()
     if errors:
         raise errors[0]
-    elapsed = time.perf_counter() - start
-    return len(indices) / (elapsed / done * len(batches))
+    # Of the batches themselves: at the end, streams that wait for the last batch would count as slow ones.
+    took = sum(end - began for began, end, _ in ran) / sut.engine.streams
+    mean = len(indices) / (took / done * len(batches))
+    return Rate(mean, mean * _spread_of(ran))
+
+
+def _spread_of(ran: Sequence[tuple[float, float, int]]) -> float:
+    """The speed of the fastest quarter ÷ the mean, at least 1; ``ran`` are start, end and cost of each batch."""
+    if len(ran) < 4 * _FEWEST:
+        return 1.0
+    speeds = []
+    for part in np.array_split(np.array(sorted(ran, key=lambda batch: batch[1])), 4):
+        speeds.append(part[:, 2].sum() / (part[:, 1] - part[:, 0]).sum())
+    return max(1.0, float(max(speeds) / np.mean(speeds)))
 
 
 def _spread(count: int) -> Integers:

@@ -14,7 +14,7 @@ from harness.loadgen.conf import read_user_conf
 from harness.loadgen.logs import Detail
 from harness.running import advice, watch
 from harness.running.load import Load, span
-from harness.scenarios.base import find_scenario
+from harness.scenarios.base import Estimate, find_scenario
 from harness.scheduling.base import Counters
 from harness.scheduling.overload import Overloaded
 
@@ -35,10 +35,12 @@ def load(tmp_path):
             seconds=duration or 20.0,
             default_seconds=20.0,
             official=official,
+            accuracy=False,
             rehearsal=False,
             compliance=audit,
         )
-        return Load.of(settings, read_user_conf(path), find_scenario(scenario), estimated)
+        found = Estimate(estimated, "", estimated) if estimated else None
+        return Load.of(settings, read_user_conf(path), find_scenario(scenario), found)
 
     return make
 
@@ -163,10 +165,11 @@ def overloaded(load):
 
 def test_the_advice_of_an_overload_is_one_that_the_run_accepts(load):
     text = "*.Server.target_qps = 50"
-    assert "set it to 1.25, let the test run for 800 s or more (--duration)" in overloaded(load(text, "Server"))
-    official = overloaded(load(text, "Server", official=True))
-    assert "let the test run for 800 s or more (bert.Server.min_duration = 800000)" in official
-    assert "bert.Server.min_duration" not in overloaded(load(f"{text}\n*.*.min_duration = 900000", "Server"))
+    assert "set it to 1.25, or let `make tune" in overloaded(load(text, "Server"))
+    longer = "set it to 1.25, let the test run for 671 s or more "
+    assert f"{longer}(--duration)" in overloaded(load(text, "Server", duration=30.0))
+    assert f"{longer}(min_duration in line 2)" in overloaded(load(f"{text}\n*.*.min_duration = 30000", "Server"))
+    assert "let the test run" not in overloaded(load(text, "Server", duration=700.0))
 
 
 def test_the_user_conf_of_a_recorded_result_is_not_to_be_edited(load):

@@ -1,0 +1,167 @@
+"""Who used the cores: this process, other processes, and a virtual machine's host.
+
+A container sees all processors of its machine, but uses only some of them: those of its affinity, and of them as many
+as its control groups grant. What others use of the rest takes nothing from it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from harness.host.memory import cgroup
+from harness.host.sysfs import number, read
+
+_HERE = Path("/")
+_SHORTEST = 0.3  # seconds: the kernel counts in hundredths
+_CAP = 3.0  # more is not foreseen: a run would take too long if the others stay
+NOTABLE = 0.05
+"""The share of the cores from which what others take is worth a remark."""
+
+
+class Reading(NamedTuple):
+    """Seconds of processor time since some moment in the past."""
+
+    when: float
+    """time.perf_counter()"""
+    own: float
+    busy: float
+    """Of the processors that this process may use, stolen time included."""
+    stolen: float
+    """Taken by the host of a virtual machine."""
+    group: float = 0.0
+    """Of the control group that limits this process; 0 if none does."""
+
+
+@dataclass(frozen=True)
+class CoreUse:
+    """The mean number of cores in use over some time."""
+
+    own: float
+    others: float
+    """By other processes, as far as they take from what this process may use."""
+    stolen: float
+    """By the host of a virtual machine."""
+    cores: float
+    """That this process may use."""
+
+    @classmethod
+    def between(cls, first: Reading, last: Reading, cpus: int | None = None, quota: float | None = None) -> CoreUse:
+        """The use between two readings of ``cpus`` processors, of which ``quota`` are granted; by default as here."""
+        seconds = max(last.when - first.when, 1e-9)
+        cpus = len(usable()) if cpus is None else cpus
+        granted = min(cpus, quota or cpu_quota() or cpus)
+        own, busy, stolen, group = ((last[at] - first[at]) / seconds for at in (1, 2, 3, 4))
+        # The machine's counter is coarser: for a mostly idle run it may count less than the run's own.
+        others = max(0.0, group - own, busy - stolen - own - (cpus - granted))
+        return cls(own, others, max(0.0, stolen), granted)
+
+    @property
+    def lost(self) -> float:
+        """The cores that others took."""
+        return self.others + self.stolen
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether others took so much that a result is lower than this machine can do."""
+        return self.lost > NOTABLE * self.cores
+
+    @property
+    def gain(self) -> float:
+        """The most by which work could be faster if it had these cores alone; from 1 to 3.
+
+        Squared, since threads that share a batch all wait for the one that lost its core.
+        """
+        left = self.cores - self.lost
+        return min(_CAP, (self.cores / left) ** 2) if left > 0 else _CAP
+
+    @property
+    def words(self) -> str:
+        """Who took how many of the cores: ``other processes used 0.64 of 2 cores``."""
+        total = f"of {self.cores:g} cores"
+        taken = []
+        if self.others > NOTABLE * self.cores or self.others >= self.stolen:
+            taken.append(f"other processes used {self.others:.2f} {total}")
+        if self.stolen > NOTABLE * self.cores or self.stolen > self.others:
+            taken.append(f"the host of this virtual machine took {self.stolen:.2f} {'' if taken else total}".rstrip())
+        return " and ".join(taken)
+
+
+class CoreMeter:
+    """Measures who uses the cores in a ``with`` block, or between the first and the last `look`."""
+
+    def __init__(self) -> None:
+        self._first: Reading | None = None
+        self._last: Reading | None = None
+
+    def __enter__(self) -> Self:
+        self.look()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.look()
+
+    def look(self) -> None:
+        """Read the counters."""
+        self._last = reading()
+        self._first = self._first or self._last
+
+    @property
+    def use(self) -> CoreUse | None:
+        """The use meanwhile; None if the time was too short, or the system does not show it."""
+        first, last = self._first, self._last
+        long_enough = first and last and last.when - first.when >= _SHORTEST
+        return CoreUse.between(first, last) if first and last and long_enough else None
+
+
+def reading(root: Path = _HERE) -> Reading | None:
+    """The counters now; None if the system does not show them. ``root`` contains proc and sys."""
+    times, now = os.times(), time.perf_counter()
+    found = _busy(read(root / "proc/stat"), usable())
+    if found is None:
+        return None
+    groups = sorted(_limited(root))
+    return Reading(now, times.user + times.system, *found, _group_seconds(groups[0][1]) if groups else 0.0)
+
+
+def usable() -> frozenset[int]:
+    """The processors that this process may use."""
+    return frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+
+def cpu_quota(root: Path = _HERE) -> float | None:
+    """CPUs granted by the strictest control group; None without a limit."""
+    return min((quota for quota, _ in _limited(root)), default=None)
+
+
+def _limited(root: Path) -> Iterator[tuple[float, Path]]:
+    """The control groups that limit this process, with the CPUs that each grants."""
+    for folder in cgroup(root, "cpu"):
+        quota, _, period = read(folder / "cpu.max").partition(" ")
+        if not quota:
+            quota, period = read(folder / "cpu.cfs_quota_us"), read(folder / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit() and int(period):
+            yield int(quota) / int(period), folder
+
+
+def _group_seconds(folder: Path) -> float:
+    """Processor time that a control group used; 0 if it does not show it."""
+    found = re.search(r"^usage_usec (\d+)$", read(folder / "cpu.stat"), re.MULTILINE)
+    return int(found[1]) / 1e6 if found else number(folder / "cpuacct.usage") / 1e9
+
+
+def _busy(stat: str, cpus: frozenset[int]) -> tuple[float, float] | None:
+    """Busy and stolen seconds of these processors; None if /proc/stat does not list them."""
+    hertz = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+    lines = {int(cpu): text.split() for cpu, text in re.findall(r"^cpu(\d+) (.*)$", stat, re.MULTILINE)}
+    rows = [[int(ticks) for ticks in lines[cpu]] for cpu in cpus if cpu in lines]
+    if not rows or min(map(len, rows)) < 8:
+        return None
+    # user, nice, system, idle, iowait, irq, softirq, steal; user already includes the time of guests.
+    busy = sum(sum(row[:3]) + sum(row[5:8]) for row in rows)
+    return busy / hertz, sum(row[7] for row in rows) / hertz

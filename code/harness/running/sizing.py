@@ -1,0 +1,85 @@
+"""Sizes a test: the value of the scenario's key, the number of queries, and the user.conf that LoadGen reads."""
+
+from collections.abc import Iterator
+
+from harness.host import console
+from harness.loadgen.conf import UserConf
+from harness.running.load import Load
+from harness.running.prepare import Prepared
+from harness.running.settings import RunSettings
+from harness.scenarios.base import Estimate, find_scenario
+
+_MANY = 200_000  # samples of an Offline query that is worth seconds of measuring first
+
+
+def sized(settings: RunSettings, conf: UserConf, ready: Prepared) -> tuple[Load, float | None]:
+    """The load of the test, with the value of the scenario's key that was measured, if one was."""
+    load = Load.of(settings, conf, type(ready.scenario), None)
+    estimated = _estimate(settings, load, ready)
+    if estimated:
+        load = checked(settings, conf, estimated)
+    if settings.accuracy:
+        load.check_accuracy(ready.qsl.count)
+        return load, estimated.value if estimated else None
+    _foresee(load, ready)
+    for words in (estimated.remark if estimated else "", load.length):
+        if words:
+            console.note(words)
+    return load, estimated.value if estimated else None
+
+
+def overridden(settings: RunSettings, conf: UserConf) -> Iterator[str]:
+    """Lines of user.conf that this run does not obey."""
+    reasons = {}
+    if settings.duration and not settings.accuracy:
+        reasons["min_duration"] = f"--duration {settings.duration:g} takes its place"
+    if not settings.official:
+        reasons["performance_sample_count_override"] = (
+            "a development run loads the samples of its data set; use --samples for fewer"
+        )
+    for key, reason in reasons.items():
+        if entry := conf.lookup(settings.model.benchmark, settings.scenario, key):
+            yield f"{key} = {entry.value} in line {entry.line} of {conf.path} is not used: {reason}."
+
+
+def effective_conf(settings: RunSettings, conf: UserConf, load: Load, ready: Prepared, estimated: float | None) -> str:
+    """The user.conf that LoadGen reads: the user's, followed by the harness's settings."""
+    prefix = f"{ready.benchmark.name}.{settings.scenario}"
+    lines = []
+    if estimated is not None:
+        lines.append(f"{prefix}.{ready.scenario.key} = {estimated:.6g}")
+    if settings.duration or not (settings.official or load.duration_line):
+        lines.append(f"{prefix}.min_duration = {round(settings.seconds * 1000)}")
+    if not load.least_line and (load.least > 1 or not settings.official):
+        lines.append(f"{prefix}.min_query_count = {load.least}")
+    if not settings.official:
+        lines.append(f"{prefix}.performance_sample_count_override = {len(ready.indices)}")
+    if not lines:
+        return conf.text
+    return conf.extended(" ".join(("set by the harness.", *settings.notices)), lines)
+
+
+def checked(settings: RunSettings, conf: UserConf, estimated: Estimate | None) -> Load:
+    """The load of the test, checked if LoadGen generates its queries by rate and duration."""
+    load = Load.of(settings, conf, find_scenario(settings.scenario), estimated)
+    if not settings.accuracy:
+        load.check()
+    return load
+
+
+def _foresee(load: Load, ready: Prepared) -> None:
+    """Refuse a query so large that only planning it would take minutes, if the system would then need days for it."""
+    if ready.scenario.one_query and load.rate_line and load.queries > _MANY:
+        estimate = ready.scenario.estimate(ready.indices, load.seconds, ready.listener)
+        load.look(load.queries / estimate.value, warned=True)
+
+
+def _estimate(settings: RunSettings, load: Load, ready: Prepared) -> Estimate | None:
+    """A measured value of the scenario's key, if LoadGen needs one and the user sets none."""
+    scenario = ready.scenario
+    needed = not settings.accuracy or scenario.paced
+    if not needed or load.rate_line:
+        return None
+    found = scenario.estimate(ready.indices, load.seconds, ready.listener)
+    console.detail(f"no {scenario.key} in user.conf, so it is set to {found.value:.4g}: {found.how}")
+    return found
