@@ -81,19 +81,28 @@ def compare(a: Side, b: Side) -> Comparison:
         for key, of_what in _OF_WHAT.items()
         if key in differences
     ]
-    for letter, side in (("A", a), ("B", b)):
-        if varying := _varying(side):
-            remarks.append(f"{letter}'s runs are not repeats of the same setting: they differ in {', '.join(varying)}.")
-        for name, record in zip(side.names, side.records, strict=True):
-            if not record.valid:
-                which = letter if len(side.names) == 1 else f"{letter}'s {name}"
-                why = "; ".join(record.reasons or ["the record states no reason"])
-                remarks.append(f"{which} is INVALID: {why.rstrip('.')}.")
+    remarks += [*_remarks("A", a), *_remarks("B", b)]
     verdict = speed_verdict(a, b)
     if verdict.faster is not None and not differences:
         same = " No recorded setting differs, so this is run-to-run variation."
         verdict = replace(verdict, text=verdict.text + same)
+    if verdict.ratio is not None and any(record.disturbed for record in (*a.records, *b.records)):
+        doubt = " Other processes disturbed at least one of the runs: repeat it without them to be sure."
+        verdict = replace(verdict, text=verdict.text + doubt)
     return Comparison(tuple(remarks), differences, tuple(_rows(a, b)), verdict)
+
+
+def _remarks(letter: str, side: Side) -> Iterator[str]:
+    """What makes the runs of a side doubtful."""
+    if varying := _varying(side):
+        yield f"{letter}'s runs are not repeats of the same setting: they differ in {', '.join(varying)}."
+    for name, record in zip(side.names, side.records, strict=True):
+        which = letter if len(side.names) == 1 else f"{letter}'s {name}"
+        if not record.valid:
+            why = "; ".join(record.reasons or ["the record states no reason"])
+            yield f"{which} is INVALID: {why.rstrip('.')}."
+        if record.disturbed:
+            yield f"{which} was disturbed: {record.disturbed}; {side.scenario.suffers}."
 
 
 def show(a: str, b: str, runs: Path, as_json: bool) -> None:

@@ -1,16 +1,17 @@
 """The content of reports in every format: the rows of the tables, in the same words and digits as on the terminal."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
-from harness.catalog import manifests
 from harness.results.finished import Finished
 from harness.running.agreement import Agreement
 from harness.scenarios.base import Metric
 
 NONE = "-"
+DISTURBED = "(disturbed)"
+"""The mark of numbers that others' use of the cores has changed."""
 OBSERVED = ("50.00", "90.00", "99.00")
 """The latency percentiles by which runs are compared."""
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -23,6 +24,13 @@ class Cell:
     text: str
     ratio: str = ""
     """Relative to the first run of its kind, if both have the quantity with the same meaning."""
+    disturbed: bool = False
+    """Whether other processes took the cores from one of the two runs, so that the ratio says little."""
+
+    @property
+    def compared(self) -> str:
+        """The ratio, marked if it says little; "" if there is none."""
+        return f"{self.ratio} {DISTURBED}" if self.ratio and self.disturbed else self.ratio
 
 
 @dataclass(frozen=True)
@@ -31,29 +39,6 @@ class Row:
 
     name: str
     cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Reached:
-    """The result of one run for a row of the published table."""
-
-    number: int
-    """The number of the run, from 1."""
-    text: str
-    ratio: str
-    """Relative to the published value."""
-    remark: str
-
-
-@dataclass(frozen=True)
-class PublishedRow:
-    """A row of the published table, with the results of these runs."""
-
-    title: str
-    engine: str
-    score: str
-    rate: str
-    reached: tuple[Reached, ...]
 
 
 def metric_text(metric: Metric) -> str:
@@ -149,6 +134,7 @@ def facts(run: Finished) -> list[tuple[str, str]]:
         *(("doubt", doubt) for doubt in record.doubts),
         ("deviation from ONNX Runtime", agreement(run)),
         ("cores busy", cores(run)),
+        ("disturbed", run.disturbed),
         ("ended", record.time),
         ("command", record.command),
     ]
@@ -199,6 +185,7 @@ def side_by_side(runs: Sequence[Finished]) -> list[Row]:
         Row("engine", tuple(Cell(run.record.engine.name) for run in runs)),
         Row("scenario", tuple(Cell(f"{run.record.scenario}, {run.record.test}") for run in runs)),
         Row("data set", tuple(Cell(run.record.dataset.name) for run in runs)),
+        Row("disturbed", tuple(Cell(run.record.disturbed or NONE) for run in runs)),
         *_choice_rows(runs),
     ]
     bases = _first_alike(runs)
@@ -211,8 +198,21 @@ def side_by_side(runs: Sequence[Finished]) -> list[Row]:
         values = [metric.value if metric else None for metric in metrics]
         texts = [metric_text(metric) if metric else NONE for metric in metrics]
         rows.append(Row(name, _cells(texts, values, comparable)))
-    rows += _rows(runs)
+    rows = _marked(
+        [*rows, *_rows(runs)],
+        [bool(run.disturbed or runs[base].disturbed) for run, base in zip(runs, bases, strict=True)],
+    )
     return [row for row in rows if any(cell.text != NONE for cell in row.cells)]
+
+
+def _marked(rows: Sequence[Row], disturbed: Sequence[bool]) -> list[Row]:
+    """The rows, with the ratios of disturbed runs marked."""
+    return [
+        replace(
+            row, cells=tuple(replace(cell, disturbed=each) for cell, each in zip(row.cells, disturbed, strict=True))
+        )
+        for row in rows
+    ]
 
 
 def _choice_rows(runs: Sequence[Finished]) -> list[Row]:
@@ -220,36 +220,6 @@ def _choice_rows(runs: Sequence[Finished]) -> list[Row]:
     found = [{choice.name: choice.text for choice in run.record.choices} for run in runs]
     names = dict.fromkeys(name for texts in found for name in texts)
     return [Row(name, tuple(Cell(texts.get(name, NONE)) for texts in found)) for name in names]
-
-
-def published(runs: Sequence[Finished]) -> list[PublishedRow]:
-    """The published table, with the results of those runs whose model is in it."""
-    return [
-        PublishedRow(
-            entry.title,
-            entry.engine,
-            f"{entry.accuracy:g} %",
-            f"{entry.samples_per_second:,.2f} samples/s",
-            tuple(
-                _reached(number, run, entry)
-                for number, run in enumerate(runs, start=1)
-                if run.published == name and not run.record.audit and run.metrics
-                # The published rates are those of Offline: all samples in one query.
-                if run.scenario.one_query or not run.performance
-            ),
-        )
-        for name, (_, entry) in manifests.published().items()
-    ]
-
-
-def _reached(number: int, run: Finished, entry: manifests.Published) -> Reached:
-    aim = entry.samples_per_second if run.performance else entry.accuracy
-    metric = run.metrics[0]
-    remarks = [run.record.engine.name]
-    remarks += ["random weights"] if run.model.random else []
-    remarks += ["INVALID"] if not run.record.valid else []
-    ratio = f"{metric.value / aim:.3g}" if metric.value is not None else ""
-    return Reached(number, metric_text(metric), ratio, ", ".join(remarks))
 
 
 def plain(runs: Sequence[Finished]) -> list[dict[str, JsonValue]]:
@@ -292,6 +262,7 @@ def _plain(run: Finished, first: Finished) -> dict[str, JsonValue]:
         "samples": result.samples,
         "batches": result.batches,
         "padded_to_real": result.padded_to_real,
+        "disturbed": run.disturbed or None,
         "cores_busy": dict(zip(("process", "machine"), run.cores_busy, strict=True)) if run.cores_busy else None,
         "published": run.published,
         "model": run.model.values(),

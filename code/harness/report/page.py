@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from harness.report import facts
 from harness.report.plots import plots
+from harness.report.published import published
 from harness.results.finished import Finished
 
 
@@ -41,9 +42,15 @@ def page(runs: Sequence[Finished]) -> str:
         for number, run in enumerate(runs, start=1)
     ]
     return environment.get_template("page.html").render(
+        style=_style,
         runs=runs,
         sections=sections,
         notices=list(dict.fromkeys(run.record.notice for run in runs if run.record.notice)),
         rows=facts.side_by_side(runs) if len(runs) > 1 else [],
-        published=facts.published(runs),
+        published=published(runs),
     )
+
+
+def _style(run: Finished) -> str:
+    """The class of a verdict: only a result that nobody disturbed is good."""
+    return "bad" if not run.record.valid else "doubtful" if run.disturbed else "good"

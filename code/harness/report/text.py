@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from harness.report import facts
+from harness.report.published import Reached, published
 from harness.results.finished import Finished
 
 
@@ -47,6 +48,7 @@ def as_markdown(runs: Sequence[Finished]) -> str:
         parts += [f"## {number}. {_cell(run.title)}", "", f"**{run.verdict}**", ""]
         parts += [f"> {_cell(run.record.notice)}", ""] if run.record.notice else []
         parts += [*(f"- because {_cell(reason)}" for reason in run.reasons), ""] if run.reasons else []
+        parts += [f"> {_cell(run.disturbed)}", ""] if run.disturbed else []
         rows = [(metric.name, facts.metric_text(metric)) for metric in run.metrics] + facts.facts(run)
         parts += _table(["run", run.name], rows)
         if latencies := facts.latency_rows(run):
@@ -57,7 +59,7 @@ def as_markdown(runs: Sequence[Finished]) -> str:
         ["model", "engine", "F1 / top-1", "published", "these runs"],
         [
             [row.title, row.engine, row.score, row.rate, "; ".join(map(_reached, row.reached))]
-            for row in facts.published(runs)
+            for row in published(runs)
         ],
     )
     return "\n".join(parts).rstrip() + "\n"
@@ -65,12 +67,16 @@ def as_markdown(runs: Sequence[Finished]) -> str:
 
 def _compared(runs: Sequence[Finished]) -> list[list[str]]:
     return [
-        [row.name, *(f"{cell.text} ({cell.ratio})" if cell.ratio else cell.text for cell in row.cells)]
+        [row.name, *(f"{cell.text} {_in_brackets(cell.compared)}".rstrip() for cell in row.cells)]
         for row in facts.side_by_side(runs)
     ]
 
 
-def _reached(reached: facts.Reached) -> str:
+def _in_brackets(ratio: str) -> str:
+    return f"({ratio.replace(' (', ', ').removesuffix(')')})" if ratio else ""
+
+
+def _reached(reached: Reached) -> str:
     return f"{reached.number}. {reached.text}, {reached.ratio} of it ({reached.remark})"
 
 

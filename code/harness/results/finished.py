@@ -59,6 +59,11 @@ class Finished:
         return "INVALID" if not self.record.valid else "VALID" if self.performance else "complete"
 
     @property
+    def disturbed(self) -> str:
+        """Who took the cores from this run, and what suffered; "" if nobody did."""
+        return f"{self.record.disturbed}: {self.scenario.suffers}" if self.record.disturbed else ""
+
+    @property
     def reasons(self) -> list[str]:
         """Why it is INVALID."""
         return self.record.reasons or []
@@ -105,6 +110,8 @@ class Finished:
     @property
     def cores_busy(self) -> tuple[float, float] | None:
         """The mean number of busy cores, for the process and for the machine."""
+        if cores := self.record.result.cores:
+            return cores.own, cores.own + cores.others + cores.stolen
         return self.timeline.cores_busy if self.timeline else None
 
 

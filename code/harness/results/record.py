@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from harness.catalog.manifests import Model
 from harness.errors import ConfigError
 from harness.host.download import sha256_of
+from harness.host.usage import CoreUse
 from harness.loadgen.logs import ACCURACY, DETAIL
 from harness.results.layout import RUN
 from harness.rules.audits import AUDITS
@@ -118,6 +119,25 @@ class RecordedMetric(_Part):
     unit: str
 
 
+class RecordedCores(_Part):
+    """The mean number of cores in use during the test."""
+
+    own: float
+    others: float
+    """By other processes, as far as they took from what the test may use."""
+    stolen: float
+    """By the host of a virtual machine."""
+    of: float
+    """The cores that the test may use."""
+    disturbed: bool
+    """Whether others took so much that the result is worse than this machine can do."""
+
+    @property
+    def use(self) -> CoreUse:
+        """The same as it was measured."""
+        return CoreUse(self.own, self.others, self.stolen, self.of)
+
+
 class RecordedResult(_Part):
     """The measurements or scores."""
 
@@ -139,6 +159,8 @@ class RecordedResult(_Part):
     accuracy: dict[str, float] | None
     """In percent, by metric; None for performance runs."""
     accuracy_scope: str | None = None
+    cores: RecordedCores | None = None
+    """None in records of older versions, and where the system does not show it."""
 
     @property
     def scores(self) -> str:
@@ -213,6 +235,12 @@ class Record(_Part):
     def performance(self) -> bool:
         """Whether it measured speed rather than accuracy."""
         return self.mode == "performance"
+
+    @property
+    def disturbed(self) -> str:
+        """Who took the cores from a performance run, as the beginning of a sentence; "" if nobody took enough."""
+        cores = self.result.cores
+        return f"{cores.use.words} during the test" if self.performance and cores and cores.disturbed else ""
 
 
 def unlike(one: Record, other: Record) -> str | None:

@@ -48,7 +48,7 @@ class Timeline:
     latency_counts: NDArray[np.int64]
     """(h,): the number of queries in each bin."""
     cpu: NDArray[np.float64]
-    """(t, 3): time, and the processor seconds used until then by this process and by the machine."""
+    """(t, 3): time, and the processor seconds used until then by this process and by all on its processors."""
 
     @property
     def cores_busy(self) -> tuple[float, float] | None:

@@ -13,6 +13,7 @@ from harness import __version__
 from harness.catalog.manifests import Dataset
 from harness.host import console, machine
 from harness.host.clock import Timing
+from harness.host.usage import CoreUse
 from harness.loadgen.logs import Detail
 from harness.results.record import Identity, Record, record_text
 from harness.running.agreement import Agreement
@@ -59,6 +60,8 @@ class Outcome:
     """What changes the score, and who chose it."""
     doubts: tuple[str, ...] = ()
     """Signs that one of these choices is wrong."""
+    cores: CoreUse | None = None
+    """Who used the cores during the test; None if unknown."""
 
     @cached_property
     def record(self) -> Record:
@@ -98,6 +101,7 @@ class Outcome:
                 "padded_to_real": counters.padding_ratio,
                 "accuracy": {name: float(value) for name, value in accuracy.metrics.items()} if accuracy else None,
                 "accuracy_scope": accuracy.scope if accuracy else None,
+                "cores": _cores(self.cores),
             },
             "loadgen": {key: self.detail.values.get(key) for key in ("loadgen_version", "effective_target_qps")},
             "machine": machine.describe(),
@@ -155,6 +159,9 @@ class Outcome:
         add("result", verdict, style="bold green" if self.valid else "bold red")
         for reason in self.reasons:
             add("because", reason)
+        if self.record.disturbed:
+            again = "" if self.valid else "; run it again without them"
+            add("disturbed", f"{self.record.disturbed}: {self.scenario.suffers}{again}", style="yellow")
         for notice in (*self.doubts, *settings.notices):
             add("note", notice, style="yellow")
         if settings.official and not self.valid:
@@ -162,3 +169,11 @@ class Outcome:
         here = Path.cwd()
         add("logs", str(logs.relative_to(here) if logs.is_relative_to(here) else logs))
         return table
+
+
+def _cores(use: CoreUse | None) -> dict[str, object] | None:
+    """The content of `harness.results.record.RecordedCores`."""
+    if use is None:
+        return None
+    found = {"own": use.own, "others": use.others, "stolen": use.stolen, "of": use.cores}
+    return {**{name: round(cores, 3) for name, cores in found.items()}, "disturbed": use.disturbed}

@@ -7,8 +7,6 @@ timeline.npz, whose size does not grow with the test: sums and quantiles over ev
 from __future__ import annotations
 
 import json
-import os
-import time
 from array import array
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +14,10 @@ from struct import Struct
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from harness.host import console
+from harness.host.usage import reading
 from harness.results.timeline import TIMELINE
 from harness.scheduling.base import Work
 from harness.task.shape import Floats, Integers
@@ -82,7 +80,8 @@ class Recorder:
     def tick(self) -> None:
         """Record the processor time used so far."""
         try:
-            self._cpu.append((time.perf_counter(), *_processor_seconds()))
+            if now := reading():
+                self._cpu.append((now.when, now.own, now.busy))
         except Exception:  # noqa: BLE001  not every system reports it; the test goes on
             return
 
@@ -175,15 +174,6 @@ def read_trace(path: Path) -> Queries:
     times = np.array(list(arrivals.values()))
     order = np.argsort(times, kind="stable")
     return Queries(times[order], np.array(list(latencies.values()))[order])
-
-
-def _processor_seconds() -> tuple[float, float]:
-    """Seconds of processor time used so far by this process and by the machine."""
-    mine, all_ = os.times(), psutil.cpu_times()
-    idle = all_.idle + getattr(all_, "iowait", 0)
-    # User time already includes guest time.
-    machine = sum(all_) - idle - getattr(all_, "guest", 0) - getattr(all_, "guest_nice", 0)
-    return mine.user + mine.system, machine
 
 
 def _queries(batches: _Rows, arrivals: Floats, samples_per_query: int | None) -> Queries:

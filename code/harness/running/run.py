@@ -17,6 +17,7 @@ from harness.host.files import native
 from harness.host.fingerprint import check_unchanged, combined
 from harness.host.streams import native_output_dropped
 from harness.host.supervise import Heartbeat, supervised
+from harness.host.usage import CoreUse
 from harness.loadgen.conf import UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, Unfinished, check_accuracy_log, keep_partial, read_detail
 from harness.results.digests import sealed
@@ -75,21 +76,31 @@ class _Planned:
     """Signs that a setting does not belong to the model."""
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """A test that has ended."""
+
+    counters: Counters
+    ended: Timing | Overloaded
+    recorder: Recorder | None
+    cores: CoreUse | None
+
+
 def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     heartbeat.beat(patience(settings))
     places.create()
     # This process may be killed at any moment: temporary files of engines are then removed as well.
     tempfile.tempdir = str(native(places.scratch))
     planned = _plan(settings, places, heartbeat)
-    counters, ended, recorder = _measure(planned, heartbeat)
+    measured = _measure(planned, heartbeat)
     heartbeat.beat(patience(settings))
-    if isinstance(ended, Overloaded):
-        outcome = _read_overloaded(planned, counters, ended)
+    if isinstance(measured.ended, Overloaded):
+        outcome = _read_overloaded(planned, measured, measured.ended)
     else:
-        outcome = _read(planned, counters, ended)
-    if recorder:
+        outcome = _read(planned, measured, measured.ended)
+    if measured.recorder:
         trace = places.staging / TRACE if settings.timeline == "loadgen" else None
-        recorder.keep(places.staging, planned.ready.scenario.samples_per_query, trace)
+        measured.recorder.keep(places.staging, planned.ready.scenario.samples_per_query, trace)
     (places.staging / TRACE).unlink(missing_ok=True)
     outcome, logs = _keep(planned, outcome, heartbeat)
     code = 0 if outcome.valid else 1
@@ -165,7 +176,7 @@ def _agreement(ready: Prepared, ran: Callable[[], None]) -> Agreement | None:
     return agreed
 
 
-def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Timing | Overloaded, Recorder | None]:
+def _measure(planned: _Planned, heartbeat: Heartbeat) -> _Measured:
     """Let LoadGen run the test to its end, or until it can no longer be VALID."""
     from harness.running import session  # LoadGen is native code: only the process of a test loads it
 
@@ -205,7 +216,7 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> tuple[Counters, Timing 
         except Overloaded as error:
             ended = error
     scheduler.close()
-    return scheduler.counters, ended, recorder
+    return _Measured(scheduler.counters, ended, recorder, watch.cores)
 
 
 def _overload(planned: _Planned, effective: "TestSettings") -> Overload | None:
@@ -217,7 +228,7 @@ def _overload(planned: _Planned, effective: "TestSettings") -> Overload | None:
     return Overload(most, scenario.bound, scenario.percentile)
 
 
-def _read(planned: _Planned, counters: Counters, timing: Timing) -> Outcome:
+def _read(planned: _Planned, measured: _Measured, timing: Timing) -> Outcome:
     """The outcome from LoadGen's logs."""
     settings, ready, staging = planned.settings, planned.ready, planned.places.staging
     detail = read_detail(staging, settings.mode)
@@ -229,19 +240,20 @@ def _read(planned: _Planned, counters: Counters, timing: Timing) -> Outcome:
         (staging / ACCURACY).unlink(missing_ok=True)
     valid = not detail.errors if settings.accuracy else detail.valid
     reasons = () if valid else tuple(detail.reasons(advice.longer(planned.load, detail)))
-    return _outcome(planned, counters, timing, detail, ready.scenario.metric(detail), reasons, accuracy)
+    return _outcome(planned, measured, timing, detail, ready.scenario.metric(detail), reasons, accuracy)
 
 
-def _read_overloaded(planned: _Planned, counters: Counters, overloaded: Overloaded) -> Outcome:
+def _read_overloaded(planned: _Planned, measured: _Measured, overloaded: Overloaded) -> Outcome:
     """The outcome of a test that was ended, from the harness's own counters: LoadGen's log has no result."""
     ready, reached, seconds = planned.ready, overloaded.reached, overloaded.seconds
     timing = Timing(seconds, seconds, overloaded.moved)
     timing.check(None)
     keep_partial(planned.places.staging)
     reason = advice.overloaded(planned.load, overloaded, ready.scenario.lower(ready.indices, reached))
+    counters = measured.counters
     return _outcome(
         planned,
-        replace(counters, issued=counters.completed, real=counters.done_cost),
+        replace(measured, counters=replace(counters, issued=counters.completed, real=counters.done_cost)),
         timing,
         Unfinished({"effective_target_qps": planned.load.rate}, (), seconds),
         replace(ready.scenario.metric(Detail({}, ())), value=reached),
@@ -251,7 +263,7 @@ def _read_overloaded(planned: _Planned, counters: Counters, overloaded: Overload
 
 def _outcome(
     planned: _Planned,
-    counters: Counters,
+    measured: _Measured,
     timing: Timing,
     detail: Detail,
     metric: Metric,
@@ -269,7 +281,8 @@ def _outcome(
         engine=ready.description,
         scenario=ready.scenario,
         estimated=planned.estimated,
-        counters=counters,
+        counters=measured.counters,
+        cores=measured.cores,
         timing=timing,
         detail=detail,
         metric=metric,

@@ -4,6 +4,7 @@ import time
 
 from harness.host import console
 from harness.host.supervise import Heartbeat
+from harness.host.usage import CoreMeter, CoreUse
 from harness.running.load import Load
 from harness.running.prepare import Prepared
 from harness.running.settings import RunSettings
@@ -41,7 +42,13 @@ class Watch:
         self._state = (0, False)
         self._settled: tuple[float, float] | None = None
         self._warned = False
+        self._meter = CoreMeter()
         heartbeat.beat(self._idle)
+
+    @property
+    def cores(self) -> CoreUse | None:
+        """Who used the cores during the test; None if it was too short, or the system does not show it."""
+        return self._meter.use
 
     def look(self, over: bool) -> None:
         """Report what was completed since the last call; ``over`` once LoadGen has ended the test.
@@ -50,6 +57,8 @@ class Watch:
             Overloaded: the test can no longer be VALID.
             ConfigError: it would take far longer than was asked for.
         """
+        if self._scheduler.counters.issued:
+            self._meter.look()
         if self._overload and not over:
             self._overload.look(self._scheduler.counters)
         counters = self._scheduler.counters

@@ -111,6 +111,8 @@ class Scenario(ABC):
     """None if LoadGen puts all samples into one query."""
     query_bytes: ClassVar[int]
     """Memory that LoadGen and the harness need for each query that `generated` counts, as measured."""
+    suffers: ClassVar[str] = "the result is worse than this machine can do"
+    """The effect of other processes that use the cores."""
     short_ns: ClassVar[int] = 0
     """Results up to this latency may deviate by 20 % instead of 10 % in a compliance test (run_verification.py)."""
 

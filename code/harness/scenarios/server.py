@@ -36,6 +36,7 @@ class Server(MeasuredScenario):
     percentile: ClassVar[int] = 99
     samples_per_query: ClassVar[int] = 1
     query_bytes: ClassVar[int] = 350
+    suffers: ClassVar[str] = "latencies are worse than this machine can do"
 
     @classmethod
     def generated(cls, value: float, seconds: float) -> float:

@@ -152,7 +152,7 @@ def test_a_full_disk_leaves_no_half_a_file(tmp_path, monkeypatch, caplog):
 
 
 def test_a_system_without_processor_times(tmp_path, monkeypatch):
-    monkeypatch.setattr(recording.psutil, "cpu_times", lambda: 1 / 0)
+    monkeypatch.setattr(recording, "reading", lambda: 1 / 0)
     recorder = Recorder()
     recorder.tick()
     recorder.answered(1, 2, work(1, 1, 1), 1)

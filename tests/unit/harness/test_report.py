@@ -24,6 +24,7 @@ from harness.errors import ConfigError, HarnessError
 from harness.report import facts, text
 from harness.report.page import page
 from harness.report.plots import plots
+from harness.report.published import published
 from harness.results import finished as data
 from harness.results.finished import find, names
 
@@ -293,7 +294,7 @@ def test_a_run_of_a_published_model_is_shown_with_the_published_result(tmp_path)
     run_folder(tmp_path / "runs", second=11, scenario="Offline", rate=20.0, built=names[2], caveat="random weights")
     run_folder(tmp_path / "runs", second=12, scenario="Server", model=names[1])
     run_folder(tmp_path / "runs", second=13, scenario="Offline", built=names[2], compressed=False)
-    rows = facts.published(found(tmp_path / "runs", last=4))
+    rows = published(found(tmp_path / "runs", last=4))
     assert len(rows) == 6
     assert [len(row.reached) for row in rows] == [0, 1, 1, 0, 0, 0]
     assert rows[1].reached[0].text == "10.00 samples/s"
@@ -305,7 +306,7 @@ def test_a_run_of_a_published_model_is_shown_with_the_published_result(tmp_path)
 def test_an_accuracy_run_without_a_score_has_a_report(tmp_path):
     run_folder(tmp_path / "runs", scenario="Offline", mode="accuracy", model=list(manifests.published())[1])
     runs = found(tmp_path / "runs")
-    assert not any(row.reached for row in facts.published(runs))
+    assert not any(row.reached for row in published(runs))
     assert "complete" in page(runs)
 
 
