@@ -26,16 +26,25 @@ def two_gigabytes(monkeypatch):
 
 @pytest.fixture
 def load(tmp_path):
-    def make(text, scenario="Offline", duration=None, estimated=None, official=False, audit=None):
+    def make(
+        text,
+        scenario="Offline",
+        duration=None,
+        estimated=None,
+        official=False,
+        audit=None,
+        seconds=20.0,
+        accuracy=False,
+    ):
         path = tmp_path / "user.conf"
         path.write_text(text)
         settings = SimpleNamespace(
             model=SimpleNamespace(benchmark="bert"),
             duration=duration,
-            seconds=duration or 20.0,
+            seconds=duration or seconds,
             default_seconds=20.0,
             official=official,
-            accuracy=False,
+            accuracy=accuracy,
             rehearsal=False,
             compliance=audit,
         )
@@ -140,6 +149,60 @@ def test_an_offline_test_of_days_is_refused_once_its_rate_is_known_but_not_what_
     assert "will take about 1 min 40 s instead of 20.0 s, since target_qps is 1e6" in high.look(100, warned=False)
     assert load("*.Offline.target_qps = 1e6").look(30, warned=False) is None
     assert load("", estimated=1e6).look(1.1e7, warned=False) is None
+
+
+@pytest.mark.parametrize(
+    ("scenario", "rate", "queries", "seconds"),
+    [
+        ("Server", 4.0, 838, 209.5),
+        ("Server", 25.0, 1307, 52.28),
+        ("Server", 300.0, 1307, 20.0),
+        ("SingleStream", 2.0, 64, 32.0),
+        ("SingleStream", 40.0, 64, 20.0),
+        ("MultiStream", 10.0, 662, 66.2),
+        ("Offline", 10.0, 1, 20.0),
+    ],
+)
+def test_a_development_run_is_as_long_as_early_stopping_needs_and_says_so(load, scenario, rate, queries, seconds):
+    found = load("", scenario, estimated=rate)
+    assert found.least == queries
+    assert found.planned_seconds == pytest.approx(seconds)
+    if seconds == 20:
+        assert found.length is None
+    else:
+        assert f"instead of 20 s: LoadGen needs {queries} queries".replace("1307", "1,307") in found.length
+
+
+def test_the_rate_of_user_conf_counts_as_well(load):
+    found = load("*.Server.target_qps = 10\n", "Server")
+    assert found.length.startswith("the test takes about 1 min 24 s instead of 20 s: LoadGen needs 838 queries")
+    assert "with up to 2 of them late" in found.length
+    assert load("*.MultiStream.target_latency = 100\n", "MultiStream").planned_seconds == pytest.approx(66.2)
+
+
+@pytest.mark.parametrize("text", ["", "*.*.min_duration = 5000\n", "*.*.min_query_count = 40\n"])
+def test_a_length_that_the_user_sets_is_obeyed_and_its_effect_is_stated(load, text):
+    found = load(f"*.Server.target_qps = 10\n{text}", "Server", duration=None if text else 5.0)
+    assert found.least == (40 if "40" in text else 1)
+    assert "LoadGen needs at least 459 queries to be sure of the 99th percentile, about 46 s at 10" in found.length
+    assert "will be INVALID" in found.length
+    assert load("*.Server.target_qps = 100\n", "Server", duration=5.0).length is None
+
+
+def test_an_official_run_is_prolonged_only_if_ten_minutes_bring_too_few_queries(load):
+    def official(text, scenario="Server", **more):
+        return load(text, scenario, seconds=600.0, official=True, **more)
+
+    assert official("*.Server.target_qps = 50").least == 1
+    slow = official("*.Server.target_qps = 1")
+    assert (slow.least, slow.planned_seconds) == (838, 838.0)
+    assert "--duration" not in slow.length
+    assert official("*.Server.target_qps = 1\n*.*.min_duration = 700000").least == 838
+    assert official("*.MultiStream.target_latency = 5000", "MultiStream").least == 1  # LoadGen's own number applies
+
+
+def test_an_accuracy_run_has_no_number_of_queries(load):
+    assert load("*.Server.target_qps = 1", "Server", accuracy=True).least == 1
 
 
 def test_spans():

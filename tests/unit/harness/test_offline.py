@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from harness.engines.base import Engine, EngineSettings
 from harness.engines.deepsparse import DeepSparseSettings
 from harness.errors import EngineError
+from harness.host.usage import CoreMeter, CoreUse
 from harness.scenarios.base import Listener
-from harness.scenarios.offline import Offline
+from harness.scenarios.offline import Offline, margin_for
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, best_lengths
-from harness.scheduling.offline import OfflineScheduler, measure_rate
+from harness.scheduling.offline import OfflineScheduler, Rate, _spread_of, measure_rate
 
 
 def serve(sut, planner, queries):
@@ -90,7 +91,58 @@ def test_the_measured_rate_is_that_of_the_entire_data_set():
     planner = DynamicPlanner(4, 10**6)
     padded = sum(batch.padded for batch in planner.plan(COSTS))
     rate = measure_rate(Slow(), planner, np.arange(Qsl.count), 0.3)
-    assert rate == pytest.approx(len(COSTS) / (padded * 2e-7), rel=0.5)
+    assert rate.mean == pytest.approx(len(COSTS) / (padded * 2e-7), rel=0.5)
+    assert rate.fastest >= rate.mean
+
+
+def test_the_spread_is_that_of_the_quarters_in_time():
+    steady = [(0.1 * n, 0.1 * n + 0.1, 50) for n in range(64)]
+    assert _spread_of(steady) == pytest.approx(1)
+    faster = steady[:48] + [(4.8 + 0.05 * n, 4.85 + 0.05 * n, 50) for n in range(16)]
+    assert _spread_of(faster) == pytest.approx(1.6)  # one quarter at 2, three at 1
+    assert _spread_of(faster[:31]) == 1  # too few to divide
+
+
+@given(
+    lost=st.floats(0, 0.84),
+    lockstep=st.floats(1, 2),
+    error=st.floats(-0.1, 0.1),
+    seconds=st.sampled_from([1.0, 10.0, 20.0, 600.0]),
+)
+def test_a_run_is_long_enough_even_if_all_neighbours_leave(lost, lockstep, error, seconds):
+    """``lost`` of two cores while the rate was measured, with up to a tenth of error; all of them in the test."""
+    alone = 100.0
+    measured = alone * ((2 - lost) / 2) ** lockstep * (1 + error)
+    value = measured * margin_for(1.0, CoreUse(2 - lost, lost, 0.0, 2).gain, long=seconds >= 600)
+    assert Offline.generated(value, seconds) / alone >= seconds
+
+
+@given(st.floats(1, 2), st.floats(-0.1, 0.1))
+def test_a_run_is_long_enough_for_the_fastest_speed_that_was_seen(spread, error):
+    value = 100.0 * (1 + error) * margin_for(spread, 1.0, long=True)
+    assert Offline.generated(value, 600.0) / (100.0 * spread) >= 0.98 * 600
+
+
+def test_an_official_run_on_a_quiet_machine_takes_at_most_fifteen_percent_longer():
+    quiet = CoreUse(1.97, 0.02, 0.0, 2)
+    assert Offline.generated(100 * margin_for(1.0, quiet.gain, long=True), 600.0) / 100 <= 1.15 * 600
+
+
+def test_the_margin_is_limited():
+    assert margin_for(9.0, 3.0, long=False) == 3
+
+
+def test_neighbours_make_a_query_larger_and_are_named(monkeypatch):
+    found = {}
+    for others in (0.0, 1.0):
+        monkeypatch.setattr(CoreMeter, "use", CoreUse(1.0, others, 0.0, 2))
+        scenario = Offline(EchoSut(), COSTS, 384, 0.13)
+        monkeypatch.setattr(scenario, "_rate", lambda *_: Rate(50.0, 51.0))
+        found[others] = scenario.estimate(np.arange(Qsl.count), 20.0, Listener())
+    assert (found[0.0].value, found[0.0].per_second, found[0.0].remark) == (pytest.approx(57.5), 50, "")
+    assert found[1.0].value == 150
+    assert "other processes used 1.00 of 2 cores while the rate was measured" in found[1.0].remark
+    assert "the run may take up to 1 min 06 s" in found[1.0].remark
 
 
 def test_a_failure_while_measuring_is_raised():
