@@ -78,7 +78,7 @@ help: ## This list
 	@echo '  IMAGENET_DIR  the ImageNet 2012 validation set, for ResNet50: 50,000 images, flat or in class folders'
 	@echo '  SCENARIO   for run-accuracy and tune: Offline, Server, SingleStream or MultiStream'
 	@echo '  SAMPLES    use only about the first N samples            development runs only'
-	@echo '  DURATION   minimum duration in seconds                   development runs only; default 20'
+	@echo '  DURATION   minimum duration in seconds                   development runs only; default 20, or as early stopping needs'
 	@echo '  SET        options, such as SET="threads=2 vocab=my vocab.txt" (make options); a pair begins at NAME='
 	@echo '  OFFICIAL   1 applies the rules: 10 minutes, the full data set, into results/'
 	@echo '  FORCE      1 replaces an existing official result, or tuned settings of another model'

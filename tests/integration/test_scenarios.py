@@ -155,6 +155,28 @@ def test_too_few_queries_for_early_stopping_say_how_long_a_test_would_have_to_be
     assert metric["value"] == run.record["result"]["latency_ms"]["99.00"] > 2
 
 
+def test_a_server_run_is_as_long_as_early_stopping_needs_and_says_so(harness, tmp_path):
+    conf = tmp_path / "slow.conf"
+    conf.write_text("*.Server.target_qps = 60\n")
+    slow = ("--engine", "null", "--scenario", "Server", "--set", "delay_us=4000", "--set", "max_batch=1")
+    run = harness.run(*slow, "--user-conf", conf, limit=180)
+    assert "the test takes about 22 s instead of 20 s: LoadGen needs 1,307 queries to be sure of the 99th" in run.err
+    assert "bert.Server.min_query_count = 1307" in (run.folder / "user.conf").read_text()
+    result = run.record["result"]
+    assert result["samples"] >= 1307 or "no longer be VALID" in run.out  # unless a busy machine ended it
+    assert "early stopping was not met" not in run.out or "of at most" in run.out
+    assert {"own", "others", "stolen", "of", "disturbed"} <= result["cores"].keys()
+
+
+def test_a_server_run_that_the_user_shortens_says_that_it_will_be_invalid(harness, tmp_path):
+    conf = tmp_path / "slow.conf"
+    conf.write_text("*.Server.target_qps = 60\n")
+    run = harness.run("--engine", "null", "--scenario", "Server", "--duration", "1", "--user-conf", conf)
+    assert run.code == 1
+    assert "LoadGen needs at least 459 queries to be sure of the 99th percentile, about 8 s at 60 queries/s" in run.err
+    assert run.record["result"]["samples"] < 200
+
+
 def test_streams_run_on_all_cores_by_default(harness):
     run = harness.run("--engine", "onnxruntime", "--scenario", "SingleStream", "--duration", "1")
     assert run.record["engine"]["streams"] == 1

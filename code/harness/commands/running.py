@@ -24,7 +24,10 @@ class RunOptions:
     ] = None
     duration: Annotated[
         float | None,
-        typer.Option(help="Minimum seconds of a performance run. Development only.", show_default="20"),
+        typer.Option(
+            help="Minimum seconds of a performance run. Development only.",
+            show_default="20, or as many as early stopping needs",
+        ),
     ] = None
     official: Annotated[
         bool, typer.Option("--official", help="Apply the rules: 10 minutes, full data set; writes to results/.")
@@ -68,7 +71,8 @@ class RunOptions:
 def run(asked: RunOptions) -> None:
     """Run one LoadGen test.
 
-    Without --official, it is a development run of about 20 seconds: recorded in build/runs, not for submission.
+    Without --official, it is a development run of about 20 seconds, or as long as LoadGen needs to be sure of its
+    percentile: recorded in build/runs, not for submission.
     """
     from harness.running.request import RunRequest, resolve
     from harness.running.run import run as run_test

@@ -94,8 +94,11 @@ class Load:
 
     @property
     def planned_seconds(self) -> float:
-        """The expected duration of the test, except of one with a single query."""
-        return max(self.seconds, self.least / self.per_second) if self.per_second else self.seconds
+        """The expected duration of the test."""
+        if not self.per_second:
+            return self.seconds
+        queries = self.queries if self.scenario.one_query else self.least
+        return max(self.seconds, queries / self.per_second)
 
     @property
     def length(self) -> str | None:

@@ -23,12 +23,15 @@ from harness.host.cache import stored
 from harness.host.download import sha256_of
 from harness.host.files import locked, remove_left_over
 from harness.host.supervise import INTERRUPTED
+from harness.loadgen.conf import read_user_conf
 from harness.loadgen.logs import is_number
 from harness.results.layout import RUN
 from harness.results.record import read_record
 from harness.running.identity import identity
+from harness.running.load import Load
 from harness.running.places import recover
 from harness.running.run import run
+from harness.scenarios.base import find_scenario
 from harness.submission.done import Examined, examine
 from harness.submission.request import campaign_command
 from harness.submission.steps import EventLog, State, Step
@@ -260,7 +263,12 @@ class Campaign:
             done = next((s.record for s in self.steps if s.settings.scene == settings.scene and s.record), None)
             if done is not None and done.result.duration_s and done.result.samples:
                 return done.dataset.samples_used * done.result.duration_s / done.result.samples + _PREPARING
-        return settings.seconds + _PREPARING
+        try:
+            conf = read_user_conf(settings.user_conf)
+        except ConfigError:  # the test will say what is wrong with it
+            return settings.seconds + _PREPARING
+        load = Load.of(settings, conf, find_scenario(settings.scenario), None)
+        return load.planned_seconds + _PREPARING
 
 
 def _outdated(step: Step, found: Examined) -> str:

@@ -33,6 +33,7 @@ def run_folder(
     accuracy: dict[str, float] | None = None,
     timeline: bool = True,
     queries: int = 3000,
+    others: float | None = None,
 ) -> Path:
     """The folder with record, logs and timeline."""
     folder = above / (name or f"20261125T1200{second}-development-{model}-null-{scenario}-{mode}")
@@ -107,6 +108,7 @@ def run_folder(
             "padded_to_real": 1.2,
             "accuracy": accuracy,
             "accuracy_scope": "all 250 questions of sample" if accuracy else None,
+            "cores": None if others is None else _cores(others),
         },
         "loadgen": {"loadgen_version": "6.0.17"},
         "machine": {
@@ -124,6 +126,10 @@ def run_folder(
     if timeline:
         _recorded(kind, queries).save(folder / TIMELINE, kind.samples_per_query)
     return folder
+
+
+def _cores(others: float) -> dict[str, Any]:
+    return {"own": 1.3, "others": others, "stolen": 0.01, "of": 2.0, "disturbed": others > 0.1}
 
 
 _PERCENTILES = {"50.00": 9_876_543, "90.00": 20_000_000, "99.00": 30_000_000}

@@ -91,6 +91,18 @@ def test_valid_records_are_done(done):
 
 
 @pytest.mark.parametrize(
+    ("conf", "seconds"),
+    [("", 600), ("*.Server.target_qps = 1", 838), ("*.Server.target_qps = 50", 600), ("wrong", 600)],
+)
+def test_the_planned_time_is_that_which_early_stopping_needs(request_, tmp_path, conf, seconds):
+    path = tmp_path / "user.conf"
+    path.write_text(f"{conf}\n")
+    slow = replace(request_, duration=None, scenario="Server", user_conf=path)
+    first = planned(slow, tmp_path).facts()["tests"][0]
+    assert seconds <= first["expected_seconds"] <= seconds + 60
+
+
+@pytest.mark.parametrize(
     ("change", "reason"),
     [
         (lambda step: edit(step, valid=False), "its record says that it is not valid"),

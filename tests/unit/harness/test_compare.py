@@ -144,6 +144,23 @@ def test_runs_of_different_kinds_are_reported_first(runs):
     )
 
 
+def test_a_disturbed_run_is_remarked_and_makes_the_verdict_doubtful(runs):
+    cores = {"own": 1.3, "others": 0.64, "stolen": 0.0, "of": 2.0, "disturbed": True}
+    for number in range(3):
+        runs.add(f"a{number}", 100 + number)
+        runs.add(f"b{number}", 63 + number, changes={"result/cores": cores if number == 1 else None})
+    found = compare(find("a0,a1,a2", runs.folder), find("b0,b1,b2", runs.folder))
+    assert found.remarks == (
+        "B's b1 was disturbed: other processes used 0.64 of 2 cores during the test; the result is worse than this "
+        "machine can do.",
+    )
+    assert found.differences == {}
+    assert found.verdict.text.endswith("disturbed at least one of the runs: repeat it without them to be sure.")
+    undisturbed = compare(find("a0,a1", runs.folder), find("b0,b2", runs.folder))
+    assert undisturbed.remarks == ()
+    assert "disturbed" not in undisturbed.verdict.text
+
+
 def test_repeats_that_differ_clearly(runs):
     for number, (a, b) in enumerate(zip((99, 100, 101, 100.5, 99.5), (109, 110, 111, 110.2, 109.7), strict=True)):
         runs.add(f"a{number}", a)

@@ -85,13 +85,13 @@ def test_the_measured_rate_is_that_of_the_entire_data_set():
 
     class Slow(EchoSut):
         def answer(self, indices, shape):
-            threading.Event().wait(shape.batch * shape.length * 2e-7)
+            threading.Event().wait(shape.batch * shape.length * 2e-6)
             return super().answer(indices, shape)
 
     planner = DynamicPlanner(4, 10**6)
     padded = sum(batch.padded for batch in planner.plan(COSTS))
     rate = measure_rate(Slow(), planner, np.arange(Qsl.count), 0.3)
-    assert rate.mean == pytest.approx(len(COSTS) / (padded * 2e-7), rel=0.5)
+    assert rate.mean == pytest.approx(len(COSTS) / (padded * 2e-6), rel=0.5)
     assert rate.fastest >= rate.mean
 
 

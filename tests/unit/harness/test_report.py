@@ -238,6 +238,39 @@ def test_a_server_that_missed_its_bound_has_no_ratio_of_throughput(tmp_path):
     assert json.loads(text.as_json(found(runs, last=2)))[1]["ratio_to_first"] is None
 
 
+def test_a_disturbed_run_says_so_in_every_format_and_its_ratios_are_marked(tmp_path):
+    runs = tmp_path / "runs"
+    run_folder(runs, second=10, scenario="Offline", rate=100.0, others=0.05)
+    run_folder(runs, second=11, scenario="Offline", rate=63.6, others=0.64)
+    run_folder(runs, second=12, scenario="Server")  # an older record, without the use of the cores
+    three = found(runs, last=3)
+    words = "other processes used 0.64 of 2 cores during the test"
+    rows = {row.name: row for row in facts.side_by_side(three)}
+    assert [cell.text for cell in rows["disturbed"].cells] == ["-", words, "-"]
+    assert [cell.compared for cell in rows["throughput"].cells] == ["", "\N{MULTIPLICATION SIGN} 0.636 (disturbed)", ""]
+    assert [run["disturbed"] is not None for run in json.loads(text.as_json(three))] == [False, True, False]
+    made = page(three)
+    whole = f"{words}: the result is worse than this machine can do"
+    assert f'<p class="notice">O{whole[1:]}.</p>' in made
+    assert re.findall(r'<b class="(\w+)">VALID', made) == ["good", "doubtful", "good"]
+    assert re.findall(r'<td class="verdict (\w+)">', made) == ["good", "doubtful", "good"]
+    assert '<span class="doubtful">\N{MULTIPLICATION SIGN} 0.636 (disturbed)</span>' in made
+    shown = text.as_markdown(three)
+    assert f"> {whole}" in shown
+    assert "63.60 samples/s (\N{MULTIPLICATION SIGN} 0.636, disturbed)" in shown
+    assert whole in text.as_csv(three)
+
+
+def test_ratios_to_a_disturbed_run_are_marked_and_an_accuracy_run_is_not_disturbed(tmp_path):
+    runs = tmp_path / "runs"
+    run_folder(runs, second=10, scenario="Offline", rate=50.0, others=0.64)
+    run_folder(runs, second=11, scenario="Offline", rate=100.0, others=0.0)
+    run_folder(runs, second=12, scenario="Offline", mode="accuracy", accuracy={"F1": 88.0}, others=1.9)
+    rows = {row.name: row for row in facts.side_by_side(found(runs, last=3))}
+    assert rows["throughput"].cells[1].compared == "\N{MULTIPLICATION SIGN} 2.000 (disturbed)"
+    assert [cell.text != "-" for cell in rows["disturbed"].cells] == [True, False, False]
+
+
 def test_a_small_ratio_keeps_its_digits(tmp_path):
     runs = tmp_path / "runs"
     run_folder(runs, second=10, scenario="Offline", rate=120_000.0)
