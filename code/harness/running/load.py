@@ -18,6 +18,7 @@ from harness.scenarios.base import Estimate, Scenario
 _LONGEST = 4e9  # seconds: LoadGen counts in 64-bit nanoseconds, and doubles the duration
 _TOO_LONG, _HOUR = 100, 3600.0  # a test of over an hour ends at once if it takes so many times what was asked for
 _MANY = 0.8  # of the expected queries: random arrivals may bring fewer
+_PATIENCE = 900.0  # seconds: a development run is prolonged up to this
 _LONG = 3  # times the duration that was asked for: worth a warning
 
 
@@ -106,11 +107,9 @@ class Load:
         scenario, percentile, rate = self.scenario, self.scenario.percentile, self.per_second
         if percentile is None or rate is None:
             return None
-        if not self.limited:
-            return self._prolonged(percentile, rate)
         fewest = needed_queries(percentile, 0 if scenario.paced else 1)
         if max(self.least, rate * self.seconds) >= fewest:
-            return None
+            return None if self.limited else self._prolonged(percentile, rate)
         return (
             f"LoadGen needs at least {fewest:,} queries to be sure of the {percentile}th percentile, about "
             f"{_whole(fewest / rate)} at {rate:.3g} queries/s: a test of {span(self.seconds)} will be INVALID"
@@ -177,7 +176,8 @@ class Load:
                 f"the test would take {span(total)} instead of {span(self.seconds)}: {self._rate()}, but the system "
                 f"reaches about {by_rate / total:.3g} {self.scenario.score}; {self._delete(self.rate_line)}."
             )
-        cause = self.least_line if self.least >= by_rate else self.rate_line
+        # Only where all samples are in one query does the rate decide how long the test is.
+        cause = self.rate_line if self.scenario.one_query and self.least < by_rate else self.least_line
         if warned or cause is None or total <= _LONG * self.seconds:
             return None
         return (
@@ -239,8 +239,10 @@ class Load:
 def _needed(settings: RunSettings, scenario: type[Scenario], per_second: float, seconds: float) -> int:
     """The minimum number of queries of a test whose length the user leaves open; 1 if LoadGen's own is enough."""
     needed, _ = scenario.enough(per_second)
-    # In ten minutes come enough queries, unless they come slowly; LoadGen's own settings count those of the streams.
-    return 1 if settings.official and (not scenario.paced or needed <= _MANY * per_second * seconds) else needed
+    if settings.official:
+        # In ten minutes come enough queries, unless they come slowly; LoadGen's own settings count those of streams.
+        return needed if scenario.paced and needed > _MANY * per_second * seconds else 1
+    return needed if needed <= _PATIENCE * per_second else 1
 
 
 def _whole(seconds: float) -> str:

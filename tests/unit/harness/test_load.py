@@ -180,6 +180,19 @@ def test_the_rate_of_user_conf_counts_as_well(load):
     assert load("*.MultiStream.target_latency = 100\n", "MultiStream").planned_seconds == pytest.approx(66.2)
 
 
+@pytest.mark.parametrize(("scenario", "rate"), [("Server", 0.9), ("MultiStream", 0.7), ("SingleStream", 0.07)])
+def test_a_development_run_is_not_prolonged_to_hours(load, scenario, rate):
+    found = load("", scenario, estimated=rate)
+    assert (found.least, found.planned_seconds) == (1, 20)
+    assert "a test of 20.0 s will be INVALID" in found.length
+
+
+def test_a_stream_that_takes_long_is_not_blamed_on_its_expected_latency(load):
+    assert load("*.MultiStream.target_latency = 10", "MultiStream").look(500.0, warned=False) is None
+    counted = load("*.*.min_query_count = 5000\n*.MultiStream.target_latency = 0.1", "MultiStream")
+    assert "since min_query_count is 5000 in line 1" in counted.look(500.0, warned=False)
+
+
 @pytest.mark.parametrize("text", ["", "*.*.min_duration = 5000\n", "*.*.min_query_count = 40\n"])
 def test_a_length_that_the_user_sets_is_obeyed_and_its_effect_is_stated(load, text):
     found = load(f"*.Server.target_qps = 10\n{text}", "Server", duration=None if text else 5.0)
