@@ -134,7 +134,6 @@ def facts(run: Finished) -> list[tuple[str, str]]:
         *(("doubt", doubt) for doubt in record.doubts),
         ("deviation from ONNX Runtime", agreement(run)),
         ("cores busy", cores(run)),
-        ("disturbed", run.disturbed),
         ("ended", record.time),
         ("command", record.command),
     ]

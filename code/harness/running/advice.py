@@ -2,6 +2,7 @@
 
 import math
 
+from harness.host.usage import CoreUse
 from harness.loadgen.logs import Detail
 from harness.running.load import Load
 from harness.scheduling.overload import Overloaded
@@ -15,10 +16,10 @@ def longer(load: Load, detail: Detail) -> str:
     return ("" if load.rate_line else "run it again, or ") + _change(load, value)
 
 
-def overloaded(load: Load, ended: Overloaded, lower: float | None) -> str:
+def overloaded(load: Load, ended: Overloaded, lower: float | None, cores: CoreUse | None = None) -> str:
     """Why a test was ended, and how it could be VALID.
 
-    ``lower`` is the value that should be; None if there seems to be none.
+    ``lower`` is the value that should be; None if there seems to be none. ``cores`` says who used them.
     """
     scenario = load.scenario
     why = (
@@ -27,6 +28,8 @@ def overloaded(load: Load, ended: Overloaded, lower: float | None) -> str:
         f"{100 - (scenario.percentile or 0)} %; {ended.reached:.4g} queries/s were completed; "
     )
     if lower is None:
+        if cores and cores.disturbed:
+            return f"{why}{cores.words} meanwhile, and no {scenario.key} seems to meet the bound beside them"
         return f"{why}no {scenario.key} seems to meet the bound with this model, engine and machine"
     seconds = math.ceil(scenario.enough(lower)[0] / lower)
     run = ""

@@ -249,7 +249,7 @@ def _read_overloaded(planned: _Planned, measured: _Measured, overloaded: Overloa
     timing = Timing(seconds, seconds, overloaded.moved)
     timing.check(None)
     keep_partial(planned.places.staging)
-    reason = advice.overloaded(planned.load, overloaded, ready.scenario.lower(ready.indices, reached))
+    reason = advice.overloaded(planned.load, overloaded, ready.scenario.lower(ready.indices, reached), measured.cores)
     counters = measured.counters
     return _outcome(
         planned,

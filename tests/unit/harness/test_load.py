@@ -10,6 +10,7 @@ import pytest
 
 from harness.errors import ConfigError
 from harness.host import memory
+from harness.host.usage import CoreUse
 from harness.loadgen.conf import read_user_conf
 from harness.loadgen.logs import Detail
 from harness.running import advice, watch
@@ -246,6 +247,18 @@ def test_the_advice_of_an_overload_is_one_that_the_run_accepts(load):
     assert f"{longer}(--duration)" in overloaded(load(text, "Server", duration=30.0))
     assert f"{longer}(min_duration in line 2)" in overloaded(load(f"{text}\n*.*.min_duration = 30000", "Server"))
     assert "let the test run" not in overloaded(load(text, "Server", duration=700.0))
+
+
+def test_the_machine_is_not_blamed_for_what_others_took(load):
+    test, ended = load("*.Server.target_qps = 5", "Server"), Overloaded(500, 5000, 300, 10.0)
+    assert "no target_qps seems to meet the bound with this model, engine and machine" in advice.overloaded(
+        test, ended, None, CoreUse(1.9, 0.05, 0.0, 2)
+    )
+    beside = advice.overloaded(test, ended, None, CoreUse(0.3, 1.6, 0.0, 2))
+    assert (
+        "other processes used 1.60 of 2 cores meanwhile, and no target_qps seems to meet the bound beside them"
+        in beside
+    )
 
 
 def test_the_user_conf_of_a_recorded_result_is_not_to_be_edited(load):
