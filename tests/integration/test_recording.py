@@ -28,7 +28,7 @@ def test_a_timeline_counts_what_loadgen_counts(harness, scenario, source):
     assert (found.source, found.complete) == (source, True)
     assert (found.samples, found.batches) == (result["samples"], result["batches"])
     assert found.shapes[:, 4].sum() == result["cost"]
-    assert found.edges[-1] == pytest.approx(result["duration_s"], rel=0.2)
+    assert found.edges[-1] == pytest.approx(result["loadgen_s"], rel=0.2)
     if scenario == "Offline" and source == "harness":
         assert found.queries == 0  # all of them arrived at once
         return

@@ -92,7 +92,7 @@ def test_valid_records_are_done(done):
 
 @pytest.mark.parametrize(
     ("conf", "seconds"),
-    [("", 600), ("*.Server.target_qps = 1", 838), ("*.Server.target_qps = 50", 600), ("wrong", 600)],
+    [("", 600), ("*.Server.target_qps = 1", 1001), ("*.Server.target_qps = 50", 600), ("wrong", 600)],
 )
 def test_the_planned_time_is_that_which_early_stopping_needs(request_, tmp_path, conf, seconds):
     path = tmp_path / "user.conf"
