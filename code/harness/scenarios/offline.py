@@ -85,8 +85,10 @@ class Offline(Scenario):
 
     def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
         """Samples/s of an official run's query."""
-        rate = self._rate(indices, MIN_DURATION_MS / 1000, seconds, listener).mean
-        return Trial(rate, rate * MARGIN)
+        with CoreMeter() as meter:
+            rate = self._rate(indices, MIN_DURATION_MS / 1000, seconds, listener)
+        gain = meter.use.gain if meter.use else 1.0
+        return Trial(rate.mean, rate.mean * margin_for(rate.fastest / rate.mean, gain, long=True))
 
     def scheduler(self, complete: Complete, observer: Observer | None = None) -> OfflineScheduler:
         """The scheduler with its threads."""

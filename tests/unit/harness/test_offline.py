@@ -128,6 +128,14 @@ def test_an_official_run_on_a_quiet_machine_takes_at_most_fifteen_percent_longer
     assert Offline.generated(100 * margin_for(1.0, quiet.gain, long=True), 600.0) / 100 <= 1.15 * 600
 
 
+def test_a_tuned_rate_has_the_margin_of_an_official_run(monkeypatch):
+    monkeypatch.setattr(CoreMeter, "use", CoreUse(2.0, 0.0, 0.0, 2))
+    scenario = Offline(EchoSut(), COSTS, 384, 0.13)
+    monkeypatch.setattr(scenario, "_rate", lambda *_: Rate(50.0, 50.5))
+    trial = scenario.trial(np.arange(Qsl.count), 1.0, None, Listener())
+    assert (trial.score, trial.value) == (50, pytest.approx(51))
+
+
 def test_the_margin_is_limited():
     assert margin_for(9.0, 3.0, long=False) == 3
 
