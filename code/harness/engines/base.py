@@ -91,8 +91,10 @@ class Engine(ABC):
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     streams: int = 1
-    shape_budget: int = 8
-    """Shapes to compile at most, if ``fixed_shapes``; by default the setting ``shapes``, if the engine has one."""
+    shape_budget: int = 12
+    """Shapes to compile at most, if ``fixed_shapes``: the setting ``shapes``, if the engine has one and it is set."""
+    exact_shapes: bool = False
+    """Whether the user set that number: it then holds however long compiling takes."""
 
     def __init__(self, model: Path | None, settings: EngineSettings) -> None:
         """Keep both; ConfigError if the model has weights that are not in files of its folder."""
@@ -100,7 +102,8 @@ class Engine(ABC):
             check_weights(model)
         self.model = model
         self.settings = settings
-        self.shape_budget = getattr(settings, "shapes", self.shape_budget)
+        if (shapes := getattr(settings, "shapes", None)) is not None:
+            self.shape_budget, self.exact_shapes = shapes, True
 
     @classmethod
     def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:

@@ -126,9 +126,9 @@ def stream_counts(maximum: int) -> list[int]:
 def batch_sizes(settings: type[EngineSettings], max_cost: int) -> list[dict[str, str]]:
     """Batch limits to try around the default: in samples if each costs 1, otherwise in cost units."""
     if max_cost == 1:
-        return [{"max_batch": str(size)} for size in (4, 16, 64)]
+        return [{"max_batch": str(size)} for size in (1, 2, 4, 8, 16, 64)]
     default = settings.model_fields["max_tokens"].default
-    return [{"max_tokens": str(round(default * factor))} for factor in (0.5, 1, 2)]
+    return [{"max_tokens": str(round(default * factor))} for factor in (0.25, 0.5, 1, 2)]
 
 
 _here = threading.local()

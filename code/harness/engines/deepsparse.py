@@ -37,7 +37,13 @@ class DeepSparseSettings(CoreSettings):
     """The settings of DeepSparse."""
 
     max_tokens: int = Field(1024, ge=1, description="maximum padded cost units in a batch")
-    shapes: int = Field(8, ge=1, le=64, description="(batch, length) shapes to compile, about 2 seconds each")
+    shapes: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="(batch, length) shapes to compile, 2 to 30 seconds each by model; default: up to 12, in a "
+        "development run fewer if they would take over a minute",
+    )
     scheduler: Literal["single_stream", "multi_stream", "elastic"] | None = Field(
         None,
         description="DeepSparse's own scheduler; default: single_stream for one stream, else multi_stream",

@@ -188,6 +188,16 @@ class RecordedAgreement(_Part):
     """[batch, length, difference] for each shape."""
 
 
+class RecordedLimits(_Part):
+    """The batch limits that were chosen by measurement."""
+
+    max_batch: Annotated[int, Field(ge=1)]
+    max_tokens: Annotated[int, Field(ge=1)]
+    measured: list[Annotated[list[int | float], Field(min_length=3, max_length=3)]] = []
+    """[max_batch, max_tokens, cost units per second] of each that was measured."""
+    why: str = ""
+
+
 class Record(_Part):
     """A finished test. Fields that only some tests or versions have are optional; a scenario adds its own keys."""
 
@@ -214,6 +224,8 @@ class Record(_Part):
     engine: RecordedEngine
     shapes: list[list[int]] | None = None
     """[batch, length] of each shape."""
+    limits: RecordedLimits | None = None
+    """The batch limits, if they were chosen by measurement."""
     result: RecordedResult
     loadgen: dict[str, JsonValue]
     machine: RecordedMachine

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,8 @@ from harness.running.identity import setting_files
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Listener, Scenario, find_scenario
 from harness.scheduling.base import Scheduler
+from harness.scheduling.compiling import DEVELOPMENT
+from harness.scheduling.limits import Limits
 from harness.scheduling.overload import Overload, Overloaded, most_queries
 from harness.task.base import Benchmark, Choice, find_benchmark
 from harness.task.qsl import SampleLibrary
@@ -110,8 +113,12 @@ def patience(settings: RunSettings) -> float:
     return max(_PREPARING, settings.stall_timeout)
 
 
-def prepare(settings: RunSettings, beat: Beat = _no_beat, quiet: bool = False) -> Prepared:
+def prepare(
+    settings: RunSettings, beat: Beat = _no_beat, quiet: bool = False, limits: Limits | None = None
+) -> Prepared:
     """Load the model, open the data set, compile and warm up; ``quiet`` omits the line that describes the run.
+
+    ``limits`` are the batch limits of the run that this one repeats.
 
     Raises:
         ConfigError: model, data set and settings do not match each other or the rules.
@@ -135,6 +142,8 @@ def prepare(settings: RunSettings, beat: Beat = _no_beat, quiet: bool = False) -
     choices, doubts = benchmark.choices(sut), benchmark.doubts(sut)
     costs = qsl.cost(np.arange(qsl.count))
     scenario = scenario_class(sut, costs, benchmark.max_cost, benchmark.server_bound)
+    scenario.compile_seconds = inf if settings.official else DEVELOPMENT
+    scenario.limits = limits
     if not quiet:
         console.note(
             f"{settings.scenario} {settings.mode}: {settings.model.name} on {settings.engine}, data set "
@@ -146,6 +155,8 @@ def prepare(settings: RunSettings, beat: Beat = _no_beat, quiet: bool = False) -
     slowest, listener = _warm_up(settings, scenario, indices, beat)
     description = _described(engine, suited)
     console.detail(f"settings in force: {_words(description)}")
+    if scenario.choice:
+        console.detail(scenario.choice.words(sut.unit))
     console.detail(f"batches: {_words(scenario.describe())}; the slowest warm-up batch took {slowest:.3g} s")
     if not quiet:
         _remark(engine)

@@ -132,7 +132,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     checked(settings, conf, None)
     code_digest()  # kept for the record: that of the code which runs, even if its files change meanwhile
     with native_output_dropped(not console.output().verbose):
-        ready = prepare(settings, heartbeat.beat)
+        ready = prepare(settings, heartbeat.beat, limits=audit.limits if audit else None)
     load, estimated = sized(settings, conf, ready)
     heartbeat.beat(patience(settings))
     ready.qsl.unload(ready.indices)

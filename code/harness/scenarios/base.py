@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from harness.engines.base import EngineSettings
 from harness.loadgen.logs import Detail
 from harness.registry import SCENARIOS, resolve
 from harness.scheduling.base import Complete, Observer, Scheduler
+from harness.scheduling.compiling import CompileBudget
+from harness.scheduling.limits import Choice, Limits
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
@@ -127,6 +131,12 @@ class Scenario(ABC):
         self.bound = bound
         self.shapes: Sequence[Shape] = ()
         """The shapes of the batches, if there are few."""
+        self.compile_seconds = math.inf
+        """About how long to compile shapes, unless the user sets their number."""
+        self.limits: Limits | None = None
+        """The batch limits of the run that this one repeats; None to choose them."""
+        self.choice: Choice | None = None
+        """The batch limits that were measured to be best, if that was left to the scenario."""
 
     @classmethod
     def engine_settings(cls, settings: EngineSettings, max_cost: int) -> EngineSettings:
@@ -195,11 +205,19 @@ class Scenario(ABC):
 
     def describe(self) -> dict[str, object]:
         """How batches are formed, for a run's record."""
-        return {"shapes": [list(shape) for shape in self.shapes]}
+        facts: dict[str, object] = {"shapes": [list(shape) for shape in self.shapes]}
+        return {**facts, "limits": self.choice.describe()} if self.choice else facts
 
-    def _compile(self, shapes: Sequence[Shape], listener: Listener, total: int) -> None:
-        """Compile shapes, which are the last of ``total``."""
-        for number, shape in enumerate(shapes, start=total - len(shapes)):
-            listener.compiling(number, total)
-            self.sut.prepare(shape)
-            listener.ran()
+    def _budget(self, most: int | None = None) -> CompileBudget:
+        """The number of shapes that the engine compiles, of ``most`` that there can be."""
+        engine = self.sut.engine
+        count = engine.shape_budget if most is None else min(most, engine.shape_budget)
+        return CompileBudget(count, math.inf if engine.exact_shapes else self.compile_seconds)
+
+    def _compile(self, shape: Shape, listener: Listener, budget: CompileBudget) -> None:
+        """Compile a shape, counted by the budget."""
+        listener.compiling(budget.compiled, max(budget.shapes, budget.compiled + 1))
+        start = time.perf_counter()
+        self.sut.prepare(shape)
+        budget.took(time.perf_counter() - start)
+        listener.ran()

@@ -23,7 +23,6 @@ class MeasuredScenario(Scenario):
         super().__init__(sut, costs, max_cost, bound)
         settings = sut.engine.settings
         self._fixed = sut.engine.fixed_shapes or bool(sut.static.batch or sut.static.length)
-        self._budget = sut.engine.shape_budget if sut.engine.fixed_shapes else _ANY_SHAPE_BUDGET
         # Where a query's latency counts, no batch spans queries.
         within = self.samples_per_query if self.latency else None
         self._largest = min(settings.max_batch, within or settings.max_batch)
@@ -44,19 +43,24 @@ class MeasuredScenario(Scenario):
 
     def get_ready(self, indices: Integers, listener: Listener) -> float:
         """Run each shape several times on every stream, and record the times."""
-        fixed, budget = self.sut.engine.fixed_shapes, self._budget
+        fixed, budget = self.sut.engine.fixed_shapes, self._budget()
         fits: Callable[[Shape], bool] = lambda shape: True  # noqa: E731
+        most = budget.shapes if fixed else _ANY_SHAPE_BUDGET
         few: list[Shape] = []
-        if self.limit is not None and budget > 2:
+        if most > 2:
             few = probes(self.sut, self.costs, self._largest)
-            if fixed:
-                self._compile(few, listener, max(budget, len(few)))
+            few = few if self.limit is not None else few[-1:]  # which is among the shapes of any number
+            for shape in few if fixed else ():
+                self._compile(shape, listener, budget)
+        if few and self.limit is not None:
             probed = _medians(measure_shapes(self.sut, few, indices, listener.ran))
             fits = fitting(probed, self.limit, _PAYS if fixed else float("inf"))
-        shapes = shapes_to_measure(self.sut, self.costs, budget, self._largest, fits)
-        more = [shape for shape in shapes if shape not in few]
         if fixed:
-            self._compile(more, listener, len(few) + len(more))
+            most = budget.shapes  # by how long the probes took
+        shapes = shapes_to_measure(self.sut, self.costs, most, self._largest, fits)
+        for shape in shapes if fixed else ():
+            if shape not in few:
+                self._compile(shape, listener, budget)
         with CoreMeter() as meter:
             self.times = measure_shapes(self.sut, shapes, indices, listener.ran)
         self.use = meter.use

@@ -1,6 +1,7 @@
 """Offline: all samples in one query; the metric is samples per second."""
 
 import time
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -12,12 +13,15 @@ from harness.rules.limits import MIN_DURATION_MS
 from harness.scenarios.base import Estimate, Listener, Metric, Scenario, ShortTest, Trial
 from harness.scheduling.base import Complete, Observer
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
+from harness.scheduling.compiling import CompileBudget, next_length
+from harness.scheduling.limits import Choice, Limits, alternatives, choose_limits, typical
 from harness.scheduling.offline import OfflineScheduler, Rate, measure_rate
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
 _MEASURING = (2.0, 4.0, 10.0)  # seconds of measuring: minimum, before most tests, and before one of ten minutes
 _LARGEST = 1e6  # maximum samples of a query planned for measuring: more would hardly fill batches better
+_COMPILING = 12.0  # seconds that may be spent on compiling other batch sizes, to compare them
 MARGIN = 1.15
 """target_qps ÷ measured samples/s. LoadGen adds 10 % itself; this allows for a machine that gets faster in the run."""
 _LONG_MARGIN = 1.02
@@ -38,8 +42,7 @@ class Offline(Scenario):
 
     def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float) -> None:
         super().__init__(sut, costs, max_cost, bound)
-        self.planner = make_planner(sut, costs, max_cost)
-        self.shapes = self.planner.shapes
+        self._plan(Limits.of(sut.engine.settings))
 
     @classmethod
     def generated(cls, value: float, seconds: float) -> float:
@@ -52,9 +55,16 @@ class Offline(Scenario):
         return value
 
     def get_ready(self, indices: Integers, listener: Listener) -> float:
-        """Run one batch of every shape, or of the first four if any shape is possible."""
-        if self.sut.engine.fixed_shapes:
-            self._compile(self.shapes, listener, len(self.shapes))
+        """Choose the batch limits, and run one batch of every shape, or of the first four if any shape is possible."""
+        budget = self._budget(len(np.unique(self.costs)))
+        if self._compiles_lengths:
+            self._compile_lengths(budget, listener)
+        elif self.sut.engine.fixed_shapes:
+            for shape in self.shapes:
+                self._compile(shape, listener, budget)
+        if limits := self._limits(budget, indices, listener):
+            self.sut.engine.settings = self.sut.engine.settings.model_copy(update=limits._asdict())
+            self._plan(limits)
         slowest, seen = 0.0, set[Shape]()
         for batch in self.planner.plan(self.sut.qsl.cost(indices)):
             if batch.shape in seen or (not self.sut.engine.fixed_shapes and len(seen) >= 4):
@@ -65,6 +75,52 @@ class Offline(Scenario):
             slowest = max(slowest, time.perf_counter() - start)
             listener.ran()
         return slowest
+
+    @property
+    def _compiles_lengths(self) -> bool:
+        return self.sut.engine.fixed_shapes and not self.sut.static.length
+
+    def _plan(self, limits: Limits, lengths: Sequence[int] = ()) -> None:
+        self.planner = make_planner(self.sut, self.costs, self.max_cost, limits, lengths)
+        self.shapes = self.planner.shapes
+
+    def _compile_lengths(self, budget: CompileBudget, listener: Listener) -> None:
+        """Compile the most useful lengths, as many as the budget allows."""
+        limits, lengths = Limits.of(self.sut.engine.settings), list[int]()
+        while (length := next_length(self.costs, lengths, budget.shapes)) is not None:
+            self._compile(limits.shape(length, self.sut.static.batch), listener, budget)
+            lengths.append(length)
+        self._plan(limits, lengths)
+
+    def _limits(self, budget: CompileBudget, indices: Integers, listener: Listener) -> Limits | None:
+        """The batch limits of the repeated run, or the best by measurement; None for the engine's own.
+
+        What the user sets or the graph fixes is obeyed. An engine that computes nothing has no best batch, and other
+        batches of several lengths would take too long to compile.
+        """
+        engine, static = self.sut.engine, self.sut.static
+        given = static.batch or engine.settings.model_fields_set & set(Limits._fields)
+        if given or not engine.computes or (engine.fixed_shapes and len(self.shapes) > 1):
+            return None
+        own, costs = Limits.of(engine.settings), np.full(1, static.length) if static.length else self.costs
+        tried = [self.limits] if self.limits else alternatives(own, costs, few=engine.fixed_shapes)
+        if engine.fixed_shapes and not self._compiled(tried, budget, listener):
+            return None
+        if self.limits:
+            self.choice = Choice(self.limits, {}, "the performance run used it")
+        elif len(tried) > 1:
+            self.choice = choose_limits(self.sut, own, tried, typical(costs), indices, listener.ran)
+        return self.choice.limits if self.choice else None
+
+    def _compiled(self, tried: Sequence[Limits], budget: CompileBudget, listener: Listener) -> bool:
+        """Compile the shape of each of the limits, unless the comparison is not worth the time; whether it was."""
+        shapes = [limits.shape(self.shapes[0].length) for limits in tried]
+        missing = [shape for shape in shapes if shape not in self.sut.prepared]
+        if budget.mean * len(missing) > _COMPILING and not self.limits:
+            return False
+        for shape in missing:
+            self._compile(shape, listener, budget)
+        return True
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
         """Samples/s of a query as large as the test's, plus a margin for the speed that the machine may yet reach."""
@@ -129,14 +185,16 @@ def margin_for(spread: float, gain: float, *, long: bool) -> float:
     return min(_MOST, max(base, spread, base * gain))
 
 
-def make_planner(sut: SUT, costs: Integers, max_cost: int) -> Planner:
-    """The planner for the engine and the graph: exact shapes, a few compiled ones, or the one that the graph fixes."""
-    settings = sut.engine.settings
+def make_planner(sut: SUT, costs: Integers, max_cost: int, limits: Limits, lengths: Sequence[int] = ()) -> Planner:
+    """The planner for the engine and the graph: exact shapes, a few compiled ones, or the one that the graph fixes.
+
+    ``lengths`` are those that are compiled; by default the best for ``costs``.
+    """
     batch, length = sut.static
     if length:
-        return FixedPlanner([length], settings.max_batch, settings.max_tokens, batch or None)
+        return FixedPlanner([length], *limits, batch or None)
     if sut.engine.fixed_shapes:
-        return FixedPlanner(best_lengths(costs, sut.engine.shape_budget), settings.max_batch, settings.max_tokens)
+        return FixedPlanner(lengths or best_lengths(costs, sut.engine.shape_budget), *limits, batch or None)
     if batch:
-        return FixedPlanner(best_lengths(costs, max_cost), batch, settings.max_tokens, batch)
-    return DynamicPlanner(settings.max_batch, settings.max_tokens)
+        return FixedPlanner(best_lengths(costs, max_cost), batch, limits.max_tokens, batch)
+    return DynamicPlanner(*limits)

@@ -86,8 +86,10 @@ class FixedPlanner:
 Planner = DynamicPlanner | FixedPlanner
 
 
-def best_lengths(costs: Integers, count: int) -> list[int]:
+def best_lengths(costs: Integers, count: int, given: Sequence[int] = ()) -> list[int]:
     """The ``count`` lengths that minimise the total padded work when every sample takes the shortest that fits.
+
+    Those ``given``, each the cost of a sample, are among them.
 
     An exact dynamic programme over the histogram of ``costs`` (int, (n,)): with distinct lengths u_1 < ... < u_m and
     best(k, j) the minimum work for the samples up to u_j with k shapes, the last of which is u_j,
@@ -96,11 +98,15 @@ def best_lengths(costs: Integers, count: int) -> list[int]:
     lengths, counts = np.unique(np.asarray(costs, dtype=np.int64), return_counts=True)
     if not len(lengths):
         raise ValueError("no samples to choose lengths from")
-    count = min(count, len(lengths))
+    fixed = np.isin(lengths, given)
+    fixed[-1] = True
+    count = min(max(count, int(fixed.sum())), len(lengths))
     upto = np.concatenate(([0], np.cumsum(counts)))
     # work[i, j]: samples of the lengths i..j in one shape of length u_j
     work = (lengths[None, :] * (upto[None, 1:] - upto[:-1, None])).astype(np.float64)
     work[np.tril_indices(len(lengths), -1)] = np.inf
+    for end in np.flatnonzero(fixed):  # no shape serves samples on both sides of a given length
+        work[: end + 1, end + 1 :] = np.inf
     best, choices = work[0], []
     for _ in range(count - 1):
         candidates = best[:-1, None] + work[1:, :]

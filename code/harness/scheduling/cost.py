@@ -124,13 +124,7 @@ def measure_shapes(
     The shapes take turns, as in a test, so that other load on the machine does not affect only one of them.
     ``on_batch()`` is called after each batch, on the stream's thread.
     """
-    costs = sut.qsl.cost(indices)
-    order = np.argsort(costs, kind="stable")
-    batches = {}
-    for shape in shapes:
-        fitting = order[: np.searchsorted(costs[order], shape.length, side="right")]
-        # The longest samples that fit, repeated if there are fewer than a batch holds.
-        batches[shape] = np.resize(indices[fitting if len(fitting) else order[:1]][-shape.batch :], shape.batch)
+    batches = {shape: full_batch(sut, shape, indices) for shape in shapes}
 
     def run(_: int) -> dict[Shape, list[float]]:
         took: dict[Shape, list[float]] = {shape: [] for shape in batches}
@@ -147,6 +141,14 @@ def measure_shapes(
     with ThreadPoolExecutor(sut.engine.streams) as streams:
         runs = list(streams.map(run, range(sut.engine.streams)))
     return {shape: np.concatenate([took[shape][_WARM:] for took in runs]) for shape in batches}
+
+
+def full_batch(sut: SUT, shape: Shape, indices: Integers) -> Integers:
+    """The longest of the samples that fit a shape, repeated if there are fewer than a batch holds."""
+    costs = sut.qsl.cost(indices)
+    order = np.argsort(costs, kind="stable")
+    fitting = order[: np.searchsorted(costs[order], shape.length, side="right")]
+    return np.resize(indices[fitting if len(fitting) else order[:1]][-shape.batch :], shape.batch)
 
 
 def _enough(seconds: Sequence[float]) -> bool:

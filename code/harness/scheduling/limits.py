@@ -1,0 +1,200 @@
+"""Chooses how large batches may be, by measurement: the best size depends on the engine, the model and the machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Barrier
+from typing import NamedTuple
+
+import numpy as np
+
+from harness.engines.base import EngineSettings
+from harness.scheduling.cost import full_batch
+from harness.task.shape import Integers, Shape
+from harness.task.sut import SUT
+
+_SIZES = (1, 2, 4, 8, 16)  # batches of samples of one size to try, besides the engine's own limit
+_FEW_SIZES = (4, 16)
+_FACTORS = (0.25, 0.5, 1, 2)  # on the engine's own limit of padded cost units, for samples of several sizes
+_SECONDS = 3.0  # of measuring
+_LAP = 0.08  # seconds of one measurement: batches that take longer run once
+_SLOW = 0.5  # seconds of a batch that is too slow to compare
+_LAPS = (2, 8)  # minimum and maximum
+_HOPELESS = 1.1  # times the best: not measured again after two laps
+_TOLERANCE = (0.005, 0.02)  # minimum and maximum of what counts as noise
+
+
+class Limits(NamedTuple):
+    """The limits of a batch: samples, and padded cost units of several samples."""
+
+    max_batch: int
+    max_tokens: int
+
+    @classmethod
+    def of(cls, settings: EngineSettings) -> Limits:
+        """The engine's."""
+        return cls(settings.max_batch, settings.max_tokens)
+
+    def shape(self, length: int, batch: int = 0) -> Shape:
+        """The largest shape of that length; ``batch`` is the size that a graph fixes."""
+        return Shape(batch or min(self.max_batch, max(1, self.max_tokens // length)), length)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Limits, and how they were found."""
+
+    limits: Limits
+    seconds: Mapping[Limits, float]
+    """By limits that were measured, smallest first: seconds per cost unit, with batches on all streams."""
+    why: str
+    """A sentence without its end."""
+
+    def describe(self) -> dict[str, object]:
+        """For a run's record: the limits, and [max_batch, max_tokens, cost units/s] of all that were measured."""
+        measured = [[*limits, 1 / seconds] for limits, seconds in self.seconds.items()]
+        return {**self.limits._asdict(), "measured": measured, "why": self.why}
+
+    def words(self, unit: str) -> str:
+        """The choice and the measurements in one line; ``unit`` is that of the costs."""
+        name = "max_batch" if len({limits.max_tokens for limits in self.seconds}) < 2 else "max_tokens"
+        found = ", ".join(f"{getattr(limits, name)}: {1 / s:,.4g}" for limits, s in self.seconds.items())
+        chosen = getattr(self.limits, name)
+        return f"{name} {chosen}, since {self.why}" + (f" ({found} {unit}/s)" if found else "")
+
+
+def alternatives(own: Limits, costs: Integers, few: bool = False) -> list[Limits]:
+    """The limits to try for samples of these ``costs``, int (n,): smallest first, and the engine's ``own`` among them.
+
+    ``few`` because each has to be compiled: then only ``own`` for samples of several sizes.
+    Of limits that give the same batches of `typical` lengths only one is tried: the engine's own, or the largest.
+    """
+    largest = min(own)
+    if costs.max() == 1:
+        found = [Limits(size, own.max_tokens) for size in (_FEW_SIZES if few else _SIZES) if size < largest]
+    elif few:
+        found = []
+    else:
+        found = [Limits(own.max_batch, max(1, round(own.max_tokens * factor))) for factor in _FACTORS]
+    lengths = typical(costs)
+    by_shapes = {tuple(limits.shape(length) for length in lengths): limits for limits in (*found, own)}
+    return sorted(set(by_shapes.values()))
+
+
+def typical(costs: Integers) -> list[int]:
+    """Lengths at a quarter and three quarters of the work, so each stands for half of it."""
+    ordered = np.sort(costs)
+    done = np.cumsum(ordered) / ordered.sum()
+    return sorted({int(ordered[np.searchsorted(done, share)]) for share in (0.25, 0.75)})
+
+
+def choose_limits(
+    sut: SUT,
+    own: Limits,
+    tried: Sequence[Limits],
+    lengths: Sequence[int],
+    indices: Integers,
+    on_batch: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Choice:
+    """The smallest of the ``tried`` limits (smallest first) that is as fast as the best, within the noise.
+
+    All streams run batches of these ``lengths`` at once, as throughput under full load counts; the limits take turns,
+    so that other load on the machine does not affect only some of them. ``own`` remains where the time does not
+    suffice. ``indices`` are loaded samples. ``on_batch()`` is called after each batch, on the stream's thread.
+    """
+    end = clock() + _SECONDS
+    bench = _Bench(sut, indices, on_batch, clock)
+    shapes = {limits: [limits.shape(length) for length in lengths] for limits in tried}
+    left = _quick(bench, shapes)
+    if len(left) < 2:
+        return Choice(own, {}, "a batch takes too long to compare several")
+    cost: dict[Limits, list[float]] = {limits: [] for limits in left}
+    for lap in range(_LAPS[1]):
+        turn = sorted({shape for limits in left for shape in shapes[limits]}, reverse=bool(lap % 2))
+        began = clock()
+        took = {shape: bench.seconds_per_unit(shape) for shape in turn}
+        for limits in left:
+            cost[limits].append(float(np.mean([took[shape] for shape in shapes[limits]])))
+        if lap + 1 >= _LAPS[0]:
+            left = _hopeful(cost, left)
+            if len(left) == 1 or clock() + (clock() - began) > end:
+                break
+        elif clock() + (clock() - began) > end:
+            return Choice(own, {}, "a batch takes too long to compare several")
+    medians = {limits: float(np.median(laps)) for limits, laps in cost.items()}
+    best = min(left, key=lambda limits: medians[limits])
+    chosen = next(limits for limits in left if _as_fast(cost[limits], cost[best]))
+    if chosen == list(cost)[-1] and len(cost) < len(tried):
+        return Choice(own, medians, "larger batches are faster, and the largest take too long to compare")
+    return Choice(chosen, medians, "larger batches are not faster" if chosen != max(tried) else "it is the fastest")
+
+
+def _quick(bench: _Bench, shapes: Mapping[Limits, Sequence[Shape]]) -> list[Limits]:
+    """Run each shape once, as warm-up: the limits, up to the first whose batches are too slow to compare."""
+    ran: dict[Shape, float] = {}
+    quick: list[Limits] = []
+    for limits, each in shapes.items():
+        for shape in each:
+            # What a smaller batch took foretells a slow one.
+            expected = max((s * shape.batch / b.batch for b, s in ran.items() if b.length == shape.length), default=0)
+            if quick and expected > 2 * _SLOW:
+                return quick
+            if shape not in ran:
+                ran[shape] = bench.once(shape)
+        if quick and max(ran[shape] for shape in each) > _SLOW:
+            return quick
+        quick.append(limits)
+    return quick
+
+
+def _hopeful(cost: Mapping[Limits, Sequence[float]], left: Iterable[Limits]) -> list[Limits]:
+    """Those of the limits that are not far behind the best in the median."""
+    medians = {limits: np.median(cost[limits]) for limits in left}
+    return [limits for limits, median in medians.items() if median <= _HOPELESS * min(medians.values())]
+
+
+def _as_fast(one: Sequence[float], best: Sequence[float]) -> bool:
+    """Whether the same laps show one no slower than the best, within the noise of their ratio."""
+    ratios = np.divide(one, best)
+    error = 1.25 * float(np.std(ratios, ddof=1)) / len(ratios) ** 0.5  # of a median
+    tolerance = min(max(error, _TOLERANCE[0]), _TOLERANCE[1])
+    return bool(np.median(ratios) <= 1 + tolerance)
+
+
+class _Bench:
+    """Runs batches of one shape on all streams at once."""
+
+    def __init__(self, sut: SUT, indices: Integers, on_batch: Callable[[], None], clock: Callable[[], float]) -> None:
+        self._sut, self._indices, self._on_batch, self._clock = sut, indices, on_batch, clock
+
+    def once(self, shape: Shape) -> float:
+        """Seconds of one batch on each stream at once."""
+        return max(seconds for _, seconds in self._run(shape, 0.0))
+
+    def seconds_per_unit(self, shape: Shape) -> float:
+        """Seconds per cost unit, all streams together."""
+        rate = sum(batches * shape.batch * shape.length / seconds for batches, seconds in self._run(shape, _LAP))
+        return 1 / rate
+
+    def _run(self, shape: Shape, least: float) -> list[tuple[int, float]]:
+        """Of each stream the batches, of at least ``least`` seconds together, and their seconds."""
+        batch = full_batch(self._sut, shape, self._indices)
+        streams = self._sut.engine.streams
+        start = Barrier(streams)
+
+        def run(_: int) -> tuple[int, float]:
+            start.wait()
+            began, batches, seconds = self._clock(), 0, 0.0
+            while not batches or seconds < least:
+                self._sut.answer(batch, shape)
+                self._on_batch()
+                batches += 1
+                seconds = self._clock() - began
+            return batches, max(seconds, 1e-9)
+
+        with ThreadPoolExecutor(streams, thread_name_prefix="stream") as pool:
+            return list(pool.map(run, range(streams)))
