@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Barrier
@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.engines.base import EngineSettings
 from harness.scheduling.cost import full_batch
-from harness.task.shape import Integers, Shape
+from harness.task.shape import Floats, Integers, Shape
 from harness.task.sut import SUT
 
 _SIZES = (1, 2, 4, 8, 16)  # batches of samples of one size to try, besides the engine's own limit
@@ -23,8 +23,8 @@ _SECONDS = 3.0  # of measuring
 _LAP = 0.08  # seconds of one measurement: batches that take longer run once
 _SLOW = 0.5  # seconds of a batch that is too slow to compare
 _LAPS = (2, 8)  # minimum and maximum
-_HOPELESS = 1.1  # times the best: not measured again after two laps
-_TOLERANCE = (0.005, 0.02)  # minimum and maximum of what counts as noise
+_HOPELESS = (float("inf"), 1.3, 1.15, 1.1)  # times the best, by the number of laps: not measured again
+_TOLERANCE = (0.005, 0.015)  # minimum and maximum of what counts as noise
 
 
 class Limits(NamedTuple):
@@ -119,18 +119,18 @@ def choose_limits(
         took = {shape: bench.seconds_per_unit(shape) for shape in turn}
         for limits in left:
             cost[limits].append(float(np.mean([took[shape] for shape in shapes[limits]])))
-        if lap + 1 >= _LAPS[0]:
-            left = _hopeful(cost, left)
-            if len(left) == 1 or clock() + (clock() - began) > end:
-                break
-        elif clock() + (clock() - began) > end:
+        left = _hopeful(cost, left)
+        over = clock() + (clock() - began) > end
+        if over and lap + 1 < _LAPS[0]:
             return Choice(own, {}, "a batch takes too long to compare several")
-    medians = {limits: float(np.median(laps)) for limits, laps in cost.items()}
-    best = min(left, key=lambda limits: medians[limits])
+        if over or len(left) == 1:
+            break
+    seconds = {limits: _undisturbed(laps) for limits, laps in cost.items()}
+    best = min(left, key=lambda limits: seconds[limits])
     chosen = next(limits for limits in left if _as_fast(cost[limits], cost[best]))
     if chosen == list(cost)[-1] and len(cost) < len(tried):
-        return Choice(own, medians, "larger batches are faster, and the largest take too long to compare")
-    return Choice(chosen, medians, "larger batches are not faster" if chosen != max(tried) else "it is the fastest")
+        return Choice(own, seconds, "larger batches are faster, and the largest take too long to compare")
+    return Choice(chosen, seconds, "larger batches are not faster" if chosen != max(tried) else "it is the fastest")
 
 
 def _quick(bench: _Bench, shapes: Mapping[Limits, Sequence[Shape]]) -> list[Limits]:
@@ -151,18 +151,27 @@ def _quick(bench: _Bench, shapes: Mapping[Limits, Sequence[Shape]]) -> list[Limi
     return quick
 
 
-def _hopeful(cost: Mapping[Limits, Sequence[float]], left: Iterable[Limits]) -> list[Limits]:
-    """Those of the limits that are not far behind the best in the median."""
-    medians = {limits: np.median(cost[limits]) for limits in left}
-    return [limits for limits, median in medians.items() if median <= _HOPELESS * min(medians.values())]
+def _hopeful(cost: Mapping[Limits, Sequence[float]], left: Sequence[Limits]) -> list[Limits]:
+    """Those of the limits that are not far behind the best, by more for fewer laps."""
+    best = min(_undisturbed(cost[limits]) for limits in left)
+    behind = _HOPELESS[min(len(cost[left[0]]), len(_HOPELESS)) - 1]
+    return [limits for limits in left if _undisturbed(cost[limits]) <= behind * best]
+
+
+def _undisturbed(laps: Sequence[float]) -> float:
+    """The mean of the faster half: other processes only ever slow a lap down."""
+    return float(np.mean(_faster(laps)))
+
+
+def _faster(laps: Sequence[float]) -> Floats:
+    return np.sort(laps)[: (len(laps) + 1) // 2]
 
 
 def _as_fast(one: Sequence[float], best: Sequence[float]) -> bool:
-    """Whether the same laps show one no slower than the best, within the noise of their ratio."""
-    ratios = np.divide(one, best)
-    error = 1.25 * float(np.std(ratios, ddof=1)) / len(ratios) ** 0.5  # of a median
-    tolerance = min(max(error, _TOLERANCE[0]), _TOLERANCE[1])
-    return bool(np.median(ratios) <= 1 + tolerance)
+    """Whether one is no slower than the best, within the noise."""
+    least, most = _TOLERANCE
+    noise = [float(np.std(_faster(laps)) / _undisturbed(laps)) / len(_faster(laps)) ** 0.5 for laps in (one, best)]
+    return _undisturbed(one) <= _undisturbed(best) * (1 + min(max(float(np.hypot(*noise)), least), most))
 
 
 class _Bench:

@@ -77,7 +77,9 @@ def test_an_engine_with_a_setting_shapes_compiles_that_many():
             return None
 
     assert Toy(None, DeepSparseSettings(shapes=3)).shape_budget == 3
-    assert Toy(None, EngineSettings()).shape_budget == 8
+    assert Toy(None, DeepSparseSettings(shapes=3)).exact_shapes
+    assert Toy(None, EngineSettings()).shape_budget == 12
+    assert not Toy(None, EngineSettings()).exact_shapes
 
 
 def test_the_measured_rate_is_that_of_the_entire_data_set():
