@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.host.files import write_text
+from harness.host.usage import NOTABLE
 
 _Size: TypeAlias = Annotated[float, Field(ge=0)]
 
@@ -24,6 +25,13 @@ class Measured(_Saved):
     value: _Size
     """Of the scenario's key in user.conf."""
     failed: bool = False
+    lost: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The part of the cores that others took meanwhile."""
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether others took so much of the cores that the score says little."""
+        return self.lost > NOTABLE
 
 
 class Rate(_Saved):

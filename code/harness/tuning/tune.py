@@ -21,6 +21,7 @@ from harness.host import console, machine
 from harness.host.files import native, staging, write_text
 from harness.host.streams import native_output_dropped
 from harness.host.supervise import Heartbeat, supervised
+from harness.host.usage import CoreMeter
 from harness.loadgen.conf import read_user_conf
 from harness.running import tuned
 from harness.running.prepare import patience, prepare
@@ -30,7 +31,7 @@ from harness.scenarios.base import find_scenario
 from harness.scheduling.peak import highest_passing
 from harness.task.base import find_benchmark
 from harness.tuning.journal import Journal, Measured, Rate
-from harness.tuning.search import Options, coordinate_search, size
+from harness.tuning.search import Options, Score, coordinate_search, size
 
 _PRECISION, _TESTS = 0.02, 12  # of the search for Server's rate
 _STEP = 0.94  # factor from an unconfirmed rate to the next
@@ -50,6 +51,10 @@ class _Trial:
     def score(self) -> float:
         """Higher is better; 0 means unusable."""
         return self.measured.score
+
+
+def _score(measured: Measured) -> Score:
+    return Score(measured.score, measured.disturbed)
 
 
 _FAILED = Measured(score=0, value=0, failed=True)
@@ -85,7 +90,7 @@ def tune(
     tuning = _Tuning(request, settings, seconds, journal)
     try:
         found = tuning.search()
-        value, confirmed = tuning.trial(found, 0).value, None
+        value, confirmed = tuning.value(found), None
         if tuning.scenario.paced:
             confirmed = tuning.find_rate(found, value, confirm)
             value = confirmed.rate
@@ -165,16 +170,24 @@ class _Tuning:
         if first.score <= 0:
             console.warn("no rate meets the latency bound with the default settings.")
         found, score = coordinate_search(
-            self._dimensions, lambda options, number: self.trial(options, number).score, self._in_force
+            self._dimensions, lambda options, number: _score(self.trial(options, number)), self._in_force
         )
         if score <= 0:
             raise CheckFailed("none of the tested settings is usable; see the messages above.")
         return found
 
     def score(self, options: Options) -> float:
-        """The mean score of the options."""
-        scores = [trial.score for trial in self.trials if trial.options == dict(options)]
+        """The mean score of the options, without measurements that others disturbed if there are others."""
+        scores = [measured.score for measured in self._reliable(options)]
         return sum(scores) / len(scores)
+
+    def value(self, options: Options) -> float:
+        """The value of the scenario's key that suits the options, from the first undisturbed measurement."""
+        return self._reliable(options)[0].value
+
+    def _reliable(self, options: Options) -> list[Measured]:
+        found = [trial.measured for trial in self.trials if trial.options == dict(options)]
+        return [measured for measured in found if not measured.disturbed] or found
 
     def trial(self, options: Options, number: int) -> Measured:
         """Score and value of the options with the user's own; ``number`` counts measurements of the same options."""
@@ -186,14 +199,15 @@ class _Tuning:
             self._journal.save()
         if name not in self._seen:
             self._seen[name] = _Trial(dict(options), measured)
-            self._report(options, measured.score, again=number > 0, known=known is not None)
+            self._report(options, measured, again=number > 0, known=known is not None)
         return measured
 
-    def _report(self, options: Options, score: float, *, again: bool, known: bool) -> None:
+    def _report(self, options: Options, measured: Measured, *, again: bool, known: bool) -> None:
         best = max(trial.score for trial in self.trials)
-        found = f"{score:,.4g} {self.scenario.score}" if score else _UNUSABLE
+        found = f"{measured.score:,.4g} {self.scenario.score}" if measured.score else _UNUSABLE
         when = f"{', again' if again else ''}{', saved earlier' if known else ''}"
-        console.note(f"{_words(options)}{when}: {found} (best so far: {best:,.4g})")
+        others = f"; others took {measured.lost:.0%} of the cores" if measured.disturbed else ""
+        console.note(f"{_words(options)}{when}: {found} (best so far: {best:,.4g}{others})")
 
     def find_rate(self, options: Options, guess: float, confirm: float) -> Rate:
         """The highest rate of Server that passes short tests, and a longer one by LoadGen's verdict."""
@@ -241,8 +255,10 @@ def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heart
     with native_output_dropped(not console.output().verbose):
         ready = prepare(settings, heartbeat.beat, quiet=True)
     heartbeat.beat(patience(settings))
-    trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
-    write_text(result, Measured(score=trial.score, value=trial.value).model_dump_json())
+    with CoreMeter() as meter:
+        trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
+    lost = min(1.0, meter.use.lost / meter.use.cores) if meter.use else 0.0
+    write_text(result, Measured(score=trial.score, value=trial.value, lost=lost).model_dump_json())
     heartbeat.report(0)
     ready.close(heartbeat.beat, settings.stall_timeout)
     return 0

@@ -18,40 +18,50 @@ from harness.running.request import RunRequest, default_conf, resolve
 from harness.scheduling.peak import highest_passing
 from harness.tuning import tune
 from harness.tuning.journal import Journal, Measured, Rate
-from harness.tuning.search import coordinate_search
+from harness.tuning.search import Score, coordinate_search, size
 
 STREAMS = [{"streams": str(n)} for n in (1, 2, 4)]
 BATCH = [{"max_batch": str(n)} for n in (8, 16, 32)]
 PINS = [{"pin": "true"}, {"pin": "false"}]
 
 
-def test_the_best_of_independent_settings_is_found():
-    worth = {"2": 2.0, "4": 1.5, "16": 1.4, "true": 1.1}
+def search(dimensions, measure, *more):
+    """The search with a measurement that gives plain numbers, and what it measured in turn."""
     measured = []
 
-    def measure(options, number):
-        measured.append((tuple(sorted(options.items())), number))
-        return float(np.prod([worth.get(value, 0.9) for value in options.values()]))
+    def scored(options, number):
+        measured.append((dict(options), number))
+        score = measure(options, number)
+        return score if isinstance(score, Score) else Score(float(score))
 
-    best, score = coordinate_search([STREAMS, BATCH, PINS], measure)
+    return (*coordinate_search(dimensions, scored, *more), measured)
+
+
+def test_the_best_of_independent_settings_is_found():
+    worth = {"2": 2.0, "4": 1.5, "16": 1.4, "true": 1.1}
+
+    def measure(options, number):
+        return np.prod([worth.get(value, 0.9) for value in options.values()])
+
+    best, score, measured = search([STREAMS, BATCH, PINS], measure)
     assert best == {"streams": "2", "max_batch": "16", "pin": "true"}
     assert score == pytest.approx(2.0 * 1.4 * 1.1)
-    assert len(measured) == len(set(measured))
+    names = [(tuple(sorted(options.items())), number) for options, number in measured]
+    assert len(names) == len(set(names))
 
 
 def test_a_setting_that_only_pays_with_another_is_found_in_the_second_round():
     def measure(options, number):
         return 2.0 if options == {"streams": "2", "pin": "true"} else 1.2 if options.get("pin") == "true" else 1.0
 
-    assert coordinate_search([STREAMS, PINS], measure)[0] == {"streams": "2", "pin": "true"}
+    assert search([STREAMS, PINS], measure)[0] == {"streams": "2", "pin": "true"}
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10**6))
 def test_noise_alone_changes_no_setting(seed):
     rng = np.random.default_rng(seed)
-    best, _ = coordinate_search([STREAMS, BATCH, PINS], lambda options, number: rng.normal(100, 0.25))
-    assert best == {}
+    assert search([STREAMS, BATCH, PINS], lambda options, number: rng.normal(100, 0.25))[0] == {}
 
 
 def test_failing_options_are_never_chosen_and_a_lucky_measurement_is_not_enough():
@@ -60,18 +70,52 @@ def test_failing_options_are_never_chosen_and_a_lucky_measurement_is_not_enough(
             return 0.0
         return (1.5 if number == 0 else 0.4) if options.get("streams") == "2" else 1.0
 
-    assert coordinate_search([STREAMS], measure) == ({}, 1.0)
+    assert search([STREAMS], measure)[:2] == ({}, 1.0)
 
 
 def test_an_explicit_default_is_measured_once():
-    measured = []
+    _, _, measured = search([STREAMS], lambda options, number: 1.0, lambda options: options.get("streams", "1"))
+    assert [options for options, _ in measured] == [{}, {"streams": "2"}, {"streams": "4"}, {}]
+
+
+def test_each_candidate_is_measured_beside_what_it_would_replace():
+    best, _, measured = search([STREAMS, BATCH, PINS], lambda options, number: 1.0)
+    order = [options for options, _ in measured]
+    assert best == {}
+    assert all({} in order[max(0, place - 1) : place + 2] for place in range(len(order)))
+    assert len(order) == 1 + 8 + 4
+
+
+@pytest.mark.parametrize("drift", [0.97, 1.03])
+def test_a_machine_that_drifts_changes_no_setting_and_hides_none(drift):
+    """Each measurement is 3 % slower or faster than the last: after ten of them the first says nothing."""
+    speed = [100.0]
 
     def measure(options, number):
-        measured.append(dict(options))
-        return 1.0
+        speed[0] *= drift
+        return speed[0] * (1.1 if options.get("max_batch") == "16" else 0.9 if options else 1.0)
 
-    coordinate_search([STREAMS], measure, lambda options: options.get("streams", "1"))
-    assert measured == [{}, {"streams": "2"}, {"streams": "4"}]
+    assert search([STREAMS, BATCH], measure)[0] == {"max_batch": "16"}
+
+
+def test_a_disturbed_pair_is_repeated_and_only_the_repetition_counts():
+    def measure(options, number):
+        if options.get("max_batch") == "16" and number == 0:
+            return Score(0.5, disturbed=True)
+        return 1.2 if options.get("max_batch") == "16" else 1.0
+
+    best, score, _ = search([BATCH], measure)
+    assert (best, score) == ({"max_batch": "16"}, pytest.approx(1.2))
+    # Nor does a disturbance of the other side make a winner.
+    slow = search([BATCH], lambda options, number: 1.0 if options or number else Score(0.5, disturbed=True))
+    assert slow[0] == {}
+
+
+def test_on_a_machine_that_is_never_quiet_the_repetitions_are_few():
+    dimensions = [STREAMS, BATCH, PINS]
+    best, _, measured = search(dimensions, lambda options, number: Score(1.0, disturbed=True))
+    assert best == {}
+    assert len(measured) <= 2 * size(dimensions)
 
 
 @settings(deadline=None)
@@ -167,6 +211,7 @@ class TestJournal:
             {"trials": {"one": {"score": "much", "value": 2}}},
             {"trials": {"one": {"score": float("nan"), "value": 2}}},
             {"trials": {"one": {"score": -1, "value": 2}}},
+            {"trials": {"one": {"score": 1, "value": 2, "lost": 1.5}}},
             {"trials": {"one": RATE.model_dump()}},
             {"rates": {"two": TRIAL.model_dump()}},
             {"rates": {"two": RATE.model_dump() | {"valid": "yes"}}},
@@ -178,6 +223,16 @@ class TestJournal:
     def test_values_of_another_type_start_over(self, saved, change):
         saved.write_text(json.dumps(json.loads(saved.read_text()) | change))
         assert self.open(saved).unused == "is damaged"
+
+    def test_what_others_took_is_kept_and_may_be_missing(self, saved):
+        journal = self.open(saved)
+        journal.trials["two"] = Measured(score=1, value=2, lost=0.3)
+        journal.save()
+        assert [trial.disturbed for trial in self.open(saved).trials.values()] == [False, True]
+        content = json.loads(saved.read_text())
+        del content["trials"]["two"]["lost"]
+        saved.write_text(json.dumps(content))
+        assert not self.open(saved).trials["two"].disturbed
 
     def test_other_circumstances_and_fresh_start_over(self, saved):
         assert self.open(saved, "y").unused == "was measured under other circumstances"
