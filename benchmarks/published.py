@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--dataset", default=None, help="for BERT; default: the full set if fetched, else the sample")
     parser.add_argument("--images", default=None, help="data set for ResNet50")
     parser.add_argument("--seconds", type=float, default=20, help="approximate length of each measurement")
-    parser.add_argument("--shapes", type=int, default=4, help="sequence lengths that DeepSparse compiles for a BERT")
+    parser.add_argument("--shapes", type=int, default=12, help="sequence lengths that DeepSparse compiles for a BERT")
     parser.add_argument("--json", type=Path, default=None, help="also write the measurements to this file")
     args = parser.parse_args()
     names = [name for name in args.models.split(",") if name]

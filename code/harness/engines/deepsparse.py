@@ -22,6 +22,7 @@ from harness.graph import Tensor, listing, read_graph
 from harness.host.machine import core_count
 
 _MINIMUM_FRACTION = 0.9
+_THREADS = 4  # of a stream by default
 _MAXIMUM_INSTANCES = 8  # that tuning tries: memory and compile time grow with them
 
 
@@ -52,16 +53,19 @@ class DeepSparseSettings(CoreSettings):
     def suited(self, *, latency: bool, arriving: bool, max_cost: int) -> Self:
         """For Server and samples of one size, the elastic scheduler, with more streams than cores.
 
-        Samples of several lengths need several engines, whose schedulers know nothing of each other.
+        Samples of several lengths need several engines, whose schedulers know nothing of each other. Where a machine
+        has too few cores for two streams of several threads, samples of one size run on one stream per core.
         """
         free = self.streams is None and self.scheduler is None and self.instances is None and self.threads is None
         if arriving and max_cost == 1 and free:
             return self.model_copy(update={"streams": 2 * core_count(), "scheduler": "elastic"})
+        if not latency and max_cost == 1 and free and core_count() < 2 * _THREADS:
+            return self.model_copy(update={"streams": core_count()})
         return super().suited(latency=latency, arriving=arriving, max_cost=max_cost)
 
     def layout(self) -> Layout:
         """The layout of the streams on this machine, by default pinned, with four threads each."""
-        return Layout.of(self, preferred=4, pin=True)
+        return Layout.of(self, preferred=_THREADS, pin=True)
 
     def in_force(self) -> dict[str, JsonValue]:
         """The settings with the layout on this machine and its scheduler."""

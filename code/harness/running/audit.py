@@ -15,7 +15,6 @@ from harness.results.record import read_record
 from harness.rules.audits import Audit
 from harness.running.identity import identity
 from harness.running.settings import RunSettings
-from harness.scheduling.limits import Limits
 from harness.task.base import Benchmark
 
 
@@ -56,13 +55,6 @@ class AuditRun:
     def conf(self) -> Path:
         """The user.conf of the performance run: a score within 10 % requires the same target_qps."""
         return self.reference / "performance" / "run_1" / CONF
-
-    @property
-    def limits(self) -> Limits | None:
-        """The batch limits that the performance run measured to be best: another measurement may choose others."""
-        record = read_record(self.reference / "performance" / "run_1")
-        chosen = record.limits if record else None
-        return Limits(chosen.max_batch, chosen.max_tokens) if chosen else None
 
     def write(self, folder: Path) -> Path:
         """Write LoadGen's audit settings into a folder."""

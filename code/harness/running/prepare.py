@@ -118,7 +118,7 @@ def prepare(
 ) -> Prepared:
     """Load the model, open the data set, compile and warm up; ``quiet`` omits the line that describes the run.
 
-    ``limits`` are the batch limits of the run that this one repeats.
+    ``limits`` are the batch limits of another run of the same result.
 
     Raises:
         ConfigError: model, data set and settings do not match each other or the rules.

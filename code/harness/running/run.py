@@ -28,6 +28,7 @@ from harness.running import advice
 from harness.running.agreement import Agreement, NotCompared, agreement
 from harness.running.audit import AuditRun
 from harness.running.identity import code_digest, identity
+from harness.running.limits import limits_of_result
 from harness.running.load import Load
 from harness.running.outcome import Outcome
 from harness.running.places import Places, check_space, write_json
@@ -132,7 +133,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     checked(settings, conf, None)
     code_digest()  # kept for the record: that of the code which runs, even if its files change meanwhile
     with native_output_dropped(not console.output().verbose):
-        ready = prepare(settings, heartbeat.beat, limits=audit.limits if audit else None)
+        ready = prepare(settings, heartbeat.beat, limits=limits_of_result(settings))
     load, estimated = sized(settings, conf, ready)
     heartbeat.beat(patience(settings))
     ready.qsl.unload(ready.indices)

@@ -134,7 +134,7 @@ class Scenario(ABC):
         self.compile_seconds = math.inf
         """About how long to compile shapes, unless the user sets their number."""
         self.limits: Limits | None = None
-        """The batch limits of the run that this one repeats; None to choose them."""
+        """The batch limits of another run of the same result; None to choose them."""
         self.choice: Choice | None = None
         """The batch limits that were measured to be best, if that was left to the scenario."""
 

@@ -21,7 +21,7 @@ from harness.task.sut import SUT
 
 _MEASURING = (2.0, 4.0, 10.0)  # seconds of measuring: minimum, before most tests, and before one of ten minutes
 _LARGEST = 1e6  # maximum samples of a query planned for measuring: more would hardly fill batches better
-_COMPILING = 12.0  # seconds that may be spent on compiling other batch sizes, to compare them
+_COMPILING = 20.0  # seconds that may be spent on compiling other batch sizes, to compare them
 MARGIN = 1.15
 """target_qps ÷ measured samples/s. LoadGen adds 10 % itself; this allows for a machine that gets faster in the run."""
 _LONG_MARGIN = 1.02
@@ -107,7 +107,7 @@ class Offline(Scenario):
         if engine.fixed_shapes and not self._compiled(tried, budget, listener):
             return None
         if self.limits:
-            self.choice = Choice(self.limits, {}, "the performance run used it")
+            self.choice = Choice(self.limits, {}, "another run of this result used it")
         elif len(tried) > 1:
             self.choice = choose_limits(self.sut, own, tried, typical(costs), indices, listener.ran)
         return self.choice.limits if self.choice else None

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from harness.engines import deepsparse
 from harness.engines.cores import CoreSettings, Layout, on_cpus, stay_on
 from harness.engines.deepsparse import DeepSparseSettings
 from harness.engines.onnxruntime import OnnxRuntimeSettings
@@ -143,3 +144,14 @@ def test_what_suits_a_scenario_yields_to_what_the_user_says():
     assert DeepSparseSettings().suited(**{**arriving, "max_cost": 384}).streams is None
     for mine in ({"streams": 1}, {"scheduler": "multi_stream"}, {"instances": 1}, {"threads": 1}):
         assert DeepSparseSettings(**mine).suited(**arriving) == DeepSparseSettings(**mine)
+
+
+@pytest.mark.parametrize(("cores", "streams"), [(1, 1), (2, 2), (7, 7), (8, None), (64, None)])
+def test_images_run_on_a_stream_per_core_where_cores_are_few(monkeypatch, cores, streams):
+    monkeypatch.setattr(deepsparse, "core_count", lambda: cores)
+    waiting = {"latency": False, "arriving": False, "max_cost": 1}
+    assert DeepSparseSettings().suited(**waiting).streams == streams
+    assert DeepSparseSettings().suited(**{**waiting, "max_cost": 384}).streams is None
+    assert DeepSparseSettings().suited(**{**waiting, "latency": True}).streams == 1
+    for mine in ({"streams": 1}, {"instances": 1}, {"threads": 1}):
+        assert DeepSparseSettings(**mine).suited(**waiting) == DeepSparseSettings(**mine)

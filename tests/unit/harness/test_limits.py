@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from itertools import count
 from threading import Barrier
@@ -10,13 +11,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from echo import COSTS, EchoSut, Qsl
+from finished import run_folder
 
 from harness.engines.base import EngineSettings
 from harness.engines.deepsparse import DeepSparseSettings
 from harness.engines.onnxruntime import OnnxRuntimeSettings
+from harness.running.identity import identity
+from harness.running.limits import limits_of_result
+from harness.running.request import RunRequest, resolve
 from harness.scenarios import base, offline
 from harness.scenarios.base import Listener
 from harness.scenarios.offline import Offline
+from harness.scenarios.server import Server
+from harness.scenarios.stream import MultiStream, SingleStream
 from harness.scheduling.limits import Limits, alternatives, choose_limits, typical
 from harness.task.shape import Shape
 
@@ -217,3 +224,62 @@ class TestOffline:
         assert len(scenario.shapes) == shapes
         assert set(sut.compiled) == set(scenario.shapes)
         assert scenario.shapes[-1].length == sut.compiled[0].length == COSTS.max()
+
+
+@pytest.mark.parametrize("kind", [Server, MultiStream, SingleStream])
+@pytest.mark.parametrize(("compiling", "least", "most"), [(1.0, 10, 13), (30.0, 3, 5)])
+def test_the_other_scenarios_compile_within_the_time_too(monkeypatch, kind, compiling, least, most):
+    sut = Simulated(lambda shape: 1e-4 * shape.batch, COSTS, compiling=compiling)
+    monkeypatch.setattr(base, "time", SimpleNamespace(perf_counter=sut.clock))
+    sut.engine.fixed_shapes, sut.engine.settings = True, DeepSparseSettings()
+    scenario = kind(sut, COSTS, 384, 0.13)
+    scenario.compile_seconds = 60.0
+    scenario.get_ready(np.arange(Qsl.count), Listener())
+    assert least <= len(sut.compiled) <= most
+    assert len(sut.compiled) == len(set(sut.compiled))
+    assert max(shape.length for shape in scenario.shapes) == COSTS.max()
+
+
+class TestOneResult:
+    """All runs of an official result use the limits that its first run chose."""
+
+    @pytest.fixture
+    def settings(self, tmp_path):
+        def resolved(mode="accuracy", **more):
+            request = {"engine": "onnxruntime", "rehearsal": True, "tree": tmp_path, "system": "here", "mode": mode}
+            return resolve(RunRequest(**{**request, **more}))
+
+        return resolved
+
+    def keep(self, settings, **changes):
+        """The record of a finished run with these settings."""
+        made = run_folder(settings.tree / "runs", scenario=settings.scenario, mode=settings.mode)
+        record = json.loads((made / "run.json").read_text())
+        record |= {
+            "identity": identity(settings).model_dump(mode="json"),
+            "limits": {"max_batch": 4, "max_tokens": 384},
+            **changes,
+        }
+        settings.target.mkdir(parents=True)
+        (settings.target / "run.json").write_text(json.dumps(record))
+
+    @pytest.mark.parametrize("mode", ["performance", "accuracy"])
+    def test_the_limits_of_the_other_run_are_used(self, settings, mode):
+        first, second = settings(mode), settings("accuracy" if mode == "performance" else "performance")
+        self.keep(first)
+        assert limits_of_result(second) == Limits(4, 384)
+        assert limits_of_result(first) is None
+        if mode == "performance":
+            assert limits_of_result(settings("performance", audit="TEST01")) == Limits(4, 384)
+
+    def test_a_run_with_other_settings_or_without_a_result_chooses_for_itself(self, settings):
+        assert limits_of_result(settings()) is None
+        self.keep(settings("performance"))
+        assert limits_of_result(settings(options={"streams": "1"})) is None
+        assert limits_of_result(settings(rehearsal=False)) is None
+
+    def test_a_record_without_limits_or_that_cannot_be_read_sets_none(self, settings):
+        self.keep(settings("performance"), limits=None)
+        assert limits_of_result(settings()) is None
+        (settings("performance").target / "run.json").write_text("{")
+        assert limits_of_result(settings()) is None
