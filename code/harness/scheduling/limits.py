@@ -139,8 +139,8 @@ def _quick(bench: _Bench, shapes: Mapping[Limits, Sequence[Shape]]) -> list[Limi
     quick: list[Limits] = []
     for limits, each in shapes.items():
         for shape in each:
-            # What a smaller batch took foretells a slow one.
-            expected = max((s * shape.batch / b.batch for b, s in ran.items() if b.length == shape.length), default=0)
+            # What smaller batches took foretells a slow one; the first ones may have been slow for being the first.
+            expected = min((s * shape.batch / b.batch for b, s in ran.items() if b.length == shape.length), default=0)
             if quick and expected > 2 * _SLOW:
                 return quick
             if shape not in ran:

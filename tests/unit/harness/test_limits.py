@@ -96,6 +96,11 @@ def test_noise_costs_at_most_a_few_percent(size):
     assert np.median(lost) <= 0.04
 
 
+def test_a_slow_first_batch_rules_out_no_other():
+    choice, _ = images(best_at(64), noise=lambda now: 20.0 if now == 0 else 1.0)
+    assert choice.limits.max_batch == 64
+
+
 def test_where_batches_take_long_the_engines_own_limits_remain_and_little_time_is_lost():
     choice, sut = images(lambda shape: 2.0 * shape.batch)
     assert (choice.limits, choice.seconds) == (OWN, {})
