@@ -103,8 +103,9 @@ def choose_limits(
     """The smallest of the ``tried`` limits (smallest first) that is as fast as the best, within the noise.
 
     All streams run batches of these ``lengths`` at once, as throughput under full load counts; the limits take turns,
-    so that other load on the machine does not affect only some of them. ``own`` remains where the time does not
-    suffice. ``indices`` are loaded samples. ``on_batch()`` is called after each batch, on the stream's thread.
+    so that other load on the machine does not affect only some of them. Where the time suffices for no comparison,
+    ``own`` remains; where it ends while larger is still faster, the next size is taken. ``indices`` are loaded
+    samples. ``on_batch()`` is called after each batch, on the stream's thread.
     """
     end = clock() + _SECONDS
     bench = _Bench(sut, indices, on_batch, clock)
@@ -129,7 +130,9 @@ def choose_limits(
     best = min(left, key=lambda limits: seconds[limits])
     chosen = next(limits for limits in left if _as_fast(cost[limits], cost[best]))
     if chosen == list(cost)[-1] and len(cost) < len(tried):
-        return Choice(own, seconds, "larger batches are faster, and the largest take too long to compare")
+        # Each doubling gains less than the one before, so the next size has most of what is left.
+        further = min(own, tried[len(cost)])
+        return Choice(further, seconds, "larger batches are faster, and even larger ones take too long to compare")
     return Choice(chosen, seconds, "larger batches are not faster" if chosen != max(tried) else "it is the fastest")
 
 

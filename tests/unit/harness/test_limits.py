@@ -108,7 +108,13 @@ def test_where_batches_take_long_the_engines_own_limits_remain_and_little_time_i
     assert "takes too long" in choice.words("images")
 
 
-def test_batches_too_slow_to_measure_are_left_to_the_engines_own_limits_if_larger_ones_are_faster():
+def test_if_larger_is_still_faster_where_batches_become_too_slow_to_measure_the_next_size_is_taken():
+    choice, _ = images(lambda shape: 0.2 + 0.1 * shape.batch)  # four take 0.6 s
+    assert [limits.max_batch for limits in choice.seconds] == [1, 2]
+    assert choice.limits.max_batch == 4
+
+
+def test_the_engines_own_limits_are_the_largest_that_are_taken_unmeasured():
     choice, sut = images(lambda shape: 0.02 + 0.018 * shape.batch)  # 64 take 1.2 s
     assert choice.limits == OWN
     assert [limits.max_batch for limits in choice.seconds] == [1, 2, 4, 8, 16]
