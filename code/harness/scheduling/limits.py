@@ -19,9 +19,9 @@ from harness.task.sut import SUT
 _SIZES = (1, 2, 4, 8, 16)  # batches of samples of one size to try, besides the engine's own limit
 _FEW_SIZES = (4, 16)
 _FACTORS = (0.25, 0.5, 1, 2)  # on the engine's own limit of padded cost units, for samples of several sizes
-_SECONDS = 3.0  # of measuring
+_SECONDS = 3.0  # of measuring; twice as many for the first two laps
 _LAP = 0.08  # seconds of one measurement: batches that take longer run once
-_SLOW = 0.5  # seconds of a batch that is too slow to compare
+_SLOW = 1.0  # seconds of a batch that is too slow to compare
 _LAPS = (2, 8)  # minimum and maximum
 _HOPELESS = (float("inf"), 1.3, 1.15, 1.1)  # times the best, by the number of laps: not measured again
 _TOLERANCE = (0.005, 0.015)  # minimum and maximum of what counts as noise
@@ -107,7 +107,7 @@ def choose_limits(
     ``own`` remains; where it ends while larger is still faster, the next size is taken. ``indices`` are loaded
     samples. ``on_batch()`` is called after each batch, on the stream's thread.
     """
-    end = clock() + _SECONDS
+    start = clock()
     bench = _Bench(sut, indices, on_batch, clock)
     shapes = {limits: [limits.shape(length) for length in lengths] for limits in tried}
     left = _quick(bench, shapes)
@@ -121,8 +121,9 @@ def choose_limits(
         for limits in left:
             cost[limits].append(float(np.mean([took[shape] for shape in shapes[limits]])))
         left = _hopeful(cost, left)
-        over = clock() + (clock() - began) > end
-        if over and lap + 1 < _LAPS[0]:
+        few = lap + 1 < _LAPS[0]
+        over = 2 * clock() - began - start > _SECONDS * (2 if few else 1)  # after another lap
+        if over and few:
             return Choice(own, {}, "a batch takes too long to compare several")
         if over or len(left) == 1:
             break
@@ -144,7 +145,7 @@ def _quick(bench: _Bench, shapes: Mapping[Limits, Sequence[Shape]]) -> list[Limi
         for shape in each:
             # What smaller batches took foretells a slow one; the first ones may have been slow for being the first.
             expected = min((s * shape.batch / b.batch for b, s in ran.items() if b.length == shape.length), default=0)
-            if quick and expected > 2 * _SLOW:
+            if quick and expected > 1.25 * _SLOW:
                 return quick
             if shape not in ran:
                 ran[shape] = bench.once(shape)

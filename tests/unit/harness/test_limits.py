@@ -109,7 +109,7 @@ def test_where_batches_take_long_the_engines_own_limits_remain_and_little_time_i
 
 
 def test_if_larger_is_still_faster_where_batches_become_too_slow_to_measure_the_next_size_is_taken():
-    choice, _ = images(lambda shape: 0.2 + 0.1 * shape.batch)  # four take 0.6 s
+    choice, _ = images(lambda shape: 0.4 + 0.2 * shape.batch)  # four take 1.2 s
     assert [limits.max_batch for limits in choice.seconds] == [1, 2]
     assert choice.limits.max_batch == 4
 
