@@ -58,11 +58,11 @@ pip() {
 }
 pip install --require-hashes -r requirements.lock
 if [ "$deepsparse" = 0 ]; then
-    echo "DeepSparse is left out (DEEPSPARSE=0): the default engine is onnxruntime" >&2
+    echo "DeepSparse is left out (DEEPSPARSE=0)" >&2
 elif [ "$version" != 3.11 ]; then
-    echo "DeepSparse needs Python 3.11, and this is $version: it is left out, and the default engine is onnxruntime" >&2
+    echo "DeepSparse needs Python 3.11, and this is $version: it is left out" >&2
 elif ! pip install --require-hashes -r requirements-deepsparse.lock; then
-    echo "DeepSparse could not be installed here: the default engine is onnxruntime" >&2
+    echo "DeepSparse could not be installed here: the other engines work without it" >&2
 fi
 pip install --no-deps --no-build-isolation --editable .
 touch "$ready"

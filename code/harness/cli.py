@@ -48,7 +48,8 @@ class _Group(TyperGroup):
 app = typer.Typer(
     name="harness",
     cls=_Group,
-    help="Measure this CPU with MLPerf Inference: LoadGen drives BERT and ResNet50 on DeepSparse or ONNX Runtime.",
+    help="Measure this CPU with MLPerf Inference: LoadGen drives BERT and ResNet50 on DeepSparse, ONNX Runtime or "
+    "OpenVINO.",
     epilog="Exit codes: 0 success, 1 a run failed or is INVALID, or a check found a problem, 2 a command or setting is "
     "wrong, 130 interrupted. See `harness help exit_codes`; `harness help` lists all topics.",
     no_args_is_help=True,

@@ -9,6 +9,7 @@ from harness.errors import ConfigError, did_you_mean
 ENGINES = {
     "deepsparse": "harness.engines.deepsparse:DeepSparseEngine",
     "onnxruntime": "harness.engines.onnxruntime:OnnxRuntimeEngine",
+    "openvino": "harness.engines.openvino:OpenVinoEngine",
     "null": "harness.engines.null:NullEngine",
 }
 BENCHMARKS = {"bert": "bert.task:Bert", "resnet50": "resnet50.task:ResNet50"}

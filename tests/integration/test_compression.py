@@ -38,7 +38,7 @@ def test_a_built_model_describes_itself_and_its_compression(resnet):
     assert report["bytes"]["gzip"] < report["bytes"]["compressed"] < report["bytes"]["dense"] / 3
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "deepsparse"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "deepsparse"])
 def test_results_made_with_random_weights_say_so(harness, resnet, engine):
     """DeepSparse also runs the entire graph itself: one unsupported operator would make it fall back silently."""
     if engine == "deepsparse" and default_engine() != "deepsparse":

@@ -223,7 +223,7 @@ def test_a_full_disk_leaves_no_result(harness):
 def test_a_corrupt_model_is_one_sentence(harness, tmp_path):
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"this is not a protobuf" * 100)
-    for engine in ("onnxruntime", "deepsparse"):
+    for engine in ("onnxruntime", "openvino", "deepsparse"):
         if engine == "deepsparse":
             pytest.importorskip("deepsparse", reason="DeepSparse is not installed")
         run = harness.run("--engine", engine, "--model", path)

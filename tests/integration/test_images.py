@@ -15,7 +15,7 @@ from harness.registry import default_engine
 from resnet50.preprocess import PROFILES, SIDE, normaliser, pixels
 
 onnx = pytest.importorskip("onnx")
-ENGINES = ["onnxruntime", "deepsparse"]
+ENGINES = ["onnxruntime", "openvino", "deepsparse"]
 COUNT = 60
 
 

@@ -8,7 +8,7 @@ import pytest
 from harness.loadgen.logs import ACCURACY
 from harness.registry import default_engine
 
-ENGINES = ["onnxruntime", "deepsparse", "null"]
+ENGINES = ["onnxruntime", "openvino", "deepsparse", "null"]
 
 
 @pytest.fixture(params=ENGINES)

@@ -17,7 +17,7 @@ SCENARIOS = ["Server", "SingleStream", "MultiStream"]
 METRIC = {"Server": "throughput", "SingleStream": "90th percentile latency", "MultiStream": "99th percentile latency"}
 
 
-@pytest.fixture(params=["onnxruntime", "deepsparse", "null"])
+@pytest.fixture(params=["onnxruntime", "openvino", "deepsparse", "null"])
 def engine(request):
     if request.param == "deepsparse" and default_engine() != "deepsparse":
         pytest.skip("DeepSparse is not installed")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding
+from harness.host import sysfs
 from harness.host.memory import memory_limit, sizes
 from harness.host.sysfs import CPUS, numbered, online_cpus, place, read
 from harness.host.usage import cpu_quota
@@ -31,13 +32,12 @@ _MINIMUM_MEMORY, _ENOUGH_MEMORY = 2**29, 2**31
 def instruction_sets(root: Path, deepsparse: bool = False) -> Iterator[Finding]:
     """The instruction sets that engines use; ``deepsparse`` says whether that engine is installed."""
     text = read(root / "proc/cpuinfo")
-    line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    flags = set(line[1].split()) if line else set()
+    flags = sysfs.instruction_sets(text)
     if not flags:
         yield Finding(WARNING, "instructions", "/proc/cpuinfo does not list the processor's instruction sets")
         return
     arm = "asimd" in flags or "Features" in text
-    sets = {name: bool(flags & set(words)) for name, words in (_ARM_SETS if arm else _SETS).items()}
+    sets = {name: not flags.isdisjoint(words) for name, words in (_ARM_SETS if arm else _SETS).items()}
     has, lacks = (", ".join(name for name, there in sets.items() if there is wanted) for wanted in (True, False))
     words = "; ".join(part for part in (has, lacks and f"without {lacks}") if part)
     int8 = "dot product" if arm else "VNNI"

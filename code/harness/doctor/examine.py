@@ -32,6 +32,7 @@ def checks(official: bool = False, top: Path = ROOT, root: Path = Path("/")) -> 
         ("packages", partial(installation.packages, top)),
         ("LoadGen", installation.loadgen),
         ("ONNX Runtime", installation.onnxruntime),
+        ("OpenVINO", installation.openvino),
         ("DeepSparse", installation.deepsparse),
         ("instructions", partial(environment.instruction_sets, root, installation.has_deepsparse())),
         ("cores", partial(environment.cores, root)),

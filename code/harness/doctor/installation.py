@@ -69,6 +69,15 @@ def onnxruntime() -> Iterator[Finding]:
     yield from _engine("onnxruntime", "ONNX Runtime", "onnxruntime")
 
 
+def openvino() -> Iterator[Finding]:
+    """The engine for dense models; without it, the others still run."""
+    from harness.host.machine import computes_bf16
+
+    precision = "bf16" if computes_bf16() else "f32: this processor has no bf16"
+    for finding in _engine("openvino", "OpenVINO", "openvino", f"; computes FP32 models in {precision}"):
+        yield finding if finding.level == GOOD else finding._replace(level=WARNING)
+
+
 def deepsparse(version: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Finding]:
     """The optional engine for sparse models."""
     if has_deepsparse():
@@ -128,7 +137,8 @@ def _import_problem(module: str) -> str:
     """Why a module cannot be imported, "" if it can; tried in a child process, as native code may crash."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", f"import {module}"],
+            # OpenVINO sends usage data when it is imported, unless its telemetry cannot be.
+            [sys.executable, "-c", f"import sys; sys.modules['openvino_telemetry'] = None; import {module}"],
             # A run does not import modules from the current folder.
             env={**os.environ, "NM_DISABLE_ANALYTICS": "1", "PYTHONSAFEPATH": "1"},
             stdout=subprocess.DEVNULL,

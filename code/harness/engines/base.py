@@ -24,6 +24,7 @@ Runner = Callable[[Mapping[str, Array]], Sequence[Array]]
 
 
 _PLACE = re.compile(r"/\S+\.(?:cc|cpp|h):\d+ .*\) ")  # the C++ function that raised, before its reason
+_TRACE = re.compile(r"Exception from \S+:\d+:")  # the outermost of several C++ functions; the reason comes last
 
 
 @dataclass(frozen=True)
@@ -143,5 +144,6 @@ def engine_errors(engine: str, doing: str, advice: str = "") -> Iterator[None]:
     except (Exception, SystemExit) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
-        reason = _PLACE.sub("", reason)[:400]
+        reason = lines[-1].removeprefix("-- ") if _TRACE.fullmatch(reason) else _PLACE.sub("", reason)
+        reason = reason[:400]
         raise EngineError(f"{engine} failed {doing}: {reason}{f'; {advice}.' if advice else ''}") from error

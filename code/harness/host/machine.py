@@ -46,13 +46,18 @@ def cpu_model() -> str:
     return sysfs.model_name(text) or (not text and platform.processor()) or platform.machine()
 
 
+def computes_bf16(root: Path = Path("/")) -> bool:
+    """Whether the processor multiplies bfloat16 in hardware; ``root`` contains proc."""
+    return not sysfs.instruction_sets(sysfs.read(root / "proc/cpuinfo")).isdisjoint(("avx512_bf16", "amx_bf16"))
+
+
 def default_system_name() -> str:
     """A name for results/<system> from processor and number of cores, safe in a path."""
     slug = re.sub(r"[^a-z0-9]+", "-", cpu_model().lower()).strip("-")
     return f"{slug}-{core_count()}c"
 
 
-PACKAGES = ("mlcommons_loadgen", "deepsparse", "onnxruntime", "numpy", "tokenizers")
+PACKAGES = ("mlcommons_loadgen", "deepsparse", "onnxruntime", "openvino", "numpy", "tokenizers")
 
 
 def describe() -> dict[str, object]:

@@ -52,6 +52,12 @@ def place(cpu: Path) -> Place:
     return Place(read(topology / "physical_package_id"), read(topology / "die_id"), read(topology / "core_id"))
 
 
+def instruction_sets(cpuinfo: str) -> frozenset[str]:
+    """The instruction sets of the first processor in the text of /proc/cpuinfo, in the kernel's names."""
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
+
+
 def model_name(cpuinfo: str) -> str:
     """The processor's name in the text of /proc/cpuinfo; "" if it has none."""
     found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)

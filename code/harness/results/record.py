@@ -92,6 +92,8 @@ class RecordedEngine(_Part):
 
     name: str
     version: str | None = None
+    precision: str | None = None
+    """What it computes FP32 layers in, if that is a choice: f32, bf16."""
 
     @property
     def title(self) -> str:

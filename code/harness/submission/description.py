@@ -115,7 +115,7 @@ _NO_ACCELERATOR = {
     "accelerator_host_interconnect": "N/A",
     "accelerator_interconnect": "N/A",
 }
-_FRAMEWORKS = {"deepsparse": "DeepSparse", "onnxruntime": "ONNX Runtime"}
+_FRAMEWORKS = {"deepsparse": "DeepSparse", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 _STACK = {"mlcommons_loadgen": "LoadGen", "numpy": "NumPy", "tokenizers": "tokenizers", "pillow": "Pillow"}
 
 

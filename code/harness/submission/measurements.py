@@ -89,10 +89,16 @@ def measurements(record: Record, notes: ModelNotes) -> dict[str, str]:
         "input_data_types": model.input_data_types,
         "retraining": model.retraining,
         "starting_weights_filename": model.source,
-        "weight_data_types": model.precision,
+        "weight_data_types": _weight_data_types(record),
         "weight_transformations": transformations,
     }
     return {name: notes.fields.get(name) or values[name] or "unknown" for name in FIELDS}
+
+
+def _weight_data_types(record: Record) -> str:
+    """As they are computed: an engine may round the weights that the file holds in FP32."""
+    rounded = record.engine.precision not in (None, "f32")
+    return str(record.engine.precision) if rounded and record.model.precision == "fp32" else record.model.precision
 
 
 def unknown(values: Mapping[str, str]) -> list[str]:
@@ -152,10 +158,11 @@ def readme(scene: Scene, records: Sequence[Record], values: Mapping[str, str], i
 def calibration(records: Iterable[Record]) -> str:
     """calibration.md: how each model was calibrated and quantised."""
     lines = ["# Calibration", ""]
-    for model in {record.model.sha256: record.model for record in records}.values():
+    for record in {record.model.sha256: record for record in records}.values():
+        model, computed = record.model, _weight_data_types(record)
         lines += [f"## {model.official_name}: {model.name}", ""]
         if model.precision in ("fp32", "unknown") and "calibration" not in model.metadata:
-            lines += [f"Weights and activations are {model.precision}; nothing was calibrated.", ""]
+            lines += [f"Weights and activations are {computed}; nothing was calibrated.", ""]
             continue
         lines += [
             f"Weights: {model.precision}. {model.weight_transformations}.",

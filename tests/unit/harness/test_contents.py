@@ -228,7 +228,7 @@ def test_external_files_stay_in_the_folder_and_are_complete(tmp_path: Path, case
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match=message):
         find_model(str(folder / "m.onnx"))
-    for name in ("onnxruntime", "deepsparse", "null"):
+    for name in ("onnxruntime", "openvino", "deepsparse", "null"):
         cls = find_engine(name)
         with pytest.raises(ConfigError, match=message):
             cls(folder / "m.onnx", cls.Settings())

@@ -9,6 +9,7 @@ import pytest
 
 from harness.doctor import environment, examine, folders, installation
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding
+from harness.host import machine as machine_facts
 
 
 def put(root: Path, **content: str) -> Path:
@@ -70,6 +71,27 @@ def test_a_module_in_the_current_folder_is_not_taken_for_an_engine(tmp_path, mon
     (tmp_path / "colorsys.py").write_text("raise OSError")
     monkeypatch.chdir(tmp_path)
     assert installation._import_problem("colorsys") == ""
+
+
+@pytest.mark.parametrize(("has", "word"), [(True, "in bf16"), (False, "in f32: this processor has no bf16")])
+def test_openvino_says_what_it_computes_in(monkeypatch, has, word):
+    monkeypatch.setattr(machine_facts, "computes_bf16", lambda: has)
+    finding = only(installation.openvino())
+    assert finding.level == GOOD
+    assert finding.what.endswith(f"; computes FP32 models {word}")
+
+
+def test_an_openvino_that_cannot_be_imported_blocks_nothing_else(monkeypatch):
+    monkeypatch.setattr(installation, "_import_problem", lambda module: "libtbb.so.12: no such file")
+    finding = only(installation.openvino())
+    assert (finding.level, finding.subject) == (WARNING, "OpenVINO")
+    assert "libtbb.so.12" in finding.what
+
+
+def test_looking_at_openvino_sends_no_usage_data(tmp_path, monkeypatch):
+    (tmp_path / "asking.py").write_text("import openvino_telemetry")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert "openvino_telemetry" in installation._import_problem("asking")
 
 
 @pytest.mark.parametrize(

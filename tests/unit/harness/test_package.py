@@ -18,11 +18,12 @@ from harness.errors import CheckFailed, ConfigError
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.results.digests import sealed
 from harness.results.layout import LAYOUTS, Classic, Scene
-from harness.results.record import read_record, reference
+from harness.results.record import Record, read_record, reference
 from harness.rules.limits import KEPT
 from harness.rules.rounds import RULES, find_round
 from harness.submission.check import check, examine
 from harness.submission.infer import infer
+from harness.submission.measurements import ModelNotes, calibration, measurements
 from harness.submission.official import run_checkers
 from harness.submission.package import make, package
 from harness.submission.request import PackageRequest, resolve
@@ -384,6 +385,20 @@ def test_measurements_say_what_was_run(tmp_path, tree):
     for words in ("harness run --official --mode performance", "--mode accuracy", "8 x 128", "6.0.17", "numpy 1.26"):
         assert words in text
     assert (folder / "user.conf").read_text() == "*.Offline.target_qps = 12\n"
+
+
+@pytest.mark.parametrize(
+    ("precision", "engine", "expected"),
+    [("fp32", "bf16", "bf16"), ("fp32", "f32", "fp32"), ("fp32", None, "fp32"), ("int8", "bf16", "int8")],
+)
+def test_weights_have_the_type_that_the_engine_computes_in(precision, engine, expected):
+    ran = record("bert-99", "performance")
+    ran["model"]["precision"] = precision
+    ran["engine"] = {"name": "openvino", "version": "1", **({"precision": engine} if engine else {})}
+    read = Record.model_validate_json(json.dumps(ran))
+    assert measurements(read, ModelNotes())["weight_data_types"] == expected
+    text = calibration([read])
+    assert (f"Weights and activations are {expected}; nothing was calibrated." in text) == (precision == "fp32")
 
 
 def drop_accuracy(tree):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import struct
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,7 @@ def test_a_server_of_two_sockets(server):
     }
     assert {field: found[field] for field in expected} == expected
     assert "ONNX Runtime" in found["framework"]
+    assert f"OpenVINO {version('openvino')}" in found["framework"]
     assert "LoadGen" in found["other_software_stack"]
     assert unfilled(found) == [
         "submitter",

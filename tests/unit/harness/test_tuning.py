@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from harness.catalog.datasets import find_dataset
 from harness.engines.deepsparse import DeepSparseEngine, DeepSparseSettings
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
+from harness.engines.openvino import OpenVinoEngine, OpenVinoSettings
 from harness.errors import ConfigError
 from harness.host.machine import core_count
 from harness.running import tuned
@@ -161,7 +162,12 @@ def test_no_rate_is_zero():
 
 
 @pytest.mark.parametrize(
-    ("engine", "kind"), [(OnnxRuntimeEngine, OnnxRuntimeSettings), (DeepSparseEngine, DeepSparseSettings)]
+    ("engine", "kind"),
+    [
+        (OnnxRuntimeEngine, OnnxRuntimeSettings),
+        (DeepSparseEngine, DeepSparseSettings),
+        (OpenVinoEngine, OpenVinoSettings),
+    ],
 )
 @pytest.mark.parametrize("max_cost", [1, 384])
 @pytest.mark.parametrize("one_stream", [True, False])

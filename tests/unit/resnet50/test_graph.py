@@ -13,6 +13,7 @@ from onnx import numpy_helper, shape_inference
 from harness.engines.base import Signature
 from harness.engines.deepsparse import DeepSparseEngine
 from harness.engines.onnxruntime import OnnxRuntimeEngine
+from harness.engines.openvino import OpenVinoEngine
 from harness.graph import read_graph
 from harness.models.weights import RandomWeights
 from harness.registry import default_engine
@@ -22,7 +23,7 @@ from resnet50.qsl import IMAGES, ImageLayout
 from resnet50.sut import ResNet50SUT
 
 IMAGE, ARG_MAX, SOFTMAX = "input_tensor:0", "ArgMax:0", "softmax_tensor:0"
-ENGINES = {"deepsparse": DeepSparseEngine, "onnxruntime": OnnxRuntimeEngine}
+ENGINES = {"deepsparse": DeepSparseEngine, "onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine}
 
 
 @pytest.fixture(scope="module")
