@@ -1,6 +1,6 @@
 """Overhead and gain of the harness in the Offline scenario.
 
-    python -m benchmarks.offline [--model M] [--dataset D] [--engines onnxruntime,deepsparse] [--seconds S]
+    python -m benchmarks.offline [--model M] [--dataset D] [--engines onnxruntime,openvino] [--seconds S]
 
 Prints for any model, side by side in one run:
   (a) LoadGen Offline samples/s ÷ the raw engine over the same batches;
@@ -28,7 +28,7 @@ from benchmarks.common import Ready, apart, spread
 from harness.catalog import manifests
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
-from harness.registry import default_engine
+from harness.registry import installed
 from harness.scenarios.offline import Offline
 from harness.task.shape import Shape
 
@@ -149,8 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=manifests.default_model())
     parser.add_argument("--dataset", default=None)
-    engines = ["onnxruntime", "deepsparse"] if default_engine() == "deepsparse" else ["onnxruntime"]
-    parser.add_argument("--engines", default=",".join(engines))
+    parser.add_argument("--engines", default=",".join(installed()))
     parser.add_argument("--seconds", type=float, default=15, help="approximate length of each measurement")
     parser.add_argument("--pairs", type=int, default=3)
     args = parser.parse_args()

@@ -29,7 +29,7 @@ from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.models.build import build
 from harness.models.made import TOOL
-from harness.registry import default_engine
+from harness.registry import installed
 from harness.task.shape import Shape
 
 _MIN_SAMPLES = 64
@@ -109,7 +109,7 @@ def main() -> None:
         row, base = PUBLISHED[name], baselines[benchmark]
         content = path.read_bytes()
         sizes = f"{len(content) / 1e6:.1f} MB, {len(gzip.compress(content, 6)) / 1e6:.1f} MB ({row.file})"
-        engines = ["deepsparse", "onnxruntime"] if default_engine() == "deepsparse" else ["onnxruntime"]
+        engines = ["deepsparse", "onnxruntime"] if "deepsparse" in installed() else ["onnxruntime"]
         for engine in [row.engine] if row.engine == "onnxruntime" else engines:
             console.note(f"measuring {name} on {engine} ...")
             options = {"shapes": args.shapes} if engine == "deepsparse" and benchmark == "bert" else {}

@@ -47,7 +47,7 @@ from harness.host.machine import core_count, cpu_model
 from harness.loadgen.accuracy_log import read_responses
 from harness.models.build import SAMPLES
 from harness.models.compression import compress_file
-from harness.registry import default_engine
+from harness.registry import installed
 from harness.running.options import validated
 from resnet50.images import find_images
 
@@ -257,7 +257,7 @@ def main() -> None:
     except ValueError:
         parser.error(f"--sparsities {args.sparsities}: give numbers below 1, such as 0,0.5,0.8")
     chosen = list(variants(sparsities, args.precisions.split(","), args.block))
-    engines = ["deepsparse", "onnxruntime"] if default_engine() == "deepsparse" else ["onnxruntime"]
+    engines = ["deepsparse", "onnxruntime"] if "deepsparse" in installed() else ["onnxruntime"]
     console.out.print(f"{cpu_model()}, {core_count()} cores")
     for name, data in work:
         model = find_model(name)

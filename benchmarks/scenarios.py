@@ -1,6 +1,6 @@
 """How close each scenario comes to the engine's limits.
 
-    python -m benchmarks.scenarios [--models M,M] [--engines onnxruntime,deepsparse] [--seconds S] [--set NAME=VALUE]
+    python -m benchmarks.scenarios [--models M,M] [--engines onnxruntime,openvino] [--seconds S] [--set NAME=VALUE]
 
 Prints for each model and engine, side by side in one run:
   Server: the highest target_qps at which 99 % of the queries are answered within the bound ÷ Offline samples/s;
@@ -29,7 +29,7 @@ from harness.catalog import manifests
 from harness.catalog.models import find_model
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
-from harness.registry import default_engine
+from harness.registry import installed
 from harness.scenarios.server import Server
 from harness.scheduling.base import StreamThreads, Work
 from harness.scheduling.peak import highest_passing
@@ -170,8 +170,7 @@ def main() -> None:
     models = [name for name, (_, entry) in manifests.models().items() if entry.file]
     parser.add_argument("--models", default=",".join(models), help="names or paths [%(default)s]")
     parser.add_argument("--datasets", default="", help="one per model, in the same order")
-    engines = ["onnxruntime", "deepsparse"] if default_engine() == "deepsparse" else ["onnxruntime"]
-    parser.add_argument("--engines", default=",".join(engines))
+    parser.add_argument("--engines", default=",".join(installed()))
     parser.add_argument("--seconds", type=float, default=10, help="approximate length of each test")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="engine option of Server")

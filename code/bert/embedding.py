@@ -20,7 +20,7 @@ def embedding_rows(model: Path, input_ids: str) -> int | None:
         graph = read_nodes(model)
     except ConfigError:  # the engine has the last word on whether it is a model
         return None
-    ids, rows = {input_ids}, graph.rows
+    ids, rows = {input_ids}, {name: (weight.dims or [0])[0] for name, weight in graph.weights.items()}
     for operator, inputs, outputs in graph.nodes:
         if operator in _LOOKUPS:
             table, index = _LOOKUPS[operator]

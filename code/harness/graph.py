@@ -15,10 +15,10 @@ from harness.host.contents import EMPTY, look
 
 # Numbers of protobuf fields, from onnx.proto.
 _GRAPH, _METADATA_PROPS = 7, 14  # of ModelProto
-_NODE, _INITIALIZER = 1, 5  # of GraphProto
-_INPUT, _OUTPUT, _OPERATOR, _ATTRIBUTE = 1, 2, 4, 5  # of NodeProto
+_NODE, _INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12  # of GraphProto
+_INPUT, _OUTPUT, _OPERATOR, _ATTRIBUTE, _DOMAIN = 1, 2, 4, 5, 7  # of NodeProto
 _VALUE = 5  # of AttributeProto: a tensor
-_DIMS, _NAME = 1, 8  # of TensorProto
+_DIMS, _TYPE, _FLOATS, _INTEGERS, _NAME, _RAW, _EXTERNAL = 1, 2, 4, 5, 8, 9, 13  # of TensorProto
 _PARTS = {  # by message of onnx.proto: the numbers of its fields that may hold a tensor, and their messages
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -70,13 +70,34 @@ class Graph:
 
 
 @dataclass
+class Weight:
+    """A weight or constant of a graph, and where its values are."""
+
+    name: str = ""
+    dims: list[int] = field(default_factory=list)
+    type_number: int = 0
+    """As in onnx.TensorProto.DataType."""
+    start: int = 0
+    size: int = 0
+    """Bytes of the values from ``start`` on; 0 if they are stored in another way."""
+    varints: bool = False
+    """Whether the values are protobuf integers, rather than in their own format."""
+    external: dict[str, str] = field(default_factory=dict)
+    """For values in another file: location, offset, length."""
+
+
+@dataclass
 class Nodes:
-    """The nodes of a graph, and the sizes of its weights."""
+    """The nodes of a graph, and its weights without their values."""
 
     nodes: list[tuple[str, list[str], list[str]]] = field(default_factory=list)
     """Operator, inputs and outputs of each."""
-    rows: dict[str, int] = field(default_factory=dict)
-    """The first dimension of each weight, 0 for a scalar."""
+    weights: dict[str, Weight] = field(default_factory=dict)
+    """Initialisers and constants by name."""
+    domains: set[str] = field(default_factory=set)
+    """Those of the nodes' operators, without the standard one."""
+    type_numbers: set[int] = field(default_factory=set)
+    """Types of the graph's inputs and outputs, as in onnx.TensorProto.DataType."""
 
 
 def read_graph(path: Path) -> Graph:
@@ -114,7 +135,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_nodes(path: Path) -> Nodes:
-    """The nodes of a file's graph and the sizes of its weights; read like `read_metadata`.
+    """The nodes and weights of a file's graph; read like `read_metadata`.
 
     Raises:
         ConfigError: the file cannot be read or is not an ONNX model.
@@ -122,11 +143,14 @@ def read_nodes(path: Path) -> Nodes:
     found = Nodes()
     with _parsing(path), path.open("rb") as file:
         for _, end in _fields(file, _size(file), (_GRAPH,)):
-            for number, stop in _fields(file, end, (_NODE, _INITIALIZER)):
+            for number, stop in _fields(file, end, (_NODE, _INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT)):
                 if number == _NODE:
-                    found.nodes.append(_node(file, stop, found.rows))
+                    found.nodes.append(_node(file, stop, found))
+                elif number != _INITIALIZER:
+                    found.type_numbers.update(_element_types(file, stop))
                 else:
-                    found.rows.update([_weight(file, stop)])
+                    weight = _weight(file, stop)
+                    found.weights[weight.name] = weight
     return found
 
 
@@ -266,30 +290,47 @@ def _size(file: IO[bytes]) -> int:
     return end
 
 
-def _node(file: IO[bytes], end: int, rows: dict[str, int]) -> tuple[str, list[str], list[str]]:
-    """Operator, inputs and outputs of the NodeProto from here to ``end``; a constant's size goes to ``rows``."""
-    strings: dict[int, list[str]] = {_INPUT: [], _OUTPUT: [], _OPERATOR: []}
-    values: list[tuple[str, int]] = []
+def _node(file: IO[bytes], end: int, found: Nodes) -> tuple[str, list[str], list[str]]:
+    """Operator, inputs and outputs of the NodeProto from here to ``end``; its domain and a constant go to ``found``."""
+    strings: dict[int, list[str]] = {_INPUT: [], _OUTPUT: [], _OPERATOR: [], _DOMAIN: []}
+    values: list[Weight] = []
     for number, stop in _fields(file, end, (*strings, _ATTRIBUTE)):
         if number == _ATTRIBUTE:
             values += [_weight(file, last) for _, last in _fields(file, stop, (_VALUE,))]
         else:
             strings[number].append(file.read(stop - file.tell()).decode())
     operator = "".join(strings[_OPERATOR])
+    found.domains |= {*strings[_DOMAIN]} - {"", "ai.onnx"}
     if operator == "Constant" and values and strings[_OUTPUT]:
-        rows[strings[_OUTPUT][0]] = values[0][1]
+        found.weights[strings[_OUTPUT][0]] = values[0]
     return operator, strings[_INPUT], strings[_OUTPUT]
 
 
-def _weight(file: IO[bytes], end: int) -> tuple[str, int]:
-    """Name and first dimension of the TensorProto from here to ``end``; 0 for a scalar."""
-    name, dims = "", []
-    for number, stop in _fields(file, end, (_NAME,), integers=(_DIMS,)):
+def _element_types(file: IO[bytes], end: int) -> Iterator[int]:
+    """The element type of the ValueInfoProto from here to ``end``, if it is a tensor."""
+    for _, kind in _fields(file, end, (2,)):
+        for _, tensor in _fields(file, kind, (1,)):
+            for _ in _fields(file, tensor, (), integers=(1,)):
+                yield _varint(file)
+
+
+def _weight(file: IO[bytes], end: int) -> Weight:
+    """The TensorProto from here to ``end``, without its values."""
+    found = Weight()
+    for number, stop in _fields(file, end, (_NAME, _FLOATS, _INTEGERS, _RAW, _EXTERNAL), integers=(_DIMS, _TYPE)):
+        start = file.tell()
         if number == _NAME:
-            name = file.read(stop - file.tell()).decode()
+            found.name = file.read(stop - start).decode()
+        elif number == _DIMS:
+            while file.tell() < stop:
+                found.dims.append(_varint(file))
+        elif number == _TYPE:
+            found.type_number = _varint(file)
+        elif number == _EXTERNAL:
+            found.external.update([_entry(file, stop)])
         else:
-            dims.append(_varint(file))
-    return name, dims[0] if dims else 0
+            found.start, found.size, found.varints = start, stop - start, number == _INTEGERS
+    return found
 
 
 def _entry(file: IO[bytes], end: int) -> tuple[str, str]:

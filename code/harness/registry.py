@@ -12,6 +12,8 @@ ENGINES = {
     "openvino": "harness.engines.openvino:OpenVinoEngine",
     "null": "harness.engines.null:NullEngine",
 }
+LIBRARIES = {"deepsparse": "deepsparse", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+"""The Python module that an engine needs. Only engines listed here run by default, and are tried by tuning."""
 BENCHMARKS = {"bert": "bert.task:Bert", "resnet50": "resnet50.task:ResNet50"}
 SCENARIOS = {
     "Offline": "harness.scenarios.offline:Offline",
@@ -62,6 +64,13 @@ def choose(kind: str, valid: Iterable[str], name: str) -> str:
     raise ConfigError(f"unknown {kind} '{name}': {did_you_mean(name, names)}")
 
 
-def default_engine() -> str:
-    """DeepSparse if it is installed, otherwise ONNX Runtime."""
-    return "deepsparse" if util.find_spec("deepsparse") else "onnxruntime"
+def installed() -> list[str]:
+    """The engines of this project whose library is installed, without importing it."""
+    return [name for name in ENGINES if name in LIBRARIES and _found(LIBRARIES[name])]
+
+
+def _found(module: str) -> bool:
+    try:
+        return util.find_spec(module) is not None
+    except ValueError:  # a module without a specification is already imported under that name
+        return False

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from harness.loadgen.logs import ACCURACY
-from harness.registry import default_engine
+from harness.registry import installed
 
 SCENARIOS = ["Server", "SingleStream", "MultiStream"]
 METRIC = {"Server": "throughput", "SingleStream": "90th percentile latency", "MultiStream": "99th percentile latency"}
@@ -19,7 +19,7 @@ METRIC = {"Server": "throughput", "SingleStream": "90th percentile latency", "Mu
 
 @pytest.fixture(params=["onnxruntime", "openvino", "deepsparse", "null"])
 def engine(request):
-    if request.param == "deepsparse" and default_engine() != "deepsparse":
+    if request.param == "deepsparse" and "deepsparse" not in installed():
         pytest.skip("DeepSparse is not installed")
     return request.param
 

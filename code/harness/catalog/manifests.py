@@ -80,6 +80,8 @@ class ModelEntry(_Entry):
     """"module:function" that builds the model's graph: (harness.models.weights.Weights) -> onnx.ModelProto."""
     recipe: Recipe | None = None
     """How to compress the dense model that ``builder`` builds."""
+    engines: tuple[str, ...] = ()
+    """Engines for it, the fastest first, as `python -m benchmarks.engines` found."""
     published: Published | None = None
     """The first published model of a benchmark is the baseline for the others."""
 
@@ -137,6 +139,8 @@ class Model(BaseModel):
     retraining: str = "unknown"
     equivalent: bool = False
     settings: dict[str, str | int] = {}
+    engines: tuple[str, ...] = Field((), exclude=True, repr=False)
+    """Engines for it, the fastest first; empty if nobody measured them."""
     caveat: str = ""
     """Caveat that every result must show, such as "random weights"; rules out official results."""
     remark: str = ""

@@ -86,6 +86,8 @@ class Engine(ABC):
     """Whether its outputs are real results, as official runs require."""
     alternative: ClassVar[str] = "try --engine onnxruntime"
     """What to do about a model that it cannot run; empty for nothing."""
+    lacks: ClassVar[frozenset[str]] = frozenset()
+    """Element types that it cannot compute with, by their names in ONNX: float16, bfloat16."""
     reshapes: ClassVar[bool] = False
     """Whether fixed dimensions of the graph can be given another size."""
 

@@ -80,6 +80,7 @@ class DeepSparseEngine(Engine):
     name: ClassVar[str] = "deepsparse"
     Settings: ClassVar[type[EngineSettings]] = DeepSparseSettings
     fixed_shapes: ClassVar[bool] = True
+    lacks: ClassVar[frozenset[str]] = frozenset({"float16", "bfloat16"})
     reshapes: ClassVar[bool] = True
 
     def __init__(self, model: Path, settings: DeepSparseSettings) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.catalog import manifests
+from harness.catalog.arithmetic import PRODUCTS, SAME_VALUES
 from harness.catalog.models import fetch_record, identify_model, model_file
 from harness.errors import ConfigError
 from harness.host import console
@@ -16,16 +17,6 @@ from harness.host import console
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
-_WEIGHTS = {  # operator: (input that may be a weight, input with its zero point)
-    "Conv": ((1, None),),
-    "ConvInteger": ((1, 3),),
-    "ConvTranspose": ((1, None),),
-    "Gemm": ((0, None), (1, None)),
-    "MatMul": ((0, None), (1, None)),
-    "MatMulInteger": ((0, 2), (1, 3)),
-    "QLinearConv": ((3, 5),),
-    "QLinearMatMul": ((0, 2), (3, 5)),
-}
 _ZERO_POINTS = {  # operator: inputs that are zero points
     "ConvInteger": (2, 3),
     "DequantizeLinear": (2,),
@@ -34,7 +25,6 @@ _ZERO_POINTS = {  # operator: inputs that are zero points
     "QLinearMatMul": (2, 5, 7),
     "QuantizeLinear": (2,),
 }
-_SAME_VALUES = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"}
 _TOP = 8
 _BUILT = {
     "random": "built random",
@@ -204,7 +194,7 @@ def sparsity(model: ModelProto) -> Sparsity:
     seen: set[str] = set()
     shares, zeros, elements = [], 0, 0
     for node in model.graph.node:
-        for number, zero_number in _WEIGHTS.get(node.op_type, ()):
+        for number, zero_number in PRODUCTS.get(node.op_type, ()):
             if number >= len(node.input):
                 continue
             zero = node.input[zero_number] if zero_number is not None and zero_number < len(node.input) else ""
@@ -230,7 +220,7 @@ def _root(name: str, zero: str, axis: int, producers: dict[str, NodeProto]) -> t
             axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
         elif node.op_type == "QuantizeLinear":
             zero = ""
-        elif node.op_type not in _SAME_VALUES:
+        elif node.op_type not in SAME_VALUES:
             break
         name = node.input[0]
     return name, zero, axis

@@ -218,6 +218,8 @@ class Record(_Part):
     model: RecordedModel
     dataset: RecordedDataset
     tuned: str | None = None
+    engine_choice: str | None = None
+    """How the engine was chosen; None if the user named it."""
     benchmark_settings: dict[str, JsonValue] | None = None
     choices: list[RecordedChoice] = []
     """What changes the score, and who chose it."""

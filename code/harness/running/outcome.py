@@ -82,6 +82,7 @@ class Outcome:
             "model": settings.model.model_dump(),
             "dataset": {**self.dataset.model_dump(), "samples_used": self.samples, **self._samples},
             "tuned": settings.tuned,
+            "engine_choice": settings.engine_choice,
             "benchmark_settings": settings.benchmark_settings.model_dump(),
             "choices": [dataclasses.asdict(choice) for choice in self.choices],
             "doubts": self.doubts,

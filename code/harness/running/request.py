@@ -11,10 +11,11 @@ from harness.catalog.models import find_model
 from harness.engines.base import Engine, find_engine
 from harness.errors import ConfigError
 from harness.paths import ROOT
-from harness.registry import ENGINES, MODES, SCENARIOS, choose, default_engine
+from harness.registry import ENGINES, MODES, SCENARIOS, choose
 from harness.rules.audits import find_audit
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running import tuned
+from harness.running.fastest import fastest
 from harness.running.options import split, validated
 from harness.running.settings import RunSettings
 from harness.task.base import find_benchmark
@@ -87,6 +88,7 @@ def resolve(request: RunRequest) -> RunSettings:
             **given,
             "model": model,
             "engine": chosen.engine,
+            "engine_choice": chosen.why,
             "engine_settings": engine_settings,
             "benchmark_settings": benchmark_settings,
             "scenario": scenario,
@@ -114,6 +116,8 @@ class _Chosen:
     engine: str
     options: Mapping[str, str]
     user_conf: Path | None
+    why: str | None = None
+    """How the engine was chosen; None if the user named it."""
     tuned: Path | None = None
     """The file that the tuned settings were read from."""
     remarks: tuple[str, ...] = ()
@@ -121,21 +125,31 @@ class _Chosen:
 
 def _chosen(request: RunRequest, model: Model, scenario: str) -> _Chosen:
     engine = choose("engine", ENGINES, request.engine) if request.engine else None
-    plain = _Chosen(engine or default_engine(), request.options, request.user_conf or default_conf())
     if not request.measurements or request.use_tuned is False:
-        return plain
+        return _untuned(request, model, engine)
     place = tuned.folder(request.measurements, request.system, model.official_name, scenario)
     record, remark = _tuned(place, model, engine, request.use_tuned)
     if record is None:
-        return replace(plain, remarks=(remark,) if remark else ())
+        plain = _untuned(request, model, engine)
+        return replace(plain, remarks=(remark, *plain.remarks)) if remark else plain
     options = tuned.merged(request.options, record)
     remark = f"{remark}: {record.engine}, {tuned.words(options)}"
-    conf = plain.user_conf
+    conf = request.user_conf or default_conf()
     if why := _other_circumstances(record, model.benchmark, options, request.dataset, request.samples):
         remark += f"; its {record.key} is not used, since {why}"
     else:
         conf = request.user_conf or place / tuned.CONF
-    return _Chosen(record.engine, options, conf, place / tuned.FILE, (remark,))
+    chosen = None if engine else f"tuned for {model.name} in {scenario}"
+    return _Chosen(record.engine, options, conf, chosen, place / tuned.FILE, (remark,))
+
+
+def _untuned(request: RunRequest, model: Model, engine: str | None) -> _Chosen:
+    """The user's engine and options, else the fastest engine that is installed for the model."""
+    conf = request.user_conf or default_conf()
+    if engine:
+        return _Chosen(engine, request.options, conf)
+    found = fastest(model)
+    return _Chosen(found.engine, request.options, conf, found.why, remarks=(str(found),))
 
 
 def _check(request: RunRequest, mode: str, audit: str | None) -> None:

@@ -25,6 +25,8 @@ class RunSettings(BaseModel):
 
     model: Model
     engine: str
+    engine_choice: str | None = None
+    """How the engine was chosen, in words; None if the user named it."""
     engine_settings: EngineSettings
     benchmark_settings: BenchmarkSettings
     scenario: str

@@ -75,6 +75,8 @@ class Tuned(BaseModel):
     unit: str
     default_score: float
     """The score without any options."""
+    engines: dict[str, float] = {}
+    """The score of each engine that was tried; empty if the user named one."""
     confirmed: dict[str, JsonValue] | None = None
     """The test that confirmed the value, if there was one."""
     trials: list[dict[str, JsonValue]] = []

@@ -1,11 +1,11 @@
-"""`harness tune`: finds settings for a model, an engine, a scenario and this machine, and their rate."""
+"""`harness tune`: finds settings for a model, a scenario and this machine, the engine included, and their rate."""
 
 import json
 import math
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from harness import __version__
 from harness.catalog.datasets import find_dataset
+from harness.catalog.manifests import Model
 from harness.engines.base import find_engine
 from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.host import console, machine
@@ -30,6 +31,7 @@ from harness.running.settings import RunSettings
 from harness.scenarios.base import find_scenario
 from harness.scheduling.peak import highest_passing
 from harness.task.base import find_benchmark
+from harness.tuning.engines import best_engine, contenders
 from harness.tuning.journal import Journal, Measured, Rate
 from harness.tuning.search import Options, Score, coordinate_search, size
 
@@ -73,8 +75,8 @@ def tune(
 ) -> tuned.Tuned:
     """Search for settings, find and confirm the rate, and write the result.
 
-    The options of ``request`` are the user's own and are not tuned. A trial takes about ``seconds``, the confirmation
-    of Server's rate ``confirm``; ``as_json`` prints the result as JSON.
+    Without an engine in ``request``, all installed ones are tried. Its options are the user's own and are not tuned. A
+    trial takes about ``seconds``, the confirmation of Server's rate ``confirm``; ``as_json`` prints the result as JSON.
 
     Raises:
         ConfigError: a setting is wrong, or the folder holds settings of another model or engine.
@@ -83,26 +85,32 @@ def tune(
     """
     if not (math.isfinite(seconds) and math.isfinite(confirm)):
         raise ConfigError("--seconds and --confirm-seconds must be finite numbers.")
-    settings = resolve(request)
+    each_engine = contenders(request)
+    settings = each_engine[0][1]
     place = tuned.folder(measurements, settings.system, settings.model.official_name, settings.scenario)
-    _check_place(place, settings, force)
-    journal = _journal(state_dir, settings, request.options, seconds, fresh)
-    tuning = _Tuning(request, settings, seconds, journal)
+    _check_place(place, settings.model, settings.engine if request.engine else None, force)
+    tunings = [
+        _Tuning(asked, settings, seconds, _journal(state_dir, settings, asked.options, seconds, fresh))
+        for asked, settings in each_engine
+    ]
     try:
-        found = tuning.search()
+        tuning, found, scores = best_engine(tunings)
+        settings = tuning.settings
         value, confirmed = tuning.value(found), None
         if tuning.scenario.paced:
             confirmed = tuning.find_rate(found, value, confirm)
             value = confirmed.rate
     except KeyboardInterrupt:
+        kept = _short(tunings[0].journal.path if len(tunings) == 1 else state_dir)
         raise Interrupted(
-            f"stopped; the measurements are saved in {_short(journal.path)}, and the same command continues from there."
+            f"stopped; the measurements are saved in {kept}, and the same command continues from there."
         ) from None
-    result = tuning.result(found, value, confirmed)
+    result = tuning.result(found, value, confirmed, scores)
     line = f"{settings.model.benchmark}.{settings.scenario}.{result.key} = {value:.6g}"
     comment = f"found by harness tune for {result.model} on {result.engine}"
     tuned.write(place, result, read_user_conf(settings.user_conf).extended(comment, [line]))
-    journal.discard()
+    for each in tunings:
+        each.journal.discard()
     if as_json:
         console.print_json({**result.model_dump(mode="json"), "folder": place})
     else:
@@ -111,10 +119,10 @@ def tune(
 
 
 class _Tuning:
-    """The measurements of one tuning, each made once and in its own process."""
+    """The measurements of one engine's tuning, each made once and in its own process."""
 
     def __init__(self, request: RunRequest, settings: RunSettings, seconds: float, journal: Journal) -> None:
-        self._request, self._settings, self._seconds, self._journal = request, settings, seconds, journal
+        self._request, self.settings, self._seconds, self.journal = request, settings, seconds, journal
         self.scenario = find_scenario(settings.scenario)
         engine = find_engine(settings.engine)
         self._max_cost = find_benchmark(settings.model.benchmark).max_cost
@@ -124,6 +132,15 @@ class _Tuning:
         self._dimensions = [dimension for dimension in free if len(dimension) > 1]
         self._seen: dict[str, _Trial] = {}
 
+    @property
+    def engine(self) -> str:
+        """The engine's name."""
+        return self.settings.engine
+
+    def compare(self, options: Options, number: int) -> float:
+        """The score of the options in comparison ``number`` with other engines; the search shares only the first."""
+        return self.trial(options, -number).score
+
     def _agrees(self, choice: Options) -> bool:
         return all(self._request.options.get(name, value) == value for name, value in choice.items())
 
@@ -132,9 +149,9 @@ class _Tuning:
         """Options, score and value of each measurement."""
         return list(self._seen.values())
 
-    def result(self, found: Options, value: float, confirmed: Rate | None) -> tuned.Tuned:
-        """The result of the tuning."""
-        settings = self._settings
+    def result(self, found: Options, value: float, confirmed: Rate | None, engines: Mapping[str, float]) -> tuned.Tuned:
+        """The result of the tuning; ``engines`` are the scores of all that were tried, if there were several."""
+        settings = self.settings
         dataset = find_dataset(settings.model.benchmark, settings.dataset)
         return tuned.Tuned(
             model=settings.model.name,
@@ -151,6 +168,7 @@ class _Tuning:
             score=confirmed.rate if confirmed else self.score(found),
             unit=self.scenario.score,
             default_score=self.score({}),
+            engines=dict(engines),
             confirmed=confirmed.model_dump() if confirmed else None,
             trials=[{"options": t.options, **t.measured.model_dump(exclude_defaults=True)} for t in self.trials],
             machine=tuned.Machine.here(),
@@ -162,7 +180,7 @@ class _Tuning:
         """The best options, without the user's own."""
         console.note(
             f"about {size(self._dimensions)} trials{' of several tests' if self.scenario.paced else ''} of "
-            f"{self._seconds:g} s each, plus preparation; Ctrl-C saves the measurements in {_short(self._journal.path)}"
+            f"{self._seconds:g} s each, plus preparation; Ctrl-C saves the measurements in {_short(self.journal.path)}"
         )
         first = self.trial({}, 0)
         if first.failed:
@@ -192,11 +210,11 @@ class _Tuning:
     def trial(self, options: Options, number: int) -> Measured:
         """Score and value of the options with the user's own; ``number`` counts measurements of the same options."""
         name = json.dumps([sorted(options.items()), number])
-        known = self._journal.trials.get(name)
+        known = self.journal.trials.get(name)
         measured = known or self._measure(options)
         if not known and not measured.failed:  # a failure, such as lack of memory, may not repeat: it is retried
-            self._journal.trials[name] = measured
-            self._journal.save()
+            self.journal.trials[name] = measured
+            self.journal.save()
         if name not in self._seen:
             self._seen[name] = _Trial(dict(options), measured)
             self._report(options, measured, again=number > 0, known=known is not None)
@@ -207,16 +225,14 @@ class _Tuning:
         found = f"{measured.score:,.4g} {self.scenario.score}" if measured.score else _UNUSABLE
         when = f"{', again' if again else ''}{', saved earlier' if known else ''}"
         others = f"; others took {measured.lost:.0%} of the cores" if measured.disturbed else ""
-        console.note(f"{_words(options)}{when}: {found} (best so far: {best:,.4g}{others})")
+        console.note(f"{self.engine}, {_words(options)}{when}: {found} (best so far: {best:,.4g}{others})")
 
     def find_rate(self, options: Options, guess: float, confirm: float) -> Rate:
         """The highest rate of Server that passes short tests, and a longer one by LoadGen's verdict."""
         console.note(f"searching for the highest target_qps, then one test of {confirm:g} s")
-        outcome = self._child(
-            Rate, _find_rate, self._settings_of(options), guess, self._seconds, confirm, self._journal
-        )
+        outcome = self._child(Rate, _find_rate, self._settings_of(options), guess, self._seconds, confirm, self.journal)
         if outcome is None:
-            self._journal.save()  # drops the rates that the child added: they are measured again
+            self.journal.save()  # drops the rates that the child added: they are measured again
             raise CheckFailed("no target_qps was confirmed; see the messages above.")
         return outcome
 
@@ -242,7 +258,7 @@ class _Tuning:
     def _child(self, kind: type[_Kind], work: Callable[..., int], settings: RunSettings, *args: object) -> _Kind | None:
         """The result of ``work``, run in a child process; None if it failed, which it has reported."""
         # Beside the journal, so that the next tuning removes what a kill leaves.
-        with staging(self._journal.path) as folder:
+        with staging(self.journal.path) as folder:
             result = folder / "result.json"
             code = supervised(work, settings, *args, result, cleanup=lambda: None)
             if code > 128:
@@ -338,13 +354,18 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
     return journal
 
 
-def _check_place(place: Path, settings: RunSettings, force: bool) -> None:
+def _check_place(place: Path, model: Model, engine: str | None, force: bool) -> None:
+    """Check that the folder holds no settings of another model, or of another engine than the one that the user named.
+
+    Raises:
+        ConfigError: it does.
+    """
     try:
         existing = tuned.read(place) if not force else None
     except ConfigError as error:
         console.warn(f"{error} It will be replaced.")
         return
-    if existing and (existing.model_sha256, existing.engine) != (settings.model.sha256, settings.engine):
+    if existing and (existing.model_sha256 != model.sha256 or engine not in (None, existing.engine)):
         raise ConfigError(
             f"{place} holds the settings of {existing.model} on {existing.engine}: pass another --system, or --force "
             "to replace them."
@@ -361,7 +382,12 @@ def _show(result: tuned.Tuned, trials: Sequence[_Trial], place: Path) -> None:
         ratio = f"{mean / result.default_score:.3f}" if result.default_score else ""
         table.add_row(words, f"{mean:,.4g}" if mean else _UNUSABLE, ratio)
     console.print_table(table)
-    console.out.print(f"chosen: {result.words()}; {result.key} = {result.value:.6g}")
+    if result.engines:
+        ranked = sorted(result.engines.items(), key=lambda item: -item[1])
+        words = ", ".join(f"{engine} {f'{score:,.4g}' if score else _UNUSABLE}" for engine, score in ranked)
+        console.out.print(f"engines, {result.unit}: {words}")
+    on = f"{result.engine}, " if result.engines else ""
+    console.out.print(f"chosen: {on}{result.words()}; {result.key} = {result.value:.6g}")
     console.out.print(f"written to {_short(place)}; runs of {result.model} in {result.scenario} use it automatically")
 
 

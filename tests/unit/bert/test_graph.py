@@ -20,7 +20,7 @@ from harness.engines.deepsparse import DeepSparseEngine
 from harness.engines.onnxruntime import OnnxRuntimeEngine
 from harness.errors import ConfigError
 from harness.models.weights import Checkpoint, Draw, RandomWeights, Weights
-from harness.registry import default_engine
+from harness.registry import installed
 from harness.task.shape import Shape
 
 INPUTS, OUTPUTS = ("input_ids", "attention_mask", "token_type_ids"), ("start_logits", "end_logits")
@@ -239,7 +239,7 @@ def test_random_logits_differ_between_tokens_and_questions(build):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(default_engine() != "deepsparse", reason="DeepSparse is not installed")
+@pytest.mark.skipif("deepsparse" not in installed(), reason="DeepSparse is not installed")
 @pytest.mark.parametrize(
     "build",
     [

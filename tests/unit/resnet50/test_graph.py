@@ -16,7 +16,7 @@ from harness.engines.onnxruntime import OnnxRuntimeEngine
 from harness.engines.openvino import OpenVinoEngine
 from harness.graph import read_graph
 from harness.models.weights import RandomWeights
-from harness.registry import default_engine
+from harness.registry import installed
 from harness.task.shape import Shape
 from resnet50.architecture import build_resnet50
 from resnet50.qsl import IMAGES, ImageLayout
@@ -50,7 +50,7 @@ def shapes(model) -> dict[str, tuple[int, ...]]:
 
 @pytest.fixture(params=ENGINES)
 def engine(request, path):
-    if request.param == "deepsparse" and default_engine() != "deepsparse":
+    if request.param == "deepsparse" and "deepsparse" not in installed():
         pytest.skip("DeepSparse is not installed")
     engine_class = ENGINES[request.param]
     return engine_class(path, engine_class.Settings(threads=2, streams=1))

@@ -9,7 +9,7 @@ from harness.engines.deepsparse import DeepSparseEngine
 from harness.engines.onnxruntime import OnnxRuntimeEngine
 from harness.errors import ConfigError
 from harness.graph import read_graph
-from harness.registry import default_engine
+from harness.registry import installed
 from resnet50.interface import choose_layout, match_output, settled_outputs
 from resnet50.qsl import ImageLayout
 
@@ -76,7 +76,7 @@ def test_classes_that_the_graph_leaves_open_are_those_that_it_returns(tmp_path, 
 
 @pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
 def test_deepsparse_refuses_types_that_it_lacks_and_names_the_engine_that_has_them(tmp_path, dtype):
-    if default_engine() != "deepsparse":
+    if "deepsparse" not in installed():
         pytest.skip("DeepSparse is not installed")
     path, graph = classifier(tmp_path / "m.onnx", dims=("N", 3, 224, 224), dtype=dtype)
     name = TensorProto.DataType.Name(dtype).lower()

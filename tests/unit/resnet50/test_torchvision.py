@@ -16,7 +16,7 @@ from harness.engines.deepsparse import DeepSparseEngine
 from harness.errors import ConfigError
 from harness.graph import read_graph
 from harness.models.weights import Checkpoint, Draw, RandomWeights, Weights
-from harness.registry import default_engine
+from harness.registry import installed
 from resnet50.architecture import build_resnet50
 from resnet50.interface import choose_layout, match_output
 from resnet50.torchvision import build_resnet50_torchvision
@@ -122,7 +122,7 @@ def test_a_checkpoint_may_hold_what_only_training_needs(tmp_path, shapes):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(default_engine() != "deepsparse", reason="DeepSparse is not installed")
+@pytest.mark.skipif("deepsparse" not in installed(), reason="DeepSparse is not installed")
 def test_deepsparse_runs_all_of_it_and_agrees_with_onnx_runtime(model, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())

@@ -1,0 +1,151 @@
+"""What an ONNX file computes with: the types of its weights, and how many of them are zero.
+
+Read from the file without onnx, and from a sample of each weight, so that a model of gigabytes takes a fraction of a
+second.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.graph import Nodes, Weight, read_nodes, relative
+from harness.host.files import readable
+
+PRODUCTS = {  # operator: (input that may be a weight, input with its zero point)
+    "Conv": ((1, None),),
+    "ConvInteger": ((1, 3),),
+    "ConvTranspose": ((1, None),),
+    "Gemm": ((0, None), (1, None)),
+    "MatMul": ((0, None), (1, None)),
+    "MatMulInteger": ((0, 2), (1, 3)),
+    "QLinearConv": ((3, 5),),
+    "QLinearMatMul": ((0, 2), (3, 5)),
+}
+"""Matrix products and convolutions."""
+SAME_VALUES = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"}
+"""Operators that change no value of their first input."""
+_TYPES = {  # by their numbers in onnx.TensorProto.DataType
+    **{1: ("float", "<f4"), 2: ("uint8", "u1"), 3: ("int8", "i1"), 6: ("int32", "<i4"), 10: ("float16", "<f2")},
+    **{11: ("double", "<f8"), 16: ("bfloat16", "<u2")},
+}
+_EIGHT_BITS = ("uint8", "int8")
+_QUANTISE = ("QuantizeLinear", "DequantizeLinear")
+_SLICES, _SLICE = 8, 4096  # of a weight: their number, and the bytes of each
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What the matrix products and convolutions of a graph compute with; shares are of their weights."""
+
+    types: frozenset[str]
+    """Element types of all weights, inputs and outputs of the graph, by their names in ONNX."""
+    integer: float
+    """Share in 8 bits that operators on integers read, such as QLinearConv and MatMulInteger."""
+    dequantised: float
+    """Share in 8 bits that operators on floating-point numbers read behind a DequantizeLinear (QDQ)."""
+    zeros: float
+    """Share of zeros."""
+    domains: frozenset[str]
+    """Domains of operators that are not ONNX's own, such as com.microsoft."""
+
+
+@readable()
+def read_arithmetic(path: Path) -> Arithmetic:
+    """Read a model's file.
+
+    Raises:
+        ConfigError: the file cannot be read or is not an ONNX model.
+    """
+    graph = read_nodes(path)
+    kinds: Counter[str] = Counter()
+    zeros = 0.0
+    for kind, weight, zero_point in _weights(graph):
+        count = int(np.prod(weight.dims, dtype=np.int64))
+        kinds[kind] += count
+        zeros += count * _zeros(path, weight, zero_point)
+    numbers = graph.type_numbers | {weight.type_number for weight in graph.weights.values()}
+    total = max(kinds.total(), 1)
+    return Arithmetic(
+        frozenset(_TYPES[number][0] for number in numbers if number in _TYPES),
+        kinds["integer"] / total,
+        kinds["dequantised"] / total,
+        zeros / total,
+        frozenset(graph.domains),
+    )
+
+
+def _weights(graph: Nodes) -> Iterator[tuple[str, Weight, Weight | None]]:
+    """The weights of products: (integer, dequantised or float), the weight, and its zero point if it has one."""
+    producers = {outputs[0]: (operator, inputs) for operator, inputs, outputs in graph.nodes if outputs}
+    seen = set()
+    for operator, inputs, _ in graph.nodes:
+        for number, zero_number in PRODUCTS.get(operator, ()):
+            if number >= len(inputs):
+                continue
+            name, dequantised = inputs[number], False
+            zero = inputs[zero_number] if zero_number is not None and zero_number < len(inputs) else ""
+            while (made := producers.get(name)) and made[1] and made[0] in (*SAME_VALUES, *_QUANTISE):
+                if made[0] in _QUANTISE:
+                    # A weight that is quantised in the graph is stored as a floating-point number, whose zero is 0.
+                    zero = made[1][2] if made[0] == "DequantizeLinear" and len(made[1]) > 2 else ""
+                    dequantised = True
+                name = made[1][0]
+            weight = graph.weights.get(name)
+            if weight is None or name in seen or len(weight.dims) < 2:
+                continue
+            seen.add(name)
+            kind = "float"
+            if dequantised or _TYPES.get(weight.type_number, ("",))[0] in _EIGHT_BITS:
+                kind = "dequantised" if dequantised else "integer"
+            yield kind, weight, graph.weights.get(zero)
+
+
+def _zeros(path: Path, weight: Weight, zero_point: Weight | None) -> float:
+    """The share of zeros in a sample of a weight; integer zeros are those equal to the zero point."""
+    values = _sample(path, weight)
+    zero = np.zeros(1, values.dtype)
+    if zero_point is not None:
+        zero = _sample(path, zero_point)
+    if not values.size or not zero.size or (zero != zero[0]).any():  # a zero for each channel is not worth the reading
+        return 0.0
+    return float(np.mean(values == zero[0]))
+
+
+def _sample(path: Path, weight: Weight) -> NDArray[np.generic]:
+    """Values of a weight, in slices that are spread evenly over it; all of a small one."""
+    dtype = np.dtype(_TYPES.get(weight.type_number, ("", "u1"))[1])
+    start, size = weight.start, weight.size
+    if weight.external:
+        path = path.parent / relative(path, weight.external.get("location", ""))
+        start = int(weight.external.get("offset") or 0)
+        size = int(weight.external.get("length") or 0) or int(np.prod(weight.dims, dtype=np.int64)) * dtype.itemsize
+    if weight.varints and dtype.itemsize > 1:  # not worth the decoding
+        return np.empty(0, dtype)
+    with path.open("rb") as file:
+        if weight.varints:
+            file.seek(start)
+            return _low_bytes(file.read(min(size, _SLICES * _SLICE))).view(dtype)
+        parts = []
+        step = max(_SLICE, size // _SLICES // _SLICE * _SLICE)
+        for offset in range(0, size, step):
+            file.seek(start + offset)
+            part = file.read(min(_SLICE, size - offset))
+            parts.append(part[: len(part) // dtype.itemsize * dtype.itemsize])
+    return np.frombuffer(b"".join(parts), dtype)
+
+
+def _low_bytes(varints: bytes) -> NDArray[np.uint8]:
+    """The lowest 8 bits of each protobuf integer, without one that is cut at the end.
+
+    A byte holds 7 bits, and is below 128 only at the end of an integer.
+    """
+    content = np.frombuffer(varints, np.uint8)
+    ends = np.flatnonzero(content < 0x80)
+    starts = np.concatenate([[0], ends[:-1] + 1]) if ends.size else ends
+    eighth = np.where(ends > starts, content[np.minimum(starts + 1, ends)] & 1, 0)
+    low: NDArray[np.uint8] = (content[starts] & 0x7F | eighth << 7).astype(np.uint8)
+    return low
