@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import psutil
 
 from harness.errors import HarnessError
 from harness.host import console
@@ -50,6 +54,27 @@ def apart(work, *args, **options):
     """Run a measurement in a separate process: engines and LoadGen leave threads behind."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(work, args, options)
+
+
+class Others:
+    """The mean number of cores that other processes keep busy during a block; `cores` is set at its end."""
+
+    cores = 0.0
+
+    def __enter__(self) -> Others:
+        self._start = self._now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wall, busy, own = (after - before for after, before in zip(self._now(), self._start, strict=True))
+        self.cores = max(0.0, busy - own) / wall
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """The time, and the processor seconds of the machine and of this process with its finished children."""
+        times = psutil.cpu_times()
+        busy = sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0)
+        return time.monotonic(), busy, sum(os.times()[:4])
 
 
 def spread(values: list[float]) -> str:

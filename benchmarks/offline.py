@@ -19,7 +19,9 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from rich.table import Table
@@ -32,6 +34,7 @@ from harness.registry import installed
 from harness.scenarios.offline import Offline
 from harness.task.shape import Shape
 
+T = TypeVar("T")
 _ONE_SHAPE = {"deepsparse": {"shapes": 1}}
 
 
@@ -44,31 +47,42 @@ def loadgen_test(setup: Ready, samples: int) -> tuple[float, float]:
     return float(Offline.metric(detail).value or 0), float(scheduler.counters.padding_ratio or 0)
 
 
-def raw_engine(setup: Ready, samples: int) -> float:
-    """Samples/s of the engine alone on the batches of the same query, with tensors prepared in advance."""
+def planned(setup: Ready, samples: int) -> list[tuple[Shape, Mapping[str, np.ndarray]]]:
+    """The batches of a query of about ``samples``: shape and tensors of each."""
     query = np.resize(setup.indices, samples)
     query = query[setup.qsl.arrange(query)]
-    work = []
-    for batch in setup.scenario.planner.plan(setup.qsl.cost(query)):
-        tensors = setup.sut.feed(setup.qsl.collate(query[batch.positions], batch.shape))
-        work.append((setup.sut.runner(batch.shape), tensors))
-    lock, position = threading.Lock(), iter(work)
+    return [
+        (batch.shape, setup.sut.feed(setup.qsl.collate(query[batch.positions], batch.shape)))
+        for batch in setup.scenario.planner.plan(setup.qsl.cost(query))
+    ]
 
-    def stream() -> None:
+
+def seconds_of(streams: Sequence[Callable[[T], object]], work: Iterable[T]) -> float:
+    """The time that the streams, each in a thread, take for the work; each takes the next item when it is free."""
+    lock, items = threading.Lock(), iter(work)
+    nothing = object()
+
+    def stream(run: Callable[[T], object]) -> None:
         while True:
             with lock:
-                item = next(position, None)
-            if item is None:
+                item = next(items, nothing)
+            if item is nothing:
                 return
-            item[0](item[1])
+            run(item)
 
-    threads = [threading.Thread(target=stream) for _ in range(setup.sut.engine.streams)]
+    threads = [threading.Thread(target=stream, args=(run,)) for run in streams]
     start = time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return samples / (time.perf_counter() - start)
+    return time.perf_counter() - start
+
+
+def raw_engine(setup: Ready, samples: int) -> float:
+    """Samples/s of the engine alone on the batches of the same query, with tensors prepared in advance."""
+    work = [(setup.sut.runner(shape), tensors) for shape, tensors in planned(setup, samples)]
+    return samples / seconds_of([lambda item: item[0](item[1])] * setup.sut.engine.streams, work)
 
 
 def reference_way(setup: Ready, seconds: float) -> float:

@@ -1,0 +1,127 @@
+"""Engines without the harness: each library's own Python API, or a tool of its makers, with the harness's settings."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import Ready
+from harness.errors import RunFailed
+from harness.task.shape import Shape
+
+Batch = tuple[Shape, Mapping[str, np.ndarray]]
+Call = Callable[[Batch], object]
+_PLACES = 40
+"""Batches, spread evenly over a query, whose shapes a tool gets."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A model, and how an engine of the harness runs it."""
+
+    model: Path
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    streams: int
+    threads: int
+    """Of each stream."""
+    precision: str
+    """Of what is not in 8 bits, for engines that have such a setting."""
+    scheduler: str
+    """DeepSparse's own."""
+
+    @classmethod
+    def of(cls, ready: Ready) -> Layout:
+        """That of a prepared scenario."""
+        engine, facts = ready.engine, ready.description
+        return cls(
+            engine.model,
+            tuple(tensor.name for tensor in engine.inputs),
+            tuple(tensor.name for tensor in engine.outputs),
+            engine.streams,
+            int(facts.get("threads") or 1),
+            next((str(value) for key, value in facts.items() if "precision" in key and value), ""),
+            str(facts.get("scheduler") or ""),
+        )
+
+
+def _onnxruntime(layout: Layout, work: Sequence[Batch]) -> list[Call]:
+    """A session for each stream; streams of one thread share one."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = layout.threads, 4
+    copies = layout.streams if layout.threads > 1 else 1
+    sessions = [
+        ort.InferenceSession(str(layout.model), options, providers=["CPUExecutionProvider"]) for _ in range(copies)
+    ]
+    names = list(layout.outputs)
+    return [
+        lambda batch, session=session: session.run(names, batch[1]) for session in sessions * (layout.streams // copies)
+    ]
+
+
+def _openvino(layout: Layout, work: Sequence[Batch]) -> list[Call]:
+    """One compiled model for all shapes, with an infer request for each stream."""
+    import openvino as ov
+
+    settings = {"NUM_STREAMS": layout.streams, "INFERENCE_NUM_THREADS": layout.streams * layout.threads}
+    if layout.precision:
+        settings["INFERENCE_PRECISION_HINT"] = layout.precision
+    compiled = ov.Core().compile_model(str(layout.model), "CPU", settings)
+    requests = [compiled.create_infer_request() for _ in range(layout.streams)]
+    return [lambda batch, request=request: request.infer(dict(batch[1]), share_inputs=True) for request in requests]
+
+
+def _deepsparse(layout: Layout, work: Sequence[Batch]) -> list[Call]:
+    """An engine for each shape, which all streams call."""
+    import deepsparse
+
+    cores = layout.streams * layout.threads
+    engines = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for shape, tensors in dict(work).items():
+            engines[shape] = deepsparse.Engine(
+                str(shutil.copyfile(layout.model, Path(folder) / "model.onnx")),  # which it rewrites
+                batch_size=shape.batch,
+                num_cores=cores,
+                num_streams=layout.streams,
+                scheduler=layout.scheduler,
+                input_shapes=[list(tensors[name].shape) for name in layout.inputs],
+            )
+    call = lambda batch: engines[batch[0]].run([batch[1][name] for name in layout.inputs], val_inp=False)  # noqa: E731
+    return [call] * layout.streams
+
+
+BARE = {"onnxruntime": _onnxruntime, "openvino": _openvino, "deepsparse": _deepsparse}
+"""By engine: what prepares a call for each stream, for the shapes of the batches to come."""
+
+
+def _benchmark_app(layout: Layout, work: Sequence[Batch], seconds: float) -> float:
+    """Samples/s of the openvino package's benchmark_app, on random inputs with the shapes of these batches."""
+    chosen = [work[place * len(work) // min(_PLACES, len(work))][1] for place in range(min(_PLACES, len(work)))]
+    shapes = ",".join(
+        name + "".join(f"[{','.join(map(str, tensors[name].shape))}]" for tensors in chosen) for name in layout.inputs
+    )
+    command = [str(Path(sys.executable).parent / "benchmark_app"), "-m", str(layout.model), "-d", "CPU"]
+    command += ["-hint", "none", "-nstreams", str(layout.streams), "-nireq", str(layout.streams)]
+    command += ["-nthreads", str(layout.streams * layout.threads), "-t", str(max(1, round(seconds)))]
+    command += ["-data_shape", shapes, *(["-infer_precision", layout.precision] if layout.precision else [])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    found = re.search(r"Throughput:\s+([\d.]+) FPS", done.stdout)
+    if not found:
+        last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+        raise RunFailed(f"benchmark_app failed: {''.join(last)}")
+    return float(found[1])
+
+
+TOOLS = {"openvino": _benchmark_app}
+"""By engine: a tool of its makers that measures samples/s. The PyPI package onnxruntime has none."""

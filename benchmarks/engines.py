@@ -1,0 +1,279 @@
+"""Each installed engine on each model with its default settings, side by side; ranks them for models.toml.
+
+    python -m benchmarks.engines [--models M,M] [--engines E,E] [--dataset bert=PATH] [--seconds S] [--rounds N]
+
+Prints for each model and engine:
+  Offline samples/s of LoadGen, ÷ the engine alone: a plain loop over the same batches with the library's own Python
+  API and as many streams, and ÷ a tool of the engine's makers if there is one (OpenVINO's benchmark_app);
+  SingleStream's 90th percentile, and how that of the engine alone on the same queries compares with it;
+  the score of an accuracy run;
+  the mean number of cores that other processes kept busy: much more than 0 makes a row doubtful.
+
+Each side runs in a separate process. In each round the engines take turns, in the opposite order of the round before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.bare import BARE, TOOLS, Batch, Layout
+from benchmarks.common import Others, Ready, apart, command, spread
+from benchmarks.offline import loadgen_test, planned, raw_engine, seconds_of
+from benchmarks.recovery import run
+from benchmarks.scenarios import loadgen_latency
+from harness.catalog import manifests
+from harness.catalog.datasets import find_dataset
+from harness.catalog.manifests import Model
+from harness.catalog.models import find_model
+from harness.errors import ConfigError, HarnessError
+from harness.host import console
+from harness.host.machine import core_count, cpu_model
+from harness.registry import BENCHMARKS, ENGINES, choose, installed
+
+_TARGET = "0.97"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured: one model on one engine."""
+
+    model: str
+    dataset: str | None
+    engine: str
+    seconds: float
+    """Approximate length of each measurement."""
+
+    def ready(self, scenario: str) -> Ready:
+        """The scenario, prepared with default settings."""
+        return Ready.make(self.model, self.dataset, self.engine, scenario)
+
+
+def offline(work: Work, samples: int) -> tuple[float, int, float]:
+    """Samples/s that LoadGen reports for Offline, the number of samples, and cores busy with other work.
+
+    With 0 ``samples`` the query takes about the seconds of the work.
+    """
+    setup = work.ready("Offline")
+    samples = samples or max(len(setup.indices), int(raw_engine(setup, max(len(setup.indices), 64)) * work.seconds))
+    with Others() as others:
+        rate, _ = loadgen_test(setup, samples)
+    return rate, samples, others.cores
+
+
+def _batches(work: Work, samples: int) -> tuple[Layout, list[Batch]]:
+    """The batches of Offline's query; the harness's engine is gone when they are returned."""
+    setup = work.ready("Offline")
+    return Layout.of(setup), planned(setup, samples)
+
+
+def bare_offline(work: Work, samples: int) -> tuple[float, float]:
+    """Samples/s of the library alone on the batches of the same query, and cores busy with other work."""
+    layout, batches = _batches(work, samples)
+    streams = BARE[work.engine](layout, batches)
+    for batch in dict(batches).items():
+        streams[0](batch)
+    with Others() as others:
+        seconds = seconds_of(streams, batches)
+    return samples / seconds, others.cores
+
+
+def tool_offline(work: Work, samples: int) -> tuple[float, float]:
+    """Samples/s of the tool of the engine's makers, and cores busy with other work."""
+    layout, batches = _batches(work, samples)
+    with Others() as others:
+        rate = TOOLS[work.engine](layout, batches, work.seconds)
+    return rate, others.cores
+
+
+def stream(work: Work) -> tuple[float, list[np.ndarray], float]:
+    """LoadGen's 90th percentile of SingleStream in ms, the samples of each query, and cores busy with other work."""
+    setup = work.ready("SingleStream")
+    expected, _ = setup.scenario.estimate(setup.indices, work.seconds, setup.listener)
+    with Others() as others:
+        latency, issued = loadgen_latency(setup, expected, work.seconds)
+    return latency, issued, others.cores
+
+
+def bare_stream(work: Work, issued: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The same percentile of the library alone for the same queries, and cores busy with other work."""
+    layout, queries = _queries(work, issued)
+    call = BARE[work.engine](layout, queries)[0]
+    for batch in dict(queries).items():
+        call(batch)
+    with Others() as others:
+        took = [seconds_of([call], [batch]) for batch in queries]
+    return float(np.percentile(took, 90) * 1000), others.cores
+
+
+def _queries(work: Work, issued: Sequence[np.ndarray]) -> tuple[Layout, list[Batch]]:
+    setup = work.ready("SingleStream")
+    shapes = [setup.scenario.table.shape(1, int(setup.qsl.cost(indices)[0])) for indices in issued]
+    queries = [
+        (shape, setup.sut.feed(setup.qsl.collate(indices, shape)))
+        for indices, shape in zip(issued, shapes, strict=True)
+    ]
+    return Layout.of(setup), queries
+
+
+def score(work: Work, dataset: Path) -> str:
+    """The score of an accuracy run, in words."""
+    with tempfile.TemporaryDirectory() as folder:
+        record: dict[str, Any] = run(Path(work.model), work.engine, "accuracy", dataset, work.seconds, [], Path(folder))
+    name, value = next(iter(record["result"]["accuracy"].items()))
+    return f"{name} {value:.2f}"
+
+
+@dataclass
+class Row:
+    """The measurements of a model on an engine, one of each kind per round."""
+
+    figures: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    samples: int = 0
+    """Of Offline's query."""
+    issued: Sequence[np.ndarray] = ()
+    """The samples of SingleStream's queries."""
+    score: str = ""
+    failed: bool = False
+
+    def add(self, kind: str, value: float, others: float) -> None:
+        """Add a measurement, and the cores that were busy with other work meanwhile."""
+        self.figures[kind].append(value)
+        self.figures["others"].append(others)
+
+    def ratio(self, over: str, under: str) -> str:
+        """Median, minimum and maximum of the ratio of two kinds; "" without measurements."""
+        pairs = list(zip(self.figures[over], self.figures[under], strict=False))
+        return spread([a / b for a, b in pairs]) if pairs else ""
+
+    def median(self, kind: str) -> float:
+        """Median of a kind; 0 without measurements."""
+        return statistics.median(self.figures[kind] or [0.0])
+
+
+def measure(work: Work, row: Row, turn: int) -> None:
+    """One round: both sides of each ratio, the other one first in every second turn, as machines drift."""
+
+    def harness_offline() -> None:
+        rate, row.samples, others = apart(offline, work, row.samples)
+        row.add("offline", rate, others)
+
+    def harness_stream() -> None:
+        latency, row.issued, others = apart(stream, work)
+        row.add("p90", latency, others)
+
+    pairs = [
+        (harness_offline, lambda: row.add("bare", *apart(bare_offline, work, row.samples))),
+        (harness_stream, lambda: row.add("bare p90", *apart(bare_stream, work, row.issued))),
+    ]
+    for sides in pairs:
+        for side in sides if turn % 2 == 0 else reversed(sides):
+            side()
+    if work.engine in TOOLS:
+        row.add("tool", *apart(tool_offline, work, row.samples))
+
+
+def measured(model: str, dataset: str | None, engines: Sequence[str], seconds: float, rounds: int) -> dict[str, Row]:
+    """The rows of a model by engine."""
+    rows = {engine: Row() for engine in engines}
+    works = {engine: Work(model, dataset, engine, seconds) for engine in engines}
+    found = find_model(model)
+    data = find_dataset(found.benchmark, dataset).path
+    for turn in range(rounds):
+        for engine in engines if turn % 2 == 0 else reversed(engines):
+            row = rows[engine]
+            if row.failed:
+                continue
+            console.note(f"measuring {found.name} on {engine}, round {turn + 1} of {rounds} ...")
+            try:
+                measure(works[engine], row, turn)
+                row.score = row.score or score(Work(str(found.path), dataset, engine, seconds), data)
+            except HarnessError as error:
+                console.warn(str(error))
+                row.failed = True
+    return rows
+
+
+def ranking(rows: Mapping[str, Row]) -> list[str]:
+    """The engines that work, the fastest in Offline first."""
+    return sorted(
+        (name for name, row in rows.items() if not row.failed), key=lambda name: -rows[name].median("offline")
+    )
+
+
+def add_rows(table: Table, name: str, rows: Mapping[str, Row]) -> None:
+    """A row of the table for each engine."""
+    for engine, row in rows.items():
+        table.add_row(
+            name,
+            engine,
+            f"{row.median('offline'):.1f}" if not row.failed else "failed",
+            row.ratio("offline", "bare"),
+            row.ratio("offline", "tool"),
+            f"{row.median('p90'):.2f}",
+            row.ratio("bare p90", "p90"),
+            row.score,
+            f"{max(row.figures['others'], default=0.0):.2f}",
+        )
+
+
+def datasets(given: Sequence[str]) -> dict[str, str]:
+    """The data sets by benchmark.
+
+    Raises:
+        ConfigError: one is not of the form BENCHMARK=PATH.
+    """
+    found = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--dataset {text}: write BENCHMARK=PATH, such as bert=dev-v1.1.json.")
+        found[choose("benchmark", BENCHMARKS, name)] = path
+    return found
+
+
+def entry(model: Model, rows: Mapping[str, Row]) -> str:
+    """The ranking as models.toml holds it."""
+    names = ", ".join(f'"{name}"' for name in ranking(rows))
+    return f"[{model.name}]\nengines = [{names}]"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shipped = [name for name, (_, entry) in manifests.models().items() if entry.file]
+    parser.add_argument("--models", default=",".join(shipped), help="names or paths [%(default)s]")
+    parser.add_argument("--engines", default=",".join(installed()), help="[%(default)s]")
+    parser.add_argument("--dataset", action="append", default=[], metavar="BENCHMARK=PATH", help="may be repeated")
+    parser.add_argument("--seconds", type=float, default=8, help="approximate length of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    engines, data = [choose("engine", ENGINES, name) for name in args.engines.split(",")], datasets(args.dataset)
+    table = Table(
+        *("model", "engine", "Offline samples/s", f"÷ engine alone, target {_TARGET}", f"÷ its tool, target {_TARGET}"),
+        *("SingleStream p90 ms", f"engine alone ÷ it, target {_TARGET}", "score", "others' cores"),
+        box=None,
+        pad_edge=False,
+    )
+    entries = []
+    for name in args.models.split(","):
+        model = find_model(name)
+        rows = measured(name, data.get(model.benchmark), engines, args.seconds, args.rounds)
+        add_rows(table, model.name, rows)
+        entries.append(entry(model, rows))
+    console.out.print(f"{cpu_model()}, {core_count()} cores; {args.rounds} rounds, median (minimum - maximum)")
+    console.print_table(table)
+    console.out.print("\nthe fastest first, for models.toml:\n" + "\n".join(entries), markup=False)
+
+
+if __name__ == "__main__":
+    command(main)
