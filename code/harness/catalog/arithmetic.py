@@ -32,8 +32,8 @@ _TYPES = {  # by their numbers in onnx.TensorProto.DataType
     **{1: ("float", "<f4"), 2: ("uint8", "u1"), 3: ("int8", "i1"), 6: ("int32", "<i4"), 10: ("float16", "<f2")},
     **{11: ("double", "<f8"), 16: ("bfloat16", "<u2")},
 }
-_EIGHT_BITS = ("uint8", "int8")
 _QUANTISE = ("QuantizeLinear", "DequantizeLinear")
+_SAME_ZEROS = (*SAME_VALUES, "Cast", *_QUANTISE)
 _SLICES, _SLICE = 8, 4096  # of a weight: their number, and the bytes of each
 
 
@@ -88,7 +88,7 @@ def _weights(graph: Nodes) -> Iterator[tuple[str, Weight, Weight | None]]:
                 continue
             name, dequantised = inputs[number], False
             zero = inputs[zero_number] if zero_number is not None and zero_number < len(inputs) else ""
-            while (made := producers.get(name)) and made[1] and made[0] in (*SAME_VALUES, *_QUANTISE):
+            while (made := producers.get(name)) and made[1] and made[0] in _SAME_ZEROS:
                 if made[0] in _QUANTISE:
                     # A weight that is quantised in the graph is stored as a floating-point number, whose zero is 0.
                     zero = made[1][2] if made[0] == "DequantizeLinear" and len(made[1]) > 2 else ""
@@ -98,9 +98,7 @@ def _weights(graph: Nodes) -> Iterator[tuple[str, Weight, Weight | None]]:
             if weight is None or name in seen or len(weight.dims) < 2:
                 continue
             seen.add(name)
-            kind = "float"
-            if dequantised or _TYPES.get(weight.type_number, ("",))[0] in _EIGHT_BITS:
-                kind = "dequantised" if dequantised else "integer"
+            kind = "dequantised" if dequantised else "integer" if zero_number is not None else "float"
             yield kind, weight, graph.weights.get(zero)
 
 

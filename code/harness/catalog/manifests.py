@@ -5,11 +5,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, did_you_mean
 from harness.host.fingerprint import Fingerprint
-from harness.registry import BENCHMARKS
+from harness.registry import BENCHMARKS, LIBRARIES
 
 
 class _Entry(BaseModel):
@@ -84,6 +84,14 @@ class ModelEntry(_Entry):
     """Engines for it, the fastest first, as `python -m benchmarks.engines` found."""
     published: Published | None = None
     """The first published model of a benchmark is the baseline for the others."""
+
+    @field_validator("engines")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in LIBRARIES:
+                raise ValueError(f"unknown engine '{name}': {did_you_mean(name, LIBRARIES)}")
+        return names
 
 
 class DatasetEntry(_Entry):

@@ -18,7 +18,7 @@ from harness.errors import ConfigError
 from harness.host import machine
 from harness.host.download import sha256_of
 from harness.host.files import write_text
-from harness.registry import ENGINES, SCENARIOS, choose
+from harness.registry import ENGINES, LIBRARIES, SCENARIOS, choose, installed
 
 FILE, CONF = "tuned.json", "user.conf"
 _CURE = "tune again, or delete it."
@@ -93,6 +93,8 @@ class Tuned(BaseModel):
             return f"were tuned for another model, {self.model}"
         if engine not in (None, self.engine):
             return f"were tuned for {self.engine}"
+        if self.engine in LIBRARIES and self.engine not in installed():
+            return f"were tuned for {self.engine}, which is not installed"
         if not anywhere and self.machine != Machine.here():
             return f"were tuned on another machine ({self.machine}), so tune here or pass --tuned"
         return None

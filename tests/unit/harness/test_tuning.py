@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness import registry
 from harness.catalog.datasets import find_dataset
 from harness.engines.deepsparse import DeepSparseEngine, DeepSparseSettings
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
@@ -331,7 +332,21 @@ class TestTunedSettings:
         found = self.settings(place, engine, scenario, use)
         assert found.tuned is None
         assert found.user_conf != place / "user.conf"
-        assert bool(found.remarks) == (use is None)
+        assert found.engine_choice == (None if engine else "fastest installed for minilm-l6-squad-int8 (models.toml)")
+        assert any("they are not used" in remark for remark in found.remarks) == (use is None)
+
+    def test_the_tuned_engine_is_used_unless_another_is_named(self, place):
+        assert self.settings(place).engine_choice == "tuned for minilm-l6-squad-int8 in Server"
+        assert self.settings(place, engine="onnxruntime").engine_choice is None
+        assert self.settings(place, engine="null").engine == "null"
+
+    def test_those_for_an_engine_that_was_removed_are_not_used(self, place, monkeypatch):
+        self.edit(place, engine="deepsparse", options={})
+        monkeypatch.setattr(registry.util, "find_spec", lambda name: None if name == "deepsparse" else "found")
+        found = self.settings(place)
+        assert found.tuned is None
+        assert "were tuned for deepsparse, which is not installed; they are not used" in found.remarks[0]
+        assert found.engine != "deepsparse"
 
     def test_those_of_another_machine_are_named_and_used_only_when_asked_for(self, place):
         self.edit(place, machine={"cpu": "Another CPU", "cores": 96, "numa_nodes": 2})
@@ -349,7 +364,7 @@ class TestTunedSettings:
             self.settings(place, use=True)
 
     def test_requesting_missing_settings_is_an_error(self, place):
-        assert self.settings(place, scenario="Offline").remarks == ()
+        assert self.settings(place, engine="onnxruntime", scenario="Offline").remarks == ()
         with pytest.raises(ConfigError, match="create them with `harness tune`"):
             self.settings(place, scenario="Offline", use=True)
 
