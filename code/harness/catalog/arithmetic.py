@@ -34,6 +34,7 @@ _TYPES = {  # by their numbers in onnx.TensorProto.DataType
 }
 _QUANTISE = ("QuantizeLinear", "DequantizeLinear")
 _SAME_ZEROS = (*SAME_VALUES, "Cast", *_QUANTISE)
+_STEPS = 16  # from a product back to its weight; a damaged graph may have a circle
 _SLICES, _SLICE = 8, 4096  # of a weight: their number, and the bytes of each
 
 
@@ -88,7 +89,10 @@ def _weights(graph: Nodes) -> Iterator[tuple[str, Weight, Weight | None]]:
                 continue
             name, dequantised = inputs[number], False
             zero = inputs[zero_number] if zero_number is not None and zero_number < len(inputs) else ""
-            while (made := producers.get(name)) and made[1] and made[0] in _SAME_ZEROS:
+            for _ in range(_STEPS):
+                made = producers.get(name)
+                if not made or not made[1] or made[0] not in _SAME_ZEROS:
+                    break
                 if made[0] in _QUANTISE:
                     # A weight that is quantised in the graph is stored as a floating-point number, whose zero is 0.
                     zero = made[1][2] if made[0] == "DequantizeLinear" and len(made[1]) > 2 else ""

@@ -241,6 +241,12 @@ def test_a_file_that_is_not_a_model_is_one_sentence(tmp_path, content):
         read_arithmetic(path)
 
 
+def test_a_graph_with_a_circle_is_read(tmp_path):
+    proto = float_product(FLOATS)
+    proto.graph.node.extend([node("Identity", "a", "b"), node("Cast", "b", "a", to=1), node("MatMul", "x a", "c")])
+    assert read_arithmetic(model(tmp_path, proto).path).zeros == 0
+
+
 class TestManifest:
     def test_shipped_models_list_every_engine_once(self):
         for name, (_, entry) in manifests.models().items():
