@@ -72,7 +72,7 @@ help: ## This list
 	@echo
 	@echo 'Variables of the run targets (make run-offline MODEL=... ENGINE=...):'
 	@echo '  MODEL      name (make models) or path of an ONNX file    default: the embedded model'
-	@echo '  ENGINE     deepsparse, onnxruntime or null               default: deepsparse if installed'
+	@echo '  ENGINE     deepsparse, onnxruntime, openvino or null     default: the tuned one, else the fastest for the model'
 	@echo '  DATASET    name or path of a data set                    default: the full set if available, else a sample'
 	@echo '  VOCAB      vocab.txt, tokenizer.json or a checkpoint     default: BERT uncased'
 	@echo '  IMAGENET_DIR  the ImageNet 2012 validation set, for ResNet50: 50,000 images, flat or in class folders'
@@ -84,7 +84,7 @@ help: ## This list
 	@echo '  FORCE      1 replaces an existing official result, or tuned settings of another model'
 	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor'
 	@echo '  ARGS       further options of the command, such as ARGS=-v, passed unchanged'
-	@echo '  BENCH      for bench, the measurement: offline, scenarios, bert_data, image_data or recording'
+	@echo '  BENCH      for bench, the measurement: engines, offline, scenarios, bert_data, image_data or recording'
 	@echo '  A          for compare: a run of build/runs, its folder or its name; repeats separated by commas'
 	@echo '  B          for compare: the run or repeats to compare with A'
 	@echo '  RUNS       for report: names in build/runs, or folders of results/  default: the newest run (ARGS="--last 4")'
@@ -122,7 +122,7 @@ run-multistream: $(READY) ## Performance of the MultiStream scenario: 99th perce
 run-accuracy: $(READY) ## Accuracy: F1 or top-1 of the answers that LoadGen logged
 	@$(BIN)/harness run --scenario $(call quoted,$(SCENARIO)) --mode accuracy $(OPTIONS) $(ARGS)
 
-tune: $(READY) ## Find the best settings for SCENARIO on this machine, and for Server the highest VALID target_qps
+tune: $(READY) ## Find the best engine and settings for SCENARIO on this machine, and for Server the highest VALID target_qps
 	@$(BIN)/harness tune --scenario $(call quoted,$(SCENARIO)) $(OPTIONS) $(ARGS)
 
 compare: $(READY) ## Show the differences between runs A and B, and whether one is faster beyond the noise (A=... B=...)

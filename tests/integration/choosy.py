@@ -31,3 +31,10 @@ class Choosy(NullEngine):
             return inner(batch)
 
         return runner
+
+
+class Slow(Choosy):
+    """Much slower."""
+
+    name = "slow"
+    seconds = 0.04

@@ -17,6 +17,7 @@ class Tune:
     def __init__(self, tmp_path: Path, dataset: Path) -> None:
         self.top, self.dataset = tmp_path, dataset
         self.state = tmp_path / "state"
+        self.module = "harness.cli"
 
     def start(self, command: str, *args: object) -> subprocess.Popen:
         (self.top / "empty.conf").touch()
@@ -27,7 +28,7 @@ class Tune:
         else:
             given += ["--runs-dir", str(self.top / "runs")]
         return subprocess.Popen(
-            [sys.executable, "-m", "harness.cli", command, *given],
+            [sys.executable, "-m", self.module, command, *given],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -150,3 +151,30 @@ def test_where_nothing_works_nothing_is_written(tune):
     assert "three is too many" in err
     assert "the default settings do not work; see the message above" in err
     assert not (tune.top / "measurements").exists()
+
+
+def test_without_an_engine_a_killed_tuning_continues_and_the_best_engine_is_used(tune):
+    tune.module = "several"
+    arguments = ("--scenario", "Offline", "--seconds", "0.5", "--set", "max_batch=1")
+    process = tune.start("tune", *arguments)
+    deadline = time.monotonic() + 120
+    while len(list(tune.state.glob("*.json"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    code, out, err = tune("tune", *arguments)
+    assert code == 0, err
+    assert err.count("continuing with") == 2
+    assert "slow is not tuned: 0." in err
+    found = tune.written("Offline")
+    assert found["engines"].keys() == {"choosy", "slow"}
+    assert (found["engine"], found["options"]["streams"]) == ("choosy", "2")
+    assert "chosen: choosy, max_batch=1 streams=2" in out
+    assert not list(tune.state.glob("*.json"))
+
+    run = tune.start("run", "--duration", "1")
+    _, err = run.communicate(timeout=60)
+    record = json.loads(next((tune.top / "runs").glob("*/run.json")).read_text())
+    assert record["engine"]["name"] == "choosy"
+    assert record["engine_choice"] == "tuned for minilm-l6-squad-int8 in Offline"

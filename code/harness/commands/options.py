@@ -24,8 +24,8 @@ Model = Annotated[
 Engine = Annotated[
     str | None,
     typer.Option(
-        help="deepsparse, onnxruntime, null (computes nothing), or module:Class.",
-        show_default="deepsparse if installed",
+        help="deepsparse, onnxruntime, openvino, null (computes nothing), or module:Class.",
+        show_default="tuned one, else fastest for the model",
     ),
 ]
 Scenario = Annotated[str, typer.Option(help="LoadGen scenario: Offline, Server, SingleStream, MultiStream.")]
@@ -71,7 +71,11 @@ RehearsalDuration = Annotated[
 ]
 EngineOfModels = Annotated[
     str | None,
-    typer.Option("--engine", help="Engine for models given without @ENGINE.", show_default="deepsparse if installed"),
+    typer.Option(
+        "--engine",
+        help="Engine for models given without @ENGINE.",
+        show_default="tuned one, else fastest for the model",
+    ),
 ]
 FullDataset = Annotated[str | None, typer.Option("--dataset", help="Name or path.", show_default="the full set")]
 Retry = Annotated[bool, typer.Option("--retry", help="Rerun failed tests.")]

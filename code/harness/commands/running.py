@@ -108,7 +108,9 @@ class TuneOptions:
     """The options of `harness tune`."""
 
     model: options.Model = None
-    engine: options.Engine = None
+    engine: Annotated[
+        str | None, typer.Option(help="The only engine to tune, as for `harness run`.", show_default="all installed")
+    ] = None
     scenario: options.Scenario = "Offline"
     dataset: options.Dataset = None
     samples: Annotated[int | None, typer.Option(help="Use only about the first N samples of the data set.")] = None
@@ -138,7 +140,7 @@ class TuneOptions:
 
 @options.takes(TuneOptions)
 def tune(asked: TuneOptions) -> None:
-    """Find the best settings for this machine, and for Server the highest VALID target_qps.
+    """Find the best engine and settings for this machine, and for Server the highest VALID target_qps.
 
     Every trial is a measurement in its own process. `harness run` then uses the result automatically.
     """

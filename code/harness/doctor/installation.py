@@ -83,7 +83,7 @@ def deepsparse(version: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Find
     if has_deepsparse():
         yield from _engine("deepsparse", "DeepSparse", "deepsparse", f"; {_LICENCE}")
         return
-    now = "the default engine is ONNX Runtime"
+    now = "sparse models run on another engine, more slowly"
     if tuple(version[:2]) != OLDEST:
         what = f"not installed, because it needs Python 3.11 and this is {version[0]}.{version[1]}; {now}; {_LICENCE}"
         yield Finding(WARNING, "DeepSparse", what, "`rm -rf .venv && make setup PYTHON=python3.11`")

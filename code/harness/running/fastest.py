@@ -53,7 +53,7 @@ def fastest(model: Model) -> Fastest:
 
 
 def ranking(found: Arithmetic) -> tuple[Sequence[str], str]:
-    """All engines, the fastest for such weights first, and what decides it; as ``benchmarks/README.md`` shows."""
+    """All engines, the fastest for such weights first, and what decides it."""
     zeros = f"{found.zeros:.0%} of the weights are zero".replace("%", " %")
     if found.domains:
         return ("onnxruntime", "openvino", "deepsparse"), f"operators of {', '.join(sorted(found.domains))}"
