@@ -111,7 +111,11 @@ def _benchmark_app(layout: Layout, work: Sequence[Batch], seconds: float) -> flo
     shapes = ",".join(
         name + "".join(f"[{','.join(map(str, tensors[name].shape))}]" for tensors in chosen) for name in layout.inputs
     )
-    command = [str(Path(sys.executable).parent / "benchmark_app"), "-m", str(layout.model), "-d", "CPU"]
+    # Without its telemetry, which would send usage data.
+    start = (
+        "import sys; sys.modules['openvino_telemetry'] = None; from openvino.tools.benchmark.main import main; main()"
+    )
+    command = [sys.executable, "-c", start, "-m", str(layout.model), "-d", "CPU"]
     command += ["-hint", "none", "-nstreams", str(layout.streams), "-nireq", str(layout.streams)]
     command += ["-nthreads", str(layout.streams * layout.threads), "-t", str(max(1, round(seconds)))]
     command += ["-data_shape", shapes, *(["-infer_precision", layout.precision] if layout.precision else [])]

@@ -37,7 +37,7 @@ from harness.catalog.manifests import Model
 from harness.catalog.models import find_model
 from harness.errors import ConfigError, HarnessError
 from harness.host import console
-from harness.host.machine import core_count, cpu_model
+from harness.host.machine import core_count, cpu_model, multiplies_int8
 from harness.registry import BENCHMARKS, ENGINES, choose, installed
 
 _TARGET = "0.97"
@@ -244,7 +244,8 @@ def datasets(given: Sequence[str]) -> dict[str, str]:
 def entry(model: Model, rows: Mapping[str, Row]) -> str:
     """The ranking as models.toml holds it."""
     names = ", ".join(f'"{name}"' for name in ranking(rows))
-    return f"[{model.name}]\nengines = [{names}]"
+    key = "engines" if multiplies_int8() else "engines_without_vnni"
+    return f"[{model.name}]\n{key} = [{names}]"
 
 
 def main() -> None:

@@ -81,11 +81,13 @@ class ModelEntry(_Entry):
     recipe: Recipe | None = None
     """How to compress the dense model that ``builder`` builds."""
     engines: tuple[str, ...] = ()
-    """Engines for it, the fastest first, as `python -m benchmarks.engines` found."""
+    """Engines for it, the fastest first, as `python -m benchmarks.engines` found on a processor with VNNI."""
+    engines_without_vnni: tuple[str, ...] = ()
+    """The same on a processor that has no instructions for 8-bit products, where INT8 gains little."""
     published: Published | None = None
     """The first published model of a benchmark is the baseline for the others."""
 
-    @field_validator("engines")
+    @field_validator("engines", "engines_without_vnni")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
@@ -148,7 +150,7 @@ class Model(BaseModel):
     equivalent: bool = False
     settings: dict[str, str | int] = {}
     engines: tuple[str, ...] = Field((), exclude=True, repr=False)
-    """Engines for it, the fastest first; empty if nobody measured them."""
+    """Engines for it, the fastest on such a processor first; empty if nobody measured them."""
     caveat: str = ""
     """Caveat that every result must show, such as "random weights"; rules out official results."""
     remark: str = ""

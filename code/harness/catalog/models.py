@@ -18,6 +18,7 @@ from harness.graph import Graph, check_weights, listing, read_graph, read_metada
 from harness.host.download import digest_of
 from harness.host.files import readable, user_path
 from harness.host.fingerprint import Fingerprint, combined
+from harness.host.machine import multiplies_int8
 from harness.registry import BENCHMARKS
 
 UNVERIFIED = "not verified: no checksum is published"
@@ -86,6 +87,8 @@ class KnownModel:
     def model(self, file: Identified, record: FetchRecord | None = None) -> Model:
         """This model with ``file`` as its ONNX file; ``record`` is given for fetched models."""
         facts = self.entry.model_dump(include=set(Model.model_fields) - {"sha256"})
+        if not multiplies_int8():
+            facts["engines"] = self.entry.engines_without_vnni
         unverified = record is not None and self.entry.sha256 is None and record.verified is None
         return Model(
             name=self.name,

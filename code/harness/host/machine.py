@@ -79,3 +79,9 @@ def package_version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def multiplies_int8(root: Path = Path("/")) -> bool:
+    """Whether the processor has instructions for sums of 8-bit products; ``root`` contains proc."""
+    sets = sysfs.instruction_sets(sysfs.read(root / "proc/cpuinfo"))
+    return not sets.isdisjoint(("avx512_vnni", "avx_vnni", "amx_int8", "asimddp"))

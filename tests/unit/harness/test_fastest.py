@@ -12,10 +12,11 @@ from graphs import graph, node, normal
 from onnx import ModelProto, TensorProto, helper
 
 from harness import registry
-from harness.catalog import manifests
+from harness.catalog import manifests, models
 from harness.catalog.arithmetic import read_arithmetic
 from harness.catalog.manifests import Model
 from harness.errors import ConfigError
+from harness.host.machine import multiplies_int8
 from harness.models import show
 from harness.running import fastest as module
 from harness.running.fastest import fastest
@@ -250,8 +251,19 @@ def test_a_graph_with_a_circle_is_read(tmp_path):
 class TestManifest:
     def test_shipped_models_list_every_engine_once(self):
         for name, (_, entry) in manifests.models().items():
-            assert not entry.file or sorted(entry.engines) == sorted(registry.LIBRARIES), name
-            assert set(entry.engines) <= registry.LIBRARIES.keys(), name
+            for engines in (entry.engines, entry.engines_without_vnni):
+                assert not entry.file or sorted(engines) == sorted(registry.LIBRARIES), name
+
+    @pytest.mark.parametrize(
+        ("flags", "key"),
+        [("avx2 avx512_vnni", "engines"), ("avx2 avx_vnni", "engines"), ("avx avx2", "engines_without_vnni")],
+    )
+    def test_the_order_is_that_of_such_a_processor(self, tmp_path, monkeypatch, flags, key):
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc/cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags}\n\nprocessor : 1\n")
+        monkeypatch.setattr(models, "multiplies_int8", lambda: multiplies_int8(tmp_path))
+        found = models.find_model("minilm-l6-squad-int8")
+        assert found.engines == getattr(manifests.models()[found.name][1], key)
 
     def test_the_first_that_is_installed_is_chosen(self, three, tmp_path):
         listed = model(tmp_path, float_product(FLOATS), engines=("onnxruntime", "deepsparse", "openvino"))
