@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
 
 from harness.errors import ConfigError
-from harness.host import machine
+from harness.host import console, machine
 from harness.host.download import sha256_of
 from harness.host.files import write_text
 from harness.registry import ENGINES, LIBRARIES, SCENARIOS, choose, installed
@@ -131,6 +131,24 @@ def read(place: Path) -> Tuned | None:
         raise ConfigError(f"{path} is not a settings file of this harness ({where}: {first['msg']}): {_CURE}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): {_CURE}") from error
+
+
+def check_replaceable(place: Path, sha256: str | None, engine: str | None) -> None:
+    """Check that a folder holds no settings of another model, or of another engine than ``engine``, if that is given.
+
+    Raises:
+        ConfigError: it does.
+    """
+    try:
+        existing = read(place)
+    except ConfigError as error:
+        console.warn(f"{error} It will be replaced.")
+        return
+    if existing and (existing.model_sha256 != sha256 or engine not in (None, existing.engine)):
+        raise ConfigError(
+            f"{place} holds the settings of {existing.model} on {existing.engine}: pass another --system, or --force "
+            "to replace them."
+        )
 
 
 def write(place: Path, tuned: Tuned, conf: str) -> None:

@@ -15,7 +15,6 @@ from rich.table import Table
 
 from harness import __version__
 from harness.catalog.datasets import find_dataset
-from harness.catalog.manifests import Model
 from harness.engines.base import find_engine
 from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.host import console, machine
@@ -88,7 +87,8 @@ def tune(
     each_engine = contenders(request)
     settings = each_engine[0][1]
     place = tuned.folder(measurements, settings.system, settings.model.official_name, settings.scenario)
-    _check_place(place, settings.model, settings.engine if request.engine else None, force)
+    if not force:
+        tuned.check_replaceable(place, settings.model.sha256, settings.engine if request.engine else None)
     tunings = [
         _Tuning(asked, settings, seconds, _journal(state_dir, settings, asked.options, seconds, fresh))
         for asked, settings in each_engine
@@ -138,8 +138,8 @@ class _Tuning:
         return self.settings.engine
 
     def compare(self, options: Options, number: int) -> float:
-        """The score of the options in comparison ``number`` with other engines; the search shares only the first."""
-        return self.trial(options, -number).score
+        """The score of the options in comparison ``number`` with other engines, which the search does not share."""
+        return self.trial(options, -1 - number).score
 
     def _agrees(self, choice: Options) -> bool:
         return all(self._request.options.get(name, value) == value for name, value in choice.items())
@@ -352,24 +352,6 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
     elif len(journal):
         console.note(f"continuing with {len(journal)} measurements of {_short(path)} (--fresh starts over)")
     return journal
-
-
-def _check_place(place: Path, model: Model, engine: str | None, force: bool) -> None:
-    """Check that the folder holds no settings of another model, or of another engine than the one that the user named.
-
-    Raises:
-        ConfigError: it does.
-    """
-    try:
-        existing = tuned.read(place) if not force else None
-    except ConfigError as error:
-        console.warn(f"{error} It will be replaced.")
-        return
-    if existing and (existing.model_sha256 != model.sha256 or engine not in (None, existing.engine)):
-        raise ConfigError(
-            f"{place} holds the settings of {existing.model} on {existing.engine}: pass another --system, or --force "
-            "to replace them."
-        )
 
 
 def _show(result: tuned.Tuned, trials: Sequence[_Trial], place: Path) -> None:
