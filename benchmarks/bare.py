@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -71,6 +72,7 @@ def _onnxruntime(layout: Layout, work: Sequence[Batch]) -> list[Call]:
 
 def _openvino(layout: Layout, work: Sequence[Batch]) -> list[Call]:
     """One compiled model for all shapes, with an infer request for each stream."""
+    sys.modules.setdefault("openvino_telemetry", None)  # which would send usage data
     import openvino as ov
 
     settings = {"NUM_STREAMS": layout.streams, "INFERENCE_NUM_THREADS": layout.streams * layout.threads}
@@ -83,6 +85,7 @@ def _openvino(layout: Layout, work: Sequence[Batch]) -> list[Call]:
 
 def _deepsparse(layout: Layout, work: Sequence[Batch]) -> list[Call]:
     """An engine for each shape, which all streams call."""
+    os.environ["NM_DISABLE_ANALYTICS"] = "1"  # read at import
     import deepsparse
 
     cores = layout.streams * layout.threads
