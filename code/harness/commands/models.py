@@ -104,6 +104,16 @@ _Calibration = Annotated[
     typer.Option("--calibration", help="Data set by name or path; not one used for scoring.", show_default="shipped"),
 ]
 
+_For = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        metavar="ENGINE",
+        help="Write INT8 in the operators that deepsparse, openvino or onnxruntime runs fast.",
+        show_default="deepsparse for sparse models and published ones, else openvino",
+    ),
+]
+
 
 @models_app.command("build")
 def models_build(
@@ -124,13 +134,14 @@ def models_build(
     samples: Annotated[
         int | None, typer.Option(help="Number of calibration samples.", show_default="256; 8 for random weights")
     ] = None,
+    engine: _For = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a published model: its architecture with random weights or a checkpoint's, then its compression."""
     from harness.models.build import build
 
     with on_interrupt("nothing was written."):
-        path = build(name, weights, output, seed, dense=dense, dataset=dataset, samples=samples)
+        path = build(name, weights, output, seed, dense=dense, dataset=dataset, samples=samples, engine=engine)
     if as_json:
         console.print_json({"name": name, "weights": weights, "path": path})
     else:
@@ -157,6 +168,7 @@ def models_compress(
     tolerance: Annotated[
         float, typer.Option(help="Relative output error above which a matrix product stays in FP32.")
     ] = 0.05,
+    engine: _For = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Benchmark option that the file does not contain."),
@@ -165,14 +177,14 @@ def models_compress(
 ) -> None:
     """Prune and quantise a model in one shot, from calibration data, without training.
 
-    The result runs fast on both engines, describes its compression in its metadata, and comes with a report on each
-    layer.
+    The result is written in the operators that one engine runs fast (every engine runs it), describes its compression
+    in its metadata, and comes with a report on each layer.
     """
     from harness.compress.compress import CompressSettings
     from harness.models.compression import REPORT, compress_file, table
     from harness.running.options import validated
 
-    values = {"sparsity": sparsity, "block": block, "precision": precision, "method": method}
+    values = {"sparsity": sparsity, "block": block, "precision": precision, "method": method, "engine": engine}
     settings = validated(CompressSettings, {**values, "keep": tuple(keep or ()), "tolerance": tolerance})
     with on_interrupt("nothing was written."):
         made = compress_file(model, output, settings, dataset, samples, parse_options(option or []))

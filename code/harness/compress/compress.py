@@ -1,7 +1,6 @@
 """Compress a model layer by layer: prune, quantise to 8 bits, and write it in operators that the engines run fast."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -12,8 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.compress import prune, rounding
 from harness.compress.network import Feed, Layer, Network, Walk, groups
+from harness.compress.plan import Plan
+from harness.compress.products import Product, choose_ranges, products
 from harness.compress.prune import Statistics
-from harness.compress.quantise import Range, activations, observe, quantise
+from harness.compress.quantise import EngineForm, quantise
+from harness.compress.ranges import REACHES, Range, observe
+from harness.compress.report import CompressionReport, LayerReport, ProductReport
 from harness.compress.rounding import Rounded
 from harness.errors import ConfigError
 from harness.host.console import OnProgress
@@ -24,10 +27,15 @@ _SAMPLE = 4096
 """Rows of a layer's input used to try ranges."""
 _PROBES = 32
 """Samples used to measure the model's own outputs."""
+_MIN_OPSET_OF_AXES = 13
+"""The operator set since which DequantizeLinear takes a scale for each output."""
 _TOLERANCE = 0.05
 """Relative output error above which a quantised layer gets more scales, or stays in FP32."""
-_REACHES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-"""Parts of the observed range to try for a matrix product's inputs: rare outliers cost the others precision."""
+
+
+_PRODUCTS = 2
+"""Times the tolerance for products of activations: MiniLM keeps its F1 with errors of 9 % there, since a layer and a
+residual connection follow."""
 
 
 class CompressSettings(BaseModel):
@@ -47,45 +55,14 @@ class CompressSettings(BaseModel):
     tolerance: float = Field(
         default=_TOLERANCE, gt=0, description="maximum relative output error of a matrix product in 8 bits"
     )
-
-
-@dataclass
-class LayerReport:
-    """The result for a layer."""
-
-    name: str
-    weights: int
-    zeros: int
-    precision: str
-    """fp32, int8, or "int8 per output", which has a scale for each output."""
-    bytes: int
-    error: float | None
-    """Root of the squared output error on calibration data, relative to the dense model's outputs and including the
-    changes in earlier layers; None if not measured (grouped convolutions)."""
+    engine: EngineForm | None = Field(
+        default=None, description="for whose 8-bit operators to write the file; default: the best for such a model"
+    )
 
     @property
-    def sparsity(self) -> float:
-        """Share of zeros."""
-        return self.zeros / self.weights
-
-
-@dataclass
-class CompressionReport:
-    """The result for a model: its linear layers in the order of the graph."""
-
-    layers: list[LayerReport] = field(default_factory=list)
-    pruned: int = 0
-    """Number of pruned layers."""
-
-    @property
-    def rounded(self) -> int:
-        """Number of quantised layers."""
-        return sum(layer.precision != "fp32" for layer in self.layers)
-
-    @property
-    def sparsity(self) -> float:
-        """Share of zeros in the weights of all layers."""
-        return sum(layer.zeros for layer in self.layers) / max(sum(layer.weights for layer in self.layers), 1)
+    def engine_form(self) -> EngineForm:
+        """For whose 8-bit operators the file is written: DeepSparse runs sparse models fastest, OpenVINO dense ones."""
+        return self.engine or ("deepsparse" if self.sparsity else "openvino")
 
 
 def compress(
@@ -110,7 +87,8 @@ def check(network: Network, settings: CompressSettings) -> None:
         ConfigError: they change nothing, or a pattern matches no layer.
     """
     for pattern in settings.keep:
-        if not any(fnmatchcase(layer.name, pattern) for layer in network.layers):
+        known = [layer.name for layer in network.layers] + [product.name for product in products(network)]
+        if not any(fnmatchcase(name, pattern) for name in known):
             names = ", ".join(layer.name for layer in network.layers[:4])
             raise ConfigError(f"--keep {pattern} matches no layer: their names are {names}, ...")
     if settings.sparsity and not _prunable(network, settings):
@@ -119,7 +97,7 @@ def check(network: Network, settings: CompressSettings) -> None:
         raise ConfigError("no layer can be quantised to 8 bits: --keep excludes all of them.")
 
 
-def _kept(layer: Layer, settings: CompressSettings) -> bool:
+def _kept(layer: Layer | Product, settings: CompressSettings) -> bool:
     return any(fnmatchcase(layer.name, pattern) for pattern in settings.keep)
 
 
@@ -138,31 +116,38 @@ class _Compression:
         self._rounded: dict[str, Rounded] = {}
         self._ranges: dict[str, Range] = {}
         self._errors: dict[str, float] = {}
+        self._products: set[str] = set()
+        opset = model.opset_import[0].version
+        self._per_output = settings.engine_form != "deepsparse" and opset >= _MIN_OPSET_OF_AXES
 
     def run(self, progress: OnProgress) -> tuple[ModelProto, CompressionReport]:
         """Compress layer by layer, then write the result."""
         network = self._network
         work = [layer for layer in network.layers if not _kept(layer, self._settings)]
-        total = len(work)
+        multiplied = self._multiplied()
+        total = len(work) + len(multiplied)
         done = 0
         if self._sparsity and self._second_order:
             total += len(self._sparsity)
             for done in self._allocate():
                 progress(done, total)
         walks = Walk(self._dense, self._feeds), Walk(network, self._feeds)
-        for position, members in groups(work, network.nodes):
+        steps: list[tuple[int, list[Layer] | Product]] = [*groups(work, network.nodes), *multiplied]
+        for position, item in sorted(steps, key=lambda step: step[0]):
             progress(done, total)
             for walk in walks:
                 walk.advance(position)
-            self._compress(members, *walks)
-            done += len(members)
+            if isinstance(item, Product):
+                self._multiply(item, walks[1])
+            else:
+                self._compress(item, *walks)
+            done += 1 if isinstance(item, Product) else len(item)
         report = self._report()
         result = network.model
         if self._rounded:
-            layers = [layer for layer in network.layers if layer.output in self._rounded]
-            missing = activations(network, layers) - set(self._ranges)
-            self._ranges |= observe(network, missing, self._feeds)
-            result = quantise(network, self._rounded, self._ranges)
+            plan = Plan(network, self._rounded, self._ranges, self._products)
+            self._ranges |= observe(network, plan.needed() - set(self._ranges), self._feeds)
+            result = quantise(plan, self._settings.engine_form)
         progress(total, total)
         return result, report
 
@@ -205,7 +190,7 @@ class _Compression:
             weight = network.matrix(layer)
             if layer.groups > 1:
                 if integer:
-                    self._set(layer, rounding.keep_sums(weight))
+                    self._set(layer, rounding.keep_sums(weight, per_output=self._per_output))
                 continue
             statistics = known[layer.output] = self._statistics(layer, dense, compressed)
             if layer.output in self._sparsity:
@@ -221,6 +206,23 @@ class _Compression:
                 network.shift(layer, statistics.bias(network.matrix(layer)))
             error = self._error(layer, dense, compressed)
             self._errors[layer.output] = float(np.hypot(error, harm)) if layer.output in self._rounded else error
+
+    def _multiplied(self) -> list[tuple[int, Product]]:
+        """The products of activations to be tried in 8 bits, with the numbers of their nodes."""
+        if self._settings.precision != "int8":
+            return []
+        number = {id(node): index for index, node in enumerate(self._network.nodes)}
+        return [(number[id(p.node)], p) for p in products(self._network) if not _kept(p, self._settings)]
+
+    def _multiply(self, product: Product, compressed: Walk) -> None:
+        """Quantise a product of activations if its output stays within the tolerance."""
+        chosen = choose_ranges(product, compressed.values, self._ranges)
+        if chosen is None:
+            return
+        spans, self._errors[product.output] = chosen
+        if self._errors[product.output] <= _PRODUCTS * self._settings.tolerance:
+            self._products.add(product.output)
+            self._ranges |= spans
 
     def _statistics(self, layer: Layer, dense: Walk, compressed: Walk) -> Statistics:
         original = self._dense.matrix(layer)
@@ -284,11 +286,17 @@ class _Compression:
                 return rounding.second_order(weight, statistics, per_output=per_output)
             return rounding.nearest(weight, per_output=per_output)
 
-        rounded = integers(per_output=False)
-        if layer.node.op_type == "Conv" or self._harm(statistics, rounded, weight) <= self._settings.tolerance:
-            return rounded
-        rounded = integers(per_output=True)
-        return rounded if self._harm(statistics, rounded, weight) <= self._settings.tolerance else weight
+        # A scale for each output costs DeepSparse speed, and the other engines nothing.
+        choices = (True,) if self._per_output else (False,) if self._one_scale(layer) else (False, True)
+        for per_output in choices:
+            rounded = integers(per_output)
+            if layer.node.op_type == "Conv" or self._harm(statistics, rounded, weight) <= self._settings.tolerance:
+                return rounded
+        return weight
+
+    def _one_scale(self, layer: Layer) -> bool:
+        """Whether the form has no scale for each output of this layer."""
+        return layer.node.op_type == "Conv" or self._settings.engine_form != "deepsparse"
 
     @staticmethod
     def _harm(statistics: Statistics, rounded: Rounded, weight: NDArray[np.float32]) -> float:
@@ -310,9 +318,11 @@ class _Compression:
         def best(spans: Iterable[Range]) -> Range:
             return min(spans, key=lambda span: sum(harm**2 for harm in harms(span)))
 
-        span = best(Range.of(low, high * reach) for reach in _REACHES)
-        span = best(Range.of(low * reach, span.high) for reach in _REACHES) if low < 0 else span
-        self._ranges[layers[0].source] = span
+        span = self._ranges.get(layers[0].source)  # a product of activations may read the same tensor
+        if span is None:
+            top = best(Range.of(low, high * reach) for reach in REACHES)
+            span = best(Range.of(low * reach, top.high) for reach in REACHES) if low < 0 else top
+            self._ranges[layers[0].source] = span
         return {layer.output: harm for layer, harm in zip(layers, harms(span), strict=True)}
 
     def _set(self, layer: Layer, weight: Rounded | NDArray[np.float32]) -> None:
@@ -330,6 +340,9 @@ class _Compression:
             zeros = weight.size - int(np.count_nonzero(weight))
             error = self._errors.get(layer.output, None if layer.groups > 1 else 0.0)
             report.layers.append(LayerReport(layer.name, weight.size, zeros, precision, size, error))
+        for product in products(self._network):
+            precision = "int8" if product.output in self._products else "fp32"
+            report.products.append(ProductReport(product.name, precision, self._errors.get(product.output)))
         return report
 
 

@@ -47,6 +47,11 @@ class _Window:
         return patches
 
 
+def node_name(node: NodeProto) -> str:
+    """A node's name, without the parts that exporters add."""
+    return str(node.name or node.output[0]).strip("/").removesuffix(f"/{node.op_type}")
+
+
 @dataclass(frozen=True)
 class Layer:
     """A linear layer: a node that multiplies its input by a constant."""
@@ -64,7 +69,7 @@ class Layer:
     @property
     def name(self) -> str:
         """The node's name, without the parts that exporters add."""
-        return (self.node.name or self.output).strip("/").removesuffix(f"/{self.node.op_type}")
+        return node_name(self.node)
 
     def attribute(self, name: str, default: _T) -> _T:
         """An attribute of the node."""
@@ -136,6 +141,7 @@ class Network:
                 self._readers.setdefault(name, []).append(node)
         self.layers = [layer for node in self.nodes if (layer := self._layer(node))]
         self.layers = [layer for layer in self.layers if len(self._readers[layer.weight]) == 1]
+        self._by_output = {layer.output: layer for layer in self.layers}
 
     def _layer(self, node: NodeProto) -> Layer | None:
         if node.op_type not in LINEAR or node.input[1] not in self._constants:
@@ -153,6 +159,15 @@ class Network:
         )
         flat = node.op_type == "Conv" or len(weight.dims) == 2
         return layer if plain and flat else None
+
+    def layer(self, output: str) -> Layer:
+        """The layer that computes a tensor."""
+        return self._by_output[output]
+
+    def only_reader(self, name: str) -> NodeProto | None:
+        """The node that reads a tensor, if it reads it once and nothing else does, nor the caller of the graph."""
+        readers = self._readers.get(name, [])
+        return readers[0] if len(readers) == 1 else None
 
     def tensor(self, name: str) -> TensorProto:
         """A constant as stored in the graph."""
@@ -200,6 +215,22 @@ class Network:
         own = name in self._constants and sum(name in node.input for node in self.nodes) == 1
         return name if own and list(self._constants[name].dims) == [outputs] else None
 
+    def constant_bias(self, layer: Layer) -> tuple[str, str]:
+        """Where a constant is added to the outputs of a matrix product, and nothing else reads them before that.
+
+        Returns the sum's tensor and the float32 constant, which adds one number to each output; ("", "") if there is
+        none.
+        """
+        if layer.node.op_type == "MatMul":
+            name, total = self._addition(layer.output)
+        else:
+            name, total = (layer.node.input[2] if len(layer.node.input) > 2 else None), layer.output
+        if name is None or name not in self._constants:
+            return "", ""
+        value, outputs = self._constants[name], self._constants[layer.weight].dims[self._outputs_axis(layer)]
+        each = list(value.dims[-1:]) == [outputs] and int(np.prod(value.dims)) == outputs
+        return (total, name) if each and value.data_type == TensorProto.FLOAT else ("", "")
+
     def shift(self, layer: Layer, change: NDArray[np.float32]) -> None:
         """Add float32 (outputs,) to the layer's bias, if it has one."""
         if name := self.bias(layer):
@@ -221,8 +252,7 @@ class Network:
 
     def _addition(self, name: str) -> tuple[str | None, str]:
         """What the only reader of a tensor adds to it, and its sum; (None, the tensor) if it is not an addition."""
-        readers = self._readers.get(name, [])
-        node = readers[0] if len(readers) == 1 else None
+        node = self.only_reader(name)
         if node is None or node.op_type != "Add":
             return None, name
         return node.input[1] if node.input[0] == name else node.input[0], node.output[0]

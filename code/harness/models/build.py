@@ -16,9 +16,12 @@ from harness.host import console
 from harness.host.files import remove_left_over, staging, write_bytes
 from harness.models.made import TOOL, check_output, existing_metadata
 from harness.models.weights import Checkpoint, RandomWeights, Weights
+from harness.running.options import validated
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from harness.compress.compress import CompressSettings
 SAMPLES = 256
 """Default number of calibration samples."""
 _RANDOM_SAMPLES = 8  # with random weights, all samples give similar activations
@@ -33,11 +36,13 @@ def build(
     dense: bool = False,
     dataset: str | None = None,
     samples: int | None = None,
+    engine: str | None = None,
 ) -> Path:
     """Write the graph of a known model, in one step, and return its path.
 
     A model with a recipe is also compressed, unless ``dense``: random weights by their magnitude, since nothing else
     distinguishes them, with few calibration samples; a checkpoint's weights with second-order information.
+    It is written in the 8-bit operators of ``engine``, by default the one that the model was published with.
 
     ``weights`` is "random", with a ``seed``, or the path of a checkpoint (see `Checkpoint`). The file's metadata record
     the model's settings and the origin of its weights; `catalog.models.find_model` turns "random" into the caveat of
@@ -59,8 +64,9 @@ def build(
         raise ConfigError(f"--seed {seed}: the seed must be 0 or greater.")
     entry = buildable[name]
     recipe = None if dense else entry.recipe
-    if recipe is None and (dataset is not None or samples is not None):
-        raise ConfigError(f"{name} is built without compression: leave out --calibration and --samples.")
+    settings = _settings(entry, recipe, random, engine) if recipe else None
+    if recipe is None and (dataset, samples, engine) != (None, None, None):
+        raise ConfigError(f"{name} is built without compression: leave out --calibration, --samples and --for.")
     if recipe:
         find_dataset(known[name][0], dataset)
     kind = f"{'dense-' if entry.recipe and dense else ''}{'random' if random else 'built'}"
@@ -71,25 +77,33 @@ def build(
     source = RandomWeights(seed) if random else _checkpoint(weights)
     with console.working(f"building {name}"):
         content = _graph(name, entry, source).SerializeToString(deterministic=True)
-    if recipe:
-        _compress(recipe, content, path, random, dataset, samples)
+    if settings:
+        _compress(settings, content, path, random, dataset, samples)
     else:
         write_bytes(path, content)
     return path
 
 
-def _compress(
-    recipe: manifests.Recipe, dense: bytes, path: Path, random: bool, dataset: str | None, samples: int | None
-) -> None:
+def _settings(
+    entry: manifests.ModelEntry, recipe: manifests.Recipe, random: bool, engine: str | None
+) -> CompressSettings:
     from harness.compress.compress import CompressSettings
+
+    values = {
+        "sparsity": recipe.sparsity,
+        "block": recipe.block,
+        "precision": recipe.precision,
+        "method": "magnitude" if random else "second-order",
+        "engine": engine or (entry.published.engine if entry.published else None),
+    }
+    return validated(CompressSettings, values)
+
+
+def _compress(
+    settings: CompressSettings, dense: bytes, path: Path, random: bool, dataset: str | None, samples: int | None
+) -> None:
     from harness.models.compression import compress_file
 
-    settings = CompressSettings(
-        sparsity=recipe.sparsity,
-        block=recipe.block,
-        precision=recipe.precision,
-        method="magnitude" if random else "second-order",
-    )
     if samples is None:
         samples = _RANDOM_SAMPLES if random else SAMPLES
     try:

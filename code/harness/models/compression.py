@@ -12,9 +12,10 @@ from rich.table import Table
 from harness import __version__, paths
 from harness.catalog import manifests
 from harness.catalog.models import find_model
-from harness.compress.compress import CompressionReport, CompressSettings, check, compress
+from harness.compress.compress import CompressSettings, check, compress
 from harness.compress.folding import read_network
 from harness.compress.network import Network
+from harness.compress.report import CompressionReport
 from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import check_writable, remove_left_over, write_bytes, write_text
@@ -105,6 +106,8 @@ def compress_model(
         "compression": f"{settings.method}, one shot" if settings.sparsity else "one shot",
         "tool": f"{TOOL} {__version__}",
     }
+    if settings.precision == "int8":
+        done["engine_form"] = settings.engine_form
     if settings.sparsity:
         done |= {"sparsity": f"{settings.sparsity:g}", "block": str(settings.block), "zeros": f"{report.sparsity:.4f}"}
     helper.set_model_props(model, {**facts, **done})
@@ -128,14 +131,18 @@ def summary(compressed: Compressed, settings: CompressSettings, facts: dict[str,
         "bytes": {"dense": compressed.dense_bytes, "compressed": compressed.bytes, "gzip": compressed.zipped_bytes},
         "sparsity": compressed.report.sparsity,
         "layers": [asdict(layer) | {"sparsity": layer.sparsity} for layer in compressed.report.layers],
+        "products": [asdict(product) for product in compressed.report.products],
     }
 
 
 def table(report: CompressionReport) -> Table:
-    """A row for each layer."""
+    """A row for each layer, and for each product of activations, which has no weights."""
     rows = Table("layer", "weights", "zeros", "precision", "size", "output error", box=None, pad_edge=False)
     for layer in report.layers:
         error = "not measured" if layer.error is None else f"{layer.error:.2%}"
         size = f"{layer.bytes / 2**20:.2f} MiB"
         rows.add_row(layer.name, f"{layer.weights:,}", f"{layer.sparsity:.1%}", layer.precision, size, error)
+    for product in report.products:
+        error = "not measured" if product.error is None else f"{product.error:.2%}"
+        rows.add_row(product.name, "-", "-", product.precision, "-", error)
     return rows

@@ -172,8 +172,9 @@ def calibration(records: Iterable[Record]) -> str:
         ]
         if "compression" in model.metadata:
             lines += [
-                "Weights are quantised symmetrically, per tensor; activations asymmetrically, with ranges derived "
-                "from those of the calibration samples in the FP32 model. The tool is `code/harness/compress`.",
+                "Weights are quantised symmetrically, per tensor or per output; activations asymmetrically, with "
+                "ranges derived from those of the calibration samples in the FP32 model. "
+                "The tool is `code/harness/compress`.",
                 "",
             ]
     return "\n".join(lines).rstrip() + "\n"

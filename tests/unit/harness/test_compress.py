@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from harness.compress.compress import CompressSettings, check, compress
 from harness.compress.network import Network
+from harness.compress.quantise import EngineForm
 from harness.errors import ConfigError
 from harness.host.files import check_writable
 
@@ -36,8 +37,8 @@ def case(request, tmp_path_factory):
     return folded(make(), tmp_path_factory.mktemp("case")), feeds()
 
 
-def done(model: ModelProto, feeds, **settings):
-    return compress(model, feeds, CompressSettings(**settings))
+def done(model: ModelProto, feeds, *, engine: EngineForm | None = "deepsparse", **settings):
+    return compress(model, feeds, CompressSettings(engine=engine, **settings))
 
 
 def by_name(report):
@@ -112,6 +113,80 @@ def test_integers_are_near_the_floats(case):
     assert worst(found, model, feeds) < 0.04
     assert not {"MatMulInteger", "QLinearConv"}.isdisjoint(operators(found))
     assert all(layer.error is None or 0 < layer.error < 0.025 for layer in report.layers)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_qdq_is_nearer_still(case, engine):
+    """It has a scale for each output of every layer, at no cost."""
+    model, feeds = case
+    found, report = done(model, feeds, precision="int8", engine=engine)
+    assert {"MatMulInteger", "QLinearConv"}.isdisjoint(operators(found))
+    assert {layer.precision for layer in report.layers} == {"int8 per output"}
+    assert worst(found, model, feeds) < 1.1 * worst(done(model, feeds, precision="int8")[0], model, feeds)
+
+
+def test_qdq_of_an_old_operator_set_has_one_scale_a_layer(tmp_path):
+    """DequantizeLinear takes a scale for each output since operator set 13."""
+    model, feeds = folded(convnet(11), tmp_path), images()
+    found, report = done(model, feeds, precision="int8", engine="openvino")
+    onnx.checker.check_model(found)
+    assert {layer.precision for layer in report.layers} == {"int8"}
+    assert worst(found, model, feeds) < 0.04
+
+
+def test_the_form_is_that_of_the_best_engine_for_the_kind_of_model(tmp_path):
+    """Sparse models run fastest in DeepSparse, dense ones in OpenVINO; --for overrides it."""
+    model, feeds = folded(mlp(), tmp_path), mlp_feeds()
+    sparse, _ = done(model, feeds, precision="int8", sparsity=0.5, engine=None)
+    dense, _ = done(model, feeds, precision="int8", engine=None)
+    assert ("MatMulInteger" in operators(sparse), "MatMulInteger" in operators(dense)) == (True, False)
+    chosen, _ = done(model, feeds, precision="int8", sparsity=0.5, engine="openvino")
+    assert "MatMulInteger" not in operators(chosen)
+
+
+@pytest.mark.parametrize("engine", ["deepsparse", "openvino"])
+def test_attention_is_in_8_bits_within_the_tolerance_only(tmp_path, engine):
+    """Its error is measured like that of a layer, and what exceeds the tolerance stays in FP32."""
+    model, feeds = folded(embedder(), tmp_path), texts(6)
+    loose, report = done(model, feeds, precision="int8", engine=engine)
+    assert [(p.name, p.precision) for p in report.products] == [("scores", "int8"), ("context", "int8")]
+    errors = {product.name: product.error for product in report.products}
+    assert all(0 < error < 0.1 for error in errors.values())
+    between = sum(errors.values()) / 2
+    few, report = done(model, feeds, precision="int8", engine=engine, tolerance=between / 2)
+    worse = max(errors, key=lambda name: errors[name])
+    assert {p.name for p in report.products if p.precision == "fp32"} == {worse}
+    assert next(item for item in few.graph.node if item.name == worse).op_type == "MatMul"
+    made = [{name for item in found.graph.node for name in item.input} for found in (loose, few)]
+    operands = next(item for item in model.graph.node if item.name == worse).input
+    assert [f"{operands[0]}.scale" in names for names in made] == [True, False]
+
+
+def test_attention_can_be_kept_by_name(tmp_path):
+    model, feeds = folded(embedder(), tmp_path), texts(6)
+    found, report = done(model, feeds, precision="int8", keep=("scor*",))
+    check(Network(model), CompressSettings(precision="int8", keep=("scor*",)))
+    assert [(p.precision, p.error) for p in report.products] == [
+        ("fp32", None),
+        ("int8", pytest.approx(0.02, abs=0.02)),
+    ]
+    assert operators(found)["MatMul"] == 1
+
+
+def test_products_of_other_tensors_than_floats_stay_as_they_are():
+    model = graph(
+        [
+            node("MatMul", "x w", "m"),
+            node("Cast", "m", "n", to=onnx.TensorProto.INT64),
+            node("MatMul", "n n", "nn"),
+            node("Cast", "nn", "y", to=onnx.TensorProto.FLOAT),
+        ],
+        {"x": (8, 8)},
+        ["y"],
+        {"w": normal(1, 8, 8, scale=9.0)},
+    )
+    _, report = done(model, [{"x": normal(2, 8, 8, scale=1.0)}], precision="int8")
+    assert [(p.name, p.precision, p.error) for p in report.products] == [("nn", "fp32", None)]
 
 
 @pytest.mark.slow

@@ -1,0 +1,81 @@
+"""8 bits as QuantizeLinear and DequantizeLinear around floating-point operators; OpenVINO and ONNX Runtime fuse them.
+
+Weights are symmetric int8, with one scale or one per output. OpenVINO gains no speed from MatMulInteger.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import NodeProto
+
+from harness.compress.encoding import Encoder
+from harness.compress.network import Layer
+
+
+class QdqEncoder(Encoder):
+    """Writes the operators of the network, their inputs rounded to 8 bits and back."""
+
+    def convolution(self, layer: Layer, result: str) -> None:
+        """Conv; its output is rounded too, so that the engine hands 8 bits on."""
+        self.hidden.add(layer.source)
+        named = layer.node.name or layer.output
+        source, weight = self.dequantised(layer.source), self._weight(layer, axis=0)
+        node = NodeProto()
+        node.CopyFrom(layer.node)
+        node.input[0], node.input[1], node.output[0] = source, weight, f"{result}.exact"
+        if len(node.input) > 2:
+            self._bias(layer, node, named)
+        self.append(node)
+        self.spans[result] = self.range(result)
+        inputs = [f"{result}.exact", *self.scale(result)]
+        self.bytes[result] = self.write("QuantizeLinear", inputs, f"{result}.q", f"{result}.quantise")
+        self.hidden.add(result)
+
+    def linear(self, layer: Layer) -> None:
+        """MatMul or Gemm; a bias stays in floating point."""
+        node = NodeProto()
+        node.CopyFrom(layer.node)
+        transposed = layer.attribute("transB", 0)
+        node.input[0], node.input[1] = self.dequantised(layer.source), self._weight(layer, axis=0 if transposed else 1)
+        for index, name in enumerate(layer.node.input[2:], 2):
+            node.input[index] = self.value(name)
+        self.append(node)
+
+    def product(self, node: NodeProto) -> None:
+        """MatMul."""
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        for index, name in enumerate(node.input):
+            copy.input[index] = self.dequantised(name)
+        self.append(copy)
+
+    def _weight(self, layer: Layer, axis: int) -> str:
+        rounded, named = self.plan.rounded[layer.output], layer.node.name or layer.output
+        values = layer.restore(rounded.values, self.network.constant(layer.weight).shape)
+        scale = rounded.scale[:, 0] if rounded.per_output else rounded.scale.reshape(())
+        inputs = [
+            self.tensor(f"{named}.weight", values),
+            self.tensor(f"{named}.weight.scale", scale.astype(np.float32)),
+            self.tensor(f"{named}.weight.zero", np.zeros(scale.shape, np.int8)),
+        ]
+        attributes = {"axis": axis} if rounded.per_output else {}
+        return self.write(
+            "DequantizeLinear", inputs, f"{layer.output}.weight.f", f"{named}.weight.dequantise", **attributes
+        )
+
+    def _bias(self, layer: Layer, node: NodeProto, named: str) -> None:
+        """The bias in int32, in steps of the sums, without which ONNX Runtime does not fuse; in FP32 if too large."""
+        scale = self.plan.rounded[layer.output].scale.astype(np.float64)
+        step = (scale[:, 0] if scale.size > 1 else scale.reshape(())) * self.range(layer.source).scale
+        steps = np.rint(self.network.floats(node.input[2]) / step)
+        if np.abs(steps).max() > np.iinfo(np.int32).max:
+            node.input[2] = self.value(node.input[2])
+            return
+        inputs = [
+            self.tensor(f"{named}.bias", steps.astype(np.int32)),
+            self.tensor(f"{named}.bias.scale", step.astype(np.float32)),
+        ]
+        attributes = {"axis": 0} if step.ndim else {}
+        node.input[2] = self.write(
+            "DequantizeLinear", inputs, f"{layer.output}.bias.f", f"{named}.bias.dequantise", **attributes
+        )
