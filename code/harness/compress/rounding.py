@@ -63,15 +63,14 @@ def second_order(weight: NDArray[np.float32], statistics: Statistics, *, per_out
     return min(corrected, plain, key=lambda rounded: statistics.loss(rounded.weight))
 
 
-def keep_sums(weight: NDArray[np.float32], *, per_output: bool = False) -> Rounded:
+def keep_sums(weight: NDArray[np.float32]) -> Rounded:
     """Round so that the weights of each output keep their sum, for few weights with similar inputs.
 
     Rounding each weight to the nearest shifts an output's sum and thus its mean, because inputs after a ReLU are never
     negative: in a depthwise convolution this shift can be as large as a weak channel itself. Therefore as many weights
     are rounded up as the sum requires, those with the largest fractions first.
     """
-    reach = np.abs(weight).max(axis=1 if per_output else None, keepdims=True)
-    scale = (np.where(reach > 0, reach, 1) / GREATEST).astype(np.float32)
+    scale = np.full((1, 1), max(float(np.abs(weight).max()), 1e-30) / GREATEST, np.float32)
     exact = weight.astype(np.float64) / scale
     low = np.floor(exact)
     fraction = exact - low
