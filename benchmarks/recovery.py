@@ -3,13 +3,15 @@
     python -m benchmarks.recovery [--model M --dataset D] [--sparsities 0,0.5,0.8] [--precisions fp32,int8]
 
 Each variant is made once (build/recovery); its accuracy comes from an accuracy run through LoadGen and its speed from
-an Offline run, on each installed engine. Measurements are kept beside the variants until anything they depend on
-changes, so that an interrupted table can be resumed; --fresh ignores them. A third of the data set (for SQuAD, of its
-passages) is used for calibration and the rest is scored; with --calibration the whole data set is scored. Recovery is
-accuracy in percent of the dense FP32 model's on the same engine. "same arg-max" is the share of samples (images, or
-windows of a passage) for which both engines' logs have the same class, or the same start and end. Magnitude pruning in
-FP32 is shown beside the second-order method. Without --model, the FP32 models and data sets in the folder `shared`
-beside the repository are used, if it exists.
+an Offline run, on each of DeepSparse, OpenVINO and ONNX Runtime that is installed. INT8 files are written in each form
+(`models compress --for`): that of DeepSparse, and that of OpenVINO, which is ONNX Runtime's too. Measurements are kept
+beside the variants until anything they depend on changes, so that an interrupted table can be resumed; --fresh ignores
+them. A third of the data set (for SQuAD, of its passages) is used for calibration and the rest is scored; with
+--calibration the whole data set is scored. Recovery is accuracy in percent of the dense FP32 model's on the same
+engine. "same arg-max" is the share of samples (images, or windows of a passage) for which all engines' logs have the
+same class, or the same start and end. Magnitude pruning in FP32 is shown beside the second-order
+method. Without --model, the FP32 models and data sets in the folder `shared` beside the repository are used, if it
+exists.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
 from harness.catalog.models import find_model
 from harness.compress.compress import CompressSettings
+from harness.compress.quantise import EngineForm
 from harness.errors import RunFailed
 from harness.host import console
 from harness.host.download import sha256_of
@@ -47,7 +50,7 @@ from harness.host.machine import core_count, cpu_model
 from harness.loadgen.accuracy_log import read_responses
 from harness.models.build import SAMPLES
 from harness.models.compression import compress_file
-from harness.registry import installed
+from harness.registry import LIBRARIES, installed
 from harness.running.options import validated
 from resnet50.images import find_images
 
@@ -57,6 +60,7 @@ _DEFAULTS = (
     ("models/minilm-l6-squad-fp32.onnx", "data/squad-sample/dev-sample-v1.1.json"),
     ("models/efficientnet-lite0-fp32.onnx", "data/imagenet-sample"),
 )
+_FORMS: tuple[EngineForm, ...] = ("deepsparse", "openvino")
 _KEEP = {"efficientnet-lite0": ("_conv_stem", "_blocks.0/_depthwise_conv")}
 """Layers to leave unchanged, by official name: they cause most of the error and take little time."""
 
@@ -69,6 +73,8 @@ class Variant:
     precision: str
     method: str
     block: int
+    engine: EngineForm | None = None
+    """For whose operators an INT8 file is written."""
 
     @property
     def dense(self) -> bool:
@@ -87,7 +93,8 @@ def variants(sparsities: list[float], precisions: list[str], block: int) -> Iter
     for precision, sparsity in itertools.product(precisions, sparsities):
         if not sparsity and precision == "fp32":
             continue
-        yield Variant(sparsity, precision, "second-order", block)
+        for form in _FORMS if precision == "int8" else (None,):
+            yield Variant(sparsity, precision, "second-order", block, form)
         if sparsity and precision == "fp32":
             yield Variant(sparsity, precision, "magnitude", block)
 
@@ -111,7 +118,7 @@ def variant_file(model: manifests.Model, variant: Variant, calibration: str) -> 
     if variant.dense:
         return model.path
     values = {"sparsity": variant.sparsity, "precision": variant.precision, "method": variant.method}
-    values |= {"block": variant.block, "keep": _KEEP.get(model.official_name, ())}
+    values |= {"block": variant.block, "engine": variant.engine, "keep": _KEEP.get(model.official_name, ())}
     settings = validated(CompressSettings, values)
     data = content_of(find_dataset(model.benchmark, calibration))
     made_with = [_sources("harness/compress"), model.sha256, settings.model_dump_json(), data, str(SAMPLES)]
@@ -232,6 +239,15 @@ def run(
     return json.loads(found.read_text("utf-8"))
 
 
+def installed_engines() -> list[str]:
+    """The engines to measure; says which are left out."""
+    found = installed()
+    for name in LIBRARIES:
+        if name not in found:
+            console.note(f"{name} is not installed: its rows are left out.")
+    return found
+
+
 def main() -> None:
     """Compress what is missing, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -257,7 +273,7 @@ def main() -> None:
     except ValueError:
         parser.error(f"--sparsities {args.sparsities}: give numbers below 1, such as 0,0.5,0.8")
     chosen = list(variants(sparsities, args.precisions.split(","), args.block))
-    engines = ["deepsparse", "onnxruntime"] if "deepsparse" in installed() else ["onnxruntime"]
+    engines = installed_engines()
     console.out.print(f"{cpu_model()}, {core_count()} cores")
     for name, data in work:
         model = find_model(name)
@@ -266,8 +282,9 @@ def main() -> None:
         if calibration is None:
             calibration, scored = map(str, held_out(model.benchmark, dataset))
             dataset = find_dataset(model.benchmark, scored)
-        table = Table("variant", "precision", "engine", "score", "recovery", "same arg-max", "file, gzip", "samples/s",
-                      "÷ dense FP32", title=f"{model.name} on {Path(data).name}", box=None, pad_edge=False)  # fmt: skip
+        table = Table("variant", "precision", "for", "engine", "score", "recovery", "same arg-max", "file, gzip",
+                      "samples/s", "÷ dense FP32",
+                      title=f"{model.name} on {Path(data).name}", box=None, pad_edge=False)  # fmt: skip
         dense: list[Row] = []
         for variant in chosen:
             path = variant_file(model, variant, calibration)
@@ -282,6 +299,7 @@ def main() -> None:
                 table.add_row(
                     str(variant),
                     variant.precision,
+                    variant.engine or "any",
                     engine,
                     f"{row.metric} {row.score:.2f}",
                     f"{100 * row.score / whole.score:.1f} %" if whole.score else "-",

@@ -30,6 +30,7 @@ def test_a_built_model_describes_itself_and_its_compression(resnet):
     assert metadata["weights"].startswith("random")
     assert metadata["model"] == "resnet50-pruned85-int8"
     assert (metadata["sparsity"], metadata["block"], metadata["precision"]) == ("0.85", "4", "int8")
+    assert metadata["engine_form"] == "deepsparse"
     assert metadata["calibration"] == f"2 samples of {DRAWINGS}"
     report = json.loads(resnet.with_suffix(".compression.json").read_text())
     assert len(report["layers"]) == 54
@@ -66,6 +67,7 @@ def test_a_real_model_compressed_keeps_its_answers(harness, efficientnet_fp32, t
     assert printed["path"] == str(path)
     assert printed["bytes"]["compressed"] == path.stat().st_size
     assert "_fc" in [layer["name"] for layer in printed["layers"]]
+    assert (printed["metadata"]["engine_form"], printed["products"]) == ("openvino", [])
     run = harness.run("--model", path, "--engine", "onnxruntime", "--dataset", DRAWINGS, "--mode", "accuracy")
     assert run.code == 0, run.err
     assert next(iter(run.record["result"]["accuracy"].values())) > 90
@@ -80,6 +82,7 @@ def test_a_real_model_compressed_keeps_its_answers(harness, efficientnet_fp32, t
         (["efficientnet-lite0-int8", "out.txt", "--precision", "int8"], "out.txt must end in .onnx"),
         (["efficientnet-lite0-int8", "out.onnx", "--precision", "int4"], "precision = int4"),
         (["efficientnet-lite0-int8", "out.onnx", "--sparsity", "1"], "sparsity = 1"),
+        (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8", "--for", "tensorrt"], "--for tensorrt"),
         (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8"], "already quantised"),
         (["no-model", "out.onnx", "--sparsity", "0.5"], "unknown model"),
         (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8", "--set", "label_offset=x"], "label_offset = x"),

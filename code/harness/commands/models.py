@@ -104,10 +104,19 @@ _Calibration = Annotated[
     typer.Option("--calibration", help="Data set by name or path; not one used for scoring.", show_default="shipped"),
 ]
 
+
+def _form(engine: str | None) -> str | None:
+    forms = ("deepsparse", "openvino", "onnxruntime")
+    if engine not in (None, *forms):
+        raise ConfigError(f"--for {engine}: choose from {', '.join(forms)}.")
+    return engine
+
+
 _For = Annotated[
     str | None,
     typer.Option(
         "--for",
+        callback=_form,
         metavar="ENGINE",
         help="Write INT8 in the operators that deepsparse, openvino or onnxruntime runs fast.",
         show_default="deepsparse for sparse models and published ones, else openvino",

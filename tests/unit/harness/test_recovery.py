@@ -50,14 +50,22 @@ def test_engines_agree_where_start_and_end_are_the_same():
 
 
 def test_the_dense_model_comes_first_and_magnitude_stands_beside_the_other_method():
-    found = [(v.sparsity, v.precision, v.method) for v in variants([0.0, 0.5], ["int8", "fp32"], 1)]
+    found = [(v.sparsity, v.precision, v.method, v.engine) for v in variants([0.0, 0.5], ["int8", "fp32"], 1)]
     assert found == [
-        (0.0, "fp32", "second-order"),
-        (0.0, "int8", "second-order"),
-        (0.5, "int8", "second-order"),
-        (0.5, "fp32", "second-order"),
-        (0.5, "fp32", "magnitude"),
+        (0.0, "fp32", "second-order", None),
+        (0.0, "int8", "second-order", "deepsparse"),
+        (0.0, "int8", "second-order", "openvino"),
+        (0.5, "int8", "second-order", "deepsparse"),
+        (0.5, "int8", "second-order", "openvino"),
+        (0.5, "fp32", "second-order", None),
+        (0.5, "fp32", "magnitude", None),
     ]
+
+
+def test_an_engine_that_is_not_installed_is_left_out_with_a_note(monkeypatch, capsys):
+    monkeypatch.setattr(recovery, "installed", lambda: ["deepsparse", "onnxruntime"])
+    assert recovery.installed_engines() == ["deepsparse", "onnxruntime"]
+    assert "openvino is not installed" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_folder_of_images_is_another_once_a_file_changes(tmp_path):
