@@ -34,8 +34,8 @@ _TOLERANCE = 0.05
 
 
 _PRODUCTS = 2
-"""Times the tolerance for products of activations: MiniLM keeps its F1 with errors of 9 % there, since a layer and a
-residual connection follow."""
+"""Times the tolerance for products of activations, whose errors the residual connection after them dilutes: MiniLM's F1
+is 65.4 to 65.8 with up to 9 % there, and 66.9 in FP32."""
 
 
 class CompressSettings(BaseModel):
