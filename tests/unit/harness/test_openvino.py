@@ -187,18 +187,26 @@ def test_one_instance_serves_all_nodes_and_threads_never_exceed_the_cores(monkey
     assert OpenVinoSettings().suited(latency=True, arriving=False, max_cost=1).layout().threads == 8
 
 
-def test_the_import_sends_and_writes_nothing(tmp_path):
+@pytest.mark.parametrize(
+    ("load", "module"),
+    [
+        ("from harness.engines.openvino import import_openvino; import_openvino()", "openvino"),
+        ("import harness, onnxruntime", "onnxruntime"),
+    ],
+)
+def test_the_import_sends_and_writes_nothing(tmp_path, load, module):
     code = (
         "import sys, socket\n"
         "def refuse(*_, **__): raise SystemExit('a connection was opened')\n"
         "socket.socket.connect = refuse\n"
-        "from harness.engines.openvino import import_openvino\n"
-        "import_openvino()\n"
+        f"{load}\n"
+        f"print([m for m in sys.modules if m == '{module}'])\n"
         "print([m for m, found in sys.modules.items() if m.startswith('openvino_telemetry') and found])"
     )
     environment = {**os.environ, "HOME": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"['{module}']\n[]\n"), done.stderr
     assert list(tmp_path.rglob("*")) == []
 
 
