@@ -98,7 +98,7 @@ def tool_offline(work: Work, samples: int) -> tuple[float, float]:
 def stream(work: Work) -> tuple[float, list[np.ndarray], float]:
     """LoadGen's 90th percentile of SingleStream in ms, the samples of each query, and cores busy with other work."""
     setup = work.ready("SingleStream")
-    expected, _ = setup.scenario.estimate(setup.indices, work.seconds, setup.listener)
+    expected = setup.scenario.estimate(setup.indices, work.seconds, setup.listener).value
     with Others() as others:
         latency, issued = loadgen_latency(setup, expected, work.seconds)
     return latency, issued, others.cores
