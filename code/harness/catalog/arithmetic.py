@@ -7,6 +7,7 @@ second.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ _TYPES = {  # by their numbers in onnx.TensorProto.DataType
 }
 _QUANTISE = ("QuantizeLinear", "DequantizeLinear")
 _SAME_ZEROS = (*SAME_VALUES, "Cast", *_QUANTISE)
+_LARGEST = 2**40  # elements of a dimension; a damaged file may state more
 _STEPS = 16  # from a product back to its weight; a damaged graph may have a circle
 _SLICES, _SLICE = 8, 4096  # of a weight: their number, and the bytes of each
 
@@ -65,7 +67,7 @@ def read_arithmetic(path: Path) -> Arithmetic:
     kinds: Counter[str] = Counter()
     zeros = 0.0
     for kind, weight, zero_point in _weights(graph):
-        count = int(np.prod(weight.dims, dtype=np.int64))
+        count = prod(weight.dims)
         kinds[kind] += count
         zeros += count * _zeros(path, weight, zero_point)
     numbers = graph.type_numbers | {weight.type_number for weight in graph.weights.values()}
@@ -102,6 +104,8 @@ def _weights(graph: Nodes) -> Iterator[tuple[str, Weight, Weight | None]]:
             if weight is None or name in seen or len(weight.dims) < 2:
                 continue
             seen.add(name)
+            if max(weight.dims) > _LARGEST:
+                continue
             kind = "dequantised" if dequantised else "integer" if zero_number is not None else "float"
             yield kind, weight, graph.weights.get(zero)
 
@@ -124,7 +128,7 @@ def _sample(path: Path, weight: Weight) -> NDArray[np.generic]:
     if weight.external:
         path = path.parent / relative(path, weight.external.get("location", ""))
         start = int(weight.external.get("offset") or 0)
-        size = int(weight.external.get("length") or 0) or int(np.prod(weight.dims, dtype=np.int64)) * dtype.itemsize
+        size = int(weight.external.get("length") or 0) or prod(weight.dims) * dtype.itemsize
     if weight.varints and dtype.itemsize > 1:  # not worth the decoding
         return np.empty(0, dtype)
     with path.open("rb") as file:

@@ -105,8 +105,8 @@ class Offline(Scenario):
         own, costs = Limits.of(engine.settings), np.full(1, static.length) if static.length else self.costs
         tried = [self.limits] if self.limits else alternatives(own, costs, few=engine.fixed_shapes)
         if engine.fixed_shapes and not self._compiled(tried, budget, listener):
-            return None
-        if self.limits:
+            self.choice = Choice(own, {}, "other batches take too long to compile")
+        elif self.limits:
             self.choice = Choice(self.limits, {}, "another run of this result used it")
         elif len(tried) > 1:
             self.choice = choose_limits(self.sut, own, tried, typical(costs), indices, listener.ran)

@@ -16,6 +16,7 @@ from finished import run_folder
 from harness.engines.base import EngineSettings
 from harness.engines.deepsparse import DeepSparseSettings
 from harness.engines.onnxruntime import OnnxRuntimeSettings
+from harness.host.machine import core_count, cpu_model
 from harness.running.identity import identity
 from harness.running.limits import limits_of_result
 from harness.running.request import RunRequest, resolve
@@ -269,6 +270,7 @@ class TestOneResult:
         record |= {
             "identity": identity(settings).model_dump(mode="json"),
             "limits": {"max_batch": 4, "max_tokens": 384},
+            "machine": {**record["machine"], "cpu": cpu_model(), "cores": core_count()},
             **changes,
         }
         settings.target.mkdir(parents=True)
@@ -288,6 +290,17 @@ class TestOneResult:
         self.keep(settings("performance"))
         assert limits_of_result(settings(options={"streams": "1"})) is None
         assert limits_of_result(settings(rehearsal=False)) is None
+
+    def test_a_performance_run_that_replaces_another_measures_anew(self, settings):
+        self.keep(settings("accuracy"))
+        assert limits_of_result(settings("performance", force=True)) is None
+        self.keep(settings("performance"))
+        assert limits_of_result(settings("accuracy", force=True)) == Limits(4, 384)
+        assert limits_of_result(settings("performance", audit="TEST01", force=True)) == Limits(4, 384)
+
+    def test_limits_of_another_processor_are_not_used(self, settings):
+        self.keep(settings("performance"), machine={"cpu": "another", "cores": 96, "packages": {}})
+        assert limits_of_result(settings()) is None
 
     def test_a_record_without_limits_or_that_cannot_be_read_sets_none(self, settings):
         self.keep(settings("performance"), limits=None)
