@@ -43,7 +43,7 @@ class DeepSparseSettings(CoreSettings):
         ge=1,
         le=64,
         description="(batch, length) shapes to compile, 2 to 30 seconds each by model; default: up to 12, in a "
-        "development run fewer if they would take over a minute",
+        "development run fewer if they would take over 20 seconds",
     )
     scheduler: Literal["single_stream", "multi_stream", "elastic"] | None = Field(
         None,

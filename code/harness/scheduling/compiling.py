@@ -9,8 +9,8 @@ import numpy as np
 from harness.scheduling.batching import best_lengths
 from harness.task.shape import Integers
 
-DEVELOPMENT = 60.0
-"""Seconds that a development run compiles for, unless the user sets the number of shapes."""
+DEVELOPMENT = 20.0
+"""Seconds that a development run compiles for, as long as its test, unless the user sets the number of shapes."""
 _LEAST = 4  # shapes, however slow they are: they leave 16 % of padding on SQuAD, two would leave 42 %
 
 
