@@ -13,6 +13,7 @@ from harness.compress.plan import Plan
 from harness.compress.ranges import Range
 
 _MIN_EMBEDDINGS = 1024  # rows of the smallest table worth quantising
+LARGEST_SUM = np.iinfo(np.int32).max
 
 
 class Encoder(ABC):
@@ -133,6 +134,16 @@ class Encoder(ABC):
         """The constants scale and zero point of a value's 8 bits."""
         span = self.range(name)
         return [self.tensor(f"{name}.scale", span.scale), self.tensor(f"{name}.zero", span.zero)]
+
+    def bias_steps(
+        self, layer: Layer, bias: NDArray[np.float32], step: NDArray[np.float64]
+    ) -> NDArray[np.int32] | None:
+        """A bias as a number of steps of the sums; None if it could make them pass int32."""
+        span = self.range(layer.source)
+        largest = max(int(span.zero), 255 - int(span.zero))
+        sums = np.abs(self.plan.rounded[layer.output].values).sum(axis=1, dtype=np.int64) * largest
+        steps: NDArray[np.float64] = np.rint(bias / step)
+        return steps.astype(np.int32) if np.all(np.abs(steps) + sums <= LARGEST_SUM) else None
 
     def value(self, name: str) -> str:
         """Any input of a node in floating point: a constant, or a value that was computed."""

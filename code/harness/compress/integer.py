@@ -8,17 +8,15 @@ floating point after the Mul breaks the fusion.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
-from harness.compress.encoding import Encoder
+from harness.compress.encoding import LARGEST_SUM, Encoder
 from harness.compress.network import Layer
 
 _CARRIERS = ("Reshape", "Flatten", "Squeeze", "Transpose")
 """Operators that treat 8-bit values like floating-point ones and keep their scale. MaxPool is left out: if it has 8-bit
 inputs, DeepSparse 1.8 runs no part of the graph itself."""
 _MIDDLE = 128
-_LIMIT = np.iinfo(np.int32).max
 
 
 class IntegerEncoder(Encoder):
@@ -40,10 +38,10 @@ class IntegerEncoder(Encoder):
             self.tensor("weight.zero", np.int8(0)),
             *self.scale(result),
         ]
-        if len(node.input) > 2:
+        if layer.addend:
             step = np.float64(rounded.scale.item()) * self.range(layer.source).scale
-            bias = np.rint(self.network.floats(node.input[2]) / step)
-            inputs.append(self.tensor(f"{named}.bias", np.clip(bias, -_LIMIT, _LIMIT).astype(np.int32)))
+            bias = np.rint(self.network.floats(layer.addend) / step)
+            inputs.append(self.tensor(f"{named}.bias", np.clip(bias, -LARGEST_SUM, LARGEST_SUM).astype(np.int32)))
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         self.spans[result] = self.range(result)
         self.bytes[result] = self.write("QLinearConv", inputs, f"{result}.q", named, **attributes)
@@ -65,15 +63,15 @@ class IntegerEncoder(Encoder):
         exact = exact[:, 0] if rounded.per_output else exact.reshape(())
         factor = self.tensor(f"{named}.factor", exact.astype(np.float32))
         addition, name = self.network.constant_bias(layer)
-        bias = self._steps(layer, self.network.floats(name), exact) if name else None
+        bias = self.bias_steps(layer, self.network.floats(name), exact) if name else None
         if bias is not None:
             inputs = [total, self.tensor(f"{named}.bias", bias)]
             total = self.write("Add", inputs, f"{layer.output}.biased", f"{named}.bias")
             self.absorbed |= {addition}
             self._scaled(total, factor, addition, named)
-        elif node.op_type == "Gemm" and len(node.input) > 2:
+        elif node.op_type == "Gemm" and layer.addend:
             self._scaled(total, factor, f"{layer.output}.scaled", named)
-            self.write("Add", [f"{layer.output}.scaled", self.value(node.input[2])], layer.output, f"{named}.bias")
+            self.write("Add", [f"{layer.output}.scaled", self.value(layer.addend)], layer.output, f"{named}.bias")
         else:
             self._scaled(total, factor, layer.output, named)
 
@@ -105,11 +103,3 @@ class IntegerEncoder(Encoder):
     def _scaled(self, total: str, factor: str, output: str, named: str) -> None:
         total = self.write("Cast", [total], f"{total}.cast", f"{named}.cast", to=TensorProto.FLOAT)
         self.write("Mul", [total, factor], output, f"{named}.scale")
-
-    def _steps(self, layer: Layer, bias: NDArray[np.float32], step: NDArray[np.float64]) -> NDArray[np.int32] | None:
-        """A bias as a number of steps of the sums; None if it could make them pass int32."""
-        span = self.range(layer.source)
-        largest = max(int(span.zero), 255 - int(span.zero))
-        sums = np.abs(self.plan.rounded[layer.output].values).sum(axis=1, dtype=np.int64) * largest
-        steps: NDArray[np.float64] = np.rint(bias / step)
-        return steps.astype(np.int32) if np.all(np.abs(steps) + sums <= _LIMIT) else None

@@ -77,6 +77,11 @@ class Layer:
         return found
 
     @property
+    def addend(self) -> str:
+        """What a Conv or Gemm adds to its outputs, its third input; "" if it has none."""
+        return "".join(self.node.input[2:3])
+
+    @property
     def groups(self) -> int:
         """Groups of a convolution; 1 for other layers."""
         return self.attribute("group", 1) if self.node.op_type == "Conv" else 1
@@ -208,7 +213,7 @@ class Network:
     def bias(self, layer: Layer) -> str | None:
         """The name of the constant added to each of the layer's outputs; None if there is none that can be changed."""
         if layer.node.op_type != "MatMul":
-            name = layer.node.input[2] if len(layer.node.input) > 2 else None
+            name: str | None = layer.addend
         else:
             name = self._addition(layer.output)[0]
         outputs = self._constants[layer.weight].dims[self._outputs_axis(layer)]
@@ -224,7 +229,7 @@ class Network:
         if layer.node.op_type == "MatMul":
             name, total = self._addition(layer.output)
         else:
-            name, total = (layer.node.input[2] if len(layer.node.input) > 2 else None), layer.output
+            name, total = layer.addend, layer.output
         if name is None or name not in self._constants:
             return "", ""
         value, outputs = self._constants[name], self._constants[layer.weight].dims[self._outputs_axis(layer)]

@@ -18,13 +18,12 @@ class QdqEncoder(Encoder):
     def convolution(self, layer: Layer, result: str) -> None:
         """Conv; its output is rounded too, so that the engine hands 8 bits on."""
         self.hidden.add(layer.source)
-        named = layer.node.name or layer.output
         source, weight = self.dequantised(layer.source), self._weight(layer, axis=0)
         node = NodeProto()
         node.CopyFrom(layer.node)
         node.input[0], node.input[1], node.output[0] = source, weight, f"{result}.exact"
-        if len(node.input) > 2:
-            self._bias(layer, node, named)
+        if layer.addend:
+            node.input[2] = self._bias(layer, layer.addend)
         self.append(node)
         self.spans[result] = self.range(result)
         inputs = [f"{result}.exact", *self.scale(result)]
@@ -32,13 +31,14 @@ class QdqEncoder(Encoder):
         self.hidden.add(result)
 
     def linear(self, layer: Layer) -> None:
-        """MatMul or Gemm; a bias stays in floating point."""
+        """MatMul or Gemm; a bias that is added after a MatMul stays in floating point."""
         node = NodeProto()
         node.CopyFrom(layer.node)
         transposed = layer.attribute("transB", 0)
         node.input[0], node.input[1] = self.dequantised(layer.source), self._weight(layer, axis=0 if transposed else 1)
-        for index, name in enumerate(layer.node.input[2:], 2):
-            node.input[index] = self.value(name)
+        if layer.addend:
+            constant = node.op_type == "Gemm" and self.network.constant_bias(layer)[1]
+            node.input[2] = self._bias(layer, layer.addend) if constant else self.value(layer.addend)
         self.append(node)
 
     def product(self, node: NodeProto) -> None:
@@ -63,19 +63,18 @@ class QdqEncoder(Encoder):
             "DequantizeLinear", inputs, f"{layer.output}.weight.f", f"{named}.weight.dequantise", **attributes
         )
 
-    def _bias(self, layer: Layer, node: NodeProto, named: str) -> None:
-        """The bias in int32, in steps of the sums, without which ONNX Runtime does not fuse; in FP32 if too large."""
-        scale = self.plan.rounded[layer.output].scale.astype(np.float64)
+    def _bias(self, layer: Layer, name: str) -> str:
+        """A bias in int32, in steps of the sums, without which ONNX Runtime does not fuse; in FP32 if too large."""
+        named, scale = layer.node.name or layer.output, self.plan.rounded[layer.output].scale.astype(np.float64)
         step = (scale[:, 0] if scale.size > 1 else scale.reshape(())) * self.range(layer.source).scale
-        steps = np.rint(self.network.floats(node.input[2]) / step)
-        if np.abs(steps).max() > np.iinfo(np.int32).max:
-            node.input[2] = self.value(node.input[2])
-            return
+        steps = self.bias_steps(layer, self.network.floats(name).reshape(-1), step)
+        if steps is None:
+            return self.value(name)
         inputs = [
-            self.tensor(f"{named}.bias", steps.astype(np.int32)),
+            self.tensor(f"{named}.bias", steps),
             self.tensor(f"{named}.bias.scale", step.astype(np.float32)),
         ]
         attributes = {"axis": 0} if step.ndim else {}
-        node.input[2] = self.write(
+        return self.write(
             "DequantizeLinear", inputs, f"{layer.output}.bias.f", f"{named}.bias.dequantise", **attributes
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from graphs import (
     constants,
@@ -319,6 +320,59 @@ def test_qdq_rounds_the_inputs_of_products_and_what_convolutions_give(tmp_path, 
             assert tensors[made[item.input[2]].input[0]].dtype == np.int32
             assert readers[item.output[0]].op_type == "QuantizeLinear"
     assert operators(found).get("Clip", 0) == 0
+
+
+@pytest.mark.parametrize("per_output", [False, True])
+@pytest.mark.parametrize("shape", [(5,), (1, 5)])
+def test_onnx_runtime_fuses_a_gemm_with_its_bias(tmp_path, shape, per_output):
+    """It does so only if the bias too is dequantised."""
+    model = graph(
+        [node("Gemm", "x w b", "y", transB=1)],
+        {"x": ("N", 8)},
+        ["y"],
+        {"w": normal(1, 5, 8), "b": normal(2, *shape, scale=0.5)},
+    )
+    x = np.abs(ROWS[0]["x"])
+    found = written(model, [{"x": x}], engine="onnxruntime", per_output=per_output)
+    assert constants(found)["y.bias"].dtype == np.int32
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 4
+    running = ort.InferenceSession(found.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    made = operators(onnx.load(options.optimized_model_filepath))
+    assert (made.get("QGemm", 0), made.get("Gemm", 0)) == (1, 0)
+    feed = {"x": x / 4}  # far within the range: without VNNI, two large products together pass 16 bits
+    assert distance(running.run(None, feed)[0], run(found, feed)[0]) < 1e-5
+    assert distance(running.run(None, feed)[0], run(model, feed)[0]) < 0.03
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_omitted_bias_is_not_written(engine):
+    model = graph(
+        [
+            node("Conv", "x k -", "c"),
+            node("GlobalAveragePool", "c", "g"),
+            node("Flatten", "g", "f"),
+            node("Gemm", "f w -", "y"),
+        ],
+        {"x": ("N", 3, 8, 8)},
+        ["y"],
+        {"k": normal(1, 4, 3, 3, 3), "w": normal(2, 4, 5)},
+    )
+    found = agrees(model, PIXELS, bound=0.05, engine=engine)
+    assert "Add" not in operators(found)
+    assert not [name for name in constants(found) if "bias" in name]
+
+
+@pytest.mark.parametrize("steps", [2.0**31 - 1000, 2.0**33, np.inf])
+def test_a_bias_of_a_gemm_that_could_pass_int32_stays_float_in_qdq(steps):
+    model = graph([node("Gemm", "x w b", "y")], {"x": ("N", 8)}, ["y"], {"w": normal(1, 8, 6), "b": normal(2, 6)})
+    plan = round_all(model, [{"x": ROWS[0]["x"]}])
+    step = float(plan.rounded["y"].scale.item()) * float(plan.ranges["x"].scale)
+    bias = np.full(6, steps * step, np.float32)
+    model = graph([node("Gemm", "x w b", "y")], {"x": ("N", 8)}, ["y"], {"w": normal(1, 8, 6), "b": bias})
+    found = written(model, [{"x": ROWS[0]["x"]}], engine="onnxruntime")
+    np.testing.assert_array_equal(constants(found)["b"], bias)
 
 
 @pytest.mark.parametrize("name", CASES)
