@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import threading
-
 import echo
 import numpy as np
 import pytest
@@ -133,12 +131,21 @@ def test_an_official_run_on_a_quiet_machine_takes_at_most_fifteen_percent_longer
     assert Offline.generated(100 * margin_for(1.0, quiet.gain, long=True), 600.0) / 100 <= 1.15 * 600
 
 
-def test_a_tuned_rate_has_the_margin_of_an_official_run(monkeypatch):
-    monkeypatch.setattr(CoreMeter, "use", CoreUse(2.0, 0.0, 0.0, 2))
+@pytest.mark.parametrize(("faster", "seconds"), [(1.12, 20.0), (1.12, 600.0), (1.25, 20.0)])
+def test_a_tuned_rate_makes_runs_on_a_faster_machine_long_enough(monkeypatch, faster, seconds):
     scenario = Offline(EchoSut(), COSTS, 384, 0.13)
     monkeypatch.setattr(scenario, "_rate", lambda *_: Rate(50.0, 50.5))
     trial = scenario.trial(np.arange(Qsl.count), 1.0, None, Listener())
-    assert (trial.score, trial.value) == (50, pytest.approx(51))
+    assert trial.score == 50
+    assert Offline.generated(trial.value, seconds) / (50 * faster) >= seconds
+
+
+@pytest.mark.parametrize(("fastest", "value"), [(50.5, 57.5), (80.0, 80.0)])
+def test_a_tuned_rate_foresees_the_speed_that_was_seen_but_not_that_neighbours_leave(monkeypatch, fastest, value):
+    monkeypatch.setattr(CoreMeter, "use", CoreUse(1.0, 1.0, 0.0, 2))
+    scenario = Offline(EchoSut(), COSTS, 384, 0.13)
+    monkeypatch.setattr(scenario, "_rate", lambda *_: Rate(50.0, fastest))
+    assert scenario.trial(np.arange(Qsl.count), 1.0, None, Listener()).value == pytest.approx(value)
 
 
 def test_the_margin_is_limited():
