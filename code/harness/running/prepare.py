@@ -114,11 +114,16 @@ def patience(settings: RunSettings) -> float:
 
 
 def prepare(
-    settings: RunSettings, beat: Beat = _no_beat, quiet: bool = False, limits: Limits | None = None
+    settings: RunSettings,
+    beat: Beat = _no_beat,
+    quiet: bool = False,
+    limits: Limits | None = None,
+    compile_seconds: float | None = None,
 ) -> Prepared:
     """Load the model, open the data set, compile and warm up; ``quiet`` omits the line that describes the run.
 
-    ``limits`` are the batch limits of another run of the same result.
+    ``limits`` are the batch limits of another run of the same result. ``compile_seconds`` is about how long to compile
+    shapes; None for what the run's mode allows.
 
     Raises:
         ConfigError: model, data set and settings do not match each other or the rules.
@@ -142,7 +147,8 @@ def prepare(
     choices, doubts = benchmark.choices(sut), benchmark.doubts(sut)
     costs = qsl.cost(np.arange(qsl.count))
     scenario = scenario_class(sut, costs, benchmark.max_cost, benchmark.server_bound)
-    scenario.compile_seconds = inf if settings.official else DEVELOPMENT
+    allowed = inf if settings.official else DEVELOPMENT
+    scenario.compile_seconds = allowed if compile_seconds is None else compile_seconds
     scenario.limits = limits
     if not quiet:
         console.note(

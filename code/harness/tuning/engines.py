@@ -12,11 +12,12 @@ from harness.host import console
 from harness.registry import installed
 from harness.running.request import RunRequest, resolve
 from harness.running.settings import RunSettings
-from harness.tuning.search import Options
+from harness.tuning.search import Options, Score, mean
 
 BEHIND = 0.7
 """Share of the best score below which an engine's defaults exclude it: tuning seldom gains as much."""
-_ROUNDS = 2
+_ROUNDS = 2  # undisturbed, in a comparison
+_MOST_ROUNDS = 4  # on a machine that is never quiet
 
 
 class Contender(Protocol):
@@ -26,11 +27,21 @@ class Contender(Protocol):
     def engine(self) -> str:
         """Its name."""
 
-    def compare(self, options: Options, number: int) -> float:
-        """The score of the options in comparison ``number`` with other engines; 0 if they are unusable."""
+    def compare(self, options: Options, number: int) -> Score | None:
+        """The score of the options in round ``number`` of the comparisons with other engines; None if they fail.
+
+        It is 0 if they work, but meet no bound.
+        """
 
     def search(self) -> dict[str, str]:
-        """The best options."""
+        """The best options.
+
+        Raises:
+            CheckFailed: none is usable.
+        """
+
+    def score(self, options: Options) -> float:
+        """The mean score of options that were measured."""
 
 
 def contenders(request: RunRequest) -> list[tuple[RunRequest, RunSettings]]:
@@ -62,42 +73,74 @@ def best_engine(contenders: Sequence[C]) -> tuple[C, dict[str, str], dict[str, f
     """The tuning of the best engine, its best options, and the score of each engine that was tried, by name.
 
     All are measured with their defaults. Those that do not work or are far behind are dropped; the others are tuned,
-    and their best settings compared. A single contender is only tuned.
+    and their best settings compared. If no defaults meet the bound, all that work are tuned. A single contender is only
+    tuned.
 
     Raises:
-        CheckFailed: no engine works.
+        CheckFailed: no engine works, or none has usable settings.
     """
     if len(contenders) == 1:
         return contenders[0], contenders[0].search(), {}
     console.note(f"trying {', '.join(contender.engine for contender in contenders)} with their defaults")
     scores = _alternately(contenders, {contender.engine: {} for contender in contenders}, 0)
-    best = max(scores.values())
-    if not best:
+    if not scores:
         raise CheckFailed("no engine works with its default settings; see the messages above.")
-    left = [contender for contender in contenders if scores[contender.engine] >= BEHIND * best]
-    for contender in contenders:
-        if contender not in left:
-            share = scores[contender.engine] / best
-            console.note(
-                f"{contender.engine} is not tuned: {f'{share:.2f} of the best' if share else 'it does not work'}"
-            )
-    found = {}
-    for contender in left:
-        console.note(f"tuning {contender.engine}")
-        found[contender.engine] = contender.search()
+    near = _worth_tuning(contenders, scores)
+    found = _searched(near)
+    left = [contender for contender in contenders if contender.engine in found]
+    tuned = {contender.engine: contender.score(found[contender.engine]) for contender in left}
     if len(left) > 1:
         console.note("comparing the best settings of each engine")
-        scores |= _alternately(left, found, _ROUNDS)
-    winner = max(left, key=lambda contender: scores[contender.engine])
-    return winner, found[winner.engine], scores
+        tuned = _alternately(left, found, _MOST_ROUNDS)
+    if not tuned:
+        raise CheckFailed("no engine has usable settings; see the messages above.")
+    winner = max((contender for contender in left if contender.engine in tuned), key=lambda each: tuned[each.engine])
+    untuned = {each.engine: 0.0 if each in near else scores.get(each.engine, 0.0) for each in contenders}
+    return winner, found[winner.engine], {**untuned, **tuned}
+
+
+def _worth_tuning(contenders: Sequence[C], scores: Mapping[str, float]) -> list[C]:
+    """Those that work and are not far behind; the others are named."""
+    least, left = BEHIND * max(scores.values()), []
+    for contender in contenders:
+        score = scores.get(contender.engine)
+        if score is None:
+            console.note(f"{contender.engine} is not tuned: it does not work")
+        elif score < least:
+            console.note(f"{contender.engine} is not tuned: {score / max(scores.values()):.2f} of the best")
+        else:
+            left.append(contender)
+    return left
+
+
+def _searched(contenders: Sequence[C]) -> dict[str, dict[str, str]]:
+    """The best options of each engine that has usable ones."""
+    found = {}
+    for contender in contenders:
+        console.note(f"tuning {contender.engine}")
+        try:
+            found[contender.engine] = contender.search()
+        except CheckFailed as error:
+            console.note(f"{contender.engine} is dropped: {error}")
+    return found
 
 
 def _alternately(contenders: Sequence[C], options: Mapping[str, Options], first: int) -> dict[str, float]:
-    """The mean score of each engine with its options; one that does not work is measured once."""
-    scores: dict[str, list[float]] = {contender.engine: [] for contender in contenders}
-    for number in range(_ROUNDS):
+    """The mean score of each engine that works with its options; the rounds are numbered from ``first``.
+
+    A round that other processes disturbed is repeated, a few times at most.
+    """
+    scores: dict[str, list[Score]] = {contender.engine: [] for contender in contenders}
+    quiet = number = 0
+    while quiet < _ROUNDS and number < _MOST_ROUNDS:
         for contender in contenders if number % 2 == 0 else reversed(contenders):
-            mine = scores[contender.engine]
-            if all(mine):
-                mine.append(contender.compare(options[contender.engine], first + number))
-    return {engine: sum(mine) / len(mine) if all(mine) else 0.0 for engine, mine in scores.items()}
+            if contender.engine not in scores:
+                continue
+            score = contender.compare(options[contender.engine], first + number)
+            if score is None:
+                del scores[contender.engine]
+            else:
+                scores[contender.engine].append(score)
+        quiet += not any(mine[-1].disturbed for mine in scores.values())
+        number += 1
+    return {engine: mean(mine) for engine, mine in scores.items()}

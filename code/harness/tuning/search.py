@@ -97,14 +97,14 @@ class _Search:
 
     def score(self, options: Options) -> float:
         """The mean of the measurements, without those that were disturbed if there are others."""
-        return _mean(self._scores[self.identity(options)])
+        return mean(self._scores[self.identity(options)])
 
     def wins(self, candidate: Options, best: Options) -> bool:
         """Whether a candidate is better: in one pair, and then in the mean of two."""
         pairs: list[_Pair] = []
         for _ in range(2):
             pairs += self._pairs(candidate, best)
-            mine, theirs = _mean([pair.candidate for pair in pairs]), _mean([pair.best for pair in pairs])
+            mine, theirs = mean([pair.candidate for pair in pairs]), mean([pair.best for pair in pairs])
             if mine <= theirs * GAIN:
                 return False
         return True
@@ -126,6 +126,7 @@ class _Search:
         return _Pair(score, self.measured(best) if score.value else Score(0.0))
 
 
-def _mean(scores: Sequence[Score]) -> float:
+def mean(scores: Sequence[Score]) -> float:
+    """Of at least one measurement, without those that were disturbed if there are others."""
     chosen = [score.value for score in scores if not score.disturbed] or [score.value for score in scores]
     return sum(chosen) / len(chosen)

@@ -24,7 +24,7 @@ from harness.host.supervise import Heartbeat, supervised
 from harness.host.usage import CoreMeter
 from harness.loadgen.conf import read_user_conf
 from harness.running import tuned
-from harness.running.prepare import patience, prepare
+from harness.running.prepare import Prepared, patience, prepare
 from harness.running.request import RunRequest, default_conf, resolve
 from harness.running.settings import RunSettings
 from harness.scenarios.base import find_scenario
@@ -32,7 +32,7 @@ from harness.scheduling.peak import highest_passing
 from harness.task.base import find_benchmark
 from harness.tuning.engines import best_engine, contenders
 from harness.tuning.journal import Journal, Measured, Rate
-from harness.tuning.search import Options, Score, coordinate_search, size
+from harness.tuning.search import Options, Score, coordinate_search, mean, size
 
 _PRECISION, _TESTS = 0.02, 12  # of the search for Server's rate
 _STEP = 0.94  # factor from an unconfirmed rate to the next
@@ -137,9 +137,13 @@ class _Tuning:
         """The engine's name."""
         return self.settings.engine
 
-    def compare(self, options: Options, number: int) -> float:
-        """The score of the options in comparison ``number`` with other engines, which the search does not share."""
-        return self.trial(options, -1 - number).score
+    def compare(self, options: Options, number: int) -> Score | None:
+        """The score of the options in round ``number`` of the comparisons with other engines; None if they fail.
+
+        The search does not share these measurements.
+        """
+        measured = self.trial(options, -1 - number)
+        return None if measured.failed else _score(measured)
 
     def _agrees(self, choice: Options) -> bool:
         return all(self._request.options.get(name, value) == value for name, value in choice.items())
@@ -196,16 +200,25 @@ class _Tuning:
 
     def score(self, options: Options) -> float:
         """The mean score of the options, without measurements that others disturbed if there are others."""
-        scores = [measured.score for measured in self._reliable(options)]
-        return sum(scores) / len(scores)
+        return mean([_score(measured) for measured in self._of(options)])
 
     def value(self, options: Options) -> float:
-        """The value of the scenario's key that suits the options, from the first undisturbed measurement."""
-        return self._reliable(options)[0].value
+        """The value of the scenario's key that suits the options: of the undisturbed measurements, the fastest one's.
 
-    def _reliable(self, options: Options) -> list[Measured]:
-        found = [trial.measured for trial in self.trials if trial.options == dict(options)]
-        return [measured for measured in found if not measured.disturbed] or found
+        Of all of them if others disturbed each; unless the value is confirmed later, a warning says what may follow.
+        """
+        working = [measured for measured in self._of(options) if not measured.failed]
+        quiet = [measured.value for measured in working if not measured.disturbed]
+        if not quiet and not self.scenario.paced:
+            console.warn(
+                "other processes, or the host, disturbed every measurement of the best settings: without them, runs "
+                f"may be INVALID since {self.scenario.key} makes them too short; if so, tune again."
+            )
+        values = quiet or [measured.value for measured in working]
+        return max(values, key=lambda value: self.scenario.generated(value, 1.0))
+
+    def _of(self, options: Options) -> list[Measured]:
+        return [trial.measured for trial in self.trials if trial.options == dict(options)]
 
     def trial(self, options: Options, number: int) -> Measured:
         """Score and value of the options with the user's own; ``number`` counts measurements of the same options."""
@@ -266,10 +279,15 @@ class _Tuning:
             return kind.model_validate_json(result.read_bytes()) if code == 0 and result.exists() else None
 
 
-def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heartbeat) -> int:
+def _prepared(settings: RunSettings, result: Path, heartbeat: Heartbeat) -> Prepared:
     tempfile.tempdir = str(native(result.parent))  # this process may be killed: the parent removes its files
     with native_output_dropped(not console.output().verbose):
-        ready = prepare(settings, heartbeat.beat, quiet=True)
+        # All shapes, as for an official run: it is the one to tune for.
+        return prepare(settings, heartbeat.beat, quiet=True, compile_seconds=math.inf)
+
+
+def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heartbeat) -> int:
+    ready = _prepared(settings, result, heartbeat)
     heartbeat.beat(patience(settings))
     with CoreMeter() as meter:
         trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
@@ -289,9 +307,7 @@ def _find_rate(
     result: Path,
     heartbeat: Heartbeat,
 ) -> int:
-    tempfile.tempdir = str(native(result.parent))
-    with native_output_dropped(not console.output().verbose):
-        ready = prepare(settings, heartbeat.beat, quiet=True)
+    ready = _prepared(settings, result, heartbeat)
 
     def test(rate: float, seconds: float) -> Rate:
         name = f"rate {rate:.4g} for {seconds:g} s"

@@ -18,22 +18,37 @@ from harness.running import tuned
 from harness.running.request import RunRequest, resolve
 from harness.tuning import tune as module
 from harness.tuning.engines import best_engine
-from harness.tuning.journal import Measured
+from harness.tuning.journal import Measured, Rate
+from harness.tuning.search import Score
 
 
 class Fake:
-    """A contender whose scores are known: for its defaults, and for what its search finds."""
+    """A contender whose scores are known: for its defaults, and for what its search finds; None if that fails.
 
-    def __init__(self, engine: str, defaults: float, best: float, log: list) -> None:
+    In the ``disturbed`` rounds a score is a tenth, and says so.
+    """
+
+    def __init__(
+        self, engine: str, defaults: float | None, best: float | None, log: list, disturbed=(), *, usable: bool = True
+    ) -> None:
         self.engine, self.defaults, self.best, self.log = engine, defaults, best, log
+        self.disturbed, self.usable = disturbed, usable
 
     def compare(self, options, number):
         self.log.append((self.engine, number))
-        return self.best if options else self.defaults
+        score = self.best if options else self.defaults
+        if score is None:
+            return None
+        return Score(score / 10, True) if number in self.disturbed else Score(score)
 
     def search(self):
         self.log.append((self.engine, "search"))
+        if not self.usable:
+            raise CheckFailed("none of the tested settings is usable.")
         return {"streams": "2"}
+
+    def score(self, options):
+        return self.best
 
 
 def test_engines_are_compared_alternately_and_those_far_behind_are_not_searched(capsys):
@@ -44,16 +59,16 @@ def test_engines_are_compared_alternately_and_those_far_behind_are_not_searched(
     assert scores == {"slow": 69, "fast": 110, "near": 120}
     defaults = [("slow", 0), ("fast", 0), ("near", 0), ("near", 1), ("fast", 1), ("slow", 1)]
     searches = [("fast", "search"), ("near", "search")]
-    assert log == [*defaults, *searches, ("fast", 2), ("near", 2), ("near", 3), ("fast", 3)]
+    assert log == [*defaults, *searches, ("fast", 4), ("near", 4), ("near", 5), ("fast", 5)]
     assert "slow is not tuned: 0.69 of the best" in capsys.readouterr().err
 
 
 def test_an_engine_that_does_not_work_is_tried_once(capsys):
     log = []
-    broken, good = Fake("broken", 0, 0, log), Fake("good", 10, 11, log)
+    broken, good = Fake("broken", None, 0, log), Fake("good", 10, 11, log)
     winner, _, scores = best_engine([broken, good])
     assert winner is good
-    assert scores == {"broken": 0, "good": 10}
+    assert scores == {"broken": 0, "good": 11}
     assert log == [("broken", 0), ("good", 0), ("good", 1), ("good", "search")]
     assert "broken is not tuned: it does not work" in capsys.readouterr().err
 
@@ -63,7 +78,49 @@ def test_a_single_engine_is_only_tuned_and_none_that_works_is_an_error():
     assert best_engine([Fake("only", 1, 2, log)])[1:] == ({"streams": "2"}, {})
     assert log == [("only", "search")]
     with pytest.raises(CheckFailed, match="no engine works with its default settings"):
-        best_engine([Fake("one", 0, 0, log), Fake("two", 0, 0, log)])
+        best_engine([Fake("one", None, 0, log), Fake("two", None, 0, log)])
+
+
+def test_where_no_defaults_meet_the_bound_all_engines_that_work_are_tuned(capsys):
+    log = []
+    one, broken, two = Fake("one", 0, 5, log), Fake("broken", None, 0, log), Fake("two", 0, 7, log)
+    winner, _, scores = best_engine([one, broken, two])
+    assert winner is two
+    assert scores == {"one": 5, "broken": 0, "two": 7}
+    assert [name for name, what in log if what == "search"] == ["one", "two"]
+    assert "broken is not tuned: it does not work" in capsys.readouterr().err
+
+
+def test_an_engine_whose_search_finds_nothing_is_dropped(capsys):
+    log = []
+    none, some = Fake("none", 10, 20, log, usable=False), Fake("some", 9, 9, log)
+    winner, _, scores = best_engine([none, some])
+    assert winner is some
+    assert scores == {"none": 0, "some": 9}
+    assert "none is dropped: none of the tested settings is usable." in capsys.readouterr().err
+    assert log[-1] == ("some", "search")  # there is nothing left to compare it with
+
+
+@pytest.mark.parametrize("more", [{"best": 5, "usable": False}, {"best": None}])
+def test_where_no_engine_is_left_after_the_searches_that_is_an_error(more):
+    with pytest.raises(CheckFailed, match="no engine has usable settings"):
+        best_engine([Fake("one", 0, log=[], **more), Fake("two", 0, log=[], **more)])
+
+
+def test_a_disturbed_round_is_repeated_and_only_the_repetition_counts():
+    log = []
+    fast, slow = Fake("fast", 100, 110, log, disturbed=(0, 5)), Fake("slow", 80, 90, log)
+    winner, _, scores = best_engine([fast, slow])
+    assert winner is fast
+    assert scores == {"fast": 110, "slow": 90}
+    assert [number for name, number in log if name == "slow"] == [0, 1, 2, "search", 4, 5, 6]
+
+
+def test_on_a_machine_that_is_never_quiet_the_rounds_are_few():
+    log, always = [], range(99)
+    fast, slow = Fake("fast", 100, 110, log, always), Fake("slow", 80, 90, log, always)
+    assert best_engine([fast, slow])[0] is fast
+    assert [number for name, number in log if name == "slow"] == [0, 1, 2, 3, "search", 4, 5, 6, 7]
 
 
 class OneSettings(EngineSettings):
@@ -89,7 +146,7 @@ RATES = {"one": {"1": 10.0, "2": 12.0}, "two": {"1": 9.0, "2": 20.0}}
 
 class Tune:
     def __init__(self, folder: Path) -> None:
-        self.folder, self.measured, self.stop_after = folder, [], None
+        self.folder, self.measured, self.stop_after, self.rates = folder, [], None, RATES
 
     def __call__(self, **changes) -> tuned.Tuned:
         given = {"engine": None, "system": "here", "options": {}, **changes}
@@ -107,8 +164,8 @@ class Tune:
         if self.stop_after == len(self.measured):
             raise KeyboardInterrupt
         self.measured.append((tuning.engine, dict(options)))
-        score = RATES[tuning.engine][options.get("streams", "1")]
-        return Measured(score=score, value=score)
+        score = self.rates[tuning.engine][options.get("streams", "1")]
+        return Measured(score=score, value=score) if score is not None else Measured(score=0, value=0, failed=True)
 
 
 @pytest.fixture
@@ -152,6 +209,21 @@ def test_an_interrupted_tuning_continues_with_every_engine(tune):
     tune.folder, tune.measured = tune.folder / "again", []
     tune()
     assert interrupted == sorted(map(repr, tune.measured))
+
+
+@pytest.mark.parametrize("other", [None, 0.0])
+def test_a_rate_that_only_other_settings_than_the_defaults_meet_is_found_without_an_engine(
+    tune, monkeypatch, capsys, other
+):
+    tune.rates = {"one": {"1": other, "2": other}, "two": {"1": 0.0, "2": 20.0}}
+    confirmed = Rate(rate=18, seconds=1, held=True, valid=True, p99_ms=1, samples_per_second=18, queries=18)
+    monkeypatch.setattr(module._Tuning, "find_rate", lambda *_: confirmed)
+    result = tune(scenario="Server")
+    assert (result.engine, result.options, result.value) == ("two", {"streams": "2"}, 18)
+    assert result.engines == {"one": 0, "two": 20}
+    said = capsys.readouterr().err
+    assert ("one is not tuned: it does not work" in said) == (other is None)
+    assert ("one is dropped: none of the tested settings is usable" in said) == (other == 0)
 
 
 def test_an_engine_without_the_users_option_is_not_tried(tune, capsys):

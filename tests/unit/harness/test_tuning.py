@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,9 @@ from harness.engines.openvino import OpenVinoEngine, OpenVinoSettings
 from harness.errors import ConfigError
 from harness.host.machine import core_count
 from harness.running import tuned
+from harness.running.prepare import prepare
 from harness.running.request import RunRequest, default_conf, resolve
+from harness.scheduling.compiling import DEVELOPMENT
 from harness.scheduling.peak import highest_passing
 from harness.tuning import tune
 from harness.tuning.journal import Journal, Measured, Rate
@@ -156,6 +159,69 @@ def test_only_an_overloaded_system_shows_how_much_too_high_a_rate_was(tmp_path, 
         assert np.allclose(np.divide(steps, rates[:-1]), 0.94, atol=1e-3)
     else:
         assert (ended, steps) == (0, [47.0])
+
+
+@pytest.fixture
+def tuning(tmp_path):
+    """A tuning of an engine, whose measurements a test makes up: it gives them to `_Tuning.trials`."""
+
+    def made(scenario, *measured):
+        request = RunRequest(engine="null", scenario=scenario, dataset="sample", system="here")
+        found = tune._Tuning(request, resolve(request), 1.0, Journal(tmp_path / "journal.json", {}, fresh=True))
+        for number, each in enumerate(measured):
+            found.journal.trials[json.dumps([[], number])] = each
+            found.trial({}, number)
+        return found
+
+    return made
+
+
+@pytest.mark.parametrize(("scenario", "value"), [("Offline", 30), ("Server", 30), ("SingleStream", 20)])
+def test_the_value_is_that_of_the_fastest_undisturbed_measurement(tuning, scenario, value, capsys):
+    """A target_qps of the fastest is the highest, a target_latency the lowest."""
+    values = [(20, 0.0), (30, 0.04), (25, 0.0), (90, 0.3), (5, 0.3)]
+    found = tuning(scenario, *(Measured(score=1, value=value, lost=lost) for value, lost in values))
+    assert found.value({}) == value
+    assert "INVALID" not in capsys.readouterr().err
+
+
+def test_a_failed_repetition_does_not_give_the_value(tuning):
+    found = tuning("SingleStream", Measured(score=1, value=20), Measured(score=0, value=0, failed=True))
+    assert found.value({}) == 20
+
+
+@pytest.mark.parametrize("scenario", ["Offline", "Server"])
+def test_where_all_measurements_were_disturbed_the_fastest_counts_and_a_warning_says_so(tuning, scenario, capsys):
+    found = tuning(scenario, *(Measured(score=1, value=value, lost=0.3) for value in (20, 30)))
+    assert found.value({}) == 30
+    # The rate of Server is confirmed afterwards.
+    assert ("runs may be INVALID since target_qps makes them too short" in capsys.readouterr().err) == (
+        scenario == "Offline"
+    )
+
+
+@pytest.mark.parametrize(
+    ("work", "more"),
+    [(tune._trial, (1.0,)), (tune._find_rate, (10.0, 1.0, 2.0, None))],
+    ids=["trial", "rate"],
+)
+def test_tuning_compiles_all_shapes_like_an_official_run(tmp_path, monkeypatch, work, more):
+    class Prepared(Exception):
+        pass
+
+    def prepared(*given, **named):
+        scenarios.append(prepare(*given, **named).scenario)
+        raise Prepared
+
+    scenarios = []
+    monkeypatch.setattr(tune, "prepare", prepared)
+    monkeypatch.setattr(tune.tempfile, "tempdir", None)
+    heartbeat = SimpleNamespace(beat=lambda *_: None)
+    mine = resolve(RunRequest(engine="null", scenario="Server", dataset="sample", cache_dir=tmp_path))
+    with pytest.raises(Prepared):
+        work(mine, *more, tmp_path / "result.json", heartbeat)
+    assert [scenario.compile_seconds for scenario in scenarios] == [math.inf]
+    assert prepare(mine, quiet=True).scenario.compile_seconds == DEVELOPMENT
 
 
 def test_no_rate_is_zero():
