@@ -196,11 +196,13 @@ class _Compression:
                 self._set(layer, self._prune(weight, statistics, self._sparsity[layer.output]))
         layers = [layer for layer in layers if layer.output in known]
         products = [layer for layer in layers if layer.node.op_type != "Conv"]
-        harms = self._round_inputs(products, compressed) if integer and products else {}
+        span, harms = self._round_inputs(products, compressed) if integer and products else (None, {})
         for layer in layers:
             statistics, harm = known[layer.output], harms.get(layer.output, 0.0)
             if integer and harm <= self._settings.tolerance:
                 self._set(layer, self._round(layer, network.matrix(layer), statistics))
+                if span is not None and layer.output in self._rounded:  # FP32 binds no other reader of the tensor
+                    self._ranges[layer.source] = span
             if self._second_order:
                 network.shift(layer, statistics.bias(network.matrix(layer)))
             error = self._error(layer, dense, compressed)
@@ -304,7 +306,7 @@ class _Compression:
     def _harm(statistics: Statistics, rounded: Rounded, weight: NDArray[np.float32]) -> float:
         return float(max(statistics.loss(rounded.weight) - statistics.loss(weight), 0.0) ** 0.5)
 
-    def _round_inputs(self, layers: Sequence[Layer], compressed: Walk) -> dict[str, float]:
+    def _round_inputs(self, layers: Sequence[Layer], compressed: Walk) -> tuple[Range, dict[str, float]]:
         """Find the range of these layers' input that changes their outputs least, and measure that change."""
         batches = [self._rows(layers[0], values) for values in compressed.values]
         low, high = min(float(rows.min()) for rows in batches), max(float(rows.max()) for rows in batches)
@@ -324,8 +326,7 @@ class _Compression:
         if span is None:
             top = best(Range.of(low, high * reach) for reach in REACHES)
             span = best(Range.of(low * reach, top.high) for reach in REACHES) if low < 0 else top
-            self._ranges[layers[0].source] = span
-        return {layer.output: harm for layer, harm in zip(layers, harms(span), strict=True)}
+        return span, {layer.output: harm for layer, harm in zip(layers, harms(span), strict=True)}
 
     def _set(self, layer: Layer, weight: Rounded | NDArray[np.float32]) -> None:
         if isinstance(weight, Rounded):

@@ -12,6 +12,8 @@ from onnx import NodeProto
 from harness.compress.network import Feed, Network, node_name
 from harness.compress.ranges import REACHES, Range
 
+_MIN_OPSET_OF_LAST_AXIS = 13
+"""The operator set since which a Softmax without an axis is one of the last axis."""
 _MATRICES = 64
 """Pairs of matrices, of one sample and head each, used to try ranges."""
 
@@ -21,6 +23,8 @@ class Product:
     """A node that multiplies two tensors, neither of which is constant."""
 
     node: NodeProto
+    softmax: int | None = None
+    """The axis of the softmax that the product is the input of, perhaps scaled and masked; None without one."""
 
     @property
     def left(self) -> str:
@@ -47,7 +51,28 @@ def products(network: Network) -> Iterator[Product]:
     """The products of activations in the order of the graph."""
     for node in network.nodes:
         if node.op_type == "MatMul" and not any(map(network.is_constant, node.input)):
-            yield Product(node)
+            yield Product(node, _softmax(network, node.output[0]))
+
+
+def _softmax(network: Network, name: str) -> int | None:
+    """The axis of the softmax that a tensor is the input of, scaled by a number or masked at most; None without one."""
+    while (node := network.only_reader(name)) is not None:
+        if node.op_type == "Softmax":
+            axes = [int(attribute.i) for attribute in node.attribute if attribute.name == "axis"]
+            last = network.model.opset_import[0].version >= _MIN_OPSET_OF_LAST_AXIS
+            return axes[0] if axes else -1 if last else 1
+        if node.op_type not in ("Add", "Where", "Identity") and not _scales(network, node, name):
+            return None
+        name = node.output[0]
+    return None
+
+
+def _scales(network: Network, node: NodeProto, name: str) -> bool:
+    """Whether a node multiplies or divides a tensor by one number."""
+    if node.op_type not in ("Mul", "Div") or (node.op_type == "Div" and node.input[0] != name):
+        return False
+    other = node.input[1] if node.input[0] == name else node.input[0]
+    return network.is_constant(other) and network.constant(other).size == 1
 
 
 def choose_ranges(
@@ -55,33 +80,42 @@ def choose_ranges(
 ) -> tuple[dict[str, Range], float] | None:
     """The ranges of both operands that change the product least, and that change relative to the product.
 
-    ``batches`` hold both operands; a range that is ``known`` stays. None if the operands are not float32 matrices.
+    ``batches`` hold both operands; a range that is ``known`` stays. Before a softmax, only differences within a row
+    count. None unless the operands are float32 matrices of finite numbers.
     """
     pairs = [(values[product.left], values[product.right]) for values in batches]
-    if any(value.dtype != np.float32 or value.ndim < 2 for pair in pairs for value in pair):
+    if not all(_measurable(value) for pair in pairs for value in pair):
         return None
     sample = _sample(pairs)
-    expected = [left @ right for left, right in sample]
+    centred = product.softmax in (-1, max(value.ndim for value in pairs[0]) - 1)
+
+    def counted(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return values - values.mean(axis=-1, keepdims=True) if centred else values
+
+    expected = [counted(left @ right) for left, right in sample]
     energy = sum(float(np.vdot(value, value)) for value in expected) or 1e-30
 
-    def harm(left: Range, right: Range) -> float:
-        lost = [left.rounded(a) @ right.rounded(b) - exact for (a, b), exact in zip(sample, expected, strict=True)]
+    def harm(spans: Mapping[str, Range]) -> float:
+        left, right = spans[product.left], spans[product.right]
+        found = [counted(left.rounded(a) @ right.rounded(b)) for a, b in sample]
+        lost = [value - exact for value, exact in zip(found, expected, strict=True)]
         return float((sum(float(np.vdot(value, value)) for value in lost) / energy) ** 0.5)
 
-    left, right = (
-        known.get(name) or _observed(side)
-        for name, side in zip(product.node.input, zip(*pairs, strict=True), strict=True)
-    )
-    if product.left not in known:
-        left = min(_candidates(left), key=lambda span: harm(span, right))
-    if product.right not in known:
-        right = min(_candidates(right), key=lambda span: harm(left, span))
-    return {product.left: left, product.right: right}, harm(left, right)
+    names = dict.fromkeys((product.left, product.right))  # one of them, if a tensor is multiplied by itself
+    spans = {name: known.get(name) or _observed(values[name] for values in batches) for name in names}
+    for name in (name for name in names if name not in known):
+        trials = [{**spans, name: span} for span in _candidates(spans[name])]
+        spans = min(trials, key=harm)
+    return spans, harm(spans)
+
+
+def _measurable(value: NDArray[np.generic]) -> bool:
+    return value.dtype == np.float32 and value.ndim > 1 and value.size > 0 and bool(np.isfinite(value).all())
 
 
 def _observed(values: Iterable[NDArray[np.generic]]) -> Range:
-    parts = [value for value in values if value.size]
-    return Range.of(min(float(p.min()) for p in parts), max(float(p.max()) for p in parts))
+    limits = [(float(value.min()), float(value.max())) for value in values]
+    return Range.of(min(low for low, _ in limits), max(high for _, high in limits))
 
 
 def _candidates(whole: Range) -> Iterator[Range]:

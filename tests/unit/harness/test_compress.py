@@ -24,7 +24,9 @@ from pydantic import ValidationError
 
 from harness.compress.compress import CompressSettings, check, compress
 from harness.compress.network import Network
+from harness.compress.products import choose_ranges, products
 from harness.compress.quantise import EngineForm
+from harness.compress.ranges import REACHES, Range
 from harness.errors import ConfigError
 from harness.host.files import check_writable
 
@@ -198,6 +200,111 @@ def test_products_of_other_tensors_than_floats_stay_as_they_are():
     )
     _, report = done(model, [{"x": normal(2, 8, 8, scale=1.0)}], precision="int8")
     assert [(p.name, p.precision, p.error) for p in report.products] == [("nn", "fp32", None)]
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_product_of_infinite_operands_stays_float(value):
+    """No range represents them."""
+    x = normal(2, 8, 8, scale=1.0)
+    x[2, 3] = value
+    model = graph(
+        [node("Relu", "x", "r"), node("MatMul", "r w", "m"), node("MatMul", "z z", "y")],
+        {"x": (8, 8), "z": (8, 8)},
+        ["m", "y"],
+        {"w": normal(1, 8, 8)},
+    )
+    found, report = done(model, [{"x": normal(3, 8, 8, scale=1.0), "z": x}], precision="int8")
+    assert [(p.name, p.precision, p.error) for p in report.products] == [("y", "fp32", None)]
+    assert operators(found)["MatMul"] == 1
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 8), (2, 0, 8)])
+def test_a_product_without_values_stays_float(shape):
+    (product,) = products(Network(graph([node("MatMul", "a b", "y")], {"a": None, "b": None}, ["y"], {})))
+    batches = [{"a": np.zeros(shape, np.float32), "b": np.zeros((shape[0], 8, 3), np.float32)}]
+    assert choose_ranges(product, batches, {}) is None
+
+
+def test_a_tensor_multiplied_by_itself_has_one_range():
+    """The error is the one of that range, and no other range is better: on the left alone, the outlier is no loss."""
+    x = np.abs(normal(4, 12, 12, scale=1.0))
+    x[0, 1], x[1] = 10, 0
+    (product,) = products(Network(graph([node("MatMul", "x x", "y")], {"x": (12, 12)}, ["y"], {})))
+    spans, error = choose_ranges(product, [{"x": x}], {})
+
+    def harm(span: Range) -> float:
+        return distance(span.rounded(x) @ span.rounded(x), x @ x)
+
+    low, high = float(x.min()), float(x.max())
+    assert list(spans) == ["x"]
+    assert error == pytest.approx(harm(spans["x"]), rel=1e-3)
+    assert error == pytest.approx(min(harm(Range.of(low * reach, high * reach)) for reach in REACHES), rel=1e-3)
+
+
+def attention(tail, constant=None, opset: int = 13) -> ModelProto:
+    return graph(
+        [node("MatMul", "q k", "scores"), *tail],
+        {"q": ("N", 6, 8), "k": ("N", 8, 6), "mask": (1, 6)},
+        ["y"],
+        constant or {"eight": np.float32(8)},
+        opset=opset,
+    )
+
+
+@pytest.mark.parametrize(
+    ("tail", "centred"),
+    [
+        ([node("Softmax", "scores", "y", axis=-1)], True),
+        ([node("Softmax", "scores", "y", axis=2)], True),
+        ([node("Softmax", "scores", "y")], True),
+        ([node("Div", "scores eight", "s"), node("Add", "s mask", "m"), node("Softmax", "m", "y")], True),
+        ([node("Mul", "eight scores", "s"), node("Add", "mask s", "m"), node("Softmax", "m", "y")], True),
+        ([node("Softmax", "scores", "y", axis=1)], False),
+        ([node("Div", "eight scores", "s"), node("Softmax", "s", "y")], False),
+        ([node("Mul", "scores mask", "s"), node("Softmax", "s", "y")], False),
+        ([node("Relu", "scores", "s"), node("Softmax", "s", "y")], False),
+        ([node("Softmax", "scores", "p"), node("Add", "p scores", "y")], False),
+        ([node("Relu", "scores", "y")], False),
+    ],
+)
+def test_before_a_softmax_only_differences_within_a_row_count(tail, centred):
+    """Keys that have much in common give scores with a large part in common, which the softmax ignores."""
+    (product,) = products(Network(attention(tail)))
+    batch = {"q": normal(1, 4, 6, 8, scale=1.0), "k": normal(2, 4, 8, 6, scale=0.1)}
+    batch["k"] += normal(3, 4, 8, 1, scale=3.0)
+    spans, error = choose_ranges(product, [batch], {})
+    exact = batch["q"] @ batch["k"]
+    found = spans["q"].rounded(batch["q"]) @ spans["k"].rounded(batch["k"])
+    plain = distance(found, exact)
+    rows = [value - value.mean(axis=-1, keepdims=True) for value in (found, exact)]
+    assert error == pytest.approx(distance(*rows) if centred else plain, rel=1e-3)
+    assert distance(*rows) > 3 * plain
+
+
+def test_a_softmax_without_an_axis_was_one_of_the_second_axis_before_operator_set_13():
+    tail = [node("Softmax", "scores", "y")]
+    assert [next(products(Network(attention(tail, opset=opset)))).softmax for opset in (11, 13)] == [1, -1]
+
+
+@pytest.mark.parametrize(("tolerance", "bound"), [(1e-5, False), (0.05, True)])
+def test_only_a_layer_in_8_bits_binds_a_product_of_its_input(tolerance, bound):
+    """The best range of the layer leaves out an outlier that its weight mutes, but which the product needs."""
+    x = normal(10, 400, 24, scale=1.0)
+    x[7, 3] = 25
+    weight, other = normal(1, 24, 24), np.zeros((24, 6), np.float32)
+    weight[3], other[3] = 0, 1
+    model = graph(
+        [node("Identity", "x", "i"), node("MatMul", "i w", "m"), node("MatMul", "i z", "p")],
+        {"x": ("N", 24), "z": (24, 6)},
+        ["m", "p"],
+        {"w": weight},
+    )
+    feeds = [{"x": x, "z": other}]
+    _, report = done(model, feeds, precision="int8", tolerance=tolerance)
+    assert report.layers[0].precision == ("int8" if bound else "fp32")
+    (product,) = products(Network(model))
+    _, free = choose_ranges(product, [{"i": x, "z": other}], {})
+    assert report.products[0].error > 3 * free if bound else report.products[0].error == pytest.approx(free)
 
 
 @pytest.mark.slow
