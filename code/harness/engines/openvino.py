@@ -106,7 +106,11 @@ class OpenVinoSettings(CoreSettings):
 
 
 class OpenVinoEngine(Engine):
-    """Accepts batches of any shape. OpenVINO computes in threads of its own, by default one for each core."""
+    """Accepts batches of any shape.
+
+    Several streams compute in threads of OpenVINO, by default one for each core. A single stream computes in the thread
+    that runs the batch, which threads of OpenVINO help.
+    """
 
     name: ClassVar[str] = "openvino"
     Settings: ClassVar[type[EngineSettings]] = OpenVinoSettings
@@ -126,8 +130,9 @@ class OpenVinoEngine(Engine):
         self.streams = layout.streams
         core = self._openvino.Core()
         read = core.read_model(str(model))
-        config = self._config(settings.in_force()["precision"])
-        self._compiled: list[_Compiled] = [core.compile_model(read, "CPU", config) for _ in layout.instances]
+        self.config = self._config(settings.in_force()["precision"])
+        """What each instance is compiled with: properties of OpenVINO, by name."""
+        self._compiled: list[_Compiled] = [core.compile_model(read, "CPU", self.config) for _ in layout.instances]
         self._free = [self._compiled[layout.instance(n)].create_infer_request() for n in range(layout.streams)]
         """A request for each idle stream."""
         self.inputs = tuple(_tensor(port) for port in self._compiled[0].inputs)
@@ -149,7 +154,6 @@ class OpenVinoEngine(Engine):
         ]
 
     def _config(self, precision: JsonValue) -> dict[str, object]:
-        """Of each instance."""
         layout, count = self.layout, len(self.layout.instances)
         return {
             "NUM_STREAMS": layout.streams // count,
