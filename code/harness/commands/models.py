@@ -118,7 +118,7 @@ _For = Annotated[
         "--for",
         callback=_form,
         metavar="ENGINE",
-        help="Write INT8 in the operators that deepsparse, openvino or onnxruntime runs fast.",
+        help="Write INT8 in the operators that deepsparse, openvino or onnxruntime runs fast; not for FP32.",
         show_default="deepsparse for sparse models and published ones, else openvino",
     ),
 ]

@@ -65,6 +65,8 @@ def build(
     entry = buildable[name]
     recipe = None if dense else entry.recipe
     settings = _settings(entry, recipe, random, engine) if recipe else None
+    if engine and recipe and recipe.precision != "int8":
+        raise ConfigError(f"--for {engine}: {name} is built in FP32, which is the same for every engine; leave it out.")
     if recipe is None and (dataset, samples, engine) != (None, None, None):
         raise ConfigError(f"{name} is built without compression: leave out --calibration, --samples and --for.")
     if recipe:
@@ -89,13 +91,14 @@ def _settings(
 ) -> CompressSettings:
     from harness.compress.compress import CompressSettings
 
-    values = {
+    values: dict[str, object] = {
         "sparsity": recipe.sparsity,
         "block": recipe.block,
         "precision": recipe.precision,
         "method": "magnitude" if random else "second-order",
-        "engine": engine or (entry.published.engine if entry.published else None),
     }
+    if recipe.precision == "int8":
+        values["engine"] = engine or (entry.published.engine if entry.published else None)
     return validated(CompressSettings, values)
 
 

@@ -52,9 +52,11 @@ def compress_file(
     ``options`` are benchmark settings that the file does not contain; they become part of its metadata.
 
     Raises:
-        ConfigError: the model does not exist or is already compressed, the data does not match it, or ``output`` is a
-            file that was not made by this tool.
+        ConfigError: the model does not exist or is already compressed, the data does not match it, the settings name an
+            engine but no INT8, or ``output`` is a file that was not made by this tool.
     """
+    if settings.engine and settings.precision != "int8":
+        raise ConfigError(f"--for {settings.engine} needs --precision int8: FP32 is the same for every engine.")
     output = output.absolute()
     check_output(output)
     remove_left_over(paths.MODELS_DIR)

@@ -189,6 +189,20 @@ def test_a_compressed_model_says_fp32_until_it_is_compressed(monkeypatch):
     assert read_graph(path).metadata["precision"] == "fp32"
 
 
+def test_an_engine_is_chosen_only_for_8_bits(monkeypatch, tmp_path):
+    benchmark, entry = manifests.models()["tiny-fp32"]
+    entry = entry.model_copy(update={"recipe": manifests.Recipe(sparsity=0.5)})
+    monkeypatch.setattr(manifests, "models", lambda: {"tiny-fp32": (benchmark, entry)})
+    with pytest.raises(ConfigError, match=r"--for openvino: tiny-fp32 is built in FP32, .* leave it out"):
+        build("tiny-fp32", "random", tmp_path / "m.onnx", 0, engine="openvino")
+    arguments = ["models", "compress", "tiny-fp32", str(tmp_path / "m.onnx"), "--sparsity", "0.5", "--for", "openvino"]
+    error = CliRunner().invoke(cli.app, arguments).exception
+    assert isinstance(error, ConfigError)
+    assert str(error) == "--for openvino needs --precision int8: FP32 is the same for every engine."
+    assert error.exit_code == 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path, monkeypatch):
     path = build("tiny-fp32", "random", tmp_path / "mine.onnx", 1)
     write = Path.write_bytes
