@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.table import Table
@@ -30,6 +31,7 @@ from harness.host.machine import core_count, cpu_model
 from harness.models.build import build
 from harness.models.made import TOOL
 from harness.registry import installed
+from harness.running.fastest import FORM
 from harness.task.shape import Shape
 
 _MIN_SAMPLES = 64
@@ -45,13 +47,18 @@ def find_file(name: str) -> tuple[Path, str]:
         return find_model(name).path, "nothing: fetched"
     path, entry = model_file(f"{name}-random"), manifests.models()[name][1]
     made = read_graph(path).metadata if path.is_file() else {}
-    recipe = entry.recipe or Recipe(precision=entry.precision)
-    same = float(made.get("sparsity", 0)) == recipe.sparsity and made.get("precision") == recipe.precision
-    if not same or made.get("tool") != f"{TOOL} {__version__}":
+    if not _as_built(made, entry.recipe or Recipe(precision=entry.precision), PUBLISHED[name].engine):
         console.note(f"building {name} with random weights ...")
         path = build(name, "random", None, 0)
     pruned = "sparsity" in find_model(str(path)).metadata
     return path, "weights, and which of them are zeros" if pruned else "weights"
+
+
+def _as_built(made: Mapping[str, str], recipe: Recipe, engine: str) -> bool:
+    """Whether a file with this metadata is what this version builds for the engine of the published result."""
+    same = float(made.get("sparsity", 0)) == recipe.sparsity and made.get("precision") == recipe.precision
+    written = recipe.precision != "int8" or made.get(FORM) == engine
+    return same and written and made.get("tool") == f"{TOOL} {__version__}"
 
 
 def loadgen_rate(path: str, dataset: str | None, engine: str, seconds: float, options: dict) -> float:

@@ -6,7 +6,8 @@ Each variant is made once (build/recovery); its accuracy comes from an accuracy 
 an Offline run, on each of DeepSparse, OpenVINO and ONNX Runtime that is installed. INT8 files are written in each form
 (`models compress --for`): that of DeepSparse, and that of OpenVINO, which is ONNX Runtime's too. Measurements are kept
 beside the variants until anything they depend on changes, so that an interrupted table can be resumed; --fresh ignores
-them. A third of the data set (for SQuAD, of its passages) is used for calibration and the rest is scored; with
+them. OpenVINO computes FP32 files in FP32, also where its default is bf16; for INT8 files that default stays.
+A third of the data set (for SQuAD, of its passages) is used for calibration and the rest is scored; with
 --calibration the whole data set is scored. Recovery is accuracy in percent of the dense FP32 model's on the same
 engine. "same arg-max" is the share of samples (images, or windows of a passage) for which all engines' logs have the
 same class, or the same start and end. Magnitude pruning in FP32 is shown beside the second-order
@@ -181,19 +182,25 @@ def _sources(package: str = "") -> str:
     return _key([__version__, *(sha256_of(path) for path in files)])
 
 
+def options_of(benchmark: str, precision: str, engine: str, shapes: int) -> list[str]:
+    """The engine's options for a file of that precision, NAME=VALUE each."""
+    if engine == "deepsparse" and benchmark == "bert":
+        return [f"shapes={shapes}"]
+    return ["precision=f32"] if engine == "openvino" and precision == "fp32" else []
+
+
 def measured(
     model: manifests.Model,
     path: Path,
     engine: str,
     dataset: manifests.Dataset,
     seconds: float,
-    shapes: int,
+    options: Sequence[str],
     *,
     fresh: bool,
 ) -> Row:
     """The row of a variant's file, measured first if it is not kept."""
-    options = [f"shapes={shapes}"] if engine == "deepsparse" and model.benchmark == "bert" else []
-    depends = [_sources(), sha256_of(path), engine, version(engine), content_of(dataset), seconds, options]
+    depends = [_sources(), sha256_of(path), engine, version(engine), content_of(dataset), seconds, list(options)]
     kept = _FOLDER / f"{path.stem}-{engine}-{_key([*depends, cpu_model(), core_count()])}.row.json"
     if kept.is_file() and not fresh:
         return Row(**json.loads(kept.read_text("utf-8")))
@@ -289,7 +296,11 @@ def main() -> None:
         for variant in chosen:
             path = variant_file(model, variant, calibration)
             rows = [
-                measured(model, path, engine, dataset, args.seconds, args.shapes, fresh=args.fresh)
+                measured(
+                    *(model, path, engine, dataset, args.seconds),
+                    options_of(model.benchmark, variant.precision, engine, args.shapes),
+                    fresh=args.fresh,
+                )
                 for engine in engines
             ]
             dense = dense or rows

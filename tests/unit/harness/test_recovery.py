@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from benchmarks import recovery
-from benchmarks.recovery import Row, agreement, answers, content_of, held_out, measured, variants
+from benchmarks.recovery import Row, agreement, answers, content_of, held_out, measured, options_of, variants
 
 from bert.squad import read_squad
 from harness.catalog.datasets import find_dataset
@@ -62,6 +62,13 @@ def test_the_dense_model_comes_first_and_magnitude_stands_beside_the_other_metho
     ]
 
 
+def test_fp32_files_are_computed_in_fp32_on_every_engine():
+    assert options_of("bert", "fp32", "openvino", 4) == ["precision=f32"]
+    assert options_of("bert", "int8", "openvino", 4) == options_of("bert", "fp32", "onnxruntime", 4) == []
+    assert options_of("bert", "fp32", "deepsparse", 4) == ["shapes=4"]
+    assert options_of("resnet50", "fp32", "deepsparse", 4) == []
+
+
 def test_an_engine_that_is_not_installed_is_left_out_with_a_note(monkeypatch, capsys):
     monkeypatch.setattr(recovery, "installed", lambda: ["deepsparse", "onnxruntime"])
     assert recovery.installed_engines() == ["deepsparse", "onnxruntime"]
@@ -110,9 +117,9 @@ def measure(tmp_path, monkeypatch):
     path.write_bytes(b"weights")
     dataset = Dataset(name="d", path=tmp_path / "d", sha256="0" * 64)
 
-    def call(*, engine="onnxruntime", seconds=1.0, shapes=4, fresh=False, data=dataset) -> Row:
+    def call(*, engine="onnxruntime", seconds=1.0, options=(), fresh=False, data=dataset) -> Row:
         model = SimpleNamespace(benchmark="resnet50")
-        return measured(model, path, engine, data, seconds, shapes, fresh=fresh)
+        return measured(model, path, engine, data, seconds, options, fresh=fresh)
 
     return SimpleNamespace(call=call, runs=runs, path=path, dataset=dataset, folder=tmp_path / "kept")
 
@@ -129,6 +136,7 @@ def test_a_row_is_measured_once_and_then_read(measure):
 def test_a_row_is_measured_anew_when_what_it_depends_on_changes(measure, monkeypatch):
     measure.call()
     measure.call(seconds=2.0)
+    measure.call(options=["precision=f32"])
     measure.call(data=measure.dataset.model_copy(update={"sha256": "1" * 64}))
     measure.path.write_bytes(b"other weights")
     measure.call()
@@ -136,7 +144,7 @@ def test_a_row_is_measured_anew_when_what_it_depends_on_changes(measure, monkeyp
     measure.call()
     monkeypatch.setattr(recovery, "_sources", lambda: "another")
     measure.call()
-    assert len(measure.runs) == 12
+    assert len(measure.runs) == 14
 
 
 def test_a_row_that_was_interrupted_is_not_kept(measure, monkeypatch):
