@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,10 @@ class Layout:
     streams: int
     threads: int
     """Of each stream."""
-    precision: str
-    """Of what is not in 8 bits, for engines that have such a setting."""
     scheduler: str
     """DeepSparse's own."""
+    config: Mapping[str, object] = field(default_factory=dict)
+    """What OpenVINO compiles the model with."""
 
     @classmethod
     def of(cls, ready: Ready) -> Layout:
@@ -49,8 +50,8 @@ class Layout:
             tuple(tensor.name for tensor in engine.outputs),
             engine.streams,
             int(facts.get("threads") or 1),
-            next((str(value) for key, value in facts.items() if "precision" in key and value), ""),
             str(facts.get("scheduler") or ""),
+            getattr(engine, "config", {}),
         )
 
 
@@ -75,10 +76,7 @@ def _openvino(layout: Layout, work: Sequence[Batch]) -> list[Call]:
     sys.modules.setdefault("openvino_telemetry", None)  # which would send usage data
     import openvino as ov
 
-    settings = {"NUM_STREAMS": layout.streams, "INFERENCE_NUM_THREADS": layout.streams * layout.threads}
-    if layout.precision:
-        settings["INFERENCE_PRECISION_HINT"] = layout.precision
-    compiled = ov.Core().compile_model(str(layout.model), "CPU", settings)
+    compiled = ov.Core().compile_model(str(layout.model), "CPU", dict(layout.config))
     requests = [compiled.create_infer_request() for _ in range(layout.streams)]
     return [lambda batch, request=request: request.infer(dict(batch[1]), share_inputs=True) for request in requests]
 
@@ -119,10 +117,13 @@ def _benchmark_app(layout: Layout, work: Sequence[Batch], seconds: float) -> flo
         "import sys; sys.modules['openvino_telemetry'] = None; from openvino.tools.benchmark.main import main; main()"
     )
     command = [sys.executable, "-c", start, "-m", str(layout.model), "-d", "CPU"]
-    command += ["-hint", "none", "-nstreams", str(layout.streams), "-nireq", str(layout.streams)]
-    command += ["-nthreads", str(layout.streams * layout.threads), "-t", str(max(1, round(seconds)))]
-    command += ["-data_shape", shapes, *(["-infer_precision", layout.precision] if layout.precision else [])]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command += ["-hint", "none", "-nireq", str(layout.streams), "-t", str(max(1, round(seconds)))]
+    # Without a layout it may count batches instead of samples, and gives images as bytes.
+    command += ["-data_shape", shapes, "-layout", ",".join(f"{name}[N...]" for name in layout.inputs)]
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.json"
+        config.write_text(json.dumps({"CPU": dict(layout.config)}), "utf-8")
+        done = subprocess.run([*command, "-load_config", str(config)], capture_output=True, text=True)
     found = re.search(r"Throughput:\s+([\d.]+) FPS", done.stdout)
     if not found:
         last = (done.stdout + done.stderr).strip().splitlines()[-1:]

@@ -9,7 +9,8 @@ Prints for each model and engine:
   the score of an accuracy run;
   the mean number of cores that other processes kept busy: much more than 0 makes a row doubtful.
 
-Each side runs in a separate process. In each round the engines take turns, in the opposite order of the round before.
+Each side runs in a separate process, and first, untimed, a batch of each shape on every stream. In each round the
+engines take turns, in the opposite order of the round before.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from benchmarks.bare import BARE, TOOLS, Batch, Layout
+from benchmarks.bare import BARE, TOOLS, Batch, Call, Layout
 from benchmarks.common import Others, Ready, apart, command, spread
 from benchmarks.offline import loadgen_test, planned, raw_engine, seconds_of
 from benchmarks.recovery import run
@@ -35,6 +38,7 @@ from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Model
 from harness.catalog.models import find_model
+from harness.engines.base import engine_errors
 from harness.errors import ConfigError, HarnessError
 from harness.host import console
 from harness.host.machine import core_count, cpu_model, multiplies_int8
@@ -64,33 +68,65 @@ def offline(work: Work, samples: int) -> tuple[float, int, float]:
     With 0 ``samples`` the query takes about the seconds of the work.
     """
     setup = work.ready("Offline")
-    samples = samples or max(len(setup.indices), int(raw_engine(setup, max(len(setup.indices), 64)) * work.seconds))
+    least = len(setup.indices)
+    with engine_errors(work.engine, "to run"):
+        samples = samples or max(least, int(raw_engine(setup, max(least, 64)) * work.seconds))
+        warm_up(_runners(setup), _one_of_each_shape(setup, samples))
     with Others() as others:
         rate, _ = loadgen_test(setup, samples)
     return rate, samples, others.cores
 
 
-def _batches(work: Work, samples: int) -> tuple[Layout, list[Batch]]:
-    """The batches of Offline's query; the harness's engine is gone when they are returned."""
-    setup = work.ready("Offline")
-    return Layout.of(setup), planned(setup, samples)
+def warm_up(streams: Sequence[Call], batches: Iterable[Batch]) -> None:
+    """Run a batch of each shape on every stream, on all streams at the same time; raises what a stream raises."""
+    together = threading.Barrier(len(streams))
+
+    def run(call: Call, batch: Batch) -> None:
+        together.wait()
+        call(batch)
+
+    with ThreadPoolExecutor(len(streams)) as pool:
+        for batch in dict(batches).items():
+            for done in [pool.submit(run, call, batch) for call in streams]:
+                done.result()
+
+
+def _runners(setup: Ready) -> list[Call]:
+    """A call of the harness's engine for each stream."""
+    return [lambda batch: setup.sut.runner(batch[0])(batch[1])] * setup.sut.engine.streams
+
+
+def _one_of_each_shape(setup: Ready, samples: int) -> list[Batch]:
+    """Of the batches of Offline's query."""
+    query = np.resize(setup.indices, samples)
+    query = query[setup.qsl.arrange(query)]
+    places = {batch.shape: batch.positions for batch in setup.scenario.planner.plan(setup.qsl.cost(query))}
+    return [(shape, setup.sut.feed(setup.qsl.collate(query[each], shape))) for shape, each in places.items()]
+
+
+def _apart_from_the_harness(
+    work: Work, scenario: str, batches: Callable[[Ready], list[Batch]]
+) -> tuple[Layout, list[Batch]]:
+    """The batches of a scenario; the harness's engine is gone when they are returned."""
+    setup = work.ready(scenario)
+    return Layout.of(setup), batches(setup)
 
 
 def bare_offline(work: Work, samples: int) -> tuple[float, float]:
     """Samples/s of the library alone on the batches of the same query, and cores busy with other work."""
-    layout, batches = _batches(work, samples)
-    streams = BARE[work.engine](layout, batches)
-    for batch in dict(batches).items():
-        streams[0](batch)
-    with Others() as others:
-        seconds = seconds_of(streams, batches)
+    layout, batches = _apart_from_the_harness(work, "Offline", lambda setup: planned(setup, samples))
+    with engine_errors(work.engine, "to run alone"):
+        streams = BARE[work.engine](layout, batches)
+        warm_up(streams, batches)
+        with Others() as others:
+            seconds = seconds_of(streams, batches)
     return samples / seconds, others.cores
 
 
 def tool_offline(work: Work, samples: int) -> tuple[float, float]:
     """Samples/s of the tool of the engine's makers, and cores busy with other work."""
-    layout, batches = _batches(work, samples)
-    with Others() as others:
+    layout, batches = _apart_from_the_harness(work, "Offline", lambda setup: planned(setup, samples))
+    with engine_errors(work.engine, "to run in the tool of its makers"), Others() as others:
         rate = TOOLS[work.engine](layout, batches, work.seconds)
     return rate, others.cores
 
@@ -99,6 +135,9 @@ def stream(work: Work) -> tuple[float, list[np.ndarray], float]:
     """LoadGen's 90th percentile of SingleStream in ms, the samples of each query, and cores busy with other work."""
     setup = work.ready("SingleStream")
     expected = setup.scenario.estimate(setup.indices, work.seconds, setup.listener).value
+    _, places = np.unique(setup.qsl.cost(setup.indices), return_index=True)
+    with engine_errors(work.engine, "to run"):
+        warm_up(_runners(setup), _queries(setup, [setup.indices[[place]] for place in places]))
     with Others() as others:
         latency, issued = loadgen_latency(setup, expected, work.seconds)
     return latency, issued, others.cores
@@ -106,23 +145,22 @@ def stream(work: Work) -> tuple[float, list[np.ndarray], float]:
 
 def bare_stream(work: Work, issued: Sequence[np.ndarray]) -> tuple[float, float]:
     """The same percentile of the library alone for the same queries, and cores busy with other work."""
-    layout, queries = _queries(work, issued)
-    call = BARE[work.engine](layout, queries)[0]
-    for batch in dict(queries).items():
-        call(batch)
-    with Others() as others:
-        took = [seconds_of([call], [batch]) for batch in queries]
+    layout, queries = _apart_from_the_harness(work, "SingleStream", lambda setup: _queries(setup, issued))
+    with engine_errors(work.engine, "to run alone"):
+        streams = BARE[work.engine](layout, queries)
+        warm_up(streams, queries)
+        with Others() as others:
+            took = [seconds_of(streams[:1], [batch]) for batch in queries]
     return float(np.percentile(took, 90) * 1000), others.cores
 
 
-def _queries(work: Work, issued: Sequence[np.ndarray]) -> tuple[Layout, list[Batch]]:
-    setup = work.ready("SingleStream")
+def _queries(setup: Ready, issued: Sequence[np.ndarray]) -> list[Batch]:
+    """The batches of SingleStream's queries for these samples."""
     shapes = [setup.scenario.table.shape(1, int(setup.qsl.cost(indices)[0])) for indices in issued]
-    queries = [
+    return [
         (shape, setup.sut.feed(setup.qsl.collate(indices, shape)))
         for indices, shape in zip(issued, shapes, strict=True)
     ]
-    return Layout.of(setup), queries
 
 
 def score(work: Work, dataset: Path) -> str:
@@ -144,6 +182,9 @@ class Row:
     """The samples of SingleStream's queries."""
     score: str = ""
     failed: bool = False
+    """Whether the harness failed."""
+    lost: set[str] = field(default_factory=set)
+    """The kinds without the harness that failed, and are not measured again."""
 
     def add(self, kind: str, value: float, others: float) -> None:
         """Add a measurement, and the cores that were busy with other work meanwhile."""
@@ -159,9 +200,19 @@ class Row:
         """Median of a kind; 0 without measurements."""
         return statistics.median(self.figures[kind] or [0.0])
 
+    def shown(self, kind: str, digits: int) -> str:
+        """The median as text; "" without measurements."""
+        return f"{self.median(kind):.{digits}f}" if self.figures[kind] else ""
+
 
 def measure(work: Work, row: Row, turn: int) -> None:
-    """One round: both sides of each ratio, the other one first in every second turn, as machines drift."""
+    """One round: both sides of each ratio, the other one first in every second turn, as machines drift.
+
+    What fails without the harness is left out from then on, with a warning.
+
+    Raises:
+        HarnessError: the harness failed.
+    """
 
     def harness_offline() -> None:
         rate, row.samples, others = apart(offline, work, row.samples)
@@ -171,15 +222,24 @@ def measure(work: Work, row: Row, turn: int) -> None:
         latency, row.issued, others = apart(stream, work)
         row.add("p90", latency, others)
 
+    def alone(kind: str, side: Callable[..., tuple[float, float]], queries: object) -> None:
+        if kind in row.lost:
+            return
+        try:
+            row.add(kind, *apart(side, work, queries))
+        except HarnessError as error:
+            console.warn(str(error))
+            row.lost.add(kind)
+
     pairs = [
-        (harness_offline, lambda: row.add("bare", *apart(bare_offline, work, row.samples))),
-        (harness_stream, lambda: row.add("bare p90", *apart(bare_stream, work, row.issued))),
+        (harness_offline, lambda: alone("bare", bare_offline, row.samples)),
+        (harness_stream, lambda: alone("bare p90", bare_stream, row.issued)),
     ]
     for sides in pairs:
         for side in sides if turn % 2 == 0 else reversed(sides):
             side()
     if work.engine in TOOLS:
-        row.add("tool", *apart(tool_offline, work, row.samples))
+        alone("tool", tool_offline, row.samples)
 
 
 def measured(model: str, dataset: str | None, engines: Sequence[str], seconds: float, rounds: int) -> dict[str, Row]:
@@ -216,10 +276,10 @@ def add_rows(table: Table, name: str, rows: Mapping[str, Row]) -> None:
         table.add_row(
             name,
             engine,
-            f"{row.median('offline'):.1f}" if not row.failed else "failed",
+            f"{row.shown('offline', 1)}{' failed' if row.failed else ''}".strip(),
             row.ratio("offline", "bare"),
             row.ratio("offline", "tool"),
-            f"{row.median('p90'):.2f}",
+            row.shown("p90", 2),
             row.ratio("bare p90", "p90"),
             row.score,
             f"{max(row.figures['others'], default=0.0):.2f}",
@@ -266,8 +326,7 @@ def main() -> None:
         pad_edge=False,
     )
     entries = []
-    for name in args.models.split(","):
-        model = find_model(name)
+    for name, model in [(name, find_model(name)) for name in args.models.split(",")]:
         rows = measured(name, data.get(model.benchmark), engines, args.seconds, args.rounds)
         add_rows(table, model.name, rows)
         entries.append(entry(model, rows))
