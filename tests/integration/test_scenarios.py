@@ -164,7 +164,6 @@ def test_a_server_run_is_as_long_as_early_stopping_needs_and_says_so(harness, tm
     assert "bert.Server.min_query_count = 1307" in (run.folder / "user.conf").read_text()
     result = run.record["result"]
     assert result["samples"] >= 1307 or "no longer be VALID" in run.out  # unless a busy machine ended it
-    assert "early stopping was not met" not in run.out or "of at most" in run.out
     assert {"own", "others", "stolen", "of", "disturbed"} <= result["cores"].keys()
 
 

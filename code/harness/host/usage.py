@@ -59,7 +59,8 @@ class CoreUse:
         own, busy, stolen, group = ((last[at] - first[at]) / seconds for at in (1, 2, 3, 4))
         # The machine's counter is coarser: for a mostly idle run it may count less than the run's own.
         others = max(0.0, group - own, busy - stolen - own - (cpus - granted))
-        return cls(own, others, max(0.0, stolen), granted)
+        # The host takes from all processors alike, and of them only a part is this process's.
+        return cls(own, others, max(0.0, stolen) * granted / cpus, granted)
 
     @property
     def lost(self) -> float:
@@ -107,8 +108,11 @@ class CoreMeter:
         self.look()
 
     def look(self) -> None:
-        """Read the counters."""
-        self._last = reading()
+        """Read the counters; a system with odd ones has no reading, since no result may be lost for it."""
+        try:
+            self._last = reading()
+        except Exception:  # noqa: BLE001
+            self._last = None
         self._first = self._first or self._last
 
     @property
@@ -116,7 +120,10 @@ class CoreMeter:
         """The use meanwhile; None if the time was too short, or the system does not show it."""
         first, last = self._first, self._last
         long_enough = first and last and last.when - first.when >= _SHORTEST
-        return CoreUse.between(first, last) if first and last and long_enough else None
+        try:
+            return CoreUse.between(first, last) if first and last and long_enough else None
+        except Exception:  # noqa: BLE001  it reads the control groups again
+            return None
 
 
 def reading(root: Path = _HERE) -> Reading | None:

@@ -66,6 +66,7 @@ FIXED = {
     "ttft_latency": "it belongs to language-model benchmarks",
     "tpot_latency": "it belongs to language-model benchmarks",
 }
+_OFFLINE_SAMPLES = {"bert": 10833, "resnet50": 24576}
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,22 @@ def read_user_conf(path: Path | None) -> UserConf:
     return UserConf(path, text, tuple(entries))
 
 
+def least_queries(model: str, scenario: str) -> int:
+    """The min_query_count of every round's mlperf.conf, or else LoadGen's default; in Offline it counts samples.
+
+    >>> least_queries("resnet50", "Offline"), least_queries("bert", "MultiStream"), least_queries("bert", "Server")
+    (24576, 662, 100)
+    """
+    if scenario == "Offline":
+        return _OFFLINE_SAMPLES.get(model, 1)
+    return 662 if scenario == "MultiStream" else 100
+
+
 def check_official(conf: UserConf, model: str, scenario: str, minimum_ms: int) -> None:
     """Reject settings that would make an official run invalid; ``minimum_ms`` is its minimum duration, or 0.
 
     Raises:
-        ConfigError: a duration below the minimum, or a limit that ends the test early.
+        ConfigError: a duration or a number of queries below the minimum, or a limit that ends the test early.
     """
     duration = conf.lookup(model, scenario, "min_duration")
     if duration and int(duration.value) < minimum_ms:
@@ -138,7 +150,13 @@ def check_official(conf: UserConf, model: str, scenario: str, minimum_ms: int) -
             f"{conf.path}, line {duration.line}: min_duration is {duration.value} ms; an official run needs at least "
             f"{minimum_ms} ms ({minimum_ms / 60_000:g} minutes): delete the line."
         )
-    for key in ("max_duration", "max_query_count", "performance_sample_count_override", "min_query_count"):
+    count, least = conf.lookup(model, scenario, "min_query_count"), least_queries(model, scenario)
+    if count and int(count.value) < least:
+        raise ConfigError(
+            f"{conf.path}, line {count.line}: min_query_count is {count.value}; an official {scenario} run needs at "
+            f"least {least}, as set by the round's mlperf.conf: delete the line."
+        )
+    for key in ("max_duration", "max_query_count", "performance_sample_count_override"):
         entry = conf.lookup(model, scenario, key)
         if entry and int(entry.value) > 0:
             raise ConfigError(

@@ -33,7 +33,7 @@ def overloaded(load: Load, ended: Overloaded, lower: float | None, cores: CoreUs
         return f"{why}no {scenario.key} seems to meet the bound with this model, engine and machine"
     seconds = math.ceil(scenario.enough(lower)[0] / lower)
     run = ""
-    if load.limited and seconds > load.seconds:
+    if load.limited and not load.recorded and not load.official and seconds > load.seconds:
         place = f"min_duration in line {load.duration_line.line}" if load.duration_line else "--duration"
         run = f", let the test run for {seconds:,} s or more ({place})"
     return f"{why}{_change(load, lower)}{run}, or let `make tune SCENARIO={scenario.name}` find the highest rate"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.errors import ConfigError
 from harness.host import console, memory
-from harness.loadgen.conf import Entry, UserConf
+from harness.loadgen.conf import Entry, UserConf, least_queries
 from harness.rules.early_stopping import needed_queries
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Estimate, Scenario
@@ -66,11 +66,12 @@ class Load:
             per_second = estimated.per_second
         # An official run must not end before ten minutes anyway.
         limited = bool(least or settings.duration or (used and not settings.official))
-        needed = (
-            1
-            if limited or settings.accuracy or per_second is None
-            else _needed(settings, scenario, per_second, seconds)
-        )
+        needed = 1
+        if not settings.accuracy:
+            # Where the harness sets no number, LoadGen's own applies to official runs, and to rehearsals of any length.
+            own = least_queries(settings.model.benchmark, scenario.name) if settings.official else 1
+            left_open = 1 if limited or not per_second else _needed(settings, scenario, per_second, seconds)
+            needed = max(own, left_open)
         return cls(
             settings.model.benchmark,
             scenario,
@@ -109,7 +110,7 @@ class Load:
             return None
         fewest = needed_queries(percentile, 0 if scenario.paced else 1)
         if max(self.least, rate * self.seconds) >= fewest:
-            return None if self.limited else self._prolonged(percentile, rate)
+            return None if self.least_line else self._prolonged(percentile, rate)
         return (
             f"LoadGen needs at least {fewest:,} queries to be sure of the {percentile}th percentile, about "
             f"{_whole(fewest / rate)} at {rate:.3g} queries/s: a test of {span(self.seconds)} will be INVALID"
@@ -118,12 +119,18 @@ class Load:
     def _prolonged(self, percentile: int, rate: float) -> str | None:
         if self.least <= rate * self.seconds:
             return None
-        _, late = self.scenario.enough(rate)
+        enough, late = self.scenario.enough(rate)
         allowed = f" with up to {late} of them late" if self.scenario.paced else ""
+        # The round may demand more than early stopping does.
+        why = (
+            f"LoadGen issues at least {self.least:,} queries"
+            if self.least > enough
+            else f"LoadGen needs {self.least:,} queries to be sure of the {percentile}th percentile{allowed}"
+        )
+        fixed = self.official or self.limited
         return (
-            f"the test takes about {_whole(self.least / rate)} instead of {self.seconds:g} s: LoadGen needs "
-            f"{self.least:,} queries to be sure of the {percentile}th percentile{allowed}, and {rate:.3g} are expected "
-            f"per second" + ("" if self.official else " (--duration or DURATION= sets another length)")
+            f"the test takes about {_whole(self.least / rate)} instead of {self.seconds:g} s: {why}, and {rate:.3g} "
+            f"are expected per second" + ("" if fixed else " (--duration or DURATION= sets another length)")
         )
 
     def check(self) -> None:
@@ -237,7 +244,7 @@ class Load:
 
 
 def _needed(settings: RunSettings, scenario: type[Scenario], per_second: float, seconds: float) -> int:
-    """The minimum number of queries of a test whose length the user leaves open; 1 if LoadGen's own is enough."""
+    """The queries that early stopping needs of a test whose length the user leaves open; 1 if that is no concern."""
     needed, _ = scenario.enough(per_second)
     if settings.official:
         # In ten minutes come enough queries, unless they come slowly; LoadGen's own settings count those of streams.

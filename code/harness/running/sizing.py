@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from harness.host import console
-from harness.loadgen.conf import UserConf
+from harness.loadgen.conf import UserConf, least_queries
 from harness.running.load import Load
 from harness.running.prepare import Prepared
 from harness.running.settings import RunSettings
@@ -50,7 +50,8 @@ def effective_conf(settings: RunSettings, conf: UserConf, load: Load, ready: Pre
         lines.append(f"{prefix}.{ready.scenario.key} = {estimated:.6g}")
     if settings.duration or not (settings.official or load.duration_line):
         lines.append(f"{prefix}.min_duration = {round(settings.seconds * 1000)}")
-    if not load.least_line and (load.least > 1 or not settings.official):
+    own = least_queries(ready.benchmark.name, settings.scenario) if settings.official else 0
+    if not load.least_line and load.least > own:
         lines.append(f"{prefix}.min_query_count = {load.least}")
     if not settings.official:
         lines.append(f"{prefix}.performance_sample_count_override = {len(ready.indices)}")
@@ -71,7 +72,7 @@ def _foresee(load: Load, ready: Prepared) -> None:
     """Refuse a query so large that only planning it would take minutes, if the system would then need days for it."""
     if ready.scenario.one_query and load.rate_line and load.queries > _MANY:
         estimate = ready.scenario.estimate(ready.indices, load.seconds, ready.listener)
-        load.look(load.queries / estimate.value, warned=True)
+        load.look(load.queries / estimate.per_second, warned=True)
 
 
 def _estimate(settings: RunSettings, load: Load, ready: Prepared) -> Estimate | None:

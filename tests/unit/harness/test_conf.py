@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from harness.errors import ConfigError
-from harness.loadgen.conf import check_official, read_user_conf
+from harness.loadgen.conf import check_official, least_queries, read_user_conf
 from harness.rules.limits import MIN_DURATION_MS
 
 
@@ -106,6 +109,42 @@ def test_an_official_run_refuses_what_makes_it_invalid(tmp_path, line):
 def test_an_official_run_may_be_longer_than_the_minimum(tmp_path):
     found = conf(tmp_path, "*.*.min_duration = 660000\n*.*.target_qps = 4\n")
     check_official(found, "bert", "Offline", MIN_DURATION_MS)
+
+
+@pytest.mark.parametrize(
+    ("model", "scenario", "least"),
+    [
+        ("resnet50", "Server", 100),
+        ("bert", "MultiStream", 662),
+        ("resnet50", "Offline", 24576),
+        ("bert", "Offline", 10833),
+    ],
+)
+def test_an_official_run_may_have_more_queries_than_the_round_demands_but_not_fewer(tmp_path, model, scenario, least):
+    text = f"{model}.{scenario}.min_query_count = {{}}\n"
+    check_official(conf(tmp_path, text.format(least)), model, scenario, MIN_DURATION_MS)
+    check_official(conf(tmp_path, text.format(10 * least)), model, scenario, 0)
+    with pytest.raises(ConfigError, match=f"line 1: min_query_count is {least - 1}; .* at least {least}"):
+        check_official(conf(tmp_path, text.format(least - 1)), model, scenario, MIN_DURATION_MS)
+
+
+def test_of_a_network_of_the_open_division_no_number_of_samples_is_demanded(tmp_path):
+    check_official(conf(tmp_path, "*.Offline.min_query_count = 5\n"), "*", "Offline", MIN_DURATION_MS)
+
+
+@pytest.mark.parametrize("model", ["bert", "resnet50"])
+@pytest.mark.parametrize("scenario", ["SingleStream", "MultiStream", "Server", "Offline"])
+def test_the_least_number_of_queries_is_that_of_the_installed_loadgen(tmp_path, model, scenario):
+    (tmp_path / "user.conf").write_text("# nothing\n")
+    code = (  # its mlperf.conf is only read with the first user.conf of a process
+        "import sys, mlperf_loadgen\n"
+        "settings = mlperf_loadgen.TestSettings()\n"
+        "assert settings.FromConfig(*sys.argv[1:]) == 0\n"
+        "print(settings.min_query_count)\n"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "user.conf", model, scenario]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert int(found.stdout.split()[-1]) == least_queries(model, scenario)
 
 
 def test_the_harness_lines_follow_the_users_even_without_a_last_newline(tmp_path):

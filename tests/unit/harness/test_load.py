@@ -11,9 +11,9 @@ import pytest
 from harness.errors import ConfigError
 from harness.host import memory
 from harness.host.usage import CoreUse
-from harness.loadgen.conf import read_user_conf
+from harness.loadgen.conf import check_official, read_user_conf
 from harness.loadgen.logs import Detail
-from harness.running import advice, watch
+from harness.running import advice, sizing, watch
 from harness.running.load import Load, span
 from harness.scenarios.base import Estimate, find_scenario
 from harness.scheduling.base import Counters
@@ -36,6 +36,7 @@ def load(tmp_path):
         audit=None,
         seconds=20.0,
         accuracy=False,
+        rehearsal=False,
     ):
         path = tmp_path / "user.conf"
         path.write_text(text)
@@ -46,7 +47,7 @@ def load(tmp_path):
             default_seconds=20.0,
             official=official,
             accuracy=accuracy,
-            rehearsal=False,
+            rehearsal=rehearsal,
             compliance=audit,
         )
         found = Estimate(estimated, "", estimated) if estimated else None
@@ -210,12 +211,68 @@ def test_an_official_run_is_prolonged_only_if_ten_minutes_bring_too_few_queries(
     def official(text, scenario="Server", **more):
         return load(text, scenario, seconds=600.0, official=True, **more)
 
-    assert official("*.Server.target_qps = 50").least == 1
+    assert official("*.Server.target_qps = 50").least == 100
     slow = official("*.Server.target_qps = 1")
     assert (slow.least, slow.planned_seconds) == (1001, 1001.0)
     assert "--duration" not in slow.length
     assert official("*.Server.target_qps = 1\n*.*.min_duration = 700000").least == 1001
-    assert official("*.MultiStream.target_latency = 5000", "MultiStream").least == 1  # LoadGen's own number applies
+
+
+@pytest.mark.parametrize(
+    ("scenario", "rate", "queries", "seconds", "words"),
+    [
+        ("MultiStream", 1.0, 662, 662.0, "LoadGen needs 662 queries to be sure of the 99th percentile, and 1 are"),
+        ("SingleStream", 0.1, 100, 1000.0, "16 min 40 s instead of 600 s: LoadGen issues at least 100 queries, and"),
+        ("MultiStream", 2.0, 662, 600.0, None),
+        ("Offline", 2.0, 10833, 5416.5, None),
+    ],
+)
+def test_the_rounds_own_number_prolongs_an_official_run(load, scenario, rate, queries, seconds, words):
+    found = load("", scenario, estimated=rate, seconds=600.0, official=True)
+    assert (found.least, found.planned_seconds) == (queries, pytest.approx(seconds))
+    assert words in found.length if words else found.length is None
+
+
+def test_the_rounds_own_number_also_prolongs_a_rehearsal_with_a_duration(load):
+    found = load("", "MultiStream", duration=5.0, estimated=10.0, official=True, rehearsal=True)
+    assert found.planned_seconds == pytest.approx(66.2)
+    assert found.length.startswith("the test takes about 1 min 07 s instead of 5 s: LoadGen needs 662 queries")
+    assert "DURATION=" not in found.length
+
+
+@pytest.mark.parametrize(
+    ("rate", "official", "line"),
+    [(1.0, True, "bert.Server.min_query_count = 1001"), (50.0, True, None), (50.0, False, "min_query_count = 1307")],
+)
+def test_a_prolonged_official_run_can_be_repeated_from_its_user_conf(load, tmp_path, rate, official, line):
+    seconds = 600.0 if official else 20.0
+    found = load("", "Server", estimated=rate, seconds=seconds, official=official)
+    settings = SimpleNamespace(
+        scenario="Server", official=official, duration=None, seconds=seconds, notices=[], accuracy=False
+    )
+    ready = SimpleNamespace(
+        benchmark=SimpleNamespace(name="bert"), scenario=SimpleNamespace(key="target_qps"), indices=range(8)
+    )
+    written = tmp_path / "written.conf"
+    written.write_text(sizing.effective_conf(settings, read_user_conf(None), found, ready, rate))
+    assert line in written.read_text() if line else "min_query_count" not in written.read_text()
+    if official:
+        recorded = read_user_conf(written)
+        check_official(recorded, "bert", "Server", 600_000)
+        repeated = load(written.read_text(), "Server", seconds=seconds, official=True, audit="TEST01")
+        assert (repeated.least, repeated.length) == (found.least, None)
+
+
+def test_a_query_is_foreseen_by_the_rate_that_is_expected_not_by_the_one_with_a_margin(load, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Load, "look", lambda self, total, warned: seen.append(total))
+    ready = SimpleNamespace(
+        indices=range(8),
+        listener=None,
+        scenario=SimpleNamespace(one_query=True, estimate=lambda *_: Estimate(300.0, "", 100.0)),
+    )
+    sizing._foresee(load("*.Offline.target_qps = 1e6"), ready)
+    assert seen == [pytest.approx(220_000)]
 
 
 def test_an_accuracy_run_has_no_number_of_queries(load):
@@ -269,6 +326,14 @@ def test_the_user_conf_of_a_recorded_result_is_not_to_be_edited(load):
     for said in (overloaded(test), advice.longer(test, Detail({"effective_target_qps": 50.0}, ()))):
         assert "set it to" not in said
     assert "repeat the performance run with target_qps = 1.25 in user.conf, then this test" in overloaded(test)
+
+
+@pytest.mark.parametrize("audit", [None, "TEST04"])
+def test_no_duration_is_advised_to_an_official_run_which_takes_none(load, audit):
+    text = "*.Server.target_qps = 50\n*.Server.min_query_count = 1001\n"
+    test = load(text, "Server", official=True, audit=audit, seconds=600.0)
+    assert test.limited
+    assert "--duration" not in overloaded(test)
 
 
 def test_the_time_that_planning_takes_is_not_taken_for_the_systems(load, monkeypatch, capsys):

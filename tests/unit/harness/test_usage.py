@@ -78,6 +78,27 @@ def test_what_others_use_of_processors_that_a_container_does_not_get_takes_nothi
     assert use(own=12, busy=40, group=20, cpus=64, quota=2).others == pytest.approx(0.8)  # in the same container
 
 
+def test_a_container_loses_its_part_of_what_the_host_takes():
+    found = use(own=20, busy=30, stolen=10, cpus=64, quota=2)
+    assert found.stolen == pytest.approx(1 / 32)
+    assert not found.disturbed
+
+
+def test_odd_counters_are_no_reading_and_no_failure(monkeypatch):
+    def odd(*_):
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr(usage, "cgroup", odd)
+    with CoreMeter() as meter:
+        pass
+    assert meter.use is None
+    readings = iter([Reading(1.0, 0, 0, 0), Reading(2.0, 1, 1.5, 0)])
+    monkeypatch.setattr(usage, "reading", lambda: next(readings))
+    with CoreMeter() as meter:
+        pass
+    assert meter.use is None  # the quota cannot be read
+
+
 @pytest.mark.parametrize(
     ("others", "stolen", "words"),
     [
