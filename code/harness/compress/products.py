@@ -25,6 +25,8 @@ class Product:
     node: NodeProto
     softmax: int | None = None
     """The axis of the softmax that the product is the input of, perhaps scaled and masked; None without one."""
+    weighted: bool = False
+    """Whether the left tensor is what a softmax gives, such as the weights of attention."""
 
     @property
     def left(self) -> str:
@@ -49,9 +51,10 @@ class Product:
 
 def products(network: Network) -> Iterator[Product]:
     """The products of activations in the order of the graph."""
+    weights = {node.output[0] for node in network.nodes if node.op_type == "Softmax"}
     for node in network.nodes:
         if node.op_type == "MatMul" and not any(map(network.is_constant, node.input)):
-            yield Product(node, _softmax(network, node.output[0]))
+            yield Product(node, _softmax(network, node.output[0]), node.input[0] in weights)
 
 
 def _softmax(network: Network, name: str) -> int | None:

@@ -159,20 +159,22 @@ def test_the_form_is_that_of_the_best_engine_for_the_kind_of_model(tmp_path):
 
 @pytest.mark.parametrize("engine", ["deepsparse", "openvino"])
 def test_attention_is_in_8_bits_within_the_tolerance_only(tmp_path, engine):
-    """Its error is measured like that of a layer, and what exceeds the tolerance stays in FP32."""
+    """Attention weights by values may have twice the error; what exceeds it stays in FP32, and its operands too."""
     model, feeds = folded(embedder(), tmp_path), texts(6)
-    loose, report = done(model, feeds, precision="int8", engine=engine)
-    assert [(p.name, p.precision) for p in report.products] == [("scores", "int8"), ("context", "int8")]
-    errors = {product.name: product.error for product in report.products}
-    assert all(0 < error < 0.1 for error in errors.values())
-    between = sum(errors.values()) / 2
-    few, report = done(model, feeds, precision="int8", engine=engine, tolerance=between / 2)
-    worse = max(errors, key=lambda name: errors[name])
-    assert {p.name for p in report.products if p.precision == "fp32"} == {worse}
-    assert next(item for item in few.graph.node if item.name == worse).op_type == "MatMul"
-    made = [{name for item in found.graph.node for name in item.input} for found in (loose, few)]
-    operands = next(item for item in model.graph.node if item.name == worse).input
-    assert [f"{operands[0]}.scale" in names for names in made] == [True, False]
+    seen = set()
+    for tolerance in (0.05, 0.007, 0.003):
+        found, report = done(model, feeds, precision="int8", engine=engine, tolerance=tolerance)
+        made = {item.name: item for item in found.graph.node}
+        names = {name for item in found.graph.node for name in item.input}
+        for product, allowed in zip(report.products, (tolerance, 2 * tolerance), strict=True):
+            small = 0 < product.error <= allowed
+            assert product.precision == ("int8" if small else "fp32")
+            left = next(item for item in model.graph.node if item.name == product.name).input[0]
+            assert (f"{left}.scale" in names) is small
+            assert small or made[product.name].op_type == "MatMul"
+            seen.add((product.name, small, product.error > tolerance))
+    assert {("scores", True, False), ("scores", False, True)} <= seen
+    assert {("context", True, False), ("context", True, True), ("context", False, True)} <= seen
 
 
 def test_attention_can_be_kept_by_name(tmp_path):
