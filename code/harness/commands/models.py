@@ -175,7 +175,11 @@ def models_compress(
         list[str] | None, typer.Option(metavar="PATTERN", help="Layers to leave unchanged, such as '*.layer.0.*'.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="Relative output error above which a matrix product stays in FP32.")
+        float,
+        typer.Option(
+            help="Relative output error above which a matrix product stays in FP32; twice that for attention weights by "
+            "values."
+        ),
     ] = 0.05,
     engine: _For = None,
     option: Annotated[
