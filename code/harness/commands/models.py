@@ -177,8 +177,8 @@ def models_compress(
     tolerance: Annotated[
         float,
         typer.Option(
-            help="Relative output error above which a matrix product stays in FP32; twice that for attention weights by "
-            "values."
+            help="Relative output error above which a matrix product stays in FP32; twice that for attention weights "
+            "by values."
         ),
     ] = 0.05,
     engine: _For = None,
