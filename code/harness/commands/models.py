@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.table import Table
@@ -106,7 +106,9 @@ _Calibration = Annotated[
 
 
 def _form(engine: str | None) -> str | None:
-    forms = ("deepsparse", "openvino", "onnxruntime")
+    from harness.compress.quantise import EngineForm
+
+    forms = get_args(EngineForm)
     if engine not in (None, *forms):
         raise ConfigError(f"--for {engine}: choose from {', '.join(forms)}.")
     return engine

@@ -14,7 +14,7 @@ from harness.compress.network import Feed, Layer, Network, Walk, groups
 from harness.compress.plan import Plan
 from harness.compress.products import Product, choose_ranges, products
 from harness.compress.prune import Statistics
-from harness.compress.quantise import EngineForm, quantise
+from harness.compress.quantise import ENCODERS, EngineForm, quantise
 from harness.compress.ranges import REACHES, Range, observe
 from harness.compress.report import CompressionReport, LayerReport, ProductReport
 from harness.compress.rounding import Rounded
@@ -27,8 +27,6 @@ _SAMPLE = 4096
 """Rows of a layer's input used to try ranges."""
 _PROBES = 32
 """Samples used to measure the model's own outputs."""
-_MIN_OPSET_OF_AXES = 13
-"""The operator set since which DequantizeLinear takes a scale for each output."""
 _TOLERANCE = 0.05
 """Relative output error above which a quantised layer gets more scales, or stays in FP32."""
 _WEIGHTED = 2
@@ -300,7 +298,7 @@ class _Compression:
         A convolution has one scale: DeepSparse is slow with more, and without VNNI ONNX Runtime's sums of weights that
         all reach their largest integer overflow 16 bits (top-1 of EfficientNet 86.2 instead of 89.2).
         """
-        axes: bool = self._settings.engine_form == "deepsparse" or self._opset >= _MIN_OPSET_OF_AXES
+        axes: bool = self._opset >= ENCODERS[self._settings.engine_form].min_opset_of_axes
         return axes and layer.node.op_type != "Conv"
 
     @staticmethod

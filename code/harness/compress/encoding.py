@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,9 @@ class Encoder(ABC):
 
     Activations are uint8 and asymmetric, large embedding tables too; what is not in the plan stays in floating point.
     """
+
+    min_opset_of_axes: ClassVar[int] = 0
+    """The operator set from which on a matrix product may have a scale for each output."""
 
     def __init__(self, plan: Plan) -> None:
         """Start an empty graph."""
@@ -85,12 +90,12 @@ class Encoder(ABC):
         model.ir_version = network.ir_version
         return model
 
-    def copy(self, node: NodeProto) -> None:
-        """Write a node in floating point."""
+    def copy(self, node: NodeProto, reads: Callable[[str], str] | None = None) -> None:
+        """Write a node with its inputs as ``reads`` gives them, by default in floating point."""
         copy = NodeProto()
         copy.CopyFrom(node)
         for index, name in enumerate(node.input):
-            copy.input[index] = self.value(name)
+            copy.input[index] = (reads or self.value)(name)
         self.append(copy)
 
     def append(self, node: NodeProto) -> None:

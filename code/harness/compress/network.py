@@ -53,13 +53,10 @@ def node_name(node: NodeProto) -> str:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A linear layer: a node that multiplies its input by a constant."""
+class Multiplication:
+    """A node that multiplies matrices."""
 
     node: NodeProto
-    source: str
-    """Its input tensor."""
-    weight: str
 
     @property
     def output(self) -> str:
@@ -70,6 +67,15 @@ class Layer:
     def name(self) -> str:
         """The node's name, without the parts that exporters add."""
         return node_name(self.node)
+
+
+@dataclass(frozen=True)
+class Layer(Multiplication):
+    """A linear layer: a node that multiplies its input by a constant."""
+
+    source: str
+    """Its input tensor."""
+    weight: str
 
     def attribute(self, name: str, default: _T) -> _T:
         """An attribute of the node."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from harness.compress.network import Feed, Network, node_name
+from harness.compress.network import Feed, Multiplication, Network
 from harness.compress.ranges import REACHES, Range
 
 _MIN_OPSET_OF_LAST_AXIS = 13
@@ -19,10 +19,9 @@ _MATRICES = 64
 
 
 @dataclass(frozen=True)
-class Product:
+class Product(Multiplication):
     """A node that multiplies two tensors, neither of which is constant."""
 
-    node: NodeProto
     softmax: int | None = None
     """The axis of the softmax that the product is the input of, perhaps scaled and masked; None without one."""
     weighted: bool = False
@@ -37,16 +36,6 @@ class Product:
     def right(self) -> str:
         """The tensor whose columns are multiplied: keys after their transposition."""
         return str(self.node.input[1])
-
-    @property
-    def output(self) -> str:
-        """Its output tensor."""
-        return str(self.node.output[0])
-
-    @property
-    def name(self) -> str:
-        """The node's name, without the parts that exporters add."""
-        return node_name(self.node)
 
 
 def products(network: Network) -> Iterator[Product]:

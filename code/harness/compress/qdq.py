@@ -5,6 +5,8 @@ Weights are symmetric int8, with one scale or one per output. OpenVINO gains no 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from onnx import NodeProto
 
@@ -14,6 +16,8 @@ from harness.compress.network import Layer
 
 class QdqEncoder(Encoder):
     """Writes the operators of the network, their inputs rounded to 8 bits and back."""
+
+    min_opset_of_axes: ClassVar[int] = 13  # of DequantizeLinear
 
     def convolution(self, layer: Layer, result: str) -> None:
         """Conv; its output is rounded too, so that the engine hands 8 bits on."""
@@ -43,11 +47,7 @@ class QdqEncoder(Encoder):
 
     def product(self, node: NodeProto) -> None:
         """MatMul."""
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        for index, name in enumerate(node.input):
-            copy.input[index] = self.dequantised(name)
-        self.append(copy)
+        self.copy(node, self.dequantised)
 
     def _weight(self, layer: Layer, axis: int) -> str:
         rounded, named = self.plan.rounded[layer.output], layer.node.name or layer.output

@@ -16,7 +16,7 @@ from harness.compress.plan import Plan
 from harness.compress.qdq import QdqEncoder
 
 EngineForm = Literal["deepsparse", "openvino", "onnxruntime"]
-_ENCODERS: dict[EngineForm, type[IntegerEncoder | QdqEncoder]] = {
+ENCODERS: dict[EngineForm, type[IntegerEncoder | QdqEncoder]] = {
     "deepsparse": IntegerEncoder,
     "openvino": QdqEncoder,
     "onnxruntime": QdqEncoder,
@@ -28,7 +28,7 @@ def quantise(plan: Plan, engine: EngineForm = "deepsparse") -> ModelProto:
 
     For DeepSparse, a convolution needs a single scale; a matrix product may have one per output, which is slower.
     """
-    encoder = _ENCODERS[engine](plan)
+    encoder = ENCODERS[engine](plan)
     for node in plan.network.nodes:
         encoder.add(node)
     return encoder.model()

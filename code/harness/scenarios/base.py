@@ -14,7 +14,7 @@ from harness.loadgen.logs import Detail
 from harness.registry import SCENARIOS, resolve
 from harness.scheduling.base import Complete, Observer, Scheduler
 from harness.scheduling.compiling import CompileBudget
-from harness.scheduling.limits import Choice, Limits
+from harness.scheduling.limits import LimitChoice, Limits
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
@@ -135,7 +135,7 @@ class Scenario(ABC):
         """About how long to compile shapes, unless the user sets their number."""
         self.limits: Limits | None = None
         """The batch limits of another run of the same result; None to choose them."""
-        self.choice: Choice | None = None
+        self.choice: LimitChoice | None = None
         """The batch limits that were measured to be best, if that was left to the scenario."""
 
     @classmethod

@@ -14,8 +14,8 @@ from harness.scenarios.base import Estimate, Listener, Metric, Scenario, ShortTe
 from harness.scheduling.base import Complete, Observer
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
 from harness.scheduling.compiling import CompileBudget, next_length
-from harness.scheduling.limits import Choice, Limits, alternatives, choose_limits, typical
-from harness.scheduling.offline import OfflineScheduler, Rate, measure_rate
+from harness.scheduling.limits import LimitChoice, Limits, alternatives, choose_limits, typical
+from harness.scheduling.offline import MeasuredRate, OfflineScheduler, measure_rate
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
@@ -105,9 +105,9 @@ class Offline(Scenario):
         own, costs = Limits.of(engine.settings), np.full(1, static.length) if static.length else self.costs
         tried = [self.limits] if self.limits else alternatives(own, costs, few=engine.fixed_shapes)
         if engine.fixed_shapes and not self._compiled(tried, budget, listener):
-            self.choice = Choice(own, {}, "other batches take too long to compile")
+            self.choice = LimitChoice(own, {}, "other batches take too long to compile")
         elif self.limits:
-            self.choice = Choice(self.limits, {}, "another run of this result used it")
+            self.choice = LimitChoice(self.limits, {}, "another run of this result used it")
         elif len(tried) > 1:
             self.choice = choose_limits(self.sut, own, tried, typical(costs), indices, listener.ran)
         return self.choice.limits if self.choice else None
@@ -160,10 +160,10 @@ class Offline(Scenario):
         rate = cls.metric(detail).value
         return rate * MARGIN if rate else None
 
-    def _rate(self, indices: Integers, test: float, seconds: float, listener: Listener) -> Rate:
+    def _rate(self, indices: Integers, test: float, seconds: float, listener: Listener) -> MeasuredRate:
         """Samples/s, measured for ``seconds``, of a query that takes ``test`` seconds."""
 
-        def rate(query: Integers, seconds: float) -> Rate:
+        def rate(query: Integers, seconds: float) -> MeasuredRate:
             return measure_rate(self.sut, self.planner, query, seconds, listener.ran)
 
         query, found, before = indices, rate(indices, 0.5).mean, 0.0

@@ -44,7 +44,7 @@ class Limits(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Choice:
+class LimitChoice:
     """Limits, and how they were found."""
 
     limits: Limits
@@ -99,7 +99,7 @@ def choose_limits(
     indices: Integers,
     on_batch: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
-) -> Choice:
+) -> LimitChoice:
     """The smallest of the ``tried`` limits (smallest first) that is as fast as the best, within the noise.
 
     All streams run batches of these ``lengths`` at once, as throughput under full load counts; the limits take turns,
@@ -112,7 +112,7 @@ def choose_limits(
     shapes = {limits: [limits.shape(length) for length in lengths] for limits in tried}
     left = _quick(bench, shapes)
     if len(left) < 2:
-        return Choice(own, {}, "a batch takes too long to compare several")
+        return LimitChoice(own, {}, "a batch takes too long to compare several")
     cost: dict[Limits, list[float]] = {limits: [] for limits in left}
     for lap in range(_LAPS[1]):
         turn = sorted({shape for limits in left for shape in shapes[limits]}, reverse=bool(lap % 2))
@@ -124,7 +124,7 @@ def choose_limits(
         few = lap + 1 < _LAPS[0]
         over = 2 * clock() - began - start > _SECONDS * (2 if few else 1)  # after another lap
         if over and few:
-            return Choice(own, {}, "a batch takes too long to compare several")
+            return LimitChoice(own, {}, "a batch takes too long to compare several")
         if over or len(left) == 1:
             break
     seconds = {limits: _undisturbed(laps) for limits, laps in cost.items()}
@@ -133,8 +133,9 @@ def choose_limits(
     if chosen == list(cost)[-1] and len(cost) < len(tried):
         # Each doubling gains less than the one before, so the next size has most of what is left.
         further = min(own, tried[len(cost)])
-        return Choice(further, seconds, "larger batches are faster, and even larger ones take too long to compare")
-    return Choice(chosen, seconds, "larger batches are not faster" if chosen != max(tried) else "it is the fastest")
+        return LimitChoice(further, seconds, "larger batches are faster, and even larger ones take too long to compare")
+    why = "larger batches are not faster" if chosen != max(tried) else "it is the fastest"
+    return LimitChoice(chosen, seconds, why)
 
 
 def _quick(bench: _Bench, shapes: Mapping[Limits, Sequence[Shape]]) -> list[Limits]:

@@ -51,7 +51,7 @@ class OfflineScheduler(StreamThreads):
         return Work(query_ids[batch.positions].tolist(), indices[batch.positions], batch.shape)
 
 
-class Rate(NamedTuple):
+class MeasuredRate(NamedTuple):
     """A measured rate in samples/s."""
 
     mean: float
@@ -61,7 +61,7 @@ class Rate(NamedTuple):
 
 def measure_rate(
     sut: SUT, planner: Planner, indices: Integers, seconds: float, on_batch: Callable[[], None] = lambda: None
-) -> Rate:
+) -> MeasuredRate:
     """Estimate samples/s of the data set on this machine, from batches spread evenly over its plan.
 
     All streams run as in the test. The mean time of the batches that fit into ``seconds`` is used for all batches.
@@ -102,7 +102,7 @@ def measure_rate(
     # Of the batches themselves: at the end, streams that wait for the last batch would count as slow ones.
     took = sum(end - began for began, end, _ in ran) / sut.engine.streams
     mean = len(indices) / (took / done * len(batches))
-    return Rate(mean, mean * _spread_of(ran))
+    return MeasuredRate(mean, mean * _spread_of(ran))
 
 
 def _spread_of(ran: Sequence[tuple[float, float, int]]) -> float:

@@ -14,7 +14,7 @@ from harness.host.usage import CoreMeter, CoreUse
 from harness.scenarios.base import Listener
 from harness.scenarios.offline import Offline, margin_for
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, best_lengths
-from harness.scheduling.offline import OfflineScheduler, Rate, _spread_of, measure_rate
+from harness.scheduling.offline import MeasuredRate, OfflineScheduler, _spread_of, measure_rate
 
 
 def serve(sut, planner, queries):
@@ -134,7 +134,7 @@ def test_an_official_run_on_a_quiet_machine_takes_at_most_fifteen_percent_longer
 @pytest.mark.parametrize(("faster", "seconds"), [(1.12, 20.0), (1.12, 600.0), (1.25, 20.0)])
 def test_a_tuned_rate_makes_runs_on_a_faster_machine_long_enough(monkeypatch, faster, seconds):
     scenario = Offline(EchoSut(), COSTS, 384, 0.13)
-    monkeypatch.setattr(scenario, "_rate", lambda *_: Rate(50.0, 50.5))
+    monkeypatch.setattr(scenario, "_rate", lambda *_: MeasuredRate(50.0, 50.5))
     trial = scenario.trial(np.arange(Qsl.count), 1.0, None, Listener())
     assert trial.score == 50
     assert Offline.generated(trial.value, seconds) / (50 * faster) >= seconds
@@ -144,7 +144,7 @@ def test_a_tuned_rate_makes_runs_on_a_faster_machine_long_enough(monkeypatch, fa
 def test_a_tuned_rate_foresees_the_speed_that_was_seen_but_not_that_neighbours_leave(monkeypatch, fastest, value):
     monkeypatch.setattr(CoreMeter, "use", CoreUse(1.0, 1.0, 0.0, 2))
     scenario = Offline(EchoSut(), COSTS, 384, 0.13)
-    monkeypatch.setattr(scenario, "_rate", lambda *_: Rate(50.0, fastest))
+    monkeypatch.setattr(scenario, "_rate", lambda *_: MeasuredRate(50.0, fastest))
     assert scenario.trial(np.arange(Qsl.count), 1.0, None, Listener()).value == pytest.approx(value)
 
 
@@ -157,7 +157,7 @@ def test_neighbours_make_a_query_larger_and_are_named(monkeypatch):
     for others in (0.0, 1.0):
         monkeypatch.setattr(CoreMeter, "use", CoreUse(1.0, others, 0.0, 2))
         scenario = Offline(EchoSut(), COSTS, 384, 0.13)
-        monkeypatch.setattr(scenario, "_rate", lambda *_: Rate(50.0, 51.0))
+        monkeypatch.setattr(scenario, "_rate", lambda *_: MeasuredRate(50.0, 51.0))
         found[others] = scenario.estimate(np.arange(Qsl.count), 20.0, Listener())
     assert (found[0.0].value, found[0.0].per_second, found[0.0].remark) == (pytest.approx(57.5), 50, "")
     assert found[1.0].value == 150
