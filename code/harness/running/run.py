@@ -28,13 +28,13 @@ from harness.running import advice
 from harness.running.agreement import Agreement, NotCompared, agreement
 from harness.running.audit import AuditRun
 from harness.running.identity import code_digest, identity
-from harness.running.limits import limits_of_result
 from harness.running.load import Load
 from harness.running.outcome import Outcome
 from harness.running.places import Places, check_space, write_json
 from harness.running.prepare import Prepared, patience, prepare
 from harness.running.recorder import Recorder
 from harness.running.settings import RunSettings
+from harness.running.shared import shared_with_result
 from harness.running.sizing import checked, effective_conf, overridden, sized
 from harness.running.watch import Watch
 from harness.scenarios.base import Metric
@@ -133,7 +133,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     checked(settings, conf, None)
     code_digest()  # kept for the record: that of the code which runs, even if its files change meanwhile
     with native_output_dropped(not console.output().verbose):
-        ready = prepare(settings, heartbeat.beat, limits=limits_of_result(settings))
+        ready = prepare(settings, heartbeat.beat, shared=shared_with_result(settings))
     load, estimated = sized(settings, conf, ready)
     heartbeat.beat(patience(settings))
     ready.qsl.unload(ready.indices)

@@ -86,6 +86,10 @@ def known_scenario(name: object) -> type[Scenario] | None:
     return find_scenario(name) if isinstance(name, str) and name in SCENARIOS else None
 
 
+LONGEST = 900.0
+"""Seconds up to which a development run is prolonged."""
+
+
 class Scenario(ABC):
     """One of LoadGen's scenarios, for one SUT and data set."""
 
@@ -135,6 +139,8 @@ class Scenario(ABC):
         """About how long to compile shapes, unless the user sets their number."""
         self.limits: Limits | None = None
         """The batch limits of another run of the same result; None to choose them."""
+        self.streams_why: str | None = None
+        """Why the engine has that many streams; None if the user chose them, or the scenario has no bound."""
         self.choice: LimitChoice | None = None
         """The batch limits that were measured to be best, if that was left to the scenario."""
 
@@ -152,6 +158,13 @@ class Scenario(ABC):
         where that is 0 (loadgen.cc, GenerateQueries; test_settings_internal.cc).
         """
 
+    def slowness(self, indices: Integers, listener: Listener) -> tuple[float, str]:
+        """How many times too long the engine's streams take for one sample, and this in words; at most 1 if not.
+
+        Only a scenario with a bound can tell.
+        """
+        return 0.0, ""
+
     @abstractmethod
     def get_ready(self, indices: Integers, listener: Listener) -> float:
         """Compile and run in advance whatever would otherwise be slow when first run; ``indices`` are loaded samples.
@@ -166,10 +179,11 @@ class Scenario(ABC):
         """Queries per second, or samples if they are all in one query, if ``value`` is right for the system."""
 
     @classmethod
-    def enough(cls, per_second: float) -> tuple[int, int]:
+    def enough(cls, per_second: float, longest: float = LONGEST) -> tuple[int, int]:
         """The queries that make LoadGen sure of the percentile, and how many of them may be above it.
 
-        A test of ``per_second`` queries must not become too long. (1, 0) for a scenario without a percentile.
+        A test of ``per_second`` queries need not be longer than ``longest`` seconds. (1, 0) for a scenario without a
+        percentile.
         """
         return 1, 0
 
@@ -206,6 +220,8 @@ class Scenario(ABC):
     def describe(self) -> dict[str, object]:
         """How batches are formed, for a run's record."""
         facts: dict[str, object] = {"shapes": [list(shape) for shape in self.shapes]}
+        if self.streams_why is not None:
+            facts["streams"] = {"streams": self.sut.engine.streams, "why": self.streams_why}
         return {**facts, "limits": self.choice.describe()} if self.choice else facts
 
     def _budget(self, most: int | None = None) -> CompileBudget:

@@ -7,17 +7,18 @@ import numpy as np
 
 from harness.loadgen.logs import Detail
 from harness.rules.early_stopping import needed_queries
-from harness.scenarios.base import Estimate, Listener, Metric, ShortTest, Trial
+from harness.scenarios.base import LONGEST, Estimate, Listener, Metric, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete, Observer
+from harness.scheduling.cost import measure_shapes, probes
 from harness.scheduling.peak import highest_passing
 from harness.scheduling.server import ServerScheduler
 from harness.scheduling.simulate import server_peak
 from harness.task.shape import Integers
 
 _INFINITE = 30.0  # queries per nanosecond: LoadGen's gaps are then 0
-_LATE = (3, 5)  # late queries that a test allows for: minimum, and maximum if they fit into `_PATIENCE`
-_PATIENCE = 90.0  # seconds
+_LATE = (3, 10)  # late queries that a test allows for: usually, and at most if they fit into `_PATIENCE`
+_PATIENCE = 300.0  # seconds
 _CAUTION = 0.5  # fraction of the simulated peak: a few seconds of measuring do not show every hiccup of a machine
 _MAX_RATE = 15_000.0  # queries/s, half of what LoadGen, Python and the scheduler pass on if nothing computes
 _LOAD = 0.4  # fraction of the streams' rate with single samples, used if the simulation finds no rate
@@ -50,19 +51,37 @@ class Server(MeasuredScenario):
         return value
 
     @classmethod
-    def enough(cls, per_second: float) -> tuple[int, int]:
-        """With more queries, more of them may be late: as many as fit into a minute and a half, within limits."""
-        least, most = _LATE
-        fitting = [
-            late for late in range(least, most + 1) if needed_queries(cls.percentile, late) <= _PATIENCE * per_second
-        ]
-        late = max(fitting, default=least)
+    def enough(cls, per_second: float, longest: float = LONGEST) -> tuple[int, int]:
+        """With more queries, more of them may be late: three if the run has time for it, up to ten if that is short.
+
+        On a shared machine of two cores, 25 of 11,561 queries were late at half the rate that the simulation found,
+        several at a time: of those that arrive in five minutes, that many are rarely more than LoadGen allows.
+        """
+        usual, most = _LATE
+
+        def fits(late: int, seconds: float) -> bool:
+            return needed_queries(cls.percentile, late) <= seconds * per_second
+
+        late = max((late for late in range(most + 1) if fits(late, _PATIENCE if late > usual else longest)), default=0)
         return needed_queries(cls.percentile, late), late
 
     @property
     def limit(self) -> float:
         """Half the bound: before a batch runs, its samples may have waited for another one."""
         return self.bound / 2
+
+    def slowness(self, indices: Integers, listener: Listener) -> tuple[float, str]:
+        """By the longest sample, alone in its batch, on all streams at once: half the bound is left for waiting."""
+        shape = probes(self.sut, self.costs, 1)[0]
+        if self.sut.engine.fixed_shapes:
+            self._compile(shape, listener, self._budget())
+        seconds = float(np.median(measure_shapes(self.sut, [shape], indices, listener.ran)[shape]))
+        what = "the longest sample" if shape.length > 1 else "a sample"
+        words = (
+            f"{what} takes {1000 * seconds:.3g} ms on each of {self.sut.engine.streams}, and half the bound is "
+            f"{1000 * self.limit:g} ms"
+        )
+        return seconds / self.limit, words
 
     def peak(self, indices: Integers) -> float:
         """Queries/s that a simulation with the measured times answers in time; 0 if it finds no rate."""

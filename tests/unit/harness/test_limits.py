@@ -18,8 +18,8 @@ from harness.engines.deepsparse import DeepSparseSettings
 from harness.engines.onnxruntime import OnnxRuntimeSettings
 from harness.host.machine import core_count, cpu_model
 from harness.running.identity import identity
-from harness.running.limits import limits_of_result
 from harness.running.request import RunRequest, resolve
+from harness.running.shared import Shared, shared_with_result
 from harness.scenarios import base, offline
 from harness.scenarios.base import Listener
 from harness.scenarios.offline import Offline
@@ -253,7 +253,7 @@ def test_the_other_scenarios_compile_within_the_time_too(monkeypatch, kind, comp
 
 
 class TestOneResult:
-    """All runs of an official result use the limits that its first run chose."""
+    """All runs of an official result use the limits and streams that its first run chose."""
 
     @pytest.fixture
     def settings(self, tmp_path):
@@ -270,6 +270,7 @@ class TestOneResult:
         record |= {
             "identity": identity(settings).model_dump(mode="json"),
             "limits": {"max_batch": 4, "max_tokens": 384},
+            "streams": {"streams": 1, "why": "quick"},
             "machine": {**record["machine"], "cpu": cpu_model(), "cores": core_count()},
             **changes,
         }
@@ -280,30 +281,34 @@ class TestOneResult:
     def test_the_limits_of_the_other_run_are_used(self, settings, mode):
         first, second = settings(mode), settings("accuracy" if mode == "performance" else "performance")
         self.keep(first)
-        assert limits_of_result(second) == Limits(4, 384)
-        assert limits_of_result(first) is None
+        assert shared_with_result(second) == Shared(Limits(4, 384), 1)
+        assert shared_with_result(first) == Shared()
         if mode == "performance":
-            assert limits_of_result(settings("performance", audit="TEST01")) == Limits(4, 384)
+            assert shared_with_result(settings("performance", audit="TEST01")) == Shared(Limits(4, 384), 1)
+
+    def test_each_choice_counts_without_the_other(self, settings):
+        self.keep(settings("performance"), limits=None)
+        assert shared_with_result(settings()) == Shared(None, 1)
 
     def test_a_run_with_other_settings_or_without_a_result_chooses_for_itself(self, settings):
-        assert limits_of_result(settings()) is None
+        assert shared_with_result(settings()) == Shared()
         self.keep(settings("performance"))
-        assert limits_of_result(settings(options={"streams": "1"})) is None
-        assert limits_of_result(settings(rehearsal=False)) is None
+        assert shared_with_result(settings(options={"streams": "1"})) == Shared()
+        assert shared_with_result(settings(rehearsal=False)) == Shared()
 
     def test_a_performance_run_that_replaces_another_measures_anew(self, settings):
         self.keep(settings("accuracy"))
-        assert limits_of_result(settings("performance", force=True)) is None
+        assert shared_with_result(settings("performance", force=True)) == Shared()
         self.keep(settings("performance"))
-        assert limits_of_result(settings("accuracy", force=True)) == Limits(4, 384)
-        assert limits_of_result(settings("performance", audit="TEST01", force=True)) == Limits(4, 384)
+        assert shared_with_result(settings("accuracy", force=True)) == Shared(Limits(4, 384), 1)
+        assert shared_with_result(settings("performance", audit="TEST01", force=True)) == Shared(Limits(4, 384), 1)
 
     def test_limits_of_another_processor_are_not_used(self, settings):
         self.keep(settings("performance"), machine={"cpu": "another", "cores": 96, "packages": {}})
-        assert limits_of_result(settings()) is None
+        assert shared_with_result(settings()) == Shared()
 
-    def test_a_record_without_limits_or_that_cannot_be_read_sets_none(self, settings):
-        self.keep(settings("performance"), limits=None)
-        assert limits_of_result(settings()) is None
+    def test_a_record_without_choices_or_that_cannot_be_read_sets_none(self, settings):
+        self.keep(settings("performance"), limits=None, streams=None)
+        assert shared_with_result(settings()) == Shared()
         (settings("performance").target / "run.json").write_text("{")
-        assert limits_of_result(settings()) is None
+        assert shared_with_result(settings()) == Shared()
