@@ -1,6 +1,7 @@
 """Server: samples arrive one by one at random; the metric is how many per second still meet the latency bound."""
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,14 +13,20 @@ from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete, Observer
 from harness.scheduling.cost import measure_shapes, probes
 from harness.scheduling.peak import highest_passing
+from harness.scheduling.pilot import late_queries
 from harness.scheduling.server import ServerScheduler
 from harness.scheduling.simulate import server_peak
 from harness.task.shape import Integers
+from harness.task.sut import Responses
 
 _INFINITE = 30.0  # queries per nanosecond: LoadGen's gaps are then 0
 _LATE = (3, 10)  # late queries that a test allows for: usually, and at most if they fit into `_PATIENCE`
 _PATIENCE = 300.0  # seconds
 _CAUTION = 0.5  # fraction of the simulated peak: a few seconds of measuring do not show every hiccup of a machine
+_PILOT = (5.0, 20.0)  # seconds of checking a rate, minimum and maximum
+_CHECKED = (150, 1000)  # queries: wanted, and maximum
+_HELD = 0.003  # fraction of a pilot's queries that may be late, and one more
+_STEP, _PILOTS = 0.7, 5  # factor on a rate that does not hold; maximum number of pilots
 _MAX_RATE = 15_000.0  # queries/s, half of what LoadGen, Python and the scheduler pass on if nothing computes
 _LOAD = 0.4  # fraction of the streams' rate with single samples, used if the simulation finds no rate
 _PRECISION, _TESTS = 0.08, 6  # of a trial: it only compares settings; the rate of the best is searched for afterwards
@@ -89,9 +96,14 @@ class Server(MeasuredScenario):
         return server_peak(self.table, costs, self.sut.engine.streams, self.bound, self.jitter)
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
-        """A cautious rate: finding the highest VALID rate takes a search."""
-        peak, milliseconds = self.peak(indices), self.bound * 1000
-        remark = ""
+        """A cautious rate that held in a pilot of some seconds: finding the highest VALID rate takes a search."""
+        peak = self.peak(indices)
+        found = self._cautious(indices, peak)
+        return self._piloted(found, indices, seconds, listener) if peak else found
+
+    def _cautious(self, indices: Integers, peak: float) -> Estimate:
+        """The part of the simulated peak that measured times can promise."""
+        milliseconds, remark = self.bound * 1000, ""
         if self.use and self.use.disturbed:
             remark = f"{self.use.words} while batches were measured: the rate is lower than this machine can do"
         if peak:
@@ -108,6 +120,20 @@ class Server(MeasuredScenario):
             f"to meet the bound of {milliseconds:g} ms"
         )
         return Estimate(rate, how, rate, remark)
+
+    def _piloted(self, found: Estimate, indices: Integers, seconds: float, listener: Listener) -> Estimate:
+        """The same, or a lower rate if too many queries are late at it."""
+        rate, tried = found.value, list[str]()
+        for _ in range(_PILOTS):
+            queries = _pilot_queries(rate, seconds)
+            allowed = int(1 + _HELD * queries)
+            late = late_queries(self.scheduler(_unheard), indices, rate, queries, allowed, listener.ran)
+            if late <= allowed:
+                break
+            tried.append(f"{rate:.4g}")
+            rate *= _STEP
+        words = f", and less since too many were late at {' and '.join(tried)}" if tried else ""
+        return replace(found, value=rate, how=found.how + words, per_second=rate)
 
     def lower(self, indices: Integers, reached: float) -> float | None:
         """The cautious rate of `estimate`, and at most the same part of what was reached; None if it finds no rate."""
@@ -127,7 +153,8 @@ class Server(MeasuredScenario):
         def holds(rate: float) -> bool:
             return self.held(test(server_target_qps=rate, min_duration_ms=round(seconds * 1000)))
 
-        rate = highest_passing(holds, self.estimate(indices, seconds, listener).value, _PRECISION, most=_TESTS)
+        guess = self._cautious(indices, self.peak(indices)).value
+        rate = highest_passing(holds, guess, _PRECISION, most=_TESTS)
         return Trial(rate, rate)
 
     def scheduler(self, complete: Complete, observer: Observer | None = None) -> ServerScheduler:
@@ -143,3 +170,13 @@ class Server(MeasuredScenario):
     def correction(cls, detail: Detail) -> float | None:
         """None: the log does not show which rate would have been VALID."""
         return None
+
+
+def _pilot_queries(rate: float, seconds: float) -> int:
+    """The queries of a pilot at ``rate`` per second, which is at most a quarter as long as a test of ``seconds``."""
+    (least, most), (wanted, maximum) = _PILOT, _CHECKED
+    return min(maximum, max(1, round(rate * min(most, max(least, wanted / rate), seconds / 4))))
+
+
+def _unheard(ids: list[int], responses: Responses) -> None:
+    """Nobody waits for the answers of a pilot."""
