@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from harness.host.machine import core_count
 from harness.loadgen.logs import Detail
 from harness.rules.early_stopping import needed_queries
 from harness.scenarios.base import LONGEST, Estimate, Listener, Metric, ShortTest, Trial
@@ -20,8 +21,8 @@ from harness.task.shape import Integers
 from harness.task.sut import Responses
 
 _INFINITE = 30.0  # queries per nanosecond: LoadGen's gaps are then 0
-_LATE = (3, 10)  # late queries that a test allows for: usually, and at most if they fit into `_PATIENCE`
-_PATIENCE = 300.0  # seconds
+_LATE = ((20, 120.0), (10, 300.0), (3, math.inf))
+"""Late queries that a test allows for at most, if it is then no longer than these seconds."""
 _CAUTION = 0.5  # fraction of the simulated peak: a few seconds of measuring do not show every hiccup of a machine
 _PILOT = (5.0, 20.0)  # seconds of checking a rate, minimum and maximum
 _CHECKED = (150, 1000)  # queries: wanted, and maximum
@@ -59,17 +60,17 @@ class Server(MeasuredScenario):
 
     @classmethod
     def enough(cls, per_second: float, longest: float = LONGEST) -> tuple[int, int]:
-        """With more queries, more of them may be late: three if the run has time for it, up to ten if that is short.
+        """With more queries, more of them may be late: three if the run has time for it, up to twenty if that is short.
 
-        On a shared machine of two cores, 25 of 11,561 queries were late at half the rate that the simulation found,
-        several at a time: of those that arrive in five minutes, that many are rarely more than LoadGen allows.
+        On a shared machine of two cores, 2 to 5 of a thousand queries were late at half the rate that the simulation
+        found, several at a time: the more queries a test has, the rarer they are more than LoadGen allows.
         """
-        usual, most = _LATE
 
-        def fits(late: int, seconds: float) -> bool:
+        def fits(late: int) -> bool:
+            seconds = min(longest, next(seconds for most, seconds in reversed(_LATE) if late <= most))
             return needed_queries(cls.percentile, late) <= seconds * per_second
 
-        late = max((late for late in range(most + 1) if fits(late, _PATIENCE if late > usual else longest)), default=0)
+        late = max(filter(fits, range(_LATE[0][0] + 1)), default=0)
         return needed_queries(cls.percentile, late), late
 
     @property
@@ -78,15 +79,19 @@ class Server(MeasuredScenario):
         return self.bound / 2
 
     def slowness(self, indices: Integers, listener: Listener) -> tuple[float, str]:
-        """By the longest sample, alone in its batch, on all streams at once: half the bound is left for waiting."""
+        """By the longest sample, alone in its batch, on all streams at once: half the bound is left for waiting.
+
+        Streams that share a core, since the engine deals them out, wait for each other only here.
+        """
         shape = probes(self.sut, self.costs, 1)[0]
         if self.sut.engine.fixed_shapes:
             self._compile(shape, listener, self._budget())
+        streams = self.sut.engine.streams
         seconds = float(np.median(measure_shapes(self.sut, [shape], indices, listener.ran)[shape]))
+        seconds *= min(1.0, core_count() / streams)
         what = "the longest sample" if shape.length > 1 else "a sample"
         words = (
-            f"{what} takes {1000 * seconds:.3g} ms on each of {self.sut.engine.streams}, and half the bound is "
-            f"{1000 * self.limit:g} ms"
+            f"{what} takes {1000 * seconds:.3g} ms on each of {streams}, and half the bound is {1000 * self.limit:g} ms"
         )
         return seconds / self.limit, words
 

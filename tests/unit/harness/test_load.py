@@ -158,8 +158,8 @@ def test_an_offline_test_of_days_is_refused_once_its_rate_is_known_but_not_what_
     [
         ("Server", 0.9, 662, 735.6),
         ("Server", 2.0, 1001, 500.5),
-        ("Server", 25.0, 2010, 80.4),
-        ("Server", 300.0, 2010, 20.0),
+        ("Server", 25.0, 2925, 117.0),
+        ("Server", 300.0, 3304, 20.0),
         ("SingleStream", 2.0, 64, 32.0),
         ("SingleStream", 40.0, 64, 20.0),
         ("MultiStream", 10.0, 662, 66.2),
@@ -240,7 +240,7 @@ def test_the_rounds_own_number_also_prolongs_a_rehearsal_with_a_duration(load):
 
 @pytest.mark.parametrize(
     ("rate", "official", "line"),
-    [(1.0, True, "bert.Server.min_query_count = 1001"), (50.0, True, None), (50.0, False, "min_query_count = 2010")],
+    [(1.0, True, "bert.Server.min_query_count = 1001"), (50.0, True, None), (50.0, False, "min_query_count = 3304")],
 )
 def test_a_prolonged_official_run_can_be_repeated_from_its_user_conf(load, tmp_path, rate, official, line):
     seconds = 600.0 if official else 20.0

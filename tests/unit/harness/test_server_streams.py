@@ -14,6 +14,7 @@ from harness.engines.deepsparse import DeepSparseSettings
 from harness.engines.onnxruntime import OnnxRuntimeSettings
 from harness.host.machine import Core
 from harness.running.streams import quick_enough, with_streams
+from harness.scenarios import server
 from harness.scenarios.base import Listener
 from harness.scenarios.server import Server
 from harness.scheduling import cost
@@ -45,6 +46,7 @@ def chosen(monkeypatch):
             sut = Simulated(lambda shape: seconds * shape.batch, streams=layout.streams)
             sut.engine.settings = settings
             monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=sut.clock))
+            monkeypatch.setattr(server, "core_count", lambda: layout.threads * layout.streams)
             return Server(sut, ONES, 1, BOUND)
 
         return quick_enough(layouts, build, (closed if closed is not None else []).append, INDICES, Listener())
@@ -104,6 +106,14 @@ def test_cores_that_help_less_are_measured_again(machine, chosen):
     closed = []
     assert chosen(layouts(), 0.19, efficiency=0.5, closed=closed).sut.engine.streams == 4
     assert [engine.streams for engine in closed] == [64, 16, 8]
+
+
+def test_streams_that_share_cores_count_as_if_they_did_not(monkeypatch):
+    """DeepSparse deals two streams for each core out itself."""
+    monkeypatch.setattr(server, "core_count", lambda: 8)
+    sut = Simulated(lambda shape: 0.06, streams=16)
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=sut.clock))
+    assert Server(sut, ONES, 1, BOUND).slowness(INDICES, Listener())[0] == pytest.approx(0.6)
 
 
 def test_a_layout_of_the_users_own_is_not_measured(machine, chosen):
