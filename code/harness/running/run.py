@@ -45,6 +45,8 @@ from harness.task.base import Accuracy
 if TYPE_CHECKING:
     from mlperf_loadgen import TestSettings
 
+_AGAIN = 75  # what the process of a test returns if another one should take its place: EX_TEMPFAIL
+_SHORT = 300.0  # seconds of a test that may be run twice
 _RESERVE = 64 * 2**20  # bytes of a run's logs without its responses
 
 
@@ -54,6 +56,11 @@ def run(settings: RunSettings) -> int:
     Returns:
         0, or 1 if the result is INVALID or the test failed, 2 if a setting is wrong, 130 after Ctrl-C.
     """
+    code = _supervised(settings)
+    return _supervised(settings.model_copy(update={"attempt": 2})) if code == _AGAIN else code
+
+
+def _supervised(settings: RunSettings) -> int:
     places = Places.choose(settings)
     return supervised(_test, settings, places, cleanup=places.discard)
 
@@ -99,6 +106,14 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         outcome = _read_overloaded(planned, measured, measured.ended)
     else:
         outcome = _read(planned, measured, measured.ended)
+    if _is_worth_another(planned, outcome):
+        console.note(
+            f"{measured.counters.late:,} of {measured.counters.completed:,} queries were late at "
+            f"{planned.load.rate:.4g} queries/s, the harness's choice: the test is run once more, at a lower rate"
+        )
+        heartbeat.report(_AGAIN)
+        planned.ready.close(heartbeat.beat, settings.stall_timeout)
+        return _AGAIN
     if measured.recorder:
         trace = places.staging / TRACE if settings.timeline == "loadgen" else None
         measured.recorder.keep(places.staging, planned.ready.scenario.samples_per_query, trace)
@@ -115,6 +130,18 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         console.warn(f"the result could not be printed ({reason}); it is in {logs}.")
     planned.ready.close(heartbeat.beat, settings.stall_timeout)
     return code
+
+
+def _is_worth_another(planned: _Planned, outcome: Outcome) -> bool:
+    """Whether a test without a result for the user should be repeated: the harness chose rate and length, and erred.
+
+    A busy moment of the machine makes more queries late than early stopping allows, at rates far below its best.
+    """
+    settings, ready, load = planned.settings, planned.ready, planned.load
+    chosen = planned.estimated is not None and load.scenario.paced and not load.limited
+    if outcome.valid or settings.official or settings.accuracy or settings.attempt > 1 or not chosen:
+        return False
+    return load.planned_seconds <= _SHORT and ready.scenario.lower(ready.indices, 0.0) is not None
 
 
 def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Planned:

@@ -1,6 +1,7 @@
 """Sizes a test: the value of the scenario's key, the number of queries, and the user.conf that LoadGen reads."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from harness.host import console
 from harness.loadgen.conf import UserConf, least_queries
@@ -9,6 +10,8 @@ from harness.running.prepare import Prepared
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Estimate, find_scenario
 
+SECOND = 0.6
+"""Times the measured rate, for a second test after one that missed the bound."""
 _MANY = 200_000  # samples of an Offline query that is worth seconds of measuring first
 
 
@@ -82,5 +85,9 @@ def _estimate(settings: RunSettings, load: Load, ready: Prepared) -> Estimate | 
     if not needed or load.rate_line:
         return None
     found = scenario.estimate(ready.indices, load.seconds, ready.listener)
+    if settings.attempt > 1:
+        value = found.value * SECOND
+        how = f"{found.how}, times {SECOND:g} since a first test missed the bound"
+        found = replace(found, value=value, per_second=scenario.expected(value), how=how)
     console.detail(f"no {scenario.key} in user.conf, so it is set to {found.value:.4g}: {found.how}")
     return found

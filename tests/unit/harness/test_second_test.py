@@ -1,0 +1,89 @@
+"""The second test after one that missed the bound at a rate of the harness's own."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from harness.running import run, sizing
+from harness.running.request import RunRequest, resolve
+from harness.scenarios.base import Estimate, find_scenario
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return resolve(RunRequest(engine="null", scenario="Server", runs_dir=tmp_path))
+
+
+@pytest.fixture
+def supervised(monkeypatch):
+    """Tests that return these codes, one after the other; with the attempts that were made."""
+
+    def returning(*codes):
+        attempts, left = [], list(codes)
+
+        def test(work, settings, places, cleanup):
+            attempts.append(settings.attempt)
+            return left.pop(0)
+
+        monkeypatch.setattr(run, "supervised", test)
+        return attempts
+
+    return returning
+
+
+@pytest.mark.parametrize(("codes", "attempts"), [([0], [1]), ([1], [1]), ([75, 0], [1, 2]), ([75, 1], [1, 2])])
+def test_a_test_is_run_at_most_twice(settings, supervised, codes, attempts):
+    made = supervised(*codes)
+    assert run.run(settings) == codes[-1]
+    assert made == attempts
+
+
+def planned(settings, *, estimated=50.0, scenario="Server", limited=False, seconds=60.0, lower=20.0):
+    return SimpleNamespace(
+        settings=settings,
+        estimated=estimated,
+        load=SimpleNamespace(scenario=find_scenario(scenario), limited=limited, planned_seconds=seconds),
+        ready=SimpleNamespace(indices=None, scenario=SimpleNamespace(lower=lambda indices, reached: lower)),
+    )
+
+
+INVALID = SimpleNamespace(valid=False)
+
+
+def test_a_rate_of_the_harness_that_missed_the_bound_is_worth_another(settings):
+    assert run._is_worth_another(planned(settings), INVALID)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"estimated": None},  # the user's rate
+        {"scenario": "Offline"},
+        {"limited": True},  # the user's length
+        {"seconds": 600.0},
+        {"lower": None},  # no rate meets the bound
+    ],
+)
+def test_what_the_user_chose_or_cannot_succeed_is_not_repeated(settings, more):
+    assert not run._is_worth_another(planned(settings, **more), INVALID)
+
+
+@pytest.mark.parametrize("changes", [{"attempt": 2}, {"official": True}, {"mode": "accuracy"}])
+def test_one_more_development_run_is_all(settings, changes):
+    assert not run._is_worth_another(planned(settings.model_copy(update=changes)), INVALID)
+    assert not run._is_worth_another(planned(settings), SimpleNamespace(valid=True))
+
+
+def test_the_second_test_has_a_lower_rate_and_says_why(settings, monkeypatch):
+    scenario = find_scenario("Server")
+    estimate = SimpleNamespace(
+        paced=True, key="target_qps", expected=scenario.expected, estimate=lambda *_: Estimate(50.0, "measured", 50.0)
+    )
+    ready = SimpleNamespace(scenario=estimate, indices=None, listener=None)
+    load = SimpleNamespace(rate_line=None, seconds=20.0)
+    assert sizing._estimate(settings, load, ready).value == 50.0
+    found = sizing._estimate(settings.model_copy(update={"attempt": 2}), load, ready)
+    assert (found.value, found.per_second) == (30.0, 30.0)
+    assert found.how == "measured, times 0.6 since a first test missed the bound"
