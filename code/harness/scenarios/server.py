@@ -6,13 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness.host.machine import core_count
 from harness.loadgen.logs import Detail
 from harness.rules.early_stopping import needed_queries
 from harness.scenarios.base import LONGEST, Estimate, Listener, Metric, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete, Observer
-from harness.scheduling.cost import measure_shapes, probes
+from harness.scheduling.cost import measure_shapes, parallel, probes
 from harness.scheduling.peak import highest_passing
 from harness.scheduling.pilot import late_queries
 from harness.scheduling.server import ServerScheduler
@@ -79,26 +78,21 @@ class Server(MeasuredScenario):
         return self.bound / 2
 
     def slowness(self, indices: Integers, listener: Listener) -> tuple[float, str]:
-        """By the longest sample, alone in its batch, on all streams at once: half the bound is left for waiting.
-
-        Streams that share a core, since the engine deals them out, wait for each other only here.
-        """
+        """By the longest sample, alone in its batch, on all cores at once: half the bound is left for waiting."""
         shape = probes(self.sut, self.costs, 1)[0]
         if self.sut.engine.fixed_shapes:
             self._compile(shape, listener, self._budget())
-        streams = self.sut.engine.streams
+        streams = parallel(self.sut.engine.streams)
         seconds = float(np.median(measure_shapes(self.sut, [shape], indices, listener.ran)[shape]))
-        seconds *= min(1.0, core_count() / streams)
         what = "the longest sample" if shape.length > 1 else "a sample"
-        words = (
-            f"{what} takes {1000 * seconds:.3g} ms on each of {streams}, and half the bound is {1000 * self.limit:g} ms"
-        )
+        number = f"{streams} stream{'s' if streams > 1 else ''}"
+        words = f"with {number}, {what} takes {1000 * seconds:.3g} ms, and half the bound is {1000 * self.limit:g} ms"
         return seconds / self.limit, words
 
     def peak(self, indices: Integers) -> float:
         """Queries/s that a simulation with the measured times answers in time; 0 if it finds no rate."""
         costs = self.sut.qsl.cost(indices)
-        return server_peak(self.table, costs, self.sut.engine.streams, self.bound, self.jitter)
+        return server_peak(self.table, costs, parallel(self.sut.engine.streams), self.bound, self.jitter)
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
         """A cautious rate that held in a pilot of some seconds: finding the highest VALID rate takes a search."""
@@ -119,7 +113,7 @@ class Server(MeasuredScenario):
             )
             return Estimate(rate, how, rate, remark)
         alone = float(np.mean([self.table.seconds(1, cost) for cost in self.sut.qsl.cost(indices).tolist()]))
-        rate = _LOAD * self.sut.engine.streams / alone
+        rate = _LOAD * parallel(self.sut.engine.streams) / alone
         how = (
             f"{_LOAD:.0%} of the engine's rate with single samples; one takes {1000 * alone:.3g} ms, so no rate seems "
             f"to meet the bound of {milliseconds:g} ms"

@@ -14,10 +14,10 @@ from harness.engines.deepsparse import DeepSparseSettings
 from harness.engines.onnxruntime import OnnxRuntimeSettings
 from harness.host.machine import Core
 from harness.running.streams import quick_enough, with_streams
-from harness.scenarios import server
 from harness.scenarios.base import Listener
 from harness.scenarios.server import Server
 from harness.scheduling import cost
+from harness.task.shape import Shape
 
 BOUND = 0.1
 INDICES = np.arange(100)
@@ -46,7 +46,7 @@ def chosen(monkeypatch):
             sut = Simulated(lambda shape: seconds * shape.batch, streams=layout.streams)
             sut.engine.settings = settings
             monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=sut.clock))
-            monkeypatch.setattr(server, "core_count", lambda: layout.threads * layout.streams)
+            monkeypatch.setattr(cost, "core_count", lambda: 1)  # the simulated clock knows no streams at once
             return Server(sut, ONES, 1, BOUND)
 
         return quick_enough(layouts, build, (closed if closed is not None else []).append, INDICES, Listener())
@@ -108,12 +108,16 @@ def test_cores_that_help_less_are_measured_again(machine, chosen):
     assert [engine.streams for engine in closed] == [64, 16, 8]
 
 
-def test_streams_that_share_cores_count_as_if_they_did_not(monkeypatch):
-    """DeepSparse deals two streams for each core out itself."""
-    monkeypatch.setattr(server, "core_count", lambda: 8)
-    sut = Simulated(lambda shape: 0.06, streams=16)
+def test_an_engine_with_more_streams_than_cores_is_measured_on_as_many_as_run_at_once(monkeypatch):
+    """DeepSparse deals two streams for each core out itself; all at once they would only wait for each other."""
+    monkeypatch.setattr(cost, "core_count", lambda: 1)
+    sut = Simulated(lambda shape: 0.06, streams=2)
     monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=sut.clock))
-    assert Server(sut, ONES, 1, BOUND).slowness(INDICES, Listener())[0] == pytest.approx(0.6)
+    times = cost.measure_shapes(sut, [Shape(1, 1)], INDICES)
+    assert times[Shape(1, 1)].tolist() == pytest.approx([0.06] * len(times[Shape(1, 1)]))
+    slowness, words = Server(sut, ONES, 1, BOUND).slowness(INDICES, Listener())
+    assert slowness == pytest.approx(1.2)
+    assert words == "with 1 stream, a sample takes 60 ms, and half the bound is 50 ms"
 
 
 def test_a_layout_of_the_users_own_is_not_measured(machine, chosen):
