@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -200,3 +202,25 @@ class StallsThenRaises(_Faulty):
     def spoil(self, outputs):
         time.sleep(7)
         raise RuntimeError("device lost")
+
+
+class SlowInItsFirstTest(NullEngine):
+    """Takes half a second for a batch once LoadGen is there, in the first process only; no warm-up shows that."""
+
+    name = "slow-in-its-first-test"
+
+    def __init__(self, model, settings):
+        super().__init__(model, settings)
+        self.mark = Path("tested")
+        self.first = not self.mark.exists()
+
+    def compile(self, signature):
+        inner = super().compile(signature)
+
+        def runner(batch):
+            if self.first and "mlperf_loadgen" in sys.modules:
+                self.mark.touch()
+                time.sleep(0.5)
+            return inner(batch)
+
+        return runner

@@ -167,6 +167,21 @@ def test_a_server_run_is_as_long_as_early_stopping_needs_and_says_so(harness, tm
     assert {"own", "others", "stolen", "of", "disturbed"} <= result["cores"].keys()
 
 
+def test_a_server_run_that_misses_the_bound_at_a_rate_of_its_own_is_run_once_more(harness):
+    run = harness.run(
+        "--engine", "faulty:SlowInItsFirstTest", "--scenario", "Server", "--set", "delay_us=20000", limit=180
+    )
+    assert len(run.kept) == 2
+    first, second = (json.loads((folder / "run.json").read_text()) for folder in sorted(run.kept))
+    assert not first["valid"]
+    assert "no longer be VALID" in first["reasons"][0]
+    assert "The rate was the harness's choice: once more, at a lower one" in run.err
+    assert second["missed_target_qps"] == first["estimated_target_qps"]
+    assert second["estimated_target_qps"] <= 0.6 * first["estimated_target_qps"]
+    assert run.code == (0 if second["valid"] else 1)
+    assert run.out.count("result  ") == 1
+
+
 def test_a_server_run_that_the_user_shortens_says_that_it_will_be_invalid(harness, tmp_path):
     conf = tmp_path / "slow.conf"
     conf.write_text("*.Server.target_qps = 60\n")

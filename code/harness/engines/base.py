@@ -57,11 +57,15 @@ class EngineSettings(BaseModel):
         return self.model_copy(update={"streams": 1}) if latency and self.streams is None else self
 
     def layouts(self, suited: Self) -> list[Self]:
-        """``suited``, which `suited` gave, and then the same with ever fewer streams of more cores each.
+        """What `suited` gave, and then the same with ever fewer streams of more cores each.
 
         Only ``suited`` if the user chose, or where streams have no cores of their own.
         """
         return [suited]
+
+    def stream_count(self) -> int | None:
+        """The streams on this machine; None if only the engine knows."""
+        return self.streams
 
     def in_force(self) -> dict[str, JsonValue]:
         """The settings, with the values that unset ones take on this machine."""
@@ -122,6 +126,11 @@ class Engine(ABC):
         ``max_cost`` is the largest cost of a sample, ``one_stream`` whether the scenario runs one batch at a time.
         """
         return []
+
+    @property
+    def parallel(self) -> int:
+        """The streams that compute at once; the others only wait for their turn inside the engine."""
+        return self.streams
 
     @abstractmethod
     def compile(self, signature: Signature) -> Runner:

@@ -37,13 +37,15 @@ class CoreSettings(EngineSettings):
         return super().suited(latency=latency, arriving=arriving, max_cost=max_cost)
 
     def layouts(self, suited: Self) -> list[Self]:
-        """Each with half the streams of the one before, down to one on all cores."""
+        """Each with about half the streams of the one before, as many on each node, down to one on all cores."""
         if self.streams or self.threads or self.instances:
             return [suited]
-        counts = [suited.layout().streams]
-        while counts[-1] > 1:
-            counts.append(counts[-1] // 2)
-        return [suited, *(self.model_copy(update={"streams": count}) for count in counts[1:])]
+        first = suited.layout()
+        return [suited, *(suited.model_copy(update={"streams": count}) for count in fewer_streams(first))]
+
+    def stream_count(self) -> int:
+        """Those of the layout."""
+        return self.layout().streams
 
     def layout(self) -> Layout:
         """The layout of the streams on this machine, by default with one thread each."""
@@ -125,6 +127,17 @@ def _parts(cpus: Sequence[int], count: int) -> tuple[Cpus, ...]:
         return tuple((cpus[part % len(cpus)],) for part in range(count))
     ends = [len(cpus) * part // count for part in range(count + 1)]
     return tuple(tuple(cpus[start:end]) for start, end in pairwise(ends))
+
+
+def fewer_streams(layout: Layout) -> list[int]:
+    """Ever smaller numbers of streams that leave no core idle: the same for each instance, and at last 1."""
+    share, instances = layout.streams // len(layout.instances), len(layout.instances)
+    cpus = min(len(instance) for instance in layout.instances)
+    counts = []
+    while share > 1:
+        share = max(count for count in range(1, share // 2 + 1) if cpus % count == 0)
+        counts.append(share * instances)
+    return counts if layout.streams == 1 or counts[-1:] == [1] else [*counts, 1]
 
 
 def stream_counts(maximum: int) -> list[int]:

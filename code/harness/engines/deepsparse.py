@@ -64,8 +64,16 @@ class DeepSparseSettings(CoreSettings):
         return super().suited(latency=latency, arriving=arriving, max_cost=max_cost)
 
     def layouts(self, suited: Self) -> list[Self]:
-        """As for every engine, unless the user sets the scheduler."""
-        return [suited] if self.scheduler else super().layouts(suited)
+        """As for every engine, unless the user sets the scheduler.
+
+        DeepSparse reads at its import whether to pin its threads, which depends on whether there are several instances.
+        """
+        if self.scheduler:
+            return [suited]
+        first, *fewer = super().layouts(suited)
+        several = len(first.layout().instances) > 1
+        fewer = [settings.model_copy(update={"scheduler": None}) for settings in fewer]
+        return [first, *(settings for settings in fewer if (len(settings.layout().instances) > 1) == several)]
 
     def layout(self) -> Layout:
         """The layout of the streams on this machine, by default pinned, with four threads each."""
@@ -116,6 +124,11 @@ class DeepSparseEngine(Engine):
         _check_types((*graph.inputs, *graph.outputs))
         self.inputs, self.outputs, self._weight_files = graph.inputs, graph.outputs, graph.weight_files
         self.fractions: list[float] = []
+
+    @property
+    def parallel(self) -> int:
+        """As many streams as cores: the elastic scheduler has more, and deals the cores out."""
+        return min(self.streams, core_count()) if self._scheduler == "elastic" else self.streams
 
     @classmethod
     def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:

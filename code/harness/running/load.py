@@ -13,7 +13,7 @@ from harness.host import console, memory
 from harness.loadgen.conf import Entry, UserConf, least_queries
 from harness.rules.early_stopping import needed_queries
 from harness.running.settings import RunSettings
-from harness.scenarios.base import LONGEST, Estimate, Scenario
+from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Scenario
 
 _LONGEST = 4e9  # seconds: LoadGen counts in 64-bit nanoseconds, and doubles the duration
 _TOO_LONG, _HOUR = 100, 3600.0  # a test of over an hour ends at once if it takes so many times what was asked for
@@ -118,7 +118,7 @@ class Load:
     def _prolonged(self, percentile: int, rate: float) -> str | None:
         if self.least <= rate * self.seconds:
             return None
-        enough, late = self.scenario.enough(rate, math.inf if self.official else LONGEST)
+        enough, late = self.scenario.enough(rate, math.inf if self.official else DEVELOPMENT_LIMIT)
         allowed = f" with up to {late} of them late" if self.scenario.paced else ""
         # The round may demand more than early stopping does.
         why = (
@@ -244,11 +244,11 @@ class Load:
 
 def _needed(settings: RunSettings, scenario: type[Scenario], per_second: float, seconds: float) -> int:
     """The queries that early stopping needs of a test whose length the user leaves open; 1 if that is no concern."""
-    needed, _ = scenario.enough(per_second, math.inf if settings.official else LONGEST)
+    needed, _ = scenario.enough(per_second, math.inf if settings.official else DEVELOPMENT_LIMIT)
     if settings.official:
         # In ten minutes come enough queries, unless they come slowly; LoadGen's own settings count those of streams.
         return needed if scenario.paced and needed > _MANY * per_second * seconds else 1
-    return needed if needed <= LONGEST * per_second else 1
+    return needed if needed <= DEVELOPMENT_LIMIT * per_second else 1
 
 
 def _whole(seconds: float) -> str:

@@ -89,6 +89,7 @@ class Outcome:
             "engine": self.engine,
             **self.scenario.describe(),
             f"estimated_{self.scenario.key}": self.estimated,
+            f"missed_{self.scenario.key}": settings.missed,
             "result": {
                 "metric": dataclasses.asdict(self.metric),
                 "latency_ms": self.detail.latencies,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
 from harness.engines.base import Engine, EngineSettings, engine_errors, find_engine
 from harness.errors import ConfigError, EngineError
-from harness.host import console
+from harness.host import console, memory
 from harness.host.files import native
 from harness.host.fingerprint import Fingerprint, check_unchanged
 from harness.loadgen.logs import Detail
@@ -21,7 +22,7 @@ from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running.identity import setting_files
 from harness.running.settings import RunSettings
 from harness.running.shared import Shared
-from harness.running.streams import Build, quick_enough, with_streams
+from harness.running.streams import Build, affordable, quick_enough, with_streams
 from harness.scenarios.base import Listener, Scenario, find_scenario
 from harness.scheduling.base import Scheduler
 from harness.scheduling.compiling import DEVELOPMENT
@@ -103,7 +104,7 @@ class Prepared:
     def close(self, beat: Beat, stall_timeout: float) -> None:
         """Close the engine, once the result is safe: an error is only a warning."""
         beat(min(stall_timeout, _CLOSING))
-        _close(self.engine)
+        _close(self.engine, "the result is kept")
 
 
 def patience(settings: RunSettings) -> float:
@@ -117,11 +118,12 @@ def prepare(
     quiet: bool = False,
     shared: Shared | None = None,
     compile_seconds: float | None = None,
+    choose_streams: bool = True,
 ) -> Prepared:
     """Load the model, open the data set, compile and warm up; ``quiet`` omits the line that describes the run.
 
     ``shared`` is what the other runs of the same result chose. ``compile_seconds`` is about how long to compile shapes;
-    None for what the run's mode allows.
+    None for what the run's mode allows. ``choose_streams``: fewer than the engine's own if a bound demands it.
 
     Raises:
         ConfigError: model, data set and settings do not match each other or the rules.
@@ -137,19 +139,20 @@ def prepare(
     dataset = _dataset(settings, benchmark)
     scenario_class, engine_class = find_scenario(settings.scenario), find_engine(settings.engine)
     suited = scenario_class.engine_settings(settings.engine_settings, benchmark.max_cost)
-    # Only under a latency bound can streams be too slow; elsewhere many are the fastest, or one was chosen already.
-    possible = settings.engine_settings.layouts(suited) if scenario_class.paced else [suited]
-    layouts = with_streams(possible, shared.streams)
-    first = _load(settings, engine_class, layouts[0], beat)
-    qsl = _open(settings, benchmark, dataset, first, beat)
+    # Only under a latency bound can streams be too slow; tuning has compared them already.
+    free = scenario_class.paced and choose_streams and settings.tuned is None
+    possible = settings.engine_settings.layouts(suited) if free else [suited]
+    layouts = affordable(with_streams(possible, shared.streams), _size(settings), memory.available())
+    loaded = [_load(settings, engine_class, layouts[0], beat)]
+    qsl = _open(settings, benchmark, dataset, loaded[0], beat)
     costs = qsl.cost(np.arange(qsl.count))
 
     def build(layout: EngineSettings) -> Scenario:
-        engine = first if layout is layouts[0] else _load(settings, engine_class, layout, beat)
+        engine = loaded.pop() if loaded else _load(settings, engine_class, layout, beat)
         scenario = scenario_class(benchmark.make_sut(engine, qsl), costs, benchmark.max_cost, benchmark.server_bound)
         allowed = inf if settings.official else DEVELOPMENT
         scenario.compile_seconds = allowed if compile_seconds is None else compile_seconds
-        scenario.limits = shared.limits
+        scenario.limits, scenario.pilots = shared.limits, not settings.accuracy
         return scenario
 
     if not quiet:
@@ -163,7 +166,7 @@ def prepare(
     scenario, slowest, listener = _warm_up(settings, engine_class, layouts, build, indices, beat)
     sut, engine = scenario.sut, scenario.sut.engine
     choices, doubts = benchmark.choices(sut), benchmark.doubts(sut)
-    if len(layouts) < len(possible):
+    if len(possible) > len(layouts) == 1:
         scenario.streams_why = "another run of this result used them"
     description = _described(engine, engine.settings)
     console.detail(f"settings in force: {_words(description)}")
@@ -213,11 +216,15 @@ def _load(settings: RunSettings, engine_class: type[Engine], layout: EngineSetti
     return engine
 
 
-def _close(engine: Engine) -> None:
+def _size(settings: RunSettings) -> int:
+    return sum(file.path.stat().st_size for file in settings.model.files)
+
+
+def _close(engine: Engine, so: str) -> None:
     try:
         engine.close()
     except BaseException as error:  # noqa: BLE001  an engine may raise anything
-        console.warn(f"{engine.name} failed to close ({_in_words(error)}); the result is kept.")
+        console.warn(f"{engine.name} failed to close ({_in_words(error)}); {so}.")
 
 
 def _warm_up(
@@ -244,7 +251,7 @@ def _warm_up(
                 beat(settings.stall_timeout, self.doing)
 
         listener = Reporter()
-        scenario = quick_enough(layouts, build, _close, indices, listener)
+        scenario = quick_enough(layouts, build, partial(_close, so="another layout is used"), indices, listener)
         beat(settings.stall_timeout, first)
         slowest = scenario.get_ready(indices, listener)
         listener.doing = ""  # from now on it is not the first time

@@ -22,7 +22,7 @@ from harness.loadgen.conf import UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, Unfinished, check_accuracy_log, keep_partial, read_detail
 from harness.results.digests import sealed
 from harness.results.layout import CONF, RUN
-from harness.results.record import reference
+from harness.results.record import read_record, reference
 from harness.rules.limits import MIN_DURATION_MS
 from harness.running import advice
 from harness.running.agreement import Agreement, NotCompared, agreement
@@ -56,13 +56,17 @@ def run(settings: RunSettings) -> int:
     Returns:
         0, or 1 if the result is INVALID or the test failed, 2 if a setting is wrong, 130 after Ctrl-C.
     """
-    code = _supervised(settings)
-    return _supervised(settings.model_copy(update={"attempt": 2})) if code == _AGAIN else code
-
-
-def _supervised(settings: RunSettings) -> int:
     places = Places.choose(settings)
-    return supervised(_test, settings, places, cleanup=places.discard)
+    code = supervised(_test, settings, places, cleanup=places.discard)
+    if code != _AGAIN:
+        return code
+    record = read_record(places.run)
+    missed = record.model_extra.get("estimated_target_qps") if record and record.model_extra else None
+    if not isinstance(missed, float):
+        return 1
+    again = settings.model_copy(update={"missed": missed})
+    places = Places.choose(again)
+    return supervised(_test, again, places, cleanup=places.discard)
 
 
 @dataclass(frozen=True)
@@ -106,25 +110,22 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         outcome = _read_overloaded(planned, measured, measured.ended)
     else:
         outcome = _read(planned, measured, measured.ended)
-    if _is_worth_another(planned, outcome):
-        console.note(
-            f"{measured.counters.late:,} of {measured.counters.completed:,} queries were late at "
-            f"{planned.load.rate:.4g} queries/s, the harness's choice: the test is run once more, at a lower rate"
-        )
-        heartbeat.report(_AGAIN)
-        planned.ready.close(heartbeat.beat, settings.stall_timeout)
-        return _AGAIN
     if measured.recorder:
         trace = places.staging / TRACE if settings.timeline == "loadgen" else None
         measured.recorder.keep(places.staging, planned.ready.scenario.samples_per_query, trace)
     (places.staging / TRACE).unlink(missing_ok=True)
     outcome, logs = _keep(planned, outcome, heartbeat)
-    code = 0 if outcome.valid else 1
+    code = 0 if outcome.valid else _AGAIN if _is_worth_another(planned, outcome) else 1
     # From here on the result is safe, whatever the engine does to this process.
     heartbeat.report(code)
     heartbeat.beat(patience(settings))
     try:
-        outcome.show(logs)
+        if code == _AGAIN:
+            console.note(
+                f"INVALID: {outcome.reasons[0]} ({logs}). The rate was the harness's choice: once more, at a lower one."
+            )
+        else:
+            outcome.show(logs)
     except Exception as error:  # noqa: BLE001  such as a full disk
         reason = error.strerror if isinstance(error, OSError) else error
         console.warn(f"the result could not be printed ({reason}); it is in {logs}.")
@@ -133,13 +134,13 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
 
 
 def _is_worth_another(planned: _Planned, outcome: Outcome) -> bool:
-    """Whether a test without a result for the user should be repeated: the harness chose rate and length, and erred.
+    """Whether an INVALID test should be repeated: the harness chose rate and length, and erred.
 
     A busy moment of the machine makes more queries late than early stopping allows, at rates far below its best.
     """
     settings, ready, load = planned.settings, planned.ready, planned.load
     chosen = planned.estimated is not None and load.scenario.paced and not load.limited
-    if outcome.valid or settings.official or settings.accuracy or settings.attempt > 1 or not chosen:
+    if outcome.valid or settings.official or settings.accuracy or settings.missed is not None or not chosen:
         return False
     return load.planned_seconds <= _SHORT and ready.scenario.lower(ready.indices, 0.0) is not None
 

@@ -57,8 +57,8 @@ class RunSettings(BaseModel):
     """How the result is printed."""
     timeline: Literal["harness", "loadgen", "off"] = "harness"
     """The source of query and batch times in reports."""
-    attempt: int = Field(1, ge=1, le=2)
-    """2 if a first test missed the latency bound at a rate that the harness had chosen."""
+    missed: float | None = Field(None, gt=0)
+    """The rate, chosen by the harness, at which a first test missed the latency bound."""
     stall_timeout: float = Field(
         120.0, gt=0, allow_inf_nan=False, description="seconds without a completed batch that end a run"
     )

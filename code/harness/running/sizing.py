@@ -10,8 +10,7 @@ from harness.running.prepare import Prepared
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Estimate, find_scenario
 
-SECOND = 0.6
-"""Times the measured rate, for a second test after one that missed the bound."""
+_LOWER = 0.6  # for a second test after one that missed the bound
 _MANY = 200_000  # samples of an Offline query that is worth seconds of measuring first
 
 
@@ -85,9 +84,10 @@ def _estimate(settings: RunSettings, load: Load, ready: Prepared) -> Estimate | 
     if not needed or load.rate_line:
         return None
     found = scenario.estimate(ready.indices, load.seconds, ready.listener)
-    if settings.attempt > 1:
-        value = found.value * SECOND
-        how = f"{found.how}, times {SECOND:g} since a first test missed the bound"
+    if settings.missed is not None:
+        value = _LOWER * min(found.value, settings.missed)
+        why = f"a first test missed the bound at {settings.missed:.4g}"
+        how = f"{found.how}; since {why}, {_LOWER:g} times the lower of both"
         found = replace(found, value=value, per_second=scenario.expected(value), how=how)
     console.detail(f"no {scenario.key} in user.conf, so it is set to {found.value:.4g}: {found.how}")
     return found

@@ -11,12 +11,33 @@ from harness.host import console
 from harness.scenarios.base import Listener, Scenario
 from harness.task.shape import Integers
 
+_SPACE = 2  # times the file's size, for an engine's own copy of the weights
 Build = Callable[[EngineSettings], Scenario]
 
 
 def with_streams(layouts: Sequence[EngineSettings], streams: int | None) -> Sequence[EngineSettings]:
     """The layouts from which to choose, most streams first: only that with the ``streams`` of another run, if any."""
-    return [layout for layout in layouts if len(layouts) > 1 and _streams(layout) == streams] or layouts
+    if streams is None or len(layouts) < 2:
+        return layouts
+    same = [layout for layout in layouts if layout.stream_count() == streams]
+    if not same:
+        console.warn(
+            f"another run of this result used {streams} streams, which are not possible here: they are chosen anew."
+        )
+    return same or layouts
+
+
+def affordable(layouts: Sequence[EngineSettings], size: int, memory: int | None) -> Sequence[EngineSettings]:
+    """Without those whose streams would need too much memory if each had weights of ``size`` bytes of its own.
+
+    Streams of one core share weights; those of several may not. The first and the last layout always remain.
+    """
+
+    def fits(layout: EngineSettings) -> bool:
+        return memory is None or _SPACE * size * (layout.stream_count() or 1) <= memory
+
+    first, *fewer = layouts
+    return [first, *filter(fits, fewer[:-1]), *fewer[-1:]]
 
 
 def quick_enough(
@@ -31,22 +52,19 @@ def quick_enough(
     ``build`` loads the engine; ``close`` frees one that was too slow. ``indices`` are loaded samples.
     """
     left, why = list(layouts), ""
-    while True:
+    while len(left) > 1:
         scenario = build(left[0])
-        if len(left) == 1:
-            break
         times, words = scenario.slowness(indices, listener)
+        why = f"{why}; {words}" if why else words
         if times <= 1:
-            why = words
             break
         console.detail(f"{words}: fewer streams, with more cores each")
-        why, enough = words, scenario.sut.engine.streams / times  # twice the cores are at best twice as fast
-        left = [layout for layout in left[1:] if _streams(layout) <= enough] or left[-1:]
+        enough = scenario.sut.engine.parallel / times  # twice the cores are at best twice as fast
+        left = [layout for layout in left[1:] if (layout.stream_count() or 1) <= enough] or left[-1:]
         close(scenario.sut.engine)
+        del scenario  # two copies of a large model would not fit
+    else:
+        scenario = build(left[0])
     if len(layouts) > 1:
         scenario.streams_why = why
     return scenario
-
-
-def _streams(layout: EngineSettings) -> int:
-    return int(str(layout.in_force()["streams"]))

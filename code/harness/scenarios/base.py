@@ -18,6 +18,9 @@ from harness.scheduling.limits import LimitChoice, Limits
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
+DEVELOPMENT_LIMIT = 900.0
+"""Seconds up to which a development run is prolonged."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -86,10 +89,6 @@ def known_scenario(name: object) -> type[Scenario] | None:
     return find_scenario(name) if isinstance(name, str) and name in SCENARIOS else None
 
 
-LONGEST = 900.0
-"""Seconds up to which a development run is prolonged."""
-
-
 class Scenario(ABC):
     """One of LoadGen's scenarios, for one SUT and data set."""
 
@@ -141,6 +140,8 @@ class Scenario(ABC):
         """The batch limits of another run of the same result; None to choose them."""
         self.streams_why: str | None = None
         """Why the engine has that many streams; None if the user chose them, or the scenario has no bound."""
+        self.pilots = True
+        """Whether a measured rate is checked before the test, where a bound decides about the result."""
         self.choice: LimitChoice | None = None
         """The batch limits that were measured to be best, if that was left to the scenario."""
 
@@ -159,9 +160,9 @@ class Scenario(ABC):
         """
 
     def slowness(self, indices: Integers, listener: Listener) -> tuple[float, str]:
-        """How many times too long the engine's streams take for one sample, and this in words; at most 1 if not.
+        """How many times too long a stream of the engine takes for one sample, and this in words; at most 1 if not.
 
-        Only a scenario with a bound can tell.
+        0 for a scenario without a bound.
         """
         return 0.0, ""
 
@@ -179,7 +180,7 @@ class Scenario(ABC):
         """Queries per second, or samples if they are all in one query, if ``value`` is right for the system."""
 
     @classmethod
-    def enough(cls, per_second: float, longest: float = LONGEST) -> tuple[int, int]:
+    def enough(cls, per_second: float, longest: float = DEVELOPMENT_LIMIT) -> tuple[int, int]:
         """The queries that make LoadGen sure of the percentile, and how many of them may be above it.
 
         A test of ``per_second`` queries need not be longer than ``longest`` seconds. (1, 0) for a scenario without a
@@ -231,7 +232,9 @@ class Scenario(ABC):
         return CompileBudget(count, math.inf if engine.exact_shapes else self.compile_seconds)
 
     def _compile(self, shape: Shape, listener: Listener, budget: CompileBudget) -> None:
-        """Compile a shape, counted by the budget."""
+        """Compile a shape, counted by the budget, unless it is compiled."""
+        if shape in self.sut.prepared:
+            return
         listener.compiling(budget.compiled, max(budget.shapes, budget.compiled + 1))
         start = time.perf_counter()
         self.sut.prepare(shape)

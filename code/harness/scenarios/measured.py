@@ -42,7 +42,7 @@ class MeasuredScenario(Scenario):
         return None
 
     def get_ready(self, indices: Integers, listener: Listener) -> float:
-        """Run each shape several times on every stream, and record the times."""
+        """Run each shape several times on all streams, and record the times."""
         fixed, budget = self.sut.engine.fixed_shapes, self._budget()
         fits: Callable[[Shape], bool] = lambda shape: True  # noqa: E731
         most = budget.shapes if fixed else _ANY_SHAPE_BUDGET

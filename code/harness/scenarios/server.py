@@ -6,29 +6,30 @@ from typing import ClassVar
 
 import numpy as np
 
+from harness.host import console
 from harness.loadgen.logs import Detail
 from harness.rules.early_stopping import needed_queries
-from harness.scenarios.base import LONGEST, Estimate, Listener, Metric, ShortTest, Trial
+from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Listener, Metric, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete, Observer
-from harness.scheduling.cost import measure_shapes, parallel, probes
+from harness.scheduling.cost import measure_shapes, probes
 from harness.scheduling.peak import highest_passing
 from harness.scheduling.pilot import late_queries
 from harness.scheduling.server import ServerScheduler
 from harness.scheduling.simulate import server_peak
 from harness.task.shape import Integers
-from harness.task.sut import Responses
 
 _INFINITE = 30.0  # queries per nanosecond: LoadGen's gaps are then 0
 _LATE = ((20, 120.0), (10, 300.0), (3, math.inf))
 """Late queries that a test allows for at most, if it is then no longer than these seconds."""
 _CAUTION = 0.5  # fraction of the simulated peak: a few seconds of measuring do not show every hiccup of a machine
 _PILOT = (5.0, 20.0)  # seconds of checking a rate, minimum and maximum
-_CHECKED = (150, 1000)  # queries: wanted, and maximum
+_CHECKED = (150, 20)  # queries of a pilot: as many as the time allows, and too few to show anything
 _HELD = 0.003  # fraction of a pilot's queries that may be late, and one more
 _STEP, _PILOTS = 0.7, 5  # factor on a rate that does not hold; maximum number of pilots
 _MAX_RATE = 15_000.0  # queries/s, half of what LoadGen, Python and the scheduler pass on if nothing computes
 _LOAD = 0.4  # fraction of the streams' rate with single samples, used if the simulation finds no rate
+_MOST_OF_BOUND = 0.8  # that a single sample may take, however many streams there are
 _PRECISION, _TESTS = 0.08, 6  # of a trial: it only compares settings; the rate of the best is searched for afterwards
 
 
@@ -58,11 +59,11 @@ class Server(MeasuredScenario):
         return value
 
     @classmethod
-    def enough(cls, per_second: float, longest: float = LONGEST) -> tuple[int, int]:
+    def enough(cls, per_second: float, longest: float = DEVELOPMENT_LIMIT) -> tuple[int, int]:
         """With more queries, more of them may be late: three if the run has time for it, up to twenty if that is short.
 
         On a shared machine of two cores, 2 to 5 of a thousand queries were late at half the rate that the simulation
-        found, several at a time: the more queries a test has, the rarer they are more than LoadGen allows.
+        found, several at a time. With more queries, their share is more rarely above the one that LoadGen allows.
         """
 
         def fits(late: int) -> bool:
@@ -78,27 +79,35 @@ class Server(MeasuredScenario):
         return self.bound / 2
 
     def slowness(self, indices: Integers, listener: Listener) -> tuple[float, str]:
-        """By the longest sample, alone in its batch, on all cores at once: half the bound is left for waiting."""
+        """By the longest sample, alone in its batch, on all cores at once: the rest of the bound is for waiting.
+
+        A query waits the less, the more streams there are: in a queue of c servers with constant service times and at
+        half of their rate, the 99th percentile of the wait is about 2/c service times.
+        """
         shape = probes(self.sut, self.costs, 1)[0]
         if self.sut.engine.fixed_shapes:
             self._compile(shape, listener, self._budget())
-        streams = parallel(self.sut.engine.streams)
+        streams = self.sut.engine.parallel
         seconds = float(np.median(measure_shapes(self.sut, [shape], indices, listener.ran)[shape]))
-        what = "the longest sample" if shape.length > 1 else "a sample"
+        share = min(_MOST_OF_BOUND, streams / (streams + 2))
         number = f"{streams} stream{'s' if streams > 1 else ''}"
-        words = f"with {number}, {what} takes {1000 * seconds:.3g} ms, and half the bound is {1000 * self.limit:g} ms"
-        return seconds / self.limit, words
+        what = "the longest sample" if shape.length > 1 else "a sample"
+        words = (
+            f"with {number}, {what} takes {1000 * seconds:.3g} ms, and {share:.0%} of the bound are "
+            f"{1000 * share * self.bound:.3g} ms"
+        )
+        return seconds / (share * self.bound), words
 
     def peak(self, indices: Integers) -> float:
         """Queries/s that a simulation with the measured times answers in time; 0 if it finds no rate."""
         costs = self.sut.qsl.cost(indices)
-        return server_peak(self.table, costs, parallel(self.sut.engine.streams), self.bound, self.jitter)
+        return server_peak(self.table, costs, self.sut.engine.parallel, self.bound, self.jitter)
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
         """A cautious rate that held in a pilot of some seconds: finding the highest VALID rate takes a search."""
         peak = self.peak(indices)
         found = self._cautious(indices, peak)
-        return self._piloted(found, indices, seconds, listener) if peak else found
+        return self._piloted(found, indices, seconds, listener) if peak and self.pilots else found
 
     def _cautious(self, indices: Integers, peak: float) -> Estimate:
         """The part of the simulated peak that measured times can promise."""
@@ -113,7 +122,7 @@ class Server(MeasuredScenario):
             )
             return Estimate(rate, how, rate, remark)
         alone = float(np.mean([self.table.seconds(1, cost) for cost in self.sut.qsl.cost(indices).tolist()]))
-        rate = _LOAD * parallel(self.sut.engine.streams) / alone
+        rate = _LOAD * self.sut.engine.parallel / alone
         how = (
             f"{_LOAD:.0%} of the engine's rate with single samples; one takes {1000 * alone:.3g} ms, so no rate seems "
             f"to meet the bound of {milliseconds:g} ms"
@@ -122,20 +131,25 @@ class Server(MeasuredScenario):
 
     def _piloted(self, found: Estimate, indices: Integers, seconds: float, listener: Listener) -> Estimate:
         """The same, or a lower rate if too many queries are late at it."""
-        rate, tried = found.value, list[str]()
+        rate, tried, held = found.value, list[str](), False
         for _ in range(_PILOTS):
             queries = _pilot_queries(rate, seconds)
+            if queries < _CHECKED[1]:
+                held = True  # as far as anyone can say before the test
+                break
             allowed = int(1 + _HELD * queries)
-            late = late_queries(self.scheduler(_unheard), indices, rate, queries, allowed, listener.ran)
-            if late <= allowed:
+            with console.working(f"checking {rate:.4g} queries/s with {queries:,} queries"):
+                late = late_queries(self.scheduler, indices, rate, queries, allowed, listener.ran)
+            if held := late <= allowed:
                 break
             tried.append(f"{rate:.4g}")
             rate *= _STEP
         words = f", and less since too many were late at {' and '.join(tried)}" if tried else ""
-        return replace(found, value=rate, how=found.how + words, per_second=rate)
+        remark = found.remark if held else f"too many queries were late at {tried[-1]} queries/s and all higher rates"
+        return replace(found, value=rate, how=found.how + words, per_second=rate, remark=remark)
 
     def lower(self, indices: Integers, reached: float) -> float | None:
-        """The cautious rate of `estimate`, and at most the same part of what was reached; None if it finds no rate."""
+        """Where `estimate` begins, and at most the same part of what was ``reached``; None without a simulated peak."""
         peak = self.peak(indices)
         return _CAUTION * min(peak, reached or peak) if peak else None
 
@@ -172,10 +186,6 @@ class Server(MeasuredScenario):
 
 
 def _pilot_queries(rate: float, seconds: float) -> int:
-    """The queries of a pilot at ``rate`` per second, which is at most a quarter as long as a test of ``seconds``."""
-    (least, most), (wanted, maximum) = _PILOT, _CHECKED
-    return min(maximum, max(1, round(rate * min(most, max(least, wanted / rate), seconds / 4))))
-
-
-def _unheard(ids: list[int], responses: Responses) -> None:
-    """Nobody waits for the answers of a pilot."""
+    """The queries of a pilot at ``rate`` per second, which is no longer than a test of ``seconds``."""
+    least, most = _PILOT
+    return round(rate * min(most, max(least, _CHECKED[0] / rate), seconds))

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from harness.host.machine import core_count
 from harness.scheduling.batching import best_lengths
 from harness.task.shape import Floats, Integers, Shape
 from harness.task.sut import SUT
@@ -117,15 +116,10 @@ def shapes_to_measure(
     return shapes
 
 
-def parallel(streams: int) -> int:
-    """How many streams run at once at most, each on a core: an engine may have more, and deal the cores out itself."""
-    return min(streams, core_count())
-
-
 def measure_shapes(
     sut: SUT, shapes: Iterable[Shape], indices: Integers, on_batch: Callable[[], None] = lambda: None
 ) -> dict[Shape, Floats]:
-    """Seconds, float64 (n,), of several batches of each shape on all streams that run at once, after a warm-up.
+    """Seconds, float64 (n,), of several batches of each shape on all streams that compute at once, after a warm-up.
 
     The shapes take turns, as in a test, so that other load on the machine does not affect only one of them.
     ``on_batch()`` is called after each batch, on the stream's thread.
@@ -144,7 +138,7 @@ def measure_shapes(
             left = [shape for shape in left if not _enough(took[shape][_WARM:])]
         return took
 
-    count = parallel(sut.engine.streams)
+    count = sut.engine.parallel
     with ThreadPoolExecutor(count) as streams:
         runs = list(streams.map(run, range(count)))
     return {shape: np.concatenate([took[shape][_WARM:] for took in runs]) for shape in batches}

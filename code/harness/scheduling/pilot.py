@@ -9,31 +9,50 @@ from collections.abc import Callable
 
 import numpy as np
 
-from harness.scheduling.base import Scheduler
+from harness.scheduling.base import Complete, Scheduler
 from harness.task.shape import Integers
+from harness.task.sut import Responses
+
+_BEAT = 1.0  # seconds of waiting for the next query between two calls of ``on_query``
 
 
 def late_queries(
-    scheduler: Scheduler, indices: Integers, rate: float, queries: int, most: int, on_query: Callable[[], None]
+    scheduler_of: Callable[[Complete], Scheduler],
+    indices: Integers,
+    rate: float,
+    queries: int,
+    most: int,
+    on_query: Callable[[], None],
 ) -> int:
     """How many of ``queries`` that arrive at random, ``rate`` per second, are late; it ends with more than ``most``.
 
-    ``indices`` are loaded samples, int64 (n,). The scheduler is closed at the end. ``on_query()`` is called for each.
+    As in LoadGen, a query's latency starts when it is due, not when a busy machine gets round to issuing it.
+    ``indices`` are loaded samples, int64 (n,). ``scheduler_of`` makes a scheduler, which is closed at the end.
+    ``on_query()`` is called at least every second while a query is awaited.
 
     Raises:
         Exception: the scheduler's failure.
     """
     rng = np.random.default_rng(0)
-    due = time.perf_counter() + np.cumsum(rng.exponential(1 / rate, queries))
-    samples = rng.choice(indices, queries)
-    for number, (when, sample) in enumerate(zip(due.tolist(), samples.tolist(), strict=True)):
-        time.sleep(max(0.0, when - time.perf_counter()))
+    samples = rng.choice(indices, queries).tolist()
+    due = (time.perf_counter() + np.cumsum(rng.exponential(1 / rate, queries))).tolist()
+    late: list[int] = []
+
+    def complete(ids: list[int], responses: Responses) -> None:
+        now = time.perf_counter()
+        late.extend(number for number in ids if now - due[number] > scheduler.late_after)
+
+    scheduler = scheduler_of(complete)
+    for number, (when, sample) in enumerate(zip(due, samples, strict=True)):
+        while (left := when - time.perf_counter()) > 0:
+            time.sleep(min(left, _BEAT))
+            on_query()
         scheduler.issue([number], [sample])
-        on_query()
-        if scheduler.failed.is_set() or scheduler.counters.late > most:
+        if scheduler.failed.is_set() or len(late) > most:
             scheduler.give_up()
             break
+        on_query()
     scheduler.close()
     if scheduler.failure:
         raise scheduler.failure
-    return scheduler.counters.late
+    return len(late)

@@ -282,8 +282,8 @@ class _Tuning:
 def _prepared(settings: RunSettings, result: Path, heartbeat: Heartbeat) -> Prepared:
     tempfile.tempdir = str(native(result.parent))  # this process may be killed: the parent removes its files
     with native_output_dropped(not console.output().verbose):
-        # All shapes, as for an official run: it is the one to tune for.
-        return prepare(settings, heartbeat.beat, quiet=True, compile_seconds=math.inf)
+        # All shapes, as for an official run: it is the one to tune for. The streams are a dimension of the search.
+        return prepare(settings, heartbeat.beat, quiet=True, compile_seconds=math.inf, choose_streams=False)
 
 
 def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heartbeat) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
+from finished import run_folder
 
 from harness.running import run, sizing
 from harness.running.request import RunRequest, resolve
@@ -18,26 +20,32 @@ def settings(tmp_path):
 
 @pytest.fixture
 def supervised(monkeypatch):
-    """Tests that return these codes, one after the other; with the attempts that were made."""
+    """Tests that return these codes, one after the other; with the rates that were missed before each."""
 
-    def returning(*codes):
-        attempts, left = [], list(codes)
+    def returning(*codes, rate=50.0):
+        missed, left = [], list(codes)
 
         def test(work, settings, places, cleanup):
-            attempts.append(settings.attempt)
+            missed.append(settings.missed)
+            if left[0] == 75:
+                made = run_folder(places.run.parent, name=places.run.name)
+                record = json.loads((made / "run.json").read_text()) | {"estimated_target_qps": rate}
+                (made / "run.json").write_text(json.dumps(record))
             return left.pop(0)
 
         monkeypatch.setattr(run, "supervised", test)
-        return attempts
+        return missed
 
     return returning
 
 
-@pytest.mark.parametrize(("codes", "attempts"), [([0], [1]), ([1], [1]), ([75, 0], [1, 2]), ([75, 1], [1, 2])])
-def test_a_test_is_run_at_most_twice(settings, supervised, codes, attempts):
+@pytest.mark.parametrize(
+    ("codes", "missed"), [([0], [None]), ([1], [None]), ([75, 0], [None, 50.0]), ([75, 1], [None, 50.0])]
+)
+def test_a_test_is_run_at_most_twice_and_the_second_knows_the_rate_that_was_missed(settings, supervised, codes, missed):
     made = supervised(*codes)
     assert run.run(settings) == codes[-1]
-    assert made == attempts
+    assert made == missed
 
 
 def planned(settings, *, estimated=50.0, scenario="Server", limited=False, seconds=60.0, lower=20.0):
@@ -70,7 +78,7 @@ def test_what_the_user_chose_or_cannot_succeed_is_not_repeated(settings, more):
     assert not run._is_worth_another(planned(settings, **more), INVALID)
 
 
-@pytest.mark.parametrize("changes", [{"attempt": 2}, {"official": True}, {"mode": "accuracy"}])
+@pytest.mark.parametrize("changes", [{"missed": 20.0}, {"official": True}, {"mode": "accuracy"}])
 def test_one_more_development_run_is_all(settings, changes):
     assert not run._is_worth_another(planned(settings.model_copy(update=changes)), INVALID)
     assert not run._is_worth_another(planned(settings), SimpleNamespace(valid=True))
@@ -84,6 +92,7 @@ def test_the_second_test_has_a_lower_rate_and_says_why(settings, monkeypatch):
     ready = SimpleNamespace(scenario=estimate, indices=None, listener=None)
     load = SimpleNamespace(rate_line=None, seconds=20.0)
     assert sizing._estimate(settings, load, ready).value == 50.0
-    found = sizing._estimate(settings.model_copy(update={"attempt": 2}), load, ready)
-    assert (found.value, found.per_second) == (30.0, 30.0)
-    assert found.how == "measured, times 0.6 since a first test missed the bound"
+    for missed, value in ((40.0, 24.0), (80.0, 30.0)):
+        found = sizing._estimate(settings.model_copy(update={"missed": missed}), load, ready)
+        assert (found.value, found.per_second) == (value, value)
+        assert found.how == f"measured; since a first test missed the bound at {missed:g}, 0.6 times the lower of both"
