@@ -1,0 +1,129 @@
+"""The contract of training data: labelled samples of a benchmark as inputs of a graph, and the score of a part of them.
+
+Plain arrays, so that data and schedules are made and tested without a training framework.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.errors import ConfigError
+from harness.task.shape import Array, Integers
+
+MAX_HELD_BACK = 600
+"""About the most samples that are held back: scoring them must take little of the time that trains."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that are trained on together."""
+
+    feed: Mapping[str, Array]
+    """The tensors by the names of the graph's inputs, in the graph's dtypes."""
+    targets: Mapping[str, Array] | None
+    """By the name of an output with a value for each class, the index of the right class, int64 (samples,).
+
+    The classes of a span's start and end are the positions in the padded sequence. None if the data has no labels: a
+    model can then only be trained to answer as another does.
+    """
+    answers: tuple[str, ...] = ()
+    """The outputs whose values are classes' logits or probabilities, float (samples, classes), labelled or not."""
+    mask: Array | None = None
+    """bool (samples, length): which places of the sequence are tokens, not padding; None where there is no sequence."""
+
+
+class TrainingData(ABC):
+    """Samples by index, in memory or quickly read; some are held back for scoring and never trained on."""
+
+    count: int
+    """Samples to train on: `batch` takes 0 to ``count`` - 1."""
+    digest: str
+    """sha256, in hex, of all that the samples and their labels depend on."""
+    labelled: bool
+    """Whether the samples have labels, so that batches have targets and the held-back part a score."""
+    held_back: Integers
+    """int64 (n,): the indices, for `batch`, of the samples held back; they are ``count`` and above."""
+
+    @abstractmethod
+    def batch(self, indices: Integers) -> Batch:
+        """The samples, padded to the longest of them, in the order of ``indices``."""
+
+    def order(self, batch: int, step: int, seed: int) -> Integers:
+        """int64 (batch,): the samples of a step, from 0; the same for the same arguments. See `order`."""
+        return order(self.count, batch, step, seed)
+
+    @abstractmethod
+    def score(self, outputs: Iterable[Mapping[str, Array]]) -> tuple[str, float]:
+        """The metric's name and its value in percent over the samples held back.
+
+        ``outputs`` are those of the graph, by name, for batches of ``held_back`` in its order, however it is divided.
+
+        Raises:
+            ConfigError: the data has no labels, or nothing is held back.
+        """
+
+
+def order(count: int, batch: int, step: int, seed: int) -> Integers:
+    """int64 (batch,): which of ``count`` samples a step uses; steps start at 0.
+
+    An epoch takes every sample once, in an order drawn from (seed, epoch) alone, and a batch may reach into the next
+    epoch. The same arguments always give the same samples, so that a run that goes on sees what it would have seen.
+
+    Raises:
+        ConfigError: there are no samples, or the batch is empty.
+    """
+    if count < 1 or batch < 1:
+        raise ConfigError(f"{count} samples in batches of {batch}: training needs at least one of each.")
+    places = np.arange(step * batch, (step + 1) * batch, dtype=np.int64)
+    epochs = places // count
+    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch in np.unique(epochs).tolist()}
+    return np.array(
+        [orders[epoch][place] for epoch, place in zip(epochs.tolist(), places % count, strict=True)], np.int64
+    )
+
+
+def alike_order(costs: Integers, batch: int, step: int, seed: int, pool: int = 50) -> Integers:
+    """As `order`, but the samples of a step have similar costs, so that little is padded; ``costs`` is int64 (count,).
+
+    The samples of ``pool`` steps in the plain order are sorted by cost and dealt out as batches in a drawn order. So
+    each sample is still used once in an epoch, and a batch remains a random one of about its length.
+    """
+    group, member = divmod(step, pool)
+    drawn = order(len(costs), batch * pool, group, seed)
+    # By index where costs are equal: sorted by cost alone, the order would be that of the sorting algorithm.
+    ranked = drawn[np.lexsort((drawn, costs[drawn]))]
+    turn = np.random.default_rng((seed, 1, group)).permutation(pool)[member]
+    return ranked[turn * batch : (turn + 1) * batch]
+
+
+def hold_back(groups: Integers, share: float, seed: int, most: int = MAX_HELD_BACK) -> tuple[Integers, Integers]:
+    """The samples to train on and those held back, int64 and ascending; samples of one group are never divided.
+
+    ``groups`` is int64 (n,): the group of each sample, such as its article. Groups drawn by ``seed`` are held back
+    until ``share`` of the samples is, or ``most``, whichever is less; a group that would lead above is left out. At
+    least one group is held back if the share is not 0, and at least one is left to train on.
+
+    Raises:
+        ConfigError: the share is not from 0 to below 1, or there is only one group to divide.
+    """
+    if not 0 <= share < 1:
+        raise ConfigError(f"hold_out = {share}: the share of the data that is held back must be from 0 to below 1.")
+    if share == 0:
+        return np.arange(len(groups)), np.empty(0, np.int64)
+    names, sizes = np.unique(groups, return_counts=True)
+    if len(names) < 2:
+        raise ConfigError(
+            f"hold_out = {share}: the data is one piece, such as a single passage, so no part of it can be held back; "
+            "add data, or set hold_out = 0."
+        )
+    wanted, held, chosen = min(share * len(groups), most), 0, []
+    drawn = np.random.default_rng((seed, 2)).permutation(len(names)).tolist()
+    for group in drawn:
+        if held + sizes[group] <= wanted and len(chosen) < len(names) - 1:
+            chosen.append(group)
+            held += int(sizes[group])
+    chosen = chosen or [min(drawn, key=lambda group: int(sizes[group]))]
+    back = np.isin(groups, names[chosen])
+    return np.flatnonzero(~back), np.flatnonzero(back)
