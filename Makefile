@@ -5,6 +5,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TRAINING = $(READY)-training
 
 MODEL ?=
 ENGINE ?=
@@ -28,6 +29,8 @@ SET ?=
 PYTHON ?=
 DEEPSPARSE ?= 1
 BENCH ?= offline
+WEIGHTS ?=
+TRAIN ?=
 A ?=
 B ?=
 RUNS ?=
@@ -39,7 +42,7 @@ export IMAGENET_DIR
 
 # Values reach the commands as they were typed: a `$` is a `$` (also `$$`), and quotes and spaces stay in them.
 GIVEN = MODEL ENGINE DATASET VOCAB IMAGENET_DIR SCENARIO SAMPLES DURATION OFFICIAL FORCE SYSTEM DIVISION SUBMITTER SYSTEM_TYPE \
-  MODELS SCENARIOS REHEARSAL SET PYTHON DEEPSPARSE BENCH A B RUNS ROUND INFER INFERENCE_REPO
+  MODELS SCENARIOS REHEARSAL SET PYTHON DEEPSPARSE BENCH A B RUNS ROUND INFER INFERENCE_REPO WEIGHTS TRAIN
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(subst $$$$$$$$,$$$$,$$(value $(name)))))
 
 empty :=
@@ -64,7 +67,7 @@ CAMPAIGN = $(if $(strip $(MODELS)),$(call list,MODELS,model),$(call option,MODEL
   $(call option,DATASET,dataset) $(call option,SYSTEM,system) $(call option,SYSTEM_TYPE,system-type) \
   $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) $(SETTINGS)
 
-.PHONY: help setup run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format bench recovery-table published-table lock clean distclean
+.PHONY: help setup train run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format bench recovery-table published-table lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -104,8 +107,16 @@ help: ## This list
 	@echo 'Variables of setup:'
 	@echo '  PYTHON     the Python to use                             default: 3.11, else 3.12 or 3.13'
 	@echo '  DEEPSPARSE 0 leaves DeepSparse out (its licence allows evaluation use only)'
+	@echo '  TRAIN      1 adds PyTorch, which only `make train` needs'
+	@echo
+	@echo 'Variables of train:'
+	@echo '  MODEL      a recipe: a name (harness models train --list) or a TOML file'
+	@echo '  WEIGHTS    a checkpoint in safetensors, or an FP32 model: an ONNX file or a name'
+	@echo '  TRAIN      the data: a file in the format of SQuAD v1.1, or a folder of images'
+	@echo '  ENGINE     the engine for whose 8-bit operators the file is written; further options in ARGS, such as --output'
 
-setup: $(READY) ## Make .venv with pinned packages; the other targets do this automatically
+# Any TRAIN adds PyTorch, also the data that `make train TRAIN=...` gives.
+setup: $(READY) $(if $(filter-out 0 no false,$(strip $(TRAIN))),$(TRAINING)) ## Make .venv with pinned packages; the other targets do this automatically
 
 run-offline: $(READY) ## Performance of the Offline scenario: samples per second
 	@$(BIN)/harness run --scenario Offline --mode performance $(OPTIONS) $(ARGS)
@@ -124,6 +135,10 @@ run-accuracy: $(READY) ## Accuracy: F1 or top-1 of the answers that LoadGen logg
 
 tune: $(READY) ## Find the best engine and settings for SCENARIO on this machine, and for Server the highest VALID target_qps
 	@$(BIN)/harness tune --scenario $(call quoted,$(SCENARIO)) $(OPTIONS) $(ARGS)
+
+train: $(TRAINING) ## Prune and quantise MODEL by training from WEIGHTS on TRAIN; continues where it stopped (docs/training.md)
+	@$(BIN)/harness models train $(call quoted,$(MODEL)) $(call option,WEIGHTS,weights) $(call option,TRAIN,data) \
+	  $(call option,ENGINE,for) $(SETTINGS) $(ARGS)
 
 compare: $(READY) ## Show the differences between runs A and B, and whether one is faster beyond the noise (A=... B=...)
 	@$(BIN)/harness compare $(call quoted,$(A)) $(call quoted,$(B)) $(ARGS)
@@ -188,6 +203,9 @@ published-table: $(READY) ## Run the six published models in LoadGen's Offline s
 
 $(READY): pyproject.toml requirements.lock requirements-deepsparse.lock tools/setup.sh
 	@sh tools/setup.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call quoted,$(DEEPSPARSE)) $(call quoted,$@) $(foreach each,$^,$(call quoted,$(each)))
+
+$(TRAINING): $(READY) requirements-train.lock tools/setup-training.sh
+	@sh tools/setup-training.sh $(call quoted,$(VENV)) $(call quoted,$@) requirements-train.lock
 
 lock: $(READY) ## Resolve the pinned packages again (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

@@ -21,7 +21,7 @@ FLOORS = (
     ("compliance",),
     ("running",),
     ("models",),
-    ("doctor", "report", "submission", "tuning"),
+    ("doctor", "report", "submission", "training", "tuning"),
     ("bert", "resnet50"),
     ("commands",),
     ("cli",),
