@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -11,13 +10,11 @@ from harness import paths
 from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
 from harness.compress.network import Feed
-from harness.engines.base import Engine, EngineSettings, Runner, Signature
 from harness.errors import ConfigError
-from harness.graph import read_graph
 from harness.host import console
 from harness.running.options import validated
 from harness.task.base import Benchmark, find_benchmark
-from harness.task.shape import Shape
+from harness.task.feeds import GraphOnly, feed
 
 _BATCH = 8
 
@@ -28,21 +25,6 @@ class Calibration:
 
     feeds: Sequence[Feed]
     description: str
-
-
-class _GraphOnly(Engine):
-    """Shows a SUT the inputs and outputs of a graph; runs nothing."""
-
-    name: ClassVar[str] = "graph"
-    Settings: ClassVar[type[EngineSettings]] = EngineSettings
-
-    def __init__(self, model: Path) -> None:
-        super().__init__(model, EngineSettings.model_validate({}))
-        graph = read_graph(model)
-        self.inputs, self.outputs = graph.inputs, graph.outputs
-
-    def compile(self, signature: Signature) -> Runner:
-        raise AssertionError("calibration data is collated, never run by this engine")
 
 
 def calibration(model: manifests.Model, path: Path, dataset: str | None, samples: int) -> Calibration:
@@ -59,7 +41,7 @@ def calibration(model: manifests.Model, path: Path, dataset: str | None, samples
         console.warn(
             f"official runs are scored on {found.name}: the rules allow only its calibration list by MLPerf here."
         )
-    engine = _GraphOnly(path)
+    engine = GraphOnly(path)
     with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
         qsl = benchmark.open(found, None, engine.inputs, lambda done, total: bar.update(done=done, total=total), path)
     count = min(samples, qsl.count, qsl.performance_count)
@@ -71,8 +53,7 @@ def calibration(model: manifests.Model, path: Path, dataset: str | None, samples
     for cost in np.unique(costs):
         same = indices[costs == cost]
         for start in range(0, len(same), _BATCH):
-            batch = same[start : start + _BATCH]
-            feeds.append(sut.feed(qsl.collate(batch, Shape(len(batch), int(cost)))))
+            feeds.append(feed(sut, same[start : start + _BATCH]))
     return Calibration(feeds, f"{len(indices)} samples of {found.name}")
 
 

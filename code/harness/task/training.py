@@ -93,17 +93,20 @@ def alike_order(costs: Integers, batch: int, step: int, seed: int, pool: int = 5
     group, member = divmod(step, pool)
     drawn = order(len(costs), batch * pool, group, seed)
     # By index where costs are equal: sorted by cost alone, the order would be that of the sorting algorithm.
-    ranked = drawn[np.lexsort((drawn, costs[drawn]))]
+    ranked: Integers = drawn[np.lexsort((drawn, costs[drawn]))]
     turn = np.random.default_rng((seed, 1, group)).permutation(pool)[member]
     return ranked[turn * batch : (turn + 1) * batch]
 
 
-def hold_back(groups: Integers, share: float, seed: int, most: int = MAX_HELD_BACK) -> tuple[Integers, Integers]:
-    """The samples to train on and those held back, int64 and ascending; samples of one group are never divided.
+def hold_back(
+    groups: Integers, parts: Integers, share: float, seed: int, most: int = MAX_HELD_BACK
+) -> tuple[Integers, Integers]:
+    """The samples to train on and those to score, int64 and ascending; samples of one group are never divided.
 
-    ``groups`` is int64 (n,): the group of each sample, such as its article. Groups drawn by ``seed`` are held back
-    until ``share`` of the samples is, or ``most``, whichever is less; a group that would lead above is left out. At
-    least one group is held back if the share is not 0, and at least one is left to train on.
+    ``groups`` is int64 (n,): the group of each sample, such as its article; ``parts`` the part of its group that is
+    scored as a whole, such as its question. Groups drawn by ``seed`` are held back until ``share`` of the samples is;
+    a group that would lead above is trained on. At least one is held back if the share is not 0. Of what is held back,
+    parts drawn by ``seed`` with about ``most`` samples are scored, and the others are not used at all.
 
     Raises:
         ConfigError: the share is not from 0 to below 1, or there is only one group to divide.
@@ -118,12 +121,21 @@ def hold_back(groups: Integers, share: float, seed: int, most: int = MAX_HELD_BA
             f"hold_out = {share}: the data is one piece, such as a single passage, so no part of it can be held back; "
             "add data, or set hold_out = 0."
         )
-    wanted, held, chosen = min(share * len(groups), most), 0, []
-    drawn = np.random.default_rng((seed, 2)).permutation(len(names)).tolist()
-    for group in drawn:
-        if held + sizes[group] <= wanted and len(chosen) < len(names) - 1:
-            chosen.append(group)
-            held += int(sizes[group])
-    chosen = chosen or [min(drawn, key=lambda group: int(sizes[group]))]
-    back = np.isin(groups, names[chosen])
-    return np.flatnonzero(~back), np.flatnonzero(back)
+    drawn = np.random.default_rng((seed, 2)).permutation(len(names))
+    chosen = _fill(sizes[drawn], share * len(groups))[: len(names) - 1]
+    back = np.isin(groups, names[drawn[chosen]] if chosen else names[sizes.argmin()])
+    held = np.flatnonzero(back)
+    parts_held, part_sizes = np.unique(parts[held], return_counts=True)
+    drawn = np.random.default_rng((seed, 3)).permutation(len(parts_held))
+    scored = parts_held[drawn[_fill(part_sizes[drawn], most)]]
+    return np.flatnonzero(~back), held[np.isin(parts[held], scored)]
+
+
+def _fill(sizes: Integers, room: float) -> list[int]:
+    """The positions of the sizes that fit into the room, taken in their order."""
+    taken, used = [], 0
+    for position, size in enumerate(sizes.tolist()):
+        if used + size <= room:
+            taken.append(position)
+            used += size
+    return taken
