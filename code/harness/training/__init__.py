@@ -1,0 +1,1 @@
+"""Training models for the engines: pruning, distillation and quantisation-aware training of an ONNX graph."""

@@ -1,0 +1,279 @@
+"""Recipes: how a model is pruned, distilled and quantised while it is trained, as data in TOML files.
+
+A recipe names the source of each of its figures. Importing this needs no PyTorch.
+"""
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import ConfigError, did_you_mean
+from harness.host.files import user_path
+
+FOLDER = Path(__file__).parent / "recipes"
+"""The recipes that come with the harness."""
+CHOSEN = "chosen here"
+"""The source of a figure that is not from a publication."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RatePhase(_Part):
+    """A part of training in which the learning rate falls, once or again and again."""
+
+    until: int = Field(gt=0)
+    """The step at which the phase ends; it begins where the one before ends."""
+    start: float = Field(gt=0)
+    final: float = Field(0.0, ge=0)
+    cycle: int = Field(0, ge=0)
+    """Steps after which the rate returns to ``start`` and falls again (rewinds); 0: it falls once."""
+    shape: Literal["linear", "cosine"] = "linear"
+
+
+class LearningRate(_Part):
+    """It rises from 0 in ``warmup`` steps, then falls from ``peak`` to ``final`` at the last step."""
+
+    peak: float = Field(gt=0)
+    """The largest learning rate."""
+    final: float = Field(0.0, ge=0)
+    warmup: int = Field(0, ge=0)
+    shape: Literal["linear", "cosine"] = "linear"
+    phases: tuple[RatePhase, ...] = ()
+    """If given, the rate falls in these phases instead; the warm-up still scales it."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        ends = [phase.until for phase in self.phases]
+        if ends != sorted(set(ends)):
+            raise ValueError("each phase must end later than the one before")
+        if self.phases and max(phase.start for phase in self.phases) != self.peak:
+            raise ValueError("peak must be the largest start of the phases")
+        return self
+
+
+class Fisher(_Part):
+    """The empirical Fisher information matrix that second-order pruning uses (Kurtic et al., arXiv:2203.07259)."""
+
+    samples: int = Field(1024, ge=1)
+    """Number of gradients, m."""
+    batch: int = Field(1, ge=1)
+    """Samples that each of these gradients is the mean of."""
+    block: int = Field(50, ge=1)
+    """Largest width of the diagonal blocks, B: memory is number of weights x B x 4 bytes."""
+    dampening: float = Field(1e-7, gt=0)
+    """What is added to the diagonal, lambda."""
+    memory: float = Field(8.0, gt=0)
+    """GiB for the blocks; more layers than fit are processed in turns, each with its own pass over the samples."""
+
+
+class Pruning(_Part):
+    """How the sparsity grows.
+
+    "magnitude" and "second-order" prune every ``every`` steps from ``begin`` to ``end``, from ``initial`` to
+    ``sparsity`` on a cubic schedule. "acdc" alternates phases of ``every`` steps at full sparsity with phases without
+    mask, the first from ``begin``, and stays sparse from ``end`` on.
+    """
+
+    method: Literal["magnitude", "second-order", "acdc"]
+    sparsity: float = Field(gt=0, lt=1)
+    """Final share of zeros among the weights of the layers that are pruned."""
+    initial: float = Field(0.0, ge=0, lt=1)
+    """Sparsity at ``begin``."""
+    begin: int = Field(0, ge=0)
+    end: int = Field(ge=0)
+    """The last step at which masks change."""
+    every: int = Field(ge=1)
+    block: Literal[1, 4] = 1
+    """Neighbouring inputs of an output that are pruned together."""
+    scope: Literal["global", "layer"] = "global"
+    """Whether all layers' weights are ranked together, or each layer gets the same sparsity."""
+    keep: tuple[str, ...] = ()
+    """Shell patterns of the names of layers or their weights that are not pruned."""
+    fisher: Fisher = Fisher()
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.begin > self.end:
+            raise ValueError(f"begin ({self.begin}) is after end ({self.end})")
+        if self.initial > self.sparsity:
+            raise ValueError(f"initial ({self.initial}) is above sparsity ({self.sparsity})")
+        if self.method == "acdc":
+            phases, rest = divmod(self.end - self.begin, self.every)
+            if rest or phases % 2:
+                raise ValueError("acdc needs an even number of phases of 'every' steps between begin and end")
+        elif self.method == "second-order" and self.fisher.block < self.block:
+            raise ValueError(f"fisher.block ({self.fisher.block}) is smaller than block ({self.block})")
+        return self
+
+
+class Distillation(_Part):
+    """Weights of the losses, and the temperature of the teacher's and the student's logits."""
+
+    temperature: float = Field(1.0, gt=0)
+    logits: float = Field(1.0, ge=0)
+    """Of the divergence between the teacher's and the student's logits."""
+    hidden: float = Field(0.0, ge=0)
+    """Of the squared difference between hidden states, layer by layer."""
+    labels: float = Field(0.0, ge=0)
+    """Of the cross-entropy with the labels; nothing where the data have none."""
+
+    @model_validator(mode="after")
+    def _any(self) -> Self:
+        if not self.logits + self.hidden + self.labels:
+            raise ValueError("at least one of logits, hidden and labels must be above 0")
+        return self
+
+
+class Quantisation(_Part):
+    """Quantisation-aware training, in the arithmetic that the compressor writes."""
+
+    begin: int = Field(ge=0)
+    """First step with quantised weights and activations."""
+    freeze: int = Field(ge=0)
+    """Step from which the ranges of the activations are fixed."""
+    products: bool = True
+    """Whether attention's products of two activations are quantised."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.freeze < self.begin:
+            raise ValueError(f"freeze ({self.freeze}) is before begin ({self.begin})")
+        return self
+
+
+class Recipe(_Part):
+    """A recipe; steps count from 0, and a step is one batch."""
+
+    name: str
+    description: str
+    source: str
+    """The publications it follows."""
+    model: str | None = None
+    """The model's name in models.toml; None for any."""
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    max_cost: int | None = Field(None, ge=1)
+    """Largest cost of a sample, such as the number of tokens; None for the benchmark's own."""
+    learning_rate: LearningRate
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    pruning: Pruning | None = None
+    distillation: Distillation = Distillation()
+    quantisation: Quantisation | None = None
+    layers: tuple[int, ...] | None = None
+    """Encoder layers that stay; None for all."""
+    frozen: tuple[str, ...] = ()
+    """Shell patterns of the names of parameters that are not trained."""
+    sources: dict[str, str]
+    """Where the figures come from, by their keys ("pruning.sparsity") or those of their tables ("pruning")."""
+    hold_out: float = Field(0.05, ge=0, lt=1)
+    """Share of the samples that is not trained on, but scored."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if self.pruning and self.pruning.end > self.steps:
+            raise ValueError(f"pruning.end ({self.pruning.end}) is after the last step ({self.steps})")
+        if self.quantisation and self.quantisation.freeze > self.steps:
+            raise ValueError(f"quantisation.freeze ({self.quantisation.freeze}) is after the last step ({self.steps})")
+        phases = self.learning_rate.phases
+        if phases and phases[-1].until != self.steps:
+            raise ValueError(f"the last phase of the learning rate must end at the last step ({self.steps})")
+        if self.layers is not None and (not self.layers or list(self.layers) != sorted(set(self.layers))):
+            raise ValueError("layers must be rising numbers")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what determines the training: everything but the texts."""
+        texts = {"name", "description", "source", "sources"}
+        return hashlib.sha256(self.model_dump_json(exclude=texts).encode()).hexdigest()
+
+    def with_steps(self, steps: int) -> "Recipe":
+        """The recipe compressed or stretched to another number of steps: all of its steps move in proportion.
+
+        Raises:
+            ConfigError: so few steps leave no room for the recipe's phases.
+        """
+
+        factor = steps / self.steps
+        change: dict[str, object] = {"steps": steps, "learning_rate": _scaled_rate(self.learning_rate, factor)}
+        if self.quantisation:
+            change["quantisation"] = self.quantisation.model_dump() | {
+                "begin": round(self.quantisation.begin * factor),
+                "freeze": round(self.quantisation.freeze * factor),
+            }
+        if self.pruning:
+            change["pruning"] = _scaled_pruning(self.pruning, factor)
+        try:
+            return Recipe.model_validate({**self.model_dump(), **change})
+        except ValidationError as error:
+            raise ConfigError(f"the recipe {self.name} cannot be trained in {steps} steps: {_first(error)}.") from error
+
+
+def _scaled_rate(rate: LearningRate, factor: float) -> dict[str, object]:
+    phases = [
+        phase.model_dump()
+        | {"until": round(phase.until * factor), "cycle": max(round(phase.cycle * factor), min(phase.cycle, 1))}
+        for phase in rate.phases
+    ]
+    return rate.model_dump() | {"warmup": round(rate.warmup * factor), "phases": phases}
+
+
+def _scaled_pruning(pruning: Pruning, factor: float) -> dict[str, object]:
+    """The pruning's fields with as many changes of the masks; fewer only if there are fewer steps than changes."""
+    begin = round(pruning.begin * factor)
+    every = max(round(pruning.every * factor), 1)
+    end = round(pruning.end * factor)
+    if pruning.method == "acdc":
+        end = begin + max((end - begin) // (2 * every), 1) * 2 * every
+    return pruning.model_dump() | {"begin": begin, "end": end, "every": every}
+
+
+def recipes() -> dict[str, Recipe]:
+    """The recipes that come with the harness, by name.
+
+    Raises:
+        ConfigError: one of them is wrong.
+    """
+    return {path.stem: _read(path) for path in sorted(FOLDER.glob("*.toml"))}
+
+
+def read_recipe(name_or_path: str) -> Recipe:
+    """A recipe of the harness by its name, or the user's by the path of its TOML file.
+
+    Raises:
+        ConfigError: there is none, or the file is wrong: the message has the file, the key, and what is wrong.
+    """
+    own = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+    if name_or_path in own:
+        return _read(own[name_or_path])
+    path = user_path(name_or_path)
+    if path.suffix != ".toml" and not path.is_file():
+        raise ConfigError(f"there is no recipe '{name_or_path}': {did_you_mean(name_or_path, own)}")
+    return _read(path)
+
+
+def _read(path: Path) -> Recipe:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Recipe.model_validate({"name": path.stem, **table})
+    except OSError as error:
+        raise ConfigError(f"the recipe {path} cannot be read: {error.strerror}; check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the recipe {path} is not TOML: {error}.") from error
+    except ValidationError as error:
+        raise ConfigError(f"the recipe {path} is wrong: {_first(error)}.") from error
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong: its key and why."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{f'{where}: ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
