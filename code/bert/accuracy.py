@@ -22,7 +22,7 @@ from bert.spans import MAX_ROWS, Spans, best_spans
 from bert.squad import Squad, evaluate, read_squad
 from bert.vocabulary import CASINGS, VOCAB, read_tokenizer
 from bert.wordpiece import UNCASED, Rules, Tokenizer, basic_tokens
-from harness.errors import ConfigError
+from harness.errors import ConfigError, RunFailed
 from harness.host.console import OnProgress
 from harness.host.files import write_text
 from harness.loadgen import accuracy_log
@@ -135,6 +135,25 @@ class _Asked:
         best = _best_features(owner, np.where(self.answered, spans.score, -np.inf))
         predictions = _predictions(self.squad, self.features, spans, best, self.indices, self.tokenizer)
         return predictions, *evaluate((self.squad.questions[index] for index in self.indices), predictions)
+
+
+def score_logits(
+    squad: Squad, features: Features, logits: Iterable[NDArray[np.float32]], tokenizer: Tokenizer
+) -> tuple[float, float]:
+    """(exact match, F1) in percent over the questions that ``features`` belong to.
+
+    ``logits`` has an array (tokens, 2) for each feature, the start and the end logit of each token.
+
+    Raises:
+        RunFailed: a logit is NaN or +infinity.
+    """
+    responses = [np.asarray(each, "<f4").tobytes() for each in logits]
+    spans = best_spans(responses, features, _DTYPES["float32"], transposed=False)
+    if len(spans.unranked):
+        raise RunFailed(f"the answers to {len(spans.unranked)} samples are NaN or infinite, so they have no score.")
+    answered = np.ones(len(features), np.bool_)
+    asked = np.unique(features.question).tolist()
+    return _Asked(squad, features, tokenizer, answered, asked).evaluate(spans)[1:]
 
 
 def _scope(squad: Squad, features: Features, samples: int | None) -> tuple[int, int]:

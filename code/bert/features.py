@@ -34,7 +34,8 @@ _COLUMNS = {
     "word": np.int32,
     "max_context": np.bool_,
 }
-_CONTEXT_WORD = re.compile("[^ \t\r\n\u202f]+")
+CONTEXT_WORD = re.compile("[^ \t\r\n\u202f]+")
+"""A word that ``Features.word`` indexes."""
 _log = logging.getLogger(__name__)
 
 
@@ -80,7 +81,7 @@ class Features:
 
 def context_words(context: str) -> list[str]:
     """The words that ``Features.word`` indexes; as in the reference U+202F separates words, U+00A0 does not."""
-    return _CONTEXT_WORD.findall(context)
+    return CONTEXT_WORD.findall(context)
 
 
 @lru_cache(maxsize=4096)

@@ -15,6 +15,7 @@ from bert.outputs import Answers
 from bert.qsl import BertQSL
 from bert.squad import repeated
 from bert.sut import BertSUT
+from bert.training import SquadTraining
 from bert.vocabulary import CASINGS, VOCAB, casing_doubts, read_tokenizer, tokenizer_files
 from harness.catalog.contract import BenchmarkSettings
 from harness.catalog.datasets import find_dataset
@@ -148,6 +149,20 @@ class Bert(Benchmark):
             score.scope or f"all {score.questions:,} questions of {dataset.name}",
             score.warnings,
             score.doubts(*self._swapped_outputs()),
+        )
+
+    def training_data(self, path: Path, graph: Path, hold_out: float, max_cost: int | None, seed: int) -> SquadTraining:
+        """Questions in SQuAD's format, a file or a folder of files, with or without answers."""
+        settings = self.settings
+        return SquadTraining(
+            path,
+            graph,
+            vocab=settings.vocab,
+            casing=settings.casing,
+            outputs=settings.outputs,
+            hold_out=hold_out,
+            max_cost=max_cost,
+            seed=seed,
         )
 
     def _swapped_outputs(self) -> Iterator[str]:

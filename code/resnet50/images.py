@@ -22,7 +22,7 @@ VAL_MAP = "val_map.txt"
 OFFICIAL_IMAGES = 50_000
 _STAND_IN = "STAND-IN.txt"
 _CLASS_FOLDER = re.compile(r"n\d{8}")
-_SUFFIXES = {".jpeg", ".jpg", ".png"}
+SUFFIXES = {".jpeg", ".jpg", ".png"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def find_images(path: Path) -> ImageSet:
         (file.name, label, file)
         for label, folder in enumerate(folders)
         for file in folder.iterdir()
-        if file.suffix.lower() in _SUFFIXES
+        if file.suffix.lower() in SUFFIXES
     )
     if not found:
         raise ConfigError(f"{path} contains no images: pass the folder of ImageNet's validation set.")

@@ -211,6 +211,11 @@ def _read(path: Path) -> tuple[Stamp, bytes]:
         raise ConfigError(f"{path} cannot be read: {error.strerror}. No image may be skipped.") from error
 
 
+def decoded_file(file: Path, profile: Profile) -> NDArray[np.uint8]:
+    """(224, 224, 3), RGB, from an image's file; ConfigError if it is missing or damaged."""
+    return _decoded(_read(file)[1], file, profile)
+
+
 def _decoded(content: bytes, file: Path, profile: Profile) -> NDArray[np.uint8]:
     try:
         return np.ascontiguousarray(pixels(content, profile))

@@ -24,6 +24,7 @@ from resnet50.pixels import load_pixels
 from resnet50.preprocess import PROFILES
 from resnet50.qsl import ImageQSL
 from resnet50.sut import ResNet50SUT
+from resnet50.training import ImageTraining
 
 
 class ResNet50Settings(BenchmarkSettings):
@@ -141,3 +142,15 @@ class ResNet50(Benchmark):
         if score.shift:
             raise CheckFailed(score.warnings[-1])
         return accuracy_text(score, log, metric=dataset.metric)
+
+    def training_data(self, path: Path, graph: Path, hold_out: float, max_cost: int | None, seed: int) -> ImageTraining:
+        """A val_map.txt or its folder, class folders, or a folder of images without labels."""
+        return ImageTraining(
+            path,
+            graph,
+            profile=PROFILES[self.settings.preprocessing],
+            layout=self.settings.layout,
+            cache_dir=self.cache_dir,
+            hold_out=hold_out,
+            seed=seed,
+        )

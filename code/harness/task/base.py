@@ -11,12 +11,13 @@ from typing import ClassVar
 from harness.catalog.contract import BenchmarkSettings, ModelInterface
 from harness.catalog.manifests import Dataset, datasets
 from harness.engines.base import Engine
-from harness.errors import NotOfficial
+from harness.errors import ConfigError, NotOfficial
 from harness.graph import Tensor
 from harness.host.console import OnProgress
 from harness.registry import BENCHMARKS, resolve
 from harness.task.qsl import SampleLibrary
 from harness.task.sut import SUT
+from harness.task.training import TrainingData
 
 
 @dataclass(frozen=True)
@@ -173,3 +174,14 @@ class Benchmark(ModelInterface):
         Raises:
             CheckFailed: no correct score can be computed from the log.
         """
+
+    def training_data(self, path: Path, graph: Path, hold_out: float, max_cost: int | None, seed: int) -> TrainingData:
+        """The samples at ``path``, with or without labels, as inputs of the graph in the file ``graph``.
+
+        About the share ``hold_out`` is held back, drawn by ``seed``; samples cost at most ``max_cost``, by default as
+        much as the model takes.
+
+        Raises:
+            ConfigError: the data cannot be read or divided, does not suit the graph, or the benchmark has no training.
+        """
+        raise ConfigError(f"models of {self.name} cannot be trained: choose one of another benchmark.")

@@ -1,0 +1,146 @@
+"""Images to train on, with the preprocessing of a run and the labels of ImageNet, and top-1 of a part held back."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import ConfigError
+from harness.graph import listing
+from harness.host import console
+from harness.host.fingerprint import Fingerprint
+from harness.task.feeds import GraphOnly
+from harness.task.shape import Array, Integers, Shape
+from harness.task.training import Batch, TrainingData, hold_back
+from resnet50.images import SUFFIXES, VAL_MAP, class_folders, dataset_file, find_images
+from resnet50.interface import choose_layout, number_of_classes, settled_outputs
+from resnet50.labels import CLASSES
+from resnet50.pixels import Pixels, decoded_file, load_pixels
+from resnet50.preprocess import Profile
+from resnet50.qsl import IMAGES, ImageQSL
+
+_CACHED = 50_000
+"""Up to so many images are decoded once and cached, in 7 GiB; more are decoded each time that they are used."""
+
+
+class ImageTraining(TrainingData):
+    """Photographs, prepared as for a run, without random crops or flips; a sample is an image."""
+
+    def __init__(
+        self,
+        path: Path,
+        graph: Path,
+        *,
+        profile: Profile,
+        layout: str | None,
+        cache_dir: Path,
+        hold_out: float,
+        seed: int,
+    ) -> None:
+        """Find the images and their labels, and hold back about ``hold_out`` of them, drawn by ``seed``.
+
+        ``profile`` and ``layout`` are the benchmark's settings. A folder that has neither val_map.txt nor class folders
+        holds images without labels, in itself or in folders below.
+
+        Raises:
+            ConfigError: there are no images, one is damaged, or the graph is not an ImageNet classifier.
+        """
+        engine = GraphOnly(graph)
+        chosen = choose_layout(engine.inputs, graph, layout)
+        self._input = engine.inputs[0]
+        if self._input.dims[0]:
+            raise ConfigError(f"{graph} takes batches of {self._input.dims[0]} only: export it with a free batch.")
+        outputs = settled_outputs(engine.outputs, graph, self._input, chosen)
+        self._output, classes = next(((t.name, c) for t in outputs if (c := number_of_classes(t))), ("", 0))
+        if not classes:
+            raise ConfigError(f"{graph} has no output with a value for each class, only {listing(outputs)}.")
+        images = _find(path)
+        self.labelled = images.labels is not None
+        self._targets = None if images.labels is None else images.labels + (classes - CLASSES)
+        self._qsl = ImageQSL(_pixels(images.files, profile, cache_dir), profile, chosen)
+        every = np.arange(len(images.files))
+        train, held = hold_back(every, every, hold_out, seed)
+        self._samples = np.concatenate((train, held))
+        self.count = len(train)
+        self.held_back = np.arange(len(train), len(every))[: len(held)]
+        self.digest = images.digest(profile)
+
+    def batch(self, indices: Integers) -> Batch:
+        """The images in the graph's layout and dtype; targets are the outputs' indices of their labels."""
+        samples = self._samples[indices]
+        self._qsl.load(samples)
+        # A copy: the QSL hands out read-only slices of its memory, together with that of images it repeats.
+        images = np.array(self._qsl.collate(samples, Shape(len(samples), 1))[IMAGES])
+        self._qsl.unload(samples)
+        targets = None if self._targets is None else {self._output: self._targets[samples]}
+        return Batch({self._input.name: images}, targets, (self._output,))
+
+    def score(self, outputs: Iterable[Mapping[str, Array]]) -> tuple[str, float]:
+        """Top-1: the share of images held back whose label has the highest value."""
+        if self._targets is None or not len(self.held_back):
+            raise ConfigError("the images have no labels, or none are held back, so that nothing can be scored.")
+        found = np.concatenate([_best(tensors[self._output]) for tensors in outputs])
+        return "top-1", 100.0 * float((found == self._targets[self._samples[self.count :]]).mean())
+
+
+def _best(values: Array) -> Integers:
+    best: Integers = values.reshape(len(values), -1).argmax(axis=1)
+    return best
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Image files by sample index."""
+
+    files: Sequence[Path]
+    labels: Integers | None
+    """int64 (n,): 0 to 999, or None."""
+
+    def digest(self, profile: Profile) -> str:
+        """sha256 of their names, sizes and labels, in hex; not of their content, which would all have to be read."""
+        made = sha256(repr(profile).encode())
+        labels = np.zeros(len(self.files), np.int64) if self.labels is None else self.labels
+        for file, label in zip(self.files, labels.tolist(), strict=True):
+            made.update(f"{file.name} {file.stat().st_size} {label}\n".encode())
+        return made.hexdigest()
+
+
+def _find(path: Path) -> _Images:
+    """The labelled images at ``path``, or those without labels."""
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist: pass a val_map.txt, or a folder of images.")
+    try:
+        found = find_images(dataset_file(path))
+    except ConfigError:
+        if not path.is_dir() or class_folders(path) or any(path.glob(VAL_MAP)):
+            raise
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not files:
+            raise
+        return _Images(files, None)
+    return _Images(found.files, found.labels)
+
+
+def _pixels(files: Sequence[Path], profile: Profile, cache_dir: Path) -> Pixels:
+    if len(files) > _CACHED:
+        return _Uncached(files, profile)
+    with console.Progress("pixels", unit="images") as bar:
+        return load_pixels(files, profile, cache_dir, progress=lambda done, total: bar.update(done=done, total=total))
+
+
+class _Uncached(Pixels):
+    """The pixels of images that are too many for a cache: a damaged one is found when its turn comes."""
+
+    def __init__(self, files: Sequence[Path], profile: Profile) -> None:
+        self._paths, self._profile = files, profile
+        self.files: list[Fingerprint] = []
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """(224, 224, 3), RGB, decoded from the image's file; ConfigError if it cannot be."""
+        return decoded_file(self._paths[index], self._profile)
