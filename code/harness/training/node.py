@@ -1,0 +1,27 @@
+"""What the functions of the operators read of a node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+SINCE_AXES_ARE_INPUTS = 13
+"""The operator set from which on most operators read their axes as an input, and a softmax is over one axis."""
+Function = Callable[..., Tensor | Sequence[Tensor]]
+"""Runs a node: its inputs in order, None for one that is omitted; a single output, or all of them in order."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node's attributes by name, the number of its outputs, and the version of its operator set."""
+
+    attributes: dict[str, Any] = field(default_factory=dict)
+    outputs: int = 1
+    opset: int = SINCE_AXES_ARE_INPUTS
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An attribute, or its default."""
+        return self.attributes.get(name, default)
