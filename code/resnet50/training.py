@@ -15,7 +15,7 @@ from harness.host.fingerprint import Fingerprint
 from harness.task.feeds import GraphOnly
 from harness.task.shape import Array, Integers, Shape
 from harness.task.training import Batch, TrainingData, hold_back
-from resnet50.images import SUFFIXES, VAL_MAP, class_folders, dataset_file, find_images
+from resnet50.images import SUFFIXES, dataset_file, find_images
 from resnet50.interface import choose_layout, number_of_classes, settled_outputs
 from resnet50.labels import CLASSES
 from resnet50.pixels import Pixels, decoded_file, load_pixels
@@ -113,14 +113,13 @@ def _find(path: Path) -> _Images:
     if not path.exists():
         raise ConfigError(f"{path} does not exist: pass a val_map.txt, or a folder of images.")
     try:
-        found = find_images(dataset_file(path))
-    except ConfigError:
-        if not path.is_dir() or class_folders(path) or any(path.glob(VAL_MAP)):
-            raise
+        place = dataset_file(path)
+    except ConfigError:  # neither val_map.txt nor class folders
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         if not files:
             raise
         return _Images(files, None)
+    found = find_images(place)
     return _Images(found.files, found.labels)
 
 
