@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
@@ -106,9 +107,14 @@ class GraphModule(torch.nn.Module):
                 found |= {name} if np.isfinite(network.floats(name)).all() else set()
         return found
 
-    def trained(self) -> list[str]:
+    def names(self) -> list[str]:
         """The names of the trained constants, in the order of the parameters."""
         return [name for name, mangled in self._mangled.items() if mangled in self._parameters]
+
+    def trained(self, frozen: Sequence[str] = ()) -> list[torch.nn.Parameter]:
+        """The parameters without those whose names match a shell pattern in ``frozen``."""
+        names = [name for name in self.names() if not any(fnmatchcase(name, pattern) for pattern in frozen)]
+        return [self.parameter(name) for name in names]
 
     def parameter(self, name: str) -> torch.nn.Parameter:
         """The parameter of a trained constant."""
@@ -211,7 +217,7 @@ class GraphModule(torch.nn.Module):
         """A copy of the network with the present parameters, float32, after the changes in ``weights``."""
         model = ModelProto()
         model.CopyFrom(self.network.model)
-        values = {name: self.parameter(name).detach() for name in self.trained()}
+        values = {name: self.parameter(name).detach() for name in self.names()}
         with torch.no_grad():
             for output in self.weights:
                 layer = self._layers[output]
