@@ -1,0 +1,265 @@
+"""Quantisation-aware training: a module whose layers compute with the 8 bits that the compressor will write.
+
+Rounding sits where `harness.compress.encoding` writes QuantizeLinear: at the inputs of layers and products, at the
+outputs of convolutions, at weights, and at the rows of large embedding tables. Only biases differ: they stay in float32
+here, and the file holds them in steps of int32, which are finer than an activation's by the size of a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import NodeProto
+from torch import Tensor
+
+from harness.compress.network import Layer, Network
+from harness.compress.plan import Plan
+from harness.compress.products import Product, choose_ranges
+from harness.compress.ranges import REACHES, Range
+from harness.training.graph import GraphModule
+from harness.training.rounded import Activation, Table, Weight, in_bytes
+
+_TOLERANCE = 0.05
+"""Relative error of a layer's outputs above which its weights get a scale for each output, as in `compress`."""
+_CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Parts of the largest weight to try."""
+_ROWS = 256
+"""Rows of each batch on which ranges and scales are tried."""
+_MIN_OPSET_OF_AXES = 13
+"""The operator set from which on DequantizeLinear may have a scale for each output."""
+_MIN_EMBEDDINGS = 1024
+"""Rows of the smallest table that is written in 8 bits."""
+_CARRIERS = ("Reshape", "Flatten", "Squeeze", "Transpose")
+"""Operators that hand on the 8 bits of a convolution."""
+
+
+class FakeQuantisation:
+    """Rounds layers, and products of activations, of a module; ``layers`` and ``products`` are of its network or alike.
+
+    `observe` finds the ranges from data, `enable` begins to round. From then on the ranges follow the data: each is a
+    moving average of minimum and maximum (Jacob et al., arXiv:1712.05877, section 3.1) times the part of it that
+    `observe` found best, because rare outliers cost the other values precision. The scales of weights follow their
+    largest one. After `freeze`, the ranges of activations stay.
+    """
+
+    def __init__(self, module: GraphModule, layers: Sequence[Layer], products: Sequence[Product]) -> None:
+        """Choose what to round; it begins with `enable`."""
+        self._module, network = module, module.network
+        self._layers = [network.layer(layer.output) for layer in layers]
+        self._products = list(products)
+        self._weights = {layer.output: Weight(layer) for layer in self._layers}
+        self._shape = Plan(network, {})
+        self._enabled = self._frozen = False
+        convolutions = [layer for layer in self._layers if layer.node.op_type == "Conv"]
+        self._results = {self._shape.result(layer) for layer in convolutions}
+        self._inputs = {layer.source for layer in convolutions}
+        self._makers = {name: node for node in network.nodes for name in node.output}
+        names = [layer.source for layer in self._layers] + [name for item in products for name in item.node.input]
+        self._activations = {self._root(name): Activation() for name in [*names, *sorted(self._results)]}
+
+    def _root(self, name: str) -> str:
+        """The tensor whose 8 bits a tensor has: itself, or what a convolution reads or gives, in another shape."""
+        root, node = name, self._makers.get(name)
+        while node is not None and node.op_type in _CARRIERS:
+            root = str(node.input[0])
+            if root in self._results or root in self._inputs:
+                return root
+            node = self._makers.get(root)
+        return name
+
+    def observe(self, feeds: Iterable[Mapping[str, Tensor | NDArray[np.generic]]]) -> None:
+        """Find ranges and scales for these batches, the graph's inputs by name."""
+        samples: dict[str, list[Tensor]] = {}
+        operands: dict[str, list[Tensor]] = {}
+        self._disable()
+        for name, activation in self._activations.items():
+            activation.low, activation.high, activation.reaches = 0.0, 0.0, (1.0, 1.0)
+            activation.watch = self._watch(name, activation, samples, operands)
+        self._register_activations()
+        try:
+            with torch.no_grad():
+                for feed in feeds:
+                    self._module({name: torch.as_tensor(value) for name, value in feed.items()})
+                for activation in self._activations.values():
+                    activation.watch = None
+                self._choose(samples, operands)
+        finally:
+            self._disable()
+
+    def _watch(
+        self, name: str, activation: Activation, samples: dict[str, list[Tensor]], operands: dict[str, list[Tensor]]
+    ) -> Callable[[Tensor], None]:
+        linear = any(self._root(layer.source) == name and layer.node.op_type != "Conv" for layer in self._layers)
+        multiplied = any(name in product.node.input for product in self._products)
+
+        def watch(value: Tensor) -> None:
+            activation.widen(value)
+            if linear and name not in self._results and name not in self._inputs:
+                rows = value.reshape(-1, value.shape[-1])
+                samples.setdefault(name, []).append(rows[:: max(1, len(rows) // _ROWS)].clone())
+            if multiplied:
+                operands.setdefault(name, []).append(value[:1].clone())
+
+        return watch
+
+    def _choose(self, samples: Mapping[str, list[Tensor]], operands: Mapping[str, list[Tensor]]) -> None:
+        """Choose the part of each range, and the scales of weights."""
+        for name, parts in samples.items():
+            rows = torch.cat(parts)
+            layers = [layer for layer in self._layers if layer.source == name and layer.node.op_type != "Conv"]
+            matrices = [self._module.masked(layer) for layer in layers]
+            self._activations[name].reaches = _best_reaches(self._activations[name], rows, matrices)
+            for layer, matrix in zip(layers, matrices, strict=True):
+                self._choose_scale(layer, matrix, rows)
+        for layer in self._layers:
+            if layer.node.op_type == "Conv" and layer.groups == 1:
+                self._choose_scale(layer, self._module.masked(layer), None)
+        known = {name: self._activations[name].range for name in (*samples, *self._results, *self._inputs)}
+        for product in self._products:
+            if product.left not in operands or product.right not in operands:
+                continue  # it has the 8 bits of a convolution
+            pairs = zip(operands[product.left], operands[product.right], strict=True)
+            batches = [{product.left: _array(left), product.right: _array(right)} for left, right in pairs]
+            chosen = choose_ranges(product, batches, known)
+            for name, span in (chosen[0] if chosen else {}).items():
+                if name not in known:
+                    known[name] = span
+                    self._activations[name].reaches = _reaches(span, batches, name)
+
+    def _choose_scale(self, layer: Layer, matrix: Tensor, rows: Tensor | None) -> None:
+        """The scales that harm the layer's outputs least, or its weights where there are no rows of its input."""
+
+        def harm(weight: Weight) -> float:
+            lost = weight(matrix) - matrix
+            pair = (lost, matrix) if rows is None else (rows @ lost.t(), rows @ matrix.t())
+            return float(pair[0].norm() / pair[1].norm().clamp_min(1e-30))
+
+        axes = layer.node.op_type != "Conv" and self._module.network.model.opset_import[0].version >= _MIN_OPSET_OF_AXES
+        for per_output in (False, True) if axes else (False,):
+            best = min((Weight(layer, per_output, clip) for clip in _CLIPS), key=harm)
+            self._weights[layer.output].per_output, self._weights[layer.output].clip = best.per_output, best.clip
+            if harm(best) <= _TOLERANCE:
+                break
+
+    def enable(self) -> None:
+        """Begin to round."""
+        self._enabled = True
+        self._register_activations()
+        for output, weight in self._weights.items():
+            self._module.rounding[output] = weight
+        for node in self._module.network.nodes:
+            if _reads_table(self._module.network, node):
+                self._module.results[node.output[0]] = Table(self._reader_of(node.input[0]))
+
+    def freeze(self) -> None:
+        """Let the ranges of activations stay as they are."""
+        self._frozen = True
+        for activation in self._activations.values():
+            activation.frozen = True
+
+    def _disable(self) -> None:
+        """Take all rounding back."""
+        module = self._module
+        self._enabled = False
+        for output in self._weights:
+            module.rounding.pop(output, None)
+        for place in [place for place, change in module.values.items() if isinstance(change, Activation)]:
+            del module.values[place]
+        for name in [name for name, change in module.results.items() if isinstance(change, (Activation, Table))]:
+            del module.results[name]
+
+    def _reader_of(self, name: str) -> Callable[[], Tensor]:
+        return lambda: self._module.parameter(name)
+
+    def _register_activations(self) -> None:
+        module = self._module
+        for name in self._results:
+            module.results[name] = self._activations[name]
+        for place, name in self._reads():
+            root = self._root(name)
+            if root not in self._results:  # which is rounded already
+                module.values[place] = self._activations[root]
+
+    def _reads(self) -> Iterator[tuple[tuple[str, int], str]]:
+        """Where tensors are read in 8 bits: by which node and as which of its inputs, and the tensor."""
+        layers, multiplied = {layer.output: layer for layer in self._layers}, {item.output for item in self._products}
+        hidden: set[str] = set()
+        for node in self._module.network.nodes:
+            output = str(node.output[0])
+            layer = layers.get(output)
+            if layer is not None:
+                yield (output, 0), layer.source
+            if layer is not None and node.op_type == "Conv":
+                hidden.add(layer.source)  # all that read it later get its 8 bits
+            for index, name in enumerate(node.input):
+                if output in multiplied or (name in hidden and layer is None):
+                    yield (output, index), name
+
+    def plan(self) -> Plan:
+        """What is written: the present weights, rounded, and the present ranges."""
+        network = Network(self._module.store())
+        rounded = {
+            output: weight.rounded(self._module.masked(weight.layer)) for output, weight in self._weights.items()
+        }
+        names = Plan(network, rounded).needed() | {name for item in self._products for name in item.node.input}
+        ranges = {name: self._activations[self._root(name)].range for name in names}
+        return Plan(network, rounded, ranges, {item.output for item in self._products})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data, for checkpoints."""
+        return {
+            "enabled": self._enabled,
+            "frozen": self._frozen,
+            "activations": {name: activation.state() for name, activation in self._activations.items()},
+            "weights": {output: (weight.per_output, weight.clip) for output, weight in self._weights.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        for name, saved in state["activations"].items():
+            self._activations[name].restore(saved)
+        for output, (per_output, clip) in state["weights"].items():
+            self._weights[output].per_output, self._weights[output].clip = per_output, clip
+        if state["enabled"]:
+            self.enable()
+        if state["frozen"]:
+            self.freeze()
+
+
+def _reads_table(network: Network, node: NodeProto) -> bool:
+    """Whether a node reads rows of a table that `harness.compress.encoding` writes in 8 bits."""
+    if node.op_type != "Gather" or not network.is_constant(node.input[0]) or network.is_constant(node.input[1]):
+        return False
+    table = network.constant(node.input[0])
+    plain = not any(attribute.name == "axis" and attribute.i != 0 for attribute in node.attribute)
+    return plain and table.dtype == np.float32 and table.ndim == 2 and len(table) >= _MIN_EMBEDDINGS
+
+
+def _best_reaches(activation: Activation, rows: Tensor, matrices: Sequence[Tensor]) -> tuple[float, float]:
+    """The parts of minimum and maximum with which rounded rows change the layers' outputs least."""
+    low, high = activation.low, activation.high
+    energies = [float((rows @ matrix.t()).square().sum()) or 1e-30 for matrix in matrices]
+
+    def harm(reaches: tuple[float, float]) -> float:
+        lost = in_bytes(rows, Range.of(low * reaches[0], high * reaches[1])) - rows
+        parts = zip(matrices, energies, strict=True)
+        return sum(float((lost @ matrix.t()).square().sum()) / energy for matrix, energy in parts)
+
+    top = min(((1.0, reach) for reach in REACHES), key=harm)
+    return min(((reach, top[1]) for reach in REACHES), key=harm) if low < 0 else top
+
+
+def _reaches(span: Range, batches: Sequence[Mapping[str, NDArray[np.generic]]], name: str) -> tuple[float, float]:
+    """The parts of minimum and maximum that a range of these values represents."""
+    low = min(float(values[name].min()) for values in batches)
+    high = max(float(values[name].max()) for values in batches)
+    return (min(1.0, span.low / low) if low < 0 else 1.0, min(1.0, span.high / high) if high > 0 else 1.0)
+
+
+def _array(value: Tensor) -> NDArray[np.generic]:
+    found: NDArray[np.generic] = value.float().cpu().numpy()
+    return found

@@ -1,0 +1,133 @@
+"""Rounding to 8 bits and back within training, with the arithmetic of `harness.compress`.
+
+The gradient passes through the rounding as if it were not there, except where a value lies outside the range (the
+straight-through estimator: Bengio et al., arXiv:1308.3432; Jacob et al., arXiv:1712.05877).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.compress.network import Layer
+from harness.compress.ranges import Range
+from harness.compress.rounding import GREATEST, Rounded, keep_sums
+
+_INERTIA = 0.99
+"""Weight of the past in the moving averages of ranges."""
+
+
+def in_bytes(value: Tensor, span: Range) -> Tensor:
+    """Float32 values after rounding to uint8 in a range, and back."""
+    return torch.fake_quantize_per_tensor_affine(value.float(), float(span.scale), int(span.zero), 0, 255)
+
+
+@dataclass
+class Activation:
+    """The 8 bits of one tensor, whose range follows its values until it is frozen.
+
+    The range is the moving average of the tensor's minimum and maximum (Jacob et al., arXiv:1712.05877, section 3.1),
+    times the part of it that was found best before training.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    reaches: tuple[float, float] = (1.0, 1.0)
+    """Parts of the minimum and the maximum that the 8 bits represent."""
+    frozen: bool = False
+    watch: Callable[[Tensor], None] | None = None
+    """Reads the values instead of rounding them."""
+
+    @property
+    def range(self) -> Range:
+        """What the 8 bits represent."""
+        return Range.of(self.low * self.reaches[0], self.high * self.reaches[1])
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Round a value."""
+        if self.watch is not None:
+            self.watch(value.detach())
+            return value
+        if not self.frozen and torch.is_grad_enabled():
+            low, high = limits(value)
+            if math.isfinite(low) and math.isfinite(high):
+                self.low += (1 - _INERTIA) * (low - self.low)
+                self.high += (1 - _INERTIA) * (high - self.high)
+        return in_bytes(value, self.range)
+
+    def widen(self, value: Tensor) -> None:
+        """Include a value in the range."""
+        low, high = limits(value)
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def state(self) -> dict[str, Any]:
+        """Plain data, for checkpoints."""
+        return {"low": self.low, "high": self.high, "reaches": self.reaches}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The state that `state` gave."""
+        self.low, self.high, self.reaches = state["low"], state["high"], tuple(state["reaches"])
+
+
+def limits(value: Tensor) -> tuple[float, float]:
+    """Minimum and maximum, and 0 if it is outside of both."""
+    low, high = torch.aminmax(value.detach())
+    return min(float(low), 0.0), max(float(high), 0.0)
+
+
+@dataclass
+class Weight:
+    """The 8 bits of a layer's matrix (outputs, inputs): symmetric, with one scale, or one for each output.
+
+    The scale follows the largest weight. The weights of a grouped convolution keep their sums, as in
+    `harness.compress.rounding.keep_sums`.
+    """
+
+    layer: Layer
+    per_output: bool = False
+    clip: float = 1.0
+    """The part of the largest weight that becomes the largest integer."""
+
+    def scale(self, matrix: Tensor) -> Tensor:
+        """Float32 (1, 1) or (outputs, 1)."""
+        greatest = matrix.detach().abs().amax(dim=1 if self.per_output else (0, 1), keepdim=True)
+        return torch.where(greatest > 0, greatest, 1.0).float() * np.float32(self.clip).item() / GREATEST
+
+    def __call__(self, matrix: Tensor) -> Tensor:
+        """Round a matrix."""
+        if self.layer.groups > 1:
+            exact = matrix.detach()
+            rounded = torch.from_numpy(keep_sums(exact.cpu().numpy()).weight).to(exact)
+            return matrix + (rounded - exact)
+        scale = self.scale(matrix).reshape(-1)
+        zero = torch.zeros(scale.shape, dtype=torch.int32, device=matrix.device)
+        if self.per_output:
+            return torch.fake_quantize_per_channel_affine(matrix, scale, zero, 0, -GREATEST, GREATEST)
+        return torch.fake_quantize_per_tensor_affine(matrix, scale, zero, -GREATEST, GREATEST)
+
+    def rounded(self, matrix: Tensor) -> Rounded:
+        """The integers and scales of a matrix, those that training computed with."""
+        if self.layer.groups > 1:
+            return keep_sums(matrix.detach().cpu().numpy())
+        with torch.no_grad():
+            scale = self.scale(matrix)
+            values = torch.round(self(matrix) / scale).to(torch.int8)
+        return Rounded(np.ascontiguousarray(values.cpu().numpy()), scale.cpu().numpy())
+
+
+@dataclass(frozen=True)
+class Table:
+    """The 8 bits of the rows that are read from an embedding table."""
+
+    table: Callable[[], Tensor]
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Round rows, in the range of the whole table."""
+        low, high = limits(self.table())
+        return in_bytes(rows, Range.of(low, high))
