@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from harness import __version__
-from harness.commands import about, compare, completion, data, models, reporting, running, submission
+from harness.commands import about, compare, completion, data, models, reporting, running, submission, training
 from harness.errors import HarnessError, on_interrupt, os_words
 from harness.host import console
 from harness.host.streams import keep_streams
@@ -91,6 +91,7 @@ app.command()(reporting.report)
 app.command()(about.doctor)
 app.command("help")(about.help_)
 app.command("completion")(about.completion_)
+models.models_app.command("train")(training.models_train)
 app.add_typer(models.models_app, name="models", invoke_without_command=True)
 app.add_typer(data.data_app, name="data")
 app.add_typer(submission.compliance_app, name="compliance")

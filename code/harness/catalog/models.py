@@ -258,8 +258,7 @@ def _unknown(file: Identified) -> Model:
         sha256=file.sha256,
         source=source,
         precision=graph.metadata.get("precision", "unknown"),
-        # Building and compressing here involve no training.
-        retraining="No" if "tool" in graph.metadata else "unknown",
+        retraining=_retraining(graph.metadata),
         input_data_types=", ".join(sorted({str(tensor.dtype) for tensor in graph.inputs})),
         settings={key: graph.metadata[key] for key in benchmark.Settings.model_fields if key in graph.metadata},
         caveat=source if source.startswith("random") else "",
@@ -268,10 +267,19 @@ def _unknown(file: Identified) -> Model:
     )
 
 
+def _retraining(metadata: dict[str, str]) -> str:
+    """Whether the weights were changed by training: building and compressing here involve none."""
+    if "training" in metadata:
+        return f"Yes: {metadata['training']}"
+    return "No" if "tool" in metadata else "unknown"
+
+
 def _made_here(metadata: dict[str, str]) -> str:
-    """The remark for a file that was built or compressed here."""
+    """The remark for a file that was built, compressed or trained here."""
     if metadata.get("weights", "").startswith("random"):
         return ""
+    if "training" in metadata:
+        return f"trained here ({metadata['compression']}; {metadata['training']}), not a published model"
     if "compression" in metadata:
         return f"compressed here ({metadata['compression']}), not a published model"
     return f"built here from {metadata['weights']}, not the published file" if "model" in metadata else ""

@@ -89,6 +89,8 @@ def _candidates() -> dict[str, Callable[[], Mapping[str, str] | Iterable[str]]]:
         "model": lambda: _models(lambda entry: True),
         "models fetch name": lambda: _models(lambda entry: not entry.file),
         "models build name": lambda: _models(lambda entry: entry.builder),
+        "models train recipe": _recipes,
+        "models train start": lambda: ("dense", "one-shot"),
         "engine": lambda: list(ENGINES),
         "scenario": lambda: list(SCENARIOS),
         "mode": lambda: MODES,
@@ -132,6 +134,12 @@ def _runs() -> Iterable[str]:
     from harness.results import finished
 
     return reversed(finished.names(ROOT / "build" / "runs"))
+
+
+def _recipes() -> dict[str, str]:
+    from harness.training.recipe import recipes
+
+    return {name: recipe.description for name, recipe in recipes().items()}
 
 
 def _formats() -> Iterable[str]:

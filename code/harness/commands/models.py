@@ -12,7 +12,7 @@ from harness.commands.options import AsJson, parse_options
 from harness.errors import ConfigError, on_interrupt
 from harness.host import console
 
-models_app = typer.Typer(help="List, show, fetch, verify, build or compress models.", rich_markup_mode="rich")
+models_app = typer.Typer(help="List, show, fetch, verify, build, compress or train models.", rich_markup_mode="rich")
 
 
 @models_app.callback()
@@ -114,7 +114,7 @@ def _form(engine: str | None) -> str | None:
     return engine
 
 
-_For = Annotated[
+For = Annotated[
     str | None,
     typer.Option(
         "--for",
@@ -124,6 +124,7 @@ _For = Annotated[
         show_default="deepsparse for sparse models and published ones, else openvino",
     ),
 ]
+"""The option `--for`, also of training."""
 
 
 @models_app.command("build")
@@ -145,7 +146,7 @@ def models_build(
     samples: Annotated[
         int | None, typer.Option(help="Number of calibration samples.", show_default="256; 8 for random weights")
     ] = None,
-    engine: _For = None,
+    engine: For = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a published model: its architecture with random weights or a checkpoint's, then its compression."""
@@ -183,7 +184,7 @@ def models_compress(
             "by values."
         ),
     ] = 0.05,
-    engine: _For = None,
+    engine: For = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Benchmark option that the file does not contain."),

@@ -170,7 +170,14 @@ def calibration(records: Iterable[Record]) -> str:
             *_list(model.metadata),
             "",
         ]
-        if "compression" in model.metadata:
+        if "training" in model.metadata:
+            lines += [
+                "Weights are quantised symmetrically, per tensor or per output; activations asymmetrically, with "
+                "ranges found while the model was trained in this arithmetic, on the data that its metadata name. "
+                "The tool is `code/harness/training`.",
+                "",
+            ]
+        elif "compression" in model.metadata:
             lines += [
                 "Weights are quantised symmetrically, per tensor or per output; activations asymmetrically, with "
                 "ranges derived from those of the calibration samples in the FP32 model. "

@@ -21,7 +21,8 @@ from harness.submission.request import Submission
 from harness.submission.select import ScenarioRuns
 
 _PROJECT = ("code", "docs", "tools", "Makefile", "pyproject.toml", "requirements.lock", "requirements-deepsparse.lock",
-            "requirements-train.lock", CONF, "LICENSE", "NOTICE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "submission.md")  # fmt: skip
+            "requirements-train.lock", CONF, "LICENSE", "NOTICE",
+            "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "submission.md")  # fmt: skip
 
 
 def write_package(

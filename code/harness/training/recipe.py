@@ -155,6 +155,8 @@ class Recipe(_Part):
     """The publications it follows."""
     model: str | None = None
     """The model's name in models.toml; None for any."""
+    start: str | None = None
+    """The model that a checkpoint is of, where ``layers`` of it make the recipe's; None for ``model``."""
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
     max_cost: int | None = Field(None, ge=1)

@@ -1,0 +1,112 @@
+"""`harness models train`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from harness.commands.models import For
+from harness.commands.options import AsJson, parse_options
+from harness.errors import ConfigError, MissingDependencyError, on_interrupt
+from harness.host import console
+from harness.host.files import user_path
+
+_STARTS = ("dense", "one-shot")
+
+
+def models_train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe: its name (--list) or a TOML file.", show_default=False)
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|random",
+            help="A checkpoint in safetensors; or a dense FP32 model, by name or path. random: only to measure speed.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="A file in the format of SQuAD v1.1, or a folder of images.", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Output file.", show_default="build/models/RECIPE-trained.onnx")
+    ] = None,
+    engine: For = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Stretch the recipe to so many steps.", show_default="the recipe's")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the data order.", show_default="the recipe's")
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(help="dense, or one-shot: begin with the one-shot pruning of `models compress`, and recover."),
+    ] = "dense",
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Benchmark option that the file does not contain."),
+    ] = None,
+    save_every: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="Time between checkpoints.", show_default="180")
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prune and quantise a model by training: gradual pruning, distillation, quantisation-aware training.
+
+    A checkpoint is written every few minutes: after an interruption the same command goes on, to the same result.
+    """
+    if listed:
+        _list(as_json)
+        return
+    if recipe is None or weights is None or data is None:
+        raise ConfigError("give a recipe, --weights and --data: `harness models train --list` lists the recipes.")
+    if start not in _STARTS:
+        raise ConfigError(f"--start {start}: choose from {', '.join(_STARTS)}.")
+    _check_torch()
+    from harness.training.recipe import read_recipe
+    from harness.training.train import Training, model_path, train
+
+    chosen = read_recipe(recipe)
+    chosen = chosen.with_steps(steps) if steps is not None else chosen
+    chosen = chosen.model_copy(update={"seed": seed}) if seed is not None else chosen
+    path = output or model_path(chosen)
+    training = Training(
+        chosen, weights, user_path(data), path, engine, start == "one-shot", parse_options(option or []), save_every
+    )
+    with on_interrupt("the newest checkpoint was kept; the same command goes on from it."):
+        trained = train(training)
+    if as_json:
+        facts = {"path": trained.path, "metadata": trained.metadata}
+        console.print_json({**facts, **asdict(trained.history), "per_second": trained.history.per_second})
+        return
+    for name in ("training", "compression", "held_back"):
+        if name in trained.metadata:
+            console.out.print(f"{name.replace('_', ' ')}: {trained.metadata[name]}")
+    console.out.print(f"{trained.path}: {trained.path.stat().st_size / 2**20:.1f} MiB")
+
+
+def _list(as_json: bool) -> None:
+    from harness.training.recipe import recipes
+
+    found = recipes()
+    if as_json:
+        console.print_json({name: recipe.model_dump(mode="json") for name, recipe in found.items()})
+        return
+    table = Table("name", "steps", "batch", "description", box=None, pad_edge=False)
+    for name, recipe in found.items():
+        table.add_row(name, f"{recipe.steps:,}", str(recipe.batch), recipe.description)
+    console.print_table(table)
+
+
+def _check_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(f"training needs PyTorch ({error}): run `make setup TRAIN=1`.") from error

@@ -1,0 +1,77 @@
+"""The loss of a batch: student and teacher run on the same samples, on a processor or a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from harness.task.shape import Array
+from harness.task.training import Batch
+from harness.training.distil import hidden_pairs, loss, probabilities
+from harness.training.graph import GraphModule
+from harness.training.recipe import Distillation
+
+
+class Lessons:
+    """What the student is compared with.
+
+    On a GPU, matrix products and convolutions are computed in bf16 (autocast); losses, parameters and the rest in
+    FP32. A processor computes all in FP32.
+    """
+
+    def __init__(
+        self, student: GraphModule, teacher: GraphModule, distillation: Distillation | None, device: torch.device
+    ) -> None:
+        """The teacher is not changed.
+
+        Raises:
+            ConfigError: hidden states are to be compared, and the graphs do not show their layers.
+        """
+        self._student, self.teacher, self._distillation, self.device = student, teacher, distillation, device
+        compared = distillation is not None and distillation.hidden > 0
+        self._hidden = hidden_pairs(student.network, teacher.network) if compared else []
+        self._normalised = probabilities(student.network)
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """The mean loss of a batch, a float32 scalar."""
+        feed = tensors(batch.feed, self.device)
+        answers: Mapping[str, torch.Tensor] = {}
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+            if self._distillation and (self._distillation.logits or self._distillation.hidden):
+                with torch.no_grad():
+                    answers = self.teacher(feed, [name for _, name in self._hidden])
+            outputs = self._student(feed, [name for name, _ in self._hidden])
+        return loss(outputs, answers, batch, self._distillation, self._hidden, self._normalised)[0]
+
+
+def tensors(feed: Mapping[str, Array], device: torch.device) -> dict[str, torch.Tensor]:
+    """A feed in PyTorch."""
+    return {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in feed.items()}
+
+
+def samples(batch: Batch) -> int:
+    """Number of samples of a batch."""
+    return len(next(iter(batch.feed.values())))
+
+
+def cost(batch: Batch) -> int:
+    """What a sample of the batch costs: its tokens with padding, 1 for an image."""
+    return int(batch.mask.shape[1]) if batch.mask is not None else 1
+
+
+def slices(batch: Batch, size: int) -> Iterator[Batch]:
+    """The batch in parts of at most ``size`` samples of about the same number."""
+    count = samples(batch)
+    parts = -(-count // max(size, 1))
+    bounds = [number * count // parts for number in range(parts + 1)]
+    for start, stop in pairwise(bounds):
+        part = slice(start, stop)
+        yield Batch(
+            {name: value[part] for name, value in batch.feed.items()},
+            None if batch.targets is None else {name: value[part] for name, value in batch.targets.items()},
+            batch.answers,
+            None if batch.mask is None else batch.mask[part],
+        )

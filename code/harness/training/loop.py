@@ -1,0 +1,361 @@
+"""The training loop: a student is pruned, quantised and distilled step by step, as its recipe says."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from threading import Event, current_thread, main_thread
+from types import FrameType
+from typing import Any
+
+import torch
+
+from harness.errors import RunFailed
+from harness.host import console
+from harness.task.shape import Array, Integers
+from harness.task.training import Batch, TrainingData
+from harness.training.fake import FakeQuantisation
+from harness.training.graph import GraphModule
+from harness.training.lessons import Lessons, cost, samples, slices, tensors
+from harness.training.memory import Budget
+from harness.training.pruning import Pruner
+from harness.training.recipe import Recipe
+from harness.training.schedule import dense_at, prunes_at, rate_at
+from harness.training.state import Checkpoints
+
+SAVE_EVERY_S = 180.0
+"""Seconds between checkpoints."""
+_SCORE_EVERY_S = 300.0
+_SPARING = 20
+"""Checkpoints and scores take at most about one part in so many of the time."""
+_OBSERVED = 8
+"""Batches from which the ranges of activations are taken when quantisation begins."""
+_SCORED_AT_ONCE = 32
+_FISHER_SEED = 1
+"""Added to the recipe's seed: the samples of the Fisher matrix come in an order of their own."""
+
+
+@dataclass
+class Student:
+    """The model that is trained, and what holds its weights at zero and in 8 bits."""
+
+    module: GraphModule
+    pruner: Pruner | None = None
+    quantisation: FakeQuantisation | None = None
+    fixed: bool = False
+    """Whether the masks were chosen before training and stay."""
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros among the weights of the layers that are pruned."""
+        return float(self.pruner.sparsity) if self.pruner else 0.0
+
+
+@dataclass
+class Score:
+    """A score of the samples that are held back."""
+
+    step: int
+    metric: str
+    percent: float
+    sparsity: float
+    loss: float | None = None
+    """Mean of the steps before; None before the first."""
+
+
+@dataclass
+class History:
+    """What was done so far; part of each checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """In steps, and in the choice of weights before them; without scores and checkpoints."""
+    units: int = 0
+    """Tokens without padding, or images, that were trained on."""
+    dense: Score | None = None
+    """The teacher's score."""
+    scores: list[Score] = field(default_factory=list)
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> History:
+        """From the dictionary that `asdict` makes."""
+        dense = Score(**state["dense"]) if state["dense"] else None
+        return cls(**{**state, "dense": dense, "scores": [Score(**each) for each in state["scores"]]})
+
+    @property
+    def per_second(self) -> float:
+        """Tokens or images per second of `seconds`."""
+        return self.units / self.seconds if self.seconds else 0.0
+
+
+class Trainer:
+    """Runs the steps of a recipe from the newest checkpoint, or from the start."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        student: Student,
+        lessons: Lessons,
+        data: TrainingData,
+        checkpoints: Checkpoints,
+        budget: Budget,
+        save_every: float | None = None,
+    ) -> None:
+        """``save_every`` is in seconds; None for `SAVE_EVERY_S`, or more if a checkpoint takes long to write."""
+        self._recipe, self._student, self._lessons = recipe, student, lessons
+        self._data, self._checkpoints, self._budget = data, checkpoints, budget
+        self._optimizer = _optimizer(student.module, recipe)
+        self._parameters = [value for group in self._optimizer.param_groups for value in group["params"]]
+        self._history = History()
+        self._bar = console.Progress("training", total=recipe.steps, unit="steps")
+        self._unit = "samples"
+        self._loss: float | None = None
+        """A running mean of the loss."""
+        self._save_every = save_every
+        self._saved = self._scored = time.monotonic()
+        self._score_took = 0.0
+
+    def run(self) -> History:
+        """Train to the recipe's last step; afterwards the student's parameters are the result.
+
+        Raises:
+            RunFailed: the loss became infinite or not a number.
+            ConfigError: the checkpoint is of another training, or cannot be written.
+        """
+        self._restore()
+        steps, history = self._recipe.steps, self._history
+        if history.step >= steps:
+            return history
+        with self._bar, stoppable() as stopping:
+            self._bar.start_from(history.step)
+            self._score_before()
+            while history.step < steps:
+                began = time.monotonic()
+                self._step(history.step)
+                history.step += 1
+                history.seconds += time.monotonic() - began
+                self._bar.update(done=history.step, note=self._note())
+                if stopping.is_set():
+                    self._save()
+                    raise KeyboardInterrupt
+                if history.step < steps:
+                    self._keep()
+            self._prepare(steps)
+            self._score()
+            self._save(done=True)
+        return history
+
+    def _score_before(self) -> None:
+        """The teacher's score, and the student's where it already differs."""
+        if self._history.dense is not None or not self._scored_at_all:
+            return
+        found = self._measure(self._lessons.teacher)
+        self._history.dense = found
+        console.note(f"dense: {found.metric} {found.percent:.2f} of {len(self._data.held_back):,} samples held back")
+        if self._student.fixed or self._recipe.layers is not None:
+            self._score()
+
+    def _step(self, step: int) -> None:
+        self._prepare(step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate_at(self._recipe, step)
+        batch = self._data.batch(self._data.order(self._recipe.batch, step, self._recipe.seed))
+        loss = self._backward(batch)
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise RunFailed(self._diverged(step))
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._student.pruner:
+            self._student.pruner.apply()
+        self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
+        self._unit = "images" if batch.mask is None else "tokens"
+        self._history.units += samples(batch) if batch.mask is None else int(batch.mask.sum())
+
+    def _backward(self, batch: Batch) -> float:
+        """Gradients of the batch's mean loss, as many samples at once as fit the memory; returns the loss."""
+        count, length = samples(batch), cost(batch)
+        total = 0.0
+        for part in slices(batch, self._budget.samples(length)):
+            loss = self._lessons.loss(part) * (samples(part) / count)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total
+
+    def _prepare(self, step: int) -> None:
+        """What changes before a step: masks, and weights and activations in 8 bits."""
+        student, pruning = self._student, self._recipe.pruning
+        quantisation = self._recipe.quantisation
+        if student.pruner and pruning and not student.fixed:
+            if pruning.method == "acdc" and step and dense_at(pruning, step) and not dense_at(pruning, step - 1):
+                self._forget()
+            if student.pruner.step(step, self._gradients if prunes_at(pruning, step) else None):
+                student.pruner.apply()
+            self._optimizer.zero_grad(set_to_none=True)
+        if student.quantisation and quantisation:
+            if step == quantisation.begin:
+                self._observe(student.quantisation)
+            if step == quantisation.freeze:
+                student.quantisation.freeze()
+
+    def _observe(self, quantisation: FakeQuantisation) -> None:
+        quantisation.observe(self._feed(self._batch(number).feed) for number in range(_OBSERVED))
+        quantisation.enable()
+
+    def _forget(self) -> None:
+        """Reset the momentum, as AC/DC does where a decompressed phase begins (arXiv:2106.12379, section 3)."""
+        for state in self._optimizer.state.values():
+            if "exp_avg" in state:
+                state["exp_avg"].zero_()
+
+    def _gradients(self, count: int) -> Iterator[Mapping[str, torch.Tensor]]:
+        """Gradients of the layers' matrices (outputs, inputs), by their outputs, each the mean over some samples."""
+        pruner, pruning = self._student.pruner, self._recipe.pruning
+        assert pruner is not None
+        assert pruning is not None
+        size, seed = pruning.fisher.batch, self._recipe.seed + _FISHER_SEED
+        for number in range(count):
+            self._optimizer.zero_grad(set_to_none=True)
+            # Other samples at each step that prunes, and the same ones in each pass over them.
+            self._backward(self._data.batch(self._data.order(size, self._history.step * count + number, seed)))
+            yield pruner.gradients()
+            self._bar.update(note=f"gradient {number + 1:,} of {count:,}")
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _batch(self, number: int) -> Batch:
+        return self._data.batch(self._data.order(self._recipe.batch, number, self._recipe.seed))
+
+    def _feed(self, feed: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+        return tensors(feed, self._lessons.device)
+
+    def _note(self) -> str:
+        facts = [f"loss {self._loss:.3f}" if self._loss is not None else ""]
+        if self._student.pruner:
+            facts.append(f"{self._student.sparsity:.1%} zeros".replace("%", " %"))
+        if self._history.scores:
+            last = self._history.scores[-1]
+            facts.append(f"{last.metric} {last.percent:.2f} at step {last.step:,}")
+        facts.append(f"{self._history.per_second:,.0f} {self._unit}/s")
+        return ", ".join(filter(None, facts))
+
+    def _keep(self) -> None:
+        """Score and save from time to time; neither changes what is trained."""
+        now = time.monotonic()
+        if now - self._scored >= max(_SCORE_EVERY_S, _SPARING * self._score_took):
+            self._score()
+        interval = self._save_every
+        if interval is None:
+            interval = max(SAVE_EVERY_S, _SPARING * self._checkpoints.took)
+        if now - self._saved >= interval:
+            self._save()
+
+    @property
+    def _scored_at_all(self) -> bool:
+        return bool(len(self._data.held_back)) and self._data.labelled
+
+    def _score(self) -> None:
+        if not self._scored_at_all:
+            return
+        found = self._measure(self._student.module)
+        self._history.scores.append(found)
+        loss = "" if self._loss is None else f", loss {self._loss:.3f}"
+        console.note(
+            f"step {found.step:,}: {found.metric} {found.percent:.2f}, sparsity {100 * found.sparsity:.1f} %{loss}"
+        )
+
+    def _measure(self, module: GraphModule) -> Score:
+        began = time.monotonic()
+        metric, percent = self._data.score(_answers(module, self._data, self._lessons.device))
+        self._scored = time.monotonic()
+        self._score_took = self._scored - began
+        sparsity = self._student.sparsity if module is self._student.module else 0.0
+        return Score(self._history.step, metric, percent, sparsity, self._loss)
+
+    def _diverged(self, step: int) -> str:
+        folder = self._checkpoints.folder
+        kept = f"the checkpoint in {folder} is from before" if self._checkpoints.path.exists() else "nothing was kept"
+        return (
+            f"the loss of step {step:,} is infinite or not a number, so training ended; {kept}: lower the recipe's "
+            f"learning_rate, and choose another --output or remove {folder}."
+        )
+
+    def _save(self, *, done: bool = False) -> None:
+        """Write a checkpoint; at the end without the optimizer's state, which nothing needs any more."""
+        student = self._student
+        state: dict[str, Any] = {
+            "history": asdict(self._history),
+            "loss": self._loss,
+            "module": student.module.state_dict(),
+            "optimizer": None if done else self._optimizer.state_dict(),
+            "pruner": student.pruner.state_dict() if student.pruner else None,
+            "quantisation": student.quantisation.state_dict() if student.quantisation else None,
+            "random": torch.get_rng_state(),
+            "budget": self._budget.state(),
+        }
+        self._checkpoints.save(state)
+        self._saved = time.monotonic()
+
+    def _restore(self) -> None:
+        state = self._checkpoints.load()
+        if state is None:
+            return
+        self._history = History.restored(state["history"])
+        self._loss = state["loss"]
+        student, recipe = self._student, self._recipe
+        student.module.load_state_dict(state["module"])
+        if state["optimizer"] is not None:
+            self._optimizer.load_state_dict(state["optimizer"])
+        if student.pruner:
+            student.pruner.load_state_dict(state["pruner"])
+        if student.quantisation and recipe.quantisation:
+            student.quantisation.load_state_dict(state["quantisation"])
+        torch.set_rng_state(state["random"])
+        # As many samples at once as before: sums in another order would give another result.
+        self._budget = Budget.restored(state["budget"])
+        console.note(f"continuing at step {self._history.step:,} of {recipe.steps:,}, from {self._checkpoints.path}")
+
+
+def _answers(module: GraphModule, data: TrainingData, device: torch.device) -> Iterator[Mapping[str, Array]]:
+    held: Integers = data.held_back
+    names = [value.name for value in module.network.model.graph.output]
+    for start in range(0, len(held), _SCORED_AT_ONCE):
+        batch = data.batch(held[start : start + _SCORED_AT_ONCE])
+        with torch.no_grad():
+            outputs = module(tensors(batch.feed, device))
+        yield {name: outputs[name].float().cpu().numpy() for name in names}
+
+
+@contextmanager
+def stoppable() -> Iterator[Event]:
+    """An event that Ctrl-C sets, so that the step at work is completed; a second Ctrl-C ends it at once."""
+    event = Event()
+    if current_thread() is not main_thread():  # where signals cannot be handled
+        yield event
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+        console.note("stopping after this step; press Ctrl-C again to stop at once")
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _optimizer(module: GraphModule, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, arXiv:1711.05101); vectors, such as biases and scales, do not decay."""
+    trained = module.trained(recipe.frozen)
+    module.requires_grad_(False)
+    for value in trained:
+        value.requires_grad_(True)
+    matrices = [value for value in trained if value.ndim > 1]
+    vectors = [value for value in trained if value.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate.peak)

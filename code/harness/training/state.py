@@ -1,0 +1,91 @@
+"""Checkpoints of a training: written in one step, and only ever continued by the same training."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from harness.errors import ConfigError, os_words
+from harness.host.files import locked, staging, sync_entry
+
+SUFFIX = ".training"
+"""What the folder of checkpoints has in place of the model's ".onnx"."""
+_FILE = "checkpoint.pt"
+
+
+class Checkpoints:
+    """The folder beside a model that holds the newest checkpoint of its training.
+
+    A checkpoint is a dictionary of tensors, numbers, texts and containers of these. It names the training that it
+    belongs to by ``identity``: whatever determines the result, such as the recipe's digest and the seed.
+    """
+
+    def __init__(self, output: Path, identity: Mapping[str, str]) -> None:
+        self.folder = output.with_suffix(SUFFIX)
+        self.path = self.folder / _FILE
+        self._identity = dict(identity)
+        self.took = 0.0
+        """Seconds that the last write took."""
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder, which is created, and removed in the end if it holds no checkpoint.
+
+        Raises:
+            ConfigError: another process trains there, or the folder cannot be written.
+        """
+        message = f"another process is training {self.folder.with_suffix('.onnx')}: wait for it, or stop it."
+        with locked(self.folder / "lock", message):
+            try:
+                yield
+            finally:
+                if not self.path.exists():
+                    shutil.rmtree(self.folder, ignore_errors=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest checkpoint; None if there is none.
+
+        Raises:
+            ConfigError: it is of another training, or damaged.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            # Tensors and plain values only: a file of unknown origin must not run code.
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            found = state.pop("identity")
+        except (OSError, RuntimeError, LookupError, EOFError, UnpicklingError) as error:
+            raise ConfigError(f"{self.path} cannot be read as a checkpoint: remove {self.folder}.") from error
+        other = [name for name, value in self._identity.items() if found.get(name) != value]
+        if other:
+            raise ConfigError(
+                f"{self.folder} holds a training with another {', '.join(other)}: give the command that began it, "
+                "remove the folder, or choose another --output."
+            )
+        return state
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the checkpoint; the old one stays until the new one is on the disk.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        began = time.monotonic()
+        try:
+            with staging(self.path) as room:
+                new = room / _FILE
+                torch.save({"identity": self._identity, **state}, new)
+                sync_entry(new)
+                new.replace(self.path)
+            sync_entry(self.folder)
+        except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+            why = os_words(error) if isinstance(error, OSError) else f"{error}."
+            raise ConfigError(f"the checkpoint {self.path} cannot be written: {why}") from error
+        self.took = time.monotonic() - began

@@ -1,0 +1,309 @@
+"""Training a model from a checkpoint or an FP32 graph to an ONNX file that runs and submissions take like any other."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from onnx import ModelProto
+
+from harness import __version__, paths
+from harness.catalog import manifests
+from harness.catalog.models import find_model, model_file
+from harness.compress.compress import CompressSettings, compress
+from harness.compress.folding import read_network
+from harness.compress.network import Layer, Network
+from harness.compress.products import products
+from harness.errors import ConfigError
+from harness.host import console
+from harness.host.files import check_writable, remove_left_over, write_bytes, write_text
+from harness.host.machine import core_count
+from harness.models.build import build
+from harness.models.compression import facts_of
+from harness.models.made import TOOL, check_output, check_replaceable
+from harness.running.options import validated
+from harness.task.base import find_benchmark
+from harness.task.training import TrainingData
+from harness.training.export import export
+from harness.training.fake import FakeQuantisation
+from harness.training.graph import GraphModule
+from harness.training.layers import drop_layers
+from harness.training.lessons import Lessons, cost
+from harness.training.loop import History, Student, Trainer
+from harness.training.memory import Budget, Demand, kept
+from harness.training.pruning import FisherMemory, Pruner
+from harness.training.recipe import Recipe
+from harness.training.state import Checkpoints
+
+REPORT = ".training.json"
+"""Suffix of the report's file name, in place of the model's ".onnx"."""
+_FITTED = 32
+"""Batches of eight samples that the one-shot start is fitted to."""
+_METHODS = {
+    "magnitude": "gradual pruning by magnitude",
+    "second-order": "gradual second-order pruning",
+    "acdc": "alternating compressed and decompressed training (AC/DC)",
+}
+_PROBED = 64
+"""Samples among which a short and a long one are looked for, to measure the memory that they take."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What to train, from what, on what, and where to."""
+
+    recipe: Recipe
+    weights: str
+    """A checkpoint in safetensors, or "random", for a recipe with a model; or an FP32 model, by name or path."""
+    data: Path
+    output: Path
+    engine: str | None = None
+    one_shot: bool = False
+    """Whether to begin with a one-shot compression, and only recover from it."""
+    options: Mapping[str, str] | None = None
+    """Benchmark settings that the model's file does not contain."""
+    save_every: float | None = None
+    """Seconds between checkpoints; None for the default."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model's file."""
+
+    path: Path
+    history: History
+    metadata: dict[str, str]
+
+
+def model_path(recipe: Recipe) -> Path:
+    """Where a trained model is written by default."""
+    return model_file(f"{recipe.name}-trained")
+
+
+def train(training: Training) -> Trained:
+    """Train a model, or go on from the newest checkpoint of the same training, and write it with a report.
+
+    The folder OUTPUT.training holds the checkpoints. After the end it holds what another `--for` needs to write the
+    trained model in other operators, without training again.
+
+    Raises:
+        ConfigError: the model cannot be trained, the data are not of its benchmark, the folder of checkpoints is of
+            another training, or a file cannot be written.
+        RunFailed: the loss became infinite or not a number.
+    """
+    recipe, output = training.recipe, training.output.absolute()
+    check_output(output)
+    check_replaceable(output)
+    check_writable(output)
+    if training.engine and not recipe.quantisation:
+        raise ConfigError(f"--for {training.engine}: {recipe.name} trains in FP32, the same for every engine.")
+    if training.one_shot and not recipe.pruning:
+        raise ConfigError(f"--start one-shot: {recipe.name} prunes nothing; leave it out.")
+    remove_left_over(output.parent)
+    folder = Checkpoints(output, {})
+    with folder.alone():
+        model = _dense(training, folder.folder)
+        data = _data(training, model)
+        return _train(training, model, data, Checkpoints(output, _identity(training, model, data)))
+
+
+def _train(training: Training, model: manifests.Model, data: TrainingData, checkpoints: Checkpoints) -> Trained:
+    recipe, device = training.recipe, _device()
+    dense = read_network(model.path)
+    _check_dense(model, dense)
+    teacher = GraphModule(Network(_copy(dense))).to(device).requires_grad_(False)
+    student = _student(training, dense, data, device)
+    lessons = Lessons(student.module, teacher, recipe.distillation, device)
+    budget = _budget(recipe, student, lessons, data)
+    history = Trainer(recipe, student, lessons, data, checkpoints, budget, training.save_every).run()
+    form = _settings(training).engine_form
+    metadata = facts_of(model) | _facts(training, data, student, history)
+    with console.working("writing the model"):
+        exported = export(student.module, student.quantisation, form, metadata)
+    output = training.output.absolute()
+    write_bytes(output, exported.SerializeToString(deterministic=True))
+    report = {
+        "model": output.name,
+        "recipe": recipe.model_dump(mode="json"),
+        "metadata": metadata,
+        "per_second": history.per_second,
+        **asdict(history),
+    }
+    write_text(output.with_suffix(REPORT), json.dumps(report, indent=2) + "\n")
+    return Trained(output, history, metadata)
+
+
+def _dense(training: Training, folder: Path) -> manifests.Model:
+    """The model to begin with, which is built if the weights are a checkpoint."""
+    recipe, weights = training.recipe, training.weights
+    if weights.endswith(".onnx") or weights in manifests.models():
+        model = find_model(weights)
+    elif recipe.model is None:
+        raise ConfigError(
+            f"--weights {weights}: the recipe {recipe.name} is for any model, so give an FP32 one: the path of an ONNX "
+            "file, such as one that `harness models build NAME --weights CHECKPOINT --dense` writes."
+        )
+    else:
+        seed = recipe.seed if weights == "random" else 0
+        model = find_model(str(build(recipe.start or recipe.model, weights, folder / "dense.onnx", seed, dense=True)))
+    if training.options:
+        model = model.model_copy(update={"settings": {**model.settings, **training.options}})
+    return model
+
+
+def _check_dense(model: manifests.Model, network: ModelProto) -> None:
+    integers = any("Integer" in node.op_type or "Quantize" in node.op_type for node in network.graph.node)
+    if integers or not Network(network).layers:
+        raise ConfigError(f"{model.path} has no FP32 layers or is already quantised: give the dense FP32 model.")
+
+
+def _data(training: Training, model: manifests.Model) -> TrainingData:
+    kind, recipe = find_benchmark(model.benchmark), training.recipe
+    benchmark = kind(validated(kind.Settings, model.settings), paths.CACHE_DIR)
+    return benchmark.training_data(training.data, model.path, recipe.hold_out, recipe.max_cost, recipe.seed)
+
+
+def _student(training: Training, dense: ModelProto, data: TrainingData, device: torch.device) -> Student:
+    recipe, model = training.recipe, _copy(dense)
+    if recipe.layers is not None:
+        model = drop_layers(Network(model), recipe.layers)
+    if training.one_shot:
+        model = _one_shot(training, model, data)
+    network = Network(model)
+    module = GraphModule(network).to(device)
+    pruner = None
+    if recipe.pruning:
+        pruner = Pruner(module, network.inner(), recipe.pruning)
+        if training.one_shot:
+            pruner.adopt()
+    quantisation = None
+    if recipe.quantisation:
+        multiplied = list(products(network)) if recipe.quantisation.products else []
+        quantisation = FakeQuantisation(module, network.layers, multiplied)
+    return Student(module, pruner, quantisation, fixed=training.one_shot)
+
+
+def _one_shot(training: Training, model: ModelProto, data: TrainingData) -> ModelProto:
+    """The model as `models compress` would prune it, fitted to samples of the training data."""
+    recipe = training.recipe
+    feeds = [data.batch(data.order(8, number, recipe.seed)).feed for number in range(min(_FITTED, -(-data.count // 8)))]
+    with console.Progress("pruning in one shot", unit="layers") as bar:
+        settings = _settings(training).model_copy(update={"precision": "fp32", "engine": None})
+        return compress(model, feeds, settings, lambda done, total: bar.update(done=done, total=total))[0]
+
+
+def _settings(training: Training) -> CompressSettings:
+    """What `models compress` would be asked for, to get a model of the same kind."""
+    pruning = training.recipe.pruning
+    values: dict[str, object] = {"precision": "int8" if training.recipe.quantisation else "fp32"}
+    if pruning:
+        values |= {"sparsity": pruning.sparsity, "block": pruning.block, "keep": pruning.keep}
+    return validated(CompressSettings, values | {"engine": training.engine})
+
+
+def _budget(recipe: Recipe, student: Student, lessons: Lessons, data: TrainingData) -> Budget:
+    """Measure what a short and a long sample keep for the backward pass, and say what the training will take."""
+    indices = data.order(min(_PROBED, data.count), 0, recipe.seed)
+    batches = sorted((data.batch(indices[number : number + 1]) for number in range(len(indices))), key=cost)
+    ends = (batches[0], batches[-1])
+    parameters = list(student.module.parameters())
+    short, long = ((cost(batch), kept(lambda batch=batch: lessons.loss(batch), parameters)) for batch in ends)  # type: ignore[misc]
+    count = sum(value.numel() for value in parameters)
+    needed = student.pruner.fisher_memory if student.pruner and not student.fixed else FisherMemory(0, 0)
+    budget = Budget.of(Demand.of(short, long), count, needed.bytes, lessons.device)
+    length = cost(batches[-1])
+    at_once = min(recipe.batch, budget.samples(length))
+    each = budget.demand.bytes(length) / 2**30
+    console.note(
+        f"memory: {count * 20 / 2**30:.2f} GiB for the weights of student and teacher, gradients and optimizer; "
+        f"{at_once * each:.2f} GiB for activations, {at_once} of {recipe.batch} samples at once"
+    )
+    if needed.bytes:
+        passes = f", in {needed.passes} passes over the gradients" if needed.passes > 1 else ""
+        console.note(f"memory: {needed.bytes / 2**30:.2f} GiB for the Fisher matrix while weights are chosen{passes}")
+    return budget
+
+
+def _identity(training: Training, model: manifests.Model, data: TrainingData) -> dict[str, str]:
+    """Whatever determines the result; the engine does not, for which the trained model can be written again."""
+    recipe = training.recipe
+    return {
+        "number of steps": str(recipe.steps),
+        "seed": str(recipe.seed),
+        "data": data.digest,
+        "weights": str(model.sha256),
+        "settings": json.dumps({key: str(value) for key, value in sorted(model.settings.items())}),
+        "start": "one-shot" if training.one_shot else "dense",
+        "recipe": recipe.digest,
+    }
+
+
+def _facts(
+    training: Training,
+    data: TrainingData,
+    student: Student,
+    history: History,
+) -> dict[str, str]:
+    """The metadata that say how the model was made."""
+    recipe, pruning = training.recipe, training.recipe.pruning
+    facts = {"model": recipe.model} if recipe.model and recipe.start else {}
+    facts |= {
+        "precision": "int8" if recipe.quantisation else "fp32",
+        "compression": _methods(training),
+        "training": f"{recipe.name}, {recipe.steps:,} steps of {recipe.batch}, seed {recipe.seed}",
+        "recipe": recipe.name,
+        "recipe_sha256": recipe.digest,
+        "training_data": f"{training.data.name}, sha256 {data.digest[:16]}, {data.count:,} samples"
+        + ("" if data.labelled else " without labels"),
+        "torch": torch.__version__,
+        "tool": f"{TOOL} {__version__}",
+    }
+    if recipe.quantisation:
+        facts["engine_form"] = _settings(training).engine_form
+    if recipe.layers is not None:
+        facts["layers"] = ", ".join(map(str, recipe.layers))
+    if pruning:
+        zeros = _zeros(student.module, student.module.network.layers)
+        facts |= {"sparsity": f"{pruning.sparsity:g}", "block": str(pruning.block), "zeros": f"{zeros:.4f}"}
+    if history.dense and history.scores:
+        last, count = history.scores[-1], len(data.held_back)
+        facts["held_back"] = f"{last.metric} {last.percent:.2f}, dense {history.dense.percent:.2f}, {count:,} samples"
+    return facts
+
+
+def _methods(training: Training) -> str:
+    recipe = training.recipe
+    parts = [_METHODS[recipe.pruning.method]] if recipe.pruning else []
+    if training.one_shot:
+        parts = ["second-order pruning in one shot, then training"]
+    if recipe.layers is not None:
+        parts.append(f"{len(recipe.layers)} layers kept")
+    if recipe.distillation.logits or recipe.distillation.hidden:
+        parts.append("distillation from the dense model")
+    if recipe.quantisation:
+        parts.append("quantisation-aware training")
+    return ", ".join(parts)
+
+
+def _zeros(module: GraphModule, layers: Sequence[Layer]) -> float:
+    """Share of zeros in the weights of all layers."""
+    weights = [module.weight(layer) for layer in layers]
+    return sum(int((weight == 0).sum()) for weight in weights) / max(sum(weight.numel() for weight in weights), 1)
+
+
+def _device() -> torch.device:
+    """A GPU where there is one; on processors, algorithms that give the same result every time."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    torch.use_deterministic_algorithms(True)
+    if "OMP_NUM_THREADS" not in os.environ:  # which torch follows by itself
+        torch.set_num_threads(core_count())
+    return torch.device("cpu")
+
+
+def _copy(model: ModelProto) -> ModelProto:
+    return ModelProto.FromString(model.SerializeToString())

@@ -1,0 +1,209 @@
+"""The loop: goes on to the same result, divides batches, ends at a loss that is not a number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bert.architecture import BertConfig, build_bert
+from harness.compress.network import Network
+from harness.compress.products import products
+from harness.errors import ConfigError, RunFailed
+from harness.models.weights import RandomWeights
+from harness.task.training import Batch, TrainingData
+from harness.training.recipe import Recipe
+
+torch = pytest.importorskip("torch", reason="training is not installed: make setup TRAIN=1")
+
+from harness.training.fake import FakeQuantisation  # noqa: E402
+from harness.training.graph import GraphModule  # noqa: E402
+from harness.training.lessons import Lessons, slices  # noqa: E402
+from harness.training.loop import History, Student, Trainer  # noqa: E402
+from harness.training.memory import Budget, Demand, kept  # noqa: E402
+from harness.training.pruning import Pruner  # noqa: E402
+from harness.training.state import Checkpoints  # noqa: E402
+
+CONFIG = BertConfig(layers=2, hidden=32, heads=2, feed_forward=64, vocabulary=200, positions=24)
+BASE = {
+    "name": "test",
+    "description": "",
+    "source": "",
+    "sources": {},
+    "steps": 8,
+    "batch": 4,
+    "learning_rate": {"peak": 1e-3, "warmup": 1},
+    "distillation": {"logits": 1.0, "hidden": 1.0, "labels": 0.5},
+}
+FULL = BASE | {
+    "pruning": {
+        **{"method": "second-order", "sparsity": 0.6, "begin": 1, "end": 5, "every": 2, "block": 4},
+        "fisher": {"samples": 3, "batch": 2, "block": 8, "dampening": 1e-4},
+    },
+    "quantisation": {"begin": 6, "freeze": 7},
+}
+PLENTY = Budget(Demand(1.0, 0.0), float("inf"))
+
+
+class Texts(TrainingData):
+    """Random tokens with random answers; the score is how often the start is found."""
+
+    def __init__(self) -> None:
+        generator = np.random.default_rng(5)
+        self._ids = generator.integers(0, 200, (30, 12))
+        self._targets = generator.integers(0, 12, (30, 2))
+        self.count, self.held_back, self.labelled, self.digest = 24, np.arange(24, 30), True, "texts"
+        self.ends_after: int | None = None
+
+    def batch(self, indices):
+        if self.ends_after is not None:
+            self.ends_after -= 1
+            if self.ends_after < 0:
+                raise KeyboardInterrupt
+        ids = self._ids[indices]
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        start, end = self._targets[indices].T
+        names = ("start_logits", "end_logits")
+        return Batch(feed, dict(zip(names, (start, end), strict=True)), names, np.ones(ids.shape, np.bool_))
+
+    def score(self, outputs):
+        found = np.concatenate([each["start_logits"].argmax(1) for each in outputs])
+        return "found", 100 * float((found == self._targets[self.held_back, 0]).mean())
+
+
+@pytest.fixture(autouse=True)
+def deterministic():
+    """One thread: on a busy machine, threads of tiny operations mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(before)
+
+
+def trainer(output, values=FULL, data=None, budget=PLENTY) -> tuple[Trainer, GraphModule]:
+    recipe, model = Recipe.model_validate(values), build_bert(RandomWeights(1), CONFIG)
+    module, teacher = GraphModule(Network(model)), GraphModule(Network(model)).requires_grad_(False)
+    pruner = Pruner(module, Network(model).inner(), recipe.pruning) if recipe.pruning else None
+    quantisation = None
+    if recipe.quantisation:
+        network = module.network
+        quantisation = FakeQuantisation(module, network.layers, list(products(network)))
+    lessons = Lessons(module, teacher, recipe.distillation, torch.device("cpu"))
+    checkpoints = Checkpoints(output, {"recipe": recipe.digest})
+    checkpoints.folder.mkdir(exist_ok=True)
+    student = Student(module, pruner, quantisation)
+    return Trainer(recipe, student, lessons, data or Texts(), checkpoints, budget, 0.0), module
+
+
+def weights(module: GraphModule) -> dict[str, np.ndarray]:
+    return {name: value.detach().numpy().copy() for name, value in module.named_parameters()}
+
+
+def test_a_training_that_was_cut_goes_on_to_the_same_result(tmp_path):
+    whole, module = trainer(tmp_path / "whole.onnx")
+    history = whole.run()
+    for after in (4, 9, 8, 6, 9):  # in gradients of the Fisher matrix, between steps, in the search for ranges
+        data = Texts()
+        data.ends_after = after
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tmp_path / "cut.onnx", data=data)[0].run()
+    second, found = trainer(tmp_path / "cut.onnx")
+    again = second.run()
+    assert weights(found).keys() == weights(module).keys()
+    for name, value in weights(module).items():
+        np.testing.assert_array_equal(weights(found)[name], value, err_msg=name)
+    assert (again.step, again.units, again.scores[-1]) == (8, history.units, history.scores[-1])
+    assert history.units == 8 * 4 * 12
+    assert history.scores[-1].sparsity == pytest.approx(0.6, abs=0.01)
+
+
+def test_a_training_that_is_done_is_not_repeated(tmp_path):
+    first, module = trainer(tmp_path / "a.onnx")
+    first.run()
+    data = Texts()
+    data.ends_after = 1
+    second, found = trainer(tmp_path / "a.onnx", data=data)
+    assert second.run().step == 8
+    for name, value in weights(module).items():
+        np.testing.assert_array_equal(weights(found)[name], value)
+
+
+def test_a_batch_in_parts_gives_the_same_step(tmp_path):
+    values = BASE | {"steps": 2, "learning_rate": {"peak": 1e-3}}
+    trained = []
+    for name, budget in (("whole", PLENTY), ("parts", Budget(Demand(1.0, 0.0), 20.0))):
+        each, module = trainer(tmp_path / f"{name}.onnx", values, budget=budget)
+        each.run()
+        trained.append(weights(module))
+    assert Budget(Demand(1.0, 0.0), 20.0).samples(12) == 1
+    for name, value in trained[0].items():
+        np.testing.assert_allclose(trained[1][name], value, atol=2e-4, err_msg=name)
+
+
+def test_the_parts_of_a_batch_are_all_of_it():
+    batch = Texts().batch(np.arange(7))
+    parts = list(slices(batch, 3))
+    assert [len(part.feed["input_ids"]) for part in parts] == [2, 2, 3]
+    np.testing.assert_array_equal(np.concatenate([part.feed["input_ids"] for part in parts]), batch.feed["input_ids"])
+    np.testing.assert_array_equal(np.concatenate([part.mask for part in parts]), batch.mask)
+    for name, values in batch.targets.items():
+        np.testing.assert_array_equal(np.concatenate([part.targets[name] for part in parts]), values)
+
+
+def test_a_loss_that_is_not_a_number_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    each, module = trainer(tmp_path / "a.onnx", BASE)
+    loss, calls = Lessons.loss, iter(range(100))
+    monkeypatch.setattr(
+        Lessons, "loss", lambda self, batch: loss(self, batch) * (float("nan") if next(calls) == 3 else 1.0)
+    )
+    with pytest.raises(RunFailed, match=r"loss of step 3 is infinite or not a number.*from before.*learning_rate"):
+        each.run()
+    state = Checkpoints(tmp_path / "a.onnx", {}).load()
+    assert History.restored(state["history"]).step == 3
+    assert all(bool(value.isfinite().all()) for value in state["module"].values())
+    assert all(np.isfinite(value).all() for value in weights(module).values())
+
+
+def test_another_recipe_does_not_go_on(tmp_path):
+    trainer(tmp_path / "a.onnx", BASE)[0].run()
+    with pytest.raises(ConfigError, match="another recipe"):
+        trainer(tmp_path / "a.onnx", BASE | {"batch": 2})[0].run()
+
+
+def test_frozen_parameters_stay(tmp_path):
+    each, module = trainer(tmp_path / "a.onnx", BASE | {"frozen": ("*embeddings*",), "weight_decay": 0.1})
+    before = {name: module.parameter(name).detach().numpy().copy() for name in module.names()}
+    each.run()
+    changed = {name for name, value in before.items() if not np.array_equal(module.parameter(name).detach(), value)}
+    assert changed
+    assert changed == {name for name in before if "embeddings" not in name}
+
+
+def test_ac_dc_alternates_and_ends_sparse(tmp_path, monkeypatch):
+    pruning = {"method": "acdc", "sparsity": 0.5, "begin": 1, "end": 5, "every": 2}
+    each, _ = trainer(tmp_path / "a.onnx", BASE | {"pruning": pruning})
+    seen, step = [], Trainer._step
+
+    def watched(self, number):
+        step(self, number)
+        seen.append(round(self._student.sparsity, 2))
+
+    monkeypatch.setattr(Trainer, "_step", watched)
+    each.run()
+    assert seen == [0, 0.5, 0.5, 0, 0, 0.5, 0.5, 0.5]
+
+
+def test_the_memory_of_samples_is_measured_without_the_parameters():
+    weight = torch.nn.Parameter(torch.ones(100, 100))
+
+    def bytes_of(rows: int) -> int:
+        return kept(lambda: (torch.ones(rows, 100, requires_grad=True) @ weight).relu().sum(), [weight])
+
+    assert bytes_of(20) == 2 * bytes_of(10) >= 10 * 100 * 4
+    demand = Demand.of((10, 10 * 7 + 100 * 3), (20, 20 * 7 + 400 * 3))
+    assert (demand.linear, demand.square) == pytest.approx((7.0, 3.0))
+    assert Demand.of((1, 50), (1, 50)).bytes(1) == 50
+    assert Budget(demand, 1200.0).samples(10) == 2
+    assert Budget(demand, 1.0).samples(10) == 1
+    assert PLENTY.samples(384) > 1_000
