@@ -27,7 +27,7 @@ _TOLERANCE = 0.05
 """Relative error of a layer's outputs above which its weights get a scale for each output, as in `compress`."""
 _CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Parts of the largest weight to try."""
-_ROWS = 256
+_ROWS = 64
 """Rows of each batch on which ranges and scales are tried."""
 _MIN_OPSET_OF_AXES = 13
 """The operator set from which on DequantizeLinear may have a scale for each output."""
@@ -133,16 +133,17 @@ class FakeQuantisation:
     def _choose_scale(self, layer: Layer, matrix: Tensor, rows: Tensor | None) -> None:
         """The scales that harm the layer's outputs least, or its weights where there are no rows of its input."""
 
+        energy = float((matrix if rows is None else rows @ matrix.t()).norm()) or 1e-30
+
         def harm(weight: Weight) -> float:
             lost = weight(matrix) - matrix
-            pair = (lost, matrix) if rows is None else (rows @ lost.t(), rows @ matrix.t())
-            return float(pair[0].norm() / pair[1].norm().clamp_min(1e-30))
+            return float((lost if rows is None else rows @ lost.t()).norm()) / energy
 
         axes = layer.node.op_type != "Conv" and self._module.network.model.opset_import[0].version >= _MIN_OPSET_OF_AXES
         for per_output in (False, True) if axes else (False,):
-            best = min((Weight(layer, per_output, clip) for clip in _CLIPS), key=harm)
-            self._weights[layer.output].per_output, self._weights[layer.output].clip = best.per_output, best.clip
-            if harm(best) <= _TOLERANCE:
+            least, clip = min((harm(Weight(layer, per_output, clip)), -clip) for clip in _CLIPS)
+            self._weights[layer.output].per_output, self._weights[layer.output].clip = per_output, -clip
+            if least <= _TOLERANCE:
                 break
 
     def enable(self) -> None:
