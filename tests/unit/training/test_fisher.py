@@ -148,6 +148,12 @@ def test_without_gradients_of_removed_weights_the_others_do_not_see_them() -> No
     torch.testing.assert_close(_measured(gradients, 1, 8).scores(weight)[:, :4], alone.scores(weight[:, :4]))
 
 
+def test_the_number_of_threads_is_restored() -> None:
+    before = torch.get_num_threads()
+    _measured(_gradients(4, 1, 8), 4, 8).scores(torch.ones(1, 8))
+    assert torch.get_num_threads() == before
+
+
 def test_memory_is_that_of_the_blocks_and_the_waiting_gradients() -> None:
-    assert memory((100, 384), 4, 50) == 100 * 384 * (48 + 8) * 4
+    assert memory((100, 384), 4, 50) == 100 * 384 * (48 + 12) * 4
     assert memory((100, 384), 4, 4) == 100 * 384 * (4 + 1) * 4
