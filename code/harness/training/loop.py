@@ -73,7 +73,9 @@ class History:
 
     step: int = 0
     seconds: float = 0.0
-    """In steps, and in the choice of weights before them; without scores and checkpoints."""
+    """In steps, without scores and checkpoints."""
+    preparing: float = 0.0
+    """Seconds before steps, where masks are chosen and ranges are found."""
     units: int = 0
     """Tokens without padding, or images, that were trained on."""
     dense: Score | None = None
@@ -135,9 +137,12 @@ class Trainer:
             self._score_before()
             while history.step < steps:
                 began = time.monotonic()
+                self._prepare(history.step)
+                prepared = time.monotonic()
                 self._step(history.step)
                 history.step += 1
-                history.seconds += time.monotonic() - began
+                history.preparing += prepared - began
+                history.seconds += time.monotonic() - prepared
                 self._bar.update(done=history.step, note=self._note())
                 if stopping.is_set():
                     self._save()
@@ -160,7 +165,6 @@ class Trainer:
             self._score()
 
     def _step(self, step: int) -> None:
-        self._prepare(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate_at(self._recipe, step)
         batch = self._data.batch(self._data.order(self._recipe.batch, step, self._recipe.seed))
