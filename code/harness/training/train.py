@@ -300,7 +300,8 @@ def _device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it costs time, and nothing here reads such memory
+    # Filling fresh memory costs time, and nothing here reads it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property
     if "OMP_NUM_THREADS" not in os.environ:  # which torch follows by itself
         torch.set_num_threads(core_count())
     return torch.device("cpu")
