@@ -4,11 +4,13 @@ From the Optimal BERT Surgeon (Kurtic et al., arXiv:2203.07259): the matrix stan
 cut to blocks on its diagonal.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.errors import RunFailed
@@ -149,6 +151,38 @@ class FisherInverse:
 def _factor(blocks: Tensor) -> Tensor:
     factor: Tensor = torch.linalg.cholesky(blocks)
     return factor
+
+
+@torch.no_grad()
+def drawn(
+    outputs: Mapping[str, Tensor],
+    answers: Collection[str],
+    mask: NDArray[np.generic] | None,
+    normalised: Collection[str],
+    seed: int,
+) -> dict[str, NDArray[np.int64]]:
+    """Labels drawn from a model's own answers, by output, int64 (samples,).
+
+    The gradients of the cross-entropy with them make up the Fisher matrix, which is the Hessian of the divergence from
+    the dense model. The gradients of that divergence itself are 0 before the first pruning, where both models agree.
+
+    Args:
+        outputs: logits (samples, classes), or probabilities where ``normalised`` has the name.
+        answers: the outputs that labels are drawn for.
+        mask: bool (samples, classes), the valid tokens of each sample, for answers that are tokens: others are not drawn.
+        normalised: the outputs that are probabilities.
+        seed: the same seed draws the same labels.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for name in answers:
+        values = outputs[name].detach().float().cpu().flatten(1)
+        logits = values.clamp_min(torch.finfo(torch.float32).tiny).log() if name in normalised else values
+        if mask is not None:
+            logits = logits.masked_fill(~torch.from_numpy(np.asarray(mask, dtype=bool)), -torch.inf)
+        shares = logits.softmax(1)
+        found[name] = torch.multinomial(shares, 1, generator=generator)[:, 0].numpy()
+    return found
 
 
 def block_width(inputs: int, group: int, block: int) -> int:

@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training is not installed: make setup TRAIN=1")
 
-from harness.training.fisher import FisherInverse, block_width, memory  # noqa: E402
+from harness.training.fisher import FisherInverse, block_width, drawn, memory  # noqa: E402
 
 _DAMPENING = 1e-3
 
@@ -157,3 +157,23 @@ def test_the_number_of_threads_is_restored() -> None:
 def test_memory_is_that_of_the_blocks_and_the_waiting_gradients() -> None:
     assert memory((100, 384), 4, 50) == 100 * 384 * (48 + 12) * 4
     assert memory((100, 384), 4, 4) == 100 * 384 * (4 + 1) * 4
+
+
+def test_labels_are_drawn_as_often_as_the_model_answers_them() -> None:
+    shares = np.array([0.5, 0.3, 0.2], np.float32)
+    outputs = {
+        "logits": torch.from_numpy(np.tile(np.log(shares) + 3, (4000, 1))),
+        "shares": torch.from_numpy(np.tile(shares, (4000, 1))),
+    }
+    found = drawn(outputs, outputs, None, {"shares"}, 1)
+    for labels in found.values():
+        np.testing.assert_allclose(np.bincount(labels) / 4000, shares, atol=0.03)
+    assert not (found["logits"] == found["shares"]).all()
+    again = drawn(outputs, outputs, None, {"shares"}, 1)
+    assert all((again[name] == labels).all() for name, labels in found.items())
+
+
+def test_padding_is_never_drawn() -> None:
+    outputs = {"start": torch.zeros(50, 6)}
+    mask = np.arange(6)[None] < np.full((50, 1), 2)
+    assert set(drawn(outputs, outputs, mask, (), 0)["start"].tolist()) == {0, 1}
