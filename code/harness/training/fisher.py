@@ -169,7 +169,7 @@ def drawn(
     Args:
         outputs: logits (samples, classes), or probabilities where ``normalised`` has the name.
         answers: the outputs that labels are drawn for.
-        mask: bool (samples, classes), the valid tokens of each sample, for answers that are tokens: others are not drawn.
+        mask: bool (samples, classes), the valid tokens, for answers that are tokens; others are not drawn.
         normalised: the outputs that are probabilities.
         seed: the same seed draws the same labels.
     """
