@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from harness.task.shape import Array
 from harness.task.training import Batch
 from harness.training.distil import hidden_pairs, loss, probabilities
+from harness.training.fisher import drawn
 from harness.training.graph import GraphModule
 from harness.training.recipe import Distillation
 
@@ -45,6 +47,16 @@ class Lessons:
                     answers = self.teacher(feed, [name for _, name in self._hidden])
             outputs = self._student(feed, [name for name, _ in self._hidden])
         return loss(outputs, answers, batch, self._distillation, self._hidden, self._normalised)[0]
+
+    def own_loss(self, batch: Batch, seed: int) -> torch.Tensor:
+        """The cross-entropy of the student's answers with labels drawn from them, whose gradients make up the Fisher.
+
+        See `fisher.drawn`.
+        """
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+            outputs = self._student(tensors(batch.feed, self.device))
+        labels = drawn(outputs, batch.answers, batch.mask, self._normalised, seed)
+        return loss(outputs, {}, replace(batch, targets=labels), None, (), self._normalised)[0]
 
 
 def tensors(feed: Mapping[str, Array], device: torch.device) -> dict[str, torch.Tensor]:

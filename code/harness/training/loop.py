@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from threading import Event, current_thread, main_thread
 from types import FrameType
 from typing import Any
@@ -168,7 +169,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate_at(self._recipe, step)
         batch = self._data.batch(self._data.order(self._recipe.batch, step, self._recipe.seed))
-        loss = self._backward(batch)
+        loss = self._backward(batch, self._lessons.loss)
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise RunFailed(self._diverged(step))
@@ -180,12 +181,12 @@ class Trainer:
         self._unit = "images" if batch.mask is None else "tokens"
         self._history.units += samples(batch) if batch.mask is None else int(batch.mask.sum())
 
-    def _backward(self, batch: Batch) -> float:
+    def _backward(self, batch: Batch, loss_of: Callable[[Batch], torch.Tensor]) -> float:
         """Gradients of the batch's mean loss, as many samples at once as fit the memory; returns the loss."""
         count, length = samples(batch), cost(batch)
         total = 0.0
         for part in slices(batch, self._budget.samples(length)):
-            loss = self._lessons.loss(part) * (samples(part) / count)
+            loss = loss_of(part) * (samples(part) / count)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total
@@ -225,7 +226,9 @@ class Trainer:
         for number in range(count):
             self._optimizer.zero_grad(set_to_none=True)
             # Other samples at each step that prunes, and the same ones in each pass over them.
-            self._backward(self._data.batch(self._data.order(size, self._history.step * count + number, seed)))
+            place = self._history.step * count + number
+            batch = self._data.batch(self._data.order(size, place, seed))
+            self._backward(batch, partial(self._lessons.own_loss, seed=place))
             yield pruner.gradients()
             self._bar.update(note=f"gradient {number + 1:,} of {count:,}")
         self._optimizer.zero_grad(set_to_none=True)
