@@ -62,7 +62,7 @@ class Encoder(ABC):
     def add(self, node: NodeProto) -> None:
         """Write one node of the network."""
         layer = self.plan.layer(node)
-        if node.output[0] in self.absorbed:
+        if node.output[0] in self.absorbed or node.output[0] in self.plan.pairs:
             return
         if layer and node.op_type == "Conv":
             self._merge(layer)
@@ -129,6 +129,8 @@ class Encoder(ABC):
 
     def float(self, name: str) -> str:
         """A value in floating point, as precise as it exists."""
+        if name in self.plan.pairs:
+            return self.dequantised(self.plan.pairs[name])
         return self.dequantised(name) if name in self.hidden and name in self.bytes else name
 
     def range(self, name: str) -> Range:
@@ -169,7 +171,8 @@ class Encoder(ABC):
     def _is_table(self, node: NodeProto) -> bool:
         table = node.input[0]
         return (
-            self.network.is_constant(table)
+            self.plan.tables
+            and self.network.is_constant(table)
             and not any(a.name == "axis" and a.i != 0 for a in node.attribute)
             and not self.network.is_constant(node.input[1])
             and self.network.constant(table).dtype == np.float32

@@ -12,6 +12,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from harness.compress.encoding import LARGEST_SUM, Encoder
 from harness.compress.network import Layer
+from harness.compress.rounding import Rounded
 
 _CARRIERS = ("Reshape", "Flatten", "Squeeze", "Transpose")
 """Operators that treat 8-bit values like floating-point ones and keep their scale. MaxPool is left out: if it has 8-bit
@@ -34,18 +35,26 @@ class IntegerEncoder(Encoder):
             source,
             *scale,
             self.tensor(f"{named}.weight", weight),
-            self.tensor(f"{named}.weight.scale", np.float32(rounded.scale.item())),
-            self.tensor("weight.zero", np.int8(0)),
+            *self._weight_scale(rounded, named),
             *self.scale(result),
         ]
         if layer.addend:
-            step = np.float64(rounded.scale.item()) * self.range(layer.source).scale
+            each = rounded.scale[:, 0] if rounded.per_output else rounded.scale.reshape(())
+            step = each.astype(np.float64) * self.range(layer.source).scale
             bias = np.rint(self.network.floats(layer.addend) / step)
             inputs.append(self.tensor(f"{named}.bias", np.clip(bias, -LARGEST_SUM, LARGEST_SUM).astype(np.int32)))
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         self.spans[result] = self.range(result)
         self.bytes[result] = self.write("QLinearConv", inputs, f"{result}.q", named, **attributes)
         self.hidden.add(result)
+
+    def _weight_scale(self, rounded: Rounded, named: str) -> list[str]:
+        """Scale and zero point of a convolution's weights: a vector of zeros where each output has its scale."""
+        if not rounded.per_output:
+            scale = self.tensor(f"{named}.weight.scale", np.float32(rounded.scale.item()))
+            return [scale, self.tensor("weight.zero", np.int8(0))]
+        scale = self.tensor(f"{named}.weight.scale", rounded.scale[:, 0].astype(np.float32))
+        return [scale, self.tensor(f"{named}.weight.zero", np.zeros(len(rounded.scale), np.int8))]
 
     def linear(self, layer: Layer) -> None:
         """MatMulInteger, Add of the bias in int32 if there is one and it fits, Cast, Mul."""

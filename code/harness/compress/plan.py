@@ -20,6 +20,11 @@ class Plan:
     rounded: Mapping[str, Rounded]
     ranges: Mapping[str, Range] = field(default_factory=dict)
     products: Collection[str] = ()
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    """The outputs of QuantizeLinear and DequantizeLinear nodes that only round a tensor to its range, and that tensor:
+    other operators than the layers and products in 8 bits read it so."""
+    tables: bool = True
+    """Whether large tables of embeddings become 8 bits."""
 
     def layer(self, node: NodeProto) -> Layer | None:
         """The layer in 8 bits that a node is, if it is one."""

@@ -26,7 +26,7 @@ ENCODERS: dict[EngineForm, type[IntegerEncoder | QdqEncoder]] = {
 def quantise(plan: Plan, engine: EngineForm = "deepsparse") -> ModelProto:
     """The plan's network with its layers, its products and its embedding tables in 8 bits, in the form of an engine.
 
-    For DeepSparse, a convolution needs a single scale; a matrix product may have one per output, which is slower.
+    A layer may have a scale for each output, which DeepSparse runs more slowly.
     """
     encoder = ENCODERS[engine](plan)
     for node in plan.network.nodes:

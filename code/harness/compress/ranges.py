@@ -28,6 +28,11 @@ class Range:
         low, high = min(0.0, float(f"{low:.4g}")), max(0.0, float(f"{high:.4g}"))
         return cls(low, high if high - low > 1e-30 else low + 1.0)
 
+    @classmethod
+    def of_steps(cls, scale: np.float32, zero: int) -> Range:
+        """The range of exactly this scale and this zero point, 0 to 255."""
+        return cls(-zero * float(scale), (255 - zero) * float(scale))
+
     @property
     def scale(self) -> np.float32:
         """The size of one step."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,9 @@ class Engine(ABC):
     """What to do about a model that it cannot run; empty for nothing."""
     lacks: ClassVar[frozenset[str]] = frozenset()
     """Element types that it cannot compute with, by their names in ONNX: float16, bfloat16."""
+    form: ClassVar[Literal["integer"] | None] = None
+    """The only form of 8-bit layers that it runs fast: "integer" for MatMulInteger and QLinearConv; None if QDQ, too.
+    Runs convert the model, unless a setting ``convert`` of the engine is false."""
     reshapes: ClassVar[bool] = False
     """Whether fixed dimensions of the graph can be given another size."""
 

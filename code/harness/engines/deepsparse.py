@@ -50,6 +50,12 @@ class DeepSparseSettings(CoreSettings):
         description="DeepSparse's own scheduler; default: single_stream for one stream, else multi_stream",
     )
 
+    convert: bool = Field(
+        True,
+        description="convert the 8-bit layers of a QDQ model to operators that DeepSparse runs fast; false: run the "
+        "file as it is",
+    )
+
     def suited(self, *, latency: bool, arriving: bool, max_cost: int) -> Self:
         """For Server and samples of one size, the elastic scheduler, with more streams than cores.
 
@@ -92,6 +98,7 @@ class DeepSparseEngine(Engine):
     name: ClassVar[str] = "deepsparse"
     Settings: ClassVar[type[EngineSettings]] = DeepSparseSettings
     fixed_shapes: ClassVar[bool] = True
+    form: ClassVar[Literal["integer"] | None] = "integer"
     lacks: ClassVar[frozenset[str]] = frozenset({"float16", "bfloat16"})
     reshapes: ClassVar[bool] = True
 

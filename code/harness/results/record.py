@@ -101,6 +101,16 @@ class RecordedEngine(_Part):
         return f"{self.name} {self.version or ''}".rstrip()
 
 
+class RecordedConversion(_Part):
+    """The file that the engine read in place of the model's, made from it before the run."""
+
+    form: str
+    """Of its 8-bit layers: integer."""
+    layers: str = ""
+    """How many of the products and convolutions with 8 bits have that form, of how many."""
+    sha256: str
+
+
 class RecordedMachine(_Part):
     """The machine and the software versions that a result depends on."""
 
@@ -233,6 +243,8 @@ class Record(_Part):
     doubts: list[str] = []
     """Signs that one of these choices is wrong."""
     engine: RecordedEngine
+    converted: RecordedConversion | None = None
+    """None if the engine read the model's own file."""
     shapes: list[list[int]] | None = None
     """[batch, length] of each shape."""
     streams: RecordedStreams | None = None

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from threading import Barrier
 
 import numpy as np
@@ -87,12 +88,17 @@ class Agreement:
 
 
 def agreement(
-    benchmark: Benchmark, sut: SUT, indices: Integers, ran: Callable[[], None] = lambda: None
+    benchmark: Benchmark,
+    sut: SUT,
+    indices: Integers,
+    ran: Callable[[], None] = lambda: None,
+    original: Path | None = None,
 ) -> Agreement | None:
     """Run a batch of each prepared shape, or of `_SHAPES` of them, and some of its rows on ONNX Runtime.
 
     If one is wrong, smaller batches are prepared until one is correct. ``indices`` are samples to choose from, int64
     (n,); they need not be loaded, and are not loaded afterwards. ``ran`` is called after every batch.
+    ``original`` is the model's file for ONNX Runtime, if the engine's was converted from it.
 
     Returns:
         None if nothing can be compared: the engine is ONNX Runtime or computes nothing, the output is an arg-max, or
@@ -104,9 +110,10 @@ def agreement(
     """
     if type(sut.engine) is OnnxRuntimeEngine or not sut.engine.computes:
         return None
-    assert sut.engine.model is not None
-    with _by_onnx_runtime(), engine_errors(OnnxRuntimeEngine.name, f"to load {sut.engine.model}"):
-        engine = OnnxRuntimeEngine(sut.engine.model, OnnxRuntimeSettings(streams=1))
+    model = original or sut.engine.model
+    assert model is not None
+    with _by_onnx_runtime(), engine_errors(OnnxRuntimeEngine.name, f"to load {model}"):
+        engine = OnnxRuntimeEngine(model, OnnxRuntimeSettings(streams=1))
         reference = benchmark.make_sut(engine, sut.qsl)
     by_cost = indices[np.argsort(sut.qsl.cost(indices), kind="stable")]
     compare = _Comparison(sut, reference, by_cost, ran)

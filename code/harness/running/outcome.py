@@ -17,6 +17,7 @@ from harness.host.usage import CoreUse
 from harness.loadgen.logs import Detail
 from harness.results.record import Identity, Record, record_text
 from harness.running.agreement import Agreement
+from harness.running.conversion import Conversion
 from harness.running.identity import code_digest, command
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Metric, Scenario
@@ -40,6 +41,8 @@ class Outcome:
     identity: Identity
     engine: Mapping[str, object]
     """The engine's description of itself."""
+    conversion: Conversion | None
+    """The file that the engine read in place of the user's, if any."""
     scenario: Scenario
     estimated: float | None
     """An estimate for the scenario's key of user.conf, if the user sets none."""
@@ -110,6 +113,8 @@ class Outcome:
             "valid": self.valid,
             "reasons": self.reasons,
         }
+        if self.conversion:
+            values["converted"] = self.conversion.record()
         if self.agreement:
             values["agreement"] = self.agreement.record()
         if self.reference is not None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from harness.host.fingerprint import Fingerprint, check_unchanged
 from harness.loadgen.logs import Detail
 from harness.results.record import RecordedEngine, record_text
 from harness.rules.rehearsal import REHEARSAL_TREE
+from harness.running.conversion import Conversion, conversion
 from harness.running.identity import setting_files
 from harness.running.settings import RunSettings
 from harness.running.shared import Shared
@@ -65,6 +67,8 @@ class Prepared:
     """Receives the progress of `Scenario.estimate`."""
     inputs: tuple[Fingerprint, ...]
     """All files that the result depends on: model, data set, vocabulary."""
+    conversion: Conversion | None
+    """The file that the engine reads in place of the model's, if any."""
     description: Mapping[str, object]
     """The engine's, as of before the test: asking for it later could lose a result."""
     choices: tuple[Choice, ...] = ()
@@ -143,12 +147,15 @@ def prepare(
     free = scenario_class.paced and choose_streams and settings.tuned is None
     possible = settings.engine_settings.layouts(suited) if free else [suited]
     layouts = affordable(with_streams(possible, shared.streams), _size(settings), memory.available())
-    loaded = [_load(settings, engine_class, layouts[0], beat)]
+    converted = conversion(settings, quiet)
+    beat(patience(settings))
+    file = converted.file.path if converted else settings.model.path
+    loaded = [_load(settings, engine_class, file, layouts[0], beat)]
     qsl = _open(settings, benchmark, dataset, loaded[0], beat)
     costs = qsl.cost(np.arange(qsl.count))
 
     def build(layout: EngineSettings) -> Scenario:
-        engine = loaded.pop() if loaded else _load(settings, engine_class, layout, beat)
+        engine = loaded.pop() if loaded else _load(settings, engine_class, file, layout, beat)
         scenario = scenario_class(benchmark.make_sut(engine, qsl), costs, benchmark.max_cost, benchmark.server_bound)
         allowed = inf if settings.official else DEVELOPMENT
         scenario.compile_seconds = allowed if compile_seconds is None else compile_seconds
@@ -176,11 +183,10 @@ def prepare(
     if not quiet:
         _remark(engine)
     beat(patience(settings))
-    inputs = (*given, *dataset.files, *qsl.files)
+    inputs = (*given, *([converted.file] if converted else []), *dataset.files, *qsl.files)
     check_unchanged(inputs)
-    return Prepared(
-        benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener, inputs, description, choices, doubts
-    )
+    warmed = (benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener)
+    return Prepared(*warmed, inputs, converted, description, choices, doubts)
 
 
 def _dataset(settings: RunSettings, benchmark: Benchmark) -> Dataset:
@@ -208,10 +214,10 @@ def _open(settings: RunSettings, benchmark: Benchmark, dataset: Dataset, engine:
     return qsl
 
 
-def _load(settings: RunSettings, engine_class: type[Engine], layout: EngineSettings, beat: Beat) -> Engine:
+def _load(settings: RunSettings, engine_class: type[Engine], file: Path, layout: EngineSettings, beat: Beat) -> Engine:
     beat(patience(settings), _doing(engine_class, "loaded", settings))
     with engine_errors(engine_class.name, f"to load {settings.model.path}", engine_class.alternative):
-        engine = engine_class(native(settings.model.path), layout)
+        engine = engine_class(native(file), layout)
     beat(patience(settings))
     return engine
 

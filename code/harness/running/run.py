@@ -165,7 +165,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     load, estimated = sized(settings, conf, ready)
     heartbeat.beat(patience(settings))
     ready.qsl.unload(ready.indices)
-    agreed = _agreement(ready, lambda: heartbeat.beat(patience(settings))) if settings.accuracy else None
+    agreed = _agreement(settings, ready, lambda: heartbeat.beat(patience(settings))) if settings.accuracy else None
     doubts = _doubts(settings, ready)
     (places.staging / CONF).write_text(effective_conf(settings, conf, load, ready, estimated), "utf-8")
     responses = 2 * ready.qsl.count * (ready.benchmark.max_response + 64) if settings.accuracy else 0
@@ -188,7 +188,7 @@ def _guesses(settings: RunSettings, ready: Prepared) -> bool:
     return settings.stand_ins or not ready.engine.computes
 
 
-def _agreement(ready: Prepared, ran: Callable[[], None]) -> Agreement | None:
+def _agreement(settings: RunSettings, ready: Prepared, ran: Callable[[], None]) -> Agreement | None:
     """The engine's deviation from ONNX Runtime, if that runs the model; too large a deviation is a warning.
 
     Raises:
@@ -196,7 +196,8 @@ def _agreement(ready: Prepared, ran: Callable[[], None]) -> Agreement | None:
     """
     try:
         with console.working("comparing with ONNX Runtime"):
-            agreed = agreement(ready.benchmark, ready.sut, np.arange(ready.qsl.count), ran)
+            indices = np.arange(ready.qsl.count)
+            agreed = agreement(ready.benchmark, ready.sut, indices, ran, native(settings.model.path))
     except NotCompared as error:
         console.detail(f"not compared with ONNX Runtime: {error}")
         return None
@@ -308,6 +309,7 @@ def _outcome(
         samples_sha256=combined([file.sha256 for file in ready.qsl.files]) if ready.qsl.files else None,
         identity=identity(settings),
         engine=ready.description,
+        conversion=ready.conversion,
         scenario=ready.scenario,
         estimated=planned.estimated,
         counters=measured.counters,
