@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from harness import cli
 from harness.graph import read_graph
+from harness.host.download import sha256_of
 from harness.registry import installed
 
 DRAWINGS = "imagenet-synthetic"
@@ -57,13 +58,19 @@ def test_results_made_with_random_weights_say_so(harness, resnet, engine):
     assert "itself" not in done.err
 
 
-def test_a_real_model_compressed_keeps_its_answers(harness, efficientnet_fp32, tmp_path):
-    path = tmp_path / "small.onnx"
+@pytest.fixture(scope="module")
+def small(efficientnet_fp32, tmp_path_factory):
+    """A real model compressed as QDQ, and what the command printed."""
+    path = tmp_path_factory.mktemp("compressed") / "small.onnx"
     arguments = ["models", "compress", str(efficientnet_fp32), str(path), "--precision", "int8", "--samples", "24"]
     arguments += ["--keep", "_conv_stem", "--keep", "_blocks.0/_depthwise_conv", "--json"]
     done = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    printed = json.loads(done.stdout)
+    return path, json.loads(done.stdout)
+
+
+def test_a_real_model_compressed_keeps_its_answers(harness, efficientnet_fp32, small):
+    path, printed = small
     assert printed["path"] == str(path)
     assert printed["bytes"]["compressed"] == path.stat().st_size
     assert "_fc" in [layer["name"] for layer in printed["layers"]]
@@ -73,6 +80,22 @@ def test_a_real_model_compressed_keeps_its_answers(harness, efficientnet_fp32, t
     assert next(iter(run.record["result"]["accuracy"].values())) > 90
     assert run.record["model"]["official_name"] == "efficientnet-lite0"
     assert path.stat().st_size < efficientnet_fp32.stat().st_size / 3
+
+
+def test_a_qdq_model_is_converted_for_deepsparse_and_keeps_its_answers(harness, small):
+    if "deepsparse" not in installed():
+        pytest.skip("DeepSparse is not installed")
+    path, _ = small
+    options = ("--mode", "accuracy", "--set", "max_batch=8")
+    run = harness.run("--model", path, "--engine", "deepsparse", "--dataset", DRAWINGS, *options)
+    assert run.code == 0, run.err
+    assert "converted to the operators that deepsparse runs fast" in " ".join(run.err.split())
+    record = run.record
+    assert next(iter(record["result"]["accuracy"].values())) > 90
+    assert record["model"]["sha256"] == sha256_of(path) != record["converted"]["sha256"]
+    assert record["converted"]["form"] == "integer"
+    assert record["engine"]["fraction_of_supported_ops"] > 0.95
+    assert max(difference for *_, difference in record["agreement"]["differences"]) < 0.25
 
 
 @pytest.mark.parametrize(
