@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -148,14 +147,12 @@ def prepare(
     possible = settings.engine_settings.layouts(suited) if free else [suited]
     layouts = affordable(with_streams(possible, shared.streams), _size(settings), memory.available())
     converted = conversion(settings, quiet)
-    beat(patience(settings))
-    file = converted.file.path if converted else settings.model.path
-    loaded = [_load(settings, engine_class, file, layouts[0], beat)]
+    loaded = [_load(settings, engine_class, converted, layouts[0], beat)]
     qsl = _open(settings, benchmark, dataset, loaded[0], beat)
     costs = qsl.cost(np.arange(qsl.count))
 
     def build(layout: EngineSettings) -> Scenario:
-        engine = loaded.pop() if loaded else _load(settings, engine_class, file, layout, beat)
+        engine = loaded.pop() if loaded else _load(settings, engine_class, converted, layout, beat)
         scenario = scenario_class(benchmark.make_sut(engine, qsl), costs, benchmark.max_cost, benchmark.server_bound)
         allowed = inf if settings.official else DEVELOPMENT
         scenario.compile_seconds = allowed if compile_seconds is None else compile_seconds
@@ -185,8 +182,8 @@ def prepare(
     beat(patience(settings))
     inputs = (*given, *([converted.file] if converted else []), *dataset.files, *qsl.files)
     check_unchanged(inputs)
-    warmed = (benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener)
-    return Prepared(*warmed, inputs, converted, description, choices, doubts)
+    warm = (benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener)
+    return Prepared(*warm, inputs, converted, description, choices, doubts)
 
 
 def _dataset(settings: RunSettings, benchmark: Benchmark) -> Dataset:
@@ -214,10 +211,12 @@ def _open(settings: RunSettings, benchmark: Benchmark, dataset: Dataset, engine:
     return qsl
 
 
-def _load(settings: RunSettings, engine_class: type[Engine], file: Path, layout: EngineSettings, beat: Beat) -> Engine:
+def _load(
+    settings: RunSettings, engine_class: type[Engine], converted: Conversion | None, layout: EngineSettings, beat: Beat
+) -> Engine:
     beat(patience(settings), _doing(engine_class, "loaded", settings))
     with engine_errors(engine_class.name, f"to load {settings.model.path}", engine_class.alternative):
-        engine = engine_class(native(file), layout)
+        engine = engine_class(native(converted.file.path if converted else settings.model.path), layout)
     beat(patience(settings))
     return engine
 
