@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from threading import Event, current_thread, main_thread
@@ -54,6 +54,10 @@ class Student:
     def sparsity(self) -> float:
         """Share of zeros among the weights of the layers that are pruned."""
         return float(self.pruner.sparsity) if self.pruner else 0.0
+
+    def following(self) -> AbstractContextManager[None]:
+        """Where ranges follow the values: see `FakeQuantisation.following`."""
+        return self.quantisation.following() if self.quantisation else nullcontext()
 
 
 @dataclass
@@ -119,6 +123,7 @@ class Trainer:
         self._loss: float | None = None
         """A running mean of the loss."""
         self._save_every = save_every
+        self._done = False
         self._saved = self._scored = time.monotonic()
         self._score_took = 0.0
 
@@ -131,7 +136,7 @@ class Trainer:
         """
         self._restore()
         steps, history = self._recipe.steps, self._history
-        if history.step >= steps:
+        if self._done:
             return history
         with self._bar, stoppable() as stopping:
             self._bar.start_from(history.step)
@@ -152,7 +157,10 @@ class Trainer:
                     self._keep()
             self._prepare(steps)
             self._score()
-            self._save(done=True)
+            self._done = True
+            self._save()
+            if stopping.is_set():  # in the last score
+                raise KeyboardInterrupt
         return history
 
     def _score_before(self) -> None:
@@ -169,7 +177,8 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate_at(self._recipe, step)
         batch = self._data.batch(self._data.order(self._recipe.batch, step, self._recipe.seed))
-        loss = self._backward(batch, self._lessons.loss)
+        with self._student.following():
+            loss = self._backward(batch, lambda part, first: self._lessons.loss(part))
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise RunFailed(self._diverged(step))
@@ -181,14 +190,18 @@ class Trainer:
         self._unit = "images" if batch.mask is None else "tokens"
         self._history.units += samples(batch) if batch.mask is None else int(batch.mask.sum())
 
-    def _backward(self, batch: Batch, loss_of: Callable[[Batch], torch.Tensor]) -> float:
-        """Gradients of the batch's mean loss, as many samples at once as fit the memory; returns the loss."""
+    def _backward(self, batch: Batch, loss_of: Callable[[Batch, int], torch.Tensor]) -> float:
+        """Gradients of the batch's mean loss, as many samples at once as fit the memory; returns the loss.
+
+        ``loss_of`` gets a part of the batch, and the number of its first sample in the batch.
+        """
         count, length = samples(batch), cost(batch)
-        total = 0.0
+        total, first = 0.0, 0
         for part in slices(batch, self._budget.samples(length)):
-            loss = loss_of(part) * (samples(part) / count)
+            loss = loss_of(part, first) * (samples(part) / count)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
+            first += samples(part)
         return total
 
     def _prepare(self, step: int) -> None:
@@ -212,10 +225,17 @@ class Trainer:
         quantisation.enable()
 
     def _forget(self) -> None:
-        """Reset the momentum, as AC/DC does where a decompressed phase begins (arXiv:2106.12379, section 3)."""
+        """Reset the momentum, as AC/DC does where a decompressed phase begins (arXiv:2106.12379, section 3).
+
+        AdamW's state of the pruned layers is removed. While the mask held, the removed weights had no gradients, so
+        their mean square has decayed to almost 0: divided by it, their first gradients would move them by several
+        times the learning rate.
+        """
         for state in self._optimizer.state.values():
-            if "exp_avg" in state:
-                state["exp_avg"].zero_()
+            state["exp_avg"].zero_()
+        pruner = self._student.pruner
+        for layer in pruner.layers if pruner else ():
+            self._optimizer.state.pop(self._student.module.weight(layer), None)
 
     def _gradients(self, count: int) -> Iterator[Mapping[str, torch.Tensor]]:
         """Gradients of the layers' matrices (outputs, inputs), by their outputs, each the mean over some samples."""
@@ -290,14 +310,15 @@ class Trainer:
             f"learning_rate, and choose another --output or remove {folder}."
         )
 
-    def _save(self, *, done: bool = False) -> None:
+    def _save(self) -> None:
         """Write a checkpoint; at the end without the optimizer's state, which nothing needs any more."""
         student = self._student
         state: dict[str, Any] = {
             "history": asdict(self._history),
             "loss": self._loss,
             "module": student.module.state_dict(),
-            "optimizer": None if done else self._optimizer.state_dict(),
+            "done": self._done,
+            "optimizer": None if self._done else self._optimizer.state_dict(),
             "pruner": student.pruner.state_dict() if student.pruner else None,
             "quantisation": student.quantisation.state_dict() if student.quantisation else None,
             "random": torch.get_rng_state(),
@@ -311,7 +332,7 @@ class Trainer:
         if state is None:
             return
         self._history = History.restored(state["history"])
-        self._loss = state["loss"]
+        self._loss, self._done = state["loss"], state["done"]
         student, recipe = self._student, self._recipe
         student.module.load_state_dict(state["module"])
         if state["optimizer"] is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from threading import Event
+
 import numpy as np
 import pytest
 
@@ -15,6 +18,7 @@ from harness.training.recipe import Recipe
 
 torch = pytest.importorskip("torch", reason="training is not installed: make setup TRAIN=1")
 
+from harness.training import loop  # noqa: E402
 from harness.training.fake import FakeQuantisation  # noqa: E402
 from harness.training.graph import GraphModule  # noqa: E402
 from harness.training.lessons import Lessons, slices  # noqa: E402
@@ -129,6 +133,40 @@ def test_a_training_that_is_done_is_not_repeated(tmp_path):
         np.testing.assert_array_equal(weights(found)[name], value)
 
 
+@pytest.mark.parametrize("moment", ["step", "score"])
+def test_an_interruption_at_the_end_loses_nothing(tmp_path, monkeypatch, moment):
+    quantised = BASE | {"quantisation": {"begin": 8, "freeze": 8}}
+    whole, module = trainer(tmp_path / "whole.onnx", quantised)
+    history = whole.run()
+    event, step, score = Event(), Trainer._step, Trainer._score
+
+    def last_step(self, number):
+        step(self, number)
+        if number == 7 and moment == "step":
+            event.set()
+
+    def last_score(self):
+        score(self)
+        if self._history.step == 8 and moment == "score":
+            event.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "stoppable", lambda: nullcontext(event))
+        patch.setattr(Trainer, "_step", last_step)
+        patch.setattr(Trainer, "_score", last_score)
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tmp_path / "cut.onnx", quantised)[0].run()
+    second, found = trainer(tmp_path / "cut.onnx", quantised)
+    again = second.run()
+    assert [each.step for each in again.scores] == [each.step for each in history.scores]
+    assert again.scores[-1] == history.scores[-1]
+    for name, value in module.state_dict().items():
+        np.testing.assert_array_equal(found.state_dict()[name], value, err_msg=name)
+    state = Checkpoints(tmp_path / "cut.onnx", {}).load()
+    assert state["done"]
+    assert state["quantisation"].keys() == Checkpoints(tmp_path / "whole.onnx", {}).load()["quantisation"].keys()
+
+
 def test_a_batch_in_parts_gives_the_same_step(tmp_path):
     values = BASE | {"steps": 2, "learning_rate": {"peak": 1e-3}}
     trained = []
@@ -192,6 +230,48 @@ def test_ac_dc_alternates_and_ends_sparse(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "_step", watched)
     each.run()
     assert seen == [0, 0.5, 0.5, 0, 0, 0.5, 0.5, 0.5]
+
+
+def test_weights_that_return_with_ac_dc_move_by_little_more_than_the_learning_rate(tmp_path, monkeypatch):
+    """The removed weights had no gradients for 80 steps, in which AdamW's mean of their squares decays."""
+    rate, pruning = 1e-3, {"method": "acdc", "sparsity": 0.5, "begin": 1, "end": 161, "every": 80}
+    values = BASE | {"steps": 162, "batch": 2, "learning_rate": {"peak": rate, "final": rate}, "pruning": pruning}
+    each, module = trainer(tmp_path / "a.onnx", values | {"distillation": {"logits": 1.0, "labels": 1.0}})
+    moved, before, masks, step = [], {}, {}, Trainer._step
+
+    def watched(self, number):
+        pruner = self._student.pruner
+        if number < 81:
+            masks.update(pruner.masks)
+        before.update({layer.output: module.matrix(layer).detach().clone() for layer in pruner.layers})
+        step(self, number)
+        if number >= 81:
+            changes = [module.matrix(layer).detach() - before[layer.output] for layer in pruner.layers]
+            returned = [change[~masks[layer.output]] for change, layer in zip(changes, pruner.layers, strict=True)]
+            moved.append(max(float(value.abs().max()) for value in returned))
+        if number == 90:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_step", watched)
+    monkeypatch.setattr(Trainer, "_keep", lambda self: None)
+    with pytest.raises(KeyboardInterrupt):
+        each.run()
+    assert 0.5 * rate < max(moved) < 1.5 * rate
+
+
+def test_gradients_of_the_fisher_matrix_leave_the_ranges_unchanged(tmp_path, monkeypatch):
+    each, _ = trainer(tmp_path / "a.onnx", FULL | {"quantisation": {"begin": 2, "freeze": 8}})
+    gradients, counted = Trainer._gradients, []
+
+    def watched(self, count):
+        before = self._student.quantisation.state_dict()
+        yield from gradients(self, count)
+        assert self._student.quantisation.state_dict() == before
+        counted.append(before["enabled"])
+
+    monkeypatch.setattr(Trainer, "_gradients", watched)
+    each.run()
+    assert counted[-1]
 
 
 def test_the_memory_of_samples_is_measured_without_the_parameters():
