@@ -186,9 +186,32 @@ def test_a_recipe_of_the_user_in_fp32(command, tmp_path, start):
 
 def test_another_training_does_not_go_on(command, trained):
     path, _ = trained
-    assert "holds a training with another number of steps, recipe" in refused(
+    assert "holds a training with another number of steps: give the command" in refused(
         command("test-tiny", path, "--steps", "9")
     )
+
+
+def test_the_dense_model_is_not_replaced(command, dense, tmp_path):
+    model = onnx.load(str(dense))
+    onnx.helper.set_model_props(model, {"tool": "mlperf-cpu-harness 0"})
+    path = tmp_path / "mine.onnx"
+    onnx.save(model, str(path))
+    before = path.read_bytes()
+    assert "is the dense model" in refused(command("test-tiny", path, "--weights", str(path)))
+    assert path.read_bytes() == before
+
+
+def test_a_one_shot_start_is_not_repeated(command, tmp_path, monkeypatch):
+    from harness.training import train as module
+
+    recipe, path = tmp_path / "mine.toml", tmp_path / "sparse.onnx"
+    recipe.write_text(FP32)
+    arguments = command(recipe, path, "--start", "one-shot")
+    assert train(arguments).exit_code == 0
+    before = path.read_bytes()
+    monkeypatch.setattr(module, "compress", None)
+    assert train(arguments).exit_code == 0
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -199,13 +222,18 @@ def test_another_training_does_not_go_on(command, trained):
         ("test-tiny", ("--weights", "minilm-l6-squad-int8"), "is already quantised"),
         ("test-tiny", ("--weights", "random"), "is for any model, so give an FP32 one"),
         ("minilm-80-fp32", ("--for", "openvino"), "trains in FP32, the same for every engine"),
-        ("test-tiny", ("--data", __file__), "is not"),
-        ("test-tiny", ("--data", "none.json"), "none.json"),
+        ("test-tiny", ("--data", __file__), "is not SQuAD v1.1: it is not JSON"),
+        ("test-tiny", ("--data", "none.json"), "cannot read the training data"),
         ("test-tiny", ("--output", "small.bin"), "must end in .onnx"),
     ],
 )
 def test_mistakes_are_one_sentence(command, tmp_path, recipe, more, said):
-    assert said in refused(command(recipe, tmp_path / "x.onnx", *more))
+    error = refused(command(recipe, tmp_path / "x.onnx", *more))
+    assert said in error
+    error = error[error.index("error: ") :]
+    assert error[-1] in ".?"
+    assert ". " not in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_pytorch_the_fix_is_named(command, tmp_path):

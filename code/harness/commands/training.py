@@ -9,7 +9,7 @@ from rich.table import Table
 
 from harness.commands.models import For
 from harness.commands.options import AsJson, parse_options
-from harness.errors import ConfigError, MissingDependencyError, on_interrupt
+from harness.errors import ConfigError, Interrupted, MissingDependencyError
 from harness.host import console
 from harness.host.files import user_path
 
@@ -42,7 +42,8 @@ def models_train(
         int | None, typer.Option(min=1, help="Stretch the recipe to so many steps.", show_default="the recipe's")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the data order.", show_default="the recipe's")
+        int | None,
+        typer.Option(min=0, help="Seed of the data order, and of the part held back.", show_default="the recipe's"),
     ] = None,
     start: Annotated[
         str,
@@ -71,6 +72,7 @@ def models_train(
         raise ConfigError(f"--start {start}: choose from {', '.join(_STARTS)}.")
     _check_torch()
     from harness.training.recipe import read_recipe
+    from harness.training.state import Checkpoints
     from harness.training.train import Training, model_path, train
 
     chosen = read_recipe(recipe)
@@ -80,8 +82,12 @@ def models_train(
     training = Training(
         chosen, weights, user_path(data), path, engine, start == "one-shot", parse_options(option or []), save_every
     )
-    with on_interrupt("the newest checkpoint was kept; the same command goes on from it."):
+    try:
         trained = train(training)
+    except KeyboardInterrupt:
+        kept = Checkpoints(path, {}).path.exists()
+        what = "the newest checkpoint was kept; the same command goes on from it" if kept else "nothing was kept"
+        raise Interrupted(f"interrupted: {what}.") from None
     if as_json:
         facts = {"path": trained.path, "metadata": trained.metadata}
         console.print_json({**facts, **asdict(trained.history), "per_second": trained.history.per_second})

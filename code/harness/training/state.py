@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,11 +12,16 @@ from typing import Any
 import torch
 
 from harness.errors import ConfigError, os_words
-from harness.host.files import locked, staging, sync_entry
+from harness.host.files import locked, remove_left_over, staging, sync_entry
 
 SUFFIX = ".training"
 """What the folder of checkpoints has in place of the model's ".onnx"."""
+DENSE = "dense.onnx"
+"""In the folder of checkpoints: the model that was built from a checkpoint of its framework."""
 _FILE = "checkpoint.pt"
+_LOCK = "lock"
+_IN_RECIPE = {"number of steps", "seed"}
+"""Parts of the identity that the digest of the recipe depends on: it is not named besides them."""
 
 
 class Checkpoints:
@@ -39,15 +43,36 @@ class Checkpoints:
         """Hold the folder, which is created, and removed in the end if it holds no checkpoint.
 
         Raises:
-            ConfigError: another process trains there, or the folder cannot be written.
+            ConfigError: another process trains there, the folder holds other files, or it cannot be written.
         """
+        self._check_own()
         message = f"another process is training {self.folder.with_suffix('.onnx')}: wait for it, or stop it."
-        with locked(self.folder / "lock", message):
+        with locked(self.folder / _LOCK, message):
             try:
                 yield
             finally:
                 if not self.path.exists():
-                    shutil.rmtree(self.folder, ignore_errors=True)
+                    self._remove()
+
+    def _check_own(self) -> None:
+        """Refuse a folder that was not made by a training."""
+        if self.path.exists() or not self.folder.is_dir():
+            return
+        names = sorted(entry.name for entry in self.folder.iterdir())
+        other = [name for name in names if name not in (DENSE, _LOCK) and not name.endswith(".partial")]
+        if other:
+            raise ConfigError(
+                f"{self.folder} holds {other[0]} and no checkpoint, so it is not of a training: choose another "
+                "--output, or move the folder."
+            )
+
+    def _remove(self) -> None:
+        """Remove the files of a training, and the folder if nothing else is in it."""
+        remove_left_over(self.folder)
+        with suppress(OSError):
+            for name in (DENSE, _LOCK):
+                (self.folder / name).unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def load(self) -> dict[str, Any] | None:
         """The newest checkpoint; None if there is none.
@@ -64,6 +89,8 @@ class Checkpoints:
         except (OSError, RuntimeError, LookupError, EOFError, UnpicklingError) as error:
             raise ConfigError(f"{self.path} cannot be read as a checkpoint: remove {self.folder}.") from error
         other = [name for name, value in self._identity.items() if found.get(name) != value]
+        if _IN_RECIPE.intersection(other):
+            other = [name for name in other if name != "recipe"]
         if other:
             raise ConfigError(
                 f"{self.folder} holds a training with another {', '.join(other)}: give the command that began it, "

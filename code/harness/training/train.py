@@ -37,7 +37,7 @@ from harness.training.loop import History, Student, Trainer
 from harness.training.memory import Budget, Demand, kept
 from harness.training.pruning import FisherMemory, Pruner
 from harness.training.recipe import Recipe
-from harness.training.state import Checkpoints
+from harness.training.state import DENSE, Checkpoints
 
 REPORT = ".training.json"
 """Suffix of the report's file name, in place of the model's ".onnx"."""
@@ -107,6 +107,8 @@ def train(training: Training) -> Trained:
     folder = Checkpoints(output, {})
     with folder.alone():
         model = _dense(training, folder.folder)
+        if output.resolve() == model.path.resolve():
+            raise ConfigError(f"{output} is the dense model: choose another --output for the trained one.")
         data = _data(training, model)
         return _train(training, model, data, Checkpoints(output, _identity(training, model, data)))
 
@@ -116,7 +118,7 @@ def _train(training: Training, model: manifests.Model, data: TrainingData, check
     dense = read_network(model.path)
     _check_dense(model, dense)
     teacher = GraphModule(Network(_copy(dense))).to(device).requires_grad_(False)
-    student = _student(training, dense, data, device)
+    student = _student(training, dense, None if checkpoints.path.exists() else data, device)
     lessons = Lessons(student.module, teacher, recipe.distillation, device)
     budget = _budget(recipe, student, lessons, data)
     history = Trainer(recipe, student, lessons, data, checkpoints, budget, training.save_every).run()
@@ -149,7 +151,7 @@ def _dense(training: Training, folder: Path) -> manifests.Model:
         )
     else:
         seed = recipe.seed if weights == "random" else 0
-        model = find_model(str(build(recipe.start or recipe.model, weights, folder / "dense.onnx", seed, dense=True)))
+        model = find_model(str(build(recipe.start or recipe.model, weights, folder / DENSE, seed, dense=True)))
     if training.options:
         model = model.model_copy(update={"settings": {**model.settings, **training.options}})
     return model
@@ -167,11 +169,12 @@ def _data(training: Training, model: manifests.Model) -> TrainingData:
     return benchmark.training_data(training.data, model.path, recipe.hold_out, recipe.max_cost, recipe.seed)
 
 
-def _student(training: Training, dense: ModelProto, data: TrainingData, device: torch.device) -> Student:
+def _student(training: Training, dense: ModelProto, data: TrainingData | None, device: torch.device) -> Student:
+    """The student at the first step; ``data`` fit a one-shot start, or are None if a checkpoint holds its result."""
     recipe, model = training.recipe, _copy(dense)
     if recipe.layers is not None:
         model = drop_layers(Network(model), recipe.layers)
-    if training.one_shot:
+    if training.one_shot and data is not None:
         model = _one_shot(training, model, data)
     network = Network(model)
     module = GraphModule(network).to(device)

@@ -54,6 +54,23 @@ def test_a_training_that_failed_at_once_leaves_nothing(output):
     assert list(output.parent.iterdir()) == []
 
 
+def test_a_folder_of_the_user_is_refused_and_kept(output):
+    folder = output.with_suffix(".training")
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds notes.txt and no checkpoint"), Checkpoints(output, IDENTITY).alone():
+        pass
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_files_that_appear_in_the_folder_are_kept(output):
+    checkpoints = Checkpoints(output, IDENTITY)
+    with checkpoints.alone():
+        (checkpoints.folder / "dense.onnx").touch()
+        (checkpoints.folder / "notes.txt").write_text("mine")
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut"])
 def test_a_damaged_checkpoint_is_one_sentence(output, content):
     checkpoints = Checkpoints(output, IDENTITY)
