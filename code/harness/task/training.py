@@ -87,14 +87,21 @@ def order(count: int, batch: int, step: int, seed: int) -> Integers:
 def alike_order(costs: Integers, batch: int, step: int, seed: int, pool: int = 50) -> Integers:
     """As `order`, but the samples of a step have similar costs, so that little is padded; ``costs`` is int64 (count,).
 
-    The samples of ``pool`` steps in the plain order are sorted by cost and dealt out as batches in a drawn order. So
-    each sample is still used once in an epoch, and a batch remains a random one of about its length.
+    The samples of ``pool`` steps of an epoch are sorted by cost and dealt out as batches in a drawn order, so that a
+    batch remains a random one of about its length. No sample is used twice in an epoch, and fewer than ``batch``, other
+    ones each time, not at all: where a batch reached into the next epoch, copies of a sample would lie side by side.
     """
-    group, member = divmod(step, pool)
-    drawn = order(len(costs), batch * pool, group, seed)
+    steps = len(costs) // batch
+    if not steps:
+        return order(len(costs), batch, step, seed)
+    epoch, place = divmod(step, steps)
+    group, member = divmod(place, pool)
+    size = min(pool, steps - group * pool)
+    first = group * pool * batch
+    drawn = np.random.default_rng((seed, epoch)).permutation(len(costs))[first : first + size * batch]
     # By index where costs are equal: sorted by cost alone, the order would be that of the sorting algorithm.
     ranked: Integers = drawn[np.lexsort((drawn, costs[drawn]))]
-    turn = np.random.default_rng((seed, 1, group)).permutation(pool)[member]
+    turn = np.random.default_rng((seed, 1, epoch, group)).permutation(size)[member]
     return ranked[turn * batch : (turn + 1) * batch]
 
 

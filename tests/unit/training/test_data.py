@@ -36,6 +36,17 @@ def test_batches_of_like_cost_use_each_sample_once_and_pad_little():
     assert firsts != sorted(firsts)
 
 
+@pytest.mark.parametrize(("count", "batch"), [(200, 32), (33, 32), (32, 32), (700, 8)])
+def test_a_batch_has_no_sample_twice(count, batch):
+    costs = np.random.default_rng(0).integers(10, 384, count)
+    batches = [alike_order(costs, batch, step, 0) for step in range(200)]
+    assert {len(set(each.tolist())) for each in batches} == {batch}
+    epoch = np.concatenate(batches[: count // batch])
+    assert len(set(epoch.tolist())) == len(epoch)
+    used = np.bincount(np.concatenate(batches), minlength=count)
+    assert used.min() > 0
+
+
 def test_nothing_to_train_on_is_said():
     with pytest.raises(ConfigError, match="at least one"):
         order(0, 4, 0, 0)
