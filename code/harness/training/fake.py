@@ -8,6 +8,7 @@ here, and the file holds them in steps of int32, which are finer than an activat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,10 @@ _CARRIERS = ("Reshape", "Flatten", "Squeeze", "Transpose")
 class FakeQuantisation:
     """Rounds layers, and products of activations, of a module; ``layers`` and ``products`` are of its network or alike.
 
-    `observe` finds the ranges from data, `enable` begins to round. From then on the ranges follow the data: each is a
-    moving average of minimum and maximum (Jacob et al., arXiv:1712.05877, section 3.1) times the part of it that
-    `observe` found best, because rare outliers cost the other values precision. The scales of weights follow their
-    largest one. After `freeze`, the ranges of activations stay.
+    `observe` finds the ranges from data, `enable` begins to round. From then on the ranges follow the data of steps
+    (`following`): each is a moving average of minimum and maximum (Jacob et al., arXiv:1712.05877, section 3.1) times
+    the part of it that `observe` found best, because rare outliers cost the other values precision. The scales of
+    weights follow their largest one. After `freeze`, the ranges of activations stay.
     """
 
     def __init__(self, module: GraphModule, layers: Sequence[Layer], products: Sequence[Product]) -> None:
@@ -159,8 +160,24 @@ class FakeQuantisation:
     def freeze(self) -> None:
         """Let the ranges of activations stay as they are."""
         self._frozen = True
-        for activation in self._activations.values():
-            activation.frozen = True
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """The forward passes of one step: at the end, all of them together move the ranges once.
+
+        Other forward passes, as for a score or the Fisher matrix, leave the ranges as they are.
+        """
+        activations = list(self._activations.values()) if self._enabled and not self._frozen else []
+        for activation in activations:
+            activation.follows = True
+        try:
+            yield
+            for activation in activations:
+                activation.move()
+        finally:
+            for activation in activations:
+                activation.follows = False
+                activation.seen.clear()
 
     def _disable(self) -> None:
         """Take all rounding back."""

@@ -1,7 +1,9 @@
-"""The empirical Fisher information of a layer's weights, and what it says about removing some of them.
+"""The Fisher information of a layer's weights, and what it says about removing some of them.
 
 From the Optimal BERT Surgeon (Kurtic et al., arXiv:2203.07259): the matrix stands for the Hessian of the loss, and is
-cut to blocks on its diagonal.
+cut to blocks on its diagonal. The paper's matrix is the empirical one, of the loss's gradients. Here the gradients are
+those of labels drawn from the model's own answers, one for each sample: a Monte-Carlo estimate of the model's Fisher
+matrix. See `drawn` for the reason.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -34,7 +36,7 @@ def _one_thread() -> Iterator[None]:
 
 
 class FisherInverse:
-    """The damped empirical Fisher matrix of a weight (outputs, inputs), and its inverse, in diagonal blocks.
+    """The damped Fisher matrix of a weight (outputs, inputs), and its inverse, in diagonal blocks.
 
     F = lambda I + 1/m sum_i g_i g_i' (equation 2), of which only blocks of neighbouring inputs of one output are kept.
     The paper updates the inverse itself with each gradient (Sherman-Morrison), which loses digits in float32 and passes
@@ -72,7 +74,7 @@ class FisherInverse:
             self._sum = torch.zeros(size, self.width, self.width, device=gradient.device)
         self.samples += 1
         self._waiting.append(self._by_block(gradient.detach().float()))
-        if len(self._waiting) >= _together(self.width):
+        if len(self._waiting) >= _added_at_once(self.width):
             self._add()
 
     def _add(self) -> None:
@@ -80,10 +82,6 @@ class FisherInverse:
             gradients = torch.stack(self._waiting, dim=1)
             self._sum.baddbmm_(gradients.transpose(1, 2), gradients)
             self._waiting = []
-
-    def inverse(self) -> Tensor:
-        """The blocks of F^-1, float64 (outputs x blocks, width, width)."""
-        return torch.cat([torch.cholesky_inverse(_factor(blocks)) for _, blocks in self._chunks()])
 
     @_one_thread()
     def scores(self, weight: Tensor) -> Tensor:
@@ -160,6 +158,7 @@ def drawn(
     mask: NDArray[np.generic] | None,
     normalised: Collection[str],
     seed: int,
+    first: int = 0,
 ) -> dict[str, NDArray[np.int64]]:
     """Labels drawn from a model's own answers, by output, int64 (samples,).
 
@@ -172,16 +171,19 @@ def drawn(
         mask: bool (samples, classes), the valid tokens, for answers that are tokens; others are not drawn.
         normalised: the outputs that are probabilities.
         seed: the same seed draws the same labels.
+        first: number of the first sample in its batch: a batch gets the same labels in parts as as a whole.
     """
-    generator = torch.Generator().manual_seed(seed)
+    count = len(outputs[next(iter(answers))])
+    uniform = np.random.default_rng(seed).random((first + count, len(answers)))[first:]
     found = {}
-    for name in answers:
+    for number, name in enumerate(answers):
         values = outputs[name].detach().float().cpu().flatten(1)
         logits = values.clamp_min(torch.finfo(torch.float32).tiny).log() if name in normalised else values
         if mask is not None:
             logits = logits.masked_fill(~torch.from_numpy(np.asarray(mask, dtype=bool)), -torch.inf)
-        shares = logits.softmax(1)
-        found[name] = torch.multinomial(shares, 1, generator=generator)[:, 0].numpy()
+        sums = logits.double().softmax(1).cumsum(1)
+        places = torch.from_numpy(uniform[:, number, None].copy()) * sums[:, -1:]
+        found[name] = torch.searchsorted(sums, places, right=True)[:, 0].clamp_max(sums.shape[1] - 1).numpy()
     return found
 
 
@@ -195,9 +197,9 @@ def block_width(inputs: int, group: int, block: int) -> int:
 def memory(shape: tuple[int, int], group: int, block: int) -> int:
     """Bytes that a `FisherInverse` of a weight (outputs, inputs) takes."""
     width = block_width(shape[1], group, block)
-    return shape[0] * ceil(shape[1] / width) * width * (width + _together(width)) * 4
+    return shape[0] * ceil(shape[1] / width) * width * (width + _added_at_once(width)) * 4
 
 
-def _together(width: int) -> int:
+def _added_at_once(width: int) -> int:
     """Number of gradients that are added in one pass over the blocks."""
     return max(1, width // 4)

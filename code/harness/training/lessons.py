@@ -48,14 +48,14 @@ class Lessons:
             outputs = self._student(feed, [name for name, _ in self._hidden])
         return loss(outputs, answers, batch, self._distillation, self._hidden, self._normalised)[0]
 
-    def own_loss(self, batch: Batch, seed: int) -> torch.Tensor:
+    def own_loss(self, batch: Batch, first: int, seed: int) -> torch.Tensor:
         """The cross-entropy of the student's answers with labels drawn from them, whose gradients make up the Fisher.
 
-        See `fisher.drawn`.
+        ``first`` is the number of the first sample, where the batch is a part of a larger one: see `fisher.drawn`.
         """
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
             outputs = self._student(tensors(batch.feed, self.device))
-        labels = drawn(outputs, batch.answers, batch.mask, self._normalised, seed)
+        labels = drawn(outputs, batch.answers, batch.mask, self._normalised, seed, first)
         return loss(outputs, {}, replace(batch, targets=labels), None, (), self._normalised)[0]
 
 

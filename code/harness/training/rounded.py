@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,17 +30,21 @@ def in_bytes(value: Tensor, span: Range) -> Tensor:
 
 @dataclass
 class Activation:
-    """The 8 bits of one tensor, whose range follows its values until it is frozen.
+    """The 8 bits of one tensor, whose range follows its values in the steps of training.
 
     The range is the moving average of the tensor's minimum and maximum (Jacob et al., arXiv:1712.05877, section 3.1),
-    times the part of it that was found best before training.
+    times the part of it that was found best before training. A step moves it once, after its last forward pass, so that
+    the number of parts in which a batch is computed makes no difference.
     """
 
     low: float = 0.0
     high: float = 0.0
     reaches: tuple[float, float] = (1.0, 1.0)
     """Parts of the minimum and the maximum that the 8 bits represent."""
-    frozen: bool = False
+    follows: bool = False
+    """Whether the values belong to a step of training."""
+    seen: list[tuple[float, float]] = field(default_factory=list)
+    """Minima and maxima of the step so far."""
     watch: Callable[[Tensor], None] | None = None
     """Reads the values instead of rounding them."""
 
@@ -54,12 +58,18 @@ class Activation:
         if self.watch is not None:
             self.watch(value.detach())
             return value
-        if not self.frozen and torch.is_grad_enabled():
-            low, high = limits(value)
-            if math.isfinite(low) and math.isfinite(high):
-                self.low += (1 - _INERTIA) * (low - self.low)
-                self.high += (1 - _INERTIA) * (high - self.high)
+        if self.follows:
+            found = limits(value)
+            if all(map(math.isfinite, found)):
+                self.seen.append(found)
         return in_bytes(value, self.range)
+
+    def move(self) -> None:
+        """Move the range by what the step has seen."""
+        if self.seen:
+            low, high = min(low for low, _ in self.seen), max(high for _, high in self.seen)
+            self.low += (1 - _INERTIA) * (low - self.low)
+            self.high += (1 - _INERTIA) * (high - self.high)
 
     def widen(self, value: Tensor) -> None:
         """Include a value in the range."""

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 from graphs import convnet, embedder, graph, images, mlp, mlp_feeds, node, normal, run, texts
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from harness.compress.network import Layer, Network
-from harness.compress.plan import Plan
 from harness.compress.products import products
 from harness.compress.quantise import EngineForm, quantise
 from harness.compress.ranges import Range, observe
@@ -64,7 +63,7 @@ def test_the_written_graph_computes_what_the_module_does(name: str, engine: Engi
 
 
 @pytest.mark.parametrize("name", _CASES)
-def test_ranges_include_what_was_observed(name: str) -> None:
+def test_ranges_are_parts_of_what_was_observed(name: str) -> None:
     model, feeds = _CASES[name]
     _, quantisation = _quantised(model, feeds)
     plan = quantisation.plan()
@@ -135,26 +134,46 @@ def test_ranges_follow_the_data_in_training_until_they_are_frozen() -> None:
         module(wider)
     assert quantisation.plan().ranges["x"] == before  # scoring changes nothing
     module(wider)
+    assert quantisation.plan().ranges["x"] == before  # neither do gradients apart from steps
+    with quantisation.following():
+        module(wider)
     after = quantisation.plan().ranges["x"]
     assert before.high < after.high < 2 * before.high
     quantisation.freeze()
-    module(wider)
+    with quantisation.following():
+        module(wider)
     assert quantisation.plan().ranges["x"] == after
 
 
-def test_values_that_are_no_numbers_leave_the_ranges_alone() -> None:
+def test_a_step_in_parts_moves_the_ranges_once() -> None:
+    model, feeds = _CASES["mlp"]
+    found = []
+    for parts in (1, 3):
+        module, quantisation = _quantised(model, feeds)
+        with quantisation.following():
+            for values in np.array_split(feeds[1]["x"] * 10, parts):
+                module({"x": torch.from_numpy(values)})
+        found.append(quantisation.state_dict()["activations"])
+    for name, state in found[0].items():
+        assert found[1][name]["low"] == pytest.approx(state["low"], rel=1e-4), name
+        assert found[1][name]["high"] == pytest.approx(state["high"], rel=1e-4), name
+
+
+def test_values_that_are_not_finite_leave_the_ranges_unchanged() -> None:
     model, feeds = _CASES["mlp"]
     module, quantisation = _quantised(model, feeds)
     before = quantisation.plan().ranges["x"]
     for value in (float("nan"), float("inf")):
-        module({"x": torch.full((1, 2, 32), value)})
+        with quantisation.following():
+            module({"x": torch.full((1, 2, 32), value)})
     assert quantisation.plan().ranges["x"] == before
 
 
 def test_a_restored_state_goes_on_alike() -> None:
     model, feeds = _CASES["embedder"]
     module, quantisation = _quantised(model, feeds)
-    module(_tensors(feeds[1]))
+    with quantisation.following():
+        module(_tensors(feeds[1]))
     quantisation.freeze()
     other = GraphModule(Network(model))
     again = FakeQuantisation(other, other.network.layers, list(products(other.network)))
@@ -171,7 +190,7 @@ def test_activations_are_rounded_as_the_range_says() -> None:
 
 
 def test_the_gradient_passes_within_the_range_only() -> None:
-    activation = Activation(low=-1.0, high=1.0, frozen=True)
+    activation = Activation(low=-1.0, high=1.0)
     value = torch.tensor([-2.0, -0.5, 0.5, 2.0], requires_grad=True)
     activation(value).sum().backward()
     assert value.grad is not None
@@ -235,4 +254,7 @@ def test_embeddings_are_rounded_in_the_range_of_their_table() -> None:
     table = next(numpy_helper.to_array(item) for item in model.graph.initializer if item.name == "table")
     span = Range.of(float(table.min()), float(table.max()))
     np.testing.assert_allclose(found, span.rounded(table[feeds[0]["ids"]]), atol=1e-5)
-    assert isinstance(quantisation.plan(), Plan)
+    written = quantise(quantisation.plan(), "openvino")
+    assert any(
+        item.data_type == TensorProto.UINT8 and tuple(item.dims) == table.shape for item in written.graph.initializer
+    )

@@ -23,6 +23,10 @@ def _measured(gradients: np.ndarray, group: int, block: int, dampening: float = 
     return found
 
 
+def _inverse(measured: FisherInverse) -> np.ndarray:
+    return np.concatenate([np.linalg.inv(blocks.numpy()) for _, blocks in measured._chunks()])
+
+
 def _dense(gradients: np.ndarray, row: int, start: int, stop: int, dampening: float = _DAMPENING) -> np.ndarray:
     """F of some inputs of one output, equation 2."""
     own = gradients[:, row, start:stop].astype(np.float64)
@@ -41,7 +45,7 @@ def test_blocks_divide_the_inputs_evenly_and_cut_no_group(inputs: int, group: in
 def test_the_inverse_is_that_of_the_dense_matrix(inputs: int, group: int, block: int) -> None:
     gradients = _gradients(40, 3, inputs)
     found = _measured(gradients, group, block)
-    blocks = found.inverse().numpy().reshape(3, -1, found.width, found.width)
+    blocks = _inverse(found).reshape(3, -1, found.width, found.width)
     for row in range(3):
         for number, inverse in enumerate(blocks[row]):
             start = number * found.width
@@ -58,7 +62,7 @@ def test_the_inverse_is_that_of_the_papers_recursion() -> None:
     for gradient in gradients[:, 0].astype(np.float64):
         image = expected @ gradient
         expected -= np.outer(image, image) / (count + gradient @ image)
-    found = _measured(gradients, 1, 6).inverse()[0].numpy()
+    found = _inverse(_measured(gradients, 1, 6))[0]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.max())
 
 
@@ -171,6 +175,17 @@ def test_labels_are_drawn_as_often_as_the_model_answers_them() -> None:
     assert not (found["logits"] == found["shares"]).all()
     again = drawn(outputs, outputs, None, {"shares"}, 1)
     assert all((again[name] == labels).all() for name, labels in found.items())
+
+
+def test_a_batch_in_parts_draws_the_same_labels() -> None:
+    generator = torch.Generator().manual_seed(1)
+    outputs = {name: torch.randn(9, 5, generator=generator) for name in ("start", "end")}
+    whole = drawn(outputs, outputs, None, (), 3)
+    for first, last in ((0, 4), (4, 5), (5, 9)):
+        part = {name: values[first:last] for name, values in outputs.items()}
+        for name, labels in drawn(part, part, None, (), 3, first).items():
+            np.testing.assert_array_equal(labels, whole[name][first:last])
+    assert len(set(map(tuple, whole.values()))) == 2
 
 
 def test_padding_is_never_drawn() -> None:

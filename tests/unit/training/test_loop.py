@@ -40,7 +40,7 @@ BASE = {
 }
 FULL = BASE | {
     "pruning": {
-        **{"method": "second-order", "sparsity": 0.6, "begin": 1, "end": 5, "every": 2, "block": 4},
+        **{"method": "second-order", "sparsity": 0.6, "initial": 0.2, "begin": 1, "end": 5, "every": 2, "block": 4},
         "fisher": {"samples": 3, "batch": 2, "block": 8, "dampening": 1e-4},
     },
     "quantisation": {"begin": 6, "freeze": 7},
