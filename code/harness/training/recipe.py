@@ -5,6 +5,7 @@ A recipe names the source of each of its figures. Importing this needs no PyTorc
 
 import hashlib
 import tomllib
+from math import ceil
 from pathlib import Path
 from typing import Literal, Self
 
@@ -57,14 +58,17 @@ class LearningRate(_Part):
 
 
 class Fisher(_Part):
-    """The empirical Fisher information matrix that second-order pruning uses (Kurtic et al., arXiv:2203.07259)."""
+    """The Fisher information matrix that second-order pruning uses (Kurtic et al., arXiv:2203.07259).
+
+    Its gradients are those of labels drawn from the model's own answers.
+    """
 
     samples: int = Field(1024, ge=1)
     """Number of gradients, m."""
     batch: int = Field(1, ge=1)
     """Samples that each of these gradients is the mean of."""
     block: int = Field(50, ge=1)
-    """Largest width of the diagonal blocks, B: memory is number of weights x B x 4 bytes."""
+    """Largest width of the diagonal blocks, B: memory is number of weights x (B + B / 4) x 4 bytes."""
     dampening: float = Field(1e-7, gt=0)
     """What is added to the diagonal, lambda."""
     memory: float = Field(8.0, gt=0)
@@ -203,7 +207,8 @@ class Recipe(_Part):
         Raises:
             ConfigError: so few steps leave no room for the recipe's phases.
         """
-
+        if steps == self.steps:
+            return self
         factor = steps / self.steps
         change: dict[str, object] = {"steps": steps, "learning_rate": _scaled_rate(self.learning_rate, factor)}
         if self.quantisation:
@@ -212,7 +217,7 @@ class Recipe(_Part):
                 "freeze": round(self.quantisation.freeze * factor),
             }
         if self.pruning:
-            change["pruning"] = _scaled_pruning(self.pruning, factor)
+            change["pruning"] = _scaled_pruning(self.pruning, self.steps, steps)
         try:
             return Recipe.model_validate({**self.model_dump(), **change})
         except ValidationError as error:
@@ -228,13 +233,17 @@ def _scaled_rate(rate: LearningRate, factor: float) -> dict[str, object]:
     return rate.model_dump() | {"warmup": round(rate.warmup * factor), "phases": phases}
 
 
-def _scaled_pruning(pruning: Pruning, factor: float) -> dict[str, object]:
-    """The pruning's fields with as many changes of the masks; fewer only if there are fewer steps than changes."""
-    begin = round(pruning.begin * factor)
-    every = max(round(pruning.every * factor), 1)
-    end = round(pruning.end * factor)
+def _scaled_pruning(pruning: Pruning, before: int, steps: int) -> dict[str, object]:
+    """The pruning's fields with as many changes of the masks; fewer only if there are too few steps for them."""
+    begin, end = round(pruning.begin * steps / before), round(pruning.end * steps / before)
     if pruning.method == "acdc":
-        end = begin + max((end - begin) // (2 * every), 1) * 2 * every
+        phases = (pruning.end - pruning.begin) // pruning.every
+        every = max(pruning.every * steps // before, 1)
+        phases = min(phases, max((steps - begin) // every, 2) // 2 * 2)
+        end = begin + phases * every
+    else:
+        changes = max(ceil((pruning.end - pruning.begin) / pruning.every), 1)
+        every = max(ceil((end - begin) / changes), 1)
     return pruning.model_dump() | {"begin": begin, "end": end, "every": every}
 
 

@@ -2,13 +2,14 @@
 
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from harness.catalog import manifests
 from harness.errors import ConfigError
-from harness.training.recipe import FOLDER, read_recipe, recipes
+from harness.training.recipe import FOLDER, Recipe, read_recipe, recipes
 from harness.training.schedule import prunes_at, rate_at, sparsity_at
 
 _OWN = sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -35,12 +36,24 @@ def test_each_figure_of_a_recipe_has_a_source_and_each_source_a_figure(name: str
 
 
 @pytest.mark.parametrize("name", _OWN)
-def test_a_recipe_ends_at_its_sparsity(name: str) -> None:
+def test_a_recipe_rises_to_its_sparsity_and_leaves_steps_to_recover(name: str) -> None:
     recipe = read_recipe(name)
     assert recipe.name == name
     assert rate_at(recipe, recipe.steps - 1) < 0.1 * recipe.learning_rate.peak
-    if recipe.pruning:
-        assert sparsity_at(recipe.pruning, recipe.steps) == recipe.pruning.sparsity
+    pruning = recipe.pruning
+    if pruning:
+        found = [sparsity_at(pruning, step) for step in _prunings(recipe)]
+        assert found[0] == pytest.approx(pruning.sparsity if pruning.method == "acdc" else pruning.initial)
+        assert all(now >= before for before, now in pairwise(found))
+        assert len(found) >= 3
+        assert pruning.end < recipe.steps
+
+
+def _prunings(recipe: Recipe) -> list[int]:
+    pruning = recipe.pruning
+    assert pruning
+    every = range(pruning.begin, recipe.steps, pruning.every)
+    return sorted(step for step in {*every, pruning.end} if prunes_at(pruning, step))
 
 
 def test_recipes_of_published_models_have_their_sparsity_and_form() -> None:
@@ -102,7 +115,7 @@ def _read(folder: Path, text: str) -> str:
         ("[[", "is not TOML"),
     ],
 )
-def test_a_wrong_recipe_is_told_with_file_and_key(tmp_path: Path, text: str, message: str) -> None:
+def test_a_wrong_recipe_is_reported_with_file_and_key(tmp_path: Path, text: str, message: str) -> None:
     assert message in _read(tmp_path, text)
 
 
@@ -143,8 +156,25 @@ def test_another_number_of_steps_moves_all_in_proportion(name: str, factor: floa
     if steps > 100:
         assert rate_at(other, int(0.45 * steps)) == pytest.approx(rate_at(recipe, int(0.45 * recipe.steps)), rel=0.3)
     if recipe.pruning and other.pruning:
-        assert sparsity_at(other.pruning, steps) == recipe.pruning.sparsity
+        if steps > 100:
+            assert len(_prunings(other)) == len(_prunings(recipe))
         assert other.pruning.end == pytest.approx(recipe.pruning.end * factor, rel=0.4)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("minilm-80", 200), ("obert-large-int8", 1000), ("obert-large-int8", 400), ("resnet50-pruned85-int8", 1000)],
+)
+def test_few_steps_prune_as_often(name: str, steps: int) -> None:
+    recipe = read_recipe(name)
+    assert len(_prunings(recipe.with_steps(steps))) == len(_prunings(recipe))
+
+
+def test_ac_dc_in_very_few_steps_has_fewer_phases() -> None:
+    other = read_recipe("resnet50-pruned85-int8").with_steps(30)
+    assert other.pruning
+    assert other.pruning.end <= 30
+    assert len(_prunings(other)) > 10
 
 
 def test_the_same_number_of_steps_changes_nothing() -> None:
