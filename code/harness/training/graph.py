@@ -128,10 +128,7 @@ class GraphModule(torch.nn.Module):
 
     def matrix(self, layer: Layer) -> Tensor:
         """A layer's weight as float32 (outputs, inputs), like `Network.matrix`: differentiable, not yet changed."""
-        weight: Tensor = self.weight(layer)
-        if layer.node.op_type == "Conv":
-            return weight.permute(0, *range(2, weight.dim()), 1).reshape(len(weight), -1)
-        return weight if _is_transposed(layer) else weight.t()
+        return as_matrix(layer, self.weight(layer))
 
     def forward(self, feed: Mapping[str, Tensor], wanted: Collection[str] = ()) -> dict[str, Tensor]:
         """The graph's outputs and the ``wanted`` tensors, by name.
@@ -227,6 +224,13 @@ class GraphModule(torch.nn.Module):
                 value = values[tensor.name].to("cpu", torch.float32).contiguous().numpy()
                 tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
         return model
+
+
+def as_matrix(layer: Layer, weight: Tensor) -> Tensor:
+    """A tensor with the shape of a layer's weight as (outputs, inputs), in the order of `Network.matrix`."""
+    if layer.node.op_type == "Conv":
+        return weight.permute(0, *range(2, weight.dim()), 1).reshape(len(weight), -1)
+    return weight if _is_transposed(layer) else weight.t()
 
 
 def restored(layer: Layer, matrix: Tensor, shape: Sequence[int]) -> Tensor:

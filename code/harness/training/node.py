@@ -16,11 +16,12 @@ Function = Callable[..., Tensor | Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class Node:
-    """A node's attributes by name, the number of its outputs, and the version of its operator set."""
+    """A node's attributes by name, the number of its outputs, the version of its operator set, and its name."""
 
     attributes: dict[str, Any] = field(default_factory=dict)
     outputs: int = 1
     opset: int = SINCE_AXES_ARE_INPUTS
+    name: str = ""
 
     def get(self, name: str, default: Any = None) -> Any:
         """An attribute, or its default."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness.errors import ConfigError
-from harness.training import windows
+from harness.training import layer_functions
 from harness.training.node import SINCE_AXES_ARE_INPUTS, Function, Node
 
 _TYPES = {
@@ -43,7 +43,7 @@ def function_of(node: NodeProto, opset: int) -> Function:
             "not supported; export the model without it."
         )
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    return OPERATORS[node.op_type](Node(attributes, len(node.output), opset))
+    return OPERATORS[node.op_type](Node(attributes, len(node.output), opset, node.name or node.output[0]))
 
 
 def _plain(function: Function) -> Callable[[Node], Function]:
@@ -51,7 +51,7 @@ def _plain(function: Function) -> Callable[[Node], Function]:
     return lambda node: function
 
 
-def _together(*values: Tensor) -> tuple[Tensor, ...]:
+def _on_one_device(*values: Tensor) -> tuple[Tensor, ...]:
     """Tensors on one device: constants of integers stay on the CPU until they meet others."""
     device = next((value.device for value in values if value.device.type != "cpu"), None)
     return values if device is None else tuple(value.to(device) for value in values)
@@ -59,7 +59,7 @@ def _together(*values: Tensor) -> tuple[Tensor, ...]:
 
 def _joint(function: Callable[..., Tensor]) -> Callable[[Node], Function]:
     """An operator without attributes on tensors that may be on different devices."""
-    return lambda node: lambda *values: function(*_together(*values))
+    return lambda node: lambda *values: function(*_on_one_device(*values))
 
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def _fold(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Node], Func
     """An operator with any number of inputs."""
 
     def run(*values: Tensor) -> Tensor:
-        first, *rest = _together(*values)
+        first, *rest = _on_one_device(*values)
         for value in rest:
             first = function(first, value)
         return first
@@ -85,7 +85,10 @@ def _fold(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Node], Func
 
 def _cast(node: Node) -> Function:
     if node.get("to") not in _TYPES:
-        raise ConfigError("the model cannot be trained: it casts to a type that is not supported.")
+        raise ConfigError(
+            f"the model cannot be trained: the Cast of the node {node.name} to the ONNX type {node.get('to')} is not "
+            "supported; export the model without it."
+        )
     dtype = _TYPES[node.get("to")]
     return lambda x: x.to(dtype)
 
@@ -204,7 +207,7 @@ def _split(node: Node) -> Function:
 
 def _concat(node: Node) -> Function:
     axis = node.get("axis", 0)
-    return lambda *values: torch.cat(_together(*values), axis)
+    return lambda *values: torch.cat(_on_one_device(*values), axis)
 
 
 def _shape(node: Node) -> Function:
@@ -255,7 +258,7 @@ def _arg_max(node: Node) -> Function:
 
 def _flatten(node: Node) -> Function:
     axis = node.get("axis", 1)
-    return lambda x: x.reshape(math.prod(x.shape[: axis % (x.dim() + 1) if axis < 0 else axis]), -1)
+    return lambda x: x.reshape(math.prod(x.shape[: axis + x.dim() if axis < 0 else axis]), -1)
 
 
 OPERATORS: dict[str, Callable[[Node], Function]] = {
@@ -263,14 +266,14 @@ OPERATORS: dict[str, Callable[[Node], Function]] = {
     "Add": _joint(torch.add),
     "And": _joint(torch.logical_and),
     "ArgMax": _arg_max,
-    "AveragePool": windows.average_pool,
-    "BatchNormalization": windows.batch_norm,
+    "AveragePool": layer_functions.average_pool,
+    "BatchNormalization": layer_functions.batch_norm,
     "Cast": _cast,
     "Clip": _clip,
     "Concat": _concat,
     "Constant": _constant,
     "ConstantOfShape": _filled,
-    "Conv": windows.conv,
+    "Conv": layer_functions.conv,
     "Div": _joint(_divide),
     "Dropout": _plain(lambda x, *rest: x),
     "Equal": _joint(torch.eq),
@@ -279,24 +282,24 @@ OPERATORS: dict[str, Callable[[Node], Function]] = {
     "Expand": _plain(_expand),
     "Flatten": _flatten,
     "Gather": _gather,
-    "Gelu": windows.gelu,
-    "Gemm": windows.gemm,
-    "GlobalAveragePool": windows.global_pool(torch.mean),
-    "GlobalMaxPool": windows.global_pool(torch.amax),
+    "Gelu": layer_functions.gelu,
+    "Gemm": layer_functions.gemm,
+    "GlobalAveragePool": layer_functions.global_pool(torch.mean),
+    "GlobalMaxPool": layer_functions.global_pool(torch.amax),
     "Greater": _joint(torch.gt),
     "GreaterOrEqual": _joint(torch.ge),
-    "HardSigmoid": windows.hard_sigmoid,
+    "HardSigmoid": layer_functions.hard_sigmoid,
     "HardSwish": _plain(functional.hardswish),
     "Identity": _plain(lambda x: x),
-    "LayerNormalization": windows.layer_norm,
-    "LeakyRelu": windows.leaky,
+    "LayerNormalization": layer_functions.layer_norm,
+    "LeakyRelu": layer_functions.leaky,
     "Less": _joint(torch.lt),
     "LessOrEqual": _joint(torch.le),
     "Log": _plain(torch.log),
     "LogSoftmax": _softmax(torch.log_softmax),
     "MatMul": _plain(torch.matmul),
     "Max": _fold(torch.maximum),
-    "MaxPool": windows.max_pool,
+    "MaxPool": layer_functions.max_pool,
     "Min": _fold(torch.minimum),
     "Mul": _joint(torch.mul),
     "Neg": _plain(torch.neg),

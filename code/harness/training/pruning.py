@@ -13,7 +13,7 @@ from harness.compress.network import Layer
 from harness.errors import ConfigError
 from harness.training import fisher
 from harness.training.fisher import FisherInverse
-from harness.training.graph import GraphModule, restored
+from harness.training.graph import GraphModule, as_matrix, restored
 from harness.training.recipe import Pruning
 from harness.training.schedule import dense_at, prunes_at, sparsity_at
 
@@ -26,7 +26,7 @@ class FisherMemory:
     """What second-order pruning takes."""
 
     bytes: int
-    """Largest size at a time."""
+    """Largest size at a time: the blocks, a copy of the weights, and the scores twice."""
     passes: int
     """Times that all gradients are computed for one pruning."""
 
@@ -103,14 +103,15 @@ class Pruner:
             return FisherMemory(0, 0)
         parts = self._parts()
         largest = max(sum(self._bytes(rows) for rows in part) for part in parts)
-        return FisherMemory(largest, 1 if len(parts) == 1 else 2 * len(parts))
+        beside = self._total * 4 + 2 * self._total // self._pruning.block * 4
+        return FisherMemory(largest + beside, 1 if len(parts) == 1 else 2 * len(parts))
 
     def gradients(self) -> dict[str, Tensor]:
         """The present gradients of the layers' matrices, float32 (outputs, inputs); zeros where there are none."""
         found = {}
         for layer in self.layers:
             weight = self._module.weight(layer)
-            found[layer.output] = _matrix(layer, torch.zeros_like(weight) if weight.grad is None else weight.grad)
+            found[layer.output] = as_matrix(layer, torch.zeros_like(weight) if weight.grad is None else weight.grad)
         return found
 
     @torch.no_grad()
@@ -143,7 +144,7 @@ class Pruner:
         if pruning.method == "second-order":
             if gradients is None:
                 raise ValueError("second-order pruning needs gradients")
-            return self._surgery(target, gradients)
+            return self._surgery(target, gradients) if target else False  # gradients are not computed for nothing
         with torch.no_grad():
             scores = {layer.output: self._groups(self._module.matrix(layer)).square().sum(2) for layer in self.layers}
         changed = self._change(self._chosen(scores, target))
@@ -318,13 +319,6 @@ def _keep(scores: Tensor, count: int) -> Tensor:
     equal = (scores == limit).nonzero().flatten()
     keep[equal[count - int((scores < limit).sum()) :]] = True
     return keep
-
-
-def _matrix(layer: Layer, weight: Tensor) -> Tensor:
-    """A tensor with the shape of the layer's weight as (outputs, inputs), like `GraphModule.matrix`."""
-    if layer.node.op_type == "Conv":
-        return weight.permute(0, *range(2, weight.dim()), 1).reshape(len(weight), -1)
-    return weight if layer.node.op_type == "Gemm" and layer.attribute("transB", 0) else weight.t()
 
 
 def _matches(layer: Layer, patterns: Sequence[str]) -> bool:

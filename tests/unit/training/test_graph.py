@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graphs import convnet, embedder, folded, graph, images, mlp, mlp_feeds, node, normal, run, texts
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from bert.architecture import BertConfig, build_bert
 from bert.mobilebert import MobileBertConfig, build_mobilebert
@@ -20,6 +20,7 @@ from harness.models.weights import RandomWeights
 torch = pytest.importorskip("torch", reason="training is not installed: make setup TRAIN=1")
 
 from harness.training.graph import GraphModule, restored  # noqa: E402
+from harness.training.operators import function_of  # noqa: E402
 
 _BERT = BertConfig(layers=2, hidden=32, heads=2, feed_forward=64, vocabulary=1100, positions=24)
 _MOBILE = MobileBertConfig(
@@ -341,3 +342,15 @@ def test_parameters_that_match_a_pattern_are_not_trained(bert: ModelProto) -> No
     rest = module.trained(["*embeddings*"])
     assert 0 < len(rest) < len(module.trained())
     assert not any(module.parameter(name) is value for name in module.names() if "embeddings" in name for value in rest)
+
+
+@pytest.mark.parametrize("axis", [-2, -1, 0, 1, 3])
+def test_flatten_at_any_axis(axis: int) -> None:
+    model = graph([node("Flatten", "x", "y", axis=axis)], {"x": ("N", 3, 4)}, ["y"], {})
+    _agrees(model, {"x": normal(1, 2, 3, 4)})
+
+
+def test_a_cast_that_is_not_supported_names_its_node() -> None:
+    cast = node("Cast", "x", "y", to=TensorProto.STRING)
+    with pytest.raises(ConfigError, match="the Cast of the node y to the ONNX type 8 is not supported; export"):
+        function_of(cast, 13)

@@ -1,4 +1,4 @@
-"""Masks: they follow the schedule, never regrow but with AC/DC, and hold weights at zero through training."""
+"""Masks: they follow the schedule, regrow only with AC/DC, and hold weights at zero through training."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -251,12 +251,23 @@ def test_a_memory_limit_divides_the_layers_and_changes_nothing() -> None:
         assert pruner.step(0, gradients)
         assert asked == [6] * pruner.fisher_memory.passes
         if limit == 2e-5:
-            assert pruner.fisher_memory.bytes <= limit * 2**30
+            weights = sum(mask.numel() for mask in pruner.masks.values())
+            assert pruner.fisher_memory.bytes <= limit * 2**30 + weights * (4 + 2)  # the weights, and scores of blocks
         found.append({layer.output: module.matrix(layer).detach() for layer in pruner.layers})
     assert pruner.fisher_memory.passes == 2 * sum(len(mask) for mask in pruner.masks.values())
     for others in found[1:]:
         for output, value in found[0].items():
             torch.testing.assert_close(others[output], value, rtol=1e-4, atol=1e-5)
+
+
+def test_no_gradients_are_computed_to_remove_nothing() -> None:
+    pruner = _pruner(_pruning("second-order", initial=0.0))
+
+    def unwanted(count: int) -> Iterator[Mapping[str, torch.Tensor]]:
+        pytest.fail(f"{count} gradients")
+
+    assert not pruner.step(2, unwanted)
+    assert pruner.sparsity == 0
 
 
 def test_gradients_that_are_not_finite_end_the_run() -> None:
