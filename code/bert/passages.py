@@ -35,13 +35,18 @@ class Passages:
     """By question; empty without labels."""
     group: Integers
     """int64 (contexts,): equal for passages of one article, and for equal passages."""
-    digest: str
-    """sha256 of the files, in hex."""
+    hashes: tuple[str, ...]
+    """sha256 of each file, in hex."""
 
     @property
     def labelled(self) -> bool:
         """Whether the questions have answers."""
         return bool(self.answers)
+
+    @property
+    def digest(self) -> str:
+        """One sha256 for all files, in hex; that of the file if there is only one."""
+        return self.hashes[0] if len(self.hashes) == 1 else sha256("".join(self.hashes).encode()).hexdigest()
 
 
 def read_passages(path: Path) -> Passages:
@@ -74,8 +79,8 @@ def read_passages(path: Path) -> Passages:
         articles += ((number, article) for article in _articles(data))
     if answers and len(answers) < len(questions):
         raise ConfigError(f"{path} has files with answers and files without: train on one kind.")
-    digest = sha256("".join(sha256(content).hexdigest() for content in contents).encode()).hexdigest()
-    return Passages(Squad(tuple(contexts), tuple(questions)), tuple(answers), _groups(articles, contexts), digest)
+    hashes = tuple(sha256(content).hexdigest() for content in contents)
+    return Passages(Squad(tuple(contexts), tuple(questions)), tuple(answers), _groups(articles, contexts), hashes)
 
 
 def word_places(context: str, answer: Answer) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ from bert.qsl import BertQSL
 from bert.sut import BertSUT
 from bert.vocabulary import read_tokenizer
 from bert.wordpiece import Tokenizer
+from harness.catalog.manifests import datasets
 from harness.errors import ConfigError
 from harness.host import console
 from harness.task.feeds import GraphOnly, feed
@@ -45,8 +46,8 @@ class SquadTraining(TrainingData):
     ) -> None:
         """Read a JSON file, or all of a folder, and hold back whole articles with about ``hold_out`` of the samples.
 
-        The articles of a file with a single one are its passages. ``vocab``, ``casing`` and ``outputs`` are the
-        benchmark's settings.
+        The articles of a file with a single one are its passages. Without answers nothing is held back. ``vocab``,
+        ``casing`` and ``outputs`` are the benchmark's settings.
 
         Raises:
             ConfigError: the files are not in SQuAD's format, the graph is not a question-answering BERT, or there is
@@ -69,7 +70,7 @@ class SquadTraining(TrainingData):
         train, held = hold_back(
             passages.group[self._context(np.arange(len(self._features)))],
             self._features.question.astype(np.int64),
-            hold_out,
+            hold_out if self.labelled else 0.0,
             seed,
         )
         train = train[known[train]]
@@ -79,6 +80,9 @@ class SquadTraining(TrainingData):
         self.held_back = np.arange(len(train), len(self._samples))
         facts = [passages.digest, self._tokenizer.digest, repr(params)]
         self.digest = sha256("\n".join(facts).encode()).hexdigest()
+        files = len(passages.hashes)
+        self.origin = f"sha256 {passages.digest}" + (f" of those of {files} files" if files > 1 else "")
+        self.official = any(entry.official and entry.sha256 in passages.hashes for entry in datasets("bert").values())
         if not self.count:
             raise ConfigError(f"{path} has no questions to train on besides those held back: add data.")
 

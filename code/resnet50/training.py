@@ -1,7 +1,9 @@
 """Images to train on, with the preprocessing of a run and the labels of ImageNet, and top-1 of a part held back."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from harness.host.fingerprint import Fingerprint
 from harness.task.feeds import GraphOnly
 from harness.task.shape import Array, Integers, Shape
 from harness.task.training import Batch, TrainingData, hold_back
-from resnet50.images import SUFFIXES, dataset_file, find_images
+from resnet50.images import SUFFIXES, VAL_MAP, class_folders, dataset_file, find_images
 from resnet50.interface import choose_layout, number_of_classes, settled_outputs
 from resnet50.labels import CLASSES
 from resnet50.pixels import Pixels, decoded_file, load_pixels
@@ -24,6 +26,8 @@ from resnet50.qsl import IMAGES, ImageQSL
 
 _CACHED = 50_000
 """Up to so many images are decoded once and cached, in 7 GiB; more are decoded each time that they are used."""
+_VALIDATION = re.compile(r"ILSVRC2012_val_\d{8}")
+"""Names of the images that official runs are scored on."""
 
 
 class ImageTraining(TrainingData):
@@ -43,7 +47,7 @@ class ImageTraining(TrainingData):
         """Find the images and their labels, and hold back about ``hold_out`` of them, drawn by ``seed``.
 
         ``profile`` and ``layout`` are the benchmark's settings. A folder that has neither val_map.txt nor class folders
-        holds images without labels, in itself or in folders below.
+        holds images without labels, in itself or in folders below; of these nothing is held back.
 
         Raises:
             ConfigError: there are no images, one is damaged, or the graph is not an ImageNet classifier.
@@ -62,11 +66,13 @@ class ImageTraining(TrainingData):
         self._targets = None if images.labels is None else images.labels + (classes - CLASSES)
         self._qsl = ImageQSL(_pixels(images.files, profile, cache_dir), profile, chosen)
         every = np.arange(len(images.files))
-        train, held = hold_back(every, every, hold_out, seed)
+        train, held = hold_back(every, every, hold_out if self.labelled else 0.0, seed)
         self._samples = np.concatenate((train, held))
         self.count = len(train)
         self.held_back = np.arange(len(train), len(every))[: len(held)]
-        self.digest = images.digest(profile)
+        self.digest = sha256(f"{profile!r} {images.digest}".encode()).hexdigest()
+        self.origin = f"{len(every):,} files, sha256 of their names, sizes and labels {images.digest}"
+        self.official = any(_VALIDATION.fullmatch(file.stem) for file in images.files)
 
     def batch(self, indices: Integers) -> Batch:
         """The images in the graph's layout and dtype; targets are the outputs' indices of their labels."""
@@ -99,9 +105,10 @@ class _Images:
     labels: Integers | None
     """int64 (n,): 0 to 999, or None."""
 
-    def digest(self, profile: Profile) -> str:
+    @cached_property
+    def digest(self) -> str:
         """sha256 of their names, sizes and labels, in hex; not of their content, which would all have to be read."""
-        made = sha256(repr(profile).encode())
+        made = sha256()
         labels = np.zeros(len(self.files), np.int64) if self.labels is None else self.labels
         for file, label in zip(self.files, labels.tolist(), strict=True):
             made.update(f"{file.name} {file.stat().st_size} {label}\n".encode())
@@ -110,6 +117,9 @@ class _Images:
 
 def _find(path: Path) -> _Images:
     """The labelled images at ``path``, or those without labels."""
+    parts = [name for name in ("train", "val") if _divided(path / name)]
+    if parts and not (path / VAL_MAP).is_file():
+        raise ConfigError(f"{path} has class folders in {' and in '.join(parts)}: give one of these folders.")
     if not path.exists():
         raise ConfigError(f"{path} does not exist: pass a val_map.txt, or a folder of images.")
     try:
@@ -121,6 +131,11 @@ def _find(path: Path) -> _Images:
         return _Images(files, None)
     found = find_images(place)
     return _Images(found.files, found.labels)
+
+
+def _divided(path: Path) -> bool:
+    """Whether class folders lie in this one itself."""
+    return any(folder.parent == path for folder in class_folders(path))
 
 
 def _pixels(files: Sequence[Path], profile: Profile, cache_dir: Path) -> Pixels:

@@ -17,6 +17,7 @@ from bert.architecture import BertConfig, build_bert
 from harness import cli
 from harness.catalog.datasets import find_dataset
 from harness.graph import read_graph
+from harness.host.download import sha256_of
 from harness.models.show import sparsity
 from harness.models.weights import RandomWeights
 
@@ -120,7 +121,7 @@ def test_a_trained_model_describes_its_training(trained, questions):
     assert (metadata["precision"], metadata["sparsity"], metadata["block"]) == ("int8", "0.5", "4")
     assert metadata["engine_form"] == "deepsparse"
     assert metadata["weights"].startswith("random")
-    assert metadata["training_data"].startswith(f"{questions.name}, sha256 ")
+    assert metadata["training_data"].startswith(f"{questions.name}, sha256 {sha256_of(questions)}, ")
     assert metadata["compression"] == (
         "gradual second-order pruning, distillation from the dense model, quantisation-aware training"
     )

@@ -23,6 +23,8 @@ from harness.models.calibration import Calibration, calibration, check_calibrati
 from harness.models.made import TOOL, check_output, check_replaceable
 
 _INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QuantizeLinear"}
+TRAINED = ("training", "recipe", "recipe_sha256", "training_data")
+"""Metadata that say that the weights were changed by training, which stays true whatever follows."""
 REPORT = ".compression.json"
 """Suffix of the report's file name, in place of the model's ".onnx"."""
 
@@ -79,11 +81,11 @@ def compress_file(
 
 
 def facts_of(model: manifests.Model) -> dict[str, str]:
-    """The metadata that a compressed model inherits from the dense one."""
+    """The metadata that a compressed or trained model inherits from the one it is made of."""
     metadata = model.metadata
     weights = model.source if model.source != "unknown" else f"unknown ({model.path.name}, {(model.sha256 or '')[:16]})"
     settings = {key: str(value) for key, value in model.settings.items()}
-    taken: dict[str, str] = {key: metadata[key] for key in ("architecture", "model") if key in metadata}
+    taken: dict[str, str] = {key: metadata[key] for key in ("architecture", "model", *TRAINED) if key in metadata}
     if model.name in manifests.models():
         taken["model"] = model.name
     return {**settings, **taken, "weights": metadata.get("weights", weights)}

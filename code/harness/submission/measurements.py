@@ -170,7 +170,7 @@ def calibration(records: Iterable[Record]) -> str:
             *_list(model.metadata),
             "",
         ]
-        if "training" in model.metadata:
+        if "torch" in model.metadata:  # the last step was training; compression keeps "training", and not this
             lines += [
                 "Weights are quantised symmetrically, per tensor or per output; activations asymmetrically, with "
                 "ranges found while the model was trained in this arithmetic, on the data that its metadata name. "

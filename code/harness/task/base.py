@@ -178,8 +178,8 @@ class Benchmark(ModelInterface):
     def training_data(self, path: Path, graph: Path, hold_out: float, max_cost: int | None, seed: int) -> TrainingData:
         """The samples at ``path``, with or without labels, as inputs of the graph in the file ``graph``.
 
-        About the share ``hold_out`` is held back, drawn by ``seed``; samples cost at most ``max_cost``, by default as
-        much as the model takes.
+        About the share ``hold_out`` is held back, drawn by ``seed``, or nothing without labels; samples cost at most
+        ``max_cost``, by default as much as the model takes.
 
         Raises:
             ConfigError: the data cannot be read or divided, does not suit the graph, or the benchmark has no training.

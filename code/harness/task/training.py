@@ -41,6 +41,10 @@ class TrainingData(ABC):
     """Samples to train on: `batch` takes 0 to ``count`` - 1."""
     digest: str
     """sha256, in hex, of all that the samples and their labels depend on."""
+    origin: str
+    """The sha256 of the data's file or files, or another digest, and of what."""
+    official: bool = False
+    """Whether official runs are scored on some of the samples."""
     labelled: bool
     """Whether the samples have labels, so that batches have targets and the held-back part a score."""
     held_back: Integers

@@ -23,7 +23,7 @@ from harness.host import console
 from harness.host.files import check_writable, remove_left_over, write_bytes, write_text
 from harness.host.machine import core_count
 from harness.models.build import build
-from harness.models.compression import facts_of
+from harness.models.compression import TRAINED, facts_of
 from harness.models.made import TOOL, check_output, check_replaceable
 from harness.running.options import validated
 from harness.task.base import find_benchmark
@@ -123,7 +123,7 @@ def _train(training: Training, model: manifests.Model, data: TrainingData, check
     budget = _budget(recipe, student, lessons, data)
     history = Trainer(recipe, student, lessons, data, checkpoints, budget, training.save_every).run()
     form = _settings(training).engine_form
-    metadata = facts_of(model) | _facts(training, data, student, history)
+    metadata = joined(facts_of(model), _facts(training, data, student, history))
     with console.working("writing the model"):
         exported = export(student.module, student.quantisation, form, metadata)
     output = training.output.absolute()
@@ -166,7 +166,17 @@ def _check_dense(model: manifests.Model, network: ModelProto) -> None:
 def _data(training: Training, model: manifests.Model) -> TrainingData:
     kind, recipe = find_benchmark(model.benchmark), training.recipe
     benchmark = kind(validated(kind.Settings, model.settings), paths.CACHE_DIR)
-    return benchmark.training_data(training.data, model.path, recipe.hold_out, recipe.max_cost, recipe.seed)
+    data = benchmark.training_data(training.data, model.path, recipe.hold_out, recipe.max_cost, recipe.seed)
+    if data.official:
+        console.warn(
+            f"official runs are scored on samples in {training.data}: train on other data, since the score of a model "
+            "that was trained on them says nothing."
+        )
+    if not data.labelled:
+        console.note(
+            f"{data.count:,} samples without labels: the model only learns from the dense one, and nothing is scored"
+        )
+    return data
 
 
 def _student(training: Training, dense: ModelProto, data: TrainingData | None, device: torch.device) -> Student:
@@ -245,6 +255,12 @@ def _identity(training: Training, model: manifests.Model, data: TrainingData) ->
     }
 
 
+def joined(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of a model with what it inherits; an earlier training is named first."""
+    earlier = {key: f"{before[key]}; then {now[key]}" for key in TRAINED if key in before}
+    return {**before, **now, **earlier}
+
+
 def _facts(
     training: Training,
     data: TrainingData,
@@ -260,7 +276,7 @@ def _facts(
         "training": f"{recipe.name}, {recipe.steps:,} steps of {recipe.batch}, seed {recipe.seed}",
         "recipe": recipe.name,
         "recipe_sha256": recipe.digest,
-        "training_data": f"{training.data.name}, sha256 {data.digest[:16]}, {data.count:,} samples"
+        "training_data": f"{training.data.name}, {data.origin}, {data.count:,} samples"
         + ("" if data.labelled else " without labels"),
         "torch": torch.__version__,
         "tool": f"{TOOL} {__version__}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import onnx
 import pytest
 from squad_data import VOCAB
 
+from bert import training
 from bert.architecture import BertConfig, build_bert
 from bert.passages import Answer, read_passages, word_places
 from bert.task import Bert, BertSettings
@@ -133,7 +135,21 @@ def test_the_right_logits_score_full_marks(write, opened):
     assert data.score(outputs(right=False))[1] < 100
 
 
-def test_questions_without_answers_are_unlabelled(write, opened):
+def test_the_questions_of_official_runs_are_recognised(write, opened, monkeypatch):
+    path = write(article(("a b the", [("the", "b")])))
+    data = opened(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert data.origin == f"sha256 {digest}"
+    assert not data.official
+    entry = next(each for each in training.datasets("bert").values() if each.official)
+    monkeypatch.setattr(training, "datasets", lambda name: {"dev": entry.model_copy(update={"sha256": digest})})
+    assert opened(path).official
+    write(article(("a b the", [("the", "a")])), name="2.json")
+    assert opened(path.parent).official
+    assert opened(path.parent).origin.endswith(" of those of 2 files")
+
+
+def test_questions_without_answers_are_unlabelled(write, opened, tmp_path):
     one = article(("a b the", [("the", "b"), ("a", "a")]))
     for qa in one["paragraphs"][0]["qas"]:
         qa["answers"] = []
@@ -143,6 +159,7 @@ def test_questions_without_answers_are_unlabelled(write, opened):
     assert every(data).targets is None
     with pytest.raises(ConfigError, match="nothing can be scored"):
         data.score([])
+    assert len(opened(tmp_path / "train.json", hold_out=0.5).held_back) == 0
 
 
 def test_a_folder_is_one_data_set(write, opened):

@@ -18,6 +18,7 @@ from harness.catalog.models import find_model
 from harness.errors import ConfigError
 from harness.graph import read_graph
 from harness.models.build import build
+from harness.models.compression import facts_of
 from harness.models.weights import RandomWeights, Weights
 from harness.running.request import RunRequest, resolve
 
@@ -81,6 +82,18 @@ def test_a_model_that_was_compressed_here_says_so_in_every_result(tmp_path):
     (tmp_path / "small.onnx").write_bytes(model.SerializeToString())
     found = find_model(str(tmp_path / "small.onnx"))
     assert found.remark == "compressed here (second-order, one shot), not a published model"
+
+
+def test_a_trained_model_stays_one_when_it_is_compressed(tmp_path):
+    training = {"training": "a recipe, 9 steps", "recipe": "a recipe", "recipe_sha256": "12", "training_data": "x"}
+    model = classifier(RandomWeights(0), {"weights": "mine", "compression": "gradual", "torch": "2", **training})
+    (tmp_path / "small.onnx").write_bytes(model.SerializeToString())
+    facts = facts_of(find_model(str(tmp_path / "small.onnx")))
+    assert facts == {"weights": "mine", **training}
+    (tmp_path / "again.onnx").write_bytes(
+        classifier(RandomWeights(0), facts | {"compression": "b"}).SerializeToString()
+    )
+    assert find_model(str(tmp_path / "again.onnx")).retraining == "Yes: a recipe, 9 steps"
 
 
 def test_a_setting_cannot_hide_that_the_weights_are_random(monkeypatch):

@@ -84,12 +84,31 @@ def test_a_part_is_held_back_and_scored(folder, tmp_path):
 
 
 def test_photographs_without_labels(folder, tmp_path):
-    data = opened(folder, tmp_path)
+    data = opened(folder, tmp_path, hold_out=0.5)
     assert not data.labelled
+    assert len(data.held_back) == 0
     assert data.count == 8
     assert data.batch(np.arange(8)).targets is None
     with pytest.raises(ConfigError, match="nothing can be scored"):
         data.score([])
+
+
+def test_the_images_of_official_runs_are_recognised(folder, tmp_path):
+    label(folder)
+    data = opened(folder, tmp_path)
+    assert not data.official
+    assert data.origin.startswith("8 files, sha256 of their names, sizes and labels ")
+    (folder / "3.png").rename(folder / "ILSVRC2012_val_00000003.png")
+    (folder / "val_map.txt").unlink()
+    assert opened(folder, tmp_path).official
+
+
+@pytest.mark.parametrize("names", [("train",), ("val",), ("train", "val")])
+def test_one_part_of_imagenet_is_to_be_given(folder, tmp_path, names):
+    for name in names:
+        (folder / name / "n01440764").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=f"has class folders in {' and in '.join(names)}: give one of these"):
+        opened(folder, tmp_path)
 
 
 def test_a_folder_without_images_or_that_is_not_there_is_rejected(tmp_path):
