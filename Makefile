@@ -187,7 +187,7 @@ coverage: $(READY) ## Run all tests, and show which lines of code/ they reach (p
 	@$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html $(ARGS)
 
 lint: $(READY) ## Check style, format and types
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && sh tools/types.sh $(call quoted,$(VENV))
 
 format: $(READY) ## Apply style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .

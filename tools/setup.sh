@@ -48,6 +48,10 @@ if is_ready "$@"; then
 fi
 
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+trained=
+if [ -f "$ready-training" ]; then
+    trained=1
+fi
 echo "setting up $venv with Python $version (once; about a minute)" >&2
 if ! "$python" -m venv --clear "$venv"; then
     echo "error: $python cannot make a virtual environment; on Debian and Ubuntu: apt install python$version-venv" >&2
@@ -65,4 +69,7 @@ elif ! pip install --require-hashes -r requirements-deepsparse.lock; then
     echo "DeepSparse could not be installed here: the other engines work without it" >&2
 fi
 pip install --no-deps --no-build-isolation --editable .
+if [ -n "$trained" ]; then
+    echo "PyTorch was removed with the old $venv: make setup TRAIN=1 adds it again" >&2
+fi
 touch "$ready"
