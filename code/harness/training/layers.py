@@ -114,7 +114,7 @@ def _first_input(network: Network, numbers: Sequence[int | None], hidden: dict[i
         names = {name for node in nodes if node.op_type not in _SHAPES for name in node.input}
         return {name for name in names - made if name and not network.is_constant(name)}
 
-    # Masks and sizes are read by the second layer, too; the hidden state before the first one is not.
+    # The second layer also reads masks and sizes; the hidden state before the first one is not.
     found = read(first) - read(second)
     if len(found) != 1:
         raise ConfigError("layers cannot be dropped: it is not clear which tensor the first encoder layer reads.")

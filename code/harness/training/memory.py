@@ -1,9 +1,10 @@
-"""How many samples fit the memory at once: what a forward pass keeps for the backward pass, measured and told."""
+"""How many samples fit the memory at once: what a forward pass keeps for the backward pass, measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -12,7 +13,7 @@ from harness.host import memory
 _SHARE = 0.7
 """Part of the free memory that activations and gradients may take; the rest is for what no hook sees."""
 _OVERHEAD = 1.6
-"""Times what is kept for the backward pass: gradients of activations live beside it, and what rounding keeps."""
+"""Times what is kept for the backward pass: gradients of activations live beside it."""
 _OPTIMIZER_BYTES = 12
 """Of a trained parameter: its gradient and AdamW's two moments, float32."""
 
@@ -52,6 +53,16 @@ def kept(forward: Callable[[], object], parameters: Iterable[torch.Tensor]) -> i
         total = sum(storages.values())
     del result
     return total
+
+
+def kept_each(forward: Callable[[int], object], parameters: Sequence[torch.Tensor]) -> tuple[int, int]:
+    """Bytes that each sample keeps, and those kept once however many there are, such as masked and rounded weights.
+
+    ``forward`` gets the number of samples: 1 and 2.
+    """
+    one, two = (kept(partial(forward, count), parameters) for count in (1, 2))
+    each = max(two - one, 1)
+    return each, max(one - each, 0)
 
 
 def free(device: torch.device) -> int | None:
