@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from types import ModuleType
 
 import onnx
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from bert.architecture import BertConfig, build_bert
 from harness import cli
+from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
+from harness.errors import Interrupted
 from harness.graph import read_graph
 from harness.host.download import sha256_of
 from harness.models.show import sparsity
@@ -185,6 +189,51 @@ def test_a_recipe_of_the_user_in_fp32(command, tmp_path, start):
     assert share_of_zeros(path) == pytest.approx(0.6, abs=0.03)
 
 
+class Kept(RandomWeights):
+    """Random weights that are remembered, as a checkpoint of the same model would hold them."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.tensors = {}
+
+    def tensor(self, name, shape, draw):
+        return self.tensors.setdefault(name, super().tensor(name, shape, draw))
+
+
+def test_layers_of_a_checkpoint_become_another_model(questions, tmp_path, monkeypatch):
+    config = BertConfig(layers=3, hidden=32, heads=2, feed_forward=64, vocabulary=30522, positions=128)
+    builder = ModuleType("tiny_graph")
+    builder.build = lambda weights: build_bert(weights, config)
+    monkeypatch.setitem(sys.modules, "tiny_graph", builder)
+    facts = {"description": "", "source": "", "official_name": "bert-99", "precision": "fp32"}
+    facts |= {"input_data_types": "int64", "weight_transformations": "no"}
+    known = dict(manifests.models())
+    known["tiny-3l"] = ("bert", manifests.ModelEntry(**facts, builder="tiny_graph:build"))
+    known["tiny-2l"] = ("bert", manifests.ModelEntry(**facts))
+    monkeypatch.setattr(manifests, "models", lambda: known)
+    weights = Kept(1)
+    build_bert(weights, config)
+    save_file(weights.tensors, tmp_path / "model.safetensors")
+    recipe, path = tmp_path / "mine.toml", tmp_path / "out" / "small.onnx"
+    path.parent.mkdir()
+    recipe.write_text(
+        f'model = "tiny-2l"\nstart = "tiny-3l"\nlayers = [0, 2]\n{FP32}'.replace("steps = 4", "steps = 2")
+    )
+    given = ["--weights", str(tmp_path / "model.safetensors"), "--data", str(questions), "--output", str(path)]
+    done = train(["models", "train", str(recipe), *given])
+    assert done.exit_code == 0, done.output
+    metadata = read_graph(path).metadata
+    assert (metadata["model"], metadata["layers"], metadata["sparsity"]) == ("tiny-2l", "0, 2", "0.6")
+    assert metadata["weights"].startswith("model.safetensors, sha256 ")
+    assert "2 layers kept" in metadata["compression"]
+    names = {node.name.split("layer.")[1][0] for node in onnx.load(str(path)).graph.node if "layer." in node.name}
+    assert names == {"0", "2"}
+    assert (path.with_suffix(".training") / "dense.onnx").exists()
+    before = path.read_bytes()
+    assert train(["models", "train", str(recipe), *given]).exit_code == 0
+    assert path.read_bytes() == before
+
+
 def test_another_training_does_not_go_on(command, trained):
     path, _ = trained
     assert "holds a training with another number of steps: give the command" in refused(
@@ -200,6 +249,22 @@ def test_the_dense_model_is_not_replaced(command, dense, tmp_path):
     before = path.read_bytes()
     assert "is the dense model" in refused(command("test-tiny", path, "--weights", str(path)))
     assert path.read_bytes() == before
+
+
+def test_an_interruption_says_what_was_kept(command, tmp_path, monkeypatch):
+    from harness.training import train as module
+
+    def interrupted(training):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "train", interrupted)
+    path = tmp_path / "x.onnx"
+    with pytest.raises(Interrupted, match=r"^interrupted: nothing was kept\.$"):
+        train(command("test-tiny", path))
+    path.with_suffix(".training").mkdir()
+    (path.with_suffix(".training") / "checkpoint.pt").touch()
+    with pytest.raises(Interrupted, match="the newest checkpoint was kept; the same command goes on from it"):
+        train(command("test-tiny", path))
 
 
 def test_a_one_shot_start_is_not_repeated(command, tmp_path, monkeypatch):
