@@ -27,7 +27,7 @@ _SAMPLE = 4096
 """Rows of a layer's input used to try ranges."""
 _PROBES = 32
 """Samples used to measure the model's own outputs."""
-_TOLERANCE = 0.05
+TOLERANCE = 0.05
 """Relative output error above which a quantised layer gets more scales, or stays in FP32."""
 _WEIGHTED = 2
 """Times the tolerance for attention weights by values, whose errors the residual connection after them dilutes. MiniLM
@@ -50,7 +50,7 @@ class CompressSettings(BaseModel):
     )
     keep: tuple[str, ...] = Field(default=(), description="patterns of layers to leave unchanged")
     tolerance: float = Field(
-        default=_TOLERANCE,
+        default=TOLERANCE,
         gt=0,
         description="maximum relative output error of a product in 8 bits; twice that for attention weights by values",
     )

@@ -10,12 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from harness.compress.network import Layer
+from harness.compress.network import Layer, Network
 from harness.compress.plan import Plan
 from harness.compress.ranges import Range
 
 _MIN_EMBEDDINGS = 1024  # rows of the smallest table worth quantising
 LARGEST_SUM = np.iinfo(np.int32).max
+
+
+def reads_table(network: Network, node: NodeProto) -> bool:
+    """Whether a node reads rows of a table that becomes 8 bits: a large one of embeddings."""
+    if node.op_type != "Gather" or not network.is_constant(node.input[0]) or network.is_constant(node.input[1]):
+        return False
+    if any(attribute.name == "axis" and attribute.i != 0 for attribute in node.attribute):
+        return False
+    table = network.constant(node.input[0])
+    return table.dtype == np.float32 and table.ndim == 2 and len(table) >= _MIN_EMBEDDINGS
 
 
 class Encoder(ABC):
@@ -71,7 +81,7 @@ class Encoder(ABC):
             self.linear(layer)
         elif node.output[0] in self.plan.products:
             self.product(node)
-        elif node.op_type == "Gather" and self._is_table(node):
+        elif self.plan.tables and reads_table(self.network, node):
             self._embed(node)
         elif not self.carry(node):
             self.copy(node)
@@ -167,18 +177,6 @@ class Encoder(ABC):
         if clip.op_type == "Clip":
             high = float(self.network.floats(clip.input[2]))
             self._ranges[name] = Range(0.0, min(high, self._ranges[name].high))
-
-    def _is_table(self, node: NodeProto) -> bool:
-        table = node.input[0]
-        return (
-            self.plan.tables
-            and self.network.is_constant(table)
-            and not any(a.name == "axis" and a.i != 0 for a in node.attribute)
-            and not self.network.is_constant(node.input[1])
-            and self.network.constant(table).dtype == np.float32
-            and self.network.constant(table).ndim == 2
-            and len(self.network.constant(table)) >= _MIN_EMBEDDINGS
-        )
 
     def _embed(self, node: NodeProto) -> None:
         table = self.network.floats(node.input[0])

@@ -14,7 +14,7 @@ from harness.compress.encoding import LARGEST_SUM, Encoder
 from harness.compress.network import Layer
 from harness.compress.rounding import Rounded
 
-_CARRIERS = ("Reshape", "Flatten", "Squeeze", "Transpose")
+CARRIERS = ("Reshape", "Flatten", "Squeeze", "Transpose")
 """Operators that treat 8-bit values like floating-point ones and keep their scale. MaxPool is left out: if it has 8-bit
 inputs, DeepSparse 1.8 runs no part of the graph itself."""
 _MIDDLE = 128
@@ -96,7 +96,7 @@ class IntegerEncoder(Encoder):
     def carry(self, node: NodeProto) -> bool:
         """Reshape and the like, if their input exists in 8 bits only."""
         source, name = node.input[0] if node.input else "", node.output[0]
-        if node.op_type not in _CARRIERS or len(node.output) > 1 or source not in self.bytes.keys() & self.hidden:
+        if node.op_type not in CARRIERS or len(node.output) > 1 or source not in self.bytes.keys() & self.hidden:
             return False
         carried = NodeProto()
         carried.CopyFrom(node)

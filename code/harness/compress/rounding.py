@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from harness.compress.prune import Statistics
 
 GREATEST = 127
-_CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Parts of the largest weight to try as the largest integer."""
 _COLUMNS = 128  # rounded before the columns after them are corrected
 
 
@@ -34,7 +35,7 @@ def nearest(weight: NDArray[np.float32], statistics: Statistics | None = None, *
     """Round to the nearest integer; with statistics, the largest weights are clipped if that reduces the error."""
     reach = np.abs(weight).max(axis=1 if per_output else None, keepdims=True)
     reach = np.where(reach > 0, reach, 1).astype(np.float32)
-    candidates = [_round(weight, reach * np.float32(clip) / GREATEST) for clip in (_CLIPS if statistics else (1.0,))]
+    candidates = [_round(weight, reach * np.float32(clip) / GREATEST) for clip in (CLIPS if statistics else (1.0,))]
     return min(candidates, key=lambda rounded: statistics.loss(rounded.weight)) if statistics else candidates[0]
 
 

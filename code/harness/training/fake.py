@@ -14,28 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import NodeProto
 from torch import Tensor
 
+from harness.compress.compress import TOLERANCE
+from harness.compress.encoding import reads_table
+from harness.compress.integer import CARRIERS
 from harness.compress.network import Layer, Network
 from harness.compress.plan import Plan
 from harness.compress.products import Product, choose_ranges
+from harness.compress.qdq import QdqEncoder
 from harness.compress.ranges import REACHES, Range
+from harness.compress.rounding import CLIPS
 from harness.training.graph import GraphModule
 from harness.training.rounded import Activation, Table, Weight, in_bytes
 
-_TOLERANCE = 0.05
-"""Relative error of a layer's outputs above which its weights get a scale for each output, as in `compress`."""
-_CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Parts of the largest weight to try."""
 _ROWS = 64
 """Rows of each batch on which ranges and scales are tried."""
-_MIN_OPSET_OF_AXES = 13
-"""The operator set from which on DequantizeLinear may have a scale for each output."""
-_MIN_EMBEDDINGS = 1024
-"""Rows of the smallest table that is written in 8 bits."""
-_CARRIERS = ("Reshape", "Flatten", "Squeeze", "Transpose")
-"""Operators that hand on the 8 bits of a convolution."""
 
 
 class FakeQuantisation:
@@ -45,6 +39,9 @@ class FakeQuantisation:
     (`following`): each is a moving average of minimum and maximum (Jacob et al., arXiv:1712.05877, section 3.1) times
     the part of it that `observe` found best, because rare outliers cost the other values precision. The scales of
     weights follow their largest one. After `freeze`, the ranges of activations stay.
+
+    Scales are chosen by the rules of `harness.compress.compress`, with one difference: that leaves layers and products
+    beyond its tolerance in FP32, here all are rounded, since training adapts the weights to it.
     """
 
     def __init__(self, module: GraphModule, layers: Sequence[Layer], products: Sequence[Product]) -> None:
@@ -65,7 +62,7 @@ class FakeQuantisation:
     def _root(self, name: str) -> str:
         """The tensor whose 8 bits a tensor has: itself, or what a convolution reads or gives, in another shape."""
         root, node = name, self._makers.get(name)
-        while node is not None and node.op_type in _CARRIERS:
+        while node is not None and node.op_type in CARRIERS:
             root = str(node.input[0])
             if root in self._results or root in self._inputs:
                 return root
@@ -76,7 +73,7 @@ class FakeQuantisation:
         """Find ranges and scales for these batches, the graph's inputs by name."""
         samples: dict[str, list[Tensor]] = {}
         operands: dict[str, list[Tensor]] = {}
-        self._disable()
+        self.disable()
         for name, activation in self._activations.items():
             activation.low, activation.high, activation.reaches = 0.0, 0.0, (1.0, 1.0)
             activation.watch = self._watch(name, activation, samples, operands)
@@ -89,7 +86,7 @@ class FakeQuantisation:
                     activation.watch = None
                 self._choose(samples, operands)
         finally:
-            self._disable()
+            self.disable()
 
     def _watch(
         self, name: str, activation: Activation, samples: dict[str, list[Tensor]], operands: dict[str, list[Tensor]]
@@ -140,11 +137,12 @@ class FakeQuantisation:
             lost = weight(matrix) - matrix
             return float((lost if rows is None else rows @ lost.t()).norm()) / energy
 
-        axes = layer.node.op_type != "Conv" and self._module.network.model.opset_import[0].version >= _MIN_OPSET_OF_AXES
+        opset = self._module.network.model.opset_import[0].version
+        axes = layer.node.op_type != "Conv" and opset >= QdqEncoder.min_opset_of_axes
         for per_output in (False, True) if axes else (False,):
-            least, clip = min((harm(Weight(layer, per_output, clip)), -clip) for clip in _CLIPS)
+            least, clip = min((harm(Weight(layer, per_output, clip)), -clip) for clip in CLIPS)
             self._weights[layer.output].per_output, self._weights[layer.output].clip = per_output, -clip
-            if least <= _TOLERANCE:
+            if least <= TOLERANCE:
                 break
 
     def enable(self) -> None:
@@ -154,7 +152,7 @@ class FakeQuantisation:
         for output, weight in self._weights.items():
             self._module.rounding[output] = weight
         for node in self._module.network.nodes:
-            if _reads_table(self._module.network, node):
+            if reads_table(self._module.network, node):
                 self._module.results[node.output[0]] = Table(self._reader_of(node.input[0]))
 
     def freeze(self) -> None:
@@ -179,8 +177,8 @@ class FakeQuantisation:
                 activation.follows = False
                 activation.seen.clear()
 
-    def _disable(self) -> None:
-        """Take all rounding back."""
+    def disable(self) -> None:
+        """Compute without rounding again."""
         module = self._module
         self._enabled = False
         for output in self._weights:
@@ -246,15 +244,6 @@ class FakeQuantisation:
             self.enable()
         if state["frozen"]:
             self.freeze()
-
-
-def _reads_table(network: Network, node: NodeProto) -> bool:
-    """Whether a node reads rows of a table that `harness.compress.encoding` writes in 8 bits."""
-    if node.op_type != "Gather" or not network.is_constant(node.input[0]) or network.is_constant(node.input[1]):
-        return False
-    table = network.constant(node.input[0])
-    plain = not any(attribute.name == "axis" and attribute.i != 0 for attribute in node.attribute)
-    return plain and table.dtype == np.float32 and table.ndim == 2 and len(table) >= _MIN_EMBEDDINGS
 
 
 def _best_reaches(activation: Activation, rows: Tensor, matrices: Sequence[Tensor]) -> tuple[float, float]:
