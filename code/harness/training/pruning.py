@@ -55,7 +55,7 @@ class Pruner:
             ConfigError: no layers are left, or they have fewer whole groups than the sparsity asks for.
         """
         self._module, self._pruning = module, pruning
-        self.layers = [layer for layer in layers if not _matches(layer, pruning.keep)]
+        self.layers = [layer for layer in layers if not matches(layer, pruning.keep)]
         if not self.layers:
             raise ConfigError("the recipe's pruning.keep leaves no layer to prune: remove patterns from it.")
         with torch.no_grad():
@@ -321,5 +321,6 @@ def _keep(scores: Tensor, count: int) -> Tensor:
     return keep
 
 
-def _matches(layer: Layer, patterns: Sequence[str]) -> bool:
+def matches(layer: Layer, patterns: Sequence[str]) -> bool:
+    """Whether the layer's name, or that of its weight, matches one of the shell patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in (layer.name, layer.weight))

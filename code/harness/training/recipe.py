@@ -5,6 +5,8 @@ A recipe names the source of each of its figures. Importing this needs no PyTorc
 
 import hashlib
 import tomllib
+from collections.abc import Collection
+from fnmatch import fnmatchcase
 from math import ceil
 from pathlib import Path
 from typing import Literal, Self
@@ -12,6 +14,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import ConfigError, did_you_mean
+from harness.host import console
 from harness.host.files import user_path
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -269,6 +272,28 @@ def read_recipe(name_or_path: str) -> Recipe:
     if path.suffix != ".toml" and not path.is_file():
         raise ConfigError(f"there is no recipe '{name_or_path}': {did_you_mean(name_or_path, own)}")
     return _read(path)
+
+
+def check_patterns(recipe: Recipe, layers: Collection[str], parameters: Collection[str]) -> None:
+    """Make sure that each pattern of the recipe matches a name of the model; a note for the harness's own recipes.
+
+    ``layers`` are the names of layers and their weights. A pattern of pruning.keep may also match another parameter,
+    such as a table of embeddings, which is never pruned.
+
+    Raises:
+        ConfigError: a pattern of the user's recipe matches nothing.
+    """
+    for key, patterns, names in (
+        ("pruning.keep", recipe.pruning.keep if recipe.pruning else (), {*layers, *parameters}),
+        ("frozen", recipe.frozen, set(parameters)),
+    ):
+        for pattern in patterns:
+            if any(fnmatchcase(name, pattern) for name in names):
+                continue
+            message = f"the recipe {recipe.name}: {key}: no name in this model matches {pattern}"
+            if not (FOLDER / f"{recipe.name}.toml").exists():
+                raise ConfigError(f"{message}; correct or remove it: names are {', '.join(sorted(names)[:3])}, ...")
+            console.note(message)
 
 
 def _read(path: Path) -> Recipe:

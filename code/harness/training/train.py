@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 
 import torch
@@ -34,9 +35,9 @@ from harness.training.graph import GraphModule
 from harness.training.layers import drop_layers
 from harness.training.lessons import Lessons, cost
 from harness.training.loop import History, Student, Trainer
-from harness.training.memory import Budget, Demand, kept
-from harness.training.pruning import FisherMemory, Pruner
-from harness.training.recipe import Recipe
+from harness.training.memory import Budget, Demand, kept_each
+from harness.training.pruning import FisherMemory, Pruner, matches
+from harness.training.recipe import Recipe, check_patterns
 from harness.training.state import DENSE, Checkpoints
 
 REPORT = ".training.json"
@@ -188,6 +189,7 @@ def _student(training: Training, dense: ModelProto, data: TrainingData | None, d
         model = _one_shot(training, model, data)
     network = Network(model)
     module = GraphModule(network).to(device)
+    check_patterns(recipe, [name for layer in network.layers for name in (layer.name, layer.weight)], module.names())
     pruner = None
     if recipe.pruning:
         pruner = Pruner(module, network.inner(), recipe.pruning)
@@ -205,7 +207,10 @@ def _one_shot(training: Training, model: ModelProto, data: TrainingData) -> Mode
     recipe = training.recipe
     feeds = [data.batch(data.order(8, number, recipe.seed)).feed for number in range(min(_FITTED, -(-data.count // 8)))]
     with console.Progress("pruning in one shot", unit="layers") as bar:
-        settings = _settings(training).model_copy(update={"precision": "fp32", "engine": None})
+        # Patterns of a recipe match names of weights as well, those of `compress` only names of layers.
+        patterns = recipe.pruning.keep if recipe.pruning else ()
+        keep = tuple(escape(layer.name) for layer in Network(model).layers if matches(layer, patterns))
+        settings = _settings(training).model_copy(update={"precision": "fp32", "engine": None, "keep": keep})
         return compress(model, feeds, settings, lambda done, total: bar.update(done=done, total=total))[0]
 
 
@@ -214,26 +219,32 @@ def _settings(training: Training) -> CompressSettings:
     pruning = training.recipe.pruning
     values: dict[str, object] = {"precision": "int8" if training.recipe.quantisation else "fp32"}
     if pruning:
-        values |= {"sparsity": pruning.sparsity, "block": pruning.block, "keep": pruning.keep}
+        values |= {"sparsity": pruning.sparsity, "block": pruning.block}
     return validated(CompressSettings, values | {"engine": training.engine})
 
 
 def _budget(recipe: Recipe, student: Student, lessons: Lessons, data: TrainingData) -> Budget:
     """Measure what a short and a long sample keep for the backward pass, and say what the training will take."""
     indices = data.order(min(_PROBED, data.count), 0, recipe.seed)
-    batches = sorted((data.batch(indices[number : number + 1]) for number in range(len(indices))), key=cost)
-    ends = (batches[0], batches[-1])
+    ranked = sorted((cost(data.batch(indices[number : number + 1])), number) for number in range(len(indices)))
+    (short, first), (length, last) = ranked[0], ranked[-1]
     parameters = list(student.module.parameters())
-    short, long = ((cost(batch), kept(lambda batch=batch: lessons.loss(batch), parameters)) for batch in ends)  # type: ignore[misc]
+    if student.quantisation:
+        student.quantisation.enable()  # rounding keeps more: its ranges are of no matter here
+    (low, _), (high, once) = (
+        kept_each(lambda copies, at=at: lessons.loss(data.batch(indices[at : at + 1].repeat(copies))), parameters)  # type: ignore[misc]
+        for at in (first, last)
+    )
+    if student.quantisation:
+        student.quantisation.disable()
     count = sum(value.numel() for value in parameters)
     needed = student.pruner.fisher_memory if student.pruner and not student.fixed else FisherMemory(0, 0)
-    budget = Budget.of(Demand.of(short, long), count, needed.bytes, lessons.device)
-    length = cost(batches[-1])
+    budget = Budget.of(Demand.of((short, low), (length, high)), count, needed.bytes + once, lessons.device)
     at_once = min(recipe.batch, budget.samples(length))
     each = budget.demand.bytes(length) / 2**30
     console.note(
         f"memory: {count * 20 / 2**30:.2f} GiB for the weights of student and teacher, gradients and optimizer; "
-        f"{at_once * each:.2f} GiB for activations, {at_once} of {recipe.batch} samples at once"
+        f"{at_once * each + once / 2**30:.2f} GiB for activations, {at_once} of {recipe.batch} samples at once"
     )
     if needed.bytes:
         passes = f", in {needed.passes} passes over the gradients" if needed.passes > 1 else ""

@@ -9,7 +9,7 @@ import pytest
 
 from harness.catalog import manifests
 from harness.errors import ConfigError
-from harness.training.recipe import FOLDER, Recipe, read_recipe, recipes
+from harness.training.recipe import FOLDER, Recipe, check_patterns, read_recipe, recipes
 from harness.training.schedule import prunes_at, rate_at, sparsity_at
 
 _OWN = sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -180,6 +180,19 @@ def test_ac_dc_in_very_few_steps_has_fewer_phases() -> None:
 def test_the_same_number_of_steps_changes_nothing() -> None:
     for recipe in recipes().values():
         assert recipe.with_steps(recipe.steps).digest == recipe.digest
+
+
+def test_patterns_that_match_nothing_are_refused_in_a_users_recipe(caplog: pytest.LogCaptureFixture) -> None:
+    own = read_recipe("minilm-80").model_copy(update={"name": "mine", "frozen": ("*table*",)})
+    layers, parameters = ["pooler", "pooler.weight"], ["pooler.weight", "embedding.table"]
+    check_patterns(own, layers, parameters)
+    with pytest.raises(ConfigError, match=r"mine: pruning.keep: no name in this model matches \*pooler\*; correct or"):
+        check_patterns(own, ["query"], ["embedding.table"])
+    with pytest.raises(ConfigError, match=r"mine: frozen: no name in this model matches \*table\*"):
+        check_patterns(own, layers, ["embedding.weight"])
+    caplog.set_level("INFO")
+    check_patterns(read_recipe("minilm-80"), ["query"], ["embedding.table"])
+    assert "minilm-80: pruning.keep: no name in this model matches *pooler*" in caplog.text
 
 
 def test_the_digest_ignores_the_texts() -> None:
