@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -12,6 +12,9 @@ from harness.commands.options import AsJson, parse_options
 from harness.errors import ConfigError, Interrupted, MissingDependencyError
 from harness.host import console
 from harness.host.files import user_path
+
+if TYPE_CHECKING:
+    from harness.training.train import Trained
 
 _STARTS = ("dense", "one-shot")
 
@@ -88,6 +91,10 @@ def models_train(
         kept = Checkpoints(path, {}).path.exists()
         what = "the newest checkpoint was kept; the same command goes on from it" if kept else "nothing was kept"
         raise Interrupted(f"interrupted: {what}.") from None
+    _show(trained, as_json)
+
+
+def _show(trained: "Trained", as_json: bool) -> None:
     if as_json:
         facts = {"path": trained.path, "metadata": trained.metadata}
         console.print_json({**facts, **asdict(trained.history), "per_second": trained.history.per_second})

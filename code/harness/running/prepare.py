@@ -160,10 +160,7 @@ def prepare(
         return scenario
 
     if not quiet:
-        console.note(
-            f"{settings.scenario} {settings.mode}: {settings.model.name} on {settings.engine}, data set "
-            f"{dataset.name} ({qsl.count} samples)"
-        )
+        _announce(settings, dataset, qsl.count)
     # Batches are made of loaded samples only; LoadGen loads them again itself.
     indices = np.arange(qsl.performance_count)
     qsl.load(indices)
@@ -173,10 +170,7 @@ def prepare(
     if len(possible) > len(layouts) == 1:
         scenario.streams_why = "another run of this result used them"
     description = _described(engine, engine.settings)
-    console.detail(f"settings in force: {_words(description)}")
-    if scenario.choice:
-        console.detail(scenario.choice.words(sut.unit))
-    console.detail(f"batches: {_words(scenario.describe())}; the slowest warm-up batch took {slowest:.3g} s")
+    _explain(description, scenario, slowest)
     if not quiet:
         _remark(engine)
     beat(patience(settings))
@@ -184,6 +178,20 @@ def prepare(
     check_unchanged(inputs)
     warm = (benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener)
     return Prepared(*warm, inputs, converted, description, choices, doubts)
+
+
+def _announce(settings: RunSettings, dataset: Dataset, samples: int) -> None:
+    console.note(
+        f"{settings.scenario} {settings.mode}: {settings.model.name} on {settings.engine}, data set "
+        f"{dataset.name} ({samples} samples)"
+    )
+
+
+def _explain(description: Mapping[str, object], scenario: Scenario, slowest: float) -> None:
+    console.detail(f"settings in force: {_words(description)}")
+    if scenario.choice:
+        console.detail(scenario.choice.words(scenario.sut.unit))
+    console.detail(f"batches: {_words(scenario.describe())}; the slowest warm-up batch took {slowest:.3g} s")
 
 
 def _dataset(settings: RunSettings, benchmark: Benchmark) -> Dataset:

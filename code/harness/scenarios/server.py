@@ -81,8 +81,9 @@ class Server(MeasuredScenario):
     def slowness(self, indices: Integers, listener: Listener) -> tuple[float, str]:
         """By the longest sample, alone in its batch, on all cores at once: the rest of the bound is for waiting.
 
-        A query waits the less, the more streams there are: in a queue of c servers with constant service times and at
-        half of their rate, the 99th percentile of the wait is about 2/c service times.
+        A query waits the less, the more streams there are. With c streams, 2/c service times are left for waiting; by
+        `scheduling.simulate` with constant service times, the 99th percentile of the wait stays below that up to 35 %
+        of the streams' rate with 2 and 4 streams, 45 % with 8, and 60 % with 16, where the limit of 80 % holds.
         """
         shape = probes(self.sut, self.costs, 1)[0]
         if self.sut.engine.fixed_shapes:
