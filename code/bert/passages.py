@@ -55,7 +55,7 @@ def read_passages(path: Path) -> Passages:
     Answers may be absent, but then from all questions. The articles of a file that has a single one are its passages.
 
     Raises:
-        ConfigError: there is no such file, or one has another format, or only some questions have answers.
+        ConfigError: a file does not exist or has another format, or only some questions have answers.
     """
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if not files:
