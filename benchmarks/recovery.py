@@ -1,6 +1,7 @@
 """Accuracy loss and speed gain of pruning and quantisation: dense trained models, compressed in one shot.
 
     python -m benchmarks.recovery [--model M --dataset D] [--sparsities 0,0.5,0.8] [--precisions fp32,int8]
+                                  [--train RECIPE[:METHOD],... --train-data D [--steps N]]
 
 Each variant is made once (build/recovery); its accuracy comes from an accuracy run through LoadGen and its speed from
 an Offline run, on each of DeepSparse, OpenVINO and ONNX Runtime that is installed. INT8 files are written in each form
@@ -10,9 +11,12 @@ them. OpenVINO computes FP32 files in FP32, also where its default is bf16; for 
 A third of the data set (for SQuAD, of its passages) is used for calibration and the rest is scored; with
 --calibration the whole data set is scored. Recovery is accuracy in percent of the dense FP32 model's on the same
 engine. "same arg-max" is the share of samples (images, or windows of a passage) for which all engines' logs have the
-same class, or the same start and end. Magnitude pruning in FP32 is shown beside the second-order
-method. Without --model, the FP32 models and data sets in the folder `shared` beside the repository are used, if it
-exists.
+same class, or the same start and end. Magnitude pruning in FP32 is shown beside the second-order method. Without
+--model, the FP32 models and data sets in the folder `shared` beside the repository are used, if it exists.
+
+--train adds models that `harness models train` makes from the dense one by these recipes, which takes hours unless they
+are in build/recovery already; METHOD is magnitude or second-order, in place of the recipe's. So "--sparsities 0
+--precisions fp32 --train minilm-80-fp32,minilm-80-fp32:magnitude" compares the two at the same sparsity and steps.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.common import command
+from benchmarks.trained import Training, duration
 from bert.squad import read_squad
 from harness import __version__, paths
 from harness.catalog import manifests
@@ -255,6 +260,71 @@ def installed_engines() -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A file of the table."""
+
+    words: str
+    precision: str
+    form: str
+    """For whose operators it is written."""
+    path: Path
+    training: str = "-"
+    """How long it was trained."""
+
+
+def entries(model: manifests.Model, chosen: Sequence[Variant], calibration: str) -> Iterator[Entry]:
+    """The compressed files, the dense model first."""
+    for variant in chosen:
+        path = variant_file(model, variant, calibration)
+        yield Entry(str(variant), variant.precision, variant.engine or "any", path)
+
+
+def trained_entries(model: manifests.Model, trainings: Sequence[Training], data: Path) -> Iterator[Entry]:
+    """The trained files."""
+    for training in trainings:
+        path = training.file(model.path, data, _FOLDER)
+        form = find_model(str(path)).metadata.get("engine_form", "any")
+        yield Entry(str(training), training.precision, form, path, duration(path))
+
+
+def table_of(
+    model: manifests.Model, dataset: manifests.Dataset, title: str, files: Iterator[Entry], args: argparse.Namespace
+) -> Table:
+    """The table of these files, each measured on every engine that is installed."""
+    table = Table("variant", "precision", "for", "engine", "score", "recovery", "same arg-max", "file, gzip",
+                  "samples/s", "÷ dense FP32", "training",
+                  title=title, box=None, pad_edge=False)  # fmt: skip
+    engines, dense = installed_engines(), list[Row]()
+    for entry in files:
+        rows = [
+            measured(
+                *(model, entry.path, engine, dataset, args.seconds),
+                options_of(model.benchmark, entry.precision, engine, args.shapes),
+                fresh=args.fresh,
+            )
+            for engine in engines
+        ]
+        dense = dense or rows
+        content = entry.path.read_bytes()
+        sizes = f"{len(content) / 1e6:.1f} MB, {len(gzip.compress(content, 6)) / 1e6:.1f} MB"
+        for engine, row, whole in zip(engines, rows, dense, strict=True):
+            table.add_row(
+                entry.words,
+                entry.precision,
+                entry.form,
+                engine,
+                f"{row.metric} {row.score:.2f}",
+                f"{100 * row.score / whole.score:.1f} %" if whole.score else "-",
+                agreement(rows),
+                sizes,
+                f"{row.rate:.1f}{'' if row.valid else ' INVALID'}",
+                f"{row.rate / whole.rate:.2f}",
+                entry.training,
+            )
+    return table
+
+
 def main() -> None:
     """Compress what is missing, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -266,10 +336,15 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=1, help="neighbouring weights to prune together")
     parser.add_argument("--seconds", type=float, default=10, help="length of each Offline run")
     parser.add_argument("--shapes", type=int, default=4, help="sequence lengths that DeepSparse compiles for a BERT")
+    parser.add_argument("--train", default="", help="recipes to train the model by, each with :METHOD or without")
+    parser.add_argument("--train-data", type=Path, help="what they train on")
+    parser.add_argument("--steps", type=int, help="steps of each training; default: the recipe's")
     parser.add_argument("--fresh", action="store_true", help="ignore kept measurements")
     args = parser.parse_args()
     if bool(args.model) != bool(args.dataset):
         parser.error("give --model and --dataset together")
+    if args.train and not (args.model and args.train_data):
+        parser.error("--train needs --model, --dataset and --train-data")
     work = [(args.model, args.dataset)]
     if not args.model:
         work = [(str(_SHARED / model), str(_SHARED / data)) for model, data in _DEFAULTS if (_SHARED / model).is_file()]
@@ -280,7 +355,7 @@ def main() -> None:
     except ValueError:
         parser.error(f"--sparsities {args.sparsities}: give numbers below 1, such as 0,0.5,0.8")
     chosen = list(variants(sparsities, args.precisions.split(","), args.block))
-    engines = installed_engines()
+    trainings = [Training.parse(text, args.steps) for text in filter(None, args.train.split(","))]
     console.out.print(f"{cpu_model()}, {core_count()} cores")
     for name, data in work:
         model = find_model(name)
@@ -289,37 +364,10 @@ def main() -> None:
         if calibration is None:
             calibration, scored = map(str, held_out(model.benchmark, dataset))
             dataset = find_dataset(model.benchmark, scored)
-        table = Table("variant", "precision", "for", "engine", "score", "recovery", "same arg-max", "file, gzip",
-                      "samples/s", "÷ dense FP32",
-                      title=f"{model.name} on {Path(data).name}", box=None, pad_edge=False)  # fmt: skip
-        dense: list[Row] = []
-        for variant in chosen:
-            path = variant_file(model, variant, calibration)
-            rows = [
-                measured(
-                    *(model, path, engine, dataset, args.seconds),
-                    options_of(model.benchmark, variant.precision, engine, args.shapes),
-                    fresh=args.fresh,
-                )
-                for engine in engines
-            ]
-            dense = dense or rows
-            content = path.read_bytes()
-            sizes = f"{len(content) / 1e6:.1f} MB, {len(gzip.compress(content, 6)) / 1e6:.1f} MB"
-            for engine, row, whole in zip(engines, rows, dense, strict=True):
-                table.add_row(
-                    str(variant),
-                    variant.precision,
-                    variant.engine or "any",
-                    engine,
-                    f"{row.metric} {row.score:.2f}",
-                    f"{100 * row.score / whole.score:.1f} %" if whole.score else "-",
-                    agreement(rows),
-                    sizes,
-                    f"{row.rate:.1f}{'' if row.valid else ' INVALID'}",
-                    f"{row.rate / whole.rate:.2f}",
-                )
-        console.print_table(table)
+        files = itertools.chain(
+            entries(model, chosen, calibration), trained_entries(model, trainings, args.train_data or Path())
+        )
+        console.print_table(table_of(model, dataset, f"{model.name} on {Path(data).name}", files, args))
 
 
 if __name__ == "__main__":

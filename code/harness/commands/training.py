@@ -48,6 +48,13 @@ def models_train(
         int | None,
         typer.Option(min=0, help="Seed of the data order, and of the part held back.", show_default="the recipe's"),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="How pruning chooses weights: magnitude, second-order or acdc, to compare them.",
+            show_default="the recipe's",
+        ),
+    ] = None,
     start: Annotated[
         str,
         typer.Option(help="dense, or one-shot: begin with the one-shot pruning of `models compress`, and recover."),
@@ -79,6 +86,7 @@ def models_train(
     from harness.training.train import Training, model_path, train
 
     chosen = read_recipe(recipe)
+    chosen = chosen.with_method(method) if method is not None else chosen
     chosen = chosen.with_steps(steps) if steps is not None else chosen
     chosen = chosen.model_copy(update={"seed": seed}) if seed is not None else chosen
     path = output or model_path(chosen)

@@ -139,8 +139,8 @@ class Trainer:
         if self._done:
             return history
         with self._bar, stoppable() as stopping:
-            self._bar.start_from(history.step)
             self._score_before()
+            self._bar.start_from(history.step)
             while history.step < steps:
                 began = time.monotonic()
                 self._prepare(history.step)

@@ -204,6 +204,20 @@ class Recipe(_Part):
         texts = {"name", "description", "source", "sources"}
         return hashlib.sha256(self.model_dump_json(exclude=texts).encode()).hexdigest()
 
+    def with_method(self, method: str) -> "Recipe":
+        """The recipe with another way to choose the weights that are removed.
+
+        Raises:
+            ConfigError: it prunes nothing, or the method does not exist or does not suit the recipe.
+        """
+        if self.pruning is None:
+            raise ConfigError(f"--method {method}: {self.name} prunes nothing; leave it out.")
+        change = {"pruning": self.pruning.model_dump() | {"method": method}}
+        try:
+            return Recipe.model_validate({**self.model_dump(), **change})
+        except ValidationError as error:
+            raise ConfigError(f"--method {method}: {_first(error)}.") from error
+
     def with_steps(self, steps: int) -> "Recipe":
         """The recipe compressed or stretched to another number of steps: all of its steps move in proportion.
 

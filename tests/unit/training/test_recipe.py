@@ -204,3 +204,15 @@ def test_the_digest_ignores_the_texts() -> None:
 def test_too_few_steps_are_refused() -> None:
     with pytest.raises(ConfigError, match="obert-large-int8 cannot be trained in 2 steps"):
         read_recipe("obert-large-int8").with_steps(2)
+
+
+def test_another_pruning_method_changes_nothing_else():
+    recipe = read_recipe("minilm-80")
+    other = recipe.with_method("magnitude")
+    assert other.pruning.method == "magnitude"
+    assert other.with_method("second-order") == recipe
+    assert other.digest != recipe.digest
+    with pytest.raises(ConfigError, match=r"--method random: pruning\.method: "):
+        recipe.with_method("random")
+    with pytest.raises(ConfigError, match="minilm-int8 prunes nothing"):
+        read_recipe("minilm-int8").with_method("magnitude")
