@@ -127,7 +127,9 @@ def repeated(path: str | Path, features: Sequence[int] | NDArray[np.int64], tota
 
 
 def _bad(path: str | Path, problem: str) -> ConfigError:
-    return ConfigError(f"{path} is not SQuAD v1.1: {problem}; use a file in the format of dev-v1.1.json.")
+    return ConfigError(
+        f"{path} is not SQuAD v1.1: {problem}; use a file in the format of dev-v1.1.json or train-v1.1.json."
+    )
 
 
 def normalize_answer(text: str) -> str:

@@ -76,7 +76,10 @@ def test_the_place_that_is_wrong_is_named(tmp_path: Path, root: object, place: s
     path.write_text(json.dumps(root))
     with pytest.raises(ConfigError) as error:
         read_squad(path)
-    assert str(error.value) == f"{path} is not SQuAD v1.1: {place}; use a file in the format of dev-v1.1.json."
+    assert (
+        str(error.value)
+        == f"{path} is not SQuAD v1.1: {place}; use a file in the format of dev-v1.1.json or train-v1.1.json."
+    )
 
 
 @pytest.mark.parametrize(
