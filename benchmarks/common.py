@@ -16,6 +16,8 @@ from harness.errors import HarnessError
 from harness.host import console
 from harness.running.prepare import Prepared, prepare
 from harness.running.request import RunRequest, resolve
+from harness.running.shared import Shared
+from harness.scheduling.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,10 @@ class Ready(Prepared):
     """A scenario with everything it needs, loaded and warmed up."""
 
     @classmethod
-    def make(cls, model: str, dataset: str | None, engine: str, name: str, **options: object) -> Ready:
-        """Prepare the scenario with this name, for a model on an engine."""
+    def make(
+        cls, model: str, dataset: str | None, engine: str, name: str, limits: Limits | None = None, **options: object
+    ) -> Ready:
+        """Prepare the scenario with this name, for a model on an engine; ``limits`` in place of measured ones."""
         settings = resolve(
             RunRequest(
                 model=model,
@@ -35,7 +39,7 @@ class Ready(Prepared):
                 dataset=dataset,
             )
         )
-        return cls(**vars(prepare(settings)))
+        return cls(**vars(prepare(settings, shared=Shared(limits))))
 
 
 def command(measure: Callable[[], None]) -> None:

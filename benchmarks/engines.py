@@ -22,7 +22,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ from harness.errors import ConfigError, HarnessError
 from harness.host import console
 from harness.host.machine import core_count, cpu_model, multiplies_int8
 from harness.registry import BENCHMARKS, ENGINES, choose, installed
+from harness.scenarios.offline import Offline
+from harness.scheduling.limits import Limits
 
 _TARGET = "0.97"
 
@@ -56,14 +58,17 @@ class Work:
     engine: str
     seconds: float
     """Approximate length of each measurement."""
+    limits: Limits | None = None
+    """Offline's batch limits that the first measurement chose: each would choose anew, and compare other batches."""
 
     def ready(self, scenario: str) -> Ready:
         """The scenario, prepared with default settings."""
-        return Ready.make(self.model, self.dataset, self.engine, scenario)
+        limits = self.limits if scenario == Offline.name else None
+        return Ready.make(self.model, self.dataset, self.engine, scenario, limits)
 
 
-def offline(work: Work, samples: int) -> tuple[float, int, float]:
-    """Samples/s that LoadGen reports for Offline, the number of samples, and cores busy with other work.
+def offline(work: Work, samples: int) -> tuple[float, int, float, Limits | None]:
+    """Samples/s that LoadGen reports for Offline, the number of samples, cores busy with other work, the batch limits.
 
     With 0 ``samples`` the query takes about the seconds of the work.
     """
@@ -74,7 +79,8 @@ def offline(work: Work, samples: int) -> tuple[float, int, float]:
         warm_up(_runners(setup), _one_of_each_shape(setup, samples))
     with Others() as others:
         rate, _ = loadgen_test(setup, samples)
-    return rate, samples, others.cores
+    choice = setup.scenario.choice
+    return rate, samples, others.cores, choice.limits if choice else None
 
 
 def warm_up(streams: Sequence[Call], batches: Iterable[Batch]) -> None:
@@ -180,6 +186,8 @@ class Row:
     """Of Offline's query."""
     issued: Sequence[np.ndarray] = ()
     """The samples of SingleStream's queries."""
+    limits: Limits | None = None
+    """Offline's batch limits."""
     score: str = ""
     failed: bool = False
     """Whether the harness failed."""
@@ -215,7 +223,7 @@ def measure(work: Work, row: Row, turn: int) -> None:
     """
 
     def harness_offline() -> None:
-        rate, row.samples, others = apart(offline, work, row.samples)
+        rate, row.samples, others, row.limits = apart(offline, replace(work, limits=row.limits), row.samples)
         row.add("offline", rate, others)
 
     def harness_stream() -> None:
@@ -226,7 +234,7 @@ def measure(work: Work, row: Row, turn: int) -> None:
         if kind in row.lost:
             return
         try:
-            row.add(kind, *apart(side, work, queries))
+            row.add(kind, *apart(side, replace(work, limits=row.limits), queries))
         except HarnessError as error:
             console.warn(str(error))
             row.lost.add(kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from harness.catalog.models import find_model
 from harness.engines.base import find_engine
 from harness.errors import ConfigError, EngineError, RunFailed
 from harness.registry import installed
+from harness.scheduling.limits import Limits
 from harness.task.shape import Shape
 
 
@@ -49,11 +51,15 @@ def test_data_sets_are_given_by_benchmark():
 
 
 def test_both_sides_of_a_ratio_take_turns_on_the_same_work(monkeypatch):
-    log = []
+    log, limits = [], []
 
     def apart(work, *args):
         log.append((work.__name__, args[1:]))
-        return {"offline": (90.0, 7, 0.2), "stream": (2.0, ["queries"], 0.0)}.get(work.__name__, (100.0, 0.5))
+        if "offline" in work.__name__:
+            limits.append(args[0].limits)
+        return {"offline": (90.0, 7, 0.2, Limits(4, 1024)), "stream": (2.0, ["queries"], 0.0)}.get(
+            work.__name__, (100.0, 0.5)
+        )
 
     monkeypatch.setattr(engines, "apart", apart)
     found = Row()
@@ -62,6 +68,7 @@ def test_both_sides_of_a_ratio_take_turns_on_the_same_work(monkeypatch):
     first = [("offline", (0,)), ("bare_offline", (7,)), ("stream", ()), ("bare_stream", (["queries"],))]
     second = [("bare_offline", (7,)), ("offline", (7,)), ("bare_stream", (["queries"],)), ("stream", ())]
     assert log == [*first, ("tool_offline", (7,)), *second, ("tool_offline", (7,))]
+    assert limits == [None, *[Limits(4, 1024)] * 5]  # the first choice is everyone's
     assert found.ratio("offline", "bare").startswith("0.900 (0.900")
     assert found.ratio("bare p90", "p90").startswith("50.000")
     assert max(found.figures["others"]) == 0.5
@@ -170,9 +177,9 @@ def test_both_sides_measure_a_real_model(tmp_path, small_imagenet, monkeypatch, 
     assert len(issued) >= 20
     alone, _ = engines.bare_stream(work, issued)
     assert alone > 0
-    rate, samples, _ = engines.offline(work, 30)
+    rate, samples, _, limits = engines.offline(work, 30)
     assert (samples, rate > 0) == (30, True)
-    bare_rate, _ = engines.bare_offline(work, 30)
+    bare_rate, _ = engines.bare_offline(replace(work, limits=limits), 30)
     assert bare_rate > 0
     assert warmed[:2] == [(1, {Shape(1, 1)})] * 2
     streams = find_engine(engine).Settings().layout().streams
@@ -199,7 +206,7 @@ def test_what_was_measured_is_shown_although_a_side_failed(monkeypatch, capsys):
             raise RunFailed(f"{side.__name__} has no memory.")
         if side.__name__ == "stream" and work.engine == "onnxruntime":
             raise RunFailed("stream has no memory.")
-        return {"offline": (90.0, 7, 0.2), "stream": (2.0, ["queries"], 0.0)}.get(side.__name__, (100.0, 0.5))
+        return {"offline": (90.0, 7, 0.2, None), "stream": (2.0, ["queries"], 0.0)}.get(side.__name__, (100.0, 0.5))
 
     monkeypatch.setattr(engines, "apart", apart)
     monkeypatch.setattr(engines, "score", lambda *_: "top-1 70.00")
