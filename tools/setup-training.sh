@@ -12,7 +12,7 @@ if [ -f "$ready" ] && [ -z "$(find "$lockfile" "$0" -newer "$ready" 2>/dev/null)
     exit 0
 fi
 echo "adding PyTorch to $venv (once; minutes, 1 GB or more)" >&2
-if ! "$venv/bin/python" -m pip --disable-pip-version-check -qq install -r "$lockfile"; then
+if ! "$venv/bin/python" -m pip --disable-pip-version-check -qq install --no-compile -r "$lockfile"; then
     echo "error: PyTorch could not be installed: see the message of pip above, then give the same command again." >&2
     exit 2
 fi

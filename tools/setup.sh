@@ -60,12 +60,13 @@ fi
 pip() {
     "$venv/bin/python" -m pip --disable-pip-version-check -qq "$@"
 }
-pip install --require-hashes -r requirements.lock
+# Python compiles the modules that are imported; compiling all of them would take half of the set-up.
+pip install --no-compile --require-hashes -r requirements.lock
 if [ "$deepsparse" = 0 ]; then
     echo "DeepSparse is left out (DEEPSPARSE=0)" >&2
 elif [ "$version" != 3.11 ]; then
     echo "DeepSparse needs Python 3.11, and this is $version: it is left out" >&2
-elif ! pip install --require-hashes -r requirements-deepsparse.lock; then
+elif ! pip install --no-compile --require-hashes -r requirements-deepsparse.lock; then
     echo "DeepSparse could not be installed here: the other engines work without it" >&2
 fi
 pip install --no-deps --no-build-isolation --editable .
