@@ -177,8 +177,8 @@ doctor: ## Find what would block or slow a run: each line good, warning or bad, 
 	@$(MAKE) --no-print-directory -s $(READY) || true
 	@sh tools/doctor.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call flag,OFFICIAL,official) $(ARGS)
 
-test: $(READY) ## Run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## Run all tests, two files at a time
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-unit: $(READY) ## Run the quick unit tests, in less than two minutes on 2 cores
 	@$(BIN)/python -m pytest -m "unit and not slow" $(ARGS)

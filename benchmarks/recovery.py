@@ -1,7 +1,7 @@
 """Accuracy loss and speed gain of pruning and quantisation: dense trained models, compressed in one shot.
 
     python -m benchmarks.recovery [--model M --dataset D] [--sparsities 0,0.5,0.8] [--precisions fp32,int8]
-                                  [--train RECIPE[:METHOD],... --train-data D [--steps N]]
+                                  [--train RECIPE[:METHOD],... [--train-data D] [--steps N]]
 
 Each variant is made once (build/recovery); its accuracy comes from an accuracy run through LoadGen and its speed from
 an Offline run, on each of DeepSparse, OpenVINO and ONNX Runtime that is installed. INT8 files are written in each form
@@ -337,14 +337,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="length of each Offline run")
     parser.add_argument("--shapes", type=int, default=4, help="sequence lengths that DeepSparse compiles for a BERT")
     parser.add_argument("--train", default="", help="recipes to train the model by, each with :METHOD or without")
-    parser.add_argument("--train-data", type=Path, help="what they train on")
+    parser.add_argument("--train-data", type=Path, help="what they train on; default: the data of the calibration")
     parser.add_argument("--steps", type=int, help="steps of each training; default: the recipe's")
     parser.add_argument("--fresh", action="store_true", help="ignore kept measurements")
     args = parser.parse_args()
     if bool(args.model) != bool(args.dataset):
         parser.error("give --model and --dataset together")
-    if args.train and not (args.model and args.train_data):
-        parser.error("--train needs --model, --dataset and --train-data")
+    if args.train and not args.model:
+        parser.error("--train needs --model and --dataset")
     work = [(args.model, args.dataset)]
     if not args.model:
         work = [(str(_SHARED / model), str(_SHARED / data)) for model, data in _DEFAULTS if (_SHARED / model).is_file()]
@@ -365,7 +365,7 @@ def main() -> None:
             calibration, scored = map(str, held_out(model.benchmark, dataset))
             dataset = find_dataset(model.benchmark, scored)
         files = itertools.chain(
-            entries(model, chosen, calibration), trained_entries(model, trainings, args.train_data or Path())
+            entries(model, chosen, calibration), trained_entries(model, trainings, args.train_data or Path(calibration))
         )
         console.print_table(table_of(model, dataset, f"{model.name} on {Path(data).name}", files, args))
 
