@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.compress.compress import TOLERANCE
 from harness.compress.encoding import reads_table
 from harness.compress.integer import CARRIERS
 from harness.compress.network import Layer, Network
@@ -40,8 +39,9 @@ class FakeQuantisation:
     the part of it that `observe` found best, because rare outliers cost the other values precision. The scales of
     weights follow their largest one. After `freeze`, the ranges of activations stay.
 
-    Scales are chosen by the rules of `harness.compress.compress`, with one difference: that leaves layers and products
-    beyond its tolerance in FP32, here all are rounded, since training adapts the weights to it.
+    Scales are chosen by the rules of `harness.compress.compress`, with two differences: matrix products always have one
+    for each output, if the file can hold it, and what that leaves in FP32, beyond its tolerance, is rounded here, since
+    training adapts the weights to it.
     """
 
     def __init__(self, module: GraphModule, layers: Sequence[Layer], products: Sequence[Product]) -> None:
@@ -137,13 +137,10 @@ class FakeQuantisation:
             lost = weight(matrix) - matrix
             return float((lost if rows is None else rows @ lost.t()).norm()) / energy
 
+        weight = self._weights[layer.output]
         opset = self._module.network.model.opset_import[0].version
-        axes = layer.node.op_type != "Conv" and opset >= QdqEncoder.min_opset_of_axes
-        for per_output in (False, True) if axes else (False,):
-            least, clip = min((harm(Weight(layer, per_output, clip)), -clip) for clip in CLIPS)
-            self._weights[layer.output].per_output, self._weights[layer.output].clip = per_output, -clip
-            if least <= TOLERANCE:
-                break
+        weight.per_output = layer.node.op_type != "Conv" and opset >= QdqEncoder.min_opset_of_axes
+        weight.clip = min(CLIPS, key=lambda clip: harm(Weight(layer, weight.per_output, clip)))
 
     def enable(self) -> None:
         """Begin to round."""

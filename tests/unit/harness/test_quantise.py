@@ -687,3 +687,14 @@ def test_deepsparse_computes_what_onnx_runtime_does(tmp_path, name):
     runner = engine.compile(Signature({key: value.shape for key, value in feed.items()}, {"y": expected.shape}))
     (answer,) = runner(feed)
     assert distance(answer, expected) < 0.01
+
+
+def test_no_zero_point_is_128():
+    """OpenVINO 2026.4 does not load a product of activations with it."""
+    assert Range.of(-1.0, 1.0).zero == 127
+    assert Range.of(-1.0, 1.0).high >= 1.0
+    for high in np.linspace(0.97, 1.03, 200):
+        span = Range.of(-1.0, float(high))
+        assert span.zero != 128
+        assert span.low <= -1.0
+        assert 0 <= span.high - round(float(high), 4) <= 0.024
