@@ -36,8 +36,8 @@ class FakeQuantisation:
 
     `observe` finds the ranges from data, `enable` begins to round. From then on the ranges follow the data of steps
     (`following`): each is a moving average of minimum and maximum (Jacob et al., arXiv:1712.05877, section 3.1) times
-    the part of it that `observe` found best, because rare outliers cost the other values precision. The scales of
-    weights follow their largest one. After `freeze`, the ranges of activations stay.
+    the part of it that `observe` found best: some outliers cost the other values precision, others must be kept. The
+    scales of weights follow their largest one. After `freeze`, the ranges of activations stay.
 
     Scales are chosen by the rules of `harness.compress.compress`, with two differences: matrix products always have one
     for each output, if the file can hold it, and what that leaves in FP32, beyond its tolerance, is rounded here, since
@@ -76,6 +76,7 @@ class FakeQuantisation:
         self.disable()
         for name, activation in self._activations.items():
             activation.low, activation.high, activation.reaches = 0.0, 0.0, (1.0, 1.0)
+            activation.seen.clear()
             activation.watch = self._watch(name, activation, samples, operands)
         self._register_activations()
         try:
@@ -85,6 +86,8 @@ class FakeQuantisation:
                 for activation in self._activations.values():
                     activation.watch = None
                 self._choose(samples, operands)
+                for activation in self._activations.values():
+                    activation.settle()
         finally:
             self.disable()
 

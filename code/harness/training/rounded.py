@@ -32,7 +32,7 @@ def in_bytes(value: Tensor, span: Range) -> Tensor:
 class Activation:
     """The 8 bits of one tensor, whose range follows its values in the steps of training.
 
-    The range is the moving average of the tensor's minimum and maximum (Jacob et al., arXiv:1712.05877, section 3.1),
+    The range is the moving average of a batch's minimum and maximum (Jacob et al., arXiv:1712.05877, section 3.1),
     times the part of it that was found best before training. A step moves it once, after its last forward pass, so that
     the number of parts in which a batch is computed makes no difference.
     """
@@ -40,7 +40,7 @@ class Activation:
     low: float = 0.0
     high: float = 0.0
     reaches: tuple[float, float] = (1.0, 1.0)
-    """Parts of the minimum and the maximum that the 8 bits represent."""
+    """Parts of the minimum and the maximum that the 8 bits represent; above 1 where single batches reach further."""
     follows: bool = False
     """Whether the values belong to a step of training."""
     seen: list[tuple[float, float]] = field(default_factory=list)
@@ -72,9 +72,24 @@ class Activation:
             self.high += (1 - _INERTIA) * (high - self.high)
 
     def widen(self, value: Tensor) -> None:
-        """Include a value in the range."""
+        """Include a value, of a batch, in the range."""
         low, high = limits(value)
         self.low, self.high = min(self.low, low), max(self.high, high)
+        self.seen.append((low, high))
+
+    def settle(self) -> None:
+        """Keep the range that was found, as a part of the mean minimum and maximum of the batches that `widen` saw.
+
+        They are what the moving average tends to. As a part of their extremes, the range would shrink in training.
+        """
+        present = self.low * self.reaches[0], self.high * self.reaches[1]
+        if self.seen:
+            self.low, self.high = (sum(values) / len(self.seen) for values in zip(*self.seen, strict=True))
+        self.reaches = (
+            present[0] / self.low if self.low < 0 else 1.0,
+            present[1] / self.high if self.high > 0 else 1.0,
+        )
+        self.seen.clear()
 
     def state(self) -> dict[str, Any]:
         """Plain data, for checkpoints."""

@@ -267,3 +267,16 @@ def test_matrix_products_have_a_scale_for_each_output_where_the_file_can(opset: 
     model.opset_import[0].version = opset
     _, quantisation = _quantised(model, mlp_feeds())
     assert {each.per_output for each in quantisation.plan().rounded.values()} == {per_output}
+
+
+def test_ranges_stay_where_they_were_found_while_the_batches_stay_alike() -> None:
+    model, feeds = mlp(), mlp_feeds()
+    feeds = [{name: value * factor for name, value in feeds[0].items()} for factor in (0.5, 1.0, 2.0)]
+    module, quantisation = _quantised(model, feeds)
+    before = quantisation.plan().ranges
+    for number in range(300):
+        with quantisation.following():
+            module(_tensors(feeds[number % 3]))
+    for name, after in quantisation.plan().ranges.items():
+        assert after.low == pytest.approx(before[name].low, rel=0.05)
+        assert after.high == pytest.approx(before[name].high, rel=0.05)
