@@ -86,6 +86,8 @@ def command(settings: RunSettings) -> str:
         "dataset": Path(settings.dataset).name if settings.dataset else None,
         "samples": settings.samples,
         "duration": settings.duration,
+        "cluster": _cluster(settings),
+        "cluster-samples": settings.cluster_samples if settings.cluster else None,
     }
     for name, value in values.items():
         words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)] if value is not None else []
@@ -94,6 +96,11 @@ def command(settings: RunSettings) -> str:
             text = Path(value).name if isinstance(getattr(part, name), Path) else value
             words += ["--set", f"{name}={str(text).lower() if isinstance(text, bool) else text}"]
     return shlex.join([*words, "--no-tuned", "--user-conf", CONF])
+
+
+def _cluster(settings: RunSettings) -> str | None:
+    """The nodes as a user would name them; a file by its name only."""
+    return Path(settings.cluster).name if settings.cluster else None
 
 
 @cache

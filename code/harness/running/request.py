@@ -17,7 +17,8 @@ from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running import tuned
 from harness.running.fastest import fastest
 from harness.running.options import split, validated
-from harness.running.settings import RunSettings
+from harness.running.settings import THREADS, RunSettings
+from harness.scenarios.base import Scenario, find_scenario
 from harness.task.base import find_benchmark
 
 
@@ -51,6 +52,8 @@ class RunRequest:
     shown: str = "table"
     timeline: str = "harness"
     stall_timeout: float = 120.0
+    cluster: str | None = None
+    cluster_samples: str = "data"
 
 
 def resolve(request: RunRequest) -> RunSettings:
@@ -76,6 +79,8 @@ def resolve(request: RunRequest) -> RunSettings:
         ) from error
     audit = find_audit(request.audit).name if request.audit else None
     _check(request, mode, audit)
+    if request.cluster:
+        _check_cluster(request, find_scenario(scenario))
     official = request.official or request.rehearsal
     if official and not request.rehearsal:
         _check_official(engine, model)
@@ -104,7 +109,7 @@ def resolve(request: RunRequest) -> RunSettings:
 
 _COPIED = (
     *("dataset", "samples", "duration", "rehearsal", "force", "system", "runs_dir", "tree", "cache_dir"),
-    *("shown", "timeline", "stall_timeout"),
+    *("shown", "timeline", "stall_timeout", "cluster", "cluster_samples"),
 )
 """Fields of a request that become settings unchanged; those that are None get the default of `RunSettings`."""
 
@@ -169,6 +174,22 @@ def _check(request: RunRequest, mode: str, audit: str | None) -> None:
     for name, value in shortened.items():
         if official and value is not None:
             raise ConfigError(f"an official run covers everything that the rules require: omit --{name}.")
+
+
+def _check_cluster(request: RunRequest, scenario: type[Scenario]) -> None:
+    """Reject runs that several nodes cannot, or must not, do together.
+
+    Raises:
+        ConfigError: the scenario has one query at a time, or the result would not be one of a cluster.
+    """
+    assert request.cluster
+    if scenario.latency:
+        raise ConfigError(
+            f"{scenario.name} has one query at a time, which several nodes answer no faster than one: choose Offline "
+            "or Server, or omit --cluster."
+        )
+    if request.official and request.cluster.startswith(THREADS):
+        raise ConfigError(f"{THREADS}N only imitates nodes, so it cannot give an official result: name the hosts.")
 
 
 def _check_official(engine: type[Engine], model: Model) -> None:
