@@ -38,7 +38,8 @@ NO_AUDIT = ""
 
 def complete(ids: list[int], responses: Responses) -> None:
     """Report to LoadGen that these query ids are answered: one call per batch, since each call costs microseconds."""
-    lg.QuerySamplesComplete(list(map(lg.QuerySampleResponse, ids, responses.pointers, responses.sizes)))
+    pointers = responses.offsets + responses.buffer.ctypes.data
+    lg.QuerySamplesComplete(list(map(lg.QuerySampleResponse, ids, pointers.tolist(), responses.sizes.tolist())))
 
 
 def make_settings(conf: Path, model: str, scenario: str, mode: Mode) -> lg.TestSettings:

@@ -163,17 +163,15 @@ def test_dimensions_that_the_graph_fixes_bind_only_an_engine_that_cannot_change_
 
 
 def test_a_response_holds_start_and_end_of_the_samples_own_tokens(qsl):
-    import ctypes
-
     sut = BertSUT(graph(("input_ids", "attention_mask", "token_type_ids")), qsl)
     indices = np.array([2, 5])
     lengths = qsl.cost(indices)
     start = np.arange(3 * 384, dtype=np.float32).reshape(3, 384)
     end = -start
     responses = sut.encode([start, end], indices)
-    assert responses.sizes == (lengths * 8).tolist()
-    for row, (pointer, size) in enumerate(zip(responses.pointers, responses.sizes, strict=True)):
-        logits = np.frombuffer(ctypes.string_at(pointer, size), np.float32).reshape(-1, 2)
+    assert responses.sizes.tolist() == (lengths * 8).tolist()
+    for row, (offset, size) in enumerate(zip(responses.offsets, responses.sizes, strict=True)):
+        logits = np.frombuffer(responses.buffer.tobytes()[offset : offset + size], np.float32).reshape(-1, 2)
         assert np.array_equal(logits[:, 0], start[row, : lengths[row]])
         assert np.array_equal(logits[:, 1], end[row, : lengths[row]])
 

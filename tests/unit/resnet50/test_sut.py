@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import ctypes
 from types import SimpleNamespace
 
 import numpy as np
@@ -61,8 +60,8 @@ def normalised(index: int) -> np.ndarray:
 
 def labels_of(responses) -> list[float]:
     return [
-        np.frombuffer(ctypes.string_at(pointer, size), np.float32).tolist()
-        for pointer, size in zip(responses.pointers, responses.sizes, strict=True)
+        np.frombuffer(responses.buffer.tobytes()[offset : offset + size], np.float32).tolist()
+        for offset, size in zip(responses.offsets, responses.sizes, strict=True)
     ]
 
 
