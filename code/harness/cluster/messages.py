@@ -97,3 +97,5 @@ class NodeReady:
     """`Engine.describe`."""
     scenario: Mapping[str, object]
     """`Scenario.describe`."""
+    data: str = ""
+    """sha256 over the data set that it opened."""

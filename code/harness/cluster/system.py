@@ -12,13 +12,14 @@ from harness.cluster.link import Link
 from harness.cluster.messages import NodeReady
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
 from harness.errors import ConfigError
-from harness.task.qsl import SampleLibrary
+from harness.task.qsl import Carrier, SampleLibrary
 from harness.task.shape import Array, Integers, Shape
 
 _FACTS: Mapping[str, Callable[[NodeReady], object]] = {
     "code of the harness": lambda ready: ready.code,
     "model": lambda ready: ready.model_sha256,
     "version of the engine": lambda ready: ready.engine.get("version"),
+    "data set": lambda ready: ready.data,
     "Python": lambda ready: ready.versions.get("python"),
 }
 """What must be the same on all nodes, by its name in messages."""
@@ -80,6 +81,14 @@ class HeldByNodes(SampleLibrary):
         """Never called."""
         raise AssertionError("only nodes compute")
 
+    def pack(self, indices: Integers) -> Mapping[str, Array]:
+        """Never called."""
+        raise AssertionError("samples do not travel")
+
+    def carrier(self, places: int) -> Carrier:
+        """Never called."""
+        raise AssertionError("samples do not travel")
+
     def hold(self, indices: Integers) -> None:
         """Let all nodes load at once; raises the first error of any."""
         with ThreadPoolExecutor(len(self._links), thread_name_prefix="load") as pool:
@@ -94,7 +103,7 @@ def engine_of(kind: type[Engine]) -> type[NodesEngine]:
 
 
 def check_alike(nodes: Sequence[NodeReady], code: str) -> None:
-    """Check that all nodes run the same; ``code`` is the digest of the driver's.
+    """Check that all nodes run the same; ``code`` is the digest of the driver's code.
 
     Raises:
         ConfigError: one does not; the message names it and the fact.

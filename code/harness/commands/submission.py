@@ -34,6 +34,8 @@ class ComplianceOptions:
     state_dir: options.StateDir = paths.ROOT / "build" / "campaign"
     measurements_dir: options.MeasurementsDir = paths.ROOT / "measurements"
     stall_timeout: options.StallTimeout = 120.0
+    cluster: options.Cluster = None
+    cluster_samples: options.ClusterSamples = "data"
     as_json: options.AsJson = False
 
 
@@ -74,6 +76,8 @@ def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = F
         measurements=asked.measurements_dir,
         shown="nothing" if asked.as_json else "table",
         stall_timeout=asked.stall_timeout,
+        cluster=asked.cluster,
+        cluster_samples=asked.cluster_samples,
     )
     request = CampaignRequest(
         run=run,

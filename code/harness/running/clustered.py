@@ -18,7 +18,7 @@ from harness.host import console
 from harness.host.files import native
 from harness.host.fingerprint import Fingerprint, check_unchanged
 from harness.running.identity import code_digest, setting_files
-from harness.running.node import PREPARE, NodeSettings
+from harness.running.node import PREPARE, NodeSettings, data_digest, needed
 from harness.running.prepare import (
     Beat,
     Prepared,
@@ -27,10 +27,8 @@ from harness.running.prepare import (
     no_beat,
     open_samples,
     patience,
-    prepare,
 )
 from harness.running.settings import THREADS, RunSettings
-from harness.running.shared import Shared
 from harness.scenarios.base import Listener, find_scenario
 from harness.task.base import Benchmark, find_benchmark
 
@@ -38,25 +36,10 @@ Connect = Callable[[str, NodeRequest, Beat], Sequence[Link]]
 """Links to the nodes that a setting names, each ready."""
 
 
-def get_ready(
-    settings: RunSettings,
-    beat: Beat = no_beat,
-    quiet: bool = False,
-    shared: Shared | None = None,
-    compile_seconds: float | None = None,
-    choose_streams: bool = True,
-) -> Prepared:
-    """As `prepare`, on this machine or on the nodes of the settings' cluster."""
-    if settings.cluster is None:
-        return prepare(settings, beat, quiet, shared, compile_seconds, choose_streams)
-    return prepare_nodes(settings, beat, quiet, shared, compile_seconds, choose_streams)
-
-
 def prepare_nodes(
     settings: RunSettings,
     beat: Beat = no_beat,
     quiet: bool = False,
-    shared: Shared | None = None,
     compile_seconds: float | None = None,
     choose_streams: bool = True,
     connect: Connect | None = None,
@@ -77,12 +60,13 @@ def prepare_nodes(
     dataset = dataset_of(settings, benchmark)
     asked = NodeSettings(
         settings.model_copy(update={"cluster": None, "remarks": ()}),
+        dataset.path,
         {},
         compile_seconds,
         choose_streams,
         settings.seconds,
     )
-    files = tuple((file.path.name, file.path, file.sha256) for file in (*given, *dataset.files))
+    files = needed(settings, dataset, benchmark.one_file)
     request = NodeRequest(pickle.dumps(asked), PREPARE, settings.cluster_samples, files)
     links = (connect or _connect)(settings.cluster, request, beat)
     try:
@@ -111,8 +95,13 @@ def _prepared(
     own = open_samples(settings, benchmark, dataset, engine, beat)
     if not quiet:
         announce(settings, dataset, own.count)
-    held = settings.cluster_samples == INDICES
-    qsl = HeldByNodes(own, links) if held else own
+    if links[0].ready.data != data_digest(dataset, own):
+        raise ConfigError(f"the nodes have another data set than {dataset.path} on this machine: copy it to them.")
+    qsl = own
+    if settings.cluster_samples == INDICES:
+        qsl = HeldByNodes(own, links)
+    else:
+        own.travel()
     sut = benchmark.make_sut(engine, own)
     scenario = kind(sut, own.cost(np.arange(own.count)), benchmark.max_cost, benchmark.server_bound, links)
     scenario.pilots, scenario.travels = not settings.accuracy, settings.cluster_samples
@@ -129,7 +118,7 @@ def _prepared(
     check_unchanged(inputs)
     choices, doubts = benchmark.choices(sut), benchmark.doubts(sut)
     warm = (benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener)
-    return Prepared(*warm, inputs, None, engine.describe(), choices, doubts)
+    return Prepared(*warm, inputs, None, engine.describe(), choices, doubts, links)
 
 
 def _announce_nodes(links: Sequence[Link]) -> None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
+from harness.cluster.link import Link
 from harness.engines.base import Engine, EngineSettings, engine_errors, find_engine
 from harness.errors import ConfigError, EngineError
 from harness.host import console, memory
@@ -45,7 +46,7 @@ class Beat(Protocol):
 
 
 def no_beat(within: float, doing: str = "") -> None:
-    pass
+    """A `Beat` that nobody waits for."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Prepared:
     choices: tuple[Choice, ...] = ()
     doubts: tuple[str, ...] = ()
     """Signs that a setting does not belong to the model."""
+    links: Sequence[Link] = ()
+    """The nodes that compute, if this process does not."""
 
     def short_test(self, scheduler: Scheduler | None = None, /, **settings: float) -> Detail:
         """LoadGen's log of a short performance test (`session.short_test`); the samples stay loaded.

@@ -24,7 +24,8 @@ from harness.host.supervise import Heartbeat, supervised
 from harness.host.usage import CoreMeter
 from harness.loadgen.conf import read_user_conf
 from harness.running import tuned
-from harness.running.prepare import Prepared, patience, prepare
+from harness.running.prepare import Prepared, patience
+from harness.running.ready import get_ready
 from harness.running.request import RunRequest, default_conf, resolve
 from harness.running.settings import RunSettings
 from harness.scenarios.base import find_scenario
@@ -283,7 +284,7 @@ def _prepared(settings: RunSettings, result: Path, heartbeat: Heartbeat) -> Prep
     tempfile.tempdir = str(native(result.parent))  # this process may be killed: the parent removes its files
     with native_output_dropped(not console.output().verbose):
         # All shapes, as for an official run: it is the one to tune for. The streams are a dimension of the search.
-        return prepare(settings, heartbeat.beat, quiet=True, compile_seconds=math.inf, choose_streams=False)
+        return get_ready(settings, heartbeat.beat, quiet=True, compile_seconds=math.inf, choose_streams=False)
 
 
 def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heartbeat) -> int:
