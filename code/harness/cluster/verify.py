@@ -1,4 +1,4 @@
-"""Whether answers are those to a parcel: LoadGen's ids are addresses, and a wrong one would be the end of the process."""
+"""Whether answers are those to a parcel: LoadGen's ids are addresses, and a foreign one would crash the process."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,12 @@ def verify(name: str, ids: NDArray[np.uint64], answers: Answers) -> None:
     if not np.array_equal(np.sort(answers.ids), np.sort(ids)):
         found = np.unique(answers.ids)
         if foreign := len(np.setdiff1d(found, ids)):
-            raise RunFailed(f"node {name} answered {foreign} samples that are not {parcel}.")
+            raise RunFailed(f"node {name} answered samples that are not {parcel}: {foreign} of {len(found)}.")
         if len(answers.ids) > len(found):
-            raise RunFailed(f"node {name} answered {len(answers.ids) - len(found)} samples {parcel} twice.")
-        raise RunFailed(f"node {name} left out {len(ids) - len(found)} samples {parcel}.")
+            raise RunFailed(
+                f"node {name} answered samples {parcel} twice: {len(answers.ids) - len(found)} of {len(ids)}."
+            )
+        raise RunFailed(f"node {name} left out samples {parcel}: {len(ids) - len(found)} of {len(ids)}.")
     offsets = answers.offsets
     if len(offsets) != len(ids) + 1 or offsets[0] or offsets[-1] != len(answers.buffer) or (np.diff(offsets) < 0).any():
         raise RunFailed(f"node {name} answered with broken responses to the samples {parcel}.")
