@@ -102,9 +102,12 @@ class ImageQSL(ImageSamples):
         self._images = np.empty((0, *form.dims), form.dtype)  # frees the old images before loading new ones
         self._held = len(indices)
         images = np.empty((self._held + min(_AGAIN, self._held), *form.dims), form.dtype)
-        _on_all_cores(
-            lambda row: _write(self._pixels.read(int(indices[row])), images[row], form, self._normalise), len(indices)
-        )
+
+        def read(row: int) -> None:
+            _write(self._pixels.read(int(indices[row])), images[row], form, self._normalise)
+
+        with _all_cores() as pool:
+            _run_all(pool, read, len(indices))
         images[self._held :] = images[: len(images) - self._held]
         images.flags.writeable = False  # so are the batches that are slices of it
         self._images = images
@@ -134,6 +137,7 @@ class ImageCarrier(ImageSamples, Carrier):
         self._normalise = normalise
         self._held = places
         self._images = np.empty((places, *layout.dims), layout.dtype)
+        self._pool = _all_cores()
 
     def _fill(self, places: Integers, packed: Mapping[str, Array]) -> None:
         """Pixels are normalised with all cores."""
@@ -141,11 +145,13 @@ class ImageCarrier(ImageSamples, Carrier):
             self._images[places] = packed[IMAGES]
             return
         pixels, images, layout = packed[_PIXELS].astype(np.uint8, copy=False), self._images, self.layout
-        _on_all_cores(lambda row: _write(pixels[row], images[places[row]], layout, self._normalise), len(places))
+        where = places.tolist()
+        _run_all(self._pool, lambda row: _write(pixels[row], images[where[row]], layout, self._normalise), len(where))
 
     def _extend(self, places: int) -> None:
-        self._images = extended(self._images, places)
+        # In this order: a batch that is collated meanwhile must not find the first place behind the last one.
         self._held = places
+        self._images = extended(self._images, places)
 
 
 def _write(pixels: NDArray[np.uint8], image: Array, layout: ImageLayout, normalise: Normalise) -> None:
@@ -157,11 +163,13 @@ def _write(pixels: NDArray[np.uint8], image: Array, layout: ImageLayout, normali
         normalise(pixels, last_channel)
 
 
-def _on_all_cores(do: Callable[[int], None], count: int) -> None:
-    if count < 2:
-        for row in range(count):
-            do(row)
+def _all_cores() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(core_count(), thread_name_prefix="load")
+
+
+def _run_all(pool: ThreadPoolExecutor, do: Callable[[int], None], count: int) -> None:
+    if count == 1:
+        do(0)
         return
-    with ThreadPoolExecutor(min(count, core_count()), thread_name_prefix="load") as pool:
-        for _ in pool.map(do, range(count)):
-            pass
+    for _ in pool.map(do, range(count)):
+        pass

@@ -10,6 +10,7 @@ from harness.task.shape import Integers
 
 _PARTS = 3  # of what is left, a node's share in so many chunks: large first, smaller towards the end
 _MOST_SECONDS = 1.0  # of a node's work in a chunk: progress shows, and nobody waits long for the last one
+_MOST_CHUNKS = 250  # per second, of all nodes: more would keep the driver busy with messages
 _KNOWN_SECONDS = 2.0  # of the test, which count as much as the rate that a node measured before it
 
 
@@ -39,6 +40,7 @@ class OfflineDealer:
         self._rates = _usable([node.rate for node in nodes])
         self._known = [(rate * _KNOWN_SECONDS, _KNOWN_SECONDS) for rate in self._rates.tolist()]
         self._out = np.zeros(len(nodes))
+        self._seconds = max(_MOST_SECONDS, len(nodes) / _MOST_CHUNKS)
 
     def begin(self, costs: Integers, most: int) -> None:
         """A query, once nothing is left of the one before: int64 (n,), in the order of dealing.
@@ -69,7 +71,7 @@ class OfflineDealer:
         # If all could be divided freely, all nodes would be finished after so many seconds.
         finish = (left + float(self._out.sum())) / together
         room = finish * rate - float(self._out[node])
-        want = min(left * rate / together / _PARTS, room, _MOST_SECONDS * rate)
+        want = min(left * rate / together / _PARTS, room, self._seconds * rate)
         least = min(power.least, available)
         if self._out[node] and room < (self._upto[start + least] - self._upto[start]) / 2:
             return None
