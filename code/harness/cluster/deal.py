@@ -40,6 +40,7 @@ class OfflineDealer:
         self._rates = _usable([node.rate for node in nodes])
         self._known = [(rate * _KNOWN_SECONDS, _KNOWN_SECONDS) for rate in self._rates.tolist()]
         self._out = np.zeros(len(nodes))
+        self._began = [False] * len(nodes)
         self._seconds = max(_MOST_SECONDS, len(nodes) / _MOST_CHUNKS)
 
     def begin(self, costs: Integers, most: int) -> None:
@@ -49,6 +50,7 @@ class OfflineDealer:
         """
         self._upto = np.concatenate([np.zeros(1, np.int64), np.cumsum(costs)])
         self._most, self._done = most, 0
+        self._began = [False] * len(self._nodes)
 
     @property
     def left(self) -> slice:
@@ -75,9 +77,13 @@ class OfflineDealer:
         least = min(power.least, available)
         if self._out[node] and room < (self._upto[start + least] - self._upto[start]) / 2:
             return None
-        count = int(np.searchsorted(self._upto, self._upto[start] + max(want, 0.0), side="right")) - 1 - start
+        # With a key of another type, numpy would convert all costs, every time.
+        end = self._upto.dtype.type(self._upto[start] + max(want, 0.0))
+        count = int(np.searchsorted(self._upto, end, side="right")) - 1 - start
         count -= count % power.batch
-        count = min(max(count, least), self._most, available)
+        # The first chunks are small, so that no node waits long while others get theirs.
+        count = min(max(count, least) if self._began[node] else least, self._most, available)
+        self._began[node] = True
         self._done += count
         self._out[node] += self._upto[self._done] - self._upto[start]
         return slice(start, self._done)

@@ -29,6 +29,7 @@ Clock = Callable[[], float]
 _IN_FLIGHT = 2  # parcels of Offline per node: it computes one while the other one travels
 _PARCEL_BYTES = 16 << 20  # about the most that travels at once
 _TOGETHER = 0.0005  # seconds: queries of Server that arrive within them travel together
+_AT_ONCE = 8  # messages of Server before those that arrived meanwhile: if more wait, several go to one node
 _NO_TIMES = np.empty(0)
 
 
@@ -341,9 +342,11 @@ class ServerCluster(ClusterScheduler):
             queries = list(self._queue)
             self._queue.clear()
         parts: dict[int, list[_Query]] = {}
+        size = max(1, -(-len(queries) // _AT_ONCE)) if len(self._nodes) > _AT_ONCE else 1
         with self._lock:
-            for query in queries:
-                parts.setdefault(self._dealer.choose(query.cost), []).append(query)
+            for start in range(0, len(queries), size):
+                group = queries[start : start + size]
+                parts.setdefault(self._dealer.choose(sum(query.cost for query in group)), []).extend(group)
         for place, part in parts.items():
             ids, indices, costs, arrivals = zip(*part, strict=True)
             self._send(

@@ -227,6 +227,18 @@ def test_queries_that_wait_together_travel_together_and_equal_nodes_take_turns()
     assert [[parcel.ids.tolist() for parcel in link.parcels] for link in links] == [[[0, 2, 4]], [[1, 3, 5]]]
 
 
+def test_where_more_nodes_than_messages_at_once_have_work_several_queries_go_to_one():
+    links = [Recorded(f"n{n}") for n in range(30)]
+    scheduler = ServerCluster(Numbers.full(), links, Heard())
+    scheduler.issue(list(range(5)), [7] * 5)
+    scheduler.deal()
+    assert sum(len(link.parcels) for link in links) == 5
+    scheduler.issue(list(range(5, 25)), [7] * 20)
+    scheduler.deal()
+    sizes = sorted(len(link.parcels[0].ids) for link in links if link.parcels)
+    assert sizes == [1] * 5 + [2] + [3] * 6
+
+
 def test_queries_go_where_the_least_work_per_speed_waits():
     links = [Recorded("slow", rate=1.0), Recorded("fast", rate=3.0)]
     scheduler = ServerCluster(Numbers.full(), links, Heard())
