@@ -230,6 +230,10 @@ class RecordedNode(_Part):
     rate: float
     """Relative to the other nodes: what the work was divided by."""
     engine: RecordedEngine
+    limits: RecordedLimits | None = None
+    """The batch limits, if the node chose them by measurement."""
+    chosen_streams: RecordedStreams | None = None
+    """The streams, if the node chose them for a latency bound."""
     round_trip_ms: float | None = None
     """Of a message without samples, as measured before the test."""
     samples: int = 0

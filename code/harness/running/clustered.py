@@ -29,6 +29,7 @@ from harness.running.prepare import (
     patience,
 )
 from harness.running.settings import THREADS, RunSettings
+from harness.running.shared import shared_by_nodes
 from harness.scenarios.base import Listener, find_scenario
 from harness.task.base import Benchmark, find_benchmark
 
@@ -61,7 +62,7 @@ def prepare_nodes(
     asked = NodeSettings(
         settings.model_copy(update={"cluster": None, "remarks": ()}),
         dataset.path,
-        {},
+        shared_by_nodes(settings),
         compile_seconds,
         choose_streams,
         settings.seconds,

@@ -16,7 +16,7 @@ from harness.host.fingerprint import Fingerprint
 from harness.paths import ROOT
 from harness.results.layout import CONF
 from harness.results.record import Identity
-from harness.running.settings import RunSettings
+from harness.running.settings import RunSettings, cluster_name
 
 
 def identity(settings: RunSettings) -> Identity:
@@ -86,7 +86,7 @@ def command(settings: RunSettings) -> str:
         "dataset": Path(settings.dataset).name if settings.dataset else None,
         "samples": settings.samples,
         "duration": settings.duration,
-        "cluster": _cluster(settings),
+        "cluster": cluster_name(settings.cluster),
         "cluster-samples": settings.cluster_samples if settings.cluster else None,
     }
     for name, value in values.items():
@@ -96,11 +96,6 @@ def command(settings: RunSettings) -> str:
             text = Path(value).name if isinstance(getattr(part, name), Path) else value
             words += ["--set", f"{name}={str(text).lower() if isinstance(text, bool) else text}"]
     return shlex.join([*words, "--no-tuned", "--user-conf", CONF])
-
-
-def _cluster(settings: RunSettings) -> str | None:
-    """The nodes as a user would name them; a file by its name only."""
-    return Path(settings.cluster).name if settings.cluster else None
 
 
 @cache

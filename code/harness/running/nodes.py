@@ -22,6 +22,8 @@ def node_records(links: Sequence[Link], scheduler: Scheduler) -> tuple[Mapping[s
 def _known(link: Link) -> dict[str, object]:
     """What was known before the test."""
     ready = link.ready
+    scenario = dict(ready.scenario)
+    chosen = scenario.pop("streams", None)
     return {
         "name": ready.name,
         "host": ready.host,
@@ -31,7 +33,8 @@ def _known(link: Link) -> dict[str, object]:
         "streams": ready.streams,
         "rate": ready.rate,
         "engine": ready.engine,
-        **ready.scenario,
+        "chosen_streams": chosen,
+        **scenario,
     }
 
 

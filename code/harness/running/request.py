@@ -17,7 +17,7 @@ from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running import tuned
 from harness.running.fastest import fastest
 from harness.running.options import split, validated
-from harness.running.settings import THREADS, RunSettings
+from harness.running.settings import THREADS, RunSettings, cluster_name
 from harness.scenarios.base import Scenario, find_scenario
 from harness.task.base import find_benchmark
 
@@ -133,7 +133,7 @@ def _chosen(request: RunRequest, model: Model, scenario: str) -> _Chosen:
     if not request.measurements or request.use_tuned is False:
         return _untuned(request, model, engine)
     place = tuned.folder(request.measurements, request.system, model.official_name, scenario)
-    record, remark = _tuned(place, model, engine, request.use_tuned)
+    record, remark = _tuned(place, model, engine, request)
     if record is None:
         plain = _untuned(request, model, engine)
         return replace(plain, remarks=(remark, *plain.remarks)) if remark else plain
@@ -205,15 +205,16 @@ def default_conf() -> Path | None:
     return path if path.is_file() else None
 
 
-def _tuned(place: Path, model: Model, engine: str | None, use: bool | None) -> tuple[tuned.Tuned | None, str | None]:
+def _tuned(place: Path, model: Model, engine: str | None, request: RunRequest) -> tuple[tuned.Tuned | None, str | None]:
     """The tuned settings in a folder if they are to be used, and a remark for the user."""
+    use, cluster = request.use_tuned, cluster_name(request.cluster)
     record = tuned.read(place)
     if record is None:
         if use:
             raise ConfigError(f"there are no tuned settings in {place}: create them with `harness tune`.")
         return None, None
-    mismatch = record.mismatch(model.sha256, engine)
-    other_machine = mismatch is not None and record.mismatch(model.sha256, engine, anywhere=True) is None
+    mismatch = record.mismatch(model.sha256, engine, cluster)
+    other_machine = mismatch is not None and record.mismatch(model.sha256, engine, cluster, anywhere=True) is None
     if mismatch and not (use and other_machine):
         if use:
             raise ConfigError(f"the settings in {place} {mismatch}.")

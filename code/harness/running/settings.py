@@ -26,6 +26,11 @@ INDICES_ONLY = (
 """The rules time the movement of data, and nobody is known to have submitted such a result."""
 
 
+def cluster_name(cluster: str | None) -> str | None:
+    """Nodes as they are named elsewhere: a file without its folder."""
+    return Path(cluster).name if cluster else None
+
+
 class RunSettings(BaseModel):
     """Everything that determines what a run does."""
 

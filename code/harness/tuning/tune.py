@@ -27,7 +27,7 @@ from harness.running import tuned
 from harness.running.prepare import Prepared, patience
 from harness.running.ready import get_ready
 from harness.running.request import RunRequest, default_conf, resolve
-from harness.running.settings import RunSettings
+from harness.running.settings import RunSettings, cluster_name
 from harness.scenarios.base import find_scenario
 from harness.scheduling.peak import highest_passing
 from harness.task.base import find_benchmark
@@ -89,7 +89,9 @@ def tune(
     settings = each_engine[0][1]
     place = tuned.folder(measurements, settings.system, settings.model.official_name, settings.scenario)
     if not force:
-        tuned.check_replaceable(place, settings.model.sha256, settings.engine if request.engine else None)
+        tuned.check_replaceable(
+            place, settings.model.sha256, settings.engine if request.engine else None, cluster_name(settings.cluster)
+        )
     tunings = [
         _Tuning(asked, settings, seconds, _journal(state_dir, settings, asked.options, seconds, fresh))
         for asked, settings in each_engine
@@ -177,6 +179,7 @@ class _Tuning:
             confirmed=confirmed.model_dump() if confirmed else None,
             trials=[{"options": t.options, **t.measured.model_dump(exclude_defaults=True)} for t in self.trials],
             machine=tuned.Machine.here(),
+            cluster=cluster_name(self.settings.cluster),
             harness=__version__,
             time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         )
@@ -292,7 +295,9 @@ def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heart
     heartbeat.beat(patience(settings))
     with CoreMeter() as meter:
         trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
-    lost = min(1.0, meter.use.lost / meter.use.cores) if meter.use else 0.0
+    # Nodes may be processes of this machine, which are not others; what they lose is unknown.
+    use = None if ready.links else meter.use
+    lost = min(1.0, use.lost / use.cores) if use else 0.0
     write_text(result, Measured(score=trial.score, value=trial.value, lost=lost).model_dump_json())
     heartbeat.report(0)
     ready.close(heartbeat.beat, settings.stall_timeout)
@@ -361,6 +366,7 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
         "engine": settings.engine,
         "dataset": [str(dataset.path), dataset.sha256, settings.samples],
         "fixed": dict(fixed),
+        **({"cluster": settings.cluster} if settings.cluster else {}),
         "seconds": seconds,
     }
     journal = Journal(path, circumstances, fresh)

@@ -147,7 +147,7 @@ def test_only_an_overloaded_system_shows_how_much_too_high_a_rate_was(tmp_path, 
 
     scenario = SimpleNamespace(held=lambda detail: detail.held, metric=lambda _: SimpleNamespace(value=50.0), bound=0.1)
     ready = SimpleNamespace(short_test=short_test, scenario=scenario, close=lambda *_: None)
-    monkeypatch.setattr(tune, "prepare", lambda *_, **__: ready)
+    monkeypatch.setattr(tune, "get_ready", lambda *_, **__: ready)
     monkeypatch.setattr(tune.tempfile, "tempdir", None)
     journal, result = Journal(tmp_path / "journal.json", {}, fresh=True), tmp_path / "result.json"
     heartbeat = SimpleNamespace(beat=None, report=lambda code: None)
@@ -214,7 +214,7 @@ def test_tuning_compiles_all_shapes_like_an_official_run(tmp_path, monkeypatch, 
         raise Prepared
 
     scenarios = []
-    monkeypatch.setattr(tune, "prepare", prepared)
+    monkeypatch.setattr(tune, "get_ready", prepared)
     monkeypatch.setattr(tune.tempfile, "tempdir", None)
     heartbeat = SimpleNamespace(beat=lambda *_: None)
     mine = resolve(RunRequest(engine="null", scenario="Server", dataset="sample", cache_dir=tmp_path))
