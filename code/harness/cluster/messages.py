@@ -62,7 +62,7 @@ class Answers:
     done_cost: int
     """Cost units of its samples."""
     cpu_seconds: float = 0.0
-    """CPU time that the node's process has used since its test began."""
+    """CPU time that the node's process has used since its test began, as of half a second ago at most."""
 
 
 @dataclass(frozen=True)
@@ -99,3 +99,5 @@ class NodeReady:
     """`Scenario.describe`."""
     data: str = ""
     """sha256 over the data set that it opened."""
+    round_trip: float = 0.0
+    """Seconds of a parcel without samples, there and back, as the driver measured; 0 if it did not."""

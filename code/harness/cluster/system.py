@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import queue
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from pydantic import JsonValue
 
 from harness.cluster.link import Link
-from harness.cluster.messages import NodeReady
+from harness.cluster.messages import DATA, Answers, NodeReady, Parcel
 from harness.engines.base import Engine, EngineSettings, Runner, Signature
 from harness.errors import ConfigError
 from harness.task.qsl import Carrier, SampleLibrary
 from harness.task.shape import Array, Integers, Shape
 
+_TRIPS = 9
 _FACTS: Mapping[str, Callable[[NodeReady], object]] = {
     "code of the harness": lambda ready: ready.code,
     "model": lambda ready: ready.model_sha256,
@@ -56,6 +60,27 @@ class NodesEngine(Engine):
         """End the nodes."""
         for link in self.links:
             link.close()
+
+
+def round_trip(link: Link, qsl: SampleLibrary, travels: str) -> float:
+    """Median seconds of a parcel without samples, there and back.
+
+    Raises:
+        HarnessError: the node failed, or is lost.
+    """
+    back: queue.SimpleQueue[Answers | BaseException] = queue.SimpleQueue()
+    link.open(back.put, back.put)
+    none = np.empty(0, np.int64)
+    packed = qsl.pack(none) if travels == DATA else None
+    took = []
+    for number in range(_TRIPS):
+        start = time.perf_counter()
+        link.send(Parcel(number, none.astype(np.uint64), none, packed))
+        found = back.get()
+        if isinstance(found, BaseException):
+            raise found
+        took.append(time.perf_counter() - start)
+    return float(np.median(took))
 
 
 class HeldByNodes(SampleLibrary):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from harness.catalog.manifests import Dataset
 from harness.cluster.link import Link
 from harness.cluster.messages import INDICES, NodeRequest
 from harness.cluster.scenarios import Clustered, clustered
-from harness.cluster.system import HeldByNodes, check_alike, engine_of
+from harness.cluster.system import HeldByNodes, check_alike, engine_of, round_trip
 from harness.engines.base import find_engine
 from harness.errors import ConfigError
 from harness.host import console
@@ -108,6 +109,9 @@ def _prepared(
     scenario.pilots, scenario.travels = not settings.accuracy, settings.cluster_samples
     indices = np.arange(qsl.performance_count)
     qsl.load(indices)
+    for link in links:
+        beat(settings.stall_timeout)
+        link.ready = replace(link.ready, round_trip=round_trip(link, own, settings.cluster_samples))
 
     class Reporter(Listener):
         def ran(self) -> None:

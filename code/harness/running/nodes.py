@@ -33,6 +33,7 @@ def _known(link: Link) -> dict[str, object]:
         "streams": ready.streams,
         "rate": ready.rate,
         "engine": ready.engine,
+        "round_trip_ms": round(1000 * ready.round_trip, 4) if ready.round_trip else None,
         "chosen_streams": chosen,
         **scenario,
     }

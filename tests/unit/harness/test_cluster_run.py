@@ -127,6 +127,7 @@ def test_nodes_of_unequal_speed_answer_as_one_process_does(benchmark, number, sa
     records = node_records(made.links, scheduler)
     assert sum(record["samples"] for record in records) == len(numbers) == scheduler.counters.completed
     assert {record["host"] for record in records} == {made.links[0].ready.host}
+    assert all(0 < record["round_trip_ms"] < 1000 for record in records)
     assert progress_of(scheduler).startswith("node-0 ")
 
 
