@@ -190,10 +190,9 @@ class ClusterScheduler(Scheduler):
                 raise RunFailed(
                     f"node {node.link.name} answered parcel {answers.number} twice, or one that it never got."
                 )
-            verify(node.link.name, sent.ids, answers)
+            sizes = verify(node.link.name, sent.ids, answers)
             seconds = self._count(node, sent, answers)
             if not self.failed.is_set():
-                sizes = np.diff(answers.offsets)
                 self._complete(answers.ids.tolist(), Responses(answers.offsets[:-1], sizes, answers.buffer))
                 self._free(node, sent.cost, seconds)
         except BaseException as error:  # noqa: BLE001  it would vanish in a thread that carries messages
@@ -207,7 +206,7 @@ class ClusterScheduler(Scheduler):
         with self._lock:
             end, mine, all_nodes = self._clock(), node.counters, self.counters
             start = max(sent.when, mine.ended)
-            late = int((end - sent.arrivals > self.late_after).sum())
+            late = int((end - sent.arrivals > self.late_after).sum()) if len(sent.arrivals) else 0
             mine.parcels += 1
             mine.samples += count
             mine.batches += answers.batches
