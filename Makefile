@@ -72,7 +72,7 @@ OPTIONS = $(call option,MODEL,model) $(call option,ENGINE,engine) $(call option,
 CAMPAIGN = $(if $(strip $(MODELS)),$(call list,MODELS,model),$(call option,MODEL,model)) \
   $(call list,SCENARIOS,scenario) $(call option,ENGINE,engine) \
   $(call option,DATASET,dataset) $(call option,SYSTEM,system) $(call option,SYSTEM_TYPE,system-type) \
-  $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) $(SETTINGS)
+  $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) $(NODES) $(SETTINGS)
 
 .PHONY: help setup train run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format bench recovery-table published-table lock clean distclean
 
@@ -157,9 +157,9 @@ report: $(READY) ## Show RUNS, or the newest run, in build/report.html: verdict,
 	@$(BIN)/harness report $(call list,RUNS) $(ARGS)
 
 system: $(READY) ## Describe this machine in systems/SYSTEM.json, and list what a person must add (ARGS="--submitter ...")
-	@$(BIN)/harness system init $(call option,SYSTEM,system) $(ARGS)
+	@$(BIN)/harness system init $(call option,SYSTEM,system) $(if $(NODES),$(call option,CLUSTER,cluster)) $(ARGS)
 
-submission: $(READY) ## All official runs that a submission needs; continues where it stopped (REHEARSAL=1: a dry run)
+submission: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## All official runs that a submission needs; continues where it stopped (REHEARSAL=1: a dry run)
 	@$(BIN)/harness campaign --division $(call quoted,$(DIVISION)) $(CAMPAIGN) $(ARGS)
 
 compliance: $(READY) ## The compliance tests of existing official results: TEST01, and TEST04 for ResNet50

@@ -140,6 +140,7 @@ class TuneOptions:
     force: Annotated[bool, typer.Option("--force", help="Replace settings of another model or engine.")] = False
     stall_timeout: Annotated[float, typer.Option(help="Stop a trial after so many seconds without a batch.")] = 120.0
     cluster: options.Cluster = None
+    cluster_samples: options.ClusterSamples = "data"
     as_json: options.AsJson = False
 
 
@@ -164,6 +165,7 @@ def tune(asked: TuneOptions) -> None:
             user_conf=asked.user_conf,
             stall_timeout=asked.stall_timeout,
             cluster=asked.cluster,
+            cluster_samples=asked.cluster_samples,
         ),
         seconds=asked.seconds,
         confirm=asked.confirm_seconds,

@@ -366,7 +366,7 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
         "engine": settings.engine,
         "dataset": [str(dataset.path), dataset.sha256, settings.samples],
         "fixed": dict(fixed),
-        **({"cluster": settings.cluster} if settings.cluster else {}),
+        **({"cluster": [settings.cluster, settings.cluster_samples]} if settings.cluster else {}),
         "seconds": seconds,
     }
     journal = Journal(path, circumstances, fresh)
