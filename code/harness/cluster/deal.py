@@ -11,6 +11,8 @@ from harness.task.shape import Integers
 _PARTS = 3  # of what is left, a node's share in so many chunks: large first, smaller towards the end
 _MOST_SECONDS = 1.0  # of a node's work in a chunk: progress shows, and nobody waits long for the last one
 _MOST_CHUNKS = 250  # per second, of all nodes: more would keep the driver busy with messages
+_IN_FLIGHT = 2  # chunks of a node: it computes one while the other one travels
+_SMALLEST = 4  # of a batch, at the end: so that all streams end together
 _KNOWN_SECONDS = 2.0  # of the test, which count as much as the rate that a node measured before it
 
 
@@ -40,6 +42,7 @@ class OfflineDealer:
         self._rates = _usable([node.rate for node in nodes])
         self._known = [(rate * _KNOWN_SECONDS, _KNOWN_SECONDS) for rate in self._rates.tolist()]
         self._out = np.zeros(len(nodes))
+        self._chunks, self._samples = [0] * len(nodes), [0] * len(nodes)
         self._began = [False] * len(nodes)
         self._seconds = max(_MOST_SECONDS, len(nodes) / _MOST_CHUNKS)
 
@@ -65,31 +68,51 @@ class OfflineDealer:
 
     def next(self, node: int) -> slice | None:
         """The chunk that a node gets now, as positions; None if there is none for it before its next answer."""
-        available = self.left.stop - self.left.start
-        if not available:
+        left, power = self.left.stop - self.left.start, self._nodes[node]
+        if not left or (self._chunks[node] >= _IN_FLIGHT and self._samples[node] >= power.least):
             return None
-        power, rate, start = self._nodes[node], float(self._rates[node]), self._done
-        left, together = float(self._upto[-1] - self._upto[start]), float(self._rates.sum())
-        # If all could be divided freely, all nodes would be finished after so many seconds.
-        finish = (left + float(self._out.sum())) / together
-        room = finish * rate - float(self._out[node])
-        want = min(left * rate / together / _PARTS, room, self._seconds * rate)
-        least = min(power.least, available)
-        if self._out[node] and room < (self._upto[start + least] - self._upto[start]) / 2:
-            return None
-        # With a key of another type, numpy would convert all costs, every time.
-        end = self._upto.dtype.type(self._upto[start] + max(want, 0.0))
-        count = int(np.searchsorted(self._upto, end, side="right")) - 1 - start
-        count -= count % power.batch
-        # The first chunks are small, so that no node waits long while others get theirs.
-        count = min(max(count, least) if self._began[node] else least, self._most, available)
-        self._began[node] = True
-        self._done += count
-        self._out[node] += self._upto[self._done] - self._upto[start]
-        return slice(start, self._done)
+        count = self._count(node, power, left)
+        if count:
+            start, self._done = self._done, self._done + min(count, self._most, left)
+            self._chunks[node] += 1
+            self._samples[node] += self._done - start
+            self._out[node] += self._upto[self._done] - self._upto[start]
+        return slice(start, self._done) if count else None
 
-    def answered(self, node: int, cost: int, seconds: float) -> None:
-        """A node answered samples that cost ``cost``, with which it was busy for ``seconds``."""
+    def _count(self, node: int, power: Power, left: int) -> int:
+        """Samples of a node's next chunk, not more than are left; 0 to wait for its next answer."""
+        if not self._began[node]:
+            # The first chunks are small, so that no node waits long while others get theirs.
+            self._began[node] = True
+            return power.least
+        work, least = self._cost(left), self._cost(min(power.least, left))
+        rate, together = float(self._rates[node]), float(self._rates.sum())
+        # If work could be divided freely, all nodes would be finished after (work + out) ÷ together seconds.
+        room = (work + float(self._out.sum())) * rate / together - float(self._out[node])
+        if room >= least:
+            count = self._within(min(work * rate / together / _PARTS, room, self._seconds * rate))
+            return max(count - count % power.batch, power.least)
+        # At the end, each stream gets a part of a batch: a batch on one of them would take too long.
+        streams = power.least // power.batch
+        smallest = max(1, power.batch // _SMALLEST)
+        if self._out[node] and room < self._cost(min(smallest, left)) * streams:
+            return 0
+        return max(self._within(room / streams), smallest)
+
+    def _cost(self, count: int) -> float:
+        """Of the next samples."""
+        return float(self._upto[self._done + count] - self._upto[self._done])
+
+    def _within(self, cost: float) -> int:
+        """The next samples that cost at most this together."""
+        # With a key of another type, numpy would convert all costs, every time.
+        end = self._upto.dtype.type(self._upto[self._done] + max(cost, 0.0))
+        return int(np.searchsorted(self._upto, end, side="right")) - 1 - self._done
+
+    def answered(self, node: int, samples: int, cost: int, seconds: float) -> None:
+        """A node answered a chunk of so many samples, with which it was busy for ``seconds``."""
+        self._chunks[node] -= 1
+        self._samples[node] -= samples
         self._out[node] -= cost
         work, took = self._known[node]
         self._known[node] = work, took = work + cost, took + max(seconds, 0.0)

@@ -26,7 +26,6 @@ from harness.task.sut import Responses
 
 Clock = Callable[[], float]
 
-_IN_FLIGHT = 2  # parcels of Offline per node: it computes one while the other one travels
 _PARCEL_BYTES = 16 << 20  # about the most that travels at once
 _TOGETHER = 0.0005  # seconds: queries of Server that arrive within them travel together
 _AT_ONCE = 8  # messages of Server before those that arrived meanwhile: if more wait, several go to one node
@@ -151,8 +150,8 @@ class ClusterScheduler(Scheduler):
                 self._answered_all.wait()
 
     @abstractmethod
-    def _free(self, node: _Node, cost: int, seconds: float) -> None:
-        """A node answered a parcel of that cost after so many seconds of work."""
+    def _free(self, node: _Node, sent: _Sent, seconds: float) -> None:
+        """A node answered a parcel after so many seconds of work."""
 
     def _send(self, node: _Node, ids: NDArray[np.uint64], indices: Integers, cost: int, arrivals: Floats) -> None:
         """One parcel; ``cost`` is that of its samples. Once the test is given up, it is answered here."""
@@ -194,7 +193,7 @@ class ClusterScheduler(Scheduler):
             seconds = self._count(node, sent, answers)
             if not self.failed.is_set():
                 self._complete(answers.ids.tolist(), Responses(answers.offsets[:-1], sizes, answers.buffer))
-                self._free(node, sent.cost, seconds)
+                self._free(node, sent, seconds)
         except BaseException as error:  # noqa: BLE001  it would vanish in a thread that carries messages
             self._fail(error)
         if not node.sent:
@@ -266,9 +265,9 @@ class OfflineCluster(ClusterScheduler):
             order = order[np.argsort(-self.qsl.cost(indices)[order], kind="stable")]
             self._ids, self._indices = query_ids[order], indices[order]
             self._dealer.begin(self.qsl.cost(self._indices), self._most(self._indices))
-        for _ in range(_IN_FLIGHT):  # every node has one before any has two
-            for node in self._nodes:
-                self._deal(node)
+        waiting = self._nodes
+        while waiting:  # every node has one chunk before any has two
+            waiting = [node for node in waiting if self._deal(node)]
 
     def _most(self, indices: Integers) -> int:
         """Samples of a parcel, by the bytes of the longest."""
@@ -287,10 +286,10 @@ class OfflineCluster(ClusterScheduler):
         self._send(node, ids, indices, int(self.qsl.cost(indices).sum()), _NO_TIMES)
         return True
 
-    def _free(self, node: _Node, cost: int, seconds: float) -> None:
+    def _free(self, node: _Node, sent: _Sent, seconds: float) -> None:
         with self._lock:
-            self._dealer.answered(node.place, cost, seconds)
-        while len(node.sent) < _IN_FLIGHT and self._deal(node):
+            self._dealer.answered(node.place, len(sent.ids), sent.cost, seconds)
+        while self._deal(node):
             pass
 
 
@@ -366,9 +365,9 @@ class ServerCluster(ClusterScheduler):
             self._queue.extend(map(_Query, ids, indices.tolist(), costs.tolist(), [now] * len(ids)))
             self._arrived.notify()
 
-    def _free(self, node: _Node, cost: int, seconds: float) -> None:
+    def _free(self, node: _Node, sent: _Sent, seconds: float) -> None:
         with self._lock:
-            self._dealer.answered(node.place, cost)
+            self._dealer.answered(node.place, sent.cost)
 
     def _work(self) -> None:
         while True:

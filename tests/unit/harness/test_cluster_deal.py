@@ -31,7 +31,7 @@ def test_every_sample_is_dealt_once_whatever_the_order_of_answers(costs, nodes, 
     dealt, held = 0, {node: [] for node in range(len(nodes))}
     while True:
         for node in random.sample(sorted(held), len(held)):
-            while len(held[node]) < 2 and (part := dealer.next(node)):
+            while part := dealer.next(node):
                 assert part.start == dealt
                 assert 1 <= part.stop - part.start <= most
                 dealt = part.stop
@@ -41,7 +41,7 @@ def test_every_sample_is_dealt_once_whatever_the_order_of_answers(costs, nodes, 
             break
         node = random.choice(busy)
         part = held[node].pop(0)
-        dealer.answered(node, int(costs[part].sum()), random.choice([0.0, 0.1, 100.0]))
+        dealer.answered(node, part.stop - part.start, int(costs[part].sum()), random.choice([0.0, 0.1, 100.0]))
     assert dealt == len(costs)
     assert dealer.rest() is None
 
@@ -51,7 +51,7 @@ def test_a_node_that_answers_nothing_more_keeps_no_samples_from_others():
     dealer.begin(np.full(1000, 10), 1000)
     assert dealer.next(1)
     while part := dealer.next(0):
-        dealer.answered(0, int(10 * (part.stop - part.start)), 0.1)
+        dealer.answered(0, part.stop - part.start, int(10 * (part.stop - part.start)), 0.1)
     assert dealer.rest() is None
 
 
@@ -61,7 +61,7 @@ def test_chunks_begin_small_become_smaller_and_hold_whole_batches():
     sizes = []
     while part := dealer.next(0):
         sizes.append(part.stop - part.start)
-        dealer.answered(0, sizes[-1], sizes[-1] / 1000)
+        dealer.answered(0, sizes[-1], sizes[-1], sizes[-1] / 1000)
     assert sizes.pop(0) == 32
     assert 900 < max(sizes) <= 1000  # no more than the work of a second
     assert sizes == sorted(sizes, reverse=True)
@@ -74,7 +74,7 @@ def test_a_node_that_turns_out_slower_gets_less():
     dealer.begin(np.full(10_000, 1), 10_000)
     dealer.next(1)
     first = dealer.next(1)
-    dealer.answered(1, first.stop - first.start, 10.0)
+    dealer.answered(1, first.stop - first.start, first.stop - first.start, 10.0)
     again = dealer.next(1)
     assert again.stop - again.start < (first.stop - first.start) / 2
 
