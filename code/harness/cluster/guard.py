@@ -1,4 +1,4 @@
-"""The parent of Ray's processes on this machine: `python -m harness.cluster.guard FOLDER`, with JSON on its first line.
+"""The parent of Ray's processes on this machine: `python -m harness.cluster.guard FOLDER`, with JSON on standard input.
 
 It ends with the process that started it, however that ended, and then kills whatever descends from it, also what is
 stopped or has lost its own parent: Ray's agents would stay for a minute, a stopped process for ever.
@@ -20,23 +20,24 @@ import time
 from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_LOCK = threading.Lock()
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 def main() -> None:
-    """Start what the first line of standard input says, report what ends, and kill all at the end of the input."""
+    """Start what the lines of standard input say, report what ends, and kill all at the end of the input."""
     signal.pthread_sigmask(signal.SIG_SETMASK, _SIGNALS)  # the harness handles Ctrl-C
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     folder = Path(sys.argv[1])
-    started = {}
-    for name, command in json.loads(sys.stdin.readline()).items():
-        with (folder / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        started[process.pid] = name
-    threading.Thread(target=_reap, args=(started,), daemon=True).start()
-    sys.stdin.read()
+    started: dict[int, str] = {}
+    for line in sys.stdin:
+        for name, command in json.loads(line).items():
+            with _LOCK, (folder / f"{name}.log").open("wb") as log:
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                )
+                started[process.pid] = name
+        threading.Thread(target=_reap, args=(started,), daemon=True).start()
     while _kill_all():
         time.sleep(0.02)
     shutil.rmtree(folder, ignore_errors=True)
@@ -48,8 +49,10 @@ def _reap(started: dict[int, str]) -> None:
         try:
             pid, status = os.wait()
         except ChildProcessError:
-            return
-        if name := started.get(pid):
+            return  # another thread begins with the next line
+        with _LOCK:  # a process may end before it is registered
+            name = started.get(pid)
+        if name:
             with contextlib.suppress(OSError):
                 print(json.dumps([name, os.waitstatus_to_exitcode(status)]), flush=True)
 

@@ -31,6 +31,7 @@ _STORE = 1 << 30  # bytes of shared memory for the samples and answers of a node
 _SMALLEST_STORE = 80 << 20  # Ray accepts no less
 _ENDING = 5.0  # seconds
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+_BLOCKS = "--block"  # what `ray start` prints last
 _STARTING = 120.0  # seconds for `ray start` on a machine
 
 # Ray would replace 127.0.0.1 by the address of a network card, and listen on all of them.
@@ -49,7 +50,12 @@ main()
 
 def quiet() -> dict[str, str]:
     """Variables of every Ray process: nothing is reported to its makers."""
-    return {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "RAY_raylet_start_wait_time_s": "100",
+    }
 
 
 class LocalCluster:
@@ -75,10 +81,15 @@ class LocalCluster:
             start_new_session=True,  # Ctrl-C is for the harness to handle
             text=True,
         )
-        assert self._guard.stdin
-        self._guard.stdin.write(json.dumps(self._commands(_store(count + 1))) + "\n")
-        self._guard.stdin.flush()
+        self._later: dict[str, list[str]] = self._commands(_store(count + 1))
+        self._tell({"head": self._later.pop("head")})
         threading.Thread(target=self._listen, name="ray", daemon=True).start()
+
+    def _tell(self, commands: dict[str, list[str]]) -> None:
+        assert self._guard.stdin
+        with contextlib.suppress(OSError):  # `check` says so
+            self._guard.stdin.write(json.dumps(commands) + "\n")
+            self._guard.stdin.flush()
 
     def _commands(self, store: int) -> dict[str, list[str]]:
         usable = sorted(os.sched_getaffinity(0))
@@ -101,6 +112,17 @@ class LocalCluster:
             name, code = json.loads(line)
             self._ended[name] = code
 
+    def started(self) -> bool:
+        """Whether all have joined; ask until it is so. The nodes are started once the head is ready for them."""
+        if self._later and _BLOCKS in self._log("head"):
+            self._tell(self._later)
+            self._later = {}
+        return not self._later and all(_BLOCKS in self._log(name) for name in self.names)
+
+    def _log(self, name: str) -> str:
+        path = self._folder / f"{name}.log"
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
     def check(self) -> None:
         """Whether all processes that `ray start` watches live.
 
@@ -108,8 +130,8 @@ class LocalCluster:
             RunFailed: one does not; names the node.
         """
         for name, code in self._ended.items():
-            log = (self._folder / f"{name}.log").read_text("utf-8", "replace").split("\n")
-            why = next((line for line in reversed(log) if line.strip()), "")
+            lines = self._log(name).split("\n")
+            why = next((line for line in reversed(lines) if line.strip()), "")
             raise RunFailed(f"Ray of node {name} ended with code {code} ({why.strip()}).")
 
     def close(self) -> None:

@@ -7,226 +7,34 @@ is gone. What does not answer is lost, and a lost node ends the test.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import importlib
 import logging
 import os
-import pickle
-import queue
-import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from harness.cluster import files
+from harness.cluster.actor import NodeActor
+from harness.cluster.actor_link import BEAT, RayLink, first_line, in_words
 from harness.cluster.hosts import Hosts
 from harness.cluster.launch import TOKEN, LocalCluster, clean_environment, credentials, head_address
 from harness.cluster.link import Link
-from harness.cluster.local_link import find_prepare
-from harness.cluster.messages import Answers, NodeReady, NodeRequest, Parcel
-from harness.cluster.node import Node
-from harness.errors import ConfigError, HarnessError, MissingDependencyError, RunFailed
+from harness.cluster.messages import NodeRequest
+from harness.cluster.node import Beat
+from harness.errors import ConfigError, MissingDependencyError, RunFailed
 from harness.host import console
-from harness.host.usage import Reading, reading
-from harness.task.shape import Integers
 
-BEAT = 0.5
-"""Seconds between two heartbeats."""
 SILENT = 4.0
 """Seconds without an answer after which a node is lost."""
 _JOINING = 120.0  # seconds until all nodes have joined and their processes have started
 _PATIENCE = 30.0  # seconds that the driver promises its own supervisor between two reports
 _LOADING = 600.0  # seconds to load samples or to open a test
 _PROBE = 200_000  # bytes: so many go through the raylet, whose state the heartbeat is to show
-_WHOLE = 1 << 20  # bytes from which arrays travel by Ray's object store, without a copy
 _CHUNK = 64 << 20  # bytes of a file in one message
 _ENDING = 5.0  # seconds
-_T = TypeVar("_T")
-
-
-class Beat(Protocol):
-    """Reports progress, and the maximum seconds until the next report."""
-
-    def __call__(self, within: float, doing: str = "") -> None:
-        """``doing`` says what happens until then."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What ended a test on a node."""
-
-    error: BaseException
-
-
-@dataclass(frozen=True)
-class About:
-    """What a node's process says of itself before it prepares anything."""
-
-    host: str
-    pid: int
-    parent: int
-    """The raylet."""
-    cpus: int
-
-
-class NodeActor:
-    """The process of a node. Its methods run on four threads: in order, for answers, for heartbeats, for checks."""
-
-    def __init__(self) -> None:
-        # Ray sets it, and the engine's threads are the harness's to decide.
-        os.environ.pop("OMP_NUM_THREADS", None)
-        _end_with_parent()
-        self._node: Node | None = None
-        self._files: _Arriving | None = None
-        self._outbox: queue.SimpleQueue[tuple[int, Answers | Failure]] = queue.SimpleQueue()
-        self._test = 0
-        self._promise = (time.monotonic(), 600.0, "")
-
-    def about(self) -> About:
-        """Who this is."""
-        return About(socket.gethostname(), os.getpid(), os.getppid(), len(os.sched_getaffinity(0)))
-
-    def missing(self, needed: Sequence[files.Needed]) -> list[str]:
-        """The names of the files that the driver must send."""
-        return files.missing(needed)
-
-    def begin_file(self, name: str, sha256: str) -> None:
-        """The chunks that follow are a file's."""
-        self._files = _Arriving(name, sha256)
-
-    def more(self, chunk: bytes) -> None:
-        """The next part of the file."""
-        assert self._files
-        self._files.put(chunk)
-
-    def end_file(self) -> None:
-        """The file is complete; raises what kept it from being stored."""
-        assert self._files
-        self._files.end()
-
-    def prepare(self, request: NodeRequest, name: str) -> NodeReady:
-        """Make the node; raises what ends the run."""
-        self._node, ready = find_prepare(request.prepare)(request, name, self._beat)
-        return ready
-
-    def _beat(self, within: float, doing: str = "") -> None:
-        self._promise = (time.monotonic(), within, doing)
-
-    def beat(self) -> tuple[float, str]:
-        """Seconds by which the preparation is late, and what it does; goes through the raylet of this machine."""
-        ray = _ray()
-        ray.put(np.zeros(_PROBE, np.uint8))
-        since, within, doing = self._promise
-        return time.monotonic() - since - within, doing
-
-    def open(self, test: int) -> None:
-        """Begin a test."""
-        assert self._node
-        self._test = test
-        self._node.open(lambda error: self._outbox.put((test, Failure(_portable(error)))))
-
-    def take(self, message: bytes | list[Parcel]) -> None:
-        """Answer parcels, some time."""
-        assert self._node
-        back = partial(self._back, self._test)
-        for parcel in pickle.loads(message) if isinstance(message, bytes) else message:
-            self._node.answer(parcel, back)
-
-    def _back(self, test: int, answers: Answers) -> None:
-        self._outbox.put((test, answers))
-
-    def collect(self) -> bytes | list[tuple[int, Answers | Failure]]:
-        """What is answered, each with the number of its test; waits until something is."""
-        found = [self._outbox.get()]
-        with contextlib.suppress(queue.Empty):
-            while True:
-                found.append(self._outbox.get_nowait())
-        return _message(found, sum(len(each.buffer) for _, each in found if isinstance(each, Answers)))
-
-    def give_up(self) -> None:
-        """Answer the rest without computing it."""
-        if self._node:
-            self._node.give_up()
-
-    def load(self, indices: Integers) -> None:
-        """Hold these samples of the own data set."""
-        assert self._node
-        self._node.load(indices)
-
-    def close(self) -> None:
-        """End the test."""
-        if self._node:
-            self._node.close()
-
-    def facts(self, module: str, function: str) -> Any:
-        """What a function without parameters says on this machine."""
-        return getattr(importlib.import_module(module), function)()
-
-    def echo(self, payload: Any) -> Any:
-        """The same, so that the driver can measure the way."""
-        return payload
-
-    def clock(self) -> float:
-        """Seconds of the realtime clock."""
-        return time.time()
-
-    def usage(self) -> Reading | None:
-        """Who uses the cores."""
-        return reading()
-
-
-def _portable(error: BaseException) -> BaseException:
-    """The error, or its words if it cannot travel."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001  whatever an exception of an engine does
-        return RunFailed(f"{type(error).__name__}: {error}")
-    return error
-
-
-class _Arriving:
-    """A file whose chunks come one by one, on its way to the disk."""
-
-    def __init__(self, name: str, sha256: str) -> None:
-        self._chunks: queue.Queue[bytes] = queue.Queue(2)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._store, args=(name, sha256), daemon=True)
-        self._thread.start()
-
-    def _store(self, name: str, sha256: str) -> None:
-        try:
-            files.store(name, sha256, iter(self._chunks.get, b""))
-        except BaseException as error:  # noqa: BLE001  raised by `end`
-            self._error = error
-
-    def put(self, chunk: bytes) -> None:
-        while self._thread.is_alive():
-            with contextlib.suppress(queue.Full):
-                return self._chunks.put(chunk, timeout=1.0)
-        return None
-
-    def end(self) -> None:
-        self.put(b"")
-        self._thread.join()
-        if self._error:
-            raise self._error
-
-
-def _end_with_parent() -> None:
-    """Let the kernel kill this process with its raylet, also when it is stopped."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def _message(found: list[_T], size: int) -> bytes | list[_T]:
-    """Small ones pickled here, which is several times faster than Ray's own pickling."""
-    return pickle.dumps(found, 5) if size < _WHOLE else found
 
 
 def _ray() -> Any:  # the optional package
@@ -235,151 +43,6 @@ def _ray() -> Any:  # the optional package
     except ImportError as error:
         raise MissingDependencyError(f"a cluster needs Ray ({error}): run `make setup CLUSTER=1`.") from error
     return ray
-
-
-class RayLink(Link):
-    """The driver's side of one actor."""
-
-    def __init__(self, cluster: RayCluster, name: str, actor: Any) -> None:
-        self.name, self.actor = name, actor
-        self.ready: NodeReady
-        self.about = About("?", 0, 0, 0)
-        self.failure: BaseException | None = None
-        self.late = 0.0
-        self.doing = ""
-        self._cluster = cluster
-        self._lock = threading.Lock()
-        self._waiting: list[Parcel] = []
-        self._sending = False
-        self._closed = False
-        self._test = 0
-        self._answered: Callable[[Answers], None] = lambda answers: None
-        self._failed: Callable[[BaseException], None] = lambda error: None
-
-    def where(self) -> str:
-        """For messages."""
-        return f"node {self.name} on {self.about.host}"
-
-    def listen(self) -> None:
-        """Begin to collect answers."""
-        threading.Thread(target=self._collect, name=f"answers-{self.name}", daemon=True).start()
-
-    def open(self, answered: Callable[[Answers], None], failed: Callable[[BaseException], None]) -> None:
-        """Begin a test."""
-        with self._lock:
-            self._test += 1
-            self._waiting.clear()
-            self._answered, self._failed = answered, failed
-        if self.failure:
-            failed(self.failure)
-            return
-        try:
-            self.call(_LOADING, "open", self._test)
-        except HarnessError as error:
-            failed(error)
-
-    def send(self, parcel: Parcel) -> None:
-        """The caller that finds nobody sending sends also what others add meanwhile."""
-        with self._lock:
-            self._waiting.append(parcel)
-            if self._sending:
-                return
-            self._sending = True
-        while True:
-            with self._lock:
-                parcels, self._waiting = self._waiting, []
-                if not parcels:
-                    self._sending = False
-                    return
-            try:
-                self.actor.take.remote(_message(parcels, sum(map(_size, parcels))))
-            except Exception as error:  # noqa: BLE001  Ray raises many kinds
-                self.lose(self._cluster.in_words(error))
-
-    def give_up(self) -> None:
-        """In order with the parcels."""
-        with contextlib.suppress(Exception):  # a node that is lost needs not be told
-            self.actor.give_up.remote()
-
-    def load(self, indices: Integers) -> None:
-        """Wait until the node holds these samples."""
-        self.call(_LOADING, "load", indices)
-
-    def call(self, within: float, method: str, *given: Any) -> Any:
-        """What a method of the actor returns; gives up as soon as the node is lost.
-
-        Raises:
-            HarnessError: the node's own error with its name, or its loss.
-        """
-        ray = _ray()
-        try:
-            found = getattr(self.actor, method).remote(*given)
-            ends = time.monotonic() + within
-            while not ray.wait([found], timeout=BEAT)[0]:
-                if self.failure:
-                    raise self.failure
-                if time.monotonic() > ends:
-                    raise RunFailed(f"{self.where()} has not done {method} for {within:.0f} s.")
-            return ray.get(found)
-        except HarnessError as error:
-            raise self._named(error) from error
-        except Exception as error:
-            raise self.lost(error) from error
-
-    def lost(self, error: BaseException) -> BaseException:
-        """The failure that an error of Ray means: of the node's own code, or its loss."""
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, BaseException):
-            return self._named(cause)
-        self.lose(self._cluster.in_words(error))
-        return self.failure or error
-
-    def _named(self, cause: BaseException) -> HarnessError:
-        if self.where() in str(cause):
-            assert isinstance(cause, HarnessError)
-            return cause
-        kind = type(cause) if isinstance(cause, HarnessError) else RunFailed
-        words = str(cause) if isinstance(cause, HarnessError) else f"{type(cause).__name__}: {cause}"
-        return kind(f"{self.where()}: {words}")
-
-    def lose(self, why: str) -> None:
-        """The node is gone: end the test."""
-        self._fail(RunFailed(f"{self.where()} was lost: {why}."))
-
-    def _fail(self, error: BaseException) -> None:
-        with self._lock:
-            if self._closed or self.failure:
-                return
-            self.failure = error
-            failed = self._failed
-        failed(error)
-
-    def _collect(self) -> None:
-        ray = _ray()
-        while not self._closed:
-            try:
-                found = ray.get(self.actor.collect.remote())
-                for test, each in pickle.loads(found) if isinstance(found, bytes) else found:
-                    if test != self._test:
-                        continue
-                    if isinstance(each, Failure):
-                        self._failed(self._named(each.error))
-                    else:
-                        self._answered(each)
-            except BaseException as error:  # noqa: BLE001  of Ray, or of a defect: the test must not wait for ever
-                self._fail(self.lost(error))
-                return
-
-    def close(self) -> None:
-        """The actor ends, and with the last one the cluster."""
-        with self._lock:
-            closed, self._closed = self._closed, True
-        if not closed:
-            self._cluster.leave(self)
-
-
-def _size(parcel: Parcel) -> int:
-    return sum(array.nbytes for array in (parcel.samples or {}).values())
 
 
 class RayCluster:
@@ -419,10 +82,11 @@ class RayCluster:
         beat(_JOINING, "the cluster is joined")
         ray = _ray()
         try:
+            _hush()
             with _loopback(bool(self.local)):
                 ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=False)
         except Exception as error:
-            raise ConfigError(f"the cluster at {address} cannot be joined ({_first_line(error)}).") from error
+            raise ConfigError(f"the cluster at {address} cannot be joined ({first_line(error)}).") from error
         wanted = self.local.names if self.local else [host.called for host in hosts.nodes]
         for name, node in self._nodes(wanted, beat):
             self.links.append(self._actor(name, node))
@@ -436,13 +100,16 @@ class RayCluster:
         while True:
             try:
                 with socket.create_connection((host, int(port)), 1.0):
-                    return
+                    if not self.local or self.local.started():
+                        return
+                why = "not all nodes have started"
             except OSError as error:
-                if time.monotonic() > ends:
-                    raise ConfigError(
-                        f"the cluster at {address} cannot be reached ({error.strerror or error}): start it with "
-                        "`harness cluster up`, or fix its address."
-                    ) from error
+                why = error.strerror or str(error)
+            if time.monotonic() > ends:
+                raise ConfigError(
+                    f"the cluster at {address} cannot be reached ({why}): start it with `harness cluster up`, or fix "
+                    "its address."
+                )
             self._check_local()
             beat(_PATIENCE, "the nodes of the cluster start")
             time.sleep(0.1)
@@ -481,7 +148,7 @@ class RayCluster:
             concurrency_groups={"answers": 1, "beats": 1, "checks": 1},
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         )(_with_groups(ray))
-        return RayLink(self, name, kind.remote())
+        return RayLink(ray, name, kind.remote(), self._leave)
 
     def _meet(self, beat: Beat) -> None:
         """Wait until every node's process has begun."""
@@ -565,7 +232,7 @@ class RayCluster:
                     link.late, link.doing = ray.get(ref)
                     heard[link.name] = now
                 except Exception as error:  # noqa: BLE001  Ray raises many kinds
-                    link.lose(self.in_words(error))
+                    link.lose(in_words(error))
             for link in self.links:
                 if now - heard[link.name] > SILENT:
                     link.lose(f"no answer for {SILENT:.0f} s")
@@ -582,13 +249,7 @@ class RayCluster:
                 self._own_probe = time.monotonic()
             self._over.wait(BEAT)
 
-    def in_words(self, error: BaseException) -> str:
-        """What an error of Ray says of a node."""
-        name = type(error).__name__
-        known = {"ActorDiedError": "its process ended", "ActorUnavailableError": "its process cannot be reached"}
-        return known.get(name, f"{name}: {_first_line(error)}")
-
-    def leave(self, link: RayLink) -> None:
+    def _leave(self, link: RayLink) -> None:
         """A link is closed; with the last one, all ends."""
         self._left.add(link.name)
         if len(self._left) == len(self.links):
@@ -614,14 +275,29 @@ class RayCluster:
             ray.shutdown()
 
 
-def _with_groups(ray: Any) -> type[NodeActor]:
-    """`NodeActor` whose answers, heartbeats and checks do not wait for the other calls."""
-    groups = {"collect": "answers", "beat": "beats", "echo": "checks", "clock": "checks", "usage": "checks"}
+class _Actor(NodeActor):
+    """A node whose heartbeat goes through the raylet of its machine, which may be what does not answer."""
+
+    def beat(self) -> tuple[float, str]:
+        _ray().put(np.zeros(_PROBE, np.uint8))
+        return super().beat()
+
+
+def _with_groups(ray: Any) -> type[_Actor]:
+    """The actor's class, whose answers, heartbeats and checks do not wait for other calls."""
+    groups = {"collect": "answers", "beat": "beats", "clock": "checks", "usage": "checks"}
     for name, group in groups.items():
-        ray.method(concurrency_group=group)(getattr(NodeActor, name))
+        ray.method(concurrency_group=group)(getattr(_Actor, name))
     for name in ("take", "give_up"):
-        ray.method(num_returns=0)(getattr(NodeActor, name))
-    return NodeActor
+        ray.method(num_returns=0)(getattr(_Actor, name))
+    return _Actor
+
+
+def _hush() -> None:
+    """Keep what Ray prints of lost nodes, twenty lines each, off the terminal: the harness says it in one."""
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *given, **options: None
 
 
 @contextlib.contextmanager
@@ -645,10 +321,6 @@ def _importable() -> bool:
     if find_spec("ray") is None:
         raise MissingDependencyError("a cluster needs Ray (it is not installed): run `make setup CLUSTER=1`.")
     return True
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200].rstrip(".")
 
 
 def connect(hosts: Hosts, request: NodeRequest, beat: Beat) -> Sequence[Link]:
