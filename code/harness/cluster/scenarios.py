@@ -18,6 +18,7 @@ from harness.task.shape import Integers
 from harness.task.sut import SUT
 
 _PILOT = 1.0  # seconds of work for all nodes, to measure what they reach together
+_LARGEST = 1e6  # samples of it
 _MUCH_SLOWER = 0.7  # of the sum of their rates: in so short a query they do not end at the same moment
 
 
@@ -43,7 +44,7 @@ class NodesOffline(Offline):
 
     def _reached(self, indices: Integers, rate: float, listener: Listener) -> float:
         """Samples/s of a query that would take `_PILOT` seconds at that rate."""
-        query = np.resize(indices, max(len(indices), round(_PILOT * rate)))
+        query = np.resize(indices, max(len(indices), round(min(_LARGEST, _PILOT * rate))))
         scheduler = self.scheduler(lambda ids, responses: listener.ran())
         scheduler.issue(np.arange(len(query)).tolist(), query.tolist())
         scheduler.close()

@@ -138,6 +138,7 @@ class Outcome:
             shown: dict[str, JsonValue | Path] = {key: values[key] for key in _PRINTED}
             about = {"agreement": values.get("agreement"), "valid": self.valid, "reasons": list(self.reasons)}
             about |= {name: values.get(name) for name in ("choices", "doubts")}
+            about |= {name: values[name] for name in ("nodes",) if name in values}
             console.print_json({**shown, **about, "logs": logs})
         elif self.settings.shown == "table":
             console.print_table(self._table(logs))

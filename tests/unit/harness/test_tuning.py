@@ -414,6 +414,16 @@ class TestTunedSettings:
         assert "were tuned for deepsparse, which is not installed; they are not used" in found.remarks[0]
         assert found.engine != "deepsparse"
 
+    def test_those_for_nodes_are_used_with_these_nodes_only(self, place):
+        assert self.settings(place, rest={"cluster": "local:2"}).tuned is None
+        self.edit(place, cluster="hosts.toml")
+        assert "were tuned for hosts.toml, and this run has one machine" in self.settings(place).remarks[0]
+        assert self.settings(place, rest={"cluster": "/elsewhere/hosts.toml"}).tuned == place / "tuned.json"
+        sha256, engine = resolve(RunRequest(engine="null")).model.sha256, "onnxruntime"
+        tuned.check_replaceable(place, sha256, engine, "hosts.toml")
+        with pytest.raises(ConfigError, match=r"on onnxruntime of hosts.toml: pass another --system"):
+            tuned.check_replaceable(place, sha256, engine)
+
     def test_those_of_another_machine_are_named_and_used_only_when_asked_for(self, place):
         self.edit(place, machine={"cpu": "Another CPU", "cores": 96, "numa_nodes": 2})
         found = self.settings(place)
