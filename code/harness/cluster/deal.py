@@ -11,7 +11,7 @@ from harness.task.shape import Integers
 _PARTS = 3  # of what is left, a node's share in so many chunks: large first, smaller towards the end
 _MOST_SECONDS = 1.0  # of a node's work in a chunk: progress shows, and nobody waits long for the last one
 _MOST_CHUNKS = 250  # per second, of all nodes: more would keep the driver busy with messages
-_IN_FLIGHT = 2  # chunks of a node: it computes one while the other one travels
+_IN_FLIGHT = 2  # chunks of a node, each of a batch per stream: it computes one while the other one travels
 _SMALLEST = 4  # of a batch, at the end: so that all streams end together
 _KNOWN_SECONDS = 2.0  # of the test, which count as much as the rate that a node measured before it
 
@@ -69,7 +69,7 @@ class OfflineDealer:
     def next(self, node: int) -> slice | None:
         """The chunk that a node gets now, as positions; None if there is none for it before its next answer."""
         left, power = self.left.stop - self.left.start, self._nodes[node]
-        if not left or (self._chunks[node] >= _IN_FLIGHT and self._samples[node] >= power.least):
+        if not left or (self._chunks[node] >= _IN_FLIGHT and self._samples[node] >= _IN_FLIGHT * power.least):
             return None
         count = self._count(node, power, left)
         if count:
@@ -81,21 +81,23 @@ class OfflineDealer:
 
     def _count(self, node: int, power: Power, left: int) -> int:
         """Samples of a node's next chunk, not more than are left; 0 to wait for its next answer."""
-        if not self._began[node]:
-            # The first chunks are small, so that no node waits long while others get theirs.
-            self._began[node] = True
-            return power.least
         work, least = self._cost(left), self._cost(min(power.least, left))
         rate, together = float(self._rates[node]), float(self._rates.sum())
-        # If work could be divided freely, all nodes would be finished after (work + out) ÷ together seconds.
-        room = (work + float(self._out.sum())) * rate / together - float(self._out[node])
+        # If work could be divided freely, all nodes would be finished when this one has computed its share.
+        share = (work + float(self._out.sum())) * rate / together
+        room = share - float(self._out[node])
         if room >= least:
+            if not self._began[node]:
+                # The first chunks are small, so that no node waits long while others get theirs.
+                self._began[node] = True
+                return power.least
             count = self._within(min(work * rate / together / _PARTS, room, self._seconds * rate))
             return max(count - count % power.batch, power.least)
         # At the end, each stream gets a part of a batch: a batch on one of them would take too long.
         streams = power.least // power.batch
         smallest = max(1, power.batch // _SMALLEST)
-        if self._out[node] and room < self._cost(min(smallest, left)) * streams:
+        busy = max(self._chunks[node], -(-self._samples[node] // power.batch))
+        if busy and (share if busy < streams else room) < self._cost(min(smallest, left)) * streams:
             return 0
         return max(self._within(room / streams), smallest)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_nodes import ready
 
@@ -18,6 +18,7 @@ POWERS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 384), max_size=600),
     st.lists(POWERS, min_size=1, max_size=5),
@@ -77,6 +78,37 @@ def test_a_node_that_turns_out_slower_gets_less():
     dealer.answered(1, first.stop - first.start, first.stop - first.start, 10.0)
     again = dealer.next(1)
     assert again.stop - again.start < (first.stop - first.start) / 2
+
+
+def test_a_short_query_is_divided_among_all_nodes():
+    dealer = OfflineDealer([Power(1000.0, 128, 64), Power(1000.0, 128, 64)])
+    dealer.begin(np.full(96, 1), 10_000)
+    dealt = [0, 0]
+    for node in (0, 1) * 20:
+        if part := dealer.next(node):
+            dealt[node] += part.stop - part.start
+    assert min(dealt) >= 32  # what is left goes to the first that is done
+
+
+def test_small_parcels_keep_all_streams_busy():
+    dealer = OfflineDealer([Power(1000.0, 32, 4)])
+    dealer.begin(np.full(10_000, 1), 3)  # no more than three samples may travel at once
+    held = 0
+    while part := dealer.next(0):
+        assert part.stop - part.start == 3
+        held += 3
+    assert 64 <= held < 64 + 3
+
+
+def test_at_the_end_each_stream_gets_a_part_of_a_batch():
+    dealer = OfflineDealer([Power(1000.0, 32, 8), Power(1000.0, 32, 8)])
+    dealer.begin(np.full(40, 1), 10_000)
+    parts = []
+    while part := dealer.next(0):
+        parts.append(part.stop - part.start)
+    assert len(parts) >= 4
+    assert max(parts) <= 8
+    assert sum(parts) <= 24
 
 
 def test_the_rest_is_taken_at_once():
