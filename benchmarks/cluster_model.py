@@ -9,6 +9,8 @@ wrong by some percent, too. Prints for each number of nodes:
   without a parcel ÷ all nodes' time; messages/s; how busy the driver is; the driver's memory per sample in bytes;
   Server: the 99th percentile of the latency at a fraction of that rate, beside that of a mean node without a network;
   how busy the driver is.
+Then, for published rates of a node: how many nodes the driver's processor and its network can feed in Offline, and what
+a simulation of 80 % of the smaller number reaches ÷ what these nodes can do.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
 
 from harness.cluster.messages import INDICES, Answers, NodeReady, Parcel
-from harness.cluster.scheduler import ClusterScheduler, OfflineCluster, ServerCluster
+from harness.cluster.scheduler import PARCEL_BYTES, ClusterScheduler, OfflineCluster, ServerCluster
 from harness.host import console
 from harness.scenarios.base import Estimate
 from harness.scheduling.base import Observer, Work
@@ -36,6 +39,7 @@ from harness.task.shape import Array, Integers, Shape
 from harness.task.sut import Responses
 
 _COSTS = np.clip(np.random.default_rng(0).normal(178, 60, 10_833), 40, 384).astype(np.int64)  # about SQuAD's tokens
+_TOKENS = float(_COSTS.mean())
 _TOLD, _NOISE = 0.05, 0.05  # relative deviation of a rate that a node says, and of a batch's time
 _QUERIES = 200_000  # of Server, at most
 _TOGETHER = 0.0005  # seconds between two messages of Server
@@ -43,7 +47,7 @@ _TOGETHER = 0.0005  # seconds between two messages of Server
 
 @dataclass(frozen=True)
 class Costs:
-    """What the driver needs for messages; as measured with Ray, see docs/cluster.md."""
+    """What the driver needs for messages; by default as measured with Ray on 2 cores, see docs/cluster.md."""
 
     message: float = 364e-6
     """Seconds of the driver's processor for a message and its answer."""
@@ -235,7 +239,7 @@ class ServerNode(_Simulated):
 
 
 def _ready(name: str, rate: float, machine: Machine) -> NodeReady:
-    estimate = Estimate(rate / _COSTS.mean(), "simulated", rate / _COSTS.mean())
+    estimate = Estimate(rate / _TOKENS, "simulated", rate / _TOKENS)
     known = (name, "simulated", machine.streams, machine.streams, rate, estimate, 0.0, 0.0, machine.batch)
     return NodeReady(*known, (), (), "", "", {}, {}, {}, {})
 
@@ -277,7 +281,7 @@ class Offline:
 def machines(number: int, rate: float, unequal: float, streams: int = 4, batch: int = 8) -> Sequence[Machine]:
     """So many nodes of ``rate`` samples/s in the mean; the fastest is ``unequal`` times as fast as the slowest."""
     factors = np.geomspace(1, unequal, number)
-    tokens = rate * _COSTS.mean() * factors / factors.mean()
+    tokens = rate * _TOKENS * factors / factors.mean()
     return [Machine(streams, batch, float(each)) for each in np.random.default_rng(1).permutation(tokens)]
 
 
@@ -286,7 +290,7 @@ def offline(nodes: Sequence[Machine], seconds: float, costs: Costs = Costs()) ->
     world = World(costs)
     links = [OfflineNode(f"node{n}", world, machine) for n, machine in enumerate(nodes)]
     able = sum(machine.tokens for machine in nodes)
-    indices = world.rng.integers(0, len(_COSTS), int(seconds * able / _COSTS.mean()))
+    indices = world.rng.integers(0, len(_COSTS), int(seconds * able / _TOKENS))
     heard = Heard(len(indices))
     scheduler = OfflineCluster(Samples(), links, heard, travels=INDICES, clock=world.clock)
     scheduler.issue(range(len(indices)), indices)  # type: ignore[arg-type]  # an array saves the list
@@ -322,7 +326,7 @@ def server(nodes: Sequence[Machine], load: float, seconds: float, bound: float, 
     """Queries at ``load`` times what the nodes can do with single samples."""
     world = World(costs)
     links = [ServerNode(f"node{n}", world, machine, bound) for n, machine in enumerate(nodes)]
-    rate = load * sum(machine.tokens for machine in nodes) / _COSTS.mean()
+    rate = load * sum(machine.tokens for machine in nodes) / _TOKENS
     arrivals = np.cumsum(world.rng.exponential(1 / rate, int(seconds * rate)))
     indices = world.rng.integers(0, len(_COSTS), len(arrivals))
     heard, latencies = Heard(len(arrivals)), Latencies()
@@ -390,6 +394,49 @@ def _check(scheduler: ClusterScheduler) -> None:
         raise scheduler.failure
 
 
+class Published(NamedTuple):
+    """A published result of two processors with 96 cores each, as a node."""
+
+    name: str
+    rate: float
+    """Samples/s."""
+    sent: float
+    """Bytes of a sample on its way to the node."""
+    back: float
+    """Bytes of a response."""
+    image: bool = False
+
+
+PUBLISHED = (
+    Published("oBERT-Large", 1370, 4 * _TOKENS + 8, 8 * _TOKENS),
+    Published("oBERT-MobileBERT", 5600, 4 * _TOKENS + 8, 8 * _TOKENS),
+    Published("ResNet50, pixels", 19_600, 224 * 224 * 3, 4, image=True),
+)
+
+
+def nodes_of_driver(row: Published, costs: Costs) -> float:
+    """How many such nodes the driver's processor can feed in Offline."""
+    parcels = max(1.0, row.rate * row.sent / PARCEL_BYTES)  # per second
+    return 1 / (row.rate * costs.sample + parcels * costs.message)
+
+
+def nodes_of_network(row: Published, gigabits: float) -> float:
+    """How many such nodes a network of so many Gb/s, each way, can feed."""
+    return gigabits * 1e9 / 8 / (row.rate * max(row.sent, row.back))
+
+
+def _capacity(arguments: argparse.Namespace) -> Iterator[Sequence[str]]:
+    for row in PUBLISHED:
+        each = arguments.image_us if row.image else arguments.sample_us
+        costs = Costs(arguments.message_us * 1e-6, each * 1e-6)
+        driver, network = nodes_of_driver(row, costs), nodes_of_network(row, arguments.gigabits)
+        number, reached = int(0.8 * min(driver, network)), "-"
+        if number > 1:
+            nodes = machines(number, row.rate, 1.2, streams=48, batch=16)
+            reached = f"{offline(nodes, 30, costs).efficiency:.3f}"
+        yield row.name, f"{row.rate:,}", f"{driver:.2g}", f"{network:.2g}", f"{number}", reached
+
+
 def _rows(arguments: argparse.Namespace) -> Iterator[Sequence[str]]:
     memory = bytes_per_sample()
     for number in map(int, arguments.nodes.split(",")):
@@ -423,6 +470,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=30.0, help="samples/s of a node in the mean")
     parser.add_argument("--unequal", type=float, default=4.0, help="rate of the fastest node ÷ the slowest")
     parser.add_argument("--load", type=float, default=0.5, help="Server's rate ÷ Offline's")
+    parser.add_argument("--message-us", type=float, default=1e6 * Costs.message, help="of the driver, there and back")
+    parser.add_argument("--sample-us", type=float, default=1e6 * Costs.sample, help="the same, of a question")
+    parser.add_argument("--image-us", type=float, default=560.0, help="the same, of an image's pixels")
+    parser.add_argument("--gigabits", type=float, default=100.0, help="of the driver's network per second, each way")
     parser.add_argument("--bound", type=float, default=1.0, help="Server's, in seconds")
     arguments = parser.parse_args()
     table = Table("nodes", "samples", "all once", "÷ able", "ends", "idle", "messages/s", "driver", "B/sample")
@@ -431,6 +482,10 @@ def main() -> None:
     for row in _rows(arguments):
         table.add_row(*row)
     console.print_table(table)
+    capacity = Table("node", "samples/s", "nodes by driver", "nodes by network", "simulated", "÷ able")
+    for row in _capacity(arguments):
+        capacity.add_row(*row)
+    console.print_table(capacity)
 
 
 if __name__ == "__main__":

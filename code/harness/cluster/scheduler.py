@@ -26,7 +26,8 @@ from harness.task.sut import Responses
 
 Clock = Callable[[], float]
 
-_PARCEL_BYTES = 16 << 20  # about the most that travels at once
+PARCEL_BYTES = 16 << 20
+"""About the most that travels in one message."""
 _TOGETHER = 0.0005  # seconds: queries of Server that arrive within them travel together
 _AT_ONCE = 8  # messages of Server before those that arrived meanwhile: if more wait, several go to one node
 _NO_TIMES = np.empty(0)
@@ -274,7 +275,7 @@ class OfflineCluster(ClusterScheduler):
         if self._travels != DATA or not len(indices):
             return max(1, len(indices))
         size = sum(array.nbytes for array in self.qsl.pack(indices[:1]).values())
-        return max(1, _PARCEL_BYTES // max(1, size))
+        return max(1, PARCEL_BYTES // max(1, size))
 
     def _deal(self, node: _Node) -> bool:
         """Send a node its next chunk, if there is one for it."""

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from benchmarks.cluster_model import (
+    PUBLISHED,
+    Costs,
+    Published,
+    bytes_per_sample,
+    machines,
+    nodes_of_driver,
+    nodes_of_network,
+    offline,
+    server,
+)
 
-from benchmarks.cluster_model import Costs, bytes_per_sample, machines, offline, server
 from harness.cluster import deal
 
 
@@ -45,3 +55,24 @@ def test_machines_have_the_mean_rate_and_the_ratio_asked_for():
     tokens = np.array([machine.tokens for machine in machines(50, 30, 4)])
     assert tokens.max() / tokens.min() == pytest.approx(4)
     assert tokens.mean() / machines(1, 30, 1)[0].tokens == pytest.approx(1)
+
+
+def test_what_feeds_how_many_nodes():
+    row = Published("small", 1000, sent=1000, back=4)
+    assert nodes_of_driver(row, Costs(message=0, sample=1e-4)) == pytest.approx(10)
+    assert nodes_of_driver(row, Costs(message=0.05, sample=1e-4)) == pytest.approx(1 / 0.15)  # one parcel per second
+    assert nodes_of_network(row, gigabits=8) == pytest.approx(1000)
+    assert nodes_of_network(row._replace(back=10_000), gigabits=8) == pytest.approx(100)
+
+
+def test_a_driver_feeds_about_as_many_nodes_as_the_model_says():
+    row, costs = Published("small", 100, 100, 100), Costs(message=0, sample=1e-3)
+    assert nodes_of_driver(row, costs) == pytest.approx(10)
+    few, many = (offline(machines(number, row.rate, 1), 30, costs) for number in (7, 20))
+    assert few.efficiency > 0.9
+    assert many.efficiency == pytest.approx(0.5, abs=0.05)
+
+
+def test_pixels_need_more_than_one_driver():
+    images = next(row for row in PUBLISHED if row.image)
+    assert nodes_of_network(images, 100) < 5
