@@ -16,7 +16,7 @@ from harness.errors import HarnessError
 from harness.host.usage import CoreUse, Reading
 
 GOOD, WARNING, BAD = "good", "warning", "bad"
-_TURNS = 50  # round trips
+_TURNS = 100  # round trips
 _PAYLOAD = 16 << 20  # bytes, to measure what the network carries
 _ROUND_TRIP = 0.003  # seconds that a single query may take longer on a cluster
 _CLOCKS = 0.1  # seconds that two clocks may differ: logs of two machines are otherwise hard to compare

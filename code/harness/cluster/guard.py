@@ -29,21 +29,22 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, _SIGNALS)  # the harness handles Ctrl-C
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     folder = Path(sys.argv[1])
-    started: dict[int, str] = {}
+    started: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
     for line in sys.stdin:
         for name, command in json.loads(line).items():
             with _LOCK, (folder / f"{name}.log").open("wb") as log:
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                 )
-                started[process.pid] = name
+                # Kept: a Popen that is deleted takes the status of its process with it.
+                started[process.pid] = (name, process)
         threading.Thread(target=_reap, args=(started,), daemon=True).start()
     while _kill_all():
         time.sleep(0.02)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _reap(started: dict[int, str]) -> None:
+def _reap(started: dict[int, tuple[str, subprocess.Popen[bytes]]]) -> None:
     """Say which of the processes ended, and how."""
     while True:
         try:
@@ -51,10 +52,10 @@ def _reap(started: dict[int, str]) -> None:
         except ChildProcessError:
             return  # another thread begins with the next line
         with _LOCK:  # a process may end before it is registered
-            name = started.get(pid)
-        if name:
+            known = started.get(pid)
+        if known:
             with contextlib.suppress(OSError):
-                print(json.dumps([name, os.waitstatus_to_exitcode(status)]), flush=True)
+                print(json.dumps([known[0], os.waitstatus_to_exitcode(status)]), flush=True)
 
 
 def _kill_all() -> bool:

@@ -29,7 +29,7 @@ from harness.host import console
 
 SILENT = 4.0
 """Seconds without an answer after which a node is lost."""
-_JOINING = 120.0  # seconds until all nodes have joined and their processes have started
+_JOINING = 240.0  # seconds until all nodes have joined and their processes have started
 _PATIENCE = 30.0  # seconds that the driver promises its own supervisor between two reports
 _LOADING = 600.0  # seconds to load samples or to open a test
 _PROBE = 200_000  # bytes: so many go through the raylet, whose state the heartbeat is to show
