@@ -6,6 +6,7 @@ input does. Each line has the moment, in seconds of the monotonic clock, which a
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
@@ -68,8 +69,10 @@ def instant(request, name, beat):
 
 
 def slow(request, name, beat):
-    """Takes half a minute to warm up."""
+    """Takes half a minute to warm up, and at first lets no other thread of its process run."""
     beat(60)
+    ctypes.PyDLL(None).sleep(7)
+    beat(60, "it held the lock for longer than a heartbeat may take")
     time.sleep(30)
     return instant(request, name, beat)
 
@@ -120,16 +123,27 @@ class _Test:
         say("lost", node=link.name, message=str(error))
 
 
+class _Beats:
+    """Prints each new word of what the nodes do."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def __call__(self, within, doing=""):
+        if doing not in self.seen:
+            self.seen.add(doing)
+            say("beat", doing=doing)
+
+
 def main(cluster: str, phase: str) -> None:
-    beats = []
-    made = ray_link.RayCluster(hosts.read(cluster), lambda *given: beats.append(given))
+    made = ray_link.RayCluster(hosts.read(cluster), _Beats())
     _said(made.links)
     try:
         if phase == "errors":
             links = _each_with_its_error(made)
         else:
             prepare = "slow" if phase == "warm-up" else "instant"
-            links = made.links_to(NodeRequest(b"", f"cluster_nodes:{prepare}"), lambda *given: None)
+            links = made.links_to(NodeRequest(b"", f"cluster_nodes:{prepare}"), _Beats())
         test = _Test(links)
         if phase == "answering":
             for link in links:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -94,9 +95,9 @@ class NodeActor:
         self._promise = (time.monotonic(), within, doing)
 
     def beat(self) -> tuple[float, str]:
-        """Seconds by which the preparation is late, and what it does."""
+        """Seconds until the preparation must make progress, and what it does."""
         since, within, doing = self._promise
-        return time.monotonic() - since - within, doing
+        return since + within - time.monotonic(), doing
 
     def open(self, test: int) -> None:
         """Begin a test."""
@@ -159,6 +160,21 @@ class NodeActor:
     def usage(self) -> Reading | None:
         """Who uses the cores of this machine."""
         return reading()
+
+
+class Sentinel:
+    """A process beside a node's: it answers also while an engine holds the interpreter's lock of the node's."""
+
+    def __init__(self) -> None:
+        _end_with_parent()
+
+    def beat(self, pid: int) -> bool:
+        """Whether the process of the node runs, and is not stopped."""
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+        except OSError:
+            return not pid  # 0: not known yet
+        return stat.rpartition(")")[2].split()[0] not in "TtZX"
 
 
 def _portable(error: BaseException) -> BaseException:

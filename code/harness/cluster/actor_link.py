@@ -23,13 +23,14 @@ _LOADING = 600.0  # seconds to load samples or to open a test
 class RayLink(Link):
     """The driver's side of one actor."""
 
-    def __init__(self, ray: Any, name: str, actor: Any, left: Callable[[RayLink], None]) -> None:
+    def __init__(self, ray: Any, name: str, actor: Any, sentinel: Any, left: Callable[[RayLink], None]) -> None:
         """``ray`` is the package; ``left`` is called when the link is closed."""
-        self.name, self.actor = name, actor
+        self.name, self.actor, self.sentinel = name, actor, sentinel
         self.ready: NodeReady
         self.about = About("?", 0, 0, 0)
         self.failure: BaseException | None = None
-        self.late = 0.0
+        self.promised = float("inf")
+        """The moment by which its preparation makes progress."""
         self.doing = ""
         self._ray, self._left = ray, left
         self._lock = threading.Lock()
@@ -39,6 +40,10 @@ class RayLink(Link):
         self._test = 0
         self._answered: Callable[[Answers], None] = lambda answers: None
         self._failed: Callable[[BaseException], None] = lambda error: None
+
+    def late(self) -> float:
+        """Seconds since the moment that it promised; negative before."""
+        return time.monotonic() - self.promised
 
     def where(self) -> str:
         """For messages."""

@@ -31,6 +31,7 @@ _STORE = 1 << 30  # bytes of shared memory for the samples and answers of a node
 _SMALLEST_STORE = 80 << 20  # Ray accepts no less
 _ENDING = 5.0  # seconds
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+_AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
 _BLOCKS = "--block"  # what `ray start` prints last
 _STARTING = 120.0  # seconds for `ray start` on a machine
 
@@ -70,7 +71,8 @@ class LocalCluster:
         # One token for all clusters of a process, since Ray reads it once.
         os.environ.setdefault(TOKEN, secrets.token_hex(32))
         self.environment = {"RAY_AUTH_MODE": "token", TOKEN: os.environ[TOKEN], **quiet()}
-        self.address = f"{_LOOPBACK}:{_free_port()}"
+        self._ports = _free_ports(1 + len(_AGENTS) * (count + 1))
+        self.address = f"{_LOOPBACK}:{self._ports.pop()}"
         self._folder = Path(tempfile.mkdtemp(prefix="mlperf-cluster-", dir=_short_folder()))
         self._ended: dict[str, int] = {}
         self._guard = subprocess.Popen(
@@ -95,6 +97,7 @@ class LocalCluster:
         usable = sorted(os.sched_getaffinity(0))
         port = self.address.rpartition(":")[2]
         head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", "--disable-usage-stats"]
+        head.append("--no-monitor")
         commands = {"head": self._command("head", usable, [*head, f"--object-store-memory={_SMALLEST_STORE}"])}
         for name, cpus in zip(self.names, shares(len(self.names)), strict=True):
             node = [f"--address={self.address}", f"--node-name={name}", "--num-cpus=1"]
@@ -104,7 +107,9 @@ class LocalCluster:
     def _command(self, name: str, cpus: Sequence[int], options: Sequence[str]) -> list[str]:
         own = self._folder / name
         common = [f"--node-ip-address={_LOOPBACK}", f"--temp-dir={own}", "--include-log-monitor=false", "--block"]
-        return [sys.executable, "-c", _RAY, ",".join(map(str, cpus)), "start", *options, *common]
+        # A raylet waits for agents that choose their own ports: for seconds, and on a busy machine too short.
+        ports = [f"--{agent}-port={self._ports.pop()}" for agent in _AGENTS]
+        return [sys.executable, "-c", _RAY, ",".join(map(str, cpus)), "start", *options, *common, *ports]
 
     def _listen(self) -> None:
         assert self._guard.stdout
@@ -166,10 +171,14 @@ def _short_folder() -> str:
     return folder if len(folder) <= 20 else "/tmp"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as probes:
+        found = []
+        for _ in range(count):
+            probe = probes.enter_context(socket.socket())
+            probe.bind((_LOOPBACK, 0))
+            found.append(int(probe.getsockname()[1]))
+        return found
 
 
 def _store(parts: int) -> int:

@@ -13,12 +13,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
 
-from harness.cluster.actor import NodeActor
-from harness.cluster.actor_link import BEAT, RayLink, first_line, in_words
+from harness.cluster.actor import NodeActor, Sentinel
+from harness.cluster.actor_link import BEAT, RayLink, first_line
+from harness.cluster.heartbeats import PROBE, Heartbeats
 from harness.cluster.hosts import Hosts
 from harness.cluster.launch import TOKEN, LocalCluster, clean_environment, credentials, head_address
 from harness.cluster.link import Link
@@ -27,12 +29,10 @@ from harness.cluster.node import Beat
 from harness.errors import ConfigError, MissingDependencyError, RunFailed
 from harness.host import console
 
-SILENT = 4.0
-"""Seconds without an answer after which a node is lost."""
 _JOINING = 240.0  # seconds until all nodes have joined and their processes have started
+_ATTEMPTS = 3  # to start nodes on this machine
 _PATIENCE = 30.0  # seconds that the driver promises its own supervisor between two reports
 _LOADING = 600.0  # seconds to load samples or to open a test
-_PROBE = 200_000  # bytes: so many go through the raylet, whose state the heartbeat is to show
 _CHUNK = 64 << 20  # bytes of a file in one message
 _ENDING = 5.0  # seconds
 
@@ -56,8 +56,7 @@ class RayCluster:
         """
         self.links: list[RayLink] = []
         self._left: set[str] = set()
-        self._own_probe = time.monotonic()
-        self._over = threading.Event()
+        self._hearts: Heartbeats | None = None
         self.local = LocalCluster(hosts.local) if _importable() and hosts.local else None
         try:
             self._join(hosts, beat)
@@ -68,17 +67,16 @@ class RayCluster:
     def _join(self, hosts: Hosts, beat: Beat) -> None:
         if self.local:
             clean_environment(self.local.environment)
-            address = self.local.address
+            address = self._start_local(beat)
         else:
             clean_environment(credentials(hosts))
             address = head_address(hosts)
+            self._wait_for_port(address, beat)
             if TOKEN not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
                 console.warn(
                     f"the cluster at {address} is joined without a token: whoever reaches its ports can run code on "
                     "all its machines; give `token` in the hosts file (docs/cluster.md)."
                 )
-        beat(_JOINING, "the nodes of the cluster start")
-        self._wait_for_port(address, beat)
         beat(_JOINING, "the cluster is joined")
         ray = _ray()
         try:
@@ -90,9 +88,26 @@ class RayCluster:
         wanted = self.local.names if self.local else [host.called for host in hosts.nodes]
         for name, node in self._nodes(wanted, beat):
             self.links.append(self._actor(name, node))
-        threading.Thread(target=self._watch, name="heartbeats", daemon=True).start()
-        threading.Thread(target=self._probe, name="own-heartbeat", daemon=True).start()
+        self._hearts = Heartbeats(ray, self.links, _JOINING)
         self._meet(beat)
+
+    def _start_local(self, beat: Beat) -> str:
+        """The address of the head, once all nodes on this machine have joined it.
+
+        Ray gives its own processes 15 s to start, which is too short on a very busy machine: a few attempts are made.
+        """
+        assert self.local
+        for attempt in count(1):
+            try:
+                self._wait_for_port(self.local.address, beat)
+                break
+            except RunFailed as error:
+                if attempt == _ATTEMPTS:
+                    raise
+                console.detail(f"{error} Trying again.")
+                self.local.close()
+                self.local = LocalCluster(len(self.local.names))
+        return self.local.address
 
     def _wait_for_port(self, address: str, beat: Beat) -> None:
         host, _, port = address.rpartition(":")
@@ -140,15 +155,13 @@ class RayCluster:
         ray = _ray()
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        kind = ray.remote(
-            num_cpus=node["Resources"]["CPU"],  # all: nothing else is to run there
-            max_restarts=0,
-            max_task_retries=0,
-            max_concurrency=1,
-            concurrency_groups={"answers": 1, "beats": 1, "checks": 1},
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-        )(_with_groups(ray))
-        return RayLink(ray, name, kind.remote(), self._leave)
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        always = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1, "scheduling_strategy": there}
+        groups = {"answers": 1, "beats": 1, "checks": 1}
+        cpus = node["Resources"]["CPU"]  # all: nothing else is to run there
+        actor = ray.remote(num_cpus=cpus, concurrency_groups=groups, **always)(_with_groups(ray)).remote()
+        sentinel = ray.remote(num_cpus=0, **always)(_Sentinel).remote()
+        return RayLink(ray, name, actor, sentinel, self._leave)
 
     def _meet(self, beat: Beat) -> None:
         """Wait until every node's process has begun."""
@@ -201,53 +214,13 @@ class RayCluster:
                 if link.failure:
                     raise link.failure
             for link in left.values():
-                if link.late > 0:
+                if link.late() > 0:
                     raise RunFailed(f"{link.where()}: no progress in time{f': {link.doing}' if link.doing else ''}.")
                 if time.monotonic() > ends:
                     raise RunFailed(f"{link.where()} did not start in {within:.0f} s: its cores may be in use.")
             self._check_local()
             beat(_PATIENCE, next((link.doing for link in left.values()), ""))
         yield from ((link, found[link.name]) for link in self.links)
-
-    def _watch(self) -> None:
-        """Ask every node for a sign of life; also notices when this process itself was suspended."""
-        ray = _ray()
-        pending: dict[Any, RayLink] = {}
-        heard = dict.fromkeys((link.name for link in self.links), time.monotonic() + _JOINING)
-        looked = time.monotonic()
-        while not self._over.is_set():
-            asked = set(pending.values())
-            for link in self.links:
-                if link not in asked and not link.failure:
-                    pending[link.actor.beat.remote()] = link
-            done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=BEAT) if pending else ([], [])
-            now = time.monotonic()
-            if now - looked > SILENT / 2:
-                heard = {name: max(now, when) for name, when in heard.items()}
-                self._own_probe = now
-            looked = now
-            for ref in done:
-                link = pending.pop(ref)
-                try:
-                    link.late, link.doing = ray.get(ref)
-                    heard[link.name] = now
-                except Exception as error:  # noqa: BLE001  Ray raises many kinds
-                    link.lose(in_words(error))
-            for link in self.links:
-                if now - heard[link.name] > SILENT:
-                    link.lose(f"no answer for {SILENT:.0f} s")
-                elif now - self._own_probe > SILENT:
-                    link.lose(f"Ray on this machine has not answered for {SILENT:.0f} s")
-            self._over.wait(BEAT - (time.monotonic() - now) if len(done) else 0.0)
-
-    def _probe(self) -> None:
-        """The raylet of this machine also has to answer."""
-        ray = _ray()
-        while not self._over.is_set():
-            with contextlib.suppress(Exception):
-                ray.put(np.zeros(_PROBE, np.uint8))
-                self._own_probe = time.monotonic()
-            self._over.wait(BEAT)
 
     def _leave(self, link: RayLink) -> None:
         """A link is closed; with the last one, all ends."""
@@ -257,7 +230,8 @@ class RayCluster:
 
     def close(self) -> None:
         """End the nodes' processes; of nodes on this machine also Ray. Takes seconds at most, whatever is stopped."""
-        self._over.set()
+        if self._hearts:
+            self._hearts.over.set()
         ending = threading.Thread(target=self._shut_down, daemon=True)
         ending.start()
         ending.join(_ENDING)
@@ -272,25 +246,26 @@ class RayCluster:
         with contextlib.suppress(Exception):
             for link in self.links:
                 ray.kill(link.actor, no_restart=True)
+                ray.kill(link.sentinel, no_restart=True)
             ray.shutdown()
 
 
-class _Actor(NodeActor):
-    """A node whose heartbeat goes through the raylet of its machine, which may be what does not answer."""
+class _Sentinel(Sentinel):
+    """Its heartbeat goes through the raylet of its machine, which may be what does not answer."""
 
-    def beat(self) -> tuple[float, str]:
-        _ray().put(np.zeros(_PROBE, np.uint8))
-        return super().beat()
+    def beat(self, pid: int) -> bool:
+        _ray().put(np.zeros(PROBE, np.uint8))
+        return super().beat(pid)
 
 
-def _with_groups(ray: Any) -> type[_Actor]:
+def _with_groups(ray: Any) -> type[NodeActor]:
     """The actor's class, whose answers, heartbeats and checks do not wait for other calls."""
     groups = {"collect": "answers", "beat": "beats", "clock": "checks", "usage": "checks"}
     for name, group in groups.items():
-        ray.method(concurrency_group=group)(getattr(_Actor, name))
+        ray.method(concurrency_group=group)(getattr(NodeActor, name))
     for name in ("take", "give_up"):
-        ray.method(num_returns=0)(getattr(_Actor, name))
-    return _Actor
+        ray.method(num_returns=0)(getattr(NodeActor, name))
+    return NodeActor
 
 
 def _hush() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
+import subprocess
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -13,7 +16,7 @@ import pytest
 
 from harness.cluster import actor as acting
 from harness.cluster import files
-from harness.cluster.actor import Failure, NodeActor, message
+from harness.cluster.actor import Failure, NodeActor, Sentinel, message
 from harness.cluster.actor_link import RayLink, in_words
 from harness.cluster.messages import Answers, NodeRequest, Parcel
 from harness.errors import EngineError, RunFailed
@@ -89,10 +92,10 @@ def test_small_messages_are_pickled_and_large_ones_left_to_the_carrier():
 
 
 def test_a_late_promise_shows_in_the_heartbeat(actor):
-    assert actor.beat()[0] < 0
+    assert actor.beat()[0] > 0
     actor._beat(-1.0, "it warms up")
-    late, doing = actor.beat()
-    assert late >= 1
+    within, doing = actor.beat()
+    assert within <= -1
     assert doing == "it warms up"
 
 
@@ -122,6 +125,24 @@ def test_a_file_comes_in_chunks_and_only_if_it_is_the_one_announced(actor, monke
         else:
             actor.end_file()
     assert (tmp_path / "x" / "model.onnx").read_bytes() == data
+
+
+def test_the_sentinel_sees_whether_a_process_is_stopped(monkeypatch):
+    monkeypatch.setattr(acting, "_end_with_parent", lambda: None)
+    sentinel = Sentinel()
+    assert sentinel.beat(0)
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        assert sentinel.beat(child.pid)
+        child.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+        assert not sentinel.beat(child.pid)
+    finally:
+        child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not sentinel.beat(child.pid)
+    child.wait()
+    assert not sentinel.beat(child.pid)
 
 
 # ---- the driver's side
@@ -208,7 +229,7 @@ def left():
 @pytest.fixture
 def link(actor, left):
     remote = Remote(actor)
-    made = RayLink(Ray, "b", remote, left.append)
+    made = RayLink(Ray, "b", remote, None, left.append)
     made.listen()
     yield made
     made.close()
