@@ -445,7 +445,8 @@ def _rows(arguments: argparse.Namespace) -> Iterator[Sequence[str]]:
         served = server(
             nodes, arguments.load, min(arguments.seconds, _QUERIES / number / arguments.rate), arguments.bound
         )
-        alone = server(nodes[:1], arguments.load, arguments.seconds * 10, arguments.bound, Costs(0, 0, 0))
+        one = machines(1, arguments.rate, 1)
+        alone = server(one, arguments.load, arguments.seconds * 10, arguments.bound, Costs(0, 0, 0))
         yield (
             f"{number:,}",
             f"{found.samples:,}",

@@ -94,6 +94,8 @@ class OfflineDealer:
             count = self._within(min(work * rate / together / _PARTS, room, self._seconds * rate))
             return max(count - count % power.batch, power.least)
         # At the end, each stream gets a part of a batch: a batch on one of them would take too long.
+        if len(self._nodes) > _MOST_CHUNKS:  # so many messages would take longer
+            return 0 if self._chunks[node] and room < least / 2 else power.least
         streams = power.least // power.batch
         smallest = max(1, power.batch // _SMALLEST)
         busy = max(self._chunks[node], -(-self._samples[node] // power.batch))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_nodes import ready
 
+from harness.cluster import deal
 from harness.cluster.deal import OfflineDealer, Power, ServerDealer, power
 
 POWERS = st.builds(
@@ -23,9 +24,17 @@ POWERS = st.builds(
     st.lists(st.integers(1, 384), max_size=600),
     st.lists(POWERS, min_size=1, max_size=5),
     st.integers(1, 300),
+    st.booleans(),
     st.randoms(use_true_random=False),
 )
-def test_every_sample_is_dealt_once_whatever_the_order_of_answers(costs, nodes, most, random):
+def test_every_sample_is_dealt_once_whatever_the_order_of_answers(costs, nodes, most, many, random):
+    with pytest.MonkeyPatch.context() as patch:
+        if many:  # nodes for so few messages
+            patch.setattr(deal, "_MOST_CHUNKS", 1)
+        check_dealing(costs, nodes, most, random)
+
+
+def check_dealing(costs, nodes, most, random):
     costs = np.sort(np.array(costs, dtype=np.int64))[::-1]
     dealer = OfflineDealer(nodes)
     dealer.begin(costs, most)
