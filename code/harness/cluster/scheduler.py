@@ -93,7 +93,7 @@ class ClusterScheduler(Scheduler):
         """``travels`` is what of the samples does: `DATA` or `INDICES`."""
         super().__init__(qsl, complete, observer)
         self._travels, self._clock = travels, clock
-        self._parcels = 0
+        self._parcels = self._passed_on = 0
         self._answered_all = threading.Condition()
         self._nodes = [_Node(place, link, NodeCounters(link.name)) for place, link in enumerate(links)]
         self._powers = [power(link.ready) for link in links]
@@ -142,12 +142,11 @@ class ClusterScheduler(Scheduler):
         super().stop()
         for node in self._nodes:
             node.link.give_up()
-        self._tell_waiting()
 
     def close(self) -> None:
-        """Wait until every parcel is answered, or never will be."""
+        """Wait until LoadGen knows the answers to every parcel, or never will."""
         with self._answered_all:
-            while self.failure is None and any(node.sent for node in self._nodes):
+            while self.failure is None and self._passed_on < self._parcels:
                 self._answered_all.wait()
 
     @abstractmethod
@@ -197,8 +196,9 @@ class ClusterScheduler(Scheduler):
                 self._free(node, sent, seconds)
         except BaseException as error:  # noqa: BLE001  it would vanish in a thread that carries messages
             self._fail(error)
-        if not node.sent:
-            self._tell_waiting()
+        with self._answered_all:
+            self._passed_on += 1
+            self._answered_all.notify_all()
 
     def _count(self, node: _Node, sent: _Sent, answers: Answers) -> float:
         """Count before LoadGen knows: the last answer ends the test. Seconds that the node worked on it."""
@@ -229,9 +229,6 @@ class ClusterScheduler(Scheduler):
 
     def _fail(self, error: BaseException) -> None:
         super()._fail(error)
-        self._tell_waiting()
-
-    def _tell_waiting(self) -> None:
         with self._answered_all:
             self._answered_all.notify_all()
 

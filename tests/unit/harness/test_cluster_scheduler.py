@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 
@@ -183,6 +184,28 @@ def test_answers_after_the_end_of_a_test_are_not_passed_on():
     scheduler.close()
     assert not heard.answers
     assert scheduler.failure is None
+
+
+def test_closing_waits_until_loadgen_was_told():
+    link, told, go_on = Recorded(), [], threading.Event()
+
+    def complete(ids, responses):
+        go_on.wait(20)
+        told.extend(ids)
+
+    scheduler = offline([link], complete)
+    issue(scheduler, [range(4)])
+    threading.Thread(target=link.answered, args=(answers_to(link.parcels[0]),)).start()
+    while scheduler.counters.completed < 4:
+        time.sleep(0.001)
+    closing = threading.Thread(target=scheduler.close)
+    closing.start()
+    closing.join(0.05)
+    assert closing.is_alive()
+    go_on.set()
+    closing.join(20)
+    assert not closing.is_alive()
+    assert len(told) == 4
 
 
 def test_samples_go_longest_first_and_every_node_has_work_before_any_has_more():
