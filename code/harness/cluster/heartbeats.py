@@ -14,6 +14,7 @@ from harness.cluster.actor_link import BEAT, RayLink, in_words
 
 SILENT = 4.0
 """Seconds without an answer after which a node is lost."""
+_LOOKS = 4  # so often, too: this process may itself have been suspended, or have had no processor
 PROBE = 200_000
 """Bytes that go through a raylet, since it may be what does not answer."""
 
@@ -27,27 +28,25 @@ class Heartbeats:
         self._ray, self._links = ray, links
         self._pending: dict[Any, tuple[RayLink, bool]] = {}
         self._heard = dict.fromkeys((link.name for link in links), time.monotonic() + starting)
-        self._own = time.monotonic()
+        self._looks = dict.fromkeys(self._heard, 0)
+        self._own, self._own_looks = time.monotonic(), 0
         threading.Thread(target=self._watch, name="heartbeats", daemon=True).start()
         threading.Thread(target=self._probe, name="own-heartbeat", daemon=True).start()
 
     def _watch(self) -> None:
-        looked = time.monotonic()
         while not self.over.is_set():
             self._ask()
             refs = list(self._pending)
             done = self._ray.wait(refs, num_returns=len(refs), timeout=BEAT)[0] if refs else []
             now = time.monotonic()
-            if now - looked > SILENT / 2:  # it was this process that was suspended
-                self._heard = {name: max(now, when) for name, when in self._heard.items()}
-                self._own = now
-            looked = now
             for ref in done:
                 self._hear(ref, now)
+            self._own_looks += 1
             for link in self._links:
-                if now - self._heard[link.name] > SILENT:
+                self._looks[link.name] += 1
+                if now - self._heard[link.name] > SILENT and self._looks[link.name] > _LOOKS:
                     link.lose(f"no answer for {SILENT:.0f} s")
-                elif now - self._own > SILENT:
+                elif now - self._own > SILENT and self._own_looks > _LOOKS:
                     link.lose(f"Ray on this machine has not answered for {SILENT:.0f} s")
             self.over.wait(BEAT - (time.monotonic() - now) if done else 0.0)
 
@@ -69,7 +68,7 @@ class Heartbeats:
             link.lose(in_words(error))
             return
         if from_sentinel:
-            self._heard[link.name] = now
+            self._heard[link.name], self._looks[link.name] = now, 0
             if not found:
                 link.lose("its process was stopped")
         else:
@@ -81,5 +80,5 @@ class Heartbeats:
         while not self.over.is_set():
             with contextlib.suppress(Exception):
                 self._ray.put(np.zeros(PROBE, np.uint8))
-                self._own = time.monotonic()
+                self._own, self._own_looks = time.monotonic(), 0
             self.over.wait(BEAT)

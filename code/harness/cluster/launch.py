@@ -54,8 +54,6 @@ def quiet() -> dict[str, str]:
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_BACKEND_LOG_LEVEL": "fatal",
-        "RAY_raylet_start_wait_time_s": "100",
     }
 
 
