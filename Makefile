@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TRAINING = $(READY)-training
+CLUSTERING = $(READY)-cluster
 
 MODEL ?=
 ENGINE ?=
@@ -31,6 +32,8 @@ DEEPSPARSE ?= 1
 BENCH ?= offline
 WEIGHTS ?=
 TRAIN ?=
+CLUSTER ?=
+CLUSTER_SAMPLES ?=
 A ?=
 B ?=
 RUNS ?=
@@ -42,7 +45,7 @@ export IMAGENET_DIR
 
 # Values reach the commands as they were typed: a `$` is a `$` (also `$$`), and quotes and spaces stay in them.
 GIVEN = MODEL ENGINE DATASET VOCAB IMAGENET_DIR SCENARIO SAMPLES DURATION OFFICIAL FORCE SYSTEM DIVISION SUBMITTER SYSTEM_TYPE \
-  MODELS SCENARIOS REHEARSAL SET PYTHON DEEPSPARSE BENCH A B RUNS ROUND INFER INFERENCE_REPO WEIGHTS TRAIN
+  MODELS SCENARIOS REHEARSAL SET PYTHON DEEPSPARSE BENCH A B RUNS ROUND INFER INFERENCE_REPO WEIGHTS TRAIN CLUSTER CLUSTER_SAMPLES
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(subst $$$$$$$$,$$$$,$$(value $(name)))))
 
 empty :=
@@ -58,14 +61,18 @@ begins = $(if $(findstring =,$(1)),$(if $(findstring /,$(firstword $(subst =, ,$
 pairs = $(subst $(space)␣,␣,$(foreach each,$(subst $(space)$(space),␣$(space),$(call escaped,SET)),$(if $(call begins,$(each)),,␣)$(each)))
 SETTINGS = $(if $(strip $(VOCAB)),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(pairs),--set $(call unescaped,$(pair)))
 
+# `make setup CLUSTER=1` only adds Ray; CLUSTER=0 is no cluster.
+WITH_CLUSTER = $(filter-out 0 no false,$(strip $(CLUSTER)))
+NODES = $(if $(filter-out 1 yes true,$(WITH_CLUSTER)),$(call option,CLUSTER,cluster) $(call option,CLUSTER_SAMPLES,cluster-samples))
+
 OPTIONS = $(call option,MODEL,model) $(call option,ENGINE,engine) $(call option,DATASET,dataset) \
   $(call option,SAMPLES,samples) $(call option,DURATION,duration) $(call option,SYSTEM,system) \
-  $(call flag,OFFICIAL,official) $(call flag,FORCE,force) $(SETTINGS)
+  $(call flag,OFFICIAL,official) $(call flag,FORCE,force) $(NODES) $(SETTINGS)
 
 CAMPAIGN = $(if $(strip $(MODELS)),$(call list,MODELS,model),$(call option,MODEL,model)) \
   $(call list,SCENARIOS,scenario) $(call option,ENGINE,engine) \
   $(call option,DATASET,dataset) $(call option,SYSTEM,system) $(call option,SYSTEM_TYPE,system-type) \
-  $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) $(SETTINGS)
+  $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) $(NODES) $(SETTINGS)
 
 .PHONY: help setup train run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format bench recovery-table published-table lock clean distclean
 
@@ -86,8 +93,10 @@ help: ## This list
 	@echo '  OFFICIAL   1 applies the rules: 10 minutes, the full data set, into results/'
 	@echo '  FORCE      1 replaces an existing official result, or tuned settings of another model'
 	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor'
+	@echo '  CLUSTER    a hosts file, whose machines are one system, or local:2 for two nodes on this machine (docs/cluster.md)'
+	@echo '  CLUSTER_SAMPLES  indices: nodes hold the data set, and samples do not travel   default: data'
 	@echo '  ARGS       further options of the command, such as ARGS=-v, passed unchanged'
-	@echo '  BENCH      for bench, the measurement: engines, offline, scenarios, bert_data, image_data or recording'
+	@echo '  BENCH      for bench, the measurement: engines, offline, scenarios, bert_data, image_data, recording or cluster'
 	@echo '  A          for compare: a run of build/runs, its folder or its name; repeats separated by commas'
 	@echo '  B          for compare: the run or repeats to compare with A'
 	@echo '  RUNS       for report: names in build/runs, or folders of results/  default: the newest run (ARGS="--last 4")'
@@ -108,6 +117,7 @@ help: ## This list
 	@echo '  PYTHON     the Python to use                             default: 3.11, else 3.12 or 3.13'
 	@echo '  DEEPSPARSE 0 leaves DeepSparse out (its licence allows evaluation use only)'
 	@echo '  TRAIN      1 adds PyTorch, which only `make train` needs'
+	@echo '  CLUSTER    1 adds Ray, which only runs on several machines need'
 	@echo
 	@echo 'Variables of train:'
 	@echo '  MODEL      a recipe: a name (harness models train --list) or a TOML file'
@@ -116,24 +126,24 @@ help: ## This list
 	@echo '  ENGINE     the engine for whose 8-bit operators the file is written; further options in ARGS, such as --output'
 
 # Any TRAIN adds PyTorch, also the data that `make train TRAIN=...` gives.
-setup: $(READY) $(if $(filter-out 0 no false,$(strip $(TRAIN))),$(TRAINING)) ## Make .venv with pinned packages; the other targets do this automatically
+setup: $(READY) $(if $(filter-out 0 no false,$(strip $(TRAIN))),$(TRAINING)) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## Make .venv with pinned packages; the other targets do this automatically
 
-run-offline: $(READY) ## Performance of the Offline scenario: samples per second
+run-offline: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## Performance of the Offline scenario: samples per second
 	@$(BIN)/harness run --scenario Offline --mode performance $(OPTIONS) $(ARGS)
 
-run-server: $(READY) ## Performance of the Server scenario: samples per second within the latency bound
+run-server: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## Performance of the Server scenario: samples per second within the latency bound
 	@$(BIN)/harness run --scenario Server --mode performance $(OPTIONS) $(ARGS)
 
-run-singlestream: $(READY) ## Performance of the SingleStream scenario: 90th percentile latency of a sample
+run-singlestream: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## Performance of the SingleStream scenario: 90th percentile latency of a sample
 	@$(BIN)/harness run --scenario SingleStream --mode performance $(OPTIONS) $(ARGS)
 
-run-multistream: $(READY) ## Performance of the MultiStream scenario: 99th percentile latency of 8 samples
+run-multistream: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## Performance of the MultiStream scenario: 99th percentile latency of 8 samples
 	@$(BIN)/harness run --scenario MultiStream --mode performance $(OPTIONS) $(ARGS)
 
-run-accuracy: $(READY) ## Accuracy: F1 or top-1 of the answers that LoadGen logged
+run-accuracy: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## Accuracy: F1 or top-1 of the answers that LoadGen logged
 	@$(BIN)/harness run --scenario $(call quoted,$(SCENARIO)) --mode accuracy $(OPTIONS) $(ARGS)
 
-tune: $(READY) ## Find the best engine and settings for SCENARIO on this machine, and for Server the highest VALID target_qps
+tune: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## Find the best engine and settings for SCENARIO on this machine, and for Server the highest VALID target_qps
 	@$(BIN)/harness tune --scenario $(call quoted,$(SCENARIO)) $(OPTIONS) $(ARGS)
 
 train: $(TRAINING) ## Prune and quantise MODEL by training from WEIGHTS on TRAIN; continues where it stopped (docs/training.md)
@@ -147,9 +157,9 @@ report: $(READY) ## Show RUNS, or the newest run, in build/report.html: verdict,
 	@$(BIN)/harness report $(call list,RUNS) $(ARGS)
 
 system: $(READY) ## Describe this machine in systems/SYSTEM.json, and list what a person must add (ARGS="--submitter ...")
-	@$(BIN)/harness system init $(call option,SYSTEM,system) $(ARGS)
+	@$(BIN)/harness system init $(call option,SYSTEM,system) $(if $(NODES),$(call option,CLUSTER,cluster)) $(ARGS)
 
-submission: $(READY) ## All official runs that a submission needs; continues where it stopped (REHEARSAL=1: a dry run)
+submission: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## All official runs that a submission needs; continues where it stopped (REHEARSAL=1: a dry run)
 	@$(BIN)/harness campaign --division $(call quoted,$(DIVISION)) $(CAMPAIGN) $(ARGS)
 
 compliance: $(READY) ## The compliance tests of existing official results: TEST01, and TEST04 for ResNet50
@@ -204,14 +214,20 @@ published-table: $(READY) ## Run the six published models in LoadGen's Offline s
 $(READY): pyproject.toml requirements.lock requirements-deepsparse.lock tools/setup.sh
 	@sh tools/setup.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call quoted,$(DEEPSPARSE)) $(call quoted,$@) $(foreach each,$^,$(call quoted,$(each)))
 
-$(TRAINING): $(READY) requirements-train.lock tools/setup-training.sh
-	@sh tools/setup-training.sh $(call quoted,$(VENV)) $(call quoted,$@) requirements-train.lock
+$(TRAINING): $(READY) requirements-train.lock tools/setup-more.sh
+	@sh tools/setup-more.sh $(call quoted,$(VENV)) $(call quoted,$@) requirements-train.lock PyTorch 'minutes, 1 GB or more'
+
+$(CLUSTERING): $(READY) requirements-cluster.lock tools/setup-more.sh
+	@sh tools/setup-more.sh $(call quoted,$(VENV)) $(call quoted,$@) requirements-cluster.lock Ray '240 MB' --no-deps --require-hashes
 
 lock: $(READY) ## Resolve the pinned packages again (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header -q -o requirements.lock
 	uv pip compile pyproject.toml --extra deepsparse --python-version 3.11 --python-platform linux --generate-hashes \
 	  --no-emit-index-url --no-header -q -c requirements.lock -o requirements-deepsparse.lock
+	uv pip compile pyproject.toml --extra cluster --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate -q -c requirements.lock -o build/cluster.lock
+	$(BIN)/python tools/only_new.py build/cluster.lock requirements.lock requirements-cluster.lock
 
 clean: ## Remove run records and caches; keep data, results and .venv
 	rm -rf build/runs build/cache build/coverage .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -48,10 +48,9 @@ if is_ready "$@"; then
 fi
 
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-trained=
-if [ -f "$ready-training" ]; then
-    trained=1
-fi
+trained= clustered=
+[ ! -f "$ready-training" ] || trained=1
+[ ! -f "$ready-cluster" ] || clustered=1
 echo "setting up $venv with Python $version (once; about a minute)" >&2
 if ! "$python" -m venv --clear "$venv"; then
     echo "error: $python cannot make a virtual environment; on Debian and Ubuntu: apt install python$version-venv" >&2
@@ -72,5 +71,8 @@ fi
 pip install --no-deps --no-build-isolation --editable .
 if [ -n "$trained" ]; then
     echo "PyTorch was removed with the old $venv: make setup TRAIN=1 adds it again" >&2
+fi
+if [ -n "$clustered" ]; then
+    echo "Ray was removed with the old $venv: make setup CLUSTER=1 adds it again" >&2
 fi
 touch "$ready"

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from bert.outputs import Answers, match_outputs
-from bert.qsl import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, BertQSL
+from bert.qsl import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, BertSamples
 from harness.engines.base import Engine, Signature
 from harness.errors import ConfigError
 from harness.graph import Tensor, listing
@@ -31,10 +31,10 @@ class BertSUT(SUT):
     tokens: logits of padding are never sent, so they cannot win.
     """
 
-    qsl: BertQSL
+    qsl: BertSamples
     unit: ClassVar[str] = "tokens"
 
-    def __init__(self, engine: Engine, qsl: BertQSL, outputs: str | None = None) -> None:
+    def __init__(self, engine: Engine, qsl: BertSamples, outputs: str | None = None) -> None:
         """Match the graph's inputs and outputs; ``outputs`` are the names of the latter, as START,END.
 
         Raises:
@@ -71,9 +71,8 @@ class BertSUT(SUT):
         logits = np.empty((*start.shape, 2), dtype=np.float32)
         logits[..., 0] = start
         logits[..., 1] = end
-        first, stride = logits.ctypes.data, logits.strides[0]
-        rows = np.arange(len(indices), dtype=np.int64) * stride + first
-        return Responses(rows.tolist(), (self.qsl.cost(indices) * 8).tolist(), logits)
+        offsets = np.arange(len(indices), dtype=np.int64) * logits.strides[0]
+        return Responses(offsets, self.qsl.cost(indices) * 8, logits)
 
     def values(self, outputs: Sequence[Array], indices: Integers) -> list[Array]:
         """The start logits of each sample's tokens, followed by the end logits."""

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from harness import __version__
-from harness.commands import about, compare, completion, data, models, reporting, running, submission, training
+from harness.commands import about, cluster, compare, completion, data, models, reporting, running, submission, training
 from harness.errors import HarnessError, on_interrupt, os_words
 from harness.host import console
 from harness.host.streams import keep_streams
@@ -96,6 +96,7 @@ app.add_typer(models.models_app, name="models", invoke_without_command=True)
 app.add_typer(data.data_app, name="data")
 app.add_typer(submission.compliance_app, name="compliance")
 app.add_typer(submission.system_app, name="system")
+app.add_typer(cluster.cluster_app, name="cluster")
 
 
 def main() -> None:

@@ -1,14 +1,15 @@
 """ImageNet as a QSL: a sample is an image; tensors of the loaded images are in memory, in the model's layout."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.host.fingerprint import Fingerprint
 from harness.host.machine import core_count
-from harness.task.qsl import SampleLibrary
+from harness.task.qsl import Carrier, SampleLibrary, extended
 from harness.task.shape import Array, Integers, Shape
 from resnet50.pixels import Pixels
 from resnet50.preprocess import SIDE, Profile, normaliser
@@ -36,20 +37,18 @@ class ImageLayout:
         return (3, SIDE, SIDE) if self.channels_first else (SIDE, SIDE, 3)
 
 
-class ImageQSL(SampleLibrary):
-    """Pixels on disk, normalised tensors of the loaded images in memory: 588 KiB each as float32."""
+_PIXELS, _TRAVELS = "pixels", ImageLayout(np.dtype(np.uint8), channels_first=False)
+Normalise = Callable[[NDArray[np.uint8], Array], None]
 
-    def __init__(
-        self, pixels: Pixels, profile: Profile, layout: ImageLayout, files: Sequence[Fingerprint] = ()
-    ) -> None:
-        """``files`` are those of the images."""
-        super().__init__(len(pixels), PERFORMANCE_SAMPLES)
-        self.files = files
-        self.layout = layout
-        self._pixels = pixels
-        self._normalise = normaliser(profile)
-        self._held = 0
-        self._images = np.empty((0, *layout.dims), layout.dtype)
+
+class ImageSamples(SampleLibrary):
+    """Samples with the tensors of those in memory."""
+
+    layout: ImageLayout
+    _images: Array
+    """(rows, *layout.dims)"""
+    _held: int
+    """Rows without those that are repeated."""
 
     def cost(self, indices: Integers) -> Integers:
         """1 for each image."""
@@ -81,24 +80,96 @@ class ImageQSL(SampleLibrary):
         images[len(rows) :] = 0
         return {IMAGES: images}
 
+
+class ImageQSL(ImageSamples):
+    """Pixels on disk, normalised tensors of the loaded images in memory: 588 KiB each as float32."""
+
+    def __init__(
+        self, pixels: Pixels, profile: Profile, layout: ImageLayout, files: Sequence[Fingerprint] = ()
+    ) -> None:
+        """``files`` are those of the images."""
+        super().__init__(len(pixels), PERFORMANCE_SAMPLES)
+        self.files = files
+        self.layout = self._form = layout
+        self._pixels = pixels
+        self._normalise = normaliser(profile)
+        self._held = 0
+        self._images = np.empty((0, *layout.dims), layout.dtype)
+
     def hold(self, indices: Integers) -> None:
         """Read these images from the cache, verify them, and normalise them with all cores."""
-        layout = self.layout
-        self._images = np.empty((0, *layout.dims), layout.dtype)  # frees the old images before loading new ones
+        form = self._form
+        self._images = np.empty((0, *form.dims), form.dtype)  # frees the old images before loading new ones
         self._held = len(indices)
-        images = np.empty((self._held + min(_AGAIN, self._held), *layout.dims), layout.dtype)
-        last_channel = images.transpose(0, 2, 3, 1) if layout.channels_first else images
+        images = np.empty((self._held + min(_AGAIN, self._held), *form.dims), form.dtype)
 
         def read(row: int) -> None:
-            pixels = self._pixels.read(int(indices[row]))
-            if layout.dtype == np.uint8:
-                last_channel[row] = pixels
-            else:
-                self._normalise(pixels, last_channel[row])
+            _write(self._pixels.read(int(indices[row])), images[row], form, self._normalise)
 
-        with ThreadPoolExecutor(core_count(), thread_name_prefix="load") as pool:
-            for _ in pool.map(read, range(len(indices))):
-                pass
+        with _all_cores() as pool:
+            _run_all(pool, read, len(indices))
         images[self._held :] = images[: len(images) - self._held]
         images.flags.writeable = False  # so are the batches that are slices of it
         self._images = images
+
+    def travel(self) -> None:
+        """Hold pixels, a quarter of what float32 takes: the nodes normalise them, which is then timed."""
+        self._form = _TRAVELS
+
+    def pack(self, indices: Integers) -> Mapping[str, Array]:
+        """Pixels, uint8 (n, 224, 224, 3), or without `travel` the tensors, (n, *dims)."""
+        rows = self.rows(indices)
+        adjacent = len(rows) and (np.diff(rows) == 1).all()
+        images = self._images[rows[0] : rows[-1] + 1] if adjacent else self._images[rows]
+        return {_PIXELS if self._form == _TRAVELS else IMAGES: images}
+
+    def carrier(self, places: int) -> "ImageCarrier":
+        """Places in the layout of this data set, which are written with its profile."""
+        return ImageCarrier(places, self.layout, self._normalise)
+
+
+class ImageCarrier(ImageSamples, Carrier):
+    """Images that came from another machine."""
+
+    def __init__(self, places: int, layout: ImageLayout, normalise: Normalise) -> None:
+        super().__init__(places)
+        self.layout = layout
+        self._normalise = normalise
+        self._held = places
+        self._images = np.empty((places, *layout.dims), layout.dtype)
+        self._pool = _all_cores()
+
+    def _fill(self, places: Integers, packed: Mapping[str, Array]) -> None:
+        """Pixels are normalised with all cores."""
+        if IMAGES in packed:
+            self._images[places] = packed[IMAGES]
+            return
+        pixels, images, layout = packed[_PIXELS].astype(np.uint8, copy=False), self._images, self.layout
+        where = places.tolist()
+        _run_all(self._pool, lambda row: _write(pixels[row], images[where[row]], layout, self._normalise), len(where))
+
+    def _extend(self, places: int) -> None:
+        # In this order: a batch that is collated meanwhile must not find the first place behind the last one.
+        self._held = places
+        self._images = extended(self._images, places)
+
+
+def _write(pixels: NDArray[np.uint8], image: Array, layout: ImageLayout, normalise: Normalise) -> None:
+    """One image, (224, 224, 3), into its tensor, (*dims)."""
+    last_channel = image.transpose(1, 2, 0) if layout.channels_first else image
+    if layout.dtype == np.uint8:
+        last_channel[:] = pixels
+    else:
+        normalise(pixels, last_channel)
+
+
+def _all_cores() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(core_count(), thread_name_prefix="load")
+
+
+def _run_all(pool: ThreadPoolExecutor, do: Callable[[int], None], count: int) -> None:
+    if count == 1:
+        do(0)
+        return
+    for _ in pool.map(do, range(count)):
+        pass

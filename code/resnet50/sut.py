@@ -13,7 +13,7 @@ from harness.task.shape import Array, Integers, Shape
 from harness.task.sut import SUT, Responses
 from resnet50.interface import match_input, match_output, number_of_classes, settled_outputs
 from resnet50.labels import CLASSES
-from resnet50.qsl import IMAGES, ImageQSL
+from resnet50.qsl import IMAGES, ImageSamples
 
 
 class ResNet50SUT(SUT):
@@ -24,10 +24,10 @@ class ResNet50SUT(SUT):
     label, 0 to 999, or -1 for the background, the first of 1001 classes.
     """
 
-    qsl: ImageQSL
+    qsl: ImageSamples
     unit: ClassVar[str] = "images"
 
-    def __init__(self, engine: Engine, qsl: ImageQSL, label_offset: int | None = None) -> None:
+    def __init__(self, engine: Engine, qsl: ImageSamples, label_offset: int | None = None) -> None:
         """Match the graph's input and output; ``label_offset`` is the output index of label 0.
 
         Raises:
@@ -65,8 +65,8 @@ class ResNet50SUT(SUT):
         """One float32 each, the default of vision/classification_and_detection/tools/accuracy-imagenet.py."""
         found = self._rows(outputs).argmax(axis=1) if self._classes else self._rows(outputs)[:, 0].astype(np.int64)
         labels = (found[: len(indices)] - self.offset).astype(np.float32)
-        rows = np.arange(len(indices), dtype=np.int64) * labels.itemsize + labels.ctypes.data
-        return Responses(rows.tolist(), [labels.itemsize] * len(indices), labels)
+        offsets = np.arange(len(indices), dtype=np.int64) * labels.itemsize
+        return Responses(offsets, np.full(len(indices), labels.itemsize), labels)
 
     def values(self, outputs: Sequence[Array], indices: Integers) -> list[Array]:
         """The model's value for each class, float32; empty if the model returns only the arg-max."""

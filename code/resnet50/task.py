@@ -53,6 +53,7 @@ class ResNet50(Benchmark):
     prepared: ClassVar[str] = "pixels"
     prepared_from: ClassVar[str] = "images"
     Settings: ClassVar[type[BenchmarkSettings]] = ResNet50Settings
+    one_file: ClassVar[bool] = False
 
     @classmethod
     def accepts(cls, inputs: Sequence[Tensor]) -> bool:

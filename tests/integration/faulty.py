@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +40,17 @@ class Raises(_Faulty):
 
     def spoil(self, outputs):
         raise RuntimeError("vnni unit on fire\nsecond line")
+
+
+class RaisesInTheTest(_Faulty):
+    """Works in the warm-up, which has no streams."""
+
+    name = "raises-in-the-test"
+
+    def spoil(self, outputs):
+        if threading.current_thread().name.startswith("stream-"):
+            raise RuntimeError("vnni unit on fire\nsecond line")
+        return outputs
 
 
 class NotANumber(_Faulty):

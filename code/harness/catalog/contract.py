@@ -29,6 +29,8 @@ class ModelInterface(ABC):
     official_name: ClassVar[str]
     """Name that results are filed under if the model is given by its path."""
     Settings: ClassVar[type[BenchmarkSettings]] = BenchmarkSettings
+    one_file: ClassVar[bool] = True
+    """Whether a data set is one file, so that another machine can be sent it."""
 
     @classmethod
     @abstractmethod

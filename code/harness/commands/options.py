@@ -47,6 +47,17 @@ Tree = Annotated[
     typer.Option(help="Folder with results/ and compliance/ of official runs.", show_default="the repository"),
 ]
 StallTimeout = Annotated[float, typer.Option(help="Stop a run after this many seconds without a finished batch.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(metavar="HOSTS", help="Nodes that are one system: a hosts.toml, or local:N (docs/cluster.md)."),
+]
+ClusterSamples = Annotated[
+    str,
+    typer.Option(
+        metavar="data|indices",
+        help="What travels to the nodes: samples, or only their numbers, to be asked of the working group first.",
+    ),
+]
 MeasurementsDir = Annotated[
     Path, typer.Option(help="Folder of tuned settings, by system.", show_default="measurements")
 ]

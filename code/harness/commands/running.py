@@ -64,6 +64,8 @@ class RunOptions:
         typer.Option(help="Source of query and batch times in reports: harness, loadgen (its trace) or off."),
     ] = "harness"
     stall_timeout: options.StallTimeout = 120.0
+    cluster: options.Cluster = None
+    cluster_samples: options.ClusterSamples = "data"
     as_json: options.AsJson = False
 
 
@@ -99,6 +101,8 @@ def run(asked: RunOptions) -> None:
         timeline=asked.timeline,
         shown="json" if asked.as_json else "table",
         stall_timeout=asked.stall_timeout,
+        cluster=asked.cluster,
+        cluster_samples=asked.cluster_samples,
     )
     raise typer.Exit(run_test(resolve(request)))
 
@@ -135,6 +139,8 @@ class TuneOptions:
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore saved measurements.")] = False
     force: Annotated[bool, typer.Option("--force", help="Replace settings of another model or engine.")] = False
     stall_timeout: Annotated[float, typer.Option(help="Stop a trial after so many seconds without a batch.")] = 120.0
+    cluster: options.Cluster = None
+    cluster_samples: options.ClusterSamples = "data"
     as_json: options.AsJson = False
 
 
@@ -158,6 +164,8 @@ def tune(asked: TuneOptions) -> None:
             system=asked.system,
             user_conf=asked.user_conf,
             stall_timeout=asked.stall_timeout,
+            cluster=asked.cluster,
+            cluster_samples=asked.cluster_samples,
         ),
         seconds=asked.seconds,
         confirm=asked.confirm_seconds,

@@ -34,6 +34,8 @@ class ComplianceOptions:
     state_dir: options.StateDir = paths.ROOT / "build" / "campaign"
     measurements_dir: options.MeasurementsDir = paths.ROOT / "measurements"
     stall_timeout: options.StallTimeout = 120.0
+    cluster: options.Cluster = None
+    cluster_samples: options.ClusterSamples = "data"
     as_json: options.AsJson = False
 
 
@@ -74,6 +76,8 @@ def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = F
         measurements=asked.measurements_dir,
         shown="nothing" if asked.as_json else "table",
         stall_timeout=asked.stall_timeout,
+        cluster=asked.cluster,
+        cluster_samples=asked.cluster_samples,
     )
     request = CampaignRequest(
         run=run,
@@ -262,17 +266,27 @@ def system_init(
     systems_dir: Annotated[
         Path, typer.Option(help="Folder of the system descriptions.", show_default="systems")
     ] = paths.ROOT / "systems",
+    cluster: options.Cluster = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Write systems/SYSTEM.json from this machine, and list the fields that a person must fill in.
 
     When run again it keeps values that a person wrote, and reports where they differ from the machine.
     """
-    from harness.submission.description import description_file, init_system, parse_fields, unfilled, wanted
+    from harness.cluster import hosts
+    from harness.submission.description import (
+        description_file,
+        init_system,
+        machines_of,
+        parse_fields,
+        unfilled,
+        wanted,
+    )
 
     path = description_file(systems_dir, system)
     facts = {"submitter": submitter, "division": division, "system_type": system_type, "status": status}
-    given = parse_fields(field or []) | {name: value for name, value in facts.items() if value is not None}
+    given = machines_of(hosts.read(cluster)) if cluster else {}
+    given |= parse_fields(field or []) | {name: value for name, value in facts.items() if value is not None}
     with console.working("examining this machine"):
         values, disagreements = init_system(path, given)
     for sentence in disagreements:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pydantic import JsonValue
 
 from harness.results.finished import Finished
+from harness.results.record import RecordedNode
 from harness.running.agreement import Agreement
 from harness.scenarios.base import Metric
 
@@ -134,10 +135,40 @@ def facts(run: Finished) -> list[tuple[str, str]]:
         *(("doubt", doubt) for doubt in record.doubts),
         ("deviation from ONNX Runtime", agreement(run)),
         ("cores busy", cores(run)),
+        ("nodes", _nodes(run)),
         ("ended", record.time),
         ("command", record.command),
     ]
     return [(name, text) for name, text in rows if text]
+
+
+def _nodes(run: Finished) -> str:
+    """How many, and what travelled to them; "" for a run on one machine."""
+    found, travelled = run.record.nodes, run.record.cluster_samples
+    hosts = len({node.host for node in found})
+    what = "sample numbers" if travelled == "indices" else "samples"
+    return f"{len(found)} on {hosts} host{'s' if hosts > 1 else ''}; {what} travelled to them" if found else ""
+
+
+def nodes(run: Finished) -> list[list[str]]:
+    """The nodes side by side: a row with their names, and one for each fact; empty for a run on one machine."""
+    found = run.record.nodes
+    if not found:
+        return []
+    columns: dict[str, Callable[[RecordedNode], str]] = {
+        "host": lambda node: node.host,
+        "processor": lambda node: node.machine.cpu,
+        "cores": lambda node: str(node.machine.cores),
+        "streams": lambda node: str(node.streams),
+        "samples": lambda node: f"{node.samples:,}",
+        "batches": lambda node: f"{node.batches:,}",
+        "idle": lambda node: f"{node.idle_s:.2f} s",
+        "ended": lambda node: f"{node.ended_s:.2f} s",
+        "cores busy": lambda node: "" if node.cores_busy is None else f"{node.cores_busy:.2f}",
+        "round trip": lambda node: "" if node.round_trip_ms is None else f"{node.round_trip_ms:.2f} ms",
+    }
+    rows = [[name, *map(of, found)] for name, of in columns.items()]
+    return [["node", *(node.name for node in found)], *(row for row in rows if any(row[1:]))]
 
 
 def settings(run: Finished) -> list[tuple[str, str]]:
@@ -272,6 +303,8 @@ def _plain(run: Finished, first: Finished) -> dict[str, JsonValue]:
         "doubts": list(record.doubts),
         "loadgen": {key: value for key, value in run.values.items() if key.startswith(("effective_", "loadgen_"))},
         "machine": record.machine.values(),
+        "nodes": [node.values() for node in record.nodes],
+        "cluster_samples": record.cluster_samples,
         "command": record.command,
     }
 

@@ -27,6 +27,7 @@ def page(runs: Sequence[Finished]) -> str:
             "run": run,
             "metrics": [(metric.name, facts.metric_text(metric)) for metric in run.metrics],
             "facts": facts.facts(run),
+            "nodes": facts.nodes(run),
             "latencies": facts.latency_rows(run),
             "plots": [(plot.title, plot.caption, Markup(plot.svg)) for plot in plots(run, f"r{number}-")],
             "details": [

@@ -22,6 +22,7 @@ def as_csv(runs: Sequence[Finished]) -> str:
     for run, values in zip(runs, facts.plain(runs), strict=True):
         for key in ("loadgen", "machine", "benchmark_settings", "agreement"):
             del values[key]
+        values["nodes"] = len(run.record.nodes) or None
         values["model"] = run.model.name
         values["dataset"] = run.record.dataset.name
         values["engine"] = run.record.engine.name
@@ -51,6 +52,8 @@ def as_markdown(runs: Sequence[Finished]) -> str:
         parts += [f"> {_cell(run.disturbed)}", ""] if run.disturbed else []
         rows = [(metric.name, facts.metric_text(metric)) for metric in run.metrics] + facts.facts(run)
         parts += _table(["run", run.name], rows)
+        if nodes := facts.nodes(run):
+            parts += _table(nodes[0], nodes[1:])
         if latencies := facts.latency_rows(run):
             bound = f"bound {run.bound_ms:g} ms" if run.bound_ms else ""
             parts += _table(["percentile", "latency, observed", bound], latencies)

@@ -217,6 +217,49 @@ class RecordedStreams(_Part):
     why: str = ""
 
 
+class RecordedNode(_Part):
+    """One node of a system of several, and its part of the test."""
+
+    name: str
+    host: str
+    machine: RecordedMachine
+    model_sha256: str
+    code: str
+    """sha256 over the project's code."""
+    streams: int
+    rate: float
+    """Relative to the other nodes: what the work was divided by."""
+    engine: RecordedEngine
+    limits: RecordedLimits | None = None
+    """The batch limits, if the node chose them by measurement."""
+    chosen_streams: RecordedStreams | None = None
+    """The streams, if the node chose them for a latency bound."""
+    round_trip_ms: float | None = None
+    """Of a message without samples, as measured before the test."""
+    samples: int = 0
+    batches: int = 0
+    idle_s: float = 0.0
+    """Seconds without a sample between the first query and the last answer."""
+    ended_s: float = 0.0
+    """When it answered its last sample, in seconds after the first query."""
+    cores_busy: float | None = None
+    """The mean number of cores that it used during the test."""
+
+    @property
+    def part(self) -> str:
+        """Its part of the test in a few words."""
+        busy = f", {self.cores_busy:.2f} of {self.machine.cores} cores busy" if self.cores_busy is not None else ""
+        return (
+            f"{self.samples:,} samples in {self.batches:,} batches, idle {self.idle_s:.2f} s, ended at "
+            f"{self.ended_s:.2f} s{busy}"
+        )
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """What must not change between two runs of one result."""
+        return self.machine.cpu, self.machine.cores, self.streams, self.machine.packages
+
+
 class Record(_Part):
     """A finished test. Fields that only some tests or versions have are optional; a scenario adds its own keys."""
 
@@ -254,6 +297,13 @@ class Record(_Part):
     result: RecordedResult
     loadgen: dict[str, JsonValue]
     machine: RecordedMachine
+    """Where LoadGen ran."""
+    nodes: list[RecordedNode] = []
+    """The nodes that computed; empty if that machine did."""
+    machines: int | None = None
+    """Their number, with that of LoadGen; None if there is only that."""
+    cluster_samples: str | None = None
+    """What travelled to the nodes: data, or indices, which the working group must be asked about first."""
     valid: bool
     reasons: list[str] | None = None
     """Why it is not valid."""
@@ -288,6 +338,9 @@ def unlike(one: Record, other: Record) -> str | None:
         "version of the engine": lambda r: r.engine.version,
         "version of a package": lambda r: r.machine.packages,
         "code of the harness": lambda r: r.code,
+        "number of nodes": lambda r: (len(r.nodes), r.machines),
+        "node": lambda r: sorted(map(repr, (node.alike for node in r.nodes))),
+        "kind of data that travelled to the nodes": lambda r: r.cluster_samples,
     }
     return next((words for words, of in facts.items() if of(one) != of(other)), None)
 

@@ -16,7 +16,7 @@ from harness.host.fingerprint import Fingerprint
 from harness.paths import ROOT
 from harness.results.layout import CONF
 from harness.results.record import Identity
-from harness.running.settings import RunSettings
+from harness.running.settings import RunSettings, cluster_name
 
 
 def identity(settings: RunSettings) -> Identity:
@@ -86,6 +86,8 @@ def command(settings: RunSettings) -> str:
         "dataset": Path(settings.dataset).name if settings.dataset else None,
         "samples": settings.samples,
         "duration": settings.duration,
+        "cluster": cluster_name(settings.cluster),
+        "cluster-samples": settings.cluster_samples if settings.cluster else None,
     }
     for name, value in values.items():
         words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)] if value is not None else []

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from socket import gethostname
 
 from pydantic import JsonValue
 from rich.table import Table
@@ -65,6 +66,8 @@ class Outcome:
     """Signs that one of these choices is wrong."""
     cores: CoreUse | None = None
     """Who used the cores during the test; None if unknown."""
+    nodes: tuple[Mapping[str, object], ...] = ()
+    """The nodes that computed, and the part of each, as `harness.results.record.RecordedNode`."""
 
     @cached_property
     def record(self) -> Record:
@@ -117,6 +120,9 @@ class Outcome:
             values["converted"] = self.conversion.record()
         if self.agreement:
             values["agreement"] = self.agreement.record()
+        if self.nodes:
+            hosts = {node["host"] for node in self.nodes} | {gethostname()}
+            values |= {"nodes": self.nodes, "machines": len(hosts), "cluster_samples": settings.cluster_samples}
         if self.reference is not None:
             values["reference"] = self.reference
         return Record.model_validate_json(record_text(values))
@@ -132,6 +138,7 @@ class Outcome:
             shown: dict[str, JsonValue | Path] = {key: values[key] for key in _PRINTED}
             about = {"agreement": values.get("agreement"), "valid": self.valid, "reasons": list(self.reasons)}
             about |= {name: values.get(name) for name in ("choices", "doubts")}
+            about |= {name: values[name] for name in ("nodes",) if name in values}
             console.print_json({**shown, **about, "logs": logs})
         elif self.settings.shown == "table":
             console.print_table(self._table(logs))
@@ -166,6 +173,8 @@ class Outcome:
         add("result", verdict, style="bold green" if self.valid else "bold red")
         for reason in self.reasons:
             add("because", reason)
+        for node in self.record.nodes:
+            add(f"node {node.name}", node.part)
         if self.record.disturbed:
             again = "" if self.valid else "; run it again without them"
             add("disturbed", f"{self.record.disturbed}: {self.scenario.suffers}{again}", style="yellow")

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
+from harness.cluster.link import Link
 from harness.engines.base import Engine, EngineSettings, engine_errors, find_engine
 from harness.errors import ConfigError, EngineError
 from harness.host import console, memory
@@ -44,8 +45,8 @@ class Beat(Protocol):
         """``doing`` says which engine does what until then: see `harness.host.supervise.Heartbeat.beat`."""
 
 
-def _no_beat(within: float, doing: str = "") -> None:
-    pass
+def no_beat(within: float, doing: str = "") -> None:
+    """A `Beat` that nobody waits for."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Prepared:
     choices: tuple[Choice, ...] = ()
     doubts: tuple[str, ...] = ()
     """Signs that a setting does not belong to the model."""
+    links: Sequence[Link] = ()
+    """The nodes that compute, if this process does not."""
 
     def short_test(self, scheduler: Scheduler | None = None, /, **settings: float) -> Detail:
         """LoadGen's log of a short performance test (`session.short_test`); the samples stay loaded.
@@ -117,7 +120,7 @@ def patience(settings: RunSettings) -> float:
 
 def prepare(
     settings: RunSettings,
-    beat: Beat = _no_beat,
+    beat: Beat = no_beat,
     quiet: bool = False,
     shared: Shared | None = None,
     compile_seconds: float | None = None,
@@ -139,7 +142,7 @@ def prepare(
     benchmark = find_benchmark(settings.model.benchmark)(
         settings.benchmark_settings, settings.cache_dir, settings.sources
     )
-    dataset = _dataset(settings, benchmark)
+    dataset = dataset_of(settings, benchmark)
     scenario_class, engine_class = find_scenario(settings.scenario), find_engine(settings.engine)
     suited = scenario_class.engine_settings(settings.engine_settings, benchmark.max_cost)
     # Only under a latency bound can streams be too slow; tuning has compared them already.
@@ -148,7 +151,7 @@ def prepare(
     layouts = affordable(with_streams(possible, shared.streams), _size(settings), memory.available())
     converted = conversion(settings, quiet)
     loaded = [_load(settings, engine_class, converted, layouts[0], beat)]
-    qsl = _open(settings, benchmark, dataset, loaded[0], beat)
+    qsl = open_samples(settings, benchmark, dataset, loaded[0], beat)
     costs = qsl.cost(np.arange(qsl.count))
 
     def build(layout: EngineSettings) -> Scenario:
@@ -160,7 +163,7 @@ def prepare(
         return scenario
 
     if not quiet:
-        _announce(settings, dataset, qsl.count)
+        announce(settings, dataset, qsl.count)
     # Batches are made of loaded samples only; LoadGen loads them again itself.
     indices = np.arange(qsl.performance_count)
     qsl.load(indices)
@@ -180,7 +183,8 @@ def prepare(
     return Prepared(*warm, inputs, converted, description, choices, doubts)
 
 
-def _announce(settings: RunSettings, dataset: Dataset, samples: int) -> None:
+def announce(settings: RunSettings, dataset: Dataset, samples: int) -> None:
+    """Print the line that describes the run."""
     console.note(
         f"{settings.scenario} {settings.mode}: {settings.model.name} on {settings.engine}, data set "
         f"{dataset.name} ({samples} samples)"
@@ -194,7 +198,12 @@ def _explain(description: Mapping[str, object], scenario: Scenario, slowest: flo
     console.detail(f"batches: {_words(scenario.describe())}; the slowest warm-up batch took {slowest:.3g} s")
 
 
-def _dataset(settings: RunSettings, benchmark: Benchmark) -> Dataset:
+def dataset_of(settings: RunSettings, benchmark: Benchmark) -> Dataset:
+    """The data set of the run; of a rehearsal without one, a stand-in.
+
+    Raises:
+        ConfigError: it is unknown, or the rules do not allow it.
+    """
     if settings.rehearsal and settings.dataset is None:
         return find_dataset(benchmark.name, str(benchmark.stand_in(REHEARSAL_TREE / "data")))
     dataset = find_dataset(benchmark.name, settings.dataset)
@@ -203,7 +212,14 @@ def _dataset(settings: RunSettings, benchmark: Benchmark) -> Dataset:
     return dataset
 
 
-def _open(settings: RunSettings, benchmark: Benchmark, dataset: Dataset, engine: Engine, beat: Beat) -> SampleLibrary:
+def open_samples(
+    settings: RunSettings, benchmark: Benchmark, dataset: Dataset, engine: Engine, beat: Beat
+) -> SampleLibrary:
+    """The samples in the form that the engine's graph takes.
+
+    Raises:
+        ConfigError: the data set cannot be read, or has too few samples for an official run.
+    """
     with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
 
         def progress(done: int, total: int) -> None:

@@ -17,7 +17,8 @@ from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running import tuned
 from harness.running.fastest import fastest
 from harness.running.options import split, validated
-from harness.running.settings import RunSettings
+from harness.running.settings import THREADS, RunSettings, cluster_name
+from harness.scenarios.base import Scenario, find_scenario
 from harness.task.base import find_benchmark
 
 
@@ -51,6 +52,8 @@ class RunRequest:
     shown: str = "table"
     timeline: str = "harness"
     stall_timeout: float = 120.0
+    cluster: str | None = None
+    cluster_samples: str = "data"
 
 
 def resolve(request: RunRequest) -> RunSettings:
@@ -76,6 +79,8 @@ def resolve(request: RunRequest) -> RunSettings:
         ) from error
     audit = find_audit(request.audit).name if request.audit else None
     _check(request, mode, audit)
+    if request.cluster:
+        _check_cluster(request, find_scenario(scenario))
     official = request.official or request.rehearsal
     if official and not request.rehearsal:
         _check_official(engine, model)
@@ -104,7 +109,7 @@ def resolve(request: RunRequest) -> RunSettings:
 
 _COPIED = (
     *("dataset", "samples", "duration", "rehearsal", "force", "system", "runs_dir", "tree", "cache_dir"),
-    *("shown", "timeline", "stall_timeout"),
+    *("shown", "timeline", "stall_timeout", "cluster", "cluster_samples"),
 )
 """Fields of a request that become settings unchanged; those that are None get the default of `RunSettings`."""
 
@@ -128,7 +133,7 @@ def _chosen(request: RunRequest, model: Model, scenario: str) -> _Chosen:
     if not request.measurements or request.use_tuned is False:
         return _untuned(request, model, engine)
     place = tuned.folder(request.measurements, request.system, model.official_name, scenario)
-    record, remark = _tuned(place, model, engine, request.use_tuned)
+    record, remark = _tuned(place, model, engine, request)
     if record is None:
         plain = _untuned(request, model, engine)
         return replace(plain, remarks=(remark, *plain.remarks)) if remark else plain
@@ -171,6 +176,22 @@ def _check(request: RunRequest, mode: str, audit: str | None) -> None:
             raise ConfigError(f"an official run covers everything that the rules require: omit --{name}.")
 
 
+def _check_cluster(request: RunRequest, scenario: type[Scenario]) -> None:
+    """Reject runs that several nodes cannot, or must not, do together.
+
+    Raises:
+        ConfigError: the scenario has one query at a time, or the result would not be one of a cluster.
+    """
+    assert request.cluster
+    if scenario.latency:
+        raise ConfigError(
+            f"{scenario.name} has one query at a time, which several nodes answer no faster than one: choose Offline "
+            "or Server, or omit --cluster."
+        )
+    if request.official and request.cluster.startswith(THREADS):
+        raise ConfigError(f"{THREADS}N only imitates nodes, so it cannot give an official result: name the hosts.")
+
+
 def _check_official(engine: type[Engine], model: Model) -> None:
     if not engine.computes:
         raise ConfigError(f"the {engine.name} engine computes nothing, so it cannot give an official result.")
@@ -184,15 +205,16 @@ def default_conf() -> Path | None:
     return path if path.is_file() else None
 
 
-def _tuned(place: Path, model: Model, engine: str | None, use: bool | None) -> tuple[tuned.Tuned | None, str | None]:
+def _tuned(place: Path, model: Model, engine: str | None, request: RunRequest) -> tuple[tuned.Tuned | None, str | None]:
     """The tuned settings in a folder if they are to be used, and a remark for the user."""
+    use, cluster = request.use_tuned, cluster_name(request.cluster)
     record = tuned.read(place)
     if record is None:
         if use:
             raise ConfigError(f"there are no tuned settings in {place}: create them with `harness tune`.")
         return None, None
-    mismatch = record.mismatch(model.sha256, engine)
-    other_machine = mismatch is not None and record.mismatch(model.sha256, engine, anywhere=True) is None
+    mismatch = record.mismatch(model.sha256, engine, cluster)
+    other_machine = mismatch is not None and record.mismatch(model.sha256, engine, cluster, anywhere=True) is None
     if mismatch and not (use and other_machine):
         if use:
             raise ConfigError(f"the settings in {place} {mismatch}.")

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,9 +29,11 @@ from harness.running.agreement import Agreement, NotCompared, agreement
 from harness.running.audit import AuditRun
 from harness.running.identity import code_digest, identity
 from harness.running.load import Load
+from harness.running.nodes import node_records
 from harness.running.outcome import Outcome
 from harness.running.places import Places, check_space, write_json
-from harness.running.prepare import Prepared, patience, prepare
+from harness.running.prepare import Prepared, patience
+from harness.running.ready import get_ready
 from harness.running.recorder import Recorder
 from harness.running.settings import RunSettings
 from harness.running.shared import shared_with_result
@@ -96,6 +98,8 @@ class _Measured:
     ended: Timing | Overloaded
     recorder: Recorder | None
     cores: CoreUse | None
+    nodes: tuple[Mapping[str, object], ...] = ()
+    """What each node did, as `harness.results.record.RecordedNode`."""
 
 
 def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
@@ -152,6 +156,11 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
         console.note(f"{settings.notice}{hint}")
     for remark in settings.remarks:
         console.note(remark)
+    if settings.cluster and settings.official:
+        console.warn(
+            "a result of several nodes belongs in the open division: on edge systems the closed one also requires "
+            "SingleStream, and a Network result requires a system in the datacenter (docs/cluster.md)."
+        )
     audit = AuditRun.choose(settings)
     conf = read_user_conf(audit.conf if audit else settings.user_conf)
     if settings.official and not settings.rehearsal:
@@ -161,11 +170,15 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     checked(settings, conf, None)
     code_digest()  # kept for the record: that of the code which runs, even if its files change meanwhile
     with native_output_dropped(not console.output().verbose):
-        ready = prepare(settings, heartbeat.beat, shared=shared_with_result(settings))
+        ready = get_ready(settings, heartbeat.beat, shared=shared_with_result(settings))
     load, estimated = sized(settings, conf, ready)
     heartbeat.beat(patience(settings))
     ready.qsl.unload(ready.indices)
-    agreed = _agreement(settings, ready, lambda: heartbeat.beat(patience(settings))) if settings.accuracy else None
+    agreed = None
+    if settings.accuracy and ready.links:
+        console.note("not compared with ONNX Runtime: nodes compute; an accuracy run on one of them alone compares.")
+    elif settings.accuracy:
+        agreed = _agreement(settings, ready, lambda: heartbeat.beat(patience(settings)))
     doubts = _doubts(settings, ready)
     (places.staging / CONF).write_text(effective_conf(settings, conf, load, ready, estimated), "utf-8")
     responses = 2 * ready.qsl.count * (ready.benchmark.max_response + 64) if settings.accuracy else 0
@@ -176,7 +189,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
 def _doubts(settings: RunSettings, ready: Prepared) -> tuple[str, ...]:
     """Warn of settings that do not seem to belong to the model; of stand-ins nothing else is expected."""
     doubts = ready.doubts
-    if settings.accuracy and not _guesses(settings, ready):
+    if settings.accuracy and not ready.links and not _guesses(settings, ready):
         doubts += ready.benchmark.sampled_doubts(ready.sut, ready.dataset)
     for doubt in doubts:
         console.warn(doubt)
@@ -246,7 +259,7 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> _Measured:
         except Overloaded as error:
             ended = error
     scheduler.close()
-    return _Measured(scheduler.counters, ended, recorder, watch.cores)
+    return _Measured(scheduler.counters, ended, recorder, watch.cores, node_records(ready.links, scheduler))
 
 
 def _overload(planned: _Planned, effective: "TestSettings") -> Overload | None:
@@ -314,6 +327,7 @@ def _outcome(
         estimated=planned.estimated,
         counters=measured.counters,
         cores=measured.cores,
+        nodes=measured.nodes,
         timing=timing,
         detail=detail,
         metric=metric,

@@ -38,7 +38,9 @@ NO_AUDIT = ""
 
 def complete(ids: list[int], responses: Responses) -> None:
     """Report to LoadGen that these query ids are answered: one call per batch, since each call costs microseconds."""
-    lg.QuerySamplesComplete(list(map(lg.QuerySampleResponse, ids, responses.pointers, responses.sizes)))
+    first = responses.buffer.ctypes.data
+    pointers = [first + offset for offset in responses.offsets.tolist()]  # for few, faster than numpy's sum
+    lg.QuerySamplesComplete(list(map(lg.QuerySampleResponse, ids, pointers, responses.sizes.tolist())))
 
 
 def make_settings(conf: Path, model: str, scenario: str, mode: Mode) -> lg.TestSettings:

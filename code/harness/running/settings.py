@@ -17,6 +17,19 @@ from harness.rules.limits import MIN_DURATION_MS
 from harness.rules.rehearsal import DEVELOPMENT_SECONDS, NOTICE, REHEARSAL, REHEARSAL_PREFIX
 from harness.task.base import GIVEN
 
+THREADS = "threads:"
+"""Begins a cluster that is imitated in one process, followed by the number of nodes: for tests, without Ray."""
+INDICES_ONLY = (
+    "Only sample numbers travel to the nodes (--cluster-samples indices): ask the MLPerf Inference working group "
+    "before such a result is submitted."
+)
+"""The rules time the movement of data, and nobody is known to have submitted such a result."""
+
+
+def cluster_name(cluster: str | None) -> str | None:
+    """Nodes as they are named elsewhere: a file without its folder."""
+    return Path(cluster).name if cluster else None
+
 
 class RunSettings(BaseModel):
     """Everything that determines what a run does."""
@@ -57,6 +70,10 @@ class RunSettings(BaseModel):
     """How the result is printed."""
     timeline: Literal["harness", "loadgen", "off"] = "harness"
     """The source of query and batch times in reports."""
+    cluster: str | None = None
+    """The nodes that are one system: a file with hosts, or local:N or threads:N for this machine; None for one node."""
+    cluster_samples: Literal["data", "indices"] = "data"
+    """What travels to the nodes: the samples, or their numbers, to nodes that hold the data set themselves."""
     missed: float | None = Field(None, gt=0)
     """The rate, chosen by the harness, at which a first test missed the latency bound."""
     stall_timeout: float = Field(
@@ -112,6 +129,8 @@ class RunSettings(BaseModel):
     def notices(self) -> list[str]:
         """Sentences that all output of the run must carry."""
         notices = [REHEARSAL] if self.rehearsal else [] if self.official else [NOTICE]
+        if self.cluster and self.cluster_samples == "indices":
+            notices.append(INDICES_ONLY)
         about_model = [words for words in (self.model.caveat, self.model.remark) if words]
         return [*notices, f"Model {self.model.name}: {', '.join(about_model)}."] if about_model else notices
 

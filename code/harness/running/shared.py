@@ -1,12 +1,13 @@
 """What all runs of one result share, although each could measure it anew: batch limits, and the number of streams."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 from harness.errors import ConfigError
 from harness.host.machine import core_count, cpu_model
 from harness.results.layout import Classic
-from harness.results.record import Record, read_record
+from harness.results.record import Record, RecordedLimits, RecordedStreams, read_record
 from harness.running.identity import identity
 from harness.running.settings import RunSettings
 from harness.scheduling.limits import Limits
@@ -26,22 +27,35 @@ def shared_with_result(settings: RunSettings) -> Shared:
     fast, and a compliance test would compare two ways to run. Only a performance run that replaces another measures
     anew, and one on another processor.
     """
-    if not settings.official or (settings.force and settings.mode == "performance" and not settings.compliance):
-        return Shared()
-    layout = Classic(settings.tree)
     here = (cpu_model(), core_count())
+    for record in _others(settings):
+        if (record.limits or record.streams) and (record.machine.cpu, record.machine.cores) == here:
+            return _of(record.limits, record.streams)
+    return Shared()
+
+
+def shared_by_nodes(settings: RunSettings) -> dict[str, Shared]:
+    """The same of each node, by its name."""
+    nodes = next((record.nodes for record in _others(settings) if record.nodes), [])
+    return {node.name: _of(node.limits, node.chosen_streams) for node in nodes}
+
+
+def _others(settings: RunSettings) -> Iterator[Record]:
+    """The records of the other official runs of the same result."""
+    if not settings.official or (settings.force and settings.mode == "performance" and not settings.compliance):
+        return
+    layout = Classic(settings.tree)
     for folder in (layout.performance(settings.scene), layout.accuracy(settings.scene)):
         if folder == settings.target:
             continue
         with suppress(ConfigError):  # a damaged record is reported by the commands that need it
             record = read_record(folder)
-            if not record or (record.machine.cpu, record.machine.cores) != here:
-                continue
-            if (record.limits or record.streams) and not record.identity.difference(identity(settings)):
-                return _of(record)
-    return Shared()
+            if record and not record.identity.difference(identity(settings)):
+                yield record
 
 
-def _of(record: Record) -> Shared:
-    limits = Limits(record.limits.max_batch, record.limits.max_tokens) if record.limits else None
-    return Shared(limits, record.streams.streams if record.streams else None)
+def _of(limits: RecordedLimits | None, streams: RecordedStreams | None) -> Shared:
+    return Shared(
+        Limits(limits.max_batch, limits.max_tokens) if limits else None,
+        streams.streams if streams else None,
+    )

@@ -81,18 +81,24 @@ class Tuned(BaseModel):
     """The test that confirmed the value, if there was one."""
     trials: list[dict[str, JsonValue]] = []
     machine: Machine
+    cluster: str | None = None
+    """The nodes that they were tuned for, as `RunSettings.cluster`; None for one machine."""
     harness: str
     time: str
 
-    def mismatch(self, sha256: str | None, engine: str | None, *, anywhere: bool = False) -> str | None:
+    def mismatch(
+        self, sha256: str | None, engine: str | None, cluster: str | None = None, *, anywhere: bool = False
+    ) -> str | None:
         """Why these settings do not apply to a run of that model on that engine (None: any) here; None if they do.
 
-        ``anywhere`` ignores the machine.
+        ``cluster`` names the run's nodes. ``anywhere`` ignores the machine.
         """
         if sha256 != self.model_sha256:
             return f"were tuned for another model, {self.model}"
         if engine not in (None, self.engine):
             return f"were tuned for {self.engine}"
+        if cluster != self.cluster:
+            return f"were tuned for {self.cluster or 'one machine'}, and this run has {cluster or 'one machine'}"
         if self.engine in LIBRARIES and self.engine not in installed():
             return f"were tuned for {self.engine}, which is not installed"
         if not anywhere and self.machine != Machine.here():
@@ -133,8 +139,8 @@ def read(place: Path) -> Tuned | None:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): {_CURE}") from error
 
 
-def check_replaceable(place: Path, sha256: str | None, engine: str | None) -> None:
-    """Check that a folder holds no settings of another model, or of another engine than ``engine``, if that is given.
+def check_replaceable(place: Path, sha256: str | None, engine: str | None, cluster: str | None = None) -> None:
+    """Check that a folder holds no settings of another model or cluster, or of another engine than one that is given.
 
     Raises:
         ConfigError: it does.
@@ -144,10 +150,13 @@ def check_replaceable(place: Path, sha256: str | None, engine: str | None) -> No
     except ConfigError as error:
         console.warn(f"{error} It will be replaced.")
         return
-    if existing and (existing.model_sha256 != sha256 or engine not in (None, existing.engine)):
+    if not existing:
+        return
+    if (existing.model_sha256, existing.cluster) != (sha256, cluster) or engine not in (None, existing.engine):
+        on = f" of {existing.cluster}" if existing.cluster else ""
         raise ConfigError(
-            f"{place} holds the settings of {existing.model} on {existing.engine}: pass another --system, or --force "
-            "to replace them."
+            f"{place} holds the settings of {existing.model} on {existing.engine}{on}: pass another --system, or "
+            "--force to replace them."
         )
 
 

@@ -6,6 +6,7 @@ from harness.host import console
 from harness.host.supervise import Heartbeat
 from harness.host.usage import CoreMeter, CoreUse
 from harness.running.load import Load
+from harness.running.nodes import progress_of
 from harness.running.prepare import Prepared
 from harness.running.settings import RunSettings
 from harness.scheduling.base import Counters, Scheduler
@@ -31,6 +32,7 @@ class Watch:
     ) -> None:
         self._load, self._scheduler, self._heartbeat, self._bar = load, scheduler, heartbeat, bar
         self._overload = overload
+        self._links = ready.links
         self._accuracy, self._streams = settings.accuracy, ready.engine.streams
         self._stalled = max(settings.stall_timeout, 20 * ready.slowest)
         # Between two queries nothing can progress, nor while LoadGen generates all of them or sorts their latencies.
@@ -47,8 +49,11 @@ class Watch:
 
     @property
     def cores(self) -> CoreUse | None:
-        """Who used the cores during the test; None if it was too short, or the system does not show it."""
-        return self._meter.use
+        """Who used the cores during the test; None if it was too short, or the system does not show it.
+
+        None also with nodes, which may be processes of this machine, and are not others.
+        """
+        return None if self._links else self._meter.use
 
     def look(self, over: bool) -> None:
         """Report what was completed since the last call; ``over`` once LoadGen has ended the test.
@@ -81,7 +86,8 @@ class Watch:
             lasts = load.planned_seconds
             total = max(total, round(lasts * load.per_second * (load.scenario.samples_per_query or 1)))
             fraction = min((time.perf_counter() - counters.began) / lasts, 0.99)
-        self._bar.update(done=counters.completed, total=total, fraction=fraction)
+        note = progress_of(self._scheduler) if self._links else None
+        self._bar.update(done=counters.completed, total=total, fraction=fraction, note=note)
 
     def _foresee(self, fraction: float) -> None:
         """Warn of a test that will be far too long, or end it, once its rate is known."""

@@ -192,6 +192,14 @@ class Scenario(ABC):
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
         """A value of ``key`` that suits a test of at least that many seconds."""
 
+    def peak(self, indices: Integers) -> float:
+        """Queries/s that a simulation with the measured times answers within the bound; 0 if none, or without bound."""
+        return 0.0
+
+    def pace(self, indices: Integers, found: Estimate) -> float:
+        """Work per second of this machine, to divide work among several; ``found`` is its estimate."""
+        return found.per_second * float(self.sut.qsl.cost(indices).mean())
+
     @abstractmethod
     def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
         """The quality of the current settings, measured for about that many seconds."""

@@ -11,7 +11,7 @@ from harness.host.usage import CoreMeter
 from harness.loadgen.logs import Detail
 from harness.rules.limits import MIN_DURATION_MS
 from harness.scenarios.base import Estimate, Listener, Metric, Scenario, ShortTest, Trial
-from harness.scheduling.base import Complete, Observer
+from harness.scheduling.base import Complete, Observer, Scheduler
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
 from harness.scheduling.compiling import CompileBudget, next_length
 from harness.scheduling.limits import LimitChoice, Limits, alternatives, choose_limits, typical
@@ -145,7 +145,7 @@ class Offline(Scenario):
         # Short runs use the value too. It is kept, so what others took now does not make it larger.
         return Trial(rate.mean, rate.mean * margin_for(rate.fastest / rate.mean, 1.0, long=False))
 
-    def scheduler(self, complete: Complete, observer: Observer | None = None) -> OfflineScheduler:
+    def scheduler(self, complete: Complete, observer: Observer | None = None) -> Scheduler:
         """The scheduler with its threads."""
         return OfflineScheduler(self.sut, self.planner, complete, observer)
 

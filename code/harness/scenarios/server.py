@@ -11,7 +11,7 @@ from harness.loadgen.logs import Detail
 from harness.rules.early_stopping import needed_queries
 from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Listener, Metric, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
-from harness.scheduling.base import Complete, Observer
+from harness.scheduling.base import Complete, Observer, Scheduler
 from harness.scheduling.cost import measure_shapes, probes
 from harness.scheduling.peak import highest_passing
 from harness.scheduling.pilot import late_queries
@@ -100,7 +100,7 @@ class Server(MeasuredScenario):
         return seconds / (share * self.bound), words
 
     def peak(self, indices: Integers) -> float:
-        """Queries/s that a simulation with the measured times answers in time; 0 if it finds no rate."""
+        """By the queue simulation."""
         costs = self.sut.qsl.cost(indices)
         return server_peak(self.table, costs, self.sut.engine.parallel, self.bound, self.jitter)
 
@@ -109,6 +109,14 @@ class Server(MeasuredScenario):
         peak = self.peak(indices)
         found = self._cautious(indices, peak)
         return self._piloted(found, indices, seconds, listener) if peak and self.pilots else found
+
+    def pace(self, indices: Integers, found: Estimate) -> float:
+        """Samples per second, each alone in its batch."""
+        return self.sut.engine.parallel / self._alone(indices)
+
+    def _alone(self, indices: Integers) -> float:
+        """Mean seconds of a sample that is alone in its batch."""
+        return float(np.mean([self.table.seconds(1, cost) for cost in self.sut.qsl.cost(indices).tolist()]))
 
     def _cautious(self, indices: Integers, peak: float) -> Estimate:
         """The part of the simulated peak that measured times can promise."""
@@ -122,7 +130,7 @@ class Server(MeasuredScenario):
                 f"answers within {milliseconds:g} ms"
             )
             return Estimate(rate, how, rate, remark)
-        alone = float(np.mean([self.table.seconds(1, cost) for cost in self.sut.qsl.cost(indices).tolist()]))
+        alone = self._alone(indices)
         rate = _LOAD * self.sut.engine.parallel / alone
         how = (
             f"{_LOAD:.0%} of the engine's rate with single samples; one takes {1000 * alone:.3g} ms, so no rate seems "
@@ -171,7 +179,7 @@ class Server(MeasuredScenario):
         rate = highest_passing(holds, guess, _PRECISION, most=_TESTS)
         return Trial(rate, rate)
 
-    def scheduler(self, complete: Complete, observer: Observer | None = None) -> ServerScheduler:
+    def scheduler(self, complete: Complete, observer: Observer | None = None) -> Scheduler:
         """The scheduler with its threads."""
         return ServerScheduler(self.sut, self.table, self.bound, complete, observer)
 

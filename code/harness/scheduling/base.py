@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from harness.task.qsl import SampleLibrary
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT, Responses
 
@@ -68,13 +69,15 @@ class Scheduler(ABC):
     late_after = float("inf")
     """Seconds after which an answer counts as late."""
 
-    def __init__(self, sut: SUT, complete: Complete, observer: Observer | None = None) -> None:
+    def __init__(self, qsl: SampleLibrary, complete: Complete, observer: Observer | None = None) -> None:
         """``complete`` passes answers to LoadGen."""
-        self.sut = sut
+        self.qsl = qsl
         self.counters = Counters()
         self.observer = observer
         self.failure: BaseException | None = None
         self.failed = threading.Event()
+        self.on_failure: Callable[[BaseException], None] = lambda error: None
+        """Called once, on any thread, with what `failure` then holds."""
         self._given_up = False
         self._complete = complete
         self._lock = threading.Lock()
@@ -118,10 +121,33 @@ class Scheduler(ABC):
             self.counters.real += total
             self.counters.issued += len(costs)
 
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            first = self.failure is None
+            if first:
+                self.failure = error
+        self.failed.set()
+        if first:
+            self.on_failure(error)
+
+
+def no_responses(count: int) -> Responses:
+    """``count`` empty responses."""
+    zeros = np.zeros(count, np.int64)
+    return Responses(zeros, zeros, np.empty(0, np.uint8))
+
+
+class LocalScheduler(Scheduler):
+    """A scheduler whose batches run on a SUT of this process."""
+
+    def __init__(self, sut: SUT, complete: Complete, observer: Observer | None = None) -> None:
+        super().__init__(sut.qsl, complete, observer)
+        self.sut = sut
+
     def _answer(self, work: Work) -> None:
         start = time.perf_counter()
-        responses = _nothing(len(work.ids)) if self._given_up else self.sut.answer(work.indices, work.shape)
-        cost = int(self.sut.qsl.cost(work.indices).sum())
+        responses = no_responses(len(work.ids)) if self._given_up else self.sut.answer(work.indices, work.shape)
+        cost = int(self.qsl.cost(work.indices).sum())
         end = time.perf_counter()
         in_time = not work.arrivals or end - min(work.arrivals) <= self.late_after
         late = 0 if in_time else sum(end - arrival > self.late_after for arrival in work.arrivals)
@@ -138,18 +164,8 @@ class Scheduler(ABC):
                 self.observer.answered(start, end, work, cost)
         self._complete(work.ids, responses)
 
-    def _fail(self, error: BaseException) -> None:
-        with self._lock:
-            if self.failure is None:
-                self.failure = error
-        self.failed.set()
 
-
-def _nothing(count: int) -> Responses:
-    return Responses([0] * count, [0] * count, np.empty(0, np.uint8))
-
-
-class StreamThreads(Scheduler):
+class StreamThreads(LocalScheduler):
     """A scheduler with one thread per stream of the engine."""
 
     def start(self) -> None:

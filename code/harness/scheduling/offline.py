@@ -36,9 +36,9 @@ class OfflineScheduler(StreamThreads):
         if self.observer:
             self.observer.arrived(time.perf_counter())
         query_ids = np.array(ids, dtype=np.uint64)
-        order = self.sut.qsl.arrange(indices)
+        order = self.qsl.arrange(indices)
         query_ids, indices = query_ids[order], indices[order]
-        costs = self.sut.qsl.cost(indices)
+        costs = self.qsl.cost(indices)
         self._issued(costs)
         for batch in self.planner.plan(costs):
             self._queue.put((query_ids, indices, batch))

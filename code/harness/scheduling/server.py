@@ -107,7 +107,7 @@ class ServerScheduler(StreamThreads):
 
     def _accept(self, ids: Sequence[int], indices: Integers) -> None:
         now = time.perf_counter()
-        costs = self.sut.qsl.cost(indices)
+        costs = self.qsl.cost(indices)
         self._issued(costs)
         with self._arrived:
             for sample in zip(ids, indices.tolist(), costs.tolist(), strict=True):

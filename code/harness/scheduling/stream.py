@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from harness.scheduling.base import Complete, Observer, Scheduler, Work
+from harness.scheduling.base import Complete, LocalScheduler, Observer, Work
 from harness.scheduling.cost import CostTable
 from harness.task.shape import Integers
 from harness.task.sut import SUT
 
 
-class StreamScheduler(Scheduler):
+class StreamScheduler(LocalScheduler):
     """Answers each query in the callback that issues it: there is no queue, and no thread other than LoadGen's.
 
     If the engine has several streams, other threads run the rest of a query's samples in parallel.
@@ -36,7 +36,7 @@ class StreamScheduler(Scheduler):
 
     def _accept(self, ids: Sequence[int], indices: Integers) -> None:
         now = (time.perf_counter(),)
-        costs = self.sut.qsl.cost(indices)
+        costs = self.qsl.cost(indices)
         self._issued(costs)
         if len(ids) == 1:
             self._answer(Work(list(ids), indices, self.table.shape(1, int(costs[0])), now))

@@ -10,10 +10,12 @@ import json
 import platform
 import re
 import shlex
+import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.cluster.hosts import Hosts
 from harness.errors import ConfigError, did_you_mean
 from harness.host.files import read_input, write_text
 from harness.host.hardware import describe_hardware
@@ -193,6 +195,29 @@ def init_system(path: Path, given: Mapping[str, str]) -> tuple[dict[str, Any], l
     ]
     write_text(path, json.dumps(values, indent=4, ensure_ascii=False) + "\n")
     return values, disagree
+
+
+def machines_of(hosts: Hosts) -> dict[str, str]:
+    """The fields that a cluster decides: the number of its machines, with this one, where LoadGen runs.
+
+    Those of a cluster that is only joined are unknown, and a person must fill them in.
+    """
+    if hosts.local:
+        return {"number_of_nodes": "1"}
+    if not hosts.nodes:
+        return {}
+    return {"number_of_nodes": str(len(hosts.nodes) + (not any(_is_here(host.address) for host in hosts.nodes)))}
+
+
+def _is_here(address: str) -> bool:
+    """Whether an address is one of this machine's: only those can be bound."""
+    try:
+        family, _, _, _, place = socket.getaddrinfo(address, 0, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as tried:
+            tried.bind(place)
+    except OSError:
+        return False
+    return True
 
 
 def description_file(folder: Path, system: str | None) -> Path:

@@ -21,7 +21,7 @@ from harness.submission.check import examine
 from harness.submission.infer import infer
 from harness.submission.request import PackageRequest, Submission, resolve
 from harness.submission.run_check import count, facts, show
-from harness.submission.select import ScenarioRuns, describe_systems, round_of_runs, select_runs
+from harness.submission.select import ScenarioRuns, describe_systems, round_of_runs, select_runs, wrong_nodes
 from harness.submission.write import write_package, write_tarball
 
 
@@ -53,6 +53,9 @@ def package(request: PackageRequest) -> Packaged:
     submission = resolve(request)
     results, problems = select_runs(submission)
     systems, unfilled = describe_systems(submission)
+    for runs in results:
+        system = runs.scene.system
+        unfilled += wrong_nodes(runs, systems[system], submission.source.system_file(system))
     if problems := list(dict.fromkeys(problems + unfilled)):
         raise CheckFailed("\n".join(problems))
     found = round_of_runs(submission, results)

@@ -145,6 +145,11 @@ def _unfit(submission: Submission, scene: Scene, test: str, folder: Path, record
         yield f"{folder} {kind}: the two cannot be packaged together."
     elif not submission.rehearsal and not record.for_submission:
         yield f"{folder} is a development run: repeat it with `harness run --official`."
+    if submission.closed and record.nodes:
+        yield (
+            f"{folder} ran on {len(record.nodes)} nodes, which the closed division cannot have here: on edge systems "
+            "it also requires SingleStream, which has one query at a time. Use DIVISION=open."
+        )
     for path in edited(record, folder):
         yield f"{path}: {edited_since(path)}. {CURE.capitalize()}."
     if not submission.rehearsal and record.model.caveat:
@@ -172,6 +177,21 @@ def _undescribed(submission: Submission, runs: ScenarioRuns, path: Path) -> Iter
             f"{benchmark}: the closed division accepts only the reference model, and {model.name} is not known to be "
             f"it: use DIVISION=open, or write {example} to {path} if it is."
         )
+
+
+def wrong_nodes(runs: ScenarioRuns, values: Mapping[str, Any], path: Path) -> Iterator[str]:
+    """Why a system description does not fit the number of machines that a result was measured on."""
+    machines, said = runs.performance.machines or 1, values.get("number_of_nodes")
+    if runs.performance.rehearsal or "number_of_nodes" in unfilled(values):
+        return
+    if int(str(said)) != machines:
+        yield (
+            f"{path} has number_of_nodes {said}, but {runs.scene.benchmark} {runs.scene.scenario} ran on {machines}: "
+            f"correct it, or describe this system under another name."
+        )
+    for field in ("host_networking", "host_networking_topology"):
+        if machines > 1 and str(values.get(field)).startswith("N/A"):
+            yield f"{path} has {field} {values[field]}, but {machines} machines are networked: describe how."
 
 
 def describe_systems(submission: Submission) -> tuple[dict[str, dict[str, Any]], list[str]]:

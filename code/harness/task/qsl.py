@@ -2,12 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import RunFailed
 from harness.host.fingerprint import Fingerprint
 from harness.task.shape import Array, Integers, Shape
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 class SampleLibrary(ABC):
@@ -62,6 +66,21 @@ class SampleLibrary(ABC):
             RunFailed: LoadGen has not loaded one of the samples.
         """
 
+    def travel(self) -> None:  # noqa: B027  most samples travel as they are held
+        """Hold samples only as they travel to other machines, from the next `load` on: `collate` is then of no use."""
+
+    @abstractmethod
+    def pack(self, indices: Integers) -> Mapping[str, Array]:
+        """These samples as they travel to another machine, in this order; the arrays may be read-only slices.
+
+        Raises:
+            RunFailed: LoadGen has not loaded one of the samples.
+        """
+
+    @abstractmethod
+    def carrier(self, places: int) -> "Carrier":
+        """An empty library for samples that `pack` made of this data set on another machine."""
+
     @abstractmethod
     def hold(self, indices: Integers) -> None:
         """Hold exactly these samples (ascending, each once) in memory, in this order."""
@@ -73,3 +92,50 @@ class SampleLibrary(ABC):
 
     def _loaded(self) -> Integers:
         return np.flatnonzero(self._row >= 0)
+
+
+class Carrier(SampleLibrary):
+    """Places for samples that come from another machine: a place takes the part of an index in the data set."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__(places, places)
+
+    def put(self, places: Integers, packed: Mapping[str, Array]) -> None:
+        """Fill these places, int64 (n,), with n samples; they may have held others before."""
+        self._row[places] = -1
+        self._fill(places, packed)
+        self._row[places] = places
+
+    def grow(self, places: int) -> None:
+        """Have so many places; those that are filled stay so, also for threads that read them meanwhile."""
+        self._extend(places)
+        rows = np.full(places, -1, dtype=np.int64)
+        rows[: self.count] = self._row
+        self._row, self.count, self.performance_count = rows, places, places
+
+    def hold(self, indices: Integers) -> None:
+        """Not for LoadGen."""
+        raise RunFailed("samples that come from another machine cannot be loaded here; this is a bug in the harness.")
+
+    def pack(self, indices: Integers) -> Mapping[str, Array]:
+        """Not for a second journey."""
+        raise RunFailed("samples that come from another machine do not travel further; this is a bug in the harness.")
+
+    def carrier(self, places: int) -> "Carrier":
+        """Not of a carrier."""
+        raise RunFailed("a carrier has no data set; this is a bug in the harness.")
+
+    @abstractmethod
+    def _fill(self, places: Integers, packed: Mapping[str, Array]) -> None:
+        """Write n samples to these places."""
+
+    @abstractmethod
+    def _extend(self, places: int) -> None:
+        """Make room for so many, more than before."""
+
+
+def extended(array: NDArray[_Scalar], rows: int) -> NDArray[_Scalar]:
+    """A copy with so many rows, of which those that are new are not set."""
+    made = np.empty((rows, *array.shape[1:]), array.dtype)
+    made[: len(array)] = array
+    return made

@@ -14,12 +14,14 @@ from harness.task.shape import Array, Integers, Shape
 
 @dataclass(frozen=True)
 class Responses:
-    """Response bytes of one batch: address and size in bytes for each sample, in batch order."""
+    """Response bytes of one batch: where they lie in a buffer, in bytes, for each sample in batch order."""
 
-    pointers: list[int]
-    sizes: list[int]
+    offsets: Integers
+    """(n,): the first byte of each."""
+    sizes: Integers
+    """(n,)"""
     buffer: Array
-    """The memory behind the pointers; LoadGen copies it inside `QuerySamplesComplete`."""
+    """C-contiguous; LoadGen copies from it inside `QuerySamplesComplete`."""
 
 
 class SUT(ABC):

@@ -24,9 +24,10 @@ from harness.host.supervise import Heartbeat, supervised
 from harness.host.usage import CoreMeter
 from harness.loadgen.conf import read_user_conf
 from harness.running import tuned
-from harness.running.prepare import Prepared, patience, prepare
+from harness.running.prepare import Prepared, patience
+from harness.running.ready import get_ready
 from harness.running.request import RunRequest, default_conf, resolve
-from harness.running.settings import RunSettings
+from harness.running.settings import RunSettings, cluster_name
 from harness.scenarios.base import find_scenario
 from harness.scheduling.peak import highest_passing
 from harness.task.base import find_benchmark
@@ -88,7 +89,9 @@ def tune(
     settings = each_engine[0][1]
     place = tuned.folder(measurements, settings.system, settings.model.official_name, settings.scenario)
     if not force:
-        tuned.check_replaceable(place, settings.model.sha256, settings.engine if request.engine else None)
+        tuned.check_replaceable(
+            place, settings.model.sha256, settings.engine if request.engine else None, cluster_name(settings.cluster)
+        )
     tunings = [
         _Tuning(asked, settings, seconds, _journal(state_dir, settings, asked.options, seconds, fresh))
         for asked, settings in each_engine
@@ -176,6 +179,7 @@ class _Tuning:
             confirmed=confirmed.model_dump() if confirmed else None,
             trials=[{"options": t.options, **t.measured.model_dump(exclude_defaults=True)} for t in self.trials],
             machine=tuned.Machine.here(),
+            cluster=cluster_name(self.settings.cluster),
             harness=__version__,
             time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         )
@@ -283,7 +287,7 @@ def _prepared(settings: RunSettings, result: Path, heartbeat: Heartbeat) -> Prep
     tempfile.tempdir = str(native(result.parent))  # this process may be killed: the parent removes its files
     with native_output_dropped(not console.output().verbose):
         # All shapes, as for an official run: it is the one to tune for. The streams are a dimension of the search.
-        return prepare(settings, heartbeat.beat, quiet=True, compile_seconds=math.inf, choose_streams=False)
+        return get_ready(settings, heartbeat.beat, quiet=True, compile_seconds=math.inf, choose_streams=False)
 
 
 def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heartbeat) -> int:
@@ -291,7 +295,9 @@ def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heart
     heartbeat.beat(patience(settings))
     with CoreMeter() as meter:
         trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
-    lost = min(1.0, meter.use.lost / meter.use.cores) if meter.use else 0.0
+    # Nodes may be processes of this machine, which are not others; what they lose is unknown.
+    use = None if ready.links else meter.use
+    lost = min(1.0, use.lost / use.cores) if use else 0.0
     write_text(result, Measured(score=trial.score, value=trial.value, lost=lost).model_dump_json())
     heartbeat.report(0)
     ready.close(heartbeat.beat, settings.stall_timeout)
@@ -360,6 +366,7 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
         "engine": settings.engine,
         "dataset": [str(dataset.path), dataset.sha256, settings.samples],
         "fixed": dict(fixed),
+        **({"cluster": [settings.cluster, settings.cluster_samples]} if settings.cluster else {}),
         "seconds": seconds,
     }
     journal = Journal(path, circumstances, fresh)

@@ -75,6 +75,45 @@ def test_samples_are_loaded_in_pieces_as_loadgen_may(qsl):
         assert np.array_equal(array, qsl.collate(indices, Shape(2, 384))[role])
 
 
+def test_samples_travel_without_padding_and_arrive_as_they_were(qsl):
+    qsl.load(range(qsl.count))
+    indices = np.array([5, 2, 5, 0])
+    packed = qsl.pack(indices)
+    lengths = qsl.cost(indices)
+    assert {array.dtype for array in packed.values()} == {np.dtype(np.int32)}
+    assert sum(array.nbytes for array in packed.values()) == 4 * lengths.sum() + 8 * len(indices)
+    carrier = qsl.carrier(4)
+    carrier.put(np.array([3, 1]), qsl.pack(np.array([1, 4])))  # longer or shorter, and overwritten
+    carrier.grow(6)
+    places = np.array([3, 0, 5, 1])
+    carrier.put(places, packed)
+    assert carrier.cost(places).tolist() == lengths.tolist()
+    shape = Shape(5, 384)
+    for role, array in qsl.collate(indices, shape).items():
+        assert np.array_equal(carrier.collate(places, shape)[role], array)
+    with pytest.raises(RunFailed, match="is not loaded"):
+        carrier.collate(np.array([4]), Shape(1, 384))
+
+
+def test_only_loaded_samples_travel(qsl):
+    qsl.load([1])
+    with pytest.raises(RunFailed, match="sample 2 was issued but is not loaded"):
+        qsl.pack(np.array([1, 2]))
+
+
+def test_a_sut_answers_for_a_carrier_as_for_the_data_set(qsl):
+    sut = BertSUT(graph(("input_ids", "attention_mask", "token_type_ids")), qsl)
+    qsl.load(range(qsl.count))
+    indices, places = np.array([2, 5]), np.array([1, 0])
+    outputs = [np.arange(2 * 384, dtype=np.float32).reshape(2, 384)] * 2
+    expected = sut.encode(outputs, indices)
+    sut.qsl = carrier = qsl.carrier(2)
+    carrier.put(places, qsl.pack(indices))
+    found = sut.encode(outputs, places)
+    assert found.sizes.tolist() == expected.sizes.tolist()
+    assert np.array_equal(found.buffer, expected.buffer)
+
+
 def test_a_limit_never_cuts_a_question_in_two(features):
     long = int(np.flatnonzero(np.diff(features.question) == 0)[0])  # the first of two features of one question
     limited = BertQSL(features, long + 1)
@@ -163,17 +202,15 @@ def test_dimensions_that_the_graph_fixes_bind_only_an_engine_that_cannot_change_
 
 
 def test_a_response_holds_start_and_end_of_the_samples_own_tokens(qsl):
-    import ctypes
-
     sut = BertSUT(graph(("input_ids", "attention_mask", "token_type_ids")), qsl)
     indices = np.array([2, 5])
     lengths = qsl.cost(indices)
     start = np.arange(3 * 384, dtype=np.float32).reshape(3, 384)
     end = -start
     responses = sut.encode([start, end], indices)
-    assert responses.sizes == (lengths * 8).tolist()
-    for row, (pointer, size) in enumerate(zip(responses.pointers, responses.sizes, strict=True)):
-        logits = np.frombuffer(ctypes.string_at(pointer, size), np.float32).reshape(-1, 2)
+    assert responses.sizes.tolist() == (lengths * 8).tolist()
+    for row, (offset, size) in enumerate(zip(responses.offsets, responses.sizes, strict=True)):
+        logits = np.frombuffer(responses.buffer.tobytes()[offset : offset + size], np.float32).reshape(-1, 2)
         assert np.array_equal(logits[:, 0], start[row, : lengths[row]])
         assert np.array_equal(logits[:, 1], end[row, : lengths[row]])
 

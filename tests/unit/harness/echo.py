@@ -44,7 +44,7 @@ class EchoSut(SUT):
             raise EngineError("the engine broke")
         self.shapes.add(shape)
         assert len(indices) <= shape.batch
-        return Responses([0] * len(indices), indices.tolist(), np.zeros(1))
+        return Responses(np.zeros(len(indices), np.int64), indices, np.zeros(1))
 
 
 def serve(scheduler_of, queries):
@@ -57,7 +57,7 @@ def serve(scheduler_of, queries):
     def complete(ids, responses):
         with lock:
             seen.update(ids)
-            answers.update(zip(ids, responses.sizes, strict=True))
+            answers.update(zip(ids, responses.sizes.tolist(), strict=True))
 
     scheduler = scheduler_of(complete)
     start = 1 << 40  # LoadGen's ids are addresses

@@ -19,6 +19,7 @@ FLOORS = (
     ("scenarios",),
     ("results",),
     ("compliance",),
+    ("cluster",),
     ("running",),
     ("models",),
     ("doctor", "report", "submission", "training", "tuning"),

@@ -19,7 +19,7 @@ from harness.engines.onnxruntime import OnnxRuntimeSettings
 from harness.host.machine import core_count, cpu_model
 from harness.running.identity import identity
 from harness.running.request import RunRequest, resolve
-from harness.running.shared import Shared, shared_with_result
+from harness.running.shared import Shared, shared_by_nodes, shared_with_result
 from harness.scenarios import base, offline
 from harness.scenarios.base import Listener
 from harness.scenarios.offline import Offline
@@ -289,6 +289,16 @@ class TestOneResult:
     def test_each_choice_counts_without_the_other(self, settings):
         self.keep(settings("performance"), limits=None)
         assert shared_with_result(settings()) == Shared(None, 1)
+
+    def test_each_node_uses_what_it_chose(self, settings):
+        made = {"name": "a", "host": "x", "model_sha256": "", "code": "", "streams": 2, "rate": 1.0}
+        machine = {"packages": {}, "python": "3.11", "os": "Linux", "cpu": "CPU", "cores": 2}
+        first = {**made, "machine": machine, "engine": {"name": "null"}, "limits": {"max_batch": 4, "max_tokens": 384}}
+        second = {**first, "name": "b", "limits": None, "chosen_streams": {"streams": 1}}
+        self.keep(settings("performance"), nodes=[first, second], limits=None, streams=None)
+        assert shared_by_nodes(settings()) == {"a": Shared(Limits(4, 384), None), "b": Shared(None, 1)}
+        assert shared_with_result(settings()) == Shared()
+        assert shared_by_nodes(settings("performance")) == {}
 
     def test_a_run_with_other_settings_or_without_a_result_chooses_for_itself(self, settings):
         assert shared_with_result(settings()) == Shared()

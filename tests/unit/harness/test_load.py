@@ -341,6 +341,7 @@ def test_the_time_that_planning_takes_is_not_taken_for_the_systems(load, monkeyp
     ready = SimpleNamespace(
         engine=SimpleNamespace(streams=2),
         slowest=0.01,
+        links=(),
         qsl=SimpleNamespace(count=1000),
         scenario=SimpleNamespace(paced=False),
     )

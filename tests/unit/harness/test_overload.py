@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from harness.scheduling.base import Counters, Scheduler, Work
+from harness.scheduling.base import Counters, LocalScheduler, Work
 from harness.scheduling.overload import Overload, Overloaded, most_queries
 from harness.task.shape import Shape
 
 BOUND = 0.1
 
 
-class SimpleScheduler(Scheduler):
+class SimpleScheduler(LocalScheduler):
     def _accept(self, ids, indices):
         raise NotImplementedError
 

@@ -147,7 +147,7 @@ def test_only_an_overloaded_system_shows_how_much_too_high_a_rate_was(tmp_path, 
 
     scenario = SimpleNamespace(held=lambda detail: detail.held, metric=lambda _: SimpleNamespace(value=50.0), bound=0.1)
     ready = SimpleNamespace(short_test=short_test, scenario=scenario, close=lambda *_: None)
-    monkeypatch.setattr(tune, "prepare", lambda *_, **__: ready)
+    monkeypatch.setattr(tune, "get_ready", lambda *_, **__: ready)
     monkeypatch.setattr(tune.tempfile, "tempdir", None)
     journal, result = Journal(tmp_path / "journal.json", {}, fresh=True), tmp_path / "result.json"
     heartbeat = SimpleNamespace(beat=None, report=lambda code: None)
@@ -214,7 +214,7 @@ def test_tuning_compiles_all_shapes_like_an_official_run(tmp_path, monkeypatch, 
         raise Prepared
 
     scenarios = []
-    monkeypatch.setattr(tune, "prepare", prepared)
+    monkeypatch.setattr(tune, "get_ready", prepared)
     monkeypatch.setattr(tune.tempfile, "tempdir", None)
     heartbeat = SimpleNamespace(beat=lambda *_: None)
     mine = resolve(RunRequest(engine="null", scenario="Server", dataset="sample", cache_dir=tmp_path))
@@ -413,6 +413,16 @@ class TestTunedSettings:
         assert found.tuned is None
         assert "were tuned for deepsparse, which is not installed; they are not used" in found.remarks[0]
         assert found.engine != "deepsparse"
+
+    def test_those_for_nodes_are_used_with_these_nodes_only(self, place):
+        assert self.settings(place, rest={"cluster": "local:2"}).tuned is None
+        self.edit(place, cluster="hosts.toml")
+        assert "were tuned for hosts.toml, and this run has one machine" in self.settings(place).remarks[0]
+        assert self.settings(place, rest={"cluster": "/elsewhere/hosts.toml"}).tuned == place / "tuned.json"
+        sha256, engine = resolve(RunRequest(engine="null")).model.sha256, "onnxruntime"
+        tuned.check_replaceable(place, sha256, engine, "hosts.toml")
+        with pytest.raises(ConfigError, match=r"on onnxruntime of hosts.toml: pass another --system"):
+            tuned.check_replaceable(place, sha256, engine)
 
     def test_those_of_another_machine_are_named_and_used_only_when_asked_for(self, place):
         self.edit(place, machine={"cpu": "Another CPU", "cores": 96, "numa_nodes": 2})

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import ctypes
 from types import SimpleNamespace
 
 import numpy as np
@@ -61,8 +60,8 @@ def normalised(index: int) -> np.ndarray:
 
 def labels_of(responses) -> list[float]:
     return [
-        np.frombuffer(ctypes.string_at(pointer, size), np.float32).tolist()
-        for pointer, size in zip(responses.pointers, responses.sizes, strict=True)
+        np.frombuffer(responses.buffer.tobytes()[offset : offset + size], np.float32).tolist()
+        for offset, size in zip(responses.offsets, responses.sizes, strict=True)
     ]
 
 
@@ -108,6 +107,54 @@ def test_neighbours_in_memory_are_a_batch_without_a_copy(qsl):
     other = qsl.collate(np.array([8, 5, 4]), Shape(3, 1))[IMAGES]
     assert not np.shares_memory(other, batch)
     assert np.array_equal(other, batch[::-1])
+
+
+@pytest.mark.parametrize("channels_first", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8])
+@pytest.mark.parametrize("pixels", [True, False])
+def test_images_travel_as_pixels_or_tensors_and_arrive_as_they_were(channels_first, dtype, pixels):
+    layout = ImageLayout(np.dtype(dtype), channels_first)
+    own, driver = (ImageQSL(PICTURES, PROFILES["mlperf"], layout) for _ in range(2))
+    own.load(range(12))
+    if pixels:
+        driver.travel()
+    driver.load(range(12))
+    indices, places = np.array([7, 2, 7]), np.array([0, 3, 4])
+    packed = driver.pack(indices)
+    bytes_each = SIDE * SIDE * 3 * (1 if pixels else np.dtype(dtype).itemsize)
+    assert sum(array.nbytes for array in packed.values()) == 3 * bytes_each
+    carrier = own.carrier(4)
+    carrier.put(np.array([3, 1]), driver.pack(np.array([1, 4])))
+    carrier.grow(6)
+    carrier.put(places, packed)
+    for chosen in ([0, 1, 2], [1, 2], [2, 0]):
+        shape = Shape(3, 1)
+        found = carrier.collate(places[chosen], shape)[IMAGES]
+        assert np.array_equal(found, own.collate(indices[chosen], shape)[IMAGES])
+    assert np.array_equal(
+        carrier.collate(np.array([1]), Shape(1, 1))[IMAGES], own.collate(np.array([4]), Shape(1, 1))[IMAGES]
+    )
+    with pytest.raises(RunFailed, match="is not loaded"):
+        carrier.collate(np.array([5]), Shape(1, 1))
+
+
+def test_images_side_by_side_travel_without_a_copy(qsl):
+    qsl.travel()
+    qsl.load([1, 4, 5, 8])
+    (together,), (apart,) = (qsl.pack(np.array(chosen)).values() for chosen in ([4, 5], [4, 8]))
+    assert together.base is not None
+    assert np.array_equal(together[1], PICTURES.read(5))
+    assert np.array_equal(apart[1], PICTURES.read(8))
+    with pytest.raises(RunFailed, match="sample 2 was issued but is not loaded"):
+        qsl.pack(np.array([1, 2]))
+
+
+def test_the_last_place_and_the_first_are_not_side_by_side(qsl):
+    qsl.load(range(12))
+    carrier = qsl.carrier(4)
+    carrier.put(np.arange(4), qsl.pack(np.array([1, 4, 5, 8])))
+    found = carrier.collate(np.array([3, 0]), Shape(2, 1))[IMAGES]
+    assert np.array_equal(found, qsl.collate(np.array([8, 1]), Shape(2, 1))[IMAGES])
 
 
 @given(st.lists(st.integers(0, 11), max_size=60))

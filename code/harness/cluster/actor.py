@@ -1,0 +1,225 @@
+"""The process of a node: receives parcels, and hands answers out; whatever carries them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import pickle
+import queue
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.cluster import files
+from harness.cluster.local_link import find_prepare
+from harness.cluster.messages import Answers, NodeReady, NodeRequest, Parcel
+from harness.cluster.node import Node
+from harness.errors import RunFailed
+from harness.host.usage import Reading, cpu_quota, reading, usable
+from harness.task.shape import Integers
+
+_WHOLE = 1 << 20  # bytes from which arrays travel by Ray's object store, without a copy
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What ended a test on a node."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True)
+class About:
+    """What a node's process says of itself before it prepares anything."""
+
+    host: str
+    pid: int
+    parent: int
+    """The raylet."""
+    cpus: int
+
+
+class NodeActor:
+    """The process of a node. Its methods run on four threads: in order, for answers, for heartbeats, for checks."""
+
+    def __init__(self) -> None:
+        # Ray sets it, and the engine's threads are the harness's to decide.
+        os.environ.pop("OMP_NUM_THREADS", None)
+        _end_with_parent()
+        self._node: Node | None = None
+        self._files: _Arriving | None = None
+        self._outbox: queue.SimpleQueue[tuple[int, Answers | Failure]] = queue.SimpleQueue()
+        self._test = 0
+        self._promise = (time.monotonic(), 600.0, "")
+
+    def about(self) -> About:
+        """Who this is."""
+        return About(socket.gethostname(), os.getpid(), os.getppid(), len(os.sched_getaffinity(0)))
+
+    def missing(self, needed: Sequence[files.Needed]) -> list[str]:
+        """The names of the files that the driver must send."""
+        return files.missing(needed)
+
+    def begin_file(self, name: str, sha256: str) -> None:
+        """The chunks that follow are a file's."""
+        self._files = _Arriving(name, sha256)
+
+    def more(self, chunk: bytes) -> None:
+        """The next part of the file."""
+        assert self._files
+        self._files.put(chunk)
+
+    def end_file(self) -> None:
+        """The file is complete; raises what kept it from being stored."""
+        assert self._files
+        self._files.end()
+
+    def prepare(self, request: NodeRequest, name: str) -> NodeReady:
+        """Make the node; raises what ends the run."""
+        self._node, ready = find_prepare(request.prepare)(request, name, self._beat)
+        return ready
+
+    def _beat(self, within: float, doing: str = "") -> None:
+        self._promise = (time.monotonic(), within, doing)
+
+    def beat(self) -> tuple[float, str]:
+        """Seconds until the preparation must make progress, and what it does."""
+        since, within, doing = self._promise
+        return since + within - time.monotonic(), doing
+
+    def open(self, test: int) -> None:
+        """Begin a test."""
+        assert self._node
+        self._test = test
+        self._node.open(lambda error: self._outbox.put((test, Failure(_portable(error)))))
+
+    def take(self, message: bytes | list[Parcel]) -> None:
+        """Answer parcels, some time."""
+        assert self._node
+        back = partial(self._back, self._test)
+        for parcel in pickle.loads(message) if isinstance(message, bytes) else message:
+            self._node.answer(parcel, back)
+
+    def _back(self, test: int, answers: Answers) -> None:
+        self._outbox.put((test, answers))
+
+    def collect(self) -> bytes | list[tuple[int, Answers | Failure]]:
+        """What is answered, each with the number of its test; waits until something is."""
+        found = [self._outbox.get()]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._outbox.get_nowait())
+        return message(found, sum(len(each.buffer) for _, each in found if isinstance(each, Answers)))
+
+    def give_up(self) -> None:
+        """Answer the rest without computing it."""
+        if self._node:
+            self._node.give_up()
+
+    def load(self, indices: Integers) -> None:
+        """Hold these samples of the own data set."""
+        assert self._node
+        self._node.load(indices)
+
+    def close(self) -> None:
+        """End the test."""
+        if self._node:
+            self._node.close()
+
+    def facts(self, module: str, function: str) -> Any:
+        """What a function without parameters says on this machine."""
+        return getattr(importlib.import_module(module), function)()
+
+    def swallow(self, payload: object) -> None:
+        """Nothing: so the driver measures the way here."""
+
+    def produce(self, size: int) -> NDArray[np.uint8]:
+        """So many bytes: so the driver measures the way back."""
+        return np.zeros(size, np.uint8)
+
+    def share(self) -> tuple[int, float | None]:
+        """The processors that this process may use, and how many of them it is granted."""
+        return len(usable()), cpu_quota()
+
+    def clock(self) -> float:
+        """Seconds of the realtime clock."""
+        return time.time()
+
+    def usage(self) -> Reading | None:
+        """Who uses the cores of this machine."""
+        return reading()
+
+
+class Sentinel:
+    """A process beside a node's: it answers also while an engine holds the interpreter's lock of the node's."""
+
+    def __init__(self) -> None:
+        _end_with_parent()
+
+    def beat(self, pid: int) -> bool:
+        """Whether the process of the node runs, and is not stopped."""
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+        except OSError:
+            return not pid  # 0: not known yet
+        return stat.rpartition(")")[2].split()[0] not in "TtZX"
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error, or its words if it cannot travel."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001  whatever an exception of an engine does
+        return RunFailed(f"{type(error).__name__}: {error}")
+    return error
+
+
+class _Arriving:
+    """A file whose chunks come one by one, on its way to the disk."""
+
+    def __init__(self, name: str, sha256: str) -> None:
+        self._chunks: queue.Queue[bytes] = queue.Queue(2)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._store, args=(name, sha256), daemon=True)
+        self._thread.start()
+
+    def _store(self, name: str, sha256: str) -> None:
+        try:
+            files.store(name, sha256, iter(self._chunks.get, b""))
+        except BaseException as error:  # noqa: BLE001  raised by `end`
+            self._error = error
+
+    def put(self, chunk: bytes) -> None:
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                return self._chunks.put(chunk, timeout=1.0)
+        return None
+
+    def end(self) -> None:
+        self.put(b"")
+        self._thread.join()
+        if self._error:
+            raise self._error
+
+
+def _end_with_parent() -> None:
+    """Let the kernel kill this process with its raylet, also when it is stopped."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def message(found: list[_T], size: int) -> bytes | list[_T]:
+    """Small ones pickled here, which is several times faster than Ray's own pickling."""
+    return pickle.dumps(found, 5) if size < _WHOLE else found

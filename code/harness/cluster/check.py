@@ -1,0 +1,194 @@
+"""What `harness cluster check` finds: whether the machines of a cluster suit each other, before a run needs them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from harness.cluster.actor_link import RayLink
+from harness.cluster.hosts import Hosts
+from harness.cluster.ray_link import RayCluster
+from harness.errors import HarnessError
+from harness.host.usage import CoreUse, Reading
+
+GOOD, WARNING, BAD = "good", "warning", "bad"
+_TURNS = 100  # round trips
+_PAYLOAD = 16 << 20  # bytes, to measure what the network carries
+_ROUND_TRIP = 0.003  # seconds that a single query may take longer on a cluster
+_CLOCKS = 0.1  # seconds that two clocks may differ: logs of two machines are otherwise hard to compare
+_WATCHED = 1.0  # seconds for which neighbours are watched
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a machine has installed."""
+
+    host: str
+    cpu: str
+    cores: int
+    code: str
+    """The digest of the project's code."""
+    versions: Mapping[str, str]
+    """Of Python and of the packages that results depend on."""
+    models: Mapping[str, str]
+    """sha256 of the model files, by name."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One finding."""
+
+    level: str
+    node: str
+    """"" for all together."""
+    subject: str
+    what: str
+    cure: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured between the driver and one node."""
+
+    round_trip: float
+    """Seconds, median."""
+    slow_trip: float
+    """Seconds, the slowest of a hundred."""
+    sending: float
+    """Bytes/s to it."""
+    receiving: float
+    ahead: float
+    """Seconds by which its clock is ahead of this machine's."""
+    lost_cores: float
+    """That others used meanwhile."""
+    cores: float
+
+
+def check(hosts: Hosts, mine: Facts, facts: str, done: Callable[[], object]) -> list[Line]:
+    """Connect to all nodes, compare and measure; ``done`` is called after each node.
+
+    ``mine`` are the facts of this machine, and ``facts`` is the function that gives a node's, as "module:function".
+
+    Raises:
+        HarnessError: the cluster cannot be reached.
+    """
+    cluster = RayCluster(hosts, lambda within, doing="": None)
+    try:
+        module, _, function = facts.partition(":")
+        lines, found = [], dict[str, Facts]()
+        for link in cluster.links:
+            try:
+                found[link.name] = link.call(60.0, "facts", module, function)
+                lines += of_node(link.name, found[link.name], mine, measure(link))
+            except HarnessError as error:
+                lines.append(Line(BAD, link.name, "node", str(error)))
+            done()
+        return [*lines, *between(found)]
+    finally:
+        cluster.close()
+
+
+def measure(link: RayLink) -> Measured:
+    """Round trips, throughput, the clock's difference, and busy neighbours."""
+    first: Reading | None = link.call(10.0, "usage")
+    watched = time.monotonic() + _WATCHED
+    trips, ahead = [], []
+    for _ in range(_TURNS):
+        sent = time.time()
+        theirs = link.call(10.0, "clock")
+        back = time.time()
+        trips.append(back - sent)
+        ahead.append(theirs - (sent + back) / 2)
+    payload = np.zeros(_PAYLOAD, np.uint8)
+    began = time.perf_counter()
+    link.call(60.0, "swallow", payload)
+    middle = time.perf_counter()
+    link.call(60.0, "produce", _PAYLOAD)
+    ended = time.perf_counter()
+    time.sleep(max(0.0, watched - time.monotonic()))
+    last: Reading | None = link.call(10.0, "usage")
+    cpus, quota = link.call(10.0, "share")
+    use = CoreUse.between(first, last, cpus, quota) if first and last else None
+    return Measured(
+        median(trips),
+        sorted(trips)[int(0.99 * len(trips))],
+        _PAYLOAD / max(1e-9, middle - began - median(trips)),
+        _PAYLOAD / max(1e-9, ended - middle - median(trips)),
+        ahead[int(np.argmin(trips))],
+        use.lost if use else 0.0,
+        use.cores if use else 0.0,
+    )
+
+
+def of_node(name: str, theirs: Facts, mine: Facts, measured: Measured) -> list[Line]:
+    """The findings about one node."""
+    lines = [Line(GOOD, name, "machine", f"{theirs.host}: {theirs.cpu}, {theirs.cores} cores")]
+    if theirs.code == mine.code:
+        lines.append(Line(GOOD, name, "code", f"as here ({mine.code[:12]})"))
+    else:
+        what = f"{theirs.code[:12]} instead of {mine.code[:12]}"
+        lines.append(Line(BAD, name, "code", what, "bring its checkout to the same commit"))
+    other = [
+        f"{package} {theirs.versions.get(package, 'missing')} instead of {version}"
+        for package, version in mine.versions.items()
+        if theirs.versions.get(package) != version
+    ]
+    if other:
+        lines.append(Line(BAD, name, "versions", ", ".join(other), "install the same: `make setup CLUSTER=1`"))
+    else:
+        lines.append(Line(GOOD, name, "versions", "as here"))
+    gone = [model for model, digest in mine.models.items() if theirs.models.get(model, "") not in ("", digest)]
+    if gone:
+        what = f"other files for {', '.join(gone)}"
+        lines.append(Line(WARNING, name, "models", what, "runs send theirs, which takes time: copy the files"))
+    lines += _of_network(name, measured)
+    return [*lines, *_of_machine(name, measured)]
+
+
+def _of_network(name: str, measured: Measured) -> list[Line]:
+    slow = measured.round_trip > _ROUND_TRIP
+    trip = f"{measured.round_trip * 1e3:.2f} ms, the slowest of a hundred {measured.slow_trip * 1e3:.2f} ms"
+    cure = "Server's latency bound then leaves less for the engine: use a faster network" if slow else ""
+    carried = f"{measured.sending / 1e6:,.0f} MB/s to it, {measured.receiving / 1e6:,.0f} MB/s from it"
+    return [
+        Line(WARNING if slow else GOOD, name, "round trip", trip, cure),
+        Line(GOOD, name, "bandwidth", carried),
+    ]
+
+
+def _of_machine(name: str, measured: Measured) -> list[Line]:
+    lines = []
+    if abs(measured.ahead) > _CLOCKS:
+        what = f"{abs(measured.ahead):.2f} s {'ahead of' if measured.ahead > 0 else 'behind'} this machine's"
+        lines.append(Line(WARNING, name, "clock", what, "synchronise it (NTP, PTP)"))
+    else:
+        lines.append(Line(GOOD, name, "clock", f"{measured.ahead * 1e3:+.1f} ms from this machine's"))
+    busy = measured.lost_cores > 0.05 * measured.cores
+    what = f"others use {measured.lost_cores:.2f} of {measured.cores:g} cores"
+    lines.append(Line(WARNING if busy else GOOD, name, "neighbours", what, "end them" if busy else ""))
+    return lines
+
+
+def between(found: dict[str, Facts]) -> list[Line]:
+    """The findings about all nodes together."""
+    if not found:
+        return []
+    cores = {facts.cores for facts in found.values()}
+    cpus = {facts.cpu for facts in found.values()}
+    total = sum(facts.cores for facts in found.values())
+    lines = [Line(GOOD, "", "nodes", f"{len(found)} with {total} cores")]
+    if len(cores) > 1 or len(cpus) > 1:
+        what = "the machines differ: each gets samples in proportion to its measured rate"
+        lines.append(Line(WARNING, "", "nodes", what, "describe each kind in the system description"))
+    return lines
+
+
+def summary(lines: Sequence[Line]) -> str:
+    """The last line."""
+    bad, warnings = (sum(line.level == level for line in lines) for level in (BAD, WARNING))
+    words = f"{warnings} warning{'' if warnings == 1 else 's'}"
+    return f"{bad} bad, {words}: fix the errors first." if bad else f"nothing blocks a run; {words}."

@@ -1,0 +1,87 @@
+"""The parent of Ray's processes on this machine: `python -m harness.cluster.guard FOLDER`, with JSON on standard input.
+
+It ends with the process that started it, however that ended, and then kills whatever descends from it, also what is
+stopped or has lost its own parent: Ray's agents would stay for a minute, a stopped process for ever.
+Only the standard library is imported, so that it starts at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_LOCK = threading.Lock()
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+
+def main() -> None:
+    """Start what the lines of standard input say, report what ends, and kill all at the end of the input."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, _SIGNALS)  # the harness handles Ctrl-C
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    folder = Path(sys.argv[1])
+    started: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
+    for line in sys.stdin:
+        for name, command in json.loads(line).items():
+            with _LOCK, (folder / f"{name}.log").open("wb") as log:
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                )
+                # Kept: a Popen that is deleted takes the status of its process with it.
+                started[process.pid] = (name, process)
+        threading.Thread(target=_reap, args=(started,), daemon=True).start()
+    while _kill_all():
+        time.sleep(0.02)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reap(started: dict[int, tuple[str, subprocess.Popen[bytes]]]) -> None:
+    """Say which of the processes ended, and how."""
+    while True:
+        try:
+            pid, status = os.wait()
+        except ChildProcessError:
+            return  # another thread begins with the next line
+        with _LOCK:  # a process may end before it is registered
+            known = started.get(pid)
+        if known:
+            with contextlib.suppress(OSError):
+                print(json.dumps([known[0], os.waitstatus_to_exitcode(status)]), flush=True)
+
+
+def _kill_all() -> bool:
+    """Kill all descendants; False once there are none."""
+    found = _below(os.getpid())
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(found)
+
+
+def _below(top: int) -> list[int]:
+    """All that descend from a process, without zombies: whoever ended needs no signal."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (entry / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if state not in "ZX":
+            children.setdefault(int(parent), []).append(int(entry.name))
+    found = list(children.get(top, ()))
+    for pid in found:  # grows meanwhile
+        found += children.get(pid, ())
+    return found
+
+
+if __name__ == "__main__":
+    main()

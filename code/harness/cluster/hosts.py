@@ -1,0 +1,143 @@
+"""Which machines make a cluster: a TOML file, or nodes on this machine.
+
+    token = "token"                 # a file; made by `harness cluster up` if missing
+    [[nodes]]
+    address = "10.0.0.1"
+
+A cluster that runs already is joined instead, by its address:
+
+    address = "10.0.0.9:6379"
+    token = "~/.ray/auth_token"
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from harness.errors import ConfigError, os_words
+from harness.paths import ROOT
+
+LOCAL = "local:"
+"""Begins a setting that asks for nodes on this machine."""
+PORT = 6379
+"""Ray's own default."""
+_MOST_LOCAL = 64
+_PLAIN = r"[A-Za-z0-9_][A-Za-z0-9_.:-]*"  # not an option of ssh
+
+
+class Host(BaseModel):
+    """One machine that `harness cluster up` reaches over ssh."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    address: str = Field(pattern=rf"^{_PLAIN}$")
+    """By which ssh and the other machines reach it."""
+    name: str = Field("", pattern=rf"^({_PLAIN})?$")
+    """What messages call it; by default its address."""
+    user: str = Field("", pattern=rf"^({_PLAIN})?$")
+    """For ssh; by default as ssh decides."""
+    folder: str = str(ROOT)
+    """The checkout of this repository on it, with its .venv."""
+    cores: str = Field("", pattern=r"^[0-9,-]*$")
+    """CPUs to use, in the kernel's list format such as "0-15,32"; by default all."""
+
+    @property
+    def called(self) -> str:
+        """Its name in messages."""
+        return self.name or self.address
+
+
+class Tls(BaseModel):
+    """The files of Ray's own encryption, with the same paths on all machines."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cert: Path
+    key: Path
+    ca: Path
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which Ray knows them."""
+        return {
+            "RAY_USE_TLS": "1",
+            "RAY_TLS_SERVER_CERT": str(self.cert),
+            "RAY_TLS_SERVER_KEY": str(self.key),
+            "RAY_TLS_CA_CERT": str(self.ca),
+        }
+
+
+class Hosts(BaseModel):
+    """A cluster: nodes on this machine (``local``), machines to start Ray on (``nodes``), or one that runs already."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    local: int = Field(0, ge=0, le=_MOST_LOCAL)
+    address: str = Field("", pattern=r"^([^\s:]+:\d+)?$")
+    """HOST:PORT of the cluster to join; with ``nodes``, what `harness cluster up` makes this machine listen at."""
+    nodes: tuple[Host, ...] = ()
+    token: Path | None = None
+    """The file with the token of the cluster."""
+    tls: Tls | None = None
+    source: str = Field("", exclude=True)
+    """The file, or "local:2": for messages."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if not (self.local or self.nodes or self.address):
+            raise ValueError("it names no machine: give [[nodes]], or the address of a cluster")
+        names = [host.called for host in self.nodes]
+        if doubled := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two nodes are called {min(doubled)}: give each a name")
+        return self
+
+    @field_validator("nodes")
+    @classmethod
+    def _not_empty(cls, nodes: tuple[Host, ...]) -> tuple[Host, ...]:
+        if len(nodes) > 1 and any(host.address in ("localhost", "127.0.0.1") for host in nodes):
+            raise ValueError("localhost is another machine for each node: give an address that all can reach")
+        return nodes
+
+
+def read(cluster: str) -> Hosts:
+    """The machines that ``cluster``, a TOML file or "local:N", names.
+
+    Raises:
+        ConfigError: the file cannot be read or is wrong, or N is not a number of nodes.
+    """
+    if cluster.startswith(LOCAL):
+        number = cluster.removeprefix(LOCAL)
+        if not re.fullmatch(r"[1-9]\d*", number) or int(number) > _MOST_LOCAL:
+            raise ConfigError(f"{cluster}: write {LOCAL}N with the number of nodes, 1 to {_MOST_LOCAL}.")
+        return Hosts(local=int(number), source=cluster)
+    path = Path(cluster)
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+        found = Hosts.model_validate({**values, "source": cluster})
+    except OSError as error:
+        raise ConfigError(f"{os_words(error)[:-1]}: give a hosts file (docs/cluster.md), or {LOCAL}N.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not text in UTF-8: give a hosts file (docs/cluster.md).") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML ({error}): fix it.") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_first(error)}.") from error
+    if found.local:
+        raise ConfigError(f"{path}: local is not for files: give {LOCAL}{found.local} in place of the file.")
+    return found if found.token is None else found.model_copy(update={"token": _beside(path, found.token)})
+
+
+def _beside(file: Path, token: Path) -> Path:
+    """The token's path: relative to the hosts file's folder, not to where the command was typed."""
+    return file.resolve().parent / token.expanduser()
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors()[0]
+    where = ".".join(str(part) for part in found["loc"])
+    what = str(found["msg"]).removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what

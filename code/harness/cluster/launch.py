@@ -1,0 +1,322 @@
+"""Starts and ends Ray's processes: nodes on this machine for one run, or machines of a hosts file over ssh."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from harness.cluster.hosts import PORT, Host, Hosts
+from harness.errors import ConfigError, RunFailed, os_words
+from harness.host import sysfs
+from harness.host.machine import cores
+from harness.paths import ROOT
+
+TOKEN = "RAY_AUTH_TOKEN"
+_OWN = ROOT / "build" / "cluster"
+_LOOPBACK = "127.0.0.1"
+_STORE = 1 << 30  # bytes of shared memory for the samples and answers of a node on this machine, at most
+_SMALLEST_STORE = 80 << 20  # Ray accepts no less
+_ENDING = 5.0  # seconds
+_SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+_AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
+_BLOCKS = "--block"  # what `ray start` prints last
+_STARTING = 120.0  # seconds for `ray start` on a machine
+
+# Ray would replace 127.0.0.1 by the address of a network card, and listen on all of them.
+_RAY = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+signal.pthread_sigmask(signal.SIG_SETMASK, [])
+os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
+from ray._private import services
+services.resolve_ip_for_localhost = lambda host: host
+from ray.scripts.scripts import main
+sys.argv = ["ray", *sys.argv[2:]]
+main()
+"""
+
+
+def quiet() -> dict[str, str]:
+    """Variables of every Ray process: nothing is reported to its makers."""
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+
+
+class LocalCluster:
+    """Ray on the loopback interface of this machine: a head without cores, and nodes that share the cores.
+
+    All of it ends with this process: the kernel kills every process once the one that started it is gone.
+    """
+
+    def __init__(self, count: int) -> None:
+        """Begin to start ``count`` nodes; `check` says whether one failed."""
+        self.names = [f"local-{number}" for number in range(1, count + 1)]
+        # One token for all clusters of a process, since Ray reads it once.
+        os.environ.setdefault(TOKEN, secrets.token_hex(32))
+        self.environment = {"RAY_AUTH_MODE": "token", TOKEN: os.environ[TOKEN], **quiet()}
+        self._ports = _free_ports(1 + len(_AGENTS) * (count + 1))
+        self.address = f"{_LOOPBACK}:{self._ports.pop()}"
+        self._folder = Path(tempfile.mkdtemp(prefix="mlperf-cluster-", dir=_short_folder()))
+        self._ended: dict[str, int] = {}
+        self._guard = subprocess.Popen(
+            [sys.executable, "-m", "harness.cluster.guard", str(self._folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **self.environment},
+            start_new_session=True,  # Ctrl-C is for the harness to handle
+            text=True,
+        )
+        self._later: dict[str, list[str]] = self._commands(_store(count + 1))
+        self._tell({"head": self._later.pop("head")})
+        threading.Thread(target=self._listen, name="ray", daemon=True).start()
+
+    def _tell(self, commands: dict[str, list[str]]) -> None:
+        assert self._guard.stdin
+        with contextlib.suppress(OSError):  # `check` says so
+            self._guard.stdin.write(json.dumps(commands) + "\n")
+            self._guard.stdin.flush()
+
+    def _commands(self, store: int) -> dict[str, list[str]]:
+        usable = sorted(os.sched_getaffinity(0))
+        port = self.address.rpartition(":")[2]
+        head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", "--disable-usage-stats"]
+        head.append("--no-monitor")
+        commands = {"head": self._command("head", usable, [*head, f"--object-store-memory={_SMALLEST_STORE}"])}
+        for name, cpus in zip(self.names, shares(len(self.names)), strict=True):
+            node = [f"--address={self.address}", f"--node-name={name}", "--num-cpus=1"]
+            commands[name] = self._command(name, cpus, [*node, f"--object-store-memory={store}"])
+        return commands
+
+    def _command(self, name: str, cpus: Sequence[int], options: Sequence[str]) -> list[str]:
+        own = self._folder / name
+        common = [f"--node-ip-address={_LOOPBACK}", f"--temp-dir={own}", "--include-log-monitor=false", "--block"]
+        # A raylet waits for agents that choose their own ports: for seconds, and on a busy machine too short.
+        ports = [f"--{agent}-port={self._ports.pop()}" for agent in _AGENTS]
+        return [sys.executable, "-c", _RAY, ",".join(map(str, cpus)), "start", *options, *common, *ports]
+
+    def _listen(self) -> None:
+        assert self._guard.stdout
+        for line in self._guard.stdout:
+            name, code = json.loads(line)
+            self._ended[name] = code
+
+    def started(self) -> bool:
+        """Whether all have joined; ask until it is so. The nodes are started once the head is ready for them."""
+        if self._later and _BLOCKS in self._log("head"):
+            self._tell(self._later)
+            self._later = {}
+        return not self._later and all(_BLOCKS in self._log(name) for name in self.names)
+
+    def _log(self, name: str) -> str:
+        path = self._folder / f"{name}.log"
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
+    def check(self) -> None:
+        """Whether all processes that `ray start` watches live.
+
+        Raises:
+            RunFailed: one does not; names the node.
+        """
+        for name, code in self._ended.items():
+            lines = self._log(name).split("\n")
+            why = next((line for line in reversed(lines) if line.strip()), "")
+            raise RunFailed(f"Ray of node {name} ended with code {code} ({why.strip()}).")
+
+    def close(self) -> None:
+        """Kill everything that was started, also what is stopped, and remove its files."""
+        assert self._guard.stdin
+        with contextlib.suppress(OSError):
+            self._guard.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._guard.wait(_ENDING)
+
+
+def shares(count: int) -> list[list[int]]:
+    """The CPUs of each of ``count`` nodes on this machine: whole cores, as equal as possible.
+
+    More nodes than cores share them.
+    """
+    usable = cores()
+    siblings: dict[object, list[int]] = {}
+    for cpu in sorted(os.sched_getaffinity(0)):
+        place = sysfs.place(Path("/") / sysfs.CPUS / f"cpu{cpu}")
+        siblings.setdefault(place if place.core else cpu, []).append(cpu)
+    of_core = {cpus[0]: cpus for cpus in siblings.values()}
+    if count > len(usable):
+        return [of_core[usable[number % len(usable)].cpu] for number in range(count)]
+    ends = [len(usable) * part // count for part in range(count + 1)]
+    return [[cpu for core in usable[first:last] for cpu in of_core[core.cpu]] for first, last in pairwise(ends)]
+
+
+def _short_folder() -> str:
+    """Where the sockets go, whose paths may have only 107 characters."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= 20 else "/tmp"
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as probes:
+        found = []
+        for _ in range(count):
+            probe = probes.enter_context(socket.socket())
+            probe.bind((_LOOPBACK, 0))
+            found.append(int(probe.getsockname()[1]))
+        return found
+
+
+def _store(parts: int) -> int:
+    """Bytes of shared memory for each: half of what is free."""
+    free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
+    return max(_SMALLEST_STORE, min(_STORE, free // 2 // parts))
+
+
+def head_address(hosts: Hosts) -> str:
+    """HOST:PORT where the head of the cluster listens."""
+    return hosts.address or f"{_own_address(hosts.nodes[0].address)}:{PORT}"
+
+
+def token_file(hosts: Hosts) -> Path | None:
+    """The file with the cluster's token; None for a cluster that is joined without one."""
+    return hosts.token or (_OWN / "token" if hosts.nodes else None)
+
+
+def credentials(hosts: Hosts) -> dict[str, str]:
+    """The variables that let a process join the cluster of a hosts file.
+
+    Raises:
+        ConfigError: the file of the token cannot be read.
+    """
+    found = {**quiet(), **(hosts.tls.environment() if hosts.tls else {})}
+    if path := token_file(hosts):
+        try:
+            token = path.read_text("utf-8").strip()
+        except OSError as error:
+            start = f": run `harness cluster up {hosts.source}`" if hosts.nodes else ""
+            raise ConfigError(f"the cluster's token: {os_words(error)[:-1]}{start}.") from error
+        found |= {"RAY_AUTH_MODE": "token", TOKEN: token}
+    return found
+
+
+def up(hosts: Hosts) -> Iterator[str]:
+    """Start the head here and a node on each machine; yields a line for each that runs.
+
+    Raises:
+        ConfigError: the file names no machines to start Ray on.
+        RunFailed: Ray does not start on one; what was started before stays, for `down`.
+    """
+    if not hosts.nodes:
+        raise ConfigError(f"{hosts.source} joins a cluster that others start: there is nothing to start.")
+    path = token_file(hosts)
+    assert path is not None
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    token = credentials(hosts)[TOKEN]
+    address = head_address(hosts)
+    own, _, port = address.rpartition(":")
+    head = f"--head --port={port} --node-ip-address={own} --num-cpus=0 --include-dashboard=false --disable-usage-stats"
+    _run(["sh", "-c", _start_command(hosts, Host(address=own), head, "head")], token, "this machine")
+    yield f"head: {address}"
+    for host in hosts.nodes:
+        node = f"--address={address} --node-ip-address={host.address} --node-name={host.called}"
+        _run(_over_ssh(host, _start_command(hosts, host, node, host.called)), token, f"node {host.called}")
+        yield f"node {host.called}: {host.address}"
+
+
+def down(hosts: Hosts) -> Iterator[str]:
+    """End what `up` started; yields a line for each machine, also where nothing ran or it cannot be reached.
+
+    Raises:
+        ConfigError: the file names no machines to start Ray on.
+    """
+    if not hosts.nodes:
+        raise ConfigError(f"{hosts.source} joins a cluster that others start: they must end it.")
+    for host in hosts.nodes:
+        try:
+            _run(_over_ssh(host, _stop_command(host, host.called)), "", f"node {host.called}")
+            yield f"node {host.called}: ended"
+        except RunFailed as error:
+            yield str(error)
+    own = head_address(hosts).rpartition(":")[0]
+    _run(["sh", "-c", _stop_command(Host(address=own), "head")], "", "this machine")
+    yield "head: ended"
+
+
+def _start_command(hosts: Hosts, host: Host, options: str, name: str) -> str:
+    """For a shell on the machine: the token comes by standard input, so that no list of processes shows it."""
+    pin = f"taskset -c {host.cores} " if host.cores else ""
+    variables = {**quiet(), **(hosts.tls.environment() if hosts.tls else {}), "RAY_AUTH_MODE": "token"}
+    given = " ".join(f"{key}={shlex.quote(value)}" for key, value in variables.items())
+    cpus = "" if "--num-cpus" in options else '--num-cpus="$(nproc)" '
+    if host.cores:
+        cpus = f'--num-cpus="$(taskset -c {host.cores} nproc)" '
+    return (
+        f"cd {shlex.quote(host.folder)} && umask 077 && mkdir -p build/cluster && cd build/cluster && "
+        f"cat > {name}.token && export {given} RAY_AUTH_TOKEN_PATH=$PWD/{name}.token && "
+        f"{{ setsid nohup {pin}../../.venv/bin/ray start {cpus}{options} --include-log-monitor=false --block "
+        f"> {name}.log 2>&1 < /dev/null & echo $! > {name}.pid; }} && "
+        f"for turn in $(seq 100); do grep -q 'block' {name}.log && exit 0; kill -0 $(cat {name}.pid) 2>/dev/null || "
+        f"break; sleep 0.5; done; tail -n 3 {name}.log >&2; exit 1"
+    )
+
+
+def _stop_command(host: Host, name: str) -> str:
+    """Ray's processes of the node end with the one that `ray start --block` is."""
+    folder = f"{host.folder}/build/cluster/{name}"
+    return f"kill -9 $(cat {shlex.quote(folder)}.pid) 2>/dev/null; rm -f {shlex.quote(folder)}.pid; true"
+
+
+def _over_ssh(host: Host, command: str) -> list[str]:
+    target = f"{host.user}@{host.address}" if host.user else host.address
+    return [*_SSH, target, command]
+
+
+def _run(command: Sequence[str], given: str, where: str) -> None:
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            command, input=given, capture_output=True, text=True, errors="replace", timeout=_STARTING, check=False
+        )
+    except OSError as error:
+        raise RunFailed(f"{where}: {os_words(error)}") from error
+    except subprocess.TimeoutExpired as error:
+        raise RunFailed(f"{where}: no answer for {time.monotonic() - began:.0f} s.") from error
+    if done.returncode:
+        lines = [line.strip() for line in (done.stderr or done.stdout).split("\n") if line.strip()]
+        raise RunFailed(f"{where}: {lines[-1] if lines else f'exit code {done.returncode}'}.")
+
+
+def _own_address(other: str) -> str:
+    """The address of this machine by which ``other`` reaches it.
+
+    Raises:
+        ConfigError: there is no way to it.
+    """
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(other, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(where)
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise ConfigError(f"{other} cannot be reached ({error.strerror or error}): fix its address.") from error
+
+
+def clean_environment(variables: Mapping[str, str]) -> None:
+    """Let this process use the variables; Ray reads them when it is loaded."""
+    os.environ.update(variables)

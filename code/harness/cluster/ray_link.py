@@ -1,0 +1,312 @@
+"""Nodes as actors of Ray. The only file that loads Ray, which it does only when a run has a cluster.
+
+A node is known to live by a heartbeat of the harness's own: Ray itself takes from 14 to 65 s to notice that a machine
+is gone. What does not answer is lost, and a lost node ends the test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from harness.cluster.actor import NodeActor, Sentinel
+from harness.cluster.actor_link import BEAT, RayLink, first_line
+from harness.cluster.heartbeats import PROBE, Heartbeats
+from harness.cluster.hosts import Hosts
+from harness.cluster.launch import TOKEN, LocalCluster, clean_environment, credentials, head_address
+from harness.cluster.link import Link
+from harness.cluster.messages import NodeRequest
+from harness.cluster.node import Beat
+from harness.errors import ConfigError, MissingDependencyError, RunFailed
+from harness.host import console
+
+_JOINING = 240.0  # seconds until all nodes have joined and their processes have started
+_ATTEMPTS = 3  # to start nodes on this machine
+_PATIENCE = 30.0  # seconds that the driver promises its own supervisor between two reports
+_LOADING = 600.0  # seconds to load samples or to open a test
+_CHUNK = 64 << 20  # bytes of a file in one message
+_ENDING = 5.0  # seconds
+
+
+def _ray() -> Any:  # the optional package
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingDependencyError(f"a cluster needs Ray ({error}): run `make setup CLUSTER=1`.") from error
+    return ray
+
+
+class RayCluster:
+    """This process as the driver of a cluster, and the heartbeats of all its nodes."""
+
+    def __init__(self, hosts: Hosts, beat: Beat) -> None:
+        """Start or join it.
+
+        Raises:
+            HarnessError: Ray is missing, or the cluster is not there.
+        """
+        self.links: list[RayLink] = []
+        self._left: set[str] = set()
+        self._hearts: Heartbeats | None = None
+        self.local = LocalCluster(hosts.local) if _importable() and hosts.local else None
+        try:
+            self._join(hosts, beat)
+        except BaseException:
+            self.close()
+            raise
+
+    def _join(self, hosts: Hosts, beat: Beat) -> None:
+        if self.local:
+            clean_environment(self.local.environment)
+            address = self._start_local(beat)
+        else:
+            clean_environment(credentials(hosts))
+            address = head_address(hosts)
+            self._wait_for_port(address, beat)
+            if TOKEN not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+                console.warn(
+                    f"the cluster at {address} is joined without a token: whoever reaches its ports can run code on "
+                    "all its machines; give `token` in the hosts file (docs/cluster.md)."
+                )
+        beat(_JOINING, "the cluster is joined")
+        ray = _ray()
+        try:
+            _hush()
+            with _loopback(bool(self.local)):
+                ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=False)
+        except Exception as error:
+            raise ConfigError(f"the cluster at {address} cannot be joined ({first_line(error)}).") from error
+        wanted = self.local.names if self.local else [host.called for host in hosts.nodes]
+        for name, node in self._nodes(wanted, beat):
+            self.links.append(self._actor(name, node))
+        self._hearts = Heartbeats(ray, self.links, _JOINING)
+        self._meet(beat)
+
+    def _start_local(self, beat: Beat) -> str:
+        """The address of the head, once all nodes on this machine have joined it.
+
+        Ray gives its own processes 15 s to start, which is too short on a very busy machine: a few attempts are made.
+        """
+        assert self.local
+        for attempt in count(1):
+            try:
+                self._wait_for_port(self.local.address, beat)
+                break
+            except RunFailed as error:
+                if attempt == _ATTEMPTS:
+                    raise
+                console.detail(f"{error} Trying again.")
+                self.local.close()
+                self.local = LocalCluster(len(self.local.names))
+        return self.local.address
+
+    def _wait_for_port(self, address: str, beat: Beat) -> None:
+        host, _, port = address.rpartition(":")
+        ends = time.monotonic() + (_JOINING if self.local else _ENDING)
+        while True:
+            try:
+                with socket.create_connection((host, int(port)), 1.0):
+                    if not self.local or self.local.started():
+                        return
+                why = "not all nodes have started"
+            except OSError as error:
+                why = error.strerror or str(error)
+            if time.monotonic() > ends:
+                raise ConfigError(
+                    f"the cluster at {address} cannot be reached ({why}): start it with `harness cluster up`, or fix "
+                    "its address."
+                )
+            self._check_local()
+            beat(_PATIENCE, "the nodes of the cluster start")
+            time.sleep(0.1)
+
+    def _check_local(self) -> None:
+        if self.local:
+            self.local.check()
+
+    def _nodes(self, wanted: Sequence[str], beat: Beat) -> list[tuple[str, dict[str, Any]]]:
+        """Ray's description of each node, by name: of those that are ``wanted``, else all that have cores."""
+        ray = _ray()
+        ends = time.monotonic() + _JOINING
+        while True:
+            alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+            found = {str(node["NodeName"]): node for node in alive}
+            if len(found) < len(alive):
+                found = {f"{node['NodeName']}-{place}": node for place, node in enumerate(alive)}
+            if alive and set(wanted) <= found.keys():
+                return [(name, found[name]) for name in wanted or sorted(found)]
+            if time.monotonic() > ends or not (self.local or not wanted):
+                absent = ", ".join(sorted(set(wanted) - found.keys())) or "every one"
+                raise ConfigError(f"of the cluster's nodes, {absent} has not joined: see `harness cluster up`.")
+            self._check_local()
+            beat(_PATIENCE, "the nodes of the cluster start")
+            time.sleep(0.1)
+
+    def _actor(self, name: str, node: dict[str, Any]) -> RayLink:
+        ray = _ray()
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        always = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1, "scheduling_strategy": there}
+        groups = {"answers": 1, "beats": 1, "checks": 1}
+        cpus = node["Resources"]["CPU"]  # all: nothing else is to run there
+        actor = ray.remote(num_cpus=cpus, concurrency_groups=groups, **always)(_with_groups(ray)).remote()
+        sentinel = ray.remote(num_cpus=0, **always)(_Sentinel).remote()
+        return RayLink(ray, name, actor, sentinel, self._leave)
+
+    def _meet(self, beat: Beat) -> None:
+        """Wait until every node's process has begun."""
+        for link, about in self._all(beat, _JOINING, [link.actor.about.remote() for link in self.links]):
+            link.about = about
+
+    def links_to(self, request: NodeRequest, beat: Beat) -> list[RayLink]:
+        """The links, once every node is ready.
+
+        Raises:
+            HarnessError: one fails or is lost.
+        """
+        self._send_files(request, beat)
+        waiting = [link.actor.prepare.remote(request, link.name) for link in self.links]
+        for link, ready in self._all(beat, float("inf"), waiting):
+            link.ready = ready
+        for link in self.links:
+            link.listen()
+        return self.links
+
+    def _send_files(self, request: NodeRequest, beat: Beat) -> None:
+        by_name = {name: (path, sha256) for name, path, sha256 in request.files}
+        asked = [link.actor.missing.remote(request.files) for link in self.links]
+        for link, names in list(self._all(beat, float("inf"), asked)):
+            for name in names:
+                path, sha256 = by_name[name]
+                if not console.output().verbose:
+                    console.note(f"sending {path.name} to node {link.name}")
+                link.call(_JOINING, "begin_file", name, sha256)
+                with path.open("rb") as file:
+                    while chunk := file.read(_CHUNK):
+                        link.call(_LOADING, "more", chunk)
+                        beat(_PATIENCE, f"{path} is sent to node {link.name}")
+                link.call(_LOADING, "end_file")
+
+    def _all(self, beat: Beat, within: float, waiting: Sequence[Any]) -> Iterator[tuple[RayLink, Any]]:
+        """Each link with what its call returned, in the order of the nodes; raises the first failure of any."""
+        ray = _ray()
+        ends = time.monotonic() + within
+        left = dict(zip(waiting, self.links, strict=True))
+        found: dict[str, Any] = {}
+        while left:
+            for ref in ray.wait(list(left), num_returns=len(left), timeout=BEAT)[0]:
+                link = left.pop(ref)
+                try:
+                    found[link.name] = ray.get(ref)
+                except Exception as error:
+                    raise link.lost(error) from error
+            for link in self.links:
+                if link.failure:
+                    raise link.failure
+            for link in left.values():
+                if link.late() > 0:
+                    raise RunFailed(f"{link.where()}: no progress in time{f': {link.doing}' if link.doing else ''}.")
+                if time.monotonic() > ends:
+                    raise RunFailed(f"{link.where()} did not start in {within:.0f} s: its cores may be in use.")
+            self._check_local()
+            beat(_PATIENCE, next((link.doing for link in left.values()), ""))
+        yield from ((link, found[link.name]) for link in self.links)
+
+    def _leave(self, link: RayLink) -> None:
+        """A link is closed; with the last one, all ends."""
+        self._left.add(link.name)
+        if len(self._left) == len(self.links):
+            self.close()
+
+    def close(self) -> None:
+        """End the nodes' processes; of nodes on this machine also Ray. Takes seconds at most, whatever is stopped."""
+        if self._hearts:
+            self._hearts.over.set()
+        ending = threading.Thread(target=self._shut_down, daemon=True)
+        ending.start()
+        ending.join(_ENDING)
+        if self.local:
+            self.local.close()
+
+    def _shut_down(self) -> None:
+        try:
+            ray = _ray()
+        except MissingDependencyError:
+            return
+        with contextlib.suppress(Exception):
+            for link in self.links:
+                ray.kill(link.actor, no_restart=True)
+                ray.kill(link.sentinel, no_restart=True)
+            ray.shutdown()
+
+
+class _Sentinel(Sentinel):
+    """Its heartbeat goes through the raylet of its machine, which may be what does not answer."""
+
+    def beat(self, pid: int) -> bool:
+        _ray().put(np.zeros(PROBE, np.uint8))
+        return super().beat(pid)
+
+
+def _with_groups(ray: Any) -> type[NodeActor]:
+    """The actor's class, whose answers, heartbeats and checks do not wait for other calls."""
+    groups = {"collect": "answers", "beat": "beats", "clock": "checks", "usage": "checks"}
+    for name, group in groups.items():
+        ray.method(concurrency_group=group)(getattr(NodeActor, name))
+    for name in ("take", "give_up"):
+        ray.method(num_returns=0)(getattr(NodeActor, name))
+    return NodeActor
+
+
+def _hush() -> None:
+    """Keep what Ray prints of lost nodes, twenty lines each, off the terminal: the harness says it in one."""
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *given, **options: None
+
+
+@contextlib.contextmanager
+def _loopback(wanted: bool) -> Iterator[None]:
+    """Let Ray take 127.0.0.1 as it is: it would replace it by the address of a network card (see `launch`)."""
+    from ray._private import services
+
+    before = services.resolve_ip_for_localhost
+    if wanted:
+        services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = before
+
+
+def _importable() -> bool:
+    """Before any process is started."""
+    from importlib.util import find_spec
+
+    if find_spec("ray") is None:
+        raise MissingDependencyError("a cluster needs Ray (it is not installed): run `make setup CLUSTER=1`.")
+    return True
+
+
+def connect(hosts: Hosts, request: NodeRequest, beat: Beat) -> Sequence[Link]:
+    """Links to all nodes of a cluster, each ready; closing the last ends what was started.
+
+    Raises:
+        HarnessError: Ray is missing, the cluster cannot be joined, or a node fails; nothing is left behind.
+    """
+    cluster = RayCluster(hosts, beat)
+    try:
+        return cluster.links_to(request, beat)
+    except BaseException:
+        cluster.close()
+        raise

@@ -1,0 +1,137 @@
+"""LoadGen's scenarios with several nodes: what each node measured, added up, and a scheduler that deals to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from harness.cluster.link import Link
+from harness.cluster.messages import DATA
+from harness.cluster.scheduler import ClusterScheduler
+from harness.errors import ConfigError
+from harness.scenarios.base import Estimate, Listener, Scenario, ShortTest, Trial
+from harness.scenarios.offline import MARGIN, Offline
+from harness.scenarios.server import Server
+from harness.scheduling.base import Complete, Observer, Scheduler
+from harness.task.shape import Integers
+from harness.task.sut import SUT
+
+_PILOT = 1.0  # seconds of work for all nodes, to measure what they reach together
+_LARGEST = 1e6  # samples of it
+_MUCH_SLOWER = 0.7  # of the sum of their rates: in so short a query they do not end at the same moment
+
+
+class NodesOffline(Offline):
+    """One query, divided among nodes by their measured rates."""
+
+    def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float, links: Sequence[Link]) -> None:
+        super().__init__(sut, costs, max_cost, bound)
+        self.links, self.travels = links, DATA
+
+    def get_ready(self, indices: Integers, listener: Listener) -> float:
+        """The nodes are ready; seconds of their slowest batch."""
+        return _slowest(self.links)
+
+    def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
+        """The sum of the nodes' own estimates, or what they reach together if dealing to them is much slower."""
+        found = _total(self.links)
+        reached = self._reached(indices, found.per_second, listener)
+        if reached >= _MUCH_SLOWER * found.per_second:
+            return found
+        how = f"{reached:.4g} samples/s measured with all nodes together, less than {found.how}"
+        return Estimate(reached * found.value / found.per_second, how, reached, found.remark)
+
+    def _reached(self, indices: Integers, rate: float, listener: Listener) -> float:
+        """Samples/s of a query that would take `_PILOT` seconds at that rate."""
+        query = np.resize(indices, max(len(indices), round(min(_LARGEST, _PILOT * rate))))
+        scheduler = self.scheduler(lambda ids, responses: listener.ran())
+        scheduler.issue(np.arange(len(query)).tolist(), query.tolist())
+        scheduler.close()
+        if scheduler.failure:
+            raise scheduler.failure
+        return len(query) / (scheduler.counters.ended - scheduler.counters.began)
+
+    def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
+        """Samples/s of a short test: what the nodes reach together, with all that travels."""
+        found = test(offline_expected_qps=_total(self.links).per_second, min_duration_ms=round(seconds * 1000))
+        rate = self.metric(found).value or 0.0
+        return Trial(rate, rate * MARGIN)
+
+    def scheduler(self, complete: Complete, observer: Observer | None = None) -> Scheduler:
+        """Deals chunks of the query."""
+        return ClusterScheduler.offline(self.sut.qsl, self.links, complete, observer, self.travels)
+
+    def describe(self) -> dict[str, object]:
+        """The shapes of all nodes."""
+        return {"shapes": _shapes(self.links)}
+
+
+class NodesServer(Server):
+    """Queries go to the node that will be free first."""
+
+    def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float, links: Sequence[Link]) -> None:
+        super().__init__(sut, costs, max_cost, bound)
+        self.links, self.travels = links, DATA
+
+    def get_ready(self, indices: Integers, listener: Listener) -> float:
+        """The nodes are ready; seconds of their slowest batch."""
+        return _slowest(self.links)
+
+    def peak(self, indices: Integers) -> float:
+        """The sum of the nodes' simulated peaks; 0 if one of them finds none."""
+        peaks = [link.ready.peak for link in self.links]
+        return sum(peaks) if all(peaks) else 0.0
+
+    def _cautious(self, indices: Integers, peak: float) -> Estimate:
+        return super()._cautious(indices, peak) if peak else _total(self.links)
+
+    def scheduler(self, complete: Complete, observer: Observer | None = None) -> Scheduler:
+        """Deals query by query."""
+        return ClusterScheduler.server(self.sut.qsl, self.links, complete, self.bound, observer, self.travels)
+
+    def describe(self) -> dict[str, object]:
+        """The shapes of all nodes."""
+        return {"shapes": _shapes(self.links)}
+
+
+Clustered = NodesOffline | NodesServer
+"""A scenario of several nodes."""
+
+
+def clustered(kind: type[Scenario]) -> type[NodesOffline] | type[NodesServer]:
+    """The scenario with nodes.
+
+    Raises:
+        ConfigError: it has one query at a time.
+    """
+    if kind.latency:
+        raise ConfigError(f"{kind.name} has one query at a time, which several nodes answer no faster than one.")
+    return NodesServer if kind.paced else NodesOffline
+
+
+def _slowest(links: Sequence[Link]) -> float:
+    return max(link.ready.slowest for link in links)
+
+
+def _total(links: Sequence[Link]) -> Estimate:
+    """The sum of the nodes' estimates, in their words if there are few."""
+    found: Mapping[str, Estimate] = {link.ready.name: link.ready.estimate for link in links}
+    words = "; ".join(f"{name}: {each.how}" for name, each in list(found.items())[:4])
+    more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+    remarks = "; ".join(f"{name}: {each.remark}" for name, each in found.items() if each.remark)
+    return Estimate(
+        sum(each.value for each in found.values()),
+        f"the sum of {len(found)} nodes ({words}{more})",
+        sum(each.per_second for each in found.values()),
+        remarks,
+    )
+
+
+def _shapes(links: Sequence[Link]) -> list[list[int]]:
+    """[batch, length] of every shape of any node."""
+    found: set[tuple[int, ...]] = set()
+    for link in links:
+        shapes = link.ready.scenario.get("shapes")
+        found |= {tuple(shape) for shape in shapes} if isinstance(shapes, list) else set()
+    return [list(shape) for shape in sorted(found)]

@@ -1,0 +1,81 @@
+"""`harness cluster`: starts, ends and examines the machines that are one system."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from harness.commands.options import AsJson
+from harness.errors import on_interrupt
+from harness.host import console
+
+if TYPE_CHECKING:
+    from harness.cluster.check import Line
+
+cluster_app = typer.Typer(
+    help="Start, end or examine the machines of a cluster, which are one system (docs/cluster.md).",
+    no_args_is_help=True,
+)
+HostsFile = Annotated[str, typer.Argument(metavar="HOSTS", help="The hosts file, such as hosts.toml.")]
+_STYLES = {"good": "green", "warning": "yellow", "bad": "bold red"}
+
+
+@cluster_app.command("up")
+def up(hosts: HostsFile) -> None:
+    """Start Ray on this machine and, over ssh, on all machines of HOSTS; makes the token file if it is missing."""
+    from harness.cluster import launch
+
+    _each(hosts, launch.up, "what was started still runs: `harness cluster down` ends it.")
+    console.out.print(
+        "the cluster runs: `harness cluster check` examines it, and `make run-offline CLUSTER=...` uses it"
+    )
+
+
+@cluster_app.command("down")
+def down(hosts: HostsFile) -> None:
+    """End what `harness cluster up` started."""
+    from harness.cluster import launch
+
+    _each(hosts, launch.down, "some machines may still run: give the same command again.")
+
+
+def _each(hosts: str, work: Callable[..., Iterator[str]], kept: str) -> None:
+    from harness.cluster.hosts import read
+
+    with on_interrupt(kept):
+        for line in work(read(hosts)):
+            console.out.print(Text(line))
+
+
+@cluster_app.command("check")
+def check(
+    hosts: Annotated[str, typer.Argument(metavar="HOSTS", help="The hosts file, or local:N.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare the machines: versions, code, models, clocks, round trip, bandwidth, cores and busy neighbours.
+
+    The exit code is 1 if something would block a run.
+    """
+    from harness.cluster import check as examining
+    from harness.cluster.hosts import read
+    from harness.running.installed import INSTALLED, installed
+
+    with on_interrupt("nothing was changed."), console.Progress("checking", unit="nodes") as bar:
+        lines = examining.check(read(hosts), installed(), INSTALLED, bar.advance)
+    stopped = any(line.level == examining.BAD for line in lines)
+    if as_json:
+        console.print_json({"good": not stopped, "findings": [asdict(line) for line in lines]})
+    else:
+        _show(lines)
+        console.out.print(examining.summary(lines))
+    raise typer.Exit(stopped)
+
+
+def _show(lines: "Sequence[Line]") -> None:
+    width = max((len(line.node) for line in lines), default=0)
+    about = max((len(line.subject) for line in lines), default=0)
+    for line in lines:
+        text = f"{line.node:{width}}  {line.subject:{about}}  {line.what}" + (f" -> {line.cure}" if line.cure else "")
+        console.out.print(Text.assemble((f"{line.level:7}  ", _STYLES[line.level]), text))

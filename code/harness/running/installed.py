@@ -1,0 +1,32 @@
+"""What this machine has installed, for `harness cluster check`, which compares machines."""
+
+import socket
+
+from harness.cluster.check import Facts
+from harness.host import machine
+from harness.host.download import sha256_of
+from harness.host.files import readable
+from harness.paths import MODELS_DIR
+from harness.running.identity import code_digest
+
+INSTALLED = "harness.running.installed:installed"
+
+
+@readable()
+def installed() -> Facts:
+    """Of this machine.
+
+    Raises:
+        ConfigError: a model cannot be read.
+    """
+    about = machine.describe()
+    packages = {name: machine.package_version(name) for name in (*machine.PACKAGES, "ray")}
+    versions = {name: version for name, version in packages.items() if version}
+    return Facts(
+        socket.gethostname(),
+        str(about["cpu"]),
+        machine.core_count(),
+        code_digest(),
+        {"python": str(about["python"]), **versions},
+        {path.name: sha256_of(path) for path in sorted(MODELS_DIR.glob("*.onnx"))},
+    )

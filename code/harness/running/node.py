@@ -1,0 +1,160 @@
+"""One node of a cluster: it prepares as a run of its own does, and says what it measured."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from pydantic import BaseModel, JsonValue
+
+from harness.catalog.manifests import Dataset
+from harness.cluster.files import Needed, located
+from harness.cluster.messages import NodeReady, NodeRequest
+from harness.cluster.node import Node
+from harness.host import machine
+from harness.host.files import readable
+from harness.host.fingerprint import Fingerprint, combined
+from harness.paths import CACHE_DIR
+from harness.running.identity import code_digest, setting_files
+from harness.running.prepare import Beat, Prepared, no_beat, patience, prepare
+from harness.running.settings import RunSettings
+from harness.running.shared import Shared
+from harness.task.qsl import SampleLibrary
+
+PREPARE = "harness.running.node:prepare_node"
+_Settings = TypeVar("_Settings", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """What travels as `NodeRequest.settings`."""
+
+    run: RunSettings
+    """Of one node: without a cluster."""
+    dataset: Path
+    """The driver's."""
+    shared: Mapping[str, Shared]
+    """What another run of the same result chose on each node, by its name."""
+    compile_seconds: float | None = None
+    choose_streams: bool = True
+    seconds: float = 0.0
+    """Of the test, for which each node estimates its rate."""
+
+
+def prepare_node(request: NodeRequest, name: str, beat: Beat = no_beat) -> tuple[Node, NodeReady]:
+    """The node ``name``, warm, and what the driver must know of it.
+
+    Raises:
+        HarnessError: as `prepare`.
+    """
+    asked: NodeSettings = pickle.loads(request.settings)
+    with readable():
+        run = _here(asked, request.files)
+    ready = prepare(
+        run,
+        beat,
+        quiet=True,
+        shared=asked.shared.get(name),
+        compile_seconds=asked.compile_seconds,
+        choose_streams=asked.choose_streams,
+    )
+    beat(patience(asked.run))
+    said = _said(name, asked, ready)
+    ready.qsl.unload(ready.indices)
+    return Node(ready.scenario, request.samples), said
+
+
+def _said(name: str, asked: NodeSettings, ready: Prepared) -> NodeReady:
+    scenario, engine, indices = ready.scenario, ready.engine, ready.indices
+    scenario.pilots = False  # the driver checks the rate of all nodes together
+    found = scenario.estimate(indices, asked.seconds, ready.listener)
+    here = {key: _plain(value) for key, value in machine.describe().items()}
+    converted = {"converted": ready.conversion.record()} if ready.conversion else {}
+    return NodeReady(
+        name=name,
+        host=socket.gethostname(),
+        streams=engine.streams,
+        parallel=engine.parallel,
+        rate=scenario.pace(indices, found),
+        estimate=found,
+        peak=scenario.peak(indices),
+        slowest=ready.slowest,
+        largest=max((shape.batch for shape in ready.sut.prepared), default=1),
+        inputs=engine.inputs,
+        outputs=engine.outputs,
+        model_sha256=asked.run.model.sha256 or "",
+        code=code_digest(),
+        versions=_versions(),
+        machine=here,
+        engine=ready.description,
+        scenario={**scenario.describe(), **converted},
+        data=data_digest(ready.dataset, ready.qsl),
+    )
+
+
+def _versions() -> dict[str, str]:
+    about = machine.describe()
+    packages = about["packages"]
+    assert isinstance(packages, dict)
+    return {"python": str(about["python"]), **packages}
+
+
+def _plain(value: object) -> JsonValue:
+    if isinstance(value, np.generic):
+        return value.item()  # type: ignore[no-any-return]
+    return value  # type: ignore[return-value]
+
+
+def needed(settings: RunSettings, dataset: Dataset, one_file: bool) -> tuple[Needed, ...]:
+    """The files that a node must have; ``one_file`` says whether that can be all of the data set."""
+    model = settings.model
+    found = [(f"{(model.sha256 or '')[:16]}/{_beside(file.path, model.path)}", file) for file in model.files]
+    others = (*setting_files(settings), *(dataset.files if one_file else ()))
+    found += [(f"{file.sha256[:16]}/{file.path.name}", file) for file in others if file.path.is_file()]
+    return tuple((name, file.path, file.sha256) for name, file in found)
+
+
+def _beside(path: Path, model: Path) -> str:
+    folder = model.parent
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+
+
+def data_digest(dataset: Dataset, qsl: SampleLibrary) -> str:
+    """What two machines with the same samples have in common."""
+    return combined([dataset.sha256, [file.sha256 for file in qsl.files], qsl.count])
+
+
+def _here(asked: NodeSettings, files: Sequence[Needed]) -> RunSettings:
+    """The settings with the paths that the files have on this machine."""
+    settings, found = asked.run, located(files)
+    model = settings.model
+    mine = model.model_copy(
+        update={
+            "path": found.get(model.path, model.path),
+            "files": tuple(Fingerprint.of(found.get(file.path, file.path)) for file in model.files),
+        }
+    )
+    changed: dict[str, object] = {
+        "model": mine,
+        "cache_dir": settings.cache_dir if settings.cache_dir.exists() else CACHE_DIR,
+        "engine_settings": _with_paths(settings.engine_settings, found),
+        "benchmark_settings": _with_paths(settings.benchmark_settings, found),
+    }
+    # By default each machine would take the best data set that it has.
+    if (place := found.get(asked.dataset, asked.dataset)).exists():
+        changed["dataset"] = str(place)
+    return settings.model_copy(update=changed)
+
+
+def _with_paths(settings: _Settings, found: Mapping[Path, Path]) -> _Settings:
+    moved = {
+        name: found[path]
+        for name in type(settings).model_fields
+        if isinstance(path := getattr(settings, name), Path) and path in found
+    }
+    return settings.model_copy(update=moved) if moved else settings

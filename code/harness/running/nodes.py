@@ -1,0 +1,62 @@
+"""What each node did in a test, for the record and the progress."""
+
+from collections.abc import Mapping, Sequence
+
+from harness.cluster.link import Link
+from harness.cluster.scheduler import ClusterScheduler, NodeCounters
+from harness.scheduling.base import Scheduler
+
+_SHOWN = 6  # nodes in the progress line
+
+
+def node_records(links: Sequence[Link], scheduler: Scheduler) -> tuple[Mapping[str, object], ...]:
+    """The nodes, as `harness.results.record.RecordedNode`; empty if the scheduler has none."""
+    if not isinstance(scheduler, ClusterScheduler):
+        return ()
+    began, ended = scheduler.counters.began, scheduler.counters.ended
+    return tuple(
+        {**_known(link), **_did(counters, began, ended)} for link, counters in zip(links, scheduler.nodes, strict=True)
+    )
+
+
+def _known(link: Link) -> dict[str, object]:
+    """What was known before the test."""
+    ready = link.ready
+    scenario = dict(ready.scenario)
+    chosen = scenario.pop("streams", None)
+    return {
+        "name": ready.name,
+        "host": ready.host,
+        "machine": ready.machine,
+        "model_sha256": ready.model_sha256,
+        "code": ready.code,
+        "streams": ready.streams,
+        "rate": ready.rate,
+        "engine": ready.engine,
+        "round_trip_ms": round(1000 * ready.round_trip, 4) if ready.round_trip else None,
+        "chosen_streams": chosen,
+        **scenario,
+    }
+
+
+def _did(counters: NodeCounters, began: float, ended: float) -> dict[str, object]:
+    """The part in the test, which lasted from ``began`` to ``ended``."""
+    last = max(0.0, counters.ended - began)
+    return {
+        "samples": counters.samples,
+        "batches": counters.batches,
+        "idle_s": round(counters.idle_until(ended), 4),
+        "ended_s": round(last, 4),
+        "cores_busy": round(counters.cpu_seconds / last, 3) if last and counters.cpu_seconds else None,
+    }
+
+
+def progress_of(scheduler: Scheduler) -> str:
+    """How many samples each node has answered; "" if the scheduler has no nodes."""
+    if not isinstance(scheduler, ClusterScheduler):
+        return ""
+    nodes = scheduler.nodes
+    words = [f"{node.name} {node.samples:,}" for node in nodes[:_SHOWN]]
+    if len(nodes) > _SHOWN:
+        words.append(f"{len(nodes) - _SHOWN} more {sum(node.samples for node in nodes[_SHOWN:]):,}")
+    return ", ".join(words)

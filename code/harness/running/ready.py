@@ -1,0 +1,21 @@
+"""Gets a test ready: on this machine, or on the nodes of a cluster."""
+
+from harness.running.prepare import Beat, Prepared, no_beat, prepare
+from harness.running.settings import RunSettings
+from harness.running.shared import Shared
+
+
+def get_ready(
+    settings: RunSettings,
+    beat: Beat = no_beat,
+    quiet: bool = False,
+    shared: Shared | None = None,
+    compile_seconds: float | None = None,
+    choose_streams: bool = True,
+) -> Prepared:
+    """As `prepare`, with nodes if the settings name any."""
+    if settings.cluster is None:
+        return prepare(settings, beat, quiet, shared, compile_seconds, choose_streams)
+    from harness.running.clustered import prepare_nodes  # a run on one machine needs nothing of it
+
+    return prepare_nodes(settings, beat, quiet, compile_seconds, choose_streams)

@@ -1,0 +1,144 @@
+"""Which silence means that a node is lost, with calls of threads in place of Ray's, and a clock that runs faster."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future, wait
+
+import pytest
+
+from harness.cluster import heartbeats
+from harness.cluster.actor import About
+from harness.cluster.heartbeats import Heartbeats
+
+
+class Beats:
+    """What `beat` answers; nothing while it is silent."""
+
+    def __init__(self, answer):
+        self.answer, self.silent = answer, threading.Event()
+        self.beat = self
+
+    def remote(self, *given) -> Future:
+        found: Future = Future()
+        if not self.silent.is_set():
+            if isinstance(self.answer, Exception):
+                found.set_exception(self.answer)
+            else:
+                found.set_result(self.answer)
+        return found
+
+
+class Ray:
+    def __init__(self):
+        self.stuck = threading.Event()
+
+    def get(self, ref):
+        return ref.result()
+
+    def wait(self, refs, num_returns, timeout):
+        done, left = wait(refs, timeout)
+        return list(done), list(left)
+
+    def put(self, value):
+        while self.stuck.is_set():
+            time.sleep(0.01)
+
+
+class Link:
+    def __init__(self, name):
+        self.name, self.about = name, About("h", 7, 6, 1)
+        self.sentinel, self.actor = Beats(True), Beats((5.0, "it warms up"))
+        self.failure, self.promised, self.doing = None, 0.0, ""
+        self.lost = threading.Event()
+
+    def lose(self, why):
+        self.failure = self.failure or why
+        self.lost.set()
+
+
+@pytest.fixture
+def hearts(monkeypatch):
+    monkeypatch.setattr(heartbeats, "BEAT", 0.02)
+    monkeypatch.setattr(heartbeats, "SILENT", 0.3)
+    made = []
+
+    def make(links, starting=0.0):
+        ray = Ray()
+        made.append(Heartbeats(ray, links, starting))
+        return ray
+
+    yield make
+    for each in made:
+        each.over.set()
+
+
+def test_nodes_that_answer_are_kept_and_say_what_they_promise(hearts):
+    links = [Link("a"), Link("b")]
+    hearts(links)
+    time.sleep(1.0)
+    assert not any(link.failure for link in links)
+    assert links[0].doing == "it warms up"
+    assert 0 < links[0].promised - time.monotonic() <= 5
+
+
+def test_only_the_node_that_is_silent_is_lost(hearts):
+    links = [Link("a"), Link("b")]
+    hearts(links)
+    time.sleep(0.2)
+    links[1].sentinel.silent.set()
+    assert links[1].lost.wait(20)
+    assert links[1].failure.startswith("no answer for ")
+    assert not links[0].failure
+
+
+def test_a_node_whose_own_process_is_silent_is_kept_as_its_engine_may_hold_the_lock(hearts):
+    link = Link("a")
+    link.actor.silent.set()
+    hearts([link])
+    time.sleep(1.0)
+    assert not link.failure
+
+
+def test_a_stopped_process_is_lost_at_once(hearts):
+    link = Link("a")
+    hearts([link], starting=100.0)
+    link.sentinel.answer = False
+    assert link.lost.wait(20)
+    assert link.failure == "its process was stopped"
+
+
+def test_an_error_of_ray_is_a_loss(hearts):
+    link = Link("a")
+    link.actor.answer = ValueError("gone")
+    hearts([link], starting=100.0)
+    assert link.lost.wait(20)
+    assert link.failure == "ValueError: gone"
+
+
+def test_processes_have_time_to_start(hearts):
+    link = Link("a")
+    link.sentinel.silent.set()
+    hearts([link], starting=100.0)
+    assert not link.lost.wait(1.0)
+
+
+def test_ray_on_the_drivers_machine_must_answer_too(hearts):
+    links = [Link("a"), Link("b")]
+    ray = hearts(links)
+    ray.stuck.set()
+    try:
+        assert all(link.lost.wait(20) for link in links)
+        assert links[0].failure.startswith("Ray on this machine has not answered for ")
+    finally:
+        ray.stuck.clear()
+
+
+def test_one_loss_does_not_hide_the_next(hearts):
+    links = [Link("a"), Link("b")]
+    hearts(links)
+    links[0].actor.answer = ValueError("gone")
+    assert links[0].lost.wait(20)
+    links[1].sentinel.silent.set()
+    assert links[1].lost.wait(20)
