@@ -242,7 +242,7 @@ class _Tuning:
         found = f"{measured.score:,.4g} {self.scenario.score}" if measured.score else _UNUSABLE
         when = f"{', again' if again else ''}{', saved earlier' if known else ''}"
         others = f"; others took {measured.lost:.0%} of the cores" if measured.disturbed else ""
-        console.note(f"{self.engine}, {_words(options)}{when}: {found} (best so far: {best:,.4g}{others})")
+        console.note(f"{self.engine}, {tuned.words(options)}{when}: {found} (best so far: {best:,.4g}{others})")
 
     def find_rate(self, options: Options, guess: float, confirm: float) -> Rate:
         """The highest rate of Server that passes short tests, and a longer one by LoadGen's verdict."""
@@ -295,8 +295,7 @@ def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heart
     heartbeat.beat(patience(settings))
     with CoreMeter() as meter:
         trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
-    # Nodes may be processes of this machine, which are not others; what they lose is unknown.
-    use = None if ready.links else meter.use
+    use = None if ready.links else meter.use  # nodes may be processes of this machine, which are not others
     lost = min(1.0, use.lost / use.cores) if use else 0.0
     write_text(result, Measured(score=trial.score, value=trial.value, lost=lost).model_dump_json())
     heartbeat.report(0)
@@ -381,7 +380,7 @@ def _show(result: tuned.Tuned, trials: Sequence[_Trial], place: Path) -> None:
     table = Table("settings", result.unit, "÷ defaults", box=None, pad_edge=False)
     rows: dict[str, list[float]] = {}
     for trial in trials:
-        rows.setdefault(_words(trial.options), []).append(trial.score)
+        rows.setdefault(tuned.words(trial.options), []).append(trial.score)
     for words, scores in sorted(rows.items(), key=lambda row: -sum(row[1]) / len(row[1])):
         mean = sum(scores) / len(scores)
         ratio = f"{mean / result.default_score:.3f}" if result.default_score else ""
@@ -394,10 +393,6 @@ def _show(result: tuned.Tuned, trials: Sequence[_Trial], place: Path) -> None:
     on = f"{result.engine}, " if result.engines else ""
     console.out.print(f"chosen: {on}{result.words()}; {result.key} = {result.value:.6g}")
     console.out.print(f"written to {_short(place)}; runs of {result.model} in {result.scenario} use it automatically")
-
-
-def _words(options: Options) -> str:
-    return " ".join(f"{name}={value}" for name, value in options.items()) or "the defaults"
 
 
 def _short(path: Path) -> str:
