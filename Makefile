@@ -63,7 +63,8 @@ SETTINGS = $(if $(strip $(VOCAB)),--set $(call quoted,vocab=$(VOCAB))) $(foreach
 
 # `make setup CLUSTER=1` only adds Ray; CLUSTER=0 is no cluster.
 WITH_CLUSTER = $(filter-out 0 no false,$(strip $(CLUSTER)))
-NODES = $(if $(filter-out 1 yes true,$(WITH_CLUSTER)),$(call option,CLUSTER,cluster) $(call option,CLUSTER_SAMPLES,cluster-samples))
+WITH_RAY = $(filter-out threads:%,$(WITH_CLUSTER))
+NODES = $(if $(filter 1 yes true,$(WITH_CLUSTER)),$(error CLUSTER=$(CLUSTER) only adds Ray, in `make setup`: give a hosts file or local:2),$(if $(WITH_CLUSTER),$(call option,CLUSTER,cluster) $(call option,CLUSTER_SAMPLES,cluster-samples)))
 
 OPTIONS = $(call option,MODEL,model) $(call option,ENGINE,engine) $(call option,DATASET,dataset) \
   $(call option,SAMPLES,samples) $(call option,DURATION,duration) $(call option,SYSTEM,system) \
@@ -126,24 +127,24 @@ help: ## This list
 	@echo '  ENGINE     the engine for whose 8-bit operators the file is written; further options in ARGS, such as --output'
 
 # Any TRAIN adds PyTorch, also the data that `make train TRAIN=...` gives.
-setup: $(READY) $(if $(filter-out 0 no false,$(strip $(TRAIN))),$(TRAINING)) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## Make .venv with pinned packages; the other targets do this automatically
+setup: $(READY) $(if $(filter-out 0 no false,$(strip $(TRAIN))),$(TRAINING)) $(if $(WITH_RAY),$(CLUSTERING)) ## Make .venv with pinned packages; the other targets do this automatically
 
-run-offline: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## Performance of the Offline scenario: samples per second
+run-offline: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Performance of the Offline scenario: samples per second
 	@$(BIN)/harness run --scenario Offline --mode performance $(OPTIONS) $(ARGS)
 
-run-server: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## Performance of the Server scenario: samples per second within the latency bound
+run-server: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Performance of the Server scenario: samples per second within the latency bound
 	@$(BIN)/harness run --scenario Server --mode performance $(OPTIONS) $(ARGS)
 
-run-singlestream: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## Performance of the SingleStream scenario: 90th percentile latency of a sample
+run-singlestream: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Performance of the SingleStream scenario: 90th percentile latency of a sample
 	@$(BIN)/harness run --scenario SingleStream --mode performance $(OPTIONS) $(ARGS)
 
-run-multistream: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## Performance of the MultiStream scenario: 99th percentile latency of 8 samples
+run-multistream: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Performance of the MultiStream scenario: 99th percentile latency of 8 samples
 	@$(BIN)/harness run --scenario MultiStream --mode performance $(OPTIONS) $(ARGS)
 
-run-accuracy: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## Accuracy: F1 or top-1 of the answers that LoadGen logged
+run-accuracy: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Accuracy: F1 or top-1 of the answers that LoadGen logged
 	@$(BIN)/harness run --scenario $(call quoted,$(SCENARIO)) --mode accuracy $(OPTIONS) $(ARGS)
 
-tune: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## Find the best engine and settings for SCENARIO on this machine, and for Server the highest VALID target_qps
+tune: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Find the best engine and settings for SCENARIO on this machine, and for Server the highest VALID target_qps
 	@$(BIN)/harness tune --scenario $(call quoted,$(SCENARIO)) $(OPTIONS) $(ARGS)
 
 train: $(TRAINING) ## Prune and quantise MODEL by training from WEIGHTS on TRAIN; continues where it stopped (docs/training.md)
@@ -159,7 +160,7 @@ report: $(READY) ## Show RUNS, or the newest run, in build/report.html: verdict,
 system: $(READY) ## Describe this machine in systems/SYSTEM.json, and list what a person must add (ARGS="--submitter ...")
 	@$(BIN)/harness system init $(call option,SYSTEM,system) $(if $(NODES),$(call option,CLUSTER,cluster)) $(ARGS)
 
-submission: $(READY) $(if $(WITH_CLUSTER),$(CLUSTERING)) ## All official runs that a submission needs; continues where it stopped (REHEARSAL=1: a dry run)
+submission: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## All official runs that a submission needs; continues where it stopped (REHEARSAL=1: a dry run)
 	@$(BIN)/harness campaign --division $(call quoted,$(DIVISION)) $(CAMPAIGN) $(ARGS)
 
 compliance: $(READY) ## The compliance tests of existing official results: TEST01, and TEST04 for ResNet50

@@ -43,8 +43,11 @@ class NodesOffline(Offline):
         return Estimate(reached * found.value / found.per_second, how, reached, found.remark)
 
     def _reached(self, indices: Integers, rate: float, listener: Listener) -> float:
-        """Samples/s of a query that would take `_PILOT` seconds at that rate."""
-        query = np.resize(indices, max(len(indices), round(min(_LARGEST, _PILOT * rate))))
+        """Samples/s of a query that would take `_PILOT` seconds at that rate, or occupies all streams once."""
+        least = sum(link.ready.largest * link.ready.streams for link in self.links)
+        count = max(least, round(min(_LARGEST, _PILOT * rate)))
+        spread = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(np.int64)
+        query = np.resize(indices[spread], count)
         scheduler = self.scheduler(lambda ids, responses: listener.ran())
         scheduler.issue(np.arange(len(query)).tolist(), query.tolist())
         scheduler.close()

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from pydantic import BaseModel, JsonValue
 
-from harness.catalog.manifests import Dataset
+from harness.catalog.manifests import Dataset, Model
 from harness.cluster.files import Needed, located
 from harness.cluster.messages import NodeReady, NodeRequest
 from harness.cluster.node import Node
@@ -64,12 +64,12 @@ def prepare_node(request: NodeRequest, name: str, beat: Beat = no_beat) -> tuple
         choose_streams=asked.choose_streams,
     )
     beat(patience(asked.run))
-    said = _said(name, asked, ready)
+    said = _said(name, asked, run.model, ready)
     ready.qsl.unload(ready.indices)
     return Node(ready.scenario, request.samples), said
 
 
-def _said(name: str, asked: NodeSettings, ready: Prepared) -> NodeReady:
+def _said(name: str, asked: NodeSettings, model: Model, ready: Prepared) -> NodeReady:
     scenario, engine, indices = ready.scenario, ready.engine, ready.indices
     scenario.pilots = False  # the driver checks the rate of all nodes together
     found = scenario.estimate(indices, asked.seconds, ready.listener)
@@ -87,7 +87,7 @@ def _said(name: str, asked: NodeSettings, ready: Prepared) -> NodeReady:
         largest=max((shape.batch for shape in ready.sut.prepared), default=1),
         inputs=engine.inputs,
         outputs=engine.outputs,
-        model_sha256=asked.run.model.sha256 or "",
+        model_sha256=next((file.sha256 for file in model.files if file.path == model.path), ""),
         code=code_digest(),
         versions=_versions(),
         machine=here,
