@@ -22,6 +22,18 @@ def having_ray(cluster):
         pytest.skip("Ray is not installed: make setup CLUSTER=1")
 
 
+def with_ray(*given):
+    """A case that starts Ray."""
+    return pytest.param(*given, marks=pytest.mark.alone)
+
+
+def started(run):
+    """The run, unless Ray itself gave up: it allows its nodes 30 s to start, which a busy machine exceeds."""
+    if run.code and "timed out during startup" in run.err:
+        pytest.skip("Ray did not start on this busy machine")
+    return run
+
+
 def accuracy_log(run):
     """The lines of LoadGen's log, which have the order in which samples were completed."""
     assert run.code == 0, run.err
@@ -36,14 +48,14 @@ def accuracy_log(run):
         ("images", [("threads:3", "data"), ("threads:2", "indices"), ("local:2", "indices")]),
     ],
 )
-@pytest.mark.parametrize("ray", [False, True])
+@pytest.mark.parametrize("ray", [False, with_ray(True)])
 def test_the_accuracy_log_of_nodes_is_that_of_one_process(harness, benchmark, clusters, ray, tmp_path):
     logs = []
     for cluster, samples in [("", ""), *(each for each in clusters if each[0].startswith("local") == ray)]:
         having_ray(cluster)
         harness.runs = tmp_path / f"runs{len(logs)}"
         nodes = ("--cluster", cluster, "--cluster-samples", samples) if cluster else ()
-        run = harness.run("--engine", "onnxruntime", *EXACT, *MODELS[benchmark], *nodes, limit=300)
+        run = started(harness.run("--engine", "onnxruntime", *EXACT, *MODELS[benchmark], *nodes, limit=300))
         logs.append(accuracy_log(run))
         entries = json.loads((run.folder / ACCURACY).read_bytes())
         assert len({entry["qsl_idx"] for entry in entries}) == len(entries) == run.record["dataset"]["samples_used"]
@@ -55,12 +67,12 @@ def test_the_accuracy_log_of_nodes_is_that_of_one_process(harness, benchmark, cl
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("cluster", "scenario"), [("threads:2", "Offline"), ("threads:2", "Server"), ("local:2", "Offline")]
+    ("cluster", "scenario"), [("threads:2", "Offline"), ("threads:2", "Server"), with_ray("local:2", "Offline")]
 )
 def test_a_performance_run_records_each_node_and_its_part(harness, cluster, scenario):
     having_ray(cluster)
     given = ("--engine", "null", "--scenario", scenario, "--cluster", cluster)
-    run = harness.run(*given, "--set", "delay_us=2000", "--set", "max_batch=8", "--duration", "1", limit=300)
+    run = started(harness.run(*given, "--set", "delay_us=2000", "--set", "max_batch=8", "--duration", "1", limit=300))
     assert run.code == 0 or "INVALID" in run.out, run.err  # a noisy machine may miss Server's bound
     record = run.record
     assert len(record["nodes"]) == 2
@@ -82,11 +94,11 @@ def test_a_performance_run_records_each_node_and_its_part(harness, cluster, scen
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("cluster", "engine"),
-    [("threads:2", "Raises"), ("threads:2", "RaisesInTheTest"), ("local:2", "RaisesInTheTest")],
+    [("threads:2", "Raises"), ("threads:2", "RaisesInTheTest"), with_ray("local:2", "RaisesInTheTest")],
 )
 def test_an_engine_that_fails_on_a_node_ends_the_run_with_its_words(harness, cluster, engine):
     having_ray(cluster)
-    run = harness.run("--engine", f"faulty:{engine}", "--cluster", cluster, "--duration", "1", limit=300)
+    run = started(harness.run("--engine", f"faulty:{engine}", "--cluster", cluster, "--duration", "1", limit=300))
     assert run.code == 1, run.out
     assert "failed to run a batch: vnni unit on fire" in run.err
     assert "Traceback" not in run.err
