@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from harness.host.usage import Reading, cpu_quota, reading, usable
 from harness.task.shape import Integers
 
 _WHOLE = 1 << 20  # bytes from which arrays travel by Ray's object store, without a copy
+_STEP = 600.0  # seconds for a step that reports nothing meanwhile, such as hashing files
 _T = TypeVar("_T")
 
 
@@ -62,7 +63,7 @@ class NodeActor:
         self._files: _Arriving | None = None
         self._outbox: queue.SimpleQueue[tuple[int, Answers | Failure]] = queue.SimpleQueue()
         self._test = 0
-        self._promise = (time.monotonic(), 600.0, "")
+        self._promise = (time.monotonic(), float("inf"), "")
 
     def about(self) -> About:
         """Who this is."""
@@ -70,7 +71,8 @@ class NodeActor:
 
     def missing(self, needed: Sequence[files.Needed]) -> list[str]:
         """The names of the files that the driver must send."""
-        return files.missing(needed)
+        with self._at_work("its files are compared"):
+            return files.missing(needed)
 
     def begin_file(self, name: str, sha256: str) -> None:
         """The chunks that follow are a file's."""
@@ -79,17 +81,29 @@ class NodeActor:
     def more(self, chunk: bytes) -> None:
         """The next part of the file."""
         assert self._files
-        self._files.put(chunk)
+        with self._at_work("a file arrives"):
+            self._files.put(chunk)
 
     def end_file(self) -> None:
         """The file is complete; raises what kept it from being stored."""
         assert self._files
-        self._files.end()
+        with self._at_work("a file is compared"):
+            self._files.end()
 
     def prepare(self, request: NodeRequest, name: str) -> NodeReady:
         """Make the node; raises what ends the run."""
-        self._node, ready = find_prepare(request.prepare)(request, name, self._beat)
+        with self._at_work():
+            self._node, ready = find_prepare(request.prepare)(request, name, self._beat)
         return ready
+
+    @contextlib.contextmanager
+    def _at_work(self, doing: str = "") -> Iterator[None]:
+        """Promise progress until it is done, and nothing later: it may wait for long while others get their files."""
+        self._beat(_STEP, doing)
+        try:
+            yield
+        finally:
+            self._beat(float("inf"))
 
     def _beat(self, within: float, doing: str = "") -> None:
         self._promise = (time.monotonic(), within, doing)

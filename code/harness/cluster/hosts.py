@@ -27,6 +27,7 @@ LOCAL = "local:"
 PORT = 6379
 """Ray's own default."""
 _MOST_LOCAL = 64
+_NUMBER = r"[1-9][0-9]?"
 _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9_.:-]*"  # not an option of ssh
 
 
@@ -110,10 +111,7 @@ def read(cluster: str) -> Hosts:
         ConfigError: the file cannot be read or is wrong, or N is not a number of nodes.
     """
     if cluster.startswith(LOCAL):
-        number = cluster.removeprefix(LOCAL)
-        if not re.fullmatch(r"[1-9]\d*", number) or int(number) > _MOST_LOCAL:
-            raise ConfigError(f"{cluster}: write {LOCAL}N with the number of nodes, 1 to {_MOST_LOCAL}.")
-        return Hosts(local=int(number), source=cluster)
+        return Hosts(local=number_in(cluster, LOCAL), source=cluster)
     path = Path(cluster)
     try:
         values = tomllib.loads(path.read_text("utf-8"))
@@ -131,9 +129,24 @@ def read(cluster: str) -> Hosts:
     return found if found.token is None else found.model_copy(update={"token": _beside(path, found.token)})
 
 
+def number_in(cluster: str, kind: str) -> int:
+    """The number of nodes in a setting such as "local:2", which begins with ``kind``.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    number = cluster.removeprefix(kind)
+    if not re.fullmatch(_NUMBER, number) or int(number) > _MOST_LOCAL:
+        raise ConfigError(f"{cluster}: write {kind}N with the number of nodes, 1 to {_MOST_LOCAL}.")
+    return int(number)
+
+
 def _beside(file: Path, token: Path) -> Path:
     """The token's path: relative to the hosts file's folder, not to where the command was typed."""
-    return file.resolve().parent / token.expanduser()
+    try:
+        return file.resolve().parent / token.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{file}: token: {token} is in the home of nobody here: write its whole path.") from error
 
 
 def _first(error: ValidationError) -> str:

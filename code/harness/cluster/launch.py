@@ -50,8 +50,9 @@ main()
 
 
 def quiet() -> dict[str, str]:
-    """Variables of every Ray process: nothing is reported to its makers."""
+    """Variables of every Ray process: nothing is reported to its makers, and a late call starts no new Ray."""
     return {
+        "RAY_ENABLE_AUTO_CONNECT": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
@@ -217,8 +218,10 @@ def up(hosts: Hosts) -> Iterator[str]:
 
     Raises:
         ConfigError: the file names no machines to start Ray on.
-        RunFailed: Ray does not start on one; what was started before stays, for `down`.
+        RunFailed: Ray does not start on one, or runs there already; what was started before stays, for `down`.
     """
+    if hosts.local:
+        raise ConfigError(f"{hosts.source} starts with each run: there is nothing to start.")
     if not hosts.nodes:
         raise ConfigError(f"{hosts.source} joins a cluster that others start: there is nothing to start.")
     path = token_file(hosts)
@@ -245,17 +248,19 @@ def down(hosts: Hosts) -> Iterator[str]:
     Raises:
         ConfigError: the file names no machines to start Ray on.
     """
+    if hosts.local:
+        raise ConfigError(f"{hosts.source} ends with each run: there is nothing to end.")
     if not hosts.nodes:
         raise ConfigError(f"{hosts.source} joins a cluster that others start: they must end it.")
     for host in hosts.nodes:
         try:
-            _run(_over_ssh(host, _stop_command(host, host.called)), "", f"node {host.called}")
-            yield f"node {host.called}: ended"
+            said = _run(_over_ssh(host, _stop_command(host, host.called)), "", f"node {host.called}")
+            yield f"node {host.called}: {said}"
         except RunFailed as error:
             yield str(error)
     own = head_address(hosts).rpartition(":")[0]
-    _run(["sh", "-c", _stop_command(Host(address=own), "head")], "", "this machine")
-    yield "head: ended"
+    said = _run(["sh", "-c", _stop_command(Host(address=own), "head")], "", "this machine")
+    yield f"head: {said}"
 
 
 def _start_command(hosts: Hosts, host: Host, options: str, name: str) -> str:
@@ -268,6 +273,7 @@ def _start_command(hosts: Hosts, host: Host, options: str, name: str) -> str:
         cpus = f'--num-cpus="$(taskset -c {host.cores} nproc)" '
     return (
         f"cd {shlex.quote(host.folder)} && umask 077 && mkdir -p build/cluster && cd build/cluster && "
+        f"if {_runs(f'{name}.pid')}; then echo 'Ray runs already: harness cluster down' >&2; exit 1; fi && "
         f"cat > {name}.token && export {given} RAY_AUTH_TOKEN_PATH=$PWD/{name}.token && "
         f"{{ setsid nohup {pin}../../.venv/bin/ray start {cpus}{options} --include-log-monitor=false --block "
         f"> {name}.log 2>&1 < /dev/null & echo $! > {name}.pid; }} && "
@@ -278,8 +284,19 @@ def _start_command(hosts: Hosts, host: Host, options: str, name: str) -> str:
 
 def _stop_command(host: Host, name: str) -> str:
     """Ray's processes of the node end with the one that `ray start --block` is."""
-    folder = f"{host.folder}/build/cluster/{name}"
-    return f"kill -9 $(cat {shlex.quote(folder)}.pid) 2>/dev/null; rm -f {shlex.quote(folder)}.pid; true"
+    file = shlex.quote(f"{host.folder}/build/cluster/{name}.pid")
+    return (
+        f"if {_runs(file)}; then kill -9 $pid && rm -f {file} && echo ended; "
+        f"else rm -f {file}; echo 'was not running'; fi"
+    )
+
+
+def _runs(file: str) -> str:
+    """For a shell: whether the file's process, which becomes $pid, is Ray's; its number may be another's by now."""
+    return (
+        f'pid=$(cat {file} 2>/dev/null) && [ -n "$pid" ] && '
+        "{ tr '\\0' ' ' < /proc/$pid/cmdline; } 2>/dev/null | grep -q 'ray.*start'"
+    )
 
 
 def _over_ssh(host: Host, command: str) -> list[str]:
@@ -287,7 +304,8 @@ def _over_ssh(host: Host, command: str) -> list[str]:
     return [*_SSH, target, command]
 
 
-def _run(command: Sequence[str], given: str, where: str) -> None:
+def _run(command: Sequence[str], given: str, where: str) -> str:
+    """What a command prints."""
     began = time.monotonic()
     try:
         done = subprocess.run(
@@ -300,6 +318,7 @@ def _run(command: Sequence[str], given: str, where: str) -> None:
     if done.returncode:
         lines = [line.strip() for line in (done.stderr or done.stdout).split("\n") if line.strip()]
         raise RunFailed(f"{where}: {lines[-1] if lines else f'exit code {done.returncode}'}.")
+    return done.stdout.strip()
 
 
 def _own_address(other: str) -> str:

@@ -121,6 +121,11 @@ class RayCluster:
             except OSError as error:
                 why = error.strerror or str(error)
             if time.monotonic() > ends:
+                if self.local:
+                    raise ConfigError(
+                        f"{len(self.local.names)} nodes on this machine did not start in {_JOINING:.0f} s ({why}): "
+                        "try fewer, or end what keeps its cores busy."
+                    )
                 raise ConfigError(
                     f"the cluster at {address} cannot be reached ({why}): start it with `harness cluster up`, or fix "
                     "its address."
@@ -164,9 +169,12 @@ class RayCluster:
         return RayLink(ray, name, actor, sentinel, self._leave)
 
     def _meet(self, beat: Beat) -> None:
-        """Wait until every node's process has begun."""
+        """Wait until every node's processes have begun."""
         for link, about in self._all(beat, _JOINING, [link.actor.about.remote() for link in self.links]):
             link.about = about
+        # Until a sentinel has answered once, its silence is taken for a slow start.
+        for _ in self._all(beat, _JOINING, [link.sentinel.beat.remote(link.about.pid) for link in self.links]):
+            pass
 
     def links_to(self, request: NodeRequest, beat: Beat) -> list[RayLink]:
         """The links, once every node is ready.
@@ -203,6 +211,8 @@ class RayCluster:
         ends = time.monotonic() + within
         left = dict(zip(waiting, self.links, strict=True))
         found: dict[str, Any] = {}
+        for link in self.links:
+            link.promised = time.monotonic() + _LOADING
         while left:
             for ref in ray.wait(list(left), num_returns=len(left), timeout=BEAT)[0]:
                 link = left.pop(ref)
@@ -231,7 +241,7 @@ class RayCluster:
     def close(self) -> None:
         """End the nodes' processes; of nodes on this machine also Ray. Takes seconds at most, whatever is stopped."""
         if self._hearts:
-            self._hearts.over.set()
+            self._hearts.over.set()  # what fails from now on is no loss
         ending = threading.Thread(target=self._shut_down, daemon=True)
         ending.start()
         ending.join(_ENDING)
@@ -243,6 +253,8 @@ class RayCluster:
             ray = _ray()
         except MissingDependencyError:
             return
+        if self._hearts:
+            self._hearts.close()
         with contextlib.suppress(Exception):
             for link in self.links:
                 ray.kill(link.actor, no_restart=True)

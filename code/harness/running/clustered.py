@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from harness.catalog.manifests import Dataset
+from harness.cluster import hosts
 from harness.cluster.link import Link
 from harness.cluster.messages import INDICES, NodeRequest
 from harness.cluster.scenarios import Clustered, clustered
@@ -139,14 +140,7 @@ def _connect(cluster: str, request: NodeRequest, beat: Beat) -> Sequence[Link]:
     if cluster.startswith(THREADS):
         from harness.cluster.local_link import connect_threads
 
-        return connect_threads(_number(cluster), request, beat)
-    from harness.cluster import hosts, ray_link  # only a run with a cluster loads Ray
+        return connect_threads(hosts.number_in(cluster, THREADS), request, beat)
+    from harness.cluster import ray_link  # only a run with a cluster loads Ray
 
     return ray_link.connect(hosts.read(cluster), request, beat)
-
-
-def _number(cluster: str) -> int:
-    number = cluster.removeprefix(THREADS)
-    if not number.isdigit() or not int(number):
-        raise ConfigError(f"--cluster {cluster}: write {THREADS}N with the number of nodes.")
-    return int(number)

@@ -99,6 +99,45 @@ def test_a_late_promise_shows_in_the_heartbeat(actor):
     assert doing == "it warms up"
 
 
+@pytest.fixture
+def promises(actor, monkeypatch):
+    """What the heartbeat says while files are compared or stored."""
+    heard = []
+
+    def look(*given):
+        heard.append(actor.beat())
+        return []
+
+    monkeypatch.setattr(files, "missing", look)
+    monkeypatch.setattr(files, "store", lambda name, digest, chunks: list(chunks))
+    ended = acting._Arriving.end
+    monkeypatch.setattr(acting._Arriving, "put", look)
+    monkeypatch.setattr(acting._Arriving, "end", lambda arriving: (look(), arriving._chunks.put(b""), ended(arriving)))
+    monkeypatch.setattr(acting, "find_prepare", lambda name: lambda request, name, beat: (None, look()))
+    return heard
+
+
+def test_each_step_renews_the_promise_and_a_node_that_waits_has_made_none(actor, promises):
+    def missing():
+        actor.missing([])
+
+    def more():
+        actor.more(b"a")
+
+    def prepare():
+        actor.prepare(REQUEST, "b")
+
+    actor.begin_file("x", "0")
+    for step in (missing, more, actor.end_file, prepare):
+        promises.clear()
+        actor._beat(-1.0, "long ago")
+        step()
+        within, doing = promises[0]
+        assert 500 < within <= 600, step
+        assert doing != "long ago"
+        assert actor.beat() == (float("inf"), ""), step
+
+
 def test_an_error_that_cannot_travel_becomes_words(actor, node):
     class Odd(Exception):
         def __init__(self, one, two):

@@ -32,12 +32,14 @@ class Beats:
 
 class Ray:
     def __init__(self):
-        self.stuck = threading.Event()
+        self.stuck, self.broken = threading.Event(), None
 
     def get(self, ref):
         return ref.result()
 
     def wait(self, refs, num_returns, timeout):
+        if self.broken:
+            raise self.broken
         done, left = wait(refs, timeout)
         return list(done), list(left)
 
@@ -69,6 +71,7 @@ def hearts(monkeypatch):
         made.append(Heartbeats(ray, links, starting))
         return ray
 
+    make.made = made
     yield make
     for each in made:
         each.over.set()
@@ -142,3 +145,31 @@ def test_one_loss_does_not_hide_the_next(hearts):
     assert links[0].lost.wait(20)
     links[1].sentinel.silent.set()
     assert links[1].lost.wait(20)
+
+
+def test_an_error_of_ray_itself_loses_all_nodes_as_nobody_watches_them(hearts):
+    links = [Link("a"), Link("b")]
+    ray = hearts(links, starting=100.0)
+    ray.broken = ValueError("not connected")
+    assert all(link.lost.wait(20) for link in links)
+    assert [link.failure for link in links] == ["ValueError: not connected"] * 2
+
+
+def test_no_thread_calls_ray_once_it_is_closed(hearts):
+    link = Link("a")
+    ray = hearts([link], starting=100.0)
+    hearts.made[0].close()
+    assert not any(thread.is_alive() for thread in hearts.made[0]._threads)
+    ray.broken = ValueError("shut down")
+    assert not link.failure
+
+
+def test_closing_does_not_wait_for_a_ray_that_does_not_answer(hearts):
+    ray = hearts([Link("a")], starting=100.0)
+    ray.stuck.set()
+    try:
+        time.sleep(0.1)
+        hearts.made[0].close()
+        assert hearts.made[0]._threads[1].is_alive()
+    finally:
+        ray.stuck.clear()

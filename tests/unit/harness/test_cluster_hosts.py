@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cluster.hosts import read
+from harness.cluster.hosts import number_in, read
 from harness.errors import ConfigError
 
 
@@ -21,10 +21,19 @@ def test_local_nodes_need_no_file() -> None:
     assert read("local:3").source == "local:3"
 
 
-@pytest.mark.parametrize("cluster", ["local:", "local:0", "local:-1", "local:two", "local:1000", "local:02 "])
+@pytest.mark.parametrize(
+    "cluster", ["local:", "local:0", "local:-1", "local:two", "local:1000", "local:02 ", "local:²", "local:65"]
+)
 def test_a_wrong_number_of_local_nodes_is_refused(cluster: str) -> None:
     with pytest.raises(ConfigError, match="write local:N"):
         read(cluster)
+
+
+@pytest.mark.parametrize("number", ["", "0", "²", "65", "9" * 5000])
+def test_a_wrong_number_of_threads_is_refused_in_the_same_way(number: str) -> None:
+    with pytest.raises(ConfigError, match="write threads:N"):
+        number_in(f"threads:{number}", "threads:")
+    assert number_in("threads:64", "threads:") == 64
 
 
 def test_a_file_names_machines_and_a_token_beside_it(tmp_path: Path) -> None:
@@ -55,6 +64,7 @@ def test_an_absolute_token_is_taken_as_it_is(tmp_path: Path) -> None:
         ('[[nodes]]\naddress = "a"\n[[nodes]]\naddress = "a"', "called a"),
         ('[[nodes]]\naddress = "localhost"\n[[nodes]]\naddress = "a"', "localhost"),
         ('address = "without a port"', "address"),
+        ('address = "h:1"\ntoken = "~nosuchuser/x"', "token: ~nosuchuser/x is in the home of nobody here"),
         ("local = 2", "local:2"),
         ("= 3", "not TOML"),
     ],

@@ -44,7 +44,8 @@ def machine(tmp_path, monkeypatch):
     ray.parent.mkdir(parents=True)
     ray.write_text(
         '#!/bin/sh\necho "$@" > ../../given\n{ cat "$RAY_AUTH_TOKEN_PATH"; echo " $RAY_AUTH_MODE"; } > ../../token\n'
-        "[ ! -f ../../fails ] || { echo 'port in use'; exit 1; }\necho -- --block\nexec sleep 60\n"
+        "[ ! -f ../../fails ] || { echo 'port in use'; exit 1; }\necho -- --block\n"
+        "mkfifo ../../wait.$$ && read line < ../../wait.$$\n"
     )
     for script in (ssh, ray):
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
@@ -85,6 +86,41 @@ def test_up_starts_ray_with_a_token_that_only_its_owner_can_read(machine):
     assert not any(running(pid) for pid in pids)
 
 
+def test_a_second_up_leaves_alone_what_runs(machine):
+    hosts = hosts_of(machine)
+    list(launch.up(hosts))
+    files = [machine / "build/cluster" / f"{name}.{kind}" for name in ("head", "b") for kind in ("pid", "token")]
+    before = [file.read_text() for file in files]
+    try:
+        with pytest.raises(RunFailed, match=r"this machine: Ray runs already: harness cluster down\."):
+            list(launch.up(hosts))
+        with pytest.raises(RunFailed, match="node b: Ray runs already"):
+            launch._run(
+                launch._over_ssh(hosts.nodes[0], launch._start_command(hosts, hosts.nodes[0], "", "b")), "", "node b"
+            )
+        assert [file.read_text() for file in files] == before
+        assert all(running(int(file.read_text())) for file in files if file.suffix == ".pid")
+    finally:
+        list(launch.down(hosts))
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file", "a number of nobody", "a number that another has now"])
+def test_down_kills_no_other_process_and_says_so(machine, left):
+    folder = machine / "build/cluster"
+    folder.mkdir(parents=True)
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        number = {"an empty file": "", "a number of nobody": "999999999", "a number that another has now": other.pid}
+        if left in number:
+            (folder / "b.pid").write_text(f"{number[left]}\n")
+        assert list(launch.down(hosts_of(machine))) == ["node b: was not running", "head: was not running"]
+        assert running(other.pid)
+        assert not (folder / "b.pid").exists()
+    finally:
+        other.kill()
+        other.wait()
+
+
 def test_what_keeps_ray_from_starting_is_said_with_the_name_of_the_machine(machine):
     (machine / "fails").touch()
     with pytest.raises(RunFailed, match="this machine: port in use"):
@@ -104,6 +140,19 @@ def test_a_cluster_of_others_is_neither_started_nor_ended():
         with pytest.raises(ConfigError, match=r"x\.toml joins a cluster that others start"):
             list(work(joined))
     assert "RAY_AUTH_TOKEN" not in launch.credentials(joined)
+
+
+def test_nodes_of_a_run_are_neither_started_nor_ended():
+    local = Hosts(local=2, source="local:2")
+    with pytest.raises(ConfigError, match=r"^local:2 starts with each run: there is nothing to start\.$"):
+        list(launch.up(local))
+    with pytest.raises(ConfigError, match=r"^local:2 ends with each run: there is nothing to end\.$"):
+        list(launch.down(local))
+
+
+def test_no_process_starts_a_ray_of_its_own():
+    assert launch.quiet()["RAY_ENABLE_AUTO_CONNECT"] == "0"
+    assert launch.credentials(Hosts(address="h:1", source="x.toml"))["RAY_ENABLE_AUTO_CONNECT"] == "0"
 
 
 def test_a_missing_token_says_what_makes_it(tmp_path):

@@ -1,0 +1,82 @@
+"""How the driver waits for the nodes of a cluster, with calls of threads in place of Ray's."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, wait
+from types import SimpleNamespace
+
+import pytest
+
+from harness.cluster import ray_link
+from harness.cluster.actor import About
+from harness.cluster.actor_link import RayLink
+from harness.cluster.ray_link import RayCluster
+from harness.errors import ConfigError, RunFailed
+
+
+class Ray:
+    @staticmethod
+    def get(ref):
+        return ref.result()
+
+    @staticmethod
+    def wait(refs, num_returns, timeout):
+        done, left = wait(refs, timeout)
+        return list(done), list(left)
+
+
+def call(*found):
+    """A method as Ray has it, which returns what is given, or never if nothing is."""
+    future: Future = Future()
+    if found:
+        future.set_result(found[0])
+    return SimpleNamespace(remote=lambda *given: future)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    monkeypatch.setattr(ray_link, "_ray", lambda: Ray)
+    monkeypatch.setattr(ray_link, "BEAT", 0.01)
+    made = RayCluster.__new__(RayCluster)
+    made.local, made._hearts = None, None
+    actor = SimpleNamespace(about=call(About("h", 7, 6, 1)))
+    made.links = [RayLink(Ray, "a", actor, SimpleNamespace(beat=call(True)), lambda link: None)]
+    return made
+
+
+def no_beat(*given):
+    pass
+
+
+def test_a_node_has_begun_once_both_its_processes_have(cluster, monkeypatch):
+    cluster._meet(no_beat)
+    assert cluster.links[0].about.pid == 7
+    monkeypatch.setattr(ray_link, "_JOINING", 0.1)
+    cluster.links[0].sentinel.beat = call()
+    with pytest.raises(RunFailed, match="node a on h did not start"):
+        cluster._meet(no_beat)
+
+
+def test_a_promise_of_an_earlier_step_does_not_count(cluster):
+    link = cluster.links[0]
+    link.promised = time.monotonic() - 1
+    slow: Future = Future()
+
+    def beat(*given):
+        if not slow.done():
+            slow.set_result("done")
+
+    assert list(cluster._all(beat, float("inf"), [slow])) == [(link, "done")]
+    assert link.promised > time.monotonic() + 500
+
+
+def test_nodes_on_this_machine_that_do_not_start_are_not_blamed_on_an_address(cluster, monkeypatch):
+    monkeypatch.setattr(ray_link, "_JOINING", -1.0)
+    monkeypatch.setattr(ray_link, "_ENDING", -1.0)
+    with pytest.raises(ConfigError, match="start it with `harness cluster up`"):
+        cluster._wait_for_port("127.0.0.1:1", no_beat)
+    cluster.local = SimpleNamespace(names=["local-1", "local-2"], check=lambda: None)
+    with pytest.raises(ConfigError, match=r"^2 nodes on this machine did not start") as caught:
+        cluster._wait_for_port("127.0.0.1:1", no_beat)
+    assert "cluster up" not in str(caught.value)
