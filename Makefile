@@ -188,12 +188,12 @@ doctor: ## Find what would block or slow a run: each line good, warning or bad, 
 	@$(MAKE) --no-print-directory -s $(READY) || true
 	@sh tools/doctor.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call flag,OFFICIAL,official) $(ARGS)
 
-test: $(READY) ## Run all tests, two files at a time, and those of Ray, whose start takes both cores, one by one
+test: $(READY) ## Run all tests: unit tests two files at a time, those of LoadGen one by one, since they need the whole machine
 ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone"
-	@$(BIN)/python -m pytest -m alone
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m unit
+	@$(BIN)/python -m pytest -m "not unit"
 endif
 
 test-unit: $(READY) ## Run the quick unit tests, in less than two minutes on 2 cores

@@ -18,7 +18,6 @@ from harness.cluster.heartbeats import SILENT
 
 pytest.importorskip("ray", reason="Ray is not installed: make setup CLUSTER=1")
 
-pytestmark = pytest.mark.alone
 HERE = Path(__file__).parent
 KILLED, FROZEN = 6.0, SILENT + 9.0
 """Seconds until a loss is seen, with room for a busy machine; Ray alone takes 14 to 65 where nothing answers."""

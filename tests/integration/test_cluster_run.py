@@ -22,11 +22,6 @@ def having_ray(cluster):
         pytest.skip("Ray is not installed: make setup CLUSTER=1")
 
 
-def with_ray(*given):
-    """A case that starts Ray."""
-    return pytest.param(*given, marks=pytest.mark.alone)
-
-
 def started(run):
     """The run, unless Ray itself gave up: it allows its nodes 30 s to start, which a busy machine exceeds."""
     if run.code and "timed out during startup" in run.err:
@@ -48,7 +43,7 @@ def accuracy_log(run):
         ("images", [("threads:3", "data"), ("threads:2", "indices"), ("local:2", "indices")]),
     ],
 )
-@pytest.mark.parametrize("ray", [False, with_ray(True)])
+@pytest.mark.parametrize("ray", [False, True])
 def test_the_accuracy_log_of_nodes_is_that_of_one_process(harness, benchmark, clusters, ray, tmp_path):
     logs = []
     for cluster, samples in [("", ""), *(each for each in clusters if each[0].startswith("local") == ray)]:
@@ -67,7 +62,7 @@ def test_the_accuracy_log_of_nodes_is_that_of_one_process(harness, benchmark, cl
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("cluster", "scenario"), [("threads:2", "Offline"), ("threads:2", "Server"), with_ray("local:2", "Offline")]
+    ("cluster", "scenario"), [("threads:2", "Offline"), ("threads:2", "Server"), ("local:2", "Offline")]
 )
 def test_a_performance_run_records_each_node_and_its_part(harness, cluster, scenario):
     having_ray(cluster)
@@ -94,7 +89,7 @@ def test_a_performance_run_records_each_node_and_its_part(harness, cluster, scen
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("cluster", "engine"),
-    [("threads:2", "Raises"), ("threads:2", "RaisesInTheTest"), with_ray("local:2", "RaisesInTheTest")],
+    [("threads:2", "Raises"), ("threads:2", "RaisesInTheTest"), ("local:2", "RaisesInTheTest")],
 )
 def test_an_engine_that_fails_on_a_node_ends_the_run_with_its_words(harness, cluster, engine):
     having_ray(cluster)
