@@ -325,7 +325,7 @@ def _own_address(other: str) -> str:
     """The address of this machine by which ``other`` reaches it.
 
     Raises:
-        ConfigError: there is no way to it.
+        ConfigError: it cannot be reached.
     """
     try:
         family, kind, _, _, where = socket.getaddrinfo(other, 9, type=socket.SOCK_DGRAM)[0]

@@ -241,7 +241,7 @@ class RayCluster:
     def close(self) -> None:
         """End the nodes' processes; of nodes on this machine also Ray. Takes seconds at most, whatever is stopped."""
         if self._hearts:
-            self._hearts.over.set()  # what fails from now on is no loss
+            self._hearts.over.set()  # what fails from now on is not a loss
         ending = threading.Thread(target=self._shut_down, daemon=True)
         ending.start()
         ending.join(_ENDING)

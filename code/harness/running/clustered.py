@@ -132,7 +132,7 @@ def _announce_nodes(links: Sequence[Link]) -> None:
         ready = link.ready
         cpu, cores = ready.machine.get("cpu"), ready.machine.get("cores")
         console.note(
-            f"node {ready.name} on {ready.host}: {cpu}, {cores} cores, {ready.streams} streams; {ready.estimate.how}"
+            f"node {ready.name} on {ready.host}: {cpu}, cores {cores}, streams {ready.streams}; {ready.estimate.how}"
         )
 
 
