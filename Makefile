@@ -188,12 +188,12 @@ doctor: ## Find what would block or slow a run: each line good, warning or bad, 
 	@$(MAKE) --no-print-directory -s $(READY) || true
 	@sh tools/doctor.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call flag,OFFICIAL,official) $(ARGS)
 
-test: $(READY) ## Run all tests: unit tests two files at a time, those of LoadGen one by one, since they need the whole machine
+test: $(READY) ## Run all tests, two files at a time; those that fail are run once more, alone
 ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m unit
-	@$(BIN)/python -m pytest -m "not unit"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile || \
+		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 endif
 
 test-unit: $(READY) ## Run the quick unit tests, in less than two minutes on 2 cores

@@ -267,7 +267,8 @@ def _warm_up(
     """The scenario, ready; seconds of its slowest batch, and the listener for later progress."""
     first = _doing(engine, "first ran", settings)
     beat(settings.stall_timeout, first)
-    with console.Progress("compiling" if engine.fixed_shapes else "warming up", unit="shapes") as bar:
+    doing, unit = ("compiling", "shapes") if engine.fixed_shapes else ("warming up", "")
+    with console.Progress(doing, unit=unit) as bar:
 
         class Reporter(Listener):
             doing = first
