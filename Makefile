@@ -73,7 +73,7 @@ OPTIONS = $(call option,MODEL,model) $(call option,ENGINE,engine) $(call option,
 CAMPAIGN = $(if $(strip $(MODELS)),$(call list,MODELS,model),$(call option,MODEL,model)) \
   $(call list,SCENARIOS,scenario) $(call option,ENGINE,engine) \
   $(call option,DATASET,dataset) $(call option,SYSTEM,system) $(call option,SYSTEM_TYPE,system-type) \
-  $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) $(NODES) $(SETTINGS)
+  $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) $(call flag,INFER,infer) $(NODES) $(SETTINGS)
 
 .PHONY: help setup train run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format bench recovery-table published-table lock clean distclean
 
