@@ -1,5 +1,6 @@
 """What a package of a campaign's results will lack, found before the tests run: `harness package` refuses it later."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from harness.catalog.manifests import Model
@@ -10,7 +11,7 @@ from harness.rules.inference import may_infer, needless
 from harness.rules.rounds import RULES, installed_round
 from harness.running.settings import RunSettings
 from harness.submission.description import description_file, init_command, read_system, unfilled
-from harness.submission.measurements import MODEL_NOTES, lacking, read_model_notes
+from harness.submission.measurements import MODEL_NOTES, read_model_notes, stated, unknown
 from harness.submission.steps import Step
 from harness.task.base import find_benchmark
 
@@ -86,5 +87,12 @@ def _model(settings: RunSettings, closed: bool) -> Iterator[str]:
     if notes.sha256 and notes.sha256 != model.sha256:
         yield f"{path} describes another model than {model.name}: correct it, or remove it."
         return
-    reference = closed and not settings.rehearsal
-    yield from lacking(model, notes, path, scene.benchmark, reference)
+    if missing := unknown(stated(model, notes)):
+        example = json.dumps({"sha256": model.sha256, **dict.fromkeys(missing, "...")})
+        yield f"model {model.name} does not state its {', '.join(missing)}: write {example} to {path}."
+    if closed and not settings.rehearsal and not (model.equivalent or notes.equivalent):
+        example = json.dumps({"sha256": model.sha256, "equivalent": True})
+        yield (
+            f"{scene.benchmark}: the closed division accepts only the reference model, and {model.name} is not known "
+            f"to be it: use DIVISION=open, or write {example} to {path} if it is."
+        )

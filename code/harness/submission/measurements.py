@@ -5,7 +5,7 @@ The measurements file, and a README.md with the exact commands, are made from th
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,12 +77,20 @@ def contradictions(record: Record, notes: ModelNotes) -> list[str]:
 
 def measurements(record: Record, notes: ModelNotes) -> dict[str, str]:
     """The measurements of a performance run, in the order of `FIELDS`; "unknown" where a value is missing."""
-    values = _stated(record.model) | {"weight_data_types": _weight_data_types(record)}
+    return _noted(_stated(record.model) | {"weight_data_types": _weight_data_types(record)}, notes)
+
+
+def stated(model: Model, notes: ModelNotes) -> dict[str, str]:
+    """The same of a model before it runs: as its file holds its weights."""
+    return _noted(_stated(model), notes)
+
+
+def _noted(values: Mapping[str, str], notes: ModelNotes) -> dict[str, str]:
     return {name: notes.fields.get(name) or values[name] or "unknown" for name in FIELDS}
 
 
 def _stated(model: Model) -> dict[str, str]:
-    """What a model says about itself, by field; "" or "unknown" where it says nothing."""
+    """What a model says about itself, by field."""
     facts = model.metadata
     transformations = model.weight_transformations
     if transformations == "unknown" and "compression" in facts:
@@ -100,27 +108,15 @@ def _stated(model: Model) -> dict[str, str]:
     }
 
 
-def lacking(model: Model, notes: ModelNotes, path: Path, benchmark: str, reference: bool) -> Iterator[str]:
-    """What the notes at ``path`` must still say about a model, a sentence each.
-
-    ``reference`` is whether it must be the reference model, as in the closed division.
-    """
-    stated = {**_stated(model), **notes.fields}
-    if missing := [name for name in FIELDS if stated[name] in ("", "unknown")]:
-        example = json.dumps({"sha256": model.sha256, **dict.fromkeys(missing, "...")})
-        yield f"model {model.name} does not state its {', '.join(missing)}: write {example} to {path}."
-    if reference and not (model.equivalent or notes.equivalent):
-        example = json.dumps({"sha256": model.sha256, "equivalent": True})
-        yield (
-            f"{benchmark}: the closed division accepts only the reference model, and {model.name} is not known to be "
-            f"it: use DIVISION=open, or write {example} to {path} if it is."
-        )
-
-
 def _weight_data_types(record: Record) -> str:
     """As they are computed: an engine may round the weights that the file holds in FP32."""
     rounded = record.engine.precision not in (None, "f32")
     return str(record.engine.precision) if rounded and record.model.precision == "fp32" else record.model.precision
+
+
+def unknown(values: Mapping[str, str]) -> list[str]:
+    """The fields without a known value."""
+    return [name for name, value in values.items() if value == "unknown"]
 
 
 def readme(scene: Scene, records: Sequence[Record], values: Mapping[str, str], inferred_from: str | None = None) -> str:

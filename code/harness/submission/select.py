@@ -1,5 +1,6 @@
 """Which official runs make a submission, and why others do not."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,9 @@ from harness.submission.measurements import (
     MODEL_NOTES,
     ModelNotes,
     contradictions,
-    lacking,
     measurements,
     read_model_notes,
+    unknown,
 )
 from harness.submission.recorded import CURE, edited_since
 from harness.submission.request import Submission, campaign_command
@@ -165,9 +166,17 @@ def _mismatches(test: str, folder: Path, performance: Record, record: Record, re
 
 def _undescribed(submission: Submission, runs: ScenarioRuns, path: Path) -> Iterator[str]:
     """What is missing or wrong in the notes on the model at ``path``."""
+    model, benchmark = runs.performance.model, runs.scene.benchmark
     yield from (f"{path}: {words}." for words in contradictions(runs.performance, runs.notes))
-    reference = submission.closed and not submission.rehearsal
-    yield from lacking(runs.performance.model, runs.notes, path, runs.scene.benchmark, reference)
+    if missing := unknown(runs.values):
+        example = json.dumps({"sha256": model.sha256, **dict.fromkeys(missing, "...")})
+        yield f"model {model.name} does not state its {', '.join(missing)}: write {example} to {path}."
+    if submission.closed and not submission.rehearsal and not (model.equivalent or runs.notes.equivalent):
+        example = json.dumps({"sha256": model.sha256, "equivalent": True})
+        yield (
+            f"{benchmark}: the closed division accepts only the reference model, and {model.name} is not known to be "
+            f"it: use DIVISION=open, or write {example} to {path} if it is."
+        )
 
 
 def wrong_nodes(runs: ScenarioRuns, values: Mapping[str, Any], path: Path) -> Iterator[str]:
