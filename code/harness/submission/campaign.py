@@ -137,15 +137,20 @@ class Campaign:
                 step.state, step.reason = State.BLOCKED, self._needed(missing)
                 continue
             console.note(f"\n[{number}/{len(self.steps)}] {step.name}: {self._how_long(step)}")
-            code = self._run(step)
-            for _ in range(_REPEATS if self.rehearsal and step.settings.audit else 0):
-                if step.state != State.FAILED:
-                    break
-                console.note(f"\n{step.name} again: in a test as short as a rehearsal's, chance may decide")
-                code = self._run(step)
+            code = self._run_often(step)
             if code == ConfigError.exit_code:
                 return step
         return None
+
+    def _run_often(self, step: Step) -> int:
+        """`_run`, repeated for a rehearsal's compliance test that fails: in so short a test chance may decide."""
+        code = self._run(step)
+        for _ in range(_REPEATS if self.rehearsal and step.settings.audit else 0):
+            if code in (0, ConfigError.exit_code):
+                break
+            console.note(f"\n{step.name} again: in a test as short as a rehearsal's, chance may decide")
+            code = self._run(step)
+        return code
 
     def _needed(self, missing: Sequence[Step]) -> str:
         """The tests that another one needs; for those that are not of this campaign also why, and how to do them."""

@@ -10,6 +10,7 @@ from harness.loadgen.conf import read_user_conf
 from harness.results.layout import RUN
 from harness.results.record import Record, read_record
 from harness.rules.rounds import RULES
+from harness.running.identity import identity
 from harness.running.load import Load
 from harness.scenarios.base import Estimate, Scenario, find_scenario
 from harness.submission.steps import Step
@@ -76,7 +77,7 @@ class Rates:
         return Length(load.planned_seconds + _PREPARING, load.per_second is not None, load.seconds, load.least, counted)
 
     def _rate(self, step: Step) -> float | None:
-        """Samples per second of the newest test of the same model, engine and scenario; None if there is none."""
+        """Samples per second of the newest test of the same model, settings and scenario; None if there is none."""
         scene = step.settings.scene
         mine = (each.record for each in self.steps if each.settings.scene == scene and each.record)
         fitting = (each for each in self._runs(step.settings.runs_dir) if _alike(each, step))
@@ -95,9 +96,8 @@ class Rates:
 
 
 def _alike(record: Record, step: Step) -> bool:
-    settings = step.settings
-    facts = (record.identity.model_sha256, record.identity.engine, record.scenario)
-    return facts == (settings.model.sha256, settings.engine, settings.scenario)
+    wanted = identity(step.settings.model_copy(update={"duration": record.identity.duration}))
+    return record.scenario == step.settings.scenario and record.identity.difference(wanted) is None
 
 
 def _estimate(scenario: type[Scenario], rate: float) -> Estimate:
