@@ -73,7 +73,7 @@ OPTIONS = $(call option,MODEL,model) $(call option,ENGINE,engine) $(call option,
 CAMPAIGN = $(if $(strip $(MODELS)),$(call list,MODELS,model),$(call option,MODEL,model)) \
   $(call list,SCENARIOS,scenario) $(call option,ENGINE,engine) \
   $(call option,DATASET,dataset) $(call option,SYSTEM,system) $(call option,SYSTEM_TYPE,system-type) \
-  $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) $(NODES) $(SETTINGS)
+  $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) $(call flag,INFER,infer) $(NODES) $(SETTINGS)
 
 .PHONY: help setup train run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format bench recovery-table published-table lock clean distclean
 
@@ -110,7 +110,7 @@ help: ## This list
 	@echo '  SCENARIOS  of the campaign                               default: those that the closed division requires'
 	@echo '  REHEARSAL  1 is a dry run with stand-ins, in build/rehearsal and build/rehearsal-submission'
 	@echo '  ROUND      such as v6.1                                  default: that of the logs'
-	@echo '  INFER      for package: 1 infers Offline and MultiStream from SingleStream, Offline from MultiStream, bert-99 from bert-99.9'
+	@echo '  INFER      1 for submission leaves out what the rules infer from other results, 1 for package adds it (submission.md, 5 and 6)'
 	@echo '  INFERENCE_REPO  a checkout of mlcommons/inference, whose two checkers then also run'
 	@echo '  OFFICIAL   for check: 1 clones the commit of mlcommons/inference that the rules were read from'
 	@echo

@@ -25,6 +25,12 @@ class ComplianceOptions:
     dataset: options.FullDataset = None
     option: options.Options = None
     user_conf: options.UserConf = None
+    infer: Annotated[
+        bool,
+        typer.Option(
+            "--infer", help="Leave out tests whose results `harness package --infer` makes from those of others."
+        ),
+    ] = False
     rehearsal: options.Rehearsal = False
     duration: options.RehearsalDuration = None
     retry: options.Retry = False
@@ -57,7 +63,7 @@ def campaign(asked: CampaignOptions) -> None:
     _campaign(asked, asked.division)
 
 
-def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = False) -> None:
+def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = False, infer: bool = False) -> None:
     from harness.running.request import RunRequest
     from harness.submission.description import description_file, system_type_of
     from harness.submission.plan import CampaignRequest, plan
@@ -85,6 +91,7 @@ def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = F
         division=division,
         system_type=asked.system_type or system_type_of(description_file(paths.ROOT / "systems", asked.system)),
         scenarios=asked.scenario or (),
+        infer=asked.infer,
         retry=asked.retry,
         only_compliance=only_compliance,
         folder=asked.state_dir,

@@ -7,7 +7,7 @@ submission_checker/checks/performance_check.py, `get_inferred_result`). Only sys
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -44,6 +44,23 @@ def find_inference(source: object, target: str) -> Inference | None:
     ('result_qps_without_loadgen_overhead', None)
     """
     return next((each for each in INFERENCES if (each.source, each.target) == (source, target)), None)
+
+
+def needless(scenarios: Iterable[str], required: Container[str]) -> dict[str, Inference]:
+    """The scenarios that need no test of their own, each with how it follows from one of the others.
+
+    Only ``required`` ones: other results are not inferred.
+
+    >>> [(name, how.source) for name, how in needless(("SingleStream", "MultiStream", "Offline"), {"Offline"}).items()]
+    [('Offline', 'MultiStream')]
+    """
+    given = set(scenarios)
+    targets = {each.target for each in INFERENCES if each.target in required and {each.source, each.target} <= given}
+    found: dict[str, Inference] = {}
+    for each in INFERENCES:
+        if each.target in targets and each.source in given - targets:
+            found.setdefault(each.target, each)
+    return found
 
 
 def may_infer(system_type: object) -> bool:

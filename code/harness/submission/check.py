@@ -5,7 +5,7 @@ Each check is a function in harness.submission.checks that yields problems; this
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import ConfigError
@@ -38,6 +38,8 @@ class CheckReport:
     """Sorted by path."""
     recorded: Recorded | None = None
     """If the tree is not a submission, but our own results, of which only the digests are checked: what was found."""
+    notes: tuple[str, ...] = ()
+    """Of a rehearsal, what only real data and tests of full length can change."""
 
 
 def check(root: Path, round_: Round | None = None, rehearsal: bool = False) -> list[Problem]:
@@ -73,12 +75,13 @@ def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) ->
     _collect(check_twice(tree, packages), problems)
     _collect(check_marks(tree, code), problems)
     _collect(check_names(tree), problems)
-    shown = {
-        Problem(printable(p.path, 400), p.what, p.cure, p.mark): None for p in problems if not (rehearsal and p.mark)
-    }
-    ordered = sorted(shown, key=lambda problem: problem.path)
+    kept = (replace(p, path=printable(p.path, 400)) for p in problems if not (rehearsal and p.mark))
+    ordered = sorted(dict.fromkeys(kept), key=lambda problem: problem.path)
+    notes = [problem for problem in ordered if rehearsal and problem.stand_in]
+    ordered = [problem for problem in ordered if problem not in notes]
     names = tuple(package.path for package in packages)
-    return CheckReport(wanted, names, sum(len(package.results()) for package in packages), tuple(ordered))
+    results = sum(len(package.results()) for package in packages)
+    return CheckReport(wanted, names, results, tuple(ordered), notes=tuple(f"{p.path}: {p.what}" for p in notes))
 
 
 def _collect(findings: Findings[T], problems: list[Problem]) -> T:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.catalog.manifests import Model
 from harness.errors import ConfigError, did_you_mean
 from harness.results.layout import Scene
 from harness.results.record import Record
@@ -76,7 +77,20 @@ def contradictions(record: Record, notes: ModelNotes) -> list[str]:
 
 def measurements(record: Record, notes: ModelNotes) -> dict[str, str]:
     """The measurements of a performance run, in the order of `FIELDS`; "unknown" where a value is missing."""
-    model = record.model
+    return _noted(_stated(record.model) | {"weight_data_types": _weight_data_types(record)}, notes)
+
+
+def stated(model: Model, notes: ModelNotes) -> dict[str, str]:
+    """The same of a model before it runs: as its file holds its weights."""
+    return _noted(_stated(model), notes)
+
+
+def _noted(values: Mapping[str, str], notes: ModelNotes) -> dict[str, str]:
+    return {name: notes.fields.get(name) or values[name] or "unknown" for name in FIELDS}
+
+
+def _stated(model: Model) -> dict[str, str]:
+    """What a model says about itself, by field."""
     facts = model.metadata
     transformations = model.weight_transformations
     if transformations == "unknown" and "compression" in facts:
@@ -85,14 +99,13 @@ def measurements(record: Record, notes: ModelNotes) -> dict[str, str]:
             transformations += f", calibrated with {facts['calibration']}"
     elif transformations == "unknown" and "tool" in facts:
         transformations = "No"  # built here and not changed
-    values = {
+    return {
         "input_data_types": model.input_data_types,
         "retraining": model.retraining,
         "starting_weights_filename": model.source,
-        "weight_data_types": _weight_data_types(record),
+        "weight_data_types": model.precision,
         "weight_transformations": transformations,
     }
-    return {name: notes.fields.get(name) or values[name] or "unknown" for name in FIELDS}
 
 
 def _weight_data_types(record: Record) -> str:

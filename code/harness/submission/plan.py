@@ -1,6 +1,6 @@
 """The tests that a campaign runs, with their settings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from harness.catalog import manifests
 from harness.catalog.manifests import Model
 from harness.catalog.models import find_model
 from harness.errors import ConfigError, did_you_mean
-from harness.host import console
 from harness.registry import MODES, SCENARIOS, choose
 from harness.rules.audits import AUDITS
+from harness.rules.inference import LOWER_ACCURACY, Inference, may_infer, needless
 from harness.rules.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
 from harness.running.request import RunRequest, resolve
 from harness.submission.campaign import Campaign
-from harness.submission.steps import EventLog, Step
-from harness.task.base import find_benchmark
+from harness.submission.foreseen import foreseen, rules_of
+from harness.submission.steps import EventLog, Inferred, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class CampaignRequest:
     scenarios: Sequence[str] = ()
     """By default those that the closed division requires of a benchmark on such a system."""
     only_compliance: bool = False
+    infer: bool = False
+    """Whether to leave out tests whose results the rules let a submitter infer from those of others."""
     retry: bool = False
     """Whether to repeat tests that failed."""
     folder: Path = paths.ROOT / "build" / "campaign"
@@ -68,20 +70,43 @@ def plan(request: CampaignRequest) -> Campaign:
             f"unknown system type '{request.system_type}': {did_you_mean(request.system_type, SYSTEM_TYPES)}"
         )
     steps: list[Step] = []
-    owners: dict[str, str] = {}
-    for text in request.models or ("",):
-        entry = _entry(request, text)
-        name, filed = entry.model.name, entry.model.official_name
-        if filed in owners:
-            raise ConfigError(f"{owners[filed]} and {name} are both filed under {filed}: give each its own --system.")
-        owners[filed] = name
-        for scenario in _scenarios(request, entry):
-            steps += _steps(request, entry, scenario)
+    inferred: list[Inferred] = []
+    for entry in _entries(request):
+        scenarios = _scenarios(request, entry)
+        spared = _spared(request, entry, scenarios)
+        for scenario in scenarios:
+            if scenario not in spared:
+                steps += _steps(request, entry, scenario)
+        scene = steps[-1].settings.scene
+        inferred += [
+            Inferred(replace(scene, scenario=name), replace(scene, scenario=how.source)) for name, how in spared.items()
+        ]
+    if request.infer:
+        inferred += _lower(steps, inferred)
     system = steps[0].settings.scene.system
     if request.only_compliance:
         steps = [step for step in steps if step.settings.audit]
+        lacks = []
+    else:
+        lacks = foreseen(steps, request.system_type, request.closed, [each.scene for each in inferred])
     events = EventLog(request.folder / f"{system}.jsonl")
-    return Campaign(steps, events, request.folder, request.retry, request.as_json)
+    return Campaign(
+        steps, events, request.folder, request.retry, request.as_json, inferred=tuple(inferred), lacks=tuple(lacks)
+    )
+
+
+def _entries(request: CampaignRequest) -> list[_Entry]:
+    """The models, without those whose results follow from another one's."""
+    entries: dict[str, _Entry] = {}
+    for text in request.models or ("",):
+        entry = _entry(request, text)
+        name, filed = entry.model.name, entry.model.official_name
+        if filed in entries:
+            owner = entries[filed].model.name
+            raise ConfigError(f"{owner} and {name} are both filed under {filed}: give each its own --system.")
+        entries[filed] = entry
+    lower = {LOWER_ACCURACY.get(filed) for filed in entries} if request.infer else set()
+    return [entry for filed, entry in entries.items() if filed not in lower]
 
 
 def _entry(request: CampaignRequest, text: str) -> _Entry:
@@ -89,19 +114,13 @@ def _entry(request: CampaignRequest, text: str) -> _Entry:
     if not at or "/" in engine:
         name, engine = text, ""
     model = find_model(name or manifests.default_model())
-    known = model.official_name in RULES
-    if request.closed and not known:
+    if request.closed and model.official_name not in RULES:
         raise ConfigError(
             f"{model.name} is filed under {model.official_name}, but the closed division has only {', '.join(RULES)}: "
             f"{_in_open(request)}."
         )
-    if request.closed and not (model.equivalent or request.run.rehearsal):
-        console.warn(
-            f"the closed division accepts only the reference model, and {model.name} is not known to be it: confirm "
-            f"that it is before packaging (submission.md, 6), or {_in_open(request)}."
-        )
-    benchmark = model.official_name if known else find_benchmark(model.benchmark).official_name
-    return _Entry(model, replace(request.run, model=name or None, engine=engine or request.run.engine), benchmark)
+    run = replace(request.run, model=name or None, engine=engine or request.run.engine)
+    return _Entry(model, run, rules_of(model))
 
 
 def _in_open(request: CampaignRequest) -> str:
@@ -121,6 +140,29 @@ def _scenarios(request: CampaignRequest, entry: _Entry) -> list[str]:
             f"{round_.name} has no {entry.benchmark} on systems of type {request.system_type}: use --system-type edge."
         )
     return [scenario for scenario in SCENARIOS if scenario in required]
+
+
+def _spared(request: CampaignRequest, entry: _Entry, scenarios: Sequence[str]) -> dict[str, Inference]:
+    """The scenarios whose results follow from those of the others, if the user wants that.
+
+    Raises:
+        ConfigError: the rules do not allow it for such a system.
+    """
+    if not request.infer:
+        return {}
+    if not may_infer(request.system_type):
+        raise ConfigError(
+            f"results may be inferred only for systems of type edge, not {request.system_type}: omit --infer (INFER=)."
+        )
+    return needless(scenarios, installed_round().required(entry.benchmark, request.system_type))
+
+
+def _lower(steps: Sequence[Step], inferred: Sequence[Inferred]) -> Iterator[Inferred]:
+    """All results, also as those of a benchmark with a lower accuracy target."""
+    measured = {step.settings.scene: step.settings.scene for step in steps}
+    for scene, origin in (measured | {each.scene: each.origin for each in inferred}).items():
+        if low := LOWER_ACCURACY.get(scene.benchmark):
+            yield Inferred(replace(scene, benchmark=low), origin)
 
 
 def _steps(request: CampaignRequest, entry: _Entry, scenario: str) -> list[Step]:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from harness.errors import ConfigError
+from harness.results.layout import Scene
 from harness.results.record import Record
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Metric
@@ -72,6 +73,30 @@ class Step:
         result = self.record.result
         metric = result.metric
         return result.scores or str(Metric(metric.name, metric.value, metric.unit))
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """A result that needs no test, since it follows from another one."""
+
+    scene: Scene
+    origin: Scene
+    """What is measured."""
+
+    @property
+    def name(self) -> str:
+        """The name on the console."""
+        return f"{self.scene.benchmark} {self.scene.scenario}"
+
+    @property
+    def source(self) -> str:
+        """What differs in what is measured: its scenario, its benchmark or both."""
+        differs = [o for o, s in zip(_named(self.origin), _named(self.scene), strict=True) if o != s]
+        return " ".join(differs)
+
+
+def _named(scene: Scene) -> tuple[str, str]:
+    return scene.benchmark, scene.scenario
 
 
 class EventLog:

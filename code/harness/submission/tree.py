@@ -29,6 +29,8 @@ class Problem:
     cure: str
     mark: bool = False
     """Whether it is only a mark of a rehearsal or a development run; a rehearsal may contain those."""
+    stand_in: bool = False
+    """Whether stand-ins or a short test cause it in a rehearsal, where it is only worth a note."""
 
 
 Findings = Generator[Problem, None, T]

@@ -349,3 +349,20 @@ def test_a_record_of_wrong_numbers_is_no_traceback(done):
     edit(done.steps[1], valid=False)
     done.look()
     done.show()
+
+
+@pytest.mark.parametrize(("failures", "state", "runs"), [(1, "done", 2), (2, "done", 3), (5, "failed", 3)])
+def test_a_compliance_test_of_a_rehearsal_that_fails_is_repeated(done, monkeypatch, failures, state, runs):
+    shutil.rmtree(done.steps[2].target)
+    ran = []
+
+    def run(settings):
+        ran.append(settings.test)
+        if len(ran) <= failures:
+            return 1
+        finish(done.steps[2])
+        return 0
+
+    monkeypatch.setattr(module, "run", run)
+    assert done.run() == (0 if state == "done" else 1)
+    assert (str(done.steps[2].state), ran) == (state, ["TEST01"] * runs)

@@ -74,7 +74,9 @@ def check_accuracy(result: Result) -> Findings[None]:
     value = float(score["score"])
     if result.package.closed and value < rules.target:
         what = f"{form.name} is {value:g}, below the closed division's target of {rules.target:g}"
-        yield Problem(f"{folder}/{SCORES}", what, "use a better model, or submit to the open division")
+        yield Problem(
+            f"{folder}/{SCORES}", what, "use a better model, or submit to the open division", stand_in=result.rehearsed
+        )
     if "total" in form.line.groupindex:
         yield from _counted(f"{folder}/{SCORES}", score, rules.samples)
 

@@ -54,7 +54,7 @@ def check_run(result: Result, folder: str) -> Findings[Log | None]:
         yield from _valid(log, result.scenario)
         yield from _unlimited(log)
         for problem in _long_enough(log):
-            yield replace(problem, mark=result.rehearsed)
+            yield replace(problem, stand_in=result.rehearsed)
         if result.rules:
             yield from _sizes(log, result.scenario, result.rules)
     return log

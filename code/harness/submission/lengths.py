@@ -1,0 +1,116 @@
+"""How long the tests of a campaign take, by their settings, their results so far, and earlier runs on this machine."""
+
+import contextlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness.errors import ConfigError
+from harness.host import console
+from harness.loadgen.conf import read_user_conf
+from harness.results.layout import RUN
+from harness.results.record import Record, read_record
+from harness.rules.rounds import RULES
+from harness.running.identity import identity
+from harness.running.load import Load
+from harness.scenarios.base import Estimate, Scenario, find_scenario
+from harness.submission.steps import Step
+
+_PREPARING = 30.0  # estimated seconds of a test outside LoadGen
+_READ = 200  # of the newest runs: more would only cost time, and be of older versions
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a test takes."""
+
+    seconds: float
+    """The expected duration; the shortest possible one if the rate is unknown."""
+    known: bool
+    """Whether the rate is known."""
+    least_seconds: float | None = None
+    """What the rules, or a rehearsal's user, demand of a performance run."""
+    least_count: int = 1
+    counted: str = "samples"
+    """What ``least_count`` counts: samples or queries."""
+
+    def __str__(self) -> str:
+        """The duration: ``about 11 min 30 s``, or ``unknown`` where nothing but the rate decides."""
+        return words(self.seconds, self.known) if self.known or self.least_seconds else "unknown"
+
+    @property
+    def least(self) -> str:
+        """The demanded minimum: ``10 min 00 s, 10,833 samples``."""
+        demands = [console.duration(self.least_seconds)] if self.least_seconds else []
+        return ", ".join([*demands, f"{self.least_count:,} {self.counted}"] if self.least_count > 1 else demands)
+
+
+def words(seconds: float, known: bool) -> str:
+    """An expected duration.
+
+    >>> words(630, True), words(630, False)
+    ('about 10 min 30 s', '10 min 30 s or more')
+    """
+    return f"about {console.duration(seconds)}" if known else f"{console.duration(seconds)} or more"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Samples per second of models on this machine, from a campaign's results and from earlier runs."""
+
+    steps: list[Step]
+    _earlier: dict[Path, list[Record]] = field(default_factory=dict)
+
+    def length(self, step: Step) -> Length:
+        """The length of a test that is not done."""
+        settings, scenario = step.settings, find_scenario(step.settings.scenario)
+        rate = self._rate(step)
+        estimated = _estimate(scenario, rate) if rate else None
+        try:
+            load = Load.of(settings, read_user_conf(settings.user_conf), scenario, estimated)
+        except ConfigError:  # the test will say what is wrong with it
+            return Length(settings.seconds + _PREPARING, False, settings.seconds)
+        if settings.accuracy:
+            return _accuracy(load, step, rate)
+        if estimated:  # what was measured is better than what user.conf says
+            load = replace(load, per_second=estimated.per_second)
+        counted = "samples" if scenario.one_query else "queries"
+        return Length(load.planned_seconds + _PREPARING, load.per_second is not None, load.seconds, load.least, counted)
+
+    def _rate(self, step: Step) -> float | None:
+        """Samples per second of the newest test of the same model, settings and scenario; None if there is none."""
+        scene = step.settings.scene
+        mine = (each.record for each in self.steps if each.settings.scene == scene and each.record)
+        fitting = (each for each in self._runs(step.settings.runs_dir) if _alike(each, step))
+        record = next((record for record in (*mine, *fitting) if record.result.duration_s), None)
+        return record.result.samples / record.result.duration_s if record and record.result.duration_s else None
+
+    def _runs(self, folder: Path) -> list[Record]:
+        """Earlier valid runs, newest first."""
+        if folder not in self._earlier:
+            found = self._earlier[folder] = []
+            for path in sorted(folder.glob(f"*/{RUN}"), reverse=True)[:_READ]:
+                with contextlib.suppress(ConfigError):
+                    record = read_record(path.parent)
+                    found += [record] if record and record.valid else []
+        return self._earlier[folder]
+
+
+def _alike(record: Record, step: Step) -> bool:
+    wanted = identity(step.settings.model_copy(update={"duration": record.identity.duration}))
+    return record.scenario == step.settings.scenario and record.identity.difference(wanted) is None
+
+
+def _estimate(scenario: type[Scenario], rate: float) -> Estimate:
+    """A measured rate in samples per second as the scenario's key."""
+    per_second = rate / (scenario.samples_per_query or 1)
+    return Estimate(1000 / per_second if scenario.latency else per_second, "measured before", per_second)
+
+
+def _accuracy(load: Load, step: Step, rate: float | None) -> Length:
+    """The length of an accuracy run: it answers each sample of the data set once."""
+    model = step.settings.model.benchmark
+    samples = next(rules.samples for rules in RULES.values() if rules.model == model)
+    if load.per_second and (rate is None or load.scenario.paced):
+        rate = load.per_second * (load.scenario.samples_per_query or 1)
+    seconds = samples / rate if rate else 0.0
+    return Length(seconds + _PREPARING, rate is not None, least_count=samples)

@@ -1,0 +1,44 @@
+"""Which reasons of the official checkers against a rehearsal come only from its stand-ins and its short tests."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from harness.rules.rehearsal import REHEARSAL_PREFIX
+from harness.submission.check import CheckReport
+from harness.submission.official import CheckerVerdict
+
+_CAUSE = re.compile(r"accuracy not met: expected=|Test duration less than 600s in user config")
+_EFFECT = re.compile(
+    r"accuracy not valid$|is OK but accuracy has issues$|has issues$|does not have all required scenarios, missing"
+)
+"""What they log because of a cause. Scenarios that are really missing are also a problem of our own check."""
+_PATH = re.compile(r"(?:closed|open)/[^\s:,]+")
+
+
+def excuse(report: CheckReport, verdicts: Sequence[CheckerVerdict]) -> tuple[CheckReport, list[CheckerVerdict]]:
+    """A rehearsal's report, with such reasons as further notes, and the verdicts without them."""
+    notes, judged = list(report.notes), []
+    for verdict in verdicts:
+        excused = _excused(verdict.reasons)
+        notes += [f"{verdict.checker}: {reason}" for reason in excused]
+        left = tuple(reason for reason in verdict.reasons if reason not in excused)
+        accepted = True if excused and not left else verdict.accepted
+        judged.append(replace(verdict, accepted=accepted, reasons=left))
+    return replace(report, notes=tuple(notes)), judged
+
+
+def _excused(reasons: Sequence[str]) -> list[str]:
+    causes = {result for reason in reasons if _CAUSE.search(reason) and (result := _result(reason))}
+    return [
+        reason for reason in reasons if _result(reason) in causes and (_CAUSE.search(reason) or _EFFECT.search(reason))
+    ]
+
+
+def _result(reason: str) -> tuple[str, ...] | None:
+    """Division, submitter, system and benchmark that a reason is about; None if it is not about a rehearsal."""
+    path = _PATH.search(reason)
+    parts = path[0].split("/") if path else []
+    if len(parts) < 5 or not parts[3].startswith(REHEARSAL_PREFIX):
+        return None
+    return (*parts[:2], *parts[3:5])

@@ -1,0 +1,190 @@
+"""What a campaign says before its first test: which tests, how long they take, and what a package will lack."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from finished import run_folder
+from submission_tree import SYSTEM_JSON, put
+
+from harness.catalog.models import find_model
+from harness.errors import ConfigError
+from harness.running import request as running
+from harness.running.identity import identity
+from harness.running.request import RunRequest, resolve
+from harness.submission import foreseen
+from harness.submission import plan as module
+from harness.submission.plan import CampaignRequest, plan
+
+MODEL = "minilm-l6-squad-int8"
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """A closed rehearsal on an edge system, in folders of its own."""
+    monkeypatch.setattr(foreseen, "ROOT", tmp_path)
+    (tmp_path / "user.conf").write_text("")
+    run = RunRequest(engine="null", rehearsal=True, system="toy", tree=tmp_path, runs_dir=tmp_path / "runs",
+                     user_conf=tmp_path / "user.conf")  # fmt: skip
+    return CampaignRequest(run=run, division="closed", system_type="edge", folder=tmp_path / "events")
+
+
+@pytest.fixture
+def official(asked):
+    """The same as a measurement."""
+    return replace(asked, run=replace(asked.run, engine="onnxruntime", rehearsal=False, official=True))
+
+
+def filed(monkeypatch, *names):
+    """The shipped model under several names, each filed under that name."""
+    real = find_model(MODEL)
+    for each in (module, running):
+        monkeypatch.setattr(each, "find_model", lambda name: real.model_copy(update={"official_name": name}))
+    return names
+
+
+def measured(campaign):
+    return [
+        (step.settings.scene.benchmark, step.settings.scenario) for step in campaign.steps if step.test == "accuracy"
+    ]
+
+
+def inferred(campaign):
+    return {each.name: each.source for each in campaign.inferred}
+
+
+def test_all_required_scenarios_are_measured_unless_they_may_be_inferred(asked):
+    assert measured(plan(asked)) == [("bert-99", "Offline"), ("bert-99", "SingleStream")]
+    assert not plan(asked).inferred
+    less = plan(replace(asked, infer=True))
+    assert measured(less) == [("bert-99", "SingleStream")]
+    assert inferred(less) == {"bert-99 Offline": "SingleStream"}
+    assert less.facts()["inferred"] == [{"benchmark": "bert-99", "scenario": "Offline", "from": "SingleStream"}]
+    assert not less.lacks
+
+
+def test_what_the_rules_do_not_infer_is_measured(asked):
+    both = replace(asked, infer=True, scenarios=("Server", "Offline", "MultiStream"))
+    assert measured(plan(both)) == [("bert-99", "Server"), ("bert-99", "MultiStream")]  # which it does not require
+    with pytest.raises(ConfigError, match="only for systems of type edge"):
+        plan(replace(both, system_type="datacenter"))
+
+
+def test_the_lower_accuracy_is_inferred_from_the_higher(asked, monkeypatch):
+    asked = replace(asked, models=filed(monkeypatch, "bert-99", "bert-99.9"))
+    assert measured(plan(asked))[::2] == [("bert-99", "Offline"), ("bert-99.9", "Offline")]
+    less = plan(replace(asked, infer=True))
+    assert measured(less) == [("bert-99.9", "SingleStream")]
+    assert inferred(less) == {
+        "bert-99.9 Offline": "SingleStream",
+        "bert-99 SingleStream": "bert-99.9",
+        "bert-99 Offline": "bert-99.9 SingleStream",
+    }
+
+
+def test_missing_and_unknown_scenarios_are_named_before_the_tests(asked, tmp_path):
+    server, missing = plan(replace(asked, scenarios=("Server",))).lacks
+    assert "the closed division does not have Server on systems of type edge" in server
+    assert "also requires Offline and SingleStream" in missing
+    assert "--infer" not in missing
+    (missing,) = plan(replace(asked, scenarios=("SingleStream",))).lacks
+    assert "requires Offline on" in missing
+    assert "(--infer) infers Offline instead" in missing
+    run_folder(tmp_path / "results/rehearsal-toy/bert-99/Offline/performance", name="run_1", scenario="Offline")
+    assert not plan(replace(asked, scenarios=("SingleStream",))).lacks
+    assert not plan(replace(asked, scenarios=("Server",), division="open")).lacks
+
+
+def test_what_a_person_must_write_is_asked_for_before_the_tests(official, tmp_path):
+    described = tmp_path / "systems" / "toy.json"
+    described.parent.mkdir()
+    system, model = plan(official).lacks
+    assert "systems/toy.json is missing: create it with `harness system init --system toy" in system
+    assert "accepts only the reference model" in model
+    put(described, json.dumps(SYSTEM_JSON | {"cooling": "FILL IN: air", "system_type": "datacenter"}))
+    assert [lack.partition("toy.json ")[2] for lack in plan(official).lacks[:2]] == [
+        "lacks cooling: fill it in.",
+        "has system_type datacenter, but these tests are for edge: correct one.",
+    ]
+    put(described, json.dumps(SYSTEM_JSON))
+    notes = tmp_path / "measurements/toy/bert-99/model.json"
+    put(notes, json.dumps({"sha256": find_model(MODEL).sha256, "equivalent": True}))
+    assert not plan(official).lacks
+    put(notes, json.dumps({"sha256": "0" * 64}))
+    assert ["describes another model" in lack for lack in plan(official).lacks] == [True]
+
+
+def test_a_model_that_says_too_little_is_asked_about_before_the_tests(asked, tmp_path, monkeypatch):
+    real = find_model(MODEL)
+    vague = real.model_copy(update={"weight_transformations": "unknown", "metadata": {}})
+    monkeypatch.setattr(running, "find_model", lambda name: vague)
+    (lack,) = plan(asked).lacks
+    assert "does not state its weight_transformations: write" in lack
+    put(tmp_path / "measurements/rehearsal-toy/bert-99/model.json",
+        json.dumps({"sha256": real.sha256, "weight_transformations": "none"}))  # fmt: skip
+    assert not plan(asked).lacks
+
+
+def earlier(request, scenario, seconds, **changes):
+    """An earlier run of the model: five samples in so many seconds."""
+    settings = resolve(replace(request.run, scenario=scenario))
+    folder = run_folder(request.run.runs_dir, scenario=scenario, timeline=False)
+    path = folder / "run.json"
+    found = json.loads(path.read_text())
+    found["identity"] = identity(settings).model_dump() | changes
+    found["result"] |= {"samples": 5, "duration_s": seconds}
+    path.write_text(json.dumps(found))
+
+
+def lengths(request):
+    return {test["test"]: test for test in plan(request).facts()["tests"] if test["scenario"] == "Offline"}
+
+
+def test_slow_models_take_as_long_as_their_samples(asked):
+    unknown = lengths(asked)
+    assert unknown["performance"]["expected_seconds"] == pytest.approx(600, abs=60)
+    assert not any(test["rate_known"] for test in unknown.values())
+    earlier(asked, "Offline", 10.0)  # 0.5 samples per second
+    known = lengths(asked)
+    for test in known.values():
+        assert test["rate_known"]
+        assert test["least_count"] == 10_833
+        assert test["expected_seconds"] == pytest.approx(21_666, abs=60)
+
+
+def test_a_fast_model_takes_the_ten_minutes(asked):
+    earlier(asked, "Offline", 0.001)
+    known = lengths(asked)
+    assert 600 < known["performance"]["expected_seconds"] < 720
+    assert known["accuracy"]["expected_seconds"] < 60
+
+
+@pytest.mark.parametrize(
+    "changes", [{"engine": "openvino"}, {"model_sha256": "0"}, {"engine_settings": {"threads": 1}}]
+)
+def test_runs_of_other_settings_tell_nothing(asked, changes):
+    earlier(asked, "Offline", 10.0, **changes)
+    assert not any(test["rate_known"] for test in lengths(asked).values())
+
+
+def test_runs_that_are_gone_or_not_readable_tell_nothing(asked):
+    earlier(asked, "Offline", 10.0)
+    next(asked.run.runs_dir.rglob("run.json")).write_text("{")
+    assert not any(test["rate_known"] for test in lengths(asked).values())
+    shutil.rmtree(asked.run.runs_dir)
+    assert not any(test["rate_known"] for test in lengths(asked).values())
+
+
+def test_the_plan_is_printed_with_minimum_and_advice(asked, capsys):
+    plan(replace(asked, infer=True, scenarios=("SingleStream", "Offline", "Server"))).show()
+    printed = capsys.readouterr()
+    rows = [" ".join(line.split()) for line in printed.out.splitlines()]
+    assert "bert-99 SingleStream performance to do 10 min 30 s or more 10 min 00 s, 100 queries" in rows
+    assert "bert-99 SingleStream accuracy to do unknown 10,833 samples" in rows
+    assert "bert-99 Offline inferred from SingleStream, by `make package REHEARSAL=1 INFER=1`" in rows
+    assert rows[-1].endswith("or more.")
+    assert "to do before `make package REHEARSAL=1`:" in printed.err
+    assert "does not have Server" in " ".join(printed.err.split())
