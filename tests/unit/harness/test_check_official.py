@@ -142,7 +142,8 @@ if "--csv" in sys.argv:
             "host_processor_model_name,host_processors_per_node,framework,Units")
     row = '"Acme","open","edge","Acme server","efficientnet-x","resnet","{}","{}","acc: 70","CPU","2","F 1","{}"'
     with open(sys.argv[sys.argv.index("--csv") + 1], "w") as file:
-        file.write("\\n".join([head, row.format("Offline", 123.5, "Samples/s"), row.format("Server", 9.5, "Queries/s")]))
+        rows = row.format("Offline", 123.5, "Samples/s"), row.format("Server", 9.5, "Queries/s")
+        file.write("\\n".join([head, *rows]))
 """
 
 
