@@ -31,7 +31,8 @@ _LINE = re.compile(r"\[\S+ \S+ \S+:\d+ (?P<level>[A-Z]+)\] (?P<text>.*)")
 LOG, TABLE = "checker.log", "summary.csv"
 """The files that are kept of a checker, in a folder with its name."""
 _NOISE = re.compile(
-    r"There are multiple messages with key|accuracy_sample_count not found for model|Execution of check|is unknown$|^NoResults |^SUMMARY|checks Checks failed for"
+    r"There are multiple messages with key|accuracy_sample_count not found for model"
+    r"|Execution of check|is unknown$|^NoResults |^SUMMARY|checks Checks failed for"
     r"|^Some .* failed for"
 )
 """Remarks, and summaries of other lines."""
