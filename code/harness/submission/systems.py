@@ -32,7 +32,8 @@ def describe_systems(
     Raises:
         ConfigError: one does not exist, or cannot be read.
     """
-    described, problems = {}, []
+    described: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
     for name in dict.fromkeys(runs.scene.system for runs in results):
         mine = [runs for runs in results if runs.scene.system == name]
         path = submission.source.system_file(name)
