@@ -93,7 +93,7 @@ help: ## This list
 	@echo '  SET        options, such as SET="threads=2 vocab=my vocab.txt" (make options); a pair begins at NAME='
 	@echo '  OFFICIAL   1 applies the rules: 10 minutes, the full data set, into results/'
 	@echo '  FORCE      1 replaces an existing official result, or tuned settings of another model'
-	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor'
+	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor; package: all with results'
 	@echo '  CLUSTER    a hosts file, whose machines are one system, or local:2 for two nodes on this machine (docs/cluster.md)'
 	@echo '  CLUSTER_SAMPLES  indices: nodes hold the data set, and samples do not travel   default: data'
 	@echo '  ARGS       further options of the command, such as ARGS=-v, passed unchanged'
@@ -107,7 +107,7 @@ help: ## This list
 	@echo '  SUBMITTER  your organisation, for package'
 	@echo '  SYSTEM_TYPE  edge, datacenter or datacenter,edge         default: that of systems/SYSTEM.json, or edge'
 	@echo '  MODELS     names or paths, optionally with @ENGINE; "\ " is a space in a path       default: MODEL'
-	@echo '  SCENARIOS  of the campaign                               default: those that the closed division requires'
+	@echo '  SCENARIOS  of the campaign or package                    default: those that the closed division requires; package: all'
 	@echo '  REHEARSAL  1 is a dry run with stand-ins, in build/rehearsal and build/rehearsal-submission'
 	@echo '  ROUND      such as v6.1                                  default: that of the logs'
 	@echo '  INFER      1 for submission leaves out what the rules infer from other results, 1 for package adds it (submission.md, 5 and 6)'
@@ -166,9 +166,10 @@ submission: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## All official runs that a
 compliance: $(READY) ## The compliance tests of existing official results: TEST01, and TEST04 for ResNet50
 	@$(BIN)/harness compliance run $(CAMPAIGN) $(ARGS)
 
-package: $(READY) ## Make build/submission and its tarball from the official runs of SYSTEM, for DIVISION and SUBMITTER
+package: $(READY) ## Make build/submission and its tarball from the official runs, for DIVISION and SUBMITTER (SYSTEM, MODELS and SCENARIOS choose)
 	@$(BIN)/harness package --division $(call quoted,$(DIVISION)) --submitter $(call quoted,$(SUBMITTER)) \
-	  $(call list,SYSTEM,system) $(call option,ROUND,round) \
+	  $(call list,SYSTEM,system) $(call list,SCENARIOS,scenario) $(if $(strip $(MODELS)),$(call list,MODELS,model),$(call option,MODEL,model)) \
+	  $(call option,ROUND,round) \
 	  $(call flag,REHEARSAL,rehearsal) $(call flag,INFER,infer) $(ARGS)
 
 data: $(READY) ## Fetch the full SQuAD v1.1 dev set and BERT's vocabulary into build/data

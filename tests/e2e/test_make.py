@@ -108,6 +108,9 @@ def test_every_variable_is_one_value_as_it_was_typed(given, value):
     assert given("check", f"INFERENCE_REPO={value}")[1:] == ["check", "--inference-repo", value]
     args = given("package", f"SUBMITTER={value}", f"DIVISION={value}", f"ROUND={value}")
     assert args[1:] == ["package", "--division", value, "--submitter", value, "--round", value]
+    chosen = given("package", "SUBMITTER=x", "SYSTEM=s t", "SCENARIOS=Offline Server", "MODELS=a b@c", "MODEL=d")[6:]
+    assert chosen == ["--system", "s", "--system", "t", "--scenario", "Offline", "--scenario", "Server",
+                      "--model", "a", "--model", "b@c"]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ def run(asked: RunOptions) -> None:
     Without --official, it is a development run of about 20 seconds, or as long as LoadGen needs to be sure of its
     percentile: recorded in build/runs, not for submission.
     """
+    from harness.running.outdated import set_aside
     from harness.running.request import RunRequest, resolve
     from harness.running.run import run as run_test
 
@@ -104,7 +105,10 @@ def run(asked: RunOptions) -> None:
         cluster=asked.cluster,
         cluster_samples=asked.cluster_samples,
     )
-    raise typer.Exit(run_test(resolve(request)))
+    settings = resolve(request)
+    if code := run_test(settings):
+        raise typer.Exit(code)
+    set_aside(settings)
 
 
 @dataclass(frozen=True, kw_only=True)

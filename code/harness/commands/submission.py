@@ -110,7 +110,14 @@ def package(
     submitter: Annotated[str, typer.Option(help="Your organisation, as registered with MLCommons.")],
     system: Annotated[
         list[str] | None,
-        typer.Option("--system", help="May be repeated.", show_default="from the processor"),
+        typer.Option("--system", help="May be repeated.", show_default="all with results"),
+    ] = None,
+    scenario: Annotated[
+        list[str] | None, typer.Option("--scenario", help="May be repeated.", show_default="all with results")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Name or path, or NAME@ENGINE; may be repeated.", show_default="all with results"),
     ] = None,
     round_name: Annotated[
         str | None, typer.Option("--round", help="Such as v6.1.", show_default="that of the runs")
@@ -130,9 +137,10 @@ def package(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make the submission directory and its tarball from the official runs of a system, then check it.
+    """Make the submission directory and its tarball from official runs, then check it.
 
-    Accuracy logs are truncated only in the package. The same runs give the same bytes.
+    A result that lacks a test, or that the division does not have, is left out and named. Accuracy logs are truncated
+    only in the package. The same runs give the same bytes.
     """
     from harness.submission.package import make
     from harness.submission.request import PackageRequest
@@ -141,6 +149,8 @@ def package(
         division=division,
         submitter=submitter,
         systems=system or (),
+        scenarios=scenario or (),
+        models=model or (),
         tree=tree,
         output=output,
         round_name=round_name,

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.errors import ConfigError
 from harness.loadgen.logs import DETAIL
-from harness.rules.rounds import DEFAULT_ROUND, Round, round_of
+from harness.rules.rounds import DEFAULT_ROUND, SEEDS, Round, round_of
 from harness.submission.checks.accuracy import check_accuracy
 from harness.submission.checks.compliance import check_compliance
 from harness.submission.checks.log import read_log
@@ -21,8 +20,8 @@ from harness.submission.checks.structure import check_names, check_package, chec
 from harness.submission.checks.subject import Package, Result, read_mapping
 from harness.submission.checks.system import check_system
 from harness.submission.checks.twice import check_twice
+from harness.submission.place import check_place, check_round
 from harness.submission.recorded import Recorded, check_recorded, find_recorded
-from harness.submission.request import package_command
 from harness.submission.tree import Findings, Problem, T, Tree, printable
 
 
@@ -54,17 +53,17 @@ def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) ->
     every other problem counts.
 
     Raises:
-        ConfigError: the folder does not exist.
+        ConfigError: the folder does not exist, the tree is above or below it, or it is of another round.
     """
-    if not root.is_dir():
-        raise ConfigError(
-            f"{root} is not a folder: create it with `{package_command(rehearsal)}`, or pass the folder to check."
-        )
-    if folders := find_recorded(root):
+    if root.is_dir() and (folders := find_recorded(root)):
         recorded = check_recorded(root, folders)
         return CheckReport(round_ or DEFAULT_ROUND, (), len(folders), recorded.problems, recorded)
+    check_place(root, rehearsal)
     tree = Tree(root)
-    wanted = round_ or _round(tree)
+    logs = list(_rounds(tree))
+    check_round(root, logs, round_, rehearsal)
+    known = Counter(each for each in logs if each)
+    wanted = round_ or (known.most_common(1)[0][0] if known else DEFAULT_ROUND)
     problems: list[Problem] = []
     found = _collect(check_top(tree), problems)
     packages = [_package(tree, division, name, wanted, problems) for division, name in found]
@@ -94,17 +93,14 @@ def _collect(findings: Findings[T], problems: list[Problem]) -> T:
             return value
 
 
-def _round(tree: Tree) -> Round:
-    """The round of most logs; the default round if no log shows one."""
-    seen: Counter[Round] = Counter()
+def _rounds(tree: Tree) -> Iterator[Round | None]:
+    """The round of each log; None for seeds of no known round."""
     for path in tree.entries:
         folder, _, name = path.rpartition("/")
         if name == DETAIL and folder.startswith(("closed/", "open/")):
             log = _collect(read_log(tree, folder), [])
-            made_for = round_of(log.values) if log else None
-            if made_for:
-                seen[made_for] += 1
-    return seen.most_common(1)[0][0] if seen else DEFAULT_ROUND
+            if log and set(SEEDS) & {key.removeprefix("effective_") for key in log.values}:
+                yield round_of(log.values)
 
 
 def _package(tree: Tree, division: str, submitter: str, wanted: Round, problems: list[Problem]) -> Package:

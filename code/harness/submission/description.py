@@ -117,7 +117,7 @@ _NO_ACCELERATOR = {
     "accelerator_host_interconnect": "N/A",
     "accelerator_interconnect": "N/A",
 }
-_FRAMEWORKS = {"deepsparse": "DeepSparse", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+FRAMEWORKS = {"deepsparse": "DeepSparse", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 _STACK = {"mlcommons_loadgen": "LoadGen", "numpy": "NumPy", "tokenizers": "tokenizers", "pillow": "Pillow"}
 
 
@@ -157,7 +157,7 @@ def system_type_of(path: Path) -> str:
 
 
 def _is_filled(field: str, value: Any) -> bool:
-    if _marked(value):
+    if marked(value):
         return False
     if field in NUMBERS:
         return bool(value) and re.fullmatch(r"\d+", str(value)) is not None
@@ -166,7 +166,8 @@ def _is_filled(field: str, value: Any) -> bool:
     return field in MAY_BE_EMPTY or bool(value)
 
 
-def _marked(value: Any) -> bool:
+def marked(value: Any) -> bool:
+    """Whether a value is still to be filled in."""
     return isinstance(value, str) and value.startswith(MARK)
 
 
@@ -183,14 +184,14 @@ def init_system(path: Path, given: Mapping[str, str]) -> tuple[dict[str, Any], l
     for field, value in given.items():
         check_value(field, value, written)
     machine = describe_machine()
-    kept = {field: value for field, value in written.items() if value and not _marked(value)}
+    kept = {field: value for field, value in written.items() if value and not marked(value)}
     values = {field: given.get(field, kept.get(field, machine[field])) for field in FIELDS}
     values |= {field: given.get(field, value) for field, value in written.items() if field not in values}
     disagree = [
         f"{field} is {json.dumps(values[field], ensure_ascii=False)} in {path}, but this machine reports "
         f"{json.dumps(machine[field], ensure_ascii=False)}."
         for field in FIELDS
-        if field in _FROM_MACHINE and field not in given and machine[field] and not _marked(machine[field])
+        if field in _FROM_MACHINE and field not in given and machine[field] and not marked(machine[field])
         if str(values[field]) != machine[field]
     ]
     write_text(path, json.dumps(values, indent=4, ensure_ascii=False) + "\n")
@@ -302,7 +303,7 @@ def describe_machine(root: Path = Path("/")) -> dict[str, str]:
         "host_storage_type": hardware.storage_kind,
         "host_networking": hardware.network,
         "host_network_card_count": str(hardware.network_cards or ""),
-        "framework": _versions(_FRAMEWORKS),
+        "framework": _versions(FRAMEWORKS),
         "operating_system": hardware.operating_system,
         "other_software_stack": ", ".join(filter(None, (f"Python {platform.python_version()}", _versions(_STACK)))),
         "hw_notes": "; ".join(filter(None, ("virtual machine" if hardware.virtual else "", hardware.core_kinds))),

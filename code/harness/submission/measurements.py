@@ -5,13 +5,15 @@ The measurements file, and a README.md with the exact commands, are made from th
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.catalog import manifests
 from harness.catalog.manifests import Model
 from harness.errors import ConfigError, did_you_mean
-from harness.results.layout import Scene
+from harness.results.layout import CONF, Scene
 from harness.results.record import Record
 
 FIELDS = (
@@ -135,12 +137,14 @@ def readme(scene: Scene, records: Sequence[Record], values: Mapping[str, str], i
     lines += [
         "## Commands",
         "",
-        "In the code's folder, after `make setup` (and `make data` for SQuAD):",
+        f"In the code's folder, which also needs {', '.join(_files(record))}:",
         "",
         "```",
+        *_first(record),
+        *(f".venv/bin/{each.command}" for each in records),
+        "```",
+        "",
     ]
-    lines += [f".venv/bin/{each.command}" for each in records]
-    lines += ["```", "", "`user.conf` beside this file is the one that LoadGen read in the performance run.", ""]
     lines += ["## Model", ""]
     lines += _list({"name": model.name, "sha256": model.sha256, **{k.replace("_", " "): v for k, v in values.items()}})
     lines += _list({f"of the file: {key}": value for key, value in model.metadata.items()})
@@ -166,6 +170,35 @@ def readme(scene: Scene, records: Sequence[Record], values: Mapping[str, str], i
         }
     )
     return "\n".join(lines) + "\n"
+
+
+def _first(record: Record) -> list[str]:
+    """The commands and variables that a run needs before its own command."""
+    entry = manifests.datasets(record.model.benchmark).get(record.dataset.name)
+    commands = ["make setup"]
+    if entry and entry.variable:
+        commands.append(f"export {entry.variable}=<folder>  # {entry.description}")
+    elif entry and entry.urls:
+        commands.append("make data")
+    if record.model.name in manifests.models() and not _shipped(record):
+        commands.append(f".venv/bin/harness models fetch {record.model.name}")
+    return commands
+
+
+def _files(record: Record) -> list[str]:
+    """The files that a run's command reads in its working directory."""
+    files = [f"`{CONF}` (beside this file; LoadGen read it in the performance run)"]
+    model, data = record.model, record.dataset
+    if model.name not in manifests.models():
+        files.append(f"the model `{model.path.name}` (sha256 {model.sha256})")
+    if data.name not in manifests.datasets(model.benchmark):
+        files.append(f"the data set `{Path(data.path or data.name).name}` (sha256 {data.sha256})")
+    given = re.findall(r"--set '?(\w+=[^\s']+\.(?:txt|json|toml))", record.command)
+    return [*files, *(f"the file of `--set {each}`" for each in given)]
+
+
+def _shipped(record: Record) -> bool:
+    return bool(manifests.models()[record.model.name][1].file)
 
 
 def calibration(records: Iterable[Record]) -> str:

@@ -1,15 +1,18 @@
 """The two official checkers, run from a checkout of mlcommons/inference, with readable output.
 
 They run in their own processes; none of their code is in this project. Their logs repeat each reason several times,
-with timestamps, between hundreds of lines about passed checks: here every reason is one line, once.
+with timestamps, between hundreds of lines about passed checks: here every reason is one line, once, and what they only
+warn of is apart.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +28,16 @@ _TOOLS = Path("tools") / "submission"
 _PACKAGE, _SCRIPT = "submission_checker", "submission_checker_old.py"
 _TIMEOUT_S = 1800
 _LINE = re.compile(r"\[\S+ \S+ \S+:\d+ (?P<level>[A-Z]+)\] (?P<text>.*)")
+LOG, TABLE = "checker.log", "summary.csv"
+"""The files that are kept of a checker, in a folder with its name."""
 _NOISE = re.compile(
-    r"There are multiple messages with key|Execution of check|is unknown$|^NoResults |^SUMMARY|checks Checks failed for"
+    r"There are multiple messages with key|accuracy_sample_count not found for model"
+    r"|Execution of check|is unknown$|^NoResults |^SUMMARY|checks Checks failed for"
     r"|^Some .* failed for"
 )
 """Remarks, and summaries of other lines."""
+_REFUSED = re.compile(r"^closed/.*accuracy not met")
+"""A warning that is a reason for refusal, since the closed division has a target."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,9 @@ class CheckerVerdict:
     accepted: bool | None
     """None if it was not run."""
     reasons: tuple[str, ...]
+    """Why it does not accept the tree."""
+    warnings: tuple[str, ...] = ()
+    """What it remarks without refusing the tree for it."""
 
 
 def find_checkout(named: Path | None, clone: bool) -> Path | None:
@@ -58,29 +69,56 @@ def find_checkout(named: Path | None, clone: bool) -> Path | None:
     return given.resolve()
 
 
-def run_checkers(checkout: Path, root: Path, round_: Round, python: str = sys.executable) -> list[CheckerVerdict]:
-    """Run both checkers on a tree with the given Python.
+def run_checkers(
+    checkout: Path, root: Path, round_: Round, python: str = sys.executable, keep: Path | None = None
+) -> list[CheckerVerdict]:
+    """Run both checkers on a tree with the given Python; ``keep`` receives a folder for each, with its log and table.
 
     Raises:
         MissingDependencyError: that Python lacks a package that they import.
-        ConfigError: that Python cannot be run.
+        ConfigError: that Python cannot be run, or ``keep`` cannot be written.
     """
     tools = checkout / _TOOLS
-    verdicts = [_run(_PACKAGE, [python, "-m", f"{_PACKAGE}.main"], tools, root, round_)]
-    return [*verdicts, _run(_SCRIPT, [python, str(tools / _SCRIPT)], tools, root, round_)]
+    commands = {_PACKAGE: [python, "-m", f"{_PACKAGE}.main"], _SCRIPT: [python, str(tools / _SCRIPT)]}
+    verdicts = []
+    for checker, command in commands.items():
+        with _room(keep and kept(keep, checker)) as folder:
+            verdicts.append(_run(checker, command, tools, root, round_, folder))
+    return verdicts
 
 
-def readable(output: str, root: Path) -> tuple[str, ...]:
-    """The reasons in a checker's output: errors and warnings, each once, with paths below the root."""
-    reasons: dict[str, None] = {}
+def kept(keep: Path, checker: str) -> Path:
+    """The folder of a checker's log and table."""
+    return keep / checker.removesuffix(".py")
+
+
+@contextmanager
+def _room(folder: Path | None) -> Iterator[Path]:
+    """An empty folder to work in, as they write their tables there: ``folder``, or one that is removed afterwards."""
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror}): check its permissions.") from error
+    yield folder
+
+
+def readable(output: str, root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The errors and the warnings in a checker's output, each once, with paths below the root."""
+    found: dict[str, dict[str, None]] = {"ERROR": {}, "WARNING": {}}
     for line in output.splitlines():
-        found = _LINE.fullmatch(line)
-        if found is None or found["level"] not in ("ERROR", "WARNING") or _NOISE.search(found["text"]):
+        said = _LINE.fullmatch(line)
+        if said is None or said["level"] not in found or _NOISE.search(said["text"]):
             continue
-        text = found["text"].replace(f"{root}/", "").replace("//", "/").strip()
+        text = _path_first(said["text"].replace(f"{root}/", "").replace("//", "/").strip())
         if text:
-            reasons.setdefault(_path_first(text))
-    return tuple(reasons)
+            found["ERROR" if _REFUSED.search(text) else said["level"]].setdefault(text)
+    return tuple(found["ERROR"]), tuple(found["WARNING"])
 
 
 def _path_first(text: str) -> str:
@@ -90,45 +128,52 @@ def _path_first(text: str) -> str:
     return f"{path}: {rest}" if separator and "/" in path else text
 
 
-def _run(checker: str, command: list[str], tools: Path, root: Path, round_: Round) -> CheckerVerdict:
+def _run(checker: str, command: list[str], tools: Path, root: Path, round_: Round, folder: Path) -> CheckerVerdict:
     environment = {
         **os.environ,
         "PYTHONPATH": str(tools),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONIOENCODING": "utf-8:backslashreplace",
     }
-    with tempfile.TemporaryDirectory() as folder:  # they write their tables into the working directory
-        given = ["--input", str(root.resolve()), "--version", round_.name, "--csv", str(Path(folder) / "summary.csv")]
-        try:
+    given = ["--input", str(root.resolve()), "--version", round_.name, "--csv", str(folder / TABLE)]
+    log = folder / LOG
+    try:
+        with log.open("wb") as file:
             done = subprocess.run(
                 [*command, *given],
                 cwd=folder,
                 env=environment,
-                stdout=subprocess.PIPE,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 timeout=_TIMEOUT_S,
                 check=False,
             )
-        except subprocess.TimeoutExpired:
-            return CheckerVerdict(checker, False, (f"it did not finish within {_TIMEOUT_S // 60} minutes",))
-        except OSError as error:
-            raise ConfigError(f"{command[0]} cannot be run: {error.strerror}; name a Python with --python.") from error
-    output = done.stdout.decode("utf-8", "replace")
+    except subprocess.TimeoutExpired:
+        return CheckerVerdict(checker, False, (f"it did not finish within {_TIMEOUT_S // 60} minutes",))
+    except OSError as error:
+        raise ConfigError(f"{command[0]} cannot be run: {error.strerror}; name a Python with --python.") from error
+    return _verdict(checker, command[0], done.returncode, log.read_text("utf-8", "replace"), root, round_)
+
+
+def _verdict(checker: str, python: str, code: int, output: str, root: Path, round_: Round) -> CheckerVerdict:
+    """What a checker's exit code and output mean."""
     if "argument --version: invalid choice" in output:
         return CheckerVerdict(checker, None, (f"it does not support {round_.name}",))
-    reasons = readable(output, root.resolve())
-    last = output.rstrip().rpartition("\n")[2]
     if missing := re.search(r"ModuleNotFoundError: No module named '([\w.]+)'", output):
         package = {"yaml": "pyyaml"}.get(missing[1], missing[1])
         raise MissingDependencyError(
-            f"{checker} needs the package {package}, which {command[0]} does not have: name a Python that has it with "
+            f"{checker} needs the package {package}, which {python} does not have: name a Python that has it with "
             "--python."
         )
-    if done.returncode and "Traceback (most recent call last)" in output:
+    reasons, warnings = readable(output, root.resolve())
+    if code == 0:
+        return CheckerVerdict(checker, True, (), (*reasons, *warnings))
+    last = output.rstrip().rpartition("\n")[2]
+    if "Traceback (most recent call last)" in output:
         reasons = (*reasons, f"the checker crashed, so the tree is not accepted: {last}")
-    elif done.returncode and not reasons:
-        reasons = (f"exit code {done.returncode}: {last}",)
-    return CheckerVerdict(checker, done.returncode == 0, reasons if done.returncode else ())
+    elif not reasons:
+        reasons, warnings = warnings or (f"exit code {code}: {last}",), ()
+    return CheckerVerdict(checker, False, reasons, warnings)
 
 
 def _clone(folder: Path) -> Path:

@@ -5,7 +5,7 @@ sha256 of the full log. The same runs and files give the same bytes.
 """
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,8 +21,13 @@ from harness.submission.check import examine
 from harness.submission.infer import infer
 from harness.submission.request import PackageRequest, Submission, resolve
 from harness.submission.run_check import count, facts, show
-from harness.submission.select import ScenarioRuns, describe_systems, round_of_runs, select_runs, wrong_nodes
+from harness.submission.select import ScenarioRuns, round_of_runs, select_runs
+from harness.submission.sources import Source, engine_sources, project_sources, untracked
+from harness.submission.systems import describe_systems
 from harness.submission.write import write_package, write_tarball
+
+_SHOWN = 10
+"""Maximum files to name in a message."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Packaged:
     results: list[ScenarioRuns]
     tarball: Path
     sha256: str
+    left_out: list[str]
+    """Why other results are not in it, a sentence each."""
 
     @property
     def root(self) -> Path:
@@ -51,35 +58,52 @@ def package(request: PackageRequest) -> Packaged:
         CheckFailed: the runs do not make a submission; the message lists every problem.
     """
     submission = resolve(request)
-    results, problems = select_runs(submission)
-    systems, unfilled = describe_systems(submission)
-    for runs in results:
-        system = runs.scene.system
-        unfilled += wrong_nodes(runs, systems[system], submission.source.system_file(system))
-    if problems := list(dict.fromkeys(problems + unfilled)):
-        raise CheckFailed("\n".join(problems))
+    selected = select_runs(submission)
+    results = selected.runs
+    systems, wrong = describe_systems(submission, results)
+    engines, missing = engine_sources(results)
+    problems = list(dict.fromkeys(selected.problems + wrong + missing))
+    if problems or not results:
+        raise CheckFailed("\n".join([*problems, *selected.left_out]))
+    for sentence in selected.left_out:
+        console.warn(f"left out: {sentence}")
     found = round_of_runs(submission, results)
     if without := sum(record.digests is None for result in results for record in result.records):
         old = f"{count(without, 'test')} recorded by an older version"
         console.note(f"{old}, without digests: whether their files were edited since is not checked.")
     if any(result.performance.code != code_digest() for result in results):
         console.warn("the code has changed since some of these tests ran; the package holds the current code.")
+    code = [*project_sources(results), *engines]
+    _name_untracked(code)
     if submission.infer:
         results = infer(submission, found, results, systems)
     output = submission.output
     with locked(output.with_name(f".{output.name}.lock"), "another package is being made here: wait until it is done."):
         try:
-            folder = _write(submission, found, results, systems)
+            folder = _write(submission, found, results, systems, code)
             tarball = output.with_name(f"{output.name}-{submission.submitter}.tar.gz")
             digest = write_tarball(output, submission.submitter, tarball)
         except OSError as error:
             raise ConfigError(f"cannot write the package to {output}: {error.filename}: {error.strerror}.") from error
         except UnicodeError as error:
             raise ConfigError(f"cannot write the package: a result file is not UTF-8 text ({error}).") from error
-    return Packaged(submission, folder, found, results, tarball, digest)
+    return Packaged(submission, folder, found, results, tarball, digest, selected.left_out)
 
 
-def _write(submission: Submission, found: Round, results: list[ScenarioRuns], systems: Mapping[str, object]) -> Path:
+def _name_untracked(code: Sequence[Source]) -> None:
+    """Name the files that others will see although they are in no commit."""
+    if files := untracked(code):
+        shown = ", ".join(map(str, files[:_SHOWN])) + (f" and {len(files) - _SHOWN} more" if files[_SHOWN:] else "")
+        console.warn(f"the package holds {count(len(files), 'file')} that git does not track: {shown}.")
+
+
+def _write(
+    submission: Submission,
+    found: Round,
+    results: list[ScenarioRuns],
+    systems: Mapping[str, object],
+    code: Sequence[Source],
+) -> Path:
     """Write the package beside its place, and move it there in one step.
 
     Returns:
@@ -92,8 +116,8 @@ def _write(submission: Submission, found: Round, results: list[ScenarioRuns], sy
     try:
         if old.exists() and not target.exists():
             old.rename(target)
-        _keep_systems(target, systems)
-        write_package(LAYOUTS[found.layout](staging), submission, results, systems)
+        _keep_systems(target, submission.systems)
+        write_package(LAYOUTS[found.layout](staging), submission, results, systems, code)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
@@ -135,6 +159,7 @@ def make(request: PackageRequest, as_json: bool = False) -> int:
             for result in made.results
         ]
         about = {"folder": made.folder, "division": request.division, "tarball": made.tarball, "sha256": made.sha256}
+        about["left_out"] = made.left_out
         console.print_json({**about, "results": results, "check": facts(report, [], request.rehearsal)})
     else:
         _show(made)

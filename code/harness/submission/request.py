@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ConfigError
-from harness.host.machine import default_system_name
 from harness.paths import ROOT
+from harness.registry import SCENARIOS, choose
 from harness.results.layout import Classic, Scene
 from harness.rules.rehearsal import REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.rules.rounds import DIVISIONS, Round, find_round
@@ -21,7 +21,11 @@ class PackageRequest:
     division: str
     submitter: str
     systems: Sequence[str] = ()
-    """By default this machine's."""
+    """By default all that have results."""
+    scenarios: Sequence[str] = ()
+    """By default all that have results."""
+    models: Sequence[str] = ()
+    """Each ``NAME`` or ``NAME@ENGINE``, or the path of a file; by default all that have results."""
     tree: Path | None = None
     """The folder with results/ and compliance/; by default this repository, or that of rehearsals."""
     output: Path | None = None
@@ -46,6 +50,10 @@ class Submission:
     """The round that the runs must be of; None for any."""
     rehearsal: bool
     infer: bool = False
+    scenarios: tuple[str, ...] = ()
+    """The only ones to package; empty for all."""
+    models: tuple[str, ...] = ()
+    """Likewise, each as in `PackageRequest`."""
 
     @property
     def closed(self) -> bool:
@@ -73,7 +81,7 @@ def resolve(request: PackageRequest) -> Submission:
     """The submission that a user asks for; a rehearsal prefixes its names.
 
     Raises:
-        ConfigError: a name is wrong.
+        ConfigError: a name is wrong, or there are no results at all.
     """
     submitter, rehearsal = request.submitter, request.rehearsal
     if request.division not in DIVISIONS:
@@ -82,7 +90,8 @@ def resolve(request: PackageRequest) -> Submission:
         raise ConfigError("the submitter is missing: give the name of your organisation with --submitter (SUBMITTER=).")
     if not submitter.strip() or not all(c.isalnum() or c in "._-" for c in submitter) or submitter.startswith("."):
         raise ConfigError(f"'{submitter}' is not a valid submitter name: use letters, digits, '.', '_' and '-'.")
-    names = (submitter, *(request.systems or (default_system_name(),)))
+    source = Classic(request.tree or (REHEARSAL_TREE if rehearsal else ROOT))
+    names = (submitter, *(request.systems or _systems(source, rehearsal)))
     if rehearsal:
         names = tuple(name if name.startswith(REHEARSAL_PREFIX) else REHEARSAL_PREFIX + name for name in names)
     for name in names:
@@ -92,9 +101,24 @@ def resolve(request: PackageRequest) -> Submission:
         division=request.division,
         submitter=names[0],
         systems=names[1:],
-        source=Classic(request.tree or (REHEARSAL_TREE if rehearsal else ROOT)),
+        source=source,
         output=(request.output or default_output(rehearsal)).resolve(),
         round=find_round(request.round_name) if request.round_name else None,
         rehearsal=rehearsal,
         infer=request.infer,
+        scenarios=tuple(choose("scenario", SCENARIOS, scenario) for scenario in request.scenarios),
+        models=tuple(request.models),
     )
+
+
+def _systems(source: Classic, rehearsal: bool) -> tuple[str, ...]:
+    """The systems that have results.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found = tuple(sorted({scene.system for scene in source.scenes()}))
+    if not found:
+        command = f"make submission{' REHEARSAL=1' if rehearsal else ''}"
+        raise ConfigError(f"there are no official results in {source.root / 'results'}: make them with `{command}`.")
+    return found

@@ -5,17 +5,22 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
+from rich.table import Table
 from rich.text import Text
 
 from harness.host import console
+from harness.paths import ROOT
 from harness.rules.rounds import find_round
 from harness.submission.check import CheckReport, examine
-from harness.submission.official import CheckerVerdict, find_checkout, run_checkers
+from harness.submission.final_report import Row, read_rows
+from harness.submission.official import TABLE, CheckerVerdict, find_checkout, kept, run_checkers
 from harness.submission.rehearsed import excuse
 from harness.submission.request import default_output, package_command
 
 _SHOWN = 40
 """Maximum reasons to print for an official checker; one broken file can cause hundreds."""
+KEPT = ROOT / "build" / "submission-check"
+"""The folder of the official checkers' own output."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,8 @@ class CheckRequest:
     """Whether to clone mlcommons/inference for that."""
     python: str = sys.executable
     """The Python for the official checkers."""
+    keep: Path = KEPT
+    """The folder that receives their logs and tables."""
 
 
 def run_check(request: CheckRequest, as_json: bool = False) -> int:
@@ -43,20 +50,42 @@ def run_check(request: CheckRequest, as_json: bool = False) -> int:
         ConfigError: the tree, round, checkout or Python does not exist.
     """
     root, rehearsal = request.root or default_output(request.rehearsal), request.rehearsal
+    verdicts, rows = [], []
     with console.working("checking"):
         report = examine(root, find_round(request.round_name) if request.round_name else None, rehearsal)
         official = None if report.recorded else find_checkout(request.checkout, request.clone)
-        verdicts = run_checkers(official, root, report.round, request.python) if official else []
+        if official:
+            verdicts = run_checkers(official, root, report.round, request.python, request.keep)
+            rows = read_rows(kept(request.keep, verdicts[0].checker) / TABLE, report.round)
     if report.recorded and (request.checkout or request.clone):
         console.warn(f"the official checkers were not run: {root} is not a submission, and they check nothing else.")
     if rehearsal:
         report, verdicts = excuse(report, verdicts)
     if as_json:
-        console.print_json(facts(report, verdicts, rehearsal))
+        console.print_json({**facts(report, verdicts, rehearsal), "final_report": [asdict(row) for row in rows]})
     else:
         show(report, verdicts, rehearsal)
+        if official:
+            _show_rows(rows)
+            console.out.print(f"The official checkers' logs and tables are in {request.keep}.")
     good = not report.problems and all(verdict.accepted is not False for verdict in verdicts)
     return 0 if good else 1
+
+
+def _show_rows(rows: list[Row]) -> None:
+    """Print the results as the organisers' final report has them."""
+    if not rows:
+        return
+    names = [name for name in asdict(rows[0]) if any(getattr(row, name) for row in rows)]
+    table = Table(*(name.replace("sheets", "sheet") for name in names), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(getattr(row, name) or ("none" if name == "sheets" else "") for name in names))
+    console.out.print(Text("in the organisers' final report", "bold"))
+    console.print_table(table)
+    if not all(row.sheets for row in rows):
+        console.out.print(
+            "No sheet has the scenarios that the closed division does not require: they are listed nowhere."
+        )
 
 
 def last_line(report: CheckReport, rehearsal: bool = False) -> str:
@@ -100,11 +129,18 @@ def show(report: CheckReport, verdicts: list[CheckerVerdict], rehearsal: bool) -
     for verdict in verdicts:
         said = {True: "accepts the tree", False: "does not accept the tree", None: "was not run"}[verdict.accepted]
         console.out.print(Text(f"official {verdict.checker} {said}", "bold"))
-        for reason in verdict.reasons[:_SHOWN]:
-            console.out.print(Text(f"  {reason}"))
-        if len(verdict.reasons) > _SHOWN:
-            console.out.print(Text(f"  and {len(verdict.reasons) - _SHOWN} more reasons"))
+        _show_lines(verdict.reasons, "reason")
+        if verdict.warnings:
+            console.out.print(Text(f"official {verdict.checker} also remarks, which is no reason for refusal"))
+            _show_lines(verdict.warnings, "remark")
     console.out.print(Text(last_line(report, rehearsal)))
+
+
+def _show_lines(lines: tuple[str, ...], noun: str) -> None:
+    for line in lines[:_SHOWN]:
+        console.out.print(Text(f"  {line}"))
+    if len(lines) > _SHOWN:
+        console.out.print(Text(f"  and {count(len(lines) - _SHOWN, f'more {noun}')}"))
 
 
 def facts(report: CheckReport, verdicts: list[CheckerVerdict], rehearsal: bool) -> dict[str, object]:

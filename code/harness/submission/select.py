@@ -2,30 +2,20 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from harness.errors import ConfigError
 from harness.loadgen.logs import read_detail
-from harness.paths import ROOT
 from harness.results.digests import edited
 from harness.results.layout import Scene
 from harness.results.record import Record, read_record, reference, unlike
 from harness.rules.audits import AUDITS
-from harness.rules.rehearsal import REHEARSAL, REHEARSAL_PREFIX
 from harness.rules.rounds import ROUNDS, Round, round_of
-from harness.submission.description import NUMBERS, describe_machine, init_command, read_system, unfilled
-from harness.submission.measurements import (
-    MODEL_NOTES,
-    ModelNotes,
-    contradictions,
-    measurements,
-    read_model_notes,
-    unknown,
-)
+from harness.submission.eligible import Tests, choose, incomplete, notes_file, only_open
+from harness.submission.measurements import ModelNotes, contradictions, measurements, read_model_notes, unknown
 from harness.submission.recorded import CURE, edited_since
-from harness.submission.request import Submission, campaign_command
+from harness.submission.request import Submission
 
 
 @dataclass(frozen=True)
@@ -83,29 +73,48 @@ class ScenarioRuns:
         return self.performance.engine.name
 
 
-def select_runs(submission: Submission) -> tuple[list[ScenarioRuns], list[str]]:
-    """The runs of a submission's systems, and all problems with them, a sentence each.
+@dataclass
+class Selection:
+    """What the results of a submission's systems come to."""
+
+    runs: list[ScenarioRuns] = field(default_factory=list)
+    """Those that can be packaged, if there are no problems."""
+    left_out: list[str] = field(default_factory=list)
+    """Why others cannot, although nothing is wrong with them, a sentence each."""
+    problems: list[str] = field(default_factory=list)
+    """What is wrong, a sentence each."""
+
+
+def select_runs(submission: Submission) -> Selection:
+    """The runs of a submission's systems; those of other scenarios and models than it names are passed over.
 
     Raises:
-        ConfigError: a system has no results, or a file cannot be read.
+        ConfigError: a system, scenario or model has no results, or a file cannot be read.
     """
-    selected: list[ScenarioRuns] = []
-    problems: list[str] = []
-    for scene in _scenes(submission):
-        folders = _folders(submission, scene)
-        records = {test: record for test, folder in folders.items() if (record := read_record(folder)) is not None}
-        for test, folder in folders.items():
-            problems += _unfit(submission, scene, test, folder, records.get(test))
-        for test, record in records.items():
-            first = records.get("performance", record)
-            problems += _mismatches(test, folders[test], first, record, submission.source.results(scene))
-        if "performance" in records and "accuracy" in records:
-            path = submission.source.root / "measurements" / scene.system / scene.benchmark / MODEL_NOTES
-            performance, accuracy = records.pop("performance"), records.pop("accuracy")
-            runs = ScenarioRuns(scene, performance, accuracy, records, read_model_notes(path))
-            problems += _undescribed(submission, runs, path)
-            selected.append(runs)
-    return selected, problems
+    selection = Selection()
+    for tests in choose(submission, [_tests(submission, scene) for scene in _scenes(submission)]):
+        _select(submission, tests, selection)
+    return selection
+
+
+def _select(submission: Submission, tests: Tests, selection: Selection) -> None:
+    """Add one result to the selection, or say why it is not in it."""
+    path = notes_file(submission, tests.scene)
+    notes = read_model_notes(path)
+    if out := [*incomplete(submission, tests), *only_open(submission, tests, notes, path)]:
+        selection.left_out += out
+        return
+    records = dict(tests.records)
+    for test, folder in tests.folders.items():
+        selection.problems += _unfit(submission, folder, records.get(test))
+    for test, record in records.items():
+        first = records.get("performance", record)
+        results = submission.source.results(tests.scene)
+        selection.problems += _mismatches(test, tests.folders[test], first, record, results)
+    if "performance" in records and "accuracy" in records:
+        runs = ScenarioRuns(tests.scene, records.pop("performance"), records.pop("accuracy"), records, notes)
+        selection.problems += _undescribed(runs, path)
+        selection.runs.append(runs)
 
 
 def _scenes(submission: Submission) -> list[Scene]:
@@ -121,22 +130,20 @@ def _scenes(submission: Submission) -> list[Scene]:
     return [scene for scene in known if scene.system in submission.systems]
 
 
-def _folders(submission: Submission, scene: Scene) -> dict[str, Path]:
-    """The folder of each test's record, performance first."""
+def _tests(submission: Submission, scene: Scene) -> Tests:
     source = submission.source
     folders = {"performance": source.performance(scene), "accuracy": source.accuracy(scene)}
     if submission.closed:
         folders |= {test: source.compliance(scene, test) / "performance" / "run_1" for test in AUDITS}
-    return folders
+    records = {test: record for test, folder in folders.items() if (record := read_record(folder)) is not None}
+    return Tests(scene, folders, records)
 
 
-def _unfit(submission: Submission, scene: Scene, test: str, folder: Path, record: Record | None) -> Iterator[str]:
+def _unfit(submission: Submission, folder: Path, record: Record | None) -> Iterator[str]:
     """Why a run may not be packaged."""
     if record is None:
         if folder.exists():
             yield f"{folder} has no record (run.json): only runs of this harness can be packaged."
-        elif test not in AUDITS:
-            yield f"{folder} is missing: do the {test} run with `{campaign_command(scene, submission.rehearsal)}`."
         return
     if not record.valid:
         yield f"{folder} is not a valid run: run it again."
@@ -164,66 +171,13 @@ def _mismatches(test: str, folder: Path, performance: Record, record: Record, re
         yield f"{folder} was compared with results that were replaced later: run {test} again."
 
 
-def _undescribed(submission: Submission, runs: ScenarioRuns, path: Path) -> Iterator[str]:
+def _undescribed(runs: ScenarioRuns, path: Path) -> Iterator[str]:
     """What is missing or wrong in the notes on the model at ``path``."""
-    model, benchmark = runs.performance.model, runs.scene.benchmark
+    model = runs.performance.model
     yield from (f"{path}: {words}." for words in contradictions(runs.performance, runs.notes))
     if missing := unknown(runs.values):
         example = json.dumps({"sha256": model.sha256, **dict.fromkeys(missing, "...")})
         yield f"model {model.name} does not state its {', '.join(missing)}: write {example} to {path}."
-    if submission.closed and not submission.rehearsal and not (model.equivalent or runs.notes.equivalent):
-        example = json.dumps({"sha256": model.sha256, "equivalent": True})
-        yield (
-            f"{benchmark}: the closed division accepts only the reference model, and {model.name} is not known to be "
-            f"it: use DIVISION=open, or write {example} to {path} if it is."
-        )
-
-
-def wrong_nodes(runs: ScenarioRuns, values: Mapping[str, Any], path: Path) -> Iterator[str]:
-    """Why a system description does not fit the number of machines that a result was measured on."""
-    machines, said = runs.performance.machines or 1, values.get("number_of_nodes")
-    if runs.performance.rehearsal or "number_of_nodes" in unfilled(values):
-        return
-    if int(str(said)) != machines:
-        yield (
-            f"{path} has number_of_nodes {said}, but {runs.scene.benchmark} {runs.scene.scenario} ran on {machines}: "
-            f"correct it, or describe this system under another name."
-        )
-    for field in ("host_networking", "host_networking_topology"):
-        if machines > 1 and str(values.get(field)).startswith("N/A"):
-            yield f"{path} has {field} {values[field]}, but {machines} machines are networked: describe how."
-
-
-def describe_systems(submission: Submission) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The descriptions of a submission's systems, by system, and the fields that they lack, a sentence each.
-
-    Raises:
-        ConfigError: one does not exist, or cannot be read.
-    """
-    described, problems = {}, []
-    for name in submission.systems:
-        path = submission.source.system_file(name)
-        values = _rehearsed_system(name) if submission.rehearsal else _system(path, name)
-        described[name] = values | {"division": submission.division, "submitter": submission.submitter}
-        if missing := unfilled(described[name]):
-            problems.append(f"{path} lacks {', '.join(missing)}: fill it in, or run `{init_command(path)}` first.")
-    return described, problems
-
-
-def _system(path: Path, name: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"{path} is missing: create it with `{init_command(path)}`, and fill it in.")
-    return read_system(path)
-
-
-def _rehearsed_system(name: str) -> dict[str, Any]:
-    """The description of the real system, else of this machine, marked as a rehearsal."""
-    real = ROOT / "systems" / f"{name.removeprefix(REHEARSAL_PREFIX)}.json"
-    values = read_system(real) if real.is_file() else describe_machine()
-    known = name if "system_name" in unfilled(values) else values["system_name"]
-    values |= {"system_name": f"REHEARSAL on {known}", "sw_notes": REHEARSAL}
-    defaults = {**dict.fromkeys(NUMBERS, "1"), "status": "available", "system_type": "edge"}
-    return values | {field: defaults.get(field, "REHEARSAL") for field in unfilled(values)}
 
 
 def round_of_runs(submission: Submission, selected: list[ScenarioRuns]) -> Round:

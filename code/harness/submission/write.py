@@ -5,7 +5,7 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,14 +19,15 @@ from harness.rules.rounds import DIVISIONS, RULES, recognise
 from harness.submission.measurements import calibration, readme
 from harness.submission.request import Submission
 from harness.submission.select import ScenarioRuns
-
-_PROJECT = ("code", "docs", "tools", "Makefile", "pyproject.toml", "requirements.lock", "requirements-deepsparse.lock",
-            "requirements-train.lock", CONF, "LICENSE", "NOTICE",
-            "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "submission.md")  # fmt: skip
+from harness.submission.sources import Source
 
 
 def write_package(
-    target: Layout, submission: Submission, results: Sequence[ScenarioRuns], systems: Mapping[str, object]
+    target: Layout,
+    submission: Submission,
+    results: Sequence[ScenarioRuns],
+    systems: Mapping[str, object],
+    code: Sequence[Source],
 ) -> None:
     """Write the contents of <division>/<submitter>; ``systems`` are the descriptions by system.
 
@@ -39,7 +40,8 @@ def write_package(
         for result in results:
             _write_result(layout, submission, result)
     for benchmark, implementation in {(result.scene.benchmark, result.implementation) for result in results}:
-        _write_code(target.root / target.code / benchmark / implementation, results)
+        for source in code:
+            _copy(source.path, target.root / target.code / benchmark / implementation / source.place)
     if target.copies:
         _text(target.root / target.copies.code / "README.md", f"The code is in [{target.code}](../{target.code}).\n")
     _write_calibration(target.calibration, submission, results)
@@ -123,25 +125,6 @@ def _write_calibration(path: Path, submission: Submission, results: Sequence[Sce
 def _mapped(benchmark: str) -> str:
     """The name of a benchmark of `registry.BENCHMARKS` in model_mapping.json."""
     return next(rules.mapped for rules in RULES.values() if rules.model == benchmark)
-
-
-def _write_code(folder: Path, results: Sequence[ScenarioRuns]) -> None:
-    """This project with the models that were run; without tests, caches and hidden files."""
-    used = {result.performance.model.sha256 for result in results}
-    for path in _project_files():
-        if path.suffix == ".onnx" and sha256(path.read_bytes()).hexdigest() not in used:
-            continue
-        _copy(path, folder / path.relative_to(ROOT))
-
-
-def _project_files() -> Iterator[Path]:
-    for name in _PROJECT:
-        top = ROOT / name
-        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
-            parts = path.relative_to(ROOT).parts
-            unwanted = any(p.startswith(".") or p == "__pycache__" or p.endswith(".egg-info") for p in parts)
-            if path.is_file() and not path.is_symlink() and not unwanted and path.suffix != ".pyc":
-                yield path
 
 
 def _check_sizes(folder: Path) -> None:

@@ -143,12 +143,6 @@ def test_a_name_can_be_mapped_in_open(copy):
     assert not check(root_of(layout))
 
 
-def test_the_wrong_round_is_reported(copy):
-    layout = copy("closed")
-    problems = check(root_of(layout), find_round("v6.0"))
-    assert any("belongs to v6.1, not to v6.0" in problem.what for problem in problems)
-
-
 def test_a_missing_tree_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match="is not a folder"):
         check(tmp_path / "nowhere")

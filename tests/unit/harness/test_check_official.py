@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -92,6 +93,7 @@ OUTPUT = """\
 [2026-11-25 10:50:17,177 submission_checker_old.py:3427 ERROR] closed/A/results/s is missing user.conf
 [2026-11-25 10:50:17,178 submission_checker_old.py:3427 ERROR] closed/A/results/s is missing user.conf
 [2026-11-25 10:50:17,179 x.py:7 WARNING] /root/closed/A/accuracy accuracy not met: expected=75.7, found=70
+[2026-11-25 10:50:17,179 x.py:7 WARNING] /root/open/A/accuracy accuracy not met: expected=75.7, found=60
 [2026-11-25 10:50:17,180 x.py:7 WARNING] There are multiple messages with key generic_message in the log.
 [2026-11-25 10:50:17,181 x.py:7 ERROR] NoResults closed/A/results/s
 """
@@ -99,8 +101,8 @@ OUTPUT = """\
 
 def test_output_is_made_readable():
     assert readable(OUTPUT, Path("/root")) == (
-        "closed/A/results/s: is missing user.conf",
-        "closed/A/accuracy: accuracy not met: expected=75.7, found=70",
+        ("closed/A/results/s: is missing user.conf", "closed/A/accuracy: accuracy not met: expected=75.7, found=70"),
+        ("open/A/accuracy: accuracy not met: expected=75.7, found=60",),
     )
 
 
@@ -129,6 +131,46 @@ def test_checkers_leave_nothing_behind(tmp_path):
     before = sorted(tmp_path.rglob("*"))
     assert all(verdict.accepted for verdict in run_checkers(repository, tmp_path, find_round("v6.0")))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+SAYS = """
+import sys
+at = "[2026-11-25 10:50:17,176 x.py:1 "
+print(at + "WARNING] open/A/results is odd")
+if "--csv" in sys.argv:
+    head = ("Organization,Division,SystemType,SystemName,Model,MlperfModel,Scenario,Result,Accuracy,"
+            "host_processor_model_name,host_processors_per_node,framework,Units")
+    row = '"Acme","open","edge","Acme server","efficientnet-x","resnet","{}","{}","acc: 70","CPU","2","F 1","{}"'
+    with open(sys.argv[sys.argv.index("--csv") + 1], "w") as file:
+        rows = row.format("Offline", 123.5, "Samples/s"), row.format("Server", 9.5, "Queries/s")
+        file.write("\\n".join([head, *rows]))
+"""
+
+
+def test_the_checkers_own_output_is_kept_and_their_table_shown(tmp_path, capsys):
+    make_tree(tmp_path / "tree", "v6.1", "open")
+    repository = stand_in(tmp_path / "inference", SAYS, SAYS + "print(at + 'ERROR] open/A/x is bad'); sys.exit(1)")
+    keep = tmp_path / "kept"
+    request = CheckRequest(root=tmp_path / "tree", checkout=repository, keep=keep)
+    assert run_check(request) == 1
+    printed = capsys.readouterr().out
+    assert "official submission_checker accepts the tree" in printed
+    refused = printed[printed.index("official submission_checker_old.py does not accept") :].splitlines()
+    assert refused[1] == "  open/A/x: is bad"
+    assert refused[3] == "  open/A/results: is odd"
+    assert "no reason for refusal" in refused[2]
+    rows = [line.split() for line in printed.splitlines() if "efficientnet-x" in line]
+    assert [row[:3] for row in rows] == [["edge", "-", "open"], ["none", "Acme", "Acme"]]
+    assert "No sheet has the scenarios" in printed
+    assert f"logs and tables are in {keep}" in printed.replace("\n", " ")
+    for checker in ("submission_checker", "submission_checker_old"):
+        assert "is odd" in (keep / checker / "checker.log").read_text()
+        assert "123.5" in (keep / checker / "summary.csv").read_text()
+    assert run_check(request, as_json=True) == 1
+    facts = json.loads(capsys.readouterr().out)
+    assert [row["result"] for row in facts["final_report"]] == ["123.5", "9.5"]
+    assert facts["official"][0]["warnings"] == ["open/A/results: is odd"]
+    assert facts["official"][1]["reasons"] == ["open/A/x: is bad"]
 
 
 def test_a_missing_package_is_one_sentence(tmp_path):

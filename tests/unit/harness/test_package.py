@@ -228,7 +228,7 @@ def test_the_advice_of_an_edited_file_helps(tmp_path, sealed_runs):
             run(sealed_runs, tmp_path / "out")
     finally:
         log.write_bytes(original)
-    assert not select_runs(resolve(PackageRequest(**wanted(sealed_runs, tmp_path / "out"))))[1]
+    assert not select_runs(resolve(PackageRequest(**wanted(sealed_runs, tmp_path / "out")))).problems
 
 
 def test_our_own_results_are_checked_for_edits(tree, sealed_runs, capsys):
@@ -315,7 +315,7 @@ def test_nothing_is_inferred_where_the_rules_do_not_allow_it(tmp_path, tree, cap
     def inferred(kinds: str = "edge") -> set[str]:
         request = PackageRequest(division="open", submitter="Acme", systems=[SYSTEM], tree=tree.root, infer=True)
         submission = resolve(request)
-        results = infer(submission, find_round("v6.1"), select_runs(submission)[0], {SYSTEM: {"system_type": kinds}})
+        results = infer(submission, find_round("v6.1"), select_runs(submission).runs, {SYSTEM: {"system_type": kinds}})
         return {f"{r.scene.benchmark} {r.scene.scenario}" for r in results if r.inferred_from}
 
     assert not inferred()
@@ -336,7 +336,7 @@ def test_a_system_that_has_all_scenarios_or_only_lacks_a_benchmark_is_not_warned
     request = PackageRequest(division="open", submitter="Acme", systems=[SYSTEM], tree=tree.root, infer=True)
     submission = resolve(request)
     systems = {SYSTEM: {"system_type": "datacenter"}}
-    results = infer(submission, find_round("v6.1"), select_runs(submission)[0], systems)
+    results = infer(submission, find_round("v6.1"), select_runs(submission).runs, systems)
     assert {r.scene.benchmark for r in results if r.inferred_from} == {"bert-99"}
     assert "inferred" not in capsys.readouterr().err
 
@@ -401,17 +401,10 @@ def test_weights_have_the_type_that_the_engine_computes_in(precision, engine, ex
     assert (f"Weights and activations are {expected}; nothing was calibrated." in text) == (precision == "fp32")
 
 
-def drop_accuracy(tree):
-    for path in tree.accuracy(SCENE).iterdir():
-        path.unlink()
-    tree.accuracy(SCENE).rmdir()
-
-
 WRONG = {
     "development": (lambda t: change(t.performance(SCENE), for_submission=False), "is a development run"),
     "invalid": (lambda t: change(t.accuracy(SCENE), valid=False), "is not a valid run"),
     "rehearsal": (lambda t: change(t.accuracy(SCENE), rehearsal=True), "is a rehearsal"),
-    "no accuracy": (drop_accuracy, "is missing: do the accuracy run with .* SCENARIOS=Offline"),
     "no record": (lambda t: (t.performance(SCENE) / "run.json").unlink(), "has no record"),
     "random": (
         lambda t: change(
@@ -429,12 +422,6 @@ WRONG = {
             identity=record("bert-99", "accuracy")["identity"] | {"model_sha256": "x"},
         ),
         "was run with another model",
-    ),
-    "not the reference": (
-        lambda t: change(
-            t.performance(SCENE), model=record("resnet50", "performance")["model"] | {"equivalent": False}
-        ),
-        "the closed division accepts only the reference model",
     ),
     "silent model": (
         lambda t: change(

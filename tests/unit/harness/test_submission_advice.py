@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from harness.rules.rounds import find_round
 from harness.submission.check import check
 from harness.submission.description import unfilled
 from harness.submission.request import PackageRequest, resolve
-from harness.submission.select import describe_systems, select_runs
+from harness.submission.select import select_runs
+from harness.submission.systems import describe_systems
 
 
 @pytest.fixture(autouse=True)
@@ -85,11 +87,18 @@ def test_an_edit_that_the_check_advises_removes_the_problem(tmp_path, name):
 
 
 def test_the_advised_round_is_that_of_the_logs(tmp_path):
-    make_tree(tmp_path, "v6.0")
+    layout = make_tree(tmp_path, "v6.0")
+    with pytest.raises(ConfigError, match=r"belongs to v6.0, not to v6.1: check with") as caught:
+        check(tmp_path, find_round("v6.1"))
+    command = re.search(r"`(harness check [^`]+)`", str(caught.value))[1]
+    assert harness(command).exit_code == 0
+    newer = make_tree(tmp_path / "newer", "v6.1")
+    for folder in ("SingleStream", "Offline"):
+        log = f"results/{SYSTEM}/bert-99/{folder}/performance/run_1/mlperf_log_detail.txt"
+        (layout.root / log).write_text((newer.root / log).read_text())
+    shutil.rmtree(tmp_path / "newer")
     cures = {problem.cure for problem in check(tmp_path, find_round("v6.1"))}
-    advised = {match[1] for cure in cures if (match := re.search(r"check with --round (\S+)", cure))}
-    assert advised == {"v6.0"}
-    assert harness(f"harness check {tmp_path} --round v6.0").exit_code == 0
+    assert {match[1] for cure in cures if (match := re.search(r"check with --round (\S+)", cure))} == {"v6.0"}
 
 
 @pytest.fixture
@@ -98,7 +107,8 @@ def tree(tmp_path):
 
 
 def problems(tree, division="closed") -> list[str]:
-    return select_runs(resolve(PackageRequest(**wanted(tree, tree.root / "out", division))))[1]
+    selection = select_runs(resolve(PackageRequest(**wanted(tree, tree.root / "out", division))))
+    return selection.problems + selection.left_out
 
 
 @pytest.mark.parametrize("facts", [{"equivalent": False}, {"weight_transformations": "unknown"}])
@@ -125,7 +135,7 @@ def test_the_advised_command_writes_the_system_description(tree, spoil):
         put(path, spoil)
     submission = resolve(PackageRequest(**wanted(tree, tree.root / "out")))
     try:
-        message = " ".join(describe_systems(submission)[1])
+        message = " ".join(describe_systems(submission, select_runs(submission).runs)[1])
     except ConfigError as error:
         message = str(error)
     if "remove it" in message:
@@ -135,7 +145,7 @@ def test_the_advised_command_writes_the_system_description(tree, spoil):
     missing = unfilled(json.loads(path.read_text()))
     given = " ".join(shlex.quote(f"--set={field}={SYSTEM_JSON[field]}") for field in missing)
     assert harness(f"{command} {given}").exit_code == 0
-    assert not describe_systems(submission)[1]
+    assert not describe_systems(submission, select_runs(submission).runs)[1]
 
 
 def test_the_advised_command_does_the_missing_run(tree):

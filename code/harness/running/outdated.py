@@ -1,0 +1,43 @@
+"""Compliance tests of a result that was replaced: they were compared with logs that no longer exist."""
+
+import os
+import shutil
+
+from harness.errors import RunFailed
+from harness.host import console
+from harness.host.download import sha256_of
+from harness.results.layout import RUN, Classic
+from harness.results.record import read_record, reference
+from harness.rules.audits import AUDITS
+from harness.running.settings import RunSettings
+
+
+def set_aside(settings: RunSettings) -> None:
+    """Move the compliance tests of the result that a run replaced to build/campaign/replaced.
+
+    Raises:
+        RunFailed: one cannot be moved.
+        ConfigError: a record cannot be read.
+    """
+    if not (settings.official and settings.force) or settings.audit:
+        return
+    layout, scene = Classic(settings.tree), settings.scene
+    for test in AUDITS:
+        folder = layout.compliance(scene, test)
+        logs = folder / "performance" / "run_1"
+        record = read_record(logs)
+        if record is None or record.reference == reference(layout.results(scene), test):
+            continue
+        name = "-".join((scene.system, scene.benchmark, scene.scenario, test, sha256_of(logs / RUN)[:8]))
+        kept = settings.runs_dir.parent / "campaign" / "replaced" / name
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.move(folder, kept)
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise RunFailed(
+                f"{folder} belongs to the replaced result, and cannot be moved to {kept}: {why}."
+            ) from error
+        again = f"make compliance SYSTEM={scene.system} SCENARIOS={scene.scenario} MODELS={settings.model.name}"
+        console.warn(f"{test} was compared with the replaced result: it is now in {kept}; repeat it with `{again}`.")

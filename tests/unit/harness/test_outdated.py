@@ -1,0 +1,49 @@
+"""Compliance tests of a result that `--force` replaced."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from submission_tree import SYSTEM
+from test_package import SCENE, make_runs
+
+from harness.host.download import sha256_of
+from harness.results.layout import RUN
+from harness.rules.audits import AUDITS
+from harness.running.outdated import set_aside
+
+
+def settings(tree, tmp_path, **changes) -> SimpleNamespace:
+    model = SimpleNamespace(name="resnet50-fp32")
+    made = {"official": True, "force": True, "audit": None, "tree": tree.root, "scene": SCENE, "model": model}
+    return SimpleNamespace(**made | {"runs_dir": tmp_path / "build" / "runs"} | changes)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return make_runs(tmp_path_factory.mktemp("runs"))
+
+
+def test_the_compliance_tests_of_a_replaced_result_are_kept_elsewhere(tmp_path, capsys):
+    tree = make_runs(tmp_path / "repository")
+    log = tree.performance(SCENE) / "mlperf_log_detail.txt"
+    log.write_text(log.read_text() + "\n")
+    folders = {test: tree.compliance(SCENE, test) for test in AUDITS}
+    digests = {test: sha256_of(folder / "performance" / "run_1" / RUN)[:8] for test, folder in folders.items()}
+    set_aside(settings(tree, tmp_path))
+    assert not any(folder.exists() for folder in folders.values())
+    for test, digest in digests.items():
+        name = f"{SYSTEM}-resnet50-Offline-{test}-{digest}"
+        assert (tmp_path / "build/campaign/replaced" / name / "performance/run_1" / RUN).is_file()
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"repeat it with `make compliance SYSTEM={SYSTEM} SCENARIOS=Offline MODELS=resnet50-fp32`" in said
+
+
+@pytest.mark.parametrize("changes", [{}, {"official": False}, {"force": False}, {"audit": "TEST01"}])
+def test_tests_that_still_count_stay(tmp_path, runs, changes):
+    if changes:
+        log = runs.performance(SCENE) / "mlperf_log_detail.txt"
+        log.write_text(log.read_text() + "\n")
+    set_aside(settings(runs, tmp_path, **changes))
+    assert all(runs.compliance(SCENE, test).is_dir() for test in AUDITS)
