@@ -237,7 +237,8 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> _Measured:
     scheduler = scenario.scheduler(session.complete, recorder)
     overload = _overload(planned, test_settings)
     with console.Progress("LoadGen", unit="samples") as bar:
-        watch = Watch(settings, ready, planned.load, scheduler, heartbeat, bar, overload)
+        latency = recorder.latency if recorder else lambda percentile: None
+        watch = Watch(settings, ready, planned.load, scheduler, heartbeat, bar, overload, latency)
         if recorder:
             recorder.tick()
 

@@ -343,13 +343,14 @@ def test_the_time_that_planning_takes_is_not_taken_for_the_systems(load, monkeyp
         slowest=0.01,
         links=(),
         qsl=SimpleNamespace(count=1000),
-        scenario=SimpleNamespace(paced=False),
+        scenario=SimpleNamespace(paced=False, sut=SimpleNamespace(unit="tokens")),
     )
     settings = SimpleNamespace(accuracy=False, stall_timeout=60.0)
-    progress = SimpleNamespace(update=lambda **_: None)
+    progress = SimpleNamespace(show=lambda *_, **__: None)
     beats = SimpleNamespace(beat=lambda _: None)
     right = load("*.Offline.target_qps = 50000")
-    looking = watch.Watch(settings, ready, right, SimpleNamespace(counters=counters), beats, progress, None)
+    scheduler = SimpleNamespace(counters=counters)
+    looking = watch.Watch(settings, ready, right, scheduler, beats, progress, None, lambda percentile: None)
     looking.look(over=False)
     for clock[0] in np.arange(106.0, 110.0, 0.2):  # six seconds of planning
         counters.batches += 40
