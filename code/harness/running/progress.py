@@ -74,7 +74,8 @@ class Outlook:
         if seconds is None:
             return ""
         allowed = f" of {self.bound * 1000:g} ms allowed" if self.bound else ""
-        return f"{percentile}th percentile {seconds * 1000:.3g} ms{allowed}"
+        ms = seconds * 1000
+        return f"{percentile}th percentile {f'{ms:,.0f}' if ms >= 100 else f'{ms:.3g}'} ms{allowed}"
 
     def _counted(self, counters: Counters, elapsed: float) -> View:
         """A test of a known number of samples. Long samples run first, so tokens show how much is done."""

@@ -142,7 +142,8 @@ class Recorder:
         arrays: dict[str, Any] = {
             "about": np.array(json.dumps(about)),
             "edges": edges,
-            "done": _done(batches, began, edges),
+            "done": _done(batches, "samples", began, edges),
+            "done_cost": _done(batches, "cost", began, edges),
             "quantiles": _quantiles(queries, began, edges),
             "shapes": _shapes(batches),
             "sizes": np.stack(np.unique(batches["samples"].astype(np.int64), return_counts=True), axis=1),
@@ -227,11 +228,11 @@ def _queries(batches: _Rows, arrivals: Floats, samples_per_query: int | None) ->
     return Queries(times, last - times)
 
 
-def _done(batches: _Rows, began: float, edges: Floats) -> Floats:
-    """Samples by bin. A batch counts as progressing evenly while it runs: the running total is a line with a bend at
-    each start and end, which is summed once and read at the edges."""
+def _done(batches: _Rows, what: str, began: float, edges: Floats) -> Floats:
+    """Samples or cost by bin. A batch counts as progressing evenly while it runs: the running total is a line with a
+    bend at each start and end, which is summed once and read at the edges."""
     start, end = batches["start"] - began, batches["end"] - began
-    slope = batches["samples"] / np.maximum(end - start, 1e-9)
+    slope = batches[what] / np.maximum(end - start, 1e-9)
     end = np.maximum(end, start + 1e-9)
     at = np.concatenate((start, end))
     order = np.argsort(at, kind="stable")

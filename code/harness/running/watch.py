@@ -3,6 +3,7 @@
 import time
 
 from harness.host import console
+from harness.host.energy import Energy, EnergyMeter
 from harness.host.supervise import Heartbeat
 from harness.host.usage import CoreMeter, CoreUse
 from harness.running.load import Load
@@ -50,7 +51,7 @@ class Watch:
         self._state = (0, False)
         self._settled: tuple[float, float] | None = None
         self._warned = False
-        self._meter = CoreMeter()
+        self._meter, self._energy = CoreMeter(), EnergyMeter()
         heartbeat.beat(self._idle)
 
     @property
@@ -61,6 +62,11 @@ class Watch:
         """
         return None if self._links else self._meter.use
 
+    @property
+    def energy(self) -> Energy | None:
+        """The energy that this machine used during the test; None if it does not show it, or if nodes compute."""
+        return None if self._links else self._energy.energy
+
     def look(self, over: bool) -> None:
         """Report what was completed since the last call; ``over`` once LoadGen has ended the test.
 
@@ -70,6 +76,7 @@ class Watch:
         """
         if self._scheduler.counters.issued:
             self._meter.look()
+            self._energy.look()
         if self._overload and not over:
             self._overload.look(self._scheduler.counters)
         counters = self._scheduler.counters

@@ -110,6 +110,16 @@ class Server(MeasuredScenario):
         found = self._cautious(indices, peak)
         return self._piloted(found, indices, seconds, listener) if peak and self.pilots else found
 
+    def fastest(self, indices: Integers, listener: Listener) -> Estimate:
+        """The highest rate that the queue simulation answers within the bound: above it, queries would only wait."""
+        peak = self.peak(indices)
+        found = self._cautious(indices, peak)
+        if not peak:
+            return found
+        rate = min(peak, _MAX_RATE)
+        how = "the highest rate that a queue simulation with the measured batch times answers"
+        return Estimate(rate, how, rate, found.remark)
+
     def pace(self, indices: Integers, found: Estimate) -> float:
         """Samples per second, each alone in its batch."""
         return self.sut.engine.parallel / self._alone(indices)

@@ -16,6 +16,7 @@ from harness.loadgen.logs import Detail
 from harness.running import advice, sizing, watch
 from harness.running.load import Load, span
 from harness.scenarios.base import Estimate, find_scenario
+from harness.scenarios.server import Server
 from harness.scheduling.base import Counters
 from harness.scheduling.overload import Overloaded
 
@@ -281,17 +282,32 @@ def test_spans():
     assert [span(seconds) for seconds in (20, 8000, 5e5)] == ["20.0 s", "2 h 13 min", "6 days"]
 
 
-def test_an_accuracy_run_of_a_server_is_refused_if_its_rate_makes_it_last_for_days(load, capsys):
-    slow = load("*.Server.target_qps = 0.001", "Server")
-    with pytest.raises(
-        ConfigError, match=r"would take 125 days for 10,833 samples, .* 0\.001 in line 1 .*; delete the"
-    ):
-        slow.check_accuracy(10_833)
-    load("*.Server.target_qps = 1", "Server").check_accuracy(10_833)
-    assert "takes about 3 h 00 min for 10,833 samples" in capsys.readouterr().err
-    load("*.Server.target_qps = 100", "Server").check_accuracy(10_833)
-    load("*.Offline.target_qps = 0.001").check_accuracy(10_833)
-    assert capsys.readouterr().err == ""
+def test_an_accuracy_run_of_a_server_takes_the_highest_rate_that_answers(tmp_path, load):
+    """user.conf's rate belongs to the result: at 9/s, the 50,000 images of ImageNet would take 93 minutes."""
+    text = "*.Server.target_qps = 9\n*.Offline.target_qps = 9\n"
+    assert load(text, "Server", accuracy=True).rate is None
+    assert load(text, "Server").rate == 9
+    assert load(text, "Offline", accuracy=True).rate == 9
+    (tmp_path / "user.conf").write_text(text)
+    conf = read_user_conf(tmp_path / "user.conf")
+    settings = SimpleNamespace(
+        accuracy=True, official=True, scenario="Server", duration=None, seconds=600.0, default_seconds=600.0,
+        rehearsal=False, compliance=None, missed=None, notices=[], model=SimpleNamespace(benchmark="bert"),
+    )  # fmt: skip
+    scenario = Server.__new__(Server)
+    scenario.peak = lambda indices: 120.0
+    scenario.use = None
+    scenario.bound = 0.13
+    ready = SimpleNamespace(
+        scenario=scenario, indices=None, listener=None, qsl=SimpleNamespace(count=50_000), benchmark=settings.model
+    )
+    found, value = sizing.sized(settings, conf, ready)
+    assert (found.rate, value) == (120, 120)
+    ready.benchmark = SimpleNamespace(name="bert")
+    assert sizing.effective_conf(settings, conf, found, ready, value).rstrip().endswith("bert.Server.target_qps = 120")
+    words = sizing._accuracy_rate(settings, conf, scenario.fastest(None, None), 50_000)
+    assert words.startswith("50,000 samples at 120 queries/s, about 6 min 57 s: ")
+    assert "target_qps = 9 in line 1 of" in words
 
 
 def overloaded(load):
