@@ -1,15 +1,13 @@
 """What the progress of a test shows: how much is done, how fast, how late, and how long it still takes."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.host import console
 from harness.running.load import Load
+from harness.running.recorder import Recorder
 from harness.scheduling.base import Counters
 
 _RATE_AFTER = 0.5  # seconds until a rate says anything
-Latency = Callable[[int], float | None]
-"""Seconds of a latency percentile so far; None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -39,38 +37,39 @@ class Outlook:
     """Batches that run at the same time."""
     bound: float | None
     """The latency bound in seconds, if the scenario has one."""
-    latency: Latency
+    recorder: Recorder | None
+    """Knows the latencies so far."""
 
-    def view(self, counters: Counters, now: float) -> View:
-        """The progress ``now``, in seconds of time.perf_counter()."""
+    def view(self, counters: Counters, now: float, over: bool = False) -> View:
+        """The progress ``now``, in seconds of time.perf_counter(); ``over`` once the test has ended."""
         elapsed = now - counters.began
         timed = not (self.accuracy or self.load.scenario.one_query) and self.load.per_second
-        return self._timed(counters, elapsed) if timed else self._counted(counters, elapsed)
+        return self._timed(counters, elapsed, over) if timed else self._counted(counters, elapsed)
 
-    def _timed(self, counters: Counters, elapsed: float) -> View:
+    def _timed(self, counters: Counters, elapsed: float, over: bool) -> View:
         """A test that the clock ends: queries come until the minimum duration and number are both reached."""
         load, scenario = self.load, self.load.scenario
         queries = counters.completed // (scenario.samples_per_query or 1)
         measured = queries / elapsed if elapsed >= _RATE_AFTER else 0.0
         # Server's queries come at LoadGen's rate; those of a stream as fast as they are answered.
         rate = load.rate if scenario.paced and load.rate else measured or load.per_second or 0.0
-        lasts = max(load.seconds, load.least / rate if rate else 0.0)
+        lasts = max(load.seconds, load.least / rate if rate else 0.0, 1e-9)
         left = lasts - elapsed
         if scenario.paced and measured:  # what waits is answered after the last query came
             left = max(left, (counters.issued - counters.completed) / measured)
-        fraction = max(0.0, min(elapsed / lasts, 0.99))
+        fraction = 1.0 if over else max(0.0, min(elapsed / lasts, 0.99))
         facts = [f"{console.duration(min(elapsed, lasts))} of {console.duration(lasts)} ({int(100 * fraction)} %)"]
         facts.append(console.quantity(queries, "queries"))
         if measured:
             facts.append(console.quantity(measured, "queries", per_second=True))
         if late := self._latency():
             facts.append(late)
-        return View(tuple(facts), fraction, left if left > 0 else None)
+        return View(tuple(facts), fraction, left if left > 0 and not over else None)
 
     def _latency(self) -> str:
         """The scenario's percentile so far, against its bound; "" while unknown."""
         percentile = self.load.scenario.percentile
-        seconds = self.latency(percentile) if percentile else None
+        seconds = self.recorder.latency(percentile) if percentile and self.recorder else None
         if seconds is None:
             return ""
         allowed = f" of {self.bound * 1000:g} ms allowed" if self.bound else ""

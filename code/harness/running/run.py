@@ -239,8 +239,7 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> _Measured:
     scheduler = scenario.scheduler(session.complete, recorder)
     overload = _overload(planned, test_settings)
     with console.Progress("LoadGen", unit="samples") as bar:
-        latency = recorder.latency if recorder else lambda percentile: None
-        watch = Watch(settings, ready, planned.load, scheduler, heartbeat, bar, overload, latency)
+        watch = Watch(settings, ready, planned.load, scheduler, heartbeat, bar, overload, recorder)
         if recorder:
             recorder.tick()
 

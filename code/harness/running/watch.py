@@ -9,7 +9,8 @@ from harness.host.usage import CoreMeter, CoreUse
 from harness.running.load import Load
 from harness.running.nodes import progress_of
 from harness.running.prepare import Prepared
-from harness.running.progress import Latency, Outlook
+from harness.running.progress import Outlook
+from harness.running.recorder import Recorder
 from harness.running.settings import RunSettings
 from harness.scheduling.base import Counters, Scheduler
 from harness.scheduling.overload import Overload
@@ -31,9 +32,9 @@ class Watch:
         heartbeat: Heartbeat,
         bar: console.Progress,
         overload: Overload | None,
-        latency: Latency,
+        recorder: Recorder | None,
     ) -> None:
-        """``latency`` gives a percentile of the latencies so far."""
+        """``recorder`` knows the latencies so far."""
         self._load, self._scheduler, self._heartbeat, self._bar = load, scheduler, heartbeat, bar
         self._overload = overload
         self._links = ready.links
@@ -46,7 +47,7 @@ class Watch:
         samples, cost = (ready.qsl.count, int(ready.scenario.costs.sum())) if settings.accuracy else (0, 0)
         bound = ready.scenario.bound if ready.scenario.paced else None
         self._outlook = Outlook(
-            load, settings.accuracy, samples, cost, ready.scenario.sut.unit, self._streams, bound, latency
+            load, settings.accuracy, samples, cost, ready.scenario.sut.unit, self._streams, bound, recorder
         )
         self._state = (0, False)
         self._settled: tuple[float, float] | None = None
@@ -92,10 +93,9 @@ class Watch:
                 self._foresee(counters.done_cost / max(counters.real, self._outlook.cost))
 
     def _show(self, counters: Counters, over: bool) -> None:
-        view = self._outlook.view(counters, counters.ended if over else time.perf_counter())
+        view = self._outlook.view(counters, counters.ended if over else time.perf_counter(), over)
         note = progress_of(self._scheduler) if self._links else ""
-        fraction, left = (1.0, None) if over else (view.fraction, view.left)
-        self._bar.show(view.facts, done=counters.completed, fraction=fraction, left=left, note=note)
+        self._bar.show(view.facts, done=counters.completed, fraction=view.fraction, left=view.left, note=note)
 
     def _foresee(self, fraction: float) -> None:
         """Warn of a test that will be far too long, or end it, once its rate is known."""

@@ -1,5 +1,7 @@
 """What the progress shows: in particular how long a test still takes, from its first tenth on."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -23,7 +25,9 @@ def load(scenario, *, seconds=600.0, least=1, rate=None, per_second=None) -> Loa
 
 
 def outlook(test, *, accuracy=False, samples=0, cost=0, streams=2, bound=None, latency=None) -> Outlook:
-    return Outlook(test, accuracy, samples, cost, "tokens", streams, bound, lambda percentile: latency)
+    return Outlook(
+        test, accuracy, samples, cost, "tokens", streams, bound, SimpleNamespace(latency=lambda percentile: latency)
+    )
 
 
 def arrived(queries: int, per_query: int = 1) -> Counters:
@@ -60,7 +64,9 @@ def test_queries_that_wait_at_the_end_take_their_time():
 
 
 def test_nothing_is_left_of_a_test_whose_time_is_over():
-    assert outlook(load(Server, seconds=60.0, rate=20.0)).view(arrived(1200), 161.0).left is None
+    seen = outlook(load(Server, seconds=60.0, rate=20.0)).view(arrived(1200), 159.5, over=True)
+    assert seen.left is None
+    assert seen.facts[0] == "1 min 00 s of 1 min 00 s (100 %)"
 
 
 @pytest.mark.parametrize("accuracy", [False, True])
