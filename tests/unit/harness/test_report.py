@@ -23,8 +23,8 @@ from harness.catalog import manifests
 from harness.cli import app
 from harness.errors import ConfigError, HarnessError
 from harness.report import facts, text
-from harness.report.page import page
 from harness.report.noise import spread
+from harness.report.page import page
 from harness.report.plots import bars, plots
 from harness.report.published import published
 from harness.results import finished as data
