@@ -73,8 +73,9 @@ class Offline(Scenario):
         for shape in self._to_warm_up(sorted(batches, key=lambda shape: -shape.length)):
             samples = indices[batches[shape].positions]
             self._took[shape] = first[shape] = self._once(samples, shape, listener)
-            if first[shape] < _QUICK:  # the first time may be slow for being the first
-                self._took[shape] = self._once(samples, shape, listener)
+            if first[shape] < _QUICK:  # the first time may be slow for being the first, and a neighbour slows any
+                again = (self._once(samples, shape, listener) for _ in range(2))
+                self._took[shape] = min(first[shape], *again)
         return max(first.values())
 
     def _to_warm_up(self, shapes: Sequence[Shape]) -> Sequence[Shape]:

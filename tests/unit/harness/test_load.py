@@ -18,7 +18,9 @@ from harness.running.load import Load, span
 from harness.scenarios.base import Estimate, find_scenario
 from harness.scenarios.server import Server
 from harness.scheduling.base import Counters
+from harness.scheduling.cost import CostTable
 from harness.scheduling.overload import Overloaded
+from harness.task.shape import Shape
 
 
 @pytest.fixture(autouse=True)
@@ -295,14 +297,15 @@ def test_an_accuracy_run_of_a_server_takes_the_highest_rate_that_answers(tmp_pat
         rehearsal=False, compliance=None, missed=None, notices=[], model=SimpleNamespace(benchmark="bert"),
     )  # fmt: skip
     scenario = Server.__new__(Server)
-    scenario.peak = lambda indices: 120.0
-    scenario.use = None
-    scenario.bound = 0.13
+    # Alone, a sample takes 40 ms on each of two streams; in batches of eight, 133 ms for all of them.
+    scenario.table = CostTable({Shape(1, 100): 0.04, Shape(8, 100): 8 / 60}, fixed=True)
+    qsl, engine = SimpleNamespace(cost=lambda indices: np.array([90, 110])), SimpleNamespace(parallel=2)
+    scenario.sut = SimpleNamespace(qsl=qsl, engine=engine)
     ready = SimpleNamespace(
         scenario=scenario, indices=None, listener=None, qsl=SimpleNamespace(count=50_000), benchmark=settings.model
     )
     found, value = sizing.sized(settings, conf, ready)
-    assert (found.rate, value) == (120, 120)
+    assert (found.rate, value) == (pytest.approx(120), pytest.approx(120))
     ready.benchmark = SimpleNamespace(name="bert")
     assert sizing.effective_conf(settings, conf, found, ready, value).rstrip().endswith("bert.Server.target_qps = 120")
     words = sizing._accuracy_rate(settings, conf, scenario.fastest(None, None), 50_000)
