@@ -86,6 +86,11 @@ class NodesServer(Server):
         peaks = [link.ready.peak for link in self.links]
         return sum(peaks) if all(peaks) else 0.0
 
+    def fastest(self, indices: Integers, listener: Listener) -> Estimate:
+        """The sum of what the nodes' simulations answer within the bound; their own estimates if one finds no rate."""
+        peak, found = self.peak(indices), _total(self.links)
+        return Estimate(peak, "the sum of the rates that the nodes' queue simulations answer", peak) if peak else found
+
     def _cautious(self, indices: Integers, peak: float) -> Estimate:
         return super()._cautious(indices, peak) if peak else _total(self.links)
 

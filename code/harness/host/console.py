@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -213,6 +213,8 @@ class Progress:
         self._done = 0.0
         self._note = ""
         self._fraction: float | None = None
+        self._left: float | None = None
+        self._facts_given: Sequence[str] = ()
         self._lock = threading.Lock()
         self._began = self._rate_from = clock()
         self._rate_base = 0.0
@@ -257,18 +259,23 @@ class Progress:
         done: float | None = None,
         total: float | None = None,
         note: str | None = None,
-        fraction: float | None = None,
     ) -> None:
-        """Set the values given and keep the others; `note` is free text at the end ("" removes it).
-
-        `fraction` (0 to 1) is the share of work done, for units of unequal cost: the bar and the remaining time then
-        follow it instead of `done`.
-        """
+        """Set the values given and keep the others; `note` is free text at the end ("" removes it)."""
         with self._lock:
             self._done = self._done if done is None else done
             self._total = self._total if total is None else total
             self._note = self._note if note is None else note
-            self._fraction = self._fraction if fraction is None else fraction
+        self._line_if_due()
+
+    def show(self, facts: Sequence[str], *, done: float, fraction: float, left: float | None, note: str = "") -> None:
+        """Show the caller's own facts instead of count and rate, for work whose units take unequal time.
+
+        `fraction` (0 to 1) is the length of the bar, `left` the seconds that remain, if known. `done` is only for the
+        last line.
+        """
+        with self._lock:
+            self._facts_given, self._done, self._total = tuple(facts), done, done
+            self._fraction, self._left, self._note = fraction, left, note
         self._line_if_due()
 
     def start_from(self, done: float) -> None:
@@ -295,30 +302,30 @@ class Progress:
         sizes = quantity(done, self._unit), quantity(total, self._unit)
         return " of ".join(sizes) if self._unit == "B" else f"{done:,.0f} of {sizes[1]}"
 
-    def _shown(self) -> float:
-        if self._total is None or self._fraction is None:
-            return self._done
-        return self._total * self._fraction
-
     def _facts(self, elapsed: bool = False) -> list[str]:
         now = self._ended if self._ended is not None else self._clock()
         with self._lock:
-            done, total, since = self._done, self._total, now - self._rate_from
-            fraction = self._fraction
-            rate = (done - self._rate_base) / since if since >= _RATE_AFTER_S else 0.0
-            facts = [self._count()] if self._unit else []
+            given, left, after = self._facts_given, self._left, [self._note] if self._note else []
+            facts = list(given) or self._own_facts(now)
+        if given and left is not None and self._ended is None:
+            facts.append(f"{duration(max(1, left))} left")
+        if not given and (elapsed or self._total is None):
+            facts.append(f"{duration(now - self._began)} elapsed")
+        return [*facts, *after]
+
+    def _own_facts(self, now: float) -> list[str]:
+        """Count, rate, and the time left if all units take the same."""
+        done, total, since = self._done, self._total, now - self._rate_from
+        rate = (done - self._rate_base) / since if since >= _RATE_AFTER_S else 0.0
+        facts = [self._count()] if self._unit else []
         if total:
-            percent = min(round(100 * self._shown() / total), 100 if done >= total else 99)
+            percent = min(round(100 * done / total), 100 if done >= total else 99)
             facts[0] += f" ({percent} %)"
         if rate > 0:
             facts.append(quantity(rate, self._unit, per_second=True))
             if total and done < total and self._ended is None:
-                left = (total - done) / rate if fraction is None else since * (1 / fraction - 1) if fraction else None
-                if left is not None:
-                    facts.append(f"{duration(max(1, left))} left")
-        if elapsed or total is None:
-            facts.append(f"{duration(now - self._began)} elapsed")
-        return [*facts, self._note] if self._note else facts
+                facts.append(f"{duration(max(1, (total - done) / rate))} left")
+        return facts
 
     def _bar(self) -> RenderableType:
         facts = ", ".join(self._facts(elapsed=True))
@@ -327,7 +334,8 @@ class Progress:
         overflows: tuple[OverflowMethod, ...] = ("ellipsis", "crop", "ellipsis")
         for overflow in overflows:
             row.add_column(no_wrap=True, overflow=overflow)
-        bar = ProgressBar(total=self._total, completed=self._shown(), width=max(5, min(30, room)))
+        total, done = (self._total, self._done) if self._fraction is None else (1.0, self._fraction)
+        bar = ProgressBar(total=total, completed=done, width=max(5, min(30, room)))
         row.add_row(Text(self._description), bar, Text(facts))
         return row
 

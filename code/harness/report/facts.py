@@ -118,6 +118,23 @@ def cores(run: Finished) -> str:
     return f"{process:.2f} by this run, {machine:.2f} on the machine, of {run.record.machine.cores}"
 
 
+def per_core(run: Finished) -> float | None:
+    """Samples/s divided by the machine's cores, or by those of all nodes; None for an accuracy run."""
+    seconds = run.duration_s
+    count = sum(node.machine.cores for node in run.record.nodes) or run.record.machine.cores
+    return run.record.result.samples / seconds / count if run.performance and seconds and count else None
+
+
+def _per_core_text(run: Finished) -> str:
+    value = per_core(run)
+    return "" if value is None else f"{value:,.2f} samples/s"
+
+
+def _energy(run: Finished) -> str:
+    energy = run.record.result.energy
+    return energy.words(run.record.result.samples) if energy and run.performance else ""
+
+
 def facts(run: Finished) -> list[tuple[str, str]]:
     """A summary of the run: names and texts."""
     record, result = run.record, run.record.result
@@ -135,6 +152,8 @@ def facts(run: Finished) -> list[tuple[str, str]]:
         *(("doubt", doubt) for doubt in record.doubts),
         ("deviation from ONNX Runtime", agreement(run)),
         ("cores busy", cores(run)),
+        ("per core", _per_core_text(run)),
+        ("energy", _energy(run)),
         ("nodes", _nodes(run)),
         ("ended", record.time),
         ("command", record.command),
@@ -169,42 +188,6 @@ def nodes(run: Finished) -> list[list[str]]:
     }
     rows = [[name, *map(of, found)] for name, of in columns.items()]
     return [["node", *(node.name for node in found)], *(row for row in rows if any(row[1:]))]
-
-
-def settings(run: Finished) -> list[tuple[str, str]]:
-    """The settings of the engine, the benchmark and LoadGen."""
-    record = run.record
-    shapes = ", ".join(_TIMES.join(map(str, shape)) for shape in record.shapes or ())
-    rows = [
-        *((f"engine: {key}", _text(value)) for key, value in record.engine.values().items()),
-        *((f"benchmark: {key}", _text(value)) for key, value in (record.benchmark_settings or {}).items()),
-        ("tuned settings", record.tuned or ""),
-        (f"shapes (batch {_TIMES} length)", shapes),
-    ]
-    rows += [
-        (f"LoadGen: {key.removeprefix('effective_')}", _text(value))
-        for key, value in run.values.items()
-        if key.startswith("effective_")
-    ]
-    return [(name, text) for name, text in rows if text]
-
-
-def model(run: Finished) -> list[tuple[str, str]]:
-    """The facts about the model, and the metadata in its file."""
-    values = run.model.values()
-    rows = [(key.replace("_", " "), _text(value)) for key, value in values.items() if key not in ("metadata", "path")]
-    rows += [(f"file: {key}", value) for key, value in run.model.metadata.items()]
-    return [(name, text) for name, text in rows if text]
-
-
-def environment(run: Finished) -> list[tuple[str, str]]:
-    """The machine and the versions of the software."""
-    record, machine = run.record, run.record.machine
-    values, memory = machine.values(), machine.memory_bytes
-    rows = [(k.replace("_", " "), _text(v)) for k, v in values.items() if k not in ("packages", "memory_bytes")]
-    rows += [("memory", f"{memory / 2**30:.1f} GiB")] if memory else []
-    rows += [(f"package: {key}", value) for key, value in machine.packages.items()]
-    return [*rows, ("harness", record.harness), ("LoadGen", _text(record.loadgen.get("loadgen_version")))]
 
 
 def side_by_side(runs: Sequence[Finished]) -> list[Row]:
@@ -293,6 +276,8 @@ def _plain(run: Finished, first: Finished) -> dict[str, JsonValue]:
         "batches": result.batches,
         "padded_to_real": result.padded_to_real,
         "disturbed": run.disturbed or None,
+        "samples_per_second_and_core": per_core(run),
+        "energy": result.energy.values() if result.energy else None,
         "cores_busy": dict(zip(("process", "machine"), run.cores_busy, strict=True)) if run.cores_busy else None,
         "published": run.published,
         "model": run.model.values(),
@@ -319,10 +304,23 @@ def _ratio(run: Finished, first: Finished) -> float | None:
     return metric.value / base.value
 
 
+def kinds(runs: Sequence[Finished]) -> list[list[int]]:
+    """The indices of the runs that measured the same thing, for each kind: only within it do comparisons mean much."""
+    found: dict[object, list[int]] = {}
+    for number, run in enumerate(runs):
+        found.setdefault((run.record.scenario, run.record.test, run.model.benchmark), []).append(number)
+    return list(found.values())
+
+
+def kind_title(run: Finished) -> str:
+    """The kind of a run in words."""
+    return f"{run.model.benchmark}, {run.record.scenario} {run.record.test}"
+
+
 def _first_alike(runs: Sequence[Finished]) -> list[int]:
-    """For each run the index of the first run that measured the same thing, so that a ratio to it is meaningful."""
-    kinds = [(run.record.scenario, run.record.mode, run.model.benchmark) for run in runs]
-    return [kinds.index(kind) for kind in kinds]
+    """For each run the index of the first run of its kind, so that a ratio to it is meaningful."""
+    first = {number: kind[0] for kind in kinds(runs) for number in kind}
+    return [first[number] for number in range(len(runs))]
 
 
 def _comparable(run: Finished, first: Finished) -> bool:
@@ -351,6 +349,9 @@ def _rows(runs: Sequence[Finished]) -> list[Row]:
         row("samples", "{:,}", lambda run: run.record.result.samples),
         row("samples per batch", "{:.2f}", _samples_per_batch, bases),
         row("padding", "{:.1%}", lambda run: run.padding),
+        row("samples/s per core", "{:,.2f}", per_core, bases),
+        row("power", "{:,.1f} W", lambda run: run.record.result.energy.watts if run.record.result.energy else None),
+        row("samples per joule", "{:,.4g}", _per_joule, bases),
         row("cores busy", "{:.2f}", lambda run: run.cores_busy[0] if run.cores_busy else None, bases),
     ]
 
@@ -360,6 +361,11 @@ def _samples_per_batch(run: Finished) -> float | None:
     return result.samples / result.batches if result.batches else None
 
 
+def _per_joule(run: Finished) -> float | None:
+    energy = run.record.result.energy
+    return run.record.result.samples / energy.joules if energy and run.performance else None
+
+
 def _cells(texts: Sequence[str], values: Sequence[float | None], bases: Sequence[int | None]) -> tuple[Cell, ...]:
     """``bases`` are the indices of the values to compare each with; None for no comparison."""
     cells = []
@@ -367,13 +373,3 @@ def _cells(texts: Sequence[str], values: Sequence[float | None], bases: Sequence
         first = values[base] if base not in (None, number) else None
         cells.append(Cell(text, f"{_TIMES} {ratio_text(value / first)}" if first and value is not None else ""))
     return tuple(cells)
-
-
-def _text(value: JsonValue) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None or value in ({}, []):
-        return ""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)

@@ -192,6 +192,22 @@ def _interval_of_runs(
     return float(low), float(high)
 
 
+def spread(scenario: type[Scenario], timeline: Timeline | None) -> tuple[float, float] | None:
+    """The 95 % interval of a run's own result ÷ that result, from the variation within it; None if unknown.
+
+    Server's throughput is the rate that was asked for, which does not vary.
+    """
+    if timeline is None or scenario.paced:
+        return None
+    rng = np.random.default_rng(_SEED)
+    percentile = scenario.percentile if scenario.latency else None
+    drawn = _throughputs(timeline, rng) if percentile is None else _latencies(timeline, percentile / 100, rng)
+    if drawn is None:
+        return None
+    low, high = np.quantile(np.exp(drawn), (0.025, 0.975))
+    return float(low), float(high)
+
+
 def _throughputs(timeline: Timeline, rng: np.random.Generator) -> NDArray[np.float64] | None:
     """Deviations (log) of a run's rate when blocks of its time are resampled; None if the run is too short.
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.report import facts
-from harness.report.plots import plots
+from harness.report import details, facts
+from harness.report.plots import bars, plots
 from harness.report.published import published
 from harness.results.finished import Finished
 
@@ -26,16 +26,17 @@ def page(runs: Sequence[Finished]) -> str:
             "number": number,
             "run": run,
             "metrics": [(metric.name, facts.metric_text(metric)) for metric in run.metrics],
-            "facts": facts.facts(run),
+            "facts": [(name, text) for name, text in facts.facts(run) if name != "command"],
+            "machine": details.machine(run),
             "nodes": facts.nodes(run),
             "latencies": facts.latency_rows(run),
             "plots": [(plot.title, plot.caption, Markup(plot.svg)) for plot in plots(run, f"r{number}-")],
             "details": [
                 (title, rows)
                 for title, rows in (
-                    ("Settings", facts.settings(run)),
-                    ("Model", facts.model(run)),
-                    ("Environment", facts.environment(run)),
+                    ("Settings", details.settings(run)),
+                    ("Model", details.model(run)),
+                    ("Software", details.software(run)),
                 )
                 if rows
             ],
@@ -47,9 +48,30 @@ def page(runs: Sequence[Finished]) -> str:
         runs=runs,
         sections=sections,
         notices=list(dict.fromkeys(run.record.notice for run in runs if run.record.notice)),
-        rows=facts.side_by_side(runs) if len(runs) > 1 else [],
+        kinds=_kinds(runs) if len(runs) > 1 else [],
         published=published(runs),
     )
+
+
+def _kinds(runs: Sequence[Finished]) -> list[dict[str, object]]:
+    """The runs of each kind side by side, in tables of at most five columns: more would be cut off in print."""
+    found = []
+    for number, kind in enumerate(facts.kinds(runs), start=1):
+        alike = [runs[at] for at in kind]
+        plot = bars(alike, [at + 1 for at in kind], f"k{number}-")
+        rows = facts.side_by_side(alike)
+        parts = [slice(start, start + 5) for start in range(0, len(kind), 5)]
+        found.append(
+            {
+                "number": number,
+                "title": facts.kind_title(alike[0]),
+                "plot": plot and (plot.title, plot.caption, Markup(plot.svg)),
+                "tables": [
+                    ([at + 1 for at in kind[part]], [(row.name, row.cells[part]) for row in rows]) for part in parts
+                ],
+            }
+        )
+    return found
 
 
 def _style(run: Finished) -> str:

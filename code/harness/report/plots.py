@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
+from harness.report.noise import spread
 from harness.results.finished import Finished
 from harness.results.timeline import Timeline
 
@@ -100,6 +101,47 @@ def plots(run: Finished, prefix: str) -> list[Plot]:
     return made
 
 
+def bars(runs: Sequence[Finished], numbers: Sequence[int], prefix: str) -> Plot | None:
+    """The results of runs of one kind, with the numbers that the page gives them; None unless two have a result."""
+    found = [
+        (number, run, run.metrics[0].value)
+        for number, run in zip(numbers, runs, strict=True)
+        if run.metrics and run.metrics[0].value is not None
+    ]
+    if len(found) < 2:
+        return None
+    metric = found[0][1].metrics[0]
+    spreads = [spread(run.scenario, run.timeline) if run.performance else None for _, run, _ in found]
+    caption = f"{metric.unit}; pale: INVALID or disturbed"
+    if any(spreads):
+        caption += "; lines: 95 % interval from the variation within the run, which is smaller than that between runs"
+    title = metric.name.capitalize()
+    with _axes(0.9 + 0.28 * len(found)) as (figure, axes):
+        _draw_bars(axes, found, spreads)
+        axes.set_xlabel(metric.unit)
+        return Plot(title, caption, _svg(figure, prefix, f"{title}: {caption}"))
+
+
+def _draw_bars(
+    axes: Axes, found: Sequence[tuple[int, Finished, float]], spreads: Sequence[tuple[float, float] | None]
+) -> None:
+    """A bar for each run, the first at the top, with a line for its interval."""
+    longest = 0.0
+    for at, ((_, run, value), each) in enumerate(zip(found, spreads, strict=True)):
+        good = run.record.valid and not run.disturbed
+        axes.barh(at, value, color=_FIRST, alpha=0.75 if good else 0.3, linewidth=0)
+        low, high = each or (1.0, 1.0)
+        if each:
+            axes.plot([value * low, value * high], [at, at], color=_INK, linewidth=1.6)
+        longest = max(longest, value * high)
+    axes.set_yticks(range(len(found)), [f"{number}." for number, _, _ in found])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.05 * longest or 1.0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(_THOUSANDS)
+    axes.grid(visible=False, axis="y")
+
+
 def _drawings(run: Finished, timeline: Timeline) -> Iterator[_Drawing]:
     if len(timeline.latencies):
         low, high = (1000 * float(each) for each in (timeline.latencies.min(), timeline.latencies.max()))
@@ -111,7 +153,8 @@ def _drawings(run: Finished, timeline: Timeline) -> Iterator[_Drawing]:
             caption = "Every query by arrival time"
         yield _Drawing("Latency over time", caption, _latency)
     several = len(np.unique(timeline.shapes[:, 1])) > 1
-    caption = "Samples answered per second; each batch is spread evenly over its running time"
+    unit = run.record.result.cost_unit if _in_cost(run, timeline) else "samples"
+    caption = f"{unit.capitalize()} answered per second; each batch is spread evenly over its running time"
     if several and run.scenario.one_query:
         caption += "; the longest samples run first"
     yield _Drawing("Throughput over time", caption, _throughput)
@@ -127,10 +170,10 @@ def _drawings(run: Finished, timeline: Timeline) -> Iterator[_Drawing]:
 
 
 @contextmanager
-def _axes() -> Iterator[tuple[Figure, Axes]]:
+def _axes(height: float = 2.7) -> Iterator[tuple[Figure, Axes]]:
     with mpl.rc_context(_STYLE):
         # As wide as a phone's screen, so that the letters keep their size there.
-        figure = Figure(figsize=(4.3, 2.7), layout="constrained")
+        figure = Figure(figsize=(4.3, height), layout="constrained")
         yield figure, figure.add_subplot()
 
 
@@ -200,17 +243,27 @@ def _throughput(axes: Axes, run: Finished, timeline: Timeline) -> None:
     # A bin with only a few batches would show when they end rather than how fast they are.
     merge = len(timeline.done) // _merged(timeline.batches // 8)
     edges = timeline.edges[::merge]
-    rate = timeline.done.reshape(-1, merge).sum(axis=1) / np.diff(edges)
+    in_cost = _in_cost(run, timeline)
+    done = timeline.done_cost if in_cost and timeline.done_cost is not None else timeline.done
+    rate = done.reshape(-1, merge).sum(axis=1) / np.diff(edges)
     axes.stairs(rate, edges, color=_FIRST, baseline=None, linewidth=1.3)
     high = float(rate.max())
     metric = run.metrics[0] if run.metrics else None
     if metric and metric.unit == "samples/s" and metric.value:
-        axes.axhline(metric.value, color=_SECOND, linestyle="--", label=f"LoadGen's result, {metric}")
-        high = max(high, metric.value)
+        result = run.record.result
+        level = metric.value * (result.cost or 0) / result.samples if in_cost else metric.value
+        axes.axhline(level, color=_SECOND, linestyle="--", label=f"LoadGen's result, {metric}")
+        high = max(high, level)
     _time(axes, timeline)
-    axes.set_ylabel("samples/s")
+    axes.set_ylabel(f"{run.record.result.cost_unit if in_cost else 'samples'}/s")
     axes.set_ylim(0, 1.08 * high)
     axes.yaxis.set_major_formatter(_THOUSANDS)
+
+
+def _in_cost(run: Finished, timeline: Timeline) -> bool:
+    """Whether throughput is drawn in tokens: where long samples run first, samples/s climb although nothing changes."""
+    several = len(np.unique(timeline.shapes[:, 1])) > 1
+    return bool(several and run.scenario.one_query and timeline.done_cost is not None and run.record.result.cost)
 
 
 def _sizes(axes: Axes, run: Finished, timeline: Timeline) -> None:

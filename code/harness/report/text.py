@@ -44,7 +44,9 @@ def as_markdown(runs: Sequence[Finished]) -> str:
     """The tables of the page without plots, settings and metadata."""
     parts = ["# Report", ""]
     if len(runs) > 1:
-        parts += _table(["", *(f"{number}. {run.name}" for number, run in enumerate(runs, start=1))], _compared(runs))
+        for kind in facts.kinds(runs):
+            parts += [f"## {_cell(facts.kind_title(runs[kind[0]]))}", ""]
+            parts += _table(["", *(f"{at + 1}. {runs[at].name}" for at in kind)], _compared([runs[at] for at in kind]))
     for number, run in enumerate(runs, start=1):
         parts += [f"## {number}. {_cell(run.title)}", "", f"**{run.verdict}**", ""]
         parts += [f"> {_cell(run.record.notice)}", ""] if run.record.notice else []

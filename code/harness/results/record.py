@@ -8,28 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from harness.catalog.manifests import Model
 from harness.errors import ConfigError
 from harness.host.download import sha256_of
-from harness.host.usage import CoreUse
 from harness.loadgen.logs import ACCURACY, DETAIL
 from harness.results.layout import RUN
+from harness.results.parts import Part, RecordedCores, RecordedEnergy
 from harness.rules.audits import AUDITS
 
 
-class _Part(BaseModel):
-    """Unknown keys are kept: a record may come from a newer version."""
-
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-
-    def values(self) -> dict[str, JsonValue]:
-        """The content of run.json."""
-        return self.model_dump(mode="json", exclude_unset=True)
-
-
-class Identity(_Part):
+class Identity(Part):
     """The facts that all runs of a scenario share: the rules demand the same system for accuracy and performance."""
 
     model_sha256: str | None
@@ -53,7 +43,7 @@ _WORDS = {
 }
 
 
-class RecordedModel(Model, _Part):
+class RecordedModel(Model, Part):
     """The model that ran; every fact that measurements need is required."""
 
     source: str
@@ -71,7 +61,7 @@ class RecordedModel(Model, _Part):
         return self.caveat.startswith("random")
 
 
-class RecordedDataset(_Part):
+class RecordedDataset(Part):
     """The data set that was used."""
 
     name: str
@@ -87,7 +77,7 @@ class RecordedDataset(_Part):
         return self.sha256, self.samples_sha256
 
 
-class RecordedEngine(_Part):
+class RecordedEngine(Part):
     """The engine; the settings in effect are further keys."""
 
     name: str
@@ -101,7 +91,7 @@ class RecordedEngine(_Part):
         return f"{self.name} {self.version or ''}".rstrip()
 
 
-class RecordedConversion(_Part):
+class RecordedConversion(Part):
     """The file that the engine read in place of the model's, made from it before the run."""
 
     form: str
@@ -111,7 +101,7 @@ class RecordedConversion(_Part):
     sha256: str
 
 
-class RecordedMachine(_Part):
+class RecordedMachine(Part):
     """The machine and the software versions that a result depends on."""
 
     cpu: str
@@ -123,7 +113,7 @@ class RecordedMachine(_Part):
     packages: dict[str, str]
 
 
-class RecordedMetric(_Part):
+class RecordedMetric(Part):
     """The scenario's metric."""
 
     name: str
@@ -131,26 +121,7 @@ class RecordedMetric(_Part):
     unit: str
 
 
-class RecordedCores(_Part):
-    """The mean number of cores in use during the test."""
-
-    own: float
-    others: float
-    """By other processes, as far as they took from what the test may use."""
-    stolen: float
-    """By the host of a virtual machine."""
-    of: float
-    """The cores that the test may use."""
-    disturbed: bool
-    """Whether others took so much that the result is worse than this machine can do."""
-
-    @property
-    def use(self) -> CoreUse:
-        """The same as it was measured."""
-        return CoreUse(self.own, self.others, self.stolen, self.of)
-
-
-class RecordedResult(_Part):
+class RecordedResult(Part):
     """The measurements or scores."""
 
     metric: RecordedMetric
@@ -173,6 +144,8 @@ class RecordedResult(_Part):
     accuracy_scope: str | None = None
     cores: RecordedCores | None = None
     """None in records of older versions, and where the system does not show it."""
+    energy: RecordedEnergy | None = None
+    """None where the machine does not show it, and in records of older versions."""
 
     @property
     def scores(self) -> str:
@@ -180,7 +153,7 @@ class RecordedResult(_Part):
         return ", ".join(f"{name} {value:.3f} %" for name, value in (self.accuracy or {}).items())
 
 
-class RecordedChoice(_Part):
+class RecordedChoice(Part):
     """A choice that changes a score: see `harness.task.base.Choice`."""
 
     name: str
@@ -193,31 +166,31 @@ class RecordedChoice(_Part):
         return f"{self.value} ({self.source})"
 
 
-class RecordedAgreement(_Part):
+class RecordedAgreement(Part):
     """The deviation of the engine's outputs from ONNX Runtime's."""
 
-    differences: list[Annotated[list[int | float], Field(min_length=3, max_length=3)]] = []
+    differences: list[Annotated[list[int | float], Field(min_length=3, max_length=3)]] = Field(default_factory=list)
     """[batch, length, difference] for each shape."""
 
 
-class RecordedLimits(_Part):
+class RecordedLimits(Part):
     """The batch limits that were chosen by measurement."""
 
     max_batch: Annotated[int, Field(ge=1)]
     max_tokens: Annotated[int, Field(ge=1)]
-    measured: list[Annotated[list[int | float], Field(min_length=3, max_length=3)]] = []
+    measured: list[Annotated[list[int | float], Field(min_length=3, max_length=3)]] = Field(default_factory=list)
     """[max_batch, max_tokens, cost units per second] of each that was measured."""
     why: str = ""
 
 
-class RecordedStreams(_Part):
+class RecordedStreams(Part):
     """The number of streams that was chosen for a latency bound."""
 
     streams: Annotated[int, Field(ge=1)]
     why: str = ""
 
 
-class RecordedNode(_Part):
+class RecordedNode(Part):
     """One node of a system of several, and its part of the test."""
 
     name: str
@@ -260,7 +233,7 @@ class RecordedNode(_Part):
         return self.machine.cpu, self.machine.cores, self.streams, self.machine.packages
 
 
-class Record(_Part):
+class Record(Part):
     """A finished test. Fields that only some tests or versions have are optional; a scenario adds its own keys."""
 
     harness: str
@@ -281,9 +254,9 @@ class Record(_Part):
     engine_choice: str | None = None
     """How the engine was chosen; None if the user named it."""
     benchmark_settings: dict[str, JsonValue] | None = None
-    choices: list[RecordedChoice] = []
+    choices: list[RecordedChoice] = Field(default_factory=list)
     """What changes the score, and who chose it."""
-    doubts: list[str] = []
+    doubts: list[str] = Field(default_factory=list)
     """Signs that one of these choices is wrong."""
     engine: RecordedEngine
     converted: RecordedConversion | None = None
@@ -298,7 +271,7 @@ class Record(_Part):
     loadgen: dict[str, JsonValue]
     machine: RecordedMachine
     """Where LoadGen ran."""
-    nodes: list[RecordedNode] = []
+    nodes: list[RecordedNode] = Field(default_factory=list)
     """The nodes that computed; empty if that machine did."""
     machines: int | None = None
     """Their number, with that of LoadGen; None if there is only that."""

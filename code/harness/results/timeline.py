@@ -49,6 +49,8 @@ class Timeline:
     """(h,): the number of queries in each bin."""
     cpu: NDArray[np.float64]
     """(t, 3): time, and the processor seconds used until then by this process and by all on its processors."""
+    done_cost: NDArray[np.float64] | None = None
+    """(n,): cost units answered in each bin, without padding; None in files of older versions."""
 
     @property
     def cores_busy(self) -> tuple[float, float] | None:

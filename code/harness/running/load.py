@@ -57,6 +57,8 @@ class Load:
             return conf.lookup(settings.model.benchmark, scenario.name, key)
 
         rate, least, duration = line(scenario.key), line("min_query_count"), line("min_duration")
+        if settings.accuracy and scenario.paced:
+            rate = None  # an accuracy run takes the highest rate that answers, whatever the rate of the result is
         used = duration if duration and not settings.duration else None
         seconds = int(used.value) / 1000 if used else settings.seconds
         value = float(rate.value) if rate else estimated.value if estimated else None
@@ -153,21 +155,6 @@ class Load:
                     f"the test takes about {span(total)}: {self._rate()}, and {self._at(self.least_line)} asks for "
                     f"{self.least:,} queries"
                 )
-
-    def check_accuracy(self, samples: int) -> None:
-        """Check that an accuracy run of ``samples`` ends, whose queries LoadGen issues at the scenario's rate.
-
-        Raises:
-            ConfigError: it would take days; the message names the line.
-        """
-        if not (self.scenario.paced and self.rate and self.rate_line):
-            return
-        total = samples / self.rate
-        what = f"{samples:,} samples, since {self._rate()}"
-        if total > _TOO_LONG * _HOUR:
-            raise ConfigError(f"the accuracy run would take {span(total)} for {what}; {self._delete(self.rate_line)}.")
-        if total > _HOUR:
-            console.note(f"the accuracy run takes about {span(total)} for {what}")
 
     def look(self, total: float, warned: bool) -> str | None:
         """What to warn of when a test will take ``total`` seconds; None if nothing, or if it was ``warned`` of.

@@ -14,6 +14,7 @@ from harness import __version__
 from harness.catalog.manifests import Dataset
 from harness.host import console, machine
 from harness.host.clock import Timing
+from harness.host.energy import Energy
 from harness.host.usage import CoreUse
 from harness.loadgen.logs import Detail
 from harness.results.record import Identity, Record, record_text
@@ -66,6 +67,8 @@ class Outcome:
     """Signs that one of these choices is wrong."""
     cores: CoreUse | None = None
     """Who used the cores during the test; None if unknown."""
+    energy: Energy | None = None
+    """That the machine used during the test; None if unknown."""
     nodes: tuple[Mapping[str, object], ...] = ()
     """The nodes that computed, and the part of each, as `harness.results.record.RecordedNode`."""
 
@@ -110,6 +113,7 @@ class Outcome:
                 "accuracy": {name: float(value) for name, value in accuracy.metrics.items()} if accuracy else None,
                 "accuracy_scope": accuracy.scope if accuracy else None,
                 "cores": _cores(self.cores),
+                "energy": dataclasses.asdict(self.energy) if self.energy else None,
             },
             "loadgen": {key: self.detail.values.get(key) for key in ("loadgen_version", "effective_target_qps")},
             "machine": machine.describe(),
@@ -161,6 +165,8 @@ class Outcome:
             if detail.bound:
                 add("latency", f"{detail.latencies['99.00']:,.2f} ms at the 99th percentile, bound {detail.bound:g} ms")
             add("duration", f"{detail.duration:.1f} s, {count}")
+            if energy := self.record.result.energy:
+                add("energy", energy.words(counters.completed))
         if counters.padding_ratio:
             padded = f"{counters.padded:,} {self.scenario.sut.unit} computed for {counters.real:,}"
             add("padding", f"{counters.padding_ratio - 1:.1%} ({padded})")
@@ -188,7 +194,7 @@ class Outcome:
 
 
 def _cores(use: CoreUse | None) -> dict[str, object] | None:
-    """The content of `harness.results.record.RecordedCores`."""
+    """The content of `harness.results.parts.RecordedCores`."""
     if use is None:
         return None
     found = {"own": use.own, "others": use.others, "stolen": use.stolen, "of": use.cores}

@@ -7,7 +7,9 @@ timeline.npz, whose size does not grow with the test: sums and quantiles over ev
 from __future__ import annotations
 
 import json
+import math
 from array import array
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from struct import Struct
@@ -55,6 +57,7 @@ class Recorder:
         self._batches = bytearray()
         self._arrivals = array("d")
         self._cpu: list[tuple[float, float, float]] = []
+        self._seen = LatencyCounts()
         self._complete = True
         self._failure: Exception | None = None
 
@@ -74,8 +77,13 @@ class Recorder:
             self._batches += _ROW.pack(start, end, len(work.ids), shape.batch, shape.length, cost, len(arrivals))
             if arrivals:
                 self._arrivals.extend(arrivals)
+                self._seen.add(arrivals, end)
         except Exception as error:  # noqa: BLE001  the batch must be answered anyway
             self._failure, self._complete = error, False
+
+    def latency(self, percentile: int) -> float | None:
+        """Seconds of a percentile of the queries so far, within 2 %; None without queries."""
+        return self._seen.quantile(percentile / 100)
 
     def tick(self) -> None:
         """Record the processor time used so far."""
@@ -134,7 +142,8 @@ class Recorder:
         arrays: dict[str, Any] = {
             "about": np.array(json.dumps(about)),
             "edges": edges,
-            "done": _done(batches, began, edges),
+            "done": _done(batches, "samples", began, edges),
+            "done_cost": _done(batches, "cost", began, edges),
             "quantiles": _quantiles(queries, began, edges),
             "shapes": _shapes(batches),
             "sizes": np.stack(np.unique(batches["samples"].astype(np.int64), return_counts=True), axis=1),
@@ -147,6 +156,37 @@ class Recorder:
         }
         arrays |= dict(zip(("latency_edges", "latency_counts"), _histogram(queries.latencies), strict=True))
         np.savez_compressed(path, **arrays)
+
+
+class LatencyCounts:
+    """Counts latencies by size while a test runs; written by one thread at a time, read by any."""
+
+    _STEP = math.log(1.02)
+    _LEAST = 1e-6  # seconds
+
+    def __init__(self) -> None:
+        self._counts = [0] * 1400  # up to 18 minutes
+        self._arrival, self._latency = -1.0, 0.0
+
+    def add(self, arrivals: Sequence[float], end: float) -> None:
+        """Count the queries of a batch; one that is in several batches, with the same arrival, counts by its last."""
+        for arrival in arrivals:
+            if arrival != self._arrival:
+                self._count()
+                self._arrival = arrival
+            self._latency = end - arrival
+
+    def _count(self) -> None:
+        if self._arrival >= 0:
+            at = int(math.log(max(self._latency / self._LEAST, 1)) / self._STEP)
+            self._counts[min(at, len(self._counts) - 1)] += 1
+
+    def quantile(self, share: float) -> float | None:
+        """Seconds; None before the second query."""
+        upto = np.cumsum(self._counts)
+        if not upto[-1]:
+            return None
+        return self._LEAST * math.exp((int(np.searchsorted(upto, share * upto[-1])) + 0.5) * self._STEP)
 
 
 class Queries(NamedTuple):
@@ -188,11 +228,11 @@ def _queries(batches: _Rows, arrivals: Floats, samples_per_query: int | None) ->
     return Queries(times, last - times)
 
 
-def _done(batches: _Rows, began: float, edges: Floats) -> Floats:
-    """Samples by bin. A batch counts as progressing evenly while it runs: the running total is a line with a bend at
-    each start and end, which is summed once and read at the edges."""
+def _done(batches: _Rows, what: str, began: float, edges: Floats) -> Floats:
+    """Samples or cost by bin. A batch counts as progressing evenly while it runs: the running total is a line with a
+    bend at each start and end, which is summed once and read at the edges."""
     start, end = batches["start"] - began, batches["end"] - began
-    slope = batches["samples"] / np.maximum(end - start, 1e-9)
+    slope = batches[what] / np.maximum(end - start, 1e-9)
     end = np.maximum(end, start + 1e-9)
     at = np.concatenate((start, end))
     order = np.argsort(at, kind="stable")

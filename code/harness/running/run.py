@@ -13,6 +13,7 @@ import numpy as np
 from harness.errors import RunFailed
 from harness.host import console
 from harness.host.clock import Timing
+from harness.host.energy import Energy
 from harness.host.files import native
 from harness.host.fingerprint import check_unchanged, combined
 from harness.host.streams import native_output_dropped
@@ -98,6 +99,7 @@ class _Measured:
     ended: Timing | Overloaded
     recorder: Recorder | None
     cores: CoreUse | None
+    energy: Energy | None
     nodes: tuple[Mapping[str, object], ...] = ()
     """What each node did, as `harness.results.record.RecordedNode`."""
 
@@ -237,7 +239,7 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> _Measured:
     scheduler = scenario.scheduler(session.complete, recorder)
     overload = _overload(planned, test_settings)
     with console.Progress("LoadGen", unit="samples") as bar:
-        watch = Watch(settings, ready, planned.load, scheduler, heartbeat, bar, overload)
+        watch = Watch(settings, ready, planned.load, scheduler, heartbeat, bar, overload, recorder)
         if recorder:
             recorder.tick()
 
@@ -259,7 +261,8 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> _Measured:
         except Overloaded as error:
             ended = error
     scheduler.close()
-    return _Measured(scheduler.counters, ended, recorder, watch.cores, node_records(ready.links, scheduler))
+    nodes = node_records(ready.links, scheduler)
+    return _Measured(scheduler.counters, ended, recorder, watch.cores, watch.energy, nodes)
 
 
 def _overload(planned: _Planned, effective: "TestSettings") -> Overload | None:
@@ -327,6 +330,7 @@ def _outcome(
         estimated=planned.estimated,
         counters=measured.counters,
         cores=measured.cores,
+        energy=measured.energy,
         nodes=measured.nodes,
         timing=timing,
         detail=detail,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from harness.host import console
 from harness.loadgen.conf import UserConf, least_queries
-from harness.running.load import Load
+from harness.running.load import Load, span
 from harness.running.prepare import Prepared
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Estimate, find_scenario
@@ -21,13 +21,22 @@ def sized(settings: RunSettings, conf: UserConf, ready: Prepared) -> tuple[Load,
     if estimated:
         load = checked(settings, conf, estimated)
     if settings.accuracy:
-        load.check_accuracy(ready.qsl.count)
+        if estimated and ready.scenario.paced:
+            console.note(_accuracy_rate(settings, conf, estimated, ready.qsl.count))
         return load, estimated.value if estimated else None
     _foresee(load, ready)
     for words in (estimated.remark if estimated else "", load.length):
         if words:
             console.note(words)
     return load, estimated.value if estimated else None
+
+
+def _accuracy_rate(settings: RunSettings, conf: UserConf, found: Estimate, samples: int) -> str:
+    """The rate of an accuracy run and its length, and that user.conf's rate is not used."""
+    words = f"{samples:,} samples at {found.value:.4g} queries/s, about {span(samples / found.value)}: {found.how}"
+    if line := conf.lookup(settings.model.benchmark, settings.scenario, find_scenario(settings.scenario).key):
+        words += f"; {line.key} = {line.value} in line {line.line} of {conf.path} only counts for performance"
+    return words
 
 
 def overridden(settings: RunSettings, conf: UserConf) -> Iterator[str]:
@@ -83,6 +92,8 @@ def _estimate(settings: RunSettings, load: Load, ready: Prepared) -> Estimate | 
     needed = not settings.accuracy or scenario.paced
     if not needed or load.rate_line:
         return None
+    if settings.accuracy:
+        return scenario.fastest(ready.indices, ready.listener)
     found = scenario.estimate(ready.indices, load.seconds, ready.listener)
     if settings.missed is not None:
         value = _LOWER * min(found.value, settings.missed)

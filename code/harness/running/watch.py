@@ -3,11 +3,14 @@
 import time
 
 from harness.host import console
+from harness.host.energy import Energy, EnergyMeter
 from harness.host.supervise import Heartbeat
 from harness.host.usage import CoreMeter, CoreUse
 from harness.running.load import Load
 from harness.running.nodes import progress_of
 from harness.running.prepare import Prepared
+from harness.running.progress import Outlook
+from harness.running.recorder import Recorder
 from harness.running.settings import RunSettings
 from harness.scheduling.base import Counters, Scheduler
 from harness.scheduling.overload import Overload
@@ -29,7 +32,9 @@ class Watch:
         heartbeat: Heartbeat,
         bar: console.Progress,
         overload: Overload | None,
+        recorder: Recorder | None,
     ) -> None:
+        """``recorder`` knows the latencies so far."""
         self._load, self._scheduler, self._heartbeat, self._bar = load, scheduler, heartbeat, bar
         self._overload = overload
         self._links = ready.links
@@ -39,12 +44,15 @@ class Watch:
         gap = _GAP / load.rate if ready.scenario.paced and load.rate else 0
         self._idle = self._stalled + gap + (0 if settings.accuracy else _NATIVE * load.queries)
         # LoadGen issues an accuracy run in several queries, one for each set of samples that it loads.
-        self._samples = ready.qsl.count if settings.accuracy else 0
-        self._cost = int(ready.scenario.costs.sum()) if settings.accuracy else 0
+        samples, cost = (ready.qsl.count, int(ready.scenario.costs.sum())) if settings.accuracy else (0, 0)
+        bound = ready.scenario.bound if ready.scenario.paced else None
+        self._outlook = Outlook(
+            load, settings.accuracy, samples, cost, ready.scenario.sut.unit, self._streams, bound, recorder
+        )
         self._state = (0, False)
         self._settled: tuple[float, float] | None = None
         self._warned = False
-        self._meter = CoreMeter()
+        self._meter, self._energy = CoreMeter(), EnergyMeter()
         heartbeat.beat(self._idle)
 
     @property
@@ -55,6 +63,11 @@ class Watch:
         """
         return None if self._links else self._meter.use
 
+    @property
+    def energy(self) -> Energy | None:
+        """The energy that this machine used during the test; None if it does not show it, or if nodes compute."""
+        return None if self._links else self._energy.energy
+
     def look(self, over: bool) -> None:
         """Report what was completed since the last call; ``over`` once LoadGen has ended the test.
 
@@ -64,6 +77,7 @@ class Watch:
         """
         if self._scheduler.counters.issued:
             self._meter.look()
+            self._energy.look()
         if self._overload and not over:
             self._overload.look(self._scheduler.counters)
         counters = self._scheduler.counters
@@ -73,21 +87,15 @@ class Watch:
             self._state = counters.completed, busy
             self._heartbeat.beat(self._stalled if busy else self._idle)
         if counters.issued:
-            # Long samples run first, so the share of tokens, not of samples, shows the time left.
-            fraction = counters.done_cost / max(counters.real, self._cost)
-            self._show(counters, fraction, over)
+            self._show(counters, over)
             if not over:
-                self._foresee(fraction)
+                # Long samples run first, so the share of tokens, not of samples, shows how much is done.
+                self._foresee(counters.done_cost / max(counters.real, self._outlook.cost))
 
-    def _show(self, counters: Counters, fraction: float, over: bool) -> None:
-        """Update the bar: of queries that come one after the other, only the expected number is known."""
-        total, load = max(counters.issued, self._samples), self._load
-        if not (self._accuracy or load.scenario.one_query or over) and load.per_second:
-            lasts = load.planned_seconds
-            total = max(total, round(lasts * load.per_second * (load.scenario.samples_per_query or 1)))
-            fraction = min((time.perf_counter() - counters.began) / lasts, 0.99)
-        note = progress_of(self._scheduler) if self._links else None
-        self._bar.update(done=counters.completed, total=total, fraction=fraction, note=note)
+    def _show(self, counters: Counters, over: bool) -> None:
+        view = self._outlook.view(counters, counters.ended if over else time.perf_counter(), over)
+        note = progress_of(self._scheduler) if self._links else ""
+        self._bar.show(view.facts, done=counters.completed, fraction=view.fraction, left=view.left, note=note)
 
     def _foresee(self, fraction: float) -> None:
         """Warn of a test that will be far too long, or end it, once its rate is known."""

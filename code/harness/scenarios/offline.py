@@ -15,13 +15,14 @@ from harness.scheduling.base import Complete, Observer, Scheduler
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
 from harness.scheduling.compiling import CompileBudget, next_length
 from harness.scheduling.limits import LimitChoice, Limits, alternatives, choose_limits, typical
-from harness.scheduling.offline import MeasuredRate, OfflineScheduler, measure_rate
+from harness.scheduling.offline import MeasuredRate, OfflineScheduler, expected_seconds, measure_rate
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
 _MEASURING = (2.0, 4.0, 10.0)  # seconds of measuring: minimum, before most tests, and before one of ten minutes
 _LARGEST = 1e6  # maximum samples of a query planned for measuring: more would hardly fill batches better
 _COMPILING = 20.0  # seconds that may be spent on compiling other batch sizes, to compare them
+_WARM, _QUICK = 4, 1.0  # shapes to warm up if any is possible; seconds up to which a batch is run a second time
 MARGIN = 1.15
 """target_qps ÷ measured samples/s. LoadGen adds 10 % itself; this allows for a machine that gets faster in the run."""
 _LONG_MARGIN = 1.02
@@ -42,6 +43,8 @@ class Offline(Scenario):
 
     def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float) -> None:
         super().__init__(sut, costs, max_cost, bound)
+        self._took: dict[Shape, float] = {}
+        """Seconds of a batch by shape, as measured in the warm-up."""
         self._plan(Limits.of(sut.engine.settings))
 
     @classmethod
@@ -55,7 +58,7 @@ class Offline(Scenario):
         return value
 
     def get_ready(self, indices: Integers, listener: Listener) -> float:
-        """Choose the batch limits, and run one batch of every shape, or of the first four if any shape is possible."""
+        """Choose the batch limits, and run a batch of every shape, or of a few of the plan if any shape is possible."""
         budget = self._budget(len(np.unique(self.costs)))
         if self._compiles_lengths:
             self._compile_lengths(budget, listener)
@@ -65,16 +68,28 @@ class Offline(Scenario):
         if limits := self._limits(budget, indices, listener):
             self.sut.engine.settings = self.sut.engine.settings.model_copy(update=limits._asdict())
             self._plan(limits)
-        slowest, seen = 0.0, set[Shape]()
-        for batch in self.planner.plan(self.sut.qsl.cost(indices)):
-            if batch.shape in seen or (not self.sut.engine.fixed_shapes and len(seen) >= 4):
-                continue
-            seen.add(batch.shape)
-            start = time.perf_counter()
-            self.sut.answer(indices[batch.positions], batch.shape)
-            slowest = max(slowest, time.perf_counter() - start)
-            listener.ran()
-        return slowest
+        first, self._took = {}, {}
+        batches = {batch.shape: batch for batch in reversed(self.planner.plan(self.sut.qsl.cost(indices)))}
+        for shape in self._to_warm_up(sorted(batches, key=lambda shape: -shape.length)):
+            samples = indices[batches[shape].positions]
+            self._took[shape] = first[shape] = self._once(samples, shape, listener)
+            if first[shape] < _QUICK:  # the first time may be slow for being the first, and a neighbour slows any
+                again = (self._once(samples, shape, listener) for _ in range(2))
+                self._took[shape] = min(first[shape], *again)
+        return max(first.values())
+
+    def _to_warm_up(self, shapes: Sequence[Shape]) -> Sequence[Shape]:
+        """All compiled shapes; of any number, the longest and others spread over the plan."""
+        if self.sut.engine.fixed_shapes or len(shapes) <= _WARM:
+            return shapes
+        return [shapes[at] for at in np.linspace(0, len(shapes) - 1, _WARM).astype(int)]
+
+    def _once(self, samples: Integers, shape: Shape, listener: Listener) -> float:
+        """Seconds of a batch."""
+        start = time.perf_counter()
+        self.sut.answer(samples, shape)
+        listener.ran()
+        return time.perf_counter() - start
 
     @property
     def _compiles_lengths(self) -> bool:
@@ -147,7 +162,10 @@ class Offline(Scenario):
 
     def scheduler(self, complete: Complete, observer: Observer | None = None) -> Scheduler:
         """The scheduler with its threads."""
-        return OfflineScheduler(self.sut, self.planner, complete, observer)
+        scheduler = OfflineScheduler(self.sut, self.planner, complete, observer)
+        if self._took:
+            scheduler.expected = expected_seconds(self._took)
+        return scheduler
 
     @classmethod
     def metric(cls, detail: Detail) -> Metric:

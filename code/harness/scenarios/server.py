@@ -110,6 +110,13 @@ class Server(MeasuredScenario):
         found = self._cautious(indices, peak)
         return self._piloted(found, indices, seconds, listener) if peak and self.pilots else found
 
+    def fastest(self, indices: Integers, listener: Listener) -> Estimate:
+        """What all streams answer in their best batches: nobody judges how long the queries of an accuracy run wait."""
+        cost = int(np.mean(self.sut.qsl.cost(indices)))
+        alone = (self.table.seconds(count, cost) / count for count in range(1, self.table.max_batch + 1))
+        rate = min(self.sut.engine.parallel / min(alone), _MAX_RATE)
+        return Estimate(rate, "what the streams answer by the measured batch times", rate)
+
     def pace(self, indices: Integers, found: Estimate) -> float:
         """Samples per second, each alone in its batch."""
         return self.sut.engine.parallel / self._alone(indices)

@@ -36,6 +36,10 @@ class Counters:
     """Cost units of the completed samples."""
     padded: int = 0
     """Cost units that the engine computed, including padding."""
+    planned_seconds: float = 0.0
+    """What the batches of the issued samples take together, as measured before the test; 0 if unknown."""
+    done_seconds: float = 0.0
+    """What of that the completed batches should have taken."""
 
     @property
     def padding_ratio(self) -> float | None:
@@ -143,6 +147,8 @@ class LocalScheduler(Scheduler):
     def __init__(self, sut: SUT, complete: Complete, observer: Observer | None = None) -> None:
         super().__init__(sut.qsl, complete, observer)
         self.sut = sut
+        self.expected: Callable[[Shape], float] = lambda shape: 0.0
+        """Seconds of a batch of that shape, as measured before the test; 0 if unknown."""
 
     def _answer(self, work: Work) -> None:
         start = time.perf_counter()
@@ -160,6 +166,7 @@ class LocalScheduler(Scheduler):
             self.counters.batches += 1
             self.counters.done_cost += cost
             self.counters.padded += work.shape.batch * work.shape.length
+            self.counters.done_seconds += self.expected(work.shape)
             if self.observer:
                 self.observer.answered(start, end, work, cost)
         self._complete(work.ids, responses)

@@ -3,7 +3,8 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness.scheduling.base import Complete, Observer, StreamThreads, Work
 from harness.scheduling.batching import Batch, Planner
-from harness.task.shape import Integers
+from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
 _FEWEST = 8  # batches of a quarter: with fewer, their lengths decide which is the fastest
@@ -40,7 +41,10 @@ class OfflineScheduler(StreamThreads):
         query_ids, indices = query_ids[order], indices[order]
         costs = self.qsl.cost(indices)
         self._issued(costs)
-        for batch in self.planner.plan(costs):
+        batches = self.planner.plan(costs)
+        # Before the first batch runs: readers take no lock, and must not find more done than planned.
+        self.counters.planned_seconds += sum(self.expected(batch.shape) for batch in batches)
+        for batch in batches:
             self._queue.put((query_ids, indices, batch))
 
     def _next(self) -> Work | None:
@@ -49,6 +53,22 @@ class OfflineScheduler(StreamThreads):
             return None
         query_ids, indices, batch = item
         return Work(query_ids[batch.positions].tolist(), indices[batch.positions], batch.shape)
+
+
+def expected_seconds(took: Mapping[Shape, float]) -> Callable[[Shape], float]:
+    """The seconds of a batch of any shape, by interpolation between those that were measured.
+
+    Time is not linear in tokens, and long samples run first: their pace alone would say little about the rest.
+    """
+    by_length = {shape.length: seconds / (shape.batch * shape.length) for shape, seconds in took.items()}
+    lengths = sorted(by_length)
+    paces = [by_length[length] for length in lengths]
+
+    @cache
+    def seconds(shape: Shape) -> float:
+        return float(np.interp(shape.length, lengths, paces)) * shape.batch * shape.length
+
+    return seconds
 
 
 class MeasuredRate(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -22,8 +23,9 @@ from harness.catalog import manifests
 from harness.cli import app
 from harness.errors import ConfigError, HarnessError
 from harness.report import facts, text
+from harness.report.noise import spread
 from harness.report.page import page
-from harness.report.plots import plots
+from harness.report.plots import bars, plots
 from harness.report.published import published
 from harness.results import finished as data
 from harness.results.finished import find, names
@@ -411,6 +413,72 @@ def test_throughput_over_time_adds_up(tmp_path):
     folder = run_folder(tmp_path / "runs")
     timeline = found(folder.parent)[0].timeline
     assert np.isclose(timeline.done.sum(), rated(folder)["result"]["samples"])
+
+
+def test_throughput_of_samples_of_several_lengths_is_drawn_in_tokens(tmp_path):
+    folder = run_folder(tmp_path / "runs", scenario="Offline")
+    run = found(folder.parent)[0]
+    assert np.isclose(run.timeline.done_cost.sum(), 50 * rated(folder)["result"]["samples"])
+    drawn = {plot.title: plot for plot in plots(run, "a")}["Throughput over time"]
+    assert drawn.caption.startswith("Tokens answered per second")
+    assert ">tokens/s<" in drawn.svg
+    older = dataclasses.replace(run, timeline=dataclasses.replace(run.timeline, done_cost=None))
+    assert ">samples/s<" in {plot.title: plot for plot in plots(older, "a")}["Throughput over time"].svg
+
+
+def test_results_are_compared_as_bars_within_a_kind_only(tmp_path):
+    runs = tmp_path / "runs"
+    for second, scenario in ((10, "Offline"), (11, "Server"), (12, "Offline"), (13, "SingleStream")):
+        run_folder(runs, second=second, scenario=scenario, valid=second != 12)
+    four = found(runs, last=4)
+    assert facts.kinds(four) == [[0, 2], [1], [3]]
+    chart = bars([four[0], four[2]], [1, 3], "k")
+    assert chart.caption.startswith("samples/s; pale: INVALID or disturbed; lines: 95 % interval")
+    assert all(f">{label}<" in chart.svg for label in ("1.", "3."))
+    assert chart.svg.count("opacity: 0.3") == 1
+    assert bars([four[1]], [2], "k") is None
+    made = page(four)
+    assert re.findall(r'<h3 id="kind-\d">(.*?)</h3>', made) == [
+        "bert, Offline performance",
+        "bert, Server performance",
+        "bert, SingleStream performance",
+    ]
+    assert made.count("95 % interval") == 1 + made.count('aria-label="Throughput: samples/s; pale')
+
+
+def test_the_interval_of_a_run_surrounds_its_result_and_a_given_rate_has_none(tmp_path):
+    runs = tmp_path / "runs"
+    for second, scenario in ((10, "Offline"), (11, "Server"), (12, "SingleStream")):
+        run_folder(runs, second=second, scenario=scenario)
+    spreads = [spread(run.scenario, run.timeline) for run in found(runs, last=3)]
+    assert spreads[1] is None
+    assert all(0.5 < low <= 1 <= high < 2 for low, high in (spreads[0], spreads[2]))
+
+
+def test_a_disturbed_run_says_so_above_its_number_and_command_and_machine_are_open(tmp_path):
+    run_folder(tmp_path / "runs", scenario="Offline", others=0.64)
+    made = page(found(tmp_path / "runs"))
+    assert made.index("Other processes used 0.64 of 2 cores") < made.index('<div class="metrics">')
+    assert '<pre class="command">harness run --scenario Offline</pre>' in made
+    folded = made[made.index("<details>") :]
+    assert "some CPU" in made
+    assert "some CPU" not in folded
+    assert "package: numpy" in folded
+
+
+def test_samples_per_core_and_joule(tmp_path):
+    folder = run_folder(tmp_path / "runs", scenario="Offline")
+    rows = dict(facts.facts(found(tmp_path / "runs")[0]))
+    assert rows["per core"] == "750.00 samples/s"  # 3,000 in 2 s on 2 cores
+    assert "energy" not in rows
+    record = rated(folder)
+    record["result"]["energy"] = {"joules": 120.0, "seconds": 2.0, "zones": ["package-0", "dram"]}
+    (folder / "run.json").write_text(json.dumps(record))
+    run = found(tmp_path / "runs")[0]
+    assert dict(facts.facts(run))["energy"] == "60.0 W, 25 samples/J (package-0, dram)"
+    assert json.loads(text.as_json([run]))[0]["energy"]["joules"] == 120
+    both = {row.name: row.cells[0].text for row in facts.side_by_side([run, run])}
+    assert (both["power"], both["samples per joule"]) == ("60.0 W", "25")
 
 
 def test_the_deviation_from_onnx_runtime_is_shown(tmp_path):

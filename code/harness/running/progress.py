@@ -1,0 +1,104 @@
+"""What the progress of a test shows: how much is done, how fast, how late, and how long it still takes."""
+
+from dataclasses import dataclass
+
+from harness.host import console
+from harness.running.load import Load
+from harness.running.recorder import Recorder
+from harness.scheduling.base import Counters
+
+_RATE_AFTER = 0.5  # seconds until a rate says anything
+
+
+@dataclass(frozen=True)
+class View:
+    """The progress at one moment."""
+
+    facts: tuple[str, ...]
+    fraction: float
+    """0 to 1: of the planned time if the clock decides when the test ends, otherwise of the work."""
+    left: float | None
+    """Seconds; None while unknown."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Describes the progress of one test."""
+
+    load: Load
+    accuracy: bool
+    samples: int
+    """Of an accuracy run, which LoadGen issues in several queries; 0 of a performance run."""
+    cost: int
+    """Of these samples."""
+    unit: str
+    """Of the cost: tokens, images."""
+    streams: int
+    """Batches that run at the same time."""
+    bound: float | None
+    """The latency bound in seconds, if the scenario has one."""
+    recorder: Recorder | None
+    """Knows the latencies so far."""
+
+    def view(self, counters: Counters, now: float, over: bool = False) -> View:
+        """The progress ``now``, in seconds of time.perf_counter(); ``over`` once the test has ended."""
+        elapsed = now - counters.began
+        timed = not (self.accuracy or self.load.scenario.one_query) and self.load.per_second
+        return self._timed(counters, elapsed, over) if timed else self._counted(counters, elapsed)
+
+    def _timed(self, counters: Counters, elapsed: float, over: bool) -> View:
+        """A test that the clock ends: queries come until the minimum duration and number are both reached."""
+        load, scenario = self.load, self.load.scenario
+        queries = counters.completed // (scenario.samples_per_query or 1)
+        measured = queries / elapsed if elapsed >= _RATE_AFTER else 0.0
+        # Server's queries come at LoadGen's rate; those of a stream as fast as they are answered.
+        rate = load.rate if scenario.paced and load.rate else measured or load.per_second or 0.0
+        lasts = max(load.seconds, load.least / rate if rate else 0.0, 1e-9)
+        left = lasts - elapsed
+        if scenario.paced and measured:  # what waits is answered after the last query came
+            left = max(left, (counters.issued - counters.completed) / measured)
+        fraction = 1.0 if over else max(0.0, min(elapsed / lasts, 0.99))
+        facts = [f"{console.duration(min(elapsed, lasts))} of {console.duration(lasts)} ({int(100 * fraction)} %)"]
+        facts.append(console.quantity(queries, "queries"))
+        if measured:
+            facts.append(console.quantity(measured, "queries", per_second=True))
+        if late := self._latency():
+            facts.append(late)
+        return View(tuple(facts), fraction, left if left > 0 and not over else None)
+
+    def _latency(self) -> str:
+        """The scenario's percentile so far, against its bound; "" while unknown."""
+        percentile = self.load.scenario.percentile
+        seconds = self.recorder.latency(percentile) if percentile and self.recorder else None
+        if seconds is None:
+            return ""
+        allowed = f" of {self.bound * 1000:g} ms allowed" if self.bound else ""
+        ms = seconds * 1000
+        return f"{percentile}th percentile {f'{ms:,.0f}' if ms >= 100 else f'{ms:.3g}'} ms{allowed}"
+
+    def _counted(self, counters: Counters, elapsed: float) -> View:
+        """A test of a known number of samples. Long samples run first, so tokens show how much is done."""
+        samples, cost = max(counters.issued, self.samples), max(counters.real, self.cost)
+        share = counters.done_cost / cost if cost else 0.0
+        done, total = counters.completed, samples
+        facts = [f"{console.quantity(done, 'samples')} ({int(100 * share)} %)"]
+        if done != total:
+            facts = [f"{done:,} of {console.quantity(total, 'samples')} ({int(100 * share)} %)"]
+        rates = [(done, "samples")]
+        if cost != samples:
+            count = console.quantity(cost, self.unit)
+            facts = [f"{counters.done_cost:,} of {count} ({int(100 * share)} %)", facts[0].rpartition(" (")[0]]
+            rates.insert(0, (counters.done_cost, self.unit))
+        if elapsed >= _RATE_AFTER and done:
+            facts += [console.quantity(each / elapsed, unit, per_second=True) for each, unit in rates]
+        return View(tuple(facts), share, self._left(counters, elapsed, share, cost) if done < total else None)
+
+    def _left(self, counters: Counters, elapsed: float, share: float, cost: int) -> float | None:
+        """By the time that the batches still to come take; of those that run now, on average half is done."""
+        if elapsed < _RATE_AFTER or not counters.batches:
+            return None
+        running = self.streams / 2 / counters.batches
+        if counters.planned_seconds:
+            share = counters.done_seconds / counters.planned_seconds * counters.real / cost
+        share = min(share * (1 + running), 1.0)
+        return max(elapsed / share - elapsed, 0.0) if share else None
