@@ -23,6 +23,7 @@ FLOORS = (
     ("running",),
     ("models",),
     ("doctor", "report", "submission", "training", "tuning"),
+    ("sweep",),
     ("bert", "resnet50"),
     ("commands",),
     ("cli",),
