@@ -39,13 +39,16 @@ B ?=
 RUNS ?=
 ROUND ?=
 INFERENCE_REPO ?=
+FILE ?=
 ARGS ?=
+# `make run` must not let the default replace the scenario of a file.
+CHOSEN_SCENARIO := $(if $(filter command environment,$(origin SCENARIO)),1)
 
 export IMAGENET_DIR
 
 # Values reach the commands as they were typed: a `$` is a `$` (also `$$`), and quotes and spaces stay in them.
 GIVEN = MODEL ENGINE DATASET VOCAB IMAGENET_DIR SCENARIO SAMPLES DURATION OFFICIAL FORCE SYSTEM DIVISION SUBMITTER SYSTEM_TYPE \
-  MODELS SCENARIOS REHEARSAL SET PYTHON DEEPSPARSE BENCH A B RUNS ROUND INFER INFERENCE_REPO WEIGHTS TRAIN CLUSTER CLUSTER_SAMPLES
+  MODELS SCENARIOS REHEARSAL SET PYTHON DEEPSPARSE BENCH A B RUNS ROUND INFER INFERENCE_REPO WEIGHTS TRAIN CLUSTER CLUSTER_SAMPLES FILE
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(subst $$$$$$$$,$$$$,$$(value $(name)))))
 
 empty :=
@@ -75,7 +78,7 @@ CAMPAIGN = $(if $(strip $(MODELS)),$(call list,MODELS,model),$(call option,MODEL
   $(call option,DATASET,dataset) $(call option,SYSTEM,system) $(call option,SYSTEM_TYPE,system-type) \
   $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) $(NODES) $(SETTINGS)
 
-.PHONY: help setup train run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format bench recovery-table published-table lock clean distclean
+.PHONY: help setup train run run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format bench recovery-table published-table lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -87,7 +90,8 @@ help: ## This list
 	@echo '  DATASET    name or path of a data set                    default: the full set if available, else a sample'
 	@echo '  VOCAB      vocab.txt, tokenizer.json or a checkpoint     default: BERT uncased'
 	@echo '  IMAGENET_DIR  the ImageNet 2012 validation set, for ResNet50: 50,000 images, flat or in class folders'
-	@echo '  SCENARIO   for run-accuracy and tune: Offline, Server, SingleStream or MultiStream'
+	@echo '  FILE       for run: a TOML file with the variables of a run, whose lists are a sweep (harness help runfile)'
+	@echo '  SCENARIO   for run, run-accuracy and tune: Offline, Server, SingleStream or MultiStream'
 	@echo '  SAMPLES    use only about the first N samples            development runs only'
 	@echo '  DURATION   minimum duration in seconds                   development runs only; default 20, or as early stopping needs'
 	@echo '  SET        options, such as SET="threads=2 vocab=my vocab.txt" (make options); a pair begins at NAME='
@@ -143,6 +147,9 @@ run-multistream: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Performance of the 
 
 run-accuracy: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Accuracy: F1 or top-1 of the answers that LoadGen logged
 	@$(BIN)/harness run --scenario $(call quoted,$(SCENARIO)) --mode accuracy $(OPTIONS) $(ARGS)
+
+run: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## All tests of the run file FILE (harness help runfile); other variables replace what it says
+	@$(BIN)/harness run $(if $(strip $(FILE)),$(call quoted,$(FILE))) $(if $(CHOSEN_SCENARIO),$(call option,SCENARIO,scenario)) $(OPTIONS) $(ARGS)
 
 tune: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Find the best engine and settings for SCENARIO on this machine, and for Server the highest VALID target_qps
 	@$(BIN)/harness tune --scenario $(call quoted,$(SCENARIO)) $(OPTIONS) $(ARGS)
