@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TRAINING = $(READY)-training
 CLUSTERING = $(READY)-cluster
+PARQUETING = $(READY)-parquet
 
 MODEL ?=
 ENGINE ?=
@@ -33,6 +34,7 @@ BENCH ?= offline
 WEIGHTS ?=
 TRAIN ?=
 CLUSTER ?=
+PARQUET ?=
 CLUSTER_SAMPLES ?=
 A ?=
 B ?=
@@ -123,6 +125,7 @@ help: ## This list
 	@echo '  DEEPSPARSE 0 leaves DeepSparse out (its licence allows evaluation use only)'
 	@echo '  TRAIN      1 adds PyTorch, which only `make train` needs'
 	@echo '  CLUSTER    1 adds Ray, which only runs on several machines need'
+	@echo '  PARQUET    1 adds pyarrow, which only reports in Parquet need'
 	@echo
 	@echo 'Variables of train:'
 	@echo '  MODEL      a recipe: a name (harness models train --list) or a TOML file'
@@ -131,7 +134,7 @@ help: ## This list
 	@echo '  ENGINE     the engine for whose 8-bit operators the file is written; further options in ARGS, such as --output'
 
 # Any TRAIN adds PyTorch, also the data that `make train TRAIN=...` gives.
-setup: $(READY) $(if $(filter-out 0 no false,$(strip $(TRAIN))),$(TRAINING)) $(if $(WITH_RAY),$(CLUSTERING)) ## Make .venv with pinned packages; the other targets do this automatically
+setup: $(READY) $(if $(filter-out 0 no false,$(strip $(TRAIN))),$(TRAINING)) $(if $(WITH_RAY),$(CLUSTERING)) $(if $(filter-out 0 no false,$(strip $(PARQUET))),$(PARQUETING)) ## Make .venv with pinned packages; the other targets do this automatically
 
 run-offline: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Performance of the Offline scenario: samples per second
 	@$(BIN)/harness run --scenario Offline --mode performance $(OPTIONS) $(ARGS)
@@ -233,6 +236,9 @@ $(TRAINING): $(READY) requirements-train.lock tools/setup-more.sh
 $(CLUSTERING): $(READY) requirements-cluster.lock tools/setup-more.sh
 	@sh tools/setup-more.sh $(call quoted,$(VENV)) $(call quoted,$@) requirements-cluster.lock Ray '240 MB' --no-deps --require-hashes
 
+$(PARQUETING): $(READY) requirements-parquet.lock tools/setup-more.sh
+	@sh tools/setup-more.sh $(call quoted,$(VENV)) $(call quoted,$@) requirements-parquet.lock pyarrow '160 MB' --no-deps --require-hashes
+
 lock: $(READY) ## Resolve the pinned packages again (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header -q -o requirements.lock
@@ -241,6 +247,9 @@ lock: $(READY) ## Resolve the pinned packages again (needs uv)
 	uv pip compile pyproject.toml --extra cluster --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --no-annotate -q -c requirements.lock -o build/cluster.lock
 	$(BIN)/python tools/only_new.py build/cluster.lock requirements.lock requirements-cluster.lock
+	uv pip compile pyproject.toml --extra parquet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate -q -c requirements.lock -o build/parquet.lock
+	$(BIN)/python tools/only_new.py build/parquet.lock requirements.lock requirements-parquet.lock
 
 clean: ## Remove run records and caches; keep data, results and .venv
 	rm -rf build/runs build/cache build/coverage .pytest_cache .hypothesis .mypy_cache .ruff_cache

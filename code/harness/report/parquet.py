@@ -21,7 +21,7 @@ def check() -> None:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            "Parquet needs pyarrow: add it with `make setup EXPORT=1`, or use --format csv."
+            "Parquet needs pyarrow: add it with `make setup PARQUET=1`, or use --format csv."
         ) from error
 
 

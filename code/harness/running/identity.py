@@ -108,7 +108,8 @@ def command(settings: RunSettings) -> str:
         elif value is not None:
             words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
     for name, value in options.items():
-        text = value.name if isinstance(value, Path) else str(value).lower() if isinstance(value, bool) else value
+        text = value.name if isinstance(value, Path) else str(value)
+        text = text.lower() if isinstance(value, bool) else text
         words += ["--set", f"{name}={text}"]
     return shlex.join(words)
 

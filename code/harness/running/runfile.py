@@ -151,12 +151,14 @@ def _lists(path: Path, table: Mapping[str, object]) -> dict[str, list[Value]]:
 
 
 def _values(path: Path, key: str, value: object) -> list[Value]:
-    values = value if isinstance(value, list) else [value]
-    if not values:
+    given: list[object] = value if isinstance(value, list) else [value]
+    if not given:
         raise ConfigError(f"{path}: {key} is an empty list: give a value, or remove the line.")
-    for each in values:
+    values: list[Value] = []
+    for each in given:
         if not isinstance(each, str | int | float):
             raise ConfigError(f"{path}: {key} = {each}: give a string, a number, true or false, or a list of these.")
+        values.append(each)
     return values
 
 

@@ -490,6 +490,6 @@ def test_parquet_without_its_package_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     run_folder(tmp_path / "runs")
-    with pytest.raises(MissingDependencyError, match="Parquet needs pyarrow: add it with `make setup EXPORT=1`"):
+    with pytest.raises(MissingDependencyError, match="Parquet needs pyarrow: add it with `make setup PARQUET=1`"):
         make(found(tmp_path / "runs"), "parquet", tmp_path / "x.parquet")
     assert not (tmp_path / "x.parquet").exists()
