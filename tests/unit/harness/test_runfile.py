@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from harness.commands import topics
 from harness.commands.running import RunOptions
 from harness.errors import ConfigError
 from harness.results.layout import CONF
@@ -158,3 +159,10 @@ def test_a_run_writes_the_file_that_repeats_it(tmp_path, small_squad, monkeypatc
     assert [getattr(again, name) for name in same] == [getattr(settings, name) for name in same]
     assert again.user_conf == folder / CONF
     assert again.tuned is None
+
+
+def test_the_example_of_the_help_is_a_sweep(file):
+    lines = [line[4:] for line in topics.text("runfile").splitlines() if line.startswith("    ")]
+    points = read(file("\n".join(lines)), {}, {})
+    assert len(points) == 24
+    assert varying(points) == ["engine", "max_batch", "scenario", "repeat"]
