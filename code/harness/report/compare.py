@@ -20,6 +20,8 @@ from harness.scenarios.base import find_scenario
 _NO_SETTINGS = frozenset({"agreement", "command", "identity", "notice", "reasons", "result", "time", "valid"})
 _MEASURED = frozenset({"measured_seconds", "estimated_target_qps", "estimated_target_latency"})
 _OF_WHAT = {"scenario": "scenarios", "mode": "modes", "model.name": "models", "dataset.name": "data sets"}
+_SCORE_NOISE = 0.05
+"""Percent of F1 or top-1 by which two runs of the same model may differ: batches that round otherwise."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,6 @@ def compare(a: Side, b: Side) -> Comparison:
         verdict = replace(verdict, text=verdict.text + doubt)
     rows = tuple(_rows(a, b))
     return Comparison(tuple(remarks), differences, rows, verdict, _worse(a, b, rows, verdict))
-
-
-_SCORE_NOISE = 0.05
-"""Percent of F1 or top-1 by which two runs of the same model may differ: batches that round otherwise."""
 
 
 def _worse(a: Side, b: Side, rows: Sequence[MetricRow], verdict: SpeedVerdict) -> str:

@@ -11,30 +11,19 @@ from harness.report.text import rows
 from harness.results.finished import Finished
 
 
-def check() -> None:
-    """Check that Parquet can be written here.
-
-    Raises:
-        MissingDependencyError: pyarrow is not installed.
-    """
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Parquet needs pyarrow: add it with `make setup PARQUET=1`, or use --format csv."
-        ) from error
-
-
 def as_parquet(runs: Sequence[Finished]) -> bytes:
     """A row for each run; columns of one type, lists as JSON, and null where a run has no value.
 
     Raises:
         MissingDependencyError: pyarrow is not installed.
     """
-    check()
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Parquet needs pyarrow: add it with `make setup PARQUET=1`, or use --format csv."
+        ) from error
     found = rows(runs)
     columns = {name: _column([row[name] for row in found]) for name in (found[0] if found else ())}
     buffer = io.BytesIO()
