@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TRAINING = $(READY)-training
 CLUSTERING = $(READY)-cluster
+PARQUETING = $(READY)-parquet
 
 MODEL ?=
 ENGINE ?=
@@ -33,19 +34,23 @@ BENCH ?= offline
 WEIGHTS ?=
 TRAIN ?=
 CLUSTER ?=
+PARQUET ?=
 CLUSTER_SAMPLES ?=
 A ?=
 B ?=
 RUNS ?=
 ROUND ?=
 INFERENCE_REPO ?=
+FILE ?=
 ARGS ?=
+# `make run` must not let the default replace the scenario of a file.
+CHOSEN_SCENARIO := $(if $(filter command environment,$(origin SCENARIO)),1)
 
 export IMAGENET_DIR
 
 # Values reach the commands as they were typed: a `$` is a `$` (also `$$`), and quotes and spaces stay in them.
 GIVEN = MODEL ENGINE DATASET VOCAB IMAGENET_DIR SCENARIO SAMPLES DURATION OFFICIAL FORCE SYSTEM DIVISION SUBMITTER SYSTEM_TYPE \
-  MODELS SCENARIOS REHEARSAL SET PYTHON DEEPSPARSE BENCH A B RUNS ROUND INFER INFERENCE_REPO WEIGHTS TRAIN CLUSTER CLUSTER_SAMPLES
+  MODELS SCENARIOS REHEARSAL SET PYTHON DEEPSPARSE BENCH A B RUNS ROUND INFER INFERENCE_REPO WEIGHTS TRAIN CLUSTER CLUSTER_SAMPLES FILE
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(subst $$$$$$$$,$$$$,$$(value $(name)))))
 
 empty :=
@@ -75,7 +80,7 @@ CAMPAIGN = $(if $(strip $(MODELS)),$(call list,MODELS,model),$(call option,MODEL
   $(call option,DATASET,dataset) $(call option,SYSTEM,system) $(call option,SYSTEM_TYPE,system-type) \
   $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) $(call flag,INFER,infer) $(NODES) $(SETTINGS)
 
-.PHONY: help setup train run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format bench recovery-table published-table lock clean distclean
+.PHONY: help setup train run run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format bench recovery-table published-table lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -87,7 +92,8 @@ help: ## This list
 	@echo '  DATASET    name or path of a data set                    default: the full set if available, else a sample'
 	@echo '  VOCAB      vocab.txt, tokenizer.json or a checkpoint     default: BERT uncased'
 	@echo '  IMAGENET_DIR  the ImageNet 2012 validation set, for ResNet50: 50,000 images, flat or in class folders'
-	@echo '  SCENARIO   for run-accuracy and tune: Offline, Server, SingleStream or MultiStream'
+	@echo '  FILE       for run: a TOML file with the variables of a run, whose lists are a sweep (harness help runfile)'
+	@echo '  SCENARIO   for run, run-accuracy and tune: Offline, Server, SingleStream or MultiStream'
 	@echo '  SAMPLES    use only about the first N samples            development runs only'
 	@echo '  DURATION   minimum duration in seconds                   development runs only; default 20, or as early stopping needs'
 	@echo '  SET        options, such as SET="threads=2 vocab=my vocab.txt" (make options); a pair begins at NAME='
@@ -119,6 +125,7 @@ help: ## This list
 	@echo '  DEEPSPARSE 0 leaves DeepSparse out (its licence allows evaluation use only)'
 	@echo '  TRAIN      1 adds PyTorch, which only `make train` needs'
 	@echo '  CLUSTER    1 adds Ray, which only runs on several machines need'
+	@echo '  PARQUET    1 adds pyarrow, which only reports in Parquet need'
 	@echo
 	@echo 'Variables of train:'
 	@echo '  MODEL      a recipe: a name (harness models train --list) or a TOML file'
@@ -127,7 +134,7 @@ help: ## This list
 	@echo '  ENGINE     the engine for whose 8-bit operators the file is written; further options in ARGS, such as --output'
 
 # Any TRAIN adds PyTorch, also the data that `make train TRAIN=...` gives.
-setup: $(READY) $(if $(filter-out 0 no false,$(strip $(TRAIN))),$(TRAINING)) $(if $(WITH_RAY),$(CLUSTERING)) ## Make .venv with pinned packages; the other targets do this automatically
+setup: $(READY) $(if $(filter-out 0 no false,$(strip $(TRAIN))),$(TRAINING)) $(if $(WITH_RAY),$(CLUSTERING)) $(if $(filter-out 0 no false,$(strip $(PARQUET))),$(PARQUETING)) ## Make .venv with pinned packages; the other targets do this automatically
 
 run-offline: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Performance of the Offline scenario: samples per second
 	@$(BIN)/harness run --scenario Offline --mode performance $(OPTIONS) $(ARGS)
@@ -143,6 +150,9 @@ run-multistream: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Performance of the 
 
 run-accuracy: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Accuracy: F1 or top-1 of the answers that LoadGen logged
 	@$(BIN)/harness run --scenario $(call quoted,$(SCENARIO)) --mode accuracy $(OPTIONS) $(ARGS)
+
+run: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## All tests of the run file FILE (harness help runfile); other variables replace what it says
+	@$(BIN)/harness run $(if $(strip $(FILE)),$(call quoted,$(FILE))) $(if $(CHOSEN_SCENARIO),$(call option,SCENARIO,scenario)) $(OPTIONS) $(ARGS)
 
 tune: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Find the best engine and settings for SCENARIO on this machine, and for Server the highest VALID target_qps
 	@$(BIN)/harness tune --scenario $(call quoted,$(SCENARIO)) $(OPTIONS) $(ARGS)
@@ -227,6 +237,9 @@ $(TRAINING): $(READY) requirements-train.lock tools/setup-more.sh
 $(CLUSTERING): $(READY) requirements-cluster.lock tools/setup-more.sh
 	@sh tools/setup-more.sh $(call quoted,$(VENV)) $(call quoted,$@) requirements-cluster.lock Ray '240 MB' --no-deps --require-hashes
 
+$(PARQUETING): $(READY) requirements-parquet.lock tools/setup-more.sh
+	@sh tools/setup-more.sh $(call quoted,$(VENV)) $(call quoted,$@) requirements-parquet.lock pyarrow '160 MB' --no-deps --require-hashes
+
 lock: $(READY) ## Resolve the pinned packages again (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header -q -o requirements.lock
@@ -235,6 +248,9 @@ lock: $(READY) ## Resolve the pinned packages again (needs uv)
 	uv pip compile pyproject.toml --extra cluster --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --no-annotate -q -c requirements.lock -o build/cluster.lock
 	$(BIN)/python tools/only_new.py build/cluster.lock requirements.lock requirements-cluster.lock
+	uv pip compile pyproject.toml --extra parquet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate -q -c requirements.lock -o build/parquet.lock
+	$(BIN)/python tools/only_new.py build/parquet.lock requirements.lock requirements-parquet.lock
 
 clean: ## Remove run records and caches; keep data, results and .venv
 	rm -rf build/runs build/cache build/coverage .pytest_cache .hypothesis .mypy_cache .ruff_cache

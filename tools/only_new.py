@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 _NAME = re.compile(r"^([a-z0-9._-]+)==", re.MULTILINE)
-_NOTE = "# The packages of `make setup CLUSTER=1` that requirements.lock lacks; installed without dependencies.\n"
+_NOTE = "# The packages that this extra needs and requirements.lock lacks; installed without dependencies.\n"
 
 
 def only_new(resolved: str, pinned: str) -> str:

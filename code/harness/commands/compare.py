@@ -6,12 +6,16 @@ import typer
 
 from harness import paths
 from harness.commands.options import AsJson, RunsDir
+from harness.errors import CheckFailed
 
 
 def compare(
     a: Annotated[str, typer.Argument(help="A run: its folder or name in build/runs; separate repeats with commas.")],
     b: Annotated[str, typer.Argument(help="The run or repeats to compare with it.")],
     runs_dir: RunsDir = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Exit with 1 if B is INVALID, slower beyond the noise, or less accurate.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what differs between two runs, and whether one is faster beyond the noise.
@@ -20,4 +24,6 @@ def compare(
     """
     from harness.report.compare import show
 
-    show(a, b, runs_dir or paths.ROOT / "build" / "runs", as_json)
+    found = show(a, b, runs_dir or paths.ROOT / "build" / "runs", as_json)
+    if gate and found.worse:
+        raise CheckFailed(f"B is worse than A: {found.worse}.")

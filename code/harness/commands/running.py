@@ -1,23 +1,39 @@
 """`harness run` and `harness tune`."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness import paths
 from harness.commands import options
+from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from harness.running.runfile import Point
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The options of `harness run`."""
+    """The options of `harness run`; None is what the user left open, to a run file or to the default."""
 
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE", help="A run file: these options in TOML, lists become a sweep.", show_default=False
+        ),
+    ] = None
     model: options.Model = None
     engine: options.Engine = None
-    scenario: options.Scenario = "Offline"
-    mode: Annotated[str, typer.Option(help="performance or accuracy.")] = "performance"
+    scenario: Annotated[
+        str | None,
+        typer.Option(help="LoadGen scenario: Offline, Server, SingleStream, MultiStream.", show_default="Offline"),
+    ] = None
+    mode: Annotated[str | None, typer.Option(help="performance or accuracy.", show_default="performance")] = None
     dataset: options.Dataset = None
     samples: Annotated[
         int | None, typer.Option(help="Use only about the first N samples of the data set. Development only.")
@@ -30,18 +46,18 @@ class RunOptions:
         ),
     ] = None
     official: Annotated[
-        bool, typer.Option("--official", help="Apply the rules: 10 minutes, full data set; writes to results/.")
-    ] = False
+        bool | None, typer.Option("--official", help="Apply the rules: 10 minutes, full data set; writes to results/.")
+    ] = None
     rehearsal: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--rehearsal", help="As --official, with stand-ins for what is missing; writes to build/rehearsal."
         ),
-    ] = False
+    ] = None
     compliance: Annotated[
         str | None, typer.Option(metavar="TEST", help="Run compliance test TEST01 or TEST04 for an official result.")
     ] = None
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing official result.")] = False
+    force: Annotated[bool | None, typer.Option("--force", help="Replace an existing official result.")] = None
     system: Annotated[
         str | None,
         typer.Option(help="System name under results/, for official runs.", show_default="from the processor"),
@@ -58,57 +74,76 @@ class RunOptions:
             show_default="if tuned here",
         ),
     ] = None
-    measurements_dir: options.MeasurementsDir = paths.ROOT / "measurements"
+    measurements_dir: Annotated[
+        Path | None, typer.Option(help="Folder of tuned settings, by system.", show_default="measurements")
+    ] = None
     timeline: Annotated[
-        str,
-        typer.Option(help="Source of query and batch times in reports: harness, loadgen (its trace) or off."),
-    ] = "harness"
-    stall_timeout: options.StallTimeout = 120.0
+        str | None,
+        typer.Option(
+            help="Source of query and batch times in reports: harness, loadgen (its trace) or off.",
+            show_default="harness",
+        ),
+    ] = None
+    stall_timeout: Annotated[
+        float | None,
+        typer.Option(help="Stop a run after this many seconds without a finished batch.", show_default="120"),
+    ] = None
     cluster: options.Cluster = None
-    cluster_samples: options.ClusterSamples = "data"
+    cluster_samples: Annotated[
+        str | None,
+        typer.Option(
+            metavar="data|indices",
+            help="What travels to the nodes: samples, or only their numbers, to be asked of the working group first.",
+            show_default="data",
+        ),
+    ] = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the tests of FILE and what is done.")] = False
+    retry: Annotated[bool, typer.Option("--retry", help="Repeat failed and INVALID tests of FILE.")] = False
+    fresh: Annotated[bool, typer.Option("--fresh", help="Repeat all tests of FILE.")] = False
     as_json: options.AsJson = False
 
 
 @options.takes(RunOptions)
 def run(asked: RunOptions) -> None:
-    """Run one LoadGen test.
+    """Run one LoadGen test, or all tests of a run file.
 
     Without --official, it is a development run of about 20 seconds, or as long as LoadGen needs to be sure of its
-    percentile: recorded in build/runs, not for submission.
+    percentile: recorded in build/runs, not for submission. With FILE, options given here replace those of the file,
+    and a sweep that was stopped continues; `harness help runfile` shows such a file.
     """
-    from harness.running.outdated import set_aside
     from harness.running.request import RunRequest, resolve
-    from harness.running.run import run as run_test
+    from harness.running.run import run_test
+    from harness.running.runfile import KEYS, read, request_of
 
-    request = RunRequest(
-        model=asked.model,
-        engine=asked.engine,
-        scenario=asked.scenario,
-        mode=asked.mode,
-        options=options.parse_options(asked.option or []),
-        dataset=asked.dataset,
-        samples=asked.samples,
-        duration=asked.duration,
-        official=asked.official,
-        rehearsal=asked.rehearsal,
-        audit=asked.compliance,
-        force=asked.force,
-        system=asked.system,
-        user_conf=asked.user_conf,
-        runs_dir=asked.runs_dir,
-        tree=asked.tree,
-        measurements=asked.measurements_dir,
-        use_tuned=asked.tuned,
-        timeline=asked.timeline,
-        shown="json" if asked.as_json else "table",
-        stall_timeout=asked.stall_timeout,
-        cluster=asked.cluster,
-        cluster_samples=asked.cluster_samples,
-    )
-    settings = resolve(request)
-    if code := run_test(settings):
-        raise typer.Exit(code)
-    set_aside(settings)
+    values = {key: getattr(asked, key.replace("-", "_")) for key in KEYS}
+    given = {
+        key: str(value) if isinstance(value, Path) else value for key, value in values.items() if value is not None
+    }
+    set_here = options.parse_options(asked.option or [])
+
+    def complete(request: RunRequest) -> RunRequest:
+        measurements = request.measurements or paths.ROOT / "measurements"
+        return replace(request, measurements=measurements, shown="json" if asked.as_json else "table")
+
+    if asked.file is None:
+        if asked.dry_run or asked.retry or asked.fresh:
+            raise ConfigError("--dry-run, --retry and --fresh are for run files: give one, or omit them.")
+        raise typer.Exit(run_test(resolve(complete(request_of(given, set_here)))).code)
+    points = [replace(point, request=complete(point.request)) for point in read(asked.file, given, set_here)]
+    if len(points) == 1 and not asked.dry_run:
+        raise typer.Exit(run_test(resolve(points[0].request)).code)
+    raise typer.Exit(_sweep(asked.file, points, asked))
+
+
+def _sweep(file: Path, points: Sequence[Point], asked: RunOptions) -> int:
+    """Run or show the tests of a file; returns the exit code."""
+    from harness.sweep.sweep import Sweep
+
+    sweep = Sweep.of(file, points)
+    sweep.look(asked.retry, asked.fresh)
+    code = 0 if asked.dry_run else sweep.run()
+    sweep.show(asked.as_json)
+    return code
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from harness.scenarios.base import find_scenario
 _NO_SETTINGS = frozenset({"agreement", "command", "identity", "notice", "reasons", "result", "time", "valid"})
 _MEASURED = frozenset({"measured_seconds", "estimated_target_qps", "estimated_target_latency"})
 _OF_WHAT = {"scenario": "scenarios", "mode": "modes", "model.name": "models", "dataset.name": "data sets"}
+_SCORE_NOISE = 0.05
+"""Percent of F1 or top-1 by which two runs of the same model may differ: batches that round otherwise."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Comparison:
     differences: dict[str, tuple[str, str]]
     rows: tuple[MetricRow, ...]
     verdict: SpeedVerdict
+    worse: str = ""
+    """In what B is worse than A, for a check of a change; "" if in nothing, as far as the noise allows a verdict."""
 
 
 def find(words: str, runs: Path) -> Side:
@@ -89,7 +93,23 @@ def compare(a: Side, b: Side) -> Comparison:
     if verdict.ratio is not None and any(record.disturbed for record in (*a.records, *b.records)):
         doubt = " Other processes disturbed at least one of the runs: repeat it without them to be sure."
         verdict = replace(verdict, text=verdict.text + doubt)
-    return Comparison(tuple(remarks), differences, tuple(_rows(a, b)), verdict)
+    rows = tuple(_rows(a, b))
+    return Comparison(tuple(remarks), differences, rows, verdict, _worse(a, b, rows, verdict))
+
+
+def _worse(a: Side, b: Side, rows: Sequence[MetricRow], verdict: SpeedVerdict) -> str:
+    """In what B is worse: the first reason of INVALID, speed, or a score."""
+    if all(record.valid for record in a.records):
+        for name, record in zip(b.names, b.records, strict=True):
+            if not record.valid:
+                return f"{name} is INVALID"
+    if verdict.faster is False:
+        return f"{verdict.metric} is {ratio_text(verdict.ratio)} of A's" if verdict.ratio else "it is slower"
+    if not (a.performance or b.performance):
+        for row in rows:
+            if row.b < row.a - _SCORE_NOISE and row.unit == "%":
+                return f"{row.name} fell from {row.a:.3f} to {row.b:.3f} %"
+    return ""
 
 
 def _remarks(letter: str, side: Side) -> Iterator[str]:
@@ -105,8 +125,8 @@ def _remarks(letter: str, side: Side) -> Iterator[str]:
             yield f"{which} was disturbed: {record.disturbed}; {side.scenario.suffers}."
 
 
-def show(a: str, b: str, runs: Path, as_json: bool) -> None:
-    """Print a comparison.
+def show(a: str, b: str, runs: Path, as_json: bool) -> Comparison:
+    """Print a comparison, and return it.
 
     Raises:
         ConfigError: as `find`.
@@ -122,10 +142,12 @@ def show(a: str, b: str, runs: Path, as_json: bool) -> None:
                 "differences": found.differences,
                 "metrics": [{**asdict(row), "ratio": row.ratio} for row in found.rows],
                 "verdict": asdict(found.verdict),
+                "worse": found.worse or None,
             }
         )
     else:
         _print(sides, found)
+    return found
 
 
 def _print(sides: tuple[Side, Side], found: Comparison) -> None:

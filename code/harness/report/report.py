@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import paths
 from harness.host import console
-from harness.host.files import write_text
+from harness.host.files import write_bytes, write_text
 from harness.report import text
+from harness.report.parquet import as_parquet
 from harness.results.finished import Finished
 
-FORMATS = ("html", "md", "csv", "json")
+FORMATS = ("html", "md", "csv", "json", "parquet")
+TO_FILES = {"html": "report.html", "parquet": "runs.parquet"}
+"""The formats that are always written to a file, with its name in build."""
 
 
 def make(runs: Sequence[Finished], form: str, output: Path | None) -> None:
@@ -16,7 +20,13 @@ def make(runs: Sequence[Finished], form: str, output: Path | None) -> None:
 
     Raises:
         ConfigError: the file cannot be written.
+        MissingDependencyError: a package for this format is not installed.
     """
+    output = output or (paths.ROOT / "build" / TO_FILES[form] if form in TO_FILES else None)
+    if form == "parquet" and output:
+        write_bytes(output, as_parquet(runs))
+        console.out.print(str(output))
+        return
     content = _content(form, runs)
     if output is None:
         console.out.print(content, end="")

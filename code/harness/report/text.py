@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Sequence
 
+from pydantic import JsonValue
+
 from harness.report import facts
 from harness.report.published import Reached, published
 from harness.results.finished import Finished
@@ -17,27 +19,32 @@ def as_json(runs: Sequence[Finished]) -> str:
 
 
 def as_csv(runs: Sequence[Finished]) -> str:
-    """A row for each run, with the names used in JSON; names in nested tables are joined with dots."""
-    rows = []
+    """A row for each run, as `rows`; empty where a run has no value."""
+    found = rows(runs)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(found[0]) if found else [], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return text.getvalue()
+
+
+def rows(runs: Sequence[Finished]) -> list[dict[str, JsonValue]]:
+    """A row for each run, all with the same columns, named as in JSON; names in nested tables are joined with dots."""
+    found = []
     for run, values in zip(runs, facts.plain(runs), strict=True):
-        for key in ("loadgen", "machine", "benchmark_settings", "agreement"):
+        for key in ("loadgen", "benchmark_settings", "agreement"):
             del values[key]
         values["nodes"] = len(run.record.nodes) or None
         values["model"] = run.model.name
         values["dataset"] = run.record.dataset.name
         values["engine"] = run.record.engine.name
+        values["machine"] = {"cpu": run.record.machine.cpu, "cores": run.record.machine.cores}
         values["reasons"] = " ".join(run.reasons)
-        rows.append(dict(facts.flat(values)))
-    names = list(dict.fromkeys(name for row in rows for name in row))
+        found.append(dict(facts.flat(values)))
+    names = list(dict.fromkeys(name for row in found for name in row))
     # Where one run has a nested table and another has none, the table's own name gets no column.
     above = {name.rpartition(".")[0] for name in names}
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, [name for name in names if name not in above], restval="", extrasaction="ignore", lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return [{name: row.get(name) for name in names if name not in above} for row in found]
 
 
 def as_markdown(runs: Sequence[Finished]) -> str:

@@ -118,7 +118,8 @@ class Finished:
 def find(names: Sequence[str], last: int | None, runs_dir: Path, tree: Path | None = None) -> list[Finished]:
     """Runs by name or folder, or the ``last`` ones of ``runs_dir``, oldest first; by default the newest.
 
-    A run that was not named and cannot be read is skipped with a warning.
+    A folder that is not a run, such as build/runs, stands for all runs below it. A run that was not named and cannot be
+    read is skipped with a warning.
 
     Raises:
         ConfigError: there are no runs, or a named run cannot be read.
@@ -128,7 +129,8 @@ def find(names: Sequence[str], last: int | None, runs_dir: Path, tree: Path | No
         raise ConfigError("--last cannot be combined with names of runs: drop one of them.")
     trees = [tree] if tree else TREES
     if names:
-        return [read(folder, runs_dir, trees) for folder in locate(names, runs_dir, trees)]
+        folders = locate(names, runs_dir, trees)
+        return [run for folder in folders for run in _all_in(folder, runs_dir, trees)]
     known = _folders(runs_dir)
     if not known:
         raise ConfigError(f"there is no finished run in {runs_dir}: make one with `harness run`.")
@@ -143,6 +145,19 @@ def find(names: Sequence[str], last: int | None, runs_dir: Path, tree: Path | No
     if not found:
         raise ConfigError(f"no run in {runs_dir} can be read: make one with `harness run`.")
     return found[::-1]
+
+
+def _all_in(folder: Path, runs_dir: Path, trees: Sequence[Path]) -> Iterator[Finished]:
+    """The run in a folder, or those below a folder of runs, in the order of their names."""
+    below = [] if (folder / RUN).exists() else sorted(path.parent for path in folder.rglob(RUN))
+    below = [each for each in below if not any(part.startswith(".") for part in each.relative_to(folder).parts)]
+    if not below:
+        yield read(folder, runs_dir, trees)
+    for each in below:
+        try:
+            yield read(each, runs_dir, trees)
+        except (ConfigError, RunFailed) as error:
+            console.warn(f"skipped: {error}")
 
 
 def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:

@@ -11,7 +11,7 @@ from harness.compliance.score import allowed_delta
 from harness.compliance.verify import beyond_the_rules
 from harness.errors import ConfigError
 from harness.results.layout import CONF, Classic
-from harness.results.record import read_record
+from harness.results.record import read_record, reference
 from harness.rules.audits import Audit
 from harness.running.identity import identity
 from harness.running.settings import RunSettings
@@ -61,6 +61,16 @@ class AuditRun:
         path = folder / "audit.config"
         path.write_text(self.test.config, "utf-8")
         return path
+
+    def verified(
+        self, folder: Path, benchmark: Benchmark, dataset: Dataset
+    ) -> tuple[tuple[str, ...], dict[str, str] | None]:
+        """As `verify`, with the `reference` of the test; one that cannot be verified failed, and is kept."""
+        try:
+            reasons = tuple(self.verify(folder, benchmark, dataset))
+            return reasons, reference(self.reference, self.test.name)
+        except Exception as error:  # noqa: BLE001  whatever a damaged log causes
+            return (f"it could not be verified: {error or type(error).__name__}",), None
 
     def verify(self, folder: Path, benchmark: Benchmark, dataset: Dataset) -> list[str]:
         """Verify the test whose logs are in ``folder``/performance/run_1, and write the verdict files.

@@ -16,7 +16,7 @@ from harness.host.fingerprint import Fingerprint
 from harness.paths import ROOT
 from harness.results.layout import CONF
 from harness.results.record import Identity
-from harness.running.settings import RunSettings, cluster_name
+from harness.running.settings import RunSettings
 
 
 def identity(settings: RunSettings) -> Identity:
@@ -68,34 +68,50 @@ def _files(settings: BaseModel, name: str, path: Path) -> tuple[Path, ...]:
     return settings.files(name) if isinstance(settings, BenchmarkSettings) else (path,)
 
 
-def command(settings: RunSettings) -> str:
-    """The `harness run` command that repeats the test elsewhere: all settings in force, and no path of this machine.
+def choices(settings: RunSettings) -> tuple[dict[str, str | int | float | None], dict[str, object]]:
+    """The options of `harness run` that repeat a test, by name, and those of `--set`: all settings in force.
 
-    Its user.conf is the one next to the result.
+    Paths are those of this machine, but user.conf is the one next to the result.
     """
-    words = ["harness", "run", "--rehearsal" if settings.rehearsal else "--official"] if settings.official else []
-    words = words or ["harness", "run"]
     known = settings.model.name in models()
-    values = {
-        "model": settings.model.name if known else settings.model.path.name,
+    kind = "rehearsal" if settings.rehearsal else "official" if settings.official else None
+    given: dict[str, str | int | float | None] = {
+        **({kind: True} if kind else {}),
+        "model": settings.model.name if known else str(settings.model.path),
         "engine": settings.engine,
         "scenario": settings.scenario,
         "mode": settings.mode,
         "compliance": settings.audit,
         "system": settings.system,
-        "dataset": Path(settings.dataset).name if settings.dataset else None,
+        "dataset": settings.dataset,
         "samples": settings.samples,
         "duration": settings.duration,
-        "cluster": cluster_name(settings.cluster),
+        "cluster": settings.cluster,
         "cluster-samples": settings.cluster_samples if settings.cluster else None,
     }
-    for name, value in values.items():
-        words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)] if value is not None else []
+    options: dict[str, object] = {}
     for part in (settings.engine_settings, settings.benchmark_settings):
         for name, value in part.model_dump(mode="json", exclude_unset=True).items():
-            text = Path(value).name if isinstance(getattr(part, name), Path) else value
-            words += ["--set", f"{name}={str(text).lower() if isinstance(text, bool) else text}"]
-    return shlex.join([*words, "--no-tuned", "--user-conf", CONF])
+            options[name] = getattr(part, name) if isinstance(getattr(part, name), Path) else value
+    return {**given, "tuned": False, "user-conf": CONF}, options
+
+
+def command(settings: RunSettings) -> str:
+    """The `harness run` command that repeats the test elsewhere: all settings in force, and no path of this machine."""
+    given, options = choices(settings)
+    for name in ("model", "dataset", "cluster"):
+        given[name] = Path(value).name if isinstance(value := given[name], str) else None
+    words = ["harness", "run"]
+    for name, value in given.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    for name, value in options.items():
+        text = value.name if isinstance(value, Path) else str(value)
+        text = text.lower() if isinstance(value, bool) else text
+        words += ["--set", f"{name}={text}"]
+    return shlex.join(words)
 
 
 @cache

@@ -23,7 +23,7 @@ from harness.loadgen.conf import UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, Unfinished, check_accuracy_log, keep_partial, read_detail
 from harness.results.digests import sealed
 from harness.results.layout import CONF, RUN
-from harness.results.record import read_record, reference
+from harness.results.record import read_record
 from harness.rules.limits import MIN_DURATION_MS
 from harness.running import advice
 from harness.running.agreement import Agreement, NotCompared, agreement
@@ -32,10 +32,12 @@ from harness.running.identity import code_digest, identity
 from harness.running.load import Load
 from harness.running.nodes import node_records
 from harness.running.outcome import Outcome
+from harness.running.outdated import set_aside
 from harness.running.places import Places, check_space, write_json
 from harness.running.prepare import Prepared, patience
 from harness.running.ready import get_ready
 from harness.running.recorder import Recorder
+from harness.running.runfile import RUNFILE, written
 from harness.running.settings import RunSettings
 from harness.running.shared import shared_with_result
 from harness.running.sizing import checked, effective_conf, overridden, sized
@@ -53,23 +55,49 @@ _SHORT = 300.0  # seconds of a test that may be run twice
 _RESERVE = 64 * 2**20  # bytes of a run's logs without its responses
 
 
-def run(settings: RunSettings) -> int:
-    """Run one test in its own process.
+@dataclass(frozen=True)
+class Ended:
+    """How a test ended."""
 
-    Returns:
-        0, or 1 if the result is INVALID or the test failed, 2 if a setting is wrong, 130 after Ctrl-C.
+    code: int
+    """0, or 1 if the result is INVALID or the test failed, 2 if a setting is wrong, 130 after Ctrl-C."""
+    folder: Path | None
+    """The folder of its record in the folder of runs; None if it left none."""
+
+
+def run(settings: RunSettings) -> int:
+    """As `run_test`, but compliance tests of a result that is replaced stay where they are; returns `Ended.code`."""
+    return _tried(settings).code
+
+
+def run_test(settings: RunSettings) -> Ended:
+    """Run one test in its own process, and if it missed a bound at a rate that the harness chose, another one.
+
+    Raises:
+        ConfigError: an official result already exists, or it cannot be written.
+        RunFailed: the compliance tests of the result that it replaced cannot be moved.
     """
-    places = Places.choose(settings)
-    code = supervised(_test, settings, places, cleanup=places.discard)
-    if code != _AGAIN:
-        return code
-    record = read_record(places.run)
+    ended = _tried(settings)
+    if not ended.code:
+        set_aside(settings)
+    return ended
+
+
+def _tried(settings: RunSettings) -> Ended:
+    ended = _once(settings)
+    if ended.code != _AGAIN:
+        return ended
+    record = read_record(ended.folder) if ended.folder else None
     missed = record.model_extra.get("estimated_target_qps") if record and record.model_extra else None
     if not isinstance(missed, float):
-        return 1
-    again = settings.model_copy(update={"missed": missed})
-    places = Places.choose(again)
-    return supervised(_test, again, places, cleanup=places.discard)
+        return replace(ended, code=1)
+    return _once(settings.model_copy(update={"missed": missed}))
+
+
+def _once(settings: RunSettings) -> Ended:
+    places = Places.choose(settings)
+    code = supervised(_test, settings, places, cleanup=places.discard)
+    return Ended(code, places.run if (places.run / RUN).is_file() else None)
 
 
 @dataclass(frozen=True)
@@ -183,6 +211,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
         agreed = _agreement(settings, ready, lambda: heartbeat.beat(patience(settings)))
     doubts = _doubts(settings, ready)
     (places.staging / CONF).write_text(effective_conf(settings, conf, load, ready, estimated), "utf-8")
+    (places.staging / RUNFILE).write_text(written(settings), "utf-8", errors="backslashreplace")
     responses = 2 * ready.qsl.count * (ready.benchmark.max_response + 64) if settings.accuracy else 0
     check_space(places.staging, needed=_RESERVE + responses)
     return _Planned(settings, places, audit, conf, ready, load, estimated, agreed, doubts)
@@ -373,7 +402,7 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
         (places.staging / "NOT-FOR-SUBMISSION.txt").write_text("\n".join((*settings.notices, "")), "utf-8")
     result = places.collect(settings.audit) if settings.official and outcome.valid else None
     if audit and result:
-        reasons, compared = _verified(audit, result, ready)
+        reasons, compared = audit.verified(result, ready.benchmark, ready.dataset)
         outcome = replace(outcome, valid=not reasons, reasons=reasons, reference=compared)
         # The record must include the verification's verdict, and the results that the test was compared with.
         for folder in (places.staging, result / "performance" / "run_1"):
@@ -381,12 +410,3 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
     code = 0 if outcome.valid else 1
     publish = partial(heartbeat.publish, code)
     return outcome, places.publish(result if outcome.valid else None, publish)
-
-
-def _verified(audit: AuditRun, result: Path, ready: Prepared) -> tuple[tuple[str, ...], dict[str, str] | None]:
-    """Why the compliance test failed, if it did, and `reference`: one that cannot be verified failed, and is kept."""
-    try:
-        reasons = tuple(audit.verify(result, ready.benchmark, ready.dataset))
-        return reasons, reference(audit.reference, audit.test.name)
-    except Exception as error:  # noqa: BLE001  whatever a damaged log causes
-        return (f"it could not be verified: {error or type(error).__name__}",), None

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app
-from harness.errors import ConfigError
+from harness.errors import CheckFailed, ConfigError
 from harness.host import console
 from harness.report.compare import compare, find
 from harness.report.noise import interval_of_repeats
@@ -387,3 +387,27 @@ def test_the_command_prints_all_of_it(runs):
     assert found["differences"] == {"engine.threads": ["2", "4"]}
     assert found["verdict"]["faster"] is True
     assert found["metrics"][0] == {"name": "throughput", "unit": "samples/s", "a": 100, "b": 110, "ratio": 1.1}
+
+
+def gate(runs, a, b):
+    done = CliRunner().invoke(app, ["compare", a, b, "--gate", "--runs-dir", str(runs.folder)])
+    console.configure(console.Output())
+    return str(done.exception) if isinstance(done.exception, CheckFailed) else done.exit_code
+
+
+def test_a_gate_lets_only_what_is_not_worse_through(runs):
+    runs.add("a", recorder=offline(100, 1))
+    runs.add("same", recorder=offline(100, 2))
+    runs.add("slow", 90, recorder=offline(90, 2))
+    runs.add("invalid", changes={"valid": False, "reasons": ["short"]}, recorder=offline(100, 2))
+    assert gate(runs, "a", "same") == 0
+    assert gate(runs, "slow", "a") == 0
+    assert gate(runs, "a", "slow") == "B is worse than A: throughput is 0.900 of A's."
+    assert gate(runs, "a", "invalid") == "B is worse than A: invalid is INVALID."
+    assert gate(runs, "invalid", "same") == 0
+    score = {"mode": "accuracy", "result/accuracy": {"F1": 89.0}}
+    runs.add("right", changes=score)
+    runs.add("rounds otherwise", changes={**score, "result/accuracy": {"F1": 88.97}})
+    runs.add("wrong", changes={**score, "result/accuracy": {"F1": 88.9}})
+    assert gate(runs, "right", "rounds otherwise") == 0
+    assert gate(runs, "right", "wrong") == "B is worse than A: F1 fell from 89.000 to 88.900 %."

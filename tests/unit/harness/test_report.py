@@ -21,12 +21,13 @@ from typer.testing import CliRunner
 from harness import paths
 from harness.catalog import manifests
 from harness.cli import app
-from harness.errors import ConfigError, HarnessError
+from harness.errors import ConfigError, HarnessError, MissingDependencyError
 from harness.report import facts, text
 from harness.report.noise import spread
 from harness.report.page import page
 from harness.report.plots import bars, plots
 from harness.report.published import published
+from harness.report.report import make
 from harness.results import finished as data
 from harness.results.finished import find, names
 
@@ -520,3 +521,43 @@ def test_what_changes_a_score_is_shown_with_its_source_and_with_the_doubts(tmp_p
     assert "it is at chance." in page(runs[:1])
     values = json.loads(text.as_json(runs))[0]
     assert (values["choices"], values["doubts"]) == (record["choices"], record["doubts"])
+
+
+def test_a_folder_of_runs_stands_for_all_of_them(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    run_folder(runs, second=10)
+    run_folder(runs, second=11, scenario="Offline")
+    run_folder(runs / ".hidden", second=12)
+    broken = run_folder(runs, second=13)
+    (broken / "run.json").write_text("{")
+    names = [run.name for run in find([str(runs)], None, tmp_path / "elsewhere")]
+    assert names == sorted(folder.name for folder in runs.iterdir() if folder.name[0] != "." and folder != broken)
+    assert "skipped: " in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"contains no run\.json"):
+        find([str(tmp_path / "empty")], None, runs)
+
+
+def test_parquet_has_the_rows_of_csv_with_types(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    runs = tmp_path / "runs"
+    run_folder(runs, second=10)
+    run_folder(runs, second=11, mode="accuracy", accuracy={"F1": 88.5}, reasons=["a", "b"], valid=False)
+    output = tmp_path / "runs.parquet"
+    make(found(runs, last=2), "parquet", output)
+    rows = pq.read_table(output).to_pylist()
+    assert [row["run"] for row in rows] == [run.name for run in found(runs, last=2)]
+    assert (rows[0]["accuracy.F1"], rows[1]["accuracy.F1"]) == (None, 88.5)
+    assert rows[0]["metric.value"] == 300.0
+    assert rows[0]["for_submission"] is False
+    assert rows[0]["machine.cores"] == 2
+    assert json.loads(rows[0]["choices"]) == []
+
+
+def test_parquet_without_its_package_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    run_folder(tmp_path / "runs")
+    with pytest.raises(MissingDependencyError, match="Parquet needs pyarrow: add it with `make setup PARQUET=1`"):
+        make(found(tmp_path / "runs"), "parquet", tmp_path / "x.parquet")
+    assert not (tmp_path / "x.parquet").exists()

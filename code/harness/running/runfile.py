@@ -1,0 +1,252 @@
+"""A run as a TOML file: read into requests, where a list of values is a sweep, and written beside each finished run.
+
+A file holds the options of `harness run` by name, those of `--set` in the table `set`:
+
+    model = "minilm-l6-squad-int8"
+    engine = ["onnxruntime", "openvino"]    # a list: one test for each
+    repeat = 3                              # the whole sweep three times
+
+    [set]
+    max_batch = [8, 32]
+
+    [[run]]                                 # optional: each adds to what stands above, or replaces it
+    scenario = "Offline"
+
+    [[run]]
+    scenario = "Server"
+"""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TypeAlias
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness.catalog import manifests
+from harness.catalog.manifests import Model
+from harness.catalog.models import model_file
+from harness.engines.base import find_engine
+from harness.errors import ConfigError, did_you_mean, os_words
+from harness.host.files import user_path
+from harness.registry import BENCHMARKS, ENGINES
+from harness.running.identity import choices
+from harness.running.request import RunRequest
+from harness.running.settings import RunSettings
+from harness.task.base import find_benchmark
+
+RUNFILE = "run.toml"
+"""The name of the file that repeats a run, in the folder of its record."""
+KEYS = {
+    **{name: name for name in ("model", "engine", "scenario", "mode", "dataset", "samples", "duration", "official")},
+    **{name: name for name in ("rehearsal", "force", "system", "tree", "timeline", "cluster")},
+    **{name: name.replace("-", "_") for name in ("user-conf", "runs-dir", "stall-timeout", "cluster-samples")},
+    **{"compliance": "audit", "tuned": "use_tuned", "measurements-dir": "measurements"},
+}
+"""The keys of a file, which are the options of `harness run`, with the fields of `RunRequest`."""
+_SET, _RUN, REPEAT = "set", "run", "repeat"
+_PATHS = frozenset({"user-conf", "runs-dir", "tree", "measurements-dir"})
+_NAMES_OR_PATHS = frozenset({"model", "dataset", "cluster"})
+_MOST = 10_000  # tests of a file: more are a mistake
+
+Value: TypeAlias = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Point:
+    """One test of a run file."""
+
+    values: Mapping[str, Value]
+    """By key; an option of the table ``set`` by its own name, and the number of the repeat, if there are several."""
+    request: RunRequest
+
+
+def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -> list[Point]:
+    """The tests of a run file, repeats last; paths in it are relative to its folder.
+
+    ``given`` (by key) and ``options`` (of ``set``) are the user's on the command line, and replace those of the file.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is wrong.
+    """
+    table = _table(path)
+    variants = table.pop(_RUN, None) or [{}]
+    if not isinstance(variants, list) or not all(isinstance(each, dict) for each in variants):
+        raise ConfigError(f"{path}: {_RUN} is not a list of tables: write each as [[{_RUN}]].")
+    typed = {**given, **{f"{_SET}.{name}": value for name, value in options.items()}}
+    above = _lists(path, table)
+    rows = [row for each in variants for row in _rows(path, {**above, **_lists(path, each)}, typed)]
+    if len(rows) > _MOST:
+        raise ConfigError(f"{path} asks for {len(rows):,} tests: {_MOST:,} is the most.")
+    rows.sort(key=lambda row: row.get(REPEAT, 1))
+    return [_point(path, row, typed) for row in rows]
+
+
+def written(settings: RunSettings) -> str:
+    """The run file that repeats a run, to be stored beside the user.conf that LoadGen read."""
+    values, options = choices(settings)
+    values["model"] = _model(settings.model)
+    for key in _NAMES_OR_PATHS - {"model"}:
+        values[key] = _absolute(values[key])
+    values |= {"timeline": settings.timeline, "stall-timeout": settings.stall_timeout}
+    lines = [
+        "# Repeats this run, with all settings that were in force: harness run FILE",
+        *(f"{key} = {_toml(value)}" for key, value in values.items() if value is not None),
+        *(["", f"[{_SET}]"] if options else []),
+        *(f"{name} = {_toml(v.resolve() if isinstance(v, Path) else v)}" for name, v in options.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _model(model: Model) -> str:
+    """Its name if that finds the file, otherwise its path."""
+    benchmark, entry = manifests.models().get(model.name, (None, None))
+    if benchmark and entry:
+        home = manifests.folder(benchmark) / entry.file if entry.file else model_file(model.name)
+        if home.resolve() == model.path.resolve():
+            return model.name
+    return str(model.path.resolve())
+
+
+def _absolute(value: Value | None) -> Value | None:
+    """The path of a file or folder that exists here; a name stays as it is."""
+    if not isinstance(value, str) or value in _known() or not user_path(value).exists():
+        return value
+    return str(user_path(value).resolve())
+
+
+def _toml(value: object) -> str:
+    """A value as TOML, whose basic strings have JSON's escapes."""
+    return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")
+
+
+def _table(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{os_words(error)[:-1]}: give a run file (harness help runfile).") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not text in UTF-8: give a run file (harness help runfile).") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML ({error}): fix it (harness help runfile).") from error
+
+
+def _lists(path: Path, table: Mapping[str, object]) -> dict[str, list[Value]]:
+    """The values of each key, with those of ``set`` as ``set.NAME``."""
+    found: dict[str, list[Value]] = {}
+    for name, value in table.items():
+        key = name.replace("_", "-")
+        if key == _SET and isinstance(value, dict):
+            found |= {f"{_SET}.{k.replace('-', '_')}": _values(path, f"{_SET}.{k}", v) for k, v in value.items()}
+        elif key == _SET:
+            raise ConfigError(f"{path}: {_SET} is not a table: write [{_SET}] with NAME = VALUE below it.")
+        elif key in KEYS or key == REPEAT:
+            found[key] = _values(path, name, value)
+        else:
+            raise ConfigError(f"{path}: unknown key '{name}': {did_you_mean(name, [*KEYS, _SET, _RUN, REPEAT])}")
+    return found
+
+
+def _values(path: Path, key: str, value: object) -> list[Value]:
+    given: list[object] = value if isinstance(value, list) else [value]
+    if not given:
+        raise ConfigError(f"{path}: {key} is an empty list: give a value, or remove the line.")
+    values: list[Value] = []
+    for each in given:
+        if not isinstance(each, str | int | float):
+            raise ConfigError(f"{path}: {key} = {each}: give a string, a number, true or false, or a list of these.")
+        values.append(each)
+    return values
+
+
+def _rows(path: Path, lists: dict[str, list[Value]], typed: Mapping[str, Value]) -> Iterator[dict[str, Value]]:
+    """Every combination of the values: a row by key."""
+    lists = {**lists, **{key: [value] for key, value in typed.items()}}
+    repeats = lists.pop(REPEAT, [1])
+    if len(repeats) != 1 or type(repeats[0]) is not int or repeats[0] < 1:
+        raise ConfigError(f"{path}: {REPEAT} is the number of times, such as {REPEAT} = 3.")
+    count = repeats[0]
+    for values in product(*lists.values()):
+        row = dict(zip(lists, values, strict=True))
+        for number in range(1, count + 1):
+            yield {**row, **({REPEAT: number} if count > 1 else {})}
+
+
+def _point(path: Path, row: Mapping[str, Value], typed: Mapping[str, Value]) -> Point:
+    folder = path.parent
+    fields: dict[str, object] = {}
+    options: dict[str, str] = {}
+    for key, value in row.items():
+        place = None if key in typed else folder  # what was typed is relative to where it was typed
+        if key.startswith(f"{_SET}."):
+            options[key.partition(".")[2]] = _option(key.partition(".")[2], value, place)
+        elif key != REPEAT:
+            fields[KEYS[key]] = _located(key, value, place)
+    request = _request(f"{path}: ", fields, options)
+    return Point({key.removeprefix(f"{_SET}."): value for key, value in row.items()}, request)
+
+
+def _option(name: str, value: Value, folder: Path | None) -> str:
+    """An option's value as text, as `--set` takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if folder is not None and isinstance(value, str) and name in _path_options():
+        return str(folder / user_path(value))
+    return str(value)
+
+
+def _path_options() -> frozenset[str]:
+    """The options of `--set` that are paths."""
+    owners = [
+        *(find_engine(name).Settings for name in ENGINES),
+        *(find_benchmark(name).Settings for name in BENCHMARKS),
+    ]
+    return frozenset(name for each in owners for name, field in each.model_fields.items() if field.annotation is Path)
+
+
+def _located(key: str, value: Value, folder: Path | None) -> Value:
+    """A path relative to the file's folder; a name stays as it is."""
+    if folder is None or not isinstance(value, str):
+        return value
+    path = folder / user_path(value)
+    if key in _PATHS:
+        return str(path)
+    if key not in _NAMES_OR_PATHS or value in _known():
+        return value
+    return str(path) if "/" in value or path.exists() else value
+
+
+def _known() -> set[str]:
+    """The names of models and data sets."""
+    return {*manifests.models(), *(name for benchmark in BENCHMARKS for name in manifests.datasets(benchmark))}
+
+
+def varying(points: Sequence[Point]) -> list[str]:
+    """The keys in which the tests of a file differ, in its order."""
+    keys = dict.fromkeys(key for point in points for key in point.values)
+    return [key for key in keys if len({repr(point.values.get(key)) for point in points}) > 1]
+
+
+def request_of(given: Mapping[str, Value], options: Mapping[str, str]) -> RunRequest:
+    """The request of a command without a file, from its options by name and those of `--set`.
+
+    Raises:
+        ConfigError: a value is wrong.
+    """
+    return _request("", {KEYS[key]: value for key, value in given.items()}, options)
+
+
+def _request(where: str, fields: Mapping[str, object], options: Mapping[str, str]) -> RunRequest:
+    try:
+        return _REQUEST.validate_python({**fields, "options": options})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = next((key for key, field in KEYS.items() if field == first["loc"][0]), str(first["loc"][0]))
+        reason = first["msg"][:1].lower() + first["msg"][1:]
+        raise ConfigError(f"{where}{key} = {first['input']}: {reason}.") from None
+
+
+_REQUEST = TypeAdapter(RunRequest)

@@ -1,0 +1,85 @@
+"""Which tests of a sweep have ended, on disk, so that an interrupted sweep can continue."""
+
+import json
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.catalog.datasets import find_dataset
+from harness.errors import ConfigError
+from harness.host import console, machine
+from harness.host.download import sha256_of
+from harness.host.files import write_text
+from harness.running.identity import identity
+from harness.running.settings import RunSettings
+
+
+class Entry(BaseModel):
+    """A test that ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    run: str | None
+    """The name of its folder in the folder of runs; None if it failed."""
+    code: Annotated[int, Field(ge=0)]
+    """Its exit code."""
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    tests: dict[str, Entry] = {}
+
+
+class Journal:
+    """The tests that ended, by `key`; the last end of each counts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = _File()
+        try:
+            if path.exists():
+                self._file = _File.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            console.warn(f"{path} is damaged, so the tests of this sweep are repeated.")
+
+    def find(self, key: str) -> Entry | None:
+        """The end of a test; None if it has not ended."""
+        return self._file.tests.get(key)
+
+    def add(self, key: str, entry: Entry) -> None:
+        """Note the end of a test, on the disk.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        self._file.tests[key] = entry
+        write_text(self._path, self._file.model_dump_json(indent=1) + "\n")
+
+
+def key(settings: RunSettings, repeat: object) -> str:
+    """What a test's result depends on, as a hash: model, data, engine and settings by content, and this machine.
+
+    The code of the harness is not in it: an update does not discard hours of measurements, and reports show it.
+    """
+    dataset = None
+    with suppress(ConfigError):  # a rehearsal makes its own
+        dataset = find_dataset(settings.model.benchmark, settings.dataset)
+    conf = settings.user_conf
+    facts = {
+        "identity": identity(settings).model_dump(),
+        "scenario": settings.scenario,
+        "test": settings.test,
+        "kind": (settings.official, settings.rehearsal, settings.system),
+        "dataset": (str(dataset.path), dataset.sha256) if dataset else settings.dataset,
+        "samples": settings.samples,
+        "conf": sha256_of(conf) if conf and conf.is_file() else None,
+        "timeline": settings.timeline,
+        "cluster": (settings.cluster, settings.cluster_samples),
+        "machine": (machine.cpu_model(), machine.core_count()),
+        "repeat": repeat,
+    }
+    return sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,225 @@
+"""The tests of a run file, each in a process of its own: what has ended is kept, and the same command continues."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+from rich.table import Table
+
+from harness import paths
+from harness.errors import ConfigError, HarnessError, Interrupted, RunFailed, on_interrupt
+from harness.host import console
+from harness.host.files import locked, write_text
+from harness.host.supervise import INTERRUPTED
+from harness.loadgen.conf import read_user_conf
+from harness.report.facts import metric_text
+from harness.report.page import page
+from harness.report.text import as_csv
+from harness.results.finished import TREES, Finished, read
+from harness.running.load import Load
+from harness.running.request import resolve
+from harness.running.run import run_test
+from harness.running.runfile import REPEAT, Point, Value, varying
+from harness.running.settings import RunSettings
+from harness.scenarios.base import find_scenario
+from harness.sweep.journal import Entry, Journal, key
+
+_PREPARING = 10.0  # estimated seconds of a test outside LoadGen
+_NONE = "-"
+
+
+class State(StrEnum):
+    """The state of a test."""
+
+    LEFT = "to do"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass
+class SweepTest:
+    """One test of a sweep."""
+
+    values: Mapping[str, Value]
+    """Of the keys in which the tests differ."""
+    settings: RunSettings
+    key: str
+    state: State = State.LEFT
+    finished: Finished | None = None
+
+    @property
+    def name(self) -> str:
+        """Its values in words."""
+        return ", ".join(f"{name} {value}" for name, value in self.values.items())
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The tests of a run file."""
+
+    file: Path
+    tests: list[SweepTest]
+    folder: Path
+    """The folder of its journal, table and report."""
+    journal: Journal = field(repr=False)
+
+    @classmethod
+    def of(cls, file: Path, points: Sequence[Point], above: Path | None = None) -> Sweep:
+        """The sweep of a file, in a folder of its name below ``above``, which is build/sweeps; nothing is run.
+
+        Raises:
+            ConfigError: a test cannot be run as the file says; the message says which one.
+        """
+        names = varying(points)
+        folder = (above or paths.ROOT / "build" / "sweeps") / file.stem
+        tests = []
+        for point in points:
+            values = {name: point.values[name] for name in names if name in point.values}
+            try:
+                settings = resolve(replace(point.request, shown="nothing"))
+            except ConfigError as error:
+                words = ", ".join(f"{name} {value}" for name, value in values.items())
+                raise type(error)(f"{file}, test with {words}: {error}") from error
+            tests.append(SweepTest(values, settings, key(settings, point.values.get(REPEAT))))
+        return cls(file, tests, folder, Journal(folder / "journal.json"))
+
+    def look(self, retry: bool = False, fresh: bool = False) -> None:
+        """Find out which tests have ended; ``retry`` leaves failed and INVALID ones to do, ``fresh`` all."""
+        for test in self.tests:
+            entry = None if fresh else self.journal.find(test.key)
+            if entry is None or (retry and entry.code):
+                continue
+            test.finished = _finished(test.settings.runs_dir / entry.run) if entry.run else None
+            if entry.run is None:
+                test.state = State.FAILED
+            elif test.finished:
+                test.state = State.DONE
+
+    def run(self) -> int:
+        """Run the tests that are left, each once, then write table and report.
+
+        Returns:
+            0 if all tests are done and none is INVALID, otherwise 1.
+
+        Raises:
+            ConfigError: another sweep is running, or a file cannot be written.
+            Interrupted: by the user.
+        """
+        busy = "another sweep is running, and both would be measured wrongly: wait or stop it."
+        with locked(self.folder.parent / ".lock", busy), on_interrupt(self._kept):
+            left = self._left
+            if left < len(self.tests):
+                console.note(f"{len(self.tests) - left} of {len(self.tests)} tests of {self.file} have already ended.")
+            for number, test in enumerate(self.tests, start=1):
+                if test.state is State.LEFT:
+                    rest = f"; {self._time_left()} for all that remain" if self._left > 1 else ""
+                    length = console.duration(_seconds(test.settings))
+                    console.note(f"\n[{number}/{len(self.tests)}] {test.name}: about {length}{rest}")
+                    self._run(test)
+            self._write()
+        return 0 if all(test.finished and test.finished.record.valid for test in self.tests) else 1
+
+    @property
+    def _left(self) -> int:
+        return sum(test.state is State.LEFT for test in self.tests)
+
+    @property
+    def _kept(self) -> str:
+        return f"{len(self.tests) - self._left} of {len(self.tests)} tests are kept; the same command continues there."
+
+    def _time_left(self) -> str:
+        return console.duration(sum(_seconds(test.settings) for test in self.tests if test.state is State.LEFT))
+
+    def _run(self, test: SweepTest) -> None:
+        """Run a test and note how it ended; one that cannot be run, with the reason printed, leaves the others."""
+        try:
+            ended = run_test(test.settings)
+            code, folder = ended.code, ended.folder
+        except ConfigError as error:
+            console.error(str(error))
+            code, folder = error.exit_code, None
+        if code >= INTERRUPTED:
+            raise Interrupted(f"interrupted: {self._kept}")
+        test.finished = _finished(folder) if folder else None
+        test.state = State.DONE if test.finished else State.FAILED
+        name = folder.name if folder and test.finished else None
+        self.journal.add(test.key, Entry(run=name, code=code))
+        if test.finished:
+            console.note(f"{test.finished.verdict}: {_result(test.finished)}")
+
+    def _write(self) -> None:
+        runs = [test.finished for test in self.tests if test.finished]
+        if runs:
+            write_text(self.folder / "report.html", page(runs))
+            write_text(self.folder / "runs.csv", as_csv(runs))
+
+    def show(self, as_json: bool = False) -> None:
+        """Print all tests with their results, and where the report is."""
+        if as_json:
+            console.print_json([_plain(test) for test in self.tests])
+            return
+        names = list(dict.fromkeys(name for test in self.tests for name in test.values))
+        table = Table(*names, "result", "metric", "p99", box=None, pad_edge=False)
+        for test in self.tests:
+            values = [str(test.values.get(name, _NONE)) for name in names]
+            table.add_row(*values, *_cells(test))
+        console.print_table(table)
+        if left := self._left:
+            console.out.print(f"{left} of {len(self.tests)} tests remain, about {self._time_left()}.")
+        elif failed := sum(not test.finished or not test.finished.record.valid for test in self.tests):
+            console.out.print(f"{failed} of {len(self.tests)} tests failed or are INVALID: --retry repeats them.")
+        if not left and any(test.finished for test in self.tests):
+            console.out.print(f"report {self.folder / 'report.html'}, table {self.folder / 'runs.csv'}")
+
+
+def _finished(folder: Path) -> Finished | None:
+    """The run in a folder; None if it was removed or cannot be read."""
+    with contextlib.suppress(ConfigError, RunFailed):
+        return read(folder, folder.parent, TREES)
+    return None
+
+
+def _result(run: Finished) -> str:
+    """Metric or scores in words."""
+    disturbed = " (disturbed)" if run.disturbed else ""
+    texts = [
+        metric_text(metric) if run.performance else f"{metric.name} {metric_text(metric)}" for metric in run.metrics
+    ]
+    return ", ".join(texts) + disturbed
+
+
+def _cells(test: SweepTest) -> tuple[str, str, str]:
+    run = test.finished
+    if run is None:
+        return str(test.state), "", ""
+    latency = run.latency_ms.get("99.00") if not run.scenario.one_query else None
+    return run.verdict, _result(run), "" if latency is None else f"{latency:,.2f} ms"
+
+
+def _plain(test: SweepTest) -> dict[str, object]:
+    run = test.finished
+    found: dict[str, object] = {"test": dict(test.values), "state": test.state}
+    if run:
+        found |= {
+            "run": run.name,
+            "verdict": run.verdict,
+            "reasons": run.reasons,
+            "metrics": {metric.name: {"value": metric.value, "unit": metric.unit} for metric in run.metrics},
+            "latency_ms": run.latency_ms,
+            "disturbed": run.disturbed or None,
+            "command": run.record.command,
+        }
+    return found
+
+
+def _seconds(settings: RunSettings) -> float:
+    """Expected seconds of a test; of an accuracy run those of the intended duration, since its speed is unknown."""
+    try:
+        conf = read_user_conf(settings.user_conf)
+    except HarnessError:  # the test will say what is wrong with it
+        return settings.seconds + _PREPARING
+    return Load.of(settings, conf, find_scenario(settings.scenario), None).planned_seconds + _PREPARING
