@@ -70,8 +70,9 @@ explain() {
             "install g++ python$version-dev), then give the same command again."
     fi >&2
 }
-# Python compiles the modules that are imported; compiling all of them would take half of the set-up.
-if ! pip install --no-compile --require-hashes -r requirements.lock; then
+# Python compiles the modules that are imported; compiling all of them would take half of the set-up. The lock is
+# complete (pip accepts no dependency without a hash), so that pip need not resolve it again.
+if ! pip install --no-compile --no-deps --require-hashes -r requirements.lock; then
     explain
     exit 2
 fi

@@ -90,7 +90,7 @@ def test_a_run_and_its_report_outside_a_checkout(installed):
     (folder,) = (installed.project / "build" / "runs").iterdir()
     assert (folder / "mlperf_log_accuracy.json").is_file()
     record = json.loads((folder / "run.json").read_text())
-    assert record["result"]["accuracy"]["f1"] > 50
+    assert record["result"]["accuracy"]["F1"] > 50
     assert record["code"] == code_digest(), "the installed code is not that of the checkout"
     report = installed.harness("report")
     assert report.returncode == 0, report.stderr
