@@ -80,7 +80,7 @@ CAMPAIGN = $(if $(strip $(MODELS)),$(call list,MODELS,model),$(call option,MODEL
   $(call option,DATASET,dataset) $(call option,SYSTEM,system) $(call option,SYSTEM_TYPE,system-type) \
   $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) $(call flag,INFER,infer) $(NODES) $(SETTINGS)
 
-.PHONY: help setup train run run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format bench recovery-table published-table lock clean distclean
+.PHONY: help setup train run run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format wheel bench recovery-table published-table lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -218,6 +218,9 @@ lint: $(READY) ## Check style, format and types
 
 format: $(READY) ## Apply style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+wheel: $(READY) ## Build build/dist/mlperf_cpu_harness-VERSION-py3-none-any.whl, to install with pip where no checkout is
+	@sh tools/wheel.sh $(call quoted,$(VENV)) build/dist
 
 bench: $(READY) ## Compare the harness with raw engines and with the reference's way, side by side
 	@$(BIN)/python -m $(call quoted,benchmarks.$(BENCH)) $(ARGS)

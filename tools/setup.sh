@@ -59,8 +59,23 @@ fi
 pip() {
     "$venv/bin/python" -m pip --disable-pip-version-check -qq "$@"
 }
-# Python compiles the modules that are imported; compiling all of them would take half of the set-up.
-pip install --no-compile --require-hashes -r requirements.lock
+# LoadGen has wheels for x86-64 only; elsewhere pip builds it from its source distribution.
+explain() {
+    header='import os, sys, sysconfig; sys.exit(not os.path.isfile(sysconfig.get_path("include") + "/Python.h"))'
+    if [ "$(uname -m)" = x86_64 ] || { command -v "${CXX:-c++}" && "$python" -c "$header"; } >/dev/null 2>&1; then
+        echo "error: the packages could not be installed: see the message of pip above, then give the same command again."
+    else
+        echo "error: the packages could not be installed; where LoadGen has no wheel, as here ($(uname -m)), building it" \
+            "needs a C++ compiler and Python's headers, which are missing: install them (on Debian and Ubuntu: apt" \
+            "install g++ python$version-dev), then give the same command again."
+    fi >&2
+}
+# Python compiles the modules that are imported; compiling all of them would take half of the set-up. The lock is
+# complete (pip accepts no dependency without a hash), so that pip need not resolve it again.
+if ! pip install --no-compile --no-deps --require-hashes -r requirements.lock; then
+    explain
+    exit 2
+fi
 if [ "$deepsparse" = 0 ]; then
     echo "DeepSparse is left out (DEEPSPARSE=0)" >&2
 elif [ "$version" != 3.11 ]; then

@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # ONNX Runtime is imported in several places, and from 1.32 on keeps usage data in the home folder from its import on.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -206,6 +206,22 @@ def test_a_killed_set_up_does_not_block_the_next(tmp_path, python):
     assert (tmp_path / "venv" / ".ready").exists()
 
 
+@pytest.mark.parametrize(
+    ("machine", "advice"), [("x86_64", "see the message of pip"), ("aarch64", "apt install g++ python3.11-dev")]
+)
+def test_packages_that_cannot_be_installed_are_one_sentence(tmp_path, python, monkeypatch, machine, advice):
+    python.write_text(python.read_text().replace("echo pip >>log;", "exit 1;"))
+    (tmp_path / "uname").write_text(f"#!/bin/sh\necho {machine}\n")
+    (tmp_path / "uname").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    run = setting_up(tmp_path, python)
+    (line,) = [line for line in run.communicate(timeout=60)[1].splitlines() if line.startswith("error")]
+    assert advice.replace("3.11", "{}.{}".format(*sys.version_info[:2])) in line
+    assert run.returncode == 2
+    assert not (tmp_path / "venv" / ".ready").exists()
+
+
 def test_cleaning_keeps_the_folders_of_a_submission(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     kept = [f"{folder}/README.md" for folder in ("systems", "measurements", "results", "compliance")]

@@ -42,7 +42,7 @@ def _here(benchmark: str, entry: DatasetEntry) -> str:
     path = location(benchmark, entry)
     if path is None or (entry.variable and not path.exists()):
         return f"no: set {entry.variable}"
-    return str(path) if path.exists() else "no: run `make data`"
+    return str(path) if path.exists() else f"no: run {paths.DATA}"
 
 
 def fetch(name: str | None) -> Iterator[tuple[str, Path]]:
@@ -96,7 +96,7 @@ def find_dataset(benchmark: str, name: str | None) -> Dataset:
         if entry.variable and not path.exists():
             raise ConfigError(f"{entry.variable} is {path}, which does not exist: set it to the path of {name}.")
         if not path.exists():
-            raise ConfigError(f"data set {name} is not on this machine: run `make data`, or give the path of a copy.")
+            raise ConfigError(f"data set {name} is not on this machine: run {paths.DATA}, or give the path of a copy.")
         return _dataset(benchmark, name, path, entry)
     path = user_path(name)
     if not path.exists():
@@ -113,7 +113,7 @@ def _dataset(benchmark: str, name: str, path: Path, entry: DatasetEntry | None) 
         same = (e for e in manifests.datasets(benchmark).values() if e.kind == "dataset" and e.sha256 == digest)
         entry = next(same, None)
     elif entry.sha256 and digest != entry.sha256:
-        raise ConfigError(f"{path} is not {name} (its sha256 differs): delete it and run `make data`.")
+        raise ConfigError(f"{path} is not {name} (its sha256 differs): delete it and run {paths.DATA}.")
     facts = entry.model_dump(include={"official", "samples", "metric"}) if entry else {}
     return Dataset(name=name, path=path, sha256=digest, files=files, **facts)
 

@@ -21,6 +21,7 @@ from harness.host.fingerprint import Fingerprint, combined
 from harness.host.machine import multiplies_int8
 from harness.registry import BENCHMARKS
 
+_AGAIN = paths.advice("fetch the repository again", paths.SETUP)
 UNVERIFIED = "not verified: no checksum is published"
 
 
@@ -188,10 +189,10 @@ def how_to_get(name: str, entry: ModelEntry) -> str:
 def _shipped(known: KnownModel, place: str) -> tuple[Model, Identified]:
     path = manifests.folder(known.benchmark) / place
     if not path.is_file():
-        raise ConfigError(f"model {known.name} is missing at {path}: fetch the repository again.")
+        raise ConfigError(f"model {known.name} is missing at {path}: {_AGAIN}.")
     file = Identified.of(path)
     if file.sha256 != known.entry.sha256:
-        raise ConfigError(f"{path} is not the model {known.name} (its sha256 differs): fetch the repository again.")
+        raise ConfigError(f"{path} is not the model {known.name} (its sha256 differs): {_AGAIN}.")
     return known.model(file), file
 
 

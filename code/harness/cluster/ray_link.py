@@ -28,7 +28,9 @@ from harness.cluster.messages import NodeRequest
 from harness.cluster.node import Beat
 from harness.errors import ConfigError, MissingDependencyError, RunFailed
 from harness.host import console
+from harness.paths import advice
 
+_INSTALL = advice("run `make setup CLUSTER=1`", "`pip install 'ray>=2.60,<3'`")
 _JOINING = 240.0  # seconds until all nodes have joined and their processes have started
 _ATTEMPTS = 3  # to start nodes on this machine
 _PATIENCE = 30.0  # seconds that the driver promises its own supervisor between two reports
@@ -41,7 +43,7 @@ def _ray() -> Any:  # the optional package
     try:
         import ray
     except ImportError as error:
-        raise MissingDependencyError(f"a cluster needs Ray ({error}): run `make setup CLUSTER=1`.") from error
+        raise MissingDependencyError(f"a cluster needs Ray ({error}): {_INSTALL}.") from error
     return ray
 
 
@@ -306,7 +308,7 @@ def _importable() -> bool:
     from importlib.util import find_spec
 
     if find_spec("ray") is None:
-        raise MissingDependencyError("a cluster needs Ray (it is not installed): run `make setup CLUSTER=1`.")
+        raise MissingDependencyError(f"a cluster needs Ray (it is not installed): {_INSTALL}.")
     return True
 
 

@@ -12,6 +12,7 @@ from harness.commands.options import AsJson, parse_options
 from harness.errors import ConfigError, Interrupted, MissingDependencyError
 from harness.host import console
 from harness.host.files import user_path
+from harness.paths import advice
 
 if TYPE_CHECKING:
     from harness.training.train import Trained
@@ -130,4 +131,5 @@ def _check_torch() -> None:
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError(f"training needs PyTorch ({error}): run `make setup TRAIN=1`.") from error
+        install = advice("run `make setup TRAIN=1`", "`pip install 'torch>=2.6,<3'`")
+        raise MissingDependencyError(f"training needs PyTorch ({error}): {install}.") from error

@@ -82,7 +82,7 @@ def numa(root: Path) -> Iterator[Finding]:
         what = f"{nodes} nodes, and the kernel moves pages between them during a test"
         yield Finding(WARNING, "NUMA", what, "`sysctl kernel.numa_balancing=0`, as root")
     elif nodes > 1:
-        yield Finding(GOOD, "NUMA", f"{nodes} nodes; an engine gets an instance on each (instances=, `make options`)")
+        yield Finding(GOOD, "NUMA", f"{nodes} nodes; an engine gets an instance on each (`harness options`: instances)")
     else:
         yield Finding(GOOD, "NUMA", "one node")
 

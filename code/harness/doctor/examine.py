@@ -18,7 +18,7 @@ from types import ModuleType
 from harness.doctor import environment, folders, installation
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding
 from harness.errors import HarnessError, os_words
-from harness.paths import ROOT
+from harness.paths import CHECKOUT, ROOT
 
 _STYLES = {GOOD: "green", WARNING: "yellow", BAD: "bold red"}
 
@@ -29,7 +29,7 @@ def checks(official: bool = False, top: Path = ROOT, root: Path = Path("/")) -> 
     """Every check with its subject; ``root`` contains proc and sys, ``top`` is the repository."""
     return [
         ("Python", installation.python),
-        ("packages", partial(installation.packages, top)),
+        ("packages", partial(installation.packages, top) if CHECKOUT else installation.required),
         ("LoadGen", installation.loadgen),
         ("ONNX Runtime", installation.onnxruntime),
         ("OpenVINO", installation.openvino),
@@ -56,7 +56,7 @@ def look(made: list[Check], done: Callable[[], object] = lambda: None) -> list[F
             found += check()
         except ImportError as error:
             what = f"not checked: {error.name or 'a package'} is missing or incompatible; runs would fail too"
-            found.append(Finding(BAD, subject, what, "`rm -rf .venv && make setup`"))
+            found.append(Finding(BAD, subject, what, installation.RECREATE))
         except HarnessError as error:
             found.append(Finding(BAD, subject, str(error)))
         except Exception as error:  # noqa: BLE001  a check that fails must not prevent the others

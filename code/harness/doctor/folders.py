@@ -99,7 +99,7 @@ def datasets(official: bool = False) -> Iterator[Finding]:
                 continue
             if entry.official and not entry.variable and place is not None and not place.exists():
                 what = f"{name} is not here, so only the shipped sample is used"
-                yield Finding(lacking, "data set", what, "`make data`, for official runs")
+                yield Finding(lacking, "data set", what, f"{paths.DATA}, for official runs")
                 continue
             try:
                 found = find_dataset(benchmark, name)

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
 
+from harness import paths
 from harness.doctor.findings import BAD, GOOD, WARNING, Finding
 
 OLDEST, NEWEST = (3, 11), (3, 13)
-_RECREATE = "`rm -rf .venv && make setup`"
+RECREATE = paths.advice("`rm -rf .venv && make setup`", paths.SETUP)
 _LICENCE = "its licence allows evaluation use only"
 _IMPORT_SECONDS = 120
 
@@ -29,6 +30,22 @@ def python(version: tuple[int, ...] = sys.version_info[:3], executable: str = sy
         yield Finding(GOOD, "Python", f"{name} ({executable})")
     if platform.system() != "Linux":
         yield Finding(BAD, "system", f"{platform.system()}, and Linux is needed", "use a Linux machine or container")
+
+
+def required() -> Iterator[Finding]:
+    """Whether the packages that an installed harness declares are there, without those of its extras."""
+    from importlib import metadata
+
+    declared = [each for each in metadata.requires("mlperf-cpu-harness") or [] if "extra ==" not in each]
+    names = sorted({re.split(r"[^A-Za-z0-9._-]", each)[0] for each in declared})
+    yield from _missing([name for name in names if not _version(name)])
+    if all(map(_version, names)):
+        yield Finding(GOOD, "packages", f"all {len(names)} are installed")
+
+
+def _missing(names: list[str]) -> Iterator[Finding]:
+    if names:
+        yield Finding(BAD, "packages", f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing", RECREATE)
 
 
 def packages(top: Path) -> Iterator[Finding]:
@@ -54,12 +71,9 @@ def packages(top: Path) -> Iterator[Finding]:
     if not names:
         yield Finding(WARNING, "packages", "pyproject.toml lists none", "fetch the repository again")
         return
-    if missing:
-        yield Finding(
-            BAD, "packages", f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", _RECREATE
-        )
+    yield from _missing(missing)
     if other:
-        yield Finding(WARNING, "packages", f"versions that differ from the pinned ones: {', '.join(other)}", _RECREATE)
+        yield Finding(WARNING, "packages", f"versions that differ from the pinned ones: {', '.join(other)}", RECREATE)
     if not missing and not other:
         yield Finding(GOOD, "packages", f"{len(names)} in their pinned versions")
 
@@ -86,10 +100,13 @@ def deepsparse(version: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Find
     now = "sparse models run on another engine, more slowly"
     if tuple(version[:2]) != OLDEST:
         what = f"not installed, because it needs Python 3.11 and this is {version[0]}.{version[1]}; {now}; {_LICENCE}"
-        yield Finding(WARNING, "DeepSparse", what, "`rm -rf .venv && make setup PYTHON=python3.11`")
+        cure = paths.advice("`rm -rf .venv && make setup PYTHON=python3.11`", "use Python 3.11")
+        yield Finding(WARNING, "DeepSparse", what, cure)
     else:
-        what = f"not installed: left out with DEEPSPARSE=0, or its installation failed; {now}; {_LICENCE}"
-        yield Finding(WARNING, "DeepSparse", what, f"{_RECREATE}, if you may use it")
+        left_out = paths.advice("left out with DEEPSPARSE=0, or its installation failed; ", "")
+        what = f"not installed: {left_out}{now}; {_LICENCE}"
+        cure = paths.advice(RECREATE, "`pip install deepsparse==1.8.0`")
+        yield Finding(WARNING, "DeepSparse", what, f"{cure}, if you may use it")
 
 
 def has_deepsparse() -> bool:
@@ -106,19 +123,19 @@ def loadgen() -> Iterator[Finding]:
 
     version = _version("mlcommons-loadgen")
     if not version:
-        yield Finding(BAD, "LoadGen", "not installed", _RECREATE)
+        yield Finding(BAD, "LoadGen", "not installed", RECREATE)
         return
     problem = _import_problem("mlperf_loadgen")
     if problem:
-        yield Finding(BAD, "LoadGen", f"{version} cannot be imported ({problem})", _RECREATE)
+        yield Finding(BAD, "LoadGen", f"{version} cannot be imported ({problem})", RECREATE)
         return
     found = round_of_version(version)
     if found is None:
         what = f"{version} is older than {ROUNDS[0].name}, the first round that this harness knows"
-        yield Finding(WARNING, "LoadGen", what, _RECREATE)
+        yield Finding(WARNING, "LoadGen", what, RECREATE)
     elif tuple(map(int, re.findall(r"\d+", version)[:2])) > ROUNDS[-1].first[:2]:
         what = f"{version} is newer than {ROUNDS[-1].name}, the last round that this harness knows"
-        yield Finding(WARNING, "LoadGen", what, _RECREATE)
+        yield Finding(WARNING, "LoadGen", what, RECREATE)
     else:
         yield Finding(GOOD, "LoadGen", f"{version}, with the seeds and rules of round {found.name}")
 
@@ -126,9 +143,9 @@ def loadgen() -> Iterator[Finding]:
 def _engine(package: str, title: str, module: str, more: str = "") -> Iterator[Finding]:
     version = _version(package)
     if not version:
-        yield Finding(BAD, title, "not installed", _RECREATE)
+        yield Finding(BAD, title, "not installed", RECREATE)
     elif problem := _import_problem(module):
-        yield Finding(BAD, title, f"{version} cannot be imported ({problem})", _RECREATE)
+        yield Finding(BAD, title, f"{version} cannot be imported ({problem})", RECREATE)
     else:
         yield Finding(GOOD, title, f"{version}{more}")
 

@@ -20,6 +20,7 @@ from harness.engines.cores import CoreSettings, Cpus, Layout, batch_sizes, on_cp
 from harness.errors import ConfigError, MissingDependencyError
 from harness.graph import Tensor, listing, read_graph
 from harness.host.machine import core_count
+from harness.paths import advice
 
 _MINIMUM_FRACTION = 0.9
 _THREADS = 4  # of a stream by default
@@ -231,4 +232,5 @@ def missing_reason(error: ImportError) -> str:
             f"DeepSparse 1.8.0 needs Python 3.11 or older and this is Python {sys.version_info[0]}."
             f"{sys.version_info[1]}: use --engine onnxruntime, or recreate the environment with Python 3.11."
         )
-    return f"DeepSparse cannot be imported ({error}): run `make setup`, or use --engine onnxruntime."
+    install = advice("run `make setup`", "`pip install deepsparse==1.8.0`")
+    return f"DeepSparse cannot be imported ({error}): {install}, or use --engine onnxruntime."

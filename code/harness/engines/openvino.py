@@ -17,6 +17,7 @@ from harness.engines.cores import CoreSettings, Layout, batch_sizes, stream_coun
 from harness.errors import ConfigError, MissingDependencyError
 from harness.graph import Tensor
 from harness.host.machine import computes_bf16, core_count
+from harness.paths import SETUP
 
 Precision = Literal["f32", "bf16"]
 
@@ -208,7 +209,7 @@ def import_openvino() -> ModuleType:
         import openvino
     except ImportError as error:
         raise MissingDependencyError(
-            f"OpenVINO cannot be imported ({error}): run `make setup`, or use --engine onnxruntime."
+            f"OpenVINO cannot be imported ({error}): {SETUP}, or use --engine onnxruntime."
         ) from error
     module: ModuleType = openvino
     return module

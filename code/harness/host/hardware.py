@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.errors import MissingDependencyError
 from harness.host.sysfs import CPUS, Place, model_name, number, numbered, online_cpus, place, read
+from harness.paths import SETUP
 
 # Product names of firmware whose maker set none, and of virtual machines.
 _NAMELESS = re.compile(r"o\.?e\.?m|default string|system product|not (specified|applicable)|^none$|standard pc", re.I)
@@ -87,7 +88,7 @@ def _psutil() -> Any:  # the optional module
     try:
         import psutil
     except ImportError as error:
-        raise MissingDependencyError("psutil is not installed: run `make setup`.") from error
+        raise MissingDependencyError(f"psutil is not installed: {SETUP}.") from error
     return psutil
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from harness.errors import RunFailed
+from harness.paths import advice
 
 SUMMARY, DETAIL, ACCURACY, TRACE = (
     "mlperf_log_summary.txt",
@@ -18,6 +19,7 @@ SUMMARY, DETAIL, ACCURACY, TRACE = (
     "mlperf_log_accuracy.json",
     "mlperf_log_trace.json",
 )
+_TUNE = advice("`make tune SCENARIO=Server`", "`harness tune --scenario Server`")
 PARTIAL = "mlperf_log_detail.partial.txt"
 
 
@@ -90,7 +92,7 @@ class Detail:
             rate = self.values.get("effective_target_qps")
             at = f" at {rate:.6g} queries/s" if rate else ""
             reasons.append(
-                f"the latency bound was missed{at}: lower target_qps, or let `make tune SCENARIO=Server` find the "
+                f"the latency bound was missed{at}: lower target_qps, or let {_TUNE} find the "
                 "highest rate that meets it"
             )
         elif not self.values.get("early_stopping_met", True):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import ConfigError, MissingDependencyError
+from harness.paths import SETUP
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float32]]
 """Draws a tensor of a shape, with statistics that suit its place in the graph."""
@@ -207,9 +208,7 @@ def _open(path: Path) -> _File:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
-        raise MissingDependencyError(
-            f"a checkpoint needs the package safetensors ({error}): run `make setup`."
-        ) from error
+        raise MissingDependencyError(f"a checkpoint needs the package safetensors ({error}): {SETUP}.") from error
     try:
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:

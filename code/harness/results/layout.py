@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from harness import paths
+from harness.errors import ConfigError
+
 RUN, CONF = "run.json", "user.conf"
 """The record of a test, and the user.conf that LoadGen read; next to the logs in the repository."""
 SCORES = "accuracy.txt"
@@ -21,6 +24,19 @@ VERIFY_ACCURACY, VERIFY_PERFORMANCE = "verify_accuracy.txt", "verify_performance
 BASELINE, COMPLIANCE = "baseline_accuracy.txt", "compliance_accuracy.txt"
 """Scores of the accuracy run and of TEST01 for the same samples, where the responses differ."""
 README, MAPPING = "README.md", "model_mapping.json"
+
+
+def check_checkout(subject: str) -> None:
+    """Check that this is a checkout, which ``subject`` needs because the code is part of a submission.
+
+    Raises:
+        ConfigError: it is an installed package.
+    """
+    if not paths.CHECKOUT:
+        raise ConfigError(
+            f"{subject} needs a checkout of the repository, because the code is part of a submission: clone it, and "
+            "give the command there."
+        )
 
 
 @dataclass(frozen=True, order=True)

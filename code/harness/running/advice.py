@@ -4,6 +4,7 @@ import math
 
 from harness.host.usage import CoreUse
 from harness.loadgen.logs import Detail
+from harness.paths import advice
 from harness.running.load import Load
 from harness.scheduling.overload import Overloaded
 
@@ -36,7 +37,9 @@ def overloaded(load: Load, ended: Overloaded, lower: float | None, cores: CoreUs
     if load.limited and not load.recorded and not load.official and seconds > load.seconds:
         place = f"min_duration in line {load.duration_line.line}" if load.duration_line else "--duration"
         run = f", let the test run for {seconds:,} s or more ({place})"
-    return f"{why}{_change(load, lower)}{run}, or let `make tune SCENARIO={scenario.name}` find the highest rate"
+    name = scenario.name
+    tune = advice(f"`make tune SCENARIO={name}`", f"`harness tune --scenario {name}`")
+    return f"{why}{_change(load, lower)}{run}, or let {tune} find the highest rate"
 
 
 def _change(load: Load, value: float) -> str:

@@ -12,6 +12,7 @@ from harness.engines.base import Engine, find_engine
 from harness.errors import ConfigError
 from harness.paths import ROOT
 from harness.registry import ENGINES, MODES, SCENARIOS, choose
+from harness.results.layout import check_checkout
 from harness.rules.audits import find_audit
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running import tuned
@@ -164,6 +165,8 @@ def _check(request: RunRequest, mode: str, audit: str | None) -> None:
         ConfigError: two options contradict each other.
     """
     official = request.official or request.rehearsal
+    if official:
+        check_checkout("an official run or a rehearsal")
     if audit and (mode != "performance" or not official):
         raise ConfigError(f"{audit} repeats an official performance run: pass --official as well.")
     if request.rehearsal and (request.duration or 1) < 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.errors import ConfigError
 from harness.paths import ROOT
 from harness.registry import SCENARIOS, choose
-from harness.results.layout import Classic, Scene
+from harness.results.layout import Classic, Scene, check_checkout
 from harness.rules.rehearsal import REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.rules.rounds import DIVISIONS, Round, find_round
 
@@ -83,6 +83,7 @@ def resolve(request: PackageRequest) -> Submission:
     Raises:
         ConfigError: a name is wrong, or there are no results at all.
     """
+    check_checkout("`harness package`")
     submitter, rehearsal = request.submitter, request.rehearsal
     if request.division not in DIVISIONS:
         raise ConfigError(f"unknown division '{request.division}': choose {' or '.join(DIVISIONS)}.")

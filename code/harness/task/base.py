@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from harness import paths
 from harness.catalog.contract import BenchmarkSettings, ModelInterface
 from harness.catalog.manifests import Dataset, datasets
 from harness.engines.base import Engine
@@ -104,7 +105,7 @@ class Benchmark(ModelInterface):
             names = [name for name, entry in datasets(self.name).items() if entry.official]
             raise NotOfficial(
                 f"an official run needs the full data set {' or '.join(names)}, but {dataset.path} is a different "
-                "one: run `make data`, then omit --dataset or give the path of your copy."
+                f"one: run {paths.DATA}, then omit --dataset or give the path of your copy."
             )
 
     @property
