@@ -35,19 +35,6 @@ _AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent"
 _BLOCKS = "--block"  # what `ray start` prints last
 _STARTING = 120.0  # seconds for `ray start` on a machine
 
-# Ray would replace 127.0.0.1 by the address of a network card, and listen on all of them.
-_RAY = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-signal.pthread_sigmask(signal.SIG_SETMASK, [])
-os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
-from ray._private import services
-services.resolve_ip_for_localhost = lambda host: host
-from ray.scripts.scripts import main
-sys.argv = ["ray", *sys.argv[2:]]
-main()
-"""
-
 
 def quiet() -> dict[str, str]:
     """Variables of every Ray process: nothing is reported to its makers, and a late call starts no new Ray."""
@@ -108,7 +95,7 @@ class LocalCluster:
         common = [f"--node-ip-address={_LOOPBACK}", f"--temp-dir={own}", "--include-log-monitor=false", "--block"]
         # A raylet waits for agents that choose their own ports: for seconds, and on a busy machine too short.
         ports = [f"--{agent}-port={self._ports.pop()}" for agent in _AGENTS]
-        return [sys.executable, "-c", _RAY, ",".join(map(str, cpus)), "start", *options, *common, *ports]
+        return [sys.executable, "-m", "harness.cluster.start", ",".join(map(str, cpus)), *options, *common, *ports]
 
     def _listen(self) -> None:
         assert self._guard.stdout
