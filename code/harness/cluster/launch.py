@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from harness.cluster.hosts import PORT, Host, Hosts
+from harness.cluster.messages import WHOLE
 from harness.errors import ConfigError, RunFailed, os_words
 from harness.host import sysfs
 from harness.host.machine import cores
@@ -37,8 +38,16 @@ _STARTING = 120.0  # seconds for `ray start` on a machine
 
 
 def quiet() -> dict[str, str]:
-    """Variables of every Ray process: nothing is reported to its makers, and a late call starts no new Ray."""
+    """Variables of every Ray process.
+
+    Nothing is reported to its makers, nothing of each call to the head, and a late call starts no new Ray. Messages
+    of up to 1 MiB travel inside a call: by way of the object store, which Ray uses from 100 kB, they cost several times
+    as much. A process has four minutes to start: Ray's one minute is too short on a busy machine.
+    """
     return {
+        "RAY_max_direct_call_object_size": str(2 * WHOLE),
+        "RAY_task_events_report_interval_ms": "0",
+        "RAY_worker_register_timeout_seconds": "240",
         "RAY_ENABLE_AUTO_CONNECT": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -1,4 +1,4 @@
-"""`ray start` for a node on this machine: `python -m harness.cluster.start CPUS OPTION...`, with the numbers of its CPUs."""
+"""`ray start` for a node on this machine: `python -m harness.cluster.start CPUS OPTION...`; the CPUs as in "0,1"."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _say_port(node: Any) -> None:
-    """Write down where the raylet's agent will listen: it waits 15 s for that, which are too short on a busy machine."""
+    """Write down where the raylet's agent will listen: it waits 15 s for that, too short on a busy machine."""
     from ray import _raylet
 
     name, port = _raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME, node._ray_params.dashboard_agent_listen_port
