@@ -42,11 +42,13 @@ def quiet() -> dict[str, str]:
 
     Nothing is reported to its makers, nothing of each call to the head, and a late call starts no new Ray. Messages
     of up to 1 MiB travel inside a call: by way of the object store, which Ray uses from 100 kB, they cost several times
-    as much. A process has four minutes to start: Ray's one minute is too short on a busy machine.
+    as much. A process has four minutes to start: Ray's one minute is too short on a busy machine. Nodes run at normal
+    priority: Ray's own, nice 15, would let any other process go first.
     """
     return {
         "RAY_max_direct_call_object_size": str(2 * WHOLE),
         "RAY_task_events_report_interval_ms": "0",
+        "RAY_worker_niceness": "0",
         "RAY_worker_register_timeout_seconds": "240",
         "RAY_ENABLE_AUTO_CONNECT": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
