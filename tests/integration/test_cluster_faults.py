@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.cluster.heartbeats import SILENT
+from harness.cluster.silence import SILENT
 
 pytest.importorskip("ray", reason="Ray is not installed: make setup CLUSTER=1")
 

@@ -16,22 +16,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.cluster import files
 from harness.cluster.local_link import find_prepare
-from harness.cluster.messages import Answers, NodeReady, NodeRequest, Parcel
+from harness.cluster.messages import Answers, NodeReady, NodeRequest, Parcel, packed, unpacked
 from harness.cluster.node import Node
+from harness.cluster.outbox import Outbox
 from harness.errors import RunFailed
 from harness.host.usage import Reading, cpu_quota, reading, usable
 from harness.task.shape import Integers
 
-_WHOLE = 1 << 20  # bytes from which arrays travel by Ray's object store, without a copy
 _STEP = 600.0  # seconds for a step that reports nothing meanwhile, such as hashing files
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,10 @@ class About:
 
 
 class NodeActor:
-    """The process of a node. Its methods run on four threads: in order, for answers, for heartbeats, for checks."""
+    """The process of a node.
+
+    Most methods run on one thread, in order; heartbeats and checks on one thread each, `exchange` on several.
+    """
 
     def __init__(self) -> None:
         # Ray sets it, and the engine's threads are the harness's to decide.
@@ -61,8 +63,9 @@ class NodeActor:
         _end_with_parent()
         self._node: Node | None = None
         self._files: _Arriving | None = None
-        self._outbox: queue.SimpleQueue[tuple[int, Answers | Failure]] = queue.SimpleQueue()
-        self._test = 0
+        self._outbox: Outbox[tuple[int, Answers | Failure]] = Outbox()
+        self._in_turn = threading.Condition()
+        self._turn = self._test = 0
         self._promise = (time.monotonic(), float("inf"), "")
 
     def about(self) -> About:
@@ -116,26 +119,36 @@ class NodeActor:
     def open(self, test: int) -> None:
         """Begin a test."""
         assert self._node
-        self._test = test
-        self._node.open(lambda error: self._outbox.put((test, Failure(_portable(error)))))
+        with self._in_turn:  # no parcel of the test before may reach this one
+            self._test = test
+            self._node.open(lambda error: self._outbox.put((test, Failure(_portable(error)))))
 
-    def take(self, message: bytes | list[Parcel]) -> None:
-        """Answer parcels, some time."""
+    def exchange(self, turn: int, test: int, message: bytes | list[Parcel]) -> bytes | list[Any]:
+        """Answer parcels, some time; returns what is answered by then, once something is.
+
+        Calls take effect in the order of their ``turn``, which counts from 0. Returns `packed` pairs: the number of a
+        test, and `Answers` or a `Failure`. See `Outbox` for when it returns with nothing.
+        """
+        parcels = unpacked(message)
+        with self._in_turn:
+            self._in_turn.wait_for(lambda: self._turn == turn)
+            try:
+                if parcels and test == self._test:
+                    self._answer(parcels)
+            finally:
+                self._turn += 1
+                self._in_turn.notify_all()
+        found = self._outbox.take()
+        return packed(found, sum(len(each.buffer) for _, each in found if isinstance(each, Answers)))
+
+    def _answer(self, parcels: Sequence[Parcel]) -> None:
         assert self._node
         back = partial(self._back, self._test)
-        for parcel in pickle.loads(message) if isinstance(message, bytes) else message:
+        for parcel in parcels:
             self._node.answer(parcel, back)
 
     def _back(self, test: int, answers: Answers) -> None:
         self._outbox.put((test, answers))
-
-    def collect(self) -> bytes | list[tuple[int, Answers | Failure]]:
-        """What is answered, each with the number of its test; waits until something is."""
-        found = [self._outbox.get()]
-        with contextlib.suppress(queue.Empty):
-            while True:
-                found.append(self._outbox.get_nowait())
-        return message(found, sum(len(each.buffer) for _, each in found if isinstance(each, Answers)))
 
     def give_up(self) -> None:
         """Answer the rest without computing it."""
@@ -182,13 +195,17 @@ class Sentinel:
     def __init__(self) -> None:
         _end_with_parent()
 
-    def beat(self, pid: int) -> bool:
-        """Whether the process of the node runs, and is not stopped."""
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-        except OSError:
-            return not pid  # 0: not known yet
-        return stat.rpartition(")")[2].split()[0] not in "TtZX"
+    def beat(self, *pids: int) -> bool:
+        """Whether these processes run, and are not stopped: the node's and its raylet's. 0: not known yet."""
+        return all(_runs(pid) for pid in pids if pid)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "TtZX"
 
 
 def _portable(error: BaseException) -> BaseException:
@@ -232,8 +249,3 @@ def _end_with_parent() -> None:
     """Let the kernel kill this process with its raylet, also when it is stopped."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def message(found: list[_T], size: int) -> bytes | list[_T]:
-    """Small ones pickled here, which is several times faster than Ray's own pickling."""
-    return pickle.dumps(found, 5) if size < _WHOLE else found

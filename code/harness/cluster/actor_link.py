@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
+import queue
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from harness.cluster.actor import About, Failure, message
+from harness.cluster.actor import About, Failure
 from harness.cluster.link import Link
-from harness.cluster.messages import Answers, NodeReady, Parcel
+from harness.cluster.messages import Answers, NodeReady, Parcel, packed, unpacked
+from harness.cluster.outbox import CALLS
 from harness.errors import HarnessError, RunFailed
 from harness.task.shape import Integers
 
@@ -23,9 +24,17 @@ _LOADING = 600.0  # seconds to load samples or to open a test
 class RayLink(Link):
     """The driver's side of one actor."""
 
-    def __init__(self, ray: Any, name: str, actor: Any, sentinel: Any, left: Callable[[RayLink], None]) -> None:
-        """``ray`` is the package; ``left`` is called when the link is closed."""
-        self.name, self.actor, self.sentinel = name, actor, sentinel
+    def __init__(
+        self,
+        ray: Any,
+        name: str,
+        actor: Any,
+        sentinel: Any,
+        address: tuple[str, int],
+        left: Callable[[RayLink], None],
+    ) -> None:
+        """``ray`` is the package; the raylet listens at ``address``; ``left`` is called when the link is closed."""
+        self.name, self.actor, self.sentinel, self.address = name, actor, sentinel, address
         self.ready: NodeReady
         self.about = About("?", 0, 0, 0)
         self.failure: BaseException | None = None
@@ -35,7 +44,9 @@ class RayLink(Link):
         self._ray, self._left = ray, left
         self._lock = threading.Lock()
         self._waiting: list[Parcel] = []
-        self._sending = False
+        self._busy = False  # somebody sends, or will at once
+        self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._under_way = self._turn = 0
         self._closed = False
         self._test = 0
         self._answered: Callable[[Answers], None] = lambda answers: None
@@ -51,6 +62,7 @@ class RayLink(Link):
 
     def listen(self) -> None:
         """Begin to collect answers."""
+        self._exchange()
         threading.Thread(target=self._collect, name=f"answers-{self.name}", daemon=True).start()
 
     def open(self, answered: Callable[[Answers], None], failed: Callable[[BaseException], None]) -> None:
@@ -71,19 +83,25 @@ class RayLink(Link):
         """The caller that finds nobody sending sends also what others add meanwhile."""
         with self._lock:
             self._waiting.append(parcel)
-            if self._sending:
-                return
-            self._sending = True
+        self._exchange()
+
+    def _exchange(self) -> None:
+        """Send what waits; a call is always under way, so that the node can answer."""
         while True:
             with self._lock:
-                parcels, self._waiting = self._waiting, []
-                if not parcels:
-                    self._sending = False
+                wanted = self._under_way < CALLS if self._waiting else not self._under_way
+                if self._busy or self.failure or not wanted:
                     return
+                self._busy = True
+                parcels, self._waiting = self._waiting, []
+                turn, test = self._turn, self._test
+                self._turn, self._under_way = turn + 1, self._under_way + 1
             try:
-                self.actor.take.remote(message(parcels, sum(map(_size, parcels))))
+                self._calls.put(self.actor.exchange.remote(turn, test, packed(parcels, sum(map(_size, parcels)))))
             except Exception as error:  # noqa: BLE001  Ray raises many kinds
                 self.lose(in_words(error))
+            with self._lock:
+                self._busy = False
 
     def give_up(self) -> None:
         """In order with the parcels."""
@@ -144,20 +162,31 @@ class RayLink(Link):
         failed(error)
 
     def _collect(self) -> None:
-        ray = self._ray
         while not self._closed:
             try:
-                found = ray.get(self.actor.collect.remote())
-                for test, each in pickle.loads(found) if isinstance(found, bytes) else found:
-                    if test != self._test:
-                        continue
-                    if isinstance(each, Failure):
-                        self._failed(self._named(each.error))
-                    else:
-                        self._answered(each)
+                found = unpacked(self._ray.get(self._calls.get()))
+                self._deliver(found)
             except BaseException as error:  # noqa: BLE001  of Ray, or of a defect: the test must not wait for ever
                 self._fail(self.lost(error))
                 return
+
+    def _deliver(self, found: list[tuple[int, Answers | Failure]]) -> None:
+        """Pass on what a call brought. What the scheduler sends meanwhile travels in one call."""
+        with self._lock:
+            self._under_way -= 1
+            mine = not self._busy
+            self._busy = True
+        for test, each in found:
+            if test != self._test:
+                continue
+            if isinstance(each, Failure):
+                self._failed(self._named(each.error))
+            else:
+                self._answered(each)
+        if mine:
+            with self._lock:
+                self._busy = False
+        self._exchange()
 
     def close(self) -> None:
         """The actor ends, and with the last one the cluster."""

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from harness.cluster.actor_link import BEAT, RayLink, in_words
+from harness.cluster.silence import STARVED, Silence
 
-SILENT = 4.0
-"""Seconds without an answer after which a node is lost."""
-_LOOKS = 4  # so often, too: this process may itself have been suspended, or have had no processor
 _ENDING = 1.0  # seconds
-PROBE = 200_000
-"""Bytes that go through a raylet, since it may be what does not answer."""
+_CONNECT = 1.0  # seconds
+_PROBE = 200_000  # bytes, which go through the raylet
+Reachable = Callable[[tuple[str, int]], bool]
+
+
+def reachable(address: tuple[str, int]) -> bool:
+    """Whether a kernel accepts connections there, also for a process that is stopped; takes a second at most."""
+    try:
+        with socket.create_connection(address, _CONNECT):
+            return True
+    except OSError:
+        return False
 
 
 class Heartbeats:
     """Asks all sentinels, and the nodes for what they promise; the first failure of a node goes to its link."""
 
-    def __init__(self, ray: Any, links: Sequence[RayLink], starting: float) -> None:
+    def __init__(self, ray: Any, links: Sequence[RayLink], starting: float, reach: Reachable = reachable) -> None:
         """``ray`` is the package; processes have ``starting`` seconds for their first answer."""
         self.over = threading.Event()
-        self._ray, self._links = ray, links
+        self._ray, self._links, self._reach = ray, links, reach
         self._pending: dict[Any, tuple[RayLink, bool]] = {}
-        self._heard = dict.fromkeys((link.name for link in links), time.monotonic() + starting)
-        self._looks = dict.fromkeys(self._heard, 0)
-        self._own, self._own_looks = time.monotonic(), 0
+        now = time.monotonic()
+        self._silences = {link.name: Silence(now, starting) for link in links}
+        self._reached: dict[str, bool | None] = {}
+        self._own = Silence(now, 0.0)
         self._threads = [
             threading.Thread(target=self._watch, name="heartbeats", daemon=True),
             threading.Thread(target=self._probe, name="own-heartbeat", daemon=True),
@@ -63,14 +73,29 @@ class Heartbeats:
         now = time.monotonic()
         for ref in done:
             self._hear(ref, now)
-        self._own_looks += 1
+        self._own.look(now)
+        own = self._own.verdict(None)
         for link in self._links:
-            self._looks[link.name] += 1
-            if now - self._heard[link.name] > SILENT and self._looks[link.name] > _LOOKS:
-                link.lose(f"no answer for {SILENT:.0f} s")
-            elif now - self._own > SILENT and self._own_looks > _LOOKS:
-                link.lose(f"Ray on this machine has not answered for {SILENT:.0f} s")
+            self._silences[link.name].look(now)
+            why = f"Ray on this machine has not answered for {STARVED:.0f} s" if own else self._judge(link)
+            if why:
+                link.lose(why)
         self.over.wait(BEAT - (time.monotonic() - now) if done else 0.0)
+
+    def _judge(self, link: RayLink) -> str:
+        """Why a node is lost; empty if it is not."""
+        silence, name = self._silences[link.name], link.name
+        if not silence.suspicious:
+            self._reached.pop(name, None)
+        elif name not in self._reached:
+            self._reached[name] = None
+            threading.Thread(target=self._try_to_reach, args=(link,), name=f"reach-{name}", daemon=True).start()
+        return silence.verdict(self._reached.get(name))
+
+    def _try_to_reach(self, link: RayLink) -> None:
+        while not (self.over.is_set() or link.failure) and self._silences[link.name].suspicious:
+            self._reached[link.name] = self._reach(link.address)
+            self.over.wait(BEAT)
 
     def _ask(self) -> None:
         asked = set(self._pending.values())
@@ -78,7 +103,7 @@ class Heartbeats:
             if link.failure:
                 continue
             if (link, True) not in asked:
-                self._pending[link.sentinel.beat.remote(link.about.pid)] = (link, True)
+                self._pending[link.sentinel.beat.remote(link.about.pid, link.about.parent)] = (link, True)
             if (link, False) not in asked:
                 self._pending[link.actor.beat.remote()] = (link, False)
 
@@ -90,7 +115,7 @@ class Heartbeats:
             link.lose(in_words(error))
             return
         if from_sentinel:
-            self._heard[link.name], self._looks[link.name] = now, 0
+            self._silences[link.name].heard(now)
             if not found:
                 link.lose("its process was stopped")
         else:
@@ -101,6 +126,6 @@ class Heartbeats:
         """The raylet of this machine also has to answer."""
         while not self.over.is_set():
             with contextlib.suppress(Exception):
-                self._ray.put(np.zeros(PROBE, np.uint8))
-                self._own, self._own_looks = time.monotonic(), 0
+                self._ray.put(np.zeros(_PROBE, np.uint8))
+                self._own.heard(time.monotonic())
             self.over.wait(BEAT)

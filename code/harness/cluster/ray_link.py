@@ -16,16 +16,15 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
-import numpy as np
-
 from harness.cluster.actor import NodeActor, Sentinel
 from harness.cluster.actor_link import BEAT, RayLink, first_line
-from harness.cluster.heartbeats import PROBE, Heartbeats
+from harness.cluster.heartbeats import Heartbeats
 from harness.cluster.hosts import Hosts
 from harness.cluster.launch import TOKEN, LocalCluster, clean_environment, credentials, head_address
 from harness.cluster.link import Link
 from harness.cluster.messages import NodeRequest
 from harness.cluster.node import Beat
+from harness.cluster.outbox import CALLS
 from harness.errors import ConfigError, MissingDependencyError, RunFailed
 from harness.host import console
 from harness.paths import advice
@@ -164,18 +163,19 @@ class RayCluster:
 
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         always = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1, "scheduling_strategy": there}
-        groups = {"answers": 1, "beats": 1, "checks": 1}
+        groups = {"messages": CALLS, "beats": 1, "checks": 1}
         cpus = node["Resources"]["CPU"]  # all: nothing else is to run there
         actor = ray.remote(num_cpus=cpus, concurrency_groups=groups, **always)(_with_groups(ray)).remote()
-        sentinel = ray.remote(num_cpus=0, **always)(_Sentinel).remote()
-        return RayLink(ray, name, actor, sentinel, self._leave)
+        sentinel = ray.remote(num_cpus=0, **always)(Sentinel).remote()
+        address = (str(node["NodeManagerAddress"]), int(node["NodeManagerPort"]))
+        return RayLink(ray, name, actor, sentinel, address, self._leave)
 
     def _meet(self, beat: Beat) -> None:
         """Wait until every node's processes have begun."""
         for link, about in self._all(beat, _JOINING, [link.actor.about.remote() for link in self.links]):
             link.about = about
         # Until a sentinel has answered once, its silence is taken for a slow start.
-        for _ in self._all(beat, _JOINING, [link.sentinel.beat.remote(link.about.pid) for link in self.links]):
+        for _ in self._all(beat, _JOINING, [link.sentinel.beat.remote(0) for link in self.links]):
             pass
 
     def links_to(self, request: NodeRequest, beat: Beat) -> list[RayLink]:
@@ -264,21 +264,12 @@ class RayCluster:
             ray.shutdown()
 
 
-class _Sentinel(Sentinel):
-    """Its heartbeat goes through the raylet of its machine, which may be what does not answer."""
-
-    def beat(self, pid: int) -> bool:
-        _ray().put(np.zeros(PROBE, np.uint8))
-        return super().beat(pid)
-
-
 def _with_groups(ray: Any) -> type[NodeActor]:
-    """The actor's class, whose answers, heartbeats and checks do not wait for other calls."""
-    groups = {"collect": "answers", "beat": "beats", "clock": "checks", "usage": "checks"}
+    """The actor's class, whose messages, heartbeats and checks do not wait for other calls."""
+    groups = {"exchange": "messages", "beat": "beats", "clock": "checks", "usage": "checks"}
     for name, group in groups.items():
         ray.method(concurrency_group=group)(getattr(NodeActor, name))
-    for name in ("take", "give_up"):
-        ray.method(num_returns=0)(getattr(NodeActor, name))
+    ray.method(num_returns=0)(NodeActor.give_up)
     return NodeActor
 
 

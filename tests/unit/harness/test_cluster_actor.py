@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import subprocess
 import threading
@@ -16,9 +15,10 @@ import pytest
 
 from harness.cluster import actor as acting
 from harness.cluster import files
-from harness.cluster.actor import Failure, NodeActor, Sentinel, message
+from harness.cluster.actor import Failure, NodeActor, Sentinel
 from harness.cluster.actor_link import RayLink, in_words
-from harness.cluster.messages import Answers, NodeRequest, Parcel
+from harness.cluster.messages import WHOLE, Answers, NodeRequest, Parcel, packed, unpacked
+from harness.cluster.outbox import CALLS
 from harness.errors import EngineError, RunFailed
 
 REQUEST = NodeRequest(b"", "a:b")
@@ -66,29 +66,57 @@ def actor(node, monkeypatch):
     return made
 
 
+def answers(number):
+    return Answers(number, np.zeros(0, np.uint64), np.zeros(1, np.int64), np.zeros(0, np.uint8), 0, 0, 0)
+
+
 def parcel(number, count=2):
     return Parcel(number, np.arange(count, dtype=np.uint64), np.zeros(count, np.int64), None)
 
 
-def collected(actor):
-    found = actor.collect()
-    return pickle.loads(found) if isinstance(found, bytes) else found
-
-
 def test_answers_and_failures_come_with_the_number_of_their_test(actor):
     actor.open(1)
-    actor.take(message([parcel(0), parcel(1)], 0))
+    assert [(test, each.number) for test, each in unpacked(actor.exchange(0, 1, [parcel(0), parcel(1)]))] == [
+        (1, 0),
+        (1, 1),
+    ]
     actor.open(2)
-    actor.take([parcel(0), parcel(1, 0)])
-    found = collected(actor)
-    assert [(test, type(each)) for test, each in found] == [(1, Answers), (1, Answers), (2, Answers), (2, Failure)]
-    assert [each.number for _, each in found[:3]] == [0, 1, 0]
-    assert str(found[3][1].error) == "the engine broke"
+    found = unpacked(actor.exchange(1, 2, packed([parcel(0), parcel(1, 0)], 0)))
+    assert [(test, type(each)) for test, each in found] == [(2, Answers), (2, Failure)]
+    assert str(found[1][1].error) == "the engine broke"
+
+
+def test_parcels_of_an_earlier_test_are_not_answered(actor):
+    actor.open(1)
+    actor.open(2)
+    with ThreadPoolExecutor(2) as pool:
+        late = pool.submit(actor.exchange, 0, 1, [parcel(5)])
+        later = pool.submit(actor.exchange, 1, 2, [parcel(3)])
+        while not (late.done() and later.done()):
+            actor._back(2, answers(4))
+            time.sleep(0.01)
+        found = [each.number for call in (late, later) for _, each in unpacked(call.result(20))]
+        assert found.count(3) == 1
+        assert 5 not in found
+
+
+def test_calls_take_effect_in_their_turn(actor):
+    actor.open(1)
+    with ThreadPoolExecutor(2) as pool:
+        second = pool.submit(actor.exchange, 1, 1, [parcel(8)])
+        time.sleep(0.1)
+        assert not second.done()
+        first = pool.submit(actor.exchange, 0, 1, [parcel(7)])
+        while not (first.done() and second.done()):  # the first may take both answers along
+            actor._back(1, answers(9))
+            time.sleep(0.01)
+        found = [each.number for call in (first, second) for _, each in unpacked(call.result(20))]
+        assert found.index(7) < found.index(8)
 
 
 def test_small_messages_are_pickled_and_large_ones_left_to_the_carrier():
-    assert isinstance(message([parcel(0)], 1000), bytes)
-    assert isinstance(message([parcel(0)], 10 << 20), list)
+    assert isinstance(packed([parcel(0)], 1000), bytes)
+    assert isinstance(packed([parcel(0)], WHOLE), list)
 
 
 def test_a_late_promise_shows_in_the_heartbeat(actor):
@@ -145,7 +173,7 @@ def test_an_error_that_cannot_travel_becomes_words(actor, node):
 
     actor.open(1)
     node.failed(Odd("broken", 2))
-    (_, failure), *_ = collected(actor)
+    (_, failure), *_ = unpacked(actor.exchange(0, 1, []))
     assert isinstance(failure.error, RunFailed)
     assert "Odd: broken" in str(failure.error)
 
@@ -169,13 +197,14 @@ def test_a_file_comes_in_chunks_and_only_if_it_is_the_one_announced(actor, monke
 def test_the_sentinel_sees_whether_a_process_is_stopped(monkeypatch):
     monkeypatch.setattr(acting, "_end_with_parent", lambda: None)
     sentinel = Sentinel()
-    assert sentinel.beat(0)
+    assert sentinel.beat(0, 0)
     child = subprocess.Popen(["sleep", "60"])
     try:
         assert sentinel.beat(child.pid)
         child.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
         assert not sentinel.beat(child.pid)
+        assert not sentinel.beat(os.getpid(), child.pid)
     finally:
         child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -218,12 +247,12 @@ class Call:
 
 
 class Remote:
-    """An actor whose calls run on two threads: one for `collect`, one in order for all others."""
+    """An actor whose calls of `exchange` run on threads of their own, and all others in order on one."""
 
     def __init__(self, actor):
         self.actor, self.alive = actor, threading.Event()
         self.alive.set()
-        self.pools = {"collect": ThreadPoolExecutor(1)}
+        self.pools = {"exchange": ThreadPoolExecutor(CALLS)}
         self.other = ThreadPoolExecutor(1)
 
     def __getattr__(self, name):
@@ -268,11 +297,11 @@ def left():
 @pytest.fixture
 def link(actor, left):
     remote = Remote(actor)
-    made = RayLink(Ray, "b", remote, None, left.append)
+    made = RayLink(Ray, "b", remote, None, ("h", 1), left.append)
     made.listen()
     yield made
     made.close()
-    actor._outbox.put((0, Failure(RunFailed("unblocks the collector"))))
+    actor._outbox.put((0, Failure(RunFailed("unblocks a call"))))
     for pool in (remote.other, *remote.pools.values()):
         pool.shutdown(wait=False)
 
@@ -297,7 +326,7 @@ def test_answers_of_an_earlier_test_are_not_given_to_the_next(link, actor):
     first, second = Told(), Told()
     link.open(first.answered, first.failed)
     link.open(second.answered, second.failed)
-    actor._back(1, Answers(7, np.zeros(0, np.uint64), np.zeros(1, np.int64), np.zeros(0, np.uint8), 0, 0, 0))
+    actor._back(1, answers(7))
     link.send(parcel(3))
     second.wait(lambda found: found.answers)
     assert second.answers == [3]

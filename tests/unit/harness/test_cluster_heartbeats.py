@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from concurrent.futures import Future, wait
 
 import pytest
 
-from harness.cluster import heartbeats
+from harness.cluster import heartbeats, silence
 from harness.cluster.actor import About
-from harness.cluster.heartbeats import Heartbeats
+from harness.cluster.heartbeats import Heartbeats, reachable
 
 
 class Beats:
@@ -52,7 +53,7 @@ class Link:
     def __init__(self, name):
         self.name, self.about = name, About("h", 7, 6, 1)
         self.sentinel, self.actor = Beats(True), Beats((5.0, "it warms up"))
-        self.failure, self.promised, self.doing = None, 0.0, ""
+        self.failure, self.promised, self.doing, self.address = None, 0.0, "", ("h", 1)
         self.lost = threading.Event()
 
     def lose(self, why):
@@ -63,12 +64,13 @@ class Link:
 @pytest.fixture
 def hearts(monkeypatch):
     monkeypatch.setattr(heartbeats, "BEAT", 0.02)
-    monkeypatch.setattr(heartbeats, "SILENT", 0.3)
+    monkeypatch.setattr(silence, "SILENT", 0.3)
+    monkeypatch.setattr(silence, "STARVED", 1.5)
     made = []
 
-    def make(links, starting=0.0):
+    def make(links, starting=0.0, reached=False):
         ray = Ray()
-        made.append(Heartbeats(ray, links, starting))
+        made.append(Heartbeats(ray, links, starting, lambda address: reached))
         return ray
 
     make.made = made
@@ -94,6 +96,24 @@ def test_only_the_node_that_is_silent_is_lost(hearts):
     assert links[1].lost.wait(20)
     assert links[1].failure.startswith("no answer for ")
     assert not links[0].failure
+
+
+def test_a_silent_node_whose_machine_can_be_reached_has_more_time(hearts):
+    links = [Link("a"), Link("b")]
+    hearts(links, reached=True)
+    time.sleep(0.2)
+    links[1].sentinel.silent.set()
+    assert not links[1].lost.wait(0.8)
+    assert links[1].lost.wait(20)
+    assert links[1].failure.endswith(" s")
+    assert not links[0].failure
+
+
+def test_a_kernel_accepts_connections_for_a_process_that_does_not():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert reachable(server.getsockname())
+        address = server.getsockname()
+    assert not reachable(address)
 
 
 def test_a_node_whose_own_process_is_silent_is_kept_as_its_engine_may_hold_the_lock(hearts):

@@ -41,7 +41,7 @@ def cluster(monkeypatch):
     made = RayCluster.__new__(RayCluster)
     made.local, made._hearts = None, None
     actor = SimpleNamespace(about=call(About("h", 7, 6, 1)))
-    made.links = [RayLink(Ray, "a", actor, SimpleNamespace(beat=call(True)), lambda link: None)]
+    made.links = [RayLink(Ray, "a", actor, SimpleNamespace(beat=call(True)), ("h", 1), lambda link: None)]
     return made
 
 
