@@ -108,9 +108,9 @@ def command(settings: RunSettings) -> str:
             words.append(f"--{name}" if value else f"--no-{name}")
         elif value is not None:
             words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-    for name, value in options.items():
-        text = value.name if isinstance(value, Path) else str(value)
-        text = text.lower() if isinstance(value, bool) else text
+    for name, option in options.items():
+        text = option.name if isinstance(option, Path) else str(option)
+        text = text.lower() if isinstance(option, bool) else text
         words += ["--set", f"{name}={text}"]
     return shlex.join(words)
 
