@@ -92,11 +92,11 @@ def test_a_run_and_its_report_outside_a_checkout(installed):
     record = json.loads((folder / "run.json").read_text())
     assert record["result"]["accuracy"]["F1"] > 50
     assert record["code"] == code_digest(), "the installed code is not that of the checkout"
+    for name in ("elsewhere", "home"):
+        assert list((installed.top / name).rglob("*")) == [], f"something was written to the {name} folder"
     report = installed.harness("report")
     assert report.returncode == 0, report.stderr
     assert "<html" in (installed.project / "build" / "report.html").read_text()
-    for name in ("elsewhere", "home"):
-        assert list((installed.top / name).rglob("*")) == [], f"something was written to the {name} folder"
 
 
 @pytest.mark.parametrize(

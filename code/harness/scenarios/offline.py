@@ -22,7 +22,7 @@ from harness.task.sut import SUT
 _MEASURING = (2.0, 4.0, 10.0)  # seconds of measuring: minimum, before most tests, and before one of ten minutes
 _LARGEST = 1e6  # maximum samples of a query planned for measuring: more would hardly fill batches better
 _COMPILING = 20.0  # seconds that may be spent on compiling other batch sizes, to compare them
-_WARM, _QUICK = 4, 1.0  # shapes to warm up if any is possible; seconds up to which a batch is run a second time
+_WARM, _QUICK = 4, 0.3  # shapes to warm up if any is possible; seconds up to which a batch is run again
 MARGIN = 1.15
 """target_qps ÷ measured samples/s. LoadGen adds 10 % itself; this allows for a machine that gets faster in the run."""
 _LONG_MARGIN = 1.02
