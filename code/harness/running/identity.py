@@ -107,10 +107,9 @@ def command(settings: RunSettings) -> str:
             words.append(f"--{name}" if value else f"--no-{name}")
         elif value is not None:
             words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-    for name, value in options.items():
-        text = value.name if isinstance(value, Path) else str(value)
-        text = text.lower() if isinstance(value, bool) else text
-        words += ["--set", f"{name}={text}"]
+    for name, chosen in options.items():
+        text = chosen.name if isinstance(chosen, Path) else str(chosen)
+        words += ["--set", f"{name}={text.lower() if isinstance(chosen, bool) else text}"]
     return shlex.join(words)
 
 
