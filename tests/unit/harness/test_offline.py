@@ -69,6 +69,20 @@ def test_every_shape_is_compiled_and_warmed_up():
     assert sut.shapes == set(scenario.shapes) == compiled
 
 
+def test_the_test_knows_what_batches_of_any_length_take_from_a_few_that_were_run_before():
+    sut = EchoSut()
+    sut.engine.settings = sut.engine.settings.model_copy(update={"max_batch": 16})
+    scenario = Offline(sut, COSTS, 384, 0.13)
+    scenario.get_ready(np.arange(Qsl.count), Listener())
+    lengths = sorted(shape.length for shape in scenario._took)
+    assert len(lengths) == 4
+    assert (lengths[0], lengths[-1]) == (min(shape.length for shape in sut.shapes), max(COSTS))
+    assert lengths[0] < 100
+    counters = echo.serve(scenario.scheduler, [range(500), range(100)])[0].counters
+    assert counters.done_seconds == pytest.approx(counters.planned_seconds)
+    assert counters.planned_seconds > 0
+
+
 def test_an_engine_with_a_setting_shapes_compiles_that_many():
     class Toy(Engine):
         def compile(self, signature):
