@@ -90,9 +90,7 @@ EngineOfModels = Annotated[
 ]
 FullDataset = Annotated[str | None, typer.Option("--dataset", help="Name or path.", show_default="the full set")]
 Retry = Annotated[bool, typer.Option("--retry", help="Rerun failed tests.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only show the plan: tests, their lengths, what a package will lack.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show the plan: tests, lengths, what packaging needs.")]
 StateDir = Annotated[Path, typer.Option(help="Folder of the journal.", show_default="build/campaign")]
 
 

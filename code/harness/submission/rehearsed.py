@@ -13,6 +13,8 @@ _EFFECT = re.compile(
     r"accuracy not valid$|is OK but accuracy has issues$|has issues$|does not have all required scenarios, missing"
 )
 """What they log because of a cause. Scenarios that are really missing are also a problem of our own check."""
+_REMARK = re.compile(r"^accuracy_sample_count not found for model")
+"""What they log of every tree."""
 _PATH = re.compile(r"(?:closed|open)/[^\s:,]+")
 
 
@@ -22,7 +24,7 @@ def excuse(report: CheckReport, verdicts: Sequence[CheckerVerdict]) -> tuple[Che
     for verdict in verdicts:
         excused = _excused(verdict.reasons)
         notes += [f"{verdict.checker}: {reason}" for reason in excused]
-        left = tuple(reason for reason in verdict.reasons if reason not in excused)
+        left = tuple(each for each in verdict.reasons if each not in excused and not (excused and _REMARK.search(each)))
         accepted = True if excused and not left else verdict.accepted
         judged.append(replace(verdict, accepted=accepted, reasons=left))
     return replace(report, notes=tuple(notes)), judged

@@ -13,7 +13,7 @@ from harness.rules.rounds import find_round
 from harness.submission.check import examine
 from harness.submission.official import CheckerVerdict, run_checkers
 from harness.submission.rehearsed import excuse
-from harness.submission.run_check import CheckRequest, run_check
+from harness.submission.run_check import CheckRequest, run_check, show
 
 SCENE = "closed/Acme/results/rehearsal-toy/bert-99/Offline"
 CAUSES = (
@@ -47,8 +47,10 @@ def verdicts(*reasons):
     return [CheckerVerdict("submission_checker", False, reasons)]
 
 
-def test_what_stand_ins_cause_is_a_note_and_what_follows_from_it(tree):
+def test_what_stand_ins_cause_is_a_note_and_what_follows_from_it(tree, capsys):
     report, (verdict,) = excuse(examine(tree, rehearsal=True), verdicts(*CAUSES, *EFFECTS))
+    show(report, [verdict], rehearsal=True)
+    assert "official submission_checker would accept the tree with real data" in capsys.readouterr().out
     assert (verdict.accepted, verdict.reasons) == (True, ())
     assert report.notes[-7:] == tuple(f"submission_checker: {reason}" for reason in (*CAUSES, *EFFECTS))
 
