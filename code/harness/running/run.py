@@ -28,6 +28,7 @@ from harness.rules.limits import MIN_DURATION_MS
 from harness.running import advice
 from harness.running.agreement import Agreement, NotCompared, agreement
 from harness.running.audit import AuditRun
+from harness.running.doubts import guesses, warn_of_doubts
 from harness.running.identity import code_digest, identity
 from harness.running.load import Load
 from harness.running.nodes import node_records
@@ -209,27 +210,12 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
         console.note("not compared with ONNX Runtime: nodes compute; an accuracy run on one of them alone compares.")
     elif settings.accuracy:
         agreed = _agreement(settings, ready, lambda: heartbeat.beat(patience(settings)))
-    doubts = _doubts(settings, ready)
+    doubts = warn_of_doubts(settings, ready)
     (places.staging / CONF).write_text(effective_conf(settings, conf, load, ready, estimated), "utf-8")
     (places.staging / RUNFILE).write_text(written(settings), "utf-8", errors="backslashreplace")
     responses = 2 * ready.qsl.count * (ready.benchmark.max_response + 64) if settings.accuracy else 0
     check_space(places.staging, needed=_RESERVE + responses)
     return _Planned(settings, places, audit, conf, ready, load, estimated, agreed, doubts)
-
-
-def _doubts(settings: RunSettings, ready: Prepared) -> tuple[str, ...]:
-    """Warn of settings that do not seem to belong to the model; of stand-ins nothing else is expected."""
-    doubts = ready.doubts
-    if settings.accuracy and not ready.links and not _guesses(settings, ready):
-        doubts += ready.benchmark.sampled_doubts(ready.sut, ready.dataset)
-    for doubt in doubts:
-        console.warn(doubt)
-    return doubts
-
-
-def _guesses(settings: RunSettings, ready: Prepared) -> bool:
-    """Whether nothing better than a score at chance is expected."""
-    return settings.stand_ins or not ready.engine.computes
 
 
 def _agreement(settings: RunSettings, ready: Prepared, ran: Callable[[], None]) -> Agreement | None:
@@ -383,7 +369,7 @@ def _score(planned: _Planned) -> Accuracy:
     accuracy = ready.benchmark.score(
         staging / ACCURACY, ready.dataset, samples, staging / "accuracy.txt", settings.notice
     )
-    if _guesses(settings, ready):
+    if guesses(settings, ready):
         accuracy = replace(accuracy, doubts=())
     for warning in (*accuracy.warnings, *accuracy.doubts):
         console.warn(warning)

@@ -110,7 +110,7 @@ def _accuracy(load: Load, step: Step, rate: float | None) -> Length:
     """The length of an accuracy run: it answers each sample of the data set once."""
     model = step.settings.model.benchmark
     samples = next(rules.samples for rules in RULES.values() if rules.model == model)
-    if load.per_second and (rate is None or load.scenario.paced):
+    if load.per_second and rate is None and not load.scenario.paced:
         rate = load.per_second * (load.scenario.samples_per_query or 1)
     seconds = samples / rate if rate else 0.0
     return Length(seconds + _PREPARING, rate is not None, least_count=samples)

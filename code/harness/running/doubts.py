@@ -1,0 +1,20 @@
+"""Signs that a setting does not belong to the model."""
+
+from harness.host import console
+from harness.running.prepare import Prepared
+from harness.running.settings import RunSettings
+
+
+def warn_of_doubts(settings: RunSettings, ready: Prepared) -> tuple[str, ...]:
+    """Warn of settings that do not seem to belong to the model; of stand-ins nothing else is expected."""
+    doubts = ready.doubts
+    if settings.accuracy and not ready.links and not guesses(settings, ready):
+        doubts += ready.benchmark.sampled_doubts(ready.sut, ready.dataset)
+    for doubt in doubts:
+        console.warn(doubt)
+    return doubts
+
+
+def guesses(settings: RunSettings, ready: Prepared) -> bool:
+    """Whether nothing better than a score at chance is expected."""
+    return settings.stand_ins or not ready.engine.computes
