@@ -203,8 +203,8 @@ test: $(READY) ## Run all tests, two files at a time; those that fail are run on
 ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
-	@$(BIN)/python -m pytest -n 2 --dist loadfile || \
-		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+	@$(BIN)/python -m pytest --cache-clear -n 2 --dist loadfile || \
+		{ [ $$? -eq 1 ] && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 endif
 
 test-unit: $(READY) ## Run the quick unit tests, in less than two minutes on 2 cores
