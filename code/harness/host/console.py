@@ -320,8 +320,8 @@ class Progress:
         facts = [self._count()] if self._unit else []
         if total:
             percent = min(round(100 * done / total), 100 if done >= total else 99)
-            facts[0] += f" ({percent} %)"
-        if rate > 0:
+            facts = [f"{facts[0]} ({percent} %)" if facts else f"{percent} %"]
+        if rate > 0 and self._unit:
             facts.append(quantity(rate, self._unit, per_second=True))
             if total and done < total and self._ended is None:
                 facts.append(f"{duration(max(1, (total - done) / rate))} left")

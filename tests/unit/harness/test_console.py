@@ -165,6 +165,20 @@ def test_unknown_total_and_note(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_work_that_is_not_counted_shows_its_share_and_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with console.Progress("warming up", unit="", clock=clock) as bar:
+        clock.now += 4
+        bar.update(done=1)
+        clock.now += 5
+        bar.update(done=3, total=3)
+    assert capsys.readouterr().err.splitlines() == [
+        "warming up: 4 s elapsed",
+        "warming up: 100 %",
+        "warming up: 9.0 s",
+    ]
+
+
 def test_nothing_is_invented_before_it_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     with console.Progress("file", total=0, unit="B", clock=clock) as bar:
