@@ -7,6 +7,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -52,18 +53,33 @@ def run(
     words = [f"--{name}={value}" for name, value in given.items() if value is not None]
     words += [f"--set={name}={_text(value)}" for name, value in (options or {}).items()]
     words += [] if tuned is None else ["--tuned" if tuned else "--no-tuned"]
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", "run", "--json", *words],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        check=False,
-    )
-    shown = _shown(done.stdout)
-    if done.returncode > 1 or shown is None:
-        raise _error(done.returncode, done.stderr)
+    code, out, err = _ended([sys.executable, "-m", "harness.cli", "run", "--json", *words])
+    shown = _shown(out)
+    if code > 1 or shown is None:
+        raise _error(code, err)
     return read(Path(shown), runs_dir or paths.ROOT / "build" / "runs", TREES)
+
+
+def _ended(words: list[str]) -> tuple[int, str, str]:
+    """Run a command; returns its exit code and what it wrote.
+
+    Raises:
+        Interrupted: by the user; the command has then cleaned up.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
+    ) as process:
+        try:
+            out, err = process.communicate()
+        except BaseException as error:
+            # A notebook is interrupted alone, without the processes that it started.
+            process.send_signal(signal.SIGINT)
+            err = process.communicate()[1]
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(_said(err) or "interrupted: the test had just ended.") from None
+            raise
+    return process.returncode, out, err
 
 
 def _text(value: object) -> str:
@@ -80,7 +96,12 @@ def _shown(out: str) -> str | None:
 
 def _error(code: int, err: str) -> HarnessError:
     """What a command said before it failed, as the error that made it."""
-    said = [line.removeprefix("error: ") for line in err.splitlines() if line.startswith("error: ")]
-    message = said[-1] if said else (err.strip() or f"the test ended with exit code {code}, and said nothing.")
+    message = _said(err) or err.strip() or f"the test ended with exit code {code}, and said nothing."
     kind = ConfigError if code == ConfigError.exit_code else Interrupted if code > _INTERRUPTED else RunFailed
     return kind(message)
+
+
+def _said(err: str) -> str:
+    """The last error that a command printed; "" if it printed none."""
+    said = [line.removeprefix("error: ") for line in err.splitlines() if line.startswith("error: ")]
+    return said[-1] if said else ""

@@ -104,7 +104,7 @@ class RayLink(Link):
                 self._busy = False
 
     def give_up(self) -> None:
-        """In order with the parcels."""
+        """Tell the node to answer the rest without computing it; this may overtake parcels that are under way."""
         with contextlib.suppress(Exception):  # a node that is lost needs not be told
             self.actor.give_up.remote()
 

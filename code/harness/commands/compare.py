@@ -6,7 +6,7 @@ import typer
 
 from harness import paths
 from harness.commands.options import AsJson, RunsDir
-from harness.errors import CheckFailed
+from harness.errors import CheckFailed, ConfigError
 
 
 def compare(
@@ -25,5 +25,7 @@ def compare(
     from harness.report.compare import show
 
     found = show(a, b, runs_dir or paths.ROOT / "build" / "runs", as_json)
+    if gate and found.not_comparable:
+        raise ConfigError(f"--gate has nothing to decide: {found.not_comparable}. Name runs of the same kind.")
     if gate and found.worse:
         raise CheckFailed(f"B is worse than A: {found.worse}.")

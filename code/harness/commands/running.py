@@ -131,6 +131,10 @@ def run(asked: RunOptions) -> None:
         raise typer.Exit(run_test(resolve(complete(request_of(given, set_here)))).code)
     points = [replace(point, request=complete(point.request)) for point in read(asked.file, given, set_here)]
     if len(points) == 1 and not asked.dry_run:
+        if asked.retry or asked.fresh:
+            raise ConfigError(
+                f"--retry and --fresh are for sweeps: {asked.file} has one test, which always runs again."
+            )
         raise typer.Exit(run_test(resolve(points[0].request)).code)
     raise typer.Exit(_sweep(asked.file, points, asked))
 

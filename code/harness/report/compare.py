@@ -12,7 +12,7 @@ from rich.table import Table
 from harness.errors import ConfigError
 from harness.host import console
 from harness.report.facts import OBSERVED, flat, latency_name, ratio_text
-from harness.report.noise import ASKED_RATE, Quantity, Side, SpeedVerdict, latency, speed_verdict
+from harness.report.noise import ASKED_RATE, Quantity, Side, SpeedVerdict, latency, not_comparable, speed_verdict
 from harness.results.finished import locate, record_in, timeline
 from harness.results.record import Record
 from harness.scenarios.base import find_scenario
@@ -49,6 +49,8 @@ class Comparison:
     verdict: SpeedVerdict
     worse: str = ""
     """In what B is worse than A, for a check of a change; "" if in nothing, as far as the noise allows a verdict."""
+    not_comparable: str = ""
+    """Why that cannot be said; "" if it can."""
 
 
 def find(words: str, runs: Path) -> Side:
@@ -94,15 +96,15 @@ def compare(a: Side, b: Side) -> Comparison:
         doubt = " Other processes disturbed at least one of the runs: repeat it without them to be sure."
         verdict = replace(verdict, text=verdict.text + doubt)
     rows = tuple(_rows(a, b))
-    return Comparison(tuple(remarks), differences, rows, verdict, _worse(a, b, rows, verdict))
+    worse = _worse(a, b, rows, verdict)
+    return Comparison(tuple(remarks), differences, rows, verdict, worse, not_comparable(a, b))
 
 
 def _worse(a: Side, b: Side, rows: Sequence[MetricRow], verdict: SpeedVerdict) -> str:
-    """In what B is worse: the first reason of INVALID, speed, or a score."""
-    if all(record.valid for record in a.records):
-        for name, record in zip(b.names, b.records, strict=True):
-            if not record.valid:
-                return f"{name} is INVALID"
+    """In what B is worse: a run is INVALID, as A's may be too, or speed or a score is lower."""
+    for name, record in zip(b.names, b.records, strict=True):
+        if not record.valid:
+            return f"{name} is INVALID"
     if verdict.faster is False:
         return f"{verdict.metric} is {ratio_text(verdict.ratio)} of A's" if verdict.ratio else "it is slower"
     if not (a.performance or b.performance):

@@ -73,14 +73,22 @@ def latency(key: str) -> Quantity:
     return lambda result: (result.latency_ms or {}).get(key)
 
 
+def not_comparable(a: Side, b: Side) -> str:
+    """Why neither side can be called better, such as "Offline and Server are not comparable"; "" if one can."""
+    kinds = (
+        tuple(side.scenario.name for side in (a, b)),
+        tuple(side.records[0].model.benchmark for side in (a, b)),
+        tuple("performance" if side.performance else "accuracy" for side in (a, b)),
+    )
+    return next((f"{one} and {other} are not comparable" for one, other in kinds if one != other), "")
+
+
 def speed_verdict(a: Side, b: Side) -> SpeedVerdict:
     """Based on repeats if there are any, otherwise on the variation within each run."""
     if not (a.performance and b.performance):
         return SpeedVerdict("No verdict on speed: accuracy runs are not timed.")
-    one, other = a.records[0], b.records[0]
-    for of in ((one.scenario, other.scenario), (one.model.benchmark, other.model.benchmark)):
-        if of[0] != of[1]:
-            return SpeedVerdict(f"No verdict: {of[0]} and {of[1]} are not comparable.")
+    if why := not_comparable(a, b):
+        return SpeedVerdict(f"No verdict: {why}.")
     measure = _measure(a, b)
     if a.scenario.paced and not measure.lower and not all(record.valid for record in (*a.records, *b.records)):
         name = a.scenario.name

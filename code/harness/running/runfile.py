@@ -17,6 +17,7 @@ A file holds the options of `harness run` by name, those of `--set` in the table
 """
 
 import json
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from harness.engines.base import find_engine
 from harness.errors import ConfigError, did_you_mean, os_words
 from harness.host.files import user_path
 from harness.registry import BENCHMARKS, ENGINES
+from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running.identity import choices
 from harness.running.request import RunRequest
 from harness.running.settings import RunSettings
@@ -49,6 +51,7 @@ KEYS = {
 """The keys of a file, which are the options of `harness run`, with the fields of `RunRequest`."""
 _SET, _RUN, REPEAT = "set", "run", "repeat"
 _PATHS = frozenset({"user-conf", "runs-dir", "tree", "measurements-dir"})
+_NUMBERS = frozenset({"samples", "duration", "stall-timeout"})  # pydantic takes true for 1
 _NAMES_OR_PATHS = frozenset({"model", "dataset", "cluster"})
 _MOST = 10_000  # tests of a file: more are a mistake
 
@@ -73,14 +76,17 @@ def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -
         ConfigError: the file cannot be read, or a key or value is wrong.
     """
     table = _table(path)
-    variants = table.pop(_RUN, None) or [{}]
-    if not isinstance(variants, list) or not all(isinstance(each, dict) for each in variants):
+    variants = table.pop(_RUN, [{}])
+    if not isinstance(variants, list) or not variants or not all(isinstance(each, dict) for each in variants):
         raise ConfigError(f"{path}: {_RUN} is not a list of tables: write each as [[{_RUN}]].")
     typed = {**given, **{f"{_SET}.{name}": value for name, value in options.items()}}
     above = _lists(path, table)
-    rows = [row for each in variants for row in _rows(path, {**above, **_lists(path, each)}, typed)]
-    if len(rows) > _MOST:
-        raise ConfigError(f"{path} asks for {len(rows):,} tests: {_MOST:,} is the most.")
+    fixed = {key: [value] for key, value in typed.items()}
+    sweeps = [{**above, **_lists(path, each), **fixed} for each in variants]
+    asked = sum(_repeats(path, each) * math.prod(map(len, each.values())) for each in sweeps)
+    if asked > _MOST:
+        raise ConfigError(f"{path} asks for {asked:,} tests: {_MOST:,} is the most.")
+    rows = [row for each in sweeps for row in _rows(path, each)]
     rows.sort(key=lambda row: row.get(REPEAT, 1))
     return [_point(path, row, typed) for row in rows]
 
@@ -91,7 +97,7 @@ def written(settings: RunSettings) -> str:
     values["model"] = _model(settings.model)
     for key in _NAMES_OR_PATHS - {"model"}:
         values[key] = _absolute(values[key])
-    values |= {"timeline": settings.timeline, "stall-timeout": settings.stall_timeout}
+    values |= {"timeline": settings.timeline, "stall-timeout": settings.stall_timeout, **_places(settings)}
     lines = [
         "# Repeats this run, with all settings that were in force: harness run FILE",
         *(f"{key} = {_toml(value)}" for key, value in values.items() if value is not None),
@@ -99,6 +105,15 @@ def written(settings: RunSettings) -> str:
         *(f"{name} = {_toml(v.resolve() if isinstance(v, Path) else v)}" for name, v in options.items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _places(settings: RunSettings) -> dict[str, str]:
+    """The folders that the run wrote to, where they are not the default: a repetition must not write elsewhere."""
+    usual = {key: RunSettings.model_fields[key].default for key in ("tree", "runs_dir")}
+    if settings.rehearsal:
+        usual["tree"] = REHEARSAL_TREE
+    chosen = {key: getattr(settings, key).resolve() for key in usual}
+    return {key.replace("_", "-"): str(path) for key, path in chosen.items() if path != usual[key].resolve()}
 
 
 def _model(model: Model) -> str:
@@ -140,14 +155,32 @@ def _lists(path: Path, table: Mapping[str, object]) -> dict[str, list[Value]]:
     for name, value in table.items():
         key = name.replace("_", "-")
         if key == _SET and isinstance(value, dict):
-            found |= {f"{_SET}.{k.replace('-', '_')}": _values(path, f"{_SET}.{k}", v) for k, v in value.items()}
+            inner = {k: f"{_SET}.{k.replace('-', '_')}" for k in value}
+            _check_once(path, inner)
+            found |= {inner[k]: _values(path, f"{_SET}.{k}", v) for k, v in value.items()}
         elif key == _SET:
             raise ConfigError(f"{path}: {_SET} is not a table: write [{_SET}] with NAME = VALUE below it.")
         elif key in KEYS or key == REPEAT:
             found[key] = _values(path, name, value)
         else:
-            raise ConfigError(f"{path}: unknown key '{name}': {did_you_mean(name, [*KEYS, _SET, _RUN, REPEAT])}")
+            raise _unknown(path, name)
+    _check_once(path, {name: name.replace("_", "-") for name in table})
     return found
+
+
+def _check_once(path: Path, keys: Mapping[str, str]) -> None:
+    """Reject two spellings, with - and with _, of the same key."""
+    for name, key in keys.items():
+        if twin := next((other for other in keys if other != name and keys[other] == key), None):
+            raise ConfigError(f"{path}: {name} and {twin} are the same key: remove one of them.")
+
+
+def _unknown(path: Path, name: str) -> ConfigError:
+    if name == _RUN:
+        return ConfigError(f"{path}: a [[{_RUN}]] cannot contain {_RUN}: write each [[{_RUN}]] at the top of the file.")
+    if name.replace("-", "_") in _options():
+        return ConfigError(f"{path}: {name} is an option of --set: write it below [{_SET}].")
+    return ConfigError(f"{path}: unknown key '{name}': {did_you_mean(name, [*KEYS, _SET, _RUN, REPEAT])}")
 
 
 def _values(path: Path, key: str, value: object) -> list[Value]:
@@ -158,17 +191,24 @@ def _values(path: Path, key: str, value: object) -> list[Value]:
     for each in given:
         if not isinstance(each, str | int | float):
             raise ConfigError(f"{path}: {key} = {each}: give a string, a number, true or false, or a list of these.")
+        if isinstance(each, bool) and key.replace("_", "-") in _NUMBERS:
+            raise ConfigError(f"{path}: {key} = {str(each).lower()}: give a number.")
         values.append(each)
     return values
 
 
-def _rows(path: Path, lists: dict[str, list[Value]], typed: Mapping[str, Value]) -> Iterator[dict[str, Value]]:
-    """Every combination of the values: a row by key."""
-    lists = {**lists, **{key: [value] for key, value in typed.items()}}
-    repeats = lists.pop(REPEAT, [1])
-    if len(repeats) != 1 or type(repeats[0]) is not int or repeats[0] < 1:
+def _repeats(path: Path, lists: Mapping[str, list[Value]]) -> int:
+    """How many times each combination of the values is asked for."""
+    count, *others = lists.get(REPEAT, [1])
+    if others or type(count) is not int or count < 1:
         raise ConfigError(f"{path}: {REPEAT} is the number of times, such as {REPEAT} = 3.")
-    count = repeats[0]
+    return count
+
+
+def _rows(path: Path, lists: Mapping[str, list[Value]]) -> Iterator[dict[str, Value]]:
+    """Every combination of the values, as often as it is asked for: a row by key."""
+    count = _repeats(path, lists)
+    lists = {key: values for key, values in lists.items() if key != REPEAT}
     for values in product(*lists.values()):
         row = dict(zip(lists, values, strict=True))
         for number in range(1, count + 1):
@@ -193,18 +233,18 @@ def _option(name: str, value: Value, folder: Path | None) -> str:
     """An option's value as text, as `--set` takes it."""
     if isinstance(value, bool):
         return str(value).lower()
-    if folder is not None and isinstance(value, str) and name in _path_options():
+    if folder is not None and isinstance(value, str) and _options().get(name) is Path:
         return str(folder / user_path(value))
     return str(value)
 
 
-def _path_options() -> frozenset[str]:
-    """The options of `--set` that are paths."""
+def _options() -> dict[str, object]:
+    """The options of `--set`, with their types."""
     owners = [
         *(find_engine(name).Settings for name in ENGINES),
         *(find_benchmark(name).Settings for name in BENCHMARKS),
     ]
-    return frozenset(name for each in owners for name, field in each.model_fields.items() if field.annotation is Path)
+    return {name: field.annotation for each in owners for name, field in each.model_fields.items()}
 
 
 def _located(key: str, value: Value, folder: Path | None) -> Value:

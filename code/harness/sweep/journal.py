@@ -31,20 +31,29 @@ class Entry(BaseModel):
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    file: str | None = None
+    """The absolute path of the run file; None in a journal of an older version."""
     tests: dict[str, Entry] = {}
 
 
 class Journal:
     """The tests that ended, by `key`; the last end of each counts."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, file: Path) -> None:
+        self.path = path
+        self._owner = file.resolve()
         self._file = _File()
         try:
             if path.exists():
                 self._file = _File.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             console.warn(f"{path} is damaged, so the tests of this sweep are repeated.")
+
+    @property
+    def of_another(self) -> bool:
+        """Whether it is that of another run file, which still exists: one that was moved keeps its journal."""
+        file = self._file.file
+        return file is not None and Path(file) != self._owner and Path(file).is_file()
 
     def find(self, key: str) -> Entry | None:
         """The end of a test; None if it has not ended."""
@@ -56,8 +65,9 @@ class Journal:
         Raises:
             ConfigError: the file cannot be written.
         """
+        self._file.file = str(self._owner)
         self._file.tests[key] = entry
-        write_text(self._path, self._file.model_dump_json(indent=1) + "\n")
+        write_text(self.path, self._file.model_dump_json(indent=1) + "\n")
 
 
 def key(settings: RunSettings, repeat: object) -> str:

@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from hashlib import sha256
 from pathlib import Path
 
 from rich.table import Table
 
 from harness import paths
-from harness.errors import ConfigError, HarnessError, Interrupted, RunFailed, on_interrupt
+from harness.errors import ConfigError, HarnessError, Interrupted, RunFailed
 from harness.host import console
 from harness.host.files import locked, write_text
 from harness.host.supervise import INTERRUPTED
@@ -30,6 +31,7 @@ from harness.sweep.journal import Entry, Journal, key
 
 _PREPARING = 10.0  # estimated seconds of a test outside LoadGen
 _NONE = "-"
+_JOURNAL = "journal.json"
 
 
 class State(StrEnum):
@@ -71,11 +73,12 @@ class Sweep:
     def of(cls, file: Path, points: Sequence[Point], above: Path | None = None) -> Sweep:
         """The sweep of a file, in a folder of its name below ``above``, which is build/sweeps; nothing is run.
 
+        If another file of that name has the folder, a hash of this file's path is added.
+
         Raises:
             ConfigError: a test cannot be run as the file says; the message says which one.
         """
         names = varying(points)
-        folder = (above or paths.ROOT / "build" / "sweeps") / file.stem
         tests = []
         for point in points:
             values = {name: point.values[name] for name in names if name in point.values}
@@ -85,7 +88,8 @@ class Sweep:
                 words = ", ".join(f"{name} {value}" for name, value in values.items())
                 raise type(error)(f"{file}, test with {words}: {error}") from error
             tests.append(SweepTest(values, settings, key(settings, point.values.get(REPEAT))))
-        return cls(file, tests, folder, Journal(folder / "journal.json"))
+        journal = _journal(file, above or paths.ROOT / "build" / "sweeps")
+        return cls(file, tests, journal.path.parent, journal)
 
     def look(self, retry: bool = False, fresh: bool = False) -> None:
         """Find out which tests have ended; ``retry`` leaves failed and INVALID ones to do, ``fresh`` all."""
@@ -110,18 +114,24 @@ class Sweep:
             Interrupted: by the user.
         """
         busy = "another sweep is running, and both would be measured wrongly: wait or stop it."
-        with locked(self.folder.parent / ".lock", busy), on_interrupt(self._kept):
-            left = self._left
-            if left < len(self.tests):
-                console.note(f"{len(self.tests) - left} of {len(self.tests)} tests of {self.file} have already ended.")
-            for number, test in enumerate(self.tests, start=1):
-                if test.state is State.LEFT:
-                    rest = f"; {self._time_left()} for all that remain" if self._left > 1 else ""
-                    length = console.duration(_seconds(test.settings))
-                    console.note(f"\n[{number}/{len(self.tests)}] {test.name}: about {length}{rest}")
-                    self._run(test)
-            self._write()
+        with locked(self.folder.parent / ".lock", busy):
+            try:
+                self._run_left()
+                self._write()
+            except KeyboardInterrupt:
+                raise Interrupted(f"interrupted: {self._kept}") from None
         return 0 if all(test.finished and test.finished.record.valid for test in self.tests) else 1
+
+    def _run_left(self) -> None:
+        left = self._left
+        if left < len(self.tests):
+            console.note(f"{len(self.tests) - left} of {len(self.tests)} tests of {self.file} have already ended.")
+        for number, test in enumerate(self.tests, start=1):
+            if test.state is State.LEFT:
+                rest = f"; {self._time_left()} for all that remain" if self._left > 1 else ""
+                length = console.duration(_seconds(test.settings))
+                console.note(f"\n[{number}/{len(self.tests)}] {test.name}: about {length}{rest}")
+                self._run(test)
 
     @property
     def _left(self) -> int:
@@ -174,6 +184,14 @@ class Sweep:
             console.out.print(f"{failed} of {len(self.tests)} tests failed or are INVALID: --retry repeats them.")
         if not left and any(test.finished for test in self.tests):
             console.out.print(f"report {self.folder / 'report.html'}, table {self.folder / 'runs.csv'}")
+
+
+def _journal(file: Path, above: Path) -> Journal:
+    journal = Journal(above / file.stem / _JOURNAL, file)
+    if not journal.of_another:
+        return journal
+    digest = sha256(str(file.resolve()).encode()).hexdigest()[:8]
+    return Journal(above / f"{file.stem}-{digest}" / _JOURNAL, file)
 
 
 def _finished(folder: Path) -> Finished | None:

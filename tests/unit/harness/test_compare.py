@@ -405,9 +405,31 @@ def test_a_gate_lets_only_what_is_not_worse_through(runs):
     assert gate(runs, "a", "slow") == "B is worse than A: throughput is 0.900 of A's."
     assert gate(runs, "a", "invalid") == "B is worse than A: invalid is INVALID."
     assert gate(runs, "invalid", "same") == 0
+    assert gate(runs, "invalid", "invalid") == "B is worse than A: invalid is INVALID."
+    late = {"scenario": "Server", "valid": False, "reasons": ["late"]}
+    runs.add("late", changes=late)
+    runs.add("later", changes=late)
+    assert gate(runs, "late", "later") == "B is worse than A: later is INVALID."
     score = {"mode": "accuracy", "result/accuracy": {"F1": 89.0}}
     runs.add("right", changes=score)
     runs.add("rounds otherwise", changes={**score, "result/accuracy": {"F1": 88.97}})
     runs.add("wrong", changes={**score, "result/accuracy": {"F1": 88.9}})
     assert gate(runs, "right", "rounds otherwise") == 0
     assert gate(runs, "right", "wrong") == "B is worse than A: F1 fell from 89.000 to 88.900 %."
+
+
+def test_a_gate_refuses_runs_that_are_not_comparable(runs):
+    runs.add("a")
+    runs.add("server", changes={"scenario": "Server"})
+    runs.add("images", changes={"model/benchmark": "resnet50"})
+    runs.add("score", changes={"mode": "accuracy", "result/accuracy": {"F1": 89.0}})
+    for other, kinds in (
+        ("server", "Offline and Server"),
+        ("images", "bert and resnet50"),
+        ("score", "performance and accuracy"),
+    ):
+        done = CliRunner().invoke(app, ["compare", "a", other, "--gate", "--runs-dir", str(runs.folder)])
+        console.configure(console.Output())
+        assert isinstance(done.exception, ConfigError)
+        said = f"--gate has nothing to decide: {kinds} are not comparable. Name runs of the same kind."
+        assert str(done.exception) == said

@@ -112,6 +112,14 @@ def test_paths_are_relative_to_the_file_and_names_stay_names(file, tmp_path):
         ('official = "perhaps"', "official = perhaps: input should be a valid boolean"),
         ("samples = 1.5", r"samples = 1\.5: input should be a valid integer"),
         ("repeat = 20000", "20,000 tests: 10,000 is the most"),
+        ("repeat = 1000000000000\n[set]\nthreads = [1, 2]", "2,000,000,000,000 tests: 10,000 is the most"),
+        ("samples = true", "samples = true: give a number"),
+        ("stall_timeout = [1, false]", "stall_timeout = false: give a number"),
+        ("user_conf = 'a'\nuser-conf = 'b'", "user_conf and user-conf are the same key: remove one"),
+        ("[set]\nmax_batch = 1\nmax-batch = 2", "max_batch and max-batch are the same key: remove one"),
+        ("[[run]]\nrun = 1", r"a \[\[run\]\] cannot contain run: write each \[\[run\]\] at the top"),
+        ("run = 0", r"run is not a list of tables"),
+        ("max_batch = 8", r"max_batch is an option of --set: write it below \[set\]"),
     ],
 )
 def test_a_mistake_is_one_sentence_with_the_file(file, text, message):
@@ -159,6 +167,18 @@ def test_a_run_writes_the_file_that_repeats_it(tmp_path, small_squad, monkeypatc
     assert [getattr(again, name) for name in same] == [getattr(settings, name) for name in same]
     assert again.user_conf == folder / CONF
     assert again.tuned is None
+
+
+def test_the_file_of_a_run_names_the_folders_that_are_not_the_usual_ones(tmp_path):
+    tree = tmp_path / "tree"
+    elsewhere = resolve(RunRequest(engine="null", tree=tree, runs_dir=tmp_path / "runs"))
+    (tmp_path / RUNFILE).write_text(written(elsewhere), "utf-8")
+    request = read(tmp_path / RUNFILE, {}, {})[0].request
+    assert (request.tree, request.runs_dir) == (tree, tmp_path / "runs")
+    for settings in (resolve(RunRequest(engine="null")), resolve(RunRequest(engine="null", rehearsal=True))):
+        text = written(settings)
+        assert "tree =" not in text
+        assert "runs-dir =" not in text
 
 
 def test_the_example_of_the_help_is_a_sweep(file):

@@ -157,6 +157,44 @@ def test_a_damaged_journal_is_said_and_replaced(place, tests):
     assert "is damaged, so the tests of this sweep are repeated" in harness(place, "--dry-run")[2]
 
 
+def test_ctrl_c_between_tests_says_what_is_kept_by_then(place, tests):
+    tests[1][3] = KeyboardInterrupt()
+    code, _, err = harness(place)
+    assert (code, err) == (130, "interrupted: 3 of 4 tests are kept; the same command continues there.")
+
+
+def test_another_file_of_the_same_name_has_a_folder_of_its_own(place, tests):
+    made, _ = tests
+    assert harness(place)[0] == 0
+    (place / "b").mkdir()
+    (place / "b" / "s.toml").write_text((place / "s.toml").read_text())
+    assert harness(place / "b")[0] == 0
+    assert made == ALL + ALL
+    for folder in (place, place / "b"):
+        assert harness(folder)[0] == 0
+    assert len(made) == 8
+    folders = sorted(path.parent.name for path in (place / "build" / "sweeps").glob("*/report.html"))
+    assert len(folders) == 2
+    assert folders[0] == "s"
+    assert folders[1].startswith("s-")
+
+
+def test_a_file_that_was_moved_keeps_its_journal(place, tests):
+    assert harness(place)[0] == 0
+    (place / "b").mkdir()
+    (place / "s.toml").rename(place / "b" / "s.toml")
+    assert harness(place / "b")[0] == 0
+    assert len(tests[0]) == 4
+
+
+@pytest.mark.parametrize("option", ["--retry", "--fresh"])
+def test_a_file_with_one_test_has_no_options_of_sweeps(place, tests, option):
+    (place / "s.toml").write_text('engine = "null"\n')
+    code, _, err = harness(place, option)
+    assert (code, tests[0]) == (2, [])
+    assert "s.toml has one test, which always runs again" in err
+
+
 def test_options_of_sweeps_need_a_file():
     done = CliRunner().invoke(app, ["run", "--retry"], prog_name="harness")
     assert "--dry-run, --retry and --fresh are for run files" in str(done.exception)
