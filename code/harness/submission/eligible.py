@@ -1,8 +1,9 @@
 """Why a result stays out of a package although nothing is wrong: it was not chosen, is not complete, or is for open."""
 
+import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.catalog.models import find_model
@@ -11,6 +12,7 @@ from harness.paths import ROOT
 from harness.results.layout import Scene
 from harness.results.record import Record
 from harness.rules.audits import AUDITS
+from harness.rules.inference import INFERENCES, LOWER_ACCURACY
 from harness.rules.rehearsal import REHEARSAL_PREFIX
 from harness.rules.rounds import RULES, round_of_version
 from harness.submission.description import system_type_of
@@ -32,28 +34,54 @@ class Tests:
 def choose(submission: Submission, found: Sequence[Tests]) -> list[Tests]:
     """The results of the scenarios and models that a user named; all if none is named.
 
+    If results are to be inferred, also those that a named one can follow from.
+
     Raises:
-        ConfigError: a scenario or model has no result.
+        ConfigError: what is named has no result, and none that it can follow from.
     """
-    models = [_Wanted(text) for text in submission.models]
-    for scenario in submission.scenarios:
-        if not any(tests.scene.scenario == scenario for tests in found):
-            raise _nothing(submission, scenario, {tests.scene.scenario for tests in found})
-    for text, wanted in zip(submission.models, models, strict=True):
-        if not any(map(wanted.fits, found)):
+    return _of_scenarios(submission, _of_models(submission, found))
+
+
+def _of_models(submission: Submission, found: Sequence[Tests]) -> Sequence[Tests]:
+    if not submission.models:
+        return found
+    models = {text: _Wanted(text) for text in submission.models}
+    chosen = [tests for tests in found if any(wanted.fits(tests) for wanted in models.values())]
+    lower = {LOWER_ACCURACY.get(tests.scene.benchmark) for tests in chosen} - {None} if submission.infer else set()
+    for text, wanted in models.items():
+        if not any(map(wanted.fits, chosen)) and wanted.filed not in lower:
             known = {record.model.name for tests in found for record in tests.records.values()}
-            raise _nothing(submission, text, known)
-    return [
-        tests
-        for tests in found
-        if not submission.scenarios or tests.scene.scenario in submission.scenarios
-        if not models or any(wanted.fits(tests) for wanted in models)
-    ]
+            raise _nothing(submission, text, text, known)
+    return chosen
 
 
-def _nothing(submission: Submission, text: str, known: Iterable[str]) -> ConfigError:
+def _of_scenarios(submission: Submission, found: Sequence[Tests]) -> list[Tests]:
+    named = submission.scenarios
+    sources = dict(_sources(submission, found)) if submission.infer else {}
+    known = {tests.scene.scenario for tests in found}
+    for scenario in named:
+        if scenario not in known | {target.scenario for target in sources}:
+            models = f"{' and '.join(submission.models)} in " if submission.models else ""
+            raise _nothing(submission, f"{models}{scenario}", scenario, known)
+    kept = {*sources.values()}
+    return [tests for tests in found if not named or tests.scene.scenario in named or tests.scene in kept]
+
+
+def _sources(submission: Submission, found: Sequence[Tests]) -> Iterator[tuple[Scene, Scene]]:
+    """The named scenarios that were not measured, each with what it can follow from: preferably a named one."""
+    measured = {tests.scene for tests in found if not any(incomplete(submission, tests))}
+    for system, benchmark in sorted({(scene.system, scene.benchmark) for scene in measured}):
+        for target in (Scene(system, benchmark, name) for name in submission.scenarios):
+            possible = [replace(target, scenario=each.source) for each in INFERENCES if each.target == target.scenario]
+            possible.sort(key=lambda scene: scene.scenario not in submission.scenarios)
+            source = next((scene for scene in possible if scene in measured), None)
+            if source and target not in measured:
+                yield target, source
+
+
+def _nothing(submission: Submission, what: str, text: str, known: Iterable[str]) -> ConfigError:
     systems = ", ".join(submission.systems)
-    return ConfigError(f"there are no official results of {text} on {systems}: {did_you_mean(text, sorted(known))}")
+    return ConfigError(f"there are no official results of {what} on {systems}: {did_you_mean(text, sorted(known))}")
 
 
 class _Wanted:
@@ -63,6 +91,13 @@ class _Wanted:
         name, at, engine = text.rpartition("@")
         self._name, self._engine = (name, engine) if at and "/" not in engine else (text, "")
         self._sha256 = find_model(self._name).sha256 if Path(self._name).expanduser().is_file() else None
+
+    @property
+    def filed(self) -> str | None:
+        """The benchmark that it is filed under; None if there is no such model here."""
+        with contextlib.suppress(ConfigError):
+            return find_model(self._name).official_name
+        return None
 
     def fits(self, tests: Tests) -> bool:
         """Whether a test of a result ran that model, on that engine if one is named."""
@@ -99,18 +134,21 @@ def only_open(submission: Submission, tests: Tests, notes: ModelNotes, path: Pat
         return
     round_ = submission.round or round_of_version(str(record.loadgen.get("loadgen_version")))
     kinds = system_type_of(_description(submission, scene.system))
-    required = round_.required(benchmark, kinds) if round_ else frozenset()
-    if required and scene.scenario not in required:
-        has = ", ".join(sorted(required))
-        yield (
-            f"{where}: the closed division has only {has} of {benchmark} on systems of type {kinds}: use DIVISION=open."
-        )
+    if round_ and scene.scenario not in (required := round_.required(benchmark, kinds)):
+        has = f"only {', '.join(sorted(required))} of {benchmark}" if required else f"no {benchmark}"
+        why = f"the closed division of {round_.name} has {has} on systems of type {kinds}"
+        yield f"{where}: {why}: {_instead(required)}."
     if not (submission.rehearsal or model.equivalent or notes.equivalent):
         example = json.dumps({"sha256": model.sha256, "equivalent": True})
         yield (
             f"{where}: the closed division accepts only the reference model, and {model.name} is not known to be it: "
             f"use DIVISION=open, or write {example} to {path} if it is."
         )
+
+
+def _instead(required: Container[str]) -> str:
+    """What to do about a scenario that a round does not have; without any, the open division has none either."""
+    return "use DIVISION=open" if required else "only systems of type edge, or datacenter,edge, can submit it"
 
 
 def _description(submission: Submission, system: str) -> Path:

@@ -7,6 +7,7 @@ each README.md says what the result was inferred from.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from harness.errors import ConfigError
 from harness.host import console
 from harness.loadgen.logs import read_detail
 from harness.results.layout import Scene
@@ -20,15 +21,21 @@ from harness.submission.select import ScenarioRuns
 def infer(
     submission: Submission, round_: Round, measured: Sequence[ScenarioRuns], systems: Mapping[str, Mapping[str, object]]
 ) -> list[ScenarioRuns]:
-    """The results that follow from the measured ones and are not among them; ``systems`` are the descriptions."""
+    """The measured results, and those that follow from them; ``systems`` are the descriptions.
+
+    If a user named scenarios, only theirs.
+
+    Raises:
+        ConfigError: a named scenario has no result, and none follows.
+    """
     found = list(measured)
     for system, benchmark in dict.fromkeys((runs.scene.system, runs.scene.benchmark) for runs in measured):
         kinds = systems[system].get("system_type")
         mine = {r.scene.scenario: r for r in measured if (r.scene.system, r.scene.benchmark) == (system, benchmark)}
         official = _official(next(iter(mine.values())))
         if isinstance(kinds, str) and may_infer(kinds):
-            found += _scenarios(submission, mine, round_.required(official, kinds))
-        elif any(_wanted(mine, round_.required(official, "edge"))):
+            found += _scenarios(submission, mine, _targets(submission, round_.required(official, kinds)))
+        elif any(_wanted(mine, _targets(submission, round_.required(official, "edge")))):
             console.warn(
                 f"no scenario of {benchmark} is inferred for {system}: its system_type is {kinds}, and the rules "
                 "require edge."
@@ -36,7 +43,26 @@ def infer(
     found += _lower_accuracy(found)
     if len(found) == len(measured):
         console.note("nothing was inferred: all results that could be are measured, or their source is missing.")
-    return found
+    return _named(submission, found)
+
+
+def _targets(submission: Submission, required: frozenset[str]) -> frozenset[str]:
+    """The scenarios that may be inferred."""
+    return required.intersection(submission.scenarios) if submission.scenarios else required
+
+
+def _named(submission: Submission, found: list[ScenarioRuns]) -> list[ScenarioRuns]:
+    """Those of the scenarios that a user named, without what only others were inferred from."""
+    if not submission.scenarios:
+        return found
+    known = [scene for scene in submission.source.scenes() if scene.system in submission.systems]
+    there = {scene.scenario for scene in (*known, *(runs.scene for runs in found))}
+    if missing := [name for name in submission.scenarios if name not in there]:
+        systems = ", ".join(submission.systems)
+        raise ConfigError(
+            f"{' and '.join(missing)} was not measured on {systems}, and cannot be inferred: measure it, or omit it."
+        )
+    return [runs for runs in found if runs.scene.scenario in submission.scenarios]
 
 
 def _official(runs: ScenarioRuns) -> str:

@@ -5,7 +5,7 @@ sha256 of the full log. The same runs and files give the same bytes.
 """
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from harness.errors import CheckFailed, ConfigError
 from harness.host import console
 from harness.host.files import locked
-from harness.results.layout import LAYOUTS
+from harness.results.layout import LAYOUTS, Layout
 from harness.rules.rounds import Round
 from harness.running.identity import code_digest
 from harness.submission.check import examine
@@ -73,10 +73,13 @@ def package(request: PackageRequest) -> Packaged:
         console.note(f"{old}, without digests: whether their files were edited since is not checked.")
     if any(result.performance.code != code_digest() for result in results):
         console.warn("the code has changed since some of these tests ran; the package holds the current code.")
-    code = [*project_sources(results), *engines]
-    _name_untracked(code)
     if submission.infer:
         results = infer(submission, found, results, systems)
+        systems = {name: values for name, values in systems.items() if any(r.scene.system == name for r in results)}
+    if not results:
+        raise CheckFailed("\n".join(["nothing is left to package.", *selected.left_out]))
+    code = [*project_sources(results), *engines]
+    _name_untracked(code)
     output = submission.output
     with locked(output.with_name(f".{output.name}.lock"), "another package is being made here: wait until it is done."):
         try:
@@ -116,8 +119,9 @@ def _write(
     try:
         if old.exists() and not target.exists():
             old.rename(target)
-        _keep_systems(target, submission.systems)
-        write_package(LAYOUTS[found.layout](staging), submission, results, systems, code)
+        layout = LAYOUTS[found.layout]
+        _keep(layout(target), results)
+        write_package(layout(staging), submission, results, systems, code)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
@@ -129,17 +133,18 @@ def _write(
     return target
 
 
-def _keep_systems(target: Path, systems: Iterable[str]) -> None:
-    """Make sure that the new package has all systems of the old one.
+def _keep(old: Layout, results: Sequence[ScenarioRuns]) -> None:
+    """Make sure that the new package has all results of the old one.
 
     Raises:
         ConfigError: it lacks one.
     """
-    lost = {path.stem for path in (target / "systems").glob("*.json")} - {*systems}
+    written = {result.scene for result in results}
+    lost = [" ".join((scene.system, scene.benchmark, scene.scenario)) for scene in old.scenes() if scene not in written]
     if lost:
         raise ConfigError(
-            f"the existing package also has results of {', '.join(sorted(lost))}: name all systems, or remove {target} "
-            "first."
+            f"the existing package also has results of {', '.join(lost)}: package them too (SYSTEM=, SCENARIOS=, "
+            f"MODELS=), or remove {old.root} first."
         )
 
 

@@ -544,7 +544,7 @@ def test_no_system_is_dropped_from_a_package_silently(tmp_path, tree):
     for part in ("results", "compliance"):
         (other.root / part / SYSTEM).rename(other.root / part / "second")
     (other.root / "systems" / f"{SYSTEM}.json").rename(other.root / "systems" / "second.json")
-    with pytest.raises(ConfigError, match=f"the existing package also has results of {SYSTEM}"):
+    with pytest.raises(ConfigError, match=f"the existing package also has results of {SYSTEM} bert-99 Offline, "):
         run(other, tmp_path / "out", systems=["second"])
     assert (made.folder / "systems" / f"{SYSTEM}.json").is_file()
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,8 +18,8 @@ from test_package import SCENE, change, make_runs, record, run, wanted
 from harness.errors import CheckFailed, ConfigError
 from harness.results.layout import Scene
 from harness.results.record import Record
+from harness.submission import eligible, sources
 from harness.submission import package as packaging
-from harness.submission import sources
 from harness.submission.measurements import ModelNotes, measurements, readme
 from harness.submission.package import make
 from harness.submission.request import PackageRequest, resolve
@@ -75,6 +76,76 @@ def test_scenarios_and_models_choose(tree, tmp_path):
             selected(tree, models=[wrong])
     with pytest.raises(ConfigError, match="no official results of Server on"):
         selected(tree, scenarios=["Server"])
+
+
+def test_a_model_without_a_named_scenario_is_named(tree):
+    shutil.rmtree(tree.results(SCENE))
+    words = f"no official results of resnet50-reference in Offline on {SYSTEM}"
+    with pytest.raises(ConfigError, match=words):
+        selected(tree, scenarios=["Offline"], models=["resnet50-reference"])
+
+
+def only(tree, *scenarios: str) -> None:
+    for scene in tree.scenes():
+        if scene.scenario not in scenarios:
+            shutil.rmtree(tree.results(scene))
+            shutil.rmtree(tree.compliance(scene, "TEST01").parent)
+
+
+def inferred(tree, tmp_path, **changes) -> set[str]:
+    return {f"{result.scene.benchmark} {result.scene.scenario}"
+            for result in run(tree, tmp_path / "out", "open", infer=True, **changes).results}  # fmt: skip
+
+
+def test_the_scenarios_of_a_campaign_that_infers_some_can_be_named(tree, tmp_path):
+    only(tree, "SingleStream")
+    with pytest.raises(ConfigError, match="no official results of Offline"):
+        selected(tree, scenarios=["SingleStream", "Offline"])
+    with pytest.raises(ConfigError, match="no official results of Server"):
+        selected(tree, scenarios=["SingleStream", "Server"], infer=True)
+    both = {"bert-99 SingleStream", "bert-99 Offline", "resnet50 SingleStream", "resnet50 Offline"}
+    assert inferred(tree, tmp_path, scenarios=["SingleStream", "Offline"]) == both
+    shutil.rmtree(tmp_path / "out")
+    alone = inferred(tree, tmp_path, scenarios=["Offline"])
+    assert alone == {"bert-99 Offline", "resnet50 Offline"}  # and not what they follow from
+    put(tree.system_file(SYSTEM), json.dumps(SYSTEM_JSON | {"system_type": "datacenter"}))
+    with pytest.raises(ConfigError, match=f"Offline was not measured on {SYSTEM}, and cannot be inferred"):
+        inferred(tree, tmp_path, scenarios=["Offline"])
+
+
+def test_a_measured_scenario_needs_no_other(tree):
+    (scene,) = {each.scene for each in selected(tree, scenarios=["Offline"], infer=True, models=[RESNET]).runs}
+    assert scene.scenario == "Offline"
+
+
+RESNET = "resnet50-reference"
+
+
+def test_the_models_of_a_campaign_that_infers_one_can_be_named(tree, tmp_path, monkeypatch):
+    for top in ("results", "compliance"):
+        (tree.root / top / SYSTEM / "bert-99").rename(tree.root / top / SYSTEM / "bert-99.9")
+    monkeypatch.setattr(eligible, "find_model", lambda name: SimpleNamespace(official_name=name[:7]))
+    models = ["bert-99-small", "bert-99-reference"]
+    low = {"bert-99 SingleStream", "bert-99 Offline"}
+    assert inferred(tree, tmp_path, models=models) == low | {"bert-99.9 SingleStream", "bert-99.9 Offline"}
+    for refused in ({"models": models, "infer": False}, {"models": ["bert-99-small"], "infer": True}):
+        with pytest.raises(ConfigError, match="no official results of bert-99-small"):
+            selected(tree, **refused)
+
+
+def test_a_package_with_fewer_results_does_not_replace_another(tree, tmp_path):
+    first = run(tree, tmp_path / "out", "open")
+    without_accuracy(tree, SCENE)
+    with pytest.raises(ConfigError, match=f"also has results of {SYSTEM} resnet50 Offline: package them too"):
+        run(tree, tmp_path / "out", "open")
+    assert (first.folder / "results" / SYSTEM / "resnet50" / "Offline").is_dir()
+
+
+def test_a_round_without_a_benchmark_for_datacenters_is_named(tree):
+    put(tree.system_file(SYSTEM), json.dumps(SYSTEM_JSON | {"system_type": "datacenter"}))
+    closed = selected(tree, "closed")
+    assert not closed.runs
+    assert all("the closed division of v6.1 has no " in sentence for sentence in closed.left_out)
 
 
 def test_an_incomplete_result_is_left_out_and_named(tmp_path, tree, capsys):
