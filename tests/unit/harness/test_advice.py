@@ -13,7 +13,7 @@ from harness.cli import app
 from harness.paths import ROOT
 
 FILES = sorted((ROOT / "code").rglob("*.py")) + sorted((ROOT / "code/harness/commands/help").glob("*.md"))
-FOREIGN = {"--help", "--cpuset-cpus", "--port", "--include-dashboard", "--disable-usage-stats"}
+FOREIGN = {"--help", "--cpuset-cpus", "--port", "--include-dashboard", "--disable-usage-stats", "--force-reinstall"}
 """Options that every command has, and those of other programs."""
 SCRIPTS = (
     ROOT / "code/bert/accuracy.py",

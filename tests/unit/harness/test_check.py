@@ -116,7 +116,7 @@ def test_a_rehearsal_may_have_its_marks_and_no_other_problem(copy):
     assert check(root_of(layout), rehearsal=True) == []
     logged(f"{results}/performance/run_1", effective_min_duration_ms=5000)(layout)
     appended(f"{results}/user.conf", "*.Offline.min_duration = 5000\n")(layout)
-    short = {problem.what for problem in check(root_of(layout)) if problem.mark}
+    short = {problem.what for problem in check(root_of(layout)) if problem.stand_in}
     assert "effective_min_duration_ms is 5000, but must be 600000 or more" in short
     assert check(root_of(layout), rehearsal=True) == []
     appended(f"{results}/user.conf", "# FILL IN\n")(layout)
