@@ -309,7 +309,7 @@ class Progress:
             facts = list(given) or self._own_facts(now)
         if given and left is not None and self._ended is None:
             facts.append(f"{duration(max(1, left))} left")
-        if not given and (elapsed or self._total is None):
+        if not given and (elapsed or self._total is None or not facts):
             facts.append(f"{duration(now - self._began)} elapsed")
         return [*facts, *after]
 

@@ -172,10 +172,13 @@ def test_work_that_is_not_counted_shows_its_share_and_its_time(capsys: pytest.Ca
         bar.update(done=1)
         clock.now += 5
         bar.update(done=3, total=3)
+        clock.now += 5
+        bar.update(done=0, total=0)
     assert capsys.readouterr().err.splitlines() == [
         "warming up: 4 s elapsed",
         "warming up: 100 %",
-        "warming up: 9.0 s",
+        "warming up: 14 s elapsed",
+        "warming up: 14.0 s",
     ]
 
 
