@@ -129,8 +129,10 @@ def find(names: Sequence[str], last: int | None, runs_dir: Path, tree: Path | No
         raise ConfigError("--last cannot be combined with names of runs: drop one of them.")
     trees = [tree] if tree else TREES
     if names:
-        folders = locate(names, runs_dir, trees)
-        return [run for folder in folders for run in _all_in(folder, runs_dir, trees)]
+        named = [run for folder in locate(names, runs_dir, trees) for run in _all_in(folder, runs_dir, trees)]
+        if not named:
+            raise ConfigError(f"no run in {', '.join(names)} can be read: name finished runs of this version.")
+        return named
     known = _folders(runs_dir)
     if not known:
         raise ConfigError(f"there is no finished run in {runs_dir}: make one with `harness run`.")

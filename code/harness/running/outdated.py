@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from harness.errors import RunFailed
+from harness.errors import ConfigError
 from harness.host import console
 from harness.host.download import sha256_of
 from harness.results.layout import RUN, Classic
@@ -15,9 +15,7 @@ from harness.running.settings import RunSettings
 def set_aside(settings: RunSettings) -> None:
     """Move the compliance tests of the result that a run replaced to build/campaign/replaced.
 
-    Raises:
-        RunFailed: one cannot be moved.
-        ConfigError: a record cannot be read.
+    The result is safe by now, so one that cannot be read or moved is only warned of.
     """
     if not (settings.official and settings.force) or settings.audit:
         return
@@ -25,8 +23,12 @@ def set_aside(settings: RunSettings) -> None:
     for test in AUDITS:
         folder = layout.compliance(scene, test)
         logs = folder / "performance" / "run_1"
-        record = read_record(logs)
-        if record is None or record.reference == reference(layout.results(scene), test):
+        try:
+            record = read_record(logs)
+            if record is None or record.reference == reference(layout.results(scene), test):
+                continue
+        except ConfigError as error:
+            console.warn(str(error))
             continue
         name = "-".join((scene.system, scene.benchmark, scene.scenario, test, sha256_of(logs / RUN)[:8]))
         kept = settings.runs_dir.parent / "campaign" / "replaced" / name
@@ -36,8 +38,7 @@ def set_aside(settings: RunSettings) -> None:
             shutil.move(folder, kept)
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
-            raise RunFailed(
-                f"{folder} belongs to the replaced result, and cannot be moved to {kept}: {why}."
-            ) from error
+            console.warn(f"{folder} belongs to the replaced result, and cannot be moved to {kept}: {why}.")
+            continue
         again = f"make compliance SYSTEM={scene.system} SCENARIOS={scene.scenario} MODELS={settings.model.name}"
         console.warn(f"{test} was compared with the replaced result: it is now in {kept}; repeat it with `{again}`.")

@@ -76,7 +76,6 @@ def run_test(settings: RunSettings) -> Ended:
 
     Raises:
         ConfigError: an official result already exists, or it cannot be written.
-        RunFailed: the compliance tests of the result that it replaced cannot be moved.
     """
     ended = _tried(settings)
     if not ended.code:

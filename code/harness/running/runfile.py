@@ -177,7 +177,7 @@ def _check_once(path: Path, keys: Mapping[str, str]) -> None:
 
 def _unknown(path: Path, name: str) -> ConfigError:
     if name == _RUN:
-        return ConfigError(f"{path}: a [[{_RUN}]] cannot contain {_RUN}: write each [[{_RUN}]] at the top of the file.")
+        return ConfigError(f"{path}: a [[{_RUN}]] cannot contain {_RUN}: write each [[{_RUN}]] at the top level.")
     if name.replace("-", "_") in _options():
         return ConfigError(f"{path}: {name} is an option of --set: write it below [{_SET}].")
     return ConfigError(f"{path}: unknown key '{name}': {did_you_mean(name, [*KEYS, _SET, _RUN, REPEAT])}")

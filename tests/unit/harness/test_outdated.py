@@ -47,3 +47,19 @@ def test_tests_that_still_count_stay(tmp_path, runs, changes):
         log.write_text(log.read_text() + "\n")
     set_aside(settings(runs, tmp_path, **changes))
     assert all(runs.compliance(SCENE, test).is_dir() for test in AUDITS)
+
+
+def test_tests_that_cannot_be_read_or_moved_are_warned_of(tmp_path, capsys):
+    tree = make_runs(tmp_path / "repository")
+    log = tree.performance(SCENE) / "mlperf_log_detail.txt"
+    log.write_text(log.read_text() + "\n")
+    (tmp_path / "build").touch()  # where the folder for them should be
+    broken, *others = (tree.compliance(SCENE, test) for test in AUDITS)
+    (broken / "performance" / "run_1" / RUN).write_text("{")
+    set_aside(settings(tree, tmp_path))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "cannot be read" in said
+    assert others
+    for folder in others:
+        assert f"{folder} belongs to the replaced result, and cannot be moved to" in said
+        assert folder.is_dir()

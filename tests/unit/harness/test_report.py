@@ -121,7 +121,8 @@ def test_the_logs_and_the_timeline_of_an_official_run_find_each_other(tmp_path):
         (["."], "contains no run.json: give the folder of a finished run."),
     ],
 )
-def test_an_error_is_one_sentence(tmp_path, args, message):
+def test_an_error_is_one_sentence(tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
     done = harness("report", *args, "--runs-dir", tmp_path)
     assert isinstance(done.exception, ConfigError)
     assert message in str(done.exception)
@@ -521,6 +522,13 @@ def test_what_changes_a_score_is_shown_with_its_source_and_with_the_doubts(tmp_p
     assert "it is at chance." in page(runs[:1])
     values = json.loads(text.as_json(runs))[0]
     assert (values["choices"], values["doubts"]) == (record["choices"], record["doubts"])
+
+
+def test_a_named_folder_without_a_readable_run_is_a_mistake(tmp_path):
+    folder = run_folder(tmp_path / "runs")
+    (folder / "run.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"^no run in \S+/runs can be read"):
+        find([str(tmp_path / "runs")], None, tmp_path / "elsewhere")
 
 
 def test_a_folder_of_runs_stands_for_all_of_them(tmp_path, capsys):
