@@ -39,5 +39,7 @@ def set_aside(settings: RunSettings) -> None:
             raise RunFailed(
                 f"{folder} belongs to the replaced result, and cannot be moved to {kept}: {why}."
             ) from error
-        again = f"make compliance SYSTEM={scene.system} SCENARIOS={scene.scenario} MODELS={settings.model.name}"
-        console.warn(f"{test} was compared with the replaced result: it is now in {kept}; repeat it with `{again}`.")
+        console.warn(
+            f"{test} was compared with the replaced result: it is now in {kept}; repeat it with `make compliance "
+            f"{settings.make_variables}`, with the same settings."
+        )

@@ -128,10 +128,10 @@ def test_a_model_that_says_too_little_is_asked_about_before_the_tests(asked, tmp
     assert not plan(asked).lacks
 
 
-def earlier(request, scenario, seconds, **changes):
+def earlier(request, scenario, seconds, mode="performance", **changes):
     """An earlier run of the model: five samples in so many seconds."""
     settings = resolve(replace(request.run, scenario=scenario))
-    folder = run_folder(request.run.runs_dir, scenario=scenario, timeline=False)
+    folder = run_folder(request.run.runs_dir, scenario=scenario, mode=mode, timeline=False)
     path = folder / "run.json"
     found = json.loads(path.read_text())
     found["identity"] = identity(settings).model_dump() | changes
@@ -141,6 +141,16 @@ def earlier(request, scenario, seconds, **changes):
 
 def lengths(request):
     return {test["test"]: test for test in plan(request).facts()["tests"] if test["scenario"] == "Offline"}
+
+
+@pytest.mark.parametrize("mode", ["performance", "accuracy"])
+def test_a_rate_of_arrivals_is_not_that_of_an_accuracy_run(asked, mode):
+    asked = replace(asked, scenarios=("Server",))
+    earlier(asked, "Server", 10.0, mode)
+    known = {test["test"]: test["rate_known"] for test in plan(asked).facts()["tests"]}
+    assert known == {"performance": mode == "performance", "accuracy": mode == "accuracy"} | {
+        test: mode == "performance" for test in known if test.startswith("TEST")
+    }
 
 
 def test_slow_models_take_as_long_as_their_samples(asked):

@@ -319,3 +319,26 @@ def test_the_readme_of_a_result_names_what_its_commands_need(benchmark, dataset,
         assert words in before
     assert ("IMAGENET_DIR" in text) == (dataset == "imagenet")
     assert command
+
+
+def test_the_readme_of_a_result_names_the_files_of_options_and_of_a_cluster():
+    made = record("bert-99", "performance")
+    settings = {"vocab": "a" * 64, "max_length": 384}
+    made["identity"] = made["identity"] | {"benchmark_settings": settings}
+    made["command"] = "harness run --set 'vocab=my words' --set max_length=384 --cluster 'two hosts.toml'"
+    text = readme(SCENE, [Record.model_validate_json(json.dumps(made))], {})
+    assert "the hosts file `two hosts.toml`" in text
+    assert "the file of `--set vocab=my words`" in text
+    assert "the file of `--set max" not in text
+    assert "make setup CLUSTER=1" in text
+    made["command"] = "harness run --cluster local:2"
+    text = readme(SCENE, [Record.model_validate_json(json.dumps(made))], {})
+    assert "hosts file" not in text
+    assert "make setup CLUSTER=1" in text
+
+
+def test_a_package_holds_what_its_makefile_installs_from(monkeypatch):
+    held = {source.place.as_posix() for source in project_sources([])}
+    named = set(re.findall(r"requirements[-a-z]*[.]lock", (sources.ROOT / "Makefile").read_text()))
+    assert len(named) > 3
+    assert {*named, "Containerfile"} <= held
