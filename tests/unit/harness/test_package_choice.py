@@ -222,7 +222,7 @@ def test_the_framework_is_that_of_the_runs(written, engines, expected):
 
 def test_a_framework_of_another_version_is_refused_with_the_command_that_corrects_it(tmp_path, tree):
     put(tree.system_file(SYSTEM), json.dumps(SYSTEM_JSON | {"framework": "deepsparse v1.7.0, Python 3.11"}))
-    with pytest.raises(CheckFailed, match=r"but the tests ran with DeepSparse 1.8.0: correct it with") as caught:
+    with pytest.raises(CheckFailed, match=r"but the tests use DeepSparse 1.8.0: correct it with") as caught:
         run(tree, tmp_path / "out", "open")
     assert "--set 'framework=Python 3.11, DeepSparse 1.8.0'" in str(caught.value)
     put(tree.system_file(SYSTEM), json.dumps(SYSTEM_JSON | {"framework": "DeepSparse v1.8.0, OpenVINO 2025.1.0"}))
