@@ -63,7 +63,7 @@ def campaign(asked: CampaignOptions) -> None:
     _campaign(asked, asked.division)
 
 
-def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = False, infer: bool = False) -> None:
+def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = False) -> None:
     from harness.running.request import RunRequest
     from harness.submission.description import description_file, system_type_of
     from harness.submission.plan import CampaignRequest, plan
@@ -171,7 +171,11 @@ def check(
         str | None, typer.Option("--round", help="Such as v6.1.", show_default="that of the logs")
     ] = None,
     rehearsal: Annotated[
-        bool, typer.Option("--rehearsal", help="Ignore the marks of a rehearsal, and nothing else.")
+        bool,
+        typer.Option(
+            "--rehearsal",
+            help="Ignore the marks of a rehearsal; what only real data and full tests can change becomes a note.",
+        ),
     ] = False,
     inference_repo: Annotated[
         Path | None,

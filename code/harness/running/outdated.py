@@ -40,5 +40,7 @@ def set_aside(settings: RunSettings) -> None:
             why = os.strerror(error.errno) if error.errno else str(error)
             console.warn(f"{folder} belongs to the replaced result, and cannot be moved to {kept}: {why}.")
             continue
-        again = f"make compliance SYSTEM={scene.system} SCENARIOS={scene.scenario} MODELS={settings.model.name}"
-        console.warn(f"{test} was compared with the replaced result: it is now in {kept}; repeat it with `{again}`.")
+        console.warn(
+            f"{test} was compared with the replaced result: it is now in {kept}; repeat it with `make compliance "
+            f"{settings.make_variables}`, with the same settings."
+        )

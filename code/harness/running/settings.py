@@ -1,6 +1,7 @@
 """The settings of a run."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -29,6 +30,12 @@ INDICES_ONLY = (
 def cluster_name(cluster: str | None) -> str | None:
     """Nodes as they are named elsewhere: a file without its folder."""
     return Path(cluster).name if cluster else None
+
+
+def make_variables(scene: Scene, rehearsal: bool, model: str) -> str:
+    """The variables of `make` that name a result's system, scenario and model, and a rehearsal."""
+    again, name = ("REHEARSAL=1 ", scene.system.removeprefix(REHEARSAL_PREFIX)) if rehearsal else ("", scene.system)
+    return f"{again}SYSTEM={name} SCENARIOS={scene.scenario} MODELS={model}"
 
 
 class RunSettings(BaseModel):
@@ -146,6 +153,13 @@ class RunSettings(BaseModel):
         if self.rehearsal and not system.startswith(REHEARSAL_PREFIX):
             system = REHEARSAL_PREFIX + system
         return Scene(system, self.model.official_name, self.scenario)
+
+    @property
+    def make_variables(self) -> str:
+        """The variables of `make` that name the result and the model; the other settings are left to the user."""
+        name = self.model.name if self.model.name in manifests.models() else str(self.model.path)
+        # make splits MODELS at spaces.
+        return make_variables(self.scene, self.rehearsal, quote(name.replace(" ", r"\ ")))
 
     @property
     def target(self) -> Path | None:

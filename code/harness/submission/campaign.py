@@ -13,11 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from shlex import quote
 
 from rich.table import Table
 
-from harness.catalog.manifests import models
 from harness.errors import ConfigError, Interrupted, on_interrupt, os_words
 from harness.host import console
 from harness.host.cache import stored
@@ -32,7 +30,6 @@ from harness.running.places import recover
 from harness.running.run import run
 from harness.submission.done import Examined, examine
 from harness.submission.lengths import Rates, words
-from harness.submission.request import campaign_command
 from harness.submission.steps import EventLog, Inferred, State, Step
 
 _REPEATS = 2  # of a rehearsal's compliance test that fails
@@ -158,10 +155,7 @@ class Campaign:
         if not others:
             return f"needs {' and '.join(need.test for need in missing)}"
         words = (f"{need.test} ({need.reason or 'missing'})" for need in missing)
-        settings = others[0].settings
-        model = settings.model.name if settings.model.name in models() else str(settings.model.path)
-        # make splits MODELS at spaces.
-        command = campaign_command(settings.scene, settings.rehearsal, quote(model.replace(" ", r"\ ")))
+        command = f"make submission {others[0].settings.make_variables}"
         return f"needs {' and '.join(words)}: run `{command}` with the same settings"
 
     def show(self) -> None:

@@ -49,8 +49,8 @@ def check(root: Path, round_: Round | None = None, rehearsal: bool = False) -> l
 def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) -> CheckReport:
     """Check a tree for a round, by default the round of most of its logs.
 
-    Of our own results, which are not a submission yet, only the digests are checked. A rehearsal may contain its marks;
-    every other problem counts.
+    Of our own results, which are not a submission yet, only the digests are checked. A rehearsal may contain its marks,
+    and what only real data and full tests can change becomes a note; every other problem counts.
 
     Raises:
         ConfigError: the folder does not exist, the tree is above or below it, or it is of another round.

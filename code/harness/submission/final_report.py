@@ -34,7 +34,7 @@ def read_rows(path: Path, round_: Round) -> list[Row]:
     """The rows of a summary.csv; none if it does not exist, or cannot be read as one."""
     try:
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            return [_row(values, round_) for values in csv.DictReader(file)]
+            return [_row(values, round_) for values in csv.DictReader(file, restval="")]
     except (OSError, csv.Error, KeyError):
         return []
 

@@ -4,15 +4,24 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from harness.catalog.manifests import Model
-from harness.paths import ROOT
+from harness.cluster.hosts import read as read_hosts
+from harness.host.machine import package_version
 from harness.registry import SCENARIOS
 from harness.results.layout import RUN, Classic, Scene
 from harness.rules.inference import may_infer, needless
 from harness.rules.rounds import RULES, installed_round
 from harness.running.settings import RunSettings
-from harness.submission.description import description_file, init_command, read_system, unfilled
+from harness.submission.description import (
+    FRAMEWORKS,
+    description_file,
+    init_command,
+    machines_of,
+    read_system,
+    unfilled,
+)
 from harness.submission.measurements import MODEL_NOTES, read_model_notes, stated, unknown
 from harness.submission.steps import Step
+from harness.submission.systems import other_versions, wrong_nodes
 from harness.task.base import find_benchmark
 
 
@@ -30,13 +39,23 @@ def foreseen(steps: Sequence[Step], system_type: str, closed: bool, inferred: It
         ConfigError: a system description, or notes on a model, cannot be read.
     """
     scenes = list(dict.fromkeys((*(step.settings.scene for step in steps), *inferred)))
-    found = list(_scenarios(steps, scenes, system_type)) if closed else []
-    first = steps[0].settings
-    if not first.rehearsal:
-        found += _system(first.scene.system, system_type)
+    found = [*_unknown(steps, system_type), *(_scenarios(steps, scenes, system_type) if closed else ())]
+    if not steps[0].settings.rehearsal:
+        found += _system([step.settings for step in steps], system_type)
     for settings in {step.settings.scene.benchmark: step.settings for step in steps}.values():
         found += _model(settings, closed)
     return found
+
+
+def _unknown(steps: Sequence[Step], system_type: str) -> Iterator[str]:
+    """Benchmarks that neither division has on such a system."""
+    round_ = installed_round()
+    for benchmark, model in {step.settings.scene.benchmark: step.settings.model for step in steps}.items():
+        if not round_.required(rules_of(model), system_type):
+            yield (
+                f"{benchmark}: {round_.name} does not have it on systems of type {system_type}, so no division accepts "
+                "a result: submit it for systems of type edge, or datacenter,edge."
+            )
 
 
 def _scenarios(steps: Sequence[Step], scenes: Sequence[Scene], system_type: str) -> Iterator[str]:
@@ -44,7 +63,8 @@ def _scenarios(steps: Sequence[Step], scenes: Sequence[Scene], system_type: str)
     kinds = f"systems of type {system_type}"
     for settings in {step.settings.scene.benchmark: step.settings for step in steps}.values():
         system, benchmark = settings.scene.system, settings.scene.benchmark
-        required = installed_round().required(rules_of(settings.model), system_type)
+        if not (required := installed_round().required(rules_of(settings.model), system_type)):
+            continue
         tree = Classic(settings.tree)
         measured = {name for name in SCENARIOS if (tree.performance(Scene(system, benchmark, name)) / RUN).is_file()}
         planned = {scene.scenario for scene in scenes if scene.benchmark == benchmark}
@@ -67,8 +87,8 @@ def _it(names: Sequence[str]) -> str:
     return "it" if len(names) == 1 else "them"
 
 
-def _system(system: str, system_type: str) -> Iterator[str]:
-    path = description_file(ROOT / "systems", system)
+def _system(tests: Sequence[RunSettings], system_type: str) -> Iterator[str]:
+    path = description_file(tests[0].tree / "systems", tests[0].scene.system)
     if not path.is_file():
         yield f"{path} is missing: create it with `{init_command(path)}`, and fill in the fields that it lists."
         return
@@ -77,6 +97,24 @@ def _system(system: str, system_type: str) -> Iterator[str]:
         yield f"{path} lacks {', '.join(missing)}: fill it in."
     if "system_type" not in missing and values["system_type"] != system_type:
         yield f"{path} has system_type {values['system_type']}, but these tests are for {system_type}: correct one."
+    yield from other_versions(str(values.get("framework") or ""), _engines(tests), path)
+    machines = _machines(tests[0])
+    if machines:
+        yield from wrong_nodes(values, machines, "these tests run", path)
+
+
+def _engines(tests: Sequence[RunSettings]) -> dict[str, list[str]]:
+    """The installed version of each engine of the tests whose name people know, by that name."""
+    versions = {name: package_version(name) for name in dict.fromkeys(each.engine for each in tests)}
+    return {FRAMEWORKS[name]: [version] for name, version in versions.items() if version and name in FRAMEWORKS}
+
+
+def _machines(settings: RunSettings) -> int | None:
+    """The machines that the tests run on; None if only the cluster knows."""
+    if settings.cluster is None:
+        return 1
+    given = machines_of(read_hosts(settings.cluster)).get("number_of_nodes")
+    return int(given) if given else None
 
 
 def _model(settings: RunSettings, closed: bool) -> Iterator[str]:

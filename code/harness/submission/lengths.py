@@ -77,11 +77,16 @@ class Rates:
         return Length(load.planned_seconds + _PREPARING, load.per_second is not None, load.seconds, load.least, counted)
 
     def _rate(self, step: Step) -> float | None:
-        """Samples per second of the newest test of the same model, settings and scenario; None if there is none."""
+        """Samples per second of the newest test of the same model, settings and scenario; None if there is none.
+
+        Where LoadGen sets the pace, a performance run has its rate, and an accuracy run what the engine answers.
+        """
         scene = step.settings.scene
         mine = (each.record for each in self.steps if each.settings.scene == scene and each.record)
         fitting = (each for each in self._runs(step.settings.runs_dir) if _alike(each, step))
-        record = next((record for record in (*mine, *fitting) if record.result.duration_s), None)
+        mode = step.settings.mode if find_scenario(scene.scenario).paced else None
+        timed = (each for each in (*mine, *fitting) if each.result.duration_s and mode in (None, each.mode))
+        record = next(timed, None)
         return record.result.samples / record.result.duration_s if record and record.result.duration_s else None
 
     def _runs(self, folder: Path) -> list[Record]:

@@ -6,8 +6,10 @@ The measurements file, and a README.md with the exact commands, are made from th
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from harness.catalog import manifests
@@ -175,7 +177,7 @@ def readme(scene: Scene, records: Sequence[Record], values: Mapping[str, str], i
 def _first(record: Record) -> list[str]:
     """The commands and variables that a run needs before its own command."""
     entry = manifests.datasets(record.model.benchmark).get(record.dataset.name)
-    commands = ["make setup"]
+    commands = ["make setup CLUSTER=1" if _cluster(record) else "make setup"]
     if entry and entry.variable:
         commands.append(f"export {entry.variable}=<folder>  # {entry.description}")
     elif entry and entry.urls:
@@ -193,8 +195,25 @@ def _files(record: Record) -> list[str]:
         files.append(f"the model `{model.path.name}` (sha256 {model.sha256})")
     if data.name not in manifests.datasets(model.benchmark):
         files.append(f"the data set `{Path(data.path or data.name).name}` (sha256 {data.sha256})")
-    given = re.findall(r"--set '?(\w+=[^\s']+\.(?:txt|json|toml))", record.command)
-    return [*files, *(f"the file of `--set {each}`" for each in given)]
+    if (cluster := _cluster(record)) and not cluster.startswith("local:"):
+        files.append(f"the hosts file `{cluster}` (of your machines)")
+    return [*files, *(f"the file of `--set {each}`" for each in _given(record, "--set") if _is_file(each, record))]
+
+
+def _given(record: Record, option: str) -> list[str]:
+    """The values of an option in the command of a run."""
+    return [value for name, value in pairwise(shlex.split(record.command)) if name == option]
+
+
+def _cluster(record: Record) -> str:
+    """The hosts file of a run, or local:N; "" without a cluster."""
+    return next(iter(_given(record, "--cluster")), "")
+
+
+def _is_file(setting: str, record: Record) -> bool:
+    """Whether NAME=VALUE names a file, which the identity of a run has by its sha256."""
+    known = {**record.identity.engine_settings, **record.identity.benchmark_settings}
+    return re.fullmatch("[0-9a-f]{64}", str(known.get(setting.partition("=")[0]))) is not None
 
 
 def _shipped(record: Record) -> bool:

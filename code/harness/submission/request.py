@@ -10,6 +10,7 @@ from harness.registry import SCENARIOS, choose
 from harness.results.layout import Classic, Scene, check_checkout
 from harness.rules.rehearsal import REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.rules.rounds import DIVISIONS, Round, find_round
+from harness.running.settings import make_variables
 
 _LONGEST = 80  # characters of a name that file systems and the checkers' messages can hold
 
@@ -66,10 +67,9 @@ def package_command(rehearsal: bool = False) -> str:
     return f"harness package --division <open or closed> --submitter <you>{' --rehearsal' if rehearsal else ''}"
 
 
-def campaign_command(scene: Scene, rehearsal: bool = False, model: str = "<model>") -> str:
+def campaign_command(scene: Scene, rehearsal: bool = False) -> str:
     """The command that makes the performance and the accuracy run of a scenario."""
-    again, name = ("REHEARSAL=1 ", scene.system.removeprefix(REHEARSAL_PREFIX)) if rehearsal else ("", scene.system)
-    return f"make submission {again}SYSTEM={name} SCENARIOS={scene.scenario} MODELS={model}"
+    return f"make submission {make_variables(scene, rehearsal, '<model>')}"
 
 
 def default_output(rehearsal: bool) -> Path:

@@ -41,12 +41,13 @@ def describe_systems(
         if not submission.rehearsal:
             written = str(values.get("framework") or "")
             values["framework"] = framework(written, mine)
-            problems += _other_versions(written, mine, path)
+            problems += other_versions(written, _engines(mine), path)
         described[name] = values | {"division": submission.division, "submitter": submission.submitter}
         if missing := unfilled(described[name]):
             problems.append(f"{path} lacks {', '.join(missing)}: fill it in, or run `{init_command(path)}` first.")
-        for runs in mine:
-            problems += _wrong_nodes(runs, described[name], path)
+        for runs in () if submission.rehearsal else mine:
+            what = f"{runs.scene.benchmark} {runs.scene.scenario} ran"
+            problems += wrong_nodes(described[name], runs.performance.machines or 1, what, path)
     return described, list(dict.fromkeys(problems))
 
 
@@ -71,7 +72,10 @@ def framework(written: str, results: Sequence[ScenarioRuns]) -> str:
 
     `harness system init` writes all that are installed, and the organisers print the field as it is.
     """
-    engines = _engines(results)
+    return _framework(written, _engines(results))
+
+
+def _framework(written: str, engines: Mapping[str, Sequence[str]]) -> str:
     parts = [] if marked(written) else _parts(written)
     idle = set(FRAMEWORKS.values()) - engines.keys()
     parts = [part for part in parts if _names(part, engines) or not _names(part, idle)]
@@ -79,15 +83,15 @@ def framework(written: str, results: Sequence[ScenarioRuns]) -> str:
     return ", ".join([*parts, *(f"{title} {' and '.join(engines[title])}".rstrip() for title in missing)])
 
 
-def _other_versions(written: str, results: Sequence[ScenarioRuns], path: Path) -> Iterator[str]:
-    """Where the field has another version of an engine than the runs."""
-    for title, versions in _engines(results).items():
+def other_versions(written: str, engines: Mapping[str, Sequence[str]], path: Path) -> Iterator[str]:
+    """Where the field ``framework`` has another version of an engine than the tests; ``engines`` are theirs."""
+    for title, versions in engines.items():
         said = [part for part in _parts(written) if _names(part, [title])]
         known = {word.lstrip("v") for part in said for word in re.findall(r"[\w.+-]+", part)}
         if said and not known.issuperset(versions):
-            value = framework(", ".join(part for part in _parts(written) if part not in said), results)
+            value = _framework(", ".join(part for part in _parts(written) if part not in said), engines)
             yield (
-                f"{path} has framework {', '.join(said)}, but the tests ran with {title} {' and '.join(versions)}: "
+                f"{path} has framework {', '.join(said)}, but the tests use {title} {' and '.join(versions)}: "
                 f"correct it with `{init_command(path)} --set {shlex.quote(f'framework={value}')}`."
             )
 
@@ -116,14 +120,14 @@ def _names(part: str, titles: Iterable[str]) -> bool:
     return any(title.replace(" ", "").casefold() in spelt for title in titles)
 
 
-def _wrong_nodes(runs: ScenarioRuns, values: Mapping[str, Any], path: Path) -> Iterator[str]:
-    """Why a system description does not fit the number of machines that a result was measured on."""
-    machines, said = runs.performance.machines or 1, values.get("number_of_nodes")
-    if runs.performance.rehearsal or "number_of_nodes" in unfilled(values):
+def wrong_nodes(values: Mapping[str, Any], machines: int, what: str, path: Path) -> Iterator[str]:
+    """Why a system description does not fit the number of machines; ``what`` runs on them: a subject and its verb."""
+    said = values.get("number_of_nodes")
+    if "number_of_nodes" in unfilled(values):
         return
     if int(str(said)) != machines:
         yield (
-            f"{path} has number_of_nodes {said}, but {runs.scene.benchmark} {runs.scene.scenario} ran on {machines}: "
+            f"{path} has number_of_nodes {said}, but {what} on {machines}: "
             f"correct it, or describe this system under another name."
         )
     for field in ("host_networking", "host_networking_topology"):

@@ -23,9 +23,8 @@ MODEL = "minilm-l6-squad-int8"
 
 
 @pytest.fixture
-def asked(tmp_path, monkeypatch):
+def asked(tmp_path):
     """A closed rehearsal on an edge system, in folders of its own."""
-    monkeypatch.setattr(foreseen, "ROOT", tmp_path)
     (tmp_path / "user.conf").write_text("")
     run = RunRequest(engine="null", rehearsal=True, system="toy", tree=tmp_path, runs_dir=tmp_path / "runs",
                      user_conf=tmp_path / "user.conf")  # fmt: skip
@@ -117,6 +116,27 @@ def test_what_a_person_must_write_is_asked_for_before_the_tests(official, tmp_pa
     assert ["describes another model" in lack for lack in plan(official).lacks] == [True]
 
 
+def test_a_description_of_another_engine_or_other_machines_is_named_before_the_tests(official, tmp_path, monkeypatch):
+    monkeypatch.setattr(foreseen, "package_version", lambda name: "1.30.0")
+    described = tmp_path / "systems" / "toy.json"
+    put(described, json.dumps(SYSTEM_JSON | {"framework": "ONNX Runtime 1.22.0", "number_of_nodes": "2"}))
+    opened = replace(official, division="open", scenarios=("Offline",))
+    version, nodes = plan(opened).lacks
+    assert "has framework ONNX Runtime 1.22.0, but the tests use ONNX Runtime 1.30.0" in version
+    assert "has number_of_nodes 2, but these tests run on 1" in nodes
+    hosts = tmp_path / "hosts.toml"
+    hosts.write_text('[[nodes]]\naddress = "192.0.2.1"\n')
+    put(described, json.dumps(SYSTEM_JSON | {"framework": "ONNX Runtime 1.30.0", "number_of_nodes": "2"}))
+    (networking,) = plan(replace(opened, run=replace(opened.run, cluster=str(hosts)))).lacks
+    assert "has host_networking_topology N/A, but 2 machines are networked" in networking
+
+
+@pytest.mark.parametrize("division", ["open", "closed"])
+def test_a_benchmark_that_no_division_has_is_named_before_the_tests(asked, division):
+    (lack,) = plan(replace(asked, division=division, system_type="datacenter", scenarios=("Offline",))).lacks
+    assert "bert-99: v6.1 does not have it on systems of type datacenter, so no division accepts a result" in lack
+
+
 def test_a_model_that_says_too_little_is_asked_about_before_the_tests(asked, tmp_path, monkeypatch):
     real = find_model(MODEL)
     vague = real.model_copy(update={"weight_transformations": "unknown", "metadata": {}})
@@ -128,10 +148,10 @@ def test_a_model_that_says_too_little_is_asked_about_before_the_tests(asked, tmp
     assert not plan(asked).lacks
 
 
-def earlier(request, scenario, seconds, **changes):
+def earlier(request, scenario, seconds, mode="performance", **changes):
     """An earlier run of the model: five samples in so many seconds."""
     settings = resolve(replace(request.run, scenario=scenario))
-    folder = run_folder(request.run.runs_dir, scenario=scenario, timeline=False)
+    folder = run_folder(request.run.runs_dir, scenario=scenario, mode=mode, timeline=False)
     path = folder / "run.json"
     found = json.loads(path.read_text())
     found["identity"] = identity(settings).model_dump() | changes
@@ -141,6 +161,16 @@ def earlier(request, scenario, seconds, **changes):
 
 def lengths(request):
     return {test["test"]: test for test in plan(request).facts()["tests"] if test["scenario"] == "Offline"}
+
+
+@pytest.mark.parametrize("mode", ["performance", "accuracy"])
+def test_a_rate_of_arrivals_is_not_that_of_an_accuracy_run(asked, mode):
+    asked = replace(asked, scenarios=("Server",))
+    earlier(asked, "Server", 10.0, mode)
+    known = {test["test"]: test["rate_known"] for test in plan(asked).facts()["tests"]}
+    assert known == {"performance": mode == "performance", "accuracy": mode == "accuracy"} | {
+        test: mode == "performance" for test in known if test.startswith("TEST")
+    }
 
 
 def test_slow_models_take_as_long_as_their_samples(asked):

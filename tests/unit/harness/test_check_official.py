@@ -18,6 +18,7 @@ from harness.errors import ConfigError, MissingDependencyError
 from harness.rules.rounds import find_round
 from harness.submission import official
 from harness.submission.check import check
+from harness.submission.final_report import read_rows
 from harness.submission.official import COMMIT, CheckerVerdict, find_checkout, readable, run_checkers
 from harness.submission.run_check import CheckRequest, run_check
 
@@ -28,6 +29,14 @@ def checkout() -> Path:
     if found is None:
         pytest.skip("needs INFERENCE_REPO, a checkout of mlcommons/inference")
     return found
+
+
+def test_a_summary_with_a_short_line_has_only_what_the_line_holds(tmp_path):
+    columns = "Division,MlperfModel,Scenario,SystemType,Organization,SystemName,host_processors_per_node"
+    columns += ",host_processor_model_name,framework,Model,Result,Units,Accuracy"
+    (tmp_path / "summary.csv").write_text(f"{columns}\nopen,resnet\n")
+    (row,) = read_rows(tmp_path / "summary.csv", find_round("v6.1"))
+    assert (row.model, row.scenario, row.result) == ("resnet ()", "", "")
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ from harness.host.download import sha256_of
 from harness.results.layout import RUN
 from harness.rules.audits import AUDITS
 from harness.running.outdated import set_aside
+from harness.running.request import RunRequest, resolve
 
 
 def settings(tree, tmp_path, **changes) -> SimpleNamespace:
-    model = SimpleNamespace(name="resnet50-fp32")
-    made = {"official": True, "force": True, "audit": None, "tree": tree.root, "scene": SCENE, "model": model}
+    made = {"official": True, "force": True, "audit": None, "tree": tree.root, "scene": SCENE}
+    made["make_variables"] = f"SYSTEM={SYSTEM} and more"
     return SimpleNamespace(**made | {"runs_dir": tmp_path / "build" / "runs"} | changes)
 
 
@@ -37,7 +38,16 @@ def test_the_compliance_tests_of_a_replaced_result_are_kept_elsewhere(tmp_path, 
         name = f"{SYSTEM}-resnet50-Offline-{test}-{digest}"
         assert (tmp_path / "build/campaign/replaced" / name / "performance/run_1" / RUN).is_file()
     said = " ".join(capsys.readouterr().err.split())
-    assert f"repeat it with `make compliance SYSTEM={SYSTEM} SCENARIOS=Offline MODELS=resnet50-fp32`" in said
+    assert f"repeat it with `make compliance SYSTEM={SYSTEM} and more`, with the same settings" in said
+
+
+def test_the_variables_of_make_name_a_rehearsal_and_a_model_by_its_path_unless_it_is_known(tmp_path):
+    rehearsed = resolve(RunRequest(engine="null", rehearsal=True, system="toy", scenario="Offline"))
+    known = f"REHEARSAL=1 SYSTEM=toy SCENARIOS=Offline MODELS={rehearsed.model.name}"
+    assert rehearsed.make_variables == known
+    mine = rehearsed.model.model_copy(update={"name": "mine", "path": tmp_path / "my net.onnx"})
+    official = rehearsed.model_copy(update={"model": mine, "rehearsal": False})
+    assert official.make_variables == rf"SYSTEM=toy SCENARIOS=Offline MODELS='{tmp_path}/my\ net.onnx'"
 
 
 @pytest.mark.parametrize("changes", [{}, {"official": False}, {"force": False}, {"audit": "TEST01"}])

@@ -222,7 +222,7 @@ def test_the_framework_is_that_of_the_runs(written, engines, expected):
 
 def test_a_framework_of_another_version_is_refused_with_the_command_that_corrects_it(tmp_path, tree):
     put(tree.system_file(SYSTEM), json.dumps(SYSTEM_JSON | {"framework": "deepsparse v1.7.0, Python 3.11"}))
-    with pytest.raises(CheckFailed, match=r"but the tests ran with DeepSparse 1.8.0: correct it with") as caught:
+    with pytest.raises(CheckFailed, match=r"but the tests use DeepSparse 1.8.0: correct it with") as caught:
         run(tree, tmp_path / "out", "open")
     assert "--set 'framework=Python 3.11, DeepSparse 1.8.0'" in str(caught.value)
     put(tree.system_file(SYSTEM), json.dumps(SYSTEM_JSON | {"framework": "DeepSparse v1.8.0, OpenVINO 2025.1.0"}))
@@ -319,3 +319,26 @@ def test_the_readme_of_a_result_names_what_its_commands_need(benchmark, dataset,
         assert words in before
     assert ("IMAGENET_DIR" in text) == (dataset == "imagenet")
     assert command
+
+
+def test_the_readme_of_a_result_names_the_files_of_options_and_of_a_cluster():
+    made = record("bert-99", "performance")
+    settings = {"vocab": "a" * 64, "max_length": 384}
+    made["identity"] = made["identity"] | {"benchmark_settings": settings}
+    made["command"] = "harness run --set 'vocab=my words' --set max_length=384 --cluster 'two hosts.toml'"
+    text = readme(SCENE, [Record.model_validate_json(json.dumps(made))], {})
+    assert "the hosts file `two hosts.toml`" in text
+    assert "the file of `--set vocab=my words`" in text
+    assert "the file of `--set max" not in text
+    assert "make setup CLUSTER=1" in text
+    made["command"] = "harness run --cluster local:2"
+    text = readme(SCENE, [Record.model_validate_json(json.dumps(made))], {})
+    assert "hosts file" not in text
+    assert "make setup CLUSTER=1" in text
+
+
+def test_a_package_holds_what_its_makefile_installs_from(monkeypatch):
+    held = {source.place.as_posix() for source in project_sources([])}
+    named = set(re.findall(r"requirements[-a-z]*[.]lock", (sources.ROOT / "Makefile").read_text()))
+    assert len(named) > 3
+    assert {*named, "Containerfile"} <= held
