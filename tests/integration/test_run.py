@@ -39,6 +39,7 @@ def test_a_performance_run_is_valid_and_says_that_it_is_not_for_submission(harne
     files = {path.name for path in run.folder.iterdir()}
     assert files == {
         "run.json",
+        "run.toml",
         "timeline.npz",
         "user.conf",
         "NOT-FOR-SUBMISSION.txt",

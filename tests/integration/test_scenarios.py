@@ -75,7 +75,14 @@ def test_an_overloaded_server_is_ended_within_seconds_and_its_advice_is_valid(ha
     assert "the latency bound was missed at 4000 queries/s, and the test was ended after" in run.out
     assert f"target_qps is 4000 in line 2 of {conf}; set it to " in run.out
     kept = {path.name for path in run.folder.iterdir()}
-    assert kept == {"run.json", "timeline.npz", "user.conf", "NOT-FOR-SUBMISSION.txt", "mlperf_log_detail.partial.txt"}
+    assert kept == {
+        "run.json",
+        "run.toml",
+        "timeline.npz",
+        "user.conf",
+        "NOT-FOR-SUBMISSION.txt",
+        "mlperf_log_detail.partial.txt",
+    }
     reason = run.record["reasons"][0]
     conf.write_text(f"*.Server.target_qps = {re.search(r'set it to ([0-9.e+]+)', reason)[1]}\n")
     longer = re.search(r"run for ([0-9,]+) s or more", reason)

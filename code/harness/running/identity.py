@@ -9,11 +9,12 @@ from pathlib import Path
 from pydantic import BaseModel, JsonValue
 
 from harness.catalog.contract import BenchmarkSettings
-from harness.catalog.manifests import models
+from harness.catalog.manifests import folder, models
 from harness.host.download import sha256_of
 from harness.host.files import readable
 from harness.host.fingerprint import Fingerprint
-from harness.paths import ROOT
+from harness.paths import CODE
+from harness.registry import BENCHMARKS
 from harness.results.layout import CONF
 from harness.results.record import Identity
 from harness.running.settings import RunSettings
@@ -115,7 +116,8 @@ def command(settings: RunSettings) -> str:
 
 @cache
 def code_digest() -> str:
-    """sha256 over the project's own Python and TOML files."""
-    files = sorted(p for p in (ROOT / "code").rglob("*") if p.suffix in (".py", ".toml") and not p.is_symlink())
-    digests = [(p.relative_to(ROOT).as_posix(), sha256_of(p)) for p in files]
+    """sha256 over the project's own Python and TOML files; an installed package has that of its checkout."""
+    tops = [CODE / "harness", *(folder(benchmark).resolve() for benchmark in BENCHMARKS)]
+    files = sorted(p for top in tops for p in top.rglob("*") if p.suffix in (".py", ".toml") and not p.is_symlink())
+    digests = [(f"code/{p.relative_to(CODE).as_posix()}", sha256_of(p)) for p in files]
     return sha256(repr(digests).encode()).hexdigest()
