@@ -32,7 +32,7 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     file: str | None = None
-    """The absolute path of the run file; None in a journal of an older version."""
+    """The absolute path of the run file; None until a test has ended."""
     tests: dict[str, Entry] = {}
 
 
