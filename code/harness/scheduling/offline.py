@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
 _FEWEST = 8  # batches of a quarter: with fewer, their lengths decide which is the fastest
+_ENOUGH = 0.25  # of what was computed is in batches of shapes that had come before
 
 
 class OfflineScheduler(StreamThreads):
@@ -84,8 +86,9 @@ def measure_rate(
 ) -> MeasuredRate:
     """Estimate samples/s of the data set on this machine, from batches spread evenly over its plan.
 
-    All streams run as in the test. The mean time of the batches that fit into ``seconds`` is used for all batches.
-    ``on_batch()`` is called after each batch, on the stream's thread.
+    All streams run as in the test. The mean pace of the batches that fit into ``seconds`` is used for all batches,
+    without those that were the first of their shape, where enough are left: OpenVINO compiles a shape when it first
+    comes, which doubles the time of that batch. ``on_batch()`` is called after each batch, on the stream's thread.
     """
     batches = planner.plan(sut.qsl.cost(indices))
     # Every prefix of this order covers the plan evenly, whenever the time is up.
@@ -93,7 +96,8 @@ def measure_rate(
     done = 0
     lock = threading.Lock()
     errors: list[BaseException] = []
-    ran: list[tuple[float, float, int]] = []
+    ran: list[_Ran] = []
+    seen: set[Shape] = set()
     start = time.perf_counter()
 
     def work() -> None:
@@ -104,10 +108,12 @@ def measure_rate(
                     return
                 batch = batches[order[done % len(order)]]
                 done += 1
+                first = batch.shape not in seen
+                seen.add(batch.shape)
             try:
                 began = time.perf_counter()
                 sut.answer(indices[batch.positions], batch.shape)
-                ran.append((began, time.perf_counter(), batch.padded))
+                ran.append(_Ran(began, time.perf_counter(), batch.padded, first))
                 on_batch()
             except BaseException as error:  # noqa: BLE001
                 errors.append(error)
@@ -119,19 +125,42 @@ def measure_rate(
         thread.join()
     if errors:
         raise errors[0]
+    counted = _counted(ran)
     # Of the batches themselves: at the end, streams that wait for the last batch would count as slow ones.
-    took = sum(end - began for began, end, _ in ran) / sut.engine.streams
-    mean = len(indices) / (took / done * len(batches))
-    return MeasuredRate(mean, mean * _spread_of(ran))
+    took = sum(batch.padded for batch in batches) / (_pace(counted) * sut.engine.streams)
+    mean = len(indices) / took
+    return MeasuredRate(mean, mean * _spread_of(counted))
 
 
-def _spread_of(ran: Sequence[tuple[float, float, int]]) -> float:
-    """The speed of the fastest quarter ÷ the mean, at least 1; ``ran`` are start, end and cost of each batch."""
+class _Ran(NamedTuple):
+    """A batch that was measured."""
+
+    began: float
+    ended: float
+    cost: int
+    first: bool
+    """Whether it was the first of its shape."""
+
+
+def _counted(ran: Sequence[_Ran]) -> Sequence[_Ran]:
+    """Batches whose shapes had come before, or all if those are too few."""
+    repeated = [each for each in ran if not each.first]
+    enough = sum(each.cost for each in repeated) >= _ENOUGH * sum(each.cost for each in ran)
+    return repeated if enough else ran
+
+
+def _pace(ran: Sequence[_Ran]) -> float:
+    """Cost per second of a stream."""
+    return sum(each.cost for each in ran) / sum(each.ended - each.began for each in ran)
+
+
+def _spread_of(ran: Sequence[_Ran]) -> float:
+    """The speed of the fastest quarter ÷ the mean, at least 1."""
     if len(ran) < 4 * _FEWEST:
         return 1.0
-    speeds = []
-    for part in np.array_split(np.array(sorted(ran, key=lambda batch: batch[1])), 4):
-        speeds.append(part[:, 2].sum() / (part[:, 1] - part[:, 0]).sum())
+    ordered = sorted(ran, key=lambda each: each.ended)
+    bounds = np.linspace(0, len(ordered), 5).astype(int)
+    speeds = [_pace(ordered[start:stop]) for start, stop in pairwise(bounds)]
     return max(1.0, float(max(speeds) / np.mean(speeds)))
 
 
