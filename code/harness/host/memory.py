@@ -1,8 +1,9 @@
-"""Free memory of this process, within the limits of its control groups; needs only the standard library."""
+"""Free and used memory of this process, within the limits of its control groups; needs only the standard library."""
 
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,11 @@ def available(root: Path = Path("/")) -> int | None:
     if free is None or limit is None:
         return free
     return max(0, min(free, limit[0] - limit[1]))
+
+
+def peak() -> int:
+    """Most bytes that this process has had in memory so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def sizes(root: Path) -> dict[str, int]:

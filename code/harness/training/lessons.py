@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import torch
 
+from harness.host.machine import computes_bf16
 from harness.task.shape import Array
 from harness.task.training import Batch
 from harness.training.distil import hidden_pairs, loss, probabilities
@@ -20,8 +22,8 @@ from harness.training.recipe import Distillation
 class Lessons:
     """What the student is compared with.
 
-    On a GPU, matrix products and convolutions are computed in bf16 (autocast); losses, parameters and the rest in
-    FP32. A processor computes all in FP32.
+    On a GPU, and on a processor that multiplies bf16 in hardware, matrix products and convolutions are computed in bf16
+    (autocast); losses, parameters and the rest in FP32. Other processors compute all in FP32.
     """
 
     def __init__(
@@ -36,12 +38,13 @@ class Lessons:
         compared = distillation is not None and distillation.hidden > 0
         self._hidden = hidden_pairs(student.network, teacher.network) if compared else []
         self._normalised = probabilities(student.network)
+        self.bf16 = device.type == "cuda" or computes_bf16()
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """The mean loss of a batch, a float32 scalar."""
         feed = tensors(batch.feed, self.device)
         answers: Mapping[str, torch.Tensor] = {}
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+        with self._arithmetic():
             if self._distillation and (self._distillation.logits or self._distillation.hidden):
                 with torch.no_grad():
                     answers = self.teacher(feed, [name for _, name in self._hidden])
@@ -53,10 +56,13 @@ class Lessons:
 
         ``first`` is the number of the first sample, where the batch is a part of a larger one: see `fisher.drawn`.
         """
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+        with self._arithmetic():
             outputs = self._student(tensors(batch.feed, self.device))
         labels = drawn(outputs, batch.answers, batch.mask, self._normalised, seed, first)
         return loss(outputs, {}, replace(batch, targets=labels), None, (), self._normalised)[0]
+
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
 
 def tensors(feed: Mapping[str, Array], device: torch.device) -> dict[str, torch.Tensor]:

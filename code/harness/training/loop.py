@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from harness.errors import RunFailed
-from harness.host import console
+from harness.host import console, memory
 from harness.task.shape import Array, Integers
 from harness.task.training import Batch, TrainingData
 from harness.training.fake import FakeQuantisation
@@ -83,6 +83,8 @@ class History:
     """Seconds before steps, where masks are chosen and ranges are found."""
     units: int = 0
     """Tokens without padding, or images, that were trained on."""
+    peak_bytes: int = 0
+    """Most memory that the process has had, on the processor's side."""
     dense: Score | None = None
     """The teacher's score."""
     scores: list[Score] = field(default_factory=list)
@@ -150,6 +152,7 @@ class Trainer:
                 history.preparing += prepared - began
                 history.seconds += time.monotonic() - prepared
                 self._bar.update(done=history.step, note=self._note())
+                self._tell_memory()
                 if stopping.is_set():
                     self._save()
                     raise KeyboardInterrupt
@@ -258,6 +261,13 @@ class Trainer:
 
     def _feed(self, feed: Mapping[str, Array]) -> dict[str, torch.Tensor]:
         return tensors(feed, self._lessons.device)
+
+    def _tell_memory(self) -> None:
+        """Say what the process takes, whenever that has grown by a tenth."""
+        peak = memory.peak()
+        if peak > 1.1 * self._history.peak_bytes:
+            self._history.peak_bytes = peak
+            console.note(f"memory: {peak / 2**30:.1f} GiB at the most so far, all in all")
 
     def _note(self) -> str:
         facts = [f"loss {self._loss:.3f}" if self._loss is not None else ""]

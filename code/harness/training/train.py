@@ -35,7 +35,7 @@ from harness.training.graph import GraphModule
 from harness.training.layers import drop_layers
 from harness.training.lessons import Lessons, cost
 from harness.training.loop import History, Student, Trainer
-from harness.training.memory import Budget, Demand, kept_each
+from harness.training.memory import Budget, Demand, keep_freed, kept_each
 from harness.training.pruning import FisherMemory, Pruner, matches
 from harness.training.recipe import Recipe, check_patterns
 from harness.training.state import DENSE, Checkpoints
@@ -133,6 +133,7 @@ def _train(training: Training, model: manifests.Model, data: TrainingData, check
         "model": output.name,
         "recipe": recipe.model_dump(mode="json"),
         "metadata": metadata,
+        "arithmetic": "bf16" if lessons.bf16 else "fp32",
         "per_second": history.per_second,
         **asdict(history),
     }
@@ -329,6 +330,7 @@ def _device() -> torch.device:
     """A GPU where there is one; on processors, algorithms that give the same result every time."""
     if torch.cuda.is_available():
         return torch.device("cuda")
+    keep_freed()
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory costs time, and nothing here reads it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property

@@ -75,8 +75,9 @@ class Texts(TrainingData):
 
 
 @pytest.fixture(autouse=True)
-def deterministic():
-    """One thread: on a busy machine, threads of tiny operations mostly wait for each other."""
+def deterministic(monkeypatch):
+    """FP32 on any processor. One thread: on a busy machine, threads of tiny operations mostly wait for each other."""
+    monkeypatch.setattr("harness.training.lessons.computes_bf16", lambda: False)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
@@ -104,7 +105,9 @@ def weights(module: GraphModule) -> dict[str, np.ndarray]:
     return {name: value.detach().numpy().copy() for name, value in module.named_parameters()}
 
 
-def test_a_training_that_was_cut_goes_on_to_the_same_result(tmp_path):
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_training_that_was_cut_goes_on_to_the_same_result(tmp_path, monkeypatch, bf16):
+    monkeypatch.setattr("harness.training.lessons.computes_bf16", lambda: bf16)
     whole, module = trainer(tmp_path / "whole.onnx")
     history = whole.run()
     for after in (4, 9, 8, 6, 9):  # in gradients of the Fisher matrix, between steps, in the search for ranges
@@ -120,6 +123,19 @@ def test_a_training_that_was_cut_goes_on_to_the_same_result(tmp_path):
     assert (again.step, again.units, again.scores[-1]) == (8, history.units, history.scores[-1])
     assert history.units == 8 * 4 * 12
     assert history.scores[-1].sparsity == pytest.approx(0.6, abs=0.01)
+
+
+def test_a_processor_with_bf16_trains_in_it_and_scores_in_fp32(tmp_path, monkeypatch):
+    found = {}
+    for bf16 in (False, True):
+        monkeypatch.setattr("harness.training.lessons.computes_bf16", lambda bf16=bf16: bf16)
+        training, module = trainer(tmp_path / f"{bf16}.onnx")
+        history = training.run()
+        found[bf16] = history.dense, weights(module), history.peak_bytes
+    assert found[True][0] == found[False][0]  # the teacher's score, with its loss not yet known
+    differences = [np.abs(found[True][1][name] - value).max() for name, value in found[False][1].items()]
+    assert 0 < max(differences) < 0.1
+    assert found[True][2] >= 2**20
 
 
 def test_a_training_that_is_done_is_not_repeated(tmp_path):
