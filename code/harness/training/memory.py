@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,20 +16,22 @@ _SHARE = 0.7
 """Part of the free memory that activations and gradients may take; the rest is for what no hook sees."""
 _OVERHEAD = 1.6
 """Times what is kept for the backward pass: gradients of activations live beside it."""
-_OPTIMIZER_BYTES = 12
+OPTIMIZER_BYTES = 12
 """Of a trained parameter: its gradient and AdamW's two moments, float32."""
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt(3)."""
+_REUSED = 32 * 2**20
+"""Bytes of the largest block that glibc can keep: M_MMAP_THRESHOLD has no larger value."""
 
 
 def keep_freed() -> None:
     """Let the C library keep freed memory for the next tensors, where it is glibc.
 
-    By default a tensor of more than 32 MiB gets fresh pages, which the kernel clears, and returns them when it is
-    freed: a third of the processor's time in a training of MiniLM. The process keeps its peak of memory instead.
+    By default it returns much of it to the kernel, which clears the pages of the next tensor: a third of the
+    processor's time in a training of MiniLM.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(_MMAP_MAX, 0)
+        mallopt(_MMAP_THRESHOLD, _REUSED)
         mallopt(_TRIM_THRESHOLD, -1)
 
 
@@ -51,8 +54,11 @@ class Demand:
         return self.linear * length + self.square * length**2
 
 
-def kept(forward: Callable[[], object], parameters: Iterable[torch.Tensor]) -> int:
-    """Bytes that a forward pass keeps for the backward pass, every storage counted once, without the parameters."""
+def kept(forward: Callable[[], object], parameters: Iterable[torch.Tensor]) -> Counter[int]:
+    """Tensors that a forward pass keeps for the backward pass, by their bytes, without the parameters.
+
+    Every storage is counted once.
+    """
     storages: dict[int, int] = {}
     known = {parameter.untyped_storage().data_ptr() for parameter in parameters}
 
@@ -64,19 +70,32 @@ def kept(forward: Callable[[], object], parameters: Iterable[torch.Tensor]) -> i
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()  # held, so that no storage is freed and its address used again
-        total = sum(storages.values())
+        sizes = Counter(storages.values())
     del result
-    return total
+    return sizes
 
 
-def kept_each(forward: Callable[[int], object], parameters: Sequence[torch.Tensor]) -> tuple[int, int]:
-    """Bytes that each sample keeps, and those kept once however many there are, such as masked and rounded weights.
+@dataclass(frozen=True)
+class Kept:
+    """What a forward pass keeps for the backward pass, in bytes."""
 
-    ``forward`` gets the number of samples: 1 and 2.
-    """
-    one, two = (kept(partial(forward, count), parameters) for count in (1, 2))
-    each = max(two - one, 1)
-    return each, max(one - each, 0)
+    each: int
+    """By each sample."""
+    largest: int
+    """By each sample in its largest tensor."""
+    once: int
+    """However many samples there are, such as masked and rounded weights."""
+
+    @classmethod
+    def by(cls, forward: Callable[[int], object], parameters: Sequence[torch.Tensor]) -> Kept:
+        """Measured; ``forward`` gets the number of samples: 1 and 2."""
+        one, two = (kept(partial(forward, count), parameters) for count in (1, 2))
+        each = max(_total(two) - _total(one), 1)
+        return cls(each, max(two - one, default=0) // 2, max(_total(one) - each, 0))
+
+
+def _total(sizes: Counter[int]) -> int:
+    return sum(sizes.elements())
 
 
 def free(device: torch.device) -> int | None:
@@ -92,25 +111,39 @@ class Budget:
 
     demand: Demand
     bytes: float
+    largest: Demand = Demand(0.0, 0.0)
+    """Of the largest tensor; zero where tensors of any size are kept when they are freed."""
 
     @classmethod
-    def of(cls, demand: Demand, parameters: int, reserved: int, device: torch.device) -> Budget:
-        """The free memory, less what gradients and the optimizer of so many parameters take, and ``reserved`` bytes."""
+    def of(cls, demand: Demand, largest: Demand, taken: int, device: torch.device) -> Budget:
+        """The free memory, less ``taken`` bytes.
+
+        On processors no tensor may be too large to be kept (`keep_freed`): fewer samples at once are no slower there.
+        """
         available = free(device)
+        if device.type == "cuda":
+            largest = Demand(0.0, 0.0)
         if available is None:
-            return cls(demand, float("inf"))
-        return cls(demand, max(0.0, _SHARE * available - parameters * _OPTIMIZER_BYTES - reserved))
+            return cls(demand, float("inf"), largest)
+        return cls(demand, max(0.0, _SHARE * available - taken), largest)
 
     @classmethod
     def restored(cls, state: Mapping[str, float]) -> Budget:
         """From `state`."""
-        return cls(Demand(state["linear"], state["square"]), state["bytes"])
+        largest = Demand(state["largest_linear"], state["largest_square"])
+        return cls(Demand(state["linear"], state["square"]), state["bytes"], largest)
 
     def state(self) -> dict[str, float]:
         """Plain numbers for a checkpoint."""
-        return {"bytes": self.bytes, "linear": self.demand.linear, "square": self.demand.square}
+        return {
+            "bytes": self.bytes,
+            "linear": self.demand.linear,
+            "square": self.demand.square,
+            "largest_linear": self.largest.linear,
+            "largest_square": self.largest.square,
+        }
 
     def samples(self, length: int) -> int:
         """How many samples of a length fit, at least one."""
-        each = self.demand.bytes(length) * _OVERHEAD
-        return max(1, int(min(self.bytes / each, 1 << 20))) if each else 1 << 20
+        limits = ((self.bytes, self.demand.bytes(length) * _OVERHEAD), (_REUSED, self.largest.bytes(length)))
+        return max(1, int(min([limit / each for limit, each in limits if each] + [1 << 20])))

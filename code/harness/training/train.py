@@ -35,7 +35,7 @@ from harness.training.graph import GraphModule
 from harness.training.layers import drop_layers
 from harness.training.lessons import Lessons, cost
 from harness.training.loop import History, Student, Trainer
-from harness.training.memory import Budget, Demand, keep_freed, kept_each
+from harness.training.memory import OPTIMIZER_BYTES, Budget, Demand, Kept, keep_freed
 from harness.training.pruning import FisherMemory, Pruner, matches
 from harness.training.recipe import Recipe, check_patterns
 from harness.training.state import DENSE, Checkpoints
@@ -232,15 +232,20 @@ def _budget(recipe: Recipe, student: Student, lessons: Lessons, data: TrainingDa
     parameters = list(student.module.parameters())
     if student.quantisation:
         student.quantisation.enable()  # rounding keeps more: its ranges are of no matter here
-    (low, _), (high, once) = (
-        kept_each(lambda copies, at=at: lessons.loss(data.batch(indices[at : at + 1].repeat(copies))), parameters)  # type: ignore[misc]
+    low, high = (
+        Kept.by(lambda copies, at=at: lessons.loss(data.batch(indices[at : at + 1].repeat(copies))), parameters)  # type: ignore[misc]
         for at in (first, last)
     )
     if student.quantisation:
         student.quantisation.disable()
-    count = sum(value.numel() for value in parameters)
+    count, once = sum(value.numel() for value in parameters), high.once
     needed = student.pruner.fisher_memory if student.pruner and not student.fixed else FisherMemory(0, 0)
-    budget = Budget.of(Demand.of((short, low), (length, high)), count, needed.bytes + once, lessons.device)
+    budget = Budget.of(
+        Demand.of((short, low.each), (length, high.each)),
+        Demand.of((short, low.largest), (length, high.largest)),
+        count * OPTIMIZER_BYTES + needed.bytes + once,
+        lessons.device,
+    )
     at_once = min(recipe.batch, budget.samples(length))
     each = budget.demand.bytes(length) / 2**30
     console.note(

@@ -23,7 +23,7 @@ from harness.training.fake import FakeQuantisation  # noqa: E402
 from harness.training.graph import GraphModule  # noqa: E402
 from harness.training.lessons import Lessons, slices  # noqa: E402
 from harness.training.loop import History, Student, Trainer  # noqa: E402
-from harness.training.memory import Budget, Demand, kept, kept_each  # noqa: E402
+from harness.training.memory import Budget, Demand, Kept, kept  # noqa: E402
 from harness.training.pruning import Pruner  # noqa: E402
 from harness.training.state import Checkpoints  # noqa: E402
 
@@ -294,17 +294,18 @@ def test_the_memory_of_samples_is_measured_without_the_parameters():
     weight = torch.nn.Parameter(torch.ones(100, 100))
 
     def bytes_of(rows: int) -> int:
-        return kept(lambda: (torch.ones(rows, 100, requires_grad=True) @ weight).relu().sum(), [weight])
+        return sum(kept(lambda: (torch.ones(rows, 100, requires_grad=True) @ weight).relu().sum(), [weight]).elements())
 
     assert bytes_of(20) == 2 * bytes_of(10) >= 10 * 100 * 4
     # Of 100 x 100 weights, the masked copy is kept once; a row and its product for each sample.
-    each, once = kept_each(
-        lambda rows: (torch.ones(rows, 100, requires_grad=True) @ (weight * 2)).relu().sum(), [weight]
-    )
-    assert (each, once) == (bytes_of(2) - bytes_of(1), 100 * 100 * 4)
+    found = Kept.by(lambda rows: (torch.ones(rows, 100, requires_grad=True) @ (weight * 2)).relu().sum(), [weight])
+    assert found == Kept(bytes_of(2) - bytes_of(1), 100 * 4, 100 * 100 * 4)
     demand = Demand.of((10, 10 * 7 + 100 * 3), (20, 20 * 7 + 400 * 3))
     assert (demand.linear, demand.square) == pytest.approx((7.0, 3.0))
     assert Demand.of((1, 50), (1, 50)).bytes(1) == 50
     assert Budget(demand, 1200.0).samples(10) == 2
     assert Budget(demand, 1.0).samples(10) == 1
     assert PLENTY.samples(384) > 1_000
+    of_two_mib = Budget(Demand(1.0, 0.0), float("inf"), Demand(0.0, 2.0**21 / 100**2))
+    assert [of_two_mib.samples(length) for length in (100, 200, 800)] == [16, 4, 1]
+    assert Budget.restored(of_two_mib.state()) == of_two_mib
