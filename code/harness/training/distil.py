@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -95,6 +96,36 @@ def loss(
     factors = {LOGITS: weights.logits, HIDDEN: weights.hidden, LABELS: weights.labels}
     total = torch.stack([factors[name] * part for name, part in parts.items()]).sum()
     return total, {name: part.detach() for name, part in parts.items()}
+
+
+def drawn_difference(student: Sequence[Tensor], mask: Array | None, weight: float, seed: int, first: int = 0) -> Tensor:
+    """A float32 scalar whose gradients, squared, make up the Hessian of the loss of hidden states where it is 0.
+
+    Each state is drawn from a normal distribution around itself, as labels are drawn from the answers (`fisher.drawn`):
+    g = sum_l sqrt(2 weight / (layers x squares)) J_l' e with normal e, so the mean of g g' is that Hessian, the sum of
+    2 weight / (layers x squares) J_l' J_l, of a sample; of several samples the mean of their g.
+
+    Args:
+        student: hidden states (samples, tokens, channels) of the layers.
+        mask: bool (samples, tokens), False for padding.
+        weight: that of the hidden states in the loss.
+        seed: the same seed draws the same noise.
+        first: number of the first sample in its batch: a batch gets the same noise in parts as as a whole.
+    """
+    parts = []
+    for layer, state in enumerate(student):
+        own = state.float()
+        if mask is not None:
+            own = own * torch.as_tensor(mask, device=own.device)[:, :, None]
+        squares = own.detach().square().flatten(1).sum(1).clamp_min(_SMALLEST)
+        noise = torch.stack([_normal(own[at].shape, (seed, first + at, layer)) for at in range(len(own))])
+        products = (own * noise.to(own.device)).flatten(1).sum(1)
+        parts.append((products * (2 * weight / (len(student) * squares)).sqrt()).mean())
+    return torch.stack(parts).sum()
+
+
+def _normal(shape: torch.Size, seed: tuple[int, int, int]) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(shape), np.float32))
 
 
 def _scores(values: Tensor, mask: Array | None, normalised: bool) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from harness.host.machine import computes_bf16
 from harness.task.shape import Array
 from harness.task.training import Batch
-from harness.training.distil import hidden_pairs, loss, probabilities
+from harness.training.distil import drawn_difference, hidden_pairs, loss, probabilities
 from harness.training.fisher import drawn
 from harness.training.graph import GraphModule
 from harness.training.recipe import Distillation
@@ -52,14 +52,21 @@ class Lessons:
         return loss(outputs, answers, batch, self._distillation, self._hidden, self._normalised)[0]
 
     def own_loss(self, batch: Batch, first: int, seed: int) -> torch.Tensor:
-        """The cross-entropy of the student's answers with labels drawn from them, whose gradients make up the Fisher.
+        """A loss whose gradients, squared, make up the Fisher matrix: the Hessian of `loss` where it is 0.
 
+        It is the cross-entropy of the student's answers with labels drawn from them, and for hidden states
+        `distil.drawn_difference`: without it, the last layers, which move the answers little, would go first.
         ``first`` is the number of the first sample, where the batch is a part of a larger one: see `fisher.drawn`.
         """
+        names = [name for name, _ in self._hidden]
         with self._arithmetic():
-            outputs = self._student(tensors(batch.feed, self.device))
+            outputs = self._student(tensors(batch.feed, self.device), names)
         labels = drawn(outputs, batch.answers, batch.mask, self._normalised, seed, first)
-        return loss(outputs, {}, replace(batch, targets=labels), None, (), self._normalised)[0]
+        own = loss(outputs, {}, replace(batch, targets=labels), None, (), self._normalised)[0]
+        if self._distillation and names:
+            states = [outputs[name] for name in names]
+            own = own + drawn_difference(states, batch.mask, self._distillation.hidden, seed, first)
+        return own
 
     def _arithmetic(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)

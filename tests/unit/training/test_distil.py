@@ -14,7 +14,7 @@ from harness.compress.network import Network  # noqa: E402
 from harness.errors import ConfigError  # noqa: E402
 from harness.models.weights import RandomWeights  # noqa: E402
 from harness.task.training import Batch  # noqa: E402
-from harness.training.distil import hidden_pairs, loss, probabilities  # noqa: E402
+from harness.training.distil import drawn_difference, hidden_pairs, loss, probabilities  # noqa: E402
 from harness.training.layers import drop_layers  # noqa: E402
 from harness.training.recipe import Distillation  # noqa: E402
 
@@ -127,3 +127,33 @@ def test_layers_are_paired_by_their_numbers():
     assert [".layer.3." in own for own, _ in pairs] == [False, True]
     with pytest.raises(ConfigError, match="teacher has as well"):
         hidden_pairs(teacher, student)
+
+
+def test_gradients_of_drawn_hidden_states_make_up_the_hessian_of_their_loss():
+    generator = torch.Generator().manual_seed(1)
+    inputs = [torch.randn(1, 5, 3, generator=generator) for _ in range(2)]
+    weight = torch.randn(3, 2, generator=generator)
+    mask = np.array([[True, True, True, False, False]])
+    targets = [each @ weight for each in inputs]
+
+    def hidden(own: torch.Tensor) -> torch.Tensor:
+        states = {f"s{number}": each @ own for number, each in enumerate(inputs)}
+        teacher = {f"t{number}": target for number, target in enumerate(targets)}
+        batch = Batch({}, None, (), mask)
+        return loss(states, teacher, batch, Distillation(logits=0.0, hidden=0.7), [("s0", "t0"), ("s1", "t1")])[0]
+
+    hessian = torch.autograd.functional.hessian(hidden, weight).reshape(6, 6)
+    own = weight.clone().requires_grad_()
+    found, draws = torch.zeros(6, 6), 3000
+    for seed in range(draws):
+        states = [each @ own for each in inputs]
+        gradient = torch.autograd.grad(drawn_difference(states, mask, 0.7, seed), own)[0].flatten()
+        found += torch.outer(gradient, gradient) / draws
+    assert float((found - hessian).norm() / hessian.norm()) < 0.1
+
+
+def test_hidden_states_are_drawn_alike_in_parts():
+    states = [torch.randn(3, 4, 2) for _ in range(2)]
+    whole = drawn_difference(states, None, 1.0, 5)
+    parts = [drawn_difference([each[at : at + 1] for each in states], None, 1.0, 5, at) for at in range(3)]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
