@@ -126,6 +126,12 @@ For = Annotated[
 ]
 """The option `--for`, also of training."""
 
+BenchmarkOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Benchmark option that the file does not contain."),
+]
+"""The option `--set`, also of training."""
+
 
 @models_app.command("build")
 def models_build(
@@ -185,10 +191,7 @@ def models_compress(
         ),
     ] = 0.05,
     engine: For = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Benchmark option that the file does not contain."),
-    ] = None,
+    option: BenchmarkOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Prune and quantise a model in one shot, from calibration data, without training.
