@@ -1,14 +1,16 @@
 """The ResNet50 benchmark: classification of ImageNet 2012's validation images, scored by top-1."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from harness.catalog.contract import BenchmarkSettings
 from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
+from harness.compress.scaling import Scaling
 from harness.engines.base import Engine
 from harness.errors import CheckFailed
 from harness.graph import Tensor
@@ -88,6 +90,14 @@ class ResNet50(Benchmark):
         files = find_images(dataset.path).files[:samples]
         pixels = load_pixels(files, profile, self.cache_dir, progress=progress)
         return ImageQSL(pixels, profile, layout, pixels.files)
+
+    def scalings(self, inputs: Sequence[Tensor], model: Path) -> Mapping[str, Scaling]:
+        """Pixels, scaled as the profile normalises them."""
+        layout = choose_layout(inputs, model, self.settings.layout)
+        if layout.dtype != np.float32:
+            return {}
+        profile = PROFILES[self.settings.preprocessing]
+        return {inputs[0].name: Scaling(profile.mean, profile.deviation, 1 if layout.channels_first else 3)}
 
     def stand_in(self, folder: Path) -> Path:
         """The first shipped drawings, repeated as hard links under the official names, with labels in rotation."""

@@ -27,7 +27,9 @@ def resnet(tmp_path_factory):
 
 
 def test_a_built_model_describes_itself_and_its_compression(resnet):
-    metadata = read_graph(resnet).metadata
+    graph = read_graph(resnet)
+    assert [str(tensor) for tensor in graph.inputs] == ["input uint8 (?, 3, 224, 224)"]
+    metadata = graph.metadata
     assert metadata["weights"].startswith("random")
     assert metadata["model"] == "resnet50-pruned85-int8"
     assert (metadata["sparsity"], metadata["block"], metadata["precision"]) == ("0.85", "4", "int8")
@@ -71,6 +73,7 @@ def small(efficientnet_fp32, tmp_path_factory):
 
 def test_a_real_model_compressed_keeps_its_answers(harness, efficientnet_fp32, small):
     path, printed = small
+    assert [str(tensor) for tensor in read_graph(path).inputs] == ["input uint8 (?, 3, 224, 224)"]
     assert printed["path"] == str(path)
     assert printed["bytes"]["compressed"] == path.stat().st_size
     assert "_fc" in [layer["name"] for layer in printed["layers"]]
@@ -106,6 +109,8 @@ def test_a_qdq_model_is_converted_for_deepsparse_and_keeps_its_answers(harness, 
         (["efficientnet-lite0-int8", "out.onnx", "--precision", "int4"], "precision = int4"),
         (["efficientnet-lite0-int8", "out.onnx", "--sparsity", "1"], "sparsity = 1"),
         (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8", "--for", "tensorrt"], "--for tensorrt"),
+        (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8", "--input", "int8"], "--input int8"),
+        (["efficientnet-lite0-int8", "out.onnx", "--sparsity", "0.5", "--input", "uint8"], "needs --precision int8"),
         (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8"], "already quantised"),
         (["no-model", "out.onnx", "--sparsity", "0.5"], "unknown model"),
         (["efficientnet-lite0-int8", "out.onnx", "--precision", "int8", "--set", "label_offset=x"], "label_offset = x"),

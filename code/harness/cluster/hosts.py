@@ -13,13 +13,13 @@ A cluster that runs already is joined instead, by its address:
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from harness.errors import ConfigError, os_words
+from harness.errors import ConfigError
+from harness.host.files import read_toml
 from harness.paths import ROOT
 
 LOCAL = "local:"
@@ -113,15 +113,9 @@ def read(cluster: str) -> Hosts:
     if cluster.startswith(LOCAL):
         return Hosts(local=number_in(cluster, LOCAL), source=cluster)
     path = Path(cluster)
+    values = read_toml(path, f"a hosts file, or {LOCAL}N", "docs/cluster.md")
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
         found = Hosts.model_validate({**values, "source": cluster})
-    except OSError as error:
-        raise ConfigError(f"{os_words(error)[:-1]}: give a hosts file (docs/cluster.md), or {LOCAL}N.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not text in UTF-8: give a hosts file (docs/cluster.md).") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML ({error}): fix it.") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: {_first(error)}.") from error
     if found.local:

@@ -22,8 +22,8 @@ _LARGEST = 1e6  # samples of it
 _MUCH_SLOWER = 0.7  # of the sum of their rates: in so short a query they do not end at the same moment
 
 
-class NodesOffline(Offline):
-    """One query, divided among nodes by their measured rates."""
+class _Nodes(Scenario):
+    """What a scenario of several nodes is, whichever it is."""
 
     def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float, links: Sequence[Link]) -> None:
         super().__init__(sut, costs, max_cost, bound)
@@ -31,7 +31,15 @@ class NodesOffline(Offline):
 
     def get_ready(self, indices: Integers, listener: Listener) -> float:
         """The nodes are ready; seconds of their slowest batch."""
-        return _slowest(self.links)
+        return max(link.ready.slowest for link in self.links)
+
+    def describe(self) -> dict[str, object]:
+        """The shapes of all nodes."""
+        return {"shapes": _shapes(self.links)}
+
+
+class NodesOffline(_Nodes, Offline):
+    """One query, divided among nodes by their measured rates."""
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
         """The sum of the nodes' own estimates, or what they reach together if dealing to them is much slower."""
@@ -65,21 +73,9 @@ class NodesOffline(Offline):
         """Deals chunks of the query."""
         return ClusterScheduler.offline(self.sut.qsl, self.links, complete, observer, self.travels)
 
-    def describe(self) -> dict[str, object]:
-        """The shapes of all nodes."""
-        return {"shapes": _shapes(self.links)}
 
-
-class NodesServer(Server):
+class NodesServer(_Nodes, Server):
     """Queries go to the node that will be free first."""
-
-    def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float, links: Sequence[Link]) -> None:
-        super().__init__(sut, costs, max_cost, bound)
-        self.links, self.travels = links, DATA
-
-    def get_ready(self, indices: Integers, listener: Listener) -> float:
-        """The nodes are ready; seconds of their slowest batch."""
-        return _slowest(self.links)
 
     def peak(self, indices: Integers) -> float:
         """The sum of the nodes' simulated peaks; 0 if one of them finds none."""
@@ -98,10 +94,6 @@ class NodesServer(Server):
         """Deals query by query."""
         return ClusterScheduler.server(self.sut.qsl, self.links, complete, self.bound, observer, self.travels)
 
-    def describe(self) -> dict[str, object]:
-        """The shapes of all nodes."""
-        return {"shapes": _shapes(self.links)}
-
 
 Clustered = NodesOffline | NodesServer
 """A scenario of several nodes."""
@@ -116,10 +108,6 @@ def clustered(kind: type[Scenario]) -> type[NodesOffline] | type[NodesServer]:
     if kind.latency:
         raise ConfigError(f"{kind.name} has one query at a time, which several nodes answer no faster than one.")
     return NodesServer if kind.paced else NodesOffline
-
-
-def _slowest(links: Sequence[Link]) -> float:
-    return max(link.ready.slowest for link in links)
 
 
 def _total(links: Sequence[Link]) -> Estimate:

@@ -126,6 +126,30 @@ For = Annotated[
 ]
 """The option `--for`, also of training."""
 
+BenchmarkOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Benchmark option that the file does not contain."),
+]
+"""The option `--set`, also of training."""
+
+
+def _input(images: str | None) -> str | None:
+    if images not in (None, "uint8", "float32"):
+        raise ConfigError(f"--input {images}: choose from uint8, float32.")
+    return images
+
+
+_Images = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        callback=_input,
+        metavar="uint8|float32",
+        help="How an INT8 classifier takes images: pixels, which the graph normalises, or normalised ones.",
+        show_default="uint8",
+    ),
+]
+
 
 @models_app.command("build")
 def models_build(
@@ -147,13 +171,16 @@ def models_build(
         int | None, typer.Option(help="Number of calibration samples.", show_default="256; 8 for random weights")
     ] = None,
     engine: For = None,
+    images: _Images = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a published model: its architecture with random weights or a checkpoint's, then its compression."""
     from harness.models.build import build
 
     with on_interrupt("nothing was written."):
-        path = build(name, weights, output, seed, dense=dense, dataset=dataset, samples=samples, engine=engine)
+        path = build(
+            name, weights, output, seed, dense=dense, dataset=dataset, samples=samples, engine=engine, images=images
+        )
     if as_json:
         console.print_json({"name": name, "weights": weights, "path": path})
     else:
@@ -185,10 +212,8 @@ def models_compress(
         ),
     ] = 0.05,
     engine: For = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Benchmark option that the file does not contain."),
-    ] = None,
+    images: _Images = None,
+    option: BenchmarkOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Prune and quantise a model in one shot, from calibration data, without training.
@@ -201,7 +226,8 @@ def models_compress(
     from harness.running.options import validated
 
     values = {"sparsity": sparsity, "block": block, "precision": precision, "method": method, "engine": engine}
-    settings = validated(CompressSettings, {**values, "keep": tuple(keep or ()), "tolerance": tolerance})
+    values |= {"keep": tuple(keep or ()), "tolerance": tolerance, "input": images}
+    settings = validated(CompressSettings, values)
     with on_interrupt("nothing was written."):
         made = compress_file(model, output, settings, dataset, samples, parse_options(option or []))
     if as_json:

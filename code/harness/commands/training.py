@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from harness.commands.models import For
+from harness.commands.models import BenchmarkOptions, For
 from harness.commands.options import AsJson, parse_options
 from harness.errors import ConfigError, Interrupted, MissingDependencyError
 from harness.host import console
@@ -19,54 +19,54 @@ if TYPE_CHECKING:
 
 _STARTS = ("dense", "one-shot")
 
+_Recipe = Annotated[str | None, typer.Argument(help="A recipe: its name (--list) or a TOML file.", show_default=False)]
+_Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|random",
+        help="A checkpoint in safetensors; or a dense FP32 model, by name or path. random: only to measure speed.",
+        show_default=False,
+    ),
+]
+_Data = Annotated[
+    str | None,
+    typer.Option(metavar="PATH", help="A file in the format of SQuAD v1.1, or a folder of images.", show_default=False),
+]
+_Output = Annotated[Path | None, typer.Option(help="Output file.", show_default="build/models/RECIPE-trained.onnx")]
+_Steps = Annotated[
+    int | None, typer.Option(min=1, help="Stretch the recipe to so many steps.", show_default="the recipe's")
+]
+_Seed = Annotated[
+    int | None,
+    typer.Option(min=0, help="Seed of the data order, and of the part held back.", show_default="the recipe's"),
+]
+_Method = Annotated[
+    str | None,
+    typer.Option(
+        help="How pruning chooses weights: magnitude, second-order or acdc, to compare them.",
+        show_default="the recipe's",
+    ),
+]
+_Start = Annotated[
+    str, typer.Option(help="dense, or one-shot: begin with the one-shot pruning of `models compress`, and recover.")
+]
+_SaveEvery = Annotated[
+    float | None, typer.Option(min=0, metavar="SECONDS", help="Time between checkpoints.", show_default="180")
+]
+
 
 def models_train(
-    recipe: Annotated[
-        str | None, typer.Argument(help="A recipe: its name (--list) or a TOML file.", show_default=False)
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH|random",
-            help="A checkpoint in safetensors; or a dense FP32 model, by name or path. random: only to measure speed.",
-            show_default=False,
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH", help="A file in the format of SQuAD v1.1, or a folder of images.", show_default=False
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Output file.", show_default="build/models/RECIPE-trained.onnx")
-    ] = None,
+    recipe: _Recipe = None,
+    weights: _Weights = None,
+    data: _Data = None,
+    output: _Output = None,
     engine: For = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Stretch the recipe to so many steps.", show_default="the recipe's")
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, help="Seed of the data order, and of the part held back.", show_default="the recipe's"),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="How pruning chooses weights: magnitude, second-order or acdc, to compare them.",
-            show_default="the recipe's",
-        ),
-    ] = None,
-    start: Annotated[
-        str,
-        typer.Option(help="dense, or one-shot: begin with the one-shot pruning of `models compress`, and recover."),
-    ] = "dense",
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Benchmark option that the file does not contain."),
-    ] = None,
-    save_every: Annotated[
-        float | None, typer.Option(min=0, metavar="SECONDS", help="Time between checkpoints.", show_default="180")
-    ] = None,
+    steps: _Steps = None,
+    seed: _Seed = None,
+    method: _Method = None,
+    start: _Start = "dense",
+    option: BenchmarkOptions = None,
+    save_every: _SaveEvery = None,
     listed: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
     as_json: AsJson = False,
 ) -> None:

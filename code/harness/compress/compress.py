@@ -1,6 +1,6 @@
 """Compress a model layer by layer: prune, quantise to 8 bits, and write it in operators that the engines run fast."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -18,6 +18,7 @@ from harness.compress.quantise import ENCODERS, EngineForm, quantise
 from harness.compress.ranges import REACHES, Range, observe
 from harness.compress.report import CompressionReport, LayerReport, ProductReport
 from harness.compress.rounding import Rounded
+from harness.compress.scaling import Scaling, byte_ranges, take_bytes
 from harness.errors import ConfigError
 from harness.host.console import OnProgress
 
@@ -57,6 +58,10 @@ class CompressSettings(BaseModel):
     engine: EngineForm | None = Field(
         default=None, description="for whose 8-bit operators to write the file; default: the best for such a model"
     )
+    input: Literal["uint8", "float32"] | None = Field(
+        default=None,
+        description="how the graph takes images, as pixels or normalised; default: uint8 for 8-bit classifiers",
+    )
 
     @property
     def engine_form(self) -> EngineForm:
@@ -69,14 +74,16 @@ def compress(
     feeds: Sequence[Feed],
     settings: CompressSettings,
     progress: OnProgress = lambda done, total: None,
+    scalings: Mapping[str, Scaling] | None = None,
 ) -> tuple[ModelProto, CompressionReport]:
     """A compressed copy of a folded model (`folding.read_network`), and a report on each layer.
 
     ``feeds`` is calibration data: for each batch a dictionary of tensors by the names of the graph's inputs. Layers are
     compressed in the order of the graph; each is fitted to the outputs of the dense model, with the inputs that the
     compressed layers before it produce. Layers that read the graph's input or produce its output are not pruned.
+    The float32 inputs in ``scalings`` become uint8 if any layer does; ``feeds`` hold them as float32 all the same.
     """
-    return _Compression(model, feeds, settings).run(progress)
+    return _Compression(model, feeds, settings, scalings or {}).run(progress)
 
 
 def check(network: Network, settings: CompressSettings) -> None:
@@ -106,8 +113,10 @@ def _prunable(network: Network, settings: CompressSettings) -> list[Layer]:
 
 
 class _Compression:
-    def __init__(self, model: ModelProto, feeds: Sequence[Feed], settings: CompressSettings) -> None:
-        self._feeds, self._settings = feeds, settings
+    def __init__(
+        self, model: ModelProto, feeds: Sequence[Feed], settings: CompressSettings, scalings: Mapping[str, Scaling]
+    ) -> None:
+        self._feeds, self._settings, self._scalings = feeds, settings, scalings
         self._second_order = settings.method == "second-order"
         self._dense, self._network = Network(model), Network(ModelProto.FromString(model.SerializeToString()))
         pruned = _prunable(self._network, settings) if settings.sparsity else []
@@ -143,9 +152,12 @@ class _Compression:
         report = self._report()
         result = network.model
         if self._rounded:
-            plan = Plan(network, self._rounded, self._ranges, self._products)
+            exact = byte_ranges(network, self._scalings)
+            self._ranges |= exact
+            plan = Plan(network, self._rounded, self._ranges, self._products, given={*self._scalings} & {*exact})
             self._ranges |= observe(network, plan.needed() - set(self._ranges), self._feeds)
             result = quantise(plan, self._settings.engine_form)
+            take_bytes(result, {name: each for name, each in self._scalings.items() if name not in exact})
         progress(total, total)
         return result, report
 

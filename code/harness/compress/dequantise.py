@@ -113,6 +113,8 @@ class _Reader:
         self._ranges: dict[str, Range] = {}
         self._pairs: dict[str, str] = {}
         """The outputs of QuantizeLinear and DequantizeLinear that only round a tensor, and that tensor."""
+        self._bytes: set[str] = set()
+        """The graph's inputs in uint8 that are only dequantised."""
 
     def plan(self) -> Plan | None:
         self._count_readers()
@@ -133,7 +135,9 @@ class _Reader:
         self._remove_unread()
         left = {name for node in self._graph.node for name in node.output}
         pairs = {name: tensor for name, tensor in self._pairs.items() if name in left}
-        return Plan(self._network(), rounded, self._ranges, frozenset(multiplied), pairs, tables=False)
+        return Plan(
+            self._network(), rounded, self._ranges, frozenset(multiplied), pairs, frozenset(self._bytes), tables=False
+        )
 
     def _network(self) -> Network:
         return Network(self._model)
@@ -264,6 +268,13 @@ class _Reader:
 
     def _find_pairs(self) -> None:
         """QuantizeLinear and DequantizeLinear of one scale; of a tensor that has several, those of the first."""
+        for value in self._graph.input:
+            after = self._readers.get(value.name, [])
+            spans = {self._range(reader) if reader.op_type == _DEQUANTISE else None for reader in after}
+            if value.type.tensor_type.elem_type == TensorProto.UINT8 and len(spans) == 1 and (span := spans.pop()):
+                self._ranges[value.name] = span
+                self._pairs |= {reader.output[0]: value.name for reader in after}
+                self._bytes.add(value.name)
         for node in self._graph.node:
             if node.op_type != _QUANTISE or node.input[0] in self._tensors or (span := self._range(node)) is None:
                 continue

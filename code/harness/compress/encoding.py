@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from harness.compress.network import Layer, Network
 from harness.compress.plan import Plan
@@ -52,6 +52,9 @@ class Encoder(ABC):
         self._floats: dict[str, str] = {}
         self.absorbed: set[str] = set()
         """Outputs of nodes that were written together with the one before them."""
+        for name in plan.given:
+            self.bytes[name], self.spans[name] = name, plan.ranges[name]
+            self.hidden.add(name)
 
     @abstractmethod
     def convolution(self, layer: Layer, result: str) -> None:
@@ -93,8 +96,12 @@ class Encoder(ABC):
         for value in network.graph.output:
             if value.name not in made:
                 self.write("Identity", [self.float(value.name)], value.name, f"{value.name}.result")
+        inputs = [ValueInfoProto.FromString(value.SerializeToString()) for value in network.graph.input]
+        for value in inputs:
+            if value.name in self.plan.given:
+                value.type.tensor_type.elem_type = TensorProto.UINT8
         graph = helper.make_graph(
-            self._nodes, network.graph.name, network.graph.input, network.graph.output, list(self._tensors.values())
+            self._nodes, network.graph.name, inputs, network.graph.output, list(self._tensors.values())
         )
         model = helper.make_model(graph, opset_imports=network.opset_import, producer_name="mlperf-cpu-harness")
         model.ir_version = network.ir_version

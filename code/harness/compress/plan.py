@@ -23,6 +23,8 @@ class Plan:
     pairs: Mapping[str, str] = field(default_factory=dict)
     """The outputs of QuantizeLinear and DequantizeLinear nodes that only round a tensor to its range, and that tensor:
     other operators than the layers and products in 8 bits read it so."""
+    given: Collection[str] = ()
+    """The graph's inputs that are given as the 8 bits of their range, in uint8."""
     tables: bool = True
     """Whether large tables of embeddings become 8 bits."""
 

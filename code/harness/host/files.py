@@ -14,12 +14,13 @@ import secrets
 import shutil
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, os_words
 from harness.host.contents import stand_in
 
 
@@ -93,6 +94,22 @@ def read_input(path: str | Path, what: str) -> bytes:
     if kind := stand_in(content):
         raise ConfigError(f"the {what} {path} is {kind.what}: {kind.cure}.")
     return content
+
+
+def read_toml(path: Path, what: str, where: str) -> dict[str, object]:
+    """The table in a TOML file named by the user, which should be ``what``; ``where`` explains such files.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{os_words(error)[:-1]}: give {what} ({where}).") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not text in UTF-8: give {what} ({where}).") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML ({error}): fix it ({where}).") from error
 
 
 def check_writable(path: Path) -> None:

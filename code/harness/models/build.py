@@ -37,12 +37,14 @@ def build(
     dataset: str | None = None,
     samples: int | None = None,
     engine: str | None = None,
+    images: str | None = None,
 ) -> Path:
     """Write the graph of a known model, in one step, and return its path.
 
     A model with a recipe is also compressed, unless ``dense``: random weights by their magnitude, since nothing else
     distinguishes them, with few calibration samples; a checkpoint's weights with second-order information.
-    It is written in the 8-bit operators of ``engine``, by default the one that the model was published with.
+    It is written in the 8-bit operators of ``engine``, by default the one that the model was published with, and takes
+    ``images`` as "uint8" or "float32", by default as uint8 if it has 8 bits.
 
     ``weights`` is "random", with a ``seed``, or the path of a checkpoint (see `Checkpoint`). The file's metadata record
     the model's settings and the origin of its weights; `catalog.models.find_model` turns "random" into the caveat of
@@ -64,11 +66,11 @@ def build(
         raise ConfigError(f"--seed {seed}: the seed must be 0 or greater.")
     entry = buildable[name]
     recipe = None if dense else entry.recipe
-    settings = _settings(entry, recipe, random, engine) if recipe else None
-    if engine and recipe and recipe.precision != "int8":
-        raise ConfigError(f"--for {engine}: {name} is built in FP32, which is the same for every engine; leave it out.")
-    if recipe is None and (dataset, samples, engine) != (None, None, None):
-        raise ConfigError(f"{name} is built without compression: leave out --calibration, --samples and --for.")
+    settings = _settings(name, entry, recipe, random, engine, images) if recipe else None
+    if recipe is None and (dataset, samples, engine, images) != (None,) * 4:
+        raise ConfigError(
+            f"{name} is built without compression: leave out --calibration, --samples, --for and --input."
+        )
     if recipe:
         find_dataset(known[name][0], dataset)
     kind = f"{'dense-' if entry.recipe and dense else ''}{'random' if random else 'built'}"
@@ -87,15 +89,25 @@ def build(
 
 
 def _settings(
-    entry: manifests.ModelEntry, recipe: manifests.Recipe, random: bool, engine: str | None
+    name: str,
+    entry: manifests.ModelEntry,
+    recipe: manifests.Recipe,
+    random: bool,
+    engine: str | None,
+    images: str | None,
 ) -> CompressSettings:
     from harness.compress.compress import CompressSettings
 
+    if engine and recipe.precision != "int8":
+        raise ConfigError(f"--for {engine}: {name} is built in FP32, which is the same for every engine; leave it out.")
+    if images and recipe.precision != "int8":
+        raise ConfigError(f"--input {images}: {name} is built in FP32, which keeps its input; leave it out.")
     values: dict[str, object] = {
         "sparsity": recipe.sparsity,
         "block": recipe.block,
         "precision": recipe.precision,
         "method": "magnitude" if random else "second-order",
+        "input": images,
     }
     if recipe.precision == "int8":
         values["engine"] = engine or (entry.published.engine if entry.published else None)

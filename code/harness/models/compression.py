@@ -16,11 +16,14 @@ from harness.compress.compress import CompressSettings, check, compress
 from harness.compress.folding import read_network
 from harness.compress.network import Network
 from harness.compress.report import CompressionReport
+from harness.compress.scaling import Scaling
 from harness.errors import ConfigError
+from harness.graph import listing, read_graph
 from harness.host import console
 from harness.host.files import check_writable, remove_left_over, write_bytes, write_text
 from harness.models.calibration import Calibration, calibration, check_calibration
 from harness.models.made import TOOL, check_output, check_replaceable
+from harness.task.base import Benchmark
 
 _INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QuantizeLinear"}
 TRAINED = ("training", "recipe", "recipe_sha256", "training_data")
@@ -55,17 +58,20 @@ def compress_file(
 
     Raises:
         ConfigError: the model does not exist or is already compressed, the data does not match it, the settings name an
-            engine but no INT8, or ``output`` is a file that was not made by this tool.
+            engine or an input but no INT8, or an input that it cannot have, or ``output`` is a file that was not made
+            by this tool.
     """
     if settings.engine and settings.precision != "int8":
         raise ConfigError(f"--for {settings.engine} needs --precision int8: FP32 is the same for every engine.")
+    if settings.input and settings.precision != "int8":
+        raise ConfigError(f"--input {settings.input} needs --precision int8: other models keep their input.")
     output = output.absolute()
     check_output(output)
     remove_left_over(paths.MODELS_DIR)
     model = find_model(name)
     if options:
         model = model.model_copy(update={"settings": {**model.settings, **options}})
-    check_calibration(model, dataset, samples)
+    benchmark, _ = check_calibration(model, dataset, samples)
     if output.resolve() == model.path.resolve():
         raise ConfigError(f"{output} is the input model: choose another file name for the compressed one.")
     check_replaceable(output)
@@ -76,8 +82,22 @@ def compress_file(
         raise ConfigError(f"{model.path} has no FP32 layers or is already quantised: give the dense FP32 model.")
     check(Network(network), settings)
     check_writable(output)
+    scalings = _scalings(settings, benchmark, model.path)
     data = calibration(model, model.path, dataset, samples)
-    return compress_model(network, facts_of(model), output, settings, data, model.path.stat().st_size)
+    return compress_model(network, facts_of(model), output, settings, data, model.path.stat().st_size, scalings)
+
+
+def _scalings(settings: CompressSettings, benchmark: Benchmark, path: Path) -> Mapping[str, Scaling]:
+    """The inputs that are to be bytes."""
+    if settings.precision != "int8" or settings.input == "float32":
+        return {}
+    inputs = read_graph(path).inputs
+    found = benchmark.scalings(inputs, path)
+    if settings.input and not found:
+        raise ConfigError(
+            f"--input {settings.input}: the model's inputs ({listing(inputs)}) are not images in float32: leave it out."
+        )
+    return found
 
 
 def facts_of(model: manifests.Model) -> dict[str, str]:
@@ -98,10 +118,13 @@ def compress_model(
     settings: CompressSettings,
     data: Calibration,
     dense_bytes: int,
+    scalings: Mapping[str, Scaling] | None = None,
 ) -> Compressed:
-    """Compress a folded graph and write it with its metadata and its report."""
+    """Compress a folded graph and write it with its metadata and its report; inputs in ``scalings`` become uint8."""
     with console.Progress("compressing", unit="layers") as bar:
-        model, report = compress(network, data.feeds, settings, lambda done, total: bar.update(done=done, total=total))
+        model, report = compress(
+            network, data.feeds, settings, lambda done, total: bar.update(done=done, total=total), scalings
+        )
     if settings.precision == "int8" and not report.rounded:
         raise ConfigError("no layer could be quantised to 8 bits: raise --tolerance.")
     done = {

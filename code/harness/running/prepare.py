@@ -139,15 +139,11 @@ def prepare(
     beat(patience(settings))
     shared = shared or Shared()
     given = (*settings.model.files, *setting_files(settings))
-    benchmark = find_benchmark(settings.model.benchmark)(
-        settings.benchmark_settings, settings.cache_dir, settings.sources
-    )
+    kind = find_benchmark(settings.model.benchmark)
+    benchmark = kind(settings.benchmark_settings, settings.cache_dir, settings.sources)
     dataset = dataset_of(settings, benchmark)
     scenario_class, engine_class = find_scenario(settings.scenario), find_engine(settings.engine)
-    suited = scenario_class.engine_settings(settings.engine_settings, benchmark.max_cost)
-    # Only under a latency bound can streams be too slow; tuning has compared them already.
-    free = scenario_class.paced and choose_streams and settings.tuned is None
-    possible = settings.engine_settings.layouts(suited) if free else [suited]
+    possible = _possible(settings, scenario_class, benchmark.max_cost, choose_streams)
     layouts = affordable(with_streams(possible, shared.streams), _size(settings), memory.available())
     converted = conversion(settings, quiet)
     loaded = [_load(settings, engine_class, converted, layouts[0], beat)]
@@ -181,6 +177,16 @@ def prepare(
     check_unchanged(inputs)
     warm = (benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener)
     return Prepared(*warm, inputs, converted, description, choices, doubts)
+
+
+def _possible(
+    settings: RunSettings, scenario: type[Scenario], max_cost: int, choose_streams: bool
+) -> list[EngineSettings]:
+    """The engine's settings with each layout of streams that may be chosen, the preferred one first."""
+    suited = scenario.engine_settings(settings.engine_settings, max_cost)
+    # Only under a latency bound can streams be too slow; tuning has compared them already.
+    free = scenario.paced and choose_streams and settings.tuned is None
+    return settings.engine_settings.layouts(suited) if free else [suited]
 
 
 def announce(settings: RunSettings, dataset: Dataset, samples: int) -> None:

@@ -18,7 +18,6 @@ A file holds the options of `harness run` by name, those of `--set` in the table
 
 import json
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -31,8 +30,8 @@ from harness.catalog import manifests
 from harness.catalog.manifests import Model
 from harness.catalog.models import model_file
 from harness.engines.base import find_engine
-from harness.errors import ConfigError, did_you_mean, os_words
-from harness.host.files import user_path
+from harness.errors import ConfigError, did_you_mean
+from harness.host.files import read_toml, user_path
 from harness.registry import BENCHMARKS, ENGINES
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running.identity import choices
@@ -75,7 +74,7 @@ def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong.
     """
-    table = _table(path)
+    table = read_toml(path, "a run file", "harness help runfile")
     variants = table.pop(_RUN, [{}])
     if not isinstance(variants, list) or not variants or not all(isinstance(each, dict) for each in variants):
         raise ConfigError(f"{path}: {_RUN} is not a list of tables: write each as [[{_RUN}]].")
@@ -136,17 +135,6 @@ def _absolute(value: Value | None) -> Value | None:
 def _toml(value: object) -> str:
     """A value as TOML, whose basic strings have JSON's escapes."""
     return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")
-
-
-def _table(path: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{os_words(error)[:-1]}: give a run file (harness help runfile).") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not text in UTF-8: give a run file (harness help runfile).") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML ({error}): fix it (harness help runfile).") from error
 
 
 def _lists(path: Path, table: Mapping[str, object]) -> dict[str, list[Value]]:

@@ -85,20 +85,12 @@ def run_test(
     ended = threading.Event()
     watch = Stopwatch()
 
-    def load(indices: Sequence[int]) -> None:
-        qsl.load(indices)
-        watch.start()  # LoadGen loads, issues queries until all are answered, and unloads
-
-    def unload(indices: Sequence[int]) -> None:
-        watch.stop()
-        qsl.unload(indices)
-
     def fail(error: BaseException) -> None:
         failure.append(error)
         ended.set()
 
     handle = lg.ConstructFastSUT(scheduler.issue, scheduler.flush)
-    library = lg.ConstructQSL(qsl.count, qsl.performance_count, _guarded(load, fail), _guarded(unload, fail))
+    library = _library(qsl, watch, fail)
 
     def start() -> None:
         try:
@@ -139,6 +131,21 @@ def _wait(
             watch.stop()
             error.moved = watch.timing(error.seconds).moved
             raise
+
+
+def _library(qsl: SampleLibrary, watch: Stopwatch, fail: Callable[[BaseException], None]) -> int:
+    """LoadGen's handle of the QSL; the watch runs while samples are loaded."""
+
+    def load(indices: Sequence[int]) -> None:
+        qsl.load(indices)
+        watch.start()  # LoadGen loads, issues queries until all are answered, and unloads
+
+    def unload(indices: Sequence[int]) -> None:
+        watch.stop()
+        qsl.unload(indices)
+
+    library: int = lg.ConstructQSL(qsl.count, qsl.performance_count, _guarded(load, fail), _guarded(unload, fail))
+    return library
 
 
 def _guarded(

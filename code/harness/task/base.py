@@ -11,6 +11,7 @@ from typing import ClassVar
 from harness import paths
 from harness.catalog.contract import BenchmarkSettings, ModelInterface
 from harness.catalog.manifests import Dataset, datasets
+from harness.compress.scaling import Scaling
 from harness.engines.base import Engine
 from harness.errors import ConfigError, NotOfficial
 from harness.graph import Tensor
@@ -139,6 +140,16 @@ class Benchmark(ModelInterface):
         Raises:
             ConfigError: the data set cannot be read, or no SUT of this benchmark accepts such inputs.
         """
+
+    def scalings(self, inputs: Sequence[Tensor], model: Path) -> Mapping[str, Scaling]:
+        """The float32 inputs of a graph that could as well be bytes, by name, and what the bytes must be scaled by.
+
+        With uint8 in their place, `open` holds the bytes in memory. ``model`` is the graph's file.
+
+        Raises:
+            ConfigError: no SUT of this benchmark accepts such inputs.
+        """
+        return {}
 
     @abstractmethod
     def make_sut(self, engine: Engine, qsl: SampleLibrary) -> SUT:

@@ -15,10 +15,12 @@ import pytest
 from bert.architecture import BERT_LARGE, OBERT_LARGE, BertConfig, build_bert, build_bert_large
 from bert.mobilebert import MobileBertConfig, build_mobilebert, build_mobilebert_14, build_mobilebert_24
 from bert.sut import BertSUT
+from harness.compress.compress import CompressSettings
 from harness.engines.base import Signature
 from harness.engines.deepsparse import DeepSparseEngine
 from harness.engines.onnxruntime import OnnxRuntimeEngine
 from harness.errors import ConfigError
+from harness.models.compression import compress_file
 from harness.models.weights import Checkpoint, Draw, RandomWeights, Weights
 from harness.registry import installed
 from harness.task.shape import Shape
@@ -258,3 +260,12 @@ def test_deepsparse_runs_all_of_it_and_agrees_with_onnx_runtime(tmp_path, build)
     for found, expected in zip(engine.compile(shapes)(feed), session(model).run(OUTPUTS, feed), strict=True):
         assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
     assert engine.describe()["fraction_of_supported_ops"] > 0.98
+
+
+def test_tokens_are_not_images(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(build_bert(RandomWeights(5), BERT).SerializeToString())
+    settings = CompressSettings(precision="int8", input="uint8")
+    with pytest.raises(ConfigError, match=r"^--input uint8: the model's inputs \(input_ids int64 .*\) are not images"):
+        compress_file(str(path), tmp_path / "out.onnx", settings, None, 1)
+    assert list(tmp_path.iterdir()) == [path]

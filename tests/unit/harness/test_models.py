@@ -202,12 +202,16 @@ def test_a_compressed_model_says_fp32_until_it_is_compressed(monkeypatch):
     assert read_graph(path).metadata["precision"] == "fp32"
 
 
-def test_an_engine_is_chosen_only_for_8_bits(monkeypatch, tmp_path):
+def test_an_engine_and_an_input_are_chosen_only_for_8_bits(monkeypatch, tmp_path):
     benchmark, entry = manifests.models()["tiny-fp32"]
     entry = entry.model_copy(update={"recipe": manifests.Recipe(sparsity=0.5)})
     monkeypatch.setattr(manifests, "models", lambda: {"tiny-fp32": (benchmark, entry)})
     with pytest.raises(ConfigError, match=r"--for openvino: tiny-fp32 is built in FP32, .* leave it out"):
         build("tiny-fp32", "random", tmp_path / "m.onnx", 0, engine="openvino")
+    with pytest.raises(ConfigError, match=r"--input uint8: tiny-fp32 is built in FP32, .* leave it out"):
+        build("tiny-fp32", "random", tmp_path / "m.onnx", 0, images="uint8")
+    with pytest.raises(ConfigError, match=r"built without compression: leave out .* and --input"):
+        build("tiny-fp32", "random", tmp_path / "m.onnx", 0, dense=True, images="float32")
     arguments = ["models", "compress", "tiny-fp32", str(tmp_path / "m.onnx"), "--sparsity", "0.5", "--for", "openvino"]
     error = CliRunner().invoke(cli.app, arguments).exception
     assert isinstance(error, ConfigError)

@@ -11,7 +11,9 @@ from harness.errors import ConfigError
 from harness.graph import read_graph
 from harness.registry import installed
 from resnet50.interface import choose_layout, match_output, settled_outputs
+from resnet50.preprocess import PROFILES, normaliser
 from resnet50.qsl import ImageLayout
+from resnet50.task import ResNet50
 
 NHWC = ImageLayout(channels_first=False)
 
@@ -101,3 +103,25 @@ def test_both_readers_name_a_type_that_numpy_lacks(tmp_path):
     onnx.save(model, path)
     engine = OnnxRuntimeEngine(path, OnnxRuntimeEngine.Settings(streams=1, threads=1))
     assert str(engine.outputs[0]) == str(read_graph(path).outputs[0]) == "logits bfloat16 (?, 1000)"
+
+
+@pytest.mark.parametrize("channels_first", [True, False])
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_graph_that_takes_pixels_scales_them_as_the_profile_does(tmp_path, name, channels_first):
+    dims = ("N", 3, 224, 224) if channels_first else ("N", 224, 224, 3)
+    path, graph = classifier(tmp_path / "m.onnx", dims=dims, channels_first=channels_first)
+    benchmark = ResNet50(ResNet50.Settings(preprocessing=name), tmp_path)
+    ((tensor, scaling),) = benchmark.scalings(graph.inputs, path).items()
+    image = np.random.default_rng(1).integers(0, 256, (224, 224, 3)).astype(np.uint8)
+    expected = np.empty(image.shape, np.float32)
+    normaliser(PROFILES[name])(image, expected)
+    found = (image - np.array(scaling.mean)) / np.array(scaling.deviation)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert (tensor, scaling.axis) == ("images", 1 if channels_first else 3)
+    assert (scaling.range is not None) == (name == "efficientnet-lite")
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.UINT8, TensorProto.FLOAT16])
+def test_only_images_in_float32_become_pixels(tmp_path, dtype):
+    path, graph = classifier(tmp_path / "m.onnx", dims=("N", 3, 224, 224), dtype=dtype)
+    assert ResNet50(ResNet50.Settings(), tmp_path).scalings(graph.inputs, path) == {}
