@@ -35,6 +35,7 @@ WEIGHTS ?=
 TRAIN ?=
 CLUSTER ?=
 PARQUET ?=
+PROFILE ?=
 CLUSTER_SAMPLES ?=
 A ?=
 B ?=
@@ -51,7 +52,7 @@ export IMAGENET_DIR
 # Values reach the commands as they were typed: a `$` is a `$` (also `$$`), and quotes and spaces stay in them.
 GIVEN = MODEL ENGINE DATASET VOCAB IMAGENET_DIR SCENARIO SAMPLES DURATION OFFICIAL FORCE SYSTEM DIVISION SUBMITTER SYSTEM_TYPE \
   MODELS SCENARIOS REHEARSAL SET PYTHON DEEPSPARSE BENCH A B RUNS ROUND INFER INFERENCE_REPO WEIGHTS TRAIN CLUSTER CLUSTER_SAMPLES FILE \
-  PARQUET
+  PARQUET PROFILE
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(subst $$$$$$$$,$$$$,$$(value $(name)))))
 
 empty :=
@@ -74,7 +75,7 @@ NODES = $(if $(filter 1 yes true,$(WITH_CLUSTER)),$(error CLUSTER=$(CLUSTER) onl
 
 OPTIONS = $(call option,MODEL,model) $(call option,ENGINE,engine) $(call option,DATASET,dataset) \
   $(call option,SAMPLES,samples) $(call option,DURATION,duration) $(call option,SYSTEM,system) \
-  $(call flag,OFFICIAL,official) $(call flag,FORCE,force) $(NODES) $(SETTINGS)
+  $(call flag,OFFICIAL,official) $(call flag,FORCE,force) $(call flag,PROFILE,profile) $(NODES) $(SETTINGS)
 
 CAMPAIGN = $(if $(strip $(MODELS)),$(call list,MODELS,model),$(call option,MODEL,model)) \
   $(call list,SCENARIOS,scenario) $(call option,ENGINE,engine) \
@@ -100,6 +101,7 @@ help: ## This list
 	@echo '  SET        options, such as SET="threads=2 vocab=my vocab.txt" (make options); a pair begins at NAME='
 	@echo '  OFFICIAL   1 applies the rules: 10 minutes, the full data set, into results/'
 	@echo '  FORCE      1 replaces an existing official result, or tuned settings of another model'
+	@echo '  PROFILE    1 shows after a performance run what each operator takes (onnxruntime, openvino)'
 	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor; package: all with results'
 	@echo '  CLUSTER    a hosts file, whose machines are one system, or local:2 for two nodes on this machine (docs/cluster.md)'
 	@echo '  CLUSTER_SAMPLES  indices: nodes hold the data set, and samples do not travel   default: data'

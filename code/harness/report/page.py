@@ -29,6 +29,7 @@ def page(runs: Sequence[Finished]) -> str:
             "facts": [(name, text) for name, text in facts.facts(run) if name != "command"],
             "machine": details.machine(run),
             "nodes": facts.nodes(run),
+            "profile": details.profile(run),
             "latencies": facts.latency_rows(run),
             "plots": [(plot.title, plot.caption, Markup(plot.svg)) for plot in plots(run, f"r{number}-")],
             "details": [
