@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from harness.report import details, facts
+from harness.report import details, facts, rates
 from harness.report.published import Reached, published
 from harness.results.finished import Finished
 
@@ -66,8 +66,11 @@ def as_markdown(runs: Sequence[Finished]) -> str:
         if latencies := facts.latency_rows(run):
             bound = f"bound {run.bound_ms:g} ms" if run.bound_ms else ""
             parts += _table(["percentile", "latency, observed", bound], latencies)
-        for _, rows in details.profile(run):
-            parts += _table(rows[0], rows[1:])
+        if found := rates.rates_of(run):
+            head, *tests = rates.rows(run, found)
+            parts += _table(head, tests)
+        for _, (head, *lines) in details.profile(run):
+            parts += _table(head, lines)
     parts += ["## Published results", ""]
     parts += _table(
         ["model", "engine", "F1 / top-1", "published", "these runs"],

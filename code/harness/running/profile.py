@@ -21,7 +21,7 @@ from harness.engines.base import engine_errors, find_engine
 from harness.engines.profiler import Profiler, Spent, Times
 from harness.errors import RunFailed
 from harness.host import console
-from harness.host.files import write_text
+from harness.host.files import shown, write_text
 from harness.host.streams import native_output_dropped
 from harness.results.profile import PROFILE, NodeTime, OperatorTime, Profile
 from harness.running.prepare import Beat, Prepared, patience
@@ -50,7 +50,7 @@ def profile_run(settings: RunSettings, ready: Prepared, recorder: Recorder | Non
         return
     if settings.shown == "table":
         console.print_table(_table(made.operators[:_SHOWN]))
-    console.note(f"profile: {made.about}; written to {_short(folder / PROFILE)}")
+    console.note(f"profile: {made.about}; written to {shown(folder / PROFILE)}")
 
 
 def _profile(settings: RunSettings, ready: Prepared, shapes: Sequence[Shape], beat: Beat) -> Profile:
@@ -148,8 +148,3 @@ def _table(operators: Sequence[OperatorTime]) -> Table:
     for each in operators:
         table.add_row(each.operator, f"{each.share:.1%}", f"{each.ms:,.1f}", f"{each.calls:,}")
     return table
-
-
-def _short(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
