@@ -45,6 +45,8 @@ class Finished:
     timeline: Timeline | None
     profile: Profile | None = None
     """What each operator takes, if the run was made with --profile."""
+    logs: Path | None = None
+    """The folder of LoadGen's logs; None if they no longer exist."""
 
     @property
     def performance(self) -> bool:
@@ -198,6 +200,7 @@ def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
         duration_s=duration,
         timeline=timeline(folder, record, runs_dir),
         profile=profile(folder, record, runs_dir),
+        logs=logs,
     )
 
 
