@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 TRAINING = $(READY)-training
 CLUSTERING = $(READY)-cluster
 PARQUETING = $(READY)-parquet
+MLFLOWING = $(READY)-mlflow
 
 MODEL ?=
 ENGINE ?=
@@ -35,6 +36,8 @@ WEIGHTS ?=
 TRAIN ?=
 CLUSTER ?=
 PARQUET ?=
+MLFLOW ?=
+PROFILE ?=
 CLUSTER_SAMPLES ?=
 A ?=
 B ?=
@@ -51,7 +54,7 @@ export IMAGENET_DIR
 # Values reach the commands as they were typed: a `$` is a `$` (also `$$`), and quotes and spaces stay in them.
 GIVEN = MODEL ENGINE DATASET VOCAB IMAGENET_DIR SCENARIO SAMPLES DURATION OFFICIAL FORCE SYSTEM DIVISION SUBMITTER SYSTEM_TYPE \
   MODELS SCENARIOS REHEARSAL SET PYTHON DEEPSPARSE BENCH A B RUNS ROUND INFER INFERENCE_REPO WEIGHTS TRAIN CLUSTER CLUSTER_SAMPLES FILE \
-  PARQUET
+  PARQUET MLFLOW PROFILE
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(subst $$$$$$$$,$$$$,$$(value $(name)))))
 
 empty :=
@@ -74,7 +77,7 @@ NODES = $(if $(filter 1 yes true,$(WITH_CLUSTER)),$(error CLUSTER=$(CLUSTER) onl
 
 OPTIONS = $(call option,MODEL,model) $(call option,ENGINE,engine) $(call option,DATASET,dataset) \
   $(call option,SAMPLES,samples) $(call option,DURATION,duration) $(call option,SYSTEM,system) \
-  $(call flag,OFFICIAL,official) $(call flag,FORCE,force) $(NODES) $(SETTINGS)
+  $(call flag,OFFICIAL,official) $(call flag,FORCE,force) $(call flag,PROFILE,profile) $(NODES) $(SETTINGS)
 
 CAMPAIGN = $(if $(strip $(MODELS)),$(call list,MODELS,model),$(call option,MODEL,model)) \
   $(call list,SCENARIOS,scenario) $(call option,ENGINE,engine) \
@@ -100,6 +103,7 @@ help: ## This list
 	@echo '  SET        options, such as SET="threads=2 vocab=my vocab.txt" (make options); a pair begins at NAME='
 	@echo '  OFFICIAL   1 applies the rules: 10 minutes, the full data set, into results/'
 	@echo '  FORCE      1 replaces an existing official result, or tuned settings of another model'
+	@echo '  PROFILE    1 shows after a performance run what each operator takes (onnxruntime, openvino)'
 	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor; package: all with results'
 	@echo '  CLUSTER    a hosts file, whose machines are one system, or local:2 for two nodes on this machine (docs/cluster.md)'
 	@echo '  CLUSTER_SAMPLES  indices: nodes hold the data set, and samples do not travel   default: data'
@@ -127,6 +131,7 @@ help: ## This list
 	@echo '  TRAIN      1 adds PyTorch, which only `make train` needs'
 	@echo '  CLUSTER    1 adds Ray, which only runs on several machines need'
 	@echo '  PARQUET    1 adds pyarrow, which only reports in Parquet need'
+	@echo '  MLFLOW     1 adds MLflow, which only `harness export mlflow` needs'
 	@echo
 	@echo 'Variables of train:'
 	@echo '  MODEL      a recipe: a name (harness models train --list) or a TOML file'
@@ -135,7 +140,7 @@ help: ## This list
 	@echo '  ENGINE     the engine for whose 8-bit operators the file is written; further options in ARGS, such as --output'
 
 # Any TRAIN adds PyTorch, also the data that `make train TRAIN=...` gives.
-setup: $(READY) $(if $(filter-out 0 no false,$(strip $(TRAIN))),$(TRAINING)) $(if $(WITH_RAY),$(CLUSTERING)) $(if $(filter-out 0 no false,$(strip $(PARQUET))),$(PARQUETING)) ## Make .venv with pinned packages; the other targets do this automatically
+setup: $(READY) $(if $(filter-out 0 no false,$(strip $(TRAIN))),$(TRAINING)) $(if $(WITH_RAY),$(CLUSTERING)) $(if $(filter-out 0 no false,$(strip $(PARQUET))),$(PARQUETING)) $(if $(filter-out 0 no false,$(strip $(MLFLOW))),$(MLFLOWING)) ## Make .venv with pinned packages; the other targets do this automatically
 
 run-offline: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Performance of the Offline scenario: samples per second
 	@$(BIN)/harness run --scenario Offline --mode performance $(OPTIONS) $(ARGS)
@@ -244,6 +249,9 @@ $(CLUSTERING): $(READY) requirements-cluster.lock tools/setup-more.sh
 $(PARQUETING): $(READY) requirements-parquet.lock tools/setup-more.sh
 	@sh tools/setup-more.sh $(call quoted,$(VENV)) $(call quoted,$@) requirements-parquet.lock pyarrow '160 MB' --no-deps --require-hashes
 
+$(MLFLOWING): $(READY) requirements-mlflow.lock tools/setup-more.sh
+	@sh tools/setup-more.sh $(call quoted,$(VENV)) $(call quoted,$@) requirements-mlflow.lock MLflow '60 MB' --no-deps --require-hashes
+
 lock: $(READY) ## Resolve the pinned packages again (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header -q -o requirements.lock
@@ -255,6 +263,9 @@ lock: $(READY) ## Resolve the pinned packages again (needs uv)
 	uv pip compile pyproject.toml --extra parquet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --no-annotate -q -c requirements.lock -o build/parquet.lock
 	$(BIN)/python tools/only_new.py build/parquet.lock requirements.lock requirements-parquet.lock
+	uv pip compile pyproject.toml --extra mlflow --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate -q -c requirements.lock -o build/mlflow.lock
+	$(BIN)/python tools/only_new.py build/mlflow.lock requirements.lock requirements-mlflow.lock
 
 clean: ## Remove run records and caches; keep data, results and .venv
 	rm -rf build/runs build/cache build/coverage .pytest_cache .hypothesis .mypy_cache .ruff_cache

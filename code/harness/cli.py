@@ -11,7 +11,19 @@ import typer
 from typer.core import TyperGroup
 
 from harness import __version__
-from harness.commands import about, cluster, compare, completion, data, models, reporting, running, submission, training
+from harness.commands import (
+    about,
+    cluster,
+    compare,
+    completion,
+    data,
+    exporting,
+    models,
+    reporting,
+    running,
+    submission,
+    training,
+)
 from harness.errors import HarnessError, on_interrupt, os_words
 from harness.host import console
 from harness.host.streams import keep_streams
@@ -93,6 +105,7 @@ app.command("help")(about.help_)
 app.command("completion")(about.completion_)
 models.models_app.command("train")(training.models_train)
 app.add_typer(models.models_app, name="models", invoke_without_command=True)
+app.add_typer(exporting.export_app, name="export")
 app.add_typer(data.data_app, name="data")
 app.add_typer(submission.compliance_app, name="compliance")
 app.add_typer(submission.system_app, name="system")

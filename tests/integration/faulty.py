@@ -236,3 +236,18 @@ class SlowInItsFirstTest(NullEngine):
             return inner(batch)
 
         return runner
+
+
+class Profiled(OnnxRuntimeEngine):
+    """Works, until it is to show what its operators take."""
+
+    name = "profiled"
+
+    @classmethod
+    def profiler(cls):
+        return _NoProfiler
+
+
+class _NoProfiler(OnnxRuntimeEngine):
+    def __init__(self, model, settings):
+        raise RuntimeError("out of tricks")

@@ -14,9 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from harness.engines.profiler import Node, Spent
 from harness.loadgen.logs import DETAIL
 from harness.registry import SCENARIOS
+from harness.results.profile import PROFILE
+from harness.running import tuned
+from harness.running.profile import summary
 from harness.scenarios.base import find_scenario
+from harness.task.shape import Shape
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -51,7 +56,46 @@ def runs(tmp_path_factory) -> Path:
         command += ["--no-tuned", "--set", "delay_us=200"]
         done = subprocess.run(command, cwd=top, capture_output=True, text=True, timeout=120)
         assert done.returncode in (0, 1), done.stderr
+    for folder in (top / "runs").iterdir():
+        add_more(folder, top / "tuned")
     return top / "runs"
+
+
+def add_more(folder: Path, place: Path) -> None:
+    """What not every run has: a profile, and in Server the tests of a tuning."""
+    node = Node("/bert/encoder/layer.10/attention/self/query/MatMul_quant", "MatMulIntegerToFloat")
+    made = summary({node: Spent(0.5, 4)}, "some engine 1.0", 1, 2, [Shape(8, 64)])
+    (folder / PROFILE).write_text(made.model_dump_json())
+    record = json.loads((folder / "run.json").read_text())
+    if record["scenario"] != "Server":
+        return
+    rates = [
+        {"rate": 1000 + 99.5 * n, "seconds": 6, "held": n < 4, "valid": n == 2, "p99_ms": 4.5 * 3**n, "queries": 9999}
+        for n in range(6)
+    ]
+    tuned.write(
+        place,
+        tuned.Tuned(
+            model=record["model"]["name"],
+            model_sha256=record["identity"]["model_sha256"],
+            dataset=record["dataset"]["name"],
+            dataset_sha256=record["dataset"]["sha256"],
+            engine="null",
+            scenario="Server",
+            options={"streams": "2"},
+            key="target_qps",
+            value=1199.0,
+            score=1199.0,
+            unit="queries/s",
+            default_score=1000.0,
+            rates=[tuned.Rate.model_validate({**rate, "samples_per_second": None}) for rate in rates],
+            machine=tuned.Machine.here(),
+            harness="0",
+            time="2026-11-25T11:00:00+0000",
+        ),
+        "",
+    )
+    (folder / "run.json").write_text(json.dumps({**record, "tuned": str(place / tuned.FILE)}))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +133,9 @@ def test_the_numbers_are_those_of_loadgens_logs(runs, made):
         assert run["loadgen"]["effective_min_duration_ms"] == values["effective_min_duration_ms"]
         for reason in run["reasons"]:
             assert reason in unescape(section)
-        assert section.count("<svg") == (4 if scenario == "Offline" else 6)
+        assert section.count("<svg") == {"Offline": 4, "Server": 7}.get(scenario, 6)
+        assert ("Rate against latency" in section) == (scenario == "Server")
+        assert "Time by operator" in section
         assert "Development run: not for submission." in section
 
 
@@ -120,7 +166,7 @@ frame.onload = () => {{
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 360, 320])
+@pytest.mark.parametrize("width", [1280, 390, 360, 320])
 def test_a_browser_shows_all_of_it(made, tmp_path, width, scheme):
     shutil.copyfile(made, tmp_path / "report.html")
     # A browser window is never as narrow as a phone's screen, but a frame can be.

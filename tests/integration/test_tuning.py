@@ -95,6 +95,9 @@ def test_servers_rate_is_searched_for_and_confirmed_by_loadgen(tune):
     assert found["confirmed"]["p99_ms"] <= 130
     assert 100 < found["value"] <= 2 / 0.008
     assert "for 6 s: 99th percentile" in err
+    assert found["confirmed"] in found["rates"]
+    assert len(found["rates"]) == err.count(": 99th percentile") > 1
+    assert not list(tune.state.iterdir())
 
 
 @pytest.mark.parametrize("scenario", ["SingleStream", "MultiStream"])

@@ -84,6 +84,10 @@ class RunOptions:
             show_default="harness",
         ),
     ] = None
+    profile: Annotated[
+        bool | None,
+        typer.Option("--profile", help="After the test, profile the operators; onnxruntime and openvino."),
+    ] = None
     stall_timeout: Annotated[
         float | None,
         typer.Option(help="Stop a run after this many seconds without a finished batch.", show_default="120"),

@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from harness.errors import EngineError, HarnessError
+from harness.errors import ConfigError, EngineError, HarnessError
 from harness.graph import Tensor, check_weights
 from harness.registry import ENGINES, resolve
+
+if TYPE_CHECKING:
+    from harness.engines.profiler import Profiler
 
 Dims = tuple[int, ...]
 Array = NDArray[np.generic]
@@ -129,6 +132,18 @@ class Engine(ABC):
         ``max_cost`` is the largest cost of a sample, ``one_stream`` whether the scenario runs one batch at a time.
         """
         return []
+
+    @classmethod
+    def profiler(cls) -> type[Profiler]:
+        """The engine that computes the same and records what each node takes; made from the same model and settings.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        raise ConfigError(
+            f"the engine {cls.name} has no profile of its operators: use --engine onnxruntime or openvino, or omit "
+            "--profile."
+        )
 
     @property
     def parallel(self) -> int:

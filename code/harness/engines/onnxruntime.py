@@ -1,5 +1,8 @@
 """ONNX Runtime on the CPU."""
 
+import json
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,6 +13,7 @@ from pydantic import Field, JsonValue
 
 from harness.engines.base import Array, Dims, Engine, EngineSettings, Runner, Signature
 from harness.engines.cores import CoreSettings, Cpus, batch_sizes, on_cpus, stay_on, stream_counts
+from harness.engines.profiler import Node, Profiler, Spent, Times, alone
 from harness.graph import Tensor
 from harness.host.machine import core_count
 
@@ -41,6 +45,15 @@ class _Session(Protocol):
     def get_inputs(self) -> list[_Node]: ...
 
     def get_outputs(self) -> list[_Node]: ...
+
+    def end_profiling(self) -> str: ...
+
+
+class _Options(Protocol):
+    """The part of ``onnxruntime.SessionOptions`` that a profiler sets."""
+
+    enable_profiling: bool
+    profile_file_prefix: str
 
 
 class OnnxRuntimeSettings(CoreSettings):
@@ -92,8 +105,17 @@ class OnnxRuntimeEngine(Engine):
             return [[{"streams": "1", "threads": str(count)} for count in counts], pins, spins]
         return [[{"streams": str(count)} for count in counts], batch_sizes(cls.Settings, max_cost), pins, spins]
 
+    @classmethod
+    def profiler(cls) -> type[Profiler]:
+        """By the library's own profiler."""
+        return OnnxRuntimeProfiler
+
+    def _configure(self, options: _Options) -> None:
+        """Set further options of each session."""
+
     def _session(self, cpus: Cpus) -> _Session:
         options = self._ort.SessionOptions()
+        self._configure(options)
         options.intra_op_num_threads = self.layout.threads
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self._spinning)))
@@ -124,6 +146,62 @@ class OnnxRuntimeEngine(Engine):
     def describe(self) -> dict[str, JsonValue]:
         """Name, version, and the layout in force."""
         return {**super().describe(), "version": self._ort.__version__}
+
+
+class OnnxRuntimeProfiler(OnnxRuntimeEngine, Profiler):
+    """Writes the events of each batch to a file, which is read and removed at the end."""
+
+    def __init__(self, model: Path, settings: OnnxRuntimeSettings) -> None:
+        """Load the model, with one stream."""
+        self._folder = Path(tempfile.mkdtemp())
+        super().__init__(model, alone(settings))
+
+    def _configure(self, options: _Options) -> None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(self._folder / "events")
+
+    def compile(self, signature: Signature) -> Runner:
+        """As for a test; each batch counts."""
+        runner = super().compile(signature)
+
+        def counted(batch: Mapping[str, Array]) -> Sequence[Array]:
+            self._batches += 1
+            return runner(batch)
+
+        return counted
+
+    _batches = _warm = 0
+    """How many ran, and how many of them before the recording."""
+
+    def _before(self) -> Mapping[Node, Spent]:
+        self._warm = self._batches
+        return {}
+
+    def _since(self, before: Mapping[Node, Spent]) -> Times:
+        session, _ = self._free[0]
+        return node_times(json.loads(Path(session.end_profiling()).read_bytes()), self._warm)
+
+    def close(self) -> None:
+        """Remove the file."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+_KERNEL = "_kernel_time"  # ends the name of an event that is a node's
+
+
+def node_times(events: Sequence[Mapping[str, object]], skipped: int) -> Times:
+    """The nodes in ONNX Runtime's events, without the first ``skipped`` runs of the model."""
+    starts = sorted(int(str(event["ts"])) for event in events if event["name"] == "model_run")
+    first = starts[skipped] if skipped < len(starts) else float("inf")
+    found: Times = {}
+    for event in events:
+        name, args = str(event["name"]), event.get("args")
+        if name.endswith(_KERNEL) and isinstance(args, dict) and int(str(event["ts"])) >= first:
+            operator = str(args["op_name"])
+            node = Node(name.removesuffix(_KERNEL) or f"{operator} {args['node_index']}", operator)
+            before = found.get(node, Spent(0.0, 0))
+            found[node] = Spent(before.seconds + int(str(event["dur"])) / 1e6, before.calls + 1)
+    return found
 
 
 def try_shapes(model: Path, inputs: Mapping[str, Array]) -> dict[str, Dims] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar, Literal, Protocol
@@ -14,6 +15,7 @@ from pydantic import Field, JsonValue
 
 from harness.engines.base import Array, Engine, EngineSettings, Runner, Signature
 from harness.engines.cores import CoreSettings, Layout, batch_sizes, stream_counts
+from harness.engines.profiler import Node, Profiler, Spent, Times, alone
 from harness.errors import ConfigError, MissingDependencyError
 from harness.graph import Tensor
 from harness.host.machine import computes_bf16, core_count
@@ -63,8 +65,18 @@ class _Port(Protocol):
     partial_shape: _Shape
 
 
+class _Counter(Protocol):
+    """What a node took: ``openvino.ProfilingInfo``."""
+
+    node_name: str
+    node_type: str
+    real_time: timedelta
+
+
 class _Request(Protocol):
     """The part of ``openvino.InferRequest`` that is used here."""
+
+    profiling_info: Sequence[_Counter]
 
     def infer(self, inputs: Mapping[str, object], share_inputs: bool) -> Mapping[int, Array]: ...
 
@@ -154,6 +166,11 @@ class OpenVinoEngine(Engine):
             *precisions,
         ]
 
+    @classmethod
+    def profiler(cls) -> type[Profiler]:
+        """By the library's own counters."""
+        return OpenVinoProfiler
+
     def _config(self, precision: JsonValue) -> dict[str, object]:
         layout, count = self.layout, len(self.layout.instances)
         return {
@@ -196,6 +213,48 @@ class OpenVinoEngine(Engine):
         """Free the compiled models; OpenVINO keeps its threads, asleep."""
         self._free.clear()
         self._compiled.clear()
+
+
+class OpenVinoProfiler(OpenVinoEngine, Profiler):
+    """OpenVINO counts a node's mean time over all batches so far, in whole microseconds: times are sums within those.
+
+    With one stream it has one graph, so that all batches are in one count.
+    """
+
+    def __init__(self, model: Path, settings: OpenVinoSettings) -> None:
+        """Load and compile the model, with one stream."""
+        super().__init__(model, alone(settings))
+        self._batches = 0
+
+    def _config(self, precision: JsonValue) -> dict[str, object]:
+        return {**super()._config(precision), "PERF_COUNT": True}
+
+    def compile(self, signature: Signature) -> Runner:
+        """As for a test; each batch counts."""
+        runner = super().compile(signature)
+
+        def counted(batch: Mapping[str, Array]) -> Sequence[Array]:
+            self._batches += 1
+            return runner(batch)
+
+        return counted
+
+    def _before(self) -> Times:
+        if not self._batches:
+            return {}
+        found: Times = {}
+        for counter in self._free[0].profiling_info:
+            node = Node(counter.node_name, counter.node_type)
+            seconds = counter.real_time.total_seconds() * self._batches
+            found[node] = Spent(found.get(node, Spent(0.0, 0)).seconds + seconds, self._batches)
+        return found
+
+    def _since(self, before: Mapping[Node, Spent]) -> Times:
+        return {
+            node: Spent(spent.seconds - earlier.seconds, spent.calls - earlier.calls)
+            for node, spent in self._before().items()
+            if spent.seconds > (earlier := before.get(node, Spent(0.0, 0))).seconds
+        }
 
 
 def import_openvino() -> ModuleType:

@@ -240,6 +240,12 @@ def _remove(room: Path) -> None:
         room.unlink(missing_ok=True)
 
 
+def shown(path: Path) -> Path:
+    """The path as messages show it: relative to the current folder if it is below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def _stem(target: Path) -> str:
     """A target's name, short enough to be part of another."""
     return os.fsdecode(os.fsencode(target.name)[:200])

@@ -3,7 +3,9 @@
 from pydantic import JsonValue
 
 from harness.results.finished import Finished
+from harness.results.profile import OperatorTime
 
+_OPERATORS = 15  # of a profile; the rest is in profile.json
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -47,6 +49,24 @@ def software(run: Finished) -> list[tuple[str, str]]:
     record = run.record
     rows = [("harness", record.harness), ("LoadGen", _text(record.loadgen.get("loadgen_version")))]
     return [*rows, *((f"package: {key}", value) for key, value in record.machine.packages.items())]
+
+
+def profile(run: Finished) -> list[tuple[str, list[list[str]]]]:
+    """Tables of what operators and nodes take, each with its title and a row of names first; none without a profile."""
+    found = run.profile
+    if found is None:
+        return []
+    head = ["share", "ms", "calls"]
+    operators = [[each.operator, *_cost(each)] for each in found.operators[:_OPERATORS]]
+    nodes = [[each.node, each.operator, *_cost(each)] for each in found.nodes]
+    return [
+        ("Time by operator", [["operator", *head], *operators]),
+        ("Slowest nodes", [["node", "operator", *head], *nodes]),
+    ]
+
+
+def _cost(spent: OperatorTime) -> list[str]:
+    return [f"{spent.share:.1%}", f"{spent.ms:,.2f}", f"{spent.calls:,}"]
 
 
 def _text(value: JsonValue) -> str:

@@ -291,6 +291,7 @@ def _plain(run: Finished, first: Finished) -> dict[str, JsonValue]:
         "nodes": [node.values() for node in record.nodes],
         "cluster_samples": record.cluster_samples,
         "command": record.command,
+        "profile": run.profile.values() if run.profile else None,
     }
 
 

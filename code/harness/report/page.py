@@ -7,8 +7,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.report import details, facts
-from harness.report.plots import bars, plots
+from harness.report.plots import bars, plots, rate_plot
 from harness.report.published import published
+from harness.report.rates import rates_of, rows
 from harness.results.finished import Finished
 
 
@@ -23,12 +24,14 @@ def page(runs: Sequence[Finished]) -> str:
     )
     sections = [
         {
+            **_rates(run, number),
             "number": number,
             "run": run,
             "metrics": [(metric.name, facts.metric_text(metric)) for metric in run.metrics],
             "facts": [(name, text) for name, text in facts.facts(run) if name != "command"],
             "machine": details.machine(run),
             "nodes": facts.nodes(run),
+            "profile": details.profile(run),
             "latencies": facts.latency_rows(run),
             "plots": [(plot.title, plot.caption, Markup(plot.svg)) for plot in plots(run, f"r{number}-")],
             "details": [
@@ -51,6 +54,16 @@ def page(runs: Sequence[Finished]) -> str:
         kinds=_kinds(runs) if len(runs) > 1 else [],
         published=published(runs),
     )
+
+
+def _rates(run: Finished, number: int) -> dict[str, object]:
+    """The rates that were tested for the run's settings, as a plot and its table; neither if there are none."""
+    found = rates_of(run)
+    plot = found and rate_plot(run, found, f"t{number}-")
+    return {
+        "rates": plot and (plot.title, plot.caption, Markup(plot.svg)),
+        "rate_rows": rows(run, found) if found else [],
+    }
 
 
 def _kinds(runs: Sequence[Finished]) -> list[dict[str, object]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from harness.report import facts
+from harness.report import details, facts, rates
 from harness.report.published import Reached, published
 from harness.results.finished import Finished
 
@@ -32,7 +32,7 @@ def rows(runs: Sequence[Finished]) -> list[dict[str, JsonValue]]:
     """A row for each run, all with the same columns, named as in JSON; names in nested tables are joined with dots."""
     found = []
     for run, values in zip(runs, facts.plain(runs), strict=True):
-        for key in ("loadgen", "benchmark_settings", "agreement"):
+        for key in ("loadgen", "benchmark_settings", "agreement", "profile"):
             del values[key]
         values["nodes"] = len(run.record.nodes) or None
         values["model"] = run.model.name
@@ -66,6 +66,11 @@ def as_markdown(runs: Sequence[Finished]) -> str:
         if latencies := facts.latency_rows(run):
             bound = f"bound {run.bound_ms:g} ms" if run.bound_ms else ""
             parts += _table(["percentile", "latency, observed", bound], latencies)
+        if found := rates.rates_of(run):
+            head, *tests = rates.rows(run, found)
+            parts += _table(head, tests)
+        for _, (head, *lines) in details.profile(run):
+            parts += _table(head, lines)
     parts += ["## Published results", ""]
     parts += _table(
         ["model", "engine", "F1 / top-1", "published", "these runs"],

@@ -16,6 +16,7 @@ from harness.errors import ConfigError, RunFailed, did_you_mean
 from harness.host import console
 from harness.loadgen.logs import DETAIL, read_detail
 from harness.results.layout import RUN
+from harness.results.profile import PROFILE, Profile, read_profile
 from harness.results.record import Record, RecordedModel, read_record
 from harness.results.timeline import TIMELINE, Timeline, read_timeline
 from harness.rules.rehearsal import REHEARSAL_TREE
@@ -42,6 +43,10 @@ class Finished:
     bound_ms: float | None
     duration_s: float | None
     timeline: Timeline | None
+    profile: Profile | None = None
+    """What each operator takes, if the run was made with --profile."""
+    logs: Path | None = None
+    """The folder of LoadGen's logs; None if they no longer exist."""
 
     @property
     def performance(self) -> bool:
@@ -194,16 +199,29 @@ def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
         bound_ms=bound,
         duration_s=duration,
         timeline=timeline(folder, record, runs_dir),
+        profile=profile(folder, record, runs_dir),
+        logs=logs,
     )
 
 
 def timeline(folder: Path, record: Record, runs_dir: Path) -> Timeline | None:
     """The timeline of the run in that folder; that of an official result is with its record in ``runs_dir``."""
-    found: Path | None = folder
-    # In runs_dir itself, a missing timeline was never recorded.
-    if not (folder / TIMELINE).exists() and folder.resolve().parent != runs_dir.resolve():
-        found = _twin(record, _folders(runs_dir).values(), TIMELINE)
+    found = _beside(TIMELINE, folder, record, runs_dir)
     return read_timeline(found) if found else None
+
+
+def profile(folder: Path, record: Record, runs_dir: Path) -> Profile | None:
+    """The profile of the run in that folder, found as its timeline is."""
+    found = _beside(PROFILE, folder, record, runs_dir)
+    return read_profile(found) if found else None
+
+
+def _beside(file: str, folder: Path, record: Record, runs_dir: Path) -> Path | None:
+    """The folder with that file of a run: its own, or the one of its record in ``runs_dir``; None if neither."""
+    # In runs_dir itself, a missing file was never written.
+    if (folder / file).exists() or folder.resolve().parent == runs_dir.resolve():
+        return folder
+    return _twin(record, _folders(runs_dir).values(), file)
 
 
 def locate(names: Sequence[str], runs_dir: Path, trees: Iterable[Path] | None = None) -> list[Path]:

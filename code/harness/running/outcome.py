@@ -15,6 +15,7 @@ from harness.catalog.manifests import Dataset
 from harness.host import console, machine
 from harness.host.clock import Timing
 from harness.host.energy import Energy
+from harness.host.files import shown
 from harness.host.usage import CoreUse
 from harness.loadgen.logs import Detail
 from harness.results.record import Identity, Record, record_text
@@ -139,11 +140,11 @@ class Outcome:
         """Print the outcome as the settings specify; ``logs`` is the folder that holds it."""
         if self.settings.shown == "json":
             values = self.record.values()
-            shown: dict[str, JsonValue | Path] = {key: values[key] for key in _PRINTED}
+            printed: dict[str, JsonValue | Path] = {key: values[key] for key in _PRINTED}
             about = {"agreement": values.get("agreement"), "valid": self.valid, "reasons": list(self.reasons)}
             about |= {name: values.get(name) for name in ("choices", "doubts")}
             about |= {name: values[name] for name in ("nodes",) if name in values}
-            console.print_json({**shown, **about, "logs": logs})
+            console.print_json({**printed, **about, "logs": logs})
         elif self.settings.shown == "table":
             console.print_table(self._table(logs))
 
@@ -188,8 +189,7 @@ class Outcome:
             add("note", notice, style="yellow")
         if settings.official and not self.valid:
             add("note", "Not moved to results/, which holds only valid runs.", style="yellow")
-        here = Path.cwd()
-        add("logs", str(logs.relative_to(here) if logs.is_relative_to(here) else logs))
+        add("logs", str(shown(logs)))
         return table
 
 

@@ -119,6 +119,10 @@ class Places:
             console.warn(f"{self.run} cannot be written ({error.strerror}); the result is in {self.official}.")
         return self.official
 
+    def record(self, logs: Path) -> Path:
+        """The folder of the run's record in the folder of runs, from the one that `publish` returned."""
+        return self.run if logs == self.official else logs
+
     def _move(self, before: BeforeMove) -> Path:
         """Rename the hidden folder to the run's name, or with a number if another run took that name meanwhile."""
         for number in count(1):

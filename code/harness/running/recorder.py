@@ -22,7 +22,7 @@ from harness.host import console
 from harness.host.usage import reading
 from harness.results.timeline import TIMELINE
 from harness.scheduling.base import Work
-from harness.task.shape import Floats, Integers
+from harness.task.shape import Floats, Integers, Shape
 
 _ROW = Struct("=dd5I")
 _FIELDS = np.dtype(
@@ -92,6 +92,19 @@ class Recorder:
                 self._cpu.append((now.when, now.own, now.busy))
         except Exception:  # noqa: BLE001  not every system reports it; the test goes on
             return
+
+    def some(self, seconds: float, fewest: int, most: int) -> list[Shape]:
+        """The shapes of batches chosen evenly from those that ended: as many as took ``seconds``, within these bounds.
+
+        In the order in which they ended; all of them if they are fewer.
+        """
+        batches = np.frombuffer(self._batches, _FIELDS)
+        if not len(batches):
+            return []
+        mean = float((batches["end"] - batches["start"]).mean())
+        count = min(len(batches), max(fewest, min(most, int(seconds / max(mean, 1e-9)))))
+        chosen = ((np.arange(count) + 0.5) * len(batches) / count).astype(np.int64)
+        return [Shape(int(batches["rows"][at]), int(batches["length"][at])) for at in chosen]
 
     def keep(self, folder: Path, samples_per_query: int | None, trace: Path | None = None) -> None:
         """Write timeline.npz into a run's folder, with the queries of LoadGen's ``trace`` if there is one.

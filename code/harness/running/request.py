@@ -52,6 +52,7 @@ class RunRequest:
     """None: use settings tuned on this machine; True: use settings tuned anywhere; False: use none."""
     shown: str = "table"
     timeline: str = "harness"
+    profile: bool = False
     stall_timeout: float = 120.0
     cluster: str | None = None
     cluster_samples: str = "data"
@@ -80,6 +81,8 @@ def resolve(request: RunRequest) -> RunSettings:
         ) from error
     audit = find_audit(request.audit).name if request.audit else None
     _check(request, mode, audit)
+    if request.profile:
+        _check_profile(request, mode, engine)
     if request.cluster:
         _check_cluster(request, find_scenario(scenario))
     official = request.official or request.rehearsal
@@ -110,7 +113,7 @@ def resolve(request: RunRequest) -> RunSettings:
 
 _COPIED = (
     *("dataset", "samples", "duration", "rehearsal", "force", "system", "runs_dir", "tree", "cache_dir"),
-    *("shown", "timeline", "stall_timeout", "cluster", "cluster_samples"),
+    *("shown", "timeline", "profile", "stall_timeout", "cluster", "cluster_samples"),
 )
 """Fields of a request that become settings unchanged; those that are None get the default of `RunSettings`."""
 
@@ -177,6 +180,21 @@ def _check(request: RunRequest, mode: str, audit: str | None) -> None:
     for name, value in shortened.items():
         if official and value is not None:
             raise ConfigError(f"an official run covers everything that the rules require: omit --{name}.")
+
+
+def _check_profile(request: RunRequest, mode: str, engine: type[Engine]) -> None:
+    """Reject runs that leave no profile.
+
+    Raises:
+        ConfigError: the engine has none, or the run no batches to repeat.
+    """
+    engine.profiler()
+    if mode != "performance":
+        raise ConfigError("--profile belongs to a performance run: omit it, or --mode accuracy.")
+    if request.timeline == "off":
+        raise ConfigError("--profile repeats batches of the timeline: omit it, or --timeline off.")
+    if request.cluster:
+        raise ConfigError("--profile shows one machine: omit --cluster, and run it on one of the nodes.")
 
 
 def _check_cluster(request: RunRequest, scenario: type[Scenario]) -> None:

@@ -36,6 +36,7 @@ from harness.running.outcome import Outcome
 from harness.running.outdated import set_aside
 from harness.running.places import Places, check_space, write_json
 from harness.running.prepare import Prepared, patience
+from harness.running.profile import profile_run
 from harness.running.ready import get_ready
 from harness.running.recorder import Recorder
 from harness.running.runfile import RUNFILE, written
@@ -163,6 +164,8 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     except Exception as error:  # noqa: BLE001  such as a full disk
         reason = error.strerror if isinstance(error, OSError) else error
         console.warn(f"the result could not be printed ({reason}); it is in {logs}.")
+    if settings.profile and code != _AGAIN:
+        profile_run(settings, planned.ready, measured.recorder, places.record(logs), heartbeat.beat)
     planned.ready.close(heartbeat.beat, settings.stall_timeout)
     return code
 

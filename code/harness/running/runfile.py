@@ -43,7 +43,7 @@ RUNFILE = "run.toml"
 """The name of the file that repeats a run, in the folder of its record."""
 KEYS = {
     **{name: name for name in ("model", "engine", "scenario", "mode", "dataset", "samples", "duration", "official")},
-    **{name: name for name in ("rehearsal", "force", "system", "tree", "timeline", "cluster")},
+    **{name: name for name in ("rehearsal", "force", "system", "tree", "timeline", "profile", "cluster")},
     **{name: name.replace("-", "_") for name in ("user-conf", "runs-dir", "stall-timeout", "cluster-samples")},
     **{"compliance": "audit", "tuned": "use_tuned", "measurements-dir": "measurements"},
 }
@@ -96,6 +96,7 @@ def written(settings: RunSettings) -> str:
     values["model"] = _model(settings.model)
     for key in _NAMES_OR_PATHS - {"model"}:
         values[key] = _absolute(values[key])
+    values |= {"profile": True} if settings.profile else {}
     values |= {"timeline": settings.timeline, "stall-timeout": settings.stall_timeout, **_places(settings)}
     lines = [
         "# Repeats this run, with all settings that were in force: harness run FILE",

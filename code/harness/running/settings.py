@@ -77,6 +77,8 @@ class RunSettings(BaseModel):
     """How the result is printed."""
     timeline: Literal["harness", "loadgen", "off"] = "harness"
     """The source of query and batch times in reports."""
+    profile: bool = False
+    """Whether a pass after the test shows what each operator takes: see `harness.running.profile`."""
     cluster: str | None = None
     """The nodes that are one system: a file with hosts, or local:N or threads:N for this machine; None for one node."""
     cluster_samples: Literal["data", "indices"] = "data"

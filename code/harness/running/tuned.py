@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from harness.errors import ConfigError
 from harness.host import console, machine
@@ -52,6 +52,23 @@ class Machine(BaseModel):
         return f"{self.cpu}, {self.cores} cores{nodes}"
 
 
+class Rate(BaseModel):
+    """A test of Server at one rate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    rate: Annotated[float, Field(gt=0)]
+    seconds: Annotated[float, Field(ge=0)]
+    held: bool
+    """Whether the 99th percentile was within the bound."""
+    valid: bool
+    """LoadGen's verdict, which also demands enough queries."""
+    p99_ms: Annotated[float, Field(ge=0)]
+    """Of a test that was given up, only over the bound."""
+    samples_per_second: Annotated[float, Field(ge=0)] | None
+    queries: int | None
+
+
 class Tuned(BaseModel):
     """The result of a tuning, and how it was found."""
 
@@ -80,6 +97,8 @@ class Tuned(BaseModel):
     confirmed: dict[str, JsonValue] | None = None
     """The test that confirmed the value, if there was one."""
     trials: list[dict[str, JsonValue]] = []
+    rates: list[Rate] = []
+    """The tests of the search for Server's rate, with ``options``; empty in files of older versions."""
     machine: Machine
     cluster: str | None = None
     """The nodes that they were tuned for, as `RunSettings.cluster`; None for one machine."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.host.files import write_text
 from harness.host.usage import NOTABLE
+from harness.running.tuned import Rate
 
 _Size: TypeAlias = Annotated[float, Field(ge=0)]
 
@@ -32,18 +33,6 @@ class Measured(_Saved):
     def disturbed(self) -> bool:
         """Whether others took so much of the cores that the score says little."""
         return self.lost > NOTABLE
-
-
-class Rate(_Saved):
-    """A test of Server at one rate."""
-
-    rate: Annotated[float, Field(gt=0)]
-    seconds: _Size
-    held: bool
-    valid: bool
-    p99_ms: _Size
-    samples_per_second: _Size | None
-    queries: int | None
 
 
 class _File(_Saved):
@@ -84,6 +73,13 @@ class Journal:
         """
         saved = _File(circumstances=self._circumstances, trials=self.trials, rates=self.rates)
         write_text(self.path, saved.model_dump_json(indent=1) + "\n")
+
+    def saved_rates(self) -> list[Rate]:
+        """The rates in the file, which a child process may have added; empty if it cannot be read."""
+        try:
+            return list(_File.model_validate_json(self.path.read_bytes()).rates.values())
+        except (OSError, ValidationError):
+            return []
 
     def discard(self) -> None:
         """Remove the file: the tuning is complete."""

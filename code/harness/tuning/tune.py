@@ -18,7 +18,7 @@ from harness.catalog.datasets import find_dataset
 from harness.engines.base import find_engine
 from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.host import console, machine
-from harness.host.files import native, staging, write_text
+from harness.host.files import native, shown, staging, write_text
 from harness.host.streams import native_output_dropped
 from harness.host.supervise import Heartbeat, supervised
 from harness.host.usage import CoreMeter
@@ -28,11 +28,12 @@ from harness.running.prepare import Prepared, patience
 from harness.running.ready import get_ready
 from harness.running.request import RunRequest, default_conf, resolve
 from harness.running.settings import RunSettings, cluster_name
+from harness.running.tuned import Rate
 from harness.scenarios.base import find_scenario
 from harness.scheduling.peak import highest_passing
 from harness.task.base import find_benchmark
 from harness.tuning.engines import best_engine, contenders
-from harness.tuning.journal import Journal, Measured, Rate
+from harness.tuning.journal import Journal, Measured
 from harness.tuning.search import Options, Score, coordinate_search, mean, size
 
 _PRECISION, _TESTS = 0.02, 12  # of the search for Server's rate
@@ -104,7 +105,7 @@ def tune(
             confirmed = tuning.find_rate(found, value, confirm)
             value = confirmed.rate
     except KeyboardInterrupt:
-        kept = _short(tunings[0].journal.path if len(tunings) == 1 else state_dir)
+        kept = shown(tunings[0].journal.path if len(tunings) == 1 else state_dir)
         raise Interrupted(
             f"stopped; the measurements are saved in {kept}, and the same command continues from there."
         ) from None
@@ -178,6 +179,7 @@ class _Tuning:
             engines=dict(engines),
             confirmed=confirmed.model_dump() if confirmed else None,
             trials=[{"options": t.options, **t.measured.model_dump(exclude_defaults=True)} for t in self.trials],
+            rates=self.journal.saved_rates() if confirmed else [],
             machine=tuned.Machine.here(),
             cluster=cluster_name(self.settings.cluster),
             harness=__version__,
@@ -188,7 +190,7 @@ class _Tuning:
         """The best options, without the user's own."""
         console.note(
             f"about {size(self._dimensions)} trials{' of several tests' if self.scenario.paced else ''} of "
-            f"{self._seconds:g} s each, plus preparation; Ctrl-C saves the measurements in {_short(self.journal.path)}"
+            f"{self._seconds:g} s each, plus preparation; Ctrl-C saves the measurements in {shown(self.journal.path)}"
         )
         first = self.trial({}, 0)
         if first.failed:
@@ -370,9 +372,9 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
     }
     journal = Journal(path, circumstances, fresh)
     if journal.unused:
-        console.note(f"{_short(path)} {journal.unused}, so the tuning starts over.")
+        console.note(f"{shown(path)} {journal.unused}, so the tuning starts over.")
     elif len(journal):
-        console.note(f"continuing with {len(journal)} measurements of {_short(path)} (--fresh starts over)")
+        console.note(f"continuing with {len(journal)} measurements of {shown(path)} (--fresh starts over)")
     return journal
 
 
@@ -392,9 +394,4 @@ def _show(result: tuned.Tuned, trials: Sequence[_Trial], place: Path) -> None:
         console.out.print(f"engines, {result.unit}: {words}")
     on = f"{result.engine}, " if result.engines else ""
     console.out.print(f"chosen: {on}{result.words()}; {result.key} = {result.value:.6g}")
-    console.out.print(f"written to {_short(place)}; runs of {result.model} in {result.scenario} use it automatically")
-
-
-def _short(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    console.out.print(f"written to {shown(place)}; runs of {result.model} in {result.scenario} use it automatically")

@@ -16,9 +16,10 @@ from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.registry import ENGINES, LIBRARIES
 from harness.running import tuned
 from harness.running.request import RunRequest, resolve
+from harness.running.tuned import Rate
 from harness.tuning import tune as module
 from harness.tuning.engines import best_engine
-from harness.tuning.journal import Measured, Rate
+from harness.tuning.journal import Measured
 from harness.tuning.search import Score
 
 

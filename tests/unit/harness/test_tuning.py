@@ -19,10 +19,11 @@ from harness.host.machine import core_count
 from harness.running import tuned
 from harness.running.prepare import prepare
 from harness.running.request import RunRequest, default_conf, resolve
+from harness.running.tuned import Rate
 from harness.scheduling.compiling import DEVELOPMENT
 from harness.scheduling.peak import highest_passing
 from harness.tuning import tune
-from harness.tuning.journal import Journal, Measured, Rate
+from harness.tuning.journal import Journal, Measured
 from harness.tuning.search import Score, coordinate_search, size
 
 STREAMS = [{"streams": str(n)} for n in (1, 2, 4)]

@@ -1,0 +1,66 @@
+"""The contract of engines that also record what each node of the graph takes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
+
+from harness.engines.base import Engine
+from harness.engines.cores import CoreSettings, Layout
+
+
+class Node(NamedTuple):
+    """A node of the graph as the engine runs it, which fuses and inserts some."""
+
+    name: str
+    operator: str
+
+
+class Spent(NamedTuple):
+    """What a node took in all batches together."""
+
+    seconds: float
+    calls: int
+
+
+Times = dict[Node, Spent]
+
+
+class Profiler(Engine):
+    """An engine for a few batches, one after the other, apart from any test: recording slows an engine down.
+
+    It has one stream, with as many threads as each stream of the engine that it stands for.
+    """
+
+    layout: Layout
+
+    @property
+    def threads(self) -> int:
+        """Of its stream."""
+        return self.layout.threads
+
+    @contextmanager
+    def recorded(self) -> Iterator[Times]:
+        """Record the batches that run inside; the times are there when it ends. To be used once."""
+        times: Times = {}
+        before = self._before()
+        yield times
+        times.update(self._since(before))
+
+    @abstractmethod
+    def _before(self) -> Mapping[Node, Spent]:
+        """Remember, or return, what was spent so far."""
+
+    @abstractmethod
+    def _since(self, before: Mapping[Node, Spent]) -> Times:
+        """What was spent since `_before`, which returned ``before``."""
+
+
+S = TypeVar("S", bound=CoreSettings)
+
+
+def alone(settings: S) -> S:
+    """The settings with one of the streams, and its threads."""
+    return settings.model_copy(update={"streams": 1, "instances": 1, "threads": settings.layout().threads})

@@ -1,0 +1,259 @@
+"""`harness export mlflow`: finished runs as runs of MLflow. Only here is mlflow imported, which is optional."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from harness.errors import ConfigError, MissingDependencyError
+from harness.host import console
+from harness.loadgen.logs import SUMMARY
+from harness.report import facts
+from harness.report.text import rows
+from harness.results.finished import Finished
+
+RUN, DIGEST = "harness.run", "harness.digest"
+"""The tags with the name of a run, and with what finds it again: sha256 over what was run, when, and the result."""
+_TAGS = (
+    *("run", "verdict", "for_submission", "rehearsal", "reasons", "disturbed", "command", "notice", "time"),
+    "ratio_to_first",
+)
+"""Columns of CSV that are tags instead, or mean nothing outside a report."""
+_PARAMS = ("cores", "nodes")  # numbers that are not results
+_LONGEST = 500  # characters of a value that servers of any version take
+
+
+class _Info(Protocol):
+    run_id: str
+    status: str
+
+
+class _Data(Protocol):
+    tags: Mapping[str, str]
+
+
+class _Run(Protocol):
+    info: _Info
+    data: _Data
+
+
+class _Page(Protocol):
+    token: str | None
+
+    def __iter__(self) -> _Page: ...
+
+    def __next__(self) -> _Run: ...
+
+
+class _Experiment(Protocol):
+    experiment_id: str
+
+
+class _Client(Protocol):
+    """The part of ``mlflow.MlflowClient`` that is used here."""
+
+    def get_experiment_by_name(self, name: str) -> _Experiment | None: ...
+
+    def create_experiment(self, name: str) -> str: ...
+
+    def search_runs(self, experiment_ids: list[str], *, max_results: int, page_token: str | None) -> _Page: ...
+
+    def create_run(self, experiment_id: str, start_time: int | None, tags: Mapping[str, str]) -> _Run: ...
+
+    def log_param(self, run_id: str, key: str, value: str) -> None: ...
+
+    def log_metric(self, run_id: str, key: str, value: float, timestamp: int | None) -> None: ...
+
+    def log_artifact(self, run_id: str, local_path: str) -> None: ...
+
+    def set_terminated(self, run_id: str, status: str, end_time: int | None) -> None: ...
+
+    def delete_run(self, run_id: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export did."""
+
+    added: list[str]
+    """The names of the runs that are new in the experiment."""
+    known: int
+    """The number of those that it already had."""
+
+
+def export(runs: Sequence[Finished], uri: str, experiment: str) -> Exported:
+    """Add the runs that the experiment of a tracking store lacks, each with its LoadGen summary as an artifact.
+
+    ``uri`` is MLflow's: file:, http: or another. A run whose export was interrupted is made anew.
+
+    Raises:
+        MissingDependencyError: MLflow is not installed.
+        ConfigError: the store cannot be used.
+    """
+    connect = _mlflow()
+    contents = {digest_of(run): _Content.of(run) for run in runs}
+    try:
+        client = connect(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment)
+        place = found.experiment_id if found else client.create_experiment(experiment)
+        known = _known(client, place)
+        added = [content for digest, content in contents.items() if digest not in known]
+        for content in added:
+            _add(client, place, content)
+    except Exception as error:  # the libraries behind a store raise anything
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(
+            f"the MLflow store {uri} cannot be used ({reason[:300]}): give another --tracking-uri or --experiment."
+        ) from error
+    return Exported([content.tags[RUN] for content in added], len(contents) - len(added))
+
+
+def digest_of(run: Finished) -> str:
+    """What `DIGEST` holds: the same wherever the record of the run is."""
+    record = run.record
+    about = (record.time, record.command, record.scenario, record.test, record.valid)
+    content = (*about, record.identity.model_dump(), record.result.model_dump())
+    return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def params_of(run: Finished) -> dict[str, str]:
+    """What was run: model, data, engine, machine, and the settings in force."""
+    row, record = rows([run])[0], run.record
+    values: dict[str, JsonValue] = {key: row[key] for key in row if key not in _TAGS and not _is_metric(key, row[key])}
+    values["samples_used"] = record.dataset.samples_used
+    values |= dict(facts.flat({"engine": {k: v for k, v in record.engine.values().items() if k != "name"}}))
+    values |= dict(facts.flat({"benchmark": record.benchmark_settings or {}}))
+    said = {key: value for key, value in values.items() if value not in (None, "", [], {})}
+    return {_key(key): (v if isinstance(v, str) else json.dumps(v))[:_LONGEST] for key, v in said.items()}
+
+
+def metrics_of(run: Finished) -> dict[str, float]:
+    """The result in numbers, by the names of CSV's columns."""
+    row = rows([run])[0]
+    return {
+        _key(key): float(value)
+        for key, value in row.items()
+        if key not in _TAGS and isinstance(value, int | float) and _is_metric(key, value)
+    }
+
+
+def tags_of(run: Finished) -> dict[str, str]:
+    """Result VALID or INVALID with the reasons, official or not, the machine, and what finds the run again."""
+    record = run.record
+    tags = {
+        "mlflow.runName": run.name,
+        "mlflow.source.name": "harness",
+        DIGEST: digest_of(run),
+        RUN: run.name,
+        "result": run.verdict,
+        "official": "yes" if record.for_submission else "no",
+        "rehearsal": "yes" if record.rehearsal else "",
+        "machine": f"{record.machine.cpu}, {record.machine.cores} cores",
+        "reasons": " ".join(run.reasons),
+        "disturbed": run.disturbed,
+        "notice": record.notice or "",
+        "command": record.command,
+    }
+    return {key: value[:4000] for key, value in tags.items() if value}
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What MLflow gets of a run."""
+
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    summary: Path | None
+    started: int | None
+    """Milliseconds of Unix time."""
+    ended: int | None
+
+    @classmethod
+    def of(cls, run: Finished) -> _Content:
+        ended = _milliseconds(run.record.time)
+        started = None if ended is None else ended - round(1000 * (run.duration_s or 0))
+        summary = run.logs / SUMMARY if run.logs else None
+        return cls(
+            tags_of(run),
+            params_of(run),
+            metrics_of(run),
+            summary if summary and summary.is_file() else None,
+            started,
+            ended,
+        )
+
+
+def _add(client: _Client, experiment: str, content: _Content) -> None:
+    made = client.create_run(experiment, start_time=content.started, tags=content.tags).info.run_id
+    for key, text in content.params.items():
+        client.log_param(made, key, text)
+    for key, value in content.metrics.items():
+        client.log_metric(made, key, value, timestamp=content.ended)
+    if content.summary:
+        client.log_artifact(made, str(content.summary))
+    client.set_terminated(made, "FINISHED", end_time=content.ended)
+
+
+def _known(client: _Client, experiment: str) -> set[str]:
+    """The digests of the runs in an experiment; those of which only a part was exported are deleted."""
+    known, token = set(), None
+    while True:
+        page = client.search_runs([experiment], max_results=1000, page_token=token)
+        for run in page:
+            digest = run.data.tags.get(DIGEST)
+            if digest and run.info.status == "FINISHED":
+                known.add(digest)
+            elif digest:
+                client.delete_run(run.info.run_id)
+        token = page.token
+        if not token:
+            return known
+
+
+def _mlflow() -> Callable[..., _Client]:
+    """MLflow's client, quiet, and without its telemetry, which sends usage data."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    # MLflow asks for this where runs are kept in files, which it no longer develops.
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="mlflow")
+    try:
+        from mlflow.tracking import MlflowClient
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the export needs MLflow: add it with `make setup MLFLOW=1`, or use `harness report --format csv`."
+        ) from error
+    if not console.output().verbose:
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+    client: Callable[..., _Client] = MlflowClient
+    return client
+
+
+def _is_metric(key: str, value: JsonValue) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and key.rpartition(".")[2] not in _PARAMS
+
+
+def _key(name: str) -> str:
+    """A name that MLflow allows: such as "top-1 of 50_000"."""
+    return re.sub(r"[^\w./ -]", "_", name)
+
+
+def _milliseconds(time: str) -> int | None:
+    """An ISO 8601 time in milliseconds of Unix time; None for a record without one."""
+    with suppress(ValueError):
+        return round(1000 * datetime.fromisoformat(time).timestamp())
+    return None

@@ -1,0 +1,69 @@
+"""profile.json: what each operator of a model takes on the engine of a run, measured apart from the test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from harness.host import console
+from harness.results.parts import Part
+
+PROFILE = "profile.json"
+
+
+class OperatorTime(Part):
+    """All nodes of one operator."""
+
+    operator: str
+    """The engine's name of it."""
+    ms: float
+    """Milliseconds of all its calls."""
+    share: float
+    """Of the time of all nodes, 0 to 1."""
+    calls: int
+
+
+class NodeTime(OperatorTime):
+    """One node."""
+
+    node: str
+    """Its name in the graph as the engine runs it."""
+
+
+class Profile(Part):
+    """The content of profile.json."""
+
+    engine: str
+    """Name and version."""
+    threads: int
+    """Of the one stream that ran."""
+    streams: int
+    """Of the test, which run at the same time there."""
+    batches: list[list[int]]
+    """[batch, length] of each, in the order in which they ran."""
+    ms: float
+    """Milliseconds of all nodes."""
+    operators: list[OperatorTime]
+    """The most expensive first."""
+    nodes: list[NodeTime]
+    """The most expensive ones, in order."""
+
+    @property
+    def about(self) -> str:
+        """How it was measured, in a sentence."""
+        others = f"; in the test {self.streams} ran at once" if self.streams > 1 else ""
+        return (
+            f"{self.engine}, {len(self.batches)} batches like those of the test, run after it by one stream of "
+            f"{self.threads} thread{'s' if self.threads > 1 else ''}{others}: {self.ms:,.1f} ms in all nodes"
+        )
+
+
+def read_profile(folder: Path) -> Profile | None:
+    """The profile of the run in that folder; None if there is none or, with a warning, if it cannot be read."""
+    path = folder / PROFILE
+    try:
+        return Profile.model_validate_json(path.read_bytes()) if path.exists() else None
+    except (OSError, ValidationError) as error:
+        console.warn(f"{path} cannot be read ({type(error).__name__}): the run is shown without its profile.")
+        return None

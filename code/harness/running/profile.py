@@ -1,0 +1,150 @@
+"""`harness run --profile`: what each operator takes, in a short pass of its own.
+
+The pass comes after the test, once its result is stored, so it cannot change the number. It runs on a second copy of
+the model: engines only record from the start, and recording slows them down. That copy has one stream with the threads
+of a stream of the test, alone on the machine: without the others, operators that wait for memory take a smaller share
+than in the test. Its batches have the shapes of batches of the test, chosen evenly from all that ran, and hold samples
+of the data set of about the same length. Each runs once as a warm-up and once recorded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from harness.engines.base import engine_errors, find_engine
+from harness.engines.profiler import Profiler, Spent, Times
+from harness.errors import RunFailed
+from harness.host import console
+from harness.host.files import shown, write_text
+from harness.host.streams import native_output_dropped
+from harness.results.profile import PROFILE, NodeTime, OperatorTime, Profile
+from harness.running.prepare import Beat, Prepared, patience
+from harness.running.recorder import Recorder
+from harness.running.settings import RunSettings
+from harness.task.shape import Integers, Shape
+
+_SECONDS, _FEWEST, _MOST = 5.0, 4, 16  # what the batches took in the test, and their number
+_NODES, _SHOWN = 10, 5  # nodes in the file; operators on the terminal
+
+
+def profile_run(settings: RunSettings, ready: Prepared, recorder: Recorder | None, folder: Path, beat: Beat) -> None:
+    """Profile a test that has ended, write profile.json into the ``folder`` of its record, and print the operators.
+
+    An error is only a warning: the result is stored.
+    """
+    try:
+        with console.working("profiling the operators"), native_output_dropped(not console.output().verbose):
+            shapes = recorder.some(_SECONDS, _FEWEST, _MOST) if recorder else []
+            if not shapes:
+                raise RunFailed("no batch of the test was recorded.")
+            made = _profile(settings, ready, shapes, beat)
+        write_text(folder / PROFILE, made.model_dump_json(indent=2) + "\n")
+    except Exception as error:  # noqa: BLE001  an engine may raise anything
+        console.warn(f"there is no profile: {(str(error) or type(error).__name__).rstrip('.')}; the result is kept.")
+        return
+    if settings.shown == "table":
+        console.print_table(_table(made.operators[:_SHOWN]))
+    console.note(f"profile: {made.about}; written to {shown(folder / PROFILE)}")
+
+
+def _profile(settings: RunSettings, ready: Prepared, shapes: Sequence[Shape], beat: Beat) -> Profile:
+    """The profile of these batches.
+
+    Raises:
+        EngineError: the engine failed.
+    """
+    beat(patience(settings))
+    kind = find_engine(settings.engine).profiler()
+    with engine_errors(settings.engine, "to load the model for a profile"):
+        engine = kind(ready.engine.model, ready.engine.settings)
+    try:
+        times = _recorded(ready, engine, shapes, lambda: beat(settings.stall_timeout))
+    finally:
+        engine.close()
+    title = " ".join(str(ready.description[key]) for key in ("name", "version") if ready.description.get(key))
+    return summary(times, title, engine.threads, ready.engine.streams, shapes)
+
+
+def _recorded(ready: Prepared, engine: Profiler, shapes: Sequence[Shape], ran: Callable[[], None]) -> Times:
+    """What each node took in these batches, which run once before; ``ran()`` is called before each.
+
+    Raises:
+        EngineError: the engine failed.
+    """
+    sut = ready.benchmark.make_sut(engine, ready.qsl)
+    batches = [(_filling(ready.indices, ready.qsl.cost(ready.indices), shape), shape) for shape in shapes]
+    ready.qsl.load(np.unique(np.concatenate([samples for samples, _ in batches])))
+    found: list[Times] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        for samples, shape in batches:
+            ran()
+            sut.outputs(samples, shape)
+
+    def record() -> None:
+        try:
+            run()
+            with engine.recorded() as times:
+                run()
+            found.append(times)
+        except BaseException as error:  # noqa: BLE001  an engine may raise anything
+            failed.append(error)
+
+    # A stream's thread, as in the test: engines do not pin the main thread.
+    thread = threading.Thread(target=record, name="profile", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
+def _filling(indices: Integers, costs: Integers, shape: Shape) -> Integers:
+    """int64 (shape.batch,): the samples that fit the shape and are closest to its length, repeated if too few."""
+    order = np.argsort(costs, kind="stable")
+    fitting = order[: max(1, int(np.searchsorted(costs[order], shape.length, side="right")))]
+    return indices[np.resize(fitting[::-1], shape.batch)]
+
+
+def summary(times: Times, engine: str, threads: int, streams: int, shapes: Sequence[Shape]) -> Profile:
+    """The profile from what each node took in batches of these ``shapes``, one after the other."""
+    total = sum(spent.seconds for spent in times.values())
+    operators: defaultdict[str, Spent] = defaultdict(lambda: Spent(0.0, 0))
+    for node, spent in times.items():
+        sofar = operators[node.operator]
+        operators[node.operator] = Spent(sofar.seconds + spent.seconds, sofar.calls + spent.calls)
+
+    def facts(operator: str, spent: Spent) -> dict[str, object]:
+        share = spent.seconds / total if total else 0.0
+        milliseconds = round(spent.seconds * 1000, 4)
+        return {"operator": operator, "ms": milliseconds, "share": round(share, 5), "calls": spent.calls}
+
+    nodes = sorted(times.items(), key=lambda item: -item[1].seconds)[:_NODES]
+    return Profile(
+        engine=engine,
+        threads=threads,
+        streams=streams,
+        batches=[list(shape) for shape in shapes],
+        ms=round(total * 1000, 4),
+        operators=[
+            OperatorTime.model_validate(facts(name, spent))
+            for name, spent in sorted(operators.items(), key=lambda item: -item[1].seconds)
+        ],
+        nodes=[NodeTime.model_validate({"node": node.name, **facts(node.operator, spent)}) for node, spent in nodes],
+    )
+
+
+def _table(operators: Sequence[OperatorTime]) -> Table:
+    table = Table("operator", box=None, pad_edge=False)
+    for name in ("share", "ms", "calls"):
+        table.add_column(name, justify="right")
+    for each in operators:
+        table.add_row(each.operator, f"{each.share:.1%}", f"{each.ms:,.1f}", f"{each.calls:,}")
+    return table
