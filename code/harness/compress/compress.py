@@ -18,9 +18,10 @@ from harness.compress.quantise import ENCODERS, EngineForm, quantise
 from harness.compress.ranges import REACHES, Range, observe
 from harness.compress.report import CompressionReport, LayerReport, ProductReport
 from harness.compress.rounding import Rounded
-from harness.compress.scaling import Scaling, byte_ranges, take_bytes
+from harness.compress.scaling import byte_ranges, take_bytes
 from harness.errors import ConfigError
 from harness.host.console import OnProgress
+from harness.task.scaling import Scaling
 
 _PLACES = 2048
 """Maximum places of a convolution per batch, spread evenly: neighbouring places give nearly the same data."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from harness.compress.network import Network
 from harness.compress.ranges import Range
+from harness.task.scaling import Scaling
 
 _NEAR = 0.02
 """Of a step between two bytes: the most that a mean may differ from a whole number to count as one. Rounding normalised
@@ -18,34 +18,23 @@ _MOVES = ("Transpose", "Identity")
 """Operators before the first layer that change no value."""
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """How a float32 input is made of bytes: (byte - mean) ÷ deviation, for each place along an axis."""
+def range_of(scaling: Scaling) -> Range | None:
+    """The range whose 8 bits are the bytes themselves.
 
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    """Positive."""
-    axis: int
-    """Of the input, from the front."""
-
-    @property
-    def range(self) -> Range | None:
-        """The range whose 8 bits are the bytes themselves.
-
-        None if the places along the axis differ, or their mean is not a byte: zeros that pad the float input, which are
-        the mean, would then be other bytes than the one zero point of the 8 bits.
-        """
-        mean, deviation = self.mean[0], self.deviation[0]
-        zero = round(mean)
-        alike = {*self.mean} == {mean} and {*self.deviation} == {deviation}
-        if not alike or not 0 <= zero <= 255 or abs(mean - zero) > _NEAR:
-            return None
-        return Range.of_steps(np.float32(1 / deviation), zero)
+    None if the places along the axis differ, or their mean is not a byte: zeros that pad the float input, which are
+    the mean, would then be other bytes than the one zero point of the 8 bits.
+    """
+    mean, deviation = scaling.mean[0], scaling.deviation[0]
+    zero = round(mean)
+    alike = {*scaling.mean} == {mean} and {*scaling.deviation} == {deviation}
+    if not alike or not 0 <= zero <= 255 or abs(mean - zero) > _NEAR:
+        return None
+    return Range.of_steps(np.float32(1 / deviation), zero)
 
 
 def byte_ranges(network: Network, scalings: Mapping[str, Scaling]) -> dict[str, Range]:
     """The ranges of the inputs whose 8 bits can be their bytes, and of tensors that hold the same values."""
-    found = {name: span for name, scaling in scalings.items() if (span := scaling.range)}
+    found = {name: span for name, scaling in scalings.items() if (span := range_of(scaling))}
     for node in network.nodes:
         if node.op_type in _MOVES and node.input[0] in found:
             found[node.output[0]] = found[node.input[0]]

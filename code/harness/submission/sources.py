@@ -13,7 +13,8 @@ from harness.results.layout import CONF
 from harness.submission.select import ScenarioRuns
 
 _PROJECT = ("code", "docs", "tools", "Makefile", "pyproject.toml", "requirements.lock", "requirements-deepsparse.lock",
-            "requirements-train.lock", "requirements-cluster.lock", "requirements-parquet.lock", "Containerfile", CONF,
+            "requirements-train.lock", "requirements-cluster.lock", "requirements-parquet.lock",
+            "requirements-mlflow.lock", "Containerfile", CONF,
             "LICENSE", "NOTICE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "submission.md")  # fmt: skip
 _GIT_TIMEOUT_S = 60
 

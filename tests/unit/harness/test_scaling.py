@@ -12,11 +12,12 @@ from test_dequantise import formula
 from harness.compress.compress import CompressSettings, compress
 from harness.compress.dequantise import read_plan
 from harness.compress.quantise import quantise
-from harness.compress.scaling import Scaling
+from harness.compress.scaling import range_of
 from harness.engines.base import Signature
 from harness.engines.deepsparse import DeepSparseEngine
 from harness.engines.openvino import OpenVinoEngine
 from harness.registry import installed
+from harness.task.scaling import Scaling
 
 ALIKE = Scaling((126.99,) * 3, (128.01,) * 3, 1)
 """The bytes are the 8 bits of the floats."""
@@ -97,7 +98,7 @@ def test_channels_may_come_last(tmp_path, form, scaling):
     found, values = made(dense, scaling, form), pixels(3, 3)
     assert takes_bytes(found)
     assert distance(run(found, {"x": values})[0], run(dense, {"x": floats(values, scaling)})[0]) < 0.05
-    if scaling.range:
+    if range_of(scaling):
         stem = next(item for item in found.graph.node if "Conv" in item.op_type)
         zero = {"QLinearConv": lambda: stem.input[2], "Conv": lambda: f"{stem.input[0].removesuffix('.f')}.zero"}
         assert constants(found)[zero[stem.op_type]()] == 127
@@ -156,7 +157,7 @@ def test_every_engine_takes_the_bytes(tmp_path, name, scaling):
     ],
 )
 def test_one_zero_point_is_the_mean_of_all_channels_or_none(mean, deviation, zero):
-    span = Scaling(mean, deviation, 1).range
+    span = range_of(Scaling(mean, deviation, 1))
     if zero is None:
         assert span is None
     else:

@@ -53,7 +53,8 @@ def engine(request, path):
     if request.param == "deepsparse" and "deepsparse" not in installed():
         pytest.skip("DeepSparse is not installed")
     engine_class = ENGINES[request.param]
-    return engine_class(path, engine_class.Settings(threads=2, streams=1))
+    exact = {"precision": "f32"} if request.param == "openvino" else {}
+    return engine_class(path, engine_class.Settings(threads=2, streams=1, **exact))
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, object]:
