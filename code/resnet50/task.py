@@ -10,13 +10,13 @@ from pydantic import Field
 from harness.catalog.contract import BenchmarkSettings
 from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
+from harness.compress.scaling import Scaling
 from harness.engines.base import Engine
 from harness.errors import CheckFailed
 from harness.graph import Tensor
 from harness.host.console import OnProgress
 from harness.task.base import ASSUMED, FROM_GRAPH, Accuracy, Benchmark, Choice
 from harness.task.qsl import SampleLibrary
-from harness.task.scaling import Scaling
 from harness.task.sut import SUT
 from resnet50.accuracy import accuracy_text, score_log, write_accuracy_txt
 from resnet50.doubts import label_doubts, profile_doubts

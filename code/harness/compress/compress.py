@@ -10,6 +10,7 @@ from onnx import ModelProto
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.compress import prune, rounding
+from harness.compress.inputs import byte_ranges, take_bytes
 from harness.compress.network import Feed, Layer, Network, Walk, groups
 from harness.compress.plan import Plan
 from harness.compress.products import Product, choose_ranges, products
@@ -18,10 +19,9 @@ from harness.compress.quantise import ENCODERS, EngineForm, quantise
 from harness.compress.ranges import REACHES, Range, observe
 from harness.compress.report import CompressionReport, LayerReport, ProductReport
 from harness.compress.rounding import Rounded
-from harness.compress.scaling import byte_ranges, take_bytes
+from harness.compress.scaling import Scaling
 from harness.errors import ConfigError
 from harness.host.console import OnProgress
-from harness.task.scaling import Scaling
 
 _PLACES = 2048
 """Maximum places of a convolution per batch, spread evenly: neighbouring places give nearly the same data."""

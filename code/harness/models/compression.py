@@ -16,6 +16,7 @@ from harness.compress.compress import CompressSettings, check, compress
 from harness.compress.folding import read_network
 from harness.compress.network import Network
 from harness.compress.report import CompressionReport
+from harness.compress.scaling import Scaling
 from harness.errors import ConfigError
 from harness.graph import listing, read_graph
 from harness.host import console
@@ -23,7 +24,6 @@ from harness.host.files import check_writable, remove_left_over, write_bytes, wr
 from harness.models.calibration import Calibration, calibration, check_calibration
 from harness.models.made import TOOL, check_output, check_replaceable
 from harness.task.base import Benchmark
-from harness.task.scaling import Scaling
 
 _INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QuantizeLinear"}
 TRAINED = ("training", "recipe", "recipe_sha256", "training_data")

@@ -11,13 +11,13 @@ from typing import ClassVar
 from harness import paths
 from harness.catalog.contract import BenchmarkSettings, ModelInterface
 from harness.catalog.manifests import Dataset, datasets
+from harness.compress.scaling import Scaling
 from harness.engines.base import Engine
 from harness.errors import ConfigError, NotOfficial
 from harness.graph import Tensor
 from harness.host.console import OnProgress
 from harness.registry import BENCHMARKS, resolve
 from harness.task.qsl import SampleLibrary
-from harness.task.scaling import Scaling
 from harness.task.sut import SUT
 from harness.task.training import TrainingData
 

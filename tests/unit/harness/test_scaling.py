@@ -11,13 +11,13 @@ from test_dequantise import formula
 
 from harness.compress.compress import CompressSettings, compress
 from harness.compress.dequantise import read_plan
+from harness.compress.inputs import range_of
 from harness.compress.quantise import quantise
-from harness.compress.scaling import range_of
+from harness.compress.scaling import Scaling
 from harness.engines.base import Signature
 from harness.engines.deepsparse import DeepSparseEngine
 from harness.engines.openvino import OpenVinoEngine
 from harness.registry import installed
-from harness.task.scaling import Scaling
 
 ALIKE = Scaling((126.99,) * 3, (128.01,) * 3, 1)
 """The bytes are the 8 bits of the floats."""
