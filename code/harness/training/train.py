@@ -247,6 +247,8 @@ def _budget(recipe: Recipe, student: Student, lessons: Lessons, data: TrainingDa
         lessons.device,
     )
     at_once = min(recipe.batch, budget.samples(length))
+    if lessons.device.type == "cpu":
+        keep_freed(count * 20 + int(at_once * budget.demand.bytes(length)) + once)
     each = budget.demand.bytes(length) / 2**30
     console.note(
         f"memory: {count * 20 / 2**30:.2f} GiB for the weights of student and teacher, gradients and optimizer; "
@@ -335,7 +337,6 @@ def _device() -> torch.device:
     """A GPU where there is one; on processors, algorithms that give the same result every time."""
     if torch.cuda.is_available():
         return torch.device("cuda")
-    keep_freed()
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory costs time, and nothing here reads it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property
