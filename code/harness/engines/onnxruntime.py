@@ -162,16 +162,10 @@ class OnnxRuntimeProfiler(OnnxRuntimeEngine, Profiler):
 
     def compile(self, signature: Signature) -> Runner:
         """As for a test; each batch counts."""
-        runner = super().compile(signature)
+        return self._counting(super().compile(signature))
 
-        def counted(batch: Mapping[str, Array]) -> Sequence[Array]:
-            self._batches += 1
-            return runner(batch)
-
-        return counted
-
-    _batches = _warm = 0
-    """How many ran, and how many of them before the recording."""
+    _warm = 0
+    """How many batches ran before the recording."""
 
     def _before(self) -> Mapping[Node, Spent]:
         self._warm = self._batches

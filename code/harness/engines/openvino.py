@@ -224,20 +224,13 @@ class OpenVinoProfiler(OpenVinoEngine, Profiler):
     def __init__(self, model: Path, settings: OpenVinoSettings) -> None:
         """Load and compile the model, with one stream."""
         super().__init__(model, alone(settings))
-        self._batches = 0
 
     def _config(self, precision: JsonValue) -> dict[str, object]:
         return {**super()._config(precision), "PERF_COUNT": True}
 
     def compile(self, signature: Signature) -> Runner:
         """As for a test; each batch counts."""
-        runner = super().compile(signature)
-
-        def counted(batch: Mapping[str, Array]) -> Sequence[Array]:
-            self._batches += 1
-            return runner(batch)
-
-        return counted
+        return self._counting(super().compile(signature))
 
     def _before(self) -> Times:
         if not self._batches:

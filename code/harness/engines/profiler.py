@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
-from harness.engines.base import Engine
+from harness.engines.base import Array, Engine, Runner
 from harness.engines.cores import CoreSettings, Layout
 
 
@@ -35,6 +35,17 @@ class Profiler(Engine):
     """
 
     layout: Layout
+    _batches = 0
+    """How many ran so far."""
+
+    def _counting(self, runner: Runner) -> Runner:
+        """The runner, whose batches count."""
+
+        def counted(batch: Mapping[str, Array]) -> Sequence[Array]:
+            self._batches += 1
+            return runner(batch)
+
+        return counted
 
     @property
     def threads(self) -> int:

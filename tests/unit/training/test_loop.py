@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from harness.training.fake import FakeQuantisation  # noqa: E402
 from harness.training.graph import GraphModule  # noqa: E402
 from harness.training.lessons import Lessons, slices  # noqa: E402
 from harness.training.loop import History, Student, Trainer  # noqa: E402
-from harness.training.memory import Budget, Demand, Kept, kept  # noqa: E402
+from harness.training.memory import Budget, Demand, Kept, keep_freed, kept  # noqa: E402
 from harness.training.pruning import Pruner  # noqa: E402
 from harness.training.state import Checkpoints  # noqa: E402
 
@@ -309,3 +310,13 @@ def test_the_memory_of_samples_is_measured_without_the_parameters():
     of_two_mib = Budget(Demand(1.0, 0.0), float("inf"), Demand(0.0, 2.0**21 / 100**2))
     assert [of_two_mib.samples(length) for length in (100, 200, 800)] == [16, 4, 1]
     assert Budget.restored(of_two_mib.state()) == of_two_mib
+
+
+@pytest.mark.parametrize(("free", "changed"), [(1000, True), (999, False), (None, False)])
+def test_freed_memory_is_kept_where_there_is_ten_times_what_is_needed(monkeypatch, free, changed):
+    asked = []
+    library = SimpleNamespace(mallopt=lambda *values: asked.append(values))
+    monkeypatch.setattr("harness.training.memory.ctypes", SimpleNamespace(CDLL=lambda _: library))
+    monkeypatch.setattr("harness.host.memory.available", lambda: free)
+    keep_freed(100)
+    assert asked == ([(-3, 32 * 2**20), (-1, -1)] if changed else [])
