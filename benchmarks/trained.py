@@ -12,7 +12,7 @@ from harness.errors import ConfigError, RunFailed
 from harness.host import console
 from harness.training.recipe import Recipe, read_recipe
 
-_METHODS = ("magnitude", "second-order")
+_METHODS = ("magnitude", "second-order", "layer-wise")
 
 
 @dataclass(frozen=True)

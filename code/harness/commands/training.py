@@ -43,7 +43,7 @@ _Seed = Annotated[
 _Method = Annotated[
     str | None,
     typer.Option(
-        help="How pruning chooses weights: magnitude, second-order or acdc, to compare them.",
+        help="How pruning chooses weights: magnitude, second-order, layer-wise or acdc, to compare them.",
         show_default="the recipe's",
     ),
 ]

@@ -225,6 +225,14 @@ class GraphModule(torch.nn.Module):
                 tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
         return model
 
+    @torch.no_grad()
+    def load(self, model: ModelProto) -> None:
+        """Take the parameters of such a model as `store` makes, which has them by the same names."""
+        found = {tensor.name: tensor for tensor in model.graph.initializer}
+        for name in self.names():
+            value = torch.from_numpy(np.array(numpy_helper.to_array(found[name])))
+            self.parameter(name).copy_(value)
+
 
 def as_matrix(layer: Layer, weight: Tensor) -> Tensor:
     """A tensor with the shape of a layer's weight as (outputs, inputs), in the order of `Network.matrix`."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from threading import Event, current_thread, main_thread
-from types import FrameType
 from typing import Any
 
 import torch
+from onnx import ModelProto
 
 from harness.errors import RunFailed
 from harness.host import console, memory
@@ -23,10 +21,12 @@ from harness.training.fake import FakeQuantisation
 from harness.training.graph import GraphModule
 from harness.training.lessons import Lessons, cost, samples, slices, tensors
 from harness.training.memory import Budget
+from harness.training.oneshot import pruned
 from harness.training.pruning import Pruner
 from harness.training.recipe import Recipe
 from harness.training.schedule import dense_at, prunes_at, rate_at
 from harness.training.state import Checkpoints
+from harness.training.stopping import stoppable
 
 SAVE_EVERY_S = 180.0
 """Seconds between checkpoints."""
@@ -214,7 +214,8 @@ class Trainer:
         if student.pruner and pruning and not student.fixed:
             if pruning.method == "acdc" and step and dense_at(pruning, step) and not dense_at(pruning, step - 1):
                 self._forget()
-            if student.pruner.step(step, self._gradients if prunes_at(pruning, step) else None):
+            evidence = (self._gradients, self._pruned) if prunes_at(pruning, step) else (None, None)
+            if student.pruner.step(step, *evidence):
                 student.pruner.apply()
             self._optimizer.zero_grad(set_to_none=True)
         if student.quantisation and quantisation:
@@ -255,6 +256,12 @@ class Trainer:
             yield pruner.gradients()
             self._bar.update(note=f"gradient {number + 1:,} of {count:,}")
         self._optimizer.zero_grad(set_to_none=True)
+
+    def _pruned(self, model: ModelProto, sparsity: float) -> ModelProto:
+        """The model pruned layer by layer, fitted to other samples at each step that prunes."""
+        recipe = self._recipe
+        assert recipe.pruning is not None
+        return pruned(model, recipe.pruning, sparsity, self._data, recipe.seed, self._history.step)
 
     def _batch(self, number: int) -> Batch:
         return self._data.batch(self._data.order(self._recipe.batch, number, self._recipe.seed))
@@ -365,26 +372,6 @@ def _answers(module: GraphModule, data: TrainingData, device: torch.device) -> I
         with torch.no_grad():
             outputs = module(tensors(batch.feed, device))
         yield {name: outputs[name].float().cpu().numpy() for name in names}
-
-
-@contextmanager
-def stoppable() -> Iterator[Event]:
-    """An event that Ctrl-C sets, so that the step at work is completed; a second Ctrl-C ends it at once."""
-    event = Event()
-    if current_thread() is not main_thread():  # where signals cannot be handled
-        yield event
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)
-        console.note("stopping after this step; press Ctrl-C again to stop at once")
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _optimizer(module: GraphModule, recipe: Recipe) -> torch.optim.AdamW:

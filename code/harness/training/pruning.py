@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
+from onnx import ModelProto
 from torch import Tensor
 
 from harness.compress.network import Layer
@@ -55,7 +55,7 @@ class Pruner:
             ConfigError: no layers are left, or they have fewer whole groups than the sparsity asks for.
         """
         self._module, self._pruning = module, pruning
-        self.layers = [layer for layer in layers if not matches(layer, pruning.keep)]
+        self.layers = [layer for layer in layers if not pruning.keeps(layer.name, layer.weight)]
         if not self.layers:
             raise ConfigError("the recipe's pruning.keep leaves no layer to prune: remove patterns from it.")
         with torch.no_grad():
@@ -121,16 +121,22 @@ class Pruner:
             present = self._groups(self._module.matrix(layer)).ne(0).any(2)
             self._masks[layer.output] = self._whole(present, layer)
 
-    def step(self, step: int, gradients: Callable[[int], Iterator[Gradients]] | None) -> bool:
+    def step(
+        self,
+        step: int,
+        gradients: Callable[[int], Iterator[Gradients]] | None = None,
+        pruned: Callable[[ModelProto, float], ModelProto] | None = None,
+    ) -> bool:
         """Change the masks as the schedule says for this step, and set the weights that they remove to 0.
 
         Args:
             step: the step that follows.
             gradients: for second-order pruning: yields so many gradients of the loss, the same at each call, from the
                 weights as they are; asked for more than once only if the Fisher matrix exceeds its memory limit.
+            pruned: for layer-wise pruning: a copy of a model with this share of zeros in the layers, fitted to it.
 
         Returns:
-            Whether masks changed, and with second-order pruning the weights under them too.
+            Whether masks changed; with second-order and layer-wise pruning the weights that stay have changed too.
 
         Raises:
             RunFailed: the gradients are not finite.
@@ -145,6 +151,10 @@ class Pruner:
             if gradients is None:
                 raise ValueError("second-order pruning needs gradients")
             return self._surgery(target, gradients) if target else False  # gradients are not computed for nothing
+        if pruning.method == "layer-wise":
+            if pruned is None:
+                raise ValueError("layer-wise pruning needs a pruned model")
+            return self._layer_wise(pruned(self._module.store(), target)) if target else False
         with torch.no_grad():
             scores = {layer.output: self._groups(self._module.matrix(layer)).square().sum(2) for layer in self.layers}
         changed = self._change(self._chosen(scores, target))
@@ -178,6 +188,15 @@ class Pruner:
         changed = any(not torch.equal(mask, masks[output]) for output, mask in self._masks.items())
         self._masks = masks
         return changed
+
+    def _layer_wise(self, model: ModelProto) -> bool:
+        """Take the weights of a pruned model, and its zeros besides those that are there."""
+        before = self._masks
+        self._module.load(model)
+        self.adopt()
+        masks = {output: mask & before[output] for output, mask in self._masks.items()}
+        self._masks = before
+        return self._change(masks)
 
     def _surgery(self, target: float, gradients: Callable[[int], Iterator[Gradients]]) -> bool:
         """Second-order pruning: rank by the increase of the loss, and adapt the weights that stay.
@@ -319,8 +338,3 @@ def _keep(scores: Tensor, count: int) -> Tensor:
     equal = (scores == limit).nonzero().flatten()
     keep[equal[count - int((scores < limit).sum()) :]] = True
     return keep
-
-
-def matches(layer: Layer, patterns: Sequence[str]) -> bool:
-    """Whether the layer's name, or that of its weight, matches one of the shell patterns."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in (layer.name, layer.weight))

@@ -81,12 +81,13 @@ class Fisher(_Part):
 class Pruning(_Part):
     """How the sparsity grows.
 
-    "magnitude" and "second-order" prune every ``every`` steps from ``begin`` to ``end``, from ``initial`` to
-    ``sparsity`` on a cubic schedule. "acdc" alternates phases of ``every`` steps at full sparsity with phases without
-    mask, the first from ``begin``, and stays sparse from ``end`` on.
+    "magnitude", "second-order" and "layer-wise" prune every ``every`` steps from ``begin`` to ``end``, from ``initial``
+    to ``sparsity`` on a cubic schedule; "layer-wise" prunes as `models compress` does, with a sparsity for each layer,
+    whatever ``scope`` says. "acdc" alternates phases of ``every`` steps at full sparsity with phases
+    without mask, the first from ``begin``, and stays sparse from ``end`` on.
     """
 
-    method: Literal["magnitude", "second-order", "acdc"]
+    method: Literal["magnitude", "second-order", "layer-wise", "acdc"]
     sparsity: float = Field(gt=0, lt=1)
     """Final share of zeros among the weights of the layers that are pruned."""
     initial: float = Field(0.0, ge=0, lt=1)
@@ -102,6 +103,10 @@ class Pruning(_Part):
     keep: tuple[str, ...] = ()
     """Shell patterns of the names of layers or their weights that are not pruned."""
     fisher: Fisher = Fisher()
+
+    def keeps(self, *names: str) -> bool:
+        """Whether a layer with these names, its own and its weight's, is kept out of pruning."""
+        return any(fnmatchcase(name, pattern) for pattern in self.keep for name in names)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from glob import escape
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from onnx import ModelProto
 from harness import __version__, paths
 from harness.catalog import manifests
 from harness.catalog.models import find_model, model_file
-from harness.compress.compress import CompressSettings, compress
+from harness.compress.compress import CompressSettings
 from harness.compress.folding import read_network
 from harness.compress.network import Layer, Network
 from harness.compress.products import products
@@ -36,17 +35,17 @@ from harness.training.layers import drop_layers
 from harness.training.lessons import Lessons, cost
 from harness.training.loop import History, Student, Trainer
 from harness.training.memory import OPTIMIZER_BYTES, Budget, Demand, Kept, keep_freed
-from harness.training.pruning import FisherMemory, Pruner, matches
+from harness.training.oneshot import pruned
+from harness.training.pruning import FisherMemory, Pruner
 from harness.training.recipe import Recipe, check_patterns
 from harness.training.state import DENSE, Checkpoints
 
 REPORT = ".training.json"
 """Suffix of the report's file name, in place of the model's ".onnx"."""
-_FITTED = 32
-"""Batches of eight samples that the one-shot start is fitted to."""
 _METHODS = {
     "magnitude": "gradual pruning by magnitude",
     "second-order": "gradual second-order pruning",
+    "layer-wise": "gradual second-order pruning, layer by layer",
     "acdc": "alternating compressed and decompressed training (AC/DC)",
 }
 _PROBED = 64
@@ -186,8 +185,8 @@ def _student(training: Training, dense: ModelProto, data: TrainingData | None, d
     recipe, model = training.recipe, _copy(dense)
     if recipe.layers is not None:
         model = drop_layers(Network(model), recipe.layers)
-    if training.one_shot and data is not None:
-        model = _one_shot(training, model, data)
+    if training.one_shot and data is not None and recipe.pruning:
+        model = pruned(model, recipe.pruning, recipe.pruning.sparsity, data, recipe.seed)
     network = Network(model)
     module = GraphModule(network).to(device)
     check_patterns(recipe, [name for layer in network.layers for name in (layer.name, layer.weight)], module.names())
@@ -201,18 +200,6 @@ def _student(training: Training, dense: ModelProto, data: TrainingData | None, d
         multiplied = list(products(network)) if recipe.quantisation.products else []
         quantisation = FakeQuantisation(module, network.layers, multiplied)
     return Student(module, pruner, quantisation, fixed=training.one_shot)
-
-
-def _one_shot(training: Training, model: ModelProto, data: TrainingData) -> ModelProto:
-    """The model as `models compress` would prune it, fitted to samples of the training data."""
-    recipe = training.recipe
-    feeds = [data.batch(data.order(8, number, recipe.seed)).feed for number in range(min(_FITTED, -(-data.count // 8)))]
-    with console.Progress("pruning in one shot", unit="layers") as bar:
-        # Patterns of a recipe match names of weights as well, those of `compress` only names of layers.
-        patterns = recipe.pruning.keep if recipe.pruning else ()
-        keep = tuple(escape(layer.name) for layer in Network(model).layers if matches(layer, patterns))
-        settings = _settings(training).model_copy(update={"precision": "fp32", "engine": None, "keep": keep})
-        return compress(model, feeds, settings, lambda done, total: bar.update(done=done, total=total))[0]
 
 
 def _settings(training: Training) -> CompressSettings:

@@ -106,17 +106,18 @@ def weights(module: GraphModule) -> dict[str, np.ndarray]:
     return {name: value.detach().numpy().copy() for name, value in module.named_parameters()}
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_a_training_that_was_cut_goes_on_to_the_same_result(tmp_path, monkeypatch, bf16):
+@pytest.mark.parametrize(("bf16", "method"), [(False, "second-order"), (True, "second-order"), (False, "layer-wise")])
+def test_a_training_that_was_cut_goes_on_to_the_same_result(tmp_path, monkeypatch, bf16, method):
     monkeypatch.setattr("harness.training.lessons.computes_bf16", lambda: bf16)
-    whole, module = trainer(tmp_path / "whole.onnx")
+    values = FULL | {"pruning": FULL["pruning"] | {"method": method}}
+    whole, module = trainer(tmp_path / "whole.onnx", values)
     history = whole.run()
     for after in (4, 9, 8, 6, 9):  # in gradients of the Fisher matrix, between steps, in the search for ranges
         data = Texts()
         data.ends_after = after
         with pytest.raises(KeyboardInterrupt):
-            trainer(tmp_path / "cut.onnx", data=data)[0].run()
-    second, found = trainer(tmp_path / "cut.onnx")
+            trainer(tmp_path / "cut.onnx", values, data=data)[0].run()
+    second, found = trainer(tmp_path / "cut.onnx", values)
     again = second.run()
     assert weights(found).keys() == weights(module).keys()
     for name, value in weights(module).items():

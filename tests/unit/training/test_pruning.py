@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import pytest
 from graphs import convnet, images, mlp, mlp_feeds
+from onnx import ModelProto
 
+from harness.compress.compress import CompressSettings, compress
 from harness.compress.network import Network
 from harness.errors import ConfigError, RunFailed
 from harness.training.recipe import Fisher, Pruning
@@ -50,10 +52,15 @@ def _gradients(module: GraphModule, pruner: Pruner) -> Callable[[int], Iterator[
     return found
 
 
+def _compressed(model: ModelProto, sparsity: float) -> ModelProto:
+    feeds = images() if Network(model).layers[0].node.op_type == "Conv" else mlp_feeds()
+    return compress(model, feeds, CompressSettings(sparsity=sparsity, block=4))[0]
+
+
 def _train(module: GraphModule, pruner: Pruner, steps: int) -> Iterator[int]:
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     for step in range(steps):
-        pruner.step(step, _gradients(module, pruner))
+        pruner.step(step, _gradients(module, pruner), _compressed)
         _loss(module, step).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -89,6 +96,34 @@ def test_gradual_pruning_follows_the_schedule_and_never_regrows(
         assert all(value.float().mean() == pytest.approx(0.6, abs=0.01) for value in before.values())
     groups = [value[:, : value.shape[1] // block * block].reshape(-1, block) for value in before.values()]
     assert all(bool((value.all(1) == value.any(1)).all()) for value in groups)
+
+
+@pytest.mark.parametrize("model", ["mlp", "convnet"])
+def test_layer_wise_pruning_follows_the_schedule_never_regrows_and_fits_what_stays(model: str) -> None:
+    network = Network(mlp() if model == "mlp" else convnet())
+    module = GraphModule(network)
+    pruning = _pruning("layer-wise", initial=0.3)
+    pruner = Pruner(module, network.inner(), pruning)
+    found = {}
+    before = _zeros(module, pruner)
+    for step in range(12):
+        values = {name: module.parameter(name).detach().clone() for name in module.names()}
+        found[step] = pruner.step(step, None, _compressed)
+        now = _zeros(module, pruner)
+        assert all(bool((now[output] >= was).all()) for output, was in before.items())
+        assert pruner.sparsity == pytest.approx(sparsity_at(pruning, step), abs=0.02)
+        changed = {name for name, value in values.items() if not torch.equal(value, module.parameter(name))}
+        assert bool(changed) == found[step]
+        with torch.no_grad():
+            for layer in pruner.layers:
+                module.weight(layer).add_(0.01 * torch.randn(module.weight(layer).shape))
+        pruner.apply()
+        before = _zeros(module, pruner)
+    assert [step for step, changed in found.items() if changed] == [2, 4, 6, 8, 10]
+    groups = [value[:, : value.shape[1] // 4 * 4].reshape(-1, 4) for value in before.values()]
+    assert all(bool((value.all(1) == value.any(1)).all()) for value in groups)
+    with pytest.raises(ValueError, match="pruned model"):
+        pruner.step(10, None)
 
 
 def test_the_first_step_prunes_to_the_initial_sparsity_and_later_steps_only_where_scheduled() -> None:

@@ -1,0 +1,35 @@
+"""Pruning in one shot, as `models compress` does: the start of a training that only recovers, and its gradual steps."""
+
+from __future__ import annotations
+
+from glob import escape
+
+from onnx import ModelProto
+
+from harness.compress.compress import CompressSettings, compress
+from harness.compress.network import Network
+from harness.host import console
+from harness.running.options import validated
+from harness.task.training import TrainingData
+from harness.training.recipe import Pruning
+
+_FITTED, _BATCH = 32, 8
+"""Batches that the layers are fitted to, and samples of each."""
+
+
+def pruned(
+    model: ModelProto, pruning: Pruning, sparsity: float, data: TrainingData, seed: int, step: int = 0
+) -> ModelProto:
+    """A copy of a folded FP32 model with this share of zeros in the layers that a recipe prunes.
+
+    Each layer gets a sparsity of its own by what it costs in the model's outputs. Its weights are chosen by the Hessian
+    of its outputs' error, and the others and its bias are fitted to the outputs before: `compress.prune.second_order`.
+    ``seed`` and ``step`` choose the samples.
+    """
+    count = min(_FITTED, -(-data.count // _BATCH))
+    feeds = [data.batch(data.order(_BATCH, step * count + number, seed)).feed for number in range(count)]
+    # Patterns of a recipe match names of weights as well, those of `compress` only names of layers.
+    keep = tuple(escape(layer.name) for layer in Network(model).layers if pruning.keeps(layer.name, layer.weight))
+    settings = validated(CompressSettings, {"sparsity": sparsity, "block": pruning.block, "keep": keep})
+    with console.Progress("pruning layer by layer", unit="layers") as bar:
+        return compress(model, feeds, settings, lambda done, total: bar.update(done=done, total=total))[0]

@@ -1,0 +1,29 @@
+"""Ctrl-C during a training: the step at work is completed, and a checkpoint written."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, current_thread, main_thread
+from types import FrameType
+
+from harness.host import console
+
+
+@contextmanager
+def stoppable() -> Iterator[Event]:
+    """An event that Ctrl-C sets, so that the step at work is completed; a second Ctrl-C ends it at once."""
+    event = Event()
+    if current_thread() is not main_thread():  # where signals cannot be handled
+        yield event
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+        console.note("stopping after this step; press Ctrl-C again to stop at once")
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
