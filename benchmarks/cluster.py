@@ -1,12 +1,15 @@
 """What a cluster costs: two nodes of this machine, each with half of its cores, beside one process with all of them.
 
-    python -m benchmarks.cluster [--model M] [--engine E] [--dataset D] [--seconds S] [--pairs N] [--only messages|runs]
+    python -m benchmarks.cluster [--model M] [--engine E] [--dataset D] [--seconds S] [--pairs N]
+        [--only messages|runs|server]
 
 messages: nodes that answer at once. Prints the round trip of a single sample (what the cluster adds to a query's
 latency), messages/s with one sample each, samples/s in chunks of 64 to 512 with the bytes of BERT (827 to a node, 1,654
 back), and for each the driver's processor time per message.
 runs: samples/s of LoadGen's Offline scenario on local:2 ÷ in one process with one stream per core, for samples that
 travel and for indices; the sides of a ratio are measured alternately in one process.
+server: likewise the highest target_qps at which 99 % of the queries are answered within the bound. LoadGen's own
+verdict (early stopping) needs more queries than a short test has.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from harness.running.prepare import Prepared
 from harness.running.ready import get_ready
 from harness.running.request import RunRequest, resolve
 from harness.scenarios.base import Estimate
+from harness.scheduling.peak import highest_passing
 
 _TOKENS, _RESPONSE = 827 // 4, 1654  # of a question: int32 tokens, and bytes of its response
 _NODES = "local:2"
@@ -124,10 +128,12 @@ def measure_messages(count: int) -> tuple[list[float], dict[str, Flow]]:
             link.close()
 
 
-def prepared(model: str, dataset: str | None, engine: str, cluster: str | None, samples: str) -> Prepared:
-    """Offline, warm, on this process or on nodes."""
+def prepared(
+    model: str, dataset: str | None, engine: str, cluster: str | None, samples: str, scenario: str = "Offline"
+) -> Prepared:
+    """A scenario, warm, on this process or on nodes."""
     request = RunRequest(
-        model=model, engine=engine, scenario="Offline", dataset=dataset, cluster=cluster, cluster_samples=samples
+        model=model, engine=engine, scenario=scenario, dataset=dataset, cluster=cluster, cluster_samples=samples
     )
     return get_ready(resolve(request), quiet=True)
 
@@ -149,6 +155,31 @@ def measure_runs(
         for pair in range(pairs):
             order = (0, 1) if pair % 2 else (1, 0)
             found = {side: rate(sides[side], count) for side in order}
+            rows.append((found[0], found[1]))
+        return rows
+    finally:
+        for side in sides:
+            side.close(lambda within, doing="": None, 60.0)
+
+
+def measure_server(
+    model: str, dataset: str | None, engine: str, seconds: float, pairs: int
+) -> list[tuple[float, float]]:
+    """The highest target_qps on two nodes and in one process, alternately; runs in a process of its own."""
+    sides = [prepared(model, dataset, engine, cluster, DATA, "Server") for cluster in (_NODES, None)]
+    begin = 0.7 * sides[1].scenario.peak(sides[1].indices) or 1
+
+    def highest(side: Prepared) -> float:
+        def holds(qps: float) -> bool:
+            return side.scenario.held(side.short_test(min_duration_ms=round(seconds * 1000), server_target_qps=qps))
+
+        return highest_passing(holds, begin, most=8)
+
+    try:
+        rows = []
+        for pair in range(pairs):
+            order = (0, 1) if pair % 2 else (1, 0)
+            found = {side: highest(sides[side]) for side in order}
             rows.append((found[0], found[1]))
         return rows
     finally:
@@ -180,6 +211,14 @@ def _show_runs(args: argparse.Namespace) -> None:
     console.print_table(table)
 
 
+def _show_server(args: argparse.Namespace) -> None:
+    rows = apart(measure_server, args.model, args.dataset, args.engine, args.seconds, args.pairs)
+    nodes, one = (statistics.median(column) for column in zip(*rows, strict=True))
+    table = Table(f"{_NODES} ÷ one process", "median (min - max)", "aim", "figures", box=None, pad_edge=False)
+    table.add_row("Server", spread([a / b for a, b in rows]), "0.9", f"{nodes:,.1f} and {one:,.1f} queries/s")
+    console.print_table(table)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -189,13 +228,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="approximate length of each test")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--messages", type=int, default=5000, help="messages of one sample")
-    parser.add_argument("--only", choices=("messages", "runs"), default=None)
+    parser.add_argument("--only", choices=("messages", "runs", "server"), default=None)
     args = parser.parse_args()
     console.out.print(f"{args.model} on {args.engine}, {cpu_model()}, {core_count()} cores")
-    if args.only != "runs":
+    if args.only in (None, "messages"):
         _show_messages(args.messages)
-    if args.only != "messages":
+    if args.only in (None, "runs"):
         _show_runs(args)
+    if args.only in (None, "server"):
+        _show_server(args)
 
 
 if __name__ == "__main__":

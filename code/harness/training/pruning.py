@@ -191,12 +191,11 @@ class Pruner:
 
     def _layer_wise(self, model: ModelProto) -> bool:
         """Take the weights of a pruned model, and its zeros besides those that are there."""
-        before = self._masks
+        before = self.masks
         self._module.load(model)
         self.adopt()
-        masks = {output: mask & before[output] for output, mask in self._masks.items()}
-        self._masks = before
-        return self._change(masks)
+        found, self._masks = self._masks, before
+        return self._change({output: mask & found[output] for output, mask in before.items()})
 
     def _surgery(self, target: float, gradients: Callable[[int], Iterator[Gradients]]) -> bool:
         """Second-order pruning: rank by the increase of the loss, and adapt the weights that stay.
