@@ -67,9 +67,10 @@ def second_order(
     squared output error if the block is removed and all other weights of its row adapt. This is the score of the
     Optimal BERT Surgeon (Kurtic et al., arXiv:2203.07259, equation 6) with the layer's own error instead of the model's
     loss, as in the Optimal Brain Compressor (Frantar and Alistarh, arXiv:2208.11580). Blocks are removed in stages of a
-    cubic schedule; the remaining weights are the least-squares solution, by conjugate gradients.
+    cubic schedule; the remaining weights are the least-squares solution, by conjugate gradients. Weights that are 0
+    already stay so.
     """
-    weight = fit(weight, np.ones(weight.shape, bool), statistics, _FIT)
+    weight = fit(weight, weight != 0, statistics, _FIT)
     shares = [sparsity * (1 - (1 - stage / _STEPS) ** 3) for stage in range(1, _STEPS + 1)]
     *_, sparse = _path(weight, statistics, shares, block)
     return fit(sparse, sparse != 0, statistics, _LAST_FIT)
@@ -80,9 +81,9 @@ class Trial:
     """The loss of a dense layer under second-order pruning at increasing sparsity."""
 
     curve: list[tuple[float, float]]
-    """(sparsity, loss) from dense to empty. The loss is the squared output error relative to each output's variance,
-    averaged over outputs: otherwise outputs with a large variance would hide the others, which still matter to what
-    follows, most often a normalisation."""
+    """(sparsity, loss) from the zeros that are there to empty. The loss is the squared output error relative to each
+    output's variance, averaged over outputs: otherwise outputs with a large variance would hide the others, which still
+    matter to what follows, most often a normalisation."""
     weight: NDArray[np.float32]
     """Float32 (outputs, inputs), at the measured sparsity nearest to the requested one."""
     loss: float
@@ -95,11 +96,13 @@ class Trial:
 
 
 def losses(weight: NDArray[np.float32], statistics: Statistics, block: int, sparsity: float) -> Trial:
-    """Prune a dense layer in steps, to get its losses, and its weights at about ``sparsity``."""
+    """Prune a layer in steps, to get its losses, and its weights at about ``sparsity``."""
     variance = np.einsum("ri,ri->r", weight @ statistics.gram, weight) + 1e-30
-    nearest = min(_GRID, key=lambda share: abs(share - sparsity))
-    curve = [(0.0, 0.0)]
-    for share, sparse in zip(_GRID, _path(weight, statistics, _GRID, block), strict=True):
+    gone = float((~_by_block(weight, block).any(axis=2)).sum()) * block / weight.size
+    curve = [(0.0, 0.0), (gone, 0.0)] if gone else [(0.0, 0.0)]
+    grid = [share for share in _GRID if share > gone] or [(1 + gone) / 2]
+    nearest = min(grid, key=lambda share: abs(share - sparsity))
+    for share, sparse in zip(grid, _path(weight, statistics, grid, block), strict=True):
         lost = sparse - weight
         curve.append((share, float((np.einsum("ri,ri->r", lost @ statistics.gram, lost) / variance).mean())))
         if share == nearest:
@@ -150,7 +153,7 @@ def _path(
     for share in shares:
         blocks = _by_block(weight, block)
         harm = np.einsum("rbi,bij,rbj->rb", blocks, curvature, blocks, optimize=True)
-        weight = fit(weight, _keep(harm, share, weight.shape, block), statistics, _FIT)
+        weight = fit(weight, _keep(harm, share, weight.shape, block) & (weight != 0), statistics, _FIT)
         yield weight
 
 

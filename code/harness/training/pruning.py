@@ -195,7 +195,9 @@ class Pruner:
         self._module.load(model)
         self.adopt()
         found, self._masks = self._masks, before
-        return self._change({output: mask & found[output] for output, mask in before.items()})
+        changed = self._change({output: mask & found[output] for output, mask in before.items()})
+        self.apply()
+        return changed
 
     def _surgery(self, target: float, gradients: Callable[[int], Iterator[Gradients]]) -> bool:
         """Second-order pruning: rank by the increase of the loss, and adapt the weights that stay.
