@@ -14,8 +14,6 @@ from harness.compress.ranges import REACHES, Range
 
 _MIN_OPSET_OF_LAST_AXIS = 13
 """The operator set since which a Softmax without an axis is one of the last axis."""
-_WEIGHTS = Range.of(0.0, 1.0)
-"""Of attention weights, though a smaller range has less error on average: rows with one large weight matter most."""
 _MATRICES = 64
 """Pairs of matrices, of one sample and head each, used to try ranges."""
 
@@ -95,7 +93,6 @@ def choose_ranges(
         lost = [value - exact for value, exact in zip(found, expected, strict=True)]
         return float((sum(float(np.vdot(value, value)) for value in lost) / energy) ** 0.5)
 
-    known = {**known, product.left: _WEIGHTS} if product.weighted else known
     names = dict.fromkeys((product.left, product.right))  # one of them, if a tensor is multiplied by itself
     spans = {name: known.get(name) or _observed(values[name] for values in batches) for name in names}
     for name in (name for name in names if name not in known):
