@@ -278,12 +278,19 @@ def _warm_up(
 
         class Reporter(Listener):
             doing = first
+            ends = 0
+            """The number of shapes that are compiled once the one at work is; 0 if none is."""
 
             def compiling(self, done: int, total: int) -> None:
-                bar.update(done=done, total=total)
+                self.ends = done + 1
+                bar.update(done=done, total=total, note="")
                 beat(patience(settings), _doing(engine, "compiled", settings))
 
             def ran(self) -> None:
+                if compiled := self.ends:
+                    self.ends = 0
+                    bar.update(done=compiled, note="measuring batches")
+                bar.update()
                 beat(settings.stall_timeout, self.doing)
 
         listener = Reporter()
@@ -291,7 +298,7 @@ def _warm_up(
         beat(settings.stall_timeout, first)
         slowest = scenario.get_ready(indices, listener)
         listener.doing = ""  # from now on it is not the first time
-        bar.update(done=len(scenario.shapes), total=len(scenario.shapes))
+        bar.update(done=len(scenario.shapes), total=len(scenario.shapes), note="")
     return scenario, slowest, listener
 
 

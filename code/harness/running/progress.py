@@ -1,8 +1,9 @@
 """What the progress of a test shows: how much is done, how fast, how late, and how long it still takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.host import console
+from harness.host.pace import Pace
 from harness.running.load import Load
 from harness.running.recorder import Recorder
 from harness.scheduling.base import Counters
@@ -39,6 +40,8 @@ class Outlook:
     """The latency bound in seconds, if the scenario has one."""
     recorder: Recorder | None
     """Knows the latencies so far."""
+    _pace: Pace = field(default_factory=lambda: Pace(0.0))
+    """Of the work of a test with a known number of samples, by the seconds since its first query."""
 
     def view(self, counters: Counters, now: float, over: bool = False) -> View:
         """The progress ``now``, in seconds of time.perf_counter(); ``over`` once the test has ended."""
@@ -53,8 +56,11 @@ class Outlook:
         measured = queries / elapsed if elapsed >= _RATE_AFTER else 0.0
         # Server's queries come at LoadGen's rate; those of a stream as fast as they are answered.
         rate = load.rate if scenario.paced and load.rate else measured or load.per_second or 0.0
-        lasts = max(load.seconds, load.least / rate if rate else 0.0, 1e-9)
-        left = lasts - elapsed
+        # By the queries still to come: random arrivals may be ahead of their rate, or behind it.
+        come = counters.issued if scenario.paced else counters.completed
+        missing = max(load.least - come // (scenario.samples_per_query or 1), 0)
+        left = max(load.seconds - elapsed, missing / rate if rate else 0.0)
+        lasts = max(elapsed + left, 1e-9)
         if scenario.paced and measured:  # what waits is answered after the last query came
             left = max(left, (counters.issued - counters.completed) / measured)
         fraction = 1.0 if over else max(0.0, min(elapsed / lasts, 0.99))
@@ -94,11 +100,14 @@ class Outlook:
         return View(tuple(facts), share, self._left(counters, elapsed, share, cost) if done < total else None)
 
     def _left(self, counters: Counters, elapsed: float, share: float, cost: int) -> float | None:
-        """By the time that the batches still to come take; of those that run now, on average half is done."""
+        """By the time that the batches still to come take.
+
+        When a batch ends, half of those on the other streams is done, on average.
+        """
         if elapsed < _RATE_AFTER or not counters.batches:
             return None
-        running = self.streams / 2 / counters.batches
+        running = (self.streams - 1) / 2 / counters.batches
         if counters.planned_seconds:
             share = counters.done_seconds / counters.planned_seconds * counters.real / cost
-        share = min(share * (1 + running), 1.0)
-        return max(elapsed / share - elapsed, 0.0) if share else None
+        self._pace.note(elapsed, min(share * (1 + running), 1.0))
+        return self._pace.left(elapsed, 1.0)

@@ -16,6 +16,7 @@ from harness import __version__, paths
 from harness.catalog import manifests
 from harness.catalog.models import find_model, model_file
 from harness.compress.compress import CompressSettings, compress
+from harness.compress.effort import shown_by
 from harness.compress.folding import read_network
 from harness.compress.network import Layer, Network
 from harness.compress.products import products
@@ -34,7 +35,8 @@ from harness.training.fake import FakeQuantisation
 from harness.training.graph import GraphModule
 from harness.training.layers import drop_layers
 from harness.training.lessons import Lessons, cost
-from harness.training.loop import History, Student, Trainer
+from harness.training.history import History
+from harness.training.loop import Student, Trainer
 from harness.training.memory import OPTIMIZER_BYTES, Budget, Demand, Kept, keep_freed
 from harness.training.pruning import FisherMemory, Pruner, matches
 from harness.training.recipe import Recipe, check_patterns
@@ -212,7 +214,7 @@ def _one_shot(training: Training, model: ModelProto, data: TrainingData) -> Mode
         patterns = recipe.pruning.keep if recipe.pruning else ()
         keep = tuple(escape(layer.name) for layer in Network(model).layers if matches(layer, patterns))
         settings = _settings(training).model_copy(update={"precision": "fp32", "engine": None, "keep": keep})
-        return compress(model, feeds, settings, lambda done, total: bar.update(done=done, total=total))[0]
+        return compress(model, feeds, settings, shown_by(bar))[0]
 
 
 def _settings(training: Training) -> CompressSettings:
