@@ -34,8 +34,6 @@ class Outlook:
     """Of these samples."""
     unit: str
     """Of the cost: tokens, images."""
-    streams: int
-    """Batches that run at the same time."""
     bound: float | None
     """The latency bound in seconds, if the scenario has one."""
     recorder: Recorder | None
@@ -59,7 +57,10 @@ class Outlook:
         # By the queries still to come: random arrivals may be ahead of their rate, or behind it.
         come = counters.issued if scenario.paced else counters.completed
         missing = max(load.least - come // (scenario.samples_per_query or 1), 0)
-        left = max(load.seconds - elapsed, missing / rate if rate else 0.0)
+        needed = missing / rate if rate else 0.0
+        if missing and counters.ended and not scenario.paced:  # a part of the next one is done
+            needed -= min(elapsed - (counters.ended - counters.began), needed / missing)
+        left = max(load.seconds - elapsed, needed)
         lasts = max(elapsed + left, 1e-9)
         if scenario.paced and measured:  # what waits is answered after the last query came
             left = max(left, (counters.issued - counters.completed) / measured)
@@ -100,14 +101,18 @@ class Outlook:
         return View(tuple(facts), share, self._left(counters, elapsed, share, cost) if done < total else None)
 
     def _left(self, counters: Counters, elapsed: float, share: float, cost: int) -> float | None:
-        """By the time that the batches still to come take.
-
-        When a batch ends, half of those on the other streams is done, on average.
-        """
+        """By the time that the batches still to come take, where that was measured before the test."""
         if elapsed < _RATE_AFTER or not counters.batches:
             return None
-        running = (self.streams - 1) / 2 / counters.batches
-        if counters.planned_seconds:
-            share = counters.done_seconds / counters.planned_seconds * counters.real / cost
-        self._pace.note(elapsed, min(share * (1 + running), 1.0))
-        return self._pace.left(elapsed, 1.0)
+        last = 0.0
+        if counters.planned_seconds and counters.done_seconds:
+            slower = counters.busy_seconds / counters.done_seconds
+            now = counters.began + elapsed
+            running = [(now - start, slower * expected) for start, expected in list(counters.running.values())]
+            begun = sum(min(since, lasts) for since, lasts in running) / slower
+            share = min((counters.done_seconds + begun) / counters.planned_seconds, 1.0) * counters.real / cost
+            # At the end some streams have nothing to do, and wait for the others.
+            last = max((lasts - since for since, lasts in running), default=0.0)
+        self._pace.note(elapsed, share)
+        left = self._pace.left(elapsed, 1.0)
+        return None if left is None else max(left, last)

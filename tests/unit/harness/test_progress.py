@@ -25,9 +25,9 @@ def load(scenario, *, seconds=600.0, least=1, rate=None, per_second=None) -> Loa
     return Load("bert", scenario, None, rate, None, seconds, 600.0, None, least, None, per_second or rate)
 
 
-def outlook(test, *, accuracy=False, samples=0, cost=0, streams=2, bound=None, latency=None) -> Outlook:
+def outlook(test, *, accuracy=False, samples=0, cost=0, bound=None, latency=None) -> Outlook:
     return Outlook(
-        test, accuracy, samples, cost, "tokens", streams, bound, SimpleNamespace(latency=lambda percentile: latency)
+        test, accuracy, samples, cost, "tokens", bound, SimpleNamespace(latency=lambda percentile: latency)
     )
 
 
@@ -65,15 +65,22 @@ def shown(seen: Outlook, at, lasted: float) -> tuple[float, float]:
 def test_a_stream_ends_when_it_is_said_to(scenario, seconds, least, took):
     ends = np.cumsum(took)
     lasted = float(max(seconds, ends[least - 1]))
-    test, each = load(scenario, seconds=seconds, least=least, per_second=8.0), scenario.samples_per_query
-    wrong, known = shown(outlook(test), lambda now: arrived(int(np.searchsorted(ends, now)), each), lasted)
+    test = load(scenario, seconds=seconds, least=least, per_second=8.0)
+
+    def at(now: float) -> Counters:
+        done = int(np.searchsorted(ends, now))
+        counters = arrived(done, scenario.samples_per_query)
+        counters.ended = BEGAN + ends[done - 1] if done else 0.0
+        return counters
+
+    wrong, known = shown(outlook(test), at, lasted)
     assert (wrong <= ALLOWED, known > 0.95) == (True, True)
 
 
-@pytest.mark.parametrize(("seconds", "least", "rate"), [(60.0, 1, 20.0), (20.0, 1001, 10.0), (20.0, 459, 6.0)])
+@pytest.mark.parametrize(("seconds", "least", "rate"), [(60.0, 1, 20.0), (20.0, 1001, 10.0), (20.0, 459, 15.0)])
 @pytest.mark.parametrize("seed", range(4))
 def test_server_ends_when_it_is_said_to(seconds, least, rate, seed):
-    """Also where the number of queries decides, which come at random: 459 of them some 5 % sooner or later."""
+    """Also where the number of queries decides, which come at random: so that 459 of them end some 5 % sooner or later."""
     arrivals = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, int(4 * max(rate * seconds, least))))
     last = max(least, int(np.searchsorted(arrivals, seconds)))
     lasted = float(max(arrivals[last - 1], seconds)) + 0.1
@@ -119,10 +126,9 @@ def compiled(shape: Shape, seen: set[Shape]) -> float:
 @pytest.mark.parametrize("accuracy", [False, True])
 @pytest.mark.parametrize("streams", [1, 3])
 @pytest.mark.parametrize("took", [lambda shape, seen: pace(shape), compiled], ids=["known", "compiling"])
-@pytest.mark.parametrize("measured", [True, False])
 @pytest.mark.parametrize("count", [400, 4000])
-def test_a_query_whose_long_samples_run_first_ends_when_it_is_said_to(accuracy, streams, took, measured, count):
-    """Of three batches at once, each is a third slower than alone in the warm-up; or nothing was measured."""
+def test_a_query_whose_long_samples_run_first_ends_when_it_is_said_to(accuracy, streams, took, count):
+    """Of three batches at once, each is a third slower than alone in the warm-up."""
     lengths = np.random.default_rng(1).integers(20, 384, count)
     batches = DynamicPlanner(16, 3000).plan(lengths)
     warm = [batches[at].shape for at in np.linspace(0, len(batches) - 1, 4).astype(int)]
@@ -130,30 +136,33 @@ def test_a_query_whose_long_samples_run_first_ends_when_it_is_said_to(accuracy, 
     ends, free, seen = [], [0.0] * streams, set()
     for batch in batches:
         stream = free.index(min(free))
+        began = free[stream]
         free[stream] += took(batch.shape, seen)
-        ends.append((free[stream], batch))
+        ends.append((began, free[stream], batch))
     total = int(lengths.sum())
 
     def at(now: float) -> Counters:
-        done = [batch for end, batch in ends if end <= now]
+        done = [batch for _, end, batch in ends if end <= now]
+        running = [(began, batch) for began, end, batch in ends if began <= now < end]
         counters = Counters(began=BEGAN, issued=count, real=total, batches=len(done))
         counters.completed = sum(len(batch.positions) for batch in done)
         counters.done_cost = int(sum(lengths[batch.positions].sum() for batch in done))
-        if measured:
-            counters.planned_seconds = sum(expected(batch.shape) for batch in batches)
-            counters.done_seconds = sum(expected(batch.shape) for batch in done)
+        counters.planned_seconds = sum(expected(batch.shape) for batch in batches)
+        counters.done_seconds = sum(expected(batch.shape) for batch in done)
+        counters.busy_seconds = sum(end - began for began, end, _ in ends if end <= now)
+        counters.running = {n: (BEGAN + at, expected(batch.shape)) for n, (at, batch) in enumerate(running)}
         return counters
 
     whole = (count, total) if accuracy else (0, 0)
-    test = outlook(load(Offline, rate=100.0), accuracy=accuracy, samples=whole[0], cost=whole[1], streams=streams)
+    test = outlook(load(Offline, rate=100.0), accuracy=accuracy, samples=whole[0], cost=whole[1])
     wrong, known = shown(test, at, max(free))
-    assert wrong <= (ALLOWED if measured else 0.45)
-    assert known > 0.95
+    assert wrong <= ALLOWED
+    assert known > 0.85
 
 
 def test_an_accuracy_run_pauses_between_the_sets_of_samples_that_it_loads():
-    """Of images, a thousand at a time: a fifth of the time goes into loading them."""
-    samples, each, loading = 10_000, 1000, 5.0
+    """Of ImageNet, a thousand images at a time: a tenth of the time goes into loading them."""
+    samples, each, loading = 50_000, 1000, 2.0
 
     def at(now: float) -> Counters:
         sets, into = divmod(now, each * 0.02 + loading)
@@ -161,7 +170,7 @@ def test_an_accuracy_run_pauses_between_the_sets_of_samples_that_it_loads():
         issued = int(min((sets + 1) * each, samples))
         return Counters(BEGAN, issued=issued, completed=done, batches=done, real=issued, done_cost=done)
 
-    lasted = 10 * (each * 0.02 + loading) - loading
+    lasted = 50 * (each * 0.02 + loading) - loading
     test = outlook(load(Offline, rate=50.0), accuracy=True, samples=samples, cost=samples)
     wrong, known = shown(test, at, lasted)
     assert (wrong <= ALLOWED, known > 0.95) == (True, True)
