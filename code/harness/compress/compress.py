@@ -141,7 +141,7 @@ class _Compression:
             self._allocate(effort)
         walks = Walk(self._dense, self._feeds), Walk(network, self._feeds)
         effort.report()
-        for ((position, item), cost) in sorted(zip(steps, costs, strict=True), key=lambda each: each[0][0]):
+        for (position, item), cost in sorted(zip(steps, costs, strict=True), key=lambda each: each[0][0]):
             for walk in walks:
                 walk.advance(position)
             if isinstance(item, Product):

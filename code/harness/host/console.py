@@ -197,7 +197,8 @@ class Progress:
 
     `total` is None while unknown; `unit` is a plural noun, "B" for bytes, or "" if nothing is counted; `interval` is
     the seconds between two plain lines. Work of less than two seconds prints no line. The time left is that of `Pace`,
-    unless the caller knows better. Every method may be called from any thread.
+    unless the caller knows better; none is shown if the work is not `foreseen`, since what comes after the units, or
+    their number, is unknown. Every method may be called from any thread.
     """
 
     def __init__(
@@ -207,10 +208,11 @@ class Progress:
         total: float | None = None,
         unit: str = "items",
         interval: float = 5.0,
+        foreseen: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._description, self._total, self._unit = description, total, unit
-        self._interval, self._clock = interval, clock
+        self._interval, self._foreseen, self._clock = interval, foreseen, clock
         self._done = 0.0
         self._note = ""
         self._fraction: float | None = None
@@ -349,6 +351,8 @@ class Progress:
         """None if unknown, or nothing is left."""
         if self._ends is not None:
             return self._ends - now
+        if not self._foreseen:
+            return None
         whole = self._total if self._share is None else 1.0
         if not whole or not self._total or self._done >= self._total or now - self._rate_from < _RATE_AFTER_S:
             return None

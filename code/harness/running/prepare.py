@@ -274,22 +274,17 @@ def _warm_up(
     first = _doing(engine, "first ran", settings)
     beat(settings.stall_timeout, first)
     doing, unit = ("compiling", "shapes") if engine.fixed_shapes else ("warming up", "")
-    with console.Progress(doing, unit=unit) as bar:
+    # How many shapes are worth compiling shows while they are compiled, and how long to measure them only afterwards.
+    with console.Progress(doing, unit=unit, foreseen=False) as bar:
 
         class Reporter(Listener):
             doing = first
-            ends = 0
-            """The number of shapes that are compiled once the one at work is; 0 if none is."""
 
             def compiling(self, done: int, total: int) -> None:
-                self.ends = done + 1
-                bar.update(done=done, total=total, note="")
+                bar.update(done=done, total=total)
                 beat(patience(settings), _doing(engine, "compiled", settings))
 
             def ran(self) -> None:
-                if compiled := self.ends:
-                    self.ends = 0
-                    bar.update(done=compiled, note="measuring batches")
                 bar.update()
                 beat(settings.stall_timeout, self.doing)
 
@@ -298,7 +293,7 @@ def _warm_up(
         beat(settings.stall_timeout, first)
         slowest = scenario.get_ready(indices, listener)
         listener.doing = ""  # from now on it is not the first time
-        bar.update(done=len(scenario.shapes), total=len(scenario.shapes), note="")
+        bar.update(done=len(scenario.shapes), total=len(scenario.shapes))
     return scenario, slowest, listener
 
 

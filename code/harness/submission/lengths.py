@@ -79,7 +79,7 @@ class Rates:
         return Length(seconds, load.per_second is not None, load.seconds, load.least, counted)
 
     def _preparing(self, step: Step) -> float:
-        """Seconds outside LoadGen, such as for compiling and scoring, as in the campaign's tests that are most alike."""
+        """Seconds outside LoadGen, as for compiling and scoring: those of the campaign's tests that are most alike."""
         took: dict[tuple[bool, bool], list[float]] = {}
         for each in self.steps:
             lasted = each.record.result.duration_s if each.record else None

@@ -67,9 +67,8 @@ class SweepTest:
         """What two tests have in common, the most important first for how long they take."""
         mine, theirs = self.settings, other.settings
         names = ("mode", "scenario", "duration", "engine")
-        return tuple(getattr(mine, name) == getattr(theirs, name) for name in names) + (
-            mine.model.name == theirs.model.name,
-        )
+        same = (getattr(mine, name) == getattr(theirs, name) for name in names)
+        return *same, mine.model.name == theirs.model.name
 
     @property
     def name(self) -> str:

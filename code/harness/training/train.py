@@ -33,9 +33,9 @@ from harness.task.training import TrainingData
 from harness.training.export import export
 from harness.training.fake import FakeQuantisation
 from harness.training.graph import GraphModule
+from harness.training.history import History
 from harness.training.layers import drop_layers
 from harness.training.lessons import Lessons, cost
-from harness.training.history import History
 from harness.training.loop import Student, Trainer
 from harness.training.memory import OPTIMIZER_BYTES, Budget, Demand, Kept, keep_freed
 from harness.training.pruning import FisherMemory, Pruner, matches

@@ -142,6 +142,15 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_work_whose_end_is_not_foreseen_shows_no_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with console.Progress("compiling", unit="shapes", foreseen=False, clock=clock) as bar:
+        for done in range(4):
+            clock.now += 2
+            bar.update(done=done, total=12)
+    assert "compiling: 3 of 12 shapes (25 %), 0.38 shapes/s" in capsys.readouterr().err.splitlines()
+
+
 def test_short_work_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     with console.Progress("features", total=3, clock=clock) as bar:

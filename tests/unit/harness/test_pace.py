@@ -6,10 +6,10 @@ import random
 
 import numpy as np
 import pytest
+from honest import ALLOWED, Told, error, told_share
 
 from harness.host import console
 from harness.host.pace import Pace
-from honest import ALLOWED, Told, error, told_share
 
 Steps = list[tuple[float, float]]
 """(seconds, what is done after them), one step after the other."""

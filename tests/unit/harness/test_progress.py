@@ -26,9 +26,7 @@ def load(scenario, *, seconds=600.0, least=1, rate=None, per_second=None) -> Loa
 
 
 def outlook(test, *, accuracy=False, samples=0, cost=0, bound=None, latency=None) -> Outlook:
-    return Outlook(
-        test, accuracy, samples, cost, "tokens", bound, SimpleNamespace(latency=lambda percentile: latency)
-    )
+    return Outlook(test, accuracy, samples, cost, "tokens", bound, SimpleNamespace(latency=lambda percentile: latency))
 
 
 def arrived(queries: int, per_query: int = 1) -> Counters:
@@ -80,7 +78,7 @@ def test_a_stream_ends_when_it_is_said_to(scenario, seconds, least, took):
 @pytest.mark.parametrize(("seconds", "least", "rate"), [(60.0, 1, 20.0), (20.0, 1001, 10.0), (20.0, 459, 15.0)])
 @pytest.mark.parametrize("seed", range(4))
 def test_server_ends_when_it_is_said_to(seconds, least, rate, seed):
-    """Also where the number of queries decides, which come at random: so that 459 of them end some 5 % sooner or later."""
+    """Also where the number of queries decides, which come at random: 459 of them within some 5 %."""
     arrivals = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, int(4 * max(rate * seconds, least))))
     last = max(least, int(np.searchsorted(arrivals, seconds)))
     lasted = float(max(arrivals[last - 1], seconds)) + 0.1
