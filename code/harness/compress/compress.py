@@ -1,6 +1,6 @@
 """Compress a model layer by layer: prune, quantise to 8 bits, and write it in operators that the engines run fast."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -10,6 +10,7 @@ from onnx import ModelProto
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.compress import prune, rounding
+from harness.compress.effort import OVERHEAD, Effort, OnLayer
 from harness.compress.inputs import byte_ranges, take_bytes
 from harness.compress.network import Feed, Layer, Network, Walk, groups
 from harness.compress.plan import Plan
@@ -21,7 +22,6 @@ from harness.compress.report import CompressionReport, LayerReport, ProductRepor
 from harness.compress.rounding import Rounded
 from harness.compress.scaling import Scaling
 from harness.errors import ConfigError
-from harness.host.console import OnProgress
 
 _PLACES = 2048
 """Maximum places of a convolution per batch, spread evenly: neighbouring places give nearly the same data."""
@@ -74,7 +74,7 @@ def compress(
     model: ModelProto,
     feeds: Sequence[Feed],
     settings: CompressSettings,
-    progress: OnProgress = lambda done, total: None,
+    progress: OnLayer = lambda done, total, share: None,
     scalings: Mapping[str, Scaling] | None = None,
 ) -> tuple[ModelProto, CompressionReport]:
     """A compressed copy of a folded model (`folding.read_network`), and a report on each layer.
@@ -128,28 +128,27 @@ class _Compression:
         self._products: set[str] = set()
         self._opset = model.opset_import[0].version
 
-    def run(self, progress: OnProgress) -> tuple[ModelProto, CompressionReport]:
+    def run(self, progress: OnLayer) -> tuple[ModelProto, CompressionReport]:
         """Compress layer by layer, then write the result."""
         network = self._network
         work = [layer for layer in network.layers if not _kept(layer, self._settings)]
-        multiplied = self._multiplied()
-        total = len(work) + len(multiplied)
-        done = 0
+        effort = Effort(network, self._feeds, _PLACES, progress)
+        steps: list[tuple[int, list[Layer] | Product]] = [*groups(work, network.nodes), *self._multiplied()]
+        costs = [self._cost(item, effort) for _, item in steps]
+        for (_, item), cost in zip(steps, costs, strict=True):
+            effort.plan(_count(item), cost)
         if self._sparsity and self._second_order:
-            total += len(self._sparsity)
-            for done in self._allocate():
-                progress(done, total)
+            self._allocate(effort)
         walks = Walk(self._dense, self._feeds), Walk(network, self._feeds)
-        steps: list[tuple[int, list[Layer] | Product]] = [*groups(work, network.nodes), *multiplied]
-        for position, item in sorted(steps, key=lambda step: step[0]):
-            progress(done, total)
+        effort.report()
+        for (position, item), cost in sorted(zip(steps, costs, strict=True), key=lambda each: each[0][0]):
             for walk in walks:
                 walk.advance(position)
             if isinstance(item, Product):
                 self._multiply(item, walks[1])
             else:
                 self._compress(item, *walks)
-            done += 1 if isinstance(item, Product) else len(item)
+            effort.did(_count(item), cost)
         report = self._report()
         result = network.model
         if self._rounded:
@@ -159,17 +158,25 @@ class _Compression:
             self._ranges |= observe(network, plan.needed() - set(self._ranges), self._feeds)
             result = quantise(plan, self._settings.engine_form)
             take_bytes(result, {name: each for name, each in self._scalings.items() if name not in exact})
-        progress(total, total)
+        effort.end()
         return result, report
 
-    def _allocate(self) -> Iterator[int]:
+    def _cost(self, item: Sequence[Layer] | Product, effort: Effort) -> float:
+        if isinstance(item, Product):
+            return OVERHEAD
+        how = {"second_order": self._second_order, "rounded": self._settings.precision == "int8"}
+        return sum(effort.compressing(layer, pruned=layer.output in self._sparsity, **how) for layer in item)
+
+    def _allocate(self, effort: Effort) -> None:
         """Choose a sparsity for each layer by its sensitivity, so that the average is the requested one.
 
         The layer's own outputs show how its loss grows with sparsity, the model's outputs how much that loss matters:
-        early layers of a network may matter a hundred times as much as its last ones. Yields the number of layers
-        measured so far.
+        early layers of a network may matter a hundred times as much as its last ones.
         """
         layers = [layer for layer in self._dense.layers if layer.output in self._sparsity]
+        costs = {layer.output: effort.measuring(layer) for layer in layers}
+        effort.plan(len(layers), sum(costs.values()))
+        effort.report()
         walk = Walk(self._dense, self._feeds)
         batches = self._probes()
         expected = walk.outputs(batches, {})
@@ -184,7 +191,7 @@ class _Compression:
                 changed = self._dense.changed(layer, trial.weight, statistics.bias(trial.weight))
                 harm = _distance(walk.outputs(batches, changed), expected)
                 curves[layer.output] = trial.curve if harm is None else trial.scaled(harm)
-                yield len(curves)
+                effort.did(1, costs[layer.output])
         self._sparsity = prune.allocate(curves, sizes, self._settings.sparsity)
 
     def _probes(self) -> list[int]:
@@ -359,6 +366,10 @@ class _Compression:
             precision = "int8" if product.output in self._products else "fp32"
             report.products.append(ProductReport(product.name, precision, self._errors.get(product.output)))
         return report
+
+
+def _count(item: Sequence[Layer] | Product) -> int:
+    return 1 if isinstance(item, Product) else len(item)
 
 
 def _floats(value: NDArray[np.generic]) -> NDArray[np.float32]:

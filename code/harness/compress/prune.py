@@ -13,6 +13,10 @@ _STEPS = 10
 _FIT, _LAST_FIT = 8, 30  # iterations of conjugate gradients
 _GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Sparsities at which to measure a layer's loss."""
+FITS_OF_LOSSES = (len(_GRID) + 1) * (_FIT + 1)
+"""About how many products of a layer's weights with its Gram matrix `losses` takes."""
+FITS_OF_PRUNING = (_STEPS + 1) * (_FIT + 1) + _LAST_FIT
+"""The same of `second_order`."""
 _MAX_SPARSITY = 0.95  # of one layer, when each gets its own
 _DAMPING = 0.01
 """Share of the Gram matrix's mean diagonal that is added to it: calibration data does not span all directions."""

@@ -1,4 +1,4 @@
-"""The realtime clock, by which LoadGen measures, checked against a clock that nobody can set.
+"""The realtime clock, by which LoadGen measures, checked against a clock that nobody can set; and one that can stop.
 
 An NTP client, a person or a resuming machine may set the realtime clock during a test. LoadGen does not notice: a step
 back of a second in a test of six makes Offline 20 % faster, and VALID.
@@ -6,7 +6,9 @@ back of a second in a test of six makes Offline 20 % faster, and VALID.
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 from harness.errors import RunFailed
 
@@ -15,6 +17,8 @@ _TOLERANCE, _SHORTEST = 0.005, 0.005
 _DISCIPLINE = 0.001
 """The kernel's NTP discipline changes the clock's rate by up to 500 ppm, and an adjtime() by as much again."""
 _JITTER = 2e-4  # seconds between two readings that are due to reading two clocks one after the other
+_LOOK, _GAP = 1.0, 5.0  # seconds between two looks of a running clock, and those that show a stop
+_IDLE = 0.1  # processor seconds per second below which a process did nothing
 _STEADY = time.CLOCK_MONOTONIC_RAW  # unlike CLOCK_MONOTONIC it does not follow NTP's rate
 
 
@@ -107,3 +111,50 @@ def _readings() -> _Readings:
             break
     assert best is not None
     return best
+
+
+class RunningClock:
+    """Seconds without those in which this process was stopped (Ctrl-Z, `kill -STOP`), for work of hours.
+
+    Nothing tells a process how long it was stopped. So a thread looks every second: if it was not there for five, and
+    the process used next to no processor time meanwhile, it was stopped. Time in suspend is not in CLOCK_MONOTONIC.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, used: Callable[[], float] = time.process_time
+    ) -> None:
+        """``used`` gives the processor seconds of this process."""
+        self._clock, self._used = clock, used
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._last, self._last_used = clock(), used()
+        self._stopped = 0.0
+        self._thread: threading.Thread | None = None
+
+    def __call__(self) -> float:
+        """The seconds so far, from an arbitrary beginning."""
+        with self._lock:
+            now, used = self._clock(), self._used()
+            gap = now - self._last
+            if self._thread and gap > _GAP and used - self._last_used < _IDLE * gap:
+                self._stopped += gap
+            self._last, self._last_used = now, used
+            return now - self._stopped
+
+    def __enter__(self) -> Self:
+        """Watch from here."""
+        self()
+        self._over.clear()
+        self._thread = threading.Thread(target=self._watch, name="running-clock", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        """End the thread; from here on, stops count."""
+        self._over.set()
+        if self._thread:
+            self._thread.join()
+        self._thread = None
+
+    def _watch(self) -> None:
+        while not self._over.wait(_LOOK):
+            self()

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import ConfigError
+from harness.host.pace import Pace
 from harness.host.streams import open_console
 
 OnProgress = Callable[[int, int], None]
@@ -195,8 +196,9 @@ class Progress:
     """The progress of some work: a bar on a terminal, a plain line now and then elsewhere.
 
     `total` is None while unknown; `unit` is a plural noun, "B" for bytes, or "" if nothing is counted; `interval` is
-    the seconds between two plain lines. Work of less than two seconds prints no line. Every method may be called
-    from any thread.
+    the seconds between two plain lines. Work of less than two seconds prints no line. The time left is that of `Pace`,
+    unless the caller knows better; none is shown if the work is not `foreseen`, since what comes after the units, or
+    their number, is unknown. Every method may be called from any thread.
     """
 
     def __init__(
@@ -206,24 +208,28 @@ class Progress:
         total: float | None = None,
         unit: str = "items",
         interval: float = 5.0,
+        foreseen: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._description, self._total, self._unit = description, total, unit
-        self._interval, self._clock = interval, clock
+        self._interval, self._foreseen, self._clock = interval, foreseen, clock
         self._done = 0.0
         self._note = ""
         self._fraction: float | None = None
-        self._left: float | None = None
+        self._share: float | None = None
+        self._ends: float | None = None
         self._facts_given: Sequence[str] = ()
         self._lock = threading.Lock()
         self._began = self._rate_from = clock()
         self._rate_base = 0.0
+        self._pace = Pace(self._began)
         self._due = float("inf")
         self._ended: float | None = None
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
         self._began = self._rate_from = self._clock()
+        self._pace = Pace(self._began, self._done)
         if err.is_interactive and err.file.isatty():
             self._live = Live(
                 console=err, get_renderable=self._bar, refresh_per_second=4, redirect_stdout=out.file.isatty()
@@ -251,6 +257,7 @@ class Progress:
         """Count `n` more units as done."""
         with self._lock:
             self._done += n
+            self._advanced()
         self._line_if_due()
 
     def update(
@@ -259,13 +266,25 @@ class Progress:
         done: float | None = None,
         total: float | None = None,
         note: str | None = None,
+        share: float | None = None,
+        left: float | None = None,
     ) -> None:
-        """Set the values given and keep the others; `note` is free text at the end ("" removes it)."""
+        """Set the values given and keep the others; `note` is free text at the end ("" removes it).
+
+        `share` (0 to 1) is what is done of the work, for units that take unequal time: percentage and time left follow
+        it. `left` is the seconds that remain, if the caller knows them.
+        """
         with self._lock:
             self._done = self._done if done is None else done
             self._total = self._total if total is None else total
             self._note = self._note if note is None else note
+            self._share = self._share if share is None else share
+            self._ends = self._ends if left is None else self._clock() + left
+            self._advanced()
         self._line_if_due()
+
+    def _advanced(self) -> None:
+        self._pace.note(self._clock(), self._done if self._share is None else self._share)
 
     def show(self, facts: Sequence[str], *, done: float, fraction: float, left: float | None, note: str = "") -> None:
         """Show the caller's own facts instead of count and rate, for work whose units take unequal time.
@@ -275,7 +294,8 @@ class Progress:
         """
         with self._lock:
             self._facts_given, self._done, self._total = tuple(facts), done, done
-            self._fraction, self._left, self._note = fraction, left, note
+            self._ends = None if left is None else self._clock() + left
+            self._fraction, self._note = fraction, note
         self._line_if_due()
 
     def start_from(self, done: float) -> None:
@@ -283,6 +303,7 @@ class Progress:
         with self._lock:
             self._done = self._rate_base = done
             self._rate_from = self._clock()
+            self._pace = Pace(self._rate_from, done)
 
     def _line_if_due(self) -> None:
         if self._clock() < self._due:
@@ -305,27 +326,37 @@ class Progress:
     def _facts(self, elapsed: bool = False) -> list[str]:
         now = self._ended if self._ended is not None else self._clock()
         with self._lock:
-            given, left, after = self._facts_given, self._left, [self._note] if self._note else []
-            facts = list(given) or self._own_facts(now)
-        if given and left is not None and self._ended is None:
+            given, after = self._facts_given, [self._note] if self._note else []
+            facts, left = list(given) or self._own_facts(now), self._seconds_left(now)
+        if left is not None and self._ended is None:
             facts.append(f"{duration(max(1, left))} left")
         if not given and (elapsed or self._total is None or not facts):
             facts.append(f"{duration(now - self._began)} elapsed")
         return [*facts, *after]
 
     def _own_facts(self, now: float) -> list[str]:
-        """Count, rate, and the time left if all units take the same."""
+        """Count and rate."""
         done, total, since = self._done, self._total, now - self._rate_from
         rate = (done - self._rate_base) / since if since >= _RATE_AFTER_S else 0.0
         facts = [self._count()] if self._unit else []
         if total:
-            percent = min(round(100 * done / total), 100 if done >= total else 99)
+            share = done / total if self._share is None or done >= total else self._share
+            percent = min(round(100 * share), 100 if done >= total else 99)
             facts = [f"{facts[0]} ({percent} %)" if facts else f"{percent} %"]
         if rate > 0 and self._unit:
             facts.append(quantity(rate, self._unit, per_second=True))
-            if total and done < total and self._ended is None:
-                facts.append(f"{duration(max(1, (total - done) / rate))} left")
         return facts
+
+    def _seconds_left(self, now: float) -> float | None:
+        """None if unknown, or nothing is left."""
+        if self._ends is not None:
+            return self._ends - now
+        if not self._foreseen:
+            return None
+        whole = self._total if self._share is None else 1.0
+        if not whole or not self._total or self._done >= self._total or now - self._rate_from < _RATE_AFTER_S:
+            return None
+        return self._pace.left(now, whole)
 
     def _bar(self) -> RenderableType:
         facts = ", ".join(self._facts(elapsed=True))
@@ -334,7 +365,8 @@ class Progress:
         overflows: tuple[OverflowMethod, ...] = ("ellipsis", "crop", "ellipsis")
         for overflow in overflows:
             row.add_column(no_wrap=True, overflow=overflow)
-        total, done = (self._total, self._done) if self._fraction is None else (1.0, self._fraction)
+        fraction = self._share if self._fraction is None else self._fraction
+        total, done = (self._total, self._done) if fraction is None else (1.0, fraction)
         bar = ProgressBar(total=total, completed=done, width=max(5, min(30, room)))
         row.add_row(Text(self._description), bar, Text(facts))
         return row

@@ -13,6 +13,7 @@ from harness import __version__, paths
 from harness.catalog import manifests
 from harness.catalog.models import find_model
 from harness.compress.compress import CompressSettings, check, compress
+from harness.compress.effort import shown_by
 from harness.compress.folding import read_network
 from harness.compress.network import Network
 from harness.compress.report import CompressionReport
@@ -122,9 +123,7 @@ def compress_model(
 ) -> Compressed:
     """Compress a folded graph and write it with its metadata and its report; inputs in ``scalings`` become uint8."""
     with console.Progress("compressing", unit="layers") as bar:
-        model, report = compress(
-            network, data.feeds, settings, lambda done, total: bar.update(done=done, total=total), scalings
-        )
+        model, report = compress(network, data.feeds, settings, shown_by(bar), scalings)
     if settings.precision == "int8" and not report.rounded:
         raise ConfigError("no layer could be quantised to 8 bits: raise --tolerance.")
     done = {

@@ -274,7 +274,8 @@ def _warm_up(
     first = _doing(engine, "first ran", settings)
     beat(settings.stall_timeout, first)
     doing, unit = ("compiling", "shapes") if engine.fixed_shapes else ("warming up", "")
-    with console.Progress(doing, unit=unit) as bar:
+    # How many shapes are worth compiling shows while they are compiled, and how long to measure them only afterwards.
+    with console.Progress(doing, unit=unit, foreseen=False) as bar:
 
         class Reporter(Listener):
             doing = first
@@ -284,6 +285,7 @@ def _warm_up(
                 beat(patience(settings), _doing(engine, "compiled", settings))
 
             def ran(self) -> None:
+                bar.update()
                 beat(settings.stall_timeout, self.doing)
 
         listener = Reporter()

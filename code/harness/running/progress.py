@@ -1,8 +1,9 @@
 """What the progress of a test shows: how much is done, how fast, how late, and how long it still takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.host import console
+from harness.host.pace import Pace
 from harness.running.load import Load
 from harness.running.recorder import Recorder
 from harness.scheduling.base import Counters
@@ -33,12 +34,12 @@ class Outlook:
     """Of these samples."""
     unit: str
     """Of the cost: tokens, images."""
-    streams: int
-    """Batches that run at the same time."""
     bound: float | None
     """The latency bound in seconds, if the scenario has one."""
     recorder: Recorder | None
     """Knows the latencies so far."""
+    _pace: Pace = field(default_factory=lambda: Pace(0.0))
+    """Of the work of a test with a known number of samples, by the seconds since its first query."""
 
     def view(self, counters: Counters, now: float, over: bool = False) -> View:
         """The progress ``now``, in seconds of time.perf_counter(); ``over`` once the test has ended."""
@@ -53,8 +54,14 @@ class Outlook:
         measured = queries / elapsed if elapsed >= _RATE_AFTER else 0.0
         # Server's queries come at LoadGen's rate; those of a stream as fast as they are answered.
         rate = load.rate if scenario.paced and load.rate else measured or load.per_second or 0.0
-        lasts = max(load.seconds, load.least / rate if rate else 0.0, 1e-9)
-        left = lasts - elapsed
+        # By the queries still to come: random arrivals may be ahead of their rate, or behind it.
+        come = counters.issued if scenario.paced else counters.completed
+        missing = max(load.least - come // (scenario.samples_per_query or 1), 0)
+        needed = missing / rate if rate else 0.0
+        if missing and counters.ended and not scenario.paced:  # a part of the next one is done
+            needed -= min(elapsed - (counters.ended - counters.began), needed / missing)
+        left = max(load.seconds - elapsed, needed)
+        lasts = max(elapsed + left, 1e-9)
         if scenario.paced and measured:  # what waits is answered after the last query came
             left = max(left, (counters.issued - counters.completed) / measured)
         fraction = 1.0 if over else max(0.0, min(elapsed / lasts, 0.99))
@@ -94,11 +101,18 @@ class Outlook:
         return View(tuple(facts), share, self._left(counters, elapsed, share, cost) if done < total else None)
 
     def _left(self, counters: Counters, elapsed: float, share: float, cost: int) -> float | None:
-        """By the time that the batches still to come take; of those that run now, on average half is done."""
+        """By the time that the batches still to come take, where that was measured before the test."""
         if elapsed < _RATE_AFTER or not counters.batches:
             return None
-        running = self.streams / 2 / counters.batches
-        if counters.planned_seconds:
-            share = counters.done_seconds / counters.planned_seconds * counters.real / cost
-        share = min(share * (1 + running), 1.0)
-        return max(elapsed / share - elapsed, 0.0) if share else None
+        last = 0.0
+        if counters.planned_seconds and counters.done_seconds:
+            slower = counters.busy_seconds / counters.done_seconds
+            now = counters.began + elapsed
+            running = [(now - start, slower * expected) for start, expected in list(counters.running.values())]
+            begun = sum(min(since, lasts) for since, lasts in running) / slower
+            share = min((counters.done_seconds + begun) / counters.planned_seconds, 1.0) * counters.real / cost
+            # At the end some streams have nothing to do, and wait for the others.
+            last = max((lasts - since for since, lasts in running), default=0.0)
+        self._pace.note(elapsed, share)
+        left = self._pace.left(elapsed, 1.0)
+        return None if left is None else max(left, last)

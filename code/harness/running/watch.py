@@ -46,9 +46,7 @@ class Watch:
         # LoadGen issues an accuracy run in several queries, one for each set of samples that it loads.
         samples, cost = (ready.qsl.count, int(ready.scenario.costs.sum())) if settings.accuracy else (0, 0)
         bound = ready.scenario.bound if ready.scenario.paced else None
-        self._outlook = Outlook(
-            load, settings.accuracy, samples, cost, ready.scenario.sut.unit, self._streams, bound, recorder
-        )
+        self._outlook = Outlook(load, settings.accuracy, samples, cost, ready.scenario.sut.unit, bound, recorder)
         self._state = (0, False)
         self._settled: tuple[float, float] | None = None
         self._warned = False

@@ -4,7 +4,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -40,6 +40,10 @@ class Counters:
     """What the batches of the issued samples take together, as measured before the test; 0 if unknown."""
     done_seconds: float = 0.0
     """What of that the completed batches should have taken."""
+    busy_seconds: float = 0.0
+    """What the completed batches took."""
+    running: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """Of the batch of each thread that computes one: when it began, and what it should take. Written without lock."""
 
     @property
     def padding_ratio(self) -> float | None:
@@ -151,7 +155,8 @@ class LocalScheduler(Scheduler):
         """Seconds of a batch of that shape, as measured before the test; 0 if unknown."""
 
     def _answer(self, work: Work) -> None:
-        start = time.perf_counter()
+        start, expected, thread = time.perf_counter(), self.expected(work.shape), threading.get_ident()
+        self.counters.running[thread] = start, expected
         responses = no_responses(len(work.ids)) if self._given_up else self.sut.answer(work.indices, work.shape)
         cost = int(self.qsl.cost(work.indices).sum())
         end = time.perf_counter()
@@ -166,7 +171,9 @@ class LocalScheduler(Scheduler):
             self.counters.batches += 1
             self.counters.done_cost += cost
             self.counters.padded += work.shape.batch * work.shape.length
-            self.counters.done_seconds += self.expected(work.shape)
+            self.counters.done_seconds += expected
+            self.counters.busy_seconds += end - start
+            self.counters.running.pop(thread, None)
             if self.observer:
                 self.observer.answered(start, end, work, cost)
         self._complete(work.ids, responses)

@@ -3,6 +3,7 @@
 import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 
 from harness.errors import ConfigError
 from harness.host import console
@@ -15,7 +16,7 @@ from harness.running.load import Load
 from harness.scenarios.base import Estimate, Scenario, find_scenario
 from harness.submission.steps import Step
 
-_PREPARING = 30.0  # estimated seconds of a test outside LoadGen
+_PREPARING = 30.0  # estimated seconds of a test outside LoadGen, until one has shown them
 _READ = 200  # of the newest runs: more would only cost time, and be of older versions
 
 
@@ -68,13 +69,28 @@ class Rates:
         try:
             load = Load.of(settings, read_user_conf(settings.user_conf), scenario, estimated)
         except ConfigError:  # the test will say what is wrong with it
-            return Length(settings.seconds + _PREPARING, False, settings.seconds)
+            return Length(settings.seconds + self._preparing(step), False, settings.seconds)
         if settings.accuracy:
-            return _accuracy(load, step, rate)
+            return _accuracy(load, step, rate, self._preparing(step))
         if estimated:  # what was measured is better than what user.conf says
             load = replace(load, per_second=estimated.per_second)
         counted = "samples" if scenario.one_query else "queries"
-        return Length(load.planned_seconds + _PREPARING, load.per_second is not None, load.seconds, load.least, counted)
+        seconds = load.planned_seconds + self._preparing(step)
+        return Length(seconds, load.per_second is not None, load.seconds, load.least, counted)
+
+    def _preparing(self, step: Step) -> float:
+        """Seconds outside LoadGen, as for compiling and scoring: those of the campaign's tests that are most alike."""
+        took: dict[tuple[bool, bool], list[float]] = {}
+        for each in self.steps:
+            lasted = each.record.result.duration_s if each.record else None
+            if each.seconds and lasted and each.settings.model.name == step.settings.model.name:
+                alike = (
+                    each.settings.accuracy == step.settings.accuracy,
+                    each.settings.scenario == step.settings.scenario,
+                )
+                took.setdefault(alike, []).append(max(each.seconds - lasted, 0.0))
+        # A scenario compiles its own shapes; all accuracy runs are scored and compared with ONNX Runtime.
+        return median(took[max(took)]) if took else _PREPARING
 
     def _rate(self, step: Step) -> float | None:
         """Samples per second of the newest test of the same model, settings and scenario; None if there is none.
@@ -111,11 +127,11 @@ def _estimate(scenario: type[Scenario], rate: float) -> Estimate:
     return Estimate(1000 / per_second if scenario.latency else per_second, "measured before", per_second)
 
 
-def _accuracy(load: Load, step: Step, rate: float | None) -> Length:
+def _accuracy(load: Load, step: Step, rate: float | None, preparing: float) -> Length:
     """The length of an accuracy run: it answers each sample of the data set once."""
     model = step.settings.model.benchmark
     samples = next(rules.samples for rules in RULES.values() if rules.model == model)
     if load.per_second and rate is None and not load.scenario.paced:
         rate = load.per_second * (load.scenario.samples_per_query or 1)
     seconds = samples / rate if rate else 0.0
-    return Length(seconds + _PREPARING, rate is not None, least_count=samples)
+    return Length(seconds + preparing, rate is not None, least_count=samples)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
+from statistics import mean
 
 from rich.table import Table
 
@@ -52,6 +54,21 @@ class SweepTest:
     key: str
     state: State = State.LEFT
     finished: Finished | None = None
+    seconds: float | None = None
+    """How long it took, if it was run now."""
+
+    @property
+    def took(self) -> float | None:
+        """Seconds, if it is done."""
+        lasted = self.finished.record.result.duration_s if self.finished else None
+        return self.seconds or (lasted + _PREPARING if lasted else None)
+
+    def alike(self, other: SweepTest) -> tuple[bool, ...]:
+        """What two tests have in common, the most important first for how long they take."""
+        mine, theirs = self.settings, other.settings
+        names = ("mode", "scenario", "duration", "engine")
+        same = (getattr(mine, name) == getattr(theirs, name) for name in names)
+        return *same, mine.model.name == theirs.model.name
 
     @property
     def name(self) -> str:
@@ -129,7 +146,7 @@ class Sweep:
         for number, test in enumerate(self.tests, start=1):
             if test.state is State.LEFT:
                 rest = f"; {self._time_left()} for all that remain" if self._left > 1 else ""
-                length = console.duration(_seconds(test.settings))
+                length = console.duration(self._seconds(test))
                 console.note(f"\n[{number}/{len(self.tests)}] {test.name}: about {length}{rest}")
                 self._run(test)
 
@@ -142,10 +159,19 @@ class Sweep:
         return f"{len(self.tests) - self._left} of {len(self.tests)} tests are kept; the same command continues there."
 
     def _time_left(self) -> str:
-        return console.duration(sum(_seconds(test.settings) for test in self.tests if test.state is State.LEFT))
+        return console.duration(sum(self._seconds(test) for test in self.tests if test.state is State.LEFT))
+
+    def _seconds(self, test: SweepTest) -> float:
+        """What the tests took that are most alike; before there are any of its mode, what its settings say."""
+        done = [(test.alike(each), each.took) for each in self.tests if each.took is not None]
+        most = max((alike for alike, _ in done), default=(False,))
+        if not most[0]:
+            return _seconds(test.settings)
+        return mean(took for alike, took in done if took is not None and alike == most)
 
     def _run(self, test: SweepTest) -> None:
         """Run a test and note how it ended; one that cannot be run, with the reason printed, leaves the others."""
+        began = time.monotonic()
         try:
             ended = run_test(test.settings)
             code, folder = ended.code, ended.folder
@@ -156,6 +182,7 @@ class Sweep:
             raise Interrupted(f"interrupted: {self._kept}")
         test.finished = _finished(folder) if folder else None
         test.state = State.DONE if test.finished else State.FAILED
+        test.seconds = time.monotonic() - began if test.finished else None
         name = folder.name if folder and test.finished else None
         self.journal.add(test.key, Entry(run=name, code=code))
         if test.finished:

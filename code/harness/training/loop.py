@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -15,10 +14,12 @@ from onnx import ModelProto
 
 from harness.errors import RunFailed
 from harness.host import console, memory
+from harness.host.clock import RunningClock
 from harness.task.shape import Array, Integers
 from harness.task.training import Batch, TrainingData
 from harness.training.fake import FakeQuantisation
 from harness.training.graph import GraphModule
+from harness.training.history import History, Score
 from harness.training.lessons import Lessons, cost, samples, slices, tensors
 from harness.training.memory import Budget
 from harness.training.oneshot import pruned
@@ -27,12 +28,8 @@ from harness.training.recipe import Recipe
 from harness.training.schedule import dense_at, prunes_at, rate_at
 from harness.training.state import Checkpoints
 from harness.training.stopping import stoppable
+from harness.training.timetable import Timetable
 
-SAVE_EVERY_S = 180.0
-"""Seconds between checkpoints."""
-_SCORE_EVERY_S = 300.0
-_SPARING = 20
-"""Checkpoints and scores take at most about one part in so many of the time."""
 _OBSERVED = 8
 """Batches from which the ranges of activations are taken when quantisation begins."""
 _SCORED_AT_ONCE = 32
@@ -60,47 +57,6 @@ class Student:
         return self.quantisation.following() if self.quantisation else nullcontext()
 
 
-@dataclass
-class Score:
-    """A score of the samples that are held back."""
-
-    step: int
-    metric: str
-    percent: float
-    sparsity: float
-    loss: float | None = None
-    """Mean of the steps before; None before the first."""
-
-
-@dataclass
-class History:
-    """What was done so far; part of each checkpoint."""
-
-    step: int = 0
-    seconds: float = 0.0
-    """In steps, without scores and checkpoints."""
-    preparing: float = 0.0
-    """Seconds before steps, where masks are chosen and ranges are found."""
-    units: int = 0
-    """Tokens without padding, or images, that were trained on."""
-    peak_bytes: int = 0
-    """Most memory that the process has had, on the processor's side."""
-    dense: Score | None = None
-    """The teacher's score."""
-    scores: list[Score] = field(default_factory=list)
-
-    @classmethod
-    def restored(cls, state: Mapping[str, Any]) -> History:
-        """From the dictionary that `asdict` makes."""
-        dense = Score(**state["dense"]) if state["dense"] else None
-        return cls(**{**state, "dense": dense, "scores": [Score(**each) for each in state["scores"]]})
-
-    @property
-    def per_second(self) -> float:
-        """Tokens or images per second of `seconds`."""
-        return self.units / self.seconds if self.seconds else 0.0
-
-
 class Trainer:
     """Runs the steps of a recipe from the newest checkpoint, or from the start."""
 
@@ -114,20 +70,27 @@ class Trainer:
         budget: Budget,
         save_every: float | None = None,
     ) -> None:
-        """``save_every`` is in seconds; None for `SAVE_EVERY_S`, or more if a checkpoint takes long to write."""
+        """``save_every`` is in seconds: see `Timetable`."""
         self._recipe, self._student, self._lessons = recipe, student, lessons
         self._data, self._checkpoints, self._budget = data, checkpoints, budget
         self._optimizer = _optimizer(student.module, recipe)
         self._parameters = [value for group in self._optimizer.param_groups for value in group["params"]]
         self._history = History()
-        self._bar = console.Progress("training", total=recipe.steps, unit="steps")
+        self._clock = RunningClock()
+        self._bar = console.Progress("training", total=recipe.steps, unit="steps", clock=self._clock)
         self._unit = "samples"
         self._loss: float | None = None
         """A running mean of the loss."""
-        self._save_every = save_every
         self._done = False
-        self._saved = self._scored = time.monotonic()
-        self._score_took = 0.0
+        choosing = student.pruner if student.pruner and not student.fixed else None
+        self._timetable = Timetable(
+            recipe,
+            self._clock,
+            scores=self._scored_at_all,
+            chooses=choosing is not None and recipe.pruning is not None and recipe.pruning.slow,
+            gradients=choosing.gradients_needed if choosing else 0,
+            save_every=save_every,
+        )
 
     def run(self) -> History:
         """Train to the recipe's last step; afterwards the student's parameters are the result.
@@ -140,18 +103,20 @@ class Trainer:
         steps, history = self._recipe.steps, self._history
         if self._done:
             return history
-        with self._bar, stoppable() as stopping:
+        with self._clock, self._bar, stoppable() as stopping:
             self._score_before()
             self._bar.start_from(history.step)
+            self._timetable.begin(history)
             while history.step < steps:
-                began = time.monotonic()
+                began = self._clock()
                 self._prepare(history.step)
-                prepared = time.monotonic()
+                prepared = self._clock()
                 self._step(history.step)
                 history.step += 1
                 history.preparing += prepared - began
-                history.seconds += time.monotonic() - prepared
-                self._bar.update(done=history.step, note=self._note())
+                history.seconds += (took := self._clock() - prepared)
+                self._timetable.stepped(history.step, took)
+                self._bar.update(done=history.step, note=self._note(), left=self._timetable.left)
                 self._tell_memory()
                 if stopping.is_set():
                     self._save()
@@ -211,6 +176,7 @@ class Trainer:
         """What changes before a step: masks, and weights and activations in 8 bits."""
         student, pruning = self._student, self._recipe.pruning
         quantisation = self._recipe.quantisation
+        self._timetable.preparing(step)
         if student.pruner and pruning and not student.fixed:
             if pruning.method == "acdc" and step and dense_at(pruning, step) and not dense_at(pruning, step - 1):
                 self._forget()
@@ -223,6 +189,7 @@ class Trainer:
                 self._observe(student.quantisation)
             if step == quantisation.freeze:
                 student.quantisation.freeze()
+        self._timetable.prepared(step)
 
     def _observe(self, quantisation: FakeQuantisation) -> None:
         quantisation.observe(self._feed(self._batch(number).feed) for number in range(_OBSERVED))
@@ -254,14 +221,20 @@ class Trainer:
             batch = self._data.batch(self._data.order(size, place, seed))
             self._backward(batch, partial(self._lessons.own_loss, seed=place))
             yield pruner.gradients()
-            self._bar.update(note=f"gradient {number + 1:,} of {count:,}")
+            self._timetable.choosing()
+            self._bar.update(note=f"gradient {number + 1:,} of {count:,}", left=self._timetable.left)
         self._optimizer.zero_grad(set_to_none=True)
 
     def _pruned(self, model: ModelProto, sparsity: float) -> ModelProto:
         """The model pruned layer by layer, fitted to other samples at each step that prunes."""
         recipe = self._recipe
         assert recipe.pruning is not None
-        return pruned(model, recipe.pruning, sparsity, self._data, recipe.seed, self._history.step)
+        return pruned(model, recipe.pruning, sparsity, self._data, recipe.seed, self._show, self._history.step)
+
+    def _show(self, done: int, total: int, share: float) -> None:
+        """Layers that are pruned."""
+        self._timetable.choosing(share)
+        self._bar.update(note=f"layer {done:,} of {total:,}", left=self._timetable.left)
 
     def _batch(self, number: int) -> Batch:
         return self._data.batch(self._data.order(self._recipe.batch, number, self._recipe.seed))
@@ -288,13 +261,9 @@ class Trainer:
 
     def _keep(self) -> None:
         """Score and save from time to time; neither changes what is trained."""
-        now = time.monotonic()
-        if now - self._scored >= max(_SCORE_EVERY_S, _SPARING * self._score_took):
+        if self._timetable.score_is_due:
             self._score()
-        interval = self._save_every
-        if interval is None:
-            interval = max(SAVE_EVERY_S, _SPARING * self._checkpoints.took)
-        if now - self._saved >= interval:
+        if self._timetable.save_is_due:
             self._save()
 
     @property
@@ -312,10 +281,11 @@ class Trainer:
         )
 
     def _measure(self, module: GraphModule) -> Score:
-        began = time.monotonic()
+        began = self._clock()
         metric, percent = self._data.score(_answers(module, self._data, self._lessons.device))
-        self._scored = time.monotonic()
-        self._score_took = self._scored - began
+        took = self._clock() - began
+        self._history.scoring += took
+        self._timetable.scored(took)
         sparsity = self._student.sparsity if module is self._student.module else 0.0
         return Score(self._history.step, metric, percent, sparsity, self._loss)
 
@@ -342,7 +312,7 @@ class Trainer:
             "budget": self._budget.state(),
         }
         self._checkpoints.save(state)
-        self._saved = time.monotonic()
+        self._timetable.saved(self._checkpoints.took)
 
     def _restore(self) -> None:
         state = self._checkpoints.load()

@@ -7,8 +7,8 @@ from glob import escape
 from onnx import ModelProto
 
 from harness.compress.compress import CompressSettings, compress
+from harness.compress.effort import OnLayer
 from harness.compress.network import Network
-from harness.host import console
 from harness.running.options import validated
 from harness.task.training import TrainingData
 from harness.training.recipe import Pruning
@@ -18,7 +18,13 @@ _FITTED, _BATCH = 32, 8
 
 
 def pruned(
-    model: ModelProto, pruning: Pruning, sparsity: float, data: TrainingData, seed: int, step: int = 0
+    model: ModelProto,
+    pruning: Pruning,
+    sparsity: float,
+    data: TrainingData,
+    seed: int,
+    progress: OnLayer,
+    step: int = 0,
 ) -> ModelProto:
     """A copy of a folded FP32 model with this share of zeros in the layers that a recipe prunes.
 
@@ -31,5 +37,4 @@ def pruned(
     # Patterns of a recipe match names of weights as well, those of `compress` only names of layers.
     keep = tuple(escape(layer.name) for layer in Network(model).layers if pruning.keeps(layer.name, layer.weight))
     settings = validated(CompressSettings, {"sparsity": sparsity, "block": pruning.block, "keep": keep})
-    with console.Progress("pruning layer by layer", unit="layers") as bar:
-        return compress(model, feeds, settings, lambda done, total: bar.update(done=done, total=total))[0]
+    return compress(model, feeds, settings, progress)[0]

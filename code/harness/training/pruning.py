@@ -106,6 +106,11 @@ class Pruner:
         beside = self._total * 4 + 2 * self._total // self._pruning.block * 4
         return FisherMemory(largest + beside, 1 if len(parts) == 1 else 2 * len(parts))
 
+    @property
+    def gradients_needed(self) -> int:
+        """How many gradients one pruning computes."""
+        return self._pruning.fisher.samples * self.fisher_memory.passes
+
     def gradients(self) -> dict[str, Tensor]:
         """The present gradients of the layers' matrices, float32 (outputs, inputs); zeros where there are none."""
         found = {}

@@ -104,6 +104,11 @@ class Pruning(_Part):
     """Shell patterns of the names of layers or their weights that are not pruned."""
     fisher: Fisher = Fisher()
 
+    @property
+    def slow(self) -> bool:
+        """Whether choosing weights takes as long as many steps."""
+        return self.method in ("second-order", "layer-wise")
+
     def keeps(self, *names: str) -> bool:
         """Whether a layer with these names, its own and its weight's, is kept out of pruning."""
         return any(fnmatchcase(name, pattern) for pattern in self.keep for name in names)

@@ -15,6 +15,7 @@ from harness import __version__, paths
 from harness.catalog import manifests
 from harness.catalog.models import find_model, model_file
 from harness.compress.compress import CompressSettings
+from harness.compress.effort import shown_by
 from harness.compress.folding import read_network
 from harness.compress.network import Layer, Network
 from harness.compress.products import products
@@ -31,9 +32,10 @@ from harness.task.training import TrainingData
 from harness.training.export import export
 from harness.training.fake import FakeQuantisation
 from harness.training.graph import GraphModule
+from harness.training.history import History
 from harness.training.layers import drop_layers
 from harness.training.lessons import Lessons, cost
-from harness.training.loop import History, Student, Trainer
+from harness.training.loop import Student, Trainer
 from harness.training.memory import OPTIMIZER_BYTES, Budget, Demand, Kept, keep_freed
 from harness.training.oneshot import pruned
 from harness.training.pruning import FisherMemory, Pruner
@@ -186,7 +188,8 @@ def _student(training: Training, dense: ModelProto, data: TrainingData | None, d
     if recipe.layers is not None:
         model = drop_layers(Network(model), recipe.layers)
     if training.one_shot and data is not None and recipe.pruning:
-        model = pruned(model, recipe.pruning, recipe.pruning.sparsity, data, recipe.seed)
+        with console.Progress("pruning in one shot", unit="layers") as bar:
+            model = pruned(model, recipe.pruning, recipe.pruning.sparsity, data, recipe.seed, shown_by(bar))
     network = Network(model)
     module = GraphModule(network).to(device)
     check_patterns(recipe, [name for layer in network.layers for name in (layer.name, layer.weight)], module.names())

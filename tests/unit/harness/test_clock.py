@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from harness.errors import RunFailed
-from harness.host.clock import Stopwatch, Timing
+from harness.host.clock import RunningClock, Stopwatch, Timing
 from harness.loadgen.logs import Detail
 
 
@@ -77,3 +80,37 @@ def test_loadgens_duration_is_the_time_between_its_power_marks():
     assert Detail(marks, ()).elapsed == pytest.approx(600.25)
     assert Detail({**marks, "power_end": "soon"}, ()).elapsed is None
     assert Detail({}, ()).elapsed is None
+
+
+def test_a_running_clock_leaves_out_what_the_process_was_stopped():
+    now, used = [0.0], [0.0]
+    with RunningClock(lambda: now[0], lambda: used[0]) as clock:
+        clock._over.set()  # the thread only looks in time
+        now[0], used[0] = 4.0, 8.0
+        assert clock() == 4.0
+        now[0], used[0] = 1400.0, 8.5
+        assert clock() == 4.0
+        now[0], used[0] = 1420.0, 28.0  # it held every other thread up, but computed
+        assert clock() == 24.0
+        now[0] = 1424.0
+        assert clock() == 28.0
+
+
+@pytest.mark.slow
+def test_a_running_clock_sees_a_real_stop():
+    code = (
+        "import time\n"
+        "from harness.host.clock import RunningClock\n"
+        "with RunningClock() as clock:\n"
+        "    began, wall = clock(), time.monotonic()\n"
+        "    print('ready', flush=True)\n"
+        "    while time.monotonic() - wall < 8: time.sleep(0.05)\n"
+        "    print(clock() - began)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(6.5)
+    process.send_signal(signal.SIGCONT)
+    assert float(process.communicate(timeout=30)[0]) < 4.0

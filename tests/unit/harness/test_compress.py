@@ -684,8 +684,9 @@ def test_progress_grows_to_the_total(case):
     model, feeds = case
     for settings in ({"sparsity": 0.5, "block": 4}, {"precision": "int8"}, {"sparsity": 0.5, "method": "magnitude"}):
         reported = []
-        compress(model, feeds, CompressSettings(**settings), lambda *pair: reported.append(pair))  # noqa: B023
-        counts, totals = zip(*reported, strict=True)
+        compress(model, feeds, CompressSettings(**settings), lambda *each: reported.append(each))  # noqa: B023
+        counts, totals, shares = zip(*reported, strict=True)
+        assert (list(shares), shares[0], shares[-1]) == (sorted(shares), 0.0, 1.0)
         assert list(counts) == sorted(counts)
         assert len(set(totals)) == 1
         assert counts[-1] == totals[-1]

@@ -142,6 +142,15 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_work_whose_end_is_not_foreseen_shows_no_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with console.Progress("compiling", unit="shapes", foreseen=False, clock=clock) as bar:
+        for done in range(4):
+            clock.now += 2
+            bar.update(done=done, total=12)
+    assert "compiling: 3 of 12 shapes (25 %), 0.38 shapes/s" in capsys.readouterr().err.splitlines()
+
+
 def test_short_work_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     with console.Progress("features", total=3, clock=clock) as bar:
@@ -160,7 +169,7 @@ def test_unknown_total_and_note(capsys: pytest.CaptureFixture[str]) -> None:
         bar.update(total=2000, note="")
     assert capsys.readouterr().err.splitlines() == [
         "[x]: 1,000 samples, 250 samples/s, 4 s elapsed, [y] 123.4 samples/s",
-        "[x]: 1,000 of 2,000 samples (50 %), 111 samples/s, 9 s left",
+        "[x]: 1,000 of 2,000 samples (50 %), 111 samples/s",
         "[x]: 1,000 of 2,000 samples in 9.0 s",
     ]
 
@@ -255,8 +264,9 @@ def test_a_line_is_written_once_whatever_the_number_of_threads(capsys: pytest.Ca
 def test_bar_on_a_terminal(terminal: Terminal) -> None:
     clock = Clock()
     with console.Progress("[a] features", total=10570, unit="questions", clock=clock) as bar:
-        clock.now += 2
-        bar.update(done=4200, note="123.4 samples/s")
+        for done in (2100, 4200):
+            clock.now += 1
+            bar.update(done=done, note="123.4 samples/s")
         bar._live.refresh()
         assert (
             "4,200 of 10,570 questions (40 %), 2,100 questions/s, 3 s left, 2 s elapsed, 123.4 samples/s"

@@ -22,8 +22,9 @@ torch = pytest.importorskip("torch", reason="training is not installed: make set
 from harness.training import loop  # noqa: E402
 from harness.training.fake import FakeQuantisation  # noqa: E402
 from harness.training.graph import GraphModule  # noqa: E402
+from harness.training.history import History  # noqa: E402
 from harness.training.lessons import Lessons, slices  # noqa: E402
-from harness.training.loop import History, Student, Trainer  # noqa: E402
+from harness.training.loop import Student, Trainer  # noqa: E402
 from harness.training.memory import Budget, Demand, Kept, keep_freed, kept  # noqa: E402
 from harness.training.pruning import Pruner  # noqa: E402
 from harness.training.state import Checkpoints  # noqa: E402

@@ -1,0 +1,86 @@
+"""How much of a compression is done: its layers take from milliseconds to minutes, and say little by their number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from harness.compress.network import Feed, Layer, Network
+from harness.compress.prune import FITS_OF_LOSSES, FITS_OF_PRUNING
+from harness.compress.ranges import REACHES
+from harness.host.console import Progress
+
+OnLayer = Callable[[int, int, float], None]
+"""Is called with the layers that are done, their number, and the share of the work that is done (0 to 1)."""
+_INVERSE = 8
+"""An inverse in float64, in multiplications of its matrix by one in float32 of the same size."""
+_ROUNDING = 12
+"""Operations on each weight while the columns of a block are rounded one by one, in multiplications."""
+OVERHEAD = 2e8
+"""Multiplications in the time that a layer takes however small it is."""
+
+
+class Effort:
+    """Estimates the multiplications that each layer takes, and adds up what is done."""
+
+    def __init__(self, network: Network, feeds: Sequence[Feed], places: int, progress: OnLayer) -> None:
+        """``places`` is the number of rows that a convolution gives per batch."""
+        self._network, self._progress = network, progress
+        self._places = places * len(feeds)
+        self._rows = sum(_rows(feed) for feed in feeds)
+        self._layers = self._planned = 0
+        self._done, self._spent = 0, 0.0
+        self._cost = 0.0
+
+    def plan(self, count: int, cost: float) -> None:
+        """Add work of ``count`` layers."""
+        self._layers += count
+        self._cost += cost
+
+    def did(self, count: int, cost: float) -> None:
+        """Count work as done, and report it; the last only by `end`, after what follows the last layer."""
+        self._done += count
+        self._spent += cost
+        if self._done < self._layers:
+            self.report()
+
+    def report(self) -> None:
+        """Report what is done so far."""
+        self._progress(self._done, self._layers, min(self._spent / max(self._cost, 1.0), 1.0))
+
+    def end(self) -> None:
+        """Report that all is done."""
+        self._progress(self._layers, self._layers, 1.0)
+
+    def measuring(self, layer: Layer) -> float:
+        """Multiplications that find a layer's losses at increasing sparsity."""
+        return self._statistics(layer) + self._fits(layer, FITS_OF_LOSSES)
+
+    def compressing(self, layer: Layer, *, pruned: bool, second_order: bool, rounded: bool) -> float:
+        """Multiplications that prune a layer, round it, and measure its error."""
+        outputs, inputs = self._network.matrix(layer).shape
+        cost = 2 * self._statistics(layer)  # with those of its error
+        if pruned and second_order:
+            cost += self._fits(layer, FITS_OF_PRUNING)
+        if rounded and second_order:
+            cost += _INVERSE * inputs**3 + outputs * inputs * (_ROUNDING * inputs + 2 * len(REACHES) * self._places)
+        return cost
+
+    def _statistics(self, layer: Layer) -> float:
+        outputs, inputs = self._network.matrix(layer).shape
+        rows = self._places if layer.node.op_type == "Conv" else self._rows
+        return OVERHEAD + float(rows) * inputs * (inputs + 2 * outputs)
+
+    def _fits(self, layer: Layer, iterations: int) -> float:
+        outputs, inputs = self._network.matrix(layer).shape
+        return _INVERSE * float(inputs) ** 3 + float(iterations) * outputs * inputs**2
+
+
+def shown_by(bar: Progress) -> OnLayer:
+    """Shows a compression's progress on a bar."""
+    return lambda done, total, share: bar.update(done=done, total=total, share=share)
+
+
+def _rows(feed: Feed) -> int:
+    """Samples of a batch, or their tokens."""
+    shape = next(iter(feed.values())).shape
+    return shape[0] * (shape[1] if len(shape) == 2 else 1)

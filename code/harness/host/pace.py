@@ -1,0 +1,79 @@
+"""How long work still takes, from how fast it advanced: the one estimate behind every time left of counted work."""
+
+from itertools import pairwise
+
+_MOST = 256  # moments to remember
+_TOGETHER = 0.2  # steps closer than this part of the pause before count as one: streams that end at the same time
+
+_Moment = tuple[float, float]
+"""Seconds of a clock, and what was done by then."""
+
+
+class Pace:
+    """The pace of work that advances in steps.
+
+    The time left follows the last half of the time so far: what was slow at first, or became slow, soon counts as such.
+    The first step counts for nothing, since it often includes what is done only once: loading, compiling, filling
+    caches. So nothing is known before the second.
+    """
+
+    def __init__(self, began: float, done: float = 0.0) -> None:
+        """``began`` is in seconds of any clock, ``done`` what was done before."""
+        self._restart(began, done)
+
+    def _restart(self, began: float, done: float) -> None:
+        self._moments: list[_Moment] = [(began, done)]
+        self._opened = self._before = began
+        """When the last moment began, and the one before it."""
+
+    def note(self, now: float, done: float) -> None:
+        """Record what is ``done``; nothing if that has not grown. If it has fallen, the work began again."""
+        grown = done - self._moments[-1][1]
+        if grown < 0:
+            self._restart(now, done)
+        if grown <= 0:
+            return
+        if len(self._moments) > 1 and self._together(now):
+            self._moments[-1] = (now, done)
+            return
+        self._before, self._opened = self._opened, now
+        self._moments.append((now, done))
+        if len(self._moments) > _MOST:
+            # The end of the first step and the newest moments stay.
+            self._moments[2:-2] = self._moments[3:-2:2]
+
+    def per_second(self, now: float) -> float | None:
+        """What was done per second in the last half of the time; None if that is unknown."""
+        half = self._last_half(now)
+        if not half or half[-1][0] <= half[0][0]:
+            return None
+        return (half[-1][1] - half[0][1]) / (half[-1][0] - half[0][0])
+
+    def left(self, now: float, total: float) -> float | None:
+        """Seconds until ``total`` is done; None if the pace is unknown.
+
+        While a step runs, its time is counted down. If it takes longer than any in the last half of the time, nobody
+        knows when it ends: as much again as it is late is expected.
+        """
+        rate = self.per_second(now)
+        if rate is None:
+            return None
+        last, done = self._moments[-1]
+        longest = max(later - earlier for (earlier, _), (later, _) in pairwise(self._last_half(now)))
+        running = now - last
+        return max((total - done) / rate - min(running, longest), 0.0) + max(running - longest, 0.0)
+
+    def _last_half(self, now: float) -> list[_Moment]:
+        """The moments since the first step ended, without those of the first half; none if there are less than two."""
+        moments = self._moments[1:]
+        if len(moments) > 2 and self._together(now):  # more may be done in a moment
+            moments.pop()
+        if len(moments) < 2:
+            return []
+        middle = (moments[0][0] + moments[-1][0]) / 2
+        start = next(at for at in range(len(moments) - 2, -1, -1) if moments[at][0] <= middle)
+        return moments[start:]
+
+    def _together(self, now: float) -> bool:
+        """Whether what ends now counts as the end of the last step."""
+        return now - self._opened < _TOGETHER * (self._opened - self._before)
