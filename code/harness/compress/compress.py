@@ -132,7 +132,7 @@ class _Compression:
         """Compress layer by layer, then write the result."""
         network = self._network
         work = [layer for layer in network.layers if not _kept(layer, self._settings)]
-        effort = Effort(network, self._feeds, _PLACES, progress)
+        effort = Effort(network, self._feeds, _PLACES, _PROBES, progress)
         steps: list[tuple[int, list[Layer] | Product]] = [*groups(work, network.nodes), *self._multiplied()]
         costs = [self._cost(item, effort) for _, item in steps]
         for (_, item), cost in zip(steps, costs, strict=True):
