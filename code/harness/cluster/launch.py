@@ -43,7 +43,8 @@ def quiet() -> dict[str, str]:
     Nothing is reported to its makers, nothing of each call to the head, and a late call starts no new Ray. Messages
     of up to 2 MiB travel inside a call: by way of the object store, which Ray uses from 100 kB, they cost several times
     as much. A process has four minutes to start: Ray's one minute is too short on a busy machine. Nodes run at normal
-    priority: Ray's own, nice 15, would let any other process go first.
+    priority: Ray's own, nice 15, would let any other process go first. No raylet looks at the memory four times a second,
+    to end a node that has much.
     """
     return {
         "RAY_max_direct_call_object_size": str(_INSIDE),
@@ -52,6 +53,7 @@ def quiet() -> dict[str, str]:
         "RAY_worker_register_timeout_seconds": "240",
         "RAY_ENABLE_AUTO_CONNECT": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_memory_monitor_refresh_ms": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
 
