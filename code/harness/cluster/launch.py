@@ -43,8 +43,8 @@ def quiet() -> dict[str, str]:
     Nothing is reported to its makers, nothing of each call to the head, and a late call starts no new Ray. Messages
     of up to 2 MiB travel inside a call: by way of the object store, which Ray uses from 100 kB, they cost several times
     as much. A process has four minutes to start: Ray's one minute is too short on a busy machine. Nodes run at normal
-    priority: Ray's own, nice 15, would let any other process go first. No raylet looks at the memory four times a second,
-    to end a node that has much.
+    priority: Ray's own, nice 15, would let any other process go first. No raylet looks at the memory four times a
+    second, to end a node that has much.
     """
     return {
         "RAY_max_direct_call_object_size": str(_INSIDE),
