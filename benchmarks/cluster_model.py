@@ -47,9 +47,9 @@ _TOGETHER = 0.0005  # seconds between two messages of Server
 
 @dataclass(frozen=True)
 class Costs:
-    """What the driver needs for messages; by default as measured with Ray on 2 cores, see docs/cluster.md."""
+    """What the driver needs for messages; by default as measured on 2 cores, see docs/cluster.md."""
 
-    message: float = 364e-6
+    message: float = 100e-6
     """Seconds of the driver's processor for a message and its answer."""
     sample: float = 18e-6
     """The same for a sample and its response."""

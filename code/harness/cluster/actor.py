@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.cluster import files
+from harness.cluster.channel import Channel, Door
 from harness.cluster.local_link import find_prepare
-from harness.cluster.messages import Answers, NodeReady, NodeRequest, Parcel, packed, unpacked
+from harness.cluster.messages import Answers, NodeReady, NodeRequest, Parcel
 from harness.cluster.node import Node
-from harness.cluster.outbox import Outbox
 from harness.errors import RunFailed
 from harness.host.usage import Reading, cpu_quota, reading, usable
 from harness.task.shape import Integers
@@ -54,7 +54,7 @@ class About:
 class NodeActor:
     """The process of a node.
 
-    Most methods run on one thread, in order; heartbeats and checks on one thread each, `exchange` on several.
+    Most methods run on one thread, in order; heartbeats and checks on one thread each, and so do arriving parcels.
     """
 
     def __init__(self) -> None:
@@ -63,9 +63,9 @@ class NodeActor:
         _end_with_parent()
         self._node: Node | None = None
         self._files: _Arriving | None = None
-        self._outbox: Outbox[tuple[int, Answers | Failure]] = Outbox()
-        self._in_turn = threading.Condition()
-        self._turn = self._test = 0
+        self._channel: Channel | None = None
+        self._lock = threading.Lock()
+        self._test = 0
         self._promise = (time.monotonic(), float("inf"), "")
 
     def about(self) -> About:
@@ -116,39 +116,33 @@ class NodeActor:
         since, within, doing = self._promise
         return since + within - time.monotonic(), doing
 
+    def listen(self, address: str, key: bytes) -> int:
+        """The port where the driver reaches this process with the key, for parcels and answers."""
+        return Door(address, key, self._entered).port
+
+    def _entered(self, connection: socket.socket) -> None:
+        # A driver that is gone takes the raylet along, and that this process: nothing is to be done here.
+        self._channel = Channel(connection, self._arrived, lambda error: None)
+        self._channel.start()
+
     def open(self, test: int) -> None:
         """Begin a test."""
         assert self._node
-        with self._in_turn:  # no parcel of the test before may reach this one
+        with self._lock:  # no parcel of the test before may reach this one
             self._test = test
-            self._node.open(lambda error: self._outbox.put((test, Failure(_portable(error)))))
+            self._node.open(lambda error: self._back(test, Failure(_portable(error))))
 
-    def exchange(self, turn: int, test: int, message: bytes | list[Parcel]) -> bytes | list[Any]:
-        """Answer parcels, some time; returns what is answered by then, once something is.
+    def _arrived(self, message: tuple[int, Parcel]) -> None:
+        """The number of a test, and a parcel; the answer goes back as such a pair."""
+        test, parcel = message
+        with self._lock:
+            if test == self._test:
+                assert self._node
+                self._node.answer(parcel, partial(self._back, test))
 
-        Calls take effect in the order of their ``turn``, which counts from 0. Returns `packed` pairs: the number of a
-        test, and `Answers` or a `Failure`. See `Outbox` for when it returns with nothing.
-        """
-        parcels = unpacked(message)
-        with self._in_turn:
-            self._in_turn.wait_for(lambda: self._turn == turn)
-            try:
-                if parcels and test == self._test:
-                    self._answer(parcels)
-            finally:
-                self._turn += 1
-                self._in_turn.notify_all()
-        found = self._outbox.take()
-        return packed(found, sum(len(each.buffer) for _, each in found if isinstance(each, Answers)))
-
-    def _answer(self, parcels: Sequence[Parcel]) -> None:
-        assert self._node
-        back = partial(self._back, self._test)
-        for parcel in parcels:
-            self._node.answer(parcel, back)
-
-    def _back(self, test: int, answers: Answers) -> None:
-        self._outbox.put((test, answers))
+    def _back(self, test: int, found: Answers | Failure) -> None:
+        assert self._channel
+        self._channel.send((test, found))
 
     def give_up(self) -> None:
         """Answer the rest without computing it."""

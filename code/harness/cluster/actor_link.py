@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from harness.cluster.actor import About, Failure
+from harness.cluster.channel import Channel, connect, new_key
 from harness.cluster.link import Link
-from harness.cluster.messages import Answers, NodeReady, Parcel, packed, unpacked
-from harness.cluster.outbox import CALLS
+from harness.cluster.messages import Answers, NodeReady, Parcel
 from harness.errors import HarnessError, RunFailed
 from harness.task.shape import Integers
 
 BEAT = 0.5
 """Seconds between two heartbeats."""
 _LOADING = 600.0  # seconds to load samples or to open a test
+_ASKING = 60.0  # seconds for a node to say how it is reached, or that it lives
 
 
 class RayLink(Link):
@@ -43,10 +43,7 @@ class RayLink(Link):
         self.doing = ""
         self._ray, self._left = ray, left
         self._lock = threading.Lock()
-        self._waiting: list[Parcel] = []
-        self._busy = False  # somebody sends, or will at once
-        self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._under_way = self._turn = 0
+        self._channel: Channel | None = None
         self._closed = False
         self._test = 0
         self._answered: Callable[[Answers], None] = lambda answers: None
@@ -61,15 +58,24 @@ class RayLink(Link):
         return f"node {self.name} on {self.about.host}"
 
     def listen(self) -> None:
-        """Begin to collect answers."""
-        self._exchange()
-        threading.Thread(target=self._collect, name=f"answers-{self.name}", daemon=True).start()
+        """Connect to the node; answers are collected from now on.
+
+        Raises:
+            RunFailed: it cannot be reached.
+        """
+        key, host = new_key(), self.address[0]
+        port = self.call(_ASKING, "listen", host, key)
+        try:
+            self._channel = Channel(connect(host, port, key), self._deliver, self._ended)
+        except OSError as error:
+            where = f"{self.where()} cannot be reached at {host}:{port} ({error})"
+            raise RunFailed(f"{where}: let this machine through its firewall.") from error
+        self._channel.start()
 
     def open(self, answered: Callable[[Answers], None], failed: Callable[[BaseException], None]) -> None:
         """Begin a test."""
         with self._lock:
             self._test += 1
-            self._waiting.clear()
             self._answered, self._failed = answered, failed
         if self.failure:
             failed(self.failure)
@@ -80,28 +86,9 @@ class RayLink(Link):
             failed(error)
 
     def send(self, parcel: Parcel) -> None:
-        """The caller that finds nobody sending sends also what others add meanwhile."""
-        with self._lock:
-            self._waiting.append(parcel)
-        self._exchange()
-
-    def _exchange(self) -> None:
-        """Send what waits; a call is always under way, so that the node can answer."""
-        while True:
-            with self._lock:
-                wanted = self._under_way < CALLS if self._waiting else not self._under_way
-                if self._busy or self.failure or not wanted:
-                    return
-                self._busy = True
-                parcels, self._waiting = self._waiting, []
-                turn, test = self._turn, self._test
-                self._turn, self._under_way = turn + 1, self._under_way + 1
-            try:
-                self._calls.put(self.actor.exchange.remote(turn, test, packed(parcels, sum(map(_size, parcels)))))
-            except Exception as error:  # noqa: BLE001  Ray raises many kinds
-                self.lose(in_words(error))
-            with self._lock:
-                self._busy = False
+        """Without waiting for the node."""
+        if self._channel and not self.failure:
+            self._channel.send((self._test, parcel))
 
     def give_up(self) -> None:
         """Tell the node to answer the rest without computing it; this may overtake parcels that are under way."""
@@ -159,45 +146,33 @@ class RayLink(Link):
                 return
             self.failure = error
             failed = self._failed
+        if self._channel:
+            self._channel.close()
         failed(error)
 
-    def _collect(self) -> None:
-        while not self._closed:
-            try:
-                found = unpacked(self._ray.get(self._calls.get()))
-                self._deliver(found)
-            except BaseException as error:  # noqa: BLE001  of Ray, or of a defect: the test must not wait for ever
-                self._fail(self.lost(error))
-                return
+    def _deliver(self, message: tuple[int, Answers | Failure]) -> None:
+        test, found = message
+        if test != self._test:
+            return
+        if isinstance(found, Failure):
+            self._failed(self._named(found.error))
+        else:
+            self._answered(found)
 
-    def _deliver(self, found: list[tuple[int, Answers | Failure]]) -> None:
-        """Pass on what a call brought. What the scheduler sends meanwhile travels in one call."""
-        with self._lock:
-            self._under_way -= 1
-            mine = not self._busy
-            self._busy = True
-        for test, each in found:
-            if test != self._test:
-                continue
-            if isinstance(each, Failure):
-                self._failed(self._named(each.error))
-            else:
-                self._answered(each)
-        if mine:
-            with self._lock:
-                self._busy = False
-        self._exchange()
+    def _ended(self, error: BaseException) -> None:
+        """The connection is gone: Ray knows whether the process is."""
+        with contextlib.suppress(HarnessError):
+            self.call(_ASKING, "beat")
+        self.lose(f"the connection to it ended ({in_words(error)})")
 
     def close(self) -> None:
         """The actor ends, and with the last one the cluster."""
         with self._lock:
             closed, self._closed = self._closed, True
+        if self._channel:
+            self._channel.close()
         if not closed:
             self._left(self)
-
-
-def _size(parcel: Parcel) -> int:
-    return sum(array.nbytes for array in (parcel.samples or {}).values())
 
 
 def in_words(error: BaseException) -> str:

@@ -14,6 +14,7 @@ _MOST_CHUNKS = 250  # per second, of all nodes: more would keep the driver busy 
 _IN_FLIGHT = 2  # chunks of a node, each of a batch per stream: it computes one while the other one travels
 _SMALLEST = 4  # of a batch, at the end: so that all streams end together
 _KNOWN_SECONDS = 2.0  # of the test, which count as much as the rate that a node measured before it
+_Numbers = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 class Power(NamedTuple):
@@ -124,30 +125,55 @@ class OfflineDealer:
 
 
 class ServerDealer:
-    """Gives each query to the node that would be done with it first."""
+    """Gives each query to the node that would be done with it first.
+
+    If costs and rates were exact, queries would wait no longer than in one queue for the streams of all nodes. So what
+    a node has computed of the samples that it works on counts as done, before it answers them.
+    """
 
     def __init__(self, nodes: Sequence[Power]) -> None:
         self._rates = _usable([node.rate for node in nodes])
-        self._out = np.zeros(len(nodes))
+        self._streams = [max(1, node.least // node.batch) for node in nodes]
+        self._held: list[list[int]] = [[] for _ in nodes]
+        self._out, self._serving = np.zeros(len(nodes)), np.zeros(len(nodes))
+        self._speeds, self._since = np.zeros(len(nodes)), np.zeros(len(nodes))
         self._last = -1
 
-    def choose(self, cost: int) -> int:
-        """The node for a query of that cost, which counts as outstanding from now on."""
-        waits = (self._out + cost) / self._rates
+    def choose(self, costs: Sequence[int], now: float) -> int:
+        """The node for queries of these costs, which count as outstanding from ``now`` on, a moment in seconds."""
+        done = self._done(now)
+        waits = (self._out - done + sum(costs)) / self._rates
         best = np.flatnonzero(waits <= waits.min() * (1 + 1e-9))
         # Equal nodes take turns.
-        self._last = int(best[np.searchsorted(best, self._last, side="right") % len(best)])
-        self._out[self._last] += cost
-        return self._last
+        node = self._last = int(best[np.searchsorted(best, self._last, side="right") % len(best)])
+        self._held[node] += costs
+        self._out[node] += sum(costs)
+        self._go_on(node, float(done[node]), now)
+        return node
 
-    def answered(self, node: int, cost: int) -> None:
-        """A node answered samples that cost ``cost``."""
-        self._out[node] -= cost
+    def answered(self, node: int, costs: Sequence[int], now: float) -> None:
+        """A node answered samples of these costs."""
+        done = float(self._done(now)[node]) - sum(costs)
+        for cost in costs:
+            self._held[node].remove(cost)
+        self._out[node] -= sum(costs)
+        self._go_on(node, max(0.0, done), now)
+
+    def _done(self, now: float) -> _Numbers:
+        """By all that is known, of what each node has; at most the samples that its streams work on."""
+        done: _Numbers = np.minimum((now - self._since) * self._speeds, self._serving)
+        return done
+
+    def _go_on(self, node: int, done: float, now: float) -> None:
+        held, streams = self._held[node], self._streams[node]
+        self._serving[node] = sum(held[:streams])
+        speed = self._speeds[node] = self._rates[node] * min(1.0, len(held) / streams)
+        self._since[node] = now - (done / speed if speed else 0.0)
 
 
-def _usable(rates: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _usable(rates: Sequence[float]) -> _Numbers:
     """Rates above 0: where a node knows none, it counts as the mean of the others."""
-    found = np.array(rates, dtype=np.float64)
+    found: _Numbers = np.array(rates, dtype=np.float64)
     known = found > 0
     found[~known] = found[known].mean() if known.any() else 1.0
     return found

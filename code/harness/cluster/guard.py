@@ -51,10 +51,8 @@ def _reap(started: dict[int, tuple[str, subprocess.Popen[bytes]]]) -> None:
             pid, status = os.wait()
         except ChildProcessError:
             return  # another thread begins with the next line
-        with _LOCK:  # a process may end before it is registered
-            known = started.get(pid)
-        if known:
-            with contextlib.suppress(OSError):
+        with _LOCK, contextlib.suppress(OSError):  # a process may end before it is registered
+            if known := started.get(pid):  # several threads print whole lines
                 print(json.dumps([known[0], os.waitstatus_to_exitcode(status)]), flush=True)
 
 

@@ -19,7 +19,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from harness.cluster.hosts import PORT, Host, Hosts
-from harness.cluster.messages import WHOLE
 from harness.errors import ConfigError, RunFailed, os_words
 from harness.host import sysfs
 from harness.host.machine import cores
@@ -30,6 +29,7 @@ _OWN = ROOT / "build" / "cluster"
 _LOOPBACK = "127.0.0.1"
 _STORE = 1 << 30  # bytes of shared memory for the samples and answers of a node on this machine, at most
 _SMALLEST_STORE = 80 << 20  # Ray accepts no less
+_INSIDE = 2 << 20  # bytes
 _ENDING = 5.0  # seconds
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 _AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
@@ -41,17 +41,19 @@ def quiet() -> dict[str, str]:
     """Variables of every Ray process.
 
     Nothing is reported to its makers, nothing of each call to the head, and a late call starts no new Ray. Messages
-    of up to 1 MiB travel inside a call: by way of the object store, which Ray uses from 100 kB, they cost several times
+    of up to 2 MiB travel inside a call: by way of the object store, which Ray uses from 100 kB, they cost several times
     as much. A process has four minutes to start: Ray's one minute is too short on a busy machine. Nodes run at normal
-    priority: Ray's own, nice 15, would let any other process go first.
+    priority: Ray's own, nice 15, would let any other process go first. No raylet looks at the memory four times a
+    second, to end a node that has much.
     """
     return {
-        "RAY_max_direct_call_object_size": str(2 * WHOLE),
+        "RAY_max_direct_call_object_size": str(_INSIDE),
         "RAY_task_events_report_interval_ms": "0",
         "RAY_worker_niceness": "0",
         "RAY_worker_register_timeout_seconds": "240",
         "RAY_ENABLE_AUTO_CONNECT": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_memory_monitor_refresh_ms": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
 

@@ -1,10 +1,8 @@
 """What the driver, where LoadGen runs, and the nodes, where engines run, send each other."""
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +11,6 @@ from pydantic import JsonValue
 from harness.graph import Tensor
 from harness.scenarios.base import Estimate
 from harness.task.shape import Array, Integers
-
-WHOLE = 1 << 20
-"""Bytes from which arrays travel as they are, and not pickled here, which is cheaper for less."""
-_T = TypeVar("_T")
 
 DATA, INDICES = "data", "indices"
 """What of the samples travels: the samples themselves, or their numbers, to nodes that hold the data set."""
@@ -107,13 +101,3 @@ class NodeReady:
     """sha256 over the data set that it opened."""
     round_trip: float = 0.0
     """Seconds of a parcel without samples, there and back, as the driver measured; 0 if it did not."""
-
-
-def packed(found: list[_T], size: int) -> bytes | list[_T]:
-    """What travels of messages that hold arrays of ``size`` bytes."""
-    return pickle.dumps(found, 5) if size < WHOLE else found
-
-
-def unpacked(message: bytes | list[_T]) -> list[_T]:
-    """The messages of `packed`; only of a process that was authenticated, since it unpickles."""
-    return pickle.loads(message) if isinstance(message, bytes) else message

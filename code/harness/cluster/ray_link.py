@@ -24,7 +24,6 @@ from harness.cluster.launch import TOKEN, LocalCluster, clean_environment, crede
 from harness.cluster.link import Link
 from harness.cluster.messages import NodeRequest
 from harness.cluster.node import Beat
-from harness.cluster.outbox import CALLS
 from harness.errors import ConfigError, MissingDependencyError, RunFailed
 from harness.host import console
 from harness.paths import advice
@@ -163,7 +162,7 @@ class RayCluster:
 
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         always = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1, "scheduling_strategy": there}
-        groups = {"messages": CALLS, "beats": 1, "checks": 1}
+        groups = {"beats": 1, "checks": 1}
         cpus = node["Resources"]["CPU"]  # all: nothing else is to run there
         actor = ray.remote(num_cpus=cpus, concurrency_groups=groups, **always)(_with_groups(ray)).remote()
         sentinel = ray.remote(num_cpus=0, **always)(Sentinel).remote()
@@ -265,8 +264,8 @@ class RayCluster:
 
 
 def _with_groups(ray: Any) -> type[NodeActor]:
-    """The actor's class, whose messages, heartbeats and checks do not wait for other calls."""
-    groups = {"exchange": "messages", "beat": "beats", "clock": "checks", "usage": "checks"}
+    """The actor's class, whose heartbeats and checks do not wait for other calls."""
+    groups = {"beat": "beats", "clock": "checks", "usage": "checks"}
     for name, group in groups.items():
         ray.method(concurrency_group=group)(getattr(NodeActor, name))
     ray.method(num_returns=0)(NodeActor.give_up)

@@ -63,9 +63,14 @@ class _Sent(NamedTuple):
     """A parcel that a node has not answered."""
 
     ids: NDArray[np.uint64]
-    cost: int
+    costs: Integers
     when: float
     arrivals: Floats
+
+    @property
+    def cost(self) -> int:
+        """Of all samples."""
+        return int(self.costs.sum())
 
 
 @dataclass
@@ -153,8 +158,8 @@ class ClusterScheduler(Scheduler):
     def _free(self, node: _Node, sent: _Sent, seconds: float) -> None:
         """A node answered a parcel after so many seconds of work."""
 
-    def _send(self, node: _Node, ids: NDArray[np.uint64], indices: Integers, cost: int, arrivals: Floats) -> None:
-        """One parcel; ``cost`` is that of its samples. Once the test is given up, it is answered here."""
+    def _send(self, node: _Node, ids: NDArray[np.uint64], indices: Integers, costs: Integers, arrivals: Floats) -> None:
+        """One parcel; ``costs`` are those of its samples. Once the test is given up, it is answered here."""
         if self.failed.is_set():
             return
         if self._given_up:
@@ -170,7 +175,7 @@ class ClusterScheduler(Scheduler):
             counters.began = counters.began or now
             counters.idle = counters.idle_until(now)
             counters.free_since = None
-            node.sent[parcel.number] = _Sent(ids, cost, now, arrivals)
+            node.sent[parcel.number] = _Sent(ids, costs, now, arrivals)
         node.link.send(parcel)
 
     def _begins(self, when: float) -> None:
@@ -281,7 +286,7 @@ class OfflineCluster(ClusterScheduler):
             if part is None:
                 return False
             ids, indices = self._ids[part], self._indices[part]
-        self._send(node, ids, indices, int(self.qsl.cost(indices).sum()), _NO_TIMES)
+        self._send(node, ids, indices, self.qsl.cost(indices), _NO_TIMES)
         return True
 
     def _free(self, node: _Node, sent: _Sent, seconds: float) -> None:
@@ -340,16 +345,17 @@ class ServerCluster(ClusterScheduler):
         parts: dict[int, list[_Query]] = {}
         size = max(1, -(-len(queries) // _AT_ONCE)) if len(self._nodes) > _AT_ONCE else 1
         with self._lock:
+            now = self._clock()
             for start in range(0, len(queries), size):
                 group = queries[start : start + size]
-                parts.setdefault(self._dealer.choose(sum(query.cost for query in group)), []).extend(group)
+                parts.setdefault(self._dealer.choose([query.cost for query in group], now), []).extend(group)
         for place, part in parts.items():
             ids, indices, costs, arrivals = zip(*part, strict=True)
             self._send(
                 self._nodes[place],
                 np.array(ids, dtype=np.uint64),
                 np.array(indices, dtype=np.int64),
-                sum(costs),
+                np.array(costs, dtype=np.int64),
                 np.array(arrivals),
             )
 
@@ -365,18 +371,19 @@ class ServerCluster(ClusterScheduler):
 
     def _free(self, node: _Node, sent: _Sent, seconds: float) -> None:
         with self._lock:
-            self._dealer.answered(node.place, sent.cost)
+            self._dealer.answered(node.place, sent.costs.tolist(), self._clock())
 
     def _work(self) -> None:
+        dealt = 0.0
         while True:
             with self._arrived:
                 while not self._queue:
                     if self._closing:
                         return
                     self._arrived.wait()
-            began = time.perf_counter()
+            time.sleep(max(0.0, dealt + _TOGETHER - time.perf_counter()))
+            dealt = time.perf_counter()
             try:
                 self.deal()
             except BaseException as error:  # noqa: BLE001  as in `Scheduler.issue`
                 self._fail(error)
-            time.sleep(max(0.0, began + _TOGETHER - time.perf_counter()))

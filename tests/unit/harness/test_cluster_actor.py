@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -17,8 +18,8 @@ from harness.cluster import actor as acting
 from harness.cluster import files
 from harness.cluster.actor import Failure, NodeActor, Sentinel
 from harness.cluster.actor_link import RayLink, in_words
-from harness.cluster.messages import WHOLE, Answers, NodeRequest, Parcel, packed, unpacked
-from harness.cluster.outbox import CALLS
+from harness.cluster.channel import Channel, connect, new_key
+from harness.cluster.messages import Answers, NodeRequest, Parcel
 from harness.errors import EngineError, RunFailed
 
 REQUEST = NodeRequest(b"", "a:b")
@@ -74,49 +75,66 @@ def parcel(number, count=2):
     return Parcel(number, np.arange(count, dtype=np.uint64), np.zeros(count, np.int64), None)
 
 
-def test_answers_and_failures_come_with_the_number_of_their_test(actor):
+class Told:
+    def __init__(self):
+        self.answers, self.errors, self.changed = [], [], threading.Condition()
+
+    def answered(self, answers):
+        with self.changed:
+            self.answers.append(answers.number)
+            self.changed.notify_all()
+
+    def failed(self, error):
+        with self.changed:
+            self.errors.append(error)
+            self.changed.notify_all()
+
+    def wait(self, condition):
+        with self.changed:
+            assert self.changed.wait_for(lambda: condition(self), 20), (self.answers, self.errors)
+
+
+@pytest.fixture
+def driver(actor):
+    """The other end of the node's connection, and what came there."""
+    key, found, came = new_key(), [], threading.Condition()
+
+    def put(message):
+        with came:
+            found.append(message)
+            came.notify_all()
+
+    made = Channel(connect("127.0.0.1", actor.listen("127.0.0.1", key), key), put, lambda error: None)
+    made.start()
+
+    def heard(count):
+        with came:
+            assert came.wait_for(lambda: len(found) >= count, 20), found
+        return found
+
+    made.heard = heard
+    yield made
+    made.close()
+
+
+def test_answers_and_failures_come_with_the_number_of_their_test(actor, driver):
     actor.open(1)
-    assert [(test, each.number) for test, each in unpacked(actor.exchange(0, 1, [parcel(0), parcel(1)]))] == [
-        (1, 0),
-        (1, 1),
-    ]
+    driver.send((1, parcel(0)))
+    driver.send((1, parcel(1)))
+    assert [(test, each.number) for test, each in driver.heard(2)] == [(1, 0), (1, 1)]
     actor.open(2)
-    found = unpacked(actor.exchange(1, 2, packed([parcel(0), parcel(1, 0)], 0)))
-    assert [(test, type(each)) for test, each in found] == [(2, Answers), (2, Failure)]
-    assert str(found[1][1].error) == "the engine broke"
+    driver.send((2, parcel(0)))
+    driver.send((2, parcel(1, 0)))
+    assert [(test, type(each)) for test, each in driver.heard(4)[2:]] == [(2, Answers), (2, Failure)]
+    assert str(driver.heard(4)[3][1].error) == "the engine broke"
 
 
-def test_parcels_of_an_earlier_test_are_not_answered(actor):
+def test_parcels_of_an_earlier_test_are_not_answered(actor, driver):
     actor.open(1)
     actor.open(2)
-    with ThreadPoolExecutor(2) as pool:
-        late = pool.submit(actor.exchange, 0, 1, [parcel(5)])
-        later = pool.submit(actor.exchange, 1, 2, [parcel(3)])
-        while not (late.done() and later.done()):
-            actor._back(2, answers(4))
-            time.sleep(0.01)
-        found = [each.number for call in (late, later) for _, each in unpacked(call.result(20))]
-        assert found.count(3) == 1
-        assert 5 not in found
-
-
-def test_calls_take_effect_in_their_turn(actor):
-    actor.open(1)
-    with ThreadPoolExecutor(2) as pool:
-        second = pool.submit(actor.exchange, 1, 1, [parcel(8)])
-        time.sleep(0.1)
-        assert not second.done()
-        first = pool.submit(actor.exchange, 0, 1, [parcel(7)])
-        while not (first.done() and second.done()):  # the first may take both answers along
-            actor._back(1, answers(9))
-            time.sleep(0.01)
-        found = [each.number for call in (first, second) for _, each in unpacked(call.result(20))]
-        assert found.index(7) < found.index(8)
-
-
-def test_small_messages_are_pickled_and_large_ones_left_to_the_carrier():
-    assert isinstance(packed([parcel(0)], 1000), bytes)
-    assert isinstance(packed([parcel(0)], WHOLE), list)
+    driver.send((1, parcel(5)))
+    driver.send((2, parcel(3)))
+    assert [(test, each.number) for test, each in driver.heard(1)] == [(2, 3)]
 
 
 def test_a_late_promise_shows_in_the_heartbeat(actor):
@@ -166,14 +184,14 @@ def test_each_step_renews_the_promise_and_a_node_that_waits_has_made_none(actor,
         assert actor.beat() == (float("inf"), ""), step
 
 
-def test_an_error_that_cannot_travel_becomes_words(actor, node):
+def test_an_error_that_cannot_travel_becomes_words(actor, node, driver):
     class Odd(Exception):
         def __init__(self, one, two):
             super().__init__(one)
 
     actor.open(1)
     node.failed(Odd("broken", 2))
-    (_, failure), *_ = unpacked(actor.exchange(0, 1, []))
+    ((_, failure),) = driver.heard(1)
     assert isinstance(failure.error, RunFailed)
     assert "Odd: broken" in str(failure.error)
 
@@ -247,16 +265,20 @@ class Call:
 
 
 class Remote:
-    """An actor whose calls of `exchange` run on threads of their own, and all others in order on one."""
+    """An actor whose calls run in order on one thread."""
 
     def __init__(self, actor):
         self.actor, self.alive = actor, threading.Event()
         self.alive.set()
-        self.pools = {"exchange": ThreadPoolExecutor(CALLS)}
-        self.other = ThreadPoolExecutor(1)
+        self.thread = ThreadPoolExecutor(1)
 
     def __getattr__(self, name):
-        return Call(self.pools.get(name, self.other), getattr(self.actor, name), self.alive)
+        return Call(self.thread, getattr(self.actor, name), self.alive)
+
+    def die(self):
+        """As a process does: calls fail from now on, and its connections end."""
+        self.alive.clear()
+        self.actor._channel.close()
 
 
 class Ray:
@@ -270,25 +292,6 @@ class Ray:
         return list(done), list(left)
 
 
-class Told:
-    def __init__(self):
-        self.answers, self.errors, self.changed = [], [], threading.Condition()
-
-    def answered(self, answers):
-        with self.changed:
-            self.answers.append(answers.number)
-            self.changed.notify_all()
-
-    def failed(self, error):
-        with self.changed:
-            self.errors.append(error)
-            self.changed.notify_all()
-
-    def wait(self, condition):
-        with self.changed:
-            assert self.changed.wait_for(lambda: condition(self), 20), (self.answers, self.errors)
-
-
 @pytest.fixture
 def left():
     return []
@@ -297,13 +300,11 @@ def left():
 @pytest.fixture
 def link(actor, left):
     remote = Remote(actor)
-    made = RayLink(Ray, "b", remote, None, ("h", 1), left.append)
+    made = RayLink(Ray, "b", remote, None, ("127.0.0.1", 1), left.append)
     made.listen()
     yield made
     made.close()
-    actor._outbox.put((0, Failure(RunFailed("unblocks a call"))))
-    for pool in (remote.other, *remote.pools.values()):
-        pool.shutdown(wait=False)
+    remote.thread.shutdown(wait=False)
 
 
 def test_parcels_are_answered_in_order_whoever_sends(link):
@@ -353,8 +354,7 @@ def test_an_error_of_a_call_keeps_its_kind_and_gets_the_name(link, node):
 def test_a_process_that_ended_is_a_loss_and_is_told_once(link):
     told = Told()
     link.open(told.answered, told.failed)
-    link.actor.alive.clear()
-    link.send(parcel(0))
+    link.actor.die()
     with pytest.raises(RunFailed, match=r"node b on \? was lost: its process ended\."):
         link.load(np.arange(2))
     link.lose("no answer for 4 s")
@@ -363,6 +363,34 @@ def test_a_process_that_ended_is_a_loss_and_is_told_once(link):
     after = Told()
     link.open(after.answered, after.failed)
     assert [str(error) for error in after.errors] == ["node b on ? was lost: its process ended."]
+
+
+def test_a_process_that_ends_while_nothing_is_asked_of_it_is_a_loss(link):
+    told = Told()
+    link.open(told.answered, told.failed)
+    link.actor.die()
+    told.wait(lambda found: found.errors)
+    assert [str(error) for error in told.errors] == ["node b on ? was lost: its process ended."]
+    link.send(parcel(0))
+
+
+def test_a_connection_that_ends_is_a_loss_also_if_the_process_lives(link, actor):
+    told = Told()
+    link.open(told.answered, told.failed)
+    actor._channel.close()
+    told.wait(lambda found: found.errors)
+    assert str(told.errors[0]).startswith("node b on ? was lost: the connection to it ended (")
+
+
+def test_a_node_whose_port_is_closed_is_named(actor, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setattr(actor, "listen", lambda address, key: port)
+    remote = Remote(actor)
+    link = RayLink(Ray, "b", remote, None, ("127.0.0.1", 1), lambda link: None)
+    with pytest.raises(RunFailed, match=rf"node b on \? cannot be reached at 127.0.0.1:{port} \("):
+        link.listen()
+    remote.thread.shutdown(wait=False)
 
 
 def test_a_call_to_a_node_that_is_lost_meanwhile_does_not_wait(link, node):

@@ -130,14 +130,59 @@ def test_the_rest_is_taken_at_once():
 
 def test_a_node_without_a_rate_counts_as_the_others():
     dealer = ServerDealer([Power(0.0, 1, 1), Power(4.0, 1, 1)])
-    assert [dealer.choose(1) for _ in range(6)] == [0, 1] * 3
+    assert [dealer.choose([1], 0.0) for _ in range(6)] == [0, 1] * 3
 
 
 def test_answers_make_room():
     dealer = ServerDealer([Power(1.0, 1, 1), Power(1.0, 1, 1)])
-    assert [dealer.choose(5), dealer.choose(1), dealer.choose(1)] == [0, 1, 1]
-    dealer.answered(0, 5)
-    assert dealer.choose(1) == 0
+    assert [dealer.choose([5], 0.0), dealer.choose([1], 0.0), dealer.choose([1], 0.0)] == [0, 1, 1]
+    dealer.answered(0, [5], 0.0)
+    assert dealer.choose([1], 0.0) == 0
+
+
+def test_what_a_node_has_computed_of_a_sample_counts_as_done():
+    dealer = ServerDealer([Power(100.0, 1, 1), Power(100.0, 1, 1)])
+    assert [dealer.choose([100], 0.0), dealer.choose([60], 0.3)] == [0, 1]
+    assert dealer.choose([10], 0.7) == 1  # 30 and 20 of them are left
+    assert dealer.choose([10], 0.95) == 0  # 5, and none of the 60 but all of the 10
+
+
+def test_a_sample_that_takes_longer_than_expected_does_not_hide_those_behind_it():
+    dealer = ServerDealer([Power(100.0, 1, 1), Power(100.0, 1, 1)])
+    assert [dealer.choose([10], 0.0), dealer.choose([90], 0.0), dealer.choose([50], 0.01)] == [0, 1, 0]
+    # The first node is still busy with 10 units: after 0.8 s, it has 50 left by what is known, and the other one 10.
+    assert dealer.choose([5], 0.8) == 1
+
+
+def test_a_node_goes_on_with_the_next_sample_when_it_answers():
+    dealer = ServerDealer([Power(100.0, 1, 1), Power(100.0, 1, 1)])
+    assert [dealer.choose([50], 0.0), dealer.choose([65], 0.0), dealer.choose([30], 0.0)] == [0, 1, 0]
+    dealer.answered(0, [50], 0.5)
+    # At 0.6 s: 20 left, and 5.
+    assert dealer.choose([1], 0.6) == 1
+
+
+def test_streams_work_on_one_sample_each():
+    dealer = ServerDealer([Power(100.0, 4, 1), Power(100.0, 1, 1)])
+    # Four streams need four times as long for one sample as one of the same rate: after 0.5 s, 40 are left, and 2.
+    assert [dealer.choose([52], 0.0), dealer.choose([52], 0.0)] == [0, 1]
+    assert dealer.choose([1], 0.5) == 1
+
+
+@settings(deadline=None)
+@given(st.lists(POWERS, min_size=1, max_size=4), st.lists(st.lists(st.integers(1, 384), min_size=1), max_size=50))
+def test_nothing_is_outstanding_once_all_is_answered(nodes, groups):
+    dealer, now, held = ServerDealer(nodes), 0.0, []
+    for number, group in enumerate(groups):
+        now += 0.01 * (number % 3)
+        held.append((dealer.choose(group, now), group))
+        if number % 2:
+            dealer.answered(*held.pop(number % len(held)), now)
+    for node, group in held:
+        dealer.answered(node, group, now)
+    assert not dealer._out.any()
+    assert not dealer._serving.any()
+    assert not dealer._speeds.any()
 
 
 @pytest.mark.parametrize(("streams", "largest"), [(1, 64), (8, 4)])

@@ -47,6 +47,16 @@ def test_queries_take_longer_where_the_network_is_slow():
     assert far.latency > near.latency + 0.3
 
 
+def test_queries_would_wait_longer_if_what_a_node_has_computed_did_not_count(monkeypatch: pytest.MonkeyPatch):
+    nodes = machines(50, 30, unequal=4)
+    found = server(nodes, 0.5, 10, 1.0)
+    monkeypatch.setattr(deal.ServerDealer, "_done", lambda dealer, now: np.zeros(len(nodes)))
+    blind = server(nodes, 0.5, 10, 1.0)
+    assert found.complete
+    assert blind.complete
+    assert found.latency < 0.9 * blind.latency
+
+
 def test_the_driver_needs_few_bytes_for_a_sample():
     assert 16 <= bytes_per_sample(100_000) < 120
 

@@ -1,0 +1,219 @@
+"""A connection between the driver and one node, for parcels and answers.
+
+Ray starts the nodes and carries all other messages. A call of Ray costs each side about a millisecond of processor time
+while the cores compute, which Server pays for every query; a message here costs a fraction of that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import pickle
+import secrets
+import select
+import socket
+import ssl
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+_HEAD = struct.Struct("<Q")  # bytes of the pickled message that follows
+_CHUNK = 1 << 16  # bytes to read at once, more if more is known to come
+_MOST = 1 << 20
+_NONCE = 32  # bytes
+_GREETING = 10.0  # seconds for a connection to show that it has the key
+_CONNECTING = 60.0  # seconds: the node may be busy with others who do not have it
+_BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+def new_key() -> bytes:
+    """What both sides of a connection must have; it travels through Ray, which has authenticated them."""
+    return secrets.token_bytes(_NONCE)
+
+
+class Channel:
+    """Messages in both directions, each whole and in the order of `send`. Sending never waits for the other side."""
+
+    def __init__(
+        self, connection: socket.socket, received: Callable[[Any], None], ended: Callable[[BaseException], None]
+    ) -> None:
+        """``received`` gets each message, and ``ended`` once what ended it, both on a thread of the channel.
+
+        The connection must come from `connect` or a `Door`: messages are unpickled.
+        """
+        connection.setblocking(False)
+        self._connection, self._received, self._ended = connection, received, ended
+        # One at a time, reading or writing: OpenSSL demands it.
+        self._lock = threading.Lock()
+        self._left: deque[memoryview] = deque()
+        self._draining = self._closed = False
+        self._got = bytearray()
+
+    def start(self) -> None:
+        """Begin to receive."""
+        threading.Thread(target=self._read, name="channel", daemon=True).start()
+
+    def send(self, message: object) -> None:
+        """From any thread; what the connection does not take at once is sent by another thread."""
+        body = pickle.dumps(message, 5)
+        with self._lock:
+            if self._closed:
+                return
+            head = _HEAD.pack(len(body))
+            self._left.extend(map(memoryview, (head, body) if len(body) > _MOST else (head + body,)))
+            if self._draining or self._push():
+                return
+            self._draining = True
+        threading.Thread(target=self._drain, name="channel-sends", daemon=True).start()
+
+    def close(self) -> None:
+        """Nothing is received any more; may be called twice, from any thread."""
+        with self._lock:
+            self._closed = True
+            self._left.clear()
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _push(self) -> bool:
+        """Whether all is sent, or never will be."""
+        try:
+            while self._left:
+                sent = self._connection.send(self._left[0])
+                if sent == len(self._left[0]):
+                    self._left.popleft()
+                else:
+                    self._left[0] = self._left[0][sent:]
+        except _BLOCKED:
+            return False
+        except OSError:  # the thread that reads says so
+            self._left.clear()
+        return True
+
+    def _drain(self) -> None:
+        poll = select.poll()
+        poll.register(self._connection, select.POLLOUT)
+        while True:
+            poll.poll()
+            with self._lock:
+                if self._closed or self._push():
+                    self._draining = False
+                    return
+
+    def _read(self) -> None:
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        try:
+            while True:
+                (size,) = _HEAD.unpack(self._next(_HEAD.size, poll))
+                self._received(pickle.loads(self._next(size, poll)))
+        except BaseException as error:  # noqa: BLE001  the test must not wait for ever
+            if not self._closed:
+                self._ended(error)
+        finally:
+            self.close()
+            with self._lock:
+                self._connection.close()
+
+    def _next(self, count: int, poll: select.poll) -> bytearray:
+        """The next bytes, so many."""
+        while (missing := count - len(self._got)) > 0:
+            try:
+                with self._lock:
+                    found = self._connection.recv(min(max(missing, _CHUNK), _MOST))
+            except _BLOCKED:
+                poll.poll()
+                continue
+            if not found:
+                raise EOFError
+            self._got += found
+        part = self._got[:count]
+        del self._got[:count]
+        return part
+
+
+class Door:
+    """Where a node waits for its driver: the first that has the key is let in, others are turned away."""
+
+    def __init__(self, address: str, key: bytes, entered: Callable[[socket.socket], None]) -> None:
+        """Listens at ``address``, on all interfaces if no interface has it; ``entered`` gets the connection.
+
+        Raises:
+            OSError: no port is free, or a file of the encryption cannot be used.
+        """
+        self._key, self._entered, self._tls = key, entered, _encryption(ssl.PROTOCOL_TLS_SERVER)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            self._listening = socket.create_server((address, 0), family=family)
+        except OSError:  # as behind a router that translates addresses
+            self._listening = socket.create_server(("", 0), family=family)
+        self.port = int(self._listening.getsockname()[1])
+        threading.Thread(target=self._wait, name="door", daemon=True).start()
+
+    def _wait(self) -> None:
+        with self._listening:
+            while True:
+                found, _ = self._listening.accept()
+                try:
+                    found.settimeout(_GREETING)
+                    found = self._tls.wrap_socket(found, server_side=True) if self._tls else found
+                    _greet(found, self._key, mine=b"node", other=b"driver")
+                except (OSError, EOFError):
+                    found.close()
+                    continue
+                break
+        self._entered(found)
+
+
+def connect(address: str, port: int, key: bytes) -> socket.socket:
+    """The driver's end of a connection to the `Door` there.
+
+    Raises:
+        OSError: it cannot be reached, or is not the one that has the key.
+    """
+    found = socket.create_connection((address, port), _CONNECTING)
+    try:
+        tls = _encryption(ssl.PROTOCOL_TLS_CLIENT)
+        found = tls.wrap_socket(found) if tls else found
+        _greet(found, key, mine=b"driver", other=b"node")
+    except EOFError as error:
+        found.close()
+        raise OSError("the connection was refused") from error
+    except OSError:
+        found.close()
+        raise
+    return found
+
+
+def _greet(connection: socket.socket, key: bytes, mine: bytes, other: bytes) -> None:
+    """Show each other that both have the key; raises OSError or EOFError."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    nonce = secrets.token_bytes(_NONCE)
+    connection.sendall(nonce)
+    theirs = _exactly(connection, _NONCE)
+    connection.sendall(hmac.digest(key, mine + theirs + nonce, "sha256"))
+    if not hmac.compare_digest(_exactly(connection, _NONCE), hmac.digest(key, other + nonce + theirs, "sha256")):
+        raise OSError("the other side does not have the key")
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    found = b""
+    while len(found) < count:
+        if not (part := connection.recv(count - len(found))):
+            raise EOFError
+        found += part
+    return found
+
+
+def _encryption(protocol: int) -> ssl.SSLContext | None:
+    """That of the cluster, by the variables which Ray reads: both sides show a certificate of its authority."""
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
+        return None
+    made = ssl.SSLContext(protocol)
+    made.check_hostname = False  # nodes are known by addresses, and the key shows which one this is
+    made.verify_mode = ssl.CERT_REQUIRED
+    made.load_verify_locations(os.environ["RAY_TLS_CA_CERT"])
+    made.load_cert_chain(os.environ["RAY_TLS_SERVER_CERT"], os.environ["RAY_TLS_SERVER_KEY"])
+    return made

@@ -1,0 +1,184 @@
+"""The connection for parcels and answers: who is let in, and that messages arrive whole, in order, and encrypted."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+from collections import defaultdict
+
+import pytest
+
+from harness.cluster import channel
+from harness.cluster.channel import Channel, Door, connect, new_key
+
+HERE = "127.0.0.1"
+
+
+class Side:
+    """One end, and what it heard."""
+
+    def __init__(self, connection):
+        self.messages, self.ended, self.changed = [], [], threading.Condition()
+        self.channel = Channel(connection, lambda found: self._put(self.messages, found), self._over)
+        self.channel.start()
+
+    def _over(self, error):
+        self._put(self.ended, error)
+
+    def _put(self, where, found):
+        with self.changed:
+            where.append(found)
+            self.changed.notify_all()
+
+    def wait(self, condition):
+        with self.changed:
+            assert self.changed.wait_for(lambda: condition(self), 20)
+
+
+@pytest.fixture
+def key():
+    return new_key()
+
+
+@pytest.fixture
+def joined():
+    """Makes the two ends of a connection."""
+    made = []
+
+    def join(key):
+        entered: list[socket.socket] = []
+        inside = threading.Event()
+        door = Door(HERE, key, lambda found: (entered.append(found), inside.set()))
+        driver = Side(connect(HERE, door.port, key))
+        assert inside.wait(20)
+        made.extend([driver, Side(entered[0])])
+        return made[-2:]
+
+    yield join
+    for side in made:
+        side.channel.close()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    cert, private = folder / "cert.pem", folder / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    try:
+        subprocess.run(
+            [*made, "-keyout", private, "-out", cert, "-subj", "/CN=cluster"], check=True, capture_output=True
+        )
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    return {"RAY_USE_TLS": "1", "RAY_TLS_SERVER_CERT": cert, "RAY_TLS_SERVER_KEY": private, "RAY_TLS_CA_CERT": cert}
+
+
+@pytest.fixture(params=["plain", "tls"])
+def encryption(request, monkeypatch):
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    if request.param == "tls":
+        for name, value in request.getfixturevalue("certificate").items():
+            monkeypatch.setenv(name, str(value))
+
+
+def test_messages_of_any_size_arrive_whole_in_both_directions_at_once(encryption, joined, key):
+    sides = joined(key)
+    sizes = [0, 1, 100, 1 << 16, (1 << 20) + 1, 5 << 20, 7]
+    texts = [bytes([place]) * size for place, size in enumerate(sizes)]
+    for text in texts:
+        for side in sides:
+            side.channel.send(text)
+    for side in sides:
+        side.wait(lambda found: len(found.messages) == len(texts))
+        assert side.messages == texts
+
+
+def test_messages_of_one_thread_keep_their_order_whoever_else_sends(encryption, joined, key):
+    driver, node = joined(key)
+    senders = [
+        threading.Thread(target=lambda n=n: [driver.channel.send((n, k, b"x" * 3000)) for k in range(300)])
+        for n in range(3)
+    ]
+    for sender in senders:
+        sender.start()
+    node.wait(lambda found: len(found.messages) == 900)
+    of = defaultdict(list)
+    for n, k, _ in node.messages:
+        of[n].append(k)
+    assert of == {n: list(range(300)) for n in range(3)}
+
+
+def test_sending_does_not_wait_for_a_side_that_does_not_read(joined, key):
+    driver, node = joined(key)
+    with node.channel._lock:  # nothing is read meanwhile
+        for number in range(40):
+            driver.channel.send(bytes([number]) * (1 << 20))
+        assert driver.channel._left
+    node.wait(lambda found: len(found.messages) == 40)
+    assert [found[0] for found in node.messages] == list(range(40))
+
+
+def test_the_other_side_hears_once_that_one_is_closed_and_the_closed_one_nothing(encryption, joined, key):
+    driver, node = joined(key)
+    node.channel.close()
+    node.channel.close()
+    driver.wait(lambda found: found.ended)
+    driver.channel.send("to nobody")
+    assert len(driver.ended) == 1
+    assert not node.ended
+
+
+def test_a_message_that_cannot_be_read_ends_the_connection_with_its_error(joined, key):
+    driver, node = joined(key)
+    with node.channel._lock:
+        node.channel._connection.send(channel._HEAD.pack(3) + b"abc")
+    driver.wait(lambda found: found.ended)
+    assert type(driver.ended[0]).__name__ == "UnpicklingError"
+
+
+def test_only_who_has_the_key_is_let_in(encryption, key):
+    entered, inside = [], threading.Event()
+    door = Door(HERE, key, lambda found: (entered.append(found), inside.set()))
+    with pytest.raises(OSError, match=r"refused|key|reset"):
+        connect(HERE, door.port, new_key())
+    with socket.create_connection((HERE, door.port)) as stranger:
+        stranger.sendall(b"G" * 200)
+    assert not entered
+    with connect(HERE, door.port, key):
+        assert inside.wait(20)
+    entered[0].close()
+
+
+def test_who_listens_must_have_the_key_too(monkeypatch, key):
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    with socket.create_server((HERE, 0)) as listening:
+
+        def imitate():
+            found, _ = listening.accept()
+            with found:
+                found.recv(32)
+                found.sendall(b"\0" * 64)
+                found.recv(32)
+
+        threading.Thread(target=imitate).start()
+        with pytest.raises(OSError, match="does not have the key"):
+            connect(HERE, listening.getsockname()[1], key)
+
+
+def test_a_driver_without_a_certificate_of_the_cluster_is_turned_away(certificate, monkeypatch, key):
+    for name, value in certificate.items():
+        monkeypatch.setenv(name, str(value))
+    door = Door(HERE, key, lambda found: None)
+    monkeypatch.delenv("RAY_USE_TLS")
+    monkeypatch.setattr(channel, "_CONNECTING", 2.0)
+    with pytest.raises(OSError, match=r"timed out|refused|reset|key"):
+        connect(HERE, door.port, key)
+
+
+def test_a_node_whose_address_belongs_to_a_router_listens_everywhere(monkeypatch, key):
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    inside = threading.Event()
+    door = Door("192.0.2.1", key, lambda found: (found.close(), inside.set()))
+    connect(HERE, door.port, key).close()
+    assert inside.wait(20)
