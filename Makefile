@@ -84,7 +84,7 @@ CAMPAIGN = $(if $(strip $(MODELS)),$(call list,MODELS,model),$(call option,MODEL
   $(call option,DATASET,dataset) $(call option,SYSTEM,system) $(call option,SYSTEM_TYPE,system-type) \
   $(call option,DURATION,duration) $(call flag,REHEARSAL,rehearsal) $(call flag,INFER,infer) $(NODES) $(SETTINGS)
 
-.PHONY: help setup train run run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check doctor data models options test test-unit coverage lint format wheel bench recovery-table published-table lock clean distclean
+.PHONY: help setup train run run-offline run-server run-singlestream run-multistream run-accuracy tune report compare submission compliance system package check journey doctor data models options test test-unit coverage lint format wheel bench recovery-table published-table lock clean distclean
 
 help: ## This list
 	@echo 'MLPerf Inference for CPUs. Targets:'
@@ -200,6 +200,10 @@ options: $(READY) ## List the options of SET
 check: $(READY) ## Check build/submission (REHEARSAL=1: the rehearsal's); with INFERENCE_REPO or OFFICIAL=1 also the official checkers
 	@$(BIN)/harness check $(call flag,REHEARSAL,rehearsal) $(call option,ROUND,round) $(call option,INFERENCE_REPO,inference-repo) \
 	  $(call flag,OFFICIAL,official) $(ARGS)
+
+journey: ## Rehearse everything from a clone to the tarball, in build/journey, and time each step (with INFERENCE_REPO: official checkers)
+	@PYTHON=$(call quoted,$(PYTHON)) DEEPSPARSE=$(call quoted,$(DEEPSPARSE)) INFERENCE_REPO=$(call quoted,$(INFERENCE_REPO)) \
+	  tools/journey.sh $(ARGS)
 
 doctor: ## Find what would block or slow a run: each line good, warning or bad, with the fix (also OFFICIAL=1)
 	@$(MAKE) --no-print-directory -s $(READY) || true

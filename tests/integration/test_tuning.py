@@ -91,10 +91,10 @@ def test_servers_rate_is_searched_for_and_confirmed_by_loadgen(tune):
     assert code == 0, err
     found = tune.written("Server")
     assert found["confirmed"]["valid"]
-    assert found["confirmed"]["seconds"] == 6
+    assert found["confirmed"]["seconds"] >= 6  # more where a busy machine answers so few queries that LoadGen needs it
     assert found["confirmed"]["p99_ms"] <= 130
     assert 100 < found["value"] <= 2 / 0.008
-    assert "for 6 s: 99th percentile" in err
+    assert f"for {found['confirmed']['seconds']:g} s: 99th percentile" in err
     assert found["confirmed"] in found["rates"]
     assert len(found["rates"]) == err.count(": 99th percentile") > 1
     assert not list(tune.state.iterdir())

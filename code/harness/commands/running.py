@@ -171,7 +171,10 @@ class TuneOptions:
     ] = None
     seconds: Annotated[float, typer.Option(min=0.5, help="Approximate seconds per measurement.")] = 6.0
     confirm_seconds: Annotated[
-        float, typer.Option(min=1, help="Seconds of the test that confirms Server's target_qps.")
+        float,
+        typer.Option(
+            min=1, help="Minimum seconds of the test that confirms Server's target_qps; longer if LoadGen needs it."
+        ),
     ] = 60.0
     system: Annotated[
         str | None, typer.Option(help="System name under measurements/.", show_default="from the processor")

@@ -322,3 +322,5 @@ def system_init(
         for name in missing:
             table.add_row(name, wanted(name))
         console.print_table(table)
+    else:
+        console.out.print("nothing is left to fill in")

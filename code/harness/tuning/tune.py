@@ -23,6 +23,7 @@ from harness.host.streams import native_output_dropped
 from harness.host.supervise import Heartbeat, supervised
 from harness.host.usage import CoreMeter
 from harness.loadgen.conf import read_user_conf
+from harness.rules.early_stopping import needed_queries
 from harness.running import tuned
 from harness.running.prepare import Prepared, patience
 from harness.running.ready import get_ready
@@ -338,10 +339,11 @@ def _find_rate(
         return tested
 
     rate = highest_passing(lambda rate: test(rate, seconds).held, guess, _PRECISION, _TESTS)
+    enough = 1.1 * needed_queries(ready.scenario.percentile, 1)  # with fewer, no rate is low enough to be VALID
     for _ in range(_CONFIRMATIONS):
         if not rate:
             break
-        outcome = test(rate, confirm)
+        outcome = test(rate, max(confirm, math.ceil(enough / rate)))
         if outcome.valid:
             write_text(result, outcome.model_dump_json())
             return 0

@@ -16,6 +16,7 @@ from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
 from harness.engines.openvino import OpenVinoEngine, OpenVinoSettings
 from harness.errors import ConfigError
 from harness.host.machine import core_count
+from harness.rules.early_stopping import needed_queries
 from harness.running import tuned
 from harness.running.prepare import prepare
 from harness.running.request import RunRequest, default_conf, resolve
@@ -131,35 +132,58 @@ def test_the_highest_rate_is_found_from_any_guess(limit, wrong):
     assert limit / 1.02 <= found <= limit
 
 
-@pytest.mark.parametrize("held", [True, False])
-def test_only_an_overloaded_system_shows_how_much_too_high_a_rate_was(tmp_path, monkeypatch, held):
-    """A ten-second test confirms at most 60 queries/s; the system answers 50 of any load."""
-    rates = []
+@pytest.fixture
+def confirmed(tmp_path, monkeypatch):
+    """Search for a rate of at most ``limit``, then confirm it in tests whose outcome ``verdict`` makes up.
 
-    def short_test(server_target_qps, min_duration_ms):
-        short = min_duration_ms < 10_000
-        rates.extend([] if short else [server_target_qps])
-        return SimpleNamespace(
-            valid=server_target_qps < 60,
-            held=server_target_qps <= 100 if short else held,
-            latencies={"99.00": 1.0},
-            values={"result_query_count": 1},
+    Returns the exit code, and the rate and seconds of each confirmation.
+    """
+
+    def search(limit, verdict, seconds=1.0, confirm=10.0):
+        tests = []
+
+        def short_test(server_target_qps, min_duration_ms):
+            if min_duration_ms < 1000 * confirm:
+                held, valid = server_target_qps <= limit, False
+            else:
+                tests.append((server_target_qps, min_duration_ms / 1000))
+                held, valid = verdict(*tests[-1])
+            return SimpleNamespace(valid=valid, held=held, latencies={"99.00": 1.0}, values={"result_query_count": 1})
+
+        scenario = SimpleNamespace(
+            held=lambda detail: detail.held, metric=lambda _: SimpleNamespace(value=50.0), bound=0.1, percentile=99
         )
+        ready = SimpleNamespace(short_test=short_test, scenario=scenario, close=lambda *_: None)
+        monkeypatch.setattr(tune, "get_ready", lambda *_, **__: ready)
+        monkeypatch.setattr(tune.tempfile, "tempdir", None)
+        journal, result = Journal(tmp_path / "journal.json", {}, fresh=True), tmp_path / "result.json"
+        heartbeat = SimpleNamespace(beat=None, report=lambda code: None)
+        given = (SimpleNamespace(stall_timeout=1.0), limit, seconds, confirm, journal, result, heartbeat)
+        return tune._find_rate(*given), tests
 
-    scenario = SimpleNamespace(held=lambda detail: detail.held, metric=lambda _: SimpleNamespace(value=50.0), bound=0.1)
-    ready = SimpleNamespace(short_test=short_test, scenario=scenario, close=lambda *_: None)
-    monkeypatch.setattr(tune, "get_ready", lambda *_, **__: ready)
-    monkeypatch.setattr(tune.tempfile, "tempdir", None)
-    journal, result = Journal(tmp_path / "journal.json", {}, fresh=True), tmp_path / "result.json"
-    heartbeat = SimpleNamespace(beat=None, report=lambda code: None)
-    ended = tune._find_rate(SimpleNamespace(stall_timeout=1.0), 100.0, 1.0, 10.0, journal, result, heartbeat)
-    first, *steps = rates
+    return search
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_only_an_overloaded_system_shows_how_much_too_high_a_rate_was(confirmed, held):
+    """A ten-second test confirms at most 60 queries/s; the system answers 50 of any load."""
+    ended, tests = confirmed(100.0, lambda rate, seconds: (held, rate < 60))
+    first, *steps = rates = [rate for rate, _ in tests]
     assert first == pytest.approx(100, rel=0.03)
     if held:
         assert (ended, len(rates)) == (1, 8)
         assert np.allclose(np.divide(steps, rates[:-1]), 0.94, atol=1e-3)
     else:
         assert (ended, steps) == (0, [47.0])
+
+
+@pytest.mark.parametrize("limit", [4.0, 30.0, 300.0])
+def test_a_rate_is_confirmed_with_as_many_queries_as_early_stopping_needs(confirmed, limit):
+    """However low the rate is, LoadGen calls no test VALID that has fewer."""
+    ended, [(rate, seconds)] = confirmed(limit, lambda rate, seconds: (True, rate * seconds >= needed_queries(99, 1)))
+    assert ended == 0
+    assert rate == pytest.approx(limit, rel=0.03)
+    assert seconds == 10 if limit == 300 else 728 <= rate * seconds < 728 + 2 * rate
 
 
 @pytest.fixture
