@@ -83,7 +83,7 @@ step make submission DIVISION=open SYSTEM="$system" MODELS="$model" ARGS=--dry-r
 # "1. Rehearse": in the open division the shipped model on its fastest engine, in the closed one answers without a model.
 step make submission REHEARSAL=1 DURATION=5 SYSTEM="$system"
 step make package REHEARSAL=1 SUBMITTER="$you" SYSTEM="$system"
-step make submission REHEARSAL=1 DURATION=5 DIVISION=closed SYSTEM="$system-closed" ENGINE=null SET="delay_us=20000"
+step make submission REHEARSAL=1 DURATION=5 DIVISION=closed SYSTEM="$system-closed" ENGINE=null SET="delay_us=10000"
 step make package REHEARSAL=1 DIVISION=closed SUBMITTER="$you" SYSTEM="$system-closed"
 
 # "7. Check", and what the receiver of the tarball finds in it

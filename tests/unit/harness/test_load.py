@@ -141,6 +141,18 @@ def test_a_development_run_obeys_the_durations_of_user_conf(load):
     assert load("*.*.min_duration = 3000", duration=5.0).seconds == 5
 
 
+@pytest.mark.parametrize(("duration", "named"), [(5.0, False), (6.0, True), (None, False)])
+def test_a_line_is_not_obeyed_only_if_it_says_something_else(tmp_path, duration, named):
+    """A compliance test gets the user.conf that its performance run wrote."""
+    path = tmp_path / "user.conf"
+    path.write_text("*.Offline.min_duration = 5000\n")
+    settings = SimpleNamespace(
+        model=SimpleNamespace(benchmark="bert"), scenario="Offline", duration=duration, accuracy=False, official=True
+    )
+    found = list(sizing.overridden(settings, read_user_conf(path)))
+    assert found == [f"min_duration = 5000 in line 1 of {path} is not used: --duration 6 takes its place."] * named
+
+
 def test_an_offline_test_of_days_is_refused_once_its_rate_is_known_but_not_what_the_user_counts(load):
     high = load("*.Offline.target_qps = 1e6")
     with pytest.raises(
