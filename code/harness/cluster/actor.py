@@ -64,6 +64,7 @@ class NodeActor:
         self._node: Node | None = None
         self._files: _Arriving | None = None
         self._channel: Channel | None = None
+        self._joined = threading.Event()
         self._lock = threading.Lock()
         self._test = 0
         self._promise = (time.monotonic(), float("inf"), "")
@@ -123,11 +124,13 @@ class NodeActor:
     def _entered(self, connection: socket.socket) -> None:
         # A driver that is gone takes the raylet along, and that this process: nothing is to be done here.
         self._channel = Channel(connection, self._arrived, lambda error: None)
+        self._joined.set()
         self._channel.start()
 
     def open(self, test: int) -> None:
         """Begin a test."""
         assert self._node
+        self._joined.wait()  # the driver knows that it is let in before this process has noted it
         with self._lock:  # no parcel of the test before may reach this one
             self._test = test
             self._node.open(lambda error: self._back(test, Failure(_portable(error))))
