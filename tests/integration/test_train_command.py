@@ -275,7 +275,7 @@ def test_a_one_shot_start_is_not_repeated(command, tmp_path, monkeypatch):
     arguments = command(recipe, path, "--start", "one-shot")
     assert train(arguments).exit_code == 0
     before = path.read_bytes()
-    monkeypatch.setattr(module, "compress", None)
+    monkeypatch.setattr(module, "pruned", None)
     assert train(arguments).exit_code == 0
     assert path.read_bytes() == before
 
