@@ -1,8 +1,8 @@
 """A connection between the driver and one node, for parcels and answers.
 
 Ray starts the nodes and carries all other messages. A call of Ray costs each side about a millisecond of processor time
-while the cores compute, which Server pays for every query; a message here costs a fraction of that. `multiprocessing.connection` would do, but it has no encryption, and its sending
-waits for the other side.
+while the cores compute, which Server pays for every query; a message here costs a fraction of that.
+`multiprocessing.connection` has no encryption, and its sending waits for the other side.
 """
 
 from __future__ import annotations
