@@ -418,6 +418,24 @@ class TestTunedSettings:
         assert found.user_conf != place / "user.conf"
         assert why in found.remarks[0]
 
+    @pytest.mark.parametrize(
+        ("scenario", "line", "official", "used"),
+        [
+            ("Offline", "12.5", True, False),
+            ("Offline", "14", True, True),  # edited by the user
+            ("Offline", "12.5", False, True),
+            ("Server", "12.5", True, True),
+        ],
+    )
+    def test_an_official_offline_run_measures_its_own_rate(self, place, scenario, line, official, used):
+        self.edit(place, scenario=scenario)
+        place = place.rename(place.with_name(scenario))
+        (place / tuned.CONF).write_text(f"bert.{scenario}.target_qps = {line}\n")
+        found = self.settings(place, scenario=scenario, rest={"official": official})
+        assert found.engine_settings.streams == 2
+        assert (found.user_conf == place / "user.conf") == used
+        assert ("an official run measures its own" in found.remarks[0]) != used
+
     @pytest.mark.parametrize(("engine", "scenario", "use"), [("null", "Server", None), (None, "Server", False)])
     def test_they_are_not_used(self, place, engine, scenario, use):
         found = self.settings(place, engine, scenario, use)
