@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from finished import run_folder
@@ -77,6 +78,21 @@ def test_every_test_runs_once_and_a_table_and_a_report_follow(place, tests):
     assert (code, len(tests[0])) == (0, 4)
     assert "4 of 4 tests of" in err
     assert len(rows(out)) == 4
+
+
+def test_times_follow_what_the_tests_most_alike_took(place, tests, monkeypatch):
+    clock, run_test = [0.0], module.run_test
+
+    def slow(settings):
+        clock[0] += {"Offline": 80, "Server": 20}[settings.scenario] + 20 * settings.engine_settings.streams
+        return run_test(settings)
+
+    monkeypatch.setattr(module, "run_test", slow)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    err = " ".join(harness(place)[2].split())
+    assert "Offline, streams 2: about 1 min 40 s; 5 min 00 s for all that remain" in err  # Offline with 1 took 100 s
+    assert "Server, streams 1: about 1 min 50 s; 3 min 40 s for all that remain" in err  # no Server yet: 100 and 120
+    assert "Server, streams 2: about 40 s VALID" in err  # Server with 1 took 40 s, and nothing else remains
 
 
 def test_an_interrupted_sweep_continues_and_a_new_value_is_measured_alone(place, tests):
