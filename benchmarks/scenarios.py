@@ -42,7 +42,7 @@ class OneByOne(StreamThreads):
         super().__init__(server.sut, complete)
         self._shape = server.table.shape(1, server.table.max_length)
         self._queue = queue.SimpleQueue()
-        self.start()
+        self.start(server.sut.engine.streams)
 
     def close(self) -> None:
         """End the threads."""

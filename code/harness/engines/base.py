@@ -111,6 +111,9 @@ class Engine(ABC):
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     streams: int = 1
+    waiting: int = 0
+    """Batches that Offline hands to the engine beyond one for each stream. An engine with threads of its own then has
+    its next batch while Python answers the last one."""
     shape_budget: int = 12
     """Shapes to compile at most, if ``fixed_shapes``: the setting ``shapes``, if the engine has one and it is set."""
     exact_shapes: bool = False
@@ -149,6 +152,11 @@ class Engine(ABC):
     def parallel(self) -> int:
         """The streams that compute at once; the others only wait for their turn inside the engine."""
         return self.streams
+
+    @property
+    def in_flight(self) -> int:
+        """The batches that Offline hands to the engine at once."""
+        return self.streams + self.waiting
 
     @abstractmethod
     def compile(self, signature: Signature) -> Runner:

@@ -146,8 +146,11 @@ class OpenVinoEngine(Engine):
         self.config = self._config(settings.in_force()["precision"])
         """What each instance is compiled with: properties of OpenVINO, by name."""
         self._compiled: list[_Compiled] = [core.compile_model(read, "CPU", self.config) for _ in layout.instances]
-        self._free = [self._compiled[layout.instance(n)].create_infer_request() for n in range(layout.streams)]
-        """A request for each idle stream."""
+        # Of several instances, one could get the batch that waits although another is idle.
+        self.waiting = int(layout.streams > 1 and len(layout.instances) == 1)
+        places = [layout.instance(n % layout.streams) for n in range(layout.streams + self.waiting)]
+        self._free = [self._compiled[place].create_infer_request() for place in places]
+        """The requests without a batch."""
         self.inputs = tuple(_tensor(port) for port in self._compiled[0].inputs)
         self.outputs = tuple(_tensor(port) for port in self._compiled[0].outputs)
 

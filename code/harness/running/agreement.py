@@ -119,21 +119,21 @@ def agreement(
     compare = _Comparison(sut, reference, by_cost, ran)
     shapes = sorted(sut.prepared)
     shapes = [shapes[n] for n in np.unique(np.linspace(0, len(shapes) - 1, min(len(shapes), _SHAPES)).astype(int))]
-    found = {shape: compare.difference(shape, sut.engine.streams) for shape in shapes}
+    found = {shape: compare.difference(shape, sut.engine.in_flight) for shape in shapes}
     result = Agreement({shape: difference for shape, difference in found.items() if difference is not None})
     if not result.wrong:
         return result if result.differences else None
     # Only to give better advice: the test runs none of these, so an engine that cannot run them does not end it.
     with suppress(EngineError):
         smallest = result.wrong[0]
-        if sut.engine.streams > 1 and compare.right(smallest, 1):
-            return replace(result, at_once=sut.engine.streams)
+        if sut.engine.in_flight > 1 and compare.right(smallest, 1):
+            return replace(result, at_once=sut.engine.in_flight)
         batch = 0 if sut.static.batch else smallest.batch // 2
         while batch:
             shape = Shape(batch, smallest.length)
             if shape not in sut.prepared:
                 sut.prepare(shape)
-            if compare.right(shape, sut.engine.streams):
+            if compare.right(shape, sut.engine.in_flight):
                 return replace(result, right=batch)
             batch //= 2
     return result

@@ -180,13 +180,11 @@ class LocalScheduler(Scheduler):
 
 
 class StreamThreads(LocalScheduler):
-    """A scheduler with one thread per stream of the engine."""
+    """A scheduler whose threads each run one batch after the other."""
 
-    def start(self) -> None:
+    def start(self, threads: int) -> None:
         """Start the threads."""
-        self._threads = [
-            threading.Thread(target=self._work, name=f"stream-{n}", daemon=True) for n in range(self.sut.engine.streams)
-        ]
+        self._threads = [threading.Thread(target=self._work, name=f"stream-{n}", daemon=True) for n in range(threads)]
         for thread in self._threads:
             thread.start()
 

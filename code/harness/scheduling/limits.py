@@ -180,13 +180,13 @@ def _as_fast(one: Sequence[float], best: Sequence[float]) -> bool:
 
 
 class _Bench:
-    """Runs batches of one shape on all streams at once."""
+    """Runs batches of one shape, as many at once as in a test."""
 
     def __init__(self, sut: SUT, indices: Integers, on_batch: Callable[[], None], clock: Callable[[], float]) -> None:
         self._sut, self._indices, self._on_batch, self._clock = sut, indices, on_batch, clock
 
     def once(self, shape: Shape) -> float:
-        """Seconds of one batch on each stream at once."""
+        """Seconds of the slowest of as many batches."""
         return max(seconds for _, seconds in self._run(shape, 0.0))
 
     def seconds_per_unit(self, shape: Shape) -> float:
@@ -197,8 +197,8 @@ class _Bench:
     def _run(self, shape: Shape, least: float) -> list[tuple[int, float]]:
         """Of each stream the batches, of at least ``least`` seconds together, and their seconds."""
         batch = full_batch(self._sut, shape, self._indices)
-        streams = self._sut.engine.streams
-        start = Barrier(streams)
+        threads = self._sut.engine.in_flight
+        start = Barrier(threads)
 
         def run(_: int) -> tuple[int, float]:
             start.wait()
@@ -210,5 +210,5 @@ class _Bench:
                 seconds = self._clock() - began
             return batches, max(seconds, 1e-9)
 
-        with ThreadPoolExecutor(streams, thread_name_prefix="stream") as pool:
-            return list(pool.map(run, range(streams)))
+        with ThreadPoolExecutor(threads, thread_name_prefix="stream") as pool:
+            return list(pool.map(run, range(threads)))

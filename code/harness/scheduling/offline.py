@@ -21,13 +21,13 @@ _ENOUGH = 0.25  # of what was computed is in batches of shapes that had come bef
 
 
 class OfflineScheduler(StreamThreads):
-    """Plans an entire query; the streams take its batches one after the other."""
+    """Plans an entire query; the threads take its batches one after the other."""
 
     def __init__(self, sut: SUT, planner: Planner, complete: Complete, observer: Observer | None = None) -> None:
         super().__init__(sut, complete, observer)
         self.planner = planner
         self._queue: queue.SimpleQueue[tuple[NDArray[np.uint64], Integers, Batch] | None] = queue.SimpleQueue()
-        self.start()
+        self.start(sut.engine.in_flight)
 
     def close(self) -> None:
         """End the threads once the queue is empty."""
@@ -86,9 +86,10 @@ def measure_rate(
 ) -> MeasuredRate:
     """Estimate samples/s of the data set on this machine, from batches spread evenly over its plan.
 
-    All streams run as in the test. The mean pace of the batches that fit into ``seconds`` is used for all batches,
-    without those that were the first of their shape, where enough are left: OpenVINO compiles a shape when it first
-    comes, which doubles the time of that batch. ``on_batch()`` is called after each batch, on the stream's thread.
+    As many batches run at once as in the test. The mean pace of the batches that fit into ``seconds`` is used for
+    all batches, without those that were the first of their shape, where enough are left: OpenVINO compiles a shape
+    when it first comes, which doubles the time of that batch. ``on_batch()`` is called after each batch, on the
+    stream's thread.
     """
     batches = planner.plan(sut.qsl.cost(indices))
     # Every prefix of this order covers the plan evenly, whenever the time is up.
@@ -98,13 +99,14 @@ def measure_rate(
     errors: list[BaseException] = []
     ran: list[_Ran] = []
     seen: set[Shape] = set()
+    count = sut.engine.in_flight
     start = time.perf_counter()
 
     def work() -> None:
         nonlocal done
         while not errors:
             with lock:
-                if time.perf_counter() - start > seconds and done >= min(len(batches), sut.engine.streams):
+                if time.perf_counter() - start > seconds and done >= min(len(batches), count):
                     return
                 batch = batches[order[done % len(order)]]
                 done += 1
@@ -118,7 +120,7 @@ def measure_rate(
             except BaseException as error:  # noqa: BLE001
                 errors.append(error)
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(sut.engine.streams)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -127,7 +129,7 @@ def measure_rate(
         raise errors[0]
     counted = _counted(ran)
     # Of the batches themselves: at the end, streams that wait for the last batch would count as slow ones.
-    took = sum(batch.padded for batch in batches) / (_pace(counted) * sut.engine.streams)
+    took = sum(batch.padded for batch in batches) / (_pace(counted) * count)
     mean = len(indices) / took
     return MeasuredRate(mean, mean * _spread_of(counted))
 
@@ -150,7 +152,7 @@ def _counted(ran: Sequence[_Ran]) -> Sequence[_Ran]:
 
 
 def _pace(ran: Sequence[_Ran]) -> float:
-    """Cost per second of a stream."""
+    """Cost per second of a thread."""
     return sum(each.cost for each in ran) / sum(each.ended - each.began for each in ran)
 
 

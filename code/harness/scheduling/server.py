@@ -96,7 +96,7 @@ class ServerScheduler(StreamThreads):
         self._arrived = threading.Condition()
         self._idle = 0
         self._closing = False
-        self.start()
+        self.start(sut.engine.streams)
 
     def close(self) -> None:
         """End the threads once no sample is waiting."""

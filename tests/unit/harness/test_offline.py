@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import echo
 import numpy as np
 import pytest
@@ -43,6 +45,20 @@ def test_any_samples_and_any_limits_give_each_id_one_response(queries, max_batch
     assert [answers[(1 << 40) + n] for n in range(len(flat))] == flat
     assert scheduler.counters.completed == scheduler.counters.issued == len(flat)
     assert scheduler.counters.real == COSTS[flat].sum()
+
+
+def test_as_many_batches_are_with_the_engine_as_it_asks_for():
+    sut, together = EchoSut(streams=2), threading.Barrier(3)
+    sut.engine.waiting, answer = 1, sut.answer
+
+    def wait(indices, shape):
+        together.wait(timeout=10)  # raises with fewer than three threads
+        return answer(indices, shape)
+
+    sut.answer = wait
+    scheduler, answers, _ = serve(sut, FixedPlanner([384], 2, 768), [range(12)])
+    assert scheduler.failure is None
+    assert len(answers) == 12
 
 
 def test_the_first_failure_is_kept_and_the_failed_batch_is_not_answered():

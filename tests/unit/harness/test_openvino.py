@@ -100,10 +100,15 @@ def test_outputs_are_the_callers_own(model):
     assert first.flags.writeable
 
 
-def test_as_many_batches_run_at_once_as_there_are_streams(model):
-    runner = made(model, streams=3).compile(signature("first"))
+@pytest.mark.parametrize(
+    ("settings", "in_flight"), [({"streams": 1}, 1), ({"streams": 3}, 4), ({"streams": 2, "instances": 2}, 2)]
+)
+def test_as_many_batches_run_at_once_as_it_says(model, settings, in_flight):
+    engine = made(model, **settings)
+    assert engine.in_flight == in_flight
+    runner = engine.compile(signature("first"))
     expected = [runner(batch(2, 5, seed=seed))[0] for seed in range(30)]
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(in_flight) as pool:
         found = list(pool.map(lambda seed: runner(batch(2, 5, seed=seed))[0], range(30)))
     for mine, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(mine, theirs)
