@@ -1,11 +1,13 @@
 """What a cluster costs: two nodes of this machine, each with half of its cores, beside one process with all of them.
 
     python -m benchmarks.cluster [--model M] [--engine E] [--dataset D] [--seconds S] [--pairs N]
-        [--only messages|runs|server]
+        [--only messages|driver|runs|server]
 
 messages: nodes that answer at once. Prints the round trip of a single sample (what the cluster adds to a query's
 latency), messages/s with one sample each, samples/s in chunks of 64 to 512 with the bytes of BERT (827 to a node, 1,654
 back), and for each the driver's processor time per message.
+driver: the driver's processor time per sample of LoadGen's Offline scenario, with everything that it does for one, for
+questions and images of the shipped models that travel to nodes with the null engine.
 runs: samples/s of LoadGen's Offline scenario on local:2 ÷ in one process with one stream per core, for samples that
 travel and for indices; the sides of a ratio are measured alternately in one process.
 server: likewise the highest target_qps at which 99 % of the queries are answered within the bound. LoadGen's own
@@ -138,6 +140,23 @@ def prepared(
     return get_ready(resolve(request), quiet=True)
 
 
+def measure_driver(model: str, samples: int) -> float:
+    """Seconds of the driver's processor per sample; runs in a process of its own."""
+    side = prepared(model, None, "null", _NODES, DATA)
+
+    def spent(count: int) -> float:
+        began = time.process_time()
+        side.short_test(min_query_count=count)
+        return time.process_time() - began
+
+    try:
+        spent(samples)
+        # The difference of two tests is without what every test takes.
+        return (spent(4 * samples) - spent(samples)) / (3 * samples)
+    finally:
+        side.close(lambda within, doing="": None, 60.0)
+
+
 def measure_runs(
     model: str, dataset: str | None, engine: str, samples: str, seconds: float, pairs: int
 ) -> list[tuple[float, float]]:
@@ -202,6 +221,14 @@ def _show_messages(count: int) -> None:
     console.out.print(f"round trip of one sample: median {middle:.2f} ms, 99th percentile {slow:.2f} ms (aim: 3 ms)")
 
 
+def _show_driver(samples: int) -> None:
+    table = Table("model", "driver's CPU µs a sample", box=None, pad_edge=False)
+    for name in (name for name, (_, entry) in manifests.models().items() if entry.file):
+        found = [apart(measure_driver, name, samples) * 1e6 for _ in range(3)]
+        table.add_row(name, f"{statistics.median(found):.1f} ({min(found):.1f} - {max(found):.1f})")
+    console.print_table(table)
+
+
 def _show_runs(args: argparse.Namespace) -> None:
     table = Table(f"{_NODES} ÷ one process", "median (min - max)", "aim", "figures", box=None, pad_edge=False)
     for samples in (DATA, INDICES):
@@ -228,11 +255,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="approximate length of each test")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--messages", type=int, default=5000, help="messages of one sample")
-    parser.add_argument("--only", choices=("messages", "runs", "server"), default=None)
+    parser.add_argument("--samples", type=int, default=20_000, help="samples of the shorter test of the driver")
+    parser.add_argument("--only", choices=("messages", "driver", "runs", "server"), default=None)
     args = parser.parse_args()
     console.out.print(f"{args.model} on {args.engine}, {cpu_model()}, {core_count()} cores")
     if args.only in (None, "messages"):
         _show_messages(args.messages)
+    if args.only in (None, "driver"):
+        _show_driver(args.samples)
     if args.only in (None, "runs"):
         _show_runs(args)
     if args.only in (None, "server"):
