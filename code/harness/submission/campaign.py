@@ -21,7 +21,7 @@ from harness.host import console
 from harness.host.cache import stored
 from harness.host.download import sha256_of
 from harness.host.files import locked, remove_left_over
-from harness.host.supervise import INTERRUPTED
+from harness.host.supervise import was_interrupted
 from harness.loadgen.logs import is_number
 from harness.results.layout import RUN
 from harness.results.record import read_record
@@ -249,7 +249,7 @@ class Campaign:
         if step.record is not None:
             step.state, step.seconds = State.DONE, seconds
             self.events.write(step, State.DONE, seconds=seconds)
-        if code >= INTERRUPTED:
+        if was_interrupted(code):
             kept = f"{self._count(State.DONE)} of {len(self.steps)} tests are kept"
             raise Interrupted(f"interrupted: {kept}; the same command resumes from there.")
         if step.record is not None:

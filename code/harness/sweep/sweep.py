@@ -17,7 +17,7 @@ from harness import paths
 from harness.errors import ConfigError, HarnessError, Interrupted, RunFailed
 from harness.host import console
 from harness.host.files import locked, write_text
-from harness.host.supervise import INTERRUPTED
+from harness.host.supervise import was_interrupted
 from harness.loadgen.conf import read_user_conf
 from harness.report.facts import metric_text
 from harness.report.page import page
@@ -178,7 +178,7 @@ class Sweep:
         except ConfigError as error:
             console.error(str(error))
             code, folder = error.exit_code, None
-        if code >= INTERRUPTED:
+        if was_interrupted(code):
             raise Interrupted(f"interrupted: {self._kept}")
         test.finished = _finished(folder) if folder else None
         test.state = State.DONE if test.finished else State.FAILED

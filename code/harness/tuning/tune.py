@@ -20,7 +20,7 @@ from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.host import console, machine
 from harness.host.files import native, shown, staging, write_text
 from harness.host.streams import native_output_dropped
-from harness.host.supervise import Heartbeat, supervised
+from harness.host.supervise import Heartbeat, supervised, was_interrupted
 from harness.host.usage import CoreMeter
 from harness.loadgen.conf import read_user_conf
 from harness.rules.early_stopping import needed_queries
@@ -281,7 +281,7 @@ class _Tuning:
         with staging(self.journal.path) as folder:
             result = folder / "result.json"
             code = supervised(work, settings, *args, result, cleanup=lambda: None)
-            if code > 128:
+            if was_interrupted(code):
                 raise KeyboardInterrupt
             return kind.model_validate_json(result.read_bytes()) if code == 0 and result.exists() else None
 

@@ -79,9 +79,10 @@ def test_every_test_runs_once_and_a_table_and_a_report_follow(place, tests):
     assert len(rows(out)) == 4
 
 
-def test_an_interrupted_sweep_continues_and_a_new_value_is_measured_alone(place, tests):
+@pytest.mark.parametrize("signalled", [129, 130])  # SIGHUP, as when the terminal is closed, and Ctrl-C
+def test_an_interrupted_sweep_continues_and_a_new_value_is_measured_alone(place, tests, signalled):
     made, codes = tests
-    codes[2] = 130
+    codes[2] = signalled
     code, out, err = harness(place)
     assert (code, out) == (130, "")
     assert "2 of 4 tests are kept; the same command continues there" in err
