@@ -179,7 +179,7 @@ system: $(READY) ## Describe this machine in systems/SYSTEM.json, and list what 
 submission: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## All official runs that a submission needs; continues where it stopped (REHEARSAL=1: a dry run)
 	@$(BIN)/harness campaign --division $(call quoted,$(DIVISION)) $(CAMPAIGN) $(ARGS)
 
-compliance: $(READY) ## The compliance tests of existing official results: TEST01, and TEST04 for ResNet50
+compliance: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## The compliance tests of existing official results: TEST01, and TEST04 for ResNet50
 	@$(BIN)/harness compliance run $(CAMPAIGN) $(ARGS)
 
 package: $(READY) ## Make build/submission and its tarball from the official runs, for DIVISION and SUBMITTER (SYSTEM, MODELS and SCENARIOS choose)

@@ -48,9 +48,10 @@ if is_ready "$@"; then
 fi
 
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-trained= clustered=
-[ ! -f "$ready-training" ] || trained=1
-[ ! -f "$ready-cluster" ] || clustered=1
+removed=
+for extra in training:PyTorch:TRAIN cluster:Ray:CLUSTER parquet:pyarrow:PARQUET mlflow:MLflow:MLFLOW; do
+    [ ! -f "$ready-${extra%%:*}" ] || removed="$removed ${extra#*:}"
+done
 echo "setting up $venv with Python $version (once; about a minute)" >&2
 if ! "$python" -m venv --clear "$venv"; then
     echo "error: $python cannot make a virtual environment; on Debian and Ubuntu: apt install python$version-venv" >&2
@@ -84,10 +85,7 @@ elif ! pip install --no-compile --require-hashes -r requirements-deepsparse.lock
     echo "DeepSparse could not be installed here: the other engines work without it" >&2
 fi
 pip install --no-deps --no-build-isolation --editable .
-if [ -n "$trained" ]; then
-    echo "PyTorch was removed with the old $venv: make setup TRAIN=1 adds it again" >&2
-fi
-if [ -n "$clustered" ]; then
-    echo "Ray was removed with the old $venv: make setup CLUSTER=1 adds it again" >&2
-fi
+for extra in $removed; do
+    echo "${extra%:*} was removed with the old $venv: make setup ${extra#*:}=1 adds it again" >&2
+done
 touch "$ready"
