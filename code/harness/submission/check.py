@@ -22,7 +22,7 @@ from harness.submission.checks.system import check_system
 from harness.submission.checks.twice import check_twice
 from harness.submission.place import check_place, check_round
 from harness.submission.recorded import Recorded, check_recorded, find_recorded
-from harness.submission.tree import Findings, Problem, T, Tree, printable
+from harness.submission.tree import Findings, Problem, T, Tree, printable, values_of
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _rounds(tree: Tree) -> Iterator[Round | None]:
     for path in tree.entries:
         folder, _, name = path.rpartition("/")
         if name == DETAIL and folder.startswith(("closed/", "open/")):
-            log = _collect(read_log(tree, folder), [])
+            log = values_of(read_log(tree, folder))
             if log and set(SEEDS) & {key.removeprefix("effective_") for key in log.values}:
                 yield round_of(log.values)
 

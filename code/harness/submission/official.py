@@ -198,9 +198,12 @@ def _git(folder: Path, arguments: Iterable[str]) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except FileNotFoundError as error:
         raise MissingDependencyError("git is missing: install it, or name a checkout with --inference-repo.") from error
+    except subprocess.TimeoutExpired as error:
+        raise _not_cloned(folder, f"it took more than {_TIMEOUT_S // 60} minutes") from error
     if done.returncode:
-        said = done.stderr.strip().rpartition("\n")[2]
-        raise ConfigError(
-            f"{SOURCE} could not be cloned into {folder} ({said}): name a checkout with --inference-repo."
-        )
+        raise _not_cloned(folder, done.stderr.strip().rpartition("\n")[2])
     return done.stdout
+
+
+def _not_cloned(folder: Path, reason: str) -> ConfigError:
+    return ConfigError(f"{SOURCE} could not be cloned into {folder} ({reason}): name a checkout with --inference-repo.")

@@ -50,7 +50,8 @@ def run_check(request: CheckRequest, as_json: bool = False) -> int:
         ConfigError: the tree, round, checkout or Python does not exist.
     """
     root, rehearsal = request.root or default_output(request.rehearsal), request.rehearsal
-    verdicts, rows = [], []
+    verdicts: list[CheckerVerdict] = []
+    rows: list[Row] = []
     with console.working("checking"):
         report = examine(root, find_round(request.round_name) if request.round_name else None, rehearsal)
         official = None if report.recorded else find_checkout(request.checkout, request.clone)
