@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from harness.errors import ConfigError, RunFailed
 from harness.host import console
@@ -23,7 +22,7 @@ from harness.results.layout import CONF, RUN
 from harness.running.settings import RunSettings
 
 BeforeMove = Callable[[Path, Path], None]
-"""Is called with a finished folder and the place that it is renamed to, right before that."""
+"""Called with a finished folder and its new path, right before the folder is renamed."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ class Places:
         raise AssertionError
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write a record as JSON that people can read."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
     # What Python uses for bytes that are not UTF-8 becomes JSON's escape.
@@ -156,7 +155,7 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunFailed(
-            f"{free / 2**20:.0f} MiB are free at {folder}, and the logs may take {needed / 2**20:.0f} MiB: free some "
+            f"{free / 2**20:.0f} MiB are free at {folder}, but the logs may take {needed / 2**20:.0f} MiB: free some "
             "space, or choose another folder with --runs-dir."
         )
 
