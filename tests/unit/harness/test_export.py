@@ -137,7 +137,7 @@ def test_the_command_takes_all_runs_of_the_folder_and_says_what_it_did(runs, sto
     words = ["export", "mlflow", "--runs-dir", str(runs), "--tracking-uri", store]
     done = CliRunner().invoke(app, words, prog_name="harness")
     assert done.exit_code == 0, done.output
-    assert "3 runs added, 0 already there: experiment mlperf in file:" in done.stdout
+    assert "3 runs added, 0 already exported: experiment mlperf in file:" in done.stdout
     one = next(runs.iterdir()).name
     done = CliRunner().invoke(app, [*words, one, "--experiment", "mine", "--json"], prog_name="harness")
     assert json.loads(done.stdout) == {"added": [one], "known": 0, "experiment": "mine", "tracking_uri": store}
