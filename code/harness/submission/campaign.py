@@ -1,9 +1,9 @@
 """All official runs that a submission needs, one after another, each in a process of its own.
 
 The results themselves show what is done: a test is done when its folder in results/ or compliance/ holds a valid record
-of the same settings and of today's model and data. So a campaign can be killed at any moment and resumes from there.
-The event log (build/campaign/<system>.jsonl) adds only what results cannot show: failures, interruptions, and the time
-of each test.
+of the same settings and of the current model and data. So a campaign can be killed at any moment and resumes from
+there. The event log (build/campaign/<system>.jsonl) adds only what results cannot show: failures, interruptions, and
+the time of each test.
 """
 
 import contextlib
@@ -56,11 +56,11 @@ class Campaign:
 
     @property
     def rehearsal(self) -> bool:
-        """Whether it is a rehearsal, which measures nothing."""
+        """Whether this is a rehearsal, whose results do not count as measurements."""
         return self.steps[0].settings.rehearsal
 
     def look(self) -> None:
-        """Find out which tests are done, by today's models, data sets and results.
+        """Find out which tests are done, by the current models, data sets and results.
 
         Raises:
             ConfigError: a folder holds a run of another test, model, engine or settings.
@@ -119,7 +119,7 @@ class Campaign:
         return list({id(step): step for each in self.steps for step in (*each.needs, each)}.values())
 
     def _look_again(self) -> None:
-        """Of the tests that are done, repeat those whose model or data changed while others ran."""
+        """Mark tests that are done as to be repeated if their model or data changed while others ran."""
         done = [step for step in self._all_steps() if step.state == State.DONE]
         for step, found in zip(done, examine(done), strict=True):
             if again := _outdated(step, found):
@@ -140,17 +140,17 @@ class Campaign:
         return None
 
     def _run_often(self, step: Step) -> int:
-        """`_run`, repeated for a rehearsal's compliance test that fails: in so short a test chance may decide."""
+        """`_run`; a failed compliance test of a rehearsal is repeated, since it is so short that chance may decide."""
         code = self._run(step)
         for _ in range(_REPEATS if self.rehearsal and step.settings.audit else 0):
             if code in (0, ConfigError.exit_code):
                 break
-            console.note(f"\n{step.name} again: in a test as short as a rehearsal's, chance may decide")
+            console.note(f"\n{step.name} again, since a rehearsal's test is so short that chance may decide")
             code = self._run(step)
         return code
 
     def _needed(self, missing: Sequence[Step]) -> str:
-        """The tests that another one needs; for those that are not of this campaign also why, and how to do them."""
+        """The missing tests that another one needs; for those outside this campaign also why, and how to run them."""
         others = [need for need in missing if not any(need is step for step in self.steps)]
         if not others:
             return f"needs {' and '.join(need.test for need in missing)}"
@@ -244,7 +244,7 @@ class Campaign:
             console.error(str(error))
             code = error.exit_code
         seconds = round(time.time() - start, 1)
-        # A test that failed leaves the old result, if there is one.
+        # A failed test leaves an old result in place, whose record is not this test's.
         step.record = read_record(step.folder) if code == 0 or not step.replaces else None
         if step.record is not None:
             step.state, step.seconds = State.DONE, seconds
@@ -264,7 +264,7 @@ class Campaign:
         return code
 
     def _keep_old(self, step: Step) -> None:
-        """Copy a result that will be replaced to the campaign's folder: whoever finds it wrong may want to know why.
+        """Copy a result that will be replaced to the campaign's folder, so that it can still be examined.
 
         Raises:
             ConfigError: the copy cannot be written.
@@ -294,7 +294,7 @@ class Campaign:
 
 
 def _outdated(step: Step, found: Examined) -> str:
-    """Why a result must be replaced, also since one that it needs must be; "" if it counts, or there is none."""
+    """Why a result must be replaced, which may be that one it needs must be; "" if it counts, or there is none."""
     redone = [need.test for need in step.needs if need.state != State.DONE]
     return found.again or (f"{' and '.join(redone)} must be repeated first" if found.record and redone else "")
 

@@ -1,4 +1,4 @@
-"""Whether a test of a campaign is done: its record is valid, complete and of today's model, data set and results."""
+"""Whether a test of a campaign is done: its record is valid, complete, and of the current model, data and results."""
 
 import contextlib
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def examine(steps: Sequence[Step]) -> list[Examined]:
     """
     today = _Today()
     found = [today.examine(step) for step in steps]
-    # Hashing all images takes minutes, so the last test of a scenario shows what they are today.
+    # Hashing all images takes minutes, so the newest test of a scenario stands for their current content.
     newest: dict[Scene, Record] = {}
     for step, each in zip(steps, found, strict=True):
         scene = step.settings.scene
@@ -93,7 +93,7 @@ class _Today:
         return ""
 
     def _model(self, step: Step) -> str | None:
-        """sha256 of the model; None if it is not here any more."""
+        """sha256 of the model; None if it no longer exists."""
         path = str(step.settings.model.path)
         if path not in self._models:
             self._models[path] = None
@@ -118,7 +118,7 @@ class _Today:
 
 
 def _other(step: Step, record: Record) -> str | None:
-    """The first fact in which a record is not of this test, in words; None if it is."""
+    """The first fact in which a record does not match this test, in words; None if all match."""
     settings = step.settings
     facts = {
         "scenario": (record.scenario, settings.scenario),

@@ -1,8 +1,8 @@
 """The two official checkers, run from a checkout of mlcommons/inference, with readable output.
 
 They run in their own processes; none of their code is in this project. Their logs repeat each reason several times,
-with timestamps, between hundreds of lines about passed checks: here every reason is one line, once, and what they only
-warn of is apart.
+with timestamps, between hundreds of lines about passed checks: here every reason is one line, once, and warnings are
+listed separately.
 """
 
 import os
@@ -29,7 +29,7 @@ _PACKAGE, _SCRIPT = "submission_checker", "submission_checker_old.py"
 _TIMEOUT_S = 1800
 _LINE = re.compile(r"\[\S+ \S+ \S+:\d+ (?P<level>[A-Z]+)\] (?P<text>.*)")
 LOG, TABLE = "checker.log", "summary.csv"
-"""The files that are kept of a checker, in a folder with its name."""
+"""The files that are kept for each checker, in a folder with its name."""
 _NOISE = re.compile(
     r"There are multiple messages with key|accuracy_sample_count not found for model"
     r"|Execution of check|is unknown$|^NoResults |^SUMMARY|checks Checks failed for"
@@ -50,7 +50,7 @@ class CheckerVerdict:
     reasons: tuple[str, ...]
     """Why it does not accept the tree."""
     warnings: tuple[str, ...] = ()
-    """What it remarks without refusing the tree for it."""
+    """Its warnings, for which it does not refuse the tree."""
 
 
 def find_checkout(named: Path | None, clone: bool) -> Path | None:
@@ -94,7 +94,7 @@ def kept(keep: Path, checker: str) -> Path:
 
 @contextmanager
 def _room(folder: Path | None) -> Iterator[Path]:
-    """An empty folder to work in, as they write their tables there: ``folder``, or one that is removed afterwards."""
+    """An empty working folder, to which a checker writes its table: ``folder``, or one that is removed afterwards."""
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)

@@ -1,4 +1,4 @@
-"""Writing the directory of a submission and its tarball."""
+"""Writes the directory of a submission and its tarball."""
 
 import gzip
 import io
@@ -91,7 +91,7 @@ def _copy_logs(source: Path, target: Path) -> None:
 
 
 def _write_accuracy(source: Path, target: Path) -> None:
-    """accuracy.txt and the truncated accuracy log; accuracy.txt must hold the hash of the full log.
+    """Write accuracy.txt and the truncated accuracy log; accuracy.txt must hold the hash of the full log.
 
     Raises:
         CheckFailed: it holds another hash: the log was changed after it was scored.
@@ -112,7 +112,7 @@ def truncated(log: bytes) -> bytes:
 
 
 def _write_calibration(path: Path, submission: Submission, results: Sequence[ScenarioRuns]) -> None:
-    """The submitter's calibration.md, or one made from the records, if the division or a model needs one."""
+    """Write the submitter's calibration.md, or one made from the records, if the division or a model needs one."""
     if not submission.closed and not any("calibration" in result.performance.model.metadata for result in results):
         return
     mine = ROOT / "calibration.md"

@@ -490,7 +490,7 @@ def test_unfit_runs_are_not_packaged(tmp_path, tree, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"round_name": "v5.1"}, r"seeds of v6.1, and a submission to v5.1 needs its own: install LoadGen 5.0.22"),
+        ({"round_name": "v5.1"}, r"seeds of v6.1, but a submission to v5.1 needs its own: install LoadGen 5.0.22"),
         ({"round_name": "v7"}, "unknown round"),
         ({"division": "shut"}, "choose closed or open"),
         ({"submitter": "A/B"}, "is not a valid submitter name"),

@@ -148,7 +148,7 @@ def _log(tree: Tree, path: str, digest: str | None) -> Findings[None]:
 
 
 def _hashed(path: str, content: bytes, digest: str | None) -> Findings[None]:
-    """The hash beside a truncated log must be that of the full log, which is not here: find hashes of anything else."""
+    """The hash beside a truncated log must be that of the full log: recognise hashes that are of something else."""
     others = {
         "the truncated log": content,
         "both ends of the log": content[:KEPT] + content[-KEPT:],
@@ -157,4 +157,4 @@ def _hashed(path: str, content: bytes, digest: str | None) -> Findings[None]:
     for name, other in others.items():
         if digest == hashlib.sha256(other).hexdigest():
             what = f"the hash in {SCORES} is that of {name}, not of the full log"
-            yield Problem(path, what, "hash the full log, and truncate it only then, or package it again")
+            yield Problem(path, what, "hash the full log before truncating it, or package it again")
