@@ -264,9 +264,7 @@ def test_a_missing_external_file_is_used_once_it_is_there(tmp_path: Path) -> Non
     with pytest.raises(ConfigError) as refused:
         find_model(str(folder / "m.onnx"))
     (tmp_path / "w").write_bytes(bytes(16))
-    shutil.copy(
-        tmp_path / "w", re.match(r"(\S*), a file of weights of m\.onnx, is missing: copy", str(refused.value))[1]
-    )
+    shutil.copy(tmp_path / "w", re.match(r"(\S*), a weight file of m\.onnx, is missing: copy", str(refused.value))[1])
     find_model(str(folder / "m.onnx"))
 
 
