@@ -1,4 +1,4 @@
-"""sha256 of the files of a recorded test, so that a file that was edited since is found."""
+"""sha256 of the files of a recorded test, to find files that were edited after it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +33,7 @@ def edited(record: Record, folder: Path) -> list[Path]:
 
 
 def _files(record: Record, folder: Path) -> Mapping[str, Path]:
-    """By the name in the record."""
+    """The files of a test, by their names in the record."""
     files = {name: folder / name for name in _BESIDE}
     if record.audit and folder.name == "run_1":
         files |= {name: folder.parents[1] / name for name in _OF_A_TEST}
@@ -41,7 +41,7 @@ def _files(record: Record, folder: Path) -> Mapping[str, Path]:
 
 
 def _digest(path: Path) -> str | None:
-    """None if the file does not exist; "" if it cannot be read."""
+    """sha256 of a file; None if it does not exist, "" if it cannot be read."""
     try:
         return sha256_of(path) if path.exists() else None
     except OSError:

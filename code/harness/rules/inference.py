@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Inference:
-    """A scenario whose result follows from that of another one."""
+    """A scenario whose result the rules let a submitter infer from that of another one."""
 
     source: str
     """The scenario that was measured, as in its log."""
@@ -47,7 +47,7 @@ def find_inference(source: object, target: str) -> Inference | None:
 
 
 def needless(scenarios: Iterable[str], required: Container[str]) -> dict[str, Inference]:
-    """The scenarios that need no test of their own, each with how it follows from one of the others.
+    """The scenarios that need no test of their own, each with its inference from one of the others.
 
     Only ``required`` ones: other results are not inferred.
 

@@ -7,7 +7,7 @@ MIN_DURATION_MS = 600_000
 KEPT = 4096
 """Bytes that a truncated accuracy log keeps at its beginning and at its end (the official truncate_accuracy_log.py)."""
 CUT = b"\n\n...\n\n"
-"""The text between them."""
+"""The text between the two parts."""
 LARGEST_ACCURACY_LOG = 10_240
 """Maximum bytes of an accuracy log in a package."""
 LARGEST_FILE = 50 * 2**20

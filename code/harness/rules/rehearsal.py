@@ -3,6 +3,7 @@
 from harness.paths import ROOT
 
 DEVELOPMENT_SECONDS = 20.0
+"""The default duration of a development run."""
 NOTICE = "Development run: not for submission."
 REHEARSAL = "REHEARSAL with stand-ins, not a measurement: not for submission."
 REHEARSAL_PREFIX = "rehearsal-"

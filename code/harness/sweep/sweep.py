@@ -49,22 +49,22 @@ class SweepTest:
     """One test of a sweep."""
 
     values: Mapping[str, Value]
-    """Of the keys in which the tests differ."""
+    """The values of the keys in which the tests of the file differ."""
     settings: RunSettings
     key: str
     state: State = State.LEFT
     finished: Finished | None = None
     seconds: float | None = None
-    """How long it took, if it was run now."""
+    """How long it took, if this command ran it."""
 
     @property
     def took(self) -> float | None:
-        """Seconds, if it is done."""
+        """Seconds that the test took, measured or estimated from its record; None if it is not done."""
         lasted = self.finished.record.result.duration_s if self.finished else None
         return self.seconds or (lasted + _PREPARING if lasted else None)
 
     def alike(self, other: SweepTest) -> tuple[bool, ...]:
-        """What two tests have in common, the most important first for how long they take."""
+        """Whether two tests are equal in each setting that decides how long they take, the most important first."""
         mine, theirs = self.settings, other.settings
         names = ("mode", "scenario", "duration", "engine")
         same = (getattr(mine, name) == getattr(theirs, name) for name in names)
@@ -88,7 +88,7 @@ class Sweep:
 
     @classmethod
     def of(cls, file: Path, points: Sequence[Point], above: Path | None = None) -> Sweep:
-        """The sweep of a file, in a folder of its name below ``above``, which is build/sweeps; nothing is run.
+        """The sweep of a file, with its folder in ``above`` (default: build/sweeps); nothing is run.
 
         If another file of that name has the folder, a hash of this file's path is added.
 
@@ -130,7 +130,7 @@ class Sweep:
             ConfigError: another sweep is running, or a file cannot be written.
             Interrupted: by the user.
         """
-        busy = "another sweep is running, and both would be measured wrongly: wait or stop it."
+        busy = "another sweep is running, and the two would slow each other: wait for it or stop it."
         with locked(self.folder.parent / ".lock", busy):
             try:
                 self._run_left()
@@ -162,7 +162,7 @@ class Sweep:
         return console.duration(sum(self._seconds(test) for test in self.tests if test.state is State.LEFT))
 
     def _seconds(self, test: SweepTest) -> float:
-        """What the tests took that are most alike; before there are any of its mode, what its settings say."""
+        """Expected seconds of a test, by the most similar finished tests of its mode, else by its settings."""
         done = [(test.alike(each), each.took) for each in self.tests if each.took is not None]
         most = max((alike for alike, _ in done), default=(False,))
         if not most[0]:
@@ -170,7 +170,7 @@ class Sweep:
         return mean(took for alike, took in done if took is not None and alike == most)
 
     def _run(self, test: SweepTest) -> None:
-        """Run a test and note how it ended; one that cannot be run, with the reason printed, leaves the others."""
+        """Run a test and record its outcome; one that cannot be run prints the reason and does not stop the others."""
         began = time.monotonic()
         try:
             ended = run_test(test.settings)
@@ -262,9 +262,9 @@ def _plain(test: SweepTest) -> dict[str, object]:
 
 
 def _seconds(settings: RunSettings) -> float:
-    """Expected seconds of a test; of an accuracy run those of the intended duration, since its speed is unknown."""
+    """Expected seconds of a test by its settings; for an accuracy run, whose speed is unknown, the usual duration."""
     try:
         conf = read_user_conf(settings.user_conf)
-    except HarnessError:  # the test will say what is wrong with it
+    except HarnessError:  # the test itself will report the mistake in user.conf
         return settings.seconds + _PREPARING
     return Load.of(settings, conf, find_scenario(settings.scenario), None).planned_seconds + _PREPARING
