@@ -90,7 +90,7 @@ def test_an_overloaded_server_is_ended_within_seconds_and_its_advice_is_valid(ha
     assert again.code == 0, again.out
 
 
-def test_an_engine_that_stalls_and_then_fails_is_no_overload(harness, tmp_path):
+def test_an_engine_that_stalls_and_then_fails_is_not_an_overload(harness, tmp_path):
     conf = tmp_path / "high.conf"
     conf.write_text("*.Server.target_qps = 400\n")
     run = harness.run(

@@ -350,7 +350,7 @@ def test_a_damaged_event_log_changes_nothing_but_the_times(done, line):
     done.show()
 
 
-def test_a_record_of_wrong_numbers_is_no_traceback(done):
+def test_a_record_of_wrong_numbers_is_an_error_without_a_traceback(done):
     record = json.loads((done.steps[0].folder / "run.json").read_text())
     edit(done.steps[0], result={**record["result"], "samples": 0})
     edit(done.steps[1], valid=False)

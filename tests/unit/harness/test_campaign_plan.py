@@ -139,7 +139,7 @@ def test_a_benchmark_that_no_division_has_is_named_before_the_tests(asked, divis
     assert "bert-99: v6.1 does not have it on systems of type datacenter, so no division accepts a result" in lack
 
 
-def test_a_model_that_says_too_little_is_asked_about_before_the_tests(asked, tmp_path, monkeypatch):
+def test_missing_facts_about_a_model_are_listed_before_the_tests(asked, tmp_path, monkeypatch):
     real = find_model(MODEL)
     vague = real.model_copy(update={"weight_transformations": "unknown", "metadata": {}})
     monkeypatch.setattr(running, "find_model", lambda name: vague)
@@ -197,12 +197,12 @@ def test_a_fast_model_takes_the_ten_minutes(asked):
 @pytest.mark.parametrize(
     "changes", [{"engine": "openvino"}, {"model_sha256": "0"}, {"engine_settings": {"threads": 1}}]
 )
-def test_runs_of_other_settings_tell_nothing(asked, changes):
+def test_runs_of_other_settings_are_ignored(asked, changes):
     earlier(asked, "Offline", 10.0, **changes)
     assert not any(test["rate_known"] for test in lengths(asked).values())
 
 
-def test_runs_that_are_gone_or_not_readable_tell_nothing(asked):
+def test_runs_that_were_removed_or_cannot_be_read_are_ignored(asked):
     earlier(asked, "Offline", 10.0)
     next(asked.run.runs_dir.rglob("run.json")).write_text("{")
     assert not any(test["rate_known"] for test in lengths(asked).values())

@@ -307,7 +307,7 @@ def link(actor, left):
     remote.thread.shutdown(wait=False)
 
 
-def test_parcels_are_answered_in_order_whoever_sends(link):
+def test_parcels_are_answered_in_order_whichever_thread_sends(link):
     told = Told()
     link.open(told.answered, told.failed)
     senders = [
@@ -351,7 +351,7 @@ def test_an_error_of_a_call_keeps_its_kind_and_gets_the_name(link, node):
     assert link.failure is None
 
 
-def test_a_process_that_ended_is_a_loss_and_is_told_once(link):
+def test_a_process_that_ended_is_reported_once_as_lost(link):
     told = Told()
     link.open(told.answered, told.failed)
     link.actor.die()

@@ -121,7 +121,7 @@ def test_down_kills_no_other_process_and_says_so(machine, left):
         other.wait()
 
 
-def test_what_keeps_ray_from_starting_is_said_with_the_name_of_the_machine(machine):
+def test_an_error_of_starting_ray_names_the_machine_and_the_reason(machine):
     (machine / "fails").touch()
     with pytest.raises(RunFailed, match="this machine: port in use"):
         list(launch.up(hosts_of(machine)))

@@ -122,7 +122,7 @@ def test_where_indices_travel_the_node_holds_what_the_driver_says():
     node.close()
 
 
-def test_nothing_is_said_after_the_end():
+def test_nothing_is_sent_after_the_end():
     release = threading.Event()
 
     class Waiting(TextSut):

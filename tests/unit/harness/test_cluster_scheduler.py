@@ -186,7 +186,7 @@ def test_answers_after_the_end_of_a_test_are_not_passed_on():
     assert scheduler.failure is None
 
 
-def test_closing_waits_until_loadgen_was_told():
+def test_closing_waits_until_loadgen_has_the_answers():
     link, told, go_on = Recorded(), [], threading.Event()
 
     def complete(ids, responses):
@@ -262,7 +262,7 @@ def test_where_more_nodes_than_messages_at_once_have_work_several_queries_go_to_
     assert sizes == [1] * 5 + [2] + [3] * 6
 
 
-def test_queries_go_where_the_least_work_per_speed_waits():
+def test_queries_go_to_the_node_with_the_least_waiting_work_for_its_speed():
     links = [Recorded("slow", rate=1.0), Recorded("fast", rate=3.0)]
     scheduler = ServerCluster(Numbers.full(), links, Heard())
     for query in range(40):

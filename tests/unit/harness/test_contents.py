@@ -101,7 +101,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("kind", [*STAND_INS, *TEXTS])
-def test_what_is_no_model_is_named(tmp_path: Path, kind: str) -> None:
+def test_a_file_that_is_not_a_model_is_named(tmp_path: Path, kind: str) -> None:
     content, what, cure = (*TEXTS.get(kind, ()), "") if kind in TEXTS else STAND_INS[kind]
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
@@ -113,7 +113,7 @@ def test_what_is_no_model_is_named(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind, (_, _, cure) in STAND_INS.items() if cure and kind != "empty"])
 @pytest.mark.parametrize("read", [read_squad, read_val_map, lambda path: read_input(path, "vocabulary")])
-def test_what_is_no_text_is_named(tmp_path: Path, kind: str, read) -> None:
+def test_a_file_that_is_not_text_is_named(tmp_path: Path, kind: str, read) -> None:
     content, what, cure = STAND_INS[kind]
     (tmp_path / "data").write_bytes(content)
     with pytest.raises(ConfigError, match=rf"/data {what}: {cure}"):
@@ -121,7 +121,7 @@ def test_what_is_no_text_is_named(tmp_path: Path, kind: str, read) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lfs", "html", "zip"])
-def test_what_is_no_image_is_named(kind: str) -> None:
+def test_a_file_that_is_not_an_image_is_named(kind: str) -> None:
     content, what, cure = STAND_INS[kind]
     with pytest.raises(ValueError, match=rf"it {what}, not an image .{cure}"):
         pixels(content, next(iter(PROFILES.values())))

@@ -116,7 +116,7 @@ def test_a_folder_of_runs_becomes_runs_of_an_experiment_once(runs, store):
     assert export(found, store, "another").known == 0
 
 
-def test_a_run_whose_export_was_interrupted_is_made_anew(runs, store, monkeypatch):
+def test_a_run_whose_export_was_interrupted_is_exported_again(runs, store, monkeypatch):
     found = runs_in(runs)[:1]
 
     def stopped(*_args, **_named):

@@ -69,7 +69,7 @@ def test_the_mean_of_the_whole_time_would_not_be():
     assert error(mean, lasted) > 1.0
 
 
-def test_nothing_is_said_before_two_steps_and_without_an_advance():
+def test_no_time_is_given_before_two_steps_and_without_an_advance():
     pace = Pace(10.0, done=5)
     assert pace.left(11.0, 9) is None
     pace.note(12.0, 6)

@@ -504,7 +504,7 @@ def test_a_wrong_name_is_one_sentence(tmp_path, tree, changes, message):
 
 
 @pytest.mark.slow
-def test_a_model_that_says_too_little_is_told_by_a_person(tmp_path, tree):
+def test_a_person_adds_the_facts_that_a_model_lacks(tmp_path, tree):
     silent = record("resnet50", "performance")["model"] | {"weight_transformations": "unknown"}
     for scenario in SCENARIOS["resnet50"]:
         change(tree.performance(Scene(SYSTEM, "resnet50", scenario)), model=silent)

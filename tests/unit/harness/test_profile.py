@@ -78,7 +78,7 @@ def test_the_files_of_onnx_runtimes_profiler_are_removed(model, tmp_path, monkey
     assert not engine._folder.exists()
 
 
-def test_events_before_the_recording_and_those_that_are_no_nodes_are_left_out():
+def test_events_before_the_recording_and_those_that_are_not_nodes_are_left_out():
     def event(name: str, ts: int, dur: int, **args: object) -> dict[str, object]:
         return {"name": name, "ts": ts, "dur": dur, "args": args}
 

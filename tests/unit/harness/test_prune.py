@@ -50,7 +50,7 @@ def test_the_sparsity_is_that_asked_for_in_whole_blocks(way, outputs, inputs, bl
     assert np.isfinite(sparse).all()
 
 
-def test_magnitude_takes_the_blocks_of_least_square_sum_and_leaves_the_others():
+def test_magnitude_removes_the_blocks_of_smallest_square_sum_and_keeps_the_others():
     weight = np.array([[3, 0.1, 1, 1, 9], [0.5, 0.5, -2, 2, 0.01]], np.float32)
     expected = [[3, 0.1, 0, 0, 9], [0, 0, -2, 2, 0.01]]
     np.testing.assert_array_equal(prune.magnitude(weight, 0.4, 2), np.float32(expected))

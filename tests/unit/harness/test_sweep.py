@@ -114,7 +114,7 @@ def test_failures_do_not_stop_the_others_and_are_repeated_on_request(place, test
 
 
 @pytest.mark.parametrize("unreadable", [False, True])
-def test_a_result_that_is_gone_or_unreadable_is_to_do_again(place, tests, unreadable):
+def test_a_missing_or_unreadable_result_is_to_do_again(place, tests, unreadable):
     assert harness(place)[0] == 0
     record = min((place / "runs").glob("*-Offline-*")) / "run.json"
     record.unlink()
@@ -151,7 +151,7 @@ def test_a_test_that_cannot_be_is_named_before_anything_runs(place, tests):
     assert "s.toml, test with scenario Offline, stream 1: unknown option 'stream' for engine null" in message
 
 
-def test_a_damaged_journal_is_said_and_replaced(place, tests):
+def test_a_damaged_journal_is_reported_and_replaced(place, tests):
     assert harness(place)[0] == 0
     journal = place / "build" / "sweeps" / "s" / "journal.json"
     journal.write_text("{")

@@ -110,7 +110,7 @@ def test_the_time_left_is_right_after_the_first_tenth(name):
     assert told_share(told, lasted) >= 0.9
 
 
-def test_steps_alone_would_not_tell_it():
+def test_steps_alone_would_not_show_it():
     """What was shown before: the mean time of the steps so far, with all that was done between them."""
     training = RUNS["choices of minutes"]
     _, lasted, _ = training.run()
