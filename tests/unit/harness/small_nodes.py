@@ -151,7 +151,7 @@ def make_link(name="one", scenario_of=offline_of, travels=DATA, sut=None, **abou
 
 
 class Heard:
-    """What LoadGen was told."""
+    """Records the answers that LoadGen gets."""
 
     def __init__(self) -> None:
         self.answers: dict[int, bytes] = {}

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from finished import run_folder
-from honest import ALLOWED, Told, error, told_share
+from forecasts import ALLOWED, Forecast, coverage, error
 from submission_tree import SYSTEM_JSON, put
 
 from harness.catalog.models import find_model
@@ -230,15 +230,17 @@ def test_the_time_left_of_a_campaign_is_right_after_its_first_tenth(asked):
     """Of a model that compiles for minutes: half a minute was allowed for each test, whatever the first ones took."""
     for scenario in ("Offline", "SingleStream"):
         earlier(asked, scenario, 0.2)  # 25 samples per second
-    campaign, told, now = plan(asked), [], 0.0
+    campaign, forecasts, now = plan(asked), [], 0.0
     for step in campaign.steps:
         length, beside = TESTS.get(step.test, TESTS["performance"])
         length = length or 10_833 / 25
-        told.append(Told(now, sum(campaign._rates.length(each).seconds for each in campaign.steps if not each.record)))
+        forecasts.append(
+            Forecast(now, sum(campaign._rates.length(each).seconds for each in campaign.steps if not each.record))
+        )
         result = SimpleNamespace(samples=25 * length, duration_s=length)
         step.record = SimpleNamespace(mode=step.settings.mode, result=result)
         step.seconds = length + beside
         now += step.seconds
-    assert len(told) >= 4
-    assert error(told, now) <= ALLOWED
-    assert told_share(told, now) > 0.8
+    assert len(forecasts) >= 4
+    assert error(forecasts, now) <= ALLOWED
+    assert coverage(forecasts, now) > 0.8

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from honest import ALLOWED, error, said, told_share
+from forecasts import ALLOWED, coverage, error, forecasts_at
 
 from harness.host import console
 from harness.running.load import Load
@@ -46,8 +46,8 @@ def test_server_shows_the_planned_time_and_the_percentile_against_the_bound():
 def shown(seen: Outlook, at, lasted: float) -> tuple[float, float]:
     """The worst error of the time left, and the share of the time in which one is shown; ``at`` gives the counters."""
     moments = np.arange(0.25, lasted, max(lasted / 2000, 0.25))
-    told = said(lambda now: seen.view(at(now), BEGAN + now).left, moments)
-    return error(told, lasted), told_share(told, lasted)
+    forecasts = forecasts_at(moments, lambda now: seen.view(at(now), BEGAN + now).left)
+    return error(forecasts, lasted), coverage(forecasts, lasted)
 
 
 @pytest.mark.parametrize(
