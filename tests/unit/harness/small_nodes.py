@@ -150,7 +150,7 @@ def make_link(name="one", scenario_of=offline_of, travels=DATA, sut=None, **abou
     return LocalLink(Node(scenario_of(made), travels), ready(name, **about))
 
 
-class Heard:
+class Collected:
     """Records the answers that LoadGen gets."""
 
     def __init__(self) -> None:
