@@ -196,8 +196,8 @@ EXTERNAL = {
     "missing": ("none", {}, "is missing: copy or download it there"),
     "folder": ("folder", {}, "is not a regular file: use another copy"),
     "fifo": ("fifo", {}, "is not a regular file: use another copy"),
-    "offset": ("w", {"offset": 10, "length": 16}, "has 16 bytes, and the model reads up to byte 26"),
-    "length": ("w", {"offset": 0, "length": 1600}, "has 16 bytes, and the model reads up to byte 1,600"),
+    "offset": ("w", {"offset": 10, "length": 16}, "has 16 bytes, but the model reads up to byte 26"),
+    "length": ("w", {"offset": 0, "length": 1600}, "has 16 bytes, but the model reads up to byte 1,600"),
     "negative": ("w", {"offset": -16, "length": 16}, "is not an ONNX model"),
 }
 

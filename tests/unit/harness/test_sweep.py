@@ -198,7 +198,7 @@ def test_a_file_with_one_test_has_no_options_of_sweeps(place, tests, option):
 
 def test_options_of_sweeps_need_a_file():
     done = CliRunner().invoke(app, ["run", "--retry"], prog_name="harness")
-    assert "--dry-run, --retry and --fresh are for run files" in str(done.exception)
+    assert "--dry-run, --retry and --fresh need a run file" in str(done.exception)
 
 
 @pytest.mark.slow
