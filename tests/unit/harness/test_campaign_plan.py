@@ -227,7 +227,7 @@ TESTS = {"performance": (673.0, 200.0), "accuracy": (0.0, 260.0)}
 
 
 def test_the_time_left_of_a_campaign_is_right_after_its_first_tenth(asked):
-    """Of a model that compiles for minutes: half a minute was allowed for each test, whatever the first ones took."""
+    """For a model that compiles for minutes: the estimate was half a minute per test, whatever the first ones took."""
     for scenario in ("Offline", "SingleStream"):
         earlier(asked, scenario, 0.2)  # 25 samples per second
     campaign, forecasts, now = plan(asked), [], 0.0

@@ -76,6 +76,8 @@ def parcel(number, count=2):
 
 
 class Received:
+    """The answers and errors that a link passes on."""
+
     def __init__(self):
         self.answers, self.errors, self.changed = [], [], threading.Condition()
 
@@ -96,7 +98,7 @@ class Received:
 
 @pytest.fixture
 def driver(actor):
-    """The other end of the node's connection, and what came there."""
+    """The other end of the node's connection, and what arrived there."""
     key, found, came = new_key(), [], threading.Condition()
 
     def put(message):

@@ -16,7 +16,7 @@ HERE = "127.0.0.1"
 
 
 class Side:
-    """One end, and what it heard."""
+    """One end of a connection, and what it received."""
 
     def __init__(self, connection):
         self.messages, self.ended, self.changed = [], [], threading.Condition()

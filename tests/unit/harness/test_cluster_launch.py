@@ -35,7 +35,7 @@ def test_nodes_on_this_machine_divide_the_cores():
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A folder that stands for a checkout on another machine: its ssh runs here, and its ray says what it was given."""
+    """A folder that stands for a checkout on another machine: its ssh runs here, and its ray prints its arguments."""
     commands = tmp_path / "commands"
     commands.mkdir()
     ssh = commands / "ssh"

@@ -1,4 +1,4 @@
-"""A node by itself: places, growth, and what it says of each parcel."""
+"""A node by itself: the places of samples, their growth, and its answers to parcels."""
 
 from __future__ import annotations
 

@@ -311,7 +311,7 @@ def test_only_a_layer_in_8_bits_binds_a_product_of_its_input(tolerance, bound):
 
 @pytest.mark.slow
 def test_second_order_is_nearer_than_magnitude(case):
-    """On data that was not seen as well: it does not learn the calibration data by heart."""
+    """Also on unseen data: it does not overfit the calibration data."""
     model, feeds = case
     seen, unseen = feeds[:-1], feeds[-1:]
     for settings in ({"sparsity": 0.5}, {"sparsity": 0.5, "block": 4, "precision": "int8"}):
@@ -479,7 +479,7 @@ def test_a_layer_that_stays_float_for_its_inputs_keeps_its_weights(method):
 
 @pytest.mark.parametrize("outlier", [25, -25])
 def test_the_range_of_inputs_leaves_out_rare_outliers(outlier):
-    """One large value, of an input that matters little, would leave the others few steps."""
+    """One large value, for an input of little effect, would leave the others few steps."""
     x = normal(10, 4000, 24, scale=1.0)
     x[7, 3] = outlier
     weight = normal(1, 24, 24)

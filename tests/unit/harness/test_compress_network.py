@@ -229,7 +229,7 @@ def test_only_plain_products_are_layers():
 
 @pytest.mark.parametrize("other", ["MatMul", "Gather"])
 def test_a_weight_that_another_node_also_reads_belongs_to_no_layer(other):
-    """Tied weights: pruning the one would prune the other, whose outputs nobody looked at."""
+    """Tied weights: pruning one would prune the other, whose outputs were not considered."""
     second = node("MatMul", "x w", "z") if other == "MatMul" else node("Gather", "w i", "z")
     model = graph(
         [node("MatMul", "x w", "y"), second],
@@ -489,7 +489,7 @@ def test_a_layers_name_is_without_what_exporters_add():
 
 @pytest.mark.parametrize("way", ["all", "one layer", "double"])
 def test_weights_of_another_type_are_refused_by_name(tmp_path, way):
-    """They would be left as they are, and nothing would say so."""
+    """They would stay unchanged without a warning."""
     dtype, kind = (np.float64, TensorProto.DOUBLE) if way == "double" else (np.float16, TensorProto.FLOAT16)
     nodes = [node("MatMul", "x w", "y")]
     if way == "one layer":

@@ -1,4 +1,4 @@
-"""Files that are not what they were taken for; external files of models."""
+"""Files that are not what a user took them for; external files of models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What LoadGen would generate is known, and refused if it does not fit, before it starts."""
+"""The queries that LoadGen would generate are known before it starts, and refused if they do not fit."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_second_order_loses_less_than_magnitude(block, share):
 
 
 def test_second_order_removes_what_another_input_can_replace():
-    """Two inputs that are the same: one of their weights goes first, however large, and the other takes its part."""
+    """Two equal inputs: one of their weights is removed first, however large, and the other takes over its part."""
     x = normal(1, 400, 6, scale=1.0)
     x[:, 1] = x[:, 0]
     weight = np.float32([[2, 2, 1, 1, 1, 1]])

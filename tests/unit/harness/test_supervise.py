@@ -1,4 +1,4 @@
-"""A child that reports its own outcome, and dies in every way; no engine and no LoadGen."""
+"""A child process that reports its own outcome and dies in every way, without engine and LoadGen."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ FILE = 'engine = "null"\nscenario = ["Offline", "Server"]\nsamples = 8\n[set]\ns
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A project of one's own with a run file."""
+    """A project folder with a run file."""
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     (tmp_path / "s.toml").write_text(FILE + f"[[run]]\nruns-dir = '{tmp_path}/runs'\n")
     return tmp_path
