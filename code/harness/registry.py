@@ -41,7 +41,9 @@ def resolve(kind: str, table: Mapping[str, str], name: str, base: type[T]) -> ty
         if name in table:
             raise
         reason = str(error).rstrip(".") or type(error).__name__
-        raise ConfigError(f"{kind} '{name}' cannot be imported: {reason}.") from error
+        raise ConfigError(
+            f"{kind} '{name}' cannot be imported ({reason}): give it as module:Class, with its folder in PYTHONPATH."
+        ) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         article = "an" if kind[0] in "aeiou" else "a"
         raise ConfigError(

@@ -235,7 +235,7 @@ def _manifest(path: Path, entry: type[_E]) -> dict[str, _E]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         return {name: entry.model_validate(table) for name, table in tables.items()}
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
     except ValidationError as error:

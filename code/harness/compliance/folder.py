@@ -138,7 +138,7 @@ def _arrange(folder: Path, sampled: Path, texts: dict[str, str], outdated: set[s
             (place / name).unlink(missing_ok=True)
         sampled.replace(place / ACCURACY)
     except OSError as error:
-        raise ConfigError(f"{place} cannot be written: {error.strerror}.") from error
+        raise ConfigError(f"{place} cannot be written ({error.strerror}): check its permissions.") from error
     for name, text in texts.items():
         write_text(place / name, text)
 

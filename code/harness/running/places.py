@@ -18,7 +18,7 @@ from harness.errors import ConfigError, RunFailed
 from harness.host import console
 from harness.host.files import claim, remove_left_over, room_for, staging, sync, sync_entry
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
-from harness.results.layout import CONF, RUN
+from harness.results.layout import CONF, RUN, SCORES
 from harness.running.settings import RunSettings
 
 BeforeMove = Callable[[Path, Path], None]
@@ -70,7 +70,9 @@ class Places:
             for room in (self.staging, self.scratch):
                 claim(room)
         except OSError as error:
-            raise ConfigError(f"{self.staging.parent} cannot be written: {error.strerror}.") from error
+            raise ConfigError(
+                f"{self.staging.parent} cannot be written ({error.strerror}): choose another folder with --runs-dir."
+            ) from error
 
     def discard(self) -> None:
         """Remove the files of an unfinished run."""
@@ -86,7 +88,7 @@ class Places:
         result = self.staging / "result"
         logs = result / "performance" / "run_1" if audit else result
         logs.mkdir(parents=True)
-        for file in (SUMMARY, DETAIL, ACCURACY, "accuracy.txt"):
+        for file in (SUMMARY, DETAIL, ACCURACY, SCORES):
             if (self.staging / file).exists():
                 (self.staging / file).rename(logs / file)
         for file in (RUN, CONF):
@@ -176,7 +178,7 @@ def _official_folder(settings: RunSettings) -> Path | None:
         raise ConfigError(f"{folder} already holds a result; pass --force to replace it.")
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigError(f"{folder} cannot be created because {above} is not a writable folder.")
+        raise ConfigError(f"{folder} cannot be created because {above} is not a writable folder: fix its permissions.")
     return folder
 
 

@@ -22,9 +22,10 @@ from harness.host.usage import CoreUse
 from harness.loadgen.conf import UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, Unfinished, check_accuracy_log, keep_partial, read_detail
 from harness.results.digests import sealed
-from harness.results.layout import CONF, RUN
+from harness.results.layout import CONF, RUN, SCORES
 from harness.results.record import read_record
 from harness.rules.limits import MIN_DURATION_MS
+from harness.rules.rehearsal import NOTICE_FILE
 from harness.running import advice
 from harness.running.agreement import Agreement, NotCompared, agreement
 from harness.running.audit import AuditRun
@@ -368,9 +369,7 @@ def _score(planned: _Planned) -> Accuracy:
     settings, ready, staging = planned.settings, planned.ready, planned.places.staging
     check_accuracy_log(staging / ACCURACY, ready.qsl.count)
     samples = ready.qsl.count if settings.samples else None
-    accuracy = ready.benchmark.score(
-        staging / ACCURACY, ready.dataset, samples, staging / "accuracy.txt", settings.notice
-    )
+    accuracy = ready.benchmark.score(staging / ACCURACY, ready.dataset, samples, staging / SCORES, settings.notice)
     if guesses(settings, ready):
         accuracy = replace(accuracy, doubts=())
     for warning in (*accuracy.warnings, *accuracy.doubts):
@@ -387,7 +386,7 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
     settings, places, audit, ready = planned.settings, planned.places, planned.audit, planned.ready
     write_json(places.staging / RUN, sealed(outcome.record, places.staging))
     if settings.notice and not outcome.record.for_submission:
-        (places.staging / "NOT-FOR-SUBMISSION.txt").write_text("\n".join((*settings.notices, "")), "utf-8")
+        (places.staging / NOTICE_FILE).write_text("\n".join((*settings.notices, "")), "utf-8")
     result = places.collect(settings.audit) if settings.official and outcome.valid else None
     if audit and result:
         reasons, compared = audit.verified(result, ready.benchmark, ready.dataset)
@@ -395,6 +394,5 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
         # The record must include the verification's verdict, and the results that the test was compared with.
         for folder in (places.staging, result / "performance" / "run_1"):
             write_json(folder / RUN, sealed(outcome.record, result / "performance" / "run_1"))
-    code = 0 if outcome.valid else 1
-    publish = partial(heartbeat.publish, code)
+    publish = partial(heartbeat.publish, 0 if outcome.valid else 1)
     return outcome, places.publish(result if outcome.valid else None, publish)

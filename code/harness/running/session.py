@@ -52,7 +52,7 @@ def make_settings(conf: Path, model: str, scenario: str, mode: Mode) -> lg.TestS
     settings = lg.TestSettings()
     # As bytes: LoadGen knows neither the locale's encoding nor Python's stand-ins for bytes that it cannot decode.
     if settings.FromConfig(os.fsencode(conf), model, scenario) != 0:
-        raise RunFailed(f"LoadGen could not read {conf}.")
+        raise RunFailed(f"LoadGen could not read {conf}: check the user.conf that it was made from.")
     settings.scenario = getattr(lg.TestScenario, scenario)
     settings.mode = _MODES[mode]
     return settings
@@ -112,7 +112,7 @@ def run_test(
     lg.DestroyQSL(library)
     counters = scheduler.counters
     if counters.completed != counters.issued:
-        raise RunFailed(f"{counters.issued} samples were issued and {counters.completed} answered.")
+        raise RunFailed(f"{counters.issued} samples were issued, but {counters.completed} answered.")
     return watch.timing(counters.ended - counters.began)
 
 

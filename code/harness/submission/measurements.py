@@ -51,7 +51,7 @@ def read_model_notes(path: Path) -> ModelNotes:
     try:
         values = json.loads(path.read_text("utf-8")) if path.exists() else {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.") from error
+        raise ConfigError(f"{path} cannot be read ({error}): fix it, or remove it.") from error
     if not isinstance(values, dict):
         raise ConfigError(f'{path} must hold a JSON object, such as {{"weight_transformations": "no"}}.')
     for key, value in values.items():

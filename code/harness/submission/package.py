@@ -87,7 +87,10 @@ def package(request: PackageRequest) -> Packaged:
             tarball = output.with_name(f"{output.name}-{submission.submitter}.tar.gz")
             digest = write_tarball(output, submission.submitter, tarball)
         except OSError as error:
-            raise ConfigError(f"cannot write the package to {output}: {error.filename}: {error.strerror}.") from error
+            raise ConfigError(
+                f"the package cannot be written to {output} ({error.filename}: {error.strerror}): free some space, or "
+                "choose another folder with --output."
+            ) from error
         except UnicodeError as error:
             raise ConfigError(f"cannot write the package: a result file is not UTF-8 text ({error}).") from error
     return Packaged(submission, folder, found, results, tarball, digest, selected.left_out)

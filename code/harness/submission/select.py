@@ -160,7 +160,7 @@ def _unfit(submission: Submission, folder: Path, record: Record | None) -> Itera
     for path in edited(record, folder):
         yield f"{path}: {edited_since(path)}. {CURE.capitalize()}."
     if not submission.rehearsal and record.model.caveat:
-        yield f"{folder} was made with {record.model.caveat}: it is not a result."
+        yield f"{folder} was made with {record.model.caveat}, so it is not a result: move it away."
 
 
 def _mismatches(test: str, folder: Path, performance: Record, record: Record, results: Path) -> Iterator[str]:
@@ -196,7 +196,10 @@ def round_of_runs(submission: Submission, selected: list[ScenarioRuns]) -> Round
             found = round_of(read_detail(folder, mode).values)
             if found is None:
                 names = ", ".join(each.name for each in ROUNDS)
-                raise ConfigError(f"{folder} was run with the seeds of an unknown round (known: {names}).")
+                raise ConfigError(
+                    f"{folder} was run with the seeds of an unknown round (known: {names}): repeat it with the LoadGen "
+                    "that `make setup` installs."
+                )
             rounds.setdefault(found, folder)
     chosen = submission.round or next(iter(rounds), ROUNDS[-1])
     for found, folder in rounds.items():

@@ -123,7 +123,9 @@ class EventLog:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise ConfigError(f"{self._path} cannot be written: {error.strerror}.") from error
+            raise ConfigError(
+                f"{self._path} cannot be written ({error.strerror}): choose another folder with --state-dir."
+            ) from error
 
     def last(self) -> dict[str, dict[str, object]]:
         """The last event of each test; skips lines that cannot be read."""
