@@ -16,7 +16,7 @@ _OF_A_TEST = (VERIFY_ACCURACY, VERIFY_PERFORMANCE, *(f"accuracy/{n}" for n in (A
 """Files of a compliance test, below the folder that holds performance/run_1."""
 
 
-def sealed(record: Record, folder: Path) -> dict[str, JsonValue]:
+def with_digests(record: Record, folder: Path) -> dict[str, JsonValue]:
     """The content of run.json, with the digests of the files of the test whose logs are in ``folder``.
 
     A file that cannot be read has no digest: nothing may keep a finished test from being recorded.

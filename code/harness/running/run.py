@@ -21,7 +21,7 @@ from harness.host.supervise import Heartbeat, supervised
 from harness.host.usage import CoreUse
 from harness.loadgen.conf import UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, Unfinished, check_accuracy_log, keep_partial, read_detail
-from harness.results.digests import sealed
+from harness.results.digests import with_digests
 from harness.results.layout import CONF, RUN, SCORES
 from harness.results.record import read_record
 from harness.rules.limits import MIN_DURATION_MS
@@ -384,7 +384,7 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
         The outcome, and the folder that holds the logs.
     """
     settings, places, audit, ready = planned.settings, planned.places, planned.audit, planned.ready
-    write_json(places.staging / RUN, sealed(outcome.record, places.staging))
+    write_json(places.staging / RUN, with_digests(outcome.record, places.staging))
     if settings.notice and not outcome.record.for_submission:
         (places.staging / NOTICE_FILE).write_text("\n".join((*settings.notices, "")), "utf-8")
     result = places.collect(settings.audit) if settings.official and outcome.valid else None
@@ -393,6 +393,6 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
         outcome = replace(outcome, valid=not reasons, reasons=reasons, reference=compared)
         # The record must include the verification's verdict, and the results that the test was compared with.
         for folder in (places.staging, result / "performance" / "run_1"):
-            write_json(folder / RUN, sealed(outcome.record, result / "performance" / "run_1"))
+            write_json(folder / RUN, with_digests(outcome.record, result / "performance" / "run_1"))
     publish = partial(heartbeat.publish, 0 if outcome.valid else 1)
     return outcome, places.publish(result if outcome.valid else None, publish)

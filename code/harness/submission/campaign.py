@@ -76,7 +76,7 @@ class Campaign:
             elif event.get("event") == State.FAILED and not self.retry:
                 step.state, step.reason = State.FAILED, str(event.get("reason", ""))
             else:
-                step.state = State.CUT if event.get("event") == _STARTED else State.LEFT
+                step.state = State.INTERRUPTED if event.get("event") == _STARTED else State.TO_DO
 
     def run(self) -> int:
         """Run the tests that are not done, each once.
@@ -103,7 +103,7 @@ class Campaign:
             self.look()
             if not self.as_json:
                 self.show()
-            left = self._count(State.LEFT) + self._count(State.CUT)
+            left = self._count(State.TO_DO) + self._count(State.INTERRUPTED)
             refused = self._run_what_is_left()
             console.note("")
             if left:
@@ -123,7 +123,7 @@ class Campaign:
         done = [step for step in self._all_steps() if step.state == State.DONE]
         for step, found in zip(done, examine(done), strict=True):
             if again := _outdated(step, found):
-                step.state, step.record, step.reason = State.LEFT, None, again
+                step.state, step.record, step.reason = State.TO_DO, None, again
 
     def _run_what_is_left(self) -> Step | None:
         """Run the remaining tests up to one that rejects its settings, which is returned."""
@@ -178,7 +178,7 @@ class Campaign:
             said.append(f"{failed} failed: fix the cause, then pass --retry")
         if blocked := self._count(State.BLOCKED):
             said.append(f"{blocked} cannot run without the tests that they need")
-        if left := self._count(State.LEFT) + self._count(State.CUT):
+        if left := self._count(State.TO_DO) + self._count(State.INTERRUPTED):
             said.append(f"{left} remain, {self._time_left()}")
         console.out.print(f"{'; '.join(said)}.")
         if self.lacks:
@@ -282,21 +282,21 @@ class Campaign:
 
     def _how_long(self, step: Step) -> str:
         said = str(self._rates.length(step))
-        if step.state == State.CUT:
+        if step.state == State.INTERRUPTED:
             said = f"again, since it was interrupted, {said}"
         elif step.replaces:
             said = f"again, since {step.reason}, {said}"
         return f"{said}; {self._time_left()} for all remaining tests"
 
     def _time_left(self) -> str:
-        left = [self._rates.length(step) for step in self.steps if step.state in (State.LEFT, State.CUT)]
+        left = [self._rates.length(step) for step in self.steps if step.state in (State.TO_DO, State.INTERRUPTED)]
         return words(sum(length.seconds for length in left), all(length.known for length in left))
 
 
 def _outdated(step: Step, found: Examined) -> str:
     """Why a result must be replaced, which may be that one it needs must be; "" if it counts, or there is none."""
     redone = [need.test for need in step.needs if need.state != State.DONE]
-    return found.again or (f"{' and '.join(redone)} must be repeated first" if found.record and redone else "")
+    return found.repeat_because or (f"{' and '.join(redone)} must be repeated first" if found.record and redone else "")
 
 
 def _seconds(event: Mapping[str, object]) -> float | None:

@@ -21,7 +21,7 @@ class Examined:
 
     record: Record | None = None
     """The record; None if the test is not done."""
-    again: str = ""
+    repeat_because: str = ""
     """Why the test must be repeated although the folder holds a result; it is kept until the new one replaces it."""
 
 
@@ -40,7 +40,7 @@ def examine(steps: Sequence[Step]) -> list[Examined]:
         if each.record and (scene not in newest or _ended(each.record) >= _ended(newest[scene])):
             newest[scene] = each.record
     return [
-        Examined(again=f"its data set is not that of the newer {newest[step.settings.scene].test} run")
+        Examined(repeat_because=f"its data set is not that of the newer {newest[step.settings.scene].test} run")
         if each.record and each.record.dataset.content != newest[step.settings.scene].dataset.content
         else each
         for step, each in zip(steps, found, strict=True)
@@ -73,7 +73,7 @@ class _Today:
                 f"{step.folder} holds a run with another {other}: move it away, or use the same for this campaign."
             )
         again = self._outdated(step, record)
-        return Examined(again=again) if again else Examined(record)
+        return Examined(repeat_because=again) if again else Examined(record)
 
     def _outdated(self, step: Step, record: Record) -> str:
         settings = step.settings

@@ -8,7 +8,7 @@ from harness.cluster.hosts import read as read_hosts
 from harness.host.machine import package_version
 from harness.registry import SCENARIOS
 from harness.results.layout import RUN, Classic, Scene
-from harness.rules.inference import may_infer, needless
+from harness.rules.inference import inferable, may_infer
 from harness.rules.rounds import RULES, installed_round
 from harness.running.settings import RunSettings
 from harness.submission.description import (
@@ -74,7 +74,7 @@ def _scenarios(steps: Sequence[Step], scenes: Sequence[Scene], system_type: str)
                 "cannot be packaged there."
             )
         if missing := sorted(required - planned - measured):
-            infer = needless(planned | measured | required, required) if may_infer(system_type) else {}
+            infer = inferable(planned | measured | required, required) if may_infer(system_type) else {}
             easy = [name for name in missing if name in infer and infer[name].source in planned | measured]
             hint = f"; INFER=1 (--infer) infers {' and '.join(easy)} instead" if easy else ""
             yield (

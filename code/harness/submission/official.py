@@ -82,18 +82,18 @@ def run_checkers(
     commands = {_PACKAGE: [python, "-m", f"{_PACKAGE}.main"], _SCRIPT: [python, str(tools / _SCRIPT)]}
     verdicts = []
     for checker, command in commands.items():
-        with _room(keep and kept(keep, checker)) as folder:
+        with _working_folder(keep and checker_folder(keep, checker)) as folder:
             verdicts.append(_run(checker, command, tools, root, round_, folder))
     return verdicts
 
 
-def kept(keep: Path, checker: str) -> Path:
+def checker_folder(keep: Path, checker: str) -> Path:
     """The folder of a checker's log and table."""
     return keep / checker.removesuffix(".py")
 
 
 @contextmanager
-def _room(folder: Path | None) -> Iterator[Path]:
+def _working_folder(folder: Path | None) -> Iterator[Path]:
     """An empty working folder, to which a checker writes its table: ``folder``, or one that is removed afterwards."""
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -108,7 +108,7 @@ def _room(folder: Path | None) -> Iterator[Path]:
     yield folder
 
 
-def readable(output: str, root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def errors_and_warnings(output: str, root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The errors and the warnings in a checker's output, each once, with paths below the root."""
     found: dict[str, dict[str, None]] = {"ERROR": {}, "WARNING": {}}
     for line in output.splitlines():
@@ -165,7 +165,7 @@ def _verdict(checker: str, python: str, code: int, output: str, root: Path, roun
             f"{checker} needs the package {package}, which {python} does not have: name a Python that has it with "
             "--python."
         )
-    reasons, warnings = readable(output, root.resolve())
+    reasons, warnings = errors_and_warnings(output, root.resolve())
     if code == 0:
         return CheckerVerdict(checker, True, (), (*reasons, *warnings))
     last = output.rstrip().rpartition("\n")[2]

@@ -11,7 +11,7 @@ from harness.catalog.models import find_model
 from harness.errors import ConfigError, did_you_mean
 from harness.registry import MODES, SCENARIOS, choose
 from harness.rules.audits import AUDITS
-from harness.rules.inference import LOWER_ACCURACY, Inference, may_infer, needless
+from harness.rules.inference import LOWER_ACCURACY, Inference, inferable, may_infer
 from harness.rules.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
 from harness.running.request import RunRequest, resolve
 from harness.submission.campaign import Campaign
@@ -155,7 +155,7 @@ def _to_infer(request: CampaignRequest, entry: _Entry, scenarios: Sequence[str])
         raise ConfigError(
             f"results may be inferred only for systems of type edge, not {request.system_type}: omit --infer (INFER=)."
         )
-    return needless(scenarios, installed_round().required(entry.benchmark, request.system_type))
+    return inferable(scenarios, installed_round().required(entry.benchmark, request.system_type))
 
 
 def _lower_accuracy(steps: Sequence[Step], inferred: Sequence[Inferred]) -> Iterator[Inferred]:

@@ -13,13 +13,13 @@ from harness.paths import ROOT
 from harness.rules.rounds import find_round
 from harness.submission.check import CheckReport, examine
 from harness.submission.final_report import Row, read_rows
-from harness.submission.official import TABLE, CheckerVerdict, find_checkout, kept, run_checkers
+from harness.submission.official import TABLE, CheckerVerdict, checker_folder, find_checkout, run_checkers
 from harness.submission.rehearsed import excuse
 from harness.submission.request import default_output, package_command
 
 _SHOWN = 40
 """Maximum reasons to print for an official checker; one broken file can cause hundreds."""
-KEPT = ROOT / "build" / "submission-check"
+CHECKER_OUTPUT = ROOT / "build" / "submission-check"
 """The folder of the official checkers' own output."""
 
 
@@ -39,7 +39,7 @@ class CheckRequest:
     """Whether to clone mlcommons/inference to run its checkers."""
     python: str = sys.executable
     """The Python for the official checkers."""
-    keep: Path = KEPT
+    keep: Path = CHECKER_OUTPUT
     """The folder that receives their logs and tables."""
 
 
@@ -57,7 +57,7 @@ def run_check(request: CheckRequest, as_json: bool = False) -> int:
         official = None if report.recorded else find_checkout(request.checkout, request.clone)
         if official:
             verdicts = run_checkers(official, root, report.round, request.python, request.keep)
-            rows = read_rows(kept(request.keep, verdicts[0].checker) / TABLE, report.round)
+            rows = read_rows(checker_folder(request.keep, verdicts[0].checker) / TABLE, report.round)
     if report.recorded and (request.checkout or request.clone):
         console.warn(f"the official checkers were not run: they check only submissions, which {root} is not.")
     if rehearsal:

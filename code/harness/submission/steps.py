@@ -20,8 +20,8 @@ from harness.scenarios.base import Metric
 class State(StrEnum):
     """The state of a test."""
 
-    LEFT = "to do"
-    CUT = "interrupted"
+    TO_DO = "to do"
+    INTERRUPTED = "interrupted"
     DONE = "done"
     FAILED = "failed"
     BLOCKED = "blocked"
@@ -34,7 +34,7 @@ class Step:
     settings: RunSettings
     needs: list[Step] = field(default_factory=list)
     """Tests whose results this one is compared with."""
-    state: State = State.LEFT
+    state: State = State.TO_DO
     record: Record | None = None
     seconds: float | None = None
     """Duration, if known."""

@@ -13,7 +13,7 @@ from harness.errors import CheckFailed
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.paths import ROOT
 from harness.results.layout import CONF, MAPPING, README, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Layout
-from harness.rules.limits import CUT, KEPT, LARGEST_FILE
+from harness.rules.limits import CUT_MARK, KEPT_BYTES, LARGEST_FILE
 from harness.rules.rehearsal import REHEARSAL
 from harness.rules.rounds import DIVISIONS, RULES, recognise
 from harness.submission.measurements import calibration, readme
@@ -107,8 +107,8 @@ def _write_accuracy(source: Path, target: Path) -> None:
 
 
 def truncated(log: bytes) -> bytes:
-    """An accuracy log as a submission holds it: the first and last `KEPT` bytes."""
-    return log if len(log) < 2 * KEPT + len(CUT) else log[:KEPT] + CUT + log[-KEPT:]
+    """An accuracy log as a submission holds it: the first and last `KEPT_BYTES` bytes."""
+    return log if len(log) < 2 * KEPT_BYTES + len(CUT_MARK) else log[:KEPT_BYTES] + CUT_MARK + log[-KEPT_BYTES:]
 
 
 def _write_calibration(path: Path, submission: Submission, results: Sequence[ScenarioRuns]) -> None:

@@ -50,7 +50,7 @@ class Journal:
             console.warn(f"{path} is damaged, so the tests of this sweep are repeated.")
 
     @property
-    def of_another(self) -> bool:
+    def of_another_file(self) -> bool:
         """Whether the journal belongs to another run file that still exists; a moved file keeps its journal."""
         file = self._file.file
         return file is not None and Path(file) != self._owner and Path(file).is_file()

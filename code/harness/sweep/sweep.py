@@ -39,7 +39,7 @@ _JOURNAL = "journal.json"
 class State(StrEnum):
     """The state of a test."""
 
-    LEFT = "to do"
+    TO_DO = "to do"
     DONE = "done"
     FAILED = "failed"
 
@@ -52,7 +52,7 @@ class SweepTest:
     """The values of the keys in which the tests of the file differ."""
     settings: RunSettings
     key: str
-    state: State = State.LEFT
+    state: State = State.TO_DO
     finished: Finished | None = None
     seconds: float | None = None
     """How long it took, if this command ran it."""
@@ -144,7 +144,7 @@ class Sweep:
         if left < len(self.tests):
             console.note(f"{len(self.tests) - left} of {len(self.tests)} tests of {self.file} have already ended.")
         for number, test in enumerate(self.tests, start=1):
-            if test.state is State.LEFT:
+            if test.state is State.TO_DO:
                 rest = f"; {self._time_left()} for all that remain" if self._left > 1 else ""
                 length = console.duration(self._seconds(test))
                 console.note(f"\n[{number}/{len(self.tests)}] {test.name}: about {length}{rest}")
@@ -152,14 +152,14 @@ class Sweep:
 
     @property
     def _left(self) -> int:
-        return sum(test.state is State.LEFT for test in self.tests)
+        return sum(test.state is State.TO_DO for test in self.tests)
 
     @property
     def _kept(self) -> str:
         return f"{len(self.tests) - self._left} of {len(self.tests)} tests are kept; the same command continues there."
 
     def _time_left(self) -> str:
-        return console.duration(sum(self._seconds(test) for test in self.tests if test.state is State.LEFT))
+        return console.duration(sum(self._seconds(test) for test in self.tests if test.state is State.TO_DO))
 
     def _seconds(self, test: SweepTest) -> float:
         """Expected seconds of a test, by the most similar finished tests of its mode, else by its settings."""
@@ -215,7 +215,7 @@ class Sweep:
 
 def _journal(file: Path, above: Path) -> Journal:
     journal = Journal(above / file.stem / _JOURNAL, file)
-    if not journal.of_another:
+    if not journal.of_another_file:
         return journal
     digest = sha256(str(file.resolve()).encode()).hexdigest()[:8]
     return Journal(above / f"{file.stem}-{digest}" / _JOURNAL, file)

@@ -19,7 +19,7 @@ from harness.rules.rounds import find_round
 from harness.submission import official
 from harness.submission.check import check
 from harness.submission.final_report import read_rows
-from harness.submission.official import COMMIT, CheckerVerdict, find_checkout, readable, run_checkers
+from harness.submission.official import COMMIT, CheckerVerdict, errors_and_warnings, find_checkout, run_checkers
 from harness.submission.run_check import CheckRequest, run_check
 
 
@@ -109,7 +109,7 @@ OUTPUT = """\
 
 
 def test_output_is_made_readable():
-    assert readable(OUTPUT, Path("/root")) == (
+    assert errors_and_warnings(OUTPUT, Path("/root")) == (
         ("closed/A/results/s: is missing user.conf", "closed/A/accuracy: accuracy not met: expected=75.7, found=70"),
         ("open/A/accuracy: accuracy not met: expected=75.7, found=60",),
     )
