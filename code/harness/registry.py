@@ -42,7 +42,7 @@ def resolve(kind: str, table: Mapping[str, str], name: str, base: type[T]) -> ty
             raise
         reason = str(error).rstrip(".") or type(error).__name__
         raise ConfigError(
-            f"{kind} '{name}' cannot be imported ({reason}): give it as module:Class, with its folder in PYTHONPATH."
+            f"{kind} '{name}' cannot be imported ({reason}): check its spelling, module:Class, and PYTHONPATH."
         ) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         article = "an" if kind[0] in "aeiou" else "a"

@@ -38,7 +38,7 @@ def down(hosts: HostsFile) -> None:
     """End what `harness cluster up` started."""
     from harness.cluster import launch
 
-    _each(hosts, launch.down, "some machines may still run: run the same command again.")
+    _each(hosts, launch.down, "some machines may still be running: run the same command again.")
 
 
 def _each(hosts: str, work: Callable[..., Iterator[str]], kept: str) -> None:

@@ -29,7 +29,7 @@ from harness.running.recorder import Recorder
 from harness.running.settings import RunSettings
 from harness.task.shape import Integers, Shape
 
-_SECONDS, _FEWEST, _MOST = 5.0, 4, 16  # batches that took so long in the test, but at least and at most so many
+_SECONDS, _FEWEST, _MOST = 5.0, 4, 16  # seconds that the batches took in the test; their minimum and maximum number
 _NODES, _SHOWN = 10, 5  # nodes in the file; operators on the terminal
 
 

@@ -22,7 +22,8 @@ def with_streams(layouts: Sequence[EngineSettings], streams: int | None) -> Sequ
     same = [layout for layout in layouts if layout.stream_count() == streams]
     if not same:
         console.warn(
-            f"another run of this result used {streams} streams, which is not possible here: it is chosen again."
+            f"another run of this result used {streams} streams, which is not possible here: the number is chosen "
+            "again."
         )
     return same or layouts
 

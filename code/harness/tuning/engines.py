@@ -60,7 +60,7 @@ def contenders(request: RunRequest) -> list[tuple[RunRequest, RunSettings]]:
         except ConfigError as error:
             refused.append(f"{engine} is not tried: {error}")
     if not found:
-        return [(request, resolve(request))]  # raises the error of the default engine
+        return [(request, resolve(request))]  # with the default engine, whose error is shown
     for reason in refused:
         console.note(reason)
     return found
