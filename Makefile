@@ -51,7 +51,7 @@ CHOSEN_SCENARIO := $(if $(filter command environment,$(origin SCENARIO)),1)
 
 export IMAGENET_DIR
 
-# Values reach the commands as they were typed: a `$` is a `$` (also `$$`), and quotes and spaces stay in them.
+# Values reach the commands as they were typed: `$` and `$$` both give a `$`, and quotes and spaces are kept.
 GIVEN = MODEL ENGINE DATASET VOCAB IMAGENET_DIR SCENARIO SAMPLES DURATION OFFICIAL FORCE SYSTEM DIVISION SUBMITTER SYSTEM_TYPE \
   MODELS SCENARIOS REHEARSAL SET PYTHON DEEPSPARSE BENCH A B RUNS ROUND INFER INFERENCE_REPO WEIGHTS TRAIN CLUSTER CLUSTER_SAMPLES FILE \
   PARQUET MLFLOW PROFILE
@@ -96,14 +96,14 @@ help: ## This list
 	@echo '  DATASET    name or path of a data set                    default: the full set if available, else a sample'
 	@echo '  VOCAB      vocab.txt, tokenizer.json or a checkpoint     default: BERT uncased'
 	@echo '  IMAGENET_DIR  the ImageNet 2012 validation set, for ResNet50: 50,000 images, flat or in class folders'
-	@echo '  FILE       for run: a TOML file with the variables of a run, whose lists are a sweep (harness help runfile)'
+	@echo '  FILE       for run: a TOML file with the options of a run; its lists become a sweep (harness help runfile)'
 	@echo '  SCENARIO   for run, run-accuracy and tune: Offline, Server, SingleStream or MultiStream'
 	@echo '  SAMPLES    use only about the first N samples            development runs only'
-	@echo '  DURATION   minimum duration in seconds                   development runs only; default 20, or as early stopping needs'
+	@echo '  DURATION   minimum duration in seconds                   development runs only; default 20, or what early stopping needs'
 	@echo '  SET        options, such as SET="threads=2 vocab=my vocab.txt" (make options); a pair begins at NAME='
 	@echo '  OFFICIAL   1 applies the rules: 10 minutes, the full data set, into results/'
 	@echo '  FORCE      1 replaces an existing official result, or tuned settings of another model'
-	@echo '  PROFILE    1 shows after a performance run what each operator takes (onnxruntime, openvino)'
+	@echo '  PROFILE    1 shows the time of each operator after a performance run (onnxruntime, openvino)'
 	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor; package: all with results'
 	@echo '  CLUSTER    a hosts file, whose machines are one system, or local:2 for two nodes on this machine (docs/cluster.md)'
 	@echo '  CLUSTER_SAMPLES  indices: nodes hold the data set, and samples do not travel   default: data'
@@ -121,9 +121,9 @@ help: ## This list
 	@echo '  SCENARIOS  of the campaign or package                    default: those that the closed division requires; package: all'
 	@echo '  REHEARSAL  1 is a dry run with stand-ins, in build/rehearsal and build/rehearsal-submission'
 	@echo '  ROUND      such as v6.1                                  default: that of the logs'
-	@echo '  INFER      1 for submission leaves out what the rules infer from other results, 1 for package adds it (submission.md, 5 and 6)'
+	@echo '  INFER      1: submission leaves out results that the rules let you infer, and package adds them (submission.md, 5 and 6)'
 	@echo '  INFERENCE_REPO  a checkout of mlcommons/inference, whose two checkers then also run'
-	@echo '  OFFICIAL   for check: 1 clones the commit of mlcommons/inference that the rules were read from'
+	@echo '  OFFICIAL   for check: 1 clones the pinned commit of mlcommons/inference, and runs its two checkers'
 	@echo
 	@echo 'Variables of setup:'
 	@echo '  PYTHON     the Python to use                             default: 3.11, else 3.12 or 3.13'
@@ -139,7 +139,7 @@ help: ## This list
 	@echo '  TRAIN      the data: a file in the format of SQuAD v1.1, or a folder of images'
 	@echo '  ENGINE     the engine for whose 8-bit operators the file is written; further options in ARGS, such as --output'
 
-# Any TRAIN adds PyTorch, also the data that `make train TRAIN=...` gives.
+# Any TRAIN adds PyTorch, even the path of the data in `make train TRAIN=...`.
 setup: $(READY) $(if $(filter-out 0 no false,$(strip $(TRAIN))),$(TRAINING)) $(if $(WITH_RAY),$(CLUSTERING)) $(if $(filter-out 0 no false,$(strip $(PARQUET))),$(PARQUETING)) $(if $(filter-out 0 no false,$(strip $(MLFLOW))),$(MLFLOWING)) ## Make .venv with pinned packages; the other targets do this automatically
 
 run-offline: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Performance of the Offline scenario: samples per second
@@ -157,7 +157,7 @@ run-multistream: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Performance of the 
 run-accuracy: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Accuracy: F1 or top-1 of the answers that LoadGen logged
 	@$(BIN)/harness run --scenario $(call quoted,$(SCENARIO)) --mode accuracy $(OPTIONS) $(ARGS)
 
-run: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## All tests of the run file FILE (harness help runfile); other variables replace what it says
+run: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## All tests of the run file FILE (harness help runfile); other variables override the file
 	@$(BIN)/harness run $(if $(strip $(FILE)),$(call quoted,$(FILE))) $(if $(CHOSEN_SCENARIO),$(call option,SCENARIO,scenario)) $(OPTIONS) $(ARGS)
 
 tune: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## Find the best engine and settings for SCENARIO on this machine, and for Server the highest VALID target_qps
@@ -179,7 +179,7 @@ system: $(READY) ## Describe this machine in systems/SYSTEM.json, and list what 
 submission: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## All official runs that a submission needs; continues where it stopped (REHEARSAL=1: a dry run)
 	@$(BIN)/harness campaign --division $(call quoted,$(DIVISION)) $(CAMPAIGN) $(ARGS)
 
-compliance: $(READY) ## The compliance tests of existing official results: TEST01, and TEST04 for ResNet50
+compliance: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## The compliance tests of existing official results: TEST01, and TEST04 for ResNet50
 	@$(BIN)/harness compliance run $(CAMPAIGN) $(ARGS)
 
 package: $(READY) ## Make build/submission and its tarball from the official runs, for DIVISION and SUBMITTER (SYSTEM, MODELS and SCENARIOS choose)
@@ -229,10 +229,10 @@ lint: $(READY) ## Check style, format and types
 format: $(READY) ## Apply style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-wheel: $(READY) ## Build build/dist/mlperf_cpu_harness-VERSION-py3-none-any.whl, to install with pip where no checkout is
+wheel: $(READY) ## Build build/dist/mlperf_cpu_harness-VERSION-py3-none-any.whl, to install with pip without a checkout
 	@sh tools/wheel.sh $(call quoted,$(VENV)) build/dist
 
-bench: $(READY) ## Compare the harness with raw engines and with the reference's way, side by side
+bench: $(READY) ## Run the measurement BENCH, such as offline: the harness beside raw engines and the reference implementation
 	@$(BIN)/python -m $(call quoted,benchmarks.$(BENCH)) $(ARGS)
 
 recovery-table: $(READY) ## Compress a dense model (MODEL, DATASET), and show the remaining accuracy and the gain in speed

@@ -15,7 +15,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
-# Of a job in the background a shell has Ctrl-C ignored, and so would everything be that tests start.
+# A shell lets its background jobs ignore Ctrl-C, and everything that the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -1,4 +1,4 @@
-"""Keep of a resolved lock file what another does not pin: python tools/only_new.py RESOLVED PINNED OUTPUT."""
+"""Drop from a resolved lock file what another one already pins: python tools/only_new.py RESOLVED PINNED OUTPUT."""
 
 import re
 import sys

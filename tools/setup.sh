@@ -23,14 +23,14 @@ else
         fi
     done
     if [ -z "$python" ]; then
-        there=$(python3 -c 'import sys; print("; python3 is %d.%d" % sys.version_info[:2])' 2>/dev/null) || there=
-        echo "error: no Python 3.11, 3.12 or 3.13 was found$there: install one (3.11 for DeepSparse), or set PYTHON=/path/to/it." >&2
+        other=$(python3 -c 'import sys; print("; python3 is %d.%d" % sys.version_info[:2])' 2>/dev/null) || other=
+        echo "error: no Python 3.11, 3.12 or 3.13 was found$other: install one (3.11 for DeepSparse), or set PYTHON=/path/to/it." >&2
         exit 2
     fi
 fi
 
 if [ -L "$venv" ]; then
-    echo "error: $venv is a symbolic link, and set-up would empty its target: remove the link first." >&2
+    echo "error: $venv is a symbolic link, and setup would empty its target: remove the link first." >&2
     exit 2
 fi
 
@@ -48,12 +48,14 @@ if is_ready "$@"; then
 fi
 
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-trained= clustered=
-[ ! -f "$ready-training" ] || trained=1
-[ ! -f "$ready-cluster" ] || clustered=1
+removed=
+for extra in training:PyTorch:TRAIN cluster:Ray:CLUSTER parquet:pyarrow:PARQUET mlflow:MLflow:MLFLOW; do
+    [ ! -f "$ready-${extra%%:*}" ] || removed="$removed ${extra#*:}"
+done
 echo "setting up $venv with Python $version (once; about a minute)" >&2
 if ! "$python" -m venv --clear "$venv"; then
-    echo "error: $python cannot make a virtual environment; on Debian and Ubuntu: apt install python$version-venv" >&2
+    echo "error: $python cannot make a virtual environment: install its venv module (on Debian and Ubuntu: apt install" \
+        "python$version-venv), then run the same command again." >&2
     exit 2
 fi
 pip() {
@@ -63,11 +65,11 @@ pip() {
 explain() {
     header='import os, sys, sysconfig; sys.exit(not os.path.isfile(sysconfig.get_path("include") + "/Python.h"))'
     if [ "$(uname -m)" = x86_64 ] || { command -v "${CXX:-c++}" && "$python" -c "$header"; } >/dev/null 2>&1; then
-        echo "error: the packages could not be installed: see the message of pip above, then give the same command again."
+        echo "error: the packages could not be installed: see the message of pip above, then run the same command again."
     else
         echo "error: the packages could not be installed; where LoadGen has no wheel, as here ($(uname -m)), building it" \
             "needs a C++ compiler and Python's headers, which are missing: install them (on Debian and Ubuntu: apt" \
-            "install g++ python$version-dev), then give the same command again."
+            "install g++ python$version-dev), then run the same command again."
     fi >&2
 }
 # Python compiles the modules that are imported; compiling all of them would take half of the set-up. The lock is
@@ -84,10 +86,7 @@ elif ! pip install --no-compile --require-hashes -r requirements-deepsparse.lock
     echo "DeepSparse could not be installed here: the other engines work without it" >&2
 fi
 pip install --no-deps --no-build-isolation --editable .
-if [ -n "$trained" ]; then
-    echo "PyTorch was removed with the old $venv: make setup TRAIN=1 adds it again" >&2
-fi
-if [ -n "$clustered" ]; then
-    echo "Ray was removed with the old $venv: make setup CLUSTER=1 adds it again" >&2
-fi
+for extra in $removed; do
+    echo "${extra%:*} was removed with the old $venv: make setup ${extra#*:}=1 adds it again" >&2
+done
 touch "$ready"

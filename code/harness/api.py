@@ -15,11 +15,11 @@ from pathlib import Path
 
 from harness import paths
 from harness.errors import ConfigError, HarnessError, Interrupted, RunFailed
+from harness.host.supervise import was_interrupted
 from harness.results.finished import TREES, Finished, read
 
 Outcome = Finished
 """A run that ended, VALID or not: its record, metrics, latencies, LoadGen's values and its timeline."""
-_INTERRUPTED = 128  # exit codes above it are of a signal
 
 
 def run(
@@ -53,15 +53,15 @@ def run(
     words = [f"--{name}={value}" for name, value in given.items() if value is not None]
     words += [f"--set={name}={_text(value)}" for name, value in (options or {}).items()]
     words += [] if tuned is None else ["--tuned" if tuned else "--no-tuned"]
-    code, out, err = _ended([sys.executable, "-m", "harness.cli", "run", "--json", *words])
-    shown = _shown(out)
-    if code > 1 or shown is None:
+    code, out, err = _execute([sys.executable, "-m", "harness.cli", "run", "--json", *words])
+    logs = _logs_folder(out)
+    if code > 1 or logs is None:
         raise _error(code, err)
-    return read(Path(shown), runs_dir or paths.ROOT / "build" / "runs", TREES)
+    return read(Path(logs), runs_dir or paths.ROOT / "build" / "runs", TREES)
 
 
-def _ended(words: list[str]) -> tuple[int, str, str]:
-    """Run a command; returns its exit code and what it wrote.
+def _execute(words: list[str]) -> tuple[int, str, str]:
+    """Run a command to its end; returns its exit code, stdout and stderr.
 
     Raises:
         Interrupted: by the user; the command has then cleaned up.
@@ -77,7 +77,7 @@ def _ended(words: list[str]) -> tuple[int, str, str]:
             process.send_signal(signal.SIGINT)
             err = process.communicate()[1]
             if isinstance(error, KeyboardInterrupt):
-                raise Interrupted(_said(err) or "interrupted: the test had just ended.") from None
+                raise Interrupted(_last_error(err) or "interrupted: the test had just ended.") from None
             raise
     return process.returncode, out, err
 
@@ -86,7 +86,7 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _shown(out: str) -> str | None:
+def _logs_folder(out: str) -> str | None:
     """The folder of the result that a command printed as JSON; None if it printed none."""
     try:
         return str(json.loads(out)["logs"])
@@ -95,13 +95,13 @@ def _shown(out: str) -> str | None:
 
 
 def _error(code: int, err: str) -> HarnessError:
-    """What a command said before it failed, as the error that made it."""
-    message = _said(err) or err.strip() or f"the test ended with exit code {code}, and said nothing."
-    kind = ConfigError if code == ConfigError.exit_code else Interrupted if code > _INTERRUPTED else RunFailed
+    """The error that ended a command, with the message that the command printed."""
+    message = _last_error(err) or err.strip() or f"the test ended with exit code {code} and printed no error."
+    kind = ConfigError if code == ConfigError.exit_code else Interrupted if was_interrupted(code) else RunFailed
     return kind(message)
 
 
-def _said(err: str) -> str:
+def _last_error(err: str) -> str:
     """The last error that a command printed; "" if it printed none."""
-    said = [line.removeprefix("error: ") for line in err.splitlines() if line.startswith("error: ")]
-    return said[-1] if said else ""
+    errors = [line.removeprefix("error: ") for line in err.splitlines() if line.startswith("error: ")]
+    return errors[-1] if errors else ""

@@ -95,7 +95,7 @@ class Nodes:
     weights: dict[str, Weight] = field(default_factory=dict)
     """Initialisers and constants by name."""
     domains: set[str] = field(default_factory=set)
-    """Those of the nodes' operators, without the standard one."""
+    """Domains of the nodes' operators, without the standard one."""
     type_numbers: set[int] = field(default_factory=set)
     """Types of the graph's inputs and outputs, as in onnx.TensorProto.DataType."""
 
@@ -176,20 +176,19 @@ def check_weights(path: Path, folder: Path | None = None) -> None:
         place = folder / relative(path, part.location)
         if not place.resolve().is_relative_to(folder):
             raise ConfigError(
-                f"{place}, a file of weights of {path.name}, is a link to another folder: replace it by a copy of its "
-                "target."
+                f"{place}, a weight file of {path.name}, is a link to another folder: replace the link with a copy."
             )
         if not place.exists():
             raise ConfigError(
-                f"{place}, a file of weights of {path.name}, is missing: copy or download it there, as the model needs "
-                "both files."
+                f"{place}, a weight file of {path.name}, is missing: copy or download it there; the model needs both "
+                "files."
             )
         if not place.is_file():
-            raise ConfigError(f"{place}, a file of weights of {path.name}, is not a regular file: use another copy.")
+            raise ConfigError(f"{place}, a weight file of {path.name}, is not a regular file: use another copy.")
         if place.stat().st_size < part.end:
             raise ConfigError(
-                f"{place}, a file of weights of {path.name}, has {place.stat().st_size:,} bytes, and the model reads "
-                f"up to byte {part.end:,}: download or copy it again."
+                f"{place}, a weight file of {path.name}, has {place.stat().st_size:,} bytes, but the model reads up to "
+                f"byte {part.end:,}: download or copy it again."
             )
 
 
@@ -201,7 +200,7 @@ def _begins_like_a_model(path: Path) -> bool:
 
 @contextmanager
 def _parsing(path: Path) -> Iterator[None]:
-    """Turn what reading a file raises into one sentence that says what the file is."""
+    """Turn any error from reading a model file into one sentence that says what the file is."""
     try:
         yield
     except ConfigError:

@@ -1,4 +1,4 @@
-"""The project's own folders: those of a checkout, or, of an installed package, one in the user's cache."""
+"""The project's own folders: those of a checkout; for an installed package, a folder in the user's cache."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 from pathlib import Path
 
 CODE = Path(__file__).resolve().parents[1]
-"""The folder of the packages: code/ of a checkout, or site-packages."""
+"""The folder of the Python packages: code/ of a checkout, or site-packages."""
 CHECKOUT = CODE.name == "code"
 """Whether this is a checkout of the repository, not an installed package."""
 
 
 def user_cache() -> Path:
-    """The folder of an installed package: below $XDG_CACHE_HOME, else ~/.cache (XDG Base Directory Specification).
+    """The folder of an installed package's files: in $XDG_CACHE_HOME, else ~/.cache (XDG Base Directory Specification).
 
-    A user without a home folder, as in some containers, gets it below the current folder.
+    For a user without a home folder, as in some containers, it is in the current folder.
     """
     given = os.environ.get("XDG_CACHE_HOME", "")
     # The specification demands that a relative path is ignored.
@@ -23,7 +23,7 @@ def user_cache() -> Path:
 
 
 ROOT = CODE.parent if CHECKOUT else user_cache()
-"""The root of the submission: this repository; of an installed package, the place of everything that it writes."""
+"""The root of the submission: this repository; for an installed package, the folder of everything that it writes."""
 DATA_DIR = ROOT / "build" / "data"
 CACHE_DIR = ROOT / "build" / "cache"
 MODELS_DIR = ROOT / "build" / "models"

@@ -40,7 +40,10 @@ def resolve(kind: str, table: Mapping[str, str], name: str, base: type[T]) -> ty
     except Exception as error:  # an outside module may raise anything while it is imported
         if name in table:
             raise
-        raise ConfigError(f"{kind} '{name}' cannot be imported: {error}.") from error
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise ConfigError(
+            f"{kind} '{name}' cannot be imported ({reason}): check its spelling, module:Class, and PYTHONPATH."
+        ) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         article = "an" if kind[0] in "aeiou" else "a"
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""A repository of one's own: the project's code with manifests that the test may change."""
+"""A copy of the repository for a test: the project's code with manifests that the test may change."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Clone:
         self.manifest.write_text(text[: found.start()] + table + text[found.end() :], "utf-8")
 
     def official_size(self, samples: int) -> None:
-        """Make so many samples the size of the full data set, so that a rehearsal is short."""
+        """Make this many samples the size of the full data set, so that a rehearsal is short."""
         for benchmark, full in (("bert", 10833), ("resnet50", 50000)):
             manifest = self.top / "code" / benchmark / "datasets.toml"
             text = manifest.read_text("utf-8")

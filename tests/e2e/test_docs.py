@@ -49,7 +49,7 @@ def state(clone) -> dict[str, bytes]:
 
 
 def documents() -> list[Path]:
-    """Every document of the project but the topics of `harness help`, which tests/unit reads."""
+    """Every document of the project, except the topics of `harness help`, which a unit test reads."""
     found = {
         path for pattern in ("*.md", "docs/*.md", "*/README.md", "code/*/README.md") for path in ROOT.glob(pattern)
     }
@@ -68,7 +68,7 @@ def commands() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("document", "line"), commands())
 def test_a_command_in_a_document_is_one(document, line):
-    """Most take data, models or hours, so that here only what they are made of is looked at."""
+    """Most need data, models or hours, so only their words are checked here."""
     words = shlex.split(line.replace("<", "").replace(">", ""), comments=True)
     if words[0] == "make":
         done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -100,7 +100,7 @@ def test_the_files_that_a_document_names_exist(document):
 
 
 def check_program(words: list[str]) -> None:
-    """A command of the harness with options that it has, or a module that there is."""
+    """A command of the harness with options that it has, or a module that exists."""
     if not words[0].endswith("/harness"):
         assert words[:2] == [".venv/bin/python", "-m"], words
         assert importlib.util.find_spec(words[2]), words

@@ -126,7 +126,7 @@ def test_a_wrong_python_still_gets_a_sentence(clone):
             continue  # a name of a version manager that has no such Python
         assert done.returncode == 1, done.stderr
         assert done.stdout.startswith("bad      Python")
-        assert "and 3.11, 3.12 or 3.13 is needed" in done.stdout
+        assert "but 3.11, 3.12 or 3.13 is needed" in done.stdout
 
 
 def test_make_doctor_goes_on_where_set_up_fails(clone):

@@ -179,7 +179,7 @@ class HangsClosing(NullEngine):
 
 
 class DescribesNothing(NullEngine):
-    """It does not close either."""
+    """Fails in describe(), remark() and close()."""
 
     name = "describes-nothing"
 
@@ -206,7 +206,7 @@ class AbortsCompiling(NullEngine):
 
 
 class StallsThenRaises(_Faulty):
-    """Late answers at first, and then the reason for them."""
+    """Stalls for seconds before it reports its failure."""
 
     name = "stalls"
     after = 100
@@ -239,7 +239,7 @@ class SlowInItsFirstTest(NullEngine):
 
 
 class Profiled(OnnxRuntimeEngine):
-    """Works, until it is to show what its operators take."""
+    """Works until it is profiled."""
 
     name = "profiled"
 

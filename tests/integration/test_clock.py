@@ -43,7 +43,7 @@ def run(harness, preloaded, monkeypatch, tmp_path):
         ("Server", [[0.3, 0.3], [0.7, -0.3]], "0.6"),
     ],
 )
-def test_a_test_whose_realtime_clock_was_changed_is_no_result(run, scenario, faults, moved):
+def test_a_test_whose_realtime_clock_was_changed_has_no_result(run, scenario, faults, moved):
     found = run(scenario, faults)
     assert found.code == 1
     assert f"the realtime clock was changed during the test (it moved by {moved}" in found.err
@@ -52,7 +52,7 @@ def test_a_test_whose_realtime_clock_was_changed_is_no_result(run, scenario, fau
     assert found.kept == []
 
 
-def test_queries_that_came_at_once_because_the_clock_was_changed_are_no_overload(run):
+def test_queries_that_came_at_once_because_the_clock_was_changed_are_not_an_overload(run):
     found = run("Server", [[5.5, 3.0]], seconds=10)
     assert found.code == 1
     assert "the realtime clock was changed during the test (it moved by 3.0" in found.err

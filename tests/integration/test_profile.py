@@ -38,6 +38,6 @@ def test_a_profile_that_fails_costs_no_result(harness):
     run = harness.run("--engine", "faulty:Profiled", "--duration", "1", "--profile", "--json", limit=240)
     assert run.code == 0, run.err
     assert json.loads(run.out)["valid"] is True
-    assert "warning: there is no profile" in run.err
+    assert "warning: no profile was made" in run.err
     assert "out of tricks" in run.err
     assert not (run.folder / PROFILE).exists()

@@ -90,7 +90,7 @@ def test_an_overloaded_server_is_ended_within_seconds_and_its_advice_is_valid(ha
     assert again.code == 0, again.out
 
 
-def test_an_engine_that_stalls_and_then_fails_is_no_overload(harness, tmp_path):
+def test_an_engine_that_stalls_and_then_fails_is_not_an_overload(harness, tmp_path):
     conf = tmp_path / "high.conf"
     conf.write_text("*.Server.target_qps = 400\n")
     run = harness.run(
@@ -128,7 +128,7 @@ def test_a_development_run_obeys_or_names_the_lines_of_user_conf(harness, tmp_pa
     assert run.record["result"]["samples"] >= 800
     assert f"performance_sample_count_override = 3 in line 3 of {conf} is not used" in run.err
     again = harness.run("--engine", "null", "--scenario", "SingleStream", "--user-conf", conf, "--duration", "0.5")
-    assert f"min_duration = 1000 in line 1 of {conf} is not used: --duration 0.5 takes its place" in again.err
+    assert f"min_duration = 1000 in line 1 of {conf} is not used: --duration 0.5 replaces it" in again.err
 
 
 def test_what_loadgen_cannot_hold_is_refused_before_the_model_is_loaded(harness, tmp_path):
@@ -182,7 +182,7 @@ def test_a_server_run_that_misses_the_bound_at_a_rate_of_its_own_is_run_once_mor
     first, second = (json.loads((folder / "run.json").read_text()) for folder in sorted(run.kept))
     assert not first["valid"]
     assert "no longer be VALID" in first["reasons"][0]
-    assert "The rate was the harness's choice: once more, at a lower one" in run.err
+    assert "The harness chose this rate, and now tries a lower one" in run.err
     assert second["missed_target_qps"] == first["estimated_target_qps"]
     assert second["estimated_target_qps"] <= 0.6 * first["estimated_target_qps"]
     assert run.code == (0 if second["valid"] else 1)

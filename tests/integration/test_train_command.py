@@ -263,7 +263,7 @@ def test_an_interruption_says_what_was_kept(command, tmp_path, monkeypatch):
         train(command("test-tiny", path))
     path.with_suffix(".training").mkdir()
     (path.with_suffix(".training") / "checkpoint.pt").touch()
-    with pytest.raises(Interrupted, match="the newest checkpoint was kept; the same command goes on from it"):
+    with pytest.raises(Interrupted, match="the newest checkpoint was kept; the same command continues from it"):
         train(command("test-tiny", path))
 
 

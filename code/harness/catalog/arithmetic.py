@@ -36,8 +36,8 @@ _TYPES = {  # by their numbers in onnx.TensorProto.DataType
 _QUANTISE = ("QuantizeLinear", "DequantizeLinear")
 _SAME_ZEROS = (*SAME_VALUES, "Cast", *_QUANTISE)
 _LARGEST = 2**40  # elements of a dimension; a damaged file may state more
-_STEPS = 16  # from a product back to its weight; a damaged graph may have a circle
-_SLICES, _SLICE = 8, 4096  # of a weight: their number, and the bytes of each
+_STEPS = 16  # maximum nodes from a product back to its weight; a damaged graph may have a cycle
+_SLICES, _SLICE = 8, 4096  # slices that are read of a weight, and the bytes of each
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def read_arithmetic(path: Path) -> Arithmetic:
 
 
 def _weights(graph: Nodes) -> Iterator[tuple[str, Weight, Weight | None]]:
-    """The weights of products: (integer, dequantised or float), the weight, and its zero point if it has one."""
+    """The weights of products, each as its kind (integer, dequantised or float), itself, and its zero point or None."""
     producers = {outputs[0]: (operator, inputs) for operator, inputs, outputs in graph.nodes if outputs}
     seen = set()
     for operator, inputs, _ in graph.nodes:
@@ -116,7 +116,7 @@ def _zeros(path: Path, weight: Weight, zero_point: Weight | None) -> float:
     zero = np.zeros(1, values.dtype)
     if zero_point is not None:
         zero = _sample(path, zero_point)
-    if not values.size or not zero.size or (zero != zero[0]).any():  # a zero for each channel is not worth the reading
+    if not values.size or not zero.size or (zero != zero[0]).any():  # zero points by channel would take longer to read
         return 0.0
     return float(np.mean(values == zero[0]))
 
@@ -129,7 +129,7 @@ def _sample(path: Path, weight: Weight) -> NDArray[np.generic]:
         path = path.parent / relative(path, weight.external.get("location", ""))
         start = int(weight.external.get("offset") or 0)
         size = int(weight.external.get("length") or 0) or prod(weight.dims) * dtype.itemsize
-    if weight.varints and dtype.itemsize > 1:  # not worth the decoding
+    if weight.varints and dtype.itemsize > 1:  # decoding them would take longer than the answer is worth
         return np.empty(0, dtype)
     with path.open("rb") as file:
         if weight.varints:

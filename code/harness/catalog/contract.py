@@ -30,7 +30,7 @@ class ModelInterface(ABC):
     """Name that results are filed under if the model is given by its path."""
     Settings: ClassVar[type[BenchmarkSettings]] = BenchmarkSettings
     one_file: ClassVar[bool] = True
-    """Whether a data set is one file, so that another machine can be sent it."""
+    """Whether a data set is one file, so that it can be sent to another machine."""
 
     @classmethod
     @abstractmethod
@@ -45,7 +45,7 @@ class ModelInterface(ABC):
             ConfigError: the path cannot be a data set of this benchmark.
         """
         if not path.is_file():
-            raise ConfigError(f"{path} is not a file; give the path of a data set.")
+            raise ConfigError(f"{path} is not a file: give the path of a data set's file.")
         return path
 
     @classmethod

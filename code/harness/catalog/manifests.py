@@ -25,7 +25,7 @@ _E = TypeVar("_E", bound=_Entry)
 
 
 class Recipe(BaseModel):
-    """How a dense graph is compressed after it is built."""
+    """How a dense model is compressed after it is built; not a recipe of training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -81,9 +81,9 @@ class ModelEntry(_Entry):
     recipe: Recipe | None = None
     """How to compress the dense model that ``builder`` builds."""
     engines: tuple[str, ...] = ()
-    """Engines for it, the fastest first, as `python -m benchmarks.engines` found on a processor with VNNI."""
+    """Engines for the model, the fastest first, as measured by `python -m benchmarks.engines` on a CPU with VNNI."""
     engines_without_vnni: tuple[str, ...] = ()
-    """The same on a processor that has no instructions for 8-bit products, where INT8 gains little."""
+    """The same on a processor without instructions for 8-bit products, where INT8 gains little."""
     published: Published | None = None
     """The first published model of a benchmark is the baseline for the others."""
 
@@ -111,7 +111,7 @@ class DatasetEntry(_Entry):
     official: bool = False
     """Whether official runs use it."""
     metric: str | None = None
-    """Name of a score on it, if not accuracy."""
+    """The name of scores on this data set, if they are not the benchmark's accuracy."""
 
 
 class FetchRecord(BaseModel):
@@ -139,7 +139,7 @@ class Model(BaseModel):
     benchmark: str
     official_name: str
     sha256: str | None
-    """Of the ONNX file, or over it and the files with its weights."""
+    """The sha256 of the ONNX file, or over it and the files with its weights."""
     files: tuple[Fingerprint, ...] = Field((), exclude=True, repr=False)
     """Its files as they were hashed."""
     source: str = "unknown"
@@ -150,7 +150,7 @@ class Model(BaseModel):
     equivalent: bool = False
     settings: dict[str, str | int] = {}
     engines: tuple[str, ...] = Field((), exclude=True, repr=False)
-    """Engines for it, the fastest on such a processor first; empty if nobody measured them."""
+    """Engines for the model, the fastest on this kind of processor first; empty if they were not measured."""
     caveat: str = ""
     """Caveat that every result must show, such as "random weights"; rules out official results."""
     remark: str = ""
@@ -160,7 +160,7 @@ class Model(BaseModel):
 
     @property
     def title(self) -> str:
-        """The name, followed by how the model was changed if its metadata say so."""
+        """The name, followed by how the model was changed if its metadata shows that."""
         weights = self.metadata.get("weights", "")
         words = [weights] if weights.startswith("random") else []
         done = []
@@ -185,7 +185,7 @@ class Dataset(BaseModel):
     path: Path
     sha256: str | None
     files: tuple[Fingerprint, ...] = Field((), exclude=True, repr=False)
-    """What determines its samples' order and labels, as it was hashed."""
+    """The files that determine the order and labels of its samples, as they were hashed."""
     official: bool = False
     samples: int | None = None
     metric: str | None = None
@@ -235,7 +235,7 @@ def _manifest(path: Path, entry: type[_E]) -> dict[str, _E]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         return {name: entry.model_validate(table) for name, table in tables.items()}
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
     except ValidationError as error:

@@ -38,12 +38,12 @@ class Identified:
 
     @property
     def path(self) -> Path:
-        """Where the file is."""
+        """The path of the file."""
         return self.file.path
 
     @property
     def sha256(self) -> str:
-        """Of the ONNX file, without weights in other files: what publishers state."""
+        """sha256 of the ONNX file alone, without weights in other files, as publishers state it."""
         return self.file.sha256
 
     @cached_property
@@ -154,8 +154,8 @@ def _real(path: Path) -> Path:
     real = path.resolve()
     if real.parent != path.parent.resolve() and any(not (real.parent / part).exists() for part in weight_files(real)):
         raise ConfigError(
-            f"{path} is a link to another folder, as in a cache of Hugging Face, without its files of weights: "
-            "copy all of its files into one folder with `cp -L`, and give the path there."
+            f"{path} is a link to another folder, as in a cache of Hugging Face, without its weight files: copy all of "
+            "its files into one folder with `cp -L`, and give the path there."
         )
     return real
 
@@ -219,7 +219,7 @@ def _fetched(known: KnownModel) -> tuple[Model, Identified]:
 
 
 def _foreign(file: Identified, record: FetchRecord | None) -> str | None:
-    """The first file of weights that is not the one that was fetched with the model; None if there is none."""
+    """The first weight file that is not the one fetched with the model; None if there is none."""
     expected = record.data if record else {}
     names = sorted({*expected, *weight_files(file.path)})
     if missing := [name for name in names if not (file.path.parent / name).is_file()]:
@@ -235,7 +235,7 @@ def _known_by_content(file: Identified) -> Model | None:
         if file.sha256 in (known.entry.sha256, record.sha256 if record else None):
             # Publishers state the sha256 of the ONNX file: other weights beside it make it another model.
             return None if _foreign(file, record) else known.model(file, record)
-    # Made here, so not a published model; and computing the MD5 takes time. It does not cover other files either.
+    # A file made here is not a published model, and the MD5, which takes time, does not cover other files.
     if "tool" in file.metadata or weight_files(file.path):
         return None
     by_md5 = (known for known in models if known.entry.md5 and known.entry.sha256 is None)

@@ -24,7 +24,7 @@ _STYLES = {"good": "green", "warning": "yellow", "bad": "bold red"}
 
 @cluster_app.command("up")
 def up(hosts: HostsFile) -> None:
-    """Start Ray on this machine and, over ssh, on all machines of HOSTS; makes the token file if it is missing."""
+    """Start Ray on this machine and, over ssh, on all machines of HOSTS; create the token file if it is missing."""
     from harness.cluster import launch
 
     _each(hosts, launch.up, "what was started still runs: `harness cluster down` ends it.")
@@ -38,7 +38,7 @@ def down(hosts: HostsFile) -> None:
     """End what `harness cluster up` started."""
     from harness.cluster import launch
 
-    _each(hosts, launch.down, "some machines may still run: give the same command again.")
+    _each(hosts, launch.down, "some machines may still be running: run the same command again.")
 
 
 def _each(hosts: str, work: Callable[..., Iterator[str]], kept: str) -> None:
@@ -64,13 +64,13 @@ def check(
 
     with on_interrupt("nothing was changed."), console.Progress("checking", unit="nodes") as bar:
         lines = examining.check(read(hosts), installed(), INSTALLED, bar.advance)
-    stopped = any(line.level == examining.BAD for line in lines)
+    blocked = any(line.level == examining.BAD for line in lines)
     if as_json:
-        console.print_json({"good": not stopped, "findings": [asdict(line) for line in lines]})
+        console.print_json({"good": not blocked, "findings": [asdict(line) for line in lines]})
     else:
         _show(lines)
         console.out.print(examining.summary(lines))
-    raise typer.Exit(stopped)
+    raise typer.Exit(blocked)
 
 
 def _show(lines: "Sequence[Line]") -> None:

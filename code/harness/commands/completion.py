@@ -19,7 +19,7 @@ _ALIASES = {
     **{"compliance": "test", "round_name": "round_", "compare a": "runs", "compare b": "runs"},
     **{"models show name": "model", "models verify names": "model"},
 }
-"""Parameters that complete as others do."""
+"""Parameters, alone or after their command, that are completed like another one."""
 
 
 def script(shell: str, program: str = "harness") -> str:
@@ -46,7 +46,7 @@ def attach(app: Typer, path: tuple[str, ...] = ()) -> None:
         if callback is None:
             continue
         name = (*path, command.name or callback.__name__)
-        # Resolved here and kept, so that typer finds the objects that are changed, and not new ones.
+        # Resolved here and stored, so that typer reads the objects that are changed below, not new ones.
         callback.__annotations__ = get_type_hints(callback, include_extras=True)
         for parameter, annotation in callback.__annotations__.items():
             kinds = [each for each in (" ".join((*name, parameter)), parameter) if each in known]
@@ -79,7 +79,7 @@ def _completer(kind: str) -> Callable[[str], list[tuple[str, str]]]:
 
 
 def _candidates() -> dict[str, Callable[[], Mapping[str, str] | Iterable[str]]]:
-    """By kind, what finds its values: with their meanings, or alone."""
+    """The function that lists the values of each kind, with or without their meanings."""
     from harness.commands import topics
     from harness.registry import ENGINES, MODES, SCENARIOS
     from harness.rules.audits import AUDITS
@@ -108,7 +108,7 @@ def _candidates() -> dict[str, Callable[[], Mapping[str, str] | Iterable[str]]]:
     }
 
 
-# Each imports what it needs when it is asked: the command line is built again for every TAB.
+# Each function imports what it needs when it is called, since every TAB builds the command line again.
 def _models(wanted: Callable[[ModelEntry], object]) -> dict[str, str]:
     from harness.catalog import manifests
 

@@ -29,7 +29,7 @@ def export_mlflow(
         ),
     ] = None,
     experiment: Annotated[
-        str, typer.Option(metavar="NAME", help="The experiment, which is made if needed.")
+        str, typer.Option(metavar="NAME", help="The experiment, created if it does not exist.")
     ] = "mlperf",
     runs_dir: RunsDir = None,
     tree: Tree = None,
@@ -37,7 +37,7 @@ def export_mlflow(
 ) -> None:
     """Add finished runs to MLflow, with params, metrics, tags and LoadGen's summary; a run is added only once.
 
-    It needs `make setup MLFLOW=1`.
+    This needs MLflow: `make setup MLFLOW=1`.
     """
     from harness.host import console
     from harness.report.tracking import export
@@ -50,4 +50,6 @@ def export_mlflow(
     if as_json:
         console.print_json({"added": done.added, "known": done.known, "experiment": experiment, "tracking_uri": uri})
     else:
-        console.out.print(f"{len(done.added)} runs added, {done.known} already there: experiment {experiment} in {uri}")
+        console.out.print(
+            f"{len(done.added)} runs added, {done.known} already exported: experiment {experiment} in {uri}"
+        )

@@ -55,7 +55,7 @@ ClusterSamples = Annotated[
     str,
     typer.Option(
         metavar="data|indices",
-        help="What travels to the nodes: samples, or only their numbers, to be asked of the working group first.",
+        help="What travels to the nodes: samples, or only their numbers (ask the working group before submitting).",
     ),
 ]
 MeasurementsDir = Annotated[
@@ -118,7 +118,7 @@ def takes(request: type[R]) -> Callable[[Callable[[R], None]], Callable[..., Non
 
 
 def parse_options(pairs: list[str]) -> dict[str, str]:
-    """The --set pairs by name.
+    """The values of --set by option name; "-" in a name becomes "_".
 
     Raises:
         ConfigError: a pair is not of the form NAME=VALUE.

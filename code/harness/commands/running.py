@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The options of `harness run`; None is what the user left open, to a run file or to the default."""
+    """The options of `harness run`; None leaves the choice to the run file or the default."""
 
     file: Annotated[
         Path | None,
@@ -97,11 +97,11 @@ class RunOptions:
         str | None,
         typer.Option(
             metavar="data|indices",
-            help="What travels to the nodes: samples, or only their numbers, to be asked of the working group first.",
+            help="What travels to the nodes: samples, or only their numbers (ask the working group before submitting).",
             show_default="data",
         ),
     ] = None
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the tests of FILE and what is done.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the tests of FILE and their state.")] = False
     retry: Annotated[bool, typer.Option("--retry", help="Repeat failed and INVALID tests of FILE.")] = False
     fresh: Annotated[bool, typer.Option("--fresh", help="Repeat all tests of FILE.")] = False
     as_json: options.AsJson = False
@@ -111,9 +111,9 @@ class RunOptions:
 def run(asked: RunOptions) -> None:
     """Run one LoadGen test, or all tests of a run file.
 
-    Without --official, it is a development run of about 20 seconds, or as long as LoadGen needs to be sure of its
-    percentile: recorded in build/runs, not for submission. With FILE, options given here replace those of the file,
-    and a sweep that was stopped continues; `harness help runfile` shows such a file.
+    Without --official, this is a development run of about 20 seconds, or as long as LoadGen needs to be sure of its
+    percentile: recorded in build/runs, not for submission. With FILE, options on the command line replace those of the
+    file, and an interrupted sweep continues; `harness help runfile` shows such a file.
     """
     from harness.running.request import RunRequest, resolve
     from harness.running.run import run_test
@@ -131,7 +131,7 @@ def run(asked: RunOptions) -> None:
 
     if asked.file is None:
         if asked.dry_run or asked.retry or asked.fresh:
-            raise ConfigError("--dry-run, --retry and --fresh are for run files: give one, or omit them.")
+            raise ConfigError("--dry-run, --retry and --fresh need a run file: give one, or omit them.")
         raise typer.Exit(run_test(resolve(complete(request_of(given, set_here)))).code)
     points = [replace(point, request=complete(point.request)) for point in read(asked.file, given, set_here)]
     if len(points) == 1 and not asked.dry_run:
@@ -188,7 +188,9 @@ class TuneOptions:
     ] = paths.ROOT / "build" / "tune"
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore saved measurements.")] = False
     force: Annotated[bool, typer.Option("--force", help="Replace settings of another model or engine.")] = False
-    stall_timeout: Annotated[float, typer.Option(help="Stop a trial after so many seconds without a batch.")] = 120.0
+    stall_timeout: Annotated[
+        float, typer.Option(help="Stop a trial after this many seconds without a finished batch.")
+    ] = 120.0
     cluster: options.Cluster = None
     cluster_samples: options.ClusterSamples = "data"
     as_json: options.AsJson = False

@@ -15,7 +15,7 @@ from harness.host import console
 
 @dataclass(frozen=True, kw_only=True)
 class ComplianceOptions:
-    """The options of both commands that run the tests of a submission."""
+    """The options of `harness compliance run`, all of which `harness campaign` has as well."""
 
     model: options.Models = None
     scenario: options.Scenarios = None
@@ -28,7 +28,7 @@ class ComplianceOptions:
     infer: Annotated[
         bool,
         typer.Option(
-            "--infer", help="Leave out tests whose results `harness package --infer` makes from those of others."
+            "--infer", help="Leave out tests whose results `harness package --infer` derives from those of others."
         ),
     ] = False
     rehearsal: options.Rehearsal = False
@@ -58,7 +58,7 @@ def campaign(asked: CampaignOptions) -> None:
 
     It can be stopped at any moment; the same command then resumes. A finished test is repeated only if it is not valid,
     a log is missing, or its data set or the results that it was compared with have changed; a failed one only with
-    --retry. Results of another model, engine or settings are refused: move them away.
+    --retry. Existing results of another model, engine or settings are an error: move them away.
     """
     _campaign(asked, asked.division)
 
@@ -127,8 +127,8 @@ def package(
         bool,
         typer.Option(
             "--infer",
-            help="Add results that the rules allow to infer: Offline and MultiStream from SingleStream, Offline from "
-            "MultiStream, bert-99 from bert-99.9.",
+            help="Add the results that the rules let you infer: Offline and MultiStream from SingleStream, Offline "
+            "from MultiStream, bert-99 from bert-99.9.",
         ),
     ] = False,
     tree: options.Tree = None,
@@ -139,7 +139,7 @@ def package(
 ) -> None:
     """Make the submission directory and its tarball from official runs, then check it.
 
-    A result that lacks a test, or that the division does not have, is left out and named. Accuracy logs are truncated
+    Results that lack a test, or that the division does not accept, are left out and listed. Accuracy logs are truncated
     only in the package. The same runs give the same bytes.
     """
     from harness.submission.package import make
@@ -174,7 +174,7 @@ def check(
         bool,
         typer.Option(
             "--rehearsal",
-            help="Ignore the marks of a rehearsal; what only real data and full tests can change becomes a note.",
+            help="Accept the marks of a rehearsal; report as notes what only real data and full tests can change.",
         ),
     ] = False,
     inference_repo: Annotated[
@@ -184,7 +184,8 @@ def check(
         ),
     ] = None,
     official: Annotated[
-        bool, typer.Option("--official", help="Clone the pinned commit of mlcommons/inference for that.")
+        bool,
+        typer.Option("--official", help="Clone the pinned commit of mlcommons/inference and run its two checkers."),
     ] = False,
     python: Annotated[
         str, typer.Option(help="The Python for the official checkers.", show_default="this one")
@@ -193,8 +194,8 @@ def check(
 ) -> None:
     """Check a packaged submission: list each problem with its file, the reason and the fix.
 
-    Of results that are not packaged, such as those in this repository (`harness check .`), it checks only that no file
-    was edited since its test.
+    For results that are not packaged, such as those in this repository (`harness check .`), it checks only that no file
+    was edited after its test.
     """
     from harness.submission.run_check import CheckRequest, run_check
 
@@ -219,7 +220,7 @@ compliance_app = typer.Typer(
 def compliance_run(asked: ComplianceOptions) -> None:
     """Run and verify the compliance tests of existing official results: TEST01, and TEST04 for ResNet50.
 
-    It is the last part of `harness campaign --division closed`; pass the settings of the official runs.
+    This is the last part of `harness campaign --division closed`; pass the settings of the official runs.
     """
     _campaign(asked, "closed", only_compliance=True)
 
@@ -245,7 +246,7 @@ def compliance_verify(
 ) -> None:
     """Verify a compliance test of any submitter from its logs, and arrange its folder in the official form.
 
-    Do it before logs are truncated for submission. The exit code is 1 if the test fails.
+    Verify before logs are truncated for submission. The exit code is 1 if the test fails.
     """
     from harness.compliance.folder import verify
     from harness.compliance.score import allowed_delta, scorer

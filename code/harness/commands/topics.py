@@ -6,7 +6,7 @@ from harness.errors import ConfigError, did_you_mean
 
 
 def overview() -> dict[str, str]:
-    """Every topic with the title of its text."""
+    """Every topic and its title."""
     return {name: text.partition("\n")[0].lstrip("# ") for name, text in _texts().items()}
 
 

@@ -34,11 +34,12 @@ _Data = Annotated[
 ]
 _Output = Annotated[Path | None, typer.Option(help="Output file.", show_default="build/models/RECIPE-trained.onnx")]
 _Steps = Annotated[
-    int | None, typer.Option(min=1, help="Stretch the recipe to so many steps.", show_default="the recipe's")
+    int | None,
+    typer.Option(min=1, help="Stretch or shorten the recipe to this many steps.", show_default="the recipe's"),
 ]
 _Seed = Annotated[
     int | None,
-    typer.Option(min=0, help="Seed of the data order, and of the part held back.", show_default="the recipe's"),
+    typer.Option(min=0, help="Seed of the data order and of the held-back part.", show_default="the recipe's"),
 ]
 _Method = Annotated[
     str | None,
@@ -72,7 +73,7 @@ def models_train(
 ) -> None:
     """Prune and quantise a model by training: gradual pruning, distillation, quantisation-aware training.
 
-    A checkpoint is written every few minutes: after an interruption the same command goes on, to the same result.
+    A checkpoint is written every few minutes; after an interruption the same command continues, with the same result.
     """
     if listed:
         _list(as_json)
@@ -98,7 +99,7 @@ def models_train(
         trained = train(training)
     except KeyboardInterrupt:
         kept = Checkpoints(path, {}).path.exists()
-        what = "the newest checkpoint was kept; the same command goes on from it" if kept else "nothing was kept"
+        what = "the newest checkpoint was kept; the same command continues from it" if kept else "nothing was kept"
         raise Interrupted(f"interrupted: {what}.") from None
     _show(trained, as_json)
 

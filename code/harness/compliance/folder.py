@@ -22,7 +22,7 @@ from harness.results.layout import BASELINE, COMPLIANCE, SCORES, VERIFY_ACCURACY
 from harness.rules.audits import find_audit
 
 Scorer = Callable[[Path], str]
-"""From an accuracy log of some of the samples to the text of its accuracy.txt."""
+"""Scores an accuracy log of some of the samples; returns the text of its accuracy.txt."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Verdicts:
 
     @property
     def passed(self) -> bool:
-        """Whether the test was passed."""
+        """Whether the test passed."""
         accurate = self.accuracy is None or self.accuracy.passed or (self.delta is not None and self.delta.passed)
         return self.performance.passed and accurate
 
@@ -92,8 +92,8 @@ def _verify_responses(
     accuracy = verify_accuracy(accuracy_log, sampled, dtype)
     texts = _scores(score, accuracy, accuracy_log, sampled) if score else {}
     if accuracy.differing and settled and not score:
-        there = [folder / "accuracy" / name for name in (BASELINE, COMPLIANCE)]
-        texts = {path.name: path.read_text(encoding="utf-8") for path in there if path.is_file()}
+        existing = [folder / "accuracy" / name for name in (BASELINE, COMPLIANCE)]
+        texts = {path.name: path.read_text(encoding="utf-8") for path in existing if path.is_file()}
     near = None
     if BASELINE in texts and COMPLIANCE in texts:
         near = verify_delta(texts[BASELINE], texts[COMPLIANCE], delta)
@@ -138,7 +138,7 @@ def _arrange(folder: Path, sampled: Path, texts: dict[str, str], outdated: set[s
             (place / name).unlink(missing_ok=True)
         sampled.replace(place / ACCURACY)
     except OSError as error:
-        raise ConfigError(f"{place} cannot be written: {error.strerror}.") from error
+        raise ConfigError(f"{place} cannot be written ({error.strerror}): check its permissions.") from error
     for name, text in texts.items():
         write_text(place / name, text)
 

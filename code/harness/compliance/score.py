@@ -2,7 +2,7 @@
 
 from harness.catalog.datasets import find_dataset
 from harness.compliance.folder import Scorer
-from harness.paths import ROOT
+from harness.paths import CACHE_DIR
 from harness.registry import BENCHMARKS
 from harness.rules.rounds import RULES
 from harness.task.base import find_benchmark
@@ -28,8 +28,8 @@ def scorer(benchmark: str, dataset: str | None) -> Scorer | None:
     if dataset is None and not found.official:
         return None
     kind = find_benchmark(name)
-    made = kind(kind.Settings(), ROOT / "build" / "cache")
-    return lambda log: made.score_partial(log, found)
+    instance = kind(kind.Settings(), CACHE_DIR)
+    return lambda log: instance.score_partial(log, found)
 
 
 def allowed_delta(benchmark: str) -> float:

@@ -54,7 +54,7 @@ class _Run:
     score: float
     """Samples per second; of streams the latency in nanoseconds (TEST01) or its inverse per second (TEST04)."""
     bound: object
-    """Nanoseconds."""
+    """The latency bound in nanoseconds, as in the log."""
 
 
 def verify_performance(reference: Path, test: Path, audit: str = "TEST01") -> Verdict:
@@ -87,7 +87,7 @@ def verify_performance(reference: Path, test: Path, audit: str = "TEST01") -> Ve
 
 
 def beyond_the_rules(reference: Path, test: Path) -> str:
-    """Why a stream breaks the rules of TEST04 although the official script accepts it; "" if it does not.
+    """Why a result of a stream breaks the rules of TEST04 although the official script accepts it; "" if it does not.
 
     The rules allow 10 % (20 % for short latencies); the script compares rates with the limit for latencies, and so
     allows 20 % for every stream.
@@ -175,9 +175,9 @@ class _Comparison:
     """The sampled responses of TEST01 compared with those of the accuracy run; lists contain sample indices."""
 
     matched: int
-    """The number of responses to samples that the accuracy run answered."""
+    """The number of responses to samples that the accuracy run answered as well."""
     missing: list[int]
-    """Samples that it did not answer."""
+    """Samples that the accuracy run did not answer."""
     differing: list[int]
     broken: list[int]
     """Samples whose response is not hexadecimal or not a multiple of the element size."""

@@ -24,8 +24,8 @@ _SETS = {
 _ARM_SETS = {"dot product": ("asimddp",), "I8MM": ("i8mm",), "SVE": ("sve",), "BF16": ("bf16",)}
 _CLOCKS = ("tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page")
 """Clock sources that can be read without a system call."""
-_BUSY = 0.2  # CPUs kept busy by others that are worth a warning
-_STOLEN = 0.02  # share of the time taken by a virtual machine's host
+_BUSY = 0.2  # warn if other processes keep this many CPUs busy
+_STOLEN = 0.02  # warn if a virtual machine's host takes this share of the time
 _MINIMUM_MEMORY, _ENOUGH_MEMORY = 2**29, 2**31
 
 
@@ -70,7 +70,7 @@ def cores(root: Path, usable: set[int] | None = None) -> Iterator[Finding]:
         yield Finding(GOOD, "cores", words)
     quota = cpu_quota(root)
     if quota is not None and quota < len(usable & present):
-        what = f"this container gets the time of {quota:g} of {len(usable & present)} CPUs: its threads are throttled"
+        what = f"this container is limited to {quota:g} of {len(usable & present)} CPUs: its threads are throttled"
         yield Finding(WARNING, "CPU quota", what, "start it without a limit, or give it entire CPUs (--cpuset-cpus)")
 
 
@@ -80,9 +80,9 @@ def numa(root: Path) -> Iterator[Finding]:
     nodes = sum(bool(read(path / "cpulist")) for path in folders) or 1  # a node without CPUs has only memory
     if nodes > 1 and read(root / "proc/sys/kernel/numa_balancing") not in ("", "0"):
         what = f"{nodes} nodes, and the kernel moves pages between them during a test"
-        yield Finding(WARNING, "NUMA", what, "`sysctl kernel.numa_balancing=0`, as root")
+        yield Finding(WARNING, "NUMA", what, "run `sysctl kernel.numa_balancing=0` as root")
     elif nodes > 1:
-        yield Finding(GOOD, "NUMA", f"{nodes} nodes; an engine gets an instance on each (`harness options`: instances)")
+        yield Finding(GOOD, "NUMA", f"{nodes} nodes; an engine has an instance on each (`harness options`: instances)")
     else:
         yield Finding(GOOD, "NUMA", "one node")
 
@@ -97,25 +97,27 @@ def clock(root: Path) -> Iterator[Finding]:
         yield Finding(GOOD, "governor", "performance")
     else:
         what = f"{', '.join(sorted(found))}: the clock follows the load, so results vary"
-        yield Finding(WARNING, "governor", what, "`cpupower frequency-set -g performance`, as root")
+        yield Finding(WARNING, "governor", what, "run `cpupower frequency-set -g performance` as root")
     no_turbo, boost = read(cpu / "intel_pstate/no_turbo"), read(cpu / "cpufreq/boost")
     if no_turbo == "1" or boost == "0":
         switch = "0 > /sys/devices/system/cpu/intel_pstate/no_turbo"
         cure = switch if no_turbo == "1" else "1 > /sys/devices/system/cpu/cpufreq/boost"
-        yield Finding(WARNING, "turbo", "off: steady, but slower than the machine can run", f"`echo {cure}`, as root")
+        yield Finding(
+            WARNING, "turbo", "off: steady, but slower than the machine can run", f"run `echo {cure}` as root"
+        )
     elif no_turbo or boost:
         yield Finding(GOOD, "turbo", "on")
     else:
         yield Finding(GOOD, "turbo", "the kernel shows no switch, as in most virtual machines")
     source = read(root / "sys/devices/system/clocksource/clocksource0/current_clocksource")
     if source and source not in _CLOCKS:
-        what = f"{source}: each read takes a system call, for every query"
+        what = f"{source}: reading it takes a system call, for every query"
         yield Finding(WARNING, "clock source", what, "boot with clocksource=tsc if the processor's TSC is stable")
     elif source:
         yield Finding(GOOD, "clock source", source)
     pages = re.search(r"\[(\w+)\]", read(root / "sys/kernel/mm/transparent_hugepage/enabled"))
     if pages and pages[1] == "never":
-        cure = "`echo madvise > /sys/kernel/mm/transparent_hugepage/enabled`, as root"
+        cure = "run `echo madvise > /sys/kernel/mm/transparent_hugepage/enabled` as root"
         yield Finding(WARNING, "huge pages", "never: large weights need more TLB entries", cure)
     elif pages:
         yield Finding(GOOD, "huge pages", pages[1])
@@ -143,8 +145,8 @@ def memory(root: Path) -> Iterator[Finding]:
         yield Finding(GOOD, "memory", words)
     swapped = found.get("SwapTotal", 0) - found.get("SwapFree", 0)
     if swapped > 2**26:
-        what = f"{_size(swapped)} are swapped to disk: reading them back would slow a test"
-        yield Finding(WARNING, "swap", what, "`swapoff -a && swapon -a`, as root")
+        what = f"{_size(swapped)} of memory are swapped to disk: reading them back would slow a test"
+        yield Finding(WARNING, "swap", what, "run `swapoff -a && swapon -a` as root")
 
 
 def neighbours(

@@ -90,15 +90,15 @@ def examine(official: bool = False, as_json: bool = False) -> int:
     made = checks(official)
     with _progress(len(made)) as done:
         found = look(made, done)
-    stopped = any(finding.level == BAD for finding in found)
+    blocked = any(finding.level == BAD for finding in found)
     if as_json:
         records = [finding._asdict() for finding in found]
-        _print("", json.dumps({"good": not stopped, "findings": records}, indent=2))
+        _print("", json.dumps({"good": not blocked, "findings": records}, indent=2))
     else:
         for level, text in lines(found):
             _print(level, text)
         _print("", summary(found))
-    return 1 if stopped else 0
+    return 1 if blocked else 0
 
 
 def main() -> int:
@@ -114,7 +114,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("error: interrupted: nothing was changed.", file=sys.stderr)
         return 130
-    except OSError as error:  # from stdout: those of the checks are findings
+    except OSError as error:  # from stdout: errors within checks are findings
         if not isinstance(error, BrokenPipeError):
             print(f"error: {os_words(error)}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # flushing the rest of the buffer would fail again

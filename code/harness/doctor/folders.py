@@ -38,12 +38,12 @@ def writable(folder: Path, subject: str) -> Iterator[Finding]:
         with tempfile.NamedTemporaryFile(dir=str(there), prefix=".doctor-"):
             pass
     except OSError as error:
-        cure = f"`chmod u+w {there}` as its owner, or mount it writable"
+        cure = f"run `chmod u+w {there}` as its owner, or mount it writable"
         yield Finding(BAD, f"{subject}/", f"{there} cannot be written: {error.strerror}", cure)
         return
     if not there.stat().st_mode & 0o222:
         what = f"{there} is marked read-only, which only root can ignore"
-        yield Finding(WARNING, f"{subject}/", what, f"`chmod u+w {there}`")
+        yield Finding(WARNING, f"{subject}/", what, f"run `chmod u+w {there}`")
 
 
 def disk(top: Path) -> Iterator[Finding]:
@@ -59,7 +59,7 @@ def disk(top: Path) -> Iterator[Finding]:
         if free < _MINIMUM_DISK:
             yield Finding(BAD, "disk", f"{words}: too little for the logs of a test", "free some space")
         elif free < _ENOUGH_DISK:
-            what = f"{words}: not much for large models and the pixels of 50,000 images"
+            what = f"{words}: little for large models and the pixels of 50,000 images"
             yield Finding(WARNING, "disk", what, "free some space, or give --runs-dir another place")
         else:
             yield Finding(GOOD, "disk", words)
@@ -94,12 +94,12 @@ def datasets(official: bool = False) -> Iterator[Finding]:
             place = location(benchmark, entry)
             if entry.official and place is None:
                 what = f"{name}: {entry.variable} is not set, so only the shipped sample is used"
-                cure = f"set {entry.variable} to your copy, for official runs"
+                cure = f"for official runs, set {entry.variable} to the path of your copy"
                 yield Finding(lacking, "data set", what, cure)
                 continue
             if entry.official and not entry.variable and place is not None and not place.exists():
                 what = f"{name} is not here, so only the shipped sample is used"
-                yield Finding(lacking, "data set", what, f"{paths.DATA}, for official runs")
+                yield Finding(lacking, "data set", what, f"for official runs, run {paths.DATA}")
                 continue
             try:
                 found = find_dataset(benchmark, name)

@@ -24,16 +24,17 @@ def python(version: tuple[int, ...] = sys.version_info[:3], executable: str = sy
     """Whether the project runs on this version of Python."""
     name = ".".join(map(str, version[:3]))
     if not OLDEST <= tuple(version[:2]) <= NEWEST:
-        what = f"{name} ({executable}), and 3.11, 3.12 or 3.13 is needed"
-        yield Finding(BAD, "Python", what, "install 3.11, then `rm -rf .venv && make setup PYTHON=/path/to/python3.11`")
+        what = f"{name} ({executable}), but 3.11, 3.12 or 3.13 is needed"
+        cure = "install 3.11, then run `rm -rf .venv && make setup PYTHON=/path/to/python3.11`"
+        yield Finding(BAD, "Python", what, cure)
     else:
         yield Finding(GOOD, "Python", f"{name} ({executable})")
     if platform.system() != "Linux":
-        yield Finding(BAD, "system", f"{platform.system()}, and Linux is needed", "use a Linux machine or container")
+        yield Finding(BAD, "system", f"{platform.system()}, but Linux is needed", "use a Linux machine or container")
 
 
 def required() -> Iterator[Finding]:
-    """Whether the packages that an installed harness declares are there, without those of its extras."""
+    """Whether the packages that an installed harness needs are installed, without those of its extras."""
     from importlib import metadata
 
     declared = [each for each in metadata.requires("mlperf-cpu-harness") or [] if "extra ==" not in each]

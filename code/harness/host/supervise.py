@@ -24,6 +24,12 @@ from harness.host import console
 from harness.host.streams import keep_streams
 
 INTERRUPTED = 130
+"""The exit code after Ctrl-C; after any other signal it is 128 + the signal's number, which for SIGHUP is 129."""
+
+
+def was_interrupted(code: int) -> bool:
+    """Whether an exit code of `supervised` says that a signal stopped the test."""
+    return code > 128
 
 
 class Verdict(NamedTuple):

@@ -21,7 +21,7 @@ _NO_SETTINGS = frozenset({"agreement", "command", "identity", "notice", "reasons
 _MEASURED = frozenset({"measured_seconds", "estimated_target_qps", "estimated_target_latency"})
 _OF_WHAT = {"scenario": "scenarios", "mode": "modes", "model.name": "models", "dataset.name": "data sets"}
 _SCORE_NOISE = 0.05
-"""Percent of F1 or top-1 by which two runs of the same model may differ: batches that round otherwise."""
+"""Percentage points of F1 or top-1 by which two runs of the same model may differ, since batches round differently."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Comparison:
     rows: tuple[MetricRow, ...]
     verdict: SpeedVerdict
     worse: str = ""
-    """In what B is worse than A, for a check of a change; "" if in nothing, as far as the noise allows a verdict."""
+    """How B is worse than A, for `--gate`; "" if it is not, as far as the noise allows a verdict."""
     not_comparable: str = ""
-    """Why that cannot be said; "" if it can."""
+    """Why the two sides cannot be compared; "" if they can."""
 
 
 def find(words: str, runs: Path) -> Side:
@@ -101,7 +101,7 @@ def compare(a: Side, b: Side) -> Comparison:
 
 
 def _worse(a: Side, b: Side, rows: Sequence[MetricRow], verdict: SpeedVerdict) -> str:
-    """In what B is worse: a run is INVALID, as A's may be too, or speed or a score is lower."""
+    """How B is worse: a run of it is INVALID (even if one of A is as well), or its speed or a score is lower."""
     for name, record in zip(b.names, b.records, strict=True):
         if not record.valid:
             return f"{name} is INVALID"
@@ -184,7 +184,7 @@ def _print(sides: tuple[Side, Side], found: Comparison) -> None:
 def _settings(record: Record) -> dict[str, str]:
     """Everything except measurements, by name; names in nested tables are joined with dots."""
     values = {key: value for key, value in record.values().items() if key not in _NO_SETTINGS | _MEASURED}
-    # Unless it is set by hand, it is derived from measurements and differs in every run.
+    # Unless the user sets the rate, it is derived from measurements and differs in every run.
     if not find_scenario(record.scenario).paced:
         values["loadgen"] = {**record.loadgen, ASKED_RATE: None}
     return {

@@ -52,7 +52,7 @@ def software(run: Finished) -> list[tuple[str, str]]:
 
 
 def profile(run: Finished) -> list[tuple[str, list[list[str]]]]:
-    """Tables of what operators and nodes take, each with its title and a row of names first; none without a profile."""
+    """Tables of the time of operators and nodes, each a title and rows, names first; empty without a profile."""
     found = run.profile
     if found is None:
         return []

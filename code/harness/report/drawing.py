@@ -69,7 +69,7 @@ class Plot:
 def drawn_axes(height: float = 2.7) -> Iterator[tuple[Figure, Axes]]:
     """Axes of that height in inches, in the style of all plots."""
     with mpl.rc_context(_STYLE):
-        # As wide as a phone's screen, so that the letters keep their size there.
+        # As wide as a phone's screen, so that text is not scaled down there.
         figure = Figure(figsize=(4.3, height), layout="constrained")
         yield figure, figure.add_subplot()
 
@@ -81,7 +81,7 @@ SHORT = FuncFormatter(
 
 
 def scale(axis: XAxis | YAxis, low: float, high: float) -> None:
-    """Logarithmic if the values are far apart, with ticks at 1, 2 and 5, or only at powers of ten."""
+    """Scale an axis to values from ``low`` to ``high`` (> 0): logarithmic if they differ by a factor of 4 or more."""
     limits = axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim
     if high / low < 4:
         margin = max((high - low) * 0.06, high * 0.01)
@@ -97,7 +97,7 @@ def scale(axis: XAxis | YAxis, low: float, high: float) -> None:
 
 
 def legend(axes: Axes) -> None:
-    """Above the plot, in as few rows as it is wide enough for."""
+    """Put the legend above the plot, in as few rows as its width allows."""
     handles, labels = axes.get_legend_handles_labels()
     if not handles:
         return
@@ -113,7 +113,7 @@ def legend(axes: Axes) -> None:
 def svg(figure: Figure, prefix: str, words: str) -> str:
     """The figure for a page: without XML header, fixed colours, size or font, and with unique ids."""
     file = io.StringIO()
-    # The ticks depend on the space left, and the space on their labels: laid out twice, or a label may be cut off.
+    # Ticks depend on the space left, and the space on their labels: without a second layout a label may be cut off.
     figure.draw_without_rendering()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()

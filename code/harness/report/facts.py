@@ -12,7 +12,7 @@ from harness.scenarios.base import Metric
 
 NONE = "-"
 DISTURBED = "(disturbed)"
-"""The mark of numbers that others' use of the cores has changed."""
+"""The mark of numbers that other processes changed by using the cores."""
 OBSERVED = ("50.00", "90.00", "99.00")
 """The latency percentiles by which runs are compared."""
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -162,7 +162,7 @@ def facts(run: Finished) -> list[tuple[str, str]]:
 
 
 def _nodes(run: Finished) -> str:
-    """How many, and what travelled to them; "" for a run on one machine."""
+    """The number of nodes, and what travelled to them; "" for a run on one machine."""
     found, travelled = run.record.nodes, run.record.cluster_samples
     hosts = len({node.host for node in found})
     what = "sample numbers" if travelled == "indices" else "samples"
@@ -236,7 +236,7 @@ def _choice_rows(runs: Sequence[Finished]) -> list[Row]:
 
 
 def plain(runs: Sequence[Finished]) -> list[dict[str, JsonValue]]:
-    """The content of each run for programs."""
+    """The facts of each run for programs, by the names of the JSON report."""
     return [_plain(run, runs[base]) for run, base in zip(runs, _first_alike(runs), strict=True)]
 
 
@@ -306,7 +306,7 @@ def _ratio(run: Finished, first: Finished) -> float | None:
 
 
 def kinds(runs: Sequence[Finished]) -> list[list[int]]:
-    """The indices of the runs that measured the same thing, for each kind: only within it do comparisons mean much."""
+    """The indices of the runs of each kind, that is of one scenario, test and benchmark: only these are comparable."""
     found: dict[object, list[int]] = {}
     for number, run in enumerate(runs):
         found.setdefault((run.record.scenario, run.record.test, run.model.benchmark), []).append(number)

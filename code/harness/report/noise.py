@@ -24,8 +24,8 @@ _RESAMPLES_OF_QUERIES = 500  # each takes a quantile of all queries
 _STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 8: 2.306, 10: 2.228, 15: 2.131, 30: 2.042}
 """97.5 % quantiles of Student's distribution by degrees of freedom."""
 _FEWEST_BINS, _FEWEST_QUERIES = 16, 200  # the minimum for an estimate of the noise within a run
-_BATCHES_OF_A_BIN = 4  # at least: with fewer, the progress between the ends of two batches is a guess
-_BENDS = 8  # the degree of the curve fitted to the plan: enough for a rate that triples
+_BATCHES_OF_A_BIN = 4  # minimum: with fewer, the progress between the ends of two batches is a guess
+_BENDS = 8  # the degree of the curve fitted to the progress: enough for a rate that triples
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def not_comparable(a: Side, b: Side) -> str:
 
 
 def speed_verdict(a: Side, b: Side) -> SpeedVerdict:
-    """Based on repeats if there are any, otherwise on the variation within each run."""
+    """Whether B is faster than A: judged by repeats if there are any, otherwise by the variation within each run."""
     if not (a.performance and b.performance):
         return SpeedVerdict("No verdict on speed: accuracy runs are not timed.")
     if why := not_comparable(a, b):
@@ -146,7 +146,7 @@ def _measure(a: Side, b: Side) -> _Measure:
 
 def _judge(measure: _Measure, ratio: float, interval: tuple[float, float], noise: str, verb: str) -> SpeedVerdict:
     """The verdict; ``verb`` is "was" if it holds for these two runs only."""
-    # How many times as fast, whether higher or lower is better.
+    # From a ratio of the metric to a ratio of speeds, in which higher is better.
     better: Callable[[float], float] = (lambda value: 1 / value) if measure.lower else (lambda value: value)
     speed, (lower, upper) = better(ratio), sorted(map(better, interval))
     about = f"{measure.name}, {noise}"
@@ -219,7 +219,7 @@ def spread(scenario: type[Scenario], timeline: Timeline | None) -> tuple[float, 
 def _throughputs(timeline: Timeline, rng: np.random.Generator) -> NDArray[np.float64] | None:
     """Deviations (log) of a run's rate when blocks of its time are resampled; None if the run is too short.
 
-    Slow changes over the whole test come from its plan, which puts long samples first, and are not noise: they are
+    Slow changes over the whole test come from the order of its samples, long ones first, and not from noise: they are
     removed.
     """
     size = math.ceil(len(timeline.done) / max(1, min(len(timeline.done), timeline.batches // _BATCHES_OF_A_BIN)))
@@ -230,9 +230,9 @@ def _throughputs(timeline: Timeline, rng: np.random.Generator) -> NDArray[np.flo
     at = np.linspace(-1, 1, count)
     degree = min(_BENDS, count // 8)
     trend = np.polyval(np.polyfit(at, done, degree), at)
-    # Weighted by their part in the total: samples done, not shares of a bin.
     length = round(count ** (1 / 3))
-    # The curve also removes some of the blocks' noise: that of as many blocks as it has coefficients.
+    # Relative to the mean of all bins, so that each bin counts by its samples. The curve also removes some of the
+    # blocks' noise: that of as many blocks as it has coefficients.
     deviations = (done - trend) / done.mean() * math.sqrt(count / (count - (degree + 1) * length))
     means = _block_means(deviations - deviations.mean(), length, rng)
     logs: NDArray[np.float64] = np.log(np.maximum(1 + means, 1e-3))

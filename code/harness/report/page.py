@@ -88,5 +88,5 @@ def _kinds(runs: Sequence[Finished]) -> list[dict[str, object]]:
 
 
 def _style(run: Finished) -> str:
-    """The class of a verdict: only a result that nobody disturbed is good."""
+    """The CSS class of a verdict: good only for a valid result that no other process disturbed."""
     return "bad" if not run.record.valid else "doubtful" if run.disturbed else "good"

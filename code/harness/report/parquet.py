@@ -1,4 +1,4 @@
-"""Reports as Parquet: the rows of CSV with typed columns. Only here is pyarrow imported, which is optional."""
+"""Reports as Parquet: the rows of CSV with typed columns. Only this file imports pyarrow, which is optional."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def as_parquet(runs: Sequence[Finished]) -> bytes:
 
 
 def _column(values: Sequence[JsonValue]) -> list[JsonValue]:
-    """Values of one type: numbers stay numbers, and what is a list or mixed becomes text."""
+    """Values of one type: numbers stay numbers; lists and mixed types become text."""
     types = {type(value) for value in values if value is not None}
     if types == {int, float}:
         return [float(value) if isinstance(value, int) else value for value in values]

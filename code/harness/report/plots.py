@@ -17,7 +17,7 @@ from harness.results.finished import Finished
 from harness.results.timeline import Timeline
 
 _DOTS = 600
-"""Up to so many queries are drawn one by one; for more, quantiles are drawn."""
+"""Up to this many queries are drawn one by one; for more, quantiles are drawn."""
 _LINES = (
     ("median", FIRST, 1.6, 1.0),
     ("90th", FIRST, 0.8, 1.0),
@@ -30,7 +30,7 @@ _MARKS = {
     rates.SHORT: ("too few queries", "o", FIRST, "none"),
     rates.LATE: ("over the bound", "x", SECOND, "full"),
 }
-"""Label, marker, colour and filling of each outcome of a test of the tuning."""
+"""Label, marker, colour and fill of each outcome of a tuning's test."""
 _POINTS = 150
 _BARS = 32
 
@@ -214,7 +214,7 @@ def _merged(wanted: int) -> int:
 
 
 def _throughput(axes: Axes, run: Finished, timeline: Timeline) -> None:
-    # A bin with only a few batches would show when they end rather than how fast they are.
+    # A bin of a few batches would show when they end rather than how fast they run.
     merge = len(timeline.done) // _merged(timeline.batches // 8)
     edges = timeline.edges[::merge]
     in_cost = _in_cost(run, timeline)
@@ -235,7 +235,7 @@ def _throughput(axes: Axes, run: Finished, timeline: Timeline) -> None:
 
 
 def _in_cost(run: Finished, timeline: Timeline) -> bool:
-    """Whether throughput is drawn in tokens: where long samples run first, samples/s climb although nothing changes."""
+    """Whether throughput is drawn in tokens: where long samples run first, samples/s would rise at constant speed."""
     several = len(np.unique(timeline.shapes[:, 1])) > 1
     return bool(several and run.scenario.one_query and timeline.done_cost is not None and run.record.result.cost)
 

@@ -14,7 +14,7 @@ from harness.running import tuned
 from harness.running.tuned import Rate, Tuned
 
 VALID, SHORT, LATE = "VALID", "within the bound, too few queries", "over the bound"
-"""The outcomes of a test of the tuning."""
+"""The outcomes of a tuning's test."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TunedRates:
 
     @property
     def about(self) -> str:
-        """Where the rates are from, in a sentence."""
+        """The origin of the rates, in a sentence."""
         return (
             f"{len(self.rates)} tests of harness tune with {self.tuning.words()}, {self.tuning.time[:10]}; those over "
             "the bound were cut short"
@@ -66,7 +66,7 @@ def _belongs(tuning: Tuned, run: Finished) -> bool:
 
 
 def rows(run: Finished, found: TunedRates) -> list[list[str]]:
-    """A table of the tests, names first; the text of the plot."""
+    """A table of the tests, names first, with the numbers of the plot."""
     head = ["target_qps", "99th percentile", "test", "queries", "result"]
     tests = [
         [f"{each.rate:g}", f"{each.p99_ms:,.2f} ms", f"{each.seconds:g} s", _count(each.queries), verdict(each)]
@@ -80,7 +80,7 @@ def rows(run: Finished, found: TunedRates) -> list[list[str]]:
 
 
 def own(run: Finished) -> tuple[float, float] | None:
-    """The run's own rate and 99th percentile in ms; None if it was ended before LoadGen could say."""
+    """The run's own rate in queries/s and 99th percentile in ms; None if it ended before LoadGen had a result."""
     rate, late = run.values.get("effective_target_qps"), run.latency_ms.get("99.00")
     return (float(rate), late) if isinstance(rate, int | float) and late else None
 

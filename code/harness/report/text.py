@@ -103,5 +103,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    # A name in angle brackets would be taken for a tag and not be shown.
+    # Markdown would take a name in angle brackets for an HTML tag, and not show it.
     return re.sub(r"([|<])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""`harness export mlflow`: finished runs as runs of MLflow. Only here is mlflow imported, which is optional."""
+"""`harness export mlflow`: finished runs as runs of MLflow. Only this file imports mlflow, which is optional."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from harness.report.text import rows
 from harness.results.finished import Finished
 
 RUN, DIGEST = "harness.run", "harness.digest"
-"""The tags with the name of a run, and with what finds it again: sha256 over what was run, when, and the result."""
+"""The tags for a run's name and for its digest, which recognises it: sha256 over what was run, when, and the result."""
 _TAGS = (
     *("run", "verdict", "for_submission", "rehearsal", "reasons", "disturbed", "command", "notice", "time"),
     "ratio_to_first",
 )
-"""Columns of CSV that are tags instead, or mean nothing outside a report."""
+"""Columns of CSV that become tags instead, or mean nothing outside a report."""
 _PARAMS = ("cores", "nodes")  # numbers that are not results
-_LONGEST = 500  # characters of a value that servers of any version take
+_LONGEST = 500  # characters of a value that servers of all versions accept
 
 
 class _Info(Protocol):
@@ -85,18 +85,19 @@ class _Client(Protocol):
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export did."""
+    """The result of an export."""
 
     added: list[str]
-    """The names of the runs that are new in the experiment."""
+    """The names of the runs that were added to the experiment."""
     known: int
-    """The number of those that it already had."""
+    """The number of runs that the experiment already had."""
 
 
 def export(runs: Sequence[Finished], uri: str, experiment: str) -> Exported:
     """Add the runs that the experiment of a tracking store lacks, each with its LoadGen summary as an artifact.
 
-    ``uri`` is MLflow's: file:, http: or another. A run whose export was interrupted is made anew.
+    ``uri`` is MLflow's: file:, http: or another. A run whose export was interrupted is exported again: let only one
+    export at a time write to an experiment.
 
     Raises:
         MissingDependencyError: MLflow is not installed.
@@ -121,7 +122,7 @@ def export(runs: Sequence[Finished], uri: str, experiment: str) -> Exported:
 
 
 def digest_of(run: Finished) -> str:
-    """What `DIGEST` holds: the same wherever the record of the run is."""
+    """The value of the tag `DIGEST`: the same wherever the record of the run is stored."""
     record = run.record
     about = (record.time, record.command, record.scenario, record.test, record.valid)
     content = (*about, record.identity.model_dump(), record.result.model_dump())
@@ -150,7 +151,7 @@ def metrics_of(run: Finished) -> dict[str, float]:
 
 
 def tags_of(run: Finished) -> dict[str, str]:
-    """Result VALID or INVALID with the reasons, official or not, the machine, and what finds the run again."""
+    """The tags: VALID or INVALID with the reasons, official or not, the machine, and the run's digest."""
     record = run.record
     tags = {
         "mlflow.runName": run.name,
@@ -171,7 +172,7 @@ def tags_of(run: Finished) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Content:
-    """What MLflow gets of a run."""
+    """What MLflow stores of a run."""
 
     tags: Mapping[str, str]
     params: Mapping[str, str]
@@ -208,7 +209,7 @@ def _add(client: _Client, experiment: str, content: _Content) -> None:
 
 
 def _known(client: _Client, experiment: str) -> set[str]:
-    """The digests of the runs in an experiment; those of which only a part was exported are deleted."""
+    """The digests of the runs in an experiment; deletes those that an interrupted export left incomplete."""
     known, token = set(), None
     while True:
         page = client.search_runs([experiment], max_results=1000, page_token=token)
@@ -226,7 +227,7 @@ def _known(client: _Client, experiment: str) -> set[str]:
 def _mlflow() -> Callable[..., _Client]:
     """MLflow's client, quiet, and without its telemetry, which sends usage data."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    # MLflow asks for this where runs are kept in files, which it no longer develops.
+    # MLflow requires this for runs that are stored in files, which it no longer develops.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -248,7 +249,7 @@ def _is_metric(key: str, value: JsonValue) -> bool:
 
 
 def _key(name: str) -> str:
-    """A name that MLflow allows: such as "top-1 of 50_000"."""
+    """A name that MLflow allows: other characters become "_"."""
     return re.sub(r"[^\w./ -]", "_", name)
 
 

@@ -1,4 +1,4 @@
-"""sha256 of the files of a recorded test, so that a file that was edited since is found."""
+"""sha256 of the files of a recorded test, to find files that were edited after it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ _OF_A_TEST = (VERIFY_ACCURACY, VERIFY_PERFORMANCE, *(f"accuracy/{n}" for n in (A
 """Files of a compliance test, below the folder that holds performance/run_1."""
 
 
-def sealed(record: Record, folder: Path) -> dict[str, JsonValue]:
+def with_digests(record: Record, folder: Path) -> dict[str, JsonValue]:
     """The content of run.json, with the digests of the files of the test whose logs are in ``folder``.
 
     A file that cannot be read has no digest: nothing may keep a finished test from being recorded.
@@ -33,7 +33,7 @@ def edited(record: Record, folder: Path) -> list[Path]:
 
 
 def _files(record: Record, folder: Path) -> Mapping[str, Path]:
-    """By the name in the record."""
+    """The files of a test, by their names in the record."""
     files = {name: folder / name for name in _BESIDE}
     if record.audit and folder.name == "run_1":
         files |= {name: folder.parents[1] / name for name in _OF_A_TEST}
@@ -41,7 +41,7 @@ def _files(record: Record, folder: Path) -> Mapping[str, Path]:
 
 
 def _digest(path: Path) -> str | None:
-    """None if the file does not exist; "" if it cannot be read."""
+    """sha256 of a file; None if it does not exist, "" if it cannot be read."""
     try:
         return sha256_of(path) if path.exists() else None
     except OSError:

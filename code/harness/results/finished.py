@@ -44,7 +44,7 @@ class Finished:
     duration_s: float | None
     timeline: Timeline | None
     profile: Profile | None = None
-    """What each operator takes, if the run was made with --profile."""
+    """The time of each operator, if the run was made with --profile."""
     logs: Path | None = None
     """The folder of LoadGen's logs; None if they no longer exist."""
 
@@ -65,12 +65,12 @@ class Finished:
 
     @property
     def disturbed(self) -> str:
-        """Who took the cores from this run, and what suffered; "" if nobody did."""
+        """Who took cores from this run, and what suffered; "" if the run was not disturbed."""
         return f"{self.record.disturbed}: {self.scenario.suffers}" if self.record.disturbed else ""
 
     @property
     def reasons(self) -> list[str]:
-        """Why it is INVALID."""
+        """Why the run is INVALID; empty if it is not."""
         return self.record.reasons or []
 
     @property
@@ -92,7 +92,7 @@ class Finished:
 
     @property
     def published(self) -> str | None:
-        """The row of the published table that the model is, or that it was built and compressed to match."""
+        """The row of the published table for the model, or for the one it was built and compressed like; else None."""
         model = self.model
         rows = manifests.published()
         if model.name in rows:
@@ -131,7 +131,7 @@ def find(names: Sequence[str], last: int | None, runs_dir: Path, tree: Path | No
         RunFailed: LoadGen's log of a named run is truncated.
     """
     if names and last:
-        raise ConfigError("--last cannot be combined with names of runs: drop one of them.")
+        raise ConfigError("--last cannot be combined with names of runs: omit one of them.")
     trees = [tree] if tree else TREES
     if names:
         named = [run for folder in locate(names, runs_dir, trees) for run in _all_in(folder, runs_dir, trees)]
@@ -211,13 +211,13 @@ def timeline(folder: Path, record: Record, runs_dir: Path) -> Timeline | None:
 
 
 def profile(folder: Path, record: Record, runs_dir: Path) -> Profile | None:
-    """The profile of the run in that folder, found as its timeline is."""
+    """The profile of the run in that folder, found like its timeline."""
     found = _beside(PROFILE, folder, record, runs_dir)
     return read_profile(found) if found else None
 
 
 def _beside(file: str, folder: Path, record: Record, runs_dir: Path) -> Path | None:
-    """The folder with that file of a run: its own, or the one of its record in ``runs_dir``; None if neither."""
+    """The folder with that file of a run: its own, or that of its record in ``runs_dir``; None if neither has it."""
     # In runs_dir itself, a missing file was never written.
     if (folder / file).exists() or folder.resolve().parent == runs_dir.resolve():
         return folder

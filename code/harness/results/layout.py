@@ -35,7 +35,7 @@ def check_checkout(subject: str) -> None:
     if not paths.CHECKOUT:
         raise ConfigError(
             f"{subject} needs a checkout of the repository, because the code is part of a submission: clone it, and "
-            "give the command there."
+            "run the command there."
         )
 
 
@@ -51,7 +51,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Layout(ABC):
-    """The places below ``root``, which is the repository or <division>/<submitter> of a package."""
+    """The paths below ``root``, which is the repository or <division>/<submitter> of a package."""
 
     root: Path
 

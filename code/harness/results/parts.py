@@ -1,4 +1,4 @@
-"""Parts of a run's record: what they have in common, and the use of cores and energy."""
+"""Parts of a run's record: their base class, and the use of cores and energy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.host.usage import CoreUse
 
 
 class Part(BaseModel):
-    """Unknown keys are kept: a record may come from a newer version."""
+    """A part of a record. Unknown keys are kept, since a record may come from a newer version."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
@@ -21,18 +21,19 @@ class RecordedCores(Part):
     """The mean number of cores in use during the test."""
 
     own: float
+    """Cores used by the test."""
     others: float
-    """By other processes, as far as they took from what the test may use."""
+    """Cores used by other processes, as far as they took them from those that the test may use."""
     stolen: float
-    """By the host of a virtual machine."""
+    """Cores taken by the host of a virtual machine."""
     of: float
-    """The cores that the test may use."""
+    """The number of cores that the test may use."""
     disturbed: bool
-    """Whether others took so much that the result is worse than this machine can do."""
+    """Whether others took so much that the result is worse than this machine can reach."""
 
     @property
     def use(self) -> CoreUse:
-        """The same as it was measured."""
+        """The measurement that was recorded."""
         return CoreUse(self.own, self.others, self.stolen, self.of)
 
 
@@ -42,7 +43,7 @@ class RecordedEnergy(Part):
     joules: float
     seconds: float
     zones: list[str]
-    """The kernel's names of what was measured."""
+    """The kernel's names of the measured power zones, such as package-0."""
 
     @property
     def watts(self) -> float:

@@ -1,4 +1,4 @@
-"""profile.json: what each operator of a model takes on the engine of a run, measured apart from the test."""
+"""profile.json: the time of each operator of a model on the engine of a run, measured apart from the test."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class OperatorTime(Part):
     """All nodes of one operator."""
 
     operator: str
-    """The engine's name of it."""
+    """The engine's name of the operator."""
     ms: float
     """Milliseconds of all its calls."""
     share: float
-    """Of the time of all nodes, 0 to 1."""
+    """Its share of the time of all nodes, 0 to 1."""
     calls: int
 
 
@@ -37,9 +37,9 @@ class Profile(Part):
     engine: str
     """Name and version."""
     threads: int
-    """Of the one stream that ran."""
+    """Threads of the one stream that ran."""
     streams: int
-    """Of the test, which run at the same time there."""
+    """Streams of the test, where they ran at the same time."""
     batches: list[list[int]]
     """[batch, length] of each, in the order in which they ran."""
     ms: float

@@ -1,4 +1,4 @@
-"""run.json, the record of a test: what was run, how, on what, and the result. Measurements and reports use it."""
+"""run.json, the record of a test: what ran, how, on which machine, and the result. Packages and reports use it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.rules.audits import AUDITS
 
 
 class Identity(Part):
-    """The facts that all runs of a scenario share: the rules demand the same system for accuracy and performance."""
+    """The facts that must be equal in all runs of a scenario: the rules demand one system for accuracy and speed."""
 
     model_sha256: str | None
     engine: str
@@ -69,11 +69,11 @@ class RecordedDataset(Part):
     sha256: str | None
     samples_used: int
     samples_sha256: str | None = None
-    """Over the files of the samples, where each has its own; ``sha256`` is then that of the list of labels."""
+    """sha256 over the files of the samples, where each has its own; ``sha256`` is then that of the list of labels."""
 
     @property
     def content(self) -> tuple[str | None, str | None]:
-        """What two runs on the same data share."""
+        """The hashes that are equal in two runs on the same data."""
         return self.sha256, self.samples_sha256
 
 
@@ -83,7 +83,7 @@ class RecordedEngine(Part):
     name: str
     version: str | None = None
     precision: str | None = None
-    """What it computes FP32 layers in, if that is a choice: f32, bf16."""
+    """The type in which it computes FP32 layers, if there is a choice: f32, bf16."""
 
     @property
     def title(self) -> str:
@@ -95,9 +95,9 @@ class RecordedConversion(Part):
     """The file that the engine read in place of the model's, made from it before the run."""
 
     form: str
-    """Of its 8-bit layers: integer."""
+    """The form of its 8-bit layers: integer."""
     layers: str = ""
-    """How many of the products and convolutions with 8 bits have that form, of how many."""
+    """How many of the products and convolutions were converted to that form: "36 of 38"."""
     sha256: str
 
 
@@ -129,9 +129,9 @@ class RecordedResult(Part):
     """By percentile, such as "99.00"."""
     duration_s: float | None
     loadgen_s: float | None = None
-    """From the first query to the last answer by the realtime clock, with which LoadGen measures."""
+    """Seconds from the first query to the last answer by the realtime clock, with which LoadGen measures."""
     monotonic_s: float | None = None
-    """The same by a clock that nobody sets."""
+    """The same by a clock that cannot be set."""
     samples: int
     batches: int | None = None
     cost: int | None = None
@@ -201,14 +201,14 @@ class RecordedNode(Part):
     """sha256 over the project's code."""
     streams: int
     rate: float
-    """Relative to the other nodes: what the work was divided by."""
+    """The rate relative to those of the other nodes, by which the work was divided."""
     engine: RecordedEngine
     limits: RecordedLimits | None = None
     """The batch limits, if the node chose them by measurement."""
     chosen_streams: RecordedStreams | None = None
     """The streams, if the node chose them for a latency bound."""
     round_trip_ms: float | None = None
-    """Of a message without samples, as measured before the test."""
+    """The round trip of a message without samples, as measured before the test."""
     samples: int = 0
     batches: int = 0
     idle_s: float = 0.0
@@ -229,7 +229,7 @@ class RecordedNode(Part):
 
     @property
     def alike(self) -> tuple[object, ...]:
-        """What must not change between two runs of one result."""
+        """The facts that must be equal in two runs of one result."""
         return self.machine.cpu, self.machine.cores, self.streams, self.machine.packages
 
 
@@ -270,13 +270,13 @@ class Record(Part):
     result: RecordedResult
     loadgen: dict[str, JsonValue]
     machine: RecordedMachine
-    """Where LoadGen ran."""
+    """The machine that LoadGen ran on."""
     nodes: list[RecordedNode] = Field(default_factory=list)
     """The nodes that computed; empty if that machine did."""
     machines: int | None = None
-    """Their number, with that of LoadGen; None if there is only that."""
+    """The number of machines, including the one that LoadGen ran on; None for one machine."""
     cluster_samples: str | None = None
-    """What travelled to the nodes: data, or indices, which the working group must be asked about first."""
+    """What travelled to the nodes: data, or indices (to be agreed with the working group before a submission)."""
     valid: bool
     reasons: list[str] | None = None
     """Why it is not valid."""
@@ -298,7 +298,7 @@ class Record(Part):
 
     @property
     def disturbed(self) -> str:
-        """Who took the cores from a performance run, as the beginning of a sentence; "" if nobody took enough."""
+        """Who took cores from a performance run, as the start of a sentence; "" if it was not disturbed."""
         cores = self.result.cores
         return f"{cores.use.words} during the test" if self.performance and cores and cores.disturbed else ""
 
@@ -347,7 +347,7 @@ def read_record(folder: Path) -> Record | None:
     try:
         content = path.read_bytes() if path.exists() else None
         if content is not None:
-            json.loads(content)  # its own errors say where
+            json.loads(content)  # unlike pydantic's, its errors say where the file is damaged
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): move the result elsewhere and repeat the run.") from error
     if content is None:

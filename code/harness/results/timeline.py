@@ -30,19 +30,19 @@ class Timeline:
     quantiles: NDArray[np.float64]
     """(n, 4): median, 90th and 99th percentile and maximum latency of the queries that arrived in each bin, or NaN."""
     shapes: NDArray[np.float64]
-    """(k, 6): rows, length, batches, samples, cost and seconds of each shape."""
+    """(k, 6): for each shape its rows and length, and the batches, samples, cost and seconds in all."""
     sizes: NDArray[np.int64]
     """(k, 2): samples per batch, and the number of batches of that size."""
     batch_start: NDArray[np.float64]
-    """(m,): for an even selection of batches, as in the next two arrays."""
+    """(m,): the start of each batch of an even selection, as in the next two arrays."""
     batch_seconds: NDArray[np.float32]
-    """(m,)."""
+    """(m,): the duration of each of these batches."""
     batch_shape: NDArray[np.uint32]
-    """(m, 4): samples, rows, length and cost."""
+    """(m, 4): samples, rows, length and cost of each of these batches."""
     arrivals: NDArray[np.float64]
-    """(q,): for an even selection of queries, in order."""
+    """(q,): when each query of an even selection arrived, in order."""
     latencies: NDArray[np.float32]
-    """(q,): seconds."""
+    """(q,): the latency of each of these queries."""
     latency_edges: NDArray[np.float64]
     """(h + 1,): seconds; empty if there are no queries."""
     latency_counts: NDArray[np.int64]

@@ -10,9 +10,10 @@ _CONFIDENCE = 0.99
 
 @cache
 def needed_queries(percentile: int, above: int) -> int:
-    """The fewest queries that make LoadGen sure of a percentile if ``above`` of them took longer.
+    """The minimum number of queries that make LoadGen sure of a percentile if ``above`` of them took longer.
 
-    Server's percentile is its bound. The estimate of the streams discards the slowest queries, at least one.
+    For Server, ``above`` counts the queries over the latency bound. The estimate for SingleStream and MultiStream
+    discards the slowest queries, at least one.
 
     >>> [needed_queries(99, late) for late in (0, 1, 5)], needed_queries(90, 1)
     ([459, 662, 1307], 64)

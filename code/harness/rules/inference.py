@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Inference:
-    """A scenario whose result follows from that of another one."""
+    """A scenario whose result the rules let a submitter infer from that of another one."""
 
     source: str
     """The scenario that was measured, as in its log."""
@@ -46,12 +46,12 @@ def find_inference(source: object, target: str) -> Inference | None:
     return next((each for each in INFERENCES if (each.source, each.target) == (source, target)), None)
 
 
-def needless(scenarios: Iterable[str], required: Container[str]) -> dict[str, Inference]:
-    """The scenarios that need no test of their own, each with how it follows from one of the others.
+def inferable(scenarios: Iterable[str], required: Container[str]) -> dict[str, Inference]:
+    """The scenarios that need no test of their own, each with its inference from one of the others.
 
     Only ``required`` ones: other results are not inferred.
 
-    >>> [(name, how.source) for name, how in needless(("SingleStream", "MultiStream", "Offline"), {"Offline"}).items()]
+    >>> [(name, how.source) for name, how in inferable(("SingleStream", "MultiStream", "Offline"), {"Offline"}).items()]
     [('Offline', 'MultiStream')]
     """
     given = set(scenarios)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 MIN_DURATION_MS = 600_000
 """The minimum duration of a test that counts (inference_policies, section "Scenarios")."""
-KEPT = 4096
+KEPT_BYTES = 4096
 """Bytes that a truncated accuracy log keeps at its beginning and at its end (the official truncate_accuracy_log.py)."""
-CUT = b"\n\n...\n\n"
-"""The text between them."""
+CUT_MARK = b"\n\n...\n\n"
+"""The text between the two parts."""
 LARGEST_ACCURACY_LOG = 10_240
 """Maximum bytes of an accuracy log in a package."""
 LARGEST_FILE = 50 * 2**20

@@ -20,7 +20,7 @@ def longer(load: Load, detail: Detail) -> str:
 def overloaded(load: Load, ended: Overloaded, lower: float | None, cores: CoreUse | None = None) -> str:
     """Why a test was ended, and how it could be VALID.
 
-    ``lower`` is the value that should be; None if there seems to be none. ``cores`` says who used them.
+    ``lower`` is the value to set; None if none seems low enough. ``cores`` is the use of the cores during the test.
     """
     scenario = load.scenario
     why = (
@@ -30,7 +30,7 @@ def overloaded(load: Load, ended: Overloaded, lower: float | None, cores: CoreUs
     )
     if lower is None:
         if cores and cores.disturbed:
-            return f"{why}{cores.words} meanwhile, and no {scenario.key} seems to meet the bound beside them"
+            return f"{why}{cores.words} meanwhile, and with them no {scenario.key} seems to meet the bound"
         return f"{why}no {scenario.key} seems to meet the bound with this model, engine and machine"
     seconds = math.ceil(scenario.enough(lower)[0] / lower)
     run = ""

@@ -45,7 +45,7 @@ class Agreement:
     """The deviation of an engine's outputs from ONNX Runtime's."""
 
     differences: dict[Shape, float]
-    """By batch shape: root of the squared difference, relative to the outputs around their mean."""
+    """By batch shape: root mean square difference, relative to the standard deviation of ONNX Runtime's outputs."""
     right: int | None = None
     """A correct batch size below the wrong ones; None if there is none, or nothing is wrong."""
     at_once: int = 1
@@ -102,7 +102,7 @@ def agreement(
 
     Returns:
         None if nothing can be compared: the engine is ONNX Runtime or computes nothing, the output is an arg-max, or
-        all samples are longer than a graph that ONNX Runtime cannot reshape.
+        all samples are longer than the length that the graph fixes for ONNX Runtime.
 
     Raises:
         NotCompared: ONNX Runtime cannot run the model, or sees a different graph than the engine.
@@ -187,7 +187,7 @@ class _Comparison:
         return (error / size) ** 0.5 if size else None
 
     def _at_once(self, batches: Sequence[Integers], shape: Shape) -> list[list[Array]]:
-        """The values of each batch, read once all have returned and what they share would have been overwritten."""
+        """The values of each batch, read only when all have returned: a buffer that they share is then overwritten."""
         start = Barrier(len(batches))
 
         def run(batch: Integers) -> Sequence[Array]:

@@ -65,7 +65,7 @@ class AuditRun:
     def verified(
         self, folder: Path, benchmark: Benchmark, dataset: Dataset
     ) -> tuple[tuple[str, ...], dict[str, str] | None]:
-        """As `verify`, with the `reference` of the test; one that cannot be verified failed, and is kept."""
+        """The reasons of `verify`, and the `reference` of the test (None, with a reason, if it cannot be verified)."""
         try:
             reasons = tuple(self.verify(folder, benchmark, dataset))
             return reasons, reference(self.reference, self.test.name)

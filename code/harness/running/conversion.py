@@ -1,7 +1,7 @@
 """Converting an 8-bit model that was written for other engines, before a run, to the operators that its engine needs.
 
-Most files with 8-bit layers are QDQ graphs. DeepSparse runs these slowly, without a word, and the same integers fast in
-other operators. The converted file is kept in the cache; the run's record and its identity name the user's file.
+Most files with 8-bit layers are QDQ graphs. DeepSparse runs these slowly, without a warning, and the same integers fast
+in other operators. The converted file is kept in the cache; the run's record and its identity name the user's file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LARGEST = 2**31 - 1
 _LAYERS = "converted_layers"
 """The key of a converted file's metadata for `Conversion.layers`."""
 _MEMORY = 10
-"""Times the size of the file that a conversion needs: its weights once more in floating point, and copies."""
+"""Memory that a conversion needs, in sizes of the file: the weights again in floating point, and copies."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,9 @@ def _convert(path: Path, files: list[Path], entry: Path) -> str:
     with console.working("converting the model"):
         try:
             content = _converted(path)
-        except Exception as error:  # noqa: BLE001  the run can do without; graphs are of all kinds
-            return f"converting it failed ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        except Exception as error:  # noqa: BLE001  the run does not depend on it, and graphs fail in many ways
+            first = next(iter(str(error).splitlines()), "")
+            return f"converting it failed ({f'{type(error).__name__}: {first}'.removesuffix(': ')})"
         if isinstance(content, str):
             return content
         try:

@@ -6,7 +6,10 @@ from harness.running.settings import RunSettings
 
 
 def warn_of_doubts(settings: RunSettings, ready: Prepared) -> tuple[str, ...]:
-    """Warn of settings that do not seem to belong to the model; of stand-ins nothing else is expected."""
+    """Warn of settings that do not seem to belong to the model, and return the warnings.
+
+    Before an accuracy run, samples are checked as well, unless stand-ins would explain any score.
+    """
     doubts = ready.doubts
     if settings.accuracy and not ready.links and not guesses(settings, ready):
         doubts += ready.benchmark.sampled_doubts(ready.sut, ready.dataset)
@@ -16,5 +19,5 @@ def warn_of_doubts(settings: RunSettings, ready: Prepared) -> tuple[str, ...]:
 
 
 def guesses(settings: RunSettings, ready: Prepared) -> bool:
-    """Whether nothing better than a score at chance is expected."""
+    """Whether only a score at chance is expected: data, weights or engine are stand-ins."""
     return settings.stand_ins or not ready.engine.computes

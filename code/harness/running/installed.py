@@ -14,7 +14,7 @@ INSTALLED = "harness.running.installed:installed"
 
 @readable()
 def installed() -> Facts:
-    """Of this machine.
+    """The facts about this machine.
 
     Raises:
         ConfigError: a model cannot be read.

@@ -17,8 +17,8 @@ from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Scenario
 
 _LONGEST = 4e9  # seconds: LoadGen counts in 64-bit nanoseconds, and doubles the duration
 _TOO_LONG, _HOUR = 100, 3600.0  # a test of over an hour ends at once if it takes so many times what was asked for
-_MANY = 0.8  # of the expected queries: random arrivals may bring fewer
-_LONG = 3  # times the duration that was asked for: worth a warning
+_MANY = 0.8  # share of the expected queries: random arrivals may bring fewer
+_LONG = 3  # a test that takes so many times what was asked for is worth a warning
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Load:
     per_second: float | None = None
     """The queries per second that are expected of the test, or samples if it has one query; None if unknown."""
     limited: bool = False
-    """Whether the user says how long the test is: it is not prolonged then."""
+    """Whether the user sets the length of the test, which is then not extended."""
     official: bool = False
-    """Whether the test lasts as long as the round demands, or user.conf."""
+    """Whether the round or user.conf sets the length: an official run, not a rehearsal."""
     recorded: bool = False
     """Whether the user.conf belongs to a recorded result, which a compliance test repeats, and must not be edited."""
 
@@ -58,7 +58,7 @@ class Load:
 
         rate, least, duration = line(scenario.key), line("min_query_count"), line("min_duration")
         if settings.accuracy and scenario.paced:
-            rate = None  # an accuracy run takes the highest rate that answers, whatever the rate of the result is
+            rate = None  # an accuracy run uses the highest rate that the engine sustains, not that of the result
         used = duration if duration and not settings.duration else None
         seconds = int(used.value) / 1000 if used else settings.seconds
         value = float(rate.value) if rate else estimated.value if estimated else None
@@ -69,7 +69,7 @@ class Load:
         limited = bool(least or settings.duration or (used and not settings.official))
         needed = 1
         if not settings.accuracy:
-            # Where the harness sets no number, LoadGen's own applies to official runs, and to rehearsals of any length.
+            # LoadGen's own minimum also applies to rehearsals, however short.
             own = least_queries(settings.model.benchmark, scenario.name) if settings.official else 1
             left_open = 1 if limited or not per_second else _needed(settings, scenario, per_second, seconds)
             needed = max(own, left_open)
@@ -186,13 +186,13 @@ class Load:
         if free is None or self.queries * size <= free:
             return
         if self.queries == float("inf"):
-            raise ConfigError(f"LoadGen would generate queries before the test without end: {self._why_rate(0)}.")
+            raise ConfigError(f"LoadGen would generate queries without end before the test: {self._why_rate(0)}.")
         what = "samples" if self.scenario.one_query else "queries"
         least = self.least_line and self.least >= self._by_rate(self.seconds)
         why = self._why_least(free // size) if least else self._why_rate(free / size)
         raise ConfigError(
             f"LoadGen would generate {_count(self.queries)} {what} before the test, which need "
-            f"{_size(self.queries * size)} of memory where {_size(free)} are free: {why}."
+            f"{_size(self.queries * size)} of memory, but only {_size(free)} are free: {why}."
         )
 
     def _why_least(self, fitting: int) -> str:
@@ -230,10 +230,10 @@ class Load:
 
 
 def _needed(settings: RunSettings, scenario: type[Scenario], per_second: float, seconds: float) -> int:
-    """The queries that early stopping needs of a test whose length the user leaves open; 1 if that is no concern."""
+    """The queries that early stopping needs in a test whose length the user leaves open; 1 for no minimum."""
     needed, _ = scenario.enough(per_second, math.inf if settings.official else DEVELOPMENT_LIMIT)
     if settings.official:
-        # In ten minutes come enough queries, unless they come slowly; LoadGen's own settings count those of streams.
+        # Ten minutes bring enough queries unless they arrive slowly; for streams, LoadGen sets a minimum itself.
         return needed if scenario.paced and needed > _MANY * per_second * seconds else 1
     return needed if needed <= DEVELOPMENT_LIMIT * per_second else 1
 

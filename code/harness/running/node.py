@@ -32,18 +32,18 @@ _Settings = TypeVar("_Settings", bound=BaseModel)
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """What travels as `NodeRequest.settings`."""
+    """The content of `NodeRequest.settings`, pickled."""
 
     run: RunSettings
-    """Of one node: without a cluster."""
+    """The settings of one node's run, without a cluster."""
     dataset: Path
-    """The driver's."""
+    """The path of the data set on the driver."""
     shared: Mapping[str, Shared]
     """What another run of the same result chose on each node, by its name."""
     compile_seconds: float | None = None
     choose_streams: bool = True
     seconds: float = 0.0
-    """Of the test, for which each node estimates its rate."""
+    """The duration of the test, for which each node estimates its rate."""
 
 
 def prepare_node(request: NodeRequest, name: str, beat: Beat = no_beat) -> tuple[Node, NodeReady]:
@@ -54,7 +54,7 @@ def prepare_node(request: NodeRequest, name: str, beat: Beat = no_beat) -> tuple
     """
     asked: NodeSettings = pickle.loads(request.settings)
     with readable():
-        run = _here(asked, request.files)
+        run = _local_settings(asked, request.files)
     ready = prepare(
         run,
         beat,
@@ -64,12 +64,12 @@ def prepare_node(request: NodeRequest, name: str, beat: Beat = no_beat) -> tuple
         choose_streams=asked.choose_streams,
     )
     beat(patience(asked.run))
-    said = _said(name, asked, run.model, ready)
+    report = _report(name, asked, run.model, ready)
     ready.qsl.unload(ready.indices)
-    return Node(ready.scenario, request.samples), said
+    return Node(ready.scenario, request.samples), report
 
 
-def _said(name: str, asked: NodeSettings, model: Model, ready: Prepared) -> NodeReady:
+def _report(name: str, asked: NodeSettings, model: Model, ready: Prepared) -> NodeReady:
     scenario, engine, indices = ready.scenario, ready.engine, ready.indices
     scenario.pilots = False  # the driver checks the rate of all nodes together
     found = scenario.estimate(indices, asked.seconds, ready.listener)
@@ -111,7 +111,7 @@ def _plain(value: object) -> JsonValue:
 
 
 def needed(settings: RunSettings, dataset: Dataset, one_file: bool) -> tuple[Needed, ...]:
-    """The files that a node must have; ``one_file`` says whether that can be all of the data set."""
+    """The files that a node must have; ``one_file`` says whether the data set is one file, which can be sent."""
     model = settings.model
     found = [(f"{(model.sha256 or '')[:16]}/{_beside(file.path, model.path)}", file) for file in model.files]
     others = (*setting_files(settings), *(dataset.files if one_file else ()))
@@ -125,11 +125,11 @@ def _beside(path: Path, model: Path) -> str:
 
 
 def data_digest(dataset: Dataset, qsl: SampleLibrary) -> str:
-    """What two machines with the same samples have in common."""
+    """A hash that is equal on two machines with the same samples."""
     return combined([dataset.sha256, [file.sha256 for file in qsl.files], qsl.count])
 
 
-def _here(asked: NodeSettings, files: Sequence[Needed]) -> RunSettings:
+def _local_settings(asked: NodeSettings, files: Sequence[Needed]) -> RunSettings:
     """The settings with the paths that the files have on this machine."""
     settings, found = asked.run, located(files)
     model = settings.model

@@ -40,7 +40,7 @@ def _known(link: Link) -> dict[str, object]:
 
 
 def _did(counters: NodeCounters, began: float, ended: float) -> dict[str, object]:
-    """The part in the test, which lasted from ``began`` to ``ended``."""
+    """The node's part in the test, which lasted from ``began`` to ``ended`` (seconds of time.perf_counter())."""
     last = max(0.0, counters.ended - began)
     return {
         "samples": counters.samples,

@@ -69,7 +69,7 @@ class Outcome:
     cores: CoreUse | None = None
     """Who used the cores during the test; None if unknown."""
     energy: Energy | None = None
-    """That the machine used during the test; None if unknown."""
+    """The energy that the machine used during the test; None if unknown."""
     nodes: tuple[Mapping[str, object], ...] = ()
     """The nodes that computed, and the part of each, as `harness.results.record.RecordedNode`."""
 

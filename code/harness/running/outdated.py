@@ -15,7 +15,7 @@ from harness.running.settings import RunSettings
 def set_aside(settings: RunSettings) -> None:
     """Move the compliance tests of the result that a run replaced to build/campaign/replaced.
 
-    The result is safe by now, so one that cannot be read or moved is only warned of.
+    The new result is already stored, so a test that cannot be read or moved only causes a warning.
     """
     if not (settings.official and settings.force) or settings.audit:
         return
@@ -38,7 +38,9 @@ def set_aside(settings: RunSettings) -> None:
             shutil.move(folder, kept)
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
-            console.warn(f"{folder} belongs to the replaced result, and cannot be moved to {kept}: {why}.")
+            console.warn(
+                f"{folder} belongs to the replaced result, but cannot be moved to {kept} ({why}): move it away."
+            )
             continue
         console.warn(
             f"{test} was compared with the replaced result: it is now in {kept}; repeat it with `make compliance "

@@ -13,17 +13,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from harness.errors import ConfigError, RunFailed
 from harness.host import console
 from harness.host.files import claim, remove_left_over, room_for, staging, sync, sync_entry
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
-from harness.results.layout import CONF, RUN
+from harness.results.layout import CONF, RUN, SCORES
 from harness.running.settings import RunSettings
 
 BeforeMove = Callable[[Path, Path], None]
-"""Is called with a finished folder and the place that it is renamed to, right before that."""
+"""Called with a finished folder and its new path, right before the folder is renamed."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,9 @@ class Places:
             for room in (self.staging, self.scratch):
                 claim(room)
         except OSError as error:
-            raise ConfigError(f"{self.staging.parent} cannot be written: {error.strerror}.") from error
+            raise ConfigError(
+                f"{self.staging.parent} cannot be written ({error.strerror}): choose another folder with --runs-dir."
+            ) from error
 
     def discard(self) -> None:
         """Remove the files of an unfinished run."""
@@ -87,7 +88,7 @@ class Places:
         result = self.staging / "result"
         logs = result / "performance" / "run_1" if audit else result
         logs.mkdir(parents=True)
-        for file in (SUMMARY, DETAIL, ACCURACY, "accuracy.txt"):
+        for file in (SUMMARY, DETAIL, ACCURACY, SCORES):
             if (self.staging / file).exists():
                 (self.staging / file).rename(logs / file)
         for file in (RUN, CONF):
@@ -140,7 +141,7 @@ class Places:
         raise AssertionError
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write a record as JSON that people can read."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
     # What Python uses for bytes that are not UTF-8 becomes JSON's escape.
@@ -156,7 +157,7 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunFailed(
-            f"{free / 2**20:.0f} MiB are free at {folder}, and the logs may take {needed / 2**20:.0f} MiB: free some "
+            f"{free / 2**20:.0f} MiB are free at {folder}, but the logs may take {needed / 2**20:.0f} MiB: free some "
             "space, or choose another folder with --runs-dir."
         )
 
@@ -177,7 +178,7 @@ def _official_folder(settings: RunSettings) -> Path | None:
         raise ConfigError(f"{folder} already holds a result; pass --force to replace it.")
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigError(f"{folder} cannot be created because {above} is not a writable folder.")
+        raise ConfigError(f"{folder} cannot be created because {above} is not a writable folder: fix its permissions.")
     return folder
 
 

@@ -36,6 +36,7 @@ from harness.task.sut import SUT
 
 _PREPARING = 900.0  # maximum seconds of one preparation step
 _CLOSING = 30.0  # maximum seconds of closing an engine
+_REPLACED = "another number of streams is used"
 
 
 class Beat(Protocol):
@@ -70,7 +71,7 @@ class Prepared:
     conversion: Conversion | None
     """The file that the engine reads in place of the model's, if any."""
     description: Mapping[str, object]
-    """The engine's, as of before the test: asking for it later could lose a result."""
+    """The engine's description, taken before the test: an error in it afterwards could lose the result."""
     choices: tuple[Choice, ...] = ()
     doubts: tuple[str, ...] = ()
     """Signs that a setting does not belong to the model."""
@@ -128,8 +129,9 @@ def prepare(
 ) -> Prepared:
     """Load the model, open the data set, compile and warm up; ``quiet`` omits the line that describes the run.
 
-    ``shared`` is what the other runs of the same result chose. ``compile_seconds`` is about how long to compile shapes;
-    None for what the run's mode allows. ``choose_streams``: fewer than the engine's own if a bound demands it.
+    ``shared`` is what the other runs of the same result chose. ``compile_seconds`` roughly limits the time for
+    compiling shapes; None for the limit of the run's mode. ``choose_streams`` allows fewer streams than the engine's
+    default if a latency bound requires it.
 
     Raises:
         ConfigError: model, data set and settings do not match each other or the rules.
@@ -255,11 +257,11 @@ def _size(settings: RunSettings) -> int:
     return sum(file.path.stat().st_size for file in settings.model.files)
 
 
-def _close(engine: Engine, so: str) -> None:
+def _close(engine: Engine, consequence: str) -> None:
     try:
         engine.close()
     except BaseException as error:  # noqa: BLE001  an engine may raise anything
-        console.warn(f"{engine.name} failed to close ({_in_words(error)}); {so}.")
+        console.warn(f"{engine.name} failed to close ({_in_words(error)}); {consequence}.")
 
 
 def _warm_up(
@@ -270,11 +272,11 @@ def _warm_up(
     indices: Integers,
     beat: Beat,
 ) -> tuple[Scenario, float, Listener]:
-    """The scenario, ready; seconds of its slowest batch, and the listener for later progress."""
+    """The warmed-up scenario, the seconds of its slowest batch, and the listener for later progress."""
     first = _doing(engine, "first ran", settings)
     beat(settings.stall_timeout, first)
     doing, unit = ("compiling", "shapes") if engine.fixed_shapes else ("warming up", "")
-    # How many shapes are worth compiling shows while they are compiled, and how long to measure them only afterwards.
+    # The number of shapes worth compiling is known only while compiling, and the time to measure them only afterwards.
     with console.Progress(doing, unit=unit, foreseen=False) as bar:
 
         class Reporter(Listener):
@@ -289,7 +291,7 @@ def _warm_up(
                 beat(settings.stall_timeout, self.doing)
 
         listener = Reporter()
-        scenario = quick_enough(layouts, build, partial(_close, so="another layout is used"), indices, listener)
+        scenario = quick_enough(layouts, build, partial(_close, consequence=_REPLACED), indices, listener)
         beat(settings.stall_timeout, first)
         slowest = scenario.get_ready(indices, listener)
         listener.doing = ""  # from now on it is not the first time
@@ -298,7 +300,7 @@ def _warm_up(
 
 
 def _doing(engine: type[Engine], verb: str, settings: RunSettings) -> str:
-    """What an engine does with the model, and what to do if the process does not survive it."""
+    """What an engine does with the model, and what the user can do if the process crashes meanwhile."""
     hints = [engine.alternative] if engine.alternative else []
     if not console.output().verbose:
         hints.append("harness -v run shows what the engine printed")
@@ -314,10 +316,10 @@ def _remark(engine: Engine) -> None:
 
 
 def _described(engine: Engine, settings: EngineSettings) -> Mapping[str, object]:
-    """The engine's description, or if it gives none, its settings.
+    """The engine's description, or its settings if ``describe()`` fails.
 
     Raises:
-        EngineError: the record cannot hold it; found before the test, an error costs no result.
+        EngineError: run.json cannot hold it; found before the test, so that no result is lost.
     """
     try:
         described = engine.describe()

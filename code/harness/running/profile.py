@@ -1,4 +1,4 @@
-"""`harness run --profile`: what each operator takes, in a short pass of its own.
+"""`harness run --profile`: the time that each operator takes, in a short pass of its own.
 
 The pass comes after the test, once its result is stored, so it cannot change the number. It runs on a second copy of
 the model: engines only record from the start, and recording slows them down. That copy has one stream with the threads
@@ -29,7 +29,7 @@ from harness.running.recorder import Recorder
 from harness.running.settings import RunSettings
 from harness.task.shape import Integers, Shape
 
-_SECONDS, _FEWEST, _MOST = 5.0, 4, 16  # what the batches took in the test, and their number
+_SECONDS, _FEWEST, _MOST = 5.0, 4, 16  # seconds that the batches took in the test; their minimum and maximum number
 _NODES, _SHOWN = 10, 5  # nodes in the file; operators on the terminal
 
 
@@ -40,17 +40,17 @@ def profile_run(settings: RunSettings, ready: Prepared, recorder: Recorder | Non
     """
     try:
         with console.working("profiling the operators"), native_output_dropped(not console.output().verbose):
-            shapes = recorder.some(_SECONDS, _FEWEST, _MOST) if recorder else []
+            shapes = recorder.sample_shapes(_SECONDS, _FEWEST, _MOST) if recorder else []
             if not shapes:
                 raise RunFailed("no batch of the test was recorded.")
-            made = _profile(settings, ready, shapes, beat)
-        write_text(folder / PROFILE, made.model_dump_json(indent=2) + "\n")
+            profile = _profile(settings, ready, shapes, beat)
+        write_text(folder / PROFILE, profile.model_dump_json(indent=2) + "\n")
     except Exception as error:  # noqa: BLE001  an engine may raise anything
-        console.warn(f"there is no profile: {(str(error) or type(error).__name__).rstrip('.')}; the result is kept.")
+        console.warn(f"no profile was made: {(str(error) or type(error).__name__).rstrip('.')}; the result is kept.")
         return
     if settings.shown == "table":
-        console.print_table(_table(made.operators[:_SHOWN]))
-    console.note(f"profile: {made.about}; written to {shown(folder / PROFILE)}")
+        console.print_table(_table(profile.operators[:_SHOWN]))
+    console.note(f"profile: {profile.about}; written to {shown(folder / PROFILE)}")
 
 
 def _profile(settings: RunSettings, ready: Prepared, shapes: Sequence[Shape], beat: Beat) -> Profile:
@@ -72,7 +72,7 @@ def _profile(settings: RunSettings, ready: Prepared, shapes: Sequence[Shape], be
 
 
 def _recorded(ready: Prepared, engine: Profiler, shapes: Sequence[Shape], ran: Callable[[], None]) -> Times:
-    """What each node took in these batches, which run once before; ``ran()`` is called before each.
+    """The time of each node in these batches, which first run once as a warm-up; ``ran()`` is called before each.
 
     Raises:
         EngineError: the engine failed.
@@ -114,7 +114,7 @@ def _filling(indices: Integers, costs: Integers, shape: Shape) -> Integers:
 
 
 def summary(times: Times, engine: str, threads: int, streams: int, shapes: Sequence[Shape]) -> Profile:
-    """The profile from what each node took in batches of these ``shapes``, one after the other."""
+    """The profile from the time of each node in batches of these ``shapes``, run one after the other."""
     total = sum(spent.seconds for spent in times.values())
     operators: defaultdict[str, Spent] = defaultdict(lambda: Spent(0.0, 0))
     for node, spent in times.items():

@@ -29,17 +29,17 @@ class Outlook:
     load: Load
     accuracy: bool
     samples: int
-    """Of an accuracy run, which LoadGen issues in several queries; 0 of a performance run."""
+    """The samples of an accuracy run, which LoadGen issues in several queries; 0 for a performance run."""
     cost: int
-    """Of these samples."""
+    """The cost of these samples."""
     unit: str
-    """Of the cost: tokens, images."""
+    """The unit of the cost: tokens, images."""
     bound: float | None
     """The latency bound in seconds, if the scenario has one."""
     recorder: Recorder | None
     """Knows the latencies so far."""
     _pace: Pace = field(default_factory=lambda: Pace(0.0))
-    """Of the work of a test with a known number of samples, by the seconds since its first query."""
+    """The progress of a test with a known number of samples, by the seconds since its first query."""
 
     def view(self, counters: Counters, now: float, over: bool = False) -> View:
         """The progress ``now``, in seconds of time.perf_counter(); ``over`` once the test has ended."""
@@ -58,11 +58,11 @@ class Outlook:
         come = counters.issued if scenario.paced else counters.completed
         missing = max(load.least - come // (scenario.samples_per_query or 1), 0)
         needed = missing / rate if rate else 0.0
-        if missing and counters.ended and not scenario.paced:  # a part of the next one is done
+        if missing and counters.ended and not scenario.paced:  # a part of the next query is done
             needed -= min(elapsed - (counters.ended - counters.began), needed / missing)
         left = max(load.seconds - elapsed, needed)
         lasts = max(elapsed + left, 1e-9)
-        if scenario.paced and measured:  # what waits is answered after the last query came
+        if scenario.paced and measured:  # waiting queries are answered after the last one has arrived
             left = max(left, (counters.issued - counters.completed) / measured)
         fraction = 1.0 if over else max(0.0, min(elapsed / lasts, 0.99))
         facts = [f"{console.duration(min(elapsed, lasts))} of {console.duration(lasts)} ({int(100 * fraction)} %)"]
@@ -101,7 +101,7 @@ class Outlook:
         return View(tuple(facts), share, self._left(counters, elapsed, share, cost) if done < total else None)
 
     def _left(self, counters: Counters, elapsed: float, share: float, cost: int) -> float | None:
-        """By the time that the batches still to come take, where that was measured before the test."""
+        """Seconds left, by the measured times of the remaining batches if they are known; None while unknown."""
         if elapsed < _RATE_AFTER or not counters.batches:
             return None
         last = 0.0
@@ -111,7 +111,7 @@ class Outlook:
             running = [(now - start, slower * expected) for start, expected in list(counters.running.values())]
             begun = sum(min(since, lasts) for since, lasts in running) / slower
             share = min((counters.done_seconds + begun) / counters.planned_seconds, 1.0) * counters.real / cost
-            # At the end some streams have nothing to do, and wait for the others.
+            # At the end, some streams are idle while others finish their last batch.
             last = max((lasts - since for since, lasts in running), default=0.0)
         self._pace.note(elapsed, share)
         left = self._pace.left(elapsed, 1.0)

@@ -13,9 +13,9 @@ def get_ready(
     compile_seconds: float | None = None,
     choose_streams: bool = True,
 ) -> Prepared:
-    """As `prepare`, with nodes if the settings name any."""
+    """As `prepare`, on the nodes of a cluster if the settings name one."""
     if settings.cluster is None:
         return prepare(settings, beat, quiet, shared, compile_seconds, choose_streams)
-    from harness.running.clustered import prepare_nodes  # a run on one machine needs nothing of it
+    from harness.running.clustered import prepare_nodes  # a run on one machine does not need it
 
     return prepare_nodes(settings, beat, quiet, compile_seconds, choose_streams)

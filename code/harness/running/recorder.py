@@ -66,7 +66,7 @@ class Recorder:
         self.began = when if self.began is None else self.began
 
     def answered(self, start: float, end: float, work: Work, cost: int) -> None:
-        """Record a batch."""
+        """Record a batch that ran from ``start`` to ``end``; ``cost`` is that of its samples, without padding."""
         if not self._complete:
             return
         try:
@@ -93,10 +93,10 @@ class Recorder:
         except Exception:  # noqa: BLE001  not every system reports it; the test goes on
             return
 
-    def some(self, seconds: float, fewest: int, most: int) -> list[Shape]:
-        """The shapes of batches chosen evenly from those that ended: as many as took ``seconds``, within these bounds.
+    def sample_shapes(self, seconds: float, fewest: int, most: int) -> list[Shape]:
+        """The shapes of about as many batches as took ``seconds``, but at least ``fewest`` and at most ``most``.
 
-        In the order in which they ended; all of them if they are fewer.
+        They are chosen evenly from all recorded batches, in the order in which they ended.
         """
         batches = np.frombuffer(self._batches, _FIELDS)
         if not len(batches):
@@ -195,7 +195,7 @@ class LatencyCounts:
             self._counts[min(at, len(self._counts) - 1)] += 1
 
     def quantile(self, share: float) -> float | None:
-        """Seconds; None before the second query."""
+        """The latency in seconds below which a ``share`` (0 to 1) of the queries is; None before the second query."""
         upto = np.cumsum(self._counts)
         if not upto[-1]:
             return None

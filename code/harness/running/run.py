@@ -21,10 +21,11 @@ from harness.host.supervise import Heartbeat, supervised
 from harness.host.usage import CoreUse
 from harness.loadgen.conf import UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, Unfinished, check_accuracy_log, keep_partial, read_detail
-from harness.results.digests import sealed
-from harness.results.layout import CONF, RUN
+from harness.results.digests import with_digests
+from harness.results.layout import CONF, RUN, SCORES
 from harness.results.record import read_record
 from harness.rules.limits import MIN_DURATION_MS
+from harness.rules.rehearsal import NOTICE_FILE
 from harness.running import advice
 from harness.running.agreement import Agreement, NotCompared, agreement
 from harness.running.audit import AuditRun
@@ -52,7 +53,7 @@ from harness.task.base import Accuracy
 if TYPE_CHECKING:
     from mlperf_loadgen import TestSettings
 
-_AGAIN = 75  # what the process of a test returns if another one should take its place: EX_TEMPFAIL
+_AGAIN = 75  # exit code of a test's process that asks for a second test: EX_TEMPFAIL
 _SHORT = 300.0  # seconds of a test that may be run twice
 _RESERVE = 64 * 2**20  # bytes of a run's logs without its responses
 
@@ -68,23 +69,23 @@ class Ended:
 
 
 def run(settings: RunSettings) -> int:
-    """As `run_test`, but compliance tests of a result that is replaced stay where they are; returns `Ended.code`."""
-    return _tried(settings).code
+    """As `run_test`, but compliance tests of a replaced result stay in place; returns `Ended.code`."""
+    return _run_or_repeat(settings).code
 
 
 def run_test(settings: RunSettings) -> Ended:
-    """Run one test in its own process, and if it missed a bound at a rate that the harness chose, another one.
+    """Run one test in its own process, and repeat it at a lower rate if it missed the bound at one the harness chose.
 
     Raises:
         ConfigError: an official result already exists, or it cannot be written.
     """
-    ended = _tried(settings)
+    ended = _run_or_repeat(settings)
     if not ended.code:
         set_aside(settings)
     return ended
 
 
-def _tried(settings: RunSettings) -> Ended:
+def _run_or_repeat(settings: RunSettings) -> Ended:
     ended = _once(settings)
     if ended.code != _AGAIN:
         return ended
@@ -157,7 +158,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     try:
         if code == _AGAIN:
             console.note(
-                f"INVALID: {outcome.reasons[0]} ({logs}). The rate was the harness's choice: once more, at a lower one."
+                f"INVALID: {outcome.reasons[0]} ({logs}). The harness chose this rate, and now tries a lower one."
             )
         else:
             outcome.show(logs)
@@ -209,7 +210,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     ready.qsl.unload(ready.indices)
     agreed = None
     if settings.accuracy and ready.links:
-        console.note("not compared with ONNX Runtime: nodes compute; an accuracy run on one of them alone compares.")
+        console.note("not compared with ONNX Runtime, since nodes compute: an accuracy run on one node compares.")
     elif settings.accuracy:
         agreed = _agreement(settings, ready, lambda: heartbeat.beat(patience(settings)))
     doubts = warn_of_doubts(settings, ready)
@@ -239,7 +240,7 @@ def _agreement(settings: RunSettings, ready: Prepared, ran: Callable[[], None]) 
 
 
 def _measure(planned: _Planned, heartbeat: Heartbeat) -> _Measured:
-    """Let LoadGen run the test to its end, or until it can no longer be VALID."""
+    """Let LoadGen run the test to its end, or until the test can no longer be VALID."""
     from harness.running import session  # LoadGen is native code: only the process of a test loads it
 
     settings, places, ready, scenario = planned.settings, planned.places, planned.ready, planned.ready.scenario
@@ -283,7 +284,7 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> _Measured:
 
 
 def _overload(planned: _Planned, effective: "TestSettings") -> Overload | None:
-    """What finds out that the test is overloaded, by LoadGen's own settings; None if no bound decides."""
+    """The detector of an overloaded test, by LoadGen's own settings; None if no latency bound applies."""
     scenario = planned.ready.scenario
     if not scenario.paced or planned.settings.accuracy or scenario.percentile is None:
         return None
@@ -333,7 +334,7 @@ def _outcome(
     reasons: tuple[str, ...],
     accuracy: Accuracy | None = None,
 ) -> Outcome:
-    """The outcome of a test whose inputs are still what they were; valid without ``reasons`` to the contrary."""
+    """The outcome of a test, valid if there are no ``reasons``; RunFailed if an input file has changed."""
     settings, ready = planned.settings, planned.ready
     outcome = Outcome(
         settings=settings,
@@ -368,9 +369,7 @@ def _score(planned: _Planned) -> Accuracy:
     settings, ready, staging = planned.settings, planned.ready, planned.places.staging
     check_accuracy_log(staging / ACCURACY, ready.qsl.count)
     samples = ready.qsl.count if settings.samples else None
-    accuracy = ready.benchmark.score(
-        staging / ACCURACY, ready.dataset, samples, staging / "accuracy.txt", settings.notice
-    )
+    accuracy = ready.benchmark.score(staging / ACCURACY, ready.dataset, samples, staging / SCORES, settings.notice)
     if guesses(settings, ready):
         accuracy = replace(accuracy, doubts=())
     for warning in (*accuracy.warnings, *accuracy.doubts):
@@ -385,16 +384,15 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
         The outcome, and the folder that holds the logs.
     """
     settings, places, audit, ready = planned.settings, planned.places, planned.audit, planned.ready
-    write_json(places.staging / RUN, sealed(outcome.record, places.staging))
+    write_json(places.staging / RUN, with_digests(outcome.record, places.staging))
     if settings.notice and not outcome.record.for_submission:
-        (places.staging / "NOT-FOR-SUBMISSION.txt").write_text("\n".join((*settings.notices, "")), "utf-8")
+        (places.staging / NOTICE_FILE).write_text("\n".join((*settings.notices, "")), "utf-8")
     result = places.collect(settings.audit) if settings.official and outcome.valid else None
     if audit and result:
         reasons, compared = audit.verified(result, ready.benchmark, ready.dataset)
         outcome = replace(outcome, valid=not reasons, reasons=reasons, reference=compared)
         # The record must include the verification's verdict, and the results that the test was compared with.
         for folder in (places.staging, result / "performance" / "run_1"):
-            write_json(folder / RUN, sealed(outcome.record, result / "performance" / "run_1"))
-    code = 0 if outcome.valid else 1
-    publish = partial(heartbeat.publish, code)
+            write_json(folder / RUN, with_digests(outcome.record, result / "performance" / "run_1"))
+    publish = partial(heartbeat.publish, 0 if outcome.valid else 1)
     return outcome, places.publish(result if outcome.valid else None, publish)

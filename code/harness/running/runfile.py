@@ -50,7 +50,7 @@ KEYS = {
 """The keys of a file, which are the options of `harness run`, with the fields of `RunRequest`."""
 _SET, _RUN, REPEAT = "set", "run", "repeat"
 _PATHS = frozenset({"user-conf", "runs-dir", "tree", "measurements-dir"})
-_NUMBERS = frozenset({"samples", "duration", "stall-timeout"})  # pydantic takes true for 1
+_NUMBERS = frozenset({"samples", "duration", "stall-timeout"})  # checked here, since pydantic accepts true as 1
 _NAMES_OR_PATHS = frozenset({"model", "dataset", "cluster"})
 _MOST = 10_000  # tests of a file: more are a mistake
 
@@ -84,7 +84,9 @@ def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -
     sweeps = [{**above, **_lists(path, each), **fixed} for each in variants]
     asked = sum(_repeats(path, each) * math.prod(map(len, each.values())) for each in sweeps)
     if asked > _MOST:
-        raise ConfigError(f"{path} asks for {asked:,} tests: {_MOST:,} is the most.")
+        raise ConfigError(
+            f"{path} asks for {asked:,} tests: lower {REPEAT} or shorten its lists, to at most {_MOST:,}."
+        )
     rows = [row for each in sweeps for row in _rows(path, each)]
     rows.sort(key=lambda row: row.get(REPEAT, 1))
     return [_point(path, row, typed) for row in rows]
@@ -117,7 +119,7 @@ def _places(settings: RunSettings) -> dict[str, str]:
 
 
 def _model(model: Model) -> str:
-    """Its name if that finds the file, otherwise its path."""
+    """The model's name if that finds the same file, otherwise its path."""
     benchmark, entry = manifests.models().get(model.name, (None, None))
     if benchmark and entry:
         home = manifests.folder(benchmark) / entry.file if entry.file else model_file(model.name)
@@ -190,7 +192,7 @@ def _repeats(path: Path, lists: Mapping[str, list[Value]]) -> int:
     """How many times each combination of the values is asked for."""
     count, *others = lists.get(REPEAT, [1])
     if others or type(count) is not int or count < 1:
-        raise ConfigError(f"{path}: {REPEAT} is the number of times, such as {REPEAT} = 3.")
+        raise ConfigError(f"{path}: {REPEAT} must be a whole number of at least 1, such as {REPEAT} = 3.")
     return count
 
 
@@ -209,7 +211,7 @@ def _point(path: Path, row: Mapping[str, Value], typed: Mapping[str, Value]) -> 
     fields: dict[str, object] = {}
     options: dict[str, str] = {}
     for key, value in row.items():
-        place = None if key in typed else folder  # what was typed is relative to where it was typed
+        place = None if key in typed else folder  # a path on the command line is relative to the current folder
         if key.startswith(f"{_SET}."):
             options[key.partition(".")[2]] = _option(key.partition(".")[2], value, place)
         elif key != REPEAT:

@@ -39,7 +39,7 @@ NO_AUDIT = ""
 def complete(ids: list[int], responses: Responses) -> None:
     """Report to LoadGen that these query ids are answered: one call per batch, since each call costs microseconds."""
     first = responses.buffer.ctypes.data
-    pointers = [first + offset for offset in responses.offsets.tolist()]  # for few, faster than numpy's sum
+    pointers = [first + offset for offset in responses.offsets.tolist()]  # faster than numpy for a few
     lg.QuerySamplesComplete(list(map(lg.QuerySampleResponse, ids, pointers, responses.sizes.tolist())))
 
 
@@ -52,7 +52,7 @@ def make_settings(conf: Path, model: str, scenario: str, mode: Mode) -> lg.TestS
     settings = lg.TestSettings()
     # As bytes: LoadGen knows neither the locale's encoding nor Python's stand-ins for bytes that it cannot decode.
     if settings.FromConfig(os.fsencode(conf), model, scenario) != 0:
-        raise RunFailed(f"LoadGen could not read {conf}.")
+        raise RunFailed(f"LoadGen could not read {conf}: check the user.conf that it was made from.")
     settings.scenario = getattr(lg.TestScenario, scenario)
     settings.mode = _MODES[mode]
     return settings
@@ -74,7 +74,7 @@ def run_test(
     line per event.
 
     Returns:
-        How long the test took by a clock that nobody sets, since LoadGen's can be set.
+        The duration by a clock that cannot be set, unlike the realtime clock of LoadGen.
 
     Raises:
         The first failure of the scheduler, the engine or the QSL; Overloaded if ``on_tick`` raises it. LoadGen's thread
@@ -112,14 +112,18 @@ def run_test(
     lg.DestroyQSL(library)
     counters = scheduler.counters
     if counters.completed != counters.issued:
-        raise RunFailed(f"{counters.issued} samples were issued and {counters.completed} answered.")
+        raise RunFailed(f"{counters.issued} samples were issued, but {counters.completed} answered.")
     return watch.timing(counters.ended - counters.began)
 
 
 def _wait(
     ended: threading.Event, tick: float, scheduler: Scheduler, watch: Stopwatch, on_tick: Callable[[bool], None]
 ) -> None:
-    """Wait for the end of the test or the scheduler's failure, which an overload may only have foretold."""
+    """Wait for the end of the test or a failure of the scheduler; a failure counts more than an overload.
+
+    Raises:
+        Overloaded: ``on_tick`` raised it, and no batch that was being computed failed.
+    """
     try:
         while not ended.wait(tick) and not scheduler.failed.is_set():
             watch.look()
@@ -134,7 +138,7 @@ def _wait(
 
 
 def _library(qsl: SampleLibrary, watch: Stopwatch, fail: Callable[[BaseException], None]) -> int:
-    """LoadGen's handle of the QSL; the watch runs while samples are loaded."""
+    """LoadGen's handle of the QSL; ``watch`` runs while samples are loaded."""
 
     def load(indices: Sequence[int]) -> None:
         qsl.load(indices)
@@ -151,7 +155,7 @@ def _library(qsl: SampleLibrary, watch: Stopwatch, fail: Callable[[BaseException
 def _guarded(
     load: Callable[[Sequence[int]], None], fail: Callable[[BaseException], None]
 ) -> Callable[[Sequence[int]], None]:
-    """``load`` as a callback for LoadGen's thread, which waits for ever after a failure."""
+    """``load`` as a callback for LoadGen's thread, which waits forever after a failure."""
 
     def callback(indices: Sequence[int]) -> None:
         try:
@@ -198,7 +202,7 @@ def short_test(
     test.scenario, test.mode = getattr(lg.TestScenario, scenario), _MODES[Mode.PERFORMANCE]
     for name, value in {"min_duration_ms": 0, "min_query_count": 1, **settings}.items():
         setattr(test, name, value)
-    # Between two queries nothing progresses: a gap of 30 mean gaps occurs once in 1e13 queries.
+    # Between two queries nothing progresses: a gap 30 times the mean occurs once in 1e13 queries.
     last = time.monotonic() + test.min_duration_ms / 1000 + 30 / test.server_target_qps
     with tempfile.TemporaryDirectory() as folder:
         timing = run_test(test, qsl, scheduler, Path(folder), tick)

@@ -19,16 +19,16 @@ from harness.rules.rehearsal import DEVELOPMENT_SECONDS, NOTICE, REHEARSAL, REHE
 from harness.task.base import GIVEN
 
 THREADS = "threads:"
-"""Begins a cluster that is imitated in one process, followed by the number of nodes: for tests, without Ray."""
+"""The start of a cluster's name, before the number of nodes, that imitates nodes by threads: for tests, without Ray."""
 INDICES_ONLY = (
     "Only sample numbers travel to the nodes (--cluster-samples indices): ask the MLPerf Inference working group "
     "before such a result is submitted."
 )
-"""The rules time the movement of data, and nobody is known to have submitted such a result."""
+"""The rules time the movement of data, and no such result is known to have been submitted."""
 
 
 def cluster_name(cluster: str | None) -> str | None:
-    """Nodes as they are named elsewhere: a file without its folder."""
+    """The name of a cluster in records and tuned settings: its hosts file without the folder."""
     return Path(cluster).name if cluster else None
 
 
@@ -78,7 +78,7 @@ class RunSettings(BaseModel):
     timeline: Literal["harness", "loadgen", "off"] = "harness"
     """The source of query and batch times in reports."""
     profile: bool = False
-    """Whether a pass after the test shows what each operator takes: see `harness.running.profile`."""
+    """Whether a pass after the test measures the time of each operator: see `harness.running.profile`."""
     cluster: str | None = None
     """The nodes that are one system: a file with hosts, or local:N or threads:N for this machine; None for one node."""
     cluster_samples: Literal["data", "indices"] = "data"
@@ -160,7 +160,7 @@ class RunSettings(BaseModel):
     def make_variables(self) -> str:
         """The variables of `make` that name the result and the model; the other settings are left to the user."""
         name = self.model.name if self.model.name in manifests.models() else str(self.model.path)
-        # make splits MODELS at spaces.
+        # make splits MODELS at spaces that are not escaped.
         return make_variables(self.scene, self.rehearsal, quote(name.replace(" ", r"\ ")))
 
     @property

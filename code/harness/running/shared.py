@@ -1,4 +1,4 @@
-"""What all runs of one result share, although each could measure it anew: batch limits, and the number of streams."""
+"""What all runs of one result share, although each could measure it again: batch limits and the number of streams."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,20 +24,20 @@ def shared_with_result(settings: RunSettings) -> Shared:
     """The choices of the other official run of the same result.
 
     A second measurement may choose otherwise. The accuracy run would then check other batches than those that were
-    fast, and a compliance test would compare two ways to run. Only a performance run that replaces another measures
-    anew, and one on another processor.
+    fast, and a compliance test would compare two ways to run. So only a performance run that replaces another, and a
+    run on another processor, measure again.
     """
     here = (cpu_model(), core_count())
     for record in _others(settings):
         if (record.limits or record.streams) and (record.machine.cpu, record.machine.cores) == here:
-            return _of(record.limits, record.streams)
+            return _shared(record.limits, record.streams)
     return Shared()
 
 
 def shared_by_nodes(settings: RunSettings) -> dict[str, Shared]:
-    """The same of each node, by its name."""
+    """The choices of each node in the other official run of the same result, by the node's name."""
     nodes = next((record.nodes for record in _others(settings) if record.nodes), [])
-    return {node.name: _of(node.limits, node.chosen_streams) for node in nodes}
+    return {node.name: _shared(node.limits, node.chosen_streams) for node in nodes}
 
 
 def _others(settings: RunSettings) -> Iterator[Record]:
@@ -54,7 +54,7 @@ def _others(settings: RunSettings) -> Iterator[Record]:
                 yield record
 
 
-def _of(limits: RecordedLimits | None, streams: RecordedStreams | None) -> Shared:
+def _shared(limits: RecordedLimits | None, streams: RecordedStreams | None) -> Shared:
     return Shared(
         Limits(limits.max_batch, limits.max_tokens) if limits else None,
         streams.streams if streams else None,

@@ -11,11 +11,15 @@ from harness.running.settings import RunSettings
 from harness.scenarios.base import Estimate, find_scenario
 
 _LOWER = 0.6  # for a second test after one that missed the bound
-_MANY = 200_000  # samples of an Offline query that is worth seconds of measuring first
+_MANY = 200_000  # for an Offline query of more samples, a measurement of some seconds first is worth it
 
 
 def sized(settings: RunSettings, conf: UserConf, ready: Prepared) -> tuple[Load, float | None]:
-    """The load of the test, with the value of the scenario's key that was measured, if one was."""
+    """The load of the test, and the measured value of the scenario's key; None if user.conf sets it or none is needed.
+
+    Raises:
+        ConfigError: the test would not fit the memory, or would last far longer than was asked for.
+    """
     load = Load.of(settings, conf, type(ready.scenario), None)
     estimated = _estimate(settings, load, ready)
     if estimated:
@@ -32,7 +36,7 @@ def sized(settings: RunSettings, conf: UserConf, ready: Prepared) -> tuple[Load,
 
 
 def _accuracy_rate(settings: RunSettings, conf: UserConf, found: Estimate, samples: int) -> str:
-    """The rate of an accuracy run and its length, and that user.conf's rate is not used."""
+    """A note on the rate and length of an accuracy run, and on the rate in user.conf that it does not use."""
     words = f"{samples:,} samples at {found.value:.4g} queries/s, about {span(samples / found.value)}: {found.how}"
     if line := conf.lookup(settings.model.benchmark, settings.scenario, find_scenario(settings.scenario).key):
         words += f"; {line.key} = {line.value} in line {line.line} of {conf.path} only counts for performance"
@@ -40,14 +44,14 @@ def _accuracy_rate(settings: RunSettings, conf: UserConf, found: Estimate, sampl
 
 
 def overridden(settings: RunSettings, conf: UserConf) -> Iterator[str]:
-    """Lines of user.conf that this run does not obey; one that says the same as --duration is no such line.
+    """A warning for each line of user.conf that this run ignores, unless --duration sets the same value.
 
-    The user.conf of a shortened performance run is that of its compliance tests, too.
+    The compliance tests of a shortened performance run get its user.conf, with the duration already in it.
     """
     reasons = {}
     entry = conf.lookup(settings.model.benchmark, settings.scenario, "min_duration")
     if settings.duration and not settings.accuracy and entry and float(entry.value) != 1000 * settings.duration:
-        reasons["min_duration"] = f"--duration {settings.duration:g} takes its place"
+        reasons["min_duration"] = f"--duration {settings.duration:g} replaces it"
     if not settings.official:
         reasons["performance_sample_count_override"] = (
             "a development run loads the samples of its data set; use --samples for fewer"
@@ -84,7 +88,11 @@ def checked(settings: RunSettings, conf: UserConf, estimated: Estimate | None) -
 
 
 def _foresee(load: Load, ready: Prepared) -> None:
-    """Refuse a query so large that only planning it would take minutes, if the system would then need days for it."""
+    """Refuse an Offline query that would take days before minutes are spent on planning it.
+
+    Raises:
+        ConfigError: the rate in user.conf makes it so large.
+    """
     if ready.scenario.one_query and load.rate_line and load.queries > _MANY:
         estimate = ready.scenario.estimate(ready.indices, load.seconds, ready.listener)
         load.look(load.queries / estimate.per_second, warned=True)

@@ -22,13 +22,14 @@ def with_streams(layouts: Sequence[EngineSettings], streams: int | None) -> Sequ
     same = [layout for layout in layouts if layout.stream_count() == streams]
     if not same:
         console.warn(
-            f"another run of this result used {streams} streams, which are not possible here: they are chosen anew."
+            f"another run of this result used {streams} streams, which is not possible here: the number is chosen "
+            "again."
         )
     return same or layouts
 
 
 def affordable(layouts: Sequence[EngineSettings], size: int, memory: int | None) -> Sequence[EngineSettings]:
-    """Without those whose streams would need too much memory if each had weights of ``size`` bytes of its own.
+    """The layouts, without those that would need too much memory if each stream had its own ``size`` bytes of weights.
 
     Streams of one core share weights; those of several may not. The first and the last layout always remain.
     """

@@ -23,6 +23,7 @@ from harness.registry import ENGINES, LIBRARIES, SCENARIOS, choose, installed
 FILE, CONF = "tuned.json", "user.conf"
 _CURE = "tune again, or delete it."
 _TOGETHER = {"streams", "threads", "instances", "scheduler", "pin"}
+"""Options that were tuned for each other: if the user sets one of them, none of the tuned ones is used."""
 
 
 def _known(kind: str, names: Iterable[str], name: str) -> str:
@@ -33,7 +34,7 @@ def _known(kind: str, names: Iterable[str], name: str) -> str:
 
 
 class Machine(BaseModel):
-    """The properties that a machine must share with the one that settings were tuned on."""
+    """The facts that must be equal on two machines for settings tuned on one to be used on the other."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,7 +65,7 @@ class Rate(BaseModel):
     valid: bool
     """LoadGen's verdict, which also demands enough queries."""
     p99_ms: Annotated[float, Field(ge=0)]
-    """Of a test that was given up, only over the bound."""
+    """99th percentile latency in milliseconds; for a test that was cut short, only known to be over the bound."""
     samples_per_second: Annotated[float, Field(ge=0)] | None
     queries: int | None
 
@@ -159,10 +160,10 @@ def read(place: Path) -> Tuned | None:
 
 
 def check_replaceable(place: Path, sha256: str | None, engine: str | None, cluster: str | None = None) -> None:
-    """Check that a folder holds no settings of another model or cluster, or of another engine than one that is given.
+    """Check that no settings of another model or cluster, or of another ``engine`` if one is given, would be lost.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: the folder holds such settings.
     """
     try:
         existing = read(place)
@@ -180,7 +181,7 @@ def check_replaceable(place: Path, sha256: str | None, engine: str | None, clust
 
 
 def write(place: Path, tuned: Tuned, conf: str) -> None:
-    """Write the settings, user.conf first: readers look for the other file.
+    """Write the settings, user.conf first, since readers look for tuned.json.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -190,7 +191,7 @@ def write(place: Path, tuned: Tuned, conf: str) -> None:
 
 
 def merged(options: Mapping[str, str], tuned: Tuned) -> dict[str, str]:
-    """The user's options over the tuned ones; of the settings that belong together, only the user's."""
+    """The tuned options, replaced by the user's where both exist; of `_TOGETHER`, all are the user's if one is."""
     alone = _TOGETHER if _TOGETHER & options.keys() else set()
     return {**{name: value for name, value in tuned.options.items() if name not in alone}, **options}
 

@@ -15,8 +15,8 @@ from harness.running.settings import RunSettings
 from harness.scheduling.base import Counters, Scheduler
 from harness.scheduling.overload import Overload
 
-_GAP = 30  # a gap of so many mean gaps occurs once in 1e13 queries
-_NATIVE = 2e-6  # seconds a query that LoadGen may take to generate it, and to sort its latency at the end
+_GAP = 30  # times the mean gap between queries: a longer one occurs once in 1e13 queries
+_NATIVE = 2e-6  # seconds per query that LoadGen may take to generate it and, at the end, to sort its latency
 _SETTLED = 2.0  # seconds until a test's rate says how long it will take
 
 
@@ -57,7 +57,7 @@ class Watch:
     def cores(self) -> CoreUse | None:
         """Who used the cores during the test; None if it was too short, or the system does not show it.
 
-        None also with nodes, which may be processes of this machine, and are not others.
+        Also None with nodes: they may be processes of this machine, and would count as others.
         """
         return None if self._links else self._meter.use
 

@@ -1,9 +1,9 @@
 """All official runs that a submission needs, one after another, each in a process of its own.
 
 The results themselves show what is done: a test is done when its folder in results/ or compliance/ holds a valid record
-of the same settings and of today's model and data. So a campaign can be killed at any moment and resumes from there.
-The event log (build/campaign/<system>.jsonl) adds only what results cannot show: failures, interruptions, and the time
-of each test.
+of the same settings and of the current model and data. So a campaign can be killed at any moment and resumes from
+there. The event log (build/campaign/<system>.jsonl) adds only what results cannot show: failures, interruptions, and
+the time of each test.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from harness.host import console
 from harness.host.cache import stored
 from harness.host.download import sha256_of
 from harness.host.files import locked, remove_left_over
-from harness.host.supervise import INTERRUPTED
+from harness.host.supervise import was_interrupted
 from harness.loadgen.logs import is_number
 from harness.results.layout import RUN
 from harness.results.record import read_record
@@ -56,11 +56,11 @@ class Campaign:
 
     @property
     def rehearsal(self) -> bool:
-        """Whether it is a rehearsal, which measures nothing."""
+        """Whether this is a rehearsal, whose results do not count as measurements."""
         return self.steps[0].settings.rehearsal
 
     def look(self) -> None:
-        """Find out which tests are done, by today's models, data sets and results.
+        """Find out which tests are done, by the current models, data sets and results.
 
         Raises:
             ConfigError: a folder holds a run of another test, model, engine or settings.
@@ -76,7 +76,7 @@ class Campaign:
             elif event.get("event") == State.FAILED and not self.retry:
                 step.state, step.reason = State.FAILED, str(event.get("reason", ""))
             else:
-                step.state = State.CUT if event.get("event") == _STARTED else State.LEFT
+                step.state = State.INTERRUPTED if event.get("event") == _STARTED else State.TO_DO
 
     def run(self) -> int:
         """Run the tests that are not done, each once.
@@ -103,7 +103,7 @@ class Campaign:
             self.look()
             if not self.as_json:
                 self.show()
-            left = self._count(State.LEFT) + self._count(State.CUT)
+            left = self._count(State.TO_DO) + self._count(State.INTERRUPTED)
             refused = self._run_what_is_left()
             console.note("")
             if left:
@@ -119,11 +119,11 @@ class Campaign:
         return list({id(step): step for each in self.steps for step in (*each.needs, each)}.values())
 
     def _look_again(self) -> None:
-        """Of the tests that are done, repeat those whose model or data changed while others ran."""
+        """Mark tests that are done as to be repeated if their model or data changed while others ran."""
         done = [step for step in self._all_steps() if step.state == State.DONE]
         for step, found in zip(done, examine(done), strict=True):
             if again := _outdated(step, found):
-                step.state, step.record, step.reason = State.LEFT, None, again
+                step.state, step.record, step.reason = State.TO_DO, None, again
 
     def _run_what_is_left(self) -> Step | None:
         """Run the remaining tests up to one that rejects its settings, which is returned."""
@@ -140,17 +140,17 @@ class Campaign:
         return None
 
     def _run_often(self, step: Step) -> int:
-        """`_run`, repeated for a rehearsal's compliance test that fails: in so short a test chance may decide."""
+        """`_run`; a failed compliance test of a rehearsal is repeated, since it is so short that chance may decide."""
         code = self._run(step)
         for _ in range(_REPEATS if self.rehearsal and step.settings.audit else 0):
             if code in (0, ConfigError.exit_code):
                 break
-            console.note(f"\n{step.name} again: in a test as short as a rehearsal's, chance may decide")
+            console.note(f"\n{step.name} again, since a rehearsal's test is so short that chance may decide")
             code = self._run(step)
         return code
 
     def _needed(self, missing: Sequence[Step]) -> str:
-        """The tests that another one needs; for those that are not of this campaign also why, and how to do them."""
+        """The missing tests that another one needs; for those outside this campaign also why, and how to run them."""
         others = [need for need in missing if not any(need is step for step in self.steps)]
         if not others:
             return f"needs {' and '.join(need.test for need in missing)}"
@@ -178,7 +178,7 @@ class Campaign:
             said.append(f"{failed} failed: fix the cause, then pass --retry")
         if blocked := self._count(State.BLOCKED):
             said.append(f"{blocked} cannot run without the tests that they need")
-        if left := self._count(State.LEFT) + self._count(State.CUT):
+        if left := self._count(State.TO_DO) + self._count(State.INTERRUPTED):
             said.append(f"{left} remain, {self._time_left()}")
         console.out.print(f"{'; '.join(said)}.")
         if self.lacks:
@@ -244,12 +244,12 @@ class Campaign:
             console.error(str(error))
             code = error.exit_code
         seconds = round(time.time() - start, 1)
-        # A test that failed leaves the old result, if there is one.
+        # A failed test leaves an old result in place, whose record is not this test's.
         step.record = read_record(step.folder) if code == 0 or not step.replaces else None
         if step.record is not None:
             step.state, step.seconds = State.DONE, seconds
             self.events.write(step, State.DONE, seconds=seconds)
-        if code >= INTERRUPTED:
+        if was_interrupted(code):
             kept = f"{self._count(State.DONE)} of {len(self.steps)} tests are kept"
             raise Interrupted(f"interrupted: {kept}; the same command resumes from there.")
         if step.record is not None:
@@ -264,7 +264,7 @@ class Campaign:
         return code
 
     def _keep_old(self, step: Step) -> None:
-        """Copy a result that will be replaced to the campaign's folder: whoever finds it wrong may want to know why.
+        """Copy a result that will be replaced to the campaign's folder, so that it can still be examined.
 
         Raises:
             ConfigError: the copy cannot be written.
@@ -282,21 +282,21 @@ class Campaign:
 
     def _how_long(self, step: Step) -> str:
         said = str(self._rates.length(step))
-        if step.state == State.CUT:
+        if step.state == State.INTERRUPTED:
             said = f"again, since it was interrupted, {said}"
         elif step.replaces:
             said = f"again, since {step.reason}, {said}"
         return f"{said}; {self._time_left()} for all remaining tests"
 
     def _time_left(self) -> str:
-        left = [self._rates.length(step) for step in self.steps if step.state in (State.LEFT, State.CUT)]
+        left = [self._rates.length(step) for step in self.steps if step.state in (State.TO_DO, State.INTERRUPTED)]
         return words(sum(length.seconds for length in left), all(length.known for length in left))
 
 
 def _outdated(step: Step, found: Examined) -> str:
-    """Why a result must be replaced, also since one that it needs must be; "" if it counts, or there is none."""
+    """Why a result must be replaced, which may be that one it needs must be; "" if it counts, or there is none."""
     redone = [need.test for need in step.needs if need.state != State.DONE]
-    return found.again or (f"{' and '.join(redone)} must be repeated first" if found.record and redone else "")
+    return found.repeat_because or (f"{' and '.join(redone)} must be repeated first" if found.record and redone else "")
 
 
 def _seconds(event: Mapping[str, object]) -> float | None:

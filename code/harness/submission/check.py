@@ -22,7 +22,7 @@ from harness.submission.checks.system import check_system
 from harness.submission.checks.twice import check_twice
 from harness.submission.place import check_place, check_round
 from harness.submission.recorded import Recorded, check_recorded, find_recorded
-from harness.submission.tree import Findings, Problem, T, Tree, printable
+from harness.submission.tree import Findings, Problem, T, Tree, printable, values_of
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class CheckReport:
     problems: tuple[Problem, ...]
     """Sorted by path."""
     recorded: Recorded | None = None
-    """If the tree is not a submission, but our own results, of which only the digests are checked: what was found."""
+    """The findings on our own results, of which only the digests are checked; None if the tree is a submission."""
     notes: tuple[str, ...] = ()
-    """Of a rehearsal, what only real data and tests of full length can change."""
+    """For a rehearsal, what only real data and tests of full length can change."""
 
 
 def check(root: Path, round_: Round | None = None, rehearsal: bool = False) -> list[Problem]:
@@ -49,11 +49,11 @@ def check(root: Path, round_: Round | None = None, rehearsal: bool = False) -> l
 def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) -> CheckReport:
     """Check a tree for a round, by default the round of most of its logs.
 
-    Of our own results, which are not a submission yet, only the digests are checked. A rehearsal may contain its marks,
-    and what only real data and full tests can change becomes a note; every other problem counts.
+    For our own results, which are not a submission yet, only the digests are checked. A rehearsal may contain its
+    marks, and what only real data and full tests can change becomes a note; every other problem counts.
 
     Raises:
-        ConfigError: the folder does not exist, the tree is above or below it, or it is of another round.
+        ConfigError: the folder does not exist, the tree is above or below it, or it belongs to another round.
     """
     if root.is_dir() and (folders := find_recorded(root)):
         recorded = check_recorded(root, folders)
@@ -94,11 +94,11 @@ def _collect(findings: Findings[T], problems: list[Problem]) -> T:
 
 
 def _rounds(tree: Tree) -> Iterator[Round | None]:
-    """The round of each log; None for seeds of no known round."""
+    """The round of each log; None if its seeds belong to no known round."""
     for path in tree.entries:
         folder, _, name = path.rpartition("/")
         if name == DETAIL and folder.startswith(("closed/", "open/")):
-            log = _collect(read_log(tree, folder), [])
+            log = values_of(read_log(tree, folder))
             if log and set(SEEDS) & {key.removeprefix("effective_") for key in log.values}:
                 yield round_of(log.values)
 

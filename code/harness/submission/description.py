@@ -1,7 +1,8 @@
 """The system description, systems/<system>.json: facts read from the machine, and fields that a person must fill in.
 
-Facts that Linux shows without root come from /proc and /sys, the rest from psutil. A field that no machine knows has a
-value that starts with "FILL IN" and describes the wanted one. A value that a person wrote is never replaced.
+Facts that Linux shows without root come from /proc and /sys, the rest from psutil. A field that the machine does not
+show gets a value that starts with "FILL IN" and describes the wanted one. A value that a person wrote is never
+replaced.
 """
 
 import csv
@@ -199,9 +200,9 @@ def init_system(path: Path, given: Mapping[str, str]) -> tuple[dict[str, Any], l
 
 
 def machines_of(hosts: Hosts) -> dict[str, str]:
-    """The fields that a cluster decides: the number of its machines, with this one, where LoadGen runs.
+    """The fields that a cluster determines: the number of its machines, including this one, where LoadGen runs.
 
-    Those of a cluster that is only joined are unknown, and a person must fill them in.
+    The machines of a cluster that is only joined are unknown, and a person must fill them in.
     """
     if hosts.local:
         return {"number_of_nodes": "1"}
@@ -249,10 +250,10 @@ def parse_fields(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def check_value(field: str, value: str, known: Iterable[str] = ()) -> None:
-    """Make sure that a field is one of `FIELDS` or ``known``, and that the value is valid for it.
+    """Check that a field is one of `FIELDS` or ``known``, and that the value is valid for it.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: the field is unknown, or the value is not valid.
     """
     valid = [*FIELDS, *(name for name in known if name not in FIELDS)]
     if field not in valid:
@@ -285,7 +286,7 @@ def wanted(field: str) -> str:
 
 
 def describe_machine(root: Path = Path("/")) -> dict[str, str]:
-    """All `FIELDS` as far as this machine knows them; ``root`` holds proc, sys and etc."""
+    """All `FIELDS`, as far as this machine shows their values; ``root`` contains proc, sys and etc."""
     hardware = describe_hardware(root)
     found = {
         **_NO_ACCELERATOR,

@@ -1,4 +1,4 @@
-"""Whether a test of a campaign is done: its record is valid, complete and of today's model, data set and results."""
+"""Whether a test of a campaign is done: its record is valid, complete, and of the current model, data and results."""
 
 import contextlib
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Examined:
 
     record: Record | None = None
     """The record; None if the test is not done."""
-    again: str = ""
+    repeat_because: str = ""
     """Why the test must be repeated although the folder holds a result; it is kept until the new one replaces it."""
 
 
@@ -33,14 +33,14 @@ def examine(steps: Sequence[Step]) -> list[Examined]:
     """
     today = _Today()
     found = [today.examine(step) for step in steps]
-    # Hashing all images takes minutes, so the last test of a scenario shows what they are today.
+    # Hashing all images takes minutes, so the newest test of a scenario stands for their current content.
     newest: dict[Scene, Record] = {}
     for step, each in zip(steps, found, strict=True):
         scene = step.settings.scene
         if each.record and (scene not in newest or _ended(each.record) >= _ended(newest[scene])):
             newest[scene] = each.record
     return [
-        Examined(again=f"its data set is not that of the newer {newest[step.settings.scene].test} run")
+        Examined(repeat_because=f"its data set is not that of the newer {newest[step.settings.scene].test} run")
         if each.record and each.record.dataset.content != newest[step.settings.scene].dataset.content
         else each
         for step, each in zip(steps, found, strict=True)
@@ -73,7 +73,7 @@ class _Today:
                 f"{step.folder} holds a run with another {other}: move it away, or use the same for this campaign."
             )
         again = self._outdated(step, record)
-        return Examined(again=again) if again else Examined(record)
+        return Examined(repeat_because=again) if again else Examined(record)
 
     def _outdated(self, step: Step, record: Record) -> str:
         settings = step.settings
@@ -93,7 +93,7 @@ class _Today:
         return ""
 
     def _model(self, step: Step) -> str | None:
-        """sha256 of the model; None if it is not here any more."""
+        """sha256 of the model; None if it no longer exists."""
         path = str(step.settings.model.path)
         if path not in self._models:
             self._models[path] = None
@@ -118,7 +118,7 @@ class _Today:
 
 
 def _other(step: Step, record: Record) -> str | None:
-    """The first fact in which a record is not of this test, in words; None if it is."""
+    """The first fact in which a record does not match this test, in words; None if all match."""
     settings = step.settings
     facts = {
         "scenario": (record.scenario, settings.scenario),

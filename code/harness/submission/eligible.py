@@ -1,4 +1,4 @@
-"""Why a result stays out of a package although nothing is wrong: it was not chosen, is not complete, or is for open."""
+"""Why a sound result stays out of a package: it was not chosen, is incomplete, or only the open division accepts it."""
 
 import contextlib
 import json
@@ -34,10 +34,10 @@ class Tests:
 def choose(submission: Submission, found: Sequence[Tests]) -> list[Tests]:
     """The results of the scenarios and models that a user named; all if none is named.
 
-    If results are to be inferred, also those that a named one can follow from.
+    If results are to be inferred, also those that a named result can be inferred from.
 
     Raises:
-        ConfigError: what is named has no result, and none that it can follow from.
+        ConfigError: a named scenario or model has no result, and none that it can be inferred from.
     """
     return _of_scenarios(submission, _of_models(submission, found))
 
@@ -68,7 +68,7 @@ def _of_scenarios(submission: Submission, found: Sequence[Tests]) -> list[Tests]
 
 
 def _sources(submission: Submission, found: Sequence[Tests]) -> Iterator[tuple[Scene, Scene]]:
-    """The named scenarios that were not measured, each with what it can follow from: preferably a named one."""
+    """The named scenarios that were not measured, each with the result to infer it from: preferably a named one."""
     measured = {tests.scene for tests in found if not any(incomplete(submission, tests))}
     for system, benchmark in sorted({(scene.system, scene.benchmark) for scene in measured}):
         for target in (Scene(system, benchmark, name) for name in submission.scenarios):
@@ -119,11 +119,11 @@ def incomplete(submission: Submission, tests: Tests) -> Iterator[str]:
         if test not in AUDITS:
             yield f"{folder} is missing: do the {test} run with `{command}`."
         elif test in required:
-            yield f"{folder} is missing: do the test {test} with `{closed}`."
+            yield f"{folder} is missing: run {test} with `{closed}`."
 
 
 def only_open(submission: Submission, tests: Tests, notes: ModelNotes, path: Path) -> Iterator[str]:
-    """Why the closed division does not have such a result, a sentence each; ``path`` is that of the ``notes``."""
+    """Why the closed division does not accept a result, a sentence each; ``path`` is that of the ``notes``."""
     record = next(iter(tests.records.values()), None)
     if record is None or not submission.closed:
         return
@@ -147,7 +147,7 @@ def only_open(submission: Submission, tests: Tests, notes: ModelNotes, path: Pat
 
 
 def _instead(required: Container[str]) -> str:
-    """What to do about a scenario that a round does not have; without any, the open division has none either."""
+    """What to do about a scenario that the closed division lacks; if it has none, the open division has none either."""
     return "use DIVISION=open" if required else "only systems of type edge, or datacenter,edge, can submit it"
 
 

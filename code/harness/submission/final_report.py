@@ -8,6 +8,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.registry import SCENARIOS
 from harness.rules.rounds import RULES, Round
 
 
@@ -42,7 +43,7 @@ def read_rows(path: Path, round_: Round) -> list[Row]:
 def _row(values: dict[str, str], round_: Round) -> Row:
     is_open, model = values["Division"] == "open", values["MlperfModel"]
     known = next((name for name, rules in RULES.items() if rules.mapped == model), None)
-    scenario = next((name for name in _SCENARIOS if name.lower() == values["Scenario"].lower()), values["Scenario"])
+    scenario = next((name for name in SCENARIOS if name.lower() == values["Scenario"].lower()), values["Scenario"])
     kinds = [kind for kind in ("datacenter", "edge") if kind in values["SystemType"]]
     sheets = [kind for kind in kinds if known is None or scenario in round_.required(known, kind)]
     return Row(
@@ -57,6 +58,3 @@ def _row(values: dict[str, str], round_: Round) -> Row:
         units=values["Units"],
         accuracy=values["Accuracy"] if is_open else "",
     )
-
-
-_SCENARIOS = ("SingleStream", "MultiStream", "Server", "Offline")

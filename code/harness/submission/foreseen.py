@@ -8,7 +8,7 @@ from harness.cluster.hosts import read as read_hosts
 from harness.host.machine import package_version
 from harness.registry import SCENARIOS
 from harness.results.layout import RUN, Classic, Scene
-from harness.rules.inference import may_infer, needless
+from harness.rules.inference import inferable, may_infer
 from harness.rules.rounds import RULES, installed_round
 from harness.running.settings import RunSettings
 from harness.submission.description import (
@@ -33,7 +33,7 @@ def rules_of(model: Model) -> str:
 def foreseen(steps: Sequence[Step], system_type: str, closed: bool, inferred: Iterable[Scene] = ()) -> list[str]:
     """What a person must still do before results of these tests can be packaged, a sentence each.
 
-    ``inferred`` are results that follow from the tests.
+    ``inferred`` are the results to be inferred from those of the tests.
 
     Raises:
         ConfigError: a system description, or notes on a model, cannot be read.
@@ -59,7 +59,7 @@ def _unknown(steps: Sequence[Step], system_type: str) -> Iterator[str]:
 
 
 def _scenarios(steps: Sequence[Step], scenes: Sequence[Scene], system_type: str) -> Iterator[str]:
-    """Scenarios that the closed division requires and nobody measures, and those that it does not have."""
+    """Scenarios that the closed division requires and that are not measured, and those that it does not have."""
     kinds = f"systems of type {system_type}"
     for settings in {step.settings.scene.benchmark: step.settings for step in steps}.values():
         system, benchmark = settings.scene.system, settings.scene.benchmark
@@ -74,7 +74,7 @@ def _scenarios(steps: Sequence[Step], scenes: Sequence[Scene], system_type: str)
                 "cannot be packaged there."
             )
         if missing := sorted(required - planned - measured):
-            infer = needless(planned | measured | required, required) if may_infer(system_type) else {}
+            infer = inferable(planned | measured | required, required) if may_infer(system_type) else {}
             easy = [name for name in missing if name in infer and infer[name].source in planned | measured]
             hint = f"; INFER=1 (--infer) infers {' and '.join(easy)} instead" if easy else ""
             yield (
@@ -104,13 +104,13 @@ def _system(tests: Sequence[RunSettings], system_type: str) -> Iterator[str]:
 
 
 def _engines(tests: Sequence[RunSettings]) -> dict[str, list[str]]:
-    """The installed version of each engine of the tests whose name people know, by that name."""
+    """The installed version of each engine of the tests that has a name in `FRAMEWORKS`, by that name."""
     versions = {name: package_version(name) for name in dict.fromkeys(each.engine for each in tests)}
     return {FRAMEWORKS[name]: [version] for name, version in versions.items() if version and name in FRAMEWORKS}
 
 
 def _machines(settings: RunSettings) -> int | None:
-    """The machines that the tests run on; None if only the cluster knows."""
+    """The number of machines that the tests run on; None if only the running cluster shows it."""
     if settings.cluster is None:
         return 1
     given = machines_of(read_hosts(settings.cluster)).get("number_of_nodes")
@@ -118,7 +118,7 @@ def _machines(settings: RunSettings) -> int | None:
 
 
 def _model(settings: RunSettings, closed: bool) -> Iterator[str]:
-    """The facts of the measurements that a model's file does not hold, and a person must write."""
+    """The facts that measurements need, that a model's file does not hold, and that a person must write."""
     model, scene = settings.model, settings.scene
     path = settings.tree / "measurements" / scene.system / scene.benchmark / MODEL_NOTES
     notes = read_model_notes(path)

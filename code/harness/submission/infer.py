@@ -1,6 +1,6 @@
 """`harness package --infer`: results that the rules let a submitter infer instead of measuring them.
 
-It is what the official preprocess_submission.py does, except that folders keep LoadGen's names of scenarios, and that
+It does what the official preprocess_submission.py does, except that folders keep LoadGen's names of scenarios, and that
 each README.md says what the result was inferred from.
 """
 
@@ -21,12 +21,12 @@ from harness.submission.select import ScenarioRuns
 def infer(
     submission: Submission, round_: Round, measured: Sequence[ScenarioRuns], systems: Mapping[str, Mapping[str, object]]
 ) -> list[ScenarioRuns]:
-    """The measured results, and those that follow from them; ``systems`` are the descriptions.
+    """The measured results, and those inferred from them; ``systems`` are the descriptions.
 
-    If a user named scenarios, only theirs.
+    If a user named scenarios, only the results of those.
 
     Raises:
-        ConfigError: a named scenario has no result, and none follows.
+        ConfigError: a named scenario was not measured, and cannot be inferred.
     """
     found = list(measured)
     for system, benchmark in dict.fromkeys((runs.scene.system, runs.scene.benchmark) for runs in measured):
@@ -42,7 +42,7 @@ def infer(
             )
     found += _lower_accuracy(found)
     if len(found) == len(measured):
-        console.note("nothing was inferred: all results that could be are measured, or their source is missing.")
+        console.note("nothing was inferred: each result that could be was measured, or its source is missing.")
     return _named(submission, found)
 
 
@@ -52,12 +52,16 @@ def _targets(submission: Submission, required: frozenset[str]) -> frozenset[str]
 
 
 def _named(submission: Submission, found: list[ScenarioRuns]) -> list[ScenarioRuns]:
-    """Those of the scenarios that a user named, without what only others were inferred from."""
+    """The results of the scenarios that a user named; all if none is named.
+
+    Raises:
+        ConfigError: a named scenario was not measured, and cannot be inferred.
+    """
     if not submission.scenarios:
         return found
     known = [scene for scene in submission.source.scenes() if scene.system in submission.systems]
-    there = {scene.scenario for scene in (*known, *(runs.scene for runs in found))}
-    if missing := [name for name in submission.scenarios if name not in there]:
+    existing = {scene.scenario for scene in (*known, *(runs.scene for runs in found))}
+    if missing := [name for name in submission.scenarios if name not in existing]:
         systems = ", ".join(submission.systems)
         raise ConfigError(
             f"{' and '.join(missing)} was not measured on {systems}, and cannot be inferred: measure it, or omit it."
@@ -82,7 +86,7 @@ def _scenarios(
 
 
 def _wanted(mine: Mapping[str, ScenarioRuns], required: frozenset[str]) -> Iterator[Inference]:
-    """How the required scenarios of one benchmark that were not measured follow from those that were."""
+    """The inferences that give the required but unmeasured scenarios of one benchmark."""
     done = set(mine)
     for inference in INFERENCES:
         if inference.source in mine and inference.target in required - done:
@@ -108,7 +112,7 @@ def _from(submission: Submission, source: ScenarioRuns, inference: Inference) ->
 
 
 def _lower_accuracy(results: Sequence[ScenarioRuns]) -> Iterator[ScenarioRuns]:
-    """All results of a benchmark, also as those of the one with a lower accuracy target if that has none."""
+    """The results of a benchmark as those of the one with a lower accuracy target, if that has none of its own."""
     present = {(runs.scene.system, runs.scene.benchmark) for runs in results}
     for runs in results:
         scene, low = runs.scene, LOWER_ACCURACY.get(runs.scene.benchmark)

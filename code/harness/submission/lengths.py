@@ -17,7 +17,7 @@ from harness.scenarios.base import Estimate, Scenario, find_scenario
 from harness.submission.steps import Step
 
 _PREPARING = 30.0  # estimated seconds of a test outside LoadGen, until one has shown them
-_READ = 200  # of the newest runs: more would only cost time, and be of older versions
+_READ = 200  # only the newest runs: reading more takes time, and they come from older versions
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Length:
     known: bool
     """Whether the rate is known."""
     least_seconds: float | None = None
-    """What the rules, or a rehearsal's user, demand of a performance run."""
+    """The minimum duration of a performance run, by the rules or by a rehearsal's --duration."""
     least_count: int = 1
     counted: str = "samples"
     """What ``least_count`` counts: samples or queries."""
@@ -68,18 +68,18 @@ class Rates:
         estimated = _estimate(scenario, rate) if rate else None
         try:
             load = Load.of(settings, read_user_conf(settings.user_conf), scenario, estimated)
-        except ConfigError:  # the test will say what is wrong with it
+        except ConfigError:  # the test itself will report the mistake in user.conf
             return Length(settings.seconds + self._preparing(step), False, settings.seconds)
         if settings.accuracy:
             return _accuracy(load, step, rate, self._preparing(step))
-        if estimated:  # what was measured is better than what user.conf says
+        if estimated:  # a measured rate is more accurate than the one in user.conf
             load = replace(load, per_second=estimated.per_second)
         counted = "samples" if scenario.one_query else "queries"
         seconds = load.planned_seconds + self._preparing(step)
         return Length(seconds, load.per_second is not None, load.seconds, load.least, counted)
 
     def _preparing(self, step: Step) -> float:
-        """Seconds outside LoadGen, as for compiling and scoring: those of the campaign's tests that are most alike."""
+        """Seconds outside LoadGen, such as compiling and scoring, by the most similar tests of the campaign."""
         took: dict[tuple[bool, bool], list[float]] = {}
         for each in self.steps:
             lasted = each.record.result.duration_s if each.record else None
@@ -95,7 +95,8 @@ class Rates:
     def _rate(self, step: Step) -> float | None:
         """Samples per second of the newest test of the same model, settings and scenario; None if there is none.
 
-        Where LoadGen sets the pace, a performance run has its rate, and an accuracy run what the engine answers.
+        Where LoadGen sets the rate of queries, only tests of the same mode count: a performance run has that rate, and
+        an accuracy run the engine's highest.
         """
         scene = step.settings.scene
         mine = (each.record for each in self.steps if each.settings.scene == scene and each.record)

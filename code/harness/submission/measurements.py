@@ -51,7 +51,7 @@ def read_model_notes(path: Path) -> ModelNotes:
     try:
         values = json.loads(path.read_text("utf-8")) if path.exists() else {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.") from error
+        raise ConfigError(f"{path} cannot be read ({error}): fix it, or remove it.") from error
     if not isinstance(values, dict):
         raise ConfigError(f'{path} must hold a JSON object, such as {{"weight_transformations": "no"}}.')
     for key, value in values.items():
@@ -85,7 +85,7 @@ def measurements(record: Record, notes: ModelNotes) -> dict[str, str]:
 
 
 def stated(model: Model, notes: ModelNotes) -> dict[str, str]:
-    """The same of a model before it runs: as its file holds its weights."""
+    """As `measurements`, but for a model that has not run yet: the data type of the weights is that of its file."""
     return _noted(_stated(model), notes)
 
 
@@ -94,7 +94,7 @@ def _noted(values: Mapping[str, str], notes: ModelNotes) -> dict[str, str]:
 
 
 def _stated(model: Model) -> dict[str, str]:
-    """What a model says about itself, by field."""
+    """The fields that a model's manifest or file states."""
     facts = model.metadata
     transformations = model.weight_transformations
     if transformations == "unknown" and "compression" in facts:
@@ -113,7 +113,7 @@ def _stated(model: Model) -> dict[str, str]:
 
 
 def _weight_data_types(record: Record) -> str:
-    """As they are computed: an engine may round the weights that the file holds in FP32."""
+    """The data type in which weights are computed: an engine may round those that the file holds in FP32."""
     rounded = record.engine.precision not in (None, "f32")
     return str(record.engine.precision) if rounded and record.model.precision == "fp32" else record.model.precision
 
@@ -211,7 +211,7 @@ def _cluster(record: Record) -> str:
 
 
 def _is_file(setting: str, record: Record) -> bool:
-    """Whether NAME=VALUE names a file, which the identity of a run has by its sha256."""
+    """Whether NAME=VALUE names a file: the identity of the run then holds its sha256."""
     known = {**record.identity.engine_settings, **record.identity.benchmark_settings}
     return re.fullmatch("[0-9a-f]{64}", str(known.get(setting.partition("=")[0]))) is not None
 

@@ -1,8 +1,8 @@
 """The two official checkers, run from a checkout of mlcommons/inference, with readable output.
 
 They run in their own processes; none of their code is in this project. Their logs repeat each reason several times,
-with timestamps, between hundreds of lines about passed checks: here every reason is one line, once, and what they only
-warn of is apart.
+with timestamps, between hundreds of lines about passed checks: here every reason is one line, once, and warnings are
+listed separately.
 """
 
 import os
@@ -29,7 +29,7 @@ _PACKAGE, _SCRIPT = "submission_checker", "submission_checker_old.py"
 _TIMEOUT_S = 1800
 _LINE = re.compile(r"\[\S+ \S+ \S+:\d+ (?P<level>[A-Z]+)\] (?P<text>.*)")
 LOG, TABLE = "checker.log", "summary.csv"
-"""The files that are kept of a checker, in a folder with its name."""
+"""The files that are kept for each checker, in a folder with its name."""
 _NOISE = re.compile(
     r"There are multiple messages with key|accuracy_sample_count not found for model"
     r"|Execution of check|is unknown$|^NoResults |^SUMMARY|checks Checks failed for"
@@ -50,7 +50,7 @@ class CheckerVerdict:
     reasons: tuple[str, ...]
     """Why it does not accept the tree."""
     warnings: tuple[str, ...] = ()
-    """What it remarks without refusing the tree for it."""
+    """Its warnings, for which it does not refuse the tree."""
 
 
 def find_checkout(named: Path | None, clone: bool) -> Path | None:
@@ -82,19 +82,19 @@ def run_checkers(
     commands = {_PACKAGE: [python, "-m", f"{_PACKAGE}.main"], _SCRIPT: [python, str(tools / _SCRIPT)]}
     verdicts = []
     for checker, command in commands.items():
-        with _room(keep and kept(keep, checker)) as folder:
+        with _working_folder(keep and checker_folder(keep, checker)) as folder:
             verdicts.append(_run(checker, command, tools, root, round_, folder))
     return verdicts
 
 
-def kept(keep: Path, checker: str) -> Path:
+def checker_folder(keep: Path, checker: str) -> Path:
     """The folder of a checker's log and table."""
     return keep / checker.removesuffix(".py")
 
 
 @contextmanager
-def _room(folder: Path | None) -> Iterator[Path]:
-    """An empty folder to work in, as they write their tables there: ``folder``, or one that is removed afterwards."""
+def _working_folder(folder: Path | None) -> Iterator[Path]:
+    """An empty working folder, to which a checker writes its table: ``folder``, or one that is removed afterwards."""
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
@@ -108,7 +108,7 @@ def _room(folder: Path | None) -> Iterator[Path]:
     yield folder
 
 
-def readable(output: str, root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def errors_and_warnings(output: str, root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The errors and the warnings in a checker's output, each once, with paths below the root."""
     found: dict[str, dict[str, None]] = {"ERROR": {}, "WARNING": {}}
     for line in output.splitlines():
@@ -165,7 +165,7 @@ def _verdict(checker: str, python: str, code: int, output: str, root: Path, roun
             f"{checker} needs the package {package}, which {python} does not have: name a Python that has it with "
             "--python."
         )
-    reasons, warnings = readable(output, root.resolve())
+    reasons, warnings = errors_and_warnings(output, root.resolve())
     if code == 0:
         return CheckerVerdict(checker, True, (), (*reasons, *warnings))
     last = output.rstrip().rpartition("\n")[2]
@@ -198,9 +198,12 @@ def _git(folder: Path, arguments: Iterable[str]) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except FileNotFoundError as error:
         raise MissingDependencyError("git is missing: install it, or name a checkout with --inference-repo.") from error
+    except subprocess.TimeoutExpired as error:
+        raise _not_cloned(folder, f"it took more than {_TIMEOUT_S // 60} minutes") from error
     if done.returncode:
-        said = done.stderr.strip().rpartition("\n")[2]
-        raise ConfigError(
-            f"{SOURCE} could not be cloned into {folder} ({said}): name a checkout with --inference-repo."
-        )
+        raise _not_cloned(folder, done.stderr.strip().rpartition("\n")[2])
     return done.stdout
+
+
+def _not_cloned(folder: Path, reason: str) -> ConfigError:
+    return ConfigError(f"{SOURCE} could not be cloned into {folder} ({reason}): name a checkout with --inference-repo.")

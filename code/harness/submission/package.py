@@ -70,7 +70,7 @@ def package(request: PackageRequest) -> Packaged:
     found = round_of_runs(submission, results)
     if without := sum(record.digests is None for result in results for record in result.records):
         old = f"{count(without, 'test')} recorded by an older version"
-        console.note(f"{old}, without digests: whether their files were edited since is not checked.")
+        console.note(f"{old}, without digests: edits of their files since then cannot be found.")
     if any(result.performance.code != code_digest() for result in results):
         console.warn("the code has changed since some of these tests ran; the package holds the current code.")
     if submission.infer:
@@ -87,14 +87,17 @@ def package(request: PackageRequest) -> Packaged:
             tarball = output.with_name(f"{output.name}-{submission.submitter}.tar.gz")
             digest = write_tarball(output, submission.submitter, tarball)
         except OSError as error:
-            raise ConfigError(f"cannot write the package to {output}: {error.filename}: {error.strerror}.") from error
+            raise ConfigError(
+                f"the package cannot be written to {output} ({error.filename}: {error.strerror}): free some space, or "
+                "choose another folder with --output."
+            ) from error
         except UnicodeError as error:
             raise ConfigError(f"cannot write the package: a result file is not UTF-8 text ({error}).") from error
     return Packaged(submission, folder, found, results, tarball, digest, selected.left_out)
 
 
 def _name_untracked(code: Sequence[Source]) -> None:
-    """Name the files that others will see although they are in no commit."""
+    """Warn of files that the package publishes although git does not track them."""
     if files := untracked(code):
         shown = ", ".join(map(str, files[:_SHOWN])) + (f" and {len(files) - _SHOWN} more" if files[_SHOWN:] else "")
         console.warn(f"the package holds {count(len(files), 'file')} that git does not track: {shown}.")
@@ -134,10 +137,10 @@ def _write(
 
 
 def _keep(old: Layout, results: Sequence[ScenarioRuns]) -> None:
-    """Make sure that the new package has all results of the old one.
+    """Check that the new package has all results of the old one.
 
     Raises:
-        ConfigError: it lacks one.
+        ConfigError: a result would be lost.
     """
     written = {result.scene for result in results}
     lost = [" ".join((scene.system, scene.benchmark, scene.scenario)) for scene in old.scenes() if scene not in written]

@@ -1,4 +1,4 @@
-"""A tree that was named wrongly: a level too high or too low, a tarball, or one of another round."""
+"""Finds out that a user named the wrong tree: a level too high or too low, a tarball, or one of another round."""
 
 import shlex
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,9 @@ _PARTS = ("results", "systems")
 
 
 def check_place(root: Path, rehearsal: bool) -> None:
-    """Make sure that ``root`` holds <division>/<submitter> if that is not elsewhere.
+    """Check that ``root`` is the folder that contains <division>/<submitter>.
+
+    A folder without any part of a tree passes: the checks report what it lacks.
 
     Raises:
         ConfigError: it is not a folder, or the tree is above or below it; the message has the right command.
@@ -81,10 +83,10 @@ def _unpack(archive: Path, rehearsal: bool) -> str:
 
 
 def check_round(root: Path, logs: Iterable[Round | None], wanted: Round | None, rehearsal: bool) -> None:
-    """Make sure that some of a tree's logs are of the round that is asked for; ``logs`` has the round of each.
+    """Check that some of a tree's logs belong to the wanted round; ``logs`` has the round of each.
 
     Raises:
-        ConfigError: all are of another round, or of none that is known.
+        ConfigError: all logs belong to another round, or to none that is known.
     """
     found = list(logs)
     known = {each for each in found if each}

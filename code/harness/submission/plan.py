@@ -11,7 +11,7 @@ from harness.catalog.models import find_model
 from harness.errors import ConfigError, did_you_mean
 from harness.registry import MODES, SCENARIOS, choose
 from harness.rules.audits import AUDITS
-from harness.rules.inference import LOWER_ACCURACY, Inference, may_infer, needless
+from harness.rules.inference import LOWER_ACCURACY, Inference, inferable, may_infer
 from harness.rules.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
 from harness.running.request import RunRequest, resolve
 from harness.submission.campaign import Campaign
@@ -30,7 +30,7 @@ class CampaignRequest:
     division: str
     system_type: str
     scenarios: Sequence[str] = ()
-    """By default those that the closed division requires of a benchmark on such a system."""
+    """By default those that the closed division requires for a benchmark on a system of this type."""
     only_compliance: bool = False
     infer: bool = False
     """Whether to leave out tests whose results the rules let a submitter infer from those of others."""
@@ -73,16 +73,17 @@ def plan(request: CampaignRequest) -> Campaign:
     inferred: list[Inferred] = []
     for entry in _entries(request):
         scenarios = _scenarios(request, entry)
-        spared = _spared(request, entry, scenarios)
+        unmeasured = _to_infer(request, entry, scenarios)
         for scenario in scenarios:
-            if scenario not in spared:
+            if scenario not in unmeasured:
                 steps += _steps(request, entry, scenario)
         scene = steps[-1].settings.scene
         inferred += [
-            Inferred(replace(scene, scenario=name), replace(scene, scenario=how.source)) for name, how in spared.items()
+            Inferred(replace(scene, scenario=name), replace(scene, scenario=how.source))
+            for name, how in unmeasured.items()
         ]
     if request.infer:
-        inferred += _lower(steps, inferred)
+        inferred += _lower_accuracy(steps, inferred)
     system = steps[0].settings.scene.system
     if request.only_compliance:
         steps = [step for step in steps if step.settings.audit]
@@ -96,7 +97,7 @@ def plan(request: CampaignRequest) -> Campaign:
 
 
 def _entries(request: CampaignRequest) -> list[_Entry]:
-    """The models, without those whose results follow from another one's."""
+    """The models, without those whose results are inferred from another model's."""
     entries: dict[str, _Entry] = {}
     for text in request.models or ("",):
         entry = _entry(request, text)
@@ -142,11 +143,11 @@ def _scenarios(request: CampaignRequest, entry: _Entry) -> list[str]:
     return [scenario for scenario in SCENARIOS if scenario in required]
 
 
-def _spared(request: CampaignRequest, entry: _Entry, scenarios: Sequence[str]) -> dict[str, Inference]:
-    """The scenarios whose results follow from those of the others, if the user wants that.
+def _to_infer(request: CampaignRequest, entry: _Entry, scenarios: Sequence[str]) -> dict[str, Inference]:
+    """The scenarios whose results are inferred from those of the others, if the user asks for that.
 
     Raises:
-        ConfigError: the rules do not allow it for such a system.
+        ConfigError: the rules do not allow it for a system of this type.
     """
     if not request.infer:
         return {}
@@ -154,11 +155,11 @@ def _spared(request: CampaignRequest, entry: _Entry, scenarios: Sequence[str]) -
         raise ConfigError(
             f"results may be inferred only for systems of type edge, not {request.system_type}: omit --infer (INFER=)."
         )
-    return needless(scenarios, installed_round().required(entry.benchmark, request.system_type))
+    return inferable(scenarios, installed_round().required(entry.benchmark, request.system_type))
 
 
-def _lower(steps: Sequence[Step], inferred: Sequence[Inferred]) -> Iterator[Inferred]:
-    """All results, also as those of a benchmark with a lower accuracy target."""
+def _lower_accuracy(steps: Sequence[Step], inferred: Sequence[Inferred]) -> Iterator[Inferred]:
+    """The results that also count for a benchmark with a lower accuracy target."""
     measured = {step.settings.scene: step.settings.scene for step in steps}
     for scene, origin in (measured | {each.scene: each.origin for each in inferred}).items():
         if low := LOWER_ACCURACY.get(scene.benchmark):

@@ -27,13 +27,13 @@ class Recorded:
 
     problems: tuple[Problem, ...]
     without_digests: int
-    """Tests that an older version recorded, of whose files nothing is known."""
+    """The number of tests recorded by an older version, whose files cannot be checked."""
     rehearsal: bool
     """Whether one of them is a rehearsal."""
 
 
 def find_recorded(root: Path) -> list[Path]:
-    """The folders of records in the results of this harness; empty if the folder holds a submission instead."""
+    """The folders of the records in results/ and compliance/; empty if ``root`` holds a submission instead."""
     if any((root / division).is_dir() for division in DIVISIONS):
         return []
     return sorted(path.parent for tree in _TREES for path in (root / tree).rglob(RUN) if path.is_file())

@@ -1,4 +1,4 @@
-"""Which reasons of the official checkers against a rehearsal come only from its stand-ins and its short tests."""
+"""Finds the reasons against a rehearsal by the official checkers that only its stand-ins and short tests cause."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _PATH = re.compile(r"(?:closed|open)/[^\s:,]+")
 
 
 def excuse(report: CheckReport, verdicts: Sequence[CheckerVerdict]) -> tuple[CheckReport, list[CheckerVerdict]]:
-    """A rehearsal's report, with such reasons as further notes, and the verdicts without them."""
+    """A rehearsal's report, with the excused reasons as further notes, and the verdicts without them."""
     notes, judged = list(report.notes), []
     for verdict in verdicts:
         excused = _excused(verdict.reasons)

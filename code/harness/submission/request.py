@@ -12,7 +12,7 @@ from harness.rules.rehearsal import REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.rules.rounds import DIVISIONS, Round, find_round
 from harness.running.settings import make_variables
 
-_LONGEST = 80  # characters of a name that file systems and the checkers' messages can hold
+_LONGEST = 80  # characters of a name: file systems and the checkers' messages can hold these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Submission:
 
 
 def package_command(rehearsal: bool = False) -> str:
-    """The command that makes a submission, or a rehearsal's."""
+    """The command that makes a submission, or a rehearsal of one."""
     return f"harness package --division <open or closed> --submitter <you>{' --rehearsal' if rehearsal else ''}"
 
 
@@ -73,12 +73,12 @@ def campaign_command(scene: Scene, rehearsal: bool = False) -> str:
 
 
 def default_output(rehearsal: bool) -> Path:
-    """The default root of a submission or of a rehearsal's."""
+    """The default root of a submission, or of a rehearsal of one."""
     return ROOT / "build" / ("rehearsal-submission" if rehearsal else "submission")
 
 
 def resolve(request: PackageRequest) -> Submission:
-    """The submission that a user asks for; a rehearsal prefixes its names.
+    """The submission that a user asks for; in a rehearsal, submitter and systems get `REHEARSAL_PREFIX`.
 
     Raises:
         ConfigError: a name is wrong, or there are no results at all.

@@ -13,13 +13,13 @@ from harness.paths import ROOT
 from harness.rules.rounds import find_round
 from harness.submission.check import CheckReport, examine
 from harness.submission.final_report import Row, read_rows
-from harness.submission.official import TABLE, CheckerVerdict, find_checkout, kept, run_checkers
+from harness.submission.official import TABLE, CheckerVerdict, checker_folder, find_checkout, run_checkers
 from harness.submission.rehearsed import excuse
 from harness.submission.request import default_output, package_command
 
 _SHOWN = 40
 """Maximum reasons to print for an official checker; one broken file can cause hundreds."""
-KEPT = ROOT / "build" / "submission-check"
+CHECKER_OUTPUT = ROOT / "build" / "submission-check"
 """The folder of the official checkers' own output."""
 
 
@@ -36,10 +36,10 @@ class CheckRequest:
     checkout: Path | None = None
     """A checkout of mlcommons/inference; its two checkers then also run."""
     clone: bool = False
-    """Whether to clone mlcommons/inference for that."""
+    """Whether to clone mlcommons/inference to run its checkers."""
     python: str = sys.executable
     """The Python for the official checkers."""
-    keep: Path = KEPT
+    keep: Path = CHECKER_OUTPUT
     """The folder that receives their logs and tables."""
 
 
@@ -50,15 +50,16 @@ def run_check(request: CheckRequest, as_json: bool = False) -> int:
         ConfigError: the tree, round, checkout or Python does not exist.
     """
     root, rehearsal = request.root or default_output(request.rehearsal), request.rehearsal
-    verdicts, rows = [], []
+    verdicts: list[CheckerVerdict] = []
+    rows: list[Row] = []
     with console.working("checking"):
         report = examine(root, find_round(request.round_name) if request.round_name else None, rehearsal)
         official = None if report.recorded else find_checkout(request.checkout, request.clone)
         if official:
             verdicts = run_checkers(official, root, report.round, request.python, request.keep)
-            rows = read_rows(kept(request.keep, verdicts[0].checker) / TABLE, report.round)
+            rows = read_rows(checker_folder(request.keep, verdicts[0].checker) / TABLE, report.round)
     if report.recorded and (request.checkout or request.clone):
-        console.warn(f"the official checkers were not run: {root} is not a submission, and they check nothing else.")
+        console.warn(f"the official checkers were not run: they check only submissions, which {root} is not.")
     if rehearsal:
         report, verdicts = excuse(report, verdicts)
     if as_json:
@@ -84,7 +85,7 @@ def _show_rows(rows: list[Row]) -> None:
     console.print_table(table)
     if not all(row.sheets for row in rows):
         console.out.print(
-            "No sheet has the scenarios that the closed division does not require: they are listed nowhere."
+            "No sheet has scenarios that the closed division does not require: the report leaves out these results."
         )
 
 
@@ -122,19 +123,19 @@ def show(report: CheckReport, verdicts: list[CheckerVerdict], rehearsal: bool) -
             console.out.print(Text.assemble(f"  {problem.what} \N{EN DASH} ", (problem.cure, "green")))
     if report.notes:
         console.out.print(
-            Text("only real data and tests of full length change this, so a rehearsal may have it", "bold")
+            Text("only real data and full-length tests can change this, so it is accepted in a rehearsal", "bold")
         )
         for note in report.notes:
             console.out.print(Text(f"  {note}"))
     for verdict in verdicts:
         said = {True: "accepts the tree", False: "does not accept the tree", None: "was not run"}[verdict.accepted]
         if any(note.startswith(f"{verdict.checker}: ") for note in report.notes) and verdict.accepted:
-            said = "would accept the tree with real data and tests of full length"
+            said = "would accept the tree with real data and full-length tests"
         console.out.print(Text(f"official {verdict.checker} {said}", "bold"))
         _show_lines(verdict.reasons, "reason")
         if verdict.warnings:
-            console.out.print(Text(f"official {verdict.checker} also remarks, which is no reason for refusal"))
-            _show_lines(verdict.warnings, "remark")
+            console.out.print(Text(f"official {verdict.checker} also warns, without refusing the tree for it"))
+            _show_lines(verdict.warnings, "warning")
     console.out.print(Text(last_line(report, rehearsal)))
 
 

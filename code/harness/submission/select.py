@@ -1,4 +1,4 @@
-"""Which official runs make a submission, and why others do not."""
+"""Selects the official runs of a submission, and says why others are not part of it."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -75,18 +75,18 @@ class ScenarioRuns:
 
 @dataclass
 class Selection:
-    """What the results of a submission's systems come to."""
+    """The results of a submission's systems, sorted by what happens to them."""
 
     runs: list[ScenarioRuns] = field(default_factory=list)
-    """Those that can be packaged, if there are no problems."""
+    """The results that can be packaged, if there are no problems."""
     left_out: list[str] = field(default_factory=list)
-    """Why others cannot, although nothing is wrong with them, a sentence each."""
+    """Why other results cannot, although nothing is wrong with them, a sentence each."""
     problems: list[str] = field(default_factory=list)
     """What is wrong, a sentence each."""
 
 
 def select_runs(submission: Submission) -> Selection:
-    """The runs of a submission's systems; those of other scenarios and models than it names are passed over.
+    """The runs of a submission's systems, without those of scenarios and models that the user did not name.
 
     Raises:
         ConfigError: a system, scenario or model has no results, or a file cannot be read.
@@ -148,7 +148,7 @@ def _unfit(submission: Submission, folder: Path, record: Record | None) -> Itera
     if not record.valid:
         yield f"{folder} is not a valid run: run it again."
     if record.rehearsal != submission.rehearsal:
-        kind = "is a rehearsal" if record.rehearsal else "is a measurement, and this is a rehearsal"
+        kind = "is a rehearsal" if record.rehearsal else "is a measurement, but this is a rehearsal"
         yield f"{folder} {kind}: the two cannot be packaged together."
     elif not submission.rehearsal and not record.for_submission:
         yield f"{folder} is a development run: repeat it with `harness run --official`."
@@ -160,7 +160,7 @@ def _unfit(submission: Submission, folder: Path, record: Record | None) -> Itera
     for path in edited(record, folder):
         yield f"{path}: {edited_since(path)}. {CURE.capitalize()}."
     if not submission.rehearsal and record.model.caveat:
-        yield f"{folder} was made with {record.model.caveat}: it is not a result."
+        yield f"{folder} was made with {record.model.caveat}, so it is not a result: move it away."
 
 
 def _mismatches(test: str, folder: Path, performance: Record, record: Record, results: Path) -> Iterator[str]:
@@ -196,14 +196,17 @@ def round_of_runs(submission: Submission, selected: list[ScenarioRuns]) -> Round
             found = round_of(read_detail(folder, mode).values)
             if found is None:
                 names = ", ".join(each.name for each in ROUNDS)
-                raise ConfigError(f"{folder} was run with the seeds of an unknown round (known: {names}).")
+                raise ConfigError(
+                    f"{folder} was run with the seeds of an unknown round (known: {names}): repeat it with the LoadGen "
+                    "that `make setup` installs."
+                )
             rounds.setdefault(found, folder)
     chosen = submission.round or next(iter(rounds), ROUNDS[-1])
     for found, folder in rounds.items():
         if found != chosen:
             version = ".".join(map(str, chosen.first))
             raise ConfigError(
-                f"{folder} was run with the seeds of {found.name}, and a submission to {chosen.name} needs its own: "
+                f"{folder} was run with the seeds of {found.name}, but a submission to {chosen.name} needs its own: "
                 f"install LoadGen {version} or a later version for that round, and run everything again."
             )
     return chosen

@@ -1,4 +1,4 @@
-"""The code of a package: this project, the models in it that ran, and the engines of the submitter's own."""
+"""The code of a package: this project, the models in it that ran, and the submitter's own engines."""
 
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -56,7 +56,7 @@ def _unused(path: Path, used: set[str | None]) -> list[Path]:
 
 
 def untracked(sources: Iterable[Source]) -> list[Path]:
-    """The files that git does not track, relative to the project; none where it tracks nothing, or is missing."""
+    """The files that git does not track, relative to the project; empty if git is missing or tracks nothing here."""
     command = ["git", "-C", str(ROOT), "ls-files", "-z", "--", *_PROJECT]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_GIT_TIMEOUT_S, check=False)
@@ -67,7 +67,7 @@ def untracked(sources: Iterable[Source]) -> list[Path]:
 
 
 def engine_sources(results: Iterable[ScenarioRuns]) -> tuple[list[Source], list[str]]:
-    """The code of engines that are not of this project ("module:Class"), where `code` of the package can import it.
+    """The code of the submitter's own engines ("module:Class"), for the folder from which the package imports code.
 
     Returns:
         The files, and a sentence for each engine whose code is not found.
@@ -84,8 +84,8 @@ def engine_sources(results: Iterable[ScenarioRuns]) -> tuple[list[Source], list[
             found += [Source(path, Path("code") / path.relative_to(place.parent)) for path in files]
         else:
             missing.append(
-                f"the code of engine {engine} belongs into the package, but there is no module {top}: set PYTHONPATH "
-                "to the folder that contains it."
+                f"the code of engine {engine} belongs in the package, but module {top} is not found: set PYTHONPATH to "
+                "the folder that contains it."
             )
     return [source for source in found if not source.path.is_relative_to(ROOT / "code")], missing
 

@@ -20,8 +20,8 @@ from harness.scenarios.base import Metric
 class State(StrEnum):
     """The state of a test."""
 
-    LEFT = "to do"
-    CUT = "interrupted"
+    TO_DO = "to do"
+    INTERRUPTED = "interrupted"
     DONE = "done"
     FAILED = "failed"
     BLOCKED = "blocked"
@@ -34,14 +34,14 @@ class Step:
     settings: RunSettings
     needs: list[Step] = field(default_factory=list)
     """Tests whose results this one is compared with."""
-    state: State = State.LEFT
+    state: State = State.TO_DO
     record: Record | None = None
     seconds: float | None = None
     """Duration, if known."""
     reason: str = ""
     """Why it failed, or why it must be repeated."""
     replaces: bool = False
-    """Whether it replaces a result that does not count any more."""
+    """Whether it replaces a result that no longer counts."""
 
     @property
     def test(self) -> str:
@@ -67,7 +67,7 @@ class Step:
 
     @property
     def result(self) -> str:
-        """The metric or the accuracy in words, or the reason of a failure."""
+        """The metric or the accuracy in words, or the reason for a failure."""
         if self.record is None:
             return self.reason
         result = self.record.result
@@ -90,7 +90,7 @@ class Inferred:
 
     @property
     def source(self) -> str:
-        """What differs in what is measured: its scenario, its benchmark or both."""
+        """The scenario of the origin, its benchmark or both: those that differ from this result's."""
         differs = [o for o, s in zip(_named(self.origin), _named(self.scene), strict=True) if o != s]
         return " ".join(differs)
 
@@ -100,7 +100,7 @@ def _named(scene: Scene) -> tuple[str, str]:
 
 
 class EventLog:
-    """Events, a line of JSON each, written through to the disk."""
+    """A file of events, one line of JSON each; an event is on the disk when `write` returns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -123,7 +123,9 @@ class EventLog:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise ConfigError(f"{self._path} cannot be written: {error.strerror}.") from error
+            raise ConfigError(
+                f"{self._path} cannot be written ({error.strerror}): choose another folder with --state-dir."
+            ) from error
 
     def last(self) -> dict[str, dict[str, object]]:
         """The last event of each test; skips lines that cannot be read."""

@@ -25,7 +25,7 @@ from harness.submission.select import ScenarioRuns
 def describe_systems(
     submission: Submission, results: Sequence[ScenarioRuns]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The descriptions of the systems of results, by system, and what is wrong with them, a sentence each.
+    """The system descriptions for the results, by system, and what is wrong with them, a sentence each.
 
     The field ``framework`` names the engines that ran.
 
@@ -101,7 +101,7 @@ def _parts(written: str) -> list[str]:
 
 
 def _engines(results: Sequence[ScenarioRuns]) -> dict[str, list[str]]:
-    """The engines that ran, by the name that people know them by, each with its recorded versions."""
+    """The recorded versions of the engines that ran, by their names in `FRAMEWORKS`."""
     found: dict[str, list[str]] = {}
     for engine in (runs.performance.engine for runs in results):
         versions = found.setdefault(FRAMEWORKS.get(engine.name, engine.name), [])
@@ -121,7 +121,7 @@ def _names(part: str, titles: Iterable[str]) -> bool:
 
 
 def wrong_nodes(values: Mapping[str, Any], machines: int, what: str, path: Path) -> Iterator[str]:
-    """Why a system description does not fit the number of machines; ``what`` runs on them: a subject and its verb."""
+    """Why a system description does not fit the number of ``machines``; ``what`` is "these tests run" or alike."""
     said = values.get("number_of_nodes")
     if "number_of_nodes" in unfilled(values):
         return
@@ -132,4 +132,4 @@ def wrong_nodes(values: Mapping[str, Any], machines: int, what: str, path: Path)
         )
     for field in ("host_networking", "host_networking_topology"):
         if machines > 1 and str(values.get(field)).startswith("N/A"):
-            yield f"{path} has {field} {values[field]}, but {machines} machines are networked: describe how."
+            yield f"{path} has {field} {values[field]}, but {machines} machines are networked: describe the network."

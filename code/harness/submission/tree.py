@@ -120,7 +120,7 @@ class Tree:
 
 
 def values_of(findings: Findings[T]) -> T:
-    """The return value of a check whose problems are reported elsewhere."""
+    """The return value of a check, without its problems, which another call reports."""
     while True:
         try:
             next(findings)

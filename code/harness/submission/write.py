@@ -1,4 +1,4 @@
-"""Writing the directory of a submission and its tarball."""
+"""Writes the directory of a submission and its tarball."""
 
 import gzip
 import io
@@ -12,8 +12,8 @@ from pathlib import Path
 from harness.errors import CheckFailed
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.paths import ROOT
-from harness.results.layout import CONF, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Layout
-from harness.rules.limits import CUT, KEPT, LARGEST_FILE
+from harness.results.layout import CONF, MAPPING, README, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Layout
+from harness.rules.limits import CUT_MARK, KEPT_BYTES, LARGEST_FILE
 from harness.rules.rehearsal import REHEARSAL
 from harness.rules.rounds import DIVISIONS, RULES, recognise
 from harness.submission.measurements import calibration, readme
@@ -43,7 +43,7 @@ def write_package(
         for source in code:
             _copy(source.path, target.root / target.code / benchmark / implementation / source.place)
     if target.copies:
-        _text(target.root / target.copies.code / "README.md", f"The code is in [{target.code}](../{target.code}).\n")
+        _text(target.root / target.copies.code / README, f"The code is in [{target.code}](../{target.code}).\n")
     _write_calibration(target.calibration, submission, results)
     mapping = {
         result.scene.benchmark: _mapped(result.performance.model.benchmark)
@@ -51,8 +51,8 @@ def write_package(
         if recognise(result.scene.benchmark) is None
     }
     if mapping and not submission.closed:
-        _text(target.root / "model_mapping.json", json.dumps(mapping, indent=2, sort_keys=True) + "\n")
-    _text(target.root / "README.md", _readme(submission, results))
+        _text(target.root / MAPPING, json.dumps(mapping, indent=2, sort_keys=True) + "\n")
+    _text(target.root / README, _readme(submission, results))
     for name, values in systems.items():
         _text(target.system_file(name), json.dumps(values, indent=4, ensure_ascii=False) + "\n")
     _check_sizes(target.root)
@@ -69,7 +69,7 @@ def _write_result(target: Layout, submission: Submission, result: ScenarioRuns) 
     _text(target.measurements_file(scene, result.implementation), f"{values}\n")
     folder = target.measurements(scene)
     _copy(source.performance(measured) / CONF, folder / CONF)
-    _text(folder / "README.md", readme(scene, result.records, result.values, result.inferred_from))
+    _text(folder / README, readme(scene, result.records, result.values, result.inferred_from))
 
 
 def _write_audit(source: Path, target: Path) -> None:
@@ -80,7 +80,7 @@ def _write_audit(source: Path, target: Path) -> None:
     accuracy = source / "accuracy"
     if accuracy.is_dir():
         for file in sorted(accuracy.iterdir()):
-            if file.name not in (ACCURACY, "accuracy.txt"):
+            if file.name not in (ACCURACY, SCORES):
                 _copy(file, target / "accuracy" / file.name)
         _write_accuracy(accuracy, target / "accuracy")
 
@@ -91,28 +91,28 @@ def _copy_logs(source: Path, target: Path) -> None:
 
 
 def _write_accuracy(source: Path, target: Path) -> None:
-    """accuracy.txt and the truncated accuracy log; accuracy.txt must hold the hash of the full log.
+    """Write accuracy.txt and the truncated accuracy log; accuracy.txt must hold the hash of the full log.
 
     Raises:
         CheckFailed: it holds another hash: the log was changed after it was scored.
     """
     log = (source / ACCURACY).read_bytes()
-    text = (source / "accuracy.txt").read_text("utf-8")
+    text = (source / SCORES).read_text("utf-8")
     line = f"hash={sha256(log).hexdigest()}"
     hashes = [each for each in text.splitlines() if each.startswith("hash=")]
     if hashes != [line]:
         raise CheckFailed(f"{source / ACCURACY} is not the log that was scored (its sha256 differs): run it again.")
-    _text(target / "accuracy.txt", text)
+    _text(target / SCORES, text)
     _bytes(target / ACCURACY, truncated(log))
 
 
 def truncated(log: bytes) -> bytes:
-    """An accuracy log as a submission holds it: the first and last `KEPT` bytes."""
-    return log if len(log) < 2 * KEPT + len(CUT) else log[:KEPT] + CUT + log[-KEPT:]
+    """An accuracy log as a submission holds it: the first and last `KEPT_BYTES` bytes."""
+    return log if len(log) < 2 * KEPT_BYTES + len(CUT_MARK) else log[:KEPT_BYTES] + CUT_MARK + log[-KEPT_BYTES:]
 
 
 def _write_calibration(path: Path, submission: Submission, results: Sequence[ScenarioRuns]) -> None:
-    """The submitter's calibration.md, or one made from the records, if the division or a model needs one."""
+    """Write the submitter's calibration.md, or one made from the records, if the division or a model needs one."""
     if not submission.closed and not any("calibration" in result.performance.model.metadata for result in results):
         return
     mine = ROOT / "calibration.md"

@@ -37,7 +37,7 @@ class _File(BaseModel):
 
 
 class Journal:
-    """The tests that ended, by `key`; the last end of each counts."""
+    """The tests that ended, by `key`, each with its last outcome."""
 
     def __init__(self, path: Path, file: Path) -> None:
         self.path = path
@@ -50,17 +50,17 @@ class Journal:
             console.warn(f"{path} is damaged, so the tests of this sweep are repeated.")
 
     @property
-    def of_another(self) -> bool:
-        """Whether it is that of another run file, which still exists: one that was moved keeps its journal."""
+    def of_another_file(self) -> bool:
+        """Whether the journal belongs to another run file that still exists; a moved file keeps its journal."""
         file = self._file.file
         return file is not None and Path(file) != self._owner and Path(file).is_file()
 
     def find(self, key: str) -> Entry | None:
-        """The end of a test; None if it has not ended."""
+        """The outcome of a test; None if it has not ended."""
         return self._file.tests.get(key)
 
     def add(self, key: str, entry: Entry) -> None:
-        """Note the end of a test, on the disk.
+        """Write the outcome of a test to the disk.
 
         Raises:
             ConfigError: the file cannot be written.
@@ -71,9 +71,10 @@ class Journal:
 
 
 def key(settings: RunSettings, repeat: object) -> str:
-    """What a test's result depends on, as a hash: model, data, engine and settings by content, and this machine.
+    """A hash of what a test's result depends on: model, data, engine and settings by content, and this machine.
 
-    The code of the harness is not in it: an update does not discard hours of measurements, and reports show it.
+    The code of the harness is not included: an update must not discard hours of measurements, and reports show its
+    version.
     """
     dataset = None
     with suppress(ConfigError):  # a rehearsal makes its own

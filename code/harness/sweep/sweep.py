@@ -17,7 +17,7 @@ from harness import paths
 from harness.errors import ConfigError, HarnessError, Interrupted, RunFailed
 from harness.host import console
 from harness.host.files import locked, write_text
-from harness.host.supervise import INTERRUPTED
+from harness.host.supervise import was_interrupted
 from harness.loadgen.conf import read_user_conf
 from harness.report.facts import metric_text
 from harness.report.page import page
@@ -39,7 +39,7 @@ _JOURNAL = "journal.json"
 class State(StrEnum):
     """The state of a test."""
 
-    LEFT = "to do"
+    TO_DO = "to do"
     DONE = "done"
     FAILED = "failed"
 
@@ -49,22 +49,22 @@ class SweepTest:
     """One test of a sweep."""
 
     values: Mapping[str, Value]
-    """Of the keys in which the tests differ."""
+    """The values of the keys in which the tests of the file differ."""
     settings: RunSettings
     key: str
-    state: State = State.LEFT
+    state: State = State.TO_DO
     finished: Finished | None = None
     seconds: float | None = None
-    """How long it took, if it was run now."""
+    """How long it took, if this command ran it."""
 
     @property
     def took(self) -> float | None:
-        """Seconds, if it is done."""
+        """Seconds that the test took, measured or estimated from its record; None if it is not done."""
         lasted = self.finished.record.result.duration_s if self.finished else None
         return self.seconds or (lasted + _PREPARING if lasted else None)
 
     def alike(self, other: SweepTest) -> tuple[bool, ...]:
-        """What two tests have in common, the most important first for how long they take."""
+        """Whether two tests are equal in each setting that decides how long they take, the most important first."""
         mine, theirs = self.settings, other.settings
         names = ("mode", "scenario", "duration", "engine")
         same = (getattr(mine, name) == getattr(theirs, name) for name in names)
@@ -88,7 +88,7 @@ class Sweep:
 
     @classmethod
     def of(cls, file: Path, points: Sequence[Point], above: Path | None = None) -> Sweep:
-        """The sweep of a file, in a folder of its name below ``above``, which is build/sweeps; nothing is run.
+        """The sweep of a file, with its folder in ``above`` (default: build/sweeps); nothing is run.
 
         If another file of that name has the folder, a hash of this file's path is added.
 
@@ -130,7 +130,7 @@ class Sweep:
             ConfigError: another sweep is running, or a file cannot be written.
             Interrupted: by the user.
         """
-        busy = "another sweep is running, and both would be measured wrongly: wait or stop it."
+        busy = "another sweep is running, and the two would slow each other: wait for it or stop it."
         with locked(self.folder.parent / ".lock", busy):
             try:
                 self._run_left()
@@ -144,7 +144,7 @@ class Sweep:
         if left < len(self.tests):
             console.note(f"{len(self.tests) - left} of {len(self.tests)} tests of {self.file} have already ended.")
         for number, test in enumerate(self.tests, start=1):
-            if test.state is State.LEFT:
+            if test.state is State.TO_DO:
                 rest = f"; {self._time_left()} for all that remain" if self._left > 1 else ""
                 length = console.duration(self._seconds(test))
                 console.note(f"\n[{number}/{len(self.tests)}] {test.name}: about {length}{rest}")
@@ -152,17 +152,17 @@ class Sweep:
 
     @property
     def _left(self) -> int:
-        return sum(test.state is State.LEFT for test in self.tests)
+        return sum(test.state is State.TO_DO for test in self.tests)
 
     @property
     def _kept(self) -> str:
         return f"{len(self.tests) - self._left} of {len(self.tests)} tests are kept; the same command continues there."
 
     def _time_left(self) -> str:
-        return console.duration(sum(self._seconds(test) for test in self.tests if test.state is State.LEFT))
+        return console.duration(sum(self._seconds(test) for test in self.tests if test.state is State.TO_DO))
 
     def _seconds(self, test: SweepTest) -> float:
-        """What the tests took that are most alike; before there are any of its mode, what its settings say."""
+        """Expected seconds of a test, by the most similar finished tests of its mode, else by its settings."""
         done = [(test.alike(each), each.took) for each in self.tests if each.took is not None]
         most = max((alike for alike, _ in done), default=(False,))
         if not most[0]:
@@ -170,7 +170,7 @@ class Sweep:
         return mean(took for alike, took in done if took is not None and alike == most)
 
     def _run(self, test: SweepTest) -> None:
-        """Run a test and note how it ended; one that cannot be run, with the reason printed, leaves the others."""
+        """Run a test and record its outcome; one that cannot be run prints the reason and does not stop the others."""
         began = time.monotonic()
         try:
             ended = run_test(test.settings)
@@ -178,7 +178,7 @@ class Sweep:
         except ConfigError as error:
             console.error(str(error))
             code, folder = error.exit_code, None
-        if code >= INTERRUPTED:
+        if was_interrupted(code):
             raise Interrupted(f"interrupted: {self._kept}")
         test.finished = _finished(folder) if folder else None
         test.state = State.DONE if test.finished else State.FAILED
@@ -215,7 +215,7 @@ class Sweep:
 
 def _journal(file: Path, above: Path) -> Journal:
     journal = Journal(above / file.stem / _JOURNAL, file)
-    if not journal.of_another:
+    if not journal.of_another_file:
         return journal
     digest = sha256(str(file.resolve()).encode()).hexdigest()[:8]
     return Journal(above / f"{file.stem}-{digest}" / _JOURNAL, file)
@@ -262,9 +262,9 @@ def _plain(test: SweepTest) -> dict[str, object]:
 
 
 def _seconds(settings: RunSettings) -> float:
-    """Expected seconds of a test; of an accuracy run those of the intended duration, since its speed is unknown."""
+    """Expected seconds of a test by its settings; for an accuracy run, whose speed is unknown, the usual duration."""
     try:
         conf = read_user_conf(settings.user_conf)
-    except HarnessError:  # the test will say what is wrong with it
+    except HarnessError:  # the test itself will report the mistake in user.conf
         return settings.seconds + _PREPARING
     return Load.of(settings, conf, find_scenario(settings.scenario), None).planned_seconds + _PREPARING

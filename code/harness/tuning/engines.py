@@ -1,4 +1,4 @@
-"""Tuning over several engines: which of them are worth a search, and which is the best after it.
+"""Tunes several engines: finds which of them are worth a search, and which is the best after it.
 
 Engines are measured alternately, because machines drift, each round in the opposite order of the one before.
 """
@@ -16,8 +16,8 @@ from harness.tuning.search import Options, Score, mean
 
 BEHIND = 0.7
 """Share of the best score below which an engine's defaults exclude it: tuning seldom gains as much."""
-_ROUNDS = 2  # undisturbed, in a comparison
-_MOST_ROUNDS = 4  # on a machine that is never quiet
+_ROUNDS = 2  # undisturbed rounds of a comparison
+_MOST_ROUNDS = 4  # rounds in all, on a machine that is never quiet
 
 
 class Contender(Protocol):
@@ -30,14 +30,14 @@ class Contender(Protocol):
     def compare(self, options: Options, number: int) -> Score | None:
         """The score of the options in round ``number`` of the comparisons with other engines; None if they fail.
 
-        It is 0 if they work, but meet no bound.
+        The score is 0 if they work but no rate meets the bound.
         """
 
     def search(self) -> dict[str, str]:
         """The best options.
 
         Raises:
-            CheckFailed: none is usable.
+            CheckFailed: no options are usable.
         """
 
     def score(self, options: Options) -> float:
@@ -60,7 +60,7 @@ def contenders(request: RunRequest) -> list[tuple[RunRequest, RunSettings]]:
         except ConfigError as error:
             refused.append(f"{engine} is not tried: {error}")
     if not found:
-        return [(request, resolve(request))]  # which says what is wrong
+        return [(request, resolve(request))]  # with the default engine, whose error is shown
     for reason in refused:
         console.note(reason)
     return found
@@ -100,7 +100,7 @@ def best_engine(contenders: Sequence[C]) -> tuple[C, dict[str, str], dict[str, f
 
 
 def _worth_tuning(contenders: Sequence[C], scores: Mapping[str, float]) -> list[C]:
-    """Those that work and are not far behind; the others are named."""
+    """The engines that work and are not far behind; the others are named in notes."""
     least, left = BEHIND * max(scores.values()), []
     for contender in contenders:
         score = scores.get(contender.engine)

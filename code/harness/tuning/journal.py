@@ -24,14 +24,14 @@ class Measured(_Saved):
     score: _Size
     """Higher is better; 0 means unusable."""
     value: _Size
-    """Of the scenario's key in user.conf."""
+    """The value of the scenario's key in user.conf."""
     failed: bool = False
     lost: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The part of the cores that others took meanwhile."""
+    """The share of the cores that other processes took meanwhile, 0 to 1."""
 
     @property
     def disturbed(self) -> bool:
-        """Whether others took so much of the cores that the score says little."""
+        """Whether other processes took so much of the cores that the score says little."""
         return self.lost > NOTABLE
 
 
@@ -51,7 +51,7 @@ class Journal:
         self.trials: dict[str, Measured] = {}
         self.rates: dict[str, Rate] = {}
         self.unused: str | None = None
-        """Why saved measurements are not used, as the end of a sentence; None if they are, or if there are none."""
+        """Why saved measurements are not used, as the end of a sentence; None if they are used or there are none."""
         try:
             saved = _File.model_validate_json(path.read_bytes()) if path.exists() and not fresh else None
         except (OSError, ValidationError):

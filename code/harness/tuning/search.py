@@ -7,13 +7,13 @@ from typing import NamedTuple
 Options = Mapping[str, str]
 """Settings of an engine by name, as for `--set`."""
 Dimension = Sequence[Options]
-"""Choices, one of which applies at a time; all set the same names, or leave some at their default."""
+"""Alternative options, of which one is used at a time; all set the same names, or leave some at their default."""
 
 GAIN = 1.02
 """Factor by which the best score must be exceeded; a smaller gain may be noise."""
 _ROUNDS = 2  # the best value of one setting may change with another setting, but seldom twice
-_REPEATS = 2  # of a disturbed pair
-_PATIENCE = 0.3  # disturbed pairs that are repeated in all, by the number of choices
+_REPEATS = 2  # maximum repetitions of a disturbed pair
+_PATIENCE = 0.3  # repetitions of disturbed pairs in the whole search, per choice
 
 
 class Score(NamedTuple):
@@ -22,7 +22,7 @@ class Score(NamedTuple):
     value: float
     """Higher is better; 0 means unusable."""
     disturbed: bool = False
-    """Whether other processes took so much of the cores that it says little."""
+    """Whether other processes took so much of the cores that the score says little."""
 
 
 def coordinate_search(
@@ -30,7 +30,7 @@ def coordinate_search(
     measure: Callable[[Options, int], Score],
     identity: Callable[[Options], Hashable] = lambda options: tuple(sorted(options.items())),
 ) -> tuple[dict[str, str], float]:
-    """The best options found, starting from none, and their score.
+    """The best options found, starting from the defaults, and their score.
 
     Options with the same ``identity`` are the same settings, such as a default that is given explicitly.
     ``measure(options, number)`` gives a score; ``number`` counts the measurements of the same options, from 0.
@@ -79,17 +79,17 @@ class _Search:
     measure: Callable[[Options, int], Score]
     identity: Callable[[Options], Hashable]
     patience: float
-    """How many more pairs may be repeated."""
+    """The number of pairs that may still be repeated."""
     _scores: dict[Hashable, list[Score]] = field(default_factory=dict)
     _last: Hashable = None
-    """What was measured last."""
+    """The identity of the options that were measured last."""
 
     def known(self, options: Options) -> bool:
         """Whether the options were measured."""
         return self.identity(options) in self._scores
 
     def measured(self, options: Options) -> Score:
-        """A further measurement."""
+        """Measure the options once more."""
         self._last = self.identity(options)
         scores = self._scores.setdefault(self._last, [])
         scores.append(self.measure(options, len(scores)))
@@ -118,7 +118,7 @@ class _Search:
         return pairs if pairs[-1].disturbed else pairs[-1:]
 
     def _pair(self, candidate: Options, best: Options) -> _Pair:
-        """The candidate beside the best: after it if that was measured last, else before it."""
+        """The candidate measured right after the best if that was measured last, otherwise right before it."""
         if self._last == self.identity(best):
             reference = self._scores[self._last][-1]
             return _Pair(self.measured(candidate), reference)
@@ -127,6 +127,6 @@ class _Search:
 
 
 def mean(scores: Sequence[Score]) -> float:
-    """Of at least one measurement, without those that were disturbed if there are others."""
+    """The mean of one or more measurements, without the disturbed ones if there are others."""
     chosen = [score.value for score in scores if not score.disturbed] or [score.value for score in scores]
     return sum(chosen) / len(chosen)

@@ -1,4 +1,4 @@
-"""`harness tune`: finds settings for a model, a scenario and this machine, the engine included, and their rate."""
+"""`harness tune`: finds the best engine, settings and rate for a model and a scenario on this machine."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.host import console, machine
 from harness.host.files import native, shown, staging, write_text
 from harness.host.streams import native_output_dropped
-from harness.host.supervise import Heartbeat, supervised
+from harness.host.supervise import Heartbeat, supervised, was_interrupted
 from harness.host.usage import CoreMeter
 from harness.loadgen.conf import read_user_conf
 from harness.rules.early_stopping import needed_queries
@@ -46,7 +46,7 @@ _Kind = TypeVar("_Kind", bound=BaseModel)
 
 @dataclass(frozen=True)
 class _Trial:
-    """A measurement with the tested options, without the user's own."""
+    """The tested options, without the user's own, and their measurement."""
 
     options: dict[str, str]
     measured: Measured
@@ -210,16 +210,16 @@ class _Tuning:
         return mean([_score(measured) for measured in self._of(options)])
 
     def value(self, options: Options) -> float:
-        """The value of the scenario's key that suits the options: of the undisturbed measurements, the fastest one's.
+        """The value of the scenario's key that suits the options: that of the fastest undisturbed measurement.
 
-        Of all of them if others disturbed each; unless the value is confirmed later, a warning says what may follow.
+        If all were disturbed, that of the fastest of them, with a warning unless the value is confirmed later.
         """
         working = [measured for measured in self._of(options) if not measured.failed]
         quiet = [measured.value for measured in working if not measured.disturbed]
         if not quiet and not self.scenario.paced:
             console.warn(
-                "other processes, or the host, disturbed every measurement of the best settings: without them, runs "
-                f"may be INVALID since {self.scenario.key} makes them too short; if so, tune again."
+                "other processes, or the host, disturbed every measurement of the best settings: on a quiet machine, "
+                f"this {self.scenario.key} may make runs too short, and so INVALID; if so, tune again."
             )
         values = quiet or [measured.value for measured in working]
         return max(values, key=lambda value: self.scenario.generated(value, 1.0))
@@ -228,11 +228,11 @@ class _Tuning:
         return [trial.measured for trial in self.trials if trial.options == dict(options)]
 
     def trial(self, options: Options, number: int) -> Measured:
-        """Score and value of the options with the user's own; ``number`` counts measurements of the same options."""
+        """Measure the options together with the user's own; ``number`` counts measurements of the same options."""
         name = json.dumps([sorted(options.items()), number])
         known = self.journal.trials.get(name)
         measured = known or self._measure(options)
-        if not known and not measured.failed:  # a failure, such as lack of memory, may not repeat: it is retried
+        if not known and not measured.failed:  # failures are tried again: lack of memory, for example, may pass
             self.journal.trials[name] = measured
             self.journal.save()
         if name not in self._seen:
@@ -244,7 +244,7 @@ class _Tuning:
         best = max(trial.score for trial in self.trials)
         found = f"{measured.score:,.4g} {self.scenario.score}" if measured.score else _UNUSABLE
         when = f"{', again' if again else ''}{', saved earlier' if known else ''}"
-        others = f"; others took {measured.lost:.0%} of the cores" if measured.disturbed else ""
+        others = f"; other processes took {measured.lost:.0%} of the cores" if measured.disturbed else ""
         console.note(f"{self.engine}, {tuned.words(options)}{when}: {found} (best so far: {best:,.4g}{others})")
 
     def find_rate(self, options: Options, guess: float, confirm: float) -> Rate:
@@ -276,12 +276,12 @@ class _Tuning:
         return self._child(Measured, _trial, settings, self._seconds) or _FAILED
 
     def _child(self, kind: type[_Kind], work: Callable[..., int], settings: RunSettings, *args: object) -> _Kind | None:
-        """The result of ``work``, run in a child process; None if it failed, which it has reported."""
-        # Beside the journal, so that the next tuning removes what a kill leaves.
+        """The result of ``work``, run in a child process; None if that failed and printed why."""
+        # Beside the journal, so that the next tuning removes the files of a killed one.
         with staging(self.journal.path) as folder:
             result = folder / "result.json"
             code = supervised(work, settings, *args, result, cleanup=lambda: None)
-            if code > 128:
+            if was_interrupted(code):
                 raise KeyboardInterrupt
             return kind.model_validate_json(result.read_bytes()) if code == 0 and result.exists() else None
 
@@ -289,7 +289,7 @@ class _Tuning:
 def _prepared(settings: RunSettings, result: Path, heartbeat: Heartbeat) -> Prepared:
     tempfile.tempdir = str(native(result.parent))  # this process may be killed: the parent removes its files
     with native_output_dropped(not console.output().verbose):
-        # All shapes, as for an official run: it is the one to tune for. The streams are a dimension of the search.
+        # All shapes, as in an official run, for which settings are tuned. The search itself tries numbers of streams.
         return get_ready(settings, heartbeat.beat, quiet=True, compile_seconds=math.inf, choose_streams=False)
 
 
@@ -298,7 +298,7 @@ def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heart
     heartbeat.beat(patience(settings))
     with CoreMeter() as meter:
         trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
-    use = None if ready.links else meter.use  # nodes may be processes of this machine, which are not others
+    use = None if ready.links else meter.use  # nodes may be processes of this machine, and would count as others
     lost = min(1.0, use.lost / use.cores) if use else 0.0
     write_text(result, Measured(score=trial.score, value=trial.value, lost=lost).model_dump_json())
     heartbeat.report(0)
@@ -354,7 +354,7 @@ def _find_rate(
             # The throughput of an overloaded system shows how much too high the rate was.
             rate = min(rate, outcome.samples_per_second or rate)
         rate *= _STEP
-    console.error("no rate was confirmed: a larger --confirm-seconds gives LoadGen more queries to be sure.")
+    console.error("no rate was confirmed: a longer test (--confirm-seconds) gives LoadGen more queries to be sure.")
     return 1
 
 

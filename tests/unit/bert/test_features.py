@@ -133,7 +133,7 @@ def test_a_vocabulary_with_windows_line_ends_is_the_same(vocab: Path, tmp_path: 
         (b"", r"lacks \[UNK\], \[CLS\], \[SEP\]"),
     ],
 )
-def test_a_file_that_is_no_vocabulary(tmp_path: Path, raw: bytes, reason: str) -> None:
+def test_a_file_that_is_not_a_vocabulary(tmp_path: Path, raw: bytes, reason: str) -> None:
     path = tmp_path / "vocab.txt"
     path.write_bytes(raw)
     with pytest.raises(ConfigError, match=reason):
@@ -293,7 +293,7 @@ def test_columns_that_do_not_fit_together_are_not_believed(dataset, vocab, entry
     assert _same(load_features(dataset, vocab, entry.parent), good)
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(dataset, vocab, tmp_path, caplog) -> None:
+def test_a_cache_that_cannot_be_written_is_not_an_error(dataset, vocab, tmp_path, caplog) -> None:
     (tmp_path / "file").write_text("")
     assert len(load_features(dataset, vocab, tmp_path / "file" / "cache")) == 6
     assert "could not be cached" in caplog.text

@@ -59,7 +59,7 @@ def test_names_that_the_graph_does_not_have_are_refused(given):
 
 
 @pytest.mark.parametrize("names", [("a", "b", "c"), ("start_a", "start_b", "end"), ("logits",)])
-def test_outputs_that_cannot_be_told_apart_are_refused_and_the_advice_helps(names):
+def test_outputs_that_cannot_be_distinguished_are_refused_and_the_advice_helps(names):
     with pytest.raises(ConfigError, match="start and end logits are expected") as error:
         match_outputs(tensors(*names))
     assert ("--set outputs=START,END" in str(error.value)) == (len(names) > 1)

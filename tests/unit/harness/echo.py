@@ -1,4 +1,4 @@
-"""A SUT that answers at once, and a way to drive any scheduler with it."""
+"""A SUT that answers at once, and a driver for any scheduler with it."""
 
 from __future__ import annotations
 

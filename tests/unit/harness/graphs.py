@@ -1,4 +1,4 @@
-"""Small graphs of random weights for the tests of compression, and what runs them."""
+"""Small graphs of random weights for the tests of compression, and helpers that run them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def graph(
     opset: int = 13,
     integers: Sequence[str] = (),
 ) -> ModelProto:
-    """A model; inputs are float32 but for ``integers``."""
+    """A model; its inputs are float32, except those in ``integers``."""
     kinds = {name: TensorProto.INT64 if name in integers else TensorProto.FLOAT for name in inputs}
     proto = helper.make_graph(
         list(nodes),
@@ -42,7 +42,7 @@ def graph(
 
 
 def folded(model: ModelProto, folder: Path) -> ModelProto:
-    """What `read_network` makes of it."""
+    """The model as `read_network` reads it from a file."""
     path = folder / "model.onnx"
     onnx.save(model, str(path))
     return read_network(path)

@@ -150,8 +150,8 @@ def make_link(name="one", scenario_of=offline_of, travels=DATA, sut=None, **abou
     return LocalLink(Node(scenario_of(made), travels), ready(name, **about))
 
 
-class Heard:
-    """What LoadGen was told."""
+class Collected:
+    """Records the answers that LoadGen gets."""
 
     def __init__(self) -> None:
         self.answers: dict[int, bytes] = {}

@@ -198,7 +198,7 @@ def test_outputs_that_are_overwritten_later_are_found(sut, monkeypatch):
     assert at_once(sut, monkeypatch, overwritten_later).wrong == [Shape(2, 64)]
 
 
-def test_a_subclass_of_onnx_runtimes_engine_is_compared_too(sut, monkeypatch):
+def test_a_subclass_of_onnx_runtimes_engine_is_also_compared(sut, monkeypatch):
     class Own(Fixed):
         streams = 2
 

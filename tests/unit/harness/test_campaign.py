@@ -12,7 +12,7 @@ from finished import run_folder
 
 from harness import paths
 from harness.catalog.datasets import find_dataset
-from harness.errors import ConfigError
+from harness.errors import ConfigError, Interrupted
 from harness.results.record import reference
 from harness.running.identity import identity
 from harness.running.request import RunRequest, resolve
@@ -143,6 +143,13 @@ def test_tests_of_other_data_are_to_do_again_and_replaced(done, data, tmp_path, 
     assert (kept[2] / "run.json").read_bytes() == old
     assert "again, since its data set has changed" in capsys.readouterr().err
     assert looked(done) == dict.fromkeys(STEPS, DONE)
+
+
+def test_a_campaign_ends_when_its_terminal_is_closed(campaign, monkeypatch):
+    monkeypatch.setattr(module, "run", lambda settings: 129)  # 128 + SIGHUP
+    with pytest.raises(Interrupted, match="0 of 3 tests are kept"):
+        campaign.run()
+    assert campaign.events.last()[campaign.steps[0].name]["event"] == "started"
 
 
 def test_data_that_change_during_a_campaign_leave_earlier_tests_to_do(campaign, data, monkeypatch):
@@ -343,7 +350,7 @@ def test_a_damaged_event_log_changes_nothing_but_the_times(done, line):
     done.show()
 
 
-def test_a_record_of_wrong_numbers_is_no_traceback(done):
+def test_a_record_of_wrong_numbers_is_an_error_without_a_traceback(done):
     record = json.loads((done.steps[0].folder / "run.json").read_text())
     edit(done.steps[0], result={**record["result"], "samples": 0})
     edit(done.steps[1], valid=False)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from finished import run_folder
-from honest import ALLOWED, Told, error, told_share
+from forecasts import ALLOWED, Forecast, coverage, error
 from submission_tree import SYSTEM_JSON, put
 
 from harness.catalog.models import find_model
@@ -139,7 +139,7 @@ def test_a_benchmark_that_no_division_has_is_named_before_the_tests(asked, divis
     assert "bert-99: v6.1 does not have it on systems of type datacenter, so no division accepts a result" in lack
 
 
-def test_a_model_that_says_too_little_is_asked_about_before_the_tests(asked, tmp_path, monkeypatch):
+def test_missing_facts_about_a_model_are_listed_before_the_tests(asked, tmp_path, monkeypatch):
     real = find_model(MODEL)
     vague = real.model_copy(update={"weight_transformations": "unknown", "metadata": {}})
     monkeypatch.setattr(running, "find_model", lambda name: vague)
@@ -197,12 +197,12 @@ def test_a_fast_model_takes_the_ten_minutes(asked):
 @pytest.mark.parametrize(
     "changes", [{"engine": "openvino"}, {"model_sha256": "0"}, {"engine_settings": {"threads": 1}}]
 )
-def test_runs_of_other_settings_tell_nothing(asked, changes):
+def test_runs_of_other_settings_are_ignored(asked, changes):
     earlier(asked, "Offline", 10.0, **changes)
     assert not any(test["rate_known"] for test in lengths(asked).values())
 
 
-def test_runs_that_are_gone_or_not_readable_tell_nothing(asked):
+def test_runs_that_were_removed_or_cannot_be_read_are_ignored(asked):
     earlier(asked, "Offline", 10.0)
     next(asked.run.runs_dir.rglob("run.json")).write_text("{")
     assert not any(test["rate_known"] for test in lengths(asked).values())
@@ -227,18 +227,20 @@ TESTS = {"performance": (673.0, 200.0), "accuracy": (0.0, 260.0)}
 
 
 def test_the_time_left_of_a_campaign_is_right_after_its_first_tenth(asked):
-    """Of a model that compiles for minutes: half a minute was allowed for each test, whatever the first ones took."""
+    """For a model that compiles for minutes: the estimate was half a minute per test, whatever the first ones took."""
     for scenario in ("Offline", "SingleStream"):
         earlier(asked, scenario, 0.2)  # 25 samples per second
-    campaign, told, now = plan(asked), [], 0.0
+    campaign, forecasts, now = plan(asked), [], 0.0
     for step in campaign.steps:
         length, beside = TESTS.get(step.test, TESTS["performance"])
         length = length or 10_833 / 25
-        told.append(Told(now, sum(campaign._rates.length(each).seconds for each in campaign.steps if not each.record)))
+        forecasts.append(
+            Forecast(now, sum(campaign._rates.length(each).seconds for each in campaign.steps if not each.record))
+        )
         result = SimpleNamespace(samples=25 * length, duration_s=length)
         step.record = SimpleNamespace(mode=step.settings.mode, result=result)
         step.seconds = length + beside
         now += step.seconds
-    assert len(told) >= 4
-    assert error(told, now) <= ALLOWED
-    assert told_share(told, now) > 0.8
+    assert len(forecasts) >= 4
+    assert error(forecasts, now) <= ALLOWED
+    assert coverage(forecasts, now) > 0.8

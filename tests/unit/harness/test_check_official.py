@@ -19,7 +19,7 @@ from harness.rules.rounds import find_round
 from harness.submission import official
 from harness.submission.check import check
 from harness.submission.final_report import read_rows
-from harness.submission.official import COMMIT, CheckerVerdict, find_checkout, readable, run_checkers
+from harness.submission.official import COMMIT, CheckerVerdict, errors_and_warnings, find_checkout, run_checkers
 from harness.submission.run_check import CheckRequest, run_check
 
 
@@ -109,7 +109,7 @@ OUTPUT = """\
 
 
 def test_output_is_made_readable():
-    assert readable(OUTPUT, Path("/root")) == (
+    assert errors_and_warnings(OUTPUT, Path("/root")) == (
         ("closed/A/results/s: is missing user.conf", "closed/A/accuracy: accuracy not met: expected=75.7, found=70"),
         ("open/A/accuracy: accuracy not met: expected=75.7, found=60",),
     )
@@ -167,10 +167,10 @@ def test_the_checkers_own_output_is_kept_and_their_table_shown(tmp_path, capsys)
     refused = printed[printed.index("official submission_checker_old.py does not accept") :].splitlines()
     assert refused[1] == "  open/A/x: is bad"
     assert refused[3] == "  open/A/results: is odd"
-    assert "no reason for refusal" in refused[2]
+    assert "also warns, without refusing" in refused[2]
     rows = [line.split() for line in printed.splitlines() if "efficientnet-x" in line]
     assert [row[:3] for row in rows] == [["edge", "-", "open"], ["none", "Acme", "Acme"]]
-    assert "No sheet has the scenarios" in printed
+    assert "No sheet has scenarios" in printed
     assert f"logs and tables are in {keep}" in printed.replace("\n", " ")
     for checker in ("submission_checker", "submission_checker_old"):
         assert "is odd" in (keep / checker / "checker.log").read_text()

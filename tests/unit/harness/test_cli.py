@@ -277,7 +277,7 @@ def bare(*args: str, **options) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("args", [["help", "exit_codes"], ["run", "--help"]])
-def test_a_reader_of_stdout_that_has_gone_does_not_change_the_exit_code(args):
+def test_a_closed_reader_of_stdout_does_not_change_the_exit_code(args):
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as gone:

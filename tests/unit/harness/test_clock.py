@@ -1,4 +1,4 @@
-"""Comparing LoadGen's duration of a test with that of a clock that nobody sets."""
+"""Compares LoadGen's duration of a test with that of a clock that cannot be set."""
 
 from __future__ import annotations
 

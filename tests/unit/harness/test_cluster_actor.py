@@ -75,7 +75,9 @@ def parcel(number, count=2):
     return Parcel(number, np.arange(count, dtype=np.uint64), np.zeros(count, np.int64), None)
 
 
-class Told:
+class Received:
+    """The answers and errors that a link passes on."""
+
     def __init__(self):
         self.answers, self.errors, self.changed = [], [], threading.Condition()
 
@@ -96,7 +98,7 @@ class Told:
 
 @pytest.fixture
 def driver(actor):
-    """The other end of the node's connection, and what came there."""
+    """The other end of the node's connection, and what arrived there."""
     key, found, came = new_key(), [], threading.Condition()
 
     def put(message):
@@ -307,24 +309,24 @@ def link(actor, left):
     remote.thread.shutdown(wait=False)
 
 
-def test_parcels_are_answered_in_order_whoever_sends(link):
-    told = Told()
-    link.open(told.answered, told.failed)
+def test_parcels_are_answered_in_order_whichever_thread_sends(link):
+    received = Received()
+    link.open(received.answered, received.failed)
     senders = [
         threading.Thread(target=lambda n=n: [link.send(parcel(100 * n + k)) for k in range(50)]) for n in range(4)
     ]
     for sender in senders:
         sender.start()
-    told.wait(lambda found: len(found.answers) == 200)
-    assert sorted(told.answers) == sorted(100 * n + k for n in range(4) for k in range(50))
+    received.wait(lambda found: len(found.answers) == 200)
+    assert sorted(received.answers) == sorted(100 * n + k for n in range(4) for k in range(50))
     for n in range(4):  # of one sender: in the order of its calls
-        mine = [number for number in told.answers if number // 100 == n]
+        mine = [number for number in received.answers if number // 100 == n]
         assert mine == sorted(mine)
-    assert not told.errors
+    assert not received.errors
 
 
 def test_answers_of_an_earlier_test_are_not_given_to_the_next(link, actor):
-    first, second = Told(), Told()
+    first, second = Received(), Received()
     link.open(first.answered, first.failed)
     link.open(second.answered, second.failed)
     actor._back(1, answers(7))
@@ -335,12 +337,12 @@ def test_answers_of_an_earlier_test_are_not_given_to_the_next(link, actor):
 
 
 def test_an_error_of_the_node_ends_the_test_with_its_kind_and_name(link):
-    told = Told()
-    link.open(told.answered, told.failed)
+    received = Received()
+    link.open(received.answered, received.failed)
     link.send(parcel(0, 0))
-    told.wait(lambda found: found.errors)
-    assert isinstance(told.errors[0], EngineError)
-    assert str(told.errors[0]) == "node b on ?: the engine broke"
+    received.wait(lambda found: found.errors)
+    assert isinstance(received.errors[0], EngineError)
+    assert str(received.errors[0]) == "node b on ?: the engine broke"
 
 
 def test_an_error_of_a_call_keeps_its_kind_and_gets_the_name(link, node):
@@ -351,35 +353,35 @@ def test_an_error_of_a_call_keeps_its_kind_and_gets_the_name(link, node):
     assert link.failure is None
 
 
-def test_a_process_that_ended_is_a_loss_and_is_told_once(link):
-    told = Told()
-    link.open(told.answered, told.failed)
+def test_a_process_that_ended_is_reported_once_as_lost(link):
+    received = Received()
+    link.open(received.answered, received.failed)
     link.actor.die()
     with pytest.raises(RunFailed, match=r"node b on \? was lost: its process ended\."):
         link.load(np.arange(2))
     link.lose("no answer for 4 s")
-    told.wait(lambda found: found.errors)
-    assert len(told.errors) == 1
-    after = Told()
+    received.wait(lambda found: found.errors)
+    assert len(received.errors) == 1
+    after = Received()
     link.open(after.answered, after.failed)
     assert [str(error) for error in after.errors] == ["node b on ? was lost: its process ended."]
 
 
 def test_a_process_that_ends_while_nothing_is_asked_of_it_is_a_loss(link):
-    told = Told()
-    link.open(told.answered, told.failed)
+    received = Received()
+    link.open(received.answered, received.failed)
     link.actor.die()
-    told.wait(lambda found: found.errors)
-    assert [str(error) for error in told.errors] == ["node b on ? was lost: its process ended."]
+    received.wait(lambda found: found.errors)
+    assert [str(error) for error in received.errors] == ["node b on ? was lost: its process ended."]
     link.send(parcel(0))
 
 
 def test_a_connection_that_ends_is_a_loss_also_if_the_process_lives(link, actor):
-    told = Told()
-    link.open(told.answered, told.failed)
+    received = Received()
+    link.open(received.answered, received.failed)
     actor._channel.close()
-    told.wait(lambda found: found.errors)
-    assert str(told.errors[0]).startswith("node b on ? was lost: the connection to it ended (")
+    received.wait(lambda found: found.errors)
+    assert str(received.errors[0]).startswith("node b on ? was lost: the connection to it ended (")
 
 
 def test_a_node_whose_port_is_closed_is_named(actor, monkeypatch):
@@ -406,10 +408,10 @@ def test_the_cluster_hears_once_that_a_link_is_closed(link, left):
     link.close()
     link.close()
     assert left == [link]
-    told = Told()
-    link.open(told.answered, told.failed)
+    received = Received()
+    link.open(received.answered, received.failed)
     link.lose("too late")
-    assert not told.errors
+    assert not received.errors
 
 
 def test_errors_of_ray_become_words():

@@ -16,7 +16,7 @@ HERE = "127.0.0.1"
 
 
 class Side:
-    """One end, and what it heard."""
+    """One end of a connection, and what it received."""
 
     def __init__(self, connection):
         self.messages, self.ended, self.changed = [], [], threading.Condition()
@@ -94,7 +94,7 @@ def test_messages_of_any_size_arrive_whole_in_both_directions_at_once(encryption
         assert side.messages == texts
 
 
-def test_messages_of_one_thread_keep_their_order_whoever_else_sends(encryption, joined, key):
+def test_messages_of_one_thread_keep_their_order_while_others_send(encryption, joined, key):
     driver, node = joined(key)
     senders = [
         threading.Thread(target=lambda n=n: [driver.channel.send((n, k, b"x" * 3000)) for k in range(300)])
@@ -150,7 +150,7 @@ def test_only_who_has_the_key_is_let_in(encryption, key):
     entered[0].close()
 
 
-def test_who_listens_must_have_the_key_too(monkeypatch, key):
+def test_the_listening_side_must_also_have_the_key(monkeypatch, key):
     monkeypatch.delenv("RAY_USE_TLS", raising=False)
     with socket.create_server((HERE, 0)) as listening:
 

@@ -147,7 +147,7 @@ def test_processes_have_time_to_start(hearts):
     assert not link.lost.wait(1.0)
 
 
-def test_ray_on_the_drivers_machine_must_answer_too(hearts):
+def test_ray_on_the_drivers_machine_must_also_answer(hearts):
     links = [Link("a"), Link("b")]
     ray = hearts(links)
     ray.stuck.set()

@@ -1,4 +1,4 @@
-"""The hosts file: what it may say, and what each mistake is answered with."""
+"""The hosts file: its valid contents, and the error for each mistake."""
 
 from __future__ import annotations
 

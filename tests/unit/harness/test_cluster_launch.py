@@ -35,7 +35,7 @@ def test_nodes_on_this_machine_divide_the_cores():
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A folder that stands for a checkout on another machine: its ssh runs here, and its ray says what it was given."""
+    """A folder that stands for a checkout on another machine: its ssh runs here, and its ray prints its arguments."""
     commands = tmp_path / "commands"
     commands.mkdir()
     ssh = commands / "ssh"
@@ -121,7 +121,7 @@ def test_down_kills_no_other_process_and_says_so(machine, left):
         other.wait()
 
 
-def test_what_keeps_ray_from_starting_is_said_with_the_name_of_the_machine(machine):
+def test_an_error_of_starting_ray_names_the_machine_and_the_reason(machine):
     (machine / "fails").touch()
     with pytest.raises(RunFailed, match="this machine: port in use"):
         list(launch.up(hosts_of(machine)))

@@ -1,4 +1,4 @@
-"""The simulation of many nodes: it must find what goes wrong, too."""
+"""The simulation of many nodes: it must also find what goes wrong."""
 
 from __future__ import annotations
 

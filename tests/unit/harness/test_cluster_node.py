@@ -1,4 +1,4 @@
-"""A node by itself: places, growth, and what it says of each parcel."""
+"""A node by itself: the places of samples, their growth, and its answers to parcels."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_where_indices_travel_the_node_holds_what_the_driver_says():
     node.close()
 
 
-def test_nothing_is_said_after_the_end():
+def test_nothing_is_sent_after_the_end():
     release = threading.Event()
 
     class Waiting(TextSut):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from small_nodes import Heard, Numbers, issue, make_link, ready
+from small_nodes import Collected, Numbers, issue, make_link, ready
 
 from harness.cluster import files
 from harness.cluster.local_link import LocalLink
@@ -84,18 +84,18 @@ def alone(benchmark):
     """The responses of one process, by sample."""
     plain = settings_of(benchmark).model_copy(update={"cluster": None})
     made = prepare(plain, quiet=True)
-    heard = Heard()
-    scheduler = made.scenario.scheduler(heard)
+    collected = Collected()
+    scheduler = made.scenario.scheduler(collected)
     numbers = issue(scheduler, [made.indices.tolist()])
     scheduler.close()
     assert scheduler.failure is None
-    return by_sample(numbers, heard)
+    return by_sample(numbers, collected)
 
 
-def by_sample(numbers, heard):
-    assert set(heard.times.values()) == {1}
-    assert len(heard.answers) == len(numbers)
-    return dict(zip(numbers, (heard.answers[query] for query in sorted(heard.answers)), strict=True))
+def by_sample(numbers, collected):
+    assert set(collected.times.values()) == {1}
+    assert len(collected.answers) == len(numbers)
+    return dict(zip(numbers, (collected.answers[query] for query in sorted(collected.answers)), strict=True))
 
 
 @pytest.mark.slow
@@ -117,13 +117,13 @@ def test_nodes_of_unequal_speed_answer_as_one_process_does(benchmark, number, sa
     made = prepare_nodes(settings, quiet=True, connect=lambda name, request, beat: nodes.connect(number, request))
     assert made.engine.streams == number
     assert made.description["name"] == "onnxruntime"
-    heard = Heard()
-    scheduler = made.scenario.scheduler(heard)
+    collected = Collected()
+    scheduler = made.scenario.scheduler(collected)
     one_by_one = [[index] for index in made.indices.tolist()]
     numbers = issue(scheduler, one_by_one if scenario == "Server" else [made.indices.tolist()])
     scheduler.close()
     assert scheduler.failure is None
-    assert by_sample(numbers, heard) == alone(benchmark)
+    assert by_sample(numbers, collected) == alone(benchmark)
     records = node_records(made.links, scheduler)
     assert sum(record["samples"] for record in records) == len(numbers) == scheduler.counters.completed
     assert {record["host"] for record in records} == {made.links[0].ready.host}
@@ -247,7 +247,7 @@ def test_nothing_is_recorded_of_a_scheduler_without_nodes():
 
 def test_the_progress_of_many_nodes_is_one_line():
     links = [make_link(f"n{number}") for number in range(9)]
-    scheduler = ClusterScheduler.offline(Numbers.full(), links, Heard())
+    scheduler = ClusterScheduler.offline(Numbers.full(), links, Collected())
     assert progress_of(scheduler) == ", ".join([*(f"n{number} 0" for number in range(6)), "3 more 0"])
     for link in links:
         link.close()

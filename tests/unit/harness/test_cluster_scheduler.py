@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_nodes import COSTS, FIRST, Heard, Numbers, TextSut, issue, make_link, offline_of, ready, server_of, text
+from small_nodes import COSTS, FIRST, Collected, Numbers, TextSut, issue, make_link, offline_of, ready, server_of, text
 
 from harness.cluster.messages import DATA, INDICES, Answers
 from harness.cluster.scheduler import ClusterScheduler, ServerCluster
@@ -38,15 +38,15 @@ KINDS = {"Offline": (offline, offline_of), "Server": (server, server_of)}
 def test_any_samples_get_exactly_their_response(queries, rates, travels, kind):
     scheduler_of, scenario_of = KINDS[kind]
     links = [make_link(f"n{n}", scenario_of, travels, rate=rate, streams=1 + n % 2) for n, rate in enumerate(rates)]
-    heard = Heard()
-    scheduler = scheduler_of(links, heard, travels)
+    collected = Collected()
+    scheduler = scheduler_of(links, collected, travels)
     flat = issue(scheduler, queries)
     scheduler.close()
     for link in links:
         link.close()
     assert scheduler.failure is None
-    assert set(heard.times.values()) <= {1}
-    assert [heard.answers[FIRST + n] for n in range(len(flat))] == [text(number) for number in flat]
+    assert set(collected.times.values()) <= {1}
+    assert [collected.answers[FIRST + n] for n in range(len(flat))] == [text(number) for number in flat]
     counters = scheduler.counters
     assert counters.completed == counters.issued == sum(node.samples for node in scheduler.nodes) == len(flat)
     assert counters.real == counters.done_cost == COSTS[flat].sum() if flat else counters.real == 0
@@ -59,12 +59,12 @@ def test_the_same_links_serve_one_test_after_the_other(kind):
     scheduler_of, scenario_of = KINDS[kind]
     link = make_link(scenario_of=scenario_of)
     for _ in range(3):
-        heard = Heard()
-        scheduler = scheduler_of([link], heard)
+        collected = Collected()
+        scheduler = scheduler_of([link], collected)
         issue(scheduler, [range(100)])
         scheduler.close()
         assert scheduler.failure is None
-        assert len(heard.answers) == scheduler.counters.completed == 100
+        assert len(collected.answers) == scheduler.counters.completed == 100
     link.close()
 
 
@@ -72,7 +72,7 @@ def test_the_same_links_serve_one_test_after_the_other(kind):
 def test_an_engine_that_fails_on_one_node_ends_the_test(kind):
     scheduler_of, scenario_of = KINDS[kind]
     links = [make_link("good", scenario_of), make_link("bad", scenario_of, sut=TextSut(fail_at=77))]
-    scheduler = scheduler_of(links, Heard())
+    scheduler = scheduler_of(links, Collected())
     issue(scheduler, [[77] * 40])  # some of them on each node
     assert scheduler.failed.wait(10)
     scheduler.close()
@@ -129,30 +129,30 @@ def answers_to(parcel, **changes) -> Answers:
     ],
 )
 def test_answers_that_are_not_those_of_the_parcel_end_the_test_before_loadgen_hears(damage, said):
-    link, heard = Recorded(), Heard()
-    scheduler = offline([link], heard)
+    link, collected = Recorded(), Collected()
+    scheduler = offline([link], collected)
     issue(scheduler, [range(8)])
     parcel = link.parcels[0]
     link.answered(answers_to(parcel, **damage(parcel.ids)))
     assert isinstance(scheduler.failure, RunFailed)
     assert str(scheduler.failure).startswith(said)
-    assert not heard.answers
+    assert not collected.answers
     scheduler.close()  # does not wait for what never comes
 
 
 def test_a_parcel_that_is_answered_twice_ends_the_test():
-    link, heard = Recorded(), Heard()
-    scheduler = offline([link], heard)
+    link, collected = Recorded(), Collected()
+    scheduler = offline([link], collected)
     issue(scheduler, [range(8)])
     for _ in range(2):
         link.answered(answers_to(link.parcels[0]))
     assert "node one answered parcel 0 twice" in str(scheduler.failure)
-    assert set(heard.times.values()) == {1}
+    assert set(collected.times.values()) == {1}
 
 
 def test_answers_to_another_nodes_parcel_end_the_test():
     links = [Recorded("one"), Recorded("two")]
-    scheduler = offline(links, Heard())
+    scheduler = offline(links, Collected())
     issue(scheduler, [range(100)])
     links[1].answered(answers_to(links[0].parcels[0]))
     assert "node two answered parcel 0" in str(scheduler.failure)
@@ -160,7 +160,7 @@ def test_answers_to_another_nodes_parcel_end_the_test():
 
 def test_a_node_that_is_lost_ends_the_test_once_and_nothing_more_is_sent():
     links = [Recorded("one"), Recorded("two")]
-    scheduler = offline(links, Heard())
+    scheduler = offline(links, Collected())
     issue(scheduler, [range(500)])
     first, second = RunFailed("node one is lost."), RunFailed("node two is lost.")
     links[0].failed(first)
@@ -174,19 +174,19 @@ def test_a_node_that_is_lost_ends_the_test_once_and_nothing_more_is_sent():
 
 
 def test_answers_after_the_end_of_a_test_are_not_passed_on():
-    link, heard = Recorded(), Heard()
-    scheduler = offline([link], heard)
+    link, collected = Recorded(), Collected()
+    scheduler = offline([link], collected)
     issue(scheduler, [range(4)])
     scheduler.stop()
     assert link.given_up
     for parcel in list(link.parcels):
         link.answered(answers_to(parcel))
     scheduler.close()
-    assert not heard.answers
+    assert not collected.answers
     assert scheduler.failure is None
 
 
-def test_closing_waits_until_loadgen_was_told():
+def test_closing_waits_until_loadgen_has_the_answers():
     link, told, go_on = Recorded(), [], threading.Event()
 
     def complete(ids, responses):
@@ -210,7 +210,7 @@ def test_closing_waits_until_loadgen_was_told():
 
 def test_samples_go_longest_first_and_every_node_has_work_before_any_has_more():
     links = [Recorded(f"n{n}", rate=1e6) for n in range(3)]
-    scheduler = offline(links, Heard())
+    scheduler = offline(links, Collected())
     issue(scheduler, [range(500)])
     numbers = [parcel.number for link in links for parcel in link.parcels[:1]]
     assert numbers == [0, 1, 2]
@@ -223,7 +223,7 @@ def test_samples_go_longest_first_and_every_node_has_work_before_any_has_more():
 def test_idle_time_of_a_node_is_that_without_a_parcel():
     now = [10.0]
     link = Recorded()
-    scheduler = ServerCluster(Numbers.full(), [link], Heard(), clock=lambda: now[0])
+    scheduler = ServerCluster(Numbers.full(), [link], Collected(), clock=lambda: now[0])
     scheduler.issue([1], [3])
     now[0] = 10.5
     scheduler.deal()
@@ -243,7 +243,7 @@ def test_idle_time_of_a_node_is_that_without_a_parcel():
 
 def test_queries_that_wait_together_travel_together_and_equal_nodes_take_turns():
     links = [Recorded(f"n{n}") for n in range(2)]
-    scheduler = ServerCluster(Numbers.full(), links, Heard())
+    scheduler = ServerCluster(Numbers.full(), links, Collected())
     for query in range(6):
         scheduler.issue([query], [7])
     scheduler.deal()
@@ -252,7 +252,7 @@ def test_queries_that_wait_together_travel_together_and_equal_nodes_take_turns()
 
 def test_where_more_nodes_than_messages_at_once_have_work_several_queries_go_to_one():
     links = [Recorded(f"n{n}") for n in range(30)]
-    scheduler = ServerCluster(Numbers.full(), links, Heard())
+    scheduler = ServerCluster(Numbers.full(), links, Collected())
     scheduler.issue(list(range(5)), [7] * 5)
     scheduler.deal()
     assert sum(len(link.parcels) for link in links) == 5
@@ -262,9 +262,9 @@ def test_where_more_nodes_than_messages_at_once_have_work_several_queries_go_to_
     assert sizes == [1] * 5 + [2] + [3] * 6
 
 
-def test_queries_go_where_the_least_work_per_speed_waits():
+def test_queries_go_to_the_node_with_the_least_waiting_work_for_its_speed():
     links = [Recorded("slow", rate=1.0), Recorded("fast", rate=3.0)]
-    scheduler = ServerCluster(Numbers.full(), links, Heard())
+    scheduler = ServerCluster(Numbers.full(), links, Collected())
     for query in range(40):
         scheduler.issue([query], [7])
         scheduler.deal()
@@ -278,7 +278,7 @@ def test_queries_go_where_the_least_work_per_speed_waits():
 
 def test_late_queries_count_by_their_own_arrival():
     now, link = [0.0], Recorded()
-    scheduler = ServerCluster(Numbers.full(), [link], Heard(), clock=lambda: now[0])
+    scheduler = ServerCluster(Numbers.full(), [link], Collected(), clock=lambda: now[0])
     scheduler.late_after = 1.0
     for query in range(4):
         now[0] = query * 0.5
@@ -291,8 +291,8 @@ def test_late_queries_count_by_their_own_arrival():
 
 def test_a_test_that_is_given_up_answers_the_rest_without_computing_it():
     sut = TextSut(delay=0.01)
-    link, heard = make_link(scenario_of=server_of, sut=sut), Heard()
-    scheduler = server([link], heard)
+    link, collected = make_link(scenario_of=server_of, sut=sut), Collected()
+    scheduler = server([link], collected)
     issue(scheduler, [range(400)])
     time.sleep(0.05)
     scheduler.give_up()
@@ -300,10 +300,10 @@ def test_a_test_that_is_given_up_answers_the_rest_without_computing_it():
     scheduler.close()
     link.close()
     assert scheduler.failure is None
-    assert set(heard.times.values()) == {1}
-    assert len(heard.answers) == scheduler.counters.completed == 402
+    assert set(collected.times.values()) == {1}
+    assert len(collected.answers) == scheduler.counters.completed == 402
     assert len(sut.seen) < 400
-    assert heard.answers[1] == heard.answers[2] == b""
+    assert collected.answers[1] == collected.answers[2] == b""
 
 
 def test_an_observer_sees_parcels_with_their_arrivals():
@@ -317,7 +317,7 @@ def test_an_observer_sees_parcels_with_their_arrivals():
             self.seen.append((start, end, len(work.ids), tuple(work.shape), cost))
 
     link, observer = Recorded(), Observer()
-    scheduler = offline([link], Heard(), observer=observer)
+    scheduler = offline([link], Collected(), observer=observer)
     issue(scheduler, [[7, 7, 7, 7]])
     link.answered(answers_to(link.parcels[0]))
     assert observer.when is not None
@@ -329,6 +329,6 @@ def test_an_observer_sees_parcels_with_their_arrivals():
 def test_a_data_set_error_in_issue_is_a_failure():
     link = Recorded()
     library = Numbers()  # with nothing loaded
-    scheduler = ClusterScheduler.offline(library, [link], Heard())
+    scheduler = ClusterScheduler.offline(library, [link], Collected())
     issue(scheduler, [range(3)])
     assert "is not loaded" in str(scheduler.failure)

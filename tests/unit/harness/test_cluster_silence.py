@@ -1,4 +1,4 @@
-"""Which silence means that a node is lost, with moments of a clock that nobody waits for."""
+"""Which silence means that a node is lost, with simulated times."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def zeros(model: ModelProto, layers) -> dict[str, tuple[int, int]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("method", ["second-order", "magnitude"])
-def test_the_report_tells_what_the_file_holds(case, method, precision):
+def test_the_report_shows_what_the_file_holds(case, method, precision):
     model, feeds = case
     before = model.SerializeToString()
     found, report = done(model, feeds, sparsity=0.6, block=2, method=method, precision=precision)
@@ -311,7 +311,7 @@ def test_only_a_layer_in_8_bits_binds_a_product_of_its_input(tolerance, bound):
 
 @pytest.mark.slow
 def test_second_order_is_nearer_than_magnitude(case):
-    """On data that was not seen as well: it does not learn the calibration data by heart."""
+    """Also on unseen data: it does not overfit the calibration data."""
     model, feeds = case
     seen, unseen = feeds[:-1], feeds[-1:]
     for settings in ({"sparsity": 0.5}, {"sparsity": 0.5, "block": 4, "precision": "int8"}):
@@ -335,7 +335,7 @@ def test_blocks_are_whole(tmp_path):
         assert layer.output in "v3" or blocks.all(axis=1).any()
 
 
-def test_layers_narrower_than_a_block_are_no_part_of_the_sparsity():
+def test_layers_narrower_than_a_block_do_not_count_in_the_sparsity():
     """They cannot be pruned; the others must not be spared because these are counted, nor these count as free."""
     model = graph(
         [
@@ -479,7 +479,7 @@ def test_a_layer_that_stays_float_for_its_inputs_keeps_its_weights(method):
 
 @pytest.mark.parametrize("outlier", [25, -25])
 def test_the_range_of_inputs_leaves_out_rare_outliers(outlier):
-    """One large value, of an input that matters little, would leave the others few steps."""
+    """One large value, for an input of little effect, would leave the others few steps."""
     x = normal(10, 4000, 24, scale=1.0)
     x[7, 3] = outlier
     weight = normal(1, 24, 24)
@@ -516,7 +516,7 @@ def test_batches_of_any_size_count_by_their_rows(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_residual_of_another_shape_is_no_matter(precision):
+def test_a_residual_of_another_shape_makes_no_difference(precision):
     """What is added may be broadcast: positions to each sentence, a sentence to each of its words."""
     for shape in ((1, 5, 8), (5, 8), ("N", 1, 8), ("N", 5, 1), ("N", 5, 8)):
         model = graph(
@@ -540,7 +540,7 @@ def test_a_residual_of_another_shape_is_no_matter(precision):
         assert worst(found, model, feeds) < 0.25
 
 
-def test_a_residual_of_channels_is_no_matter():
+def test_a_residual_of_channels_makes_no_difference():
     model = graph(
         [
             node("Conv", "x k0 c0", "v0"),

@@ -201,7 +201,7 @@ def test_replacing_a_weight_with_its_own_matrix_changes_nothing(operator, attrib
     assert network.constant("w").shape == shape
 
 
-def test_what_is_no_plain_product_is_no_layer():
+def test_only_plain_products_are_layers():
     """A scaled or transposed Gemm, a weight of rank 3, a weight or bias that is computed, one of another type."""
     model = graph(
         [
@@ -228,8 +228,8 @@ def test_what_is_no_plain_product_is_no_layer():
 
 
 @pytest.mark.parametrize("other", ["MatMul", "Gather"])
-def test_a_weight_that_another_node_reads_too_is_no_layers(other):
-    """Tied weights: pruning the one would prune the other, whose outputs nobody looked at."""
+def test_a_weight_that_another_node_also_reads_belongs_to_no_layer(other):
+    """Tied weights: pruning one would prune the other, whose outputs were not considered."""
     second = node("MatMul", "x w", "z") if other == "MatMul" else node("Gather", "w i", "z")
     model = graph(
         [node("MatMul", "x w", "y"), second],
@@ -394,7 +394,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("name", NETWORKS)
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
-def test_a_walk_finds_what_the_whole_graph_gives_and_forgets_what_nobody_reads(whole, name, data):
+def test_a_walk_finds_what_the_whole_graph_gives_and_frees_what_no_node_reads(whole, name, data):
     model, feeds, expected = whole[name]
     network = Network(model)
     count = len(network.nodes)
@@ -424,7 +424,7 @@ def test_a_walk_uses_the_weights_of_the_moment(tmp_path):
     np.testing.assert_allclose(walk.values[0]["m1"], 2 * before, rtol=1e-4, atol=1e-5)
 
 
-def test_a_walk_tells_the_outputs_with_other_constants_and_stays_as_it_is(tmp_path):
+def test_a_walk_gives_the_outputs_with_other_constants_and_is_not_changed(tmp_path):
     model, feeds = folded(mlp(), tmp_path), mlp_feeds(3)
     network = Network(model)
     second = next(layer for layer in network.layers if layer.output == "m1")
@@ -489,7 +489,7 @@ def test_a_layers_name_is_without_what_exporters_add():
 
 @pytest.mark.parametrize("way", ["all", "one layer", "double"])
 def test_weights_of_another_type_are_refused_by_name(tmp_path, way):
-    """They would be left as they are, and nothing would say so."""
+    """They would stay unchanged without a warning."""
     dtype, kind = (np.float64, TensorProto.DOUBLE) if way == "double" else (np.float16, TensorProto.FLOAT16)
     nodes = [node("MatMul", "x w", "y")]
     if way == "one layer":

@@ -134,7 +134,7 @@ def test_of_a_network_of_the_open_division_no_number_of_samples_is_demanded(tmp_
 
 @pytest.mark.parametrize("model", ["bert", "resnet50"])
 @pytest.mark.parametrize("scenario", ["SingleStream", "MultiStream", "Server", "Offline"])
-def test_the_least_number_of_queries_is_that_of_the_installed_loadgen(tmp_path, model, scenario):
+def test_the_minimum_number_of_queries_is_that_of_the_installed_loadgen(tmp_path, model, scenario):
     (tmp_path / "user.conf").write_text("# nothing\n")
     code = (  # its mlperf.conf is only read with the first user.conf of a process
         "import sys, mlperf_loadgen\n"

@@ -1,4 +1,4 @@
-"""Files that are not what they were taken for; external files of models."""
+"""Files that are not what a user took them for; external files of models."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("kind", [*STAND_INS, *TEXTS])
-def test_what_is_no_model_is_named(tmp_path: Path, kind: str) -> None:
+def test_a_file_that_is_not_a_model_is_named(tmp_path: Path, kind: str) -> None:
     content, what, cure = (*TEXTS.get(kind, ()), "") if kind in TEXTS else STAND_INS[kind]
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
@@ -113,7 +113,7 @@ def test_what_is_no_model_is_named(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind, (_, _, cure) in STAND_INS.items() if cure and kind != "empty"])
 @pytest.mark.parametrize("read", [read_squad, read_val_map, lambda path: read_input(path, "vocabulary")])
-def test_what_is_no_text_is_named(tmp_path: Path, kind: str, read) -> None:
+def test_a_file_that_is_not_text_is_named(tmp_path: Path, kind: str, read) -> None:
     content, what, cure = STAND_INS[kind]
     (tmp_path / "data").write_bytes(content)
     with pytest.raises(ConfigError, match=rf"/data {what}: {cure}"):
@@ -121,7 +121,7 @@ def test_what_is_no_text_is_named(tmp_path: Path, kind: str, read) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lfs", "html", "zip"])
-def test_what_is_no_image_is_named(kind: str) -> None:
+def test_a_file_that_is_not_an_image_is_named(kind: str) -> None:
     content, what, cure = STAND_INS[kind]
     with pytest.raises(ValueError, match=rf"it {what}, not an image .{cure}"):
         pixels(content, next(iter(PROFILES.values())))
@@ -190,14 +190,14 @@ EXTERNAL = {
     "windows": ("..\\evil", {}, OUTSIDE),
     "drive": ("c:evil", {}, OUTSIDE),
     "nothing": ("", {}, OUTSIDE),
-    "link": ("link", {}, "is a link to another folder: replace it by a copy of its target"),
-    "linked folder": ("linked/evil", {}, "is a link to another folder: replace it by a copy of its target"),
+    "link": ("link", {}, "is a link to another folder: replace the link with a copy"),
+    "linked folder": ("linked/evil", {}, "is a link to another folder: replace the link with a copy"),
     "dangling": ("dangling", {}, "is missing: copy or download it there"),
     "missing": ("none", {}, "is missing: copy or download it there"),
     "folder": ("folder", {}, "is not a regular file: use another copy"),
     "fifo": ("fifo", {}, "is not a regular file: use another copy"),
-    "offset": ("w", {"offset": 10, "length": 16}, "has 16 bytes, and the model reads up to byte 26"),
-    "length": ("w", {"offset": 0, "length": 1600}, "has 16 bytes, and the model reads up to byte 1,600"),
+    "offset": ("w", {"offset": 10, "length": 16}, "has 16 bytes, but the model reads up to byte 26"),
+    "length": ("w", {"offset": 0, "length": 1600}, "has 16 bytes, but the model reads up to byte 1,600"),
     "negative": ("w", {"offset": -16, "length": 16}, "is not an ONNX model"),
 }
 
@@ -264,9 +264,7 @@ def test_a_missing_external_file_is_used_once_it_is_there(tmp_path: Path) -> Non
     with pytest.raises(ConfigError) as refused:
         find_model(str(folder / "m.onnx"))
     (tmp_path / "w").write_bytes(bytes(16))
-    shutil.copy(
-        tmp_path / "w", re.match(r"(\S*), a file of weights of m\.onnx, is missing: copy", str(refused.value))[1]
-    )
+    shutil.copy(tmp_path / "w", re.match(r"(\S*), a weight file of m\.onnx, is missing: copy", str(refused.value))[1])
     find_model(str(folder / "m.onnx"))
 
 

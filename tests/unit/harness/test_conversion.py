@@ -74,7 +74,7 @@ def test_deepsparse_needs_integers_and_the_user_can_refuse_them():
     assert OnnxRuntimeEngine.form is None
 
 
-def test_a_model_is_converted_once_and_the_user_is_told(model, tmp_path, capsys):
+def test_a_model_is_converted_once_and_a_note_says_so(model, tmp_path, capsys):
     given = settings(model, tmp_path)
     found = conversion(given)
     said = " ".join(capsys.readouterr().err.split())

@@ -58,7 +58,7 @@ def test_a_project_that_lists_no_packages_is_not_called_complete(tmp_path):
     assert only(installation.packages(tmp_path)).level == WARNING
 
 
-def test_a_module_that_crashes_when_it_is_imported_is_told(tmp_path, monkeypatch):
+def test_a_module_that_crashes_when_it_is_imported_is_reported(tmp_path, monkeypatch):
     (tmp_path / "crashing.py").write_text("import os; os.abort()")
     (tmp_path / "failing.py").write_text("raise OSError('no such library')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -191,7 +191,7 @@ def test_a_containers_cpu_quota(tmp_path, limit):
     assert "1.5 of 4 CPUs" in quota.what
 
 
-def test_no_quota_is_no_line(tmp_path):
+def test_without_a_quota_there_is_no_line(tmp_path):
     put(machine(tmp_path), proc__self__cgroup="0::/", sys__fs__cgroup__cpuDOTmax="max 100000")
     only(environment.cores(tmp_path, {0, 1, 2, 3}))
 
@@ -273,7 +273,7 @@ def test_a_folder_that_cannot_be_written_is_bad(tmp_path):
     assert list(folders.writable(tmp_path / "not" / "yet", "results")) == []
 
 
-def test_folders_below_those_that_runs_write_are_tried_too(tmp_path, monkeypatch):
+def test_folders_below_those_that_runs_write_are_also_tried(tmp_path, monkeypatch):
     (tmp_path / "build" / "runs").mkdir(parents=True)
     monkeypatch.setattr(folders, "writable", lambda folder, subject: [subject] if folder.name == "runs" else [])
     tried, *_ = folders.folders(tmp_path)
@@ -325,7 +325,7 @@ def test_a_user_conf_that_only_an_official_run_refuses(tmp_path, monkeypatch):
     assert finding.cure == "delete the line"
 
 
-def test_a_folder_without_the_right_to_write_is_found_whoever_asks(tmp_path):
+def test_a_read_only_folder_is_found_even_by_root(tmp_path):
     folder = tmp_path / "results"
     folder.mkdir()
     folder.chmod(0o555)

@@ -279,7 +279,7 @@ def test_wrong_content_everywhere_is_one_clear_sentence(site: Site, mirror: Site
     assert len(site.log) == 1
 
 
-def test_a_refused_connection_is_told_in_plain_words(path: Path) -> None:
+def test_a_refused_connection_is_reported_in_plain_words(path: Path) -> None:
     with pytest.raises(RunFailed, match=r"/x: Connection refused\)"):
         get("http://127.0.0.1:1/x", path)
 
@@ -544,7 +544,7 @@ def test_without_a_checksum_a_part_goes_on_only_where_the_server_vouches_for_it(
         path.unlink()
 
 
-def test_without_a_checksum_a_body_that_was_cut_is_no_file(site: Site, path: Path) -> None:
+def test_without_a_checksum_a_truncated_body_is_not_stored(site: Site, path: Path) -> None:
     site.cuts = [200_000, 400_000]
     get(site.url, path, sha256=None)
     assert path.read_bytes() == CONTENT

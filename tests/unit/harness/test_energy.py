@@ -51,7 +51,7 @@ def test_a_machine_without_readable_counters_says_nothing(tmp_path):
         assert meter.energy is None
 
 
-def test_one_look_is_no_measurement(machine):
+def test_one_look_is_not_a_measurement(machine):
     meter = EnergyMeter(machine)
     meter.look(1.0)
     assert meter.energy is None

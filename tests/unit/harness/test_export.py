@@ -116,7 +116,7 @@ def test_a_folder_of_runs_becomes_runs_of_an_experiment_once(runs, store):
     assert export(found, store, "another").known == 0
 
 
-def test_a_run_whose_export_was_interrupted_is_made_anew(runs, store, monkeypatch):
+def test_a_run_whose_export_was_interrupted_is_exported_again(runs, store, monkeypatch):
     found = runs_in(runs)[:1]
 
     def stopped(*_args, **_named):
@@ -137,7 +137,7 @@ def test_the_command_takes_all_runs_of_the_folder_and_says_what_it_did(runs, sto
     words = ["export", "mlflow", "--runs-dir", str(runs), "--tracking-uri", store]
     done = CliRunner().invoke(app, words, prog_name="harness")
     assert done.exit_code == 0, done.output
-    assert "3 runs added, 0 already there: experiment mlperf in file:" in done.stdout
+    assert "3 runs added, 0 already exported: experiment mlperf in file:" in done.stdout
     one = next(runs.iterdir()).name
     done = CliRunner().invoke(app, [*words, one, "--experiment", "mine", "--json"], prog_name="harness")
     assert json.loads(done.stdout) == {"added": [one], "known": 0, "experiment": "mine", "tracking_uri": store}

@@ -156,7 +156,7 @@ def test_the_engine_that_the_file_was_written_for_wins(three, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["tensorrt", "", "null"])
-def test_a_form_that_is_no_engine_of_this_kind_decides_nothing(three, tmp_path, form):
+def test_a_form_that_names_no_installable_engine_is_ignored(three, tmp_path, form):
     assert fastest(model(tmp_path, float_product(FLOATS), metadata={"engine_form": form})).engine == "openvino"
 
 
@@ -169,7 +169,7 @@ def test_an_engine_that_lacks_a_type_is_not_chosen_even_for_its_own_form(three, 
     assert fastest(half).engine == "onnxruntime"
 
 
-def test_float16_inputs_count_too(tmp_path):
+def test_float16_inputs_also_count(tmp_path):
     proto = float_product(FLOATS)
     proto.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
     assert "float16" in read_arithmetic(model(tmp_path, proto).path).types

@@ -1,4 +1,4 @@
-"""Rooms for what is built: held by a lock, and removed once their process was killed."""
+"""Temporary folders for results in progress: held by a lock, and removed after their process was killed."""
 
 from __future__ import annotations
 

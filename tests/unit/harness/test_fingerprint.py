@@ -142,7 +142,7 @@ def test_names_of_weight_files_are_those_that_onnx_reads(tmp_path):
     [
         ("../weights.bin", "refers to a file outside its folder"),
         ("/dev/zero", "refers to a file outside its folder"),
-        ("other.bin", "other.bin, a file of weights of .*, is missing"),
+        ("other.bin", "other.bin, a weight file of .*, is missing"),
     ],
 )
 def test_weights_that_are_missing_or_elsewhere_are_refused(tmp_path, location, problem):

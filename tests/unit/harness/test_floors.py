@@ -1,4 +1,4 @@
-"""The floor plan: a folder imports only what lies below it, and folders of one floor know nothing of each other."""
+"""The floor plan: a folder imports only from lower floors, and folders of one floor do not import each other."""
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ class TestOffline:
 
 @pytest.mark.parametrize("kind", [Server, MultiStream, SingleStream])
 @pytest.mark.parametrize(("compiling", "least", "most"), [(1.0, 10, 13), (30.0, 3, 5)])
-def test_the_other_scenarios_compile_within_the_time_too(monkeypatch, kind, compiling, least, most):
+def test_the_other_scenarios_also_compile_within_the_time(monkeypatch, kind, compiling, least, most):
     sut = Simulated(lambda shape: 1e-4 * shape.batch, COSTS, compiling=compiling)
     monkeypatch.setattr(base, "time", SimpleNamespace(perf_counter=sut.clock))
     sut.engine.fixed_shapes, sut.engine.settings = True, DeepSparseSettings()
@@ -306,7 +306,7 @@ class TestOneResult:
         assert shared_with_result(settings(options={"streams": "1"})) == Shared()
         assert shared_with_result(settings(rehearsal=False)) == Shared()
 
-    def test_a_performance_run_that_replaces_another_measures_anew(self, settings):
+    def test_a_performance_run_that_replaces_another_measures_again(self, settings):
         self.keep(settings("accuracy"))
         assert shared_with_result(settings("performance", force=True)) == Shared()
         self.keep(settings("performance"))

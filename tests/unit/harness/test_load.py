@@ -1,4 +1,4 @@
-"""What LoadGen would generate is known, and refused if it does not fit, before it starts."""
+"""The queries that LoadGen would generate are known before it starts, and refused if they do not fit."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def test_the_number_of_queries_is_loadgens(load, scenario, text, queries):
 
 
 REFUSED = [
-    ("SingleStream", "*.SingleStream.target_latency = 0.0000001", None, "queries before the test without end"),
-    ("Server", "*.Server.target_qps = 1e12", None, "without end: target_qps is 1e12 in line 1 of"),
+    ("SingleStream", "*.SingleStream.target_latency = 0.0000001", None, "generate queries without end before the test"),
+    ("Server", "*.Server.target_qps = 1e12", None, "before the test: target_qps is 1e12 in line 1 of"),
     (
         "Offline",
         "# a\n*.*.target_qps = 1e9",
@@ -150,7 +150,7 @@ def test_a_line_is_not_obeyed_only_if_it_says_something_else(tmp_path, duration,
         model=SimpleNamespace(benchmark="bert"), scenario="Offline", duration=duration, accuracy=False, official=True
     )
     found = list(sizing.overridden(settings, read_user_conf(path)))
-    assert found == [f"min_duration = 5000 in line 1 of {path} is not used: --duration 6 takes its place."] * named
+    assert found == [f"min_duration = 5000 in line 1 of {path} is not used: --duration 6 replaces it."] * named
 
 
 def test_an_offline_test_of_days_is_refused_once_its_rate_is_known_but_not_what_the_user_counts(load):
@@ -345,8 +345,7 @@ def test_the_machine_is_not_blamed_for_what_others_took(load):
     )
     beside = advice.overloaded(test, ended, None, CoreUse(0.3, 1.6, 0.0, 2))
     assert (
-        "other processes used 1.60 of 2 cores meanwhile, and no target_qps seems to meet the bound beside them"
-        in beside
+        "other processes used 1.60 of 2 cores meanwhile, and with them no target_qps seems to meet the bound" in beside
     )
 
 

@@ -124,7 +124,7 @@ def test_every_builder_of_the_manifests_is_there(monkeypatch):
         ("tiny-fp32", "random", "folder", 0, "folder must end in .onnx"),
     ],
 )
-def test_what_cannot_be_built_is_said_before_anything_is_written(tmp_path, name, weights, output, seed, message):
+def test_an_impossible_build_is_refused_before_anything_is_written(tmp_path, name, weights, output, seed, message):
     with pytest.raises(ConfigError) as raised:
         build(name, weights, tmp_path / output if output else None, seed)
     assert message in str(raised.value)

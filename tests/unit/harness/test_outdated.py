@@ -71,5 +71,5 @@ def test_tests_that_cannot_be_read_or_moved_are_warned_of(tmp_path, capsys):
     assert "cannot be read" in said
     assert others
     for folder in others:
-        assert f"{folder} belongs to the replaced result, and cannot be moved to" in said
+        assert f"{folder} belongs to the replaced result, but cannot be moved to" in said
         assert folder.is_dir()

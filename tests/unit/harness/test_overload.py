@@ -98,7 +98,7 @@ def test_a_short_test_is_left_to_loadgen():
     assert error.value.reached == 5
 
 
-def test_a_late_query_is_never_counted_as_waiting_too():
+def test_a_late_query_is_never_also_counted_as_waiting():
     """Readers take no lock, so they may read between any two updates."""
     seen = []
 

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from honest import ALLOWED, Told, error, told_share
+from forecasts import ALLOWED, Forecast, coverage, error
 
 from harness.host import console
 from harness.host.pace import Pace
@@ -20,17 +20,17 @@ def steps(seconds, amounts=None) -> Steps:
     return list(zip(np.cumsum(seconds).tolist(), np.cumsum(amounts).tolist(), strict=True))
 
 
-def drive(work: Steps, every: float | None = None) -> tuple[list[Told], float]:
+def drive(work: Steps, every: float | None = None) -> tuple[list[Forecast], float]:
     """What a pace says between and after the steps of ``work``, and how long it took."""
     lasted, total = work[-1]
-    pace, done, told = Pace(0.0), 0, []
+    pace, done, forecasts = Pace(0.0), 0, []
     for now in np.arange(0, lasted, every or lasted / 400):
         while work[done][0] <= now:
             pace.note(work[done][0], work[done][1])
             done += 1
         if (left := pace.left(float(now), total)) is not None:
-            told.append(Told(float(now), left))
-    return told, lasted
+            forecasts.append(Forecast(float(now), left))
+    return forecasts, lasted
 
 
 NOISE = random.Random(7)
@@ -49,27 +49,27 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_time_left_is_right_after_the_first_tenth(name):
-    told, lasted = drive(RUNS[name])
-    assert error(told, lasted) <= ALLOWED
-    assert told_share(told, lasted) >= 0.85
+    forecasts, lasted = drive(RUNS[name])
+    assert error(forecasts, lasted) <= ALLOWED
+    assert coverage(forecasts, lasted) >= 0.85
 
 
 def test_a_change_that_nobody_could_foresee_is_soon_known():
     """Half as fast from 100 s on, of 300 s: the time left was a half of what it became."""
-    told, lasted = drive(steps([1.0] * 100 + [2.0] * 100))
-    assert error([each for each in told if each.at < 100], lasted) == pytest.approx(0.5, abs=0.01)
-    assert error([each for each in told if each.at > 160], lasted) <= ALLOWED
+    forecasts, lasted = drive(steps([1.0] * 100 + [2.0] * 100))
+    assert error([each for each in forecasts if each.at < 100], lasted) == pytest.approx(0.5, abs=0.01)
+    assert error([each for each in forecasts if each.at > 160], lasted) <= ALLOWED
 
 
 def test_the_mean_of_the_whole_time_would_not_be():
     """The estimate that this one replaced, on the run that shows why."""
     work = RUNS["a first step that compiles"]
     lasted, total = work[-1]
-    mean = [Told(at, at * (total - done) / done) for at, done in work]
+    mean = [Forecast(at, at * (total - done) / done) for at, done in work]
     assert error(mean, lasted) > 1.0
 
 
-def test_nothing_is_said_before_two_steps_and_without_an_advance():
+def test_no_time_is_given_before_two_steps_and_without_an_advance():
     pace = Pace(10.0, done=5)
     assert pace.left(11.0, 9) is None
     pace.note(12.0, 6)

@@ -16,10 +16,10 @@ from submission_tree import SCENARIOS, SYSTEM, SYSTEM_JSON, put, put_result
 
 from harness.errors import CheckFailed, ConfigError
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
-from harness.results.digests import sealed
+from harness.results.digests import with_digests
 from harness.results.layout import LAYOUTS, Classic, Scene
 from harness.results.record import Record, read_record, reference
-from harness.rules.limits import KEPT
+from harness.rules.limits import KEPT_BYTES
 from harness.rules.rounds import RULES, find_round
 from harness.submission.check import check, examine
 from harness.submission.infer import infer
@@ -173,7 +173,7 @@ def seal(folder: Path) -> None:
     """Add the digests to the record of a test."""
     found = read_record(folder)
     assert found
-    put(folder / "run.json", json.dumps(sealed(found, folder)))
+    put(folder / "run.json", json.dumps(with_digests(found, folder)))
 
 
 EDITS = {
@@ -192,17 +192,17 @@ EDITS = {
 
 
 @pytest.fixture(scope="module")
-def sealed_runs(tmp_path_factory):
-    tree = make_runs(tmp_path_factory.mktemp("sealed"))
+def runs_with_digests(tmp_path_factory):
+    tree = make_runs(tmp_path_factory.mktemp("digests"))
     for path in tree.root.rglob("run.json"):
         seal(path.parent)
     return tree
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_a_file_that_was_edited_after_the_run_is_refused_by_name(tmp_path, sealed_runs, name):
+def test_a_file_that_was_edited_after_the_run_is_refused_by_name(tmp_path, runs_with_digests, name):
     test, file = EDITS[name]
-    source = sealed_runs
+    source = runs_with_digests
     folders = {"performance": source.performance(SCENE), "accuracy": source.accuracy(SCENE)}
     folder = folders.get(test) or source.compliance(SCENE, test) / "performance" / "run_1"
     path = (folder / file).resolve()
@@ -217,22 +217,22 @@ def test_a_file_that_was_edited_after_the_run_is_refused_by_name(tmp_path, seale
         path.unlink() if before is None else path.write_bytes(before)
 
 
-def test_the_advice_of_an_edited_file_helps(tmp_path, sealed_runs):
-    log = sealed_runs.performance(SCENE) / DETAIL
+def test_the_advice_of_an_edited_file_helps(tmp_path, runs_with_digests):
+    log = runs_with_digests.performance(SCENE) / DETAIL
     original = log.read_bytes()
     log.unlink()
     try:
         with pytest.raises(
             CheckFailed, match=r"it was removed after the run.*Restore the original file, or run the test"
         ):
-            run(sealed_runs, tmp_path / "out")
+            run(runs_with_digests, tmp_path / "out")
     finally:
         log.write_bytes(original)
-    assert not select_runs(resolve(PackageRequest(**wanted(sealed_runs, tmp_path / "out")))).problems
+    assert not select_runs(resolve(PackageRequest(**wanted(runs_with_digests, tmp_path / "out")))).problems
 
 
-def test_our_own_results_are_checked_for_edits(tree, sealed_runs, capsys):
-    assert run_check(CheckRequest(root=sealed_runs.root)) == 0
+def test_our_own_results_are_checked_for_edits(tree, runs_with_digests, capsys):
+    assert run_check(CheckRequest(root=runs_with_digests.root)) == 0
     assert "no file was edited since its test: 18 recorded tests. Make" in capsys.readouterr().out
     assert run_check(CheckRequest(root=tree.root)) == 0
     printed = capsys.readouterr().out
@@ -253,8 +253,8 @@ def test_our_own_results_are_checked_for_edits(tree, sealed_runs, capsys):
 
 
 @pytest.mark.parametrize("options", [{"checkout": Path("nowhere")}, {"clone": True}])
-def test_the_official_checkers_are_not_run_on_our_own_results(sealed_runs, capsys, options):
-    assert run_check(CheckRequest(root=sealed_runs.root, **options)) == 0
+def test_the_official_checkers_are_not_run_on_our_own_results(runs_with_digests, capsys, options):
+    assert run_check(CheckRequest(root=runs_with_digests.root, **options)) == 0
     assert "the official checkers were not run:" in capsys.readouterr().err
 
 
@@ -365,7 +365,7 @@ def test_accuracy_logs_are_truncated_and_their_hash_is_that_of_the_whole(tmp_pat
     full = (tree.accuracy(scene) / ACCURACY).read_bytes()
     folder = made.folder / "results" / SYSTEM / "bert-99" / "Offline" / "accuracy"
     cut = (folder / ACCURACY).read_bytes()
-    assert cut == full[:KEPT] + b"\n\n...\n\n" + full[-KEPT:]
+    assert cut == full[:KEPT_BYTES] + b"\n\n...\n\n" + full[-KEPT_BYTES:]
     assert f"hash={hashlib.sha256(full).hexdigest()}" in (folder / "accuracy.txt").read_text()
     assert truncated(b"[]") == b"[]"
 
@@ -490,7 +490,7 @@ def test_unfit_runs_are_not_packaged(tmp_path, tree, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"round_name": "v5.1"}, r"seeds of v6.1, and a submission to v5.1 needs its own: install LoadGen 5.0.22"),
+        ({"round_name": "v5.1"}, r"seeds of v6.1, but a submission to v5.1 needs its own: install LoadGen 5.0.22"),
         ({"round_name": "v7"}, "unknown round"),
         ({"division": "shut"}, "choose closed or open"),
         ({"submitter": "A/B"}, "is not a valid submitter name"),
@@ -504,7 +504,7 @@ def test_a_wrong_name_is_one_sentence(tmp_path, tree, changes, message):
 
 
 @pytest.mark.slow
-def test_a_model_that_says_too_little_is_told_by_a_person(tmp_path, tree):
+def test_a_person_adds_the_facts_that_a_model_lacks(tmp_path, tree):
     silent = record("resnet50", "performance")["model"] | {"weight_transformations": "unknown"}
     for scenario in SCENARIOS["resnet50"]:
         change(tree.performance(Scene(SYSTEM, "resnet50", scenario)), model=silent)

@@ -172,9 +172,7 @@ def flat(text: str) -> str:
 def test_a_missing_compliance_test_matters_only_in_closed(tree):
     shutil.rmtree(tree.compliance(SCENE, "TEST04"))
     (sentence,) = selected(tree, "closed").left_out
-    assert re.search(
-        "is missing: do the test TEST04 with `make submission DIVISION=closed .*SCENARIOS=Offline", sentence
-    )
+    assert re.search("is missing: run TEST04 with `make submission DIVISION=closed .*SCENARIOS=Offline", sentence)
     assert not selected(tree).left_out
 
 
@@ -254,7 +252,7 @@ def test_the_code_of_an_engine_from_outside_is_packaged(tmp_path, monkeypatch):
     found, missing = engine_sources(outside("not_here_j:Mine"))
     assert not found
     assert missing == [
-        "the code of engine not_here_j:Mine belongs into the package, but there is no module not_here_j: set "
+        "the code of engine not_here_j:Mine belongs in the package, but module not_here_j is not found: set "
         "PYTHONPATH to the folder that contains it."
     ]
 

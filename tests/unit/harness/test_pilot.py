@@ -109,7 +109,7 @@ def test_a_rate_that_holds_stays(estimate):
     assert "less" not in found.how
 
 
-def test_a_rate_that_does_not_hold_is_lowered_until_one_does_and_the_reason_is_told(estimate):
+def test_a_rate_that_does_not_hold_is_lowered_until_one_does_and_the_reason_is_shown(estimate):
     found, tried = estimate(lambda rate: 5 if rate > 30 else 0)
     assert [rate for rate, _, _ in tried] == pytest.approx([50, 35, 24.5])
     assert found.value == found.per_second == pytest.approx(24.5)

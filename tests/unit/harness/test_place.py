@@ -1,4 +1,4 @@
-"""Trees that are named a level too high or too low, as a tarball, or with another round: one sentence each."""
+"""A wrong tree as the argument: a level too high or too low, a tarball, or another round; each is one sentence."""
 
 from __future__ import annotations
 

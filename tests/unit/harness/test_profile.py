@@ -78,7 +78,7 @@ def test_the_files_of_onnx_runtimes_profiler_are_removed(model, tmp_path, monkey
     assert not engine._folder.exists()
 
 
-def test_events_before_the_recording_and_those_that_are_no_nodes_are_left_out():
+def test_events_before_the_recording_and_those_that_are_not_nodes_are_left_out():
     def event(name: str, ts: int, dur: int, **args: object) -> dict[str, object]:
         return {"name": name, "ts": ts, "dur": dur, "args": args}
 
@@ -111,15 +111,15 @@ def test_operators_are_summed_and_the_ten_slowest_nodes_listed():
 
 def test_batches_are_chosen_evenly_and_as_many_as_the_time_allows():
     recorder = Recorder()
-    assert recorder.some(5.0, 4, 16) == []
+    assert recorder.sample_shapes(5.0, 4, 16) == []
     for number in range(100):
         work = Work([number], np.array([number]), Shape(1 + number // 50, 100 - number), ())
         recorder.answered(float(number), number + 0.5, work, 1)
-    chosen = recorder.some(5.0, 4, 16)  # of half a second each
+    chosen = recorder.sample_shapes(5.0, 4, 16)  # of half a second each
     assert [shape.length for shape in chosen] == list(range(95, 0, -10))
     assert (chosen[0].batch, chosen[-1].batch) == (1, 2)
-    assert len(recorder.some(0.1, 4, 16)) == 4
-    assert len(recorder.some(500.0, 4, 16)) == 16
+    assert len(recorder.sample_shapes(0.1, 4, 16)) == 4
+    assert len(recorder.sample_shapes(500.0, 4, 16)) == 16
 
 
 def test_a_batch_is_filled_with_the_longest_samples_that_fit():

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from honest import ALLOWED, error, said, told_share
+from forecasts import ALLOWED, coverage, error, forecasts_at
 
 from harness.host import console
 from harness.running.load import Load
@@ -46,8 +46,8 @@ def test_server_shows_the_planned_time_and_the_percentile_against_the_bound():
 def shown(seen: Outlook, at, lasted: float) -> tuple[float, float]:
     """The worst error of the time left, and the share of the time in which one is shown; ``at`` gives the counters."""
     moments = np.arange(0.25, lasted, max(lasted / 2000, 0.25))
-    told = said(lambda now: seen.view(at(now), BEGAN + now).left, moments)
-    return error(told, lasted), told_share(told, lasted)
+    forecasts = forecasts_at(moments, lambda now: seen.view(at(now), BEGAN + now).left)
+    return error(forecasts, lasted), coverage(forecasts, lasted)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def shown(seen: Outlook, at, lasted: float) -> tuple[float, float]:
         (MultiStream, 600.0, 662, np.random.default_rng(4).gamma(16, 0.125, 662)),
     ],
 )
-def test_a_stream_ends_when_it_is_said_to(scenario, seconds, least, took):
+def test_a_stream_ends_when_its_progress_says(scenario, seconds, least, took):
     ends = np.cumsum(took)
     lasted = float(max(seconds, ends[least - 1]))
     test = load(scenario, seconds=seconds, least=least, per_second=8.0)
@@ -77,7 +77,7 @@ def test_a_stream_ends_when_it_is_said_to(scenario, seconds, least, took):
 
 @pytest.mark.parametrize(("seconds", "least", "rate"), [(60.0, 1, 20.0), (20.0, 1001, 10.0), (20.0, 459, 15.0)])
 @pytest.mark.parametrize("seed", range(4))
-def test_server_ends_when_it_is_said_to(seconds, least, rate, seed):
+def test_server_ends_when_its_progress_says(seconds, least, rate, seed):
     """Also where the number of queries decides, which come at random: 459 of them within some 5 %."""
     arrivals = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, int(4 * max(rate * seconds, least))))
     last = max(least, int(np.searchsorted(arrivals, seconds)))
@@ -125,7 +125,7 @@ def compiled(shape: Shape, seen: set[Shape]) -> float:
 @pytest.mark.parametrize("streams", [1, 3])
 @pytest.mark.parametrize("took", [lambda shape, seen: pace(shape), compiled], ids=["known", "compiling"])
 @pytest.mark.parametrize("count", [400, 4000])
-def test_a_query_whose_long_samples_run_first_ends_when_it_is_said_to(accuracy, streams, took, count):
+def test_a_query_whose_long_samples_run_first_ends_when_its_progress_says(accuracy, streams, took, count):
     """Of three batches at once, each is a third slower than alone in the warm-up."""
     lengths = np.random.default_rng(1).integers(20, 384, count)
     batches = DynamicPlanner(16, 3000).plan(lengths)
@@ -189,7 +189,7 @@ def test_counts_and_percentage_are_of_the_same_unit():
     )
 
 
-def test_nothing_is_said_of_the_time_left_before_the_first_batch_is_done():
+def test_no_time_left_is_shown_before_the_first_batch_is_done():
     assert outlook(load(Offline, rate=10.0)).view(Counters(began=100.0, issued=400, real=400), 110.0).left is None
 
 

@@ -50,7 +50,7 @@ def test_the_sparsity_is_that_asked_for_in_whole_blocks(way, outputs, inputs, bl
     assert np.isfinite(sparse).all()
 
 
-def test_magnitude_takes_the_blocks_of_least_square_sum_and_leaves_the_others():
+def test_magnitude_removes_the_blocks_of_smallest_square_sum_and_keeps_the_others():
     weight = np.array([[3, 0.1, 1, 1, 9], [0.5, 0.5, -2, 2, 0.01]], np.float32)
     expected = [[3, 0.1, 0, 0, 9], [0, 0, -2, 2, 0.01]]
     np.testing.assert_array_equal(prune.magnitude(weight, 0.4, 2), np.float32(expected))
@@ -130,7 +130,7 @@ def test_second_order_loses_less_than_magnitude(block, share):
 
 
 def test_second_order_removes_what_another_input_can_replace():
-    """Two inputs that are the same: one of their weights goes first, however large, and the other takes its part."""
+    """Two equal inputs: one of their weights is removed first, however large, and the other takes over its part."""
     x = normal(1, 400, 6, scale=1.0)
     x[:, 1] = x[:, 0]
     weight = np.float32([[2, 2, 1, 1, 1, 1]])

@@ -252,7 +252,7 @@ def test_the_bias_of_a_gemm_is_added_in_int32():
         [node("Mul", "m b", "y")],
     ],
 )
-def test_what_is_no_bias_is_not_absorbed(tail):
+def test_only_a_bias_is_absorbed(tail):
     model = after(tail, rows=normal(5, 40, 6))
     assert tails(agrees(model, ROWS)) == {"m": PLAIN}
 
@@ -496,7 +496,7 @@ def test_an_output_of_the_graph_that_a_convolution_reads():
     agrees(model, PIXELS)
 
 
-def test_an_input_of_the_graph_that_others_read_too():
+def test_an_input_of_the_graph_that_others_also_read():
     model = conv([node("Add", "x c", "y")], more={"k": normal(1, 3, 3, 3, 3), "b": normal(2, 3)})
     found = agrees(model, PIXELS)
     assert [value.name for value in found.graph.input] == ["x"]

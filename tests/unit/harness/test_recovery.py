@@ -133,7 +133,7 @@ def test_a_row_is_measured_once_and_then_read(measure):
     assert len(measure.runs) == 4
 
 
-def test_a_row_is_measured_anew_when_what_it_depends_on_changes(measure, monkeypatch):
+def test_a_row_is_measured_again_when_what_it_depends_on_changes(measure, monkeypatch):
     measure.call()
     measure.call(seconds=2.0)
     measure.call(options=["precision=f32"])

@@ -116,7 +116,7 @@ def test_the_logs_and_the_timeline_of_an_official_run_find_each_other(tmp_path):
     [
         ([], "there is no finished run in"),
         (["20261125"], ": there are none to choose from."),
-        (["a", "--last", "2"], "--last cannot be combined with names of runs: drop one of them."),
+        (["a", "--last", "2"], "--last cannot be combined with names of runs: omit one of them."),
         (["--format", "pdf"], "unknown format 'pdf'"),
         (["."], "contains no run.json: give the folder of a finished run."),
     ],

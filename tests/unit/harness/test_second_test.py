@@ -1,4 +1,4 @@
-"""The second test after one that missed the bound at a rate of the harness's own."""
+"""The second test after one that missed the bound at a rate that the harness chose."""
 
 from __future__ import annotations
 

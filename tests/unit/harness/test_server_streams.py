@@ -165,7 +165,7 @@ def test_another_run_of_the_result_decides(machine, caplog):
     assert with_streams(found, None) == found
     assert not caplog.records
     assert with_streams(found, 7) == found
-    assert "used 7 streams, which are not possible here" in caplog.text
+    assert "used 7 streams, which is not possible here" in caplog.text
     assert with_streams([EngineSettings()], 2) == [EngineSettings()]
 
 

@@ -491,7 +491,7 @@ def test_an_archive_of_another_model_does_not_stand_for_its_mirror(site, folder,
     assert names(folder) == ["tiny-fp32.json", "tiny-fp32.onnx"]
 
 
-def test_a_file_whose_name_tells_nothing_may_be_the_model(site, folder, know):
+def test_a_file_with_any_name_may_be_the_model(site, folder, know):
     know(site.url.replace("model.onnx", "download"), sha256=SHA)
     fetch("tiny-fp32")
     assert (folder / "tiny-fp32.onnx").read_bytes() == MODEL
@@ -666,7 +666,7 @@ def test_the_script_for_sparsezoo_prints_where_the_model_is(monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize("way", ["no package", "no network", "no answer"])
-def test_sparsezoo_that_is_gone_says_what_to_do_instead(folder, know, monkeypatch, way):
+def test_for_sparsezoo_which_was_shut_down_the_error_says_what_to_do(folder, know, monkeypatch, way):
     def run(command: list[str], **_: object) -> SimpleNamespace:
         if way == "no answer":
             raise subprocess.TimeoutExpired(command, 1)
@@ -728,7 +728,7 @@ def sparse_model() -> ModelProto:
     return model
 
 
-def test_show_tells_what_is_in_a_file(folder, tmp_path):
+def test_show_describes_a_file(folder, tmp_path):
     path = tmp_path / "sparse.onnx"
     path.write_bytes(sparse_model().SerializeToString())
     facts = asdict(describe(str(path)))

@@ -1,4 +1,4 @@
-"""Messages that advise a command or an edit: whoever takes the advice succeeds."""
+"""Messages that advise a command or an edit: following the advice succeeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A child that reports its own outcome, and dies in every way; no engine and no LoadGen."""
+"""A child process that reports its own outcome and dies in every way, without engine and LoadGen."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_child_that_dies_before_its_result_is_in_place_has_none(tmp_path, capf
     assert "was killed; the machine has probably run out of memory. Nothing was kept." in capfd.readouterr().err
 
 
-def test_a_result_that_was_removed_before_the_end_is_not_said_to_be_there(tmp_path, capfd):
+def test_a_result_that_was_removed_before_the_end_is_not_claimed_to_exist(tmp_path, capfd):
     assert outcome(publishes, tmp_path, "removes") == 1
     err = capfd.readouterr().err
     assert (

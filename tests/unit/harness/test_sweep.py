@@ -20,7 +20,7 @@ FILE = 'engine = "null"\nscenario = ["Offline", "Server"]\nsamples = 8\n[set]\ns
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A project of one's own with a run file."""
+    """A project folder with a run file."""
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     (tmp_path / "s.toml").write_text(FILE + f"[[run]]\nruns-dir = '{tmp_path}/runs'\n")
     return tmp_path
@@ -95,9 +95,10 @@ def test_times_follow_what_the_tests_most_alike_took(place, tests, monkeypatch):
     assert "Server, streams 2: about 40 s VALID" in err  # Server with 1 took 40 s, and nothing else remains
 
 
-def test_an_interrupted_sweep_continues_and_a_new_value_is_measured_alone(place, tests):
+@pytest.mark.parametrize("signalled", [129, 130])  # SIGHUP, as when the terminal is closed, and Ctrl-C
+def test_an_interrupted_sweep_continues_and_a_new_value_is_measured_alone(place, tests, signalled):
     made, codes = tests
-    codes[2] = 130
+    codes[2] = signalled
     code, out, err = harness(place)
     assert (code, out) == (130, "")
     assert "2 of 4 tests are kept; the same command continues there" in err
@@ -129,7 +130,7 @@ def test_failures_do_not_stop_the_others_and_are_repeated_on_request(place, test
 
 
 @pytest.mark.parametrize("unreadable", [False, True])
-def test_a_result_that_is_gone_or_unreadable_is_to_do_again(place, tests, unreadable):
+def test_a_missing_or_unreadable_result_is_to_do_again(place, tests, unreadable):
     assert harness(place)[0] == 0
     record = min((place / "runs").glob("*-Offline-*")) / "run.json"
     record.unlink()
@@ -166,7 +167,7 @@ def test_a_test_that_cannot_be_is_named_before_anything_runs(place, tests):
     assert "s.toml, test with scenario Offline, stream 1: unknown option 'stream' for engine null" in message
 
 
-def test_a_damaged_journal_is_said_and_replaced(place, tests):
+def test_a_damaged_journal_is_reported_and_replaced(place, tests):
     assert harness(place)[0] == 0
     journal = place / "build" / "sweeps" / "s" / "journal.json"
     journal.write_text("{")
@@ -213,7 +214,7 @@ def test_a_file_with_one_test_has_no_options_of_sweeps(place, tests, option):
 
 def test_options_of_sweeps_need_a_file():
     done = CliRunner().invoke(app, ["run", "--retry"], prog_name="harness")
-    assert "--dry-run, --retry and --fresh are for run files" in str(done.exception)
+    assert "--dry-run, --retry and --fresh need a run file" in str(done.exception)
 
 
 @pytest.mark.slow

@@ -151,7 +151,7 @@ def test_a_server_of_two_sockets(server):
     ]
 
 
-def test_cores_of_several_dies_are_told_apart(fake):
+def test_cores_of_several_dies_are_distinguished(fake):
     for number in range(4):
         fake.cpu(number, 0, number % 2, [], die=number // 2)
     assert describe_machine_of(fake)["host_processor_core_count"] == "4"
@@ -211,7 +211,7 @@ def test_a_virtual_machine_does_not_know_its_disks(server):
     assert found["hw_notes"] == "virtual machine"
 
 
-def test_memory_modules_are_told_to_root_alone(server):
+def test_only_root_sees_memory_modules(server):
     for slot in range(8):
         server.module(slot, 65536)
     server.module(8, 0)  # an empty slot

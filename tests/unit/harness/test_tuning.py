@@ -220,7 +220,7 @@ def test_where_all_measurements_were_disturbed_the_fastest_counts_and_a_warning_
     found = tuning(scenario, *(Measured(score=1, value=value, lost=0.3) for value in (20, 30)))
     assert found.value({}) == 30
     # The rate of Server is confirmed afterwards.
-    assert ("runs may be INVALID since target_qps makes them too short" in capsys.readouterr().err) == (
+    assert ("this target_qps may make runs too short, and so INVALID" in capsys.readouterr().err) == (
         scenario == "Offline"
     )
 

@@ -54,7 +54,7 @@ def test_a_system_that_does_not_show_its_processors_has_no_reading(tmp_path, mon
         },
     ],
 )
-def test_a_limited_control_group_is_read_too(tmp_path, monkeypatch, group):
+def test_a_limited_control_group_is_also_read(tmp_path, monkeypatch, group):
     monkeypatch.setattr(usage, "usable", lambda: frozenset({0, 1}))
     put(tmp_path, proc__stat=STAT, **group)
     assert reading(tmp_path).group == 2.5
@@ -84,7 +84,7 @@ def test_a_container_loses_its_part_of_what_the_host_takes():
     assert not found.disturbed
 
 
-def test_odd_counters_are_no_reading_and_no_failure(monkeypatch):
+def test_odd_counters_give_no_reading_and_no_failure(monkeypatch):
     def odd(*_):
         raise ValueError("not enough values to unpack")
 

@@ -126,7 +126,7 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, save):
         read(tmp_path, "b")
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path, save):
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path, save):
     with pytest.raises(ConfigError, match=r"there is no checkpoint .*nothing"):
         Checkpoint(tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"contains no model\.safetensors"):

@@ -1,4 +1,4 @@
-"""Ways to write a good tree that both official checkers accept; `harness check` must accept them, too."""
+"""Ways to write a good tree that both official checkers accept; `harness check` must also accept them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A web server whose misbehaviour is set by the tests."""
+"""A web server that misbehaves as a test demands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTENT = random.Random(1).randbytes(700_001)
 
 
 class Site(ThreadingHTTPServer):
-    """A web server whose misbehaviour is set by its attributes; `log` and `paths` hold what each request asked."""
+    """A web server that misbehaves as its attributes say; `log` and `paths` record each request."""
 
     daemon_threads = True
 

@@ -182,7 +182,7 @@ def test_zeros_do_not_hide_the_type_of_the_others(bench, dtype):
     ("pair", "dtype"),
     [("<ii", "int32"), ("<ff", "float32"), ("<if", "int32"), ("<fi", "float32")],
 )
-def test_pairs_of_4_bytes_are_no_int64(bench, pair, dtype):
+def test_pairs_of_4_bytes_are_not_int64(bench, pair, dtype):
     bench.write([struct.pack(pair, label, 7) for label in bench.labels])
     assert (bench.score().dtype, bench.score().good) == (dtype, 10)
 
@@ -259,7 +259,7 @@ def test_a_type_that_is_plainly_another_is_refused_with_the_right_one(bench, act
     assert "qsl_idx" in str(error.value)
 
 
-def test_minus_one_as_int32_is_no_nan_but_another_type(bench):
+def test_minus_one_as_int32_is_not_a_nan_but_another_type(bench):
     bench.write_values([-1] * 10, "int32")
     assert (bench.score().dtype, bench.score().good) == ("int32", 0)
     with pytest.raises(CheckFailed, match="--dtype int32 would fit"):
@@ -420,7 +420,7 @@ def test_no_model_is_taken_for_a_shifted_one(thousand, seed, kind, samples):
     assert thousand.score(samples=samples, dtype="float32").shift == 0
 
 
-def test_one_label_for_images_of_its_neighbour_alone_is_no_shift(tmp_path):
+def test_one_label_for_images_of_its_neighbour_alone_is_not_a_shift(tmp_path):
     bench = Bench(tmp_path)
     bench.write_labels([6] * 200)
     bench.write_values([5] * 200)
@@ -464,7 +464,7 @@ def test_the_command(bench, tmp_path):
 
 
 @pytest.mark.parametrize("options", [[], ["--verbose"]])
-def test_a_reader_that_has_seen_enough_is_no_failure(thousand, options):
+def test_a_reader_that_stops_early_is_not_a_failure(thousand, options):
     thousand.write_values([*thousand.labels[:600], *[0] * 400])
     command = [sys.executable, "-m", "resnet50.accuracy", *thousand.args(*options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:

@@ -221,7 +221,7 @@ def test_images_without_a_single_meaning_are_refused(data, problem):
         (b"\xff\xd8 or not", "not an image that Pillow can read"),
     ],
 )
-def test_what_is_no_whole_image_is_refused_with_the_reason(data, reason):
+def test_an_incomplete_image_is_refused_with_the_reason(data, reason):
     with pytest.raises(ValueError, match=reason):
         pixels(data, PROFILES["mlperf"])
 

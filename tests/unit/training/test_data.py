@@ -47,7 +47,7 @@ def test_a_batch_has_no_sample_twice(count, batch):
     assert used.min() > 0
 
 
-def test_nothing_to_train_on_is_said():
+def test_missing_training_data_is_reported():
     with pytest.raises(ConfigError, match="at least one"):
         order(0, 4, 0, 0)
 

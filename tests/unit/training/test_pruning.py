@@ -220,7 +220,7 @@ def _gradient_under_masks(module: GraphModule, pruner: Pruner) -> list[torch.Ten
     return [pruner.gradients()[output][~mask] for output, mask in pruner.masks.items()]
 
 
-def test_acdc_masks_return_in_dense_phases_and_are_chosen_anew() -> None:
+def test_acdc_masks_return_in_dense_phases_and_are_chosen_again() -> None:
     network = Network(convnet())
     module = GraphModule(network)
     pruning = _pruning("acdc", begin=2, end=10, every=2, scope="layer", initial=0.0)

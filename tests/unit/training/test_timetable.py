@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from honest import ALLOWED, Told, error, told_share
+from forecasts import ALLOWED, Forecast, coverage, error
 
 from harness.training.history import History, Score
 from harness.training.recipe import Pruning, Recipe, read_recipe
@@ -38,9 +38,9 @@ class Training:
     slower_from: int = 10**9
     """Step from which each takes a quarter longer."""
 
-    def run(self) -> tuple[list[Told], float, list[int]]:
-        """What was said, the seconds in all, and the steps that were scored."""
-        self.now, self.ends, scored, told = 0.0, [], [], []
+    def run(self) -> tuple[list[Forecast], float, list[int]]:
+        """The forecasts, the seconds in all, and the steps that were scored."""
+        self.now, self.ends, scored, forecasts = 0.0, [], [], []
         layers = self.recipe.pruning.method == "layer-wise"
         table = Timetable(
             self.recipe,
@@ -60,7 +60,7 @@ class Training:
                 for part in range(parts):
                     self.now += self.choice / parts
                     table.choosing((part + 1) / parts if layers else None)
-                    told.append((self.now, table.left))
+                    forecasts.append((self.now, table.left))
             table.prepared(step)
             if step == STEPS:
                 break
@@ -69,7 +69,7 @@ class Training:
             self.now += took
             table.stepped(step + 1, took)
             self.ends.append(self.now)
-            told.append((self.now, table.left))
+            forecasts.append((self.now, table.left))
             if step + 1 < STEPS:
                 if table.score_is_due:
                     self._take(table.scored, self.score)
@@ -77,7 +77,7 @@ class Training:
                 if table.save_is_due:
                     self._take(table.saved, self.save)
         self.now += self.score + self.save
-        return [Told(at, left) for at, left in told if left is not None], self.now, scored
+        return [Forecast(at, left) for at, left in forecasts if left is not None], self.now, scored
 
     def _take(self, end, seconds: float) -> None:
         self.now += seconds
@@ -105,16 +105,16 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_time_left_is_right_after_the_first_tenth(name):
-    told, lasted, _ = RUNS[name].run()
-    assert error(told, lasted) <= ALLOWED
-    assert told_share(told, lasted) >= 0.9
+    forecasts, lasted, _ = RUNS[name].run()
+    assert error(forecasts, lasted) <= ALLOWED
+    assert coverage(forecasts, lasted) >= 0.9
 
 
-def test_steps_alone_would_not_tell_it():
+def test_steps_alone_would_not_show_it():
     """What was shown before: the mean time of the steps so far, with all that was done between them."""
     training = RUNS["choices of minutes"]
     _, lasted, _ = training.run()
-    mean = [Told(at, at / step * (STEPS - step)) for step, at in enumerate(training.ends, start=1)]
+    mean = [Forecast(at, at / step * (STEPS - step)) for step, at in enumerate(training.ends, start=1)]
     assert error(mean, lasted) > ALLOWED
 
 

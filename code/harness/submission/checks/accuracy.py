@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.results.layout import SCORES
-from harness.rules.limits import CUT, KEPT
+from harness.rules.limits import CUT_MARK, KEPT_BYTES
 from harness.submission.checks.answers import check_answers
 from harness.submission.checks.log import check_summary, check_test, read_log
 from harness.submission.checks.performance import EXTRA, small
@@ -135,12 +135,12 @@ def _log(tree: Tree, path: str, digest: str | None) -> Findings[None]:
     content = tree.read(path)
     if content is None:
         return
-    middle = content[KEPT : KEPT + len(CUT)]
+    middle = content[KEPT_BYTES : KEPT_BYTES + len(CUT_MARK)]
     if not content.startswith(b"[") or not content.rstrip().endswith(b"]"):
         yield Problem(path, "it does not start with [ and end with ]: it was cut off or edited", _AGAIN)
-    elif middle == CUT:
-        if len(content) != 2 * KEPT + len(CUT):
-            what = f"it is truncated to {len(content)} bytes instead of {2 * KEPT + len(CUT)}"
+    elif middle == CUT_MARK:
+        if len(content) != 2 * KEPT_BYTES + len(CUT_MARK):
+            what = f"it is truncated to {len(content)} bytes instead of {2 * KEPT_BYTES + len(CUT_MARK)}"
             yield Problem(path, what, _AGAIN)
         yield from _hashed(path, content, digest)
     elif digest and hashlib.sha256(content).hexdigest() != digest:
@@ -148,13 +148,13 @@ def _log(tree: Tree, path: str, digest: str | None) -> Findings[None]:
 
 
 def _hashed(path: str, content: bytes, digest: str | None) -> Findings[None]:
-    """The hash beside a truncated log must be that of the full log, which is not here: find hashes of anything else."""
+    """The hash beside a truncated log must be that of the full log: recognise hashes that are of something else."""
     others = {
         "the truncated log": content,
-        "both ends of the log": content[:KEPT] + content[-KEPT:],
+        "both ends of the log": content[:KEPT_BYTES] + content[-KEPT_BYTES:],
         "an empty file": b"",
     }
     for name, other in others.items():
         if digest == hashlib.sha256(other).hexdigest():
             what = f"the hash in {SCORES} is that of {name}, not of the full log"
-            yield Problem(path, what, "hash the full log, and truncate it only then, or package it again")
+            yield Problem(path, what, "hash the full log before truncating it, or package it again")

@@ -12,7 +12,7 @@ _CURE = "package the accuracy log of this benchmark"
 
 
 def check_answers(tree: Tree, path: str, rules: Rules | None) -> Findings[None]:
-    """The indices and the sizes of the answers in a log, or in what truncating left of it."""
+    """Check the indices and sizes of the answers in a log, which may be truncated."""
     content = tree.read(path)
     if content is None or rules is None:
         return
@@ -23,7 +23,7 @@ def check_answers(tree: Tree, path: str, rules: Rules | None) -> Findings[None]:
     answers = [(len(match[1]) // 2, bool(match[2]), match[1].strip(b"0")) for match in _DATA.finditer(content)]
     least, most = rules.answer_bytes
     for size, complete, value in answers:
-        # All zeros are no answer of any benchmark.
+        # Zeros alone do not show which benchmark an answer belongs to.
         if size > most or (complete and size < least and value):
             shown = f"{size}" if complete else f"at least {size}"
             what = f"it has answers of {shown} bytes, which are not those of {rules.mapped}: another benchmark's log?"

@@ -173,7 +173,7 @@ def _agreement(path: str, said: Mapping[str, str], log: Log, scenario: type[Scen
 
 
 def _near(text: str | None, value: float) -> bool:
-    """Whether a number is that value, within the six digits of LoadGen's detail log.
+    """Whether the text is that number, within the six digits of LoadGen's detail log.
 
     Server's result has only two decimals in the summary: at one sample per second that is half a percent.
     """

@@ -2,11 +2,10 @@
 
 import re
 
-from harness.rules.rehearsal import REHEARSAL_PREFIX
+from harness.rules.rehearsal import NOTICE_FILE, REHEARSAL_PREFIX
 from harness.submission.description import MARK
 from harness.submission.tree import Findings, Problem, Tree
 
-NOTICE = "NOT-FOR-SUBMISSION.txt"
 _MARKS = re.compile(
     rb"(?i)rehearsal|not[ -]for[ -]submission|random[ -]weights|stand-in"
     rb"|(?<![\w-])null engine|engine[`'\" ]{0,2}[ :=|][ `'\"|]{0,4}null(?![\w-])|- name: null(?![\w-])"
@@ -25,7 +24,7 @@ def check_marks(tree: Tree, code: tuple[str, ...]) -> Findings[None]:
         if any(path == folder or path.startswith(f"{folder}/") for folder in code):
             continue
         name = path.rpartition("/")[2]
-        if name == NOTICE or name.lower().startswith(REHEARSAL_PREFIX):
+        if name == NOTICE_FILE or name.lower().startswith(REHEARSAL_PREFIX):
             yield Problem(path, f"it is not for submission, as its name {name} shows", _CURE, mark=True)
         if entry.kind != "file":
             continue

@@ -18,7 +18,7 @@ from harness.submission.checks.log import read_log
 from harness.submission.tree import Findings, Problem, Tree, printable, read_object, values_of
 
 _MAPPED = {rules.mapped: name for name, rules in RULES.items()}
-"""The names of benchmarks in a mapping, and in the paths of results."""
+"""The benchmarks by the name that a mapping gives them, with the official name that results are filed under."""
 
 _FOLDERS = {name.lower(): name for name in SCENARIOS}
 """Scenarios by the lower-case names of folders that both official checkers accept."""
@@ -198,7 +198,7 @@ def read_mapping(tree: Tree, package: str) -> Findings[dict[str, str]]:
 
 
 def _consistent(path: str, name: str, mapped: str) -> Findings[None]:
-    """A name that is, or shows, one benchmark must not be mapped to another: both official checkers accept that."""
+    """A name that denotes one benchmark must not be mapped to another, which both official checkers would accept."""
     official = name if name in RULES else _MAPPED.get(name)
     shown = official or recognise(name)
     if shown is None or shown == _MAPPED[mapped]:

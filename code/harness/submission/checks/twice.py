@@ -1,4 +1,4 @@
-"""Logs that occur twice: each must be of a test of its own, unless the rules allow to infer one result from another."""
+"""Logs that occur twice: each must come from its own test, unless the rules let one result be inferred from another."""
 
 import hashlib
 import re
@@ -26,7 +26,7 @@ def check_twice(tree: Tree, packages: Iterable[Package]) -> Findings[None]:
 
 
 def _origins(result: Result) -> Iterator[tuple[str, str]]:
-    """The detail logs of a result, each with the place where the log of the measured result would be."""
+    """The detail logs of a result, each with the path that the log of the measured result would have."""
     scene, package = result.scene, result.package
     measured = "/".join((package.path, scene.system, _measured(scene.benchmark), result.measured))
     folders = [result.folder, *(result.test(audit.name).rpartition("/")[0] for audit in result.tests())]
