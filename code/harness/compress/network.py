@@ -84,7 +84,7 @@ class Layer(Multiplication):
 
     @property
     def addend(self) -> str:
-        """What a Conv or Gemm adds to its outputs, its third input; "" if it has none."""
+        """The third input of a Conv or Gemm, which is added to its outputs; "" if there is none."""
         return "".join(self.node.input[2:3])
 
     @property
@@ -176,7 +176,7 @@ class Network:
         return self._by_output[output]
 
     def only_reader(self, name: str) -> NodeProto | None:
-        """The node that reads a tensor, if it reads it once and nothing else does, nor the caller of the graph."""
+        """The node that reads a tensor, if it reads it once and nothing else does, not even the graph's caller."""
         readers = self._readers.get(name, [])
         return readers[0] if len(readers) == 1 else None
 

@@ -1,4 +1,4 @@
-"""Choosing the weights to prune and refitting the others, by magnitude or by second-order information."""
+"""Chooses the weights to prune by magnitude or by second-order information, and refits the others."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Trial:
     """The loss of a dense layer under second-order pruning at increasing sparsity."""
 
     curve: list[tuple[float, float]]
-    """(sparsity, loss) from the zeros that are there to empty. The loss is the squared output error relative to each
+    """(sparsity, loss), from the present zeros to an empty layer. The loss is the squared output error relative to each
     output's variance, averaged over outputs: otherwise outputs with a large variance would hide the others, which still
     matter to what follows, most often a normalisation."""
     weight: NDArray[np.float32]
