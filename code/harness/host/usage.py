@@ -1,7 +1,7 @@
 """Who used the cores: this process, other processes, and a virtual machine's host.
 
-A container sees all processors of its machine, but uses only some of them: those of its affinity, and of them as many
-as its control groups grant. What others use of the rest takes nothing from it.
+A container sees all processors of its machine, but may use only those of its affinity, and of these only as many as its
+control groups grant. Load on the others takes nothing from it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from harness.host.sysfs import number, read
 
 _HERE = Path("/")
 _SHORTEST = 0.3  # seconds: the kernel counts in hundredths
-_CAP = 3.0  # more is not foreseen: a run would take too long if the others stay
+_CAP = 3.0  # maximum gain: with more, a run would take too long if the other load stays
 NOTABLE = 0.05
-"""The share of the cores from which what others take is worth a remark."""
+"""The share of the cores that others must take to be worth a remark."""
 
 
 class Reading(NamedTuple):
@@ -108,7 +108,7 @@ class CoreMeter:
         self.look()
 
     def look(self) -> None:
-        """Read the counters; a system with odd ones has no reading, since no result may be lost for it."""
+        """Read the counters; unreadable ones give no reading, because no result may be lost over them."""
         try:
             self._last = reading()
         except Exception:  # noqa: BLE001
@@ -117,7 +117,7 @@ class CoreMeter:
 
     @property
     def use(self) -> CoreUse | None:
-        """The use meanwhile; None if the time was too short, or the system does not show it."""
+        """The use between the looks; None if the time was too short, or the system does not show it."""
         first, last = self._first, self._last
         long_enough = first and last and last.when - first.when >= _SHORTEST
         try:

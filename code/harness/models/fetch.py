@@ -21,7 +21,7 @@ from harness.catalog.models import Identified, KnownModel, find_model, known_mod
 from harness.errors import ConfigError, MissingDependencyError, RunFailed, did_you_mean
 from harness.graph import check_weights, listing, relative
 from harness.host import console
-from harness.host.download import NotDelivered, download, locked, sha256_of
+from harness.host.download import NotDelivered, download, download_lock, sha256_of
 from harness.host.files import remove_left_over, staging, write_text
 from harness.models.archives import is_archive, unpack
 from harness.models.made import TOOL
@@ -61,7 +61,7 @@ def fetch(name: str, copy: str | None = None) -> Model:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_left_over(target.parent)
-        with locked(target):
+        with download_lock(target):
             if target.exists():
                 console.note(f"{target} already exists: verifying it instead of fetching")
                 model = find_model(name)
