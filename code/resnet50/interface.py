@@ -1,4 +1,4 @@
-"""How a graph takes images and returns classes: from what it declares, or where it leaves that open, by trying."""
+"""How a graph takes images and returns classes: as it declares, or if it leaves that open, by trying."""
 
 from collections.abc import Sequence
 from dataclasses import replace
