@@ -108,7 +108,7 @@ help: ## This list
 	@echo '  CLUSTER    a hosts file, whose machines are one system, or local:2 for two nodes on this machine (docs/cluster.md)'
 	@echo '  CLUSTER_SAMPLES  indices: nodes hold the data set, and samples do not travel   default: data'
 	@echo '  ARGS       further options of the command, such as ARGS=-v, passed unchanged'
-	@echo '  BENCH      for bench, the measurement: engines, offline, scenarios, bert_data, image_data, recording or cluster'
+	@echo '  BENCH      for bench, the measurement: engines, offline, scenarios, bert_data, image_data, recording, cluster or cluster_model'
 	@echo '  A          for compare: a run of build/runs, its folder or its name; repeats separated by commas'
 	@echo '  B          for compare: the run or repeats to compare with A'
 	@echo '  RUNS       for report: names in build/runs, or folders of results/  default: the newest run (ARGS="--last 4")'

@@ -1,16 +1,17 @@
-"""How Offline and Server divide their samples among many nodes: the real schedulers with a simulated clock.
+"""How Offline and Server divide samples among many nodes: the real schedulers with a simulated clock.
 
     python -m benchmarks.cluster_model [--nodes 100,1000] [--seconds S] [--rate R] [--unequal F] [--load L]
 
-Nodes, network and the driver's processor are simulated: a node has streams that compute one batch each, a message takes
-the driver's processor for a time, and a batch takes that of its cost, with noise. What each node says of its rate is
-wrong by some percent, too. Prints for each number of nodes:
-  Offline: samples/s ÷ what all nodes can do; between the first and the last node's end ÷ the test's duration; the time
-  without a parcel ÷ all nodes' time; messages/s; how busy the driver is; the driver's memory per sample in bytes;
+Nodes, network and the driver's processor are simulated: a node has streams that compute one batch each, a message
+occupies the driver's processor for some time, and a batch takes time by its cost, with noise. The rate that
+a node reports is wrong by a few percent. Prints for each number of nodes:
+  Offline: samples/s ÷ the capacity of all nodes; the time between the first and the last node's end ÷ the test's
+  duration; the nodes' time without a parcel ÷ their total time; messages/s; how busy the driver is; the driver's memory
+  per sample in bytes;
   Server: the 99th percentile of the latency at a fraction of that rate, beside that of a mean node without a network;
   how busy the driver is.
 Then, for published rates of a node: how many nodes the driver's processor and its network can feed in Offline, and what
-a simulation of 80 % of the smaller number reaches ÷ what these nodes can do.
+a simulation of 80 % of the smaller number reaches ÷ the capacity of these nodes.
 """
 
 from __future__ import annotations
@@ -40,26 +41,26 @@ from harness.task.sut import Responses
 
 _COSTS = np.clip(np.random.default_rng(0).normal(178, 60, 10_833), 40, 384).astype(np.int64)  # about SQuAD's tokens
 _TOKENS = float(_COSTS.mean())
-_TOLD, _NOISE = 0.05, 0.05  # relative deviation of a rate that a node says, and of a batch's time
+_RATE_ERROR, _NOISE = 0.05, 0.05  # relative deviation of a reported rate, and of a batch's time
 _QUERIES = 200_000  # of Server, at most
 _TOGETHER = 0.0005  # seconds between two messages of Server
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What the driver needs for messages; by default as measured on 2 cores, see docs/cluster.md."""
+    """The cost of messages; by default as measured on 2 cores, see docs/cluster.md."""
 
     message: float = 100e-6
     """Seconds of the driver's processor for a message and its answer."""
     sample: float = 18e-6
     """The same for a sample and its response."""
     latency: float = 0.0003
-    """Seconds of a message on its way."""
+    """Seconds that a message travels."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a node is."""
+    """The size and speed of a node."""
 
     streams: int
     batch: int
@@ -68,14 +69,14 @@ class Machine:
 
     @property
     def table(self) -> CostTable:
-        """Batches save nothing, so that the rate is that of `tokens`."""
+        """The time of batches: larger ones save nothing, so that the rate is always `tokens`."""
         return CostTable(
             {Shape(n, x): n * x * self.streams / self.tokens for n in (1, self.batch) for x in (1, 384)}, fixed=False
         )
 
 
 class World:
-    """The simulated clock, what happens when, and the driver's processor."""
+    """The simulation: its clock, its events, and the driver's processor."""
 
     def __init__(self, costs: Costs, seed: int = 0) -> None:
         self.now, self.costs = 0.0, costs
@@ -87,33 +88,33 @@ class World:
         self._order = count()
 
     def clock(self) -> float:
-        """The time."""
+        """The simulated time in seconds."""
         return self.now
 
     def at(self, when: float, do: Callable[[], None]) -> None:
-        """Do something then."""
+        """Schedule ``do`` for that time."""
         heapq.heappush(self._events, (when, next(self._order), do))
 
     def drive(self, samples: int) -> float:
-        """Half of what the driver needs for a parcel of so many samples; when it is done with it."""
+        """Occupy the driver with half of its work for a parcel of ``samples``; returns when that is done."""
         took = (self.costs.message + self.costs.sample * samples) / 2
         self._free = max(self._free, self.now) + took
         self.busy += took
         return self._free
 
     def run(self) -> None:
-        """Until nothing is left to happen."""
+        """Run until no event is left."""
         while self._events:
             self.now, _, do = heapq.heappop(self._events)
             do()
 
     def noise(self) -> float:
-        """A factor on a batch's time."""
+        """A random factor on a batch's time."""
         return float(1 + _NOISE * (2 * self.rng.random() - 1))
 
 
 class Samples(SampleLibrary):
-    """Costs without a data set."""
+    """A library that only knows costs."""
 
     def __init__(self) -> None:
         super().__init__(len(_COSTS), len(_COSTS))
@@ -123,37 +124,37 @@ class Samples(SampleLibrary):
         return _COSTS[indices]
 
     def collate(self, indices: Integers, shape: Shape) -> Mapping[str, Array]:
-        """Nothing is computed."""
+        """Never called."""
         raise NotImplementedError
 
     pack = carrier = hold = collate  # type: ignore[assignment]
 
 
 class _Simulated:
-    """A link to a node that is simulated."""
+    """A link to a simulated node."""
 
     def __init__(self, name: str, world: World, machine: Machine) -> None:
         self.name, self.world, self.machine = name, world, machine
-        told = machine.tokens * float(world.rng.normal(1, _TOLD))
-        self.ready = _ready(name, told, machine)
+        reported = machine.tokens * float(world.rng.normal(1, _RATE_ERROR))
+        self.ready = _ready(name, reported, machine)
         self.idle = machine.streams
         self._left: dict[int, int] = {}
         self._parcels: dict[int, Parcel] = {}
 
     def open(self, answered: Callable[[Answers], None], failed: Callable[[BaseException], None]) -> None:
-        """Begin."""
+        """Begin a test."""
         self.answered = answered
 
     def send(self, parcel: Parcel) -> None:
-        """A parcel leaves when the driver has time."""
+        """Send a parcel, once the driver has time."""
         self.world.messages += 1
         self.world.at(self.world.drive(len(parcel.ids)) + self.world.costs.latency, lambda: self._arrive(parcel))
 
     def give_up(self) -> None:
-        """Not here."""
+        """Not simulated."""
 
     def load(self, indices: Integers) -> None:
-        """Not here."""
+        """Not simulated."""
 
     def close(self) -> None:
         """Nothing to end."""
@@ -161,9 +162,9 @@ class _Simulated:
     def _arrive(self, parcel: Parcel) -> None:
         self._parcels[parcel.number], self._left[parcel.number] = parcel, len(parcel.ids)
         self.take(parcel)
-        self._go_on()
+        self._start_batches()
 
-    def _go_on(self) -> None:
+    def _start_batches(self) -> None:
         while self.idle and (batch := self.next()):
             self.idle -= 1
             numbers, seconds = batch
@@ -177,7 +178,7 @@ class _Simulated:
                 del self._left[number]
                 parcel = self._parcels.pop(number)
                 self.world.at(self.world.now + self.world.costs.latency, lambda parcel=parcel: self._back(parcel))  # type: ignore[misc]
-        self._go_on()
+        self._start_batches()
 
     def _back(self, parcel: Parcel) -> None:
         n = len(parcel.ids)
@@ -185,16 +186,16 @@ class _Simulated:
         self.world.at(self.world.drive(n), lambda: self.answered(answers))
 
     def take(self, parcel: Parcel) -> None:
-        """A parcel is here."""
+        """Queue a parcel that arrived."""
         raise NotImplementedError
 
     def next(self) -> tuple[Sequence[int], float] | None:
-        """The parcel of each sample of the next batch, and its seconds; None if there is none."""
+        """The parcel number of each sample of the next batch, and the batch's seconds; None if nothing is queued."""
         raise NotImplementedError
 
 
 class OfflineNode(_Simulated):
-    """Batches as the Offline scheduler plans them."""
+    """A node whose batches are those that the Offline scheduler plans."""
 
     def __init__(self, name: str, world: World, machine: Machine) -> None:
         super().__init__(name, world, machine)
@@ -202,14 +203,14 @@ class OfflineNode(_Simulated):
         self._queue: list[tuple[int, int, float]] = []
 
     def take(self, parcel: Parcel) -> None:
-        """Plan it."""
+        """Plan and queue its batches."""
         machine = self.machine
         for batch in reversed(self._planner.plan(_COSTS[parcel.indices])):
             seconds = batch.padded * machine.streams / machine.tokens
             self._queue.insert(0, (parcel.number, len(batch.positions), seconds))
 
     def next(self) -> tuple[Sequence[int], float] | None:
-        """The batch that came first."""
+        """The oldest queued batch."""
         if not self._queue:
             return None
         number, samples, seconds = self._queue.pop()
@@ -217,7 +218,7 @@ class OfflineNode(_Simulated):
 
 
 class ServerNode(_Simulated):
-    """Batches as the Server scheduler takes them from its backlog."""
+    """A node whose batches are those that the Server scheduler takes from its backlog."""
 
     def __init__(self, name: str, world: World, machine: Machine, bound: float) -> None:
         super().__init__(name, world, machine)
@@ -225,12 +226,12 @@ class ServerNode(_Simulated):
         self._backlog = Backlog(self._table, bound)
 
     def take(self, parcel: Parcel) -> None:
-        """All wait from now on."""
+        """Put its samples into the backlog."""
         for index in parcel.indices.tolist():
             self._backlog.push(Waiting(self.world.now, parcel.number, index, int(_COSTS[index])))
 
     def next(self) -> tuple[Sequence[int], float] | None:
-        """The oldest and those that go with it."""
+        """The oldest sample and those that share its batch."""
         if not len(self._backlog):
             return None
         chosen = self._backlog.take(self.world.now, -(-len(self._backlog) // self.idle))
@@ -244,55 +245,56 @@ def _ready(name: str, rate: float, machine: Machine) -> NodeReady:
     return NodeReady(*known, (), (), "", "", {}, {}, {}, {})
 
 
-class Heard:
-    """How often each id was answered."""
+class AnswerCount:
+    """Counts how often each id is answered."""
 
     def __init__(self, samples: int) -> None:
         self.times = np.zeros(samples, np.uint8)
 
     def __call__(self, ids: list[int], responses: Responses) -> None:
-        """Count."""
+        """Count these answers."""
         np.add.at(self.times, ids, 1)
 
     @property
     def complete(self) -> bool:
-        """Whether each was answered once."""
+        """Whether each id was answered exactly once."""
         return bool((self.times == 1).all())
 
 
 @dataclass(frozen=True)
 class Offline:
-    """What a simulated test showed."""
+    """The result of a simulated Offline test."""
 
     samples: int
     complete: bool
+    """Whether each sample was answered exactly once."""
     efficiency: float
-    """Samples/s ÷ what all nodes can do."""
+    """Samples/s ÷ the capacity of all nodes."""
     ends: float
-    """Between the first and the last node's end, ÷ the test's duration."""
+    """Time between the first and the last node's end ÷ the test's duration."""
     idle: float
-    """Nodes' time without a parcel ÷ all time."""
+    """Nodes' time without a parcel ÷ their total time."""
     messages: float
     """Per second."""
     driver: float
-    """Busy ÷ all time."""
+    """Busy time ÷ total time."""
 
 
 def machines(number: int, rate: float, unequal: float, streams: int = 4, batch: int = 8) -> Sequence[Machine]:
-    """So many nodes of ``rate`` samples/s in the mean; the fastest is ``unequal`` times as fast as the slowest."""
+    """``number`` nodes with a mean of ``rate`` samples/s; the fastest is ``unequal`` times as fast as the slowest."""
     factors = np.geomspace(1, unequal, number)
     tokens = rate * _TOKENS * factors / factors.mean()
     return [Machine(streams, batch, float(each)) for each in np.random.default_rng(1).permutation(tokens)]
 
 
 def offline(nodes: Sequence[Machine], seconds: float, costs: Costs = Costs()) -> Offline:
-    """A query of about so many seconds."""
+    """Simulate an Offline query of about ``seconds``."""
     world = World(costs)
     links = [OfflineNode(f"node{n}", world, machine) for n, machine in enumerate(nodes)]
     able = sum(machine.tokens for machine in nodes)
     indices = world.rng.integers(0, len(_COSTS), int(seconds * able / _TOKENS))
-    heard = Heard(len(indices))
-    scheduler = OfflineCluster(Samples(), links, heard, travels=INDICES, clock=world.clock)
+    answers = AnswerCount(len(indices))
+    scheduler = OfflineCluster(Samples(), links, answers, travels=INDICES, clock=world.clock)
     scheduler.issue(range(len(indices)), indices)  # type: ignore[arg-type]  # an array saves the list
     world.run()
     _check(scheduler)
@@ -302,7 +304,7 @@ def offline(nodes: Sequence[Machine], seconds: float, costs: Costs = Costs()) ->
     work = float(_COSTS[indices].sum())
     return Offline(
         len(indices),
-        heard.complete,
+        answers.complete,
         work / able / end,
         (end - min(ends)) / end,
         idle / end / len(nodes),
@@ -313,44 +315,44 @@ def offline(nodes: Sequence[Machine], seconds: float, costs: Costs = Costs()) ->
 
 @dataclass(frozen=True)
 class Served:
-    """What a simulated test showed."""
+    """The result of a simulated Server test."""
 
     complete: bool
     latency: float
     """The 99th percentile, in seconds."""
     driver: float
-    """Busy ÷ all time."""
+    """Busy time ÷ total time."""
 
 
 def server(nodes: Sequence[Machine], load: float, seconds: float, bound: float, costs: Costs = Costs()) -> Served:
-    """Queries at ``load`` times what the nodes can do with single samples."""
+    """Simulate Server queries at ``load`` times the rate of the nodes with single samples."""
     world = World(costs)
     links = [ServerNode(f"node{n}", world, machine, bound) for n, machine in enumerate(nodes)]
     rate = load * sum(machine.tokens for machine in nodes) / _TOKENS
     arrivals = np.cumsum(world.rng.exponential(1 / rate, int(seconds * rate)))
     indices = world.rng.integers(0, len(_COSTS), len(arrivals))
-    heard, latencies = Heard(len(arrivals)), Latencies()
-    scheduler = ServerCluster(Samples(), links, heard, latencies, INDICES, world.clock)
+    answers, latencies = AnswerCount(len(arrivals)), Latencies()
+    scheduler = ServerCluster(Samples(), links, answers, latencies, INDICES, world.clock)
     scheduler.late_after = bound
     sender = _Sender(world, scheduler)
     for number, (when, index) in enumerate(zip(arrivals.tolist(), indices.tolist(), strict=True)):
         world.at(when, lambda number=number, index=index: sender.issue(number, index))  # type: ignore[misc]
     world.run()
     _check(scheduler)
-    return Served(heard.complete, float(np.percentile(latencies.found, 99)), world.busy / world.now)
+    return Served(answers.complete, float(np.percentile(latencies.found, 99)), world.busy / world.now)
 
 
 class Latencies(Observer):
-    """Of all queries."""
+    """Collects the latencies of all queries, in seconds."""
 
     def __init__(self) -> None:
         self.found: list[float] = []
 
     def arrived(self, when: float) -> None:
-        """Not of interest."""
+        """Ignored."""
 
     def answered(self, start: float, end: float, work: Work, cost: int) -> None:
-        """A parcel of queries came back."""
+        """Record the latencies of an answered parcel."""
         self.found += [end - arrival for arrival in work.arrivals]
 
 
@@ -371,12 +373,12 @@ class _Sender:
     def _deal(self) -> None:
         self._scheduler.deal()
         self._waits = False
-        # It sends one message after the other, and then waits for company.
+        # It sends one message after the other, then lets further queries collect.
         self._next = max(self._world.now + _TOGETHER, self._world.drive(0))
 
 
 def bytes_per_sample(samples: int = 1_000_000) -> float:
-    """The most memory that `OfflineCluster` needs beside LoadGen's own lists, for a query of so many samples."""
+    """Peak bytes per sample that `OfflineCluster` needs besides LoadGen's own lists, for a query of ``samples``."""
     world = World(Costs())
     links = [OfflineNode(f"node{n}", world, machine) for n, machine in enumerate(machines(100, 100, 1))]
     scheduler = OfflineCluster(Samples(), links, lambda ids, responses: None, travels=INDICES, clock=world.clock)
@@ -421,7 +423,7 @@ def nodes_of_driver(row: Published, costs: Costs) -> float:
 
 
 def nodes_of_network(row: Published, gigabits: float) -> float:
-    """How many such nodes a network of so many Gb/s, each way, can feed."""
+    """How many such nodes a network of ``gigabits`` Gb/s, each way, can feed."""
     return gigabits * 1e9 / 8 / (row.rate * max(row.sent, row.back))
 
 
@@ -477,13 +479,13 @@ def main() -> None:
     parser.add_argument("--gigabits", type=float, default=100.0, help="of the driver's network per second, each way")
     parser.add_argument("--bound", type=float, default=1.0, help="Server's, in seconds")
     arguments = parser.parse_args()
-    table = Table("nodes", "samples", "all once", "÷ able", "ends", "idle", "messages/s", "driver", "B/sample")
-    for column in ("p99, ms", "of one", "driver"):
+    table = Table("nodes", "samples", "all once", "÷ capacity", "ends", "idle", "messages/s", "driver", "B/sample")
+    for column in ("p99, ms", "p99 of one node", "driver"):
         table.add_column(column)
     for row in _rows(arguments):
         table.add_row(*row)
     console.print_table(table)
-    capacity = Table("node", "samples/s", "nodes by driver", "nodes by network", "simulated", "÷ able")
+    capacity = Table("node", "samples/s", "nodes by driver", "nodes by network", "simulated", "÷ capacity")
     for row in _capacity(arguments):
         capacity.add_row(*row)
     console.print_table(capacity)

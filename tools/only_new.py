@@ -1,4 +1,4 @@
-"""Keep of a resolved lock file what another does not pin: python tools/only_new.py RESOLVED PINNED OUTPUT."""
+"""Write the entries of a lock file that another one does not pin: python tools/only_new.py RESOLVED PINNED OUTPUT."""
 
 import re
 import sys

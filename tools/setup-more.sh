@@ -14,7 +14,7 @@ if [ -f "$ready" ] && [ -z "$(find "$lockfile" "$0" -newer "$ready" 2>/dev/null)
 fi
 echo "adding $name to $venv (once; $size)" >&2
 if ! "$venv/bin/python" -m pip --disable-pip-version-check -qq install --no-compile "$@" -r "$lockfile"; then
-    echo "error: $name could not be installed: see the message of pip above, then give the same command again." >&2
+    echo "error: $name could not be installed: see the message of pip above, fix it, and repeat the command." >&2
     exit 2
 fi
 touch "$ready"

@@ -63,11 +63,11 @@ pip() {
 explain() {
     header='import os, sys, sysconfig; sys.exit(not os.path.isfile(sysconfig.get_path("include") + "/Python.h"))'
     if [ "$(uname -m)" = x86_64 ] || { command -v "${CXX:-c++}" && "$python" -c "$header"; } >/dev/null 2>&1; then
-        echo "error: the packages could not be installed: see the message of pip above, then give the same command again."
+        echo "error: the packages could not be installed: see the message of pip above, fix it, and repeat the command."
     else
         echo "error: the packages could not be installed; where LoadGen has no wheel, as here ($(uname -m)), building it" \
             "needs a C++ compiler and Python's headers, which are missing: install them (on Debian and Ubuntu: apt" \
-            "install g++ python$version-dev), then give the same command again."
+            "install g++ python$version-dev), and repeat the command."
     fi >&2
 }
 # Python compiles the modules that are imported; compiling all of them would take half of the set-up. The lock is
@@ -79,7 +79,7 @@ fi
 if [ "$deepsparse" = 0 ]; then
     echo "DeepSparse is left out (DEEPSPARSE=0)" >&2
 elif [ "$version" != 3.11 ]; then
-    echo "DeepSparse needs Python 3.11, and this is $version: it is left out" >&2
+    echo "DeepSparse needs Python 3.11, but this is $version: it is left out" >&2
 elif ! pip install --no-compile --require-hashes -r requirements-deepsparse.lock; then
     echo "DeepSparse could not be installed here: the other engines work without it" >&2
 fi

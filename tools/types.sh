@@ -1,6 +1,6 @@
 #!/bin/sh
 # Checks types: tools/types.sh VENV (called by `make lint` and pre-commit). Without PyTorch, code that calls it is
-# checked as far as that goes without its types.
+# checked only as far as is possible without its types.
 set -eu
 python=$1/bin/python
 if "$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; then

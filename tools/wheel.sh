@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the wheel from a copy of what it is made of: tools/wheel.sh VENV FOLDER (called by the Makefile).
-# setuptools works in build/lib of the project, whose files it would pack again after they were removed from code/.
+# Builds the wheel from a copy of the sources: tools/wheel.sh VENV FOLDER (called by the Makefile).
+# In the project itself, setuptools would also pack files in build/lib that were since removed from code/.
 set -eu
 venv=$1 folder=$2
 here=$(cd "$(dirname "$0")/.." && pwd)
