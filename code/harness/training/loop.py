@@ -20,8 +20,8 @@ from harness.task.training import Batch, TrainingData
 from harness.training.fake import FakeQuantisation
 from harness.training.graph import GraphModule
 from harness.training.history import History, Score
-from harness.training.lessons import Lessons, cost, samples, slices, tensors
 from harness.training.memory import Budget
+from harness.training.objective import Objective, cost, samples, slices, tensors
 from harness.training.oneshot import pruned
 from harness.training.pruning import Pruner
 from harness.training.recipe import Recipe
@@ -64,14 +64,14 @@ class Trainer:
         self,
         recipe: Recipe,
         student: Student,
-        lessons: Lessons,
+        objective: Objective,
         data: TrainingData,
         checkpoints: Checkpoints,
         budget: Budget,
         save_every: float | None = None,
     ) -> None:
         """``save_every`` is in seconds: see `Timetable`."""
-        self._recipe, self._student, self._lessons = recipe, student, lessons
+        self._recipe, self._student, self._objective = recipe, student, objective
         self._data, self._checkpoints, self._budget = data, checkpoints, budget
         self._optimizer = _optimizer(student.module, recipe)
         self._parameters = [value for group in self._optimizer.param_groups for value in group["params"]]
@@ -135,7 +135,7 @@ class Trainer:
         """The teacher's score, and the student's where it already differs."""
         if self._history.dense is not None or not self._scored_at_all:
             return
-        found = self._measure(self._lessons.teacher)
+        found = self._measure(self._objective.teacher)
         self._history.dense = found
         console.note(f"dense: {found.metric} {found.percent:.2f} of {len(self._data.held_back):,} samples held back")
         if self._student.fixed or self._recipe.layers is not None:
@@ -146,7 +146,7 @@ class Trainer:
             group["lr"] = rate_at(self._recipe, step)
         batch = self._data.batch(self._data.order(self._recipe.batch, step, self._recipe.seed))
         with self._student.following():
-            loss = self._backward(batch, lambda part, first: self._lessons.loss(part))
+            loss = self._backward(batch, lambda part, first: self._objective.loss(part))
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise RunFailed(self._diverged(step))
@@ -219,7 +219,7 @@ class Trainer:
             # Other samples at each step that prunes, and the same ones in each pass over them.
             place = self._history.step * count + number
             batch = self._data.batch(self._data.order(size, place, seed))
-            self._backward(batch, partial(self._lessons.own_loss, seed=place))
+            self._backward(batch, partial(self._objective.own_loss, seed=place))
             yield pruner.gradients()
             self._timetable.choosing()
             self._bar.update(note=f"gradient {number + 1:,} of {count:,}", left=self._timetable.left)
@@ -240,7 +240,7 @@ class Trainer:
         return self._data.batch(self._data.order(self._recipe.batch, number, self._recipe.seed))
 
     def _feed(self, feed: Mapping[str, Array]) -> dict[str, torch.Tensor]:
-        return tensors(feed, self._lessons.device)
+        return tensors(feed, self._objective.device)
 
     def _report_memory(self) -> None:
         """Print the peak memory of the process, whenever that has grown by a tenth."""
@@ -282,7 +282,7 @@ class Trainer:
 
     def _measure(self, module: GraphModule) -> Score:
         began = self._clock()
-        metric, percent = self._data.score(_answers(module, self._data, self._lessons.device))
+        metric, percent = self._data.score(_answers(module, self._data, self._objective.device))
         took = self._clock() - began
         self._history.scoring += took
         self._timetable.scored(took)

@@ -34,9 +34,9 @@ from harness.training.fake import FakeQuantisation
 from harness.training.graph import GraphModule
 from harness.training.history import History
 from harness.training.layers import drop_layers
-from harness.training.lessons import Lessons, cost
 from harness.training.loop import Student, Trainer
 from harness.training.memory import OPTIMIZER_BYTES, Budget, Demand, Kept, keep_freed
+from harness.training.objective import Objective, cost
 from harness.training.oneshot import pruned
 from harness.training.pruning import FisherMemory, Pruner
 from harness.training.recipe import Recipe, check_patterns
@@ -121,9 +121,9 @@ def _train(training: Training, model: manifests.Model, data: TrainingData, check
     _check_dense(model, dense)
     teacher = GraphModule(Network(_copy(dense))).to(device).requires_grad_(False)
     student = _student(training, dense, None if checkpoints.path.exists() else data, device)
-    lessons = Lessons(student.module, teacher, recipe.distillation, device)
-    budget = _budget(recipe, student, lessons, data)
-    history = Trainer(recipe, student, lessons, data, checkpoints, budget, training.save_every).run()
+    objective = Objective(student.module, teacher, recipe.distillation, device)
+    budget = _budget(recipe, student, objective, data)
+    history = Trainer(recipe, student, objective, data, checkpoints, budget, training.save_every).run()
     form = _settings(training).engine_form
     metadata = joined(facts_of(model), _facts(training, data, student, history))
     with console.working("writing the model"):
@@ -134,7 +134,7 @@ def _train(training: Training, model: manifests.Model, data: TrainingData, check
         "model": output.name,
         "recipe": recipe.model_dump(mode="json"),
         "metadata": metadata,
-        "arithmetic": "bf16" if lessons.bf16 else "fp32",
+        "arithmetic": "bf16" if objective.bf16 else "fp32",
         "per_second": history.per_second,
         **asdict(history),
     }
@@ -214,7 +214,7 @@ def _settings(training: Training) -> CompressSettings:
     return validated(CompressSettings, values | {"engine": training.engine})
 
 
-def _budget(recipe: Recipe, student: Student, lessons: Lessons, data: TrainingData) -> Budget:
+def _budget(recipe: Recipe, student: Student, objective: Objective, data: TrainingData) -> Budget:
     """Measure what a short and a long sample keep for the backward pass, and print what training will need."""
     indices = data.order(min(_PROBED, data.count), 0, recipe.seed)
     ranked = sorted((cost(data.batch(indices[number : number + 1])), number) for number in range(len(indices)))
@@ -223,7 +223,7 @@ def _budget(recipe: Recipe, student: Student, lessons: Lessons, data: TrainingDa
     if student.quantisation:
         student.quantisation.enable()  # rounding needs more memory, whatever its ranges are
     low, high = (
-        Kept.by(lambda copies, at=at: lessons.loss(data.batch(indices[at : at + 1].repeat(copies))), parameters)  # type: ignore[misc]
+        Kept.by(lambda copies, at=at: objective.loss(data.batch(indices[at : at + 1].repeat(copies))), parameters)  # type: ignore[misc]
         for at in (first, last)
     )
     if student.quantisation:
@@ -234,10 +234,10 @@ def _budget(recipe: Recipe, student: Student, lessons: Lessons, data: TrainingDa
         Demand.of((short, low.each), (length, high.each)),
         Demand.of((short, low.largest), (length, high.largest)),
         count * OPTIMIZER_BYTES + needed.bytes + once,
-        lessons.device,
+        objective.device,
     )
     at_once = min(recipe.batch, budget.samples(length))
-    if lessons.device.type == "cpu":
+    if objective.device.type == "cpu":
         keep_freed(count * 20 + int(at_once * budget.demand.bytes(length)) + once)
     each = budget.demand.bytes(length) / 2**30
     console.note(

@@ -19,7 +19,7 @@ from harness.training.graph import GraphModule
 from harness.training.recipe import Distillation
 
 
-class Lessons:
+class Objective:
     """Computes the losses that compare the student with the teacher and the labels.
 
     On a GPU, and on a processor that multiplies bf16 in hardware, matrix products and convolutions are computed in bf16
