@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.cluster import files
-from harness.cluster.channel import Channel, Door
+from harness.cluster.channel import Acceptor, Channel
 from harness.cluster.local_link import find_prepare
 from harness.cluster.messages import Answers, NodeReady, NodeRequest, Parcel
 from harness.cluster.node import Node
@@ -120,9 +120,9 @@ class NodeActor:
 
     def listen(self, address: str, key: bytes) -> int:
         """Listen for the driver, which must have the key; returns the port for parcels and answers."""
-        return Door(address, key, self._entered).port
+        return Acceptor(address, key, self._accepted).port
 
-    def _entered(self, connection: socket.socket) -> None:
+    def _accepted(self, connection: socket.socket) -> None:
         # If the driver ends, so does the raylet, which takes this process along: no need to handle a lost connection.
         self._channel = Channel(connection, self._arrived, lambda error: None)
         self._joined.set()
@@ -131,7 +131,7 @@ class NodeActor:
     def open(self, test: int) -> None:
         """Begin a test."""
         assert self._node
-        self._joined.wait()  # the driver may learn that it is connected before `_entered` has run here
+        self._joined.wait()  # the driver may learn that it is connected before `_accepted` has run here
         with self._lock:  # no parcel of the previous test may reach this one
             self._test = test
             self._node.open(lambda error: self._back(test, Failure(_portable(error))))

@@ -43,7 +43,7 @@ class Channel:
     ) -> None:
         """``received`` gets each message, ``ended`` gets what ended the channel, once; both on a thread of the channel.
 
-        The connection must come from `connect` or a `Door`: messages are unpickled.
+        The connection must come from `connect` or an `Acceptor`: messages are unpickled.
         """
         connection.setblocking(False)
         self._connection, self._received, self._ended = connection, received, ended
@@ -135,23 +135,23 @@ class Channel:
         return part
 
 
-class Door:
+class Acceptor:
     """Where a node waits for its driver: the first connection that has the key is accepted, all others are refused."""
 
-    def __init__(self, address: str, key: bytes, entered: Callable[[socket.socket], None]) -> None:
-        """Listen at ``address``, or on all interfaces if none has it; ``entered`` gets the accepted connection.
+    def __init__(self, address: str, key: bytes, accepted: Callable[[socket.socket], None]) -> None:
+        """Listen at ``address``, or on all interfaces if none has it; ``accepted`` gets the accepted connection.
 
         Raises:
             OSError: no port is free, or a TLS certificate or key cannot be used.
         """
-        self._key, self._entered, self._tls = key, entered, _encryption(ssl.PROTOCOL_TLS_SERVER)
+        self._key, self._accepted, self._tls = key, accepted, _encryption(ssl.PROTOCOL_TLS_SERVER)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             self._listening = socket.create_server((address, 0), family=family)
         except OSError:  # as behind a NAT router
             self._listening = socket.create_server(("", 0), family=family)
         self.port = int(self._listening.getsockname()[1])
-        threading.Thread(target=self._wait, name="door", daemon=True).start()
+        threading.Thread(target=self._wait, name="acceptor", daemon=True).start()
 
     def _wait(self) -> None:
         with self._listening:
@@ -165,11 +165,11 @@ class Door:
                     found.close()
                     continue
                 break
-        self._entered(found)
+        self._accepted(found)
 
 
 def connect(address: str, port: int, key: bytes) -> socket.socket:
-    """Connect the driver to a `Door`.
+    """Connect the driver to an `Acceptor`.
 
     Raises:
         OSError: it cannot be reached, or the other side does not have the key.
