@@ -84,7 +84,7 @@ def _expected(answers: NDArray[np.int64], wanted: NDArray[np.int64]) -> float:
 
 
 def _share_of_one_label(answers: NDArray[np.int64], wanted: NDArray[np.int64]) -> float:
-    """The share of images whose label is the most frequent one for their answer, over answers given often enough."""
+    """The share of images whose label is the most frequent one for their answer; rare answers are left out."""
     pairs, counts = np.unique(np.stack((answers, wanted)), axis=1, return_counts=True)
     often, most = 0, 0
     for answer in np.unique(answers):

@@ -20,7 +20,7 @@ _DEFAULT = Tensor("images", np.dtype(np.float32), (None, 3, SIDE, SIDE))
 
 
 def match_input(inputs: Sequence[Tensor]) -> tuple[Tensor, list[ImageLayout]]:
-    """The one input of a graph and the layouts that it may have; the usual one for an engine without a graph.
+    """The only input of a graph and the layouts that it may have; the usual one for an engine without a graph.
 
     Raises:
         ConfigError: the graph does not take images.

@@ -98,7 +98,7 @@ class OfflineDealer:
             count = self._within(min(work * rate / together / _PARTS, room, self._seconds * rate))
             return max(count - count % power.batch, power.fill)
         # At the end, each stream gets a part of a batch: a batch on one of them would take too long.
-        if len(self._nodes) > _MOST_CHUNKS:  # so many messages would take longer
+        if len(self._nodes) > _MOST_CHUNKS:  # the messages for smaller chunks would take longer
             return 0 if self._chunks[node] and room < fill_cost / 2 else power.fill
         streams = power.fill // power.batch
         smallest = max(1, power.batch // _SMALLEST)

@@ -1,7 +1,7 @@
 """The files that a node needs: at the driver's path if it has them there, otherwise in a cache that the driver fills.
 
-A file is known by its sha256. Files that must lie beside each other, such as a model and its weights, share the first
-part of their names.
+A file is known by its sha256. Files that must be in one folder, such as a model and its weights, share the first part
+of their names.
 """
 
 from __future__ import annotations

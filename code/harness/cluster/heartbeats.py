@@ -1,4 +1,4 @@
-"""Notices within seconds that a node is gone: each has a sentinel beside it that must answer."""
+"""Detects within seconds that a node is lost: each has a sentinel beside it that must answer."""
 
 from __future__ import annotations
 

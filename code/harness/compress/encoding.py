@@ -52,7 +52,7 @@ class Encoder(ABC):
         self._tensors: dict[str, TensorProto] = {}
         self._floats: dict[str, str] = {}
         self.absorbed: set[str] = set()
-        """Outputs of nodes that were written together with the one before them."""
+        """Outputs of nodes that were written together with the previous node."""
         for name in plan.given:
             self.bytes[name], self.spans[name] = name, plan.ranges[name]
             self.hidden.add(name)

@@ -150,7 +150,7 @@ def allocate(
 def _path(
     weight: NDArray[np.float32], statistics: Statistics, shares: Sequence[float], block: int
 ) -> Iterator[NDArray[np.float32]]:
-    """The weights at each of these sparsities, each fitted from the one before."""
+    """The weights at each of these sparsities, each fitted from the previous one."""
     inverse = np.linalg.inv(statistics.gram.astype(np.float64)).astype(np.float32)
     starts = range(0, weight.shape[1] // block * block, block)
     curvature = np.linalg.inv(np.reshape([inverse[i : i + block, i : i + block] for i in starts], (-1, block, block)))

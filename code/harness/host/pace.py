@@ -24,7 +24,7 @@ class Pace:
     def _restart(self, began: float, done: float) -> None:
         self._moments: list[_Moment] = [(began, done)]
         self._opened = self._before = began
-        """When the last moment began, and the one before it."""
+        """When the last moment began, and the previous one."""
 
     def note(self, now: float, done: float) -> None:
         """Record what is ``done``; ignored if that has not grown. If it is less than before, the work began again."""

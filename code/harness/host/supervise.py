@@ -61,7 +61,7 @@ class Heartbeat:
 
     @property
     def doing(self) -> str:
-        """What the last report said."""
+        """What the child is doing, by its last `beat`."""
         return os.fsdecode(self._doing.value)
 
     def publish(self, code: int, folder: Path, place: Path) -> None:

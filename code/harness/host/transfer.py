@@ -1,7 +1,7 @@
 """One HTTP request with limits: no server can stall a download for ever, or fill the memory.
 
-The timeout of requests starts anew with every byte, so that a byte now and then keeps a request alive; it reads the
-body of a redirect whole; and it follows a redirect from https to http. Here all of that has limits or is refused.
+The timeout of requests restarts with every byte, so that a byte now and then keeps a request alive; it reads the whole
+body of a redirect; and it follows redirects from https to http. Here all of that is limited or refused.
 """
 
 import io
@@ -23,8 +23,7 @@ from harness.host import console
 
 _CHUNK = 64 * 1024
 _REDIRECTS = 10
-# What a server may send without any of it being content: headers, chunk lengths, trailers.
-_OVERHEAD = 8 * 2**20
+_OVERHEAD = 8 * 2**20  # bytes other than content that a server may send in a row: headers, chunk lengths, trailers
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ class _Wire(io.RawIOBase):
         self._waited, self._content, self._overhead = 0.0, 0, 0
 
     def content(self, size: int) -> None:
-        """Note that so many bytes of content arrived; only these count for the rate."""
+        """Count ``size`` bytes of content; only these count for the rate."""
         self._content += size
         self._overhead = 0
 

@@ -151,7 +151,7 @@ class Server(MeasuredScenario):
         for _ in range(_PILOTS):
             queries = _pilot_queries(rate, seconds)
             if queries < _CHECKED[1]:
-                held = True  # too few queries to tell
+                held = True  # too few queries to find out
                 break
             allowed = int(1 + _HELD * queries)
             with console.working(f"checking {rate:.4g} queries/s with {queries:,} queries"):

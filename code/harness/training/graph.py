@@ -21,7 +21,7 @@ Change = Callable[[Tensor], Tensor]
 """A change of a tensor before it is used."""
 _Place = tuple[str, int]
 _Key = tuple[frozenset[str], frozenset[_Place], frozenset[str]]
-"""What a list of steps depends on: the wanted tensors, and where values and results are changed."""
+"""Identifies a list of steps: the wanted tensors, and where values and results are changed."""
 _FIXED = {("BatchNormalization", 3), ("BatchNormalization", 4), ("Pow", 1), ("Clip", 1), ("Clip", 2), ("Pad", 2)}
 """Inputs that are not trained: the operators' settings, and stored statistics."""
 

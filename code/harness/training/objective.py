@@ -83,7 +83,7 @@ def samples(batch: Batch) -> int:
 
 
 def cost(batch: Batch) -> int:
-    """What a sample of the batch costs: its tokens with padding, 1 for an image."""
+    """The cost of a sample of the batch: its tokens with padding, or 1 for an image."""
     return int(batch.mask.shape[1]) if batch.mask is not None else 1
 
 

@@ -136,7 +136,7 @@ class Pruner:
 
         Args:
             step: the next training step.
-            gradients: for second-order pruning: yields so many gradients of the loss, the same at each call, from the
+            gradients: for second-order pruning: yields that many gradients of the loss, the same at each call, from the
                 weights as they are; asked for more than once only if the Fisher matrix exceeds its memory limit.
             pruned: for layer-wise pruning: a copy of a model with this share of zeros in the layers, fitted to it.
 
@@ -293,7 +293,7 @@ class Pruner:
         return parts
 
     def _chosen(self, scores: Mapping[str, Tensor], target: float) -> dict[str, Tensor]:
-        """Masks without the groups with the lowest scores, float32 (outputs, groups), besides those already removed."""
+        """Masks that also remove the groups with the lowest scores, float32 (outputs, groups), up to ``target``."""
         ranked = {}
         for layer in self.layers:
             score = scores[layer.output]

@@ -91,17 +91,17 @@ class Timetable:
             self._chosen, self._choosing, self._next = self._chosen + 1, None, step + 1
 
     def stepped(self, step: int, seconds: float) -> None:
-        """``step`` steps are done, the last in so many seconds."""
+        """Note that ``step`` steps are done, the last one in ``seconds``."""
         self._stepped += seconds
         self._next = max(self._next, step)
         self._pace.note(self._stepped, self._work(step))
 
     def scored(self, took: float) -> None:
-        """A score was taken just now."""
+        """Note that a score, which took ``took`` seconds, has just ended."""
         self._scored, self._score_took = self._clock(), took
 
     def saved(self, took: float) -> None:
-        """A checkpoint was written just now."""
+        """Note that a checkpoint, which took ``took`` seconds, has just been written."""
         self._saved, self._save_took = self._clock(), took
 
     @property
