@@ -52,10 +52,14 @@ class CoreUse:
 
     @classmethod
     def between(cls, first: Reading, last: Reading, cpus: int | None = None, quota: float | None = None) -> CoreUse:
-        """The use between two readings of ``cpus`` processors, of which ``quota`` are granted; by default as here."""
+        """The use between two readings of ``cpus`` processors, of which ``quota`` are granted (None for all).
+
+        Without ``cpus``, both are those of this process.
+        """
         seconds = max(last.when - first.when, 1e-9)
-        cpus = len(usable()) if cpus is None else cpus
-        granted = min(cpus, quota or cpu_quota() or cpus)
+        if cpus is None:
+            cpus, quota = len(usable()), cpu_quota()
+        granted = min(cpus, quota or cpus)
         own, busy, stolen, group = ((last[at] - first[at]) / seconds for at in (1, 2, 3, 4))
         # The machine's counter is coarser: for a mostly idle run it may count less than the run's own.
         others = max(0.0, group - own, busy - stolen - own - (cpus - granted))
