@@ -154,7 +154,11 @@ class OnnxRuntimeProfiler(OnnxRuntimeEngine, Profiler):
     def __init__(self, model: Path, settings: OnnxRuntimeSettings) -> None:
         """Load the model, with one stream."""
         self._folder = Path(tempfile.mkdtemp())
-        super().__init__(model, alone(settings))
+        try:
+            super().__init__(model, alone(settings))
+        except BaseException:
+            self.close()
+            raise
 
     def _configure(self, options: _Options) -> None:
         options.enable_profiling = True
