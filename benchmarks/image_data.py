@@ -59,7 +59,7 @@ def reference_way(files: list[Path], profile: Profile, folder: Path) -> float:
 
 def opencv_pixels(file: Path) -> np.ndarray:
     """The centre of an image after OpenCV resized its short side to 256 by area."""
-    image = cv2.cvtColor(cv2.imread(str(file), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
+    image = cv2.cvtColor(cv2.imread(str(file), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     height, width = image.shape[:2]
     size = (256, 256 * height // width) if height > width else (256 * width // height, 256)
     resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
