@@ -12,7 +12,7 @@ _PARTS = 3  # chunks that a node's share of the rest is divided into: large firs
 _MOST_SECONDS = 1.0  # of a node's work in a chunk: progress stays visible, and the last chunk ends soon
 _MOST_CHUNKS = 250  # per second, of all nodes: more would keep the driver busy with messages
 _IN_FLIGHT = 2  # chunks of a node, each of a batch per stream: it computes one while the other one travels
-_SMALLEST = 4  # parts of a batch that a stream may get at the end, so that all streams end together
+_SMALLEST = 4  # at the end a stream gets at least this part (a quarter) of a batch, so that all streams end together
 _KNOWN_SECONDS = 2.0  # of the test that weigh as much as the rate that a node measured before it
 _Numbers = np.ndarray[tuple[int], np.dtype[np.float64]]
 

@@ -88,7 +88,7 @@ class Hosts(BaseModel):
     """The file, or "local:2": for messages."""
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Self:
+    def _named_machines(self) -> Self:
         if not (self.local or self.nodes or self.address):
             raise ValueError("no machine is given: add [[nodes]], or the address of a cluster")
         names = [host.called for host in self.nodes]
@@ -98,7 +98,7 @@ class Hosts(BaseModel):
 
     @field_validator("nodes")
     @classmethod
-    def _not_empty(cls, nodes: tuple[Host, ...]) -> tuple[Host, ...]:
+    def _no_localhost(cls, nodes: tuple[Host, ...]) -> tuple[Host, ...]:
         if len(nodes) > 1 and any(host.address in ("localhost", "127.0.0.1") for host in nodes):
             raise ValueError("localhost means a different machine on each node: give an address that all can reach")
         return nodes

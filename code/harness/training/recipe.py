@@ -19,8 +19,6 @@ from harness.host.files import user_path
 
 FOLDER = Path(__file__).parent / "recipes"
 """The recipes that come with the harness."""
-CHOSEN = "chosen here"
-"""How the sources of figures that are not from a publication begin."""
 
 
 class _Part(BaseModel):
