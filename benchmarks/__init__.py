@@ -1,1 +1,1 @@
-"""Side-by-side measurements: each prints ratios of figures from one run on one machine."""
+"""Side-by-side measurements; each prints ratios of figures from one run on one machine."""

@@ -1,4 +1,4 @@
-"""Engines without the harness: each library's own Python API, or a tool of its makers, with the harness's settings."""
+"""Engines without the harness: each library's own Python API or benchmark tool, with the harness's settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.task.shape import Shape
 Batch = tuple[Shape, Mapping[str, np.ndarray]]
 Call = Callable[[Batch], object]
 _PLACES = 40
-"""Batches, spread evenly over a query, whose shapes a tool gets."""
+"""Number of batches, spread evenly over a query, whose shapes are passed to a tool."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Layout:
     outputs: tuple[str, ...]
     streams: int
     threads: int
-    """Of each stream."""
+    """Per stream."""
     scheduler: str
-    """DeepSparse's own."""
+    """DeepSparse's own scheduler; "" for other engines."""
     config: Mapping[str, object] = field(default_factory=dict)
-    """What OpenVINO compiles the model with."""
+    """The properties with which OpenVINO compiles the model."""
 
     @classmethod
     def of(cls, ready: Ready) -> Layout:
-        """That of a prepared scenario."""
+        """The layout of a prepared scenario."""
         engine, facts = ready.engine, ready.description
         return cls(
             engine.model,
@@ -73,7 +73,7 @@ def _onnxruntime(layout: Layout, work: Sequence[Batch]) -> list[Call]:
 
 def _openvino(layout: Layout, work: Sequence[Batch]) -> list[Call]:
     """One compiled model for all shapes, with an infer request for each stream."""
-    sys.modules.setdefault("openvino_telemetry", None)  # which would send usage data
+    sys.modules.setdefault("openvino_telemetry", None)  # it would send usage data
     import openvino as ov
 
     compiled = ov.Core().compile_model(str(layout.model), "CPU", dict(layout.config))
@@ -82,7 +82,7 @@ def _openvino(layout: Layout, work: Sequence[Batch]) -> list[Call]:
 
 
 def _deepsparse(layout: Layout, work: Sequence[Batch]) -> list[Call]:
-    """An engine for each shape, which all streams call."""
+    """One engine per shape, which all streams call."""
     os.environ["NM_DISABLE_ANALYTICS"] = "1"  # read at import
     import deepsparse
 
@@ -91,7 +91,7 @@ def _deepsparse(layout: Layout, work: Sequence[Batch]) -> list[Call]:
     with tempfile.TemporaryDirectory() as folder:
         for shape, tensors in dict(work).items():
             engines[shape] = deepsparse.Engine(
-                str(shutil.copyfile(layout.model, Path(folder) / "model.onnx")),  # which it rewrites
+                str(shutil.copyfile(layout.model, Path(folder) / "model.onnx")),  # DeepSparse rewrites this file
                 batch_size=shape.batch,
                 num_cores=cores,
                 num_streams=layout.streams,
@@ -103,7 +103,7 @@ def _deepsparse(layout: Layout, work: Sequence[Batch]) -> list[Call]:
 
 
 BARE = {"onnxruntime": _onnxruntime, "openvino": _openvino, "deepsparse": _deepsparse}
-"""By engine: what prepares a call for each stream, for the shapes of the batches to come."""
+"""By engine: the function that makes one call per stream, for the shapes of the given batches."""
 
 
 def _benchmark_app(layout: Layout, work: Sequence[Batch], seconds: float) -> float:
@@ -118,18 +118,18 @@ def _benchmark_app(layout: Layout, work: Sequence[Batch], seconds: float) -> flo
     )
     command = [sys.executable, "-c", start, "-m", str(layout.model), "-d", "CPU"]
     command += ["-hint", "none", "-nireq", str(layout.streams), "-t", str(max(1, round(seconds)))]
-    # Without a layout it may count batches instead of samples, and gives images as bytes.
+    # Without -layout it may count batches instead of samples, and feed images as bytes.
     command += ["-data_shape", shapes, "-layout", ",".join(f"{name}[N...]" for name in layout.inputs)]
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.json"
         config.write_text(json.dumps({"CPU": dict(layout.config)}), "utf-8")
-        done = subprocess.run([*command, "-load_config", str(config)], capture_output=True, text=True)
+        done = subprocess.run([*command, "-load_config", str(config)], capture_output=True, text=True, check=False)
     found = re.search(r"Throughput:\s+([\d.]+) FPS", done.stdout)
     if not found:
         last = (done.stdout + done.stderr).strip().splitlines()[-1:]
-        raise RunFailed(f"benchmark_app failed: {''.join(last)}")
+        raise RunFailed(f"benchmark_app failed (exit code {done.returncode}): {''.join(last)}")
     return float(found[1])
 
 
 TOOLS = {"openvino": _benchmark_app}
-"""By engine: a tool of its makers that measures samples/s. The PyPI package onnxruntime has none."""
+"""By engine: a tool of the same package that measures samples/s. The PyPI package onnxruntime has none."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from benchmarks.common import command
 from bert.accuracy import score_log
 from bert.features import build_features
 from bert.squad import Squad, read_squad
@@ -83,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

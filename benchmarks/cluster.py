@@ -1,4 +1,4 @@
-"""What a cluster costs: two nodes of this machine, each with half of its cores, beside one process with all of them.
+"""The cost of a cluster: two nodes on this machine with half of its cores each, compared with one process with all.
 
     python -m benchmarks.cluster [--model M] [--engine E] [--dataset D] [--seconds S] [--pairs N]
         [--only messages|driver|runs|server]
@@ -42,7 +42,7 @@ from harness.running.request import RunRequest, resolve
 from harness.scenarios.base import Estimate
 from harness.scheduling.peak import highest_passing
 
-_TOKENS, _RESPONSE = 827 // 4, 1654  # of a question: int32 tokens, and bytes of its response
+_TOKENS, _RESPONSE = 827 // 4, 1654  # of a question: number of int32 tokens, and bytes of its response
 _NODES = "local:2"
 
 
@@ -50,21 +50,21 @@ class Instant:
     """A node that answers a parcel at once, with responses of a question's size."""
 
     def open(self, failed: object) -> None:
-        """Nothing can fail."""
+        """Nothing to do: this node cannot fail."""
 
     def answer(self, parcel: Parcel, done: object) -> None:
-        """At once."""
+        """Answer at once."""
         count = len(parcel.ids)
         ends = np.arange(count + 1) * _RESPONSE
         assert callable(done)
         done(Answers(parcel.number, parcel.ids, ends, np.zeros(count * _RESPONSE, np.uint8), 1, 0, count))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to end."""
 
 
 def instant(request: NodeRequest, name: str, beat: Beat) -> tuple[Instant, NodeReady]:
-    """A `Prepare`."""
+    """The `Prepare` of an `Instant` node."""
     nothing = Estimate(1.0, "assumed", 1.0)
     return Instant(), NodeReady(name, "", 1, 1, 1.0, nothing, 0.0, 0.0, 1, (), (), "", "", {}, {}, {}, {})
 
@@ -75,7 +75,7 @@ class Flow:
 
     seconds: float
     processor: float
-    """Seconds of the driver's."""
+    """CPU seconds of the driver."""
     messages: int
     samples: int
 
@@ -96,7 +96,7 @@ class Driver:
         os._exit(1)
 
     def flow(self, messages: int, samples: int, in_flight: int) -> Flow:
-        """So many messages of so many samples."""
+        """Send ``messages`` of ``samples`` each, with ``in_flight`` on each node at a time."""
         packed = {"tokens": np.zeros(samples * _TOKENS, np.int32), "offsets": np.arange(samples + 1)}
         ids, indices = np.arange(samples, dtype=np.uint64), np.zeros(samples, np.int64)
         began, used = time.perf_counter(), time.process_time()
@@ -117,7 +117,7 @@ def measure_messages(count: int) -> tuple[list[float], dict[str, Flow]]:
     links = ray_link.connect(hosts.read(_NODES), request, lambda within, doing="": None)
     try:
         driver = Driver(links)
-        driver.flow(200, 1, 8)  # the first messages open connections
+        driver.flow(200, 1, 8)  # the first messages are slower
         trips = sorted(driver.flow(1, 1, 1).seconds for _ in range(500))
         flows = {"1 sample, 32 in flight on each node": driver.flow(count, 1, 32)}
         for samples in (64, 512):
@@ -133,7 +133,7 @@ def measure_messages(count: int) -> tuple[list[float], dict[str, Flow]]:
 def prepared(
     model: str, dataset: str | None, engine: str, cluster: str | None, samples: str, scenario: str = "Offline"
 ) -> Prepared:
-    """A scenario, warm, on this process or on nodes."""
+    """A scenario, warmed up, in this process or on nodes."""
     request = RunRequest(
         model=model, engine=engine, scenario=scenario, dataset=dataset, cluster=cluster, cluster_samples=samples
     )

@@ -1,308 +1,102 @@
-"""How Offline and Server divide their samples among many nodes: the real schedulers with a simulated clock.
+"""How Offline and Server divide samples among many nodes: the real schedulers with a simulated clock.
 
     python -m benchmarks.cluster_model [--nodes 100,1000] [--seconds S] [--rate R] [--unequal F] [--load L]
 
-Nodes, network and the driver's processor are simulated: a node has streams that compute one batch each, a message takes
-the driver's processor for a time, and a batch takes that of its cost, with noise. What each node says of its rate is
-wrong by some percent, too. Prints for each number of nodes:
-  Offline: samples/s ÷ what all nodes can do; between the first and the last node's end ÷ the test's duration; the time
-  without a parcel ÷ all nodes' time; messages/s; how busy the driver is; the driver's memory per sample in bytes;
+Nodes, network and the driver's processor are simulated: a node has streams that compute one batch each, a message
+occupies the driver's processor for some time, and a batch takes time by its cost, with noise. The rate that
+a node reports is wrong by a few percent. Prints for each number of nodes:
+  Offline: samples/s ÷ the capacity of all nodes; the time between the first and the last node's end ÷ the test's
+  duration; the nodes' time without a parcel ÷ their total time; messages/s; how busy the driver is; the driver's memory
+  per sample in bytes;
   Server: the 99th percentile of the latency at a fraction of that rate, beside that of a mean node without a network;
   how busy the driver is.
 Then, for published rates of a node: how many nodes the driver's processor and its network can feed in Offline, and what
-a simulation of 80 % of the smaller number reaches ÷ what these nodes can do.
+a simulation of 80 % of the smaller number reaches ÷ the capacity of these nodes.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
 
-from harness.cluster.messages import INDICES, Answers, NodeReady, Parcel
+from benchmarks.simulated_nodes import COSTS, TOKENS, Costs, Machine, OfflineNode, Samples, ServerNode, World
+from harness.cluster.messages import INDICES
 from harness.cluster.scheduler import PARCEL_BYTES, ClusterScheduler, OfflineCluster, ServerCluster
 from harness.host import console
-from harness.scenarios.base import Estimate
 from harness.scheduling.base import Observer, Work
-from harness.scheduling.batching import DynamicPlanner
-from harness.scheduling.cost import CostTable
-from harness.scheduling.server import Backlog, Waiting
-from harness.task.qsl import SampleLibrary
-from harness.task.shape import Array, Integers, Shape
 from harness.task.sut import Responses
 
-_COSTS = np.clip(np.random.default_rng(0).normal(178, 60, 10_833), 40, 384).astype(np.int64)  # about SQuAD's tokens
-_TOKENS = float(_COSTS.mean())
-_TOLD, _NOISE = 0.05, 0.05  # relative deviation of a rate that a node says, and of a batch's time
 _QUERIES = 200_000  # of Server, at most
 _TOGETHER = 0.0005  # seconds between two messages of Server
+_MEASURED = Costs()
 
 
-@dataclass(frozen=True)
-class Costs:
-    """What the driver needs for messages; by default as measured on 2 cores, see docs/cluster.md."""
-
-    message: float = 100e-6
-    """Seconds of the driver's processor for a message and its answer."""
-    sample: float = 18e-6
-    """The same for a sample and its response."""
-    latency: float = 0.0003
-    """Seconds of a message on its way."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a node is."""
-
-    streams: int
-    batch: int
-    tokens: float
-    """Cost units/s of all streams."""
-
-    @property
-    def table(self) -> CostTable:
-        """Batches save nothing, so that the rate is that of `tokens`."""
-        return CostTable(
-            {Shape(n, x): n * x * self.streams / self.tokens for n in (1, self.batch) for x in (1, 384)}, fixed=False
-        )
-
-
-class World:
-    """The simulated clock, what happens when, and the driver's processor."""
-
-    def __init__(self, costs: Costs, seed: int = 0) -> None:
-        self.now, self.costs = 0.0, costs
-        self.busy = 0.0
-        self.messages = 0
-        self.rng = np.random.default_rng(seed)
-        self._free = 0.0
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = count()
-
-    def clock(self) -> float:
-        """The time."""
-        return self.now
-
-    def at(self, when: float, do: Callable[[], None]) -> None:
-        """Do something then."""
-        heapq.heappush(self._events, (when, next(self._order), do))
-
-    def drive(self, samples: int) -> float:
-        """Half of what the driver needs for a parcel of so many samples; when it is done with it."""
-        took = (self.costs.message + self.costs.sample * samples) / 2
-        self._free = max(self._free, self.now) + took
-        self.busy += took
-        return self._free
-
-    def run(self) -> None:
-        """Until nothing is left to happen."""
-        while self._events:
-            self.now, _, do = heapq.heappop(self._events)
-            do()
-
-    def noise(self) -> float:
-        """A factor on a batch's time."""
-        return float(1 + _NOISE * (2 * self.rng.random() - 1))
-
-
-class Samples(SampleLibrary):
-    """Costs without a data set."""
-
-    def __init__(self) -> None:
-        super().__init__(len(_COSTS), len(_COSTS))
-
-    def cost(self, indices: Integers) -> Integers:
-        """Tokens."""
-        return _COSTS[indices]
-
-    def collate(self, indices: Integers, shape: Shape) -> Mapping[str, Array]:
-        """Nothing is computed."""
-        raise NotImplementedError
-
-    pack = carrier = hold = collate  # type: ignore[assignment]
-
-
-class _Simulated:
-    """A link to a node that is simulated."""
-
-    def __init__(self, name: str, world: World, machine: Machine) -> None:
-        self.name, self.world, self.machine = name, world, machine
-        told = machine.tokens * float(world.rng.normal(1, _TOLD))
-        self.ready = _ready(name, told, machine)
-        self.idle = machine.streams
-        self._left: dict[int, int] = {}
-        self._parcels: dict[int, Parcel] = {}
-
-    def open(self, answered: Callable[[Answers], None], failed: Callable[[BaseException], None]) -> None:
-        """Begin."""
-        self.answered = answered
-
-    def send(self, parcel: Parcel) -> None:
-        """A parcel leaves when the driver has time."""
-        self.world.messages += 1
-        self.world.at(self.world.drive(len(parcel.ids)) + self.world.costs.latency, lambda: self._arrive(parcel))
-
-    def give_up(self) -> None:
-        """Not here."""
-
-    def load(self, indices: Integers) -> None:
-        """Not here."""
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-    def _arrive(self, parcel: Parcel) -> None:
-        self._parcels[parcel.number], self._left[parcel.number] = parcel, len(parcel.ids)
-        self.take(parcel)
-        self._go_on()
-
-    def _go_on(self) -> None:
-        while self.idle and (batch := self.next()):
-            self.idle -= 1
-            numbers, seconds = batch
-            self.world.at(self.world.now + seconds * self.world.noise(), lambda numbers=numbers: self._end(numbers))  # type: ignore[misc]
-
-    def _end(self, numbers: Sequence[int]) -> None:
-        self.idle += 1
-        for number in numbers:
-            self._left[number] -= 1
-            if not self._left[number]:
-                del self._left[number]
-                parcel = self._parcels.pop(number)
-                self.world.at(self.world.now + self.world.costs.latency, lambda parcel=parcel: self._back(parcel))  # type: ignore[misc]
-        self._go_on()
-
-    def _back(self, parcel: Parcel) -> None:
-        n = len(parcel.ids)
-        answers = Answers(parcel.number, parcel.ids, np.zeros(n + 1, np.int64), np.empty(0, np.uint8), 1, 0, 0)
-        self.world.at(self.world.drive(n), lambda: self.answered(answers))
-
-    def take(self, parcel: Parcel) -> None:
-        """A parcel is here."""
-        raise NotImplementedError
-
-    def next(self) -> tuple[Sequence[int], float] | None:
-        """The parcel of each sample of the next batch, and its seconds; None if there is none."""
-        raise NotImplementedError
-
-
-class OfflineNode(_Simulated):
-    """Batches as the Offline scheduler plans them."""
-
-    def __init__(self, name: str, world: World, machine: Machine) -> None:
-        super().__init__(name, world, machine)
-        self._planner = DynamicPlanner(machine.batch, 384 * machine.batch)
-        self._queue: list[tuple[int, int, float]] = []
-
-    def take(self, parcel: Parcel) -> None:
-        """Plan it."""
-        machine = self.machine
-        for batch in reversed(self._planner.plan(_COSTS[parcel.indices])):
-            seconds = batch.padded * machine.streams / machine.tokens
-            self._queue.insert(0, (parcel.number, len(batch.positions), seconds))
-
-    def next(self) -> tuple[Sequence[int], float] | None:
-        """The batch that came first."""
-        if not self._queue:
-            return None
-        number, samples, seconds = self._queue.pop()
-        return [number] * samples, seconds
-
-
-class ServerNode(_Simulated):
-    """Batches as the Server scheduler takes them from its backlog."""
-
-    def __init__(self, name: str, world: World, machine: Machine, bound: float) -> None:
-        super().__init__(name, world, machine)
-        self._table = machine.table
-        self._backlog = Backlog(self._table, bound)
-
-    def take(self, parcel: Parcel) -> None:
-        """All wait from now on."""
-        for index in parcel.indices.tolist():
-            self._backlog.push(Waiting(self.world.now, parcel.number, index, int(_COSTS[index])))
-
-    def next(self) -> tuple[Sequence[int], float] | None:
-        """The oldest and those that go with it."""
-        if not len(self._backlog):
-            return None
-        chosen = self._backlog.take(self.world.now, -(-len(self._backlog) // self.idle))
-        longest = max(sample.cost for sample in chosen)
-        return [sample.id for sample in chosen], self._table.seconds(len(chosen), longest)
-
-
-def _ready(name: str, rate: float, machine: Machine) -> NodeReady:
-    estimate = Estimate(rate / _TOKENS, "simulated", rate / _TOKENS)
-    known = (name, "simulated", machine.streams, machine.streams, rate, estimate, 0.0, 0.0, machine.batch)
-    return NodeReady(*known, (), (), "", "", {}, {}, {}, {})
-
-
-class Heard:
-    """How often each id was answered."""
+class AnswerCount:
+    """Counts how often each id is answered."""
 
     def __init__(self, samples: int) -> None:
         self.times = np.zeros(samples, np.uint8)
 
     def __call__(self, ids: list[int], responses: Responses) -> None:
-        """Count."""
+        """Count these answers."""
         np.add.at(self.times, ids, 1)
 
     @property
     def complete(self) -> bool:
-        """Whether each was answered once."""
+        """Whether each id was answered exactly once."""
         return bool((self.times == 1).all())
 
 
 @dataclass(frozen=True)
 class Offline:
-    """What a simulated test showed."""
+    """The result of a simulated Offline test."""
 
     samples: int
     complete: bool
+    """Whether each sample was answered exactly once."""
     efficiency: float
-    """Samples/s ÷ what all nodes can do."""
+    """Samples/s ÷ the capacity of all nodes."""
     ends: float
-    """Between the first and the last node's end, ÷ the test's duration."""
+    """Time between the first and the last node's end ÷ the test's duration."""
     idle: float
-    """Nodes' time without a parcel ÷ all time."""
+    """Nodes' time without a parcel ÷ their total time."""
     messages: float
     """Per second."""
     driver: float
-    """Busy ÷ all time."""
+    """Busy time ÷ total time."""
 
 
 def machines(number: int, rate: float, unequal: float, streams: int = 4, batch: int = 8) -> Sequence[Machine]:
-    """So many nodes of ``rate`` samples/s in the mean; the fastest is ``unequal`` times as fast as the slowest."""
+    """``number`` nodes with a mean of ``rate`` samples/s; the fastest is ``unequal`` times as fast as the slowest."""
     factors = np.geomspace(1, unequal, number)
-    tokens = rate * _TOKENS * factors / factors.mean()
+    tokens = rate * TOKENS * factors / factors.mean()
     return [Machine(streams, batch, float(each)) for each in np.random.default_rng(1).permutation(tokens)]
 
 
-def offline(nodes: Sequence[Machine], seconds: float, costs: Costs = Costs()) -> Offline:
-    """A query of about so many seconds."""
+def offline(nodes: Sequence[Machine], seconds: float, costs: Costs = _MEASURED) -> Offline:
+    """Simulate an Offline query of about ``seconds``."""
     world = World(costs)
     links = [OfflineNode(f"node{n}", world, machine) for n, machine in enumerate(nodes)]
     able = sum(machine.tokens for machine in nodes)
-    indices = world.rng.integers(0, len(_COSTS), int(seconds * able / _TOKENS))
-    heard = Heard(len(indices))
-    scheduler = OfflineCluster(Samples(), links, heard, travels=INDICES, clock=world.clock)
+    indices = world.rng.integers(0, len(COSTS), int(seconds * able / TOKENS))
+    answers = AnswerCount(len(indices))
+    scheduler = OfflineCluster(Samples(), links, answers, travels=INDICES, clock=world.clock)
     scheduler.issue(range(len(indices)), indices)  # type: ignore[arg-type]  # an array saves the list
     world.run()
     _check(scheduler)
     ends = [node.ended for node in scheduler.nodes]
     end = max(ends)
     idle = sum(node.idle_until(end) for node in scheduler.nodes)
-    work = float(_COSTS[indices].sum())
+    work = float(COSTS[indices].sum())
     return Offline(
         len(indices),
-        heard.complete,
+        answers.complete,
         work / able / end,
         (end - min(ends)) / end,
         idle / end / len(nodes),
@@ -313,44 +107,44 @@ def offline(nodes: Sequence[Machine], seconds: float, costs: Costs = Costs()) ->
 
 @dataclass(frozen=True)
 class Served:
-    """What a simulated test showed."""
+    """The result of a simulated Server test."""
 
     complete: bool
     latency: float
     """The 99th percentile, in seconds."""
     driver: float
-    """Busy ÷ all time."""
+    """Busy time ÷ total time."""
 
 
-def server(nodes: Sequence[Machine], load: float, seconds: float, bound: float, costs: Costs = Costs()) -> Served:
-    """Queries at ``load`` times what the nodes can do with single samples."""
+def server(nodes: Sequence[Machine], load: float, seconds: float, bound: float, costs: Costs = _MEASURED) -> Served:
+    """Simulate Server queries at ``load`` times the rate of the nodes with single samples."""
     world = World(costs)
     links = [ServerNode(f"node{n}", world, machine, bound) for n, machine in enumerate(nodes)]
-    rate = load * sum(machine.tokens for machine in nodes) / _TOKENS
+    rate = load * sum(machine.tokens for machine in nodes) / TOKENS
     arrivals = np.cumsum(world.rng.exponential(1 / rate, int(seconds * rate)))
-    indices = world.rng.integers(0, len(_COSTS), len(arrivals))
-    heard, latencies = Heard(len(arrivals)), Latencies()
-    scheduler = ServerCluster(Samples(), links, heard, latencies, INDICES, world.clock)
+    indices = world.rng.integers(0, len(COSTS), len(arrivals))
+    answers, latencies = AnswerCount(len(arrivals)), Latencies()
+    scheduler = ServerCluster(Samples(), links, answers, latencies, INDICES, world.clock)
     scheduler.late_after = bound
     sender = _Sender(world, scheduler)
     for number, (when, index) in enumerate(zip(arrivals.tolist(), indices.tolist(), strict=True)):
         world.at(when, lambda number=number, index=index: sender.issue(number, index))  # type: ignore[misc]
     world.run()
     _check(scheduler)
-    return Served(heard.complete, float(np.percentile(latencies.found, 99)), world.busy / world.now)
+    return Served(answers.complete, float(np.percentile(latencies.found, 99)), world.busy / world.now)
 
 
 class Latencies(Observer):
-    """Of all queries."""
+    """Collects the latencies of all queries, in seconds."""
 
     def __init__(self) -> None:
         self.found: list[float] = []
 
     def arrived(self, when: float) -> None:
-        """Not of interest."""
+        """Ignored."""
 
     def answered(self, start: float, end: float, work: Work, cost: int) -> None:
-        """A parcel of queries came back."""
+        """Record the latencies of an answered parcel."""
         self.found += [end - arrival for arrival in work.arrivals]
 
 
@@ -371,16 +165,16 @@ class _Sender:
     def _deal(self) -> None:
         self._scheduler.deal()
         self._waits = False
-        # It sends one message after the other, and then waits for company.
+        # It sends one message after the other, then lets further queries collect.
         self._next = max(self._world.now + _TOGETHER, self._world.drive(0))
 
 
 def bytes_per_sample(samples: int = 1_000_000) -> float:
-    """The most memory that `OfflineCluster` needs beside LoadGen's own lists, for a query of so many samples."""
+    """Peak bytes per sample that `OfflineCluster` needs besides LoadGen's own lists, for a query of ``samples``."""
     world = World(Costs())
     links = [OfflineNode(f"node{n}", world, machine) for n, machine in enumerate(machines(100, 100, 1))]
     scheduler = OfflineCluster(Samples(), links, lambda ids, responses: None, travels=INDICES, clock=world.clock)
-    ids, indices = list(range(samples)), np.random.default_rng(0).integers(0, len(_COSTS), samples)
+    ids, indices = list(range(samples)), np.random.default_rng(0).integers(0, len(COSTS), samples)
     tracemalloc.start()
     scheduler.issue(ids, indices)  # type: ignore[arg-type]
     peak = tracemalloc.get_traced_memory()[1]
@@ -408,8 +202,8 @@ class Published(NamedTuple):
 
 
 PUBLISHED = (
-    Published("oBERT-Large", 1370, 4 * _TOKENS + 8, 8 * _TOKENS),
-    Published("oBERT-MobileBERT", 5600, 4 * _TOKENS + 8, 8 * _TOKENS),
+    Published("oBERT-Large", 1370, 4 * TOKENS + 8, 8 * TOKENS),
+    Published("oBERT-MobileBERT", 5600, 4 * TOKENS + 8, 8 * TOKENS),
     Published("ResNet50, pixels", 19_600, 224 * 224 * 3, 4, image=True),
 )
 
@@ -421,7 +215,7 @@ def nodes_of_driver(row: Published, costs: Costs) -> float:
 
 
 def nodes_of_network(row: Published, gigabits: float) -> float:
-    """How many such nodes a network of so many Gb/s, each way, can feed."""
+    """How many such nodes a network of ``gigabits`` Gb/s, each way, can feed."""
     return gigabits * 1e9 / 8 / (row.rate * max(row.sent, row.back))
 
 
@@ -477,13 +271,13 @@ def main() -> None:
     parser.add_argument("--gigabits", type=float, default=100.0, help="of the driver's network per second, each way")
     parser.add_argument("--bound", type=float, default=1.0, help="Server's, in seconds")
     arguments = parser.parse_args()
-    table = Table("nodes", "samples", "all once", "÷ able", "ends", "idle", "messages/s", "driver", "B/sample")
-    for column in ("p99, ms", "of one", "driver"):
+    table = Table("nodes", "samples", "all once", "÷ capacity", "ends", "idle", "messages/s", "driver", "B/sample")
+    for column in ("p99, ms", "p99 of one node", "driver"):
         table.add_column(column)
     for row in _rows(arguments):
         table.add_row(*row)
     console.print_table(table)
-    capacity = Table("node", "samples/s", "nodes by driver", "nodes by network", "simulated", "÷ able")
+    capacity = Table("node", "samples/s", "nodes by driver", "nodes by network", "simulated", "÷ capacity")
     for row in _capacity(arguments):
         capacity.add_row(*row)
     console.print_table(capacity)

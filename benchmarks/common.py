@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: a scenario prepared as for a run, and the formatting of ratios."""
+"""Shared by the benchmarks: scenarios prepared as for a run, processes for measurements, formatting of ratios."""
 
 from __future__ import annotations
 

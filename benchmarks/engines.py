@@ -4,13 +4,13 @@
 
 Prints for each model and engine:
   Offline samples/s of LoadGen, ÷ the engine alone: a plain loop over the same batches with the library's own Python
-  API and as many streams, and ÷ a tool of the engine's makers if there is one (OpenVINO's benchmark_app);
+  API and as many streams, and ÷ the engine's own tool if it has one (OpenVINO's benchmark_app);
   SingleStream's 90th percentile, and how that of the engine alone on the same queries compares with it;
   the score of an accuracy run;
   the mean number of cores that other processes kept busy: much more than 0 makes a row doubtful.
 
-Each side runs in a separate process, and first, untimed, a batch of each shape on every stream. In each round the
-engines take turns, in the opposite order of the round before.
+Each side runs in a separate process, and first runs, untimed, a batch of each shape on every stream. The engines take
+turns in each round, in the opposite order of the previous round.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Work:
     seconds: float
     """Approximate length of each measurement."""
     limits: Limits | None = None
-    """Offline's batch limits that the first measurement chose: each would choose anew, and compare other batches."""
+    """Offline's batch limits from the first measurement: otherwise each would choose its own, and differ in batches."""
 
     def ready(self, scenario: str) -> Ready:
         """The scenario, prepared with default settings."""
@@ -70,12 +70,12 @@ class Work:
 def offline(work: Work, samples: int) -> tuple[float, int, float, Limits | None]:
     """Samples/s that LoadGen reports for Offline, the number of samples, cores busy with other work, the batch limits.
 
-    With 0 ``samples`` the query takes about the seconds of the work.
+    With 0 ``samples`` the query takes about ``work.seconds``.
     """
     setup = work.ready("Offline")
-    least = len(setup.indices)
+    minimum = len(setup.indices)
     with engine_errors(work.engine, "to run"):
-        samples = samples or max(least, int(raw_engine(setup, max(least, 64)) * work.seconds))
+        samples = samples or max(minimum, int(raw_engine(setup, max(minimum, 64)) * work.seconds))
         warm_up(_runners(setup), _one_of_each_shape(setup, samples))
     with Others() as others:
         rate, _ = loadgen_test(setup, samples)
@@ -103,7 +103,7 @@ def _runners(setup: Ready) -> list[Call]:
 
 
 def _one_of_each_shape(setup: Ready, samples: int) -> list[Batch]:
-    """Of the batches of Offline's query."""
+    """One batch of each shape in Offline's query."""
     query = np.resize(setup.indices, samples)
     query = query[setup.qsl.arrange(query)]
     places = {batch.shape: batch.positions for batch in setup.scenario.planner.plan(setup.qsl.cost(query))}
@@ -113,7 +113,7 @@ def _one_of_each_shape(setup: Ready, samples: int) -> list[Batch]:
 def _apart_from_the_harness(
     work: Work, scenario: str, batches: Callable[[Ready], list[Batch]]
 ) -> tuple[Layout, list[Batch]]:
-    """The batches of a scenario; the harness's engine is gone when they are returned."""
+    """Layout and batches of a scenario; the harness's engine is freed when they are returned."""
     setup = work.ready(scenario)
     return Layout.of(setup), batches(setup)
 
@@ -130,9 +130,9 @@ def bare_offline(work: Work, samples: int) -> tuple[float, float]:
 
 
 def tool_offline(work: Work, samples: int) -> tuple[float, float]:
-    """Samples/s of the tool of the engine's makers, and cores busy with other work."""
+    """Samples/s of the engine's own tool, and cores busy with other work."""
     layout, batches = _apart_from_the_harness(work, "Offline", lambda setup: planned(setup, samples))
-    with engine_errors(work.engine, "to run in the tool of its makers"), Others() as others:
+    with engine_errors(work.engine, "to run in its own tool"), Others() as others:
         rate = TOOLS[work.engine](layout, batches, work.seconds)
     return rate, others.cores
 
@@ -192,7 +192,7 @@ class Row:
     failed: bool = False
     """Whether the harness failed."""
     lost: set[str] = field(default_factory=set)
-    """The kinds without the harness that failed, and are not measured again."""
+    """The kinds without the harness that failed; they are not measured again."""
 
     def add(self, kind: str, value: float, others: float) -> None:
         """Add a measurement, and the cores that were busy with other work meanwhile."""
@@ -214,9 +214,9 @@ class Row:
 
 
 def measure(work: Work, row: Row, turn: int) -> None:
-    """One round: both sides of each ratio, the other one first in every second turn, as machines drift.
+    """One round: both sides of each ratio, in the opposite order every second round, because machines drift.
 
-    What fails without the harness is left out from then on, with a warning.
+    A measurement without the harness that fails is left out from then on, with a warning.
 
     Raises:
         HarnessError: the harness failed.

@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from benchmarks.common import spread
+from benchmarks.common import command, spread
 from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
+from harness.errors import RunFailed
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from resnet50.images import find_images
@@ -58,7 +59,7 @@ def reference_way(files: list[Path], profile: Profile, folder: Path) -> float:
 
 def opencv_pixels(file: Path) -> np.ndarray:
     """The centre of an image after OpenCV resized its short side to 256 by area."""
-    image = cv2.cvtColor(cv2.imread(str(file), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
+    image = cv2.cvtColor(cv2.imread(str(file), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     height, width = image.shape[:2]
     size = (256, 256 * height // width) if height > width else (256 * width // height, 256)
     resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
@@ -94,11 +95,11 @@ def peak_memory(files: list[Path], folder: Path) -> tuple[float, float]:
         (folder / name).symlink_to(files[number % len(files)].resolve())
     (folder / "val_map.txt").write_text("".join(f"{name} 0\n" for name in names))
     model = next(name for name, (owner, entry) in manifests.models().items() if owner == "resnet50" and entry.file)
-    command = [sys.executable, "-m", "harness.cli", "run", "--engine", "onnxruntime", "--model", model]
-    command += ["--dataset", str(folder), "--duration", "5", "--runs-dir", str(folder / "runs")]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    words = [sys.executable, "-m", "harness.cli", "run", "--engine", "onnxruntime", "--model", model]
+    words += ["--dataset", str(folder), "--duration", "5", "--runs-dir", str(folder / "runs")]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
     if ended.returncode not in (0, 1):  # an INVALID run (too few samples) uses the same memory
-        raise RuntimeError(ended.stderr)
+        raise RunFailed(f"harness run failed: {ended.stderr.strip()}")
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, count * SIDE * SIDE * 3 * 4 / 2**20
 
 
@@ -113,7 +114,7 @@ def main() -> None:
         cv2.setNumThreads(1)
     profile = PROFILES[args.profile]
     files = list(find_images(find_dataset("resnet50", args.dataset).path).files)
-    for file in files:  # into the page cache: compare the work, not the disk
+    for file in files:  # fill the page cache, to compare the work and not the disk
         file.read_bytes()
 
     rows = []
@@ -148,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -26,7 +26,7 @@ from typing import TypeVar
 import numpy as np
 from rich.table import Table
 
-from benchmarks.common import Ready, apart, spread
+from benchmarks.common import Ready, apart, command, spread
 from harness.catalog import manifests
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
@@ -194,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -1,4 +1,4 @@
-"""Cost of recording a test's batches and queries.
+"""The cost of recording a test's batches and queries.
 
     python -m benchmarks.recording [--model M] [--engine E] [--dataset D] [--seconds S] [--pairs N]
 

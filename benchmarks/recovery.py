@@ -5,9 +5,9 @@
 
 Each variant is made once (build/recovery); its accuracy comes from an accuracy run through LoadGen and its speed from
 an Offline run, on each of DeepSparse, OpenVINO and ONNX Runtime that is installed. INT8 files are written in each form
-(`models compress --for`): that of DeepSparse, and that of OpenVINO, which is ONNX Runtime's too. Measurements are kept
+(`models compress --for`): that of DeepSparse, and that of OpenVINO, which ONNX Runtime shares. Measurements are kept
 beside the variants until anything they depend on changes, so that an interrupted table can be resumed; --fresh ignores
-them. OpenVINO computes FP32 files in FP32, also where its default is bf16; for INT8 files that default stays.
+them. OpenVINO computes FP32 files in FP32, even if its default is bf16; INT8 files keep that default.
 A third of the data set (for SQuAD, of its passages) is used for calibration and the rest is scored; with
 --calibration the whole data set is scored. Recovery is accuracy in percent of the dense FP32 model's on the same
 engine. "same arg-max" is the share of samples (images, or windows of a passage) for which all engines' logs have the
@@ -80,7 +80,7 @@ class Variant:
     method: str
     block: int
     engine: EngineForm | None = None
-    """For whose operators an INT8 file is written."""
+    """The engine whose operators an INT8 file has."""
 
     @property
     def dense(self) -> bool:
@@ -88,7 +88,7 @@ class Variant:
         return not self.sparsity and self.precision == "fp32"
 
     def __str__(self) -> str:
-        """In words."""
+        """The variant as the table names it."""
         pruned = f"{self.sparsity:.0%} {self.method}" if self.sparsity else "dense"
         return f"{pruned}{f', blocks of {self.block}' if self.sparsity and self.block > 1 else ''}"
 
@@ -204,7 +204,7 @@ def measured(
     *,
     fresh: bool,
 ) -> Row:
-    """The row of a variant's file, measured first if it is not kept."""
+    """The row of a variant's file: the saved one, or else measured now."""
     depends = [_sources(), sha256_of(path), engine, version(engine), content_of(dataset), seconds, list(options)]
     kept = _FOLDER / f"{path.stem}-{engine}-{_key([*depends, cpu_model(), core_count()])}.row.json"
     if kept.is_file() and not fresh:
@@ -244,7 +244,7 @@ def run(
     arguments += ["--dataset", str(dataset), "--runs-dir", str(folder), "--no-tuned"]
     arguments += ["--duration", str(seconds)] if mode == "performance" else []
     arguments += [word for option in options for word in ("--set", option)]
-    done = subprocess.run(arguments, capture_output=True, text=True)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     found = next(folder.glob("*/run.json"), None)
     if found is None:
         raise RunFailed(f"{' '.join(arguments)} failed: {done.stderr.strip()}")
@@ -252,7 +252,7 @@ def run(
 
 
 def installed_engines() -> list[str]:
-    """The engines to measure; says which are left out."""
+    """The installed engines; notes which are missing."""
     found = installed()
     for name in LIBRARIES:
         if name not in found:
@@ -267,10 +267,10 @@ class Entry:
     words: str
     precision: str
     form: str
-    """For whose operators it is written."""
+    """The engine whose operators it has, or "any"."""
     path: Path
     training: str = "-"
-    """How long it was trained."""
+    """How long it was trained, as text."""
 
 
 def entries(model: manifests.Model, chosen: Sequence[Variant], calibration: str) -> Iterator[Entry]:

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from rich.table import Table
 
-from benchmarks.common import Ready, apart, spread
+from benchmarks.common import Ready, apart, command, spread
 from harness.catalog import manifests
 from harness.catalog.models import find_model
 from harness.host import console
@@ -209,4 +209,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -1,4 +1,4 @@
-"""Trained models for the recovery table: a recipe, perhaps with another pruning method, trained once and kept."""
+"""Trained models for the recovery table: a recipe, optionally with another pruning method, trained once and kept."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _METHODS = ("magnitude", "second-order", "layer-wise")
 
 @dataclass(frozen=True)
 class Training:
-    """A recipe with what the command line changes in it."""
+    """A recipe, as changed by the command line."""
 
     given: str
-    """Name or path."""
+    """The recipe's name or path."""
     recipe: Recipe
     method: str | None = None
     steps: int | None = None
@@ -41,11 +41,11 @@ class Training:
 
     @property
     def precision(self) -> str:
-        """Of the trained file."""
+        """The precision of the trained file."""
         return "int8" if self.recipe.quantisation else "fp32"
 
     def __str__(self) -> str:
-        """In words."""
+        """The training as the table names it."""
         pruning = self.recipe.pruning
         if pruning is None:
             return f"{self.recipe.name}, trained"
@@ -53,15 +53,15 @@ class Training:
         return f"{self.recipe.name}, trained: {pruning.sparsity:.0%} {pruning.method}{blocks}"
 
     def arguments(self, weights: Path, data: Path, output: Path) -> list[str]:
-        """Of `harness models train`."""
+        """The arguments of `harness` for this training."""
         words = ["models", "train", self.given, "--weights", str(weights), "--data", str(data), "--output", str(output)]
         words += ["--method", self.method] if self.method else []
         return words + (["--steps", str(self.steps)] if self.steps else [])
 
     def file(self, weights: Path, data: Path, folder: Path) -> Path:
-        """The trained model below ``folder``: trained first, or from where it stopped, if it is not there.
+        """The trained model below ``folder``; if it is missing, it is trained first, or its training is continued.
 
-        The files of a dense model, recipe and data set have one name, so that an interrupted training is found again.
+        Its name depends on the dense model and the recipe, not on the data, so that an interrupted training is found.
 
         Raises:
             RunFailed: the training failed; its own output said why.

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# From a clone to the tarball to upload, rehearsed, with the commands of README.md and submission.md (called by
-# `make journey`): tools/journey.sh [FOLDER]. INFERENCE_REPO names a checkout of mlcommons/inference, whose two checkers
-# then judge the open and the closed package.
+# Rehearses the whole way from a clone to the tarball for upload, with the commands of README.md and submission.md
+# (called by `make journey`): tools/journey.sh [FOLDER]. INFERENCE_REPO names a checkout of mlcommons/inference; its
+# two checkers then check the open and the closed package.
 #
 # The last commit of this repository is cloned to FOLDER/clone, and everything happens there. FOLDER/logs keeps what each
-# step printed. The first step that fails ends the journey with exit code 1; a wrong command is 2.
+# step printed. The first step that fails ends the journey with exit code 1; wrong arguments give 2.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -21,12 +21,12 @@ if [ -n "$inference" ] && ! [ -d "$inference/tools/submission" ]; then
     exit 2
 fi
 if [ -n "$(git -C "$here" status --porcelain 2>/dev/null)" ]; then
-    echo "note: what is not committed is not part of the journey" >&2
+    echo "note: uncommitted changes are not part of the journey" >&2
 fi
 mkdir -p "$folder/logs"
 folder=$(cd "$folder" && pwd)
 [ -z "$inference" ] || inference=$(cd "$inference" && pwd)
-# The commands are typed by a reader, not by the make that may have called this script.
+# The commands must not inherit variables of the make that may have called this script.
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES INFERENCE_REPO
 
 number=0 began=$(date +%s)
@@ -52,7 +52,7 @@ step() {
     if [ "$code" -ne 0 ]; then
         tail -n 20 "$log" >&2
         cat "$folder/table"
-        echo "error: step $number, \`$command\`, ended with exit code $code: all that it printed is in $log." >&2
+        echo "error: step $number, \`$command\`, ended with exit code $code; its output is in $log." >&2
         exit 1
     fi
 }

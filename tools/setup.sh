@@ -81,7 +81,7 @@ fi
 if [ "$deepsparse" = 0 ]; then
     echo "DeepSparse is left out (DEEPSPARSE=0)" >&2
 elif [ "$version" != 3.11 ]; then
-    echo "DeepSparse needs Python 3.11, and this is $version: it is left out" >&2
+    echo "DeepSparse needs Python 3.11, but this is $version: it is left out" >&2
 elif ! pip install --no-compile --require-hashes -r requirements-deepsparse.lock; then
     echo "DeepSparse could not be installed here: the other engines work without it" >&2
 fi

@@ -31,9 +31,9 @@ from harness.paths import CACHE_DIR
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {f"float{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)}
 CHANCE = 15.0
-"""F1 below which a model seems to guess: random logits give 3 to 6 on SQuAD."""
-_BACKWARDS = 0.2  # share of responses whose best start lies after their best end from which a swap is tried
-_FAR_BETTER, _FAR_MORE = 1.3, 5.0  # factor and points of F1 by which swapping must fit better
+"""F1 below which a model seems to guess; random logits give 3 to 6 on SQuAD."""
+_BACKWARDS = 0.2  # minimum share of responses whose best start lies after their best end, for a swap to be tried
+_FAR_BETTER, _FAR_MORE = 1.3, 5.0  # factor and points of F1 by which a swap must score better
 _QUERY = 8  # samples of a MultiStream query
 
 
@@ -49,18 +49,18 @@ class Score:
     predictions: dict[str, str]
     warnings: tuple[str, ...]
     swapped: float | None = None
-    """F1 with start and end logits swapped, if that fits far better."""
+    """F1 with start and end logits swapped, if that is far better."""
     partial: bool = False
     """Whether the questions are those answered by a log of some samples, instead of the first ones."""
 
     def doubts(self, cure: str = "check the order of the outputs") -> tuple[str, ...]:
-        """Signs that the score does not describe the model; ``cure`` is that of swapped outputs."""
+        """Signs that the score does not describe the model; ``cure`` says how to fix swapped outputs."""
         if self.swapped is not None:
             return (f"with start and end swapped, F1 would be {self.swapped:.3f} instead of {self.f1:.3f}: {cure}.",)
         if self.f1 < CHANCE:
             return (
-                f"F1 {self.f1:.3f} is what guessing gives: the vocabulary, its casing or the outputs are probably not "
-                "the model's.",
+                f"F1 {self.f1:.3f} is no better than guessing: the vocabulary, its casing or the outputs are probably "
+                "not the model's.",
             )
         return ()
 
@@ -157,12 +157,12 @@ def score_logits(
 
 
 def _scope(squad: Squad, features: Features, samples: int | None) -> tuple[int, int]:
-    """(features in the QSL, questions that they answer)."""
+    """(number of features in the QSL, number of questions that they belong to)."""
     total = len(features)
     if samples is None or samples == total:
         return total, len(squad.questions)
     if not 0 < samples < total:
-        raise ConfigError(f"samples is {samples}, the data set has {total}: choose from 1 to {total}.")
+        raise ConfigError(f"samples is {samples}, but the data set has {total}: choose from 1 to {total}.")
     asked = int(features.question[samples - 1]) + 1
     if features.question[samples] < asked:
         low, high = np.searchsorted(features.question, [asked - 1, asked]).tolist()

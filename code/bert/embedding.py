@@ -6,9 +6,9 @@ from harness.errors import ConfigError
 from harness.graph import read_nodes
 
 _SAME_IDS = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Clip", "Expand"}
-"""Operators that hand token ids on."""
+"""Operators that pass token ids on."""
 _SAME_ROWS = {"Cast", "Identity", "DequantizeLinear", "QuantizeLinear", "FakeQuantize"}
-"""Operators that hand an embedding's rows on."""
+"""Operators that pass an embedding's rows on."""
 _LOOKUPS = {"Gather": (0, 1), "EmbedLayerNormalization": (2, 0), "QEmbedLayerNormalization": (2, 0)}
 _LOOKUPS |= {"GatherBlockQuantized": (0, 1)}
 """Operators that look up rows: the positions of the table and of the ids among their inputs."""
@@ -18,7 +18,7 @@ def embedding_rows(model: Path, input_ids: str) -> int | None:
     """Rows of the table from which the graph looks up its input ``input_ids``; None if no such table is found."""
     try:
         graph = read_nodes(model)
-    except ConfigError:  # the engine has the last word on whether it is a model
+    except ConfigError:  # the engine decides whether it is a model
         return None
     ids, rows = {input_ids}, {name: (weight.dims or [0])[0] for name, weight in graph.weights.items()}
     for operator, inputs, outputs in graph.nodes:

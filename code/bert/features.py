@@ -164,7 +164,7 @@ def load_features(
     progress: OnProgress | None = None,
     casing: str | None = None,
 ) -> Features:
-    """``build_features`` through a cache.
+    """`build_features`, through a cache.
 
     The key covers the data set's bytes, the tokenizer, the parameters, the code's version and Python's Unicode version.
     A damaged or foreign entry is rebuilt; failing to write an entry is only logged.
@@ -192,7 +192,7 @@ def _read_entry(entry: Path, key: str) -> Features | None:
         if meta["key"] != key:
             return None
         for name in _COLUMNS:
-            # The bytes that were hashed are those that are used: the file may change at any time.
+            # Use the bytes that were hashed: the file may change at any time.
             content = read_entry(entry / f"{name}.npy")
             if sha256(content).hexdigest() != meta["sha256"][name]:
                 return None

@@ -1,4 +1,4 @@
-"""Which of a graph's outputs are the start and the end logits."""
+"""Finds a graph's start and end logits among its outputs."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Answers(NamedTuple):
 
 
 def match_outputs(outputs: Sequence[Tensor], given: str | None = None) -> Answers:
-    """The start and the end logits: ``given`` as "START,END", else by their names, else in the order of their numbers.
+    """The start and the end logits: ``given`` as "START,END", else by name, else in the order of their numbers.
 
     Raises:
         ConfigError: the graph does not have them, or they cannot be told apart; the message lists its outputs.

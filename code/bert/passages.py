@@ -1,4 +1,4 @@
-"""Files in SQuAD's format as training data: passages, where their answers are, and which belong together."""
+"""Reads files in SQuAD's format as training data: passages, where their answers are, and which belong together."""
 
 import json
 import re
@@ -23,7 +23,7 @@ class Answer:
 
     text: str
     start: int
-    """Where it starts in the passage, in characters."""
+    """Its position in the passage, in characters."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Passages:
 def read_passages(path: Path) -> Passages:
     """A JSON file in SQuAD v1.1's format, or all that a folder holds, in the order of their names.
 
-    Answers may be absent, but then from all questions. The articles of a file that has a single one are its passages.
+    Answers must be there for all questions or for none. In a file with a single article, each passage counts as one.
 
     Raises:
         ConfigError: a file does not exist or has another format, or only some questions have answers.
@@ -78,7 +78,7 @@ def read_passages(path: Path) -> Passages:
             answers += _answers(data, file)
         articles += ((number, article) for article in _articles(data))
     if answers and len(answers) < len(questions):
-        raise ConfigError(f"{path} has files with answers and files without: train on one kind.")
+        raise ConfigError(f"{path} has files with answers and files without: keep only one kind in it.")
     hashes = tuple(sha256(content).hexdigest() for content in contents)
     return Passages(Squad(tuple(contexts), tuple(questions)), tuple(answers), _groups(articles, contexts), hashes)
 
@@ -124,7 +124,7 @@ def _with_answers(content: bytes) -> bytes:
             question["answers"] = [{"text": ""}]
         return json.dumps(parsed).encode()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return content  # which the parser then rejects with the place
+        return content  # the parser then rejects it and names the place
 
 
 def _answers(data: Any, file: Path) -> Iterator[Answer]:

@@ -1,4 +1,4 @@
-"""SQuAD v1.1 as a QSL: a sample is a feature, at most 384 tokens of a question and its passage."""
+"""SQuAD v1.1 as a QSL: a sample is a feature, up to 384 tokens of a question and its passage."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ ATTENTION_MASK = "attention_mask"
 TOKEN_TYPE_IDS = "token_type_ids"
 
 _TOKENS, _LENGTHS, _FIRST = "tokens", "lengths", "first_segment"
-"""What travels: int32 (total,), all tokens without padding; int32 (n,) each."""
+"""The arrays sent to other machines: all tokens without padding, int32 (total,), and two of int32 (n,)."""
 
 
 class BertSamples(SampleLibrary):
@@ -26,7 +26,7 @@ class BertSamples(SampleLibrary):
     _first_segment: Integers
     """(count,): how many of them are in segment 0."""
     _tokens: NDArray[np.int64]
-    """(rows, width)"""
+    """(rows, width): token ids, padded with 0."""
 
     def cost(self, indices: Integers) -> Integers:
         """Tokens of each sample, [CLS] and [SEP] included."""
@@ -97,7 +97,7 @@ class BertQSL(BertSamples):
 
 
 class BertCarrier(BertSamples, Carrier):
-    """Tokens that came from another machine."""
+    """Tokens received from another machine."""
 
     def __init__(self, places: int, width: int) -> None:
         super().__init__(places)
@@ -122,7 +122,7 @@ def whole_questions(features: Features, samples: int | None) -> int:
     """``samples`` rounded up to the end of a question, in features."""
     total = len(features)
     if not total:
-        raise ConfigError("the data set has no samples: none of its passages holds any text.")
+        raise ConfigError("the data set has no samples, since its passages hold no text: use another one.")
     if samples is None or samples >= total:
         return total
     if samples < 1:

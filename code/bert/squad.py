@@ -121,7 +121,10 @@ def repeated(path: str | Path, features: Sequence[int] | NDArray[np.int64], tota
             if paragraphs:
                 articles.append({**article, "title": f"stand-in {copy}", "paragraphs": paragraphs})
         if left == before:
-            raise ConfigError(f"the questions of {path} cannot be repeated to exactly {total:,} features.")
+            raise ConfigError(
+                f"the questions of {path} cannot be repeated to exactly {total:,} features: add a question with a "
+                "short passage."
+            )
         copy += 1
     return json.dumps({"version": "1.1 stand-in, not SQuAD", "data": articles}, separators=(",", ":")).encode()
 

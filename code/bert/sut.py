@@ -28,7 +28,7 @@ class BertSUT(SUT):
 
     The graph has three inputs (N, L), int32 or int64, named as in `INPUT_NAMES` and in any order, and two outputs
     (N, L), the start and the end logits. A response is float32 (length, 2), where length is the number of the sample's
-    tokens: logits of padding are never sent, so they cannot win.
+    tokens: logits of padding are never sent, so they cannot be chosen.
     """
 
     qsl: BertSamples
@@ -100,12 +100,14 @@ def _match_inputs(inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         if tensor.dtype not in (np.dtype(np.int64), np.dtype(np.int32)) or len(tensor.dims) != 2:
             raise ConfigError(f"the model has the input {tensor}; BERT's are int32 or int64 (N, L).")
     if len(inputs) > len(matched):
-        raise ConfigError(f"the model has more inputs than a question-answering BERT: {listing(inputs)}.")
+        raise ConfigError(
+            f"the model has more inputs than a question-answering BERT: {listing(inputs)}; remove the others from it."
+        )
     return matched
 
 
 def _logits(outputs: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """The outputs that may be logits: a float for each token. Exports without a head have hidden states instead."""
+    """The outputs that can be logits, one float per token; exports without a head have hidden states instead."""
     length = inputs[INPUT_IDS].dims[1]
     found = [
         tensor

@@ -53,7 +53,7 @@ class BertSettings(BenchmarkSettings):
         return user_path(str(vocab))
 
     def files(self, name: str) -> tuple[Path, ...]:
-        """Those of the tokenizer."""
+        """The tokenizer's files for ``vocab``."""
         return tokenizer_files(self.vocab) if name == "vocab" else super().files(name)
 
 
@@ -85,7 +85,7 @@ class Bert(Benchmark):
         progress: OnProgress = lambda done, total: None,
         model: Path | None = None,
     ) -> BertQSL:
-        """Features of the data set, from the cache if it has them; held in the same way for every graph."""
+        """The data set's features, from the cache if it has them; in the same form for every graph."""
         features = load_features(
             dataset.path, self.settings.vocab, self.cache_dir, progress=progress, casing=self.settings.casing
         )
@@ -134,7 +134,7 @@ class Bert(Benchmark):
         return vocabulary, casing, Choice("start and end", f"{start} and {end}", source)
 
     def doubts(self, sut: SUT) -> tuple[str, ...]:
-        """The tokenizer's size held against the graph's embedding, and its casing against its tokens."""
+        """Compares the tokenizer's size with the graph's embedding, and its casing with its tokens."""
         assert isinstance(sut, BertSUT)
         tokenizer, vocab = read_tokenizer(self.settings.vocab, self.settings.casing), self.settings.vocab
         rows = embedding_rows(sut.engine.model, sut.input_ids) if sut.engine.model and sut.engine.inputs else None
@@ -195,6 +195,6 @@ def _size_doubts(tokens: int, rows: int | None, vocab: Path) -> Iterator[str]:
     if rows is None or rows == tokens:
         return
     if tokens > rows:
-        raise ConfigError(f"{sizes}: it is not the model's. Pass the model's own with --set vocab=PATH (VOCAB=PATH).")
+        raise ConfigError(f"{sizes}: it is not the model's; pass the model's own with --set vocab=PATH (VOCAB=PATH).")
     if rows not in {-(-tokens // multiple) * multiple for multiple in _PADDED_TO}:
         yield f"{sizes}: it is probably not the model's, or cut short; pass the model's own with --set vocab=PATH."

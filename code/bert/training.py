@@ -1,4 +1,4 @@
-"""SQuAD questions to train on: the windows and feeds of a run, with the answers' positions, and F1 of a part held back.
+"""SQuAD questions as training data: the windows and feeds of a run with the answers' positions, and F1 of a part.
 
 The labels are those of the original ``run_squad.py`` (google-research/bert): the first answer of a question, as the
 first and the last of its tokens; in a window that does not show all of it, both point to [CLS].
@@ -26,7 +26,7 @@ from harness.task.shape import Array, Integers
 from harness.task.training import Batch, TrainingData, alike_order, hold_back
 
 _LENGTHS = FeatureParams()
-_SHORTEST = 16
+_SHORTEST = 16  # tokens of the smallest window
 
 
 class SquadTraining(TrainingData):
@@ -46,7 +46,7 @@ class SquadTraining(TrainingData):
     ) -> None:
         """Read a JSON file, or all of a folder, and hold back whole articles with about ``hold_out`` of the samples.
 
-        The articles of a file with a single one are its passages. Without answers nothing is held back. ``vocab``,
+        In a file with a single article, each passage counts as one. Without answers nothing is held back. ``vocab``,
         ``casing`` and ``outputs`` are the benchmark's settings.
 
         Raises:
@@ -106,7 +106,9 @@ class SquadTraining(TrainingData):
     def score(self, outputs: Iterable[Mapping[str, Array]]) -> tuple[str, float]:
         """F1 of the questions held back, by the rules of the official scripts."""
         if not (self.labelled and len(self.held_back)):
-            raise ConfigError("the data has no answers, or none held back, so that nothing can be scored.")
+            raise ConfigError(
+                "nothing can be scored: the data has no answers, or none held back; set hold_out above 0."
+            )
         held = self._samples[self.count :]
         logits = list(self._logits(outputs, held))
         if len(logits) != len(held):
@@ -172,7 +174,7 @@ def _targets(
     pieces = tokenizer.word_pieces({word for text in texts for word in context_words(text)})
     questions, firsts = np.unique(features.question, return_index=True)
     stops = [*firsts[1:].tolist(), len(features)]
-    lost = 0
+    missing = 0
     for question, first, stop in zip(questions.tolist(), firsts.tolist(), stops, strict=True):
         answer = passages.answers[question]
         windows = _Windows(features, first, stop, stride)
@@ -181,16 +183,16 @@ def _targets(
         span = windows.span(*places, ids) if places else None
         if span is None:
             known[first:stop] = False
-            lost += 1
+            missing += 1
         else:
             targets[first:stop] = windows.targets(*span)
-    if lost:
-        console.warn(f"{lost:,} of {len(questions):,} questions are left out: their answer is not in their passage.")
+    if missing:
+        console.warn(f"{missing:,} of {len(questions):,} questions are left out: their passages lack the answers.")
     return targets, known
 
 
 class _Windows:
-    """The windows of one question, and the tokens of its passage that they were cut from."""
+    """The windows of one question, and the tokens of the passage that they were cut from."""
 
     def __init__(self, features: Features, first: int, stop: int, stride: int) -> None:
         """The question's features are ``first`` to ``stop``; see `bert.features` for how windows are cut."""
@@ -207,8 +209,8 @@ class _Windows:
     def span(self, first_word: int, last_word: int, ids: list[int]) -> tuple[int, int] | None:
         """The first and the last token of an answer in these words; None if they have no tokens.
 
-        As in the original's ``_improve_answer_span``, only a part of the words if its tokens are the answer's, ``ids``:
-        of "(1895-1943)" the answer is 1895.
+        As in the original's ``_improve_answer_span``, only the part of the words whose tokens are the answer's ``ids``,
+        if there is one: in "(1895-1943)" the answer may be 1895.
         """
         low = int(np.searchsorted(self._words, first_word, "left"))
         high = int(np.searchsorted(self._words, last_word, "right"))

@@ -1,7 +1,7 @@
-"""Reading a tokenizer from a vocab.txt, a tokenizer.json or the folder of a checkpoint.
+"""Reads a tokenizer from a vocab.txt, a tokenizer.json or the folder of a checkpoint.
 
-BERT's uncased vocabulary is shipped, and read without ``transformers``, which takes seconds to import. Any other
-is read through it, from this machine only.
+BERT's uncased vocabulary is shipped, and read without ``transformers``, which takes seconds to import. Any
+other is read through it, from local files only.
 """
 
 import json
@@ -23,8 +23,8 @@ CASINGS = ("uncased", "cased")
 _REQUIRED = ("[UNK]", "[CLS]", "[SEP]")
 _VOCABULARY, _TOKENIZER, _CONFIG = "vocab.txt", "tokenizer.json", "tokenizer_config.json"
 _CASED_SHARE = 0.01
-"""Share of tokens with capital letters from which a vocabulary is taken for cased: 35 % in BERT's cased one, two tokens
-of the uncased one."""
+"""Share of tokens with capital letters above which a vocabulary counts as cased: 35 % in BERT's cased one, two tokens
+in the uncased one."""
 _QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
@@ -95,7 +95,7 @@ def _read(file: Path, raw: bytes, config: bytes) -> Tokenizer:
 
 
 def _from_text(file: Path, raw: bytes) -> Tokenizer:
-    """A vocab.txt, cased if it holds capital letters: nothing else in it says so."""
+    """A vocab.txt, which is cased if it holds capital letters: nothing else in it shows the casing."""
     tokens = _parse_vocab(raw, file)
     if tokens == _parse_vocab(read_input(VOCAB, "vocabulary"), VOCAB):
         return Tokenizer(tokens, casing_from="BERT's uncased vocabulary")
@@ -122,7 +122,7 @@ def _from_json(file: Path, raw: bytes) -> Tokenizer:
 
 
 def _pipeline(text: str, file: Path) -> Tokenizer:
-    """A pipeline of ``tokenizers``, if it is BERT's."""
+    """The tokenizer in the JSON of a ``tokenizers`` pipeline; ConfigError if it is not BERT's."""
     content = _object(text.encode(), file)
     model, normal, split = (_part(content, key) for key in ("model", "normalizer", "pre_tokenizer"))
     kinds = (model.get("type"), normal.get("type"), split.get("type"))
@@ -169,9 +169,9 @@ def _object(raw: bytes, file: Path) -> dict[str, JsonValue]:
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} cannot be read ({error}): take it from the checkpoint again.") from error
+        raise ConfigError(f"{file} cannot be read ({error}): copy it from the checkpoint again.") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{file} is not an object in JSON: take it from the checkpoint again.")
+        raise ConfigError(f"{file} is not an object in JSON: copy it from the checkpoint again.")
     return content
 
 
@@ -207,7 +207,7 @@ def _transformers(file: Path) -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(
-            f"transformers cannot read {file} ({lines[0][:200]}): take it from the checkpoint again."
+            f"transformers cannot read {file} ({lines[0][:200]}): copy it from the checkpoint again."
         ) from error
     finally:
         for name, value in before.items():

@@ -45,7 +45,7 @@ class Tokenizer:
     longest_word: int = 100
     """Longer words, in characters, are [UNK]."""
     casing_from: str = ""
-    """Where ``rules.lower`` comes from, for people; "" if it is a guess."""
+    """Where ``rules.lower`` comes from, for messages; "" if it is a guess."""
 
     @property
     def casing(self) -> str:
@@ -54,7 +54,7 @@ class Tokenizer:
 
     @property
     def digest(self) -> str:
-        """sha256 of all that its results depend on."""
+        """sha256 of everything that its results depend on."""
         return sha256(repr((self.tokens, self.rules, self.longest_word)).encode()).hexdigest()
 
     @property
@@ -83,8 +83,7 @@ class Tokenizer:
             if part in SPECIAL:
                 tokens.append(part)
             else:
-                # transformers lower-cases all but special tokens character by character, so it never gives a final
-                # sigma.
+                # transformers lower-cases text character by character, so it never produces a final sigma.
                 text = part.replace("\u03a3", "\u03c3").lower() if self.rules.lower else part
                 tokens += basic_tokens(text, self.rules)
         return tokens

@@ -44,9 +44,9 @@ class Score:
     dtype: str
     """Type of the log's labels: float32, int32 or int64."""
     shift: int
-    """1 or -1 if the predicted labels would fit far better with that added, otherwise 0."""
+    """What to add to the predicted labels, 1 or -1, if they then fit far better; otherwise 0."""
     warnings: tuple[str, ...]
-    """With ``missing`` or ``shift``, the last one says why top-1 does not describe the model."""
+    """If ``missing`` or ``shift`` is not 0, the last one says why top-1 does not describe the model."""
     found: Mapping[int, int]
     """Image index to predicted label, in the log's order."""
     partial: bool = False
@@ -103,7 +103,7 @@ def score_log(
     images = len(labels)
     expected = images if samples is None else samples
     if not 0 < expected <= images:
-        raise ConfigError(f"samples is {samples}, the data set has {images}: choose from 1 to {images}.")
+        raise ConfigError(f"samples is {samples}, but the data set has {images}: choose from 1 to {images}.")
     responses = read_responses(log_path, expected)
     refuse(log_path, responses.unusable, responses.advice)
     indices = np.fromiter(responses.first, np.int64)
@@ -269,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_text(args.output, text)
         if args.verbose:
             text = "".join((*_misses(score, names, labels), text, f"labels are {score.dtype}\n"))
-        # A shift that is warned of explains a score at chance.
+        # A shift, which is a warning already, explains a score at chance.
         doubts = () if score.shift else label_doubts(score.found, labels)
         return text, (*score.warnings, *doubts), 1 if score.missing else 0
 

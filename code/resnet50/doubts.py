@@ -18,17 +18,17 @@ from resnet50.preprocess import PROFILES, Profile, pixels
 from resnet50.qsl import ImageQSL
 from resnet50.sut import ResNet50SUT
 
-_UNLIKELY = 0.01
+_UNLIKELY = 0.01  # probability below which something is not chance
 _POOR = 0.5
-"""A top-1 that a model would reach with its own labels and preprocessing."""
-_TRIED = 24  # images that other profiles are tried on
-_CLEAR_HITS = 3  # minimum of what another profile or a shift gets right
+"""A top-1 that any usable model reaches with its own labels and preprocessing."""
+_TRIED = 24  # images on which other profiles are tried
+_CLEAR_HITS = 3  # minimum hits of another profile or a shift
 _NO_LABEL = -3  # not next to a label, so that no shift makes it one
-_PER_ANSWER = 5  # images with the same answer that show how their labels are spread
+_PER_ANSWER = 5  # minimum images with the same answer, to see how their labels are spread
 
 
 def label_doubts(found: Mapping[int, int], labels: NDArray[np.int64]) -> tuple[str, ...]:
-    """What speaks against the labels: ``found`` is the predicted label by image index, ``labels`` are all (images,)."""
+    """Signs of wrong labels: ``found`` is the predicted label by image index, ``labels`` are all, int64 (images,)."""
     indices = np.fromiter(found, np.int64)
     # Garbage read as an integer may not fit int64, and would make a histogram of gigabytes.
     answers = np.array([label if -1 <= label <= CLASSES else _NO_LABEL for label in found.values()], np.int64)
@@ -49,10 +49,10 @@ def label_doubts(found: Mapping[int, int], labels: NDArray[np.int64]) -> tuple[s
     order = ""
     if _share_of_one_label(answers, wanted) > _POOR:
         order = (
-            " Images with the same answer share a label, but another one: the labels are in another order of classes."
+            " Images with the same answer share a label, but a different one: the labels use another order of classes."
         )
     return (
-        f"{good} of {total:,} right is what guessing gives: labels, output or preprocessing are probably not the "
+        f"{good} of {total:,} right is no better than guessing: labels, output or preprocessing are probably not the "
         f"model's.{order}",
     )
 
@@ -84,7 +84,7 @@ def _expected(answers: NDArray[np.int64], wanted: NDArray[np.int64]) -> float:
 
 
 def _share_of_one_label(answers: NDArray[np.int64], wanted: NDArray[np.int64]) -> float:
-    """The share of images whose label is the most frequent one for their answer, over answers given often enough."""
+    """The share of images whose label is the most frequent one for their answer; rare answers are left out."""
     pairs, counts = np.unique(np.stack((answers, wanted)), axis=1, return_counts=True)
     often, most = 0, 0
     for answer in np.unique(answers):
@@ -95,7 +95,7 @@ def _share_of_one_label(answers: NDArray[np.int64], wanted: NDArray[np.int64]) -
 
 
 def profile_doubts(sut: ResNet50SUT, name: str, files: Sequence[Path], labels: NDArray[np.int64]) -> tuple[str, ...]:
-    """Whether another profile than ``name`` gets at least twice as many of a few images right."""
+    """A sign that ``name`` is the wrong profile: another one gets at least twice as many of a few images right."""
     rows = np.unique(np.linspace(0, sut.qsl.count - 1, min(_TRIED, sut.qsl.count)).astype(np.int64))
     sut.qsl.load(rows)
     own = _hits(sut, sut.qsl, rows, labels[rows])
@@ -120,7 +120,7 @@ def profile_doubts(sut: ResNet50SUT, name: str, files: Sequence[Path], labels: N
 
 
 class _Decoded(Pixels):
-    """A few images, in memory."""
+    """The pixels of a few images, in memory."""
 
     def __init__(self, contents: Sequence[bytes], profile: Profile) -> None:
         self._images = [np.ascontiguousarray(pixels(content, profile)) for content in contents]

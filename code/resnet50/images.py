@@ -1,4 +1,4 @@
-"""The data set's image files, their order and their labels.
+"""Finds the data set's image files, their order and their labels.
 
 ImageNet's validation images are in one folder, either flat or in a folder for each class, with or without a
 ``val_map.txt`` whose lines are ``NAME LABEL``. The samples are in the order of ``val_map.txt``, or of the file names:
@@ -108,7 +108,7 @@ def check_official(images: ImageSet, path: Path) -> None:
 
 
 def make_stand_in(folder: Path, images: Sequence[Path], count: int) -> Path:
-    """Make a folder like ImageNet's, with ``count`` images under the official names: copies of and links to a few.
+    """Make a folder like ImageNet's with ``count`` images under the official names: copies of a few, and links to them.
 
     Returns:
         Its val_map.txt, with label i % 1000 for image i regardless of its content.
@@ -126,7 +126,9 @@ def make_stand_in(folder: Path, images: Sequence[Path], count: int) -> Path:
             building.rename(folder)
     except OSError as error:
         if not val_map.is_file():  # otherwise another process was faster
-            raise ConfigError(f"cannot write the stand-in for ImageNet to {folder}: {error.strerror}.") from error
+            raise ConfigError(
+                f"cannot write the stand-in for ImageNet to {folder}: {error.strerror}; free space or fix the folder."
+            ) from error
     return val_map
 
 
@@ -155,7 +157,7 @@ def class_folders(path: Path) -> list[Path]:
 
 
 def _find(names: list[str], val_map: Path) -> tuple[Path, ...]:
-    """Each image's file; its name may be relative to the map's folder, or have fewer or more folders than that."""
+    """The file of each name in val_map.txt, which may have other folders in front than the file has."""
     root = val_map.parent
     places = [root, root / "val"]
     for place in places:
@@ -182,7 +184,7 @@ def _find(names: list[str], val_map: Path) -> tuple[Path, ...]:
     for number, file in enumerate(files, start=1):
         if not file.is_file():
             raise ConfigError(
-                f"{val_map}, image {number}: there is no {file}. Add it: without it, the results of all later images "
-                "would be scored against the wrong labels."
+                f"{val_map}, image {number}: {file} does not exist; add it, or the results of all later images would "
+                "be scored against the wrong labels."
             )
     return files

@@ -1,4 +1,4 @@
-"""How a graph takes images and returns classes: from what it declares, or where it leaves that open, by trying."""
+"""How a graph takes images and returns classes: as it declares, or if it leaves that open, by trying."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ _DEFAULT = Tensor("images", np.dtype(np.float32), (None, 3, SIDE, SIDE))
 
 
 def match_input(inputs: Sequence[Tensor]) -> tuple[Tensor, list[ImageLayout]]:
-    """The one input of a graph and the layouts that it may have; the usual one for an engine without a graph.
+    """The only input of a graph and the layouts that it may have; the usual one for an engine without a graph.
 
     Raises:
         ConfigError: the graph does not take images.

@@ -1,4 +1,4 @@
-"""``val_map.txt``: the name and label of each image, in sample order."""
+"""Reads ``val_map.txt``: the name and label of each image, in sample order."""
 
 from pathlib import Path
 

@@ -86,7 +86,7 @@ class Pixels:
         # Plain reads: a file that shrinks while it is mapped would kill the process.
         self._shards = [(shard, path, path.open("rb", buffering=0)) for shard, path in shards]
         self.files = [file for shard, _ in shards for file in shard.files]
-        """The images that they were computed from."""
+        """The image files that they were computed from."""
         self._damaged: set[Path] = set()
         self._lock = threading.Lock()
 
@@ -156,8 +156,8 @@ def load_pixels(
     except OSError as error:
         needed = len(files) * _ROW / 2**20
         raise RunFailed(
-            f"cannot cache the images' pixels in {cache_dir} ({error.strerror or error}): they need {needed:,.0f} MiB "
-            "there."
+            f"cannot cache the images' pixels in {cache_dir} ({error.strerror or error}): make room for {needed:,.0f} "
+            "MiB there."
         ) from error
 
 
@@ -208,7 +208,7 @@ def _read(path: Path) -> tuple[Stamp, bytes]:
         with path.open("rb") as file:
             return Stamp.of(os.fstat(file.fileno())), file.read()
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}. No image may be skipped.") from error
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): restore it; no image may be skipped.") from error
 
 
 def decoded_file(file: Path, profile: Profile) -> NDArray[np.uint8]:

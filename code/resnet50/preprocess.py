@@ -1,4 +1,4 @@
-"""From an image file to pixels: decode, resize, crop, with the profile by which a family of models was evaluated.
+"""Turns an image file into pixels: decode, resize, crop, by the profile with which a family of models was evaluated.
 
 The result is uint8; normalisation, (pixel - mean) ÷ deviation, follows when samples are loaded, without loss.
 """
@@ -23,7 +23,7 @@ class Profile:
     """How images become a model's input: RGB, short side resized to 256 pixels, centre crop of 224 x 224."""
 
     resize: str
-    """area, bilinear or bicubic; the last two with Pillow's antialiasing."""
+    """The filter: area, bilinear or bicubic; the last two with Pillow's antialiasing."""
     mean: tuple[float, float, float]
     """For red, green and blue, on the scale of 0 to 255."""
     deviation: tuple[float, float, float]
@@ -79,9 +79,9 @@ _TURNS = {
 }
 """How an image becomes upright, by its EXIF orientation."""
 _TURNED_FORMATS = {"JPEG", "MPO", "PNG"}
-"""The formats of data sets whose EXIF data OpenCV obeys; Pillow itself turns TIFF."""
+"""The formats whose EXIF orientation OpenCV obeys; Pillow itself turns TIFF."""
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
-"""Modes of 8 bits or less, which Pillow converts to RGB without loss of meaning."""
+"""Modes of at most 8 bits, which Pillow converts to RGB without changing their meaning."""
 _SIXTEEN_BITS = "I;16"
 
 
@@ -110,7 +110,7 @@ def decoded(data: bytes, profile: Profile) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(data)) as file:
-            # An MPO file is a photograph with previews behind it.
+            # The further frames of an MPO file are previews.
             frames = getattr(file, "n_frames", 1)
             if frames > 1 and file.format != "MPO":
                 raise ValueError(f"it has {frames} frames")

@@ -18,7 +18,7 @@ IMAGES = "images"
 PERFORMANCE_SAMPLES = 1024
 """Set by the rules for ResNet50 (performance_sample_count_override in mlperf.conf)."""
 _AGAIN = 64
-"""So many of the first images are repeated after the last one: batches that wrap around then need no copy either."""
+"""Number of first images that are repeated after the last one: batches that wrap around then need no copy either."""
 
 
 _FLOAT32: np.dtype[np.generic] = np.dtype(np.float32)
@@ -33,7 +33,7 @@ class ImageLayout:
 
     @property
     def dims(self) -> tuple[int, int, int]:
-        """Of one image: (3, 224, 224) or (224, 224, 3)."""
+        """The shape of one image: (3, 224, 224) or (224, 224, 3)."""
         return (3, SIDE, SIDE) if self.channels_first else (SIDE, SIDE, 3)
 
 
@@ -87,7 +87,7 @@ class ImageQSL(ImageSamples):
     def __init__(
         self, pixels: Pixels, profile: Profile, layout: ImageLayout, files: Sequence[Fingerprint] = ()
     ) -> None:
-        """``files`` are those of the images."""
+        """``files`` are the images' files."""
         super().__init__(len(pixels), PERFORMANCE_SAMPLES)
         self.files = files
         self.layout = self._form = layout
@@ -113,7 +113,7 @@ class ImageQSL(ImageSamples):
         self._images = images
 
     def travel(self) -> None:
-        """Hold pixels, a quarter of what float32 takes: the nodes normalise them, which is then timed."""
+        """Hold pixels, a quarter of the size of float32; the nodes normalise them, within the timed test."""
         self._form = _TRAVELS
 
     def pack(self, indices: Integers) -> Mapping[str, Array]:
@@ -124,12 +124,12 @@ class ImageQSL(ImageSamples):
         return {_PIXELS if self._form == _TRAVELS else IMAGES: images}
 
     def carrier(self, places: int) -> "ImageCarrier":
-        """Places in the layout of this data set, which are written with its profile."""
+        """Places in the layout of this data set, normalised by its profile."""
         return ImageCarrier(places, self.layout, self._normalise)
 
 
 class ImageCarrier(ImageSamples, Carrier):
-    """Images that came from another machine."""
+    """Images received from another machine."""
 
     def __init__(self, places: int, layout: ImageLayout, normalise: Normalise) -> None:
         super().__init__(places)
@@ -140,7 +140,7 @@ class ImageCarrier(ImageSamples, Carrier):
         self._pool = _all_cores()
 
     def _fill(self, places: Integers, packed: Mapping[str, Array]) -> None:
-        """Pixels are normalised with all cores."""
+        """Store images; pixels are normalised with all cores."""
         if IMAGES in packed:
             self._images[places] = packed[IMAGES]
             return

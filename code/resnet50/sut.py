@@ -36,7 +36,10 @@ class ResNet50SUT(SUT):
         super().__init__(engine, qsl)
         self._input, fitting = match_input(engine.inputs)
         if qsl.layout not in fitting:
-            raise ConfigError(f"the images are held as {qsl.layout}, and {engine.name} takes {self._input}.")
+            raise ConfigError(
+                f"the images are held as {qsl.layout}, but {engine.name} takes {self._input}; this is a bug in the "
+                "harness."
+            )
         # An engine without a graph (null) gets the number of classes that matches the offset.
         unknown = Tensor("logits", np.dtype(np.float32), (None, CLASSES + (label_offset or 0)))
         outputs = settled_outputs(engine.outputs, engine.model, self._input, qsl.layout) or [unknown]
@@ -48,7 +51,7 @@ class ResNet50SUT(SUT):
 
     @property
     def layout_source(self) -> str:
-        """How the layout was found: a graph that leaves both places of the channels open does not show it."""
+        """How the layout was found: by trying, if the graph leaves both possible channel axes open."""
         first, last = self._input.dims[1], self._input.dims[3]
         return "by trying both" if first is None and last is None else FROM_GRAPH
 

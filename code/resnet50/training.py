@@ -1,4 +1,4 @@
-"""Images to train on, with the preprocessing of a run and the labels of ImageNet, and top-1 of a part held back."""
+"""Images as training data, with the preprocessing of a run and ImageNet's labels, and top-1 of a part held back."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ from resnet50.preprocess import Profile
 from resnet50.qsl import IMAGES, ImageQSL
 
 _CACHED = 50_000
-"""Up to so many images are decoded once and cached, in 7 GiB; more are decoded each time that they are used."""
+"""Maximum number of images that are decoded once and cached (7 GiB); more are decoded at each use."""
 _VALIDATION = re.compile(r"ILSVRC2012_val_\d{8}")
 """Names of the images that official runs are scored on."""
 
@@ -87,7 +87,9 @@ class ImageTraining(TrainingData):
     def score(self, outputs: Iterable[Mapping[str, Array]]) -> tuple[str, float]:
         """Top-1: the share of images held back whose label has the highest value."""
         if self._targets is None or not len(self.held_back):
-            raise ConfigError("the images have no labels, or none are held back, so that nothing can be scored.")
+            raise ConfigError(
+                "nothing can be scored: the images have no labels, or none held back; set hold_out above 0."
+            )
         found = np.concatenate([_best(tensors[self._output]) for tensors in outputs])
         return "top-1", 100.0 * float((found == self._targets[self._samples[self.count :]]).mean())
 
@@ -134,7 +136,7 @@ def _find(path: Path) -> _Images:
 
 
 def _divided(path: Path) -> bool:
-    """Whether class folders lie in this one itself."""
+    """Whether this folder itself contains class folders."""
     return any(folder.parent == path for folder in class_folders(path))
 
 
@@ -146,7 +148,7 @@ def _pixels(files: Sequence[Path], profile: Profile, cache_dir: Path) -> Pixels:
 
 
 class _Uncached(Pixels):
-    """The pixels of images that are too many for a cache: a damaged one is found when its turn comes."""
+    """The pixels of images that are too many to cache: a damaged one is found only when it is used."""
 
     def __init__(self, files: Sequence[Path], profile: Profile) -> None:
         self._paths, self._profile = files, profile

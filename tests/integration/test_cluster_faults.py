@@ -146,7 +146,7 @@ def test_errors_of_nodes_keep_their_kind_and_get_the_name_of_the_node(driver_of)
     driver = driver_of("local:3", "errors")
     message = driver.wait("failed", kind="RunFailed")["message"]
     assert message.startswith("node local-1 on ")
-    assert message.endswith(": no progress in time: the engine of a test warms up.")
+    assert message.endswith(" made no progress in time while the engine of a test warms up.")
     message = driver.wait("failed", kind="EngineError")["message"]
     assert message.startswith("node local-2 on ")
     assert message.endswith(": the model has no such operator")

@@ -216,7 +216,7 @@ def test_a_full_disk_leaves_no_result(harness):
 
     run = harness.run("--engine", "null", "--duration", "1", preexec_fn=limit)
     assert run.code == 1
-    assert "is the disk full?" in run.err or "File too large" in run.err
+    assert "check that the disk is not full" in run.err or "File too large" in run.err
     nothing_kept(run)
 
 

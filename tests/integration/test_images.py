@@ -215,7 +215,7 @@ def test_an_assumed_profile_and_labels_at_chance_stand_in_the_result_and_the_rec
     assert "assumed preprocessing mlperf" in shown
     assert "label offset 0 (from the graph)" in shown
     (doubt,) = run.record["doubts"]
-    assert "right is what guessing gives: labels, output or preprocessing" in doubt
+    assert "right is no better than guessing: labels, output or preprocessing" in doubt
     assert doubt in shown
     assert doubt in " ".join(run.err.split())
     assert {"name": "preprocessing", "value": "mlperf", "source": "assumed"} in run.record["choices"]

@@ -236,7 +236,7 @@ def test_layers_of_a_checkpoint_become_another_model(questions, tmp_path, monkey
 
 def test_another_training_does_not_go_on(command, trained):
     path, _ = trained
-    assert "holds a training with another number of steps: give the command" in refused(
+    assert "holds a training with another number of steps: repeat the command" in refused(
         command("test-tiny", path, "--steps", "9")
     )
 

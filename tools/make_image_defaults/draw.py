@@ -1,4 +1,4 @@
-"""Draw the pictures of the synthetic ImageNet: the same Pillow version gives the same file for the same number.
+"""Draws the pictures of the synthetic ImageNet: the same Pillow version gives the same file for the same number.
 
 Each painter draws one kind of object with random colours, positions and proportions. None of them aims at a class: the
 label of a picture is the FP32 classifier's answer (see make.py).

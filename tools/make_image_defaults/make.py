@@ -1,4 +1,4 @@
-"""Make the shipped INT8 classifier and the synthetic ImageNet (for developers; not needed to run a benchmark).
+"""Makes the shipped INT8 classifier and the synthetic ImageNet (for developers; not needed to run a benchmark).
 
     python tools/make_image_defaults/make.py --fp32 efficientnet-lite0-fp32.onnx [--output code/resnet50/data]
 
@@ -77,7 +77,7 @@ def quantise(fp32: Path, calibration: Sequence[bytes], output: Path) -> None:
 
 
 def choose(logits: np.ndarray) -> list[int]:
-    """The first rows of each label of which the model is sure."""
+    """The first rows of each label for which the model is sure of its answer."""
     first, second = np.sort(logits, axis=1)[:, :-3:-1].T
     seen: Counter[int] = Counter()
     rows = []
@@ -89,7 +89,7 @@ def choose(logits: np.ndarray) -> list[int]:
 
 
 def write_dataset(place: Path, files: Sequence[bytes], labels: Sequence[int]) -> None:
-    """Write images and val_map.txt in the official layout; an old data set is replaced only after all is written."""
+    """Write images and val_map.txt in the official layout; replaces an old data set once everything is written."""
     partial = place.with_name(f".{place.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "val").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The process of a node: receives parcels, and hands answers out; whatever carries them."""
+"""The process of a node: it receives parcels and sends answers back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.cluster import files
-from harness.cluster.channel import Channel, Door
+from harness.cluster.channel import Acceptor, Channel
 from harness.cluster.local_link import find_prepare
 from harness.cluster.messages import Answers, NodeReady, NodeRequest, Parcel
 from harness.cluster.node import Node
@@ -30,7 +30,7 @@ from harness.errors import RunFailed
 from harness.host.usage import Reading, cpu_quota, reading, usable
 from harness.task.shape import Integers
 
-_STEP = 600.0  # seconds for a step that reports nothing meanwhile, such as hashing files
+_STEP = 600.0  # seconds for a step without progress reports, such as hashing files
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,24 @@ class Failure:
 
 @dataclass(frozen=True)
 class About:
-    """What a node's process says of itself before it prepares anything."""
+    """Where a node's process runs, reported before it prepares anything."""
 
     host: str
     pid: int
     parent: int
-    """The raylet."""
+    """Process id of its raylet."""
     cpus: int
+    """Logical CPUs that it may use."""
 
 
 class NodeActor:
     """The process of a node.
 
-    Most methods run on one thread, in order; heartbeats and checks on one thread each, and so do arriving parcels.
+    Most methods run on one thread, in order. Heartbeats, checks and arriving parcels have a thread each.
     """
 
     def __init__(self) -> None:
-        # Ray sets it, and the engine's threads are the harness's to decide.
+        # Ray sets it, but the harness chooses the engine's threads.
         os.environ.pop("OMP_NUM_THREADS", None)
         _end_with_parent()
         self._node: Node | None = None
@@ -70,7 +71,7 @@ class NodeActor:
         self._promise = (time.monotonic(), float("inf"), "")
 
     def about(self) -> About:
-        """Who this is."""
+        """The host, the process ids and the CPUs of this node."""
         return About(socket.gethostname(), os.getpid(), os.getppid(), len(os.sched_getaffinity(0)))
 
     def missing(self, needed: Sequence[files.Needed]) -> list[str]:
@@ -79,30 +80,30 @@ class NodeActor:
             return files.missing(needed)
 
     def begin_file(self, name: str, sha256: str) -> None:
-        """The chunks that follow are a file's."""
+        """Begin to receive a file: the next calls of `more` bring its chunks."""
         self._files = _Arriving(name, sha256)
 
     def more(self, chunk: bytes) -> None:
-        """The next part of the file."""
+        """Receive the next chunk of the file."""
         assert self._files
         with self._at_work("a file arrives"):
             self._files.put(chunk)
 
     def end_file(self) -> None:
-        """The file is complete; raises what kept it from being stored."""
+        """Complete the file; raises the errors of `files.store`."""
         assert self._files
         with self._at_work("a file is compared"):
             self._files.end()
 
     def prepare(self, request: NodeRequest, name: str) -> NodeReady:
-        """Make the node; raises what ends the run."""
+        """Make the node; raises whatever must end the run."""
         with self._at_work():
             self._node, ready = find_prepare(request.prepare)(request, name, self._beat)
         return ready
 
     @contextlib.contextmanager
     def _at_work(self, doing: str = "") -> Iterator[None]:
-        """Promise progress until it is done, and nothing later: it may wait for long while others get their files."""
+        """Promise progress during the block, and none after it: the node may then wait long while others get files."""
         self._beat(_STEP, doing)
         try:
             yield
@@ -113,16 +114,16 @@ class NodeActor:
         self._promise = (time.monotonic(), within, doing)
 
     def beat(self) -> tuple[float, str]:
-        """Seconds until the preparation must make progress, and what it does."""
+        """Seconds left until the promised progress is due, and what the preparation is doing."""
         since, within, doing = self._promise
         return since + within - time.monotonic(), doing
 
     def listen(self, address: str, key: bytes) -> int:
-        """The port where the driver reaches this process with the key, for parcels and answers."""
-        return Door(address, key, self._entered).port
+        """Listen for the driver, which must have the key; returns the port for parcels and answers."""
+        return Acceptor(address, key, self._accepted).port
 
-    def _entered(self, connection: socket.socket) -> None:
-        # A driver that is gone takes the raylet along, and that this process: nothing is to be done here.
+    def _accepted(self, connection: socket.socket) -> None:
+        # If the driver ends, so does the raylet, which takes this process along: no need to handle a lost connection.
         self._channel = Channel(connection, self._arrived, lambda error: None)
         self._joined.set()
         self._channel.start()
@@ -130,13 +131,13 @@ class NodeActor:
     def open(self, test: int) -> None:
         """Begin a test."""
         assert self._node
-        self._joined.wait()  # the driver knows that it is let in before this process has noted it
-        with self._lock:  # no parcel of the test before may reach this one
+        self._joined.wait()  # the driver may learn that it is connected before `_accepted` has run here
+        with self._lock:  # no parcel of the previous test may reach this one
             self._test = test
             self._node.open(lambda error: self._back(test, Failure(_portable(error))))
 
     def _arrived(self, message: tuple[int, Parcel]) -> None:
-        """The number of a test, and a parcel; the answer goes back as such a pair."""
+        """``message`` is (test number, parcel); the answer goes back as (test number, answers)."""
         test, parcel = message
         with self._lock:
             if test == self._test:
@@ -153,7 +154,7 @@ class NodeActor:
             self._node.give_up()
 
     def load(self, indices: Integers) -> None:
-        """Hold these samples of the own data set."""
+        """Load exactly these samples of this node's data set."""
         assert self._node
         self._node.load(indices)
 
@@ -163,18 +164,18 @@ class NodeActor:
             self._node.close()
 
     def facts(self, module: str, function: str) -> Any:
-        """What a function without parameters says on this machine."""
+        """What ``module.function()`` returns on this machine."""
         return getattr(importlib.import_module(module), function)()
 
     def swallow(self, payload: object) -> None:
-        """Nothing: so the driver measures the way here."""
+        """Do nothing: the driver times how long the payload takes to this node."""
 
     def produce(self, size: int) -> NDArray[np.uint8]:
-        """So many bytes: so the driver measures the way back."""
+        """``size`` bytes: the driver times how long they take from this node."""
         return np.zeros(size, np.uint8)
 
     def share(self) -> tuple[int, float | None]:
-        """The processors that this process may use, and how many of them it is granted."""
+        """The number of CPUs that this process may use, and its CPU quota (None without one)."""
         return len(usable()), cpu_quota()
 
     def clock(self) -> float:
@@ -182,18 +183,18 @@ class NodeActor:
         return time.time()
 
     def usage(self) -> Reading | None:
-        """Who uses the cores of this machine."""
+        """The processor time used so far, for `CoreUse`; None if this system does not show it."""
         return reading()
 
 
 class Sentinel:
-    """A process beside a node's: it answers also while an engine holds the interpreter's lock of the node's."""
+    """A process beside a node's, which answers even while an engine holds the GIL of the node's process."""
 
     def __init__(self) -> None:
         _end_with_parent()
 
     def beat(self, *pids: int) -> bool:
-        """Whether these processes run, and are not stopped: the node's and its raylet's. 0: not known yet."""
+        """Whether the processes of the node and its raylet exist and are not stopped; id 0 (unknown) is skipped."""
         return all(_runs(pid) for pid in pids if pid)
 
 
@@ -206,16 +207,16 @@ def _runs(pid: int) -> bool:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """The error, or its words if it cannot travel."""
+    """The error, or a RunFailed with its message if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001  whatever an exception of an engine does
+    except Exception:  # noqa: BLE001  pickling an engine's exception can raise anything
         return RunFailed(f"{type(error).__name__}: {error}")
     return error
 
 
 class _Arriving:
-    """A file whose chunks come one by one, on its way to the disk."""
+    """A file whose chunks arrive one by one and are written to disk by a thread."""
 
     def __init__(self, name: str, sha256: str) -> None:
         self._chunks: queue.Queue[bytes] = queue.Queue(2)
@@ -243,6 +244,6 @@ class _Arriving:
 
 
 def _end_with_parent() -> None:
-    """Let the kernel kill this process with its raylet, also when it is stopped."""
+    """Let the kernel kill this process when its raylet ends, even while it is stopped."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -18,7 +18,7 @@ from harness.task.shape import Integers
 BEAT = 0.5
 """Seconds between two heartbeats."""
 _LOADING = 600.0  # seconds to load samples or to open a test
-_ASKING = 60.0  # seconds for a node to say how it is reached, or that it lives
+_ASKING = 60.0  # seconds for a node to report its port, or that it is alive
 
 
 class RayLink(Link):
@@ -33,13 +33,13 @@ class RayLink(Link):
         address: tuple[str, int],
         left: Callable[[RayLink], None],
     ) -> None:
-        """``ray`` is the package; the raylet listens at ``address``; ``left`` is called when the link is closed."""
+        """``ray`` is the package; the raylet listens at ``address``; ``left`` is called once the link is closed."""
         self.name, self.actor, self.sentinel, self.address = name, actor, sentinel, address
         self.ready: NodeReady
         self.about = About("?", 0, 0, 0)
         self.failure: BaseException | None = None
         self.promised = float("inf")
-        """The moment by which its preparation makes progress."""
+        """The time.monotonic() by which its preparation promised progress."""
         self.doing = ""
         self._ray, self._left = ray, left
         self._lock = threading.Lock()
@@ -50,11 +50,11 @@ class RayLink(Link):
         self._failed: Callable[[BaseException], None] = lambda error: None
 
     def late(self) -> float:
-        """Seconds since the moment that it promised; negative before."""
+        """Seconds by which the promised progress is overdue; negative before it is due."""
         return time.monotonic() - self.promised
 
     def where(self) -> str:
-        """For messages."""
+        """The node and its host, for messages."""
         return f"node {self.name} on {self.about.host}"
 
     def listen(self) -> None:
@@ -86,13 +86,13 @@ class RayLink(Link):
             failed(error)
 
     def send(self, parcel: Parcel) -> None:
-        """Without waiting for the node."""
+        """Send a parcel without waiting for the node."""
         if self._channel and not self.failure:
             self._channel.send((self._test, parcel))
 
     def give_up(self) -> None:
-        """Tell the node to answer the rest without computing it; this may overtake parcels that are under way."""
-        with contextlib.suppress(Exception):  # a node that is lost needs not be told
+        """Tell the node to answer the rest without computing it; this may overtake parcels in transit."""
+        with contextlib.suppress(Exception):  # a lost node has nothing to give up
             self.actor.give_up.remote()
 
     def load(self, indices: Integers) -> None:
@@ -100,10 +100,10 @@ class RayLink(Link):
         self.call(_LOADING, "load", indices)
 
     def call(self, within: float, method: str, *given: Any) -> Any:
-        """What a method of the actor returns; gives up as soon as the node is lost.
+        """Call a method of the actor, for at most ``within`` seconds; gives up as soon as the node is lost.
 
         Raises:
-            HarnessError: the node's own error with its name, or its loss.
+            HarnessError: the node's own error, with its name added, or the loss of the node.
         """
         ray = self._ray
         try:
@@ -113,7 +113,7 @@ class RayLink(Link):
                 if self.failure:
                     raise self.failure
                 if time.monotonic() > ends:
-                    raise RunFailed(f"{self.where()} has not done {method} for {within:.0f} s.")
+                    raise RunFailed(f"{self.where()} did not complete {method} within {within:.0f} s.")
             return ray.get(found)
         except HarnessError as error:
             raise self._named(error) from error
@@ -121,7 +121,7 @@ class RayLink(Link):
             raise self.lost(error) from error
 
     def lost(self, error: BaseException) -> BaseException:
-        """The failure that an error of Ray means: of the node's own code, or its loss."""
+        """What an error of Ray stands for: an error of the node's own code, or the loss of the node."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, BaseException):
             return self._named(cause)
@@ -137,7 +137,7 @@ class RayLink(Link):
         return kind(f"{self.where()}: {words}")
 
     def lose(self, why: str) -> None:
-        """The node is gone: end the test."""
+        """Record that the node is lost, and end the test."""
         self._fail(RunFailed(f"{self.where()} was lost: {why}."))
 
     def _fail(self, error: BaseException) -> None:
@@ -160,13 +160,13 @@ class RayLink(Link):
             self._answered(found)
 
     def _ended(self, error: BaseException) -> None:
-        """The connection is gone: Ray knows whether the process is."""
+        """The connection broke; a call through Ray first, whose error says more if the process has ended."""
         with contextlib.suppress(HarnessError):
             self.call(_ASKING, "beat")
         self.lose(f"the connection to it ended ({in_words(error)})")
 
     def close(self) -> None:
-        """The actor ends, and with the last one the cluster."""
+        """Close the link; closing the last one ends the cluster."""
         with self._lock:
             closed, self._closed = self._closed, True
         if self._channel:
@@ -176,12 +176,12 @@ class RayLink(Link):
 
 
 def in_words(error: BaseException) -> str:
-    """What an error of Ray says of a node."""
+    """Why a node was lost, by an error of Ray."""
     name = type(error).__name__
     known = {"ActorDiedError": "its process ended", "ActorUnavailableError": "its process cannot be reached"}
     return known.get(name, f"{name}: {first_line(error)}")
 
 
 def first_line(error: BaseException) -> str:
-    """For a message: Ray's own have many."""
+    """The first line of an error: Ray's messages have many."""
     return str(error).strip().split("\n")[0][:200].rstrip(".")

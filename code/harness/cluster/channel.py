@@ -2,7 +2,7 @@
 
 Ray starts the nodes and carries all other messages. A call of Ray costs each side about a millisecond of processor time
 while the cores compute, which Server pays for every query; a message here costs a fraction of that.
-`multiprocessing.connection` has no encryption, and its sending waits for the other side.
+`multiprocessing.connection` has no encryption, and its `send` blocks until the other side reads.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from collections.abc import Callable
 from typing import Any
 
 _HEAD = struct.Struct("<Q")  # bytes of the pickled message that follows
-_CHUNK = 1 << 16  # bytes to read at once, more if more is known to come
-_MOST = 1 << 20
+_CHUNK = 1 << 16  # bytes to read at once; more if the message is known to be longer
+_MOST = 1 << 20  # bytes to read at once at most; larger messages are sent without another copy
 _NONCE = 32  # bytes
 _GREETING = 10.0  # seconds for a connection to show that it has the key
-_CONNECTING = 60.0  # seconds: the node may be busy with others who do not have it
+_CONNECTING = 60.0  # seconds: the node may be busy turning away connections without the key
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def new_key() -> bytes:
-    """What both sides of a connection must have; it travels through Ray, which has authenticated them."""
+    """A secret that both sides of a connection must have; it is sent through Ray, which has authenticated them."""
     return secrets.token_bytes(_NONCE)
 
 
@@ -41,13 +41,13 @@ class Channel:
     def __init__(
         self, connection: socket.socket, received: Callable[[Any], None], ended: Callable[[BaseException], None]
     ) -> None:
-        """``received`` gets each message, and ``ended`` once what ended it, both on a thread of the channel.
+        """``received`` gets each message, ``ended`` gets what ended the channel, once; both on a thread of the channel.
 
-        The connection must come from `connect` or a `Door`: messages are unpickled.
+        The connection must come from `connect` or an `Acceptor`: messages are unpickled.
         """
         connection.setblocking(False)
         self._connection, self._received, self._ended = connection, received, ended
-        # One at a time, reading or writing: OpenSSL demands it.
+        # OpenSSL allows only one thread at a time, whether it reads or writes.
         self._lock = threading.Lock()
         self._left: deque[memoryview] = deque()
         self._draining = self._closed = False
@@ -58,7 +58,7 @@ class Channel:
         threading.Thread(target=self._read, name="channel", daemon=True).start()
 
     def send(self, message: object) -> None:
-        """From any thread; what the connection does not take at once is sent by another thread."""
+        """Send a message, from any thread; what the connection does not take at once is sent by another thread."""
         body = pickle.dumps(message, 5)
         with self._lock:
             if self._closed:
@@ -71,7 +71,7 @@ class Channel:
         threading.Thread(target=self._drain, name="channel-sends", daemon=True).start()
 
     def close(self) -> None:
-        """Nothing is received any more; may be called twice, from any thread."""
+        """End the channel; may be called twice, from any thread."""
         with self._lock:
             self._closed = True
             self._left.clear()
@@ -79,7 +79,7 @@ class Channel:
                 self._connection.shutdown(socket.SHUT_RDWR)
 
     def _push(self) -> bool:
-        """Whether all is sent, or never will be."""
+        """Send what the connection takes now; True if nothing is left to send."""
         try:
             while self._left:
                 sent = self._connection.send(self._left[0])
@@ -89,7 +89,7 @@ class Channel:
                     self._left[0] = self._left[0][sent:]
         except _BLOCKED:
             return False
-        except OSError:  # the thread that reads says so
+        except OSError:  # the reading thread reports it
             self._left.clear()
         return True
 
@@ -119,7 +119,7 @@ class Channel:
                 self._connection.close()
 
     def _next(self, count: int, poll: select.poll) -> bytearray:
-        """The next bytes, so many."""
+        """The next ``count`` bytes."""
         while (missing := count - len(self._got)) > 0:
             try:
                 with self._lock:
@@ -135,23 +135,23 @@ class Channel:
         return part
 
 
-class Door:
-    """Where a node waits for its driver: the first that has the key is let in, others are turned away."""
+class Acceptor:
+    """Where a node waits for its driver: the first connection that has the key is accepted, all others are refused."""
 
-    def __init__(self, address: str, key: bytes, entered: Callable[[socket.socket], None]) -> None:
-        """Listens at ``address``, on all interfaces if no interface has it; ``entered`` gets the connection.
+    def __init__(self, address: str, key: bytes, accepted: Callable[[socket.socket], None]) -> None:
+        """Listen at ``address``, or on all interfaces if none has it; ``accepted`` gets the accepted connection.
 
         Raises:
-            OSError: no port is free, or a file of the encryption cannot be used.
+            OSError: no port is free, or a TLS certificate or key cannot be used.
         """
-        self._key, self._entered, self._tls = key, entered, _encryption(ssl.PROTOCOL_TLS_SERVER)
+        self._key, self._accepted, self._tls = key, accepted, _encryption(ssl.PROTOCOL_TLS_SERVER)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             self._listening = socket.create_server((address, 0), family=family)
-        except OSError:  # as behind a router that translates addresses
+        except OSError:  # as behind a NAT router
             self._listening = socket.create_server(("", 0), family=family)
         self.port = int(self._listening.getsockname()[1])
-        threading.Thread(target=self._wait, name="door", daemon=True).start()
+        threading.Thread(target=self._wait, name="acceptor", daemon=True).start()
 
     def _wait(self) -> None:
         with self._listening:
@@ -165,14 +165,14 @@ class Door:
                     found.close()
                     continue
                 break
-        self._entered(found)
+        self._accepted(found)
 
 
 def connect(address: str, port: int, key: bytes) -> socket.socket:
-    """The driver's end of a connection to the `Door` there.
+    """Connect the driver to an `Acceptor`.
 
     Raises:
-        OSError: it cannot be reached, or is not the one that has the key.
+        OSError: it cannot be reached, or the other side does not have the key.
     """
     found = socket.create_connection((address, port), _CONNECTING)
     try:
@@ -189,7 +189,7 @@ def connect(address: str, port: int, key: bytes) -> socket.socket:
 
 
 def _greet(connection: socket.socket, key: bytes, mine: bytes, other: bytes) -> None:
-    """Show each other that both have the key; raises OSError or EOFError."""
+    """Prove to each other that both have the key; raises OSError or EOFError if not."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     nonce = secrets.token_bytes(_NONCE)
     connection.sendall(nonce)
@@ -209,7 +209,9 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 
 def _encryption(protocol: int) -> ssl.SSLContext | None:
-    """That of the cluster, by the variables which Ray reads: both sides show a certificate of its authority."""
+    """The TLS settings of the cluster, from the variables that Ray reads (None without TLS); both sides need a
+    certificate of its CA.
+    """
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
         return None
     made = ssl.SSLContext(protocol)

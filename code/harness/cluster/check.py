@@ -1,4 +1,4 @@
-"""What `harness cluster check` finds: whether the machines of a cluster suit each other, before a run needs them."""
+"""The checks of `harness cluster check`: whether the machines of a cluster can work together, before a run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from harness.host.usage import CoreUse, Reading
 
 GOOD, WARNING, BAD = "good", "warning", "bad"
 _TURNS = 100  # round trips
-_PAYLOAD = 16 << 20  # bytes, to measure what the network carries
-_ROUND_TRIP = 0.003  # seconds that a single query may take longer on a cluster
-_CLOCKS = 0.1  # seconds that two clocks may differ: logs of two machines are otherwise hard to compare
-_WATCHED = 1.0  # seconds for which neighbours are watched
+_PAYLOAD = 16 << 20  # bytes, to measure bandwidth
+_ROUND_TRIP = 0.003  # seconds that a cluster may add to a single query
+_CLOCKS = 0.1  # seconds that two clocks may differ; beyond that, logs of two machines are hard to compare
+_WATCHED = 1.0  # seconds for which other processes are watched
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Line:
 
     level: str
     node: str
-    """"" for all together."""
+    """"" for all nodes together."""
     subject: str
     what: str
     cure: str = ""
@@ -61,11 +61,13 @@ class Measured:
     sending: float
     """Bytes/s to it."""
     receiving: float
+    """Bytes/s from it."""
     ahead: float
     """Seconds by which its clock is ahead of this machine's."""
     lost_cores: float
-    """That others used meanwhile."""
+    """Cores that other processes used meanwhile."""
     cores: float
+    """Cores that the node may use."""
 
 
 def check(hosts: Hosts, mine: Facts, facts: str, done: Callable[[], object]) -> list[Line]:
@@ -93,7 +95,11 @@ def check(hosts: Hosts, mine: Facts, facts: str, done: Callable[[], object]) -> 
 
 
 def measure(link: RayLink) -> Measured:
-    """Round trips, throughput, the clock's difference, and busy neighbours."""
+    """Measure round trips, bandwidth, the clock difference and the load by others.
+
+    Raises:
+        HarnessError: the node is lost, or takes too long.
+    """
     first: Reading | None = link.call(10.0, "usage")
     watched = time.monotonic() + _WATCHED
     trips, ahead = [], []
@@ -128,7 +134,7 @@ def of_node(name: str, theirs: Facts, mine: Facts, measured: Measured) -> list[L
     """The findings about one node."""
     lines = [Line(GOOD, name, "machine", f"{theirs.host}: {theirs.cpu}, {theirs.cores} cores")]
     if theirs.code == mine.code:
-        lines.append(Line(GOOD, name, "code", f"as here ({mine.code[:12]})"))
+        lines.append(Line(GOOD, name, "code", f"same as here ({mine.code[:12]})"))
     else:
         what = f"{theirs.code[:12]} instead of {mine.code[:12]}"
         lines.append(Line(BAD, name, "code", what, "bring its checkout to the same commit"))
@@ -140,11 +146,11 @@ def of_node(name: str, theirs: Facts, mine: Facts, measured: Measured) -> list[L
     if other:
         lines.append(Line(BAD, name, "versions", ", ".join(other), "install the same: `make setup CLUSTER=1`"))
     else:
-        lines.append(Line(GOOD, name, "versions", "as here"))
+        lines.append(Line(GOOD, name, "versions", "same as here"))
     gone = [model for model, digest in mine.models.items() if theirs.models.get(model, "") not in ("", digest)]
     if gone:
         what = f"other files for {', '.join(gone)}"
-        lines.append(Line(WARNING, name, "models", what, "runs send theirs, which takes time: copy the files"))
+        lines.append(Line(WARNING, name, "models", what, "copy the files, or each run sends them, which takes time"))
     lines += _of_network(name, measured)
     return [*lines, *_of_machine(name, measured)]
 
@@ -152,7 +158,7 @@ def of_node(name: str, theirs: Facts, mine: Facts, measured: Measured) -> list[L
 def _of_network(name: str, measured: Measured) -> list[Line]:
     slow = measured.round_trip > _ROUND_TRIP
     trip = f"{measured.round_trip * 1e3:.2f} ms, the slowest of a hundred {measured.slow_trip * 1e3:.2f} ms"
-    cure = "Server's latency bound then leaves less for the engine: use a faster network" if slow else ""
+    cure = "use a faster network: Server's queries have less time left" if slow else ""
     carried = f"{measured.sending / 1e6:,.0f} MB/s to it, {measured.receiving / 1e6:,.0f} MB/s from it"
     return [
         Line(WARNING if slow else GOOD, name, "round trip", trip, cure),
@@ -168,8 +174,8 @@ def _of_machine(name: str, measured: Measured) -> list[Line]:
     else:
         lines.append(Line(GOOD, name, "clock", f"{measured.ahead * 1e3:+.1f} ms from this machine's"))
     busy = measured.lost_cores > 0.05 * measured.cores
-    what = f"others use {measured.lost_cores:.2f} of {measured.cores:g} cores"
-    lines.append(Line(WARNING if busy else GOOD, name, "neighbours", what, "end them" if busy else ""))
+    what = f"other processes use {measured.lost_cores:.2f} of {measured.cores:g} cores"
+    lines.append(Line(WARNING if busy else GOOD, name, "neighbours", what, "stop them" if busy else ""))
     return lines
 
 
@@ -188,7 +194,7 @@ def between(found: dict[str, Facts]) -> list[Line]:
 
 
 def summary(lines: Sequence[Line]) -> str:
-    """The last line."""
+    """The last line of the output."""
     bad, warnings = (sum(line.level == level for line in lines) for level in (BAD, WARNING))
     words = f"{warnings} warning{'' if warnings == 1 else 's'}"
     return f"{bad} bad, {words}: fix the errors first." if bad else f"nothing blocks a run; {words}."

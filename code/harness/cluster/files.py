@@ -1,7 +1,7 @@
-"""The files that a node needs: where it has them, or in a folder of its own once the driver has sent them.
+"""The files that a node needs: at the driver's path if it has them there, otherwise in a cache that the driver fills.
 
-A file is known by its sha256. Files that must lie beside each other, such as a model and its weights, share the first
-part of their names.
+A file is known by its sha256. Files that must be in one folder, such as a model and its weights, share the first part
+of their names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Needed = tuple[str, Path, str]
 
 
 def missing(files: Sequence[Needed], cache: Path = CACHE) -> list[str]:
-    """The names of those that the driver must send."""
+    """The names of the files that the driver must send."""
     return [
         name
         for group in _groups(files)
@@ -35,7 +35,7 @@ def store(name: str, sha256: str, chunks: Iterable[bytes], cache: Path = CACHE) 
     """Keep a file that the driver sent.
 
     Raises:
-        RunFailed: it is not what was announced.
+        RunFailed: its sha256 is not the announced one.
         ConfigError: it cannot be written.
     """
     target = _below(cache, name)
@@ -47,7 +47,7 @@ def store(name: str, sha256: str, chunks: Iterable[bytes], cache: Path = CACHE) 
                 for chunk in chunks:
                     file.write(chunk)
             if sha256_of(new) != sha256:
-                raise RunFailed(f"{name} arrived damaged: its sha256 is not that of the driver's file.")
+                raise RunFailed(f"{name} arrived damaged: its sha256 is not that of the driver's file; run again.")
             new.replace(target)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror}.") from error
@@ -65,7 +65,7 @@ def located(files: Sequence[Needed], cache: Path = CACHE) -> Mapping[Path, Path]
         for name, path, digest in group:
             place = path if here else cache / name
             if not here and not _is(place, digest):
-                raise ConfigError(f"{path} is not on this node, or is another file there: copy it.")
+                raise ConfigError(f"{path} is missing on this node, or differs from the driver's: copy it there.")
             found[path] = place
     return found
 
@@ -89,7 +89,7 @@ def _is(path: Path, digest: str) -> bool:
 
 
 def _below(cache: Path, name: str) -> Path:
-    """The place of a name, which comes from another machine and must not lead out of the folder."""
+    """The path of a cached file; its name comes from another machine and must not lead out of the folder."""
     target = (cache / name).resolve()
     if not target.is_relative_to(cache.resolve()):
         raise ConfigError(f"'{name}' is not a name below {cache}.")

@@ -1,7 +1,7 @@
 """The parent of Ray's processes on this machine: `python -m harness.cluster.guard FOLDER`, with JSON on standard input.
 
-It ends with the process that started it, however that ended, and then kills whatever descends from it, also what is
-stopped or has lost its own parent: Ray's agents would stay for a minute, a stopped process for ever.
+It ends when the process that started it ends, for whatever reason, and then kills all of its descendants, including
+stopped and orphaned ones: Ray's agents would stay for a minute, a stopped process for ever.
 Only the standard library is imported, so that it starts at once.
 """
 
@@ -36,7 +36,7 @@ def main() -> None:
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                 )
-                # Kept: a Popen that is deleted takes the status of its process with it.
+                # Keep the Popen: a deleted one reaps its process, and `os.wait` would miss the exit status.
                 started[process.pid] = (name, process)
         threading.Thread(target=_reap, args=(started,), daemon=True).start()
     while _kill_all():
@@ -45,12 +45,12 @@ def main() -> None:
 
 
 def _reap(started: dict[int, tuple[str, subprocess.Popen[bytes]]]) -> None:
-    """Say which of the processes ended, and how."""
+    """Print a line for each process that ends: its name and exit code."""
     while True:
         try:
             pid, status = os.wait()
         except ChildProcessError:
-            return  # another thread begins with the next line
+            return  # the next line of input starts another thread
         with _LOCK, contextlib.suppress(OSError):  # a process may end before it is registered
             if known := started.get(pid):  # several threads print whole lines
                 print(json.dumps([known[0], os.waitstatus_to_exitcode(status)]), flush=True)
@@ -66,7 +66,7 @@ def _kill_all() -> bool:
 
 
 def _below(top: int) -> list[int]:
-    """All that descend from a process, without zombies: whoever ended needs no signal."""
+    """All descendants of a process, without zombies, which need no signal."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -76,7 +76,7 @@ def _below(top: int) -> list[int]:
         if state not in "ZX":
             children.setdefault(int(parent), []).append(int(entry.name))
     found = list(children.get(top, ()))
-    for pid in found:  # grows meanwhile
+    for pid in found:  # the loop appends to it
         found += children.get(pid, ())
     return found
 

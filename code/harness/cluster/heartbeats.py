@@ -1,4 +1,4 @@
-"""Notices within seconds that a node is gone: each has a sentinel beside it that must answer."""
+"""Detects within seconds that a node is lost: each has a sentinel beside it that must answer."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy as np
 from harness.cluster.actor_link import BEAT, RayLink, in_words
 from harness.cluster.silence import STARVED, Silence
 
-_ENDING = 1.0  # seconds
-_CONNECT = 1.0  # seconds
-_PROBE = 200_000  # bytes, which go through the raylet
+_ENDING = 1.0  # seconds to end the threads
+_CONNECT = 1.0  # seconds to connect
+_PROBE = 200_000  # bytes: enough that the object goes through the raylet
 Reachable = Callable[[tuple[str, int]], bool]
 
 
 def reachable(address: tuple[str, int]) -> bool:
-    """Whether a kernel accepts connections there, also for a process that is stopped; takes a second at most."""
+    """Whether a kernel accepts connections at this address, even for a stopped process; takes a second at most."""
     try:
         with socket.create_connection(address, _CONNECT):
             return True
@@ -30,10 +30,10 @@ def reachable(address: tuple[str, int]) -> bool:
 
 
 class Heartbeats:
-    """Asks all sentinels, and the nodes for what they promise; the first failure of a node goes to its link."""
+    """Asks all sentinels whether their nodes live, and all nodes what they promise; a lost node ends its link."""
 
     def __init__(self, ray: Any, links: Sequence[RayLink], starting: float, reach: Reachable = reachable) -> None:
-        """``ray`` is the package; processes have ``starting`` seconds for their first answer."""
+        """``ray`` is the package; each sentinel has ``starting`` seconds for its first answer."""
         self.over = threading.Event()
         self._ray, self._links, self._reach = ray, links, reach
         self._pending: dict[Any, tuple[RayLink, bool]] = {}
@@ -49,7 +49,7 @@ class Heartbeats:
             thread.start()
 
     def close(self) -> None:
-        """Ask no more. Returns within a second, also while Ray does not answer."""
+        """Stop asking. Returns within a second, even if Ray does not answer."""
         self.over.set()
         ends = time.monotonic() + _ENDING
         for thread in self._threads:
@@ -123,7 +123,7 @@ class Heartbeats:
             link.promised = now + within
 
     def _probe(self) -> None:
-        """The raylet of this machine also has to answer."""
+        """Check that the raylet of this machine answers too."""
         while not self.over.is_set():
             with contextlib.suppress(Exception):
                 self._ray.put(np.zeros(_PROBE, np.uint8))

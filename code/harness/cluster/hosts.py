@@ -4,7 +4,7 @@
     [[nodes]]
     address = "10.0.0.1"
 
-A cluster that runs already is joined instead, by its address:
+A running cluster is joined by its address instead:
 
     address = "10.0.0.9:6379"
     token = "~/.ray/auth_token"
@@ -23,7 +23,7 @@ from harness.host.files import read_toml
 from harness.paths import ROOT
 
 LOCAL = "local:"
-"""Begins a setting that asks for nodes on this machine."""
+"""Prefix of a setting that asks for nodes on this machine, as in "local:2"."""
 PORT = 6379
 """Ray's own default."""
 _MOST_LOCAL = 64
@@ -37,11 +37,11 @@ class Host(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     address: str = Field(pattern=rf"^{_PLAIN}$")
-    """By which ssh and the other machines reach it."""
+    """Host name or IP address, for ssh and for the other machines."""
     name: str = Field("", pattern=rf"^({_PLAIN})?$")
-    """What messages call it; by default its address."""
+    """Its name in messages; by default its address."""
     user: str = Field("", pattern=rf"^({_PLAIN})?$")
-    """For ssh; by default as ssh decides."""
+    """User for ssh; by default ssh decides."""
     folder: str = str(ROOT)
     """The checkout of this repository on it, with its .venv."""
     cores: str = Field("", pattern=r"^[0-9,-]*$")
@@ -54,7 +54,7 @@ class Host(BaseModel):
 
 
 class Tls(BaseModel):
-    """The files of Ray's own encryption, with the same paths on all machines."""
+    """The files for Ray's TLS encryption, at the same paths on all machines."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,7 +63,7 @@ class Tls(BaseModel):
     ca: Path
 
     def environment(self) -> dict[str, str]:
-        """The variables by which Ray knows them."""
+        """The environment variables that pass them to Ray."""
         return {
             "RAY_USE_TLS": "1",
             "RAY_TLS_SERVER_CERT": str(self.cert),
@@ -73,13 +73,13 @@ class Tls(BaseModel):
 
 
 class Hosts(BaseModel):
-    """A cluster: nodes on this machine (``local``), machines to start Ray on (``nodes``), or one that runs already."""
+    """A cluster: nodes on this machine (``local``), machines to start Ray on (``nodes``), or a running one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     local: int = Field(0, ge=0, le=_MOST_LOCAL)
     address: str = Field("", pattern=r"^([^\s:]+:\d+)?$")
-    """HOST:PORT of the cluster to join; with ``nodes``, what `harness cluster up` makes this machine listen at."""
+    """HOST:PORT of the cluster to join; with ``nodes``, where the head that `harness cluster up` starts listens."""
     nodes: tuple[Host, ...] = ()
     token: Path | None = None
     """The file with the token of the cluster."""
@@ -88,9 +88,9 @@ class Hosts(BaseModel):
     """The file, or "local:2": for messages."""
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Self:
+    def _named_machines(self) -> Self:
         if not (self.local or self.nodes or self.address):
-            raise ValueError("it names no machine: give [[nodes]], or the address of a cluster")
+            raise ValueError("no machine is given: add [[nodes]], or the address of a cluster")
         names = [host.called for host in self.nodes]
         if doubled := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two nodes are called {min(doubled)}: give each a name")
@@ -98,9 +98,9 @@ class Hosts(BaseModel):
 
     @field_validator("nodes")
     @classmethod
-    def _not_empty(cls, nodes: tuple[Host, ...]) -> tuple[Host, ...]:
+    def _no_localhost(cls, nodes: tuple[Host, ...]) -> tuple[Host, ...]:
         if len(nodes) > 1 and any(host.address in ("localhost", "127.0.0.1") for host in nodes):
-            raise ValueError("localhost is another machine for each node: give an address that all can reach")
+            raise ValueError("localhost means a different machine on each node: give an address that all can reach")
         return nodes
 
 
@@ -119,7 +119,7 @@ def read(cluster: str) -> Hosts:
     except ValidationError as error:
         raise ConfigError(f"{path}: {_first(error)}.") from error
     if found.local:
-        raise ConfigError(f"{path}: local is not for files: give {LOCAL}{found.local} in place of the file.")
+        raise ConfigError(f"{path}: 'local' cannot be set in a file: pass {LOCAL}{found.local} instead of the file.")
     return found if found.token is None else found.model_copy(update={"token": _beside(path, found.token)})
 
 
@@ -127,7 +127,7 @@ def number_in(cluster: str, kind: str) -> int:
     """The number of nodes in a setting such as "local:2", which begins with ``kind``.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: there is no valid number.
     """
     number = cluster.removeprefix(kind)
     if not re.fullmatch(_NUMBER, number) or int(number) > _MOST_LOCAL:
@@ -140,7 +140,7 @@ def _beside(file: Path, token: Path) -> Path:
     try:
         return file.resolve().parent / token.expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"{file}: token: {token} is in the home of nobody here: write its whole path.") from error
+        raise ConfigError(f"{file}: token: {token} names an unknown user: write the full path.") from error
 
 
 def _first(error: ValidationError) -> str:

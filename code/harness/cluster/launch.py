@@ -27,10 +27,10 @@ from harness.paths import ROOT
 TOKEN = "RAY_AUTH_TOKEN"
 _OWN = ROOT / "build" / "cluster"
 _LOOPBACK = "127.0.0.1"
-_STORE = 1 << 30  # bytes of shared memory for the samples and answers of a node on this machine, at most
-_SMALLEST_STORE = 80 << 20  # Ray accepts no less
-_INSIDE = 2 << 20  # bytes
-_ENDING = 5.0  # seconds
+_STORE = 1 << 30  # maximum bytes of shared memory for the samples and answers of a node on this machine
+_SMALLEST_STORE = 80 << 20  # bytes: Ray's minimum
+_INSIDE = 2 << 20  # bytes of the largest message inside a call: see `quiet`
+_ENDING = 5.0  # seconds to end all processes
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 _AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
 _BLOCKS = "--block"  # what `ray start` prints last
@@ -38,13 +38,13 @@ _STARTING = 120.0  # seconds for `ray start` on a machine
 
 
 def quiet() -> dict[str, str]:
-    """Variables of every Ray process.
+    """Environment variables of every Ray process.
 
-    Nothing is reported to its makers, nothing of each call to the head, and a late call starts no new Ray. Messages
-    of up to 2 MiB travel inside a call: by way of the object store, which Ray uses from 100 kB, they cost several times
-    as much. A process has four minutes to start: Ray's one minute is too short on a busy machine. Nodes run at normal
-    priority: Ray's own, nice 15, would let any other process go first. No raylet looks at the memory four times a
-    second, to end a node that has much.
+    Ray sends no usage statistics, does not report each call to the head, and a late call does not start Ray again.
+    Messages of up to 2 MiB travel inside a call: through the object store, which Ray uses from 100 kB, they cost
+    several times as much. A process has four minutes to start: Ray's one minute is too short on a busy machine. Nodes
+    run at normal priority: at Ray's nice 15, any other process would go first. Raylets do not check the memory four
+    times a second, and do not kill a node that uses much.
     """
     return {
         "RAY_max_direct_call_object_size": str(_INSIDE),
@@ -61,11 +61,11 @@ def quiet() -> dict[str, str]:
 class LocalCluster:
     """Ray on the loopback interface of this machine: a head without cores, and nodes that share the cores.
 
-    All of it ends with this process: the kernel kills every process once the one that started it is gone.
+    All of it ends with this process: `guard`, the parent of Ray's processes, then kills what is left.
     """
 
     def __init__(self, count: int) -> None:
-        """Begin to start ``count`` nodes; `check` says whether one failed."""
+        """Begin to start ``count`` nodes; `check` raises if one fails."""
         self.names = [f"local-{number}" for number in range(1, count + 1)]
         # One token for all clusters of a process, since Ray reads it once.
         os.environ.setdefault(TOKEN, secrets.token_hex(32))
@@ -83,12 +83,13 @@ class LocalCluster:
             text=True,
         )
         self._later: dict[str, list[str]] = self._commands(_store(count + 1))
-        self._tell({"head": self._later.pop("head")})
+        self._run_commands({"head": self._later.pop("head")})
         threading.Thread(target=self._listen, name="ray", daemon=True).start()
 
-    def _tell(self, commands: dict[str, list[str]]) -> None:
+    def _run_commands(self, commands: dict[str, list[str]]) -> None:
+        """Let the guard start these commands, by name."""
         assert self._guard.stdin
-        with contextlib.suppress(OSError):  # `check` says so
+        with contextlib.suppress(OSError):  # the guard has ended: `check` reports it
             self._guard.stdin.write(json.dumps(commands) + "\n")
             self._guard.stdin.flush()
 
@@ -106,7 +107,7 @@ class LocalCluster:
     def _command(self, name: str, cpus: Sequence[int], options: Sequence[str]) -> list[str]:
         own = self._folder / name
         common = [f"--node-ip-address={_LOOPBACK}", f"--temp-dir={own}", "--include-log-monitor=false", "--block"]
-        # A raylet waits for agents that choose their own ports: for seconds, and on a busy machine too short.
+        # A raylet waits for agents that choose their own ports: it takes seconds, and times out on a busy machine.
         ports = [f"--{agent}-port={self._ports.pop()}" for agent in _AGENTS]
         return [sys.executable, "-m", "harness.cluster.start", ",".join(map(str, cpus)), *options, *common, *ports]
 
@@ -117,9 +118,9 @@ class LocalCluster:
             self._ended[name] = code
 
     def started(self) -> bool:
-        """Whether all have joined; ask until it is so. The nodes are started once the head is ready for them."""
+        """Whether all nodes have joined; call it repeatedly: it starts the nodes once the head is ready."""
         if self._later and _BLOCKS in self._log("head"):
-            self._tell(self._later)
+            self._run_commands(self._later)
             self._later = {}
         return not self._later and all(_BLOCKS in self._log(name) for name in self.names)
 
@@ -128,18 +129,20 @@ class LocalCluster:
         return path.read_text("utf-8", "replace") if path.exists() else ""
 
     def check(self) -> None:
-        """Whether all processes that `ray start` watches live.
+        """Check that no `ray start` has ended, as it does if a process of its node ends, nor their parent.
 
         Raises:
-            RunFailed: one does not; names the node.
+            RunFailed: one has; the message names its node.
         """
         for name, code in self._ended.items():
             lines = self._log(name).split("\n")
             why = next((line for line in reversed(lines) if line.strip()), "")
             raise RunFailed(f"Ray of node {name} ended with code {code} ({why.strip()}).")
+        if (ended := self._guard.poll()) is not None:
+            raise RunFailed(f"the process that starts Ray on this machine ended with code {ended}: run again.")
 
     def close(self) -> None:
-        """Kill everything that was started, also what is stopped, and remove its files."""
+        """Kill everything that was started, even stopped processes, and remove its files."""
         assert self._guard.stdin
         with contextlib.suppress(OSError):
             self._guard.stdin.close()
@@ -165,7 +168,7 @@ def shares(count: int) -> list[list[int]]:
 
 
 def _short_folder() -> str:
-    """Where the sockets go, whose paths may have only 107 characters."""
+    """A folder for the sockets, whose paths may have at most 107 characters."""
     folder = tempfile.gettempdir()
     return folder if len(folder) <= 20 else "/tmp"
 
@@ -181,7 +184,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _store(parts: int) -> int:
-    """Bytes of shared memory for each: half of what is free."""
+    """Bytes of shared memory for each of ``parts`` nodes: half of what is free, within limits."""
     free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
     return max(_SMALLEST_STORE, min(_STORE, free // 2 // parts))
 
@@ -192,7 +195,7 @@ def head_address(hosts: Hosts) -> str:
 
 
 def token_file(hosts: Hosts) -> Path | None:
-    """The file with the cluster's token; None for a cluster that is joined without one."""
+    """The file with the cluster's token; None for a cluster that is joined without a token."""
     return hosts.token or (_OWN / "token" if hosts.nodes else None)
 
 
@@ -200,7 +203,7 @@ def credentials(hosts: Hosts) -> dict[str, str]:
     """The variables that let a process join the cluster of a hosts file.
 
     Raises:
-        ConfigError: the file of the token cannot be read.
+        ConfigError: the token file cannot be read.
     """
     found = {**quiet(), **(hosts.tls.environment() if hosts.tls else {})}
     if path := token_file(hosts):
@@ -214,11 +217,11 @@ def credentials(hosts: Hosts) -> dict[str, str]:
 
 
 def up(hosts: Hosts) -> Iterator[str]:
-    """Start the head here and a node on each machine; yields a line for each that runs.
+    """Start the head here and a node on each machine; yields a line for each one that was started.
 
     Raises:
         ConfigError: the file names no machines to start Ray on.
-        RunFailed: Ray does not start on one, or runs there already; what was started before stays, for `down`.
+        RunFailed: Ray does not start on a machine, or already runs there; what was started stays, for `down` to end.
     """
     if hosts.local:
         raise ConfigError(f"{hosts.source} starts with each run: there is nothing to start.")
@@ -243,13 +246,13 @@ def up(hosts: Hosts) -> Iterator[str]:
 
 
 def down(hosts: Hosts) -> Iterator[str]:
-    """End what `up` started; yields a line for each machine, also where nothing ran or it cannot be reached.
+    """End what `up` started; yields a line for each machine, even if nothing ran there or it cannot be reached.
 
     Raises:
         ConfigError: the file names no machines to start Ray on.
     """
     if hosts.local:
-        raise ConfigError(f"{hosts.source} ends with each run: there is nothing to end.")
+        raise ConfigError(f"{hosts.source} starts and ends with each run: there is nothing to end.")
     if not hosts.nodes:
         raise ConfigError(f"{hosts.source} joins a cluster that others start: they must end it.")
     for host in hosts.nodes:
@@ -264,7 +267,7 @@ def down(hosts: Hosts) -> Iterator[str]:
 
 
 def _start_command(hosts: Hosts, host: Host, options: str, name: str) -> str:
-    """For a shell on the machine: the token comes by standard input, so that no list of processes shows it."""
+    """The shell command that starts Ray on a machine; it reads the token from standard input, hidden from `ps`."""
     pin = f"taskset -c {host.cores} " if host.cores else ""
     variables = {**quiet(), **(hosts.tls.environment() if hosts.tls else {}), "RAY_AUTH_MODE": "token"}
     given = " ".join(f"{key}={shlex.quote(value)}" for key, value in variables.items())
@@ -273,7 +276,7 @@ def _start_command(hosts: Hosts, host: Host, options: str, name: str) -> str:
         cpus = f'--num-cpus="$(taskset -c {host.cores} nproc)" '
     return (
         f"cd {shlex.quote(host.folder)} && umask 077 && mkdir -p build/cluster && cd build/cluster && "
-        f"if {_runs(f'{name}.pid')}; then echo 'Ray runs already: harness cluster down' >&2; exit 1; fi && "
+        f"if {_runs(f'{name}.pid')}; then echo 'Ray already runs: harness cluster down' >&2; exit 1; fi && "
         f"cat > {name}.token && export {given} RAY_AUTH_TOKEN_PATH=$PWD/{name}.token && "
         f"{{ setsid nohup {pin}../../.venv/bin/ray start {cpus}{options} --include-log-monitor=false --block "
         f"> {name}.log 2>&1 < /dev/null & echo $! > {name}.pid; }} && "
@@ -283,7 +286,7 @@ def _start_command(hosts: Hosts, host: Host, options: str, name: str) -> str:
 
 
 def _stop_command(host: Host, name: str) -> str:
-    """Ray's processes of the node end with the one that `ray start --block` is."""
+    """The shell command that kills `ray start --block`, and so all Ray processes of the node."""
     file = shlex.quote(f"{host.folder}/build/cluster/{name}.pid")
     return (
         f"if {_runs(file)}; then kill -9 $pid && rm -f {file} && echo ended; "
@@ -292,7 +295,7 @@ def _stop_command(host: Host, name: str) -> str:
 
 
 def _runs(file: str) -> str:
-    """For a shell: whether the file's process, which becomes $pid, is Ray's; its number may be another's by now."""
+    """A shell condition that sets $pid: whether the pid file's process is Ray's, since pids are reused."""
     return (
         f'pid=$(cat {file} 2>/dev/null) && [ -n "$pid" ] && '
         "{ tr '\\0' ' ' < /proc/$pid/cmdline; } 2>/dev/null | grep -q 'ray.*start'"
@@ -305,7 +308,7 @@ def _over_ssh(host: Host, command: str) -> list[str]:
 
 
 def _run(command: Sequence[str], given: str, where: str) -> str:
-    """What a command prints."""
+    """Run a command with this standard input, and return what it prints; RunFailed names ``where`` it failed."""
     began = time.monotonic()
     try:
         done = subprocess.run(
@@ -314,7 +317,8 @@ def _run(command: Sequence[str], given: str, where: str) -> str:
     except OSError as error:
         raise RunFailed(f"{where}: {os_words(error)}") from error
     except subprocess.TimeoutExpired as error:
-        raise RunFailed(f"{where}: no answer for {time.monotonic() - began:.0f} s.") from error
+        took = time.monotonic() - began
+        raise RunFailed(f"{where}: no answer for {took:.0f} s; check the machine and its network.") from error
     if done.returncode:
         lines = [line.strip() for line in (done.stderr or done.stdout).split("\n") if line.strip()]
         raise RunFailed(f"{where}: {lines[-1] if lines else f'exit code {done.returncode}'}.")
@@ -336,6 +340,6 @@ def _own_address(other: str) -> str:
         raise ConfigError(f"{other} cannot be reached ({error.strerror or error}): fix its address.") from error
 
 
-def clean_environment(variables: Mapping[str, str]) -> None:
-    """Let this process use the variables; Ray reads them when it is loaded."""
+def set_environment(variables: Mapping[str, str]) -> None:
+    """Set environment variables of this process, which Ray reads when it is imported."""
     os.environ.update(variables)

@@ -1,4 +1,4 @@
-"""The contract between the driver and one node, whatever carries the messages."""
+"""The contract between the driver and one node, independent of how messages are sent."""
 
 from collections.abc import Callable
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Nodes in this process: everything travels as bytes, as it does between machines, but no network is needed."""
+"""Nodes in this process: messages travel as bytes, as between machines, but without a network."""
 
 import importlib
 import pickle
@@ -20,7 +20,7 @@ def find_prepare(name: str) -> Prepare:
 
 
 def connect_threads(number: int, request: NodeRequest, beat: Beat) -> Sequence[Link]:
-    """Links to so many nodes of this process, which share its cores.
+    """Links to ``number`` nodes in this process, which share its cores.
 
     Raises:
         HarnessError: what `NodeRequest.prepare` raises; no node is left behind.
@@ -37,7 +37,7 @@ def connect_threads(number: int, request: NodeRequest, beat: Beat) -> Sequence[L
 
 
 class LocalLink(Link):
-    """A node whose messages one thread carries."""
+    """A node in this process; one thread hands it the parcels."""
 
     def __init__(self, node: Node, ready: NodeReady) -> None:
         self.name, self.ready = ready.name, ready
@@ -53,15 +53,15 @@ class LocalLink(Link):
         self._node.open(failed)
 
     def send(self, parcel: Parcel) -> None:
-        """Pickle a parcel: the node must not see what changes afterwards."""
+        """Send a copy of a parcel: the node must not see later changes to it."""
         self._messages.put(pickle.dumps(parcel))
 
     def give_up(self) -> None:
-        """At once."""
+        """Tell the node directly, without waiting for queued parcels."""
         self._node.give_up()
 
     def load(self, indices: Integers) -> None:
-        """On the caller's thread."""
+        """Load these samples, on the caller's thread."""
         self._node.load(indices)
 
     def close(self) -> None:

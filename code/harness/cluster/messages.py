@@ -1,4 +1,4 @@
-"""What the driver, where LoadGen runs, and the nodes, where engines run, send each other."""
+"""The messages between the driver, where LoadGen runs, and the nodes, where engines run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from harness.scenarios.base import Estimate
 from harness.task.shape import Array, Integers
 
 DATA, INDICES = "data", "indices"
-"""What of the samples travels: the samples themselves, or their numbers, to nodes that hold the data set."""
+"""What is sent to the nodes: the samples themselves, or only their indices, to nodes that hold the data set."""
 
 
 @dataclass(frozen=True)
 class NodeRequest:
-    """What a node prepares."""
+    """What a node must prepare."""
 
     settings: bytes
-    """The run's settings, pickled; only `prepare` reads them."""
+    """The run's settings, pickled; only the function ``prepare`` reads them."""
     prepare: str
     """The function that makes the `Node`, as "module:function": a `node.Prepare`."""
     samples: str = DATA
@@ -32,16 +32,16 @@ class NodeRequest:
 
 @dataclass(frozen=True)
 class Parcel:
-    """Samples that one node shall answer."""
+    """Samples for one node to answer."""
 
     number: int
-    """Counts from 0 in each test; every parcel is answered by exactly one `Answers` of its number."""
+    """Counts from 0 in each test; exactly one `Answers` with this number answers the parcel."""
     ids: NDArray[np.uint64]
     """(n,): LoadGen's query ids."""
     indices: Integers
-    """(n,): sample numbers of the data set."""
+    """(n,): the samples' indices in the data set."""
     samples: Mapping[str, Array] | None
-    """What `SampleLibrary.pack` made of them; None where only the indices travel."""
+    """What `SampleLibrary.pack` returned for them; None if only indices are sent."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,13 @@ class Answers:
     """The responses to one parcel."""
 
     number: int
-    """The parcel's."""
+    """The number of the parcel."""
     ids: NDArray[np.uint64]
-    """(n,): the parcel's, in any order."""
+    """(n,): the ids of the parcel, in any order."""
     offsets: Integers
     """(n + 1,): the response to ``ids[i]`` is ``buffer[offsets[i] : offsets[i + 1]]``."""
     buffer: NDArray[np.uint8]
+    """(bytes,): all responses, one after the other."""
     batches: int
     """Batches that were computed for this parcel."""
     padded: int
@@ -62,31 +63,31 @@ class Answers:
     done_cost: int
     """Cost units of its samples."""
     cpu_seconds: float = 0.0
-    """CPU time that the node's process has used since its test began, as of half a second ago at most."""
+    """CPU time that the node's process has used in this test, measured at most half a second ago."""
 
 
 @dataclass(frozen=True)
 class NodeReady:
-    """What a node says once it is warm."""
+    """What a node reports once it is warmed up."""
 
     name: str
-    """What messages call it."""
+    """Its name in messages."""
     host: str
     streams: int
     parallel: int
     """Streams that compute at once."""
     rate: float
-    """Only to compare nodes: cost units/s (Offline), or streams ÷ mean seconds of a sample alone (Server)."""
+    """For comparing nodes only: cost units/s (Offline), or streams ÷ mean seconds of a single sample (Server)."""
     estimate: Estimate
-    """Its own scenario's, in samples/s or queries/s."""
+    """The node's own estimate, in samples/s (Offline) or queries/s (Server)."""
     peak: float
-    """Queries/s that the simulation of Server found; 0 in other scenarios."""
+    """Queries/s that Server's queue simulation found; 0 in other scenarios."""
     slowest: float
     """Seconds of the slowest batch in its warm-up."""
     largest: int
     """Samples of its largest batch."""
     inputs: Sequence[Tensor]
-    """Its engine's, so that the driver opens the data set in the form that they need."""
+    """The inputs of its engine: the driver opens the data set in the form that they need."""
     outputs: Sequence[Tensor]
     model_sha256: str
     code: str
@@ -98,6 +99,6 @@ class NodeReady:
     scenario: Mapping[str, object]
     """`Scenario.describe`."""
     data: str = ""
-    """sha256 over the data set that it opened."""
+    """sha256 of the data set that it opened."""
     round_trip: float = 0.0
-    """Seconds of a parcel without samples, there and back, as the driver measured; 0 if it did not."""
+    """Seconds from sending an empty parcel to its answer, measured by the driver; 0 if not measured."""

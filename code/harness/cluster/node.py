@@ -18,30 +18,29 @@ from harness.task.qsl import Carrier, extended
 from harness.task.shape import Array, Integers, Shape
 from harness.task.sut import Responses
 
-_PLACES = 256  # to begin with: twice as many whenever they do not suffice
-
-_LOOK = 0.5  # seconds between two looks at the process's time
+_PLACES = 256  # at the start; doubled whenever they run out
+_LOOK = 0.5  # seconds between two readings of the process's CPU time
 
 
 class Beat(Protocol):
     """Reports progress, and the maximum seconds until the next report."""
 
     def __call__(self, within: float, doing: str = "") -> None:
-        """``doing`` says what happens until then."""
+        """``within`` is in seconds; ``doing`` says what happens until then."""
 
 
 class Prepare(Protocol):
-    """What `NodeRequest.prepare` names; the node's name is one of the driver's choice."""
+    """The function that `NodeRequest.prepare` names; the driver chooses the node's ``name``."""
 
     def __call__(self, request: NodeRequest, name: str, beat: Beat) -> tuple[Node, NodeReady]:
-        """The node, warm, and what the driver must know of it; raises what ends the run."""
+        """The node, warmed up, and what the driver must know about it; raises whatever must end the run."""
 
 
 class Node:
-    """Answers parcels with the SUT of a scenario that is ready. Its methods may be called from any thread."""
+    """Answers parcels with the SUT of a prepared scenario. Its methods may be called from any thread."""
 
     def __init__(self, scenario: Scenario, samples: str) -> None:
-        """``samples`` is `DATA` or `INDICES`; with the latter, the data set holds what `load` said last."""
+        """``samples`` is `DATA` or `INDICES`; with `INDICES`, the data set holds what the last `load` asked for."""
         self._scenario = scenario
         self._library = scenario.sut.qsl
         self._carrier: Carrier | None = None
@@ -51,12 +50,12 @@ class Node:
         self._test: _Test | None = None
 
     def open(self, failed: Callable[[BaseException], None]) -> None:
-        """Begin a test, with a new scheduler; ``failed`` gets what ends it, once, on any thread."""
+        """Begin a test, with a new scheduler; ``failed`` gets the error that ends it, once, on any thread."""
         self.close()
         self._test = _Test(self._scenario, self._carrier, failed)
 
     def answer(self, parcel: Parcel, done: Callable[[Answers], None]) -> None:
-        """Call ``done`` on any thread once all of it is answered. Never raises: see `open`."""
+        """Call ``done``, on any thread, once the whole parcel is answered. Never raises: see ``failed`` of `open`."""
         assert self._test, "`open` comes first"
         self._test.answer(parcel, done)
 
@@ -66,7 +65,7 @@ class Node:
             self._test.scheduler.give_up()
 
     def load(self, indices: Integers) -> None:
-        """Hold exactly these samples of the own data set.
+        """Load exactly these samples of this node's data set.
 
         Raises:
             RunFailed: one of its files changed.
@@ -82,7 +81,7 @@ class Node:
 
 
 class _Pending:
-    """A parcel, and the responses that it has so far."""
+    """A parcel and its responses so far."""
 
     def __init__(self, parcel: Parcel, cost: int, done: Callable[[Answers], None]) -> None:
         self.parcel, self.cost, self.done = parcel, cost, done
@@ -93,7 +92,7 @@ class _Pending:
         self.batches = self.padded = 0
 
     def answers(self, cpu_seconds: float) -> Answers:
-        """All of them, in the order in which they were computed."""
+        """All responses, in the order in which they were computed."""
         return Answers(
             self.parcel.number,
             self.parcel.ids[np.concatenate([np.empty(0, np.int64), *self.positions])],
@@ -109,8 +108,8 @@ class _Pending:
 class _Test:
     """The parcels of one test.
 
-    Each sample in flight has a place: the id by which the scheduler of this machine knows it, and where samples travel,
-    its index.
+    Each sample in flight has a place, a number that serves as its id in this machine's scheduler and, if samples are
+    sent, as its index in the carrier.
     """
 
     def __init__(self, scenario: Scenario, carrier: Carrier | None, failed: Callable[[BaseException], None]) -> None:
@@ -128,16 +127,16 @@ class _Test:
         self.scheduler.on_failure = self._fail
 
     def close(self) -> None:
-        """End the threads; nothing is said from now on."""
+        """End the threads; nothing is reported from now on."""
         self._over = True
         self.scheduler.stop()
         self.scheduler.close()
 
     def arrived(self, when: float) -> None:
-        """Not of interest."""
+        """Ignored."""
 
     def answered(self, start: float, end: float, work: Work, cost: int) -> None:
-        """Keep what `_complete`, which follows on the same thread, is to count."""
+        """Keep the shape for `_complete`, which follows on the same thread."""
         self._ran.shape = work.shape
 
     def answer(self, parcel: Parcel, done: Callable[[Answers], None]) -> None:
@@ -160,7 +159,7 @@ class _Test:
                 self.scheduler.issue(places.tolist(), indices.tolist())
             else:
                 self._finish(pending)
-        except BaseException as error:  # noqa: BLE001  the driver is to know it
+        except BaseException as error:  # noqa: BLE001  the driver must learn of it
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
@@ -168,7 +167,7 @@ class _Test:
             self._failed(error)
 
     def _take(self, count: int) -> Integers:
-        """So many free places, the lowest: adjacent ones make batches that need no copy."""
+        """Reserve ``count`` places, the lowest free ones: batches of adjacent places need no copy."""
         with self._lock:
             free = np.flatnonzero(self._free)
             if len(free) < count:

@@ -1,7 +1,7 @@
-"""Nodes as actors of Ray. The only file that loads Ray, which it does only when a run has a cluster.
+"""Nodes as Ray actors. Only this file imports Ray, and only when a run has a cluster.
 
-A node is known to live by a heartbeat of the harness's own: Ray itself takes from 14 to 65 s to notice that a machine
-is gone. What does not answer is lost, and a lost node ends the test.
+The harness has heartbeats of its own, because Ray takes 14 to 65 s to notice that a machine is gone. A node that does
+not answer is lost, and a lost node ends the test.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.cluster.actor import NodeActor, Sentinel
 from harness.cluster.actor_link import BEAT, RayLink, first_line
 from harness.cluster.heartbeats import Heartbeats
 from harness.cluster.hosts import Hosts
-from harness.cluster.launch import TOKEN, LocalCluster, clean_environment, credentials, head_address
+from harness.cluster.launch import TOKEN, LocalCluster, credentials, head_address, set_environment
 from harness.cluster.link import Link
 from harness.cluster.messages import NodeRequest
 from harness.cluster.node import Beat
@@ -31,10 +31,10 @@ from harness.paths import advice
 _INSTALL = advice("run `make setup CLUSTER=1`", "`pip install 'ray>=2.60,<3'`")
 _JOINING = 240.0  # seconds until all nodes have joined and their processes have started
 _ATTEMPTS = 3  # to start nodes on this machine
-_PATIENCE = 30.0  # seconds that the driver promises its own supervisor between two reports
-_LOADING = 600.0  # seconds to load samples or to open a test
+_PATIENCE = 30.0  # seconds that the driver promises its supervisor between two reports
+_SENDING = 600.0  # seconds to store a chunk of a file, and until a node first reports progress
 _CHUNK = 64 << 20  # bytes of a file in one message
-_ENDING = 5.0  # seconds
+_ENDING = 5.0  # seconds to reach a running cluster, or to shut Ray down
 
 
 def _ray() -> Any:  # the optional package
@@ -46,13 +46,13 @@ def _ray() -> Any:  # the optional package
 
 
 class RayCluster:
-    """This process as the driver of a cluster, and the heartbeats of all its nodes."""
+    """This process as the driver of a cluster, with the links and heartbeats of all nodes."""
 
     def __init__(self, hosts: Hosts, beat: Beat) -> None:
-        """Start or join it.
+        """Start or join the cluster.
 
         Raises:
-            HarnessError: Ray is missing, or the cluster is not there.
+            HarnessError: Ray is missing, or the cluster cannot be started or joined.
         """
         self.links: list[RayLink] = []
         self._left: set[str] = set()
@@ -66,25 +66,28 @@ class RayCluster:
 
     def _join(self, hosts: Hosts, beat: Beat) -> None:
         if self.local:
-            clean_environment(self.local.environment)
+            set_environment(self.local.environment)
             address = self._start_local(beat)
         else:
-            clean_environment(credentials(hosts))
+            set_environment(credentials(hosts))
             address = head_address(hosts)
             self._wait_for_port(address, beat)
             if TOKEN not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
                 console.warn(
-                    f"the cluster at {address} is joined without a token: whoever reaches its ports can run code on "
-                    "all its machines; give `token` in the hosts file (docs/cluster.md)."
+                    f"the cluster at {address} is joined without a token: anyone who reaches its ports can run code on "
+                    "all its machines; set `token` in the hosts file (docs/cluster.md)."
                 )
-        beat(_JOINING, "the cluster is joined")
+        beat(_JOINING, "joining the cluster")
         ray = _ray()
         try:
             _hush()
             with _loopback(bool(self.local)):
                 ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=False)
         except Exception as error:
-            raise ConfigError(f"the cluster at {address} cannot be joined ({first_line(error)}).") from error
+            raise ConfigError(
+                f"the cluster at {address} cannot be joined ({first_line(error)}): check the token, and that "
+                "both sides have the same versions of Python and Ray."
+            ) from error
         wanted = self.local.names if self.local else [host.called for host in hosts.nodes]
         for name, node in self._nodes(wanted, beat):
             self.links.append(self._actor(name, node))
@@ -94,7 +97,7 @@ class RayCluster:
     def _start_local(self, beat: Beat) -> str:
         """The address of the head, once all nodes on this machine have joined it.
 
-        Ray gives its own processes 15 s to start, which is too short on a very busy machine: a few attempts are made.
+        Ray gives its own processes 15 s to start, too short on a very busy machine, so it tries a few times.
         """
         assert self.local
         for attempt in count(1):
@@ -124,14 +127,14 @@ class RayCluster:
                 if self.local:
                     raise ConfigError(
                         f"{len(self.local.names)} nodes on this machine did not start in {_JOINING:.0f} s ({why}): "
-                        "try fewer, or end what keeps its cores busy."
+                        "try fewer, or stop what keeps its cores busy."
                     )
                 raise ConfigError(
                     f"the cluster at {address} cannot be reached ({why}): start it with `harness cluster up`, or fix "
                     "its address."
                 )
             self._check_local()
-            beat(_PATIENCE, "the nodes of the cluster start")
+            beat(_PATIENCE, "starting the nodes of the cluster")
             time.sleep(0.1)
 
     def _check_local(self) -> None:
@@ -139,7 +142,7 @@ class RayCluster:
             self.local.check()
 
     def _nodes(self, wanted: Sequence[str], beat: Beat) -> list[tuple[str, dict[str, Any]]]:
-        """Ray's description of each node, by name: of those that are ``wanted``, else all that have cores."""
+        """(name, Ray's description) of each ``wanted`` node; of all nodes that have cores if that is empty."""
         ray = _ray()
         ends = time.monotonic() + _JOINING
         while True:
@@ -150,10 +153,10 @@ class RayCluster:
             if alive and set(wanted) <= found.keys():
                 return [(name, found[name]) for name in wanted or sorted(found)]
             if time.monotonic() > ends or not (self.local or not wanted):
-                absent = ", ".join(sorted(set(wanted) - found.keys())) or "every one"
-                raise ConfigError(f"of the cluster's nodes, {absent} has not joined: see `harness cluster up`.")
+                absent = ", ".join(sorted(set(wanted) - found.keys())) or "all"
+                raise ConfigError(f"nodes that have not joined the cluster: {absent}; run `harness cluster up` again.")
             self._check_local()
-            beat(_PATIENCE, "the nodes of the cluster start")
+            beat(_PATIENCE, "starting the nodes of the cluster")
             time.sleep(0.1)
 
     def _actor(self, name: str, node: dict[str, Any]) -> RayLink:
@@ -163,17 +166,17 @@ class RayCluster:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         always = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1, "scheduling_strategy": there}
         groups = {"beats": 1, "checks": 1}
-        cpus = node["Resources"]["CPU"]  # all: nothing else is to run there
+        cpus = node["Resources"]["CPU"]  # all of them, so that Ray starts nothing else there
         actor = ray.remote(num_cpus=cpus, concurrency_groups=groups, **always)(_with_groups(ray)).remote()
         sentinel = ray.remote(num_cpus=0, **always)(Sentinel).remote()
         address = (str(node["NodeManagerAddress"]), int(node["NodeManagerPort"]))
         return RayLink(ray, name, actor, sentinel, address, self._leave)
 
     def _meet(self, beat: Beat) -> None:
-        """Wait until every node's processes have begun."""
+        """Wait until the processes of every node have started."""
         for link, about in self._all(beat, _JOINING, [link.actor.about.remote() for link in self.links]):
             link.about = about
-        # Until a sentinel has answered once, its silence is taken for a slow start.
+        # Until a sentinel has answered once, its silence would pass for a slow start.
         for _ in self._all(beat, _JOINING, [link.sentinel.beat.remote(0) for link in self.links]):
             pass
 
@@ -202,18 +205,18 @@ class RayCluster:
                 link.call(_JOINING, "begin_file", name, sha256)
                 with path.open("rb") as file:
                     while chunk := file.read(_CHUNK):
-                        link.call(_LOADING, "more", chunk)
-                        beat(_PATIENCE, f"{path} is sent to node {link.name}")
-                link.call(_LOADING, "end_file")
+                        link.call(_SENDING, "more", chunk)
+                        beat(_PATIENCE, f"sending {path} to node {link.name}")
+                link.call(_SENDING, "end_file")
 
     def _all(self, beat: Beat, within: float, waiting: Sequence[Any]) -> Iterator[tuple[RayLink, Any]]:
-        """Each link with what its call returned, in the order of the nodes; raises the first failure of any."""
+        """Wait for one call per link: (link, result) in the order of the nodes; raises the first failure."""
         ray = _ray()
         ends = time.monotonic() + within
         left = dict(zip(waiting, self.links, strict=True))
         found: dict[str, Any] = {}
         for link in self.links:
-            link.promised = time.monotonic() + _LOADING
+            link.promised = time.monotonic() + _SENDING
         while left:
             for ref in ray.wait(list(left), num_returns=len(left), timeout=BEAT)[0]:
                 link = left.pop(ref)
@@ -226,23 +229,24 @@ class RayCluster:
                     raise link.failure
             for link in left.values():
                 if link.late() > 0:
-                    raise RunFailed(f"{link.where()}: no progress in time{f': {link.doing}' if link.doing else ''}.")
+                    doing = f" while {link.doing}" if link.doing else ""
+                    raise RunFailed(f"{link.where()} made no progress in time{doing}.")
                 if time.monotonic() > ends:
-                    raise RunFailed(f"{link.where()} did not start in {within:.0f} s: its cores may be in use.")
+                    raise RunFailed(f"{link.where()} did not start in {within:.0f} s: stop what uses its cores.")
             self._check_local()
             beat(_PATIENCE, next((link.doing for link in left.values()), ""))
         yield from ((link, found[link.name]) for link in self.links)
 
     def _leave(self, link: RayLink) -> None:
-        """A link is closed; with the last one, all ends."""
+        """Note that a link is closed; after the last one, end everything."""
         self._left.add(link.name)
         if len(self._left) == len(self.links):
             self.close()
 
     def close(self) -> None:
-        """End the nodes' processes; of nodes on this machine also Ray. Takes seconds at most, whatever is stopped."""
+        """End the nodes' processes, and Ray if it was started here; takes a few seconds at most, whatever hangs."""
         if self._hearts:
-            self._hearts.over.set()  # what fails from now on is not a loss
+            self._hearts.over.set()  # from now on a failure is not a loss
         ending = threading.Thread(target=self._shut_down, daemon=True)
         ending.start()
         ending.join(_ENDING)
@@ -264,7 +268,7 @@ class RayCluster:
 
 
 def _with_groups(ray: Any) -> type[NodeActor]:
-    """The actor's class, whose heartbeats and checks do not wait for other calls."""
+    """The actor's class; its heartbeats and checks have threads of their own, and do not wait for other calls."""
     groups = {"beat": "beats", "clock": "checks", "usage": "checks"}
     for name, group in groups.items():
         ray.method(concurrency_group=group)(getattr(NodeActor, name))
@@ -273,7 +277,7 @@ def _with_groups(ray: Any) -> type[NodeActor]:
 
 
 def _hush() -> None:
-    """Keep what Ray prints of lost nodes, twenty lines each, off the terminal: the harness says it in one."""
+    """Keep Ray's twenty lines about each lost node off the terminal: the harness reports it in one."""
     from ray._private import worker
 
     worker.print_to_stdstream = lambda *given, **options: None
@@ -281,7 +285,7 @@ def _hush() -> None:
 
 @contextlib.contextmanager
 def _loopback(wanted: bool) -> Iterator[None]:
-    """Let Ray take 127.0.0.1 as it is: it would replace it by the address of a network card (see `launch`)."""
+    """Let Ray use 127.0.0.1: it would replace it by the address of a network card (see `start`)."""
     from ray._private import services
 
     before = services.resolve_ip_for_localhost
@@ -294,7 +298,7 @@ def _loopback(wanted: bool) -> Iterator[None]:
 
 
 def _importable() -> bool:
-    """Before any process is started."""
+    """Whether Ray is installed, checked before any process is started; raises if not."""
     from importlib.util import find_spec
 
     if find_spec("ray") is None:
@@ -303,7 +307,7 @@ def _importable() -> bool:
 
 
 def connect(hosts: Hosts, request: NodeRequest, beat: Beat) -> Sequence[Link]:
-    """Links to all nodes of a cluster, each ready; closing the last ends what was started.
+    """Links to all nodes of a cluster, each ready; closing the last link ends what was started.
 
     Raises:
         HarnessError: Ray is missing, the cluster cannot be joined, or a node fails; nothing is left behind.

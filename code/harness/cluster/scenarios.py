@@ -1,4 +1,4 @@
-"""LoadGen's scenarios with several nodes: what each node measured, added up, and a scheduler that deals to them."""
+"""LoadGen's scenarios with several nodes: the sum of what the nodes measured, and a scheduler that deals to them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from harness.scheduling.base import Complete, Observer, Scheduler
 from harness.task.shape import Integers
 from harness.task.sut import SUT
 
-_PILOT = 1.0  # seconds of work for all nodes, to measure what they reach together
-_LARGEST = 1e6  # samples of it
-_MUCH_SLOWER = 0.7  # of the sum of their rates: in so short a query they do not end at the same moment
+_PILOT = 1.0  # seconds of work for all nodes, to measure their joint rate
+_LARGEST = 1e6  # samples of that work
+_MUCH_SLOWER = 0.7  # of the sum of their rates: in such a short query, nodes do not end at the same moment
 
 
 class _Nodes(Scenario):
-    """What a scenario of several nodes is, whichever it is."""
+    """The common part of scenarios with several nodes."""
 
     def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float, links: Sequence[Link]) -> None:
         super().__init__(sut, costs, max_cost, bound)
         self.links, self.travels = links, DATA
 
     def get_ready(self, indices: Integers, listener: Listener) -> float:
-        """The nodes are ready; seconds of their slowest batch."""
+        """Seconds of the slowest batch of any node; they are ready already."""
         return max(link.ready.slowest for link in self.links)
 
     def describe(self) -> dict[str, object]:
@@ -42,7 +42,7 @@ class NodesOffline(_Nodes, Offline):
     """One query, divided among nodes by their measured rates."""
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
-        """The sum of the nodes' own estimates, or what they reach together if dealing to them is much slower."""
+        """The sum of the nodes' own estimates, or their joint rate if that is much lower."""
         found = _total(self.links)
         reached = self._reached(indices, found.per_second, listener)
         if reached >= _MUCH_SLOWER * found.per_second:
@@ -51,7 +51,7 @@ class NodesOffline(_Nodes, Offline):
         return Estimate(reached * found.value / found.per_second, how, reached, found.remark)
 
     def _reached(self, indices: Integers, rate: float, listener: Listener) -> float:
-        """Samples/s of a query that would take `_PILOT` seconds at that rate, or occupies all streams once."""
+        """Samples/s of all nodes on a query that takes `_PILOT` seconds at ``rate``, or fills all streams once."""
         least = sum(link.ready.largest * link.ready.streams for link in self.links)
         count = max(least, round(min(_LARGEST, _PILOT * rate)))
         spread = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(np.int64)
@@ -64,7 +64,7 @@ class NodesOffline(_Nodes, Offline):
         return len(query) / (scheduler.counters.ended - scheduler.counters.began)
 
     def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
-        """Samples/s of a short test: what the nodes reach together, with all that travels."""
+        """Samples/s of a short test of all nodes together, messages included."""
         found = test(offline_expected_qps=_total(self.links).per_second, min_duration_ms=round(seconds * 1000))
         rate = self.metric(found).value or 0.0
         return Trial(rate, rate * MARGIN)
@@ -75,7 +75,7 @@ class NodesOffline(_Nodes, Offline):
 
 
 class NodesServer(_Nodes, Server):
-    """Queries go to the node that will be free first."""
+    """Queries go to the node that would complete them first."""
 
     def peak(self, indices: Integers) -> float:
         """The sum of the nodes' simulated peaks; 0 if one of them finds none."""
@@ -83,9 +83,9 @@ class NodesServer(_Nodes, Server):
         return sum(peaks) if all(peaks) else 0.0
 
     def fastest(self, indices: Integers, listener: Listener) -> Estimate:
-        """The sum of what the nodes' simulations answer within the bound; their own estimates if one finds no rate."""
+        """The sum of the nodes' simulated peaks, or of their own estimates if a simulation finds no rate."""
         peak, found = self.peak(indices), _total(self.links)
-        return Estimate(peak, "the sum of the rates that the nodes' queue simulations answer", peak) if peak else found
+        return Estimate(peak, "the sum of the rates that the nodes' queue simulations sustain", peak) if peak else found
 
     def _cautious(self, indices: Integers, peak: float) -> Estimate:
         return super()._cautious(indices, peak) if peak else _total(self.links)
@@ -100,18 +100,20 @@ Clustered = NodesOffline | NodesServer
 
 
 def clustered(kind: type[Scenario]) -> type[NodesOffline] | type[NodesServer]:
-    """The scenario with nodes.
+    """The multi-node form of a scenario.
 
     Raises:
-        ConfigError: it has one query at a time.
+        ConfigError: the scenario has one query at a time.
     """
     if kind.latency:
-        raise ConfigError(f"{kind.name} has one query at a time, which several nodes answer no faster than one.")
+        raise ConfigError(
+            f"{kind.name} has one query at a time, which several nodes answer no faster than one: omit the cluster."
+        )
     return NodesServer if kind.paced else NodesOffline
 
 
 def _total(links: Sequence[Link]) -> Estimate:
-    """The sum of the nodes' estimates, in their words if there are few."""
+    """The sum of the nodes' estimates; its text quotes the first four."""
     found: Mapping[str, Estimate] = {link.ready.name: link.ready.estimate for link in links}
     words = "; ".join(f"{name}: {each.how}" for name, each in list(found.items())[:4])
     more = f" and {len(found) - 4} more" if len(found) > 4 else ""

@@ -1,4 +1,4 @@
-"""LoadGen's side: deals samples to nodes, and answers each exactly once."""
+"""The driver's scheduler: deals samples to nodes, and answers each query id exactly once."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from harness.task.sut import Responses
 Clock = Callable[[], float]
 
 PARCEL_BYTES = 16 << 20
-"""About the most that travels in one message."""
-_TOGETHER = 0.0005  # seconds: queries of Server that arrive within them travel together
-_AT_ONCE = 8  # messages of Server before those that arrived meanwhile: if more wait, several go to one node
+"""Approximate maximum size of a message."""
+_TOGETHER = 0.0005  # seconds: Server queries that arrive within them are sent together
+_AT_ONCE = 8  # messages of Server sent in a row: if more queries wait, several go to one node
 _NO_TIMES = np.empty(0)
 
 
@@ -44,23 +44,23 @@ class NodeCounters:
     padded: int = 0
     done_cost: int = 0
     cpu_seconds: float = 0.0
-    """As the node counts them."""
+    """Of the node's process, as it reports them."""
     began: float = 0.0
-    """When it got its first parcel, in seconds of time.perf_counter(); 0 if it got none."""
+    """When it got its first parcel, in seconds of the scheduler's clock; 0 if it got none."""
     ended: float = 0.0
     """When its last answer arrived."""
     idle: float = 0.0
-    """Seconds, until it got its last parcel, in which it had none."""
+    """Seconds without a parcel, up to its last one."""
     free_since: float | None = None
-    """Since when it has had none."""
+    """Since when it has had no parcel; None if it has one, or if the test has not begun."""
 
     def idle_until(self, end: float) -> float:
-        """Seconds from the beginning of the test until ``end`` in which it had no parcel."""
+        """Seconds without a parcel, from the beginning of the test until ``end``."""
         return self.idle + (max(0.0, end - self.free_since) if self.free_since is not None else 0.0)
 
 
 class _Sent(NamedTuple):
-    """A parcel that a node has not answered."""
+    """A parcel that its node has not answered yet."""
 
     ids: NDArray[np.uint64]
     costs: Integers
@@ -69,13 +69,13 @@ class _Sent(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """Of all samples."""
+        """The total cost of its samples."""
         return int(self.costs.sum())
 
 
 @dataclass
 class _Node:
-    """A link, and what travels there."""
+    """A link, and its parcels in flight by number."""
 
     place: int
     link: Link
@@ -84,7 +84,7 @@ class _Node:
 
 
 class ClusterScheduler(Scheduler):
-    """Owns the query ids of a test whose samples are computed by nodes. The first failure of any ends the test."""
+    """Owns the query ids of a test that nodes compute. The first failure of any node ends the test."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class ClusterScheduler(Scheduler):
         travels: str = DATA,
         clock: Clock = time.perf_counter,
     ) -> None:
-        """``travels`` is what of the samples does: `DATA` or `INDICES`."""
+        """``travels`` is what is sent to the nodes: `DATA` or `INDICES`."""
         super().__init__(qsl, complete, observer)
         self._travels, self._clock = travels, clock
         self._parcels = self._passed_on = 0
@@ -137,29 +137,29 @@ class ClusterScheduler(Scheduler):
         return [node.counters for node in self._nodes]
 
     def give_up(self) -> None:
-        """Also on the nodes."""
+        """Give up here and on the nodes: see `Scheduler.give_up`."""
         super().give_up()
         for node in self._nodes:
             node.link.give_up()
 
     def stop(self) -> None:
-        """Also on the nodes, so that they are soon free."""
+        """Stop, and let the nodes give up, so that they are soon free."""
         super().stop()
         for node in self._nodes:
             node.link.give_up()
 
     def close(self) -> None:
-        """Wait until LoadGen knows the answers to every parcel, or never will."""
+        """Wait until LoadGen has the answers to every parcel, or the test has failed."""
         with self._answered_all:
             while self.failure is None and self._passed_on < self._parcels:
                 self._answered_all.wait()
 
     @abstractmethod
     def _free(self, node: _Node, sent: _Sent, seconds: float) -> None:
-        """A node answered a parcel after so many seconds of work."""
+        """Called after a node answered a parcel, which took it ``seconds``."""
 
     def _send(self, node: _Node, ids: NDArray[np.uint64], indices: Integers, costs: Integers, arrivals: Floats) -> None:
-        """One parcel; ``costs`` are those of its samples. Once the test is given up, it is answered here."""
+        """Send one parcel; ``costs`` has one entry per sample. Once the test is given up, answer it here instead."""
         if self.failed.is_set():
             return
         if self._given_up:
@@ -179,7 +179,7 @@ class ClusterScheduler(Scheduler):
         node.link.send(parcel)
 
     def _begins(self, when: float) -> None:
-        """The first query arrived: nodes without a parcel are idle from now on."""
+        """The first query arrived at ``when``: nodes without a parcel are idle from then on."""
         with self._lock:
             for node in self._nodes:
                 if node.counters.free_since is None and not node.counters.began:
@@ -199,14 +199,14 @@ class ClusterScheduler(Scheduler):
             if not self.failed.is_set():
                 self._complete(answers.ids.tolist(), Responses(answers.offsets[:-1], sizes, answers.buffer))
                 self._free(node, sent, seconds)
-        except BaseException as error:  # noqa: BLE001  it would vanish in a thread that carries messages
+        except BaseException as error:  # noqa: BLE001  the link's thread would swallow it
             self._fail(error)
         with self._answered_all:
             self._passed_on += 1
             self._answered_all.notify_all()
 
     def _count(self, node: _Node, sent: _Sent, answers: Answers) -> float:
-        """Count before LoadGen knows: the last answer ends the test. Seconds that the node worked on it."""
+        """Update the counters before LoadGen, at the last answer, ends the test; returns the node's seconds of work."""
         count = len(answers.ids)
         with self._lock:
             end, mine, all_nodes = self._clock(), node.counters, self.counters
@@ -239,7 +239,7 @@ class ClusterScheduler(Scheduler):
 
 
 class OfflineCluster(ClusterScheduler):
-    """One query, the longest samples first, in chunks by the nodes' rates."""
+    """Divides one query, longest samples first, into chunks sized by the nodes' rates."""
 
     def __init__(
         self,
@@ -269,18 +269,18 @@ class OfflineCluster(ClusterScheduler):
             self._ids, self._indices = query_ids[order], indices[order]
             self._dealer.begin(self.qsl.cost(self._indices), self._most(self._indices))
         waiting = self._nodes
-        while waiting:  # every node has one chunk before any has two
+        while waiting:  # every node gets one chunk before any gets two
             waiting = [node for node in waiting if self._deal(node)]
 
     def _most(self, indices: Integers) -> int:
-        """Samples of a parcel, by the bytes of the longest."""
+        """Maximum samples of a parcel, by the size of the first and longest."""
         if self._travels != DATA or not len(indices):
             return max(1, len(indices))
         size = sum(array.nbytes for array in self.qsl.pack(indices[:1]).values())
         return max(1, PARCEL_BYTES // max(1, size))
 
     def _deal(self, node: _Node) -> bool:
-        """Send a node its next chunk, if there is one for it."""
+        """Send a node its next chunk; False if there is none for it now."""
         with self._lock:
             part = self._dealer.rest() if self._given_up else self._dealer.next(node.place)
             if part is None:
@@ -304,7 +304,7 @@ class _Query(NamedTuple):
 
 
 class ServerCluster(ClusterScheduler):
-    """Each query goes to the node that would be done with it first; those that arrive together travel together."""
+    """Gives each query to the node that would complete it first; queries that arrive together are sent together."""
 
     _thread: threading.Thread | None = None
 
@@ -324,12 +324,12 @@ class ServerCluster(ClusterScheduler):
         self._closing = False
 
     def start(self) -> None:
-        """Start the thread that sends: LoadGen's, which issues, must not wait."""
+        """Start the thread that sends: LoadGen's own thread must not wait."""
         self._thread = threading.Thread(target=self._work, name="deal", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Send what waits, and wait for the answers."""
+        """Send all waiting queries, and wait for the answers."""
         with self._arrived:
             self._closing = True
             self._arrived.notify_all()
@@ -338,7 +338,7 @@ class ServerCluster(ClusterScheduler):
         super().close()
 
     def deal(self) -> None:
-        """Send the queries that wait."""
+        """Send all waiting queries."""
         with self._arrived:
             queries = list(self._queue)
             self._queue.clear()

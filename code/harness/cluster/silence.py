@@ -1,4 +1,4 @@
-"""When a node that does not answer is lost, and when it, or this process, only lacks processor time."""
+"""Whether a silent node is lost, or only lacks processor time, as this process may."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ SILENT = 3.0
 """Seconds without an answer after which a node is lost if its machine cannot be reached either."""
 STARVED = 30.0
 """Seconds without an answer after which a node is lost in any case."""
-_STEP = 1.0  # seconds between two looks, at most, that count
+_STEP = 1.0  # maximum seconds that one look can add
 
 
 class Silence:
-    """Counts the seconds in which a node could have been heard; not those in which this process did not run."""
+    """Counts a node's seconds of silence, without those in which this process itself did not run."""
 
     def __init__(self, now: float, starting: float) -> None:
-        """``now`` is the moment on any clock; the first answer has ``starting`` seconds more."""
+        """``now`` is in seconds of any clock; the first answer may take ``starting`` seconds longer."""
         self._looked, self._silent = now, -starting
 
     def heard(self, now: float) -> None:
-        """It answered."""
+        """Record an answer."""
         self._looked, self._silent = now, 0.0
 
     def look(self, now: float) -> None:
-        """To be called often: what is more than a second since the last time was spent without processor time."""
+        """Add the time since the last call, at most a second of it: call this often."""
         self._silent += min(max(0.0, now - self._looked), _STEP)
         self._looked = now
 
@@ -31,10 +31,10 @@ class Silence:
         return self._silent > SILENT
 
     def verdict(self, reachable: bool | None) -> str:
-        """Why it is lost; empty if it is not.
+        """Why the node is lost; empty if it is not.
 
-        ``reachable`` says whether its machine accepts connections, which a kernel does also where no process gets
-        processor time; None if that is not known yet.
+        ``reachable`` says whether its machine accepts connections, as a kernel does even if no process gets processor
+        time; None if not known yet.
         """
         if self._silent > STARVED:
             return f"no answer for {STARVED:.0f} s"

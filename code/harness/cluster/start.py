@@ -1,4 +1,4 @@
-"""`ray start` for a node on this machine: `python -m harness.cluster.start CPUS OPTION...`; the CPUs as in "0,1"."""
+"""`ray start` for a node on this machine: `python -m harness.cluster.start CPUS OPTION...`, with CPUS such as "0,1"."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Never returns: the options make `ray start` wait for its processes."""
+    """Start a node on these CPUs; never returns, since --block makes `ray start` wait for its processes."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
@@ -37,7 +37,7 @@ def _private(module: str) -> Any:
 
 
 def _say_port(node: Any) -> None:
-    """Write down where the raylet's agent will listen: it waits 15 s for that, too short on a busy machine."""
+    """Write the agent's port where the raylet looks for it: it waits only 15 s, too short on a busy machine."""
     raylet: Any = import_module("ray._raylet")
     name, port = raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME, node._ray_params.dashboard_agent_listen_port
     raylet.persist_port(node.get_session_dir_path(), node._node_id, name, port)

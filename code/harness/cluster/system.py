@@ -1,4 +1,4 @@
-"""The nodes as one system: an engine that stands for all of theirs, and what they must have in common."""
+"""The nodes as one system: an engine that stands for all of theirs, and checks that they are alike."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from harness.errors import ConfigError
 from harness.task.qsl import Carrier, SampleLibrary
 from harness.task.shape import Array, Integers, Shape
 
-_TRIPS = 9
+_TRIPS = 9  # round trips to measure
 _FACTS: Mapping[str, Callable[[NodeReady], object]] = {
-    "code of the harness": lambda ready: ready.code,
     "model": lambda ready: ready.model_sha256,
     "version of the engine": lambda ready: ready.engine.get("version"),
     "data set": lambda ready: ready.data,
     "Python": lambda ready: ready.versions.get("python"),
 }
-"""What must be the same on all nodes, by its name in messages."""
+"""What must be the same on all nodes, by the name that messages use."""
 
 
 class NodesEngine(Engine):
-    """Shows the driver what the nodes' engines are; runs nothing, since the driver computes nothing.
+    """Describes the nodes' engines to the driver; runs nothing, since only nodes compute.
 
     `engine_of` makes a subclass with the facts of the engine that the nodes run.
     """
@@ -44,7 +43,7 @@ class NodesEngine(Engine):
 
     @property
     def parallel(self) -> int:
-        """Those of all nodes together."""
+        """Streams that compute at once, on all nodes together."""
         return sum(link.ready.parallel for link in self.links)
 
     def compile(self, signature: Signature) -> Runner:
@@ -52,7 +51,7 @@ class NodesEngine(Engine):
         raise AssertionError("only nodes compute")
 
     def describe(self) -> dict[str, JsonValue]:
-        """The first node's, with the streams of all."""
+        """The first node's facts, with the streams of all nodes."""
         facts: dict[str, JsonValue] = {**self.links[0].ready.engine, "streams": self.streams}  # type: ignore[dict-item]
         return facts
 
@@ -84,10 +83,7 @@ def round_trip(link: Link, qsl: SampleLibrary, travels: str) -> float:
 
 
 class HeldByNodes(SampleLibrary):
-    """A data set whose samples are in the memory of the nodes, each of which holds all that LoadGen loads.
-
-    The driver needs only their costs.
-    """
+    """A data set held by the nodes: each loads all that LoadGen loads, and the driver needs only the costs."""
 
     def __init__(self, own: SampleLibrary, links: Sequence[Link]) -> None:
         super().__init__(own.count, own.performance_count)
@@ -115,33 +111,34 @@ class HeldByNodes(SampleLibrary):
         raise AssertionError("samples do not travel")
 
     def hold(self, indices: Integers) -> None:
-        """Let all nodes load at once; raises the first error of any."""
+        """Let all nodes load these samples at the same time; raises the first error of any."""
         with ThreadPoolExecutor(len(self._links), thread_name_prefix="load") as pool:
             for _ in pool.map(lambda link: link.load(indices), self._links):
                 pass
 
 
 def engine_of(kind: type[Engine]) -> type[NodesEngine]:
-    """The class of what stands for nodes that run engines of ``kind``."""
+    """The `NodesEngine` for nodes that run engines of ``kind``."""
     facts = {name: getattr(kind, name) for name in ("name", "Settings", "computes", "alternative", "reshapes")}
     return type(f"{kind.__name__}OfNodes", (NodesEngine,), facts)
 
 
 def check_alike(nodes: Sequence[NodeReady], code: str) -> None:
-    """Check that all nodes run the same; ``code`` is the digest of the driver's code.
+    """Check that all nodes run the same software, model and data; ``code`` is the digest of the driver's code.
 
     Raises:
-        ConfigError: one does not; the message names it and the fact.
+        ConfigError: one differs; the message names the node and the difference.
     """
     for node in nodes:
         if node.code != code:
             raise ConfigError(
-                f"node {node.name} on {node.host} has other code of the harness than this machine: update its checkout."
+                f"node {node.name} on {node.host} runs different code of the harness than this machine: update its "
+                "checkout."
             )
         for words, of in _FACTS.items():
             if of(node) != of(nodes[0]):
                 raise ConfigError(
-                    f"node {node.name} on {node.host} has another {words} ({_short(of(node))}) than node "
+                    f"node {node.name} on {node.host} has a different {words} ({_short(of(node))}) than node "
                     f"{nodes[0].name} on {nodes[0].host} ({_short(of(nodes[0]))}): make them the same."
                 )
         _check_packages(node, nodes[0])
@@ -158,6 +155,6 @@ def _check_packages(node: NodeReady, first: NodeReady) -> None:
 
 
 def _short(value: object) -> str:
-    """A fact for a message; of a digest the beginning."""
+    """A fact for a message; a digest is shortened."""
     text = str(value)
     return f"{text[:12]}..." if len(text) == 64 else text

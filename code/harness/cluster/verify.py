@@ -1,4 +1,4 @@
-"""Whether answers are those to a parcel: LoadGen's ids are addresses, and a foreign one would crash the process."""
+"""Checks that answers belong to their parcel: LoadGen's ids are addresses, and a foreign one crashes the process."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ def verify(name: str, ids: NDArray[np.uint64], answers: Answers) -> Integers:
         int64 (n,): the size of each response.
 
     Raises:
-        RunFailed: an id is foreign, twice or missing, or the responses are not within the buffer.
+        RunFailed: an id is foreign, repeated or missing, or responses reach beyond the buffer.
     """
     parcel = f"of parcel {answers.number}"
     if len(answers.ids) != len(ids) or (np.sort(answers.ids) != np.sort(ids)).any():

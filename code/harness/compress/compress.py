@@ -1,4 +1,4 @@
-"""Compress a model layer by layer: prune, quantise to 8 bits, and write it in operators that the engines run fast."""
+"""Compresses a model layer by layer: prune, quantise to 8 bits, and write it in operators that the engines run fast."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -24,7 +24,7 @@ from harness.compress.scaling import Scaling
 from harness.errors import ConfigError
 
 _PLACES = 2048
-"""Maximum places of a convolution per batch, spread evenly: neighbouring places give nearly the same data."""
+"""Maximum output positions of a convolution to use per batch, spread evenly: neighbours give nearly the same data."""
 _SAMPLE = 4096
 """Rows of a layer's input used to try ranges."""
 _PROBES = 32
@@ -32,9 +32,9 @@ _PROBES = 32
 TOLERANCE = 0.05
 """Relative output error above which a quantised layer gets more scales, or stays in FP32."""
 _WEIGHTED = 2
-"""Times the tolerance for attention weights by values, whose errors the residual connection after them dilutes. MiniLM
-for DeepSparse, queries by keys in 8 bits: F1 64.9 with all six in 8 bits (errors up to 6.1 %), 64.4 with the three
-within the tolerance; 64.5 with all attention in FP32, 66.2 uncompressed."""
+"""Factor on the tolerance for attention weights by values, whose errors are diluted by the residual connection that
+follows. MiniLM for DeepSparse, queries by keys in 8 bits: F1 64.9 with all six of these products in 8 bits (errors up
+to 6.1 %), 64.4 with the three within the tolerance, 64.5 with all attention in FP32, 66.2 uncompressed."""
 
 
 class CompressSettings(BaseModel):
@@ -66,7 +66,7 @@ class CompressSettings(BaseModel):
 
     @property
     def engine_form(self) -> EngineForm:
-        """For whose 8-bit operators the file is written: DeepSparse runs sparse models fastest, OpenVINO dense ones."""
+        """The engine whose 8-bit operators the file has: by default DeepSparse if sparse, OpenVINO if dense."""
         return self.engine or ("deepsparse" if self.sparsity else "openvino")
 
 
@@ -80,7 +80,7 @@ def compress(
     """A compressed copy of a folded model (`folding.read_network`), and a report on each layer.
 
     ``feeds`` is calibration data: for each batch a dictionary of tensors by the names of the graph's inputs. Layers are
-    compressed in the order of the graph; each is fitted to the outputs of the dense model, with the inputs that the
+    compressed in the order of the graph; each is fitted to its outputs in the dense model, given the inputs that the
     compressed layers before it produce. Layers that read the graph's input or produce its output are not pruned.
     The float32 inputs in ``scalings`` become uint8 if any layer does; ``feeds`` hold them as float32 all the same.
     """
@@ -88,7 +88,7 @@ def compress(
 
 
 def check(network: Network, settings: CompressSettings) -> None:
-    """Make sure that these settings change this network, before calibration data is prepared.
+    """Check that these settings change this network, before calibration data is prepared.
 
     Raises:
         ConfigError: they change nothing, or a pattern matches no layer.
@@ -97,11 +97,11 @@ def check(network: Network, settings: CompressSettings) -> None:
         known = [layer.name for layer in network.layers] + [product.name for product in products(network)]
         if not any(fnmatchcase(name, pattern) for name in known):
             names = ", ".join(layer.name for layer in network.layers[:4])
-            raise ConfigError(f"--keep {pattern} matches no layer: their names are {names}, ...")
+            raise ConfigError(f"--keep {pattern} matches no layer: give names or patterns such as {names}, ...")
     if settings.sparsity and not _prunable(network, settings):
-        raise ConfigError("no layer can be pruned: --keep or --block excludes all of them.")
+        raise ConfigError("no layer can be pruned: --keep or --block excludes all of them; exclude fewer.")
     if settings.precision == "int8" and all(_kept(layer, settings) for layer in network.layers):
-        raise ConfigError("no layer can be quantised to 8 bits: --keep excludes all of them.")
+        raise ConfigError("no layer can be quantised to 8 bits: --keep excludes all of them; exclude fewer.")
 
 
 def _kept(layer: Layer | Product, settings: CompressSettings) -> bool:
@@ -214,13 +214,13 @@ class _Compression:
             if layer.output in self._sparsity:
                 self._set(layer, self._prune(weight, statistics, self._sparsity[layer.output]))
         layers = [layer for layer in layers if layer.output in known]
-        products = [layer for layer in layers if layer.node.op_type != "Conv"]
-        span, harms = self._round_inputs(products, compressed) if integer and products else (None, {})
+        matrices = [layer for layer in layers if layer.node.op_type != "Conv"]
+        span, harms = self._round_inputs(matrices, compressed) if integer and matrices else (None, {})
         for layer in layers:
             statistics, harm = known[layer.output], harms.get(layer.output, 0.0)
             if integer and harm <= self._settings.tolerance:
                 self._set(layer, self._round(layer, network.matrix(layer), statistics))
-                if span is not None and layer.output in self._rounded:  # FP32 binds no other reader of the tensor
+                if span is not None and layer.output in self._rounded:  # an FP32 layer leaves its other readers free
                     self._ranges[layer.source] = span
             if self._second_order:
                 network.shift(layer, statistics.bias(network.matrix(layer)))
@@ -255,11 +255,10 @@ class _Compression:
             before, x = self._rows(layer, values), self._rows(layer, changed)
             y = before @ original.T
             energy += float(np.vdot(y, y))
-            if (
-                added is not None and added in values
-            ):  # the layer can also compensate for changes in what is added to its outputs
+            # The layer can also compensate for changes in what is added to its outputs.
+            if added is not None and added in values:
                 lost = self._places(layer, _floats(values[added])) - self._places(layer, _floats(changed[added]))
-                y += lost if lost.shape == y.shape else 0  # it may be broadcast
+                y += lost if lost.shape == y.shape else 0  # a tensor that is broadcast has another shape
             gram += x.T @ x
             target += y.T @ x
             inputs += x.sum(axis=0, dtype=np.float64)
@@ -272,7 +271,7 @@ class _Compression:
         return Statistics(gram, target, energy, *means).damped(original)
 
     def _error(self, layer: Layer, dense: Walk, compressed: Walk) -> float:
-        """Root of the squared difference between the outputs, relative to the dense ones."""
+        """Root of the squared output difference relative to the dense outputs: a norm ratio."""
         original, weight = self._dense.matrix(layer), self._network.matrix(layer)
         shift = self._network.shifted(layer)
         lost = energy = 0.0

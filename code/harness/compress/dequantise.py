@@ -1,8 +1,8 @@
-"""A QDQ graph read back: which of its layers and products are in 8 bits, and the same network in floating point.
+"""Reads a QDQ graph: which of its layers and products are in 8 bits, and the same network in floating point.
 
 Most quantisers write QuantizeLinear and DequantizeLinear around floating-point operators (QDQ). Here the layers whose
-input and weights are quantised so become a `Plan`, which `quantise` writes in the operators of any engine, with the
-same integers, scales and zero points. All else stays as it is, with its QuantizeLinear and DequantizeLinear.
+input and weights are quantised like this become a `Plan`, which `quantise` writes in the operators of any engine, with
+the same integers, scales and zero points. Everything else keeps its QuantizeLinear and DequantizeLinear.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DEFAULT = ("", "ai.onnx")
 
 
 def obstacle(model: ModelProto) -> str:
-    """Why a graph cannot be read back, in words; "" if it can."""
+    """Why a graph cannot be read; "" if it can."""
     foreign = sorted({node.domain for node in model.graph.node} - {*_DEFAULT})
     if foreign:
         return f"it has operators of {', '.join(foreign)}"
@@ -37,13 +37,13 @@ def obstacle(model: ModelProto) -> str:
 
 
 def read_plan(model: ModelProto) -> Plan | None:
-    """What of a QDQ graph is in 8 bits: its layers with int8 weights, its products of activations, their exact ranges.
+    """The 8-bit part of a QDQ graph: layers with int8 weights, products of activations, and their exact ranges.
 
     Weights must be symmetric, with one scale or one per output, and activations in 8 bits with one scale. int8
-    activations become uint8. The output of a convolution must be quantised, too. The model itself is not changed.
+    activations become uint8. The output of a convolution must also be quantised. The model itself is not changed.
 
     Returns:
-        None if no layer or product is so, or there is an `obstacle`.
+        None if there is no such layer or product, or an `obstacle`.
     """
     if obstacle(model):
         return None
@@ -59,7 +59,7 @@ def multiplications(model: ModelProto) -> int:
 
 @dataclass(frozen=True)
 class _Integers:
-    """A constant in 8 bits: values - zero = 0 for weights of 0."""
+    """A constant in symmetric 8 bits: weights of 0 are the integer 0."""
 
     values: NDArray[np.int8]
     scale: NDArray[np.float32]
@@ -75,7 +75,7 @@ class _Integers:
         return self.values.astype(np.float32) * (self.scale.reshape(shape) if self.scale.ndim else self.scale)
 
     def rounded(self, layer: Layer) -> Rounded | None:
-        """As the layer's matrix; None if the scales are not those of its outputs."""
+        """The integers in the form of the layer's matrix; None if the scales do not belong to its outputs."""
         values = layer.matrix(self.values)  # type: ignore[arg-type]  # it only moves axes
         first = layer.node.op_type == "Conv" or layer.attribute("transB", 0)
         if not self.scale.ndim:
@@ -87,18 +87,19 @@ class _Integers:
 
 @dataclass(frozen=True)
 class _Operand:
-    """An input of a layer that is rounded to 8 bits, perhaps before carriers."""
+    """An input of a layer that is rounded to 8 bits, possibly before `_CARRIERS`."""
 
     name: str
     """The tensor to read instead, in floating point."""
     range: Range
     first: NodeProto | None = None
-    """The carrier that reads the rounded tensor, which is to read ``whole`` instead."""
+    """The carrier that reads the rounded tensor; it will read ``whole`` instead."""
     whole: str = ""
+    """The tensor before it is rounded."""
 
 
 class _Reader:
-    """Changes a copy of the graph: weights become floats, and layers in 8 bits read what is not rounded yet."""
+    """Changes a copy of the graph: weights become floats, and 8-bit layers read their inputs before rounding."""
 
     def __init__(self, model: ModelProto) -> None:
         self._model, self._graph = model, model.graph
@@ -185,7 +186,7 @@ class _Reader:
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def _grid(self, node: NodeProto) -> tuple[NDArray[np.float32], NDArray[np.generic]] | None:
-        """The constants scale and zero point of a node; None if it has others than in every operator set."""
+        """The scale and zero point of a node; None if they are not constant, or it has attributes of newer opsets."""
         scale = self._value(node.input[1])
         zero = self._value(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if any(a.name not in ("axis", "saturate") and (a.i or a.type != a.INT) for a in node.attribute):
@@ -193,13 +194,13 @@ class _Reader:
         if scale is None or scale.dtype != np.float32 or (zero is None and "".join(node.input[2:3])):
             return None
         scale = scale.astype(np.float32)
-        if zero is None:  # then the type is that of what is dequantised
+        if zero is None:  # its type is then that of the dequantised tensor
             values = self._value(node.input[0]) if node.op_type == _DEQUANTISE else None
             zero = np.zeros(scale.shape, np.uint8 if values is None else values.dtype)
         return scale, zero
 
     def _integers(self, name: str) -> _Integers | None:
-        """The weight behind a tensor, if that is one, symmetric and in 8 bits."""
+        """The symmetric 8-bit weight that a tensor is dequantised from; None if it is not one."""
         node = self._makers.get(name)
         if node is None:
             return None
@@ -241,7 +242,7 @@ class _Reader:
         return rounded
 
     def _restore_weights(self) -> dict[str, _Integers]:
-        """Make dequantised weights and biases constants; the integers of weights by the outputs of their layers."""
+        """Replace dequantised weights and biases by constants; returns the integers of weights, by layer output."""
         found = {}
         for node in self._graph.node:
             if node.op_type in LINEAR and len(self._readers[node.input[1]]) == 1:
@@ -267,7 +268,7 @@ class _Reader:
         return name
 
     def _find_pairs(self) -> None:
-        """QuantizeLinear and DequantizeLinear of one scale; of a tensor that has several, those of the first."""
+        """Find pairs of QuantizeLinear and DequantizeLinear with one scale; only the first scale of a tensor counts."""
         for value in self._graph.input:
             after = self._readers.get(value.name, [])
             spans = {self._range(reader) if reader.op_type == _DEQUANTISE else None for reader in after}
@@ -316,7 +317,7 @@ class _Reader:
         node.input[index] = operand.name
 
     def _product(self, node: NodeProto) -> bool:
-        """Whether a product of two activations is in 8 bits; it then reads them before they are rounded."""
+        """Whether a product of two activations is in 8 bits; if so, it then reads them before rounding."""
         operands = [self._operand(name) for name in node.input]
         for index, operand in enumerate(operands):
             if None not in operands and operand is not None:
@@ -324,7 +325,7 @@ class _Reader:
         return None not in operands
 
     def _layer(self, layer: Layer, integers: _Integers) -> Rounded | None:
-        """The weights of a layer if it is in 8 bits; it then reads its input before that is rounded."""
+        """The weights of a layer if it is in 8 bits; it then reads its input before rounding. None if it is not."""
         operand, rounded = self._operand(layer.source), integers.rounded(layer)
         if operand is None or rounded is None:
             return None
@@ -340,17 +341,17 @@ class _Reader:
         return rounded
 
     def _result(self, name: str) -> str | None:
-        """What of a convolution's output, or of the Relu or Clip after it, is in 8 bits, and read as such only."""
+        """The output of a convolution, or of the Relu or Clip after it, if it is read in 8 bits only; else None."""
         node = self._only_reader(name)
         if node is not None and node.op_type in ("Relu", "Clip") and node.input[0] == name:
             after = self._only_reader(node.output[0])
             if after is None or after.output[0] not in self._pairs:
                 return None
-            return str(node.output[0]) if self._repeated(node, self._ranges[node.output[0]]) else None
+            return str(node.output[0]) if self._redundant(node, self._ranges[node.output[0]]) else None
         return name if node is not None and self._pairs.get(node.output[0]) == name else None
 
-    def _repeated(self, node: NodeProto, span: Range) -> bool:
-        """Whether the limits of 8 bits make a Relu or Clip superfluous."""
+    def _redundant(self, node: NodeProto, span: Range) -> bool:
+        """Whether the limits of the 8 bits make a Relu or Clip redundant."""
         if int(span.zero) != 0 or node.op_type == "Relu":
             return int(span.zero) == 0
         limits = [self._value(name) if name else None for name in node.input[1:3]]

@@ -1,4 +1,4 @@
-"""Writing a network of which a part is in 8 bits: what every form of the result has in common."""
+"""Writes a network that is partly in 8 bits: the common part of all operator forms."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from harness.compress.ranges import Range
 
 _MIN_EMBEDDINGS = 1024  # rows of the smallest table worth quantising
 LARGEST_SUM = np.iinfo(np.int32).max
+"""Of the products in a layer, which are summed in int32."""
 
 
 def reads_table(network: Network, node: NodeProto) -> bool:
@@ -35,7 +36,7 @@ class Encoder(ABC):
     """
 
     min_opset_of_axes: ClassVar[int] = 0
-    """The operator set from which on a matrix product may have a scale for each output."""
+    """The first operator set in which a matrix product may have a scale for each output."""
 
     def __init__(self, plan: Plan) -> None:
         """Start an empty graph."""
@@ -51,7 +52,7 @@ class Encoder(ABC):
         self._tensors: dict[str, TensorProto] = {}
         self._floats: dict[str, str] = {}
         self.absorbed: set[str] = set()
-        """Outputs of nodes that were written together with the one before them."""
+        """Outputs of nodes that were written together with the previous node."""
         for name in plan.given:
             self.bytes[name], self.spans[name] = name, plan.ranges[name]
             self.hidden.add(name)
@@ -130,7 +131,7 @@ class Encoder(ABC):
         return name
 
     def quantised(self, name: str) -> str:
-        """A value in 8 bits."""
+        """The tensor with a value in 8 bits, written if it does not exist yet."""
         if name not in self.bytes:
             inputs = [self._floats.get(name, name), *self.scale(name)]
             self.spans[name] = self.range(name)
@@ -138,14 +139,14 @@ class Encoder(ABC):
         return self.bytes[name]
 
     def dequantised(self, name: str) -> str:
-        """A value in floating point, rounded to 8 bits."""
+        """The tensor with a value in floating point after rounding to 8 bits, written if it does not exist yet."""
         if name not in self._floats:
             inputs = [self.quantised(name), *self.scale(name)]
             self._floats[name] = self.write("DequantizeLinear", inputs, f"{name}.f", f"{name}.dequantise")
         return self._floats[name]
 
     def float(self, name: str) -> str:
-        """A value in floating point, as precise as it exists."""
+        """The tensor with a value in floating point, at the best precision that exists."""
         if name in self.plan.pairs:
             return self.dequantised(self.plan.pairs[name])
         return self.dequantised(name) if name in self.hidden and name in self.bytes else name
@@ -155,14 +156,14 @@ class Encoder(ABC):
         return self.spans.get(name) or self._ranges[name]
 
     def scale(self, name: str) -> list[str]:
-        """The constants scale and zero point of a value's 8 bits."""
+        """Write the scale and zero point of a value's 8 bits, and return their names."""
         span = self.range(name)
         return [self.tensor(f"{name}.scale", span.scale), self.tensor(f"{name}.zero", span.zero)]
 
     def bias_steps(
         self, layer: Layer, bias: NDArray[np.float32], step: NDArray[np.float64]
     ) -> NDArray[np.int32] | None:
-        """A bias as a number of steps of the sums; None if it could make them pass int32."""
+        """A bias in steps of the int32 sums, int32 (outputs,); None if the sums could then overflow."""
         span = self.range(layer.source)
         largest = max(int(span.zero), 255 - int(span.zero))
         sums = np.abs(self.plan.rounded[layer.output].values).sum(axis=1, dtype=np.int64) * largest

@@ -36,7 +36,8 @@ def read_network(path: Path) -> ModelProto:
             model = _fold(folder / "model.onnx")
     branching = {node.op_type for node in model.graph.node for a in node.attribute if a.HasField("g")}
     if branching:
-        raise ConfigError(f"{path} has {', '.join(sorted(branching))}: only graphs without branches can be compressed.")
+        names = ", ".join(sorted(branching))
+        raise ConfigError(f"{path} has {names} nodes: export a graph without branches and loops.")
     foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
     if foreign:
         raise ConfigError(
@@ -83,7 +84,8 @@ def _fold(path: Path) -> ModelProto:
                 str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["MatMulAddFusion"]
             )
         except Exception as error:  # ONNX Runtime's own errors have no common class
-            raise ConfigError(f"{path} cannot be compressed ({type(error).__name__}): {error}") from error
+            why = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+            raise ConfigError(f"ONNX Runtime cannot load {path} ({why}): export the model again.") from error
         return onnx.load(options.optimized_model_filepath)
 
 

@@ -1,4 +1,4 @@
-"""Inputs of a graph as bytes: images as uint8 pixels, which the graph itself normalises."""
+"""Gives a graph byte inputs: images as uint8 pixels, which the graph itself normalises."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from harness.compress.ranges import Range
 from harness.compress.scaling import Scaling
 
 _NEAR = 0.02
-"""Of a step between two bytes: the most that a mean may differ from a whole number to count as one. Rounding normalised
-values to 8 bits, which it replaces, moves them by up to half a step."""
+"""Maximum distance of a mean from a whole number, in steps between two bytes, to count as that number. The rounding
+to 8 bits that this replaces moves values by up to half a step."""
 _MOVES = ("Transpose", "Identity")
 """Operators before the first layer that change no value."""
 
@@ -21,8 +21,8 @@ _MOVES = ("Transpose", "Identity")
 def range_of(scaling: Scaling) -> Range | None:
     """The range whose 8 bits are the bytes themselves.
 
-    None if the places along the axis differ, or their mean is not a byte: zeros that pad the float input, which are
-    the mean, would then be other bytes than the one zero point of the 8 bits.
+    None if the channels differ, or their mean is not a byte: zeros that pad the float input stand for the mean, and
+    would then not be the single zero point of the 8 bits.
     """
     mean, deviation = scaling.mean[0], scaling.deviation[0]
     zero = round(mean)
@@ -42,7 +42,7 @@ def byte_ranges(network: Network, scalings: Mapping[str, Scaling]) -> dict[str, 
 
 
 def take_bytes(model: ModelProto, scalings: Mapping[str, Scaling]) -> None:
-    """Change float32 inputs of a model to uint8, which it converts to the same floats, but for float32's last digits.
+    """Change float32 inputs of a model to uint8, which the graph converts to the same floats up to rounding.
 
     OpenVINO merges these operators with the QuantizeLinear after them. DeepSparse 1.8 would abort on a
     BatchNormalization in their place.

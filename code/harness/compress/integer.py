@@ -1,4 +1,4 @@
-"""8 bits in integer operators, the form that DeepSparse 1.8 runs fast; it gains no speed from QDQ graphs.
+"""Writes 8 bits in integer operators, the form that DeepSparse 1.8 runs fast; it gains no speed from QDQ graphs.
 
 These operators were found by measurement: a matrix product is MatMulInteger, Add of an int32 bias, Cast, Mul, with
 uint8 weights of zero point 128; a convolution is QLinearConv with int8 weights and one scale. A bias that is added in

@@ -84,7 +84,7 @@ class Layer(Multiplication):
 
     @property
     def addend(self) -> str:
-        """What a Conv or Gemm adds to its outputs, its third input; "" if it has none."""
+        """The third input of a Conv or Gemm, which is added to its outputs; "" if there is none."""
         return "".join(self.node.input[2:3])
 
     @property
@@ -176,7 +176,7 @@ class Network:
         return self._by_output[output]
 
     def only_reader(self, name: str) -> NodeProto | None:
-        """The node that reads a tensor, if it reads it once and nothing else does, nor the caller of the graph."""
+        """The node that reads a tensor, if it reads it once and nothing else does, not even the graph's caller."""
         readers = self._readers.get(name, [])
         return readers[0] if len(readers) == 1 else None
 
@@ -254,7 +254,7 @@ class Network:
         return self._shifts.get(layer.output, 0.0)
 
     def added(self, layer: Layer) -> str | None:
-        """The tensor of a residual connection, which is added to the layer's outputs after its bias."""
+        """The residual tensor that is added to the layer's outputs after its bias; None if there is none."""
         output = layer.output
         if layer.node.op_type == "MatMul" and self.bias(layer):
             output = self._addition(output)[1]
@@ -262,7 +262,7 @@ class Network:
         return None if other is None or other in self._constants else other
 
     def _addition(self, name: str) -> tuple[str | None, str]:
-        """What the only reader of a tensor adds to it, and its sum; (None, the tensor) if it is not an addition."""
+        """(other addend, sum) if the only reader of a tensor is an Add; otherwise (None, the tensor)."""
         node = self.only_reader(name)
         if node is None or node.op_type != "Add":
             return None, name

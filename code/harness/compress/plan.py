@@ -1,4 +1,4 @@
-"""What of a network becomes 8 bits, in whatever operators it is written."""
+"""Which parts of a network become 8 bits, independent of the operators they are written in."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Plan:
     ranges: Mapping[str, Range] = field(default_factory=dict)
     products: Collection[str] = ()
     pairs: Mapping[str, str] = field(default_factory=dict)
-    """The outputs of QuantizeLinear and DequantizeLinear nodes that only round a tensor to its range, and that tensor:
-    other operators than the layers and products in 8 bits read it so."""
+    """Outputs of QuantizeLinear and DequantizeLinear nodes that only round a tensor to its range, and that tensor:
+    operators that are not in 8 bits read it in this form."""
     given: Collection[str] = ()
-    """The graph's inputs that are given as the 8 bits of their range, in uint8."""
+    """The graph's inputs that are already the 8 bits of their range, uint8."""
     tables: bool = True
     """Whether large tables of embeddings become 8 bits."""
 
     def layer(self, node: NodeProto) -> Layer | None:
-        """The layer in 8 bits that a node is, if it is one."""
+        """The 8-bit layer of a node; None if it is not one."""
         name = node.output[0]
         return self.network.layer(name) if name in self.rounded else None
 

@@ -13,7 +13,7 @@ from harness.compress.network import Feed, Multiplication, Network
 from harness.compress.ranges import REACHES, Range
 
 _MIN_OPSET_OF_LAST_AXIS = 13
-"""The operator set since which a Softmax without an axis is one of the last axis."""
+"""The first operator set in which a Softmax without an axis is over the last one."""
 _MATRICES = 64
 """Pairs of matrices, of one sample and head each, used to try ranges."""
 
@@ -23,9 +23,9 @@ class Product(Multiplication):
     """A node that multiplies two tensors, neither of which is constant."""
 
     softmax: int | None = None
-    """The axis of the softmax that the product is the input of, perhaps scaled and masked; None without one."""
+    """The axis of the softmax that reads the product, possibly scaled and masked; None without one."""
     weighted: bool = False
-    """Whether the left tensor is what a softmax gives, such as the weights of attention."""
+    """Whether the left tensor is a softmax's output, such as attention weights."""
 
     @property
     def left(self) -> str:
@@ -47,7 +47,7 @@ def products(network: Network) -> Iterator[Product]:
 
 
 def _softmax(network: Network, name: str) -> int | None:
-    """The axis of the softmax that a tensor is the input of, scaled by a number or masked at most; None without one."""
+    """The axis of the softmax that reads a tensor, possibly scaled by a number and masked; None without one."""
     while (node := network.only_reader(name)) is not None:
         if node.op_type == "Softmax":
             axes = [int(attribute.i) for attribute in node.attribute if attribute.name == "axis"]
@@ -72,8 +72,8 @@ def choose_ranges(
 ) -> tuple[dict[str, Range], float] | None:
     """The ranges of both operands that change the product least, and that change relative to the product.
 
-    ``batches`` hold both operands; a range that is ``known`` stays. Before a softmax, only differences within a row
-    count. None unless the operands are float32 matrices of finite numbers.
+    ``batches`` hold both operands; ranges in ``known`` are kept. Before a softmax, only differences within a row
+    count. None unless both operands are float32 matrices of finite numbers.
     """
     pairs = [(values[product.left], values[product.right]) for values in batches]
     if not all(_measurable(value) for pair in pairs for value in pair):

@@ -1,4 +1,4 @@
-"""Choosing the weights to prune and refitting the others, by magnitude or by second-order information."""
+"""Chooses the weights to prune by magnitude or by second-order information, and refits the others."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Trial:
     """The loss of a dense layer under second-order pruning at increasing sparsity."""
 
     curve: list[tuple[float, float]]
-    """(sparsity, loss) from the zeros that are there to empty. The loss is the squared output error relative to each
+    """(sparsity, loss), from the present zeros to an empty layer. The loss is the squared output error relative to each
     output's variance, averaged over outputs: otherwise outputs with a large variance would hide the others, which still
     matter to what follows, most often a normalisation."""
     weight: NDArray[np.float32]
@@ -150,7 +150,7 @@ def allocate(
 def _path(
     weight: NDArray[np.float32], statistics: Statistics, shares: Sequence[float], block: int
 ) -> Iterator[NDArray[np.float32]]:
-    """The weights at each of these sparsities, each fitted from the one before."""
+    """The weights at each of these sparsities, each fitted from the previous one."""
     inverse = np.linalg.inv(statistics.gram.astype(np.float64)).astype(np.float32)
     starts = range(0, weight.shape[1] // block * block, block)
     curvature = np.linalg.inv(np.reshape([inverse[i : i + block, i : i + block] for i in starts], (-1, block, block)))

@@ -1,4 +1,4 @@
-"""A network with its layers in 8 bits, in the operators that an engine runs fast.
+"""Writes a network with its layers in 8 bits, in the operators that an engine runs fast.
 
 Which those are was found by measurement: DeepSparse 1.8 fuses MatMulInteger and QLinearConv, and gains nothing from QDQ
 graphs; OpenVINO runs QDQ products in 8 bits, as its runtime model shows, and MatMulInteger in FP32; ONNX Runtime runs

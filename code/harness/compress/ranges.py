@@ -12,7 +12,7 @@ from onnx import ModelProto, helper
 from harness.compress.network import Feed, Network, session
 
 REACHES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-"""Parts of the observed range to try for a matrix product's inputs: rare outliers cost the others precision."""
+"""Fractions of the observed range to try for a matrix product's inputs: rare outliers cost other values precision."""
 _SIGNED = 128
 
 

@@ -1,4 +1,4 @@
-"""What a compression did to each layer and to each product of activations."""
+"""The result of a compression for each layer and each product of activations."""
 
 from dataclasses import dataclass, field
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from harness.compress.prune import Statistics
 
 GREATEST = 127
+"""The largest integer; symmetric, so -128 is not used."""
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Parts of the largest weight to try as the largest integer."""
 _COLUMNS = 128  # rounded before the columns after them are corrected

@@ -1,14 +1,14 @@
-"""How the samples of a float input are made of bytes."""
+"""How a float input is computed from bytes."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How a float32 input is made of bytes: (byte - mean) ÷ deviation, for each place along an axis."""
+    """How a float32 input is computed from bytes: (byte - mean) ÷ deviation, for each channel."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     """Positive."""
     axis: int
-    """Of the input, from the front."""
+    """The channel axis of the input, counted from the front."""

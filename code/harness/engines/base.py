@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 Dims = tuple[int, ...]
 Array = NDArray[np.generic]
 Runner = Callable[[Mapping[str, Array]], Sequence[Array]]
+"""Runs one batch: see `Engine.compile`."""
 
-
-_PLACE = re.compile(r"/\S+\.(?:cc|cpp|h):\d+ .*\) ")  # the C++ function that raised, before its reason
-_TRACE = re.compile(r"Exception from \S+:\d+:")  # the outermost of several C++ functions; the reason comes last
+_PLACE = re.compile(r"/\S+\.(?:cc|cpp|h):\d+ .*\) ")  # the C++ function that raised; the reason follows
+_TRACE = re.compile(r"Exception from \S+:\d+:")  # the first line of a C++ trace; the reason is its last line
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class EngineSettings(BaseModel):
         return self.model_copy(update={"streams": 1}) if latency and self.streams is None else self
 
     def layouts(self, suited: Self) -> list[Self]:
-        """What `suited` gave, and then the same with ever fewer streams of more cores each.
+        """``suited``, the result of `suited`, then the same with ever fewer streams of more cores each.
 
-        Only ``suited`` if the user chose, or where streams have no cores of their own.
+        Only ``suited`` if the user chose the streams, or if streams have no cores of their own.
         """
         return [suited]
 
@@ -79,9 +79,9 @@ def find_engine(name: str) -> type[Engine]:
     """The engine of that name, or the class behind "module:Class".
 
     Raises:
-        ConfigError: there is none (the message gives the nearest), or it is not an engine.
+        ConfigError: the name is unknown (the message suggests the nearest), or the class is not an engine.
     """
-    return resolve("engine", ENGINES, name, Engine)  # type: ignore[type-abstract]  # it is only compared with
+    return resolve("engine", ENGINES, name, Engine)  # type: ignore[type-abstract]  # used only in issubclass()
 
 
 class Engine(ABC):
@@ -99,12 +99,12 @@ class Engine(ABC):
     computes: ClassVar[bool] = True
     """Whether its outputs are real results, as official runs require."""
     alternative: ClassVar[str] = "try --engine onnxruntime"
-    """What to do about a model that it cannot run; empty for nothing."""
+    """Advice for a model that it cannot run; "" for none."""
     lacks: ClassVar[frozenset[str]] = frozenset()
     """Element types that it cannot compute with, by their names in ONNX: float16, bfloat16."""
     form: ClassVar[Literal["integer"] | None] = None
-    """The only form of 8-bit layers that it runs fast: "integer" for MatMulInteger and QLinearConv; None if QDQ, too.
-    Runs convert the model, unless a setting ``convert`` of the engine is false."""
+    """The only form of 8-bit layers that it runs fast: "integer" for MatMulInteger and QLinearConv; None if QDQ is fast
+    too. Runs convert the model to this form, unless the engine's setting ``convert`` is false."""
     reshapes: ClassVar[bool] = False
     """Whether fixed dimensions of the graph can be given another size."""
 
@@ -115,12 +115,12 @@ class Engine(ABC):
     """Batches that Offline hands to the engine beyond one for each stream. An engine with threads of its own then has
     its next batch while Python answers the last one."""
     shape_budget: int = 12
-    """Shapes to compile at most, if ``fixed_shapes``: the setting ``shapes``, if the engine has one and it is set."""
+    """Maximum number of shapes to compile, if ``fixed_shapes``; the engine's setting ``shapes`` overrides it."""
     exact_shapes: bool = False
     """Whether the user set that number: it then holds however long compiling takes."""
 
     def __init__(self, model: Path | None, settings: EngineSettings) -> None:
-        """Keep both; ConfigError if the model has weights that are not in files of its folder."""
+        """Keep model and settings; ConfigError if the model has weights in files outside its folder."""
         if model is not None and model.is_file():
             check_weights(model)
         self.model = model
@@ -138,10 +138,10 @@ class Engine(ABC):
 
     @classmethod
     def profiler(cls) -> type[Profiler]:
-        """The engine that computes the same and records what each node takes; made from the same model and settings.
+        """The engine class that computes the same and records the time of each node, for the same model and settings.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: this engine has none.
         """
         raise ConfigError(
             f"the engine {cls.name} has no profile of its operators: use --engine onnxruntime or openvino, or omit "

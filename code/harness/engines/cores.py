@@ -37,14 +37,14 @@ class CoreSettings(EngineSettings):
         return super().suited(latency=latency, arriving=arriving, max_cost=max_cost)
 
     def layouts(self, suited: Self) -> list[Self]:
-        """Each with about half the streams of the one before, as many on each node, down to one on all cores."""
+        """Each with about half the streams of the previous one, equally many per instance, down to one on all cores."""
         if self.streams or self.threads or self.instances:
             return [suited]
         first = suited.layout()
         return [suited, *(suited.model_copy(update={"streams": count}) for count in fewer_streams(first))]
 
     def stream_count(self) -> int:
-        """Those of the layout."""
+        """The streams of the layout."""
         return self.layout().streams
 
     def layout(self) -> Layout:
@@ -58,7 +58,7 @@ class CoreSettings(EngineSettings):
 
 @dataclass(frozen=True)
 class Layout:
-    """The streams' threads, model instances and cores."""
+    """How streams are laid out: threads, model instances and cores."""
 
     threads: int
     """Per stream."""
@@ -130,7 +130,7 @@ def _parts(cpus: Sequence[int], count: int) -> tuple[Cpus, ...]:
 
 
 def fewer_streams(layout: Layout) -> list[int]:
-    """Ever smaller numbers of streams that leave no core idle: the same for each instance, and at last 1."""
+    """Ever smaller numbers of streams that leave no core idle, the same for each instance; the last is 1."""
     share, instances = layout.streams // len(layout.instances), len(layout.instances)
     cpus = min(len(instance) for instance in layout.instances)
     counts = []

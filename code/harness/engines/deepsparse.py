@@ -22,8 +22,8 @@ from harness.graph import Tensor, listing, read_graph
 from harness.host.machine import core_count
 from harness.paths import advice
 
-_MINIMUM_FRACTION = 0.9
-_THREADS = 4  # of a stream by default
+_MINIMUM_FRACTION = 0.9  # of the operators run by DeepSparse itself, without a remark
+_THREADS = 4  # per stream by default
 _MAXIMUM_INSTANCES = 8  # that tuning tries: memory and compile time grow with them
 
 
@@ -135,7 +135,7 @@ class DeepSparseEngine(Engine):
 
     @property
     def parallel(self) -> int:
-        """As many streams as cores: the elastic scheduler has more, and deals the cores out."""
+        """At most as many as cores: with the elastic scheduler, more streams share them."""
         return min(self.streams, core_count()) if self._scheduler == "elastic" else self.streams
 
     @classmethod

@@ -1,4 +1,4 @@
-"""An engine that computes nothing: it measures the harness's own overhead, and makes tests of the harness fast."""
+"""An engine that computes nothing, to measure the harness's own overhead and to test the harness quickly."""
 
 import time
 from collections.abc import Mapping, Sequence

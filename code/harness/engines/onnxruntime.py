@@ -107,7 +107,7 @@ class OnnxRuntimeEngine(Engine):
 
     @classmethod
     def profiler(cls) -> type[Profiler]:
-        """By the library's own profiler."""
+        """The library's own profiler."""
         return OnnxRuntimeProfiler
 
     def _configure(self, options: _Options) -> None:
@@ -154,14 +154,18 @@ class OnnxRuntimeProfiler(OnnxRuntimeEngine, Profiler):
     def __init__(self, model: Path, settings: OnnxRuntimeSettings) -> None:
         """Load the model, with one stream."""
         self._folder = Path(tempfile.mkdtemp())
-        super().__init__(model, alone(settings))
+        try:
+            super().__init__(model, alone(settings))
+        except BaseException:
+            self.close()
+            raise
 
     def _configure(self, options: _Options) -> None:
         options.enable_profiling = True
         options.profile_file_prefix = str(self._folder / "events")
 
     def compile(self, signature: Signature) -> Runner:
-        """As for a test; each batch counts."""
+        """As in a test, but counts the batches."""
         return self._counting(super().compile(signature))
 
     _warm = 0
@@ -180,7 +184,7 @@ class OnnxRuntimeProfiler(OnnxRuntimeEngine, Profiler):
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-_KERNEL = "_kernel_time"  # ends the name of an event that is a node's
+_KERNEL = "_kernel_time"  # suffix of the events of nodes
 
 
 def node_times(events: Sequence[Mapping[str, object]], skipped: int) -> Times:
@@ -199,9 +203,9 @@ def node_times(events: Sequence[Mapping[str, object]], skipped: int) -> Times:
 
 
 def try_shapes(model: Path, inputs: Mapping[str, Array]) -> dict[str, Dims] | None:
-    """The shapes of all outputs if the model gets these inputs; None if it does not run with them.
+    """The shapes of all outputs for these inputs; None if the model does not run with them.
 
-    For graphs whose declared dimensions are open.
+    For graphs that leave dimensions open.
     """
     try:
         engine = OnnxRuntimeEngine(model, OnnxRuntimeSettings(streams=1, threads=1))

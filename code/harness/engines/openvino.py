@@ -66,7 +66,7 @@ class _Port(Protocol):
 
 
 class _Counter(Protocol):
-    """What a node took: ``openvino.ProfilingInfo``."""
+    """The time of a node: ``openvino.ProfilingInfo``."""
 
     node_name: str
     node_type: str
@@ -121,8 +121,8 @@ class OpenVinoSettings(CoreSettings):
 class OpenVinoEngine(Engine):
     """Accepts batches of any shape.
 
-    Several streams compute in threads of OpenVINO, by default one for each core. A single stream computes in the thread
-    that runs the batch, which threads of OpenVINO help.
+    Several streams compute in OpenVINO's threads, by default one for each core. A single stream computes in the calling
+    thread, with the help of OpenVINO's threads.
     """
 
     name: ClassVar[str] = "openvino"
@@ -144,7 +144,7 @@ class OpenVinoEngine(Engine):
         core = self._openvino.Core()
         read = core.read_model(str(model))
         self.config = self._config(settings.in_force()["precision"])
-        """What each instance is compiled with: properties of OpenVINO, by name."""
+        """OpenVINO's properties, by name, with which each instance is compiled."""
         self._compiled: list[_Compiled] = [core.compile_model(read, "CPU", self.config) for _ in layout.instances]
         # Of several instances, one could get the batch that waits although another is idle.
         self.waiting = int(layout.streams > 1 and len(layout.instances) == 1)
@@ -171,7 +171,7 @@ class OpenVinoEngine(Engine):
 
     @classmethod
     def profiler(cls) -> type[Profiler]:
-        """By the library's own counters."""
+        """The library's own counters."""
         return OpenVinoProfiler
 
     def _config(self, precision: JsonValue) -> dict[str, object]:
@@ -184,7 +184,7 @@ class OpenVinoEngine(Engine):
             "ENABLE_CPU_PINNING": layout.pin,
             # Without it, every instance pins its threads to the first cores.
             "ENABLE_CPU_RESERVATION": layout.pin and count > 1,
-            # Otherwise the inputs of layers of which only the weights are INT8 are quantised, too.
+            # Otherwise layers with INT8 weights but float inputs would have their inputs quantised too.
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
 
@@ -196,7 +196,7 @@ class OpenVinoEngine(Engine):
         free, tensor, shape = self._free, self._openvino.Tensor, self._openvino.Shape
 
         def runner(batch: Mapping[str, Array]) -> Sequence[Array]:
-            # Given as an array, a read-only input would be copied. OpenVINO only reads it.
+            # A read-only array would be copied; wrapped in a tensor it is not. OpenVINO only reads it.
             inputs = {name: tensor(np.ascontiguousarray(a), shape(a.shape), types[name]) for name, a in batch.items()}
             request = free.pop()
             try:
@@ -213,15 +213,15 @@ class OpenVinoEngine(Engine):
         return {**super().describe(), "version": version}
 
     def close(self) -> None:
-        """Free the compiled models; OpenVINO keeps its threads, asleep."""
+        """Free the compiled models; OpenVINO keeps its sleeping threads."""
         self._free.clear()
         self._compiled.clear()
 
 
 class OpenVinoProfiler(OpenVinoEngine, Profiler):
-    """OpenVINO counts a node's mean time over all batches so far, in whole microseconds: times are sums within those.
+    """OpenVINO reports a node's mean time over all batches so far, in whole microseconds: sums are as precise as that.
 
-    With one stream it has one graph, so that all batches are in one count.
+    One stream has one graph, so that all batches are in one mean.
     """
 
     def __init__(self, model: Path, settings: OpenVinoSettings) -> None:
@@ -232,7 +232,7 @@ class OpenVinoProfiler(OpenVinoEngine, Profiler):
         return {**super()._config(precision), "PERF_COUNT": True}
 
     def compile(self, signature: Signature) -> Runner:
-        """As for a test; each batch counts."""
+        """As in a test, but counts the batches."""
         return self._counting(super().compile(signature))
 
     def _before(self) -> Times:

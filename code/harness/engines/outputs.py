@@ -1,4 +1,4 @@
-"""Checks that what an engine returns can be an answer: arrays of the right shapes and dtypes, all finite."""
+"""Checks an engine's outputs before they become answers: arrays of the right shapes and dtypes, all finite."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,8 +18,8 @@ _INTEGERS = (np.dtype(np.int32), np.dtype(np.int64))
 def checked_outputs(engine: str, outputs: object, signature: Signature, declared: Dtypes) -> list[Array]:
     """The outputs in their order: integers as they are, all others as float32.
 
-    Floats that numpy lacks, such as bfloat16, are expected as float32, as are the outputs of an engine without a graph.
-    float32 also serves for any other float, and int32 and int64 for each other.
+    Types that numpy lacks, such as bfloat16, are expected as float32, and so are the outputs of an engine without a
+    graph. float32 is also accepted for any other float type, and int32 and int64 for each other.
 
     Raises:
         EngineError: an output is missing, is not a plain array, has a shape or dtype other than the graph's, or holds
@@ -38,7 +38,7 @@ def checked_outputs(engine: str, outputs: object, signature: Signature, declared
 
 
 def _checked(engine: str, name: str, array: object, dims: Dims, declared: np.dtype[np.generic]) -> Array:
-    # A subclass of arrays changes what operators do: the NaN of a masked array is finite.
+    # A subclass can change what operators do: the NaN of a masked array counts as finite.
     if type(array) is not np.ndarray:
         raise EngineError(f"{engine} returned '{name}' as {type(array).__name__}; expected an array.")
     if array.shape != dims:
@@ -58,5 +58,5 @@ def _checked(engine: str, name: str, array: object, dims: Dims, declared: np.dty
 
 
 def _narrowed(array: Array) -> Array:
-    with np.errstate(over="ignore"):  # infinity is found later; errstate takes 7 us, so the usual case does without
+    with np.errstate(over="ignore"):  # infinity is found later; errstate takes 7 us, so float32 skips this
         return array.astype(_FLOAT32)

@@ -1,4 +1,4 @@
-"""The contract of engines that also record what each node of the graph takes."""
+"""The contract of engines that also record the time of each node of the graph."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Node(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What a node took in all batches together."""
+    """A node's time in all batches together."""
 
     seconds: float
     calls: int
@@ -36,10 +36,10 @@ class Profiler(Engine):
 
     layout: Layout
     _batches = 0
-    """How many ran so far."""
+    """Number of batches so far."""
 
     def _counting(self, runner: Runner) -> Runner:
-        """The runner, whose batches count."""
+        """The same runner, which also counts its batches."""
 
         def counted(batch: Mapping[str, Array]) -> Sequence[Array]:
             self._batches += 1
@@ -49,12 +49,12 @@ class Profiler(Engine):
 
     @property
     def threads(self) -> int:
-        """Of its stream."""
+        """Threads of its stream."""
         return self.layout.threads
 
     @contextmanager
     def recorded(self) -> Iterator[Times]:
-        """Record the batches that run inside; the times are there when it ends. To be used once."""
+        """Record the batches that run in the block; the times are filled in at its end. Use it once only."""
         times: Times = {}
         before = self._before()
         yield times
@@ -62,16 +62,16 @@ class Profiler(Engine):
 
     @abstractmethod
     def _before(self) -> Mapping[Node, Spent]:
-        """Remember, or return, what was spent so far."""
+        """The times so far; an engine may instead remember where it is, and return nothing."""
 
     @abstractmethod
     def _since(self, before: Mapping[Node, Spent]) -> Times:
-        """What was spent since `_before`, which returned ``before``."""
+        """The times since `_before`, which returned ``before``."""
 
 
 S = TypeVar("S", bound=CoreSettings)
 
 
 def alone(settings: S) -> S:
-    """The settings with one of the streams, and its threads."""
+    """The settings with one stream, which keeps its number of threads."""
     return settings.model_copy(update={"streams": 1, "instances": 1, "threads": settings.layout().threads})

@@ -1,1 +1,1 @@
-"""This machine: its terminal, its files, its processes and what it is made of."""
+"""This machine: its terminal, files, processes and hardware."""

@@ -1,4 +1,4 @@
-"""Entries of a cache: complete under their name or not there at all, and replaced whatever lies there instead."""
+"""Writes cache entries atomically: an entry is complete or missing, and replaces whatever has its name."""
 
 import contextlib
 import errno
@@ -28,7 +28,7 @@ def stored(entry: Path) -> Iterator[Path]:
 def _replace(new: Path, entry: Path) -> None:
     folder = new.is_dir()
     if folder or (entry.is_dir() and not entry.is_symlink()):
-        _remove(entry)  # a folder replaces nothing in one step, and nothing replaces a folder
+        _remove(entry)  # rename replaces neither a folder nor something by a folder
     try:
         new.replace(entry)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""The realtime clock, by which LoadGen measures, checked against a clock that nobody can set; and one that can stop.
+"""Checks the realtime clock, by which LoadGen measures, against one that nobody can set; and a clock that can stop.
 
-An NTP client, a person or a resuming machine may set the realtime clock during a test. LoadGen does not notice: a step
-back of a second in a test of six makes Offline 20 % faster, and VALID.
+An NTP client, a person or a resuming machine may set the realtime clock during a test. LoadGen does not notice: setting
+it back by a second in a test of six makes Offline 20 % faster, and still VALID.
 """
 
 import threading
@@ -16,9 +16,9 @@ _TOLERANCE, _SHORTEST = 0.005, 0.005
 """Allowed deviation: a fraction of the test's seconds, and the minimum in seconds."""
 _DISCIPLINE = 0.001
 """The kernel's NTP discipline changes the clock's rate by up to 500 ppm, and an adjtime() by as much again."""
-_JITTER = 2e-4  # seconds between two readings that are due to reading two clocks one after the other
-_LOOK, _GAP = 1.0, 5.0  # seconds between two looks of a running clock, and those that show a stop
-_IDLE = 0.1  # processor seconds per second below which a process did nothing
+_JITTER = 2e-4  # seconds of difference that come from reading the two clocks one after the other
+_LOOK, _GAP = 1.0, 5.0  # seconds between two looks of a running clock, and from which a gap may be a stop
+_IDLE = 0.1  # CPU seconds per second below which a process counts as stopped
 _STEADY = time.CLOCK_MONOTONIC_RAW  # unlike CLOCK_MONOTONIC it does not follow NTP's rate
 
 
@@ -31,13 +31,13 @@ class Timing:
     longest: float
     """From the end of loading the samples until LoadGen unloads them."""
     moved: float
-    """By how much the realtime clock was set or ran fast or slow meanwhile, in either direction."""
+    """By how much the realtime clock was set, or ran fast or slow, in this time; in either direction."""
 
     def check(self, loadgen: float | None) -> None:
         """Check the duration that LoadGen measured; None if its log shows none.
 
         Raises:
-            RunFailed: it differs from this one, or the realtime clock was moved.
+            RunFailed: the two durations differ, or the realtime clock was moved.
         """
         allowed = max(_TOLERANCE * self.shortest, _SHORTEST)
         measured = self.shortest if loadgen is None else loadgen
@@ -52,7 +52,7 @@ class Timing:
 
 
 class Stopwatch:
-    """Times a test, and adds up by how much the realtime clock is moved meanwhile; may be used by several threads."""
+    """Times a test, and adds up by how much the realtime clock is moved meanwhile; usable by several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -67,7 +67,7 @@ class Stopwatch:
             self._running, self._moved = True, 0.0
 
     def look(self) -> None:
-        """Compare the clocks; a step back and forth between two looks stays unseen."""
+        """Compare the clocks; a step back and forth between two looks goes unnoticed."""
         with self._lock:
             if not self._running:
                 return
@@ -100,7 +100,7 @@ class _Readings:
 
 
 def _readings() -> _Readings:
-    """The best of a few readings: the thread may lose its core between two clocks."""
+    """The best of a few readings: the thread may lose its core between reading the two clocks."""
     best = None
     for _ in range(5):
         before, realtime, after = time.clock_gettime_ns(_STEADY), time.time_ns(), time.clock_gettime_ns(_STEADY)
@@ -114,10 +114,10 @@ def _readings() -> _Readings:
 
 
 class RunningClock:
-    """Seconds without those in which this process was stopped (Ctrl-Z, `kill -STOP`), for work of hours.
+    """Seconds without those in which this process was stopped (Ctrl-Z, `kill -STOP`), for work that takes hours.
 
-    Nothing tells a process how long it was stopped. So a thread looks every second: if it was not there for five, and
-    the process used next to no processor time meanwhile, it was stopped. Time in suspend is not in CLOCK_MONOTONIC.
+    A process cannot ask how long it was stopped. So a thread looks every second: if it did not run for five, and the
+    process used next to no CPU time meanwhile, it was stopped. CLOCK_MONOTONIC does not count suspended time.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class RunningClock:
             return now - self._stopped
 
     def __enter__(self) -> Self:
-        """Watch from here."""
+        """Begin to watch for stops."""
         self()
         self._over.clear()
         self._thread = threading.Thread(target=self._watch, name="running-clock", daemon=True)
@@ -149,7 +149,7 @@ class RunningClock:
         return self
 
     def __exit__(self, *args: object) -> None:
-        """End the thread; from here on, stops count."""
+        """End the watching: from here on, time in which the process is stopped counts again."""
         self._over.set()
         if self._thread:
             self._thread.join()

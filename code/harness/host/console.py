@@ -26,10 +26,10 @@ from harness.host.pace import Pace
 from harness.host.streams import open_console
 
 OnProgress = Callable[[int, int], None]
-"""Is called with what is done and the total."""
-_QUIET_FOR_S = 2.0
-_RATE_AFTER_S = 0.5
-_TICK_S = 0.5
+"""Called with what is done, and the total."""
+_QUIET_FOR_S = 2.0  # before the first plain line
+_RATE_AFTER_S = 0.5  # before a rate is shown
+_TICK_S = 0.5  # between two updates of elapsed time
 
 
 class Output(NamedTuple):
@@ -43,7 +43,7 @@ _output = Output()
 _log = logging.getLogger("harness")
 _log.setLevel(logging.DEBUG)
 _LOGGED = "only_logged"
-"""Attribute of records that are already on the terminal, or do not belong there."""
+"""Attribute of records that go to the log file only."""
 
 
 def _only_logged(text: str) -> None:
@@ -135,9 +135,9 @@ def error(text: str) -> None:
 
 
 def trace() -> None:
-    """Print the exception being handled, a defect of the harness, with its traceback."""
+    """Print the exception being handled, which is a bug in the harness, with its traceback."""
     err.print_exception()
-    _log.error("a defect of the harness", exc_info=True, extra={_LOGGED: True})
+    _log.error("a bug in the harness", exc_info=True, extra={_LOGGED: True})
 
 
 def print_json(value: Any) -> None:
@@ -197,8 +197,8 @@ class Progress:
 
     `total` is None while unknown; `unit` is a plural noun, "B" for bytes, or "" if nothing is counted; `interval` is
     the seconds between two plain lines. Work of less than two seconds prints no line. The time left is that of `Pace`,
-    unless the caller knows better; none is shown if the work is not `foreseen`, since what comes after the units, or
-    their number, is unknown. Every method may be called from any thread.
+    unless the caller gives it; none is shown if the work is not `foreseen`, that is, if the number of units, or what
+    comes after them, is unknown. Every method may be called from any thread.
     """
 
     def __init__(
@@ -271,8 +271,8 @@ class Progress:
     ) -> None:
         """Set the values given and keep the others; `note` is free text at the end ("" removes it).
 
-        `share` (0 to 1) is what is done of the work, for units that take unequal time: percentage and time left follow
-        it. `left` is the seconds that remain, if the caller knows them.
+        `share` (0 to 1) is the part of the work that is done, for units that take unequal time: percentage and time
+        left follow it. `left` is the time left in seconds, if the caller knows it.
         """
         with self._lock:
             self._done = self._done if done is None else done
@@ -299,7 +299,7 @@ class Progress:
         self._line_if_due()
 
     def start_from(self, done: float) -> None:
-        """Set the units done before this attempt: rate and remaining time count from here."""
+        """Set the units done before this attempt: rate and time left are computed from here on."""
         with self._lock:
             self._done = self._rate_base = done
             self._rate_from = self._clock()

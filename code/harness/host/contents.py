@@ -1,11 +1,11 @@
-"""What a file is that is not what it was taken for, by its first bytes, and how to get the right one."""
+"""Recognises, by its first bytes, a file that is not what was expected, and says how to get the right one."""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-_ENOUGH = 1024
+_ENOUGH = 1024  # bytes from the beginning
 _TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\r\f\b") | frozenset(range(128, 256))
 
 
@@ -43,7 +43,7 @@ _STAND_INS: tuple[tuple[_Test, Kind], ...] = (
     (_matches(rb"\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b"), Kind("a web page (HTML)", _AGAIN)),
     (_matches(rb"\s*(<\?xml[^>]*>\s*)?<Error>"), Kind("an error message of a server (XML)", _AGAIN)),
 )
-"""Files in place of another."""
+"""Files that stand in for another."""
 
 _OTHERS: tuple[tuple[_Test, Kind], ...] = (
     (_matches(rb"PK\x03\x04.{0,400}?/data\.pkl"), Kind("a PyTorch checkpoint")),

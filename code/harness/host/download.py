@@ -1,4 +1,4 @@
-"""Downloads with resume, retries, mirrors, and a checksum test before use."""
+"""Downloads with resume, retries and mirrors, and checks the checksum before use."""
 
 import contextlib
 import errno
@@ -20,9 +20,8 @@ from harness.errors import ConfigError, RunFailed, on_interrupt
 from harness.host import console
 from harness.host.transfer import Forbidden, Limits, Reply, Stalled, opened
 
-_LONG_BYTES = 256 * 2**20  # take a second or more to hash
-# A connection that delivered this much resets the retries.
-_PROGRESS_BYTES = 1024 * 1024
+_LONG_BYTES = 256 * 2**20  # from here on hashing takes a second or more, and shows progress
+_PROGRESS_BYTES = 1024 * 1024  # an attempt that delivers this much resets the retries
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
 _LIMITS = Limits()
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -38,11 +37,11 @@ class NotDelivered(RunFailed):
 
 
 class _Lost(Exception):
-    """The attempt ended early; the same URL may do better next time."""
+    """The attempt ended early; another one with the same URL may succeed."""
 
 
 class _Refused(Exception):
-    """This URL will not give the file."""
+    """This URL will not deliver the file."""
 
 
 def sha256_of(path: Path) -> str:
@@ -103,7 +102,7 @@ def download(
         if _is_there(destination, checksum):
             return destination
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with locked(destination):
+        with download_lock(destination):
             if not _is_there(destination, checksum):
                 with on_interrupt(job.kept()), console.Progress(name, total=size, unit="B") as bar:
                     job.run(urls, bar)
@@ -135,21 +134,21 @@ def _is_there(destination: Path, checksum: _Checksum | None) -> bool:
     if not destination.exists():
         return False
     if not destination.is_file():
-        raise ConfigError(f"cannot download to {destination}: it is not a regular file; move it away.")
+        raise ConfigError(f"cannot download to {destination}: it is not a regular file; move it elsewhere.")
     if checksum is None:
         return True
     found = digest_of(destination, checksum.algorithm)
     if found != checksum.digest:
         raise ConfigError(
             f"{destination} exists but is a different file ({checksum.algorithm} {found}, expected {checksum.digest}): "
-            "delete it or move it away, and rerun."
+            "delete it or move it elsewhere, and rerun."
         )
     return True
 
 
 @contextlib.contextmanager
-def locked(destination: Path) -> Iterator[None]:
-    """Keep other processes away from `destination` and its ``.part``; waits for a running one."""
+def download_lock(destination: Path) -> Iterator[None]:
+    """Lock `destination` and its ``.part`` against other processes; waits for one that is downloading."""
     path = destination.with_name(destination.name + ".lock")
     while True:
         with path.open("w") as lock:
@@ -309,7 +308,7 @@ class _Job:
             self._drop()
             raise _Lost("the server has nothing after the partial file, and no checksum shows whether that is complete")
         if reply.status == 206 and not start:
-            raise _Refused("it sends a part of the file, which was not asked for")
+            raise _Refused("it sends only a part of the file, although all of it was requested")
         if reply.status not in (200, 206):
             reason = f"HTTP {reply.status} {reply.reason}".strip()
             raise (_Lost if reply.status in _TRY_AGAIN else _Refused)(reason)
@@ -342,7 +341,7 @@ class _Job:
         raise _Lost("the file changed on the server, or the server's ranges are wrong")
 
     def _size(self, stated: int | None) -> int | None:
-        """The size of the file, of which the server states ``stated``."""
+        """The size of the file; ``stated`` is the size by the server, None if it gives none."""
         if self.size is not None and stated not in (None, self.size):
             raise _Refused(f"the server's file has {stated:,} bytes instead of {self.size:,}")
         if self.size is None and (stated or 0) > self.limits.size:

@@ -1,7 +1,7 @@
 """The energy that the processors used, by the kernel's powercap interface to RAPL.
 
 The counters cover whole packages, other processes included. Since Linux 5.10 only root may read them, and few virtual
-machines show them: without them there is simply no measurement.
+machines have them: then there is no measurement.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class EnergyMeter:
         self._began = self._ended = 0.0
 
     def look(self, now: float | None = None) -> None:
-        """Read the counters, which start again at 0 after minutes: look more often than that.
+        """Read the counters, which wrap around to 0 after minutes: look more often than that.
 
         ``now`` is in seconds of time.perf_counter().
         """
@@ -62,7 +62,7 @@ class EnergyMeter:
 
     @property
     def energy(self) -> Energy | None:
-        """The energy used meanwhile; None if the machine does not show it."""
+        """The energy used between the looks; None if the machine does not show it."""
         if self._ended <= self._began or self._joules <= 0:
             return None
         return Energy(self._joules, self._ended - self._began, tuple(read(zone / "name") for zone in self._zones))

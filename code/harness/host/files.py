@@ -1,6 +1,6 @@
-"""Reading files named by the user and writing files in one step, with errors that say what to do.
+"""Reads files named by the user and writes files atomically, with errors that say what to do.
 
-What takes long to make is built in a *room*: a hidden folder beside its place, `.<name>.<kernel>.<random>.partial`,
+New files and folders are made in a *room*: a hidden folder beside their target, `.<name>.<kernel>.<random>.partial`,
 which its process locks with flock. The kernel frees that lock when the process ends, however it ends, and it holds
 across containers, where process numbers mean nothing. So a room whose lock can be taken was left by a killed process.
 """
@@ -55,11 +55,11 @@ def readable() -> Iterator[None]:
 
 
 def native(path: Path) -> Path:
-    """A file or folder under a name that a native library can open, valid as long as this process lives.
+    """A path under which a native library can open a file or folder, valid as long as this process lives.
 
-    Such libraries take names as UTF-8. In another locale, and for names that are not UTF-8, Python's text is not what
-    the file system knows: the folder is then named by a descriptor that stays open. A file whose own name is the reason
-    gets a link in a temporary folder, without the files beside it.
+    Such libraries take names as UTF-8. In another locale, and for names that are not UTF-8, Python's text differs from
+    the name on disk: the folder is then given as an open descriptor. A file whose own name is not UTF-8 gets a link in
+    a temporary folder, without the files beside it.
     """
     if _is_utf8(path):
         return path
@@ -86,7 +86,7 @@ def user_path(text: str) -> Path:
 
 
 def read_input(path: str | Path, what: str) -> bytes:
-    """The bytes of a text file named by the user; ConfigError if it cannot be read, or stands in for another."""
+    """The bytes of a text file named by the user; ConfigError if it cannot be read, or stands in for another file."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -97,7 +97,7 @@ def read_input(path: str | Path, what: str) -> bytes:
 
 
 def read_toml(path: Path, what: str, where: str) -> dict[str, object]:
-    """The table in a TOML file named by the user, which should be ``what``; ``where`` explains such files.
+    """The table in a TOML file named by the user, which should be ``what``; ``where`` names a document on such files.
 
     Raises:
         ConfigError: it cannot be read, or is not TOML.
@@ -133,13 +133,13 @@ def _unwritable(path: Path, error: OSError) -> ConfigError:
 def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` as UTF-8, creating parent folders; after a ConfigError the old file is unchanged.
 
-    What has no UTF-8, such as a part of a path in another encoding, is written with JSON's escape.
+    Characters that UTF-8 cannot encode, such as parts of a path in another encoding, are written as escapes.
     """
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file in one step, creating parent folders; after a ConfigError the old file is unchanged."""
+    """Write a file atomically, creating parent folders; after a ConfigError the old file is unchanged."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,14 +151,14 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         raise _unwritable(path, error) from error
 
 
-_ABANDONED_S = 86_400.0  # without a change, where the lock proves nothing
+_ABANDONED_S = 86_400.0  # without a change, if locks cannot show whether a room is in use
 
 
 @contextlib.contextmanager
 def staging(target: Path) -> Iterator[Path]:
-    """A new room beside ``target``, to build it in and then to move it, or the room itself, to its place.
+    """A new room beside ``target``: build the target in it, then move it, or the room itself, into place.
 
-    First removes the rooms that killed processes left for the same target; in the end, removes what was not moved.
+    First removes rooms that killed processes left for the same target; at the end, removes what was not moved.
 
     Raises:
         OSError: the parent folder cannot be written.
@@ -190,7 +190,7 @@ def claim(room: Path) -> int:
         room.mkdir(parents=True)
         with contextlib.suppress(FileNotFoundError):
             lock = os.open(room, os.O_RDONLY | os.O_DIRECTORY)
-            with contextlib.suppress(OSError):  # NFS cannot lock folders: only old rooms are removed there
+            with contextlib.suppress(OSError):  # NFS cannot lock folders, so only old rooms are removed there
                 fcntl.flock(lock, fcntl.LOCK_EX)
             # Another process may have removed the folder before it was locked.
             if room.exists() and os.path.samestat(os.fstat(lock), room.stat()):
@@ -199,10 +199,10 @@ def claim(room: Path) -> int:
 
 
 def remove_left_over(folder: Path, name: str = "*") -> None:
-    """Remove the rooms of killed processes in a folder; ``name`` is that of one target, by default of any.
+    """Remove the rooms of killed processes in a folder, for the target ``name`` or by default for any.
 
-    A room of another kernel (another machine that shares the file system, or this one before it was restarted), a name
-    of another version, and a room that cannot be locked are only removed after a day without a change.
+    Rooms of another kernel (another machine that shares the file system, or this one before a reboot), rooms named by
+    another version, and rooms that cannot be locked are only removed after a day without a change.
     """
     pattern = name if name == "*" else glob.escape(name)
     for room in folder.glob(f".{pattern}.*.partial"):
@@ -216,7 +216,7 @@ def remove_left_over(folder: Path, name: str = "*") -> None:
 
 
 def _left_over(room: Path, descriptor: int) -> bool:
-    """Whether no process works on a room; it is then locked, so that none can begin to."""
+    """Whether no process uses a room; it is then locked, so that none can begin to."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -241,13 +241,13 @@ def _remove(room: Path) -> None:
 
 
 def shown(path: Path) -> Path:
-    """The path as messages show it: relative to the current folder if it is below that."""
+    """The path as messages show it: relative to the current folder if it is inside it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _stem(target: Path) -> str:
-    """A target's name, short enough to be part of another."""
+    """A target's name, short enough to be part of a room's name."""
     return os.fsdecode(os.fsencode(target.name)[:200])
 
 

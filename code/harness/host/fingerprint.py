@@ -1,8 +1,8 @@
-"""What a file held when it was read, so that a changed file is found later without reading all of it again.
+"""Remembers what a file held when it was read, so that a change is found later without reading all of it again.
 
 A hash that was taken before use says nothing about what was used: a file can be replaced between hashing and loading,
-or edited while a test runs. Therefore the metadata of the file are noted before it is hashed, and are compared when the
-test is over; only a file whose metadata changed is hashed again.
+or edited while a test runs. Therefore the file's metadata are recorded before it is hashed, and compared when the test
+is over; only a file whose metadata changed is hashed again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """A file's content; of a folder, the names in it."""
+    """The sha256 of a file's content, or of the names in a folder."""
 
     path: Path
     stamp: Stamp
@@ -65,13 +65,13 @@ def check_unchanged(files: Iterable[Fingerprint]) -> None:
     for file in files:
         if file.changed:
             raise RunFailed(
-                f"{file.path} changed while it was in use, so what was measured is unknown: leave a run's files alone "
-                "until it ends, and run it again."
+                f"{file.path} changed while it was in use, so it is unknown what was measured: run again, and do not "
+                "change a run's files before it ends."
             )
 
 
 def combined(hashes: Sequence[object]) -> str:
-    """One sha256 for several, or for names with theirs."""
+    """One sha256 for several hashes, or for (name, hash) pairs."""
     return sha256(repr(list(hashes)).encode()).hexdigest()
 
 

@@ -168,7 +168,7 @@ def _memory(root: Path) -> int:
 
 
 def _modules(root: Path) -> str:
-    """The memory modules as listed by the firmware, which only root may read."""
+    """The memory modules in the firmware's tables, which only root may read; "" otherwise."""
     found = []
     for path in sorted((root / "sys/firmware/dmi/entries").glob("17-*/raw")):
         try:
@@ -251,7 +251,7 @@ def _operating_system(root: Path) -> str:
 
 
 def _size(size: int, unit: int) -> str:
-    """Bytes in GB or TB; ``unit`` is the gigabyte of the trade: 2**30 for memory, 10**9 for disks."""
+    """Bytes in GB or TB; ``unit`` is the size of the gigabyte by convention: 2**30 for memory, 10**9 for disks."""
     if size <= 0:
         return ""
     step = 1024 if unit == 2**30 else 1000

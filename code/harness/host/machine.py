@@ -82,6 +82,6 @@ def package_version(name: str) -> str | None:
 
 
 def multiplies_int8(root: Path = Path("/")) -> bool:
-    """Whether the processor has instructions for sums of 8-bit products; ``root`` contains proc."""
+    """Whether the processor has 8-bit dot-product instructions, such as VNNI; ``root`` contains proc."""
     sets = sysfs.instruction_sets(sysfs.read(root / "proc/cpuinfo"))
     return not sets.isdisjoint(("avx512_vnni", "avx_vnni", "amx_int8", "asimddp"))

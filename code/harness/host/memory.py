@@ -11,7 +11,7 @@ from harness.host.sysfs import read
 
 
 def available(root: Path = Path("/")) -> int | None:
-    """Bytes that this process can still use; None if Linux does not show it. ``root`` contains proc and sys."""
+    """Bytes that this process can still allocate; None if Linux does not show it. ``root`` contains proc and sys."""
     free, limit = sizes(root).get("MemAvailable"), memory_limit(root)
     if free is None or limit is None:
         return free
@@ -19,7 +19,7 @@ def available(root: Path = Path("/")) -> int | None:
 
 
 def peak() -> int:
-    """Most bytes that this process has had in memory so far."""
+    """Peak resident memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

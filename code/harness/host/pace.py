@@ -1,9 +1,9 @@
-"""How long work still takes, from how fast it advanced: the one estimate behind every time left of counted work."""
+"""Estimates the time left of counted work from its pace so far; every time left that is shown comes from here."""
 
 from itertools import pairwise
 
-_MOST = 256  # moments to remember
-_TOGETHER = 0.2  # steps closer than this part of the pause before count as one: streams that end at the same time
+_MOST = 256  # moments to keep
+_TOGETHER = 0.2  # of the previous pause: steps closer than that count as one, as of streams that end together
 
 _Moment = tuple[float, float]
 """Seconds of a clock, and what was done by then."""
@@ -12,22 +12,22 @@ _Moment = tuple[float, float]
 class Pace:
     """The pace of work that advances in steps.
 
-    The time left follows the last half of the time so far: what was slow at first, or became slow, soon counts as such.
-    The first step counts for nothing, since it often includes what is done only once: loading, compiling, filling
-    caches. So nothing is known before the second.
+    The time left follows the pace in the last half of the time so far, so that it soon adapts when the pace changes.
+    The first step is ignored, since it often includes one-time work: loading, compiling, filling caches. So nothing is
+    known before the second step.
     """
 
     def __init__(self, began: float, done: float = 0.0) -> None:
-        """``began`` is in seconds of any clock, ``done`` what was done before."""
+        """``began`` is in seconds of any clock; ``done`` is the work done before that."""
         self._restart(began, done)
 
     def _restart(self, began: float, done: float) -> None:
         self._moments: list[_Moment] = [(began, done)]
         self._opened = self._before = began
-        """When the last moment began, and the one before it."""
+        """When the last moment began, and the previous one."""
 
     def note(self, now: float, done: float) -> None:
-        """Record what is ``done``; nothing if that has not grown. If it has fallen, the work began again."""
+        """Record what is ``done``; ignored if that has not grown. If it is less than before, the work began again."""
         grown = done - self._moments[-1][1]
         if grown < 0:
             self._restart(now, done)
@@ -52,8 +52,8 @@ class Pace:
     def left(self, now: float, total: float) -> float | None:
         """Seconds until ``total`` is done; None if the pace is unknown.
 
-        While a step runs, its time is counted down. If it takes longer than any in the last half of the time, nobody
-        knows when it ends: as much again as it is late is expected.
+        The time of a running step is counted down. If it takes longer than any in the last half of the time, it is
+        expected to need as much again as it is late.
         """
         rate = self.per_second(now)
         if rate is None:
@@ -66,7 +66,7 @@ class Pace:
     def _last_half(self, now: float) -> list[_Moment]:
         """The moments since the first step ended, without those of the first half; none if there are less than two."""
         moments = self._moments[1:]
-        if len(moments) > 2 and self._together(now):  # more may be done in a moment
+        if len(moments) > 2 and self._together(now):  # the newest step may still grow
             moments.pop()
         if len(moments) < 2:
             return []

@@ -30,7 +30,7 @@ def open_console(name: Name, on_line: Callable[[str], None] | None = None) -> Co
 
 
 class _Stream:
-    """``sys.stdout`` or ``sys.stderr`` as it is at the moment of writing.
+    """Writes to whatever ``sys.stdout`` or ``sys.stderr`` is at that moment.
 
     Output to stderr never raises: a closed pipe must not end a test.
     """
@@ -93,7 +93,7 @@ class _Stream:
 
 
 class _Unread(io.FileIO):
-    """A stream that drops what nobody can read any more: a pipe without a reader must not change an outcome."""
+    """A stream that drops what nobody can read any more: a closed pipe must not change an outcome."""
 
     def write(self, content: Any, /) -> int:
         try:
@@ -110,8 +110,8 @@ class _Unread(io.FileIO):
 def keep_streams() -> None:
     """Make this process independent of who reads its output: call it once, at the start.
 
-    Closed descriptors 0 to 2, as under cron, become /dev/null: other files would get their numbers, and the output.
-    What is written to a pipe whose reader is gone, or to a terminal that was closed, is dropped.
+    Closed descriptors 0 to 2, as under cron, become /dev/null: otherwise other files would get their numbers, and the
+    output. Output to a pipe whose reader has ended, or to a closed terminal, is dropped.
     """
     for number in range(3):
         try:
@@ -148,7 +148,7 @@ def _unread(number: int, old: TextIO | None) -> TextIO:
 
 @contextlib.contextmanager
 def native_output_dropped(dropped: bool = True) -> Iterator[None]:
-    """Drop what native code prints in the block, such as the backtrace of an engine; Python's own output is kept."""
+    """Drop what native code prints in the block, such as an engine's backtrace; Python's own output is kept."""
     streams = {1: ("stdout", sys.stdout), 2: ("stderr", sys.stderr)}
     if not dropped or any(stream is None or _number(stream) != number for number, (_, stream) in streams.items()):
         yield
@@ -169,8 +169,8 @@ def native_output_dropped(dropped: bool = True) -> Iterator[None]:
 
 @cache
 def _aside(number: int) -> TextIO:
-    """A second stream to where descriptor 1 or 2 leads. It stays open: a logger that is set up meanwhile keeps it.
+    """A second stream to the target of descriptor 1 or 2. It stays open, since a logger set up meanwhile may keep it.
 
-    If it were closed, the next file, such as LoadGen's log, would get its number, and the logger's lines.
+    If it were closed, the next file, such as LoadGen's log, would get its number, and then the logger's lines.
     """
     return _unread(os.dup(number), {1: sys.stdout, 2: sys.stderr}[number])

@@ -1,8 +1,8 @@
 """Run a test in a child process and supervise it.
 
 LoadGen cannot be stopped from outside, engines are native code that can crash, exit, hang, or hold the GIL, and Ctrl-C
-must always work. So the parent only waits: it ends the child when the user interrupts or the child makes no progress,
-and it reports the cause when the child dies. The child reports its own outcome through shared memory: an exit code says
+must always work. So the parent only waits: it ends the child on an interrupt or if the child makes no progress,
+and it reports the cause if the child dies. The child reports its own outcome through shared memory: an exit code says
 nothing, since native code can exit with any.
 """
 
@@ -40,7 +40,7 @@ class Verdict(NamedTuple):
     where: Path | None
     """The folder of its result, if it published one."""
     gone: bool = False
-    """Whether that folder is no longer there."""
+    """Whether that folder no longer exists."""
 
 
 class Heartbeat:
@@ -48,7 +48,7 @@ class Heartbeat:
 
     def __init__(self, context: multiprocessing.context.BaseContext) -> None:
         self._values = context.RawArray("d", [time.monotonic(), 600.0])
-        self._fate = context.Lock()
+        self._publish_lock = context.Lock()
         self._publishing = False
         self._code = context.RawValue("i", -1)
         self._ended = context.RawValue("i", 0)
@@ -59,25 +59,25 @@ class Heartbeat:
     def beat(self, within: float, doing: str = "") -> None:
         """Report progress, and promise the next report after at most ``within`` seconds.
 
-        ``doing`` says which engine does what until then, with what to do if it fails: for the message if the process
-        dies of it.
+        ``doing`` says which engine does what until then, and what to do if it fails: it is part of the message if the
+        process dies meanwhile.
         """
         self._values[0], self._values[1] = time.monotonic(), within
         self._doing.value = os.fsencode(doing)[:8191]
 
     @property
     def doing(self) -> str:
-        """What the last report said."""
+        """What the child is doing, by its last `beat`."""
         return os.fsdecode(self._doing.value)
 
     def publish(self, code: int, folder: Path, place: Path) -> None:
         """Call right before a finished result is renamed from ``folder`` to ``place``.
 
         From then on the child cannot be interrupted, and once the folder is in its place the outcome is ``code``,
-        whatever becomes of the child.
+        whatever happens to the child.
         """
         if not self._publishing:
-            self._fate.acquire()
+            self._publish_lock.acquire()
             self._publishing = True
         found = folder.stat()
         self._where.value = os.fsencode(place)
@@ -115,8 +115,8 @@ class Heartbeat:
         return Verdict(self._code.value, place if gone else None, gone)
 
     def interrupt(self) -> bool:
-        """Whether the child may be ended; true only before `publish`, which blocks from then on."""
-        return self._fate.acquire(block=False)
+        """Whether the child may be killed: only before it calls `publish`, which blocks once this has returned True."""
+        return self._publish_lock.acquire(block=False)
 
     def overdue(self) -> tuple[float, float]:
         """Seconds since the last report, and the seconds promised by it."""
@@ -131,7 +131,7 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
     context = multiprocessing.get_context("spawn")
     heartbeat = Heartbeat(context)
     stopped: list[int] = []
-    # Unpickling the settings imports the engine's module, so the child does it only when it is ready for anything.
+    # Unpickling the settings imports the engine's module, so the child does it only once it can handle any failure.
     task = pickle.dumps((work, args))
     given = (os.getpid(), task, heartbeat, console.output())
     child = context.Process(target=_child, args=given, name="test")
@@ -157,7 +157,7 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
 
 
 def _outcome(how: str, verdict: Verdict | None, ended: bool, stopped: list[int]) -> int:
-    """Print ``how`` the child ended, unless it has done so itself; returns the exit code."""
+    """Print ``how`` the child ended, unless it has reported that itself; returns the exit code."""
     if not ended:
         console.err.show_cursor(True)
     if verdict is None:
@@ -183,8 +183,8 @@ def _code(number: int) -> int:
 
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-_SUSPENDED = 5.0  # seconds between two looks at the child that only a suspended machine or process explains
-_AFTERWARDS = 2.0  # seconds that an interrupted child has to print a result that it has published
+_SUSPENDED = 5.0  # seconds between two looks at the child that mean that machine or process was suspended
+_AFTERWARDS = 2.0  # seconds for an interrupted child to print a result that it has published
 
 
 def _watched() -> set[signal.Signals]:
@@ -193,7 +193,7 @@ def _watched() -> set[signal.Signals]:
 
 
 def _watch(child: multiprocessing.process.BaseProcess, heartbeat: Heartbeat, stopped: list[int]) -> str | None:
-    """Wait for the child; a text says why it must be ended, None that it ended by itself."""
+    """Wait for the child; returns why it must be killed, or None if it ended by itself."""
     warned, looked, interrupted = 0.0, time.monotonic(), 0.0
     while True:
         child.join(0.1)
@@ -237,10 +237,10 @@ def _child(parent: int, task: bytes, heartbeat: Heartbeat, output: console.Outpu
         console.error(str(error))
         code = error.exit_code
     except MemoryError:
-        console.error("this machine does not have enough memory for the test.")
+        console.error("this machine does not have enough memory for the test: free some, or use smaller batches.")
     except OSError as error:
         console.error(os_words(error))
-    except Exception:  # noqa: BLE001  a defect of the harness: the traceback helps to fix it
+    except Exception:  # noqa: BLE001  a bug in the harness: the traceback helps to fix it
         console.trace()
     except BaseException as error:  # noqa: BLE001  signals are blocked, so it is not Ctrl-C
         text = f" ({error})" if str(error) else ""

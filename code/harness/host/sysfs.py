@@ -1,6 +1,6 @@
 """Reading the small files in /proc and /sys.
 
-The doctor uses this without any package and on Pythons that are too old for a run: standard library only.
+The doctor uses this without any package and on Python versions too old for a run: standard library only.
 """
 
 from __future__ import annotations

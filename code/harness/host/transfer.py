@@ -1,7 +1,7 @@
-"""One HTTP request with limits: no server can hold a download for ever, or fill the memory.
+"""One HTTP request with limits: no server can stall a download for ever, or fill the memory.
 
-The timeout of requests starts anew with every byte, so that a byte now and then keeps a request alive; it reads the
-body of a redirect whole; and it follows a redirect from https to http. Here all of that has limits or is refused.
+The timeout of requests restarts with every byte, so that a byte now and then keeps a request alive; it reads the whole
+body of a redirect; and it follows redirects from https to http. Here all of that is limited or refused.
 """
 
 import io
@@ -23,13 +23,12 @@ from harness.host import console
 
 _CHUNK = 64 * 1024
 _REDIRECTS = 10
-# What a server may send without any of it being content: headers, chunk lengths, trailers.
-_OVERHEAD = 8 * 2**20
+_OVERHEAD = 8 * 2**20  # bytes other than content that a server may send in a row: headers, chunk lengths, trailers
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server may take; a slower or larger transfer ends."""
+    """Limits on a transfer; a slower or larger one is abandoned."""
 
     idle: float = 30.0
     """Seconds without a byte."""
@@ -48,7 +47,7 @@ class Stalled(Exception):
 
 
 class Forbidden(Exception):
-    """The server leads to a place that is not allowed."""
+    """The server redirects to where it is not allowed to."""
 
 
 class Reply:
@@ -80,7 +79,7 @@ def opened(url: str, headers: dict[str, str], limits: Limits) -> Iterator[Reply]
     Raises:
         Forbidden: it redirects from https to http, to another protocol, or too often.
         Stalled: the server took too long.
-        requests.RequestException: it could not be asked.
+        requests.RequestException: the request failed.
     """
     with requests.Session() as session:
         adapter = _Adapter(limits)
@@ -179,12 +178,12 @@ class _Wire(io.RawIOBase):
         self._waited, self._content, self._overhead = 0.0, 0, 0
 
     def content(self, size: int) -> None:
-        """Note that so many bytes of content arrived; only these count for the rate."""
+        """Count ``size`` bytes of content; only these count for the rate."""
         self._content += size
         self._overhead = 0
 
     def headers_end(self) -> None:
-        """From here on the rate counts, and not the deadline."""
+        """From here on the minimum rate applies, instead of the deadline."""
         self._deadline = None
         self._waited = 0.0
 

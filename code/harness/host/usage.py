@@ -1,7 +1,7 @@
 """Who used the cores: this process, other processes, and a virtual machine's host.
 
-A container sees all processors of its machine, but uses only some of them: those of its affinity, and of them as many
-as its control groups grant. What others use of the rest takes nothing from it.
+A container sees all processors of its machine, but may use only those of its affinity, and of these only as many as its
+control groups grant. Load on the others takes nothing from it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from harness.host.sysfs import number, read
 
 _HERE = Path("/")
 _SHORTEST = 0.3  # seconds: the kernel counts in hundredths
-_CAP = 3.0  # more is not foreseen: a run would take too long if the others stay
+_CAP = 3.0  # maximum gain: with more, a run would take too long if the other load stays
 NOTABLE = 0.05
-"""The share of the cores from which what others take is worth a remark."""
+"""The share of the cores that others must take to be worth a remark."""
 
 
 class Reading(NamedTuple):
@@ -52,10 +52,14 @@ class CoreUse:
 
     @classmethod
     def between(cls, first: Reading, last: Reading, cpus: int | None = None, quota: float | None = None) -> CoreUse:
-        """The use between two readings of ``cpus`` processors, of which ``quota`` are granted; by default as here."""
+        """The use between two readings of ``cpus`` processors, of which ``quota`` are granted (None for all).
+
+        Without ``cpus``, both are those of this process.
+        """
         seconds = max(last.when - first.when, 1e-9)
-        cpus = len(usable()) if cpus is None else cpus
-        granted = min(cpus, quota or cpu_quota() or cpus)
+        if cpus is None:
+            cpus, quota = len(usable()), cpu_quota()
+        granted = min(cpus, quota or cpus)
         own, busy, stolen, group = ((last[at] - first[at]) / seconds for at in (1, 2, 3, 4))
         # The machine's counter is coarser: for a mostly idle run it may count less than the run's own.
         others = max(0.0, group - own, busy - stolen - own - (cpus - granted))
@@ -108,7 +112,7 @@ class CoreMeter:
         self.look()
 
     def look(self) -> None:
-        """Read the counters; a system with odd ones has no reading, since no result may be lost for it."""
+        """Read the counters; unreadable ones give no reading, because no result may be lost over them."""
         try:
             self._last = reading()
         except Exception:  # noqa: BLE001
@@ -117,7 +121,7 @@ class CoreMeter:
 
     @property
     def use(self) -> CoreUse | None:
-        """The use meanwhile; None if the time was too short, or the system does not show it."""
+        """The use between the looks; None if the time was too short, or the system does not show it."""
         first, last = self._first, self._last
         long_enough = first and last and last.when - first.when >= _SHORTEST
         try:

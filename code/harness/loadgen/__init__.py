@@ -1,1 +1,1 @@
-"""All that knows LoadGen: its configuration files, its callbacks, its logs."""
+"""LoadGen's files: its configuration and its logs."""

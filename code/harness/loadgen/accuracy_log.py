@@ -1,7 +1,7 @@
-"""LoadGen's mlperf_log_accuracy.json, and the common part of all accuracy scripts: read, reject, report.
+"""Reads LoadGen's mlperf_log_accuracy.json; the common part of all accuracy scripts.
 
-Reads logs of any submitter: one line or pretty-printed, with additional keys. Each benchmark decides what a log must
-contain to have a score.
+Accepts logs of any submitter: on one line or pretty-printed, with additional keys. Each benchmark decides what a log
+must contain to have a score.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ class LoggedResponses:
 
     @property
     def prefix(self) -> int:
-        """Size of the smaller QSL, of the first samples, for which this log would be complete; 0 if there is none."""
+        """The number of first samples for which this log would be complete; 0 if there is none."""
         held = len(self.first)
         return held if self.missing[:1] == [held] and not self.foreign else 0
 
@@ -129,7 +129,7 @@ def read_entries(
 
 
 def refuse(log_path: str | Path, problems: Mapping[str, Sequence[int] | NDArray[np.int64]], advice: str) -> None:
-    """Raise unless all problems are empty; each is the end of a sentence and the samples concerned.
+    """Raise unless all problems are empty; ``problems`` has the affected samples by the end of a sentence.
 
     Raises:
         CheckFailed: at least one problem concerns a sample.

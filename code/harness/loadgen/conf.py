@@ -1,4 +1,4 @@
-"""user.conf, checked before LoadGen reads it.
+"""Checks user.conf before LoadGen reads it.
 
 LoadGen's own reader (`TestSettings::FromConfig`, loadgen/test_settings_internal.cc) is forgiving in the wrong places:
 it silently ignores an unknown key, `key=value` without spaces, and a seed in user.conf; it reads `6e5` for an integer
@@ -15,7 +15,7 @@ from harness.errors import ConfigError, did_you_mean
 from harness.registry import BENCHMARKS, SCENARIOS
 
 ANY = "*"
-"""The model or scenario in user.conf that matches all."""
+"""The wildcard for model or scenario in user.conf."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,10 @@ def read_user_conf(path: Path | None) -> UserConf:
     return UserConf(path, text, tuple(entries))
 
 
-def least_queries(model: str, scenario: str) -> int:
+def min_queries(model: str, scenario: str) -> int:
     """The min_query_count of every round's mlperf.conf, or else LoadGen's default; in Offline it counts samples.
 
-    >>> least_queries("resnet50", "Offline"), least_queries("bert", "MultiStream"), least_queries("bert", "Server")
+    >>> min_queries("resnet50", "Offline"), min_queries("bert", "MultiStream"), min_queries("bert", "Server")
     (24576, 662, 100)
     """
     if scenario == "Offline":
@@ -150,11 +150,11 @@ def check_official(conf: UserConf, model: str, scenario: str, minimum_ms: int) -
             f"{conf.path}, line {duration.line}: min_duration is {duration.value} ms; an official run needs at least "
             f"{minimum_ms} ms ({minimum_ms / 60_000:g} minutes): delete the line."
         )
-    count, least = conf.lookup(model, scenario, "min_query_count"), least_queries(model, scenario)
-    if count and int(count.value) < least:
+    count, minimum = conf.lookup(model, scenario, "min_query_count"), min_queries(model, scenario)
+    if count and int(count.value) < minimum:
         raise ConfigError(
             f"{conf.path}, line {count.line}: min_query_count is {count.value}; an official {scenario} run needs at "
-            f"least {least}, as set by the round's mlperf.conf: delete the line."
+            f"least {minimum}, as set by the round's mlperf.conf: delete the line."
         )
     for key in ("max_duration", "max_query_count", "performance_sample_count_override"):
         entry = conf.lookup(model, scenario, key)

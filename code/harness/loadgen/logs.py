@@ -1,4 +1,4 @@
-"""LoadGen's logs of a test: mlperf_log_detail.txt, and the meaning of its verdict."""
+"""Reads LoadGen's logs of a test: mlperf_log_detail.txt, and the meaning of its verdict."""
 
 import json
 import math
@@ -63,7 +63,7 @@ class Detail:
 
     @property
     def latencies(self) -> dict[str, float]:
-        """Milliseconds by percentile, such as "99.00"."""
+        """Latencies in milliseconds, by percentile such as "99.00"."""
         # MultiStream also logs the percentiles of its samples, but its result is about queries.
         kind = "per_query_latency" if "result_mean_query_latency_ns" in self.values else "latency"
         found = re.compile(rf"result_([\d.]+)_percentile_{kind}_ns")
@@ -100,7 +100,7 @@ class Detail:
         return reasons or [str(self.values.get("result_invalid_reason", "LoadGen states no reason")).strip()]
 
     def _early_stopping(self) -> str:
-        """Why the percentile is too uncertain, and what to do; for LoadGen's wording see loadgen/results.cc."""
+        """Why the percentile is too uncertain, and what to do; LoadGen's text comes from loadgen/results.cc."""
         found = re.search(r"at least (\d+) (more )?queries", str(self.values.get("early_stopping_result", "")))
         queries = self.values.get("result_query_count", 0)
         needed = int(found[1]) + (queries if found[2] else 0) if found else 0
@@ -118,11 +118,11 @@ class Unfinished(Detail):
     """A performance run that was ended before LoadGen had a result."""
 
     lasted: float
-    """Its seconds."""
+    """Seconds until it was ended."""
 
     @property
     def duration(self) -> float:
-        """Its seconds."""
+        """Seconds until it was ended."""
         return self.lasted
 
 
@@ -156,7 +156,7 @@ def read_detail(folder: Path, mode: str) -> Detail:
     except OSError as error:
         raise RunFailed(f"LoadGen left no log in {folder}: {error.strerror}.") from error
     for number, line in enumerate(lines, start=1):
-        # The official checkers, too, accept other lines anywhere but at the beginning.
+        # Like the official checkers, accept other lines anywhere but at the beginning.
         if not line.startswith(":::MLLOG ") and number > 1 and "\0" not in line:
             continue
         try:
@@ -164,7 +164,7 @@ def read_detail(folder: Path, mode: str) -> Detail:
             key, value, is_error = entry["key"], entry["value"], entry["metadata"]["is_error"]
         except (KeyError, TypeError, ValueError, RecursionError):
             if number == len(lines):
-                break  # of a truncated log, whose last key is then also missing
+                break  # the log is truncated, and its last key is missing, which is found below
             key = value = None
         if not isinstance(key, str) or (_NUMBER.fullmatch(key) and not is_number(value)):
             raise RunFailed(f"line {number} of {path} is not as LoadGen writes it: the log is damaged; repeat the run.")
@@ -172,7 +172,9 @@ def read_detail(folder: Path, mode: str) -> Detail:
         if is_error:
             errors.append(f"{key}: {value}")
     if not has_end(values, mode) or "encountered" not in summary.rpartition("\n")[2]:
-        raise RunFailed(f"the log in {folder} is truncated: LoadGen could not write all of it; is the disk full?")
+        raise RunFailed(
+            f"the log in {folder} is truncated: LoadGen could not write all of it; check that the disk is not full."
+        )
     return Detail(values, tuple(errors))
 
 
@@ -203,4 +205,4 @@ def check_accuracy_log(path: Path, samples: int) -> None:
     except OSError as error:
         raise RunFailed(f"{path} cannot be read: {error.strerror}.") from error
     if not complete or (samples and size < 8):
-        raise RunFailed(f"{path} is truncated: LoadGen could not write all of it; is the disk full?")
+        raise RunFailed(f"{path} is truncated: LoadGen could not write all of it; check that the disk is not full.")

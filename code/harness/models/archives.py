@@ -1,4 +1,4 @@
-"""Archives with a model: nothing in them is trusted, and only the model is extracted."""
+"""Unpacks archives with a model: nothing in them is trusted, and only the model is extracted."""
 
 import bz2
 import gzip
@@ -22,11 +22,11 @@ from harness.graph import relative
 
 LIMIT = 16 * 2**30
 """Maximum unpacked size of an archive in bytes: more than any model here, less than would fill a disk."""
-_MEMBERS = 10_000
+_MEMBERS = 10_000  # maximum number of entries
 _CHUNK = 128 * 1024
-_TAR_HEADERS = 256 * 1024  # of one member: its long name, its pax records
-_ZIP_HEADERS = 4 * 2**20  # of all members: 10,000 have about 1 MB
-_DICTIONARY = 256 * 2**20  # memory to unpack xz; its highest preset needs 65 MiB
+_TAR_HEADERS = 256 * 1024  # bytes for one member: its long name, its pax records
+_ZIP_HEADERS = 4 * 2**20  # bytes for all members: 10,000 have about 1 MB
+_DICTIONARY = 256 * 2**20  # bytes of memory to unpack xz; its highest preset needs 65 MiB
 _XZ = (b"\xfd7zXZ\0", b"\x5d\0\0")
 _PACKED: dict[bytes | tuple[bytes, ...], Callable[..., IO[bytes]]] = {
     b"\x1f\x8b": lambda file: cast(IO[bytes], gzip.GzipFile(fileobj=file)),
@@ -50,7 +50,7 @@ Reader = Callable[[], Iterator[bytes]]
 
 
 class _Oversized(Exception):
-    """A header is larger than that of any model's archive."""
+    """A header is larger than any that an archive of a model needs."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _Member:
     name: str
     size: int
     pieces: Reader | None
-    """Its content; None for a folder."""
+    """Yields its content; None for a folder."""
 
 
 def is_archive(path: Path) -> bool:
@@ -98,12 +98,12 @@ def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) 
         raise ConfigError(f"{archive} has larger headers than any archive of a model: use another copy.") from error
     except (*_BROKEN, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # from the disk; what bz2 and gzip find has no number
+            raise  # a disk error; errors that bz2 and gzip raise have no errno
         raise ConfigError(f"{archive} is not a complete tar or zip archive ({error}): download it again.") from error
 
 
 def _weights(archive: Path, model: str, found: Identified) -> tuple[str, ...]:
-    """The files of weights of an unpacked model; an error names its place in the archive instead of the copy's."""
+    """The weight files of an unpacked model; an error names the model's path in the archive instead of the copy's."""
     try:
         return found.graph.weight_files
     except ConfigError as error:
@@ -111,7 +111,7 @@ def _weights(archive: Path, model: str, found: Identified) -> tuple[str, ...]:
 
 
 class _Metered(io.RawIOBase):
-    """A file that refuses to read more than ``most`` bytes until `paid` is called.
+    """A file that refuses to read more than ``most`` bytes until `refill` is called.
 
     `tarfile` and `zipfile` read headers of any size into memory: pax headers, GNU long names, maps of sparse files.
     """
@@ -120,8 +120,8 @@ class _Metered(io.RawIOBase):
         self._file = file
         self._most = self._left = most
 
-    def paid(self) -> None:
-        """Allow as many bytes again."""
+    def refill(self) -> None:
+        """Allow ``most`` bytes again."""
         self._left = self._most
 
     def readable(self) -> bool:
@@ -190,7 +190,7 @@ def _zip_members(archive: Path, file: zipfile.ZipFile, metered: _Metered) -> Ite
 
 def _tar_members(archive: Path, file: tarfile.TarFile, metered: _Metered) -> Iterator[_Member]:
     for info in file:
-        metered.paid()
+        metered.refill()
         if info.size < 0:
             raise tarfile.ReadError(f"{info.name!r} has a negative size")
         if info.isdir():
@@ -206,10 +206,10 @@ def _reader(opened: Callable[[], IO[bytes]], metered: _Metered) -> Reader:
     """The content of a member in pieces."""
 
     def pieces() -> Iterator[bytes]:
-        metered.paid()
+        metered.refill()
         with opened() as source:
             while piece := source.read(_CHUNK):
-                metered.paid()
+                metered.refill()
                 yield piece
 
     return pieces

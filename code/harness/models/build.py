@@ -1,4 +1,4 @@
-"""Building models: a published graph with the weights of a checkpoint, or with random ones to measure speed."""
+"""Builds models: a published graph with the weights of a checkpoint, or with random ones to measure speed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from harness.compress.compress import CompressSettings
 SAMPLES = 256
-"""Default number of calibration samples."""
+"""Default number of calibration samples, unless the weights are random."""
 _RANDOM_SAMPLES = 8  # with random weights, all samples give similar activations
 
 
@@ -39,12 +39,12 @@ def build(
     engine: str | None = None,
     images: str | None = None,
 ) -> Path:
-    """Write the graph of a known model, in one step, and return its path.
+    """Write a known model atomically, and return its path.
 
-    A model with a recipe is also compressed, unless ``dense``: random weights by their magnitude, since nothing else
-    distinguishes them, with few calibration samples; a checkpoint's weights with second-order information.
-    It is written in the 8-bit operators of ``engine``, by default the one that the model was published with, and takes
-    ``images`` as "uint8" or "float32", by default as uint8 if it has 8 bits.
+    A model with a recipe is also compressed, unless ``dense``: random weights by magnitude, since nothing else
+    distinguishes them, and with few calibration samples; a checkpoint's weights by second-order information.
+    The file has the 8-bit operators of ``engine``, by default the one that the model was published with, and takes
+    images as ``images`` says, "uint8" or "float32"; by default as uint8 if it is an 8-bit model.
 
     ``weights`` is "random", with a ``seed``, or the path of a checkpoint (see `Checkpoint`). The file's metadata record
     the model's settings and the origin of its weights; `catalog.models.find_model` turns "random" into the caveat of
@@ -52,8 +52,8 @@ def build(
     model built here from a checkpoint by the same model.
 
     Raises:
-        ConfigError: the model cannot be built, or not with these weights or this seed, or the file cannot be written
-            or is another model.
+        ConfigError: the model cannot be built, or not with these weights or this seed; or the file cannot be written,
+            or already holds another model.
     """
     known = manifests.models()
     buildable = {key: entry for key, (_, entry) in known.items() if entry.builder}
@@ -155,7 +155,7 @@ def _graph(name: str, entry: manifests.ModelEntry, weights: Weights) -> ModelPro
 
 
 def _check_kind(path: Path, name: str | None) -> None:
-    """Make sure that a model may be written there: ``name`` from a checkpoint, or for None one with random weights."""
+    """Check that ``path`` may be replaced by ``name`` built from a checkpoint or, for None, by random weights."""
     found = existing_metadata(path)
     if found is None:
         return

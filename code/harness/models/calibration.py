@@ -21,7 +21,7 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Calibration:
-    """Batches, and a description of their origin."""
+    """Calibration batches, and a description of their origin."""
 
     feeds: Sequence[Feed]
     description: str
@@ -39,7 +39,7 @@ def calibration(model: manifests.Model, path: Path, dataset: str | None, samples
     benchmark, found = check_calibration(model, dataset, samples)
     if found.official:
         console.warn(
-            f"official runs are scored on {found.name}: the rules allow only its calibration list by MLPerf here."
+            f"official runs are scored on {found.name}: the rules allow only samples of MLPerf's calibration list here."
         )
     engine = GraphOnly(path)
     with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:

@@ -1,4 +1,4 @@
-"""Compress a model file with calibration data; the metadata of the new file describe the compression."""
+"""Compresses a model file with calibration data; the new file's metadata describe the compression."""
 
 import gzip
 import json
@@ -28,7 +28,7 @@ from harness.task.base import Benchmark
 
 _INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QuantizeLinear"}
 TRAINED = ("training", "recipe", "recipe_sha256", "training_data")
-"""Metadata that say that the weights were changed by training, which stays true whatever follows."""
+"""Metadata that say how training changed the weights, which later steps keep."""
 REPORT = ".compression.json"
 """Suffix of the report's file name, in place of the model's ".onnx"."""
 
@@ -59,8 +59,8 @@ def compress_file(
 
     Raises:
         ConfigError: the model does not exist or is already compressed, the data does not match it, the settings name an
-            engine or an input but no INT8, or an input that it cannot have, or ``output`` is a file that was not made
-            by this tool.
+            engine or an input without INT8, or an input that the model cannot have, or ``output`` is a file that was
+            not made by this tool.
     """
     if settings.engine and settings.precision != "int8":
         raise ConfigError(f"--for {settings.engine} needs --precision int8: FP32 is the same for every engine.")
@@ -89,7 +89,7 @@ def compress_file(
 
 
 def _scalings(settings: CompressSettings, benchmark: Benchmark, path: Path) -> Mapping[str, Scaling]:
-    """The inputs that are to be bytes."""
+    """The inputs that become bytes, and how they are scaled."""
     if settings.precision != "int8" or settings.input == "float32":
         return {}
     inputs = read_graph(path).inputs
@@ -137,7 +137,7 @@ def compress_model(
     if settings.sparsity:
         done |= {"sparsity": f"{settings.sparsity:g}", "block": str(settings.block), "zeros": f"{report.sparsity:.4f}"}
     helper.set_model_props(model, {**facts, **done})
-    with console.working("packing"):
+    with console.working("writing the model"):
         content = model.SerializeToString(deterministic=True)
         zipped = len(gzip.compress(content, compresslevel=6, mtime=0))
     write_bytes(output, content)

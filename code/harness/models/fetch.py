@@ -1,4 +1,4 @@
-"""Fetching models into build/models/NAME.onnx: from URLs, Hugging Face, SparseZoo, or the user's copy."""
+"""Fetches models into build/models/NAME.onnx: from URLs, Hugging Face, SparseZoo, or the user's copy."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ from harness.catalog.models import Identified, KnownModel, find_model, known_mod
 from harness.errors import ConfigError, MissingDependencyError, RunFailed, did_you_mean
 from harness.graph import check_weights, listing, relative
 from harness.host import console
-from harness.host.download import NotDelivered, download, locked, sha256_of
+from harness.host.download import NotDelivered, download, download_lock, sha256_of
 from harness.host.files import remove_left_over, staging, write_text
 from harness.models.archives import is_archive, unpack
 from harness.models.made import TOOL
@@ -61,13 +61,13 @@ def fetch(name: str, copy: str | None = None) -> Model:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_left_over(target.parent)
-        with locked(target):
+        with download_lock(target):
             if target.exists():
                 console.note(f"{target} already exists: verifying it instead of fetching")
                 model = find_model(name)
             else:
                 model = _take_first(wanted) if copy is None else _take_copy(wanted, copy)
-            # A download that was ended in between is not needed any more.
+            # The rest of an interrupted download is no longer needed.
             shutil.rmtree(_room(name), ignore_errors=True)
             return model
     except OSError as error:
@@ -83,7 +83,7 @@ def _take_first(wanted: KnownModel) -> Model:
     room.mkdir(exist_ok=True)
     reasons = []
     for source in wanted.entry.fetch:
-        console.note(f"{wanted.name}: from {source}")
+        console.note(f"fetching {wanted.name} from {source}")
         try:
             file = _getter(source)(source, wanted, room)
             model = _take(wanted, file, source, file.path.parent)
@@ -102,7 +102,7 @@ def _take_first(wanted: KnownModel) -> Model:
 
 
 def _room(name: str) -> Path:
-    """The folder of a download; it outlives the command, which can then resume."""
+    """The folder of a download; it outlives the command, so that the next one can resume."""
     return paths.MODELS_DIR / f".{name}.fetch"
 
 
@@ -168,7 +168,7 @@ def _from_hub(source: str, wanted: KnownModel, room: Path) -> Identified:
 class _Hub:
     """Files of a repository on Hugging Face, for ``wanted``, stored in ``folder`` under their paths.
 
-    Its library says where they are and who the user is; the transfer has the limits of every download.
+    Its library provides their URLs and the user's token; the transfer has the same limits as every download.
     """
 
     repository: str
@@ -191,7 +191,7 @@ class _Hub:
                 authorization=authorization,
             )
         except NotDelivered as error:
-            if re.search("HTTP 40[13]", error.reasons[0]):  # Hugging Face says 401 of a repository that does not exist
+            if re.search("HTTP 40[13]", error.reasons[0]):  # Hugging Face answers 401 for unknown repositories
                 raise _Gone("the repository does not exist, or requires an account with access (HF_TOKEN)") from error
             raise
 
@@ -213,7 +213,7 @@ class _Hub:
 
 
 def _from_zoo(source: str, _wanted: KnownModel, room: Path) -> Identified:
-    """Runs in a separate process, because the package has no timeout, sends statistics, and prints freely."""
+    """Fetch in a separate process: the package has no timeout, sends statistics, and prints to stdout."""
     if util.find_spec("sparsezoo") is None:
         raise _Gone("the package sparsezoo is not installed")
     folder = room / "zoo"

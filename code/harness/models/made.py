@@ -1,4 +1,4 @@
-"""Output files: what they may be called, and what they must not replace."""
+"""Checks of output files: their names, and what they must not replace."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ def check_output(path: Path) -> None:
     if path.stem in manifests.models():
         raise ConfigError(f"{path.stem} is reserved for a published model: choose another file name.")
     if path.suffix != ".onnx":
-        raise ConfigError(f"{path} must end in .onnx.")
+        raise ConfigError(f"{path} must end in .onnx: choose another file name.")
 
 
 def check_replaceable(path: Path) -> None:
-    """Make sure that a compressed model only replaces a file that was made here.
+    """Check that a compressed or trained model only replaces a file that this tool made.
 
     Raises:
-        ConfigError: another file already exists.
+        ConfigError: another file exists there.
     """
     found = existing_metadata(path)
     if found is not None and not found.get("tool", "").startswith(TOOL):

@@ -1,4 +1,4 @@
-"""Describing a model from its file and its graph."""
+"""Describes a model from its file and its graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verifying that the models on this machine are unchanged since they were shipped or fetched."""
+"""Verifies that the models on this machine are unchanged since they were shipped or fetched."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Hash models again and read their graphs; by default all that are shipped or were fetched.
 
     Returns:
-        A line for each good model and one for each bad model; a model that was named must exist here.
+        (a line for each good model, a line for each bad one); a named model that is missing is bad.
 
     Raises:
         ConfigError: a name is unknown.

@@ -1,4 +1,4 @@
-"""Sources of the tensors of a new graph: random numbers, or a checkpoint."""
+"""Sources of weights for a new graph: random numbers, or a checkpoint."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from harness.errors import ConfigError, MissingDependencyError
 from harness.paths import SETUP
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float32]]
-"""Draws a tensor of a shape, with statistics that suit its place in the graph."""
+"""Draws a random tensor of a shape, with statistics that suit its place in the graph."""
 
 
 def normal(deviation: float) -> Draw:
@@ -52,19 +52,19 @@ class Weights(ABC):
 
 
 class RandomWeights(Weights):
-    """The same seed gives the same tensors, in whatever order they are requested."""
+    """Random tensors: the same seed gives the same ones, in any order of requests."""
 
     def __init__(self, seed: int) -> None:
         self.source = f"random weights, seed {seed}"
         self._seed = seed
 
     def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> NDArray[np.float32]:
-        """Drawn by its own generator."""
+        """Draw the tensor, with a generator of its own."""
         generator = np.random.default_rng([self._seed, *name.encode()])
         return draw(generator, shape).astype(np.float32, copy=False)
 
     def finish(self, ignored: Sequence[str] = ()) -> None:
-        """Does nothing: there are no other tensors."""
+        """Do nothing: there are no other tensors."""
 
 
 class _Slice(Protocol):
@@ -75,7 +75,7 @@ class _Slice(Protocol):
 
 
 class _File(Protocol):
-    """What a checkpoint asks of safetensors.safe_open, which has no types."""
+    """The part of safetensors.safe_open, which has no types, that is used here."""
 
     def keys(self) -> list[str]: ...
     def get_slice(self, name: str, /) -> _Slice: ...
@@ -109,16 +109,16 @@ class Checkpoint(Weights):
             self.source = f"{path.absolute().name}, sha256 {_digest(files)[:16]}"
         except OSError as error:
             raise ConfigError(f"the checkpoint {path} cannot be read: {error.strerror}; check the path.") from error
-        if self.source.startswith("random"):  # which marks untrained weights
+        if self.source.startswith("random"):  # that prefix marks untrained weights
             self.source = f"checkpoint {self.source}"
         self._left: dict[str, tuple[Path, _File, str]] = {}
         for file in files:
             opened = _open(file)
-            self._left |= {_name(key): (file, opened, key) for key in opened.keys()}  # noqa: SIM118 (it is not a mapping)
+            self._left |= {_name(key): (file, opened, key) for key in opened.keys()}  # noqa: SIM118  not a mapping
         self._taken: set[str] = set()
 
     def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> NDArray[np.float32]:
-        """Read from its file."""
+        """Read the tensor from its file."""
         if name not in self._left:
             problem = "requested twice" if name in self._taken else f"not in the checkpoint {self._path}"
             raise ConfigError(f"the tensor {name} is {problem}: give the checkpoint of the model to build.")

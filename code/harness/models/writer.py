@@ -1,4 +1,4 @@
-"""Writing an ONNX graph node by node, its weights taken from `Weights`."""
+"""Writes an ONNX graph node by node, with weights from `Weights`."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -71,12 +71,12 @@ class GraphBuilder:
         return self.initializer(stored or name, values.T if transposed else values)
 
     def initializer(self, name: str, values: NDArray[np.generic]) -> str:
-        """Add a tensor."""
+        """Add a tensor as an initializer, and return its name."""
         self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
     def constant(self, name: str, values: object, dtype: DTypeLike = np.float32) -> str:
-        """Add a small tensor that is not trained, once per name."""
+        """Add a small tensor that is not trained, once per name, and return the name."""
         if name not in self._constants:
             self._constants.add(name)
             self._graph.initializer.append(numpy_helper.from_array(np.array(values, dtype), name))

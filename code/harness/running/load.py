@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.errors import ConfigError
 from harness.host import console, memory
-from harness.loadgen.conf import Entry, UserConf, least_queries
+from harness.loadgen.conf import Entry, UserConf, min_queries
 from harness.rules.early_stopping import needed_queries
 from harness.running.settings import RunSettings
 from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Scenario
@@ -70,7 +70,7 @@ class Load:
         needed = 1
         if not settings.accuracy:
             # LoadGen's own minimum also applies to rehearsals, however short.
-            own = least_queries(settings.model.benchmark, scenario.name) if settings.official else 1
+            own = min_queries(settings.model.benchmark, scenario.name) if settings.official else 1
             left_open = 1 if limited or not per_second else _needed(settings, scenario, per_second, seconds)
             needed = max(own, left_open)
         return cls(

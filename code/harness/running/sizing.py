@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from harness.host import console
-from harness.loadgen.conf import UserConf, least_queries
+from harness.loadgen.conf import UserConf, min_queries
 from harness.running.load import Load, span
 from harness.running.prepare import Prepared
 from harness.running.settings import RunSettings
@@ -69,7 +69,7 @@ def effective_conf(settings: RunSettings, conf: UserConf, load: Load, ready: Pre
         lines.append(f"{prefix}.{ready.scenario.key} = {estimated:.6g}")
     if settings.duration or not (settings.official or load.duration_line):
         lines.append(f"{prefix}.min_duration = {round(settings.seconds * 1000)}")
-    own = least_queries(ready.benchmark.name, settings.scenario) if settings.official else 0
+    own = min_queries(ready.benchmark.name, settings.scenario) if settings.official else 0
     if not load.least_line and load.least > own:
         lines.append(f"{prefix}.min_query_count = {load.least}")
     if not settings.official:

@@ -1,4 +1,4 @@
-"""The contract of a scenario: shapes to prepare, the user.conf key that sizes the test, a scheduler, a result."""
+"""The contract of a scenario: its shapes, the user.conf key that sizes the test, its scheduler and its result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
 DEVELOPMENT_LIMIT = 900.0
-"""Seconds up to which a development run is prolonged."""
+"""Maximum seconds to which a development run is prolonged."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Trial:
     score: float
     """Higher is better; 0 if the settings are unusable."""
     value: float
-    """A value of the scenario's ``key`` that suits the settings."""
+    """The value of the scenario's ``key`` for these settings."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Estimate:
 
     value: float
     how: str
-    """How it was found."""
+    """How it was found, as a phrase for messages."""
     per_second: float
-    """The queries, or samples if they are all in one query, that the test is then expected to complete per second."""
+    """Expected queries/s, or samples/s if all samples are in one query."""
     remark: str = ""
-    """What the user should know; "" if nothing."""
+    """A remark for the user; "" for none."""
 
 
 class ShortTest(Protocol):
@@ -100,10 +100,10 @@ class Scenario(ABC):
     """Whether LoadGen issues queries at the rate of ``key``, also in accuracy runs: they must be answered within the
     benchmark's latency bound, and the throughput of a VALID run is the requested rate."""
     one_query: ClassVar[bool] = False
-    """Whether all samples arrive in one query: their latencies then only show how long they waited for each other, and
-    they may run in any order, the longest first."""
+    """Whether all samples arrive in one query: they may then run in any order, such as the longest first, and their
+    latencies only show how long they waited for each other."""
     one_stream: ClassVar[bool] = False
-    """Whether one batch at a time on all cores suits it best, since only latency counts."""
+    """Whether one batch at a time, on all cores, suits the scenario best, since only latency counts."""
     score: ClassVar[str]
     """The unit of a trial's score."""
     result: ClassVar[str]
@@ -117,9 +117,9 @@ class Scenario(ABC):
     samples_per_query: ClassVar[int | None] = None
     """None if LoadGen puts all samples into one query."""
     query_bytes: ClassVar[int]
-    """Memory that LoadGen and the harness need for each query that `generated` counts, as measured."""
+    """Measured bytes of memory that LoadGen and the harness need for each query that `generated` counts."""
     suffers: ClassVar[str] = "the result is worse than this machine can do"
-    """The effect of other processes that use the cores."""
+    """The effect of other processes on the result, as a clause for messages."""
     short_ns: ClassVar[int] = 0
     """Results up to this latency may deviate by 20 % instead of 10 % in a compliance test (run_verification.py)."""
 
@@ -135,15 +135,15 @@ class Scenario(ABC):
         self.shapes: Sequence[Shape] = ()
         """The shapes of the batches, if there are few."""
         self.compile_seconds = math.inf
-        """About how long to compile shapes, unless the user sets their number."""
+        """Approximate limit, in seconds, on compiling shapes, unless the user sets their number."""
         self.limits: Limits | None = None
-        """The batch limits of another run of the same result; None to choose them."""
+        """The batch limits of an earlier run for the same result; None to choose them."""
         self.streams_why: str | None = None
         """Why the engine has that many streams; None if the user chose them, or the scenario has no bound."""
         self.pilots = True
-        """Whether a measured rate is checked before the test, where a bound decides about the result."""
+        """Whether an estimated rate is checked before the test, in scenarios with a latency bound."""
         self.choice: LimitChoice | None = None
-        """The batch limits that were measured to be best, if that was left to the scenario."""
+        """The batch limits that were measured to be best; None if the user or the graph fixed them."""
 
     @classmethod
     def engine_settings(cls, settings: EngineSettings, max_cost: int) -> EngineSettings:
@@ -153,14 +153,14 @@ class Scenario(ABC):
     @classmethod
     @abstractmethod
     def generated(cls, value: float, seconds: float) -> float:
-        """The queries that LoadGen generates for a test of ``seconds`` if ``value`` is that of `key`.
+        """The queries, or samples if all are in one, that LoadGen generates for ``seconds`` if `key` is ``value``.
 
-        Samples if they are all in one query. LoadGen's intervals are whole nanoseconds, and it never comes to an end
-        where that is 0 (loadgen.cc, GenerateQueries; test_settings_internal.cc).
+        Infinity if it would never finish: it rounds intervals to whole nanoseconds, and 0 is endless (loadgen.cc,
+        GenerateQueries; test_settings_internal.cc).
         """
 
     def slowness(self, indices: Integers, listener: Listener) -> tuple[float, str]:
-        """How many times too long a stream of the engine takes for one sample, and this in words; at most 1 if not.
+        """A stream's time for one sample ÷ the time allowed, and this in words; above 1 it is too slow for the bound.
 
         0 for a scenario without a bound.
         """
@@ -168,7 +168,7 @@ class Scenario(ABC):
 
     @abstractmethod
     def get_ready(self, indices: Integers, listener: Listener) -> float:
-        """Compile and run in advance whatever would otherwise be slow when first run; ``indices`` are loaded samples.
+        """Compile and warm up whatever is slow when it runs first; ``indices`` are loaded samples.
 
         Returns:
             Seconds of the slowest batch.
@@ -177,11 +177,11 @@ class Scenario(ABC):
     @classmethod
     @abstractmethod
     def expected(cls, value: float) -> float:
-        """Queries per second, or samples if they are all in one query, if ``value`` is right for the system."""
+        """Expected queries/s, or samples/s if all are in one query, if ``value`` is the right one for the system."""
 
     @classmethod
     def enough(cls, per_second: float, longest: float = DEVELOPMENT_LIMIT) -> tuple[int, int]:
-        """The queries that make LoadGen sure of the percentile, and how many of them may be above it.
+        """The queries that satisfy LoadGen's early stopping, and how many of them may exceed the percentile.
 
         A test of ``per_second`` queries need not be longer than ``longest`` seconds. (1, 0) for a scenario without a
         percentile.
@@ -190,26 +190,26 @@ class Scenario(ABC):
 
     @abstractmethod
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
-        """A value of ``key`` that suits a test of at least that many seconds."""
+        """Measure a value of ``key`` for a test of at least ``seconds``."""
 
     def fastest(self, indices: Integers, listener: Listener) -> Estimate:
-        """The value of ``key`` with which an accuracy run ends soonest: nobody judges its latencies."""
+        """The value of ``key`` with which an accuracy run ends soonest: its latencies do not count."""
         return self.estimate(indices, 0.0, listener)
 
     def peak(self, indices: Integers) -> float:
-        """Queries/s that a simulation with the measured times answers within the bound; 0 if none, or without bound."""
+        """Queries/s that a simulation with the measured times answers within the bound; 0 for none."""
         return 0.0
 
     def pace(self, indices: Integers, found: Estimate) -> float:
-        """Work per second of this machine, to divide work among several; ``found`` is its estimate."""
+        """This machine's rate, for dividing work among several; by default cost units/s, by its estimate ``found``."""
         return found.per_second * float(self.sut.qsl.cost(indices).mean())
 
     @abstractmethod
     def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
-        """The quality of the current settings, measured for about that many seconds."""
+        """Measure the quality of the current settings for about ``seconds``."""
 
     def lower(self, indices: Integers, reached: float) -> float | None:
-        """A value of `key` for another test after an overload that ``reached`` that many queries/s; None if unknown."""
+        """A lower value of `key` after an overload that completed ``reached`` queries/s; None if unknown."""
         return None
 
     def held(self, detail: Detail) -> bool:
@@ -228,7 +228,7 @@ class Scenario(ABC):
     @classmethod
     @abstractmethod
     def correction(cls, detail: Detail) -> float | None:
-        """A better value of ``key`` after a test that was too short, or None if the log does not show one."""
+        """A better value of ``key`` after a test that was too short; None if the log does not show one."""
 
     def describe(self) -> dict[str, object]:
         """How batches are formed, for a run's record."""
@@ -238,13 +238,13 @@ class Scenario(ABC):
         return {**facts, "limits": self.choice.describe()} if self.choice else facts
 
     def _budget(self, most: int | None = None) -> CompileBudget:
-        """The number of shapes that the engine compiles, of ``most`` that there can be."""
+        """How many shapes to compile, of at most ``most`` possible ones."""
         engine = self.sut.engine
         count = engine.shape_budget if most is None else min(most, engine.shape_budget)
         return CompileBudget(count, math.inf if engine.exact_shapes else self.compile_seconds)
 
     def _compile(self, shape: Shape, listener: Listener, budget: CompileBudget) -> None:
-        """Compile a shape, counted by the budget, unless it is compiled."""
+        """Compile a shape and count it in the budget, unless it is compiled already."""
         if shape in self.sut.prepared:
             return
         listener.compiling(budget.compiled, max(budget.shapes, budget.compiled + 1))

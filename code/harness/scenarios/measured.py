@@ -23,18 +23,18 @@ class MeasuredScenario(Scenario):
         super().__init__(sut, costs, max_cost, bound)
         settings = sut.engine.settings
         self._fixed = sut.engine.fixed_shapes or bool(sut.static.batch or sut.static.length)
-        # Where a query's latency counts, no batch spans queries.
+        # If a query's latency counts, no batch spans queries.
         within = self.samples_per_query if self.latency else None
         self._largest = min(settings.max_batch, within or settings.max_batch)
         if sut.static.length and costs.max() > sut.static.length:
             raise ConfigError(
-                f"a sample of {costs.max()} does not fit the model's graph, which has a fixed length of "
-                f"{sut.static.length}."
+                f"a sample of length {costs.max()} does not fit the model's graph, whose length is fixed at "
+                f"{sut.static.length}: use a model with longer inputs, or a data set with shorter samples."
             )
         self.times: dict[Shape, Floats] = {}
         """Measured seconds, float64 (n,), by shape."""
         self.use: CoreUse | None = None
-        """Who used the cores while they were measured."""
+        """How busy the cores were while the times were measured."""
 
     @property
     def limit(self) -> float | None:
@@ -49,14 +49,14 @@ class MeasuredScenario(Scenario):
         few: list[Shape] = []
         if most > 2:
             few = probes(self.sut, self.costs, self._largest)
-            few = few if self.limit is not None else few[-1:]  # which is among the shapes of any number
+            few = few if self.limit is not None else few[-1:]  # the largest shape is always measured
             for shape in few if fixed else ():
                 self._compile(shape, listener, budget)
         if few and self.limit is not None:
             probed = _medians(measure_shapes(self.sut, few, indices, listener.ran))
             fits = fitting(probed, self.limit, _PAYS if fixed else float("inf"))
         if fixed:
-            most = budget.shapes  # by how long the probes took
+            most = budget.shapes  # known better now: the probes were compiled
         shapes = shapes_to_measure(self.sut, self.costs, most, self._largest, fits)
         for shape in shapes if fixed else ():
             if shape not in few:
@@ -76,7 +76,7 @@ class MeasuredScenario(Scenario):
     def jitter(self) -> Floats:
         """float64 (n,): measured seconds ÷ the median of their shape.
 
-        Without the largest 5 %: so few measurements do not show how often a rare hiccup occurs.
+        Without the largest 5 %: a few measurements do not show how often rare hiccups occur.
         """
         ratios = np.sort(np.concatenate([times / np.median(times) for times in self.times.values()]))
         return ratios[: max(1, int(0.95 * len(ratios)))]

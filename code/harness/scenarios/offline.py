@@ -19,15 +19,15 @@ from harness.scheduling.offline import MeasuredRate, OfflineScheduler, expected_
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
-_MEASURING = (2.0, 4.0, 20.0)  # seconds of measuring: minimum, before most tests, and before one of ten minutes
+_MEASURING = (2.0, 4.0, 20.0)  # seconds of measuring: minimum, usual, and before a test of ten minutes
 _LARGEST = 1e6  # maximum samples of a query planned for measuring: more would hardly fill batches better
 _COMPILING = 20.0  # seconds that may be spent on compiling other batch sizes, to compare them
-_WARM, _QUICK = 4, 0.3  # shapes to warm up if any is possible; seconds up to which a batch is run again
+_WARM, _QUICK = 4, 0.3  # shapes to warm up if any shape is possible; seconds up to which a batch is timed again
 MARGIN = 1.15
-"""target_qps ÷ measured samples/s. LoadGen adds 10 % itself; this allows for a machine that gets faster in the run."""
+"""target_qps ÷ measured samples/s. LoadGen itself adds 10 %; this allows for a machine that gets faster in the run."""
 _LONG_MARGIN = 1.02
-"""The same for a test of ten minutes, in which short changes of speed cancel out, and which is measured for longer."""
-_MOST = 3.0  # the largest margin: a longer run would take too long if the machine does not get faster
+"""The same for a test of ten minutes, in which short speed changes cancel out, after measuring for longer."""
+_MOST = 3.0  # maximum margin: with more, the run would take too long if the machine does not get faster
 
 
 class Offline(Scenario):
@@ -49,7 +49,7 @@ class Offline(Scenario):
 
     @classmethod
     def generated(cls, value: float, seconds: float) -> float:
-        """The samples of the only query, with LoadGen's own 10 %."""
+        """The samples of the only query, including LoadGen's own 10 %."""
         return 1.1 * value * seconds
 
     @classmethod
@@ -73,13 +73,13 @@ class Offline(Scenario):
         for shape in self._to_warm_up(sorted(batches, key=lambda shape: -shape.length)):
             samples = indices[batches[shape].positions]
             self._took[shape] = first[shape] = self._once(samples, shape, listener)
-            if first[shape] < _QUICK:  # the first time may be slow for being the first, and a neighbour slows any
+            if first[shape] < _QUICK:  # the first run may be slow, and others may slow any
                 again = (self._once(samples, shape, listener) for _ in range(2))
                 self._took[shape] = min(first[shape], *again)
         return max(first.values())
 
     def _to_warm_up(self, shapes: Sequence[Shape]) -> Sequence[Shape]:
-        """All compiled shapes; of any number, the longest and others spread over the plan."""
+        """All compiled shapes, or if any shape is possible, the longest and others spread over the plan."""
         if self.sut.engine.fixed_shapes or len(shapes) <= _WARM:
             return shapes
         return [shapes[at] for at in np.linspace(0, len(shapes) - 1, _WARM).astype(int)]
@@ -108,10 +108,10 @@ class Offline(Scenario):
         self._plan(limits, lengths)
 
     def _limits(self, budget: CompileBudget, indices: Integers, listener: Listener) -> Limits | None:
-        """The batch limits of the repeated run, or the best by measurement; None for the engine's own.
+        """The batch limits of the repeated run, or the best by measurement; None to keep the engine's own.
 
-        What the user sets or the graph fixes is obeyed. An engine that computes nothing has no best batch, and other
-        batches of several lengths would take too long to compile.
+        They are kept if the user or the graph fixes them, if the engine computes nothing, so that no batch is best, and
+        if compiling other batches of several lengths would take too long.
         """
         engine, static = self.sut.engine, self.sut.static
         given = static.batch or engine.settings.model_fields_set & set(Limits._fields)
@@ -128,7 +128,7 @@ class Offline(Scenario):
         return self.choice.limits if self.choice else None
 
     def _compiled(self, tried: Sequence[Limits], budget: CompileBudget, listener: Listener) -> bool:
-        """Compile the shape of each of the limits, unless the comparison is not worth the time; whether it was."""
+        """Compile the shape of each of the limits; False if that would take too long for a comparison."""
         shapes = [limits.shape(self.shapes[0].length) for limits in tried]
         missing = [shape for shape in shapes if shape not in self.sut.prepared]
         if budget.mean * len(missing) > _COMPILING and not self.limits:
@@ -139,16 +139,16 @@ class Offline(Scenario):
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
         """Samples/s of a query as large as the test's, plus a margin for the speed that the machine may yet reach."""
-        least, usual, most = _MEASURING
+        minimum, usual, most = _MEASURING
         long = seconds >= MIN_DURATION_MS / 1000
         with CoreMeter() as meter:
-            rate = self._rate(indices, seconds, most if long else min(usual, max(least, seconds / 2)), listener)
+            rate = self._rate(indices, seconds, most if long else min(usual, max(minimum, seconds / 2)), listener)
         use = meter.use
         margin = margin_for(rate.fastest / rate.mean, use.gain if use else 1.0, long=long)
         remark = ""
         if use and use.disturbed:
             remark = (
-                f"{use.words} while the rate was measured: the query is made large enough for a machine without them, "
+                f"{use.words} while the rate was measured: the query is large enough for a machine without that load, "
                 f"so the run may take up to {console.duration(self.generated(margin, seconds))}"
             )
         how = f"{rate.mean:.4g} samples/s measured, times {margin:.2f} so that the run is long enough"
@@ -157,7 +157,7 @@ class Offline(Scenario):
     def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
         """Samples/s of an official run's query."""
         rate = self._rate(indices, MIN_DURATION_MS / 1000, seconds, listener)
-        # Short runs use the value too. It is kept, so what others took now does not make it larger.
+        # Short runs use the value too. It is saved, so the present load by others must not make it larger.
         return Trial(rate.mean, rate.mean * margin_for(rate.fastest / rate.mean, 1.0, long=False))
 
     def scheduler(self, complete: Complete, observer: Observer | None = None) -> Scheduler:
@@ -195,8 +195,8 @@ class Offline(Scenario):
 def margin_for(spread: float, gain: float, *, long: bool) -> float:
     """target_qps ÷ measured samples/s, so that a test does not end before its minimum duration.
 
-    ``spread`` is the fastest ÷ the mean rate while it was measured, ``gain`` the most by which a machine without
-    neighbours would be faster; ``long`` is a test of ten minutes.
+    ``spread`` is the fastest ÷ the mean measured rate, ``gain`` the largest factor by which the machine would be faster
+    without other load; ``long`` means a test of ten minutes.
     """
     base = _LONG_MARGIN if long else MARGIN
     return min(_MOST, max(base, spread, base * gain))
@@ -205,7 +205,7 @@ def margin_for(spread: float, gain: float, *, long: bool) -> float:
 def make_planner(sut: SUT, costs: Integers, max_cost: int, limits: Limits, lengths: Sequence[int] = ()) -> Planner:
     """The planner for the engine and the graph: exact shapes, a few compiled ones, or the one that the graph fixes.
 
-    ``lengths`` are those that are compiled; by default the best for ``costs``.
+    ``lengths`` are the compiled ones; by default the best for ``costs``.
     """
     batch, length = sut.static
     if length:

@@ -21,15 +21,15 @@ from harness.task.shape import Integers
 
 _INFINITE = 30.0  # queries per nanosecond: LoadGen's gaps are then 0
 _LATE = ((20, 120.0), (10, 300.0), (3, math.inf))
-"""Late queries that a test allows for at most, if it is then no longer than these seconds."""
+"""Late queries that a test makes room for, if it then takes no more than these seconds."""
 _CAUTION = 0.5  # fraction of the simulated peak: a few seconds of measuring do not show every hiccup of a machine
 _PILOT = (5.0, 20.0)  # seconds of checking a rate, minimum and maximum
-_CHECKED = (150, 20)  # queries of a pilot: as many as the time allows, and too few to show anything
-_HELD = 0.003  # fraction of a pilot's queries that may be late, and one more
+_CHECKED = (150, 20)  # queries of a pilot: wanted if time allows, and the minimum to show anything
+_HELD = 0.003  # fraction of a pilot's queries that may be late, plus one query
 _STEP, _PILOTS = 0.7, 5  # factor on a rate that does not hold; maximum number of pilots
-_MAX_RATE = 15_000.0  # queries/s, half of what LoadGen, Python and the scheduler pass on if nothing computes
+_MAX_RATE = 15_000.0  # queries/s: half of what LoadGen, Python and the scheduler handle if nothing computes
 _LOAD = 0.4  # fraction of the streams' rate with single samples, used if the simulation finds no rate
-_MOST_OF_BOUND = 0.8  # that a single sample may take, however many streams there are
+_MOST_OF_BOUND = 0.8  # maximum fraction of the bound for a single sample, however many streams there are
 _PRECISION, _TESTS = 0.08, 6  # of a trial: it only compares settings; the rate of the best is searched for afterwards
 
 
@@ -60,10 +60,10 @@ class Server(MeasuredScenario):
 
     @classmethod
     def enough(cls, per_second: float, longest: float = DEVELOPMENT_LIMIT) -> tuple[int, int]:
-        """With more queries, more of them may be late: three if the run has time for it, up to twenty if that is short.
+        """With more queries, more of them may be late: three if the run allows it, up to twenty if that is still short.
 
         On a shared machine of two cores, 2 to 5 of a thousand queries were late at half the rate that the simulation
-        found, several at a time. With more queries, their share is more rarely above the one that LoadGen allows.
+        found, several at a time. With more queries, the late share is less likely to exceed what LoadGen allows.
         """
 
         def fits(late: int) -> bool:
@@ -79,9 +79,9 @@ class Server(MeasuredScenario):
         return self.bound / 2
 
     def slowness(self, indices: Integers, listener: Listener) -> tuple[float, str]:
-        """By the longest sample, alone in its batch, on all cores at once: the rest of the bound is for waiting.
+        """By the longest sample, alone in its batch, on all streams at once: the rest of the bound is for waiting.
 
-        A query waits the less, the more streams there are. With c streams, 2/c service times are left for waiting; by
+        The more streams, the less a query waits. With c streams, 2/c service times are left for waiting; by
         `scheduling.simulate` with constant service times, the 99th percentile of the wait stays below that up to 35 %
         of the streams' rate with 2 and 4 streams, 45 % with 8, and 60 % with 16, where the limit of 80 % holds.
         """
@@ -94,13 +94,13 @@ class Server(MeasuredScenario):
         number = f"{streams} stream{'s' if streams > 1 else ''}"
         what = "the longest sample" if shape.length > 1 else "a sample"
         words = (
-            f"with {number}, {what} takes {1000 * seconds:.3g} ms, and {share:.0%} of the bound are "
+            f"with {number}, {what} takes {1000 * seconds:.3g} ms, and {share:.0%} of the bound is "
             f"{1000 * share * self.bound:.3g} ms"
         )
         return seconds / (share * self.bound), words
 
     def peak(self, indices: Integers) -> float:
-        """By the queue simulation."""
+        """The rate that the queue simulation finds."""
         costs = self.sut.qsl.cost(indices)
         return server_peak(self.table, costs, self.sut.engine.parallel, self.bound, self.jitter)
 
@@ -111,11 +111,11 @@ class Server(MeasuredScenario):
         return self._piloted(found, indices, seconds, listener) if peak and self.pilots else found
 
     def fastest(self, indices: Integers, listener: Listener) -> Estimate:
-        """What all streams answer in their best batches: nobody judges how long the queries of an accuracy run wait."""
+        """What all streams answer in their best batches: the latencies of an accuracy run do not count."""
         cost = int(np.mean(self.sut.qsl.cost(indices)))
         alone = (self.table.seconds(count, cost) / count for count in range(1, self.table.max_batch + 1))
         rate = min(self.sut.engine.parallel / min(alone), _MAX_RATE)
-        return Estimate(rate, "what the streams answer by the measured batch times", rate)
+        return Estimate(rate, "the streams' rate by the measured batch times", rate)
 
     def pace(self, indices: Integers, found: Estimate) -> float:
         """Samples per second, each alone in its batch."""
@@ -126,7 +126,7 @@ class Server(MeasuredScenario):
         return float(np.mean([self.table.seconds(1, cost) for cost in self.sut.qsl.cost(indices).tolist()]))
 
     def _cautious(self, indices: Integers, peak: float) -> Estimate:
-        """The part of the simulated peak that measured times can promise."""
+        """A cautious fraction of the simulated peak, or of the rate with single samples if there is no peak."""
         milliseconds, remark = self.bound * 1000, ""
         if self.use and self.use.disturbed:
             remark = f"{self.use.words} while batches were measured: the rate is lower than this machine can do"
@@ -146,12 +146,12 @@ class Server(MeasuredScenario):
         return Estimate(rate, how, rate, remark)
 
     def _piloted(self, found: Estimate, indices: Integers, seconds: float, listener: Listener) -> Estimate:
-        """The same, or a lower rate if too many queries are late at it."""
+        """The estimate ``found``, or a lower rate if too many queries are late at it."""
         rate, tried, held = found.value, list[str](), False
         for _ in range(_PILOTS):
             queries = _pilot_queries(rate, seconds)
             if queries < _CHECKED[1]:
-                held = True  # as far as anyone can say before the test
+                held = True  # too few queries to find out
                 break
             allowed = int(1 + _HELD * queries)
             with console.working(f"checking {rate:.4g} queries/s with {queries:,} queries"):
@@ -165,7 +165,7 @@ class Server(MeasuredScenario):
         return replace(found, value=rate, how=found.how + words, per_second=rate, remark=remark)
 
     def lower(self, indices: Integers, reached: float) -> float | None:
-        """Where `estimate` begins, and at most the same part of what was ``reached``; None without a simulated peak."""
+        """The rate where `estimate` begins, by the peak or by what was ``reached`` if lower; None without a peak."""
         peak = self.peak(indices)
         return _CAUTION * min(peak, reached or peak) if peak else None
 
@@ -203,5 +203,5 @@ class Server(MeasuredScenario):
 
 def _pilot_queries(rate: float, seconds: float) -> int:
     """The queries of a pilot at ``rate`` per second, which is no longer than a test of ``seconds``."""
-    least, most = _PILOT
-    return round(rate * min(most, max(least, _CHECKED[0] / rate), seconds))
+    minimum, most = _PILOT
+    return round(rate * min(most, max(minimum, _CHECKED[0] / rate), seconds))

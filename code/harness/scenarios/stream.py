@@ -15,8 +15,8 @@ from harness.scheduling.base import Complete, Observer
 from harness.scheduling.stream import StreamScheduler
 from harness.task.shape import Integers
 
-_QUERIES, _MOST_QUERIES = 16, 1000  # answered for an estimate
-_MEASURED_S = 0.1
+_QUERIES, _MOST_QUERIES = 16, 1000  # minimum and maximum, answered for an estimate
+_MEASURED_S = 0.1  # seconds of measuring that are enough
 _MIN_QUERIES = 32  # of a trial, however slow they are
 MARGIN = 0.7
 """target_latency ÷ measured latency: LoadGen prepares twice the queries that fit at that latency, and a machine that
@@ -32,7 +32,7 @@ class _Stream(MeasuredScenario):
 
     @classmethod
     def expected(cls, value: float) -> float:
-        """One query after the other."""
+        """Queries/s, one after the other."""
         return 1000 / value
 
     @classmethod
@@ -49,7 +49,7 @@ class _Stream(MeasuredScenario):
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
         """Milliseconds per query, from a few that are answered as in the test.
 
-        LoadGen ends such a test by its duration: queries that it prepared for a faster machine do not prolong it.
+        LoadGen ends such a test by its duration, so queries that it prepared for a faster machine do not prolong it.
         """
         with CoreMeter() as meter:
             latency = self._latency(indices, listener)
@@ -71,7 +71,7 @@ class _Stream(MeasuredScenario):
         )
 
     def _latency(self, indices: Integers, listener: Listener) -> float:
-        """Mean milliseconds of a few queries, or of as many as fit a tenth of a second: the first ones may be slow."""
+        """Mean milliseconds of 16 queries, or more until a tenth of a second has passed: the first may be slow."""
         scheduler = self.scheduler(lambda ids, responses: listener.ran())
         rng = np.random.default_rng(0)
         took: list[float] = []

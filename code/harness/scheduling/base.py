@@ -37,13 +37,13 @@ class Counters:
     padded: int = 0
     """Cost units that the engine computed, including padding."""
     planned_seconds: float = 0.0
-    """What the batches of the issued samples take together, as measured before the test; 0 if unknown."""
+    """Total seconds of all batches of the issued samples, as measured before the test; 0 if unknown."""
     done_seconds: float = 0.0
-    """What of that the completed batches should have taken."""
+    """The part of that which is expected for the completed batches."""
     busy_seconds: float = 0.0
-    """What the completed batches took."""
+    """Seconds that the completed batches took."""
     running: dict[int, tuple[float, float]] = field(default_factory=dict)
-    """Of the batch of each thread that computes one: when it began, and what it should take. Written without lock."""
+    """For each thread that computes a batch: when it began, and its expected seconds. Written without a lock."""
 
     @property
     def padding_ratio(self) -> float | None:
@@ -72,7 +72,7 @@ class Observer(Protocol):
 
 
 class Scheduler(ABC):
-    """Owns the query ids of a test: answers each exactly once, or records why it stopped."""
+    """Owns the query ids of a test: answers each exactly once, or records why it could not."""
 
     late_after = float("inf")
     """Seconds after which an answer counts as late."""
@@ -104,14 +104,14 @@ class Scheduler(ABC):
         """LoadGen's callback: no more samples for now. Nothing is held back, so there is nothing to do."""
 
     def give_up(self) -> None:
-        """Answer the rest without computing it: a trial that cannot meet the bound ends when its last query came.
+        """Answer the rest without computing it, so that a trial that cannot meet the bound ends with its last query.
 
-        Only for trials, whose log is discarded: what LoadGen measures from now on is not true.
+        Only for trials, whose log is discarded: LoadGen's measurements are wrong from now on.
         """
         self._given_up = True
 
     def stop(self) -> None:
-        """Answer nothing more and record nothing more: the test is over although LoadGen goes on."""
+        """Answer and record nothing more: the test is over, although LoadGen continues."""
         self.failed.set()
         with self._lock:
             self.observer = None
@@ -165,7 +165,7 @@ class LocalScheduler(Scheduler):
         # Counted before it is reported: the last completion ends the test, and the counters are read then.
         with self._lock:
             self.counters.ended = time.perf_counter()
-            # Readers take no lock, and must not find a late query waiting as well: `completed` before `late`.
+            # Readers take no lock, and must not count a late query as waiting too: `completed` before `late`.
             self.counters.completed += len(work.ids)
             self.counters.late += late
             self.counters.batches += 1

@@ -1,4 +1,4 @@
-"""Groups samples of different cost into batches with little padding.
+"""Groups samples of different costs into batches with little padding.
 
 A batch is padded to its shape: ``batch`` rows of ``length`` cost units each (tokens for BERT, 1 for images).
 Samples are taken longest first: batches then hold samples of similar length, little work is left at the end, and the
@@ -71,8 +71,8 @@ class FixedPlanner:
         """
         if len(costs) and costs.max() > self._lengths[-1]:
             raise ConfigError(
-                f"a sample of {costs.max()} does not fit the longest shape, {self._lengths[-1]}: the model's graph "
-                "fixes that length, or the requested one is too short."
+                f"a sample of length {costs.max()} does not fit the longest shape, {self._lengths[-1]}: use a model "
+                "with longer inputs, or a data set with shorter samples."
             )
         order = _longest_first(costs)
         batches, start = [], 0
@@ -89,7 +89,7 @@ Planner = DynamicPlanner | FixedPlanner
 def best_lengths(costs: Integers, count: int, given: Sequence[int] = ()) -> list[int]:
     """The ``count`` lengths that minimise the total padded work when every sample takes the shortest that fits.
 
-    Those ``given``, each the cost of a sample, are among them.
+    They include those ``given``, each the cost of a sample.
 
     An exact dynamic programme over the histogram of ``costs`` (int, (n,)): with distinct lengths u_1 < ... < u_m and
     best(k, j) the minimum work for the samples up to u_j with k shapes, the last of which is u_j,

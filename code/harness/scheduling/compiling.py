@@ -1,4 +1,4 @@
-"""Which lengths to compile for, and when to stop: each costs seconds to a minute, and each saves less padding."""
+"""Which lengths to compile, and when to stop: each takes seconds to a minute, and saves less padding than the last."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from harness.scheduling.batching import best_lengths
 from harness.task.shape import Integers
 
 DEVELOPMENT = 20.0
-"""Seconds that a development run compiles for, as long as its test, unless the user sets the number of shapes."""
-_LEAST = 4  # shapes, however slow they are: they leave 16 % of padding on SQuAD, two would leave 42 %
+"""Seconds of compiling in a development run, as long as its test, unless the user sets the number of shapes."""
+_MINIMUM = 4  # shapes, however slow to compile: they leave 16 % padding on SQuAD, two would leave 42 %
 
 
 class CompileBudget:
-    """The number of shapes to compile, from how long those took that are compiled."""
+    """The number of shapes to compile, from the time that the compiled ones took."""
 
     def __init__(self, most: int, seconds: float = math.inf) -> None:
         """At most ``most`` shapes, and about as many as compile in ``seconds``, but not fewer than four."""
@@ -40,14 +40,14 @@ class CompileBudget:
     def shapes(self) -> int:
         """The number of shapes to compile, those that are compiled included."""
         affordable = self._most if self.mean * self._most <= self._seconds else int(self._seconds / self.mean)
-        return min(self._most, max(_LEAST, affordable))
+        return min(self._most, max(_MINIMUM, affordable))
 
 
 def next_length(costs: Integers, compiled: list[int], count: int) -> int | None:
     """The most useful length to compile next for samples of these ``costs``, int (n,); None if ``count`` are compiled.
 
-    The longest is the first. The others belong to the ``count`` lengths that leave the least padding with those that
-    are compiled, in the order of what each of them saves: stopping early then leaves good lengths, too.
+    The longest comes first. The others are from the ``count`` lengths, compiled ones included, that leave the least
+    padding, those that save most first: stopping early then still leaves good lengths.
     """
     if len(compiled) >= count:
         return None

@@ -1,4 +1,4 @@
-"""The time of a batch of each shape on this machine, and how to group samples accordingly.
+"""The time of a batch of each shape on this machine, and batches chosen by it.
 
 Time is not linear in samples or tokens, and it depends on the engine, the model and the machine. Every run therefore
 measures it in its warm-up, while all streams are running.
@@ -20,7 +20,7 @@ _ENOUGH = 0.25  # seconds of timed batches that are enough for a shape
 
 
 class CostTable:
-    """The shape that a group of samples runs in, and its seconds, from the measured seconds of some shapes."""
+    """The shape in which a group of samples runs, and its seconds, from the measured seconds of some shapes."""
 
     def __init__(self, measured: Mapping[Shape, float], *, fixed: bool, max_tokens: int | None = None) -> None:
         """With ``fixed``, batches run in the measured shapes only; otherwise in any, with interpolated times.
@@ -67,7 +67,7 @@ class CostTable:
 
 
 def probes(sut: SUT, costs: Integers, max_batch: int) -> list[Shape]:
-    """The longest shape, with one sample and with as many as the settings allow: the basis of `fitting`."""
+    """The longest shape, with one sample and with as many as the settings allow, as the basis of `fitting`."""
     length = sut.static.length or int(costs.max())
     largest = sut.static.batch or _largest_batch(sut, length, max_batch)
     return [Shape(size, length) for size in sorted({sut.static.batch or 1, largest})]

@@ -19,12 +19,12 @@ from harness.task.sut import SUT
 _SIZES = (1, 2, 4, 8, 16)  # batches of samples of one size to try, besides the engine's own limit
 _FEW_SIZES = (4, 16)
 _FACTORS = (0.25, 0.5, 1, 2)  # on the engine's own limit of padded cost units, for samples of several sizes
-_SECONDS = 3.0  # of measuring; twice as many for the first two laps
+_SECONDS = 3.0  # of measuring; doubled for the first two laps
 _LAP = 0.08  # seconds of one measurement: batches that take longer run once
-_SLOW = 1.0  # seconds of a batch that is too slow to compare
-_LAPS = (2, 8)  # minimum and maximum
-_HOPELESS = (float("inf"), 1.3, 1.15, 1.1)  # times the best, by the number of laps: not measured again
-_TOLERANCE = (0.005, 0.015)  # minimum and maximum of what counts as noise
+_SLOW = 1.0  # seconds from which a batch is too slow to compare
+_LAPS = (2, 8)  # minimum and maximum number
+_HOPELESS = (float("inf"), 1.3, 1.15, 1.1)  # times the best, by number of laps: then dropped
+_TOLERANCE = (0.005, 0.015)  # minimum and maximum relative difference that counts as noise
 
 
 class Limits(NamedTuple):
@@ -35,7 +35,7 @@ class Limits(NamedTuple):
 
     @classmethod
     def of(cls, settings: EngineSettings) -> Limits:
-        """The engine's."""
+        """The limits in an engine's settings."""
         return cls(settings.max_batch, settings.max_tokens)
 
     def shape(self, length: int, batch: int = 0) -> Shape:
@@ -51,7 +51,7 @@ class LimitChoice:
     seconds: Mapping[Limits, float]
     """By limits that were measured, smallest first: seconds per cost unit, with batches on all streams."""
     why: str
-    """A sentence without its end."""
+    """The reason, as a clause without a full stop."""
 
     def describe(self) -> dict[str, object]:
         """For a run's record: the limits, and [max_batch, max_tokens, cost units/s] of all that were measured."""
@@ -69,8 +69,8 @@ class LimitChoice:
 def alternatives(own: Limits, costs: Integers, few: bool = False) -> list[Limits]:
     """The limits to try for samples of these ``costs``, int (n,): smallest first, and the engine's ``own`` among them.
 
-    ``few`` because each has to be compiled: then only ``own`` for samples of several sizes.
-    Of limits that give the same batches of `typical` lengths only one is tried: the engine's own, or the largest.
+    With ``few``, as when each must be compiled, only ``own`` for samples of several sizes. Of limits that give the same
+    batches of `typical` lengths, only one is tried: the engine's own, or the largest.
     """
     largest = min(own)
     if costs.max() == 1:
@@ -103,8 +103,8 @@ def choose_limits(
     """The smallest of the ``tried`` limits (smallest first) that is as fast as the best, within the noise.
 
     All streams run batches of these ``lengths`` at once, as throughput under full load counts; the limits take turns,
-    so that other load on the machine does not affect only some of them. Where the time suffices for no comparison,
-    ``own`` remains; where it ends while larger is still faster, the next size is taken. ``indices`` are loaded
+    so that other load on the machine does not affect only some of them. If there is no time for a comparison,
+    ``own`` remains; if it ends while larger is still faster, the next size is taken. ``indices`` are loaded
     samples. ``on_batch()`` is called after each batch, on the stream's thread.
     """
     start = clock()
@@ -131,7 +131,7 @@ def choose_limits(
     best = min(left, key=lambda limits: seconds[limits])
     chosen = next(limits for limits in left if _as_fast(cost[limits], cost[best]))
     if chosen == list(cost)[-1] and len(cost) < len(tried):
-        # Each doubling gains less than the one before, so the next size has most of what is left.
+        # Each doubling gains less than the previous one, so the next size gains most of what is left.
         further = min(own, tried[len(cost)])
         return LimitChoice(further, seconds, "larger batches are faster, and even larger ones take too long to compare")
     why = "larger batches are not faster" if chosen != max(tried) else "it is the fastest"
@@ -144,7 +144,7 @@ def _quick(bench: _Bench, shapes: Mapping[Limits, Sequence[Shape]]) -> list[Limi
     quick: list[Limits] = []
     for limits, each in shapes.items():
         for shape in each:
-            # What smaller batches took foretells a slow one; the first ones may have been slow for being the first.
+            # Smaller batches predict a slow one; the margin is because the first of all may have been slow.
             expected = min((s * shape.batch / b.batch for b, s in ran.items() if b.length == shape.length), default=0)
             if quick and expected > 1.25 * _SLOW:
                 return quick
@@ -174,9 +174,9 @@ def _faster(laps: Sequence[float]) -> Floats:
 
 def _as_fast(one: Sequence[float], best: Sequence[float]) -> bool:
     """Whether one is no slower than the best, within the noise."""
-    least, most = _TOLERANCE
+    low, high = _TOLERANCE
     noise = [float(np.std(_faster(laps)) / _undisturbed(laps)) / len(_faster(laps)) ** 0.5 for laps in (one, best)]
-    return _undisturbed(one) <= _undisturbed(best) * (1 + min(max(float(np.hypot(*noise)), least), most))
+    return _undisturbed(one) <= _undisturbed(best) * (1 + min(max(float(np.hypot(*noise)), low), high))
 
 
 class _Bench:
@@ -194,8 +194,8 @@ class _Bench:
         rate = sum(batches * shape.batch * shape.length / seconds for batches, seconds in self._run(shape, _LAP))
         return 1 / rate
 
-    def _run(self, shape: Shape, least: float) -> list[tuple[int, float]]:
-        """Of each stream the batches, of at least ``least`` seconds together, and their seconds."""
+    def _run(self, shape: Shape, minimum: float) -> list[tuple[int, float]]:
+        """For each stream: the number of batches, run for at least ``minimum`` seconds together, and their seconds."""
         batch = full_batch(self._sut, shape, self._indices)
         threads = self._sut.engine.in_flight
         start = Barrier(threads)
@@ -203,7 +203,7 @@ class _Bench:
         def run(_: int) -> tuple[int, float]:
             start.wait()
             began, batches, seconds = self._clock(), 0, 0.0
-            while not batches or seconds < least:
+            while not batches or seconds < minimum:
                 self._sut.answer(batch, shape)
                 self._on_batch()
                 batches += 1

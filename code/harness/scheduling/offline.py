@@ -16,8 +16,8 @@ from harness.scheduling.batching import Batch, Planner
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
-_FEWEST = 8  # batches of a quarter: with fewer, their lengths decide which is the fastest
-_ENOUGH = 0.25  # of what was computed is in batches of shapes that had come before
+_FEWEST = 8  # batches in a quarter: with fewer, their lengths decide which quarter is the fastest
+_ENOUGH = 0.25  # of the work must be in batches of shapes that had come before
 
 
 class OfflineScheduler(StreamThreads):
@@ -58,7 +58,7 @@ class OfflineScheduler(StreamThreads):
 
 
 def expected_seconds(took: Mapping[Shape, float]) -> Callable[[Shape], float]:
-    """The seconds of a batch of any shape, by interpolation between those that were measured.
+    """The seconds of a batch of any shape, interpolated between the measured ones.
 
     Time is not linear in tokens, and long samples run first: their pace alone would say little about the rest.
     """
@@ -78,7 +78,7 @@ class MeasuredRate(NamedTuple):
 
     mean: float
     fastest: float
-    """Of the quarters of the time; the mean if there were too few batches to divide."""
+    """In the fastest quarter of the time; the mean if there were too few batches to divide."""
 
 
 def measure_rate(
@@ -86,10 +86,9 @@ def measure_rate(
 ) -> MeasuredRate:
     """Estimate samples/s of the data set on this machine, from batches spread evenly over its plan.
 
-    As many batches run at once as in the test. The mean pace of the batches that fit into ``seconds`` is used for
-    all batches, without those that were the first of their shape, where enough are left: OpenVINO compiles a shape
-    when it first comes, which doubles the time of that batch. ``on_batch()`` is called after each batch, on the
-    stream's thread.
+    As many batches run at once as in the test. The mean pace of the batches that fit into ``seconds`` is used for all
+    batches. The first batch of each shape is left out if enough others remain: OpenVINO compiles a shape when it first
+    comes, which doubles the time of that batch. ``on_batch()`` is called after each batch, on the stream's thread.
     """
     batches = planner.plan(sut.qsl.cost(indices))
     # Every prefix of this order covers the plan evenly, whenever the time is up.
@@ -128,7 +127,7 @@ def measure_rate(
     if errors:
         raise errors[0]
     counted = _counted(ran)
-    # Of the batches themselves: at the end, streams that wait for the last batch would count as slow ones.
+    # From the batches' own times: threads that wait for the last batch at the end would look slow.
     took = sum(batch.padded for batch in batches) / (_pace(counted) * count)
     mean = len(indices) / took
     return MeasuredRate(mean, mean * _spread_of(counted))

@@ -1,4 +1,4 @@
-"""Finds out, while a paced test runs, that LoadGen can no longer call it VALID.
+"""Detects, while a paced test runs, that LoadGen can no longer call it VALID.
 
 Everything here errs on the side of the test: a query counts as late only if LoadGen must find it late too, and the
 number of queries is the largest that the schedule can hold. LoadGen starts a query's latency when the query is due,
@@ -13,18 +13,18 @@ from collections.abc import Callable
 from harness.errors import RunFailed
 from harness.scheduling.base import Counters
 
-_PATIENCE = 5.0  # seconds before a test is ended: short ones get LoadGen's own verdict, and longer ones a steady rate
+_PATIENCE = 5.0  # seconds before a test is ended: short tests get LoadGen's own verdict, longer ones a steady rate
 
 
 class Overloaded(RunFailed):
-    """The test can no longer be VALID, and was ended."""
+    """The test was ended because it could no longer be VALID."""
 
     def __init__(self, late: int, most: int, completed: int, seconds: float) -> None:
         """``late`` of at most ``most`` queries are late after ``seconds``, in which ``completed`` were answered."""
         super().__init__(f"{late:,} of at most {most:,} queries are late after {seconds:.1f} s.")
         self.late, self.most, self.seconds = late, most, seconds
         self.moved = 0.0
-        """By how many seconds the realtime clock, which paces LoadGen, was moved meanwhile."""
+        """Seconds by which the realtime clock, which paces LoadGen, was moved during the test."""
         self.reached = completed / seconds
         """Queries completed per second."""
 
@@ -40,7 +40,7 @@ class Overload:
         patience: float = _PATIENCE,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """At most ``most`` queries can come; ``percentile`` % of them must be answered within ``bound`` seconds.
+        """At most ``most`` queries can arrive; ``percentile`` % of them must be answered within ``bound`` seconds.
 
         A test of up to ``patience`` seconds is never ended.
         """
@@ -54,7 +54,7 @@ class Overload:
         self._began = 0.0
 
     def look(self, counters: Counters) -> None:
-        """Count anew.
+        """Update the counts; call it often.
 
         Raises:
             Overloaded: too many queries are late.
@@ -73,10 +73,10 @@ class Overload:
         self._seen.append((self._clock(), issued))  # all of them had arrived by now
 
 
-def most_queries(rate: float, seconds: float, least: int) -> int:
-    """More queries than a Poisson process of ``rate`` per second can bring in ``seconds``, and at least ``least``.
+def most_queries(rate: float, seconds: float, minimum: int) -> int:
+    """More queries than a Poisson process of ``rate`` per second brings in ``seconds``, and at least ``minimum``.
 
     Ten standard deviations above the mean, and 20 for small means: the probability of more is below 1e-16.
     """
     mean = rate * seconds
-    return max(least, math.ceil(mean + 10 * math.sqrt(mean) + 20))
+    return max(minimum, math.ceil(mean + 10 * math.sqrt(mean) + 20))

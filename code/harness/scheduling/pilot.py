@@ -1,7 +1,7 @@
 """A few seconds of a Server test without LoadGen: how many queries are late at a rate.
 
-Measured batch times do not show what queries at random times cost: caches that went cold, threads that must wake up,
-and a neighbour's hiccup while others wait.
+Measured batch times do not show what random arrivals cost: cold caches, threads that must wake up, and hiccups by
+other processes while queries wait.
 """
 
 import time

@@ -33,7 +33,7 @@ class Backlog:
     """The waiting samples, earliest deadline first, except those that can no longer be answered in time.
 
     The bound applies to a percentile: how late a late answer is does not matter. Late samples therefore wait until
-    nothing else does, instead of delaying the samples behind them.
+    nothing else is waiting, instead of delaying the samples behind them.
     """
 
     def __init__(self, table: CostTable, bound: float) -> None:

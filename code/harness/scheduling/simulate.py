@@ -13,7 +13,7 @@ from harness.scheduling.peak import highest_passing
 from harness.scheduling.server import Backlog, Waiting
 from harness.task.shape import Floats, Integers
 
-_QUERIES = 4000
+_QUERIES = 4000  # simulated at each rate
 
 
 def server_latencies(

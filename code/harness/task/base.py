@@ -1,4 +1,4 @@
-"""The contract of a benchmark: everything that the harness asks of BERT, ResNet50 and models to come."""
+"""The contract of a benchmark: everything that the harness asks of BERT, ResNet50 and future models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Accuracy:
     """The scored samples, such as "191 questions"."""
     warnings: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
-    """Signs that the score describes a wrong setting instead of the model, each a sentence with what to try."""
+    """Signs that the score reflects a wrong setting instead of the model, each a sentence with what to try."""
 
 
 ASSUMED = "assumed"
@@ -52,7 +52,7 @@ class Choice:
 
     @property
     def assumed(self) -> bool:
-        """Whether nobody said so, and neither model nor settings show it."""
+        """Whether it is only an assumption: neither the user nor the model determines it."""
         return self.source == ASSUMED
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ class Benchmark(ModelInterface):
     """A task with its data, its model interface and its metric."""
 
     name: ClassVar[str]
-    """LoadGen's model string; with any other, LoadGen silently applies other settings."""
+    """LoadGen's name of the model; with any other, LoadGen silently applies other settings."""
     max_cost: ClassVar[int]
     """Maximum cost of a sample: tokens for BERT, 1 for an image."""
     server_bound: ClassVar[float]
@@ -134,15 +134,15 @@ class Benchmark(ModelInterface):
         """The data set as a QSL, limited to about the first ``samples`` if given.
 
         ``inputs`` are those of the graph that the samples are fed to, and may determine their format in memory; empty
-        for an engine without a graph. ``model`` is its file, for what the inputs leave open. ``progress(done, total)``
-        counts ``prepared_from``, from any thread.
+        for an engine without a graph. ``model`` is the graph's file, for what the inputs leave open.
+        ``progress(done, total)`` counts ``prepared_from``, from any thread.
 
         Raises:
             ConfigError: the data set cannot be read, or no SUT of this benchmark accepts such inputs.
         """
 
     def scalings(self, inputs: Sequence[Tensor], model: Path) -> Mapping[str, Scaling]:
-        """The float32 inputs of a graph that could as well be bytes, by name, and what the bytes must be scaled by.
+        """The float32 inputs of a graph that could be bytes instead, by name, and how to scale the bytes.
 
         With uint8 in their place, `open` holds the bytes in memory. ``model`` is the graph's file.
 
@@ -168,7 +168,7 @@ class Benchmark(ModelInterface):
         return ()
 
     def sampled_doubts(self, sut: SUT, dataset: Dataset) -> tuple[str, ...]:
-        """The same from the answers to a few samples, before an accuracy test; the SUT is ready to run."""
+        """The same, from the answers to a few samples, before an accuracy test; the SUT is prepared."""
         return ()
 
     @abstractmethod
@@ -190,10 +190,10 @@ class Benchmark(ModelInterface):
     def training_data(self, path: Path, graph: Path, hold_out: float, max_cost: int | None, seed: int) -> TrainingData:
         """The samples at ``path``, with or without labels, as inputs of the graph in the file ``graph``.
 
-        About the share ``hold_out`` is held back, drawn by ``seed``, or nothing without labels; samples cost at most
-        ``max_cost``, by default as much as the model takes.
+        About the share ``hold_out`` of them, drawn by ``seed``, is held back; none without labels. Samples cost at most
+        ``max_cost``, by default as much as the model accepts.
 
         Raises:
             ConfigError: the data cannot be read or divided, does not suit the graph, or the benchmark has no training.
         """
-        raise ConfigError(f"models of {self.name} cannot be trained: choose one of another benchmark.")
+        raise ConfigError(f"models of {self.name} cannot be trained here: choose a model of another benchmark.")

@@ -1,4 +1,4 @@
-"""Samples of a data set as inputs of a graph, without an engine that runs it: for calibration and training."""
+"""Feeds a graph with samples of a data set without running it, for calibration and training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from harness.task.sut import SUT
 
 
 class GraphOnly(Engine):
-    """Shows a SUT the inputs and outputs of a graph; runs nothing."""
+    """An engine that only shows a SUT the inputs and outputs of a graph; runs nothing."""
 
     name: ClassVar[str] = "graph"
     Settings: ClassVar[type[EngineSettings]] = EngineSettings
@@ -27,7 +27,7 @@ class GraphOnly(Engine):
 
 
 def feed(sut: SUT, indices: Integers) -> Mapping[str, Array]:
-    """The graph's inputs for these samples, by name, padded to the costliest, or to the length that the graph fixes.
+    """The graph's inputs for these samples, by name, padded to the longest, or to the length that the graph fixes.
 
     The arrays may be read-only slices of the QSL's memory.
 

@@ -15,7 +15,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 class SampleLibrary(ABC):
-    """Samples by index. Only samples that LoadGen loaded are in memory."""
+    """Samples by index. Only those that LoadGen loaded are in memory."""
 
     def __init__(self, count: int, performance_count: int) -> None:
         self.count = count
@@ -23,7 +23,7 @@ class SampleLibrary(ABC):
         self.performance_count = min(count, performance_count)
         """Number of samples that fit into memory at once."""
         self.files: Sequence[Fingerprint] = ()
-        """Files that hold a sample each, as they were read; empty if `Dataset.files` hold all samples."""
+        """The files with one sample each, as they were read; empty if `Dataset.files` hold all samples."""
         self._row = np.full(count, -1, dtype=np.int64)
 
     def load(self, indices: Sequence[int] | Integers) -> None:
@@ -67,11 +67,11 @@ class SampleLibrary(ABC):
         """
 
     def travel(self) -> None:  # noqa: B027  most samples travel as they are held
-        """Hold samples only as they travel to other machines, from the next `load` on: `collate` is then of no use."""
+        """From the next `load` on, hold samples as they are sent to other machines; `collate` must not be called."""
 
     @abstractmethod
     def pack(self, indices: Integers) -> Mapping[str, Array]:
-        """These samples as they travel to another machine, in this order; the arrays may be read-only slices.
+        """These samples in the form that is sent to another machine, in this order; arrays may be read-only slices.
 
         Raises:
             RunFailed: LoadGen has not loaded one of the samples.
@@ -95,7 +95,7 @@ class SampleLibrary(ABC):
 
 
 class Carrier(SampleLibrary):
-    """Places for samples that come from another machine: a place takes the part of an index in the data set."""
+    """A library of numbered places for samples from another machine; a place takes the role of a sample's index."""
 
     def __init__(self, places: int) -> None:
         super().__init__(places, places)
@@ -107,35 +107,35 @@ class Carrier(SampleLibrary):
         self._row[places] = places
 
     def grow(self, places: int) -> None:
-        """Have so many places; those that are filled stay so, also for threads that read them meanwhile."""
+        """Grow to ``places`` places; filled ones keep their samples, even for threads that read them meanwhile."""
         self._extend(places)
         rows = np.full(places, -1, dtype=np.int64)
         rows[: self.count] = self._row
         self._row, self.count, self.performance_count = rows, places, places
 
     def hold(self, indices: Integers) -> None:
-        """Not for LoadGen."""
+        """Never called: samples come by `put`."""
         raise RunFailed("samples that come from another machine cannot be loaded here; this is a bug in the harness.")
 
     def pack(self, indices: Integers) -> Mapping[str, Array]:
-        """Not for a second journey."""
+        """Never called: samples are not sent on."""
         raise RunFailed("samples that come from another machine do not travel further; this is a bug in the harness.")
 
     def carrier(self, places: int) -> "Carrier":
-        """Not of a carrier."""
+        """Never called."""
         raise RunFailed("a carrier has no data set; this is a bug in the harness.")
 
     @abstractmethod
     def _fill(self, places: Integers, packed: Mapping[str, Array]) -> None:
-        """Write n samples to these places."""
+        """Write the packed samples to these places."""
 
     @abstractmethod
     def _extend(self, places: int) -> None:
-        """Make room for so many, more than before."""
+        """Make room for ``places``, which is more than before."""
 
 
 def extended(array: NDArray[_Scalar], rows: int) -> NDArray[_Scalar]:
-    """A copy with so many rows, of which those that are new are not set."""
+    """A copy with ``rows`` rows; new ones are uninitialised."""
     made = np.empty((rows, *array.shape[1:]), array.dtype)
     made[: len(array)] = array
     return made

@@ -17,4 +17,6 @@ class Shape(NamedTuple):
     """The padded size of a batch."""
 
     batch: int
+    """Samples."""
     length: int
+    """Cost units per sample: tokens for BERT, 1 for an image."""

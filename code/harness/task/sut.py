@@ -14,12 +14,12 @@ from harness.task.shape import Array, Integers, Shape
 
 @dataclass(frozen=True)
 class Responses:
-    """Response bytes of one batch: where they lie in a buffer, in bytes, for each sample in batch order."""
+    """Response bytes of one batch: for each sample, in batch order, its part of a buffer."""
 
     offsets: Integers
-    """(n,): the first byte of each."""
+    """(n,): the first byte of each response."""
     sizes: Integers
-    """(n,)"""
+    """(n,): bytes of each response."""
     buffer: Array
     """C-contiguous; LoadGen copies from it inside `QuerySamplesComplete`."""
 

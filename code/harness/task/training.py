@@ -13,7 +13,7 @@ from harness.errors import ConfigError
 from harness.task.shape import Array, Integers
 
 MAX_HELD_BACK = 600
-"""About the most samples that are held back: scoring them must take little of the time that trains."""
+"""Approximate maximum of samples held back: scoring them must take little time compared with training."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Batch:
     targets: Mapping[str, Array] | None
     """By the name of an output with a value for each class, the index of the right class, int64 (samples,).
 
-    The classes of a span's start and end are the positions in the padded sequence. None if the data has no labels: a
-    model can then only be trained to answer as another does.
+    For a span's start and end, the classes are the positions in the padded sequence. None if the data has no labels: a
+    model can then only be trained to answer like another one.
     """
     answers: tuple[str, ...] = ()
     """The outputs whose values are classes' logits or probabilities, float (samples, classes), labelled or not."""
@@ -40,9 +40,9 @@ class TrainingData(ABC):
     count: int
     """Samples to train on: `batch` takes 0 to ``count`` - 1."""
     digest: str
-    """sha256, in hex, of all that the samples and their labels depend on."""
+    """sha256, in hex, of everything that the samples and their labels depend on."""
     origin: str
-    """The sha256 of the data's file or files, or another digest, and of what."""
+    """What identifies the data, for people: a digest, and what it is of."""
     official: bool = False
     """Whether official runs are scored on some of the samples."""
     labelled: bool
@@ -73,7 +73,7 @@ def order(count: int, batch: int, step: int, seed: int) -> Integers:
     """int64 (batch,): which of ``count`` samples a step uses; steps start at 0.
 
     An epoch takes every sample once, in an order drawn from (seed, epoch) alone, and a batch may reach into the next
-    epoch. The same arguments always give the same samples, so that a run that goes on sees what it would have seen.
+    epoch. The same arguments always give the same samples, so that a resumed training sees what it would have seen.
 
     Raises:
         ConfigError: there are no samples, or the batch is empty.
@@ -92,8 +92,8 @@ def alike_order(costs: Integers, batch: int, step: int, seed: int, pool: int = 5
     """As `order`, but the samples of a step have similar costs, so that little is padded; ``costs`` is int64 (count,).
 
     The samples of ``pool`` steps of an epoch are sorted by cost and dealt out as batches in a drawn order, so that a
-    batch remains a random one of about its length. No sample is used twice in an epoch, and fewer than ``batch``, other
-    ones each time, not at all: where a batch reached into the next epoch, copies of a sample would lie side by side.
+    batch remains a random one of about its length. No sample is used twice in an epoch; fewer than ``batch`` samples,
+    different ones each time, are not used in it: a batch that reached into the next epoch could hold one twice.
     """
     steps = len(costs) // batch
     if not steps:
@@ -115,8 +115,8 @@ def hold_back(
     """The samples to train on and those to score, int64 and ascending; samples of one group are never divided.
 
     ``groups`` is int64 (n,): the group of each sample, such as its article; ``parts`` the part of its group that is
-    scored as a whole, such as its question. Groups drawn by ``seed`` are held back until ``share`` of the samples is;
-    a group that would lead above is trained on. At least one is held back if the share is not 0. Of what is held back,
+    scored as a whole, such as its question. Groups drawn by ``seed`` are held back up to ``share`` of the samples; a
+    group that would exceed it is trained on. At least one is held back if the share is not 0. Of what is held back,
     parts drawn by ``seed`` with about ``most`` samples are scored, and the others are not used at all.
 
     Raises:

@@ -20,11 +20,11 @@ _SMALLEST = 1e-30
 _PASSING = ("Identity", "Reshape", "Squeeze", "Flatten")
 
 LOGITS, HIDDEN, LABELS = "logits", "hidden", "labels"
-"""The parts of the loss, named as their weights in a recipe."""
+"""The parts of the loss, named like their weights in a recipe."""
 
 
 def hidden_pairs(student: Network, teacher: Network) -> list[tuple[str, str]]:
-    """The tensors that end each encoder layer of the student, each with that of the teacher's layer of that number.
+    """(student's tensor, teacher's tensor) at the end of each encoder layer; layers are matched by number.
 
     A student from `drop_layers` keeps the numbers of its layers.
 
@@ -61,7 +61,7 @@ def loss(
     hidden: Sequence[tuple[str, str]] = (),
     normalised: Collection[str] = (),
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a batch, the mean over its samples, and its parts before they are weighed, float32 scalars.
+    """The loss of a batch, the mean over its samples, and its parts before they are weighted, float32 scalars.
 
     ``student`` and ``teacher`` are tensors by name: `Batch.answers` and ``hidden``, see `hidden_pairs`; the teacher's
     are not read without distillation. ``normalised`` are the outputs in `probabilities`. Without distillation the loss
@@ -99,7 +99,7 @@ def loss(
 
 
 def drawn_difference(student: Sequence[Tensor], mask: Array | None, weight: float, seed: int, first: int = 0) -> Tensor:
-    """A float32 scalar whose gradients, squared, make up the Hessian of the loss of hidden states where it is 0.
+    """A random float32 scalar; its gradients give the Hessian of the hidden-state loss at the point where that is 0.
 
     Each state is drawn from a normal distribution around itself, as labels are drawn from the answers (`fisher.drawn`):
     g = sum_l sqrt(2 weight / (layers x squares)) J_l' e with normal e, so the mean of g g' is that Hessian, the sum of
@@ -110,7 +110,7 @@ def drawn_difference(student: Sequence[Tensor], mask: Array | None, weight: floa
         mask: bool (samples, tokens), False for padding.
         weight: that of the hidden states in the loss.
         seed: the same seed draws the same noise.
-        first: number of the first sample in its batch: a batch gets the same noise in parts as as a whole.
+        first: number of the first sample in its batch, so that a batch in parts gets the same noise as a whole.
     """
     parts = []
     for layer, state in enumerate(student):

@@ -16,8 +16,8 @@ def export(
 ) -> ModelProto:
     """The graph with its trained weights: in 8 bits in an engine's form, or in FP32 without ``quantisation``.
 
-    It computes what the module does, so nothing is fitted or rounded anew. ``metadata`` are added to those of the graph
-    that was trained.
+    It computes what the module does: nothing is fitted or rounded again. ``metadata`` is added to that of the trained
+    graph.
     """
     model = quantise(quantisation.plan(), engine_form) if quantisation else module.store()
     known = {entry.key: entry.value for entry in module.network.model.metadata_props}

@@ -32,7 +32,7 @@ _ROWS = 64
 
 
 class FakeQuantisation:
-    """Rounds layers, and products of activations, of a module; ``layers`` and ``products`` are of its network or alike.
+    """Rounds layers of a module, and products of activations.
 
     `observe` finds the ranges from data, `enable` begins to round. From then on the ranges follow the data of steps
     (`following`): each is a moving average of minimum and maximum (Jacob et al., arXiv:1712.05877, section 3.1) times
@@ -45,7 +45,7 @@ class FakeQuantisation:
     """
 
     def __init__(self, module: GraphModule, layers: Sequence[Layer], products: Sequence[Product]) -> None:
-        """Choose what to round; it begins with `enable`."""
+        """``layers`` and ``products`` are those of the module's network, or of an equal one; nothing is rounded yet."""
         self._module, network = module, module.network
         self._layers = [network.layer(layer.output) for layer in layers]
         self._products = list(products)
@@ -60,7 +60,7 @@ class FakeQuantisation:
         self._activations = {self._root(name): Activation() for name in [*names, *sorted(self._results)]}
 
     def _root(self, name: str) -> str:
-        """The tensor whose 8 bits a tensor has: itself, or what a convolution reads or gives, in another shape."""
+        """The tensor whose 8 bits a tensor shares: itself, or what a convolution reads or computes, reshaped."""
         root, node = name, self._makers.get(name)
         while node is not None and node.op_type in CARRIERS:
             root = str(node.input[0])
@@ -122,7 +122,7 @@ class FakeQuantisation:
         known = {name: self._activations[name].range for name in (*samples, *self._results, *self._inputs)}
         for product in self._products:
             if product.left not in operands or product.right not in operands:
-                continue  # it has the 8 bits of a convolution
+                continue  # an operand has the 8 bits of a convolution already
             pairs = zip(operands[product.left], operands[product.right], strict=True)
             batches = [{product.left: _array(left), product.right: _array(right)} for left, right in pairs]
             chosen = choose_ranges(product, batches, known)
@@ -132,8 +132,7 @@ class FakeQuantisation:
                     self._activations[name].reaches = _reaches(span, batches, name)
 
     def _choose_scale(self, layer: Layer, matrix: Tensor, rows: Tensor | None) -> None:
-        """The scales that harm the layer's outputs least, or its weights where there are no rows of its input."""
-
+        """Choose the scales that change the layer's outputs least, or its weights if there are no rows of its input."""
         energy = float((matrix if rows is None else rows @ matrix.t()).norm()) or 1e-30
 
         def harm(weight: Weight) -> float:
@@ -156,7 +155,7 @@ class FakeQuantisation:
                 self._module.results[node.output[0]] = Table(self._reader_of(node.input[0]))
 
     def freeze(self) -> None:
-        """Let the ranges of activations stay as they are."""
+        """Fix the ranges of activations from now on."""
         self._frozen = True
 
     @contextmanager
@@ -178,7 +177,7 @@ class FakeQuantisation:
                 activation.seen.clear()
 
     def disable(self) -> None:
-        """Compute without rounding again."""
+        """Stop rounding."""
         module = self._module
         self._enabled = False
         for output in self._weights:
@@ -197,7 +196,7 @@ class FakeQuantisation:
             module.results[name] = self._activations[name]
         for place, name in self._reads():
             root = self._root(name)
-            if root not in self._results:  # which is rounded already
+            if root not in self._results:  # those are rounded where they are computed
                 module.values[place] = self._activations[root]
 
     def _reads(self) -> Iterator[tuple[tuple[str, int], str]]:
@@ -216,7 +215,7 @@ class FakeQuantisation:
                     yield (output, index), name
 
     def plan(self) -> Plan:
-        """What is written: the present weights, rounded, and the present ranges."""
+        """What to export: the current weights, rounded, and the current ranges."""
         network = Network(self._module.store())
         rounded = {
             output: weight.rounded(self._module.masked(weight.layer)) for output, weight in self._weights.items()
@@ -235,7 +234,7 @@ class FakeQuantisation:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore what `state_dict` returned."""
         for name, saved in state["activations"].items():
             self._activations[name].restore(saved)
         for output, (per_output, clip) in state["weights"].items():

@@ -58,7 +58,7 @@ class FisherInverse:
         self.shape, self.group, self.dampening = shape, group, dampening
         self.width = block_width(shape[1], group, block)
         self.samples = 0
-        """Number of gradients so far, m."""
+        """Number of gradients so far, m in the formula."""
         self._sum = torch.empty(0)
         """Sum of the gradients' outer products, float32 (outputs x blocks, width, width)."""
         self._waiting: list[Tensor] = []
@@ -140,7 +140,7 @@ class FisherInverse:
             if not bool(blocks.isfinite().all()):
                 raise RunFailed("gradients of second-order pruning are not finite: lower the recipe's learning rate.")
             diagonal = blocks.diagonal(dim1=1, dim2=2)
-            # What float32 sums cannot tell from zero must not look like a direction that costs nothing.
+            # A sum that float32 cannot distinguish from zero must not look like a direction that costs nothing.
             noise = torch.finfo(torch.float32).eps * self.width * diagonal.amax(1, keepdim=True)
             diagonal.add_(noise.clamp(min=self.dampening))
             yield place, blocks
@@ -171,7 +171,7 @@ def drawn(
         mask: bool (samples, classes), the valid tokens, for answers that are tokens; others are not drawn.
         normalised: the outputs that are probabilities.
         seed: the same seed draws the same labels.
-        first: number of the first sample in its batch: a batch gets the same labels in parts as as a whole.
+        first: number of the first sample in its batch, so that a batch in parts gets the same labels as a whole.
     """
     count = len(outputs[next(iter(answers))])
     uniform = np.random.default_rng(seed).random((first + count, len(answers)))[first:]

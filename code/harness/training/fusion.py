@@ -1,6 +1,6 @@
-"""Groups of nodes that one function of PyTorch replaces, which takes a part of the memory and the time.
+"""Groups of nodes that one PyTorch function replaces, in less memory and time.
 
-Exporters write layer normalisation and GELU out in single operations; training would keep each of their results.
+Exporters write layer normalisation and GELU as many small operators; training would keep the result of each.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _near(value: float | None, expected: float) -> bool:
 
 
 def _reader(network: Network, node: NodeProto | None, operator: str) -> NodeProto | None:
-    """The only reader of a node's output, if it is of that operator."""
+    """The only reader of a node's output, if that is such an operator."""
     reader = None if node is None else network.only_reader(node.output[0])
     return reader if reader is not None and reader.op_type == operator else None
 
@@ -136,7 +136,7 @@ def _partner(node: NodeProto, name: str) -> str:
 
 
 def _other(network: Network, node: NodeProto | None, operator: str, name: str) -> float | None:
-    """The number that is a node's other input; None if it is not of that operator, or the input is not a number."""
+    """The number that is the other input of such an operator; None for another operator, or if it is not a number."""
     if node is None or node.op_type != operator or len(node.input) != 2 or name not in node.input:
         return None
     other = _partner(node, name)

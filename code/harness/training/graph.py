@@ -1,4 +1,4 @@
-"""An ONNX graph that runs in PyTorch, its weights as parameters, so that it can be trained as it is."""
+"""An ONNX graph that runs in PyTorch with its weights as parameters, so that it can be trained without conversion."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from harness.training.node import Function
 from harness.training.operators import function_of
 
 Change = Callable[[Tensor], Tensor]
-"""What is done to a tensor before it is used."""
+"""A change of a tensor before it is used."""
 _Place = tuple[str, int]
 _Key = tuple[frozenset[str], frozenset[_Place], frozenset[str]]
-"""What a list of steps depends on: the wanted tensors, and where values and results are changed."""
+"""Identifies a list of steps: the wanted tensors, and where values and results are changed."""
 _FIXED = {("BatchNormalization", 3), ("BatchNormalization", 4), ("Pow", 1), ("Clip", 1), ("Clip", 2), ("Pad", 2)}
 """Inputs that are not trained: the operators' settings, and stored statistics."""
 
@@ -123,7 +123,7 @@ class GraphModule(torch.nn.Module):
         return found
 
     def weight(self, layer: Layer) -> torch.nn.Parameter:
-        """A layer's weight as the graph stores it."""
+        """A layer's weight, in the shape in which the graph stores it."""
         return self.parameter(layer.weight)
 
     def matrix(self, layer: Layer) -> Tensor:
@@ -211,7 +211,7 @@ class GraphModule(torch.nn.Module):
         return _Step(function, inputs, tuple(node.output), layer, False, _places(output, inputs, changed))
 
     def store(self) -> ModelProto:
-        """A copy of the network with the present parameters, float32, after the changes in ``weights``."""
+        """A copy of the network with the current parameters, float32, after the changes in ``weights``."""
         model = ModelProto()
         model.CopyFrom(self.network.model)
         values = {name: self.parameter(name).detach() for name in self.names()}
@@ -227,7 +227,7 @@ class GraphModule(torch.nn.Module):
 
     @torch.no_grad()
     def load(self, model: ModelProto) -> None:
-        """Take the parameters of such a model as `store` makes, which has them by the same names."""
+        """Copy the parameters of a model that has all of them under the same names, such as one from `store`."""
         found = {tensor.name: tensor for tensor in model.graph.initializer}
         for name in self.names():
             value = torch.from_numpy(np.array(numpy_helper.to_array(found[name])))

@@ -1,4 +1,4 @@
-"""What a training has done so far: part of each checkpoint, and of the report at the end."""
+"""The progress of a training: part of each checkpoint, and of the report at the end."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 
 @dataclass
 class Score:
-    """A score of the samples that are held back."""
+    """The score of a model on the samples held back."""
 
     step: int
     metric: str
     percent: float
     sparsity: float
     loss: float | None = None
-    """Mean of the steps before; None before the first."""
+    """Running mean of the loss; None before the first step."""
 
 
 @dataclass
 class History:
-    """What was done so far; part of each checkpoint."""
+    """Steps, times and scores so far."""
 
     step: int = 0
     seconds: float = 0.0
-    """In steps, without scores and checkpoints; without the time in which the process was stopped."""
+    """Seconds in steps, without scores and checkpoints, and without those in which the process was stopped."""
     preparing: float = 0.0
-    """Seconds before steps, where masks are chosen and ranges are found."""
+    """Seconds of choosing masks and finding ranges, before steps."""
     scoring: float = 0.0
     """Seconds of scores."""
     units: int = 0
     """Tokens without padding, or images, that were trained on."""
     peak_bytes: int = 0
-    """Most memory that the process has had, on the processor's side."""
+    """Peak memory of the process, without that of a GPU."""
     dense: Score | None = None
     """The teacher's score."""
     scores: list[Score] = field(default_factory=list)

@@ -43,7 +43,7 @@ def _pads(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> list[tuple
 
 
 def _padded(x: Tensor, pads: Sequence[tuple[int, int]], value: float) -> tuple[Tensor, list[int]]:
-    """The tensor and the symmetric pads that remain to be added: a convolution adds those itself."""
+    """The tensor, padded unless the pads are symmetric, and the pads that the convolution itself must add."""
     if all(before == after for before, after in pads):
         return x, [before for before, _ in pads]
     return functional.pad(x, [pad for pair in reversed(pads) for pad in pair], value=value), [0] * len(pads)

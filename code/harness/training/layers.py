@@ -105,7 +105,7 @@ def _computed(network: Network, numbers: Sequence[int | None]) -> set[str]:
 
 
 def _first_input(network: Network, numbers: Sequence[int | None], hidden: dict[int, str]) -> str:
-    """What the first encoder layer reads as the others read the hidden state before them."""
+    """The tensor that the first encoder layer reads in place of a previous layer's hidden state."""
     first, second = list(hidden)[:2]
 
     def read(wanted: int) -> set[str]:
@@ -114,7 +114,7 @@ def _first_input(network: Network, numbers: Sequence[int | None], hidden: dict[i
         names = {name for node in nodes if node.op_type not in _SHAPES for name in node.input}
         return {name for name in names - made if name and not network.is_constant(name)}
 
-    # The second layer also reads masks and sizes; the hidden state before the first one is not.
+    # The second layer reads the same masks and sizes, but not the hidden state before the first one.
     found = read(first) - read(second)
     if len(found) != 1:
         raise ConfigError("layers cannot be dropped: it is not clear which tensor the first encoder layer reads.")

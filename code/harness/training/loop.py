@@ -1,4 +1,4 @@
-"""The training loop: a student is pruned, quantised and distilled step by step, as its recipe says."""
+"""The training loop: prunes, quantises and distils a student step by step, as its recipe says."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from harness.task.training import Batch, TrainingData
 from harness.training.fake import FakeQuantisation
 from harness.training.graph import GraphModule
 from harness.training.history import History, Score
-from harness.training.lessons import Lessons, cost, samples, slices, tensors
 from harness.training.memory import Budget
+from harness.training.objective import Objective, cost, samples, slices, tensors
 from harness.training.oneshot import pruned
 from harness.training.pruning import Pruner
 from harness.training.recipe import Recipe
@@ -34,18 +34,18 @@ _OBSERVED = 8
 """Batches from which the ranges of activations are taken when quantisation begins."""
 _SCORED_AT_ONCE = 32
 _FISHER_SEED = 1
-"""Added to the recipe's seed: the samples of the Fisher matrix come in an order of their own."""
+"""Added to the recipe's seed: the Fisher matrix takes samples in another order than the steps do."""
 
 
 @dataclass
 class Student:
-    """The model that is trained, and what holds its weights at zero and in 8 bits."""
+    """The model in training, with its pruner and its fake quantisation, if it has them."""
 
     module: GraphModule
     pruner: Pruner | None = None
     quantisation: FakeQuantisation | None = None
     fixed: bool = False
-    """Whether the masks were chosen before training and stay."""
+    """Whether the masks were chosen before training and do not change."""
 
     @property
     def sparsity(self) -> float:
@@ -53,7 +53,7 @@ class Student:
         return float(self.pruner.sparsity) if self.pruner else 0.0
 
     def following(self) -> AbstractContextManager[None]:
-        """Where ranges follow the values: see `FakeQuantisation.following`."""
+        """A block in which ranges follow the values: see `FakeQuantisation.following`."""
         return self.quantisation.following() if self.quantisation else nullcontext()
 
 
@@ -64,14 +64,14 @@ class Trainer:
         self,
         recipe: Recipe,
         student: Student,
-        lessons: Lessons,
+        objective: Objective,
         data: TrainingData,
         checkpoints: Checkpoints,
         budget: Budget,
         save_every: float | None = None,
     ) -> None:
         """``save_every`` is in seconds: see `Timetable`."""
-        self._recipe, self._student, self._lessons = recipe, student, lessons
+        self._recipe, self._student, self._objective = recipe, student, objective
         self._data, self._checkpoints, self._budget = data, checkpoints, budget
         self._optimizer = _optimizer(student.module, recipe)
         self._parameters = [value for group in self._optimizer.param_groups for value in group["params"]]
@@ -97,7 +97,7 @@ class Trainer:
 
         Raises:
             RunFailed: the loss became infinite or not a number.
-            ConfigError: the checkpoint is of another training, or cannot be written.
+            ConfigError: the checkpoint belongs to another training, or cannot be written.
         """
         self._restore()
         steps, history = self._recipe.steps, self._history
@@ -117,7 +117,7 @@ class Trainer:
                 history.seconds += (took := self._clock() - prepared)
                 self._timetable.stepped(history.step, took)
                 self._bar.update(done=history.step, note=self._note(), left=self._timetable.left)
-                self._tell_memory()
+                self._report_memory()
                 if stopping.is_set():
                     self._save()
                     raise KeyboardInterrupt
@@ -135,7 +135,7 @@ class Trainer:
         """The teacher's score, and the student's where it already differs."""
         if self._history.dense is not None or not self._scored_at_all:
             return
-        found = self._measure(self._lessons.teacher)
+        found = self._measure(self._objective.teacher)
         self._history.dense = found
         console.note(f"dense: {found.metric} {found.percent:.2f} of {len(self._data.held_back):,} samples held back")
         if self._student.fixed or self._recipe.layers is not None:
@@ -146,7 +146,7 @@ class Trainer:
             group["lr"] = rate_at(self._recipe, step)
         batch = self._data.batch(self._data.order(self._recipe.batch, step, self._recipe.seed))
         with self._student.following():
-            loss = self._backward(batch, lambda part, first: self._lessons.loss(part))
+            loss = self._backward(batch, lambda part, first: self._objective.loss(part))
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise RunFailed(self._diverged(step))
@@ -159,7 +159,7 @@ class Trainer:
         self._history.units += samples(batch) if batch.mask is None else int(batch.mask.sum())
 
     def _backward(self, batch: Batch, loss_of: Callable[[Batch, int], torch.Tensor]) -> float:
-        """Gradients of the batch's mean loss, as many samples at once as fit the memory; returns the loss.
+        """Compute the gradients of the batch's mean loss, as many samples at once as fit in memory; returns the loss.
 
         ``loss_of`` gets a part of the batch, and the number of its first sample in the batch.
         """
@@ -173,7 +173,7 @@ class Trainer:
         return total
 
     def _prepare(self, step: int) -> None:
-        """What changes before a step: masks, and weights and activations in 8 bits."""
+        """Make the changes that are due before a step: new masks, the start of quantisation, fixed ranges."""
         student, pruning = self._student, self._recipe.pruning
         quantisation = self._recipe.quantisation
         self._timetable.preparing(step)
@@ -196,7 +196,7 @@ class Trainer:
         quantisation.enable()
 
     def _forget(self) -> None:
-        """Reset the momentum, as AC/DC does where a decompressed phase begins (arXiv:2106.12379, section 3).
+        """Reset the momentum, as AC/DC does at the start of a decompressed phase (arXiv:2106.12379, section 3).
 
         AdamW's state of the pruned layers is removed. While the mask held, the removed weights had no gradients, so
         their mean square has decayed to almost 0: divided by it, their first gradients would move them by several
@@ -209,7 +209,7 @@ class Trainer:
             self._optimizer.state.pop(self._student.module.weight(layer), None)
 
     def _gradients(self, count: int) -> Iterator[Mapping[str, torch.Tensor]]:
-        """Gradients of the layers' matrices (outputs, inputs), by their outputs, each the mean over some samples."""
+        """``count`` gradients of the layers' matrices (outputs, inputs), by output name, each a mean over samples."""
         pruner, pruning = self._student.pruner, self._recipe.pruning
         assert pruner is not None
         assert pruning is not None
@@ -219,7 +219,7 @@ class Trainer:
             # Other samples at each step that prunes, and the same ones in each pass over them.
             place = self._history.step * count + number
             batch = self._data.batch(self._data.order(size, place, seed))
-            self._backward(batch, partial(self._lessons.own_loss, seed=place))
+            self._backward(batch, partial(self._objective.own_loss, seed=place))
             yield pruner.gradients()
             self._timetable.choosing()
             self._bar.update(note=f"gradient {number + 1:,} of {count:,}", left=self._timetable.left)
@@ -232,7 +232,7 @@ class Trainer:
         return pruned(model, recipe.pruning, sparsity, self._data, recipe.seed, self._show, self._history.step)
 
     def _show(self, done: int, total: int, share: float) -> None:
-        """Layers that are pruned."""
+        """Show the progress of layer-wise pruning."""
         self._timetable.choosing(share)
         self._bar.update(note=f"layer {done:,} of {total:,}", left=self._timetable.left)
 
@@ -240,14 +240,14 @@ class Trainer:
         return self._data.batch(self._data.order(self._recipe.batch, number, self._recipe.seed))
 
     def _feed(self, feed: Mapping[str, Array]) -> dict[str, torch.Tensor]:
-        return tensors(feed, self._lessons.device)
+        return tensors(feed, self._objective.device)
 
-    def _tell_memory(self) -> None:
-        """Say what the process takes, whenever that has grown by a tenth."""
+    def _report_memory(self) -> None:
+        """Print the peak memory of the process, whenever that has grown by a tenth."""
         peak = memory.peak()
         if peak > 1.1 * self._history.peak_bytes:
             self._history.peak_bytes = peak
-            console.note(f"memory: {peak / 2**30:.1f} GiB at the most so far, all in all")
+            console.note(f"memory: at most {peak / 2**30:.1f} GiB so far, in total")
 
     def _note(self) -> str:
         facts = [f"loss {self._loss:.3f}" if self._loss is not None else ""]
@@ -260,7 +260,7 @@ class Trainer:
         return ", ".join(filter(None, facts))
 
     def _keep(self) -> None:
-        """Score and save from time to time; neither changes what is trained."""
+        """Score and save when due; neither changes the training."""
         if self._timetable.score_is_due:
             self._score()
         if self._timetable.save_is_due:
@@ -282,7 +282,7 @@ class Trainer:
 
     def _measure(self, module: GraphModule) -> Score:
         began = self._clock()
-        metric, percent = self._data.score(_answers(module, self._data, self._lessons.device))
+        metric, percent = self._data.score(_answers(module, self._data, self._objective.device))
         took = self._clock() - began
         self._history.scoring += took
         self._timetable.scored(took)
@@ -298,7 +298,7 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        """Write a checkpoint; at the end without the optimizer's state, which nothing needs any more."""
+        """Write a checkpoint; the last one without the optimizer's state, which is no longer needed."""
         student = self._student
         state: dict[str, Any] = {
             "history": asdict(self._history),
@@ -329,7 +329,7 @@ class Trainer:
         if student.quantisation and recipe.quantisation:
             student.quantisation.load_state_dict(state["quantisation"])
         torch.set_rng_state(state["random"])
-        # As many samples at once as before: sums in another order would give another result.
+        # The same number of samples at once as before: another order of sums would change the result.
         self._budget = Budget.restored(state["budget"])
         console.note(f"continuing at step {self._history.step:,} of {recipe.steps:,}, from {self._checkpoints.path}")
 

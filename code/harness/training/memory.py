@@ -1,4 +1,4 @@
-"""How many samples fit the memory at once: what a forward pass keeps for the backward pass, measured."""
+"""How many samples fit in memory at once, from measurements of what a forward pass keeps for the backward pass."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from harness.host import memory
 _SHARE = 0.7
 """Part of the free memory that activations and gradients may take; the rest is for what no hook sees."""
 _OVERHEAD = 1.6
-"""Times what is kept for the backward pass: gradients of activations live beside it."""
+"""Factor on what is kept for the backward pass, for the gradients of activations."""
 OPTIMIZER_BYTES = 12
-"""Of a trained parameter: its gradient and AdamW's two moments, float32."""
+"""Bytes per trained parameter: its gradient and AdamW's two moments, float32."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt(3)."""
 _REUSED = 32 * 2**20
 """Bytes of the largest block that glibc can keep: M_MMAP_THRESHOLD has no larger value."""
 _GROWTH = 10
-"""Times the memory that training needs must be free, for freed memory to be kept."""
+"""Freed memory is kept only if this many times the memory that training needs is available."""
 
 
 def keep_freed(needed: int) -> None:
-    """Let the C library keep freed memory for the next tensors, where it is glibc and there is enough.
+    """Let the C library, if it is glibc, keep freed memory for the next tensors, provided there is enough.
 
     By default it returns much of it to the kernel, which clears the pages of the next tensor: a third of the
     processor's time in a training of MiniLM. Kept memory is fragmented, so that training took 6.5 times ``needed``
-    bytes, those of weights, gradients, optimizer and activations, after 1,200 steps.
+    bytes (weights, gradients, optimizer and activations) after 1,200 steps.
     """
     available = memory.available()
     if available is None or available < _GROWTH * needed:
@@ -43,14 +43,14 @@ def keep_freed(needed: int) -> None:
 
 @dataclass(frozen=True)
 class Demand:
-    """Bytes that a sample of ``length`` tokens (1 for an image) keeps: linear * length + square * length²."""
+    """Bytes kept for a sample of ``length`` tokens (1 for an image): linear * length + square * length²."""
 
     linear: float
     square: float
 
     @classmethod
     def of(cls, short: tuple[int, int], long: tuple[int, int]) -> Demand:
-        """From two measured samples, each its length and its bytes; attention grows with the square of the length."""
+        """Fit to two measured samples, (length, bytes) each; attention grows with the square of the length."""
         (a, low), (b, high) = short, long
         square = max(0.0, (high / b - low / a) / (b - a)) if b > a else 0.0
         return cls(max(high / b - square * b, 0.0), square)
@@ -61,7 +61,7 @@ class Demand:
 
 
 def kept(forward: Callable[[], object], parameters: Iterable[torch.Tensor]) -> Counter[int]:
-    """Tensors that a forward pass keeps for the backward pass, by their bytes, without the parameters.
+    """The number of tensors, by size in bytes, that a forward pass keeps for the backward pass, without the parameters.
 
     Every storage is counted once.
     """
@@ -86,15 +86,15 @@ class Kept:
     """What a forward pass keeps for the backward pass, in bytes."""
 
     each: int
-    """By each sample."""
+    """For each sample."""
     largest: int
-    """By each sample in its largest tensor."""
+    """For each sample, in the largest tensor."""
     once: int
-    """However many samples there are, such as masked and rounded weights."""
+    """Once for all samples, such as masked and rounded weights."""
 
     @classmethod
     def by(cls, forward: Callable[[int], object], parameters: Sequence[torch.Tensor]) -> Kept:
-        """Measured; ``forward`` gets the number of samples: 1 and 2."""
+        """Measure ``forward``, which takes the number of samples, with 1 and with 2."""
         one, two = (kept(partial(forward, count), parameters) for count in (1, 2))
         each = max(_total(two) - _total(one), 1)
         return cls(each, max(two - one, default=0) // 2, max(_total(one) - each, 0))
@@ -105,7 +105,7 @@ def _total(sizes: Counter[int]) -> int:
 
 
 def free(device: torch.device) -> int | None:
-    """Bytes that can still be used; None if unknown."""
+    """Free bytes of a device; None if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return memory.available()
@@ -113,10 +113,11 @@ def free(device: torch.device) -> int | None:
 
 @dataclass(frozen=True)
 class Budget:
-    """What samples that are computed at once may take."""
+    """The memory for samples that are computed at once."""
 
     demand: Demand
     bytes: float
+    """Available for them."""
     largest: Demand = Demand(0.0, 0.0)
     """Of the largest tensor; zero where tensors of any size are kept when they are freed."""
 
@@ -124,7 +125,7 @@ class Budget:
     def of(cls, demand: Demand, largest: Demand, taken: int, device: torch.device) -> Budget:
         """The free memory, less ``taken`` bytes.
 
-        On processors no tensor may be too large to be kept (`keep_freed`): fewer samples at once are no slower there.
+        On a CPU, no tensor may be too large to be kept (`keep_freed`): fewer samples at once are no slower there.
         """
         available = free(device)
         if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""What the functions of the operators read of a node."""
+"""The parts of an ONNX node that the operators' functions read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 SINCE_AXES_ARE_INPUTS = 13
-"""The operator set from which on most operators read their axes as an input, and a softmax is over one axis."""
+"""The first operator set in which most operators read their axes as an input, and a softmax is over one axis."""
 Function = Callable[..., Tensor | Sequence[Tensor]]
 """Runs a node: its inputs in order, None for one that is omitted; a single output, or all of them in order."""
 

@@ -1,4 +1,4 @@
-"""Pruning in one shot, as `models compress` does: the start of a training that only recovers, and its gradual steps."""
+"""Pruning in one shot, as `models compress` does: before a training that only recovers, or at layer-wise steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.task.training import TrainingData
 from harness.training.recipe import Pruning
 
 _FITTED, _BATCH = 32, 8
-"""Batches that the layers are fitted to, and samples of each."""
+"""Number of batches that the layers are fitted to, and samples in each."""
 
 
 def pruned(
@@ -28,8 +28,9 @@ def pruned(
 ) -> ModelProto:
     """A copy of a folded FP32 model with this share of zeros in the layers that a recipe prunes.
 
-    Each layer gets a sparsity of its own by what it costs in the model's outputs. Its weights are chosen by the Hessian
-    of its outputs' error, and the others and its bias are fitted to the outputs before: `compress.prune.second_order`.
+    Each layer gets its own sparsity, by what pruning it costs in the model's outputs. Its weights are chosen by the
+    Hessian of the layer's output error; the remaining ones and the bias are fitted to the outputs of the given model:
+    see `compress.prune.second_order`.
     ``seed`` and ``step`` choose the samples.
     """
     count = min(_FITTED, -(-data.count // _BATCH))

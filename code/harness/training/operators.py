@@ -52,7 +52,7 @@ def _plain(function: Function) -> Callable[[Node], Function]:
 
 
 def _on_one_device(*values: Tensor) -> tuple[Tensor, ...]:
-    """Tensors on one device: constants of integers stay on the CPU until they meet others."""
+    """Tensors on one device: integer constants stay on the CPU until they are combined with others."""
     device = next((value.device for value in values if value.device.type != "cpu"), None)
     return values if device is None else tuple(value.to(device) for value in values)
 
@@ -109,7 +109,7 @@ def _softmax(function: Callable[..., Tensor]) -> Callable[[Node], Function]:
         if node.opset >= SINCE_AXES_ARE_INPUTS:
             last = node.get("axis", -1)
             return lambda x: function(x, dim=last)
-        axis = node.get("axis", 1)  # before, it was over all axes from this one on
+        axis = node.get("axis", 1)  # older softmaxes are over all axes from this one on
 
         def run(x: Tensor) -> Tensor:
             start = axis % x.dim()

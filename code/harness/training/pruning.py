@@ -23,17 +23,17 @@ Gradients = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class FisherMemory:
-    """What second-order pruning takes."""
+    """The memory and passes that second-order pruning needs."""
 
     bytes: int
-    """Largest size at a time: the blocks, a copy of the weights, and the scores twice."""
+    """Peak size: the blocks, a copy of the weights, and the scores twice."""
     passes: int
-    """Times that all gradients are computed for one pruning."""
+    """How often all gradients are computed for one pruning step."""
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some outputs of a layer."""
+    """The outputs ``start`` to ``stop`` of a layer."""
 
     layer: Layer
     start: int
@@ -98,7 +98,7 @@ class Pruner:
 
     @property
     def fisher_memory(self) -> FisherMemory:
-        """What second-order pruning takes; nothing with other methods."""
+        """What second-order pruning needs; zeros for other methods."""
         if self._pruning.method != "second-order":
             return FisherMemory(0, 0)
         parts = self._parts()
@@ -108,11 +108,11 @@ class Pruner:
 
     @property
     def gradients_needed(self) -> int:
-        """How many gradients one pruning computes."""
+        """How many gradients one pruning step computes."""
         return self._pruning.fisher.samples * self.fisher_memory.passes
 
     def gradients(self) -> dict[str, Tensor]:
-        """The present gradients of the layers' matrices, float32 (outputs, inputs); zeros where there are none."""
+        """The current gradients of the layers' matrices, float32 (outputs, inputs); zeros where there are none."""
         found = {}
         for layer in self.layers:
             weight = self._module.weight(layer)
@@ -121,7 +121,7 @@ class Pruner:
 
     @torch.no_grad()
     def adopt(self) -> None:
-        """Keep the zeros that the weights already have: the masks of a model that was pruned before training."""
+        """Set the masks to the zeros that the weights already have, for a model that was pruned before training."""
         for layer in self.layers:
             present = self._groups(self._module.matrix(layer)).ne(0).any(2)
             self._masks[layer.output] = self._whole(present, layer)
@@ -135,8 +135,8 @@ class Pruner:
         """Change the masks as the schedule says for this step, and set the weights that they remove to 0.
 
         Args:
-            step: the step that follows.
-            gradients: for second-order pruning: yields so many gradients of the loss, the same at each call, from the
+            step: the next training step.
+            gradients: for second-order pruning: yields that many gradients of the loss, the same at each call, from the
                 weights as they are; asked for more than once only if the Fisher matrix exceeds its memory limit.
             pruned: for layer-wise pruning: a copy of a model with this share of zeros in the layers, fitted to it.
 
@@ -181,7 +181,7 @@ class Pruner:
         """Restore the masks of `state_dict`.
 
         Raises:
-            ConfigError: they are of another model.
+            ConfigError: they belong to another model.
         """
         shapes = {output: mask.shape for output, mask in self._masks.items()}
         if shapes != {output: mask.shape for output, mask in state.items()}:
@@ -195,7 +195,7 @@ class Pruner:
         return changed
 
     def _layer_wise(self, model: ModelProto) -> bool:
-        """Take the weights of a pruned model, and its zeros besides those that are there."""
+        """Take the weights of a pruned model, and add its zeros to the masks."""
         before = self.masks
         self._module.load(model)
         self.adopt()
@@ -293,7 +293,7 @@ class Pruner:
         return parts
 
     def _chosen(self, scores: Mapping[str, Tensor], target: float) -> dict[str, Tensor]:
-        """Masks without the groups with the lowest scores, float32 (outputs, groups), besides those already removed."""
+        """Masks that also remove the groups with the lowest scores, float32 (outputs, groups), up to ``target``."""
         ranked = {}
         for layer in self.layers:
             score = scores[layer.output]

@@ -1,6 +1,6 @@
-"""Recipes: how a model is pruned, distilled and quantised while it is trained, as data in TOML files.
+"""Recipes: TOML files that say how a model is pruned, distilled and quantised while it is trained.
 
-A recipe names the source of each of its figures. Importing this needs no PyTorch.
+A recipe names the source of each of its figures. This module does not import PyTorch.
 """
 
 import hashlib
@@ -19,8 +19,6 @@ from harness.host.files import user_path
 
 FOLDER = Path(__file__).parent / "recipes"
 """The recipes that come with the harness."""
-CHOSEN = "chosen here"
-"""The source of a figure that is not from a publication."""
 
 
 class _Part(BaseModel):
@@ -28,10 +26,10 @@ class _Part(BaseModel):
 
 
 class RatePhase(_Part):
-    """A part of training in which the learning rate falls, once or again and again."""
+    """A part of training in which the learning rate falls, once or repeatedly."""
 
     until: int = Field(gt=0)
-    """The step at which the phase ends; it begins where the one before ends."""
+    """The step at which the phase ends; it begins where the previous one ends."""
     start: float = Field(gt=0)
     final: float = Field(0.0, ge=0)
     cycle: int = Field(0, ge=0)
@@ -40,7 +38,7 @@ class RatePhase(_Part):
 
 
 class LearningRate(_Part):
-    """It rises from 0 in ``warmup`` steps, then falls from ``peak`` to ``final`` at the last step."""
+    """The learning rate rises from 0 in ``warmup`` steps, then falls from ``peak`` to ``final`` at the last step."""
 
     peak: float = Field(gt=0)
     """The largest learning rate."""
@@ -54,7 +52,7 @@ class LearningRate(_Part):
     def _ordered(self) -> Self:
         ends = [phase.until for phase in self.phases]
         if ends != sorted(set(ends)):
-            raise ValueError("each phase must end later than the one before")
+            raise ValueError("each phase must end later than the previous one")
         if self.phases and max(phase.start for phase in self.phases) != self.peak:
             raise ValueError("peak must be the largest start of the phases")
         return self
@@ -69,22 +67,22 @@ class Fisher(_Part):
     samples: int = Field(1024, ge=1)
     """Number of gradients, m."""
     batch: int = Field(1, ge=1)
-    """Samples that each of these gradients is the mean of."""
+    """Samples that each of these gradients is averaged over."""
     block: int = Field(50, ge=1)
     """Largest width of the diagonal blocks, B: memory is number of weights x (B + B / 4) x 4 bytes."""
     dampening: float = Field(1e-7, gt=0)
-    """What is added to the diagonal, lambda."""
+    """Lambda, which is added to the diagonal."""
     memory: float = Field(8.0, gt=0)
-    """GiB for the blocks; more layers than fit are processed in turns, each with its own pass over the samples."""
+    """GiB for the blocks; layers that do not fit are processed in further passes over the samples."""
 
 
 class Pruning(_Part):
     """How the sparsity grows.
 
     "magnitude", "second-order" and "layer-wise" prune every ``every`` steps from ``begin`` to ``end``, from ``initial``
-    to ``sparsity`` on a cubic schedule; "layer-wise" prunes as `models compress` does, with a sparsity for each layer,
-    whatever ``scope`` says. "acdc" alternates phases of ``every`` steps at full sparsity with phases
-    without mask, the first from ``begin``, and stays sparse from ``end`` on.
+    to ``sparsity`` on a cubic schedule; "layer-wise" prunes as `models compress` does, with a sparsity for each
+    layer, regardless of ``scope``. "acdc" alternates phases of ``every`` steps at full sparsity with phases without
+    masks, starting sparse at ``begin``, and stays sparse from ``end`` on.
     """
 
     method: Literal["magnitude", "second-order", "layer-wise", "acdc"]
@@ -99,18 +97,18 @@ class Pruning(_Part):
     block: Literal[1, 4] = 1
     """Neighbouring inputs of an output that are pruned together."""
     scope: Literal["global", "layer"] = "global"
-    """Whether all layers' weights are ranked together, or each layer gets the same sparsity."""
+    """global: the weights of all layers are ranked together; layer: each layer gets the same sparsity."""
     keep: tuple[str, ...] = ()
     """Shell patterns of the names of layers or their weights that are not pruned."""
     fisher: Fisher = Fisher()
 
     @property
     def slow(self) -> bool:
-        """Whether choosing weights takes as long as many steps."""
+        """Whether choosing the weights to remove takes as long as many steps."""
         return self.method in ("second-order", "layer-wise")
 
     def keeps(self, *names: str) -> bool:
-        """Whether a layer with these names, its own and its weight's, is kept out of pruning."""
+        """Whether a layer with these names, its own and its weight's, is excluded from pruning."""
         return any(fnmatchcase(name, pattern) for pattern in self.keep for name in names)
 
     @model_validator(mode="after")
@@ -147,7 +145,7 @@ class Distillation(_Part):
 
 
 class Quantisation(_Part):
-    """Quantisation-aware training, in the arithmetic that the compressor writes."""
+    """Quantisation-aware training, with the arithmetic of the files that `models compress` writes."""
 
     begin: int = Field(ge=0)
     """First step with quantised weights and activations."""
@@ -173,7 +171,7 @@ class Recipe(_Part):
     model: str | None = None
     """The model's name in models.toml; None for any."""
     start: str | None = None
-    """The model that a checkpoint is of, where ``layers`` of it make the recipe's; None for ``model``."""
+    """The model that checkpoints belong to, if ``model`` is that with only ``layers``; None for ``model`` itself."""
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
     max_cost: int | None = Field(None, ge=1)
@@ -205,7 +203,7 @@ class Recipe(_Part):
         if phases and phases[-1].until != self.steps:
             raise ValueError(f"the last phase of the learning rate must end at the last step ({self.steps})")
         if self.layers is not None and (not self.layers or list(self.layers) != sorted(set(self.layers))):
-            raise ValueError("layers must be rising numbers")
+            raise ValueError("layers must be ascending numbers without repetition")
         return self
 
     @property
@@ -215,10 +213,10 @@ class Recipe(_Part):
         return hashlib.sha256(self.model_dump_json(exclude=texts).encode()).hexdigest()
 
     def with_method(self, method: str) -> "Recipe":
-        """The recipe with another way to choose the weights that are removed.
+        """The recipe with another pruning method.
 
         Raises:
-            ConfigError: it prunes nothing, or the method does not exist or does not suit the recipe.
+            ConfigError: the recipe prunes nothing, or the method does not exist or does not suit it.
         """
         if self.pruning is None:
             raise ConfigError(f"--method {method}: {self.name} prunes nothing; leave it out.")
@@ -232,7 +230,7 @@ class Recipe(_Part):
         """The recipe compressed or stretched to another number of steps: all of its steps move in proportion.
 
         Raises:
-            ConfigError: so few steps leave no room for the recipe's phases.
+            ConfigError: there are too few steps for the recipe's phases.
         """
         if steps == self.steps:
             return self
@@ -261,7 +259,7 @@ def _scaled_rate(rate: LearningRate, factor: float) -> dict[str, object]:
 
 
 def _scaled_pruning(pruning: Pruning, before: int, steps: int) -> dict[str, object]:
-    """The pruning's fields with as many changes of the masks; fewer only if there are too few steps for them."""
+    """The pruning's fields for another number of steps, with the same number of mask changes if they fit."""
     begin, end = round(pruning.begin * steps / before), round(pruning.end * steps / before)
     if pruning.method == "acdc":
         phases = (pruning.end - pruning.begin) // pruning.every
@@ -278,7 +276,7 @@ def recipes() -> dict[str, Recipe]:
     """The recipes that come with the harness, by name.
 
     Raises:
-        ConfigError: one of them is wrong.
+        ConfigError: one of them is invalid.
     """
     return {path.stem: _read(path) for path in sorted(FOLDER.glob("*.toml"))}
 
@@ -287,7 +285,7 @@ def read_recipe(name_or_path: str) -> Recipe:
     """A recipe of the harness by its name, or the user's by the path of its TOML file.
 
     Raises:
-        ConfigError: there is none, or the file is wrong: the message has the file, the key, and what is wrong.
+        ConfigError: there is no such recipe, or the file is invalid; the message names the file and the key.
     """
     own = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
     if name_or_path in own:
@@ -299,7 +297,7 @@ def read_recipe(name_or_path: str) -> Recipe:
 
 
 def check_patterns(recipe: Recipe, layers: Collection[str], parameters: Collection[str]) -> None:
-    """Make sure that each pattern of the recipe matches a name of the model; a note for the harness's own recipes.
+    """Check that each pattern of the recipe matches a name of the model; only a note for the harness's own recipes.
 
     ``layers`` are the names of layers and their weights. A pattern of pruning.keep may also match another parameter,
     such as a table of embeddings, which is never pruned.
@@ -327,13 +325,13 @@ def _read(path: Path) -> Recipe:
     except OSError as error:
         raise ConfigError(f"the recipe {path} cannot be read: {error.strerror}; check the path.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the recipe {path} is not TOML: {error}.") from error
+        raise ConfigError(f"the recipe {path} is not TOML ({error}): fix it.") from error
     except ValidationError as error:
-        raise ConfigError(f"the recipe {path} is wrong: {_first(error)}.") from error
+        raise ConfigError(f"the recipe {path} is invalid: {_first(error)}.") from error
 
 
 def _first(error: ValidationError) -> str:
-    """The first thing that is wrong: its key and why."""
+    """The first error: its key and what is wrong."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"{f'{where}: ' if where else ''}{first['msg'].removeprefix('Value error, ')}"

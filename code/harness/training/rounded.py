@@ -30,11 +30,11 @@ def in_bytes(value: Tensor, span: Range) -> Tensor:
 
 @dataclass
 class Activation:
-    """The 8 bits of one tensor, whose range follows its values in the steps of training.
+    """Rounds one tensor to 8 bits, with a range that follows its values during training.
 
     The range is the moving average of a batch's minimum and maximum (Jacob et al., arXiv:1712.05877, section 3.1),
-    times the part of it that was found best before training. A step moves it once, after its last forward pass, so that
-    the number of parts in which a batch is computed makes no difference.
+    times the part of it that was found best before training. A step moves the range once, after its last forward pass,
+    so that it does not matter in how many parts a batch is computed.
     """
 
     low: float = 0.0
@@ -42,11 +42,11 @@ class Activation:
     reaches: tuple[float, float] = (1.0, 1.0)
     """Parts of the minimum and the maximum that the 8 bits represent; above 1 where single batches reach further."""
     follows: bool = False
-    """Whether the values belong to a step of training."""
+    """Whether the values are those of a training step, which move the range."""
     seen: list[tuple[float, float]] = field(default_factory=list)
     """Minima and maxima of the step so far."""
     watch: Callable[[Tensor], None] | None = None
-    """Reads the values instead of rounding them."""
+    """If set, gets the values, which are then not rounded."""
 
     @property
     def range(self) -> Range:
@@ -65,14 +65,14 @@ class Activation:
         return in_bytes(value, self.range)
 
     def move(self) -> None:
-        """Move the range by what the step has seen."""
+        """Move the range towards what the step has seen."""
         if self.seen:
             low, high = min(low for low, _ in self.seen), max(high for _, high in self.seen)
             self.low += (1 - _INERTIA) * (low - self.low)
             self.high += (1 - _INERTIA) * (high - self.high)
 
     def widen(self, value: Tensor) -> None:
-        """Include a value, of a batch, in the range."""
+        """Widen the range to include the values of a batch."""
         low, high = limits(value)
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.seen.append((low, high))
@@ -80,7 +80,7 @@ class Activation:
     def settle(self) -> None:
         """Keep the range that was found, as a part of the mean minimum and maximum of the batches that `widen` saw.
 
-        They are what the moving average tends to. As a part of their extremes, the range would shrink in training.
+        The moving average tends towards these means: as a part of the extremes, the range would shrink in training.
         """
         present = self.low * self.reaches[0], self.high * self.reaches[1]
         if self.seen:
@@ -96,19 +96,19 @@ class Activation:
         return {"low": self.low, "high": self.high, "reaches": self.reaches}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """The state that `state` gave."""
+        """Restore what `state` returned."""
         self.low, self.high, self.reaches = state["low"], state["high"], tuple(state["reaches"])
 
 
 def limits(value: Tensor) -> tuple[float, float]:
-    """Minimum and maximum, and 0 if it is outside of both."""
+    """Minimum and maximum, widened to include 0."""
     low, high = torch.aminmax(value.detach())
     return min(float(low), 0.0), max(float(high), 0.0)
 
 
 @dataclass
 class Weight:
-    """The 8 bits of a layer's matrix (outputs, inputs): symmetric, with one scale, or one for each output.
+    """Rounds a layer's matrix (outputs, inputs) to symmetric 8 bits, with one scale or one per output.
 
     The scale follows the largest weight. The weights of a grouped convolution keep their sums, as in
     `harness.compress.rounding.keep_sums`.
@@ -137,7 +137,7 @@ class Weight:
         return torch.fake_quantize_per_tensor_affine(matrix, scale, zero, -GREATEST, GREATEST)
 
     def rounded(self, matrix: Tensor) -> Rounded:
-        """The integers and scales of a matrix, those that training computed with."""
+        """The integers and scales of a matrix with which training computes."""
         if self.layer.groups > 1:
             return keep_sums(matrix.detach().cpu().numpy())
         with torch.no_grad():
@@ -148,7 +148,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Table:
-    """The 8 bits of the rows that are read from an embedding table."""
+    """Rounds the rows that are read from an embedding table to 8 bits."""
 
     table: Callable[[], Tensor]
 

@@ -1,4 +1,4 @@
-"""What a recipe asks for at each step: learning rate, sparsity, and when masks change. Needs no PyTorch."""
+"""What a recipe asks for at each step: learning rate, sparsity, and when masks change. Does not import PyTorch."""
 
 import math
 
@@ -41,7 +41,7 @@ def prunes_at(pruning: Pruning, step: int) -> bool:
 
 
 def dense_at(pruning: Pruning, step: int) -> bool:
-    """Whether no mask holds at a step: before ``begin``, and in AC/DC's decompressed phases.
+    """Whether a step has no mask: before ``begin``, and in AC/DC's decompressed phases.
 
     AC/DC alternates compressed and decompressed phases, and ends with a compressed one (Peste et al., arXiv:2106.12379,
     algorithm 1). At the start of a decompressed phase the paper also resets the optimizer's momentum.
@@ -57,7 +57,7 @@ def sparsity_at(pruning: Pruning, step: int) -> float:
     """The sparsity that holds at a step; it changes only where `prunes_at` says so.
 
     It follows s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3 (Zhu and Gupta, arXiv:1710.01878, equation 1), where t
-    is the last step that pruned. 0 where `dense_at` says that no mask holds.
+    is the last step that pruned. 0 where there is no mask: see `dense_at`.
     """
     if dense_at(pruning, step):
         return 0.0

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written in one step, and only ever continued by the same training."""
+"""Checkpoints of a training: replaced atomically, and only continued by the same training."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from harness.errors import ConfigError, os_words
 from harness.host.files import locked, remove_left_over, staging, sync_entry
 
 SUFFIX = ".training"
-"""What the folder of checkpoints has in place of the model's ".onnx"."""
+"""Suffix of the folder of checkpoints, in place of the model's ".onnx"."""
 DENSE = "dense.onnx"
-"""In the folder of checkpoints: the model that was built from a checkpoint of its framework."""
+"""File in that folder: the dense model, if it was built from a framework's checkpoint."""
 _FILE = "checkpoint.pt"
 _LOCK = "lock"
 _IN_RECIPE = {"number of steps", "seed"}
-"""Parts of the identity that the digest of the recipe depends on: it is not named besides them."""
+"""Parts of the identity that also change the recipe's digest: messages name them, and then not the recipe."""
 
 
 class Checkpoints:
     """The folder beside a model that holds the newest checkpoint of its training.
 
-    A checkpoint is a dictionary of tensors, numbers, texts and containers of these. It names the training that it
-    belongs to by ``identity``: whatever determines the result, such as the recipe's digest and the seed.
+    A checkpoint is a dictionary of tensors, numbers, texts and containers of these. Its ``identity``
+    holds whatever determines the training's result, such as the recipe's digest and the seed.
     """
 
     def __init__(self, output: Path, identity: Mapping[str, str]) -> None:
@@ -40,7 +40,7 @@ class Checkpoints:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the folder, which is created, and removed in the end if it holds no checkpoint.
+        """Lock the folder, creating it if missing; removes it at the end if it holds no checkpoint.
 
         Raises:
             ConfigError: another process trains there, the folder holds other files, or it cannot be written.
@@ -55,14 +55,14 @@ class Checkpoints:
                     self._remove()
 
     def _check_own(self) -> None:
-        """Refuse a folder that was not made by a training."""
+        """Reject a folder that no training made."""
         if self.path.exists() or not self.folder.is_dir():
             return
         names = sorted(entry.name for entry in self.folder.iterdir())
         other = [name for name in names if name not in (DENSE, _LOCK) and not name.endswith(".partial")]
         if other:
             raise ConfigError(
-                f"{self.folder} holds {other[0]} and no checkpoint, so it is not of a training: choose another "
+                f"{self.folder} holds {other[0]} but no checkpoint, so no training made it: choose another "
                 "--output, or move the folder."
             )
 
@@ -78,7 +78,7 @@ class Checkpoints:
         """The newest checkpoint; None if there is none.
 
         Raises:
-            ConfigError: it is of another training, or damaged.
+            ConfigError: it belongs to another training, or is damaged.
         """
         if not self.path.exists():
             return None
@@ -87,13 +87,15 @@ class Checkpoints:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             found = state.pop("identity")
         except (OSError, RuntimeError, LookupError, EOFError, UnpicklingError) as error:
-            raise ConfigError(f"{self.path} cannot be read as a checkpoint: remove {self.folder}.") from error
+            raise ConfigError(
+                f"{self.path} cannot be read as a checkpoint: remove {self.folder} to start again."
+            ) from error
         other = [name for name, value in self._identity.items() if found.get(name) != value]
         if _IN_RECIPE.intersection(other):
             other = [name for name in other if name != "recipe"]
         if other:
             raise ConfigError(
-                f"{self.folder} holds a training with another {', '.join(other)}: give the command that began it, "
+                f"{self.folder} holds a training with another {', '.join(other)}: repeat the command that began it, "
                 "remove the folder, or choose another --output."
             )
         return state

@@ -1,4 +1,4 @@
-"""Ctrl-C during a training: the step at work is completed, and a checkpoint written."""
+"""Ctrl-C during a training: the current step is completed, and a checkpoint is written."""
 
 import signal
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from harness.host import console
 
 @contextmanager
 def stoppable() -> Iterator[Event]:
-    """An event that Ctrl-C sets, so that the step at work is completed; a second Ctrl-C ends it at once."""
+    """An event that Ctrl-C sets, so that the current step is completed; a second Ctrl-C stops at once."""
     event = Event()
-    if current_thread() is not main_thread():  # where signals cannot be handled
+    if current_thread() is not main_thread():  # only the main thread can handle signals
         yield event
         return
 

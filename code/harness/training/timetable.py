@@ -1,4 +1,4 @@
-"""When a training scores and saves, and how long it still takes. Needs no PyTorch."""
+"""When a training scores and saves, and how long it still takes. Does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from harness.training.schedule import prunes_at, sparsity_at
 SAVE_EVERY_S = 180.0
 """Seconds between checkpoints."""
 SCORE_EVERY_S = 300.0
+"""Seconds between scores."""
 _SPARING = 20
-"""Checkpoints and scores take at most about one part in so many of the time."""
+"""Checkpoints and scores are spaced so that each kind takes at most about 1/20 of the time."""
 _ROUNDED = 1.3
-"""A step with 8-bit weights and activations ÷ one without, as in a training of minilm-80: until it is measured."""
+"""Time of a step in 8 bits ÷ one in FP32, in a training of minilm-80: assumed until it is measured."""
 _GRADIENT = 1.7
-"""A sample's part of choosing weights ÷ its part of a step, in the same training: until it is measured."""
+"""A sample's time while weights are chosen ÷ its time in a step, in the same training: assumed until measured."""
 
 
 class Timetable:
-    """Knows the work of each step, and what is done between steps.
+    """Plans scores and checkpoints, and estimates the time left.
 
     A training's pace is not even: steps in 8 bits take longer, choosing weights by second-order information takes as
     long as dozens of steps, scores and checkpoints pause it, and after the last step it is scored and saved once more.
@@ -39,9 +40,9 @@ class Timetable:
         gradients: int = 0,
         save_every: float | None = None,
     ) -> None:
-        """``clock`` gives seconds, and does not count those in which the process was stopped.
+        """``clock`` gives seconds, without those in which the process was stopped.
 
-        ``chooses`` says whether choosing the weights that are removed takes time, and ``gradients`` how many that
+        ``chooses`` says whether choosing the weights to remove takes long, and ``gradients`` how many gradients that
         computes, if any. ``save_every`` is in seconds; None for `SAVE_EVERY_S`, or more if a checkpoint takes long to
         write.
         """
@@ -58,7 +59,7 @@ class Timetable:
         self._pace = Pace(0.0)
 
     def begin(self, history: History) -> None:
-        """Continue from a history; what earlier attempts took counts until this one has measured it."""
+        """Continue from a history; times of earlier attempts count until this one has measured its own."""
         self._next = history.step
         self._pace = Pace(0.0, self._work(history.step))
         if before := bisect_left(self._choices, history.step):
@@ -67,40 +68,40 @@ class Timetable:
             self._score_took = self._score_took or history.scoring / count
 
     def choosing(self, share: float | None = None) -> None:
-        """A gradient is done of those by which weights are chosen, or this share of another way to choose them."""
+        """Report progress in choosing weights: one more gradient, or the ``share`` done (0 to 1) for other methods."""
         if self._choosing is None:
             return
         began, done = self._choosing
         self._choosing = began, done + 1
         share = (done + 1) / max(self._gradients, 1) if share is None else share
-        if share and not self._chosen:  # its own part is a better measure than anything before
+        if share and not self._chosen:  # a part of this choice is a better measure than earlier attempts
             self._each_choice = (self._clock() - began) / share
 
     def preparing(self, step: int) -> None:
-        """What changes before ``step`` begins now."""
+        """The changes that are due before ``step`` begin now."""
         at = bisect_left(self._choices, step)
         if at < len(self._choices) and self._choices[at] == step:
             self._choosing = self._clock(), 0
 
     def prepared(self, step: int) -> None:
-        """It has changed."""
+        """The changes before ``step`` are done."""
         if self._choosing:
             took = self._clock() - self._choosing[0]
             self._each_choice = (self._each_choice * self._chosen + took) / (self._chosen + 1)
             self._chosen, self._choosing, self._next = self._chosen + 1, None, step + 1
 
     def stepped(self, step: int, seconds: float) -> None:
-        """``step`` steps are done, the last in so many seconds."""
+        """Note that ``step`` steps are done, the last one in ``seconds``."""
         self._stepped += seconds
         self._next = max(self._next, step)
         self._pace.note(self._stepped, self._work(step))
 
     def scored(self, took: float) -> None:
-        """A score was taken just now."""
+        """Note that a score, which took ``took`` seconds, has just ended."""
         self._scored, self._score_took = self._clock(), took
 
     def saved(self, took: float) -> None:
-        """A checkpoint was written just now."""
+        """Note that a checkpoint, which took ``took`` seconds, has just been written."""
         self._saved, self._save_took = self._clock(), took
 
     @property
@@ -133,7 +134,7 @@ class Timetable:
 
     @property
     def _choices_left(self) -> float:
-        """Seconds of choosing weights."""
+        """Seconds of choosing weights that are left."""
         first = self._next if self._choosing is None else self._next + 1
         each = self._each_choice or self._expected_choice
         running = 0.0
@@ -143,14 +144,14 @@ class Timetable:
 
     @property
     def _expected_choice(self) -> float:
-        """Seconds of the first choice, by the time of a step."""
+        """Expected seconds of the first choice, from the time of a step."""
         pruning, rate = self._recipe.pruning, self._pace.per_second(self._stepped)
         if pruning is None or not rate:
             return 0.0
         return self._gradients * pruning.fisher.batch / self._recipe.batch * _GRADIENT / rate
 
     def _work(self, step: int) -> float:
-        """The work of the first steps, in steps without 8 bits."""
+        """The work of the first ``step`` steps, in units of an FP32 step."""
         rounded = max(step - self._recipe.quantisation.begin, 0) if self._recipe.quantisation else 0
         return step + (_ROUNDED - 1) * rounded
 
@@ -166,5 +167,5 @@ class Timetable:
 
 
 def _times(seconds: float, interval: float, most: int) -> int:
-    """How often an interval ends in so many seconds."""
+    """How often an interval ends within ``seconds``, at most ``most`` times."""
     return min(math.floor(seconds / interval), most) if interval > 0 else most

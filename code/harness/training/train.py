@@ -1,4 +1,4 @@
-"""Training a model from a checkpoint or an FP32 graph to an ONNX file that runs and submissions take like any other."""
+"""Trains a model from a checkpoint or an FP32 graph; the ONNX file works in runs and submissions like any other."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from harness.training.fake import FakeQuantisation
 from harness.training.graph import GraphModule
 from harness.training.history import History
 from harness.training.layers import drop_layers
-from harness.training.lessons import Lessons, cost
 from harness.training.loop import Student, Trainer
 from harness.training.memory import OPTIMIZER_BYTES, Budget, Demand, Kept, keep_freed
+from harness.training.objective import Objective, cost
 from harness.training.oneshot import pruned
 from harness.training.pruning import FisherMemory, Pruner
 from harness.training.recipe import Recipe, check_patterns
@@ -51,16 +51,16 @@ _METHODS = {
     "acdc": "alternating compressed and decompressed training (AC/DC)",
 }
 _PROBED = 64
-"""Samples among which a short and a long one are looked for, to measure the memory that they take."""
+"""Samples among which a short and a long one are chosen, to measure the memory that they need."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What to train, from what, on what, and where to."""
+    """What to train: recipe, initial weights, data and output."""
 
     recipe: Recipe
     weights: str
-    """A checkpoint in safetensors, or "random", for a recipe with a model; or an FP32 model, by name or path."""
+    """A checkpoint in safetensors, or "random", for a recipe that names a model; or an FP32 model, by name or path."""
     data: Path
     output: Path
     engine: str | None = None
@@ -82,19 +82,19 @@ class Trained:
 
 
 def model_path(recipe: Recipe) -> Path:
-    """Where a trained model is written by default."""
+    """The default path of a trained model."""
     return model_file(f"{recipe.name}-trained")
 
 
 def train(training: Training) -> Trained:
-    """Train a model, or go on from the newest checkpoint of the same training, and write it with a report.
+    """Train a model, or continue from the newest checkpoint of the same training, and write it with a report.
 
-    The folder OUTPUT.training holds the checkpoints. After the end it holds what another `--for` needs to write the
-    trained model in other operators, without training again.
+    A folder beside the model, with the suffix .training, holds the checkpoints. Afterwards it holds what is needed to
+    write the model for another engine (``engine``) without training again.
 
     Raises:
-        ConfigError: the model cannot be trained, the data are not of its benchmark, the folder of checkpoints is of
-            another training, or a file cannot be written.
+        ConfigError: the model cannot be trained, the data are not of its benchmark, the folder of checkpoints
+            belongs to another training, or a file cannot be written.
         RunFailed: the loss became infinite or not a number.
     """
     recipe, output = training.recipe, training.output.absolute()
@@ -121,9 +121,9 @@ def _train(training: Training, model: manifests.Model, data: TrainingData, check
     _check_dense(model, dense)
     teacher = GraphModule(Network(_copy(dense))).to(device).requires_grad_(False)
     student = _student(training, dense, None if checkpoints.path.exists() else data, device)
-    lessons = Lessons(student.module, teacher, recipe.distillation, device)
-    budget = _budget(recipe, student, lessons, data)
-    history = Trainer(recipe, student, lessons, data, checkpoints, budget, training.save_every).run()
+    objective = Objective(student.module, teacher, recipe.distillation, device)
+    budget = _budget(recipe, student, objective, data)
+    history = Trainer(recipe, student, objective, data, checkpoints, budget, training.save_every).run()
     form = _settings(training).engine_form
     metadata = joined(facts_of(model), _facts(training, data, student, history))
     with console.working("writing the model"):
@@ -134,7 +134,7 @@ def _train(training: Training, model: manifests.Model, data: TrainingData, check
         "model": output.name,
         "recipe": recipe.model_dump(mode="json"),
         "metadata": metadata,
-        "arithmetic": "bf16" if lessons.bf16 else "fp32",
+        "arithmetic": "bf16" if objective.bf16 else "fp32",
         "per_second": history.per_second,
         **asdict(history),
     }
@@ -143,7 +143,7 @@ def _train(training: Training, model: manifests.Model, data: TrainingData, check
 
 
 def _dense(training: Training, folder: Path) -> manifests.Model:
-    """The model to begin with, which is built if the weights are a checkpoint."""
+    """The dense model to start from, built first if the weights are a checkpoint or random."""
     recipe, weights = training.recipe, training.weights
     if weights.endswith(".onnx") or weights in manifests.models():
         model = find_model(weights)
@@ -172,8 +172,8 @@ def _data(training: Training, model: manifests.Model) -> TrainingData:
     data = benchmark.training_data(training.data, model.path, recipe.hold_out, recipe.max_cost, recipe.seed)
     if data.official:
         console.warn(
-            f"official runs are scored on samples in {training.data}: train on other data, since the score of a model "
-            "that was trained on them says nothing."
+            f"official runs are scored on samples in {training.data}: train on other data, since a score on "
+            "training data says nothing about a model."
         )
     if not data.labelled:
         console.note(
@@ -183,7 +183,7 @@ def _data(training: Training, model: manifests.Model) -> TrainingData:
 
 
 def _student(training: Training, dense: ModelProto, data: TrainingData | None, device: torch.device) -> Student:
-    """The student at the first step; ``data`` fit a one-shot start, or are None if a checkpoint holds its result."""
+    """The student at the first step; ``data`` is for a one-shot start, None if a checkpoint holds its result."""
     recipe, model = training.recipe, _copy(dense)
     if recipe.layers is not None:
         model = drop_layers(Network(model), recipe.layers)
@@ -206,7 +206,7 @@ def _student(training: Training, dense: ModelProto, data: TrainingData | None, d
 
 
 def _settings(training: Training) -> CompressSettings:
-    """What `models compress` would be asked for, to get a model of the same kind."""
+    """The settings with which `models compress` would make a model of the same kind."""
     pruning = training.recipe.pruning
     values: dict[str, object] = {"precision": "int8" if training.recipe.quantisation else "fp32"}
     if pruning:
@@ -214,16 +214,16 @@ def _settings(training: Training) -> CompressSettings:
     return validated(CompressSettings, values | {"engine": training.engine})
 
 
-def _budget(recipe: Recipe, student: Student, lessons: Lessons, data: TrainingData) -> Budget:
-    """Measure what a short and a long sample keep for the backward pass, and say what the training will take."""
+def _budget(recipe: Recipe, student: Student, objective: Objective, data: TrainingData) -> Budget:
+    """Measure what a short and a long sample keep for the backward pass, and print what training will need."""
     indices = data.order(min(_PROBED, data.count), 0, recipe.seed)
     ranked = sorted((cost(data.batch(indices[number : number + 1])), number) for number in range(len(indices)))
     (short, first), (length, last) = ranked[0], ranked[-1]
     parameters = list(student.module.parameters())
     if student.quantisation:
-        student.quantisation.enable()  # rounding keeps more: its ranges are of no matter here
+        student.quantisation.enable()  # rounding needs more memory, whatever its ranges are
     low, high = (
-        Kept.by(lambda copies, at=at: lessons.loss(data.batch(indices[at : at + 1].repeat(copies))), parameters)  # type: ignore[misc]
+        Kept.by(lambda copies, at=at: objective.loss(data.batch(indices[at : at + 1].repeat(copies))), parameters)  # type: ignore[misc]
         for at in (first, last)
     )
     if student.quantisation:
@@ -234,10 +234,10 @@ def _budget(recipe: Recipe, student: Student, lessons: Lessons, data: TrainingDa
         Demand.of((short, low.each), (length, high.each)),
         Demand.of((short, low.largest), (length, high.largest)),
         count * OPTIMIZER_BYTES + needed.bytes + once,
-        lessons.device,
+        objective.device,
     )
     at_once = min(recipe.batch, budget.samples(length))
-    if lessons.device.type == "cpu":
+    if objective.device.type == "cpu":
         keep_freed(count * 20 + int(at_once * budget.demand.bytes(length)) + once)
     each = budget.demand.bytes(length) / 2**30
     console.note(
@@ -251,7 +251,7 @@ def _budget(recipe: Recipe, student: Student, lessons: Lessons, data: TrainingDa
 
 
 def _identity(training: Training, model: manifests.Model, data: TrainingData) -> dict[str, str]:
-    """Whatever determines the result; the engine does not, for which the trained model can be written again."""
+    """Whatever determines the result; not the engine, since the trained model can be written again for another."""
     recipe = training.recipe
     return {
         "number of steps": str(recipe.steps),
@@ -265,7 +265,7 @@ def _identity(training: Training, model: manifests.Model, data: TrainingData) ->
 
 
 def joined(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    """The metadata of a model with what it inherits; an earlier training is named first."""
+    """The metadata of a model, including what it inherits; an earlier training is named first."""
     earlier = {key: f"{before[key]}; then {now[key]}" for key in TRAINED if key in before}
     return {**before, **now, **earlier}
 
@@ -328,9 +328,9 @@ def _device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     torch.use_deterministic_algorithms(True)
-    # Filling fresh memory costs time, and nothing here reads it.
+    # Filling fresh memory takes time, and nothing here reads it uninitialised.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property
-    if "OMP_NUM_THREADS" not in os.environ:  # which torch follows by itself
+    if "OMP_NUM_THREADS" not in os.environ:  # torch itself obeys that variable
         torch.set_num_threads(core_count())
     return torch.device("cpu")
 

@@ -443,4 +443,4 @@ def test_a_score_that_guessing_gives_is_named(write_squad, vocab, tmp_path):
     bench.write(_right(bench))
     score = bench.score()
     assert score.f1 < 15
-    assert "is what guessing gives: the vocabulary" in score.doubts()[0]
+    assert "is no better than guessing: the vocabulary" in score.doubts()[0]

@@ -48,7 +48,7 @@ def test_only_one_batch_of_many_samples_is_not_full():
 
 
 def test_a_sample_longer_than_every_shape_is_refused_not_cut():
-    with pytest.raises(ConfigError, match="a sample of 300 does not fit the longest shape, 128"):
+    with pytest.raises(ConfigError, match="a sample of length 300 does not fit the longest shape, 128"):
         FixedPlanner([64, 128], 8, 1024).plan(np.array([10, 300]))
 
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 import pytest
 
 from harness.cluster import channel
-from harness.cluster.channel import Channel, Door, connect, new_key
+from harness.cluster.channel import Acceptor, Channel, connect, new_key
 
 HERE = "127.0.0.1"
 
@@ -47,12 +47,12 @@ def joined():
     made = []
 
     def join(key):
-        entered: list[socket.socket] = []
+        accepted: list[socket.socket] = []
         inside = threading.Event()
-        door = Door(HERE, key, lambda found: (entered.append(found), inside.set()))
-        driver = Side(connect(HERE, door.port, key))
+        acceptor = Acceptor(HERE, key, lambda found: (accepted.append(found), inside.set()))
+        driver = Side(connect(HERE, acceptor.port, key))
         assert inside.wait(20)
-        made.extend([driver, Side(entered[0])])
+        made.extend([driver, Side(accepted[0])])
         return made[-2:]
 
     yield join
@@ -138,16 +138,16 @@ def test_a_message_that_cannot_be_read_ends_the_connection_with_its_error(joined
 
 
 def test_only_who_has_the_key_is_let_in(encryption, key):
-    entered, inside = [], threading.Event()
-    door = Door(HERE, key, lambda found: (entered.append(found), inside.set()))
+    accepted, inside = [], threading.Event()
+    acceptor = Acceptor(HERE, key, lambda found: (accepted.append(found), inside.set()))
     with pytest.raises(OSError, match=r"refused|key|reset"):
-        connect(HERE, door.port, new_key())
-    with socket.create_connection((HERE, door.port)) as stranger:
+        connect(HERE, acceptor.port, new_key())
+    with socket.create_connection((HERE, acceptor.port)) as stranger:
         stranger.sendall(b"G" * 200)
-    assert not entered
-    with connect(HERE, door.port, key):
+    assert not accepted
+    with connect(HERE, acceptor.port, key):
         assert inside.wait(20)
-    entered[0].close()
+    accepted[0].close()
 
 
 def test_the_listening_side_must_also_have_the_key(monkeypatch, key):
@@ -169,16 +169,16 @@ def test_the_listening_side_must_also_have_the_key(monkeypatch, key):
 def test_a_driver_without_a_certificate_of_the_cluster_is_turned_away(certificate, monkeypatch, key):
     for name, value in certificate.items():
         monkeypatch.setenv(name, str(value))
-    door = Door(HERE, key, lambda found: None)
+    acceptor = Acceptor(HERE, key, lambda found: None)
     monkeypatch.delenv("RAY_USE_TLS")
     monkeypatch.setattr(channel, "_CONNECTING", 2.0)
     with pytest.raises(OSError, match=r"timed out|refused|reset|key"):
-        connect(HERE, door.port, key)
+        connect(HERE, acceptor.port, key)
 
 
 def test_a_node_whose_address_belongs_to_a_router_listens_everywhere(monkeypatch, key):
     monkeypatch.delenv("RAY_USE_TLS", raising=False)
     inside = threading.Event()
-    door = Door("192.0.2.1", key, lambda found: (found.close(), inside.set()))
-    connect(HERE, door.port, key).close()
+    acceptor = Acceptor("192.0.2.1", key, lambda found: (found.close(), inside.set()))
+    connect(HERE, acceptor.port, key).close()
     assert inside.wait(20)

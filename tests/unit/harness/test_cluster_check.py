@@ -46,7 +46,7 @@ def test_slow_networks_clocks_and_neighbours_are_warnings():
         "neighbours",
     }
     assert "3.00 s behind this machine's" in lines["clock"][1]
-    assert "others use 2.00 of 8 cores" in lines["neighbours"][1]
+    assert "other processes use 2.00 of 8 cores" in lines["neighbours"][1]
 
 
 def test_machines_that_differ_are_a_warning_for_all_together():

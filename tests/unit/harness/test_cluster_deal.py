@@ -180,7 +180,7 @@ def test_nothing_is_outstanding_once_all_is_answered(nodes, groups):
             dealer.answered(*held.pop(number % len(held)), now)
     for node, group in held:
         dealer.answered(node, group, now)
-    assert not dealer._out.any()
+    assert not dealer._outstanding.any()
     assert not dealer._serving.any()
     assert not dealer._speeds.any()
 

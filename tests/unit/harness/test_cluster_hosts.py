@@ -55,7 +55,7 @@ def test_an_absolute_token_is_taken_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "names no machine"),
+        ("", "no machine is given"),
         ("nodes = 3", "nodes"),
         ("[[nodes]]", "address"),
         ('[[nodes]]\naddress = "a"\nspeed = 3', "speed"),
@@ -64,7 +64,7 @@ def test_an_absolute_token_is_taken_as_it_is(tmp_path: Path) -> None:
         ('[[nodes]]\naddress = "a"\n[[nodes]]\naddress = "a"', "called a"),
         ('[[nodes]]\naddress = "localhost"\n[[nodes]]\naddress = "a"', "localhost"),
         ('address = "without a port"', "address"),
-        ('address = "h:1"\ntoken = "~nosuchuser/x"', "token: ~nosuchuser/x is in the home of nobody here"),
+        ('address = "h:1"\ntoken = "~nosuchuser/x"', "token: ~nosuchuser/x names an unknown user"),
         ("local = 2", "local:2"),
         ("= 3", "not TOML"),
     ],

@@ -92,9 +92,9 @@ def test_a_second_up_leaves_alone_what_runs(machine):
     files = [machine / "build/cluster" / f"{name}.{kind}" for name in ("head", "b") for kind in ("pid", "token")]
     before = [file.read_text() for file in files]
     try:
-        with pytest.raises(RunFailed, match=r"this machine: Ray runs already: harness cluster down\."):
+        with pytest.raises(RunFailed, match=r"this machine: Ray already runs: harness cluster down\."):
             list(launch.up(hosts))
-        with pytest.raises(RunFailed, match="node b: Ray runs already"):
+        with pytest.raises(RunFailed, match="node b: Ray already runs"):
             launch._run(
                 launch._over_ssh(hosts.nodes[0], launch._start_command(hosts, hosts.nodes[0], "", "b")), "", "node b"
             )
@@ -146,7 +146,7 @@ def test_nodes_of_a_run_are_neither_started_nor_ended():
     local = Hosts(local=2, source="local:2")
     with pytest.raises(ConfigError, match=r"^local:2 starts with each run: there is nothing to start\.$"):
         list(launch.up(local))
-    with pytest.raises(ConfigError, match=r"^local:2 ends with each run: there is nothing to end\.$"):
+    with pytest.raises(ConfigError, match=r"^local:2 starts and ends with each run: there is nothing to end\.$"):
         list(launch.down(local))
 
 

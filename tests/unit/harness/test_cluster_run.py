@@ -162,12 +162,15 @@ def test_indices_are_marked_everywhere_and_the_command_repeats_the_run():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"code": "b"}, "node two on far has other code of the harness"),
-        ({"model_sha256": "f" * 64}, "node two on far has another model \\(ffffffffffff...\\) than node one on here"),
-        ({"versions": {"python": "3.12"}}, "another Python \\(3.12\\) than node one on here \\(3.11\\)"),
+        ({"code": "b"}, "node two on far runs different code of the harness"),
+        (
+            {"model_sha256": "f" * 64},
+            "node two on far has a different model \\(ffffffffffff...\\) than node one on here",
+        ),
+        ({"versions": {"python": "3.12"}}, "different Python \\(3.12\\) than node one on here \\(3.11\\)"),
         ({"versions": {"python": "3.11", "numpy": "2"}}, "node two on far has numpy 2, .* not installed"),
-        ({"engine": {"version": "2"}}, "another version of the engine"),
-        ({"data": "x"}, "another data set"),
+        ({"engine": {"version": "2"}}, "different version of the engine"),
+        ({"data": "x"}, "different data set"),
     ],
 )
 def test_nodes_that_differ_are_refused_with_node_and_fact(change, words):
@@ -189,7 +192,7 @@ def test_links_are_closed_if_the_nodes_do_not_fit():
             closed.append(self)
 
     links = [Link(), Link()]
-    with pytest.raises(ConfigError, match="other code"):
+    with pytest.raises(ConfigError, match="different code"):
         prepare_nodes(settings_of("bert"), quiet=True, connect=lambda *_: links)
     assert closed == links
 
@@ -276,7 +279,7 @@ def test_a_missing_file_is_sent_once_with_all_that_belong_beside_it(needed, tmp_
     content = {name: path.read_bytes() for name, path, _ in needed}
     needed[1][1].write_bytes(b"other weights")
     assert files.missing(needed, cache) == ["m/model.onnx", "m/weights.bin"]
-    with pytest.raises(ConfigError, match=r"model.onnx is not on this node"):
+    with pytest.raises(ConfigError, match=r"model.onnx is missing on this node"):
         files.located(needed, cache)
     for name, _, digest in needed[:2]:
         files.store(name, digest, [content[name]], cache)

@@ -362,7 +362,7 @@ def test_layers_narrower_than_a_block_do_not_count_in_the_sparsity():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"sparsity": 0.6, "keep": ("nothing*",)}, r"--keep nothing\* matches no layer: their names are "),
+        ({"sparsity": 0.6, "keep": ("nothing*",)}, r"--keep nothing\* matches no layer: give names or patterns "),
         ({"sparsity": 0.6, "keep": ("*",)}, "no layer can be pruned: --keep or --block excludes all"),
         ({"precision": "int8", "keep": ("*",)}, "no layer can be quantised to 8 bits: --keep excludes all"),
     ],

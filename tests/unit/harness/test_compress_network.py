@@ -95,7 +95,7 @@ def test_weights_that_are_inputs_with_a_default_are_folded_and_no_inputs_any_mor
 def test_junk_is_refused_in_one_sentence(tmp_path, content):
     path = tmp_path / "junk.onnx"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"junk\.onnx cannot be compressed") as error:
+    with pytest.raises(ConfigError, match=r"ONNX Runtime cannot load .*junk\.onnx") as error:
         read_network(path)
     assert "\n" not in str(error.value).strip()
 

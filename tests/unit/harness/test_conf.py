@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from harness.errors import ConfigError
-from harness.loadgen.conf import check_official, least_queries, read_user_conf
+from harness.loadgen.conf import check_official, min_queries, read_user_conf
 from harness.rules.limits import MIN_DURATION_MS
 
 
@@ -144,7 +144,7 @@ def test_the_minimum_number_of_queries_is_that_of_the_installed_loadgen(tmp_path
     )
     command = [sys.executable, "-c", code, tmp_path / "user.conf", model, scenario]
     found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-    assert int(found.stdout.split()[-1]) == least_queries(model, scenario)
+    assert int(found.stdout.split()[-1]) == min_queries(model, scenario)
 
 
 def test_the_harness_lines_follow_the_users_even_without_a_last_newline(tmp_path):

@@ -311,7 +311,7 @@ STRICT = Limits(idle=5.0, headers=0.2, slowest=100_000, window=0.2, size=1_000_0
             b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-0/1\r\nContent-Length: 1\r\n\r\nx",
             b"",
             0.0,
-            "not asked for",
+            "although all of it was requested",
         ),
         (b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", b"x" * 100_000, 0.0, "megabytes without content"),
         (

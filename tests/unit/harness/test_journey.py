@@ -122,7 +122,7 @@ def test_it_stops_at_the_first_step_that_fails(journey, tmp_path):
     assert rows(done.stdout)[-1][2:] == ["3", "make report"]
     assert (tmp_path / "log").read_text().splitlines()[-1] == "make report"
     log = tmp_path / "folder/logs/06.log"
-    assert f"error: step 6, `make report`, ended with exit code 3: all that it printed is in {log}." in done.stderr
+    assert f"error: step 6, `make report`, ended with exit code 3; its output is in {log}." in done.stderr
     assert log.read_text() == "make report\n"
 
 

@@ -175,11 +175,11 @@ def test_a_truncated_log_is_not_a_result(tmp_path):
     assert read_detail(tmp_path, "performance").values["a"] == 1
     for mode, text in (("accuracy", line % "num_errors"), ("performance", line % "power_end"), ("performance", "")):
         (tmp_path / DETAIL).write_text(text)
-        with pytest.raises(RunFailed, match="is the disk full"):
+        with pytest.raises(RunFailed, match="check that the disk is not full"):
             read_detail(tmp_path, mode)
     (tmp_path / DETAIL).write_text(line % "num_errors")
     (tmp_path / SUMMARY).write_text("MLPerf Results Summ")
-    with pytest.raises(RunFailed, match="is the disk full"):
+    with pytest.raises(RunFailed, match="check that the disk is not full"):
         read_detail(tmp_path, "performance")
 
 

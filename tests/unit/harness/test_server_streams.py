@@ -122,7 +122,7 @@ def test_a_stream_gets_as_many_cores_as_its_part_of_the_bound_needs(machine, cho
     assert scenario.sut.engine.streams == expected
     assert scenario.describe()["streams"]["streams"] == expected
     assert "with 64 streams, a sample takes" in scenario.describe()["streams"]["why"]
-    assert "80% of the bound are 80 ms" in scenario.describe()["streams"]["why"]
+    assert "80% of the bound is 80 ms" in scenario.describe()["streams"]["why"]
     assert (closed == []) == (expected == 64)
 
 
@@ -148,7 +148,7 @@ def test_an_engine_that_deals_cores_out_is_measured_on_as_many_streams_as_comput
     assert times.tolist() == pytest.approx([0.06] * len(times))
     slowness, words = Server(sut, ONES, 1, BOUND).slowness(INDICES, Listener())
     assert slowness == pytest.approx(1.8)
-    assert words == "with 1 stream, a sample takes 60 ms, and 33% of the bound are 33.3 ms"
+    assert words == "with 1 stream, a sample takes 60 ms, and 33% of the bound is 33.3 ms"
 
 
 def test_a_layout_of_the_users_own_is_not_measured(machine, chosen):

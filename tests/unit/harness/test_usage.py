@@ -84,6 +84,13 @@ def test_a_container_loses_its_part_of_what_the_host_takes():
     assert not found.disturbed
 
 
+def test_another_machine_does_not_have_the_quota_of_this_one(monkeypatch):
+    monkeypatch.setattr(usage, "cpu_quota", lambda: 1.5)
+    assert CoreUse.between(Reading(10.0, 1, 1, 1), Reading(20.0, 2, 2, 1), 8).cores == 8
+    monkeypatch.setattr(usage, "usable", lambda: frozenset(range(8)))
+    assert CoreUse.between(Reading(10.0, 1, 1, 1), Reading(20.0, 2, 2, 1)).cores == 1.5
+
+
 def test_odd_counters_give_no_reading_and_no_failure(monkeypatch):
     def odd(*_):
         raise ValueError("not enough values to unpack")

@@ -494,14 +494,14 @@ def test_a_score_at_chance_is_a_warning(thousand, capsys):
     thousand.write_values(random.Random(2).choices(range(1000), k=1000))
     assert main(thousand.args()) == 0
     captured = capsys.readouterr()
-    assert "is what guessing gives: labels, output or preprocessing are probably not the model's" in captured.err
+    assert "is no better than guessing: labels, output or preprocessing are probably not the model's" in captured.err
     assert captured.out.startswith("accuracy=0.")
 
 
 def test_a_log_of_garbage_is_a_score_at_chance(thousand, capsys):
     thousand.write_values([3e38, -3e38, *[2.0**31] * 998])
     assert main(thousand.args("--dtype=float32")) == 0
-    assert "0 of 1,000 right is what guessing gives" in capsys.readouterr().err
+    assert "0 of 1,000 right is no better than guessing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["log", "val_map"])

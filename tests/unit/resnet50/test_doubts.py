@@ -37,8 +37,8 @@ def test_answers_of_a_good_model_raise_no_doubt(count):
 def test_labels_in_another_order_of_classes_are_at_chance_and_named(count):
     labels = RNG.integers(0, 1000, count)
     (doubt,) = label_doubts(classified(count, 0.75, RNG.permutation(1000)[labels]), labels)
-    assert "right is what guessing gives: labels, output or preprocessing" in doubt
-    assert ("in another order of classes" in doubt) == (count == 50_000)
+    assert "right is no better than guessing: labels, output or preprocessing" in doubt
+    assert ("use another order of classes" in doubt) == (count == 50_000)
 
 
 def test_answers_at_random_are_not_taken_for_another_order():

@@ -193,7 +193,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(files, cache, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("harness.host.files.os.fsync", full)
-    with pytest.raises(RunFailed, match=r"\(No space left on device\): they need 1 MiB there"):
+    with pytest.raises(RunFailed, match=r"\(No space left on device\): make room for 1 MiB there"):
         load_pixels(files, MLPERF, cache)
     assert list(cache.iterdir()) == []
 

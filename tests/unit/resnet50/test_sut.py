@@ -84,7 +84,7 @@ def test_images_come_in_the_layout_and_type_of_the_graph(dims, axes, dtype):
 
 def test_a_sut_of_another_graph_is_refused_and_leaves_the_loaded_images(qsl):
     qsl.load([1, 2])
-    with pytest.raises(ConfigError, match=r"the images are held as .*, and fake takes x uint8"):
+    with pytest.raises(ConfigError, match=r"the images are held as .*, but fake takes x uint8"):
         ResNet50SUT(graph([("x", np.dtype(np.uint8), NHWC)]), qsl)
     ResNet50SUT(graph(), qsl)
     assert qsl.loaded == 2

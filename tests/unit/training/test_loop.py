@@ -23,9 +23,9 @@ from harness.training import loop  # noqa: E402
 from harness.training.fake import FakeQuantisation  # noqa: E402
 from harness.training.graph import GraphModule  # noqa: E402
 from harness.training.history import History  # noqa: E402
-from harness.training.lessons import Lessons, slices  # noqa: E402
 from harness.training.loop import Student, Trainer  # noqa: E402
 from harness.training.memory import Budget, Demand, Kept, keep_freed, kept  # noqa: E402
+from harness.training.objective import Objective, slices  # noqa: E402
 from harness.training.pruning import Pruner  # noqa: E402
 from harness.training.state import Checkpoints  # noqa: E402
 
@@ -79,7 +79,7 @@ class Texts(TrainingData):
 @pytest.fixture(autouse=True)
 def deterministic(monkeypatch):
     """FP32 on any processor. One thread: on a busy machine, threads of tiny operations mostly wait for each other."""
-    monkeypatch.setattr("harness.training.lessons.computes_bf16", lambda: False)
+    monkeypatch.setattr("harness.training.objective.computes_bf16", lambda: False)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
@@ -96,11 +96,11 @@ def trainer(output, values=FULL, data=None, budget=PLENTY) -> tuple[Trainer, Gra
     if recipe.quantisation:
         network = module.network
         quantisation = FakeQuantisation(module, network.layers, list(products(network)))
-    lessons = Lessons(module, teacher, recipe.distillation, torch.device("cpu"))
+    objective = Objective(module, teacher, recipe.distillation, torch.device("cpu"))
     checkpoints = Checkpoints(output, {"recipe": recipe.digest})
     checkpoints.folder.mkdir(exist_ok=True)
     student = Student(module, pruner, quantisation)
-    return Trainer(recipe, student, lessons, data or Texts(), checkpoints, budget, 0.0), module
+    return Trainer(recipe, student, objective, data or Texts(), checkpoints, budget, 0.0), module
 
 
 def weights(module: GraphModule) -> dict[str, np.ndarray]:
@@ -109,7 +109,7 @@ def weights(module: GraphModule) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("bf16", "method"), [(False, "second-order"), (True, "second-order"), (False, "layer-wise")])
 def test_a_training_that_was_cut_goes_on_to_the_same_result(tmp_path, monkeypatch, bf16, method):
-    monkeypatch.setattr("harness.training.lessons.computes_bf16", lambda: bf16)
+    monkeypatch.setattr("harness.training.objective.computes_bf16", lambda: bf16)
     values = FULL | {"pruning": FULL["pruning"] | {"method": method}}
     whole, module = trainer(tmp_path / "whole.onnx", values)
     history = whole.run()
@@ -131,7 +131,7 @@ def test_a_training_that_was_cut_goes_on_to_the_same_result(tmp_path, monkeypatc
 def test_a_processor_with_bf16_trains_in_it_and_scores_in_fp32(tmp_path, monkeypatch):
     found = {}
     for bf16 in (False, True):
-        monkeypatch.setattr("harness.training.lessons.computes_bf16", lambda bf16=bf16: bf16)
+        monkeypatch.setattr("harness.training.objective.computes_bf16", lambda bf16=bf16: bf16)
         training, module = trainer(tmp_path / f"{bf16}.onnx")
         history = training.run()
         found[bf16] = history.dense, weights(module), history.peak_bytes
@@ -210,9 +210,9 @@ def test_the_parts_of_a_batch_are_all_of_it():
 
 def test_a_loss_that_is_not_a_number_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     each, module = trainer(tmp_path / "a.onnx", BASE)
-    loss, calls = Lessons.loss, iter(range(100))
+    loss, calls = Objective.loss, iter(range(100))
     monkeypatch.setattr(
-        Lessons, "loss", lambda self, batch: loss(self, batch) * (float("nan") if next(calls) == 3 else 1.0)
+        Objective, "loss", lambda self, batch: loss(self, batch) * (float("nan") if next(calls) == 3 else 1.0)
     )
     with pytest.raises(RunFailed, match=r"loss of step 3 is infinite or not a number.*from before.*learning_rate"):
         each.run()

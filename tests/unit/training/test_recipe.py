@@ -96,10 +96,10 @@ def _read(folder: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stepz = 3", "the recipe PATH is wrong: stepz: Extra inputs are not permitted."),
+        ("stepz = 3", "the recipe PATH is invalid: stepz: Extra inputs are not permitted."),
         ("clip = 'x'", "clip: Input should be a valid number"),
-        ("layers = [1, 0]", "layers must be rising numbers"),
-        ("layers = []", "layers must be rising numbers"),
+        ("layers = [1, 0]", "layers must be ascending numbers"),
+        ("layers = []", "layers must be ascending numbers"),
         ("[pruning]\nmethod='magnitude'\nsparsity=0.5\nend=101\nevery=5", "pruning.end (101) is after the last step"),
         ("[pruning]\nmethod='magnitude'\nsparsity=0.5\nbegin=9\nend=8\nevery=5", "begin (9) is after end (8)"),
         ("[pruning]\nmethod='magnitude'\nsparsity=0.5\ninitial=0.6\nend=8\nevery=5", "initial (0.6) is above sparsity"),

@@ -58,7 +58,7 @@ def test_a_folder_of_the_user_is_refused_and_kept(output):
     folder = output.with_suffix(".training")
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds notes.txt and no checkpoint"), Checkpoints(output, IDENTITY).alone():
+    with pytest.raises(ConfigError, match=r"holds notes.txt but no checkpoint"), Checkpoints(output, IDENTITY).alone():
         pass
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 

@@ -19,11 +19,11 @@ from harness.training.graph import GraphModule
 from harness.training.recipe import Distillation
 
 
-class Lessons:
-    """What the student is compared with.
+class Objective:
+    """Computes the losses that compare the student with the teacher and the labels.
 
     On a GPU, and on a processor that multiplies bf16 in hardware, matrix products and convolutions are computed in bf16
-    (autocast); losses, parameters and the rest in FP32. Other processors compute all in FP32.
+    (autocast); losses, parameters and the rest in FP32. Other processors compute everything in FP32.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Lessons:
         """The teacher is not changed.
 
         Raises:
-            ConfigError: hidden states are to be compared, and the graphs do not show their layers.
+            ConfigError: hidden states are to be compared, but the graphs do not show their layers.
         """
         self._student, self.teacher, self._distillation, self.device = student, teacher, distillation, device
         compared = distillation is not None and distillation.hidden > 0
@@ -55,7 +55,7 @@ class Lessons:
         """A loss whose gradients, squared, make up the Fisher matrix: the Hessian of `loss` where it is 0.
 
         It is the cross-entropy of the student's answers with labels drawn from them, and for hidden states
-        `distil.drawn_difference`: without it, the last layers, which move the answers little, would go first.
+        `distil.drawn_difference`: without that, the last layers, which change the answers little, would go first.
         ``first`` is the number of the first sample, where the batch is a part of a larger one: see `fisher.drawn`.
         """
         names = [name for name, _ in self._hidden]
@@ -73,7 +73,7 @@ class Lessons:
 
 
 def tensors(feed: Mapping[str, Array], device: torch.device) -> dict[str, torch.Tensor]:
-    """A feed in PyTorch."""
+    """A feed as PyTorch tensors on a device."""
     return {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in feed.items()}
 
 
@@ -83,12 +83,12 @@ def samples(batch: Batch) -> int:
 
 
 def cost(batch: Batch) -> int:
-    """What a sample of the batch costs: its tokens with padding, 1 for an image."""
+    """The cost of a sample of the batch: its tokens with padding, or 1 for an image."""
     return int(batch.mask.shape[1]) if batch.mask is not None else 1
 
 
 def slices(batch: Batch, size: int) -> Iterator[Batch]:
-    """The batch in parts of at most ``size`` samples of about the same number."""
+    """The batch in nearly equal parts of at most ``size`` samples."""
     count = samples(batch)
     parts = -(-count // max(size, 1))
     bounds = [number * count // parts for number in range(parts + 1)]
