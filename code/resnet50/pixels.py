@@ -156,8 +156,8 @@ def load_pixels(
     except OSError as error:
         needed = len(files) * _ROW / 2**20
         raise RunFailed(
-            f"cannot cache the images' pixels in {cache_dir} ({error.strerror or error}): make room for {needed:,.0f} "
-            "MiB there."
+            f"cannot cache the images' pixels in {cache_dir} ({error.strerror or error}): it must be a folder that can "
+            f"be written, with {needed:,.0f} MiB free."
         ) from error
 
 

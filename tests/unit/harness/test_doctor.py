@@ -301,7 +301,7 @@ def test_a_data_set_that_may_not_be_read_leaves_the_others(monkeypatch):
 
 @pytest.mark.parametrize(
     ("files_there", "expected", "said"),
-    [(["a.JPEG"], WARNING, "it has 1 images"), ([], BAD, "there is no ")],
+    [(["a.JPEG"], WARNING, "it has 1 images"), ([], BAD, "does not exist; add it")],
 )
 def test_images_that_are_few_serve_development_and_a_map_without_them_nothing(
     tmp_path, monkeypatch, files_there, expected, said

@@ -130,7 +130,7 @@ def test_a_wrong_recipe_is_reported_with_file_and_key(tmp_path: Path, text: str,
 def test_phases_of_the_rate_cover_the_training(tmp_path: Path, phases: str, message: str) -> None:
     path = tmp_path / "own.toml"
     path.write_text(_SMALL.replace("peak = 1e-3", f"peak = 1e-3, phases = {phases}"))
-    with pytest.raises(ConfigError, match=r"the recipe .* is wrong") as caught:
+    with pytest.raises(ConfigError, match=r"the recipe .* is invalid") as caught:
         read_recipe(str(path))
     assert message in str(caught.value)
 
