@@ -21,6 +21,7 @@ from harness.task.shape import Shape
 
 Batch = tuple[Shape, Mapping[str, np.ndarray]]
 Call = Callable[[Batch], object]
+_LOADING = 300.0  # maximum seconds for a tool to load and compile a model
 _PLACES = 40
 """Number of batches, spread evenly over a query, whose shapes are passed to a tool."""
 
@@ -123,7 +124,11 @@ def _benchmark_app(layout: Layout, work: Sequence[Batch], seconds: float) -> flo
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.json"
         config.write_text(json.dumps({"CPU": dict(layout.config)}), "utf-8")
-        done = subprocess.run([*command, "-load_config", str(config)], capture_output=True, text=True, check=False)
+        command += ["-load_config", str(config)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10 * seconds + _LOADING)
+        except subprocess.TimeoutExpired as error:
+            raise RunFailed(f"benchmark_app did not end within {error.timeout:.0f} s.") from error
     found = re.search(r"Throughput:\s+([\d.]+) FPS", done.stdout)
     if not found:
         last = (done.stdout + done.stderr).strip().splitlines()[-1:]

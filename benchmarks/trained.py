@@ -61,12 +61,13 @@ class Training:
     def file(self, weights: Path, data: Path, folder: Path) -> Path:
         """The trained model below ``folder``; if it is missing, it is trained first, or its training is continued.
 
-        Its name depends on the dense model and the recipe, not on the data, so that an interrupted training is found.
+        Its name has those of the dense model, the recipe and the data, so that an interrupted training is found.
 
         Raises:
             RunFailed: the training failed; its own output said why.
         """
-        name = "-".join(filter(None, (weights.stem, self.recipe.name, self.method, self.steps and f"{self.steps}")))
+        words = weights.stem, data.stem, self.recipe.name, self.method, self.steps and f"{self.steps}"
+        name = "-".join(filter(None, words))
         path = folder / f"{name}-{self.recipe.digest[:8]}.onnx"
         if not path.is_file():
             console.note(f"training {self} on {data} ...")

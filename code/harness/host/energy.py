@@ -51,7 +51,11 @@ class EnergyMeter:
         """
         if not self._zones:
             return
-        found = [number(zone / "energy_uj") for zone in self._zones]
+        texts = [read(zone / "energy_uj") for zone in self._zones]
+        if not all(text.isdigit() for text in texts):  # without one of them, the sum would not be the machine's
+            self._zones, self._joules = [], 0.0
+            return
+        found = [int(text) for text in texts]
         self._ended = time.perf_counter() if now is None else now
         if not self._last:
             self._began = self._ended

@@ -5,6 +5,7 @@ which its process locks with flock. The kernel frees that lock when the process 
 across containers, where process numbers mean nothing. So a room whose lock can be taken was left by a killed process.
 """
 
+import atexit
 import contextlib
 import fcntl
 import glob
@@ -69,6 +70,7 @@ def native(path: Path) -> Path:
         folder, name = path.absolute().parent, path.name
     else:
         folder, name = Path(tempfile.mkdtemp()), f"model{path.suffix}"
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         (folder / name).symlink_to(path.absolute())
     return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}") / name
 

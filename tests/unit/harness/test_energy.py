@@ -55,3 +55,15 @@ def test_one_look_is_not_a_measurement(machine):
     meter = EnergyMeter(machine)
     meter.look(1.0)
     assert meter.energy is None
+
+
+def test_a_counter_that_becomes_unreadable_ends_the_measurement(machine):
+    meter = EnergyMeter(machine)
+    meter.look(1.0)
+    zone(machine, "intel-rapl:0", "package-0", 9_500_000)
+    meter.look(2.0)
+    assert meter.energy.joules == pytest.approx(0.5)
+    (machine / "sys/class/powercap/intel-rapl:0:1/energy_uj").unlink()
+    meter.look(3.0)
+    meter.look(4.0)
+    assert meter.energy is None
