@@ -38,10 +38,9 @@ def describe_systems(
         mine = [runs for runs in results if runs.scene.system == name]
         path = submission.source.system_file(name)
         values = _rehearsed_system(name) if submission.rehearsal else _system(path)
-        if not submission.rehearsal:
-            written = str(values.get("framework") or "")
-            values["framework"] = framework(written, mine)
-            problems += other_versions(written, _engines(mine), path)
+        written = str(values.get("framework") or "")
+        values["framework"] = framework(written, mine)
+        problems += () if submission.rehearsal else other_versions(written, _engines(mine), path)
         described[name] = values | {"division": submission.division, "submitter": submission.submitter}
         if missing := unfilled(described[name]):
             problems.append(f"{path} lacks {', '.join(missing)}: fill it in, or run `{init_command(path)}` first.")

@@ -22,10 +22,10 @@ from harness.submission import eligible, sources
 from harness.submission import package as packaging
 from harness.submission.measurements import ModelNotes, measurements, readme
 from harness.submission.package import make
-from harness.submission.request import PackageRequest, resolve
+from harness.submission.request import PackageRequest, Submission, resolve
 from harness.submission.select import ScenarioRuns, Selection, select_runs
 from harness.submission.sources import Source, engine_sources, project_sources, untracked
-from harness.submission.systems import framework
+from harness.submission.systems import describe_systems, framework
 
 OTHER = "second"
 
@@ -216,6 +216,14 @@ ORT = {"name": "onnxruntime", "version": "1.22.0"}
 )
 def test_the_framework_is_that_of_the_runs(written, engines, expected):
     assert framework(written, runs_of(*engines)) == expected
+
+
+def test_a_rehearsed_system_has_only_the_engines_that_ran_too(tree):
+    asked = Submission("open", "you", (SYSTEM,), tree, Path("out"), None, rehearsal=True)
+    described, problems = describe_systems(asked, runs_of(ORT))
+    assert described[SYSTEM]["framework"].startswith("ONNX Runtime ")
+    assert "OpenVINO" not in described[SYSTEM]["framework"]
+    assert problems == []
 
 
 def test_a_framework_of_another_version_is_refused_with_the_command_that_corrects_it(tmp_path, tree):
