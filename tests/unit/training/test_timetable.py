@@ -12,7 +12,7 @@ from harness.training.recipe import Pruning, Recipe, read_recipe
 from harness.training.timetable import Timetable
 
 STEPS, GRADIENTS, LAYERS = 1200, 256, 73
-LAYER_WISE = read_recipe("minilm-80")
+LAYER_WISE = read_recipe("minilm-80").with_steps(STEPS)
 FISHER = {"samples": GRADIENTS, "batch": 2, "block": 16}
 SECOND_ORDER = LAYER_WISE.model_copy(
     update={
