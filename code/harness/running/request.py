@@ -146,7 +146,8 @@ def _chosen(request: RunRequest, model: Model, scenario: str) -> _Chosen:
     remark = f"{remark}: {record.engine}, {tuned.words(options)}"
     conf = request.user_conf or default_conf()
     why = _other_circumstances(record, model.benchmark, options, request.dataset, request.samples)
-    if request.official and find_scenario(scenario).one_query and _as_tuned(place, record, model.benchmark):
+    official = request.official or request.rehearsal
+    if official and find_scenario(scenario).one_query and _as_tuned(place, record, model.benchmark):
         why = why or "an official run measures its own, so that it takes no longer than it must"
     if why:
         remark += f"; its {record.key} is not used, since {why}"

@@ -11,6 +11,7 @@ from harness.loadgen.conf import read_user_conf
 from harness.results.layout import RUN
 from harness.results.record import Record, read_record
 from harness.rules.rounds import RULES
+from harness.running import tuned
 from harness.running.identity import identity
 from harness.running.load import Load
 from harness.scenarios.base import Estimate, Scenario, find_scenario
@@ -93,7 +94,9 @@ class Rates:
         return median(took[max(took)]) if took else _PREPARING
 
     def _rate(self, step: Step) -> float | None:
-        """Samples per second of the newest test of the same model, settings and scenario; None if there is none.
+        """Samples per second of the newest test of the same model, settings and scenario, or Offline's by tuning.
+
+        None if there is neither.
 
         Where LoadGen sets the rate of queries, only tests of the same mode count: a performance run has that rate, and
         an accuracy run the engine's highest.
@@ -104,7 +107,10 @@ class Rates:
         mode = step.settings.mode if find_scenario(scene.scenario).paced else None
         timed = (each for each in (*mine, *fitting) if each.result.duration_s and mode in (None, each.mode))
         record = next(timed, None)
-        return record.result.samples / record.result.duration_s if record and record.result.duration_s else None
+        if record and record.result.duration_s:
+            return record.result.samples / record.result.duration_s
+        found = tuned.read(step.settings.tuned.parent) if step.settings.tuned else None
+        return found.score if found and find_scenario(scene.scenario).one_query else None
 
     def _runs(self, folder: Path) -> list[Record]:
         """Earlier valid runs, newest first."""

@@ -15,6 +15,7 @@ from submission_tree import SYSTEM_JSON, put
 from harness.catalog.models import find_model
 from harness.errors import ConfigError
 from harness.running import request as running
+from harness.running import tuned
 from harness.running.identity import identity
 from harness.running.request import RunRequest, resolve
 from harness.submission import foreseen
@@ -185,6 +186,31 @@ def test_slow_models_take_as_long_as_their_samples(asked):
         assert test["rate_known"]
         assert test["least_count"] == 10_833
         assert test["expected_seconds"] == pytest.approx(21_666, abs=60)
+
+
+def test_a_tuned_rate_is_that_of_a_model_without_a_run(asked, tmp_path):
+    found = resolve(replace(asked.run, scenario="Offline"))
+    record = tuned.Tuned(
+        model=found.model.name,
+        model_sha256=found.model.sha256,
+        dataset="sample",
+        engine="null",
+        scenario="Offline",
+        options={},
+        key="target_qps",
+        value=0.6,
+        score=0.5,
+        unit="samples/s",
+        default_score=0.4,
+        machine=tuned.Machine.here(),
+        harness="0",
+        time="2026-01-01",
+    )
+    place = tuned.folder(tmp_path, found.system, found.model.official_name, "Offline")
+    tuned.write(place, record, "bert.Offline.target_qps = 0.6\n")
+    known = lengths(replace(asked, run=replace(asked.run, measurements=tmp_path)))
+    assert all(test["rate_known"] for test in known.values())
+    assert known["performance"]["expected_seconds"] == pytest.approx(21_666, abs=60)
 
 
 def test_a_fast_model_takes_the_ten_minutes(asked):

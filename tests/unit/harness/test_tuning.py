@@ -419,19 +419,20 @@ class TestTunedSettings:
         assert why in found.remarks[0]
 
     @pytest.mark.parametrize(
-        ("scenario", "line", "official", "used"),
+        ("scenario", "line", "kind", "used"),
         [
-            ("Offline", "12.5", True, False),
-            ("Offline", "14", True, True),  # edited by the user
-            ("Offline", "12.5", False, True),
-            ("Server", "12.5", True, True),
+            ("Offline", "12.5", {"official": True}, False),
+            ("Offline", "12.5", {"rehearsal": True}, False),
+            ("Offline", "14", {"official": True}, True),  # edited by the user
+            ("Offline", "12.5", {}, True),
+            ("Server", "12.5", {"official": True}, True),
         ],
     )
-    def test_an_official_offline_run_measures_its_own_rate(self, place, scenario, line, official, used):
+    def test_an_official_offline_run_measures_its_own_rate(self, place, scenario, line, kind, used):
         self.edit(place, scenario=scenario)
         place = place.rename(place.with_name(scenario))
         (place / tuned.CONF).write_text(f"bert.{scenario}.target_qps = {line}\n")
-        found = self.settings(place, scenario=scenario, rest={"official": official})
+        found = self.settings(place, scenario=scenario, rest=kind)
         assert found.engine_settings.streams == 2
         assert (found.user_conf == place / "user.conf") == used
         assert ("an official run measures its own" in found.remarks[0]) != used
