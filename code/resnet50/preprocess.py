@@ -149,14 +149,18 @@ def _orientation(file: Image.Image) -> int:
 
 
 def normaliser(profile: Profile) -> Callable[[NDArray[np.uint8], NDArray[np.generic]], None]:
-    """``write(pixels, out)``: (pixel - mean) ÷ deviation of uint8 (224, 224, 3), into float ``out`` of that shape."""
-    # A channel has 256 values: their results are computed once, in float64, and rounded once to float32.
-    values = np.arange(256, dtype=np.float64)[:, None]
-    table = ((values - np.array(profile.mean)) / np.array(profile.deviation)).astype(np.float32)
+    """``write(pixels, out)``: (pixel - mean) ÷ deviation of uint8 (224, 224, 3), into float ``out`` of that shape.
+
+    Computed in float32, as in the reference.
+    """
+    means, deviations = np.float32(profile.mean), np.float32(profile.deviation)
 
     def write(image: NDArray[np.uint8], out: NDArray[np.generic]) -> None:
-        for channel in range(3):
-            out[..., channel] = table[:, channel][image[..., channel]]
+        for channel in range(3):  # NumPy is slow along an axis of three
+            plane = image[..., channel].astype(np.float32)
+            plane -= means[channel]
+            plane /= deviations[channel]
+            out[..., channel] = plane
 
     return write
 

@@ -19,6 +19,10 @@ PERFORMANCE_SAMPLES = 1024
 """Set by the rules for ResNet50 (performance_sample_count_override in mlperf.conf)."""
 _AGAIN = 64
 """Number of first images that are repeated after the last one: batches that wrap around then need no copy either."""
+_THREADS = 4
+"""Threads that normalise the images that a node receives: as many as one driver can keep busy."""
+_FEW = 4
+"""Images that one thread normalises sooner than several."""
 
 
 _FLOAT32: np.dtype[np.generic] = np.dtype(np.float32)
@@ -106,8 +110,8 @@ class ImageQSL(ImageSamples):
         def read(row: int) -> None:
             _write(self._pixels.read(int(indices[row])), images[row], form, self._normalise)
 
-        with _all_cores() as pool:
-            _run_all(pool, read, len(indices))
+        with ThreadPoolExecutor(core_count(), thread_name_prefix="load") as pool:
+            list(pool.map(read, range(len(indices))))
         images[self._held :] = images[: len(images) - self._held]
         images.flags.writeable = False  # so are the batches that are slices of it
         self._images = images
@@ -137,16 +141,24 @@ class ImageCarrier(ImageSamples, Carrier):
         self._normalise = normalise
         self._held = places
         self._images = np.empty((places, *layout.dims), layout.dtype)
-        self._pool = _all_cores()
+        self._threads = min(_THREADS, core_count())
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="normalise")
 
     def _fill(self, places: Integers, packed: Mapping[str, Array]) -> None:
-        """Store images; pixels are normalised with all cores."""
         if IMAGES in packed:
             self._images[places] = packed[IMAGES]
             return
-        pixels, images, layout = packed[_PIXELS].astype(np.uint8, copy=False), self._images, self.layout
-        where = places.tolist()
-        _run_all(self._pool, lambda row: _write(pixels[row], images[where[row]], layout, self._normalise), len(where))
+        pixels, images = packed[_PIXELS].astype(np.uint8, copy=False), self._images
+
+        def write(part: slice) -> None:
+            for place, image in zip(places[part].tolist(), pixels[part], strict=True):
+                _write(image, images[place], self.layout, self._normalise)
+
+        size = -(-len(places) // self._threads)
+        if self._threads == 1 or size < _FEW:
+            write(slice(None))
+        else:
+            list(self._pool.map(write, [slice(start, start + size) for start in range(0, len(places), size)]))
 
     def _extend(self, places: int) -> None:
         # In this order: a batch that is collated meanwhile must not find the first place behind the last one.
@@ -161,15 +173,3 @@ def _write(pixels: NDArray[np.uint8], image: Array, layout: ImageLayout, normali
         last_channel[:] = pixels
     else:
         normalise(pixels, last_channel)
-
-
-def _all_cores() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(core_count(), thread_name_prefix="load")
-
-
-def _run_all(pool: ThreadPoolExecutor, do: Callable[[int], None], count: int) -> None:
-    if count == 1:
-        do(0)
-        return
-    for _ in pool.map(do, range(count)):
-        pass

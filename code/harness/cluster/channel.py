@@ -21,9 +21,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-_HEAD = struct.Struct("<Q")  # bytes of the pickled message that follows
-_CHUNK = 1 << 16  # bytes to read at once; more if the message is known to be longer
-_MOST = 1 << 20  # bytes to read at once at most; larger messages are sent without another copy
+import numpy as np
+
+_HEAD = struct.Struct("<QI")  # of a message: bytes of its pickle, and number of its arrays that follow separately
+_SIZE = struct.Struct("<Q")  # bytes of such an array
+_ALONE = 1 << 15  # bytes from which on an array is sent from and received into its own memory, without a copy
+_CHUNK = 1 << 16  # bytes to read at once where the next ones are few
 _NONCE = 32  # bytes
 _GREETING = 10.0  # seconds for a connection to show that it has the key
 _CONNECTING = 60.0  # seconds: the node may be busy turning away connections without the key
@@ -51,20 +54,33 @@ class Channel:
         self._lock = threading.Lock()
         self._left: deque[memoryview] = deque()
         self._draining = self._closed = False
-        self._got = bytearray()
+        self._got, self._chunk = bytearray(), memoryview(bytearray(_CHUNK))
 
     def start(self) -> None:
         """Begin to receive."""
         threading.Thread(target=self._read, name="channel", daemon=True).start()
 
     def send(self, message: object) -> None:
-        """Send a message, from any thread; what the connection does not take at once is sent by another thread."""
-        body = pickle.dumps(message, 5)
+        """Send a message, from any thread; what the connection does not take at once is sent by another thread.
+
+        Large arrays in it are not copied: they must not change from now on.
+        """
+        arrays: list[memoryview] = []
+
+        def within(found: pickle.PickleBuffer) -> bool:
+            """Whether an array is part of the pickle."""
+            view = found.raw()
+            if view.nbytes < _ALONE:
+                return True
+            arrays.append(view)
+            return False
+
+        body = pickle.dumps(message, 5, buffer_callback=within)
+        head = _HEAD.pack(len(body), len(arrays)) + b"".join(_SIZE.pack(view.nbytes) for view in arrays)
         with self._lock:
             if self._closed:
                 return
-            head = _HEAD.pack(len(body))
-            self._left.extend(map(memoryview, (head, body) if len(body) > _MOST else (head + body,)))
+            self._left.extend([memoryview(head + body), *arrays])
             if self._draining or self._push():
                 return
             self._draining = True
@@ -108,8 +124,10 @@ class Channel:
         poll.register(self._connection, select.POLLIN)
         try:
             while True:
-                (size,) = _HEAD.unpack(self._next(_HEAD.size, poll))
-                self._received(pickle.loads(self._next(size, poll)))
+                size, count = _HEAD.unpack(self._next(_HEAD.size, poll))
+                sizes = [_SIZE.unpack(self._next(_SIZE.size, poll))[0] for _ in range(count)]
+                body = self._next(size, poll)
+                self._received(pickle.loads(body, buffers=[self._next(size, poll) for size in sizes]))
         except BaseException as error:  # noqa: BLE001  the test must not wait for ever
             if not self._closed:
                 self._ended(error)
@@ -118,21 +136,37 @@ class Channel:
             with self._lock:
                 self._connection.close()
 
-    def _next(self, count: int, poll: select.poll) -> bytearray:
-        """The next ``count`` bytes."""
+    def _next(self, count: int, poll: select.poll) -> bytearray | memoryview:
+        """The next ``count`` bytes, in memory that nothing else uses."""
         while (missing := count - len(self._got)) > 0:
-            try:
-                with self._lock:
-                    found = self._connection.recv(min(max(missing, _CHUNK), _MOST))
-            except _BLOCKED:
-                poll.poll()
-                continue
-            if not found:
-                raise EOFError
-            self._got += found
+            if missing > _CHUNK:
+                return self._much(count, poll)
+            self._got += self._chunk[: self._receive(self._chunk, poll)]
         part = self._got[:count]
         del self._got[:count]
         return part
+
+    def _much(self, count: int, poll: select.poll) -> memoryview:
+        """As `_next`, for more than what has arrived and a chunk."""
+        part, had = memoryview(np.empty(count, np.uint8)), len(self._got)  # a bytearray would be cleared first
+        part[:had] = self._got
+        self._got.clear()
+        while had < count:
+            had += self._receive(part[had:], poll)
+        return part
+
+    def _receive(self, into: memoryview, poll: select.poll) -> int:
+        """Wait for bytes to arrive; returns their number."""
+        while True:
+            try:
+                with self._lock:
+                    count = self._connection.recv_into(into)
+            except _BLOCKED:
+                poll.poll()
+                continue
+            if not count:
+                raise EOFError
+            return count
 
 
 class Acceptor:

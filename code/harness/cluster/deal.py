@@ -53,7 +53,7 @@ class OfflineDealer:
     def begin(self, costs: Integers, most: int) -> None:
         """Begin a query, once nothing is left of the previous one; ``costs`` is int64 (n,), in the order of dealing.
 
-        A chunk has at most ``most`` samples.
+        A chunk has at most ``most`` samples, in whole batches where that is possible.
         """
         self._cumulative = np.concatenate([np.zeros(1, np.int64), np.cumsum(costs)])
         self._most, self._done = most, 0
@@ -77,7 +77,8 @@ class OfflineDealer:
             return None
         count = self._count(node, power, left)
         if count:
-            start, self._done = self._done, self._done + min(count, self._most, left)
+            most = self._most - self._most % power.batch or self._most
+            start, self._done = self._done, self._done + min(count, most, left)
             self._chunks[node] += 1
             self._samples[node] += self._done - start
             self._outstanding[node] += self._cumulative[self._done] - self._cumulative[start]

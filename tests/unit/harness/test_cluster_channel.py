@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections import defaultdict
 
+import numpy as np
 import pytest
 
 from harness.cluster import channel
@@ -94,6 +95,28 @@ def test_messages_of_any_size_arrive_whole_in_both_directions_at_once(encryption
         assert side.messages == texts
 
 
+def test_arrays_of_any_size_arrive_whole_between_small_messages(encryption, joined, key):
+    driver, node = joined(key)
+    many = np.arange(3 << 20, dtype=np.uint8)
+    many.flags.writeable = False  # as the samples of a data set
+    few = [many[:count] for count in (0, 1, channel._ALONE - 1, channel._ALONE, channel._CHUNK + 1)]
+    sent = [{"pixels": many, "rows": few}, "between", {"strided": many[::3], "again": many}, few]
+    for message in sent:
+        driver.channel.send(message)
+    node.wait(lambda found: len(found.messages) == len(sent))
+    np.testing.assert_equal(node.messages, sent)
+
+
+def test_large_arrays_are_sent_from_their_own_memory(joined, key):
+    driver, node = joined(key)
+    array = np.zeros(40 << 20, np.uint8)
+    with node.channel._lock:  # nothing is read meanwhile
+        driver.channel.send(array)
+        left = driver.channel._left[-1]
+        assert np.shares_memory(np.frombuffer(left, np.uint8), array)
+    node.wait(lambda found: found.messages)
+
+
 def test_messages_of_one_thread_keep_their_order_while_others_send(encryption, joined, key):
     driver, node = joined(key)
     senders = [
@@ -132,7 +155,7 @@ def test_the_other_side_hears_once_that_one_is_closed_and_the_closed_one_nothing
 def test_a_message_that_cannot_be_read_ends_the_connection_with_its_error(joined, key):
     driver, node = joined(key)
     with node.channel._lock:
-        node.channel._connection.send(channel._HEAD.pack(3) + b"abc")
+        node.channel._connection.send(channel._HEAD.pack(3, 0) + b"abc")
     driver.wait(lambda found: found.ended)
     assert type(driver.ended[0]).__name__ == "UnpicklingError"
 

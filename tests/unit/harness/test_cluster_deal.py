@@ -109,6 +109,13 @@ def test_small_parcels_keep_all_streams_busy():
     assert 64 <= held < 64 + 3
 
 
+@pytest.mark.parametrize(("most", "sizes"), [(27, {24}), (8, {8}), (7, {7})])
+def test_parcels_of_limited_size_hold_whole_batches_if_one_fits(most, sizes):
+    dealer = OfflineDealer([Power(1000.0, 32, 8)])
+    dealer.begin(np.full(10_000, 1), most)
+    assert {part.stop - part.start for part in iter(lambda: dealer.next(0), None)} == sizes
+
+
 def test_at_the_end_each_stream_gets_a_part_of_a_batch():
     dealer = OfflineDealer([Power(1000.0, 32, 8), Power(1000.0, 32, 8)])
     dealer.begin(np.full(40, 1), 10_000)
