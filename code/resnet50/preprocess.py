@@ -153,7 +153,7 @@ def normaliser(profile: Profile) -> Callable[[NDArray[np.uint8], NDArray[np.gene
 
     Computed in float32, as in the reference.
     """
-    means, deviations = np.float32(profile.mean), np.float32(profile.deviation)
+    means, deviations = np.array(profile.mean, np.float32), np.array(profile.deviation, np.float32)
 
     def write(image: NDArray[np.uint8], out: NDArray[np.generic]) -> None:
         for channel in range(3):  # NumPy is slow along an axis of three

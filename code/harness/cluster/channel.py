@@ -148,7 +148,7 @@ class Channel:
 
     def _much(self, count: int, poll: select.poll) -> memoryview:
         """As `_next`, for more than what has arrived and a chunk."""
-        part, had = memoryview(np.empty(count, np.uint8)), len(self._got)  # a bytearray would be cleared first
+        part, had = np.empty(count, np.uint8).data, len(self._got)  # a bytearray would be cleared first
         part[:had] = self._got
         self._got.clear()
         while had < count:

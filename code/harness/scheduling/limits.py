@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from threading import Barrier
 from typing import NamedTuple
 
 import numpy as np
 
 from harness.engines.base import EngineSettings
-from harness.scheduling.cost import full_batch
+from harness.scheduling.cost import full_batch, stream_seconds
 from harness.task.shape import Floats, Integers, Shape
 from harness.task.sut import SUT
 
@@ -186,29 +187,28 @@ class _Bench:
         self._sut, self._indices, self._on_batch, self._clock = sut, indices, on_batch, clock
 
     def once(self, shape: Shape) -> float:
-        """Seconds of the slowest of as many batches."""
-        return max(seconds for _, seconds in self._run(shape, 0.0))
+        """Seconds of a batch, with one on each stream."""
+        return float(self._run(shape, 0.0).mean())
 
     def seconds_per_unit(self, shape: Shape) -> float:
         """Seconds per cost unit, all streams together."""
-        rate = sum(batches * shape.batch * shape.length / seconds for batches, seconds in self._run(shape, _LAP))
-        return 1 / rate
+        return float(self._run(shape, _LAP).mean()) / (shape.batch * shape.length * self._sut.engine.streams)
 
-    def _run(self, shape: Shape, minimum: float) -> list[tuple[int, float]]:
-        """For each stream: the number of batches, run for at least ``minimum`` seconds together, and their seconds."""
-        batch = full_batch(self._sut, shape, self._indices)
-        threads = self._sut.engine.in_flight
-        start = Barrier(threads)
+    def _run(self, shape: Shape, minimum: float) -> Floats:
+        """How long each batch kept a stream busy; each thread runs batches for at least ``minimum`` seconds."""
+        batch, engine = full_batch(self._sut, shape, self._indices), self._sut.engine
+        start = Barrier(engine.in_flight)
 
-        def run(_: int) -> tuple[int, float]:
+        def run(_: int) -> list[tuple[float, float]]:
             start.wait()
-            began, batches, seconds = self._clock(), 0, 0.0
-            while not batches or seconds < minimum:
+            first, ran = self._clock(), list[tuple[float, float]]()
+            while not ran or ran[-1][1] - first < minimum:
+                began = self._clock()
                 self._sut.answer(batch, shape)
+                ran.append((began, self._clock()))
                 self._on_batch()
-                batches += 1
-                seconds = self._clock() - began
-            return batches, max(seconds, 1e-9)
+            return ran
 
-        with ThreadPoolExecutor(threads, thread_name_prefix="stream") as pool:
-            return list(pool.map(run, range(threads)))
+        with ThreadPoolExecutor(engine.in_flight, thread_name_prefix="stream") as pool:
+            began, ended = np.array(list(chain.from_iterable(pool.map(run, range(engine.in_flight))))).T
+        return np.maximum(stream_seconds(began, ended, engine.streams), 1e-9)

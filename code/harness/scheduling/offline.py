@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from harness.scheduling.base import Complete, Observer, StreamThreads, Work
 from harness.scheduling.batching import Batch, Planner
+from harness.scheduling.cost import stream_seconds
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
@@ -96,7 +97,7 @@ def measure_rate(
     done = 0
     lock = threading.Lock()
     errors: list[BaseException] = []
-    ran: list[_Ran] = []
+    ran: list[tuple[float, float, int, bool]] = []
     seen: set[Shape] = set()
     count = sut.engine.in_flight
     start = time.perf_counter()
@@ -114,7 +115,7 @@ def measure_rate(
             try:
                 began = time.perf_counter()
                 sut.answer(indices[batch.positions], batch.shape)
-                ran.append(_Ran(began, time.perf_counter(), batch.padded, first))
+                ran.append((began, time.perf_counter(), batch.padded, first))
                 on_batch()
             except BaseException as error:  # noqa: BLE001
                 errors.append(error)
@@ -126,9 +127,11 @@ def measure_rate(
         thread.join()
     if errors:
         raise errors[0]
-    counted = _counted(ran)
+    began, ended, costs, firsts = zip(*ran, strict=True)
     # From the batches' own times: threads that wait for the last batch at the end would look slow.
-    took = sum(batch.padded for batch in batches) / (_pace(counted) * count)
+    busy = stream_seconds(np.array(began), np.array(ended), sut.engine.streams)
+    counted = _counted(list(map(_Ran, ended, busy.tolist(), costs, firsts)))
+    took = sum(batch.padded for batch in batches) / (_pace(counted) * sut.engine.streams)
     mean = len(indices) / took
     return MeasuredRate(mean, mean * _spread_of(counted))
 
@@ -136,8 +139,9 @@ def measure_rate(
 class _Ran(NamedTuple):
     """A batch that was measured."""
 
-    began: float
     ended: float
+    seconds: float
+    """How long it kept a stream busy."""
     cost: int
     first: bool
     """Whether it was the first of its shape."""
@@ -151,8 +155,8 @@ def _counted(ran: Sequence[_Ran]) -> Sequence[_Ran]:
 
 
 def _pace(ran: Sequence[_Ran]) -> float:
-    """Cost per second of a thread."""
-    return sum(each.cost for each in ran) / sum(each.ended - each.began for each in ran)
+    """Cost per second of a stream."""
+    return sum(each.cost for each in ran) / sum(each.seconds for each in ran)
 
 
 def _spread_of(ran: Sequence[_Ran]) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import heapq
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.engines.deepsparse import DeepSparseSettings
-from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, shapes_to_measure
+from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, shapes_to_measure, stream_seconds
 from harness.task.shape import Shape
 
 LENGTHS = (1, 40, 384)
@@ -143,3 +144,19 @@ def test_batches_that_gain_little_are_not_compiled():
     assert fitting(probed, 1.0)(Shape(4, 100))
     assert not fitting(probed, 1.0, pays=0.75)(Shape(2, 10))
     assert fitting(probed, 0.001, pays=0.75)(Shape(1, 100))
+
+
+@given(st.lists(st.floats(0.01, 2.0), min_size=1, max_size=40), st.integers(1, 4), st.integers(0, 3))
+def test_batches_that_wait_in_the_engine_do_not_add_to_what_streams_computed(works, streams, waiting):
+    """An engine that computes batches in the order in which they come; each thread gives it one at a time."""
+    free, threads, began, ended = [0.0] * streams, [0.0] * (streams + waiting), [], []
+    for work in works:
+        comes, starts = heapq.heappop(threads), heapq.heappop(free)
+        began.append(comes)
+        ended.append(max(comes, starts) + work)
+        heapq.heappush(free, ended[-1])
+        heapq.heappush(threads, ended[-1])
+    seconds = stream_seconds(np.array(began), np.array(ended), streams)
+    assert seconds.sum() == pytest.approx(sum(works))
+    if not waiting:
+        np.testing.assert_allclose(seconds, works)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import partial
 from itertools import count
-from threading import Barrier
+from threading import Barrier, BoundedSemaphore
 from types import SimpleNamespace
 
 import numpy as np
@@ -153,6 +154,21 @@ def test_all_streams_run_at_once():
     sut = Meeting(lambda shape: 0.05, streams=3)
     tried = alternatives(Limits(2, 64), ONES)
     assert choose_limits(sut, Limits(2, 64), tried, [1], INDICES, clock=sut.clock).limits in tried
+
+
+def test_a_batch_that_waits_in_the_engine_makes_large_ones_look_no_faster():
+    places = BoundedSemaphore(2)
+
+    class Queueing(Simulated):
+        def answer(self, indices, shape):
+            with places:
+                time.sleep(0.008 * shape.batch)
+            return EchoSut.answer(self, indices, shape)
+
+    sut, own = Queueing(None, streams=2), Limits(16, 64)
+    sut.engine.waiting = 1
+    choice = choose_limits(sut, own, alternatives(own, ONES), [1], INDICES)
+    assert choice.seconds[own] == pytest.approx(0.004, rel=0.1)  # seconds per image of two streams
 
 
 class TestOffline:
