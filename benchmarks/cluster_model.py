@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--load", type=float, default=0.5, help="Server's rate ÷ Offline's")
     parser.add_argument("--message-us", type=float, default=1e6 * Costs.message, help="of the driver, there and back")
     parser.add_argument("--sample-us", type=float, default=1e6 * Costs.sample, help="the same, of a question")
-    parser.add_argument("--image-us", type=float, default=118.0, help="the same, of an image's pixels")
+    parser.add_argument("--image-us", type=float, default=35.0, help="the same, of an image's pixels")
     parser.add_argument("--gigabits", type=float, default=100.0, help="of the driver's network per second, each way")
     parser.add_argument("--bound", type=float, default=1.0, help="Server's, in seconds")
     arguments = parser.parse_args()

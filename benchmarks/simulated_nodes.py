@@ -30,7 +30,7 @@ class Costs:
 
     message: float = 100e-6
     """Seconds of the driver's processor for a message and its answer."""
-    sample: float = 3.5e-6
+    sample: float = 2.9e-6
     """The same for a sample and its response."""
     latency: float = 0.0003
     """Seconds that a message travels."""
