@@ -35,6 +35,7 @@ from harness.task.sut import Responses
 _QUERIES = 200_000  # of Server, at most
 _TOGETHER = 0.0005  # seconds between two messages of Server
 _MEASURED = Costs()
+_BATCH = 16  # samples that a published node computes at once, on each of its streams
 
 
 class AnswerCount:
@@ -210,7 +211,8 @@ PUBLISHED = (
 
 def nodes_of_driver(row: Published, costs: Costs) -> float:
     """How many such nodes the driver's processor can feed in Offline."""
-    parcels = max(1.0, row.rate * row.sent / PARCEL_BYTES)  # per second
+    together = max(1, PARCEL_BYTES // row.sent // _BATCH) * _BATCH  # samples of a parcel, in whole batches
+    parcels = max(1.0, row.rate / together)  # per second
     return 1 / (row.rate * costs.sample + parcels * costs.message)
 
 
@@ -226,7 +228,7 @@ def _capacity(arguments: argparse.Namespace) -> Iterator[Sequence[str]]:
         driver, network = nodes_of_driver(row, costs), nodes_of_network(row, arguments.gigabits)
         number, reached = int(0.8 * min(driver, network)), "-"
         if number > 1:
-            nodes = machines(number, row.rate, 1.2, streams=48, batch=16)
+            nodes = machines(number, row.rate, 1.2, streams=48, batch=_BATCH)
             reached = f"{offline(nodes, 30, costs).efficiency:.3f}"
         yield row.name, f"{row.rate:,}", f"{driver:.2g}", f"{network:.2g}", f"{number}", reached
 

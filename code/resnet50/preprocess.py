@@ -1,6 +1,6 @@
 """Turns an image file into pixels: decode, resize, crop, by the profile with which a family of models was evaluated.
 
-The result is uint8; normalisation, (pixel - mean) ÷ deviation, follows when samples are loaded, without loss.
+The result is uint8; normalisation, (pixel - mean) ÷ deviation, follows when samples are loaded.
 """
 
 import io
@@ -151,7 +151,7 @@ def _orientation(file: Image.Image) -> int:
 def normaliser(profile: Profile) -> Callable[[NDArray[np.uint8], NDArray[np.generic]], None]:
     """``write(pixels, out)``: (pixel - mean) ÷ deviation of uint8 (224, 224, 3), into float ``out`` of that shape.
 
-    Computed in float32, as in the reference.
+    In float32, like the reference.
     """
     means, deviations = np.array(profile.mean, np.float32), np.array(profile.deviation, np.float32)
 

@@ -20,9 +20,9 @@ PERFORMANCE_SAMPLES = 1024
 _AGAIN = 64
 """Number of first images that are repeated after the last one: batches that wrap around then need no copy either."""
 _THREADS = 4
-"""Threads that normalise the images that a node receives: as many as one driver can keep busy."""
+"""Maximum threads that normalise received images: each does 10,000 a second, and a driver sends fewer than 30,000."""
 _FEW = 4
-"""Images that one thread normalises sooner than several."""
+"""Minimum images for each of several threads."""
 
 
 _FLOAT32: np.dtype[np.generic] = np.dtype(np.float32)

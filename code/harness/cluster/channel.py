@@ -25,8 +25,8 @@ import numpy as np
 
 _HEAD = struct.Struct("<QI")  # of a message: bytes of its pickle, and number of its arrays that follow separately
 _SIZE = struct.Struct("<Q")  # bytes of such an array
-_ALONE = 1 << 15  # bytes from which on an array is sent from and received into its own memory, without a copy
-_CHUNK = 1 << 16  # bytes to read at once where the next ones are few
+_SEPARATE = 1 << 16  # bytes from which on an array is not part of the pickle, which would copy it
+_CHUNK = 1 << 16  # bytes of the buffer for small messages
 _NONCE = 32  # bytes
 _GREETING = 10.0  # seconds for a connection to show that it has the key
 _CONNECTING = 60.0  # seconds: the node may be busy turning away connections without the key
@@ -67,15 +67,15 @@ class Channel:
         """
         arrays: list[memoryview] = []
 
-        def within(found: pickle.PickleBuffer) -> bool:
-            """Whether an array is part of the pickle."""
+        def in_pickle(found: pickle.PickleBuffer) -> bool:
+            """Whether an array is part of the pickle; those that are not are collected."""
             view = found.raw()
-            if view.nbytes < _ALONE:
+            if view.nbytes < _SEPARATE:
                 return True
             arrays.append(view)
             return False
 
-        body = pickle.dumps(message, 5, buffer_callback=within)
+        body = pickle.dumps(message, 5, buffer_callback=in_pickle)
         head = _HEAD.pack(len(body), len(arrays)) + b"".join(_SIZE.pack(view.nbytes) for view in arrays)
         with self._lock:
             if self._closed:
@@ -127,7 +127,7 @@ class Channel:
                 size, count = _HEAD.unpack(self._next(_HEAD.size, poll))
                 sizes = [_SIZE.unpack(self._next(_SIZE.size, poll))[0] for _ in range(count)]
                 body = self._next(size, poll)
-                self._received(pickle.loads(body, buffers=[self._next(size, poll) for size in sizes]))
+                self._received(pickle.loads(body, buffers=[self._next(each, poll) for each in sizes]))
         except BaseException as error:  # noqa: BLE001  the test must not wait for ever
             if not self._closed:
                 self._ended(error)

@@ -11,7 +11,7 @@ from harness.task.shape import Integers
 _PARTS = 3  # chunks that a node's share of the rest is divided into: large first, smaller towards the end
 _MOST_SECONDS = 1.0  # of a node's work in a chunk: progress stays visible, and the last chunk ends soon
 _MOST_CHUNKS = 250  # per second, of all nodes: more would keep the driver busy with messages
-_IN_FLIGHT = 2  # chunks of a node, each of a batch per stream: it computes one while the other one travels
+_IN_FLIGHT = 2  # times a batch per stream, and chunks of a node: it computes one while the other one travels
 _SMALLEST = 4  # at the end a stream gets at least this part (a quarter) of a batch, so that all streams end together
 _KNOWN_SECONDS = 2.0  # of the test that weigh as much as the rate that a node measured before it
 _Numbers = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -53,7 +53,7 @@ class OfflineDealer:
     def begin(self, costs: Integers, most: int) -> None:
         """Begin a query, once nothing is left of the previous one; ``costs`` is int64 (n,), in the order of dealing.
 
-        A chunk has at most ``most`` samples, in whole batches where that is possible.
+        A chunk has at most ``most`` samples, in whole batches, but at least one batch.
         """
         self._cumulative = np.concatenate([np.zeros(1, np.int64), np.cumsum(costs)])
         self._most, self._done = most, 0
@@ -77,7 +77,7 @@ class OfflineDealer:
             return None
         count = self._count(node, power, left)
         if count:
-            most = self._most - self._most % power.batch or self._most
+            most = max(power.batch, self._most - self._most % power.batch)
             start, self._done = self._done, self._done + min(count, most, left)
             self._chunks[node] += 1
             self._samples[node] += self._done - start

@@ -21,7 +21,10 @@ class Link(Protocol):
         """
 
     def send(self, parcel: Parcel) -> None:
-        """Hand a parcel to the node (`Node.answer`) and return at once; from any thread, in the order of the calls."""
+        """Hand a parcel to the node (`Node.answer`) and return at once; from any thread, in the order of the calls.
+
+        Its arrays must not change any more: they may be sent later.
+        """
 
     def give_up(self) -> None:
         """Let the node answer what it holds without computing it (`Node.give_up`); returns at once."""

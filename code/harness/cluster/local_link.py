@@ -53,7 +53,7 @@ class LocalLink(Link):
         self._node.open(failed)
 
     def send(self, parcel: Parcel) -> None:
-        """Send a copy of a parcel: the node must not see later changes to it."""
+        """Send a copy of a parcel, as if to another machine."""
         self._messages.put(pickle.dumps(parcel))
 
     def give_up(self) -> None:

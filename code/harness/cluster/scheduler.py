@@ -27,9 +27,9 @@ from harness.task.sut import Responses
 Clock = Callable[[], float]
 
 PARCEL_BYTES = 4 << 20
-"""Approximate maximum size of a message, unless a batch is larger.
+"""Approximate maximum size of a message, unless a batch of the node is larger.
 
-A node that receives more at once takes longer for each image: its caches don't hold the pixels until they are read.
+A node that receives more at once takes longer for each image: its caches do not hold the pixels until they are read.
 """
 _TOGETHER = 0.0005  # seconds: Server queries that arrive within them are sent together
 _AT_ONCE = 8  # messages of Server sent in a row: if more queries wait, several go to one node
@@ -276,11 +276,11 @@ class OfflineCluster(ClusterScheduler):
             waiting = [node for node in waiting if self._deal(node)]
 
     def _most(self, indices: Integers) -> int:
-        """Maximum samples of a parcel, by the size of the first and longest; a batch of any node fits."""
+        """Maximum samples of a parcel, by the size of the first and longest."""
         if self._travels != DATA or not len(indices):
             return max(1, len(indices))
         size = sum(array.nbytes for array in self.qsl.pack(indices[:1]).values())
-        return max(PARCEL_BYTES // max(1, size), *(node.batch for node in self._powers))
+        return max(1, PARCEL_BYTES // max(1, size))
 
     def _deal(self, node: _Node) -> bool:
         """Send a node its next chunk; False if there is none for it now."""

@@ -152,16 +152,16 @@ def full_batch(sut: SUT, shape: Shape, indices: Integers) -> Integers:
     return np.resize(indices[fitting if len(fitting) else order[:1]][-shape.batch :], shape.batch)
 
 
-def stream_seconds(began: Floats, ended: Floats, streams: int) -> Floats:
+def stream_seconds(began: Floats, ended: Floats, parallel: int) -> Floats:
     """float64 (n,): how long each batch kept a stream busy; ``began`` and ``ended`` are when it was with the engine.
 
-    While the engine has more batches than streams, some of them only wait, so each counts for its share of the streams.
-    The sum is exact, whichever of them computed.
+    While the engine has more batches than it computes at once (`Engine.parallel`), some only wait, so each counts for
+    its share of the streams. The sum is right whichever of them waited, unless a stream was idle meanwhile.
     """
     order = np.argsort(np.concatenate([began, ended]), kind="stable")
     times = np.concatenate([began, ended])[order]
     inside = np.cumsum(np.repeat([1, -1], len(began))[order])[:-1]
-    shares = np.diff(times) * np.minimum(1.0, streams / np.maximum(1, inside))
+    shares = np.diff(times) * np.minimum(1.0, parallel / np.maximum(1, inside))
     until = np.empty(len(times))
     until[order] = np.concatenate([np.zeros(1), np.cumsum(shares)])
     seconds: Floats = until[len(began) :] - until[: len(began)]

@@ -187,12 +187,12 @@ class _Bench:
         self._sut, self._indices, self._on_batch, self._clock = sut, indices, on_batch, clock
 
     def once(self, shape: Shape) -> float:
-        """Seconds of a batch, with one on each stream."""
+        """Seconds for which a batch keeps a stream busy, in the mean."""
         return float(self._run(shape, 0.0).mean())
 
     def seconds_per_unit(self, shape: Shape) -> float:
         """Seconds per cost unit, all streams together."""
-        return float(self._run(shape, _LAP).mean()) / (shape.batch * shape.length * self._sut.engine.streams)
+        return float(self._run(shape, _LAP).mean()) / (shape.batch * shape.length * self._sut.engine.parallel)
 
     def _run(self, shape: Shape, minimum: float) -> Floats:
         """How long each batch kept a stream busy; each thread runs batches for at least ``minimum`` seconds."""
@@ -211,4 +211,4 @@ class _Bench:
 
         with ThreadPoolExecutor(engine.in_flight, thread_name_prefix="stream") as pool:
             began, ended = np.array(list(chain.from_iterable(pool.map(run, range(engine.in_flight))))).T
-        return np.maximum(stream_seconds(began, ended, engine.streams), 1e-9)
+        return np.maximum(stream_seconds(began, ended, engine.parallel), 1e-9)

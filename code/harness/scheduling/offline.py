@@ -129,9 +129,9 @@ def measure_rate(
         raise errors[0]
     began, ended, costs, firsts = zip(*ran, strict=True)
     # From the batches' own times: threads that wait for the last batch at the end would look slow.
-    busy = stream_seconds(np.array(began), np.array(ended), sut.engine.streams)
+    busy = stream_seconds(np.array(began), np.array(ended), sut.engine.parallel)
     counted = _counted(list(map(_Ran, ended, busy.tolist(), costs, firsts)))
-    took = sum(batch.padded for batch in batches) / (_pace(counted) * sut.engine.streams)
+    took = sum(batch.padded for batch in batches) / (_pace(counted) * sut.engine.parallel)
     mean = len(indices) / took
     return MeasuredRate(mean, mean * _spread_of(counted))
 

@@ -73,6 +73,8 @@ class SampleLibrary(ABC):
     def pack(self, indices: Integers) -> Mapping[str, Array]:
         """These samples in the form that is sent to another machine, in this order; arrays may be read-only slices.
 
+        They must not change any more, even if the samples are unloaded.
+
         Raises:
             RunFailed: LoadGen has not loaded one of the samples.
         """

@@ -99,7 +99,7 @@ def test_arrays_of_any_size_arrive_whole_between_small_messages(encryption, join
     driver, node = joined(key)
     many = np.arange(3 << 20, dtype=np.uint8)
     many.flags.writeable = False  # as the samples of a data set
-    few = [many[:count] for count in (0, 1, channel._ALONE - 1, channel._ALONE, channel._CHUNK + 1)]
+    few = [many[:count] for count in (0, 1, channel._SEPARATE - 1, channel._SEPARATE, channel._CHUNK + 1)]
     sent = [{"pixels": many, "rows": few}, "between", {"strided": many[::3], "again": many}, few]
     for message in sent:
         driver.channel.send(message)

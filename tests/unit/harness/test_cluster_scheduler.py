@@ -54,6 +54,21 @@ def test_any_samples_get_exactly_their_response(queries, rates, travels, kind):
     assert counters.padded == sum(node.padded for node in scheduler.nodes) >= counters.real
 
 
+@pytest.mark.parametrize(("samples", "largest"), [(11, 8), (1, 4)])
+def test_parcels_that_hold_samples_are_limited_in_bytes_but_hold_a_batch(monkeypatch, samples, largest):
+    monkeypatch.setattr("harness.cluster.scheduler.PARCEL_BYTES", samples * 16)
+    for travels in (DATA, INDICES):
+        link, sizes, collected = make_link(travels=travels, rate=1e6), [], Collected()
+        send = link.send
+        link.send = lambda parcel, send=send, sizes=sizes: (sizes.append(len(parcel.ids)), send(parcel))
+        scheduler = offline([link], collected, travels)
+        issue(scheduler, [range(200)])
+        scheduler.close()
+        link.close()
+        assert (max(sizes) == largest) if travels == DATA else (max(sizes) > 20)
+        assert len(collected.answers) == 200
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_the_same_links_serve_one_test_after_the_other(kind):
     scheduler_of, scenario_of = KINDS[kind]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import echo
 import numpy as np
@@ -126,6 +127,21 @@ def test_the_measured_rate_is_that_of_the_entire_data_set(monkeypatch):
     rate = measure_rate(sut, planner, np.arange(Qsl.count), 0.3)
     assert rate.mean == pytest.approx(len(COSTS) / (padded * 2e-6), rel=0.1)
     assert rate.fastest >= rate.mean
+
+
+def test_the_measured_rate_is_that_of_the_streams_if_more_batches_are_with_the_engine():
+    places = threading.BoundedSemaphore(2)
+
+    class Queueing(EchoSut):
+        def answer(self, indices, shape):
+            with places:
+                time.sleep(0.05)
+            return super().answer(indices, shape)
+
+    sut = Queueing(streams=2)
+    sut.engine.waiting = 1
+    rate = measure_rate(sut, DynamicPlanner(5, 10**6), np.arange(Qsl.count), 0.01)
+    assert rate.mean == pytest.approx(2 * 5 / 0.05, rel=0.15)
 
 
 @pytest.mark.parametrize(("seconds", "slower"), [(2.0, 1.0), (0.001, 3.0)])

@@ -138,6 +138,20 @@ def test_images_travel_as_pixels_or_tensors_and_arrive_as_they_were(channels_fir
         carrier.collate(np.array([5]), Shape(1, 1))
 
 
+def test_many_images_are_normalised_by_several_threads_each_in_its_place(monkeypatch, qsl):
+    monkeypatch.setattr("resnet50.qsl.core_count", lambda: 3)
+    qsl.load(range(12))
+    driver = ImageQSL(PICTURES, PROFILES["mlperf"], ImageLayout())
+    driver.travel()
+    driver.load(range(12))
+    carrier, indices = qsl.carrier(20), np.array([5, 0, 3, 3, 11, 7, 2, 1, 9, 8, 4, 6, 10, 0])
+    places = np.random.default_rng(0).permutation(20)[: len(indices)]
+    carrier.put(places, driver.pack(indices))
+    assert len(carrier._pool._threads) > 1
+    shape = Shape(len(indices), 1)
+    assert np.array_equal(carrier.collate(places, shape)[IMAGES], qsl.collate(indices, shape)[IMAGES])
+
+
 def test_images_side_by_side_travel_without_a_copy(qsl):
     qsl.travel()
     qsl.load([1, 4, 5, 8])
