@@ -15,8 +15,9 @@ same class, or the same start and end. Magnitude pruning in FP32 is shown beside
 --model, the FP32 models and data sets in the folder `shared` beside the repository are used, if it exists.
 
 --train adds models that `harness models train` makes from the dense one by these recipes, which takes hours unless they
-are in build/recovery already; METHOD is magnitude or second-order, in place of the recipe's. So "--sparsities 0
---precisions fp32 --train minilm-80-fp32,minilm-80-fp32:magnitude" compares the two at the same sparsity and steps.
+are in build/recovery already; METHOD is magnitude, second-order or layer-wise, in place of the recipe's. So
+"--sparsities 0 --precisions fp32 --train minilm-80-fp32:second-order,minilm-80-fp32:magnitude" compares the two at the
+same sparsity and steps.
 """
 
 from __future__ import annotations
