@@ -1,4 +1,6 @@
-"""The encoder layers of a graph, found by the scopes in its nodes' names: their outputs, and a graph without some."""
+"""The layers of an encoder, or the blocks of a convolutional network, found by the scopes in the nodes' names: their
+outputs, and a graph without some.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,17 +10,19 @@ from onnx import ModelProto, NodeProto
 from harness.compress.network import LINEAR, Network
 from harness.errors import ConfigError
 
-_SCOPE = re.compile(r"(?:^|[/.])layers?[._/](?:layer[._])?(\d+)(?=[/.])")
-"""A layer's number in ``bert.encoder.layer.3/x``, ``/encoder/layer/layer.3/x``, ``/layers.3/x`` or ``layer_3/x``."""
+_SCOPE = re.compile(r"(?:^|[/.])(?:layers?[._/](?:layer[._])?|_?blocks?[._])(\d+)(?=[/.])")
+"""A layer's number in ``bert.encoder.layer.3/x``, ``/encoder/layer/layer.3/x``, ``/layers.3/x``, ``layer_3/x`` or, of a
+convolutional network, ``/_blocks.3/x``.
+"""
 _SHAPES = ("Shape", "Size")
 
 
 def hidden_names(network: Network) -> dict[int, str]:
-    """The tensor that each encoder layer passes to the next, by the layer's number in the nodes' names, ascending.
+    """The tensor that each layer passes to the next, by the layer's number in the nodes' names, ascending.
 
     It is the one tensor that is computed from the layer's own linear layers and read outside the layer: in BERT the
-    output of its last normalisation. The names are those of torch's exporter and of this harness. Empty if the graph
-    has no such names.
+    output of its last normalisation, in EfficientNet that of a block. The names are those of torch's exporter and of
+    this harness. Empty if the graph has no such names.
 
     Raises:
         ConfigError: a layer passes on several tensors, or none.
@@ -52,7 +56,7 @@ def drop_layers(network: Network, keep: Sequence[int]) -> ModelProto:
         ConfigError: the graph's nodes do not show its layers, or there is no such layer.
     """
     hidden = hidden_names(network)
-    if len(hidden) < 2:
+    if len(hidden) < 2 or any(node.op_type == "Conv" for node in network.nodes):  # blocks differ in their channels
         raise ConfigError(
             "layers cannot be dropped: the names of the graph's nodes show no encoder layers, as in "
             "bert.encoder.layer.0/...; export it again with names, or omit 'layers' from the recipe."

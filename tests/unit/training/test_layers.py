@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import ModelProto, checker
+from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
 from bert.architecture import BertConfig, build_bert
 from bert.mobilebert import MobileBertConfig, build_mobilebert
@@ -69,6 +69,36 @@ def test_a_graph_without_names_of_layers_is_rejected():
     assert hidden_names(Network(network.model)) == {}
     with pytest.raises(ConfigError, match="show no encoder layers"):
         drop_layers(Network(network.model), [0])
+
+
+def blocks(count: int) -> Network:
+    """Blocks of a depthwise and a pointwise convolution with a residual connection, named as torch exports them."""
+    rng, nodes, weights, name = np.random.default_rng(0), [], [], "input"
+    for n in range(count):
+        scope = f"/_blocks.{n}"
+        for part, shape in (("_depthwise_conv", (4, 1, 3, 3)), ("_project_conv", (4, 4, 1, 1))):
+            weights.append(
+                numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), f"_blocks.{n}.{part}.weight")
+            )
+        wide, out = f"{scope}/_depthwise_conv/Conv_output_0", f"{scope}/_project_conv/Conv_output_0"
+        nodes += [
+            helper.make_node(
+                "Conv", [name, weights[-2].name], [wide], f"{scope}/_depthwise_conv/Conv", group=4, pads=[1, 1, 1, 1]
+            ),
+            helper.make_node("Conv", [wide, weights[-1].name], [out], f"{scope}/_project_conv/Conv"),
+            helper.make_node("Add", [name, out], [f"{scope}/Add_output_0"], f"{scope}/Add"),
+        ]
+        name = nodes[-1].output[0]
+    nodes.append(helper.make_node("GlobalAveragePool", [name], ["logits"], "/pool"))
+    ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, ("N", 4, 8, 8)) for end in ("input", "logits")]
+    return Network(helper.make_model(helper.make_graph(nodes, "blocks", ends[:1], ends[1:], weights)))
+
+
+def test_each_block_of_a_convolutional_network_ends_in_what_the_next_one_reads():
+    network = blocks(3)
+    assert hidden_names(network) == {n: f"/_blocks.{n}/Add_output_0" for n in range(3)}
+    with pytest.raises(ConfigError, match="layers cannot be dropped"):
+        drop_layers(network, [0, 2])
 
 
 @pytest.mark.parametrize("keep", [[], [1, 0], [0, 0], [0, 2]])
