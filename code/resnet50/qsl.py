@@ -108,7 +108,7 @@ class ImageQSL(ImageSamples):
         images = np.empty((self._held + min(_AGAIN, self._held), *form.dims), form.dtype)
 
         def read(row: int) -> None:
-            _write(self._pixels.read(int(indices[row])), images[row], form, self._normalise)
+            write_image(self._pixels.read(int(indices[row])), images[row], form, self._normalise)
 
         with ThreadPoolExecutor(core_count(), thread_name_prefix="load") as pool:
             list(pool.map(read, range(len(indices))))
@@ -152,7 +152,7 @@ class ImageCarrier(ImageSamples, Carrier):
 
         def write(part: slice) -> None:
             for place, image in zip(places[part].tolist(), pixels[part], strict=True):
-                _write(image, images[place], self.layout, self._normalise)
+                write_image(image, images[place], self.layout, self._normalise)
 
         size = -(-len(places) // self._threads)
         if self._threads == 1 or size < _FEW:
@@ -166,7 +166,7 @@ class ImageCarrier(ImageSamples, Carrier):
         self._images = extended(self._images, places)
 
 
-def _write(pixels: NDArray[np.uint8], image: Array, layout: ImageLayout, normalise: Normalise) -> None:
+def write_image(pixels: NDArray[np.uint8], image: Array, layout: ImageLayout, normalise: Normalise) -> None:
     """One image, (224, 224, 3), into its tensor, (*dims)."""
     last_channel = image.transpose(1, 2, 0) if layout.channels_first else image
     if layout.dtype == np.uint8:

@@ -1,7 +1,8 @@
 """Images as training data, with the preprocessing of a run and ImageNet's labels, and top-1 of a part held back."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -9,29 +10,35 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from harness.errors import ConfigError
 from harness.graph import listing
 from harness.host import console
 from harness.host.fingerprint import Fingerprint
+from harness.host.machine import core_count
 from harness.task.feeds import GraphOnly
-from harness.task.shape import Array, Integers, Shape
+from harness.task.shape import Array, Integers
 from harness.task.training import Batch, TrainingData, hold_back
 from resnet50.images import SUFFIXES, VAL_MAP, class_folders, dataset_file, find_images
 from resnet50.interface import choose_layout, number_of_classes, settled_outputs
 from resnet50.labels import CLASSES
 from resnet50.pixels import Pixels, decoded_file, load_pixels
-from resnet50.preprocess import Profile
-from resnet50.qsl import IMAGES, ImageQSL
+from resnet50.preprocess import Profile, normaliser
+from resnet50.qsl import write_image
 
 _CACHED = 50_000
 """Maximum number of images that are decoded once and cached (7 GiB); more are decoded at each use."""
+_SMALLEST = 0.25
+"""Minimum area of a random part of an image, as a share."""
 _VALIDATION = re.compile(r"ILSVRC2012_val_\d{8}")
 """Names of the images that official runs are scored on."""
 
 
 class ImageTraining(TrainingData):
-    """Photographs, prepared as for a run, without random crops or flips; a sample is an image."""
+    """Photographs, prepared as for a run; a sample is an image."""
+
+    varies = True
 
     def __init__(
         self,
@@ -64,7 +71,8 @@ class ImageTraining(TrainingData):
         images = _find(path)
         self.labelled = images.labels is not None
         self._targets = None if images.labels is None else images.labels + (classes - CLASSES)
-        self._qsl = ImageQSL(_pixels(images.files, profile, cache_dir), profile, chosen)
+        self._pixels, self._layout = _pixels(images.files, profile, cache_dir), chosen
+        self._normalise = normaliser(profile)
         every = np.arange(len(images.files))
         train, held = hold_back(every, every, hold_out if self.labelled else 0.0, seed)
         self._samples = np.concatenate((train, held))
@@ -76,11 +84,22 @@ class ImageTraining(TrainingData):
 
     def batch(self, indices: Integers) -> Batch:
         """The images in the graph's layout and dtype; targets are the outputs' indices of their labels."""
-        samples = self._samples[indices]
-        self._qsl.load(samples)
-        # A copy: the QSL hands out read-only slices of its memory, together with that of images it repeats.
-        images = np.array(self._qsl.collate(samples, Shape(len(samples), 1))[IMAGES])
-        self._qsl.unload(samples)
+        return self._batch(indices, lambda pixels, place: pixels)
+
+    def varied(self, indices: Integers, seed: Sequence[int]) -> Batch:
+        """As `batch`, but of each image a random part, scaled to its size, mirrored half of the time."""
+        return self._batch(indices, lambda pixels, place: random_part(pixels, np.random.default_rng((*seed, place))))
+
+    def _batch(self, indices: Integers, change: Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]) -> Batch:
+        samples, layout = self._samples[indices], self._layout
+        images = np.empty((len(samples), *layout.dims), layout.dtype)
+
+        def write(place: int) -> None:
+            pixels = change(self._pixels.read(int(samples[place])), place)
+            write_image(pixels, images[place], layout, self._normalise)
+
+        with ThreadPoolExecutor(core_count(), thread_name_prefix="images") as pool:
+            list(pool.map(write, range(len(samples))))
         targets = None if self._targets is None else {self._output: self._targets[samples]}
         return Batch({self._input.name: images}, targets, (self._output,))
 
@@ -92,6 +111,21 @@ class ImageTraining(TrainingData):
             )
         found = np.concatenate([_best(tensors[self._output]) for tensors in outputs])
         return "top-1", 100.0 * float((found == self._targets[self._samples[self.count :]]).mean())
+
+
+def random_part(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A part of an image, (224, 224, 3), scaled to its size with bilinear interpolation, mirrored half of the time.
+
+    Its area is a quarter to all of the image's, its width 3/4 to 4/3 of its height: torchvision's RandomResizedCrop,
+    whose smallest area is 8 % of an image that is not cropped yet.
+    """
+    side = len(pixels)
+    area, ratio = rng.uniform(_SMALLEST, 1.0), np.exp(rng.uniform(-1.0, 1.0) * np.log(4 / 3))
+    width, height = (min(side, float(side * np.sqrt(area * factor))) for factor in (ratio, 1 / ratio))
+    left, top = rng.uniform(0, side - width), rng.uniform(0, side - height)
+    box = (left, top, left + width, top + height)
+    found = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box))
+    return found[:, ::-1] if rng.random() < 0.5 else found
 
 
 def _best(values: Array) -> Integers:

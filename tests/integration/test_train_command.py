@@ -280,6 +280,12 @@ def test_a_one_shot_start_is_not_repeated(command, tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
+def test_only_images_are_varied(command, tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(f"augment = true\n{FP32}")
+    assert "the recipe mine: 'augment' is for images only; remove it." in refused(command(recipe, tmp_path / "x.onnx"))
+
+
 @pytest.mark.parametrize(
     ("recipe", "more", "said"),
     [

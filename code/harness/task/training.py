@@ -4,7 +4,7 @@ Plain arrays, so that data and schedules are made and tested without a training 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,12 +47,21 @@ class TrainingData(ABC):
     """Whether official runs are scored on some of the samples."""
     labelled: bool
     """Whether the samples have labels, so that batches have targets and the held-back part a score."""
+    varies: bool = False
+    """Whether `varied` can change these samples."""
     held_back: Integers
     """int64 (n,): the indices, for `batch`, of the samples held back; they are ``count`` and above."""
 
     @abstractmethod
     def batch(self, indices: Integers) -> Batch:
         """The samples, padded to the longest of them, in the order of ``indices``."""
+
+    def varied(self, indices: Integers, seed: Sequence[int]) -> Batch:
+        """As `batch`, but each sample is changed at random so that its label still fits; the same for the same seed.
+
+        Only where ``varies`` is True.
+        """
+        raise NotImplementedError
 
     def order(self, batch: int, step: int, seed: int) -> Integers:
         """int64 (batch,): the samples of a step, from 0; the same for the same arguments. See `order`."""

@@ -141,10 +141,17 @@ class Trainer:
         if self._student.fixed or self._recipe.layers is not None:
             self._score()
 
+    def _batch_of(self, step: int) -> Batch:
+        """The samples of a step."""
+        indices = self._data.order(self._recipe.batch, step, self._recipe.seed)
+        if self._recipe.augment:
+            return self._data.varied(indices, (self._recipe.seed, 4, step))
+        return self._data.batch(indices)
+
     def _step(self, step: int) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = rate_at(self._recipe, step)
-        batch = self._data.batch(self._data.order(self._recipe.batch, step, self._recipe.seed))
+        batch = self._batch_of(step)
         with self._student.following():
             loss = self._backward(batch, lambda part, first: self._objective.loss(part))
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip))

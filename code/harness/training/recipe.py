@@ -192,6 +192,8 @@ class Recipe(_Part):
     hold_out: float = Field(0.05, ge=0, lt=1)
     """Share of the samples that is not trained on, but scored."""
     seed: int = 0
+    augment: bool = False
+    """Whether each step takes a random part of an image, mirrored half of the time (`TrainingData.varied`)."""
 
     @model_validator(mode="after")
     def _within(self) -> Self:

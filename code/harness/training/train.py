@@ -170,6 +170,8 @@ def _data(training: Training, model: manifests.Model) -> TrainingData:
     kind, recipe = find_benchmark(model.benchmark), training.recipe
     benchmark = kind(validated(kind.Settings, model.settings), paths.CACHE_DIR)
     data = benchmark.training_data(training.data, model.path, recipe.hold_out, recipe.max_cost, recipe.seed)
+    if recipe.augment and not data.varies:
+        raise ConfigError(f"the recipe {recipe.name}: 'augment' is for images only; remove it.")
     if data.official:
         console.warn(
             f"official runs are scored on samples in {training.data}: train on other data, since a score on "

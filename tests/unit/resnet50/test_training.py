@@ -15,7 +15,7 @@ from resnet50 import training
 from resnet50.images import find_images
 from resnet50.preprocess import PROFILES, normaliser, pixels
 from resnet50.task import ResNet50, ResNet50Settings
-from resnet50.training import ImageTraining
+from resnet50.training import ImageTraining, random_part
 
 
 def classifier(path: Path, classes: int = 1000) -> Path:
@@ -63,6 +63,33 @@ def test_images_and_labels_are_those_of_a_run(folder, tmp_path):
     np.testing.assert_array_equal(batch.feed["input"][0].transpose(1, 2, 0), expected)
     assert batch.feed["input"].flags.writeable
     assert batch.mask is None
+
+
+def test_a_step_takes_random_parts_which_its_seed_draws_again(folder, tmp_path):
+    label(folder)
+    data, indices = opened(folder, tmp_path), np.array([5, 2, 5])
+    one, again, other = (data.varied(indices, (0, 4, step)) for step in (7, 7, 8))
+    images = one.feed["input"]
+    assert np.array_equal(images, again.feed["input"])
+    assert one.targets["logits"].tolist() == [50, 20, 50]
+    assert not any(np.array_equal(images[0], each) for each in (images[2], other.feed["input"][0]))
+    assert images.shape == data.batch(indices).feed["input"].shape
+
+
+def test_a_random_part_lies_in_the_image_and_is_mirrored_half_of_the_time():
+    ramp = np.arange(224, dtype=np.uint8)  # each pixel holds its column or its row
+    image = np.stack([np.tile(ramp, (224, 1)), np.tile(ramp[:, None], (1, 224)), np.zeros((224, 224))], 2).astype(
+        np.uint8
+    )
+    parts = [random_part(image, np.random.default_rng(seed)).astype(int) for seed in range(200)]
+    mirrored = [part[0, 0, 0] > part[0, -1, 0] for part in parts]
+    assert 70 < sum(mirrored) < 130
+    widths = np.array([abs(part[0, 0, 0] - part[0, -1, 0]) + 1 for part in parts])
+    heights = np.array([part[-1, 0, 1] - part[0, 0, 1] + 1 for part in parts])
+    assert (heights > 0).all()
+    areas, ratios = widths * heights / 224**2, widths / heights
+    assert 0.2 < areas.min() < 0.35 < 0.8 < areas.max() <= 1
+    assert 0.7 < ratios.min() < 0.85 < 1.2 < ratios.max() < 1.4
 
 
 def test_a_background_class_shifts_the_targets(folder, tmp_path):

@@ -59,6 +59,11 @@ class Texts(TrainingData):
         self._targets = generator.integers(0, 12, (30, 2))
         self.count, self.held_back, self.labelled, self.digest = 24, np.arange(24, 30), True, "texts"
         self.ends_after: int | None = None
+        self.seeds: list[tuple[int, ...]] = []
+
+    def varied(self, indices, seed):
+        self.seeds.append(seed)
+        return self.batch(indices)
 
     def batch(self, indices):
         if self.ends_after is not None:
@@ -126,6 +131,21 @@ def test_a_training_that_was_cut_goes_on_to_the_same_result(tmp_path, monkeypatc
     assert (again.step, again.units, again.scores[-1]) == (8, history.units, history.scores[-1])
     assert history.units == 8 * 4 * 12
     assert history.scores[-1].sparsity == pytest.approx(0.6, abs=0.01)
+
+
+def test_each_step_varies_its_samples_by_its_own_seed_also_after_an_interruption(tmp_path):
+    values = {key: value for key, value in FULL.items() if key not in ("pruning", "quantisation")}
+    values |= {"augment": True, "seed": 3}
+    cut, rest = Texts(), Texts()
+    cut.ends_after = 6  # the teacher's score takes batches too
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "a.onnx", values, cut)[0].run()
+    trainer(tmp_path / "a.onnx", values, rest)[0].run()
+    assert {*cut.seeds, *rest.seeds} == {(3, 4, step) for step in range(8)}
+    assert 0 < len(cut.seeds) < 8
+    plain = Texts()
+    trainer(tmp_path / "b.onnx", values | {"augment": False}, plain)[0].run()
+    assert not plain.seeds
 
 
 def test_a_processor_with_bf16_trains_in_it_and_scores_in_fp32(tmp_path, monkeypatch):
