@@ -169,6 +169,7 @@ def test_a_run_that_loses_a_node_fails_and_keeps_nothing(harness):
     reader = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
     reader.start()
     assert soon(lambda: any("LoadGen: " in line for line in lines) or process.poll() is not None, 120), lines
+    assert process.poll() is None, lines
     family = psutil.Process(process.pid).children(recursive=True)
     nodes = [child for child in family if child.name().startswith("ray::")]
     raylets = [child for child in family if child.name() == "raylet"]

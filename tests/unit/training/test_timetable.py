@@ -21,6 +21,7 @@ SECOND_ORDER = LAYER_WISE.model_copy(
         )
     }
 )
+IN_FP32 = SECOND_ORDER.model_copy(update={"quantisation": None})
 
 
 @dataclass
@@ -95,7 +96,7 @@ RUNS = {
     "choices of minutes": Training(SECOND_ORDER, choice=300.0),
     "one-shot start": Training(SECOND_ORDER, one_shot=True),
     "scores of minutes": Training(SECOND_ORDER, score=150.0),
-    "steps of half a minute": Training(read_recipe("minilm-80-fp32"), step=30.0, choice=800.0, save=20.0),
+    "steps of half a minute": Training(IN_FP32, step=30.0, choice=800.0, save=20.0),
     "cut before the last choices": Training(SECOND_ORDER, history=resumed(310, preparing=160.0)),
     "cut on a machine three times as fast": Training(SECOND_ORDER, history=resumed(310, preparing=50.0)),
     "cut after rounding began": Training(SECOND_ORDER, history=resumed(1000, preparing=280.0)),
