@@ -164,7 +164,9 @@ def test_nothing_is_left_of_a_driver_that_is_killed(driver_of):
 
 
 def test_a_run_that_loses_a_node_fails_and_keeps_nothing(harness):
-    process = harness.start("--engine", "null", "--cluster", "local:2", "--duration", "60", verbose=True)
+    # Slower batches, for a query that takes little memory.
+    slow = ("--engine", "null", "--set", "delay_us=20000")
+    process = harness.start(*slow, "--cluster", "local:2", "--duration", "60", verbose=True)
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
     reader.start()
