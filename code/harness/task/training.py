@@ -61,7 +61,7 @@ class TrainingData(ABC):
 
         Only where ``varies`` is True.
         """
-        raise NotImplementedError
+        raise AssertionError("these samples cannot be varied")
 
     def order(self, batch: int, step: int, seed: int) -> Integers:
         """int64 (batch,): the samples of a step, from 0; the same for the same arguments. See `order`."""
