@@ -211,8 +211,10 @@ class Recipe(_Part):
     @property
     def digest(self) -> str:
         """SHA-256 of what determines the training: everything but the texts."""
-        texts = {"name", "description", "source", "sources"}
-        return hashlib.sha256(self.model_dump_json(exclude=texts).encode()).hexdigest()
+        left_out = {"name", "description", "source", "sources"}
+        if not self.augment:  # so that trainings that were begun before there was such a setting can continue
+            left_out.add("augment")
+        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()
 
     def with_method(self, method: str) -> "Recipe":
         """The recipe with another pruning method.

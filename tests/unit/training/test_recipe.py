@@ -201,6 +201,13 @@ def test_the_digest_ignores_the_texts() -> None:
     assert recipe.model_copy(update={"seed": 1}).digest != recipe.digest
 
 
+def test_a_setting_that_is_off_does_not_end_the_trainings_of_an_earlier_version() -> None:
+    figures = {"steps": 8, "batch": 2, "learning_rate": {"peak": 1e-3}}
+    recipe = Recipe.model_validate({"name": "x", "description": "", "source": "", "sources": {}, **figures})
+    assert recipe.digest.startswith("8dfdc6bd6cbb2623")  # as before there was `augment`
+    assert recipe.model_copy(update={"augment": True}).digest != recipe.digest
+
+
 def test_too_few_steps_are_refused() -> None:
     with pytest.raises(ConfigError, match="obert-large-int8 cannot be trained in 2 steps"):
         read_recipe("obert-large-int8").with_steps(2)
