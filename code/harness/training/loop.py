@@ -35,6 +35,8 @@ _OBSERVED = 8
 _SCORED_AT_ONCE = 32
 _FISHER_SEED = 1
 """Added to the recipe's seed: the Fisher matrix takes samples in another order than the steps do."""
+_VARYING = 4
+"""Part of the seed of `TrainingData.varied`; orders and held-back parts draw with 1 to 3."""
 
 
 @dataclass
@@ -145,7 +147,7 @@ class Trainer:
         """The samples of a step."""
         indices = self._data.order(self._recipe.batch, step, self._recipe.seed)
         if self._recipe.augment:
-            return self._data.varied(indices, (self._recipe.seed, 4, step))
+            return self._data.varied(indices, (self._recipe.seed, _VARYING, step))
         return self._data.batch(indices)
 
     def _step(self, step: int) -> None:
