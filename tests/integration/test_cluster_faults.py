@@ -130,6 +130,23 @@ def test_nodes_that_are_killed_or_stopped_are_lost_within_seconds_each_by_its_na
     assert soon(lambda: not driver.alive())
 
 
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_all_nodes_are_lost_within_seconds_if_the_raylet_of_the_drivers_machine_ends_or_is_stopped(driver_of, number):
+    driver = driver_of("local:2", "after the last sample")
+    driver.wait("ready")
+    theirs = [parent for _, parent in driver.pids.values()]
+    family = psutil.Process(driver.process.pid).children(recursive=True)
+    (own,) = (child.pid for child in family if child.name() == "raylet" and child.pid not in theirs)
+    when = time.monotonic()
+    os.kill(own, number)
+    for node in driver.pids:
+        lost = driver.wait("lost", node=node)
+        assert lost["when"] - when < KILLED, lost
+        assert "Ray's process (raylet) on the driver's machine has ended or was stopped" in lost["message"], lost
+    driver.end()
+    assert soon(lambda: not any(is_alive(child.pid) for child in family))
+
+
 def test_a_node_that_is_lost_while_it_warms_up_ends_the_preparation(driver_of):
     driver = driver_of("local:2", "warm-up")
     driver.wait("beat", doing="it held the lock for longer than a heartbeat may take")

@@ -195,10 +195,11 @@ class Sentinel:
 
     def beat(self, *pids: int) -> bool:
         """Whether the processes of the node and its raylet exist and are not stopped; id 0 (unknown) is skipped."""
-        return all(_runs(pid) for pid in pids if pid)
+        return all(runs(pid) for pid in pids if pid)
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
+    """Whether this process of this machine exists and is not stopped."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.cluster.actor import runs
 from harness.cluster.actor_link import BEAT, RayLink, in_words
 from harness.cluster.silence import STARVED, Silence
 
@@ -32,10 +33,15 @@ def reachable(address: tuple[str, int]) -> bool:
 class Heartbeats:
     """Asks all sentinels whether their nodes live, and all nodes what they promise; a lost node ends its link."""
 
-    def __init__(self, ray: Any, links: Sequence[RayLink], starting: float, reach: Reachable = reachable) -> None:
-        """``ray`` is the package; each sentinel has ``starting`` seconds for its first answer."""
+    def __init__(
+        self, ray: Any, links: Sequence[RayLink], starting: float, raylet: int, reach: Reachable = reachable
+    ) -> None:
+        """``ray`` is the package; each sentinel has ``starting`` seconds for its first answer.
+
+        ``raylet`` is the process id of the raylet that serves this process; 0 if unknown.
+        """
         self.over = threading.Event()
-        self._ray, self._links, self._reach = ray, links, reach
+        self._ray, self._links, self._raylet, self._reach = ray, links, raylet, reach
         self._pending: dict[Any, tuple[RayLink, bool]] = {}
         now = time.monotonic()
         self._silences = {link.name: Silence(now, starting) for link in links}
@@ -74,13 +80,19 @@ class Heartbeats:
         for ref in done:
             self._hear(ref, now)
         self._own.look(now)
-        own = self._own.verdict(None)
+        own = self._judge_own()
         for link in self._links:
             self._silences[link.name].look(now)
-            why = f"Ray on this machine has not answered for {STARVED:.0f} s" if own else self._judge(link)
+            why = own or self._judge(link)
             if why:
                 link.lose(why)
         self.over.wait(BEAT - (time.monotonic() - now) if done else 0.0)
+
+    def _judge_own(self) -> str:
+        """Why this machine can no longer reach the nodes; empty if it can."""
+        if self._raylet and not runs(self._raylet):
+            return "Ray's process (raylet) on the driver's machine has ended or was stopped"
+        return f"Ray on the driver's machine has not answered for {STARVED:.0f} s" if self._own.verdict(None) else ""
 
     def _judge(self, link: RayLink) -> str:
         """Why a node is lost; empty if it is not."""

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
+import psutil
+
 from harness.cluster.actor import NodeActor, Sentinel
 from harness.cluster.actor_link import BEAT, RayLink, first_line
 from harness.cluster.heartbeats import Heartbeats
@@ -91,7 +93,7 @@ class RayCluster:
         wanted = self.local.names if self.local else [host.called for host in hosts.nodes]
         for name, node in self._nodes(wanted, beat):
             self.links.append(self._actor(name, node))
-        self._hearts = Heartbeats(ray, self.links, _JOINING)
+        self._hearts = Heartbeats(ray, self.links, _JOINING, _raylet())
         self._meet(beat)
 
     def _start_local(self, beat: Beat) -> str:
@@ -274,6 +276,15 @@ def _with_groups(ray: Any) -> type[NodeActor]:
         ray.method(concurrency_group=group)(getattr(NodeActor, name))
     ray.method(num_returns=0)(NodeActor.give_up)
     return NodeActor
+
+
+def _raylet() -> int:
+    """The process id of the raylet that serves this process; 0 if it is not found."""
+    from ray._private import worker
+
+    served = f"--raylet_socket_name={worker.global_worker.node.raylet_socket_name}"
+    found = (process.pid for process in psutil.process_iter(["cmdline"]) if served in (process.info["cmdline"] or ()))
+    return next(found, 0)
 
 
 def _hush() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
 import threading
 import time
 from concurrent.futures import Future, wait
@@ -68,9 +70,9 @@ def hearts(monkeypatch):
     monkeypatch.setattr(silence, "STARVED", 1.5)
     made = []
 
-    def make(links, starting=0.0, reached=False):
+    def make(links, starting=0.0, reached=False, raylet=0):
         ray = Ray()
-        made.append(Heartbeats(ray, links, starting, lambda address: reached))
+        made.append(Heartbeats(ray, links, starting, raylet, lambda address: reached))
         return ray
 
     make.made = made
@@ -153,9 +155,25 @@ def test_ray_on_the_drivers_machine_must_also_answer(hearts):
     ray.stuck.set()
     try:
         assert all(link.lost.wait(20) for link in links)
-        assert links[0].failure.startswith("Ray on this machine has not answered for ")
+        assert links[0].failure.startswith("Ray on the driver's machine has not answered for ")
     finally:
         ray.stuck.clear()
+
+
+def test_all_nodes_are_lost_at_once_if_the_raylet_on_the_drivers_machine_is_stopped_or_gone(hearts):
+    links = [Link("a"), Link("b")]
+    with subprocess.Popen(["sleep", "60"]) as raylet:
+        try:
+            hearts(links, starting=100.0, raylet=raylet.pid)
+            assert not links[0].lost.wait(0.3)
+            raylet.send_signal(signal.SIGSTOP)
+            assert all(link.lost.wait(20) for link in links)
+            assert links[0].failure == "Ray's process (raylet) on the driver's machine has ended or was stopped"
+        finally:
+            raylet.kill()
+    again = Link("c")
+    hearts([again], starting=100.0, raylet=raylet.pid)
+    assert again.lost.wait(20)
 
 
 def test_one_loss_does_not_hide_the_next(hearts):
