@@ -36,7 +36,7 @@ class RayLink(Link):
         """``ray`` is the package; the raylet listens at ``address``; ``left`` is called once the link is closed."""
         self.name, self.actor, self.sentinel, self.address = name, actor, sentinel, address
         self.ready: NodeReady
-        self.about = About("?", 0, 0, 0)
+        self.about = About("", 0, 0, 0)
         self.failure: BaseException | None = None
         self.promised = float("inf")
         """The time.monotonic() by which its preparation promised progress."""
@@ -55,7 +55,7 @@ class RayLink(Link):
 
     def where(self) -> str:
         """The node and its host, for messages."""
-        return f"node {self.name} on {self.about.host}"
+        return f"node {self.name}" + (f" on {self.about.host}" if self.about.host else "")
 
     def listen(self) -> None:
         """Connect to the node; answers are collected from now on.

@@ -136,7 +136,8 @@ class Heartbeats:
 
     def _probe(self) -> None:
         """Check that the raylet of this machine answers too."""
-        while not self.over.is_set():
+        # Ray ends this process if a put finds no raylet: `_look` must be the one to notice.
+        while not self.over.is_set() and not (self._raylet and not runs(self._raylet)):
             with contextlib.suppress(Exception):
                 self._ray.put(np.zeros(_PROBE, np.uint8))
                 self._own.heard(time.monotonic())

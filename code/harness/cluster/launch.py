@@ -34,6 +34,7 @@ _ENDING = 5.0  # seconds to end all processes
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 _AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
 _BLOCKS = "--block"  # what `ray start` prints last
+_ALREADY = ", already runs"
 _STARTING = 120.0  # seconds for `ray start` on a machine
 
 
@@ -217,11 +218,13 @@ def credentials(hosts: Hosts) -> dict[str, str]:
 
 
 def up(hosts: Hosts) -> Iterator[str]:
-    """Start the head here and a node on each machine; yields a line for each one that was started.
+    """Start the head here and a node on each machine, where they do not run already; yields a line for each one.
+
+    Nodes that are left from another head are ended first.
 
     Raises:
         ConfigError: the file names no machines to start Ray on.
-        RunFailed: Ray does not start on a machine, or already runs there; what was started stays, for `down` to end.
+        RunFailed: Ray does not start on a machine; what was started stays, for `down` to end.
     """
     if hosts.local:
         raise ConfigError(f"{hosts.source} starts with each run: there is nothing to start.")
@@ -237,12 +240,16 @@ def up(hosts: Hosts) -> Iterator[str]:
     address = head_address(hosts)
     own, _, port = address.rpartition(":")
     head = f"--head --port={port} --node-ip-address={own} --num-cpus=0 --include-dashboard=false --disable-usage-stats"
-    _run(["sh", "-c", _start_command(hosts, Host(address=own), head, "head")], token, "this machine")
-    yield f"head: {address}"
+    here = Host(address=own)
+    if not _run(["sh", "-c", _test_command(here, "head")], "", "this machine"):
+        for host in hosts.nodes:  # Ray starts no head on a machine with a node of another head
+            _run(_over_ssh(host, _stop_command(host, host.called)), "", f"node {host.called}")
+    said = _run(["sh", "-c", _start_command(hosts, here, head, "head")], token, "this machine")
+    yield f"head: {address}{_already(said)}"
     for host in hosts.nodes:
         node = f"--address={address} --node-ip-address={host.address} --node-name={host.called}"
-        _run(_over_ssh(host, _start_command(hosts, host, node, host.called)), token, f"node {host.called}")
-        yield f"node {host.called}: {host.address}"
+        said = _run(_over_ssh(host, _start_command(hosts, host, node, host.called)), token, f"node {host.called}")
+        yield f"node {host.called}: {host.address}{_already(said)}"
 
 
 def down(hosts: Hosts) -> Iterator[str]:
@@ -276,7 +283,7 @@ def _start_command(hosts: Hosts, host: Host, options: str, name: str) -> str:
         cpus = f'--num-cpus="$(taskset -c {host.cores} nproc)" '
     return (
         f"cd {shlex.quote(host.folder)} && umask 077 && mkdir -p build/cluster && cd build/cluster && "
-        f"if {_runs(f'{name}.pid')}; then echo 'Ray already runs: harness cluster down' >&2; exit 1; fi && "
+        f"if {_runs(f'{name}.pid')}; then echo '{_ALREADY}'; exit 0; fi && "
         f"cat > {name}.token && export {given} RAY_AUTH_TOKEN_PATH=$PWD/{name}.token && "
         f"{{ setsid nohup {pin}../../.venv/bin/ray start {cpus}{options} --include-log-monitor=false --block "
         f"> {name}.log 2>&1 < /dev/null & echo $! > {name}.pid; }} && "
@@ -285,9 +292,23 @@ def _start_command(hosts: Hosts, host: Host, options: str, name: str) -> str:
     )
 
 
+def _already(said: str) -> str:
+    """The part of a line about a machine that tells that it kept its Ray, by the output of the start command."""
+    return _ALREADY if said.endswith(_ALREADY) else ""
+
+
+def _test_command(host: Host, name: str) -> str:
+    """The shell command that prints a word if Ray runs on a machine."""
+    return f"if {_runs(_pid_file(host, name))}; then echo runs; fi"
+
+
+def _pid_file(host: Host, name: str) -> str:
+    return shlex.quote(f"{host.folder}/build/cluster/{name}.pid")
+
+
 def _stop_command(host: Host, name: str) -> str:
     """The shell command that kills `ray start --block`, and so all Ray processes of the node."""
-    file = shlex.quote(f"{host.folder}/build/cluster/{name}.pid")
+    file = _pid_file(host, name)
     return (
         f"if {_runs(file)}; then kill -9 $pid && rm -f {file} && echo ended; "
         f"else rm -f {file}; echo 'was not running'; fi"

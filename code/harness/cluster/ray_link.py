@@ -32,6 +32,7 @@ from harness.paths import advice
 
 _INSTALL = advice("run `make setup CLUSTER=1`", "`pip install 'ray>=2.60,<3'`")
 _JOINING = 240.0  # seconds until all nodes have joined and their processes have started
+_JOINED = 20.0  # seconds until a node that `harness cluster up` has started is listed by the head
 _ATTEMPTS = 3  # to start nodes on this machine
 _PATIENCE = 30.0  # seconds that the driver promises its supervisor between two reports
 _SENDING = 600.0  # seconds to store a chunk of a file, and until a node first reports progress
@@ -146,7 +147,7 @@ class RayCluster:
     def _nodes(self, wanted: Sequence[str], beat: Beat) -> list[tuple[str, dict[str, Any]]]:
         """(name, Ray's description) of each ``wanted`` node; of all nodes that have cores if that is empty."""
         ray = _ray()
-        ends = time.monotonic() + _JOINING
+        ends = time.monotonic() + (_JOINED if wanted and not self.local else _JOINING)
         while True:
             alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
             found = {str(node["NodeName"]): node for node in alive}
@@ -154,7 +155,7 @@ class RayCluster:
                 found = {f"{node['NodeName']}-{place}": node for place, node in enumerate(alive)}
             if alive and set(wanted) <= found.keys():
                 return [(name, found[name]) for name in wanted or sorted(found)]
-            if time.monotonic() > ends or not (self.local or not wanted):
+            if time.monotonic() > ends:
                 absent = ", ".join(sorted(set(wanted) - found.keys())) or "all"
                 raise ConfigError(f"nodes that have not joined the cluster: {absent}; run `harness cluster up` again.")
             self._check_local()
@@ -282,7 +283,8 @@ def _raylet() -> int:
     """The process id of the raylet that serves this process; 0 if it is not found."""
     from ray._private import worker
 
-    served = f"--raylet_socket_name={worker.global_worker.node.raylet_socket_name}"
+    node: Any = worker.global_worker.node
+    served = f"--raylet_socket_name={node.raylet_socket_name}"
     found = (process.pid for process in psutil.process_iter(["cmdline"]) if served in (process.info["cmdline"] or ()))
     return next(found, 0)
 

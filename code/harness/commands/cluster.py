@@ -24,7 +24,10 @@ _STYLES = {"good": "green", "warning": "yellow", "bad": "bold red"}
 
 @cluster_app.command("up")
 def up(hosts: HostsFile) -> None:
-    """Start Ray on this machine and, over ssh, on all machines of HOSTS; create the token file if it is missing."""
+    """Start Ray on this machine and, over ssh, on all machines of HOSTS; create the token file if it is missing.
+
+    Machines on which it already runs keep it: `harness cluster down` first, if you changed HOSTS.
+    """
     from harness.cluster import launch
 
     _each(hosts, launch.up, "what was started still runs: `harness cluster down` ends it.")

@@ -86,20 +86,35 @@ def test_up_starts_ray_with_a_token_that_only_its_owner_can_read(machine):
     assert not any(running(pid) for pid in pids)
 
 
-def test_a_second_up_leaves_alone_what_runs(machine):
+def test_a_second_up_starts_only_what_does_not_run(machine):
     hosts = hosts_of(machine)
     list(launch.up(hosts))
-    files = [machine / "build/cluster" / f"{name}.{kind}" for name in ("head", "b") for kind in ("pid", "token")]
-    before = [file.read_text() for file in files]
+    pid = {name: machine / "build/cluster" / f"{name}.pid" for name in ("head", "b")}
+    tokens = [machine / "build/cluster" / f"{name}.token" for name in pid]
+    before = [file.read_text() for file in (*pid.values(), *tokens)]
     try:
-        with pytest.raises(RunFailed, match=r"this machine: Ray already runs: harness cluster down\."):
-            list(launch.up(hosts))
-        with pytest.raises(RunFailed, match="node b: Ray already runs"):
-            launch._run(
-                launch._over_ssh(hosts.nodes[0], launch._start_command(hosts, hosts.nodes[0], "", "b")), "", "node b"
-            )
-        assert [file.read_text() for file in files] == before
-        assert all(running(int(file.read_text())) for file in files if file.suffix == ".pid")
+        assert list(launch.up(hosts)) == ["head: 127.0.0.8:7000, already runs", "node b: 127.0.0.9, already runs"]
+        assert [file.read_text() for file in (*pid.values(), *tokens)] == before
+        assert all(running(int(file.read_text())) for file in pid.values())
+
+        end(int(pid["b"].read_text()))
+        assert list(launch.up(hosts)) == ["head: 127.0.0.8:7000, already runs", "node b: 127.0.0.9"]
+        assert running(int(pid["b"].read_text()))
+        assert pid["head"].read_text() == before[0]
+    finally:
+        list(launch.down(hosts))
+
+
+def test_nodes_of_a_head_that_ended_are_started_anew(machine):
+    hosts = hosts_of(machine)
+    list(launch.up(hosts))
+    pid = {name: machine / "build/cluster" / f"{name}.pid" for name in ("head", "b")}
+    old = int(pid["b"].read_text())
+    try:
+        end(int(pid["head"].read_text()))
+        assert list(launch.up(hosts)) == ["head: 127.0.0.8:7000", "node b: 127.0.0.9"]
+        assert not running(old)
+        assert all(running(int(file.read_text())) for file in pid.values())
     finally:
         list(launch.down(hosts))
 
@@ -168,6 +183,12 @@ def running(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def end(pid):
+    os.kill(pid, signal.SIGKILL)
+    while running(pid):
+        time.sleep(0.01)
 
 
 def test_the_guard_kills_all_that_descends_from_it_also_what_is_stopped_or_orphaned(tmp_path):

@@ -80,3 +80,16 @@ def test_nodes_on_this_machine_that_do_not_start_are_not_blamed_on_an_address(cl
     with pytest.raises(ConfigError, match=r"^2 nodes on this machine did not start") as caught:
         cluster._wait_for_port("127.0.0.1:1", no_beat)
     assert "cluster up" not in str(caught.value)
+
+
+def test_a_node_that_was_just_started_has_time_to_join(cluster, monkeypatch):
+    def node(name):
+        return {"NodeName": name, "Alive": True, "Resources": {"CPU": 1.0}}
+
+    lists = iter([[], [node("one")]])
+    ray = SimpleNamespace(nodes=lambda: next(lists, [node("one"), node("two")]))
+    monkeypatch.setattr(ray_link, "_ray", lambda: ray)
+    assert [name for name, _ in cluster._nodes(["one", "two"], no_beat)] == ["one", "two"]
+    monkeypatch.setattr(ray_link, "_JOINED", 0.3)
+    with pytest.raises(ConfigError, match="nodes that have not joined the cluster: three; run `harness cluster up`"):
+        cluster._nodes(["one", "three"], no_beat)
