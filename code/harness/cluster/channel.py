@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import os
 import pickle
 import secrets
 import select
@@ -22,6 +21,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from harness.cluster import tls
 
 _HEAD = struct.Struct("<QI")  # of a message: bytes of its pickle, and number of its arrays that follow separately
 _SIZE = struct.Struct("<Q")  # bytes of such an array
@@ -178,7 +179,7 @@ class Acceptor:
         Raises:
             OSError: no port is free, or a TLS certificate or key cannot be used.
         """
-        self._key, self._accepted, self._tls = key, accepted, _encryption(ssl.PROTOCOL_TLS_SERVER)
+        self._key, self._accepted, self._tls = key, accepted, tls.settings(ssl.PROTOCOL_TLS_SERVER)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             self._listening = socket.create_server((address, 0), family=family)
@@ -210,8 +211,8 @@ def connect(address: str, port: int, key: bytes) -> socket.socket:
     """
     found = socket.create_connection((address, port), _CONNECTING)
     try:
-        tls = _encryption(ssl.PROTOCOL_TLS_CLIENT)
-        found = tls.wrap_socket(found) if tls else found
+        encryption = tls.settings(ssl.PROTOCOL_TLS_CLIENT)
+        found = encryption.wrap_socket(found) if encryption else found
         _greet(found, key, mine=b"driver", other=b"node")
     except EOFError as error:
         found.close()
@@ -240,17 +241,3 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
             raise EOFError
         found += part
     return found
-
-
-def _encryption(protocol: int) -> ssl.SSLContext | None:
-    """The TLS settings of the cluster, from the variables that Ray reads (None without TLS); both sides need a
-    certificate of its CA.
-    """
-    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
-        return None
-    made = ssl.SSLContext(protocol)
-    made.check_hostname = False  # nodes are known by addresses, and the key shows which one this is
-    made.verify_mode = ssl.CERT_REQUIRED
-    made.load_verify_locations(os.environ["RAY_TLS_CA_CERT"])
-    made.load_cert_chain(os.environ["RAY_TLS_SERVER_CERT"], os.environ["RAY_TLS_SERVER_KEY"])
-    return made

@@ -62,6 +62,13 @@ class Tls(BaseModel):
     key: Path
     ca: Path
 
+    @field_validator("cert", "key", "ca")
+    @classmethod
+    def _full(cls, path: Path) -> Path:
+        if not path.is_absolute():
+            raise ValueError(f"{path} must be a full path, the same on all machines")
+        return path
+
     def environment(self) -> dict[str, str]:
         """The environment variables that pass them to Ray."""
         return {

@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from harness.cluster import tls
 from harness.cluster.actor import NodeActor, Sentinel
 from harness.cluster.actor_link import BEAT, RayLink, first_line
 from harness.cluster.heartbeats import Heartbeats
@@ -75,6 +76,8 @@ class RayCluster:
             set_environment(credentials(hosts))
             address = head_address(hosts)
             self._wait_for_port(address, beat)
+            host, _, port = address.rpartition(":")
+            tls.check(host, int(port))
             if TOKEN not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
                 console.warn(
                     f"the cluster at {address} is joined without a token: anyone who reaches its ports can run code on "

@@ -92,3 +92,5 @@ def test_tls_becomes_rays_variables(tmp_path: Path) -> None:
     tls = read(written(tmp_path, text)).tls
     assert tls is not None
     assert tls.environment()["RAY_TLS_SERVER_KEY"] == "/k"
+    with pytest.raises(ConfigError, match=r"tls\.cert: cert\.pem must be a full path, the same on all machines"):
+        read(written(tmp_path, text.replace("/c", "cert.pem")))
