@@ -115,13 +115,13 @@ def test_a_head_without_tls_is_not_joined_with_it(ours, here, head):
 def test_certificates_of_another_ca_are_named(ours, others, here, head, newest, foreign):
     names = ("RAY_TLS_CA_CERT",) if foreign == "RAY_TLS_CA_CERT" else ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY")
     here({**ours, **{name: others[name] for name in names}})
-    with pytest.raises(ConfigError, match="do not accept each other's TLS certificates .*same CA on all machines"):
+    with pytest.raises(ConfigError, match=r"do not accept each other's TLS certificates .*same CA on all machines"):
         tls.check(HERE, head(ours, newest))
 
 
 def test_a_file_that_is_absent_or_wrong_is_an_error_of_this_machine(ours, here, tmp_path):
     here({**ours, "RAY_TLS_SERVER_CERT": tmp_path / "absent.pem"})
-    with pytest.raises(ConfigError, match="of this machine: .*[Nn]o such file"):
+    with pytest.raises(ConfigError, match=r"of this machine: .*[Nn]o such file"):
         tls.check(HERE, 1)
     (tmp_path / "text.pem").write_text("a certificate")
     here({"RAY_TLS_SERVER_CERT": tmp_path / "text.pem"})
