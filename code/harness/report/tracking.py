@@ -32,6 +32,7 @@ _TAGS = (
 )
 """Columns of CSV that become tags instead, or mean nothing outside a report."""
 _PARAMS = ("cores", "nodes")  # numbers that are not results
+_BATCH = 100  # params that MLflow accepts in one request
 _LONGEST = 500  # characters of a value that servers of all versions accept
 
 
@@ -72,9 +73,7 @@ class _Client(Protocol):
 
     def create_run(self, experiment_id: str, start_time: int | None, tags: Mapping[str, str]) -> _Run: ...
 
-    def log_param(self, run_id: str, key: str, value: str) -> None: ...
-
-    def log_metric(self, run_id: str, key: str, value: float, timestamp: int | None) -> None: ...
+    def log_batch(self, run_id: str, metrics: Sequence[object], params: Sequence[object]) -> None: ...
 
     def log_artifact(self, run_id: str, local_path: str) -> None: ...
 
@@ -114,11 +113,20 @@ def export(runs: Sequence[Finished], uri: str, experiment: str) -> Exported:
         for content in added:
             _add(client, place, content)
     except Exception as error:  # the libraries behind a store raise anything
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(
-            f"the MLflow store {uri} cannot be used ({reason[:300]}): give another --tracking-uri or --experiment."
+            f"the MLflow store {uri} cannot be used ({_reason(error)}): give another --tracking-uri or --experiment."
         ) from error
     return Exported([content.tags[RUN] for content in added], len(contents) - len(added))
+
+
+def _reason(error: BaseException) -> str:
+    """The system's own word for a connection that failed, which many layers wrap, else the error's first line."""
+    cause: BaseException | None = error
+    while cause:
+        if type(cause).__module__ == "builtins" and isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def digest_of(run: Finished) -> str:
@@ -198,11 +206,14 @@ class _Content:
 
 
 def _add(client: _Client, experiment: str, content: _Content) -> None:
+    from mlflow.entities import Metric, Param
+
     made = client.create_run(experiment, start_time=content.started, tags=content.tags).info.run_id
-    for key, text in content.params.items():
-        client.log_param(made, key, text)
-    for key, value in content.metrics.items():
-        client.log_metric(made, key, value, timestamp=content.ended)
+    when = round(1000 * datetime.now().timestamp()) if content.ended is None else content.ended
+    client.log_batch(made, [Metric(key, value, when, 0) for key, value in content.metrics.items()], [])
+    params = [Param(key, text) for key, text in content.params.items()]
+    for start in range(0, len(params), _BATCH):
+        client.log_batch(made, [], params[start : start + _BATCH])
     if content.summary:
         client.log_artifact(made, str(content.summary))
     client.set_terminated(made, "FINISHED", end_time=content.ended)
@@ -231,6 +242,7 @@ def _mlflow() -> Callable[..., _Client]:
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run
     warnings.filterwarnings("ignore", category=FutureWarning, module="mlflow")
     try:
         from mlflow.tracking import MlflowClient

@@ -46,6 +46,12 @@ def stored(store: str, experiment: str = "mlperf") -> dict:
     return {run.info.run_name: run for run in client.search_runs([place])}
 
 
+def mlflow_client():
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient
+
+
 def test_what_was_run_is_a_param_what_came_out_a_metric(runs):
     server, offline, accuracy = runs_in(runs)
     params, metrics = params_of(server), metrics_of(server)
@@ -122,7 +128,7 @@ def test_a_run_whose_export_was_interrupted_is_exported_again(runs, store, monke
     def stopped(*_args, **_named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlflow.tracking.MlflowClient.log_metric", stopped)
+    monkeypatch.setattr("mlflow.tracking.MlflowClient.log_batch", stopped)
     with pytest.raises(KeyboardInterrupt):
         export(found, store, "mlperf")
     monkeypatch.undo()
@@ -141,6 +147,32 @@ def test_the_command_takes_all_runs_of_the_folder_and_says_what_it_did(runs, sto
     one = next(runs.iterdir()).name
     done = CliRunner().invoke(app, [*words, one, "--experiment", "mine", "--json"], prog_name="harness")
     assert json.loads(done.stdout) == {"added": [one], "known": 0, "experiment": "mine", "tracking_uri": store}
+
+
+def test_a_server_gets_few_requests_and_prints_nothing(runs, store, monkeypatch, capfd):
+    folder = runs / runs_in(runs)[0].name
+    record = rated(folder)
+    record["benchmark_settings"] = {f"setting {number}": number for number in range(150)}
+    (folder / "run.json").write_text(json.dumps(record))
+    found = runs_in(runs)[:1]
+    counts = []
+    send = mlflow_client().log_batch
+
+    def log_batch(self, run_id, metrics, params):
+        counts.append((len(metrics), len(params)))
+        send(self, run_id, metrics, params)
+
+    monkeypatch.setattr("mlflow.tracking.MlflowClient.log_batch", log_batch)
+    export(found, store, "mlperf")
+    assert [count for count in counts if count[0]] == [(len(metrics_of(found[0])), 0)]
+    assert [params for metrics, params in counts if not metrics] == [100, len(params_of(found[0])) - 100]
+    assert stored(store)[found[0].name].data.params == params_of(found[0])
+    assert capfd.readouterr().out == ""
+
+
+def test_the_reason_is_the_systems_own_word(runs, store):
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:9 cannot be used \(Connection refused\): give another"):
+        export(runs_in(runs), "http://127.0.0.1:9", "mlperf")
 
 
 @pytest.mark.parametrize("uri", ["nonsense://x", "file:///proc/none/mlruns", "http://127.0.0.1:9"])
