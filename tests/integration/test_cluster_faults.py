@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from operator import attrgetter
 from pathlib import Path
 
 import psutil
@@ -79,6 +80,13 @@ def is_alive(pid):
         return False
 
 
+def named(pid):
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def soon(condition, limit=15.0):
     ends = time.monotonic() + limit
     while not condition() and time.monotonic() < ends:
@@ -136,7 +144,7 @@ def test_all_nodes_are_lost_within_seconds_if_the_raylet_of_the_drivers_machine_
     driver.wait("ready")
     theirs = [parent for _, parent in driver.pids.values()]
     family = psutil.Process(driver.process.pid).children(recursive=True)
-    (own,) = (child.pid for child in family if child.name() == "raylet" and child.pid not in theirs)
+    (own,) = (pid for pid in map(attrgetter("pid"), family) if named(pid) == "raylet" and pid not in theirs)
     when = time.monotonic()
     os.kill(own, number)
     for node in driver.pids:

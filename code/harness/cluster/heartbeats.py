@@ -69,7 +69,7 @@ class Heartbeats:
                 if self.over.is_set():
                     return
                 for link in self._links:
-                    link.lose(in_words(error))
+                    link.lose(self._why(error))
                 return
 
     def _look(self) -> None:
@@ -88,11 +88,18 @@ class Heartbeats:
                 link.lose(why)
         self.over.wait(BEAT - (time.monotonic() - now) if done else 0.0)
 
+    def _why(self, error: BaseException) -> str:
+        """Why a call failed: without the raylet of this machine, every call does."""
+        return self._judge_own() or in_words(error)
+
     def _judge_own(self) -> str:
         """Why this machine can no longer reach the nodes; empty if it can."""
-        if self._raylet and not runs(self._raylet):
+        if not self._raylet_runs():
             return "Ray's process (raylet) on the driver's machine has ended or was stopped"
         return f"Ray on the driver's machine has not answered for {STARVED:.0f} s" if self._own.verdict(None) else ""
+
+    def _raylet_runs(self) -> bool:
+        return not self._raylet or runs(self._raylet)
 
     def _judge(self, link: RayLink) -> str:
         """Why a node is lost; empty if it is not."""
@@ -124,7 +131,7 @@ class Heartbeats:
         try:
             found = self._ray.get(ref)
         except Exception as error:  # noqa: BLE001  Ray raises many kinds
-            link.lose(in_words(error))
+            link.lose(self._why(error))
             return
         if from_sentinel:
             self._silences[link.name].heard(now)
@@ -136,9 +143,10 @@ class Heartbeats:
 
     def _probe(self) -> None:
         """Check that the raylet of this machine answers too."""
-        # Ray ends this process if a put finds no raylet: `_look` must be the one to notice.
-        while not self.over.is_set() and not (self._raylet and not runs(self._raylet)):
-            with contextlib.suppress(Exception):
-                self._ray.put(np.zeros(_PROBE, np.uint8))
-                self._own.heard(time.monotonic())
+        while not self.over.is_set():
+            # Ray ends this process if a put finds no raylet: `_look` should notice first, and say why.
+            if self._raylet_runs():
+                with contextlib.suppress(Exception):
+                    self._ray.put(np.zeros(_PROBE, np.uint8))
+                    self._own.heard(time.monotonic())
             self.over.wait(BEAT)

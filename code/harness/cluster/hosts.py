@@ -26,6 +26,8 @@ LOCAL = "local:"
 """Prefix of a setting that asks for nodes on this machine, as in "local:2"."""
 PORT = 6379
 """Ray's own default."""
+HEAD = "head"
+"""What stands for the driver's part of a cluster beside the names of its nodes."""
 _MOST_LOCAL = 64
 _NUMBER = r"[1-9][0-9]?"
 _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9_.:-]*"  # not an option of ssh
@@ -101,6 +103,8 @@ class Hosts(BaseModel):
         names = [host.called for host in self.nodes]
         if doubled := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two nodes are called {min(doubled)}: give each a name")
+        if HEAD in names:
+            raise ValueError(f"{HEAD!r} is the driver's own part of the cluster: give the node another name")
         return self
 
     @field_validator("nodes")

@@ -15,10 +15,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 
-from harness.cluster.hosts import PORT, Host, Hosts
+from harness.cluster.heartbeats import reachable
+from harness.cluster.hosts import HEAD, PORT, Host, Hosts
 from harness.errors import ConfigError, RunFailed, os_words
 from harness.host import sysfs
 from harness.host.machine import cores
@@ -34,7 +36,8 @@ _ENDING = 5.0  # seconds to end all processes
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 _AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
 _BLOCKS = "--block"  # what `ray start` prints last
-_ALREADY = ", already runs"
+_ALREADY, _ENDED = ", already runs", "ended"
+_OTHER = "Ray runs with other settings: harness cluster down"
 _STARTING = 120.0  # seconds for `ray start` on a machine
 
 
@@ -220,11 +223,12 @@ def credentials(hosts: Hosts) -> dict[str, str]:
 def up(hosts: Hosts) -> Iterator[str]:
     """Start the head here and a node on each machine, where they do not run already; yields a line for each one.
 
-    Nodes that are left from another head are ended first.
+    Nodes whose head no longer runs are ended first.
 
     Raises:
         ConfigError: the file names no machines to start Ray on.
-        RunFailed: Ray does not start on a machine; what was started stays, for `down` to end.
+        RunFailed: Ray does not start on a machine, or runs there with other settings; what was started stays, for
+            `down` to end.
     """
     if hosts.local:
         raise ConfigError(f"{hosts.source} starts with each run: there is nothing to start.")
@@ -241,14 +245,18 @@ def up(hosts: Hosts) -> Iterator[str]:
     own, _, port = address.rpartition(":")
     head = f"--head --port={port} --node-ip-address={own} --num-cpus=0 --include-dashboard=false --disable-usage-stats"
     here = Host(address=own)
-    if not _run(["sh", "-c", _test_command(here, "head")], "", "this machine"):
-        for host in hosts.nodes:  # Ray starts no head on a machine with a node of another head
-            _run(_over_ssh(host, _stop_command(host, host.called)), "", f"node {host.called}")
-    said = _run(["sh", "-c", _start_command(hosts, here, head, "head")], token, "this machine")
+    if not _run(["sh", "-c", _test_command(here, HEAD)], "", "this machine"):
+        if reachable((own, int(port))):
+            raise RunFailed(f"this machine: {address} is in use, but not by this checkout: end what listens there.")
+        for host in hosts.nodes:  # they would wait a minute for their head, and Ray starts no other beside one
+            if _run(_over_ssh(host, _stop_command(host, host.called)), "", f"node {host.called}") == _ENDED:
+                yield f"node {host.called}: ended, as its head no longer ran"
+    said = _run(["sh", "-c", _start_command(hosts, here, head, HEAD, token)], token, "this machine")
     yield f"head: {address}{_already(said)}"
     for host in hosts.nodes:
         node = f"--address={address} --node-ip-address={host.address} --node-name={host.called}"
-        said = _run(_over_ssh(host, _start_command(hosts, host, node, host.called)), token, f"node {host.called}")
+        command = _over_ssh(host, _start_command(hosts, host, node, host.called, token))
+        said = _run(command, token, f"node {host.called}")
         yield f"node {host.called}: {host.address}{_already(said)}"
 
 
@@ -269,11 +277,11 @@ def down(hosts: Hosts) -> Iterator[str]:
         except RunFailed as error:
             yield str(error)
     own = head_address(hosts).rpartition(":")[0]
-    said = _run(["sh", "-c", _stop_command(Host(address=own), "head")], "", "this machine")
+    said = _run(["sh", "-c", _stop_command(Host(address=own), HEAD)], "", "this machine")
     yield f"head: {said}"
 
 
-def _start_command(hosts: Hosts, host: Host, options: str, name: str) -> str:
+def _start_command(hosts: Hosts, host: Host, options: str, name: str, token: str) -> str:
     """The shell command that starts Ray on a machine; it reads the token from standard input, hidden from `ps`."""
     pin = f"taskset -c {host.cores} " if host.cores else ""
     variables = {**quiet(), **(hosts.tls.environment() if hosts.tls else {}), "RAY_AUTH_MODE": "token"}
@@ -281,10 +289,13 @@ def _start_command(hosts: Hosts, host: Host, options: str, name: str) -> str:
     cpus = "" if "--num-cpus" in options else '--num-cpus="$(nproc)" '
     if host.cores:
         cpus = f'--num-cpus="$(taskset -c {host.cores} nproc)" '
+    settings = sha256(" ".join([given, pin, cpus, options, token]).encode()).hexdigest()
     return (
         f"cd {shlex.quote(host.folder)} && umask 077 && mkdir -p build/cluster && cd build/cluster && "
-        f"if {_runs(f'{name}.pid')}; then echo '{_ALREADY}'; exit 0; fi && "
-        f"cat > {name}.token && export {given} RAY_AUTH_TOKEN_PATH=$PWD/{name}.token && "
+        f"if {_runs(f'{name}.pid')}; then "
+        f"grep -qx {settings} {name}.settings && echo '{_ALREADY}' && exit 0; echo '{_OTHER}' >&2; exit 1; fi && "
+        f"echo {settings} > {name}.settings && cat > {name}.token && "
+        f"export {given} RAY_AUTH_TOKEN_PATH=$PWD/{name}.token && "
         f"{{ setsid nohup {pin}../../.venv/bin/ray start {cpus}{options} --include-log-monitor=false --block "
         f"> {name}.log 2>&1 < /dev/null & echo $! > {name}.pid; }} && "
         f"for turn in $(seq 100); do grep -q 'block' {name}.log && exit 0; kill -0 $(cat {name}.pid) 2>/dev/null || "
@@ -310,7 +321,7 @@ def _stop_command(host: Host, name: str) -> str:
     """The shell command that kills `ray start --block`, and so all Ray processes of the node."""
     file = _pid_file(host, name)
     return (
-        f"if {_runs(file)}; then kill -9 $pid && rm -f {file} && echo ended; "
+        f"if {_runs(file)}; then kill -9 $pid && rm -f {file} && echo {_ENDED}; "
         f"else rm -f {file}; echo 'was not running'; fi"
     )
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from itertools import count
+from operator import itemgetter
 from typing import Any
 
 import psutil
@@ -33,7 +34,8 @@ from harness.paths import advice
 
 _INSTALL = advice("run `make setup CLUSTER=1`", "`pip install 'ray>=2.60,<3'`")
 _JOINING = 240.0  # seconds until all nodes have joined and their processes have started
-_JOINED = 20.0  # seconds until a node that `harness cluster up` has started is listed by the head
+_LISTED = 20.0  # seconds until Ray lists a node that was just started
+_FORGOTTEN = 90.0  # seconds until Ray no longer lists a node that is gone: it takes 14 to 65
 _ATTEMPTS = 3  # to start nodes on this machine
 _PATIENCE = 30.0  # seconds that the driver promises its supervisor between two reports
 _SENDING = 600.0  # seconds to store a chunk of a file, and until a node first reports progress
@@ -150,17 +152,25 @@ class RayCluster:
     def _nodes(self, wanted: Sequence[str], beat: Beat) -> list[tuple[str, dict[str, Any]]]:
         """(name, Ray's description) of each ``wanted`` node; of all nodes that have cores if that is empty."""
         ray = _ray()
-        ends = time.monotonic() + (_JOINED if wanted and not self.local else _JOINING)
+        began = time.monotonic()
         while True:
             alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-            found = {str(node["NodeName"]): node for node in alive}
-            if len(found) < len(alive):
-                found = {f"{node['NodeName']}-{place}": node for place, node in enumerate(alive)}
-            if alive and set(wanted) <= found.keys():
-                return [(name, found[name]) for name in wanted or sorted(found)]
-            if time.monotonic() > ends:
-                absent = ", ".join(sorted(set(wanted) - found.keys())) or "all"
-                raise ConfigError(f"nodes that have not joined the cluster: {absent}; run `harness cluster up` again.")
+            names = [str(node["NodeName"]) for node in alive]
+            if alive and not wanted:
+                if len(set(names)) < len(names):
+                    names = [f"{name}-{place}" for place, name in enumerate(names)]
+                return sorted(zip(names, alive, strict=True), key=itemgetter(0))
+            absent = sorted(set(wanted) - set(names))
+            doubled = [name for name in wanted if names.count(name) > 1]
+            if wanted and not absent and not doubled:
+                found = dict(zip(names, alive, strict=True))
+                return [(name, found[name]) for name in wanted]
+            limit = _JOINING if self.local or not wanted else _LISTED if absent else _FORGOTTEN
+            if time.monotonic() - began > limit:
+                if doubled and not absent:
+                    raise ConfigError(f"Ray lists two nodes called {doubled[0]}: `harness cluster down`, then `up`.")
+                who = ", ".join(absent) or "all"
+                raise ConfigError(f"nodes that have not joined the cluster: {who}; run `harness cluster up` again.")
             self._check_local()
             beat(_PATIENCE, "starting the nodes of the cluster")
             time.sleep(0.1)

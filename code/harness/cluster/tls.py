@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+from pathlib import Path
 
 from harness.errors import ConfigError, os_words
 
 _TIMEOUT = 5.0  # seconds to connect, and for each answer
 _PROTOCOL = "h2"  # gRPC's
+_FILES = ("RAY_TLS_CA_CERT", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY")
+_NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL"}
+"""What OpenSSL calls an answer that is not TLS."""
 
 
 def settings(protocol: int) -> ssl.SSLContext | None:
@@ -18,16 +22,30 @@ def settings(protocol: int) -> ssl.SSLContext | None:
     Both sides need a certificate of its CA.
 
     Raises:
-        OSError: a file cannot be read, or is not a certificate or key.
+        OSError: a file is not named, cannot be read, or is not a certificate or key; the message names it.
     """
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
         return None
     made = ssl.SSLContext(protocol)
     made.check_hostname = False  # nodes are known by addresses, and the key shows which one this is
     made.verify_mode = ssl.CERT_REQUIRED
-    made.load_verify_locations(os.environ["RAY_TLS_CA_CERT"])
-    made.load_cert_chain(os.environ["RAY_TLS_SERVER_CERT"], os.environ["RAY_TLS_SERVER_KEY"])
+    ca, cert, key = (_file(name) for name in _FILES)
+    try:
+        doing = ca
+        made.load_verify_locations(ca)
+        doing = f"{cert} with {key}"
+        made.load_cert_chain(cert, key)
+    except ssl.SSLError as error:
+        raise OSError(f"{doing}: not a certificate with its key, or of a CA ({_words(error)})") from error
     return made
+
+
+def _file(variable: str) -> str:
+    """The file that a variable names; raises OSError if it names none, or one that cannot be read."""
+    if not (path := os.environ.get(variable, "")):
+        raise OSError(f"{variable} is not set")
+    with Path(path).open("rb"):
+        return path
 
 
 def check(host: str, port: int) -> None:
@@ -40,7 +58,7 @@ def check(host: str, port: int) -> None:
     try:
         own = settings(ssl.PROTOCOL_TLS_CLIENT)
     except OSError as error:
-        raise ConfigError(f"`tls`, the certificate and key of this machine: {_words(error)}") from error
+        raise ConfigError(f"TLS of the cluster, on this machine: {os_words(error)}") from error
     theirs = _uses_tls(host, port)
     if own is None and theirs:
         raise ConfigError(f"{where} uses TLS: set `tls` in the hosts file (docs/cluster.md).")
@@ -55,21 +73,22 @@ def check(host: str, port: int) -> None:
         _shake_hands(host, port, own)
     except ssl.SSLError as error:
         raise ConfigError(
-            f"{where} and this machine do not accept each other's TLS certificates ({_words(error)[:-1]}): `tls` in "
-            "the hosts file must name files of the same CA on all machines."
+            f"{where} and this machine do not accept each other's TLS certificates ({_words(error)}): `tls` in the "
+            "hosts file must name valid certificates of the same CA on all machines."
         ) from error
     except OSError:
         return  # Ray reports it
 
 
 def _uses_tls(host: str, port: int) -> bool | None:
-    """Whether the head speaks TLS; None if it does not answer."""
+    """Whether the head speaks TLS; None if its answer does not show it."""
     anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
     try:
         _shake_hands(host, port, anyone)
     except ssl.SSLError as error:
-        return "ALERT" in (error.reason or "")  # the head asks for a certificate in TLS; otherwise it is no TLS
+        reason = error.reason or ""
+        return True if "ALERT" in reason else False if reason in _NO_TLS else None  # an alert: it wants a certificate
     except OSError:
         return None
     return True
@@ -85,7 +104,7 @@ def _shake_hands(host: str, port: int, context: ssl.SSLContext) -> None:
         found.recv(1)
 
 
-def _words(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return f"{(error.reason or 'no TLS').lower().replace('_', ' ')}."
-    return os_words(error)
+def _words(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    return (error.reason or "unknown format").lower().replace("_", " ")

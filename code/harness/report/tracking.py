@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
+from socket import gaierror
 from typing import Protocol
 
 from pydantic import JsonValue
@@ -123,9 +124,9 @@ def _reason(error: BaseException) -> str:
     """The system's own word for a connection that failed, which many layers wrap, else the error's first line."""
     cause: BaseException | None = error
     while cause:
-        if type(cause).__module__ == "builtins" and isinstance(cause, OSError) and cause.strerror:
+        if isinstance(cause, ConnectionError | TimeoutError | gaierror) and cause.strerror:
             return cause.strerror
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
@@ -210,9 +211,10 @@ def _add(client: _Client, experiment: str, content: _Content) -> None:
 
     made = client.create_run(experiment, start_time=content.started, tags=content.tags).info.run_id
     when = round(1000 * datetime.now().timestamp()) if content.ended is None else content.ended
-    client.log_batch(made, [Metric(key, value, when, 0) for key, value in content.metrics.items()], [])
+    metrics = [Metric(key, value, when, 0) for key, value in content.metrics.items()]
     params = [Param(key, text) for key, text in content.params.items()]
-    for start in range(0, len(params), _BATCH):
+    client.log_batch(made, metrics, params[:_BATCH])
+    for start in range(_BATCH, len(params), _BATCH):
         client.log_batch(made, [], params[start : start + _BATCH])
     if content.summary:
         client.log_artifact(made, str(content.summary))

@@ -174,6 +174,18 @@ def test_all_nodes_are_lost_at_once_if_the_raylet_on_the_drivers_machine_is_stop
     again = Link("c")
     hearts([again], starting=100.0, raylet=raylet.pid)
     assert again.lost.wait(20)
+    assert again.failure == links[0].failure
+
+
+def test_an_error_of_ray_is_blamed_on_the_raylet_if_that_is_gone(hearts):
+    link = Link("a")
+    link.actor.answer = ValueError("gone")
+    with subprocess.Popen(["sleep", "60"]) as raylet:
+        raylet.kill()
+        raylet.wait()
+        hearts([link], starting=100.0, raylet=raylet.pid)
+        assert link.lost.wait(20)
+    assert link.failure == "Ray's process (raylet) on the driver's machine has ended or was stopped"
 
 
 def test_one_loss_does_not_hide_the_next(hearts):

@@ -94,3 +94,8 @@ def test_tls_becomes_rays_variables(tmp_path: Path) -> None:
     assert tls.environment()["RAY_TLS_SERVER_KEY"] == "/k"
     with pytest.raises(ConfigError, match=r"tls\.cert: cert\.pem must be a full path, the same on all machines"):
         read(written(tmp_path, text.replace("/c", "cert.pem")))
+
+
+def test_no_node_is_called_like_the_head(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'head' is the driver's own part of the cluster"):
+        read(written(tmp_path, '[[nodes]]\naddress = "h"\nname = "head"\n'))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -105,6 +106,23 @@ def test_a_second_up_starts_only_what_does_not_run(machine):
         list(launch.down(hosts))
 
 
+def test_up_refuses_what_runs_with_other_settings_or_is_not_ours(machine):
+    hosts = hosts_of(machine)
+    list(launch.up(hosts))
+    try:
+        with pytest.raises(RunFailed, match=r"this machine: Ray runs with other settings: harness cluster down\."):
+            list(launch.up(hosts.model_copy(update={"address": "127.0.0.8:7001"})))
+        (machine / "secret").write_text("another token\n")
+        with pytest.raises(RunFailed, match="this machine: Ray runs with other settings"):
+            list(launch.up(hosts))
+    finally:
+        list(launch.down(hosts))
+    with socket.create_server(("127.0.0.8", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(RunFailed, match=rf"127\.0\.0\.8:{port} is in use, but not by this checkout"):
+            list(launch.up(hosts.model_copy(update={"address": f"127.0.0.8:{port}"})))
+
+
 def test_nodes_of_a_head_that_ended_are_started_anew(machine):
     hosts = hosts_of(machine)
     list(launch.up(hosts))
@@ -112,7 +130,8 @@ def test_nodes_of_a_head_that_ended_are_started_anew(machine):
     old = int(pid["b"].read_text())
     try:
         end(int(pid["head"].read_text()))
-        assert list(launch.up(hosts)) == ["head: 127.0.0.8:7000", "node b: 127.0.0.9"]
+        ended = "node b: ended, as its head no longer ran"
+        assert list(launch.up(hosts)) == [ended, "head: 127.0.0.8:7000", "node b: 127.0.0.9"]
         assert not running(old)
         assert all(running(int(file.read_text())) for file in pid.values())
     finally:

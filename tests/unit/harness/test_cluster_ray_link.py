@@ -90,6 +90,22 @@ def test_a_node_that_was_just_started_has_time_to_join(cluster, monkeypatch):
     ray = SimpleNamespace(nodes=lambda: next(lists, [node("one"), node("two")]))
     monkeypatch.setattr(ray_link, "_ray", lambda: ray)
     assert [name for name, _ in cluster._nodes(["one", "two"], no_beat)] == ["one", "two"]
-    monkeypatch.setattr(ray_link, "_JOINED", 0.3)
+    monkeypatch.setattr(ray_link, "_LISTED", 0.3)
     with pytest.raises(ConfigError, match="nodes that have not joined the cluster: three; run `harness cluster up`"):
         cluster._nodes(["one", "three"], no_beat)
+
+
+def test_a_node_that_was_started_again_is_used_once_ray_has_forgotten_the_old_one(cluster, monkeypatch):
+    def node(name, number):
+        return {"NodeName": name, "Alive": True, "Resources": {"CPU": 1.0}, "NodeID": number}
+
+    both = [node("one", 1), node("two", 2), node("two", 3)]
+    lists = iter([both, both])
+    ray = SimpleNamespace(nodes=lambda: next(lists, [both[0], both[2]]))
+    monkeypatch.setattr(ray_link, "_ray", lambda: ray)
+    assert [found["NodeID"] for _, found in cluster._nodes(["one", "two"], no_beat)] == [1, 3]
+    ray.nodes = lambda: both
+    assert [name for name, _ in cluster._nodes([], no_beat)] == ["one-0", "two-1", "two-2"]
+    monkeypatch.setattr(ray_link, "_FORGOTTEN", 0.3)
+    with pytest.raises(ConfigError, match="Ray lists two nodes called two: `harness cluster down`, then `up`"):
+        cluster._nodes(["one", "two"], no_beat)

@@ -21,7 +21,9 @@ def certificate_in(folder):
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     try:
         subprocess.run(
-            [*made, "-keyout", private, "-out", cert, "-subj", f"/CN={folder.name}"], check=True, capture_output=True
+            [*made, "-keyout", private, "-out", cert, "-subj", f"/CN={folder.name}"],
+            check=True,
+            capture_output=True,
         )
     except FileNotFoundError:
         pytest.skip("openssl is not installed")
@@ -42,7 +44,6 @@ def others(tmp_path_factory):
 def here(monkeypatch):
     """Sets this side's variables."""
     monkeypatch.delenv("RAY_USE_TLS", raising=False)
-    monkeypatch.setattr(tls, "_TIMEOUT", 2.0)
 
     def set_to(variables):
         for name, value in variables.items():
@@ -91,11 +92,22 @@ VERSIONS = pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVer
 @VERSIONS
 def test_both_sides_with_certificates_of_one_ca_are_right(ours, here, head, newest):
     here(ours)
-    tls.check(HERE, head(ours, newest))
+    port = head(ours, newest)
+    assert tls._uses_tls(HERE, port) is True
+    tls.check(HERE, port)
 
 
 def test_both_sides_without_tls_are_right(here, head):
-    tls.check(HERE, head())
+    port = head()
+    assert tls._uses_tls(HERE, port) is False
+    tls.check(HERE, port)
+
+
+def test_a_head_that_hangs_up_is_left_to_ray(ours, here):
+    here(ours)
+    with socket.create_server((HERE, 0)) as listening:
+        threading.Thread(target=lambda: [listening.accept()[0].close() for _ in range(2)], daemon=True).start()
+        tls.check(HERE, listening.getsockname()[1])
 
 
 @VERSIONS
@@ -121,11 +133,19 @@ def test_certificates_of_another_ca_are_named(ours, others, here, head, newest, 
 
 def test_a_file_that_is_absent_or_wrong_is_an_error_of_this_machine(ours, here, tmp_path):
     here({**ours, "RAY_TLS_SERVER_CERT": tmp_path / "absent.pem"})
-    with pytest.raises(ConfigError, match=r"of this machine: .*[Nn]o such file"):
+    with pytest.raises(ConfigError, match=r"on this machine: [Nn]o such file.*absent\.pem"):
         tls.check(HERE, 1)
     (tmp_path / "text.pem").write_text("a certificate")
     here({"RAY_TLS_SERVER_CERT": tmp_path / "text.pem"})
-    with pytest.raises(ConfigError, match=r"of this machine: .*\."):
+    with pytest.raises(
+        ConfigError, match=r"on this machine: .*text\.pem with .*key\.pem: not a certificate with its key"
+    ):
+        tls.check(HERE, 1)
+    here({**ours, "RAY_TLS_CA_CERT": tmp_path / "text.pem"})
+    with pytest.raises(ConfigError, match=r"on this machine: .*text\.pem: not a certificate"):
+        tls.check(HERE, 1)
+    here({"RAY_TLS_CA_CERT": ""})
+    with pytest.raises(ConfigError, match=r"on this machine: RAY_TLS_CA_CERT is not set"):
         tls.check(HERE, 1)
 
 
