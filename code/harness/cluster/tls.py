@@ -69,12 +69,14 @@ def check(host: str, port: int) -> None:
             f"{where} does not use TLS: remove `tls` from the hosts file, or end the cluster with `harness cluster "
             "down` and start it again."
         )
+    own.check_hostname = True  # as Ray does
     try:
         _shake_hands(host, port, own)
     except ssl.SSLError as error:
         raise ConfigError(
             f"{where} and this machine do not accept each other's TLS certificates ({_words(error)}): `tls` in the "
-            "hosts file must name valid certificates of the same CA on all machines."
+            "hosts file must name on each machine a valid certificate of the same CA, with its address in "
+            "subjectAltName."
         ) from error
     except OSError:
         return  # Ray reports it

@@ -16,12 +16,13 @@ from harness.errors import ConfigError
 HERE = "127.0.0.1"
 
 
-def certificate_in(folder):
+def certificate_in(folder, name="IP:127.0.0.1"):
     cert, private = folder / "cert.pem", folder / "key.pem"
+    names = ["-addext", f"subjectAltName={name}"]
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     try:
         subprocess.run(
-            [*made, "-keyout", private, "-out", cert, "-subj", f"/CN={folder.name}"],
+            [*made, "-keyout", private, "-out", cert, "-subj", f"/CN={folder.name}", *names],
             check=True,
             capture_output=True,
         )
@@ -122,12 +123,19 @@ def test_a_head_without_tls_is_not_joined_with_it(ours, here, head):
         tls.check(HERE, head())
 
 
+def test_a_certificate_for_another_address_is_named_as_ray_would_wait(here, head, tmp_path):
+    files = certificate_in(tmp_path, "IP:192.0.2.1")
+    here(files)
+    with pytest.raises(ConfigError, match=r"IP address mismatch.*with its address in subjectAltName"):
+        tls.check(HERE, head(files))
+
+
 @VERSIONS
 @pytest.mark.parametrize("foreign", ["RAY_TLS_CA_CERT", "both certificate and key"])
 def test_certificates_of_another_ca_are_named(ours, others, here, head, newest, foreign):
     names = ("RAY_TLS_CA_CERT",) if foreign == "RAY_TLS_CA_CERT" else ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY")
     here({**ours, **{name: others[name] for name in names}})
-    with pytest.raises(ConfigError, match=r"do not accept each other's TLS certificates .*same CA on all machines"):
+    with pytest.raises(ConfigError, match=r"do not accept each other's TLS certificates .*same CA"):
         tls.check(HERE, head(ours, newest))
 
 
