@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from operator import attrgetter
 from pathlib import Path
 
 import psutil
@@ -144,7 +143,7 @@ def test_all_nodes_are_lost_within_seconds_if_the_raylet_of_the_drivers_machine_
     driver.wait("ready")
     theirs = [parent for _, parent in driver.pids.values()]
     family = psutil.Process(driver.process.pid).children(recursive=True)
-    (own,) = (pid for pid in map(attrgetter("pid"), family) if named(pid) == "raylet" and pid not in theirs)
+    (own,) = (child.pid for child in family if named(child.pid) == "raylet" and child.pid not in theirs)
     when = time.monotonic()
     os.kill(own, number)
     for node in driver.pids:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import threading
 from collections import defaultdict
 
 import numpy as np
 import pytest
+from certificates import certificate_in
 
 from harness.cluster import channel
 from harness.cluster.channel import Acceptor, Channel, connect, new_key
@@ -63,16 +63,7 @@ def joined():
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    cert, private = folder / "cert.pem", folder / "key.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    try:
-        subprocess.run(
-            [*made, "-keyout", private, "-out", cert, "-subj", "/CN=cluster"], check=True, capture_output=True
-        )
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed")
-    return {"RAY_USE_TLS": "1", "RAY_TLS_SERVER_CERT": cert, "RAY_TLS_SERVER_KEY": private, "RAY_TLS_CA_CERT": cert}
+    return certificate_in(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(params=["plain", "tls"])

@@ -5,30 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import subprocess
 import threading
 
 import pytest
+from certificates import certificate_in
 
 from harness.cluster import tls
 from harness.errors import ConfigError
 
 HERE = "127.0.0.1"
-
-
-def certificate_in(folder, name="IP:127.0.0.1"):
-    cert, private = folder / "cert.pem", folder / "key.pem"
-    names = ["-addext", f"subjectAltName={name}"]
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    try:
-        subprocess.run(
-            [*made, "-keyout", private, "-out", cert, "-subj", f"/CN={folder.name}", *names],
-            check=True,
-            capture_output=True,
-        )
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed")
-    return {"RAY_USE_TLS": "1", "RAY_TLS_SERVER_CERT": cert, "RAY_TLS_SERVER_KEY": private, "RAY_TLS_CA_CERT": cert}
 
 
 @pytest.fixture(scope="module")
