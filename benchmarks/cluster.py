@@ -192,7 +192,7 @@ def measure_server(
         def holds(qps: float) -> bool:
             return side.scenario.held(side.short_test(min_duration_ms=round(seconds * 1000), server_target_qps=qps))
 
-        return highest_passing(holds, begin, most=8)
+        return highest_passing(holds, begin, most=10, retest=True)
 
     try:
         rows = []

@@ -88,7 +88,7 @@ def server_rates(
         )
 
     peak = server.scenario.peak(server.indices)
-    return [highest_passing(holds, 0.7 * peak or 1, most=8) for _ in range(pairs)], peak
+    return [highest_passing(holds, 0.7 * peak or 1, most=10, retest=True) for _ in range(pairs)], peak
 
 
 def stream_ratio(

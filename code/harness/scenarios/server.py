@@ -30,7 +30,7 @@ _STEP, _PILOTS = 0.7, 5  # factor on a rate that does not hold; maximum number o
 _MAX_RATE = 15_000.0  # queries/s: half of what LoadGen, Python and the scheduler handle if nothing computes
 _LOAD = 0.4  # fraction of the streams' rate with single samples, used if the simulation finds no rate
 _MOST_OF_BOUND = 0.8  # maximum fraction of the bound for a single sample, however many streams there are
-_PRECISION, _TESTS = 0.08, 6  # of a trial: it only compares settings; the rate of the best is searched for afterwards
+_PRECISION, _TESTS = 0.08, 7  # of a trial: it only compares settings; the rate of the best is searched for afterwards
 
 
 class Server(MeasuredScenario):
@@ -183,7 +183,7 @@ class Server(MeasuredScenario):
             return self.held(test(server_target_qps=rate, min_duration_ms=round(seconds * 1000)))
 
         guess = self._cautious(indices, self.peak(indices)).value
-        rate = highest_passing(holds, guess, _PRECISION, most=_TESTS)
+        rate = highest_passing(holds, guess, _PRECISION, most=_TESTS, retest=True)
         return Trial(rate, rate)
 
     def scheduler(self, complete: Complete, observer: Observer | None = None) -> Scheduler:

@@ -5,6 +5,7 @@ import math
 import re
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ from harness.tuning.engines import best_engine, contenders
 from harness.tuning.journal import Journal, Measured
 from harness.tuning.search import Options, Score, coordinate_search, mean, size
 
-_PRECISION, _TESTS = 0.02, 12  # of the search for Server's rate
+_PRECISION, _TESTS = 0.02, 14  # of the search for Server's rate
 _STEP = 0.94  # factor from an unconfirmed rate to the next
 _CONFIRMATIONS = 8
 _UNUSABLE = "unusable"
@@ -317,8 +318,13 @@ def _find_rate(
 ) -> int:
     ready = _prepared(settings, result, heartbeat)
 
+    tests = Counter[str]()
+
     def test(rate: float, seconds: float) -> Rate:
         name = f"rate {rate:.4g} for {seconds:g} s"
+        tests[name] += 1
+        if tests[name] > 1:
+            name += f", test {tests[name]}"
         if name not in journal.rates:
             detail = ready.short_test(server_target_qps=float(f"{rate:.4g}"), min_duration_ms=round(seconds * 1000))
             journal.rates[name] = Rate(
@@ -338,7 +344,7 @@ def _find_rate(
         )
         return tested
 
-    rate = highest_passing(lambda rate: test(rate, seconds).held, guess, _PRECISION, _TESTS)
+    rate = highest_passing(lambda rate: test(rate, seconds).held, guess, _PRECISION, _TESTS, retest=True)
     enough = 1.1 * needed_queries(ready.scenario.percentile, 1)  # with fewer, no rate is low enough to be VALID
     for _ in range(_CONFIRMATIONS):
         if not rate:

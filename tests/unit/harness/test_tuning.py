@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from types import SimpleNamespace
@@ -132,19 +133,42 @@ def test_the_highest_rate_is_found_from_any_guess(limit, wrong):
     assert limit / 1.02 <= found <= limit
 
 
+@settings(deadline=None)
+@given(st.floats(0.5, 5000), st.floats(0.2, 5), st.integers(1, 10))
+def test_a_hiccup_does_not_lower_the_highest_rate(limit, wrong, hiccup):
+    tests = itertools.count(1)
+    found = highest_passing(lambda rate: next(tests) != hiccup and rate <= limit, limit * wrong, 0.02, 24, retest=True)
+    assert limit / 1.02 <= found <= limit
+
+
+def test_the_failed_rate_that_ends_a_search_is_tested_once_more():
+    tested = []
+
+    def passes(rate):
+        tested.append(rate)
+        return rate <= 95
+
+    highest_passing(passes, 100, 0.05, 24, retest=True)
+    *rest, last = tested
+    assert last > 95
+    assert [rest.count(rate) for rate in rest] == [1] * len(rest)
+    assert last in rest
+
+
 @pytest.fixture
 def confirmed(tmp_path, monkeypatch):
     """Search for a rate of at most ``limit``, then confirm it in tests whose outcome ``verdict`` makes up.
 
-    Returns the exit code, and the rate and seconds of each confirmation.
+    The test of the search with the number ``hiccup`` fails. Returns the exit code, and the rate and seconds of each
+    confirmation.
     """
 
-    def search(limit, verdict, seconds=1.0, confirm=10.0):
-        tests = []
+    def search(limit, verdict, seconds=1.0, confirm=10.0, hiccup=0):
+        tests, searched = [], itertools.count(1)
 
         def short_test(server_target_qps, min_duration_ms):
             if min_duration_ms < 1000 * confirm:
-                held, valid = server_target_qps <= limit, False
+                held, valid = next(searched) != hiccup and server_target_qps <= limit, False
             else:
                 tests.append((server_target_qps, min_duration_ms / 1000))
                 held, valid = verdict(*tests[-1])
@@ -175,6 +199,12 @@ def test_only_an_overloaded_system_shows_how_much_too_high_a_rate_was(confirmed,
         assert np.allclose(np.divide(steps, rates[:-1]), 0.94, atol=1e-3)
     else:
         assert (ended, steps) == (0, [47.0])
+
+
+@pytest.mark.parametrize("hiccup", [1, 2, 3])
+def test_a_rate_that_a_hiccup_failed_is_measured_again(confirmed, hiccup):
+    _, [(rate, _)] = confirmed(100.0, lambda rate, seconds: (True, True), hiccup=hiccup)
+    assert rate == pytest.approx(100, rel=0.03)
 
 
 @pytest.mark.parametrize("limit", [4.0, 30.0, 300.0])
