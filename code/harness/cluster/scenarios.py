@@ -117,10 +117,11 @@ def _total(links: Sequence[Link]) -> Estimate:
     found: Mapping[str, Estimate] = {link.ready.name: link.ready.estimate for link in links}
     words = "; ".join(f"{name}: {each.how}" for name, each in list(found.items())[:4])
     more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+    nodes = "1 node" if len(found) == 1 else f"{len(found)} nodes"
     remarks = "; ".join(f"{name}: {each.remark}" for name, each in found.items() if each.remark)
     return Estimate(
         sum(each.value for each in found.values()),
-        f"the sum of {len(found)} nodes ({words}{more})",
+        f"the sum of {nodes} ({words}{more})",
         sum(each.per_second for each in found.values()),
         remarks,
     )
