@@ -182,8 +182,8 @@ class OpenVinoEngine(Engine):
             "INFERENCE_PRECISION_HINT": precision,
             "ENABLE_HYPER_THREADING": False,
             "ENABLE_CPU_PINNING": layout.pin,
-            # Without it, every instance pins its threads to the first cores.
-            "ENABLE_CPU_RESERVATION": layout.pin and count > 1,
+            # Without it, every instance pins its threads to the first cores; with it, each needs a core of its own.
+            "ENABLE_CPU_RESERVATION": layout.pin and 1 < count <= core_count(),
             # Otherwise layers with INT8 weights but float inputs would have their inputs quantised too.
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }

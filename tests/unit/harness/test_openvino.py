@@ -132,6 +132,12 @@ def test_the_cpus_of_the_harness_stay_as_they_are(model, settings):
     assert seen == [before] == [os.sched_getaffinity(0)]
 
 
+def test_more_pinned_instances_than_cores_share_them(model):
+    count = core_count() + 1
+    engine = made(model, pin=True, instances=count, streams=count)
+    assert engine.compile(signature("first"))(batch(2, 3))[0].shape
+
+
 def test_openvino_is_configured_as_the_settings_say(model):
     settings = {"streams": 1, "threads": 1, "pin": True, "precision": "f32"}
     (compiled,) = made(model, **settings)._compiled
