@@ -105,6 +105,20 @@ def made(runs) -> Path:
     return runs.parent / "report.html"
 
 
+@pytest.mark.parametrize("scenario", ["Offline", "Server", "SingleStream"])
+def test_two_runs_with_the_same_settings_differ_in_none(harness, scenario):
+    for _ in range(2):
+        run = harness.run("--engine", "onnxruntime", "--scenario", scenario, "--duration", 0.5, "--no-tuned")
+        assert run.code in (0, 1), run.err
+    command = [sys.executable, "-m", "harness.cli", "compare", "--json", "--runs-dir", harness.runs]
+    found = subprocess.run([*command, *(path.name for path in run.kept)], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0, found.stderr
+    # What the harness chooses by measurement is a setting of that run.
+    chosen = {"engine.max_batch", "engine.max_tokens", "engine.streams", "engine.threads", "shapes"}
+    differences = json.loads(found.stdout)["differences"].keys() - chosen
+    assert not differences - ({"loadgen.effective_target_qps"} if scenario == "Server" else set())
+
+
 def test_the_numbers_are_those_of_loadgens_logs(runs, made):
     folders = sorted(runs.iterdir())
     assert len(folders) == 4

@@ -116,7 +116,7 @@ def run(asked: RunOptions) -> None:
     file, and an interrupted sweep continues; `harness help runfile` shows such a file.
     """
     from harness.running.request import RunRequest, resolve
-    from harness.running.run import run_test
+    from harness.running.run import run_alone
     from harness.running.runfile import KEYS, read, request_of
 
     values = {key: getattr(asked, key.replace("-", "_")) for key in KEYS}
@@ -132,14 +132,14 @@ def run(asked: RunOptions) -> None:
     if asked.file is None:
         if asked.dry_run or asked.retry or asked.fresh:
             raise ConfigError("--dry-run, --retry and --fresh need a run file: give one, or omit them.")
-        raise typer.Exit(run_test(resolve(complete(request_of(given, set_here)))).code)
+        raise typer.Exit(run_alone(resolve(complete(request_of(given, set_here)))).code)
     points = [replace(point, request=complete(point.request)) for point in read(asked.file, given, set_here)]
     if len(points) == 1 and not asked.dry_run:
         if asked.retry or asked.fresh:
             raise ConfigError(
                 f"--retry and --fresh are for sweeps: {asked.file} has one test, which always runs again."
             )
-        raise typer.Exit(run_test(resolve(points[0].request)).code)
+        raise typer.Exit(run_alone(resolve(points[0].request)).code)
     raise typer.Exit(_sweep(asked.file, points, asked))
 
 

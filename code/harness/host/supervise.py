@@ -28,19 +28,21 @@ INTERRUPTED = 130
 
 
 def was_interrupted(code: int) -> bool:
-    """Whether an exit code of `supervised` says that a signal stopped the test."""
+    """Whether an exit code of a test says that a signal stopped the test."""
     return code > 128
 
 
 class Verdict(NamedTuple):
-    """The outcome that a child reported."""
+    """The outcome of a child."""
 
     code: int
     """Its exit code."""
-    where: Path | None
+    where: Path | None = None
     """The folder of its result, if it published one."""
     gone: bool = False
     """Whether that folder no longer exists."""
+    record: Path | None = None
+    """The folder that it reported for its record."""
 
 
 class Heartbeat:
@@ -54,6 +56,7 @@ class Heartbeat:
         self._ended = context.RawValue("i", 0)
         self._moved = context.RawArray("q", 3)
         self._where = context.RawArray("c", 8192)
+        self._record = context.RawArray("c", 8192)
         self._doing = context.RawArray("c", 8192)
 
     def beat(self, within: float, doing: str = "") -> None:
@@ -83,8 +86,10 @@ class Heartbeat:
         self._where.value = os.fsencode(place)
         self._moved[:] = [code, found.st_dev, found.st_ino]
 
-    def report(self, code: int) -> None:
-        """Report the outcome, before anything else that could end the process."""
+    def report(self, code: int, record: Path | None = None) -> None:
+        """Report the outcome, and the folder of its record, before anything else that could end the process."""
+        if record:
+            self._record.value = os.fsencode(record)
         self._code.value = code
 
     def end(self) -> None:
@@ -103,16 +108,16 @@ class Heartbeat:
 
     def verdict(self) -> Verdict | None:
         """The outcome, once the child has reported it or its result is in its place."""
-        place = Path(os.fsdecode(self._where.value)) if self._where.value else None
+        place, record = (Path(os.fsdecode(it.value)) if it.value else None for it in (self._where, self._record))
         code, *moved = self._moved
         with contextlib.suppress(OSError):
             found = place.stat() if place else None
             if found and [found.st_dev, found.st_ino] == moved:
-                return Verdict(self._code.value if self.reported else code, place)
+                return Verdict(self._code.value if self.reported else code, place, record=record)
         if not self.reported:
             return None
         gone = place is not None and not place.exists()
-        return Verdict(self._code.value, place if gone else None, gone)
+        return Verdict(self._code.value, place if gone else None, gone, record)
 
     def interrupt(self) -> bool:
         """Whether the child may be killed: only before it calls `publish`, which blocks once this has returned True."""
@@ -123,8 +128,8 @@ class Heartbeat:
         return time.monotonic() - self._values[0], self._values[1]
 
 
-def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]) -> int:
-    """Run ``work(*args, heartbeat)`` in a child process and return the exit code that it reported.
+def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]) -> Verdict:
+    """Run ``work(*args, heartbeat)`` in a child process and return the outcome that it reported, once it is printed.
 
     ``cleanup`` is called however the child ended: it removes unfinished files.
     """
@@ -156,8 +161,8 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _outcome(how: str, verdict: Verdict | None, ended: bool, stopped: list[int]) -> int:
-    """Print ``how`` the child ended, unless it has reported that itself; returns the exit code."""
+def _outcome(how: str, verdict: Verdict | None, ended: bool, stopped: list[int]) -> Verdict:
+    """Print ``how`` the child ended, unless it has reported that itself; the verdict with the code to exit with."""
     if not ended:
         console.err.show_cursor(True)
     if verdict is None:
@@ -165,17 +170,17 @@ def _outcome(how: str, verdict: Verdict | None, ended: bool, stopped: list[int])
             "interrupted: the test was stopped, and nothing of it was kept." if stopped else f"{how} Nothing was kept."
         )
         console.error(what)
-        return _code(stopped[0]) if stopped else 1
+        return Verdict(_code(stopped[0]) if stopped else 1)
     if verdict.gone:
         console.error(f"the result was in {verdict.where}, but that folder was removed before the run had ended.")
-        return 1
+        return Verdict(1)
     kept = f"its result is in {verdict.where}" if verdict.where else "its outcome stands"
     if stopped:
         console.error(f"interrupted: the test had just ended, and {kept}.")
-        return _code(stopped[0])
+        return verdict._replace(code=_code(stopped[0]))
     if not ended:
         console.warn(f"the test had ended, and {kept}; afterwards: {how}")
-    return verdict.code
+    return verdict
 
 
 def _code(number: int) -> int:

@@ -17,8 +17,13 @@ from harness.results.finished import locate, record_in, timeline
 from harness.results.record import Record
 from harness.scenarios.base import find_scenario
 
-_NO_SETTINGS = frozenset({"agreement", "command", "identity", "notice", "reasons", "result", "time", "valid"})
-_MEASURED = frozenset({"measured_seconds", "estimated_target_qps", "estimated_target_latency"})
+_NO_SETTINGS = frozenset(
+    {"agreement", "command", "digests", "identity", "notice", "reasons", "reference", "result", "time", "valid"}
+)
+# What limits and streams were chosen is also in the engine's settings.
+_MEASURED = frozenset({"measured_seconds", "limits", "streams"})
+_RATES = ("estimated_", "missed_")  # begin the names of rates and latencies that were measured
+_OF_NODE = frozenset({"host", "machine", "model_sha256", "code", "streams", "engine"})
 _OF_WHAT = {"scenario": "scenarios", "mode": "modes", "model.name": "models", "dataset.name": "data sets"}
 _SCORE_NOISE = 0.05
 """Percentage points of F1 or top-1 by which two runs of the same model may differ, since batches round differently."""
@@ -183,7 +188,15 @@ def _print(sides: tuple[Side, Side], found: Comparison) -> None:
 
 def _settings(record: Record) -> dict[str, str]:
     """Everything except measurements, by name; names in nested tables are joined with dots."""
-    values = {key: value for key, value in record.values().items() if key not in _NO_SETTINGS | _MEASURED}
+    values = {
+        key: value
+        for key, value in record.values().items()
+        if key not in _NO_SETTINGS | _MEASURED and not key.startswith(_RATES)
+    }
+    if record.nodes:
+        values["nodes"] = {
+            node.name: {key: value for key, value in node.values().items() if key in _OF_NODE} for node in record.nodes
+        }
     # Unless the user sets the rate, it is derived from measurements and differs in every run.
     if not find_scenario(record.scenario).paced:
         values["loadgen"] = {**record.loadgen, ASKED_RATE: None}

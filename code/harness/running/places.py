@@ -95,17 +95,18 @@ class Places:
             shutil.copyfile(self.staging / file, logs / file)
         return result
 
-    def publish(self, result: Path | None, before: BeforeMove) -> Path:
+    def publish(self, result: Path | None, before: BeforeMove) -> tuple[Path, Path]:
         """Move the finished run to its place, and an official ``result`` to results/ or compliance/.
 
         Returns:
-            The folder that holds the logs.
+            The folder that holds the logs, and that of the record in the folder of runs.
 
         Raises:
             RunFailed: the destination cannot be written; the message says where the logs are kept instead.
         """
         if self.official is None or result is None:
-            return self._move(before)
+            run = self._move(before)
+            return run, run
         try:
             _replace(result, self.official, self.force, before)
         except (OSError, RunFailed) as error:
@@ -115,14 +116,10 @@ class Places:
             raise RunFailed(f"{reason} The logs are kept in {run / result.name}.") from error
         shutil.rmtree(result, ignore_errors=True)
         try:
-            self._move(lambda folder, place: None)
+            return self.official, self._move(lambda folder, place: None)
         except OSError as error:
             console.warn(f"{self.run} cannot be written ({error.strerror}); the result is in {self.official}.")
-        return self.official
-
-    def record(self, logs: Path) -> Path:
-        """The folder of the run's record in the folder of runs, from the one that `publish` returned."""
-        return self.run if logs == self.official else logs
+        return self.official, self.run
 
     def _move(self, before: BeforeMove) -> Path:
         """Rename the hidden folder to the run's name, or with a number if another run took that name meanwhile."""

@@ -68,9 +68,12 @@ class Ended:
     """The folder of its record in the folder of runs; None if it left none."""
 
 
-def run(settings: RunSettings) -> int:
-    """As `run_test`, but compliance tests of a replaced result stay in place; returns `Ended.code`."""
-    return _run_or_repeat(settings).code
+def run_alone(settings: RunSettings) -> Ended:
+    """As `run_test`, for a test outside a campaign: compliance tests of a result that it replaces are set aside."""
+    ended = run_test(settings)
+    if not ended.code:
+        set_aside(settings)
+    return ended
 
 
 def run_test(settings: RunSettings) -> Ended:
@@ -79,13 +82,6 @@ def run_test(settings: RunSettings) -> Ended:
     Raises:
         ConfigError: an official result already exists, or it cannot be written.
     """
-    ended = _run_or_repeat(settings)
-    if not ended.code:
-        set_aside(settings)
-    return ended
-
-
-def _run_or_repeat(settings: RunSettings) -> Ended:
     ended = _once(settings)
     if ended.code != _AGAIN:
         return ended
@@ -98,8 +94,10 @@ def _run_or_repeat(settings: RunSettings) -> Ended:
 
 def _once(settings: RunSettings) -> Ended:
     places = Places.choose(settings)
-    code = supervised(_test, settings, places, cleanup=places.discard)
-    return Ended(code, places.run if (places.run / RUN).is_file() else None)
+    verdict = supervised(_test, settings, places, cleanup=places.discard)
+    # A process that dies right after it has published its result reports no record.
+    named = (verdict.record, verdict.where if verdict.where != places.official else None)
+    return Ended(verdict.code, next((folder for folder in named if folder and (folder / RUN).is_file()), None))
 
 
 @dataclass(frozen=True)
@@ -150,10 +148,10 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         trace = places.staging / TRACE if settings.timeline == "loadgen" else None
         measured.recorder.keep(places.staging, planned.ready.scenario.samples_per_query, trace)
     (places.staging / TRACE).unlink(missing_ok=True)
-    outcome, logs = _keep(planned, outcome, heartbeat)
+    outcome, logs, record = _keep(planned, outcome, heartbeat)
     code = 0 if outcome.valid else _AGAIN if _is_worth_another(planned, outcome) else 1
     # From here on the result is safe, whatever the engine does to this process.
-    heartbeat.report(code)
+    heartbeat.report(code, record)
     heartbeat.beat(patience(settings))
     try:
         if code == _AGAIN:
@@ -166,7 +164,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         reason = error.strerror if isinstance(error, OSError) else error
         console.warn(f"the result could not be printed ({reason}); it is in {logs}.")
     if settings.profile and code != _AGAIN:
-        profile_run(settings, planned.ready, measured.recorder, places.record(logs), heartbeat.beat)
+        profile_run(settings, planned.ready, measured.recorder, record, heartbeat.beat)
     planned.ready.close(heartbeat.beat, settings.stall_timeout)
     return code
 
@@ -377,11 +375,11 @@ def _score(planned: _Planned) -> Accuracy:
     return accuracy
 
 
-def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Outcome, Path]:
+def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Outcome, Path, Path]:
     """Write the record and move everything to its place; verify a compliance test, which may invalidate it.
 
     Returns:
-        The outcome, and the folder that holds the logs.
+        The outcome, the folder that holds the logs, and that of the record in the folder of runs.
     """
     settings, places, audit, ready = planned.settings, planned.places, planned.audit, planned.ready
     write_json(places.staging / RUN, with_digests(outcome.record, places.staging))
@@ -395,4 +393,4 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
         for folder in (places.staging, result / "performance" / "run_1"):
             write_json(folder / RUN, with_digests(outcome.record, result / "performance" / "run_1"))
     publish = partial(heartbeat.publish, 0 if outcome.valid else 1)
-    return outcome, places.publish(result if outcome.valid else None, publish)
+    return outcome, *places.publish(result if outcome.valid else None, publish)

@@ -25,9 +25,8 @@ from harness.host.supervise import was_interrupted
 from harness.loadgen.logs import is_number
 from harness.results.layout import RUN
 from harness.results.record import read_record
-from harness.running.identity import identity
 from harness.running.places import recover
-from harness.running.run import run
+from harness.running.run import Ended, run_test
 from harness.submission.done import Examined, examine
 from harness.submission.lengths import Rates, words
 from harness.submission.steps import EventLog, Inferred, State, Step
@@ -239,10 +238,11 @@ class Campaign:
         self.events.write(step, _STARTED)
         start, step.reason = time.time(), ""
         try:
-            code = run(step.settings.model_copy(update={"force": True}) if step.replaces else step.settings)
+            ended = run_test(step.settings.model_copy(update={"force": True}) if step.replaces else step.settings)
         except ConfigError as error:
             console.error(str(error))
-            code = error.exit_code
+            ended = Ended(error.exit_code, None)
+        code = ended.code
         seconds = round(time.time() - start, 1)
         # A failed test leaves an old result in place, whose record is not this test's.
         step.record = read_record(step.folder) if code == 0 or not step.replaces else None
@@ -259,7 +259,7 @@ class Campaign:
             self.events.write(step, "refused", seconds=seconds)
             return code
         step.state = State.FAILED
-        step.reason = step.reason or _reason(step, start) or "see its output"
+        step.reason = step.reason or _reason(ended) or "see its output"
         self.events.write(step, State.FAILED, seconds=seconds, code=code, reason=step.reason)
         return code
 
@@ -305,13 +305,9 @@ def _seconds(event: Mapping[str, object]) -> float | None:
     return seconds if event.get("event") == State.DONE and is_number(seconds) else None
 
 
-def _reason(step: Step, since: float) -> str:
-    """Why a test is not valid, from its record in the runs folder; "" without a record."""
-    for folder in sorted((path.parent for path in step.settings.runs_dir.glob(f"*/{RUN}")), reverse=True):
-        with contextlib.suppress(OSError, ConfigError):
-            record = read_record(folder) if (folder / RUN).stat().st_mtime >= since - 1 else None
-            if record is None or (record.scenario, record.test) != (step.settings.scenario, step.test):
-                continue
-            if record.identity.difference(identity(step.settings)) is None:
-                return "; ".join(record.reasons or ())
+def _reason(ended: Ended) -> str:
+    """Why a test is not valid, by its record; "" without one that can be read."""
+    with contextlib.suppress(ConfigError):
+        record = read_record(ended.folder) if ended.folder else None
+        return "; ".join(record.reasons or ()) if record else ""
     return ""

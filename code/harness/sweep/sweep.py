@@ -25,7 +25,7 @@ from harness.report.text import as_csv
 from harness.results.finished import TREES, Finished, read
 from harness.running.load import Load
 from harness.running.request import resolve
-from harness.running.run import run_test
+from harness.running.run import run_alone
 from harness.running.runfile import REPEAT, Point, Value, varying
 from harness.running.settings import RunSettings
 from harness.scenarios.base import find_scenario
@@ -173,7 +173,7 @@ class Sweep:
         """Run a test and record its outcome; one that cannot be run prints the reason and does not stop the others."""
         began = time.monotonic()
         try:
-            ended = run_test(test.settings)
+            ended = run_alone(test.settings)
             code, folder = ended.code, ended.folder
         except ConfigError as error:
             console.error(str(error))

@@ -281,7 +281,7 @@ class _Tuning:
         # Beside the journal, so that the next tuning removes the files of a killed one.
         with staging(self.journal.path) as folder:
             result = folder / "result.json"
-            code = supervised(work, settings, *args, result, cleanup=lambda: None)
+            code = supervised(work, settings, *args, result, cleanup=lambda: None).code
             if was_interrupted(code):
                 raise KeyboardInterrupt
             return kind.model_validate_json(result.read_bytes()) if code == 0 and result.exists() else None

@@ -16,6 +16,7 @@ from harness.errors import ConfigError, Interrupted
 from harness.results.record import reference
 from harness.running.identity import identity
 from harness.running.request import RunRequest, resolve
+from harness.running.run import Ended
 from harness.submission import campaign as module
 from harness.submission.campaign import Campaign
 from harness.submission.steps import EventLog, State, Step
@@ -133,9 +134,9 @@ def test_tests_of_other_data_are_to_do_again_and_replaced(done, data, tmp_path, 
     def run(settings):
         ran.append((settings.test, settings.force))
         finish(next(step for step in done.steps if step.test == settings.test))
-        return 0
+        return Ended(0, None)
 
-    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module, "run_test", run)
     assert done.run() == 0
     assert ran == [(test, True) for test in STEPS]
     kept = sorted((tmp_path / "events" / "replaced").iterdir())
@@ -146,7 +147,7 @@ def test_tests_of_other_data_are_to_do_again_and_replaced(done, data, tmp_path, 
 
 
 def test_a_campaign_ends_when_its_terminal_is_closed(campaign, monkeypatch):
-    monkeypatch.setattr(module, "run", lambda settings: 129)  # 128 + SIGHUP
+    monkeypatch.setattr(module, "run_test", lambda settings: Ended(129, None))  # 128 + SIGHUP
     with pytest.raises(Interrupted, match="0 of 3 tests are kept"):
         campaign.run()
     assert campaign.events.last()[campaign.steps[0].name]["event"] == "started"
@@ -157,9 +158,9 @@ def test_data_that_change_during_a_campaign_leave_earlier_tests_to_do(campaign, 
         if settings.accuracy:
             data.write_text(data.read_text().replace("Severn", "Thames"))
         finish(next(step for step in campaign.steps if step.test == settings.test))
-        return 0
+        return Ended(0, None)
 
-    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module, "run_test", run)
     assert campaign.run() == 1
     assert campaign.steps[0].reason == "its data set has changed"
     assert [str(step.state) for step in campaign.steps] == [TO_DO, "done", TO_DO]
@@ -174,9 +175,9 @@ def test_a_model_that_changes_during_a_campaign_leaves_its_tests_to_do(request_,
         finish(next(step for step in campaign.steps if step.test == settings.test))
         if settings.audit:
             model.write_bytes(model.read_bytes() + b"\x0a\x00")  # another producer's name: the same graph
-        return 0
+        return Ended(0, None)
 
-    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module, "run_test", run)
     assert campaign.run() == 1
     assert {step.reason for step in campaign.steps} == {"its model has changed"}
     with pytest.raises(ConfigError, match="holds a run with another model: move it away, or use the same"):
@@ -229,9 +230,9 @@ def test_a_test_on_images_that_were_replaced_before_the_next_is_repeated(done, m
         ran.append(step.test)
         finish(step)
         images(step, "b", hour=15)
-        return 0
+        return Ended(0, None)
 
-    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module, "run_test", run)
     assert done.run() == 0
     assert ran == ["performance", "TEST01"]
     assert looked(done) == dict.fromkeys(STEPS, DONE)
@@ -242,9 +243,9 @@ def test_images_that_are_replaced_during_a_campaign_leave_earlier_tests_to_do(ca
         step = next(step for step in campaign.steps if step.test == settings.test)
         finish(step)
         images(step, "b" if settings.audit else "a", hour=12 + campaign.steps.index(step))
-        return 0
+        return Ended(0, None)
 
-    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module, "run_test", run)
     assert campaign.run() == 1
     assert {step.reason for step in campaign.steps[:2]} == {OTHER_IMAGES.format("TEST01")}
     assert campaign.steps[2].reason == "performance and accuracy must be repeated first"
@@ -260,10 +261,20 @@ def test_tests_whose_records_have_no_time_are_compared_as_well(done, time):
 
 def test_a_repeated_test_that_fails_is_not_done_because_of_its_old_result(done, monkeypatch):
     edit(done.steps[1], valid=False)
-    monkeypatch.setattr(module, "run", lambda settings: 1)
+    monkeypatch.setattr(module, "run_test", lambda settings: Ended(1, None))
     assert done.run() == 1
     assert [str(step.state) for step in done.steps] == ["done", "failed", "blocked"]
     assert looked(done)["accuracy"][0] == "failed"
+
+
+def test_the_reason_of_a_failed_test_is_that_of_its_own_record(campaign, tmp_path, monkeypatch):
+    folder = run_folder(tmp_path / "runs", valid=False, reasons=["too few queries", "too short"])
+    run_folder(tmp_path / "runs", name="of-another", valid=False, reasons=["not this"])
+    monkeypatch.setattr(module, "run_test", lambda settings: Ended(1, folder))
+    assert campaign.run() == 1
+    assert campaign.steps[0].reason == "too few queries; too short"
+    (folder / "run.json").write_text("{")
+    assert module._reason(Ended(1, folder)) == module._reason(Ended(1, None)) == ""
 
 
 def test_a_replacement_that_was_interrupted_between_its_renames_is_repeated(done, monkeypatch):
@@ -276,9 +287,9 @@ def test_a_replacement_that_was_interrupted_between_its_renames_is_repeated(done
         assert target.is_dir()
         forced.append((settings.test, settings.force))
         finish(next(step for step in done.steps if step.test == settings.test))
-        return 0
+        return Ended(0, None)
 
-    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module, "run_test", run)
     assert done.run() == 0
     assert forced == [("performance", True), ("TEST01", True)]
 
@@ -292,7 +303,7 @@ def test_a_compliance_test_of_replaced_results_is_to_do_again(done):
 def test_compliance_tests_alone_need_results_that_count(done, request_, tmp_path, monkeypatch):
     edit(done.steps[0], valid=False)
     alone = replace(done, steps=done.steps[2:], retry=True)
-    monkeypatch.setattr(module, "run", lambda settings: pytest.fail("ran"))
+    monkeypatch.setattr(module, "run_test", lambda settings: pytest.fail("ran"))
     assert alone.run() == 1
     model = done.steps[0].settings.model.name
     command = f"`make submission REHEARSAL=1 SYSTEM=toy SCENARIOS=Offline MODELS={model}` with the same settings"
@@ -308,7 +319,7 @@ def test_the_command_for_a_needed_test_names_a_model_by_its_path_unless_it_is_kn
     model.write_bytes(model.read_bytes() + b"\x0a\x00")  # another producer's name: the same graph
     campaign = planned(replace(request_, model=str(model)), tmp_path)
     alone = replace(campaign, steps=campaign.steps[2:])
-    monkeypatch.setattr(module, "run", lambda settings: pytest.fail("ran"))
+    monkeypatch.setattr(module, "run_test", lambda settings: pytest.fail("ran"))
     assert alone.run() == 1
     assert rf"MODELS='{tmp_path}/my\ net.onnx'`" in alone.steps[0].reason
 
@@ -366,10 +377,10 @@ def test_a_compliance_test_of_a_rehearsal_that_fails_is_repeated(done, monkeypat
     def run(settings):
         ran.append(settings.test)
         if len(ran) <= failures:
-            return 1
+            return Ended(1, None)
         finish(done.steps[2])
-        return 0
+        return Ended(0, None)
 
-    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module, "run_test", run)
     assert done.run() == (0 if state == "done" else 1)
     assert (str(done.steps[2].state), ran) == (state, ["TEST01"] * runs)

@@ -120,9 +120,21 @@ def test_differences_are_flat_and_without_what_differs_in_every_run(runs):
     changes = {"engine/threads": 4, "engine/deep/er": [1, 3], "model/path": "/there.onnx", "time": "now"}
     changes |= {"measured_seconds": [], "estimated_target_qps": 7.0, "loadgen/effective_target_qps": 7}
     changes |= {"agreement": {"with": "onnxruntime", "differences": [[64, 1, 0.04]]}}
+    changes |= {"digests": {"mlperf_log_detail.txt": "ab"}, "reference": {"performance": "cd"}}
+    changes |= {"limits": {"max_batch": 4, "max_tokens": 384, "measured": [[4, 384, 9.5]], "why": "as fast"}}
+    changes |= {"streams": {"streams": 2, "why": "it takes 9 ms"}, "missed_target_qps": 8.5}
     runs.add("b", changes=changes | {"machine/numa": 1})
     found = compare(find("a", runs.folder), find("b", runs.folder)).differences
     assert found == {"engine.threads": ("2", "4"), "engine.deep.er": ("[1, 2]", "[1, 3]"), "machine.numa": ("-", "1")}
+
+
+def test_what_a_node_did_is_no_setting_but_what_it_is_differs_by_its_name(runs):
+    machine = {"cpu": "X", "cores": 2, "os": "Linux", "python": "3.11", "packages": {}}
+    node = {"name": "one", "host": "h", "machine": machine, "model_sha256": "aa", "code": "cc", "engine": {"name": "n"}}
+    runs.add("a", changes={"nodes": [node | {"streams": 1, "rate": 5.0, "samples": 7, "round_trip_ms": 0.5}]})
+    runs.add("b", changes={"nodes": [node | {"streams": 2, "rate": 4.0, "samples": 8, "round_trip_ms": 0.7}]})
+    found = compare(find("a", runs.folder), find("b", runs.folder)).differences
+    assert found == {"nodes.one.streams": ("1", "2")}
 
 
 def test_the_same_file_in_another_place_is_not_a_difference(runs):

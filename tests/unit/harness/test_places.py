@@ -47,8 +47,17 @@ def test_a_run_that_takes_the_name_between_the_look_and_the_rename_is_kept_besid
         if first.staging.exists():
             first.publish(None, ignore)
 
-    assert second.publish(None, other_run_publishes).name == "20260101T000000-x-2"
+    logs, record = second.publish(None, other_run_publishes)
+    assert logs == record == first.run.with_name("20260101T000000-x-2")
     assert contents(tmp_path) == {"20260101T000000-x": "first", "20260101T000000-x-2": "second"}
+
+
+def test_the_record_of_an_official_result_is_beside_that_of_another_run_with_its_name(finished):
+    finished("first").publish(None, ignore)
+    second = finished("second", official=True)
+    logs, record = second.publish(second.collect(None), ignore)
+    assert (logs, record.name) == (second.official, "20260101T000000-x-2")
+    assert (record / "run.json").read_text() == "second"
 
 
 def test_a_result_that_appears_before_the_rename_is_kept_and_so_is_the_new_run(tmp_path, finished):
@@ -73,7 +82,7 @@ def test_each_rename_is_announced_with_the_folder_that_then_is_in_place(finished
         announced.append((folder.stat().st_ino, place))
 
     for run in (finished("run"), finished("official", official=True)):
-        where = run.publish(run.collect(None) if run.official else None, note)
+        where, _ = run.publish(run.collect(None) if run.official else None, note)
         assert announced.pop() == (where.stat().st_ino, where)
         assert announced == []
 
@@ -81,7 +90,7 @@ def test_each_rename_is_announced_with_the_folder_that_then_is_in_place(finished
 def test_a_copy_to_another_file_system_leaves_nothing_beside_the_result(tmp_path, finished, monkeypatch):
     monkeypatch.setattr(places, "_same_filesystem", lambda a, b: False)
     run = finished("run", official=True)
-    assert run.publish(run.collect(None), ignore) == run.official
+    assert run.publish(run.collect(None), ignore) == (run.official, run.run)
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["performance"]
     again = replace(finished("again", official=True), force=True)
     monkeypatch.setattr(places.shutil, "copytree", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))

@@ -36,7 +36,8 @@ def places(tmp_path, mode="performance", **changes):
 
 
 def publish(made):
-    return made.publish(made.collect(None), before_move)
+    """The folder with the logs."""
+    return made.publish(made.collect(None), before_move)[0]
 
 
 def kept(tmp_path):
@@ -68,7 +69,7 @@ def test_an_official_result_goes_where_the_rules_require(tmp_path, mode, part, f
 
 def test_an_invalid_run_never_reaches_results(tmp_path):
     made = places(tmp_path)
-    logs = made.publish(None, before_move)
+    logs, _ = made.publish(None, before_move)
     assert logs.parent == tmp_path / "runs"
     assert not (tmp_path / "results").exists()
 
@@ -155,8 +156,8 @@ def test_results_that_cannot_be_written_are_refused_before_the_test(tmp_path):
 
 def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(results.time, "strftime", lambda _: "T-")
-    first = places(tmp_path, official=False).publish(None, before_move)
-    second = places(tmp_path, official=False).publish(None, before_move)
+    first = places(tmp_path, official=False).publish(None, before_move)[0]
+    second = places(tmp_path, official=False).publish(None, before_move)[0]
     assert first != second
     assert (first / "run.json").exists()
     assert (second / "run.json").exists()

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from finished import run_folder
 
+from harness.host.supervise import Verdict
 from harness.running import run, sizing
 from harness.running.request import RunRequest, resolve
 from harness.scenarios.base import Estimate, find_scenario
@@ -28,10 +29,12 @@ def supervised(monkeypatch):
         def test(work, settings, places, cleanup):
             missed.append(settings.missed)
             if left[0] == 75:
-                made = run_folder(places.run.parent, name=places.run.name)
+                made = run_folder(places.run.parent, name=f"{places.run.name}-2")  # another run has its name
                 record = json.loads((made / "run.json").read_text()) | {"estimated_target_qps": rate}
                 (made / "run.json").write_text(json.dumps(record))
-            return left.pop(0)
+                run_folder(places.run.parent, name=places.run.name)
+                return Verdict(left.pop(0), made, record=made)
+            return Verdict(left.pop(0))
 
         monkeypatch.setattr(run, "supervised", test)
         return missed
@@ -44,7 +47,7 @@ def supervised(monkeypatch):
 )
 def test_a_test_is_run_at_most_twice_and_the_second_knows_the_rate_that_was_missed(settings, supervised, codes, missed):
     made = supervised(*codes)
-    assert run.run(settings) == codes[-1]
+    assert run.run_test(settings) == run.Ended(codes[-1], None)
     assert made == missed
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigError
-from harness.host.supervise import Heartbeat, supervised
+from harness.host.supervise import Heartbeat, Verdict, supervised
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +31,11 @@ def compiles(heartbeat: Heartbeat) -> int:
 
 def refuses(heartbeat: Heartbeat) -> int:
     raise ConfigError("no such setting.")
+
+
+def reports(record: Path, heartbeat: Heartbeat) -> int:
+    heartbeat.report(1, record)
+    return 1
 
 
 def publishes(folder: Path, then: str, heartbeat: Heartbeat) -> int:
@@ -55,7 +60,7 @@ def publishes(folder: Path, then: str, heartbeat: Heartbeat) -> int:
 
 
 def outcome(work, *args) -> int:
-    return supervised(work, *args, cleanup=lambda: None)
+    return supervised(work, *args, cleanup=lambda: None).code
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])
@@ -92,6 +97,10 @@ def test_a_published_result_is_the_outcome_whatever_becomes_of_the_child(tmp_pat
     said = capfd.readouterr().err
     assert f"warning: the test had ended, and its result is in {tmp_path / 'place'}; afterwards: {message}" in said
     assert "othing was kept" not in said
+
+
+def test_the_folder_that_the_child_reports_for_its_record_is_part_of_the_verdict(tmp_path):
+    assert supervised(reports, tmp_path / "ü", cleanup=lambda: None) == Verdict(1, record=tmp_path / "ü")
 
 
 def test_a_child_that_dies_before_its_result_is_in_place_has_none(tmp_path, capfd):

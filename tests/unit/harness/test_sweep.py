@@ -31,7 +31,7 @@ def tests(place, monkeypatch):
     """The tests that were run, each a code, an exception, or by default a VALID result."""
     made, codes = [], {}
 
-    def run_test(settings):
+    def run_alone(settings):
         number = len(made)
         made.append((settings.scenario, settings.engine_settings.streams))
         code = codes.get(number, 0)
@@ -44,7 +44,7 @@ def tests(place, monkeypatch):
         folder = run_folder(settings.runs_dir, name=name, scenario=scenario, valid=valid, timeline=False)
         return Ended(code, folder)
 
-    monkeypatch.setattr(module, "run_test", run_test)
+    monkeypatch.setattr(module, "run_alone", run_alone)
     monkeypatch.setattr(module, "page", lambda runs: f"a page of {len(runs)} runs")
     return made, codes
 
@@ -81,13 +81,13 @@ def test_every_test_runs_once_and_a_table_and_a_report_follow(place, tests):
 
 
 def test_times_follow_what_the_tests_most_alike_took(place, tests, monkeypatch):
-    clock, run_test = [0.0], module.run_test
+    clock, run_alone = [0.0], module.run_alone
 
     def slow(settings):
         clock[0] += {"Offline": 80, "Server": 20}[settings.scenario] + 20 * settings.engine_settings.streams
-        return run_test(settings)
+        return run_alone(settings)
 
-    monkeypatch.setattr(module, "run_test", slow)
+    monkeypatch.setattr(module, "run_alone", slow)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     err = " ".join(harness(place)[2].split())
     assert "Offline, streams 2: about 1 min 40 s; 5 min 00 s for all that remain" in err  # Offline with 1 took 100 s
