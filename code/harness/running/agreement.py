@@ -159,11 +159,11 @@ class _Comparison:
     """Samples sorted by cost."""
     ran: Callable[[], None]
 
-    def right(self, shape: Shape, streams: int) -> bool:
-        return (self.difference(shape, streams) or 0) <= LIMIT
+    def right(self, shape: Shape, at_once: int) -> bool:
+        return (self.difference(shape, at_once) or 0) <= LIMIT
 
-    def difference(self, shape: Shape, streams: int) -> float | None:
-        """The difference of batches that run at once, one for each stream; None if nothing can be compared."""
+    def difference(self, shape: Shape, at_once: int) -> float | None:
+        """The difference of ``at_once`` batches that run together; None if nothing can be compared."""
         qsl = self.sut.qsl
         # A length that the graph fixes binds ONNX Runtime, but not always the engine.
         length = self.reference.static.length or shape.length
@@ -172,18 +172,23 @@ class _Comparison:
         if not len(fitting):
             return None
         # Each batch has another sample in the same row.
-        batches = [np.resize(np.roll(fitting, stream)[-shape.batch :], shape.batch) for stream in range(streams)]
+        batches = [np.resize(np.roll(fitting, place)[-shape.batch :], shape.batch) for place in range(at_once)]
         loaded = np.unique(np.concatenate(batches))
         qsl.load(loaded)
+        try:
+            return self._difference(batches, shape, length)
+        finally:
+            qsl.unload(loaded)
+
+    def _difference(self, batches: Sequence[Integers], shape: Shape, length: int) -> float | None:
         found = self._at_once(batches, shape)
         error = size = 0.0
         rows = np.linspace(0, shape.batch - 1, _ROWS).astype(int).tolist()
-        places = np.linspace(0, streams - 1, _ROWS).astype(int).tolist()
-        for stream, row in sorted({*zip(places, rows, strict=True)}) if found[0] else ():
-            theirs = self._expected(batches[stream][row : row + 1], length)
-            error += float(np.square(found[stream][row] - theirs, dtype=np.float64).sum())
+        places = np.linspace(0, len(batches) - 1, _ROWS).astype(int).tolist()
+        for place, row in sorted({*zip(places, rows, strict=True)}) if found[0] else ():
+            theirs = self._expected(batches[place][row : row + 1], length)
+            error += float(np.square(found[place][row] - theirs, dtype=np.float64).sum())
             size += float(np.square(theirs - theirs.mean(), dtype=np.float64).sum())
-        qsl.unload(loaded)
         return (error / size) ** 0.5 if size else None
 
     def _at_once(self, batches: Sequence[Integers], shape: Shape) -> list[list[Array]]:

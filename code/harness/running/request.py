@@ -175,7 +175,9 @@ def _check(request: RunRequest, mode: str, audit: str | None) -> None:
     official = request.official or request.rehearsal
     if official:
         check_checkout("an official run or a rehearsal")
-    if audit and (mode != "performance" or not official):
+    if audit and mode != "performance":
+        raise ConfigError(f"{audit} repeats an official performance run: omit --mode {mode}.")
+    if audit and not official:
         raise ConfigError(f"{audit} repeats an official performance run: pass --official as well.")
     if request.rehearsal and (request.duration or 1) < 1:
         raise ConfigError(f"--duration {request.duration:g} is too short for a rehearsal: use at least 1 second.")

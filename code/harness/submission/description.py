@@ -79,8 +79,8 @@ REQUIRED = tuple(field for field in FIELDS if field not in MAY_BE_EMPTY)
 """The fields that must not be empty."""
 STATUSES = ("available", "preview", "rdi")
 CHOICES = {"division": DIVISIONS, "status": STATUSES, "system_type": SYSTEM_TYPES}
-NUMBERS = ("number_of_nodes", "accelerators_per_node", "host_processors_per_node")
-"""Whole numbers: an official checker multiplies them, or the report of the results reads them, and crash on "N/A"."""
+WHOLE = {"number_of_nodes": 1, "accelerators_per_node": 0, "host_processors_per_node": 1}
+"""Whole numbers, with their minimum: an official checker multiplies them, or the report of the results reads them."""
 
 MARK = "FILL IN"
 """The start of a value that a person must replace."""
@@ -160,8 +160,8 @@ def system_type_of(path: Path) -> str:
 def _is_filled(field: str, value: Any) -> bool:
     if marked(value):
         return False
-    if field in NUMBERS:
-        return bool(value) and re.fullmatch(r"\d+", str(value)) is not None
+    if field in WHOLE:
+        return bool(value) and is_count(field, str(value))
     if field in CHOICES:
         return (str(value).lower() if field == "status" else value) in CHOICES[field]
     return field in MAY_BE_EMPTY or bool(value)
@@ -169,7 +169,12 @@ def _is_filled(field: str, value: Any) -> bool:
 
 def marked(value: Any) -> bool:
     """Whether a value is still to be filled in."""
-    return isinstance(value, str) and value.startswith(MARK)
+    return isinstance(value, str) and value.lstrip().upper().startswith(MARK)
+
+
+def is_count(field: str, text: str) -> bool:
+    """Whether a text is a whole number that a field of `WHOLE` may have."""
+    return text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= WHOLE[field]
 
 
 def init_system(path: Path, given: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
@@ -260,8 +265,8 @@ def check_value(field: str, value: str, known: Iterable[str] = ()) -> None:
         raise ConfigError(f"unknown field '{field}' of a system description: {did_you_mean(field, valid)}")
     if field in CHOICES and value not in CHOICES[field]:
         raise ConfigError(f"{field} cannot be '{value}': {did_you_mean(value, CHOICES[field])}")
-    if field in NUMBERS and not re.fullmatch(r"\d+", value):
-        raise ConfigError(f"{field} cannot be '{value}': give a whole number.")
+    if field in WHOLE and not is_count(field, value):
+        raise ConfigError(f"{field} cannot be '{value}': give a whole number of at least {WHOLE[field]}.")
     if breaks_table(value):
         raise ConfigError(f"{field} cannot be '{value}': the character \" would break the table of all results.")
     if field in REQUIRED and not value:

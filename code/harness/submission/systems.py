@@ -11,7 +11,7 @@ from harness.paths import ROOT
 from harness.rules.rehearsal import REHEARSAL, REHEARSAL_PREFIX
 from harness.submission.description import (
     FRAMEWORKS,
-    NUMBERS,
+    WHOLE,
     describe_machine,
     init_command,
     marked,
@@ -62,7 +62,7 @@ def _rehearsed_system(name: str) -> dict[str, Any]:
     values = read_system(real) if real.is_file() else describe_machine()
     known = name if "system_name" in unfilled(values) else values["system_name"]
     values |= {"system_name": f"REHEARSAL on {known}", "sw_notes": REHEARSAL}
-    defaults = {**dict.fromkeys(NUMBERS, "1"), "status": "available", "system_type": "edge"}
+    defaults = {**dict.fromkeys(WHOLE, "1"), "status": "available", "system_type": "edge"}
     return values | {field: defaults.get(field, "REHEARSAL") for field in unfilled(values)}
 
 

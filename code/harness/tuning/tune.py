@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,11 +52,6 @@ class _Trial:
 
     options: dict[str, str]
     measured: Measured
-
-    @property
-    def score(self) -> float:
-        """Higher is better; 0 means unusable."""
-        return self.measured.score
 
 
 def _score(measured: Measured) -> Score:
@@ -242,7 +238,7 @@ class _Tuning:
         return measured
 
     def _report(self, options: Options, measured: Measured, *, again: bool, known: bool) -> None:
-        best = max(trial.score for trial in self.trials)
+        best = max(trial.measured.score for trial in self.trials)
         found = f"{measured.score:,.4g} {self.scenario.score}" if measured.score else _UNUSABLE
         when = f"{', again' if again else ''}{', saved earlier' if known else ''}"
         others = f"; other processes took {measured.lost:.0%} of the cores" if measured.disturbed else ""
@@ -388,13 +384,13 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
 
 def _show(result: tuned.Tuned, trials: Sequence[_Trial], place: Path) -> None:
     table = Table("settings", result.unit, "÷ defaults", box=None, pad_edge=False)
-    rows: dict[str, list[float]] = {}
+    rows: dict[str, list[Score]] = {}
     for trial in trials:
-        rows.setdefault(tuned.words(trial.options), []).append(trial.score)
-    for words, scores in sorted(rows.items(), key=lambda row: -sum(row[1]) / len(row[1])):
-        mean = sum(scores) / len(scores)
-        ratio = f"{mean / result.default_score:.3f}" if result.default_score else ""
-        table.add_row(words, f"{mean:,.4g}" if mean else _UNUSABLE, ratio)
+        rows.setdefault(tuned.words(trial.options), []).append(_score(trial.measured))
+    means = {words: mean(scores) for words, scores in rows.items()}
+    for words, score in sorted(means.items(), key=itemgetter(1), reverse=True):
+        ratio = f"{score / result.default_score:.3f}" if result.default_score else ""
+        table.add_row(words, f"{score:,.4g}" if score else _UNUSABLE, ratio)
     console.print_table(table)
     if result.engines:
         ranked = sorted(result.engines.items(), key=lambda item: -item[1])

@@ -137,6 +137,20 @@ def test_a_model_that_onnx_runtime_cannot_load_is_its_error(sut, monkeypatch):
         compared(sut, monkeypatch, Refusing, [Shape(2, 384)])
 
 
+class Breaking(Fixed):
+    def compile(self, signature):
+        def runner(batch):
+            raise RuntimeError("no memory")
+
+        return runner
+
+
+def test_samples_are_unloaded_even_if_onnx_runtime_fails_at_its_first_batch(sut, monkeypatch):
+    with pytest.raises(NotCompared, match="no memory"):
+        compared(sut, monkeypatch, Breaking, [Shape(2, 64)])
+    assert sut.qsl.loaded == 0
+
+
 class Streams(Reshaping):
     """Several streams, each with what ``keep`` makes of its outputs."""
 

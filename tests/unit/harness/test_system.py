@@ -14,8 +14,8 @@ from harness.submission import description as system
 from harness.submission.description import (
     FIELDS,
     MAY_BE_EMPTY,
-    NUMBERS,
     REQUIRED,
+    WHOLE,
     describe_machine,
     init_system,
     parse_fields,
@@ -286,12 +286,14 @@ def test_values_of_a_person_are_kept(described, tmp_path):
         ("system_type", "laptop", True),
         ("cooling", "", True),
         ("cooling", "FILL IN: such as air", True),
+        ("cooling", " fill in later", True),
+        ("number_of_nodes", "0", True),
         ("hw_notes", "", False),
         ("hw_notes", "FILL IN", True),
     ],
 )
 def test_unfilled_fields(field, value, lacks):
-    values = dict.fromkeys(FIELDS, "x") | GIVEN | dict.fromkeys(NUMBERS, "1")
+    values = dict.fromkeys(FIELDS, "x") | GIVEN | dict.fromkeys(WHOLE, "1")
     assert unfilled(values) == []
     assert unfilled({**values, field: value}) == ([field] if lacks else [])
     assert unfilled({name: v for name, v in values.items() if name != field}) == [field]

@@ -367,6 +367,25 @@ class TestJournal:
         assert len(self.open(saved, fresh=True)) == 0
 
 
+def test_the_table_leaves_disturbed_measurements_out_like_the_search(capsys, tmp_path):
+    measured = [({}, 80, 0.0), ({"streams": "2"}, 100, 0.0), ({"streams": "2"}, 60, 0.4), ({"streams": "4"}, 90, 0.0)]
+    trials = [tune._Trial(options, Measured(score=score, value=score, lost=lost)) for options, score, lost in measured]
+    result = SimpleNamespace(
+        unit="samples/s",
+        default_score=80.0,
+        engines={},
+        engine="null",
+        words=lambda: "streams=2",
+        key="target_qps",
+        value=115.0,
+        model="small",
+        scenario="Offline",
+    )
+    tune._show(result, trials, tmp_path / "tuned.json")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:4]]
+    assert rows == [["streams=2", "100", "1.250"], ["streams=4", "90", "1.125"], ["the", "defaults", "80", "1.000"]]
+
+
 class TestTunedSettings:
     @pytest.fixture
     def place(self, tmp_path):

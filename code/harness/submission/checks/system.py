@@ -4,11 +4,17 @@ import json
 from collections.abc import Mapping
 
 from harness.rules.rounds import SYSTEM_TYPES
-from harness.submission.description import FIELDS, MARK, MAY_BE_EMPTY, STATUSES, breaks_table
+from harness.submission.description import (
+    FIELDS,
+    MAY_BE_EMPTY,
+    STATUSES,
+    WHOLE,
+    breaks_table,
+    is_count,
+    marked,
+)
 from harness.submission.tree import Findings, Problem, Tree, printable, read_object, required_text, writable
 
-WHOLE = {"number_of_nodes": 1, "host_processors_per_node": 1, "accelerators_per_node": 0}
-"""Whole numbers, with their minimum: the official checker or the report of the results computes with them."""
 TEXT = (
     "division",
     "submitter",
@@ -86,14 +92,14 @@ def _counts(path: str, values: Mapping[str, object]) -> Findings[None]:
         if value == 0 and not isinstance(value, bool | str) and minimum == 0:
             what = f"{key} is the number 0, which the official checkers take for empty"
             yield Problem(path, what, f'write "0" in quotation marks: "{key}": "0"')
-        elif key in values and not (whole.isascii() and whole.isdigit() and len(whole) < 10 and int(whole) >= minimum):
+        elif key in values and not is_count(key, whole):
             what = f"{key} is {printable(value)}, not a whole number of at least {minimum}"
             yield Problem(path, what, f'write "{minimum}" or more, and details in hw_notes')
 
 
 def _unfilled(path: str, values: Mapping[str, object]) -> Findings[None]:
     for key, value in values.items():
-        if isinstance(value, str) and value.lstrip().upper().startswith(MARK):
+        if marked(value):
             yield Problem(
                 path, f"{printable(key)} is not filled in yet", "replace the placeholder with the actual value"
             )
