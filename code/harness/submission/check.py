@@ -12,6 +12,7 @@ from harness.loadgen.logs import DETAIL
 from harness.rules.rounds import DEFAULT_ROUND, SEEDS, Round, round_of
 from harness.submission.checks.accuracy import check_accuracy
 from harness.submission.checks.compliance import check_compliance
+from harness.submission.checks.duplicates import check_duplicates
 from harness.submission.checks.log import read_log
 from harness.submission.checks.marks import check_marks
 from harness.submission.checks.measurements import check_measurements
@@ -19,7 +20,6 @@ from harness.submission.checks.performance import check_performance
 from harness.submission.checks.structure import check_names, check_package, check_results, check_scene, check_top
 from harness.submission.checks.subject import Package, Result, read_mapping
 from harness.submission.checks.system import check_system
-from harness.submission.checks.twice import check_twice
 from harness.submission.place import check_place, check_round
 from harness.submission.recorded import Recorded, check_recorded, find_recorded
 from harness.submission.tree import Findings, Problem, T, Tree, printable, values_of
@@ -71,7 +71,7 @@ def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) ->
         for findings in _checks(package):
             _collect(findings, problems)
     code = tuple(package.at(package.layout.root / package.layout.code) for package in packages)
-    _collect(check_twice(tree, packages), problems)
+    _collect(check_duplicates(tree, packages), problems)
     _collect(check_marks(tree, code), problems)
     _collect(check_names(tree), problems)
     kept = (replace(p, path=printable(p.path, 400)) for p in problems if not (rehearsal and p.mark))

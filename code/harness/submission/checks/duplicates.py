@@ -11,7 +11,7 @@ from harness.submission.checks.subject import Package, Result
 from harness.submission.tree import Findings, Problem, Tree
 
 
-def check_twice(tree: Tree, packages: Iterable[Package]) -> Findings[None]:
+def check_duplicates(tree: Tree, packages: Iterable[Package]) -> Findings[None]:
     """Compare all logs of a tree with each other."""
     origins: dict[str, str] = {}
     copies: tuple[str, ...] = ()
