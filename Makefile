@@ -99,7 +99,7 @@ help: ## This list
 	@echo '  FILE       for run: a TOML file with the options of a run; its lists become a sweep (harness help runfile)'
 	@echo '  SCENARIO   for run, run-accuracy and tune: Offline, Server, SingleStream or MultiStream'
 	@echo '  SAMPLES    use only about the first N samples            development runs only'
-	@echo '  DURATION   minimum duration in seconds                   development runs only; default 20, or what early stopping needs'
+	@echo '  DURATION   minimum duration in seconds                   not for official runs; default 20, or what early stopping needs'
 	@echo '  SET        options, such as SET="threads=2 vocab=my vocab.txt" (make options); a pair begins at NAME='
 	@echo '  OFFICIAL   1 applies the rules: 10 minutes, the full data set, into results/'
 	@echo '  FORCE      1 replaces an existing official result, or tuned settings of another model'

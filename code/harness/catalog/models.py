@@ -284,3 +284,13 @@ def _made_here(metadata: dict[str, str]) -> str:
     if "compression" in metadata:
         return f"compressed here ({metadata['compression']}), not a published model"
     return f"built here from {metadata['weights']}, not the published file" if "model" in metadata else ""
+
+
+def split_engine(text: str) -> tuple[str, str]:
+    """The model and the engine of a text like NAME@ENGINE or PATH@ENGINE; the engine is "" if it names none.
+
+    >>> split_engine("small@openvino"), split_engine("me@home/small.onnx")
+    (('small', 'openvino'), ('me@home/small.onnx', ''))
+    """
+    name, at, engine = text.rpartition("@")
+    return (name, engine) if at and "/" not in engine else (text, "")

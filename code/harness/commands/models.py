@@ -222,8 +222,8 @@ def models_compress(
     in its metadata, and comes with a report on each layer.
     """
     from harness.compress.compress import CompressSettings
+    from harness.host.validation import validated
     from harness.models.compression import REPORT, compress_file, table
-    from harness.running.options import validated
 
     values = {"sparsity": sparsity, "block": block, "precision": precision, "method": method, "engine": engine}
     values |= {"keep": tuple(keep or ()), "tolerance": tolerance, "input": images}

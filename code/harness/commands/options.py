@@ -78,7 +78,7 @@ Rehearsal = Annotated[
 ]
 RehearsalDuration = Annotated[
     float | None,
-    typer.Option("--duration", help="Minimum seconds of each performance run. Rehearsals only."),
+    typer.Option("--duration", help="Minimum duration of each performance run in seconds. Rehearsals only."),
 ]
 EngineOfModels = Annotated[
     str | None,

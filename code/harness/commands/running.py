@@ -41,7 +41,7 @@ class RunOptions:
     duration: Annotated[
         float | None,
         typer.Option(
-            help="Minimum seconds of a performance run. Development only.",
+            help="Minimum duration of a performance run in seconds. Development runs and rehearsals only.",
             show_default="20, or as many as early stopping needs",
         ),
     ] = None
@@ -173,7 +173,8 @@ class TuneOptions:
     confirm_seconds: Annotated[
         float,
         typer.Option(
-            min=1, help="Minimum seconds of the test that confirms Server's target_qps; longer if LoadGen needs it."
+            min=1,
+            help="Minimum duration in seconds of a test that confirms Server's target_qps; longer if LoadGen needs it.",
         ),
     ] = 60.0
     system: Annotated[

@@ -18,7 +18,7 @@ from harness.compliance.verify import Verdict, baseline_log, verify_accuracy, ve
 from harness.errors import ConfigError
 from harness.host.files import write_text
 from harness.loadgen.logs import ACCURACY
-from harness.results.layout import BASELINE, COMPLIANCE, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE
+from harness.results.layout import BASELINE, COMPLIANCE, RUN_1, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE
 from harness.rules.audits import find_audit
 
 Scorer = Callable[[Path], str]
@@ -73,8 +73,8 @@ def verify(
         CheckFailed: a log is damaged or truncated; the folder is unchanged.
         RunFailed: a log is incomplete; the folder is unchanged.
     """
-    audit, run_1 = find_audit(test), Path("performance") / "run_1"
-    performance = verify_performance(reference / run_1, folder / run_1, audit=audit.name)
+    audit = find_audit(test)
+    performance = verify_performance(reference / RUN_1, folder / RUN_1, audit=audit.name)
     if audit.accuracy:
         verdicts = _verify_responses(performance, reference / "accuracy" / ACCURACY, folder, score, delta, dtype)
     else:
@@ -122,7 +122,7 @@ def _scores(score: Scorer, accuracy: Verdict, accuracy_log: Path, sampled: Path)
 
 def _sampled(folder: Path) -> Path:
     """The accuracy log of TEST01; one beside the other logs is newer than one in accuracy/, unless they are equal."""
-    new, settled = folder / "performance" / "run_1" / ACCURACY, folder / "accuracy" / ACCURACY
+    new, settled = folder / RUN_1 / ACCURACY, folder / "accuracy" / ACCURACY
     if new.is_file():
         return settled if settled.is_file() and filecmp.cmp(new, settled, shallow=False) else new
     if settled.is_file():

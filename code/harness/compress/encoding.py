@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from harness import TOOL
 from harness.compress.network import Layer, Network
 from harness.compress.plan import Plan
 from harness.compress.ranges import Range
@@ -104,7 +105,7 @@ class Encoder(ABC):
         graph = helper.make_graph(
             self._nodes, network.graph.name, inputs, network.graph.output, list(self._tensors.values())
         )
-        model = helper.make_model(graph, opset_imports=network.opset_import, producer_name="mlperf-cpu-harness")
+        model = helper.make_model(graph, opset_imports=network.opset_import, producer_name=TOOL)
         model.ir_version = network.ir_version
         return model
 

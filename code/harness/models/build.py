@@ -7,16 +7,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import __version__, paths
+from harness import TOOL, __version__, paths
 from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
 from harness.catalog.models import model_file
 from harness.errors import ConfigError, did_you_mean
 from harness.host import console
 from harness.host.files import remove_left_over, staging, write_bytes
-from harness.models.made import TOOL, check_output, existing_metadata
+from harness.host.validation import validated
+from harness.models.made import check_output, existing_metadata
 from harness.models.weights import Checkpoint, RandomWeights, Weights
-from harness.running.options import validated
 
 if TYPE_CHECKING:
     from onnx import ModelProto

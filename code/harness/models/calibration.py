@@ -12,7 +12,7 @@ from harness.catalog.datasets import find_dataset
 from harness.compress.network import Feed
 from harness.errors import ConfigError
 from harness.host import console
-from harness.running.options import validated
+from harness.host.validation import validated
 from harness.task.base import Benchmark, find_benchmark
 from harness.task.feeds import GraphOnly, feed
 

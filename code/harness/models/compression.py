@@ -9,7 +9,7 @@ from pathlib import Path
 from onnx import ModelProto, helper
 from rich.table import Table
 
-from harness import __version__, paths
+from harness import TOOL, __version__, paths
 from harness.catalog import manifests
 from harness.catalog.models import find_model
 from harness.compress.compress import CompressSettings, check, compress
@@ -23,7 +23,7 @@ from harness.graph import listing, read_graph
 from harness.host import console
 from harness.host.files import check_writable, remove_left_over, write_bytes, write_text
 from harness.models.calibration import Calibration, calibration, check_calibration
-from harness.models.made import TOOL, check_output, check_replaceable
+from harness.models.made import check_output, check_replaceable
 from harness.task.base import Benchmark
 
 _INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QuantizeLinear"}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from harness import paths
+from harness import TOOL, paths
 from harness.catalog.contract import benchmark_class
 from harness.catalog.manifests import FetchRecord, Model
 from harness.catalog.models import Identified, KnownModel, find_model, known_models, model_file
@@ -24,7 +24,6 @@ from harness.host import console
 from harness.host.download import NotDelivered, download, download_lock, sha256_of
 from harness.host.files import remove_left_over, staging, write_text
 from harness.models.archives import is_archive, unpack
-from harness.models.made import TOOL
 
 _ZOO_SECONDS = 900
 _ZOO = """

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
+from harness import TOOL
 from harness.catalog import manifests
 from harness.errors import ConfigError
 from harness.graph import read_graph
-
-TOOL = "mlperf-cpu-harness"
 
 
 def check_output(path: Path) -> None:

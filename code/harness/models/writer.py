@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
 
-from harness import __version__
+from harness import TOOL, __version__
 from harness.models.weights import Draw, Weights
 
 _IR_VERSION = 7  # supported by every engine here
@@ -20,7 +20,7 @@ class GraphBuilder:
         self.weights = weights
         self._model = ModelProto(
             ir_version=_IR_VERSION,
-            producer_name="mlperf-cpu-harness",
+            producer_name=TOOL,
             producer_version=__version__,
             opset_import=[helper.make_opsetid("", opset)],
         )

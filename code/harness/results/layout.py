@@ -18,6 +18,8 @@ from harness.errors import ConfigError
 
 RUN, CONF = "run.json", "user.conf"
 """The record of a test, and the user.conf that LoadGen read; next to the logs in the repository."""
+RUN_1 = Path("performance", "run_1")
+"""The folder of a performance run's logs, below the results of a scenario or of a compliance test."""
 SCORES = "accuracy.txt"
 """The score of an accuracy log, and the log's hash; next to the log."""
 VERIFY_ACCURACY, VERIFY_PERFORMANCE = "verify_accuracy.txt", "verify_performance.txt"
@@ -75,7 +77,7 @@ class Layout(ABC):
 
     def performance(self, scene: Scene) -> Path:
         """The folder of the performance run's logs."""
-        return self.results(scene) / "performance" / "run_1"
+        return self.results(scene) / RUN_1
 
     def accuracy(self, scene: Scene) -> Path:
         """The folder of the accuracy run's logs and of accuracy.txt."""

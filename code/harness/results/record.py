@@ -14,7 +14,7 @@ from harness.catalog.manifests import Model
 from harness.errors import ConfigError
 from harness.host.download import sha256_of
 from harness.loadgen.logs import ACCURACY, DETAIL
-from harness.results.layout import RUN
+from harness.results.layout import RUN, RUN_1
 from harness.results.parts import Part, RecordedCores, RecordedEnergy
 from harness.rules.audits import AUDITS
 
@@ -320,7 +320,7 @@ def unlike(one: Record, other: Record) -> str | None:
 
 def reference(results: Path, test: str) -> dict[str, str]:
     """sha256 of the logs in a scenario's results that a compliance test is compared with; missing logs are omitted."""
-    files = {"performance": results / "performance" / "run_1" / DETAIL, "accuracy": results / "accuracy" / ACCURACY}
+    files = {"performance": results / RUN_1 / DETAIL, "accuracy": results / "accuracy" / ACCURACY}
     return {run: sha256_of(files[run]) for run in AUDITS[test].references if files[run].is_file()}
 
 

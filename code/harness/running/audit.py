@@ -10,7 +10,7 @@ from harness.compliance.folder import verify
 from harness.compliance.score import allowed_delta
 from harness.compliance.verify import beyond_the_rules
 from harness.errors import ConfigError
-from harness.results.layout import CONF, Classic
+from harness.results.layout import CONF, RUN_1, Classic
 from harness.results.record import read_record, reference
 from harness.rules.audits import Audit
 from harness.running.identity import identity
@@ -54,7 +54,7 @@ class AuditRun:
     @property
     def conf(self) -> Path:
         """The user.conf of the performance run: a score within 10 % requires the same target_qps."""
-        return self.reference / "performance" / "run_1" / CONF
+        return self.reference / RUN_1 / CONF
 
     def write(self, folder: Path) -> Path:
         """Write LoadGen's audit settings into a folder."""
@@ -86,6 +86,5 @@ class AuditRun:
             delta=allowed_delta(self.reference.parent.name),
         )
         if self.test.finds_caching and verdicts.passed:
-            run_1 = Path("performance") / "run_1"
-            return [reason] if (reason := beyond_the_rules(self.reference / run_1, folder / run_1)) else []
+            return [reason] if (reason := beyond_the_rules(self.reference / RUN_1, folder / RUN_1)) else []
         return verdicts.reasons

@@ -3,17 +3,16 @@
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from harness.catalog.contract import BenchmarkSettings
 from harness.engines.base import Engine, EngineSettings, find_engine
 from harness.errors import ConfigError, did_you_mean
+from harness.host.validation import validated
 from harness.registry import BENCHMARKS, ENGINES
 from harness.task.base import Benchmark, find_benchmark
-
-S = TypeVar("S", bound=BaseModel)
 
 
 def options_help() -> list[tuple[str, str, str]]:
@@ -48,21 +47,6 @@ def split(
             raise ConfigError(f"unknown option '{name}' for engine {engine.name}: {did_you_mean(name, valid)}")
         owner[name] = value
     return validated(engine.Settings, engine_values), validated(benchmark.Settings, benchmark_values)
-
-
-def validated(settings: type[S], values: Mapping[str, object]) -> S:
-    """Settings of that class from user input.
-
-    Raises:
-        ConfigError: a value is wrong; the message names the first one.
-    """
-    try:
-        return settings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else settings.__name__
-        reason = first["msg"][:1].lower() + first["msg"][1:]
-        raise ConfigError(f"{name} = {first['input']}: {reason}.") from None
 
 
 def _type(annotation: Any) -> str:

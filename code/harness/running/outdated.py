@@ -6,7 +6,7 @@ import shutil
 from harness.errors import ConfigError
 from harness.host import console
 from harness.host.download import sha256_of
-from harness.results.layout import RUN, Classic
+from harness.results.layout import RUN, RUN_1, Classic
 from harness.results.record import read_record, reference
 from harness.rules.audits import AUDITS
 from harness.running.settings import RunSettings
@@ -22,7 +22,7 @@ def set_aside(settings: RunSettings) -> None:
     layout, scene = Classic(settings.tree), settings.scene
     for test in AUDITS:
         folder = layout.compliance(scene, test)
-        logs = folder / "performance" / "run_1"
+        logs = folder / RUN_1
         try:
             record = read_record(logs)
             if record is None or record.reference == reference(layout.results(scene), test):

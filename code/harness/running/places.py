@@ -18,7 +18,7 @@ from harness.errors import ConfigError, RunFailed
 from harness.host import console
 from harness.host.files import claim, remove_left_over, room_for, staging, sync, sync_entry
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
-from harness.results.layout import CONF, RUN, SCORES
+from harness.results.layout import CONF, RUN, RUN_1, SCORES
 from harness.running.settings import RunSettings
 
 BeforeMove = Callable[[Path, Path], None]
@@ -86,7 +86,7 @@ class Places:
             That folder, inside the hidden one.
         """
         result = self.staging / "result"
-        logs = result / "performance" / "run_1" if audit else result
+        logs = result / RUN_1 if audit else result
         logs.mkdir(parents=True)
         for file in (SUMMARY, DETAIL, ACCURACY, SCORES):
             if (self.staging / file).exists():

@@ -27,7 +27,8 @@ from harness.results.profile import PROFILE, NodeTime, OperatorTime, Profile
 from harness.running.prepare import Beat, Prepared, patience
 from harness.running.recorder import Recorder
 from harness.running.settings import RunSettings
-from harness.task.shape import Integers, Shape
+from harness.scheduling.cost import full_batch
+from harness.task.shape import Shape
 
 _SECONDS, _FEWEST, _MOST = 5.0, 4, 16  # seconds that the batches took in the test; their minimum and maximum number
 _NODES, _SHOWN = 10, 5  # nodes in the file; operators on the terminal
@@ -78,7 +79,7 @@ def _recorded(ready: Prepared, engine: Profiler, shapes: Sequence[Shape], ran: C
         EngineError: the engine failed.
     """
     sut = ready.benchmark.make_sut(engine, ready.qsl)
-    batches = [(_filling(ready.indices, ready.qsl.cost(ready.indices), shape), shape) for shape in shapes]
+    batches = [(full_batch(ready.sut, shape, ready.indices), shape) for shape in shapes]
     ready.qsl.load(np.unique(np.concatenate([samples for samples, _ in batches])))
     found: list[Times] = []
     failed: list[BaseException] = []
@@ -104,13 +105,6 @@ def _recorded(ready: Prepared, engine: Profiler, shapes: Sequence[Shape], ran: C
     if failed:
         raise failed[0]
     return found[0]
-
-
-def _filling(indices: Integers, costs: Integers, shape: Shape) -> Integers:
-    """int64 (shape.batch,): the samples that fit the shape and are closest to its length, repeated if too few."""
-    order = np.argsort(costs, kind="stable")
-    fitting = order[: max(1, int(np.searchsorted(costs[order], shape.length, side="right")))]
-    return indices[np.resize(fitting[::-1], shape.batch)]
 
 
 def summary(times: Times, engine: str, threads: int, streams: int, shapes: Sequence[Shape]) -> Profile:

@@ -53,7 +53,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.began: float | None = None
-        """When Offline's query arrived; in seconds of time.perf_counter(), like all times here."""
+        """When the first query arrived; in seconds of time.perf_counter(), like all times here."""
         self._batches = bytearray()
         self._arrivals = array("d")
         self._cpu: list[tuple[float, float, float]] = []

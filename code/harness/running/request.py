@@ -10,6 +10,7 @@ from harness.catalog.manifests import Model
 from harness.catalog.models import find_model
 from harness.engines.base import Engine, find_engine
 from harness.errors import ConfigError
+from harness.host.validation import validated
 from harness.loadgen.conf import read_user_conf
 from harness.paths import ROOT
 from harness.registry import ENGINES, MODES, SCENARIOS, choose
@@ -18,7 +19,7 @@ from harness.rules.audits import find_audit
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running import tuned
 from harness.running.fastest import fastest
-from harness.running.options import split, validated
+from harness.running.options import split
 from harness.running.settings import THREADS, RunSettings, cluster_name
 from harness.scenarios.base import Scenario, find_scenario
 from harness.task.base import find_benchmark

@@ -22,14 +22,14 @@ from harness.host.usage import CoreUse
 from harness.loadgen.conf import UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, Unfinished, check_accuracy_log, keep_partial, read_detail
 from harness.results.digests import with_digests
-from harness.results.layout import CONF, RUN, SCORES
+from harness.results.layout import CONF, RUN, RUN_1, SCORES
 from harness.results.record import read_record
 from harness.rules.limits import MIN_DURATION_MS
 from harness.rules.rehearsal import NOTICE_FILE
 from harness.running import advice
 from harness.running.agreement import Agreement, NotCompared, agreement
 from harness.running.audit import AuditRun
-from harness.running.doubts import guesses, warn_of_doubts
+from harness.running.doubts import expects_chance_score, warn_of_doubts
 from harness.running.identity import code_digest, identity
 from harness.running.load import Load
 from harness.running.nodes import node_records
@@ -368,7 +368,7 @@ def _score(planned: _Planned) -> Accuracy:
     check_accuracy_log(staging / ACCURACY, ready.qsl.count)
     samples = ready.qsl.count if settings.samples else None
     accuracy = ready.benchmark.score(staging / ACCURACY, ready.dataset, samples, staging / SCORES, settings.notice)
-    if guesses(settings, ready):
+    if expects_chance_score(settings, ready):
         accuracy = replace(accuracy, doubts=())
     for warning in (*accuracy.warnings, *accuracy.doubts):
         console.warn(warning)
@@ -390,7 +390,7 @@ def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Ou
         reasons, compared = audit.verified(result, ready.benchmark, ready.dataset)
         outcome = replace(outcome, valid=not reasons, reasons=reasons, reference=compared)
         # The record must include the verification's verdict, and the results that the test was compared with.
-        for folder in (places.staging, result / "performance" / "run_1"):
-            write_json(folder / RUN, with_digests(outcome.record, result / "performance" / "run_1"))
+        for folder in (places.staging, result / RUN_1):
+            write_json(folder / RUN, with_digests(outcome.record, result / RUN_1))
     publish = partial(heartbeat.publish, 0 if outcome.valid else 1)
     return outcome, *places.publish(result if outcome.valid else None, publish)

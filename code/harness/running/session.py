@@ -19,7 +19,7 @@ from harness.errors import RunFailed
 from harness.host.clock import Stopwatch, Timing
 from harness.loadgen.logs import Detail, read_detail
 from harness.scheduling.base import Scheduler
-from harness.scheduling.overload import Overloaded
+from harness.scheduling.overload import LONGEST_GAP, Overloaded
 from harness.task.qsl import SampleLibrary
 from harness.task.sut import Responses
 
@@ -153,13 +153,13 @@ def _library(qsl: SampleLibrary, watch: Stopwatch, fail: Callable[[BaseException
 
 
 def _guarded(
-    load: Callable[[Sequence[int]], None], fail: Callable[[BaseException], None]
+    action: Callable[[Sequence[int]], None], fail: Callable[[BaseException], None]
 ) -> Callable[[Sequence[int]], None]:
-    """``load`` as a callback for LoadGen's thread, which waits forever after a failure."""
+    """``action`` as a callback for LoadGen's thread, which waits forever after a failure."""
 
     def callback(indices: Sequence[int]) -> None:
         try:
-            load(indices)
+            action(indices)
         except BaseException as error:  # noqa: BLE001  it must not unwind through LoadGen's C++ frames
             fail(error)
             threading.Event().wait()  # continuing would measure samples that are not loaded
@@ -202,8 +202,7 @@ def short_test(
     test.scenario, test.mode = getattr(lg.TestScenario, scenario), _MODES[Mode.PERFORMANCE]
     for name, value in {"min_duration_ms": 0, "min_query_count": 1, **settings}.items():
         setattr(test, name, value)
-    # Between two queries nothing progresses: a gap 30 times the mean occurs once in 1e13 queries.
-    last = time.monotonic() + test.min_duration_ms / 1000 + 30 / test.server_target_qps
+    last = time.monotonic() + test.min_duration_ms / 1000 + LONGEST_GAP / test.server_target_qps  # nothing progresses
     with tempfile.TemporaryDirectory() as folder:
         timing = run_test(test, qsl, scheduler, Path(folder), tick)
         scheduler.close()

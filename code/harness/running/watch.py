@@ -13,9 +13,8 @@ from harness.running.progress import Outlook
 from harness.running.recorder import Recorder
 from harness.running.settings import RunSettings
 from harness.scheduling.base import Counters, Scheduler
-from harness.scheduling.overload import Overload
+from harness.scheduling.overload import LONGEST_GAP, Overload
 
-_GAP = 30  # times the mean gap between queries: a longer one occurs once in 1e13 queries
 _NATIVE = 2e-6  # seconds per query that LoadGen may take to generate it and, at the end, to sort its latency
 _SETTLED = 2.0  # seconds until a test's rate says how long it will take
 
@@ -41,7 +40,7 @@ class Watch:
         self._accuracy, self._streams = settings.accuracy, ready.engine.streams
         self._stalled = max(settings.stall_timeout, 20 * ready.slowest)
         # Between two queries nothing can progress, nor while LoadGen generates all of them or sorts their latencies.
-        gap = _GAP / load.rate if ready.scenario.paced and load.rate else 0
+        gap = LONGEST_GAP / load.rate if ready.scenario.paced and load.rate else 0
         self._idle = self._stalled + gap + (0 if settings.accuracy else _NATIVE * load.queries)
         # LoadGen issues an accuracy run in several queries, one for each set of samples that it loads.
         samples, cost = (ready.qsl.count, int(ready.scenario.costs.sum())) if settings.accuracy else (0, 0)

@@ -65,7 +65,7 @@ class Observer(Protocol):
     """Receives the events of a scheduler; it must neither raise nor block."""
 
     def arrived(self, when: float) -> None:
-        """The query that holds all samples arrived, at ``when`` seconds of time.perf_counter()."""
+        """The first query arrived, at ``when`` seconds of time.perf_counter(); called only in Offline."""
 
     def answered(self, start: float, end: float, work: Work, cost: int) -> None:
         """A batch of ``cost`` units was computed from ``start`` to ``end``; called under the scheduler's lock."""

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from harness.errors import RunFailed
 from harness.scheduling.base import Counters
 
+LONGEST_GAP = 30
+"""Times the mean gap between the queries of a paced test: a longer gap occurs once in 1e13 queries."""
 _PATIENCE = 5.0  # seconds before a test is ended: short tests get LoadGen's own verdict, longer ones a steady rate
 
 

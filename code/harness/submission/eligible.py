@@ -1,12 +1,11 @@
 """Why a sound result stays out of a package: it was not chosen, is incomplete, or only the open division accepts it."""
 
 import contextlib
-import json
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.catalog.models import find_model
+from harness.catalog.models import find_model, split_engine
 from harness.errors import ConfigError, did_you_mean
 from harness.paths import ROOT
 from harness.results.layout import Scene
@@ -16,7 +15,7 @@ from harness.rules.inference import INFERENCES, LOWER_ACCURACY
 from harness.rules.rehearsal import REHEARSAL_PREFIX
 from harness.rules.rounds import RULES, round_of_version
 from harness.submission.description import system_type_of
-from harness.submission.measurements import MODEL_NOTES, ModelNotes
+from harness.submission.measurements import MODEL_NOTES, ModelNotes, not_reference
 from harness.submission.request import Submission, campaign_command
 
 
@@ -88,8 +87,7 @@ class _Wanted:
     """A model as `Submission.models` has it."""
 
     def __init__(self, text: str) -> None:
-        name, at, engine = text.rpartition("@")
-        self._name, self._engine = (name, engine) if at and "/" not in engine else (text, "")
+        self._name, self._engine = split_engine(text)
         self._sha256 = find_model(self._name).sha256 if Path(self._name).expanduser().is_file() else None
 
     @property
@@ -139,11 +137,7 @@ def only_open(submission: Submission, tests: Tests, notes: ModelNotes, path: Pat
         why = f"the closed division of {round_.name} has {has} on systems of type {kinds}"
         yield f"{where}: {why}: {_instead(required)}."
     if not (submission.rehearsal or model.equivalent or notes.equivalent):
-        example = json.dumps({"sha256": model.sha256, "equivalent": True})
-        yield (
-            f"{where}: the closed division accepts only the reference model, and {model.name} is not known to be it: "
-            f"use DIVISION=open, or write {example} to {path} if it is."
-        )
+        yield f"{where}: {not_reference(model, path)}"
 
 
 def _instead(required: Container[str]) -> str:

@@ -1,6 +1,5 @@
 """What a package of a campaign's results will lack, found before the tests run: `harness package` refuses it later."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from harness.catalog.manifests import Model
@@ -19,7 +18,7 @@ from harness.submission.description import (
     read_system,
     unfilled,
 )
-from harness.submission.measurements import MODEL_NOTES, read_model_notes, stated, unknown
+from harness.submission.measurements import MODEL_NOTES, not_reference, read_model_notes, stated, unknown, unstated
 from harness.submission.steps import Step
 from harness.submission.systems import other_versions, wrong_nodes
 from harness.task.base import find_benchmark
@@ -126,11 +125,6 @@ def _model(settings: RunSettings, closed: bool) -> Iterator[str]:
         yield f"{path} describes another model than {model.name}: correct it, or remove it."
         return
     if missing := unknown(stated(model, notes)):
-        example = json.dumps({"sha256": model.sha256, **dict.fromkeys(missing, "...")})
-        yield f"model {model.name} does not state its {', '.join(missing)}: write {example} to {path}."
+        yield unstated(model, missing, path)
     if closed and not settings.rehearsal and not (model.equivalent or notes.equivalent):
-        example = json.dumps({"sha256": model.sha256, "equivalent": True})
-        yield (
-            f"{scene.benchmark}: the closed division accepts only the reference model, and {model.name} is not known "
-            f"to be it: use DIVISION=open, or write {example} to {path} if it is."
-        )
+        yield f"{scene.benchmark}: {not_reference(model, path)}"

@@ -123,6 +123,21 @@ def unknown(values: Mapping[str, str]) -> list[str]:
     return [name for name, value in values.items() if value == "unknown"]
 
 
+def unstated(model: Model, fields: Sequence[str], path: Path) -> str:
+    """A sentence on fields that the model does not state, and what to write to its notes at ``path``."""
+    example = json.dumps({"sha256": model.sha256, **dict.fromkeys(fields, "...")})
+    return f"model {model.name} does not state its {', '.join(fields)}: write {example} to {path}."
+
+
+def not_reference(model: Model, path: Path) -> str:
+    """Why the closed division does not accept the model, unless its notes at ``path`` say that it is the reference."""
+    example = json.dumps({"sha256": model.sha256, "equivalent": True})
+    return (
+        f"the closed division accepts only the reference model, and {model.name} is not known to be it: use "
+        f"DIVISION=open, or write {example} to {path} if it is."
+    )
+
+
 def readme(scene: Scene, records: Sequence[Record], values: Mapping[str, str], inferred_from: str | None = None) -> str:
     """README.md of a scenario: how each run was made. ``records`` are those of all tests, performance first.
 

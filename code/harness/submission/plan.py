@@ -7,7 +7,7 @@ from pathlib import Path
 from harness import paths
 from harness.catalog import manifests
 from harness.catalog.manifests import Model
-from harness.catalog.models import find_model
+from harness.catalog.models import find_model, split_engine
 from harness.errors import ConfigError, did_you_mean
 from harness.registry import MODES, SCENARIOS, choose
 from harness.rules.audits import AUDITS
@@ -111,9 +111,7 @@ def _entries(request: CampaignRequest) -> list[_Entry]:
 
 
 def _entry(request: CampaignRequest, text: str) -> _Entry:
-    name, at, engine = text.rpartition("@")
-    if not at or "/" in engine:
-        name, engine = text, ""
+    name, engine = split_engine(text)
     model = find_model(name or manifests.default_model())
     if request.closed and model.official_name not in RULES:
         raise ConfigError(

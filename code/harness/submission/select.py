@@ -1,6 +1,5 @@
 """Selects the official runs of a submission, and says why others are not part of it."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +7,19 @@ from pathlib import Path
 from harness.errors import ConfigError
 from harness.loadgen.logs import read_detail
 from harness.results.digests import edited
-from harness.results.layout import Scene
+from harness.results.layout import RUN_1, Scene
 from harness.results.record import Record, read_record, reference, unlike
 from harness.rules.audits import AUDITS
 from harness.rules.rounds import ROUNDS, Round, round_of
 from harness.submission.eligible import Tests, choose, incomplete, notes_file, only_open
-from harness.submission.measurements import ModelNotes, contradictions, measurements, read_model_notes, unknown
+from harness.submission.measurements import (
+    ModelNotes,
+    contradictions,
+    measurements,
+    read_model_notes,
+    unknown,
+    unstated,
+)
 from harness.submission.recorded import CURE, edited_since
 from harness.submission.request import Submission
 
@@ -134,7 +140,7 @@ def _tests(submission: Submission, scene: Scene) -> Tests:
     source = submission.source
     folders = {"performance": source.performance(scene), "accuracy": source.accuracy(scene)}
     if submission.closed:
-        folders |= {test: source.compliance(scene, test) / "performance" / "run_1" for test in AUDITS}
+        folders |= {test: source.compliance(scene, test) / RUN_1 for test in AUDITS}
     records = {test: record for test, folder in folders.items() if (record := read_record(folder)) is not None}
     return Tests(scene, folders, records)
 
@@ -176,8 +182,7 @@ def _undescribed(runs: ScenarioRuns, path: Path) -> Iterator[str]:
     model = runs.performance.model
     yield from (f"{path}: {words}." for words in contradictions(runs.performance, runs.notes))
     if missing := unknown(runs.values):
-        example = json.dumps({"sha256": model.sha256, **dict.fromkeys(missing, "...")})
-        yield f"model {model.name} does not state its {', '.join(missing)}: write {example} to {path}."
+        yield unstated(model, missing, path)
 
 
 def round_of_runs(submission: Submission, selected: list[ScenarioRuns]) -> Round:
@@ -191,7 +196,7 @@ def round_of_runs(submission: Submission, selected: list[ScenarioRuns]) -> Round
     for runs in selected:
         folders = [("performance", source.performance(runs.scene)), ("accuracy", source.accuracy(runs.scene))]
         for test in runs.audits:
-            folders.append(("performance", source.compliance(runs.scene, test) / "performance" / "run_1"))
+            folders.append(("performance", source.compliance(runs.scene, test) / RUN_1))
         for mode, folder in folders:
             found = round_of(read_detail(folder, mode).values)
             if found is None:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from harness.errors import ConfigError
-from harness.results.layout import Scene
+from harness.results.layout import RUN_1, Scene
 from harness.results.record import Record
 from harness.running.settings import RunSettings
 from harness.scenarios.base import Metric
@@ -63,7 +63,7 @@ class Step:
     @property
     def folder(self) -> Path:
         """The folder of its record once it is done."""
-        return self.target / "performance" / "run_1" if self.settings.audit else self.target
+        return self.target / RUN_1 if self.settings.audit else self.target
 
     @property
     def result(self) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.errors import CheckFailed
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.paths import ROOT
-from harness.results.layout import CONF, MAPPING, README, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Layout
+from harness.results.layout import CONF, MAPPING, README, RUN_1, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Layout
 from harness.rules.limits import CUT_MARK, KEPT_BYTES, LARGEST_FILE
 from harness.rules.rehearsal import REHEARSAL
 from harness.rules.rounds import DIVISIONS, RULES, recognise
@@ -73,7 +73,7 @@ def _write_result(target: Layout, submission: Submission, result: ScenarioRuns) 
 
 
 def _write_audit(source: Path, target: Path) -> None:
-    _copy_logs(source / "performance" / "run_1", target / "performance" / "run_1")
+    _copy_logs(source / RUN_1, target / RUN_1)
     for name in (VERIFY_ACCURACY, VERIFY_PERFORMANCE):
         if (source / name).exists():
             _copy(source / name, target / name)
@@ -130,9 +130,8 @@ def _mapped(benchmark: str) -> str:
 def _check_sizes(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_size > LARGEST_FILE:
-            raise CheckFailed(
-                f"{path.relative_to(folder)} is larger than 50 MB, the limit of a submission: make it smaller."
-            )
+            limit = f"{LARGEST_FILE >> 20} MiB, the limit of a submission"
+            raise CheckFailed(f"{path.relative_to(folder)} is larger than {limit}: make it smaller.")
 
 
 def _readme(submission: Submission, results: Sequence[ScenarioRuns]) -> str:

@@ -50,10 +50,10 @@ class FakeQuantisation:
         self._layers = [network.layer(layer.output) for layer in layers]
         self._products = list(products)
         self._weights = {layer.output: Weight(layer) for layer in self._layers}
-        self._shape = Plan(network, {})
+        self._plan = Plan(network, {})
         self._enabled = self._frozen = False
         convolutions = [layer for layer in self._layers if layer.node.op_type == "Conv"]
-        self._results = {self._shape.result(layer) for layer in convolutions}
+        self._results = {self._plan.result(layer) for layer in convolutions}
         self._inputs = {layer.source for layer in convolutions}
         self._makers = {name: node for node in network.nodes for name in node.output}
         names = [layer.source for layer in self._layers] + [name for item in products for name in item.node.input]

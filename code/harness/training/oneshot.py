@@ -9,7 +9,7 @@ from onnx import ModelProto
 from harness.compress.compress import CompressSettings, compress
 from harness.compress.effort import OnLayer
 from harness.compress.network import Network
-from harness.running.options import validated
+from harness.host.validation import validated
 from harness.task.training import TrainingData
 from harness.training.recipe import Pruning
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from onnx import ModelProto
 
-from harness import __version__, paths
+from harness import TOOL, __version__, paths
 from harness.catalog import manifests
 from harness.catalog.models import find_model, model_file
 from harness.compress.compress import CompressSettings
@@ -23,10 +23,10 @@ from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import check_writable, remove_left_over, write_bytes, write_text
 from harness.host.machine import core_count
+from harness.host.validation import validated
 from harness.models.build import build
 from harness.models.compression import TRAINED, facts_of
-from harness.models.made import TOOL, check_output, check_replaceable
-from harness.running.options import validated
+from harness.models.made import check_output, check_replaceable
 from harness.task.base import find_benchmark
 from harness.task.training import TrainingData
 from harness.training.export import export

@@ -246,7 +246,7 @@ class _Tuning:
 
     def find_rate(self, options: Options, guess: float, confirm: float) -> Rate:
         """The highest rate of Server that passes short tests, and a longer one by LoadGen's verdict."""
-        console.note(f"searching for the highest target_qps, then one test of {confirm:g} s")
+        console.note(f"searching for the highest target_qps; a test of {confirm:g} s or more then confirms it")
         outcome = self._child(Rate, _find_rate, self._settings_of(options), guess, self._seconds, confirm, self.journal)
         if outcome is None:
             self.journal.save()  # drops the rates that the child added: they are measured again

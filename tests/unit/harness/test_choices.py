@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.catalog.manifests import folder
-from harness.running.doubts import guesses
+from harness.running.doubts import expects_chance_score
 from harness.running.request import RunRequest, resolve
 from harness.task.base import ASSUMED, FROM_GRAPH, GIVEN, Choice
 
@@ -54,4 +54,4 @@ def test_a_choice_says_its_source_unless_it_is_an_assumption():
 )
 def test_stand_ins_and_engines_that_compute_nothing_raise_no_doubt_about_a_score(stand_ins, computes, expected):
     settings, ready = SimpleNamespace(stand_ins=stand_ins), SimpleNamespace(engine=SimpleNamespace(computes=computes))
-    assert guesses(settings, ready) is expected
+    assert expects_chance_score(settings, ready) is expected

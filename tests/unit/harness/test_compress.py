@@ -332,7 +332,7 @@ def test_blocks_are_whole(tmp_path):
     for layer in network.inner():
         blocks = network.matrix(layer).reshape(-1, 4) == 0
         assert (blocks.all(axis=1) == blocks.any(axis=1)).all()
-        assert layer.output in "v3" or blocks.all(axis=1).any()
+        assert layer.output == "v3" or blocks.all(axis=1).any()
 
 
 def test_layers_narrower_than_a_block_do_not_count_in_the_sparsity():

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.engines.deepsparse import DeepSparseSettings
-from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, shapes_to_measure, stream_seconds
+from harness.scheduling.cost import (
+    CostTable,
+    fitting,
+    full_batch,
+    measure_shapes,
+    probes,
+    shapes_to_measure,
+    stream_seconds,
+)
 from harness.task.shape import Shape
 
 LENGTHS = (1, 40, 384)
@@ -160,3 +168,13 @@ def test_batches_that_wait_in_the_engine_do_not_add_to_what_streams_computed(wor
     assert seconds.sum() == pytest.approx(sum(works))
     if not waiting:
         np.testing.assert_allclose(seconds, works)
+
+
+def test_a_batch_is_filled_with_the_longest_samples_that_fit():
+    costs = {5: 30, 6: 10, 7: 20, 8: 40}
+    sut = SimpleNamespace(qsl=SimpleNamespace(cost=lambda indices: np.array([costs[n] for n in indices.tolist()])))
+    indices = np.array([5, 6, 7, 8])
+    assert full_batch(sut, Shape(2, 30), indices).tolist() == [7, 5]
+    assert full_batch(sut, Shape(5, 20), indices).tolist() == [6, 7, 6, 7, 6]
+    assert full_batch(sut, Shape(1, 384), indices).tolist() == [8]
+    assert full_batch(sut, Shape(2, 5), indices).tolist() == [6, 6]

@@ -19,7 +19,7 @@ from harness.report.page import page
 from harness.report.text import as_json, as_markdown, rows
 from harness.results.finished import find
 from harness.results.profile import PROFILE, read_profile
-from harness.running.profile import _filling, summary
+from harness.running.profile import summary
 from harness.running.recorder import Recorder
 from harness.running.request import RunRequest, resolve
 from harness.scheduling.base import Work
@@ -120,13 +120,6 @@ def test_batches_are_chosen_evenly_and_as_many_as_the_time_allows():
     assert (chosen[0].batch, chosen[-1].batch) == (1, 2)
     assert len(recorder.sample_shapes(0.1, 4, 16)) == 4
     assert len(recorder.sample_shapes(500.0, 4, 16)) == 16
-
-
-def test_a_batch_is_filled_with_the_longest_samples_that_fit():
-    indices, costs = np.array([5, 6, 7, 8]), np.array([30, 10, 20, 40])
-    assert _filling(indices, costs, Shape(2, 30)).tolist() == [5, 7]
-    assert _filling(indices, costs, Shape(5, 20)).tolist() == [7, 6, 7, 6, 7]
-    assert _filling(indices, costs, Shape(1, 384)).tolist() == [8]
 
 
 @pytest.mark.parametrize(

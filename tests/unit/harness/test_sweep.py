@@ -224,4 +224,7 @@ def test_the_report_is_a_page_of_all_runs(place, tests, monkeypatch):
     monkeypatch.setattr(module, "page", page)
     assert harness(place)[0] == 0
     text = (place / "build" / "sweeps" / "s" / "report.html").read_text()
-    assert text.count("null, Offline") >= 2 or text.count("Offline, performance") >= 2
+    made, _ = tests
+    assert len(made) == 4
+    for number, (scenario, _) in enumerate(made):
+        assert f"20261125T1200{10 + number}-development-x-null-{scenario}-performance" in text

@@ -86,9 +86,9 @@ def _responses(result: Result, folder: str, cure: str) -> Findings[None]:
     compared = re.search(r"num_perf_log_qsl_idx_match\s*=\s*(\d{1,18})", text or "")
     if passed and compared and int(compared[1]) == 0:
         yield Problem(path, "no responses were compared", cure)
-    missing = re.search(r"num_perf_log_data_mismatch\s*=\s*(\d{1,18})", text or "")
-    if passed and missing and int(missing[1]) > 0:
-        yield Problem(path, f"it has {PASS} although {int(missing[1])} responses differ", cure)
+    differing = re.search(r"num_perf_log_data_mismatch\s*=\s*(\d{1,18})", text or "")
+    if passed and differing and int(differing[1]) > 0:
+        yield Problem(path, f"it has {PASS} although {int(differing[1])} responses differ", cure)
     if tree.kind(accuracy) != "folder":
         return
     both = () if passed else (BASELINE, COMPLIANCE)
