@@ -38,9 +38,9 @@ from harness.host.machine import core_count, cpu_model
 from harness.paths import ROOT
 from harness.running.prepare import Prepared
 from harness.running.ready import get_ready
-from harness.running.request import RunRequest, resolve
 from harness.scenarios.base import Estimate
 from harness.scheduling.peak import highest_passing
+from harness.settings.request import RunRequest, resolve
 
 _TOKENS, _RESPONSE = 827 // 4, 1654  # of a question: number of int32 tokens, and bytes of its response
 _NODES = "local:2"

@@ -15,9 +15,9 @@ import psutil
 from harness.errors import HarnessError
 from harness.host import console
 from harness.running.prepare import Prepared, prepare
-from harness.running.request import RunRequest, resolve
 from harness.running.shared import Shared
 from harness.scheduling.limits import Limits
+from harness.settings.request import RunRequest, resolve
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from harness.host.machine import core_count, cpu_model
 from harness.models.build import build
 from harness.models.made import TOOL
 from harness.registry import installed
-from harness.running.fastest import FORM
+from harness.settings.fastest import FORM
 from harness.task.shape import Shape
 
 _MIN_SAMPLES = 64

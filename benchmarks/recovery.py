@@ -58,7 +58,7 @@ from harness.loadgen.accuracy_log import read_responses
 from harness.models.build import SAMPLES
 from harness.models.compression import compress_file
 from harness.registry import LIBRARIES, installed
-from harness.running.options import validated
+from harness.settings.options import validated
 from resnet50.images import find_images
 
 _FOLDER = paths.ROOT / "build" / "recovery"

@@ -11,7 +11,7 @@ import pytest
 from harness import paths
 from harness.api import run
 from harness.errors import ConfigError
-from harness.running.runfile import RUNFILE
+from harness.settings.runfile import RUNFILE
 
 ROOT = Path(__file__).parents[2]
 

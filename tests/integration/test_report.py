@@ -18,9 +18,9 @@ from harness.engines.profiler import Node, Spent
 from harness.loadgen.logs import DETAIL
 from harness.registry import SCENARIOS
 from harness.results.profile import PROFILE
-from harness.running import tuned
 from harness.running.profile import summary
 from harness.scenarios.base import find_scenario
+from harness.settings import tuned
 from harness.task.shape import Shape
 
 CHROMIUM = next(

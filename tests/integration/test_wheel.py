@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness import __version__
-from harness.running.identity import code_digest
+from harness.settings.identity import code_digest
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(900)  # building packs two models

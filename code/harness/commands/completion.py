@@ -124,7 +124,7 @@ def _datasets(wanted: Callable[[DatasetEntry], object]) -> dict[str, str]:
 
 
 def _options() -> dict[str, str]:
-    from harness.running.options import options_help
+    from harness.settings.options import options_help
 
     return {f"{name}=": f"{owner}: {meaning}" for owner, name, meaning in options_help()}
 

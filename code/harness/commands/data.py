@@ -13,7 +13,7 @@ from harness.host import console
 
 def options(as_json: AsJson = False) -> None:
     """List the options of `harness run --set NAME=VALUE`."""
-    from harness.running.options import options_help
+    from harness.settings.options import options_help
 
     if as_json:
         console.print_json([dict(zip(("of", "name", "meaning"), row, strict=True)) for row in options_help()])

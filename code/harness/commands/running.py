@@ -14,7 +14,7 @@ from harness.commands import options
 from harness.errors import ConfigError
 
 if TYPE_CHECKING:
-    from harness.running.runfile import Point
+    from harness.settings.runfile import Point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +115,9 @@ def run(asked: RunOptions) -> None:
     percentile: recorded in build/runs, not for submission. With FILE, options on the command line replace those of the
     file, and an interrupted sweep continues; `harness help runfile` shows such a file.
     """
-    from harness.running.request import RunRequest, resolve
     from harness.running.run import run_alone
-    from harness.running.runfile import KEYS, read, request_of
+    from harness.settings.request import RunRequest, resolve
+    from harness.settings.runfile import KEYS, read, request_of
 
     values = {key: getattr(asked, key.replace("-", "_")) for key in KEYS}
     given = {
@@ -203,7 +203,7 @@ def tune(asked: TuneOptions) -> None:
 
     Every trial is a measurement in its own process. `harness run` then uses the result automatically.
     """
-    from harness.running.request import RunRequest
+    from harness.settings.request import RunRequest
     from harness.tuning.tune import tune as tune_settings
 
     tune_settings(

@@ -64,7 +64,7 @@ def campaign(asked: CampaignOptions) -> None:
 
 
 def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = False) -> None:
-    from harness.running.request import RunRequest
+    from harness.settings.request import RunRequest
     from harness.submission.description import description_file, system_type_of
     from harness.submission.plan import CampaignRequest, plan
 

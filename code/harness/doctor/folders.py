@@ -122,7 +122,7 @@ def user_conf(official: bool = False) -> Iterator[Finding]:
     from harness.loadgen.conf import check_official, read_user_conf
     from harness.registry import BENCHMARKS, SCENARIOS
     from harness.rules.limits import MIN_DURATION_MS
-    from harness.running.request import default_conf
+    from harness.settings.request import default_conf
 
     try:
         conf = read_user_conf(default_conf())

@@ -10,8 +10,8 @@ from harness import paths
 from harness.errors import ConfigError
 from harness.host import console
 from harness.results.finished import Finished
-from harness.running import tuned
-from harness.running.tuned import Rate, Tuned
+from harness.settings import tuned
+from harness.settings.tuned import Rate, Tuned
 
 VALID, SHORT, LATE = "VALID", "within the bound, too few queries", "over the bound"
 """The outcomes of a tuning's test."""

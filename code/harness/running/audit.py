@@ -13,8 +13,8 @@ from harness.errors import ConfigError
 from harness.results.layout import CONF, RUN_1, Classic
 from harness.results.record import read_record, reference
 from harness.rules.audits import Audit
-from harness.running.identity import identity
-from harness.running.settings import RunSettings
+from harness.settings.identity import identity
+from harness.settings.run import RunSettings
 from harness.task.base import Benchmark
 
 

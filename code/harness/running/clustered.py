@@ -19,7 +19,6 @@ from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import native
 from harness.host.fingerprint import Fingerprint, check_unchanged
-from harness.running.identity import code_digest, setting_files
 from harness.running.node import PREPARE, NodeSettings, data_digest, needed
 from harness.running.prepare import (
     Beat,
@@ -30,9 +29,10 @@ from harness.running.prepare import (
     open_samples,
     patience,
 )
-from harness.running.settings import THREADS, RunSettings
 from harness.running.shared import shared_by_nodes
 from harness.scenarios.base import Listener, find_scenario
+from harness.settings.identity import code_digest, setting_files
+from harness.settings.run import THREADS, RunSettings
 from harness.task.base import Benchmark, find_benchmark
 
 Connect = Callable[[str, NodeRequest, Beat], Sequence[Link]]

@@ -18,8 +18,8 @@ from harness.host import console
 from harness.host.cache import stored
 from harness.host.fingerprint import Fingerprint
 from harness.host.memory import available
-from harness.running.identity import code_digest
-from harness.running.settings import RunSettings
+from harness.settings.identity import code_digest
+from harness.settings.run import RunSettings
 
 _LARGEST = 2**31 - 1
 """Bytes of the largest file that ONNX can hold without external tensors."""

@@ -2,7 +2,7 @@
 
 from harness.host import console
 from harness.running.prepare import Prepared
-from harness.running.settings import RunSettings
+from harness.settings.run import RunSettings
 
 
 def warn_of_doubts(settings: RunSettings, ready: Prepared) -> tuple[str, ...]:

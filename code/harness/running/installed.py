@@ -7,7 +7,7 @@ from harness.host import machine
 from harness.host.download import sha256_of
 from harness.host.files import readable
 from harness.paths import MODELS_DIR
-from harness.running.identity import code_digest
+from harness.settings.identity import code_digest
 
 INSTALLED = "harness.running.installed:installed"
 

@@ -12,8 +12,8 @@ from harness.errors import ConfigError
 from harness.host import console, memory
 from harness.loadgen.conf import Entry, UserConf, min_queries
 from harness.rules.early_stopping import needed_queries
-from harness.running.settings import RunSettings
 from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Scenario
+from harness.settings.run import RunSettings
 
 _LONGEST = 4e9  # seconds: LoadGen counts in 64-bit nanoseconds, and doubles the duration
 _TOO_LONG, _HOUR = 100, 3600.0  # a test of over an hour ends at once if it takes so many times what was asked for

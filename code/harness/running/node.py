@@ -20,10 +20,10 @@ from harness.host import machine
 from harness.host.files import readable
 from harness.host.fingerprint import Fingerprint, combined
 from harness.paths import CACHE_DIR
-from harness.running.identity import code_digest, setting_files
 from harness.running.prepare import Beat, Prepared, no_beat, patience, prepare
-from harness.running.settings import RunSettings
 from harness.running.shared import Shared
+from harness.settings.identity import code_digest, setting_files
+from harness.settings.run import RunSettings
 from harness.task.qsl import SampleLibrary
 
 PREPARE = "harness.running.node:prepare_node"

@@ -21,10 +21,10 @@ from harness.loadgen.logs import Detail
 from harness.results.record import Identity, Record, record_text
 from harness.running.agreement import Agreement
 from harness.running.conversion import Conversion
-from harness.running.identity import code_digest, command
-from harness.running.settings import RunSettings
 from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
+from harness.settings.identity import code_digest, command
+from harness.settings.run import RunSettings
 from harness.task.base import Accuracy, Choice
 
 _PRINTED = ("scenario", "mode", "audit", "for_submission", "notice", "model", "dataset", "engine", "result")

@@ -9,7 +9,7 @@ from harness.host.download import sha256_of
 from harness.results.layout import RUN, RUN_1, Classic
 from harness.results.record import read_record, reference
 from harness.rules.audits import AUDITS
-from harness.running.settings import RunSettings
+from harness.settings.run import RunSettings
 
 
 def set_aside(settings: RunSettings) -> None:

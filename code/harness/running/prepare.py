@@ -21,14 +21,14 @@ from harness.loadgen.logs import Detail
 from harness.results.record import RecordedEngine, record_text
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running.conversion import Conversion, conversion
-from harness.running.identity import setting_files
-from harness.running.settings import RunSettings
 from harness.running.shared import Shared
 from harness.running.streams import Build, affordable, quick_enough, with_streams
 from harness.scenarios.base import Listener, Scenario, find_scenario
 from harness.scheduling.base import Scheduler
 from harness.scheduling.compiling import DEVELOPMENT
 from harness.scheduling.overload import Overload, Overloaded, most_queries
+from harness.settings.identity import setting_files
+from harness.settings.run import RunSettings
 from harness.task.base import Benchmark, Choice, find_benchmark
 from harness.task.qsl import SampleLibrary
 from harness.task.shape import Integers

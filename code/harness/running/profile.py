@@ -26,8 +26,8 @@ from harness.host.streams import native_output_dropped
 from harness.results.profile import PROFILE, NodeTime, OperatorTime, Profile
 from harness.running.prepare import Beat, Prepared, patience
 from harness.running.recorder import Recorder
-from harness.running.settings import RunSettings
 from harness.scheduling.cost import full_batch
+from harness.settings.run import RunSettings
 from harness.task.shape import Shape
 
 _SECONDS, _FEWEST, _MOST = 5.0, 4, 16  # seconds that the batches took in the test; their minimum and maximum number

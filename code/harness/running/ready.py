@@ -1,8 +1,8 @@
 """Gets a test ready: on this machine, or on the nodes of a cluster."""
 
 from harness.running.prepare import Beat, Prepared, no_beat, prepare
-from harness.running.settings import RunSettings
 from harness.running.shared import Shared
+from harness.settings.run import RunSettings
 
 
 def get_ready(

@@ -30,7 +30,6 @@ from harness.running import advice
 from harness.running.agreement import Agreement, NotCompared, agreement
 from harness.running.audit import AuditRun
 from harness.running.doubts import expects_chance_score, warn_of_doubts
-from harness.running.identity import code_digest, identity
 from harness.running.load import Load
 from harness.running.nodes import node_records
 from harness.running.outcome import Outcome
@@ -40,14 +39,15 @@ from harness.running.prepare import Prepared, patience
 from harness.running.profile import profile_run
 from harness.running.ready import get_ready
 from harness.running.recorder import Recorder
-from harness.running.runfile import RUNFILE, written
-from harness.running.settings import RunSettings
 from harness.running.shared import shared_with_result
 from harness.running.sizing import checked, effective_conf, overridden, sized
 from harness.running.watch import Watch
 from harness.scenarios.base import Metric
 from harness.scheduling.base import Counters
 from harness.scheduling.overload import Overload, Overloaded, most_queries
+from harness.settings.identity import code_digest, identity
+from harness.settings.run import RunSettings
+from harness.settings.runfile import RUNFILE, written
 from harness.task.base import Accuracy
 
 if TYPE_CHECKING:

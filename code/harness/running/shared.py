@@ -8,9 +8,9 @@ from harness.errors import ConfigError
 from harness.host.machine import core_count, cpu_model
 from harness.results.layout import Classic
 from harness.results.record import Record, RecordedLimits, RecordedStreams, read_record
-from harness.running.identity import identity
-from harness.running.settings import RunSettings
 from harness.scheduling.limits import Limits
+from harness.settings.identity import identity
+from harness.settings.run import RunSettings
 
 
 class Shared(NamedTuple):

@@ -7,8 +7,8 @@ from harness.host import console
 from harness.loadgen.conf import UserConf, min_queries
 from harness.running.load import Load, span
 from harness.running.prepare import Prepared
-from harness.running.settings import RunSettings
 from harness.scenarios.base import Estimate, find_scenario
+from harness.settings.run import RunSettings
 
 _LOWER = 0.6  # for a second test after one that missed the bound
 _MANY = 200_000  # for an Offline query of more samples, a measurement of some seconds first is worth it

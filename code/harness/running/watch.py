@@ -11,9 +11,9 @@ from harness.running.nodes import progress_of
 from harness.running.prepare import Prepared
 from harness.running.progress import Outlook
 from harness.running.recorder import Recorder
-from harness.running.settings import RunSettings
 from harness.scheduling.base import Counters, Scheduler
 from harness.scheduling.overload import LONGEST_GAP, Overload
+from harness.settings.run import RunSettings
 
 _NATIVE = 2e-6  # seconds per query that LoadGen may take to generate it and, at the end, to sort its latency
 _SETTLED = 2.0  # seconds until a test's rate says how long it will take

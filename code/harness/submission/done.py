@@ -11,7 +11,7 @@ from harness.errors import ConfigError
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.results.layout import SCORES, Classic, Scene
 from harness.results.record import Record, read_record, reference
-from harness.running.identity import identity
+from harness.settings.identity import identity
 from harness.submission.steps import Step
 
 

@@ -9,7 +9,7 @@ from harness.registry import SCENARIOS
 from harness.results.layout import RUN, Classic, Scene
 from harness.rules.inference import inferable, may_infer
 from harness.rules.rounds import RULES, installed_round
-from harness.running.settings import RunSettings
+from harness.settings.run import RunSettings
 from harness.submission.description import (
     FRAMEWORKS,
     description_file,

@@ -11,10 +11,10 @@ from harness.loadgen.conf import read_user_conf
 from harness.results.layout import RUN
 from harness.results.record import Record, read_record
 from harness.rules.rounds import RULES
-from harness.running import tuned
-from harness.running.identity import identity
 from harness.running.load import Load
 from harness.scenarios.base import Estimate, Scenario, find_scenario
+from harness.settings import tuned
+from harness.settings.identity import identity
 from harness.submission.steps import Step
 
 _PREPARING = 30.0  # estimated seconds of a test outside LoadGen, until one has shown them

@@ -16,7 +16,7 @@ from harness.host import console
 from harness.host.files import locked
 from harness.results.layout import LAYOUTS, Layout
 from harness.rules.rounds import Round
-from harness.running.identity import code_digest
+from harness.settings.identity import code_digest
 from harness.submission.check import examine
 from harness.submission.infer import infer
 from harness.submission.request import PackageRequest, Submission, resolve

@@ -13,7 +13,7 @@ from harness.registry import MODES, SCENARIOS, choose
 from harness.rules.audits import AUDITS
 from harness.rules.inference import LOWER_ACCURACY, Inference, inferable, may_infer
 from harness.rules.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
-from harness.running.request import RunRequest, resolve
+from harness.settings.request import RunRequest, resolve
 from harness.submission.campaign import Campaign
 from harness.submission.foreseen import foreseen, rules_of
 from harness.submission.steps import EventLog, Inferred, Step

@@ -10,7 +10,7 @@ from harness.registry import SCENARIOS, choose
 from harness.results.layout import Classic, Scene, check_checkout
 from harness.rules.rehearsal import REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.rules.rounds import DIVISIONS, Round, find_round
-from harness.running.settings import make_variables
+from harness.settings.run import make_variables
 
 _LONGEST = 80  # characters of a name: file systems and the checkers' messages can hold these
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from harness.errors import ConfigError
 from harness.results.layout import RUN_1, Scene
 from harness.results.record import Record
-from harness.running.settings import RunSettings
 from harness.scenarios.base import Metric
+from harness.settings.run import RunSettings
 
 
 class State(StrEnum):

@@ -13,8 +13,8 @@ from harness.errors import ConfigError
 from harness.host import console, machine
 from harness.host.download import sha256_of
 from harness.host.files import write_text
-from harness.running.identity import identity
-from harness.running.settings import RunSettings
+from harness.settings.identity import identity
+from harness.settings.run import RunSettings
 
 
 class Entry(BaseModel):

@@ -24,11 +24,11 @@ from harness.report.page import page
 from harness.report.text import as_csv
 from harness.results.finished import TREES, Finished, read
 from harness.running.load import Load
-from harness.running.request import resolve
 from harness.running.run import run_alone
-from harness.running.runfile import REPEAT, Point, Value, varying
-from harness.running.settings import RunSettings
 from harness.scenarios.base import find_scenario
+from harness.settings.request import resolve
+from harness.settings.run import RunSettings
+from harness.settings.runfile import REPEAT, Point, Value, varying
 from harness.sweep.journal import Entry, Journal, key
 
 _PREPARING = 10.0  # estimated seconds of a test outside LoadGen

@@ -10,8 +10,8 @@ from typing import Protocol, TypeVar
 from harness.errors import CheckFailed, ConfigError
 from harness.host import console
 from harness.registry import installed
-from harness.running.request import RunRequest, resolve
-from harness.running.settings import RunSettings
+from harness.settings.request import RunRequest, resolve
+from harness.settings.run import RunSettings
 from harness.tuning.search import Options, Score, mean
 
 BEHIND = 0.7

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.host.files import write_text
 from harness.host.usage import NOTABLE
-from harness.running.tuned import Rate
+from harness.settings.tuned import Rate
 
 _Size: TypeAlias = Annotated[float, Field(ge=0)]
 

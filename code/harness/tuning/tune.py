@@ -26,14 +26,14 @@ from harness.host.supervise import Heartbeat, supervised, was_interrupted
 from harness.host.usage import CoreMeter
 from harness.loadgen.conf import read_user_conf
 from harness.rules.early_stopping import needed_queries
-from harness.running import tuned
 from harness.running.prepare import Prepared, patience
 from harness.running.ready import get_ready
-from harness.running.request import RunRequest, default_conf, resolve
-from harness.running.settings import RunSettings, cluster_name
-from harness.running.tuned import Rate
 from harness.scenarios.base import find_scenario
 from harness.scheduling.peak import highest_passing
+from harness.settings import tuned
+from harness.settings.request import RunRequest, default_conf, resolve
+from harness.settings.run import RunSettings, cluster_name
+from harness.settings.tuned import Rate
 from harness.task.base import find_benchmark
 from harness.tuning.engines import best_engine, contenders
 from harness.tuning.journal import Journal, Measured

@@ -18,7 +18,7 @@ from bert.task import BertSettings
 from bert.vocabulary import VOCAB, casing_doubts, read_tokenizer, tokenizer_files
 from bert.wordpiece import Rules
 from harness.errors import ConfigError
-from harness.running.identity import _by_content
+from harness.settings.identity import _by_content
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXT = (

@@ -14,9 +14,9 @@ from harness import paths
 from harness.catalog.datasets import find_dataset
 from harness.errors import ConfigError, Interrupted
 from harness.results.record import reference
-from harness.running.identity import identity
-from harness.running.request import RunRequest, resolve
 from harness.running.run import Ended
+from harness.settings.identity import identity
+from harness.settings.request import RunRequest, resolve
 from harness.submission import campaign as module
 from harness.submission.campaign import Campaign
 from harness.submission.steps import EventLog, State, Step

@@ -14,10 +14,10 @@ from submission_tree import SYSTEM_JSON, put
 
 from harness.catalog.models import find_model
 from harness.errors import ConfigError
-from harness.running import request as running
-from harness.running import tuned
-from harness.running.identity import identity
-from harness.running.request import RunRequest, resolve
+from harness.settings import request as running
+from harness.settings import tuned
+from harness.settings.identity import identity
+from harness.settings.request import RunRequest, resolve
 from harness.submission import foreseen
 from harness.submission import plan as module
 from harness.submission.plan import CampaignRequest, plan

@@ -12,8 +12,8 @@ from harness.catalog.models import BENCHMARKS, find_model
 from harness.errors import ConfigError, did_you_mean
 from harness.host import fingerprint
 from harness.host.download import sha256_of
-from harness.running.options import options_help
-from harness.running.request import RunRequest, resolve
+from harness.settings.options import options_help
+from harness.settings.request import RunRequest, resolve
 
 
 def settings(**changes):
@@ -119,8 +119,8 @@ def test_the_nearest_name_is_offered_in_any_case():
 @pytest.mark.slow
 def test_the_command_line_loads_neither_engines_nor_loadgen():
     code = (
-        "import sys, harness.cli, harness.running.request, harness.running.run\n"
-        "harness.running.request.resolve(harness.running.request.RunRequest("
+        "import sys, harness.cli, harness.settings.request, harness.running.run\n"
+        "harness.settings.request.resolve(harness.settings.request.RunRequest("
         "model=None, engine='deepsparse', scenario='Offline', mode='accuracy', options={}))\n"
         "heavy = ('onnxruntime', 'deepsparse', 'openvino', 'onnx', 'mlperf_loadgen', 'tokenizers')\n"
         "print([m for m in heavy if m in sys.modules])"

@@ -8,7 +8,7 @@ import pytest
 
 from harness.catalog.manifests import folder
 from harness.running.doubts import expects_chance_score
-from harness.running.request import RunRequest, resolve
+from harness.settings.request import RunRequest, resolve
 from harness.task.base import ASSUMED, FROM_GRAPH, GIVEN, Choice
 
 EFFICIENTNET = "efficientnet-lite0-int8"

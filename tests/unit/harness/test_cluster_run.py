@@ -20,13 +20,13 @@ from harness.cluster.system import check_alike
 from harness.errors import ConfigError, RunFailed
 from harness.host.fingerprint import Fingerprint
 from harness.running.clustered import prepare_nodes
-from harness.running.identity import command
 from harness.running.node import PREPARE, prepare_node
 from harness.running.nodes import node_records, progress_of
 from harness.running.prepare import prepare
-from harness.running.request import RunRequest, resolve
 from harness.scenarios import offline
 from harness.scenarios.base import Estimate, find_scenario
+from harness.settings.identity import command
+from harness.settings.request import RunRequest, resolve
 
 MODELS = {"bert": "minilm-l6-squad-int8", "resnet50": "efficientnet-lite0-int8"}
 SAMPLES = {"bert": 6, "resnet50": 8}

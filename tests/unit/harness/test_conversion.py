@@ -20,7 +20,7 @@ from harness.running import agreement
 from harness.running import conversion as module
 from harness.running.conversion import conversion
 from harness.running.prepare import prepare
-from harness.running.request import RunRequest, resolve
+from harness.settings.request import RunRequest, resolve
 
 
 class Settings(OnnxRuntimeSettings):

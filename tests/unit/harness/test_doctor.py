@@ -317,7 +317,7 @@ def test_images_that_are_few_serve_development_and_a_map_without_them_nothing(
 def test_a_user_conf_that_only_an_official_run_refuses(tmp_path, monkeypatch):
     conf = tmp_path / "user.conf"
     conf.write_text("resnet50.Server.min_duration = 60000\n")
-    monkeypatch.setattr("harness.running.request.default_conf", lambda: conf)
+    monkeypatch.setattr("harness.settings.request.default_conf", lambda: conf)
     assert only(folders.user_conf()).level == GOOD
     finding = only(folders.user_conf(official=True))
     assert finding.level == BAD

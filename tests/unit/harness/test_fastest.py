@@ -18,9 +18,9 @@ from harness.catalog.manifests import Model
 from harness.errors import ConfigError
 from harness.host.machine import multiplies_int8
 from harness.models import show
-from harness.running import fastest as module
-from harness.running.fastest import fastest
-from harness.running.request import RunRequest, resolve
+from harness.settings import fastest as module
+from harness.settings.fastest import fastest
+from harness.settings.request import RunRequest, resolve
 
 ALL = ["deepsparse", "onnxruntime", "openvino"]
 WIDTH = 64

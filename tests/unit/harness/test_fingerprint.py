@@ -20,9 +20,9 @@ from harness.graph import weight_files
 from harness.host import fingerprint
 from harness.host.download import sha256_of
 from harness.host.fingerprint import Fingerprint, check_unchanged
-from harness.running.identity import identity
 from harness.running.prepare import prepare
-from harness.running.request import RunRequest, resolve
+from harness.settings.identity import identity
+from harness.settings.request import RunRequest, resolve
 
 
 @pytest.fixture

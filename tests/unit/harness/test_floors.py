@@ -18,7 +18,7 @@ FLOORS = (
     ("models", "scheduling"),
     ("scenarios",),
     ("results",),
-    ("compliance",),
+    ("compliance", "settings"),
     ("cluster",),
     ("running",),
     ("doctor", "report", "submission", "training", "tuning"),

@@ -19,8 +19,6 @@ from harness.engines.deepsparse import DeepSparseSettings
 from harness.engines.null import NullEngine
 from harness.engines.onnxruntime import OnnxRuntimeSettings
 from harness.host.machine import core_count, cpu_model
-from harness.running.identity import identity
-from harness.running.request import RunRequest, resolve
 from harness.running.shared import Shared, shared_by_nodes, shared_with_result
 from harness.scenarios import base, offline
 from harness.scenarios.base import Listener
@@ -28,6 +26,8 @@ from harness.scenarios.offline import Offline
 from harness.scenarios.server import Server
 from harness.scenarios.stream import MultiStream, SingleStream
 from harness.scheduling.limits import Limits, alternatives, choose_limits, typical
+from harness.settings.identity import identity
+from harness.settings.request import RunRequest, resolve
 from harness.task.shape import Shape
 
 ONES = np.ones(100, dtype=np.int64)

@@ -20,7 +20,7 @@ from harness.graph import read_graph
 from harness.models.build import build
 from harness.models.compression import facts_of
 from harness.models.weights import RandomWeights, Weights
-from harness.running.request import RunRequest, resolve
+from harness.settings.request import RunRequest, resolve
 
 
 def classifier(weights: Weights, metadata: dict[str, str] | None = None) -> ModelProto:

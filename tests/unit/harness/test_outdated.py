@@ -12,7 +12,7 @@ from harness.host.download import sha256_of
 from harness.results.layout import RUN
 from harness.rules.audits import AUDITS
 from harness.running.outdated import set_aside
-from harness.running.request import RunRequest, resolve
+from harness.settings.request import RunRequest, resolve
 
 
 def settings(tree, tmp_path, **changes) -> SimpleNamespace:

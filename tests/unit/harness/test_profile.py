@@ -21,8 +21,8 @@ from harness.results.finished import find
 from harness.results.profile import PROFILE, read_profile
 from harness.running.profile import summary
 from harness.running.recorder import Recorder
-from harness.running.request import RunRequest, resolve
 from harness.scheduling.base import Work
+from harness.settings.request import RunRequest, resolve
 from harness.task.shape import Shape
 
 PROFILING = ("onnxruntime", "openvino")

@@ -13,8 +13,8 @@ from harness.report.page import page
 from harness.report.rates import rates_of, rows
 from harness.report.text import as_markdown
 from harness.results.finished import find
-from harness.running import tuned
-from harness.running.tuned import Rate
+from harness.settings import tuned
+from harness.settings.tuned import Rate
 
 RATES = [
     Rate(rate=80, seconds=6, held=False, valid=False, p99_ms=412.5, samples_per_second=61, queries=480),

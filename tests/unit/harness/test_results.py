@@ -9,7 +9,7 @@ from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, read_detail
 from harness.results.timeline import TIMELINE
 from harness.running import places as results
 from harness.running.places import Places, check_space
-from harness.running.request import RunRequest, resolve
+from harness.settings.request import RunRequest, resolve
 
 FILES = {SUMMARY, DETAIL, "run.json", "user.conf"}
 

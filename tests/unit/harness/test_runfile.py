@@ -10,9 +10,9 @@ from harness.commands import topics
 from harness.commands.running import RunOptions
 from harness.errors import ConfigError
 from harness.results.layout import CONF
-from harness.running.identity import identity
-from harness.running.request import RunRequest, resolve
-from harness.running.runfile import KEYS, RUNFILE, read, varying, written
+from harness.settings.identity import identity
+from harness.settings.request import RunRequest, resolve
+from harness.settings.runfile import KEYS, RUNFILE, read, varying, written
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from finished import run_folder
 
 from harness.host.supervise import Verdict
 from harness.running import run, sizing
-from harness.running.request import RunRequest, resolve
 from harness.scenarios.base import Estimate, find_scenario
+from harness.settings.request import RunRequest, resolve
 
 
 @pytest.fixture

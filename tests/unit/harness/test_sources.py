@@ -39,7 +39,7 @@ from harness.models.archives import is_archive, unpack
 from harness.models.compression import compress_file
 from harness.models.fetch import fetch
 from harness.models.show import describe
-from harness.running.request import RunRequest, resolve
+from harness.settings.request import RunRequest, resolve
 
 
 def classifier(operator: str = "Relu", metadata: dict[str, str] | None = None, shape: tuple = (3, 224, 224)) -> bytes:

@@ -14,9 +14,9 @@ from harness.engines.base import EngineSettings
 from harness.engines.null import NullEngine
 from harness.errors import CheckFailed, ConfigError, Interrupted
 from harness.registry import ENGINES, LIBRARIES
-from harness.running import tuned
-from harness.running.request import RunRequest, resolve
-from harness.running.tuned import Rate
+from harness.settings import tuned
+from harness.settings.request import RunRequest, resolve
+from harness.settings.tuned import Rate
 from harness.tuning import tune as module
 from harness.tuning.engines import best_engine
 from harness.tuning.journal import Measured

@@ -18,12 +18,12 @@ from harness.engines.openvino import OpenVinoEngine, OpenVinoSettings
 from harness.errors import ConfigError
 from harness.host.machine import core_count
 from harness.rules.early_stopping import needed_queries
-from harness.running import tuned
 from harness.running.prepare import prepare
-from harness.running.request import RunRequest, default_conf, resolve
-from harness.running.tuned import Rate
 from harness.scheduling.compiling import DEVELOPMENT
 from harness.scheduling.peak import highest_passing
+from harness.settings import tuned
+from harness.settings.request import RunRequest, default_conf, resolve
+from harness.settings.tuned import Rate
 from harness.tuning import tune
 from harness.tuning.journal import Journal, Measured
 from harness.tuning.search import Score, coordinate_search, size

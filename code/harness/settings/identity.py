@@ -17,7 +17,7 @@ from harness.paths import CODE
 from harness.registry import BENCHMARKS
 from harness.results.layout import CONF
 from harness.results.record import Identity
-from harness.running.settings import RunSettings
+from harness.settings.run import RunSettings
 
 
 def identity(settings: RunSettings) -> Identity:

@@ -34,9 +34,9 @@ from harness.errors import ConfigError, did_you_mean
 from harness.host.files import read_toml, user_path
 from harness.registry import BENCHMARKS, ENGINES
 from harness.rules.rehearsal import REHEARSAL_TREE
-from harness.running.identity import choices
-from harness.running.request import RunRequest
-from harness.running.settings import RunSettings
+from harness.settings.identity import choices
+from harness.settings.request import RunRequest
+from harness.settings.run import RunSettings
 from harness.task.base import find_benchmark
 
 RUNFILE = "run.toml"

@@ -17,11 +17,11 @@ from harness.registry import ENGINES, MODES, SCENARIOS, choose
 from harness.results.layout import check_checkout
 from harness.rules.audits import find_audit
 from harness.rules.rehearsal import REHEARSAL_TREE
-from harness.running import tuned
-from harness.running.fastest import fastest
-from harness.running.options import split
-from harness.running.settings import THREADS, RunSettings, cluster_name
 from harness.scenarios.base import Scenario, find_scenario
+from harness.settings import tuned
+from harness.settings.fastest import fastest
+from harness.settings.options import split
+from harness.settings.run import THREADS, RunSettings, cluster_name
 from harness.task.base import find_benchmark
 
 
