@@ -1,6 +1,6 @@
 """The compressor's view of a graph: its linear layers, and a walk through it with calibration data."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,6 +12,17 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from harness.host.machine import core_count
 
 LINEAR = ("MatMul", "Gemm", "Conv")
+_QUANTISED = (
+    "QLinear",
+    "QAttention",
+    "QGemm",
+    "Quantize",
+    "Dequantize",
+    "DynamicQuantize",
+    "MatMulInteger",
+    "ConvInteger",
+)
+"""How the names of operators on 8-bit numbers begin."""
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 Feed = Mapping[str, NDArray[np.generic]]
 """The tensors of one batch by the names of the graph's inputs."""
@@ -45,6 +56,11 @@ class _Window:
         chosen = np.arange(0, count, max(1, count // (limit or count)))
         patches: NDArray[np.float32] = windows[np.unravel_index(chosen, shape)].reshape(len(chosen), -1)
         return patches
+
+
+def is_quantised(operators: Iterable[str]) -> bool:
+    """Whether a graph with these operators computes in 8 bits, or holds weights in them."""
+    return any(operator.startswith(_QUANTISED) for operator in operators)
 
 
 def node_name(node: NodeProto) -> str:

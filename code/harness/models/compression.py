@@ -15,7 +15,7 @@ from harness.catalog.models import find_model
 from harness.compress.compress import CompressSettings, check, compress
 from harness.compress.effort import shown_by
 from harness.compress.folding import read_network
-from harness.compress.network import Network
+from harness.compress.network import Network, is_quantised
 from harness.compress.report import CompressionReport
 from harness.compress.scaling import Scaling
 from harness.errors import ConfigError
@@ -26,7 +26,6 @@ from harness.models.calibration import Calibration, calibration, check_calibrati
 from harness.models.made import check_output, check_replaceable
 from harness.task.base import Benchmark
 
-_INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QuantizeLinear"}
 TRAINED = ("training", "recipe", "recipe_sha256", "training_data")
 """Metadata that say how training changed the weights, which later steps keep."""
 REPORT = ".compression.json"
@@ -79,13 +78,22 @@ def compress_file(
     if not settings.sparsity and settings.precision == "fp32":
         raise ConfigError("nothing to do: give --sparsity, --precision int8, or both.")
     network = read_network(model.path)
-    if not Network(network).layers or any(node.op_type in _INTEGER for node in network.graph.node):
-        raise ConfigError(f"{model.path} has no FP32 layers or is already quantised: give the dense FP32 model.")
+    check_dense(model.path, network)
     check(Network(network), settings)
     check_writable(output)
     scalings = _scalings(settings, benchmark, model.path)
     data = calibration(model, model.path, dataset, samples)
     return compress_model(network, facts_of(model), output, settings, data, model.path.stat().st_size, scalings)
+
+
+def check_dense(path: Path, network: ModelProto) -> None:
+    """Check that a model can be compressed or trained.
+
+    Raises:
+        ConfigError: it has no FP32 layers, or is already quantised.
+    """
+    if not Network(network).layers or is_quantised(node.op_type for node in network.graph.node):
+        raise ConfigError(f"{path} has no FP32 layers or is already quantised: give the dense FP32 model.")
 
 
 def _scalings(settings: CompressSettings, benchmark: Benchmark, path: Path) -> Mapping[str, Scaling]:

@@ -18,6 +18,7 @@ from harness import TOOL, paths
 from harness.catalog.contract import benchmark_class
 from harness.catalog.manifests import FetchRecord, Model
 from harness.catalog.models import Identified, KnownModel, find_model, known_models, model_file
+from harness.compress.network import is_quantised
 from harness.errors import ConfigError, MissingDependencyError, RunFailed, did_you_mean
 from harness.graph import check_weights, listing, relative
 from harness.host import console
@@ -31,7 +32,6 @@ import sys
 from sparsezoo import Model
 print(Model(sys.argv[1], download_path=sys.argv[2]).onnx_model.path)
 """
-_INTEGER = ("QLinear", "QAttention", "QGemm", "DequantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantize")
 """Prefixes of operators that use integer weights."""
 
 
@@ -352,6 +352,6 @@ def _check_graph(wanted: KnownModel, file: Identified, verified: bool) -> None:
         raise ConfigError(
             f"that is not the published {name} but was made by this harness ({weights or tool}): use it by its path."
         )
-    integer = any(operator.startswith(_INTEGER) for operator in graph.operators)
+    integer = is_quantised(graph.operators)
     if integer != (wanted.entry.precision == "int8"):
         raise ConfigError(f"that is not {name}: its weights are {'' if integer else 'not '}int8.")

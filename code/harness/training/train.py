@@ -25,7 +25,7 @@ from harness.host.files import check_writable, remove_left_over, write_bytes, wr
 from harness.host.machine import core_count
 from harness.host.validation import validated
 from harness.models.build import build
-from harness.models.compression import TRAINED, facts_of
+from harness.models.compression import TRAINED, check_dense, facts_of
 from harness.models.made import check_output, check_replaceable
 from harness.task.base import find_benchmark
 from harness.task.training import TrainingData
@@ -118,7 +118,7 @@ def train(training: Training) -> Trained:
 def _train(training: Training, model: manifests.Model, data: TrainingData, checkpoints: Checkpoints) -> Trained:
     recipe, device = training.recipe, _device()
     dense = read_network(model.path)
-    _check_dense(model, dense)
+    check_dense(model.path, dense)
     teacher = GraphModule(Network(_copy(dense))).to(device).requires_grad_(False)
     student = _student(training, dense, None if checkpoints.path.exists() else data, device)
     objective = Objective(student.module, teacher, recipe.distillation, device)
@@ -158,12 +158,6 @@ def _dense(training: Training, folder: Path) -> manifests.Model:
     if training.options:
         model = model.model_copy(update={"settings": {**model.settings, **training.options}})
     return model
-
-
-def _check_dense(model: manifests.Model, network: ModelProto) -> None:
-    integers = any("Integer" in node.op_type or "Quantize" in node.op_type for node in network.graph.node)
-    if integers or not Network(network).layers:
-        raise ConfigError(f"{model.path} has no FP32 layers or is already quantised: give the dense FP32 model.")
 
 
 def _data(training: Training, model: manifests.Model) -> TrainingData:
