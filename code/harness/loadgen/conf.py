@@ -66,7 +66,13 @@ FIXED = {
     "ttft_latency": "it belongs to language-model benchmarks",
     "tpot_latency": "it belongs to language-model benchmarks",
 }
-_OFFLINE_SAMPLES = {"bert": 10833, "resnet50": 24576}
+_MIN_QUERIES = {
+    ("bert", "Offline"): 10833,
+    ("resnet50", "Offline"): 24576,
+    (ANY, "Offline"): 1,
+    (ANY, "MultiStream"): 662,
+}
+_MIN_QUERIES_BY_DEFAULT = 100
 
 
 @dataclass(frozen=True)
@@ -133,9 +139,8 @@ def min_queries(model: str, scenario: str) -> int:
     >>> min_queries("resnet50", "Offline"), min_queries("bert", "MultiStream"), min_queries("bert", "Server")
     (24576, 662, 100)
     """
-    if scenario == "Offline":
-        return _OFFLINE_SAMPLES.get(model, 1)
-    return 662 if scenario == "MultiStream" else 100
+    known = ((model, scenario), (ANY, scenario))
+    return next((_MIN_QUERIES[each] for each in known if each in _MIN_QUERIES), _MIN_QUERIES_BY_DEFAULT)
 
 
 def check_official(conf: UserConf, model: str, scenario: str, minimum_ms: int) -> None:

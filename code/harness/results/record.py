@@ -17,6 +17,7 @@ from harness.loadgen.logs import ACCURACY, DETAIL
 from harness.results.layout import RUN, RUN_1
 from harness.results.parts import Part, RecordedCores, RecordedEnergy
 from harness.rules.audits import AUDITS
+from harness.scenarios.base import find_scenario
 
 
 class Identity(Part):
@@ -290,6 +291,12 @@ class Record(Part):
     def test(self) -> str:
         """performance, accuracy, TEST01 or TEST04."""
         return self.audit or self.mode
+
+    @property
+    def estimated(self) -> float | None:
+        """The value for the scenario's key of user.conf that the harness estimated; None if the user had set one."""
+        found = (self.model_extra or {}).get(f"estimated_{find_scenario(self.scenario).key}")
+        return found if isinstance(found, float) else None
 
     @property
     def performance(self) -> bool:

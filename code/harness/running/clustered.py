@@ -123,8 +123,21 @@ def _prepared(
     inputs = (*given, *dataset.files, *own.files)
     check_unchanged(inputs)
     choices, doubts = benchmark.choices(sut), benchmark.doubts(sut)
-    warm = (benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener)
-    return Prepared(*warm, inputs, None, engine.describe(), choices, doubts, links)
+    return Prepared(
+        benchmark=benchmark,
+        dataset=dataset,
+        qsl=qsl,
+        scenario=scenario,
+        indices=indices,
+        slowest=slowest,
+        listener=listener,
+        inputs=inputs,
+        conversion=None,
+        description=engine.describe(),
+        choices=choices,
+        doubts=doubts,
+        links=links,
+    )
 
 
 def _announce_nodes(links: Sequence[Link]) -> None:

@@ -57,8 +57,6 @@ class Prepared:
     benchmark: Benchmark
     dataset: Dataset
     qsl: SampleLibrary
-    engine: Engine
-    sut: SUT
     scenario: Scenario
     indices: Integers
     """The loaded samples, int64 (n,)."""
@@ -77,6 +75,16 @@ class Prepared:
     """Signs that a setting does not belong to the model."""
     links: Sequence[Link] = ()
     """The nodes that compute, if this process does not."""
+
+    @property
+    def sut(self) -> SUT:
+        """The scenario's; in a cluster it only describes what the nodes run."""
+        return self.scenario.sut
+
+    @property
+    def engine(self) -> Engine:
+        """The SUT's."""
+        return self.scenario.sut.engine
 
     def short_test(self, scheduler: Scheduler | None = None, /, **settings: float) -> Detail:
         """LoadGen's log of a short performance test (`session.short_test`); the samples stay loaded.
@@ -177,8 +185,20 @@ def prepare(
     beat(patience(settings))
     inputs = (*given, *([converted.file] if converted else []), *dataset.files, *qsl.files)
     check_unchanged(inputs)
-    warm = (benchmark, dataset, qsl, engine, sut, scenario, indices, slowest, listener)
-    return Prepared(*warm, inputs, converted, description, choices, doubts)
+    return Prepared(
+        benchmark=benchmark,
+        dataset=dataset,
+        qsl=qsl,
+        scenario=scenario,
+        indices=indices,
+        slowest=slowest,
+        listener=listener,
+        inputs=inputs,
+        conversion=converted,
+        description=description,
+        choices=choices,
+        doubts=doubts,
+    )
 
 
 def _possible(

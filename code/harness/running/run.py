@@ -86,8 +86,8 @@ def run_test(settings: RunSettings) -> Ended:
     if ended.code != _AGAIN:
         return ended
     record = read_record(ended.folder) if ended.folder else None
-    missed = record.model_extra.get("estimated_target_qps") if record and record.model_extra else None
-    if not isinstance(missed, float):
+    missed = record.estimated if record else None
+    if missed is None:
         return replace(ended, code=1)
     return _once(settings.model_copy(update={"missed": missed}))
 
