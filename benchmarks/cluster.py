@@ -38,7 +38,7 @@ from harness.host.machine import core_count, cpu_model
 from harness.paths import ROOT
 from harness.running.prepare import Prepared
 from harness.running.ready import get_ready
-from harness.scenarios.base import Estimate
+from harness.scenarios.base import Estimate, ShortTest
 from harness.scheduling.peak import highest_passing
 from harness.settings.request import RunRequest, resolve
 
@@ -146,7 +146,7 @@ def measure_driver(model: str, samples: int) -> float:
 
     def spent(count: int) -> float:
         began = time.process_time()
-        side.short_test(min_query_count=count)
+        side.short_test(ShortTest(queries=count))
         return time.process_time() - began
 
     try:
@@ -164,7 +164,7 @@ def measure_runs(
     sides = [prepared(model, dataset, engine, cluster, samples) for cluster in (_NODES, None)]
 
     def rate(side: Prepared, count: int) -> float:
-        detail = side.short_test(min_query_count=count)
+        detail = side.short_test(ShortTest(queries=count))
         return float(detail.values[side.scenario.result])
 
     try:
@@ -190,7 +190,7 @@ def measure_server(
 
     def highest(side: Prepared) -> float:
         def holds(qps: float) -> bool:
-            return side.scenario.held(side.short_test(min_duration_ms=round(seconds * 1000), server_target_qps=qps))
+            return side.scenario.held(side.short_test(ShortTest(rate=qps, seconds=seconds)))
 
         return highest_passing(holds, begin, most=10, retest=True)
 

@@ -31,6 +31,7 @@ from harness.catalog import manifests
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.registry import installed
+from harness.scenarios.base import ShortTest
 from harness.scenarios.offline import Offline
 from harness.task.shape import Shape
 
@@ -43,7 +44,7 @@ def loadgen_test(setup: Ready, samples: int) -> tuple[float, float]:
     from harness.running import session
 
     scheduler = setup.scenario.scheduler(session.complete)
-    detail = setup.short_test(scheduler, min_query_count=samples)
+    detail = setup.short_test(ShortTest(queries=samples), scheduler)
     return float(Offline.metric(detail).value or 0), float(scheduler.counters.padding_ratio or 0)
 
 

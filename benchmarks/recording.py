@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from dataclasses import replace
 
 from rich.table import Table
 
@@ -22,6 +23,7 @@ from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.registry import SCENARIOS
 from harness.running.recorder import Recorder
+from harness.scenarios.base import ShortTest
 
 
 def rates(
@@ -32,22 +34,22 @@ def rates(
 
     ready = Ready.make(model, dataset, engine, scenario)
 
-    def test(recorded: bool, **settings: float) -> tuple[float, float]:
+    def test(recorded: bool, settings: ShortTest) -> tuple[float, float]:
         scheduler = ready.scenario.scheduler(session.complete, Recorder() if recorded else None)
-        detail = ready.short_test(scheduler, **settings)
+        detail = ready.short_test(settings, scheduler)
         counters = scheduler.counters
         return counters.completed / float(detail.duration or 1), counters.completed / counters.batches
 
     # The first test finds the rate and absorbs one-time costs. Tests have a fixed number of queries, so that LoadGen's
     # clock does not end them; Server's queries arrive faster than they are answered.
     per_query = ready.scenario.samples_per_query or 1
-    fast: dict[str, float] = {"server_target_qps": 100_000} if ready.scenario.paced else {}
-    rate, _ = test(False, min_query_count=100 if engine != "null" else 50_000, **fast)
-    settings = fast | {"min_query_count": max(10, int(rate * seconds / per_query))}
+    fast = ShortTest(rate=100_000 if ready.scenario.paced else None)
+    rate, _ = test(False, replace(fast, queries=100 if engine != "null" else 50_000))
+    settings = replace(fast, queries=max(10, int(rate * seconds / per_query)))
     rows = []
     for pair in range(pairs):
         sides = (True, False) if pair % 2 else (False, True)
-        found = {recorded: test(recorded, **settings) for recorded in sides}
+        found = {recorded: test(recorded, settings) for recorded in sides}
         rows.append((found[True][0], *found[False]))
     return rows
 

@@ -30,6 +30,7 @@ from harness.catalog.models import find_model
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.registry import installed
+from harness.scenarios.base import ShortTest
 from harness.scenarios.server import Server
 from harness.scheduling.base import StreamThreads, Work
 from harness.scheduling.peak import highest_passing
@@ -67,7 +68,7 @@ def offline_rates(model: str, dataset: str | None, engine: str, seconds: float, 
     offline = Ready.make(model, dataset, engine, "Offline")
     rate = offline.scenario.estimate(offline.indices, seconds, offline.listener).per_second
     samples = max(len(offline.indices), int(rate * seconds))
-    return [offline.scenario.metric(offline.short_test(min_query_count=samples)).value for _ in range(pairs)]
+    return [offline.scenario.metric(offline.short_test(ShortTest(queries=samples))).value for _ in range(pairs)]
 
 
 def server_rates(
@@ -83,9 +84,7 @@ def server_rates(
 
     def holds(qps: float) -> bool:
         scheduler = OneByOne(server.scenario, session.complete) if one_by_one else None
-        return server.scenario.held(
-            server.short_test(scheduler, min_duration_ms=round(seconds * 1000), server_target_qps=qps)
-        )
+        return server.scenario.held(server.short_test(ShortTest(rate=qps, seconds=seconds), scheduler))
 
     peak = server.scenario.peak(server.indices)
     return [highest_passing(holds, 0.7 * peak or 1, most=10, retest=True) for _ in range(pairs)], peak
@@ -117,10 +116,7 @@ def loadgen_latency(ready: Ready, expected: float, seconds: float) -> tuple[floa
 
     scheduler._accept = recorded
     queries = int(np.clip(1000 * seconds / expected * 0.7, 20, 250))
-    expectation = dict.fromkeys(
-        ("single_stream_expected_latency_ns", "multi_stream_expected_latency_ns"), expected * 1e6
-    )
-    detail = ready.short_test(scheduler, min_query_count=queries, **expectation)
+    detail = ready.short_test(ShortTest(latency=expected, queries=queries), scheduler)
     return detail.latencies["90.00"], issued
 
 
@@ -160,7 +156,7 @@ def stream_batches(ready: Ready, indices: np.ndarray) -> Iterator[tuple]:
 def own_time(model: str, dataset: str | None) -> float:
     """Microseconds of a SingleStream query with the null engine."""
     ready = Ready.make(model, dataset, "null", "SingleStream")
-    detail = ready.short_test(min_query_count=20_000, single_stream_expected_latency_ns=50_000.0)
+    detail = ready.short_test(ShortTest(latency=0.05, queries=20_000))
     return detail.latencies["50.00"] * 1000
 
 

@@ -10,7 +10,7 @@ from harness.cluster.link import Link
 from harness.cluster.messages import DATA
 from harness.cluster.scheduler import ClusterScheduler
 from harness.errors import ConfigError
-from harness.scenarios.base import Estimate, Listener, Scenario, ShortTest, Trial
+from harness.scenarios.base import Estimate, Listener, RunShortTest, Scenario, ShortTest, Trial
 from harness.scenarios.offline import MARGIN, Offline
 from harness.scenarios.server import Server
 from harness.scheduling.base import Complete, Observer, Scheduler
@@ -63,9 +63,9 @@ class NodesOffline(_Nodes, Offline):
             raise scheduler.failure
         return len(query) / (scheduler.counters.ended - scheduler.counters.began)
 
-    def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
+    def trial(self, indices: Integers, seconds: float, test: RunShortTest, listener: Listener) -> Trial:
         """Samples/s of a short test of all nodes together, messages included."""
-        found = test(offline_expected_qps=_total(self.links).per_second, min_duration_ms=round(seconds * 1000))
+        found = test(ShortTest(rate=_total(self.links).per_second, seconds=seconds))
         rate = self.metric(found).value or 0.0
         return Trial(rate, rate * MARGIN)
 

@@ -23,7 +23,7 @@ from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running.conversion import Conversion, conversion
 from harness.running.shared import Shared
 from harness.running.streams import Build, affordable, quick_enough, with_streams
-from harness.scenarios.base import Listener, Scenario, find_scenario
+from harness.scenarios.base import Listener, Scenario, ShortTest, find_scenario
 from harness.scheduling.base import Scheduler
 from harness.scheduling.compiling import DEVELOPMENT
 from harness.scheduling.overload import Overload, Overloaded, most_queries
@@ -86,7 +86,7 @@ class Prepared:
         """The SUT's."""
         return self.scenario.sut.engine
 
-    def short_test(self, scheduler: Scheduler | None = None, /, **settings: float) -> Detail:
+    def short_test(self, test: ShortTest, scheduler: Scheduler | None = None) -> Detail:
         """LoadGen's log of a short performance test (`session.short_test`); the samples stay loaded.
 
         Without a ``scheduler`` of its own, a test that cannot meet the bound is given up, and ends with its last query.
@@ -94,11 +94,9 @@ class Prepared:
         from harness.running import session
 
         overload, ended = None, None
-        if rate := settings.get("server_target_qps"):
-            settings["server_target_latency_ns"] = round(self.scenario.bound * 1e9)
-            if scheduler is None:
-                most = most_queries(rate, settings.get("min_duration_ms", 0) / 1000, 1)
-                overload = Overload(most, self.scenario.bound, self.scenario.percentile or 0)
+        if self.scenario.paced and test.rate and scheduler is None:
+            most = most_queries(test.rate, test.seconds, 1)
+            overload = Overload(most, self.scenario.bound, self.scenario.percentile or 0)
         running = scheduler or self.scenario.scheduler(session.complete)
 
         def progress() -> None:
@@ -111,7 +109,7 @@ class Prepared:
                 ended = error
                 running.give_up()
 
-        detail = session.short_test(self.scenario.name, running, self.qsl, progress, **settings)
+        detail = session.short_test(self.scenario, test, running, self.qsl, progress)
         self.qsl.load(self.indices)
         # The rate of the queries that were computed, not of those that were then given up.
         return replace(detail, values={**detail.values, self.scenario.result: ended.reached}) if ended else detail

@@ -18,6 +18,7 @@ import mlperf_loadgen as lg
 from harness.errors import RunFailed
 from harness.host.clock import Stopwatch, Timing
 from harness.loadgen.logs import Detail, read_detail
+from harness.scenarios.base import Scenario, ShortTest
 from harness.scheduling.base import Scheduler
 from harness.scheduling.overload import LONGEST_GAP, Overloaded
 from harness.task.qsl import SampleLibrary
@@ -177,16 +178,16 @@ def _log_settings(log_dir: Path, trace: bool) -> lg.LogSettings:
 
 
 def short_test(
-    scenario: str, scheduler: Scheduler, qsl: SampleLibrary, on_progress: Callable[[], None], **settings: object
+    scenario: Scenario, test: ShortTest, scheduler: Scheduler, qsl: SampleLibrary, on_progress: Callable[[], None]
 ) -> Detail:
     """Run a performance test for measuring only: a process may run any number of these.
 
-    ``settings`` are fields of LoadGen's TestSettings; min_duration_ms is 0 and min_query_count 1 unless given.
-    The scheduler is closed at the end. ``on_progress()`` is called while samples are completed, or
-    LoadGen waits until the next one is due.
+    The scheduler is closed at the end. ``on_progress()`` is called while samples are completed, or LoadGen waits until
+    the next one is due.
 
     Raises:
-        RunFailed: as `run_test`; or the realtime clock was changed.
+        The errors of `run_test`.
+        RunFailed: the realtime clock was changed.
     """
     completed = -1
 
@@ -198,14 +199,27 @@ def short_test(
             completed = counters.completed
             on_progress()
 
-    test = lg.TestSettings()
-    test.scenario, test.mode = getattr(lg.TestScenario, scenario), _MODES[Mode.PERFORMANCE]
-    for name, value in {"min_duration_ms": 0, "min_query_count": 1, **settings}.items():
-        setattr(test, name, value)
-    last = time.monotonic() + test.min_duration_ms / 1000 + LONGEST_GAP / test.server_target_qps  # nothing progresses
+    settings = _short_settings(scenario, test)
+    last = time.monotonic() + test.seconds + LONGEST_GAP / settings.server_target_qps  # between queries, all is idle
     with tempfile.TemporaryDirectory() as folder:
-        timing = run_test(test, qsl, scheduler, Path(folder), tick)
+        timing = run_test(settings, qsl, scheduler, Path(folder), tick)
         scheduler.close()
         detail = read_detail(Path(folder), Mode.PERFORMANCE)
     timing.check(detail.elapsed)
     return detail
+
+
+def _short_settings(scenario: Scenario, test: ShortTest) -> lg.TestSettings:
+    settings = lg.TestSettings()
+    settings.scenario, settings.mode = getattr(lg.TestScenario, scenario.name), _MODES[Mode.PERFORMANCE]
+    settings.min_duration_ms, settings.min_query_count = round(test.seconds * 1000), test.queries
+    if test.most is not None:
+        settings.max_query_count = test.most
+    if test.rate is not None and scenario.paced:
+        settings.server_target_qps, settings.server_target_latency_ns = test.rate, round(scenario.bound * 1e9)
+    elif test.rate is not None:
+        settings.offline_expected_qps = test.rate
+    if test.latency is not None:
+        nanoseconds = round(test.latency * 1e6)
+        settings.single_stream_expected_latency_ns = settings.multi_stream_expected_latency_ns = nanoseconds
+    return settings

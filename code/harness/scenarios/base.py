@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from harness.engines.base import EngineSettings
 from harness.loadgen.logs import Detail
@@ -58,11 +58,24 @@ class Estimate:
     """A remark for the user; "" for none."""
 
 
-class ShortTest(Protocol):
-    """Runs a short LoadGen test."""
+@dataclass(frozen=True)
+class ShortTest:
+    """What a short test asks of LoadGen; its defaults hold for what is None."""
 
-    def __call__(self, **settings: float) -> Detail:
-        """Return LoadGen's log; ``settings`` are fields of its TestSettings by name."""
+    rate: float | None = None
+    """Queries/s that arrive in Server; the samples/s that are expected in Offline."""
+    latency: float | None = None
+    """Milliseconds that are expected of a query in SingleStream and MultiStream."""
+    seconds: float = 0.0
+    """Minimum duration."""
+    queries: int = 1
+    """Minimum number of queries; in Offline, of samples."""
+    most: int | None = None
+    """Maximum number of queries."""
+
+
+RunShortTest = Callable[[ShortTest], Detail]
+"""Runs such a test, and returns LoadGen's log."""
 
 
 class Listener:
@@ -205,7 +218,7 @@ class Scenario(ABC):
         return found.per_second * float(self.sut.qsl.cost(indices).mean())
 
     @abstractmethod
-    def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
+    def trial(self, indices: Integers, seconds: float, test: RunShortTest, listener: Listener) -> Trial:
         """Measure the quality of the current settings for about ``seconds``."""
 
     def lower(self, indices: Integers, reached: float) -> float | None:

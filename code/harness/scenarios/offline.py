@@ -10,7 +10,7 @@ from harness.host import console
 from harness.host.usage import CoreMeter
 from harness.loadgen.logs import Detail
 from harness.rules.limits import MIN_DURATION_MS
-from harness.scenarios.base import Estimate, Listener, Metric, Scenario, ShortTest, Trial
+from harness.scenarios.base import Estimate, Listener, Metric, RunShortTest, Scenario, Trial
 from harness.scheduling.base import Complete, Observer, Scheduler
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
 from harness.scheduling.compiling import CompileBudget, next_length
@@ -154,7 +154,7 @@ class Offline(Scenario):
         how = f"{rate.mean:.4g} samples/s measured, times {margin:.2f} so that the run is long enough"
         return Estimate(rate.mean * margin, how, rate.mean, remark)
 
-    def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
+    def trial(self, indices: Integers, seconds: float, test: RunShortTest, listener: Listener) -> Trial:
         """Samples/s of an official run's query."""
         rate = self._rate(indices, MIN_DURATION_MS / 1000, seconds, listener)
         # Short runs use the value too. It is saved, so the present load by others must not make it larger.

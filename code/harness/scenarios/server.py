@@ -9,7 +9,7 @@ import numpy as np
 from harness.host import console
 from harness.loadgen.logs import Detail
 from harness.rules.early_stopping import needed_queries
-from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Listener, Metric, ShortTest, Trial
+from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Listener, Metric, RunShortTest, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete, Observer, Scheduler
 from harness.scheduling.cost import measure_shapes, probes
@@ -176,11 +176,11 @@ class Server(MeasuredScenario):
         """
         return detail.latencies["99.00"] <= self.bound * 1000
 
-    def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
+    def trial(self, indices: Integers, seconds: float, test: RunShortTest, listener: Listener) -> Trial:
         """The highest rate that meets the bound, from a few tests; the simulation provides the initial rate."""
 
         def holds(rate: float) -> bool:
-            return self.held(test(server_target_qps=rate, min_duration_ms=round(seconds * 1000)))
+            return self.held(test(ShortTest(rate=rate, seconds=seconds)))
 
         guess = self._cautious(indices, self.peak(indices)).value
         rate = highest_passing(holds, guess, _PRECISION, most=_TESTS, retest=True)

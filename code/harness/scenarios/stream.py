@@ -9,7 +9,7 @@ import numpy as np
 from harness.host.usage import CoreMeter
 from harness.loadgen.logs import Detail
 from harness.rules.early_stopping import needed_queries
-from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Listener, Metric, ShortTest, Trial
+from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Listener, Metric, RunShortTest, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete, Observer
 from harness.scheduling.stream import StreamScheduler
@@ -57,14 +57,11 @@ class _Stream(MeasuredScenario):
         how = f"{latency:.4g} ms measured, times {value / latency:.2f} so that the run is long enough"
         return Estimate(value, how, 1000 / latency)
 
-    def trial(self, indices: Integers, seconds: float, test: ShortTest, listener: Listener) -> Trial:
+    def trial(self, indices: Integers, seconds: float, test: RunShortTest, listener: Listener) -> Trial:
         """Samples/s if each query took the latency of the percentile."""
         expected = self._latency(indices, listener)
         queries = max(_MIN_QUERIES, int(1000 * seconds / expected))
-        expectation = dict.fromkeys(
-            ("single_stream_expected_latency_ns", "multi_stream_expected_latency_ns"), expected * MARGIN * 1e6
-        )
-        detail = test(min_query_count=queries, max_query_count=queries, **expectation)
+        detail = test(ShortTest(latency=expected * MARGIN, queries=queries, most=queries))
         return Trial(
             1000 * self.samples_per_query / detail.latencies[f"{self.percentile}.00"],
             self.correction(detail) or expected,

@@ -28,7 +28,7 @@ from harness.loadgen.conf import read_user_conf
 from harness.rules.early_stopping import needed_queries
 from harness.running.prepare import Prepared, patience
 from harness.running.ready import get_ready
-from harness.scenarios.base import find_scenario
+from harness.scenarios.base import ShortTest, find_scenario
 from harness.scheduling.peak import highest_passing
 from harness.settings import tuned
 from harness.settings.request import RunRequest, default_conf, resolve
@@ -322,7 +322,7 @@ def _find_rate(
         if tests[name] > 1:
             name += f", test {tests[name]}"
         if name not in journal.rates:
-            detail = ready.short_test(server_target_qps=float(f"{rate:.4g}"), min_duration_ms=round(seconds * 1000))
+            detail = ready.short_test(ShortTest(rate=float(f"{rate:.4g}"), seconds=seconds))
             journal.rates[name] = Rate(
                 rate=float(f"{rate:.4g}"),
                 seconds=seconds,

@@ -166,11 +166,11 @@ def confirmed(tmp_path, monkeypatch):
     def search(limit, verdict, seconds=1.0, confirm=10.0, hiccup=0):
         tests, searched = [], itertools.count(1)
 
-        def short_test(server_target_qps, min_duration_ms):
-            if min_duration_ms < 1000 * confirm:
-                held, valid = next(searched) != hiccup and server_target_qps <= limit, False
+        def short_test(test):
+            if test.seconds < confirm:
+                held, valid = next(searched) != hiccup and test.rate <= limit, False
             else:
-                tests.append((server_target_qps, min_duration_ms / 1000))
+                tests.append((test.rate, test.seconds))
                 held, valid = verdict(*tests[-1])
             return SimpleNamespace(valid=valid, held=held, latencies={"99.00": 1.0}, values={"result_query_count": 1})
 
