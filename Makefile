@@ -48,6 +48,7 @@ FILE ?=
 ARGS ?=
 # `make run` must not let the default replace the scenario of a file.
 CHOSEN_SCENARIO := $(if $(filter command environment,$(origin SCENARIO)),1)
+TYPED_SCENARIO := $(filter command,$(origin SCENARIO))
 
 export IMAGENET_DIR
 
@@ -175,6 +176,12 @@ report: $(READY) ## Show RUNS, or the newest run, in build/report.html: verdict,
 
 system: $(READY) ## Describe this machine in systems/SYSTEM.json, and list what a person must add (ARGS="--submitter ...")
 	@$(BIN)/harness system init $(call option,SYSTEM,system) $(if $(NODES),$(call option,CLUSTER,cluster)) $(ARGS)
+
+submission package: $(if $(TYPED_SCENARIO),only-scenarios)
+
+.PHONY: only-scenarios
+only-scenarios:
+	@echo 'error: write SCENARIOS= instead of SCENARIO=: a submission has several scenarios.' >&2; exit 2
 
 submission: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## All official runs that a submission needs; continues where it stopped (REHEARSAL=1: a dry run)
 	@$(BIN)/harness campaign --division $(call quoted,$(DIVISION)) $(CAMPAIGN) $(ARGS)

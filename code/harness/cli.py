@@ -114,10 +114,10 @@ app.add_typer(cluster.cluster_app, name="cluster")
 
 def main() -> None:
     """Run the command line; a user's mistake becomes one line and an exit code."""
-    keep_streams()
-    if completion.VARIABLE in os.environ:
-        completion.attach(app)
     try:
+        keep_streams()
+        if completion.VARIABLE in os.environ:
+            completion.attach(app)
         app(prog_name="harness")
     except HarnessError as error:
         console.error(str(error))

@@ -48,6 +48,13 @@ def test_the_variables_reach_the_command_as_they_were_typed(ready, tmp_path):
     assert f"there is no model file {name}" in run.stderr
 
 
+def test_one_scenario_of_a_submission_is_refused_with_the_right_variable(ready):
+    for target in ("submission", "package"):
+        made = make(target, "SCENARIO=Server")
+        assert made.returncode == 2
+        assert "write SCENARIOS= instead of SCENARIO=" in made.stderr
+
+
 def test_a_run_by_make(ready, tmp_path):
     run = make(
         "run-offline", "ENGINE=null", "DATASET=sample", "SAMPLES=40", "DURATION=1", f"ARGS=--runs-dir '{tmp_path}'"

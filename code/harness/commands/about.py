@@ -7,7 +7,7 @@ from rich.table import Table
 
 from harness.commands import completion
 from harness.commands.options import AsJson
-from harness.errors import on_interrupt
+from harness.errors import ConfigError, on_interrupt
 from harness.host import console
 
 
@@ -26,6 +26,7 @@ def doctor(
 
 
 def help_(
+    context: typer.Context,
     topic: Annotated[list[str] | None, typer.Argument(help="For example early_stopping.")] = None,
 ) -> None:
     """Explain an MLPerf term and its meaning in this harness; without a topic, list all topics."""
@@ -34,6 +35,8 @@ def help_(
     from harness.commands.topics import overview, text
 
     if topic:
+        if topic[0] in getattr(context.find_root().command, "commands", {}):
+            raise ConfigError(f"{topic[0]} is a command: `harness {' '.join(topic)} --help` explains it.")
         words = text("_".join(topic))
         shown = Markdown(words) if console.out.is_terminal else words.rstrip()
         console.out.print(shown, soft_wrap=not console.out.is_terminal)

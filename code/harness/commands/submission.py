@@ -248,11 +248,12 @@ def compliance_verify(
 
     Verify before logs are truncated for submission. The exit code is 1 if the test fails.
     """
-    from harness.compliance.folder import verify
+    from harness.compliance.folder import check_subject, verify
     from harness.compliance.score import allowed_delta, scorer
     from harness.compliance.verify import FAIL, PASS
 
     name = benchmark or results.absolute().parent.name
+    check_subject(test, results, folder)
     verdicts = verify(test, results, folder, scorer(name, dataset), delta=allowed_delta(name), dtype=dtype)
     parts = {"performance": verdicts.performance, "accuracy": verdicts.accuracy, "accuracy delta": verdicts.delta}
     if as_json:

@@ -17,7 +17,7 @@ from pathlib import Path
 from harness.compliance.verify import Verdict, baseline_log, verify_accuracy, verify_delta, verify_performance
 from harness.errors import ConfigError
 from harness.host.files import write_text
-from harness.loadgen.logs import ACCURACY
+from harness.loadgen.logs import ACCURACY, DETAIL, read_detail
 from harness.results.layout import BASELINE, COMPLIANCE, RUN_1, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE
 from harness.rules.audits import find_audit
 
@@ -81,6 +81,25 @@ def verify(
         verdicts = Verdicts(performance)
     write_text(folder / VERIFY_PERFORMANCE, performance.text)
     return verdicts
+
+
+def check_subject(test: str, reference: Path, folder: Path) -> None:
+    """Check that ``folder`` holds a log of the test, made with the scenario of the results in ``reference``.
+
+    Raises:
+        ConfigError: it does not, or a log is missing: its verdicts must stay as they are.
+        RunFailed: a log is incomplete.
+    """
+    audit = find_audit(test)
+    for logs in (reference / RUN_1, folder / RUN_1):
+        if not (logs / DETAIL).is_file():
+            raise ConfigError(f"{DETAIL} is missing in {logs}: pass the folder that contains {RUN_1}.")
+    one, two = (read_detail(place / RUN_1, "performance").values for place in (reference, folder))
+    if unread := audit.unread(two):
+        raise ConfigError(f"{folder} is not a log of {audit.name} ({unread}): pass the folder of that test.")
+    scenarios = [str(values.get("effective_scenario")) for values in (one, two)]
+    if len(set(scenarios)) > 1:
+        raise ConfigError(f"{folder} is a test of {scenarios[1]}, but {reference} has results of {scenarios[0]}.")
 
 
 def _verify_responses(

@@ -124,7 +124,9 @@ class OnnxRuntimeEngine(Engine):
             places = ";".join(str(cpu + 1) for cpu in cpus[1:])
             options.add_session_config_entry("session.intra_op_thread_affinities", places)
         with on_cpus(cpus) if pinned else nullcontext():
-            session: _Session = self._ort.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])
+            session: _Session = self._ort.InferenceSession(
+                str(self.model), options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         return session
 
     def compile(self, signature: Signature) -> Runner:

@@ -6,6 +6,7 @@ that receives them all, and the output to stdout, with timestamps.
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,8 @@ OnProgress = Callable[[int, int], None]
 _QUIET_FOR_S = 2.0  # before the first plain line
 _RATE_AFTER_S = 0.5  # before a rate is shown
 _TICK_S = 0.5  # between two updates of elapsed time
+_LEFT = " left"
+_SMALLEST_BAR, _SPACES = 5, 3  # columns of a progress bar, and between it and the words beside it
 
 
 class Output(NamedTuple):
@@ -54,6 +57,9 @@ def _log_result(line: str) -> None:
     if _output.log_file:
         _only_logged(line)
 
+
+if os.environ.get("COLUMNS", "").strip("0") == "":  # rich would print nothing at all on 0 columns
+    os.environ.pop("COLUMNS", None)
 
 out = open_console("stdout", _log_result)
 err = open_console("stderr")
@@ -329,7 +335,7 @@ class Progress:
             given, after = self._facts_given, [self._note] if self._note else []
             facts, left = list(given) or self._own_facts(now), self._seconds_left(now)
         if left is not None and self._ended is None:
-            facts.append(f"{duration(max(1, left))} left")
+            facts.append(f"{duration(max(1, left))}{_LEFT}")
         if not given and (elapsed or self._total is None or not facts):
             facts.append(f"{duration(now - self._began)} elapsed")
         return [*facts, *after]
@@ -359,15 +365,21 @@ class Progress:
         return self._pace.left(now, whole)
 
     def _bar(self) -> RenderableType:
-        facts = ", ".join(self._facts(elapsed=True))
-        room = err.width - len(self._description) - len(facts) - 3
+        given = self._facts(elapsed=True)
+        width = err.width - len(self._description) - _SPACES
+        while len(facts := ", ".join(given)) > width - _SMALLEST_BAR:
+            # How much is done and how much time is left remain.
+            less = [place for place, fact in enumerate(given) if place and not fact.endswith(_LEFT)]
+            if not less:
+                break
+            del given[less[-1]]
         row = Table.grid(padding=(0, 1))
         overflows: tuple[OverflowMethod, ...] = ("ellipsis", "crop", "ellipsis")
         for overflow in overflows:
             row.add_column(no_wrap=True, overflow=overflow)
         fraction = self._share if self._fraction is None else self._fraction
         total, done = (self._total, self._done) if fraction is None else (1.0, fraction)
-        bar = ProgressBar(total=total, completed=done, width=max(5, min(30, room)))
+        bar = ProgressBar(total=total, completed=done, width=max(_SMALLEST_BAR, min(30, width - len(facts))))
         row.add_row(Text(self._description), bar, Text(facts))
         return row
 

@@ -105,7 +105,7 @@ def read_toml(path: Path, what: str, where: str) -> dict[str, object]:
         ConfigError: it cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{os_words(error)[:-1]}: give {what} ({where}).") from error
     except UnicodeDecodeError as error:

@@ -86,7 +86,7 @@ def opened(url: str, headers: dict[str, str], limits: Limits) -> Iterator[Reply]
         for protocol in ("http://", "https://"):
             session.mount(protocol, adapter)
         for _ in range(_REDIRECTS + 1):
-            with session.get(url, headers=headers, stream=True, timeout=limits.idle, allow_redirects=False) as response:
+            with _asked(session, url, headers, limits) as response:
                 place = session.get_redirect_target(response)
                 if not place:
                     yield Reply(response, adapter)
@@ -96,6 +96,16 @@ def opened(url: str, headers: dict[str, str], limits: Limits) -> Iterator[Reply]
                 headers = {name: value for name, value in headers.items() if name != "Authorization"}
             url = target
         raise Forbidden(f"it redirects more than {_REDIRECTS} times")
+
+
+def _asked(session: requests.Session, url: str, headers: dict[str, str], limits: Limits) -> requests.Response:
+    """The response of a server, whose redirects are not followed."""
+    try:
+        return session.get(url, headers=headers, stream=True, timeout=limits.idle, allow_redirects=False)
+    except requests.RequestException:
+        raise
+    except ValueError as error:  # `requests` reads the address of a redirect even if it does not follow it
+        raise Forbidden(f"it redirects to an address that cannot be read ({error})") from error
 
 
 def _redirected(old: str, new: str) -> str:

@@ -53,6 +53,9 @@ class _Oversized(Exception):
     """A header is larger than any that an archive of a model needs."""
 
 
+_ZIP = b"PK\x03\x04"  # how a zip archive begins
+
+
 @dataclass(frozen=True)
 class _Member:
     name: str
@@ -66,6 +69,9 @@ def is_archive(path: Path) -> bool:
     if path.suffix == ".onnx":
         return False
     try:
+        with path.open("rb") as file:
+            if file.read(len(_ZIP)) == _ZIP:  # `zipfile.is_zipfile` needs its end, which a broken download lacks
+                return True
         if zipfile.is_zipfile(path):
             return True
         with _tar(path):

@@ -54,6 +54,8 @@ def fetch(name: str, copy: str | None = None) -> Model:
     wanted = known[name]
     if wanted.entry.file:
         raise ConfigError(f"model {name} is shipped with the project: there is nothing to fetch.")
+    if copy == "":
+        raise ConfigError("--from is empty: give a file, a folder or an archive.")
     if copy is None and not wanted.entry.fetch:
         raise ConfigError(f"no source for {name} is known: {_cure(wanted)}. {wanted.entry.source}")
     target = model_file(name)

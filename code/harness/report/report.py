@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import paths
+from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import write_bytes, write_text
 from harness.report import text
 from harness.report.parquet import as_parquet
 from harness.results.finished import Finished
+from harness.results.layout import RUN
 
 FORMATS = ("html", "md", "csv", "json", "parquet")
 TO_FILES = {"html": "report.html", "parquet": "runs.parquet"}
@@ -19,10 +21,12 @@ def make(runs: Sequence[Finished], form: str, output: Path | None) -> None:
     """Write a report to a file and print its name, or print the report to stdout.
 
     Raises:
-        ConfigError: the file cannot be written.
+        ConfigError: the file cannot be written, or is a run's own.
         MissingDependencyError: a package for this format is not installed.
     """
     output = output or (paths.ROOT / "build" / TO_FILES[form] if form in TO_FILES else None)
+    if output and output.exists() and output.suffix != ".html" and (output.parent / RUN).exists():
+        raise ConfigError(f"{output} is a file of a run, which a report must not replace: choose another --output.")
     if form == "parquet" and output:
         write_bytes(output, as_parquet(runs))
         console.out.print(str(output))

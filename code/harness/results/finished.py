@@ -233,6 +233,7 @@ def locate(names: Sequence[str], runs_dir: Path, trees: Iterable[Path] | None = 
     known = _folders(runs_dir)
     found = []
     for name in names:
+        name = name.removesuffix(f"/{RUN}")
         places = [known[name]] if name in known else [Path(name), *(tree / name for tree in trees or TREES)]
         folder = next((place for place in places if place.is_dir()), None)
         if folder is None:

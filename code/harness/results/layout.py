@@ -25,7 +25,7 @@ SCORES = "accuracy.txt"
 VERIFY_ACCURACY, VERIFY_PERFORMANCE = "verify_accuracy.txt", "verify_performance.txt"
 BASELINE, COMPLIANCE = "baseline_accuracy.txt", "compliance_accuracy.txt"
 """Scores of the accuracy run and of TEST01 for the same samples, where the responses differ."""
-README, MAPPING = "README.md", "model_mapping.json"
+README, MAPPING, CALIBRATION = "README.md", "model_mapping.json", "calibration.md"
 
 
 def check_checkout(subject: str) -> None:
@@ -135,7 +135,7 @@ class Classic(Layout):
     @property
     def calibration(self) -> Path:
         """calibration.md."""
-        return self.root / "calibration.md"
+        return self.root / CALIBRATION
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class V6(Layout):
     @property
     def calibration(self) -> Path:
         """documentation/calibration.md."""
-        return self.root / "documentation" / "calibration.md"
+        return self.root / "documentation" / CALIBRATION
 
 
 LAYOUTS: dict[str, type[Layout]] = {"classic": Classic, "v6": V6}

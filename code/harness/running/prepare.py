@@ -157,10 +157,14 @@ def prepare(
     loaded = [_load(settings, engine_class, converted, layouts[0], beat)]
     qsl = open_samples(settings, benchmark, dataset, loaded[0], beat)
     costs = qsl.cost(np.arange(qsl.count))
+    doubts: list[tuple[str, ...]] = []
 
     def build(layout: EngineSettings) -> Scenario:
         engine = loaded.pop() if loaded else _load(settings, engine_class, converted, layout, beat)
-        scenario = scenario_class(benchmark.make_sut(engine, qsl), costs, benchmark.max_cost, benchmark.server_bound)
+        sut = benchmark.make_sut(engine, qsl)
+        if not doubts:  # settings that cannot fit the model are refused before an engine fails on its inputs
+            doubts.append(benchmark.doubts(sut))
+        scenario = scenario_class(sut, costs, benchmark.max_cost, benchmark.server_bound)
         allowed = inf if settings.official else DEVELOPMENT
         scenario.compile_seconds = allowed if compile_seconds is None else compile_seconds
         scenario.limits, scenario.pilots = shared.limits, not settings.accuracy
@@ -172,8 +176,7 @@ def prepare(
     indices = np.arange(qsl.performance_count)
     qsl.load(indices)
     scenario, slowest, listener = _warm_up(settings, engine_class, layouts, build, indices, beat)
-    sut, engine = scenario.sut, scenario.sut.engine
-    choices, doubts = benchmark.choices(sut), benchmark.doubts(sut)
+    engine = scenario.sut.engine
     if len(possible) > len(layouts) == 1:
         scenario.streams_why = "another run of this result used them"
     description = _described(engine, engine.settings)
@@ -194,8 +197,8 @@ def prepare(
         inputs=inputs,
         conversion=converted,
         description=description,
-        choices=choices,
-        doubts=doubts,
+        choices=benchmark.choices(scenario.sut),
+        doubts=doubts[0],
     )
 
 

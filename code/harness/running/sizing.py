@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from harness.host import console
-from harness.loadgen.conf import UserConf, min_queries
+from harness.loadgen.conf import OWN, UserConf, min_queries
 from harness.running.load import Load, span
 from harness.running.prepare import Prepared
 from harness.scenarios.base import Estimate, find_scenario
@@ -76,7 +76,7 @@ def effective_conf(settings: RunSettings, conf: UserConf, load: Load, ready: Pre
         lines.append(f"{prefix}.performance_sample_count_override = {len(ready.indices)}")
     if not lines:
         return conf.text
-    return conf.extended(" ".join(("set by the harness.", *settings.notices)), lines)
+    return conf.extended(" ".join((OWN, *settings.notices)), lines)
 
 
 def checked(settings: RunSettings, conf: UserConf, estimated: Estimate | None) -> Load:

@@ -90,6 +90,7 @@ def resolve(request: RunRequest) -> RunSettings:
     official = request.official or request.rehearsal
     if official and not request.rehearsal:
         _check_official(engine, model)
+    read_user_conf(chosen.user_conf)  # a mistake in it is reported before anything runs
     given = {name: getattr(request, name) for name in _COPIED if getattr(request, name) is not None}
     if request.rehearsal:
         given.setdefault("tree", REHEARSAL_TREE)

@@ -118,10 +118,12 @@ class Campaign:
         return list({id(step): step for each in self.steps for step in (*each.needs, each)}.values())
 
     def _look_again(self) -> None:
-        """Mark tests that are done as to be repeated if their model or data changed while others ran."""
+        """Mark tests that are done as to be repeated if their model, data or result changed while others ran."""
         done = [step for step in self._all_steps() if step.state == State.DONE]
         for step, found in zip(done, examine(done), strict=True):
-            if again := _outdated(step, found):
+            removed = "" if found.record else "its result was removed while other tests ran"
+            again = _outdated(step, found) or removed
+            if again:
                 step.state, step.record, step.reason = State.TO_DO, None, again
 
     def _run_what_is_left(self) -> Step | None:

@@ -161,7 +161,7 @@ def _is_filled(field: str, value: Any) -> bool:
     if marked(value):
         return False
     if field in WHOLE:
-        return bool(value) and is_count(field, str(value))
+        return bool(value) and is_count(field, count_text(value))
     if field in CHOICES:
         return (str(value).lower() if field == "status" else value) in CHOICES[field]
     return field in MAY_BE_EMPTY or bool(value)
@@ -170,6 +170,13 @@ def _is_filled(field: str, value: Any) -> bool:
 def marked(value: Any) -> bool:
     """Whether a value is still to be filled in."""
     return isinstance(value, str) and value.lstrip().upper().startswith(MARK)
+
+
+def count_text(value: object) -> str:
+    """A number as text, a whole one without decimals; "" for other values."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value).strip()
 
 
 def is_count(field: str, text: str) -> bool:
@@ -190,7 +197,7 @@ def init_system(path: Path, given: Mapping[str, str]) -> tuple[dict[str, Any], l
     for field, value in given.items():
         check_value(field, value, written)
     machine = describe_machine()
-    kept = {field: value for field, value in written.items() if value and not marked(value)}
+    kept = {field: value for field, value in written.items() if value and _is_filled(field, value)}
     values = {field: given.get(field, kept.get(field, machine[field])) for field in FIELDS}
     values |= {field: given.get(field, value) for field, value in written.items() if field not in values}
     disagree = [
@@ -200,7 +207,7 @@ def init_system(path: Path, given: Mapping[str, str]) -> tuple[dict[str, Any], l
         if field in _FROM_MACHINE and field not in given and machine[field] and not marked(machine[field])
         if str(values[field]) != machine[field]
     ]
-    write_text(path, json.dumps(values, indent=4, ensure_ascii=False) + "\n")
+    write_text(path.resolve(), json.dumps(values, indent=4, ensure_ascii=False) + "\n")  # a link stays one
     return values, disagree
 
 

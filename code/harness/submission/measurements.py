@@ -49,7 +49,7 @@ def read_model_notes(path: Path) -> ModelNotes:
         ConfigError: the file is not a JSON object of notes.
     """
     try:
-        values = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        values = json.loads(path.read_text("utf-8-sig")) if path.exists() else {}
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): fix it, or remove it.") from error
     if not isinstance(values, dict):
@@ -217,7 +217,11 @@ def _files(record: Record) -> list[str]:
 
 def _given(record: Record, option: str) -> list[str]:
     """The values of an option in the command of a run."""
-    return [value for name, value in pairwise(shlex.split(record.command)) if name == option]
+    try:
+        words = shlex.split(record.command)
+    except ValueError:  # a record that was edited
+        words = record.command.split()
+    return [value for name, value in pairwise(words) if name == option]
 
 
 def _cluster(record: Record) -> str:

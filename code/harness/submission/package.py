@@ -4,6 +4,7 @@ The repository is not changed: the full accuracy logs stay in place, and the pac
 sha256 of the full log. The same runs and files give the same bytes.
 """
 
+import errno
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from rich.table import Table
 from harness.errors import CheckFailed, ConfigError
 from harness.host import console
 from harness.host.files import locked
-from harness.results.layout import LAYOUTS, Layout
+from harness.results.layout import CALIBRATION, LAYOUTS, MAPPING, Layout
 from harness.rules.rounds import Round
 from harness.settings.identity import code_digest
 from harness.submission.check import examine
@@ -87,9 +88,10 @@ def package(request: PackageRequest) -> Packaged:
             tarball = output.with_name(f"{output.name}-{submission.submitter}.tar.gz")
             digest = write_tarball(output, submission.submitter, tarball)
         except OSError as error:
+            cure = "free some space, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise ConfigError(
-                f"the package cannot be written to {output} ({error.filename}: {error.strerror}): free some space, or "
-                "choose another folder with --output."
+                f"the package cannot be written to {output} ({error.filename}: {error.strerror}): {cure}choose another "
+                "folder with --output."
             ) from error
         except UnicodeError as error:
             raise ConfigError(f"cannot write the package: a result file is not UTF-8 text ({error}).") from error
@@ -118,13 +120,15 @@ def _write(
     output, name = submission.output, f".{submission.division}-{submission.submitter}"
     target = output / submission.division / submission.submitter
     old, staging = output / f"{name}.old", output / f"{name}.partial"
-    shutil.rmtree(staging, ignore_errors=True)
+    for left in output.glob(".*.partial"):  # of any division that was being written when its process was killed
+        shutil.rmtree(left, ignore_errors=True)
     try:
         if old.exists() and not target.exists():
             old.rename(target)
         layout = LAYOUTS[found.layout]
-        _keep(layout(target), results)
+        _check_nothing_lost(layout(target), results)
         write_package(layout(staging), submission, results, systems, code)
+        _carry_over(target, staging)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
@@ -136,7 +140,20 @@ def _write(
     return target
 
 
-def _keep(old: Layout, results: Sequence[ScenarioRuns]) -> None:
+def _carry_over(old: Path, new: Path) -> None:
+    """Copy what a person added to the package: documents, documentation/, and the power of systems' nameplates."""
+    added = [path for path in sorted(old.glob("*")) if path.is_file() and path.name not in (CALIBRATION, MAPPING)]
+    added += [path for path in sorted(old.glob("documentation/**/*")) if path.is_file() and path.name != CALIBRATION]
+    added += [path for path in sorted(old.glob("systems/*_power.yaml")) if path.is_file()]
+    kept = [place for path in added if not (new / (place := path.relative_to(old))).exists()]
+    for place in kept:
+        (new / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(old / place, new / place)
+    if kept:
+        console.note(f"kept from the package that this one replaces: {', '.join(map(str, kept))}")
+
+
+def _check_nothing_lost(old: Layout, results: Sequence[ScenarioRuns]) -> None:
     """Check that the new package has all results of the old one.
 
     Raises:

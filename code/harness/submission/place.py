@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.errors import ConfigError
 from harness.rules.rounds import DIVISIONS, ROUNDS, Round
+from harness.submission.recorded import RECORDED, find_recorded
 from harness.submission.request import package_command
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
@@ -31,6 +32,11 @@ def check_place(root: Path, rehearsal: bool) -> None:
         return
     whole = root.resolve()
     for folder in (whole, *whole.parents):
+        if folder.name in RECORDED and find_recorded(folder.parent):
+            raise ConfigError(
+                f"{root} is only a part of the official runs in {folder.parent}: check all of them with "
+                f"`{_command(folder.parent, rehearsal=False)}`."
+            )
         if folder.name in DIVISIONS and _holds_a_tree(folder.parent):
             raise ConfigError(
                 f"{root} is only a part of the tree in {folder.parent}: check all of it with "
@@ -107,4 +113,5 @@ def check_round(root: Path, logs: Iterable[Round | None], wanted: Round | None, 
 
 def _command(root: Path, rehearsal: bool) -> str:
     name = str(root)
-    return f"harness check {name if name.startswith('<') else shlex.quote(name)}{' --rehearsal' if rehearsal else ''}"
+    flag = " --rehearsal" if rehearsal or "rehearsal" in root.name else ""
+    return f"harness check {name if name.startswith('<') else shlex.quote(name)}{flag}"

@@ -10,7 +10,8 @@ from harness.results.record import read_record
 from harness.rules.rounds import DIVISIONS
 from harness.submission.tree import Problem, printable
 
-_TREES = ("results", "compliance")
+RECORDED = ("results", "compliance")
+"""The folders of our own official runs."""
 
 
 def edited_since(path: Path) -> str:
@@ -36,7 +37,7 @@ def find_recorded(root: Path) -> list[Path]:
     """The folders of the records in results/ and compliance/; empty if ``root`` holds a submission instead."""
     if any((root / division).is_dir() for division in DIVISIONS):
         return []
-    return sorted(path.parent for tree in _TREES for path in (root / tree).rglob(RUN) if path.is_file())
+    return sorted(path.parent for tree in RECORDED for path in (root / tree).rglob(RUN) if path.is_file())
 
 
 def check_recorded(root: Path, folders: list[Path]) -> Recorded:

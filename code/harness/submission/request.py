@@ -91,6 +91,8 @@ def resolve(request: PackageRequest) -> Submission:
         raise ConfigError("the submitter is missing: give the name of your organisation with --submitter (SUBMITTER=).")
     if not submitter.strip() or not all(c.isalnum() or c in "._-" for c in submitter) or submitter.startswith("."):
         raise ConfigError(f"'{submitter}' is not a valid submitter name: use letters, digits, '.', '_' and '-'.")
+    output = (request.output or default_output(rehearsal)).resolve()
+    _check_output(output)
     source = Classic(request.tree or (REHEARSAL_TREE if rehearsal else ROOT))
     names = (submitter, *(request.systems or _systems(source, rehearsal)))
     if rehearsal:
@@ -103,13 +105,28 @@ def resolve(request: PackageRequest) -> Submission:
         submitter=names[0],
         systems=names[1:],
         source=source,
-        output=(request.output or default_output(rehearsal)).resolve(),
+        output=output,
         round=find_round(request.round_name) if request.round_name else None,
         rehearsal=rehearsal,
         infer=request.infer,
         scenarios=tuple(choose("scenario", SCENARIOS, scenario) for scenario in request.scenarios),
         models=tuple(request.models),
     )
+
+
+def _check_output(output: Path) -> None:
+    """Check that a submission may be written to this folder.
+
+    Raises:
+        ConfigError: it is a file, or holds something else.
+    """
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output} is a file: choose a folder with --output.")
+    others = [path.name for path in sorted(output.glob("[!.]*")) if path.is_dir() and path.name not in DIVISIONS]
+    if others:
+        raise ConfigError(
+            f"{output} holds {others[0]}, which is no part of a submission: choose another folder with --output."
+        )
 
 
 def _systems(source: Classic, rehearsal: bool) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ def _select(submission: Submission, tests: Tests, selection: Selection) -> None:
         return
     records = dict(tests.records)
     for test, folder in tests.folders.items():
-        selection.problems += _unfit(submission, folder, records.get(test))
+        selection.problems += _unfit(submission, tests.scene, test, folder, records.get(test))
     for test, record in records.items():
         first = records.get("performance", record)
         results = submission.source.results(tests.scene)
@@ -145,11 +145,14 @@ def _tests(submission: Submission, scene: Scene) -> Tests:
     return Tests(scene, folders, records)
 
 
-def _unfit(submission: Submission, folder: Path, record: Record | None) -> Iterator[str]:
+def _unfit(submission: Submission, scene: Scene, test: str, folder: Path, record: Record | None) -> Iterator[str]:
     """Why a run may not be packaged."""
     if record is None:
         if folder.exists():
             yield f"{folder} has no record (run.json): only runs of this harness can be packaged."
+        return
+    if (record.scenario, record.test) != (scene.scenario, test):
+        yield f"{folder} holds the {record.test} run of {record.scenario}: move it to its own folder."
         return
     if not record.valid:
         yield f"{folder} is not a valid run: run it again."

@@ -17,6 +17,7 @@ from harness.submission.description import (
     marked,
     read_system,
     unfilled,
+    wanted,
 )
 from harness.submission.request import Submission
 from harness.submission.select import ScenarioRuns
@@ -43,7 +44,8 @@ def describe_systems(
         problems += () if submission.rehearsal else other_versions(written, _engines(mine), path)
         described[name] = values | {"division": submission.division, "submitter": submission.submitter}
         if missing := unfilled(described[name]):
-            problems.append(f"{path} lacks {', '.join(missing)}: fill it in, or run `{init_command(path)}` first.")
+            needed = ", ".join(f"{field} ({wanted(field)})" for field in missing)
+            problems.append(f"{path} lacks {needed}: fill it in, or run `{init_command(path)}` first.")
         for runs in () if submission.rehearsal else mine:
             what = f"{runs.scene.benchmark} {runs.scene.scenario} ran"
             problems += wrong_nodes(described[name], runs.performance.machines or 1, what, path)

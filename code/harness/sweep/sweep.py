@@ -103,7 +103,8 @@ class Sweep:
                 settings = resolve(replace(point.request, shown="nothing"))
             except ConfigError as error:
                 words = ", ".join(f"{name} {value}" for name, value in values.items())
-                raise type(error)(f"{file}, test with {words}: {error}") from error
+                which = f"{file}, test with {words}" if words else file
+                raise type(error)(f"{which}: {error}") from error
             tests.append(SweepTest(values, settings, key(settings, point.values.get(REPEAT))))
         journal = _journal(file, above or paths.ROOT / "build" / "sweeps")
         return cls(file, tests, journal.path.parent, journal)

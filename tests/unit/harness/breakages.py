@@ -24,6 +24,7 @@ BERT = Scene(SYSTEM, "bert-99", "Offline")
 BERT_SINGLE = Scene(SYSTEM, "bert-99", "SingleStream")
 R, B = f"results/{SYSTEM}/resnet50", f"results/{SYSTEM}/bert-99"
 SYSTEM_FILE = f"systems/{SYSTEM}.json"
+POWER = f"systems/{SYSTEM}_power.yaml"
 DETAIL, SUMMARY, ACCURACY = "mlperf_log_detail.txt", "mlperf_log_summary.txt", "mlperf_log_accuracy.json"
 RUN = f"{R}/Offline/performance/run_1"
 TEST01, TEST04 = f"{R}/Offline/TEST01", f"{R}/Offline/TEST04"
@@ -1139,6 +1140,10 @@ BREAKAGES = [
         "FILL IN",
     ),
     Breakage("rehearsal", "open", system(sw_notes="REHEARSAL: not for submission"), SYSTEM_FILE, "rehearsal"),
+    Breakage("power is no YAML", "open", written(f"systems/{SYSTEM}_power.yaml", "a: ["), POWER, "not YAML"),
+    Breakage(
+        "power has a tab", "closed", written(f"systems/{SYSTEM}_power.yaml", "node:\n\tPSUs: []"), POWER, "not YAML"
+    ),
     Breakage(
         "rehearsal in accuracy.txt",
         "open",

@@ -93,7 +93,7 @@ def test_valid_records_are_done(done):
 
 @pytest.mark.parametrize(
     ("conf", "seconds"),
-    [("", 600), ("*.Server.target_qps = 1", 1001), ("*.Server.target_qps = 50", 600), ("wrong", 600)],
+    [("", 600), ("*.Server.target_qps = 1", 1001), ("*.Server.target_qps = 50", 600)],
 )
 def test_the_planned_time_is_that_which_early_stopping_needs(request_, tmp_path, conf, seconds):
     path = tmp_path / "user.conf"
@@ -101,6 +101,13 @@ def test_the_planned_time_is_that_which_early_stopping_needs(request_, tmp_path,
     slow = replace(request_, duration=None, scenario="Server", user_conf=path)
     first = planned(slow, tmp_path).facts()["tests"][0]
     assert seconds <= first["expected_seconds"] <= seconds + 60
+
+
+def test_a_mistake_in_user_conf_is_reported_before_anything_is_planned(request_, tmp_path):
+    path = tmp_path / "user.conf"
+    path.write_text("wrong\n")
+    with pytest.raises(ConfigError, match=r"user\.conf, line 1: expected"):
+        planned(replace(request_, user_conf=path), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +272,21 @@ def test_a_repeated_test_that_fails_is_not_done_because_of_its_old_result(done, 
     assert done.run() == 1
     assert [str(step.state) for step in done.steps] == ["done", "failed", "blocked"]
     assert looked(done)["accuracy"][0] == "failed"
+
+
+def test_a_result_that_is_removed_while_other_tests_run_is_to_do_again(campaign, monkeypatch):
+    def run(settings):
+        if settings.accuracy:
+            shutil.rmtree(campaign.steps[0].target)
+        finish(next(step for step in campaign.steps if step.test == settings.test))
+        return Ended(0, None)
+
+    monkeypatch.setattr(module, "run_test", run)
+    assert campaign.run() == 1
+    assert (str(campaign.steps[0].state), campaign.steps[0].reason) == (
+        TO_DO,
+        "its result was removed while other tests ran",
+    )
 
 
 def test_the_reason_of_a_failed_test_is_that_of_its_own_record(campaign, tmp_path, monkeypatch):

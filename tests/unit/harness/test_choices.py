@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from harness.catalog.manifests import folder
+from harness.errors import ConfigError
+from harness.running import prepare
 from harness.running.doubts import expects_chance_score
 from harness.settings.request import RunRequest, resolve
 from harness.task.base import ASSUMED, FROM_GRAPH, GIVEN, Choice
@@ -55,3 +57,17 @@ def test_a_choice_says_its_source_unless_it_is_an_assumption():
 def test_stand_ins_and_engines_that_compute_nothing_raise_no_doubt_about_a_score(stand_ins, computes, expected):
     settings, ready = SimpleNamespace(stand_ins=stand_ins), SimpleNamespace(engine=SimpleNamespace(computes=computes))
     assert expects_chance_score(settings, ready) is expected
+
+
+def test_a_vocabulary_larger_than_the_embedding_is_refused_before_a_batch_runs(tmp_path, monkeypatch):
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text((folder("bert") / "data" / "vocab.txt").read_text("utf-8") + "onemore\n", "utf-8")
+
+    def warm_up(settings, engine_class, layouts, build, *rest):
+        build(layouts[0])
+        pytest.fail("a batch would run")
+
+    monkeypatch.setattr(prepare, "_warm_up", warm_up)
+    request = RunRequest(engine="onnxruntime", dataset="sample", options={"vocab": str(vocab)}, cache_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"30,523 tokens, and the model's embedding 30,522 rows"):
+        prepare.prepare(resolve(request), quiet=True)

@@ -158,6 +158,11 @@ def test_other_shells_are_also_completed():
     assert '"onnxruntime"' in " ".join(offered("harness run --engine on", "zsh"))
 
 
+def test_help_on_a_command_names_its_own_help():
+    done = CliRunner().invoke(app, ["help", "models", "build"], prog_name="harness")
+    assert str(done.exception) == "models is a command: `harness models build --help` explains it."
+
+
 def test_each_completer_offers_all_names():
     names = lambda kind: {name for name, _ in completion.complete(kind, "")}  # noqa: E731
     assert names("engine") == set(ENGINES)

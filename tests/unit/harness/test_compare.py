@@ -337,6 +337,11 @@ def test_a_run_is_found_below_results_and_a_broken_one_is_ignored(runs, monkeypa
     assert runs.verdict("results/run_1", "a").ratio == 1
 
 
+def test_the_record_of_a_run_names_its_folder(runs):
+    runs.add("a")
+    assert find(str(runs.folder / "a" / "run.json"), runs.folder).names == find("a", runs.folder).names
+
+
 def test_an_invalid_run_is_reported(runs):
     runs.add("a")
     runs.add("b", changes={"valid": False, "reasons": ["it was too short: set 7"]})

@@ -11,7 +11,7 @@ import pytest
 from audit_logs import write_log, write_run
 
 from harness.cli import app
-from harness.compliance.folder import verify
+from harness.compliance.folder import check_subject, verify
 from harness.compliance.score import allowed_delta, scorer
 from harness.compliance.verify import (
     FAIL,
@@ -276,6 +276,22 @@ def score(log: Path) -> str:
 
 def files(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_logs_of_another_test_or_scenario_leave_verdicts_as_they_are(scene):
+    reference, folder = scene
+    check_subject("TEST01", reference, folder)
+    with pytest.raises(ConfigError, match="is not a log of TEST04"):
+        check_subject("TEST04", reference, folder)
+    with pytest.raises(ConfigError, match="is not a log of TEST01"):
+        check_subject("TEST01", folder, reference)
+    log = reference / "performance" / "run_1" / "mlperf_log_detail.txt"
+    log.write_text(re.sub(r'(effective_scenario", "value": )"\w+"', r'\g<1>"Server"', log.read_text()))
+    with pytest.raises(ConfigError, match=r"is a test of .*, but .* has results of Server"):
+        check_subject("TEST01", reference, folder)
+    log.unlink()
+    with pytest.raises(ConfigError, match="is missing in"):
+        check_subject("TEST01", reference, folder)
 
 
 def test_a_deterministic_test01_in_the_official_form(scene):

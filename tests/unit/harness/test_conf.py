@@ -99,6 +99,20 @@ def test_a_missing_file_and_a_binary_one_are_errors(tmp_path):
         read_user_conf(tmp_path / "binary.conf")
 
 
+def test_the_harnesses_own_lines_may_have_durations_below_a_second(tmp_path):
+    found = conf(
+        tmp_path, "*.*.target_qps = 4\n# set by the harness. Development run.\nbert.Offline.min_duration = 500\n"
+    )
+    assert found.lookup("bert", "Offline", "min_duration").value == "500"
+    with pytest.raises(ConfigError, match="looks like seconds"):
+        conf(tmp_path, "bert.Offline.min_duration = 500\n# set by the harness.\n")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    found = conf(tmp_path, "\ufeffbert.Offline.target_qps = 4\n")
+    assert found.lookup("bert", "Offline", "target_qps").value == "4"
+
+
 @pytest.mark.parametrize("line", ["*.*.min_duration = 599999", "bert.Offline.max_query_count = 3"])
 def test_an_official_run_refuses_what_makes_it_invalid(tmp_path, line):
     found = conf(tmp_path, f"{line}\n")

@@ -357,6 +357,20 @@ def test_bar_fits_any_width(terminal: Terminal, monkeypatch: pytest.MonkeyPatch,
     assert all(line.startswith("a") for line in lines)  # no frame takes a second line
 
 
+def test_on_80_columns_the_time_left_is_seen(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Console(file=terminal, force_terminal=True, width=80, soft_wrap=True)
+    monkeypatch.setattr(console, "err", made)
+    clock = Clock()
+    with console.Progress("LoadGen", total=28176, unit="tokens", clock=clock) as bar:
+        for done in (10368, 20736):
+            clock.now += 1
+            bar.update(done=done, note="54 of 78 samples, 22.4 samples/s")
+        bar._live.refresh()
+        (line,) = {line for line in screen(terminal).splitlines() if "20,736 of 28,176" in line}
+    assert line.startswith("LoadGen ━")
+    assert line.rstrip().endswith("1 s left")
+
+
 def test_a_forced_colour_does_not_put_a_bar_into_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(console, "err", Console(file=stream, force_terminal=True))

@@ -407,6 +407,15 @@ def test_a_redirect_to_a_local_file_is_refused(site: Site, path: Path) -> None:
     assert len(site.log) == 1
 
 
+@pytest.mark.parametrize("place", ["http://[login/", "http://x/\u00ff"])
+def test_a_redirect_that_cannot_be_read_is_one_sentence_and_the_next_source_is_tried(
+    site: Site, path: Path, place: str
+) -> None:
+    site.statuses, site.extra = [302], {"Location": place}
+    with pytest.raises(RunFailed, match="it redirects to an address that cannot be read"):
+        get(site.url, path)
+
+
 def test_an_endless_body_is_stopped(site: Site, path: Path) -> None:
     site.says_length, site.endless = False, True
     with pytest.raises(RunFailed, match="more than the expected 700,001 bytes"):

@@ -101,7 +101,7 @@ def make_runs(root: Path, name: str = "v6.1") -> Classic:
                 whole(folder)
             for mode, folder in folders.items():
                 about = {"reference": reference(layout.results(scene), mode)} if mode.startswith("TEST") else {}
-                put(folder / "run.json", json.dumps(record(benchmark, mode, **about)))
+                put(folder / "run.json", json.dumps(record(benchmark, mode, scenario=scenario, **about)))
     for left in layout.root.glob("measurements/*/*/*/*"):
         left.unlink()
     return layout
@@ -557,6 +557,52 @@ def test_a_package_that_is_there_survives_one_that_fails(tmp_path, tree):
     with pytest.raises(CheckFailed):
         run(tree, tmp_path / "out")
     assert {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_what_a_person_added_to_a_package_stays_and_left_overs_go(tmp_path, tree, capsys):
+    made = run(tree, tmp_path / "out")
+    added = ("LICENSE", "documentation/power/notes.md", f"systems/{SYSTEM}_power.yaml")
+    for place in added:
+        put(made.folder / place, place)
+    put(made.folder / "results" / "gone.txt", "")
+    put(tmp_path / "out" / ".open-Other.partial" / "x", "")
+    assert "what is left of packaging that was killed" in str(check(made.root))
+    again = run(tree, tmp_path / "out")
+    assert "kept from the package that this one replaces: LICENSE, documentation/power/notes.md, systems/" in (
+        capsys.readouterr().err.replace("\n", " ")
+    )
+    assert [(again.folder / place).read_text() for place in added] == list(added)
+    assert not (again.folder / "results" / "gone.txt").exists()
+    assert check(again.root) == []
+
+
+@pytest.mark.parametrize("name", ["a file", "a folder with others"])
+def test_a_package_is_not_written_where_something_else_is(tmp_path, tree, name):
+    output = tmp_path / name
+    put(output if name == "a file" else output / "code" / "x.py", "mine")
+    with pytest.raises(ConfigError, match=r"is a file|holds code, which is no part of a submission"):
+        run(tree, output)
+    assert {path.read_text() for path in tmp_path.rglob("*") if path.is_file() and "repository" not in str(path)} == {
+        "mine"
+    }
+
+
+def test_a_run_in_the_folder_of_another_is_refused(tmp_path, tree):
+    other = Scene(SYSTEM, "resnet50", "SingleStream")
+    shutil.copytree(tree.performance(other), tree.performance(SCENE), dirs_exist_ok=True)
+    with pytest.raises(CheckFailed, match=r"Offline/performance/run_1 holds the performance run of SingleStream: move"):
+        run(tree, tmp_path / "out")
+    shutil.copytree(tree.accuracy(SCENE), tree.performance(SCENE), dirs_exist_ok=True)
+    with pytest.raises(CheckFailed, match=r"performance/run_1 holds the accuracy run of Offline: move"):
+        run(tree, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_same_result_of_two_submitters_is_no_test_to_repeat(tmp_path, tree):
+    run(tree, tmp_path / "out")
+    made = run(tree, tmp_path / "out", submitter="Akme")
+    assert {problem.cure for problem in check(made.root)} == {"remove one of the two packages"}
 
 
 @pytest.mark.slow

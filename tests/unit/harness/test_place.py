@@ -43,6 +43,21 @@ def test_a_folder_above_names_the_trees_in_it(tmp_path):
         check(tmp_path / "build")
 
 
+@pytest.mark.parametrize("below", ["results", f"results/{SYSTEM}", "compliance"])
+def test_a_part_of_our_own_results_is_checked_as_a_whole(tmp_path, below):
+    put(tmp_path / "results" / SYSTEM / "bert-99" / "Offline" / "accuracy" / "run.json", "{}")
+    (tmp_path / "compliance").mkdir()
+    with pytest.raises(ConfigError, match="is only a part of the official runs in") as caught:
+        check(tmp_path / below)
+    assert advised(caught) == str(tmp_path)
+
+
+def test_the_advice_for_a_rehearsal_is_to_check_it_as_one(tmp_path):
+    make_tree(tmp_path / "rehearsal-submission", "v6.1", "open")
+    with pytest.raises(ConfigError, match=r"rehearsal-submission --rehearsal`"):
+        check(tmp_path)
+
+
 def test_a_submitter_without_a_division(tmp_path):
     layout = make_tree(tmp_path / "tree", "v6.1", "open")
     layout.root.rename(tmp_path / "Acme")

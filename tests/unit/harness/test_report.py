@@ -98,6 +98,16 @@ def test_a_run_is_found_by_name_by_path_and_below_results(tmp_path):
         assert found(runs, str(given))[0].name == "results/sys/bert-99/Offline/performance"
 
 
+def test_a_report_does_not_replace_a_file_of_a_run(tmp_path):
+    run = run_folder(tmp_path)
+    before = (run / "run.json").read_bytes()
+    with pytest.raises(ConfigError, match="is a file of a run"):
+        make(find([str(run)], None, tmp_path), "json", run / "run.json")
+    assert (run / "run.json").read_bytes() == before
+    make(find([str(run)], None, tmp_path), "json", run / "report.json")
+    assert (run / "report.json").exists()
+
+
 def test_the_logs_and_the_timeline_of_an_official_run_find_each_other(tmp_path):
     folder = run_folder(tmp_path / "runs")
     official = tmp_path / "tree/results/sys/bert-99/Server/performance/run_1"

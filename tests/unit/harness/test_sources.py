@@ -458,6 +458,16 @@ def test_a_broken_archive_is_one_sentence(tmp_path):
         unpack(archive, None, tmp_path / "room")
 
 
+def test_the_beginning_of_a_zip_archive_is_one_that_is_broken(tmp_path):
+    archive = tmp_path / "m.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("m.onnx", bytes(range(256)) * 1000)
+    archive.write_bytes(archive.read_bytes()[:1000])
+    assert is_archive(archive)
+    with pytest.raises(ConfigError, match="is not a complete tar or zip archive"):
+        unpack(archive, None, tmp_path / "room")
+
+
 def test_an_archive_is_fetched_and_unpacked(site, folder, know, tmp_path):
     site.content = tar(tmp_path / "m.tar.xz", {"a/model.onnx": MODEL, "b.onnx": INT8}).read_bytes()
     address = site.url.replace("model.onnx", "model.tar.xz")

@@ -167,6 +167,11 @@ def test_a_test_that_cannot_be_is_named_before_anything_runs(place, tests):
     assert "s.toml, test with scenario Offline, stream 1: unknown option 'stream' for engine null" in message
 
 
+def test_a_mistake_in_a_file_of_one_test_names_no_options(place, tests):
+    (place / "s.toml").write_text('engine = "null"\nmode = "acuracy"\n')
+    assert harness(place, "--dry-run")[2].startswith(f"{place / 's.toml'}: unknown mode 'acuracy'")
+
+
 def test_a_damaged_journal_is_reported_and_replaced(place, tests):
     assert harness(place)[0] == 0
     journal = place / "build" / "sweeps" / "s" / "journal.json"

@@ -273,9 +273,23 @@ def test_values_of_a_person_are_kept(described, tmp_path):
     assert disagree == []
 
 
+def test_a_link_to_a_description_stays_one_and_what_no_checker_accepts_is_replaced(tmp_path):
+    real, link = tmp_path / "real.json", tmp_path / "link.json"
+    init_system(real, {})
+    real.write_text(json.dumps(json.loads(real.read_text()) | {"accelerators_per_node": "N/A", "number_of_nodes": 1.0}))
+    link.symlink_to(real)
+    values, _ = init_system(link, {"cooling": "air"})
+    assert (values["accelerators_per_node"], values["number_of_nodes"]) == ("0", 1.0)
+    assert link.is_symlink()
+    assert json.loads(real.read_text())["cooling"] == "air"
+
+
 @pytest.mark.parametrize(
     ("field", "value", "lacks"),
     [
+        ("number_of_nodes", 1.0, False),
+        ("number_of_nodes", 1.5, True),
+        ("number_of_nodes", "\N{ARABIC-INDIC DIGIT TWO}", True),
         ("accelerators_per_node", "N/A", True),  # crashes an official checker
         ("accelerators_per_node", 0, True),
         ("accelerators_per_node", "0", False),

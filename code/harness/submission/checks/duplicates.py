@@ -20,7 +20,7 @@ def check_duplicates(tree: Tree, packages: Iterable[Package]) -> Findings[None]:
             origins |= dict(_origins(result))
             if package.layout.copies:
                 copies = (*copies, f"{result.folder}/TEST")
-    paths = [path for path in sorted(tree.entries) if not path.startswith(copies or ("//",))]
+    paths = [path for path in sorted(tree.entries) if not path.startswith((".", *copies))]
     yield from _details(tree, paths, origins)
     yield from _accuracy(tree, paths)
 
@@ -48,7 +48,9 @@ def _details(tree: Tree, paths: Iterable[str], origins: dict[str, str]) -> Findi
             digest = hashlib.sha256(content).hexdigest()
             known = first.setdefault(digest, path)
             if known != path and origins.get(known, known) != origins.get(path, path):
-                yield Problem(path, f"it is the same log as {known}", "run each test separately")
+                other = path.split("/")[:2] != known.split("/")[:2]
+                cure = "remove one of the two packages" if other else "run each test separately"
+                yield Problem(path, f"it is the same log as {known}", cure)
 
 
 def _accuracy(tree: Tree, paths: Iterable[str]) -> Findings[None]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import yaml  # type: ignore[import-untyped]
+
 from harness.registry import SCENARIOS
 from harness.results.layout import CONF, MAPPING, README
 from harness.rules.limits import LARGEST_FILE
@@ -48,6 +50,8 @@ def check_top(tree: Tree) -> Findings[list[tuple[str, str]]]:
                     found.append((name, submitter))
                 else:
                     yield Problem(f"{name}/{submitter}", "a division may contain only folders of submitters", _MOVE)
+        elif name.startswith(".") and name.endswith(".partial"):
+            yield Problem(name, "it is what is left of packaging that was killed", "remove it, or package again")
         elif tree.kind(name) == "folder" or not name.endswith(_DOCUMENTS):
             yield Problem(name, f"the root may contain only the divisions {' and '.join(DIVISIONS)}", _MOVE)
     if not found:
@@ -82,6 +86,20 @@ def check_package(package: Package) -> Findings[None]:
             yield Problem(f"{path}/systems/{name}", "it is not a system description", "remove it")
         elif tree.kind(f"{path}/results/{system}") != "folder":
             yield Problem(f"{path}/systems/{name}", "the system has no results", "remove it, or add the results")
+        elif ending == "_power.yaml":
+            yield from _yaml(tree, f"{path}/systems/{name}")
+
+
+def _yaml(tree: Tree, path: str) -> Findings[None]:
+    """A file that the official checker reads as YAML; one that is not makes it crash."""
+    text = yield from read_text(tree, path, "write it as UTF-8")
+    try:
+        yaml.safe_load(text or "")
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        what = getattr(error, "problem", None) or "it has a wrong character"
+        yield Problem(path, f"it is not YAML ({what}{line})", "fix it")
 
 
 def check_results(package: Package) -> Findings[None]:

@@ -10,6 +10,7 @@ from harness.submission.description import (
     STATUSES,
     WHOLE,
     breaks_table,
+    count_text,
     is_count,
     marked,
 )
@@ -87,12 +88,10 @@ def exportable(path: str, values: Mapping[str, object]) -> Findings[None]:
 def _counts(path: str, values: Mapping[str, object]) -> Findings[None]:
     for key, minimum in WHOLE.items():
         value = values.get(key)
-        text = str(value).strip() if isinstance(value, str | int | float) else ""
-        whole = text.removesuffix(".0") if isinstance(value, float) else text
         if value == 0 and not isinstance(value, bool | str) and minimum == 0:
             what = f"{key} is the number 0, which the official checkers take for empty"
             yield Problem(path, what, f'write "0" in quotation marks: "{key}": "0"')
-        elif key in values and not is_count(key, whole):
+        elif key in values and not is_count(key, count_text(value)):
             what = f"{key} is {printable(value)}, not a whole number of at least {minimum}"
             yield Problem(path, what, f'write "{minimum}" or more, and details in hw_notes')
 
