@@ -156,18 +156,16 @@ def prepare(
     converted = conversion(settings, quiet)
     loaded = [_load(settings, engine_class, converted, layouts[0], beat)]
     qsl = open_samples(settings, benchmark, dataset, loaded[0], beat)
-    costs = qsl.cost(np.arange(qsl.count))
-    doubts: list[tuple[str, ...]] = []
+    # Settings that cannot fit the model are refused before an engine fails on its inputs.
+    doubts = benchmark.doubts(benchmark.make_sut(loaded[0], qsl))
+    allowed = inf if settings.official else DEVELOPMENT
+    costs, seconds = qsl.cost(np.arange(qsl.count)), allowed if compile_seconds is None else compile_seconds
 
     def build(layout: EngineSettings) -> Scenario:
         engine = loaded.pop() if loaded else _load(settings, engine_class, converted, layout, beat)
         sut = benchmark.make_sut(engine, qsl)
-        if not doubts:  # settings that cannot fit the model are refused before an engine fails on its inputs
-            doubts.append(benchmark.doubts(sut))
         scenario = scenario_class(sut, costs, benchmark.max_cost, benchmark.server_bound)
-        allowed = inf if settings.official else DEVELOPMENT
-        scenario.compile_seconds = allowed if compile_seconds is None else compile_seconds
-        scenario.limits, scenario.pilots = shared.limits, not settings.accuracy
+        scenario.compile_seconds, scenario.limits, scenario.pilots = seconds, shared.limits, not settings.accuracy
         return scenario
 
     if not quiet:
@@ -198,7 +196,7 @@ def prepare(
         conversion=converted,
         description=description,
         choices=benchmark.choices(scenario.sut),
-        doubts=doubts[0],
+        doubts=doubts,
     )
 
 

@@ -63,11 +63,7 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused_before_a_batch_runs(t
     vocab = tmp_path / "vocab.txt"
     vocab.write_text((folder("bert") / "data" / "vocab.txt").read_text("utf-8") + "onemore\n", "utf-8")
 
-    def warm_up(settings, engine_class, layouts, build, *rest):
-        build(layouts[0])
-        pytest.fail("a batch would run")
-
-    monkeypatch.setattr(prepare, "_warm_up", warm_up)
+    monkeypatch.setattr(prepare, "_warm_up", lambda *given: pytest.fail("a batch would run"))
     request = RunRequest(engine="onnxruntime", dataset="sample", options={"vocab": str(vocab)}, cache_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"30,523 tokens, and the model's embedding 30,522 rows"):
         prepare.prepare(resolve(request), quiet=True)
