@@ -163,7 +163,7 @@ def confirmed(tmp_path, monkeypatch):
     confirmation.
     """
 
-    def search(limit, verdict, seconds=1.0, confirm=10.0, hiccup=0):
+    def search(limit, verdict, seconds=1.0, confirm=10.0, hiccup=0, guess=None):
         tests, searched = [], itertools.count(1)
 
         def short_test(test):
@@ -182,7 +182,7 @@ def confirmed(tmp_path, monkeypatch):
         monkeypatch.setattr(tune.tempfile, "tempdir", None)
         journal, result = Journal(tmp_path / "journal.json", {}, fresh=True), tmp_path / "result.json"
         heartbeat = SimpleNamespace(beat=None, report=lambda code: None)
-        given = (SimpleNamespace(stall_timeout=1.0), limit, seconds, confirm, journal, result, heartbeat)
+        given = (SimpleNamespace(stall_timeout=1.0), guess or limit, seconds, confirm, journal, result, heartbeat)
         return tune._find_rate(*given), tests
 
     return search
@@ -203,7 +203,7 @@ def test_only_an_overloaded_system_shows_how_much_too_high_a_rate_was(confirmed,
 
 @pytest.mark.parametrize("hiccup", [1, 2, 3])
 def test_a_rate_that_a_hiccup_failed_is_measured_again(confirmed, hiccup):
-    _, [(rate, _)] = confirmed(100.0, lambda rate, seconds: (True, True), hiccup=hiccup)
+    _, [(rate, _)] = confirmed(100.0, lambda rate, seconds: (True, True), hiccup=hiccup, guess=50.0)
     assert rate == pytest.approx(100, rel=0.03)
 
 
