@@ -36,7 +36,7 @@ def help_(
 
     if topic:
         if topic[0] in getattr(context.find_root().command, "commands", {}):
-            raise ConfigError(f"{' '.join(topic)} is a command, not a topic: type it with --help.")
+            raise ConfigError(f"{topic[0]} is a command, not a topic: type it with --help.")
         words = text("_".join(topic))
         shown = Markdown(words) if console.out.is_terminal else words.rstrip()
         console.out.print(shown, soft_wrap=not console.out.is_terminal)

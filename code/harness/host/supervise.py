@@ -173,7 +173,7 @@ def _outcome(how: str, verdict: Verdict | None, ended: bool, stopped: list[int])
         return Verdict(_code(stopped[0]) if stopped else 1)
     if verdict.gone:
         console.error(f"the result was in {verdict.where}, but that folder was removed before the run had ended.")
-        return Verdict(1)
+        return verdict._replace(code=1, where=None)
     kept = f"its result is in {verdict.where}" if verdict.where else "its outcome stands"
     if stopped:
         console.error(f"interrupted: the test had just ended, and {kept}.")

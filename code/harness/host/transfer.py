@@ -77,7 +77,7 @@ def opened(url: str, headers: dict[str, str], limits: Limits) -> Iterator[Reply]
     """Request a URL, and follow its redirects; another server does not get the header Authorization.
 
     Raises:
-        Forbidden: it redirects from https to http, to another protocol, or too often.
+        Forbidden: it redirects from https to http, to another protocol, or too often, or an address cannot be read.
         Stalled: the server took too long.
         requests.RequestException: the request failed.
     """
@@ -105,7 +105,7 @@ def _asked(session: requests.Session, url: str, headers: dict[str, str], limits:
     except requests.RequestException:
         raise
     except ValueError as error:  # `requests` reads the address of a redirect even if it does not follow it
-        raise Forbidden(f"it redirects to an address that cannot be read ({error})") from error
+        raise Forbidden(f"the address, or the one that it redirects to, cannot be read ({error})") from error
 
 
 def _redirected(old: str, new: str) -> str:

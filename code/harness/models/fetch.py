@@ -32,7 +32,6 @@ import sys
 from sparsezoo import Model
 print(Model(sys.argv[1], download_path=sys.argv[2]).onnx_model.path)
 """
-"""Prefixes of operators that use integer weights."""
 
 
 class _Gone(Exception):

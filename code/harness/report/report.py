@@ -10,7 +10,7 @@ from harness.host.files import write_bytes, write_text
 from harness.report import text
 from harness.report.parquet import as_parquet
 from harness.results.finished import Finished
-from harness.results.layout import RUN
+from harness.results.layout import RUN, RUN_FILES
 
 FORMATS = ("html", "md", "csv", "json", "parquet")
 TO_FILES = {"html": "report.html", "parquet": "runs.parquet"}
@@ -25,7 +25,7 @@ def make(runs: Sequence[Finished], form: str, output: Path | None) -> None:
         MissingDependencyError: a package for this format is not installed.
     """
     output = output or (paths.ROOT / "build" / TO_FILES[form] if form in TO_FILES else None)
-    if output and output.exists() and output.suffix != ".html" and (output.parent / RUN).exists():
+    if output and output.name in RUN_FILES and (output.parent / RUN).exists():
         raise ConfigError(f"{output} is a file of a run, which a report must not replace: choose another --output.")
     if form == "parquet" and output:
         write_bytes(output, as_parquet(runs))

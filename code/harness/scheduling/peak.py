@@ -14,7 +14,7 @@ def highest_passing(
     From ``guess``, the rate is raised or lowered in large steps until one rate passes and one fails. Bisection then
     narrows the interval to ``precision`` (geometric, since rates differ by factors). With ``retest``, the failed rate
     that ends the search is tested once more, since a hiccup of the machine can fail a rate that it can answer; if the
-    rate passes, the search continues above it.
+    rate passes, the search continues above it. A search that has used all its tests ends without that.
     """
     low, failed = 0.0, {math.inf}
     rate = guess

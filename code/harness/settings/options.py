@@ -1,4 +1,4 @@
-"""The options of `--set`: a list of all, and settings from user input."""
+"""The options of `--set`: a list of all, and which belong to the engine and which to the benchmark."""
 
 import types
 import typing

@@ -184,6 +184,11 @@ def is_count(field: str, text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= WHOLE[field]
 
 
+def _is_absent(field: str, value: Any) -> bool:
+    """Whether a value only holds a field's place; others are a person's, even if no checker accepts them."""
+    return not value or marked(value) or (field in WHOLE and str(value).strip().upper() == "N/A")
+
+
 def init_system(path: Path, given: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     """Write a system description: values of ``given`` first, then those of a person, then those of the machine.
 
@@ -197,7 +202,7 @@ def init_system(path: Path, given: Mapping[str, str]) -> tuple[dict[str, Any], l
     for field, value in given.items():
         check_value(field, value, written)
     machine = describe_machine()
-    kept = {field: value for field, value in written.items() if value and _is_filled(field, value)}
+    kept = {field: value for field, value in written.items() if not _is_absent(field, value)}
     values = {field: given.get(field, kept.get(field, machine[field])) for field in FIELDS}
     values |= {field: given.get(field, value) for field, value in written.items() if field not in values}
     disagree = [

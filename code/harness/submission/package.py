@@ -16,7 +16,7 @@ from harness.errors import CheckFailed, ConfigError
 from harness.host import console
 from harness.host.files import locked
 from harness.results.layout import CALIBRATION, LAYOUTS, MAPPING, Layout
-from harness.rules.rounds import Round
+from harness.rules.rounds import DIVISIONS, Round
 from harness.settings.identity import code_digest
 from harness.submission.check import examine
 from harness.submission.infer import infer
@@ -25,7 +25,7 @@ from harness.submission.run_check import count, facts, show
 from harness.submission.select import ScenarioRuns, round_of_runs, select_runs
 from harness.submission.sources import Source, engine_sources, project_sources, untracked
 from harness.submission.systems import describe_systems
-from harness.submission.write import write_package, write_tarball
+from harness.submission.write import check_sizes, write_package, write_tarball
 
 _SHOWN = 10
 """Maximum files to name in a message."""
@@ -120,8 +120,9 @@ def _write(
     output, name = submission.output, f".{submission.division}-{submission.submitter}"
     target = output / submission.division / submission.submitter
     old, staging = output / f"{name}.old", output / f"{name}.partial"
-    for left in output.glob(".*.partial"):  # of any division that was being written when its process was killed
-        shutil.rmtree(left, ignore_errors=True)
+    for division in DIVISIONS:
+        for left in output.glob(f".{division}-*.partial"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
     try:
         if old.exists() and not target.exists():
             old.rename(target)
@@ -129,6 +130,7 @@ def _write(
         _check_nothing_lost(layout(target), results)
         write_package(layout(staging), submission, results, systems, code)
         _carry_over(target, staging)
+        check_sizes(staging)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
@@ -142,7 +144,7 @@ def _write(
 
 def _carry_over(old: Path, new: Path) -> None:
     """Copy what a person added to the package: documents, documentation/, and the power of systems' nameplates."""
-    added = [path for path in sorted(old.glob("*")) if path.is_file() and path.name not in (CALIBRATION, MAPPING)]
+    added = [path for path in sorted(old.glob("[!.]*")) if path.is_file() and path.name not in (CALIBRATION, MAPPING)]
     added += [path for path in sorted(old.glob("documentation/**/*")) if path.is_file() and path.name != CALIBRATION]
     added += [path for path in sorted(old.glob("systems/*_power.yaml")) if path.is_file()]
     kept = [place for path in added if not (new / (place := path.relative_to(old))).exists()]

@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.errors import ConfigError
 from harness.rules.rounds import DIVISIONS, ROUNDS, Round
 from harness.submission.recorded import RECORDED, find_recorded
-from harness.submission.request import package_command
+from harness.submission.request import default_output, package_command
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 _PARTS = ("results", "systems")
@@ -113,5 +113,6 @@ def check_round(root: Path, logs: Iterable[Round | None], wanted: Round | None, 
 
 def _command(root: Path, rehearsal: bool) -> str:
     name = str(root)
-    flag = " --rehearsal" if rehearsal or "rehearsal" in root.name else ""
+    # Written by `package --rehearsal`, whose tarball has this beginning too.
+    flag = " --rehearsal" if rehearsal or root.name.startswith(default_output(rehearsal=True).name) else ""
     return f"harness check {name if name.startswith('<') else shlex.quote(name)}{flag}"

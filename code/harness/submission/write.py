@@ -32,7 +32,7 @@ def write_package(
     """Write the contents of <division>/<submitter>; ``systems`` are the descriptions by system.
 
     Raises:
-        CheckFailed: a log was changed after it was scored, or a file is too large.
+        CheckFailed: a log was changed after it was scored.
         OSError: a file cannot be read or written.
         UnicodeDecodeError: accuracy.txt is not UTF-8.
     """
@@ -55,7 +55,6 @@ def write_package(
     _text(target.root / README, _readme(submission, results))
     for name, values in systems.items():
         _text(target.system_file(name), json.dumps(values, indent=4, ensure_ascii=False) + "\n")
-    _check_sizes(target.root)
 
 
 def _write_result(target: Layout, submission: Submission, result: ScenarioRuns) -> None:
@@ -127,7 +126,8 @@ def _mapped(benchmark: str) -> str:
     return next(rules.mapped for rules in RULES.values() if rules.model == benchmark)
 
 
-def _check_sizes(folder: Path) -> None:
+def check_sizes(folder: Path) -> None:
+    """Check that no file is too large for a submission; CheckFailed names it."""
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_size > LARGEST_FILE:
             limit = f"{LARGEST_FILE >> 20} MiB, the limit of a submission"

@@ -160,7 +160,7 @@ def test_other_shells_are_also_completed():
 
 def test_help_on_a_command_names_its_own_help():
     done = CliRunner().invoke(app, ["help", "models", "build"], prog_name="harness")
-    assert str(done.exception) == "models build is a command, not a topic: type it with --help."
+    assert str(done.exception) == "models is a command, not a topic: type it with --help."
 
 
 def test_each_completer_offers_all_names():

@@ -412,7 +412,7 @@ def test_a_redirect_that_cannot_be_read_is_one_sentence_and_the_next_source_is_t
     site: Site, path: Path, place: str
 ) -> None:
     site.statuses, site.extra = [302], {"Location": place}
-    with pytest.raises(RunFailed, match="it redirects to an address that cannot be read"):
+    with pytest.raises(RunFailed, match="the one that it redirects to, cannot be read"):
         get(site.url, path)
 
 

@@ -95,10 +95,10 @@ def _yaml(tree: Tree, path: str) -> Findings[None]:
     text = yield from read_text(tree, path, "write it as UTF-8")
     try:
         yaml.safe_load(text or "")
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        what = getattr(error, "problem", None) or "it has a wrong character"
+        what = getattr(error, "problem", None) or type(error).__name__
         yield Problem(path, f"it is not YAML ({what}{line})", "fix it")
 
 
