@@ -76,7 +76,7 @@ _MIN_QUERIES_BY_DEFAULT = 100
 
 
 OWN = "set by the harness."
-"""How the comment begins that is followed by the harness's own lines."""
+"""How the comment begins that is followed by the harness's own lines, up to the next comment or empty line."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,9 @@ def read_user_conf(path: Path | None) -> UserConf:
         raise ConfigError(f"{path} cannot be read ({reason}): check the file.") from error
     entries, own = [], False
     for number, line in enumerate(text.split("\n"), start=1):
-        own = own or line.startswith(f"# {OWN}")
         words = line.split()
         if not words or words[0] == "#":
+            own = line.startswith(f"# {OWN}")
             continue
         try:
             entries.append(_entry(number, line, words, own))

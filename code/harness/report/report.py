@@ -7,14 +7,19 @@ from harness import paths
 from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import write_bytes, write_text
+from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, TRACE
 from harness.report import text
 from harness.report.parquet import as_parquet
 from harness.results.finished import Finished
-from harness.results.layout import RUN, RUN_FILES
+from harness.results.layout import CONF, RUN, SCORES
+from harness.results.profile import PROFILE
+from harness.results.timeline import TIMELINE
+from harness.settings.runfile import RUNFILE
 
 FORMATS = ("html", "md", "csv", "json", "parquet")
 TO_FILES = {"html": "report.html", "parquet": "runs.parquet"}
 """The formats that are always written to a file, with its name in build."""
+_RUN_FILES = (RUN, CONF, RUNFILE, SCORES, PROFILE, TIMELINE, SUMMARY, DETAIL, ACCURACY, TRACE)
 
 
 def make(runs: Sequence[Finished], form: str, output: Path | None) -> None:
@@ -25,7 +30,7 @@ def make(runs: Sequence[Finished], form: str, output: Path | None) -> None:
         MissingDependencyError: a package for this format is not installed.
     """
     output = output or (paths.ROOT / "build" / TO_FILES[form] if form in TO_FILES else None)
-    if output and output.name in RUN_FILES and (output.parent / RUN).exists():
+    if output and output.name in _RUN_FILES and (output.parent / RUN).exists():
         raise ConfigError(f"{output} is a file of a run, which a report must not replace: choose another --output.")
     if form == "parquet" and output:
         write_bytes(output, as_parquet(runs))

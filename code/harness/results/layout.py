@@ -20,11 +20,6 @@ RUN, CONF = "run.json", "user.conf"
 """The record of a test, and the user.conf that LoadGen read; next to the logs in the repository."""
 RUN_1 = Path("performance", "run_1")
 """The folder of a performance run's logs, below the results of a scenario or of a compliance test."""
-RUN_FILES = (
-    *(RUN, CONF, "run.toml", "accuracy.txt", "profile.json", "timeline.npz"),
-    *(f"mlperf_log_{name}" for name in ("summary.txt", "detail.txt", "accuracy.json", "trace.json")),
-)
-"""The files of a run, which nothing else may replace."""
 SCORES = "accuracy.txt"
 """The score of an accuracy log, and the log's hash; next to the log."""
 VERIFY_ACCURACY, VERIFY_PERFORMANCE = "verify_accuracy.txt", "verify_performance.txt"

@@ -95,11 +95,11 @@ class Places:
             shutil.copyfile(self.staging / file, logs / file)
         return result
 
-    def publish(self, result: Path | None, before: BeforeMove) -> tuple[Path, Path]:
+    def publish(self, result: Path | None, before: BeforeMove) -> tuple[Path, Path | None]:
         """Move the finished run to its place, and an official ``result`` to results/ or compliance/.
 
         Returns:
-            The folder that holds the logs, and that of the record in the folder of runs.
+            The folder that holds the logs, and that of the record in the folder of runs: None if it cannot be written.
 
         Raises:
             RunFailed: the destination cannot be written; the message says where the logs are kept instead.
@@ -119,7 +119,7 @@ class Places:
             return self.official, self._move(lambda folder, place: None)
         except OSError as error:
             console.warn(f"{self.run} cannot be written ({error.strerror}); the result is in {self.official}.")
-        return self.official, self.run
+        return self.official, None
 
     def _move(self, before: BeforeMove) -> Path:
         """Rename the hidden folder to the run's name, or with a number if another run took that name meanwhile."""

@@ -163,7 +163,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     except Exception as error:  # noqa: BLE001  such as a full disk
         reason = error.strerror if isinstance(error, OSError) else error
         console.warn(f"the result could not be printed ({reason}); it is in {logs}.")
-    if settings.profile and code != _AGAIN:
+    if settings.profile and record and code != _AGAIN:
         profile_run(settings, planned.ready, measured.recorder, record, heartbeat.beat)
     planned.ready.close(heartbeat.beat, settings.stall_timeout)
     return code
@@ -375,11 +375,11 @@ def _score(planned: _Planned) -> Accuracy:
     return accuracy
 
 
-def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Outcome, Path, Path]:
+def _keep(planned: _Planned, outcome: Outcome, heartbeat: Heartbeat) -> tuple[Outcome, Path, Path | None]:
     """Write the record and move everything to its place; verify a compliance test, which may invalidate it.
 
     Returns:
-        The outcome, the folder that holds the logs, and that of the record in the folder of runs.
+        The outcome, the folder that holds the logs, and that of the record in the folder of runs, if there is one.
     """
     settings, places, audit, ready = planned.settings, planned.places, planned.audit, planned.ready
     write_json(places.staging / RUN, with_digests(outcome.record, places.staging))

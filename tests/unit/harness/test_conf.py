@@ -106,6 +106,10 @@ def test_the_harnesses_own_lines_may_have_durations_below_a_second(tmp_path):
     assert found.lookup("bert", "Offline", "min_duration").value == "500"
     with pytest.raises(ConfigError, match="looks like seconds"):
         conf(tmp_path, "bert.Offline.min_duration = 500\n# set by the harness.\n")
+    for end in ("", "# mine\n", "#\n"):
+        text = f"# set by the harness.\nbert.Offline.min_duration = 500\n{end}\nbert.Server.min_duration = 600\n"
+        with pytest.raises(ConfigError, match="line 4|line 5"):
+            conf(tmp_path, text)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):

@@ -87,6 +87,20 @@ def test_each_rename_is_announced_with_the_folder_that_then_is_in_place(finished
         assert announced == []
 
 
+def test_a_record_that_cannot_be_written_is_not_named(finished, monkeypatch):
+    run = finished("run", official=True)
+    result = run.collect(None)
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path == run.staging:
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert run.publish(result, ignore) == (run.official, None)
+
+
 def test_a_copy_to_another_file_system_leaves_nothing_beside_the_result(tmp_path, finished, monkeypatch):
     monkeypatch.setattr(places, "_same_filesystem", lambda a, b: False)
     run = finished("run", official=True)
