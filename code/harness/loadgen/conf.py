@@ -8,7 +8,7 @@ line number. The file is then passed to LoadGen unchanged, followed by the harne
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import ConfigError, did_you_mean
@@ -88,6 +88,8 @@ class Entry:
     scenario: str
     key: str
     value: str
+    own: bool = False
+    """Whether the harness wrote the line."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,12 @@ class UserConf:
             if found:
                 return found[-1]
         return None
+
+    def given(self, model: str, scenario: str) -> dict[str, str]:
+        """The keys and values that apply to a test by the user's own lines."""
+        user = replace(self, entries=tuple(entry for entry in self.entries if not entry.own))
+        found = {key: user.lookup(model, scenario, key) for key in KEYS}
+        return {key: entry.value for key, entry in found.items() if entry}
 
     def extended(self, comment: str, lines: Iterable[str]) -> str:
         """The text followed by the harness's own settings; in LoadGen a later line overrides an earlier one."""
@@ -205,7 +213,7 @@ def _entry(number: int, line: str, words: list[str], own: bool) -> Entry:
     if scenario not in (ANY, *spec.scenarios):
         raise ConfigError(f"{key} has no effect in {scenario}; it applies to {' and '.join(spec.scenarios)}.")
     _check_value(key, spec, words[2], own)
-    return Entry(number, model, scenario, key, words[2])
+    return Entry(number, model, scenario, key, words[2], own)
 
 
 def _known(value: str, valid: Iterable[str], what: str) -> None:

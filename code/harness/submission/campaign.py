@@ -27,7 +27,7 @@ from harness.results.layout import RUN
 from harness.results.record import read_record
 from harness.running.places import recover
 from harness.running.run import Ended, run_test
-from harness.submission.done import Examined, examine
+from harness.submission.done import Examined, edited, examine
 from harness.submission.lengths import Rates, words
 from harness.submission.steps import EventLog, Inferred, State, Step
 
@@ -72,6 +72,11 @@ class Campaign:
             step.replaces = step.record is None and bool(step.reason)
             if step.record is not None:
                 step.state, step.seconds = State.DONE, _seconds(event)
+                if difference := edited(step):
+                    console.warn(
+                        f"{step.name} counts as done although user.conf has changed ({difference}): to run it again, "
+                        f"move {step.target} away."
+                    )
             elif event.get("event") == State.FAILED and not self.retry:
                 step.state, step.reason = State.FAILED, str(event.get("reason", ""))
             else:

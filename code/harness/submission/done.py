@@ -8,8 +8,9 @@ from datetime import datetime
 from harness.catalog.datasets import find_dataset
 from harness.catalog.models import find_model
 from harness.errors import ConfigError
+from harness.loadgen.conf import read_user_conf
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
-from harness.results.layout import SCORES, Classic, Scene
+from harness.results.layout import CONF, SCORES, Classic, Scene
 from harness.results.record import Record, read_record, reference
 from harness.settings.identity import identity
 from harness.submission.steps import Step
@@ -45,6 +46,25 @@ def examine(steps: Sequence[Step]) -> list[Examined]:
         else each
         for step, each in zip(steps, found, strict=True)
     ]
+
+
+def edited(step: Step) -> str:
+    """How user.conf differs from the one of a performance test that is done, in words; "" if it does not.
+
+    The result counts as it is, but whoever has raised a rate expects a test at that rate.
+    """
+    settings = step.settings
+    if settings.accuracy or settings.audit:
+        return ""
+    try:
+        then = read_user_conf(step.folder / CONF)
+    except ConfigError:
+        return ""
+    scope = settings.model.benchmark, settings.scenario
+    old, new = then.given(*scope), read_user_conf(settings.user_conf).given(*scope)
+    differs = [f"{key} = {old.get(key, 'unset')}" for key in {**old, **new} if old.get(key) != new.get(key)]
+    now = [f"{key} = {new.get(key, 'unset')}" for key in {**old, **new} if old.get(key) != new.get(key)]
+    return f"{', '.join(differs)} then, {', '.join(now)} now" if differs else ""
 
 
 def _ended(record: Record) -> float:

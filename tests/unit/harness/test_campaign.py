@@ -110,6 +110,25 @@ def test_a_mistake_in_user_conf_is_reported_before_anything_is_planned(request_,
         planned(replace(request_, user_conf=path), tmp_path)
 
 
+def test_a_user_conf_that_was_edited_after_its_test_is_named(request_, tmp_path, capsys):
+    path = tmp_path / "user.conf"
+    path.write_text("*.Offline.target_qps = 10\n*.Server.target_qps = 3\n")
+    campaign = planned(replace(request_, user_conf=path), tmp_path)
+    for step in campaign.steps:
+        finish(step)
+        text = f"{path.read_text()}# set by the harness.\nbert.Offline.min_duration = 500\n"
+        (step.folder / "user.conf").write_text(text)
+    assert campaign.run() == 0
+    assert "user.conf has changed" not in capsys.readouterr().err
+    path.write_text("*.Offline.target_qps = 10\nbert.Offline.target_qps = 12\n*.Server.target_qps = 4\n")
+    assert campaign.run() == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "performance counts as done although user.conf has changed (target_qps = 10 then, target_qps = 12 now)" in said
+    )
+    assert said.count("user.conf has changed") == 1
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
