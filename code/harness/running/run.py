@@ -197,7 +197,8 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     conf = read_user_conf(audit.conf if audit else settings.user_conf)
     if settings.official and not settings.rehearsal:
         check_official(conf, settings.model.benchmark, settings.scenario, MIN_DURATION_MS)
-    for warning in overridden(settings, conf):
+    crowded = "" if settings.cluster else settings.engine_settings.crowded()
+    for warning in filter(None, (*overridden(settings, conf), crowded)):
         console.warn(warning)
     checked(settings, conf, None)
     code_digest()  # kept for the record: that of the code which runs, even if its files change meanwhile

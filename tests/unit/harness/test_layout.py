@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from harness.engines import cores as cores_module
 from harness.engines import deepsparse
 from harness.engines.cores import CoreSettings, Layout, on_cpus, stay_on
 from harness.engines.deepsparse import DeepSparseSettings
@@ -35,6 +36,23 @@ def layout(machine, preferred=4, pin=False, **settings):
 def test_cores_are_shared_out(threads, streams, expected):
     made = layout(ONE_NODE, threads=threads, streams=streams)
     assert (made.threads, made.streams) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, ""),
+        ({"streams": 32}, ""),
+        ({"threads": 16, "streams": 2}, ""),
+        ({"streams": 33}, "33 streams on 16 cores compete"),
+        ({"threads": 16, "streams": 3}, "3 streams of 16 threads on 16 cores compete"),
+    ],
+)
+def test_more_than_two_threads_on_a_core_are_warned_of(settings, said, monkeypatch):
+    monkeypatch.setattr(cores_module, "cores", lambda: ONE_NODE)
+    warning = CoreSettings(**settings).crowded()
+    assert warning.startswith(said)
+    assert bool(warning) == bool(said)
 
 
 @pytest.mark.parametrize("available", range(1, 33))
