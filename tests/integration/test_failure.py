@@ -232,6 +232,19 @@ def test_a_corrupt_model_is_one_sentence(harness, tmp_path):
         nothing_kept(run)
 
 
+def test_a_model_whose_nodes_are_damaged_is_not_blamed_on_the_engine(harness, fp32_model, tmp_path):
+    path, content = tmp_path / "damaged.onnx", fp32_model.read_bytes()
+    name = next(node.output[0] for node in onnx.load(str(fp32_model)).graph.node if len(node.output[0]) > 8).encode()
+    path.write_bytes(content.replace(name, name[:-1] + b"\x8f", 1))
+    for engine in ("onnxruntime", "openvino", "deepsparse"):
+        if engine == "deepsparse":
+            pytest.importorskip("deepsparse", reason="DeepSparse is not installed")
+        run = harness.run("--engine", engine, "--model", path)
+        assert run.code == 2, run.err
+        assert f"{path} is not an ONNX model" in run.err
+        nothing_kept(run)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("{}", "no SQuAD"), ("not json", "no SQuAD"), ('{"version": "1.1", "data": []}', "")],

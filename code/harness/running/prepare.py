@@ -14,6 +14,7 @@ from harness.catalog.manifests import Dataset
 from harness.cluster.link import Link
 from harness.engines.base import Engine, EngineSettings, engine_errors, find_engine
 from harness.errors import ConfigError, EngineError
+from harness.graph import read_nodes
 from harness.host import console, memory
 from harness.host.files import native
 from harness.host.fingerprint import Fingerprint, check_unchanged
@@ -266,8 +267,12 @@ def _load(
     settings: RunSettings, engine_class: type[Engine], converted: Conversion | None, layout: EngineSettings, beat: Beat
 ) -> Engine:
     beat(patience(settings), _doing(engine_class, "loaded", settings))
-    with engine_errors(engine_class.name, f"to load {settings.model.path}", engine_class.alternative):
-        engine = engine_class(native(converted.file.path if converted else settings.model.path), layout)
+    try:
+        with engine_errors(engine_class.name, f"to load {settings.model.path}", engine_class.alternative):
+            engine = engine_class(native(converted.file.path if converted else settings.model.path), layout)
+    except EngineError:
+        read_nodes(settings.model.path)  # if the file is damaged, say so instead of what the engine made of it
+        raise
     beat(patience(settings))
     return engine
 
