@@ -40,6 +40,8 @@ def rows(runs: Sequence[Finished]) -> list[dict[str, JsonValue]]:
         values["engine"] = run.record.engine.name
         values["machine"] = {"cpu": run.record.machine.cpu, "cores": run.record.machine.cores}
         values["reasons"] = " ".join(run.reasons)
+        values["choices"] = {choice.name: choice.text for choice in run.record.choices}
+        values["doubts"] = " ".join(run.record.doubts)
         found.append(dict(facts.flat(values)))
     names = list(dict.fromkeys(name for row in found for name in row))
     # Where one run has a nested table and another has none, the table's own name gets no column.

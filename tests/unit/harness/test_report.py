@@ -532,6 +532,9 @@ def test_what_changes_a_score_is_shown_with_its_source_and_with_the_doubts(tmp_p
     assert "it is at chance." in page(runs[:1])
     values = json.loads(text.as_json(runs))[0]
     assert (values["choices"], values["doubts"]) == (record["choices"], record["doubts"])
+    first, second = csv.DictReader(io.StringIO(text.as_csv(runs)))
+    assert (first["choices.preprocessing"], first["doubts"]) == ("mlperf (assumed)", "it is at chance.")
+    assert (second["choices.preprocessing"], second["doubts"]) == ("", "")
 
 
 def test_a_named_folder_without_a_readable_run_is_a_mistake(tmp_path):
@@ -569,7 +572,7 @@ def test_parquet_has_the_rows_of_csv_with_types(tmp_path):
     assert rows[0]["metric.value"] == 300.0
     assert rows[0]["for_submission"] is False
     assert rows[0]["machine.cores"] == 2
-    assert json.loads(rows[0]["choices"]) == []
+    assert rows[0]["doubts"] == ""
 
 
 def test_parquet_without_its_package_is_one_sentence(tmp_path, monkeypatch):
