@@ -146,9 +146,13 @@ class Outcome:
             about |= {name: values[name] for name in ("nodes",) if name in values}
             console.print_json({**printed, **about, "logs": logs})
         elif self.settings.shown == "table":
-            console.print_table(self._table(logs))
+            table = self._table()
+            console.print_table(table)
+            # Not in the table, which would fold a long path on a terminal: it could not be copied then.
+            label = max(len(str(cell)) for cell in table.columns[0].cells)
+            console.out.print(f"{'logs':{label}}  {shown(logs)}", soft_wrap=True)
 
-    def _table(self, logs: Path) -> Table:
+    def _table(self) -> Table:
         settings, detail, counters = self.settings, self.detail, self.counters
         table = Table(show_header=False, box=None, pad_edge=False)
         add = table.add_row
@@ -189,7 +193,6 @@ class Outcome:
             add("note", notice, style="yellow")
         if settings.official and not self.valid:
             add("note", "Not moved to results/, which holds only valid runs.", style="yellow")
-        add("logs", str(shown(logs)))
         return table
 
 
