@@ -36,7 +36,7 @@ from harness.cluster.node import Beat
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.paths import ROOT
-from harness.running.prepare import Prepared
+from harness.running.prepared import Preparation, Prepared
 from harness.running.ready import get_ready
 from harness.scenarios.base import Estimate, ShortTest
 from harness.scheduling.peak import highest_passing
@@ -137,7 +137,7 @@ def prepared(
     request = RunRequest(
         model=model, engine=engine, scenario=scenario, dataset=dataset, cluster=cluster, cluster_samples=samples
     )
-    return get_ready(resolve(request), quiet=True)
+    return get_ready(resolve(request), Preparation(quiet=True))
 
 
 def measure_driver(model: str, samples: int) -> float:

@@ -14,7 +14,8 @@ import psutil
 
 from harness.errors import HarnessError
 from harness.host import console
-from harness.running.prepare import Prepared, prepare
+from harness.running.prepare import prepare
+from harness.running.prepared import Preparation, Prepared
 from harness.running.shared import Shared
 from harness.scheduling.limits import Limits
 from harness.settings.request import RunRequest, resolve
@@ -39,7 +40,7 @@ class Ready(Prepared):
                 dataset=dataset,
             )
         )
-        return cls(**vars(prepare(settings, shared=Shared(limits))))
+        return cls(**vars(prepare(settings, Preparation(shared=Shared(limits)))))
 
 
 def command(measure: Callable[[], None]) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.catalog.manifests import Dataset
 from harness.cluster import hosts
 from harness.cluster.link import Link
 from harness.cluster.messages import INDICES, NodeRequest
@@ -18,65 +17,44 @@ from harness.engines.base import find_engine
 from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import native
-from harness.host.fingerprint import Fingerprint, check_unchanged
 from harness.running.node import PREPARE, NodeSettings, data_digest, needed
-from harness.running.prepare import (
-    Beat,
-    Prepared,
-    announce,
-    dataset_of,
-    no_beat,
-    open_samples,
-    patience,
-)
+from harness.running.prepare import announce, open_samples
+from harness.running.prepared import AS_A_RUN, Beat, Preparation, Prepared, Subject, patience
 from harness.running.shared import shared_by_nodes
 from harness.scenarios.base import Listener, find_scenario
-from harness.settings.identity import code_digest, setting_files
+from harness.settings.identity import code_digest
 from harness.settings.run import THREADS, RunSettings
-from harness.task.base import Benchmark, find_benchmark
 
 Connect = Callable[[str, NodeRequest, Beat], Sequence[Link]]
 """Links to the nodes that a setting names, each ready."""
 
 
-def prepare_nodes(
-    settings: RunSettings,
-    beat: Beat = no_beat,
-    quiet: bool = False,
-    compile_seconds: float | None = None,
-    choose_streams: bool = True,
-    connect: Connect | None = None,
-) -> Prepared:
-    """A test whose SUT is all nodes; ``connect`` reaches them. The other parameters are those of `prepare`.
+def prepare_nodes(settings: RunSettings, how: Preparation = AS_A_RUN, connect: Connect | None = None) -> Prepared:
+    """A test whose SUT is all nodes; ``connect`` reaches them.
 
     Raises:
         ConfigError: as `prepare`; the scenario is not one for several nodes, or they differ.
         EngineError, RunFailed: a node failed.
     """
     assert settings.cluster is not None
-    beat(patience(settings))
-    kind = clustered(find_scenario(settings.scenario))
-    benchmark = find_benchmark(settings.model.benchmark)(
-        settings.benchmark_settings, settings.cache_dir, settings.sources
-    )
-    given = (*settings.model.files, *setting_files(settings))
-    dataset = dataset_of(settings, benchmark)
+    how.beat(patience(settings))
+    kind, subject = clustered(find_scenario(settings.scenario)), Subject.of(settings)
     asked = NodeSettings(
         settings.model_copy(update={"cluster": None, "remarks": ()}),
-        dataset.path,
+        subject.dataset.path,
         shared_by_nodes(settings),
-        compile_seconds,
-        choose_streams,
+        how.compile_seconds,
+        how.choose_streams,
         settings.seconds,
     )
-    files = needed(settings, dataset, benchmark.one_file)
+    files = needed(settings, subject.dataset, subject.benchmark.one_file)
     request = NodeRequest(pickle.dumps(asked), PREPARE, settings.cluster_samples, files)
-    links = (connect or _connect)(settings.cluster, request, beat)
+    links = (connect or _connect)(settings.cluster, request, how.beat)
     try:
         check_alike([link.ready for link in links], code_digest())
-        if not quiet:
+        if not how.quiet:
             _announce_nodes(links)
-        return _prepared(settings, beat, quiet, benchmark, dataset, given, kind, links)
+        return _prepared(settings, how, subject, kind, links)
     except BaseException:
         for link in links:
             link.close()
@@ -84,19 +62,13 @@ def prepare_nodes(
 
 
 def _prepared(
-    settings: RunSettings,
-    beat: Beat,
-    quiet: bool,
-    benchmark: Benchmark,
-    dataset: Dataset,
-    given: tuple[Fingerprint, ...],
-    kind: Callable[..., Clustered],
-    links: Sequence[Link],
+    settings: RunSettings, how: Preparation, subject: Subject, kind: Callable[..., Clustered], links: Sequence[Link]
 ) -> Prepared:
+    benchmark, dataset = subject.benchmark, subject.dataset
     stand_in = engine_of(find_engine(settings.engine))
     engine = stand_in(native(settings.model.path), settings.engine_settings, links)
-    own = open_samples(settings, benchmark, dataset, engine, beat)
-    if not quiet:
+    own = open_samples(settings, subject, engine, how.beat)
+    if not how.quiet:
         announce(settings, dataset, own.count)
     if links[0].ready.data != data_digest(dataset, own):
         raise ConfigError(f"the nodes have another data set than {dataset.path} on this machine: copy it to them.")
@@ -111,31 +83,27 @@ def _prepared(
     indices = np.arange(qsl.performance_count)
     qsl.load(indices)
     for link in links:
-        beat(settings.stall_timeout)
+        how.beat(settings.stall_timeout)
         link.ready = replace(link.ready, round_trip=round_trip(link, own, settings.cluster_samples))
 
     class Reporter(Listener):
         def ran(self) -> None:
-            beat(settings.stall_timeout)
+            how.beat(settings.stall_timeout)
 
     listener = Reporter()
-    slowest = scenario.get_ready(indices, listener)
-    inputs = (*given, *dataset.files, *own.files)
-    check_unchanged(inputs)
-    choices, doubts = benchmark.choices(sut), benchmark.doubts(sut)
     return Prepared(
         benchmark=benchmark,
         dataset=dataset,
         qsl=qsl,
         scenario=scenario,
         indices=indices,
-        slowest=slowest,
+        slowest=scenario.get_ready(indices, listener),
         listener=listener,
-        inputs=inputs,
+        inputs=subject.unchanged(own),
         conversion=None,
         description=engine.describe(),
-        choices=choices,
-        doubts=doubts,
+        choices=benchmark.choices(sut),
+        doubts=benchmark.doubts(sut),
         links=links,
     )
 

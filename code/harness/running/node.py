@@ -20,7 +20,8 @@ from harness.host import machine
 from harness.host.files import readable
 from harness.host.fingerprint import Fingerprint, combined
 from harness.paths import CACHE_DIR
-from harness.running.prepare import Beat, Prepared, no_beat, patience, prepare
+from harness.running.prepare import prepare
+from harness.running.prepared import Beat, Preparation, Prepared, no_beat, patience
 from harness.running.shared import Shared
 from harness.settings.identity import code_digest, setting_files
 from harness.settings.run import RunSettings
@@ -55,14 +56,9 @@ def prepare_node(request: NodeRequest, name: str, beat: Beat = no_beat) -> tuple
     asked: NodeSettings = pickle.loads(request.settings)
     with readable():
         run = _local_settings(asked, request.files)
-    ready = prepare(
-        run,
-        beat,
-        quiet=True,
-        shared=asked.shared.get(name),
-        compile_seconds=asked.compile_seconds,
-        choose_streams=asked.choose_streams,
-    )
+    shared = asked.shared.get(name, Shared())
+    how = Preparation(beat, True, shared, asked.compile_seconds, asked.choose_streams)
+    ready = prepare(run, how)
     beat(patience(asked.run))
     report = _report(name, asked, run.model, ready)
     ready.qsl.unload(ready.indices)

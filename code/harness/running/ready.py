@@ -1,21 +1,14 @@
 """Gets a test ready: on this machine, or on the nodes of a cluster."""
 
-from harness.running.prepare import Beat, Prepared, no_beat, prepare
-from harness.running.shared import Shared
+from harness.running.prepare import prepare
+from harness.running.prepared import AS_A_RUN, Preparation, Prepared
 from harness.settings.run import RunSettings
 
 
-def get_ready(
-    settings: RunSettings,
-    beat: Beat = no_beat,
-    quiet: bool = False,
-    shared: Shared | None = None,
-    compile_seconds: float | None = None,
-    choose_streams: bool = True,
-) -> Prepared:
+def get_ready(settings: RunSettings, how: Preparation = AS_A_RUN) -> Prepared:
     """As `prepare`, on the nodes of a cluster if the settings name one."""
     if settings.cluster is None:
-        return prepare(settings, beat, quiet, shared, compile_seconds, choose_streams)
+        return prepare(settings, how)
     from harness.running.clustered import prepare_nodes  # a run on one machine does not need it
 
-    return prepare_nodes(settings, beat, quiet, compile_seconds, choose_streams)
+    return prepare_nodes(settings, how)

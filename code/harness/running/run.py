@@ -35,7 +35,7 @@ from harness.running.nodes import node_records
 from harness.running.outcome import Outcome
 from harness.running.outdated import set_aside
 from harness.running.places import Places, check_space, write_json
-from harness.running.prepare import Prepared, patience
+from harness.running.prepared import Preparation, Prepared, patience
 from harness.running.profile import profile_run
 from harness.running.ready import get_ready
 from harness.running.recorder import Recorder
@@ -203,7 +203,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     checked(settings, conf, None)
     code_digest()  # kept for the record: that of the code which runs, even if its files change meanwhile
     with native_output_dropped(not console.output().verbose):
-        ready = get_ready(settings, heartbeat.beat, shared=shared_with_result(settings))
+        ready = get_ready(settings, Preparation(heartbeat.beat, shared=shared_with_result(settings)))
     load, estimated = sized(settings, conf, ready)
     heartbeat.beat(patience(settings))
     ready.qsl.unload(ready.indices)

@@ -8,7 +8,7 @@ from harness.host.supervise import Heartbeat
 from harness.host.usage import CoreMeter, CoreUse
 from harness.running.load import Load
 from harness.running.nodes import progress_of
-from harness.running.prepare import Prepared
+from harness.running.prepared import Prepared
 from harness.running.progress import Outlook
 from harness.running.recorder import Recorder
 from harness.scheduling.base import Counters, Scheduler

@@ -26,7 +26,7 @@ from harness.host.supervise import Heartbeat, supervised, was_interrupted
 from harness.host.usage import CoreMeter
 from harness.loadgen.conf import read_user_conf
 from harness.rules.early_stopping import needed_queries
-from harness.running.prepare import Prepared, patience
+from harness.running.prepared import Preparation, Prepared, patience
 from harness.running.ready import get_ready
 from harness.scenarios.base import ShortTest, find_scenario
 from harness.scheduling.peak import highest_passing
@@ -287,7 +287,8 @@ def _prepared(settings: RunSettings, result: Path, heartbeat: Heartbeat) -> Prep
     tempfile.tempdir = str(native(result.parent))  # this process may be killed: the parent removes its files
     with native_output_dropped(not console.output().verbose):
         # All shapes, as in an official run, for which settings are tuned. The search itself tries numbers of streams.
-        return get_ready(settings, heartbeat.beat, quiet=True, compile_seconds=math.inf, choose_streams=False)
+        how = Preparation(heartbeat.beat, quiet=True, compile_seconds=math.inf, choose_streams=False)
+        return get_ready(settings, how)
 
 
 def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heartbeat) -> int:

@@ -10,6 +10,7 @@ from harness.catalog.manifests import folder
 from harness.errors import ConfigError
 from harness.running import prepare
 from harness.running.doubts import expects_chance_score
+from harness.running.prepared import Preparation
 from harness.settings.request import RunRequest, resolve
 from harness.task.base import ASSUMED, FROM_GRAPH, GIVEN, Choice
 
@@ -66,4 +67,4 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused_before_a_batch_runs(t
     monkeypatch.setattr(prepare, "_warm_up", lambda *given: pytest.fail("a batch would run"))
     request = RunRequest(engine="onnxruntime", dataset="sample", options={"vocab": str(vocab)}, cache_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"30,523 tokens, and the model's embedding 30,522 rows"):
-        prepare.prepare(resolve(request), quiet=True)
+        prepare.prepare(resolve(request), Preparation(quiet=True))

@@ -23,6 +23,7 @@ from harness.running.clustered import prepare_nodes
 from harness.running.node import PREPARE, prepare_node
 from harness.running.nodes import node_records, progress_of
 from harness.running.prepare import prepare
+from harness.running.prepared import Preparation
 from harness.scenarios import offline
 from harness.scenarios.base import Estimate, find_scenario
 from harness.settings.identity import command
@@ -83,7 +84,7 @@ def nodes_of(benchmark, scenario, samples):
 def alone(benchmark):
     """The responses of one process, by sample."""
     plain = settings_of(benchmark).model_copy(update={"cluster": None})
-    made = prepare(plain, quiet=True)
+    made = prepare(plain, Preparation(quiet=True))
     collected = Collected()
     scheduler = made.scenario.scheduler(collected)
     numbers = issue(scheduler, [made.indices.tolist()])
@@ -114,7 +115,7 @@ def test_nodes_of_unequal_speed_answer_as_one_process_does(benchmark, number, sa
     monkeypatch.setattr(offline, "_MEASURING", (0.1, 0.1, 0.1))
     nodes = nodes_of(benchmark, scenario, samples)
     settings = settings_of(benchmark, scenario, samples)
-    made = prepare_nodes(settings, quiet=True, connect=lambda name, request, beat: nodes.connect(number, request))
+    made = prepare_nodes(settings, Preparation(quiet=True), lambda name, request, beat: nodes.connect(number, request))
     assert made.engine.streams == number
     assert made.description["name"] == "onnxruntime"
     collected = Collected()
@@ -148,7 +149,7 @@ def test_threads_cannot_give_an_official_result():
 def test_a_number_of_threads_is_needed(cluster):
     settings = settings_of("bert").model_copy(update={"cluster": cluster})
     with pytest.raises(ConfigError, match="threads:N"):
-        prepare_nodes(settings, quiet=True)
+        prepare_nodes(settings, Preparation(quiet=True))
 
 
 def test_indices_are_marked_everywhere_and_the_command_repeats_the_run():
@@ -193,7 +194,7 @@ def test_links_are_closed_if_the_nodes_do_not_fit():
 
     links = [Link(), Link()]
     with pytest.raises(ConfigError, match="different code"):
-        prepare_nodes(settings_of("bert"), quiet=True, connect=lambda *_: links)
+        prepare_nodes(settings_of("bert"), Preparation(quiet=True), connect=lambda *_: links)
     assert closed == links
 
 

@@ -20,6 +20,7 @@ from harness.running import agreement
 from harness.running import conversion as module
 from harness.running.conversion import conversion
 from harness.running.prepare import prepare
+from harness.running.prepared import Preparation
 from harness.settings.request import RunRequest, resolve
 
 
@@ -158,7 +159,7 @@ def test_a_run_uses_the_converted_file_and_is_compared_with_the_original(model, 
     external = onnx.load(str(model))
     onnx.save(external, str(model), save_as_external_data=True, location="weights.bin", size_threshold=0)
     given = settings(model, tmp_path, dataset=str(small_imagenet))
-    ready = prepare(given, quiet=True)
+    ready = prepare(given, Preparation(quiet=True))
     assert ready.engine.model == ready.conversion.file.path != model
     assert {model, model.with_name("weights.bin"), ready.conversion.file.path} <= {file.path for file in ready.inputs}
     assert given.model.sha256 != ready.conversion.file.sha256

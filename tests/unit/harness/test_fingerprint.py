@@ -21,6 +21,7 @@ from harness.host import fingerprint
 from harness.host.download import sha256_of
 from harness.host.fingerprint import Fingerprint, check_unchanged
 from harness.running.prepare import prepare
+from harness.running.prepared import Preparation
 from harness.settings.identity import identity
 from harness.settings.request import RunRequest, resolve
 
@@ -181,7 +182,7 @@ def test_model_data_set_and_vocabulary_of_a_run_are_watched(small_squad, tmp_pat
     vocab = tmp_path / "vocab.txt"
     shutil.copy(manifests.folder("bert") / "data" / "vocab.txt", vocab)
     settings = resolve(request(small_squad, tmp_path, options={"vocab": str(vocab)}))
-    ready = prepare(settings, quiet=True)
+    ready = prepare(settings, Preparation(quiet=True))
     assert {file.path for file in ready.inputs} == {settings.model.path, small_squad, vocab}
     edit(vocab)
     with pytest.raises(RunFailed, match=f"{vocab} changed"):
@@ -190,7 +191,7 @@ def test_model_data_set_and_vocabulary_of_a_run_are_watched(small_squad, tmp_pat
 
 def test_images_and_labels_of_a_run_are_watched(small_imagenet, tmp_path):
     model = classifier(tmp_path / "a")
-    ready = prepare(resolve(request(small_imagenet, tmp_path, model=str(model))), quiet=True)
+    ready = prepare(resolve(request(small_imagenet, tmp_path, model=str(model))), Preparation(quiet=True))
     images = sorted((small_imagenet / "val").iterdir())
     expected = {model, model.with_name("weights.bin"), small_imagenet / "val_map.txt", *images}
     assert {file.path for file in ready.inputs} == expected

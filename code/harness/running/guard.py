@@ -1,0 +1,68 @@
+"""Calls of an engine's own methods, which may raise anything: none of them may lose a result."""
+
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from harness.engines.base import Engine, EngineSettings
+from harness.errors import EngineError
+from harness.host import console
+from harness.results.record import RecordedEngine, record_text
+from harness.settings.run import RunSettings
+
+
+def close(engine: Engine, consequence: str) -> None:
+    """Close the engine; an error is a warning that names the ``consequence``."""
+    try:
+        engine.close()
+    except BaseException as error:  # noqa: BLE001  an engine may raise anything
+        console.warn(f"{engine.name} failed to close ({_in_words(error)}); {consequence}.")
+
+
+def remark(engine: Engine) -> None:
+    """Print the engine's remark on the compiled model, if it has one."""
+    try:
+        if text := engine.remark():
+            console.warn(text)
+    except Exception as error:  # noqa: BLE001  an engine may raise anything
+        console.warn(f"remark() of engine {engine.name} failed: {_in_words(error)}.")
+
+
+def described(engine: Engine, settings: EngineSettings) -> Mapping[str, object]:
+    """The engine's description, or its settings if ``describe()`` fails.
+
+    Raises:
+        EngineError: run.json cannot hold it; found before the test, so that no result is lost.
+    """
+    try:
+        found = engine.describe()
+    except Exception as error:  # noqa: BLE001  an engine may raise anything
+        console.warn(f"describe() of engine {engine.name} failed, so run.json lacks its version: {_in_words(error)}.")
+        return {"name": engine.name, **settings.model_dump()}
+    try:
+        RecordedEngine.model_validate_json(record_text(found))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise EngineError(
+            f"describe() of engine {engine.name} returns {name} {first['input']!r}, which run.json cannot hold "
+            f"({first['msg']}): return another value."
+        ) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EngineError(
+            f"describe() of engine {engine.name} returns what run.json cannot hold ({_in_words(error)}): return a "
+            "dictionary of strings and numbers."
+        ) from error
+    return found
+
+
+def doing(engine: type[Engine], verb: str, settings: RunSettings) -> str:
+    """What an engine does with the model, and what the user can do if the process crashes meanwhile."""
+    hints = [engine.alternative] if engine.alternative else []
+    if not console.output().verbose:
+        hints.append("harness -v run shows what the engine printed")
+    return f"{engine.name} {verb} {settings.model.path}" + (f": {'; '.join(hints)}" if hints else "")
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -1,0 +1,171 @@
+"""What a test is about, how it is prepared, and what LoadGen then tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from harness.catalog.datasets import find_dataset
+from harness.catalog.manifests import Dataset
+from harness.cluster.link import Link
+from harness.engines.base import Engine
+from harness.host.fingerprint import Fingerprint, check_unchanged
+from harness.loadgen.logs import Detail
+from harness.rules.rehearsal import REHEARSAL_TREE
+from harness.running import guard
+from harness.running.conversion import Conversion
+from harness.running.shared import Shared
+from harness.scenarios.base import Listener, Scenario, ShortTest
+from harness.scheduling.base import Scheduler
+from harness.scheduling.overload import Overload, Overloaded, most_queries
+from harness.settings.identity import setting_files
+from harness.settings.run import RunSettings
+from harness.task.base import Benchmark, Choice, find_benchmark
+from harness.task.qsl import SampleLibrary
+from harness.task.shape import Integers
+from harness.task.sut import SUT
+
+_PREPARING = 900.0  # maximum seconds of one preparation step
+_CLOSING = 30.0  # maximum seconds of closing an engine
+
+
+class Beat(Protocol):
+    """Reports progress, and the maximum seconds until the next report."""
+
+    def __call__(self, within: float, doing: str = "") -> None:
+        """``doing`` says which engine does what until then: see `harness.host.supervise.Heartbeat.beat`."""
+
+
+def no_beat(within: float, doing: str = "") -> None:
+    """A `Beat` that nobody waits for."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a test is prepared: by default as in a run."""
+
+    beat: Beat = no_beat
+    quiet: bool = False
+    """Whether to omit the line that describes the run."""
+    shared: Shared = field(default_factory=Shared)
+    """What the other runs of the same result chose."""
+    compile_seconds: float | None = None
+    """Roughly the maximum time for compiling shapes; None for the limit of the run's mode."""
+    choose_streams: bool = True
+    """Whether fewer streams than the engine's default may be chosen if a latency bound requires it."""
+
+
+AS_A_RUN = Preparation()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a test is about: the benchmark, its data set, and the files that the settings name."""
+
+    benchmark: Benchmark
+    dataset: Dataset
+    given: tuple[Fingerprint, ...]
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> Subject:
+        """What these settings name; a rehearsal without a data set has a stand-in.
+
+        Raises:
+            ConfigError: the data set is unknown, or the rules do not allow it.
+        """
+        kind = find_benchmark(settings.model.benchmark)
+        benchmark = kind(settings.benchmark_settings, settings.cache_dir, settings.sources)
+        given = (*settings.model.files, *setting_files(settings))
+        if settings.rehearsal and settings.dataset is None:
+            stand_in = str(benchmark.stand_in(REHEARSAL_TREE / "data"))
+            return cls(benchmark, find_dataset(benchmark.name, stand_in), given)
+        dataset = find_dataset(benchmark.name, settings.dataset)
+        if settings.official and not settings.rehearsal:
+            benchmark.check_official(dataset)
+        return cls(benchmark, dataset, given)
+
+    def unchanged(self, qsl: SampleLibrary, *others: Fingerprint) -> tuple[Fingerprint, ...]:
+        """All files that the result depends on: those given, the data set's, the samples' and ``others``.
+
+        Raises:
+            RunFailed: one changed after it was hashed.
+        """
+        files = (*self.given, *others, *self.dataset.files, *qsl.files)
+        check_unchanged(files)
+        return files
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A benchmark's data and model on an engine, warmed up, with the samples loaded that LoadGen will load."""
+
+    benchmark: Benchmark
+    dataset: Dataset
+    qsl: SampleLibrary
+    scenario: Scenario
+    indices: Integers
+    """The loaded samples, int64 (n,)."""
+    slowest: float
+    """Seconds of the slowest batch in the warm-up."""
+    listener: Listener
+    """Receives the progress of `Scenario.estimate`."""
+    inputs: tuple[Fingerprint, ...]
+    """All files that the result depends on: model, data set, vocabulary."""
+    conversion: Conversion | None
+    """The file that the engine reads in place of the model's, if any."""
+    description: Mapping[str, object]
+    """The engine's description, taken before the test: an error in it afterwards could lose the result."""
+    choices: tuple[Choice, ...] = ()
+    doubts: tuple[str, ...] = ()
+    """Signs that a setting does not belong to the model."""
+    links: Sequence[Link] = ()
+    """The nodes that compute, if this process does not."""
+
+    @property
+    def sut(self) -> SUT:
+        """The scenario's; in a cluster it only describes what the nodes run."""
+        return self.scenario.sut
+
+    @property
+    def engine(self) -> Engine:
+        """The SUT's."""
+        return self.scenario.sut.engine
+
+    def short_test(self, test: ShortTest, scheduler: Scheduler | None = None) -> Detail:
+        """LoadGen's log of a short performance test (`session.short_test`); the samples stay loaded.
+
+        Without a ``scheduler`` of its own, a test that cannot meet the bound is given up, and ends with its last query.
+        """
+        from harness.running import session
+
+        overload, ended = None, None
+        if self.scenario.paced and test.rate and scheduler is None:
+            most = most_queries(test.rate, test.seconds, 1)
+            overload = Overload(most, self.scenario.bound, self.scenario.percentile or 0)
+        running = scheduler or self.scenario.scheduler(session.complete)
+
+        def progress() -> None:
+            nonlocal ended
+            self.listener.ran()
+            try:
+                if overload and not ended:
+                    overload.look(running.counters)
+            except Overloaded as error:
+                ended = error
+                running.give_up()
+
+        detail = session.short_test(self.scenario, test, running, self.qsl, progress)
+        self.qsl.load(self.indices)
+        # The rate of the queries that were computed, not of those that were then given up.
+        return replace(detail, values={**detail.values, self.scenario.result: ended.reached}) if ended else detail
+
+    def close(self, beat: Beat, stall_timeout: float) -> None:
+        """Close the engine, once the result is safe: an error is only a warning."""
+        beat(min(stall_timeout, _CLOSING))
+        guard.close(self.engine, "the result is kept")
+
+
+def patience(settings: RunSettings) -> float:
+    """Maximum seconds of one step of preparing or scoring."""
+    return max(_PREPARING, settings.stall_timeout)
