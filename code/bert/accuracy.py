@@ -38,7 +38,7 @@ _QUERY = 8  # samples of a MultiStream query
 
 
 @dataclass(frozen=True)
-class Score:
+class SquadScore:
     """Percentages over the first ``questions`` of ``total_questions``; ``predictions`` is keyed by question id."""
 
     exact_match: float
@@ -86,7 +86,7 @@ def score_log(
     partial: bool = False,
     progress: OnProgress | None = None,
     casing: str | None = None,
-) -> Score:
+) -> SquadScore:
     """Score a log whose QSL held all features, or the first ``samples``; with ``partial`` it may hold any of them.
 
     A response is (rows, 2) logits of ``dtype``, start and end of each token, or (2, rows) if ``transposed``. ``casing``
@@ -116,7 +116,7 @@ def score_log(
         swapped = other if other >= max(_FAR_BETTER * f1, f1 + _FAR_MORE) else None
     held = int(answered.sum()) if partial else count
     total = len(squad.questions)
-    return Score(exact_match, f1, len(indices), total, held, predictions, warnings, swapped, partial)
+    return SquadScore(exact_match, f1, len(indices), total, held, predictions, warnings, swapped, partial)
 
 
 @dataclass(frozen=True)
@@ -276,13 +276,13 @@ def _original_text(said: str, original: str, rules: Rules = UNCASED) -> str:
     return original[places[first] : places[first + len(said) - said.count(" ") - 1] + 1]
 
 
-def accuracy_text(score: Score, log_path: str | Path, note: str | None = None) -> str:
+def accuracy_text(score: SquadScore, log_path: str | Path, note: str | None = None) -> str:
     """The lines of accuracy.txt: the official result, the log's hash, then the scope and the note."""
     result = json.dumps({"exact_match": score.exact_match, "f1": score.f1})
     return accuracy_log.accuracy_text(result, log_path, (score.scope, note))
 
 
-def write_accuracy_txt(path: str | Path, score: Score, log_path: str | Path, note: str | None = None) -> None:
+def write_accuracy_txt(path: str | Path, score: SquadScore, log_path: str | Path, note: str | None = None) -> None:
     """Write accuracy.txt atomically; ``log_path`` is the untruncated log."""
     write_text(path, accuracy_text(score, log_path, note))
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from bert.accuracy import Score, accuracy_text, score_log, write_accuracy_txt
+from bert.accuracy import SquadScore, accuracy_text, score_log, write_accuracy_txt
 from bert.embedding import embedding_rows
 from bert.features import FeatureParams, load_features
 from bert.outputs import Answers
@@ -174,7 +174,7 @@ class Bert(Benchmark):
         """Exact match and F1 of the questions that the log answers."""
         return accuracy_text(self._score(log, dataset, partial=True), log)
 
-    def _score(self, log: Path, dataset: Dataset, *, samples: int | None = None, partial: bool = False) -> Score:
+    def _score(self, log: Path, dataset: Dataset, *, samples: int | None = None, partial: bool = False) -> SquadScore:
         """The score of a log, with progress; see `score_log`."""
         with console.Progress("scoring", unit="questions") as bar:
             return score_log(

@@ -19,7 +19,7 @@ from harness.task.shape import Array, Integers
 from harness.task.training import Batch, TrainingData
 from harness.training.fake import FakeQuantisation
 from harness.training.graph import GraphModule
-from harness.training.history import History, Score
+from harness.training.history import History, ValidationScore
 from harness.training.memory import Budget
 from harness.training.objective import Objective, cost, samples, slices, tensors
 from harness.training.oneshot import pruned
@@ -289,14 +289,14 @@ class Trainer:
             f"step {found.step:,}: {found.metric} {found.percent:.2f}, sparsity {100 * found.sparsity:.1f} %{loss}"
         )
 
-    def _measure(self, module: GraphModule) -> Score:
+    def _measure(self, module: GraphModule) -> ValidationScore:
         began = self._clock()
         metric, percent = self._data.score(_answers(module, self._data, self._objective.device))
         took = self._clock() - began
         self._history.scoring += took
         self._timetable.scored(took)
         sparsity = self._student.sparsity if module is self._student.module else 0.0
-        return Score(self._history.step, metric, percent, sparsity, self._loss)
+        return ValidationScore(self._history.step, metric, percent, sparsity, self._loss)
 
     def _diverged(self, step: int) -> str:
         folder = self._checkpoints.folder

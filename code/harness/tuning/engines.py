@@ -12,7 +12,7 @@ from harness.host import console
 from harness.registry import installed
 from harness.settings.request import RunRequest, resolve
 from harness.settings.run import RunSettings
-from harness.tuning.search import Options, Score, mean
+from harness.tuning.search import Measurement, Options, mean
 
 BEHIND = 0.7
 """Share of the best score below which an engine's defaults exclude it: tuning seldom gains as much."""
@@ -27,7 +27,7 @@ class Contender(Protocol):
     def engine(self) -> str:
         """Its name."""
 
-    def compare(self, options: Options, number: int) -> Score | None:
+    def compare(self, options: Options, number: int) -> Measurement | None:
         """The score of the options in round ``number`` of the comparisons with other engines; None if they fail.
 
         The score is 0 if they work but no rate meets the bound.
@@ -130,7 +130,7 @@ def _alternately(contenders: Sequence[C], options: Mapping[str, Options], first:
 
     A round that other processes disturbed is repeated, a few times at most.
     """
-    scores: dict[str, list[Score]] = {contender.engine: [] for contender in contenders}
+    scores: dict[str, list[Measurement]] = {contender.engine: [] for contender in contenders}
     quiet = number = 0
     while quiet < _ROUNDS and number < _MOST_ROUNDS:
         for contender in contenders if number % 2 == 0 else reversed(contenders):

@@ -16,7 +16,7 @@ _REPEATS = 2  # maximum repetitions of a disturbed pair
 _PATIENCE = 0.3  # repetitions of disturbed pairs in the whole search, per choice
 
 
-class Score(NamedTuple):
+class Measurement(NamedTuple):
     """A measurement of options."""
 
     value: float
@@ -27,7 +27,7 @@ class Score(NamedTuple):
 
 def coordinate_search(
     dimensions: Sequence[Dimension],
-    measure: Callable[[Options, int], Score],
+    measure: Callable[[Options, int], Measurement],
     identity: Callable[[Options], Hashable] = lambda options: tuple(sorted(options.items())),
 ) -> tuple[dict[str, str], float]:
     """The best options found, starting from the defaults, and their score.
@@ -64,8 +64,8 @@ def size(dimensions: Sequence[Dimension]) -> int:
 
 
 class _Pair(NamedTuple):
-    candidate: Score
-    best: Score
+    candidate: Measurement
+    best: Measurement
 
     @property
     def disturbed(self) -> bool:
@@ -76,11 +76,11 @@ class _Pair(NamedTuple):
 class _Search:
     """The measurements of a search."""
 
-    measure: Callable[[Options, int], Score]
+    measure: Callable[[Options, int], Measurement]
     identity: Callable[[Options], Hashable]
     patience: float
     """The number of pairs that may still be repeated."""
-    _scores: dict[Hashable, list[Score]] = field(default_factory=dict)
+    _scores: dict[Hashable, list[Measurement]] = field(default_factory=dict)
     _last: Hashable = None
     """The identity of the options that were measured last."""
 
@@ -88,7 +88,7 @@ class _Search:
         """Whether the options were measured."""
         return self.identity(options) in self._scores
 
-    def measured(self, options: Options) -> Score:
+    def measured(self, options: Options) -> Measurement:
         """Measure the options once more."""
         self._last = self.identity(options)
         scores = self._scores.setdefault(self._last, [])
@@ -123,10 +123,10 @@ class _Search:
             reference = self._scores[self._last][-1]
             return _Pair(self.measured(candidate), reference)
         score = self.measured(candidate)
-        return _Pair(score, self.measured(best) if score.value else Score(0.0))
+        return _Pair(score, self.measured(best) if score.value else Measurement(0.0))
 
 
-def mean(scores: Sequence[Score]) -> float:
+def mean(scores: Sequence[Measurement]) -> float:
     """The mean of one or more measurements, without the disturbed ones if there are others."""
     chosen = [score.value for score in scores if not score.disturbed] or [score.value for score in scores]
     return sum(chosen) / len(chosen)

@@ -37,7 +37,7 @@ from harness.settings.tuned import Rate
 from harness.task.base import find_benchmark
 from harness.tuning.engines import best_engine, contenders
 from harness.tuning.journal import Journal, Measured
-from harness.tuning.search import Options, Score, coordinate_search, mean, size
+from harness.tuning.search import Measurement, Options, coordinate_search, mean, size
 
 _PRECISION, _TESTS = 0.02, 14  # of the search for Server's rate
 _STEP = 0.94  # factor from an unconfirmed rate to the next
@@ -54,8 +54,8 @@ class _Trial:
     measured: Measured
 
 
-def _score(measured: Measured) -> Score:
-    return Score(measured.score, measured.disturbed)
+def _score(measured: Measured) -> Measurement:
+    return Measurement(measured.score, measured.disturbed)
 
 
 _FAILED = Measured(score=0, value=0, failed=True)
@@ -139,7 +139,7 @@ class _Tuning:
         """The engine's name."""
         return self.settings.engine
 
-    def compare(self, options: Options, number: int) -> Score | None:
+    def compare(self, options: Options, number: int) -> Measurement | None:
         """The score of the options in round ``number`` of the comparisons with other engines; None if they fail.
 
         The search does not share these measurements.
@@ -384,7 +384,7 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
 
 def _show(result: tuned.Tuned, trials: Sequence[_Trial], place: Path) -> None:
     table = Table("settings", result.unit, "÷ defaults", box=None, pad_edge=False)
-    rows: dict[str, list[Score]] = {}
+    rows: dict[str, list[Measurement]] = {}
     for trial in trials:
         rows.setdefault(tuned.words(trial.options), []).append(_score(trial.measured))
     means = {words: mean(scores) for words, scores in rows.items()}

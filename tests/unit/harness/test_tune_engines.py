@@ -20,7 +20,7 @@ from harness.settings.tuned import Rate
 from harness.tuning import tune as module
 from harness.tuning.engines import best_engine
 from harness.tuning.journal import Measured
-from harness.tuning.search import Score
+from harness.tuning.search import Measurement
 
 
 class Fake:
@@ -40,7 +40,7 @@ class Fake:
         score = self.best if options else self.defaults
         if score is None:
             return None
-        return Score(score / 10, True) if number in self.disturbed else Score(score)
+        return Measurement(score / 10, True) if number in self.disturbed else Measurement(score)
 
     def search(self):
         self.log.append((self.engine, "search"))

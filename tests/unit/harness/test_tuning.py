@@ -26,7 +26,7 @@ from harness.settings.request import RunRequest, default_conf, resolve
 from harness.settings.tuned import Rate
 from harness.tuning import tune
 from harness.tuning.journal import Journal, Measured
-from harness.tuning.search import Score, coordinate_search, size
+from harness.tuning.search import Measurement, coordinate_search, size
 
 STREAMS = [{"streams": str(n)} for n in (1, 2, 4)]
 BATCH = [{"max_batch": str(n)} for n in (8, 16, 32)]
@@ -40,7 +40,7 @@ def search(dimensions, measure, *more):
     def scored(options, number):
         measured.append((dict(options), number))
         score = measure(options, number)
-        return score if isinstance(score, Score) else Score(float(score))
+        return score if isinstance(score, Measurement) else Measurement(float(score))
 
     return (*coordinate_search(dimensions, scored, *more), measured)
 
@@ -109,19 +109,19 @@ def test_a_machine_that_drifts_changes_no_setting_and_hides_none(drift):
 def test_a_disturbed_pair_is_repeated_and_only_the_repetition_counts():
     def measure(options, number):
         if options.get("max_batch") == "16" and number == 0:
-            return Score(0.5, disturbed=True)
+            return Measurement(0.5, disturbed=True)
         return 1.2 if options.get("max_batch") == "16" else 1.0
 
     best, score, _ = search([BATCH], measure)
     assert (best, score) == ({"max_batch": "16"}, pytest.approx(1.2))
     # Nor does a disturbance of the other side make a winner.
-    slow = search([BATCH], lambda options, number: 1.0 if options or number else Score(0.5, disturbed=True))
+    slow = search([BATCH], lambda options, number: 1.0 if options or number else Measurement(0.5, disturbed=True))
     assert slow[0] == {}
 
 
 def test_on_a_machine_that_is_never_quiet_the_repetitions_are_few():
     dimensions = [STREAMS, BATCH, PINS]
-    best, _, measured = search(dimensions, lambda options, number: Score(1.0, disturbed=True))
+    best, _, measured = search(dimensions, lambda options, number: Measurement(1.0, disturbed=True))
     assert best == {}
     assert len(measured) <= 2 * size(dimensions)
 
