@@ -51,7 +51,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Measured:
+class NodeMeasurements:
     """What was measured between the driver and one node."""
 
     round_trip: float
@@ -94,7 +94,7 @@ def check(hosts: Hosts, mine: Facts, facts: str, done: Callable[[], object]) -> 
         cluster.close()
 
 
-def measure(link: RayLink) -> Measured:
+def measure(link: RayLink) -> NodeMeasurements:
     """Measure round trips, bandwidth, the clock difference and the load by others.
 
     Raises:
@@ -119,7 +119,7 @@ def measure(link: RayLink) -> Measured:
     last: Reading | None = link.call(10.0, "usage")
     cpus, quota = link.call(10.0, "share")
     use = CoreUse.between(first, last, cpus, quota) if first and last else None
-    return Measured(
+    return NodeMeasurements(
         median(trips),
         sorted(trips)[int(0.99 * len(trips))],
         _PAYLOAD / max(1e-9, middle - began - median(trips)),
@@ -130,7 +130,7 @@ def measure(link: RayLink) -> Measured:
     )
 
 
-def of_node(name: str, theirs: Facts, mine: Facts, measured: Measured) -> list[Line]:
+def of_node(name: str, theirs: Facts, mine: Facts, measured: NodeMeasurements) -> list[Line]:
     """The findings about one node."""
     lines = [Line(GOOD, name, "machine", f"{theirs.host}: {theirs.cpu}, {theirs.cores} cores")]
     if theirs.code == mine.code:
@@ -155,7 +155,7 @@ def of_node(name: str, theirs: Facts, mine: Facts, measured: Measured) -> list[L
     return [*lines, *_of_machine(name, measured)]
 
 
-def _of_network(name: str, measured: Measured) -> list[Line]:
+def _of_network(name: str, measured: NodeMeasurements) -> list[Line]:
     slow = measured.round_trip > _ROUND_TRIP
     trip = f"{measured.round_trip * 1e3:.2f} ms, the slowest of a hundred {measured.slow_trip * 1e3:.2f} ms"
     cure = "use a faster network: Server's queries have less time left" if slow else ""
@@ -166,7 +166,7 @@ def _of_network(name: str, measured: Measured) -> list[Line]:
     ]
 
 
-def _of_machine(name: str, measured: Measured) -> list[Line]:
+def _of_machine(name: str, measured: NodeMeasurements) -> list[Line]:
     lines = []
     if abs(measured.ahead) > _CLOCKS:
         what = f"{abs(measured.ahead):.2f} s {'ahead of' if measured.ahead > 0 else 'behind'} this machine's"

@@ -81,7 +81,7 @@ def second_order(
 
 
 @dataclass(frozen=True)
-class Trial:
+class LayerLosses:
     """The loss of a dense layer under second-order pruning at increasing sparsity."""
 
     curve: list[tuple[float, float]]
@@ -99,7 +99,7 @@ class Trial:
         return [(share, lost * factor) for share, lost in self.curve]
 
 
-def losses(weight: NDArray[np.float32], statistics: Statistics, block: int, sparsity: float) -> Trial:
+def losses(weight: NDArray[np.float32], statistics: Statistics, block: int, sparsity: float) -> LayerLosses:
     """Prune a layer in steps, to get its losses, and its weights at about ``sparsity``."""
     variance = np.einsum("ri,ri->r", weight @ statistics.gram, weight) + 1e-30
     gone = float((~_by_block(weight, block).any(axis=2)).sum()) * block / weight.size
@@ -111,7 +111,7 @@ def losses(weight: NDArray[np.float32], statistics: Statistics, block: int, spar
         curve.append((share, float((np.einsum("ri,ri->r", lost @ statistics.gram, lost) / variance).mean())))
         if share == nearest:
             chosen, loss = sparse, curve[-1][1]
-    return Trial([*curve, (1.0, 1.0)], chosen, loss)
+    return LayerLosses([*curve, (1.0, 1.0)], chosen, loss)
 
 
 def allocate(

@@ -18,8 +18,8 @@ class _Saved(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Measured(_Saved):
-    """The measurement of a trial."""
+class SavedTrial(_Saved):
+    """The measurement of a trial, as the journal holds it."""
 
     score: _Size
     """Higher is better; 0 means unusable."""
@@ -37,7 +37,7 @@ class Measured(_Saved):
 
 class _File(_Saved):
     circumstances: dict[str, Any]
-    trials: dict[str, Measured]
+    trials: dict[str, SavedTrial]
     rates: dict[str, Rate]
 
 
@@ -48,7 +48,7 @@ class Journal:
         """``circumstances`` are what the measurements depend on; ``fresh`` ignores saved measurements."""
         self.path = path
         self._circumstances = json.loads(json.dumps(circumstances, default=str))
-        self.trials: dict[str, Measured] = {}
+        self.trials: dict[str, SavedTrial] = {}
         self.rates: dict[str, Rate] = {}
         self.unused: str | None = None
         """Why saved measurements are not used, as the end of a sentence; None if they are used or there are none."""

@@ -36,7 +36,7 @@ from harness.settings.run import RunSettings, cluster_name
 from harness.settings.tuned import Rate
 from harness.task.base import find_benchmark
 from harness.tuning.engines import best_engine, contenders
-from harness.tuning.journal import Journal, Measured
+from harness.tuning.journal import Journal, SavedTrial
 from harness.tuning.search import Measurement, Options, coordinate_search, mean, size
 
 _PRECISION, _TESTS = 0.02, 14  # of the search for Server's rate
@@ -51,14 +51,14 @@ class _Trial:
     """The tested options, without the user's own, and their measurement."""
 
     options: dict[str, str]
-    measured: Measured
+    measured: SavedTrial
 
 
-def _score(measured: Measured) -> Measurement:
+def _score(measured: SavedTrial) -> Measurement:
     return Measurement(measured.score, measured.disturbed)
 
 
-_FAILED = Measured(score=0, value=0, failed=True)
+_FAILED = SavedTrial(score=0, value=0, failed=True)
 
 
 def tune(
@@ -221,10 +221,10 @@ class _Tuning:
         values = quiet or [measured.value for measured in working]
         return max(values, key=lambda value: self.scenario.generated(value, 1.0))
 
-    def _of(self, options: Options) -> list[Measured]:
+    def _of(self, options: Options) -> list[SavedTrial]:
         return [trial.measured for trial in self.trials if trial.options == dict(options)]
 
-    def trial(self, options: Options, number: int) -> Measured:
+    def trial(self, options: Options, number: int) -> SavedTrial:
         """Measure the options together with the user's own; ``number`` counts measurements of the same options."""
         name = json.dumps([sorted(options.items()), number])
         known = self.journal.trials.get(name)
@@ -237,7 +237,7 @@ class _Tuning:
             self._report(options, measured, again=number > 0, known=known is not None)
         return measured
 
-    def _report(self, options: Options, measured: Measured, *, again: bool, known: bool) -> None:
+    def _report(self, options: Options, measured: SavedTrial, *, again: bool, known: bool) -> None:
         best = max(trial.measured.score for trial in self.trials)
         found = f"{measured.score:,.4g} {self.scenario.score}" if measured.score else _UNUSABLE
         when = f"{', again' if again else ''}{', saved earlier' if known else ''}"
@@ -264,13 +264,13 @@ class _Tuning:
         except ConfigError as error:
             return str(error)
 
-    def _measure(self, options: Options) -> Measured:
+    def _measure(self, options: Options) -> SavedTrial:
         try:
             settings = self._settings_of(options)
         except ConfigError as error:
             console.warn(str(error))
             return _FAILED
-        return self._child(Measured, _trial, settings, self._seconds) or _FAILED
+        return self._child(SavedTrial, _trial, settings, self._seconds) or _FAILED
 
     def _child(self, kind: type[_Kind], work: Callable[..., int], settings: RunSettings, *args: object) -> _Kind | None:
         """The result of ``work``, run in a child process; None if that failed and printed why."""
@@ -297,7 +297,7 @@ def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heart
         trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
     use = None if ready.links else meter.use  # nodes may be processes of this machine, and would count as others
     lost = min(1.0, use.lost / use.cores) if use else 0.0
-    write_text(result, Measured(score=trial.score, value=trial.value, lost=lost).model_dump_json())
+    write_text(result, SavedTrial(score=trial.score, value=trial.value, lost=lost).model_dump_json())
     heartbeat.report(0)
     ready.close(heartbeat.beat, settings.stall_timeout)
     return 0

@@ -19,7 +19,7 @@ from harness.settings.request import RunRequest, resolve
 from harness.settings.tuned import Rate
 from harness.tuning import tune as module
 from harness.tuning.engines import best_engine
-from harness.tuning.journal import Measured
+from harness.tuning.journal import SavedTrial
 from harness.tuning.search import Measurement
 
 
@@ -161,12 +161,12 @@ class Tune:
             force=False,
         )
 
-    def measure(self, tuning, options) -> Measured:
+    def measure(self, tuning, options) -> SavedTrial:
         if self.stop_after == len(self.measured):
             raise KeyboardInterrupt
         self.measured.append((tuning.engine, dict(options)))
         score = self.rates[tuning.engine][options.get("streams", "1")]
-        return Measured(score=score, value=score) if score is not None else Measured(score=0, value=0, failed=True)
+        return SavedTrial(score=score, value=score) if score is not None else SavedTrial(score=0, value=0, failed=True)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from harness.settings import tuned
 from harness.settings.request import RunRequest, default_conf, resolve
 from harness.settings.tuned import Rate
 from harness.tuning import tune
-from harness.tuning.journal import Journal, Measured
+from harness.tuning.journal import Journal, SavedTrial
 from harness.tuning.search import Measurement, coordinate_search, size
 
 STREAMS = [{"streams": str(n)} for n in (1, 2, 4)]
@@ -235,19 +235,19 @@ def tuning(tmp_path):
 def test_the_value_is_that_of_the_fastest_undisturbed_measurement(tuning, scenario, value, capsys):
     """A target_qps of the fastest is the highest, a target_latency the lowest."""
     values = [(20, 0.0), (30, 0.04), (25, 0.0), (90, 0.3), (5, 0.3)]
-    found = tuning(scenario, *(Measured(score=1, value=value, lost=lost) for value, lost in values))
+    found = tuning(scenario, *(SavedTrial(score=1, value=value, lost=lost) for value, lost in values))
     assert found.value({}) == value
     assert "INVALID" not in capsys.readouterr().err
 
 
 def test_a_failed_repetition_does_not_give_the_value(tuning):
-    found = tuning("SingleStream", Measured(score=1, value=20), Measured(score=0, value=0, failed=True))
+    found = tuning("SingleStream", SavedTrial(score=1, value=20), SavedTrial(score=0, value=0, failed=True))
     assert found.value({}) == 20
 
 
 @pytest.mark.parametrize("scenario", ["Offline", "Server"])
 def test_where_all_measurements_were_disturbed_the_fastest_counts_and_a_warning_says_so(tuning, scenario, capsys):
-    found = tuning(scenario, *(Measured(score=1, value=value, lost=0.3) for value in (20, 30)))
+    found = tuning(scenario, *(SavedTrial(score=1, value=value, lost=0.3) for value in (20, 30)))
     assert found.value({}) == 30
     # The rate of Server is confirmed afterwards.
     assert ("this target_qps may make runs too short, and so INVALID" in capsys.readouterr().err) == (
@@ -304,7 +304,7 @@ def test_the_engine_accepts_every_choice(engine, kind, max_cost, one_stream):
 
 
 class TestJournal:
-    TRIAL = Measured(score=1.5, value=2)
+    TRIAL = SavedTrial(score=1.5, value=2)
     RATE = Rate(rate=10, seconds=1, held=True, valid=False, p99_ms=3, samples_per_second=None, queries=7)
 
     @pytest.fixture
@@ -354,7 +354,7 @@ class TestJournal:
 
     def test_what_others_took_is_kept_and_may_be_missing(self, saved):
         journal = self.open(saved)
-        journal.trials["two"] = Measured(score=1, value=2, lost=0.3)
+        journal.trials["two"] = SavedTrial(score=1, value=2, lost=0.3)
         journal.save()
         assert [trial.disturbed for trial in self.open(saved).trials.values()] == [False, True]
         content = json.loads(saved.read_text())
@@ -369,7 +369,9 @@ class TestJournal:
 
 def test_the_table_leaves_disturbed_measurements_out_like_the_search(capsys, tmp_path):
     measured = [({}, 80, 0.0), ({"streams": "2"}, 100, 0.0), ({"streams": "2"}, 60, 0.4), ({"streams": "4"}, 90, 0.0)]
-    trials = [tune._Trial(options, Measured(score=score, value=score, lost=lost)) for options, score, lost in measured]
+    trials = [
+        tune._Trial(options, SavedTrial(score=score, value=score, lost=lost)) for options, score, lost in measured
+    ]
     result = SimpleNamespace(
         unit="samples/s",
         default_score=80.0,
