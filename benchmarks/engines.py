@@ -178,7 +178,7 @@ def score(work: Work, dataset: Path) -> str:
 
 
 @dataclass
-class Row:
+class EngineMeasurements:
     """The measurements of a model on an engine, one of each kind per round."""
 
     figures: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -213,7 +213,7 @@ class Row:
         return f"{self.median(kind):.{digits}f}" if self.figures[kind] else ""
 
 
-def measure(work: Work, row: Row, turn: int) -> None:
+def measure(work: Work, row: EngineMeasurements, turn: int) -> None:
     """One round: both sides of each ratio, in the opposite order every second round, because machines drift.
 
     A measurement without the harness that fails is left out from then on, with a warning.
@@ -250,9 +250,11 @@ def measure(work: Work, row: Row, turn: int) -> None:
         alone("tool", tool_offline, row.samples)
 
 
-def measured(model: str, dataset: str | None, engines: Sequence[str], seconds: float, rounds: int) -> dict[str, Row]:
+def measured(
+    model: str, dataset: str | None, engines: Sequence[str], seconds: float, rounds: int
+) -> dict[str, EngineMeasurements]:
     """The rows of a model by engine."""
-    rows = {engine: Row() for engine in engines}
+    rows = {engine: EngineMeasurements() for engine in engines}
     works = {engine: Work(model, dataset, engine, seconds) for engine in engines}
     found = find_model(model)
     data = find_dataset(found.benchmark, dataset).path
@@ -271,14 +273,14 @@ def measured(model: str, dataset: str | None, engines: Sequence[str], seconds: f
     return rows
 
 
-def ranking(rows: Mapping[str, Row]) -> list[str]:
+def ranking(rows: Mapping[str, EngineMeasurements]) -> list[str]:
     """The engines that work, the fastest in Offline first."""
     return sorted(
         (name for name, row in rows.items() if not row.failed), key=lambda name: -rows[name].median("offline")
     )
 
 
-def add_rows(table: Table, name: str, rows: Mapping[str, Row]) -> None:
+def add_rows(table: Table, name: str, rows: Mapping[str, EngineMeasurements]) -> None:
     """A row of the table for each engine."""
     for engine, row in rows.items():
         table.add_row(
@@ -309,7 +311,7 @@ def datasets(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def entry(model: Model, rows: Mapping[str, Row]) -> str:
+def entry(model: Model, rows: Mapping[str, EngineMeasurements]) -> str:
     """The ranking as models.toml holds it."""
     names = ", ".join(f'"{name}"' for name in ranking(rows))
     key = "engines" if multiplies_int8() else "engines_without_vnni"

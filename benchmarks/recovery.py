@@ -107,7 +107,7 @@ def variants(sparsities: list[float], precisions: list[str], block: int) -> Iter
 
 
 @dataclass(frozen=True)
-class Row:
+class VariantMeasurements:
     """The measurements of a variant on an engine."""
 
     metric: str
@@ -204,12 +204,12 @@ def measured(
     options: Sequence[str],
     *,
     fresh: bool,
-) -> Row:
+) -> VariantMeasurements:
     """The row of a variant's file: the saved one, or else measured now."""
     depends = [_sources(), sha256_of(path), engine, version(engine), content_of(dataset), seconds, list(options)]
     kept = _FOLDER / f"{path.stem}-{engine}-{_key([*depends, cpu_model(), core_count()])}.row.json"
     if kept.is_file() and not fresh:
-        return Row(**json.loads(kept.read_text("utf-8")))
+        return VariantMeasurements(**json.loads(kept.read_text("utf-8")))
     console.note(f"measuring {path.stem} on {engine} ...")
     with tempfile.TemporaryDirectory() as folder:
         record = run(path, engine, "accuracy", dataset.path, seconds, options, Path(folder) / "accuracy")
@@ -217,13 +217,13 @@ def measured(
         found = answers(log, record["dataset"]["samples_used"], model.benchmark)
         speed = run(path, engine, "performance", dataset.path, seconds, options, Path(folder) / "performance")
     metric, score = next(iter(record["result"]["accuracy"].items()))
-    row = Row(metric, score, speed["result"]["metric"]["value"], speed["valid"], found)
+    row = VariantMeasurements(metric, score, speed["result"]["metric"]["value"], speed["valid"], found)
     write_text(kept, json.dumps(asdict(row)))
     return row
 
 
 def answers(log: Path, count: int, benchmark: str) -> list[list[int]]:
-    """`Row.answers` of a run's accuracy log."""
+    """`VariantMeasurements.answers` of a run's accuracy log."""
     responses = read_responses(log, count).first
     logged = [np.frombuffer(responses[index], "<f4") for index in range(count)]
     if benchmark == "bert":
@@ -231,7 +231,7 @@ def answers(log: Path, count: int, benchmark: str) -> list[list[int]]:
     return [[int(values[0])] for values in logged]
 
 
-def agreement(rows: Sequence[Row]) -> str:
+def agreement(rows: Sequence[VariantMeasurements]) -> str:
     """The share of samples for which all rows have the same answer."""
     same = [all(answer == one for answer in others) for one, *others in zip(*(r.answers for r in rows), strict=True)]
     return f"{100 * sum(same) / len(same):.1f} %" if len(rows) > 1 else "-"
@@ -296,7 +296,7 @@ def table_of(
     table = Table("variant", "precision", "for", "engine", "score", "recovery", "same arg-max", "file, gzip",
                   "samples/s", "÷ dense FP32", "training",
                   title=title, box=None, pad_edge=False)  # fmt: skip
-    engines, dense = installed_engines(), list[Row]()
+    engines, dense = installed_engines(), list[VariantMeasurements]()
     for entry in files:
         rows = [
             measured(

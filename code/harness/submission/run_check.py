@@ -12,7 +12,7 @@ from harness.host import console
 from harness.paths import ROOT
 from harness.rules.rounds import find_round
 from harness.submission.check import CheckReport, examine
-from harness.submission.final_report import Row, read_rows
+from harness.submission.final_report import ReportedResult, read_rows
 from harness.submission.official import TABLE, CheckerVerdict, checker_folder, find_checkout, run_checkers
 from harness.submission.rehearsed import excuse
 from harness.submission.request import default_output, package_command
@@ -51,7 +51,7 @@ def run_check(request: CheckRequest, as_json: bool = False) -> int:
     """
     root, rehearsal = request.root or default_output(request.rehearsal), request.rehearsal
     verdicts: list[CheckerVerdict] = []
-    rows: list[Row] = []
+    rows: list[ReportedResult] = []
     with console.working("checking"):
         report = examine(root, find_round(request.round_name) if request.round_name else None, rehearsal)
         official = None if report.recorded else find_checkout(request.checkout, request.clone)
@@ -73,7 +73,7 @@ def run_check(request: CheckRequest, as_json: bool = False) -> int:
     return 0 if good else 1
 
 
-def _show_rows(rows: list[Row]) -> None:
+def _show_rows(rows: list[ReportedResult]) -> None:
     """Print the results as the organisers' final report has them."""
     if not rows:
         return

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from benchmarks import bare, engines
 from benchmarks.bare import BARE, TOOLS, Layout
-from benchmarks.engines import Row, Work, add_rows, datasets, entry, measure, measured, ranking, warm_up
+from benchmarks.engines import EngineMeasurements, Work, add_rows, datasets, entry, measure, measured, ranking, warm_up
 from benchmarks.offline import seconds_of
 from graphs import graph, node, normal
 from rich.table import Table
@@ -26,8 +26,8 @@ from harness.scheduling.limits import Limits
 from harness.task.shape import Shape
 
 
-def row(*offline: float, failed: bool = False) -> Row:
-    found = Row(failed=failed)
+def row(*offline: float, failed: bool = False) -> EngineMeasurements:
+    found = EngineMeasurements(failed=failed)
     for rate in offline:
         found.add("offline", rate, 0.1)
     return found
@@ -62,7 +62,7 @@ def test_both_sides_of_a_ratio_take_turns_on_the_same_work(monkeypatch):
         )
 
     monkeypatch.setattr(engines, "apart", apart)
-    found = Row()
+    found = EngineMeasurements()
     for turn in range(2):
         measure(Work("m", None, "openvino", 1.0), found, turn)
     first = [("offline", (0,)), ("bare_offline", (7,)), ("stream", ()), ("bare_stream", (["queries"],))]
@@ -72,7 +72,7 @@ def test_both_sides_of_a_ratio_take_turns_on_the_same_work(monkeypatch):
     assert found.ratio("offline", "bare").startswith("0.900 (0.900")
     assert found.ratio("bare p90", "p90").startswith("50.000")
     assert max(found.figures["others"]) == 0.5
-    assert Row().ratio("offline", "tool") == ""
+    assert EngineMeasurements().ratio("offline", "tool") == ""
 
 
 WEIGHT = normal(1, 16, 16)
