@@ -262,7 +262,7 @@ def installed_engines() -> list[str]:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableFile:
     """A file of the table."""
 
     words: str
@@ -274,23 +274,23 @@ class Entry:
     """How long it was trained, as text."""
 
 
-def entries(model: manifests.Model, chosen: Sequence[Variant], calibration: str) -> Iterator[Entry]:
+def entries(model: manifests.Model, chosen: Sequence[Variant], calibration: str) -> Iterator[TableFile]:
     """The compressed files, the dense model first."""
     for variant in chosen:
         path = variant_file(model, variant, calibration)
-        yield Entry(str(variant), variant.precision, variant.engine or "any", path)
+        yield TableFile(str(variant), variant.precision, variant.engine or "any", path)
 
 
-def trained_entries(model: manifests.Model, trainings: Sequence[Training], data: Path) -> Iterator[Entry]:
+def trained_entries(model: manifests.Model, trainings: Sequence[Training], data: Path) -> Iterator[TableFile]:
     """The trained files."""
     for training in trainings:
         path = training.file(model.path, data, _FOLDER)
         form = find_model(str(path)).metadata.get("engine_form", "any")
-        yield Entry(str(training), training.precision, form, path, duration(path))
+        yield TableFile(str(training), training.precision, form, path, duration(path))
 
 
 def table_of(
-    model: manifests.Model, dataset: manifests.Dataset, title: str, files: Iterator[Entry], args: argparse.Namespace
+    model: manifests.Model, dataset: manifests.Dataset, title: str, files: Iterator[TableFile], args: argparse.Namespace
 ) -> Table:
     """The table of these files, each measured on every engine that is installed."""
     table = Table("variant", "precision", "for", "engine", "score", "recovery", "same arg-max", "file, gzip",

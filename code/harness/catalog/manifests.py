@@ -12,7 +12,7 @@ from harness.host.fingerprint import Fingerprint
 from harness.registry import BENCHMARKS, LIBRARIES
 
 
-class _Entry(BaseModel):
+class _ManifestEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     description: str
@@ -21,7 +21,7 @@ class _Entry(BaseModel):
     """Shipped files: relative to the manifest. Fetched ones: relative to build/data."""
 
 
-_E = TypeVar("_E", bound=_Entry)
+_E = TypeVar("_E", bound=_ManifestEntry)
 
 
 class Recipe(BaseModel):
@@ -50,7 +50,7 @@ class Published(BaseModel):
     """Size of the gzipped ONNX file."""
 
 
-class ModelEntry(_Entry):
+class ModelEntry(_ManifestEntry):
     """A table of models.toml."""
 
     source: str
@@ -96,7 +96,7 @@ class ModelEntry(_Entry):
         return names
 
 
-class DatasetEntry(_Entry):
+class DatasetEntry(_ManifestEntry):
     """A table of datasets.toml."""
 
     kind: Literal["dataset", "vocabulary"] = "dataset"

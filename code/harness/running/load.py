@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.errors import ConfigError
 from harness.host import console, memory
-from harness.loadgen.conf import Entry, UserConf, min_queries
+from harness.loadgen.conf import ConfEntry, UserConf, min_queries
 from harness.rules.early_stopping import needed_queries
 from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Scenario
 from harness.settings.run import RunSettings
@@ -31,15 +31,15 @@ class Load:
     """The user.conf."""
     rate: float | None
     """The value of the scenario's key; None if it is not measured yet."""
-    rate_line: Entry | None
+    rate_line: ConfEntry | None
     seconds: float
     """The minimum duration."""
     default_seconds: float
     """The minimum duration if the user sets none."""
-    duration_line: Entry | None
+    duration_line: ConfEntry | None
     least: int
     """The minimum number of queries; of samples in a scenario that has one query."""
-    least_line: Entry | None
+    least_line: ConfEntry | None
     per_second: float | None = None
     """The queries per second that are expected of the test, or samples if it has one query; None if unknown."""
     limited: bool = False
@@ -53,7 +53,7 @@ class Load:
     def of(cls, settings: RunSettings, conf: UserConf, scenario: type[Scenario], estimated: Estimate | None) -> "Load":
         """The load of a run; ``estimated`` is the measured value of the scenario's key if the user sets none."""
 
-        def line(key: str) -> Entry | None:
+        def line(key: str) -> ConfEntry | None:
             return conf.lookup(settings.model.benchmark, scenario.name, key)
 
         rate, least, duration = line(scenario.key), line("min_query_count"), line("min_duration")
@@ -219,13 +219,13 @@ class Load:
     def _duration(self) -> str:
         return f"min_duration in {self._at(self.duration_line)}" if self.duration_line else "--duration (DURATION=)"
 
-    def _delete(self, line: Entry) -> str:
+    def _delete(self, line: ConfEntry) -> str:
         if self.recorded:
             return "repeat the performance run without that line, then this test"
         measured = "" if line is self.least_line else f", and the harness sets {line.key} by a measurement"
         return f"delete the line{measured}"
 
-    def _at(self, line: Entry | None) -> str:
+    def _at(self, line: ConfEntry | None) -> str:
         return f"line {line.line} of {self.path}" if line else "the round"
 
 

@@ -17,7 +17,7 @@ from harness.settings.identity import identity
 from harness.settings.run import RunSettings
 
 
-class Entry(BaseModel):
+class EndedTest(BaseModel):
     """A test that ended."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -33,7 +33,7 @@ class _File(BaseModel):
 
     file: str | None = None
     """The absolute path of the run file; None until a test has ended."""
-    tests: dict[str, Entry] = {}
+    tests: dict[str, EndedTest] = {}
 
 
 class Journal:
@@ -55,11 +55,11 @@ class Journal:
         file = self._file.file
         return file is not None and Path(file) != self._owner and Path(file).is_file()
 
-    def find(self, key: str) -> Entry | None:
+    def find(self, key: str) -> EndedTest | None:
         """The outcome of a test; None if it has not ended."""
         return self._file.tests.get(key)
 
-    def add(self, key: str, entry: Entry) -> None:
+    def add(self, key: str, entry: EndedTest) -> None:
         """Write the outcome of a test to the disk.
 
         Raises:

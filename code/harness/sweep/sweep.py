@@ -29,7 +29,7 @@ from harness.scenarios.base import find_scenario
 from harness.settings.request import resolve
 from harness.settings.run import RunSettings
 from harness.settings.runfile import REPEAT, Point, Value, varying
-from harness.sweep.journal import Entry, Journal, key
+from harness.sweep.journal import EndedTest, Journal, key
 
 _PREPARING = 10.0  # estimated seconds of a test outside LoadGen
 _NONE = "-"
@@ -185,7 +185,7 @@ class Sweep:
         test.state = State.DONE if test.finished else State.FAILED
         test.seconds = time.monotonic() - began if test.finished else None
         name = folder.name if folder and test.finished else None
-        self.journal.add(test.key, Entry(run=name, code=code))
+        self.journal.add(test.key, EndedTest(run=name, code=code))
         if test.finished:
             console.note(f"{test.finished.verdict}: {_result(test.finished)}")
 
