@@ -77,7 +77,7 @@ class _Sent(NamedTuple):
 
 
 @dataclass
-class _Node:
+class _LinkedNode:
     """A link, and its parcels in flight by number."""
 
     place: int
@@ -103,7 +103,7 @@ class ClusterScheduler(Scheduler):
         self._travels, self._clock = travels, clock
         self._parcels = self._passed_on = 0
         self._answered_all = threading.Condition()
-        self._nodes = [_Node(place, link, NodeCounters(link.name)) for place, link in enumerate(links)]
+        self._nodes = [_LinkedNode(place, link, NodeCounters(link.name)) for place, link in enumerate(links)]
         self._powers = [power(link.ready) for link in links]
         for node in self._nodes:
             node.link.open(partial(self._answered, node), self._fail)
@@ -158,10 +158,12 @@ class ClusterScheduler(Scheduler):
                 self._answered_all.wait()
 
     @abstractmethod
-    def _free(self, node: _Node, sent: _Sent, seconds: float) -> None:
+    def _free(self, node: _LinkedNode, sent: _Sent, seconds: float) -> None:
         """Called after a node answered a parcel, which took it ``seconds``."""
 
-    def _send(self, node: _Node, ids: NDArray[np.uint64], indices: Integers, costs: Integers, arrivals: Floats) -> None:
+    def _send(
+        self, node: _LinkedNode, ids: NDArray[np.uint64], indices: Integers, costs: Integers, arrivals: Floats
+    ) -> None:
         """Send one parcel; ``costs`` has one entry per sample. Once the test is given up, answer it here instead."""
         if self.failed.is_set():
             return
@@ -188,7 +190,7 @@ class ClusterScheduler(Scheduler):
                 if node.counters.free_since is None and not node.counters.began:
                     node.counters.free_since = when
 
-    def _answered(self, node: _Node, answers: Answers) -> None:
+    def _answered(self, node: _LinkedNode, answers: Answers) -> None:
         """A link's callback. Never raises."""
         try:
             with self._lock:
@@ -208,7 +210,7 @@ class ClusterScheduler(Scheduler):
             self._passed_on += 1
             self._answered_all.notify_all()
 
-    def _count(self, node: _Node, sent: _Sent, answers: Answers) -> float:
+    def _count(self, node: _LinkedNode, sent: _Sent, answers: Answers) -> float:
         """Update the counters before LoadGen, at the last answer, ends the test; returns the node's seconds of work."""
         count = len(answers.ids)
         with self._lock:
@@ -282,7 +284,7 @@ class OfflineCluster(ClusterScheduler):
         size = sum(array.nbytes for array in self.qsl.pack(indices[:1]).values())
         return max(1, PARCEL_BYTES // max(1, size))
 
-    def _deal(self, node: _Node) -> bool:
+    def _deal(self, node: _LinkedNode) -> bool:
         """Send a node its next chunk; False if there is none for it now."""
         with self._lock:
             part = self._dealer.rest() if self._given_up else self._dealer.next(node.place)
@@ -292,7 +294,7 @@ class OfflineCluster(ClusterScheduler):
         self._send(node, ids, indices, self.qsl.cost(indices), _NO_TIMES)
         return True
 
-    def _free(self, node: _Node, sent: _Sent, seconds: float) -> None:
+    def _free(self, node: _LinkedNode, sent: _Sent, seconds: float) -> None:
         with self._lock:
             self._dealer.answered(node.place, len(sent.ids), sent.cost, seconds)
         while self._deal(node):
@@ -372,7 +374,7 @@ class ServerCluster(ClusterScheduler):
             self._queue.extend(map(_Query, ids, indices.tolist(), costs.tolist(), [now] * len(ids)))
             self._arrived.notify()
 
-    def _free(self, node: _Node, sent: _Sent, seconds: float) -> None:
+    def _free(self, node: _LinkedNode, sent: _Sent, seconds: float) -> None:
         with self._lock:
             self._dealer.answered(node.place, sent.costs.tolist(), self._clock())
 

@@ -15,7 +15,7 @@ from pydantic import Field, JsonValue
 
 from harness.engines.base import Array, Engine, EngineSettings, Runner, Signature
 from harness.engines.cores import CoreSettings, Layout, batch_sizes, stream_counts
-from harness.engines.profiler import Node, Profiler, Spent, Times, alone
+from harness.engines.profiler import ProfiledNode, Profiler, Spent, Times, alone
 from harness.errors import ConfigError, MissingDependencyError
 from harness.graph import Tensor
 from harness.host.machine import computes_bf16, core_count
@@ -240,12 +240,12 @@ class OpenVinoProfiler(OpenVinoEngine, Profiler):
             return {}
         found: Times = {}
         for counter in self._free[0].profiling_info:
-            node = Node(counter.node_name, counter.node_type)
+            node = ProfiledNode(counter.node_name, counter.node_type)
             seconds = counter.real_time.total_seconds() * self._batches
             found[node] = Spent(found.get(node, Spent(0.0, 0)).seconds + seconds, self._batches)
         return found
 
-    def _since(self, before: Mapping[Node, Spent]) -> Times:
+    def _since(self, before: Mapping[ProfiledNode, Spent]) -> Times:
         return {
             node: Spent(spent.seconds - earlier.seconds, spent.calls - earlier.calls)
             for node, spent in self._before().items()

@@ -11,7 +11,7 @@ from harness.engines.base import Array, Engine, Runner
 from harness.engines.cores import CoreSettings, Layout
 
 
-class Node(NamedTuple):
+class ProfiledNode(NamedTuple):
     """A node of the graph as the engine runs it, which fuses and inserts some."""
 
     name: str
@@ -25,7 +25,7 @@ class Spent(NamedTuple):
     calls: int
 
 
-Times = dict[Node, Spent]
+Times = dict[ProfiledNode, Spent]
 
 
 class Profiler(Engine):
@@ -61,11 +61,11 @@ class Profiler(Engine):
         times.update(self._since(before))
 
     @abstractmethod
-    def _before(self) -> Mapping[Node, Spent]:
+    def _before(self) -> Mapping[ProfiledNode, Spent]:
         """The times so far; an engine may instead remember where it is, and return nothing."""
 
     @abstractmethod
-    def _since(self, before: Mapping[Node, Spent]) -> Times:
+    def _since(self, before: Mapping[ProfiledNode, Spent]) -> Times:
         """The times since `_before`, which returned ``before``."""
 
 
