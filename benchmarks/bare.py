@@ -27,7 +27,7 @@ _PLACES = 40
 
 
 @dataclass(frozen=True)
-class Layout:
+class BareLayout:
     """A model, and how an engine of the harness runs it."""
 
     model: Path
@@ -42,7 +42,7 @@ class Layout:
     """The properties with which OpenVINO compiles the model."""
 
     @classmethod
-    def of(cls, ready: Ready) -> Layout:
+    def of(cls, ready: Ready) -> BareLayout:
         """The layout of a prepared scenario."""
         engine, facts = ready.engine, ready.description
         return cls(
@@ -56,7 +56,7 @@ class Layout:
         )
 
 
-def _onnxruntime(layout: Layout, work: Sequence[Batch]) -> list[Call]:
+def _onnxruntime(layout: BareLayout, work: Sequence[Batch]) -> list[Call]:
     """A session for each stream; streams of one thread share one."""
     import onnxruntime as ort
 
@@ -72,7 +72,7 @@ def _onnxruntime(layout: Layout, work: Sequence[Batch]) -> list[Call]:
     ]
 
 
-def _openvino(layout: Layout, work: Sequence[Batch]) -> list[Call]:
+def _openvino(layout: BareLayout, work: Sequence[Batch]) -> list[Call]:
     """One compiled model for all shapes, with an infer request for each stream."""
     sys.modules.setdefault("openvino_telemetry", None)  # it would send usage data
     import openvino as ov
@@ -82,7 +82,7 @@ def _openvino(layout: Layout, work: Sequence[Batch]) -> list[Call]:
     return [lambda batch, request=request: request.infer(dict(batch[1]), share_inputs=True) for request in requests]
 
 
-def _deepsparse(layout: Layout, work: Sequence[Batch]) -> list[Call]:
+def _deepsparse(layout: BareLayout, work: Sequence[Batch]) -> list[Call]:
     """One engine per shape, which all streams call."""
     os.environ["NM_DISABLE_ANALYTICS"] = "1"  # read at import
     import deepsparse
@@ -107,7 +107,7 @@ BARE = {"onnxruntime": _onnxruntime, "openvino": _openvino, "deepsparse": _deeps
 """By engine: the function that makes one call per stream, for the shapes of the given batches."""
 
 
-def _benchmark_app(layout: Layout, work: Sequence[Batch], seconds: float) -> float:
+def _benchmark_app(layout: BareLayout, work: Sequence[Batch], seconds: float) -> float:
     """Samples/s of the openvino package's benchmark_app, on random inputs with the shapes of these batches."""
     chosen = [work[place * len(work) // min(_PLACES, len(work))][1] for place in range(min(_PLACES, len(work)))]
     shapes = ",".join(

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from benchmarks.bare import BARE, TOOLS, Batch, Call, Layout
+from benchmarks.bare import BARE, TOOLS, BareLayout, Batch, Call
 from benchmarks.common import Others, Ready, apart, command, spread
 from benchmarks.offline import loadgen_test, planned, raw_engine, seconds_of
 from benchmarks.recovery import run
@@ -112,10 +112,10 @@ def _one_of_each_shape(setup: Ready, samples: int) -> list[Batch]:
 
 def _apart_from_the_harness(
     work: Work, scenario: str, batches: Callable[[Ready], list[Batch]]
-) -> tuple[Layout, list[Batch]]:
+) -> tuple[BareLayout, list[Batch]]:
     """Layout and batches of a scenario; the harness's engine is freed when they are returned."""
     setup = work.ready(scenario)
-    return Layout.of(setup), batches(setup)
+    return BareLayout.of(setup), batches(setup)
 
 
 def bare_offline(work: Work, samples: int) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, JsonValue
 
 from harness.engines.base import Array, Engine, EngineSettings, Runner, Signature
-from harness.engines.cores import CoreSettings, Cpus, Layout, batch_sizes, on_cpus, stay_on, stream_counts
+from harness.engines.cores import CoreSettings, Cpus, StreamLayout, batch_sizes, on_cpus, stay_on, stream_counts
 from harness.errors import ConfigError, MissingDependencyError
 from harness.graph import Tensor, listing, read_graph
 from harness.host.machine import core_count
@@ -82,9 +82,9 @@ class DeepSparseSettings(CoreSettings):
         fewer = [settings.model_copy(update={"scheduler": None}) for settings in fewer]
         return [first, *(settings for settings in fewer if (len(settings.layout().instances) > 1) == several)]
 
-    def layout(self) -> Layout:
+    def layout(self) -> StreamLayout:
         """The layout of the streams on this machine, by default pinned, with four threads each."""
-        return Layout.of(self, preferred=_THREADS, pin=True)
+        return StreamLayout.of(self, preferred=_THREADS, pin=True)
 
     def in_force(self) -> dict[str, JsonValue]:
         """The settings with the layout on this machine and its scheduler."""

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, JsonValue
 
 from harness.engines.base import Array, Engine, EngineSettings, Runner, Signature
-from harness.engines.cores import CoreSettings, Layout, batch_sizes, stream_counts
+from harness.engines.cores import CoreSettings, StreamLayout, batch_sizes, stream_counts
 from harness.engines.profiler import ProfiledNode, Profiler, Spent, Times, alone
 from harness.errors import ConfigError, MissingDependencyError
 from harness.graph import Tensor
@@ -103,13 +103,13 @@ class OpenVinoSettings(CoreSettings):
         None, description="what FP32 layers are computed in; default: bf16 if the processor has it, else f32"
     )
 
-    def layout(self) -> Layout:
+    def layout(self) -> StreamLayout:
         """The layout of the streams on this machine, by default with one thread each.
 
         One instance serves all NUMA nodes: OpenVINO keeps the weights on each, and its streams near them. It also
         limits the threads of all streams together to the cores.
         """
-        layout = Layout.of(self.model_copy(update={"instances": self.instances or 1}), preferred=1, pin=False)
+        layout = StreamLayout.of(self.model_copy(update={"instances": self.instances or 1}), preferred=1, pin=False)
         return replace(layout, threads=min(layout.threads, max(1, core_count() // layout.streams)))
 
     def in_force(self) -> dict[str, JsonValue]:

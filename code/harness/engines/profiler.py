@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from harness.engines.base import Array, Engine, Runner
-from harness.engines.cores import CoreSettings, Layout
+from harness.engines.cores import CoreSettings, StreamLayout
 
 
 class ProfiledNode(NamedTuple):
@@ -34,7 +34,7 @@ class Profiler(Engine):
     It has one stream, with as many threads as each stream of the engine that it stands for.
     """
 
-    layout: Layout
+    layout: StreamLayout
     _batches = 0
     """Number of batches so far."""
 

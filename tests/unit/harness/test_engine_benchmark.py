@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from benchmarks import bare, engines
-from benchmarks.bare import BARE, TOOLS, Layout
+from benchmarks.bare import BARE, TOOLS, BareLayout
 from benchmarks.engines import EngineMeasurements, Work, add_rows, datasets, entry, measure, measured, ranking, warm_up
 from benchmarks.offline import seconds_of
 from graphs import graph, node, normal
@@ -79,7 +79,7 @@ WEIGHT = normal(1, 16, 16)
 BATCHES = [(Shape(n, 1), {"x": normal(n, n, 16, scale=1.0)}) for n in (1, 3, 1)]
 
 
-def layout(folder: Path, name: str, streams: int) -> Layout:
+def layout(folder: Path, name: str, streams: int) -> BareLayout:
     """That of a product with WEIGHT, as the harness runs it."""
     if name not in installed():
         pytest.skip(f"{name} is not installed")
@@ -88,7 +88,7 @@ def layout(folder: Path, name: str, streams: int) -> Layout:
     engine = find_engine(name)
     precision = {"precision": "f32"} if name == "openvino" else {}
     made = engine(path, engine.Settings(streams=streams, threads=1, **precision))
-    return Layout.of(SimpleNamespace(engine=made, description=made.describe()))
+    return BareLayout.of(SimpleNamespace(engine=made, description=made.describe()))
 
 
 @pytest.mark.parametrize("engine", BARE)
