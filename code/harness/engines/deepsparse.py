@@ -27,7 +27,7 @@ _THREADS = 4  # per stream by default
 _MAXIMUM_INSTANCES = 8  # that tuning tries: memory and compile time grow with them
 
 
-class _Compiled(Protocol):
+class _NativeEngine(Protocol):
     """The part of ``deepsparse.Engine`` that is used here."""
 
     fraction_of_supported_ops: float
@@ -181,12 +181,12 @@ class DeepSparseEngine(Engine):
 
         return runner
 
-    def _instance(self, copy: Path, shapes: list[list[int]], cpus: Cpus) -> _Compiled:
+    def _instance(self, copy: Path, shapes: list[list[int]], cpus: Cpus) -> _NativeEngine:
         shutil.copyfile(self._file, copy)
         num_cores = min(self.layout.threads * self._each, len(cpus))
         # Threads inherit the CPUs of the thread that starts them.
         with on_cpus(cpus) if self.layout.pin and len(self.layout.instances) > 1 else nullcontext():
-            engine: _Compiled = self._deepsparse.Engine(
+            engine: _NativeEngine = self._deepsparse.Engine(
                 str(copy),
                 batch_size=shapes[0][0],
                 num_cores=num_cores,  # of all streams together

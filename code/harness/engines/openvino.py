@@ -81,7 +81,7 @@ class _Request(Protocol):
     def infer(self, inputs: Mapping[str, object], share_inputs: bool) -> Mapping[int, Array]: ...
 
 
-class _Compiled(Protocol):
+class _CompiledModel(Protocol):
     """The part of ``openvino.CompiledModel`` that is used here."""
 
     inputs: Sequence[_Port]
@@ -145,7 +145,7 @@ class OpenVinoEngine(Engine):
         read = core.read_model(str(model))
         self.config = self._config(settings.in_force()["precision"])
         """OpenVINO's properties, by name, with which each instance is compiled."""
-        self._compiled: list[_Compiled] = [core.compile_model(read, "CPU", self.config) for _ in layout.instances]
+        self._compiled: list[_CompiledModel] = [core.compile_model(read, "CPU", self.config) for _ in layout.instances]
         # Of several instances, one could get the batch that waits although another is idle.
         self.waiting = int(layout.streams > 1 and len(layout.instances) == 1)
         places = [layout.instance(n % layout.streams) for n in range(layout.streams + self.waiting)]

@@ -25,11 +25,11 @@ Name = Literal["stdout", "stderr"]
 def open_console(name: Name, on_line: Callable[[str], None] | None = None) -> Console:
     """A console on ``sys.stdout`` or ``sys.stderr``; ``on_line`` gets each line that is printed, without styles."""
     console = Console(stderr=name == "stderr", soft_wrap=True, markup=False, emoji=False, highlight=False)
-    console.file = cast(TextIO, _Stream(name, console, on_line))
+    console.file = cast(TextIO, _OutputStream(name, console, on_line))
     return console
 
 
-class _Stream:
+class _OutputStream:
     """Writes to whatever ``sys.stdout`` or ``sys.stderr`` is at that moment.
 
     Output to stderr never raises: a closed pipe must not end a test.

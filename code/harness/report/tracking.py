@@ -46,7 +46,7 @@ class _Data(Protocol):
     tags: Mapping[str, str]
 
 
-class _Run(Protocol):
+class _MlflowRun(Protocol):
     info: _Info
     data: _Data
 
@@ -56,7 +56,7 @@ class _Page(Protocol):
 
     def __iter__(self) -> _Page: ...
 
-    def __next__(self) -> _Run: ...
+    def __next__(self) -> _MlflowRun: ...
 
 
 class _Experiment(Protocol):
@@ -72,7 +72,7 @@ class _Client(Protocol):
 
     def search_runs(self, experiment_ids: list[str], *, max_results: int, page_token: str | None) -> _Page: ...
 
-    def create_run(self, experiment_id: str, start_time: int | None, tags: Mapping[str, str]) -> _Run: ...
+    def create_run(self, experiment_id: str, start_time: int | None, tags: Mapping[str, str]) -> _MlflowRun: ...
 
     def log_batch(self, run_id: str, metrics: Sequence[object], params: Sequence[object]) -> None: ...
 

@@ -116,7 +116,7 @@ def agreement(
         engine = OnnxRuntimeEngine(model, OnnxRuntimeSettings(streams=1))
         reference = benchmark.make_sut(engine, sut.qsl)
     by_cost = indices[np.argsort(sut.qsl.cost(indices), kind="stable")]
-    compare = _Comparison(sut, reference, by_cost, ran)
+    compare = _EngineComparison(sut, reference, by_cost, ran)
     shapes = sorted(sut.prepared)
     shapes = [shapes[n] for n in np.unique(np.linspace(0, len(shapes) - 1, min(len(shapes), _SHAPES)).astype(int))]
     found = {shape: compare.difference(shape, sut.engine.in_flight) for shape in shapes}
@@ -152,7 +152,7 @@ def _by_onnx_runtime() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Comparison:
+class _EngineComparison:
     sut: SUT
     reference: SUT
     by_cost: Integers

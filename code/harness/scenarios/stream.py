@@ -23,7 +23,7 @@ MARGIN = 0.7
 gets faster must not run out of them."""
 
 
-class _Stream(MeasuredScenario):
+class _StreamScenario(MeasuredScenario):
     key: ClassVar[str] = "target_latency"
     score: ClassVar[str] = "samples/s at the percentile"
     latency: ClassVar[bool] = True
@@ -101,7 +101,7 @@ class _Stream(MeasuredScenario):
         return mean / 1e6 * MARGIN if mean else None
 
 
-class SingleStream(_Stream):
+class SingleStream(_StreamScenario):
     """One sample per query."""
 
     name: ClassVar[str] = "SingleStream"
@@ -116,7 +116,7 @@ class SingleStream(_Stream):
     short_ns: ClassVar[int] = 200_000
 
 
-class MultiStream(_Stream):
+class MultiStream(_StreamScenario):
     """Eight samples per query."""
 
     name: ClassVar[str] = "MultiStream"
