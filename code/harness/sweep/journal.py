@@ -28,7 +28,7 @@ class EndedTest(BaseModel):
     """Its exit code."""
 
 
-class _File(BaseModel):
+class _SavedSweep(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     file: str | None = None
@@ -36,16 +36,16 @@ class _File(BaseModel):
     tests: dict[str, EndedTest] = {}
 
 
-class Journal:
+class SweepJournal:
     """The tests that ended, by `key`, each with its last outcome."""
 
     def __init__(self, path: Path, file: Path) -> None:
         self.path = path
         self._owner = file.resolve()
-        self._file = _File()
+        self._file = _SavedSweep()
         try:
             if path.exists():
-                self._file = _File.model_validate_json(path.read_bytes())
+                self._file = _SavedSweep.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             console.warn(f"{path} is damaged, so the tests of this sweep are repeated.")
 

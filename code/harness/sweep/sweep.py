@@ -29,7 +29,7 @@ from harness.scenarios.base import find_scenario
 from harness.settings.request import resolve
 from harness.settings.run import RunSettings
 from harness.settings.runfile import REPEAT, Point, Value, varying
-from harness.sweep.journal import EndedTest, Journal, key
+from harness.sweep.journal import EndedTest, SweepJournal, key
 
 _PREPARING = 10.0  # estimated seconds of a test outside LoadGen
 _NONE = "-"
@@ -84,7 +84,7 @@ class Sweep:
     tests: list[SweepTest]
     folder: Path
     """The folder of its journal, table and report."""
-    journal: Journal = field(repr=False)
+    journal: SweepJournal = field(repr=False)
 
     @classmethod
     def of(cls, file: Path, points: Sequence[Point], above: Path | None = None) -> Sweep:
@@ -214,12 +214,12 @@ class Sweep:
             console.out.print(f"report {self.folder / 'report.html'}, table {self.folder / 'runs.csv'}")
 
 
-def _journal(file: Path, above: Path) -> Journal:
-    journal = Journal(above / file.stem / _JOURNAL, file)
+def _journal(file: Path, above: Path) -> SweepJournal:
+    journal = SweepJournal(above / file.stem / _JOURNAL, file)
     if not journal.of_another_file:
         return journal
     digest = sha256(str(file.resolve()).encode()).hexdigest()[:8]
-    return Journal(above / f"{file.stem}-{digest}" / _JOURNAL, file)
+    return SweepJournal(above / f"{file.stem}-{digest}" / _JOURNAL, file)
 
 
 def _finished(folder: Path) -> Finished | None:

@@ -35,13 +35,13 @@ class SavedTrial(_Saved):
         return self.lost > NOTABLE
 
 
-class _File(_Saved):
+class _SavedTuning(_Saved):
     circumstances: dict[str, Any]
     trials: dict[str, SavedTrial]
     rates: dict[str, Rate]
 
 
-class Journal:
+class TuningJournal:
     """Measurements by name, saved as they are made; those made under other circumstances are ignored."""
 
     def __init__(self, path: Path, circumstances: Mapping[str, Any], fresh: bool) -> None:
@@ -53,7 +53,7 @@ class Journal:
         self.unused: str | None = None
         """Why saved measurements are not used, as the end of a sentence; None if they are used or there are none."""
         try:
-            saved = _File.model_validate_json(path.read_bytes()) if path.exists() and not fresh else None
+            saved = _SavedTuning.model_validate_json(path.read_bytes()) if path.exists() and not fresh else None
         except (OSError, ValidationError):
             self.unused = "is damaged"
             return
@@ -71,13 +71,13 @@ class Journal:
         Raises:
             ConfigError: it cannot be written.
         """
-        saved = _File(circumstances=self._circumstances, trials=self.trials, rates=self.rates)
+        saved = _SavedTuning(circumstances=self._circumstances, trials=self.trials, rates=self.rates)
         write_text(self.path, saved.model_dump_json(indent=1) + "\n")
 
     def saved_rates(self) -> list[Rate]:
         """The rates in the file, which a child process may have added; empty if it cannot be read."""
         try:
-            return list(_File.model_validate_json(self.path.read_bytes()).rates.values())
+            return list(_SavedTuning.model_validate_json(self.path.read_bytes()).rates.values())
         except (OSError, ValidationError):
             return []
 

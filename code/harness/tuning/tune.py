@@ -36,7 +36,7 @@ from harness.settings.run import RunSettings, cluster_name
 from harness.settings.tuned import Rate
 from harness.task.base import find_benchmark
 from harness.tuning.engines import best_engine, contenders
-from harness.tuning.journal import Journal, SavedTrial
+from harness.tuning.journal import SavedTrial, TuningJournal
 from harness.tuning.search import Measurement, Options, coordinate_search, mean, size
 
 _PRECISION, _TESTS = 0.02, 14  # of the search for Server's rate
@@ -123,7 +123,7 @@ def tune(
 class _Tuning:
     """The measurements of one engine's tuning, each made once and in its own process."""
 
-    def __init__(self, request: RunRequest, settings: RunSettings, seconds: float, journal: Journal) -> None:
+    def __init__(self, request: RunRequest, settings: RunSettings, seconds: float, journal: TuningJournal) -> None:
         self._request, self.settings, self._seconds, self.journal = request, settings, seconds, journal
         self.scenario = find_scenario(settings.scenario)
         engine = find_engine(settings.engine)
@@ -308,7 +308,7 @@ def _find_rate(
     guess: float,
     seconds: float,
     confirm: float,
-    journal: Journal,
+    journal: TuningJournal,
     result: Path,
     heartbeat: Heartbeat,
 ) -> int:
@@ -360,7 +360,7 @@ def _find_rate(
     return 1
 
 
-def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float, fresh: bool) -> Journal:
+def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float, fresh: bool) -> TuningJournal:
     dataset = find_dataset(settings.model.benchmark, settings.dataset)
     words = (settings.model.name, settings.engine.rpartition(":")[2], settings.scenario)
     path = folder / (re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words)) + ".json")
@@ -374,7 +374,7 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
         **({"cluster": [settings.cluster, settings.cluster_samples]} if settings.cluster else {}),
         "seconds": seconds,
     }
-    journal = Journal(path, circumstances, fresh)
+    journal = TuningJournal(path, circumstances, fresh)
     if journal.unused:
         console.note(f"{shown(path)} {journal.unused}, so the tuning starts over.")
     elif len(journal):

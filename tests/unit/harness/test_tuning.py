@@ -25,7 +25,7 @@ from harness.settings import tuned
 from harness.settings.request import RunRequest, default_conf, resolve
 from harness.settings.tuned import Rate
 from harness.tuning import tune
-from harness.tuning.journal import Journal, SavedTrial
+from harness.tuning.journal import SavedTrial, TuningJournal
 from harness.tuning.search import Measurement, coordinate_search, size
 
 STREAMS = [{"streams": str(n)} for n in (1, 2, 4)]
@@ -180,7 +180,7 @@ def confirmed(tmp_path, monkeypatch):
         ready = SimpleNamespace(short_test=short_test, scenario=scenario, close=lambda *_: None)
         monkeypatch.setattr(tune, "get_ready", lambda *_, **__: ready)
         monkeypatch.setattr(tune.tempfile, "tempdir", None)
-        journal, result = Journal(tmp_path / "journal.json", {}, fresh=True), tmp_path / "result.json"
+        journal, result = TuningJournal(tmp_path / "journal.json", {}, fresh=True), tmp_path / "result.json"
         heartbeat = SimpleNamespace(beat=None, report=lambda code: None)
         given = (SimpleNamespace(stall_timeout=1.0), guess or limit, seconds, confirm, journal, result, heartbeat)
         return tune._find_rate(*given), tests
@@ -222,7 +222,7 @@ def tuning(tmp_path):
 
     def made(scenario, *measured):
         request = RunRequest(engine="null", scenario=scenario, dataset="sample", system="here")
-        found = tune._Tuning(request, resolve(request), 1.0, Journal(tmp_path / "journal.json", {}, fresh=True))
+        found = tune._Tuning(request, resolve(request), 1.0, TuningJournal(tmp_path / "journal.json", {}, fresh=True))
         for number, each in enumerate(measured):
             found.journal.trials[json.dumps([[], number])] = each
             found.trial({}, number)
@@ -309,14 +309,14 @@ class TestJournal:
 
     @pytest.fixture
     def saved(self, tmp_path):
-        journal = Journal(tmp_path / "a" / "j.json", {"model": "x", "samples": [None, 1.5]}, False)
+        journal = TuningJournal(tmp_path / "a" / "j.json", {"model": "x", "samples": [None, 1.5]}, False)
         journal.trials["one"] = self.TRIAL
         journal.rates["two"] = self.RATE
         journal.save()
         return journal.path
 
     def open(self, path, model="x", *, fresh=False):
-        return Journal(path, {"model": model, "samples": [None, 1.5]}, fresh)
+        return TuningJournal(path, {"model": model, "samples": [None, 1.5]}, fresh)
 
     def test_measurements_are_read_back(self, saved):
         again = self.open(saved)
