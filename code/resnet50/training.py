@@ -19,7 +19,7 @@ from harness.host.fingerprint import Fingerprint
 from harness.host.machine import core_count
 from harness.task.feeds import GraphOnly
 from harness.task.shape import Array, Integers
-from harness.task.training import Batch, TrainingData, hold_back
+from harness.task.training import TrainingBatch, TrainingData, hold_back
 from resnet50.images import SUFFIXES, VAL_MAP, class_folders, dataset_file, find_images
 from resnet50.interface import choose_layout, number_of_classes, settled_outputs
 from resnet50.labels import CLASSES
@@ -82,15 +82,15 @@ class ImageTraining(TrainingData):
         self.origin = f"{len(every):,} files, sha256 of their names, sizes and labels {images.digest}"
         self.official = any(_VALIDATION.fullmatch(file.stem) for file in images.files)
 
-    def batch(self, indices: Integers) -> Batch:
+    def batch(self, indices: Integers) -> TrainingBatch:
         """The images in the graph's layout and dtype; targets are the outputs' indices of their labels."""
         return self._batch(indices, lambda pixels, place: pixels)
 
-    def varied(self, indices: Integers, seed: Sequence[int]) -> Batch:
+    def varied(self, indices: Integers, seed: Sequence[int]) -> TrainingBatch:
         """As `batch`, but of each image a random part, scaled to its size, mirrored half of the time."""
         return self._batch(indices, lambda pixels, place: random_part(pixels, np.random.default_rng((*seed, place))))
 
-    def _batch(self, indices: Integers, change: Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]) -> Batch:
+    def _batch(self, indices: Integers, change: Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]) -> TrainingBatch:
         samples, layout = self._samples[indices], self._layout
         images = np.empty((len(samples), *layout.dims), layout.dtype)
 
@@ -101,7 +101,7 @@ class ImageTraining(TrainingData):
         with ThreadPoolExecutor(core_count(), thread_name_prefix="images") as pool:
             list(pool.map(write, range(len(samples))))
         targets = None if self._targets is None else {self._output: self._targets[samples]}
-        return Batch({self._input.name: images}, targets, (self._output,))
+        return TrainingBatch({self._input.name: images}, targets, (self._output,))
 
     def score(self, outputs: Iterable[Mapping[str, Array]]) -> tuple[str, float]:
         """Top-1: the share of images held back whose label has the highest value."""

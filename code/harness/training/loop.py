@@ -16,7 +16,7 @@ from harness.errors import RunFailed
 from harness.host import console, memory
 from harness.host.clock import RunningClock
 from harness.task.shape import Array, Integers
-from harness.task.training import Batch, TrainingData
+from harness.task.training import TrainingBatch, TrainingData
 from harness.training.fake import FakeQuantisation
 from harness.training.graph import GraphModule
 from harness.training.history import History, ValidationScore
@@ -143,7 +143,7 @@ class Trainer:
         if self._student.fixed or self._recipe.layers is not None:
             self._score()
 
-    def _batch_of(self, step: int) -> Batch:
+    def _batch_of(self, step: int) -> TrainingBatch:
         """The samples of a step."""
         indices = self._data.order(self._recipe.batch, step, self._recipe.seed)
         if self._recipe.augment:
@@ -167,7 +167,7 @@ class Trainer:
         self._unit = "images" if batch.mask is None else "tokens"
         self._history.units += samples(batch) if batch.mask is None else int(batch.mask.sum())
 
-    def _backward(self, batch: Batch, loss_of: Callable[[Batch, int], torch.Tensor]) -> float:
+    def _backward(self, batch: TrainingBatch, loss_of: Callable[[TrainingBatch, int], torch.Tensor]) -> float:
         """Compute the gradients of the batch's mean loss, as many samples at once as fit in memory; returns the loss.
 
         ``loss_of`` gets a part of the batch, and the number of its first sample in the batch.
@@ -245,7 +245,7 @@ class Trainer:
         self._timetable.choosing(share)
         self._bar.update(note=f"layer {done:,} of {total:,}", left=self._timetable.left)
 
-    def _batch(self, number: int) -> Batch:
+    def _batch(self, number: int) -> TrainingBatch:
         return self._data.batch(self._data.order(self._recipe.batch, number, self._recipe.seed))
 
     def _feed(self, feed: Mapping[str, Array]) -> dict[str, torch.Tensor]:

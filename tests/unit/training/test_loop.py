@@ -14,7 +14,7 @@ from harness.compress.network import Network
 from harness.compress.products import products
 from harness.errors import ConfigError, RunFailed
 from harness.models.weights import RandomWeights
-from harness.task.training import Batch, TrainingData
+from harness.task.training import TrainingBatch, TrainingData
 from harness.training.recipe import Recipe
 
 torch = pytest.importorskip("torch", reason="training is not installed: make setup TRAIN=1")
@@ -74,7 +74,7 @@ class Texts(TrainingData):
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         start, end = self._targets[indices].T
         names = ("start_logits", "end_logits")
-        return Batch(feed, dict(zip(names, (start, end), strict=True)), names, np.ones(ids.shape, np.bool_))
+        return TrainingBatch(feed, dict(zip(names, (start, end), strict=True)), names, np.ones(ids.shape, np.bool_))
 
     def score(self, outputs):
         found = np.concatenate([each["start_logits"].argmax(1) for each in outputs])
