@@ -91,7 +91,7 @@ def build(
 def _settings(
     name: str,
     entry: manifests.ModelEntry,
-    recipe: manifests.Recipe,
+    recipe: manifests.CompressionRecipe,
     random: bool,
     engine: str | None,
     images: str | None,

@@ -51,7 +51,7 @@ def published(runs: Sequence[Finished]) -> list[PublishedRow]:
     ]
 
 
-def _reached(number: int, run: Finished, entry: manifests.Published) -> Reached:
+def _reached(number: int, run: Finished, entry: manifests.PublishedResult) -> Reached:
     aim = entry.samples_per_second if run.performance else entry.accuracy
     metric = run.metrics[0]
     remarks = [run.record.engine.name]
