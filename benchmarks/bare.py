@@ -19,8 +19,8 @@ from benchmarks.common import Ready
 from harness.errors import RunFailed
 from harness.task.shape import Shape
 
-Batch = tuple[Shape, Mapping[str, np.ndarray]]
-Call = Callable[[Batch], object]
+ShapedFeed = tuple[Shape, Mapping[str, np.ndarray]]
+Call = Callable[[ShapedFeed], object]
 _LOADING = 300.0  # maximum seconds for a tool to load and compile a model
 _PLACES = 40
 """Number of batches, spread evenly over a query, whose shapes are passed to a tool."""
@@ -56,7 +56,7 @@ class BareLayout:
         )
 
 
-def _onnxruntime(layout: BareLayout, work: Sequence[Batch]) -> list[Call]:
+def _onnxruntime(layout: BareLayout, work: Sequence[ShapedFeed]) -> list[Call]:
     """A session for each stream; streams of one thread share one."""
     import onnxruntime as ort
 
@@ -72,7 +72,7 @@ def _onnxruntime(layout: BareLayout, work: Sequence[Batch]) -> list[Call]:
     ]
 
 
-def _openvino(layout: BareLayout, work: Sequence[Batch]) -> list[Call]:
+def _openvino(layout: BareLayout, work: Sequence[ShapedFeed]) -> list[Call]:
     """One compiled model for all shapes, with an infer request for each stream."""
     sys.modules.setdefault("openvino_telemetry", None)  # it would send usage data
     import openvino as ov
@@ -82,7 +82,7 @@ def _openvino(layout: BareLayout, work: Sequence[Batch]) -> list[Call]:
     return [lambda batch, request=request: request.infer(dict(batch[1]), share_inputs=True) for request in requests]
 
 
-def _deepsparse(layout: BareLayout, work: Sequence[Batch]) -> list[Call]:
+def _deepsparse(layout: BareLayout, work: Sequence[ShapedFeed]) -> list[Call]:
     """One engine per shape, which all streams call."""
     os.environ["NM_DISABLE_ANALYTICS"] = "1"  # read at import
     import deepsparse
@@ -107,7 +107,7 @@ BARE = {"onnxruntime": _onnxruntime, "openvino": _openvino, "deepsparse": _deeps
 """By engine: the function that makes one call per stream, for the shapes of the given batches."""
 
 
-def _benchmark_app(layout: BareLayout, work: Sequence[Batch], seconds: float) -> float:
+def _benchmark_app(layout: BareLayout, work: Sequence[ShapedFeed], seconds: float) -> float:
     """Samples/s of the openvino package's benchmark_app, on random inputs with the shapes of these batches."""
     chosen = [work[place * len(work) // min(_PLACES, len(work))][1] for place in range(min(_PLACES, len(work)))]
     shapes = ",".join(

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.table import Table
 
-from benchmarks.simulated_nodes import COSTS, TOKENS, Costs, Machine, OfflineNode, Samples, ServerNode, World
+from benchmarks.simulated_nodes import COSTS, TOKENS, Costs, OfflineNode, Samples, ServerNode, SimulatedMachine, World
 from harness.cluster.messages import INDICES
 from harness.cluster.scheduler import PARCEL_BYTES, ClusterScheduler, OfflineCluster, ServerCluster
 from harness.host import console
@@ -55,7 +55,7 @@ class AnswerCount:
 
 
 @dataclass(frozen=True)
-class Offline:
+class SimulatedOffline:
     """The result of a simulated Offline test."""
 
     samples: int
@@ -73,14 +73,14 @@ class Offline:
     """Busy time ÷ total time."""
 
 
-def machines(number: int, rate: float, unequal: float, streams: int = 4, batch: int = 8) -> Sequence[Machine]:
+def machines(number: int, rate: float, unequal: float, streams: int = 4, batch: int = 8) -> Sequence[SimulatedMachine]:
     """``number`` nodes with a mean of ``rate`` samples/s; the fastest is ``unequal`` times as fast as the slowest."""
     factors = np.geomspace(1, unequal, number)
     tokens = rate * TOKENS * factors / factors.mean()
-    return [Machine(streams, batch, float(each)) for each in np.random.default_rng(1).permutation(tokens)]
+    return [SimulatedMachine(streams, batch, float(each)) for each in np.random.default_rng(1).permutation(tokens)]
 
 
-def offline(nodes: Sequence[Machine], seconds: float, costs: Costs = _MEASURED) -> Offline:
+def offline(nodes: Sequence[SimulatedMachine], seconds: float, costs: Costs = _MEASURED) -> SimulatedOffline:
     """Simulate an Offline query of about ``seconds``."""
     world = World(costs)
     links = [OfflineNode(f"node{n}", world, machine) for n, machine in enumerate(nodes)]
@@ -95,7 +95,7 @@ def offline(nodes: Sequence[Machine], seconds: float, costs: Costs = _MEASURED) 
     end = max(ends)
     idle = sum(node.idle_until(end) for node in scheduler.nodes)
     work = float(COSTS[indices].sum())
-    return Offline(
+    return SimulatedOffline(
         len(indices),
         answers.complete,
         work / able / end,
@@ -117,7 +117,9 @@ class Served:
     """Busy time ÷ total time."""
 
 
-def server(nodes: Sequence[Machine], load: float, seconds: float, bound: float, costs: Costs = _MEASURED) -> Served:
+def server(
+    nodes: Sequence[SimulatedMachine], load: float, seconds: float, bound: float, costs: Costs = _MEASURED
+) -> Served:
     """Simulate Server queries at ``load`` times the rate of the nodes with single samples."""
     world = World(costs)
     links = [ServerNode(f"node{n}", world, machine, bound) for n, machine in enumerate(nodes)]
@@ -189,7 +191,7 @@ def _check(scheduler: ClusterScheduler) -> None:
         raise scheduler.failure
 
 
-class Published(NamedTuple):
+class PublishedNode(NamedTuple):
     """A published result of two processors with 96 cores each, as a node."""
 
     name: str
@@ -203,20 +205,20 @@ class Published(NamedTuple):
 
 
 PUBLISHED = (
-    Published("oBERT-Large", 1370, 4 * TOKENS + 8, 8 * TOKENS),
-    Published("oBERT-MobileBERT", 5600, 4 * TOKENS + 8, 8 * TOKENS),
-    Published("ResNet50, pixels", 19_600, 224 * 224 * 3, 4, image=True),
+    PublishedNode("oBERT-Large", 1370, 4 * TOKENS + 8, 8 * TOKENS),
+    PublishedNode("oBERT-MobileBERT", 5600, 4 * TOKENS + 8, 8 * TOKENS),
+    PublishedNode("ResNet50, pixels", 19_600, 224 * 224 * 3, 4, image=True),
 )
 
 
-def nodes_of_driver(row: Published, costs: Costs) -> float:
+def nodes_of_driver(row: PublishedNode, costs: Costs) -> float:
     """How many such nodes the driver's processor can feed in Offline."""
     together = max(1, PARCEL_BYTES // row.sent // _BATCH) * _BATCH  # samples of a parcel, in whole batches
     parcels = max(1.0, row.rate / together)  # per second
     return 1 / (row.rate * costs.sample + parcels * costs.message)
 
 
-def nodes_of_network(row: Published, gigabits: float) -> float:
+def nodes_of_network(row: PublishedNode, gigabits: float) -> float:
     """How many such nodes a network of ``gigabits`` Gb/s, each way, can feed."""
     return gigabits * 1e9 / 8 / (row.rate * max(row.sent, row.back))
 

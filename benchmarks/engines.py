@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from benchmarks.bare import BARE, TOOLS, BareLayout, Batch, Call
+from benchmarks.bare import BARE, TOOLS, BareLayout, Call, ShapedFeed
 from benchmarks.common import Others, Ready, apart, command, spread
 from benchmarks.offline import loadgen_test, planned, raw_engine, seconds_of
 from benchmarks.recovery import run
@@ -50,7 +50,7 @@ _TARGET = "0.97"
 
 
 @dataclass(frozen=True)
-class Work:
+class ModelOnEngine:
     """What is measured: one model on one engine."""
 
     model: str
@@ -67,7 +67,7 @@ class Work:
         return Ready.make(self.model, self.dataset, self.engine, scenario, limits)
 
 
-def offline(work: Work, samples: int) -> tuple[float, int, float, Limits | None]:
+def offline(work: ModelOnEngine, samples: int) -> tuple[float, int, float, Limits | None]:
     """Samples/s that LoadGen reports for Offline, the number of samples, cores busy with other work, the batch limits.
 
     With 0 ``samples`` the query takes about ``work.seconds``.
@@ -83,11 +83,11 @@ def offline(work: Work, samples: int) -> tuple[float, int, float, Limits | None]
     return rate, samples, others.cores, choice.limits if choice else None
 
 
-def warm_up(streams: Sequence[Call], batches: Iterable[Batch]) -> None:
+def warm_up(streams: Sequence[Call], batches: Iterable[ShapedFeed]) -> None:
     """Run a batch of each shape on every stream, on all streams at the same time; raises what a stream raises."""
     together = threading.Barrier(len(streams))
 
-    def run(call: Call, batch: Batch) -> None:
+    def run(call: Call, batch: ShapedFeed) -> None:
         together.wait()
         call(batch)
 
@@ -102,7 +102,7 @@ def _runners(setup: Ready) -> list[Call]:
     return [lambda batch: setup.sut.runner(batch[0])(batch[1])] * setup.sut.engine.streams
 
 
-def _one_of_each_shape(setup: Ready, samples: int) -> list[Batch]:
+def _one_of_each_shape(setup: Ready, samples: int) -> list[ShapedFeed]:
     """One batch of each shape in Offline's query."""
     query = np.resize(setup.indices, samples)
     query = query[setup.qsl.arrange(query)]
@@ -111,14 +111,14 @@ def _one_of_each_shape(setup: Ready, samples: int) -> list[Batch]:
 
 
 def _apart_from_the_harness(
-    work: Work, scenario: str, batches: Callable[[Ready], list[Batch]]
-) -> tuple[BareLayout, list[Batch]]:
+    work: ModelOnEngine, scenario: str, batches: Callable[[Ready], list[ShapedFeed]]
+) -> tuple[BareLayout, list[ShapedFeed]]:
     """Layout and batches of a scenario; the harness's engine is freed when they are returned."""
     setup = work.ready(scenario)
     return BareLayout.of(setup), batches(setup)
 
 
-def bare_offline(work: Work, samples: int) -> tuple[float, float]:
+def bare_offline(work: ModelOnEngine, samples: int) -> tuple[float, float]:
     """Samples/s of the library alone on the batches of the same query, and cores busy with other work."""
     layout, batches = _apart_from_the_harness(work, "Offline", lambda setup: planned(setup, samples))
     with engine_errors(work.engine, "to run alone"):
@@ -129,7 +129,7 @@ def bare_offline(work: Work, samples: int) -> tuple[float, float]:
     return samples / seconds, others.cores
 
 
-def tool_offline(work: Work, samples: int) -> tuple[float, float]:
+def tool_offline(work: ModelOnEngine, samples: int) -> tuple[float, float]:
     """Samples/s of the engine's own tool, and cores busy with other work."""
     layout, batches = _apart_from_the_harness(work, "Offline", lambda setup: planned(setup, samples))
     with engine_errors(work.engine, "to run in its own tool"), Others() as others:
@@ -137,7 +137,7 @@ def tool_offline(work: Work, samples: int) -> tuple[float, float]:
     return rate, others.cores
 
 
-def stream(work: Work) -> tuple[float, list[np.ndarray], float]:
+def stream(work: ModelOnEngine) -> tuple[float, list[np.ndarray], float]:
     """LoadGen's 90th percentile of SingleStream in ms, the samples of each query, and cores busy with other work."""
     setup = work.ready("SingleStream")
     expected = setup.scenario.estimate(setup.indices, work.seconds, setup.listener).value
@@ -149,7 +149,7 @@ def stream(work: Work) -> tuple[float, list[np.ndarray], float]:
     return latency, issued, others.cores
 
 
-def bare_stream(work: Work, issued: Sequence[np.ndarray]) -> tuple[float, float]:
+def bare_stream(work: ModelOnEngine, issued: Sequence[np.ndarray]) -> tuple[float, float]:
     """The same percentile of the library alone for the same queries, and cores busy with other work."""
     layout, queries = _apart_from_the_harness(work, "SingleStream", lambda setup: _queries(setup, issued))
     with engine_errors(work.engine, "to run alone"):
@@ -160,7 +160,7 @@ def bare_stream(work: Work, issued: Sequence[np.ndarray]) -> tuple[float, float]
     return float(np.percentile(took, 90) * 1000), others.cores
 
 
-def _queries(setup: Ready, issued: Sequence[np.ndarray]) -> list[Batch]:
+def _queries(setup: Ready, issued: Sequence[np.ndarray]) -> list[ShapedFeed]:
     """The batches of SingleStream's queries for these samples."""
     shapes = [setup.scenario.table.shape(1, int(setup.qsl.cost(indices)[0])) for indices in issued]
     return [
@@ -169,7 +169,7 @@ def _queries(setup: Ready, issued: Sequence[np.ndarray]) -> list[Batch]:
     ]
 
 
-def score(work: Work, dataset: Path) -> str:
+def score(work: ModelOnEngine, dataset: Path) -> str:
     """The score of an accuracy run, in words."""
     with tempfile.TemporaryDirectory() as folder:
         record: dict[str, Any] = run(Path(work.model), work.engine, "accuracy", dataset, work.seconds, [], Path(folder))
@@ -213,7 +213,7 @@ class EngineMeasurements:
         return f"{self.median(kind):.{digits}f}" if self.figures[kind] else ""
 
 
-def measure(work: Work, row: EngineMeasurements, turn: int) -> None:
+def measure(work: ModelOnEngine, row: EngineMeasurements, turn: int) -> None:
     """One round: both sides of each ratio, in the opposite order every second round, because machines drift.
 
     A measurement without the harness that fails is left out from then on, with a warning.
@@ -255,7 +255,7 @@ def measured(
 ) -> dict[str, EngineMeasurements]:
     """The rows of a model by engine."""
     rows = {engine: EngineMeasurements() for engine in engines}
-    works = {engine: Work(model, dataset, engine, seconds) for engine in engines}
+    works = {engine: ModelOnEngine(model, dataset, engine, seconds) for engine in engines}
     found = find_model(model)
     data = find_dataset(found.benchmark, dataset).path
     for turn in range(rounds):
@@ -266,7 +266,7 @@ def measured(
             console.note(f"measuring {found.name} on {engine}, round {turn + 1} of {rounds} ...")
             try:
                 measure(works[engine], row, turn)
-                row.score = row.score or score(Work(str(found.path), dataset, engine, seconds), data)
+                row.score = row.score or score(ModelOnEngine(str(found.path), dataset, engine, seconds), data)
             except HarnessError as error:
                 console.warn(str(error))
                 row.failed = True

@@ -41,7 +41,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.common import command
-from benchmarks.trained import Training, duration
+from benchmarks.trained import RecipeVariant, duration
 from bert.squad import read_squad
 from harness import __version__, paths
 from harness.catalog import manifests
@@ -281,7 +281,7 @@ def entries(model: manifests.Model, chosen: Sequence[Variant], calibration: str)
         yield TableFile(str(variant), variant.precision, variant.engine or "any", path)
 
 
-def trained_entries(model: manifests.Model, trainings: Sequence[Training], data: Path) -> Iterator[TableFile]:
+def trained_entries(model: manifests.Model, trainings: Sequence[RecipeVariant], data: Path) -> Iterator[TableFile]:
     """The trained files."""
     for training in trainings:
         path = training.file(model.path, data, _FOLDER)
@@ -356,7 +356,7 @@ def main() -> None:
     except ValueError:
         parser.error(f"--sparsities {args.sparsities}: give numbers below 1, such as 0,0.5,0.8")
     chosen = list(variants(sparsities, args.precisions.split(","), args.block))
-    trainings = [Training.parse(text, args.steps) for text in filter(None, args.train.split(","))]
+    trainings = [RecipeVariant.parse(text, args.steps) for text in filter(None, args.train.split(","))]
     console.out.print(f"{cpu_model()}, {core_count()} cores")
     for name, data in work:
         model = find_model(name)

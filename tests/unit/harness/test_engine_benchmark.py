@@ -13,7 +13,17 @@ import onnx
 import pytest
 from benchmarks import bare, engines
 from benchmarks.bare import BARE, TOOLS, BareLayout
-from benchmarks.engines import EngineMeasurements, Work, add_rows, datasets, entry, measure, measured, ranking, warm_up
+from benchmarks.engines import (
+    EngineMeasurements,
+    ModelOnEngine,
+    add_rows,
+    datasets,
+    entry,
+    measure,
+    measured,
+    ranking,
+    warm_up,
+)
 from benchmarks.offline import seconds_of
 from graphs import graph, node, normal
 from rich.table import Table
@@ -64,7 +74,7 @@ def test_both_sides_of_a_ratio_take_turns_on_the_same_work(monkeypatch):
     monkeypatch.setattr(engines, "apart", apart)
     found = EngineMeasurements()
     for turn in range(2):
-        measure(Work("m", None, "openvino", 1.0), found, turn)
+        measure(ModelOnEngine("m", None, "openvino", 1.0), found, turn)
     first = [("offline", (0,)), ("bare_offline", (7,)), ("stream", ()), ("bare_stream", (["queries"],))]
     second = [("bare_offline", (7,)), ("offline", (7,)), ("bare_stream", (["queries"],)), ("stream", ())]
     assert log == [*first, ("tool_offline", (7,)), *second, ("tool_offline", (7,))]
@@ -171,7 +181,7 @@ def test_both_sides_measure_a_real_model(tmp_path, small_imagenet, monkeypatch, 
         warm_up(streams, batches)
 
     monkeypatch.setattr(engines, "warm_up", warm)
-    work = Work(str(path), str(small_imagenet), engine, 0.1)
+    work = ModelOnEngine(str(path), str(small_imagenet), engine, 0.1)
     latency, issued, _ = engines.stream(work)
     assert latency > 0
     assert len(issued) >= 20
@@ -194,7 +204,7 @@ def test_a_library_that_fails_alone_is_one_sentence(monkeypatch):
     for side in (engines.bare_offline, engines.bare_stream):
         monkeypatch.setitem(BARE, "openvino", fail)
         with pytest.raises(EngineError, match=r"^openvino failed to run alone: no memory$"):
-            side(Work("m", None, "openvino", 1.0), 7)
+            side(ModelOnEngine("m", None, "openvino", 1.0), 7)
 
 
 def test_what_was_measured_is_shown_although_a_side_failed(monkeypatch, capsys):
