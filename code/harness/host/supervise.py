@@ -32,7 +32,7 @@ def was_interrupted(code: int) -> bool:
     return code > 128
 
 
-class Verdict(NamedTuple):
+class ChildOutcome(NamedTuple):
     """The outcome of a child."""
 
     code: int
@@ -106,18 +106,18 @@ class Heartbeat:
         """Whether the child called `end`."""
         return bool(self._ended.value)
 
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> ChildOutcome | None:
         """The outcome, once the child has reported it or its result is in its place."""
         place, record = (Path(os.fsdecode(it.value)) if it.value else None for it in (self._where, self._record))
         code, *moved = self._moved
         with contextlib.suppress(OSError):
             found = place.stat() if place else None
             if found and [found.st_dev, found.st_ino] == moved:
-                return Verdict(self._code.value if self.reported else code, place, record=record)
+                return ChildOutcome(self._code.value if self.reported else code, place, record=record)
         if not self.reported:
             return None
         gone = place is not None and not place.exists()
-        return Verdict(self._code.value, place if gone else None, gone, record)
+        return ChildOutcome(self._code.value, place if gone else None, gone, record)
 
     def interrupt(self) -> bool:
         """Whether the child may be killed: only before it calls `publish`, which blocks once this has returned True."""
@@ -128,7 +128,7 @@ class Heartbeat:
         return time.monotonic() - self._values[0], self._values[1]
 
 
-def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]) -> Verdict:
+def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]) -> ChildOutcome:
     """Run ``work(*args, heartbeat)`` in a child process and return the outcome that it reported, once it is printed.
 
     ``cleanup`` is called however the child ended: it removes unfinished files.
@@ -161,7 +161,7 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _outcome(how: str, verdict: Verdict | None, ended: bool, stopped: list[int]) -> Verdict:
+def _outcome(how: str, verdict: ChildOutcome | None, ended: bool, stopped: list[int]) -> ChildOutcome:
     """Print ``how`` the child ended, unless it has reported that itself; the verdict with the code to exit with."""
     if not ended:
         console.err.show_cursor(True)
@@ -170,7 +170,7 @@ def _outcome(how: str, verdict: Verdict | None, ended: bool, stopped: list[int])
             "interrupted: the test was stopped, and nothing of it was kept." if stopped else f"{how} Nothing was kept."
         )
         console.error(what)
-        return Verdict(_code(stopped[0]) if stopped else 1)
+        return ChildOutcome(_code(stopped[0]) if stopped else 1)
     if verdict.gone:
         console.error(f"the result was in {verdict.where}, but that folder was removed before the run had ended.")
         return verdict._replace(code=1, where=None)
