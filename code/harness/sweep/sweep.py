@@ -36,7 +36,7 @@ _NONE = "-"
 _JOURNAL = "journal.json"
 
 
-class State(StrEnum):
+class SweepTestState(StrEnum):
     """The state of a test."""
 
     TO_DO = "to do"
@@ -52,7 +52,7 @@ class SweepTest:
     """The values of the keys in which the tests of the file differ."""
     settings: RunSettings
     key: str
-    state: State = State.TO_DO
+    state: SweepTestState = SweepTestState.TO_DO
     finished: Finished | None = None
     seconds: float | None = None
     """How long it took, if this command ran it."""
@@ -117,9 +117,9 @@ class Sweep:
                 continue
             test.finished = _finished(test.settings.runs_dir / entry.run) if entry.run else None
             if entry.run is None:
-                test.state = State.FAILED
+                test.state = SweepTestState.FAILED
             elif test.finished:
-                test.state = State.DONE
+                test.state = SweepTestState.DONE
 
     def run(self) -> int:
         """Run the tests that are left, each once, then write table and report.
@@ -145,7 +145,7 @@ class Sweep:
         if left < len(self.tests):
             console.note(f"{len(self.tests) - left} of {len(self.tests)} tests of {self.file} have already ended.")
         for number, test in enumerate(self.tests, start=1):
-            if test.state is State.TO_DO:
+            if test.state is SweepTestState.TO_DO:
                 rest = f"; {self._time_left()} for all that remain" if self._left > 1 else ""
                 length = console.duration(self._seconds(test))
                 console.note(f"\n[{number}/{len(self.tests)}] {test.name}: about {length}{rest}")
@@ -153,14 +153,14 @@ class Sweep:
 
     @property
     def _left(self) -> int:
-        return sum(test.state is State.TO_DO for test in self.tests)
+        return sum(test.state is SweepTestState.TO_DO for test in self.tests)
 
     @property
     def _kept(self) -> str:
         return f"{len(self.tests) - self._left} of {len(self.tests)} tests are kept; the same command continues there."
 
     def _time_left(self) -> str:
-        return console.duration(sum(self._seconds(test) for test in self.tests if test.state is State.TO_DO))
+        return console.duration(sum(self._seconds(test) for test in self.tests if test.state is SweepTestState.TO_DO))
 
     def _seconds(self, test: SweepTest) -> float:
         """Expected seconds of a test, by the most similar finished tests of its mode, else by its settings."""
@@ -182,7 +182,7 @@ class Sweep:
         if was_interrupted(code):
             raise Interrupted(f"interrupted: {self._kept}")
         test.finished = _finished(folder) if folder else None
-        test.state = State.DONE if test.finished else State.FAILED
+        test.state = SweepTestState.DONE if test.finished else SweepTestState.FAILED
         test.seconds = time.monotonic() - began if test.finished else None
         name = folder.name if folder and test.finished else None
         self.journal.add(test.key, EndedTest(run=name, code=code))
