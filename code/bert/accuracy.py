@@ -21,7 +21,7 @@ from bert.features import Features, context_words, load_features
 from bert.spans import MAX_ROWS, Spans, best_spans
 from bert.squad import Squad, evaluate, read_squad
 from bert.vocabulary import CASINGS, VOCAB, read_tokenizer
-from bert.wordpiece import UNCASED, Rules, Tokenizer, basic_tokens
+from bert.wordpiece import UNCASED, TextNormalisation, Tokenizer, basic_tokens
 from harness.errors import ConfigError, RunFailed
 from harness.host.console import OnProgress
 from harness.host.files import write_text
@@ -258,7 +258,7 @@ def _predictions(
     return predictions
 
 
-def _original_text(said: str, original: str, rules: Rules = UNCASED) -> str:
+def _original_text(said: str, original: str, rules: TextNormalisation = UNCASED) -> str:
     """The part of ``original`` that matches ``said``, which is normalised by ``rules``, or all of it.
 
     The reference's heuristic: if the normalised original and the original have the same number of characters, not
