@@ -14,7 +14,7 @@ from harness.task.qsl import SampleLibrary
 from harness.task.shape import Array, Integers
 from resnet50.labels import CLASSES
 from resnet50.pixels import Pixels
-from resnet50.preprocess import PROFILES, Profile, pixels
+from resnet50.preprocess import PROFILES, PreprocessingProfile, pixels
 from resnet50.qsl import ImageQSL
 from resnet50.sut import ResNet50SUT
 
@@ -122,7 +122,7 @@ def profile_doubts(sut: ResNet50SUT, name: str, files: Sequence[Path], labels: N
 class _Decoded(Pixels):
     """The pixels of a few images, in memory."""
 
-    def __init__(self, contents: Sequence[bytes], profile: Profile) -> None:
+    def __init__(self, contents: Sequence[bytes], profile: PreprocessingProfile) -> None:
         self._images = [np.ascontiguousarray(pixels(content, profile)) for content in contents]
 
     def __len__(self) -> int:

@@ -31,7 +31,7 @@ from harness.host.console import OnProgress
 from harness.host.files import remove_left_over
 from harness.host.fingerprint import Fingerprint, Stamp
 from harness.host.machine import core_count
-from resnet50.preprocess import CODE_VERSION, SIDE, Profile, pixels
+from resnet50.preprocess import CODE_VERSION, SIDE, PreprocessingProfile, pixels
 
 SHARD = 1024
 _FORMAT = 2  # part of the key: increment it whenever the content of a shard's file changes
@@ -44,7 +44,7 @@ class _Shard:
     """Up to `SHARD` images."""
 
     files: Sequence[Fingerprint]
-    profile: Profile
+    profile: PreprocessingProfile
 
     @cached_property
     def key(self) -> str:
@@ -124,7 +124,7 @@ class Pixels:
 
 def load_pixels(
     files: Sequence[Path],
-    profile: Profile,
+    profile: PreprocessingProfile,
     cache_dir: Path,
     *,
     progress: OnProgress = lambda done, total: None,
@@ -173,7 +173,7 @@ def _pool() -> Iterator[ThreadPoolExecutor]:
 
 def _shard(
     files: Sequence[Path],
-    profile: Profile,
+    profile: PreprocessingProfile,
     cache_dir: Path,
     pool: ThreadPoolExecutor,
     count: Callable[[], None],
@@ -211,12 +211,12 @@ def _read(path: Path) -> tuple[Stamp, bytes]:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): restore it; no image may be skipped.") from error
 
 
-def decoded_file(file: Path, profile: Profile) -> NDArray[np.uint8]:
+def decoded_file(file: Path, profile: PreprocessingProfile) -> NDArray[np.uint8]:
     """(224, 224, 3), RGB, from an image's file; ConfigError if it is missing or damaged."""
     return _decoded(_read(file)[1], file, profile)
 
 
-def _decoded(content: bytes, file: Path, profile: Profile) -> NDArray[np.uint8]:
+def _decoded(content: bytes, file: Path, profile: PreprocessingProfile) -> NDArray[np.uint8]:
     try:
         return np.ascontiguousarray(pixels(content, profile))
     except ValueError as error:

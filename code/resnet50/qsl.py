@@ -12,7 +12,7 @@ from harness.host.machine import core_count
 from harness.task.qsl import Carrier, SampleLibrary, extended
 from harness.task.shape import Array, Integers, Shape
 from resnet50.pixels import Pixels
-from resnet50.preprocess import SIDE, Profile, normaliser
+from resnet50.preprocess import SIDE, PreprocessingProfile, normaliser
 
 IMAGES = "images"
 PERFORMANCE_SAMPLES = 1024
@@ -89,7 +89,7 @@ class ImageQSL(ImageSamples):
     """Pixels on disk, normalised tensors of the loaded images in memory: 588 KiB each as float32."""
 
     def __init__(
-        self, pixels: Pixels, profile: Profile, layout: ImageLayout, files: Sequence[Fingerprint] = ()
+        self, pixels: Pixels, profile: PreprocessingProfile, layout: ImageLayout, files: Sequence[Fingerprint] = ()
     ) -> None:
         """``files`` are the images' files."""
         super().__init__(len(pixels), PERFORMANCE_SAMPLES)

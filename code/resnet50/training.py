@@ -24,7 +24,7 @@ from resnet50.images import SUFFIXES, VAL_MAP, class_folders, dataset_file, find
 from resnet50.interface import choose_layout, number_of_classes, settled_outputs
 from resnet50.labels import CLASSES
 from resnet50.pixels import Pixels, decoded_file, load_pixels
-from resnet50.preprocess import Profile, normaliser
+from resnet50.preprocess import PreprocessingProfile, normaliser
 from resnet50.qsl import write_image
 
 _CACHED = 50_000
@@ -45,7 +45,7 @@ class ImageTraining(TrainingData):
         path: Path,
         graph: Path,
         *,
-        profile: Profile,
+        profile: PreprocessingProfile,
         layout: str | None,
         cache_dir: Path,
         hold_out: float,
@@ -174,7 +174,7 @@ def _divided(path: Path) -> bool:
     return any(folder.parent == path for folder in class_folders(path))
 
 
-def _pixels(files: Sequence[Path], profile: Profile, cache_dir: Path) -> Pixels:
+def _pixels(files: Sequence[Path], profile: PreprocessingProfile, cache_dir: Path) -> Pixels:
     if len(files) > _CACHED:
         return _Uncached(files, profile)
     with console.Progress("pixels", unit="images") as bar:
@@ -184,7 +184,7 @@ def _pixels(files: Sequence[Path], profile: Profile, cache_dir: Path) -> Pixels:
 class _Uncached(Pixels):
     """The pixels of images that are too many to cache: a damaged one is found only when it is used."""
 
-    def __init__(self, files: Sequence[Path], profile: Profile) -> None:
+    def __init__(self, files: Sequence[Path], profile: PreprocessingProfile) -> None:
         self._paths, self._profile = files, profile
         self.files: list[Fingerprint] = []
 
