@@ -18,12 +18,12 @@ import urllib3
 
 from harness.errors import ConfigError, RunFailed, on_interrupt
 from harness.host import console
-from harness.host.transfer import Forbidden, Limits, Reply, Stalled, opened
+from harness.host.transfer import Forbidden, Reply, Stalled, TransferLimits, opened
 
 _LONG_BYTES = 256 * 2**20  # from here on hashing takes a second or more, and shows progress
 _PROGRESS_BYTES = 1024 * 1024  # an attempt that delivers this much resets the retries
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
-_LIMITS = Limits()
+_LIMITS = TransferLimits()
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -72,7 +72,7 @@ def download(
     description: str | None = None,
     cure: str | None = None,
     authorization: str | None = None,
-    limits: Limits = _LIMITS,
+    limits: TransferLimits = _LIMITS,
     backoff: Sequence[float] = _BACKOFF_S,
 ) -> Path:
     """Download the file with this `sha256`, or else `md5`, (and `size` in bytes) from the first URL that delivers it.
@@ -176,7 +176,7 @@ class _Job:
     destination: Path
     checksum: _Checksum | None
     size: int | None
-    limits: Limits
+    limits: TransferLimits
     backoff: tuple[float, ...]
     cure: str | None
     authorization: str | None

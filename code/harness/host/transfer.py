@@ -27,7 +27,7 @@ _OVERHEAD = 8 * 2**20  # bytes other than content that a server may send in a ro
 
 
 @dataclass(frozen=True)
-class Limits:
+class TransferLimits:
     """Limits on a transfer; a slower or larger one is abandoned."""
 
     idle: float = 30.0
@@ -73,7 +73,7 @@ class Reply:
 
 
 @contextmanager
-def opened(url: str, headers: dict[str, str], limits: Limits) -> Iterator[Reply]:
+def opened(url: str, headers: dict[str, str], limits: TransferLimits) -> Iterator[Reply]:
     """Request a URL, and follow its redirects; another server does not get the header Authorization.
 
     Raises:
@@ -98,7 +98,7 @@ def opened(url: str, headers: dict[str, str], limits: Limits) -> Iterator[Reply]
         raise Forbidden(f"it redirects more than {_REDIRECTS} times")
 
 
-def _asked(session: requests.Session, url: str, headers: dict[str, str], limits: Limits) -> requests.Response:
+def _asked(session: requests.Session, url: str, headers: dict[str, str], limits: TransferLimits) -> requests.Response:
     """The response of a server, whose redirects are not followed."""
     try:
         return session.get(url, headers=headers, stream=True, timeout=limits.idle, allow_redirects=False)
@@ -125,7 +125,7 @@ def _server(url: str) -> tuple[str, str]:
 class _Adapter(HTTPAdapter):
     """Lets requests read every response through a `_Wire`."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: TransferLimits) -> None:
         self._limits = limits
         self.wire: _Wire
         super().__init__()
@@ -181,7 +181,7 @@ class _Wire(io.RawIOBase):
 
     raw: io.RawIOBase
 
-    def __init__(self, sock: socket.socket, limits: Limits) -> None:
+    def __init__(self, sock: socket.socket, limits: TransferLimits) -> None:
         self._sock = sock
         self._limits = limits
         self._deadline: float | None = time.monotonic() + limits.headers
