@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from bert.accuracy import SquadScore, accuracy_text, score_log, write_accuracy_txt
 from bert.embedding import embedding_rows
 from bert.features import FeatureParams, load_features
-from bert.outputs import Answers
+from bert.outputs import SpanOutputs
 from bert.qsl import BertQSL
 from bert.squad import repeated
 from bert.sut import BertSUT
@@ -69,7 +69,7 @@ class Bert(Benchmark):
     prepared: ClassVar[str] = "features"
     prepared_from: ClassVar[str] = "questions"
     Settings: ClassVar[type[BenchmarkSettings]] = BertSettings
-    _answers: Answers | None = None
+    _answers: SpanOutputs | None = None
     """The outputs of the last SUT."""
 
     @classmethod
