@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from harness.cluster.messages import DATA, Answers, NodeReady, NodeRequest, Parcel
 from harness.errors import RunFailed
+from harness.host.supervise import Beat
 from harness.scenarios.base import Scenario
 from harness.scheduling.base import Work
 from harness.task.qsl import Carrier, extended
@@ -20,13 +21,6 @@ from harness.task.sut import Responses
 
 _PLACES = 256  # at the start; doubled whenever they run out
 _LOOK = 0.5  # seconds between two readings of the process's CPU time
-
-
-class Beat(Protocol):
-    """Reports progress, and the maximum seconds until the next report."""
-
-    def __call__(self, within: float, doing: str = "") -> None:
-        """``within`` is in seconds; ``doing`` says what happens until then."""
 
 
 class Prepare(Protocol):

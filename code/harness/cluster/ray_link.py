@@ -27,9 +27,9 @@ from harness.cluster.hosts import Hosts
 from harness.cluster.launch import TOKEN, LocalCluster, credentials, head_address, set_environment
 from harness.cluster.link import Link
 from harness.cluster.messages import NodeRequest
-from harness.cluster.node import Beat
 from harness.errors import ConfigError, MissingDependencyError, RunFailed
 from harness.host import console
+from harness.host.supervise import Beat
 from harness.paths import advice
 
 _INSTALL = advice("run `make setup CLUSTER=1`", "`pip install 'ray>=2.60,<3'`")

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from harness.errors import HarnessError, os_words
 from harness.host import console
@@ -43,6 +43,13 @@ class ChildOutcome(NamedTuple):
     """Whether that folder no longer exists."""
     record: Path | None = None
     """The folder that it reported for its record."""
+
+
+class Beat(Protocol):
+    """Reports progress, and the maximum seconds until the next report; see `Heartbeat.beat`."""
+
+    def __call__(self, within: float, doing: str = "") -> None:
+        """``within`` is in seconds; ``doing`` says which engine does what until then."""
 
 
 class Heartbeat:

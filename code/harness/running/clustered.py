@@ -19,9 +19,9 @@ from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import native
 from harness.host.fingerprint import Fingerprint, check_unchanged
+from harness.host.supervise import Beat
 from harness.running.node import PREPARE, NodeSettings, data_digest, needed
 from harness.running.prepare import (
-    Beat,
     Prepared,
     announce,
     dataset_of,

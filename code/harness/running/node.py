@@ -19,8 +19,9 @@ from harness.cluster.node import Node
 from harness.host import machine
 from harness.host.files import readable
 from harness.host.fingerprint import Fingerprint, combined
+from harness.host.supervise import Beat
 from harness.paths import CACHE_DIR
-from harness.running.prepare import Beat, Prepared, no_beat, patience, prepare
+from harness.running.prepare import Prepared, no_beat, patience, prepare
 from harness.running.shared import Shared
 from harness.settings.identity import code_digest, setting_files
 from harness.settings.run import RunSettings

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
-from typing import Protocol
 
 import numpy as np
 from pydantic import ValidationError
@@ -17,6 +16,7 @@ from harness.errors import ConfigError, EngineError
 from harness.host import console, memory
 from harness.host.files import native
 from harness.host.fingerprint import Fingerprint, check_unchanged
+from harness.host.supervise import Beat
 from harness.loadgen.logs import Detail
 from harness.results.record import RecordedEngine, record_text
 from harness.rules.rehearsal import REHEARSAL_TREE
@@ -37,13 +37,6 @@ from harness.task.sut import SUT
 _PREPARING = 900.0  # maximum seconds of one preparation step
 _CLOSING = 30.0  # maximum seconds of closing an engine
 _REPLACED = "another number of streams is used"
-
-
-class Beat(Protocol):
-    """Reports progress, and the maximum seconds until the next report."""
-
-    def __call__(self, within: float, doing: str = "") -> None:
-        """``doing`` says which engine does what until then: see `harness.host.supervise.Heartbeat.beat`."""
 
 
 def no_beat(within: float, doing: str = "") -> None:

@@ -23,8 +23,9 @@ from harness.errors import RunFailed
 from harness.host import console
 from harness.host.files import shown, write_text
 from harness.host.streams import native_output_dropped
+from harness.host.supervise import Beat
 from harness.results.profile import PROFILE, NodeTime, OperatorTime, Profile
-from harness.running.prepare import Beat, Prepared, patience
+from harness.running.prepare import Prepared, patience
 from harness.running.recorder import Recorder
 from harness.scheduling.cost import full_batch
 from harness.settings.run import RunSettings

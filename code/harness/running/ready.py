@@ -1,6 +1,7 @@
 """Gets a test ready: on this machine, or on the nodes of a cluster."""
 
-from harness.running.prepare import Beat, Prepared, no_beat, prepare
+from harness.host.supervise import Beat
+from harness.running.prepare import Prepared, no_beat, prepare
 from harness.running.shared import Shared
 from harness.settings.run import RunSettings
 
