@@ -116,7 +116,7 @@ class Bert(Benchmark):
         self._answers = sut.answers
         return sut
 
-    def choices(self, sut: SUT) -> tuple[Choice, ...]:
+    def scoring_choices(self, sut: SUT) -> tuple[Choice, ...]:
         """Vocabulary, casing, and which output is which."""
         assert isinstance(sut, BertSUT)
         settings, tokenizer = self.settings, read_tokenizer(self.settings.vocab, self.settings.casing)

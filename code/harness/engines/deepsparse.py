@@ -139,7 +139,7 @@ class DeepSparseEngine(Engine):
         return min(self.streams, core_count()) if self._scheduler == "elastic" else self.streams
 
     @classmethod
-    def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
+    def search_space(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
         """Streams with their scheduler, or each with its own instance; batches, shapes and pinning."""
         pins = [{"pin": "true"}, {"pin": "false"}]
         cores = core_count()

@@ -96,7 +96,7 @@ class OnnxRuntimeEngine(Engine):
         self.outputs = tuple(_tensor(node) for node in session.get_outputs())
 
     @classmethod
-    def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
+    def search_space(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
         """Streams, batches, pinning and spinning."""
         pins = [{"pin": "true"}, {"pin": "false"}]
         spins = [{"spinning": "true"}, {"spinning": "false"}]

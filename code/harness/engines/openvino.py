@@ -155,7 +155,7 @@ class OpenVinoEngine(Engine):
         self.outputs = tuple(_tensor(port) for port in self._compiled[0].outputs)
 
     @classmethod
-    def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
+    def search_space(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
         """Streams, batches, pinning, and the precision if there is a choice."""
         pins = [{"pin": "true"}, {"pin": "false"}]
         counts = stream_counts(core_count())

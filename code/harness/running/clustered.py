@@ -122,7 +122,7 @@ def _prepared(
     slowest = scenario.get_ready(indices, listener)
     inputs = (*given, *dataset.files, *own.files)
     check_unchanged(inputs)
-    choices, doubts = benchmark.choices(sut), benchmark.doubts(sut)
+    choices, doubts = benchmark.scoring_choices(sut), benchmark.doubts(sut)
     return Prepared(
         benchmark=benchmark,
         dataset=dataset,

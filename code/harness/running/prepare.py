@@ -188,7 +188,7 @@ def prepare(
         inputs=inputs,
         conversion=converted,
         description=description,
-        choices=benchmark.choices(scenario.sut),
+        choices=benchmark.scoring_choices(scenario.sut),
         doubts=doubts,
     )
 

@@ -34,7 +34,7 @@ from harness.errors import ConfigError, did_you_mean
 from harness.host.files import read_toml, user_path
 from harness.registry import BENCHMARKS, ENGINES
 from harness.rules.rehearsal import REHEARSAL_TREE
-from harness.settings.identity import choices
+from harness.settings.identity import options_to_repeat
 from harness.settings.request import RunRequest
 from harness.settings.run import RunSettings
 from harness.task.base import find_benchmark
@@ -94,7 +94,7 @@ def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -
 
 def written(settings: RunSettings) -> str:
     """The run file that repeats a run, to be stored beside the user.conf that LoadGen read."""
-    values, options = choices(settings)
+    values, options = options_to_repeat(settings)
     values["model"] = _model(settings.model)
     for key in _NAMES_OR_PATHS - {"model"}:
         values[key] = _absolute(values[key])

@@ -128,7 +128,7 @@ class _Tuning:
         self.scenario = find_scenario(settings.scenario)
         engine = find_engine(settings.engine)
         self._max_cost = find_benchmark(settings.model.benchmark).max_cost
-        choices = engine.choices(self._max_cost, self.scenario.one_stream)
+        choices = engine.search_space(self._max_cost, self.scenario.one_stream)
         # An option that the user set is not tuned.
         free = [[choice for choice in dimension if self._agrees(choice)] for dimension in choices]
         self._dimensions = [dimension for dimension in free if len(dimension) > 1]

@@ -133,7 +133,7 @@ class One(NullEngine):
     Settings = OneSettings
 
     @classmethod
-    def choices(cls, max_cost, one_stream):
+    def search_space(cls, max_cost, one_stream):
         return [[{"streams": "1"}, {"streams": "2"}]]
 
 

@@ -294,7 +294,7 @@ def test_no_rate_is_zero():
 @pytest.mark.parametrize("max_cost", [1, 384])
 @pytest.mark.parametrize("one_stream", [True, False])
 def test_the_engine_accepts_every_choice(engine, kind, max_cost, one_stream):
-    dimensions = engine.choices(max_cost, one_stream)
+    dimensions = engine.search_space(max_cost, one_stream)
     assert len(dimensions) >= 2
     for choice in (choice for dimension in dimensions for choice in dimension):
         in_force = kind.model_validate(choice).in_force()
