@@ -15,10 +15,10 @@ from harness.rules.early_stopping import needed_queries
 from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Scenario
 from harness.settings.run import RunSettings
 
-_LONGEST = 4e9  # seconds: LoadGen counts in 64-bit nanoseconds, and doubles the duration
+_MAX_SECONDS = 4e9  # LoadGen counts in 64-bit nanoseconds, and doubles the duration
 _TOO_LONG, _HOUR = 100, 3600.0  # a test of over an hour ends at once if it takes so many times what was asked for
-_MANY = 0.8  # share of the expected queries: random arrivals may bring fewer
-_LONG = 3  # a test that takes so many times what was asked for is worth a warning
+_MIN_SHARE_OF_QUERIES = 0.8  # of those expected: random arrivals may bring fewer
+_LONG_TEST_FACTOR = 3  # a test that takes so many times what was asked for is worth a warning
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Load:
         Raises:
             ConfigError: they do not; the message names the setting and its line.
         """
-        if self.seconds > _LONGEST:
+        if self.seconds > _MAX_SECONDS:
             raise ConfigError(f"a test of {span(self.seconds)} would be too long: lower {self._duration()}.")
         self._check_memory()
         if self.scenario.paced and self.rate and self.rate_line:
@@ -150,7 +150,7 @@ class Load:
                     f"a query would arrive every {span(gap)} in a test of {span(self.seconds)}: {self._rate()}; "
                     f"{self._delete(self.rate_line)}."
                 )
-            if self.least_line and (total := self.least * gap) > _LONG * self.seconds:
+            if self.least_line and (total := self.least * gap) > _LONG_TEST_FACTOR * self.seconds:
                 console.note(
                     f"the test takes about {span(total)}: {self._rate()}, and {self._at(self.least_line)} asks for "
                     f"{self.least:,} queries"
@@ -171,7 +171,7 @@ class Load:
             )
         # Only where all samples are in one query does the rate decide how long the test is.
         cause = self.rate_line if self.scenario.one_query and self.least < by_rate else self.least_line
-        if warned or cause is None or total <= _LONG * self.seconds:
+        if warned or cause is None or total <= _LONG_TEST_FACTOR * self.seconds:
             return None
         return (
             f"the test will take about {span(total)} instead of {span(self.seconds)}, since {cause.key} is "
@@ -234,7 +234,7 @@ def _needed(settings: RunSettings, scenario: type[Scenario], per_second: float, 
     needed, _ = scenario.enough(per_second, math.inf if settings.official else DEVELOPMENT_LIMIT)
     if settings.official:
         # Ten minutes bring enough queries unless they arrive slowly; for streams, LoadGen sets a minimum itself.
-        return needed if scenario.paced and needed > _MANY * per_second * seconds else 1
+        return needed if scenario.paced and needed > _MIN_SHARE_OF_QUERIES * per_second * seconds else 1
     return needed if needed <= DEVELOPMENT_LIMIT * per_second else 1
 
 

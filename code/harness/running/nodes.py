@@ -6,7 +6,7 @@ from harness.cluster.link import Link
 from harness.cluster.scheduler import ClusterScheduler, NodeCounters
 from harness.scheduling.base import Scheduler
 
-_SHOWN = 6  # nodes in the progress line
+_MAX_SHOWN_NODES = 6  # nodes in the progress line
 
 
 def node_records(links: Sequence[Link], scheduler: Scheduler) -> tuple[Mapping[str, object], ...]:
@@ -56,7 +56,7 @@ def progress_of(scheduler: Scheduler) -> str:
     if not isinstance(scheduler, ClusterScheduler):
         return ""
     nodes = scheduler.nodes
-    words = [f"{node.name} {node.samples:,}" for node in nodes[:_SHOWN]]
-    if len(nodes) > _SHOWN:
-        words.append(f"{len(nodes) - _SHOWN} more {sum(node.samples for node in nodes[_SHOWN:]):,}")
+    words = [f"{node.name} {node.samples:,}" for node in nodes[:_MAX_SHOWN_NODES]]
+    if len(nodes) > _MAX_SHOWN_NODES:
+        words.append(f"{len(nodes) - _MAX_SHOWN_NODES} more {sum(node.samples for node in nodes[_MAX_SHOWN_NODES:]):,}")
     return ", ".join(words)

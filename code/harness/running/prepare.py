@@ -34,8 +34,8 @@ from harness.task.qsl import SampleLibrary
 from harness.task.shape import Integers
 from harness.task.sut import SUT
 
-_PREPARING = 900.0  # maximum seconds of one preparation step
-_CLOSING = 30.0  # maximum seconds of closing an engine
+_STEP_SECONDS = 900.0  # maximum of one preparation step
+_CLOSE_SECONDS = 30.0  # maximum of closing an engine
 _REPLACED = "another number of streams is used"
 
 
@@ -109,13 +109,13 @@ class Prepared:
 
     def close(self, beat: Beat, stall_timeout: float) -> None:
         """Close the engine, once the result is safe: an error is only a warning."""
-        beat(min(stall_timeout, _CLOSING))
+        beat(min(stall_timeout, _CLOSE_SECONDS))
         _close(self.engine, "the result is kept")
 
 
 def patience(settings: RunSettings) -> float:
     """Maximum seconds of one step of preparing or scoring."""
-    return max(_PREPARING, settings.stall_timeout)
+    return max(_STEP_SECONDS, settings.stall_timeout)
 
 
 def prepare(

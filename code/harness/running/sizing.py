@@ -10,8 +10,8 @@ from harness.running.prepare import Prepared
 from harness.scenarios.base import Estimate, find_scenario
 from harness.settings.run import RunSettings
 
-_LOWER = 0.6  # for a second test after one that missed the bound
-_MANY = 200_000  # for an Offline query of more samples, a measurement of some seconds first is worth it
+_RETEST_FACTOR = 0.6  # for a second test after one that missed the bound
+_LARGE_QUERY_SAMPLES = 200_000  # for an Offline query of more samples, a measurement of some seconds first is worth it
 
 
 def sized(settings: RunSettings, conf: UserConf, ready: Prepared) -> tuple[Load, float | None]:
@@ -93,7 +93,7 @@ def _foresee(load: Load, ready: Prepared) -> None:
     Raises:
         ConfigError: the rate in user.conf makes it so large.
     """
-    if ready.scenario.one_query and load.rate_line and load.queries > _MANY:
+    if ready.scenario.one_query and load.rate_line and load.queries > _LARGE_QUERY_SAMPLES:
         estimate = ready.scenario.estimate(ready.indices, load.seconds, ready.listener)
         load.look(load.queries / estimate.per_second, warned=True)
 
@@ -108,9 +108,9 @@ def _estimate(settings: RunSettings, load: Load, ready: Prepared) -> Estimate | 
         return scenario.fastest(ready.indices, ready.listener)
     found = scenario.estimate(ready.indices, load.seconds, ready.listener)
     if settings.missed is not None:
-        value = _LOWER * min(found.value, settings.missed)
+        value = _RETEST_FACTOR * min(found.value, settings.missed)
         why = f"a first test missed the bound at {settings.missed:.4g}"
-        how = f"{found.how}; since {why}, {_LOWER:g} times the lower of both"
+        how = f"{found.how}; since {why}, {_RETEST_FACTOR:g} times the lower of both"
         found = replace(found, value=value, per_second=scenario.expected(value), how=how)
     console.detail(f"no {scenario.key} in user.conf, so it is set to {found.value:.4g}: {found.how}")
     return found

@@ -15,8 +15,8 @@ from harness.scheduling.base import Counters, Scheduler
 from harness.scheduling.overload import LONGEST_GAP, Overload
 from harness.settings.run import RunSettings
 
-_NATIVE = 2e-6  # seconds per query that LoadGen may take to generate it and, at the end, to sort its latency
-_SETTLED = 2.0  # seconds until a test's rate says how long it will take
+_LOADGEN_SECONDS_PER_QUERY = 2e-6  # at most, to generate a query and, at the end, to sort its latency
+_SETTLING_SECONDS = 2.0  # until a test's rate says how long it will take
 
 
 class Watch:
@@ -41,7 +41,7 @@ class Watch:
         self._stalled = max(settings.stall_timeout, 20 * ready.slowest)
         # Between two queries nothing can progress, nor while LoadGen generates all of them or sorts their latencies.
         gap = LONGEST_GAP / load.rate if ready.scenario.paced and load.rate else 0
-        self._idle = self._stalled + gap + (0 if settings.accuracy else _NATIVE * load.queries)
+        self._idle = self._stalled + gap + (0 if settings.accuracy else _LOADGEN_SECONDS_PER_QUERY * load.queries)
         # LoadGen issues an accuracy run in several queries, one for each set of samples that it loads.
         samples, cost = (ready.qsl.count, int(ready.scenario.costs.sum())) if settings.accuracy else (0, 0)
         bound = ready.scenario.bound if ready.scenario.paced else None
@@ -103,7 +103,7 @@ class Watch:
             fraction = counters.completed / (scenario.samples_per_query * self._load.least)
         # Before the first batches, a query of millions of samples takes seconds to plan.
         began, done = self._settled = self._settled or (now, fraction)
-        if now - began < _SETTLED or fraction <= done:
+        if now - began < _SETTLING_SECONDS or fraction <= done:
             return
         if warning := self._load.look((now - began) / (fraction - done), self._warned):
             console.warn(warning)

@@ -13,9 +13,9 @@ from harness.scheduling.cost import CostTable
 from harness.task.shape import Integers
 from harness.task.sut import SUT
 
-_WINDOW = 64  # oldest samples considered for a batch, so that the choice takes no longer with a long backlog
-_GAIN = 1.03  # a larger batch must raise throughput by this factor, since it delays its first samples
-_SAFETY = 1.05  # factor on the measured seconds when deciding whether a sample can still meet its deadline
+_MAX_CONSIDERED_SAMPLES = 64  # the oldest, so that the choice of a batch takes no longer with a long backlog
+_MIN_THROUGHPUT_GAIN = 1.03  # a larger batch must raise throughput by this factor, since it delays its first samples
+_DEADLINE_SAFETY_FACTOR = 1.05  # on the measured seconds, to decide whether a sample can still meet its deadline
 
 
 class Waiting(NamedTuple):
@@ -61,7 +61,7 @@ class Backlog:
         limit = self._waiting[0].arrival + self.bound - now if self._waiting else self.bound
         if share == 1 or len(queue) == 1:
             return [queue.popleft()]
-        window = [queue.popleft() for _ in range(min(len(queue), _WINDOW))]
+        window = [queue.popleft() for _ in range(min(len(queue), _MAX_CONSIDERED_SAMPLES))]
         table, oldest = self.table, window[0]
         # Samples of similar cost first; the sort is stable, so older samples win ties.
         window.sort(key=lambda sample: (sample is not oldest, abs(sample.cost - oldest.cost)))
@@ -72,7 +72,7 @@ class Backlog:
             seconds = table.seconds(count, longest)
             if seconds > limit and count > 1:
                 continue
-            if work / seconds > best * (_GAIN if count > 1 else 1):
+            if work / seconds > best * (_MIN_THROUGHPUT_GAIN if count > 1 else 1):
                 best, size = work / seconds, count
         chosen, rest = window[:size], window[size:]
         rest.sort()
@@ -80,7 +80,7 @@ class Backlog:
         return chosen
 
     def _in_time(self, sample: Waiting, now: float) -> bool:
-        return now + _SAFETY * self.table.seconds(1, sample.cost) <= sample.arrival + self.bound
+        return now + _DEADLINE_SAFETY_FACTOR * self.table.seconds(1, sample.cost) <= sample.arrival + self.bound
 
 
 class ServerScheduler(StreamThreads):
