@@ -32,10 +32,10 @@ from harness.host import console
 from harness.scheduling.base import Observer, Work
 from harness.task.sut import Responses
 
-_QUERIES = 200_000  # of Server, at most
-_TOGETHER = 0.0005  # seconds between two messages of Server
+_MAX_QUERIES = 200_000  # of Server, at most
+_MESSAGE_GAP_SECONDS = 0.0005  # between two messages of Server
 _MEASURED = Costs()
-_BATCH = 16  # samples that a published node computes at once, on each of its streams
+_BATCH_SIZE = 16  # samples that a published node computes at once, on each of its streams
 
 
 class AnswerCount:
@@ -169,7 +169,7 @@ class _Sender:
         self._scheduler.deal()
         self._waits = False
         # It sends one message after the other, then lets further queries collect.
-        self._next = max(self._world.now + _TOGETHER, self._world.drive(0))
+        self._next = max(self._world.now + _MESSAGE_GAP_SECONDS, self._world.drive(0))
 
 
 def bytes_per_sample(samples: int = 1_000_000) -> float:
@@ -213,7 +213,7 @@ PUBLISHED = (
 
 def nodes_of_driver(row: PublishedNode, costs: Costs) -> float:
     """How many such nodes the driver's processor can feed in Offline."""
-    together = max(1, PARCEL_BYTES // row.sent // _BATCH) * _BATCH  # samples of a parcel, in whole batches
+    together = max(1, PARCEL_BYTES // row.sent // _BATCH_SIZE) * _BATCH_SIZE  # samples of a parcel, in whole batches
     parcels = max(1.0, row.rate / together)  # per second
     return 1 / (row.rate * costs.sample + parcels * costs.message)
 
@@ -230,7 +230,7 @@ def _capacity(arguments: argparse.Namespace) -> Iterator[Sequence[str]]:
         driver, network = nodes_of_driver(row, costs), nodes_of_network(row, arguments.gigabits)
         number, reached = int(0.8 * min(driver, network)), "-"
         if number > 1:
-            nodes = machines(number, row.rate, 1.2, streams=48, batch=_BATCH)
+            nodes = machines(number, row.rate, 1.2, streams=48, batch=_BATCH_SIZE)
             reached = f"{offline(nodes, 30, costs).efficiency:.3f}"
         yield row.name, f"{row.rate:,}", f"{driver:.2g}", f"{network:.2g}", f"{number}", reached
 
@@ -241,7 +241,7 @@ def _rows(arguments: argparse.Namespace) -> Iterator[Sequence[str]]:
         nodes = machines(number, arguments.rate, arguments.unequal)
         found = offline(nodes, arguments.seconds)
         served = server(
-            nodes, arguments.load, min(arguments.seconds, _QUERIES / number / arguments.rate), arguments.bound
+            nodes, arguments.load, min(arguments.seconds, _MAX_QUERIES / number / arguments.rate), arguments.bound
         )
         one = machines(1, arguments.rate, 1)
         alone = server(one, arguments.load, arguments.seconds * 10, arguments.bound, Costs(0, 0, 0))

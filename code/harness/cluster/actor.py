@@ -30,7 +30,7 @@ from harness.errors import RunFailed
 from harness.host.usage import Reading, cpu_quota, reading, usable
 from harness.task.shape import Integers
 
-_STEP = 600.0  # seconds for a step without progress reports, such as hashing files
+_STEP_SECONDS = 600.0  # for a step without progress reports, such as hashing files
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class NodeActor:
     @contextlib.contextmanager
     def _at_work(self, doing: str = "") -> Iterator[None]:
         """Promise progress during the block, and none after it: the node may then wait long while others get files."""
-        self._beat(_STEP, doing)
+        self._beat(_STEP_SECONDS, doing)
         try:
             yield
         finally:

@@ -17,8 +17,8 @@ from harness.task.shape import Integers
 
 BEAT = 0.5
 """Seconds between two heartbeats."""
-_LOADING = 600.0  # seconds to load samples or to open a test
-_ASKING = 60.0  # seconds for a node to report its port, or that it is alive
+_LOADING_SECONDS = 600.0  # to load samples or to open a test
+_REPLY_SECONDS = 60.0  # for a node to report its port, or that it is alive
 
 
 class RayLink(Link):
@@ -64,7 +64,7 @@ class RayLink(Link):
             RunFailed: it cannot be reached.
         """
         key, host = new_key(), self.address[0]
-        port = self.call(_ASKING, "listen", host, key)
+        port = self.call(_REPLY_SECONDS, "listen", host, key)
         try:
             self._channel = Channel(connect(host, port, key), self._deliver, self._ended)
         except OSError as error:
@@ -81,7 +81,7 @@ class RayLink(Link):
             failed(self.failure)
             return
         try:
-            self.call(_LOADING, "open", self._test)
+            self.call(_LOADING_SECONDS, "open", self._test)
         except HarnessError as error:
             failed(error)
 
@@ -97,7 +97,7 @@ class RayLink(Link):
 
     def load(self, indices: Integers) -> None:
         """Wait until the node holds these samples."""
-        self.call(_LOADING, "load", indices)
+        self.call(_LOADING_SECONDS, "load", indices)
 
     def call(self, within: float, method: str, *given: Any) -> Any:
         """Call a method of the actor, for at most ``within`` seconds; gives up as soon as the node is lost.
@@ -162,7 +162,7 @@ class RayLink(Link):
     def _ended(self, error: BaseException) -> None:
         """The connection broke; a call through Ray first, whose error says more if the process has ended."""
         with contextlib.suppress(HarnessError):
-            self.call(_ASKING, "beat")
+            self.call(_REPLY_SECONDS, "beat")
         self.lose(f"the connection to it ended ({in_words(error)})")
 
     def close(self) -> None:

@@ -16,11 +16,11 @@ from harness.errors import HarnessError
 from harness.host.usage import CoreUse, Reading
 
 GOOD, WARNING, BAD = "good", "warning", "bad"
-_TURNS = 100  # round trips
-_PAYLOAD = 16 << 20  # bytes, to measure bandwidth
-_ROUND_TRIP = 0.003  # seconds that a cluster may add to a single query
-_CLOCKS = 0.1  # seconds that two clocks may differ; beyond that, logs of two machines are hard to compare
-_WATCHED = 1.0  # seconds for which other processes are watched
+_ROUND_TRIPS = 100
+_PAYLOAD_BYTES = 16 << 20  # to measure bandwidth
+_MAX_ROUND_TRIP_SECONDS = 0.003  # that a cluster may add to a single query
+_MAX_CLOCK_SECONDS = 0.1  # by which two clocks may differ; beyond that, logs of two machines are hard to compare
+_WATCH_SECONDS = 1.0  # for which other processes are watched
 
 
 @dataclass(frozen=True)
@@ -101,19 +101,19 @@ def measure(link: RayLink) -> NodeMeasurements:
         HarnessError: the node is lost, or takes too long.
     """
     first: Reading | None = link.call(10.0, "usage")
-    watched = time.monotonic() + _WATCHED
+    watched = time.monotonic() + _WATCH_SECONDS
     trips, ahead = [], []
-    for _ in range(_TURNS):
+    for _ in range(_ROUND_TRIPS):
         sent = time.time()
         theirs = link.call(10.0, "clock")
         back = time.time()
         trips.append(back - sent)
         ahead.append(theirs - (sent + back) / 2)
-    payload = np.zeros(_PAYLOAD, np.uint8)
+    payload = np.zeros(_PAYLOAD_BYTES, np.uint8)
     began = time.perf_counter()
     link.call(60.0, "swallow", payload)
     middle = time.perf_counter()
-    link.call(60.0, "produce", _PAYLOAD)
+    link.call(60.0, "produce", _PAYLOAD_BYTES)
     ended = time.perf_counter()
     time.sleep(max(0.0, watched - time.monotonic()))
     last: Reading | None = link.call(10.0, "usage")
@@ -122,8 +122,8 @@ def measure(link: RayLink) -> NodeMeasurements:
     return NodeMeasurements(
         median(trips),
         sorted(trips)[int(0.99 * len(trips))],
-        _PAYLOAD / max(1e-9, middle - began - median(trips)),
-        _PAYLOAD / max(1e-9, ended - middle - median(trips)),
+        _PAYLOAD_BYTES / max(1e-9, middle - began - median(trips)),
+        _PAYLOAD_BYTES / max(1e-9, ended - middle - median(trips)),
         ahead[int(np.argmin(trips))],
         use.lost if use else 0.0,
         use.cores if use else 0.0,
@@ -156,7 +156,7 @@ def of_node(name: str, theirs: Facts, mine: Facts, measured: NodeMeasurements) -
 
 
 def _of_network(name: str, measured: NodeMeasurements) -> list[Line]:
-    slow = measured.round_trip > _ROUND_TRIP
+    slow = measured.round_trip > _MAX_ROUND_TRIP_SECONDS
     trip = f"{measured.round_trip * 1e3:.2f} ms, the slowest of a hundred {measured.slow_trip * 1e3:.2f} ms"
     cure = "use a faster network: Server's queries have less time left" if slow else ""
     carried = f"{measured.sending / 1e6:,.0f} MB/s to it, {measured.receiving / 1e6:,.0f} MB/s from it"
@@ -168,7 +168,7 @@ def _of_network(name: str, measured: NodeMeasurements) -> list[Line]:
 
 def _of_machine(name: str, measured: NodeMeasurements) -> list[Line]:
     lines = []
-    if abs(measured.ahead) > _CLOCKS:
+    if abs(measured.ahead) > _MAX_CLOCK_SECONDS:
         what = f"{abs(measured.ahead):.2f} s {'ahead of' if measured.ahead > 0 else 'behind'} this machine's"
         lines.append(Line(WARNING, name, "clock", what, "synchronise it (NTP, PTP)"))
     else:

@@ -15,16 +15,16 @@ from harness.cluster.actor import runs
 from harness.cluster.actor_link import BEAT, RayLink, in_words
 from harness.cluster.silence import STARVED, Silence
 
-_ENDING = 1.0  # seconds to end the threads
-_CONNECT = 1.0  # seconds to connect
-_PROBE = 200_000  # bytes: enough that the object goes through the raylet
+_ENDING_SECONDS = 1.0  # to end the threads
+_CONNECTING_SECONDS = 1.0  # to connect
+_PROBE_BYTES = 200_000  # enough that the object goes through the raylet
 Reachable = Callable[[tuple[str, int]], bool]
 
 
 def reachable(address: tuple[str, int]) -> bool:
     """Whether a kernel accepts connections at this address, even for a stopped process; takes a second at most."""
     try:
-        with socket.create_connection(address, _CONNECT):
+        with socket.create_connection(address, _CONNECTING_SECONDS):
             return True
     except OSError:
         return False
@@ -57,7 +57,7 @@ class Heartbeats:
     def close(self) -> None:
         """Stop asking. Returns within a second, even if Ray does not answer."""
         self.over.set()
-        ends = time.monotonic() + _ENDING
+        ends = time.monotonic() + _ENDING_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, ends - time.monotonic()))
 
@@ -147,6 +147,6 @@ class Heartbeats:
             # Ray ends this process if a put finds no raylet: `_look` should notice first, and say why.
             if self._raylet_runs():
                 with contextlib.suppress(Exception):
-                    self._ray.put(np.zeros(_PROBE, np.uint8))
+                    self._ray.put(np.zeros(_PROBE_BYTES, np.uint8))
                     self._own.heard(time.monotonic())
             self.over.wait(BEAT)

@@ -20,7 +20,7 @@ from harness.task.shape import Array, Integers, Shape
 from harness.task.sut import Responses
 
 _PLACES = 256  # at the start; doubled whenever they run out
-_LOOK = 0.5  # seconds between two readings of the process's CPU time
+_CPU_READING_SECONDS = 0.5  # between two readings of the process's CPU time
 
 
 class Prepare(Protocol):
@@ -204,7 +204,7 @@ class _Test:
 
     def _finish(self, pending: _Pending) -> None:
         # Reading a process's time may take milliseconds in a container.
-        if (now := time.perf_counter()) > self._looked + _LOOK:
+        if (now := time.perf_counter()) > self._looked + _CPU_READING_SECONDS:
             self._looked, self._cpu = now, time.process_time() - self._began
         if not self._over:
             pending.done(pending.answers(self._cpu))

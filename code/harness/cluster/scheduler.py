@@ -31,8 +31,8 @@ PARCEL_BYTES = 4 << 20
 
 A node that receives more at once takes longer for each image: its caches do not hold the pixels until they are read.
 """
-_TOGETHER = 0.0005  # seconds: Server queries that arrive within them are sent together
-_AT_ONCE = 8  # messages of Server sent in a row: if more queries wait, several go to one node
+_SAME_MESSAGE_SECONDS = 0.0005  # Server queries that arrive within them are sent together
+_MAX_MESSAGES_IN_A_ROW = 8  # of Server: if more queries wait, several go to one node
 _NO_TIMES = np.empty(0)
 
 
@@ -348,7 +348,7 @@ class ServerCluster(ClusterScheduler):
             queries = list(self._queue)
             self._queue.clear()
         parts: dict[int, list[_Query]] = {}
-        size = max(1, -(-len(queries) // _AT_ONCE)) if len(self._nodes) > _AT_ONCE else 1
+        size = max(1, -(-len(queries) // _MAX_MESSAGES_IN_A_ROW)) if len(self._nodes) > _MAX_MESSAGES_IN_A_ROW else 1
         with self._lock:
             now = self._clock()
             for start in range(0, len(queries), size):
@@ -386,7 +386,7 @@ class ServerCluster(ClusterScheduler):
                     if self._closing:
                         return
                     self._arrived.wait()
-            time.sleep(max(0.0, dealt + _TOGETHER - time.perf_counter()))
+            time.sleep(max(0.0, dealt + _SAME_MESSAGE_SECONDS - time.perf_counter()))
             dealt = time.perf_counter()
             try:
                 self.deal()

@@ -6,7 +6,7 @@ SILENT = 3.0
 """Seconds without an answer after which a node is lost if its machine cannot be reached either."""
 STARVED = 30.0
 """Seconds without an answer after which a node is lost in any case."""
-_STEP = 1.0  # maximum seconds that one look can add
+_MAX_LOOK_SECONDS = 1.0  # that one look can add
 
 
 class Silence:
@@ -22,7 +22,7 @@ class Silence:
 
     def look(self, now: float) -> None:
         """Add the time since the last call, at most a second of it: call this often."""
-        self._silent += min(max(0.0, now - self._looked), _STEP)
+        self._silent += min(max(0.0, now - self._looked), _MAX_LOOK_SECONDS)
         self._looked = now
 
     @property

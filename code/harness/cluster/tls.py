@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.errors import ConfigError, os_words
 
-_TIMEOUT = 5.0  # seconds to connect, and for each answer
+_TIMEOUT_SECONDS = 5.0  # to connect, and for each answer
 _PROTOCOL = "h2"  # gRPC's
 _FILES = ("RAY_TLS_CA_CERT", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY")
 _NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL"}
@@ -100,7 +100,7 @@ def _shake_hands(host: str, port: int, context: ssl.SSLContext) -> None:
     """Connect, and wait for the first byte: in TLS 1.3 a refused certificate shows only then."""
     context.set_alpn_protocols([_PROTOCOL])
     with (
-        socket.create_connection((host, port), _TIMEOUT) as plain,
+        socket.create_connection((host, port), _TIMEOUT_SECONDS) as plain,
         context.wrap_socket(plain, server_hostname=host) as found,
     ):
         found.recv(1)

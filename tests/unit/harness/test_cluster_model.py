@@ -27,8 +27,8 @@ def test_unequal_nodes_finish_together_and_no_id_is_lost():
 
 
 def test_chunks_of_equal_size_would_not(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(deal, "_MOST_SECONDS", 1e9)
-    monkeypatch.setattr(deal, "_PARTS", 0.1)
+    monkeypatch.setattr(deal, "_MAX_CHUNK_SECONDS", 1e9)
+    monkeypatch.setattr(deal, "_CHUNKS_OF_REST", 0.1)
     monkeypatch.setattr(deal.OfflineDealer, "answered", lambda *_: None)
     assert offline(machines(20, 30, unequal=4), 120).ends > 0.02
 
