@@ -21,8 +21,8 @@ from harness.task.shape import Shape
 
 ShapedFeed = tuple[Shape, Mapping[str, np.ndarray]]
 Call = Callable[[ShapedFeed], object]
-_LOADING = 300.0  # maximum seconds for a tool to load and compile a model
-_PLACES = 40
+_LOADING_SECONDS = 300.0  # maximum for a tool to load and compile a model
+_MAX_TOOL_BATCHES = 40
 """Number of batches, spread evenly over a query, whose shapes are passed to a tool."""
 
 
@@ -109,7 +109,8 @@ BARE = {"onnxruntime": _onnxruntime, "openvino": _openvino, "deepsparse": _deeps
 
 def _benchmark_app(layout: BareLayout, work: Sequence[ShapedFeed], seconds: float) -> float:
     """Samples/s of the openvino package's benchmark_app, on random inputs with the shapes of these batches."""
-    chosen = [work[place * len(work) // min(_PLACES, len(work))][1] for place in range(min(_PLACES, len(work)))]
+    count = min(_MAX_TOOL_BATCHES, len(work))
+    chosen = [work[place * len(work) // count][1] for place in range(count)]
     shapes = ",".join(
         name + "".join(f"[{','.join(map(str, tensors[name].shape))}]" for tensors in chosen) for name in layout.inputs
     )
@@ -126,7 +127,9 @@ def _benchmark_app(layout: BareLayout, work: Sequence[ShapedFeed], seconds: floa
         config.write_text(json.dumps({"CPU": dict(layout.config)}), "utf-8")
         command += ["-load_config", str(config)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10 * seconds + _LOADING)
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=10 * seconds + _LOADING_SECONDS
+            )
         except subprocess.TimeoutExpired as error:
             raise RunFailed(f"benchmark_app did not end within {error.timeout:.0f} s.") from error
     found = re.search(r"Throughput:\s+([\d.]+) FPS", done.stdout)

@@ -32,9 +32,9 @@ from harness.paths import CACHE_DIR
 _DTYPES: dict[str, np.dtype[np.generic]] = {f"float{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)}
 CHANCE = 15.0
 """F1 below which a model seems to guess; random logits give 3 to 6 on SQuAD."""
-_BACKWARDS = 0.2  # minimum share of responses whose best start lies after their best end, for a swap to be tried
+_MIN_BACKWARDS_SHARE = 0.2  # share of responses whose best start lies after their best end, for a swap to be tried
 _FAR_BETTER, _FAR_MORE = 1.3, 5.0  # factor and points of F1 by which a swap must score better
-_QUERY = 8  # samples of a MultiStream query
+_SAMPLES_PER_QUERY = 8  # of MultiStream
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def score_log(
     asked_of = _Asked(squad, features, read_tokenizer(vocab_path, casing), answered, indices)
     predictions, exact_match, f1 = asked_of.evaluate(spans)
     swapped = None
-    if spans.backwards > _BACKWARDS * answered.sum():
+    if spans.backwards > _MIN_BACKWARDS_SHARE * answered.sum():
         other = asked_of.evaluate(best_spans(responses, features, _DTYPES[dtype], transposed, swapped=True))[2]
         swapped = other if other >= max(_FAR_BETTER * f1, f1 + _FAR_MORE) else None
     held = int(answered.sum()) if partial else count
@@ -184,7 +184,7 @@ def _read_responses(
     if held and features.question[held - 1] < features.question[held]:
         advice = f"if the run held only the first {held} samples, pass --samples {held}"
     repeats = len(responses.repeated)
-    filled = not responses.missing and repeats < _QUERY and (count + repeats) % _QUERY == 0
+    filled = not responses.missing and repeats < _SAMPLES_PER_QUERY and (count + repeats) % _SAMPLES_PER_QUERY == 0
     problems = {
         f"of {count} samples have no response": [] if partial else responses.missing,
         "responses repeat a sample": [] if filled or partial else responses.repeated,

@@ -26,7 +26,7 @@ from harness.task.shape import Array, Integers
 from harness.task.training import TrainingBatch, TrainingData, alike_order, hold_back
 
 _LENGTHS = FeatureParams()
-_SHORTEST = 16  # tokens of the smallest window
+_MIN_WINDOW_TOKENS = 16
 
 
 class SquadTraining(TrainingData):
@@ -137,8 +137,10 @@ def _length(engine: GraphOnly, max_cost: int | None) -> int:
     """Tokens of the longest window: ``max_cost``, or as many as the graph and the benchmark take."""
     fixed = [dims[1] for tensor in engine.inputs if len(dims := tensor.dims) == 2 and dims[1]]
     most = min([*fixed, _LENGTHS.max_seq_length])
-    if max_cost is not None and not _SHORTEST <= max_cost <= most:
-        raise ConfigError(f"max_cost = {max_cost}: samples of this model have from {_SHORTEST} to {most} tokens.")
+    if max_cost is not None and not _MIN_WINDOW_TOKENS <= max_cost <= most:
+        raise ConfigError(
+            f"max_cost = {max_cost}: samples of this model have from {_MIN_WINDOW_TOKENS} to {most} tokens."
+        )
     return max_cost or most
 
 

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from harness.host.contents import stand_in
 
 SIDE = 224
-_SHORT = 256  # 100 * 224 / 87.5 in the reference; stated directly by the others
+_SHORT_SIDE = 256  # 100 * 224 / 87.5 in the reference; stated directly by the others
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 def _resized(width: int, height: int, whole: Callable[[float], int]) -> tuple[int, int]:
     if height > width:
-        return _SHORT, whole(_SHORT * height / width)
-    return whole(_SHORT * width / height), _SHORT
+        return _SHORT_SIDE, whole(_SHORT_SIDE * height / width)
+    return whole(_SHORT_SIDE * width / height), _SHORT_SIDE
 
 
 def _area(image: NDArray[np.uint8], size: tuple[int, int], offset: tuple[int, int]) -> NDArray[np.uint8]:

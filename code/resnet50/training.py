@@ -27,9 +27,9 @@ from resnet50.pixels import Pixels, decoded_file, load_pixels
 from resnet50.preprocess import PreprocessingProfile, normaliser
 from resnet50.qsl import write_image
 
-_CACHED = 50_000
+_MAX_CACHED_IMAGES = 50_000
 """Maximum number of images that are decoded once and cached (7 GiB); more are decoded at each use."""
-_SMALLEST = 0.25
+_MIN_CROP_AREA = 0.25
 """Minimum area of a random part of an image, as a share."""
 _VALIDATION = re.compile(r"ILSVRC2012_val_\d{8}")
 """Names of the images that official runs are scored on."""
@@ -120,7 +120,7 @@ def random_part(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[
     whose smallest area is 8 % of an image that is not cropped yet.
     """
     side = len(pixels)
-    area, ratio = rng.uniform(_SMALLEST, 1.0), np.exp(rng.uniform(-1.0, 1.0) * np.log(4 / 3))
+    area, ratio = rng.uniform(_MIN_CROP_AREA, 1.0), np.exp(rng.uniform(-1.0, 1.0) * np.log(4 / 3))
     width, height = (min(side, float(side * np.sqrt(area * factor))) for factor in (ratio, 1 / ratio))
     left, top = rng.uniform(0, side - width), rng.uniform(0, side - height)
     box = (left, top, left + width, top + height)
@@ -175,7 +175,7 @@ def _divided(path: Path) -> bool:
 
 
 def _pixels(files: Sequence[Path], profile: PreprocessingProfile, cache_dir: Path) -> Pixels:
-    if len(files) > _CACHED:
+    if len(files) > _MAX_CACHED_IMAGES:
         return _Uncached(files, profile)
     with console.Progress("pixels", unit="images") as bar:
         return load_pixels(files, profile, cache_dir, progress=lambda done, total: bar.update(done=done, total=total))

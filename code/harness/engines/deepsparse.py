@@ -23,7 +23,7 @@ from harness.host.machine import core_count
 from harness.paths import advice
 
 _MINIMUM_FRACTION = 0.9  # of the operators run by DeepSparse itself, without a remark
-_THREADS = 4  # per stream by default
+_THREADS_PER_STREAM = 4  # by default
 _MAXIMUM_INSTANCES = 8  # that tuning tries: memory and compile time grow with them
 
 
@@ -66,7 +66,7 @@ class DeepSparseSettings(CoreSettings):
         free = self.streams is None and self.scheduler is None and self.instances is None and self.threads is None
         if arriving and max_cost == 1 and free:
             return self.model_copy(update={"streams": 2 * core_count(), "scheduler": "elastic"})
-        if not latency and max_cost == 1 and free and core_count() < 2 * _THREADS:
+        if not latency and max_cost == 1 and free and core_count() < 2 * _THREADS_PER_STREAM:
             return self.model_copy(update={"streams": core_count()})
         return super().suited(latency=latency, arriving=arriving, max_cost=max_cost)
 
@@ -84,7 +84,7 @@ class DeepSparseSettings(CoreSettings):
 
     def layout(self) -> StreamLayout:
         """The layout of the streams on this machine, by default pinned, with four threads each."""
-        return StreamLayout.of(self, preferred=_THREADS, pin=True)
+        return StreamLayout.of(self, preferred=_THREADS_PER_STREAM, pin=True)
 
     def in_force(self) -> dict[str, JsonValue]:
         """The settings with the layout on this machine and its scheduler."""

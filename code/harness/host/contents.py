@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-_ENOUGH = 1024  # bytes from the beginning
+_READ_BYTES = 1024  # from the beginning
 _TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\r\f\b") | frozenset(range(128, 256))
 
 
@@ -80,13 +80,13 @@ def look(path: Path) -> Kind | None:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        start = file.read(_ENOUGH)
+        start = file.read(_READ_BYTES)
     return _find(start, (*_STAND_INS, *_OTHERS, *_TEXTS))
 
 
 def stand_in(content: bytes) -> Kind | None:
     """The kind of a file that stands in for another one or contains it, as ``cure`` says; None if it does not."""
-    kind = _find(content[:_ENOUGH], (*_STAND_INS, *_OTHERS)) if content else None
+    kind = _find(content[:_READ_BYTES], (*_STAND_INS, *_OTHERS)) if content else None
     return kind if kind and kind.cure else None
 
 

@@ -195,8 +195,8 @@ def _code(number: int) -> int:
 
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-_SUSPENDED = 5.0  # seconds between two looks at the child that mean that machine or process was suspended
-_AFTERWARDS = 2.0  # seconds for an interrupted child to print a result that it has published
+_SUSPENDED_SECONDS = 5.0  # between two looks at the child that mean that machine or process was suspended
+_PRINTING_SECONDS = 2.0  # for an interrupted child to print a result that it has published
 
 
 def _watched() -> set[signal.Signals]:
@@ -209,14 +209,14 @@ def _watch(child: multiprocessing.process.BaseProcess, heartbeat: Heartbeat, sto
     warned, looked, interrupted = 0.0, time.monotonic(), 0.0
     while True:
         child.join(0.1)
-        if time.monotonic() - looked > _SUSPENDED:
+        if time.monotonic() - looked > _SUSPENDED_SECONDS:
             heartbeat.beat(heartbeat.overdue()[1], heartbeat.doing)
         looked = time.monotonic()
         if child.exitcode is not None:
             return None
         if stopped:
             interrupted = interrupted or looked
-            if heartbeat.interrupt() or (heartbeat.reported and looked > interrupted + _AFTERWARDS):
+            if heartbeat.interrupt() or (heartbeat.reported and looked > interrupted + _PRINTING_SECONDS):
                 return "interrupted."
         silent, promised = heartbeat.overdue()
         if silent > promised:

@@ -21,9 +21,9 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from harness.host import console
 
-_CHUNK = 64 * 1024
-_REDIRECTS = 10
-_OVERHEAD = 8 * 2**20  # bytes other than content that a server may send in a row: headers, chunk lengths, trailers
+_CHUNK_BYTES = 64 * 1024
+_MAX_REDIRECTS = 10
+_MAX_OVERHEAD_BYTES = 8 * 2**20  # other than content that a server may send in a row: headers, chunk lengths, trailers
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Reply:
             Stalled: it came too slowly.
             urllib3.exceptions.HTTPError: the connection was lost.
         """
-        for chunk in self._response.raw.stream(_CHUNK, decode_content=False):
+        for chunk in self._response.raw.stream(_CHUNK_BYTES, decode_content=False):
             self._adapter.wire.content(len(chunk))
             yield chunk
 
@@ -85,7 +85,7 @@ def opened(url: str, headers: dict[str, str], limits: TransferLimits) -> Iterato
         adapter = _Adapter(limits)
         for protocol in ("http://", "https://"):
             session.mount(protocol, adapter)
-        for _ in range(_REDIRECTS + 1):
+        for _ in range(_MAX_REDIRECTS + 1):
             with _asked(session, url, headers, limits) as response:
                 place = session.get_redirect_target(response)
                 if not place:
@@ -95,7 +95,7 @@ def opened(url: str, headers: dict[str, str], limits: TransferLimits) -> Iterato
             if _server(target) != _server(url):
                 headers = {name: value for name, value in headers.items() if name != "Authorization"}
             url = target
-        raise Forbidden(f"it redirects more than {_REDIRECTS} times")
+        raise Forbidden(f"it redirects more than {_MAX_REDIRECTS} times")
 
 
 def _asked(session: requests.Session, url: str, headers: dict[str, str], limits: TransferLimits) -> requests.Response:
@@ -218,7 +218,7 @@ class _Wire(io.RawIOBase):
     def _count(self, received: int, waited: float) -> None:
         limits = self._limits
         self._overhead += received
-        if self._overhead > _OVERHEAD:
+        if self._overhead > _MAX_OVERHEAD_BYTES:
             raise Stalled("the server sends megabytes without content")
         # Only time spent waiting counts: a slow disk is not the server's fault.
         self._waited += waited

@@ -22,11 +22,11 @@ from harness.graph import relative
 
 LIMIT = 16 * 2**30
 """Maximum unpacked size of an archive in bytes: more than any model here, less than would fill a disk."""
-_MEMBERS = 10_000  # maximum number of entries
-_CHUNK = 128 * 1024
-_TAR_HEADERS = 256 * 1024  # bytes for one member: its long name, its pax records
-_ZIP_HEADERS = 4 * 2**20  # bytes for all members: 10,000 have about 1 MB
-_DICTIONARY = 256 * 2**20  # bytes of memory to unpack xz; its highest preset needs 65 MiB
+_MAX_MEMBERS = 10_000  # of an archive
+_CHUNK_BYTES = 128 * 1024
+_MAX_TAR_HEADER_BYTES = 256 * 1024  # for one member: its long name, its pax records
+_MAX_ZIP_HEADER_BYTES = 4 * 2**20  # for all members: 10,000 have about 1 MB
+_MAX_XZ_BYTES = 256 * 2**20  # of memory to unpack xz; its highest preset needs 65 MiB
 _XZ = (b"\xfd7zXZ\0", b"\x5d\0\0")
 _PACKED: dict[bytes | tuple[bytes, ...], Callable[..., IO[bytes]]] = {
     b"\x1f\x8b": lambda file: cast(IO[bytes], gzip.GzipFile(fileobj=file)),
@@ -160,7 +160,7 @@ class _Metered(io.RawIOBase):
 @contextmanager
 def _members(archive: Path) -> Iterator[Iterator[_Member]]:
     if zipfile.is_zipfile(archive):
-        with archive.open("rb") as raw, zipfile.ZipFile(metered := _Metered(raw, _ZIP_HEADERS)) as file:
+        with archive.open("rb") as raw, zipfile.ZipFile(metered := _Metered(raw, _MAX_ZIP_HEADER_BYTES)) as file:
             yield _zip_members(archive, file, metered)
     else:
         with _tar(archive) as (tar, metered):
@@ -174,12 +174,12 @@ def _tar(archive: Path) -> Iterator[tuple[tarfile.TarFile, _Metered]]:
         start = raw.read(6)
         raw.seek(0)
         if start.startswith(_XZ):
-            lzma.LZMADecompressor(memlimit=_DICTIONARY).decompress(raw.read(4096), max_length=1)
+            lzma.LZMADecompressor(memlimit=_MAX_XZ_BYTES).decompress(raw.read(4096), max_length=1)
             raw.seek(0)
         for magic, unpacker in _PACKED.items():
             if start.startswith(magic):
                 raw = stack.enter_context(unpacker(raw))
-        metered = _Metered(raw, _TAR_HEADERS)
+        metered = _Metered(raw, _MAX_TAR_HEADER_BYTES)
         yield stack.enter_context(tarfile.open(fileobj=metered, mode="r:")), metered
 
 
@@ -214,7 +214,7 @@ def _reader(opened: Callable[[], IO[bytes]], metered: _Metered) -> Reader:
     def pieces() -> Iterator[bytes]:
         metered.refill()
         with opened() as source:
-            while piece := source.read(_CHUNK):
+            while piece := source.read(_CHUNK_BYTES):
                 metered.refill()
                 yield piece
 
@@ -237,10 +237,10 @@ def _checked(archive: Path, found: Iterator[_Member], limit: int) -> dict[str, _
     for number, member in enumerate(found):
         name = str(relative(archive, member.name))
         total += member.size
-        if total > limit or number >= _MEMBERS:
+        if total > limit or number >= _MAX_MEMBERS:
             raise ConfigError(
-                f"{archive} unpacks to more than {limit:,} bytes or {_MEMBERS:,} files: unpack it and give the path "
-                "of the ONNX file."
+                f"{archive} unpacks to more than {limit:,} bytes or {_MAX_MEMBERS:,} files: unpack it and give the "
+                "path of the ONNX file."
             )
         if member.pieces is None:
             continue

@@ -24,8 +24,8 @@ _RESAMPLES_OF_QUERIES = 500  # each takes a quantile of all queries
 _STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 8: 2.306, 10: 2.228, 15: 2.131, 30: 2.042}
 """97.5 % quantiles of Student's distribution by degrees of freedom."""
 _FEWEST_BINS, _FEWEST_QUERIES = 16, 200  # the minimum for an estimate of the noise within a run
-_BATCHES_OF_A_BIN = 4  # minimum: with fewer, the progress between the ends of two batches is a guess
-_BENDS = 8  # the degree of the curve fitted to the progress: enough for a rate that triples
+_MIN_BATCHES_OF_BIN = 4  # with fewer, the progress between the ends of two batches is a guess
+_CURVE_DEGREE = 8  # of the curve fitted to the progress: enough for a rate that triples
 
 
 @dataclass(frozen=True)
@@ -222,13 +222,13 @@ def _throughputs(timeline: Timeline, rng: np.random.Generator) -> NDArray[np.flo
     Slow changes over the whole test come from the order of its samples, long ones first, and not from noise: they are
     removed.
     """
-    size = math.ceil(len(timeline.done) / max(1, min(len(timeline.done), timeline.batches // _BATCHES_OF_A_BIN)))
+    size = math.ceil(len(timeline.done) / max(1, min(len(timeline.done), timeline.batches // _MIN_BATCHES_OF_BIN)))
     count = len(timeline.done) // size
     if count < _FEWEST_BINS:
         return None
     done = timeline.done[: count * size].reshape(count, size).sum(axis=1)
     at = np.linspace(-1, 1, count)
-    degree = min(_BENDS, count // 8)
+    degree = min(_CURVE_DEGREE, count // 8)
     trend = np.polyval(np.polyfit(at, done, degree), at)
     length = round(count ** (1 / 3))
     # Relative to the mean of all bins, so that each bin counts by its samples. The curve also removes some of the

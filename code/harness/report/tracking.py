@@ -33,8 +33,8 @@ _TAGS = (
 )
 """Columns of CSV that become tags instead, or mean nothing outside a report."""
 _PARAMS = ("cores", "nodes")  # numbers that are not results
-_BATCH = 100  # params that MLflow accepts in one request
-_LONGEST = 500  # characters of a value that servers of all versions accept
+_MAX_PARAMS = 100  # that MLflow accepts in one request
+_MAX_VALUE_LENGTH = 500  # characters of a value that servers of all versions accept
 
 
 class _Info(Protocol):
@@ -146,7 +146,7 @@ def params_of(run: Finished) -> dict[str, str]:
     values |= dict(facts.flat({"engine": {k: v for k, v in record.engine.values().items() if k != "name"}}))
     values |= dict(facts.flat({"benchmark": record.benchmark_settings or {}}))
     said = {key: value for key, value in values.items() if value not in (None, "", [], {})}
-    return {_key(key): (v if isinstance(v, str) else json.dumps(v))[:_LONGEST] for key, v in said.items()}
+    return {_key(key): (v if isinstance(v, str) else json.dumps(v))[:_MAX_VALUE_LENGTH] for key, v in said.items()}
 
 
 def metrics_of(run: Finished) -> dict[str, float]:
@@ -213,9 +213,9 @@ def _add(client: _Client, experiment: str, content: _Content) -> None:
     when = round(1000 * datetime.now().timestamp()) if content.ended is None else content.ended
     metrics = [Metric(key, value, when, 0) for key, value in content.metrics.items()]
     params = [Param(key, text) for key, text in content.params.items()]
-    client.log_batch(made, metrics, params[:_BATCH])
-    for start in range(_BATCH, len(params), _BATCH):
-        client.log_batch(made, [], params[start : start + _BATCH])
+    client.log_batch(made, metrics, params[:_MAX_PARAMS])
+    for start in range(_MAX_PARAMS, len(params), _MAX_PARAMS):
+        client.log_batch(made, [], params[start : start + _MAX_PARAMS])
     if content.summary:
         client.log_artifact(made, str(content.summary))
     client.set_terminated(made, "FINISHED", end_time=content.ended)

@@ -16,7 +16,7 @@ from harness.scheduling.stream import StreamScheduler
 from harness.task.shape import Integers
 
 _QUERIES, _MOST_QUERIES = 16, 1000  # minimum and maximum, answered for an estimate
-_MEASURED_S = 0.1  # seconds of measuring that are enough
+_MEASURING_SECONDS = 0.1  # enough to measure a latency
 _MIN_QUERIES = 32  # of a trial, however slow they are
 MARGIN = 0.7
 """target_latency ÷ measured latency: LoadGen prepares twice the queries that fit at that latency, and a machine that
@@ -72,7 +72,7 @@ class _StreamScenario(MeasuredScenario):
         scheduler = self.scheduler(lambda ids, responses: listener.ran())
         rng = np.random.default_rng(0)
         took: list[float] = []
-        while len(took) < _QUERIES or (sum(took) < _MEASURED_S and len(took) < _MOST_QUERIES):
+        while len(took) < _QUERIES or (sum(took) < _MEASURING_SECONDS and len(took) < _MOST_QUERIES):
             query = rng.choice(indices, self.samples_per_query).tolist()
             start = time.perf_counter()
             scheduler.issue(list(range(self.samples_per_query)), query)

@@ -52,7 +52,7 @@ _SET, _RUN, REPEAT = "set", "run", "repeat"
 _PATHS = frozenset({"user-conf", "runs-dir", "tree", "measurements-dir"})
 _NUMBERS = frozenset({"samples", "duration", "stall-timeout"})  # checked here, since pydantic accepts true as 1
 _NAMES_OR_PATHS = frozenset({"model", "dataset", "cluster"})
-_MOST = 10_000  # tests of a file: more are a mistake
+_MAX_TESTS = 10_000  # of a file: more are a mistake
 
 Value: TypeAlias = str | int | float | bool
 
@@ -83,9 +83,9 @@ def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -
     fixed = {key: [value] for key, value in typed.items()}
     sweeps = [{**above, **_lists(path, each), **fixed} for each in variants]
     asked = sum(_repeats(path, each) * math.prod(map(len, each.values())) for each in sweeps)
-    if asked > _MOST:
+    if asked > _MAX_TESTS:
         raise ConfigError(
-            f"{path} asks for {asked:,} tests: lower {REPEAT} or shorten its lists, to at most {_MOST:,}."
+            f"{path} asks for {asked:,} tests: lower {REPEAT} or shorten its lists, to at most {_MAX_TESTS:,}."
         )
     rows = [row for each in sweeps for row in _rows(path, each)]
     rows.sort(key=lambda row: row.get(REPEAT, 1))

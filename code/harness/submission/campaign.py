@@ -31,7 +31,7 @@ from harness.submission.done import Examined, examine
 from harness.submission.lengths import Rates, words
 from harness.submission.steps import EventLog, Inferred, Step, StepState
 
-_REPEATS = 2  # of a rehearsal's compliance test that fails
+_MAX_REPEATS = 2  # of a rehearsal's compliance test that fails
 _STARTED = "started"  # an event; the event of a test that ended has the name of its state
 _BUSY = "another campaign is already running: wait or stop it."
 
@@ -143,7 +143,7 @@ class Campaign:
     def _run_often(self, step: Step) -> int:
         """`_run`; a failed compliance test of a rehearsal is repeated, since it is so short that chance may decide."""
         code = self._run(step)
-        for _ in range(_REPEATS if self.rehearsal and step.settings.audit else 0):
+        for _ in range(_MAX_REPEATS if self.rehearsal and step.settings.audit else 0):
             if code in (0, ConfigError.exit_code):
                 break
             console.note(f"\n{step.name} again, since a rehearsal's test is so short that chance may decide")

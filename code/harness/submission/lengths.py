@@ -17,8 +17,8 @@ from harness.settings import tuned
 from harness.settings.identity import identity
 from harness.submission.steps import Step
 
-_PREPARING = 30.0  # estimated seconds of a test outside LoadGen, until one has shown them
-_READ = 200  # only the newest runs: reading more takes time, and they come from older versions
+_PREPARING_SECONDS = 30.0  # estimate for a test outside LoadGen, until one has shown them
+_MAX_RUNS = 200  # the newest: reading more takes time, and they come from older versions
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Rates:
                 )
                 took.setdefault(alike, []).append(max(each.seconds - lasted, 0.0))
         # A scenario compiles its own shapes; all accuracy runs are scored and compared with ONNX Runtime.
-        return median(took[max(took)]) if took else _PREPARING
+        return median(took[max(took)]) if took else _PREPARING_SECONDS
 
     def _rate(self, step: Step) -> float | None:
         """Samples per second of the newest test of the same model, settings and scenario, or Offline's by tuning.
@@ -116,7 +116,7 @@ class Rates:
         """Earlier valid runs, newest first."""
         if folder not in self._earlier:
             found = self._earlier[folder] = []
-            for path in sorted(folder.glob(f"*/{RUN}"), reverse=True)[:_READ]:
+            for path in sorted(folder.glob(f"*/{RUN}"), reverse=True)[:_MAX_RUNS]:
                 with contextlib.suppress(ConfigError):
                     record = read_record(path.parent)
                     found += [record] if record and record.valid else []

@@ -17,7 +17,7 @@ from harness.submission.official import TABLE, CheckerVerdict, checker_folder, f
 from harness.submission.rehearsed import excuse
 from harness.submission.request import default_output, package_command
 
-_SHOWN = 40
+_MAX_LISTED_REASONS = 40
 """Maximum reasons to print for an official checker; one broken file can cause hundreds."""
 CHECKER_OUTPUT = ROOT / "build" / "submission-check"
 """The folder of the official checkers' own output."""
@@ -140,10 +140,10 @@ def show(report: CheckReport, verdicts: list[CheckerVerdict], rehearsal: bool) -
 
 
 def _show_lines(lines: tuple[str, ...], noun: str) -> None:
-    for line in lines[:_SHOWN]:
+    for line in lines[:_MAX_LISTED_REASONS]:
         console.out.print(Text(f"  {line}"))
-    if len(lines) > _SHOWN:
-        console.out.print(Text(f"  and {count(len(lines) - _SHOWN, f'more {noun}')}"))
+    if len(lines) > _MAX_LISTED_REASONS:
+        console.out.print(Text(f"  and {count(len(lines) - _MAX_LISTED_REASONS, f'more {noun}')}"))
 
 
 def facts(report: CheckReport, verdicts: list[CheckerVerdict], rehearsal: bool) -> dict[str, object]:

@@ -31,9 +31,9 @@ from harness.settings.run import RunSettings
 from harness.settings.runfile import REPEAT, Point, Value, varying
 from harness.sweep.journal import EndedTest, SweepJournal, key
 
-_PREPARING = 10.0  # estimated seconds of a test outside LoadGen
+_PREPARING_SECONDS = 10.0  # estimate for a test outside LoadGen
 _NONE = "-"
-_JOURNAL = "journal.json"
+_JOURNAL_FILE = "journal.json"
 
 
 class SweepTestState(StrEnum):
@@ -61,7 +61,7 @@ class SweepTest:
     def took(self) -> float | None:
         """Seconds that the test took, measured or estimated from its record; None if it is not done."""
         lasted = self.finished.record.result.duration_s if self.finished else None
-        return self.seconds or (lasted + _PREPARING if lasted else None)
+        return self.seconds or (lasted + _PREPARING_SECONDS if lasted else None)
 
     def alike(self, other: SweepTest) -> tuple[bool, ...]:
         """Whether two tests are equal in each setting that decides how long they take, the most important first."""
@@ -215,11 +215,11 @@ class Sweep:
 
 
 def _journal(file: Path, above: Path) -> SweepJournal:
-    journal = SweepJournal(above / file.stem / _JOURNAL, file)
+    journal = SweepJournal(above / file.stem / _JOURNAL_FILE, file)
     if not journal.of_another_file:
         return journal
     digest = sha256(str(file.resolve()).encode()).hexdigest()[:8]
-    return SweepJournal(above / f"{file.stem}-{digest}" / _JOURNAL, file)
+    return SweepJournal(above / f"{file.stem}-{digest}" / _JOURNAL_FILE, file)
 
 
 def _finished(folder: Path) -> Finished | None:
@@ -267,5 +267,5 @@ def _seconds(settings: RunSettings) -> float:
     try:
         conf = read_user_conf(settings.user_conf)
     except HarnessError:  # the test itself will report the mistake in user.conf
-        return settings.seconds + _PREPARING
-    return Load.of(settings, conf, find_scenario(settings.scenario), None).planned_seconds + _PREPARING
+        return settings.seconds + _PREPARING_SECONDS
+    return Load.of(settings, conf, find_scenario(settings.scenario), None).planned_seconds + _PREPARING_SECONDS

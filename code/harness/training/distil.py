@@ -14,7 +14,7 @@ from harness.task.training import TrainingBatch
 from harness.training.layers import hidden_names
 from harness.training.recipe import Distillation
 
-_MASKED = -1e4
+_MASKED_LOGIT = -1e4
 """Logit of padding: its probability is 0 in float32, and differences of such logits remain finite."""
 _SMALLEST = 1e-30
 _PASSING = ("Identity", "Reshape", "Squeeze", "Flatten")
@@ -134,7 +134,7 @@ def _scores(values: Tensor, mask: Array | None, normalised: bool) -> Tensor:
     if normalised:
         logits = logits.clamp_min(_SMALLEST).log()
     if mask is not None:
-        logits = logits.masked_fill(~torch.as_tensor(mask, device=logits.device), _MASKED)
+        logits = logits.masked_fill(~torch.as_tensor(mask, device=logits.device), _MASKED_LOGIT)
     return logits
 
 

@@ -27,7 +27,7 @@ from harness.compress.rounding import CLIPS
 from harness.training.graph import GraphModule
 from harness.training.rounded import ActivationQuantiser, TableQuantiser, WeightQuantiser, in_bytes
 
-_ROWS = 64
+_TRIED_ROWS = 64
 """Rows of each batch on which ranges and scales are tried."""
 
 
@@ -105,7 +105,7 @@ class FakeQuantisation:
             activation.widen(value)
             if linear and name not in self._results and name not in self._inputs:
                 rows = value.reshape(-1, value.shape[-1])
-                samples.setdefault(name, []).append(rows[:: max(1, len(rows) // _ROWS)].clone())
+                samples.setdefault(name, []).append(rows[:: max(1, len(rows) // _TRIED_ROWS)].clone())
             if multiplied:
                 operands.setdefault(name, []).append(value[:1].clone())
 

@@ -30,12 +30,12 @@ from harness.training.state import Checkpoints
 from harness.training.stopping import stoppable
 from harness.training.timetable import Timetable
 
-_OBSERVED = 8
+_OBSERVED_BATCHES = 8
 """Batches from which the ranges of activations are taken when quantisation begins."""
-_SCORED_AT_ONCE = 32
+_SCORED_BATCH_SIZE = 32
 _FISHER_SEED = 1
 """Added to the recipe's seed: the Fisher matrix takes samples in another order than the steps do."""
-_VARYING = 4
+_VARYING_SEED = 4
 """Part of the seed of `TrainingData.varied`; orders and held-back parts draw with 1 to 3."""
 
 
@@ -147,7 +147,7 @@ class Trainer:
         """The samples of a step."""
         indices = self._data.order(self._recipe.batch, step, self._recipe.seed)
         if self._recipe.augment:
-            return self._data.varied(indices, (self._recipe.seed, _VARYING, step))
+            return self._data.varied(indices, (self._recipe.seed, _VARYING_SEED, step))
         return self._data.batch(indices)
 
     def _step(self, step: int) -> None:
@@ -201,7 +201,7 @@ class Trainer:
         self._timetable.prepared(step)
 
     def _observe(self, quantisation: FakeQuantisation) -> None:
-        quantisation.observe(self._feed(self._batch(number).feed) for number in range(_OBSERVED))
+        quantisation.observe(self._feed(self._batch(number).feed) for number in range(_OBSERVED_BATCHES))
         quantisation.enable()
 
     def _forget(self) -> None:
@@ -346,8 +346,8 @@ class Trainer:
 def _answers(module: GraphModule, data: TrainingData, device: torch.device) -> Iterator[Mapping[str, Array]]:
     held: Integers = data.held_back
     names = [value.name for value in module.network.model.graph.output]
-    for start in range(0, len(held), _SCORED_AT_ONCE):
-        batch = data.batch(held[start : start + _SCORED_AT_ONCE])
+    for start in range(0, len(held), _SCORED_BATCH_SIZE):
+        batch = data.batch(held[start : start + _SCORED_BATCH_SIZE])
         with torch.no_grad():
             outputs = module(tensors(batch.feed, device))
         yield {name: outputs[name].float().cpu().numpy() for name in names}

@@ -50,7 +50,7 @@ _METHODS = {
     "layer-wise": "gradual second-order pruning, layer by layer",
     "acdc": "alternating compressed and decompressed training (AC/DC)",
 }
-_PROBED = 64
+_PROBED_SAMPLES = 64
 """Samples among which a short and a long one are chosen, to measure the memory that they need."""
 
 
@@ -212,7 +212,7 @@ def _settings(training: TrainingRequest) -> CompressSettings:
 
 def _budget(recipe: Recipe, student: Student, objective: Objective, data: TrainingData) -> Budget:
     """Measure what a short and a long sample keep for the backward pass, and print what training will need."""
-    indices = data.order(min(_PROBED, data.count), 0, recipe.seed)
+    indices = data.order(min(_PROBED_SAMPLES, data.count), 0, recipe.seed)
     ranked = sorted((cost(data.batch(indices[number : number + 1])), number) for number in range(len(indices)))
     (short, first), (length, last) = ranked[0], ranked[-1]
     parameters = list(student.module.parameters())

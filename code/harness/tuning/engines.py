@@ -17,7 +17,7 @@ from harness.tuning.search import Measurement, Options, mean
 BEHIND = 0.7
 """Share of the best score below which an engine's defaults exclude it: tuning seldom gains as much."""
 _ROUNDS = 2  # undisturbed rounds of a comparison
-_MOST_ROUNDS = 4  # rounds in all, on a machine that is never quiet
+_MAX_ROUNDS = 4  # in all, on a machine that is never quiet
 
 
 class Contender(Protocol):
@@ -91,7 +91,7 @@ def best_engine(contenders: Sequence[C]) -> tuple[C, dict[str, str], dict[str, f
     tuned = {contender.engine: contender.score(found[contender.engine]) for contender in left}
     if len(left) > 1:
         console.note("comparing the best settings of each engine")
-        tuned = _alternately(left, found, _MOST_ROUNDS)
+        tuned = _alternately(left, found, _MAX_ROUNDS)
     if not tuned:
         raise CheckFailed("no engine has usable settings; see the messages above.")
     winner = max((contender for contender in left if contender.engine in tuned), key=lambda each: tuned[each.engine])
@@ -132,7 +132,7 @@ def _alternately(contenders: Sequence[C], options: Mapping[str, Options], first:
     """
     scores: dict[str, list[Measurement]] = {contender.engine: [] for contender in contenders}
     quiet = number = 0
-    while quiet < _ROUNDS and number < _MOST_ROUNDS:
+    while quiet < _ROUNDS and number < _MAX_ROUNDS:
         for contender in contenders if number % 2 == 0 else reversed(contenders):
             if contender.engine not in scores:
                 continue

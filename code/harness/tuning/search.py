@@ -12,8 +12,8 @@ Dimension = Sequence[Options]
 GAIN = 1.02
 """Factor by which the best score must be exceeded; a smaller gain may be noise."""
 _ROUNDS = 2  # the best value of one setting may change with another setting, but seldom twice
-_REPEATS = 2  # maximum repetitions of a disturbed pair
-_PATIENCE = 0.3  # repetitions of disturbed pairs in the whole search, per choice
+_MAX_REPETITIONS = 2  # of a disturbed pair
+_REPETITIONS_PER_CHOICE = 0.3  # of disturbed pairs in the whole search, per choice
 
 
 class Measurement(NamedTuple):
@@ -39,7 +39,7 @@ def coordinate_search(
     that wins is measured a second time, again beside the best, before it replaces it: with noise, the best of many
     would otherwise be the luckiest. A pair that other processes disturbed is repeated, a few times at most.
     """
-    search = _Search(measure, identity, _PATIENCE * size(dimensions))
+    search = _Search(measure, identity, _REPETITIONS_PER_CHOICE * size(dimensions))
     best: dict[str, str] = {}
     search.measured(best)
     for _ in range(_ROUNDS):
@@ -112,7 +112,7 @@ class _Search:
     def _pairs(self, candidate: Options, best: Options) -> list[_Pair]:
         """A pair of measurements; if it was disturbed, its first undisturbed repetition, or all of them."""
         pairs = [self._pair(candidate, best)]
-        while pairs[-1].disturbed and len(pairs) <= _REPEATS and self.patience >= 1:
+        while pairs[-1].disturbed and len(pairs) <= _MAX_REPETITIONS and self.patience >= 1:
             self.patience -= 1
             pairs.append(self._pair(candidate, best))
         return pairs if pairs[-1].disturbed else pairs[-1:]

@@ -40,8 +40,8 @@ from harness.tuning.journal import SavedTrial, TuningJournal
 from harness.tuning.search import Measurement, Options, coordinate_search, mean, size
 
 _PRECISION, _TESTS = 0.02, 14  # of the search for Server's rate
-_STEP = 0.94  # factor from an unconfirmed rate to the next
-_CONFIRMATIONS = 8
+_RATE_FACTOR = 0.94  # from an unconfirmed rate to the next
+_MAX_CONFIRMATIONS = 8
 _UNUSABLE = "unusable"
 _Kind = TypeVar("_Kind", bound=BaseModel)
 
@@ -342,7 +342,7 @@ def _find_rate(
 
     rate = highest_passing(lambda rate: test(rate, seconds).held, guess, _PRECISION, _TESTS, retest=True)
     enough = 1.1 * needed_queries(ready.scenario.percentile, 1)  # with fewer, no rate is low enough to be VALID
-    for _ in range(_CONFIRMATIONS):
+    for _ in range(_MAX_CONFIRMATIONS):
         if not rate:
             break
         outcome = test(rate, max(confirm, math.ceil(enough / rate)))
@@ -355,7 +355,7 @@ def _find_rate(
             console.note("not VALID; lowering the rate")
             # The throughput of an overloaded system shows how much too high the rate was.
             rate = min(rate, outcome.samples_per_second or rate)
-        rate *= _STEP
+        rate *= _RATE_FACTOR
     console.error("no rate was confirmed: a longer test (--confirm-seconds) gives LoadGen more queries to be sure.")
     return 1
 

@@ -111,7 +111,7 @@ def by_sample(numbers, collected):
 )
 @pytest.mark.parametrize("benchmark", MODELS)
 def test_nodes_of_unequal_speed_answer_as_one_process_does(benchmark, number, samples, scenario, monkeypatch):
-    monkeypatch.setattr(offline, "_MEASURING", (0.1, 0.1, 0.1))
+    monkeypatch.setattr(offline, "_MEASURING_SECONDS", (0.1, 0.1, 0.1))
     nodes = nodes_of(benchmark, scenario, samples)
     settings = settings_of(benchmark, scenario, samples)
     made = prepare_nodes(settings, quiet=True, connect=lambda name, request, beat: nodes.connect(number, request))
