@@ -70,8 +70,8 @@ def effective_conf(settings: RunSettings, conf: UserConf, load: Load, ready: Pre
     if settings.duration or not (settings.official or load.duration_line):
         lines.append(f"{prefix}.min_duration = {round(settings.seconds * 1000)}")
     own = min_queries(ready.benchmark.name, settings.scenario) if settings.official else 0
-    if not load.least_line and load.least > own:
-        lines.append(f"{prefix}.min_query_count = {load.least}")
+    if not load.min_queries_line and load.min_queries > own:
+        lines.append(f"{prefix}.min_query_count = {load.min_queries}")
     if not settings.official:
         lines.append(f"{prefix}.performance_sample_count_override = {len(ready.indices)}")
     if not lines:

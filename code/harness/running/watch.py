@@ -100,7 +100,7 @@ class Watch:
         if self._accuracy or scenario.paced or counters.batches < 2 * self._streams:
             return
         if scenario.samples_per_query:
-            fraction = counters.completed / (scenario.samples_per_query * self._load.least)
+            fraction = counters.completed / (scenario.samples_per_query * self._load.min_queries)
         # Before the first batches, a query of millions of samples takes seconds to plan.
         began, done = self._settled = self._settled or (now, fraction)
         if now - began < _SETTLING_SECONDS or fraction <= done:

@@ -9,7 +9,7 @@ import numpy as np
 from harness.host import console
 from harness.loadgen.logs import Detail
 from harness.rules.early_stopping import needed_queries
-from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Listener, Metric, RunShortTest, ShortTest, Trial
+from harness.scenarios.base import MAX_DEVELOPMENT_SECONDS, Estimate, Listener, Metric, RunShortTest, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete, Observer, Scheduler
 from harness.scheduling.cost import measure_shapes, probes
@@ -59,7 +59,7 @@ class Server(MeasuredScenario):
         return value
 
     @classmethod
-    def enough(cls, per_second: float, longest: float = DEVELOPMENT_LIMIT) -> tuple[int, int]:
+    def enough(cls, per_second: float, longest: float = MAX_DEVELOPMENT_SECONDS) -> tuple[int, int]:
         """With more queries, more of them may be late: three if the run allows it, up to twenty if that is still short.
 
         On a shared machine of two cores, 2 to 5 of a thousand queries were late at half the rate that the simulation

@@ -9,7 +9,7 @@ import numpy as np
 from harness.host.usage import CoreMeter
 from harness.loadgen.logs import Detail
 from harness.rules.early_stopping import needed_queries
-from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Listener, Metric, RunShortTest, ShortTest, Trial
+from harness.scenarios.base import MAX_DEVELOPMENT_SECONDS, Estimate, Listener, Metric, RunShortTest, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete, Observer
 from harness.scheduling.stream import StreamScheduler
@@ -36,7 +36,7 @@ class _StreamScenario(MeasuredScenario):
         return 1000 / value
 
     @classmethod
-    def enough(cls, per_second: float, longest: float = DEVELOPMENT_LIMIT) -> tuple[int, int]:
+    def enough(cls, per_second: float, longest: float = MAX_DEVELOPMENT_SECONDS) -> tuple[int, int]:
         """LoadGen's estimate of the percentile discards at least one query."""
         return needed_queries(cls.percentile, 1), 1
 

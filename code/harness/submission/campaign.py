@@ -169,7 +169,7 @@ class Campaign:
             length = None if step.state == StepState.DONE else self._rates.length(step)
             took = console.duration(step.seconds) if step.seconds is not None else ""
             table.add_row(
-                step.name, step.state, str(length) if length else took, length.least if length else "", step.result
+                step.name, step.state, str(length) if length else took, length.minimum if length else "", step.result
             )
         for each in self.inferred:
             table.add_row(each.name, "inferred", "", "", f"from {each.source}, by `{self._packaging} INFER=1`")
@@ -225,8 +225,8 @@ class Campaign:
         return {
             "expected_seconds": length and length.seconds,
             "rate_known": length and length.known,
-            "least_seconds": length and length.least_seconds,
-            "least_count": length and length.least_count,
+            "least_seconds": length and length.min_seconds,
+            "least_count": length and length.min_count,
         }
 
     @cached_property
