@@ -55,7 +55,7 @@ from harness.host.download import sha256_of
 from harness.host.files import write_text
 from harness.host.machine import core_count, cpu_model
 from harness.loadgen.accuracy_log import read_responses
-from harness.models.build import SAMPLES
+from harness.models.build import CALIBRATION_SAMPLES
 from harness.models.compression import compress_file
 from harness.registry import LIBRARIES, installed
 from harness.settings.options import validated
@@ -128,12 +128,12 @@ def variant_file(model: manifests.Model, variant: Variant, calibration: str) -> 
     values |= {"block": variant.block, "engine": variant.engine, "keep": _KEEP.get(model.official_name, ())}
     settings = validated(CompressSettings, values)
     data = content_of(find_dataset(model.benchmark, calibration))
-    made_with = [_sources("harness/compress"), model.sha256, settings.model_dump_json(), data, str(SAMPLES)]
+    made_with = [_sources("harness/compress"), model.sha256, settings.model_dump_json(), data, str(CALIBRATION_SAMPLES)]
     what = f"{variant.sparsity:g}-{variant.precision}-{variant.method}-{_key(made_with)}"
     path = _FOLDER / f"{model.name}-{what}.onnx"
     if not path.is_file():
         console.note(f"compressing {model.name}: {variant}, {variant.precision} ...")
-        compress_file(str(model.path), path, settings, calibration, SAMPLES)
+        compress_file(str(model.path), path, settings, calibration, CALIBRATION_SAMPLES)
     return path
 
 

@@ -30,7 +30,7 @@ from harness.loadgen.accuracy_log import counted, read_responses, refuse, run_sc
 from harness.paths import CACHE_DIR
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {f"float{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)}
-CHANCE = 15.0
+CHANCE_F1 = 15.0
 """F1 below which a model seems to guess; random logits give 3 to 6 on SQuAD."""
 _MIN_BACKWARDS_SHARE = 0.2  # share of responses whose best start lies after their best end, for a swap to be tried
 _FAR_BETTER, _FAR_MORE = 1.3, 5.0  # factor and points of F1 by which a swap must score better
@@ -57,7 +57,7 @@ class SquadScore:
         """Signs that the score does not describe the model; ``cure`` says how to fix swapped outputs."""
         if self.swapped is not None:
             return (f"with start and end swapped, F1 would be {self.swapped:.3f} instead of {self.f1:.3f}: {cure}.",)
-        if self.f1 < CHANCE:
+        if self.f1 < CHANCE_F1:
             return (
                 f"F1 {self.f1:.3f} is no better than guessing: the vocabulary, its casing or the outputs are probably "
                 "not the model's.",

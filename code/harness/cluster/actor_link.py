@@ -15,7 +15,7 @@ from harness.cluster.messages import Answers, NodeReady, Parcel
 from harness.errors import HarnessError, RunFailed
 from harness.task.shape import Integers
 
-BEAT = 0.5
+BEAT_SECONDS = 0.5
 """Seconds between two heartbeats."""
 _LOADING_SECONDS = 600.0  # to load samples or to open a test
 _REPLY_SECONDS = 60.0  # for a node to report its port, or that it is alive
@@ -109,7 +109,7 @@ class RayLink(Link):
         try:
             found = getattr(self.actor, method).remote(*given)
             ends = time.monotonic() + within
-            while not ray.wait([found], timeout=BEAT)[0]:
+            while not ray.wait([found], timeout=BEAT_SECONDS)[0]:
                 if self.failure:
                     raise self.failure
                 if time.monotonic() > ends:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from harness.cluster.actor import runs
-from harness.cluster.actor_link import BEAT, RayLink, in_words
-from harness.cluster.silence import STARVED, Silence
+from harness.cluster.actor_link import BEAT_SECONDS, RayLink, in_words
+from harness.cluster.silence import STARVED_SECONDS, Silence
 
 _ENDING_SECONDS = 1.0  # to end the threads
 _CONNECTING_SECONDS = 1.0  # to connect
@@ -75,7 +75,7 @@ class Heartbeats:
     def _look(self) -> None:
         self._ask()
         refs = list(self._pending)
-        done = self._ray.wait(refs, num_returns=len(refs), timeout=BEAT)[0] if refs else []
+        done = self._ray.wait(refs, num_returns=len(refs), timeout=BEAT_SECONDS)[0] if refs else []
         now = time.monotonic()
         for ref in done:
             self._hear(ref, now)
@@ -86,7 +86,7 @@ class Heartbeats:
             why = own or self._judge(link)
             if why:
                 link.lose(why)
-        self.over.wait(BEAT - (time.monotonic() - now) if done else 0.0)
+        self.over.wait(BEAT_SECONDS - (time.monotonic() - now) if done else 0.0)
 
     def _why(self, error: BaseException) -> str:
         """Why a call failed: without the raylet of this machine, every call does."""
@@ -96,7 +96,11 @@ class Heartbeats:
         """Why this machine can no longer reach the nodes; empty if it can."""
         if not self._raylet_runs():
             return "Ray's process (raylet) on the driver's machine has ended or was stopped"
-        return f"Ray on the driver's machine has not answered for {STARVED:.0f} s" if self._own.verdict(None) else ""
+        return (
+            f"Ray on the driver's machine has not answered for {STARVED_SECONDS:.0f} s"
+            if self._own.verdict(None)
+            else ""
+        )
 
     def _raylet_runs(self) -> bool:
         return not self._raylet or runs(self._raylet)
@@ -114,7 +118,7 @@ class Heartbeats:
     def _try_to_reach(self, link: RayLink) -> None:
         while not (self.over.is_set() or link.failure) and self._silences[link.name].suspicious:
             self._reached[link.name] = self._reach(link.address)
-            self.over.wait(BEAT)
+            self.over.wait(BEAT_SECONDS)
 
     def _ask(self) -> None:
         asked = set(self._pending.values())
@@ -149,4 +153,4 @@ class Heartbeats:
                 with contextlib.suppress(Exception):
                     self._ray.put(np.zeros(_PROBE_BYTES, np.uint8))
                     self._own.heard(time.monotonic())
-            self.over.wait(BEAT)
+            self.over.wait(BEAT_SECONDS)

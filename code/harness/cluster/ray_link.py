@@ -21,7 +21,7 @@ import psutil
 
 from harness.cluster import tls
 from harness.cluster.actor import NodeActor, Sentinel
-from harness.cluster.actor_link import BEAT, RayLink, first_line
+from harness.cluster.actor_link import BEAT_SECONDS, RayLink, first_line
 from harness.cluster.heartbeats import Heartbeats
 from harness.cluster.hosts import Hosts
 from harness.cluster.launch import TOKEN, LocalCluster, credentials, head_address, set_environment
@@ -236,7 +236,7 @@ class RayCluster:
         for link in self.links:
             link.promised = time.monotonic() + _SENDING_SECONDS
         while left:
-            for ref in ray.wait(list(left), num_returns=len(left), timeout=BEAT)[0]:
+            for ref in ray.wait(list(left), num_returns=len(left), timeout=BEAT_SECONDS)[0]:
                 link = left.pop(ref)
                 try:
                     found[link.name] = ray.get(ref)

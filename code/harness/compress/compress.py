@@ -10,7 +10,7 @@ from onnx import ModelProto
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.compress import prune, rounding
-from harness.compress.effort import OVERHEAD, Effort, OnLayer
+from harness.compress.effort import LAYER_COST, Effort, OnLayer
 from harness.compress.inputs import byte_ranges, take_bytes
 from harness.compress.network import Feed, Layer, Network, Walk, groups
 from harness.compress.plan import Plan
@@ -163,7 +163,7 @@ class _Compression:
 
     def _cost(self, item: Sequence[Layer] | Product, effort: Effort) -> float:
         if isinstance(item, Product):
-            return OVERHEAD
+            return LAYER_COST
         how = {"second_order": self._second_order, "rounded": self._settings.precision == "int8"}
         return sum(effort.compressing(layer, pruned=layer.output in self._sparsity, **how) for layer in item)
 

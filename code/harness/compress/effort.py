@@ -20,7 +20,7 @@ _TRIED_ROWS = 4096
 _PROBE_COST = 0.35
 """Cost of a multiplication when the engine runs the model on probes, relative to one in a layer's statistics. Measured
 on MiniLM, where measuring a layer takes 0.7 times as long as pruning and rounding it."""
-OVERHEAD = 2e8
+LAYER_COST = 2e8
 """Fixed cost of a layer, however small, in multiplications."""
 
 
@@ -83,7 +83,7 @@ class Effort:
     def _statistics(self, layer: Layer) -> float:
         outputs, inputs = self._network.matrix(layer).shape
         rows = self._places if layer.node.op_type == "Conv" else self._rows
-        return OVERHEAD + float(rows) * inputs * (inputs + 2 * outputs)
+        return LAYER_COST + float(rows) * inputs * (inputs + 2 * outputs)
 
     def _fits(self, layer: Layer, iterations: int) -> float:
         outputs, inputs = self._network.matrix(layer).shape

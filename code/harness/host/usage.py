@@ -20,7 +20,7 @@ from harness.host.sysfs import number, read
 _HERE = Path("/")
 _MIN_SECONDS = 0.3  # the kernel counts in hundredths
 _MAX_GAIN = 3.0  # with more, a run would take too long if the other load stays
-NOTABLE = 0.05
+NOTABLE_SHARE = 0.05
 """The share of the cores that others must take to be worth a remark."""
 
 
@@ -74,7 +74,7 @@ class CoreUse:
     @property
     def disturbed(self) -> bool:
         """Whether others took so much that a result is lower than this machine can do."""
-        return self.lost > NOTABLE * self.cores
+        return self.lost > NOTABLE_SHARE * self.cores
 
     @property
     def gain(self) -> float:
@@ -90,9 +90,9 @@ class CoreUse:
         """Who took how many of the cores: ``other processes used 0.64 of 2 cores``."""
         total = f"of {self.cores:g} cores"
         taken = []
-        if self.others > NOTABLE * self.cores or self.others >= self.stolen:
+        if self.others > NOTABLE_SHARE * self.cores or self.others >= self.stolen:
             taken.append(f"other processes used {self.others:.2f} {total}")
-        if self.stolen > NOTABLE * self.cores or self.stolen > self.others:
+        if self.stolen > NOTABLE_SHARE * self.cores or self.stolen > self.others:
             taken.append(f"the host of this virtual machine took {self.stolen:.2f} {'' if taken else total}".rstrip())
         return " and ".join(taken)
 

@@ -20,7 +20,7 @@ from harness.catalog.models import Identified
 from harness.errors import ConfigError
 from harness.graph import relative
 
-LIMIT = 16 * 2**30
+MAX_UNPACKED_BYTES = 16 * 2**30
 """Maximum unpacked size of an archive in bytes: more than any model here, less than would fill a disk."""
 _MAX_MEMBERS = 10_000  # of an archive
 _CHUNK_BYTES = 128 * 1024
@@ -82,7 +82,7 @@ def is_archive(path: Path) -> bool:
         return False
 
 
-def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) -> Identified:
+def unpack(archive: Path, member: str | None, folder: Path, limit: int = MAX_UNPACKED_BYTES) -> Identified:
     """Unpack the ONNX file of a tar or zip archive, and the weight files beside it, into ``folder``.
 
     Raises:

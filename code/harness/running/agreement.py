@@ -29,7 +29,7 @@ from harness.task.base import Benchmark
 from harness.task.shape import Array, Integers, Shape
 from harness.task.sut import SUT
 
-LIMIT = 0.25
+MAX_DIFFERENCE = 0.25
 """Maximum difference explained by rounding.
 
 INT8 models that both engines compute correctly differ by 0.02 to 0.1. bf16, which keeps 8 of FP32's 24 bits, is within
@@ -70,7 +70,7 @@ class Agreement:
     @property
     def wrong(self) -> list[Shape]:
         """The shapes that the engine computes incorrectly, smallest batches first."""
-        return sorted(shape for shape, difference in self.differences.items() if difference > LIMIT)
+        return sorted(shape for shape, difference in self.differences.items() if difference > MAX_DIFFERENCE)
 
     def warning(self, engine: str) -> str:
         """What is wrong and how to avoid it; "" if nothing is wrong."""
@@ -160,7 +160,7 @@ class _EngineComparison:
     ran: Callable[[], None]
 
     def right(self, shape: Shape, at_once: int) -> bool:
-        return (self.difference(shape, at_once) or 0) <= LIMIT
+        return (self.difference(shape, at_once) or 0) <= MAX_DIFFERENCE
 
     def difference(self, shape: Shape, at_once: int) -> float | None:
         """The difference of ``at_once`` batches that run together; None if nothing can be compared."""

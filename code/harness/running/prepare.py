@@ -25,7 +25,7 @@ from harness.running.shared import Shared
 from harness.running.streams import Build, affordable, quick_enough, with_streams
 from harness.scenarios.base import Listener, Scenario, ShortTest, find_scenario
 from harness.scheduling.base import Scheduler
-from harness.scheduling.compiling import DEVELOPMENT
+from harness.scheduling.compiling import DEVELOPMENT_COMPILE_SECONDS
 from harness.scheduling.overload import Overload, Overloaded, most_queries
 from harness.settings.identity import setting_files
 from harness.settings.run import RunSettings
@@ -151,7 +151,7 @@ def prepare(
     qsl = open_samples(settings, benchmark, dataset, loaded[0], beat)
     # Settings that cannot fit the model are refused before an engine fails on its inputs.
     doubts = benchmark.doubts(benchmark.make_sut(loaded[0], qsl))
-    allowed = inf if settings.official else DEVELOPMENT
+    allowed = inf if settings.official else DEVELOPMENT_COMPILE_SECONDS
     costs, seconds = qsl.cost(np.arange(qsl.count)), allowed if compile_seconds is None else compile_seconds
 
     def build(layout: EngineSettings) -> Scenario:

@@ -9,7 +9,7 @@ import numpy as np
 from harness.scheduling.batching import best_lengths
 from harness.task.shape import Integers
 
-DEVELOPMENT = 20.0
+DEVELOPMENT_COMPILE_SECONDS = 20.0
 """Seconds of compiling in a development run, as long as its test, unless the user sets the number of shapes."""
 _MIN_SHAPES = 4  # shapes, however slow to compile: they leave 16 % padding on SQuAD, two would leave 42 %
 

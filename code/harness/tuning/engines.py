@@ -14,7 +14,7 @@ from harness.settings.request import RunRequest, resolve
 from harness.settings.run import RunSettings
 from harness.tuning.search import Measurement, Options, mean
 
-BEHIND = 0.7
+MIN_SHARE_OF_BEST = 0.7
 """Share of the best score below which an engine's defaults exclude it: tuning seldom gains as much."""
 _ROUNDS = 2  # undisturbed rounds of a comparison
 _MAX_ROUNDS = 4  # in all, on a machine that is never quiet
@@ -101,7 +101,7 @@ def best_engine(contenders: Sequence[C]) -> tuple[C, dict[str, str], dict[str, f
 
 def _worth_tuning(contenders: Sequence[C], scores: Mapping[str, float]) -> list[C]:
     """The engines that work and are not far behind; the others are named in notes."""
-    least, left = BEHIND * max(scores.values()), []
+    least, left = MIN_SHARE_OF_BEST * max(scores.values()), []
     for contender in contenders:
         score = scores.get(contender.engine)
         if score is None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.host.files import write_text
-from harness.host.usage import NOTABLE
+from harness.host.usage import NOTABLE_SHARE
 from harness.settings.tuned import Rate
 
 _Size: TypeAlias = Annotated[float, Field(ge=0)]
@@ -32,7 +32,7 @@ class SavedTrial(_Saved):
     @property
     def disturbed(self) -> bool:
         """Whether other processes took so much of the cores that the score says little."""
-        return self.lost > NOTABLE
+        return self.lost > NOTABLE_SHARE
 
 
 class _SavedTuning(_Saved):

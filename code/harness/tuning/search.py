@@ -9,7 +9,7 @@ Options = Mapping[str, str]
 Dimension = Sequence[Options]
 """Alternative options, of which one is used at a time; all set the same names, or leave some at their default."""
 
-GAIN = 1.02
+MIN_GAIN = 1.02
 """Factor by which the best score must be exceeded; a smaller gain may be noise."""
 _ROUNDS = 2  # the best value of one setting may change with another setting, but seldom twice
 _MAX_REPETITIONS = 2  # of a disturbed pair
@@ -105,7 +105,7 @@ class _Search:
         for _ in range(2):
             pairs += self._pairs(candidate, best)
             mine, theirs = mean([pair.candidate for pair in pairs]), mean([pair.best for pair in pairs])
-            if mine <= theirs * GAIN:
+            if mine <= theirs * MIN_GAIN:
                 return False
         return True
 

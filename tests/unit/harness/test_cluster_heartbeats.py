@@ -65,9 +65,9 @@ class Link:
 
 @pytest.fixture
 def hearts(monkeypatch):
-    monkeypatch.setattr(heartbeats, "BEAT", 0.02)
-    monkeypatch.setattr(silence, "SILENT", 0.3)
-    monkeypatch.setattr(silence, "STARVED", 1.5)
+    monkeypatch.setattr(heartbeats, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(silence, "STARVED_SECONDS", 1.5)
     made = []
 
     def make(links, starting=0.0, reached=False, raylet=0):

@@ -37,7 +37,7 @@ def call(*found):
 @pytest.fixture
 def cluster(monkeypatch):
     monkeypatch.setattr(ray_link, "_ray", lambda: Ray)
-    monkeypatch.setattr(ray_link, "BEAT", 0.01)
+    monkeypatch.setattr(ray_link, "BEAT_SECONDS", 0.01)
     made = RayCluster.__new__(RayCluster)
     made.local, made._hearts = None, None
     actor = SimpleNamespace(about=call(About("h", 7, 6, 1)))

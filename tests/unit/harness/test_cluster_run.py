@@ -29,7 +29,7 @@ from harness.settings.identity import command
 from harness.settings.request import RunRequest, resolve
 
 MODELS = {"bert": "minilm-l6-squad-int8", "resnet50": "efficientnet-lite0-int8"}
-SAMPLES = {"bert": 6, "resnet50": 8}
+CALIBRATION_SAMPLES = {"bert": 6, "resnet50": 8}
 DATASETS = {"bert": "sample", "resnet50": "imagenet-synthetic"}
 
 
@@ -42,7 +42,7 @@ def settings_of(benchmark, scenario="Offline", samples=DATA, **more):
             scenario=scenario,
             mode="accuracy",
             dataset=DATASETS[benchmark],
-            samples=SAMPLES[benchmark],
+            samples=CALIBRATION_SAMPLES[benchmark],
             options={"max_batch": "1", "streams": "1"},
             use_tuned=False,
             cluster="threads:1",

@@ -19,7 +19,7 @@ from harness.errors import ConfigError
 from harness.host.machine import core_count
 from harness.rules.early_stopping import needed_queries
 from harness.running.prepare import prepare
-from harness.scheduling.compiling import DEVELOPMENT
+from harness.scheduling.compiling import DEVELOPMENT_COMPILE_SECONDS
 from harness.scheduling.peak import highest_passing
 from harness.settings import tuned
 from harness.settings.request import RunRequest, default_conf, resolve
@@ -276,7 +276,7 @@ def test_tuning_compiles_all_shapes_like_an_official_run(tmp_path, monkeypatch, 
     with pytest.raises(Prepared):
         work(mine, *more, tmp_path / "result.json", heartbeat)
     assert [scenario.compile_seconds for scenario in scenarios] == [math.inf]
-    assert prepare(mine, quiet=True).scenario.compile_seconds == DEVELOPMENT
+    assert prepare(mine, quiet=True).scenario.compile_seconds == DEVELOPMENT_COMPILE_SECONDS
 
 
 def test_no_rate_is_zero():
