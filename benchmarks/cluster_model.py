@@ -107,7 +107,7 @@ def offline(nodes: Sequence[SimulatedMachine], seconds: float, costs: Costs = _M
 
 
 @dataclass(frozen=True)
-class Served:
+class SimulatedServer:
     """The result of a simulated Server test."""
 
     complete: bool
@@ -119,7 +119,7 @@ class Served:
 
 def server(
     nodes: Sequence[SimulatedMachine], load: float, seconds: float, bound: float, costs: Costs = _MEASURED
-) -> Served:
+) -> SimulatedServer:
     """Simulate Server queries at ``load`` times the rate of the nodes with single samples."""
     world = World(costs)
     links = [ServerNode(f"node{n}", world, machine, bound) for n, machine in enumerate(nodes)]
@@ -134,7 +134,7 @@ def server(
         world.at(when, lambda number=number, index=index: sender.issue(number, index))  # type: ignore[misc]
     world.run()
     _check(scheduler)
-    return Served(answers.complete, float(np.percentile(latencies.found, 99)), world.busy / world.now)
+    return SimulatedServer(answers.complete, float(np.percentile(latencies.found, 99)), world.busy / world.now)
 
 
 class Latencies(Observer):

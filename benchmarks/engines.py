@@ -30,7 +30,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.bare import BARE, TOOLS, BareLayout, Call, ShapedFeed
-from benchmarks.common import Others, Ready, apart, command, spread
+from benchmarks.common import OtherProcesses, Ready, apart, command, spread
 from benchmarks.offline import loadgen_test, planned, raw_engine, seconds_of
 from benchmarks.recovery import run
 from benchmarks.scenarios import loadgen_latency
@@ -77,7 +77,7 @@ def offline(work: ModelOnEngine, samples: int) -> tuple[float, int, float, Limit
     with engine_errors(work.engine, "to run"):
         samples = samples or max(minimum, int(raw_engine(setup, max(minimum, 64)) * work.seconds))
         warm_up(_runners(setup), _one_of_each_shape(setup, samples))
-    with Others() as others:
+    with OtherProcesses() as others:
         rate, _ = loadgen_test(setup, samples)
     choice = setup.scenario.choice
     return rate, samples, others.cores, choice.limits if choice else None
@@ -124,7 +124,7 @@ def bare_offline(work: ModelOnEngine, samples: int) -> tuple[float, float]:
     with engine_errors(work.engine, "to run alone"):
         streams = BARE[work.engine](layout, batches)
         warm_up(streams, batches)
-        with Others() as others:
+        with OtherProcesses() as others:
             seconds = seconds_of(streams, batches)
     return samples / seconds, others.cores
 
@@ -132,7 +132,7 @@ def bare_offline(work: ModelOnEngine, samples: int) -> tuple[float, float]:
 def tool_offline(work: ModelOnEngine, samples: int) -> tuple[float, float]:
     """Samples/s of the engine's own tool, and cores busy with other work."""
     layout, batches = _apart_from_the_harness(work, "Offline", lambda setup: planned(setup, samples))
-    with engine_errors(work.engine, "to run in its own tool"), Others() as others:
+    with engine_errors(work.engine, "to run in its own tool"), OtherProcesses() as others:
         rate = TOOLS[work.engine](layout, batches, work.seconds)
     return rate, others.cores
 
@@ -144,7 +144,7 @@ def stream(work: ModelOnEngine) -> tuple[float, list[np.ndarray], float]:
     _, places = np.unique(setup.qsl.cost(setup.indices), return_index=True)
     with engine_errors(work.engine, "to run"):
         warm_up(_runners(setup), _queries(setup, [setup.indices[[place]] for place in places]))
-    with Others() as others:
+    with OtherProcesses() as others:
         latency, issued = loadgen_latency(setup, expected, work.seconds)
     return latency, issued, others.cores
 
@@ -155,7 +155,7 @@ def bare_stream(work: ModelOnEngine, issued: Sequence[np.ndarray]) -> tuple[floa
     with engine_errors(work.engine, "to run alone"):
         streams = BARE[work.engine](layout, queries)
         warm_up(streams, queries)
-        with Others() as others:
+        with OtherProcesses() as others:
             took = [seconds_of(streams[:1], [batch]) for batch in queries]
     return float(np.percentile(took, 90) * 1000), others.cores
 

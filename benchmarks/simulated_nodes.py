@@ -13,7 +13,7 @@ from harness.cluster.messages import Answers, NodeReady, Parcel
 from harness.scenarios.base import Estimate
 from harness.scheduling.batching import DynamicPlanner
 from harness.scheduling.cost import CostTable
-from harness.scheduling.server import Backlog, Waiting
+from harness.scheduling.server import Backlog, WaitingSample
 from harness.task.qsl import SampleLibrary
 from harness.task.shape import Array, Integers, Shape
 
@@ -206,7 +206,7 @@ class ServerNode(_Simulated):
     def take(self, parcel: Parcel) -> None:
         """Put its samples into the backlog."""
         for index in parcel.indices.tolist():
-            self._backlog.push(Waiting(self.world.now, parcel.number, index, int(COSTS[index])))
+            self._backlog.push(WaitingSample(self.world.now, parcel.number, index, int(COSTS[index])))
 
     def next(self) -> tuple[Sequence[int], float] | None:
         """The oldest sample and those that share its batch."""

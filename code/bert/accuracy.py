@@ -108,7 +108,7 @@ def score_log(
 
     answered = np.array([bool(response) for response in responses])
     indices: Sequence[int] = np.unique(features.question[:count][answered]).tolist() if partial else range(asked)
-    asked_of = _Asked(squad, features, read_tokenizer(vocab_path, casing), answered, indices)
+    asked_of = _AskedQuestions(squad, features, read_tokenizer(vocab_path, casing), answered, indices)
     predictions, exact_match, f1 = asked_of.evaluate(spans)
     swapped = None
     if spans.backwards > _MIN_BACKWARDS_SHARE * answered.sum():
@@ -120,7 +120,7 @@ def score_log(
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _AskedQuestions:
     """The questions ``indices``, and whether each feature was ``answered``."""
 
     squad: Squad
@@ -153,7 +153,7 @@ def score_logits(
         raise RunFailed(f"the answers to {len(spans.unranked)} samples are NaN or infinite, so they have no score.")
     answered = np.ones(len(features), np.bool_)
     asked = np.unique(features.question).tolist()
-    return _Asked(squad, features, tokenizer, answered, asked).evaluate(spans)[1:]
+    return _AskedQuestions(squad, features, tokenizer, answered, asked).evaluate(spans)[1:]
 
 
 def _scope(squad: Squad, features: Features, samples: int | None) -> tuple[int, int]:

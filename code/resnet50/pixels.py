@@ -29,7 +29,7 @@ from harness.host import console
 from harness.host.cache import stored
 from harness.host.console import OnProgress
 from harness.host.files import remove_left_over
-from harness.host.fingerprint import Fingerprint, Stamp
+from harness.host.fingerprint import FileStamp, Fingerprint
 from harness.host.machine import core_count
 from resnet50.preprocess import CODE_VERSION, SIDE, PreprocessingProfile, pixels
 
@@ -205,10 +205,10 @@ def _shard(
     return shard, path
 
 
-def _read(path: Path) -> tuple[Stamp, bytes]:
+def _read(path: Path) -> tuple[FileStamp, bytes]:
     try:
         with path.open("rb") as file:
-            return Stamp.of(os.fstat(file.fileno())), file.read()
+            return FileStamp.of(os.fstat(file.fileno())), file.read()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): restore it; no image may be skipped.") from error
 

@@ -41,7 +41,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class About:
+class ProcessInfo:
     """Where a node's process runs, reported before it prepares anything."""
 
     host: str
@@ -63,16 +63,16 @@ class NodeActor:
         os.environ.pop("OMP_NUM_THREADS", None)
         _end_with_parent()
         self._node: Node | None = None
-        self._files: _Arriving | None = None
+        self._files: _ReceivedFile | None = None
         self._channel: Channel | None = None
         self._joined = threading.Event()
         self._lock = threading.Lock()
         self._test = 0
         self._promise = (time.monotonic(), float("inf"), "")
 
-    def about(self) -> About:
+    def about(self) -> ProcessInfo:
         """The host, the process ids and the CPUs of this node."""
-        return About(socket.gethostname(), os.getpid(), os.getppid(), len(os.sched_getaffinity(0)))
+        return ProcessInfo(socket.gethostname(), os.getpid(), os.getppid(), len(os.sched_getaffinity(0)))
 
     def missing(self, needed: Sequence[files.Needed]) -> list[str]:
         """The names of the files that the driver must send."""
@@ -81,7 +81,7 @@ class NodeActor:
 
     def begin_file(self, name: str, sha256: str) -> None:
         """Begin to receive a file: the next calls of `more` bring its chunks."""
-        self._files = _Arriving(name, sha256)
+        self._files = _ReceivedFile(name, sha256)
 
     def more(self, chunk: bytes) -> None:
         """Receive the next chunk of the file."""
@@ -216,7 +216,7 @@ def _portable(error: BaseException) -> BaseException:
     return error
 
 
-class _Arriving:
+class _ReceivedFile:
     """A file whose chunks arrive one by one and are written to disk by a thread."""
 
     def __init__(self, name: str, sha256: str) -> None:

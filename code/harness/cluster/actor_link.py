@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from harness.cluster.actor import About, Failure
+from harness.cluster.actor import Failure, ProcessInfo
 from harness.cluster.channel import Channel, connect, new_key
 from harness.cluster.link import Link
 from harness.cluster.messages import Answers, NodeReady, Parcel
@@ -36,7 +36,7 @@ class RayLink(Link):
         """``ray`` is the package; the raylet listens at ``address``; ``left`` is called once the link is closed."""
         self.name, self.actor, self.sentinel, self.address = name, actor, sentinel, address
         self.ready: NodeReady
-        self.about = About("", 0, 0, 0)
+        self.about = ProcessInfo("", 0, 0, 0)
         self.failure: BaseException | None = None
         self.promised = float("inf")
         """The time.monotonic() by which its preparation promised progress."""

@@ -41,12 +41,12 @@ class Node:
         if samples == DATA:
             self._carrier = self._library.carrier(_PLACES)
             scenario.sut.qsl = self._carrier
-        self._test: _Test | None = None
+        self._test: _NodeTest | None = None
 
     def open(self, failed: Callable[[BaseException], None]) -> None:
         """Begin a test, with a new scheduler; ``failed`` gets the error that ends it, once, on any thread."""
         self.close()
-        self._test = _Test(self._scenario, self._carrier, failed)
+        self._test = _NodeTest(self._scenario, self._carrier, failed)
 
     def answer(self, parcel: Parcel, done: Callable[[Answers], None]) -> None:
         """Call ``done``, on any thread, once the whole parcel is answered. Never raises: see ``failed`` of `open`."""
@@ -99,7 +99,7 @@ class _Pending:
         )
 
 
-class _Test:
+class _NodeTest:
     """The parcels of one test.
 
     Each sample in flight has a place, a number that serves as its id in this machine's scheduler and, if samples are

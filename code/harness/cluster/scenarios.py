@@ -22,7 +22,7 @@ _MAX_PILOT_SAMPLES = 1e6  # of that work
 _MIN_SHARE_OF_RATES = 0.7  # of the sum of their rates: in such a short query, nodes do not end at the same moment
 
 
-class _Nodes(Scenario):
+class _ClusterScenario(Scenario):
     """The common part of scenarios with several nodes."""
 
     def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float, links: Sequence[Link]) -> None:
@@ -38,7 +38,7 @@ class _Nodes(Scenario):
         return {"shapes": _shapes(self.links)}
 
 
-class NodesOffline(_Nodes, Offline):
+class NodesOffline(_ClusterScenario, Offline):
     """One query, divided among nodes by their measured rates."""
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
@@ -74,7 +74,7 @@ class NodesOffline(_Nodes, Offline):
         return ClusterScheduler.offline(self.sut.qsl, self.links, complete, observer, self.travels)
 
 
-class NodesServer(_Nodes, Server):
+class NodesServer(_ClusterScenario, Server):
     """Queries go to the node that would complete them first."""
 
     def peak(self, indices: Integers) -> float:

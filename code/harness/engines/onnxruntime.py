@@ -13,7 +13,7 @@ from pydantic import Field, JsonValue
 
 from harness.engines.base import Array, Dims, Engine, EngineSettings, Runner, Signature
 from harness.engines.cores import CoreSettings, Cpus, batch_sizes, on_cpus, stay_on, stream_counts
-from harness.engines.profiler import ProfiledNode, Profiler, Spent, Times, alone
+from harness.engines.profiler import NodeTotal, ProfiledNode, Profiler, Times, alone
 from harness.graph import Tensor
 from harness.host.machine import core_count
 
@@ -173,11 +173,11 @@ class OnnxRuntimeProfiler(OnnxRuntimeEngine, Profiler):
     _warm = 0
     """How many batches ran before the recording."""
 
-    def _before(self) -> Mapping[ProfiledNode, Spent]:
+    def _before(self) -> Mapping[ProfiledNode, NodeTotal]:
         self._warm = self._batches
         return {}
 
-    def _since(self, before: Mapping[ProfiledNode, Spent]) -> Times:
+    def _since(self, before: Mapping[ProfiledNode, NodeTotal]) -> Times:
         session, _ = self._free[0]
         return node_times(json.loads(Path(session.end_profiling()).read_bytes()), self._warm)
 
@@ -199,8 +199,8 @@ def node_times(events: Sequence[Mapping[str, object]], skipped: int) -> Times:
         if name.endswith(_KERNEL) and isinstance(args, dict) and int(str(event["ts"])) >= first:
             operator = str(args["op_name"])
             node = ProfiledNode(name.removesuffix(_KERNEL) or f"{operator} {args['node_index']}", operator)
-            before = found.get(node, Spent(0.0, 0))
-            found[node] = Spent(before.seconds + int(str(event["dur"])) / 1e6, before.calls + 1)
+            before = found.get(node, NodeTotal(0.0, 0))
+            found[node] = NodeTotal(before.seconds + int(str(event["dur"])) / 1e6, before.calls + 1)
     return found
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, JsonValue
 
 from harness.engines.base import Array, Engine, EngineSettings, Runner, Signature
 from harness.engines.cores import CoreSettings, StreamLayout, batch_sizes, stream_counts
-from harness.engines.profiler import ProfiledNode, Profiler, Spent, Times, alone
+from harness.engines.profiler import NodeTotal, ProfiledNode, Profiler, Times, alone
 from harness.errors import ConfigError, MissingDependencyError
 from harness.graph import Tensor
 from harness.host.machine import computes_bf16, core_count
@@ -48,7 +48,7 @@ class _Dimension(Protocol):
     def get_length(self) -> int: ...
 
 
-class _Shape(Protocol):
+class _PartialShape(Protocol):
     """The dimensions of a tensor; it cannot be iterated if their number is open."""
 
     rank: _Dimension
@@ -62,7 +62,7 @@ class _Port(Protocol):
     names: set[str]
     any_name: str
     element_type: _Type
-    partial_shape: _Shape
+    partial_shape: _PartialShape
 
 
 class _Counter(Protocol):
@@ -242,14 +242,14 @@ class OpenVinoProfiler(OpenVinoEngine, Profiler):
         for counter in self._free[0].profiling_info:
             node = ProfiledNode(counter.node_name, counter.node_type)
             seconds = counter.real_time.total_seconds() * self._batches
-            found[node] = Spent(found.get(node, Spent(0.0, 0)).seconds + seconds, self._batches)
+            found[node] = NodeTotal(found.get(node, NodeTotal(0.0, 0)).seconds + seconds, self._batches)
         return found
 
-    def _since(self, before: Mapping[ProfiledNode, Spent]) -> Times:
+    def _since(self, before: Mapping[ProfiledNode, NodeTotal]) -> Times:
         return {
-            node: Spent(spent.seconds - earlier.seconds, spent.calls - earlier.calls)
+            node: NodeTotal(spent.seconds - earlier.seconds, spent.calls - earlier.calls)
             for node, spent in self._before().items()
-            if spent.seconds > (earlier := before.get(node, Spent(0.0, 0))).seconds
+            if spent.seconds > (earlier := before.get(node, NodeTotal(0.0, 0))).seconds
         }
 
 

@@ -18,14 +18,14 @@ class ProfiledNode(NamedTuple):
     operator: str
 
 
-class Spent(NamedTuple):
+class NodeTotal(NamedTuple):
     """A node's time in all batches together."""
 
     seconds: float
     calls: int
 
 
-Times = dict[ProfiledNode, Spent]
+Times = dict[ProfiledNode, NodeTotal]
 
 
 class Profiler(Engine):
@@ -61,11 +61,11 @@ class Profiler(Engine):
         times.update(self._since(before))
 
     @abstractmethod
-    def _before(self) -> Mapping[ProfiledNode, Spent]:
+    def _before(self) -> Mapping[ProfiledNode, NodeTotal]:
         """The times so far; an engine may instead remember where it is, and return nothing."""
 
     @abstractmethod
-    def _since(self, before: Mapping[ProfiledNode, Spent]) -> Times:
+    def _since(self, before: Mapping[ProfiledNode, NodeTotal]) -> Times:
         """The times since `_before`, which returned ``before``."""
 
 

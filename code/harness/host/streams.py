@@ -92,7 +92,7 @@ class _OutputStream:
                 raise
 
 
-class _Unread(io.FileIO):
+class _DroppingStream(io.FileIO):
     """A stream that drops what nobody can read any more: a closed pipe must not change an outcome."""
 
     def write(self, content: Any, /) -> int:
@@ -134,7 +134,7 @@ def _number(stream: TextIO) -> int | None:
 
 
 def _unread(number: int, old: TextIO | None) -> TextIO:
-    buffer = io.BufferedWriter(_Unread(number, "w", closefd=False))
+    buffer = io.BufferedWriter(_DroppingStream(number, "w", closefd=False))
     if not isinstance(old, io.TextIOWrapper):
         return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
     return io.TextIOWrapper(

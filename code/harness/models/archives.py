@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from harness.catalog.models import Identified
+from harness.catalog.models import IdentifiedModel
 from harness.errors import ConfigError
 from harness.graph import relative
 
@@ -82,7 +82,7 @@ def is_archive(path: Path) -> bool:
         return False
 
 
-def unpack(archive: Path, member: str | None, folder: Path, limit: int = MAX_UNPACKED_BYTES) -> Identified:
+def unpack(archive: Path, member: str | None, folder: Path, limit: int = MAX_UNPACKED_BYTES) -> IdentifiedModel:
     """Unpack the ONNX file of a tar or zip archive, and the weight files beside it, into ``folder``.
 
     Raises:
@@ -93,7 +93,7 @@ def unpack(archive: Path, member: str | None, folder: Path, limit: int = MAX_UNP
         with _members(archive) as listed:
             members = _checked(archive, listed, limit)
             model = _choose(archive, members, member)
-            found = Identified.of(_extract(archive, members[model], folder))
+            found = IdentifiedModel.of(_extract(archive, members[model], folder))
             for part in _weights(archive, model, found):
                 beside = str(PurePosixPath(model).parent / relative(archive, part))
                 if beside not in members:
@@ -108,7 +108,7 @@ def unpack(archive: Path, member: str | None, folder: Path, limit: int = MAX_UNP
         raise ConfigError(f"{archive} is not a complete tar or zip archive ({error}): download it again.") from error
 
 
-def _weights(archive: Path, model: str, found: Identified) -> tuple[str, ...]:
+def _weights(archive: Path, model: str, found: IdentifiedModel) -> tuple[str, ...]:
     """The weight files of an unpacked model; an error names the model's path in the archive instead of the copy's."""
     try:
         return found.graph.weight_files
@@ -116,7 +116,7 @@ def _weights(archive: Path, model: str, found: Identified) -> tuple[str, ...]:
         raise ConfigError(str(error).replace(str(found.path), f"{model} in {archive}")) from error
 
 
-class _Metered(io.RawIOBase):
+class _LimitedFile(io.RawIOBase):
     """A file that refuses to read more than ``most`` bytes until `refill` is called.
 
     `tarfile` and `zipfile` read headers of any size into memory: pax headers, GNU long names, maps of sparse files.
@@ -160,7 +160,7 @@ class _Metered(io.RawIOBase):
 @contextmanager
 def _members(archive: Path) -> Iterator[Iterator[_Member]]:
     if zipfile.is_zipfile(archive):
-        with archive.open("rb") as raw, zipfile.ZipFile(metered := _Metered(raw, _MAX_ZIP_HEADER_BYTES)) as file:
+        with archive.open("rb") as raw, zipfile.ZipFile(metered := _LimitedFile(raw, _MAX_ZIP_HEADER_BYTES)) as file:
             yield _zip_members(archive, file, metered)
     else:
         with _tar(archive) as (tar, metered):
@@ -168,7 +168,7 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
 
 
 @contextmanager
-def _tar(archive: Path) -> Iterator[tuple[tarfile.TarFile, _Metered]]:
+def _tar(archive: Path) -> Iterator[tuple[tarfile.TarFile, _LimitedFile]]:
     with ExitStack() as stack:
         raw: IO[bytes] = stack.enter_context(archive.open("rb"))
         start = raw.read(6)
@@ -179,11 +179,11 @@ def _tar(archive: Path) -> Iterator[tuple[tarfile.TarFile, _Metered]]:
         for magic, unpacker in _PACKED.items():
             if start.startswith(magic):
                 raw = stack.enter_context(unpacker(raw))
-        metered = _Metered(raw, _MAX_TAR_HEADER_BYTES)
+        metered = _LimitedFile(raw, _MAX_TAR_HEADER_BYTES)
         yield stack.enter_context(tarfile.open(fileobj=metered, mode="r:")), metered
 
 
-def _zip_members(archive: Path, file: zipfile.ZipFile, metered: _Metered) -> Iterator[_Member]:
+def _zip_members(archive: Path, file: zipfile.ZipFile, metered: _LimitedFile) -> Iterator[_Member]:
     for info in file.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -194,7 +194,7 @@ def _zip_members(archive: Path, file: zipfile.ZipFile, metered: _Metered) -> Ite
         yield _Member(info.filename, info.file_size, opened)
 
 
-def _tar_members(archive: Path, file: tarfile.TarFile, metered: _Metered) -> Iterator[_Member]:
+def _tar_members(archive: Path, file: tarfile.TarFile, metered: _LimitedFile) -> Iterator[_Member]:
     for info in file:
         metered.refill()
         if info.size < 0:
@@ -208,7 +208,7 @@ def _tar_members(archive: Path, file: tarfile.TarFile, metered: _Metered) -> Ite
             raise _refusal(archive, info.name)
 
 
-def _reader(opened: Callable[[], IO[bytes]], metered: _Metered) -> Reader:
+def _reader(opened: Callable[[], IO[bytes]], metered: _LimitedFile) -> Reader:
     """The content of a member in pieces."""
 
     def pieces() -> Iterator[bytes]:

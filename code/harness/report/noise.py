@@ -114,7 +114,7 @@ def speed_verdict(a: Side, b: Side) -> SpeedVerdict:
 
 
 @dataclass(frozen=True)
-class _Measure:
+class _ComparedQuantity:
     """The quantity that the verdict is based on."""
 
     name: str
@@ -129,7 +129,7 @@ class _Measure:
         return self.percentile is not None
 
 
-def _measure(a: Side, b: Side) -> _Measure:
+def _measure(a: Side, b: Side) -> _ComparedQuantity:
     scenario, note, by_latency = a.scenario, "", a.scenario.latency
     if scenario.paced:
         asked = [record.loadgen.get(ASKED_RATE) for side in (a, b) for record in side.records]
@@ -139,12 +139,14 @@ def _measure(a: Side, b: Side) -> _Measure:
         if by_latency:
             note = " Both had the same target rate, so their latencies are compared."
     if not by_latency:
-        return _Measure("throughput", lambda result: result.metric.value, None, note)
+        return _ComparedQuantity("throughput", lambda result: result.metric.value, None, note)
     key = f"{scenario.percentile}.00"
-    return _Measure(latency_name(key), latency(key), scenario.percentile, note)
+    return _ComparedQuantity(latency_name(key), latency(key), scenario.percentile, note)
 
 
-def _judge(measure: _Measure, ratio: float, interval: tuple[float, float], noise: str, verb: str) -> SpeedVerdict:
+def _judge(
+    measure: _ComparedQuantity, ratio: float, interval: tuple[float, float], noise: str, verb: str
+) -> SpeedVerdict:
     """The verdict; ``verb`` is "was" if it holds for these two runs only."""
     # From a ratio of the metric to a ratio of speeds, in which higher is better.
     better: Callable[[float], float] = (lambda value: 1 / value) if measure.lower else (lambda value: value)
@@ -182,7 +184,7 @@ def interval_of_repeats(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple
 
 
 def _interval_of_runs(
-    measure: _Measure, ratio: float, a: Timeline | None, b: Timeline | None
+    measure: _ComparedQuantity, ratio: float, a: Timeline | None, b: Timeline | None
 ) -> tuple[float, float] | None:
     """The 95 % interval of B ÷ A from the variation within each run; None if a run is too short for that."""
     if a is None or b is None:

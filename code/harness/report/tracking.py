@@ -84,7 +84,7 @@ class _Client(Protocol):
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """The result of an export."""
 
     added: list[str]
@@ -93,7 +93,7 @@ class Exported:
     """The number of runs that the experiment already had."""
 
 
-def export(runs: Sequence[Finished], uri: str, experiment: str) -> Exported:
+def export(runs: Sequence[Finished], uri: str, experiment: str) -> ExportResult:
     """Add the runs that the experiment of a tracking store lacks, each with its LoadGen summary as an artifact.
 
     ``uri`` is MLflow's: file:, http: or another. A run whose export was interrupted is exported again: let only one
@@ -117,7 +117,7 @@ def export(runs: Sequence[Finished], uri: str, experiment: str) -> Exported:
         raise ConfigError(
             f"the MLflow store {uri} cannot be used ({_reason(error)}): give another --tracking-uri or --experiment."
         ) from error
-    return Exported([content.tags[RUN] for content in added], len(contents) - len(added))
+    return ExportResult([content.tags[RUN] for content in added], len(contents) - len(added))
 
 
 def _reason(error: BaseException) -> str:

@@ -23,7 +23,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class ProgressText:
     """Describes the progress of one test."""
 
     load: Load

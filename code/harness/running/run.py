@@ -120,7 +120,7 @@ class _Planned:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _MeasuredTest:
     """A test that has ended."""
 
     counters: Counters
@@ -237,7 +237,7 @@ def _agreement(settings: RunSettings, ready: Prepared, ran: Callable[[], None]) 
     return agreed
 
 
-def _measure(planned: _Planned, heartbeat: Heartbeat) -> _Measured:
+def _measure(planned: _Planned, heartbeat: Heartbeat) -> _MeasuredTest:
     """Let LoadGen run the test to its end, or until the test can no longer be VALID."""
     from harness.running import session  # LoadGen is native code: only the process of a test loads it
 
@@ -278,7 +278,7 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> _Measured:
             ended = error
     scheduler.close()
     nodes = node_records(ready.links, scheduler)
-    return _Measured(scheduler.counters, ended, recorder, watch.cores, watch.energy, nodes)
+    return _MeasuredTest(scheduler.counters, ended, recorder, watch.cores, watch.energy, nodes)
 
 
 def _overload(planned: _Planned, effective: "TestSettings") -> Overload | None:
@@ -290,7 +290,7 @@ def _overload(planned: _Planned, effective: "TestSettings") -> Overload | None:
     return Overload(most, scenario.bound, scenario.percentile)
 
 
-def _read(planned: _Planned, measured: _Measured, timing: Timing) -> Outcome:
+def _read(planned: _Planned, measured: _MeasuredTest, timing: Timing) -> Outcome:
     """The outcome from LoadGen's logs."""
     settings, ready, staging = planned.settings, planned.ready, planned.places.staging
     detail = read_detail(staging, settings.mode)
@@ -305,7 +305,7 @@ def _read(planned: _Planned, measured: _Measured, timing: Timing) -> Outcome:
     return _outcome(planned, measured, timing, detail, ready.scenario.metric(detail), reasons, accuracy)
 
 
-def _read_overloaded(planned: _Planned, measured: _Measured, overloaded: Overloaded) -> Outcome:
+def _read_overloaded(planned: _Planned, measured: _MeasuredTest, overloaded: Overloaded) -> Outcome:
     """The outcome of a test that was ended, from the harness's own counters: LoadGen's log has no result."""
     ready, reached, seconds = planned.ready, overloaded.reached, overloaded.seconds
     timing = Timing(seconds, seconds, overloaded.moved)
@@ -325,7 +325,7 @@ def _read_overloaded(planned: _Planned, measured: _Measured, overloaded: Overloa
 
 def _outcome(
     planned: _Planned,
-    measured: _Measured,
+    measured: _MeasuredTest,
     timing: Timing,
     detail: Detail,
     metric: Metric,

@@ -9,7 +9,7 @@ from harness.host.usage import CoreMeter, CoreUse
 from harness.running.load import Load
 from harness.running.nodes import progress_of
 from harness.running.prepare import Prepared
-from harness.running.progress import Outlook
+from harness.running.progress import ProgressText
 from harness.running.recorder import Recorder
 from harness.scheduling.base import Counters, Scheduler
 from harness.scheduling.overload import LONGEST_GAP, Overload
@@ -45,7 +45,7 @@ class Watch:
         # LoadGen issues an accuracy run in several queries, one for each set of samples that it loads.
         samples, cost = (ready.qsl.count, int(ready.scenario.costs.sum())) if settings.accuracy else (0, 0)
         bound = ready.scenario.bound if ready.scenario.paced else None
-        self._outlook = Outlook(load, settings.accuracy, samples, cost, ready.scenario.sut.unit, bound, recorder)
+        self._outlook = ProgressText(load, settings.accuracy, samples, cost, ready.scenario.sut.unit, bound, recorder)
         self._state = (0, False)
         self._settled: tuple[float, float] | None = None
         self._warned = False

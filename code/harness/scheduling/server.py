@@ -18,7 +18,7 @@ _MIN_THROUGHPUT_GAIN = 1.03  # a larger batch must raise throughput by this fact
 _DEADLINE_SAFETY_FACTOR = 1.05  # on the measured seconds, to decide whether a sample can still meet its deadline
 
 
-class Waiting(NamedTuple):
+class WaitingSample(NamedTuple):
     """A sample that was issued and has not run yet."""
 
     arrival: float
@@ -39,17 +39,17 @@ class Backlog:
     def __init__(self, table: CostTable, bound: float) -> None:
         """``bound`` is the latency bound in seconds."""
         self.table, self.bound = table, bound
-        self._waiting: deque[Waiting] = deque()
-        self._late: deque[Waiting] = deque()
+        self._waiting: deque[WaitingSample] = deque()
+        self._late: deque[WaitingSample] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._late)
 
-    def push(self, sample: Waiting) -> None:
+    def push(self, sample: WaitingSample) -> None:
         """Add a sample behind those that arrived earlier."""
         self._waiting.append(sample)
 
-    def take(self, now: float, share: int) -> list[Waiting]:
+    def take(self, now: float, share: int) -> list[WaitingSample]:
         """Remove the samples to run next in one batch: the oldest that is in time, and at most ``share`` - 1 others.
 
         Of all batches that hold the oldest and answer it in time, this one has the highest throughput. Work counts as
@@ -79,7 +79,7 @@ class Backlog:
         queue.extendleft(reversed(rest))
         return chosen
 
-    def _in_time(self, sample: Waiting, now: float) -> bool:
+    def _in_time(self, sample: WaitingSample, now: float) -> bool:
         return now + _DEADLINE_SAFETY_FACTOR * self.table.seconds(1, sample.cost) <= sample.arrival + self.bound
 
 
@@ -111,7 +111,7 @@ class ServerScheduler(StreamThreads):
         self._issued(costs)
         with self._arrived:
             for sample in zip(ids, indices.tolist(), costs.tolist(), strict=True):
-                self._backlog.push(Waiting(now, *sample))
+                self._backlog.push(WaitingSample(now, *sample))
             self._arrived.notify(len(ids))
 
     def _next(self) -> Work | None:

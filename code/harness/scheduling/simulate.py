@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.scheduling.cost import CostTable
 from harness.scheduling.peak import highest_passing
-from harness.scheduling.server import Backlog, Waiting
+from harness.scheduling.server import Backlog, WaitingSample
 from harness.task.shape import Floats, Integers
 
 _SIMULATED_QUERIES = 4000  # simulated at each rate
@@ -35,7 +35,7 @@ def server_latencies(
     while arrived < _SIMULATED_QUERIES or len(backlog):
         now = max(now, free[0], 0.0 if len(backlog) else arrivals[arrived])
         while arrived < _SIMULATED_QUERIES and arrivals[arrived] <= now:
-            backlog.push(Waiting(arrivals[arrived], arrived, arrived, drawn[arrived]))
+            backlog.push(WaitingSample(arrivals[arrived], arrived, arrived, drawn[arrived]))
             arrived += 1
         idle = sum(time <= now for time in free)
         chosen = backlog.take(now, -(-len(backlog) // idle))

@@ -58,7 +58,7 @@ Value: TypeAlias = str | int | float | bool
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """One test of a run file."""
 
     values: Mapping[str, Value]
@@ -66,7 +66,7 @@ class Point:
     request: RunRequest
 
 
-def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -> list[Point]:
+def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -> list[SweepPoint]:
     """The tests of a run file, repeats last; paths in it are relative to its folder.
 
     ``given`` (by key) and ``options`` (of ``set``) are the user's on the command line, and replace those of the file.
@@ -206,7 +206,7 @@ def _rows(path: Path, lists: Mapping[str, list[Value]]) -> Iterator[dict[str, Va
             yield {**row, **({REPEAT: number} if count > 1 else {})}
 
 
-def _point(path: Path, row: Mapping[str, Value], typed: Mapping[str, Value]) -> Point:
+def _point(path: Path, row: Mapping[str, Value], typed: Mapping[str, Value]) -> SweepPoint:
     folder = path.parent
     fields: dict[str, object] = {}
     options: dict[str, str] = {}
@@ -217,7 +217,7 @@ def _point(path: Path, row: Mapping[str, Value], typed: Mapping[str, Value]) -> 
         elif key != REPEAT:
             fields[KEYS[key]] = _located(key, value, place)
     request = _request(f"{path}: ", fields, options)
-    return Point({key.removeprefix(f"{_SET}."): value for key, value in row.items()}, request)
+    return SweepPoint({key.removeprefix(f"{_SET}."): value for key, value in row.items()}, request)
 
 
 def _option(name: str, value: Value, folder: Path | None) -> str:
@@ -255,7 +255,7 @@ def _known() -> set[str]:
     return {*manifests.models(), *(name for benchmark in BENCHMARKS for name in manifests.datasets(benchmark))}
 
 
-def varying(points: Sequence[Point]) -> list[str]:
+def varying(points: Sequence[SweepPoint]) -> list[str]:
     """The keys in which the tests of a file differ, in its order."""
     keys = dict.fromkeys(key for point in points for key in point.values)
     return [key for key in keys if len({repr(point.values.get(key)) for point in points}) > 1]

@@ -27,9 +27,9 @@ from harness.results.layout import RUN
 from harness.results.record import read_record
 from harness.running.places import recover
 from harness.running.run import Ended, run_test
-from harness.submission.done import Examined, examine
+from harness.submission.done import ExaminedFolder, examine
 from harness.submission.lengths import Rates, words
-from harness.submission.steps import EventLog, Inferred, Step, StepState
+from harness.submission.steps import EventLog, InferredResult, Step, StepState
 
 _MAX_REPEATS = 2  # of a rehearsal's compliance test that fails
 _STARTED = "started"  # an event; the event of a test that ended has the name of its state
@@ -48,7 +48,7 @@ class Campaign:
     """Whether to repeat tests that failed."""
     as_json: bool = False
     """Whether to print the outcome as JSON, once, at the end."""
-    inferred: tuple[Inferred, ...] = ()
+    inferred: tuple[InferredResult, ...] = ()
     """Results that `harness package --infer` makes from those of the tests."""
     lacks: tuple[str, ...] = ()
     """What a person must still do before the results can be packaged, a sentence each."""
@@ -297,7 +297,7 @@ class Campaign:
         return words(sum(length.seconds for length in left), all(length.known for length in left))
 
 
-def _outdated(step: Step, found: Examined) -> str:
+def _outdated(step: Step, found: ExaminedFolder) -> str:
     """Why a result must be replaced, which may be that one it needs must be; "" if it counts, or there is none."""
     redone = [need.test for need in step.needs if need.state != StepState.DONE]
     return found.repeat_because or (f"{' and '.join(redone)} must be repeated first" if found.record and redone else "")

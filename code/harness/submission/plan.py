@@ -16,7 +16,7 @@ from harness.rules.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
 from harness.settings.request import RunRequest, resolve
 from harness.submission.campaign import Campaign
 from harness.submission.foreseen import foreseen, rules_of
-from harness.submission.steps import EventLog, Inferred, Step
+from harness.submission.steps import EventLog, InferredResult, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def plan(request: CampaignRequest) -> Campaign:
             f"unknown system type '{request.system_type}': {did_you_mean(request.system_type, SYSTEM_TYPES)}"
         )
     steps: list[Step] = []
-    inferred: list[Inferred] = []
+    inferred: list[InferredResult] = []
     for entry in _entries(request):
         scenarios = _scenarios(request, entry)
         unmeasured = _to_infer(request, entry, scenarios)
@@ -79,7 +79,7 @@ def plan(request: CampaignRequest) -> Campaign:
                 steps += _steps(request, entry, scenario)
         scene = steps[-1].settings.scene
         inferred += [
-            Inferred(replace(scene, scenario=name), replace(scene, scenario=how.source))
+            InferredResult(replace(scene, scenario=name), replace(scene, scenario=how.source))
             for name, how in unmeasured.items()
         ]
     if request.infer:
@@ -156,12 +156,12 @@ def _to_infer(request: CampaignRequest, entry: _PlannedModel, scenarios: Sequenc
     return inferable(scenarios, installed_round().required(entry.benchmark, request.system_type))
 
 
-def _lower_accuracy(steps: Sequence[Step], inferred: Sequence[Inferred]) -> Iterator[Inferred]:
+def _lower_accuracy(steps: Sequence[Step], inferred: Sequence[InferredResult]) -> Iterator[InferredResult]:
     """The results that also count for a benchmark with a lower accuracy target."""
     measured = {step.settings.scene: step.settings.scene for step in steps}
     for scene, origin in (measured | {each.scene: each.origin for each in inferred}).items():
         if low := LOWER_ACCURACY.get(scene.benchmark):
-            yield Inferred(replace(scene, benchmark=low), origin)
+            yield InferredResult(replace(scene, benchmark=low), origin)
 
 
 def _steps(request: CampaignRequest, entry: _PlannedModel, scenario: str) -> list[Step]:

@@ -76,7 +76,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Inferred:
+class InferredResult:
     """A result that needs no test, since it follows from another one."""
 
     scene: Scene

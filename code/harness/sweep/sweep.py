@@ -28,7 +28,7 @@ from harness.running.run import run_alone
 from harness.scenarios.base import find_scenario
 from harness.settings.request import resolve
 from harness.settings.run import RunSettings
-from harness.settings.runfile import REPEAT, Point, Value, varying
+from harness.settings.runfile import REPEAT, SweepPoint, Value, varying
 from harness.sweep.journal import EndedTest, SweepJournal, key
 
 _PREPARING_SECONDS = 10.0  # estimate for a test outside LoadGen
@@ -87,7 +87,7 @@ class Sweep:
     journal: SweepJournal = field(repr=False)
 
     @classmethod
-    def of(cls, file: Path, points: Sequence[Point], above: Path | None = None) -> Sweep:
+    def of(cls, file: Path, points: Sequence[SweepPoint], above: Path | None = None) -> Sweep:
         """The sweep of a file, with its folder in ``above`` (default: build/sweeps); nothing is run.
 
         If another file of that name has the folder, a hash of this file's path is added.

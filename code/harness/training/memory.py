@@ -82,7 +82,7 @@ def kept(forward: Callable[[], object], parameters: Iterable[torch.Tensor]) -> C
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptBytes:
     """What a forward pass keeps for the backward pass, in bytes."""
 
     each: int
@@ -93,7 +93,7 @@ class Kept:
     """Once for all samples, such as masked and rounded weights."""
 
     @classmethod
-    def by(cls, forward: Callable[[int], object], parameters: Sequence[torch.Tensor]) -> Kept:
+    def by(cls, forward: Callable[[int], object], parameters: Sequence[torch.Tensor]) -> KeptBytes:
         """Measure ``forward``, which takes the number of samples, with 1 and with 2."""
         one, two = (kept(partial(forward, count), parameters) for count in (1, 2))
         each = max(_total(two) - _total(one), 1)

@@ -35,7 +35,7 @@ from harness.training.graph import GraphModule
 from harness.training.history import History
 from harness.training.layers import drop_layers
 from harness.training.loop import Student, Trainer
-from harness.training.memory import OPTIMIZER_BYTES, Budget, Demand, Kept, keep_freed
+from harness.training.memory import OPTIMIZER_BYTES, Budget, Demand, KeptBytes, keep_freed
 from harness.training.objective import Objective, cost
 from harness.training.oneshot import pruned
 from harness.training.pruning import FisherMemory, Pruner
@@ -219,7 +219,7 @@ def _budget(recipe: Recipe, student: Student, objective: Objective, data: Traini
     if student.quantisation:
         student.quantisation.enable()  # rounding needs more memory, whatever its ranges are
     low, high = (
-        Kept.by(lambda copies, at=at: objective.loss(data.batch(indices[at : at + 1].repeat(copies))), parameters)  # type: ignore[misc]
+        KeptBytes.by(lambda copies, at=at: objective.loss(data.batch(indices[at : at + 1].repeat(copies))), parameters)  # type: ignore[misc]
         for at in (first, last)
     )
     if student.quantisation:

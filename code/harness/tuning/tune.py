@@ -47,7 +47,7 @@ _Kind = TypeVar("_Kind", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _MeasuredOptions:
     """The tested options, without the user's own, and their measurement."""
 
     options: dict[str, str]
@@ -132,7 +132,7 @@ class _Tuning:
         # An option that the user set is not tuned.
         free = [[choice for choice in dimension if self._agrees(choice)] for dimension in choices]
         self._dimensions = [dimension for dimension in free if len(dimension) > 1]
-        self._seen: dict[str, _Trial] = {}
+        self._seen: dict[str, _MeasuredOptions] = {}
 
     @property
     def engine(self) -> str:
@@ -151,7 +151,7 @@ class _Tuning:
         return all(self._request.options.get(name, value) == value for name, value in choice.items())
 
     @property
-    def trials(self) -> list[_Trial]:
+    def trials(self) -> list[_MeasuredOptions]:
         """Options, score and value of each measurement."""
         return list(self._seen.values())
 
@@ -233,7 +233,7 @@ class _Tuning:
             self.journal.trials[name] = measured
             self.journal.save()
         if name not in self._seen:
-            self._seen[name] = _Trial(dict(options), measured)
+            self._seen[name] = _MeasuredOptions(dict(options), measured)
             self._report(options, measured, again=number > 0, known=known is not None)
         return measured
 
@@ -382,7 +382,7 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
     return journal
 
 
-def _show(result: tuned.Tuned, trials: Sequence[_Trial], place: Path) -> None:
+def _show(result: tuned.Tuned, trials: Sequence[_MeasuredOptions], place: Path) -> None:
     table = Table("settings", result.unit, "÷ defaults", box=None, pad_edge=False)
     rows: dict[str, list[Measurement]] = {}
     for trial in trials:

@@ -158,9 +158,11 @@ def promises(actor, monkeypatch):
 
     monkeypatch.setattr(files, "missing", look)
     monkeypatch.setattr(files, "store", lambda name, digest, chunks: list(chunks))
-    ended = acting._Arriving.end
-    monkeypatch.setattr(acting._Arriving, "put", look)
-    monkeypatch.setattr(acting._Arriving, "end", lambda arriving: (look(), arriving._chunks.put(b""), ended(arriving)))
+    ended = acting._ReceivedFile.end
+    monkeypatch.setattr(acting._ReceivedFile, "put", look)
+    monkeypatch.setattr(
+        acting._ReceivedFile, "end", lambda arriving: (look(), arriving._chunks.put(b""), ended(arriving))
+    )
     monkeypatch.setattr(acting, "find_prepare", lambda name: lambda request, name, beat: (None, look()))
     return heard
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future, wait
 import pytest
 
 from harness.cluster import heartbeats, silence
-from harness.cluster.actor import About
+from harness.cluster.actor import ProcessInfo
 from harness.cluster.heartbeats import Heartbeats, reachable
 
 
@@ -53,7 +53,7 @@ class Ray:
 
 class Link:
     def __init__(self, name):
-        self.name, self.about = name, About("h", 7, 6, 1)
+        self.name, self.about = name, ProcessInfo("h", 7, 6, 1)
         self.sentinel, self.actor = Beats(True), Beats((5.0, "it warms up"))
         self.failure, self.promised, self.doing, self.address = None, 0.0, "", ("h", 1)
         self.lost = threading.Event()

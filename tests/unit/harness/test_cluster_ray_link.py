@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.cluster import ray_link
-from harness.cluster.actor import About
+from harness.cluster.actor import ProcessInfo
 from harness.cluster.actor_link import RayLink
 from harness.cluster.ray_link import RayCluster
 from harness.errors import ConfigError, RunFailed
@@ -40,7 +40,7 @@ def cluster(monkeypatch):
     monkeypatch.setattr(ray_link, "BEAT_SECONDS", 0.01)
     made = RayCluster.__new__(RayCluster)
     made.local, made._hearts = None, None
-    actor = SimpleNamespace(about=call(About("h", 7, 6, 1)))
+    actor = SimpleNamespace(about=call(ProcessInfo("h", 7, 6, 1)))
     made.links = [RayLink(Ray, "a", actor, SimpleNamespace(beat=call(True)), ("h", 1), lambda link: None)]
     return made
 

@@ -370,7 +370,8 @@ class TestJournal:
 def test_the_table_leaves_disturbed_measurements_out_like_the_search(capsys, tmp_path):
     measured = [({}, 80, 0.0), ({"streams": "2"}, 100, 0.0), ({"streams": "2"}, 60, 0.4), ({"streams": "4"}, 90, 0.0)]
     trials = [
-        tune._Trial(options, SavedTrial(score=score, value=score, lost=lost)) for options, score, lost in measured
+        tune._MeasuredOptions(options, SavedTrial(score=score, value=score, lost=lost))
+        for options, score, lost in measured
     ]
     result = SimpleNamespace(
         unit="samples/s",
