@@ -37,8 +37,8 @@ def match_outputs(outputs: Sequence[Tensor], given: str | None = None) -> SpanOu
                 f"outputs are {listing(outputs)}."
             )
         return SpanOutputs(start, end, GIVEN)
-    starts = [name for name in names if _says(name, "start")]
-    ends = [name for name in names if _says(name, "end") and name not in starts]
+    starts = [name for name in names if _has_word(name, "start")]
+    ends = [name for name in names if _has_word(name, "end") and name not in starts]
     if len(starts) == len(ends) == 1:
         return SpanOutputs(starts[0], ends[0], "from their names")
     if len(names) == 2 and not starts and not ends:
@@ -52,7 +52,7 @@ def match_outputs(outputs: Sequence[Tensor], given: str | None = None) -> SpanOu
     )
 
 
-def _says(name: str, word: str) -> bool:
+def _has_word(name: str, word: str) -> bool:
     """Whether a word of the name begins with ``word``: "endLogits" says end, "extended" and "append" do not."""
     return any(part.lower().startswith(word) for part in _WORD.findall(name))
 

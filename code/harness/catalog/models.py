@@ -59,7 +59,7 @@ class IdentifiedModel:
     @property
     def identity(self) -> str:
         """sha256 of the whole model: of its only file, or over all of its files."""
-        return _whole(self.sha256, {name: file.sha256 for name, file in self.weights.items()})
+        return _model_sha256(self.sha256, {name: file.sha256 for name, file in self.weights.items()})
 
     @cached_property
     def graph(self) -> Graph:
@@ -95,7 +95,7 @@ class KnownModel:
             name=self.name,
             path=file.path,
             benchmark=self.benchmark,
-            sha256=_whole(file.sha256, record.data if record else {}),
+            sha256=_model_sha256(file.sha256, record.data if record else {}),
             remark=UNVERIFIED if unverified else "",
             metadata=file.metadata,
             **facts,
@@ -160,7 +160,7 @@ def _real(path: Path) -> Path:
     return real
 
 
-def _whole(graph: str, weights: Mapping[str, str]) -> str:
+def _model_sha256(graph: str, weights: Mapping[str, str]) -> str:
     """The sha256 of a model, from those of its ONNX file and of other files with weights by name."""
     return combined([graph, *sorted(weights.items())]) if weights else graph
 

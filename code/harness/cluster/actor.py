@@ -167,7 +167,7 @@ class NodeActor:
         """What ``module.function()`` returns on this machine."""
         return getattr(importlib.import_module(module), function)()
 
-    def swallow(self, payload: object) -> None:
+    def receive(self, payload: object) -> None:
         """Do nothing: the driver times how long the payload takes to this node."""
 
     def produce(self, size: int) -> NDArray[np.uint8]:

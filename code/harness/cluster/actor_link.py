@@ -118,14 +118,14 @@ class RayLink(Link):
         except HarnessError as error:
             raise self._named(error) from error
         except Exception as error:
-            raise self.lost(error) from error
+            raise self.cause_of(error) from error
 
-    def lost(self, error: BaseException) -> BaseException:
+    def cause_of(self, error: BaseException) -> BaseException:
         """What an error of Ray stands for: an error of the node's own code, or the loss of the node."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, BaseException):
             return self._named(cause)
-        self.lose(in_words(error))
+        self.mark_lost(in_words(error))
         return self.failure or error
 
     def _named(self, cause: BaseException) -> HarnessError:
@@ -136,7 +136,7 @@ class RayLink(Link):
         words = str(cause) if isinstance(cause, HarnessError) else f"{type(cause).__name__}: {cause}"
         return kind(f"{self.where()}: {words}")
 
-    def lose(self, why: str) -> None:
+    def mark_lost(self, why: str) -> None:
         """Record that the node is lost, and end the test."""
         self._fail(RunFailed(f"{self.where()} was lost: {why}."))
 
@@ -163,7 +163,7 @@ class RayLink(Link):
         """The connection broke; a call through Ray first, whose error says more if the process has ended."""
         with contextlib.suppress(HarnessError):
             self.call(_REPLY_SECONDS, "beat")
-        self.lose(f"the connection to it ended ({in_words(error)})")
+        self.mark_lost(f"the connection to it ended ({in_words(error)})")
 
     def close(self) -> None:
         """Close the link; closing the last one ends the cluster."""

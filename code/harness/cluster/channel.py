@@ -195,7 +195,7 @@ class Acceptor:
                 try:
                     found.settimeout(_GREETING_SECONDS)
                     found = self._tls.wrap_socket(found, server_side=True) if self._tls else found
-                    _greet(found, self._key, mine=b"node", other=b"driver")
+                    _authenticate(found, self._key, mine=b"node", other=b"driver")
                 except (OSError, EOFError):
                     found.close()
                     continue
@@ -213,7 +213,7 @@ def connect(address: str, port: int, key: bytes) -> socket.socket:
     try:
         encryption = tls.settings(ssl.PROTOCOL_TLS_CLIENT)
         found = encryption.wrap_socket(found) if encryption else found
-        _greet(found, key, mine=b"driver", other=b"node")
+        _authenticate(found, key, mine=b"driver", other=b"node")
     except EOFError as error:
         found.close()
         raise OSError("the connection was refused") from error
@@ -223,7 +223,7 @@ def connect(address: str, port: int, key: bytes) -> socket.socket:
     return found
 
 
-def _greet(connection: socket.socket, key: bytes, mine: bytes, other: bytes) -> None:
+def _authenticate(connection: socket.socket, key: bytes, mine: bytes, other: bytes) -> None:
     """Prove to each other that both have the key; raises OSError or EOFError if not."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     nonce = secrets.token_bytes(_NONCE_BYTES)

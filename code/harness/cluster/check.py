@@ -111,7 +111,7 @@ def measure(link: RayLink) -> NodeMeasurements:
         ahead.append(theirs - (sent + back) / 2)
     payload = np.zeros(_PAYLOAD_BYTES, np.uint8)
     began = time.perf_counter()
-    link.call(60.0, "swallow", payload)
+    link.call(60.0, "receive", payload)
     middle = time.perf_counter()
     link.call(60.0, "produce", _PAYLOAD_BYTES)
     ended = time.perf_counter()

@@ -69,7 +69,7 @@ class Heartbeats:
                 if self.over.is_set():
                     return
                 for link in self._links:
-                    link.lose(self._why(error))
+                    link.mark_lost(self._why(error))
                 return
 
     def _look(self) -> None:
@@ -78,14 +78,14 @@ class Heartbeats:
         done = self._ray.wait(refs, num_returns=len(refs), timeout=BEAT_SECONDS)[0] if refs else []
         now = time.monotonic()
         for ref in done:
-            self._hear(ref, now)
+            self._receive(ref, now)
         self._own.look(now)
         own = self._judge_own()
         for link in self._links:
             self._silences[link.name].look(now)
             why = own or self._judge(link)
             if why:
-                link.lose(why)
+                link.mark_lost(why)
         self.over.wait(BEAT_SECONDS - (time.monotonic() - now) if done else 0.0)
 
     def _why(self, error: BaseException) -> str:
@@ -130,17 +130,17 @@ class Heartbeats:
             if (link, False) not in asked:
                 self._pending[link.actor.beat.remote()] = (link, False)
 
-    def _hear(self, ref: Any, now: float) -> None:
+    def _receive(self, ref: Any, now: float) -> None:
         link, from_sentinel = self._pending.pop(ref)
         try:
             found = self._ray.get(ref)
         except Exception as error:  # noqa: BLE001  Ray raises many kinds
-            link.lose(self._why(error))
+            link.mark_lost(self._why(error))
             return
         if from_sentinel:
             self._silences[link.name].heard(now)
             if not found:
-                link.lose("its process was stopped")
+                link.mark_lost("its process was stopped")
         else:
             within, link.doing = found
             link.promised = now + within

@@ -131,7 +131,7 @@ def read(cluster: str) -> Hosts:
         raise ConfigError(f"{path}: {_first(error)}.") from error
     if found.local:
         raise ConfigError(f"{path}: 'local' cannot be set in a file: pass {LOCAL}{found.local} instead of the file.")
-    return found if found.token is None else found.model_copy(update={"token": _beside(path, found.token)})
+    return found if found.token is None else found.model_copy(update={"token": _token_path(path, found.token)})
 
 
 def number_in(cluster: str, kind: str) -> int:
@@ -146,7 +146,7 @@ def number_in(cluster: str, kind: str) -> int:
     return int(number)
 
 
-def _beside(file: Path, token: Path) -> Path:
+def _token_path(file: Path, token: Path) -> Path:
     """The token's path: relative to the hosts file's folder, not to where the command was typed."""
     try:
         return file.resolve().parent / token.expanduser()

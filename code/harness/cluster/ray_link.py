@@ -88,7 +88,7 @@ class RayCluster:
         beat(_JOINING_SECONDS, "joining the cluster")
         ray = _ray()
         try:
-            _hush()
+            _silence_ray()
             with _loopback(bool(self.local)):
                 ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=False)
         except Exception as error:
@@ -100,7 +100,7 @@ class RayCluster:
         for name, node in self._nodes(wanted, beat):
             self.links.append(self._actor(name, node))
         self._hearts = Heartbeats(ray, self.links, _JOINING_SECONDS, _raylet())
-        self._meet(beat)
+        self._await_processes(beat)
 
     def _start_local(self, beat: Beat) -> str:
         """The address of the head, once all nodes on this machine have joined it.
@@ -190,7 +190,7 @@ class RayCluster:
         address = (str(node["NodeManagerAddress"]), int(node["NodeManagerPort"]))
         return RayLink(ray, name, actor, sentinel, address, self._leave)
 
-    def _meet(self, beat: Beat) -> None:
+    def _await_processes(self, beat: Beat) -> None:
         """Wait until the processes of every node have started."""
         for link, about in self._all(beat, _JOINING_SECONDS, [link.actor.about.remote() for link in self.links]):
             link.about = about
@@ -241,7 +241,7 @@ class RayCluster:
                 try:
                     found[link.name] = ray.get(ref)
                 except Exception as error:
-                    raise link.lost(error) from error
+                    raise link.cause_of(error) from error
             for link in self.links:
                 if link.failure:
                     raise link.failure
@@ -304,7 +304,7 @@ def _raylet() -> int:
     return next(found, 0)
 
 
-def _hush() -> None:
+def _silence_ray() -> None:
     """Keep Ray's twenty lines about each lost node off the terminal: the harness reports it in one."""
     from ray._private import worker
 

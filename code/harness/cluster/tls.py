@@ -71,7 +71,7 @@ def check(host: str, port: int) -> None:
         )
     own.check_hostname = True  # as Ray does
     try:
-        _shake_hands(host, port, own)
+        _tls_handshake(host, port, own)
     except ssl.SSLError as error:
         raise ConfigError(
             f"{where} and this machine do not accept each other's TLS certificates ({_words(error)}): `tls` in the "
@@ -87,7 +87,7 @@ def _uses_tls(host: str, port: int) -> bool | None:
     anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
     try:
-        _shake_hands(host, port, anyone)
+        _tls_handshake(host, port, anyone)
     except ssl.SSLError as error:
         reason = error.reason or ""
         return True if "ALERT" in reason else False if reason in _NO_TLS else None  # an alert: it wants a certificate
@@ -96,7 +96,7 @@ def _uses_tls(host: str, port: int) -> bool | None:
     return True
 
 
-def _shake_hands(host: str, port: int, context: ssl.SSLContext) -> None:
+def _tls_handshake(host: str, port: int, context: ssl.SSLContext) -> None:
     """Connect, and wait for the first byte: in TLS 1.3 a refused certificate shows only then."""
     context.set_alpn_protocols([_PROTOCOL])
     with (

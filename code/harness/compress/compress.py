@@ -148,7 +148,7 @@ class _Compression:
                 self._multiply(item, walks[1])
             else:
                 self._compress(item, *walks)
-            effort.did(_count(item), cost)
+            effort.add_done(_count(item), cost)
         report = self._report()
         result = network.model
         if self._rounded:
@@ -191,7 +191,7 @@ class _Compression:
                 changed = self._dense.changed(layer, trial.weight, statistics.bias(trial.weight))
                 harm = _distance(walk.outputs(batches, changed), expected)
                 curves[layer.output] = trial.curve if harm is None else trial.scaled(harm)
-                effort.did(1, costs[layer.output])
+                effort.add_done(1, costs[layer.output])
         self._sparsity = prune.allocate(curves, sizes, self._settings.sparsity)
 
     def _probes(self) -> list[int]:

@@ -48,7 +48,7 @@ class Effort:
         self._layers += count
         self._cost += cost
 
-    def did(self, count: int, cost: float) -> None:
+    def add_done(self, count: int, cost: float) -> None:
         """Count work as done and report it; `end` reports the last layer, once the final work is done too."""
         self._done += count
         self._spent += cost

@@ -281,7 +281,7 @@ class _Job:
                     if reply.status == 206:
                         total = self._rest(reply, start, known, headers)
                     else:
-                        total, start = self._whole(reply, url), 0
+                        total, start = self._begin_part(reply, url), 0
                         bar.start_from(0)
                     self._store(reply, start, total, bar)
         except Forbidden as error:
@@ -316,7 +316,7 @@ class _Job:
             raise (_AttemptFailed if reply.status in _TRY_AGAIN else _UrlRejected)(reason)
         return True
 
-    def _whole(self, reply: Reply, url: str) -> int | None:
+    def _begin_part(self, reply: Reply, url: str) -> int | None:
         """Begin a new part file with the reply; returns the size of the file, None if it is unknown."""
         total = self._size(_length(reply))
         if total is None and self.checksum is None and "Transfer-Encoding" not in reply.headers:

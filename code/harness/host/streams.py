@@ -155,20 +155,20 @@ def native_output_dropped(dropped: bool = True) -> Iterator[None]:
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for number, (name, _) in streams.items():
-        setattr(sys, name, _aside(number))
+        setattr(sys, name, _second_stream(number))
         os.dup2(nowhere, number)
     os.close(nowhere)
     try:
         yield
     finally:
         for number, (name, stream) in streams.items():
-            _aside(number).flush()
+            _second_stream(number).flush()
             setattr(sys, name, stream)
-            os.dup2(_aside(number).fileno(), number)
+            os.dup2(_second_stream(number).fileno(), number)
 
 
 @cache
-def _aside(number: int) -> TextIO:
+def _second_stream(number: int) -> TextIO:
     """A second stream to the target of descriptor 1 or 2. It stays open, since a logger set up meanwhile may keep it.
 
     If it were closed, the next file, such as LoadGen's log, would get its number, and then the logger's lines.

@@ -86,7 +86,7 @@ def opened(url: str, headers: dict[str, str], limits: TransferLimits) -> Iterato
         for protocol in ("http://", "https://"):
             session.mount(protocol, adapter)
         for _ in range(_MAX_REDIRECTS + 1):
-            with _asked(session, url, headers, limits) as response:
+            with _get(session, url, headers, limits) as response:
                 place = session.get_redirect_target(response)
                 if not place:
                     yield Reply(response, adapter)
@@ -98,7 +98,7 @@ def opened(url: str, headers: dict[str, str], limits: TransferLimits) -> Iterato
         raise Forbidden(f"it redirects more than {_MAX_REDIRECTS} times")
 
 
-def _asked(session: requests.Session, url: str, headers: dict[str, str], limits: TransferLimits) -> requests.Response:
+def _get(session: requests.Session, url: str, headers: dict[str, str], limits: TransferLimits) -> requests.Response:
     """The response of a server, whose redirects are not followed."""
     try:
         return session.get(url, headers=headers, stream=True, timeout=limits.idle, allow_redirects=False)

@@ -114,7 +114,7 @@ class Load:
             return None if self.min_queries_line else self._prolonged(percentile, rate)
         return (
             f"LoadGen needs at least {fewest:,} queries to be sure of the {percentile}th percentile, about "
-            f"{_whole(fewest / rate)} at {rate:.3g} queries/s: a test of {span(self.seconds)} will be INVALID"
+            f"{_whole_seconds(fewest / rate)} at {rate:.3g} queries/s: a test of {span(self.seconds)} will be INVALID"
         )
 
     def _prolonged(self, percentile: int, rate: float) -> str | None:
@@ -130,7 +130,7 @@ class Load:
         )
         fixed = self.official or self.limited
         return (
-            f"the test takes about {_whole(self.min_queries / rate)} instead of {self.seconds:g} s: {why}, and "
+            f"the test takes about {_whole_seconds(self.min_queries / rate)} instead of {self.seconds:g} s: {why}, and "
             f"{rate:.3g} are expected per second" + ("" if fixed else " (--duration or DURATION= sets another length)")
         )
 
@@ -238,7 +238,7 @@ def _needed(settings: RunSettings, scenario: type[Scenario], per_second: float, 
     return needed if needed <= MAX_DEVELOPMENT_SECONDS * per_second else 1
 
 
-def _whole(seconds: float) -> str:
+def _whole_seconds(seconds: float) -> str:
     return span(math.ceil(seconds)).replace(".0 s", " s")
 
 

@@ -114,13 +114,13 @@ def _plain(value: object) -> JsonValue:
 def needed(settings: RunSettings, dataset: Dataset, one_file: bool) -> tuple[Needed, ...]:
     """The files that a node must have; ``one_file`` says whether the data set is one file, which can be sent."""
     model = settings.model
-    found = [(f"{(model.sha256 or '')[:16]}/{_beside(file.path, model.path)}", file) for file in model.files]
+    found = [(f"{(model.sha256 or '')[:16]}/{_relative_name(file.path, model.path)}", file) for file in model.files]
     others = (*setting_files(settings), *(dataset.files if one_file else ()))
     found += [(f"{file.sha256[:16]}/{file.path.name}", file) for file in others if file.path.is_file()]
     return tuple((name, file.path, file.sha256) for name, file in found)
 
 
-def _beside(path: Path, model: Path) -> str:
+def _relative_name(path: Path, model: Path) -> str:
     folder = model.parent
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
 

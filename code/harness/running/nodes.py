@@ -15,7 +15,8 @@ def node_records(links: Sequence[Link], scheduler: Scheduler) -> tuple[Mapping[s
         return ()
     began, ended = scheduler.counters.began, scheduler.counters.ended
     return tuple(
-        {**_known(link), **_did(counters, began, ended)} for link, counters in zip(links, scheduler.nodes, strict=True)
+        {**_known(link), **_work_of(counters, began, ended)}
+        for link, counters in zip(links, scheduler.nodes, strict=True)
     )
 
 
@@ -39,7 +40,7 @@ def _known(link: Link) -> dict[str, object]:
     }
 
 
-def _did(counters: NodeCounters, began: float, ended: float) -> dict[str, object]:
+def _work_of(counters: NodeCounters, began: float, ended: float) -> dict[str, object]:
     """The node's part in the test, which lasted from ``began`` to ``ended`` (seconds of time.perf_counter())."""
     last = max(0.0, counters.ended - began)
     return {

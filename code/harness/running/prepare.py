@@ -258,7 +258,7 @@ def open_samples(
 def _load(
     settings: RunSettings, engine_class: type[Engine], converted: Conversion | None, layout: EngineSettings, beat: Beat
 ) -> Engine:
-    beat(patience(settings), _doing(engine_class, "loaded", settings))
+    beat(patience(settings), _activity(engine_class, "loaded", settings))
     with engine_errors(engine_class.name, f"to load {settings.model.path}", engine_class.alternative):
         engine = engine_class(native(converted.file.path if converted else settings.model.path), layout)
     beat(patience(settings))
@@ -285,7 +285,7 @@ def _warm_up(
     beat: Beat,
 ) -> tuple[Scenario, float, Listener]:
     """The warmed-up scenario, the seconds of its slowest batch, and the listener for later progress."""
-    first = _doing(engine, "first ran", settings)
+    first = _activity(engine, "first ran", settings)
     beat(settings.stall_timeout, first)
     doing, unit = ("compiling", "shapes") if engine.fixed_shapes else ("warming up", "")
     # The number of shapes worth compiling is known only while compiling, and the time to measure them only afterwards.
@@ -296,7 +296,7 @@ def _warm_up(
 
             def compiling(self, done: int, total: int) -> None:
                 bar.update(done=done, total=total)
-                beat(patience(settings), _doing(engine, "compiled", settings))
+                beat(patience(settings), _activity(engine, "compiled", settings))
 
             def ran(self) -> None:
                 bar.update()
@@ -311,7 +311,7 @@ def _warm_up(
     return scenario, slowest, listener
 
 
-def _doing(engine: type[Engine], verb: str, settings: RunSettings) -> str:
+def _activity(engine: type[Engine], verb: str, settings: RunSettings) -> str:
     """What an engine does with the model, and what the user can do if the process crashes meanwhile."""
     hints = [engine.alternative] if engine.alternative else []
     if not console.output().verbose:

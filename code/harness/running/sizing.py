@@ -28,7 +28,7 @@ def sized(settings: RunSettings, conf: UserConf, ready: Prepared) -> tuple[Load,
         if estimated and ready.scenario.paced:
             console.note(_accuracy_rate(settings, conf, estimated, ready.qsl.count))
         return load, estimated.value if estimated else None
-    _foresee(load, ready)
+    _check_query_size(load, ready)
     for words in (estimated.remark if estimated else "", load.length):
         if words:
             console.note(words)
@@ -87,7 +87,7 @@ def checked(settings: RunSettings, conf: UserConf, estimated: Estimate | None) -
     return load
 
 
-def _foresee(load: Load, ready: Prepared) -> None:
+def _check_query_size(load: Load, ready: Prepared) -> None:
     """Refuse an Offline query that would take days before minutes are spent on planning it.
 
     Raises:

@@ -87,14 +87,14 @@ class Watch:
             self._show(counters, over)
             if not over:
                 # Long samples run first, so the share of tokens, not of samples, shows how much is done.
-                self._foresee(counters.done_cost / max(counters.real, self._outlook.cost))
+                self._check_duration(counters.done_cost / max(counters.real, self._outlook.cost))
 
     def _show(self, counters: Counters, over: bool) -> None:
         view = self._outlook.view(counters, counters.ended if over else time.perf_counter(), over)
         note = progress_of(self._scheduler) if self._links else ""
         self._bar.show(view.facts, done=counters.completed, fraction=view.fraction, left=view.left, note=note)
 
-    def _foresee(self, fraction: float) -> None:
+    def _check_duration(self, fraction: float) -> None:
         """Warn of a test that will be far too long, or end it, once its rate is known."""
         now, counters, scenario = time.perf_counter(), self._scheduler.counters, self._load.scenario
         if self._accuracy or scenario.paced or counters.batches < 2 * self._streams:

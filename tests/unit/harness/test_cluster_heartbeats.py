@@ -58,7 +58,7 @@ class Link:
         self.failure, self.promised, self.doing, self.address = None, 0.0, "", ("h", 1)
         self.lost = threading.Event()
 
-    def lose(self, why):
+    def mark_lost(self, why):
         self.failure = self.failure or why
         self.lost.set()
 

@@ -50,12 +50,12 @@ def no_beat(*given):
 
 
 def test_a_node_has_begun_once_both_its_processes_have(cluster, monkeypatch):
-    cluster._meet(no_beat)
+    cluster._await_processes(no_beat)
     assert cluster.links[0].about.pid == 7
     monkeypatch.setattr(ray_link, "_JOINING_SECONDS", 0.1)
     cluster.links[0].sentinel.beat = call()
     with pytest.raises(RunFailed, match="node a on h did not start"):
-        cluster._meet(no_beat)
+        cluster._await_processes(no_beat)
 
 
 def test_a_promise_of_an_earlier_step_does_not_count(cluster):

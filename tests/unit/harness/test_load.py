@@ -284,7 +284,7 @@ def test_a_query_is_foreseen_by_the_rate_that_is_expected_not_by_the_one_with_a_
         listener=None,
         scenario=SimpleNamespace(one_query=True, estimate=lambda *_: Estimate(300.0, "", 100.0)),
     )
-    sizing._foresee(load("*.Offline.target_qps = 1e6"), ready)
+    sizing._check_query_size(load("*.Offline.target_qps = 1e6"), ready)
     assert seen == [pytest.approx(220_000)]
 
 
