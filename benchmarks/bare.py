@@ -19,15 +19,15 @@ from benchmarks.common import Ready
 from harness.errors import RunFailed
 from harness.task.shape import Shape
 
-Batch = tuple[Shape, Mapping[str, np.ndarray]]
-Call = Callable[[Batch], object]
-_LOADING = 300.0  # maximum seconds for a tool to load and compile a model
-_PLACES = 40
+ShapedFeed = tuple[Shape, Mapping[str, np.ndarray]]
+Call = Callable[[ShapedFeed], object]
+_LOADING_SECONDS = 300.0  # maximum for a tool to load and compile a model
+_MAX_TOOL_BATCHES = 40
 """Number of batches, spread evenly over a query, whose shapes are passed to a tool."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class BareLayout:
     """A model, and how an engine of the harness runs it."""
 
     model: Path
@@ -42,7 +42,7 @@ class Layout:
     """The properties with which OpenVINO compiles the model."""
 
     @classmethod
-    def of(cls, ready: Ready) -> Layout:
+    def of(cls, ready: Ready) -> BareLayout:
         """The layout of a prepared scenario."""
         engine, facts = ready.engine, ready.description
         return cls(
@@ -56,7 +56,7 @@ class Layout:
         )
 
 
-def _onnxruntime(layout: Layout, work: Sequence[Batch]) -> list[Call]:
+def _onnxruntime(layout: BareLayout, work: Sequence[ShapedFeed]) -> list[Call]:
     """A session for each stream; streams of one thread share one."""
     import onnxruntime as ort
 
@@ -72,7 +72,7 @@ def _onnxruntime(layout: Layout, work: Sequence[Batch]) -> list[Call]:
     ]
 
 
-def _openvino(layout: Layout, work: Sequence[Batch]) -> list[Call]:
+def _openvino(layout: BareLayout, work: Sequence[ShapedFeed]) -> list[Call]:
     """One compiled model for all shapes, with an infer request for each stream."""
     sys.modules.setdefault("openvino_telemetry", None)  # it would send usage data
     import openvino as ov
@@ -82,7 +82,7 @@ def _openvino(layout: Layout, work: Sequence[Batch]) -> list[Call]:
     return [lambda batch, request=request: request.infer(dict(batch[1]), share_inputs=True) for request in requests]
 
 
-def _deepsparse(layout: Layout, work: Sequence[Batch]) -> list[Call]:
+def _deepsparse(layout: BareLayout, work: Sequence[ShapedFeed]) -> list[Call]:
     """One engine per shape, which all streams call."""
     os.environ["NM_DISABLE_ANALYTICS"] = "1"  # read at import
     import deepsparse
@@ -107,9 +107,10 @@ BARE = {"onnxruntime": _onnxruntime, "openvino": _openvino, "deepsparse": _deeps
 """By engine: the function that makes one call per stream, for the shapes of the given batches."""
 
 
-def _benchmark_app(layout: Layout, work: Sequence[Batch], seconds: float) -> float:
+def _benchmark_app(layout: BareLayout, work: Sequence[ShapedFeed], seconds: float) -> float:
     """Samples/s of the openvino package's benchmark_app, on random inputs with the shapes of these batches."""
-    chosen = [work[place * len(work) // min(_PLACES, len(work))][1] for place in range(min(_PLACES, len(work)))]
+    count = min(_MAX_TOOL_BATCHES, len(work))
+    chosen = [work[place * len(work) // count][1] for place in range(count)]
     shapes = ",".join(
         name + "".join(f"[{','.join(map(str, tensors[name].shape))}]" for tensors in chosen) for name in layout.inputs
     )
@@ -126,7 +127,9 @@ def _benchmark_app(layout: Layout, work: Sequence[Batch], seconds: float) -> flo
         config.write_text(json.dumps({"CPU": dict(layout.config)}), "utf-8")
         command += ["-load_config", str(config)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10 * seconds + _LOADING)
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=10 * seconds + _LOADING_SECONDS
+            )
         except subprocess.TimeoutExpired as error:
             raise RunFailed(f"benchmark_app did not end within {error.timeout:.0f} s.") from error
     found = re.search(r"Throughput:\s+([\d.]+) FPS", done.stdout)

@@ -32,9 +32,9 @@ from harness.catalog import manifests
 from harness.cluster import hosts, ray_link
 from harness.cluster.link import Link
 from harness.cluster.messages import DATA, INDICES, Answers, NodeReady, NodeRequest, Parcel
-from harness.cluster.node import Beat
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
+from harness.host.supervise import Beat
 from harness.paths import ROOT
 from harness.running.prepared import Preparation, Prepared
 from harness.running.ready import get_ready

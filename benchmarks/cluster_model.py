@@ -25,17 +25,17 @@ from typing import NamedTuple
 import numpy as np
 from rich.table import Table
 
-from benchmarks.simulated_nodes import COSTS, TOKENS, Costs, Machine, OfflineNode, Samples, ServerNode, World
+from benchmarks.simulated_nodes import COSTS, TOKENS, Costs, OfflineNode, Samples, ServerNode, SimulatedMachine, World
 from harness.cluster.messages import INDICES
 from harness.cluster.scheduler import PARCEL_BYTES, ClusterScheduler, OfflineCluster, ServerCluster
 from harness.host import console
 from harness.scheduling.base import Observer, Work
 from harness.task.sut import Responses
 
-_QUERIES = 200_000  # of Server, at most
-_TOGETHER = 0.0005  # seconds between two messages of Server
+_MAX_QUERIES = 200_000  # of Server, at most
+_MESSAGE_GAP_SECONDS = 0.0005  # between two messages of Server
 _MEASURED = Costs()
-_BATCH = 16  # samples that a published node computes at once, on each of its streams
+_BATCH_SIZE = 16  # samples that a published node computes at once, on each of its streams
 
 
 class AnswerCount:
@@ -55,7 +55,7 @@ class AnswerCount:
 
 
 @dataclass(frozen=True)
-class Offline:
+class SimulatedOffline:
     """The result of a simulated Offline test."""
 
     samples: int
@@ -73,14 +73,14 @@ class Offline:
     """Busy time ÷ total time."""
 
 
-def machines(number: int, rate: float, unequal: float, streams: int = 4, batch: int = 8) -> Sequence[Machine]:
+def machines(number: int, rate: float, unequal: float, streams: int = 4, batch: int = 8) -> Sequence[SimulatedMachine]:
     """``number`` nodes with a mean of ``rate`` samples/s; the fastest is ``unequal`` times as fast as the slowest."""
     factors = np.geomspace(1, unequal, number)
     tokens = rate * TOKENS * factors / factors.mean()
-    return [Machine(streams, batch, float(each)) for each in np.random.default_rng(1).permutation(tokens)]
+    return [SimulatedMachine(streams, batch, float(each)) for each in np.random.default_rng(1).permutation(tokens)]
 
 
-def offline(nodes: Sequence[Machine], seconds: float, costs: Costs = _MEASURED) -> Offline:
+def offline(nodes: Sequence[SimulatedMachine], seconds: float, costs: Costs = _MEASURED) -> SimulatedOffline:
     """Simulate an Offline query of about ``seconds``."""
     world = World(costs)
     links = [OfflineNode(f"node{n}", world, machine) for n, machine in enumerate(nodes)]
@@ -95,7 +95,7 @@ def offline(nodes: Sequence[Machine], seconds: float, costs: Costs = _MEASURED) 
     end = max(ends)
     idle = sum(node.idle_until(end) for node in scheduler.nodes)
     work = float(COSTS[indices].sum())
-    return Offline(
+    return SimulatedOffline(
         len(indices),
         answers.complete,
         work / able / end,
@@ -107,7 +107,7 @@ def offline(nodes: Sequence[Machine], seconds: float, costs: Costs = _MEASURED) 
 
 
 @dataclass(frozen=True)
-class Served:
+class SimulatedServer:
     """The result of a simulated Server test."""
 
     complete: bool
@@ -117,7 +117,9 @@ class Served:
     """Busy time ÷ total time."""
 
 
-def server(nodes: Sequence[Machine], load: float, seconds: float, bound: float, costs: Costs = _MEASURED) -> Served:
+def server(
+    nodes: Sequence[SimulatedMachine], load: float, seconds: float, bound: float, costs: Costs = _MEASURED
+) -> SimulatedServer:
     """Simulate Server queries at ``load`` times the rate of the nodes with single samples."""
     world = World(costs)
     links = [ServerNode(f"node{n}", world, machine, bound) for n, machine in enumerate(nodes)]
@@ -132,7 +134,7 @@ def server(nodes: Sequence[Machine], load: float, seconds: float, bound: float, 
         world.at(when, lambda number=number, index=index: sender.issue(number, index))  # type: ignore[misc]
     world.run()
     _check(scheduler)
-    return Served(answers.complete, float(np.percentile(latencies.found, 99)), world.busy / world.now)
+    return SimulatedServer(answers.complete, float(np.percentile(latencies.found, 99)), world.busy / world.now)
 
 
 class Latencies(Observer):
@@ -167,7 +169,7 @@ class _Sender:
         self._scheduler.deal()
         self._waits = False
         # It sends one message after the other, then lets further queries collect.
-        self._next = max(self._world.now + _TOGETHER, self._world.drive(0))
+        self._next = max(self._world.now + _MESSAGE_GAP_SECONDS, self._world.drive(0))
 
 
 def bytes_per_sample(samples: int = 1_000_000) -> float:
@@ -189,7 +191,7 @@ def _check(scheduler: ClusterScheduler) -> None:
         raise scheduler.failure
 
 
-class Published(NamedTuple):
+class PublishedNode(NamedTuple):
     """A published result of two processors with 96 cores each, as a node."""
 
     name: str
@@ -203,20 +205,20 @@ class Published(NamedTuple):
 
 
 PUBLISHED = (
-    Published("oBERT-Large", 1370, 4 * TOKENS + 8, 8 * TOKENS),
-    Published("oBERT-MobileBERT", 5600, 4 * TOKENS + 8, 8 * TOKENS),
-    Published("ResNet50, pixels", 19_600, 224 * 224 * 3, 4, image=True),
+    PublishedNode("oBERT-Large", 1370, 4 * TOKENS + 8, 8 * TOKENS),
+    PublishedNode("oBERT-MobileBERT", 5600, 4 * TOKENS + 8, 8 * TOKENS),
+    PublishedNode("ResNet50, pixels", 19_600, 224 * 224 * 3, 4, image=True),
 )
 
 
-def nodes_of_driver(row: Published, costs: Costs) -> float:
+def nodes_of_driver(row: PublishedNode, costs: Costs) -> float:
     """How many such nodes the driver's processor can feed in Offline."""
-    together = max(1, PARCEL_BYTES // row.sent // _BATCH) * _BATCH  # samples of a parcel, in whole batches
+    together = max(1, PARCEL_BYTES // row.sent // _BATCH_SIZE) * _BATCH_SIZE  # samples of a parcel, in whole batches
     parcels = max(1.0, row.rate / together)  # per second
     return 1 / (row.rate * costs.sample + parcels * costs.message)
 
 
-def nodes_of_network(row: Published, gigabits: float) -> float:
+def nodes_of_network(row: PublishedNode, gigabits: float) -> float:
     """How many such nodes a network of ``gigabits`` Gb/s, each way, can feed."""
     return gigabits * 1e9 / 8 / (row.rate * max(row.sent, row.back))
 
@@ -228,7 +230,7 @@ def _capacity(arguments: argparse.Namespace) -> Iterator[Sequence[str]]:
         driver, network = nodes_of_driver(row, costs), nodes_of_network(row, arguments.gigabits)
         number, reached = int(0.8 * min(driver, network)), "-"
         if number > 1:
-            nodes = machines(number, row.rate, 1.2, streams=48, batch=_BATCH)
+            nodes = machines(number, row.rate, 1.2, streams=48, batch=_BATCH_SIZE)
             reached = f"{offline(nodes, 30, costs).efficiency:.3f}"
         yield row.name, f"{row.rate:,}", f"{driver:.2g}", f"{network:.2g}", f"{number}", reached
 
@@ -239,7 +241,7 @@ def _rows(arguments: argparse.Namespace) -> Iterator[Sequence[str]]:
         nodes = machines(number, arguments.rate, arguments.unequal)
         found = offline(nodes, arguments.seconds)
         served = server(
-            nodes, arguments.load, min(arguments.seconds, _QUERIES / number / arguments.rate), arguments.bound
+            nodes, arguments.load, min(arguments.seconds, _MAX_QUERIES / number / arguments.rate), arguments.bound
         )
         one = machines(1, arguments.rate, 1)
         alone = server(one, arguments.load, arguments.seconds * 10, arguments.bound, Costs(0, 0, 0))

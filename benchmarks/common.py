@@ -61,12 +61,12 @@ def apart(work, *args, **options):
         return pool.apply(work, args, options)
 
 
-class Others:
+class OtherProcesses:
     """The mean number of cores that other processes keep busy during a block; `cores` is set at its end."""
 
     cores = 0.0
 
-    def __enter__(self) -> Others:
+    def __enter__(self) -> OtherProcesses:
         self._start = self._now()
         return self
 

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from benchmarks.bare import BARE, TOOLS, Batch, Call, Layout
-from benchmarks.common import Others, Ready, apart, command, spread
+from benchmarks.bare import BARE, TOOLS, BareLayout, Call, ShapedFeed
+from benchmarks.common import OtherProcesses, Ready, apart, command, spread
 from benchmarks.offline import loadgen_test, planned, raw_engine, seconds_of
 from benchmarks.recovery import run
 from benchmarks.scenarios import loadgen_latency
@@ -50,7 +50,7 @@ _TARGET = "0.97"
 
 
 @dataclass(frozen=True)
-class Work:
+class ModelOnEngine:
     """What is measured: one model on one engine."""
 
     model: str
@@ -67,7 +67,7 @@ class Work:
         return Ready.make(self.model, self.dataset, self.engine, scenario, limits)
 
 
-def offline(work: Work, samples: int) -> tuple[float, int, float, Limits | None]:
+def offline(work: ModelOnEngine, samples: int) -> tuple[float, int, float, Limits | None]:
     """Samples/s that LoadGen reports for Offline, the number of samples, cores busy with other work, the batch limits.
 
     With 0 ``samples`` the query takes about ``work.seconds``.
@@ -77,17 +77,17 @@ def offline(work: Work, samples: int) -> tuple[float, int, float, Limits | None]
     with engine_errors(work.engine, "to run"):
         samples = samples or max(minimum, int(raw_engine(setup, max(minimum, 64)) * work.seconds))
         warm_up(_runners(setup), _one_of_each_shape(setup, samples))
-    with Others() as others:
+    with OtherProcesses() as others:
         rate, _ = loadgen_test(setup, samples)
     choice = setup.scenario.choice
     return rate, samples, others.cores, choice.limits if choice else None
 
 
-def warm_up(streams: Sequence[Call], batches: Iterable[Batch]) -> None:
+def warm_up(streams: Sequence[Call], batches: Iterable[ShapedFeed]) -> None:
     """Run a batch of each shape on every stream, on all streams at the same time; raises what a stream raises."""
     together = threading.Barrier(len(streams))
 
-    def run(call: Call, batch: Batch) -> None:
+    def run(call: Call, batch: ShapedFeed) -> None:
         together.wait()
         call(batch)
 
@@ -102,7 +102,7 @@ def _runners(setup: Ready) -> list[Call]:
     return [lambda batch: setup.sut.runner(batch[0])(batch[1])] * setup.sut.engine.streams
 
 
-def _one_of_each_shape(setup: Ready, samples: int) -> list[Batch]:
+def _one_of_each_shape(setup: Ready, samples: int) -> list[ShapedFeed]:
     """One batch of each shape in Offline's query."""
     query = np.resize(setup.indices, samples)
     query = query[setup.qsl.arrange(query)]
@@ -111,56 +111,56 @@ def _one_of_each_shape(setup: Ready, samples: int) -> list[Batch]:
 
 
 def _apart_from_the_harness(
-    work: Work, scenario: str, batches: Callable[[Ready], list[Batch]]
-) -> tuple[Layout, list[Batch]]:
+    work: ModelOnEngine, scenario: str, batches: Callable[[Ready], list[ShapedFeed]]
+) -> tuple[BareLayout, list[ShapedFeed]]:
     """Layout and batches of a scenario; the harness's engine is freed when they are returned."""
     setup = work.ready(scenario)
-    return Layout.of(setup), batches(setup)
+    return BareLayout.of(setup), batches(setup)
 
 
-def bare_offline(work: Work, samples: int) -> tuple[float, float]:
+def bare_offline(work: ModelOnEngine, samples: int) -> tuple[float, float]:
     """Samples/s of the library alone on the batches of the same query, and cores busy with other work."""
     layout, batches = _apart_from_the_harness(work, "Offline", lambda setup: planned(setup, samples))
     with engine_errors(work.engine, "to run alone"):
         streams = BARE[work.engine](layout, batches)
         warm_up(streams, batches)
-        with Others() as others:
+        with OtherProcesses() as others:
             seconds = seconds_of(streams, batches)
     return samples / seconds, others.cores
 
 
-def tool_offline(work: Work, samples: int) -> tuple[float, float]:
+def tool_offline(work: ModelOnEngine, samples: int) -> tuple[float, float]:
     """Samples/s of the engine's own tool, and cores busy with other work."""
     layout, batches = _apart_from_the_harness(work, "Offline", lambda setup: planned(setup, samples))
-    with engine_errors(work.engine, "to run in its own tool"), Others() as others:
+    with engine_errors(work.engine, "to run in its own tool"), OtherProcesses() as others:
         rate = TOOLS[work.engine](layout, batches, work.seconds)
     return rate, others.cores
 
 
-def stream(work: Work) -> tuple[float, list[np.ndarray], float]:
+def stream(work: ModelOnEngine) -> tuple[float, list[np.ndarray], float]:
     """LoadGen's 90th percentile of SingleStream in ms, the samples of each query, and cores busy with other work."""
     setup = work.ready("SingleStream")
     expected = setup.scenario.estimate(setup.indices, work.seconds, setup.listener).value
     _, places = np.unique(setup.qsl.cost(setup.indices), return_index=True)
     with engine_errors(work.engine, "to run"):
         warm_up(_runners(setup), _queries(setup, [setup.indices[[place]] for place in places]))
-    with Others() as others:
+    with OtherProcesses() as others:
         latency, issued = loadgen_latency(setup, expected, work.seconds)
     return latency, issued, others.cores
 
 
-def bare_stream(work: Work, issued: Sequence[np.ndarray]) -> tuple[float, float]:
+def bare_stream(work: ModelOnEngine, issued: Sequence[np.ndarray]) -> tuple[float, float]:
     """The same percentile of the library alone for the same queries, and cores busy with other work."""
     layout, queries = _apart_from_the_harness(work, "SingleStream", lambda setup: _queries(setup, issued))
     with engine_errors(work.engine, "to run alone"):
         streams = BARE[work.engine](layout, queries)
         warm_up(streams, queries)
-        with Others() as others:
+        with OtherProcesses() as others:
             took = [seconds_of(streams[:1], [batch]) for batch in queries]
     return float(np.percentile(took, 90) * 1000), others.cores
 
 
-def _queries(setup: Ready, issued: Sequence[np.ndarray]) -> list[Batch]:
+def _queries(setup: Ready, issued: Sequence[np.ndarray]) -> list[ShapedFeed]:
     """The batches of SingleStream's queries for these samples."""
     shapes = [setup.scenario.table.shape(1, int(setup.qsl.cost(indices)[0])) for indices in issued]
     return [
@@ -169,7 +169,7 @@ def _queries(setup: Ready, issued: Sequence[np.ndarray]) -> list[Batch]:
     ]
 
 
-def score(work: Work, dataset: Path) -> str:
+def score(work: ModelOnEngine, dataset: Path) -> str:
     """The score of an accuracy run, in words."""
     with tempfile.TemporaryDirectory() as folder:
         record: dict[str, Any] = run(Path(work.model), work.engine, "accuracy", dataset, work.seconds, [], Path(folder))
@@ -178,7 +178,7 @@ def score(work: Work, dataset: Path) -> str:
 
 
 @dataclass
-class Row:
+class EngineMeasurements:
     """The measurements of a model on an engine, one of each kind per round."""
 
     figures: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -213,7 +213,7 @@ class Row:
         return f"{self.median(kind):.{digits}f}" if self.figures[kind] else ""
 
 
-def measure(work: Work, row: Row, turn: int) -> None:
+def measure(work: ModelOnEngine, row: EngineMeasurements, turn: int) -> None:
     """One round: both sides of each ratio, in the opposite order every second round, because machines drift.
 
     A measurement without the harness that fails is left out from then on, with a warning.
@@ -250,10 +250,12 @@ def measure(work: Work, row: Row, turn: int) -> None:
         alone("tool", tool_offline, row.samples)
 
 
-def measured(model: str, dataset: str | None, engines: Sequence[str], seconds: float, rounds: int) -> dict[str, Row]:
+def measured(
+    model: str, dataset: str | None, engines: Sequence[str], seconds: float, rounds: int
+) -> dict[str, EngineMeasurements]:
     """The rows of a model by engine."""
-    rows = {engine: Row() for engine in engines}
-    works = {engine: Work(model, dataset, engine, seconds) for engine in engines}
+    rows = {engine: EngineMeasurements() for engine in engines}
+    works = {engine: ModelOnEngine(model, dataset, engine, seconds) for engine in engines}
     found = find_model(model)
     data = find_dataset(found.benchmark, dataset).path
     for turn in range(rounds):
@@ -264,21 +266,21 @@ def measured(model: str, dataset: str | None, engines: Sequence[str], seconds: f
             console.note(f"measuring {found.name} on {engine}, round {turn + 1} of {rounds} ...")
             try:
                 measure(works[engine], row, turn)
-                row.score = row.score or score(Work(str(found.path), dataset, engine, seconds), data)
+                row.score = row.score or score(ModelOnEngine(str(found.path), dataset, engine, seconds), data)
             except HarnessError as error:
                 console.warn(str(error))
                 row.failed = True
     return rows
 
 
-def ranking(rows: Mapping[str, Row]) -> list[str]:
+def ranking(rows: Mapping[str, EngineMeasurements]) -> list[str]:
     """The engines that work, the fastest in Offline first."""
     return sorted(
         (name for name, row in rows.items() if not row.failed), key=lambda name: -rows[name].median("offline")
     )
 
 
-def add_rows(table: Table, name: str, rows: Mapping[str, Row]) -> None:
+def add_rows(table: Table, name: str, rows: Mapping[str, EngineMeasurements]) -> None:
     """A row of the table for each engine."""
     for engine, row in rows.items():
         table.add_row(
@@ -309,7 +311,7 @@ def datasets(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def entry(model: Model, rows: Mapping[str, Row]) -> str:
+def entry(model: Model, rows: Mapping[str, EngineMeasurements]) -> str:
     """The ranking as models.toml holds it."""
     names = ", ".join(f'"{name}"' for name in ranking(rows))
     key = "engines" if multiplies_int8() else "engines_without_vnni"

@@ -33,7 +33,7 @@ from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from resnet50.images import find_images
 from resnet50.pixels import load_pixels
-from resnet50.preprocess import PROFILES, SIDE, Profile, normaliser, pixels
+from resnet50.preprocess import PROFILES, SIDE, PreprocessingProfile, normaliser, pixels
 from resnet50.qsl import PERFORMANCE_SAMPLES, ImageLayout, ImageQSL
 
 try:
@@ -42,7 +42,7 @@ except ImportError:
     cv2 = None
 
 
-def reference_way(files: list[Path], profile: Profile, folder: Path) -> float:
+def reference_way(files: list[Path], profile: PreprocessingProfile, folder: Path) -> float:
     """Images/s of decoding, resizing, normalising and saving each image before the next."""
     write = normaliser(profile)
     start = time.perf_counter()
@@ -67,14 +67,14 @@ def opencv_pixels(file: Path) -> np.ndarray:
     return resized[top : top + SIDE, left : left + SIDE]
 
 
-def harness_way(files: list[Path], profile: Profile, folder: Path) -> float:
+def harness_way(files: list[Path], profile: PreprocessingProfile, folder: Path) -> float:
     """Images/s of the harness; ``folder`` is empty or already contains the cache."""
     start = time.perf_counter()
     load_pixels(files, profile, folder)
     return len(files) / (time.perf_counter() - start)
 
 
-def on_one_core(files: list[Path], profile: Profile, folder: Path) -> float:
+def on_one_core(files: list[Path], profile: PreprocessingProfile, folder: Path) -> float:
     """`harness_way` with this process pinned to one core."""
     cores = os.sched_getaffinity(0)
     try:

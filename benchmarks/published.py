@@ -22,7 +22,7 @@ from benchmarks.common import Ready, apart, command
 from benchmarks.offline import loadgen_test, raw_engine, reference_way
 from harness import __version__
 from harness.catalog import manifests
-from harness.catalog.manifests import Recipe
+from harness.catalog.manifests import CompressionRecipe
 from harness.catalog.models import fetch_record, find_model, model_file
 from harness.errors import did_you_mean
 from harness.graph import read_graph
@@ -47,14 +47,14 @@ def find_file(name: str) -> tuple[Path, str]:
         return find_model(name).path, "nothing: fetched"
     path, entry = model_file(f"{name}-random"), manifests.models()[name][1]
     made = read_graph(path).metadata if path.is_file() else {}
-    if not _as_built(made, entry.recipe or Recipe(precision=entry.precision), PUBLISHED[name].engine):
+    if not _as_built(made, entry.recipe or CompressionRecipe(precision=entry.precision), PUBLISHED[name].engine):
         console.note(f"building {name} with random weights ...")
         path = build(name, "random", None, 0)
     pruned = "sparsity" in find_model(str(path)).metadata
     return path, "weights, and which of them are zeros" if pruned else "weights"
 
 
-def _as_built(made: Mapping[str, str], recipe: Recipe, engine: str) -> bool:
+def _as_built(made: Mapping[str, str], recipe: CompressionRecipe, engine: str) -> bool:
     """Whether a file with this metadata is what this version builds for the engine of the published result."""
     same = float(made.get("sparsity", 0)) == recipe.sparsity and made.get("precision") == recipe.precision
     written = recipe.precision != "int8" or made.get(FORM) == engine

@@ -41,7 +41,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.common import command
-from benchmarks.trained import Training, duration
+from benchmarks.trained import RecipeVariant, duration
 from bert.squad import read_squad
 from harness import __version__, paths
 from harness.catalog import manifests
@@ -55,7 +55,7 @@ from harness.host.download import sha256_of
 from harness.host.files import write_text
 from harness.host.machine import core_count, cpu_model
 from harness.loadgen.accuracy_log import read_responses
-from harness.models.build import SAMPLES
+from harness.models.build import CALIBRATION_SAMPLES
 from harness.models.compression import compress_file
 from harness.registry import LIBRARIES, installed
 from harness.settings.options import validated
@@ -107,7 +107,7 @@ def variants(sparsities: list[float], precisions: list[str], block: int) -> Iter
 
 
 @dataclass(frozen=True)
-class Row:
+class VariantMeasurements:
     """The measurements of a variant on an engine."""
 
     metric: str
@@ -128,12 +128,12 @@ def variant_file(model: manifests.Model, variant: Variant, calibration: str) -> 
     values |= {"block": variant.block, "engine": variant.engine, "keep": _KEEP.get(model.official_name, ())}
     settings = validated(CompressSettings, values)
     data = content_of(find_dataset(model.benchmark, calibration))
-    made_with = [_sources("harness/compress"), model.sha256, settings.model_dump_json(), data, str(SAMPLES)]
+    made_with = [_sources("harness/compress"), model.sha256, settings.model_dump_json(), data, str(CALIBRATION_SAMPLES)]
     what = f"{variant.sparsity:g}-{variant.precision}-{variant.method}-{_key(made_with)}"
     path = _FOLDER / f"{model.name}-{what}.onnx"
     if not path.is_file():
         console.note(f"compressing {model.name}: {variant}, {variant.precision} ...")
-        compress_file(str(model.path), path, settings, calibration, SAMPLES)
+        compress_file(str(model.path), path, settings, calibration, CALIBRATION_SAMPLES)
     return path
 
 
@@ -204,12 +204,12 @@ def measured(
     options: Sequence[str],
     *,
     fresh: bool,
-) -> Row:
+) -> VariantMeasurements:
     """The row of a variant's file: the saved one, or else measured now."""
     depends = [_sources(), sha256_of(path), engine, version(engine), content_of(dataset), seconds, list(options)]
     kept = _FOLDER / f"{path.stem}-{engine}-{_key([*depends, cpu_model(), core_count()])}.row.json"
     if kept.is_file() and not fresh:
-        return Row(**json.loads(kept.read_text("utf-8")))
+        return VariantMeasurements(**json.loads(kept.read_text("utf-8")))
     console.note(f"measuring {path.stem} on {engine} ...")
     with tempfile.TemporaryDirectory() as folder:
         record = run(path, engine, "accuracy", dataset.path, seconds, options, Path(folder) / "accuracy")
@@ -217,13 +217,13 @@ def measured(
         found = answers(log, record["dataset"]["samples_used"], model.benchmark)
         speed = run(path, engine, "performance", dataset.path, seconds, options, Path(folder) / "performance")
     metric, score = next(iter(record["result"]["accuracy"].items()))
-    row = Row(metric, score, speed["result"]["metric"]["value"], speed["valid"], found)
+    row = VariantMeasurements(metric, score, speed["result"]["metric"]["value"], speed["valid"], found)
     write_text(kept, json.dumps(asdict(row)))
     return row
 
 
 def answers(log: Path, count: int, benchmark: str) -> list[list[int]]:
-    """`Row.answers` of a run's accuracy log."""
+    """`VariantMeasurements.answers` of a run's accuracy log."""
     responses = read_responses(log, count).first
     logged = [np.frombuffer(responses[index], "<f4") for index in range(count)]
     if benchmark == "bert":
@@ -231,7 +231,7 @@ def answers(log: Path, count: int, benchmark: str) -> list[list[int]]:
     return [[int(values[0])] for values in logged]
 
 
-def agreement(rows: Sequence[Row]) -> str:
+def agreement(rows: Sequence[VariantMeasurements]) -> str:
     """The share of samples for which all rows have the same answer."""
     same = [all(answer == one for answer in others) for one, *others in zip(*(r.answers for r in rows), strict=True)]
     return f"{100 * sum(same) / len(same):.1f} %" if len(rows) > 1 else "-"
@@ -262,7 +262,7 @@ def installed_engines() -> list[str]:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableFile:
     """A file of the table."""
 
     words: str
@@ -274,29 +274,29 @@ class Entry:
     """How long it was trained, as text."""
 
 
-def entries(model: manifests.Model, chosen: Sequence[Variant], calibration: str) -> Iterator[Entry]:
+def entries(model: manifests.Model, chosen: Sequence[Variant], calibration: str) -> Iterator[TableFile]:
     """The compressed files, the dense model first."""
     for variant in chosen:
         path = variant_file(model, variant, calibration)
-        yield Entry(str(variant), variant.precision, variant.engine or "any", path)
+        yield TableFile(str(variant), variant.precision, variant.engine or "any", path)
 
 
-def trained_entries(model: manifests.Model, trainings: Sequence[Training], data: Path) -> Iterator[Entry]:
+def trained_entries(model: manifests.Model, trainings: Sequence[RecipeVariant], data: Path) -> Iterator[TableFile]:
     """The trained files."""
     for training in trainings:
         path = training.file(model.path, data, _FOLDER)
         form = find_model(str(path)).metadata.get("engine_form", "any")
-        yield Entry(str(training), training.precision, form, path, duration(path))
+        yield TableFile(str(training), training.precision, form, path, duration(path))
 
 
 def table_of(
-    model: manifests.Model, dataset: manifests.Dataset, title: str, files: Iterator[Entry], args: argparse.Namespace
+    model: manifests.Model, dataset: manifests.Dataset, title: str, files: Iterator[TableFile], args: argparse.Namespace
 ) -> Table:
     """The table of these files, each measured on every engine that is installed."""
     table = Table("variant", "precision", "for", "engine", "score", "recovery", "same arg-max", "file, gzip",
                   "samples/s", "÷ dense FP32", "training",
                   title=title, box=None, pad_edge=False)  # fmt: skip
-    engines, dense = installed_engines(), list[Row]()
+    engines, dense = installed_engines(), list[VariantMeasurements]()
     for entry in files:
         rows = [
             measured(
@@ -356,7 +356,7 @@ def main() -> None:
     except ValueError:
         parser.error(f"--sparsities {args.sparsities}: give numbers below 1, such as 0,0.5,0.8")
     chosen = list(variants(sparsities, args.precisions.split(","), args.block))
-    trainings = [Training.parse(text, args.steps) for text in filter(None, args.train.split(","))]
+    trainings = [RecipeVariant.parse(text, args.steps) for text in filter(None, args.train.split(","))]
     console.out.print(f"{cpu_model()}, {core_count()} cores")
     for name, data in work:
         model = find_model(name)

@@ -13,7 +13,7 @@ from harness.cluster.messages import Answers, NodeReady, Parcel
 from harness.scenarios.base import Estimate
 from harness.scheduling.batching import DynamicPlanner
 from harness.scheduling.cost import CostTable
-from harness.scheduling.server import Backlog, Waiting
+from harness.scheduling.server import Backlog, WaitingSample
 from harness.task.qsl import SampleLibrary
 from harness.task.shape import Array, Integers, Shape
 
@@ -37,7 +37,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Machine:
+class SimulatedMachine:
     """The size and speed of a node."""
 
     streams: int
@@ -111,7 +111,7 @@ class Samples(SampleLibrary):
 class _Simulated:
     """A link to a simulated node."""
 
-    def __init__(self, name: str, world: World, machine: Machine) -> None:
+    def __init__(self, name: str, world: World, machine: SimulatedMachine) -> None:
         self.name, self.world, self.machine = name, world, machine
         reported = machine.tokens * float(world.rng.normal(1, _RATE_ERROR))
         self.ready = _ready(name, reported, machine)
@@ -175,7 +175,7 @@ class _Simulated:
 class OfflineNode(_Simulated):
     """A node whose batches are those that the Offline scheduler plans."""
 
-    def __init__(self, name: str, world: World, machine: Machine) -> None:
+    def __init__(self, name: str, world: World, machine: SimulatedMachine) -> None:
         super().__init__(name, world, machine)
         self._planner = DynamicPlanner(machine.batch, 384 * machine.batch)
         self._queue: list[tuple[int, int, float]] = []
@@ -198,7 +198,7 @@ class OfflineNode(_Simulated):
 class ServerNode(_Simulated):
     """A node whose batches are those that the Server scheduler takes from its backlog."""
 
-    def __init__(self, name: str, world: World, machine: Machine, bound: float) -> None:
+    def __init__(self, name: str, world: World, machine: SimulatedMachine, bound: float) -> None:
         super().__init__(name, world, machine)
         self._table = machine.table
         self._backlog = Backlog(self._table, bound)
@@ -206,7 +206,7 @@ class ServerNode(_Simulated):
     def take(self, parcel: Parcel) -> None:
         """Put its samples into the backlog."""
         for index in parcel.indices.tolist():
-            self._backlog.push(Waiting(self.world.now, parcel.number, index, int(COSTS[index])))
+            self._backlog.push(WaitingSample(self.world.now, parcel.number, index, int(COSTS[index])))
 
     def next(self) -> tuple[Sequence[int], float] | None:
         """The oldest sample and those that share its batch."""
@@ -217,7 +217,7 @@ class ServerNode(_Simulated):
         return [sample.id for sample in chosen], self._table.seconds(len(chosen), longest)
 
 
-def _ready(name: str, rate: float, machine: Machine) -> NodeReady:
+def _ready(name: str, rate: float, machine: SimulatedMachine) -> NodeReady:
     estimate = Estimate(rate / TOKENS, "simulated", rate / TOKENS)
     known = (name, "simulated", machine.streams, machine.streams, rate, estimate, 0.0, 0.0, machine.batch)
     return NodeReady(*known, (), (), "", "", {}, {}, {}, {})

@@ -16,7 +16,7 @@ _METHODS = ("magnitude", "second-order", "layer-wise")
 
 
 @dataclass(frozen=True)
-class Training:
+class RecipeVariant:
     """A recipe, as changed by the command line."""
 
     given: str
@@ -26,7 +26,7 @@ class Training:
     steps: int | None = None
 
     @classmethod
-    def parse(cls, text: str, steps: int | None) -> Training:
+    def parse(cls, text: str, steps: int | None) -> RecipeVariant:
         """``RECIPE``, or ``RECIPE:METHOD`` with another pruning method.
 
         Raises:

@@ -21,7 +21,7 @@ from bert.features import Features, context_words, load_features
 from bert.spans import MAX_ROWS, Spans, best_spans
 from bert.squad import Squad, evaluate, read_squad
 from bert.vocabulary import CASINGS, VOCAB, read_tokenizer
-from bert.wordpiece import UNCASED, Rules, Tokenizer, basic_tokens
+from bert.wordpiece import UNCASED, TextNormalisation, Tokenizer, basic_tokens
 from harness.errors import ConfigError, RunFailed
 from harness.host.console import OnProgress
 from harness.host.files import write_text
@@ -30,15 +30,15 @@ from harness.loadgen.accuracy_log import counted, read_responses, refuse, run_sc
 from harness.paths import CACHE_DIR
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {f"float{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)}
-CHANCE = 15.0
+CHANCE_F1 = 15.0
 """F1 below which a model seems to guess; random logits give 3 to 6 on SQuAD."""
-_BACKWARDS = 0.2  # minimum share of responses whose best start lies after their best end, for a swap to be tried
+_MIN_BACKWARDS_SHARE = 0.2  # share of responses whose best start lies after their best end, for a swap to be tried
 _FAR_BETTER, _FAR_MORE = 1.3, 5.0  # factor and points of F1 by which a swap must score better
-_QUERY = 8  # samples of a MultiStream query
+_SAMPLES_PER_QUERY = 8  # of MultiStream
 
 
 @dataclass(frozen=True)
-class Score:
+class SquadScore:
     """Percentages over the first ``questions`` of ``total_questions``; ``predictions`` is keyed by question id."""
 
     exact_match: float
@@ -57,7 +57,7 @@ class Score:
         """Signs that the score does not describe the model; ``cure`` says how to fix swapped outputs."""
         if self.swapped is not None:
             return (f"with start and end swapped, F1 would be {self.swapped:.3f} instead of {self.f1:.3f}: {cure}.",)
-        if self.f1 < CHANCE:
+        if self.f1 < CHANCE_F1:
             return (
                 f"F1 {self.f1:.3f} is no better than guessing: the vocabulary, its casing or the outputs are probably "
                 "not the model's.",
@@ -86,7 +86,7 @@ def score_log(
     partial: bool = False,
     progress: OnProgress | None = None,
     casing: str | None = None,
-) -> Score:
+) -> SquadScore:
     """Score a log whose QSL held all features, or the first ``samples``; with ``partial`` it may hold any of them.
 
     A response is (rows, 2) logits of ``dtype``, start and end of each token, or (2, rows) if ``transposed``. ``casing``
@@ -108,19 +108,19 @@ def score_log(
 
     answered = np.array([bool(response) for response in responses])
     indices: Sequence[int] = np.unique(features.question[:count][answered]).tolist() if partial else range(asked)
-    asked_of = _Asked(squad, features, read_tokenizer(vocab_path, casing), answered, indices)
+    asked_of = _AskedQuestions(squad, features, read_tokenizer(vocab_path, casing), answered, indices)
     predictions, exact_match, f1 = asked_of.evaluate(spans)
     swapped = None
-    if spans.backwards > _BACKWARDS * answered.sum():
+    if spans.backwards > _MIN_BACKWARDS_SHARE * answered.sum():
         other = asked_of.evaluate(best_spans(responses, features, _DTYPES[dtype], transposed, swapped=True))[2]
         swapped = other if other >= max(_FAR_BETTER * f1, f1 + _FAR_MORE) else None
     held = int(answered.sum()) if partial else count
     total = len(squad.questions)
-    return Score(exact_match, f1, len(indices), total, held, predictions, warnings, swapped, partial)
+    return SquadScore(exact_match, f1, len(indices), total, held, predictions, warnings, swapped, partial)
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _AskedQuestions:
     """The questions ``indices``, and whether each feature was ``answered``."""
 
     squad: Squad
@@ -153,7 +153,7 @@ def score_logits(
         raise RunFailed(f"the answers to {len(spans.unranked)} samples are NaN or infinite, so they have no score.")
     answered = np.ones(len(features), np.bool_)
     asked = np.unique(features.question).tolist()
-    return _Asked(squad, features, tokenizer, answered, asked).evaluate(spans)[1:]
+    return _AskedQuestions(squad, features, tokenizer, answered, asked).evaluate(spans)[1:]
 
 
 def _scope(squad: Squad, features: Features, samples: int | None) -> tuple[int, int]:
@@ -184,7 +184,7 @@ def _read_responses(
     if held and features.question[held - 1] < features.question[held]:
         advice = f"if the run held only the first {held} samples, pass --samples {held}"
     repeats = len(responses.repeated)
-    filled = not responses.missing and repeats < _QUERY and (count + repeats) % _QUERY == 0
+    filled = not responses.missing and repeats < _SAMPLES_PER_QUERY and (count + repeats) % _SAMPLES_PER_QUERY == 0
     problems = {
         f"of {count} samples have no response": [] if partial else responses.missing,
         "responses repeat a sample": [] if filled or partial else responses.repeated,
@@ -258,7 +258,7 @@ def _predictions(
     return predictions
 
 
-def _original_text(said: str, original: str, rules: Rules = UNCASED) -> str:
+def _original_text(said: str, original: str, rules: TextNormalisation = UNCASED) -> str:
     """The part of ``original`` that matches ``said``, which is normalised by ``rules``, or all of it.
 
     The reference's heuristic: if the normalised original and the original have the same number of characters, not
@@ -276,13 +276,13 @@ def _original_text(said: str, original: str, rules: Rules = UNCASED) -> str:
     return original[places[first] : places[first + len(said) - said.count(" ") - 1] + 1]
 
 
-def accuracy_text(score: Score, log_path: str | Path, note: str | None = None) -> str:
+def accuracy_text(score: SquadScore, log_path: str | Path, note: str | None = None) -> str:
     """The lines of accuracy.txt: the official result, the log's hash, then the scope and the note."""
     result = json.dumps({"exact_match": score.exact_match, "f1": score.f1})
     return accuracy_log.accuracy_text(result, log_path, (score.scope, note))
 
 
-def write_accuracy_txt(path: str | Path, score: Score, log_path: str | Path, note: str | None = None) -> None:
+def write_accuracy_txt(path: str | Path, score: SquadScore, log_path: str | Path, note: str | None = None) -> None:
     """Write accuracy.txt atomically; ``log_path`` is the untruncated log."""
     write_text(path, accuracy_text(score, log_path, note))
 

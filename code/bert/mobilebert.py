@@ -64,7 +64,7 @@ def build_mobilebert(weights: Weights, config: MobileBertConfig) -> ModelProto:
     Raises:
         ConfigError: the checkpoint is of another model.
     """
-    graph = _Graph("mobilebert", weights, config.interface)
+    graph = _MobileBertGraph("mobilebert", weights, config.interface)
     mask = graph.mask("mobilebert")
     x = _embeddings(graph, config)
     for layer in range(config.layers):
@@ -76,7 +76,7 @@ def build_mobilebert(weights: Weights, config: MobileBertConfig) -> ModelProto:
     )
 
 
-class _Graph(EncoderGraph):
+class _MobileBertGraph(EncoderGraph):
     """Layers of MobileBERT; ``sizes`` are in and out."""
 
     def no_norm(self, x: str, scope: str, size: int, mean_square: float = 1.0) -> str:
@@ -118,7 +118,7 @@ def _centred(variance: float) -> Draw:
     return draw
 
 
-def _embeddings(graph: _Graph, config: MobileBertConfig) -> str:
+def _embeddings(graph: _MobileBertGraph, config: MobileBertConfig) -> str:
     scope, names, wide = "mobilebert.embeddings", config.interface, config.hidden
     words = graph.lookup(f"{scope}.word_embeddings", names.input_ids, (config.vocabulary, config.embedding), normal(1))
     before, after = _neighbours(graph, words, scope)
@@ -132,7 +132,7 @@ def _embeddings(graph: _Graph, config: MobileBertConfig) -> str:
     return graph.no_norm(x, f"{scope}.LayerNorm", wide)
 
 
-def _neighbours(graph: _Graph, words: str, scope: str) -> tuple[str, str]:
+def _neighbours(graph: _MobileBertGraph, words: str, scope: str) -> tuple[str, str]:
     """The embeddings of the word before and the word after each word, zero if there is none.
 
     Does not use Pad, as torch's exporter does: DeepSparse 1.8 hands Pad to another engine. Nor does it take two slices
@@ -148,7 +148,7 @@ def _neighbours(graph: _Graph, words: str, scope: str) -> tuple[str, str]:
     return before, graph.scoped(scope, "Concat", after, nothing, axis=1)
 
 
-def _layer(graph: _Graph, x: str, mask: str, scope: str, config: MobileBertConfig) -> str:
+def _layer(graph: _MobileBertGraph, x: str, mask: str, scope: str, config: MobileBertConfig) -> str:
     wide, narrow, inner = config.hidden, config.bottleneck, config.feed_forward
     own = f"{scope}.attention.self"
     shortcut = graph.reduce(x, f"{scope}.bottleneck.input", (wide, narrow))

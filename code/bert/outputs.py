@@ -13,7 +13,7 @@ _NUMBER = re.compile(r"\d+")
 _NUMBERED = re.compile(r"[^A-Za-z0-9]*\d+")
 
 
-class Answers(NamedTuple):
+class SpanOutputs(NamedTuple):
     """The names of the start and the end logits."""
 
     start: str
@@ -22,7 +22,7 @@ class Answers(NamedTuple):
     """How they were chosen: see `harness.task.base.Choice`."""
 
 
-def match_outputs(outputs: Sequence[Tensor], given: str | None = None) -> Answers:
+def match_outputs(outputs: Sequence[Tensor], given: str | None = None) -> SpanOutputs:
     """The start and the end logits: ``given`` as "START,END", else by name, else in the order of their numbers.
 
     Raises:
@@ -36,15 +36,15 @@ def match_outputs(outputs: Sequence[Tensor], given: str | None = None) -> Answer
                 f"outputs = {given}: give the names of the start and of the end logits, as START,END; the model's "
                 f"outputs are {listing(outputs)}."
             )
-        return Answers(start, end, GIVEN)
-    starts = [name for name in names if _says(name, "start")]
-    ends = [name for name in names if _says(name, "end") and name not in starts]
+        return SpanOutputs(start, end, GIVEN)
+    starts = [name for name in names if _has_word(name, "start")]
+    ends = [name for name in names if _has_word(name, "end") and name not in starts]
     if len(starts) == len(ends) == 1:
-        return Answers(starts[0], ends[0], "from their names")
+        return SpanOutputs(starts[0], ends[0], "from their names")
     if len(names) == 2 and not starts and not ends:
         # Exporters number the start before the end (unstack:0, unstack:1), in whatever order the graph lists them.
         first, second = sorted(names, key=_number) if _numbered(names) else names
-        return Answers(first, second, ASSUMED)
+        return SpanOutputs(first, second, ASSUMED)
     advice = " Pass --set outputs=START,END with two of these names." if len(names) > 1 else ""
     raise ConfigError(
         f"the model is not a question-answering BERT: its outputs are {listing(outputs)}; start and end logits are "
@@ -52,7 +52,7 @@ def match_outputs(outputs: Sequence[Tensor], given: str | None = None) -> Answer
     )
 
 
-def _says(name: str, word: str) -> bool:
+def _has_word(name: str, word: str) -> bool:
     """Whether a word of the name begins with ``word``: "endLogits" says end, "extended" and "append" do not."""
     return any(part.lower().startswith(word) for part in _WORD.findall(name))
 

@@ -10,9 +10,9 @@ from bert.features import Features
 
 MAX_ROWS = 384
 _N_BEST = 20
-_MAX_ANSWER = 30  # tokens
-_PADDING = -10000.0  # logit of positions past the end of a response
-_CHUNK = 1024  # features scored at a time: 3 MB for each array of n-best pairs
+_MAX_ANSWER_TOKENS = 30
+_PADDING_LOGIT = -10000.0  # of positions past the end of a response
+_CHUNK_FEATURES = 1024  # scored at a time: 3 MB for each array of n-best pairs
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def best_spans(
     ``swapped`` takes the start logits for those of the end, and the other way round.
     """
     parts, backwards = [], 0
-    for low in range(0, len(responses), _CHUNK):
-        high = min(low + _CHUNK, len(responses))
+    for low in range(0, len(responses), _CHUNK_FEATURES):
+        high = min(low + _CHUNK_FEATURES, len(responses))
         logits = _logits(responses[low:high], dtype, transposed)
         logits = logits[::-1] if swapped else logits
         # +inf as well: added to -inf it gives NaN. -inf alone is a mask.
@@ -53,7 +53,7 @@ def best_spans(
 
 def _logits(responses: Sequence[bytes], dtype: np.dtype[np.generic], transposed: bool) -> NDArray[np.float64]:
     """Start and end logits, padded, (2, n, 384)."""
-    logits = np.full((2, len(responses), MAX_ROWS), _PADDING)
+    logits = np.full((2, len(responses), MAX_ROWS), _PADDING_LOGIT)
     for row, response in enumerate(responses):
         flat = np.frombuffer(response, dtype)
         pairs = flat.reshape(2, -1) if transposed else flat.reshape(-1, 2).T
@@ -82,7 +82,7 @@ def _best_pairs(
     order = np.argsort(-logits, axis=-1, kind="stable")[..., :_N_BEST]
     starts, ends = np.take_along_axis(logits, order, -1)
     reach = order[1][:, None, :] - order[0][:, :, None]
-    allowed = (reach >= 0) & (reach < _MAX_ANSWER)
+    allowed = (reach >= 0) & (reach < _MAX_ANSWER_TOKENS)
     allowed &= np.take_along_axis(may_start, order[0], -1)[:, :, None]
     allowed &= np.take_along_axis(may_end, order[1], -1)[:, None, :]
     # An allowed pair with -inf must still beat pairs that are not allowed.

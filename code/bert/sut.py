@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bert.outputs import Answers, match_outputs
+from bert.outputs import SpanOutputs, match_outputs
 from bert.qsl import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, BertSamples
 from harness.engines.base import Engine, Signature
 from harness.errors import ConfigError
@@ -20,7 +20,7 @@ INPUT_NAMES = {
 }
 """Names of each input in exported BERT graphs: those of Hugging Face, the MLPerf reference and TensorFlow."""
 
-_UNKNOWN = Answers("start_logits", "end_logits", "")
+_UNKNOWN = SpanOutputs("start_logits", "end_logits", "")
 
 
 class BertSUT(SUT):

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from bert.accuracy import Score, accuracy_text, score_log, write_accuracy_txt
+from bert.accuracy import SquadScore, accuracy_text, score_log, write_accuracy_txt
 from bert.embedding import embedding_rows
 from bert.features import FeatureParams, load_features
-from bert.outputs import Answers
+from bert.outputs import SpanOutputs
 from bert.qsl import BertQSL
 from bert.squad import repeated
 from bert.sut import BertSUT
@@ -69,7 +69,7 @@ class Bert(Benchmark):
     prepared: ClassVar[str] = "features"
     prepared_from: ClassVar[str] = "questions"
     Settings: ClassVar[type[BenchmarkSettings]] = BertSettings
-    _answers: Answers | None = None
+    _answers: SpanOutputs | None = None
     """The outputs of the last SUT."""
 
     @classmethod
@@ -116,7 +116,7 @@ class Bert(Benchmark):
         self._answers = sut.answers
         return sut
 
-    def choices(self, sut: SUT) -> tuple[Choice, ...]:
+    def scoring_choices(self, sut: SUT) -> tuple[Choice, ...]:
         """Vocabulary, casing, and which output is which."""
         assert isinstance(sut, BertSUT)
         settings, tokenizer = self.settings, read_tokenizer(self.settings.vocab, self.settings.casing)
@@ -174,7 +174,7 @@ class Bert(Benchmark):
         """Exact match and F1 of the questions that the log answers."""
         return accuracy_text(self._score(log, dataset, partial=True), log)
 
-    def _score(self, log: Path, dataset: Dataset, *, samples: int | None = None, partial: bool = False) -> Score:
+    def _score(self, log: Path, dataset: Dataset, *, samples: int | None = None, partial: bool = False) -> SquadScore:
         """The score of a log, with progress; see `score_log`."""
         with console.Progress("scoring", unit="questions") as bar:
             return score_log(

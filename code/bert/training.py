@@ -23,10 +23,10 @@ from harness.errors import ConfigError
 from harness.host import console
 from harness.task.feeds import GraphOnly, feed
 from harness.task.shape import Array, Integers
-from harness.task.training import Batch, TrainingData, alike_order, hold_back
+from harness.task.training import TrainingBatch, TrainingData, alike_order, hold_back
 
 _LENGTHS = FeatureParams()
-_SHORTEST = 16  # tokens of the smallest window
+_MIN_WINDOW_TOKENS = 16
 
 
 class SquadTraining(TrainingData):
@@ -86,7 +86,7 @@ class SquadTraining(TrainingData):
         if not self.count:
             raise ConfigError(f"{path} has no questions to train on besides those held back: add data.")
 
-    def batch(self, indices: Integers) -> Batch:
+    def batch(self, indices: Integers) -> TrainingBatch:
         """Token ids, mask and segments; targets are the positions of the answer's first and last token."""
         samples = self._samples[indices]
         self._qsl.load(samples)
@@ -97,7 +97,7 @@ class SquadTraining(TrainingData):
         first, last = self._targets[samples].T
         targets = {start: first, end: last} if self.labelled else None
         mask = np.arange(length) < self._qsl.cost(samples)[:, None]
-        return Batch(tensors, targets, (start, end), mask)
+        return TrainingBatch(tensors, targets, (start, end), mask)
 
     def order(self, batch: int, step: int, seed: int) -> Integers:
         """Batches of similar lengths: see `alike_order`."""
@@ -137,8 +137,10 @@ def _length(engine: GraphOnly, max_cost: int | None) -> int:
     """Tokens of the longest window: ``max_cost``, or as many as the graph and the benchmark take."""
     fixed = [dims[1] for tensor in engine.inputs if len(dims := tensor.dims) == 2 and dims[1]]
     most = min([*fixed, _LENGTHS.max_seq_length])
-    if max_cost is not None and not _SHORTEST <= max_cost <= most:
-        raise ConfigError(f"max_cost = {max_cost}: samples of this model have from {_SHORTEST} to {most} tokens.")
+    if max_cost is not None and not _MIN_WINDOW_TOKENS <= max_cost <= most:
+        raise ConfigError(
+            f"max_cost = {max_cost}: samples of this model have from {_MIN_WINDOW_TOKENS} to {most} tokens."
+        )
     return max_cost or most
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from bert.wordpiece import SPECIAL, Rules, Tokenizer
+from bert.wordpiece import SPECIAL, TextNormalisation, Tokenizer
 from harness.errors import ConfigError
 from harness.host.files import read_input
 
@@ -142,7 +142,7 @@ def _pipeline(text: str, file: Path) -> Tokenizer:
     accents = normal.get("strip_accents")
     return Tokenizer(
         tuple(tokens),
-        Rules(lower, lower if accents is None else bool(accents), bool(normal.get("handle_chinese_chars"))),
+        TextNormalisation(lower, lower if accents is None else bool(accents), bool(normal.get("handle_chinese_chars"))),
         int(str(model.get("max_input_chars_per_word", 100))),
         file.name,
     )

@@ -22,7 +22,7 @@ _CJK = (  # as in BasicTokenizer, without Hangul and kana
 
 
 @dataclass(frozen=True)
-class Rules:
+class TextNormalisation:
     """How text is normalised before it is matched with the vocabulary."""
 
     lower: bool = True
@@ -32,7 +32,7 @@ class Rules:
     """Whether each CJK character is a word of its own."""
 
 
-UNCASED = Rules()
+UNCASED = TextNormalisation()
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Tokenizer:
 
     tokens: tuple[str, ...]
     """By id."""
-    rules: Rules = UNCASED
+    rules: TextNormalisation = UNCASED
     longest_word: int = 100
     """Longer words, in characters, are [UNK]."""
     casing_from: str = ""
@@ -128,7 +128,7 @@ _CLEAN = {flag: _Clean(flag) for flag in (False, True)}
 _SPLIT = {flag: _Split(flag) for flag in (False, True)}
 
 
-def basic_tokens(text: str, rules: Rules = UNCASED) -> list[str]:
+def basic_tokens(text: str, rules: TextNormalisation = UNCASED) -> list[str]:
     """``text`` cleaned, lower-cased, without accents, split at white space, punctuation and CJK characters.
 
     As the ``BasicTokenizer`` of NVIDIA DeepLearningExamples' PyTorch BERT, which the reference's container
@@ -136,7 +136,7 @@ def basic_tokens(text: str, rules: Rules = UNCASED) -> list[str]:
 
     >>> basic_tokens("Café-au-lait: [UNK] 6½")
     ['cafe', '-', 'au', '-', 'lait', ':', '[UNK]', '6½']
-    >>> basic_tokens("Café-au-lait", Rules(lower=False, strip_accents=False))
+    >>> basic_tokens("Café-au-lait", TextNormalisation(lower=False, strip_accents=False))
     ['Café', '-', 'au', '-', 'lait']
     """
     clean, split = _CLEAN[rules.split_cjk], _SPLIT[rules.strip_accents]

@@ -33,7 +33,7 @@ _PARTS = {  # by message of onnx.proto: the numbers of its fields that may hold 
 _MAX_DEPTH = 64  # of messages within messages
 
 
-class _CutShort(ValueError):
+class _Truncated(ValueError):
     """A field is longer than the rest of the message."""
 
 
@@ -207,7 +207,7 @@ def _parsing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): check the path and its permissions.") from error
-    except _CutShort as error:
+    except _Truncated as error:
         raise _not_a_model(path, str(error), EMPTY.cure) from error
     except Exception as error:
         raise _not_a_model(path, type(error).__name__) from error
@@ -366,7 +366,7 @@ def _fields(
             whole = file.seek(0, io.SEEK_END)
             if end < whole:
                 raise ValueError(f"a field of {length} bytes at {at}")
-            raise _CutShort(f"it ends after {whole:,} of at least {stop:,} bytes")
+            raise _Truncated(f"it ends after {whole:,} of at least {stop:,} bytes")
         if kind == 2 and (number in wanted or number in integers):
             yield number, stop
         file.seek(stop)

@@ -35,7 +35,7 @@ _CHECK = "check the SUT and --dtype"
 
 
 @dataclass(frozen=True)
-class Score:
+class ImageScore:
     """Top-1 over those of the first ``expected`` of the data set's ``images`` that have a response."""
 
     good: int
@@ -87,7 +87,7 @@ def score_log(
     dtype: str = _AUTO,
     samples: int | None = None,
     partial: bool = False,
-) -> Score:
+) -> ImageScore:
     """Score a log whose QSL held all images, or the first ``samples``; with ``partial`` it may hold any of them.
 
     A log of sampled responses, as TEST01 writes, is partial: it has some of the images, each possibly several times.
@@ -119,7 +119,7 @@ def score_log(
             f"probably wrong: with 1 {'added to' if shift > 0 else 'subtracted from'} each, top-1 would be "
             f"{100 * hits / len(found):.3f} %."
         )
-    return Score(
+    return ImageScore(
         good=good,
         expected=expected,
         images=images,
@@ -230,7 +230,7 @@ def _find_shift(found: NDArray[np.int64], wanted: NDArray[np.int64], good: int) 
     return best
 
 
-def accuracy_text(score: Score, log_path: str | Path, note: str | None = None, metric: str | None = None) -> str:
+def accuracy_text(score: ImageScore, log_path: str | Path, note: str | None = None, metric: str | None = None) -> str:
     """The lines of accuracy.txt: the official result, the log's hash, then the scope and the note.
 
     ``metric`` names the number if it is not an accuracy; the first line is then not the official one.
@@ -240,7 +240,7 @@ def accuracy_text(score: Score, log_path: str | Path, note: str | None = None, m
 
 
 def write_accuracy_txt(
-    path: str | Path, score: Score, log_path: str | Path, note: str | None = None, metric: str | None = None
+    path: str | Path, score: ImageScore, log_path: str | Path, note: str | None = None, metric: str | None = None
 ) -> None:
     """Write accuracy.txt atomically; ``log_path`` is the untruncated log."""
     write_text(path, accuracy_text(score, log_path, note, metric))
@@ -276,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_script(run)
 
 
-def _misses(score: Score, names: Sequence[str], labels: NDArray[np.int64]) -> Iterator[str]:
+def _misses(score: ImageScore, names: Sequence[str], labels: NDArray[np.int64]) -> Iterator[str]:
     for index, found in score.found.items():
         if found != labels[index]:
             yield f"{names[index]}, expected: {labels[index]}, found {found}\n"

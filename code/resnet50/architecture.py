@@ -84,7 +84,7 @@ def build_resnet50(weights: Weights) -> ModelProto:
             "this ResNet50 is TensorFlow's, which has no safetensors checkpoint: use the published resnet50_v1.onnx "
             "(zenodo record 4735647) as the model instead."
         )
-    graph = _Graph(weights)
+    graph = _TensorFlowGraph(weights)
     graph.input("input_tensor:0", np.float32, ["N", 3, SIDE, SIDE])
     x = graph.relu(graph.conv("input_tensor:0", (3, 64), kernel=7, stride=2, variance=BEFORE_RELU / _IMAGE))
     x = graph.layer(
@@ -105,7 +105,7 @@ def build_resnet50(weights: Weights) -> ModelProto:
     return graph.finish("ResNet50 v1.5")
 
 
-class _Graph(GraphBuilder):
+class _TensorFlowGraph(GraphBuilder):
     """Layers named and numbered as in TensorFlow."""
 
     def __init__(self, weights: Weights) -> None:

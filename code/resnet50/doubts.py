@@ -14,17 +14,17 @@ from harness.task.qsl import SampleLibrary
 from harness.task.shape import Array, Integers
 from resnet50.labels import CLASSES
 from resnet50.pixels import Pixels
-from resnet50.preprocess import PROFILES, Profile, pixels
+from resnet50.preprocess import PROFILES, PreprocessingProfile, pixels
 from resnet50.qsl import ImageQSL
 from resnet50.sut import ResNet50SUT
 
 _UNLIKELY = 0.01  # probability below which something is not chance
-_POOR = 0.5
+_POOR_TOP1 = 0.5
 """A top-1 that any usable model reaches with its own labels and preprocessing."""
-_TRIED = 24  # images on which other profiles are tried
+_MAX_TRIED_IMAGES = 24  # on which other profiles are tried
 _CLEAR_HITS = 3  # minimum hits of another profile or a shift
 _NO_LABEL = -3  # not next to a label, so that no shift makes it one
-_PER_ANSWER = 5  # minimum images with the same answer, to see how their labels are spread
+_MIN_IMAGES_PER_ANSWER = 5  # to see how their labels are spread
 
 
 def label_doubts(found: Mapping[int, int], labels: NDArray[np.int64]) -> tuple[str, ...]:
@@ -44,10 +44,10 @@ def label_doubts(found: Mapping[int, int], labels: NDArray[np.int64]) -> tuple[s
             )
     expected = _expected(answers, wanted)
     by_chance = at_least(good, total, max(expected / total, 1 / CLASSES)) > _UNLIKELY
-    if not by_chance or 1 - at_least(good + 1, total, _POOR) > _UNLIKELY:
+    if not by_chance or 1 - at_least(good + 1, total, _POOR_TOP1) > _UNLIKELY:
         return ()
     order = ""
-    if _share_of_one_label(answers, wanted) > _POOR:
+    if _share_of_one_label(answers, wanted) > _POOR_TOP1:
         order = (
             " Images with the same answer share a label, but a different one: the labels use another order of classes."
         )
@@ -89,18 +89,18 @@ def _share_of_one_label(answers: NDArray[np.int64], wanted: NDArray[np.int64]) -
     often, most = 0, 0
     for answer in np.unique(answers):
         with_it = counts[pairs[0] == answer]
-        if with_it.sum() >= _PER_ANSWER:
+        if with_it.sum() >= _MIN_IMAGES_PER_ANSWER:
             often, most = often + int(with_it.sum()), most + int(with_it.max())
     return most / often if often else 0.0
 
 
 def profile_doubts(sut: ResNet50SUT, name: str, files: Sequence[Path], labels: NDArray[np.int64]) -> tuple[str, ...]:
     """A sign that ``name`` is the wrong profile: another one gets at least twice as many of a few images right."""
-    rows = np.unique(np.linspace(0, sut.qsl.count - 1, min(_TRIED, sut.qsl.count)).astype(np.int64))
+    rows = np.unique(np.linspace(0, sut.qsl.count - 1, min(_MAX_TRIED_IMAGES, sut.qsl.count)).astype(np.int64))
     sut.qsl.load(rows)
     own = _hits(sut, sut.qsl, rows, labels[rows])
     sut.qsl.unload(rows)
-    if own > _POOR * len(rows):
+    if own > _POOR_TOP1 * len(rows):
         return ()
     contents = [files[row].read_bytes() for row in rows]
     places = np.arange(len(rows))
@@ -122,7 +122,7 @@ def profile_doubts(sut: ResNet50SUT, name: str, files: Sequence[Path], labels: N
 class _Decoded(Pixels):
     """The pixels of a few images, in memory."""
 
-    def __init__(self, contents: Sequence[bytes], profile: Profile) -> None:
+    def __init__(self, contents: Sequence[bytes], profile: PreprocessingProfile) -> None:
         self._images = [np.ascontiguousarray(pixels(content, profile)) for content in contents]
 
     def __len__(self) -> int:

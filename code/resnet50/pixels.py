@@ -29,14 +29,14 @@ from harness.host import console
 from harness.host.cache import stored
 from harness.host.console import OnProgress
 from harness.host.files import remove_left_over
-from harness.host.fingerprint import Fingerprint, Stamp
+from harness.host.fingerprint import FileStamp, Fingerprint
 from harness.host.machine import core_count
-from resnet50.preprocess import CODE_VERSION, SIDE, Profile, pixels
+from resnet50.preprocess import CODE_VERSION, SIDE, PreprocessingProfile, pixels
 
 SHARD = 1024
 _FORMAT = 2  # part of the key: increment it whenever the content of a shard's file changes
-_PIXELS = SIDE * SIDE * 3
-_ROW = _PIXELS + sha256().digest_size
+_IMAGE_BYTES = SIDE * SIDE * 3
+_ROW_BYTES = _IMAGE_BYTES + sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _Shard:
     """Up to `SHARD` images."""
 
     files: Sequence[Fingerprint]
-    profile: Profile
+    profile: PreprocessingProfile
 
     @cached_property
     def key(self) -> str:
@@ -57,15 +57,15 @@ class _Shard:
 
     @cached_property
     def header(self) -> bytes:
-        """The header of the shard's file: that of an array in NumPy's format, uint8 (n, `_ROW`)."""
+        """The header of the shard's file: that of an array in NumPy's format, uint8 (n, `_ROW_BYTES`)."""
         made = BytesIO()
         np.lib.format.write_array_header_1_0(  # type: ignore[no-untyped-call]
-            made, {"descr": "|u1", "fortran_order": False, "shape": (len(self.files), _ROW)}
+            made, {"descr": "|u1", "fortran_order": False, "shape": (len(self.files), _ROW_BYTES)}
         )
         return made.getvalue()
 
     def seal(self, position: int, image: NDArray[np.uint8]) -> bytes:
-        """The digest that is stored with an image's pixels, (`_PIXELS`,) or (224, 224, 3), C-contiguous."""
+        """The digest that is stored with an image's pixels, (`_IMAGE_BYTES`,) or (224, 224, 3), C-contiguous."""
         made = sha256(f"{self.key}:{position}:".encode())
         made.update(image.data)
         return made.digest()
@@ -103,11 +103,13 @@ class Pixels:
         shard, path, file = self._shards[index // SHARD]
         position = index % SHARD
         try:
-            row = np.frombuffer(os.pread(file.fileno(), _ROW, len(shard.header) + position * _ROW), np.uint8)
+            row = np.frombuffer(
+                os.pread(file.fileno(), _ROW_BYTES, len(shard.header) + position * _ROW_BYTES), np.uint8
+            )
         except OSError:
             row = np.empty(0, np.uint8)
-        if len(row) == _ROW and shard.seal(position, row[:_PIXELS]) == row[_PIXELS:].tobytes():
-            return row[:_PIXELS].reshape(SIDE, SIDE, 3)
+        if len(row) == _ROW_BYTES and shard.seal(position, row[:_IMAGE_BYTES]) == row[_IMAGE_BYTES:].tobytes():
+            return row[:_IMAGE_BYTES].reshape(SIDE, SIDE, 3)
         self._discard(path)
         return shard.decode(position)
 
@@ -124,7 +126,7 @@ class Pixels:
 
 def load_pixels(
     files: Sequence[Path],
-    profile: Profile,
+    profile: PreprocessingProfile,
     cache_dir: Path,
     *,
     progress: OnProgress = lambda done, total: None,
@@ -154,7 +156,7 @@ def load_pixels(
                 shards.append(_shard(files[start : start + SHARD], profile, cache_dir, pool, count))
         return Pixels(shards)
     except OSError as error:
-        needed = len(files) * _ROW / 2**20
+        needed = len(files) * _ROW_BYTES / 2**20
         raise RunFailed(
             f"cannot cache the images' pixels in {cache_dir} ({error.strerror or error}): it must be a folder that can "
             f"be written, with {needed:,.0f} MiB free."
@@ -173,7 +175,7 @@ def _pool() -> Iterator[ThreadPoolExecutor]:
 
 def _shard(
     files: Sequence[Path],
-    profile: Profile,
+    profile: PreprocessingProfile,
     cache_dir: Path,
     pool: ThreadPoolExecutor,
     count: Callable[[], None],
@@ -187,12 +189,12 @@ def _shard(
         for _ in files:
             count()
         return shard, path
-    rows = np.empty((len(files), _ROW), np.uint8)
+    rows = np.empty((len(files), _ROW_BYTES), np.uint8)
 
     def make(position: int) -> None:
         image = _decoded(contents[position], files[position], profile)
-        rows[position, :_PIXELS] = image.reshape(-1)
-        rows[position, _PIXELS:] = np.frombuffer(shard.seal(position, image), np.uint8)
+        rows[position, :_IMAGE_BYTES] = image.reshape(-1)
+        rows[position, _IMAGE_BYTES:] = np.frombuffer(shard.seal(position, image), np.uint8)
         count()
 
     for _ in pool.map(make, range(len(files))):
@@ -203,20 +205,20 @@ def _shard(
     return shard, path
 
 
-def _read(path: Path) -> tuple[Stamp, bytes]:
+def _read(path: Path) -> tuple[FileStamp, bytes]:
     try:
         with path.open("rb") as file:
-            return Stamp.of(os.fstat(file.fileno())), file.read()
+            return FileStamp.of(os.fstat(file.fileno())), file.read()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): restore it; no image may be skipped.") from error
 
 
-def decoded_file(file: Path, profile: Profile) -> NDArray[np.uint8]:
+def decoded_file(file: Path, profile: PreprocessingProfile) -> NDArray[np.uint8]:
     """(224, 224, 3), RGB, from an image's file; ConfigError if it is missing or damaged."""
     return _decoded(_read(file)[1], file, profile)
 
 
-def _decoded(content: bytes, file: Path, profile: Profile) -> NDArray[np.uint8]:
+def _decoded(content: bytes, file: Path, profile: PreprocessingProfile) -> NDArray[np.uint8]:
     try:
         return np.ascontiguousarray(pixels(content, profile))
     except ValueError as error:
@@ -226,7 +228,7 @@ def _decoded(content: bytes, file: Path, profile: Profile) -> NDArray[np.uint8]:
 def _complete(path: Path, shard: _Shard) -> bool:
     """Whether the file has the shard's header and size; NumPy raises errors of every kind for a damaged header."""
     try:
-        if not path.is_file() or path.stat().st_size != len(shard.header) + len(shard.files) * _ROW:
+        if not path.is_file() or path.stat().st_size != len(shard.header) + len(shard.files) * _ROW_BYTES:
             return False
         with path.open("rb") as file:
             return file.read(len(shard.header)) == shard.header

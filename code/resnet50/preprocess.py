@@ -15,11 +15,11 @@ from PIL import Image, UnidentifiedImageError
 from harness.host.contents import stand_in
 
 SIDE = 224
-_SHORT = 256  # 100 * 224 / 87.5 in the reference; stated directly by the others
+_SHORT_SIDE = 256  # 100 * 224 / 87.5 in the reference; stated directly by the others
 
 
 @dataclass(frozen=True)
-class Profile:
+class PreprocessingProfile:
     """How images become a model's input: RGB, short side resized to 256 pixels, centre crop of 224 x 224."""
 
     resize: str
@@ -37,7 +37,7 @@ class Profile:
 
 
 PROFILES = {
-    "mlperf": Profile(
+    "mlperf": PreprocessingProfile(
         "area",
         (123.68, 116.78, 103.94),
         (1.0, 1.0, 1.0),
@@ -45,7 +45,7 @@ PROFILES = {
         "(cv2.imread, which turns images by their EXIF orientation; cv2.resize INTER_AREA of the uint8 image)",
         turns=True,
     ),
-    "pytorch": Profile(
+    "pytorch": PreprocessingProfile(
         "bilinear",
         (0.485 * 255, 0.456 * 255, 0.406 * 255),
         (0.229 * 255, 0.224 * 255, 0.225 * 255),
@@ -53,7 +53,7 @@ PROFILES = {
         "CenterCrop(224), Normalize; the resizing and normalising of pre_process_imagenet_pytorch in the same file",
         crop_rounds=True,
     ),
-    "efficientnet-lite": Profile(
+    "efficientnet-lite": PreprocessingProfile(
         "bicubic",
         (0.498 * 255,) * 3,
         (0.502 * 255,) * 3,
@@ -85,7 +85,7 @@ _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 _SIXTEEN_BITS = "I;16"
 
 
-def pixels(data: bytes, profile: Profile) -> NDArray[np.uint8]:
+def pixels(data: bytes, profile: PreprocessingProfile) -> NDArray[np.uint8]:
     """An image file's content as (224, 224, 3), RGB; mostly runs without the GIL.
 
     Raises:
@@ -102,7 +102,7 @@ def pixels(data: bytes, profile: Profile) -> NDArray[np.uint8]:
     return np.asarray(resized.crop((left, top, left + SIDE, top + SIDE)))
 
 
-def decoded(data: bytes, profile: Profile) -> Image.Image:
+def decoded(data: bytes, profile: PreprocessingProfile) -> Image.Image:
     """The image as the profile's source reads it, in RGB; raises the errors of `pixels`.
 
     Transparency is dropped, colour profiles and gamma are ignored, and 16-bit values are cut to their upper 8 bits, all
@@ -148,7 +148,7 @@ def _orientation(file: Image.Image) -> int:
         return 1
 
 
-def normaliser(profile: Profile) -> Callable[[NDArray[np.uint8], NDArray[np.generic]], None]:
+def normaliser(profile: PreprocessingProfile) -> Callable[[NDArray[np.uint8], NDArray[np.generic]], None]:
     """``write(pixels, out)``: (pixel - mean) ÷ deviation of uint8 (224, 224, 3), into float ``out`` of that shape.
 
     In float32, like the reference.
@@ -170,8 +170,8 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 def _resized(width: int, height: int, whole: Callable[[float], int]) -> tuple[int, int]:
     if height > width:
-        return _SHORT, whole(_SHORT * height / width)
-    return whole(_SHORT * width / height), _SHORT
+        return _SHORT_SIDE, whole(_SHORT_SIDE * height / width)
+    return whole(_SHORT_SIDE * width / height), _SHORT_SIDE
 
 
 def _area(image: NDArray[np.uint8], size: tuple[int, int], offset: tuple[int, int]) -> NDArray[np.uint8]:

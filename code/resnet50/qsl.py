@@ -12,16 +12,16 @@ from harness.host.machine import core_count
 from harness.task.qsl import Carrier, SampleLibrary, extended
 from harness.task.shape import Array, Integers, Shape
 from resnet50.pixels import Pixels
-from resnet50.preprocess import SIDE, Profile, normaliser
+from resnet50.preprocess import SIDE, PreprocessingProfile, normaliser
 
 IMAGES = "images"
 PERFORMANCE_SAMPLES = 1024
 """Set by the rules for ResNet50 (performance_sample_count_override in mlperf.conf)."""
-_AGAIN = 64
+_REPEATED_IMAGES = 64
 """Number of first images that are repeated after the last one: batches that wrap around then need no copy either."""
-_THREADS = 4
+_MAX_THREADS = 4
 """Maximum threads that normalise received images: each does 10,000 a second, and a driver sends fewer than 30,000."""
-_FEW = 4
+_MIN_IMAGES_PER_THREAD = 4
 """Minimum images for each of several threads."""
 
 
@@ -89,7 +89,7 @@ class ImageQSL(ImageSamples):
     """Pixels on disk, normalised tensors of the loaded images in memory: 588 KiB each as float32."""
 
     def __init__(
-        self, pixels: Pixels, profile: Profile, layout: ImageLayout, files: Sequence[Fingerprint] = ()
+        self, pixels: Pixels, profile: PreprocessingProfile, layout: ImageLayout, files: Sequence[Fingerprint] = ()
     ) -> None:
         """``files`` are the images' files."""
         super().__init__(len(pixels), PERFORMANCE_SAMPLES)
@@ -105,7 +105,7 @@ class ImageQSL(ImageSamples):
         form = self._form
         self._images = np.empty((0, *form.dims), form.dtype)  # frees the old images before loading new ones
         self._held = len(indices)
-        images = np.empty((self._held + min(_AGAIN, self._held), *form.dims), form.dtype)
+        images = np.empty((self._held + min(_REPEATED_IMAGES, self._held), *form.dims), form.dtype)
 
         def read(row: int) -> None:
             write_image(self._pixels.read(int(indices[row])), images[row], form, self._normalise)
@@ -141,7 +141,7 @@ class ImageCarrier(ImageSamples, Carrier):
         self._normalise = normalise
         self._held = places
         self._images = np.empty((places, *layout.dims), layout.dtype)
-        self._threads = min(_THREADS, core_count())
+        self._threads = min(_MAX_THREADS, core_count())
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="normalise")
 
     def _fill(self, places: Integers, packed: Mapping[str, Array]) -> None:
@@ -155,7 +155,7 @@ class ImageCarrier(ImageSamples, Carrier):
                 write_image(image, images[place], self.layout, self._normalise)
 
         size = -(-len(places) // self._threads)
-        if self._threads == 1 or size < _FEW:
+        if self._threads == 1 or size < _MIN_IMAGES_PER_THREAD:
             write(slice(None))
         else:
             list(self._pool.map(write, [slice(start, start + size) for start in range(0, len(places), size)]))

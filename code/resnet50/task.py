@@ -110,7 +110,7 @@ class ResNet50(Benchmark):
         assert isinstance(qsl, ImageQSL)
         return ResNet50SUT(engine, qsl, self.settings.label_offset)
 
-    def choices(self, sut: SUT) -> tuple[Choice, ...]:
+    def scoring_choices(self, sut: SUT) -> tuple[Choice, ...]:
         """Preprocessing, layout, label offset, and the output that is read."""
         assert isinstance(sut, ResNet50SUT)
         profile = Choice("preprocessing", self.settings.preprocessing, self.source("preprocessing"))

@@ -44,7 +44,7 @@ def build_resnet50_torchvision(weights: Weights) -> ModelProto:
     Raises:
         ConfigError: the checkpoint is of another model.
     """
-    graph = _Graph("resnet50", weights, _OPSET)
+    graph = _TorchvisionGraph("resnet50", weights, _OPSET)
     x = graph.input("input", np.float32, ["batch", 3, SIDE, SIDE])
     x = graph.conv(x, ("conv1", "bn1"), (3, 64), kernel=7, stride=2, draw=centred(BEFORE_RELU, _FILTER))
     x = graph.scoped("relu", "Relu", x)
@@ -64,7 +64,7 @@ def build_resnet50_torchvision(weights: Weights) -> ModelProto:
     return graph.finish("ResNet50 v1.5, torchvision", ignored=("*.num_batches_tracked",))
 
 
-class _Graph(GraphBuilder):
+class _TorchvisionGraph(GraphBuilder):
     """Layers named as the modules of torchvision."""
 
     def conv(

@@ -19,17 +19,17 @@ from harness.host.fingerprint import Fingerprint
 from harness.host.machine import core_count
 from harness.task.feeds import GraphOnly
 from harness.task.shape import Array, Integers
-from harness.task.training import Batch, TrainingData, hold_back
+from harness.task.training import TrainingBatch, TrainingData, hold_back
 from resnet50.images import SUFFIXES, VAL_MAP, class_folders, dataset_file, find_images
 from resnet50.interface import choose_layout, number_of_classes, settled_outputs
 from resnet50.labels import CLASSES
 from resnet50.pixels import Pixels, decoded_file, load_pixels
-from resnet50.preprocess import Profile, normaliser
+from resnet50.preprocess import PreprocessingProfile, normaliser
 from resnet50.qsl import write_image
 
-_CACHED = 50_000
+_MAX_CACHED_IMAGES = 50_000
 """Maximum number of images that are decoded once and cached (7 GiB); more are decoded at each use."""
-_SMALLEST = 0.25
+_MIN_CROP_AREA = 0.25
 """Minimum area of a random part of an image, as a share."""
 _VALIDATION = re.compile(r"ILSVRC2012_val_\d{8}")
 """Names of the images that official runs are scored on."""
@@ -45,7 +45,7 @@ class ImageTraining(TrainingData):
         path: Path,
         graph: Path,
         *,
-        profile: Profile,
+        profile: PreprocessingProfile,
         layout: str | None,
         cache_dir: Path,
         hold_out: float,
@@ -82,15 +82,15 @@ class ImageTraining(TrainingData):
         self.origin = f"{len(every):,} files, sha256 of their names, sizes and labels {images.digest}"
         self.official = any(_VALIDATION.fullmatch(file.stem) for file in images.files)
 
-    def batch(self, indices: Integers) -> Batch:
+    def batch(self, indices: Integers) -> TrainingBatch:
         """The images in the graph's layout and dtype; targets are the outputs' indices of their labels."""
         return self._batch(indices, lambda pixels, place: pixels)
 
-    def varied(self, indices: Integers, seed: Sequence[int]) -> Batch:
+    def varied(self, indices: Integers, seed: Sequence[int]) -> TrainingBatch:
         """As `batch`, but of each image a random part, scaled to its size, mirrored half of the time."""
         return self._batch(indices, lambda pixels, place: random_part(pixels, np.random.default_rng((*seed, place))))
 
-    def _batch(self, indices: Integers, change: Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]) -> Batch:
+    def _batch(self, indices: Integers, change: Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]) -> TrainingBatch:
         samples, layout = self._samples[indices], self._layout
         images = np.empty((len(samples), *layout.dims), layout.dtype)
 
@@ -101,7 +101,7 @@ class ImageTraining(TrainingData):
         with ThreadPoolExecutor(core_count(), thread_name_prefix="images") as pool:
             list(pool.map(write, range(len(samples))))
         targets = None if self._targets is None else {self._output: self._targets[samples]}
-        return Batch({self._input.name: images}, targets, (self._output,))
+        return TrainingBatch({self._input.name: images}, targets, (self._output,))
 
     def score(self, outputs: Iterable[Mapping[str, Array]]) -> tuple[str, float]:
         """Top-1: the share of images held back whose label has the highest value."""
@@ -120,7 +120,7 @@ def random_part(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[
     whose smallest area is 8 % of an image that is not cropped yet.
     """
     side = len(pixels)
-    area, ratio = rng.uniform(_SMALLEST, 1.0), np.exp(rng.uniform(-1.0, 1.0) * np.log(4 / 3))
+    area, ratio = rng.uniform(_MIN_CROP_AREA, 1.0), np.exp(rng.uniform(-1.0, 1.0) * np.log(4 / 3))
     width, height = (min(side, float(side * np.sqrt(area * factor))) for factor in (ratio, 1 / ratio))
     left, top = rng.uniform(0, side - width), rng.uniform(0, side - height)
     box = (left, top, left + width, top + height)
@@ -174,8 +174,8 @@ def _divided(path: Path) -> bool:
     return any(folder.parent == path for folder in class_folders(path))
 
 
-def _pixels(files: Sequence[Path], profile: Profile, cache_dir: Path) -> Pixels:
-    if len(files) > _CACHED:
+def _pixels(files: Sequence[Path], profile: PreprocessingProfile, cache_dir: Path) -> Pixels:
+    if len(files) > _MAX_CACHED_IMAGES:
         return _Uncached(files, profile)
     with console.Progress("pixels", unit="images") as bar:
         return load_pixels(files, profile, cache_dir, progress=lambda done, total: bar.update(done=done, total=total))
@@ -184,7 +184,7 @@ def _pixels(files: Sequence[Path], profile: Profile, cache_dir: Path) -> Pixels:
 class _Uncached(Pixels):
     """The pixels of images that are too many to cache: a damaged one is found only when it is used."""
 
-    def __init__(self, files: Sequence[Path], profile: Profile) -> None:
+    def __init__(self, files: Sequence[Path], profile: PreprocessingProfile) -> None:
         self._paths, self._profile = files, profile
         self.files: list[Fingerprint] = []
 

@@ -17,7 +17,7 @@ from harness.engines.base import Engine
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
 from harness.running import prepared
 
-prepared._PREPARING = 15.0  # a model that never loads is given up after 15 seconds instead of 15 minutes
+prepared._STEP_SECONDS = 15.0  # a model that never loads is given up after 15 seconds instead of 15 minutes
 
 FAULT, MOMENT = os.environ.get("FAULT", ""), os.environ.get("MOMENT", "test")
 AFTER = {"warm-up": 0, "test": int(os.environ.get("AFTER", "300"))}

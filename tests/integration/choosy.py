@@ -14,7 +14,7 @@ class Choosy(NullEngine):
     seconds = 0.008
 
     @classmethod
-    def choices(cls, max_cost, one_stream):
+    def search_space(cls, max_cost, one_stream):
         return [[{"streams": "1"}, {"streams": "2"}, {"streams": "3"}], [{"max_batch": "1"}, {"max_batch": "2"}]]
 
     def compile(self, signature):

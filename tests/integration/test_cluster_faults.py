@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.cluster.silence import SILENT
+from harness.cluster.silence import SILENT_SECONDS
 
 pytest.importorskip("ray", reason="Ray is not installed: make setup CLUSTER=1")
 
 HERE = Path(__file__).parent
-KILLED, FROZEN = 6.0, SILENT + 9.0
+KILLED, FROZEN = 6.0, SILENT_SECONDS + 9.0
 """Seconds until a loss is seen, with room for a busy machine; Ray alone takes 14 to 65 where nothing answers."""
 
 

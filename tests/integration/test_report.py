@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.engines.profiler import Node, Spent
+from harness.engines.profiler import NodeTotal, ProfiledNode
 from harness.loadgen.logs import DETAIL
 from harness.registry import SCENARIOS
 from harness.results.profile import PROFILE
@@ -63,8 +63,8 @@ def runs(tmp_path_factory) -> Path:
 
 def add_more(folder: Path, place: Path) -> None:
     """What not every run has: a profile, and in Server the tests of a tuning."""
-    node = Node("/bert/encoder/layer.10/attention/self/query/MatMul_quant", "MatMulIntegerToFloat")
-    made = summary({node: Spent(0.5, 4)}, "some engine 1.0", 1, 2, [Shape(8, 64)])
+    node = ProfiledNode("/bert/encoder/layer.10/attention/self/query/MatMul_quant", "MatMulIntegerToFloat")
+    made = summary({node: NodeTotal(0.5, 4)}, "some engine 1.0", 1, 2, [Shape(8, 64)])
     (folder / PROFILE).write_text(made.model_dump_json())
     record = json.loads((folder / "run.json").read_text())
     if record["scenario"] != "Server":

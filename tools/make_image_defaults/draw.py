@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 SEED = 20120
-_FINE = 2  # draw at twice the size, because Pillow does not smooth edges
+_SCALE = 2  # draw at twice the size, because Pillow does not smooth edges
 _SIZES = ((320, 240), (240, 320), (280, 280), (400, 300), (300, 400), (360, 240), (240, 360), (224, 224), (200, 150))
 _RARE_SIZES = ((150, 200), (128, 128), (560, 360), (360, 560), (640, 480), (480, 200), (180, 420), (257, 255))
 Colour = tuple[int, int, int]
@@ -25,7 +25,7 @@ class Sheet:
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
         self.rng = rng
-        self.width, self.height = size[0] * _FINE, size[1] * _FINE
+        self.width, self.height = size[0] * _SCALE, size[1] * _SCALE
         self.short = min(self.width, self.height)
         self.image = Image.new("RGB", (self.width, self.height))
         self.pen = ImageDraw.Draw(self.image)

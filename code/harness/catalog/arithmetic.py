@@ -35,8 +35,8 @@ _TYPES = {  # by their numbers in onnx.TensorProto.DataType
 }
 _QUANTISE = ("QuantizeLinear", "DequantizeLinear")
 _SAME_ZEROS = (*SAME_VALUES, "Cast", *_QUANTISE)
-_LARGEST = 2**40  # elements of a dimension; a damaged file may state more
-_STEPS = 16  # maximum nodes from a product back to its weight; a damaged graph may have a cycle
+_MAX_DIMENSION = 2**40  # elements of a dimension; a damaged file may state more
+_MAX_STEPS = 16  # from node to node, from a product back to its weight; a damaged graph may have a cycle
 _SLICES, _SLICE = 8, 4096  # slices that are read of a weight, and the bytes of each
 
 
@@ -91,7 +91,7 @@ def _weights(graph: Nodes) -> Iterator[tuple[str, Weight, Weight | None]]:
                 continue
             name, dequantised = inputs[number], False
             zero = inputs[zero_number] if zero_number is not None and zero_number < len(inputs) else ""
-            for _ in range(_STEPS):
+            for _ in range(_MAX_STEPS):
                 made = producers.get(name)
                 if not made or not made[1] or made[0] not in _SAME_ZEROS:
                     break
@@ -104,7 +104,7 @@ def _weights(graph: Nodes) -> Iterator[tuple[str, Weight, Weight | None]]:
             if weight is None or name in seen or len(weight.dims) < 2:
                 continue
             seen.add(name)
-            if max(weight.dims) > _LARGEST:
+            if max(weight.dims) > _MAX_DIMENSION:
                 continue
             kind = "dequantised" if dequantised else "integer" if zero_number is not None else "float"
             yield kind, weight, graph.weights.get(zero)

@@ -12,7 +12,7 @@ from harness.host.fingerprint import Fingerprint
 from harness.registry import BENCHMARKS, LIBRARIES
 
 
-class _Entry(BaseModel):
+class _ManifestEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     description: str
@@ -21,10 +21,10 @@ class _Entry(BaseModel):
     """Shipped files: relative to the manifest. Fetched ones: relative to build/data."""
 
 
-_E = TypeVar("_E", bound=_Entry)
+_E = TypeVar("_E", bound=_ManifestEntry)
 
 
-class Recipe(BaseModel):
+class CompressionRecipe(BaseModel):
     """How a dense model is compressed after it is built; not a recipe of training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,7 +36,7 @@ class Recipe(BaseModel):
     precision: Literal["fp32", "int8"] = "fp32"
 
 
-class Published(BaseModel):
+class PublishedResult(BaseModel):
     """A model's published result in MLPerf Inference v3.0, by Neural Magic: Offline, two EPYC 9654 of 96 cores each."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,7 +50,7 @@ class Published(BaseModel):
     """Size of the gzipped ONNX file."""
 
 
-class ModelEntry(_Entry):
+class ModelEntry(_ManifestEntry):
     """A table of models.toml."""
 
     source: str
@@ -78,13 +78,13 @@ class ModelEntry(_Entry):
     """Size of the ONNX file in bytes."""
     builder: str | None = None
     """"module:function" that builds the model's graph: (harness.models.weights.Weights) -> onnx.ModelProto."""
-    recipe: Recipe | None = None
+    recipe: CompressionRecipe | None = None
     """How to compress the dense model that ``builder`` builds."""
     engines: tuple[str, ...] = ()
     """Engines for the model, the fastest first, as measured by `python -m benchmarks.engines` on a CPU with VNNI."""
     engines_without_vnni: tuple[str, ...] = ()
     """The same on a processor without instructions for 8-bit products, where INT8 gains little."""
-    published: Published | None = None
+    published: PublishedResult | None = None
     """The first published model of a benchmark is the baseline for the others."""
 
     @field_validator("engines", "engines_without_vnni")
@@ -96,7 +96,7 @@ class ModelEntry(_Entry):
         return names
 
 
-class DatasetEntry(_Entry):
+class DatasetEntry(_ManifestEntry):
     """A table of datasets.toml."""
 
     kind: Literal["dataset", "vocabulary"] = "dataset"
@@ -206,7 +206,7 @@ def models() -> dict[str, tuple[str, ModelEntry]]:
     }
 
 
-def published() -> dict[str, tuple[str, Published]]:
+def published() -> dict[str, tuple[str, PublishedResult]]:
     """The models of the published table, in its order: {name: (benchmark, published result)}."""
     return {name: (benchmark, entry.published) for name, (benchmark, entry) in models().items() if entry.published}
 

@@ -26,13 +26,13 @@ UNVERIFIED = "not verified: no checksum is published"
 
 
 @dataclass(frozen=True)
-class Identified:
+class IdentifiedModel:
     """An ONNX file identified by its hash; everything else in it is read at most once, on first use."""
 
     file: Fingerprint
 
     @classmethod
-    def of(cls, path: Path) -> Identified:
+    def of(cls, path: Path) -> IdentifiedModel:
         """Hash the file at a path; raises OSError if it cannot be read."""
         return cls(Fingerprint.of(path))
 
@@ -59,7 +59,7 @@ class Identified:
     @property
     def identity(self) -> str:
         """sha256 of the whole model: of its only file, or over all of its files."""
-        return _whole(self.sha256, {name: file.sha256 for name, file in self.weights.items()})
+        return _model_sha256(self.sha256, {name: file.sha256 for name, file in self.weights.items()})
 
     @cached_property
     def graph(self) -> Graph:
@@ -85,7 +85,7 @@ class KnownModel:
     benchmark: str
     entry: ModelEntry
 
-    def model(self, file: Identified, record: FetchRecord | None = None) -> Model:
+    def model(self, file: IdentifiedModel, record: FetchRecord | None = None) -> Model:
         """This model with ``file`` as its ONNX file; ``record`` is given for fetched models."""
         facts = self.entry.model_dump(include=set(Model.model_fields) - {"sha256"})
         if not multiplies_int8():
@@ -95,7 +95,7 @@ class KnownModel:
             name=self.name,
             path=file.path,
             benchmark=self.benchmark,
-            sha256=_whole(file.sha256, record.data if record else {}),
+            sha256=_model_sha256(file.sha256, record.data if record else {}),
             remark=UNVERIFIED if unverified else "",
             metadata=file.metadata,
             **facts,
@@ -118,7 +118,7 @@ def find_model(name: str) -> Model:
 
 
 @readable()
-def identify_model(name: str) -> tuple[Model, Identified]:
+def identify_model(name: str) -> tuple[Model, IdentifiedModel]:
     """`find_model` together with the file that it hashed, for callers that need more of its content."""
     model, file = _identify(name)
     check_weights(file.path)
@@ -126,14 +126,14 @@ def identify_model(name: str) -> tuple[Model, Identified]:
     return model.model_copy(update={"sha256": file.identity, "files": files}), file
 
 
-def _identify(name: str) -> tuple[Model, Identified]:
+def _identify(name: str) -> tuple[Model, IdentifiedModel]:
     known = known_models()
     if name in known:
         entry = known[name].entry
         return _shipped(known[name], entry.file) if entry.file else _fetched(known[name])
     path = user_path(name)
     if path.is_file():
-        file = Identified.of(_real(path))
+        file = IdentifiedModel.of(_real(path))
         return _known_by_content(file) or _unknown(file), file
     if path.is_dir():
         inside = ", ".join(sorted(entry.name for entry in path.glob("*.onnx"))[:5]) or "it has none"
@@ -160,7 +160,7 @@ def _real(path: Path) -> Path:
     return real
 
 
-def _whole(graph: str, weights: Mapping[str, str]) -> str:
+def _model_sha256(graph: str, weights: Mapping[str, str]) -> str:
     """The sha256 of a model, from those of its ONNX file and of other files with weights by name."""
     return combined([graph, *sorted(weights.items())]) if weights else graph
 
@@ -186,17 +186,17 @@ def how_to_get(name: str, entry: ModelEntry) -> str:
     return (fetch if entry.fetch else "give the path of its file instead.") + rest
 
 
-def _shipped(known: KnownModel, place: str) -> tuple[Model, Identified]:
+def _shipped(known: KnownModel, place: str) -> tuple[Model, IdentifiedModel]:
     path = manifests.folder(known.benchmark) / place
     if not path.is_file():
         raise ConfigError(f"model {known.name} is missing at {path}: {_AGAIN}.")
-    file = Identified.of(path)
+    file = IdentifiedModel.of(path)
     if file.sha256 != known.entry.sha256:
         raise ConfigError(f"{path} is not the model {known.name} (its sha256 differs): {_AGAIN}.")
     return known.model(file), file
 
 
-def _fetched(known: KnownModel) -> tuple[Model, Identified]:
+def _fetched(known: KnownModel) -> tuple[Model, IdentifiedModel]:
     name, path = known.name, model_file(known.name)
     if not path.is_file():
         raise ConfigError(f"model {name} is not shipped: {how_to_get(name, known.entry)}")
@@ -206,7 +206,7 @@ def _fetched(known: KnownModel) -> tuple[Model, Identified]:
             f"{path} was not fetched, because it has no record beside it: move it elsewhere, then import it with "
             f"`harness models fetch {name} --from PATH`."
         )
-    file = Identified.of(path)
+    file = IdentifiedModel.of(path)
     wrong = None if file.sha256 == (known.entry.sha256 or record.sha256) else path
     if wrong is None and (part := _foreign(file, record)):
         wrong = path.parent / part
@@ -218,7 +218,7 @@ def _fetched(known: KnownModel) -> tuple[Model, Identified]:
     return known.model(file, record), file
 
 
-def _foreign(file: Identified, record: FetchRecord | None) -> str | None:
+def _foreign(file: IdentifiedModel, record: FetchRecord | None) -> str | None:
     """The first weight file that is not the one fetched with the model; None if there is none."""
     expected = record.data if record else {}
     names = sorted({*expected, *weight_files(file.path)})
@@ -228,7 +228,7 @@ def _foreign(file: Identified, record: FetchRecord | None) -> str | None:
     return next((name for name in names if found.get(name) != expected.get(name)), None)
 
 
-def _known_by_content(file: Identified) -> Model | None:
+def _known_by_content(file: IdentifiedModel) -> Model | None:
     models = known_models().values()
     for known in models:
         record = fetch_record(known.name) if known.entry.file is None else None
@@ -242,7 +242,7 @@ def _known_by_content(file: Identified) -> Model | None:
     return next((known.model(file) for known in by_md5 if known.entry.md5 == file.md5), None)
 
 
-def _unknown(file: Identified) -> Model:
+def _unknown(file: IdentifiedModel) -> Model:
     path, graph = file.path, file.graph
     name = next((name for name in BENCHMARKS if benchmark_class(name).accepts(graph.inputs)), None)
     if name is None:

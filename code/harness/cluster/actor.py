@@ -30,7 +30,7 @@ from harness.errors import RunFailed
 from harness.host.usage import Reading, cpu_quota, reading, usable
 from harness.task.shape import Integers
 
-_STEP = 600.0  # seconds for a step without progress reports, such as hashing files
+_STEP_SECONDS = 600.0  # for a step without progress reports, such as hashing files
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class About:
+class ProcessInfo:
     """Where a node's process runs, reported before it prepares anything."""
 
     host: str
@@ -63,16 +63,16 @@ class NodeActor:
         os.environ.pop("OMP_NUM_THREADS", None)
         _end_with_parent()
         self._node: Node | None = None
-        self._files: _Arriving | None = None
+        self._files: _ReceivedFile | None = None
         self._channel: Channel | None = None
         self._joined = threading.Event()
         self._lock = threading.Lock()
         self._test = 0
         self._promise = (time.monotonic(), float("inf"), "")
 
-    def about(self) -> About:
+    def about(self) -> ProcessInfo:
         """The host, the process ids and the CPUs of this node."""
-        return About(socket.gethostname(), os.getpid(), os.getppid(), len(os.sched_getaffinity(0)))
+        return ProcessInfo(socket.gethostname(), os.getpid(), os.getppid(), len(os.sched_getaffinity(0)))
 
     def missing(self, needed: Sequence[files.Needed]) -> list[str]:
         """The names of the files that the driver must send."""
@@ -81,7 +81,7 @@ class NodeActor:
 
     def begin_file(self, name: str, sha256: str) -> None:
         """Begin to receive a file: the next calls of `more` bring its chunks."""
-        self._files = _Arriving(name, sha256)
+        self._files = _ReceivedFile(name, sha256)
 
     def more(self, chunk: bytes) -> None:
         """Receive the next chunk of the file."""
@@ -104,7 +104,7 @@ class NodeActor:
     @contextlib.contextmanager
     def _at_work(self, doing: str = "") -> Iterator[None]:
         """Promise progress during the block, and none after it: the node may then wait long while others get files."""
-        self._beat(_STEP, doing)
+        self._beat(_STEP_SECONDS, doing)
         try:
             yield
         finally:
@@ -167,7 +167,7 @@ class NodeActor:
         """What ``module.function()`` returns on this machine."""
         return getattr(importlib.import_module(module), function)()
 
-    def swallow(self, payload: object) -> None:
+    def receive(self, payload: object) -> None:
         """Do nothing: the driver times how long the payload takes to this node."""
 
     def produce(self, size: int) -> NDArray[np.uint8]:
@@ -216,7 +216,7 @@ def _portable(error: BaseException) -> BaseException:
     return error
 
 
-class _Arriving:
+class _ReceivedFile:
     """A file whose chunks arrive one by one and are written to disk by a thread."""
 
     def __init__(self, name: str, sha256: str) -> None:

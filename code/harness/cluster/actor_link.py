@@ -8,17 +8,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from harness.cluster.actor import About, Failure
+from harness.cluster.actor import Failure, ProcessInfo
 from harness.cluster.channel import Channel, connect, new_key
 from harness.cluster.link import Link
 from harness.cluster.messages import Answers, NodeReady, Parcel
 from harness.errors import HarnessError, RunFailed
 from harness.task.shape import Integers
 
-BEAT = 0.5
+BEAT_SECONDS = 0.5
 """Seconds between two heartbeats."""
-_LOADING = 600.0  # seconds to load samples or to open a test
-_ASKING = 60.0  # seconds for a node to report its port, or that it is alive
+_LOADING_SECONDS = 600.0  # to load samples or to open a test
+_REPLY_SECONDS = 60.0  # for a node to report its port, or that it is alive
 
 
 class RayLink(Link):
@@ -36,7 +36,7 @@ class RayLink(Link):
         """``ray`` is the package; the raylet listens at ``address``; ``left`` is called once the link is closed."""
         self.name, self.actor, self.sentinel, self.address = name, actor, sentinel, address
         self.ready: NodeReady
-        self.about = About("", 0, 0, 0)
+        self.about = ProcessInfo("", 0, 0, 0)
         self.failure: BaseException | None = None
         self.promised = float("inf")
         """The time.monotonic() by which its preparation promised progress."""
@@ -64,7 +64,7 @@ class RayLink(Link):
             RunFailed: it cannot be reached.
         """
         key, host = new_key(), self.address[0]
-        port = self.call(_ASKING, "listen", host, key)
+        port = self.call(_REPLY_SECONDS, "listen", host, key)
         try:
             self._channel = Channel(connect(host, port, key), self._deliver, self._ended)
         except OSError as error:
@@ -81,7 +81,7 @@ class RayLink(Link):
             failed(self.failure)
             return
         try:
-            self.call(_LOADING, "open", self._test)
+            self.call(_LOADING_SECONDS, "open", self._test)
         except HarnessError as error:
             failed(error)
 
@@ -97,7 +97,7 @@ class RayLink(Link):
 
     def load(self, indices: Integers) -> None:
         """Wait until the node holds these samples."""
-        self.call(_LOADING, "load", indices)
+        self.call(_LOADING_SECONDS, "load", indices)
 
     def call(self, within: float, method: str, *given: Any) -> Any:
         """Call a method of the actor, for at most ``within`` seconds; gives up as soon as the node is lost.
@@ -109,7 +109,7 @@ class RayLink(Link):
         try:
             found = getattr(self.actor, method).remote(*given)
             ends = time.monotonic() + within
-            while not ray.wait([found], timeout=BEAT)[0]:
+            while not ray.wait([found], timeout=BEAT_SECONDS)[0]:
                 if self.failure:
                     raise self.failure
                 if time.monotonic() > ends:
@@ -118,14 +118,14 @@ class RayLink(Link):
         except HarnessError as error:
             raise self._named(error) from error
         except Exception as error:
-            raise self.lost(error) from error
+            raise self.cause_of(error) from error
 
-    def lost(self, error: BaseException) -> BaseException:
+    def cause_of(self, error: BaseException) -> BaseException:
         """What an error of Ray stands for: an error of the node's own code, or the loss of the node."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, BaseException):
             return self._named(cause)
-        self.lose(in_words(error))
+        self.mark_lost(in_words(error))
         return self.failure or error
 
     def _named(self, cause: BaseException) -> HarnessError:
@@ -136,7 +136,7 @@ class RayLink(Link):
         words = str(cause) if isinstance(cause, HarnessError) else f"{type(cause).__name__}: {cause}"
         return kind(f"{self.where()}: {words}")
 
-    def lose(self, why: str) -> None:
+    def mark_lost(self, why: str) -> None:
         """Record that the node is lost, and end the test."""
         self._fail(RunFailed(f"{self.where()} was lost: {why}."))
 
@@ -162,8 +162,8 @@ class RayLink(Link):
     def _ended(self, error: BaseException) -> None:
         """The connection broke; a call through Ray first, whose error says more if the process has ended."""
         with contextlib.suppress(HarnessError):
-            self.call(_ASKING, "beat")
-        self.lose(f"the connection to it ended ({in_words(error)})")
+            self.call(_REPLY_SECONDS, "beat")
+        self.mark_lost(f"the connection to it ended ({in_words(error)})")
 
     def close(self) -> None:
         """Close the link; closing the last one ends the cluster."""

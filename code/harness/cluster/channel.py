@@ -26,17 +26,17 @@ from harness.cluster import tls
 
 _HEAD = struct.Struct("<QI")  # of a message: bytes of its pickle, and number of its arrays that follow separately
 _SIZE = struct.Struct("<Q")  # bytes of such an array
-_SEPARATE = 1 << 16  # bytes from which on an array is not part of the pickle, which would copy it
-_CHUNK = 1 << 16  # bytes of the buffer for small messages
-_NONCE = 32  # bytes
-_GREETING = 10.0  # seconds for a connection to show that it has the key
-_CONNECTING = 60.0  # seconds: the node may be busy turning away connections without the key
+_SEPARATE_ARRAY_BYTES = 1 << 16  # from which on an array is not part of the pickle, which would copy it
+_BUFFER_BYTES = 1 << 16  # for small messages
+_NONCE_BYTES = 32
+_GREETING_SECONDS = 10.0  # for a connection to show that it has the key
+_CONNECTING_SECONDS = 60.0  # the node may be busy turning away connections without the key
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def new_key() -> bytes:
     """A secret that both sides of a connection must have; it is sent through Ray, which has authenticated them."""
-    return secrets.token_bytes(_NONCE)
+    return secrets.token_bytes(_NONCE_BYTES)
 
 
 class Channel:
@@ -55,7 +55,7 @@ class Channel:
         self._lock = threading.Lock()
         self._left: deque[memoryview] = deque()
         self._draining = self._closed = False
-        self._got, self._chunk = bytearray(), memoryview(bytearray(_CHUNK))
+        self._got, self._chunk = bytearray(), memoryview(bytearray(_BUFFER_BYTES))
 
     def start(self) -> None:
         """Begin to receive."""
@@ -71,7 +71,7 @@ class Channel:
         def in_pickle(found: pickle.PickleBuffer) -> bool:
             """Whether an array is part of the pickle; those that are not are collected."""
             view = found.raw()
-            if view.nbytes < _SEPARATE:
+            if view.nbytes < _SEPARATE_ARRAY_BYTES:
                 return True
             arrays.append(view)
             return False
@@ -140,7 +140,7 @@ class Channel:
     def _next(self, count: int, poll: select.poll) -> bytearray | memoryview:
         """The next ``count`` bytes, in memory that nothing else uses."""
         while (missing := count - len(self._got)) > 0:
-            if missing > _CHUNK:
+            if missing > _BUFFER_BYTES:
                 return self._much(count, poll)
             self._got += self._chunk[: self._receive(self._chunk, poll)]
         part = self._got[:count]
@@ -193,9 +193,9 @@ class Acceptor:
             while True:
                 found, _ = self._listening.accept()
                 try:
-                    found.settimeout(_GREETING)
+                    found.settimeout(_GREETING_SECONDS)
                     found = self._tls.wrap_socket(found, server_side=True) if self._tls else found
-                    _greet(found, self._key, mine=b"node", other=b"driver")
+                    _authenticate(found, self._key, mine=b"node", other=b"driver")
                 except (OSError, EOFError):
                     found.close()
                     continue
@@ -209,11 +209,11 @@ def connect(address: str, port: int, key: bytes) -> socket.socket:
     Raises:
         OSError: it cannot be reached, or the other side does not have the key.
     """
-    found = socket.create_connection((address, port), _CONNECTING)
+    found = socket.create_connection((address, port), _CONNECTING_SECONDS)
     try:
         encryption = tls.settings(ssl.PROTOCOL_TLS_CLIENT)
         found = encryption.wrap_socket(found) if encryption else found
-        _greet(found, key, mine=b"driver", other=b"node")
+        _authenticate(found, key, mine=b"driver", other=b"node")
     except EOFError as error:
         found.close()
         raise OSError("the connection was refused") from error
@@ -223,14 +223,14 @@ def connect(address: str, port: int, key: bytes) -> socket.socket:
     return found
 
 
-def _greet(connection: socket.socket, key: bytes, mine: bytes, other: bytes) -> None:
+def _authenticate(connection: socket.socket, key: bytes, mine: bytes, other: bytes) -> None:
     """Prove to each other that both have the key; raises OSError or EOFError if not."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    nonce = secrets.token_bytes(_NONCE)
+    nonce = secrets.token_bytes(_NONCE_BYTES)
     connection.sendall(nonce)
-    theirs = _exactly(connection, _NONCE)
+    theirs = _exactly(connection, _NONCE_BYTES)
     connection.sendall(hmac.digest(key, mine + theirs + nonce, "sha256"))
-    if not hmac.compare_digest(_exactly(connection, _NONCE), hmac.digest(key, other + nonce + theirs, "sha256")):
+    if not hmac.compare_digest(_exactly(connection, _NONCE_BYTES), hmac.digest(key, other + nonce + theirs, "sha256")):
         raise OSError("the other side does not have the key")
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from harness.cluster.messages import NodeReady
 from harness.task.shape import Integers
 
-_PARTS = 3  # chunks that a node's share of the rest is divided into: large first, smaller towards the end
-_MOST_SECONDS = 1.0  # of a node's work in a chunk: progress stays visible, and the last chunk ends soon
-_MOST_CHUNKS = 250  # per second, of all nodes: more would keep the driver busy with messages
+_CHUNKS_OF_REST = 3  # that a node's share of the rest is divided into: large first, smaller towards the end
+_MAX_CHUNK_SECONDS = 1.0  # of a node's work in a chunk: progress stays visible, and the last chunk ends soon
+_MAX_CHUNKS_PER_SECOND = 250  # of all nodes: more would keep the driver busy with messages
 _IN_FLIGHT = 2  # times a batch per stream, and chunks of a node: it computes one while the other one travels
-_SMALLEST = 4  # at the end a stream gets at least this part (a quarter) of a batch, so that all streams end together
+_MIN_BATCH_DIVISOR = 4  # at the end a stream gets at least a quarter of a batch, so that all streams end together
 _KNOWN_SECONDS = 2.0  # of the test that weigh as much as the rate that a node measured before it
 _Numbers = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -48,7 +48,7 @@ class OfflineDealer:
         """Cost that each node holds."""
         self._chunks, self._samples = [0] * len(nodes), [0] * len(nodes)
         self._began = [False] * len(nodes)
-        self._seconds = max(_MOST_SECONDS, len(nodes) / _MOST_CHUNKS)
+        self._seconds = max(_MAX_CHUNK_SECONDS, len(nodes) / _MAX_CHUNKS_PER_SECOND)
 
     def begin(self, costs: Integers, most: int) -> None:
         """Begin a query, once nothing is left of the previous one; ``costs`` is int64 (n,), in the order of dealing.
@@ -96,13 +96,13 @@ class OfflineDealer:
                 # The first chunks are small, so that no node waits long while others get theirs.
                 self._began[node] = True
                 return power.fill
-            count = self._within(min(work * rate / together / _PARTS, room, self._seconds * rate))
+            count = self._within(min(work * rate / together / _CHUNKS_OF_REST, room, self._seconds * rate))
             return max(count - count % power.batch, power.fill)
         # At the end, each stream gets a part of a batch: a batch on one of them would take too long.
-        if len(self._nodes) > _MOST_CHUNKS:  # the messages for smaller chunks would take longer
+        if len(self._nodes) > _MAX_CHUNKS_PER_SECOND:  # the messages for smaller chunks would take longer
             return 0 if self._chunks[node] and room < fill_cost / 2 else power.fill
         streams = power.fill // power.batch
-        smallest = max(1, power.batch // _SMALLEST)
+        smallest = max(1, power.batch // _MIN_BATCH_DIVISOR)
         busy = max(self._chunks[node], -(-self._samples[node] // power.batch))
         if busy and (share if busy < streams else room) < self._cost(min(smallest, left)) * streams:
             return 0

@@ -38,7 +38,7 @@ def store(name: str, sha256: str, chunks: Iterable[bytes], cache: Path = CACHE) 
         RunFailed: its sha256 is not the announced one.
         ConfigError: it cannot be written.
     """
-    target = _below(cache, name)
+    target = _cached_path(cache, name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with staging(target) as room:
@@ -88,7 +88,7 @@ def _is(path: Path, digest: str) -> bool:
         return False
 
 
-def _below(cache: Path, name: str) -> Path:
+def _cached_path(cache: Path, name: str) -> Path:
     """The path of a cached file; its name comes from another machine and must not lead out of the folder."""
     target = (cache / name).resolve()
     if not target.is_relative_to(cache.resolve()):

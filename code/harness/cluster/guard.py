@@ -58,14 +58,14 @@ def _reap(started: dict[int, tuple[str, subprocess.Popen[bytes]]]) -> None:
 
 def _kill_all() -> bool:
     """Kill all descendants; False once there are none."""
-    found = _below(os.getpid())
+    found = _descendants(os.getpid())
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return bool(found)
 
 
-def _below(top: int) -> list[int]:
+def _descendants(top: int) -> list[int]:
     """All descendants of a process, without zombies, which need no signal."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):

@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 
 from harness.cluster.actor import runs
-from harness.cluster.actor_link import BEAT, RayLink, in_words
-from harness.cluster.silence import STARVED, Silence
+from harness.cluster.actor_link import BEAT_SECONDS, RayLink, in_words
+from harness.cluster.silence import STARVED_SECONDS, Silence
 
-_ENDING = 1.0  # seconds to end the threads
-_CONNECT = 1.0  # seconds to connect
-_PROBE = 200_000  # bytes: enough that the object goes through the raylet
+_ENDING_SECONDS = 1.0  # to end the threads
+_CONNECTING_SECONDS = 1.0  # to connect
+_PROBE_BYTES = 200_000  # enough that the object goes through the raylet
 Reachable = Callable[[tuple[str, int]], bool]
 
 
 def reachable(address: tuple[str, int]) -> bool:
     """Whether a kernel accepts connections at this address, even for a stopped process; takes a second at most."""
     try:
-        with socket.create_connection(address, _CONNECT):
+        with socket.create_connection(address, _CONNECTING_SECONDS):
             return True
     except OSError:
         return False
@@ -57,7 +57,7 @@ class Heartbeats:
     def close(self) -> None:
         """Stop asking. Returns within a second, even if Ray does not answer."""
         self.over.set()
-        ends = time.monotonic() + _ENDING
+        ends = time.monotonic() + _ENDING_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, ends - time.monotonic()))
 
@@ -69,24 +69,24 @@ class Heartbeats:
                 if self.over.is_set():
                     return
                 for link in self._links:
-                    link.lose(self._why(error))
+                    link.mark_lost(self._why(error))
                 return
 
     def _look(self) -> None:
         self._ask()
         refs = list(self._pending)
-        done = self._ray.wait(refs, num_returns=len(refs), timeout=BEAT)[0] if refs else []
+        done = self._ray.wait(refs, num_returns=len(refs), timeout=BEAT_SECONDS)[0] if refs else []
         now = time.monotonic()
         for ref in done:
-            self._hear(ref, now)
+            self._receive(ref, now)
         self._own.look(now)
         own = self._judge_own()
         for link in self._links:
             self._silences[link.name].look(now)
             why = own or self._judge(link)
             if why:
-                link.lose(why)
-        self.over.wait(BEAT - (time.monotonic() - now) if done else 0.0)
+                link.mark_lost(why)
+        self.over.wait(BEAT_SECONDS - (time.monotonic() - now) if done else 0.0)
 
     def _why(self, error: BaseException) -> str:
         """Why a call failed: without the raylet of this machine, every call does."""
@@ -96,7 +96,11 @@ class Heartbeats:
         """Why this machine can no longer reach the nodes; empty if it can."""
         if not self._raylet_runs():
             return "Ray's process (raylet) on the driver's machine has ended or was stopped"
-        return f"Ray on the driver's machine has not answered for {STARVED:.0f} s" if self._own.verdict(None) else ""
+        return (
+            f"Ray on the driver's machine has not answered for {STARVED_SECONDS:.0f} s"
+            if self._own.verdict(None)
+            else ""
+        )
 
     def _raylet_runs(self) -> bool:
         return not self._raylet or runs(self._raylet)
@@ -114,7 +118,7 @@ class Heartbeats:
     def _try_to_reach(self, link: RayLink) -> None:
         while not (self.over.is_set() or link.failure) and self._silences[link.name].suspicious:
             self._reached[link.name] = self._reach(link.address)
-            self.over.wait(BEAT)
+            self.over.wait(BEAT_SECONDS)
 
     def _ask(self) -> None:
         asked = set(self._pending.values())
@@ -126,17 +130,17 @@ class Heartbeats:
             if (link, False) not in asked:
                 self._pending[link.actor.beat.remote()] = (link, False)
 
-    def _hear(self, ref: Any, now: float) -> None:
+    def _receive(self, ref: Any, now: float) -> None:
         link, from_sentinel = self._pending.pop(ref)
         try:
             found = self._ray.get(ref)
         except Exception as error:  # noqa: BLE001  Ray raises many kinds
-            link.lose(self._why(error))
+            link.mark_lost(self._why(error))
             return
         if from_sentinel:
             self._silences[link.name].heard(now)
             if not found:
-                link.lose("its process was stopped")
+                link.mark_lost("its process was stopped")
         else:
             within, link.doing = found
             link.promised = now + within
@@ -147,6 +151,6 @@ class Heartbeats:
             # Ray ends this process if a put finds no raylet: `_look` should notice first, and say why.
             if self._raylet_runs():
                 with contextlib.suppress(Exception):
-                    self._ray.put(np.zeros(_PROBE, np.uint8))
+                    self._ray.put(np.zeros(_PROBE_BYTES, np.uint8))
                     self._own.heard(time.monotonic())
-            self.over.wait(BEAT)
+            self.over.wait(BEAT_SECONDS)

@@ -28,7 +28,7 @@ PORT = 6379
 """Ray's own default."""
 HEAD = "head"
 """What stands for the driver's part of a cluster beside the names of its nodes."""
-_MOST_LOCAL = 64
+_MAX_LOCAL_NODES = 64
 _NUMBER = r"[1-9][0-9]?"
 _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9_.:-]*"  # not an option of ssh
 
@@ -86,7 +86,7 @@ class Hosts(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    local: int = Field(0, ge=0, le=_MOST_LOCAL)
+    local: int = Field(0, ge=0, le=_MAX_LOCAL_NODES)
     address: str = Field("", pattern=r"^([^\s:]+:\d+)?$")
     """HOST:PORT of the cluster to join; with ``nodes``, where the head that `harness cluster up` starts listens."""
     nodes: tuple[Host, ...] = ()
@@ -131,7 +131,7 @@ def read(cluster: str) -> Hosts:
         raise ConfigError(f"{path}: {_first(error)}.") from error
     if found.local:
         raise ConfigError(f"{path}: 'local' cannot be set in a file: pass {LOCAL}{found.local} instead of the file.")
-    return found if found.token is None else found.model_copy(update={"token": _beside(path, found.token)})
+    return found if found.token is None else found.model_copy(update={"token": _token_path(path, found.token)})
 
 
 def number_in(cluster: str, kind: str) -> int:
@@ -141,12 +141,12 @@ def number_in(cluster: str, kind: str) -> int:
         ConfigError: there is no valid number.
     """
     number = cluster.removeprefix(kind)
-    if not re.fullmatch(_NUMBER, number) or int(number) > _MOST_LOCAL:
-        raise ConfigError(f"{cluster}: write {kind}N with the number of nodes, 1 to {_MOST_LOCAL}.")
+    if not re.fullmatch(_NUMBER, number) or int(number) > _MAX_LOCAL_NODES:
+        raise ConfigError(f"{cluster}: write {kind}N with the number of nodes, 1 to {_MAX_LOCAL_NODES}.")
     return int(number)
 
 
-def _beside(file: Path, token: Path) -> Path:
+def _token_path(file: Path, token: Path) -> Path:
     """The token's path: relative to the hosts file's folder, not to where the command was typed."""
     try:
         return file.resolve().parent / token.expanduser()

@@ -29,16 +29,16 @@ from harness.paths import ROOT
 TOKEN = "RAY_AUTH_TOKEN"
 _OWN = ROOT / "build" / "cluster"
 _LOOPBACK = "127.0.0.1"
-_STORE = 1 << 30  # maximum bytes of shared memory for the samples and answers of a node on this machine
-_SMALLEST_STORE = 80 << 20  # bytes: Ray's minimum
-_INSIDE = 2 << 20  # bytes of the largest message inside a call: see `quiet`
-_ENDING = 5.0  # seconds to end all processes
+_STORE_BYTES = 1 << 30  # maximum of shared memory for the samples and answers of a node on this machine
+_MIN_STORE_BYTES = 80 << 20  # Ray's minimum
+_MAX_INLINE_BYTES = 2 << 20  # the largest message inside a call: see `quiet`
+_ENDING_SECONDS = 5.0  # to end all processes
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 _AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
 _BLOCKS = "--block"  # what `ray start` prints last
 _ALREADY, _ENDED = ", already runs", "ended"
-_OTHER = "Ray runs with other settings: harness cluster down"
-_STARTING = 120.0  # seconds for `ray start` on a machine
+_OTHER_SETTINGS = "Ray runs with other settings: harness cluster down"
+_STARTING_SECONDS = 120.0  # for `ray start` on a machine
 
 
 def quiet() -> dict[str, str]:
@@ -51,7 +51,7 @@ def quiet() -> dict[str, str]:
     times a second, and do not kill a node that uses much.
     """
     return {
-        "RAY_max_direct_call_object_size": str(_INSIDE),
+        "RAY_max_direct_call_object_size": str(_MAX_INLINE_BYTES),
         "RAY_task_events_report_interval_ms": "0",
         "RAY_worker_niceness": "0",
         "RAY_worker_register_timeout_seconds": "240",
@@ -102,7 +102,7 @@ class LocalCluster:
         port = self.address.rpartition(":")[2]
         head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", "--disable-usage-stats"]
         head.append("--no-monitor")
-        commands = {"head": self._command("head", usable, [*head, f"--object-store-memory={_SMALLEST_STORE}"])}
+        commands = {"head": self._command("head", usable, [*head, f"--object-store-memory={_MIN_STORE_BYTES}"])}
         for name, cpus in zip(self.names, shares(len(self.names)), strict=True):
             node = [f"--address={self.address}", f"--node-name={name}", "--num-cpus=1"]
             commands[name] = self._command(name, cpus, [*node, f"--object-store-memory={store}"])
@@ -151,7 +151,7 @@ class LocalCluster:
         with contextlib.suppress(OSError):
             self._guard.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._guard.wait(_ENDING)
+            self._guard.wait(_ENDING_SECONDS)
 
 
 def shares(count: int) -> list[list[int]]:
@@ -190,7 +190,7 @@ def _free_ports(count: int) -> list[int]:
 def _store(parts: int) -> int:
     """Bytes of shared memory for each of ``parts`` nodes: half of what is free, within limits."""
     free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
-    return max(_SMALLEST_STORE, min(_STORE, free // 2 // parts))
+    return max(_MIN_STORE_BYTES, min(_STORE_BYTES, free // 2 // parts))
 
 
 def head_address(hosts: Hosts) -> str:
@@ -293,7 +293,8 @@ def _start_command(hosts: Hosts, host: Host, options: str, name: str, token: str
     return (
         f"cd {shlex.quote(host.folder)} && umask 077 && mkdir -p build/cluster && cd build/cluster && "
         f"if {_runs(f'{name}.pid')}; then "
-        f"grep -qx {settings} {name}.settings && echo '{_ALREADY}' && exit 0; echo '{_OTHER}' >&2; exit 1; fi && "
+        f"grep -qx {settings} {name}.settings && echo '{_ALREADY}' && exit 0; "
+        f"echo '{_OTHER_SETTINGS}' >&2; exit 1; fi && "
         f"echo {settings} > {name}.settings && cat > {name}.token && "
         f"export {given} RAY_AUTH_TOKEN_PATH=$PWD/{name}.token && "
         f"{{ setsid nohup {pin}../../.venv/bin/ray start {cpus}{options} --include-log-monitor=false --block "
@@ -344,7 +345,13 @@ def _run(command: Sequence[str], given: str, where: str) -> str:
     began = time.monotonic()
     try:
         done = subprocess.run(
-            command, input=given, capture_output=True, text=True, errors="replace", timeout=_STARTING, check=False
+            command,
+            input=given,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_STARTING_SECONDS,
+            check=False,
         )
     except OSError as error:
         raise RunFailed(f"{where}: {os_words(error)}") from error

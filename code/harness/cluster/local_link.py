@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from harness.cluster.link import Link
 from harness.cluster.messages import Answers, NodeReady, NodeRequest, Parcel
-from harness.cluster.node import Beat, Node, Prepare
+from harness.cluster.node import Node, Prepare
+from harness.host.supervise import Beat
 from harness.task.shape import Integers
 
 

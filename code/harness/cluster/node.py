@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from harness.cluster.messages import DATA, Answers, NodeReady, NodeRequest, Parcel
 from harness.errors import RunFailed
+from harness.host.supervise import Beat
 from harness.scenarios.base import Scenario
 from harness.scheduling.base import Work
 from harness.task.qsl import Carrier, extended
@@ -19,14 +20,7 @@ from harness.task.shape import Array, Integers, Shape
 from harness.task.sut import Responses
 
 _PLACES = 256  # at the start; doubled whenever they run out
-_LOOK = 0.5  # seconds between two readings of the process's CPU time
-
-
-class Beat(Protocol):
-    """Reports progress, and the maximum seconds until the next report."""
-
-    def __call__(self, within: float, doing: str = "") -> None:
-        """``within`` is in seconds; ``doing`` says what happens until then."""
+_CPU_READING_SECONDS = 0.5  # between two readings of the process's CPU time
 
 
 class Prepare(Protocol):
@@ -47,12 +41,12 @@ class Node:
         if samples == DATA:
             self._carrier = self._library.carrier(_PLACES)
             scenario.sut.qsl = self._carrier
-        self._test: _Test | None = None
+        self._test: _NodeTest | None = None
 
     def open(self, failed: Callable[[BaseException], None]) -> None:
         """Begin a test, with a new scheduler; ``failed`` gets the error that ends it, once, on any thread."""
         self.close()
-        self._test = _Test(self._scenario, self._carrier, failed)
+        self._test = _NodeTest(self._scenario, self._carrier, failed)
 
     def answer(self, parcel: Parcel, done: Callable[[Answers], None]) -> None:
         """Call ``done``, on any thread, once the whole parcel is answered. Never raises: see ``failed`` of `open`."""
@@ -105,7 +99,7 @@ class _Pending:
         )
 
 
-class _Test:
+class _NodeTest:
     """The parcels of one test.
 
     Each sample in flight has a place, a number that serves as its id in this machine's scheduler and, if samples are
@@ -210,7 +204,7 @@ class _Test:
 
     def _finish(self, pending: _Pending) -> None:
         # Reading a process's time may take milliseconds in a container.
-        if (now := time.perf_counter()) > self._looked + _LOOK:
+        if (now := time.perf_counter()) > self._looked + _CPU_READING_SECONDS:
             self._looked, self._cpu = now, time.process_time() - self._began
         if not self._over:
             pending.done(pending.answers(self._cpu))

@@ -21,26 +21,26 @@ import psutil
 
 from harness.cluster import tls
 from harness.cluster.actor import NodeActor, Sentinel
-from harness.cluster.actor_link import BEAT, RayLink, first_line
+from harness.cluster.actor_link import BEAT_SECONDS, RayLink, first_line
 from harness.cluster.heartbeats import Heartbeats
 from harness.cluster.hosts import Hosts
 from harness.cluster.launch import TOKEN, LocalCluster, credentials, head_address, set_environment
 from harness.cluster.link import Link
 from harness.cluster.messages import NodeRequest
-from harness.cluster.node import Beat
 from harness.errors import ConfigError, MissingDependencyError, RunFailed
 from harness.host import console
+from harness.host.supervise import Beat
 from harness.paths import advice
 
 _INSTALL = advice("run `make setup CLUSTER=1`", "`pip install 'ray>=2.60,<3'`")
-_JOINING = 240.0  # seconds until all nodes have joined and their processes have started
-_LISTED = 20.0  # seconds until Ray lists a node that was just started
-_FORGOTTEN = 90.0  # seconds until Ray no longer lists a node that is gone: it takes 14 to 65
+_JOINING_SECONDS = 240.0  # until all nodes have joined and their processes have started
+_LISTING_SECONDS = 20.0  # until Ray lists a node that was just started
+_FORGETTING_SECONDS = 90.0  # until Ray no longer lists a node that is gone: it takes 14 to 65
 _ATTEMPTS = 3  # to start nodes on this machine
-_PATIENCE = 30.0  # seconds that the driver promises its supervisor between two reports
-_SENDING = 600.0  # seconds to store a chunk of a file, and until a node first reports progress
-_CHUNK = 64 << 20  # bytes of a file in one message
-_ENDING = 5.0  # seconds to reach a running cluster, or to shut Ray down
+_REPORTING_SECONDS = 30.0  # that the driver promises its supervisor between two reports
+_SENDING_SECONDS = 600.0  # to store a chunk of a file, and until a node first reports progress
+_CHUNK_BYTES = 64 << 20  # of a file in one message
+_ENDING_SECONDS = 5.0  # to reach a running cluster, or to shut Ray down
 
 
 def _ray() -> Any:  # the optional package
@@ -85,10 +85,10 @@ class RayCluster:
                     f"the cluster at {address} is joined without a token: anyone who reaches its ports can run code on "
                     "all its machines; set `token` in the hosts file (docs/cluster.md)."
                 )
-        beat(_JOINING, "joining the cluster")
+        beat(_JOINING_SECONDS, "joining the cluster")
         ray = _ray()
         try:
-            _hush()
+            _silence_ray()
             with _loopback(bool(self.local)):
                 ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=False)
         except Exception as error:
@@ -99,8 +99,8 @@ class RayCluster:
         wanted = self.local.names if self.local else [host.called for host in hosts.nodes]
         for name, node in self._nodes(wanted, beat):
             self.links.append(self._actor(name, node))
-        self._hearts = Heartbeats(ray, self.links, _JOINING, _raylet())
-        self._meet(beat)
+        self._hearts = Heartbeats(ray, self.links, _JOINING_SECONDS, _raylet())
+        self._await_processes(beat)
 
     def _start_local(self, beat: Beat) -> str:
         """The address of the head, once all nodes on this machine have joined it.
@@ -122,7 +122,7 @@ class RayCluster:
 
     def _wait_for_port(self, address: str, beat: Beat) -> None:
         host, _, port = address.rpartition(":")
-        ends = time.monotonic() + (_JOINING if self.local else _ENDING)
+        ends = time.monotonic() + (_JOINING_SECONDS if self.local else _ENDING_SECONDS)
         while True:
             try:
                 with socket.create_connection((host, int(port)), 1.0):
@@ -134,15 +134,15 @@ class RayCluster:
             if time.monotonic() > ends:
                 if self.local:
                     raise ConfigError(
-                        f"{len(self.local.names)} nodes on this machine did not start in {_JOINING:.0f} s ({why}): "
-                        "try fewer, or stop what keeps its cores busy."
+                        f"{len(self.local.names)} nodes on this machine did not start in {_JOINING_SECONDS:.0f} s "
+                        f"({why}): try fewer, or stop what keeps its cores busy."
                     )
                 raise ConfigError(
                     f"the cluster at {address} cannot be reached ({why}): start it with `harness cluster up`, or fix "
                     "its address."
                 )
             self._check_local()
-            beat(_PATIENCE, "starting the nodes of the cluster")
+            beat(_REPORTING_SECONDS, "starting the nodes of the cluster")
             time.sleep(0.1)
 
     def _check_local(self) -> None:
@@ -165,14 +165,16 @@ class RayCluster:
             if wanted and not absent and not doubled:
                 found = dict(zip(names, alive, strict=True))
                 return [(name, found[name]) for name in wanted]
-            limit = _JOINING if self.local or not wanted else _LISTED if absent else _FORGOTTEN
+            limit = (
+                _JOINING_SECONDS if self.local or not wanted else _LISTING_SECONDS if absent else _FORGETTING_SECONDS
+            )
             if time.monotonic() - began > limit:
                 if doubled and not absent:
                     raise ConfigError(f"Ray lists two nodes called {doubled[0]}: `harness cluster down`, then `up`.")
                 who = ", ".join(absent) or "all"
                 raise ConfigError(f"nodes that have not joined the cluster: {who}; run `harness cluster up` again.")
             self._check_local()
-            beat(_PATIENCE, "starting the nodes of the cluster")
+            beat(_REPORTING_SECONDS, "starting the nodes of the cluster")
             time.sleep(0.1)
 
     def _actor(self, name: str, node: dict[str, Any]) -> RayLink:
@@ -188,12 +190,12 @@ class RayCluster:
         address = (str(node["NodeManagerAddress"]), int(node["NodeManagerPort"]))
         return RayLink(ray, name, actor, sentinel, address, self._leave)
 
-    def _meet(self, beat: Beat) -> None:
+    def _await_processes(self, beat: Beat) -> None:
         """Wait until the processes of every node have started."""
-        for link, about in self._all(beat, _JOINING, [link.actor.about.remote() for link in self.links]):
+        for link, about in self._all(beat, _JOINING_SECONDS, [link.actor.about.remote() for link in self.links]):
             link.about = about
         # Until a sentinel has answered once, its silence would pass for a slow start.
-        for _ in self._all(beat, _JOINING, [link.sentinel.beat.remote(0) for link in self.links]):
+        for _ in self._all(beat, _JOINING_SECONDS, [link.sentinel.beat.remote(0) for link in self.links]):
             pass
 
     def links_to(self, request: NodeRequest, beat: Beat) -> list[RayLink]:
@@ -218,12 +220,12 @@ class RayCluster:
                 path, sha256 = by_name[name]
                 if not console.output().verbose:
                     console.note(f"sending {path.name} to node {link.name}")
-                link.call(_JOINING, "begin_file", name, sha256)
+                link.call(_JOINING_SECONDS, "begin_file", name, sha256)
                 with path.open("rb") as file:
-                    while chunk := file.read(_CHUNK):
-                        link.call(_SENDING, "more", chunk)
-                        beat(_PATIENCE, f"sending {path} to node {link.name}")
-                link.call(_SENDING, "end_file")
+                    while chunk := file.read(_CHUNK_BYTES):
+                        link.call(_SENDING_SECONDS, "more", chunk)
+                        beat(_REPORTING_SECONDS, f"sending {path} to node {link.name}")
+                link.call(_SENDING_SECONDS, "end_file")
 
     def _all(self, beat: Beat, within: float, waiting: Sequence[Any]) -> Iterator[tuple[RayLink, Any]]:
         """Wait for one call per link: (link, result) in the order of the nodes; raises the first failure."""
@@ -232,14 +234,14 @@ class RayCluster:
         left = dict(zip(waiting, self.links, strict=True))
         found: dict[str, Any] = {}
         for link in self.links:
-            link.promised = time.monotonic() + _SENDING
+            link.promised = time.monotonic() + _SENDING_SECONDS
         while left:
-            for ref in ray.wait(list(left), num_returns=len(left), timeout=BEAT)[0]:
+            for ref in ray.wait(list(left), num_returns=len(left), timeout=BEAT_SECONDS)[0]:
                 link = left.pop(ref)
                 try:
                     found[link.name] = ray.get(ref)
                 except Exception as error:
-                    raise link.lost(error) from error
+                    raise link.cause_of(error) from error
             for link in self.links:
                 if link.failure:
                     raise link.failure
@@ -250,7 +252,7 @@ class RayCluster:
                 if time.monotonic() > ends:
                     raise RunFailed(f"{link.where()} did not start in {within:.0f} s: stop what uses its cores.")
             self._check_local()
-            beat(_PATIENCE, next((link.doing for link in left.values()), ""))
+            beat(_REPORTING_SECONDS, next((link.doing for link in left.values()), ""))
         yield from ((link, found[link.name]) for link in self.links)
 
     def _leave(self, link: RayLink) -> None:
@@ -265,7 +267,7 @@ class RayCluster:
             self._hearts.over.set()  # from now on a failure is not a loss
         ending = threading.Thread(target=self._shut_down, daemon=True)
         ending.start()
-        ending.join(_ENDING)
+        ending.join(_ENDING_SECONDS)
         if self.local:
             self.local.close()
 
@@ -302,7 +304,7 @@ def _raylet() -> int:
     return next(found, 0)
 
 
-def _hush() -> None:
+def _silence_ray() -> None:
     """Keep Ray's twenty lines about each lost node off the terminal: the harness reports it in one."""
     from ray._private import worker
 

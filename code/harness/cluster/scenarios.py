@@ -17,12 +17,12 @@ from harness.scheduling.base import Complete, Observer, Scheduler
 from harness.task.shape import Integers
 from harness.task.sut import SUT
 
-_PILOT = 1.0  # seconds of work for all nodes, to measure their joint rate
-_LARGEST = 1e6  # samples of that work
-_MUCH_SLOWER = 0.7  # of the sum of their rates: in such a short query, nodes do not end at the same moment
+_PILOT_SECONDS = 1.0  # of work for all nodes, to measure their joint rate
+_MAX_PILOT_SAMPLES = 1e6  # of that work
+_MIN_SHARE_OF_RATES = 0.7  # of the sum of their rates: in such a short query, nodes do not end at the same moment
 
 
-class _Nodes(Scenario):
+class _ClusterScenario(Scenario):
     """The common part of scenarios with several nodes."""
 
     def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float, links: Sequence[Link]) -> None:
@@ -38,22 +38,22 @@ class _Nodes(Scenario):
         return {"shapes": _shapes(self.links)}
 
 
-class NodesOffline(_Nodes, Offline):
+class NodesOffline(_ClusterScenario, Offline):
     """One query, divided among nodes by their measured rates."""
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
         """The sum of the nodes' own estimates, or their joint rate if that is much lower."""
         found = _total(self.links)
         reached = self._reached(indices, found.per_second, listener)
-        if reached >= _MUCH_SLOWER * found.per_second:
+        if reached >= _MIN_SHARE_OF_RATES * found.per_second:
             return found
         how = f"{reached:.4g} samples/s measured with all nodes together, less than {found.how}"
         return Estimate(reached * found.value / found.per_second, how, reached, found.remark)
 
     def _reached(self, indices: Integers, rate: float, listener: Listener) -> float:
-        """Samples/s of all nodes on a query that takes `_PILOT` seconds at ``rate``, or fills all streams once."""
+        """Samples/s of all nodes on a query that takes `_PILOT_SECONDS` at ``rate``, or fills all streams once."""
         least = sum(link.ready.largest * link.ready.streams for link in self.links)
-        count = max(least, round(min(_LARGEST, _PILOT * rate)))
+        count = max(least, round(min(_MAX_PILOT_SAMPLES, _PILOT_SECONDS * rate)))
         spread = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(np.int64)
         query = np.resize(indices[spread], count)
         scheduler = self.scheduler(lambda ids, responses: listener.ran())
@@ -74,7 +74,7 @@ class NodesOffline(_Nodes, Offline):
         return ClusterScheduler.offline(self.sut.qsl, self.links, complete, observer, self.travels)
 
 
-class NodesServer(_Nodes, Server):
+class NodesServer(_ClusterScenario, Server):
     """Queries go to the node that would complete them first."""
 
     def peak(self, indices: Integers) -> float:

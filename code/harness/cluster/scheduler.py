@@ -31,8 +31,8 @@ PARCEL_BYTES = 4 << 20
 
 A node that receives more at once takes longer for each image: its caches do not hold the pixels until they are read.
 """
-_TOGETHER = 0.0005  # seconds: Server queries that arrive within them are sent together
-_AT_ONCE = 8  # messages of Server sent in a row: if more queries wait, several go to one node
+_SAME_MESSAGE_SECONDS = 0.0005  # Server queries that arrive within them are sent together
+_MAX_MESSAGES_IN_A_ROW = 8  # of Server: if more queries wait, several go to one node
 _NO_TIMES = np.empty(0)
 
 
@@ -77,7 +77,7 @@ class _Sent(NamedTuple):
 
 
 @dataclass
-class _Node:
+class _LinkedNode:
     """A link, and its parcels in flight by number."""
 
     place: int
@@ -103,7 +103,7 @@ class ClusterScheduler(Scheduler):
         self._travels, self._clock = travels, clock
         self._parcels = self._passed_on = 0
         self._answered_all = threading.Condition()
-        self._nodes = [_Node(place, link, NodeCounters(link.name)) for place, link in enumerate(links)]
+        self._nodes = [_LinkedNode(place, link, NodeCounters(link.name)) for place, link in enumerate(links)]
         self._powers = [power(link.ready) for link in links]
         for node in self._nodes:
             node.link.open(partial(self._answered, node), self._fail)
@@ -158,10 +158,12 @@ class ClusterScheduler(Scheduler):
                 self._answered_all.wait()
 
     @abstractmethod
-    def _free(self, node: _Node, sent: _Sent, seconds: float) -> None:
+    def _free(self, node: _LinkedNode, sent: _Sent, seconds: float) -> None:
         """Called after a node answered a parcel, which took it ``seconds``."""
 
-    def _send(self, node: _Node, ids: NDArray[np.uint64], indices: Integers, costs: Integers, arrivals: Floats) -> None:
+    def _send(
+        self, node: _LinkedNode, ids: NDArray[np.uint64], indices: Integers, costs: Integers, arrivals: Floats
+    ) -> None:
         """Send one parcel; ``costs`` has one entry per sample. Once the test is given up, answer it here instead."""
         if self.failed.is_set():
             return
@@ -188,7 +190,7 @@ class ClusterScheduler(Scheduler):
                 if node.counters.free_since is None and not node.counters.began:
                     node.counters.free_since = when
 
-    def _answered(self, node: _Node, answers: Answers) -> None:
+    def _answered(self, node: _LinkedNode, answers: Answers) -> None:
         """A link's callback. Never raises."""
         try:
             with self._lock:
@@ -208,7 +210,7 @@ class ClusterScheduler(Scheduler):
             self._passed_on += 1
             self._answered_all.notify_all()
 
-    def _count(self, node: _Node, sent: _Sent, answers: Answers) -> float:
+    def _count(self, node: _LinkedNode, sent: _Sent, answers: Answers) -> float:
         """Update the counters before LoadGen, at the last answer, ends the test; returns the node's seconds of work."""
         count = len(answers.ids)
         with self._lock:
@@ -282,7 +284,7 @@ class OfflineCluster(ClusterScheduler):
         size = sum(array.nbytes for array in self.qsl.pack(indices[:1]).values())
         return max(1, PARCEL_BYTES // max(1, size))
 
-    def _deal(self, node: _Node) -> bool:
+    def _deal(self, node: _LinkedNode) -> bool:
         """Send a node its next chunk; False if there is none for it now."""
         with self._lock:
             part = self._dealer.rest() if self._given_up else self._dealer.next(node.place)
@@ -292,7 +294,7 @@ class OfflineCluster(ClusterScheduler):
         self._send(node, ids, indices, self.qsl.cost(indices), _NO_TIMES)
         return True
 
-    def _free(self, node: _Node, sent: _Sent, seconds: float) -> None:
+    def _free(self, node: _LinkedNode, sent: _Sent, seconds: float) -> None:
         with self._lock:
             self._dealer.answered(node.place, len(sent.ids), sent.cost, seconds)
         while self._deal(node):
@@ -346,7 +348,7 @@ class ServerCluster(ClusterScheduler):
             queries = list(self._queue)
             self._queue.clear()
         parts: dict[int, list[_Query]] = {}
-        size = max(1, -(-len(queries) // _AT_ONCE)) if len(self._nodes) > _AT_ONCE else 1
+        size = max(1, -(-len(queries) // _MAX_MESSAGES_IN_A_ROW)) if len(self._nodes) > _MAX_MESSAGES_IN_A_ROW else 1
         with self._lock:
             now = self._clock()
             for start in range(0, len(queries), size):
@@ -372,7 +374,7 @@ class ServerCluster(ClusterScheduler):
             self._queue.extend(map(_Query, ids, indices.tolist(), costs.tolist(), [now] * len(ids)))
             self._arrived.notify()
 
-    def _free(self, node: _Node, sent: _Sent, seconds: float) -> None:
+    def _free(self, node: _LinkedNode, sent: _Sent, seconds: float) -> None:
         with self._lock:
             self._dealer.answered(node.place, sent.costs.tolist(), self._clock())
 
@@ -384,7 +386,7 @@ class ServerCluster(ClusterScheduler):
                     if self._closing:
                         return
                     self._arrived.wait()
-            time.sleep(max(0.0, dealt + _TOGETHER - time.perf_counter()))
+            time.sleep(max(0.0, dealt + _SAME_MESSAGE_SECONDS - time.perf_counter()))
             dealt = time.perf_counter()
             try:
                 self.deal()

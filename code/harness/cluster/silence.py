@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-SILENT = 3.0
+SILENT_SECONDS = 3.0
 """Seconds without an answer after which a node is lost if its machine cannot be reached either."""
-STARVED = 30.0
+STARVED_SECONDS = 30.0
 """Seconds without an answer after which a node is lost in any case."""
-_STEP = 1.0  # maximum seconds that one look can add
+_MAX_LOOK_SECONDS = 1.0  # that one look can add
 
 
 class Silence:
@@ -22,13 +22,13 @@ class Silence:
 
     def look(self, now: float) -> None:
         """Add the time since the last call, at most a second of it: call this often."""
-        self._silent += min(max(0.0, now - self._looked), _STEP)
+        self._silent += min(max(0.0, now - self._looked), _MAX_LOOK_SECONDS)
         self._looked = now
 
     @property
     def suspicious(self) -> bool:
         """Whether it is time to ask whether its machine can be reached."""
-        return self._silent > SILENT
+        return self._silent > SILENT_SECONDS
 
     def verdict(self, reachable: bool | None) -> str:
         """Why the node is lost; empty if it is not.
@@ -36,8 +36,8 @@ class Silence:
         ``reachable`` says whether its machine accepts connections, as a kernel does even if no process gets processor
         time; None if not known yet.
         """
-        if self._silent > STARVED:
-            return f"no answer for {STARVED:.0f} s"
+        if self._silent > STARVED_SECONDS:
+            return f"no answer for {STARVED_SECONDS:.0f} s"
         if self.suspicious and reachable is False:
-            return f"no answer for {SILENT:.0f} s, and its machine cannot be reached"
+            return f"no answer for {SILENT_SECONDS:.0f} s, and its machine cannot be reached"
         return ""

@@ -18,7 +18,7 @@ from harness.errors import ConfigError
 from harness.task.qsl import Carrier, SampleLibrary
 from harness.task.shape import Array, Integers, Shape
 
-_TRIPS = 9  # round trips to measure
+_ROUND_TRIPS = 9
 _FACTS: Mapping[str, Callable[[NodeReady], object]] = {
     "model": lambda ready: ready.model_sha256,
     "version of the engine": lambda ready: ready.engine.get("version"),
@@ -72,7 +72,7 @@ def round_trip(link: Link, qsl: SampleLibrary, travels: str) -> float:
     none = np.empty(0, np.int64)
     packed = qsl.pack(none) if travels == DATA else None
     took = []
-    for number in range(_TRIPS):
+    for number in range(_ROUND_TRIPS):
         start = time.perf_counter()
         link.send(Parcel(number, none.astype(np.uint64), none, packed))
         found = back.get()

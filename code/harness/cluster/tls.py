@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.errors import ConfigError, os_words
 
-_TIMEOUT = 5.0  # seconds to connect, and for each answer
+_TIMEOUT_SECONDS = 5.0  # to connect, and for each answer
 _PROTOCOL = "h2"  # gRPC's
 _FILES = ("RAY_TLS_CA_CERT", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY")
 _NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL"}
@@ -71,7 +71,7 @@ def check(host: str, port: int) -> None:
         )
     own.check_hostname = True  # as Ray does
     try:
-        _shake_hands(host, port, own)
+        _tls_handshake(host, port, own)
     except ssl.SSLError as error:
         raise ConfigError(
             f"{where} and this machine do not accept each other's TLS certificates ({_words(error)}): `tls` in the "
@@ -87,7 +87,7 @@ def _uses_tls(host: str, port: int) -> bool | None:
     anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
     try:
-        _shake_hands(host, port, anyone)
+        _tls_handshake(host, port, anyone)
     except ssl.SSLError as error:
         reason = error.reason or ""
         return True if "ALERT" in reason else False if reason in _NO_TLS else None  # an alert: it wants a certificate
@@ -96,11 +96,11 @@ def _uses_tls(host: str, port: int) -> bool | None:
     return True
 
 
-def _shake_hands(host: str, port: int, context: ssl.SSLContext) -> None:
+def _tls_handshake(host: str, port: int, context: ssl.SSLContext) -> None:
     """Connect, and wait for the first byte: in TLS 1.3 a refused certificate shows only then."""
     context.set_alpn_protocols([_PROTOCOL])
     with (
-        socket.create_connection((host, port), _TIMEOUT) as plain,
+        socket.create_connection((host, port), _TIMEOUT_SECONDS) as plain,
         context.wrap_socket(plain, server_hostname=host) as found,
     ):
         found.recv(1)

@@ -12,7 +12,7 @@ from harness.errors import on_interrupt
 from harness.host import console
 
 if TYPE_CHECKING:
-    from harness.cluster.check import Line
+    from harness.cluster.check import ClusterFinding
 
 cluster_app = typer.Typer(
     help="Start, end or examine the machines of a cluster, which are one system (docs/cluster.md).",
@@ -76,7 +76,7 @@ def check(
     raise typer.Exit(blocked)
 
 
-def _show(lines: "Sequence[Line]") -> None:
+def _show(lines: "Sequence[ClusterFinding]") -> None:
     width = max((len(line.node) for line in lines), default=0)
     about = max((len(line.subject) for line in lines), default=0)
     for line in lines:

@@ -14,7 +14,7 @@ from harness.commands import options
 from harness.errors import ConfigError
 
 if TYPE_CHECKING:
-    from harness.settings.runfile import Point
+    from harness.settings.runfile import SweepPoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ def run(asked: RunOptions) -> None:
     raise typer.Exit(_sweep(asked.file, points, asked))
 
 
-def _sweep(file: Path, points: Sequence[Point], asked: RunOptions) -> int:
+def _sweep(file: Path, points: Sequence[SweepPoint], asked: RunOptions) -> int:
     """Run or show the tests of a file; returns the exit code."""
     from harness.sweep.sweep import Sweep
 

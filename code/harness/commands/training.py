@@ -85,14 +85,14 @@ def models_train(
     _check_torch()
     from harness.training.recipe import read_recipe
     from harness.training.state import Checkpoints
-    from harness.training.train import Training, model_path, train
+    from harness.training.train import TrainingRequest, model_path, train
 
     chosen = read_recipe(recipe)
     chosen = chosen.with_method(method) if method is not None else chosen
     chosen = chosen.with_steps(steps) if steps is not None else chosen
     chosen = chosen.model_copy(update={"seed": seed}) if seed is not None else chosen
     path = output or model_path(chosen)
-    training = Training(
+    training = TrainingRequest(
         chosen, weights, user_path(data), path, engine, start == "one-shot", parse_options(option or []), save_every
     )
     try:

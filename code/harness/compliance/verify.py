@@ -49,7 +49,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _LoggedRun:
     scenario: type[Scenario]
     score: float
     """Samples per second; of streams the latency in nanoseconds (TEST01) or its inverse per second (TEST04)."""
@@ -118,7 +118,7 @@ def speedup(scenario: type[Scenario], before: float, after: float) -> float:
     return (before / after if scenario.latency else after / before) - 1
 
 
-def _compare(one: _Run, two: _Run, audit: Audit) -> str:
+def _compare(one: _LoggedRun, two: _LoggedRun, audit: Audit) -> str:
     """Why the test's score differs too much from the performance run's; "" if it does not."""
     threshold = tolerance(one.scenario, one.score)
     change = f"{two.score / one.score - 1:+.1%}" if one.score else "not comparable"
@@ -131,7 +131,7 @@ def _compare(one: _Run, two: _Run, audit: Audit) -> str:
     return f"the test's score differs from the performance run's by {change}; up to {threshold:.0%} is allowed."
 
 
-def _read_run(folder: Path, audit: Audit, tested: bool = False) -> _Run | str:
+def _read_run(folder: Path, audit: Audit, tested: bool = False) -> _LoggedRun | str:
     """The run in a folder of logs, or why it cannot be compared."""
     for file in (DETAIL, SUMMARY):
         if not (folder / file).is_file():
@@ -152,7 +152,7 @@ def _read_run(folder: Path, audit: Audit, tested: bool = False) -> _Run | str:
         return f"the log in {folder} has no {name} result: repeat the run."
     if tested and (unread := audit.unread(values)):
         return f"{folder} is not a log of {audit.name} ({unread}): rerun the test with its audit.config."
-    return _Run(scenario, score, values.get("effective_target_latency_ns"))
+    return _LoggedRun(scenario, score, values.get("effective_target_latency_ns"))
 
 
 def _summary_rate(summary: str, scenario: type[Scenario]) -> float | None:
@@ -171,7 +171,7 @@ def _number(value: object) -> float | None:
 
 
 @dataclass(frozen=True)
-class _Comparison:
+class _ResponseComparison:
     """The sampled responses of TEST01 compared with those of the accuracy run; lists contain sample indices."""
 
     matched: int
@@ -222,7 +222,7 @@ def verify_accuracy(accuracy_log: Path, test_log: Path, dtype: str = "int32") ->
 
 def _compare_responses(
     known: Mapping[int, str], sampled: Iterable[Mapping[str, Any]], kind: np.dtype[np.generic]
-) -> _Comparison:
+) -> _ResponseComparison:
     """Compare entries of TEST01's log with ``known``, the responses of the accuracy run by sample."""
     matched, missing, differing, broken = 0, [], [], []
     elements: dict[int, np.generic | None] = {}
@@ -239,7 +239,7 @@ def _compare_responses(
                 differing.append(index)
         except ValueError:
             broken.append(index)
-    return _Comparison(matched, missing, differing, broken)
+    return _ResponseComparison(matched, missing, differing, broken)
 
 
 def _entries(log: Path) -> list[dict[str, Any]]:

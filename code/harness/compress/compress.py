@@ -10,7 +10,7 @@ from onnx import ModelProto
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.compress import prune, rounding
-from harness.compress.effort import OVERHEAD, Effort, OnLayer
+from harness.compress.effort import LAYER_COST, Effort, OnLayer
 from harness.compress.inputs import byte_ranges, take_bytes
 from harness.compress.network import Feed, Layer, Network, Walk, groups
 from harness.compress.plan import Plan
@@ -23,15 +23,15 @@ from harness.compress.rounding import Rounded
 from harness.compress.scaling import Scaling
 from harness.errors import ConfigError
 
-_PLACES = 2048
+_MAX_POSITIONS = 2048
 """Maximum output positions of a convolution to use per batch, spread evenly: neighbours give nearly the same data."""
-_SAMPLE = 4096
+_TRIED_ROWS = 4096
 """Rows of a layer's input used to try ranges."""
-_PROBES = 32
+_PROBE_SAMPLES = 32
 """Samples used to measure the model's own outputs."""
 TOLERANCE = 0.05
 """Relative output error above which a quantised layer gets more scales, or stays in FP32."""
-_WEIGHTED = 2
+_ATTENTION_FACTOR = 2
 """Factor on the tolerance for attention weights by values, whose errors are diluted by the residual connection that
 follows. MiniLM for DeepSparse, queries by keys in 8 bits: F1 64.9 with all six of these products in 8 bits (errors up
 to 6.1 %), 64.4 with the three within the tolerance, 64.5 with all attention in FP32, 66.2 uncompressed."""
@@ -132,7 +132,7 @@ class _Compression:
         """Compress layer by layer, then write the result."""
         network = self._network
         work = [layer for layer in network.layers if not _kept(layer, self._settings)]
-        effort = Effort(network, self._feeds, _PLACES, _PROBES, progress)
+        effort = Effort(network, self._feeds, _MAX_POSITIONS, _PROBE_SAMPLES, progress)
         steps: list[tuple[int, list[Layer] | Product]] = [*groups(work, network.nodes), *self._multiplied()]
         costs = [self._cost(item, effort) for _, item in steps]
         for (_, item), cost in zip(steps, costs, strict=True):
@@ -148,7 +148,7 @@ class _Compression:
                 self._multiply(item, walks[1])
             else:
                 self._compress(item, *walks)
-            effort.did(_count(item), cost)
+            effort.add_done(_count(item), cost)
         report = self._report()
         result = network.model
         if self._rounded:
@@ -163,7 +163,7 @@ class _Compression:
 
     def _cost(self, item: Sequence[Layer] | Product, effort: Effort) -> float:
         if isinstance(item, Product):
-            return OVERHEAD
+            return LAYER_COST
         how = {"second_order": self._second_order, "rounded": self._settings.precision == "int8"}
         return sum(effort.compressing(layer, pruned=layer.output in self._sparsity, **how) for layer in item)
 
@@ -191,13 +191,13 @@ class _Compression:
                 changed = self._dense.changed(layer, trial.weight, statistics.bias(trial.weight))
                 harm = _distance(walk.outputs(batches, changed), expected)
                 curves[layer.output] = trial.curve if harm is None else trial.scaled(harm)
-                effort.did(1, costs[layer.output])
+                effort.add_done(1, costs[layer.output])
         self._sparsity = prune.allocate(curves, sizes, self._settings.sparsity)
 
     def _probes(self) -> list[int]:
-        """Numbers of batches with about `_PROBES` samples in total, spread over all batches."""
+        """Numbers of batches with about `_PROBE_SAMPLES` samples in total, spread over all batches."""
         sizes = [len(next(iter(feed.values()))) for feed in self._feeds]
-        count = min(max(round(len(sizes) * _PROBES / sum(sizes)), 1), len(sizes))
+        count = min(max(round(len(sizes) * _PROBE_SAMPLES / sum(sizes)), 1), len(sizes))
         return sorted({round(number) for number in np.linspace(0, len(sizes) - 1, count)})
 
     def _compress(self, layers: Sequence[Layer], dense: Walk, compressed: Walk) -> None:
@@ -240,7 +240,7 @@ class _Compression:
         if chosen is None:
             return
         spans, self._errors[product.output] = chosen
-        if self._errors[product.output] <= (_WEIGHTED if product.weighted else 1) * self._settings.tolerance:
+        if self._errors[product.output] <= (_ATTENTION_FACTOR if product.weighted else 1) * self._settings.tolerance:
             self._products.add(product.output)
             self._ranges |= spans
 
@@ -283,14 +283,14 @@ class _Compression:
         return float((lost / max(energy, 1e-30)) ** 0.5)
 
     def _rows(self, layer: Layer, values: Feed) -> NDArray[np.float32]:
-        return layer.rows(_floats(values[layer.source]), self._network.kernel(layer), _PLACES)
+        return layer.rows(_floats(values[layer.source]), self._network.kernel(layer), _MAX_POSITIONS)
 
     def _places(self, layer: Layer, value: NDArray[np.float32]) -> NDArray[np.float32]:
         """A tensor in the shape of the layer's outputs, as (places, outputs), at the places of `_rows`."""
         if not self._network.kernel(layer):
             return value.reshape(-1, value.shape[-1])
         rows = np.moveaxis(value, 1, -1).reshape(-1, value.shape[1])
-        return rows[:: max(1, len(rows) // _PLACES)]
+        return rows[:: max(1, len(rows) // _MAX_POSITIONS)]
 
     def _prune(self, weight: NDArray[np.float32], statistics: Statistics, sparsity: float) -> NDArray[np.float32]:
         if not self._second_order:
@@ -328,7 +328,7 @@ class _Compression:
         """Find the range of these layers' input that changes their outputs least, and measure that change."""
         batches = [self._rows(layers[0], values) for values in compressed.values]
         low, high = min(float(rows.min()) for rows in batches), max(float(rows.max()) for rows in batches)
-        step = max(1, sum(map(len, batches)) // _SAMPLE)
+        step = max(1, sum(map(len, batches)) // _TRIED_ROWS)
         rows = np.concatenate([rows[::step] for rows in batches])
         weights = [self._network.matrix(layer) for layer in layers]
         norms = [np.linalg.norm(rows @ weight.T) or 1e-30 for weight in weights]

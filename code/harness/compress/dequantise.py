@@ -58,7 +58,7 @@ def multiplications(model: ModelProto) -> int:
 
 
 @dataclass(frozen=True)
-class _Integers:
+class _QuantisedConstant:
     """A constant in symmetric 8 bits: weights of 0 are the integer 0."""
 
     values: NDArray[np.int8]
@@ -66,8 +66,8 @@ class _Integers:
     """Of shape (), or a number for each place of ``axis``."""
     axis: int
 
-    def transposed(self, order: list[int]) -> _Integers:
-        return _Integers(self.values.transpose(order), self.scale, order.index(self.axis))
+    def transposed(self, order: list[int]) -> _QuantisedConstant:
+        return _QuantisedConstant(self.values.transpose(order), self.scale, order.index(self.axis))
 
     @property
     def floats(self) -> NDArray[np.float32]:
@@ -199,7 +199,7 @@ class _Reader:
             zero = np.zeros(scale.shape, np.uint8 if values is None else values.dtype)
         return scale, zero
 
-    def _integers(self, name: str) -> _Integers | None:
+    def _integers(self, name: str) -> _QuantisedConstant | None:
         """The symmetric 8-bit weight that a tensor is dequantised from; None if it is not one."""
         node = self._makers.get(name)
         if node is None:
@@ -221,7 +221,7 @@ class _Reader:
             scale = scale.reshape(())
         elif scale.shape != (values.shape[axis],):
             return None
-        return _Integers((values.astype(np.int16) - middle).astype(np.int8), scale, axis)
+        return _QuantisedConstant((values.astype(np.int16) - middle).astype(np.int8), scale, axis)
 
     def _stored(self, name: str) -> NDArray[np.generic] | None:
         """A constant, or one that the graph itself quantises."""
@@ -241,7 +241,7 @@ class _Reader:
         rounded: NDArray[np.generic] = np.clip(steps, limits.min, limits.max).astype(zero.dtype)
         return rounded
 
-    def _restore_weights(self) -> dict[str, _Integers]:
+    def _restore_weights(self) -> dict[str, _QuantisedConstant]:
         """Replace dequantised weights and biases by constants; returns the integers of weights, by layer output."""
         found = {}
         for node in self._graph.node:
@@ -324,7 +324,7 @@ class _Reader:
                 self._read(node, index, operand)
         return None not in operands
 
-    def _layer(self, layer: Layer, integers: _Integers) -> Rounded | None:
+    def _layer(self, layer: Layer, integers: _QuantisedConstant) -> Rounded | None:
         """The weights of a layer if it is in 8 bits; it then reads its input before rounding. None if it is not."""
         operand, rounded = self._operand(layer.source), integers.rounded(layer)
         if operand is None or rounded is None:

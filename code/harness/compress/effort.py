@@ -11,16 +11,16 @@ from harness.host.console import Progress
 
 OnLayer = Callable[[int, int, float], None]
 """Called with the number of layers done, the total, and the share of the work done (0 to 1)."""
-_INVERSE = 8
+_INVERSE_COST = 8
 """Cost of a float64 inverse, in products of two float32 matrices of that size."""
-_ROUNDING = 12
+_ROUNDING_COST = 12
 """Cost of rounding the columns of a block one by one, in multiplications per weight and column."""
-_TRIED = 4096
+_TRIED_ROWS = 4096
 """Rows of a layer's input on which ranges are tried."""
-_OUTPUTS = 0.35
+_PROBE_COST = 0.35
 """Cost of a multiplication when the engine runs the model on probes, relative to one in a layer's statistics. Measured
 on MiniLM, where measuring a layer takes 0.7 times as long as pruning and rounding it."""
-OVERHEAD = 2e8
+LAYER_COST = 2e8
 """Fixed cost of a layer, however small, in multiplications."""
 
 
@@ -48,7 +48,7 @@ class Effort:
         self._layers += count
         self._cost += cost
 
-    def did(self, count: int, cost: float) -> None:
+    def add_done(self, count: int, cost: float) -> None:
         """Count work as done and report it; `end` reports the last layer, once the final work is done too."""
         self._done += count
         self._spent += cost
@@ -65,7 +65,7 @@ class Effort:
 
     def measuring(self, layer: Layer) -> float:
         """Multiplications that find a layer's losses at increasing sparsity, and the model's outputs at one of them."""
-        outputs = _OUTPUTS * self._probed * self._later[layer.output]
+        outputs = _PROBE_COST * self._probed * self._later[layer.output]
         return self._statistics(layer) + self._fits(layer, FITS_OF_LOSSES) + outputs
 
     def compressing(self, layer: Layer, *, pruned: bool, second_order: bool, rounded: bool) -> float:
@@ -75,17 +75,19 @@ class Effort:
         if pruned and second_order:
             cost += self._fits(layer, FITS_OF_PRUNING)
         if rounded and second_order:
-            cost += _INVERSE * inputs**3 + outputs * inputs * (_ROUNDING * inputs + 2 * len(REACHES) * _TRIED)
+            cost += _INVERSE_COST * inputs**3 + outputs * inputs * (
+                _ROUNDING_COST * inputs + 2 * len(REACHES) * _TRIED_ROWS
+            )
         return cost
 
     def _statistics(self, layer: Layer) -> float:
         outputs, inputs = self._network.matrix(layer).shape
         rows = self._places if layer.node.op_type == "Conv" else self._rows
-        return OVERHEAD + float(rows) * inputs * (inputs + 2 * outputs)
+        return LAYER_COST + float(rows) * inputs * (inputs + 2 * outputs)
 
     def _fits(self, layer: Layer, iterations: int) -> float:
         outputs, inputs = self._network.matrix(layer).shape
-        return _INVERSE * float(inputs) ** 3 + float(iterations) * outputs * inputs**2
+        return _INVERSE_COST * float(inputs) ** 3 + float(iterations) * outputs * inputs**2
 
 
 def shown_by(bar: Progress) -> OnLayer:

@@ -11,7 +11,7 @@ from harness.compress.network import Network
 from harness.compress.ranges import Range
 from harness.compress.scaling import Scaling
 
-_NEAR = 0.02
+_MAX_DISTANCE = 0.02
 """Maximum distance of a mean from a whole number, in steps between two bytes, to count as that number. The rounding
 to 8 bits that this replaces moves values by up to half a step."""
 _MOVES = ("Transpose", "Identity")
@@ -27,7 +27,7 @@ def range_of(scaling: Scaling) -> Range | None:
     mean, deviation = scaling.mean[0], scaling.deviation[0]
     zero = round(mean)
     alike = {*scaling.mean} == {mean} and {*scaling.deviation} == {deviation}
-    if not alike or not 0 <= zero <= 255 or abs(mean - zero) > _NEAR:
+    if not alike or not 0 <= zero <= 255 or abs(mean - zero) > _MAX_DISTANCE:
         return None
     return Range.of_steps(np.float32(1 / deviation), zero)
 

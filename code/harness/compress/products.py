@@ -14,7 +14,7 @@ from harness.compress.ranges import REACHES, Range
 
 _MIN_OPSET_OF_LAST_AXIS = 13
 """The first operator set in which a Softmax without an axis is over the last one."""
-_MATRICES = 64
+_TRIED_MATRICES = 64
 """Pairs of matrices, of one sample and head each, used to try ranges."""
 
 
@@ -125,7 +125,7 @@ def _sample(
         shape = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
         stacks.append([np.broadcast_to(x, (*shape, *x.shape[-2:])).reshape(-1, *x.shape[-2:]) for x in (left, right)])
     count = sum(len(left) for left, _ in stacks)
-    wanted = set(np.linspace(0, count - 1, min(count, _MATRICES)).astype(int).tolist())
+    wanted = set(np.linspace(0, count - 1, min(count, _TRIED_MATRICES)).astype(int).tolist())
     found, start = [], 0
     for left, right in stacks:
         chosen = [number - start for number in sorted(wanted) if start <= number < start + len(left)]

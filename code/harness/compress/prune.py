@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 _STEPS = 10
 """Stages of second-order pruning: the remaining weights are refitted after each, then the next are chosen."""
 _FIT, _LAST_FIT = 8, 30  # iterations of conjugate gradients
-_GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_SPARSITY_GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Sparsities at which to measure a layer's loss."""
-FITS_OF_LOSSES = (len(_GRID) + 1) * (_FIT + 1)
+FITS_OF_LOSSES = (len(_SPARSITY_GRID) + 1) * (_FIT + 1)
 """About how many products of a layer's weights with its Gram matrix `losses` takes."""
 FITS_OF_PRUNING = (_STEPS + 1) * (_FIT + 1) + _LAST_FIT
 """The same of `second_order`."""
@@ -81,7 +81,7 @@ def second_order(
 
 
 @dataclass(frozen=True)
-class Trial:
+class LayerLosses:
     """The loss of a dense layer under second-order pruning at increasing sparsity."""
 
     curve: list[tuple[float, float]]
@@ -99,19 +99,19 @@ class Trial:
         return [(share, lost * factor) for share, lost in self.curve]
 
 
-def losses(weight: NDArray[np.float32], statistics: Statistics, block: int, sparsity: float) -> Trial:
+def losses(weight: NDArray[np.float32], statistics: Statistics, block: int, sparsity: float) -> LayerLosses:
     """Prune a layer in steps, to get its losses, and its weights at about ``sparsity``."""
     variance = np.einsum("ri,ri->r", weight @ statistics.gram, weight) + 1e-30
     gone = float((~_by_block(weight, block).any(axis=2)).sum()) * block / weight.size
     curve = [(0.0, 0.0), (gone, 0.0)] if gone else [(0.0, 0.0)]
-    grid = [share for share in _GRID if share > gone] or [(1 + gone) / 2]
+    grid = [share for share in _SPARSITY_GRID if share > gone] or [(1 + gone) / 2]
     nearest = min(grid, key=lambda share: abs(share - sparsity))
     for share, sparse in zip(grid, _path(weight, statistics, grid, block), strict=True):
         lost = sparse - weight
         curve.append((share, float((np.einsum("ri,ri->r", lost @ statistics.gram, lost) / variance).mean())))
         if share == nearest:
             chosen, loss = sparse, curve[-1][1]
-    return Trial([*curve, (1.0, 1.0)], chosen, loss)
+    return LayerLosses([*curve, (1.0, 1.0)], chosen, loss)
 
 
 def allocate(

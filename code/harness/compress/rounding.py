@@ -11,7 +11,7 @@ GREATEST = 127
 """The largest integer; symmetric, so -128 is not used."""
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Parts of the largest weight to try as the largest integer."""
-_COLUMNS = 128  # rounded before the columns after them are corrected
+_BLOCK_COLUMNS = 128  # rounded before the columns after them are corrected
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def second_order(weight: NDArray[np.float32], statistics: Statistics, *, per_out
     factor = np.linalg.cholesky(np.linalg.inv(statistics.gram.astype(np.float64))).T.astype(np.float32)
     values = np.zeros(weight.shape, np.int8)
     rest = weight.copy()
-    for start in range(0, weight.shape[1], _COLUMNS):
-        stop = min(start + _COLUMNS, weight.shape[1])
+    for start in range(0, weight.shape[1], _BLOCK_COLUMNS):
+        stop = min(start + _BLOCK_COLUMNS, weight.shape[1])
         errors = np.zeros((len(weight), stop - start), np.float32)
         for column in range(start, stop):
             rounded = _round(rest[:, column : column + 1], scale)

@@ -24,8 +24,8 @@ _SETS = {
 _ARM_SETS = {"dot product": ("asimddp",), "I8MM": ("i8mm",), "SVE": ("sve",), "BF16": ("bf16",)}
 _CLOCKS = ("tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page")
 """Clock sources that can be read without a system call."""
-_BUSY = 0.2  # warn if other processes keep this many CPUs busy
-_STOLEN = 0.02  # warn if a virtual machine's host takes this share of the time
+_BUSY_CPUS = 0.2  # warn if other processes keep this many CPUs busy
+_STOLEN_SHARE = 0.02  # warn if a virtual machine's host takes this share of the time
 _MINIMUM_MEMORY, _ENOUGH_MEMORY = 2**29, 2**31
 
 
@@ -171,14 +171,14 @@ def neighbours(
     stolen = (after[7] - before[7]) / total
     mine = each_after.get(own, ("", 0))[1] - each_before.get(own, ("", 0))[1]
     busy = cpus * max(0, total - idle - (after[7] - before[7]) - mine) / total
-    if busy >= _BUSY:
+    if busy >= _BUSY_CPUS:
         busiest = sorted((item for item in spent.items() if item[1] > 0), key=lambda item: -item[1])[:3]
         names = ", ".join(f"{name} ({pid})" for (name, pid), _ in busiest)
         what = f"others keep {busy:.1f} of {cpus} CPUs busy{f': {names}' if names else ''}"
         yield Finding(WARNING, "neighbours", what, "stop them or wait: they take CPU time from a test")
     else:
         yield Finding(GOOD, "neighbours", "the machine is idle")
-    if stolen >= _STOLEN:
+    if stolen >= _STOLEN_SHARE:
         what = f"{stolen:.0%} of the time goes to other machines on the same host"
         yield Finding(WARNING, "host", what, "measure on a dedicated machine, or on dedicated cores")
 

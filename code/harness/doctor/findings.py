@@ -21,7 +21,7 @@ class Finding(NamedTuple):
     cure: str = ""
 
 
-def of_sentence(level: str, subject: str, sentence: str) -> Finding:
+def finding_from_error(level: str, subject: str, sentence: str) -> Finding:
     """A finding from an error message whose cure follows the last colon."""
     what, separator, cure = sentence.rpartition(": ")
     return Finding(level, subject, what, cure) if separator else Finding(level, subject, sentence)

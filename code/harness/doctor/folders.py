@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from harness.doctor.findings import BAD, GOOD, WARNING, Finding, of_sentence
+from harness.doctor.findings import BAD, GOOD, WARNING, Finding, finding_from_error
 
 _WRITTEN = ("build", "results", "compliance", "measurements", "systems")
 _MINIMUM_DISK, _ENOUGH_DISK = 200 * 2**20, 5 * 2**30
@@ -72,7 +72,7 @@ def models() -> Iterator[Finding]:
     good, problems = verify([])
     for line in problems:
         name, _, sentence = line.partition(": ")
-        yield of_sentence(BAD, "model", f"{name}: {sentence.rstrip('.')}")
+        yield finding_from_error(BAD, "model", f"{name}: {sentence.rstrip('.')}")
     if good:
         yield Finding(GOOD, "models", ", ".join(line.partition(":")[0] for line in good))
 
@@ -111,7 +111,7 @@ def datasets(official: bool = False) -> Iterator[Finding]:
                     lacking, "data set", f"{name} cannot be used in an official run: {str(error).rstrip('.')}"
                 )
             except ConfigError as error:
-                yield of_sentence(BAD, "data set", str(error).rstrip("."))
+                yield finding_from_error(BAD, "data set", str(error).rstrip("."))
             else:
                 yield Finding(GOOD, "data set", f"{name}: {found.path}")
 
@@ -129,6 +129,6 @@ def user_conf(official: bool = False) -> Iterator[Finding]:
         for model, scenario in product(BENCHMARKS, SCENARIOS) if official else ():
             check_official(conf, model, scenario, MIN_DURATION_MS)
     except ConfigError as error:
-        yield of_sentence(BAD, "user.conf", str(error).rstrip("."))
+        yield finding_from_error(BAD, "user.conf", str(error).rstrip("."))
         return
     yield Finding(GOOD, "user.conf", f"{len(conf.entries)} settings" if conf.path else "none, which is fine")

@@ -133,7 +133,7 @@ class Engine(ABC):
             self.shape_budget, self.exact_shapes = shapes, True
 
     @classmethod
-    def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
+    def search_space(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
         """The settings that tuning tries on this machine: one list per dimension of the search, with its alternatives.
 
         ``max_cost`` is the largest cost of a sample, ``one_stream`` whether the scenario runs one batch at a time.

@@ -47,9 +47,9 @@ class CoreSettings(EngineSettings):
         """The streams of the layout."""
         return self.layout().streams
 
-    def layout(self) -> Layout:
+    def layout(self) -> StreamLayout:
         """The layout of the streams on this machine, by default with one thread each."""
-        return Layout.of(self, preferred=1, pin=False)
+        return StreamLayout.of(self, preferred=1, pin=False)
 
     def in_force(self) -> dict[str, JsonValue]:
         """The settings with the layout on this machine."""
@@ -68,7 +68,7 @@ class CoreSettings(EngineSettings):
 
 
 @dataclass(frozen=True)
-class Layout:
+class StreamLayout:
     """How streams are laid out: threads, model instances and cores."""
 
     threads: int
@@ -79,7 +79,9 @@ class Layout:
     pin: bool
 
     @classmethod
-    def of(cls, settings: CoreSettings, preferred: int, pin: bool, machine: Sequence[Core] | None = None) -> Layout:
+    def of(
+        cls, settings: CoreSettings, preferred: int, pin: bool, machine: Sequence[Core] | None = None
+    ) -> StreamLayout:
         """The layout on this machine: no core is idle, and by default a stream has at least ``preferred`` threads.
 
         On several NUMA nodes instances are pinned by default; on one, ``pin`` is the engine's default.
@@ -140,7 +142,7 @@ def _parts(cpus: Sequence[int], count: int) -> tuple[Cpus, ...]:
     return tuple(tuple(cpus[start:end]) for start, end in pairwise(ends))
 
 
-def fewer_streams(layout: Layout) -> list[int]:
+def fewer_streams(layout: StreamLayout) -> list[int]:
     """Ever smaller numbers of streams that leave no core idle, the same for each instance; the last is 1."""
     share, instances = layout.streams // len(layout.instances), len(layout.instances)
     cpus = min(len(instance) for instance in layout.instances)

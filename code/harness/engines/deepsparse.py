@@ -16,18 +16,18 @@ import numpy as np
 from pydantic import Field, JsonValue
 
 from harness.engines.base import Array, Engine, EngineSettings, Runner, Signature
-from harness.engines.cores import CoreSettings, Cpus, Layout, batch_sizes, on_cpus, stay_on, stream_counts
+from harness.engines.cores import CoreSettings, Cpus, StreamLayout, batch_sizes, on_cpus, stay_on, stream_counts
 from harness.errors import ConfigError, MissingDependencyError
 from harness.graph import Tensor, listing, read_graph
 from harness.host.machine import core_count
 from harness.paths import advice
 
 _MINIMUM_FRACTION = 0.9  # of the operators run by DeepSparse itself, without a remark
-_THREADS = 4  # per stream by default
+_THREADS_PER_STREAM = 4  # by default
 _MAXIMUM_INSTANCES = 8  # that tuning tries: memory and compile time grow with them
 
 
-class _Compiled(Protocol):
+class _NativeEngine(Protocol):
     """The part of ``deepsparse.Engine`` that is used here."""
 
     fraction_of_supported_ops: float
@@ -66,7 +66,7 @@ class DeepSparseSettings(CoreSettings):
         free = self.streams is None and self.scheduler is None and self.instances is None and self.threads is None
         if arriving and max_cost == 1 and free:
             return self.model_copy(update={"streams": 2 * core_count(), "scheduler": "elastic"})
-        if not latency and max_cost == 1 and free and core_count() < 2 * _THREADS:
+        if not latency and max_cost == 1 and free and core_count() < 2 * _THREADS_PER_STREAM:
             return self.model_copy(update={"streams": core_count()})
         return super().suited(latency=latency, arriving=arriving, max_cost=max_cost)
 
@@ -82,9 +82,9 @@ class DeepSparseSettings(CoreSettings):
         fewer = [settings.model_copy(update={"scheduler": None}) for settings in fewer]
         return [first, *(settings for settings in fewer if (len(settings.layout().instances) > 1) == several)]
 
-    def layout(self) -> Layout:
+    def layout(self) -> StreamLayout:
         """The layout of the streams on this machine, by default pinned, with four threads each."""
-        return Layout.of(self, preferred=_THREADS, pin=True)
+        return StreamLayout.of(self, preferred=_THREADS_PER_STREAM, pin=True)
 
     def in_force(self) -> dict[str, JsonValue]:
         """The settings with the layout on this machine and its scheduler."""
@@ -139,7 +139,7 @@ class DeepSparseEngine(Engine):
         return min(self.streams, core_count()) if self._scheduler == "elastic" else self.streams
 
     @classmethod
-    def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
+    def search_space(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
         """Streams with their scheduler, or each with its own instance; batches, shapes and pinning."""
         pins = [{"pin": "true"}, {"pin": "false"}]
         cores = core_count()
@@ -181,12 +181,12 @@ class DeepSparseEngine(Engine):
 
         return runner
 
-    def _instance(self, copy: Path, shapes: list[list[int]], cpus: Cpus) -> _Compiled:
+    def _instance(self, copy: Path, shapes: list[list[int]], cpus: Cpus) -> _NativeEngine:
         shutil.copyfile(self._file, copy)
         num_cores = min(self.layout.threads * self._each, len(cpus))
         # Threads inherit the CPUs of the thread that starts them.
         with on_cpus(cpus) if self.layout.pin and len(self.layout.instances) > 1 else nullcontext():
-            engine: _Compiled = self._deepsparse.Engine(
+            engine: _NativeEngine = self._deepsparse.Engine(
                 str(copy),
                 batch_size=shapes[0][0],
                 num_cores=num_cores,  # of all streams together

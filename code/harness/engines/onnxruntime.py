@@ -13,7 +13,7 @@ from pydantic import Field, JsonValue
 
 from harness.engines.base import Array, Dims, Engine, EngineSettings, Runner, Signature
 from harness.engines.cores import CoreSettings, Cpus, batch_sizes, on_cpus, stay_on, stream_counts
-from harness.engines.profiler import Node, Profiler, Spent, Times, alone
+from harness.engines.profiler import NodeTotal, ProfiledNode, Profiler, Times, alone
 from harness.graph import Tensor
 from harness.host.machine import core_count
 
@@ -29,7 +29,7 @@ _DTYPES: dict[str, type[np.generic]] = {
 }
 
 
-class _Node(Protocol):
+class _NodeArg(Protocol):
     """An input or output as described by ONNX Runtime."""
 
     name: str
@@ -42,9 +42,9 @@ class _Session(Protocol):
 
     def run(self, output_names: list[str], input_feed: Mapping[str, Array]) -> list[Array]: ...
 
-    def get_inputs(self) -> list[_Node]: ...
+    def get_inputs(self) -> list[_NodeArg]: ...
 
-    def get_outputs(self) -> list[_Node]: ...
+    def get_outputs(self) -> list[_NodeArg]: ...
 
     def end_profiling(self) -> str: ...
 
@@ -96,7 +96,7 @@ class OnnxRuntimeEngine(Engine):
         self.outputs = tuple(_tensor(node) for node in session.get_outputs())
 
     @classmethod
-    def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
+    def search_space(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
         """Streams, batches, pinning and spinning."""
         pins = [{"pin": "true"}, {"pin": "false"}]
         spins = [{"spinning": "true"}, {"spinning": "false"}]
@@ -173,11 +173,11 @@ class OnnxRuntimeProfiler(OnnxRuntimeEngine, Profiler):
     _warm = 0
     """How many batches ran before the recording."""
 
-    def _before(self) -> Mapping[Node, Spent]:
+    def _before(self) -> Mapping[ProfiledNode, NodeTotal]:
         self._warm = self._batches
         return {}
 
-    def _since(self, before: Mapping[Node, Spent]) -> Times:
+    def _since(self, before: Mapping[ProfiledNode, NodeTotal]) -> Times:
         session, _ = self._free[0]
         return node_times(json.loads(Path(session.end_profiling()).read_bytes()), self._warm)
 
@@ -198,9 +198,9 @@ def node_times(events: Sequence[Mapping[str, object]], skipped: int) -> Times:
         name, args = str(event["name"]), event.get("args")
         if name.endswith(_KERNEL) and isinstance(args, dict) and int(str(event["ts"])) >= first:
             operator = str(args["op_name"])
-            node = Node(name.removesuffix(_KERNEL) or f"{operator} {args['node_index']}", operator)
-            before = found.get(node, Spent(0.0, 0))
-            found[node] = Spent(before.seconds + int(str(event["dur"])) / 1e6, before.calls + 1)
+            node = ProfiledNode(name.removesuffix(_KERNEL) or f"{operator} {args['node_index']}", operator)
+            before = found.get(node, NodeTotal(0.0, 0))
+            found[node] = NodeTotal(before.seconds + int(str(event["dur"])) / 1e6, before.calls + 1)
     return found
 
 
@@ -218,7 +218,7 @@ def try_shapes(model: Path, inputs: Mapping[str, Array]) -> dict[str, Dims] | No
     return {name: output.shape for name, output in zip(names, outputs, strict=True)}
 
 
-def _tensor(node: _Node) -> Tensor:
+def _tensor(node: _NodeArg) -> Tensor:
     dims = tuple(d if isinstance(d, int) and d > 0 else None for d in node.shape)
     if node.type in _DTYPES:
         return Tensor(node.name, np.dtype(_DTYPES[node.type]), dims)

@@ -14,8 +14,8 @@ import numpy as np
 from pydantic import Field, JsonValue
 
 from harness.engines.base import Array, Engine, EngineSettings, Runner, Signature
-from harness.engines.cores import CoreSettings, Layout, batch_sizes, stream_counts
-from harness.engines.profiler import Node, Profiler, Spent, Times, alone
+from harness.engines.cores import CoreSettings, StreamLayout, batch_sizes, stream_counts
+from harness.engines.profiler import NodeTotal, ProfiledNode, Profiler, Times, alone
 from harness.errors import ConfigError, MissingDependencyError
 from harness.graph import Tensor
 from harness.host.machine import computes_bf16, core_count
@@ -48,7 +48,7 @@ class _Dimension(Protocol):
     def get_length(self) -> int: ...
 
 
-class _Shape(Protocol):
+class _PartialShape(Protocol):
     """The dimensions of a tensor; it cannot be iterated if their number is open."""
 
     rank: _Dimension
@@ -62,7 +62,7 @@ class _Port(Protocol):
     names: set[str]
     any_name: str
     element_type: _Type
-    partial_shape: _Shape
+    partial_shape: _PartialShape
 
 
 class _Counter(Protocol):
@@ -81,7 +81,7 @@ class _Request(Protocol):
     def infer(self, inputs: Mapping[str, object], share_inputs: bool) -> Mapping[int, Array]: ...
 
 
-class _Compiled(Protocol):
+class _CompiledModel(Protocol):
     """The part of ``openvino.CompiledModel`` that is used here."""
 
     inputs: Sequence[_Port]
@@ -103,13 +103,13 @@ class OpenVinoSettings(CoreSettings):
         None, description="what FP32 layers are computed in; default: bf16 if the processor has it, else f32"
     )
 
-    def layout(self) -> Layout:
+    def layout(self) -> StreamLayout:
         """The layout of the streams on this machine, by default with one thread each.
 
         One instance serves all NUMA nodes: OpenVINO keeps the weights on each, and its streams near them. It also
         limits the threads of all streams together to the cores.
         """
-        layout = Layout.of(self.model_copy(update={"instances": self.instances or 1}), preferred=1, pin=False)
+        layout = StreamLayout.of(self.model_copy(update={"instances": self.instances or 1}), preferred=1, pin=False)
         return replace(layout, threads=min(layout.threads, max(1, core_count() // layout.streams)))
 
     def in_force(self) -> dict[str, JsonValue]:
@@ -145,7 +145,7 @@ class OpenVinoEngine(Engine):
         read = core.read_model(str(model))
         self.config = self._config(settings.in_force()["precision"])
         """OpenVINO's properties, by name, with which each instance is compiled."""
-        self._compiled: list[_Compiled] = [core.compile_model(read, "CPU", self.config) for _ in layout.instances]
+        self._compiled: list[_CompiledModel] = [core.compile_model(read, "CPU", self.config) for _ in layout.instances]
         # Of several instances, one could get the batch that waits although another is idle.
         self.waiting = int(layout.streams > 1 and len(layout.instances) == 1)
         places = [layout.instance(n % layout.streams) for n in range(layout.streams + self.waiting)]
@@ -155,7 +155,7 @@ class OpenVinoEngine(Engine):
         self.outputs = tuple(_tensor(port) for port in self._compiled[0].outputs)
 
     @classmethod
-    def choices(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
+    def search_space(cls, max_cost: int, one_stream: bool) -> list[list[dict[str, str]]]:
         """Streams, batches, pinning, and the precision if there is a choice."""
         pins = [{"pin": "true"}, {"pin": "false"}]
         counts = stream_counts(core_count())
@@ -240,16 +240,16 @@ class OpenVinoProfiler(OpenVinoEngine, Profiler):
             return {}
         found: Times = {}
         for counter in self._free[0].profiling_info:
-            node = Node(counter.node_name, counter.node_type)
+            node = ProfiledNode(counter.node_name, counter.node_type)
             seconds = counter.real_time.total_seconds() * self._batches
-            found[node] = Spent(found.get(node, Spent(0.0, 0)).seconds + seconds, self._batches)
+            found[node] = NodeTotal(found.get(node, NodeTotal(0.0, 0)).seconds + seconds, self._batches)
         return found
 
-    def _since(self, before: Mapping[Node, Spent]) -> Times:
+    def _since(self, before: Mapping[ProfiledNode, NodeTotal]) -> Times:
         return {
-            node: Spent(spent.seconds - earlier.seconds, spent.calls - earlier.calls)
+            node: NodeTotal(spent.seconds - earlier.seconds, spent.calls - earlier.calls)
             for node, spent in self._before().items()
-            if spent.seconds > (earlier := before.get(node, Spent(0.0, 0))).seconds
+            if spent.seconds > (earlier := before.get(node, NodeTotal(0.0, 0))).seconds
         }
 
 

@@ -8,24 +8,24 @@ from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from harness.engines.base import Array, Engine, Runner
-from harness.engines.cores import CoreSettings, Layout
+from harness.engines.cores import CoreSettings, StreamLayout
 
 
-class Node(NamedTuple):
+class ProfiledNode(NamedTuple):
     """A node of the graph as the engine runs it, which fuses and inserts some."""
 
     name: str
     operator: str
 
 
-class Spent(NamedTuple):
+class NodeTotal(NamedTuple):
     """A node's time in all batches together."""
 
     seconds: float
     calls: int
 
 
-Times = dict[Node, Spent]
+Times = dict[ProfiledNode, NodeTotal]
 
 
 class Profiler(Engine):
@@ -34,7 +34,7 @@ class Profiler(Engine):
     It has one stream, with as many threads as each stream of the engine that it stands for.
     """
 
-    layout: Layout
+    layout: StreamLayout
     _batches = 0
     """Number of batches so far."""
 
@@ -61,11 +61,11 @@ class Profiler(Engine):
         times.update(self._since(before))
 
     @abstractmethod
-    def _before(self) -> Mapping[Node, Spent]:
+    def _before(self) -> Mapping[ProfiledNode, NodeTotal]:
         """The times so far; an engine may instead remember where it is, and return nothing."""
 
     @abstractmethod
-    def _since(self, before: Mapping[Node, Spent]) -> Times:
+    def _since(self, before: Mapping[ProfiledNode, NodeTotal]) -> Times:
         """The times since `_before`, which returned ``before``."""
 
 

@@ -14,11 +14,11 @@ from harness.errors import RunFailed
 
 _TOLERANCE, _SHORTEST = 0.005, 0.005
 """Allowed deviation: a fraction of the test's seconds, and the minimum in seconds."""
-_DISCIPLINE = 0.001
+_MAX_CLOCK_DRIFT = 0.001
 """The kernel's NTP discipline changes the clock's rate by up to 500 ppm, and an adjtime() by as much again."""
-_JITTER = 2e-4  # seconds of difference that come from reading the two clocks one after the other
+_READING_SECONDS = 2e-4  # of difference that comes from reading the two clocks one after the other
 _LOOK, _GAP = 1.0, 5.0  # seconds between two looks of a running clock, and from which a gap may be a stop
-_IDLE = 0.1  # CPU seconds per second below which a process counts as stopped
+_IDLE_CPU_SHARE = 0.1  # CPU seconds per second below which a process counts as stopped
 _STEADY = time.CLOCK_MONOTONIC_RAW  # unlike CLOCK_MONOTONIC it does not follow NTP's rate
 
 
@@ -74,7 +74,7 @@ class Stopwatch:
             last, now = self._last, _readings()
             elapsed = now.steady - last.steady
             moved = abs(now.realtime - last.realtime - elapsed)
-            if moved > now.doubt + last.doubt + _JITTER + _DISCIPLINE * elapsed:
+            if moved > now.doubt + last.doubt + _READING_SECONDS + _MAX_CLOCK_DRIFT * elapsed:
                 self._moved += moved
             self._last = now
 
@@ -135,7 +135,7 @@ class RunningClock:
         with self._lock:
             now, used = self._clock(), self._used()
             gap = now - self._last
-            if self._thread and gap > _GAP and used - self._last_used < _IDLE * gap:
+            if self._thread and gap > _GAP and used - self._last_used < _IDLE_CPU_SHARE * gap:
                 self._stopped += gap
             self._last, self._last_used = now, used
             return now - self._stopped

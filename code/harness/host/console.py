@@ -75,7 +75,7 @@ class _Screen(logging.Handler):
         err.print(Text.assemble(*([found] if found else []), record.getMessage()))
 
 
-class _File(logging.FileHandler):
+class _LogFileHandler(logging.FileHandler):
     """Appends records to a file; a failure to write does not end the command."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
@@ -96,14 +96,14 @@ def configure(output: Output) -> None:
     """
     global _output
     root = logging.getLogger()
-    for handler in [each for each in root.handlers if isinstance(each, _File)]:
+    for handler in [each for each in root.handlers if isinstance(each, _LogFileHandler)]:
         root.removeHandler(handler)
         handler.close()
     if output.log_file:
         path = output.log_file.absolute()
         output = output._replace(log_file=path)
         try:
-            file = _File(path, encoding="utf-8", errors="backslashreplace")
+            file = _LogFileHandler(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             why = f"--log-file {path} cannot be written ({error.strerror}): choose another place."
             raise ConfigError(why) from error

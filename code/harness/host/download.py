@@ -18,12 +18,12 @@ import urllib3
 
 from harness.errors import ConfigError, RunFailed, on_interrupt
 from harness.host import console
-from harness.host.transfer import Forbidden, Limits, Reply, Stalled, opened
+from harness.host.transfer import Forbidden, Reply, Stalled, TransferLimits, opened
 
 _LONG_BYTES = 256 * 2**20  # from here on hashing takes a second or more, and shows progress
 _PROGRESS_BYTES = 1024 * 1024  # an attempt that delivers this much resets the retries
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
-_LIMITS = Limits()
+_LIMITS = TransferLimits()
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -36,11 +36,11 @@ class NotDelivered(RunFailed):
         """One text per URL: the URL and why it failed."""
 
 
-class _Lost(Exception):
+class _AttemptFailed(Exception):
     """The attempt ended early; another one with the same URL may succeed."""
 
 
-class _Refused(Exception):
+class _UrlRejected(Exception):
     """This URL will not deliver the file."""
 
 
@@ -72,7 +72,7 @@ def download(
     description: str | None = None,
     cure: str | None = None,
     authorization: str | None = None,
-    limits: Limits = _LIMITS,
+    limits: TransferLimits = _LIMITS,
     backoff: Sequence[float] = _BACKOFF_S,
 ) -> Path:
     """Download the file with this `sha256`, or else `md5`, (and `size` in bytes) from the first URL that delivers it.
@@ -176,7 +176,7 @@ class _Job:
     destination: Path
     checksum: _Checksum | None
     size: int | None
-    limits: Limits
+    limits: TransferLimits
     backoff: tuple[float, ...]
     cure: str | None
     authorization: str | None
@@ -191,7 +191,7 @@ class _Job:
         for url in urls:
             try:
                 self._fetch(url, bar)
-            except _Refused as reason:
+            except _UrlRejected as reason:
                 reasons.append(f"{url}: {reason}")
                 continue
             with self.part.open("rb+") as file:
@@ -245,12 +245,12 @@ class _Job:
             try:
                 if start == 0 or start != self.size:
                     self._stream(url, start, known, bar)
-            except _Lost as lost:
+            except _AttemptFailed as lost:
                 if self.stored() >= furthest + _PROGRESS_BYTES:
                     furthest, waits = self.stored(), iter(self.backoff)
                 wait = next(waits, None)
                 if wait is None:
-                    raise _Refused(str(lost)) from lost
+                    raise _UrlRejected(str(lost)) from lost
                 bar.update(note=f"{lost}, next attempt in {console.duration(wait)}")
                 time.sleep(wait)
                 continue
@@ -263,7 +263,7 @@ class _Job:
                 return
             self._drop()
             if afresh:
-                raise _Refused(f"it is a different file, with {self.checksum.algorithm} {found}")
+                raise _UrlRejected(f"it is a different file, with {self.checksum.algorithm} {found}")
             # The beginning came from an earlier run or another mirror, and may be at fault.
             afresh = True
 
@@ -281,24 +281,24 @@ class _Job:
                     if reply.status == 206:
                         total = self._rest(reply, start, known, headers)
                     else:
-                        total, start = self._whole(reply, url), 0
+                        total, start = self._begin_part(reply, url), 0
                         bar.start_from(0)
                     self._store(reply, start, total, bar)
         except Forbidden as error:
-            raise _Refused(str(error)) from error
+            raise _UrlRejected(str(error)) from error
         except requests.exceptions.SSLError as error:
-            raise _Refused(_root(error)) from error
+            raise _UrlRejected(_root(error)) from error
         except Stalled as error:
-            raise _Lost(str(error)) from error
+            raise _AttemptFailed(str(error)) from error
         except (
             requests.ConnectionError,
             requests.Timeout,
             requests.exceptions.ChunkedEncodingError,
             urllib3.exceptions.HTTPError,
         ) as error:
-            raise _Lost(_root(error)) from error
+            raise _AttemptFailed(_root(error)) from error
         except requests.RequestException as error:
-            raise _Refused(_root(error)) from error
+            raise _UrlRejected(_root(error)) from error
 
     def _has_content(self, reply: Reply, start: int) -> bool:
         """Check the status of a reply; False if nothing follows the part file, as its checksum will show."""
@@ -306,19 +306,21 @@ class _Job:
             if self.checksum:
                 return False
             self._drop()
-            raise _Lost("the server has nothing after the partial file, and no checksum shows whether that is complete")
+            raise _AttemptFailed(
+                "the server has nothing after the partial file, and no checksum shows whether that is complete"
+            )
         if reply.status == 206 and not start:
-            raise _Refused("it sends only a part of the file, although all of it was requested")
+            raise _UrlRejected("it sends only a part of the file, although all of it was requested")
         if reply.status not in (200, 206):
             reason = f"HTTP {reply.status} {reply.reason}".strip()
-            raise (_Lost if reply.status in _TRY_AGAIN else _Refused)(reason)
+            raise (_AttemptFailed if reply.status in _TRY_AGAIN else _UrlRejected)(reason)
         return True
 
-    def _whole(self, reply: Reply, url: str) -> int | None:
+    def _begin_part(self, reply: Reply, url: str) -> int | None:
         """Begin a new part file with the reply; returns the size of the file, None if it is unknown."""
         total = self._size(_length(reply))
         if total is None and self.checksum is None and "Transfer-Encoding" not in reply.headers:
-            raise _Refused("neither its size nor a checksum is known, so that a truncated file would go unnoticed")
+            raise _UrlRejected("neither its size nor a checksum is known, so that a truncated file would go unnoticed")
         self._drop()
         about = {"url": url, "validator": _validator(reply), "total": total}
         if self.checksum:
@@ -338,14 +340,14 @@ class _Job:
             if fits and known.get("total") in (None, total):
                 return self._size(total)
         self._drop()
-        raise _Lost("the file changed on the server, or the server's ranges are wrong")
+        raise _AttemptFailed("the file changed on the server, or the server's ranges are wrong")
 
     def _size(self, stated: int | None) -> int | None:
         """The size of the file; ``stated`` is the size by the server, None if it gives none."""
         if self.size is not None and stated not in (None, self.size):
-            raise _Refused(f"the server's file has {stated:,} bytes instead of {self.size:,}")
+            raise _UrlRejected(f"the server's file has {stated:,} bytes instead of {self.size:,}")
         if self.size is None and (stated or 0) > self.limits.size:
-            raise _Refused(f"the server's file has {stated:,} bytes, more than the limit of {self.limits.size:,}")
+            raise _UrlRejected(f"the server's file has {stated:,} bytes, more than the limit of {self.limits.size:,}")
         return self.size if stated is None else stated
 
     def _store(self, reply: Reply, start: int, total: int | None, bar: console.Progress) -> None:
@@ -358,11 +360,11 @@ class _Job:
                 if done > most:
                     self._drop()
                     kind = "allowed" if total is None else "expected"
-                    raise _Refused(f"the server sends more than the {kind} {most:,} bytes")
+                    raise _UrlRejected(f"the server sends more than the {kind} {most:,} bytes")
                 file.write(chunk)
                 bar.update(done=done)
         if total is not None and done < total:
-            raise _Lost(f"the connection ended after {done:,} of {total:,} bytes")
+            raise _AttemptFailed(f"the connection ended after {done:,} of {total:,} bytes")
 
 
 def _length(reply: Reply) -> int | None:

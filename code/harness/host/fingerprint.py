@@ -18,7 +18,7 @@ from harness.errors import RunFailed
 from harness.host.download import sha256_of
 
 
-class Stamp(NamedTuple):
+class FileStamp(NamedTuple):
     """Metadata that change whenever a file is replaced or written to."""
 
     device: int
@@ -28,7 +28,7 @@ class Stamp(NamedTuple):
     changed_ns: int
 
     @classmethod
-    def of(cls, stat: os.stat_result) -> Stamp:
+    def of(cls, stat: os.stat_result) -> FileStamp:
         """The stamp in the result of a stat()."""
         return cls(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
@@ -38,20 +38,20 @@ class Fingerprint:
     """The sha256 of a file's content, or of the names in a folder."""
 
     path: Path
-    stamp: Stamp
+    stamp: FileStamp
     """Taken before ``sha256``."""
     sha256: str
 
     @classmethod
     def of(cls, path: Path) -> Fingerprint:
         """The fingerprint of a file or folder; raises OSError if it cannot be read."""
-        return cls(path, Stamp.of(path.stat()), _content(path))
+        return cls(path, FileStamp.of(path.stat()), _content(path))
 
     @property
     def changed(self) -> bool:
         """Whether the path now holds something else; a file that was touched, or replaced by a copy, did not change."""
         try:
-            return Stamp.of(self.path.stat()) != self.stamp and _content(self.path) != self.sha256
+            return FileStamp.of(self.path.stat()) != self.stamp and _content(self.path) != self.sha256
         except OSError:
             return True
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import MissingDependencyError
-from harness.host.sysfs import CPUS, Place, model_name, number, numbered, online_cpus, place, read
+from harness.host.sysfs import CPUS, CpuPlace, model_name, number, numbered, online_cpus, place, read
 from harness.paths import SETUP
 
 # Product names of firmware whose maker set none, and of virtual machines.
@@ -97,7 +97,9 @@ def _processors(cpus: list[Path], cpuinfo: str) -> tuple[int, int]:
     cores = {place(cpu) for cpu in cpus}
     if not cores:  # /proc/cpuinfo alone, as in a container without /sys
         entries = [dict(re.findall(r"^(\w[\w ]*?)\s*: (.*)$", text, re.MULTILINE)) for text in cpuinfo.split("\n\n")]
-        cores = {Place(e["physical id"], "", e["core id"]) for e in entries if {"physical id", "core id"} <= e.keys()}
+        cores = {
+            CpuPlace(e["physical id"], "", e["core id"]) for e in entries if {"physical id", "core id"} <= e.keys()
+        }
     if not cores:
         return 0, _psutil().cpu_count(logical=False) or 0
     sockets = Counter(core.socket for core in cores)

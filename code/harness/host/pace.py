@@ -2,8 +2,8 @@
 
 from itertools import pairwise
 
-_MOST = 256  # moments to keep
-_TOGETHER = 0.2  # of the previous pause: steps closer than that count as one, as of streams that end together
+_MAX_MOMENTS = 256  # to keep
+_SAME_STEP_SHARE = 0.2  # of the previous pause: steps closer than that count as one, as of streams that end together
 
 _Moment = tuple[float, float]
 """Seconds of a clock, and what was done by then."""
@@ -38,7 +38,7 @@ class Pace:
             return
         self._before, self._opened = self._opened, now
         self._moments.append((now, done))
-        if len(self._moments) > _MOST:
+        if len(self._moments) > _MAX_MOMENTS:
             # The end of the first step and the newest moments stay.
             self._moments[2:-2] = self._moments[3:-2:2]
 
@@ -76,4 +76,4 @@ class Pace:
 
     def _together(self, now: float) -> bool:
         """Whether what ends now counts as the end of the last step."""
-        return now - self._opened < _TOGETHER * (self._opened - self._before)
+        return now - self._opened < _SAME_STEP_SHARE * (self._opened - self._before)

@@ -25,11 +25,11 @@ Name = Literal["stdout", "stderr"]
 def open_console(name: Name, on_line: Callable[[str], None] | None = None) -> Console:
     """A console on ``sys.stdout`` or ``sys.stderr``; ``on_line`` gets each line that is printed, without styles."""
     console = Console(stderr=name == "stderr", soft_wrap=True, markup=False, emoji=False, highlight=False)
-    console.file = cast(TextIO, _Stream(name, console, on_line))
+    console.file = cast(TextIO, _OutputStream(name, console, on_line))
     return console
 
 
-class _Stream:
+class _OutputStream:
     """Writes to whatever ``sys.stdout`` or ``sys.stderr`` is at that moment.
 
     Output to stderr never raises: a closed pipe must not end a test.
@@ -92,7 +92,7 @@ class _Stream:
                 raise
 
 
-class _Unread(io.FileIO):
+class _DroppingStream(io.FileIO):
     """A stream that drops what nobody can read any more: a closed pipe must not change an outcome."""
 
     def write(self, content: Any, /) -> int:
@@ -134,7 +134,7 @@ def _number(stream: TextIO) -> int | None:
 
 
 def _unread(number: int, old: TextIO | None) -> TextIO:
-    buffer = io.BufferedWriter(_Unread(number, "w", closefd=False))
+    buffer = io.BufferedWriter(_DroppingStream(number, "w", closefd=False))
     if not isinstance(old, io.TextIOWrapper):
         return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
     return io.TextIOWrapper(
@@ -155,20 +155,20 @@ def native_output_dropped(dropped: bool = True) -> Iterator[None]:
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for number, (name, _) in streams.items():
-        setattr(sys, name, _aside(number))
+        setattr(sys, name, _second_stream(number))
         os.dup2(nowhere, number)
     os.close(nowhere)
     try:
         yield
     finally:
         for number, (name, stream) in streams.items():
-            _aside(number).flush()
+            _second_stream(number).flush()
             setattr(sys, name, stream)
-            os.dup2(_aside(number).fileno(), number)
+            os.dup2(_second_stream(number).fileno(), number)
 
 
 @cache
-def _aside(number: int) -> TextIO:
+def _second_stream(number: int) -> TextIO:
     """A second stream to the target of descriptor 1 or 2. It stays open, since a logger set up meanwhile may keep it.
 
     If it were closed, the next file, such as LoadGen's log, would get its number, and then the logger's lines.

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from harness.errors import HarnessError, os_words
 from harness.host import console
@@ -32,7 +32,7 @@ def was_interrupted(code: int) -> bool:
     return code > 128
 
 
-class Verdict(NamedTuple):
+class ChildOutcome(NamedTuple):
     """The outcome of a child."""
 
     code: int
@@ -43,6 +43,13 @@ class Verdict(NamedTuple):
     """Whether that folder no longer exists."""
     record: Path | None = None
     """The folder that it reported for its record."""
+
+
+class Beat(Protocol):
+    """Reports progress, and the maximum seconds until the next report; see `Heartbeat.beat`."""
+
+    def __call__(self, within: float, doing: str = "") -> None:
+        """``within`` is in seconds; ``doing`` says which engine does what until then."""
 
 
 class Heartbeat:
@@ -106,18 +113,18 @@ class Heartbeat:
         """Whether the child called `end`."""
         return bool(self._ended.value)
 
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> ChildOutcome | None:
         """The outcome, once the child has reported it or its result is in its place."""
         place, record = (Path(os.fsdecode(it.value)) if it.value else None for it in (self._where, self._record))
         code, *moved = self._moved
         with contextlib.suppress(OSError):
             found = place.stat() if place else None
             if found and [found.st_dev, found.st_ino] == moved:
-                return Verdict(self._code.value if self.reported else code, place, record=record)
+                return ChildOutcome(self._code.value if self.reported else code, place, record=record)
         if not self.reported:
             return None
         gone = place is not None and not place.exists()
-        return Verdict(self._code.value, place if gone else None, gone, record)
+        return ChildOutcome(self._code.value, place if gone else None, gone, record)
 
     def interrupt(self) -> bool:
         """Whether the child may be killed: only before it calls `publish`, which blocks once this has returned True."""
@@ -128,7 +135,7 @@ class Heartbeat:
         return time.monotonic() - self._values[0], self._values[1]
 
 
-def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]) -> Verdict:
+def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]) -> ChildOutcome:
     """Run ``work(*args, heartbeat)`` in a child process and return the outcome that it reported, once it is printed.
 
     ``cleanup`` is called however the child ended: it removes unfinished files.
@@ -161,7 +168,7 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _outcome(how: str, verdict: Verdict | None, ended: bool, stopped: list[int]) -> Verdict:
+def _outcome(how: str, verdict: ChildOutcome | None, ended: bool, stopped: list[int]) -> ChildOutcome:
     """Print ``how`` the child ended, unless it has reported that itself; the verdict with the code to exit with."""
     if not ended:
         console.err.show_cursor(True)
@@ -170,7 +177,7 @@ def _outcome(how: str, verdict: Verdict | None, ended: bool, stopped: list[int])
             "interrupted: the test was stopped, and nothing of it was kept." if stopped else f"{how} Nothing was kept."
         )
         console.error(what)
-        return Verdict(_code(stopped[0]) if stopped else 1)
+        return ChildOutcome(_code(stopped[0]) if stopped else 1)
     if verdict.gone:
         console.error(f"the result was in {verdict.where}, but that folder was removed before the run had ended.")
         return verdict._replace(code=1, where=None)
@@ -188,8 +195,8 @@ def _code(number: int) -> int:
 
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-_SUSPENDED = 5.0  # seconds between two looks at the child that mean that machine or process was suspended
-_AFTERWARDS = 2.0  # seconds for an interrupted child to print a result that it has published
+_SUSPENDED_SECONDS = 5.0  # between two looks at the child that mean that machine or process was suspended
+_PRINTING_SECONDS = 2.0  # for an interrupted child to print a result that it has published
 
 
 def _watched() -> set[signal.Signals]:
@@ -202,14 +209,14 @@ def _watch(child: multiprocessing.process.BaseProcess, heartbeat: Heartbeat, sto
     warned, looked, interrupted = 0.0, time.monotonic(), 0.0
     while True:
         child.join(0.1)
-        if time.monotonic() - looked > _SUSPENDED:
+        if time.monotonic() - looked > _SUSPENDED_SECONDS:
             heartbeat.beat(heartbeat.overdue()[1], heartbeat.doing)
         looked = time.monotonic()
         if child.exitcode is not None:
             return None
         if stopped:
             interrupted = interrupted or looked
-            if heartbeat.interrupt() or (heartbeat.reported and looked > interrupted + _AFTERWARDS):
+            if heartbeat.interrupt() or (heartbeat.reported and looked > interrupted + _PRINTING_SECONDS):
                 return "interrupted."
         silent, promised = heartbeat.overdue()
         if silent > promised:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 CPUS = "sys/devices/system/cpu"
 
 
-class Place(NamedTuple):
+class CpuPlace(NamedTuple):
     """Where a CPU (hyper-thread) is, in the kernel's numbers; "" for one that it does not give."""
 
     socket: str
@@ -46,10 +46,10 @@ def online_cpus(root: Path) -> list[Path]:
     return [cpu for cpu in numbered(root / CPUS, "cpu") if place(cpu).core]
 
 
-def place(cpu: Path) -> Place:
+def place(cpu: Path) -> CpuPlace:
     """The place of a CPU, given its folder cpu<number>."""
     topology = cpu / "topology"
-    return Place(read(topology / "physical_package_id"), read(topology / "die_id"), read(topology / "core_id"))
+    return CpuPlace(read(topology / "physical_package_id"), read(topology / "die_id"), read(topology / "core_id"))
 
 
 def instruction_sets(cpuinfo: str) -> frozenset[str]:

@@ -21,13 +21,13 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from harness.host import console
 
-_CHUNK = 64 * 1024
-_REDIRECTS = 10
-_OVERHEAD = 8 * 2**20  # bytes other than content that a server may send in a row: headers, chunk lengths, trailers
+_CHUNK_BYTES = 64 * 1024
+_MAX_REDIRECTS = 10
+_MAX_OVERHEAD_BYTES = 8 * 2**20  # other than content that a server may send in a row: headers, chunk lengths, trailers
 
 
 @dataclass(frozen=True)
-class Limits:
+class TransferLimits:
     """Limits on a transfer; a slower or larger one is abandoned."""
 
     idle: float = 30.0
@@ -67,13 +67,13 @@ class Reply:
             Stalled: it came too slowly.
             urllib3.exceptions.HTTPError: the connection was lost.
         """
-        for chunk in self._response.raw.stream(_CHUNK, decode_content=False):
+        for chunk in self._response.raw.stream(_CHUNK_BYTES, decode_content=False):
             self._adapter.wire.content(len(chunk))
             yield chunk
 
 
 @contextmanager
-def opened(url: str, headers: dict[str, str], limits: Limits) -> Iterator[Reply]:
+def opened(url: str, headers: dict[str, str], limits: TransferLimits) -> Iterator[Reply]:
     """Request a URL, and follow its redirects; another server does not get the header Authorization.
 
     Raises:
@@ -85,8 +85,8 @@ def opened(url: str, headers: dict[str, str], limits: Limits) -> Iterator[Reply]
         adapter = _Adapter(limits)
         for protocol in ("http://", "https://"):
             session.mount(protocol, adapter)
-        for _ in range(_REDIRECTS + 1):
-            with _asked(session, url, headers, limits) as response:
+        for _ in range(_MAX_REDIRECTS + 1):
+            with _get(session, url, headers, limits) as response:
                 place = session.get_redirect_target(response)
                 if not place:
                     yield Reply(response, adapter)
@@ -95,10 +95,10 @@ def opened(url: str, headers: dict[str, str], limits: Limits) -> Iterator[Reply]
             if _server(target) != _server(url):
                 headers = {name: value for name, value in headers.items() if name != "Authorization"}
             url = target
-        raise Forbidden(f"it redirects more than {_REDIRECTS} times")
+        raise Forbidden(f"it redirects more than {_MAX_REDIRECTS} times")
 
 
-def _asked(session: requests.Session, url: str, headers: dict[str, str], limits: Limits) -> requests.Response:
+def _get(session: requests.Session, url: str, headers: dict[str, str], limits: TransferLimits) -> requests.Response:
     """The response of a server, whose redirects are not followed."""
     try:
         return session.get(url, headers=headers, stream=True, timeout=limits.idle, allow_redirects=False)
@@ -125,7 +125,7 @@ def _server(url: str) -> tuple[str, str]:
 class _Adapter(HTTPAdapter):
     """Lets requests read every response through a `_Wire`."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: TransferLimits) -> None:
         self._limits = limits
         self.wire: _Wire
         super().__init__()
@@ -181,7 +181,7 @@ class _Wire(io.RawIOBase):
 
     raw: io.RawIOBase
 
-    def __init__(self, sock: socket.socket, limits: Limits) -> None:
+    def __init__(self, sock: socket.socket, limits: TransferLimits) -> None:
         self._sock = sock
         self._limits = limits
         self._deadline: float | None = time.monotonic() + limits.headers
@@ -218,7 +218,7 @@ class _Wire(io.RawIOBase):
     def _count(self, received: int, waited: float) -> None:
         limits = self._limits
         self._overhead += received
-        if self._overhead > _OVERHEAD:
+        if self._overhead > _MAX_OVERHEAD_BYTES:
             raise Stalled("the server sends megabytes without content")
         # Only time spent waiting counts: a slow disk is not the server's fault.
         self._waited += waited

@@ -18,9 +18,9 @@ from harness.host.memory import cgroup
 from harness.host.sysfs import number, read
 
 _HERE = Path("/")
-_SHORTEST = 0.3  # seconds: the kernel counts in hundredths
-_CAP = 3.0  # maximum gain: with more, a run would take too long if the other load stays
-NOTABLE = 0.05
+_MIN_SECONDS = 0.3  # the kernel counts in hundredths
+_MAX_GAIN = 3.0  # with more, a run would take too long if the other load stays
+NOTABLE_SHARE = 0.05
 """The share of the cores that others must take to be worth a remark."""
 
 
@@ -74,7 +74,7 @@ class CoreUse:
     @property
     def disturbed(self) -> bool:
         """Whether others took so much that a result is lower than this machine can do."""
-        return self.lost > NOTABLE * self.cores
+        return self.lost > NOTABLE_SHARE * self.cores
 
     @property
     def gain(self) -> float:
@@ -83,16 +83,16 @@ class CoreUse:
         Squared, since threads that share a batch all wait for the one that lost its core.
         """
         left = self.cores - self.lost
-        return min(_CAP, (self.cores / left) ** 2) if left > 0 else _CAP
+        return min(_MAX_GAIN, (self.cores / left) ** 2) if left > 0 else _MAX_GAIN
 
     @property
     def words(self) -> str:
         """Who took how many of the cores: ``other processes used 0.64 of 2 cores``."""
         total = f"of {self.cores:g} cores"
         taken = []
-        if self.others > NOTABLE * self.cores or self.others >= self.stolen:
+        if self.others > NOTABLE_SHARE * self.cores or self.others >= self.stolen:
             taken.append(f"other processes used {self.others:.2f} {total}")
-        if self.stolen > NOTABLE * self.cores or self.stolen > self.others:
+        if self.stolen > NOTABLE_SHARE * self.cores or self.stolen > self.others:
             taken.append(f"the host of this virtual machine took {self.stolen:.2f} {'' if taken else total}".rstrip())
         return " and ".join(taken)
 
@@ -123,7 +123,7 @@ class CoreMeter:
     def use(self) -> CoreUse | None:
         """The use between the looks; None if the time was too short, or the system does not show it."""
         first, last = self._first, self._last
-        long_enough = first and last and last.when - first.when >= _SHORTEST
+        long_enough = first and last and last.when - first.when >= _MIN_SECONDS
         try:
             return CoreUse.between(first, last) if first and last and long_enough else None
         except Exception:  # noqa: BLE001  it reads the control groups again

@@ -80,7 +80,7 @@ OWN = "set by the harness."
 
 
 @dataclass(frozen=True)
-class Entry:
+class ConfEntry:
     """One line of user.conf."""
 
     line: int
@@ -98,9 +98,9 @@ class UserConf:
 
     path: Path | None
     text: str
-    entries: tuple[Entry, ...]
+    entries: tuple[ConfEntry, ...]
 
-    def lookup(self, model: str, scenario: str, key: str) -> Entry | None:
+    def lookup(self, model: str, scenario: str, key: str) -> ConfEntry | None:
         """The entry that LoadGen uses: the exact name, then any model, then any scenario, then both."""
         for wanted in ((model, scenario), (ANY, scenario), (model, ANY), (ANY, ANY)):
             found = [e for e in self.entries if (e.model, e.scenario) == wanted and e.key == key]
@@ -183,7 +183,7 @@ def check_official(conf: UserConf, model: str, scenario: str, minimum_ms: int) -
             )
 
 
-def _entry(number: int, line: str, words: list[str], own: bool) -> Entry:
+def _entry(number: int, line: str, words: list[str], own: bool) -> ConfEntry:
     """The entry of a line; the harness's ``own`` lines may have durations below a second."""
     odd = next((c for c in line.rstrip("\r") if not c.isascii() or (ord(c) < 32 and c != "\t")), None)
     if odd:
@@ -213,7 +213,7 @@ def _entry(number: int, line: str, words: list[str], own: bool) -> Entry:
     if scenario not in (ANY, *spec.scenarios):
         raise ConfigError(f"{key} has no effect in {scenario}; it applies to {' and '.join(spec.scenarios)}.")
     _check_value(key, spec, words[2], own)
-    return Entry(number, model, scenario, key, words[2], own)
+    return ConfEntry(number, model, scenario, key, words[2], own)
 
 
 def _known(value: str, valid: Iterable[str], what: str) -> None:

@@ -16,17 +16,17 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from harness.catalog.models import Identified
+from harness.catalog.models import IdentifiedModel
 from harness.errors import ConfigError
 from harness.graph import relative
 
-LIMIT = 16 * 2**30
+MAX_UNPACKED_BYTES = 16 * 2**30
 """Maximum unpacked size of an archive in bytes: more than any model here, less than would fill a disk."""
-_MEMBERS = 10_000  # maximum number of entries
-_CHUNK = 128 * 1024
-_TAR_HEADERS = 256 * 1024  # bytes for one member: its long name, its pax records
-_ZIP_HEADERS = 4 * 2**20  # bytes for all members: 10,000 have about 1 MB
-_DICTIONARY = 256 * 2**20  # bytes of memory to unpack xz; its highest preset needs 65 MiB
+_MAX_MEMBERS = 10_000  # of an archive
+_CHUNK_BYTES = 128 * 1024
+_MAX_TAR_HEADER_BYTES = 256 * 1024  # for one member: its long name, its pax records
+_MAX_ZIP_HEADER_BYTES = 4 * 2**20  # for all members: 10,000 have about 1 MB
+_MAX_XZ_BYTES = 256 * 2**20  # of memory to unpack xz; its highest preset needs 65 MiB
 _XZ = (b"\xfd7zXZ\0", b"\x5d\0\0")
 _PACKED: dict[bytes | tuple[bytes, ...], Callable[..., IO[bytes]]] = {
     b"\x1f\x8b": lambda file: cast(IO[bytes], gzip.GzipFile(fileobj=file)),
@@ -82,7 +82,7 @@ def is_archive(path: Path) -> bool:
         return False
 
 
-def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) -> Identified:
+def unpack(archive: Path, member: str | None, folder: Path, limit: int = MAX_UNPACKED_BYTES) -> IdentifiedModel:
     """Unpack the ONNX file of a tar or zip archive, and the weight files beside it, into ``folder``.
 
     Raises:
@@ -93,7 +93,7 @@ def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) 
         with _members(archive) as listed:
             members = _checked(archive, listed, limit)
             model = _choose(archive, members, member)
-            found = Identified.of(_extract(archive, members[model], folder))
+            found = IdentifiedModel.of(_extract(archive, members[model], folder))
             for part in _weights(archive, model, found):
                 beside = str(PurePosixPath(model).parent / relative(archive, part))
                 if beside not in members:
@@ -108,7 +108,7 @@ def unpack(archive: Path, member: str | None, folder: Path, limit: int = LIMIT) 
         raise ConfigError(f"{archive} is not a complete tar or zip archive ({error}): download it again.") from error
 
 
-def _weights(archive: Path, model: str, found: Identified) -> tuple[str, ...]:
+def _weights(archive: Path, model: str, found: IdentifiedModel) -> tuple[str, ...]:
     """The weight files of an unpacked model; an error names the model's path in the archive instead of the copy's."""
     try:
         return found.graph.weight_files
@@ -116,7 +116,7 @@ def _weights(archive: Path, model: str, found: Identified) -> tuple[str, ...]:
         raise ConfigError(str(error).replace(str(found.path), f"{model} in {archive}")) from error
 
 
-class _Metered(io.RawIOBase):
+class _LimitedFile(io.RawIOBase):
     """A file that refuses to read more than ``most`` bytes until `refill` is called.
 
     `tarfile` and `zipfile` read headers of any size into memory: pax headers, GNU long names, maps of sparse files.
@@ -160,7 +160,7 @@ class _Metered(io.RawIOBase):
 @contextmanager
 def _members(archive: Path) -> Iterator[Iterator[_Member]]:
     if zipfile.is_zipfile(archive):
-        with archive.open("rb") as raw, zipfile.ZipFile(metered := _Metered(raw, _ZIP_HEADERS)) as file:
+        with archive.open("rb") as raw, zipfile.ZipFile(metered := _LimitedFile(raw, _MAX_ZIP_HEADER_BYTES)) as file:
             yield _zip_members(archive, file, metered)
     else:
         with _tar(archive) as (tar, metered):
@@ -168,22 +168,22 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
 
 
 @contextmanager
-def _tar(archive: Path) -> Iterator[tuple[tarfile.TarFile, _Metered]]:
+def _tar(archive: Path) -> Iterator[tuple[tarfile.TarFile, _LimitedFile]]:
     with ExitStack() as stack:
         raw: IO[bytes] = stack.enter_context(archive.open("rb"))
         start = raw.read(6)
         raw.seek(0)
         if start.startswith(_XZ):
-            lzma.LZMADecompressor(memlimit=_DICTIONARY).decompress(raw.read(4096), max_length=1)
+            lzma.LZMADecompressor(memlimit=_MAX_XZ_BYTES).decompress(raw.read(4096), max_length=1)
             raw.seek(0)
         for magic, unpacker in _PACKED.items():
             if start.startswith(magic):
                 raw = stack.enter_context(unpacker(raw))
-        metered = _Metered(raw, _TAR_HEADERS)
+        metered = _LimitedFile(raw, _MAX_TAR_HEADER_BYTES)
         yield stack.enter_context(tarfile.open(fileobj=metered, mode="r:")), metered
 
 
-def _zip_members(archive: Path, file: zipfile.ZipFile, metered: _Metered) -> Iterator[_Member]:
+def _zip_members(archive: Path, file: zipfile.ZipFile, metered: _LimitedFile) -> Iterator[_Member]:
     for info in file.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -194,7 +194,7 @@ def _zip_members(archive: Path, file: zipfile.ZipFile, metered: _Metered) -> Ite
         yield _Member(info.filename, info.file_size, opened)
 
 
-def _tar_members(archive: Path, file: tarfile.TarFile, metered: _Metered) -> Iterator[_Member]:
+def _tar_members(archive: Path, file: tarfile.TarFile, metered: _LimitedFile) -> Iterator[_Member]:
     for info in file:
         metered.refill()
         if info.size < 0:
@@ -208,13 +208,13 @@ def _tar_members(archive: Path, file: tarfile.TarFile, metered: _Metered) -> Ite
             raise _refusal(archive, info.name)
 
 
-def _reader(opened: Callable[[], IO[bytes]], metered: _Metered) -> Reader:
+def _reader(opened: Callable[[], IO[bytes]], metered: _LimitedFile) -> Reader:
     """The content of a member in pieces."""
 
     def pieces() -> Iterator[bytes]:
         metered.refill()
         with opened() as source:
-            while piece := source.read(_CHUNK):
+            while piece := source.read(_CHUNK_BYTES):
                 metered.refill()
                 yield piece
 
@@ -237,10 +237,10 @@ def _checked(archive: Path, found: Iterator[_Member], limit: int) -> dict[str, _
     for number, member in enumerate(found):
         name = str(relative(archive, member.name))
         total += member.size
-        if total > limit or number >= _MEMBERS:
+        if total > limit or number >= _MAX_MEMBERS:
             raise ConfigError(
-                f"{archive} unpacks to more than {limit:,} bytes or {_MEMBERS:,} files: unpack it and give the path "
-                "of the ONNX file."
+                f"{archive} unpacks to more than {limit:,} bytes or {_MAX_MEMBERS:,} files: unpack it and give the "
+                "path of the ONNX file."
             )
         if member.pieces is None:
             continue

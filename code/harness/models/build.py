@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from harness.compress.compress import CompressSettings
-SAMPLES = 256
+CALIBRATION_SAMPLES = 256
 """Default number of calibration samples, unless the weights are random."""
 _RANDOM_SAMPLES = 8  # with random weights, all samples give similar activations
 
@@ -91,7 +91,7 @@ def build(
 def _settings(
     name: str,
     entry: manifests.ModelEntry,
-    recipe: manifests.Recipe,
+    recipe: manifests.CompressionRecipe,
     random: bool,
     engine: str | None,
     images: str | None,
@@ -120,7 +120,7 @@ def _compress(
     from harness.models.compression import compress_file
 
     if samples is None:
-        samples = _RANDOM_SAMPLES if random else SAMPLES
+        samples = _RANDOM_SAMPLES if random else CALIBRATION_SAMPLES
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with staging(path) as room:

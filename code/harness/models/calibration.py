@@ -16,7 +16,7 @@ from harness.host.validation import validated
 from harness.task.base import Benchmark, find_benchmark
 from harness.task.feeds import GraphOnly, feed
 
-_BATCH = 8
+_BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def calibration(model: manifests.Model, path: Path, dataset: str | None, samples
     feeds = []
     for cost in np.unique(costs):
         same = indices[costs == cost]
-        for start in range(0, len(same), _BATCH):
-            feeds.append(feed(sut, same[start : start + _BATCH]))
+        for start in range(0, len(same), _BATCH_SIZE):
+            feeds.append(feed(sut, same[start : start + _BATCH_SIZE]))
     return Calibration(feeds, f"{len(indices)} samples of {found.name}")
 
 

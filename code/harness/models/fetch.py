@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from harness import TOOL, paths
 from harness.catalog.contract import benchmark_class
 from harness.catalog.manifests import FetchRecord, Model
-from harness.catalog.models import Identified, KnownModel, find_model, known_models, model_file
+from harness.catalog.models import IdentifiedModel, KnownModel, find_model, known_models, model_file
 from harness.compress.network import is_quantised
 from harness.errors import ConfigError, MissingDependencyError, RunFailed, did_you_mean
 from harness.graph import check_weights, listing, relative
@@ -34,7 +34,7 @@ print(Model(sys.argv[1], download_path=sys.argv[2]).onnx_model.path)
 """
 
 
-class _Gone(Exception):
+class _SourceUnavailable(Exception):
     """The source does not provide the model; the message says why."""
 
 
@@ -87,7 +87,7 @@ def _take_first(wanted: KnownModel) -> Model:
         try:
             file = _getter(source)(source, wanted, room)
             model = _take(wanted, file, source, file.path.parent)
-        except (_Gone, ConfigError) as error:
+        except (_SourceUnavailable, ConfigError) as error:
             _discard(room)
             reasons.append(f"{source}: {str(error).replace(f'{room}/', '').rstrip('.')}")
         except NotDelivered as error:
@@ -120,7 +120,7 @@ def _cure(wanted: KnownModel) -> str:
     return copy + (build if wanted.entry.builder else "")
 
 
-def _getter(source: str) -> Callable[[str, KnownModel, Path], Identified]:
+def _getter(source: str) -> Callable[[str, KnownModel, Path], IdentifiedModel]:
     """The function that fetches a model from this kind of source into a folder."""
     for prefix, getter in (("https://", _from_web), ("http://", _from_web), ("hf:", _from_hub), ("zoo:", _from_zoo)):
         if source.startswith(prefix):
@@ -128,7 +128,7 @@ def _getter(source: str) -> Callable[[str, KnownModel, Path], Identified]:
     raise ConfigError("unknown kind of source: write https://..., hf:OWNER/REPOSITORY/PATH@REVISION or zoo:STUB.")
 
 
-def _from_web(source: str, wanted: KnownModel, room: Path) -> Identified:
+def _from_web(source: str, wanted: KnownModel, room: Path) -> IdentifiedModel:
     name, entry, cure = wanted.name, wanted.entry, _cure(wanted)
     url, _, member = source.partition("#")
     file = _file_name(url)
@@ -136,7 +136,7 @@ def _from_web(source: str, wanted: KnownModel, room: Path) -> Identified:
         # One name for all mirrors, so that the next one can resume what the first one began.
         path = room / "model.onnx"
         download(url, path, sha256=entry.sha256, md5=entry.md5, size=entry.size, description=name, cure=cure)
-        return Identified.of(path)
+        return IdentifiedModel.of(path)
     path = download(url, room / file, description=name, cure=cure)
     # The archive stays until the model is stored, so that an interruption does not cost a second download.
     return _unpacked(path, member or None, room)
@@ -148,17 +148,17 @@ def _file_name(url: str) -> str:
     return re.sub(r"[^\w.-]|^\.+", "_", name)[-100:] or "model"
 
 
-def _from_hub(source: str, wanted: KnownModel, room: Path) -> Identified:
+def _from_hub(source: str, wanted: KnownModel, room: Path) -> IdentifiedModel:
     place, _, revision = source.removeprefix("hf:").partition("@")
     owner, _, rest = place.partition("/")
     repository, _, file = rest.partition("/")
     if not file:
-        raise _Gone("write hf:OWNER/REPOSITORY/PATH@REVISION")
+        raise _SourceUnavailable("write hf:OWNER/REPOSITORY/PATH@REVISION")
     entry, hub = wanted.entry, _Hub(f"{owner}/{repository}", revision or None, room / "hf", wanted)
     path = hub.get(str(relative(Path(source), file)), sha256=entry.sha256, md5=entry.md5, size=entry.size)
     if is_archive(path):
-        raise _Gone("archives are supported from https:// only")
-    found = Identified.of(path)
+        raise _SourceUnavailable("archives are supported from https:// only")
+    found = IdentifiedModel.of(path)
     for beside in found.graph.weight_files:
         hub.get(str(Path(file).parent / relative(path, beside)))
     return found
@@ -192,7 +192,9 @@ class _Hub:
             )
         except NotDelivered as error:
             if re.search("HTTP 40[13]", error.reasons[0]):  # Hugging Face answers 401 for unknown repositories
-                raise _Gone("the repository does not exist, or requires an account with access (HF_TOKEN)") from error
+                raise _SourceUnavailable(
+                    "the repository does not exist, or requires an account with access (HF_TOKEN)"
+                ) from error
             raise
 
     def _request(self, path: str) -> tuple[str, str | None]:
@@ -204,18 +206,18 @@ class _Hub:
             raise MissingDependencyError(f"huggingface_hub is not installed ({error})") from error
 
         if constants.HF_HUB_OFFLINE:
-            raise _Gone("HF_HUB_OFFLINE is set")
+            raise _SourceUnavailable("HF_HUB_OFFLINE is set")
         try:
             url = hf_hub_url(self.repository, path, revision=self.revision)
             return url, build_hf_headers().get("authorization")
         except Exception as error:  # from the libraries below it, which change between versions
-            raise _Gone(str(error).strip().partition("\n")[0] or type(error).__name__) from error
+            raise _SourceUnavailable(str(error).strip().partition("\n")[0] or type(error).__name__) from error
 
 
-def _from_zoo(source: str, _wanted: KnownModel, room: Path) -> Identified:
+def _from_zoo(source: str, _wanted: KnownModel, room: Path) -> IdentifiedModel:
     """Fetch in a separate process: the package has no timeout, sends statistics, and prints to stdout."""
     if util.find_spec("sparsezoo") is None:
-        raise _Gone("the package sparsezoo is not installed")
+        raise _SourceUnavailable("the package sparsezoo is not installed")
     folder = room / "zoo"
     try:
         done = subprocess.run(
@@ -227,12 +229,12 @@ def _from_zoo(source: str, _wanted: KnownModel, room: Path) -> Identified:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise _Gone(f"no answer within {_ZOO_SECONDS // 60} minutes") from error
+        raise _SourceUnavailable(f"no answer within {_ZOO_SECONDS // 60} minutes") from error
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]
         unreachable = any(word in last for word in ("ConnectionError", "Timeout", "resolve", "Max retries"))
-        raise _Gone("its server cannot be reached" if unreachable else last[:200] or "the download failed")
-    return Identified.of(Path(done.stdout.strip().rpartition("\n")[2]))
+        raise _SourceUnavailable("its server cannot be reached" if unreachable else last[:200] or "the download failed")
+    return IdentifiedModel.of(Path(done.stdout.strip().rpartition("\n")[2]))
 
 
 def _take_copy(wanted: KnownModel, copy: str) -> Model:
@@ -254,7 +256,7 @@ def _take_copy(wanted: KnownModel, copy: str) -> Model:
         check_weights(path)
         new = room / f"{wanted.name}.onnx"
         shutil.copyfile(path, new)
-        return _take(wanted, Identified.of(new), origin, path.parent)
+        return _take(wanted, IdentifiedModel.of(new), origin, path.parent)
 
 
 def _only_model(folder: Path, member: str | None) -> Path:
@@ -272,18 +274,18 @@ def _only_model(folder: Path, member: str | None) -> Path:
     return found[0]
 
 
-def _unpacked(archive: Path, member: str | None, room: Path) -> Identified:
+def _unpacked(archive: Path, member: str | None, room: Path) -> IdentifiedModel:
     if not is_archive(archive):
         if member:
             raise ConfigError(f"{archive.name} is not a tar or zip archive, so it cannot contain {member}.")
-        return Identified.of(archive)
+        return IdentifiedModel.of(archive)
     folder = room / "unpacked"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     return unpack(archive, member, folder)
 
 
-def _take(wanted: KnownModel, file: Identified, source: str, beside: Path) -> Model:
+def _take(wanted: KnownModel, file: IdentifiedModel, source: str, beside: Path) -> Model:
     """Check a fetched file and store it under the model's name; ``beside`` is the folder of its weight files.
 
     Raises:
@@ -327,7 +329,7 @@ def _copy(source: Path, target: Path, sha256: str) -> None:
         partial.replace(target)
 
 
-def _verified(wanted: KnownModel, file: Identified) -> Literal["sha256", "md5"] | None:
+def _verified(wanted: KnownModel, file: IdentifiedModel) -> Literal["sha256", "md5"] | None:
     name, entry, size = wanted.name, wanted.entry, file.path.stat().st_size
     if entry.size is not None and size != entry.size:
         raise ConfigError(f"that is not {name}: it has {size:,} bytes instead of {entry.size:,}.")
@@ -342,7 +344,7 @@ def _verified(wanted: KnownModel, file: Identified) -> Literal["sha256", "md5"] 
     return None
 
 
-def _check_graph(wanted: KnownModel, file: Identified, verified: bool) -> None:
+def _check_graph(wanted: KnownModel, file: IdentifiedModel, verified: bool) -> None:
     name, benchmark, graph = wanted.name, wanted.benchmark, file.graph
     if not benchmark_class(benchmark).accepts(graph.inputs):
         raise ConfigError(f"that is not {name}: its inputs are {listing(graph.inputs)}, not those of {benchmark}.")

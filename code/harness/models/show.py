@@ -25,7 +25,7 @@ _ZERO_POINTS = {  # operator: inputs that are zero points
     "QLinearMatMul": (2, 5, 7),
     "QuantizeLinear": (2,),
 }
-_TOP = 8
+_MAX_LISTED = 8
 _BUILT = {
     "random": "built random",
     "built": "built",
@@ -148,7 +148,7 @@ def rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
             yield kind, line
     yield "parameters", ", ".join(f"{count:,} {kind}" for kind, count in facts.parameters.items())
     total = sum(facts.operators.values())
-    top = list(facts.operators.items())[:_TOP]
+    top = list(facts.operators.items())[:_MAX_LISTED]
     rest = total - sum(count for _, count in top)
     words = [f"{count} {operator}" for operator, count in top] + ([f"{rest} others"] if rest else [])
     yield "nodes", f"{total:,}: {', '.join(words)}"

@@ -74,7 +74,7 @@ class _Slice(Protocol):
     def get_dtype(self) -> str: ...
 
 
-class _File(Protocol):
+class _SafetensorsFile(Protocol):
     """The part of safetensors.safe_open, which has no types, that is used here."""
 
     def keys(self) -> list[str]: ...
@@ -111,7 +111,7 @@ class Checkpoint(Weights):
             raise ConfigError(f"the checkpoint {path} cannot be read: {error.strerror}; check the path.") from error
         if self.source.startswith("random"):  # that prefix marks untrained weights
             self.source = f"checkpoint {self.source}"
-        self._left: dict[str, tuple[Path, _File, str]] = {}
+        self._left: dict[str, tuple[Path, _SafetensorsFile, str]] = {}
         for file in files:
             opened = _open(file)
             self._left |= {_name(key): (file, opened, key) for key in opened.keys()}  # noqa: SIM118  not a mapping
@@ -204,7 +204,7 @@ def _digest(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _open(path: Path) -> _File:
+def _open(path: Path) -> _SafetensorsFile:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:

@@ -5,7 +5,7 @@ from pydantic import JsonValue
 from harness.results.finished import Finished
 from harness.results.profile import OperatorTime
 
-_OPERATORS = 15  # of a profile; the rest is in profile.json
+_MAX_OPERATORS = 15  # of a profile; the rest is in profile.json
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -57,7 +57,7 @@ def profile(run: Finished) -> list[tuple[str, list[list[str]]]]:
     if found is None:
         return []
     head = ["share", "ms", "calls"]
-    operators = [[each.operator, *_cost(each)] for each in found.operators[:_OPERATORS]]
+    operators = [[each.operator, *_cost(each)] for each in found.operators[:_MAX_OPERATORS]]
     nodes = [[each.node, each.operator, *_cost(each)] for each in found.nodes]
     return [
         ("Time by operator", [["operator", *head], *operators]),

@@ -53,7 +53,7 @@ _STYLE: dict[RcKeyType, str | float] = {
 }
 
 
-_LEGEND = 265  # points: a wider legend would squeeze the plot
+_MAX_LEGEND_POINTS = 265  # a wider legend would squeeze the plot
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def legend(axes: Axes) -> None:
     def width(rows: int) -> float:
         return sum(max(widths[at : at + rows]) for at in range(0, len(widths), rows))  # filled column by column
 
-    rows = next((each for each in range(1, len(widths)) if width(each) < _LEGEND), len(widths))
+    rows = next((each for each in range(1, len(widths)) if width(each) < _MAX_LEGEND_POINTS), len(widths))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=-(-len(handles) // rows))
 
 

@@ -24,8 +24,8 @@ _RESAMPLES_OF_QUERIES = 500  # each takes a quantile of all queries
 _STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 8: 2.306, 10: 2.228, 15: 2.131, 30: 2.042}
 """97.5 % quantiles of Student's distribution by degrees of freedom."""
 _FEWEST_BINS, _FEWEST_QUERIES = 16, 200  # the minimum for an estimate of the noise within a run
-_BATCHES_OF_A_BIN = 4  # minimum: with fewer, the progress between the ends of two batches is a guess
-_BENDS = 8  # the degree of the curve fitted to the progress: enough for a rate that triples
+_MIN_BATCHES_OF_BIN = 4  # with fewer, the progress between the ends of two batches is a guess
+_CURVE_DEGREE = 8  # of the curve fitted to the progress: enough for a rate that triples
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def speed_verdict(a: Side, b: Side) -> SpeedVerdict:
 
 
 @dataclass(frozen=True)
-class _Measure:
+class _ComparedQuantity:
     """The quantity that the verdict is based on."""
 
     name: str
@@ -129,7 +129,7 @@ class _Measure:
         return self.percentile is not None
 
 
-def _measure(a: Side, b: Side) -> _Measure:
+def _measure(a: Side, b: Side) -> _ComparedQuantity:
     scenario, note, by_latency = a.scenario, "", a.scenario.latency
     if scenario.paced:
         asked = [record.loadgen.get(ASKED_RATE) for side in (a, b) for record in side.records]
@@ -139,12 +139,14 @@ def _measure(a: Side, b: Side) -> _Measure:
         if by_latency:
             note = " Both had the same target rate, so their latencies are compared."
     if not by_latency:
-        return _Measure("throughput", lambda result: result.metric.value, None, note)
+        return _ComparedQuantity("throughput", lambda result: result.metric.value, None, note)
     key = f"{scenario.percentile}.00"
-    return _Measure(latency_name(key), latency(key), scenario.percentile, note)
+    return _ComparedQuantity(latency_name(key), latency(key), scenario.percentile, note)
 
 
-def _judge(measure: _Measure, ratio: float, interval: tuple[float, float], noise: str, verb: str) -> SpeedVerdict:
+def _judge(
+    measure: _ComparedQuantity, ratio: float, interval: tuple[float, float], noise: str, verb: str
+) -> SpeedVerdict:
     """The verdict; ``verb`` is "was" if it holds for these two runs only."""
     # From a ratio of the metric to a ratio of speeds, in which higher is better.
     better: Callable[[float], float] = (lambda value: 1 / value) if measure.lower else (lambda value: value)
@@ -182,7 +184,7 @@ def interval_of_repeats(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple
 
 
 def _interval_of_runs(
-    measure: _Measure, ratio: float, a: Timeline | None, b: Timeline | None
+    measure: _ComparedQuantity, ratio: float, a: Timeline | None, b: Timeline | None
 ) -> tuple[float, float] | None:
     """The 95 % interval of B ÷ A from the variation within each run; None if a run is too short for that."""
     if a is None or b is None:
@@ -222,13 +224,13 @@ def _throughputs(timeline: Timeline, rng: np.random.Generator) -> NDArray[np.flo
     Slow changes over the whole test come from the order of its samples, long ones first, and not from noise: they are
     removed.
     """
-    size = math.ceil(len(timeline.done) / max(1, min(len(timeline.done), timeline.batches // _BATCHES_OF_A_BIN)))
+    size = math.ceil(len(timeline.done) / max(1, min(len(timeline.done), timeline.batches // _MIN_BATCHES_OF_BIN)))
     count = len(timeline.done) // size
     if count < _FEWEST_BINS:
         return None
     done = timeline.done[: count * size].reshape(count, size).sum(axis=1)
     at = np.linspace(-1, 1, count)
-    degree = min(_BENDS, count // 8)
+    degree = min(_CURVE_DEGREE, count // 8)
     trend = np.polyval(np.polyfit(at, done, degree), at)
     length = round(count ** (1 / 3))
     # Relative to the mean of all bins, so that each bin counts by its samples. The curve also removes some of the

@@ -16,7 +16,7 @@ from harness.report.noise import spread
 from harness.results.finished import Finished
 from harness.results.timeline import Timeline
 
-_DOTS = 600
+_MAX_DOTS = 600
 """Up to this many queries are drawn one by one; for more, quantiles are drawn."""
 _LINES = (
     ("median", FIRST, 1.6, 1.0),
@@ -31,8 +31,8 @@ _MARKS = {
     rates.LATE: ("over the bound", "x", SECOND, "full"),
 }
 """Label, marker, colour and fill of each outcome of a tuning's test."""
-_POINTS = 150
-_BARS = 32
+_MAX_POINTS = 150
+_MAX_BARS = 32
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _drawings(run: Finished, timeline: Timeline) -> Iterator[_Drawing]:
         caption = f"{timeline.queries:,} queries, {low:,.2f} to {high:,.2f} ms {seen}; lines: LoadGen's percentiles"
         yield _Drawing("Latency distribution", caption, _distribution)
         caption = "Percentiles of queries that arrived at about the same time"
-        if len(timeline.latencies) <= _DOTS:
+        if len(timeline.latencies) <= _MAX_DOTS:
             caption = "Every query by arrival time"
         yield _Drawing("Latency over time", caption, _latency)
     several = len(np.unique(timeline.shapes[:, 1])) > 1
@@ -173,7 +173,7 @@ def _distribution(axes: Axes, run: Finished, timeline: Timeline) -> None:
 
 
 def _latency(axes: Axes, run: Finished, timeline: Timeline) -> None:
-    if len(timeline.latencies) <= _DOTS:
+    if len(timeline.latencies) <= _MAX_DOTS:
         shown = timeline.latencies * 1000.0
         axes.plot(timeline.arrivals, shown, "o", markersize=2.5, color=FIRST, alpha=0.75)
     else:
@@ -242,7 +242,7 @@ def _in_cost(run: Finished, timeline: Timeline) -> bool:
 
 def _sizes(axes: Axes, run: Finished, timeline: Timeline) -> None:
     sizes, counts = timeline.sizes[:, 0], timeline.sizes[:, 1]
-    width = max(1, -(-int(sizes.max()) // _BARS))
+    width = max(1, -(-int(sizes.max()) // _MAX_BARS))
     which = (sizes - 1) // width
     batches = np.bincount(which, weights=counts)
     share = batches / batches.sum() * 100
@@ -257,7 +257,7 @@ def _sizes(axes: Axes, run: Finished, timeline: Timeline) -> None:
 
 def _padding(axes: Axes, run: Finished, timeline: Timeline) -> None:
     rows, length, batches, _, cost, _ = timeline.shapes.T
-    width = max(1.0, float(np.ceil(length.max() / _BARS)))
+    width = max(1.0, float(np.ceil(length.max() / _MAX_BARS)))
     which = ((length - 1) // width).astype(int)
     real = np.bincount(which, weights=cost)
     padded = np.maximum(np.bincount(which, weights=rows * length * batches) - real, 0)
@@ -272,7 +272,7 @@ def _padding(axes: Axes, run: Finished, timeline: Timeline) -> None:
 
 def _cores(axes: Axes, run: Finished, timeline: Timeline) -> None:
     cpu = timeline.cpu[(timeline.cpu[:, 0] >= 0) & (timeline.cpu[:, 0] <= timeline.edges[-1])]
-    cpu = cpu[:: max(1, -(-len(cpu) // _POINTS))]
+    cpu = cpu[:: max(1, -(-len(cpu) // _MAX_POINTS))]
     busy = np.diff(cpu[:, 1:], axis=0) / np.diff(cpu[:, 0])[:, None]
     for column, (label, colour) in enumerate((("this run", FIRST), ("whole machine", SECOND))):
         axes.stairs(busy[:, column], cpu[:, 0], color=colour, label=label, baseline=None, linewidth=1.3)

@@ -9,7 +9,7 @@ from harness.results.finished import Finished
 
 
 @dataclass(frozen=True)
-class Reached:
+class ReproducedResult:
     """The result of one run for a row of the published table."""
 
     number: int
@@ -28,7 +28,7 @@ class PublishedRow:
     engine: str
     score: str
     rate: str
-    reached: tuple[Reached, ...]
+    reached: tuple[ReproducedResult, ...]
 
 
 def published(runs: Sequence[Finished]) -> list[PublishedRow]:
@@ -51,7 +51,7 @@ def published(runs: Sequence[Finished]) -> list[PublishedRow]:
     ]
 
 
-def _reached(number: int, run: Finished, entry: manifests.Published) -> Reached:
+def _reached(number: int, run: Finished, entry: manifests.PublishedResult) -> ReproducedResult:
     aim = entry.samples_per_second if run.performance else entry.accuracy
     metric = run.metrics[0]
     remarks = [run.record.engine.name]
@@ -59,4 +59,4 @@ def _reached(number: int, run: Finished, entry: manifests.Published) -> Reached:
     remarks += ["INVALID"] if not run.record.valid else []
     remarks += ["disturbed"] if run.disturbed else []
     ratio = f"{metric.value / aim:.3g}" if metric.value is not None else ""
-    return Reached(number, metric_text(metric), ratio, ", ".join(remarks))
+    return ReproducedResult(number, metric_text(metric), ratio, ", ".join(remarks))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pydantic import JsonValue
 
 from harness.report import details, facts, rates
-from harness.report.published import Reached, published
+from harness.report.published import ReproducedResult, published
 from harness.results.finished import Finished
 
 
@@ -95,7 +95,7 @@ def _in_brackets(ratio: str) -> str:
     return f"({ratio.replace(' (', ', ').removesuffix(')')})" if ratio else ""
 
 
-def _reached(reached: Reached) -> str:
+def _reached(reached: ReproducedResult) -> str:
     return f"{reached.number}. {reached.text}, {reached.ratio} of it ({reached.remark})"
 
 

@@ -33,8 +33,8 @@ _TAGS = (
 )
 """Columns of CSV that become tags instead, or mean nothing outside a report."""
 _PARAMS = ("cores", "nodes")  # numbers that are not results
-_BATCH = 100  # params that MLflow accepts in one request
-_LONGEST = 500  # characters of a value that servers of all versions accept
+_MAX_PARAMS = 100  # that MLflow accepts in one request
+_MAX_VALUE_LENGTH = 500  # characters of a value that servers of all versions accept
 
 
 class _Info(Protocol):
@@ -46,7 +46,7 @@ class _Data(Protocol):
     tags: Mapping[str, str]
 
 
-class _Run(Protocol):
+class _MlflowRun(Protocol):
     info: _Info
     data: _Data
 
@@ -56,7 +56,7 @@ class _Page(Protocol):
 
     def __iter__(self) -> _Page: ...
 
-    def __next__(self) -> _Run: ...
+    def __next__(self) -> _MlflowRun: ...
 
 
 class _Experiment(Protocol):
@@ -72,7 +72,7 @@ class _Client(Protocol):
 
     def search_runs(self, experiment_ids: list[str], *, max_results: int, page_token: str | None) -> _Page: ...
 
-    def create_run(self, experiment_id: str, start_time: int | None, tags: Mapping[str, str]) -> _Run: ...
+    def create_run(self, experiment_id: str, start_time: int | None, tags: Mapping[str, str]) -> _MlflowRun: ...
 
     def log_batch(self, run_id: str, metrics: Sequence[object], params: Sequence[object]) -> None: ...
 
@@ -84,7 +84,7 @@ class _Client(Protocol):
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """The result of an export."""
 
     added: list[str]
@@ -93,7 +93,7 @@ class Exported:
     """The number of runs that the experiment already had."""
 
 
-def export(runs: Sequence[Finished], uri: str, experiment: str) -> Exported:
+def export(runs: Sequence[Finished], uri: str, experiment: str) -> ExportResult:
     """Add the runs that the experiment of a tracking store lacks, each with its LoadGen summary as an artifact.
 
     ``uri`` is MLflow's: file:, http: or another. A run whose export was interrupted is exported again: let only one
@@ -117,7 +117,7 @@ def export(runs: Sequence[Finished], uri: str, experiment: str) -> Exported:
         raise ConfigError(
             f"the MLflow store {uri} cannot be used ({_reason(error)}): give another --tracking-uri or --experiment."
         ) from error
-    return Exported([content.tags[RUN] for content in added], len(contents) - len(added))
+    return ExportResult([content.tags[RUN] for content in added], len(contents) - len(added))
 
 
 def _reason(error: BaseException) -> str:
@@ -146,7 +146,7 @@ def params_of(run: Finished) -> dict[str, str]:
     values |= dict(facts.flat({"engine": {k: v for k, v in record.engine.values().items() if k != "name"}}))
     values |= dict(facts.flat({"benchmark": record.benchmark_settings or {}}))
     said = {key: value for key, value in values.items() if value not in (None, "", [], {})}
-    return {_key(key): (v if isinstance(v, str) else json.dumps(v))[:_LONGEST] for key, v in said.items()}
+    return {_key(key): (v if isinstance(v, str) else json.dumps(v))[:_MAX_VALUE_LENGTH] for key, v in said.items()}
 
 
 def metrics_of(run: Finished) -> dict[str, float]:
@@ -213,9 +213,9 @@ def _add(client: _Client, experiment: str, content: _Content) -> None:
     when = round(1000 * datetime.now().timestamp()) if content.ended is None else content.ended
     metrics = [Metric(key, value, when, 0) for key, value in content.metrics.items()]
     params = [Param(key, text) for key, text in content.params.items()]
-    client.log_batch(made, metrics, params[:_BATCH])
-    for start in range(_BATCH, len(params), _BATCH):
-        client.log_batch(made, [], params[start : start + _BATCH])
+    client.log_batch(made, metrics, params[:_MAX_PARAMS])
+    for start in range(_MAX_PARAMS, len(params), _MAX_PARAMS):
+        client.log_batch(made, [], params[start : start + _MAX_PARAMS])
     if content.summary:
         client.log_artifact(made, str(content.summary))
     client.set_terminated(made, "FINISHED", end_time=content.ended)

@@ -179,7 +179,7 @@ def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
     """
     record = record_in(folder)
     scenario = find_scenario(record.scenario)
-    logs = folder if (folder / DETAIL).exists() else _twin(record, _official(trees), DETAIL)
+    logs = folder if (folder / DETAIL).exists() else _other_folder(record, _official(trees), DETAIL)
     result = record.result
     metrics: tuple[Metric, ...] = (Metric(result.metric.name, result.metric.value, result.metric.unit),)
     latencies, bound, duration, values = result.latency_ms or {}, None, result.duration_s, {}
@@ -206,22 +206,22 @@ def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
 
 def timeline(folder: Path, record: Record, runs_dir: Path) -> Timeline | None:
     """The timeline of the run in that folder; that of an official result is with its record in ``runs_dir``."""
-    found = _beside(TIMELINE, folder, record, runs_dir)
+    found = _folder_with(TIMELINE, folder, record, runs_dir)
     return read_timeline(found) if found else None
 
 
 def profile(folder: Path, record: Record, runs_dir: Path) -> Profile | None:
     """The profile of the run in that folder, found like its timeline."""
-    found = _beside(PROFILE, folder, record, runs_dir)
+    found = _folder_with(PROFILE, folder, record, runs_dir)
     return read_profile(found) if found else None
 
 
-def _beside(file: str, folder: Path, record: Record, runs_dir: Path) -> Path | None:
+def _folder_with(file: str, folder: Path, record: Record, runs_dir: Path) -> Path | None:
     """The folder with that file of a run: its own, or that of its record in ``runs_dir``; None if neither has it."""
     # In runs_dir itself, a missing file was never written.
     if (folder / file).exists() or folder.resolve().parent == runs_dir.resolve():
         return folder
-    return _twin(record, _folders(runs_dir).values(), file)
+    return _other_folder(record, _folders(runs_dir).values(), file)
 
 
 def locate(names: Sequence[str], runs_dir: Path, trees: Iterable[Path] | None = None) -> list[Path]:
@@ -275,7 +275,7 @@ def _official(trees: Iterable[Path]) -> Iterator[Path]:
             yield from sorted(path.parent for path in (tree / kind).rglob(RUN))
 
 
-def _twin(record: Record, folders: Iterable[Path], file: str) -> Path | None:
+def _other_folder(record: Record, folders: Iterable[Path], file: str) -> Path | None:
     """The other folder of the same run, if it contains ``file``."""
     for folder in folders:
         if not (folder / file).exists():

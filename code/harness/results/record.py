@@ -310,7 +310,7 @@ class Record(Part):
         return f"{cores.use.words} during the test" if self.performance and cores and cores.disturbed else ""
 
 
-def unlike(one: Record, other: Record) -> str | None:
+def first_difference(one: Record, other: Record) -> str | None:
     """The first fact outside `Identity` in which two runs of one result differ but must not, in words; else None."""
     facts: dict[str, Callable[[Record], object]] = {
         "data set": lambda r: r.dataset.content,

@@ -25,11 +25,11 @@ class Inference:
     """From that number to the target's own result: samples per second, or nanoseconds."""
 
 
-_PER_QUERY = 8  # samples of a MultiStream query
+_SAMPLES_PER_QUERY = 8  # of MultiStream
 INFERENCES = (
-    Inference("MultiStream", "Offline", "result_mean_query_latency_ns", lambda mean: _PER_QUERY * 1e9 / mean),
+    Inference("MultiStream", "Offline", "result_mean_query_latency_ns", lambda mean: _SAMPLES_PER_QUERY * 1e9 / mean),
     Inference("SingleStream", "Offline", "result_qps_without_loadgen_overhead", lambda rate: rate),
-    Inference("SingleStream", "MultiStream", "early_stopping_latency_ms", lambda latency: _PER_QUERY * latency),
+    Inference("SingleStream", "MultiStream", "early_stopping_latency_ms", lambda latency: _SAMPLES_PER_QUERY * latency),
 )
 """The better source of a target first."""
 

@@ -29,15 +29,15 @@ from harness.task.base import Benchmark
 from harness.task.shape import Array, Integers, Shape
 from harness.task.sut import SUT
 
-LIMIT = 0.25
+MAX_DIFFERENCE = 0.25
 """Maximum difference explained by rounding.
 
 INT8 models that both engines compute correctly differ by 0.02 to 0.1. bf16, which keeps 8 of FP32's 24 bits, is within
 that: with the operands of every product rounded to it, MiniLM differs by 0.005 and EfficientNet-Lite0 by 0.04.
 """
-_SHAPES = 12  # maximum number of shapes to compare, from the smallest to the largest
-_ROWS = 4  # rows of a shape that ONNX Runtime also computes: in every wrong batch seen, most rows were wrong
-_HELD = 0.01  # seconds that outputs are held before they are read: nothing may write to them any more
+_MAX_SHAPES = 12  # to compare, from the smallest to the largest
+_COMPARED_ROWS = 4  # rows of a shape that ONNX Runtime also computes: in every wrong batch seen, most rows were wrong
+_HOLD_SECONDS = 0.01  # that outputs are held before they are read: nothing may write to them any more
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Agreement:
     @property
     def wrong(self) -> list[Shape]:
         """The shapes that the engine computes incorrectly, smallest batches first."""
-        return sorted(shape for shape, difference in self.differences.items() if difference > LIMIT)
+        return sorted(shape for shape, difference in self.differences.items() if difference > MAX_DIFFERENCE)
 
     def warning(self, engine: str) -> str:
         """What is wrong and how to avoid it; "" if nothing is wrong."""
@@ -94,7 +94,7 @@ def agreement(
     ran: Callable[[], None] = lambda: None,
     original: Path | None = None,
 ) -> Agreement | None:
-    """Run a batch of each prepared shape, or of `_SHAPES` of them, and some of its rows on ONNX Runtime.
+    """Run a batch of each prepared shape, or of `_MAX_SHAPES` of them, and some of its rows on ONNX Runtime.
 
     If one is wrong, smaller batches are prepared until one is correct. ``indices`` are samples to choose from, int64
     (n,); they need not be loaded, and are not loaded afterwards. ``ran`` is called after every batch.
@@ -116,9 +116,9 @@ def agreement(
         engine = OnnxRuntimeEngine(model, OnnxRuntimeSettings(streams=1))
         reference = benchmark.make_sut(engine, sut.qsl)
     by_cost = indices[np.argsort(sut.qsl.cost(indices), kind="stable")]
-    compare = _Comparison(sut, reference, by_cost, ran)
+    compare = _EngineComparison(sut, reference, by_cost, ran)
     shapes = sorted(sut.prepared)
-    shapes = [shapes[n] for n in np.unique(np.linspace(0, len(shapes) - 1, min(len(shapes), _SHAPES)).astype(int))]
+    shapes = [shapes[n] for n in np.unique(np.linspace(0, len(shapes) - 1, min(len(shapes), _MAX_SHAPES)).astype(int))]
     found = {shape: compare.difference(shape, sut.engine.in_flight) for shape in shapes}
     result = Agreement({shape: difference for shape, difference in found.items() if difference is not None})
     if not result.wrong:
@@ -152,7 +152,7 @@ def _by_onnx_runtime() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Comparison:
+class _EngineComparison:
     sut: SUT
     reference: SUT
     by_cost: Integers
@@ -160,7 +160,7 @@ class _Comparison:
     ran: Callable[[], None]
 
     def right(self, shape: Shape, at_once: int) -> bool:
-        return (self.difference(shape, at_once) or 0) <= LIMIT
+        return (self.difference(shape, at_once) or 0) <= MAX_DIFFERENCE
 
     def difference(self, shape: Shape, at_once: int) -> float | None:
         """The difference of ``at_once`` batches that run together; None if nothing can be compared."""
@@ -183,8 +183,8 @@ class _Comparison:
     def _difference(self, batches: Sequence[Integers], shape: Shape, length: int) -> float | None:
         found = self._at_once(batches, shape)
         error = size = 0.0
-        rows = np.linspace(0, shape.batch - 1, _ROWS).astype(int).tolist()
-        places = np.linspace(0, len(batches) - 1, _ROWS).astype(int).tolist()
+        rows = np.linspace(0, shape.batch - 1, _COMPARED_ROWS).astype(int).tolist()
+        places = np.linspace(0, len(batches) - 1, _COMPARED_ROWS).astype(int).tolist()
         for place, row in sorted({*zip(places, rows, strict=True)}) if found[0] else ():
             theirs = self._expected(batches[place][row : row + 1], length)
             error += float(np.square(found[place][row] - theirs, dtype=np.float64).sum())
@@ -203,7 +203,7 @@ class _Comparison:
         with ThreadPoolExecutor(len(batches), thread_name_prefix="stream") as pool:
             returned = list(pool.map(run, batches))
             self.ran()
-            time.sleep(_HELD)
+            time.sleep(_HOLD_SECONDS)
         checked = [self.sut.checked(outputs, shape) for outputs in returned]
         _check_memory(self.sut.engine.name, returned)
         return [self.sut.values(outputs, batch) for outputs, batch in zip(checked, batches, strict=True)]

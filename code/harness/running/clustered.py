@@ -17,9 +17,10 @@ from harness.engines.base import find_engine
 from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import native
+from harness.host.supervise import Beat
 from harness.running.node import PREPARE, NodeSettings, data_digest, needed
 from harness.running.prepare import announce, open_samples
-from harness.running.prepared import AS_A_RUN, Beat, Preparation, Prepared, Subject, patience
+from harness.running.prepared import AS_A_RUN, Preparation, Prepared, Subject, patience
 from harness.running.shared import shared_by_nodes
 from harness.scenarios.base import Listener, find_scenario
 from harness.settings.identity import code_digest
@@ -102,7 +103,7 @@ def _prepared(
         inputs=subject.unchanged(own),
         conversion=None,
         description=engine.describe(),
-        choices=benchmark.choices(sut),
+        choices=benchmark.scoring_choices(sut),
         doubts=benchmark.doubts(sut),
         links=links,
     )

@@ -21,11 +21,11 @@ from harness.host.memory import available
 from harness.settings.identity import code_digest
 from harness.settings.run import RunSettings
 
-_LARGEST = 2**31 - 1
+_MAX_FILE_BYTES = 2**31 - 1
 """Bytes of the largest file that ONNX can hold without external tensors."""
-_LAYERS = "converted_layers"
+_LAYERS_KEY = "converted_layers"
 """The key of a converted file's metadata for `Conversion.layers`."""
-_MEMORY = 10
+_MEMORY_FACTOR = 10
 """Memory that a conversion needs, in sizes of the file: the weights again in floating point, and copies."""
 
 
@@ -62,7 +62,7 @@ def conversion(settings: RunSettings, quiet: bool = False) -> Conversion | None:
         if not quiet:
             console.warn(f"{model.name} is written for other engines and {engine.name} may run it slowly: {reason}.")
         return None
-    layers = read_metadata(entry).get(_LAYERS, "")
+    layers = read_metadata(entry).get(_LAYERS_KEY, "")
     if not quiet:
         console.note(
             f"{model.name} is written for other engines (QDQ): {layers} products and convolutions converted to the "
@@ -79,11 +79,11 @@ def _key(settings: RunSettings) -> str:
 def _convert(path: Path, files: list[Path], entry: Path) -> str:
     """Convert a file into a cache; otherwise the reason why not, in words."""
     size = sum(file.stat().st_size for file in {path, *files} if file.is_file())
-    if size > _LARGEST:
+    if size > _MAX_FILE_BYTES:
         return "it has more than 2 GB, which one file cannot hold"
     free = available()
-    if free is not None and _MEMORY * size > free:
-        return f"converting it needs about {_MEMORY * size / 2**30:.1f} GiB of memory"
+    if free is not None and _MEMORY_FACTOR * size > free:
+        return f"converting it needs about {_MEMORY_FACTOR * size / 2**30:.1f} GiB of memory"
     with console.working("converting the model"):
         try:
             content = _converted(path)
@@ -119,7 +119,7 @@ def _converted(path: Path) -> bytes | str:
     result = quantise(plan, "deepsparse")
     facts = {entry.key: entry.value for entry in model.metadata_props}
     layers = f"{len(plan.rounded) + len(plan.products)} of {multiplications(model)}"
-    helper.set_model_props(result, {**facts, _LAYERS: layers})
+    helper.set_model_props(result, {**facts, _LAYERS_KEY: layers})
     names = [name for node in result.graph.node for name in node.output]
     names += [tensor.name for tensor in result.graph.initializer]
     if len({*names}) < len(names):

@@ -56,7 +56,7 @@ def described(engine: Engine, settings: EngineSettings) -> Mapping[str, object]:
     return found
 
 
-def doing(engine: type[Engine], verb: str, settings: RunSettings) -> str:
+def activity(engine: type[Engine], verb: str, settings: RunSettings) -> str:
     """What an engine does with the model, and what the user can do if the process crashes meanwhile."""
     hints = [engine.alternative] if engine.alternative else []
     if not console.output().verbose:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from harness.errors import ConfigError
 from harness.host import console, memory
-from harness.loadgen.conf import Entry, UserConf, min_queries
+from harness.loadgen.conf import ConfEntry, UserConf, min_queries
 from harness.rules.early_stopping import needed_queries
-from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Scenario
+from harness.scenarios.base import MAX_DEVELOPMENT_SECONDS, Estimate, Scenario
 from harness.settings.run import RunSettings
 
-_LONGEST = 4e9  # seconds: LoadGen counts in 64-bit nanoseconds, and doubles the duration
+_MAX_SECONDS = 4e9  # LoadGen counts in 64-bit nanoseconds, and doubles the duration
 _TOO_LONG, _HOUR = 100, 3600.0  # a test of over an hour ends at once if it takes so many times what was asked for
-_MANY = 0.8  # share of the expected queries: random arrivals may bring fewer
-_LONG = 3  # a test that takes so many times what was asked for is worth a warning
+_MIN_SHARE_OF_QUERIES = 0.8  # of those expected: random arrivals may bring fewer
+_LONG_TEST_FACTOR = 3  # a test that takes so many times what was asked for is worth a warning
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Load:
     """The user.conf."""
     rate: float | None
     """The value of the scenario's key; None if it is not measured yet."""
-    rate_line: Entry | None
+    rate_line: ConfEntry | None
     seconds: float
     """The minimum duration."""
     default_seconds: float
     """The minimum duration if the user sets none."""
-    duration_line: Entry | None
-    least: int
+    duration_line: ConfEntry | None
+    min_queries: int
     """The minimum number of queries; of samples in a scenario that has one query."""
-    least_line: Entry | None
+    min_queries_line: ConfEntry | None
     per_second: float | None = None
     """The queries per second that are expected of the test, or samples if it has one query; None if unknown."""
     limited: bool = False
@@ -53,10 +53,10 @@ class Load:
     def of(cls, settings: RunSettings, conf: UserConf, scenario: type[Scenario], estimated: Estimate | None) -> "Load":
         """The load of a run; ``estimated`` is the measured value of the scenario's key if the user sets none."""
 
-        def line(key: str) -> Entry | None:
+        def line(key: str) -> ConfEntry | None:
             return conf.lookup(settings.model.benchmark, scenario.name, key)
 
-        rate, least, duration = line(scenario.key), line("min_query_count"), line("min_duration")
+        rate, count, duration = line(scenario.key), line("min_query_count"), line("min_duration")
         if settings.accuracy and scenario.paced:
             rate = None  # an accuracy run uses the highest rate that the engine sustains, not that of the result
         used = duration if duration and not settings.duration else None
@@ -66,7 +66,7 @@ class Load:
         if estimated and not rate:
             per_second = estimated.per_second
         # An official run must not end before ten minutes anyway.
-        limited = bool(least or settings.duration or (used and not settings.official))
+        limited = bool(count or settings.duration or (used and not settings.official))
         needed = 1
         if not settings.accuracy:
             # LoadGen's own minimum also applies to rehearsals, however short.
@@ -82,8 +82,8 @@ class Load:
             seconds,
             settings.default_seconds,
             used,
-            int(least.value) if least else needed,
-            least,
+            int(count.value) if count else needed,
+            count,
             per_second,
             limited,
             settings.official and not settings.rehearsal,
@@ -93,14 +93,14 @@ class Load:
     @property
     def queries(self) -> float:
         """The number of queries, or samples, that LoadGen generates."""
-        return max(self.least, self._by_rate(self.seconds))
+        return max(self.min_queries, self._by_rate(self.seconds))
 
     @property
     def planned_seconds(self) -> float:
         """The expected duration of the test."""
         if not self.per_second:
             return self.seconds
-        queries = self.queries if self.scenario.one_query else self.least
+        queries = self.queries if self.scenario.one_query else self.min_queries
         return max(self.seconds, queries / self.per_second)
 
     @property
@@ -110,28 +110,28 @@ class Load:
         if percentile is None or rate is None:
             return None
         fewest = needed_queries(percentile, 0 if scenario.paced else 1)
-        if max(self.least, rate * self.seconds) >= fewest:
-            return None if self.least_line else self._prolonged(percentile, rate)
+        if max(self.min_queries, rate * self.seconds) >= fewest:
+            return None if self.min_queries_line else self._prolonged(percentile, rate)
         return (
             f"LoadGen needs at least {fewest:,} queries to be sure of the {percentile}th percentile, about "
-            f"{_whole(fewest / rate)} at {rate:.3g} queries/s: a test of {span(self.seconds)} will be INVALID"
+            f"{_whole_seconds(fewest / rate)} at {rate:.3g} queries/s: a test of {span(self.seconds)} will be INVALID"
         )
 
     def _prolonged(self, percentile: int, rate: float) -> str | None:
-        if self.least <= rate * self.seconds:
+        if self.min_queries <= rate * self.seconds:
             return None
-        enough, late = self.scenario.enough(rate, math.inf if self.official else DEVELOPMENT_LIMIT)
+        enough, late = self.scenario.enough(rate, math.inf if self.official else MAX_DEVELOPMENT_SECONDS)
         allowed = f" with up to {late} of them late" if self.scenario.paced else ""
         # The round may demand more than early stopping does.
         why = (
-            f"LoadGen issues at least {self.least:,} queries"
-            if self.least > enough
-            else f"LoadGen needs {self.least:,} queries to be sure of the {percentile}th percentile{allowed}"
+            f"LoadGen issues at least {self.min_queries:,} queries"
+            if self.min_queries > enough
+            else f"LoadGen needs {self.min_queries:,} queries to be sure of the {percentile}th percentile{allowed}"
         )
         fixed = self.official or self.limited
         return (
-            f"the test takes about {_whole(self.least / rate)} instead of {self.seconds:g} s: {why}, and {rate:.3g} "
-            f"are expected per second" + ("" if fixed else " (--duration or DURATION= sets another length)")
+            f"the test takes about {_whole_seconds(self.min_queries / rate)} instead of {self.seconds:g} s: {why}, and "
+            f"{rate:.3g} are expected per second" + ("" if fixed else " (--duration or DURATION= sets another length)")
         )
 
     def check(self) -> None:
@@ -140,7 +140,7 @@ class Load:
         Raises:
             ConfigError: they do not; the message names the setting and its line.
         """
-        if self.seconds > _LONGEST:
+        if self.seconds > _MAX_SECONDS:
             raise ConfigError(f"a test of {span(self.seconds)} would be too long: lower {self._duration()}.")
         self._check_memory()
         if self.scenario.paced and self.rate and self.rate_line:
@@ -150,10 +150,10 @@ class Load:
                     f"a query would arrive every {span(gap)} in a test of {span(self.seconds)}: {self._rate()}; "
                     f"{self._delete(self.rate_line)}."
                 )
-            if self.least_line and (total := self.least * gap) > _LONG * self.seconds:
+            if self.min_queries_line and (total := self.min_queries * gap) > _LONG_TEST_FACTOR * self.seconds:
                 console.note(
-                    f"the test takes about {span(total)}: {self._rate()}, and {self._at(self.least_line)} asks for "
-                    f"{self.least:,} queries"
+                    f"the test takes about {span(total)}: {self._rate()}, and {self._at(self.min_queries_line)} asks "
+                    f"for {self.min_queries:,} queries"
                 )
 
     def look(self, total: float, warned: bool) -> str | None:
@@ -163,15 +163,15 @@ class Load:
             ConfigError: the rate in user.conf makes it last far longer than was asked for.
         """
         by_rate = self._by_rate(self.seconds)
-        needed = max(self.seconds, total * self.least / max(self.queries, 1))
+        needed = max(self.seconds, total * self.min_queries / max(self.queries, 1))
         if self.rate_line and self.scenario.one_query and total > max(_TOO_LONG * needed, _HOUR):
             raise ConfigError(
                 f"the test would take {span(total)} instead of {span(self.seconds)}: {self._rate()}, but the system "
                 f"reaches about {by_rate / total:.3g} {self.scenario.score}; {self._delete(self.rate_line)}."
             )
         # Only where all samples are in one query does the rate decide how long the test is.
-        cause = self.rate_line if self.scenario.one_query and self.least < by_rate else self.least_line
-        if warned or cause is None or total <= _LONG * self.seconds:
+        cause = self.rate_line if self.scenario.one_query and self.min_queries < by_rate else self.min_queries_line
+        if warned or cause is None or total <= _LONG_TEST_FACTOR * self.seconds:
             return None
         return (
             f"the test will take about {span(total)} instead of {span(self.seconds)}, since {cause.key} is "
@@ -188,18 +188,18 @@ class Load:
         if self.queries == float("inf"):
             raise ConfigError(f"LoadGen would generate queries without end before the test: {self._why_rate(0)}.")
         what = "samples" if self.scenario.one_query else "queries"
-        least = self.least_line and self.least >= self._by_rate(self.seconds)
-        why = self._why_least(free // size) if least else self._why_rate(free / size)
+        by_count = self.min_queries_line and self.min_queries >= self._by_rate(self.seconds)
+        why = self._why_min_queries(free // size) if by_count else self._why_rate(free / size)
         raise ConfigError(
             f"LoadGen would generate {_count(self.queries)} {what} before the test, which need "
             f"{_size(self.queries * size)} of memory, but only {_size(free)} are free: {why}."
         )
 
-    def _why_least(self, fitting: int) -> str:
-        assert self.least_line
+    def _why_min_queries(self, fitting: int) -> str:
+        assert self.min_queries_line
         return (
-            f"min_query_count is {self.least} in {self._at(self.least_line)}; delete the line, or lower it to at most "
-            f"{int(0.9 * fitting)}"
+            f"min_query_count is {self.min_queries} in {self._at(self.min_queries_line)}; delete the line, or lower it "
+            f"to at most {int(0.9 * fitting)}"
         )
 
     def _why_rate(self, fitting: float) -> str:
@@ -219,26 +219,26 @@ class Load:
     def _duration(self) -> str:
         return f"min_duration in {self._at(self.duration_line)}" if self.duration_line else "--duration (DURATION=)"
 
-    def _delete(self, line: Entry) -> str:
+    def _delete(self, line: ConfEntry) -> str:
         if self.recorded:
             return "repeat the performance run without that line, then this test"
-        measured = "" if line is self.least_line else f", and the harness sets {line.key} by a measurement"
+        measured = "" if line is self.min_queries_line else f", and the harness sets {line.key} by a measurement"
         return f"delete the line{measured}"
 
-    def _at(self, line: Entry | None) -> str:
+    def _at(self, line: ConfEntry | None) -> str:
         return f"line {line.line} of {self.path}" if line else "the round"
 
 
 def _needed(settings: RunSettings, scenario: type[Scenario], per_second: float, seconds: float) -> int:
     """The queries that early stopping needs in a test whose length the user leaves open; 1 for no minimum."""
-    needed, _ = scenario.enough(per_second, math.inf if settings.official else DEVELOPMENT_LIMIT)
+    needed, _ = scenario.enough(per_second, math.inf if settings.official else MAX_DEVELOPMENT_SECONDS)
     if settings.official:
         # Ten minutes bring enough queries unless they arrive slowly; for streams, LoadGen sets a minimum itself.
-        return needed if scenario.paced and needed > _MANY * per_second * seconds else 1
-    return needed if needed <= DEVELOPMENT_LIMIT * per_second else 1
+        return needed if scenario.paced and needed > _MIN_SHARE_OF_QUERIES * per_second * seconds else 1
+    return needed if needed <= MAX_DEVELOPMENT_SECONDS * per_second else 1
 
 
-def _whole(seconds: float) -> str:
+def _whole_seconds(seconds: float) -> str:
     return span(math.ceil(seconds)).replace(".0 s", " s")
 
 

@@ -19,9 +19,10 @@ from harness.cluster.node import Node
 from harness.host import machine
 from harness.host.files import readable
 from harness.host.fingerprint import Fingerprint, combined
+from harness.host.supervise import Beat
 from harness.paths import CACHE_DIR
 from harness.running.prepare import prepare
-from harness.running.prepared import Beat, Preparation, Prepared, no_beat, patience
+from harness.running.prepared import Preparation, Prepared, no_beat, patience
 from harness.running.shared import Shared
 from harness.settings.identity import code_digest, setting_files
 from harness.settings.run import RunSettings
@@ -109,13 +110,13 @@ def _plain(value: object) -> JsonValue:
 def needed(settings: RunSettings, dataset: Dataset, one_file: bool) -> tuple[Needed, ...]:
     """The files that a node must have; ``one_file`` says whether the data set is one file, which can be sent."""
     model = settings.model
-    found = [(f"{(model.sha256 or '')[:16]}/{_beside(file.path, model.path)}", file) for file in model.files]
+    found = [(f"{(model.sha256 or '')[:16]}/{_relative_name(file.path, model.path)}", file) for file in model.files]
     others = (*setting_files(settings), *(dataset.files if one_file else ()))
     found += [(f"{file.sha256[:16]}/{file.path.name}", file) for file in others if file.path.is_file()]
     return tuple((name, file.path, file.sha256) for name, file in found)
 
 
-def _beside(path: Path, model: Path) -> str:
+def _relative_name(path: Path, model: Path) -> str:
     folder = model.parent
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
 

@@ -6,7 +6,7 @@ from harness.cluster.link import Link
 from harness.cluster.scheduler import ClusterScheduler, NodeCounters
 from harness.scheduling.base import Scheduler
 
-_SHOWN = 6  # nodes in the progress line
+_MAX_SHOWN_NODES = 6  # nodes in the progress line
 
 
 def node_records(links: Sequence[Link], scheduler: Scheduler) -> tuple[Mapping[str, object], ...]:
@@ -15,7 +15,8 @@ def node_records(links: Sequence[Link], scheduler: Scheduler) -> tuple[Mapping[s
         return ()
     began, ended = scheduler.counters.began, scheduler.counters.ended
     return tuple(
-        {**_known(link), **_did(counters, began, ended)} for link, counters in zip(links, scheduler.nodes, strict=True)
+        {**_known(link), **_work_of(counters, began, ended)}
+        for link, counters in zip(links, scheduler.nodes, strict=True)
     )
 
 
@@ -39,7 +40,7 @@ def _known(link: Link) -> dict[str, object]:
     }
 
 
-def _did(counters: NodeCounters, began: float, ended: float) -> dict[str, object]:
+def _work_of(counters: NodeCounters, began: float, ended: float) -> dict[str, object]:
     """The node's part in the test, which lasted from ``began`` to ``ended`` (seconds of time.perf_counter())."""
     last = max(0.0, counters.ended - began)
     return {
@@ -56,7 +57,7 @@ def progress_of(scheduler: Scheduler) -> str:
     if not isinstance(scheduler, ClusterScheduler):
         return ""
     nodes = scheduler.nodes
-    words = [f"{node.name} {node.samples:,}" for node in nodes[:_SHOWN]]
-    if len(nodes) > _SHOWN:
-        words.append(f"{len(nodes) - _SHOWN} more {sum(node.samples for node in nodes[_SHOWN:]):,}")
+    words = [f"{node.name} {node.samples:,}" for node in nodes[:_MAX_SHOWN_NODES]]
+    if len(nodes) > _MAX_SHOWN_NODES:
+        words.append(f"{len(nodes) - _MAX_SHOWN_NODES} more {sum(node.samples for node in nodes[_MAX_SHOWN_NODES:]):,}")
     return ", ".join(words)

@@ -27,7 +27,7 @@ from harness.settings.identity import code_digest, command
 from harness.settings.run import RunSettings
 from harness.task.base import Accuracy, Choice
 
-_PRINTED = ("scenario", "mode", "audit", "for_submission", "notice", "model", "dataset", "engine", "result")
+_PRINTED_KEYS = ("scenario", "mode", "audit", "for_submission", "notice", "model", "dataset", "engine", "result")
 """The keys of the record that `--json` prints."""
 
 
@@ -140,7 +140,7 @@ class Outcome:
         """Print the outcome as the settings specify; ``logs`` is the folder that holds it."""
         if self.settings.shown == "json":
             values = self.record.values()
-            printed: dict[str, JsonValue | Path] = {key: values[key] for key in _PRINTED}
+            printed: dict[str, JsonValue | Path] = {key: values[key] for key in _PRINTED_KEYS}
             about = {"agreement": values.get("agreement"), "valid": self.valid, "reasons": list(self.reasons)}
             about |= {name: values.get(name) for name in ("choices", "doubts")}
             about |= {name: values[name] for name in ("nodes",) if name in values}

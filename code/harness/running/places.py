@@ -191,7 +191,7 @@ def _replace(source: Path, target: Path, force: bool, before: BeforeMove) -> Non
         raise RunFailed(f"a result appeared in {target} while this test ran, and --force was not given.")
     old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
-    with _near(source, target) as complete:
+    with _on_file_system_of(source, target) as complete:
         sync(complete)
         before(complete, target)
         if force and target.exists():
@@ -209,7 +209,7 @@ def _replace(source: Path, target: Path, force: bool, before: BeforeMove) -> Non
 
 
 @contextlib.contextmanager
-def _near(source: Path, target: Path) -> Iterator[Path]:
+def _on_file_system_of(source: Path, target: Path) -> Iterator[Path]:
     """A folder, or a copy of it on the file system of ``target``."""
     if _same_filesystem(source, target.parent):
         yield source

@@ -12,12 +12,13 @@ from harness.errors import ConfigError, EngineError
 from harness.graph import read_nodes
 from harness.host import console, memory
 from harness.host.files import native
+from harness.host.supervise import Beat
 from harness.running import guard
 from harness.running.conversion import Conversion, conversion
-from harness.running.prepared import AS_A_RUN, Beat, Preparation, Prepared, Subject, patience
+from harness.running.prepared import AS_A_RUN, Preparation, Prepared, Subject, patience
 from harness.running.streams import Build, affordable, quick_enough, with_streams
 from harness.scenarios.base import Listener, Scenario, find_scenario
-from harness.scheduling.compiling import DEVELOPMENT
+from harness.scheduling.compiling import DEVELOPMENT_COMPILE_SECONDS
 from harness.settings.run import RunSettings
 from harness.task.qsl import SampleLibrary
 from harness.task.shape import Integers
@@ -69,7 +70,7 @@ def prepare(settings: RunSettings, how: Preparation = AS_A_RUN) -> Prepared:
         inputs=subject.unchanged(qsl, *([converted.file] if converted else ())),
         conversion=converted,
         description=description,
-        choices=subject.benchmark.choices(scenario.sut),
+        choices=subject.benchmark.scoring_choices(scenario.sut),
         doubts=doubts,
     )
 
@@ -92,7 +93,7 @@ def _builder(
 ) -> Build:
     """What makes the scenario for a layout of streams; ``load`` gives the engine."""
     benchmark, kind = subject.benchmark, find_scenario(settings.scenario)
-    allowed = inf if settings.official else DEVELOPMENT
+    allowed = inf if settings.official else DEVELOPMENT_COMPILE_SECONDS
     costs, seconds = qsl.cost(np.arange(qsl.count)), allowed if how.compile_seconds is None else how.compile_seconds
 
     def build(layout: EngineSettings) -> Scenario:
@@ -142,7 +143,7 @@ def open_samples(settings: RunSettings, subject: Subject, engine: Engine, beat: 
 
 def _load(settings: RunSettings, converted: Conversion | None, beat: Beat, layout: EngineSettings) -> Engine:
     engine_class = find_engine(settings.engine)
-    beat(patience(settings), guard.doing(engine_class, "loaded", settings))
+    beat(patience(settings), guard.activity(engine_class, "loaded", settings))
     try:
         with engine_errors(engine_class.name, f"to load {settings.model.path}", engine_class.alternative):
             engine = engine_class(native(converted.file.path if converted else settings.model.path), layout)
@@ -166,7 +167,7 @@ def _warm_up(
 ) -> tuple[Scenario, float, Listener]:
     """The warmed-up scenario, the seconds of its slowest batch, and the listener for later progress."""
     engine = find_engine(settings.engine)
-    first = guard.doing(engine, "first ran", settings)
+    first = guard.activity(engine, "first ran", settings)
     beat(settings.stall_timeout, first)
     doing, unit = ("compiling", "shapes") if engine.fixed_shapes else ("warming up", "")
     # The number of shapes worth compiling is known only while compiling, and the time to measure them only afterwards.
@@ -177,7 +178,7 @@ def _warm_up(
 
             def compiling(self, done: int, total: int) -> None:
                 bar.update(done=done, total=total)
-                beat(patience(settings), guard.doing(engine, "compiled", settings))
+                beat(patience(settings), guard.activity(engine, "compiled", settings))
 
             def ran(self) -> None:
                 bar.update()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
 from harness.cluster.link import Link
 from harness.engines.base import Engine
 from harness.host.fingerprint import Fingerprint, check_unchanged
+from harness.host.supervise import Beat
 from harness.loadgen.logs import Detail
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.running import guard
@@ -26,15 +26,8 @@ from harness.task.qsl import SampleLibrary
 from harness.task.shape import Integers
 from harness.task.sut import SUT
 
-_PREPARING = 900.0  # maximum seconds of one preparation step
-_CLOSING = 30.0  # maximum seconds of closing an engine
-
-
-class Beat(Protocol):
-    """Reports progress, and the maximum seconds until the next report."""
-
-    def __call__(self, within: float, doing: str = "") -> None:
-        """``doing`` says which engine does what until then: see `harness.host.supervise.Heartbeat.beat`."""
+_STEP_SECONDS = 900.0  # maximum of one preparation step
+_CLOSE_SECONDS = 30.0  # maximum of closing an engine
 
 
 def no_beat(within: float, doing: str = "") -> None:
@@ -162,10 +155,10 @@ class Prepared:
 
     def close(self, beat: Beat, stall_timeout: float) -> None:
         """Close the engine, once the result is safe: an error is only a warning."""
-        beat(min(stall_timeout, _CLOSING))
+        beat(min(stall_timeout, _CLOSE_SECONDS))
         guard.close(self.engine, "the result is kept")
 
 
 def patience(settings: RunSettings) -> float:
     """Maximum seconds of one step of preparing or scoring."""
-    return max(_PREPARING, settings.stall_timeout)
+    return max(_STEP_SECONDS, settings.stall_timeout)

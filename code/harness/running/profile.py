@@ -18,13 +18,14 @@ import numpy as np
 from rich.table import Table
 
 from harness.engines.base import engine_errors, find_engine
-from harness.engines.profiler import Profiler, Spent, Times
+from harness.engines.profiler import NodeTotal, Profiler, Times
 from harness.errors import RunFailed
 from harness.host import console
 from harness.host.files import shown, write_text
 from harness.host.streams import native_output_dropped
+from harness.host.supervise import Beat
 from harness.results.profile import PROFILE, NodeTime, OperatorTime, Profile
-from harness.running.prepared import Beat, Prepared, patience
+from harness.running.prepared import Prepared, patience
 from harness.running.recorder import Recorder
 from harness.scheduling.cost import full_batch
 from harness.settings.run import RunSettings
@@ -110,12 +111,12 @@ def _recorded(ready: Prepared, engine: Profiler, shapes: Sequence[Shape], ran: C
 def summary(times: Times, engine: str, threads: int, streams: int, shapes: Sequence[Shape]) -> Profile:
     """The profile from the time of each node in batches of these ``shapes``, run one after the other."""
     total = sum(spent.seconds for spent in times.values())
-    operators: defaultdict[str, Spent] = defaultdict(lambda: Spent(0.0, 0))
+    operators: defaultdict[str, NodeTotal] = defaultdict(lambda: NodeTotal(0.0, 0))
     for node, spent in times.items():
         sofar = operators[node.operator]
-        operators[node.operator] = Spent(sofar.seconds + spent.seconds, sofar.calls + spent.calls)
+        operators[node.operator] = NodeTotal(sofar.seconds + spent.seconds, sofar.calls + spent.calls)
 
-    def facts(operator: str, spent: Spent) -> dict[str, object]:
+    def facts(operator: str, spent: NodeTotal) -> dict[str, object]:
         share = spent.seconds / total if total else 0.0
         milliseconds = round(spent.seconds * 1000, 4)
         return {"operator": operator, "ms": milliseconds, "share": round(share, 5), "calls": spent.calls}

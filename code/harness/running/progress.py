@@ -23,7 +23,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class ProgressText:
     """Describes the progress of one test."""
 
     load: Load
@@ -56,7 +56,7 @@ class Outlook:
         rate = load.rate if scenario.paced and load.rate else measured or load.per_second or 0.0
         # By the queries still to come: random arrivals may be ahead of their rate, or behind it.
         come = counters.issued if scenario.paced else counters.completed
-        missing = max(load.least - come // (scenario.samples_per_query or 1), 0)
+        missing = max(load.min_queries - come // (scenario.samples_per_query or 1), 0)
         needed = missing / rate if rate else 0.0
         if missing and counters.ended and not scenario.paced:  # a part of the next query is done
             needed -= min(elapsed - (counters.ended - counters.began), needed / missing)

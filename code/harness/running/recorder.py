@@ -38,10 +38,10 @@ _FIELDS = np.dtype(
 )
 _Rows: TypeAlias = NDArray[np.void]
 """Rows of `_FIELDS`."""
-_MAX_BYTES = 8_000_000 * _ROW.size  # of batches, 288 MB: later ones are not recorded
+_MAX_BATCH_BYTES = 8_000_000 * _ROW.size  # of batches, 288 MB: later ones are not recorded
 _MAX_QUERIES = 10_000_000  # 80 MB
-_BINS = 300
-_KEPT = 50_000  # maximum rows of batches, of queries and of core use in the file
+_TIME_BINS = 300
+_MAX_SAVED_ROWS = 50_000  # maximum rows of batches, of queries and of core use in the file
 _LATENCY_BINS = 120
 
 
@@ -70,7 +70,7 @@ class Recorder:
         if not self._complete:
             return
         try:
-            if len(self._batches) >= _MAX_BYTES or len(self._arrivals) >= _MAX_QUERIES:
+            if len(self._batches) >= _MAX_BATCH_BYTES or len(self._arrivals) >= _MAX_QUERIES:
                 self._complete = False
                 return
             shape, arrivals = work.shape, work.arrivals
@@ -139,7 +139,7 @@ class Recorder:
             queries = Queries(queries.arrivals - queries.arrivals.min() + first, queries.latencies)
         queries = queries or own
         end = float(batches["end"].max())
-        edges = np.linspace(0, max(end - began, 1e-6), _BINS + 1)
+        edges = np.linspace(0, max(end - began, 1e-6), _TIME_BINS + 1)
         about = {
             "format": 1,
             "source": source,
@@ -286,5 +286,5 @@ def _histogram(latencies: Floats) -> tuple[Floats, Integers]:
 
 
 def _spread(count: int) -> Integers:
-    """All positions, or `_KEPT` evenly spread ones."""
-    return np.arange(count) if count <= _KEPT else np.linspace(0, count - 1, _KEPT).astype(np.int64)
+    """All positions, or `_MAX_SAVED_ROWS` evenly spread ones."""
+    return np.arange(count) if count <= _MAX_SAVED_ROWS else np.linspace(0, count - 1, _MAX_SAVED_ROWS).astype(np.int64)

@@ -53,9 +53,9 @@ from harness.task.base import Accuracy
 if TYPE_CHECKING:
     from mlperf_loadgen import TestSettings
 
-_AGAIN = 75  # exit code of a test's process that asks for a second test: EX_TEMPFAIL
-_SHORT = 300.0  # seconds of a test that may be run twice
-_RESERVE = 64 * 2**20  # bytes of a run's logs without its responses
+_RETEST_EXIT_CODE = 75  # exit code of a test's process that asks for a second test: EX_TEMPFAIL
+_MAX_RETEST_SECONDS = 300.0  # of a test that may be run twice
+_MAX_LOG_BYTES = 64 * 2**20  # of a run's logs without its responses
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def run_test(settings: RunSettings) -> Ended:
         ConfigError: an official result already exists, or it cannot be written.
     """
     ended = _once(settings)
-    if ended.code != _AGAIN:
+    if ended.code != _RETEST_EXIT_CODE:
         return ended
     record = read_record(ended.folder) if ended.folder else None
     missed = record.estimated if record else None
@@ -120,7 +120,7 @@ class _Planned:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _MeasuredTest:
     """A test that has ended."""
 
     counters: Counters
@@ -149,12 +149,12 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         measured.recorder.keep(places.staging, planned.ready.scenario.samples_per_query, trace)
     (places.staging / TRACE).unlink(missing_ok=True)
     outcome, logs, record = _keep(planned, outcome, heartbeat)
-    code = 0 if outcome.valid else _AGAIN if _is_worth_another(planned, outcome) else 1
+    code = 0 if outcome.valid else _RETEST_EXIT_CODE if _is_worth_another(planned, outcome) else 1
     # From here on the result is safe, whatever the engine does to this process.
     heartbeat.report(code, record)
     heartbeat.beat(patience(settings))
     try:
-        if code == _AGAIN:
+        if code == _RETEST_EXIT_CODE:
             console.note(
                 f"INVALID: {outcome.reasons[0]} ({logs}). The harness chose this rate, and now tries a lower one."
             )
@@ -163,7 +163,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     except Exception as error:  # noqa: BLE001  such as a full disk
         reason = error.strerror if isinstance(error, OSError) else error
         console.warn(f"the result could not be printed ({reason}); it is in {logs}.")
-    if settings.profile and record and code != _AGAIN:
+    if settings.profile and record and code != _RETEST_EXIT_CODE:
         profile_run(settings, planned.ready, measured.recorder, record, heartbeat.beat)
     planned.ready.close(heartbeat.beat, settings.stall_timeout)
     return code
@@ -178,7 +178,7 @@ def _is_worth_another(planned: _Planned, outcome: Outcome) -> bool:
     chosen = planned.estimated is not None and load.scenario.paced and not load.limited
     if outcome.valid or settings.official or settings.accuracy or settings.missed is not None or not chosen:
         return False
-    return load.planned_seconds <= _SHORT and ready.scenario.lower(ready.indices, 0.0) is not None
+    return load.planned_seconds <= _MAX_RETEST_SECONDS and ready.scenario.lower(ready.indices, 0.0) is not None
 
 
 def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Planned:
@@ -216,7 +216,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     (places.staging / CONF).write_text(effective_conf(settings, conf, load, ready, estimated), "utf-8")
     (places.staging / RUNFILE).write_text(written(settings), "utf-8", errors="backslashreplace")
     responses = 2 * ready.qsl.count * (ready.benchmark.max_response + 64) if settings.accuracy else 0
-    check_space(places.staging, needed=_RESERVE + responses)
+    check_space(places.staging, needed=_MAX_LOG_BYTES + responses)
     return _Planned(settings, places, audit, conf, ready, load, estimated, agreed, doubts)
 
 
@@ -238,7 +238,7 @@ def _agreement(settings: RunSettings, ready: Prepared, ran: Callable[[], None]) 
     return agreed
 
 
-def _measure(planned: _Planned, heartbeat: Heartbeat) -> _Measured:
+def _measure(planned: _Planned, heartbeat: Heartbeat) -> _MeasuredTest:
     """Let LoadGen run the test to its end, or until the test can no longer be VALID."""
     from harness.running import session  # LoadGen is native code: only the process of a test loads it
 
@@ -279,7 +279,7 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> _Measured:
             ended = error
     scheduler.close()
     nodes = node_records(ready.links, scheduler)
-    return _Measured(scheduler.counters, ended, recorder, watch.cores, watch.energy, nodes)
+    return _MeasuredTest(scheduler.counters, ended, recorder, watch.cores, watch.energy, nodes)
 
 
 def _overload(planned: _Planned, effective: "TestSettings") -> Overload | None:
@@ -291,7 +291,7 @@ def _overload(planned: _Planned, effective: "TestSettings") -> Overload | None:
     return Overload(most, scenario.bound, scenario.percentile)
 
 
-def _read(planned: _Planned, measured: _Measured, timing: Timing) -> Outcome:
+def _read(planned: _Planned, measured: _MeasuredTest, timing: Timing) -> Outcome:
     """The outcome from LoadGen's logs."""
     settings, ready, staging = planned.settings, planned.ready, planned.places.staging
     detail = read_detail(staging, settings.mode)
@@ -306,7 +306,7 @@ def _read(planned: _Planned, measured: _Measured, timing: Timing) -> Outcome:
     return _outcome(planned, measured, timing, detail, ready.scenario.metric(detail), reasons, accuracy)
 
 
-def _read_overloaded(planned: _Planned, measured: _Measured, overloaded: Overloaded) -> Outcome:
+def _read_overloaded(planned: _Planned, measured: _MeasuredTest, overloaded: Overloaded) -> Outcome:
     """The outcome of a test that was ended, from the harness's own counters: LoadGen's log has no result."""
     ready, reached, seconds = planned.ready, overloaded.reached, overloaded.seconds
     timing = Timing(seconds, seconds, overloaded.moved)
@@ -326,7 +326,7 @@ def _read_overloaded(planned: _Planned, measured: _Measured, overloaded: Overloa
 
 def _outcome(
     planned: _Planned,
-    measured: _Measured,
+    measured: _MeasuredTest,
     timing: Timing,
     detail: Detail,
     metric: Metric,

@@ -10,8 +10,8 @@ from harness.running.prepared import Prepared
 from harness.scenarios.base import Estimate, find_scenario
 from harness.settings.run import RunSettings
 
-_LOWER = 0.6  # for a second test after one that missed the bound
-_MANY = 200_000  # for an Offline query of more samples, a measurement of some seconds first is worth it
+_RETEST_FACTOR = 0.6  # for a second test after one that missed the bound
+_LARGE_QUERY_SAMPLES = 200_000  # for an Offline query of more samples, a measurement of some seconds first is worth it
 
 
 def sized(settings: RunSettings, conf: UserConf, ready: Prepared) -> tuple[Load, float | None]:
@@ -28,7 +28,7 @@ def sized(settings: RunSettings, conf: UserConf, ready: Prepared) -> tuple[Load,
         if estimated and ready.scenario.paced:
             console.note(_accuracy_rate(settings, conf, estimated, ready.qsl.count))
         return load, estimated.value if estimated else None
-    _foresee(load, ready)
+    _check_query_size(load, ready)
     for words in (estimated.remark if estimated else "", load.length):
         if words:
             console.note(words)
@@ -70,8 +70,8 @@ def effective_conf(settings: RunSettings, conf: UserConf, load: Load, ready: Pre
     if settings.duration or not (settings.official or load.duration_line):
         lines.append(f"{prefix}.min_duration = {round(settings.seconds * 1000)}")
     own = min_queries(ready.benchmark.name, settings.scenario) if settings.official else 0
-    if not load.least_line and load.least > own:
-        lines.append(f"{prefix}.min_query_count = {load.least}")
+    if not load.min_queries_line and load.min_queries > own:
+        lines.append(f"{prefix}.min_query_count = {load.min_queries}")
     if not settings.official:
         lines.append(f"{prefix}.performance_sample_count_override = {len(ready.indices)}")
     if not lines:
@@ -87,13 +87,13 @@ def checked(settings: RunSettings, conf: UserConf, estimated: Estimate | None) -
     return load
 
 
-def _foresee(load: Load, ready: Prepared) -> None:
+def _check_query_size(load: Load, ready: Prepared) -> None:
     """Refuse an Offline query that would take days before minutes are spent on planning it.
 
     Raises:
         ConfigError: the rate in user.conf makes it so large.
     """
-    if ready.scenario.one_query and load.rate_line and load.queries > _MANY:
+    if ready.scenario.one_query and load.rate_line and load.queries > _LARGE_QUERY_SAMPLES:
         estimate = ready.scenario.estimate(ready.indices, load.seconds, ready.listener)
         load.look(load.queries / estimate.per_second, warned=True)
 
@@ -108,9 +108,9 @@ def _estimate(settings: RunSettings, load: Load, ready: Prepared) -> Estimate | 
         return scenario.fastest(ready.indices, ready.listener)
     found = scenario.estimate(ready.indices, load.seconds, ready.listener)
     if settings.missed is not None:
-        value = _LOWER * min(found.value, settings.missed)
+        value = _RETEST_FACTOR * min(found.value, settings.missed)
         why = f"a first test missed the bound at {settings.missed:.4g}"
-        how = f"{found.how}; since {why}, {_LOWER:g} times the lower of both"
+        how = f"{found.how}; since {why}, {_RETEST_FACTOR:g} times the lower of both"
         found = replace(found, value=value, per_second=scenario.expected(value), how=how)
     console.detail(f"no {scenario.key} in user.conf, so it is set to {found.value:.4g}: {found.how}")
     return found

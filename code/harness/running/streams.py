@@ -11,7 +11,7 @@ from harness.host import console
 from harness.scenarios.base import Listener, Scenario
 from harness.task.shape import Integers
 
-_SPACE = 2  # times the file's size, for an engine's own copy of the weights
+_SPACE_FACTOR = 2  # times the file's size, for an engine's own copy of the weights
 Build = Callable[[EngineSettings], Scenario]
 
 
@@ -35,7 +35,7 @@ def affordable(layouts: Sequence[EngineSettings], size: int, memory: int | None)
     """
 
     def fits(layout: EngineSettings) -> bool:
-        return memory is None or _SPACE * size * (layout.stream_count() or 1) <= memory
+        return memory is None or _SPACE_FACTOR * size * (layout.stream_count() or 1) <= memory
 
     first, *fewer = layouts
     return [first, *filter(fits, fewer[:-1]), *fewer[-1:]]

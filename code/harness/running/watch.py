@@ -9,14 +9,14 @@ from harness.host.usage import CoreMeter, CoreUse
 from harness.running.load import Load
 from harness.running.nodes import progress_of
 from harness.running.prepared import Prepared
-from harness.running.progress import Outlook
+from harness.running.progress import ProgressText
 from harness.running.recorder import Recorder
 from harness.scheduling.base import Counters, Scheduler
 from harness.scheduling.overload import LONGEST_GAP, Overload
 from harness.settings.run import RunSettings
 
-_NATIVE = 2e-6  # seconds per query that LoadGen may take to generate it and, at the end, to sort its latency
-_SETTLED = 2.0  # seconds until a test's rate says how long it will take
+_LOADGEN_SECONDS_PER_QUERY = 2e-6  # at most, to generate a query and, at the end, to sort its latency
+_SETTLING_SECONDS = 2.0  # until a test's rate says how long it will take
 
 
 class Watch:
@@ -41,11 +41,11 @@ class Watch:
         self._stalled = max(settings.stall_timeout, 20 * ready.slowest)
         # Between two queries nothing can progress, nor while LoadGen generates all of them or sorts their latencies.
         gap = LONGEST_GAP / load.rate if ready.scenario.paced and load.rate else 0
-        self._idle = self._stalled + gap + (0 if settings.accuracy else _NATIVE * load.queries)
+        self._idle = self._stalled + gap + (0 if settings.accuracy else _LOADGEN_SECONDS_PER_QUERY * load.queries)
         # LoadGen issues an accuracy run in several queries, one for each set of samples that it loads.
         samples, cost = (ready.qsl.count, int(ready.scenario.costs.sum())) if settings.accuracy else (0, 0)
         bound = ready.scenario.bound if ready.scenario.paced else None
-        self._outlook = Outlook(load, settings.accuracy, samples, cost, ready.scenario.sut.unit, bound, recorder)
+        self._outlook = ProgressText(load, settings.accuracy, samples, cost, ready.scenario.sut.unit, bound, recorder)
         self._state = (0, False)
         self._settled: tuple[float, float] | None = None
         self._warned = False
@@ -87,23 +87,23 @@ class Watch:
             self._show(counters, over)
             if not over:
                 # Long samples run first, so the share of tokens, not of samples, shows how much is done.
-                self._foresee(counters.done_cost / max(counters.real, self._outlook.cost))
+                self._check_duration(counters.done_cost / max(counters.real, self._outlook.cost))
 
     def _show(self, counters: Counters, over: bool) -> None:
         view = self._outlook.view(counters, counters.ended if over else time.perf_counter(), over)
         note = progress_of(self._scheduler) if self._links else ""
         self._bar.show(view.facts, done=counters.completed, fraction=view.fraction, left=view.left, note=note)
 
-    def _foresee(self, fraction: float) -> None:
+    def _check_duration(self, fraction: float) -> None:
         """Warn of a test that will be far too long, or end it, once its rate is known."""
         now, counters, scenario = time.perf_counter(), self._scheduler.counters, self._load.scenario
         if self._accuracy or scenario.paced or counters.batches < 2 * self._streams:
             return
         if scenario.samples_per_query:
-            fraction = counters.completed / (scenario.samples_per_query * self._load.least)
+            fraction = counters.completed / (scenario.samples_per_query * self._load.min_queries)
         # Before the first batches, a query of millions of samples takes seconds to plan.
         began, done = self._settled = self._settled or (now, fraction)
-        if now - began < _SETTLED or fraction <= done:
+        if now - began < _SETTLING_SECONDS or fraction <= done:
             return
         if warning := self._load.look((now - began) / (fraction - done), self._warned):
             console.warn(warning)

@@ -18,7 +18,7 @@ from harness.scheduling.limits import LimitChoice, Limits
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
-DEVELOPMENT_LIMIT = 900.0
+MAX_DEVELOPMENT_SECONDS = 900.0
 """Maximum seconds to which a development run is prolonged."""
 
 
@@ -193,7 +193,7 @@ class Scenario(ABC):
         """Expected queries/s, or samples/s if all are in one query, if ``value`` is the right one for the system."""
 
     @classmethod
-    def enough(cls, per_second: float, longest: float = DEVELOPMENT_LIMIT) -> tuple[int, int]:
+    def enough(cls, per_second: float, longest: float = MAX_DEVELOPMENT_SECONDS) -> tuple[int, int]:
         """The queries that satisfy LoadGen's early stopping, and how many of them may exceed the percentile.
 
         A test of ``per_second`` queries need not be longer than ``longest`` seconds. (1, 0) for a scenario without a

@@ -12,8 +12,8 @@ from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, 
 from harness.task.shape import Floats, Integers, Shape
 from harness.task.sut import SUT
 
-_PAYS = 0.75  # compiling batches pays if a further sample costs at most this fraction of the first
-_ANY_SHAPE_BUDGET = 12  # number of shapes to measure where none has to be compiled
+_MAX_COST_OF_ANOTHER_SAMPLE = 0.75  # as a fraction of the first's: otherwise compiling batches does not pay
+_SHAPES_WITHOUT_COMPILING = 12  # to measure where none has to be compiled
 
 
 class MeasuredScenario(Scenario):
@@ -45,7 +45,7 @@ class MeasuredScenario(Scenario):
         """Run each shape several times on all streams, and record the times."""
         fixed, budget = self.sut.engine.fixed_shapes, self._budget()
         fits: Callable[[Shape], bool] = lambda shape: True  # noqa: E731
-        most = budget.shapes if fixed else _ANY_SHAPE_BUDGET
+        most = budget.shapes if fixed else _SHAPES_WITHOUT_COMPILING
         few: list[Shape] = []
         if most > 2:
             few = probes(self.sut, self.costs, self._largest)
@@ -54,7 +54,7 @@ class MeasuredScenario(Scenario):
                 self._compile(shape, listener, budget)
         if few and self.limit is not None:
             probed = _medians(measure_shapes(self.sut, few, indices, listener.ran))
-            fits = fitting(probed, self.limit, _PAYS if fixed else float("inf"))
+            fits = fitting(probed, self.limit, _MAX_COST_OF_ANOTHER_SAMPLE if fixed else float("inf"))
         if fixed:
             most = budget.shapes  # known better now: the probes were compiled
         shapes = shapes_to_measure(self.sut, self.costs, most, self._largest, fits)

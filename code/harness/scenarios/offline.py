@@ -19,15 +19,15 @@ from harness.scheduling.offline import MeasuredRate, OfflineScheduler, expected_
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
-_MEASURING = (2.0, 4.0, 20.0)  # seconds of measuring: minimum, usual, and before a test of ten minutes
-_LARGEST = 1e6  # maximum samples of a query planned for measuring: more would hardly fill batches better
-_COMPILING = 20.0  # seconds that may be spent on compiling other batch sizes, to compare them
+_MEASURING_SECONDS = (2.0, 4.0, 20.0)  # of measuring: minimum, usual, and before a test of ten minutes
+_MAX_PLANNED_SAMPLES = 1e6  # of a query planned for measuring: more would hardly fill batches better
+_COMPILING_SECONDS = 20.0  # that may be spent on compiling other batch sizes, to compare them
 _WARM, _QUICK = 4, 0.3  # shapes to warm up if any shape is possible; seconds up to which a batch is timed again
 MARGIN = 1.15
 """target_qps ÷ measured samples/s. LoadGen itself adds 10 %; this allows for a machine that gets faster in the run."""
 _LONG_MARGIN = 1.02
 """The same for a test of ten minutes, in which short speed changes cancel out, after measuring for longer."""
-_MOST = 3.0  # maximum margin: with more, the run would take too long if the machine does not get faster
+_MAX_MARGIN = 3.0  # with more, the run would take too long if the machine does not get faster
 
 
 class Offline(Scenario):
@@ -131,7 +131,7 @@ class Offline(Scenario):
         """Compile the shape of each of the limits; False if that would take too long for a comparison."""
         shapes = [limits.shape(self.shapes[0].length) for limits in tried]
         missing = [shape for shape in shapes if shape not in self.sut.prepared]
-        if budget.mean * len(missing) > _COMPILING and not self.limits:
+        if budget.mean * len(missing) > _COMPILING_SECONDS and not self.limits:
             return False
         for shape in missing:
             self._compile(shape, listener, budget)
@@ -139,7 +139,7 @@ class Offline(Scenario):
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
         """Samples/s of a query as large as the test's, plus a margin for the speed that the machine may yet reach."""
-        minimum, usual, most = _MEASURING
+        minimum, usual, most = _MEASURING_SECONDS
         long = seconds >= MIN_DURATION_MS / 1000
         with CoreMeter() as meter:
             rate = self._rate(indices, seconds, most if long else min(usual, max(minimum, seconds / 2)), listener)
@@ -186,8 +186,8 @@ class Offline(Scenario):
 
         query, found, before = indices, rate(indices, 0.5).mean, 0.0
         # A faster machine gets a larger query, and a larger query fills its batches better.
-        while found > 1.1 * before and len(query) < _LARGEST:
-            query = np.tile(indices, int(min(found * test, _LARGEST) // len(indices) + 1))
+        while found > 1.1 * before and len(query) < _MAX_PLANNED_SAMPLES:
+            query = np.tile(indices, int(min(found * test, _MAX_PLANNED_SAMPLES) // len(indices) + 1))
             found, before = rate(query, 0.5).mean, found
         return rate(query, seconds)
 
@@ -199,7 +199,7 @@ def margin_for(spread: float, gain: float, *, long: bool) -> float:
     without other load; ``long`` means a test of ten minutes.
     """
     base = _LONG_MARGIN if long else MARGIN
-    return min(_MOST, max(base, spread, base * gain))
+    return min(_MAX_MARGIN, max(base, spread, base * gain))
 
 
 def make_planner(sut: SUT, costs: Integers, max_cost: int, limits: Limits, lengths: Sequence[int] = ()) -> Planner:

@@ -9,7 +9,7 @@ import numpy as np
 from harness.host import console
 from harness.loadgen.logs import Detail
 from harness.rules.early_stopping import needed_queries
-from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Listener, Metric, RunShortTest, ShortTest, Trial
+from harness.scenarios.base import MAX_DEVELOPMENT_SECONDS, Estimate, Listener, Metric, RunShortTest, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete, Observer, Scheduler
 from harness.scheduling.cost import measure_shapes, probes
@@ -19,17 +19,17 @@ from harness.scheduling.server import ServerScheduler
 from harness.scheduling.simulate import server_peak
 from harness.task.shape import Integers
 
-_INFINITE = 30.0  # queries per nanosecond: LoadGen's gaps are then 0
-_LATE = ((20, 120.0), (10, 300.0), (3, math.inf))
+_MAX_QUERIES_PER_NS = 30.0  # with more, LoadGen's gaps are then 0
+_LATE_QUERIES = ((20, 120.0), (10, 300.0), (3, math.inf))
 """Late queries that a test makes room for, if it then takes no more than these seconds."""
-_CAUTION = 0.5  # fraction of the simulated peak: a few seconds of measuring do not show every hiccup of a machine
-_PILOT = (5.0, 20.0)  # seconds of checking a rate, minimum and maximum
-_CHECKED = (150, 20)  # queries of a pilot: wanted if time allows, and the minimum to show anything
-_HELD = 0.003  # fraction of a pilot's queries that may be late, plus one query
+_SHARE_OF_SIMULATED_PEAK = 0.5  # a few seconds of measuring do not show every hiccup of a machine
+_PILOT_SECONDS = (5.0, 20.0)  # of checking a rate, minimum and maximum
+_PILOT_QUERIES = (150, 20)  # wanted if time allows, and the minimum to show anything
+_MAX_LATE_SHARE = 0.003  # of a pilot's queries, plus one query
 _STEP, _PILOTS = 0.7, 5  # factor on a rate that does not hold; maximum number of pilots
 _MAX_RATE = 15_000.0  # queries/s: half of what LoadGen, Python and the scheduler handle if nothing computes
-_LOAD = 0.4  # fraction of the streams' rate with single samples, used if the simulation finds no rate
-_MOST_OF_BOUND = 0.8  # maximum fraction of the bound for a single sample, however many streams there are
+_SHARE_OF_SINGLE_RATE = 0.4  # of the streams' rate with single samples, used if the simulation finds no rate
+_MAX_SHARE_OF_BOUND = 0.8  # for a single sample, however many streams there are
 _PRECISION, _TESTS = 0.08, 7  # of a trial: it only compares settings; the rate of the best is searched for afterwards
 
 
@@ -51,7 +51,7 @@ class Server(MeasuredScenario):
     def generated(cls, value: float, seconds: float) -> float:
         """Arrivals with exponential gaps, each cut to whole nanoseconds."""
         per_ns = value * 1e-9
-        return seconds * 1e9 * math.expm1(per_ns) if per_ns < _INFINITE else math.inf
+        return seconds * 1e9 * math.expm1(per_ns) if per_ns < _MAX_QUERIES_PER_NS else math.inf
 
     @classmethod
     def expected(cls, value: float) -> float:
@@ -59,7 +59,7 @@ class Server(MeasuredScenario):
         return value
 
     @classmethod
-    def enough(cls, per_second: float, longest: float = DEVELOPMENT_LIMIT) -> tuple[int, int]:
+    def enough(cls, per_second: float, longest: float = MAX_DEVELOPMENT_SECONDS) -> tuple[int, int]:
         """With more queries, more of them may be late: three if the run allows it, up to twenty if that is still short.
 
         On a shared machine of two cores, 2 to 5 of a thousand queries were late at half the rate that the simulation
@@ -67,10 +67,10 @@ class Server(MeasuredScenario):
         """
 
         def fits(late: int) -> bool:
-            seconds = min(longest, next(seconds for most, seconds in reversed(_LATE) if late <= most))
+            seconds = min(longest, next(seconds for most, seconds in reversed(_LATE_QUERIES) if late <= most))
             return needed_queries(cls.percentile, late) <= seconds * per_second
 
-        late = max(filter(fits, range(_LATE[0][0] + 1)), default=0)
+        late = max(filter(fits, range(_LATE_QUERIES[0][0] + 1)), default=0)
         return needed_queries(cls.percentile, late), late
 
     @property
@@ -90,7 +90,7 @@ class Server(MeasuredScenario):
             self._compile(shape, listener, self._budget())
         streams = self.sut.engine.parallel
         seconds = float(np.median(measure_shapes(self.sut, [shape], indices, listener.ran)[shape]))
-        share = min(_MOST_OF_BOUND, streams / (streams + 2))
+        share = min(_MAX_SHARE_OF_BOUND, streams / (streams + 2))
         number = f"{streams} stream{'s' if streams > 1 else ''}"
         what = "the longest sample" if shape.length > 1 else "a sample"
         words = (
@@ -131,17 +131,17 @@ class Server(MeasuredScenario):
         if self.use and self.use.disturbed:
             remark = f"{self.use.words} while batches were measured: the rate is lower than this machine can do"
         if peak:
-            rate = min(_CAUTION * peak, _MAX_RATE)
+            rate = min(_SHARE_OF_SIMULATED_PEAK * peak, _MAX_RATE)
             how = (
-                f"{_CAUTION:.0%} of the {peak:.4g} queries/s that a queue simulation with the measured batch times "
-                f"answers within {milliseconds:g} ms"
+                f"{_SHARE_OF_SIMULATED_PEAK:.0%} of the {peak:.4g} queries/s that a queue simulation with the "
+                f"measured batch times answers within {milliseconds:g} ms"
             )
             return Estimate(rate, how, rate, remark)
         alone = self._alone(indices)
-        rate = _LOAD * self.sut.engine.parallel / alone
+        rate = _SHARE_OF_SINGLE_RATE * self.sut.engine.parallel / alone
         how = (
-            f"{_LOAD:.0%} of the engine's rate with single samples; one takes {1000 * alone:.3g} ms, so no rate seems "
-            f"to meet the bound of {milliseconds:g} ms"
+            f"{_SHARE_OF_SINGLE_RATE:.0%} of the engine's rate with single samples; one takes {1000 * alone:.3g} ms, "
+            f"so no rate seems to meet the bound of {milliseconds:g} ms"
         )
         return Estimate(rate, how, rate, remark)
 
@@ -150,10 +150,10 @@ class Server(MeasuredScenario):
         rate, tried, held = found.value, list[str](), False
         for _ in range(_PILOTS):
             queries = _pilot_queries(rate, seconds)
-            if queries < _CHECKED[1]:
+            if queries < _PILOT_QUERIES[1]:
                 held = True  # too few queries to find out
                 break
-            allowed = int(1 + _HELD * queries)
+            allowed = int(1 + _MAX_LATE_SHARE * queries)
             with console.working(f"checking {rate:.4g} queries/s with {queries:,} queries"):
                 late = late_queries(self.scheduler, indices, rate, queries, allowed, listener.ran)
             if held := late <= allowed:
@@ -167,7 +167,7 @@ class Server(MeasuredScenario):
     def lower(self, indices: Integers, reached: float) -> float | None:
         """The rate where `estimate` begins, by the peak or by what was ``reached`` if lower; None without a peak."""
         peak = self.peak(indices)
-        return _CAUTION * min(peak, reached or peak) if peak else None
+        return _SHARE_OF_SIMULATED_PEAK * min(peak, reached or peak) if peak else None
 
     def held(self, detail: Detail) -> bool:
         """Whether 99 % of a test's queries were answered within the bound.
@@ -203,5 +203,5 @@ class Server(MeasuredScenario):
 
 def _pilot_queries(rate: float, seconds: float) -> int:
     """The queries of a pilot at ``rate`` per second, which is no longer than a test of ``seconds``."""
-    minimum, most = _PILOT
-    return round(rate * min(most, max(minimum, _CHECKED[0] / rate), seconds))
+    minimum, most = _PILOT_SECONDS
+    return round(rate * min(most, max(minimum, _PILOT_QUERIES[0] / rate), seconds))

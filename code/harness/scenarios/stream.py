@@ -9,21 +9,21 @@ import numpy as np
 from harness.host.usage import CoreMeter
 from harness.loadgen.logs import Detail
 from harness.rules.early_stopping import needed_queries
-from harness.scenarios.base import DEVELOPMENT_LIMIT, Estimate, Listener, Metric, RunShortTest, ShortTest, Trial
+from harness.scenarios.base import MAX_DEVELOPMENT_SECONDS, Estimate, Listener, Metric, RunShortTest, ShortTest, Trial
 from harness.scenarios.measured import MeasuredScenario
 from harness.scheduling.base import Complete, Observer
 from harness.scheduling.stream import StreamScheduler
 from harness.task.shape import Integers
 
 _QUERIES, _MOST_QUERIES = 16, 1000  # minimum and maximum, answered for an estimate
-_MEASURED_S = 0.1  # seconds of measuring that are enough
+_MEASURING_SECONDS = 0.1  # enough to measure a latency
 _MIN_QUERIES = 32  # of a trial, however slow they are
 MARGIN = 0.7
 """target_latency ÷ measured latency: LoadGen prepares twice the queries that fit at that latency, and a machine that
 gets faster must not run out of them."""
 
 
-class _Stream(MeasuredScenario):
+class _StreamScenario(MeasuredScenario):
     key: ClassVar[str] = "target_latency"
     score: ClassVar[str] = "samples/s at the percentile"
     latency: ClassVar[bool] = True
@@ -36,7 +36,7 @@ class _Stream(MeasuredScenario):
         return 1000 / value
 
     @classmethod
-    def enough(cls, per_second: float, longest: float = DEVELOPMENT_LIMIT) -> tuple[int, int]:
+    def enough(cls, per_second: float, longest: float = MAX_DEVELOPMENT_SECONDS) -> tuple[int, int]:
         """LoadGen's estimate of the percentile discards at least one query."""
         return needed_queries(cls.percentile, 1), 1
 
@@ -72,7 +72,7 @@ class _Stream(MeasuredScenario):
         scheduler = self.scheduler(lambda ids, responses: listener.ran())
         rng = np.random.default_rng(0)
         took: list[float] = []
-        while len(took) < _QUERIES or (sum(took) < _MEASURED_S and len(took) < _MOST_QUERIES):
+        while len(took) < _QUERIES or (sum(took) < _MEASURING_SECONDS and len(took) < _MOST_QUERIES):
             query = rng.choice(indices, self.samples_per_query).tolist()
             start = time.perf_counter()
             scheduler.issue(list(range(self.samples_per_query)), query)
@@ -101,7 +101,7 @@ class _Stream(MeasuredScenario):
         return mean / 1e6 * MARGIN if mean else None
 
 
-class SingleStream(_Stream):
+class SingleStream(_StreamScenario):
     """One sample per query."""
 
     name: ClassVar[str] = "SingleStream"
@@ -116,7 +116,7 @@ class SingleStream(_Stream):
     short_ns: ClassVar[int] = 200_000
 
 
-class MultiStream(_Stream):
+class MultiStream(_StreamScenario):
     """Eight samples per query."""
 
     name: ClassVar[str] = "MultiStream"

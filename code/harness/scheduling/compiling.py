@@ -9,9 +9,9 @@ import numpy as np
 from harness.scheduling.batching import best_lengths
 from harness.task.shape import Integers
 
-DEVELOPMENT = 20.0
+DEVELOPMENT_COMPILE_SECONDS = 20.0
 """Seconds of compiling in a development run, as long as its test, unless the user sets the number of shapes."""
-_MINIMUM = 4  # shapes, however slow to compile: they leave 16 % padding on SQuAD, two would leave 42 %
+_MIN_SHAPES = 4  # shapes, however slow to compile: they leave 16 % padding on SQuAD, two would leave 42 %
 
 
 class CompileBudget:
@@ -40,7 +40,7 @@ class CompileBudget:
     def shapes(self) -> int:
         """The number of shapes to compile, those that are compiled included."""
         affordable = self._most if self.mean * self._most <= self._seconds else int(self._seconds / self.mean)
-        return min(self._most, max(_MINIMUM, affordable))
+        return min(self._most, max(_MIN_SHAPES, affordable))
 
 
 def next_length(costs: Integers, compiled: list[int], count: int) -> int | None:

@@ -14,9 +14,9 @@ from harness.scheduling.batching import best_lengths
 from harness.task.shape import Floats, Integers, Shape
 from harness.task.sut import SUT
 
-_WARM = 2  # untimed batches per shape: on some engines the first two are slow
-_REPEATS = (3, 16)  # minimum and maximum number of timed batches
-_ENOUGH = 0.25  # seconds of timed batches that are enough for a shape
+_WARM_UP_BATCHES = 2  # untimed batches per shape: on some engines the first two are slow
+_TIMED_BATCHES = (3, 16)  # minimum and maximum number of timed batches
+_TIMED_SECONDS = 0.25  # of timed batches, enough for a shape
 
 
 class CostTable:
@@ -135,13 +135,13 @@ def measure_shapes(
                 sut.answer(batches[shape], shape)
                 took[shape].append(time.perf_counter() - start)
                 on_batch()
-            left = [shape for shape in left if not _enough(took[shape][_WARM:])]
+            left = [shape for shape in left if not _enough(took[shape][_WARM_UP_BATCHES:])]
         return took
 
     count = sut.engine.parallel
     with ThreadPoolExecutor(count) as streams:
         runs = list(streams.map(run, range(count)))
-    return {shape: np.concatenate([took[shape][_WARM:] for took in runs]) for shape in batches}
+    return {shape: np.concatenate([took[shape][_WARM_UP_BATCHES:] for took in runs]) for shape in batches}
 
 
 def full_batch(sut: SUT, shape: Shape, indices: Integers) -> Integers:
@@ -169,8 +169,8 @@ def stream_seconds(began: Floats, ended: Floats, parallel: int) -> Floats:
 
 
 def _enough(seconds: Sequence[float]) -> bool:
-    minimum, maximum = _REPEATS
-    return len(seconds) >= maximum or (len(seconds) >= minimum and sum(seconds) > _ENOUGH)
+    minimum, maximum = _TIMED_BATCHES
+    return len(seconds) >= maximum or (len(seconds) >= minimum and sum(seconds) > _TIMED_SECONDS)
 
 
 def _largest_batch(sut: SUT, length: int, max_batch: int) -> int:

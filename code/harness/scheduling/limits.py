@@ -17,14 +17,14 @@ from harness.scheduling.cost import full_batch, stream_seconds
 from harness.task.shape import Floats, Integers, Shape
 from harness.task.sut import SUT
 
-_SIZES = (1, 2, 4, 8, 16)  # batches of samples of one size to try, besides the engine's own limit
-_FEW_SIZES = (4, 16)
-_FACTORS = (0.25, 0.5, 1, 2)  # on the engine's own limit of padded cost units, for samples of several sizes
-_SECONDS = 3.0  # of measuring; doubled for the first two laps
-_LAP = 0.08  # seconds of one measurement: batches that take longer run once
-_SLOW = 1.0  # seconds from which a batch is too slow to compare
+_BATCH_SIZES = (1, 2, 4, 8, 16)  # batches of samples of one size to try, besides the engine's own limit
+_FEW_BATCH_SIZES = (4, 16)
+_TOKEN_FACTORS = (0.25, 0.5, 1, 2)  # on the engine's own limit of padded cost units, for samples of several sizes
+_MEASURING_SECONDS = 3.0  # doubled for the first two laps
+_LAP_SECONDS = 0.08  # of one measurement: batches that take longer run once
+_SLOW_BATCH_SECONDS = 1.0  # from which a batch is too slow to compare
 _LAPS = (2, 8)  # minimum and maximum number
-_HOPELESS = (float("inf"), 1.3, 1.15, 1.1)  # times the best, by number of laps: then dropped
+_HOPELESS_RATIOS = (float("inf"), 1.3, 1.15, 1.1)  # times the best, by number of laps: then dropped
 _TOLERANCE = (0.005, 0.015)  # minimum and maximum relative difference that counts as noise
 
 
@@ -75,11 +75,11 @@ def alternatives(own: Limits, costs: Integers, few: bool = False) -> list[Limits
     """
     largest = min(own)
     if costs.max() == 1:
-        found = [Limits(size, own.max_tokens) for size in (_FEW_SIZES if few else _SIZES) if size < largest]
+        found = [Limits(size, own.max_tokens) for size in (_FEW_BATCH_SIZES if few else _BATCH_SIZES) if size < largest]
     elif few:
         found = []
     else:
-        found = [Limits(own.max_batch, max(1, round(own.max_tokens * factor))) for factor in _FACTORS]
+        found = [Limits(own.max_batch, max(1, round(own.max_tokens * factor))) for factor in _TOKEN_FACTORS]
     lengths = typical(costs)
     by_shapes = {tuple(limits.shape(length) for length in lengths): limits for limits in (*found, own)}
     return sorted(set(by_shapes.values()))
@@ -123,7 +123,7 @@ def choose_limits(
             cost[limits].append(float(np.mean([took[shape] for shape in shapes[limits]])))
         left = _hopeful(cost, left)
         few = lap + 1 < _LAPS[0]
-        over = 2 * clock() - began - start > _SECONDS * (2 if few else 1)  # after another lap
+        over = 2 * clock() - began - start > _MEASURING_SECONDS * (2 if few else 1)  # after another lap
         if over and few:
             return LimitChoice(own, {}, "a batch takes too long to compare several")
         if over or len(left) == 1:
@@ -147,11 +147,11 @@ def _quick(bench: _Bench, shapes: Mapping[Limits, Sequence[Shape]]) -> list[Limi
         for shape in each:
             # Smaller batches predict a slow one; the margin is because the first of all may have been slow.
             expected = min((s * shape.batch / b.batch for b, s in ran.items() if b.length == shape.length), default=0)
-            if quick and expected > 1.25 * _SLOW:
+            if quick and expected > 1.25 * _SLOW_BATCH_SECONDS:
                 return quick
             if shape not in ran:
                 ran[shape] = bench.once(shape)
-        if quick and max(ran[shape] for shape in each) > _SLOW:
+        if quick and max(ran[shape] for shape in each) > _SLOW_BATCH_SECONDS:
             return quick
         quick.append(limits)
     return quick
@@ -160,7 +160,7 @@ def _quick(bench: _Bench, shapes: Mapping[Limits, Sequence[Shape]]) -> list[Limi
 def _hopeful(cost: Mapping[Limits, Sequence[float]], left: Sequence[Limits]) -> list[Limits]:
     """Those of the limits that are not far behind the best, by more for fewer laps."""
     best = min(_undisturbed(cost[limits]) for limits in left)
-    behind = _HOPELESS[min(len(cost[left[0]]), len(_HOPELESS)) - 1]
+    behind = _HOPELESS_RATIOS[min(len(cost[left[0]]), len(_HOPELESS_RATIOS)) - 1]
     return [limits for limits in left if _undisturbed(cost[limits]) <= behind * best]
 
 
@@ -192,7 +192,7 @@ class _Bench:
 
     def seconds_per_unit(self, shape: Shape) -> float:
         """Seconds per cost unit, all streams together."""
-        return float(self._run(shape, _LAP).mean()) / (shape.batch * shape.length * self._sut.engine.parallel)
+        return float(self._run(shape, _LAP_SECONDS).mean()) / (shape.batch * shape.length * self._sut.engine.parallel)
 
     def _run(self, shape: Shape, minimum: float) -> Floats:
         """How long each batch kept a stream busy; each thread runs batches for at least ``minimum`` seconds."""

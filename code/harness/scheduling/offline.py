@@ -17,8 +17,8 @@ from harness.scheduling.cost import stream_seconds
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
-_FEWEST = 8  # batches in a quarter: with fewer, their lengths decide which quarter is the fastest
-_ENOUGH = 0.25  # of the work must be in batches of shapes that had come before
+_MIN_BATCHES_OF_QUARTER = 8  # with fewer, their lengths decide which quarter is the fastest
+_MIN_SHARE_OF_KNOWN_SHAPES = 0.25  # of the work must be in batches of shapes that had come before
 
 
 class OfflineScheduler(StreamThreads):
@@ -130,13 +130,13 @@ def measure_rate(
     began, ended, costs, firsts = zip(*ran, strict=True)
     # From the batches' own times: threads that wait for the last batch at the end would look slow.
     busy = stream_seconds(np.array(began), np.array(ended), sut.engine.parallel)
-    counted = _counted(list(map(_Ran, ended, busy.tolist(), costs, firsts)))
+    counted = _counted(list(map(_MeasuredBatch, ended, busy.tolist(), costs, firsts)))
     took = sum(batch.padded for batch in batches) / (_pace(counted) * sut.engine.parallel)
     mean = len(indices) / took
     return MeasuredRate(mean, mean * _spread_of(counted))
 
 
-class _Ran(NamedTuple):
+class _MeasuredBatch(NamedTuple):
     """A batch that was measured."""
 
     ended: float
@@ -147,21 +147,21 @@ class _Ran(NamedTuple):
     """Whether it was the first of its shape."""
 
 
-def _counted(ran: Sequence[_Ran]) -> Sequence[_Ran]:
+def _counted(ran: Sequence[_MeasuredBatch]) -> Sequence[_MeasuredBatch]:
     """Batches whose shapes had come before, or all if those are too few."""
     repeated = [each for each in ran if not each.first]
-    enough = sum(each.cost for each in repeated) >= _ENOUGH * sum(each.cost for each in ran)
+    enough = sum(each.cost for each in repeated) >= _MIN_SHARE_OF_KNOWN_SHAPES * sum(each.cost for each in ran)
     return repeated if enough else ran
 
 
-def _pace(ran: Sequence[_Ran]) -> float:
+def _pace(ran: Sequence[_MeasuredBatch]) -> float:
     """Cost per second of a stream."""
     return sum(each.cost for each in ran) / sum(each.seconds for each in ran)
 
 
-def _spread_of(ran: Sequence[_Ran]) -> float:
+def _spread_of(ran: Sequence[_MeasuredBatch]) -> float:
     """The speed of the fastest quarter ÷ the mean, at least 1."""
-    if len(ran) < 4 * _FEWEST:
+    if len(ran) < 4 * _MIN_BATCHES_OF_QUARTER:
         return 1.0
     ordered = sorted(ran, key=lambda each: each.ended)
     bounds = np.linspace(0, len(ordered), 5).astype(int)

@@ -15,7 +15,7 @@ from harness.scheduling.base import Counters
 
 LONGEST_GAP = 30
 """Times the mean gap between the queries of a paced test: a longer gap occurs once in 1e13 queries."""
-_PATIENCE = 5.0  # seconds before a test is ended: short tests get LoadGen's own verdict, longer ones a steady rate
+_PATIENCE_SECONDS = 5.0  # before a test is ended: short tests get LoadGen's own verdict, longer ones a steady rate
 
 
 class Overloaded(RunFailed):
@@ -39,7 +39,7 @@ class Overload:
         most: int,
         bound: float,
         percentile: int,
-        patience: float = _PATIENCE,
+        patience: float = _PATIENCE_SECONDS,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """At most ``most`` queries can arrive; ``percentile`` % of them must be answered within ``bound`` seconds.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-_STEP = 1.5  # factor between tests until both a passing and a failing rate are known
+_RATE_FACTOR = 1.5  # factor between tests until both a passing and a failing rate are known
 
 
 def highest_passing(
@@ -28,9 +28,9 @@ def highest_passing(
             failed.add(rate)
         high = min(failed)
         if not low:
-            rate = high / _STEP
+            rate = high / _RATE_FACTOR
         elif high == math.inf:
-            rate = low * _STEP
+            rate = low * _RATE_FACTOR
         elif high > low * (1 + precision):
             rate = (low * high) ** 0.5
         elif retest:

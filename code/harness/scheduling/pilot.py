@@ -13,7 +13,7 @@ from harness.scheduling.base import Complete, Scheduler
 from harness.task.shape import Integers
 from harness.task.sut import Responses
 
-_BEAT = 1.0  # seconds of waiting for the next query between two calls of ``on_query``
+_BEAT_SECONDS = 1.0  # of waiting for the next query between two calls of ``on_query``
 
 
 def late_queries(
@@ -45,7 +45,7 @@ def late_queries(
     scheduler = scheduler_of(complete)
     for number, (when, sample) in enumerate(zip(due, samples, strict=True)):
         while (left := when - time.perf_counter()) > 0:
-            time.sleep(min(left, _BEAT))
+            time.sleep(min(left, _BEAT_SECONDS))
             on_query()
         scheduler.issue([number], [sample])
         if scheduler.failed.is_set() or len(late) > most:

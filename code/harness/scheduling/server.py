@@ -13,12 +13,12 @@ from harness.scheduling.cost import CostTable
 from harness.task.shape import Integers
 from harness.task.sut import SUT
 
-_WINDOW = 64  # oldest samples considered for a batch, so that the choice takes no longer with a long backlog
-_GAIN = 1.03  # a larger batch must raise throughput by this factor, since it delays its first samples
-_SAFETY = 1.05  # factor on the measured seconds when deciding whether a sample can still meet its deadline
+_MAX_CONSIDERED_SAMPLES = 64  # the oldest, so that the choice of a batch takes no longer with a long backlog
+_MIN_THROUGHPUT_GAIN = 1.03  # a larger batch must raise throughput by this factor, since it delays its first samples
+_DEADLINE_SAFETY_FACTOR = 1.05  # on the measured seconds, to decide whether a sample can still meet its deadline
 
 
-class Waiting(NamedTuple):
+class WaitingSample(NamedTuple):
     """A sample that was issued and has not run yet."""
 
     arrival: float
@@ -39,17 +39,17 @@ class Backlog:
     def __init__(self, table: CostTable, bound: float) -> None:
         """``bound`` is the latency bound in seconds."""
         self.table, self.bound = table, bound
-        self._waiting: deque[Waiting] = deque()
-        self._late: deque[Waiting] = deque()
+        self._waiting: deque[WaitingSample] = deque()
+        self._late: deque[WaitingSample] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._late)
 
-    def push(self, sample: Waiting) -> None:
+    def push(self, sample: WaitingSample) -> None:
         """Add a sample behind those that arrived earlier."""
         self._waiting.append(sample)
 
-    def take(self, now: float, share: int) -> list[Waiting]:
+    def take(self, now: float, share: int) -> list[WaitingSample]:
         """Remove the samples to run next in one batch: the oldest that is in time, and at most ``share`` - 1 others.
 
         Of all batches that hold the oldest and answer it in time, this one has the highest throughput. Work counts as
@@ -61,7 +61,7 @@ class Backlog:
         limit = self._waiting[0].arrival + self.bound - now if self._waiting else self.bound
         if share == 1 or len(queue) == 1:
             return [queue.popleft()]
-        window = [queue.popleft() for _ in range(min(len(queue), _WINDOW))]
+        window = [queue.popleft() for _ in range(min(len(queue), _MAX_CONSIDERED_SAMPLES))]
         table, oldest = self.table, window[0]
         # Samples of similar cost first; the sort is stable, so older samples win ties.
         window.sort(key=lambda sample: (sample is not oldest, abs(sample.cost - oldest.cost)))
@@ -72,15 +72,15 @@ class Backlog:
             seconds = table.seconds(count, longest)
             if seconds > limit and count > 1:
                 continue
-            if work / seconds > best * (_GAIN if count > 1 else 1):
+            if work / seconds > best * (_MIN_THROUGHPUT_GAIN if count > 1 else 1):
                 best, size = work / seconds, count
         chosen, rest = window[:size], window[size:]
         rest.sort()
         queue.extendleft(reversed(rest))
         return chosen
 
-    def _in_time(self, sample: Waiting, now: float) -> bool:
-        return now + _SAFETY * self.table.seconds(1, sample.cost) <= sample.arrival + self.bound
+    def _in_time(self, sample: WaitingSample, now: float) -> bool:
+        return now + _DEADLINE_SAFETY_FACTOR * self.table.seconds(1, sample.cost) <= sample.arrival + self.bound
 
 
 class ServerScheduler(StreamThreads):
@@ -111,7 +111,7 @@ class ServerScheduler(StreamThreads):
         self._issued(costs)
         with self._arrived:
             for sample in zip(ids, indices.tolist(), costs.tolist(), strict=True):
-                self._backlog.push(Waiting(now, *sample))
+                self._backlog.push(WaitingSample(now, *sample))
             self._arrived.notify(len(ids))
 
     def _next(self) -> Work | None:

@@ -10,10 +10,10 @@ import numpy as np
 
 from harness.scheduling.cost import CostTable
 from harness.scheduling.peak import highest_passing
-from harness.scheduling.server import Backlog, Waiting
+from harness.scheduling.server import Backlog, WaitingSample
 from harness.task.shape import Floats, Integers
 
-_QUERIES = 4000  # simulated at each rate
+_SIMULATED_QUERIES = 4000  # simulated at each rate
 
 
 def server_latencies(
@@ -25,17 +25,17 @@ def server_latencies(
     (int64 (m,)). A batch takes its seconds in the table times a random factor from ``jitter`` (float64 (k,)).
     """
     rng = np.random.default_rng(seed)
-    arrivals = np.cumsum(rng.exponential(1 / rate, _QUERIES)).tolist()
-    drawn = rng.choice(costs, _QUERIES).tolist()
-    noise = rng.choice(jitter, _QUERIES).tolist()
+    arrivals = np.cumsum(rng.exponential(1 / rate, _SIMULATED_QUERIES)).tolist()
+    drawn = rng.choice(costs, _SIMULATED_QUERIES).tolist()
+    noise = rng.choice(jitter, _SIMULATED_QUERIES).tolist()
     backlog = Backlog(table, bound)
     free = [0.0] * streams
-    latencies = np.empty(_QUERIES)
+    latencies = np.empty(_SIMULATED_QUERIES)
     arrived, batches, now = 0, 0, 0.0
-    while arrived < _QUERIES or len(backlog):
+    while arrived < _SIMULATED_QUERIES or len(backlog):
         now = max(now, free[0], 0.0 if len(backlog) else arrivals[arrived])
-        while arrived < _QUERIES and arrivals[arrived] <= now:
-            backlog.push(Waiting(arrivals[arrived], arrived, arrived, drawn[arrived]))
+        while arrived < _SIMULATED_QUERIES and arrivals[arrived] <= now:
+            backlog.push(WaitingSample(arrivals[arrived], arrived, arrived, drawn[arrived]))
             arrived += 1
         idle = sum(time <= now for time in free)
         chosen = backlog.take(now, -(-len(backlog) // idle))

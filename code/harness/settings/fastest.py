@@ -10,9 +10,9 @@ from harness.registry import ENGINES, installed
 
 FORM = "engine_form"
 """The key of a file's metadata with the engine that its operators were written for."""
-_SPARSE = 0.4
+_MIN_SPARSITY_INT8 = 0.4
 """Share of zeros from which DeepSparse is faster in 8 bits."""
-_VERY_SPARSE = 0.75
+_MIN_SPARSITY_FP32 = 0.75
 """The same in floating point."""
 
 
@@ -57,12 +57,12 @@ def ranking(found: Arithmetic) -> tuple[Sequence[str], str]:
     zeros = f"{found.zeros:.0%} of the weights are zero".replace("%", " %")
     if found.domains:
         return ("onnxruntime", "openvino", "deepsparse"), f"operators of {', '.join(sorted(found.domains))}"
-    if found.integer >= 0.5 and found.zeros >= _SPARSE:
+    if found.integer >= 0.5 and found.zeros >= _MIN_SPARSITY_INT8:
         return ("deepsparse", "onnxruntime", "openvino"), f"{zeros}, in 8 bits"
     if found.dequantised >= 0.5:
         return ("openvino", "onnxruntime", "deepsparse"), "weights in 8 bits (QDQ)"
     if found.integer >= 0.5:
         return ("onnxruntime", "openvino", "deepsparse"), "dense weights in 8 bits (integer operators)"
-    if found.zeros >= _VERY_SPARSE:
+    if found.zeros >= _MIN_SPARSITY_FP32:
         return ("deepsparse", "openvino", "onnxruntime"), zeros
     return ("openvino", "onnxruntime", "deepsparse"), "dense weights in floating point"

@@ -69,7 +69,7 @@ def _files(settings: BaseModel, name: str, path: Path) -> tuple[Path, ...]:
     return settings.files(name) if isinstance(settings, BenchmarkSettings) else (path,)
 
 
-def choices(settings: RunSettings) -> tuple[dict[str, str | int | float | None], dict[str, object]]:
+def options_to_repeat(settings: RunSettings) -> tuple[dict[str, str | int | float | None], dict[str, object]]:
     """The options of `harness run` that repeat a test, by name, and those of `--set`: all settings in force.
 
     Paths are those of this machine, but user.conf is the one next to the result.
@@ -99,7 +99,7 @@ def choices(settings: RunSettings) -> tuple[dict[str, str | int | float | None],
 
 def command(settings: RunSettings) -> str:
     """The `harness run` command that repeats the test elsewhere: all settings in force, and no path of this machine."""
-    given, options = choices(settings)
+    given, options = options_to_repeat(settings)
     for name in ("model", "dataset", "cluster"):
         given[name] = Path(value).name if isinstance(value := given[name], str) else None
     words = ["harness", "run"]

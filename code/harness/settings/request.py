@@ -122,7 +122,7 @@ _COPIED = (
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class _ResolvedSettings:
     """Engine, options and user.conf: the user's, else the tuned ones, else the defaults."""
 
     engine: str
@@ -135,7 +135,7 @@ class _Chosen:
     remarks: tuple[str, ...] = ()
 
 
-def _chosen(request: RunRequest, model: Model, scenario: str) -> _Chosen:
+def _chosen(request: RunRequest, model: Model, scenario: str) -> _ResolvedSettings:
     engine = choose("engine", ENGINES, request.engine) if request.engine else None
     if not request.measurements or request.use_tuned is False:
         return _untuned(request, model, engine)
@@ -156,16 +156,16 @@ def _chosen(request: RunRequest, model: Model, scenario: str) -> _Chosen:
     else:
         conf = request.user_conf or place / tuned.CONF
     chosen = None if engine else f"tuned for {model.name} in {scenario}"
-    return _Chosen(record.engine, options, conf, chosen, place / tuned.FILE, (remark,))
+    return _ResolvedSettings(record.engine, options, conf, chosen, place / tuned.FILE, (remark,))
 
 
-def _untuned(request: RunRequest, model: Model, engine: str | None) -> _Chosen:
+def _untuned(request: RunRequest, model: Model, engine: str | None) -> _ResolvedSettings:
     """The user's engine and options, else the fastest engine that is installed for the model."""
     conf = request.user_conf or default_conf()
     if engine:
-        return _Chosen(engine, request.options, conf)
+        return _ResolvedSettings(engine, request.options, conf)
     found = fastest(model)
-    return _Chosen(found.engine, request.options, conf, found.why, remarks=(str(found),))
+    return _ResolvedSettings(found.engine, request.options, conf, found.why, remarks=(str(found),))
 
 
 def _check(request: RunRequest, mode: str, audit: str | None) -> None:

@@ -34,7 +34,7 @@ from harness.errors import ConfigError, did_you_mean
 from harness.host.files import read_toml, user_path
 from harness.registry import BENCHMARKS, ENGINES
 from harness.rules.rehearsal import REHEARSAL_TREE
-from harness.settings.identity import choices
+from harness.settings.identity import options_to_repeat
 from harness.settings.request import RunRequest
 from harness.settings.run import RunSettings
 from harness.task.base import find_benchmark
@@ -52,13 +52,13 @@ _SET, _RUN, REPEAT = "set", "run", "repeat"
 _PATHS = frozenset({"user-conf", "runs-dir", "tree", "measurements-dir"})
 _NUMBERS = frozenset({"samples", "duration", "stall-timeout"})  # checked here, since pydantic accepts true as 1
 _NAMES_OR_PATHS = frozenset({"model", "dataset", "cluster"})
-_MOST = 10_000  # tests of a file: more are a mistake
+_MAX_TESTS = 10_000  # of a file: more are a mistake
 
 Value: TypeAlias = str | int | float | bool
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """One test of a run file."""
 
     values: Mapping[str, Value]
@@ -66,7 +66,7 @@ class Point:
     request: RunRequest
 
 
-def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -> list[Point]:
+def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -> list[SweepPoint]:
     """The tests of a run file, repeats last; paths in it are relative to its folder.
 
     ``given`` (by key) and ``options`` (of ``set``) are the user's on the command line, and replace those of the file.
@@ -83,9 +83,9 @@ def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -
     fixed = {key: [value] for key, value in typed.items()}
     sweeps = [{**above, **_lists(path, each), **fixed} for each in variants]
     asked = sum(_repeats(path, each) * math.prod(map(len, each.values())) for each in sweeps)
-    if asked > _MOST:
+    if asked > _MAX_TESTS:
         raise ConfigError(
-            f"{path} asks for {asked:,} tests: lower {REPEAT} or shorten its lists, to at most {_MOST:,}."
+            f"{path} asks for {asked:,} tests: lower {REPEAT} or shorten its lists, to at most {_MAX_TESTS:,}."
         )
     rows = [row for each in sweeps for row in _rows(path, each)]
     rows.sort(key=lambda row: row.get(REPEAT, 1))
@@ -94,7 +94,7 @@ def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -
 
 def written(settings: RunSettings) -> str:
     """The run file that repeats a run, to be stored beside the user.conf that LoadGen read."""
-    values, options = choices(settings)
+    values, options = options_to_repeat(settings)
     values["model"] = _model(settings.model)
     for key in _NAMES_OR_PATHS - {"model"}:
         values[key] = _absolute(values[key])
@@ -206,7 +206,7 @@ def _rows(path: Path, lists: Mapping[str, list[Value]]) -> Iterator[dict[str, Va
             yield {**row, **({REPEAT: number} if count > 1 else {})}
 
 
-def _point(path: Path, row: Mapping[str, Value], typed: Mapping[str, Value]) -> Point:
+def _point(path: Path, row: Mapping[str, Value], typed: Mapping[str, Value]) -> SweepPoint:
     folder = path.parent
     fields: dict[str, object] = {}
     options: dict[str, str] = {}
@@ -217,7 +217,7 @@ def _point(path: Path, row: Mapping[str, Value], typed: Mapping[str, Value]) -> 
         elif key != REPEAT:
             fields[KEYS[key]] = _located(key, value, place)
     request = _request(f"{path}: ", fields, options)
-    return Point({key.removeprefix(f"{_SET}."): value for key, value in row.items()}, request)
+    return SweepPoint({key.removeprefix(f"{_SET}."): value for key, value in row.items()}, request)
 
 
 def _option(name: str, value: Value, folder: Path | None) -> str:
@@ -255,7 +255,7 @@ def _known() -> set[str]:
     return {*manifests.models(), *(name for benchmark in BENCHMARKS for name in manifests.datasets(benchmark))}
 
 
-def varying(points: Sequence[Point]) -> list[str]:
+def varying(points: Sequence[SweepPoint]) -> list[str]:
     """The keys in which the tests of a file differ, in its order."""
     keys = dict.fromkeys(key for point in points for key in point.values)
     return [key for key in keys if len({repr(point.values.get(key)) for point in points}) > 1]

@@ -27,11 +27,11 @@ from harness.results.layout import RUN
 from harness.results.record import read_record
 from harness.running.places import recover
 from harness.running.run import Ended, run_test
-from harness.submission.done import Examined, edited, examine
+from harness.submission.done import ExaminedFolder, edited, examine
 from harness.submission.lengths import Rates, words
-from harness.submission.steps import EventLog, Inferred, State, Step
+from harness.submission.steps import EventLog, InferredResult, Step, StepState
 
-_REPEATS = 2  # of a rehearsal's compliance test that fails
+_MAX_REPEATS = 2  # of a rehearsal's compliance test that fails
 _STARTED = "started"  # an event; the event of a test that ended has the name of its state
 _BUSY = "another campaign is already running: wait or stop it."
 
@@ -48,7 +48,7 @@ class Campaign:
     """Whether to repeat tests that failed."""
     as_json: bool = False
     """Whether to print the outcome as JSON, once, at the end."""
-    inferred: tuple[Inferred, ...] = ()
+    inferred: tuple[InferredResult, ...] = ()
     """Results that `harness package --infer` makes from those of the tests."""
     lacks: tuple[str, ...] = ()
     """What a person must still do before the results can be packaged, a sentence each."""
@@ -71,16 +71,16 @@ class Campaign:
             step.record = None if step.reason else found.record
             step.replaces = step.record is None and bool(step.reason)
             if step.record is not None:
-                step.state, step.seconds = State.DONE, _seconds(event)
+                step.state, step.seconds = StepState.DONE, _seconds(event)
                 if difference := edited(step):
                     console.warn(
                         f"{step.name} counts as done although user.conf has changed ({difference}): to run it again, "
                         f"move {step.target} away."
                     )
-            elif event.get("event") == State.FAILED and not self.retry:
-                step.state, step.reason = State.FAILED, str(event.get("reason", ""))
+            elif event.get("event") == StepState.FAILED and not self.retry:
+                step.state, step.reason = StepState.FAILED, str(event.get("reason", ""))
             else:
-                step.state = State.INTERRUPTED if event.get("event") == _STARTED else State.TO_DO
+                step.state = StepState.INTERRUPTED if event.get("event") == _STARTED else StepState.TO_DO
 
     def run(self) -> int:
         """Run the tests that are not done, each once.
@@ -107,7 +107,7 @@ class Campaign:
             self.look()
             if not self.as_json:
                 self.show()
-            left = self._count(State.TO_DO) + self._count(State.INTERRUPTED)
+            left = self._count(StepState.TO_DO) + self._count(StepState.INTERRUPTED)
             refused = self._run_what_is_left()
             console.note("")
             if left:
@@ -116,7 +116,7 @@ class Campaign:
         if refused:
             console.error(f"{refused.name} was rejected; fix its settings and rerun.")
             return ConfigError.exit_code
-        return 0 if self._count(State.DONE) == len(self.steps) else 1
+        return 0 if self._count(StepState.DONE) == len(self.steps) else 1
 
     def _all_steps(self) -> list[Step]:
         """The tests, after those that they need."""
@@ -124,20 +124,20 @@ class Campaign:
 
     def _look_again(self) -> None:
         """Mark tests that are done as to be repeated if their model, data or result changed while others ran."""
-        done = [step for step in self._all_steps() if step.state == State.DONE]
+        done = [step for step in self._all_steps() if step.state == StepState.DONE]
         for step, found in zip(done, examine(done), strict=True):
             removed = "" if found.record else "its result was removed while other tests ran"
             again = _outdated(step, found) or removed
             if again:
-                step.state, step.record, step.reason = State.TO_DO, None, again
+                step.state, step.record, step.reason = StepState.TO_DO, None, again
 
     def _run_what_is_left(self) -> Step | None:
         """Run the remaining tests up to one that rejects its settings, which is returned."""
         for number, step in enumerate(self.steps, start=1):
-            if step.state in (State.DONE, State.FAILED):
+            if step.state in (StepState.DONE, StepState.FAILED):
                 continue
-            if missing := [need for need in step.needs if need.state != State.DONE]:
-                step.state, step.reason = State.BLOCKED, self._needed(missing)
+            if missing := [need for need in step.needs if need.state != StepState.DONE]:
+                step.state, step.reason = StepState.BLOCKED, self._needed(missing)
                 continue
             console.note(f"\n[{number}/{len(self.steps)}] {step.name}: {self._how_long(step)}")
             code = self._run_often(step)
@@ -148,7 +148,7 @@ class Campaign:
     def _run_often(self, step: Step) -> int:
         """`_run`; a failed compliance test of a rehearsal is repeated, since it is so short that chance may decide."""
         code = self._run(step)
-        for _ in range(_REPEATS if self.rehearsal and step.settings.audit else 0):
+        for _ in range(_MAX_REPEATS if self.rehearsal and step.settings.audit else 0):
             if code in (0, ConfigError.exit_code):
                 break
             console.note(f"\n{step.name} again, since a rehearsal's test is so short that chance may decide")
@@ -171,20 +171,20 @@ class Campaign:
             return
         table = Table("test", "state", "time", "minimum", "result", box=None, pad_edge=False)
         for step in self.steps:
-            length = None if step.state == State.DONE else self._rates.length(step)
+            length = None if step.state == StepState.DONE else self._rates.length(step)
             took = console.duration(step.seconds) if step.seconds is not None else ""
             table.add_row(
-                step.name, step.state, str(length) if length else took, length.least if length else "", step.result
+                step.name, step.state, str(length) if length else took, length.minimum if length else "", step.result
             )
         for each in self.inferred:
             table.add_row(each.name, "inferred", "", "", f"from {each.source}, by `{self._packaging} INFER=1`")
         console.print_table(table)
-        said = [f"{self._count(State.DONE)} of {len(self.steps)} tests are done"]
-        if failed := self._count(State.FAILED):
+        said = [f"{self._count(StepState.DONE)} of {len(self.steps)} tests are done"]
+        if failed := self._count(StepState.FAILED):
             said.append(f"{failed} failed: fix the cause, then pass --retry")
-        if blocked := self._count(State.BLOCKED):
+        if blocked := self._count(StepState.BLOCKED):
             said.append(f"{blocked} cannot run without the tests that they need")
-        if left := self._count(State.TO_DO) + self._count(State.INTERRUPTED):
+        if left := self._count(StepState.TO_DO) + self._count(StepState.INTERRUPTED):
             said.append(f"{left} remain, {self._time_left()}")
         console.out.print(f"{'; '.join(said)}.")
         if self.lacks:
@@ -194,7 +194,7 @@ class Campaign:
     def _packaging(self) -> str:
         return f"make package{' REHEARSAL=1' if self.rehearsal else ''}"
 
-    def _count(self, state: State) -> int:
+    def _count(self, state: StepState) -> int:
         return sum(step.state == state for step in self.steps)
 
     def facts(self) -> dict[str, object]:
@@ -202,7 +202,7 @@ class Campaign:
         return {
             "system": self.steps[0].settings.scene.system,
             "rehearsal": self.rehearsal,
-            "done": self._count(State.DONE),
+            "done": self._count(StepState.DONE),
             "lacks": self.lacks,
             "inferred": [
                 {"benchmark": each.scene.benchmark, "scenario": each.scene.scenario, "from": each.source}
@@ -214,7 +214,7 @@ class Campaign:
                     "scenario": step.settings.scenario,
                     "test": step.test,
                     "state": step.state,
-                    "seconds": step.seconds if step.state == State.DONE else None,
+                    "seconds": step.seconds if step.state == StepState.DONE else None,
                     **self._expected(step),
                     "result": step.record.values()["result"] if step.record else None,
                     "reason": step.reason,
@@ -226,12 +226,12 @@ class Campaign:
 
     def _expected(self, step: Step) -> dict[str, object]:
         """The length of a test as JSON; ``rate_known`` is false where only the shortest possible duration is known."""
-        length = None if step.state == State.DONE else self._rates.length(step)
+        length = None if step.state == StepState.DONE else self._rates.length(step)
         return {
             "expected_seconds": length and length.seconds,
             "rate_known": length and length.known,
-            "least_seconds": length and length.least_seconds,
-            "least_count": length and length.least_count,
+            "least_seconds": length and length.min_seconds,
+            "least_count": length and length.min_count,
         }
 
     @cached_property
@@ -254,10 +254,10 @@ class Campaign:
         # A failed test leaves an old result in place, whose record is not this test's.
         step.record = read_record(step.folder) if code == 0 or not step.replaces else None
         if step.record is not None:
-            step.state, step.seconds = State.DONE, seconds
-            self.events.write(step, State.DONE, seconds=seconds)
+            step.state, step.seconds = StepState.DONE, seconds
+            self.events.write(step, StepState.DONE, seconds=seconds)
         if was_interrupted(code):
-            kept = f"{self._count(State.DONE)} of {len(self.steps)} tests are kept"
+            kept = f"{self._count(StepState.DONE)} of {len(self.steps)} tests are kept"
             raise Interrupted(f"interrupted: {kept}; the same command resumes from there.")
         if step.record is not None:
             return 0
@@ -265,9 +265,9 @@ class Campaign:
             step.reason = "settings rejected; see its output"
             self.events.write(step, "refused", seconds=seconds)
             return code
-        step.state = State.FAILED
+        step.state = StepState.FAILED
         step.reason = step.reason or _reason(ended) or "see its output"
-        self.events.write(step, State.FAILED, seconds=seconds, code=code, reason=step.reason)
+        self.events.write(step, StepState.FAILED, seconds=seconds, code=code, reason=step.reason)
         return code
 
     def _keep_old(self, step: Step) -> None:
@@ -289,27 +289,29 @@ class Campaign:
 
     def _how_long(self, step: Step) -> str:
         said = str(self._rates.length(step))
-        if step.state == State.INTERRUPTED:
+        if step.state == StepState.INTERRUPTED:
             said = f"again, since it was interrupted, {said}"
         elif step.replaces:
             said = f"again, since {step.reason}, {said}"
         return f"{said}; {self._time_left()} for all remaining tests"
 
     def _time_left(self) -> str:
-        left = [self._rates.length(step) for step in self.steps if step.state in (State.TO_DO, State.INTERRUPTED)]
+        left = [
+            self._rates.length(step) for step in self.steps if step.state in (StepState.TO_DO, StepState.INTERRUPTED)
+        ]
         return words(sum(length.seconds for length in left), all(length.known for length in left))
 
 
-def _outdated(step: Step, found: Examined) -> str:
+def _outdated(step: Step, found: ExaminedFolder) -> str:
     """Why a result must be replaced, which may be that one it needs must be; "" if it counts, or there is none."""
-    redone = [need.test for need in step.needs if need.state != State.DONE]
+    redone = [need.test for need in step.needs if need.state != StepState.DONE]
     return found.repeat_because or (f"{' and '.join(redone)} must be repeated first" if found.record and redone else "")
 
 
 def _seconds(event: Mapping[str, object]) -> float | None:
     """The duration of a test that is done, if the log of events shows it."""
     seconds = event.get("seconds")
-    return seconds if event.get("event") == State.DONE and is_number(seconds) else None
+    return seconds if event.get("event") == StepState.DONE and is_number(seconds) else None
 
 
 def _reason(ended: Ended) -> str:

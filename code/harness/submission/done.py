@@ -17,7 +17,7 @@ from harness.submission.steps import Step
 
 
 @dataclass(frozen=True)
-class Examined:
+class ExaminedFolder:
     """What a test's folder holds."""
 
     record: Record | None = None
@@ -26,13 +26,13 @@ class Examined:
     """Why the test must be repeated although the folder holds a result; it is kept until the new one replaces it."""
 
 
-def examine(steps: Sequence[Step]) -> list[Examined]:
+def examine(steps: Sequence[Step]) -> list[ExaminedFolder]:
     """Whether tests are done, each by itself and beside the others of its scenario.
 
     Raises:
         ConfigError: a record cannot be read, or is of another test, model, engine or settings.
     """
-    today = _Today()
+    today = _CurrentState()
     found = [today.examine(step) for step in steps]
     # Hashing all images takes minutes, so the newest test of a scenario stands for their current content.
     newest: dict[Scene, Record] = {}
@@ -41,7 +41,7 @@ def examine(steps: Sequence[Step]) -> list[Examined]:
         if each.record and (scene not in newest or _ended(each.record) >= _ended(newest[scene])):
             newest[scene] = each.record
     return [
-        Examined(repeat_because=f"its data set is not that of the newer {newest[step.settings.scene].test} run")
+        ExaminedFolder(repeat_because=f"its data set is not that of the newer {newest[step.settings.scene].test} run")
         if each.record and each.record.dataset.content != newest[step.settings.scene].dataset.content
         else each
         for step, each in zip(steps, found, strict=True)
@@ -75,25 +75,25 @@ def _ended(record: Record) -> float:
 
 
 @dataclass(frozen=True)
-class _Today:
+class _CurrentState:
     """The state of models and data sets, each read once."""
 
     _datasets: dict[tuple[str, str | None], str | None] = field(default_factory=dict)
     _models: dict[str, str | None] = field(default_factory=dict)
 
-    def examine(self, step: Step) -> Examined:
+    def examine(self, step: Step) -> ExaminedFolder:
         """Whether a test is done, by itself."""
         record = read_record(step.folder)
         if record is None and step.folder.exists():
             raise ConfigError(f"{step.folder} has no record (run.json), so it is not from this harness: move it away.")
         if record is None:
-            return Examined()
+            return ExaminedFolder()
         if other := _other(step, record):
             raise ConfigError(
                 f"{step.folder} holds a run with another {other}: move it away, or use the same for this campaign."
             )
         again = self._outdated(step, record)
-        return Examined(repeat_because=again) if again else Examined(record)
+        return ExaminedFolder(repeat_because=again) if again else ExaminedFolder(record)
 
     def _outdated(self, step: Step, record: Record) -> str:
         settings = step.settings

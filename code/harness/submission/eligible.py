@@ -44,7 +44,7 @@ def choose(submission: Submission, found: Sequence[Tests]) -> list[Tests]:
 def _of_models(submission: Submission, found: Sequence[Tests]) -> Sequence[Tests]:
     if not submission.models:
         return found
-    models = {text: _Wanted(text) for text in submission.models}
+    models = {text: _SubmittedModel(text) for text in submission.models}
     chosen = [tests for tests in found if any(wanted.fits(tests) for wanted in models.values())]
     lower = {LOWER_ACCURACY.get(tests.scene.benchmark) for tests in chosen} - {None} if submission.infer else set()
     for text, wanted in models.items():
@@ -83,7 +83,7 @@ def _nothing(submission: Submission, what: str, text: str, known: Iterable[str])
     return ConfigError(f"there are no official results of {what} on {systems}: {did_you_mean(text, sorted(known))}")
 
 
-class _Wanted:
+class _SubmittedModel:
     """A model as `Submission.models` has it."""
 
     def __init__(self, text: str) -> None:

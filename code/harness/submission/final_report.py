@@ -13,7 +13,7 @@ from harness.rules.rounds import RULES, Round
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportedResult:
     """A result as the organisers will see it."""
 
     sheets: str
@@ -31,7 +31,7 @@ class Row:
     """Only in the open division."""
 
 
-def read_rows(path: Path, round_: Round) -> list[Row]:
+def read_rows(path: Path, round_: Round) -> list[ReportedResult]:
     """The rows of a summary.csv; none if it does not exist, or cannot be read as one."""
     try:
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
@@ -40,13 +40,13 @@ def read_rows(path: Path, round_: Round) -> list[Row]:
         return []
 
 
-def _row(values: dict[str, str], round_: Round) -> Row:
+def _row(values: dict[str, str], round_: Round) -> ReportedResult:
     is_open, model = values["Division"] == "open", values["MlperfModel"]
     known = next((name for name, rules in RULES.items() if rules.mapped == model), None)
     scenario = next((name for name in SCENARIOS if name.lower() == values["Scenario"].lower()), values["Scenario"])
     kinds = [kind for kind in ("datacenter", "edge") if kind in values["SystemType"]]
     sheets = [kind for kind in kinds if known is None or scenario in round_.required(known, kind)]
-    return Row(
+    return ReportedResult(
         sheets=", ".join(f"{kind} - {values['Division']}" for kind in sheets),
         submitter=values["Organization"],
         system=values["SystemName"],

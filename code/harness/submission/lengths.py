@@ -17,8 +17,8 @@ from harness.settings import tuned
 from harness.settings.identity import identity
 from harness.submission.steps import Step
 
-_PREPARING = 30.0  # estimated seconds of a test outside LoadGen, until one has shown them
-_READ = 200  # only the newest runs: reading more takes time, and they come from older versions
+_PREPARING_SECONDS = 30.0  # estimate for a test outside LoadGen, until one has shown them
+_MAX_RUNS = 200  # the newest: reading more takes time, and they come from older versions
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,21 @@ class Length:
     """The expected duration; the shortest possible one if the rate is unknown."""
     known: bool
     """Whether the rate is known."""
-    least_seconds: float | None = None
+    min_seconds: float | None = None
     """The minimum duration of a performance run, by the rules or by a rehearsal's --duration."""
-    least_count: int = 1
+    min_count: int = 1
     counted: str = "samples"
-    """What ``least_count`` counts: samples or queries."""
+    """What ``min_count`` counts: samples or queries."""
 
     def __str__(self) -> str:
         """The duration: ``about 11 min 30 s``, or ``unknown`` where nothing but the rate decides."""
-        return words(self.seconds, self.known) if self.known or self.least_seconds else "unknown"
+        return words(self.seconds, self.known) if self.known or self.min_seconds else "unknown"
 
     @property
-    def least(self) -> str:
+    def minimum(self) -> str:
         """The demanded minimum: ``10 min 00 s, 10,833 samples``."""
-        demands = [console.duration(self.least_seconds)] if self.least_seconds else []
-        return ", ".join([*demands, f"{self.least_count:,} {self.counted}"] if self.least_count > 1 else demands)
+        demands = [console.duration(self.min_seconds)] if self.min_seconds else []
+        return ", ".join([*demands, f"{self.min_count:,} {self.counted}"] if self.min_count > 1 else demands)
 
 
 def words(seconds: float, known: bool) -> str:
@@ -77,7 +77,7 @@ class Rates:
             load = replace(load, per_second=estimated.per_second)
         counted = "samples" if scenario.one_query else "queries"
         seconds = load.planned_seconds + self._preparing(step)
-        return Length(seconds, load.per_second is not None, load.seconds, load.least, counted)
+        return Length(seconds, load.per_second is not None, load.seconds, load.min_queries, counted)
 
     def _preparing(self, step: Step) -> float:
         """Seconds outside LoadGen, such as compiling and scoring, by the most similar tests of the campaign."""
@@ -91,7 +91,7 @@ class Rates:
                 )
                 took.setdefault(alike, []).append(max(each.seconds - lasted, 0.0))
         # A scenario compiles its own shapes; all accuracy runs are scored and compared with ONNX Runtime.
-        return median(took[max(took)]) if took else _PREPARING
+        return median(took[max(took)]) if took else _PREPARING_SECONDS
 
     def _rate(self, step: Step) -> float | None:
         """Samples per second of the newest test of the same model, settings and scenario, or Offline's by tuning.
@@ -116,7 +116,7 @@ class Rates:
         """Earlier valid runs, newest first."""
         if folder not in self._earlier:
             found = self._earlier[folder] = []
-            for path in sorted(folder.glob(f"*/{RUN}"), reverse=True)[:_READ]:
+            for path in sorted(folder.glob(f"*/{RUN}"), reverse=True)[:_MAX_RUNS]:
                 with contextlib.suppress(ConfigError):
                     record = read_record(path.parent)
                     found += [record] if record and record.valid else []
@@ -141,4 +141,4 @@ def _accuracy(load: Load, step: Step, rate: float | None, preparing: float) -> L
     if load.per_second and rate is None and not load.scenario.paced:
         rate = load.per_second * (load.scenario.samples_per_query or 1)
     seconds = samples / rate if rate else 0.0
-    return Length(seconds + preparing, rate is not None, least_count=samples)
+    return Length(seconds + preparing, rate is not None, min_count=samples)

@@ -27,7 +27,7 @@ from harness.submission.sources import Source, engine_sources, project_sources, 
 from harness.submission.systems import describe_systems
 from harness.submission.write import check_sizes, write_package, write_tarball
 
-_SHOWN = 10
+_MAX_LISTED_FILES = 10
 """Maximum files to name in a message."""
 
 
@@ -101,7 +101,9 @@ def package(request: PackageRequest) -> Packaged:
 def _name_untracked(code: Sequence[Source]) -> None:
     """Warn of files that the package publishes although git does not track them."""
     if files := untracked(code):
-        shown = ", ".join(map(str, files[:_SHOWN])) + (f" and {len(files) - _SHOWN} more" if files[_SHOWN:] else "")
+        shown = ", ".join(map(str, files[:_MAX_LISTED_FILES])) + (
+            f" and {len(files) - _MAX_LISTED_FILES} more" if files[_MAX_LISTED_FILES:] else ""
+        )
         console.warn(f"the package holds {count(len(files), 'file')} that git does not track: {shown}.")
 
 

@@ -16,7 +16,7 @@ from harness.rules.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
 from harness.settings.request import RunRequest, resolve
 from harness.submission.campaign import Campaign
 from harness.submission.foreseen import foreseen, rules_of
-from harness.submission.steps import EventLog, Inferred, Step
+from harness.submission.steps import EventLog, InferredResult, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class CampaignRequest:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _PlannedModel:
     """A model of a campaign."""
 
     model: Model
@@ -70,7 +70,7 @@ def plan(request: CampaignRequest) -> Campaign:
             f"unknown system type '{request.system_type}': {did_you_mean(request.system_type, SYSTEM_TYPES)}"
         )
     steps: list[Step] = []
-    inferred: list[Inferred] = []
+    inferred: list[InferredResult] = []
     for entry in _entries(request):
         scenarios = _scenarios(request, entry)
         unmeasured = _to_infer(request, entry, scenarios)
@@ -79,7 +79,7 @@ def plan(request: CampaignRequest) -> Campaign:
                 steps += _steps(request, entry, scenario)
         scene = steps[-1].settings.scene
         inferred += [
-            Inferred(replace(scene, scenario=name), replace(scene, scenario=how.source))
+            InferredResult(replace(scene, scenario=name), replace(scene, scenario=how.source))
             for name, how in unmeasured.items()
         ]
     if request.infer:
@@ -96,9 +96,9 @@ def plan(request: CampaignRequest) -> Campaign:
     )
 
 
-def _entries(request: CampaignRequest) -> list[_Entry]:
+def _entries(request: CampaignRequest) -> list[_PlannedModel]:
     """The models, without those whose results are inferred from another model's."""
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, _PlannedModel] = {}
     for text in request.models or ("",):
         entry = _entry(request, text)
         name, filed = entry.model.name, entry.model.official_name
@@ -110,7 +110,7 @@ def _entries(request: CampaignRequest) -> list[_Entry]:
     return [entry for filed, entry in entries.items() if filed not in lower]
 
 
-def _entry(request: CampaignRequest, text: str) -> _Entry:
+def _entry(request: CampaignRequest, text: str) -> _PlannedModel:
     name, engine = split_engine(text)
     model = find_model(name or manifests.default_model())
     if request.closed and model.official_name not in RULES:
@@ -119,7 +119,7 @@ def _entry(request: CampaignRequest, text: str) -> _Entry:
             f"{_in_open(request)}."
         )
     run = replace(request.run, model=name or None, engine=engine or request.run.engine)
-    return _Entry(model, run, rules_of(model))
+    return _PlannedModel(model, run, rules_of(model))
 
 
 def _in_open(request: CampaignRequest) -> str:
@@ -129,7 +129,7 @@ def _in_open(request: CampaignRequest) -> str:
     return "use --division open"
 
 
-def _scenarios(request: CampaignRequest, entry: _Entry) -> list[str]:
+def _scenarios(request: CampaignRequest, entry: _PlannedModel) -> list[str]:
     round_ = installed_round()
     required = round_.required(entry.benchmark, request.system_type)
     if request.scenarios:
@@ -141,7 +141,7 @@ def _scenarios(request: CampaignRequest, entry: _Entry) -> list[str]:
     return [scenario for scenario in SCENARIOS if scenario in required]
 
 
-def _to_infer(request: CampaignRequest, entry: _Entry, scenarios: Sequence[str]) -> dict[str, Inference]:
+def _to_infer(request: CampaignRequest, entry: _PlannedModel, scenarios: Sequence[str]) -> dict[str, Inference]:
     """The scenarios whose results are inferred from those of the others, if the user asks for that.
 
     Raises:
@@ -156,15 +156,15 @@ def _to_infer(request: CampaignRequest, entry: _Entry, scenarios: Sequence[str])
     return inferable(scenarios, installed_round().required(entry.benchmark, request.system_type))
 
 
-def _lower_accuracy(steps: Sequence[Step], inferred: Sequence[Inferred]) -> Iterator[Inferred]:
+def _lower_accuracy(steps: Sequence[Step], inferred: Sequence[InferredResult]) -> Iterator[InferredResult]:
     """The results that also count for a benchmark with a lower accuracy target."""
     measured = {step.settings.scene: step.settings.scene for step in steps}
     for scene, origin in (measured | {each.scene: each.origin for each in inferred}).items():
         if low := LOWER_ACCURACY.get(scene.benchmark):
-            yield Inferred(replace(scene, benchmark=low), origin)
+            yield InferredResult(replace(scene, benchmark=low), origin)
 
 
-def _steps(request: CampaignRequest, entry: _Entry, scenario: str) -> list[Step]:
+def _steps(request: CampaignRequest, entry: _PlannedModel, scenario: str) -> list[Step]:
     """The tests of one scenario in running order."""
     run = replace(entry.run, scenario=scenario)
     official = {mode: Step(resolve(replace(run, mode=mode))) for mode in MODES}

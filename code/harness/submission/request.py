@@ -12,7 +12,7 @@ from harness.rules.rehearsal import REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.rules.rounds import DIVISIONS, Round, find_round
 from harness.settings.run import make_variables
 
-_LONGEST = 80  # characters of a name: file systems and the checkers' messages can hold these
+_MAX_NAME_LENGTH = 80  # characters: file systems and the checkers' messages can hold these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,8 @@ def resolve(request: PackageRequest) -> Submission:
     if rehearsal:
         names = tuple(name if name.startswith(REHEARSAL_PREFIX) else REHEARSAL_PREFIX + name for name in names)
     for name in names:
-        if len(name) > _LONGEST:
-            raise ConfigError(f"the name '{name[:20]}...' is too long: use at most {_LONGEST} characters.")
+        if len(name) > _MAX_NAME_LENGTH:
+            raise ConfigError(f"the name '{name[:20]}...' is too long: use at most {_MAX_NAME_LENGTH} characters.")
     return Submission(
         division=request.division,
         submitter=names[0],

@@ -12,12 +12,12 @@ from harness.host import console
 from harness.paths import ROOT
 from harness.rules.rounds import find_round
 from harness.submission.check import CheckReport, examine
-from harness.submission.final_report import Row, read_rows
+from harness.submission.final_report import ReportedResult, read_rows
 from harness.submission.official import TABLE, CheckerVerdict, checker_folder, find_checkout, run_checkers
 from harness.submission.rehearsed import excuse
 from harness.submission.request import default_output, package_command
 
-_SHOWN = 40
+_MAX_LISTED_REASONS = 40
 """Maximum reasons to print for an official checker; one broken file can cause hundreds."""
 CHECKER_OUTPUT = ROOT / "build" / "submission-check"
 """The folder of the official checkers' own output."""
@@ -51,7 +51,7 @@ def run_check(request: CheckRequest, as_json: bool = False) -> int:
     """
     root, rehearsal = request.root or default_output(request.rehearsal), request.rehearsal
     verdicts: list[CheckerVerdict] = []
-    rows: list[Row] = []
+    rows: list[ReportedResult] = []
     with console.working("checking"):
         report = examine(root, find_round(request.round_name) if request.round_name else None, rehearsal)
         official = None if report.recorded else find_checkout(request.checkout, request.clone)
@@ -73,7 +73,7 @@ def run_check(request: CheckRequest, as_json: bool = False) -> int:
     return 0 if good else 1
 
 
-def _show_rows(rows: list[Row]) -> None:
+def _show_rows(rows: list[ReportedResult]) -> None:
     """Print the results as the organisers' final report has them."""
     if not rows:
         return
@@ -140,10 +140,10 @@ def show(report: CheckReport, verdicts: list[CheckerVerdict], rehearsal: bool) -
 
 
 def _show_lines(lines: tuple[str, ...], noun: str) -> None:
-    for line in lines[:_SHOWN]:
+    for line in lines[:_MAX_LISTED_REASONS]:
         console.out.print(Text(f"  {line}"))
-    if len(lines) > _SHOWN:
-        console.out.print(Text(f"  and {count(len(lines) - _SHOWN, f'more {noun}')}"))
+    if len(lines) > _MAX_LISTED_REASONS:
+        console.out.print(Text(f"  and {count(len(lines) - _MAX_LISTED_REASONS, f'more {noun}')}"))
 
 
 def facts(report: CheckReport, verdicts: list[CheckerVerdict], rehearsal: bool) -> dict[str, object]:

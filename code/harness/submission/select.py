@@ -8,7 +8,7 @@ from harness.errors import ConfigError
 from harness.loadgen.logs import read_detail
 from harness.results.digests import edited
 from harness.results.layout import RUN_1, Scene
-from harness.results.record import Record, read_record, reference, unlike
+from harness.results.record import Record, first_difference, read_record, reference
 from harness.rules.audits import AUDITS
 from harness.rules.rounds import ROUNDS, Round, round_of
 from harness.submission.eligible import Tests, choose, incomplete, notes_file, only_open
@@ -174,7 +174,7 @@ def _unfit(submission: Submission, scene: Scene, test: str, folder: Path, record
 
 def _mismatches(test: str, folder: Path, performance: Record, record: Record, results: Path) -> Iterator[str]:
     """Why a run does not match the performance run, or a compliance test the logs in ``results``."""
-    if other := performance.identity.difference(record.identity) or unlike(performance, record):
+    if other := performance.identity.difference(record.identity) or first_difference(performance, record):
         yield f"{folder} was run with another {other} than the performance run: repeat one of them."
     if test in AUDITS and record.reference != reference(results, test):
         yield f"{folder} was compared with results that were replaced later: run {test} again."

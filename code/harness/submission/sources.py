@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness.catalog.models import Identified
+from harness.catalog.models import IdentifiedModel
 from harness.errors import HarnessError
 from harness.paths import ROOT
 from harness.results.layout import CONF
@@ -47,7 +47,7 @@ def _files(top: Path) -> Iterator[Path]:
 def _unused(path: Path, used: set[str | None]) -> list[Path]:
     """The files of a model, with those of its weights, unless it was used."""
     try:
-        model = Identified.of(path)
+        model = IdentifiedModel.of(path)
         if model.identity in used:
             return []
         return [path, *(path.parent / name for name in model.weights)]

@@ -17,7 +17,7 @@ from harness.scenarios.base import Metric
 from harness.settings.run import RunSettings
 
 
-class State(StrEnum):
+class StepState(StrEnum):
     """The state of a test."""
 
     TO_DO = "to do"
@@ -34,7 +34,7 @@ class Step:
     settings: RunSettings
     needs: list[Step] = field(default_factory=list)
     """Tests whose results this one is compared with."""
-    state: State = State.TO_DO
+    state: StepState = StepState.TO_DO
     record: Record | None = None
     seconds: float | None = None
     """Duration, if known."""
@@ -76,7 +76,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Inferred:
+class InferredResult:
     """A result that needs no test, since it follows from another one."""
 
     scene: Scene

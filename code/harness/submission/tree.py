@@ -37,7 +37,7 @@ Findings = Generator[Problem, None, T]
 
 
 @dataclass(frozen=True)
-class Entry:
+class TreeEntry:
     """A file, a folder or anything else in the tree."""
 
     kind: str
@@ -50,7 +50,7 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, TreeEntry] = {}
         self.unreadable: list[tuple[str, str]] = []
         self._bytes: dict[str, bytes | None] = {}
         pending = [""]
@@ -110,12 +110,12 @@ class Tree:
                 self.unreadable.append((path, error.strerror or "it cannot be read"))
                 continue
             if stat.S_ISDIR(status.st_mode):
-                self.entries[path] = Entry("folder")
+                self.entries[path] = TreeEntry("folder")
                 found.append(path)
             elif stat.S_ISREG(status.st_mode):
-                self.entries[path] = Entry("file", status.st_size)
+                self.entries[path] = TreeEntry("file", status.st_size)
             else:
-                self.entries[path] = Entry("link" if stat.S_ISLNK(status.st_mode) else "other")
+                self.entries[path] = TreeEntry("link" if stat.S_ISLNK(status.st_mode) else "other")
         return found
 
 

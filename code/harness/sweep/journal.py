@@ -17,7 +17,7 @@ from harness.settings.identity import identity
 from harness.settings.run import RunSettings
 
 
-class Entry(BaseModel):
+class EndedTest(BaseModel):
     """A test that ended."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -28,24 +28,24 @@ class Entry(BaseModel):
     """Its exit code."""
 
 
-class _File(BaseModel):
+class _SavedSweep(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     file: str | None = None
     """The absolute path of the run file; None until a test has ended."""
-    tests: dict[str, Entry] = {}
+    tests: dict[str, EndedTest] = {}
 
 
-class Journal:
+class SweepJournal:
     """The tests that ended, by `key`, each with its last outcome."""
 
     def __init__(self, path: Path, file: Path) -> None:
         self.path = path
         self._owner = file.resolve()
-        self._file = _File()
+        self._file = _SavedSweep()
         try:
             if path.exists():
-                self._file = _File.model_validate_json(path.read_bytes())
+                self._file = _SavedSweep.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             console.warn(f"{path} is damaged, so the tests of this sweep are repeated.")
 
@@ -55,11 +55,11 @@ class Journal:
         file = self._file.file
         return file is not None and Path(file) != self._owner and Path(file).is_file()
 
-    def find(self, key: str) -> Entry | None:
+    def find(self, key: str) -> EndedTest | None:
         """The outcome of a test; None if it has not ended."""
         return self._file.tests.get(key)
 
-    def add(self, key: str, entry: Entry) -> None:
+    def add(self, key: str, entry: EndedTest) -> None:
         """Write the outcome of a test to the disk.
 
         Raises:

@@ -28,15 +28,15 @@ from harness.running.run import run_alone
 from harness.scenarios.base import find_scenario
 from harness.settings.request import resolve
 from harness.settings.run import RunSettings
-from harness.settings.runfile import REPEAT, Point, Value, varying
-from harness.sweep.journal import Entry, Journal, key
+from harness.settings.runfile import REPEAT, SweepPoint, Value, varying
+from harness.sweep.journal import EndedTest, SweepJournal, key
 
-_PREPARING = 10.0  # estimated seconds of a test outside LoadGen
+_PREPARING_SECONDS = 10.0  # estimate for a test outside LoadGen
 _NONE = "-"
-_JOURNAL = "journal.json"
+_JOURNAL_FILE = "journal.json"
 
 
-class State(StrEnum):
+class SweepTestState(StrEnum):
     """The state of a test."""
 
     TO_DO = "to do"
@@ -52,7 +52,7 @@ class SweepTest:
     """The values of the keys in which the tests of the file differ."""
     settings: RunSettings
     key: str
-    state: State = State.TO_DO
+    state: SweepTestState = SweepTestState.TO_DO
     finished: Finished | None = None
     seconds: float | None = None
     """How long it took, if this command ran it."""
@@ -61,7 +61,7 @@ class SweepTest:
     def took(self) -> float | None:
         """Seconds that the test took, measured or estimated from its record; None if it is not done."""
         lasted = self.finished.record.result.duration_s if self.finished else None
-        return self.seconds or (lasted + _PREPARING if lasted else None)
+        return self.seconds or (lasted + _PREPARING_SECONDS if lasted else None)
 
     def alike(self, other: SweepTest) -> tuple[bool, ...]:
         """Whether two tests are equal in each setting that decides how long they take, the most important first."""
@@ -84,10 +84,10 @@ class Sweep:
     tests: list[SweepTest]
     folder: Path
     """The folder of its journal, table and report."""
-    journal: Journal = field(repr=False)
+    journal: SweepJournal = field(repr=False)
 
     @classmethod
-    def of(cls, file: Path, points: Sequence[Point], above: Path | None = None) -> Sweep:
+    def of(cls, file: Path, points: Sequence[SweepPoint], above: Path | None = None) -> Sweep:
         """The sweep of a file, with its folder in ``above`` (default: build/sweeps); nothing is run.
 
         If another file of that name has the folder, a hash of this file's path is added.
@@ -117,9 +117,9 @@ class Sweep:
                 continue
             test.finished = _finished(test.settings.runs_dir / entry.run) if entry.run else None
             if entry.run is None:
-                test.state = State.FAILED
+                test.state = SweepTestState.FAILED
             elif test.finished:
-                test.state = State.DONE
+                test.state = SweepTestState.DONE
 
     def run(self) -> int:
         """Run the tests that are left, each once, then write table and report.
@@ -145,7 +145,7 @@ class Sweep:
         if left < len(self.tests):
             console.note(f"{len(self.tests) - left} of {len(self.tests)} tests of {self.file} have already ended.")
         for number, test in enumerate(self.tests, start=1):
-            if test.state is State.TO_DO:
+            if test.state is SweepTestState.TO_DO:
                 rest = f"; {self._time_left()} for all that remain" if self._left > 1 else ""
                 length = console.duration(self._seconds(test))
                 console.note(f"\n[{number}/{len(self.tests)}] {test.name}: about {length}{rest}")
@@ -153,14 +153,14 @@ class Sweep:
 
     @property
     def _left(self) -> int:
-        return sum(test.state is State.TO_DO for test in self.tests)
+        return sum(test.state is SweepTestState.TO_DO for test in self.tests)
 
     @property
     def _kept(self) -> str:
         return f"{len(self.tests) - self._left} of {len(self.tests)} tests are kept; the same command continues there."
 
     def _time_left(self) -> str:
-        return console.duration(sum(self._seconds(test) for test in self.tests if test.state is State.TO_DO))
+        return console.duration(sum(self._seconds(test) for test in self.tests if test.state is SweepTestState.TO_DO))
 
     def _seconds(self, test: SweepTest) -> float:
         """Expected seconds of a test, by the most similar finished tests of its mode, else by its settings."""
@@ -182,10 +182,10 @@ class Sweep:
         if was_interrupted(code):
             raise Interrupted(f"interrupted: {self._kept}")
         test.finished = _finished(folder) if folder else None
-        test.state = State.DONE if test.finished else State.FAILED
+        test.state = SweepTestState.DONE if test.finished else SweepTestState.FAILED
         test.seconds = time.monotonic() - began if test.finished else None
         name = folder.name if folder and test.finished else None
-        self.journal.add(test.key, Entry(run=name, code=code))
+        self.journal.add(test.key, EndedTest(run=name, code=code))
         if test.finished:
             console.note(f"{test.finished.verdict}: {_result(test.finished)}")
 
@@ -214,12 +214,12 @@ class Sweep:
             console.out.print(f"report {self.folder / 'report.html'}, table {self.folder / 'runs.csv'}")
 
 
-def _journal(file: Path, above: Path) -> Journal:
-    journal = Journal(above / file.stem / _JOURNAL, file)
+def _journal(file: Path, above: Path) -> SweepJournal:
+    journal = SweepJournal(above / file.stem / _JOURNAL_FILE, file)
     if not journal.of_another_file:
         return journal
     digest = sha256(str(file.resolve()).encode()).hexdigest()[:8]
-    return Journal(above / f"{file.stem}-{digest}" / _JOURNAL, file)
+    return SweepJournal(above / f"{file.stem}-{digest}" / _JOURNAL_FILE, file)
 
 
 def _finished(folder: Path) -> Finished | None:
@@ -267,5 +267,5 @@ def _seconds(settings: RunSettings) -> float:
     try:
         conf = read_user_conf(settings.user_conf)
     except HarnessError:  # the test itself will report the mistake in user.conf
-        return settings.seconds + _PREPARING
-    return Load.of(settings, conf, find_scenario(settings.scenario), None).planned_seconds + _PREPARING
+        return settings.seconds + _PREPARING_SECONDS
+    return Load.of(settings, conf, find_scenario(settings.scenario), None).planned_seconds + _PREPARING_SECONDS

@@ -155,7 +155,7 @@ class Benchmark(ModelInterface):
     def make_sut(self, engine: Engine, qsl: SampleLibrary) -> SUT:
         """The model's SUT on this engine."""
 
-    def choices(self, sut: SUT) -> tuple[Choice, ...]:
+    def scoring_choices(self, sut: SUT) -> tuple[Choice, ...]:
         """The choices that change the scores of this SUT's model."""
         return ()
 

@@ -17,7 +17,7 @@ MAX_HELD_BACK = 600
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """Samples that are trained on together."""
 
     feed: Mapping[str, Array]
@@ -53,10 +53,10 @@ class TrainingData(ABC):
     """int64 (n,): the indices, for `batch`, of the samples held back; they are ``count`` and above."""
 
     @abstractmethod
-    def batch(self, indices: Integers) -> Batch:
+    def batch(self, indices: Integers) -> TrainingBatch:
         """The samples, padded to the longest of them, in the order of ``indices``."""
 
-    def varied(self, indices: Integers, seed: Sequence[int]) -> Batch:
+    def varied(self, indices: Integers, seed: Sequence[int]) -> TrainingBatch:
         """As `batch`, but each sample is changed at random so that its label still fits; the same for the same seed.
 
         Only where ``varies`` is True.

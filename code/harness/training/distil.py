@@ -10,11 +10,11 @@ from torch.nn import functional
 from harness.compress.network import Network
 from harness.errors import ConfigError
 from harness.task.shape import Array
-from harness.task.training import Batch
+from harness.task.training import TrainingBatch
 from harness.training.layers import hidden_names
 from harness.training.recipe import Distillation
 
-_MASKED = -1e4
+_MASKED_LOGIT = -1e4
 """Logit of padding: its probability is 0 in float32, and differences of such logits remain finite."""
 _SMALLEST = 1e-30
 _PASSING = ("Identity", "Reshape", "Squeeze", "Flatten")
@@ -56,17 +56,17 @@ def probabilities(network: Network) -> set[str]:
 def loss(
     student: Mapping[str, Tensor],
     teacher: Mapping[str, Tensor],
-    batch: Batch,
+    batch: TrainingBatch,
     distillation: Distillation | None,
     hidden: Sequence[tuple[str, str]] = (),
     normalised: Collection[str] = (),
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch, the mean over its samples, and its parts before they are weighted, float32 scalars.
 
-    ``student`` and ``teacher`` are tensors by name: `Batch.answers` and ``hidden``, see `hidden_pairs`; the teacher's
-    are not read without distillation. ``normalised`` are the outputs in `probabilities`. Without distillation the loss
-    is the cross-entropy with the labels. Since each part is a mean over samples, the mean of the losses of equal parts
-    of a batch is the loss of the batch.
+    ``student`` and ``teacher`` are tensors by name: `TrainingBatch.answers` and ``hidden``, see `hidden_pairs`; the
+    teacher's are not read without distillation. ``normalised`` are the outputs in `probabilities`. Without distillation
+    the loss is the cross-entropy with the labels. Since each part is a mean over samples, the mean of the losses of
+    equal parts of a batch is the loss of the batch.
 
     - logits: the divergence KL(teacher || student) of the answers' softmax at temperature T, times T squared (Hinton
       et al., arXiv:1503.02531, section 2), the mean over the answers;
@@ -134,7 +134,7 @@ def _scores(values: Tensor, mask: Array | None, normalised: bool) -> Tensor:
     if normalised:
         logits = logits.clamp_min(_SMALLEST).log()
     if mask is not None:
-        logits = logits.masked_fill(~torch.as_tensor(mask, device=logits.device), _MASKED)
+        logits = logits.masked_fill(~torch.as_tensor(mask, device=logits.device), _MASKED_LOGIT)
     return logits
 
 

@@ -25,9 +25,9 @@ from harness.compress.qdq import QdqEncoder
 from harness.compress.ranges import REACHES, Range
 from harness.compress.rounding import CLIPS
 from harness.training.graph import GraphModule
-from harness.training.rounded import Activation, Table, Weight, in_bytes
+from harness.training.rounded import ActivationQuantiser, TableQuantiser, WeightQuantiser, in_bytes
 
-_ROWS = 64
+_TRIED_ROWS = 64
 """Rows of each batch on which ranges and scales are tried."""
 
 
@@ -49,7 +49,7 @@ class FakeQuantisation:
         self._module, network = module, module.network
         self._layers = [network.layer(layer.output) for layer in layers]
         self._products = list(products)
-        self._weights = {layer.output: Weight(layer) for layer in self._layers}
+        self._weights = {layer.output: WeightQuantiser(layer) for layer in self._layers}
         self._plan = Plan(network, {})
         self._enabled = self._frozen = False
         convolutions = [layer for layer in self._layers if layer.node.op_type == "Conv"]
@@ -57,7 +57,7 @@ class FakeQuantisation:
         self._inputs = {layer.source for layer in convolutions}
         self._makers = {name: node for node in network.nodes for name in node.output}
         names = [layer.source for layer in self._layers] + [name for item in products for name in item.node.input]
-        self._activations = {self._root(name): Activation() for name in [*names, *sorted(self._results)]}
+        self._activations = {self._root(name): ActivationQuantiser() for name in [*names, *sorted(self._results)]}
 
     def _root(self, name: str) -> str:
         """The tensor whose 8 bits a tensor shares: itself, or what a convolution reads or computes, reshaped."""
@@ -92,7 +92,11 @@ class FakeQuantisation:
             self.disable()
 
     def _watch(
-        self, name: str, activation: Activation, samples: dict[str, list[Tensor]], operands: dict[str, list[Tensor]]
+        self,
+        name: str,
+        activation: ActivationQuantiser,
+        samples: dict[str, list[Tensor]],
+        operands: dict[str, list[Tensor]],
     ) -> Callable[[Tensor], None]:
         linear = any(self._root(layer.source) == name and layer.node.op_type != "Conv" for layer in self._layers)
         multiplied = any(name in product.node.input for product in self._products)
@@ -101,7 +105,7 @@ class FakeQuantisation:
             activation.widen(value)
             if linear and name not in self._results and name not in self._inputs:
                 rows = value.reshape(-1, value.shape[-1])
-                samples.setdefault(name, []).append(rows[:: max(1, len(rows) // _ROWS)].clone())
+                samples.setdefault(name, []).append(rows[:: max(1, len(rows) // _TRIED_ROWS)].clone())
             if multiplied:
                 operands.setdefault(name, []).append(value[:1].clone())
 
@@ -135,14 +139,14 @@ class FakeQuantisation:
         """Choose the scales that change the layer's outputs least, or its weights if there are no rows of its input."""
         energy = float((matrix if rows is None else rows @ matrix.t()).norm()) or 1e-30
 
-        def harm(weight: Weight) -> float:
+        def harm(weight: WeightQuantiser) -> float:
             lost = weight(matrix) - matrix
             return float((lost if rows is None else rows @ lost.t()).norm()) / energy
 
         weight = self._weights[layer.output]
         opset = self._module.network.model.opset_import[0].version
         weight.per_output = layer.node.op_type != "Conv" and opset >= QdqEncoder.min_opset_of_axes
-        weight.clip = min(CLIPS, key=lambda clip: harm(Weight(layer, weight.per_output, clip)))
+        weight.clip = min(CLIPS, key=lambda clip: harm(WeightQuantiser(layer, weight.per_output, clip)))
 
     def enable(self) -> None:
         """Begin to round."""
@@ -152,7 +156,7 @@ class FakeQuantisation:
             self._module.rounding[output] = weight
         for node in self._module.network.nodes:
             if reads_table(self._module.network, node):
-                self._module.results[node.output[0]] = Table(self._reader_of(node.input[0]))
+                self._module.results[node.output[0]] = TableQuantiser(self._reader_of(node.input[0]))
 
     def freeze(self) -> None:
         """Fix the ranges of activations from now on."""
@@ -182,9 +186,11 @@ class FakeQuantisation:
         self._enabled = False
         for output in self._weights:
             module.rounding.pop(output, None)
-        for place in [place for place, change in module.values.items() if isinstance(change, Activation)]:
+        for place in [place for place, change in module.values.items() if isinstance(change, ActivationQuantiser)]:
             del module.values[place]
-        for name in [name for name, change in module.results.items() if isinstance(change, (Activation, Table))]:
+        for name in [
+            name for name, change in module.results.items() if isinstance(change, (ActivationQuantiser, TableQuantiser))
+        ]:
             del module.results[name]
 
     def _reader_of(self, name: str) -> Callable[[], Tensor]:
@@ -245,7 +251,7 @@ class FakeQuantisation:
             self.freeze()
 
 
-def _best_reaches(activation: Activation, rows: Tensor, matrices: Sequence[Tensor]) -> tuple[float, float]:
+def _best_reaches(activation: ActivationQuantiser, rows: Tensor, matrices: Sequence[Tensor]) -> tuple[float, float]:
     """The parts of minimum and maximum with which rounded rows change the layers' outputs least."""
     low, high = activation.low, activation.high
     energies = [float((rows @ matrix.t()).square().sum()) or 1e-30 for matrix in matrices]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harness.errors import RunFailed
 
-_CHUNK = 2**22
+_CHUNK_FLOATS = 2**22
 """Numbers of float64 that are factorised at once: 32 MiB."""
 
 
@@ -133,7 +133,7 @@ class FisherInverse:
     def _chunks(self) -> Iterator[tuple[slice, Tensor]]:
         """Damped blocks of F, float64, some at a time; RunFailed if a gradient was not finite."""
         self._add()
-        step = max(1, _CHUNK // self.width**2)
+        step = max(1, _CHUNK_FLOATS // self.width**2)
         for start in range(0, len(self._sum), step):
             place = slice(start, start + step)
             blocks = self._sum[place].double() / max(self.samples, 1)

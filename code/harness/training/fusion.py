@@ -94,11 +94,11 @@ def _gelu(network: Network, erf: NodeProto, makers: dict[str, NodeProto]) -> Fus
         return None
     x = scaled.input[0]
     root = {"Div": math.sqrt(2), "Mul": math.sqrt(0.5)}.get(scaled.op_type)
-    if root is None or not _near(_other(network, scaled, scaled.op_type, x), root):
+    if root is None or not _is_close(_other(network, scaled, scaled.op_type, x), root):
         return None
     total = _reader(network, erf, "Add")
     product = _reader(network, total, "Mul")
-    if total is None or product is None or not _near(_other(network, total, "Add", erf.output[0]), 1.0):
+    if total is None or product is None or not _is_close(_other(network, total, "Add", erf.output[0]), 1.0):
         return None
     nodes = [scaled, erf, total, product]
     other = _partner(product, total.output[0])
@@ -114,13 +114,13 @@ def _gelu(network: Network, erf: NodeProto, makers: dict[str, NodeProto]) -> Fus
         factor = _other(network, product, "Mul", total.output[0])
         if nodes[-1] is not None and _partner(nodes[-1], product.output[0]) != x:
             return None
-    if nodes[-1] is None or not _near(factor, 0.5):
+    if nodes[-1] is None or not _is_close(factor, 0.5):
         return None
     inner = frozenset(node.output[0] for node in nodes[:-1])
     return Fused(functional.gelu, (x,), nodes[-1].output[0], inner)
 
 
-def _near(value: float | None, expected: float) -> bool:
+def _is_close(value: float | None, expected: float) -> bool:
     return value is not None and math.isclose(value, expected, rel_tol=1e-5)
 
 
@@ -154,7 +154,7 @@ def _vector(network: Network, node: NodeProto, name: str) -> str | None:
 def _squares(network: Network, node: NodeProto) -> bool:
     if node.op_type == "Mul":
         return bool(node.input[0] == node.input[1])
-    return _near(_other(network, node, "Pow", node.input[0]), 2.0)
+    return _is_close(_other(network, node, "Pow", node.input[0]), 2.0)
 
 
 def _of_last_axis(network: Network, node: NodeProto) -> bool:

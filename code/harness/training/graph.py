@@ -27,7 +27,7 @@ _FIXED = {("BatchNormalization", 3), ("BatchNormalization", 4), ("Pow", 1), ("Cl
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Operation:
     """One node, or several that one function replaces."""
 
     function: Function
@@ -75,7 +75,7 @@ class GraphModule(torch.nn.Module):
         self._layers = {layer.output: layer for layer in self.network.layers}
         self._groups = list(groups(self.network))
         self._outputs = [value.name for value in model.graph.output]
-        self._programs: dict[_Key, list[_Step]] = {}
+        self._programs: dict[_Key, list[_Operation]] = {}
         self._mangled: dict[str, str] = {}
         self._integers: dict[str, Tensor] = {}
         """Constants that stay on the CPU, where shapes are."""
@@ -147,7 +147,7 @@ class GraphModule(torch.nn.Module):
             self._run(step, values, changed)
         return {name: values[name] for name in dict.fromkeys((*self._outputs, *wanted))}
 
-    def _run(self, step: _Step, values: dict[str, Tensor], changed: dict[_Place, Tensor]) -> None:
+    def _run(self, step: _Operation, values: dict[str, Tensor], changed: dict[_Place, Tensor]) -> None:
         inputs = [values[name] if name else None for name in step.inputs]
         for index, place in step.changed:
             change, name = self.values[place], step.inputs[index]
@@ -179,7 +179,7 @@ class GraphModule(torch.nn.Module):
             matrix = self.rounding[layer.output](matrix)
         return matrix if as_matrix else restored(layer, matrix, self.weight(layer).shape)
 
-    def _program(self, wanted: frozenset[str], changed: frozenset[_Place], results: frozenset[str]) -> list[_Step]:
+    def _program(self, wanted: frozenset[str], changed: frozenset[_Place], results: frozenset[str]) -> list[_Operation]:
         """The steps that compute the outputs and the wanted tensors, in order."""
         needed = wanted | results | set(self._outputs)
         readers = {output for output, _ in changed}
@@ -198,17 +198,17 @@ class GraphModule(torch.nn.Module):
         ]
         return _pruned(steps, wanted | set(self._outputs))
 
-    def _step(self, node: NodeProto, function: Function, group: Fused | None, changed: frozenset[_Place]) -> _Step:
+    def _step(self, node: NodeProto, function: Function, group: Fused | None, changed: frozenset[_Place]) -> _Operation:
         output = node.output[0]
         if group is not None and group.layer is not None:
             places = _places(group.layer.output, group.inputs[:1], changed)
-            return _Step(group.function, group.inputs, (output,), group.layer, True, places)
+            return _Operation(group.function, group.inputs, (output,), group.layer, True, places)
         if group is not None:
-            return _Step(group.function, group.inputs, (output,), None, True)
+            return _Operation(group.function, group.inputs, (output,), None, True)
         layer = self._layers.get(output)
         layer = layer if layer is not None and self._mangled[layer.weight] in self._parameters else None
         inputs = tuple(node.input)
-        return _Step(function, inputs, tuple(node.output), layer, False, _places(output, inputs, changed))
+        return _Operation(function, inputs, tuple(node.output), layer, False, _places(output, inputs, changed))
 
     def store(self) -> ModelProto:
         """A copy of the network with the current parameters, float32, after the changes in ``weights``."""
@@ -257,14 +257,14 @@ def _places(output: str, inputs: Sequence[str], changed: frozenset[_Place]) -> t
     return tuple((index, (output, index)) for index in range(len(inputs)) if (output, index) in changed)
 
 
-def _pruned(steps: Sequence[_Step], wanted: Collection[str]) -> list[_Step]:
+def _pruned(steps: Sequence[_Operation], wanted: Collection[str]) -> list[_Operation]:
     """The steps that the wanted tensors need, each with the tensors that it is the last to read."""
     needed, kept = set(wanted), set(wanted)
-    found: list[_Step] = []
+    found: list[_Operation] = []
     for step in reversed(steps):
         if needed.isdisjoint(step.outputs):
             continue
         release = {name for name in (*step.inputs, *step.outputs) if name not in needed and name not in kept}
         needed |= set(step.inputs)
-        found.append(_Step(**{**vars(step), "release": tuple(sorted(release - {""}))}))
+        found.append(_Operation(**{**vars(step), "release": tuple(sorted(release - {""}))}))
     return found[::-1]

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass
-class Score:
+class ValidationScore:
     """The score of a model on the samples held back."""
 
     step: int
@@ -34,15 +34,15 @@ class History:
     """Tokens without padding, or images, that were trained on."""
     peak_bytes: int = 0
     """Peak memory of the process, without that of a GPU."""
-    dense: Score | None = None
+    dense: ValidationScore | None = None
     """The teacher's score."""
-    scores: list[Score] = field(default_factory=list)
+    scores: list[ValidationScore] = field(default_factory=list)
 
     @classmethod
     def restored(cls, state: Mapping[str, Any]) -> History:
         """From the dictionary that `asdict` makes."""
-        dense = Score(**state["dense"]) if state["dense"] else None
-        return cls(**{**state, "dense": dense, "scores": [Score(**each) for each in state["scores"]]})
+        dense = ValidationScore(**state["dense"]) if state["dense"] else None
+        return cls(**{**state, "dense": dense, "scores": [ValidationScore(**each) for each in state["scores"]]})
 
     @property
     def per_second(self) -> float:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.training.node import Function, Node
+from harness.training.node import Function, OnnxNode
 
 
-def gemm(node: Node) -> Function:
+def gemm(node: OnnxNode) -> Function:
     """Gemm."""
     first, second = bool(node.get("transA", 0)), bool(node.get("transB", 0))
     alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
@@ -27,7 +27,7 @@ def gemm(node: Node) -> Function:
     return run
 
 
-def _pads(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> list[tuple[int, int]]:
+def _pads(node: OnnxNode, sizes: Sequence[int], kernel: Sequence[int]) -> list[tuple[int, int]]:
     """The pads before and after each spatial axis."""
     kind, count = node.get("auto_pad", b"NOTSET").decode(), len(kernel)
     if not kind.startswith("SAME"):
@@ -49,7 +49,7 @@ def _padded(x: Tensor, pads: Sequence[tuple[int, int]], value: float) -> tuple[T
     return functional.pad(x, [pad for pair in reversed(pads) for pad in pair], value=value), [0] * len(pads)
 
 
-def conv(node: Node) -> Function:
+def conv(node: OnnxNode) -> Function:
     """Conv, of one to three spatial axes."""
     groups = node.get("group", 1)
 
@@ -63,7 +63,7 @@ def conv(node: Node) -> Function:
     return run
 
 
-def max_pool(node: Node) -> Function:
+def max_pool(node: OnnxNode) -> Function:
     """MaxPool, without indices."""
     kernel = node.get("kernel_shape")
     strides, dilations = node.get("strides") or [1] * len(kernel), node.get("dilations") or [1] * len(kernel)
@@ -78,7 +78,7 @@ def max_pool(node: Node) -> Function:
     return run
 
 
-def average_pool(node: Node) -> Function:
+def average_pool(node: OnnxNode) -> Function:
     """AveragePool."""
     kernel = node.get("kernel_shape")
     options = {
@@ -101,12 +101,12 @@ def average_pool(node: Node) -> Function:
     return run
 
 
-def global_pool(function: Callable[..., Tensor]) -> Callable[[Node], Function]:
+def global_pool(function: Callable[..., Tensor]) -> Callable[[OnnxNode], Function]:
     """Pooling over all spatial axes."""
     return lambda node: lambda x: function(x, dim=tuple(range(2, x.dim())), keepdim=True)
 
 
-def batch_norm(node: Node) -> Function:
+def batch_norm(node: OnnxNode) -> Function:
     """BatchNormalization with the stored statistics."""
     epsilon = node.get("epsilon", 1e-5)
 
@@ -116,7 +116,7 @@ def batch_norm(node: Node) -> Function:
     return run
 
 
-def layer_norm(node: Node) -> Function:
+def layer_norm(node: OnnxNode) -> Function:
     """LayerNormalization, without its statistics."""
     axis, epsilon = node.get("axis", -1), node.get("epsilon", 1e-5)
 
@@ -128,19 +128,19 @@ def layer_norm(node: Node) -> Function:
     return run
 
 
-def gelu(node: Node) -> Function:
+def gelu(node: OnnxNode) -> Function:
     """Gelu."""
     kind = node.get("approximate", b"none").decode()
     return lambda x: functional.gelu(x, approximate=kind)
 
 
-def hard_sigmoid(node: Node) -> Function:
+def hard_sigmoid(node: OnnxNode) -> Function:
     """HardSigmoid."""
     slope, offset = node.get("alpha", 0.2), node.get("beta", 0.5)
     return lambda x: torch.clamp(slope * x + offset, 0, 1)
 
 
-def leaky(node: Node) -> Function:
+def leaky(node: OnnxNode) -> Function:
     """LeakyRelu."""
     slope = node.get("alpha", 0.01)
     return lambda x: functional.leaky_relu(x, slope)

@@ -16,10 +16,10 @@ from harness.errors import RunFailed
 from harness.host import console, memory
 from harness.host.clock import RunningClock
 from harness.task.shape import Array, Integers
-from harness.task.training import Batch, TrainingData
+from harness.task.training import TrainingBatch, TrainingData
 from harness.training.fake import FakeQuantisation
 from harness.training.graph import GraphModule
-from harness.training.history import History, Score
+from harness.training.history import History, ValidationScore
 from harness.training.memory import Budget
 from harness.training.objective import Objective, cost, samples, slices, tensors
 from harness.training.oneshot import pruned
@@ -30,12 +30,12 @@ from harness.training.state import Checkpoints
 from harness.training.stopping import stoppable
 from harness.training.timetable import Timetable
 
-_OBSERVED = 8
+_OBSERVED_BATCHES = 8
 """Batches from which the ranges of activations are taken when quantisation begins."""
-_SCORED_AT_ONCE = 32
+_SCORED_BATCH_SIZE = 32
 _FISHER_SEED = 1
 """Added to the recipe's seed: the Fisher matrix takes samples in another order than the steps do."""
-_VARYING = 4
+_VARYING_SEED = 4
 """Part of the seed of `TrainingData.varied`; orders and held-back parts draw with 1 to 3."""
 
 
@@ -143,11 +143,11 @@ class Trainer:
         if self._student.fixed or self._recipe.layers is not None:
             self._score()
 
-    def _batch_of(self, step: int) -> Batch:
+    def _batch_of(self, step: int) -> TrainingBatch:
         """The samples of a step."""
         indices = self._data.order(self._recipe.batch, step, self._recipe.seed)
         if self._recipe.augment:
-            return self._data.varied(indices, (self._recipe.seed, _VARYING, step))
+            return self._data.varied(indices, (self._recipe.seed, _VARYING_SEED, step))
         return self._data.batch(indices)
 
     def _step(self, step: int) -> None:
@@ -167,7 +167,7 @@ class Trainer:
         self._unit = "images" if batch.mask is None else "tokens"
         self._history.units += samples(batch) if batch.mask is None else int(batch.mask.sum())
 
-    def _backward(self, batch: Batch, loss_of: Callable[[Batch, int], torch.Tensor]) -> float:
+    def _backward(self, batch: TrainingBatch, loss_of: Callable[[TrainingBatch, int], torch.Tensor]) -> float:
         """Compute the gradients of the batch's mean loss, as many samples at once as fit in memory; returns the loss.
 
         ``loss_of`` gets a part of the batch, and the number of its first sample in the batch.
@@ -201,7 +201,7 @@ class Trainer:
         self._timetable.prepared(step)
 
     def _observe(self, quantisation: FakeQuantisation) -> None:
-        quantisation.observe(self._feed(self._batch(number).feed) for number in range(_OBSERVED))
+        quantisation.observe(self._feed(self._batch(number).feed) for number in range(_OBSERVED_BATCHES))
         quantisation.enable()
 
     def _forget(self) -> None:
@@ -245,7 +245,7 @@ class Trainer:
         self._timetable.choosing(share)
         self._bar.update(note=f"layer {done:,} of {total:,}", left=self._timetable.left)
 
-    def _batch(self, number: int) -> Batch:
+    def _batch(self, number: int) -> TrainingBatch:
         return self._data.batch(self._data.order(self._recipe.batch, number, self._recipe.seed))
 
     def _feed(self, feed: Mapping[str, Array]) -> dict[str, torch.Tensor]:
@@ -289,14 +289,14 @@ class Trainer:
             f"step {found.step:,}: {found.metric} {found.percent:.2f}, sparsity {100 * found.sparsity:.1f} %{loss}"
         )
 
-    def _measure(self, module: GraphModule) -> Score:
+    def _measure(self, module: GraphModule) -> ValidationScore:
         began = self._clock()
         metric, percent = self._data.score(_answers(module, self._data, self._objective.device))
         took = self._clock() - began
         self._history.scoring += took
         self._timetable.scored(took)
         sparsity = self._student.sparsity if module is self._student.module else 0.0
-        return Score(self._history.step, metric, percent, sparsity, self._loss)
+        return ValidationScore(self._history.step, metric, percent, sparsity, self._loss)
 
     def _diverged(self, step: int) -> str:
         folder = self._checkpoints.folder
@@ -346,8 +346,8 @@ class Trainer:
 def _answers(module: GraphModule, data: TrainingData, device: torch.device) -> Iterator[Mapping[str, Array]]:
     held: Integers = data.held_back
     names = [value.name for value in module.network.model.graph.output]
-    for start in range(0, len(held), _SCORED_AT_ONCE):
-        batch = data.batch(held[start : start + _SCORED_AT_ONCE])
+    for start in range(0, len(held), _SCORED_BATCH_SIZE):
+        batch = data.batch(held[start : start + _SCORED_BATCH_SIZE])
         with torch.no_grad():
             outputs = module(tensors(batch.feed, device))
         yield {name: outputs[name].float().cpu().numpy() for name in names}

@@ -12,17 +12,17 @@ import torch
 
 from harness.host import memory
 
-_SHARE = 0.7
+_MAX_SHARE_OF_MEMORY = 0.7
 """Part of the free memory that activations and gradients may take; the rest is for what no hook sees."""
-_OVERHEAD = 1.6
+_GRADIENT_FACTOR = 1.6
 """Factor on what is kept for the backward pass, for the gradients of activations."""
 OPTIMIZER_BYTES = 12
 """Bytes per trained parameter: its gradient and AdamW's two moments, float32."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt(3)."""
-_REUSED = 32 * 2**20
+_MAX_REUSED_BYTES = 32 * 2**20
 """Bytes of the largest block that glibc can keep: M_MMAP_THRESHOLD has no larger value."""
-_GROWTH = 10
+_FREE_MEMORY_FACTOR = 10
 """Freed memory is kept only if this many times the memory that training needs is available."""
 
 
@@ -34,10 +34,10 @@ def keep_freed(needed: int) -> None:
     bytes (weights, gradients, optimizer and activations) after 1,200 steps.
     """
     available = memory.available()
-    if available is None or available < _GROWTH * needed:
+    if available is None or available < _FREE_MEMORY_FACTOR * needed:
         return
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(_MMAP_THRESHOLD, _REUSED)
+        mallopt(_MMAP_THRESHOLD, _MAX_REUSED_BYTES)
         mallopt(_TRIM_THRESHOLD, -1)
 
 
@@ -82,7 +82,7 @@ def kept(forward: Callable[[], object], parameters: Iterable[torch.Tensor]) -> C
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptBytes:
     """What a forward pass keeps for the backward pass, in bytes."""
 
     each: int
@@ -93,7 +93,7 @@ class Kept:
     """Once for all samples, such as masked and rounded weights."""
 
     @classmethod
-    def by(cls, forward: Callable[[int], object], parameters: Sequence[torch.Tensor]) -> Kept:
+    def by(cls, forward: Callable[[int], object], parameters: Sequence[torch.Tensor]) -> KeptBytes:
         """Measure ``forward``, which takes the number of samples, with 1 and with 2."""
         one, two = (kept(partial(forward, count), parameters) for count in (1, 2))
         each = max(_total(two) - _total(one), 1)
@@ -132,7 +132,7 @@ class Budget:
             largest = Demand(0.0, 0.0)
         if available is None:
             return cls(demand, float("inf"), largest)
-        return cls(demand, max(0.0, _SHARE * available - taken), largest)
+        return cls(demand, max(0.0, _MAX_SHARE_OF_MEMORY * available - taken), largest)
 
     @classmethod
     def restored(cls, state: Mapping[str, float]) -> Budget:
@@ -152,5 +152,8 @@ class Budget:
 
     def samples(self, length: int) -> int:
         """How many samples of a length fit, at least one."""
-        limits = ((self.bytes, self.demand.bytes(length) * _OVERHEAD), (_REUSED, self.largest.bytes(length)))
+        limits = (
+            (self.bytes, self.demand.bytes(length) * _GRADIENT_FACTOR),
+            (_MAX_REUSED_BYTES, self.largest.bytes(length)),
+        )
         return max(1, int(min([limit / each for limit, each in limits if each] + [1 << 20])))

@@ -15,7 +15,7 @@ Function = Callable[..., Tensor | Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
-class Node:
+class OnnxNode:
     """A node's attributes by name, the number of its outputs, the version of its operator set, and its name."""
 
     attributes: dict[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ import torch
 
 from harness.host.machine import computes_bf16
 from harness.task.shape import Array
-from harness.task.training import Batch
+from harness.task.training import TrainingBatch
 from harness.training.distil import drawn_difference, hidden_pairs, loss, probabilities
 from harness.training.fisher import drawn
 from harness.training.graph import GraphModule
@@ -40,7 +40,7 @@ class Objective:
         self._normalised = probabilities(student.network)
         self.bf16 = device.type == "cuda" or computes_bf16()
 
-    def loss(self, batch: Batch) -> torch.Tensor:
+    def loss(self, batch: TrainingBatch) -> torch.Tensor:
         """The mean loss of a batch, a float32 scalar."""
         feed = tensors(batch.feed, self.device)
         answers: Mapping[str, torch.Tensor] = {}
@@ -51,7 +51,7 @@ class Objective:
             outputs = self._student(feed, [name for name, _ in self._hidden])
         return loss(outputs, answers, batch, self._distillation, self._hidden, self._normalised)[0]
 
-    def own_loss(self, batch: Batch, first: int, seed: int) -> torch.Tensor:
+    def own_loss(self, batch: TrainingBatch, first: int, seed: int) -> torch.Tensor:
         """A loss whose gradients, squared, make up the Fisher matrix: the Hessian of `loss` where it is 0.
 
         It is the cross-entropy of the student's answers with labels drawn from them, and for hidden states
@@ -77,24 +77,24 @@ def tensors(feed: Mapping[str, Array], device: torch.device) -> dict[str, torch.
     return {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in feed.items()}
 
 
-def samples(batch: Batch) -> int:
+def samples(batch: TrainingBatch) -> int:
     """Number of samples of a batch."""
     return len(next(iter(batch.feed.values())))
 
 
-def cost(batch: Batch) -> int:
+def cost(batch: TrainingBatch) -> int:
     """The cost of a sample of the batch: its tokens with padding, or 1 for an image."""
     return int(batch.mask.shape[1]) if batch.mask is not None else 1
 
 
-def slices(batch: Batch, size: int) -> Iterator[Batch]:
+def slices(batch: TrainingBatch, size: int) -> Iterator[TrainingBatch]:
     """The batch in nearly equal parts of at most ``size`` samples."""
     count = samples(batch)
     parts = -(-count // max(size, 1))
     bounds = [number * count // parts for number in range(parts + 1)]
     for start, stop in pairwise(bounds):
         part = slice(start, stop)
-        yield Batch(
+        yield TrainingBatch(
             {name: value[part] for name, value in batch.feed.items()},
             None if batch.targets is None else {name: value[part] for name, value in batch.targets.items()},
             batch.answers,

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from harness.errors import ConfigError
 from harness.training import layer_functions
-from harness.training.node import SINCE_AXES_ARE_INPUTS, Function, Node
+from harness.training.node import SINCE_AXES_ARE_INPUTS, Function, OnnxNode
 
 _TYPES = {
     TensorProto.FLOAT: torch.float32,
@@ -43,10 +43,10 @@ def function_of(node: NodeProto, opset: int) -> Function:
             "not supported; export the model without it."
         )
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    return OPERATORS[node.op_type](Node(attributes, len(node.output), opset, node.name or node.output[0]))
+    return OPERATORS[node.op_type](OnnxNode(attributes, len(node.output), opset, node.name or node.output[0]))
 
 
-def _plain(function: Function) -> Callable[[Node], Function]:
+def _plain(function: Function) -> Callable[[OnnxNode], Function]:
     """An operator without attributes."""
     return lambda node: function
 
@@ -57,7 +57,7 @@ def _on_one_device(*values: Tensor) -> tuple[Tensor, ...]:
     return values if device is None else tuple(value.to(device) for value in values)
 
 
-def _joint(function: Callable[..., Tensor]) -> Callable[[Node], Function]:
+def _joint(function: Callable[..., Tensor]) -> Callable[[OnnxNode], Function]:
     """An operator without attributes on tensors that may be on different devices."""
     return lambda node: lambda *values: function(*_on_one_device(*values))
 
@@ -71,7 +71,7 @@ def _power(a: Tensor, b: Tensor) -> Tensor:
     return a.pow(b.item()) if b.numel() == 1 and b.dim() <= a.dim() and not b.requires_grad else torch.pow(a, b)
 
 
-def _fold(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Node], Function]:
+def _fold(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[OnnxNode], Function]:
     """An operator with any number of inputs."""
 
     def run(*values: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def _fold(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Node], Func
     return _plain(run)
 
 
-def _cast(node: Node) -> Function:
+def _cast(node: OnnxNode) -> Function:
     if node.get("to") not in _TYPES:
         raise ConfigError(
             f"the model cannot be trained: the Cast of the node {node.name} to the ONNX type {node.get('to')} is not "
@@ -93,7 +93,7 @@ def _cast(node: Node) -> Function:
     return lambda x: x.to(dtype)
 
 
-def _clip(node: Node) -> Function:
+def _clip(node: OnnxNode) -> Function:
     bounds = node.get("min"), node.get("max")
 
     def run(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
@@ -104,8 +104,8 @@ def _clip(node: Node) -> Function:
     return run
 
 
-def _softmax(function: Callable[..., Tensor]) -> Callable[[Node], Function]:
-    def build(node: Node) -> Function:
+def _softmax(function: Callable[..., Tensor]) -> Callable[[OnnxNode], Function]:
+    def build(node: OnnxNode) -> Function:
         if node.opset >= SINCE_AXES_ARE_INPUTS:
             last = node.get("axis", -1)
             return lambda x: function(x, dim=last)
@@ -120,7 +120,7 @@ def _softmax(function: Callable[..., Tensor]) -> Callable[[Node], Function]:
     return build
 
 
-def _gather(node: Node) -> Function:
+def _gather(node: OnnxNode) -> Function:
     axis = node.get("axis", 0)
 
     def run(data: Tensor, index: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def _gather(node: Node) -> Function:
     return run
 
 
-def _slice(node: Node) -> Function:
+def _slice(node: OnnxNode) -> Function:
     def run(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
         first, last = starts.tolist(), ends.tolist()
         along = range(len(first)) if axes is None else axes.tolist()
@@ -151,7 +151,7 @@ def _slice(node: Node) -> Function:
     return run
 
 
-def _reshape(node: Node) -> Function:
+def _reshape(node: OnnxNode) -> Function:
     keep = bool(node.get("allowzero", 0))
 
     def run(x: Tensor, shape: Tensor) -> Tensor:
@@ -161,12 +161,12 @@ def _reshape(node: Node) -> Function:
     return run
 
 
-def _transpose(node: Node) -> Function:
+def _transpose(node: OnnxNode) -> Function:
     axes = node.get("perm")
     return lambda x: x.permute(axes or list(range(x.dim()))[::-1])
 
 
-def _unsqueeze(node: Node) -> Function:
+def _unsqueeze(node: OnnxNode) -> Function:
     fixed = node.get("axes")
 
     def run(x: Tensor, axes: Tensor | None = None) -> Tensor:
@@ -179,7 +179,7 @@ def _unsqueeze(node: Node) -> Function:
     return run
 
 
-def _squeeze(node: Node) -> Function:
+def _squeeze(node: OnnxNode) -> Function:
     fixed = node.get("axes")
 
     def run(x: Tensor, axes: Tensor | None = None) -> Tensor:
@@ -195,7 +195,7 @@ def _even(size: int, count: int) -> list[int]:
     return [max(min(part, size - index * part), 0) for index in range(count)]
 
 
-def _split(node: Node) -> Function:
+def _split(node: OnnxNode) -> Function:
     axis, fixed, count = node.get("axis", 0), node.get("split"), node.outputs
 
     def run(x: Tensor, sizes: Tensor | None = None) -> Sequence[Tensor]:
@@ -205,12 +205,12 @@ def _split(node: Node) -> Function:
     return run
 
 
-def _concat(node: Node) -> Function:
+def _concat(node: OnnxNode) -> Function:
     axis = node.get("axis", 0)
     return lambda *values: torch.cat(_on_one_device(*values), axis)
 
 
-def _shape(node: Node) -> Function:
+def _shape(node: OnnxNode) -> Function:
     part = slice(node.get("start", 0), node.get("end"))
     return lambda x: torch.tensor(x.shape[part], dtype=torch.int64)
 
@@ -220,13 +220,13 @@ def _expand(x: Tensor, shape: Tensor) -> Tensor:
     return x.expand(whole)
 
 
-def _filled(node: Node) -> Function:
+def _filled(node: OnnxNode) -> Function:
     value = numpy_helper.to_array(node.get("value")) if node.get("value") is not None else np.zeros(1, np.float32)
     one = torch.from_numpy(value.copy()).reshape(())
     return lambda shape: one.expand(shape.tolist()).clone()
 
 
-def _constant(node: Node) -> Function:
+def _constant(node: OnnxNode) -> Function:
     if "value" not in node.attributes:
         numbers = torch.tensor(next(iter(node.attributes.values())))
         return lambda: numbers
@@ -238,8 +238,8 @@ def _range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
 
 
-def _reduce(function: Callable[..., Tensor]) -> Callable[[Node], Function]:
-    def build(node: Node) -> Function:
+def _reduce(function: Callable[..., Tensor]) -> Callable[[OnnxNode], Function]:
+    def build(node: OnnxNode) -> Function:
         fixed, keep = node.get("axes"), bool(node.get("keepdims", 1))
 
         def run(x: Tensor, axes: Tensor | None = None) -> Tensor:
@@ -251,17 +251,17 @@ def _reduce(function: Callable[..., Tensor]) -> Callable[[Node], Function]:
     return build
 
 
-def _arg_max(node: Node) -> Function:
+def _arg_max(node: OnnxNode) -> Function:
     axis, keep = node.get("axis", 0), bool(node.get("keepdims", 1))
     return lambda x: x.argmax(axis, keep)
 
 
-def _flatten(node: Node) -> Function:
+def _flatten(node: OnnxNode) -> Function:
     axis = node.get("axis", 1)
     return lambda x: x.reshape(math.prod(x.shape[: axis + x.dim() if axis < 0 else axis]), -1)
 
 
-OPERATORS: dict[str, Callable[[Node], Function]] = {
+OPERATORS: dict[str, Callable[[OnnxNode], Function]] = {
     "Abs": _plain(torch.abs),
     "Add": _joint(torch.add),
     "And": _joint(torch.logical_and),

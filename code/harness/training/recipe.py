@@ -21,11 +21,11 @@ FOLDER = Path(__file__).parent / "recipes"
 """The recipes that come with the harness."""
 
 
-class _Part(BaseModel):
+class _RecipeTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class RatePhase(_Part):
+class RatePhase(_RecipeTable):
     """A part of training in which the learning rate falls, once or repeatedly."""
 
     until: int = Field(gt=0)
@@ -37,7 +37,7 @@ class RatePhase(_Part):
     shape: Literal["linear", "cosine"] = "linear"
 
 
-class LearningRate(_Part):
+class LearningRate(_RecipeTable):
     """The learning rate rises from 0 in ``warmup`` steps, then falls from ``peak`` to ``final`` at the last step."""
 
     peak: float = Field(gt=0)
@@ -58,7 +58,7 @@ class LearningRate(_Part):
         return self
 
 
-class Fisher(_Part):
+class Fisher(_RecipeTable):
     """The Fisher information matrix that second-order pruning uses (Kurtic et al., arXiv:2203.07259).
 
     Its gradients are those of labels drawn from the model's own answers.
@@ -76,7 +76,7 @@ class Fisher(_Part):
     """GiB for the blocks; layers that do not fit are processed in further passes over the samples."""
 
 
-class Pruning(_Part):
+class Pruning(_RecipeTable):
     """How the sparsity grows.
 
     "magnitude", "second-order" and "layer-wise" prune every ``every`` steps from ``begin`` to ``end``, from ``initial``
@@ -126,7 +126,7 @@ class Pruning(_Part):
         return self
 
 
-class Distillation(_Part):
+class Distillation(_RecipeTable):
     """Weights of the losses, and the temperature of the teacher's and the student's logits."""
 
     temperature: float = Field(1.0, gt=0)
@@ -144,7 +144,7 @@ class Distillation(_Part):
         return self
 
 
-class Quantisation(_Part):
+class Quantisation(_RecipeTable):
     """Quantisation-aware training, with the arithmetic of the files that `models compress` writes."""
 
     begin: int = Field(ge=0)
@@ -161,7 +161,7 @@ class Quantisation(_Part):
         return self
 
 
-class Recipe(_Part):
+class Recipe(_RecipeTable):
     """A recipe; steps count from 0, and a step is one batch."""
 
     name: str

@@ -29,7 +29,7 @@ def in_bytes(value: Tensor, span: Range) -> Tensor:
 
 
 @dataclass
-class Activation:
+class ActivationQuantiser:
     """Rounds one tensor to 8 bits, with a range that follows its values during training.
 
     The range is the moving average of a batch's minimum and maximum (Jacob et al., arXiv:1712.05877, section 3.1),
@@ -107,7 +107,7 @@ def limits(value: Tensor) -> tuple[float, float]:
 
 
 @dataclass
-class Weight:
+class WeightQuantiser:
     """Rounds a layer's matrix (outputs, inputs) to symmetric 8 bits, with one scale or one per output.
 
     The scale follows the largest weight. The weights of a grouped convolution keep their sums, as in
@@ -147,7 +147,7 @@ class Weight:
 
 
 @dataclass(frozen=True)
-class Table:
+class TableQuantiser:
     """Rounds the rows that are read from an embedding table to 8 bits."""
 
     table: Callable[[], Tensor]

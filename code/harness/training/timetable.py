@@ -15,11 +15,11 @@ SAVE_EVERY_S = 180.0
 """Seconds between checkpoints."""
 SCORE_EVERY_S = 300.0
 """Seconds between scores."""
-_SPARING = 20
+_MIN_INTERVAL_FACTOR = 20
 """Checkpoints and scores are spaced so that each kind takes at most about 1/20 of the time."""
-_ROUNDED = 1.3
+_ROUNDED_STEP_FACTOR = 1.3
 """Time of a step in 8 bits ÷ one in FP32, in a training of minilm-80: assumed until it is measured."""
-_GRADIENT = 1.7
+_GRADIENT_TIME_FACTOR = 1.7
 """A sample's time while weights are chosen ÷ its time in a step, in the same training: assumed until measured."""
 
 
@@ -148,22 +148,22 @@ class Timetable:
         pruning, rate = self._recipe.pruning, self._pace.per_second(self._stepped)
         if pruning is None or not rate:
             return 0.0
-        return self._gradients * pruning.fisher.batch / self._recipe.batch * _GRADIENT / rate
+        return self._gradients * pruning.fisher.batch / self._recipe.batch * _GRADIENT_TIME_FACTOR / rate
 
     def _work(self, step: int) -> float:
         """The work of the first ``step`` steps, in units of an FP32 step."""
         rounded = max(step - self._recipe.quantisation.begin, 0) if self._recipe.quantisation else 0
-        return step + (_ROUNDED - 1) * rounded
+        return step + (_ROUNDED_STEP_FACTOR - 1) * rounded
 
     @property
     def _score_interval(self) -> float:
-        return max(SCORE_EVERY_S, _SPARING * self._score_took)
+        return max(SCORE_EVERY_S, _MIN_INTERVAL_FACTOR * self._score_took)
 
     @property
     def _save_interval(self) -> float:
         if self._save_every is not None:
             return self._save_every
-        return max(SAVE_EVERY_S, _SPARING * self._save_took)
+        return max(SAVE_EVERY_S, _MIN_INTERVAL_FACTOR * self._save_took)
 
 
 def _times(seconds: float, interval: float, most: int) -> int:

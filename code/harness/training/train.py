@@ -35,7 +35,7 @@ from harness.training.graph import GraphModule
 from harness.training.history import History
 from harness.training.layers import drop_layers
 from harness.training.loop import Student, Trainer
-from harness.training.memory import OPTIMIZER_BYTES, Budget, Demand, Kept, keep_freed
+from harness.training.memory import OPTIMIZER_BYTES, Budget, Demand, KeptBytes, keep_freed
 from harness.training.objective import Objective, cost
 from harness.training.oneshot import pruned
 from harness.training.pruning import FisherMemory, Pruner
@@ -50,12 +50,12 @@ _METHODS = {
     "layer-wise": "gradual second-order pruning, layer by layer",
     "acdc": "alternating compressed and decompressed training (AC/DC)",
 }
-_PROBED = 64
+_PROBED_SAMPLES = 64
 """Samples among which a short and a long one are chosen, to measure the memory that they need."""
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingRequest:
     """What to train: recipe, initial weights, data and output."""
 
     recipe: Recipe
@@ -86,7 +86,7 @@ def model_path(recipe: Recipe) -> Path:
     return model_file(f"{recipe.name}-trained")
 
 
-def train(training: Training) -> Trained:
+def train(training: TrainingRequest) -> Trained:
     """Train a model, or continue from the newest checkpoint of the same training, and write it with a report.
 
     A folder beside the model, with the suffix .training, holds the checkpoints. Afterwards it holds what is needed to
@@ -115,7 +115,7 @@ def train(training: Training) -> Trained:
         return _train(training, model, data, Checkpoints(output, _identity(training, model, data)))
 
 
-def _train(training: Training, model: manifests.Model, data: TrainingData, checkpoints: Checkpoints) -> Trained:
+def _train(training: TrainingRequest, model: manifests.Model, data: TrainingData, checkpoints: Checkpoints) -> Trained:
     recipe, device = training.recipe, _device()
     dense = read_network(model.path)
     check_dense(model.path, dense)
@@ -142,7 +142,7 @@ def _train(training: Training, model: manifests.Model, data: TrainingData, check
     return Trained(output, history, metadata)
 
 
-def _dense(training: Training, folder: Path) -> manifests.Model:
+def _dense(training: TrainingRequest, folder: Path) -> manifests.Model:
     """The dense model to start from, built first if the weights are a checkpoint or random."""
     recipe, weights = training.recipe, training.weights
     if weights.endswith(".onnx") or weights in manifests.models():
@@ -160,7 +160,7 @@ def _dense(training: Training, folder: Path) -> manifests.Model:
     return model
 
 
-def _data(training: Training, model: manifests.Model) -> TrainingData:
+def _data(training: TrainingRequest, model: manifests.Model) -> TrainingData:
     kind, recipe = find_benchmark(model.benchmark), training.recipe
     benchmark = kind(validated(kind.Settings, model.settings), paths.CACHE_DIR)
     data = benchmark.training_data(training.data, model.path, recipe.hold_out, recipe.max_cost, recipe.seed)
@@ -178,7 +178,7 @@ def _data(training: Training, model: manifests.Model) -> TrainingData:
     return data
 
 
-def _student(training: Training, dense: ModelProto, data: TrainingData | None, device: torch.device) -> Student:
+def _student(training: TrainingRequest, dense: ModelProto, data: TrainingData | None, device: torch.device) -> Student:
     """The student at the first step; ``data`` is for a one-shot start, None if a checkpoint holds its result."""
     recipe, model = training.recipe, _copy(dense)
     if recipe.layers is not None:
@@ -201,7 +201,7 @@ def _student(training: Training, dense: ModelProto, data: TrainingData | None, d
     return Student(module, pruner, quantisation, fixed=training.one_shot)
 
 
-def _settings(training: Training) -> CompressSettings:
+def _settings(training: TrainingRequest) -> CompressSettings:
     """The settings with which `models compress` would make a model of the same kind."""
     pruning = training.recipe.pruning
     values: dict[str, object] = {"precision": "int8" if training.recipe.quantisation else "fp32"}
@@ -212,14 +212,14 @@ def _settings(training: Training) -> CompressSettings:
 
 def _budget(recipe: Recipe, student: Student, objective: Objective, data: TrainingData) -> Budget:
     """Measure what a short and a long sample keep for the backward pass, and print what training will need."""
-    indices = data.order(min(_PROBED, data.count), 0, recipe.seed)
+    indices = data.order(min(_PROBED_SAMPLES, data.count), 0, recipe.seed)
     ranked = sorted((cost(data.batch(indices[number : number + 1])), number) for number in range(len(indices)))
     (short, first), (length, last) = ranked[0], ranked[-1]
     parameters = list(student.module.parameters())
     if student.quantisation:
         student.quantisation.enable()  # rounding needs more memory, whatever its ranges are
     low, high = (
-        Kept.by(lambda copies, at=at: objective.loss(data.batch(indices[at : at + 1].repeat(copies))), parameters)  # type: ignore[misc]
+        KeptBytes.by(lambda copies, at=at: objective.loss(data.batch(indices[at : at + 1].repeat(copies))), parameters)  # type: ignore[misc]
         for at in (first, last)
     )
     if student.quantisation:
@@ -246,7 +246,7 @@ def _budget(recipe: Recipe, student: Student, objective: Objective, data: Traini
     return budget
 
 
-def _identity(training: Training, model: manifests.Model, data: TrainingData) -> dict[str, str]:
+def _identity(training: TrainingRequest, model: manifests.Model, data: TrainingData) -> dict[str, str]:
     """Whatever determines the result; not the engine, since the trained model can be written again for another."""
     recipe = training.recipe
     return {
@@ -267,7 +267,7 @@ def joined(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
 
 
 def _facts(
-    training: Training,
+    training: TrainingRequest,
     data: TrainingData,
     student: Student,
     history: History,
@@ -299,7 +299,7 @@ def _facts(
     return facts
 
 
-def _methods(training: Training) -> str:
+def _methods(training: TrainingRequest) -> str:
     recipe = training.recipe
     parts = [_METHODS[recipe.pruning.method]] if recipe.pruning else []
     if training.one_shot:

@@ -12,12 +12,12 @@ from harness.host import console
 from harness.registry import installed
 from harness.settings.request import RunRequest, resolve
 from harness.settings.run import RunSettings
-from harness.tuning.search import Options, Score, mean
+from harness.tuning.search import Measurement, Options, mean
 
-BEHIND = 0.7
+MIN_SHARE_OF_BEST = 0.7
 """Share of the best score below which an engine's defaults exclude it: tuning seldom gains as much."""
 _ROUNDS = 2  # undisturbed rounds of a comparison
-_MOST_ROUNDS = 4  # rounds in all, on a machine that is never quiet
+_MAX_ROUNDS = 4  # in all, on a machine that is never quiet
 
 
 class Contender(Protocol):
@@ -27,7 +27,7 @@ class Contender(Protocol):
     def engine(self) -> str:
         """Its name."""
 
-    def compare(self, options: Options, number: int) -> Score | None:
+    def compare(self, options: Options, number: int) -> Measurement | None:
         """The score of the options in round ``number`` of the comparisons with other engines; None if they fail.
 
         The score is 0 if they work but no rate meets the bound.
@@ -91,7 +91,7 @@ def best_engine(contenders: Sequence[C]) -> tuple[C, dict[str, str], dict[str, f
     tuned = {contender.engine: contender.score(found[contender.engine]) for contender in left}
     if len(left) > 1:
         console.note("comparing the best settings of each engine")
-        tuned = _alternately(left, found, _MOST_ROUNDS)
+        tuned = _alternately(left, found, _MAX_ROUNDS)
     if not tuned:
         raise CheckFailed("no engine has usable settings; see the messages above.")
     winner = max((contender for contender in left if contender.engine in tuned), key=lambda each: tuned[each.engine])
@@ -101,7 +101,7 @@ def best_engine(contenders: Sequence[C]) -> tuple[C, dict[str, str], dict[str, f
 
 def _worth_tuning(contenders: Sequence[C], scores: Mapping[str, float]) -> list[C]:
     """The engines that work and are not far behind; the others are named in notes."""
-    least, left = BEHIND * max(scores.values()), []
+    least, left = MIN_SHARE_OF_BEST * max(scores.values()), []
     for contender in contenders:
         score = scores.get(contender.engine)
         if score is None:
@@ -130,9 +130,9 @@ def _alternately(contenders: Sequence[C], options: Mapping[str, Options], first:
 
     A round that other processes disturbed is repeated, a few times at most.
     """
-    scores: dict[str, list[Score]] = {contender.engine: [] for contender in contenders}
+    scores: dict[str, list[Measurement]] = {contender.engine: [] for contender in contenders}
     quiet = number = 0
-    while quiet < _ROUNDS and number < _MOST_ROUNDS:
+    while quiet < _ROUNDS and number < _MAX_ROUNDS:
         for contender in contenders if number % 2 == 0 else reversed(contenders):
             if contender.engine not in scores:
                 continue

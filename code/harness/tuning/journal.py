@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.host.files import write_text
-from harness.host.usage import NOTABLE
+from harness.host.usage import NOTABLE_SHARE
 from harness.settings.tuned import Rate
 
 _Size: TypeAlias = Annotated[float, Field(ge=0)]
@@ -18,8 +18,8 @@ class _Saved(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Measured(_Saved):
-    """The measurement of a trial."""
+class SavedTrial(_Saved):
+    """The measurement of a trial, as the journal holds it."""
 
     score: _Size
     """Higher is better; 0 means unusable."""
@@ -32,28 +32,28 @@ class Measured(_Saved):
     @property
     def disturbed(self) -> bool:
         """Whether other processes took so much of the cores that the score says little."""
-        return self.lost > NOTABLE
+        return self.lost > NOTABLE_SHARE
 
 
-class _File(_Saved):
+class _SavedTuning(_Saved):
     circumstances: dict[str, Any]
-    trials: dict[str, Measured]
+    trials: dict[str, SavedTrial]
     rates: dict[str, Rate]
 
 
-class Journal:
+class TuningJournal:
     """Measurements by name, saved as they are made; those made under other circumstances are ignored."""
 
     def __init__(self, path: Path, circumstances: Mapping[str, Any], fresh: bool) -> None:
         """``circumstances`` are what the measurements depend on; ``fresh`` ignores saved measurements."""
         self.path = path
         self._circumstances = json.loads(json.dumps(circumstances, default=str))
-        self.trials: dict[str, Measured] = {}
+        self.trials: dict[str, SavedTrial] = {}
         self.rates: dict[str, Rate] = {}
         self.unused: str | None = None
         """Why saved measurements are not used, as the end of a sentence; None if they are used or there are none."""
         try:
-            saved = _File.model_validate_json(path.read_bytes()) if path.exists() and not fresh else None
+            saved = _SavedTuning.model_validate_json(path.read_bytes()) if path.exists() and not fresh else None
         except (OSError, ValidationError):
             self.unused = "is damaged"
             return
@@ -71,13 +71,13 @@ class Journal:
         Raises:
             ConfigError: it cannot be written.
         """
-        saved = _File(circumstances=self._circumstances, trials=self.trials, rates=self.rates)
+        saved = _SavedTuning(circumstances=self._circumstances, trials=self.trials, rates=self.rates)
         write_text(self.path, saved.model_dump_json(indent=1) + "\n")
 
     def saved_rates(self) -> list[Rate]:
         """The rates in the file, which a child process may have added; empty if it cannot be read."""
         try:
-            return list(_File.model_validate_json(self.path.read_bytes()).rates.values())
+            return list(_SavedTuning.model_validate_json(self.path.read_bytes()).rates.values())
         except (OSError, ValidationError):
             return []
 

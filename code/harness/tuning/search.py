@@ -9,14 +9,14 @@ Options = Mapping[str, str]
 Dimension = Sequence[Options]
 """Alternative options, of which one is used at a time; all set the same names, or leave some at their default."""
 
-GAIN = 1.02
+MIN_GAIN = 1.02
 """Factor by which the best score must be exceeded; a smaller gain may be noise."""
 _ROUNDS = 2  # the best value of one setting may change with another setting, but seldom twice
-_REPEATS = 2  # maximum repetitions of a disturbed pair
-_PATIENCE = 0.3  # repetitions of disturbed pairs in the whole search, per choice
+_MAX_REPETITIONS = 2  # of a disturbed pair
+_REPETITIONS_PER_CHOICE = 0.3  # of disturbed pairs in the whole search, per choice
 
 
-class Score(NamedTuple):
+class Measurement(NamedTuple):
     """A measurement of options."""
 
     value: float
@@ -27,7 +27,7 @@ class Score(NamedTuple):
 
 def coordinate_search(
     dimensions: Sequence[Dimension],
-    measure: Callable[[Options, int], Score],
+    measure: Callable[[Options, int], Measurement],
     identity: Callable[[Options], Hashable] = lambda options: tuple(sorted(options.items())),
 ) -> tuple[dict[str, str], float]:
     """The best options found, starting from the defaults, and their score.
@@ -39,7 +39,7 @@ def coordinate_search(
     that wins is measured a second time, again beside the best, before it replaces it: with noise, the best of many
     would otherwise be the luckiest. A pair that other processes disturbed is repeated, a few times at most.
     """
-    search = _Search(measure, identity, _PATIENCE * size(dimensions))
+    search = _Search(measure, identity, _REPETITIONS_PER_CHOICE * size(dimensions))
     best: dict[str, str] = {}
     search.measured(best)
     for _ in range(_ROUNDS):
@@ -64,8 +64,8 @@ def size(dimensions: Sequence[Dimension]) -> int:
 
 
 class _Pair(NamedTuple):
-    candidate: Score
-    best: Score
+    candidate: Measurement
+    best: Measurement
 
     @property
     def disturbed(self) -> bool:
@@ -76,11 +76,11 @@ class _Pair(NamedTuple):
 class _Search:
     """The measurements of a search."""
 
-    measure: Callable[[Options, int], Score]
+    measure: Callable[[Options, int], Measurement]
     identity: Callable[[Options], Hashable]
     patience: float
     """The number of pairs that may still be repeated."""
-    _scores: dict[Hashable, list[Score]] = field(default_factory=dict)
+    _scores: dict[Hashable, list[Measurement]] = field(default_factory=dict)
     _last: Hashable = None
     """The identity of the options that were measured last."""
 
@@ -88,7 +88,7 @@ class _Search:
         """Whether the options were measured."""
         return self.identity(options) in self._scores
 
-    def measured(self, options: Options) -> Score:
+    def measured(self, options: Options) -> Measurement:
         """Measure the options once more."""
         self._last = self.identity(options)
         scores = self._scores.setdefault(self._last, [])
@@ -105,14 +105,14 @@ class _Search:
         for _ in range(2):
             pairs += self._pairs(candidate, best)
             mine, theirs = mean([pair.candidate for pair in pairs]), mean([pair.best for pair in pairs])
-            if mine <= theirs * GAIN:
+            if mine <= theirs * MIN_GAIN:
                 return False
         return True
 
     def _pairs(self, candidate: Options, best: Options) -> list[_Pair]:
         """A pair of measurements; if it was disturbed, its first undisturbed repetition, or all of them."""
         pairs = [self._pair(candidate, best)]
-        while pairs[-1].disturbed and len(pairs) <= _REPEATS and self.patience >= 1:
+        while pairs[-1].disturbed and len(pairs) <= _MAX_REPETITIONS and self.patience >= 1:
             self.patience -= 1
             pairs.append(self._pair(candidate, best))
         return pairs if pairs[-1].disturbed else pairs[-1:]
@@ -123,10 +123,10 @@ class _Search:
             reference = self._scores[self._last][-1]
             return _Pair(self.measured(candidate), reference)
         score = self.measured(candidate)
-        return _Pair(score, self.measured(best) if score.value else Score(0.0))
+        return _Pair(score, self.measured(best) if score.value else Measurement(0.0))
 
 
-def mean(scores: Sequence[Score]) -> float:
+def mean(scores: Sequence[Measurement]) -> float:
     """The mean of one or more measurements, without the disturbed ones if there are others."""
     chosen = [score.value for score in scores if not score.disturbed] or [score.value for score in scores]
     return sum(chosen) / len(chosen)

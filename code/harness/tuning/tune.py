@@ -36,29 +36,29 @@ from harness.settings.run import RunSettings, cluster_name
 from harness.settings.tuned import Rate
 from harness.task.base import find_benchmark
 from harness.tuning.engines import best_engine, contenders
-from harness.tuning.journal import Journal, Measured
-from harness.tuning.search import Options, Score, coordinate_search, mean, size
+from harness.tuning.journal import SavedTrial, TuningJournal
+from harness.tuning.search import Measurement, Options, coordinate_search, mean, size
 
 _PRECISION, _TESTS = 0.02, 14  # of the search for Server's rate
-_STEP = 0.94  # factor from an unconfirmed rate to the next
-_CONFIRMATIONS = 8
+_RATE_FACTOR = 0.94  # from an unconfirmed rate to the next
+_MAX_CONFIRMATIONS = 8
 _UNUSABLE = "unusable"
 _Kind = TypeVar("_Kind", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _MeasuredOptions:
     """The tested options, without the user's own, and their measurement."""
 
     options: dict[str, str]
-    measured: Measured
+    measured: SavedTrial
 
 
-def _score(measured: Measured) -> Score:
-    return Score(measured.score, measured.disturbed)
+def _score(measured: SavedTrial) -> Measurement:
+    return Measurement(measured.score, measured.disturbed)
 
 
-_FAILED = Measured(score=0, value=0, failed=True)
+_FAILED = SavedTrial(score=0, value=0, failed=True)
 
 
 def tune(
@@ -123,23 +123,23 @@ def tune(
 class _Tuning:
     """The measurements of one engine's tuning, each made once and in its own process."""
 
-    def __init__(self, request: RunRequest, settings: RunSettings, seconds: float, journal: Journal) -> None:
+    def __init__(self, request: RunRequest, settings: RunSettings, seconds: float, journal: TuningJournal) -> None:
         self._request, self.settings, self._seconds, self.journal = request, settings, seconds, journal
         self.scenario = find_scenario(settings.scenario)
         engine = find_engine(settings.engine)
         self._max_cost = find_benchmark(settings.model.benchmark).max_cost
-        choices = engine.choices(self._max_cost, self.scenario.one_stream)
+        choices = engine.search_space(self._max_cost, self.scenario.one_stream)
         # An option that the user set is not tuned.
         free = [[choice for choice in dimension if self._agrees(choice)] for dimension in choices]
         self._dimensions = [dimension for dimension in free if len(dimension) > 1]
-        self._seen: dict[str, _Trial] = {}
+        self._seen: dict[str, _MeasuredOptions] = {}
 
     @property
     def engine(self) -> str:
         """The engine's name."""
         return self.settings.engine
 
-    def compare(self, options: Options, number: int) -> Score | None:
+    def compare(self, options: Options, number: int) -> Measurement | None:
         """The score of the options in round ``number`` of the comparisons with other engines; None if they fail.
 
         The search does not share these measurements.
@@ -151,7 +151,7 @@ class _Tuning:
         return all(self._request.options.get(name, value) == value for name, value in choice.items())
 
     @property
-    def trials(self) -> list[_Trial]:
+    def trials(self) -> list[_MeasuredOptions]:
         """Options, score and value of each measurement."""
         return list(self._seen.values())
 
@@ -221,10 +221,10 @@ class _Tuning:
         values = quiet or [measured.value for measured in working]
         return max(values, key=lambda value: self.scenario.generated(value, 1.0))
 
-    def _of(self, options: Options) -> list[Measured]:
+    def _of(self, options: Options) -> list[SavedTrial]:
         return [trial.measured for trial in self.trials if trial.options == dict(options)]
 
-    def trial(self, options: Options, number: int) -> Measured:
+    def trial(self, options: Options, number: int) -> SavedTrial:
         """Measure the options together with the user's own; ``number`` counts measurements of the same options."""
         name = json.dumps([sorted(options.items()), number])
         known = self.journal.trials.get(name)
@@ -233,11 +233,11 @@ class _Tuning:
             self.journal.trials[name] = measured
             self.journal.save()
         if name not in self._seen:
-            self._seen[name] = _Trial(dict(options), measured)
+            self._seen[name] = _MeasuredOptions(dict(options), measured)
             self._report(options, measured, again=number > 0, known=known is not None)
         return measured
 
-    def _report(self, options: Options, measured: Measured, *, again: bool, known: bool) -> None:
+    def _report(self, options: Options, measured: SavedTrial, *, again: bool, known: bool) -> None:
         best = max(trial.measured.score for trial in self.trials)
         found = f"{measured.score:,.4g} {self.scenario.score}" if measured.score else _UNUSABLE
         when = f"{', again' if again else ''}{', saved earlier' if known else ''}"
@@ -264,13 +264,13 @@ class _Tuning:
         except ConfigError as error:
             return str(error)
 
-    def _measure(self, options: Options) -> Measured:
+    def _measure(self, options: Options) -> SavedTrial:
         try:
             settings = self._settings_of(options)
         except ConfigError as error:
             console.warn(str(error))
             return _FAILED
-        return self._child(Measured, _trial, settings, self._seconds) or _FAILED
+        return self._child(SavedTrial, _trial, settings, self._seconds) or _FAILED
 
     def _child(self, kind: type[_Kind], work: Callable[..., int], settings: RunSettings, *args: object) -> _Kind | None:
         """The result of ``work``, run in a child process; None if that failed and printed why."""
@@ -298,7 +298,7 @@ def _trial(settings: RunSettings, seconds: float, result: Path, heartbeat: Heart
         trial = ready.scenario.trial(ready.indices, seconds, ready.short_test, ready.listener)
     use = None if ready.links else meter.use  # nodes may be processes of this machine, and would count as others
     lost = min(1.0, use.lost / use.cores) if use else 0.0
-    write_text(result, Measured(score=trial.score, value=trial.value, lost=lost).model_dump_json())
+    write_text(result, SavedTrial(score=trial.score, value=trial.value, lost=lost).model_dump_json())
     heartbeat.report(0)
     ready.close(heartbeat.beat, settings.stall_timeout)
     return 0
@@ -309,7 +309,7 @@ def _find_rate(
     guess: float,
     seconds: float,
     confirm: float,
-    journal: Journal,
+    journal: TuningJournal,
     result: Path,
     heartbeat: Heartbeat,
 ) -> int:
@@ -343,7 +343,7 @@ def _find_rate(
 
     rate = highest_passing(lambda rate: test(rate, seconds).held, guess, _PRECISION, _TESTS, retest=True)
     enough = 1.1 * needed_queries(ready.scenario.percentile, 1)  # with fewer, no rate is low enough to be VALID
-    for _ in range(_CONFIRMATIONS):
+    for _ in range(_MAX_CONFIRMATIONS):
         if not rate:
             break
         outcome = test(rate, max(confirm, math.ceil(enough / rate)))
@@ -356,12 +356,12 @@ def _find_rate(
             console.note("not VALID; lowering the rate")
             # The throughput of an overloaded system shows how much too high the rate was.
             rate = min(rate, outcome.samples_per_second or rate)
-        rate *= _STEP
+        rate *= _RATE_FACTOR
     console.error("no rate was confirmed: a longer test (--confirm-seconds) gives LoadGen more queries to be sure.")
     return 1
 
 
-def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float, fresh: bool) -> Journal:
+def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float, fresh: bool) -> TuningJournal:
     dataset = find_dataset(settings.model.benchmark, settings.dataset)
     words = (settings.model.name, settings.engine.rpartition(":")[2], settings.scenario)
     path = folder / (re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words)) + ".json")
@@ -375,7 +375,7 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
         **({"cluster": [settings.cluster, settings.cluster_samples]} if settings.cluster else {}),
         "seconds": seconds,
     }
-    journal = Journal(path, circumstances, fresh)
+    journal = TuningJournal(path, circumstances, fresh)
     if journal.unused:
         console.note(f"{shown(path)} {journal.unused}, so the tuning starts over.")
     elif len(journal):
@@ -383,9 +383,9 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
     return journal
 
 
-def _show(result: tuned.Tuned, trials: Sequence[_Trial], place: Path) -> None:
+def _show(result: tuned.Tuned, trials: Sequence[_MeasuredOptions], place: Path) -> None:
     table = Table("settings", result.unit, "÷ defaults", box=None, pad_edge=False)
-    rows: dict[str, list[Score]] = {}
+    rows: dict[str, list[Measurement]] = {}
     for trial in trials:
         rows.setdefault(tuned.words(trial.options), []).append(_score(trial.measured))
     means = {words: mean(scores) for words, scores in rows.items()}

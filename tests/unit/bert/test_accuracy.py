@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from squad_data import VOCAB, log_entries
 
-from bert.accuracy import Score, main, score_log, write_accuracy_txt
+from bert.accuracy import SquadScore, main, score_log, write_accuracy_txt
 from bert.features import build_features
 from bert.squad import read_squad
 from bert.task import Bert, BertSettings
@@ -51,7 +51,7 @@ class Bench:
         change(entries)
         self.log.write_text(json.dumps(entries))
 
-    def score(self, **options: object) -> Score:
+    def score(self, **options: object) -> SquadScore:
         return score_log(self.log, self.dataset, self.vocab, cache_dir=self.cache, **options)
 
     def args(self, *more: str) -> list[str]:

@@ -50,7 +50,7 @@ def test_numbered_outputs_in_reverse_order_give_the_right_score(reversed_outputs
     accuracy = scored(bert, answers, q96, folder)
     assert accuracy.metrics == RIGHT
     assert accuracy.doubts == ()
-    (outputs,) = (choice for choice in bert.choices(sut) if choice.name == "start and end")
+    (outputs,) = (choice for choice in bert.scoring_choices(sut) if choice.name == "start and end")
     assert (outputs.value, outputs.source) == ("unstack:0 and unstack:1", ASSUMED)
 
 

@@ -16,7 +16,7 @@ from bert.features import build_features, context_words
 from bert.squad import Question, Squad
 from bert.task import BertSettings
 from bert.vocabulary import VOCAB, casing_doubts, read_tokenizer, tokenizer_files
-from bert.wordpiece import Rules
+from bert.wordpiece import TextNormalisation
 from harness.errors import ConfigError
 from harness.settings.identity import _by_content
 
@@ -121,7 +121,10 @@ def test_bert_s_own_vocabulary_obeys_the_settings_beside_it(tmp_path, line_end):
     assert read_tokenizer(tmp_path) == read_tokenizer(VOCAB)
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false, "strip_accents": false}')
     found = read_tokenizer(tmp_path)
-    assert (found.rules, found.casing_from) == (Rules(lower=False, strip_accents=False), "tokenizer_config.json")
+    assert (found.rules, found.casing_from) == (
+        TextNormalisation(lower=False, strip_accents=False),
+        "tokenizer_config.json",
+    )
     assert list(casing_doubts(found, tmp_path))
 
 

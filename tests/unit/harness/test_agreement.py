@@ -18,12 +18,12 @@ from harness.errors import EngineError
 from harness.graph import Tensor
 from harness.results.record import RecordedAgreement
 from harness.running import agreement
-from harness.running.agreement import LIMIT, Agreement, NotCompared
+from harness.running.agreement import MAX_DIFFERENCE, Agreement, NotCompared
 from harness.task.shape import Shape
 
 
 def test_only_differences_beyond_rounding_are_wrong():
-    fine = Agreement({Shape(16, 1): 0.04, Shape(64, 1): LIMIT})
+    fine = Agreement({Shape(16, 1): 0.04, Shape(64, 1): MAX_DIFFERENCE})
     assert fine.warning("deepsparse") == ""
     assert fine.worst == Shape(64, 1)
     assert Agreement.of(SimpleNamespace(agreement=RecordedAgreement.model_validate(fine.record()))) == fine

@@ -19,7 +19,7 @@ from harness.settings.identity import identity
 from harness.settings.request import RunRequest, resolve
 from harness.submission import campaign as module
 from harness.submission.campaign import Campaign
-from harness.submission.steps import EventLog, State, Step
+from harness.submission.steps import EventLog, Step, StepState
 
 STEPS = ("performance", "accuracy", "TEST01")
 
@@ -78,7 +78,7 @@ def looked(campaign):
 def done(campaign):
     for step in campaign.steps:
         finish(step)
-        campaign.events.write(step, State.DONE, seconds=2.5)
+        campaign.events.write(step, StepState.DONE, seconds=2.5)
     return campaign
 
 

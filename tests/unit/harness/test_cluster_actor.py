@@ -158,9 +158,11 @@ def promises(actor, monkeypatch):
 
     monkeypatch.setattr(files, "missing", look)
     monkeypatch.setattr(files, "store", lambda name, digest, chunks: list(chunks))
-    ended = acting._Arriving.end
-    monkeypatch.setattr(acting._Arriving, "put", look)
-    monkeypatch.setattr(acting._Arriving, "end", lambda arriving: (look(), arriving._chunks.put(b""), ended(arriving)))
+    ended = acting._ReceivedFile.end
+    monkeypatch.setattr(acting._ReceivedFile, "put", look)
+    monkeypatch.setattr(
+        acting._ReceivedFile, "end", lambda arriving: (look(), arriving._chunks.put(b""), ended(arriving))
+    )
     monkeypatch.setattr(acting, "find_prepare", lambda name: lambda request, name, beat: (None, look()))
     return heard
 
@@ -359,7 +361,7 @@ def test_a_process_that_ended_is_reported_once_as_lost(link):
     link.actor.die()
     with pytest.raises(RunFailed, match=r"node b was lost: its process ended\."):
         link.load(np.arange(2))
-    link.lose("no answer for 4 s")
+    link.mark_lost("no answer for 4 s")
     received.wait(lambda found: found.errors)
     assert len(received.errors) == 1
     after = Received()
@@ -397,7 +399,7 @@ def test_a_node_whose_port_is_closed_is_named(actor, monkeypatch):
 
 def test_a_call_to_a_node_that_is_lost_meanwhile_does_not_wait(link, node):
     node.load = lambda indices: time.sleep(5)
-    threading.Timer(0.2, link.lose, ["no answer for 4 s"]).start()
+    threading.Timer(0.2, link.mark_lost, ["no answer for 4 s"]).start()
     began = time.monotonic()
     with pytest.raises(RunFailed, match="no answer for 4 s"):
         link.load(np.arange(2))
@@ -410,7 +412,7 @@ def test_the_cluster_hears_once_that_a_link_is_closed(link, left):
     assert left == [link]
     received = Received()
     link.open(received.answered, received.failed)
-    link.lose("too late")
+    link.mark_lost("too late")
     assert not received.errors
 
 

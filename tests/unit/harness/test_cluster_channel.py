@@ -90,7 +90,10 @@ def test_arrays_of_any_size_arrive_whole_between_small_messages(encryption, join
     driver, node = joined(key)
     many = np.arange(3 << 20, dtype=np.uint8)
     many.flags.writeable = False  # as the samples of a data set
-    few = [many[:count] for count in (0, 1, channel._SEPARATE - 1, channel._SEPARATE, channel._CHUNK + 1)]
+    few = [
+        many[:count]
+        for count in (0, 1, channel._SEPARATE_ARRAY_BYTES - 1, channel._SEPARATE_ARRAY_BYTES, channel._BUFFER_BYTES + 1)
+    ]
     sent = [{"pixels": many, "rows": few}, "between", {"strided": many[::3], "again": many}, few]
     for message in sent:
         driver.channel.send(message)
@@ -185,7 +188,7 @@ def test_a_driver_without_a_certificate_of_the_cluster_is_turned_away(certificat
         monkeypatch.setenv(name, str(value))
     acceptor = Acceptor(HERE, key, lambda found: None)
     monkeypatch.delenv("RAY_USE_TLS")
-    monkeypatch.setattr(channel, "_CONNECTING", 2.0)
+    monkeypatch.setattr(channel, "_CONNECTING_SECONDS", 2.0)
     with pytest.raises(OSError, match=r"timed out|refused|reset|key"):
         connect(HERE, acceptor.port, key)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.cluster.check import BAD, GOOD, WARNING, Facts, Measured, between, of_node, summary
+from harness.cluster.check import BAD, GOOD, WARNING, Facts, NodeMeasurements, between, of_node, summary
 
 MINE = Facts("here", "A CPU", 8, "c" * 64, {"python": "3.11.7", "numpy": "1.26.4"}, {"m.onnx": "1" * 64})
-MEASURED = Measured(0.0008, 0.002, 1e9, 2e9, 0.001, 0.0, 8.0)
+MEASURED = NodeMeasurements(0.0008, 0.002, 1e9, 2e9, 0.001, 0.0, 8.0)
 
 
 def found(theirs=MINE, measured=MEASURED) -> dict[str, tuple[str, str]]:
@@ -38,7 +38,7 @@ def test_another_file_of_a_model_is_a_warning_but_a_missing_one_is_sent():
 
 
 def test_slow_networks_clocks_and_neighbours_are_warnings():
-    slow = Measured(0.005, 0.02, 1e6, 1e6, -3.0, 2.0, 8.0)
+    slow = NodeMeasurements(0.005, 0.02, 1e6, 1e6, -3.0, 2.0, 8.0)
     lines = found(measured=slow)
     assert {subject for subject, (level, _) in lines.items() if level == WARNING} == {
         "round trip",

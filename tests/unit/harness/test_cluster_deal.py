@@ -30,7 +30,7 @@ POWERS = st.builds(
 def test_every_sample_is_dealt_once_whatever_the_order_of_answers(costs, nodes, most, many, random):
     with pytest.MonkeyPatch.context() as patch:
         if many:  # nodes for so few messages
-            patch.setattr(deal, "_MOST_CHUNKS", 1)
+            patch.setattr(deal, "_MAX_CHUNKS_PER_SECOND", 1)
         check_dealing(costs, nodes, most, random)
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future, wait
 import pytest
 
 from harness.cluster import heartbeats, silence
-from harness.cluster.actor import About
+from harness.cluster.actor import ProcessInfo
 from harness.cluster.heartbeats import Heartbeats, reachable
 
 
@@ -53,21 +53,21 @@ class Ray:
 
 class Link:
     def __init__(self, name):
-        self.name, self.about = name, About("h", 7, 6, 1)
+        self.name, self.about = name, ProcessInfo("h", 7, 6, 1)
         self.sentinel, self.actor = Beats(True), Beats((5.0, "it warms up"))
         self.failure, self.promised, self.doing, self.address = None, 0.0, "", ("h", 1)
         self.lost = threading.Event()
 
-    def lose(self, why):
+    def mark_lost(self, why):
         self.failure = self.failure or why
         self.lost.set()
 
 
 @pytest.fixture
 def hearts(monkeypatch):
-    monkeypatch.setattr(heartbeats, "BEAT", 0.02)
-    monkeypatch.setattr(silence, "SILENT", 0.3)
-    monkeypatch.setattr(silence, "STARVED", 1.5)
+    monkeypatch.setattr(heartbeats, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(silence, "STARVED_SECONDS", 1.5)
     made = []
 
     def make(links, starting=0.0, reached=False, raylet=0):

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.cluster_model import (
     PUBLISHED,
     Costs,
-    Published,
+    PublishedNode,
     bytes_per_sample,
     machines,
     nodes_of_driver,
@@ -27,8 +27,8 @@ def test_unequal_nodes_finish_together_and_no_id_is_lost():
 
 
 def test_chunks_of_equal_size_would_not(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(deal, "_MOST_SECONDS", 1e9)
-    monkeypatch.setattr(deal, "_PARTS", 0.1)
+    monkeypatch.setattr(deal, "_MAX_CHUNK_SECONDS", 1e9)
+    monkeypatch.setattr(deal, "_CHUNKS_OF_REST", 0.1)
     monkeypatch.setattr(deal.OfflineDealer, "answered", lambda *_: None)
     assert offline(machines(20, 30, unequal=4), 120).ends > 0.02
 
@@ -68,7 +68,7 @@ def test_machines_have_the_mean_rate_and_the_ratio_asked_for():
 
 
 def test_what_feeds_how_many_nodes():
-    row = Published("small", 1000, sent=1000, back=4)
+    row = PublishedNode("small", 1000, sent=1000, back=4)
     assert nodes_of_driver(row, Costs(message=0, sample=1e-4)) == pytest.approx(10)
     assert nodes_of_driver(row, Costs(message=0.05, sample=1e-4)) == pytest.approx(1 / 0.15)  # one parcel per second
     assert nodes_of_network(row, gigabits=8) == pytest.approx(1000)
@@ -76,7 +76,7 @@ def test_what_feeds_how_many_nodes():
 
 
 def test_a_driver_feeds_about_as_many_nodes_as_the_model_says():
-    row, costs = Published("small", 100, 100, 100), Costs(message=0, sample=1e-3)
+    row, costs = PublishedNode("small", 100, 100, 100), Costs(message=0, sample=1e-3)
     assert nodes_of_driver(row, costs) == pytest.approx(10)
     few, many = (offline(machines(number, row.rate, 1), 30, costs) for number in (7, 20))
     assert few.efficiency > 0.9

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.cluster import ray_link
-from harness.cluster.actor import About
+from harness.cluster.actor import ProcessInfo
 from harness.cluster.actor_link import RayLink
 from harness.cluster.ray_link import RayCluster
 from harness.errors import ConfigError, RunFailed
@@ -37,10 +37,10 @@ def call(*found):
 @pytest.fixture
 def cluster(monkeypatch):
     monkeypatch.setattr(ray_link, "_ray", lambda: Ray)
-    monkeypatch.setattr(ray_link, "BEAT", 0.01)
+    monkeypatch.setattr(ray_link, "BEAT_SECONDS", 0.01)
     made = RayCluster.__new__(RayCluster)
     made.local, made._hearts = None, None
-    actor = SimpleNamespace(about=call(About("h", 7, 6, 1)))
+    actor = SimpleNamespace(about=call(ProcessInfo("h", 7, 6, 1)))
     made.links = [RayLink(Ray, "a", actor, SimpleNamespace(beat=call(True)), ("h", 1), lambda link: None)]
     return made
 
@@ -50,12 +50,12 @@ def no_beat(*given):
 
 
 def test_a_node_has_begun_once_both_its_processes_have(cluster, monkeypatch):
-    cluster._meet(no_beat)
+    cluster._await_processes(no_beat)
     assert cluster.links[0].about.pid == 7
-    monkeypatch.setattr(ray_link, "_JOINING", 0.1)
+    monkeypatch.setattr(ray_link, "_JOINING_SECONDS", 0.1)
     cluster.links[0].sentinel.beat = call()
     with pytest.raises(RunFailed, match="node a on h did not start"):
-        cluster._meet(no_beat)
+        cluster._await_processes(no_beat)
 
 
 def test_a_promise_of_an_earlier_step_does_not_count(cluster):
@@ -72,8 +72,8 @@ def test_a_promise_of_an_earlier_step_does_not_count(cluster):
 
 
 def test_nodes_on_this_machine_that_do_not_start_are_not_blamed_on_an_address(cluster, monkeypatch):
-    monkeypatch.setattr(ray_link, "_JOINING", -1.0)
-    monkeypatch.setattr(ray_link, "_ENDING", -1.0)
+    monkeypatch.setattr(ray_link, "_JOINING_SECONDS", -1.0)
+    monkeypatch.setattr(ray_link, "_ENDING_SECONDS", -1.0)
     with pytest.raises(ConfigError, match="start it with `harness cluster up`"):
         cluster._wait_for_port("127.0.0.1:1", no_beat)
     cluster.local = SimpleNamespace(names=["local-1", "local-2"], check=lambda: None)
@@ -90,7 +90,7 @@ def test_a_node_that_was_just_started_has_time_to_join(cluster, monkeypatch):
     ray = SimpleNamespace(nodes=lambda: next(lists, [node("one"), node("two")]))
     monkeypatch.setattr(ray_link, "_ray", lambda: ray)
     assert [name for name, _ in cluster._nodes(["one", "two"], no_beat)] == ["one", "two"]
-    monkeypatch.setattr(ray_link, "_LISTED", 0.3)
+    monkeypatch.setattr(ray_link, "_LISTING_SECONDS", 0.3)
     with pytest.raises(ConfigError, match="nodes that have not joined the cluster: three; run `harness cluster up`"):
         cluster._nodes(["one", "three"], no_beat)
 
@@ -106,6 +106,6 @@ def test_a_node_that_was_started_again_is_used_once_ray_has_forgotten_the_old_on
     assert [found["NodeID"] for _, found in cluster._nodes(["one", "two"], no_beat)] == [1, 3]
     ray.nodes = lambda: both
     assert [name for name, _ in cluster._nodes([], no_beat)] == ["one-0", "two-1", "two-2"]
-    monkeypatch.setattr(ray_link, "_FORGOTTEN", 0.3)
+    monkeypatch.setattr(ray_link, "_FORGETTING_SECONDS", 0.3)
     with pytest.raises(ConfigError, match="Ray lists two nodes called two: `harness cluster down`, then `up`"):
         cluster._nodes(["one", "two"], no_beat)

@@ -15,7 +15,7 @@ from harness.cluster.hosts import Host, Hosts
 from harness.errors import CheckFailed
 from harness.report import facts, text
 from harness.report.page import page
-from harness.results.record import Record, read_record, unlike
+from harness.results.record import Record, first_difference, read_record
 from harness.submission.description import machines_of
 
 MACHINE = {"packages": {"numpy": "1.26"}, "python": "3.11", "os": "Linux", "cpu": "CPU", "cores": 2}
@@ -81,12 +81,12 @@ def test_runs_of_one_result_need_the_same_nodes(runs, tmp_path):
         return Record.model_validate_json(json.dumps(first.values() | changes))
 
     again = [node("b", "x", samples=9), node("a", "y", ended_s=1.0)]
-    assert unlike(first, other(nodes=again)) is None
-    assert unlike(first, other(nodes=NODES[:1])) == "number of nodes"
-    assert unlike(first, other(machines=2)) == "number of nodes"
-    assert unlike(first, other(nodes=[NODES[0], node("b", "x", streams=1)])) == "node"
-    assert unlike(first, other(cluster_samples="indices")) == "kind of data that travelled to the nodes"
-    assert unlike(first, runs[1].record) == "number of nodes"
+    assert first_difference(first, other(nodes=again)) is None
+    assert first_difference(first, other(nodes=NODES[:1])) == "number of nodes"
+    assert first_difference(first, other(machines=2)) == "number of nodes"
+    assert first_difference(first, other(nodes=[NODES[0], node("b", "x", streams=1)])) == "node"
+    assert first_difference(first, other(cluster_samples="indices")) == "kind of data that travelled to the nodes"
+    assert first_difference(first, runs[1].record) == "number of nodes"
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from harness.settings.identity import command
 from harness.settings.request import RunRequest, resolve
 
 MODELS = {"bert": "minilm-l6-squad-int8", "resnet50": "efficientnet-lite0-int8"}
-SAMPLES = {"bert": 6, "resnet50": 8}
+CALIBRATION_SAMPLES = {"bert": 6, "resnet50": 8}
 DATASETS = {"bert": "sample", "resnet50": "imagenet-synthetic"}
 
 
@@ -43,7 +43,7 @@ def settings_of(benchmark, scenario="Offline", samples=DATA, **more):
             scenario=scenario,
             mode="accuracy",
             dataset=DATASETS[benchmark],
-            samples=SAMPLES[benchmark],
+            samples=CALIBRATION_SAMPLES[benchmark],
             options={"max_batch": "1", "streams": "1"},
             use_tuned=False,
             cluster="threads:1",
@@ -112,7 +112,7 @@ def by_sample(numbers, collected):
 )
 @pytest.mark.parametrize("benchmark", MODELS)
 def test_nodes_of_unequal_speed_answer_as_one_process_does(benchmark, number, samples, scenario, monkeypatch):
-    monkeypatch.setattr(offline, "_MEASURING", (0.1, 0.1, 0.1))
+    monkeypatch.setattr(offline, "_MEASURING_SECONDS", (0.1, 0.1, 0.1))
     nodes = nodes_of(benchmark, scenario, samples)
     settings = settings_of(benchmark, scenario, samples)
     made = prepare_nodes(settings, Preparation(quiet=True), lambda name, request, beat: nodes.connect(number, request))

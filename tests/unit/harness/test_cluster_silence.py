@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from harness.cluster.actor_link import BEAT
-from harness.cluster.silence import SILENT, STARVED, Silence
+from harness.cluster.actor_link import BEAT_SECONDS
+from harness.cluster.silence import SILENT_SECONDS, STARVED_SECONDS, Silence
 
 FROZEN = 5.0
 """Seconds within which a frozen machine must be lost; connecting to it takes a second of them."""
 
 
-def until_lost(reachable, step=BEAT, limit=200.0):
+def until_lost(reachable, step=BEAT_SECONDS, limit=200.0):
     """Seconds from the last answer until a node is lost that is looked at every ``step`` seconds."""
     silence, now = Silence(0.0, 0.0), 0.0
     silence.heard(now)
@@ -22,13 +22,13 @@ def until_lost(reachable, step=BEAT, limit=200.0):
 
 
 def test_a_frozen_machine_is_lost_in_time():
-    assert SILENT < until_lost(reachable=False) <= FROZEN - 1.0
+    assert SILENT_SECONDS < until_lost(reachable=False) <= FROZEN - 1.0
 
 
 def test_a_node_without_processor_time_is_kept_while_its_machine_can_be_reached_but_not_for_ever():
-    assert until_lost(reachable=True) > STARVED
-    assert until_lost(reachable=True) <= STARVED + 1.0
-    assert until_lost(reachable=None) > STARVED
+    assert until_lost(reachable=True) > STARVED_SECONDS
+    assert until_lost(reachable=True) <= STARVED_SECONDS + 1.0
+    assert until_lost(reachable=None) > STARVED_SECONDS
 
 
 def test_seconds_in_which_this_process_did_not_run_do_not_count():
@@ -38,7 +38,7 @@ def test_seconds_in_which_this_process_did_not_run_do_not_count():
     assert not silence.suspicious
     assert not silence.verdict(False)
     # Each look counts a second at most: a driver that runs every four seconds is four times as patient.
-    assert until_lost(reachable=False, step=4.0) == 4.0 * (SILENT + 1)
+    assert until_lost(reachable=False, step=4.0) == 4.0 * (SILENT_SECONDS + 1)
 
 
 def test_an_answer_ends_the_silence_and_processes_have_time_to_start():
@@ -47,10 +47,10 @@ def test_an_answer_ends_the_silence_and_processes_have_time_to_start():
         silence.look(half_seconds / 2)
         assert not silence.suspicious
     silence.heard(240.0)
-    for half_seconds in range(2 * int(SILENT)):
+    for half_seconds in range(2 * int(SILENT_SECONDS)):
         silence.look(240.5 + half_seconds / 2)
     assert not silence.suspicious
-    silence.look(241.0 + SILENT)
-    assert silence.verdict(False) == f"no answer for {SILENT:.0f} s, and its machine cannot be reached"
-    silence.heard(242.0 + SILENT)
+    silence.look(241.0 + SILENT_SECONDS)
+    assert silence.verdict(False) == f"no answer for {SILENT_SECONDS:.0f} s, and its machine cannot be reached"
+    silence.heard(242.0 + SILENT_SECONDS)
     assert not silence.verdict(False)

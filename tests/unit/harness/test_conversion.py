@@ -125,7 +125,7 @@ def test_what_cannot_be_converted_stays_with_the_reason(model, tmp_path, monkeyp
     assert conversion(given) is None
     assert "GiB of memory" in " ".join(capsys.readouterr().err.split())
     monkeypatch.setattr(module, "available", lambda: None)
-    monkeypatch.setattr(module, "_LARGEST", 1000)
+    monkeypatch.setattr(module, "_MAX_FILE_BYTES", 1000)
     assert conversion(given) is None
     assert "more than 2 GB" in " ".join(capsys.readouterr().err.split())
 

@@ -22,7 +22,7 @@ from harness.errors import ConfigError, Interrupted, RunFailed
 from harness.host import console
 from harness.host import download as module
 from harness.host.download import download, sha256_of
-from harness.host.transfer import Limits
+from harness.host.transfer import TransferLimits
 
 OTHER = random.Random(2).randbytes(700_001)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -53,7 +53,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def get(urls: list[str] | str, path: Path, **settings) -> Path:
-    return download(urls, path, **{"sha256": SHA, "limits": Limits(idle=5.0), "backoff": NO_WAIT, **settings})
+    return download(urls, path, **{"sha256": SHA, "limits": TransferLimits(idle=5.0), "backoff": NO_WAIT, **settings})
 
 
 def leave_part(path: Path, content: bytes, url: str, validator: str = '"one"', sha256: str = SHA) -> None:
@@ -287,12 +287,12 @@ def test_a_refused_connection_is_reported_in_plain_words(path: Path) -> None:
 def test_a_silent_server_times_out(site: Site, path: Path) -> None:
     site.pause = 0.5
     with pytest.raises(RunFailed, match="timed out"):
-        get(site.url, path, limits=Limits(idle=0.1), backoff=())
+        get(site.url, path, limits=TransferLimits(idle=0.1), backoff=())
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-STRICT = Limits(idle=5.0, headers=0.2, slowest=100_000, window=0.2, size=1_000_000)
+STRICT = TransferLimits(idle=5.0, headers=0.2, slowest=100_000, window=0.2, size=1_000_000)
 
 
 @pytest.mark.parametrize("known", [{}, {"sha256": None}])

@@ -12,8 +12,18 @@ import numpy as np
 import onnx
 import pytest
 from benchmarks import bare, engines
-from benchmarks.bare import BARE, TOOLS, Layout
-from benchmarks.engines import Row, Work, add_rows, datasets, entry, measure, measured, ranking, warm_up
+from benchmarks.bare import BARE, TOOLS, BareLayout
+from benchmarks.engines import (
+    EngineMeasurements,
+    ModelOnEngine,
+    add_rows,
+    datasets,
+    entry,
+    measure,
+    measured,
+    ranking,
+    warm_up,
+)
 from benchmarks.offline import seconds_of
 from graphs import graph, node, normal
 from rich.table import Table
@@ -26,8 +36,8 @@ from harness.scheduling.limits import Limits
 from harness.task.shape import Shape
 
 
-def row(*offline: float, failed: bool = False) -> Row:
-    found = Row(failed=failed)
+def row(*offline: float, failed: bool = False) -> EngineMeasurements:
+    found = EngineMeasurements(failed=failed)
     for rate in offline:
         found.add("offline", rate, 0.1)
     return found
@@ -62,9 +72,9 @@ def test_both_sides_of_a_ratio_take_turns_on_the_same_work(monkeypatch):
         )
 
     monkeypatch.setattr(engines, "apart", apart)
-    found = Row()
+    found = EngineMeasurements()
     for turn in range(2):
-        measure(Work("m", None, "openvino", 1.0), found, turn)
+        measure(ModelOnEngine("m", None, "openvino", 1.0), found, turn)
     first = [("offline", (0,)), ("bare_offline", (7,)), ("stream", ()), ("bare_stream", (["queries"],))]
     second = [("bare_offline", (7,)), ("offline", (7,)), ("bare_stream", (["queries"],)), ("stream", ())]
     assert log == [*first, ("tool_offline", (7,)), *second, ("tool_offline", (7,))]
@@ -72,14 +82,14 @@ def test_both_sides_of_a_ratio_take_turns_on_the_same_work(monkeypatch):
     assert found.ratio("offline", "bare").startswith("0.900 (0.900")
     assert found.ratio("bare p90", "p90").startswith("50.000")
     assert max(found.figures["others"]) == 0.5
-    assert Row().ratio("offline", "tool") == ""
+    assert EngineMeasurements().ratio("offline", "tool") == ""
 
 
 WEIGHT = normal(1, 16, 16)
 BATCHES = [(Shape(n, 1), {"x": normal(n, n, 16, scale=1.0)}) for n in (1, 3, 1)]
 
 
-def layout(folder: Path, name: str, streams: int) -> Layout:
+def layout(folder: Path, name: str, streams: int) -> BareLayout:
     """That of a product with WEIGHT, as the harness runs it."""
     if name not in installed():
         pytest.skip(f"{name} is not installed")
@@ -88,7 +98,7 @@ def layout(folder: Path, name: str, streams: int) -> Layout:
     engine = find_engine(name)
     precision = {"precision": "f32"} if name == "openvino" else {}
     made = engine(path, engine.Settings(streams=streams, threads=1, **precision))
-    return Layout.of(SimpleNamespace(engine=made, description=made.describe()))
+    return BareLayout.of(SimpleNamespace(engine=made, description=made.describe()))
 
 
 @pytest.mark.parametrize("engine", BARE)
@@ -171,7 +181,7 @@ def test_both_sides_measure_a_real_model(tmp_path, small_imagenet, monkeypatch, 
         warm_up(streams, batches)
 
     monkeypatch.setattr(engines, "warm_up", warm)
-    work = Work(str(path), str(small_imagenet), engine, 0.1)
+    work = ModelOnEngine(str(path), str(small_imagenet), engine, 0.1)
     latency, issued, _ = engines.stream(work)
     assert latency > 0
     assert len(issued) >= 20
@@ -194,7 +204,7 @@ def test_a_library_that_fails_alone_is_one_sentence(monkeypatch):
     for side in (engines.bare_offline, engines.bare_stream):
         monkeypatch.setitem(BARE, "openvino", fail)
         with pytest.raises(EngineError, match=r"^openvino failed to run alone: no memory$"):
-            side(Work("m", None, "openvino", 1.0), 7)
+            side(ModelOnEngine("m", None, "openvino", 1.0), 7)
 
 
 def test_what_was_measured_is_shown_although_a_side_failed(monkeypatch, capsys):

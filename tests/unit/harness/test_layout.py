@@ -7,7 +7,7 @@ import pytest
 
 from harness.engines import cores as cores_module
 from harness.engines import deepsparse
-from harness.engines.cores import CoreSettings, Layout, on_cpus, stay_on
+from harness.engines.cores import CoreSettings, StreamLayout, on_cpus, stay_on
 from harness.engines.deepsparse import DeepSparseSettings
 from harness.engines.onnxruntime import OnnxRuntimeSettings
 from harness.errors import ConfigError
@@ -19,7 +19,7 @@ TWO_NODES = [Core(0, 0), Core(0, 1), Core(0, 2), Core(0, 3), Core(1, 8), Core(1,
 
 
 def layout(machine, preferred=4, pin=False, **settings):
-    return Layout.of(CoreSettings(**settings), preferred, pin, machine)
+    return StreamLayout.of(CoreSettings(**settings), preferred, pin, machine)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_one_stream_spans_the_nodes():
 def test_pinning_is_as_the_user_says():
     assert layout(ONE_NODE, pin=True).pin
     assert not layout(ONE_NODE).pin
-    assert Layout.of(CoreSettings(pin=True), 4, False, ONE_NODE).pin
-    assert not Layout.of(CoreSettings(pin=False), 4, True, TWO_NODES).pin
+    assert StreamLayout.of(CoreSettings(pin=True), 4, False, ONE_NODE).pin
+    assert not StreamLayout.of(CoreSettings(pin=False), 4, True, TWO_NODES).pin
 
 
 def test_streams_that_no_instance_count_divides_are_refused():

@@ -183,7 +183,7 @@ def test_an_offline_test_of_days_is_refused_once_its_rate_is_known_but_not_what_
 )
 def test_a_development_run_is_as_long_as_early_stopping_needs_and_says_so(load, scenario, rate, queries, seconds):
     found = load("", scenario, estimated=rate)
-    assert found.least == queries
+    assert found.min_queries == queries
     assert found.planned_seconds == pytest.approx(seconds, rel=1e-3)
     if seconds < 23:
         assert found.length is None
@@ -201,7 +201,7 @@ def test_the_rate_of_user_conf_counts_as_well(load):
 @pytest.mark.parametrize(("scenario", "rate"), [("Server", 0.4), ("MultiStream", 0.7), ("SingleStream", 0.07)])
 def test_a_development_run_is_not_prolonged_to_hours(load, scenario, rate):
     found = load("", scenario, estimated=rate)
-    assert (found.least, found.planned_seconds) == (1, 20)
+    assert (found.min_queries, found.planned_seconds) == (1, 20)
     assert "a test of 20.0 s will be INVALID" in found.length
 
 
@@ -214,7 +214,7 @@ def test_a_stream_that_takes_long_is_not_blamed_on_its_expected_latency(load):
 @pytest.mark.parametrize("text", ["", "*.*.min_duration = 5000\n", "*.*.min_query_count = 40\n"])
 def test_a_length_that_the_user_sets_is_obeyed_and_its_effect_is_stated(load, text):
     found = load(f"*.Server.target_qps = 10\n{text}", "Server", duration=None if text else 5.0)
-    assert found.least == (40 if "40" in text else 1)
+    assert found.min_queries == (40 if "40" in text else 1)
     assert "LoadGen needs at least 459 queries to be sure of the 99th percentile, about 46 s at 10" in found.length
     assert "will be INVALID" in found.length
     assert load("*.Server.target_qps = 100\n", "Server", duration=5.0).length is None
@@ -224,11 +224,11 @@ def test_an_official_run_is_prolonged_only_if_ten_minutes_bring_too_few_queries(
     def official(text, scenario="Server", **more):
         return load(text, scenario, seconds=600.0, official=True, **more)
 
-    assert official("*.Server.target_qps = 50").least == 100
+    assert official("*.Server.target_qps = 50").min_queries == 100
     slow = official("*.Server.target_qps = 1")
-    assert (slow.least, slow.planned_seconds) == (1001, 1001.0)
+    assert (slow.min_queries, slow.planned_seconds) == (1001, 1001.0)
     assert "--duration" not in slow.length
-    assert official("*.Server.target_qps = 1\n*.*.min_duration = 700000").least == 1001
+    assert official("*.Server.target_qps = 1\n*.*.min_duration = 700000").min_queries == 1001
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_an_official_run_is_prolonged_only_if_ten_minutes_bring_too_few_queries(
 )
 def test_the_rounds_own_number_prolongs_an_official_run(load, scenario, rate, queries, seconds, words):
     found = load("", scenario, estimated=rate, seconds=600.0, official=True)
-    assert (found.least, found.planned_seconds) == (queries, pytest.approx(seconds))
+    assert (found.min_queries, found.planned_seconds) == (queries, pytest.approx(seconds))
     assert words in found.length if words else found.length is None
 
 
@@ -273,7 +273,7 @@ def test_a_prolonged_official_run_can_be_repeated_from_its_user_conf(load, tmp_p
         recorded = read_user_conf(written)
         check_official(recorded, "bert", "Server", 600_000)
         repeated = load(written.read_text(), "Server", seconds=seconds, official=True, audit="TEST01")
-        assert (repeated.least, repeated.length) == (found.least, None)
+        assert (repeated.min_queries, repeated.length) == (found.min_queries, None)
 
 
 def test_a_query_is_foreseen_by_the_rate_that_is_expected_not_by_the_one_with_a_margin(load, monkeypatch):
@@ -284,12 +284,12 @@ def test_a_query_is_foreseen_by_the_rate_that_is_expected_not_by_the_one_with_a_
         listener=None,
         scenario=SimpleNamespace(one_query=True, estimate=lambda *_: Estimate(300.0, "", 100.0)),
     )
-    sizing._foresee(load("*.Offline.target_qps = 1e6"), ready)
+    sizing._check_query_size(load("*.Offline.target_qps = 1e6"), ready)
     assert seen == [pytest.approx(220_000)]
 
 
 def test_an_accuracy_run_has_no_number_of_queries(load):
-    assert load("*.Server.target_qps = 1", "Server", accuracy=True).least == 1
+    assert load("*.Server.target_qps = 1", "Server", accuracy=True).min_queries == 1
 
 
 def test_spans():

@@ -194,7 +194,7 @@ def test_a_checkpoint_replaces_only_what_was_built_here_under_its_name(tmp_path,
 
 def test_a_compressed_model_says_fp32_until_it_is_compressed(monkeypatch):
     benchmark, entry = manifests.models()["tiny-fp32"]
-    recipe = manifests.Recipe(sparsity=0.5, block=4, precision="int8")
+    recipe = manifests.CompressionRecipe(sparsity=0.5, block=4, precision="int8")
     entry = entry.model_copy(update={"precision": "int8", "recipe": recipe})
     monkeypatch.setattr(manifests, "models", lambda: {"tiny-int8": (benchmark, entry)})
     path = build("tiny-int8", "random", None, 0, dense=True)
@@ -204,7 +204,7 @@ def test_a_compressed_model_says_fp32_until_it_is_compressed(monkeypatch):
 
 def test_an_engine_and_an_input_are_chosen_only_for_8_bits(monkeypatch, tmp_path):
     benchmark, entry = manifests.models()["tiny-fp32"]
-    entry = entry.model_copy(update={"recipe": manifests.Recipe(sparsity=0.5)})
+    entry = entry.model_copy(update={"recipe": manifests.CompressionRecipe(sparsity=0.5)})
     monkeypatch.setattr(manifests, "models", lambda: {"tiny-fp32": (benchmark, entry)})
     with pytest.raises(ConfigError, match=r"--for openvino: tiny-fp32 is built in FP32, .* leave it out"):
         build("tiny-fp32", "random", tmp_path / "m.onnx", 0, engine="openvino")

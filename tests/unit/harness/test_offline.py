@@ -17,7 +17,7 @@ from harness.host.usage import CoreMeter, CoreUse
 from harness.scenarios.base import Listener
 from harness.scenarios.offline import Offline, margin_for
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, best_lengths
-from harness.scheduling.offline import MeasuredRate, OfflineScheduler, _Ran, _spread_of, measure_rate
+from harness.scheduling.offline import MeasuredRate, OfflineScheduler, _MeasuredBatch, _spread_of, measure_rate
 
 
 def serve(sut, planner, queries):
@@ -164,9 +164,9 @@ def test_the_measured_rate_is_without_first_batches_of_a_shape_if_others_came(mo
 
 
 def test_the_spread_is_that_of_the_quarters_in_time():
-    steady = [_Ran(0.1 * n + 0.1, 0.1, 50, False) for n in range(64)]
+    steady = [_MeasuredBatch(0.1 * n + 0.1, 0.1, 50, False) for n in range(64)]
     assert _spread_of(steady) == pytest.approx(1)
-    faster = steady[:48] + [_Ran(4.85 + 0.05 * n, 0.05, 50, False) for n in range(16)]
+    faster = steady[:48] + [_MeasuredBatch(4.85 + 0.05 * n, 0.05, 50, False) for n in range(16)]
     assert _spread_of(faster) == pytest.approx(1.6)  # one quarter at 2, three at 1
     assert _spread_of(faster[:31]) == 1  # too few to divide
 

@@ -164,14 +164,14 @@ def test_bf16_is_the_default_where_the_processor_has_it(monkeypatch):
     monkeypatch.setattr(openvino, "computes_bf16", lambda: True)
     assert OpenVinoSettings().in_force()["precision"] == "bf16"
     assert OpenVinoSettings(precision="f32").in_force()["precision"] == "f32"
-    assert [{"precision": "bf16"}, {"precision": "f32"}] in OpenVinoEngine.choices(384, False)
-    assert [{"precision": "bf16"}, {"precision": "f32"}] in OpenVinoEngine.choices(384, True)
+    assert [{"precision": "bf16"}, {"precision": "f32"}] in OpenVinoEngine.search_space(384, False)
+    assert [{"precision": "bf16"}, {"precision": "f32"}] in OpenVinoEngine.search_space(384, True)
 
 
 def test_bf16_without_hardware_is_refused(model, monkeypatch):
     monkeypatch.setattr(openvino, "computes_bf16", lambda: False)
     assert OpenVinoSettings().in_force()["precision"] == "f32"
-    assert not any("precision" in choice for one in OpenVinoEngine.choices(384, False) for choice in one)
+    assert not any("precision" in choice for one in OpenVinoEngine.search_space(384, False) for choice in one)
     with pytest.raises(ConfigError, match="this processor does not compute in bf16: omit precision=bf16"):
         made(model, precision="bf16")
 

@@ -294,7 +294,7 @@ def test_a_model_with_weights_in_other_files_is_packaged_whole_or_not_at_all(tmp
     onnx.save_model(onnx.helper.make_model(graph), str(folder / "m.onnx"), **options)
     put(folder / "a.py", "")
     monkeypatch.setattr(sources, "ROOT", tmp_path)
-    whole = sources.Identified.of(folder / "m.onnx").identity
+    whole = sources.IdentifiedModel.of(folder / "m.onnx").identity
     for used, expected in ((whole, {"a.py", "m.onnx", "m.data"}), ("0" * 64, {"a.py"})):
         model = record("bert-99", "performance")["model"] | {"sha256": used}
         read = Record.model_validate_json(json.dumps(record("bert-99", "performance") | {"model": model}))

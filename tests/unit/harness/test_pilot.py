@@ -71,7 +71,7 @@ def test_a_query_that_is_issued_late_is_late_as_in_loadgen():
 
 
 def test_a_long_wait_for_a_query_is_heard_of(monkeypatch):
-    monkeypatch.setattr(pilot, "_BEAT", 0.001)
+    monkeypatch.setattr(pilot, "_BEAT_SECONDS", 0.001)
     heard = []
     late_queries(Scheduling(Slow()), INDICES, 50, 3, 0, lambda: heard.append(1))
     assert len(heard) > 6

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from harness.engines.base import Signature, find_engine
 from harness.engines.onnxruntime import node_times
-from harness.engines.profiler import Node, Spent
+from harness.engines.profiler import NodeTotal, ProfiledNode
 from harness.errors import ConfigError
 from harness.report.page import page
 from harness.report.text import as_json, as_markdown, rows
@@ -93,13 +93,13 @@ def test_events_before_the_recording_and_those_that_are_not_nodes_are_left_out()
         event("model_run", 400, 40),
     ]
     times = node_times(events, 1)
-    assert times.keys() == {Node("a", "Add"), Node("Mul 2", "Mul")}
-    assert times[Node("a", "Add")] == Spent(pytest.approx(11e-6), 2)
+    assert times.keys() == {ProfiledNode("a", "Add"), ProfiledNode("Mul 2", "Mul")}
+    assert times[ProfiledNode("a", "Add")] == NodeTotal(pytest.approx(11e-6), 2)
     assert node_times(events, 3) == {}
 
 
 def test_operators_are_summed_and_the_ten_slowest_nodes_listed():
-    times = {Node(f"n{at}", "Add" if at % 2 else "Mul"): Spent(0.001 * at, 4) for at in range(1, 13)}
+    times = {ProfiledNode(f"n{at}", "Add" if at % 2 else "Mul"): NodeTotal(0.001 * at, 4) for at in range(1, 13)}
     found = summary(times, "some 1.0", 2, 4, [Shape(3, 64)])
     assert found.ms == pytest.approx(78)
     assert [(each.operator, each.ms, each.calls) for each in found.operators] == [("Mul", 42, 24), ("Add", 36, 24)]
@@ -140,7 +140,10 @@ def test_what_has_no_profile_is_refused_before_anything_runs(words, message):
 
 
 def _with_profile(folder: Path) -> Path:
-    times = {Node("/layer<1>/MatMul", "MatMul"): Spent(0.3, 4), Node("/layer/Add", "Add"): Spent(0.1, 4)}
+    times = {
+        ProfiledNode("/layer<1>/MatMul", "MatMul"): NodeTotal(0.3, 4),
+        ProfiledNode("/layer/Add", "Add"): NodeTotal(0.1, 4),
+    }
     made = summary(times, "onnxruntime 1.2", 1, 2, [Shape(4, 64)])
     (folder / PROFILE).write_text(made.model_dump_json())
     return folder

@@ -8,7 +8,7 @@ from forecasts import ALLOWED, coverage, error, forecasts_at
 
 from harness.host import console
 from harness.running.load import Load
-from harness.running.progress import Outlook
+from harness.running.progress import ProgressText
 from harness.running.recorder import LatencyCounts
 from harness.scenarios.offline import Offline
 from harness.scenarios.server import Server
@@ -25,8 +25,10 @@ def load(scenario, *, seconds=600.0, least=1, rate=None, per_second=None) -> Loa
     return Load("bert", scenario, None, rate, None, seconds, 600.0, None, least, None, per_second or rate)
 
 
-def outlook(test, *, accuracy=False, samples=0, cost=0, bound=None, latency=None) -> Outlook:
-    return Outlook(test, accuracy, samples, cost, "tokens", bound, SimpleNamespace(latency=lambda percentile: latency))
+def outlook(test, *, accuracy=False, samples=0, cost=0, bound=None, latency=None) -> ProgressText:
+    return ProgressText(
+        test, accuracy, samples, cost, "tokens", bound, SimpleNamespace(latency=lambda percentile: latency)
+    )
 
 
 def arrived(queries: int, per_query: int = 1) -> Counters:
@@ -43,7 +45,7 @@ def test_server_shows_the_planned_time_and_the_percentile_against_the_bound():
     assert (seen.fraction, seen.left) == (pytest.approx(0.1), pytest.approx(540))
 
 
-def shown(seen: Outlook, at, lasted: float) -> tuple[float, float]:
+def shown(seen: ProgressText, at, lasted: float) -> tuple[float, float]:
     """The worst error of the time left, and the share of the time in which one is shown; ``at`` gives the counters."""
     moments = np.arange(0.25, lasted, max(lasted / 2000, 0.25))
     forecasts = forecasts_at(moments, lambda now: seen.view(at(now), BEGAN + now).left)

@@ -97,7 +97,7 @@ def test_quantiles_of_the_histogram_are_those_of_the_latencies(tmp_path):
 
 
 def test_the_file_does_not_grow_with_the_test(tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "_KEPT", 100)
+    monkeypatch.setattr(recording, "_MAX_SAVED_ROWS", 100)
     recorder = Recorder()
     for n in range(1000):
         recorder.answered(n, n + 1, work(2, 2, 1, (float(n),)), 2)
@@ -109,7 +109,7 @@ def test_the_file_does_not_grow_with_the_test(tmp_path, monkeypatch):
     assert found.latency_counts.sum() == 1000
 
 
-@pytest.mark.parametrize(("name", "limit"), [("_MAX_BYTES", 10 * 36), ("_MAX_QUERIES", 10)])
+@pytest.mark.parametrize(("name", "limit"), [("_MAX_BATCH_BYTES", 10 * 36), ("_MAX_QUERIES", 10)])
 def test_reaching_the_memory_limit_is_recorded(tmp_path, monkeypatch, name, limit):
     monkeypatch.setattr(recording, name, limit)
     recorder = Recorder()

@@ -7,7 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from benchmarks import recovery
-from benchmarks.recovery import Row, agreement, answers, content_of, held_out, measured, options_of, variants
+from benchmarks.recovery import (
+    VariantMeasurements,
+    agreement,
+    answers,
+    content_of,
+    held_out,
+    measured,
+    options_of,
+    variants,
+)
 
 from bert.squad import read_squad
 from harness.catalog.datasets import find_dataset
@@ -17,8 +26,8 @@ from resnet50.images import find_images
 SCORES = {"accuracy": {"F1": 80.0, "exact match": 70.0}, "metric": {"value": 12.5}}
 
 
-def row(*found: list[int]) -> Row:
-    return Row("F1", 80.0, 12.5, True, list(found))
+def row(*found: list[int]) -> VariantMeasurements:
+    return VariantMeasurements("F1", 80.0, 12.5, True, list(found))
 
 
 def log(folder: Path, responses: list[np.ndarray]) -> Path:
@@ -117,7 +126,7 @@ def measure(tmp_path, monkeypatch):
     path.write_bytes(b"weights")
     dataset = Dataset(name="d", path=tmp_path / "d", sha256="0" * 64)
 
-    def call(*, engine="onnxruntime", seconds=1.0, options=(), fresh=False, data=dataset) -> Row:
+    def call(*, engine="onnxruntime", seconds=1.0, options=(), fresh=False, data=dataset) -> VariantMeasurements:
         model = SimpleNamespace(benchmark="resnet50")
         return measured(model, path, engine, data, seconds, options, fresh=fresh)
 
@@ -126,7 +135,7 @@ def measure(tmp_path, monkeypatch):
 
 def test_a_row_is_measured_once_and_then_read(measure):
     first = measure.call()
-    assert first == Row("F1", 80.0, 12.5, True, [[3], [4]])
+    assert first == VariantMeasurements("F1", 80.0, 12.5, True, [[3], [4]])
     assert measure.call() == first
     assert measure.runs == ["accuracy", "performance"]
     measure.call(fresh=True)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from finished import run_folder
 
-from harness.host.supervise import Verdict
+from harness.host.supervise import ChildOutcome
 from harness.running import run, sizing
 from harness.scenarios.base import Estimate, find_scenario
 from harness.settings.request import RunRequest, resolve
@@ -33,8 +33,8 @@ def supervised(monkeypatch):
                 record = json.loads((made / "run.json").read_text()) | {"estimated_target_qps": rate}
                 (made / "run.json").write_text(json.dumps(record))
                 run_folder(places.run.parent, name=places.run.name)
-                return Verdict(left.pop(0), made, record=made)
-            return Verdict(left.pop(0))
+                return ChildOutcome(left.pop(0), made, record=made)
+            return ChildOutcome(left.pop(0))
 
         monkeypatch.setattr(run, "supervised", test)
         return missed

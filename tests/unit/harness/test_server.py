@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.scheduling.cost import CostTable
-from harness.scheduling.server import Backlog, ServerScheduler, Waiting
+from harness.scheduling.server import Backlog, ServerScheduler, WaitingSample
 from harness.task.shape import Shape
 
 BOUND = 0.1
@@ -27,7 +27,7 @@ FIXED = CostTable({Shape(n, x): 0.004 * n**0.6 * (x / 100) for n in (1, 4) for x
 def backlog(table, *samples):
     made = Backlog(table, BOUND)
     for number, (arrival, cost) in enumerate(samples):
-        made.push(Waiting(arrival, number, number, cost))
+        made.push(WaitingSample(arrival, number, number, cost))
     return made
 
 

@@ -398,8 +398,8 @@ TOO_LARGE = "has larger headers than any archive of a model"
     ],
 )
 def test_headers_cannot_fill_the_memory(tmp_path, monkeypatch, content, message, pack):
-    monkeypatch.setattr(archives, "_MEMBERS", 100)
-    monkeypatch.setattr(archives, "_TAR_HEADERS", 16 * 1024)
+    monkeypatch.setattr(archives, "_MAX_MEMBERS", 100)
+    monkeypatch.setattr(archives, "_MAX_TAR_HEADER_BYTES", 16 * 1024)
     archive = tmp_path / "m.tar"
     archive.write_bytes(pack(content))
     assert is_archive(archive)
@@ -420,7 +420,7 @@ def test_a_small_archive_with_a_large_header_takes_no_memory(tmp_path):
 
 
 def test_a_zip_archive_of_too_many_files_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "_MEMBERS", 100)
+    monkeypatch.setattr(archives, "_MAX_MEMBERS", 100)
     archive = tmp_path / "m.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for number in range(101):

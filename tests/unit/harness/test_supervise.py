@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigError
-from harness.host.supervise import Heartbeat, Verdict, supervised
+from harness.host.supervise import ChildOutcome, Heartbeat, supervised
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +100,7 @@ def test_a_published_result_is_the_outcome_whatever_becomes_of_the_child(tmp_pat
 
 
 def test_the_folder_that_the_child_reports_for_its_record_is_part_of_the_verdict(tmp_path):
-    assert supervised(reports, tmp_path / "ü", cleanup=lambda: None) == Verdict(1, record=tmp_path / "ü")
+    assert supervised(reports, tmp_path / "ü", cleanup=lambda: None) == ChildOutcome(1, record=tmp_path / "ü")
 
 
 def test_a_child_that_dies_before_its_result_is_in_place_has_none(tmp_path, capfd):

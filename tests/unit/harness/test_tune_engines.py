@@ -19,8 +19,8 @@ from harness.settings.request import RunRequest, resolve
 from harness.settings.tuned import Rate
 from harness.tuning import tune as module
 from harness.tuning.engines import best_engine
-from harness.tuning.journal import Measured
-from harness.tuning.search import Score
+from harness.tuning.journal import SavedTrial
+from harness.tuning.search import Measurement
 
 
 class Fake:
@@ -40,7 +40,7 @@ class Fake:
         score = self.best if options else self.defaults
         if score is None:
             return None
-        return Score(score / 10, True) if number in self.disturbed else Score(score)
+        return Measurement(score / 10, True) if number in self.disturbed else Measurement(score)
 
     def search(self):
         self.log.append((self.engine, "search"))
@@ -133,7 +133,7 @@ class One(NullEngine):
     Settings = OneSettings
 
     @classmethod
-    def choices(cls, max_cost, one_stream):
+    def search_space(cls, max_cost, one_stream):
         return [[{"streams": "1"}, {"streams": "2"}]]
 
 
@@ -161,12 +161,12 @@ class Tune:
             force=False,
         )
 
-    def measure(self, tuning, options) -> Measured:
+    def measure(self, tuning, options) -> SavedTrial:
         if self.stop_after == len(self.measured):
             raise KeyboardInterrupt
         self.measured.append((tuning.engine, dict(options)))
         score = self.rates[tuning.engine][options.get("streams", "1")]
-        return Measured(score=score, value=score) if score is not None else Measured(score=0, value=0, failed=True)
+        return SavedTrial(score=score, value=score) if score is not None else SavedTrial(score=0, value=0, failed=True)
 
 
 @pytest.fixture

@@ -20,14 +20,14 @@ from harness.host.machine import core_count
 from harness.rules.early_stopping import needed_queries
 from harness.running.prepare import prepare
 from harness.running.prepared import Preparation
-from harness.scheduling.compiling import DEVELOPMENT
+from harness.scheduling.compiling import DEVELOPMENT_COMPILE_SECONDS
 from harness.scheduling.peak import highest_passing
 from harness.settings import tuned
 from harness.settings.request import RunRequest, default_conf, resolve
 from harness.settings.tuned import Rate
 from harness.tuning import tune
-from harness.tuning.journal import Journal, Measured
-from harness.tuning.search import Score, coordinate_search, size
+from harness.tuning.journal import SavedTrial, TuningJournal
+from harness.tuning.search import Measurement, coordinate_search, size
 
 STREAMS = [{"streams": str(n)} for n in (1, 2, 4)]
 BATCH = [{"max_batch": str(n)} for n in (8, 16, 32)]
@@ -41,7 +41,7 @@ def search(dimensions, measure, *more):
     def scored(options, number):
         measured.append((dict(options), number))
         score = measure(options, number)
-        return score if isinstance(score, Score) else Score(float(score))
+        return score if isinstance(score, Measurement) else Measurement(float(score))
 
     return (*coordinate_search(dimensions, scored, *more), measured)
 
@@ -110,19 +110,19 @@ def test_a_machine_that_drifts_changes_no_setting_and_hides_none(drift):
 def test_a_disturbed_pair_is_repeated_and_only_the_repetition_counts():
     def measure(options, number):
         if options.get("max_batch") == "16" and number == 0:
-            return Score(0.5, disturbed=True)
+            return Measurement(0.5, disturbed=True)
         return 1.2 if options.get("max_batch") == "16" else 1.0
 
     best, score, _ = search([BATCH], measure)
     assert (best, score) == ({"max_batch": "16"}, pytest.approx(1.2))
     # Nor does a disturbance of the other side make a winner.
-    slow = search([BATCH], lambda options, number: 1.0 if options or number else Score(0.5, disturbed=True))
+    slow = search([BATCH], lambda options, number: 1.0 if options or number else Measurement(0.5, disturbed=True))
     assert slow[0] == {}
 
 
 def test_on_a_machine_that_is_never_quiet_the_repetitions_are_few():
     dimensions = [STREAMS, BATCH, PINS]
-    best, _, measured = search(dimensions, lambda options, number: Score(1.0, disturbed=True))
+    best, _, measured = search(dimensions, lambda options, number: Measurement(1.0, disturbed=True))
     assert best == {}
     assert len(measured) <= 2 * size(dimensions)
 
@@ -181,7 +181,7 @@ def confirmed(tmp_path, monkeypatch):
         ready = SimpleNamespace(short_test=short_test, scenario=scenario, close=lambda *_: None)
         monkeypatch.setattr(tune, "get_ready", lambda *_, **__: ready)
         monkeypatch.setattr(tune.tempfile, "tempdir", None)
-        journal, result = Journal(tmp_path / "journal.json", {}, fresh=True), tmp_path / "result.json"
+        journal, result = TuningJournal(tmp_path / "journal.json", {}, fresh=True), tmp_path / "result.json"
         heartbeat = SimpleNamespace(beat=None, report=lambda code: None)
         given = (SimpleNamespace(stall_timeout=1.0), guess or limit, seconds, confirm, journal, result, heartbeat)
         return tune._find_rate(*given), tests
@@ -223,7 +223,7 @@ def tuning(tmp_path):
 
     def made(scenario, *measured):
         request = RunRequest(engine="null", scenario=scenario, dataset="sample", system="here")
-        found = tune._Tuning(request, resolve(request), 1.0, Journal(tmp_path / "journal.json", {}, fresh=True))
+        found = tune._Tuning(request, resolve(request), 1.0, TuningJournal(tmp_path / "journal.json", {}, fresh=True))
         for number, each in enumerate(measured):
             found.journal.trials[json.dumps([[], number])] = each
             found.trial({}, number)
@@ -236,19 +236,19 @@ def tuning(tmp_path):
 def test_the_value_is_that_of_the_fastest_undisturbed_measurement(tuning, scenario, value, capsys):
     """A target_qps of the fastest is the highest, a target_latency the lowest."""
     values = [(20, 0.0), (30, 0.04), (25, 0.0), (90, 0.3), (5, 0.3)]
-    found = tuning(scenario, *(Measured(score=1, value=value, lost=lost) for value, lost in values))
+    found = tuning(scenario, *(SavedTrial(score=1, value=value, lost=lost) for value, lost in values))
     assert found.value({}) == value
     assert "INVALID" not in capsys.readouterr().err
 
 
 def test_a_failed_repetition_does_not_give_the_value(tuning):
-    found = tuning("SingleStream", Measured(score=1, value=20), Measured(score=0, value=0, failed=True))
+    found = tuning("SingleStream", SavedTrial(score=1, value=20), SavedTrial(score=0, value=0, failed=True))
     assert found.value({}) == 20
 
 
 @pytest.mark.parametrize("scenario", ["Offline", "Server"])
 def test_where_all_measurements_were_disturbed_the_fastest_counts_and_a_warning_says_so(tuning, scenario, capsys):
-    found = tuning(scenario, *(Measured(score=1, value=value, lost=0.3) for value in (20, 30)))
+    found = tuning(scenario, *(SavedTrial(score=1, value=value, lost=0.3) for value in (20, 30)))
     assert found.value({}) == 30
     # The rate of Server is confirmed afterwards.
     assert ("this target_qps may make runs too short, and so INVALID" in capsys.readouterr().err) == (
@@ -277,7 +277,7 @@ def test_tuning_compiles_all_shapes_like_an_official_run(tmp_path, monkeypatch, 
     with pytest.raises(Prepared):
         work(mine, *more, tmp_path / "result.json", heartbeat)
     assert [scenario.compile_seconds for scenario in scenarios] == [math.inf]
-    assert prepare(mine, Preparation(quiet=True)).scenario.compile_seconds == DEVELOPMENT
+    assert prepare(mine, Preparation(quiet=True)).scenario.compile_seconds == DEVELOPMENT_COMPILE_SECONDS
 
 
 def test_no_rate_is_zero():
@@ -295,7 +295,7 @@ def test_no_rate_is_zero():
 @pytest.mark.parametrize("max_cost", [1, 384])
 @pytest.mark.parametrize("one_stream", [True, False])
 def test_the_engine_accepts_every_choice(engine, kind, max_cost, one_stream):
-    dimensions = engine.choices(max_cost, one_stream)
+    dimensions = engine.search_space(max_cost, one_stream)
     assert len(dimensions) >= 2
     for choice in (choice for dimension in dimensions for choice in dimension):
         in_force = kind.model_validate(choice).in_force()
@@ -305,19 +305,19 @@ def test_the_engine_accepts_every_choice(engine, kind, max_cost, one_stream):
 
 
 class TestJournal:
-    TRIAL = Measured(score=1.5, value=2)
+    TRIAL = SavedTrial(score=1.5, value=2)
     RATE = Rate(rate=10, seconds=1, held=True, valid=False, p99_ms=3, samples_per_second=None, queries=7)
 
     @pytest.fixture
     def saved(self, tmp_path):
-        journal = Journal(tmp_path / "a" / "j.json", {"model": "x", "samples": [None, 1.5]}, False)
+        journal = TuningJournal(tmp_path / "a" / "j.json", {"model": "x", "samples": [None, 1.5]}, False)
         journal.trials["one"] = self.TRIAL
         journal.rates["two"] = self.RATE
         journal.save()
         return journal.path
 
     def open(self, path, model="x", *, fresh=False):
-        return Journal(path, {"model": model, "samples": [None, 1.5]}, fresh)
+        return TuningJournal(path, {"model": model, "samples": [None, 1.5]}, fresh)
 
     def test_measurements_are_read_back(self, saved):
         again = self.open(saved)
@@ -355,7 +355,7 @@ class TestJournal:
 
     def test_what_others_took_is_kept_and_may_be_missing(self, saved):
         journal = self.open(saved)
-        journal.trials["two"] = Measured(score=1, value=2, lost=0.3)
+        journal.trials["two"] = SavedTrial(score=1, value=2, lost=0.3)
         journal.save()
         assert [trial.disturbed for trial in self.open(saved).trials.values()] == [False, True]
         content = json.loads(saved.read_text())
@@ -370,7 +370,10 @@ class TestJournal:
 
 def test_the_table_leaves_disturbed_measurements_out_like_the_search(capsys, tmp_path):
     measured = [({}, 80, 0.0), ({"streams": "2"}, 100, 0.0), ({"streams": "2"}, 60, 0.4), ({"streams": "4"}, 90, 0.0)]
-    trials = [tune._Trial(options, Measured(score=score, value=score, lost=lost)) for options, score, lost in measured]
+    trials = [
+        tune._MeasuredOptions(options, SavedTrial(score=score, value=score, lost=lost))
+        for options, score, lost in measured
+    ]
     result = SimpleNamespace(
         unit="samples/s",
         default_score=80.0,

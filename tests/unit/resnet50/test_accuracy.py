@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from harness.catalog.manifests import Dataset
 from harness.errors import CheckFailed, ConfigError
-from resnet50.accuracy import Score, accuracy_text, main, score_log, write_accuracy_txt
+from resnet50.accuracy import ImageScore, accuracy_text, main, score_log, write_accuracy_txt
 from resnet50.task import ResNet50, ResNet50Settings
 
 CODES = {"float32": "<f", "int32": "<i", "int64": "<q"}
@@ -58,7 +58,7 @@ class Bench:
     def write_values(self, values: Sequence[float], dtype: str = "float32", **options) -> list:
         return self.write([encode(value, dtype) for value in values], **options)
 
-    def score(self, **options) -> Score:
+    def score(self, **options) -> ImageScore:
         return score_log(self.log, np.array(self.labels, np.int64), **options)
 
     def args(self, *more: str) -> list[str]:

@@ -65,7 +65,7 @@ class Classified:
         log.write_text(json.dumps(entries))
         self.accuracy: Accuracy = self.benchmark.score(log, dataset, None, folder / "accuracy.txt", None)
         self.sampled = self.benchmark.sampled_doubts(sut, dataset)
-        self.choices = {choice.name: (choice.value, choice.source) for choice in self.benchmark.choices(sut)}
+        self.choices = {choice.name: (choice.value, choice.source) for choice in self.benchmark.scoring_choices(sut)}
 
     @property
     def top1(self) -> float:

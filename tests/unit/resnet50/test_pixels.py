@@ -147,8 +147,8 @@ def renamed(shards):
 @pytest.mark.parametrize(
     ("size", "damage"),
     [
-        (1024, lambda shards: flipped(8 * (128 + 2 * module._ROW + 1000))(shards[0])),
-        (1024, lambda shards: flipped(8 * (128 + 3 * module._ROW - 1))(shards[0])),
+        (1024, lambda shards: flipped(8 * (128 + 2 * module._ROW_BYTES + 1000))(shards[0])),
+        (1024, lambda shards: flipped(8 * (128 + 3 * module._ROW_BYTES - 1))(shards[0])),
         (1024, exchanged),
         (4, exchanged),
         (4, renamed),

@@ -149,7 +149,7 @@ def test_a_folder_without_images_or_that_is_not_there_is_rejected(tmp_path):
 def test_too_many_images_for_the_cache_are_decoded_when_used(folder, tmp_path, monkeypatch):
     label(folder)
     cached = opened(folder, tmp_path)
-    monkeypatch.setattr(training, "_CACHED", 4)
+    monkeypatch.setattr(training, "_MAX_CACHED_IMAGES", 4)
     uncached = opened(folder, tmp_path)
     every = np.arange(8)
     np.testing.assert_array_equal(cached.batch(every).feed["input"], uncached.batch(every).feed["input"])

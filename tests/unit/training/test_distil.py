@@ -13,7 +13,7 @@ from bert.architecture import BertConfig, build_bert  # noqa: E402
 from harness.compress.network import Network  # noqa: E402
 from harness.errors import ConfigError  # noqa: E402
 from harness.models.weights import RandomWeights  # noqa: E402
-from harness.task.training import Batch  # noqa: E402
+from harness.task.training import TrainingBatch  # noqa: E402
 from harness.training.distil import drawn_difference, hidden_pairs, loss, probabilities  # noqa: E402
 from harness.training.layers import drop_layers  # noqa: E402
 from harness.training.recipe import Distillation  # noqa: E402
@@ -27,9 +27,9 @@ def softmax(values: np.ndarray) -> np.ndarray:
     return powers / powers.sum(-1, keepdims=True)
 
 
-def batch(labelled: bool = True, rows: slice = slice(None)) -> Batch:
+def batch(labelled: bool = True, rows: slice = slice(None)) -> TrainingBatch:
     targets = {"start": np.array([1, 0])[rows], "end": np.array([2, 1])[rows]} if labelled else None
-    return Batch({}, targets, ANSWERS, MASK[rows])
+    return TrainingBatch({}, targets, ANSWERS, MASK[rows])
 
 
 def outputs(seed: int, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
@@ -139,7 +139,7 @@ def test_gradients_of_drawn_hidden_states_make_up_the_hessian_of_their_loss():
     def hidden(own: torch.Tensor) -> torch.Tensor:
         states = {f"s{number}": each @ own for number, each in enumerate(inputs)}
         teacher = {f"t{number}": target for number, target in enumerate(targets)}
-        batch = Batch({}, None, (), mask)
+        batch = TrainingBatch({}, None, (), mask)
         return loss(states, teacher, batch, Distillation(logits=0.0, hidden=0.7), [("s0", "t0"), ("s1", "t1")])[0]
 
     hessian = torch.autograd.functional.hessian(hidden, weight).reshape(6, 6)

@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="training is not installed: make set
 
 from harness.training.fake import FakeQuantisation  # noqa: E402
 from harness.training.graph import GraphModule  # noqa: E402
-from harness.training.rounded import Activation, Weight, in_bytes  # noqa: E402
+from harness.training.rounded import ActivationQuantiser, WeightQuantiser, in_bytes  # noqa: E402
 
 _Feeds = list[dict[str, np.ndarray]]
 _CASES: dict[str, tuple[ModelProto, _Feeds]] = {
@@ -190,7 +190,7 @@ def test_activations_are_rounded_as_the_range_says() -> None:
 
 
 def test_the_gradient_passes_within_the_range_only() -> None:
-    activation = Activation(low=-1.0, high=1.0)
+    activation = ActivationQuantiser(low=-1.0, high=1.0)
     value = torch.tensor([-2.0, -0.5, 0.5, 2.0], requires_grad=True)
     activation(value).sum().backward()
     assert value.grad is not None
@@ -200,7 +200,7 @@ def test_the_gradient_passes_within_the_range_only() -> None:
 @pytest.mark.parametrize("per_output", [False, True])
 def test_weights_are_rounded_as_the_compressor_does(per_output: bool) -> None:
     model = mlp()
-    weight = Weight(_layer(model), per_output)
+    weight = WeightQuantiser(_layer(model), per_output)
     matrix = torch.from_numpy(Network(model).matrix(_layer(model)).copy())
     expected = nearest(matrix.numpy(), per_output=per_output)
     found = weight.rounded(matrix)
@@ -214,7 +214,7 @@ def test_grouped_convolutions_keep_the_sums_of_their_weights() -> None:
     model = convnet()
     layer = next(layer for layer in Network(model).layers if layer.groups > 1)
     matrix = torch.from_numpy(Network(model).matrix(layer).copy()).requires_grad_()
-    weight = Weight(layer)
+    weight = WeightQuantiser(layer)
     np.testing.assert_allclose(weight(matrix).detach().numpy(), keep_sums(matrix.detach().numpy()).weight, atol=1e-6)
     weight(matrix).sum().backward()
     assert matrix.grad is not None

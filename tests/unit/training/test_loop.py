@@ -14,7 +14,7 @@ from harness.compress.network import Network
 from harness.compress.products import products
 from harness.errors import ConfigError, RunFailed
 from harness.models.weights import RandomWeights
-from harness.task.training import Batch, TrainingData
+from harness.task.training import TrainingBatch, TrainingData
 from harness.training.recipe import Recipe
 
 torch = pytest.importorskip("torch", reason="training is not installed: make setup TRAIN=1")
@@ -24,7 +24,7 @@ from harness.training.fake import FakeQuantisation  # noqa: E402
 from harness.training.graph import GraphModule  # noqa: E402
 from harness.training.history import History  # noqa: E402
 from harness.training.loop import Student, Trainer  # noqa: E402
-from harness.training.memory import Budget, Demand, Kept, keep_freed, kept  # noqa: E402
+from harness.training.memory import Budget, Demand, KeptBytes, keep_freed, kept  # noqa: E402
 from harness.training.objective import Objective, slices  # noqa: E402
 from harness.training.pruning import Pruner  # noqa: E402
 from harness.training.state import Checkpoints  # noqa: E402
@@ -74,7 +74,7 @@ class Texts(TrainingData):
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         start, end = self._targets[indices].T
         names = ("start_logits", "end_logits")
-        return Batch(feed, dict(zip(names, (start, end), strict=True)), names, np.ones(ids.shape, np.bool_))
+        return TrainingBatch(feed, dict(zip(names, (start, end), strict=True)), names, np.ones(ids.shape, np.bool_))
 
     def score(self, outputs):
         found = np.concatenate([each["start_logits"].argmax(1) for each in outputs])
@@ -321,8 +321,8 @@ def test_the_memory_of_samples_is_measured_without_the_parameters():
 
     assert bytes_of(20) == 2 * bytes_of(10) >= 10 * 100 * 4
     # Of 100 x 100 weights, the masked copy is kept once; a row and its product for each sample.
-    found = Kept.by(lambda rows: (torch.ones(rows, 100, requires_grad=True) @ (weight * 2)).relu().sum(), [weight])
-    assert found == Kept(bytes_of(2) - bytes_of(1), 100 * 4, 100 * 100 * 4)
+    found = KeptBytes.by(lambda rows: (torch.ones(rows, 100, requires_grad=True) @ (weight * 2)).relu().sum(), [weight])
+    assert found == KeptBytes(bytes_of(2) - bytes_of(1), 100 * 4, 100 * 100 * 4)
     demand = Demand.of((10, 10 * 7 + 100 * 3), (20, 20 * 7 + 400 * 3))
     assert (demand.linear, demand.square) == pytest.approx((7.0, 3.0))
     assert Demand.of((1, 50), (1, 50)).bytes(1) == 50

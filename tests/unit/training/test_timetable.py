@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 from forecasts import ALLOWED, Forecast, coverage, error
 
-from harness.training.history import History, Score
+from harness.training.history import History, ValidationScore
 from harness.training.recipe import Pruning, Recipe, read_recipe
 from harness.training.timetable import Timetable
 
@@ -86,7 +86,7 @@ class Training:
 
 
 def resumed(step: int, **facts) -> History:
-    return History(step=step, scores=[Score(step, "F1", 70.0, 0.8)] * 3, scoring=42.0, **facts)
+    return History(step=step, scores=[ValidationScore(step, "F1", 70.0, 0.8)] * 3, scoring=42.0, **facts)
 
 
 RUNS = {

@@ -98,10 +98,10 @@ def _responses(result: Result, folder: str, cure: str) -> Findings[None]:
     yield from check_scores(tree, accuracy, FORMS[result.rules.metric] if result.rules else None, sampled=True)
     yield from check_answers(tree, f"{accuracy}/{ACCURACY}", result.rules)
     if not passed:
-        yield from _near(result, accuracy, cure)
+        yield from _scores_agree(result, accuracy, cure)
 
 
-def _near(result: Result, folder: str, cure: str) -> Findings[None]:
+def _scores_agree(result: Result, folder: str, cure: str) -> Findings[None]:
     scores: list[float] = []
     if result.rules is None:
         return

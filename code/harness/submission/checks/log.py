@@ -162,7 +162,7 @@ def check_summary(tree: Tree, folder: str, log: Log | None, scenario: str, mode:
 def _agreement(path: str, said: Mapping[str, str], log: Log, scenario: type[Scenario] | None) -> Findings[None]:
     """The values of the summary, by name, must equal those of the detail log."""
     score = log.number(scenario.result) if scenario else None
-    if scenario and score is not None and not _near(said.get(scenario.summary[0]), score):
+    if scenario and score is not None and not _agrees_with(said.get(scenario.summary[0]), score):
         name = scenario.summary[0]
         yield Problem(path, f"{name} is {printable(said.get(name))} here and {score} in {DETAIL}", AGAIN)
     for name, key in _SAME.items():
@@ -172,7 +172,7 @@ def _agreement(path: str, said: Mapping[str, str], log: Log, scenario: type[Scen
             yield Problem(path, what, AGAIN)
 
 
-def _near(text: str | None, value: float) -> bool:
+def _agrees_with(text: str | None, value: float) -> bool:
     """Whether the text is that number, within the six digits of LoadGen's detail log.
 
     Server's result has only two decimals in the summary: at one sample per second that is half a percent.
