@@ -34,8 +34,8 @@ def match_input(inputs: Sequence[Tensor]) -> tuple[Tensor, list[ImageLayout]]:
         if fitting := [layout for layout in layouts if _fits(tensor, layout)]:
             return tensor, fitting
     raise ConfigError(
-        f"the model is not an image classifier: its inputs are {listing(inputs)}; expected is one, "
-        f"(N, 3, {SIDE}, {SIDE}) or (N, {SIDE}, {SIDE}, 3), of float32, float16 or uint8."
+        f"the model is not an image classifier: its inputs are {listing(inputs)}; one is expected: "
+        f"(N, 3, {SIDE}, {SIDE}) or (N, {SIDE}, {SIDE}, 3) of float32, float16 or uint8."
     )
 
 
@@ -74,8 +74,8 @@ def match_output(outputs: Sequence[Tensor]) -> tuple[Tensor, int]:
         if classes := number_of_classes(tensor):
             return tensor, classes
     raise ConfigError(
-        f"the model is not an ImageNet classifier: its outputs are {listing(outputs)}; expected are {CLASSES} or "
-        f"{CLASSES + 1} values per image, or their arg-max."
+        f"the model is not an ImageNet classifier: its outputs are {listing(outputs)}; {CLASSES} or "
+        f"{CLASSES + 1} values per image, or their arg-max, are expected."
     )
 
 

@@ -57,7 +57,7 @@ def test_ctrl_c_says_what_was_kept(harness):
     process.send_signal(signal.SIGINT)
     run = harness.finish(process, start)
     assert run.code == 130
-    assert "interrupted: the test was stopped, and nothing of it was kept." in run.err
+    assert "interrupted: the test was stopped, and nothing was kept." in run.err
 
 
 @pytest.mark.parametrize("stdout", ["closed", "without a reader"])

@@ -137,7 +137,7 @@ def of_node(name: str, theirs: Facts, mine: Facts, measured: NodeMeasurements) -
         lines.append(ClusterFinding(GOOD, name, "code", f"same as here ({mine.code[:12]})"))
     else:
         what = f"{theirs.code[:12]} instead of {mine.code[:12]}"
-        lines.append(ClusterFinding(BAD, name, "code", what, "bring its checkout to the same commit"))
+        lines.append(ClusterFinding(BAD, name, "code", what, "check out the same commit there"))
     other = [
         f"{package} {theirs.versions.get(package, 'missing')} instead of {version}"
         for package, version in mine.versions.items()

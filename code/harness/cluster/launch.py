@@ -247,10 +247,12 @@ def up(hosts: Hosts) -> Iterator[str]:
     here = Host(address=own)
     if not _run(["sh", "-c", _test_command(here, HEAD)], "", "this machine"):
         if reachable((own, int(port))):
-            raise RunFailed(f"this machine: {address} is in use, but not by this checkout: end what listens there.")
+            raise RunFailed(
+                f"this machine: {address} is in use, but not by this checkout: stop the program that listens there."
+            )
         for host in hosts.nodes:  # they would wait a minute for their head, and Ray starts no other beside one
             if _run(_over_ssh(host, _stop_command(host, host.called)), "", f"node {host.called}") == _ENDED:
-                yield f"node {host.called}: ended, as its head no longer ran"
+                yield f"node {host.called}: stopped, since its head was no longer running"
     said = _run(["sh", "-c", _start_command(hosts, here, head, HEAD, token)], token, "this machine")
     yield f"head: {address}{_already(said)}"
     for host in hosts.nodes:
@@ -267,9 +269,9 @@ def down(hosts: Hosts) -> Iterator[str]:
         ConfigError: the file names no machines to start Ray on.
     """
     if hosts.local:
-        raise ConfigError(f"{hosts.source} starts and ends with each run: there is nothing to end.")
+        raise ConfigError(f"{hosts.source} starts and stops with each run: there is nothing to stop.")
     if not hosts.nodes:
-        raise ConfigError(f"{hosts.source} joins a cluster that others start: they must end it.")
+        raise ConfigError(f"{hosts.source} joins a cluster that others start: they must stop it.")
     for host in hosts.nodes:
         try:
             said = _run(_over_ssh(host, _stop_command(host, host.called)), "", f"node {host.called}")

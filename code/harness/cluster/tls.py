@@ -66,7 +66,7 @@ def check(host: str, port: int) -> None:
         return
     if not theirs:
         raise ConfigError(
-            f"{where} does not use TLS: remove `tls` from the hosts file, or end the cluster with `harness cluster "
+            f"{where} does not use TLS: remove `tls` from the hosts file, or stop the cluster with `harness cluster "
             "down` and start it again."
         )
     own.check_hostname = True  # as Ray does

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.cluster.check import ClusterFinding
 
 cluster_app = typer.Typer(
-    help="Start, end or examine the machines of a cluster, which are one system (docs/cluster.md).",
+    help="Start, stop or check the machines of a cluster, which form one system (docs/cluster.md).",
     no_args_is_help=True,
 )
 HostsFile = Annotated[str, typer.Argument(metavar="HOSTS", help="The hosts file, such as hosts.toml.")]
@@ -26,19 +26,19 @@ _STYLES = {"good": "green", "warning": "yellow", "bad": "bold red"}
 def up(hosts: HostsFile) -> None:
     """Start Ray on this machine and, over ssh, on all machines of HOSTS; create the token file if it is missing.
 
-    Machines on which it already runs keep it: `harness cluster down` first, if you changed HOSTS.
+    Where it already runs, nothing changes: if you changed HOSTS, run `harness cluster down` first.
     """
     from harness.cluster import launch
 
-    _each(hosts, launch.up, "what was started still runs: `harness cluster down` ends it.")
+    _each(hosts, launch.up, "what was started is still running: `harness cluster down` stops it.")
     console.out.print(
-        "the cluster runs: `harness cluster check` examines it, and `make run-offline CLUSTER=...` uses it"
+        "the cluster is running: check it with `harness cluster check`, use it with `make run-offline CLUSTER=...`"
     )
 
 
 @cluster_app.command("down")
 def down(hosts: HostsFile) -> None:
-    """End what `harness cluster up` started."""
+    """Stop what `harness cluster up` started."""
     from harness.cluster import launch
 
     _each(hosts, launch.down, "some machines may still be running: run the same command again.")

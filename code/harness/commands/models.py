@@ -145,7 +145,7 @@ _Images = Annotated[
         "--input",
         callback=_input,
         metavar="uint8|float32",
-        help="How an INT8 classifier takes images: pixels, which the graph normalises, or normalised ones.",
+        help="Image input of an INT8 classifier: pixels, which the graph normalises, or normalised images.",
         show_default="uint8",
     ),
 ]
@@ -165,7 +165,7 @@ def models_build(
         Path | None, typer.Option(help="Output file.", show_default="build/models/NAME-random.onnx or -built")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
-    dense: Annotated[bool, typer.Option("--dense", help="Skip the compression of a compressed model.")] = False,
+    dense: Annotated[bool, typer.Option("--dense", help="Build a compressed model without compressing it.")] = False,
     dataset: _Calibration = None,
     samples: Annotated[
         int | None, typer.Option(help="Number of calibration samples.", show_default="256; 8 for random weights")

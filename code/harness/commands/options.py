@@ -49,13 +49,13 @@ Tree = Annotated[
 StallTimeout = Annotated[float, typer.Option(help="Stop a run after this many seconds without a finished batch.")]
 Cluster = Annotated[
     str | None,
-    typer.Option(metavar="HOSTS", help="Nodes that are one system: a hosts.toml, or local:N (docs/cluster.md)."),
+    typer.Option(metavar="HOSTS", help="Machines that form one system: a hosts.toml, or local:N (docs/cluster.md)."),
 ]
 ClusterSamples = Annotated[
     str,
     typer.Option(
         metavar="data|indices",
-        help="What travels to the nodes: samples, or only their numbers (ask the working group before submitting).",
+        help="What is sent to the nodes: samples, or only their numbers (ask the working group before submitting).",
     ),
 ]
 MeasurementsDir = Annotated[
@@ -90,7 +90,7 @@ EngineOfModels = Annotated[
 ]
 FullDataset = Annotated[str | None, typer.Option("--dataset", help="Name or path.", show_default="the full set")]
 Retry = Annotated[bool, typer.Option("--retry", help="Rerun failed tests.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show the plan: tests, lengths, what packaging needs.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show the plan: tests, durations, what packaging needs.")]
 StateDir = Annotated[Path, typer.Option(help="Folder of the journal.", show_default="build/campaign")]
 
 

@@ -24,7 +24,7 @@ class RunOptions:
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="FILE", help="A run file: these options in TOML, lists become a sweep.", show_default=False
+            metavar="FILE", help="A run file: these options in TOML; lists become a sweep.", show_default=False
         ),
     ] = None
     model: options.Model = None
@@ -51,7 +51,7 @@ class RunOptions:
     rehearsal: Annotated[
         bool | None,
         typer.Option(
-            "--rehearsal", help="As --official, with stand-ins for what is missing; writes to build/rehearsal."
+            "--rehearsal", help="Like --official, with stand-ins for anything missing; writes to build/rehearsal."
         ),
     ] = None
     compliance: Annotated[
@@ -86,7 +86,7 @@ class RunOptions:
     ] = None
     profile: Annotated[
         bool | None,
-        typer.Option("--profile", help="After the test, profile the operators; onnxruntime and openvino."),
+        typer.Option("--profile", help="Profile the operators after the test (onnxruntime and openvino only)."),
     ] = None
     stall_timeout: Annotated[
         float | None,
@@ -97,7 +97,7 @@ class RunOptions:
         str | None,
         typer.Option(
             metavar="data|indices",
-            help="What travels to the nodes: samples, or only their numbers (ask the working group before submitting).",
+            help="What is sent to the nodes: samples, or only their numbers (ask the working group before submitting).",
             show_default="data",
         ),
     ] = None

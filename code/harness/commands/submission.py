@@ -325,4 +325,4 @@ def system_init(
             table.add_row(name, wanted(name))
         console.print_table(table)
     else:
-        console.out.print("nothing is left to fill in")
+        console.out.print("all fields are filled in")

@@ -60,7 +60,7 @@ def disk(top: Path) -> Iterator[Finding]:
             yield Finding(BAD, "disk", f"{words}: too little for the logs of a test", "free some space")
         elif free < _ENOUGH_DISK:
             what = f"{words}: little for large models and the pixels of 50,000 images"
-            yield Finding(WARNING, "disk", what, "free some space, or give --runs-dir another place")
+            yield Finding(WARNING, "disk", what, "free some space, or choose another --runs-dir")
         else:
             yield Finding(GOOD, "disk", words)
 
@@ -98,7 +98,7 @@ def datasets(official: bool = False) -> Iterator[Finding]:
                 yield Finding(lacking, "data set", what, cure)
                 continue
             if entry.official and not entry.variable and place is not None and not place.exists():
-                what = f"{name} is not here, so only the shipped sample is used"
+                what = f"{name} is not on this machine, so only the shipped sample is used"
                 yield Finding(lacking, "data set", what, f"for official runs, run {paths.DATA}")
                 continue
             try:

@@ -173,9 +173,7 @@ def _outcome(how: str, verdict: ChildOutcome | None, ended: bool, stopped: list[
     if not ended:
         console.err.show_cursor(True)
     if verdict is None:
-        what = (
-            "interrupted: the test was stopped, and nothing of it was kept." if stopped else f"{how} Nothing was kept."
-        )
+        what = "interrupted: the test was stopped, and nothing was kept." if stopped else f"{how} Nothing was kept."
         console.error(what)
         return ChildOutcome(_code(stopped[0]) if stopped else 1)
     if verdict.gone:

@@ -191,7 +191,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     if settings.cluster and settings.official:
         console.warn(
             "a result of several nodes belongs in the open division: on edge systems the closed one also requires "
-            "SingleStream, and a Network result requires a system in the datacenter (docs/cluster.md)."
+            "SingleStream, and a Network result requires a datacenter system (docs/cluster.md)."
         )
     audit = AuditRun.choose(settings)
     conf = read_user_conf(audit.conf if audit else settings.user_conf)
@@ -209,7 +209,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     ready.qsl.unload(ready.indices)
     agreed = None
     if settings.accuracy and ready.links:
-        console.note("not compared with ONNX Runtime, since nodes compute: an accuracy run on one node compares.")
+        console.note("not compared with ONNX Runtime, since nodes compute: run accuracy on a single node to compare.")
     elif settings.accuracy:
         agreed = _agreement(settings, ready, lambda: heartbeat.beat(patience(settings)))
     doubts = warn_of_doubts(settings, ready)

@@ -150,7 +150,7 @@ def _chosen(request: RunRequest, model: Model, scenario: str) -> _ResolvedSettin
     why = _other_circumstances(record, model.benchmark, options, request.dataset, request.samples)
     official = request.official or request.rehearsal
     if official and find_scenario(scenario).one_query and _as_tuned(place, record, model.benchmark):
-        why = why or "an official run measures its own, so that it takes no longer than it must"
+        why = why or "an official run measures its own, so that it takes no longer than necessary"
     if why:
         remark += f"; its {record.key} is not used, since {why}"
     else:
@@ -199,11 +199,11 @@ def _check_profile(request: RunRequest, mode: str, engine: type[Engine]) -> None
     """
     engine.profiler()
     if mode != "performance":
-        raise ConfigError("--profile belongs to a performance run: omit it, or --mode accuracy.")
+        raise ConfigError("--profile needs a performance run: omit --profile or --mode accuracy.")
     if request.timeline == "off":
-        raise ConfigError("--profile repeats batches of the timeline: omit it, or --timeline off.")
+        raise ConfigError("--profile needs the timeline: omit --profile or --timeline off.")
     if request.cluster:
-        raise ConfigError("--profile shows one machine: omit --cluster, and run it on one of the nodes.")
+        raise ConfigError("--profile works on one machine only: omit --cluster, and run it on one of the nodes.")
 
 
 def _check_cluster(request: RunRequest, scenario: type[Scenario]) -> None:
@@ -219,7 +219,7 @@ def _check_cluster(request: RunRequest, scenario: type[Scenario]) -> None:
             "or Server, or omit --cluster."
         )
     if request.official and request.cluster.startswith(THREADS):
-        raise ConfigError(f"{THREADS}N only imitates nodes, so it cannot give an official result: name the hosts.")
+        raise ConfigError(f"{THREADS}N only imitates nodes, so it cannot give an official result: give a hosts file.")
 
 
 def _check_official(engine: type[Engine], model: Model) -> None:

@@ -125,7 +125,7 @@ def _check_output(output: Path) -> None:
     others = [path.name for path in sorted(output.glob("[!.]*")) if path.is_dir() and path.name not in DIVISIONS]
     if others:
         raise ConfigError(
-            f"{output} holds {others[0]}, which is no part of a submission: choose another folder with --output."
+            f"{output} holds {others[0]}, which is not part of a submission: choose another folder with --output."
         )
 
 

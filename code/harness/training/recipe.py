@@ -223,7 +223,7 @@ class Recipe(_RecipeTable):
             ConfigError: the recipe prunes nothing, or the method does not exist or does not suit it.
         """
         if self.pruning is None:
-            raise ConfigError(f"--method {method}: {self.name} prunes nothing; leave it out.")
+            raise ConfigError(f"--method {method}: {self.name} prunes nothing; omit this option.")
         change = {"pruning": self.pruning.model_dump() | {"method": method}}
         try:
             return Recipe.model_validate({**self.model_dump(), **change})

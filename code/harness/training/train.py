@@ -104,7 +104,7 @@ def train(training: TrainingRequest) -> Trained:
     if training.engine and not recipe.quantisation:
         raise ConfigError(f"--for {training.engine}: {recipe.name} trains in FP32, the same for every engine.")
     if training.one_shot and not recipe.pruning:
-        raise ConfigError(f"--start one-shot: {recipe.name} prunes nothing; leave it out.")
+        raise ConfigError(f"--start one-shot: {recipe.name} prunes nothing; omit this option.")
     remove_left_over(output.parent)
     folder = Checkpoints(output, {})
     with folder.alone():

@@ -58,7 +58,7 @@ class TuningJournal:
             self.unused = "is damaged"
             return
         if saved and saved.circumstances != self._circumstances:
-            self.unused = "was measured under other circumstances"
+            self.unused = "was measured under other conditions"
         elif saved:
             self.trials, self.rates = saved.trials, saved.rates
 

@@ -130,7 +130,7 @@ def test_nodes_of_a_head_that_ended_are_started_anew(machine):
     old = int(pid["b"].read_text())
     try:
         end(int(pid["head"].read_text()))
-        ended = "node b: ended, as its head no longer ran"
+        ended = "node b: stopped, since its head was no longer running"
         assert list(launch.up(hosts)) == [ended, "head: 127.0.0.8:7000", "node b: 127.0.0.9"]
         assert not running(old)
         assert all(running(int(file.read_text())) for file in pid.values())
@@ -180,7 +180,7 @@ def test_nodes_of_a_run_are_neither_started_nor_ended():
     local = Hosts(local=2, source="local:2")
     with pytest.raises(ConfigError, match=r"^local:2 starts with each run: there is nothing to start\.$"):
         list(launch.up(local))
-    with pytest.raises(ConfigError, match=r"^local:2 starts and ends with each run: there is nothing to end\.$"):
+    with pytest.raises(ConfigError, match=r"^local:2 starts and stops with each run: there is nothing to stop\.$"):
         list(launch.down(local))
 
 

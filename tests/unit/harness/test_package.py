@@ -567,7 +567,7 @@ def test_what_a_person_added_to_a_package_stays_and_left_overs_go(tmp_path, tree
         put(made.folder / place, place)
     put(made.folder / "results" / "gone.txt", "")
     put(tmp_path / "out" / ".open-Other.partial" / "x", "")
-    assert "what is left of packaging that was killed" in str(check(made.root))
+    assert "a leftover of packaging that was killed" in str(check(made.root))
     again = run(tree, tmp_path / "out")
     assert "kept from the package that this one replaces: LICENSE, documentation/power/notes.md, systems/" in (
         capsys.readouterr().err.replace("\n", " ")
@@ -581,7 +581,7 @@ def test_what_a_person_added_to_a_package_stays_and_left_overs_go(tmp_path, tree
 def test_a_package_is_not_written_where_something_else_is(tmp_path, tree, name):
     output = tmp_path / name
     put(output if name == "a file" else output / "code" / "x.py", "mine")
-    with pytest.raises(ConfigError, match=r"is a file|holds code, which is no part of a submission"):
+    with pytest.raises(ConfigError, match=r"is a file|holds code, which is not part of a submission"):
         run(tree, output)
     assert {path.read_text() for path in tmp_path.rglob("*") if path.is_file() and "repository" not in str(path)} == {
         "mine"

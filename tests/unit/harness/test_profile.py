@@ -128,8 +128,8 @@ def test_batches_are_chosen_evenly_and_as_many_as_the_time_allows():
         ({"engine": "null"}, "null has no profile of its operators: use --engine onnxruntime or openvino"),
         ({"engine": "deepsparse"}, "deepsparse has no profile of its operators"),
         ({"engine": "harness.engines.null:NullEngine"}, "has no profile of its operators"),
-        ({"engine": "openvino", "mode": "accuracy"}, "omit it, or --mode accuracy"),
-        ({"engine": "openvino", "timeline": "off"}, "omit it, or --timeline off"),
+        ({"engine": "openvino", "mode": "accuracy"}, "omit --profile or --mode accuracy"),
+        ({"engine": "openvino", "timeline": "off"}, "omit --profile or --timeline off"),
         ({"engine": "openvino", "cluster": "local:2"}, "omit --cluster"),
     ],
 )

@@ -374,6 +374,6 @@ def test_the_command(described, tmp_path, capsys):
     assert printed["missing"].keys() == {line.split()[0] for line in out[2:]}
     rest = [word for line in out[4:] for word in ("--set", f"{line.split()[0]}=known")]
     assert command("--system", "s", "--status", "rdi", "--system-type", "edge", *rest) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ["nothing is left to fill in"]
+    assert capsys.readouterr().out.splitlines()[1:] == ["all fields are filled in"]
     assert command("--system", "../s") == 2
     assert command("--set", "cooling") == 2

@@ -364,7 +364,7 @@ class TestJournal:
         assert not self.open(saved).trials["two"].disturbed
 
     def test_other_circumstances_and_fresh_start_over(self, saved):
-        assert self.open(saved, "y").unused == "was measured under other circumstances"
+        assert self.open(saved, "y").unused == "was measured under other conditions"
         assert len(self.open(saved, fresh=True)) == 0
 
 

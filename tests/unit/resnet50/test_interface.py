@@ -91,7 +91,7 @@ def test_deepsparse_refuses_types_that_it_lacks_and_names_the_engine_that_has_th
 @pytest.mark.parametrize("dtype", [TensorProto.DOUBLE, TensorProto.BFLOAT16])
 def test_an_input_type_that_images_are_not_held_in_is_refused(tmp_path, dtype):
     path, graph = classifier(tmp_path / "m.onnx", dims=("N", 3, 224, 224), dtype=dtype)
-    with pytest.raises(ConfigError, match=r"images (bfloat16|float64) .*; expected is one"):
+    with pytest.raises(ConfigError, match=r"images (bfloat16|float64) .*; one is expected"):
         choose_layout(graph.inputs, path)
 
 

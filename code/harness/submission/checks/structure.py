@@ -51,7 +51,7 @@ def check_top(tree: Tree) -> Findings[list[tuple[str, str]]]:
                 else:
                     yield Problem(f"{name}/{submitter}", "a division may contain only folders of submitters", _MOVE)
         elif name.startswith(".") and name.endswith(".partial"):
-            yield Problem(name, "it is what is left of packaging that was killed", "remove it, or package again")
+            yield Problem(name, "it is a leftover of packaging that was killed", "remove it, or package again")
         elif tree.kind(name) == "folder" or not name.endswith(_DOCUMENTS):
             yield Problem(name, f"the root may contain only the divisions {' and '.join(DIVISIONS)}", _MOVE)
     if not found:
