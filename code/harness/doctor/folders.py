@@ -131,4 +131,6 @@ def user_conf(official: bool = False) -> Iterator[Finding]:
     except ConfigError as error:
         yield finding_from_error(BAD, "user.conf", str(error).rstrip("."))
         return
+    for warning in conf.repeated():
+        yield finding_from_error(WARNING, "user.conf", warning.rstrip("."))
     yield Finding(GOOD, "user.conf", f"{len(conf.entries)} settings" if conf.path else "none, which is fine")

@@ -7,7 +7,7 @@ line number. The file is then passed to LoadGen unchanged, followed by the harne
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -113,6 +113,19 @@ class UserConf:
         user = replace(self, entries=tuple(entry for entry in self.entries if not entry.own))
         found = {key: user.lookup(model, scenario, key) for key in KEYS}
         return {key: entry.value for key, entry in found.items() if entry}
+
+    def repeated(self) -> Iterator[str]:
+        """A warning for each line that has no effect because a later one sets the same key to another value."""
+        earlier: dict[tuple[str, str, str], ConfEntry] = {}
+        for entry in self.entries:
+            name = (entry.model, entry.scenario, entry.key)
+            replaced = earlier.get(name)
+            if replaced and replaced.value != entry.value and not entry.own:
+                yield (
+                    f"{'.'.join(name)} = {replaced.value} in line {replaced.line} has no effect, because line "
+                    f"{entry.line} sets {entry.value}: delete one of them."
+                )
+            earlier[name] = entry
 
     def extended(self, comment: str, lines: Iterable[str]) -> str:
         """The text followed by the harness's own settings; in LoadGen a later line overrides an earlier one."""

@@ -168,3 +168,10 @@ def test_the_minimum_number_of_queries_is_that_of_the_installed_loadgen(tmp_path
 def test_the_harness_lines_follow_the_users_even_without_a_last_newline(tmp_path):
     text = conf(tmp_path, "*.Offline.target_qps = 5").extended("why", ["bert.Offline.min_duration = 2000"])
     assert text.splitlines() == ["*.Offline.target_qps = 5", "# why", "bert.Offline.min_duration = 2000"]
+
+
+def test_a_line_that_a_later_one_replaces_is_warned_of(tmp_path):
+    text = "*.Server.target_qps = 4\nbert.Server.target_qps = 6\n*.Server.target_qps = 4\n"
+    [warning] = conf(tmp_path, f"{text}*.Server.target_qps = 5\n").repeated()
+    assert warning == "*.Server.target_qps = 4 in line 3 has no effect, because line 4 sets 5: delete one of them."
+    assert not list(conf(tmp_path, f"{text}# set by the harness.\n*.Server.target_qps = 7\n").repeated())
