@@ -165,7 +165,7 @@ def measure_runs(
 
     def rate(side: Prepared, count: int) -> float:
         detail = side.short_test(ShortTest(queries=count))
-        return float(detail.values[side.scenario.result])
+        return float(detail.values[side.scenario.result_key])
 
     try:
         count = max(200, int(rate(sides[1], 200) * seconds))
@@ -190,7 +190,7 @@ def measure_server(
 
     def highest(side: Prepared) -> float:
         def holds(qps: float) -> bool:
-            return side.scenario.held(side.short_test(ShortTest(rate=qps, seconds=seconds)))
+            return side.scenario.meets_bound(side.short_test(ShortTest(rate=qps, seconds=seconds)))
 
         return highest_passing(holds, begin, most=10, retest=True)
 

@@ -84,7 +84,7 @@ def server_rates(
 
     def holds(qps: float) -> bool:
         scheduler = OneByOne(server.scenario, session.complete) if one_by_one else None
-        return server.scenario.held(server.short_test(ShortTest(rate=qps, seconds=seconds), scheduler))
+        return server.scenario.meets_bound(server.short_test(ShortTest(rate=qps, seconds=seconds), scheduler))
 
     peak = server.scenario.peak(server.indices)
     return [highest_passing(holds, 0.7 * peak or 1, most=10, retest=True) for _ in range(pairs)], peak

@@ -130,7 +130,7 @@ def test_the_numbers_are_those_of_loadgens_logs(runs, made):
         assert run["run"] == folder.name
         assert run["verdict"] == row["verdict"] == values["result_validity"]
         kind = "per_query_latency" if scenario == "MultiStream" else "latency"
-        result = values[find_scenario(scenario).result]
+        result = values[find_scenario(scenario).result_key]
         if scenario.endswith("Stream"):
             # With too few queries LoadGen makes no estimate, and the observed percentile is used instead.
             percentile = "90.00" if scenario == "SingleStream" else "99.00"

@@ -99,7 +99,7 @@ def beyond_the_rules(reference: Path, test: Path) -> str:
     scenario = known_scenario(one.get("effective_scenario"))
     if scenario is None or not scenario.latency:
         return ""
-    before, after = (_number(values.get(scenario.result)) for values in (one, two))
+    before, after = (_number(values.get(scenario.result_key)) for values in (one, two))
     if not before or not after:
         return ""
     allowed, faster = tolerance(scenario, before), speedup(scenario, before, after)
@@ -147,7 +147,7 @@ def _read_run(folder: Path, audit: Audit, tested: bool = False) -> _LoggedRun | 
     scenario = known_scenario(name)
     score = None
     if scenario:
-        score = _summary_rate(summary, scenario) if audit.finds_caching else _number(values.get(scenario.result))
+        score = _summary_rate(summary, scenario) if audit.finds_caching else _number(values.get(scenario.result_key))
     if scenario is None or score is None:
         return f"the log in {folder} has no {name} result: repeat the run."
     if tested and (unread := audit.unread(values)):
@@ -157,7 +157,7 @@ def _read_run(folder: Path, audit: Audit, tested: bool = False) -> _LoggedRun | 
 
 def _summary_rate(summary: str, scenario: type[Scenario]) -> float | None:
     """The result in mlperf_log_summary.txt, per second, with a latency inverted; None if it is missing."""
-    names = "|".join(re.escape(name) for name in scenario.summary)
+    names = "|".join(re.escape(name) for name in scenario.summary_names)
     found = re.findall(rf"^ *(?:{names}).*?: (\S+)", summary, re.MULTILINE)
     score = _number(found[-1]) if found else None
     return 1e9 / score if score and scenario.latency else score

@@ -167,7 +167,7 @@ class Load:
         if self.rate_line and self.scenario.one_query and total > max(_TOO_LONG * needed, _HOUR):
             raise ConfigError(
                 f"the test would take {span(total)} instead of {span(self.seconds)}: {self._rate()}, but the system "
-                f"reaches about {by_rate / total:.3g} {self.scenario.score}; {self._delete(self.rate_line)}."
+                f"reaches about {by_rate / total:.3g} {self.scenario.score_unit}; {self._delete(self.rate_line)}."
             )
         # Only where all samples are in one query does the rate decide how long the test is.
         cause = self.rate_line if self.scenario.one_query and self.min_queries < by_rate else self.min_queries_line

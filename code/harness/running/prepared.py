@@ -151,7 +151,7 @@ class Prepared:
         detail = session.short_test(self.scenario, test, running, self.qsl, progress)
         self.qsl.load(self.indices)
         # The rate of the queries that were computed, not of those that were then given up.
-        return replace(detail, values={**detail.values, self.scenario.result: ended.reached}) if ended else detail
+        return replace(detail, values={**detail.values, self.scenario.result_key: ended.reached}) if ended else detail
 
     def close(self, beat: Beat, stall_timeout: float) -> None:
         """Close the engine, once the result is safe: an error is only a warning."""

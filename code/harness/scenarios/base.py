@@ -117,11 +117,11 @@ class Scenario(ABC):
     latencies only show how long they waited for each other."""
     one_stream: ClassVar[bool] = False
     """Whether one batch at a time, on all cores, suits the scenario best, since only latency counts."""
-    score: ClassVar[str]
+    score_unit: ClassVar[str]
     """The unit of a trial's score."""
-    result: ClassVar[str]
+    result_key: ClassVar[str]
     """The key of the result in mlperf_log_detail.txt: samples per second, or nanoseconds if ``latency``."""
-    summary: ClassVar[tuple[str, ...]]
+    summary_names: ClassVar[tuple[str, ...]]
     """Names of the result in mlperf_log_summary.txt: the current LoadGen's, then those of older versions."""
     latency: ClassVar[bool] = False
     """Whether the result is a latency, where lower is better."""
@@ -225,7 +225,7 @@ class Scenario(ABC):
         """A lower value of `key` after an overload that completed ``reached`` queries/s; None if unknown."""
         return None
 
-    def held(self, detail: Detail) -> bool:
+    def meets_bound(self, detail: Detail) -> bool:
         """Whether a test met the latency bound, if the scenario has one."""
         return True
 

@@ -36,9 +36,9 @@ class Offline(Scenario):
     name: ClassVar[str] = "Offline"
     key: ClassVar[str] = "target_qps"
     one_query: ClassVar[bool] = True
-    score: ClassVar[str] = "samples/s"
-    result: ClassVar[str] = "result_samples_per_second"
-    summary: ClassVar[tuple[str, ...]] = ("Samples per second",)
+    score_unit: ClassVar[str] = "samples/s"
+    result_key: ClassVar[str] = "result_samples_per_second"
+    summary_names: ClassVar[tuple[str, ...]] = ("Samples per second",)
     query_bytes: ClassVar[int] = 200
 
     def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float) -> None:
@@ -170,7 +170,7 @@ class Offline(Scenario):
     @classmethod
     def metric(cls, detail: Detail) -> Metric:
         """Samples per second."""
-        return Metric("throughput", detail.values.get(cls.result), "samples/s")
+        return Metric("throughput", detail.values.get(cls.result_key), "samples/s")
 
     @classmethod
     def correction(cls, detail: Detail) -> float | None:

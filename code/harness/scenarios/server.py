@@ -39,9 +39,9 @@ class Server(MeasuredScenario):
     name: ClassVar[str] = "Server"
     key: ClassVar[str] = "target_qps"
     paced: ClassVar[bool] = True
-    score: ClassVar[str] = "queries/s within the bound"
-    result: ClassVar[str] = "result_completed_samples_per_sec"
-    summary: ClassVar[tuple[str, ...]] = ("Completed samples per second",)
+    score_unit: ClassVar[str] = "queries/s within the bound"
+    result_key: ClassVar[str] = "result_completed_samples_per_sec"
+    summary_names: ClassVar[tuple[str, ...]] = ("Completed samples per second",)
     percentile: ClassVar[int] = 99
     samples_per_query: ClassVar[int] = 1
     query_bytes: ClassVar[int] = 350
@@ -169,7 +169,7 @@ class Server(MeasuredScenario):
         peak = self.peak(indices)
         return _SHARE_OF_SIMULATED_PEAK * min(peak, reached or peak) if peak else None
 
-    def held(self, detail: Detail) -> bool:
+    def meets_bound(self, detail: Detail) -> bool:
         """Whether 99 % of a test's queries were answered within the bound.
 
         LoadGen's own verdict adds early stopping, which needs more queries than a short test has.
@@ -180,7 +180,7 @@ class Server(MeasuredScenario):
         """The highest rate that meets the bound, from a few tests; the simulation provides the initial rate."""
 
         def holds(rate: float) -> bool:
-            return self.held(test(ShortTest(rate=rate, seconds=seconds)))
+            return self.meets_bound(test(ShortTest(rate=rate, seconds=seconds)))
 
         guess = self._cautious(indices, self.peak(indices)).value
         rate = highest_passing(holds, guess, _PRECISION, most=_TESTS, retest=True)
@@ -193,7 +193,7 @@ class Server(MeasuredScenario):
     @classmethod
     def metric(cls, detail: Detail) -> Metric:
         """Completed samples per second."""
-        return Metric("throughput", detail.values.get(cls.result), "samples/s")
+        return Metric("throughput", detail.values.get(cls.result_key), "samples/s")
 
     @classmethod
     def correction(cls, detail: Detail) -> float | None:

@@ -25,7 +25,7 @@ gets faster must not run out of them."""
 
 class _StreamScenario(MeasuredScenario):
     key: ClassVar[str] = "target_latency"
-    score: ClassVar[str] = "samples/s at the percentile"
+    score_unit: ClassVar[str] = "samples/s at the percentile"
     latency: ClassVar[bool] = True
     percentile: ClassVar[int]
     samples_per_query: ClassVar[int]
@@ -89,7 +89,7 @@ class _StreamScenario(MeasuredScenario):
     @classmethod
     def metric(cls, detail: Detail) -> Metric:
         """LoadGen's early-stopping estimate of the percentile, or the observed one if there are too few queries."""
-        name, estimate = f"{cls.percentile}th percentile latency", detail.values.get(cls.result)
+        name, estimate = f"{cls.percentile}th percentile latency", detail.values.get(cls.result_key)
         if estimate:
             return Metric(name, estimate / 1e6, "ms")
         return Metric(f"{name}, observed", detail.latencies.get(f"{cls.percentile}.00"), "ms")
@@ -109,8 +109,8 @@ class SingleStream(_StreamScenario):
     query_bytes: ClassVar[int] = 350
     percentile: ClassVar[int] = 90
     samples_per_query: ClassVar[int] = 1
-    result: ClassVar[str] = "early_stopping_latency_ss"
-    summary: ClassVar[tuple[str, ...]] = tuple(
+    result_key: ClassVar[str] = "early_stopping_latency_ss"
+    summary_names: ClassVar[tuple[str, ...]] = tuple(
         f"* Early stopping {each} percentile estimate" for each in ("90.0th", "90th", "99.9th")
     )
     short_ns: ClassVar[int] = 200_000
@@ -123,8 +123,8 @@ class MultiStream(_StreamScenario):
     query_bytes: ClassVar[int] = 650
     percentile: ClassVar[int] = 99
     samples_per_query: ClassVar[int] = 8
-    result: ClassVar[str] = "early_stopping_latency_ms"
-    summary: ClassVar[tuple[str, ...]] = tuple(
+    result_key: ClassVar[str] = "early_stopping_latency_ms"
+    summary_names: ClassVar[tuple[str, ...]] = tuple(
         f"* Early stopping {each} percentile estimate" for each in ("99.0th", "99th")
     )
     short_ns: ClassVar[int] = 1_600_000

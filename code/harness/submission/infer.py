@@ -106,7 +106,7 @@ def _from(submission: Submission, source: ScenarioRuns, inference: Inference) ->
         )
         return None
     target = find_scenario(inference.target)
-    metric = target.metric(replace(detail, values={target.result: inference.result(value)}))
+    metric = target.metric(replace(detail, values={target.result_key: inference.result(value)}))
     scene = replace(source.scene, scenario=inference.target)
     return replace(source, scene=scene, inferred=f"{metric.value:.6g} {metric.unit}", origin=source.scene)
 

@@ -172,7 +172,7 @@ class _Tuning:
             key=self.scenario.key,
             value=value,
             score=confirmed.rate if confirmed else self.score(found),
-            unit=self.scenario.score,
+            unit=self.scenario.score_unit,
             default_score=self.score({}),
             engines=dict(engines),
             confirmed=confirmed.model_dump() if confirmed else None,
@@ -239,7 +239,7 @@ class _Tuning:
 
     def _report(self, options: Options, measured: SavedTrial, *, again: bool, known: bool) -> None:
         best = max(trial.measured.score for trial in self.trials)
-        found = f"{measured.score:,.4g} {self.scenario.score}" if measured.score else _UNUSABLE
+        found = f"{measured.score:,.4g} {self.scenario.score_unit}" if measured.score else _UNUSABLE
         when = f"{', again' if again else ''}{', saved earlier' if known else ''}"
         others = f"; other processes took {measured.lost:.0%} of the cores" if measured.disturbed else ""
         console.note(f"{self.engine}, {tuned.words(options)}{when}: {found} (best so far: {best:,.4g}{others})")
@@ -327,7 +327,7 @@ def _find_rate(
             journal.rates[name] = Rate(
                 rate=float(f"{rate:.4g}"),
                 seconds=seconds,
-                held=ready.scenario.held(detail),
+                held=ready.scenario.meets_bound(detail),
                 valid=detail.valid,
                 p99_ms=detail.latencies["99.00"],
                 samples_per_second=ready.scenario.metric(detail).value,

@@ -48,7 +48,7 @@ def run_folder(
     if mode == "performance":
         values |= {
             "result_validity": "VALID" if valid else "INVALID",
-            kind.result: 12_345_678 if kind.latency else rate,
+            kind.result_key: 12_345_678 if kind.latency else rate,
             "result_query_count": queries,
             "result_mean_latency_ns": 9_000_000,
             "result_max_latency_ns": 2_000_000_000,

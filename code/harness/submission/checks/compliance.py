@@ -63,7 +63,7 @@ def _speed(result: Result, audit: Audit, reference: Log, log: Log) -> Findings[N
     scenario = result.scenario
     if scenario is None:
         return
-    before, after = reference.number(scenario.result), log.number(scenario.result)
+    before, after = reference.number(scenario.result_key), log.number(scenario.result_key)
     if before is None or after is None or before <= 0 or after <= 0:
         return
     if scenario.paced and not audit.finds_caching:

@@ -161,9 +161,9 @@ def check_summary(tree: Tree, folder: str, log: Log | None, scenario: str, mode:
 
 def _agreement(path: str, said: Mapping[str, str], log: Log, scenario: type[Scenario] | None) -> Findings[None]:
     """The values of the summary, by name, must equal those of the detail log."""
-    score = log.number(scenario.result) if scenario else None
-    if scenario and score is not None and not _agrees_with(said.get(scenario.summary[0]), score):
-        name = scenario.summary[0]
+    score = log.number(scenario.result_key) if scenario else None
+    if scenario and score is not None and not _agrees_with(said.get(scenario.summary_names[0]), score):
+        name = scenario.summary_names[0]
         yield Problem(path, f"{name} is {printable(said.get(name))} here and {score} in {DETAIL}", AGAIN)
     for name, key in _SAME.items():
         value = log.values.get(key)

@@ -93,8 +93,8 @@ def _valid(log: Log, scenario: type[Scenario] | None) -> Findings[None]:
     for key in ("result_min_duration_met", "result_min_queries_met", "early_stopping_met", *constraints):
         yield from log.expect(key, log.values.get(key) is True, "true")
     if scenario:
-        score = log.number(scenario.result)
-        yield from log.expect(scenario.result, score is not None and score > 0, "a number greater than 0")
+        score = log.number(scenario.result_key)
+        yield from log.expect(scenario.result_key, score is not None and score > 0, "a number greater than 0")
     yield from log.at_least("result_query_count", 1)
 
 
