@@ -141,15 +141,27 @@ def test_a_development_run_obeys_the_durations_of_user_conf(load):
     assert load("*.*.min_duration = 3000", duration=5.0).seconds == 5
 
 
+def asked(**values):
+    facts = {"duration": None, "accuracy": False, "official": True, "tuned": None, "audit": None}
+    return SimpleNamespace(model=SimpleNamespace(benchmark="bert"), scenario="Offline", **facts | values)
+
+
+@pytest.mark.parametrize(("how", "named"), [({}, True), ({"tuned": "tuned.json"}, False), ({"audit": "TEST01"}, False)])
+def test_a_line_that_a_later_one_replaces_is_warned_of_unless_the_harness_wrote_the_later_one(tmp_path, how, named):
+    path = tmp_path / "user.conf"
+    path.write_text("*.Offline.target_qps = 5\n*.Offline.target_qps = 6\n")
+    found = list(sizing.overridden(asked(**how), read_user_conf(path)))
+    assert [warning.startswith(f"{path}: *.Offline.target_qps = 5 in line 1 has no effect") for warning in found] == (
+        [True] * named
+    )
+
+
 @pytest.mark.parametrize(("duration", "named"), [(5.0, False), (6.0, True), (None, False)])
 def test_a_line_is_not_obeyed_only_if_it_says_something_else(tmp_path, duration, named):
     """A compliance test gets the user.conf that its performance run wrote."""
     path = tmp_path / "user.conf"
     path.write_text("*.Offline.min_duration = 5000\n")
-    settings = SimpleNamespace(
-        model=SimpleNamespace(benchmark="bert"), scenario="Offline", duration=duration, accuracy=False, official=True
-    )
-    found = list(sizing.overridden(settings, read_user_conf(path)))
+    found = list(sizing.overridden(asked(duration=duration), read_user_conf(path)))
     assert found == [f"min_duration = 5000 in line 1 of {path} is not used: --duration 6 replaces it."] * named
 
 

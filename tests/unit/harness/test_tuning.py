@@ -176,7 +176,10 @@ def confirmed(tmp_path, monkeypatch):
             return SimpleNamespace(valid=valid, held=held, latencies={"99.00": 1.0}, values={"result_query_count": 1})
 
         scenario = SimpleNamespace(
-            meets_bound=lambda detail: detail.held, metric=lambda _: SimpleNamespace(value=50.0), bound=0.1, percentile=99
+            meets_bound=lambda detail: detail.held,
+            metric=lambda _: SimpleNamespace(value=50.0),
+            bound=0.1,
+            percentile=99,
         )
         ready = SimpleNamespace(short_test=short_test, scenario=scenario, close=lambda *_: None)
         monkeypatch.setattr(tune, "get_ready", lambda *_, **__: ready)
