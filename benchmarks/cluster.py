@@ -36,8 +36,8 @@ from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.host.supervise import Beat
 from harness.paths import ROOT
-from harness.running.prepared import Preparation, Prepared
-from harness.running.ready import get_ready
+from harness.preparing.prepared import Preparation, Prepared
+from harness.preparing.ready import get_ready
 from harness.scenarios.base import Estimate, ShortTest
 from harness.scheduling.peak import highest_passing
 from harness.settings.request import RunRequest, resolve

@@ -14,9 +14,9 @@ import psutil
 
 from harness.errors import HarnessError
 from harness.host import console
-from harness.running.prepare import prepare
-from harness.running.prepared import Preparation, Prepared
-from harness.running.shared import Shared
+from harness.preparing.prepare import prepare
+from harness.preparing.prepared import Preparation, Prepared
+from harness.preparing.shared import Shared
 from harness.scheduling.limits import Limits
 from harness.settings.request import RunRequest, resolve
 

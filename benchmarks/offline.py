@@ -41,7 +41,7 @@ _ONE_SHAPE = {"deepsparse": {"shapes": 1}}
 
 def loadgen_test(setup: Ready, samples: int) -> tuple[float, float]:
     """Samples/s that LoadGen reports for one query of about ``samples``, and padded ÷ real tokens."""
-    from harness.running import session
+    from harness.preparing import session
 
     scheduler = setup.scenario.scheduler(session.complete)
     detail = setup.short_test(ShortTest(queries=samples), scheduler)

@@ -30,7 +30,7 @@ def rates(
     model: str, dataset: str | None, engine: str, scenario: str, seconds: float, pairs: int
 ) -> list[tuple[float, float, float]]:
     """Pairs of samples/s with and without a recorder, and the samples per batch; runs in a separate process."""
-    from harness.running import session
+    from harness.preparing import session
 
     ready = Ready.make(model, dataset, engine, scenario)
 

@@ -78,7 +78,7 @@ def server_rates(
 
     LoadGen's own verdict (early stopping) needs more queries than a short test has.
     """
-    from harness.running import session
+    from harness.preparing import session
 
     server = Ready.make(model, dataset, engine, "Server", **options)
 
@@ -105,7 +105,7 @@ def stream_ratio(
 
 def loadgen_latency(ready: Ready, expected: float, seconds: float) -> tuple[float, list[np.ndarray]]:
     """LoadGen's 90th percentile in milliseconds, and the indices of each query that it issued."""
-    from harness.running import session
+    from harness.preparing import session
 
     scheduler = ready.scenario.scheduler(session.complete)
     issued, accept = [], scheduler._accept

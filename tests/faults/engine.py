@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.engines.base import Engine
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
-from harness.running import prepared
+from harness.preparing import prepared
 
 prepared._STEP_SECONDS = 15.0  # a model that never loads is given up after 15 seconds instead of 15 minutes
 

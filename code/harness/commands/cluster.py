@@ -63,7 +63,7 @@ def check(
     """
     from harness.cluster import check as examining
     from harness.cluster.hosts import read
-    from harness.running.installed import INSTALLED, installed
+    from harness.cluster.installed import INSTALLED, installed
 
     with on_interrupt("nothing was changed."), console.Progress("checking", unit="nodes") as bar:
         lines = examining.check(read(hosts), installed(), INSTALLED, bar.advance)

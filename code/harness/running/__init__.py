@@ -1,1 +1,1 @@
-"""Runs a test: from settings through a prepared scenario to an outcome in its place."""
+"""Runs a test: from settings and a prepared scenario to an outcome in its place."""

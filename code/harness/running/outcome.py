@@ -18,9 +18,9 @@ from harness.host.energy import Energy
 from harness.host.files import shown
 from harness.host.usage import CoreUse
 from harness.loadgen.logs import Detail
+from harness.preparing.agreement import Agreement
+from harness.preparing.conversion import Conversion
 from harness.results.record import Identity, Record, record_text
-from harness.running.agreement import Agreement
-from harness.running.conversion import Conversion
 from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
 from harness.settings.identity import code_digest, command

@@ -24,8 +24,8 @@ from harness.host import console
 from harness.host.files import shown, write_text
 from harness.host.streams import native_output_dropped
 from harness.host.supervise import Beat
+from harness.preparing.prepared import Prepared, patience
 from harness.results.profile import PROFILE, NodeTime, OperatorTime, Profile
-from harness.running.prepared import Prepared, patience
 from harness.running.recorder import Recorder
 from harness.scheduling.cost import full_batch
 from harness.settings.run import RunSettings

@@ -21,25 +21,25 @@ from harness.host.supervise import Heartbeat, supervised
 from harness.host.usage import CoreUse
 from harness.loadgen.conf import UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, Unfinished, check_accuracy_log, keep_partial, read_detail
+from harness.preparing.agreement import Agreement, NotCompared, agreement
+from harness.preparing.doubts import expects_chance_score, warn_of_doubts
+from harness.preparing.prepared import Preparation, Prepared, patience
+from harness.preparing.ready import get_ready
+from harness.preparing.shared import shared_with_result
 from harness.results.digests import with_digests
 from harness.results.layout import CONF, RUN, RUN_1, SCORES
 from harness.results.record import read_record
 from harness.rules.limits import MIN_DURATION_MS
 from harness.rules.rehearsal import NOTICE_FILE
 from harness.running import advice
-from harness.running.agreement import Agreement, NotCompared, agreement
 from harness.running.audit import AuditRun
-from harness.running.doubts import expects_chance_score, warn_of_doubts
 from harness.running.load import Load
 from harness.running.nodes import node_records
 from harness.running.outcome import Outcome
 from harness.running.outdated import set_aside
 from harness.running.places import Places, check_space, write_json
-from harness.running.prepared import Preparation, Prepared, patience
 from harness.running.profile import profile_run
-from harness.running.ready import get_ready
 from harness.running.recorder import Recorder
-from harness.running.shared import shared_with_result
 from harness.running.sizing import checked, effective_conf, overridden, sized
 from harness.running.watch import Watch
 from harness.scenarios.base import Metric
@@ -240,7 +240,7 @@ def _agreement(settings: RunSettings, ready: Prepared, ran: Callable[[], None]) 
 
 def _measure(planned: _Planned, heartbeat: Heartbeat) -> _MeasuredTest:
     """Let LoadGen run the test to its end, or until the test can no longer be VALID."""
-    from harness.running import session  # LoadGen is native code: only the process of a test loads it
+    from harness.preparing import session  # LoadGen is native code: only the process of a test loads it
 
     settings, places, ready, scenario = planned.settings, planned.places, planned.ready, planned.ready.scenario
     test_settings = session.make_settings(

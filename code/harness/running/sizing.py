@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from harness.host import console
 from harness.loadgen.conf import OWN, UserConf, min_queries
+from harness.preparing.prepared import Prepared
 from harness.running.load import Load, span
-from harness.running.prepared import Prepared
 from harness.scenarios.base import Estimate, find_scenario
 from harness.settings.run import RunSettings
 

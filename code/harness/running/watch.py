@@ -6,9 +6,9 @@ from harness.host import console
 from harness.host.energy import Energy, EnergyMeter
 from harness.host.supervise import Heartbeat
 from harness.host.usage import CoreMeter, CoreUse
+from harness.preparing.prepared import Prepared
 from harness.running.load import Load
 from harness.running.nodes import progress_of
-from harness.running.prepared import Prepared
 from harness.running.progress import ProgressText
 from harness.running.recorder import Recorder
 from harness.scheduling.base import Counters, Scheduler

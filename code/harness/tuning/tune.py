@@ -25,9 +25,9 @@ from harness.host.streams import native_output_dropped
 from harness.host.supervise import Heartbeat, supervised, was_interrupted
 from harness.host.usage import CoreMeter
 from harness.loadgen.conf import read_user_conf
+from harness.preparing.prepared import Preparation, Prepared, patience
+from harness.preparing.ready import get_ready
 from harness.rules.early_stopping import needed_queries
-from harness.running.prepared import Preparation, Prepared, patience
-from harness.running.ready import get_ready
 from harness.scenarios.base import ShortTest, find_scenario
 from harness.scheduling.peak import highest_passing
 from harness.settings import tuned

@@ -16,9 +16,9 @@ from bert.vocabulary import VOCAB
 from harness.engines.base import Engine, EngineSettings
 from harness.errors import EngineError
 from harness.graph import Tensor
+from harness.preparing import agreement
+from harness.preparing.agreement import MAX_DIFFERENCE, Agreement, NotCompared
 from harness.results.record import RecordedAgreement
-from harness.running import agreement
-from harness.running.agreement import MAX_DIFFERENCE, Agreement, NotCompared
 from harness.task.shape import Shape
 
 

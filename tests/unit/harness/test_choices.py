@@ -8,9 +8,9 @@ import pytest
 
 from harness.catalog.manifests import folder
 from harness.errors import ConfigError
-from harness.running import prepare
-from harness.running.doubts import expects_chance_score
-from harness.running.prepared import Preparation
+from harness.preparing import prepare
+from harness.preparing.doubts import expects_chance_score
+from harness.preparing.prepared import Preparation
 from harness.settings.request import RunRequest, resolve
 from harness.task.base import ASSUMED, FROM_GRAPH, GIVEN, Choice
 

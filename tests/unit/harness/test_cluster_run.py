@@ -19,11 +19,11 @@ from harness.cluster.scheduler import ClusterScheduler
 from harness.cluster.system import check_alike
 from harness.errors import ConfigError, RunFailed
 from harness.host.fingerprint import Fingerprint
-from harness.running.clustered import prepare_nodes
-from harness.running.node import PREPARE, prepare_node
+from harness.preparing.clustered import prepare_nodes
+from harness.preparing.node import PREPARE, prepare_node
+from harness.preparing.prepare import prepare
+from harness.preparing.prepared import Preparation
 from harness.running.nodes import node_records, progress_of
-from harness.running.prepare import prepare
-from harness.running.prepared import Preparation
 from harness.scenarios import offline
 from harness.scenarios.base import Estimate, find_scenario
 from harness.settings.identity import command

@@ -16,11 +16,11 @@ from harness.engines.deepsparse import DeepSparseEngine
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
 from harness.errors import ConfigError
 from harness.host.download import sha256_of
-from harness.running import agreement
-from harness.running import conversion as module
-from harness.running.conversion import conversion
-from harness.running.prepare import prepare
-from harness.running.prepared import Preparation
+from harness.preparing import agreement
+from harness.preparing import conversion as module
+from harness.preparing.conversion import conversion
+from harness.preparing.prepare import prepare
+from harness.preparing.prepared import Preparation
 from harness.settings.request import RunRequest, resolve
 
 

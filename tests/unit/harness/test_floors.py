@@ -20,6 +20,7 @@ FLOORS = (
     ("results",),
     ("compliance", "settings"),
     ("cluster",),
+    ("preparing",),
     ("running",),
     ("doctor", "report", "submission", "training", "tuning"),
     ("sweep",),

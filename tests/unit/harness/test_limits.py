@@ -19,7 +19,7 @@ from harness.engines.deepsparse import DeepSparseSettings
 from harness.engines.null import NullEngine
 from harness.engines.onnxruntime import OnnxRuntimeSettings
 from harness.host.machine import core_count, cpu_model
-from harness.running.shared import Shared, shared_by_nodes, shared_with_result
+from harness.preparing.shared import Shared, shared_by_nodes, shared_with_result
 from harness.scenarios import base, offline
 from harness.scenarios.base import Listener
 from harness.scenarios.offline import Offline

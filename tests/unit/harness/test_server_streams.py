@@ -13,7 +13,7 @@ from harness.engines.base import EngineSettings
 from harness.engines.deepsparse import DeepSparseSettings
 from harness.engines.onnxruntime import OnnxRuntimeSettings
 from harness.host.machine import Core
-from harness.running.streams import affordable, quick_enough, with_streams
+from harness.preparing.streams import affordable, quick_enough, with_streams
 from harness.scenarios.base import Listener
 from harness.scenarios.server import Server
 from harness.scheduling import cost

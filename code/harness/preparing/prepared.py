@@ -12,10 +12,10 @@ from harness.engines.base import Engine
 from harness.host.fingerprint import Fingerprint, check_unchanged
 from harness.host.supervise import Beat
 from harness.loadgen.logs import Detail
+from harness.preparing import guard
+from harness.preparing.conversion import Conversion
+from harness.preparing.shared import Shared
 from harness.rules.rehearsal import REHEARSAL_TREE
-from harness.running import guard
-from harness.running.conversion import Conversion
-from harness.running.shared import Shared
 from harness.scenarios.base import Listener, Scenario, ShortTest
 from harness.scheduling.base import Scheduler
 from harness.scheduling.overload import Overload, Overloaded, most_queries
@@ -130,7 +130,7 @@ class Prepared:
 
         Without a ``scheduler`` of its own, a test that cannot meet the bound is given up, and ends with its last query.
         """
-        from harness.running import session
+        from harness.preparing import session
 
         overload, ended = None, None
         if self.scenario.paced and test.rate and scheduler is None:

@@ -1,7 +1,7 @@
 """Signs that a setting does not belong to the model."""
 
 from harness.host import console
-from harness.running.prepared import Prepared
+from harness.preparing.prepared import Prepared
 from harness.settings.run import RunSettings
 
 

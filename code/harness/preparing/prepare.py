@@ -13,10 +13,10 @@ from harness.graph import read_nodes
 from harness.host import console, memory
 from harness.host.files import native
 from harness.host.supervise import Beat
-from harness.running import guard
-from harness.running.conversion import Conversion, conversion
-from harness.running.prepared import AS_A_RUN, Preparation, Prepared, Subject, patience
-from harness.running.streams import Build, affordable, quick_enough, with_streams
+from harness.preparing import guard
+from harness.preparing.conversion import Conversion, conversion
+from harness.preparing.prepared import AS_A_RUN, Preparation, Prepared, Subject, patience
+from harness.preparing.streams import Build, affordable, quick_enough, with_streams
 from harness.scenarios.base import Listener, Scenario, find_scenario
 from harness.scheduling.compiling import DEVELOPMENT_COMPILE_SECONDS
 from harness.settings.run import RunSettings

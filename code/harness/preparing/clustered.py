@@ -18,10 +18,10 @@ from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import native
 from harness.host.supervise import Beat
-from harness.running.node import PREPARE, NodeSettings, data_digest, needed
-from harness.running.prepare import announce, open_samples
-from harness.running.prepared import AS_A_RUN, Preparation, Prepared, Subject, patience
-from harness.running.shared import shared_by_nodes
+from harness.preparing.node import PREPARE, NodeSettings, data_digest, needed
+from harness.preparing.prepare import announce, open_samples
+from harness.preparing.prepared import AS_A_RUN, Preparation, Prepared, Subject, patience
+from harness.preparing.shared import shared_by_nodes
 from harness.scenarios.base import Listener, find_scenario
 from harness.settings.identity import code_digest
 from harness.settings.run import THREADS, RunSettings

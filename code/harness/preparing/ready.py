@@ -1,7 +1,7 @@
 """Gets a test ready: on this machine, or on the nodes of a cluster."""
 
-from harness.running.prepare import prepare
-from harness.running.prepared import AS_A_RUN, Preparation, Prepared
+from harness.preparing.prepare import prepare
+from harness.preparing.prepared import AS_A_RUN, Preparation, Prepared
 from harness.settings.run import RunSettings
 
 
@@ -9,6 +9,6 @@ def get_ready(settings: RunSettings, how: Preparation = AS_A_RUN) -> Prepared:
     """As `prepare`, on the nodes of a cluster if the settings name one."""
     if settings.cluster is None:
         return prepare(settings, how)
-    from harness.running.clustered import prepare_nodes  # a run on one machine does not need it
+    from harness.preparing.clustered import prepare_nodes  # a run on one machine does not need it
 
     return prepare_nodes(settings, how)

@@ -9,7 +9,7 @@ from harness.host.files import readable
 from harness.paths import MODELS_DIR
 from harness.settings.identity import code_digest
 
-INSTALLED = "harness.running.installed:installed"
+INSTALLED = "harness.cluster.installed:installed"
 
 
 @readable()

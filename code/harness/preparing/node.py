@@ -21,14 +21,14 @@ from harness.host.files import readable
 from harness.host.fingerprint import Fingerprint, combined
 from harness.host.supervise import Beat
 from harness.paths import CACHE_DIR
-from harness.running.prepare import prepare
-from harness.running.prepared import Preparation, Prepared, no_beat, patience
-from harness.running.shared import Shared
+from harness.preparing.prepare import prepare
+from harness.preparing.prepared import Preparation, Prepared, no_beat, patience
+from harness.preparing.shared import Shared
 from harness.settings.identity import code_digest, setting_files
 from harness.settings.run import RunSettings
 from harness.task.qsl import SampleLibrary
 
-PREPARE = "harness.running.node:prepare_node"
+PREPARE = "harness.preparing.node:prepare_node"
 _Settings = TypeVar("_Settings", bound=BaseModel)
 
 
