@@ -64,9 +64,9 @@ def campaign(asked: CampaignOptions) -> None:
 
 
 def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = False) -> None:
+    from harness.campaign.plan import CampaignRequest, plan
     from harness.settings.request import RunRequest
     from harness.submission.description import description_file, system_type_of
-    from harness.submission.plan import CampaignRequest, plan
 
     run = RunRequest(
         engine=asked.engine,

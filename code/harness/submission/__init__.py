@@ -1,1 +1,1 @@
-"""From official runs to a submission: the campaign that makes them, packaging and checking."""
+"""From official runs to a submission: packaging and checking."""

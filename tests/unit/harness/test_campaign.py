@@ -11,15 +11,15 @@ import pytest
 from finished import run_folder
 
 from harness import paths
+from harness.campaign import campaign as module
+from harness.campaign.campaign import Campaign
+from harness.campaign.steps import EventLog, Step, StepState
 from harness.catalog.datasets import find_dataset
 from harness.errors import ConfigError, Interrupted
 from harness.results.record import reference
 from harness.running.run import Ended
 from harness.settings.identity import identity
 from harness.settings.request import RunRequest, resolve
-from harness.submission import campaign as module
-from harness.submission.campaign import Campaign
-from harness.submission.steps import EventLog, Step, StepState
 
 STEPS = ("performance", "accuracy", "TEST01")
 
@@ -219,7 +219,7 @@ def test_an_official_test_is_done_although_its_data_set_is_not_here(request_, tm
     edit(campaign.steps[0], rehearsal=False, for_submission=True, dataset=data)
     assert looked(campaign) == {"performance": DONE}
     full = find_dataset("bert", None).model_copy(update={"official": True})
-    monkeypatch.setattr("harness.submission.done.find_dataset", lambda *_: full)
+    monkeypatch.setattr("harness.campaign.done.find_dataset", lambda *_: full)
     assert looked(campaign) == {"performance": (TO_DO, "its data set has changed")}
 
 

@@ -12,15 +12,15 @@ from finished import run_folder
 from forecasts import ALLOWED, Forecast, coverage, error
 from submission_tree import SYSTEM_JSON, put
 
+from harness.campaign import foreseen
+from harness.campaign import plan as module
+from harness.campaign.plan import CampaignRequest, plan
 from harness.catalog.models import find_model
 from harness.errors import ConfigError
 from harness.settings import request as running
 from harness.settings import tuned
 from harness.settings.identity import identity
 from harness.settings.request import RunRequest, resolve
-from harness.submission import foreseen
-from harness.submission import plan as module
-from harness.submission.plan import CampaignRequest, plan
 
 MODEL = "minilm-l6-squad-int8"
 

@@ -23,7 +23,7 @@ FLOORS = (
     ("preparing",),
     ("running",),
     ("doctor", "report", "submission", "training", "tuning"),
-    ("sweep",),
+    ("campaign", "sweep"),
     ("bert", "resnet50"),
     ("api", "commands"),
     ("cli",),

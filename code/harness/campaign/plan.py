@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import paths
+from harness.campaign.campaign import Campaign
+from harness.campaign.foreseen import foreseen, rules_of
+from harness.campaign.steps import EventLog, InferredResult, Step
 from harness.catalog import manifests
 from harness.catalog.manifests import Model
 from harness.catalog.models import find_model, split_engine
@@ -14,9 +17,6 @@ from harness.rules.audits import AUDITS
 from harness.rules.inference import LOWER_ACCURACY, Inference, inferable, may_infer
 from harness.rules.rounds import DIVISIONS, RULES, SYSTEM_TYPES, installed_round
 from harness.settings.request import RunRequest, resolve
-from harness.submission.campaign import Campaign
-from harness.submission.foreseen import foreseen, rules_of
-from harness.submission.steps import EventLog, InferredResult, Step
 
 
 @dataclass(frozen=True, kw_only=True)

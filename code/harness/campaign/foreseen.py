@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from harness.campaign.steps import Step
 from harness.catalog.manifests import Model
 from harness.cluster.hosts import read as read_hosts
 from harness.host.machine import package_version
@@ -19,7 +20,6 @@ from harness.submission.description import (
     unfilled,
 )
 from harness.submission.measurements import MODEL_NOTES, not_reference, read_model_notes, stated, unknown, unstated
-from harness.submission.steps import Step
 from harness.submission.systems import other_versions, wrong_nodes
 from harness.task.base import find_benchmark
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from harness.campaign.steps import Step
 from harness.catalog.datasets import find_dataset
 from harness.catalog.models import find_model
 from harness.errors import ConfigError
@@ -13,7 +14,6 @@ from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.results.layout import CONF, SCORES, Classic, Scene
 from harness.results.record import Record, read_record, reference
 from harness.settings.identity import identity
-from harness.submission.steps import Step
 
 
 @dataclass(frozen=True)

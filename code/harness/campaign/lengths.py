@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
+from harness.campaign.steps import Step
 from harness.errors import ConfigError
 from harness.host import console
 from harness.loadgen.conf import read_user_conf
@@ -15,7 +16,6 @@ from harness.running.load import Load
 from harness.scenarios.base import Estimate, Scenario, find_scenario
 from harness.settings import tuned
 from harness.settings.identity import identity
-from harness.submission.steps import Step
 
 _PREPARING_SECONDS = 30.0  # estimate for a test outside LoadGen, until one has shown them
 _MAX_RUNS = 200  # the newest: reading more takes time, and they come from older versions

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from rich.table import Table
 
+from harness.campaign.done import ExaminedFolder, edited, examine
+from harness.campaign.lengths import Rates, words
+from harness.campaign.steps import EventLog, InferredResult, Step, StepState
 from harness.errors import ConfigError, Interrupted, on_interrupt, os_words
 from harness.host import console
 from harness.host.cache import stored
@@ -27,9 +30,6 @@ from harness.results.layout import RUN
 from harness.results.record import read_record
 from harness.running.places import recover
 from harness.running.run import Ended, run_test
-from harness.submission.done import ExaminedFolder, edited, examine
-from harness.submission.lengths import Rates, words
-from harness.submission.steps import EventLog, InferredResult, Step, StepState
 
 _MAX_REPEATS = 2  # of a rehearsal's compliance test that fails
 _STARTED = "started"  # an event; the event of a test that ended has the name of its state
