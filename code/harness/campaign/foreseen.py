@@ -5,13 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from harness.campaign.steps import Step
 from harness.catalog.manifests import Model
 from harness.cluster.hosts import read as read_hosts
-from harness.host.machine import package_version
-from harness.registry import SCENARIOS
-from harness.results.layout import RUN, Classic, Scene
-from harness.rules.inference import inferable, may_infer
-from harness.rules.rounds import RULES, installed_round
-from harness.settings.run import RunSettings
-from harness.submission.description import (
+from harness.descriptions.description import (
     FRAMEWORKS,
     description_file,
     init_command,
@@ -19,7 +13,13 @@ from harness.submission.description import (
     read_system,
     unfilled,
 )
-from harness.submission.measurements import MODEL_NOTES, not_reference, read_model_notes, stated, unknown, unstated
+from harness.descriptions.measurements import MODEL_NOTES, not_reference, read_model_notes, stated, unknown, unstated
+from harness.host.machine import package_version
+from harness.registry import SCENARIOS
+from harness.results.layout import RUN, Classic, Scene
+from harness.rules.inference import inferable, may_infer
+from harness.rules.rounds import RULES, installed_round
+from harness.settings.run import RunSettings
 from harness.submission.systems import other_versions, wrong_nodes
 from harness.task.base import find_benchmark
 

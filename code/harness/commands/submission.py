@@ -65,8 +65,8 @@ def campaign(asked: CampaignOptions) -> None:
 
 def _campaign(asked: ComplianceOptions, division: str, only_compliance: bool = False) -> None:
     from harness.campaign.plan import CampaignRequest, plan
+    from harness.descriptions.description import description_file, system_type_of
     from harness.settings.request import RunRequest
-    from harness.submission.description import description_file, system_type_of
 
     run = RunRequest(
         engine=asked.engine,
@@ -197,7 +197,7 @@ def check(
     For results that are not packaged, such as those in this repository (`harness check .`), it checks only that no file
     was edited after its test.
     """
-    from harness.submission.run_check import CheckRequest, run_check
+    from harness.checking.run_check import CheckRequest, run_check
 
     request = CheckRequest(
         root=root,
@@ -297,7 +297,7 @@ def system_init(
     When run again it keeps values that a person wrote, and reports where they differ from the machine.
     """
     from harness.cluster import hosts
-    from harness.submission.description import (
+    from harness.descriptions.description import (
         description_file,
         init_system,
         machines_of,

@@ -1,1 +1,1 @@
-"""From official runs to a submission: packaging and checking."""
+"""Makes a submission of official runs."""

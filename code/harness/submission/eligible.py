@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.catalog.models import find_model, split_engine
+from harness.descriptions.description import system_type_of
+from harness.descriptions.measurements import MODEL_NOTES, ModelNotes, not_reference
 from harness.errors import ConfigError, did_you_mean
 from harness.paths import ROOT
 from harness.results.layout import Scene
@@ -14,9 +16,8 @@ from harness.rules.audits import AUDITS
 from harness.rules.inference import INFERENCES, LOWER_ACCURACY
 from harness.rules.rehearsal import REHEARSAL_PREFIX
 from harness.rules.rounds import RULES, round_of_version
-from harness.submission.description import system_type_of
-from harness.submission.measurements import MODEL_NOTES, ModelNotes, not_reference
-from harness.submission.request import Submission, campaign_command
+from harness.settings.advised import campaign_command
+from harness.submission.request import Submission
 
 
 @dataclass(frozen=True)

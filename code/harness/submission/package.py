@@ -12,16 +12,16 @@ from pathlib import Path
 
 from rich.table import Table
 
+from harness.checking.check import examine
+from harness.checking.run_check import count, facts, show
 from harness.errors import CheckFailed, ConfigError
 from harness.host import console
 from harness.host.files import locked
 from harness.results.layout import CALIBRATION, LAYOUTS, MAPPING, Layout
 from harness.rules.rounds import DIVISIONS, Round
 from harness.settings.identity import code_digest
-from harness.submission.check import examine
 from harness.submission.infer import infer
 from harness.submission.request import PackageRequest, Submission, resolve
-from harness.submission.run_check import count, facts, show
 from harness.submission.select import ScenarioRuns, round_of_runs, select_runs
 from harness.submission.sources import Source, engine_sources, project_sources, untracked
 from harness.submission.systems import describe_systems

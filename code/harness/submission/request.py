@@ -7,10 +7,10 @@ from pathlib import Path
 from harness.errors import ConfigError
 from harness.paths import ROOT
 from harness.registry import SCENARIOS, choose
-from harness.results.layout import Classic, Scene, check_checkout
+from harness.results.layout import Classic, check_checkout
 from harness.rules.rehearsal import REHEARSAL_PREFIX, REHEARSAL_TREE
 from harness.rules.rounds import DIVISIONS, Round, find_round
-from harness.settings.run import make_variables
+from harness.settings.advised import default_output
 
 _MAX_NAME_LENGTH = 80  # characters: file systems and the checkers' messages can hold these
 
@@ -60,21 +60,6 @@ class Submission:
     def closed(self) -> bool:
         """Whether the rules of the closed division apply."""
         return self.division == "closed"
-
-
-def package_command(rehearsal: bool = False) -> str:
-    """The command that makes a submission, or a rehearsal of one."""
-    return f"harness package --division <open or closed> --submitter <you>{' --rehearsal' if rehearsal else ''}"
-
-
-def campaign_command(scene: Scene, rehearsal: bool = False) -> str:
-    """The command that makes the performance and the accuracy run of a scenario."""
-    return f"make submission {make_variables(scene, rehearsal, '<model>')}"
-
-
-def default_output(rehearsal: bool) -> Path:
-    """The default root of a submission, or of a rehearsal of one."""
-    return ROOT / "build" / ("rehearsal-submission" if rehearsal else "submission")
 
 
 def resolve(request: PackageRequest) -> Submission:

@@ -4,6 +4,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.checking.recorded import CURE, edited_since
+from harness.descriptions.measurements import (
+    ModelNotes,
+    contradictions,
+    measurements,
+    read_model_notes,
+    unknown,
+    unstated,
+)
 from harness.errors import ConfigError
 from harness.loadgen.logs import read_detail
 from harness.results.digests import edited
@@ -12,15 +21,6 @@ from harness.results.record import Record, first_difference, read_record, refere
 from harness.rules.audits import AUDITS
 from harness.rules.rounds import ROUNDS, Round, round_of
 from harness.submission.eligible import Tests, choose, incomplete, notes_file, only_open
-from harness.submission.measurements import (
-    ModelNotes,
-    contradictions,
-    measurements,
-    read_model_notes,
-    unknown,
-    unstated,
-)
-from harness.submission.recorded import CURE, edited_since
 from harness.submission.request import Submission
 
 

@@ -6,10 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError
-from harness.paths import ROOT
-from harness.rules.rehearsal import REHEARSAL, REHEARSAL_PREFIX
-from harness.submission.description import (
+from harness.descriptions.description import (
     FRAMEWORKS,
     WHOLE,
     describe_machine,
@@ -19,6 +16,9 @@ from harness.submission.description import (
     unfilled,
     wanted,
 )
+from harness.errors import ConfigError
+from harness.paths import ROOT
+from harness.rules.rehearsal import REHEARSAL, REHEARSAL_PREFIX
 from harness.submission.request import Submission
 from harness.submission.select import ScenarioRuns
 

@@ -16,7 +16,7 @@ from harness.results.layout import CONF, MAPPING, README, RUN_1, SCORES, VERIFY_
 from harness.rules.limits import CUT_MARK, KEPT_BYTES, LARGEST_FILE
 from harness.rules.rehearsal import REHEARSAL
 from harness.rules.rounds import DIVISIONS, RULES, recognise
-from harness.submission.measurements import calibration, readme
+from harness.submission.documents import calibration, readme
 from harness.submission.request import Submission
 from harness.submission.select import ScenarioRuns
 from harness.submission.sources import Source

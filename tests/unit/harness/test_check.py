@@ -10,10 +10,10 @@ from breakages import BREAKAGES, TREES, Breakage, appended, logged, system
 from submission_tree import SUBMITTER, SYSTEM, make_tree
 from variants import VARIANTS
 
+from harness.checking.check import check, examine
 from harness.errors import ConfigError
 from harness.results.layout import LAYOUTS, Layout
 from harness.rules.rounds import find_round
-from harness.submission.check import check, examine
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,13 @@ from breakages import BREAKAGES, TREES, Breakage
 from submission_tree import SUBMITTER, SYSTEM, make_tree
 from variants import VARIANTS
 
+from harness.checking import official
+from harness.checking.check import check
+from harness.checking.final_report import read_rows
+from harness.checking.official import COMMIT, CheckerVerdict, errors_and_warnings, find_checkout, run_checkers
+from harness.checking.run_check import CheckRequest, run_check
 from harness.errors import ConfigError, MissingDependencyError
 from harness.rules.rounds import find_round
-from harness.submission import official
-from harness.submission.check import check
-from harness.submission.final_report import read_rows
-from harness.submission.official import COMMIT, CheckerVerdict, errors_and_warnings, find_checkout, run_checkers
-from harness.submission.run_check import CheckRequest, run_check
 
 
 @pytest.fixture(scope="session")

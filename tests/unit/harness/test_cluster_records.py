@@ -12,11 +12,11 @@ from test_package import SCENE, change, make_runs, run
 from test_report import found
 
 from harness.cluster.hosts import Host, Hosts
+from harness.descriptions.description import machines_of
 from harness.errors import CheckFailed
 from harness.report import facts, text
 from harness.report.page import page
 from harness.results.record import Record, first_difference, read_record
-from harness.submission.description import machines_of
 
 MACHINE = {"packages": {"numpy": "1.26"}, "python": "3.11", "os": "Linux", "cpu": "CPU", "cores": 2}
 

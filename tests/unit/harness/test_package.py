@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 from submission_tree import SCENARIOS, SYSTEM, SYSTEM_JSON, put, put_result
 
+from harness.checking.check import check, examine
+from harness.checking.official import run_checkers
+from harness.checking.run_check import CheckRequest, run_check
+from harness.descriptions.measurements import ModelNotes, measurements
 from harness.errors import CheckFailed, ConfigError
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.results.digests import with_digests
@@ -21,13 +25,10 @@ from harness.results.layout import LAYOUTS, Classic, Scene
 from harness.results.record import Record, read_record, reference
 from harness.rules.limits import KEPT_BYTES
 from harness.rules.rounds import RULES, find_round
-from harness.submission.check import check, examine
+from harness.submission.documents import calibration
 from harness.submission.infer import infer
-from harness.submission.measurements import ModelNotes, calibration, measurements
-from harness.submission.official import run_checkers
 from harness.submission.package import make, package
 from harness.submission.request import PackageRequest, resolve
-from harness.submission.run_check import CheckRequest, run_check
 from harness.submission.select import select_runs
 from harness.submission.write import truncated
 

@@ -15,12 +15,13 @@ import pytest
 from submission_tree import SYSTEM, SYSTEM_JSON, put
 from test_package import SCENE, change, make_runs, record, run, wanted
 
+from harness.descriptions.measurements import ModelNotes, measurements
 from harness.errors import CheckFailed, ConfigError
 from harness.results.layout import Scene
 from harness.results.record import Record
 from harness.submission import eligible, sources
 from harness.submission import package as packaging
-from harness.submission.measurements import ModelNotes, measurements, readme
+from harness.submission.documents import readme
 from harness.submission.package import make
 from harness.submission.request import PackageRequest, Submission, resolve
 from harness.submission.select import ScenarioRuns, Selection, select_runs

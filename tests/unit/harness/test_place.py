@@ -10,9 +10,9 @@ import subprocess
 import pytest
 from submission_tree import SUBMITTER, SYSTEM, make_tree, put
 
+from harness.checking.check import check, examine
 from harness.errors import ConfigError
 from harness.rules.rounds import find_round
-from harness.submission.check import check, examine
 
 
 def advised(error: pytest.ExceptionInfo[ConfigError]) -> str:

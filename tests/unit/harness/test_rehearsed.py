@@ -9,11 +9,11 @@ import pytest
 import submission_tree
 from submission_tree import make_tree
 
+from harness.checking.check import examine
+from harness.checking.official import CheckerVerdict, run_checkers
+from harness.checking.rehearsed import excuse
+from harness.checking.run_check import CheckRequest, run_check, show
 from harness.rules.rounds import find_round
-from harness.submission.check import examine
-from harness.submission.official import CheckerVerdict, run_checkers
-from harness.submission.rehearsed import excuse
-from harness.submission.run_check import CheckRequest, run_check, show
 
 SCENE = "closed/Acme/results/rehearsal-toy/bert-99/Offline"
 CAUSES = (

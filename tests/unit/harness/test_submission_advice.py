@@ -15,13 +15,13 @@ from submission_tree import SUBMITTER, SYSTEM, SYSTEM_JSON, make_tree, put
 from test_package import SCENE, change, make_runs, record, run, wanted
 from typer.testing import CliRunner
 
+from harness.checking.check import check
 from harness.cli import app
+from harness.descriptions.description import unfilled
 from harness.errors import CheckFailed, ConfigError
 from harness.host import console
 from harness.results.layout import Layout
 from harness.rules.rounds import find_round
-from harness.submission.check import check
-from harness.submission.description import unfilled
 from harness.submission.request import PackageRequest, resolve
 from harness.submission.select import select_runs
 from harness.submission.systems import describe_systems

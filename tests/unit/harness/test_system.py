@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.cli import app
-from harness.errors import ConfigError, HarnessError
-from harness.host import machine
-from harness.submission import description as system
-from harness.submission.description import (
+from harness.descriptions import description as system
+from harness.descriptions.description import (
     FIELDS,
     MAY_BE_EMPTY,
     REQUIRED,
@@ -22,6 +20,8 @@ from harness.submission.description import (
     read_system,
     unfilled,
 )
+from harness.errors import ConfigError, HarnessError
+from harness.host import machine
 
 
 class FakeRoot:

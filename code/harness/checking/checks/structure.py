@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 import yaml  # type: ignore[import-untyped]
 
+from harness.checking.checks.subject import Package, Result, scenario_of
+from harness.checking.tree import Findings, Problem, Tree, printable, read_text
 from harness.registry import SCENARIOS
 from harness.results.layout import CONF, MAPPING, README
 from harness.rules.limits import LARGEST_FILE
 from harness.rules.rounds import DIVISIONS, RULES
-from harness.submission.checks.subject import Package, Result, scenario_of
-from harness.submission.request import package_command
-from harness.submission.tree import Findings, Problem, Tree, printable, read_text
+from harness.settings.advised import package_command
 
 _DOCUMENTS = (".md", ".pdf")
 _PLAIN = ("LICENSE", "NOTICE")

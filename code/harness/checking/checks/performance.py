@@ -3,14 +3,14 @@
 from dataclasses import replace
 from datetime import datetime
 
+from harness.checking.checks.log import AGAIN, Log, check_summary, check_test, read_log
+from harness.checking.checks.subject import Result
+from harness.checking.tree import Findings, Problem, Tree, contents
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, TRACE
 from harness.rules.inference import may_infer
 from harness.rules.limits import LARGEST_ACCURACY_LOG, MIN_DURATION_MS
 from harness.rules.rounds import Rules
 from harness.scenarios.base import Scenario
-from harness.submission.checks.log import AGAIN, Log, check_summary, check_test, read_log
-from harness.submission.checks.subject import Result
-from harness.submission.tree import Findings, Problem, Tree, contents
 
 EXTRA = (TRACE, "results.json")
 """Files beside LoadGen's logs that both official checkers allow."""

@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.checking.tree import Findings, Problem, Tree, lines_of, number, printable, read_text
 from harness.loadgen.logs import DETAIL, SUMMARY, has_end
 from harness.rules.rounds import ROUNDS, SEEDS, Round, round_of
 from harness.scenarios.base import Scenario, known_scenario
-from harness.submission.tree import Findings, Problem, Tree, lines_of, number, printable, read_text
 
 AGAIN = "rerun the test and package the original logs"
 _MARKER = ":::MLLOG"

@@ -1,6 +1,6 @@
 """Our own check of a packaged submission: what the official checkers find, and what they miss.
 
-Each check is a function in harness.submission.checks that yields problems; this module runs them on a tree.
+Each check is a function in harness.checking.checks that yields problems; this module runs them on a tree.
 """
 
 from collections import Counter
@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.checking.checks.accuracy import check_accuracy
+from harness.checking.checks.compliance import check_compliance
+from harness.checking.checks.duplicates import check_duplicates
+from harness.checking.checks.log import read_log
+from harness.checking.checks.marks import check_marks
+from harness.checking.checks.measurements import check_measurements
+from harness.checking.checks.performance import check_performance
+from harness.checking.checks.structure import check_names, check_package, check_results, check_scene, check_top
+from harness.checking.checks.subject import Package, Result, read_mapping
+from harness.checking.checks.system import check_system
+from harness.checking.place import check_place, check_round
+from harness.checking.recorded import Recorded, check_recorded, find_recorded
+from harness.checking.tree import Findings, Problem, T, Tree, printable, values_of
 from harness.loadgen.logs import DETAIL
 from harness.rules.rounds import DEFAULT_ROUND, SEEDS, Round, round_of
-from harness.submission.checks.accuracy import check_accuracy
-from harness.submission.checks.compliance import check_compliance
-from harness.submission.checks.duplicates import check_duplicates
-from harness.submission.checks.log import read_log
-from harness.submission.checks.marks import check_marks
-from harness.submission.checks.measurements import check_measurements
-from harness.submission.checks.performance import check_performance
-from harness.submission.checks.structure import check_names, check_package, check_results, check_scene, check_top
-from harness.submission.checks.subject import Package, Result, read_mapping
-from harness.submission.checks.system import check_system
-from harness.submission.place import check_place, check_round
-from harness.submission.recorded import Recorded, check_recorded, find_recorded
-from harness.submission.tree import Findings, Problem, T, Tree, printable, values_of
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from harness.checking.checks.answers import check_answers
+from harness.checking.checks.log import check_summary, check_test, read_log
+from harness.checking.checks.performance import EXTRA, small
+from harness.checking.checks.subject import Result
+from harness.checking.tree import Findings, Problem, Tree, contents, lines_of, printable, read_text
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.results.layout import SCORES
 from harness.rules.limits import CUT_MARK, KEPT_BYTES
-from harness.submission.checks.answers import check_answers
-from harness.submission.checks.log import check_summary, check_test, read_log
-from harness.submission.checks.performance import EXTRA, small
-from harness.submission.checks.subject import Result
-from harness.submission.tree import Findings, Problem, Tree, contents, lines_of, printable, read_text
 
 _AGAIN = "rerun the accuracy test and package it again"
 _F1 = r"""\{{["']exact_match["']:\s{{0,9}}{},\s{{0,9}}["']f1["']:\s{{0,9}}(?P<score>{})\}}"""

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from harness.checking.check import CheckReport
+from harness.checking.official import CheckerVerdict
 from harness.rules.rehearsal import REHEARSAL_PREFIX
-from harness.submission.check import CheckReport
-from harness.submission.official import CheckerVerdict
 
 _CAUSE = re.compile(r"accuracy not met: expected=|Test duration less than 600s in user config")
 _EFFECT = re.compile(

@@ -4,11 +4,11 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 
+from harness.checking.checks.subject import Package, Result
+from harness.checking.tree import Findings, Problem, Tree
 from harness.loadgen.logs import ACCURACY, DETAIL
 from harness.results.layout import SCORES
 from harness.rules.inference import LOWER_ACCURACY
-from harness.submission.checks.subject import Package, Result
-from harness.submission.tree import Findings, Problem, Tree
 
 
 def check_duplicates(tree: Tree, packages: Iterable[Package]) -> Findings[None]:

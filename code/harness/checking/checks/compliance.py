@@ -2,16 +2,16 @@
 
 import re
 
+from harness.checking.checks.accuracy import FORMS, check_scores
+from harness.checking.checks.answers import check_answers
+from harness.checking.checks.log import Log
+from harness.checking.checks.performance import EXTRA, check_run
+from harness.checking.checks.subject import Result
+from harness.checking.tree import Findings, Problem, Tree, contents, lines_of, read_text
 from harness.compliance.verify import FAIL, PASS, speedup, tolerance
 from harness.loadgen.logs import ACCURACY
 from harness.results.layout import BASELINE, COMPLIANCE, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE
 from harness.rules.audits import Audit
-from harness.submission.checks.accuracy import FORMS, check_scores
-from harness.submission.checks.answers import check_answers
-from harness.submission.checks.log import Log
-from harness.submission.checks.performance import EXTRA, check_run
-from harness.submission.checks.subject import Result
-from harness.submission.tree import Findings, Problem, Tree, contents, lines_of, read_text
 
 
 def check_compliance(result: Result, reference: Log | None) -> Findings[None]:

@@ -4,10 +4,10 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from harness.checking.recorded import RECORDED, find_recorded
 from harness.errors import ConfigError
 from harness.rules.rounds import DIVISIONS, ROUNDS, Round
-from harness.submission.recorded import RECORDED, find_recorded
-from harness.submission.request import default_output, package_command
+from harness.settings.advised import default_output, package_command
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 _PARTS = ("results", "systems")

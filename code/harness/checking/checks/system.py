@@ -3,8 +3,8 @@
 import json
 from collections.abc import Mapping
 
-from harness.rules.rounds import SYSTEM_TYPES
-from harness.submission.description import (
+from harness.checking.tree import Findings, Problem, Tree, printable, read_object, required_text, writable
+from harness.descriptions.description import (
     FIELDS,
     MAY_BE_EMPTY,
     STATUSES,
@@ -14,7 +14,7 @@ from harness.submission.description import (
     is_count,
     marked,
 )
-from harness.submission.tree import Findings, Problem, Tree, printable, read_object, required_text, writable
+from harness.rules.rounds import SYSTEM_TYPES
 
 TEXT = (
     "division",

@@ -2,9 +2,9 @@
 
 import re
 
+from harness.checking.tree import Findings, Problem, Tree
+from harness.descriptions.description import MARK
 from harness.rules.rehearsal import NOTICE_FILE, REHEARSAL_PREFIX
-from harness.submission.description import MARK
-from harness.submission.tree import Findings, Problem, Tree
 
 _MARKS = re.compile(
     rb"(?i)rehearsal|not[ -]for[ -]submission|random[ -]weights|stand-in"

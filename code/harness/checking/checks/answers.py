@@ -2,8 +2,8 @@
 
 import re
 
+from harness.checking.tree import Findings, Problem, Tree
 from harness.rules.rounds import Rules
-from harness.submission.tree import Findings, Problem, Tree
 
 # Not seq_id: it numbers what LoadGen issued, and MultiStream fills its last query with samples that it issued before.
 _INDEX = re.compile(rb'"qsl_idx"\s{0,9}:\s{0,9}(\d{1,18})')

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from harness.checking.checks.log import read_log
+from harness.checking.tree import Findings, Problem, Tree, printable, read_object, values_of
 from harness.registry import SCENARIOS
 from harness.results.layout import LAYOUTS, MAPPING, Layout, Scene
 from harness.rules.audits import AUDITS, Audit
@@ -14,8 +16,6 @@ from harness.rules.inference import Inference, find_inference, may_infer
 from harness.rules.rehearsal import REHEARSAL_PREFIX
 from harness.rules.rounds import RULES, Round, Rules, recognise
 from harness.scenarios.base import Scenario, known_scenario
-from harness.submission.checks.log import read_log
-from harness.submission.tree import Findings, Problem, Tree, printable, read_object, values_of
 
 _MAPPED = {rules.mapped: name for name, rules in RULES.items()}
 """The benchmarks by the name that a mapping gives them, with the official name that results are filed under."""

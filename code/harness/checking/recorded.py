@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.checking.tree import Problem, printable
 from harness.errors import ConfigError
 from harness.results.digests import edited
 from harness.results.layout import RUN
 from harness.results.record import read_record
 from harness.rules.rounds import DIVISIONS
-from harness.submission.tree import Problem, printable
 
 RECORDED = ("results", "compliance")
 """The folders of our own official runs."""

@@ -1,13 +1,13 @@
 """The measurements file, user.conf and README.md of a result."""
 
+from harness.checking.checks.subject import Result
+from harness.checking.checks.system import exportable
+from harness.checking.tree import Findings, Problem, read_object, read_text, required_text, writable
+from harness.descriptions.measurements import FIELDS
 from harness.errors import ConfigError
 from harness.loadgen.conf import check_official, read_user_conf
 from harness.results.layout import CONF, README
 from harness.rules.limits import MIN_DURATION_MS
-from harness.submission.checks.subject import Result
-from harness.submission.checks.system import exportable
-from harness.submission.measurements import FIELDS
-from harness.submission.tree import Findings, Problem, read_object, read_text, required_text, writable
 
 _AGAIN = "package it again"
 

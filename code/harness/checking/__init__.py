@@ -1,0 +1,1 @@
+"""Checks a submission as the official checkers do, and runs these."""
