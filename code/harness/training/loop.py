@@ -17,8 +17,8 @@ from harness.host import console, memory
 from harness.host.clock import RunningClock
 from harness.task.shape import Array, Integers
 from harness.task.training import TrainingBatch, TrainingData
-from harness.training.fake import FakeQuantisation
-from harness.training.graph import GraphModule
+from harness.trainable.fake import FakeQuantisation
+from harness.trainable.graph import GraphModule
 from harness.training.history import History, ValidationScore
 from harness.training.memory import Budget
 from harness.training.objective import Objective, cost, samples, slices, tensors

@@ -13,9 +13,9 @@ import torch
 from harness.host.machine import computes_bf16
 from harness.task.shape import Array
 from harness.task.training import TrainingBatch
+from harness.trainable.graph import GraphModule
 from harness.training.distil import drawn_difference, hidden_pairs, loss, probabilities
 from harness.training.fisher import drawn
-from harness.training.graph import GraphModule
 from harness.training.recipe import Distillation
 
 

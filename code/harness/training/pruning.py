@@ -11,9 +11,9 @@ from torch import Tensor
 
 from harness.compress.network import Layer
 from harness.errors import ConfigError
+from harness.trainable.graph import GraphModule, as_matrix, restored
 from harness.training import fisher
 from harness.training.fisher import FisherInverse
-from harness.training.graph import GraphModule, as_matrix, restored
 from harness.training.recipe import Pruning
 from harness.training.schedule import dense_at, prunes_at, sparsity_at
 

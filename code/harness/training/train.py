@@ -29,9 +29,9 @@ from harness.models.compression import TRAINED, check_dense, facts_of
 from harness.models.made import check_output, check_replaceable
 from harness.task.base import find_benchmark
 from harness.task.training import TrainingData
-from harness.training.export import export
-from harness.training.fake import FakeQuantisation
-from harness.training.graph import GraphModule
+from harness.trainable.export import export
+from harness.trainable.fake import FakeQuantisation
+from harness.trainable.graph import GraphModule
 from harness.training.history import History
 from harness.training.layers import drop_layers
 from harness.training.loop import Student, Trainer

@@ -21,7 +21,7 @@ FLOORS = (
     ("compliance", "settings"),
     ("cluster",),
     ("descriptions", "preparing"),
-    ("running",),
+    ("running", "trainable"),
     ("checking", "doctor", "report", "training", "tuning"),
     ("submission",),
     ("campaign", "sweep"),

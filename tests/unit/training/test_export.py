@@ -17,9 +17,9 @@ from harness.models.weights import RandomWeights
 
 torch = pytest.importorskip("torch", reason="training is not installed: make setup TRAIN=1")
 
-from harness.training.export import export  # noqa: E402
-from harness.training.fake import FakeQuantisation  # noqa: E402
-from harness.training.graph import GraphModule  # noqa: E402
+from harness.trainable.export import export  # noqa: E402
+from harness.trainable.fake import FakeQuantisation  # noqa: E402
+from harness.trainable.graph import GraphModule  # noqa: E402
 
 _CONFIG = BertConfig(layers=2, hidden=32, heads=2, feed_forward=64, vocabulary=1100, positions=24)
 _OUTPUTS = ("start_logits", "end_logits")

@@ -17,9 +17,9 @@ from harness.compress.rounding import keep_sums, nearest
 
 torch = pytest.importorskip("torch", reason="training is not installed: make setup TRAIN=1")
 
-from harness.training.fake import FakeQuantisation  # noqa: E402
-from harness.training.graph import GraphModule  # noqa: E402
-from harness.training.rounded import ActivationQuantiser, WeightQuantiser, in_bytes  # noqa: E402
+from harness.trainable.fake import FakeQuantisation  # noqa: E402
+from harness.trainable.graph import GraphModule  # noqa: E402
+from harness.trainable.rounded import ActivationQuantiser, WeightQuantiser, in_bytes  # noqa: E402
 
 _Feeds = list[dict[str, np.ndarray]]
 _CASES: dict[str, tuple[ModelProto, _Feeds]] = {

@@ -19,8 +19,8 @@ from harness.models.weights import RandomWeights
 
 torch = pytest.importorskip("torch", reason="training is not installed: make setup TRAIN=1")
 
-from harness.training.graph import GraphModule, restored  # noqa: E402
-from harness.training.operators import function_of  # noqa: E402
+from harness.trainable.graph import GraphModule, restored  # noqa: E402
+from harness.trainable.operators import function_of  # noqa: E402
 
 _BERT = BertConfig(layers=2, hidden=32, heads=2, feed_forward=64, vocabulary=1100, positions=24)
 _MOBILE = MobileBertConfig(

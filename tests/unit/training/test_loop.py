@@ -19,9 +19,9 @@ from harness.training.recipe import Recipe
 
 torch = pytest.importorskip("torch", reason="training is not installed: make setup TRAIN=1")
 
+from harness.trainable.fake import FakeQuantisation  # noqa: E402
+from harness.trainable.graph import GraphModule  # noqa: E402
 from harness.training import loop  # noqa: E402
-from harness.training.fake import FakeQuantisation  # noqa: E402
-from harness.training.graph import GraphModule  # noqa: E402
 from harness.training.history import History  # noqa: E402
 from harness.training.loop import Student, Trainer  # noqa: E402
 from harness.training.memory import Budget, Demand, KeptBytes, keep_freed, kept  # noqa: E402

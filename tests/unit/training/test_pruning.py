@@ -15,7 +15,7 @@ from harness.training.schedule import sparsity_at
 
 torch = pytest.importorskip("torch", reason="training is not installed: make setup TRAIN=1")
 
-from harness.training.graph import GraphModule  # noqa: E402
+from harness.trainable.graph import GraphModule  # noqa: E402
 from harness.training.pruning import FisherMemory, Pruner  # noqa: E402
 
 _FISHER = Fisher(samples=12, block=8, dampening=1e-6)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.training.node import Function, OnnxNode
+from harness.trainable.node import Function, OnnxNode
 
 
 def gemm(node: OnnxNode) -> Function:

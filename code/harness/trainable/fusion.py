@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness.compress.network import Layer, Network
-from harness.training.node import Function
+from harness.trainable.node import Function
 
 
 @dataclass(frozen=True)

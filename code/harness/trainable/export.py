@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from onnx import ModelProto, helper
 
 from harness.compress.quantise import EngineForm, quantise
-from harness.training.fake import FakeQuantisation
-from harness.training.graph import GraphModule
+from harness.trainable.fake import FakeQuantisation
+from harness.trainable.graph import GraphModule
 
 
 def export(

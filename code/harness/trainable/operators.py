@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness.errors import ConfigError
-from harness.training import layer_functions
-from harness.training.node import SINCE_AXES_ARE_INPUTS, Function, OnnxNode
+from harness.trainable import layer_functions
+from harness.trainable.node import SINCE_AXES_ARE_INPUTS, Function, OnnxNode
 
 _TYPES = {
     TensorProto.FLOAT: torch.float32,

@@ -13,9 +13,9 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from torch import Tensor
 
 from harness.compress.network import Layer, Network
-from harness.training.fusion import Fused, groups
-from harness.training.node import Function
-from harness.training.operators import function_of
+from harness.trainable.fusion import Fused, groups
+from harness.trainable.node import Function
+from harness.trainable.operators import function_of
 
 Change = Callable[[Tensor], Tensor]
 """A change of a tensor before it is used."""

@@ -24,8 +24,8 @@ from harness.compress.products import Product, choose_ranges
 from harness.compress.qdq import QdqEncoder
 from harness.compress.ranges import REACHES, Range
 from harness.compress.rounding import CLIPS
-from harness.training.graph import GraphModule
-from harness.training.rounded import ActivationQuantiser, TableQuantiser, WeightQuantiser, in_bytes
+from harness.trainable.graph import GraphModule
+from harness.trainable.rounded import ActivationQuantiser, TableQuantiser, WeightQuantiser, in_bytes
 
 _TRIED_ROWS = 64
 """Rows of each batch on which ranges and scales are tried."""

@@ -1,0 +1,1 @@
+"""An ONNX graph as a PyTorch module: its operators, rounding in place of quantisation, and back to a file."""
