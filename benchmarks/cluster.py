@@ -29,12 +29,12 @@ from rich.table import Table
 
 from benchmarks.common import apart, command, spread
 from harness.catalog import manifests
-from harness.cluster import hosts, ray_link
 from harness.cluster.link import Link
 from harness.cluster.messages import DATA, INDICES, Answers, NodeReady, NodeRequest, Parcel
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.host.supervise import Beat
+from harness.machines import hosts, ray_link
 from harness.paths import ROOT
 from harness.preparing.prepared import Preparation, Prepared
 from harness.preparing.ready import get_ready

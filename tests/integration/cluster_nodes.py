@@ -15,9 +15,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.cluster import hosts, ray_link
 from harness.cluster.messages import Answers, NodeReady, NodeRequest, Parcel
 from harness.errors import EngineError
+from harness.machines import hosts, ray_link
 from harness.scenarios.base import Estimate
 
 READY = NodeReady(

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.cluster.silence import SILENT_SECONDS
+from harness.machines.silence import SILENT_SECONDS
 
 pytest.importorskip("ray", reason="Ray is not installed: make setup CLUSTER=1")
 

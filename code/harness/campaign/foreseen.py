@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from harness.campaign.steps import Step
 from harness.catalog.manifests import Model
-from harness.cluster.hosts import read as read_hosts
 from harness.descriptions.description import (
     FRAMEWORKS,
     description_file,
@@ -15,6 +14,7 @@ from harness.descriptions.description import (
 )
 from harness.descriptions.measurements import MODEL_NOTES, not_reference, read_model_notes, stated, unknown, unstated
 from harness.host.machine import package_version
+from harness.machines.hosts import read as read_hosts
 from harness.registry import SCENARIOS
 from harness.results.layout import RUN, Classic, Scene
 from harness.rules.inference import inferable, may_infer

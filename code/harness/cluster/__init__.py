@@ -1,1 +1,1 @@
-"""Several machines as one system under test: what travels, who gets what, and what each machine does with it."""
+"""Deals samples to nodes, and merges their answers: each node schedules and computes its part."""

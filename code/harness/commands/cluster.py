@@ -12,7 +12,7 @@ from harness.errors import on_interrupt
 from harness.host import console
 
 if TYPE_CHECKING:
-    from harness.cluster.check import ClusterFinding
+    from harness.machines.check import ClusterFinding
 
 cluster_app = typer.Typer(
     help="Start, stop or check the machines of a cluster, which form one system (docs/cluster.md).",
@@ -28,7 +28,7 @@ def up(hosts: HostsFile) -> None:
 
     Where it already runs, nothing changes: if you changed HOSTS, run `harness cluster down` first.
     """
-    from harness.cluster import launch
+    from harness.machines import launch
 
     _each(hosts, launch.up, "what was started is still running: `harness cluster down` stops it.")
     console.out.print(
@@ -39,13 +39,13 @@ def up(hosts: HostsFile) -> None:
 @cluster_app.command("down")
 def down(hosts: HostsFile) -> None:
     """Stop what `harness cluster up` started."""
-    from harness.cluster import launch
+    from harness.machines import launch
 
     _each(hosts, launch.down, "some machines may still be running: run the same command again.")
 
 
 def _each(hosts: str, work: Callable[..., Iterator[str]], kept: str) -> None:
-    from harness.cluster.hosts import read
+    from harness.machines.hosts import read
 
     with on_interrupt(kept):
         for line in work(read(hosts)):
@@ -61,9 +61,9 @@ def check(
 
     The exit code is 1 if something would block a run.
     """
-    from harness.cluster import check as examining
-    from harness.cluster.hosts import read
-    from harness.cluster.installed import INSTALLED, installed
+    from harness.machines import check as examining
+    from harness.machines.hosts import read
+    from harness.machines.installed import INSTALLED, installed
 
     with on_interrupt("nothing was changed."), console.Progress("checking", unit="nodes") as bar:
         lines = examining.check(read(hosts), installed(), INSTALLED, bar.advance)

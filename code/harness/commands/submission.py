@@ -296,7 +296,6 @@ def system_init(
 
     When run again it keeps values that a person wrote, and reports where they differ from the machine.
     """
-    from harness.cluster import hosts
     from harness.descriptions.description import (
         description_file,
         init_system,
@@ -305,6 +304,7 @@ def system_init(
         unfilled,
         wanted,
     )
+    from harness.machines import hosts
 
     path = description_file(systems_dir, system)
     facts = {"submitter": submitter, "division": division, "system_type": system_type, "status": status}

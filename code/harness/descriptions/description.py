@@ -16,11 +16,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.cluster.hosts import Hosts
 from harness.errors import ConfigError, did_you_mean
 from harness.host.files import read_input, write_text
 from harness.host.hardware import describe_hardware
 from harness.host.machine import default_system_name, package_version
+from harness.machines.hosts import Hosts
 from harness.paths import ROOT
 from harness.rules.rounds import DIVISIONS, SYSTEM_TYPES
 

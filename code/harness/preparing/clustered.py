@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.cluster import hosts
 from harness.cluster.link import Link
 from harness.cluster.messages import INDICES, NodeRequest
 from harness.cluster.scenarios import Clustered, clustered
@@ -18,6 +17,7 @@ from harness.errors import ConfigError
 from harness.host import console
 from harness.host.files import native
 from harness.host.supervise import Beat
+from harness.machines import hosts
 from harness.preparing.node import PREPARE, NodeSettings, data_digest, needed
 from harness.preparing.prepare import announce, open_samples
 from harness.preparing.prepared import AS_A_RUN, Preparation, Prepared, Subject, patience
@@ -123,6 +123,6 @@ def _connect(cluster: str, request: NodeRequest, beat: Beat) -> Sequence[Link]:
         from harness.cluster.local_link import connect_threads
 
         return connect_threads(hosts.number_in(cluster, THREADS), request, beat)
-    from harness.cluster import ray_link  # only a run with a cluster loads Ray
+    from harness.machines import ray_link  # only a run with a cluster loads Ray
 
     return ray_link.connect(hosts.read(cluster), request, beat)

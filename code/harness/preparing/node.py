@@ -13,13 +13,13 @@ import numpy as np
 from pydantic import BaseModel, JsonValue
 
 from harness.catalog.manifests import Dataset, Model
-from harness.cluster.files import Needed, located
 from harness.cluster.messages import NodeReady, NodeRequest
 from harness.cluster.node import Node
 from harness.host import machine
 from harness.host.files import readable
 from harness.host.fingerprint import Fingerprint, combined
 from harness.host.supervise import Beat
+from harness.machines.files import Needed, located
 from harness.paths import CACHE_DIR
 from harness.preparing.prepare import prepare
 from harness.preparing.prepared import Preparation, Prepared, no_beat, patience

@@ -14,13 +14,13 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from harness.cluster import actor as acting
-from harness.cluster import files
-from harness.cluster.actor import Failure, NodeActor, Sentinel
-from harness.cluster.actor_link import RayLink, in_words
-from harness.cluster.channel import Channel, connect, new_key
 from harness.cluster.messages import Answers, NodeRequest, Parcel
 from harness.errors import EngineError, RunFailed
+from harness.machines import actor as acting
+from harness.machines import files
+from harness.machines.actor import Failure, NodeActor, Sentinel
+from harness.machines.actor_link import RayLink, in_words
+from harness.machines.channel import Channel, connect, new_key
 
 REQUEST = NodeRequest(b"", "a:b")
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from certificates import certificate_in
 
-from harness.cluster import channel
-from harness.cluster.channel import Acceptor, Channel, connect, new_key
+from harness.machines import channel
+from harness.machines.channel import Acceptor, Channel, connect, new_key
 
 HERE = "127.0.0.1"
 

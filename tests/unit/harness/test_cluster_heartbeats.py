@@ -11,9 +11,9 @@ from concurrent.futures import Future, wait
 
 import pytest
 
-from harness.cluster import heartbeats, silence
-from harness.cluster.actor import ProcessInfo
-from harness.cluster.heartbeats import Heartbeats, reachable
+from harness.machines import heartbeats, silence
+from harness.machines.actor import ProcessInfo
+from harness.machines.heartbeats import Heartbeats, reachable
 
 
 class Beats:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.cluster.hosts import number_in, read
 from harness.errors import ConfigError
+from harness.machines.hosts import number_in, read
 
 
 def written(folder: Path, text: str) -> str:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.cluster import launch
-from harness.cluster.hosts import Host, Hosts
 from harness.errors import ConfigError, RunFailed
+from harness.machines import launch
+from harness.machines.hosts import Host, Hosts
 
 
 def usable():
@@ -214,7 +214,7 @@ def test_the_guard_kills_all_that_descends_from_it_also_what_is_stopped_or_orpha
     folder = tmp_path / "cluster"
     folder.mkdir()
     guard = subprocess.Popen(
-        [sys.executable, "-m", "harness.cluster.guard", str(folder)],
+        [sys.executable, "-m", "harness.machines.guard", str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.cluster import ray_link
-from harness.cluster.actor import ProcessInfo
-from harness.cluster.actor_link import RayLink
-from harness.cluster.ray_link import RayCluster
 from harness.errors import ConfigError, RunFailed
+from harness.machines import ray_link
+from harness.machines.actor import ProcessInfo
+from harness.machines.actor_link import RayLink
+from harness.machines.ray_link import RayCluster
 
 
 class Ray:

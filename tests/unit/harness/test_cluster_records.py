@@ -11,9 +11,9 @@ from finished import run_folder
 from test_package import SCENE, change, make_runs, run
 from test_report import found
 
-from harness.cluster.hosts import Host, Hosts
 from harness.descriptions.description import machines_of
 from harness.errors import CheckFailed
+from harness.machines.hosts import Host, Hosts
 from harness.report import facts, text
 from harness.report.page import page
 from harness.results.record import Record, first_difference, read_record

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from small_nodes import Collected, Numbers, issue, make_link, ready
 
-from harness.cluster import files
 from harness.cluster.local_link import LocalLink
 from harness.cluster.messages import DATA, INDICES
 from harness.cluster.scenarios import NodesOffline, NodesServer, clustered
@@ -19,6 +18,7 @@ from harness.cluster.scheduler import ClusterScheduler
 from harness.cluster.system import check_alike
 from harness.errors import ConfigError, RunFailed
 from harness.host.fingerprint import Fingerprint
+from harness.machines import files
 from harness.preparing.clustered import prepare_nodes
 from harness.preparing.node import PREPARE, prepare_node
 from harness.preparing.prepare import prepare

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.cluster.actor_link import BEAT_SECONDS
-from harness.cluster.silence import SILENT_SECONDS, STARVED_SECONDS, Silence
+from harness.machines.actor_link import BEAT_SECONDS
+from harness.machines.silence import SILENT_SECONDS, STARVED_SECONDS, Silence
 
 FROZEN = 5.0
 """Seconds within which a frozen machine must be lost; connecting to it takes a second of them."""

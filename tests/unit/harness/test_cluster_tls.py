@@ -10,8 +10,8 @@ import threading
 import pytest
 from certificates import certificate_in
 
-from harness.cluster import tls
 from harness.errors import ConfigError
+from harness.machines import tls
 
 HERE = "127.0.0.1"
 

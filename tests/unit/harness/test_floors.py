@@ -20,6 +20,7 @@ FLOORS = (
     ("results",),
     ("compliance", "settings"),
     ("cluster",),
+    ("machines",),
     ("descriptions", "preparing"),
     ("running", "trainable"),
     ("checking", "doctor", "report", "training", "tuning"),

@@ -19,11 +19,11 @@ from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 
-from harness.cluster.heartbeats import reachable
-from harness.cluster.hosts import HEAD, PORT, Host, Hosts
 from harness.errors import ConfigError, RunFailed, os_words
 from harness.host import sysfs
 from harness.host.machine import cores
+from harness.machines.heartbeats import reachable
+from harness.machines.hosts import HEAD, PORT, Host, Hosts
 from harness.paths import ROOT
 
 TOKEN = "RAY_AUTH_TOKEN"
@@ -79,7 +79,7 @@ class LocalCluster:
         self._folder = Path(tempfile.mkdtemp(prefix="mlperf-cluster-", dir=_short_folder()))
         self._ended: dict[str, int] = {}
         self._guard = subprocess.Popen(
-            [sys.executable, "-m", "harness.cluster.guard", str(self._folder)],
+            [sys.executable, "-m", "harness.machines.guard", str(self._folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **self.environment},
@@ -113,7 +113,7 @@ class LocalCluster:
         common = [f"--node-ip-address={_LOOPBACK}", f"--temp-dir={own}", "--include-log-monitor=false", "--block"]
         # A raylet waits for agents that choose their own ports: it takes seconds, and times out on a busy machine.
         ports = [f"--{agent}-port={self._ports.pop()}" for agent in _AGENTS]
-        return [sys.executable, "-m", "harness.cluster.start", ",".join(map(str, cpus)), *options, *common, *ports]
+        return [sys.executable, "-m", "harness.machines.start", ",".join(map(str, cpus)), *options, *common, *ports]
 
     def _listen(self) -> None:
         assert self._guard.stdout

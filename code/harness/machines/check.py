@@ -9,11 +9,11 @@ from statistics import median
 
 import numpy as np
 
-from harness.cluster.actor_link import RayLink
-from harness.cluster.hosts import Hosts
-from harness.cluster.ray_link import RayCluster
 from harness.errors import HarnessError
 from harness.host.usage import CoreUse, Reading
+from harness.machines.actor_link import RayLink
+from harness.machines.hosts import Hosts
+from harness.machines.ray_link import RayCluster
 
 GOOD, WARNING, BAD = "good", "warning", "bad"
 _ROUND_TRIPS = 100

@@ -1,4 +1,4 @@
-"""The parent of Ray's processes on this machine: `python -m harness.cluster.guard FOLDER`, with JSON on standard input.
+"""The parent of Ray's processes on this machine: `python -m harness.machines.guard FOLDER`, with JSON on stdin.
 
 It ends when the process that started it ends, for whatever reason, and then kills all of its descendants, including
 stopped and orphaned ones: Ray's agents would stay for a minute, a stopped process for ever.

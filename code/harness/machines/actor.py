@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.cluster import files
-from harness.cluster.channel import Acceptor, Channel
 from harness.cluster.local_link import find_prepare
 from harness.cluster.messages import Answers, NodeReady, NodeRequest, Parcel
 from harness.cluster.node import Node
 from harness.errors import RunFailed
 from harness.host.usage import Reading, cpu_quota, reading, usable
+from harness.machines import files
+from harness.machines.channel import Acceptor, Channel
 from harness.task.shape import Integers
 
 _STEP_SECONDS = 600.0  # for a step without progress reports, such as hashing files

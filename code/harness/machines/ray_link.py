@@ -19,17 +19,17 @@ from typing import Any
 
 import psutil
 
-from harness.cluster import tls
-from harness.cluster.actor import NodeActor, Sentinel
-from harness.cluster.actor_link import BEAT_SECONDS, RayLink, first_line
-from harness.cluster.heartbeats import Heartbeats
-from harness.cluster.hosts import Hosts
-from harness.cluster.launch import TOKEN, LocalCluster, credentials, head_address, set_environment
 from harness.cluster.link import Link
 from harness.cluster.messages import NodeRequest
 from harness.errors import ConfigError, MissingDependencyError, RunFailed
 from harness.host import console
 from harness.host.supervise import Beat
+from harness.machines import tls
+from harness.machines.actor import NodeActor, Sentinel
+from harness.machines.actor_link import BEAT_SECONDS, RayLink, first_line
+from harness.machines.heartbeats import Heartbeats
+from harness.machines.hosts import Hosts
+from harness.machines.launch import TOKEN, LocalCluster, credentials, head_address, set_environment
 from harness.paths import advice
 
 _INSTALL = advice("run `make setup CLUSTER=1`", "`pip install 'ray>=2.60,<3'`")

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from harness.cluster.actor import Failure, ProcessInfo
-from harness.cluster.channel import Channel, connect, new_key
 from harness.cluster.link import Link
 from harness.cluster.messages import Answers, NodeReady, Parcel
 from harness.errors import HarnessError, RunFailed
+from harness.machines.actor import Failure, ProcessInfo
+from harness.machines.channel import Channel, connect, new_key
 from harness.task.shape import Integers
 
 BEAT_SECONDS = 0.5

@@ -2,14 +2,14 @@
 
 import socket
 
-from harness.cluster.check import Facts
 from harness.host import machine
 from harness.host.download import sha256_of
 from harness.host.files import readable
+from harness.machines.check import Facts
 from harness.paths import MODELS_DIR
 from harness.settings.identity import code_digest
 
-INSTALLED = "harness.cluster.installed:installed"
+INSTALLED = "harness.machines.installed:installed"
 
 
 @readable()

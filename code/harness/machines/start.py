@@ -1,4 +1,4 @@
-"""`ray start` for a node on this machine: `python -m harness.cluster.start CPUS OPTION...`, with CPUS such as "0,1"."""
+"""`ray start` for a node on this machine: `python -m harness.machines.start CPUS OPTION...`, CPUS such as "0,1"."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.cluster.actor import runs
-from harness.cluster.actor_link import BEAT_SECONDS, RayLink, in_words
-from harness.cluster.silence import STARVED_SECONDS, Silence
+from harness.machines.actor import runs
+from harness.machines.actor_link import BEAT_SECONDS, RayLink, in_words
+from harness.machines.silence import STARVED_SECONDS, Silence
 
 _ENDING_SECONDS = 1.0  # to end the threads
 _CONNECTING_SECONDS = 1.0  # to connect

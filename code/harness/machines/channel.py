@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.cluster import tls
+from harness.machines import tls
 
 _HEAD = struct.Struct("<QI")  # of a message: bytes of its pickle, and number of its arrays that follow separately
 _SIZE = struct.Struct("<Q")  # bytes of such an array
