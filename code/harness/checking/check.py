@@ -41,11 +41,6 @@ class CheckReport:
     """For a rehearsal, what only real data and tests of full length can change."""
 
 
-def check(root: Path, round_: Round | None = None, rehearsal: bool = False) -> list[Problem]:
-    """The problems of a tree; see `examine`."""
-    return list(examine(root, round_, rehearsal).problems)
-
-
 def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) -> CheckReport:
     """Check a tree for a round, by default the round of most of its logs.
 

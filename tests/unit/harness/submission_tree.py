@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from harness.checking.check import examine
+from harness.checking.tree import Problem
 from harness.results.layout import LAYOUTS, Layout, Scene
 from harness.rules.rounds import RULES, SEEDS, Round, find_round
 
@@ -253,3 +255,8 @@ def make_tree(root: Path, name: str = "v6.1", division: str = "closed", **system
     if layout.copies:
         put(layout.root / layout.copies.code / "README.md", "The code is in ../code.\n")
     return layout
+
+
+def check(root: Path, round_: Round | None = None, rehearsal: bool = False) -> list[Problem]:
+    """The problems of a tree."""
+    return list(examine(root, round_, rehearsal).problems)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from breakages import BREAKAGES, TREES, Breakage, appended, logged, system
-from submission_tree import SUBMITTER, SYSTEM, make_tree
+from submission_tree import SUBMITTER, SYSTEM, check, make_tree
 from variants import VARIANTS
 
-from harness.checking.check import check, examine
+from harness.checking.check import examine
 from harness.errors import ConfigError
 from harness.results.layout import LAYOUTS, Layout
 from harness.rules.rounds import find_round

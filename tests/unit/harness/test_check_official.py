@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 from breakages import BREAKAGES, TREES, Breakage
-from submission_tree import SUBMITTER, SYSTEM, make_tree
+from submission_tree import SUBMITTER, SYSTEM, check, make_tree
 from variants import VARIANTS
 
 from harness.checking import official
-from harness.checking.check import check
 from harness.checking.final_report import read_rows
 from harness.checking.official import COMMIT, CheckerVerdict, errors_and_warnings, find_checkout, run_checkers
 from harness.checking.run_check import CheckRequest, run_check

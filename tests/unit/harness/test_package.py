@@ -12,9 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from submission_tree import SCENARIOS, SYSTEM, SYSTEM_JSON, put, put_result
+from submission_tree import SCENARIOS, SYSTEM, SYSTEM_JSON, check, put, put_result
 
-from harness.checking.check import check, examine
+from harness.checking.check import examine
 from harness.checking.official import run_checkers
 from harness.checking.run_check import CheckRequest, run_check
 from harness.descriptions.measurements import ModelNotes, measurements

@@ -8,9 +8,9 @@ import shutil
 import subprocess
 
 import pytest
-from submission_tree import SUBMITTER, SYSTEM, make_tree, put
+from submission_tree import SUBMITTER, SYSTEM, check, make_tree, put
 
-from harness.checking.check import check, examine
+from harness.checking.check import examine
 from harness.errors import ConfigError
 from harness.rules.rounds import find_round
 

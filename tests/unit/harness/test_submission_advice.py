@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 from breakages import BREAKAGES, SYSTEM_FILE, TREES, measurements, moved, system, written
-from submission_tree import SUBMITTER, SYSTEM, SYSTEM_JSON, make_tree, put
+from submission_tree import SUBMITTER, SYSTEM, SYSTEM_JSON, check, make_tree, put
 from test_package import SCENE, change, make_runs, record, run, wanted
 from typer.testing import CliRunner
 
-from harness.checking.check import check
 from harness.cli import app
 from harness.descriptions.description import unfilled
 from harness.errors import CheckFailed, ConfigError
