@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from harness.campaign.done import ExaminedFolder, edited, examine
+from harness.campaign.done import ExaminedFolder, examine, user_conf_change
 from harness.campaign.lengths import Rates, words
 from harness.campaign.steps import EventLog, InferredResult, Step, StepState
 from harness.errors import ConfigError, Interrupted, on_interrupt, os_words
@@ -72,7 +72,7 @@ class Campaign:
             step.replaces = step.record is None and bool(step.reason)
             if step.record is not None:
                 step.state, step.seconds = StepState.DONE, _seconds(event)
-                if difference := edited(step):
+                if difference := user_conf_change(step):
                     console.warn(
                         f"{step.name} counts as done although user.conf has changed ({difference}): to run it again, "
                         f"move {step.target} away."

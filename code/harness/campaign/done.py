@@ -1,7 +1,7 @@
 """Whether a test of a campaign is done: its record is valid, complete, and of the current model, data and results."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -48,7 +48,7 @@ def examine(steps: Sequence[Step]) -> list[ExaminedFolder]:
     ]
 
 
-def edited(step: Step) -> str:
+def user_conf_change(step: Step) -> str:
     """How user.conf differs from the one of a performance test that is done, in words; "" if it does not.
 
     The result counts as it is, but whoever has raised a rate expects a test at that rate.
@@ -56,15 +56,22 @@ def edited(step: Step) -> str:
     settings = step.settings
     if settings.accuracy or settings.audit:
         return ""
+    now = read_user_conf(settings.user_conf)
     try:
         then = read_user_conf(step.folder / CONF)
     except ConfigError:
         return ""
+    if then.text == now.text:
+        return ""
     scope = settings.model.benchmark, settings.scenario
-    old, new = then.given(*scope), read_user_conf(settings.user_conf).given(*scope)
-    differs = [f"{key} = {old.get(key, 'unset')}" for key in {**old, **new} if old.get(key) != new.get(key)]
-    now = [f"{key} = {new.get(key, 'unset')}" for key in {**old, **new} if old.get(key) != new.get(key)]
-    return f"{', '.join(differs)} then, {', '.join(now)} now" if differs else ""
+    old, new = then.without_own().values(*scope), now.values(*scope)
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    before, after = (", ".join(_setting(key, values) for key in keys) for values in (old, new))
+    return f"{before} then, {after} now" if keys else ""
+
+
+def _setting(key: str, values: Mapping[str, float]) -> str:
+    return f"{key} = {values[key]:.10g}" if key in values else f"{key} unset"
 
 
 def _ended(record: Record) -> float:

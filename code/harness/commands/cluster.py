@@ -57,7 +57,7 @@ def check(
     hosts: Annotated[str, typer.Argument(metavar="HOSTS", help="The hosts file, or local:N.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare the machines: versions, code, models, clocks, round trip, bandwidth, cores and busy neighbours.
+    """Compare the machines: versions, code, models, clocks, round trip, bandwidth, cores and other busy processes.
 
     The exit code is 1 if something would block a run.
     """

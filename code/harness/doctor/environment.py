@@ -149,7 +149,7 @@ def memory(root: Path) -> Iterator[Finding]:
         yield Finding(WARNING, "swap", what, "run `swapoff -a && swapon -a` as root")
 
 
-def neighbours(
+def other_processes(
     root: Path, seconds: float = 0.5, sleep: Callable[[float], object] = time.sleep, own: int | None = None
 ) -> Iterator[Finding]:
     """CPU time that other processes, and a virtual machine's host, take during ``seconds``."""
@@ -158,7 +158,7 @@ def neighbours(
     after, each_after = _cpu_time(root), _processes(root)
     total = sum(after) - sum(before)
     if len(after) < 8 or total <= 0:
-        yield Finding(WARNING, "neighbours", "/proc/stat does not show how busy the machine is")
+        yield Finding(WARNING, "other processes", "/proc/stat does not show how busy the machine is")
         return
     cpus = len(re.findall(r"^cpu\d", read(root / "proc/stat"), re.MULTILINE)) or 1
     own = os.getpid() if own is None else own
@@ -175,9 +175,9 @@ def neighbours(
         busiest = sorted((item for item in spent.items() if item[1] > 0), key=lambda item: -item[1])[:3]
         names = ", ".join(f"{name} ({pid})" for (name, pid), _ in busiest)
         what = f"others keep {busy:.1f} of {cpus} CPUs busy{f': {names}' if names else ''}"
-        yield Finding(WARNING, "neighbours", what, "stop them or wait: they take CPU time from a test")
+        yield Finding(WARNING, "other processes", what, "stop them or wait: they take CPU time from a test")
     else:
-        yield Finding(GOOD, "neighbours", "the machine is idle")
+        yield Finding(GOOD, "other processes", "the machine is idle")
     if stolen >= _STOLEN_SHARE:
         what = f"{stolen:.0%} of the time goes to other machines on the same host"
         yield Finding(WARNING, "host", what, "measure on a dedicated machine, or on dedicated cores")

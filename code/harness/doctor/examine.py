@@ -39,7 +39,7 @@ def checks(official: bool = False, top: Path = ROOT, root: Path = Path("/")) -> 
         ("NUMA", partial(environment.numa, root)),
         ("clock", partial(environment.clock, root)),
         ("memory", partial(environment.memory, root)),
-        ("neighbours", partial(environment.neighbours, root)),
+        ("other processes", partial(environment.other_processes, root)),
         ("disk", partial(folders.disk, top)),
         ("folders", partial(folders.folders, top)),
         ("user.conf", partial(folders.user_conf, official)),

@@ -60,10 +60,11 @@ class CoreSettings(EngineSettings):
         layout, count = self.layout(), len(cores())
         if layout.streams * layout.threads <= 2 * count:
             return ""
-        of_threads = f" of {layout.threads} threads" if layout.threads > 1 else ""
+        given = [f"{name} = {value}" for name in ("streams", "threads", "instances") if (value := getattr(self, name))]
+        makes, fewer = ("makes", "a lower value is") if len(given) == 1 else ("make", "lower values are")
         return (
-            f"{layout.streams} streams{of_threads} on {count} {'core' if count == 1 else 'cores'} compete for them, "
-            "which slows every batch and takes memory for each stream: fewer streams are usually faster."
+            f"{', '.join(given)} {makes} {layout.streams * layout.threads} threads compete for {count} "
+            f"{'core' if count == 1 else 'cores'}, which slows every batch: {fewer} usually faster."
         )
 
 

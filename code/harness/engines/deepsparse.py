@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, Self
 
@@ -83,8 +84,12 @@ class DeepSparseSettings(CoreSettings):
         return [first, *(settings for settings in fewer if (len(settings.layout().instances) > 1) == several)]
 
     def layout(self) -> StreamLayout:
-        """The layout of the streams on this machine, by default pinned, with four threads each."""
-        return StreamLayout.of(self, preferred=_THREADS_PER_STREAM, pin=True)
+        """The layout of the streams on this machine, by default pinned, with four threads each.
+
+        DeepSparse gives no stream more threads than there are cores.
+        """
+        layout = StreamLayout.of(self, preferred=_THREADS_PER_STREAM, pin=True)
+        return replace(layout, threads=min(layout.threads, core_count()))
 
     def in_force(self) -> dict[str, JsonValue]:
         """The settings with the layout on this machine and its scheduler."""

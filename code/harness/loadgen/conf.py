@@ -6,6 +6,8 @@ as 6 and `010` as 8; and it drops the entire file if a comment follows a value. 
 line number. The file is then passed to LoadGen unchanged, followed by the harness's own lines.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -75,8 +77,8 @@ _MIN_QUERIES = {
 _MIN_QUERIES_BY_DEFAULT = 100
 
 
-OWN = "set by the harness."
-"""How the comment begins that is followed by the harness's own lines, up to the next comment or empty line."""
+OWN, TUNED = "set by the harness.", "found by harness tune"
+"""How the comments begin above a run's own lines and tuning's, which end at the next comment or empty line."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ class ConfEntry:
     scenario: str
     key: str
     value: str
-    own: bool = False
-    """Whether the harness wrote the line."""
+    generated: bool = False
+    """Whether a run or tuning wrote the line."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,15 @@ class UserConf:
                 return found[-1]
         return None
 
-    def given(self, model: str, scenario: str) -> dict[str, str]:
-        """The keys and values that apply to a test by the user's own lines."""
-        user = replace(self, entries=tuple(entry for entry in self.entries if not entry.own))
-        found = {key: user.lookup(model, scenario, key) for key in KEYS}
-        return {key: entry.value for key, entry in found.items() if entry}
+    def values(self, model: str, scenario: str) -> dict[str, float]:
+        """The keys that the file sets for a test, with their values."""
+        found = {key: self.lookup(model, scenario, key) for key in KEYS}
+        return {key: float(entry.value) for key, entry in found.items() if entry}
+
+    def without_own(self) -> UserConf:
+        """The file of which `extended` made this one: without the last of a run's own lines."""
+        starts = [n for n, line in enumerate(self.text.split("\n"), start=1) if line.startswith(f"# {OWN}")]
+        return replace(self, entries=tuple(entry for entry in self.entries if not starts or entry.line < starts[-1]))
 
     def repeated(self) -> Iterator[str]:
         """A warning for each line that has no effect because a later one sets the same key to another value."""
@@ -120,7 +126,7 @@ class UserConf:
         for entry in self.entries:
             name = (entry.model, entry.scenario, entry.key)
             replaced = earlier.get(name)
-            if replaced and replaced.value != entry.value and not entry.own:
+            if replaced and replaced.value != entry.value and not entry.generated:
                 yield (
                     f"{'.'.join(name)} = {replaced.value} in line {replaced.line} has no effect, because line "
                     f"{entry.line} sets {entry.value}: delete one of them."
@@ -146,14 +152,14 @@ def read_user_conf(path: Path | None) -> UserConf:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{path} cannot be read ({reason}): check the file.") from error
-    entries, own = [], False
+    entries, generated = [], False
     for number, line in enumerate(text.split("\n"), start=1):
         words = line.split()
         if not words or words[0] == "#":
-            own = line.startswith(f"# {OWN}")
+            generated = line.startswith((f"# {OWN}", f"# {TUNED}"))
             continue
         try:
-            entries.append(_entry(number, line, words, own))
+            entries.append(_entry(number, line, words, generated))
         except ConfigError as error:
             raise ConfigError(f"{path}, line {number}: {error}") from None
     return UserConf(path, text, tuple(entries))
@@ -196,8 +202,8 @@ def check_official(conf: UserConf, model: str, scenario: str, minimum_ms: int) -
             )
 
 
-def _entry(number: int, line: str, words: list[str], own: bool) -> ConfEntry:
-    """The entry of a line; the harness's ``own`` lines may have durations below a second."""
+def _entry(number: int, line: str, words: list[str], generated: bool) -> ConfEntry:
+    """The entry of a line; ``generated`` ones may have durations below a second."""
     odd = next((c for c in line.rstrip("\r") if not c.isascii() or (ord(c) < 32 and c != "\t")), None)
     if odd:
         raise ConfigError(f"LoadGen does not understand the character {odd!a}: type the line again.")
@@ -225,8 +231,8 @@ def _entry(number: int, line: str, words: list[str], own: bool) -> ConfEntry:
         raise ConfigError(f"{spec.elsewhere}.")
     if scenario not in (ANY, *spec.scenarios):
         raise ConfigError(f"{key} has no effect in {scenario}; it applies to {' and '.join(spec.scenarios)}.")
-    _check_value(key, spec, words[2], own)
-    return ConfEntry(number, model, scenario, key, words[2], own)
+    _check_value(key, spec, words[2], generated)
+    return ConfEntry(number, model, scenario, key, words[2], generated)
 
 
 def _known(value: str, valid: Iterable[str], what: str) -> None:
@@ -234,7 +240,7 @@ def _known(value: str, valid: Iterable[str], what: str) -> None:
         raise ConfigError(f"unknown {what} '{value}': {did_you_mean(value, valid)}")
 
 
-def _check_value(key: str, spec: Key, text: str, own: bool) -> None:
+def _check_value(key: str, spec: Key, text: str, generated: bool) -> None:
     number = re.fullmatch(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(\D*)", text)
     if number is None or number[2]:
         raise ConfigError(f"{key} = {text}: LoadGen needs a bare number, in {spec.unit}.")
@@ -250,7 +256,7 @@ def _check_value(key: str, spec: Key, text: str, own: bool) -> None:
             f"{key} = {text}: a test without a minimum duration is too short by the rules: delete the line, and the "
             "harness sets the duration."
         )
-    if key == "min_duration" and own:
+    if key == "min_duration" and generated:
         return
     if key == "min_duration" and value < spec.minimum:
         raise ConfigError(

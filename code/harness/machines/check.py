@@ -179,7 +179,7 @@ def _of_machine(name: str, measured: NodeMeasurements) -> list[ClusterFinding]:
         lines.append(ClusterFinding(GOOD, name, "clock", f"{measured.ahead * 1e3:+.1f} ms from this machine's"))
     busy = measured.lost_cores > 0.05 * measured.cores
     what = f"other processes use {measured.lost_cores:.2f} of {measured.cores:g} cores"
-    lines.append(ClusterFinding(WARNING if busy else GOOD, name, "neighbours", what, "stop them" if busy else ""))
+    lines.append(ClusterFinding(WARNING if busy else GOOD, name, "other processes", what, "stop them" if busy else ""))
     return lines
 
 

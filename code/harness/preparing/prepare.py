@@ -13,7 +13,7 @@ from harness.graph import read_nodes
 from harness.host import console, memory
 from harness.host.files import native
 from harness.host.supervise import Beat
-from harness.preparing import guard
+from harness.preparing import engine_calls
 from harness.preparing.conversion import Conversion, conversion
 from harness.preparing.prepared import AS_A_RUN, Preparation, Prepared, Subject, patience
 from harness.preparing.streams import Build, affordable, quick_enough, with_streams
@@ -54,10 +54,10 @@ def prepare(settings: RunSettings, how: Preparation = AS_A_RUN) -> Prepared:
     if len(possible) > len(layouts) == 1:
         scenario.streams_why = "another run of this result used them"
     engine = scenario.sut.engine
-    description = guard.described(engine, engine.settings)
+    description = engine_calls.described(engine, engine.settings)
     _explain(description, scenario, slowest)
     if not how.quiet:
-        guard.remark(engine)
+        engine_calls.remark(engine)
     how.beat(patience(settings))
     return Prepared(
         benchmark=subject.benchmark,
@@ -143,7 +143,7 @@ def open_samples(settings: RunSettings, subject: Subject, engine: Engine, beat: 
 
 def _load(settings: RunSettings, converted: Conversion | None, beat: Beat, layout: EngineSettings) -> Engine:
     engine_class = find_engine(settings.engine)
-    beat(patience(settings), guard.activity(engine_class, "loaded", settings))
+    beat(patience(settings), engine_calls.activity(engine_class, "loaded", settings))
     try:
         with engine_errors(engine_class.name, f"to load {settings.model.path}", engine_class.alternative):
             engine = engine_class(native(converted.file.path if converted else settings.model.path), layout)
@@ -167,7 +167,7 @@ def _warm_up(
 ) -> tuple[Scenario, float, Listener]:
     """The warmed-up scenario, the seconds of its slowest batch, and the listener for later progress."""
     engine = find_engine(settings.engine)
-    first = guard.activity(engine, "first ran", settings)
+    first = engine_calls.activity(engine, "first ran", settings)
     beat(settings.stall_timeout, first)
     doing, unit = ("compiling", "shapes") if engine.fixed_shapes else ("warming up", "")
     # The number of shapes worth compiling is known only while compiling, and the time to measure them only afterwards.
@@ -178,14 +178,14 @@ def _warm_up(
 
             def compiling(self, done: int, total: int) -> None:
                 bar.update(done=done, total=total)
-                beat(patience(settings), guard.activity(engine, "compiled", settings))
+                beat(patience(settings), engine_calls.activity(engine, "compiled", settings))
 
             def ran(self) -> None:
                 bar.update()
                 beat(settings.stall_timeout, self.doing)
 
         listener = Reporter()
-        scenario = quick_enough(layouts, build, partial(guard.close, consequence=_REPLACED), indices, listener)
+        scenario = quick_enough(layouts, build, partial(engine_calls.close, consequence=_REPLACED), indices, listener)
         beat(settings.stall_timeout, first)
         slowest = scenario.get_ready(indices, listener)
         listener.doing = ""  # from now on it is not the first time

@@ -12,7 +12,7 @@ from harness.engines.base import Engine
 from harness.host.fingerprint import Fingerprint, check_unchanged
 from harness.host.supervise import Beat
 from harness.loadgen.logs import Detail
-from harness.preparing import guard
+from harness.preparing import engine_calls
 from harness.preparing.conversion import Conversion
 from harness.preparing.shared import Shared
 from harness.rules.rehearsal import REHEARSAL_TREE
@@ -156,7 +156,7 @@ class Prepared:
     def close(self, beat: Beat, stall_timeout: float) -> None:
         """Close the engine, once the result is safe: an error is only a warning."""
         beat(min(stall_timeout, _CLOSE_SECONDS))
-        guard.close(self.engine, "the result is kept")
+        engine_calls.close(self.engine, "the result is kept")
 
 
 def patience(settings: RunSettings) -> float:

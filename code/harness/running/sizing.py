@@ -46,11 +46,9 @@ def _accuracy_rate(settings: RunSettings, conf: UserConf, found: Estimate, sampl
 def overridden(settings: RunSettings, conf: UserConf) -> Iterator[str]:
     """A warning for each line of user.conf that this run ignores, unless --duration sets the same value.
 
-    The compliance tests of a shortened performance run get its user.conf, with the duration already in it. Tuning adds
-    its rate below the user's.
+    The compliance tests of a shortened performance run get its user.conf, with the duration already in it.
     """
-    if not (settings.tuned or settings.audit):
-        yield from (f"{conf.path}: {warning}" for warning in conf.repeated())
+    yield from (f"{conf.path}: {warning}" for warning in conf.repeated())
     reasons = {}
     entry = conf.lookup(settings.model.benchmark, settings.scenario, "min_duration")
     if settings.duration and not settings.accuracy and entry and float(entry.value) != 1000 * settings.duration:

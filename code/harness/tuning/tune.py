@@ -24,7 +24,7 @@ from harness.host.files import native, shown, staging, write_text
 from harness.host.streams import native_output_dropped
 from harness.host.supervise import Heartbeat, supervised, was_interrupted
 from harness.host.usage import CoreMeter
-from harness.loadgen.conf import read_user_conf
+from harness.loadgen.conf import TUNED, read_user_conf
 from harness.preparing.prepared import Preparation, Prepared, patience
 from harness.preparing.ready import get_ready
 from harness.rules.early_stopping import needed_queries
@@ -109,7 +109,7 @@ def tune(
         ) from None
     result = tuning.result(found, value, confirmed, scores)
     line = f"{settings.model.benchmark}.{settings.scenario}.{result.key} = {value:.6g}"
-    comment = f"found by harness tune for {result.model} on {result.engine}"
+    comment = f"{TUNED} for {result.model} on {result.engine}"
     tuned.write(place, result, read_user_conf(settings.user_conf).extended(comment, [line]))
     for each in tunings:
         each.journal.discard()

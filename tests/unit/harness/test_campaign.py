@@ -13,6 +13,7 @@ from finished import run_folder
 from harness import paths
 from harness.campaign import campaign as module
 from harness.campaign.campaign import Campaign
+from harness.campaign.done import user_conf_change
 from harness.campaign.steps import EventLog, Step, StepState
 from harness.catalog.datasets import find_dataset
 from harness.errors import ConfigError, Interrupted
@@ -127,6 +128,29 @@ def test_a_user_conf_that_was_edited_after_its_test_is_named(request_, tmp_path,
         "performance counts as done although user.conf has changed (target_qps = 10 then, target_qps = 12 now)" in said
     )
     assert said.count("user.conf has changed") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("*.Offline.target_qps = 10.0\n", ""),
+        ("", "target_qps = 10 then, target_qps unset now"),
+        ("*.Offline.target_qps = 10\n# set by the harness.\nbert.Offline.min_duration = 500\n", ""),
+        (
+            "*.Offline.target_qps = 10\n# set by the harness.\nbert.Offline.min_duration = 500\n"
+            "bert.Offline.target_qps = 12.5\n",
+            "target_qps = 10, min_duration unset then, target_qps = 12.5, min_duration = 500 now",
+        ),
+    ],
+)
+def test_a_change_of_user_conf_is_one_of_values_also_in_a_copy_of_a_runs(request_, tmp_path, text, said):
+    path = tmp_path / "user.conf"
+    path.write_text(text)
+    step = planned(replace(request_, user_conf=path), tmp_path).steps[0]
+    finish(step)
+    run = "*.Offline.target_qps = 10\n# set by the harness.\nbert.Offline.min_duration = 500\n"
+    (step.folder / "user.conf").write_text(run)
+    assert user_conf_change(step) == said
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,10 @@ def test_slow_networks_clocks_and_neighbours_are_warnings():
     assert {subject for subject, (level, _) in lines.items() if level == WARNING} == {
         "round trip",
         "clock",
-        "neighbours",
+        "other processes",
     }
     assert "3.00 s behind this machine's" in lines["clock"][1]
-    assert "other processes use 2.00 of 8 cores" in lines["neighbours"][1]
+    assert "other processes use 2.00 of 8 cores" in lines["other processes"][1]
 
 
 def test_machines_that_differ_are_a_warning_for_all_together():

@@ -252,15 +252,15 @@ def times(root: Path, user: int, idle: int, stolen: int, greedy: int, own: int) 
 @pytest.mark.parametrize(
     ("after", "expected"),
     [
-        ((50, 50, 0, 50, 0), ["neighbours WARNING"]),
-        ((0, 100, 0, 0, 0), ["neighbours GOOD"]),
-        ((50, 50, 0, 0, 50), ["neighbours GOOD"]),
-        ((0, 90, 10, 0, 0), ["neighbours GOOD", "host WARNING"]),
+        ((50, 50, 0, 50, 0), ["other processes WARNING"]),
+        ((0, 100, 0, 0, 0), ["other processes GOOD"]),
+        ((50, 50, 0, 0, 50), ["other processes GOOD"]),
+        ((0, 90, 10, 0, 0), ["other processes GOOD", "host WARNING"]),
     ],
 )
-def test_busy_neighbours_and_a_host_that_takes_time(tmp_path, after, expected):
+def test_other_busy_processes_and_a_host_that_takes_time(tmp_path, after, expected):
     times(tmp_path, 0, 0, 0, 0, 0)
-    found = list(environment.neighbours(tmp_path, sleep=lambda seconds: times(tmp_path, *after), own=9))
+    found = list(environment.other_processes(tmp_path, sleep=lambda seconds: times(tmp_path, *after), own=9))
     assert [f"{finding.subject} {finding.level.upper()}" for finding in found] == expected
     if found[0].level == WARNING:
         assert "1.0 of 2 CPUs busy: a (b) c (7)" in found[0].what

@@ -44,8 +44,8 @@ def test_cores_are_shared_out(threads, streams, expected):
         ({}, ""),
         ({"streams": 32}, ""),
         ({"threads": 16, "streams": 2}, ""),
-        ({"streams": 33}, "33 streams on 16 cores compete"),
-        ({"threads": 16, "streams": 3}, "3 streams of 16 threads on 16 cores compete"),
+        ({"streams": 33}, "streams = 33 makes 33 threads compete for 16 cores, which"),
+        ({"threads": 33, "streams": 1}, "streams = 1, threads = 33 make 33 threads compete for 16 cores, which"),
     ],
 )
 def test_more_than_two_threads_on_a_core_are_warned_of(settings, said, monkeypatch):
@@ -53,6 +53,15 @@ def test_more_than_two_threads_on_a_core_are_warned_of(settings, said, monkeypat
     warning = CoreSettings(**settings).crowded()
     assert warning.startswith(said)
     assert bool(warning) == bool(said)
+
+
+def test_deepsparse_gives_no_stream_more_threads_than_there_are_cores(monkeypatch):
+    monkeypatch.setattr(cores_module, "cores", lambda: ONE_NODE)
+    monkeypatch.setattr(deepsparse, "core_count", lambda: 16)
+    settings = DeepSparseSettings(streams=1, threads=99)
+    assert settings.layout().threads == 16
+    assert settings.crowded() == ""
+    assert DeepSparseSettings(streams=99).crowded()
 
 
 @pytest.mark.parametrize("available", range(1, 33))

@@ -11,7 +11,7 @@ import pytest
 from harness.errors import ConfigError
 from harness.host import memory
 from harness.host.usage import CoreUse
-from harness.loadgen.conf import check_official, read_user_conf
+from harness.loadgen.conf import OWN, TUNED, check_official, read_user_conf
 from harness.loadgen.logs import Detail
 from harness.running import advice, sizing, watch
 from harness.running.load import Load, span
@@ -142,15 +142,15 @@ def test_a_development_run_obeys_the_durations_of_user_conf(load):
 
 
 def asked(**values):
-    facts = {"duration": None, "accuracy": False, "official": True, "tuned": None, "audit": None}
+    facts = {"duration": None, "accuracy": False, "official": True}
     return SimpleNamespace(model=SimpleNamespace(benchmark="bert"), scenario="Offline", **facts | values)
 
 
-@pytest.mark.parametrize(("how", "named"), [({}, True), ({"tuned": "tuned.json"}, False), ({"audit": "TEST01"}, False)])
-def test_a_line_that_a_later_one_replaces_is_warned_of_unless_the_harness_wrote_the_later_one(tmp_path, how, named):
+@pytest.mark.parametrize(("comment", "named"), [("mine", True), (OWN, False), (f"{TUNED} for m on openvino", False)])
+def test_a_line_that_a_later_one_replaces_is_warned_of_unless_the_harness_wrote_that(tmp_path, comment, named):
     path = tmp_path / "user.conf"
-    path.write_text("*.Offline.target_qps = 5\n*.Offline.target_qps = 6\n")
-    found = list(sizing.overridden(asked(**how), read_user_conf(path)))
+    path.write_text(f"*.Offline.target_qps = 5\n# {comment}\n*.Offline.target_qps = 6\n")
+    found = list(sizing.overridden(asked(), read_user_conf(path)))
     assert [warning.startswith(f"{path}: *.Offline.target_qps = 5 in line 1 has no effect") for warning in found] == (
         [True] * named
     )
