@@ -50,13 +50,13 @@ def test_what_is_not_here_and_what_is_damaged(clone, monkeypatch, tmp_path):
     assert about(found["bad"], "results/", "not a folder")["cure"]
     assert about(found["bad"], "user.conf", "line 1")["cure"]
     assert about(found["bad"], "IMAGENET_DIR")["cure"]
-    assert "make data" in about(found["warning"], "squad-v1.1 is not here")["cure"]
+    assert "make data" in about(found["warning"], "squad-v1.1 is not on this machine")["cure"]
 
 
 def test_an_official_run_needs_the_full_data_sets(clone):
     done = clone.harness("doctor", "--official", "--json")
     assert done.returncode == 1
-    assert "make data" in about(findings(done)["bad"], "squad-v1.1 is not here")["cure"]
+    assert "make data" in about(findings(done)["bad"], "squad-v1.1 is not on this machine")["cure"]
 
 
 def test_each_line_has_its_level(clone):
