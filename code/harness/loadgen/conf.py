@@ -126,7 +126,7 @@ class UserConf:
         for entry in self.entries:
             name = (entry.model, entry.scenario, entry.key)
             replaced = earlier.get(name)
-            if replaced and replaced.value != entry.value and not entry.generated:
+            if replaced and float(replaced.value) != float(entry.value) and not entry.generated:
                 yield (
                     f"{'.'.join(name)} = {replaced.value} in line {replaced.line} has no effect, because line "
                     f"{entry.line} sets {entry.value}: delete one of them."

@@ -174,4 +174,5 @@ def test_a_line_that_a_later_one_replaces_is_warned_of(tmp_path):
     text = "*.Server.target_qps = 4\nbert.Server.target_qps = 6\n*.Server.target_qps = 4\n"
     [warning] = conf(tmp_path, f"{text}*.Server.target_qps = 5\n").repeated()
     assert warning == "*.Server.target_qps = 4 in line 3 has no effect, because line 4 sets 5: delete one of them."
+    assert not list(conf(tmp_path, f"{text}*.Server.target_qps = 4.0\n").repeated())
     assert not list(conf(tmp_path, f"{text}# set by the harness.\n*.Server.target_qps = 7\n").repeated())

@@ -314,6 +314,15 @@ def test_images_that_are_few_serve_development_and_a_map_without_them_nothing(
     assert finding.level == expected
 
 
+def test_a_line_of_user_conf_without_effect_is_a_warning_with_its_fix(tmp_path, monkeypatch):
+    path = tmp_path / "user.conf"
+    path.write_text("*.Server.target_qps = 4\n*.Server.target_qps = 5\n")
+    monkeypatch.setattr("harness.settings.request.default_conf", lambda: path)
+    warning, good = folders.user_conf()
+    assert (warning.level, warning.cure, good.level) == (WARNING, "delete one of them", GOOD)
+    assert "line 1 has no effect, because line 2 sets 5" in warning.what
+
+
 def test_a_user_conf_that_only_an_official_run_refuses(tmp_path, monkeypatch):
     conf = tmp_path / "user.conf"
     conf.write_text("resnet50.Server.min_duration = 60000\n")
