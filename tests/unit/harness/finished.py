@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.results.finished import find
 from harness.results.timeline import TIMELINE
 from harness.running.recorder import Recorder
 from harness.scenarios.base import Scenario, find_scenario
@@ -154,3 +155,7 @@ def _recorded(scenario: type[Scenario], queries: int) -> Recorder:
 
 def _work(number: int, length: int, arrivals: tuple[float, ...]) -> Work:
     return Work([number], np.array([number]), Shape(1, length), arrivals)
+
+
+def found(runs: Path, *chosen: str, last: int | None = None):
+    return find(chosen, last, runs, runs.parent / "tree")

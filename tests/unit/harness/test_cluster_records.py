@@ -7,9 +7,8 @@ import io
 import json
 
 import pytest
-from finished import run_folder
-from test_package import SCENE, change, make_runs, run
-from test_report import found
+from finished import found, run_folder
+from official_runs import SCENE, change, make_runs, packaged
 
 from harness.descriptions.description import machines_of
 from harness.errors import CheckFailed
@@ -100,22 +99,22 @@ def tree(tmp_path):
 
 def test_a_closed_package_of_nodes_is_refused(tree, tmp_path):
     with pytest.raises(CheckFailed, match=r"ran on 2 nodes, which the closed division cannot have .* DIVISION=open"):
-        run(tree, tmp_path / "out")
+        packaged(tree, tmp_path / "out")
 
 
 def test_the_number_of_nodes_and_the_network_are_those_of_the_runs(tree, tmp_path):
     path = tree.system_file(SCENE.system)
     with pytest.raises(CheckFailed) as refused:
-        run(tree, tmp_path / "out", "open")
+        packaged(tree, tmp_path / "out", "open")
     assert f"{path} has number_of_nodes 1, but resnet50 Offline ran on 3: correct it" in str(refused.value)
     assert f"{path} has host_networking_topology N/A, but 3 machines are networked" in str(refused.value)
     values = json.loads(path.read_text()) | {"number_of_nodes": "3", "host_networking_topology": "one switch"}
     path.write_text(json.dumps(values))
-    assert run(tree, tmp_path / "out", "open").results
+    assert packaged(tree, tmp_path / "out", "open").results
     change(tree.accuracy(SCENE), nodes=NODES[:1])
     assert read_record(tree.accuracy(SCENE)).nodes[0].part.startswith("1,500 samples in 400 batches, idle 0.25 s")
     with pytest.raises(CheckFailed, match="with another number of nodes"):
-        run(tree, tmp_path / "out", "open")
+        packaged(tree, tmp_path / "out", "open")
 
 
 def test_a_cluster_says_how_many_machines_a_system_has():

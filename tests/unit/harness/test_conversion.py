@@ -9,7 +9,7 @@ import onnx
 import pytest
 from graphs import distance, folded, graph, node, normal, operators, run
 from onnx import ModelProto, helper
-from test_quantise import round_all
+from rounded import round_all
 
 from harness.compress.quantise import quantise
 from harness.engines.deepsparse import DeepSparseEngine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from graphs import constants, distance, folded, graph, node, normal, operators, 
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto, helper, numpy_helper
-from test_quantise import CASES, round_all
+from rounded import CASES, formula, round_all
 
 from harness.compress.dequantise import multiplications, obstacle, read_plan
 from harness.compress.quantise import quantise
@@ -80,18 +79,6 @@ def test_the_integers_compute_what_the_qdq_graph_does(tmp_path, name, per_output
         assert distance(run(found, feed)[0], run(qdq, feed)[0]) < bound
     for old, new in ((qdq.graph.input, found.graph.input), (qdq.graph.output, found.graph.output)):
         assert [value.SerializeToString() for value in old] == [value.SerializeToString() for value in new]
-
-
-def formula(model: ModelProto) -> list[str]:
-    """What each output is computed with, operator by operator and constant by constant, whatever the tensors' names."""
-    known = {value.name: value.name for value in model.graph.input}
-    for name, value in constants(model).items():
-        known[name] = f"{value.dtype}{value.shape}{sha256(value.tobytes()).hexdigest()}"
-    for item in model.graph.node:
-        attributes = sorted(attribute.SerializeToString() for attribute in item.attribute)
-        text = repr((item.op_type, [known[name] for name in item.input], attributes))
-        known |= {name: sha256(f"{number}{text}".encode()).hexdigest() for number, name in enumerate(item.output)}
-    return [known[value.name] for value in model.graph.output]
 
 
 @pytest.mark.parametrize("per_output", [False, True])

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from echo import COSTS, EchoSut, Qsl
 from finished import run_folder
+from simulated import ONES, Simulated
 
-from harness.engines.base import EngineSettings
 from harness.engines.deepsparse import DeepSparseSettings
 from harness.engines.null import NullEngine
 from harness.engines.onnxruntime import OnnxRuntimeSettings
@@ -30,33 +30,8 @@ from harness.settings.identity import identity
 from harness.settings.request import RunRequest, resolve
 from harness.task.shape import Shape
 
-ONES = np.ones(100, dtype=np.int64)
 INDICES = np.arange(100)
 OWN = Limits(64, 1024)
-
-
-class Simulated(EchoSut):
-    """Takes the seconds of a curve, on a clock of its own; and seconds to compile."""
-
-    def __init__(self, curve, costs=ONES, noise=lambda now: 1.0, compiling=0.0, streams=1):
-        super().__init__(streams)
-        self.curve, self.noise, self.compiling = curve, noise, compiling
-        self.now, self.compiled = 0.0, []
-        self.qsl = SimpleNamespace(cost=lambda indices: costs[indices], count=len(costs))
-        self.engine.computes = True
-        self.engine.settings = EngineSettings()
-
-    def clock(self):
-        return self.now
-
-    def answer(self, indices, shape):
-        self.now += self.curve(shape) * self.noise(self.now)
-        return super().answer(indices, shape)
-
-    def prepare(self, shape):
-        self.now += self.compiling
-        self.compiled.append(shape)
-        self._runners[shape] = None
 
 
 def images(curve, **more):

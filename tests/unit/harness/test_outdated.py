@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from official_runs import SCENE, make_runs
 from submission_tree import SYSTEM
-from test_package import SCENE, make_runs
 
 from harness.host.download import sha256_of
 from harness.results.layout import RUN

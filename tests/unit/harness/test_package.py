@@ -12,7 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from submission_tree import SCENARIOS, SYSTEM, SYSTEM_JSON, check, put, put_result
+from official_runs import SCENE, TOP, change, make_runs, packaged, record, wanted
+from submission_tree import SCENARIOS, SYSTEM, SYSTEM_JSON, check, put
 
 from harness.checking.check import examine
 from harness.checking.official import run_checkers
@@ -22,60 +23,15 @@ from harness.errors import CheckFailed, ConfigError
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.results.digests import with_digests
 from harness.results.layout import LAYOUTS, Classic, Scene
-from harness.results.record import Record, read_record, reference
+from harness.results.record import Record, read_record
 from harness.rules.limits import KEPT_BYTES
 from harness.rules.rounds import RULES, find_round
 from harness.submission.documents import calibration
 from harness.submission.infer import infer
-from harness.submission.package import make, package
+from harness.submission.package import make
 from harness.submission.request import PackageRequest, resolve
 from harness.submission.select import select_runs
 from harness.submission.write import truncated
-
-ROOT = Path(__file__).parents[3]
-TOP = ("systems", "measurements", "results", "compliance")
-
-MODEL_FACTS = {"input_data_types": "int64", "weight_transformations": "no", "retraining": "No", "precision": "fp32"}
-
-
-def record(benchmark: str, mode: str, **changes) -> dict:
-    identity = {"model_sha256": "0" * 64, "engine": "deepsparse", "engine_settings": {}, "benchmark_settings": {}}
-    return {
-        "harness": "0.1.0",
-        "scenario": "Offline",
-        "mode": "accuracy" if mode == "accuracy" else "performance",
-        "audit": mode if mode.startswith("TEST") else None,
-        "command": f"harness run --official --mode {mode}",
-        "for_submission": True,
-        "rehearsal": False,
-        "notice": None,
-        "valid": True,
-        "identity": identity,
-        "model": {
-            "name": f"{benchmark}-reference",
-            "path": "/models/model.onnx",
-            "sha256": "0" * 64,
-            "official_name": benchmark,
-            "benchmark": "resnet50" if benchmark == "resnet50" else "bert",
-            "source": "model.onnx",
-            "caveat": "",
-            "equivalent": True,
-            "metadata": {},
-            **MODEL_FACTS,
-        },
-        "engine": {"name": "deepsparse", "version": "1.8.0"},
-        "shapes": [[8, 128]],
-        "dataset": {"name": "full", "sha256": "1" * 64, "samples_used": RULES[benchmark].samples},
-        "machine": {"packages": {"numpy": "1.26"}, "python": "3.11", "os": "Linux", "cpu": "CPU", "cores": 2},
-        "loadgen": {"loadgen_version": "6.0.17"},
-        "result": {
-            "metric": {"name": "throughput", "value": 12.5, "unit": "samples/s"},
-            "accuracy": {"F1": 90.88} if mode == "accuracy" else None,
-            "samples": 1000,
-            "duration_s": 600.0,
-        },
-        **changes,
-    }
 
 
 @pytest.fixture
@@ -84,59 +40,11 @@ def tree(tmp_path):
     return make_runs(tmp_path / "repository")
 
 
-def make_runs(root: Path, name: str = "v6.1") -> Classic:
-    layout = Classic(root)
-    for folder in TOP:  # as in a clone
-        put(root / folder / "README.md", (ROOT / folder / "README.md").read_text())
-    put(layout.system_file(SYSTEM), json.dumps(SYSTEM_JSON))
-    for benchmark, scenarios in SCENARIOS.items():
-        for scenario in scenarios:
-            scene = Scene(SYSTEM, benchmark, scenario)
-            put_result(layout, find_round(name), scene, compliance=True)
-            folders = {"performance": layout.performance(scene), "accuracy": layout.accuracy(scene)}
-            for test in RULES[benchmark].tests:
-                folders[test] = layout.compliance(scene, test) / "performance" / "run_1"
-            for folder in folders.values():
-                put(folder / "user.conf", "*.Offline.target_qps = 12\n")
-            for folder in (layout.accuracy(scene), layout.compliance(scene, "TEST01") / "accuracy"):
-                whole(folder)
-            for mode, folder in folders.items():
-                about = {"reference": reference(layout.results(scene), mode)} if mode.startswith("TEST") else {}
-                put(folder / "run.json", json.dumps(record(benchmark, mode, scenario=scenario, **about)))
-    for left in layout.root.glob("measurements/*/*/*/*"):
-        left.unlink()
-    return layout
-
-
-def whole(folder: Path) -> None:
-    """Put a full accuracy log there."""
-    log = "[\n" + ",\n".join(f'{{ "seq_id" : {n}, "qsl_idx" : {n}, "data" : "00" }}' for n in range(900)) + "\n]\n"
-    put(folder / ACCURACY, log)
-    score = (folder / "accuracy.txt").read_text().partition("\n")[0]
-    put(folder / "accuracy.txt", f"{score}\nhash={hashlib.sha256(log.encode()).hexdigest()}\n")
-
-
-SCENE = Scene(SYSTEM, "resnet50", "Offline")
-
-
-def run(tree: Classic, output: Path, division: str = "closed", **changes):
-    return package(PackageRequest(**wanted(tree, output, division) | changes))
-
-
-def wanted(tree: Classic, output: Path, division: str = "closed") -> dict:
-    return {"division": division, "submitter": "Acme", "systems": [SYSTEM], "tree": tree.root, "output": output}
-
-
-def change(folder: Path, **changes) -> None:
-    path = folder / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["v5.1", "v6.0", "v6.1"])
 @pytest.mark.parametrize("division", ["closed", "open"])
 def test_a_package_of_good_runs_has_no_problem(tmp_path, name, division):
-    made = run(make_runs(tmp_path / "repository", name), tmp_path / "out", division)
+    made = packaged(make_runs(tmp_path / "repository", name), tmp_path / "out", division)
     assert made.round.name == name
     assert check(made.root) == []
     code = "code" if name == "v5.1" else "src"
@@ -155,7 +63,7 @@ def test_the_readmes_of_the_top_folders_stay_out_of_a_package(tmp_path, name):
     tree = make_runs(tmp_path / "repository", name)
     assert all((tree.root / folder / "README.md").is_file() for folder in TOP)
     assert {scene.system for scene in tree.scenes()} == {SYSTEM}
-    made = run(tree, tmp_path / "out")
+    made = packaged(tree, tmp_path / "out")
     assert check(made.root) == []
     assert not any((made.folder / folder / "README.md").exists() for folder in TOP)
 
@@ -164,8 +72,8 @@ def test_both_official_checkers_accept_a_package(tmp_path, tree):
     repository = os.environ.get("INFERENCE_REPO")
     if not repository:
         pytest.skip("needs INFERENCE_REPO, a checkout of mlcommons/inference")
-    run(tree, tmp_path / "out")
-    made = run(tree, tmp_path / "out", "open")
+    packaged(tree, tmp_path / "out")
+    made = packaged(tree, tmp_path / "out", "open")
     for verdict in run_checkers(Path(repository), made.root, made.round):
         assert verdict.accepted, verdict
 
@@ -211,7 +119,7 @@ def test_a_file_that_was_edited_after_the_run_is_refused_by_name(tmp_path, runs_
     try:
         path.write_bytes((before or b"accuracy=76.0%\n") + b" ")
         with pytest.raises(CheckFailed, match=f"{re.escape(str(path))}: it was edited after the run"):
-            run(source, tmp_path / "out")
+            packaged(source, tmp_path / "out")
         report = examine(source.root)
         assert [problem.path for problem in report.problems] == [path.relative_to(source.root).as_posix()]
     finally:
@@ -226,7 +134,7 @@ def test_the_advice_of_an_edited_file_helps(tmp_path, runs_with_digests):
         with pytest.raises(
             CheckFailed, match=r"it was removed after the run.*Restore the original file, or run the test"
         ):
-            run(runs_with_digests, tmp_path / "out")
+            packaged(runs_with_digests, tmp_path / "out")
     finally:
         log.write_bytes(original)
     assert not select_runs(resolve(PackageRequest(**wanted(runs_with_digests, tmp_path / "out")))).problems
@@ -267,7 +175,7 @@ def test_the_results_of_a_rehearsal_are_packaged_as_such(tree, capsys):
 
 
 def test_old_results_without_digests_are_packaged_with_a_note(tmp_path, tree, capsys):
-    assert run(tree, tmp_path / "out", "open").results
+    assert packaged(tree, tmp_path / "out", "open").results
     assert "10 tests recorded by an older version, without digests" in " ".join(capsys.readouterr().err.split())
 
 
@@ -292,7 +200,7 @@ def only_measured(tree: Classic, *kept: str, high: bool = False) -> None:
 def test_results_are_inferred_on_request(tmp_path, name, kept, source, metrics):
     tree = make_runs(tmp_path / "repository", name)
     only_measured(tree, *kept, high=True)
-    made = run(tree, tmp_path / "out", infer=True)
+    made = packaged(tree, tmp_path / "out", infer=True)
     found = {(result.scene.benchmark, result.scene.scenario): result for result in made.results}
     assert set(found) == {
         *((benchmark, scenario) for benchmark in ("bert-99", "bert-99.9") for scenario in ("SingleStream", "Offline")),
@@ -345,9 +253,9 @@ def test_a_system_that_has_all_scenarios_or_only_lacks_a_benchmark_is_not_warned
 @pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes_and_stay_as_they_are(tmp_path, tree):
     before = {path: path.read_bytes() for path in tree.root.rglob("*") if path.is_file()}
-    first = run(tree, tmp_path / "one")
-    second = run(tree, tmp_path / "two")
-    again = run(tree, tmp_path / "one")
+    first = packaged(tree, tmp_path / "one")
+    second = packaged(tree, tmp_path / "two")
+    again = packaged(tree, tmp_path / "one")
     assert first.sha256 == second.sha256 == again.sha256
     assert first.sha256 == hashlib.sha256(first.tarball.read_bytes()).hexdigest()
     assert {path: path.read_bytes() for path in tree.root.rglob("*") if path.is_file()} == before
@@ -361,7 +269,7 @@ def test_the_same_runs_give_the_same_bytes_and_stay_as_they_are(tmp_path, tree):
 
 @pytest.mark.slow
 def test_accuracy_logs_are_truncated_and_their_hash_is_that_of_the_whole(tmp_path, tree):
-    made = run(tree, tmp_path / "out")
+    made = packaged(tree, tmp_path / "out")
     scene = Scene(SYSTEM, "bert-99", "Offline")
     full = (tree.accuracy(scene) / ACCURACY).read_bytes()
     folder = made.folder / "results" / SYSTEM / "bert-99" / "Offline" / "accuracy"
@@ -373,7 +281,7 @@ def test_accuracy_logs_are_truncated_and_their_hash_is_that_of_the_whole(tmp_pat
 
 @pytest.mark.slow
 def test_measurements_say_what_was_run(tmp_path, tree):
-    made = run(tree, tmp_path / "out", "open")
+    made = packaged(tree, tmp_path / "out", "open")
     folder = made.folder / "results" / SYSTEM / "bert-99" / "Offline"
     assert json.loads((folder / "measurements.json").read_text()) == {
         "input_data_types": "int64",
@@ -476,7 +384,7 @@ WRONG = {
 def test_a_record_of_another_kind_is_one_sentence(tmp_path, tree, content):
     put(tree.accuracy(SCENE) / "run.json", content)
     with pytest.raises(ConfigError, match=r"run\.json (is not a record of this harness|cannot be read)"):
-        run(tree, tmp_path / "out")
+        packaged(tree, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -484,7 +392,7 @@ def test_unfit_runs_are_not_packaged(tmp_path, tree, name):
     spoil, message = WRONG[name]
     spoil(tree)
     with pytest.raises(CheckFailed, match=message):
-        run(tree, tmp_path / "out", "open" if name == "changed log" else "closed")
+        packaged(tree, tmp_path / "out", "open" if name == "changed log" else "closed")
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
@@ -501,7 +409,7 @@ def test_unfit_runs_are_not_packaged(tmp_path, tree, name):
 )
 def test_a_wrong_name_is_one_sentence(tmp_path, tree, changes, message):
     with pytest.raises(ConfigError, match=message):
-        run(tree, tmp_path / "out", **changes)
+        packaged(tree, tmp_path / "out", **changes)
 
 
 @pytest.mark.slow
@@ -511,15 +419,15 @@ def test_a_person_adds_the_facts_that_a_model_lacks(tmp_path, tree):
         change(tree.performance(Scene(SYSTEM, "resnet50", scenario)), model=silent)
     notes = tree.root / "measurements" / SYSTEM / "resnet50" / "model.json"
     put(notes, json.dumps({"sha256": "0" * 64, "weight_transformations": "INT8 quantisation"}))
-    made = run(tree, tmp_path / "out")
+    made = packaged(tree, tmp_path / "out")
     text = (made.folder / "results" / SYSTEM / "resnet50" / "Offline" / "measurements.json").read_text()
     assert json.loads(text)["weight_transformations"] == "INT8 quantisation"
     put(notes, json.dumps({"weight_transformation": "INT8"}))
     with pytest.raises(ConfigError, match="did you mean 'weight_transformations'"):
-        run(tree, tmp_path / "out")
+        packaged(tree, tmp_path / "out")
     put(notes, json.dumps({"weight_transformations": "INT8"}))
     with pytest.raises(ConfigError, match="must name the model that it describes"):
-        run(tree, tmp_path / "out")
+        packaged(tree, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -535,41 +443,41 @@ def test_a_person_adds_the_facts_that_a_model_lacks(tmp_path, tree):
 def test_notes_cannot_contradict_the_model(tmp_path, tree, notes, words):
     put(tree.root / "measurements" / SYSTEM / "resnet50" / "model.json", json.dumps(notes))
     with pytest.raises(CheckFailed, match=words):
-        run(tree, tmp_path / "out")
+        packaged(tree, tmp_path / "out")
 
 
 @pytest.mark.slow
 def test_no_system_is_dropped_from_a_package_silently(tmp_path, tree):
-    made = run(tree, tmp_path / "out")
+    made = packaged(tree, tmp_path / "out")
     other = make_runs(tmp_path / "other")
     for part in ("results", "compliance"):
         (other.root / part / SYSTEM).rename(other.root / part / "second")
     (other.root / "systems" / f"{SYSTEM}.json").rename(other.root / "systems" / "second.json")
     with pytest.raises(ConfigError, match=f"the existing package also has results of {SYSTEM} bert-99 Offline, "):
-        run(other, tmp_path / "out", systems=["second"])
+        packaged(other, tmp_path / "out", systems=["second"])
     assert (made.folder / "systems" / f"{SYSTEM}.json").is_file()
 
 
 @pytest.mark.slow
 def test_a_package_that_is_there_survives_one_that_fails(tmp_path, tree):
-    made = run(tree, tmp_path / "out")
+    made = packaged(tree, tmp_path / "out")
     before = {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
     put(tree.accuracy(SCENE) / ACCURACY, "[\n]\n")
     with pytest.raises(CheckFailed):
-        run(tree, tmp_path / "out")
+        packaged(tree, tmp_path / "out")
     assert {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.slow
 def test_what_a_person_added_to_a_package_stays_and_left_overs_go(tmp_path, tree, capsys):
-    made = run(tree, tmp_path / "out")
+    made = packaged(tree, tmp_path / "out")
     added = ("LICENSE", "documentation/power/notes.md", f"systems/{SYSTEM}_power.yaml")
     for place in added:
         put(made.folder / place, place)
     put(made.folder / "results" / "gone.txt", "")
     put(tmp_path / "out" / ".open-Other.partial" / "x", "")
     assert "a leftover of packaging that was killed" in str(check(made.root))
-    again = run(tree, tmp_path / "out")
+    again = packaged(tree, tmp_path / "out")
     assert "kept from the package that this one replaces: LICENSE, documentation/power/notes.md, systems/" in (
         capsys.readouterr().err.replace("\n", " ")
     )
@@ -583,7 +491,7 @@ def test_a_package_is_not_written_where_something_else_is(tmp_path, tree, name):
     output = tmp_path / name
     put(output if name == "a file" else output / "code" / "x.py", "mine")
     with pytest.raises(ConfigError, match=r"is a file|holds code, which is not part of a submission"):
-        run(tree, output)
+        packaged(tree, output)
     assert {path.read_text() for path in tmp_path.rglob("*") if path.is_file() and "repository" not in str(path)} == {
         "mine"
     }
@@ -593,16 +501,16 @@ def test_a_run_in_the_folder_of_another_is_refused(tmp_path, tree):
     other = Scene(SYSTEM, "resnet50", "SingleStream")
     shutil.copytree(tree.performance(other), tree.performance(SCENE), dirs_exist_ok=True)
     with pytest.raises(CheckFailed, match=r"Offline/performance/run_1 holds the performance run of SingleStream: move"):
-        run(tree, tmp_path / "out")
+        packaged(tree, tmp_path / "out")
     shutil.copytree(tree.accuracy(SCENE), tree.performance(SCENE), dirs_exist_ok=True)
     with pytest.raises(CheckFailed, match=r"performance/run_1 holds the accuracy run of Offline: move"):
-        run(tree, tmp_path / "out")
+        packaged(tree, tmp_path / "out")
 
 
 @pytest.mark.slow
 def test_the_same_result_of_two_submitters_is_no_test_to_repeat(tmp_path, tree):
-    run(tree, tmp_path / "out")
-    made = run(tree, tmp_path / "out", submitter="Akme")
+    packaged(tree, tmp_path / "out")
+    made = packaged(tree, tmp_path / "out", submitter="Akme")
     assert {problem.cure for problem in check(made.root)} == {"remove one of the two packages"}
 
 

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from official_runs import SCENE, change, make_runs, packaged, record, wanted
 from submission_tree import SYSTEM, SYSTEM_JSON, put
-from test_package import SCENE, change, make_runs, record, run, wanted
 
 from harness.descriptions.measurements import ModelNotes, measurements
 from harness.errors import CheckFailed, ConfigError
@@ -95,7 +95,7 @@ def only(tree, *scenarios: str) -> None:
 
 def inferred(tree, tmp_path, **changes) -> set[str]:
     return {f"{result.scene.benchmark} {result.scene.scenario}"
-            for result in run(tree, tmp_path / "out", "open", infer=True, **changes).results}  # fmt: skip
+            for result in packaged(tree, tmp_path / "out", "open", infer=True, **changes).results}  # fmt: skip
 
 
 def test_the_scenarios_of_a_campaign_that_infers_some_can_be_named(tree, tmp_path):
@@ -135,10 +135,10 @@ def test_the_models_of_a_campaign_that_infers_one_can_be_named(tree, tmp_path, m
 
 
 def test_a_package_with_fewer_results_does_not_replace_another(tree, tmp_path):
-    first = run(tree, tmp_path / "out", "open")
+    first = packaged(tree, tmp_path / "out", "open")
     without_accuracy(tree, SCENE)
     with pytest.raises(ConfigError, match=f"also has results of {SYSTEM} resnet50 Offline: package them too"):
-        run(tree, tmp_path / "out", "open")
+        packaged(tree, tmp_path / "out", "open")
     assert (first.folder / "results" / SYSTEM / "resnet50" / "Offline").is_dir()
 
 
@@ -163,7 +163,7 @@ def test_an_incomplete_result_is_left_out_and_named(tmp_path, tree, capsys):
     assert len(facts["results"]) == 4
     assert [words for words in facts["left_out"] if "is missing: do the accuracy run" in words]
     with pytest.raises(CheckFailed, match="is missing: do the accuracy run"):
-        run(tree, tmp_path / "out", "open", scenarios=["Offline"], models=["resnet50-reference"])
+        packaged(tree, tmp_path / "out", "open", scenarios=["Offline"], models=["resnet50-reference"])
 
 
 def flat(text: str) -> str:
@@ -230,10 +230,10 @@ def test_a_rehearsed_system_has_only_the_engines_that_ran_too(tree):
 def test_a_framework_of_another_version_is_refused_with_the_command_that_corrects_it(tmp_path, tree):
     put(tree.system_file(SYSTEM), json.dumps(SYSTEM_JSON | {"framework": "deepsparse v1.7.0, Python 3.11"}))
     with pytest.raises(CheckFailed, match=r"but the tests use DeepSparse 1.8.0: correct it with") as caught:
-        run(tree, tmp_path / "out", "open")
+        packaged(tree, tmp_path / "out", "open")
     assert "--set 'framework=Python 3.11, DeepSparse 1.8.0'" in str(caught.value)
     put(tree.system_file(SYSTEM), json.dumps(SYSTEM_JSON | {"framework": "DeepSparse v1.8.0, OpenVINO 2025.1.0"}))
-    made = run(tree, tmp_path / "out", "open")
+    made = packaged(tree, tmp_path / "out", "open")
     assert json.loads((made.folder / "systems" / f"{SYSTEM}.json").read_text())["framework"] == "DeepSparse v1.8.0"
 
 
@@ -278,7 +278,7 @@ def test_files_that_git_does_not_track_are_named(tmp_path, monkeypatch, tree, ca
     found = project_sources([])
     assert untracked(found) == [Path("code/notes.txt")]
     monkeypatch.setattr(packaging, "project_sources", lambda _: found)
-    run(tree, tmp_path / "out", "open")
+    packaged(tree, tmp_path / "out", "open")
     assert "the package holds 1 file that git does not track: code/notes.txt." in flat(capsys.readouterr().err)
     shutil.rmtree(project / ".git")
     assert not untracked(found)

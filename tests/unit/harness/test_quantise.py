@@ -27,11 +27,10 @@ from graphs import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
+from rounded import CASES, round_all
 
-from harness.compress import rounding
 from harness.compress.network import Network, session
 from harness.compress.plan import Plan
-from harness.compress.products import products
 from harness.compress.quantise import quantise
 from harness.compress.ranges import Range, observe
 from harness.engines.base import Signature
@@ -39,22 +38,6 @@ from harness.engines.deepsparse import DeepSparseEngine
 from harness.registry import installed
 
 CARRIERS = ("Reshape", "Flatten", "Squeeze", "Transpose")
-
-
-def round_all(model: ModelProto, feeds, leave=(), *, per_output: bool = False, convolutions: bool = False) -> Plan:
-    """Layers and products, but for those to leave, rounded to the nearest; ``convolutions`` may have several scales."""
-    network = Network(model)
-    layers = [layer for layer in network.layers if layer.output not in leave]
-    rounded = {
-        layer.output: rounding.nearest(
-            network.matrix(layer), per_output=per_output and (convolutions or layer.node.op_type != "Conv")
-        )
-        for layer in layers
-    }
-    multiplied = {product.output: product for product in products(network) if product.output not in leave}
-    operands = {name for product in multiplied.values() for name in product.node.input}
-    needed = Plan(network, rounded).needed() | operands
-    return Plan(network, rounded, observe(network, needed, feeds), frozenset(multiplied))
 
 
 def written(model: ModelProto, feeds, leave=(), engine="deepsparse", **options) -> ModelProto:
@@ -104,15 +87,6 @@ def simulate(
             grid[name] = ranges[name]
             values[name] = ranges[name].rounded(values[name])
     return values
-
-
-CASES = {
-    "mlp": (mlp, mlp_feeds),
-    "convnet": (convnet, images),
-    "convnet of opset 11": (lambda: convnet(11), images),
-    "convnet padded by itself": (lambda: convnet(auto_pad="SAME_UPPER"), images),
-    "embedder": (embedder, texts),
-}
 
 
 ENGINES = ("deepsparse", "openvino", "onnxruntime")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from finished import rated, run_folder
+from finished import found, rated, run_folder
 from typer.testing import CliRunner
 
 from harness import paths
@@ -34,10 +34,6 @@ from harness.results.finished import find, names
 
 def harness(*args: object):
     return CliRunner().invoke(app, [str(arg) for arg in args], prog_name="harness")
-
-
-def found(runs: Path, *chosen: str, last: int | None = None):
-    return find(chosen, last, runs, runs.parent / "tree")
 
 
 class _Page(HTMLParser):

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from graphs import constants, convnet, distance, folded, graph, node, operators, run
 from onnx import ModelProto, TensorProto, numpy_helper
-from test_dequantise import formula
+from rounded import formula
 
 from harness.compress.compress import CompressSettings, compress
 from harness.compress.dequantise import read_plan

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_limits import ONES, Simulated
+from simulated import ONES, Simulated
 
 from harness.engines import cores
 from harness.engines.base import EngineSettings

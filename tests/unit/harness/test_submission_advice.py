@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from breakages import BREAKAGES, SYSTEM_FILE, TREES, measurements, moved, system, written
+from official_runs import SCENE, change, make_runs, packaged, record, wanted
 from submission_tree import SUBMITTER, SYSTEM, SYSTEM_JSON, check, make_tree, put
-from test_package import SCENE, change, make_runs, record, run, wanted
 from typer.testing import CliRunner
 
 from harness.cli import app
@@ -178,19 +178,19 @@ def test_the_advised_package_command_makes_a_submission(tmp_path, tree):
 
 
 def test_a_package_of_fewer_systems_is_made_as_advised(tmp_path, tree):
-    run(tree, tmp_path / "out", "open")
+    packaged(tree, tmp_path / "out", "open")
     for part in ("results", "compliance", "systems"):
         for path in (tree.root / part).glob(f"{SYSTEM}*"):
             path.rename(path.with_name(path.name.replace(SYSTEM, "other")))
     with pytest.raises(ConfigError, match=r"package them too .*, or remove (\S+)") as caught:
-        run(tree, tmp_path / "out", "open", systems=["other"])
+        packaged(tree, tmp_path / "out", "open", systems=["other"])
     old = Path(re.search(r"or remove (\S+) first", str(caught.value))[1])
     old.rename(tmp_path / "old")
-    assert run(tree, tmp_path / "out", "open", systems=["other"]).results
+    assert packaged(tree, tmp_path / "out", "open", systems=["other"]).results
 
 
 def test_unfit_runs_are_refused_with_advice(tmp_path, tree):
     change(tree.performance(SCENE), for_submission=False)
     with pytest.raises(CheckFailed, match="repeat it with `harness run --official`"):
-        run(tree, tmp_path / "out")
+        packaged(tree, tmp_path / "out")
     assert harness("harness run --official --help").exit_code == 0
