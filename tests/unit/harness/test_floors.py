@@ -79,3 +79,8 @@ def test_an_import_that_runs_up_or_across_is_found():
 def test_the_top_of_the_harness_holds_seven_files():
     files = {path.name for path in (ROOT / "code" / "harness").iterdir() if path.is_file()}
     assert files == {"__init__.py", "api.py", "cli.py", "errors.py", "graph.py", "paths.py", "registry.py"}
+
+
+def test_each_folder_of_tests_has_the_name_of_what_it_tests():
+    folders = {path.name for path in (ROOT / "tests/unit/harness").iterdir() if path.is_dir()} - {"__pycache__"}
+    assert folders - {path.name for path in (ROOT / "code" / "harness").iterdir()} == set()
