@@ -14,7 +14,7 @@ import psutil
 
 from harness.errors import HarnessError
 from harness.host import console
-from harness.preparing.prepare import prepare
+from harness.preparing.local import prepare
 from harness.preparing.prepared import Preparation, Prepared
 from harness.preparing.shared import Shared
 from harness.scheduling.limits import Limits

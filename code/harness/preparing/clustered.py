@@ -18,8 +18,8 @@ from harness.host import console
 from harness.host.files import native
 from harness.host.supervise import Beat
 from harness.machines import hosts
+from harness.preparing.local import announce, open_samples
 from harness.preparing.node import PREPARE, NodeSettings, data_digest, needed
-from harness.preparing.prepare import announce, open_samples
 from harness.preparing.prepared import AS_A_RUN, Preparation, Prepared, Subject, patience
 from harness.preparing.shared import shared_by_nodes
 from harness.scenarios.base import Listener, find_scenario

@@ -21,7 +21,7 @@ from harness.host.fingerprint import Fingerprint, combined
 from harness.host.supervise import Beat
 from harness.machines.files import Needed, located
 from harness.paths import CACHE_DIR
-from harness.preparing.prepare import prepare
+from harness.preparing.local import prepare
 from harness.preparing.prepared import Preparation, Prepared, no_beat, patience
 from harness.preparing.shared import Shared
 from harness.settings.identity import code_digest, setting_files

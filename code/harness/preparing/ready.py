@@ -1,6 +1,6 @@
 """Gets a test ready: on this machine, or on the nodes of a cluster."""
 
-from harness.preparing.prepare import prepare
+from harness.preparing.local import prepare
 from harness.preparing.prepared import AS_A_RUN, Preparation, Prepared
 from harness.settings.run import RunSettings
 

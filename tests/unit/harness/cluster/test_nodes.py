@@ -20,8 +20,8 @@ from harness.errors import ConfigError, RunFailed
 from harness.host.fingerprint import Fingerprint
 from harness.machines import files
 from harness.preparing.clustered import prepare_nodes
+from harness.preparing.local import prepare
 from harness.preparing.node import PREPARE, prepare_node
-from harness.preparing.prepare import prepare
 from harness.preparing.prepared import Preparation
 from harness.running.nodes import node_records, progress_of
 from harness.scenarios import offline

@@ -20,7 +20,7 @@ from harness.graph import weight_files
 from harness.host import fingerprint
 from harness.host.download import sha256_of
 from harness.host.fingerprint import Fingerprint, check_unchanged
-from harness.preparing.prepare import prepare
+from harness.preparing.local import prepare
 from harness.preparing.prepared import Preparation
 from harness.settings.identity import identity
 from harness.settings.request import RunRequest, resolve

@@ -19,7 +19,7 @@ from harness.host.download import sha256_of
 from harness.preparing import agreement
 from harness.preparing import conversion as module
 from harness.preparing.conversion import conversion
-from harness.preparing.prepare import prepare
+from harness.preparing.local import prepare
 from harness.preparing.prepared import Preparation
 from harness.settings.request import RunRequest, resolve
 

@@ -8,7 +8,7 @@ import pytest
 
 from harness.catalog.manifests import folder
 from harness.errors import ConfigError
-from harness.preparing import prepare
+from harness.preparing import local
 from harness.preparing.doubts import expects_chance_score
 from harness.preparing.prepared import Preparation
 from harness.settings.request import RunRequest, resolve
@@ -64,7 +64,7 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused_before_a_batch_runs(t
     vocab = tmp_path / "vocab.txt"
     vocab.write_text((folder("bert") / "data" / "vocab.txt").read_text("utf-8") + "onemore\n", "utf-8")
 
-    monkeypatch.setattr(prepare, "_warm_up", lambda *given: pytest.fail("a batch would run"))
+    monkeypatch.setattr(local, "_warm_up", lambda *given: pytest.fail("a batch would run"))
     request = RunRequest(engine="onnxruntime", dataset="sample", options={"vocab": str(vocab)}, cache_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"30,523 tokens, and the model's embedding 30,522 rows"):
-        prepare.prepare(resolve(request), Preparation(quiet=True))
+        local.prepare(resolve(request), Preparation(quiet=True))

@@ -17,7 +17,7 @@ from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
 from harness.engines.openvino import OpenVinoEngine, OpenVinoSettings
 from harness.errors import ConfigError
 from harness.host.machine import core_count
-from harness.preparing.prepare import prepare
+from harness.preparing.local import prepare
 from harness.preparing.prepared import Preparation
 from harness.rules.early_stopping import needed_queries
 from harness.scheduling.compiling import DEVELOPMENT_COMPILE_SECONDS

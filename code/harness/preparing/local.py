@@ -1,4 +1,4 @@
-"""From settings to a prepared test: shared by runs, tuning trials and benchmarks."""
+"""From settings to a prepared test on this machine, for runs, tuning trials, benchmarks and nodes of a cluster."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
