@@ -20,6 +20,13 @@ def test_a_quiet_run_shows_only_its_description_and_progress(harness):
     assert "data set small (" in run.err
 
 
+def test_the_folder_of_the_logs_is_one_line_however_narrow_the_terminal(harness, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    run = harness.run("--engine", "null", "--duration", "1")
+    assert run.code == 0, run.err
+    assert re.search(rf"^logs +\S*/{run.folder.name}$", run.out, re.MULTILINE)
+
+
 def test_details_and_the_log_file_include_the_process_of_the_test(harness, tmp_path):
     log = tmp_path / "run.log"
     run = harness.run("--engine", "null", "--duration", "1", "-v", "--log-file", log)
