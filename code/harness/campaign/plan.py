@@ -170,6 +170,7 @@ def _steps(request: CampaignRequest, entry: _PlannedModel, scenario: str) -> lis
     official = {mode: Step(resolve(replace(run, mode=mode))) for mode in MODES}
     tests = RULES[entry.benchmark].tests if request.closed else ()
     audits = [
-        Step(resolve(replace(run, audit=test)), [official[each] for each in AUDITS[test].references]) for test in tests
+        Step(resolve(replace(run, compliance=test)), [official[each] for each in AUDITS[test].references])
+        for test in tests
     ]
     return [*official.values(), *audits]

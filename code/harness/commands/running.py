@@ -126,8 +126,8 @@ def run(asked: RunOptions) -> None:
     set_here = options.parse_options(asked.option or [])
 
     def complete(request: RunRequest) -> RunRequest:
-        measurements = request.measurements or paths.ROOT / "measurements"
-        return replace(request, measurements=measurements, shown="json" if asked.as_json else "table")
+        measurements = request.measurements_dir or paths.ROOT / "measurements"
+        return replace(request, measurements_dir=measurements, shown="json" if asked.as_json else "table")
 
     if asked.file is None:
         if asked.dry_run or asked.retry or asked.fresh:

@@ -1,8 +1,9 @@
 """From a user's request to the settings of a run, checked before anything is loaded."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
 from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
@@ -24,40 +25,46 @@ from harness.settings.options import split
 from harness.settings.run import THREADS, RunSettings, cluster_name
 from harness.task.base import find_benchmark
 
+NameOrPath: TypeAlias = Annotated[str, "a name, or the path of a file or folder"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """A run as requested by a user; `resolve` fills in what is left open."""
+    """A run as requested by a user; `resolve` fills in what is left open.
 
-    model: str | None = None
-    """Name, or path of an ONNX file."""
+    The fields have the names of the options of `harness run`, which are also the keys of run files. None leaves the
+    choice to the harness.
+    """
+
+    model: NameOrPath | None = None
     engine: str | None = None
     scenario: str = "Offline"
     mode: str = "performance"
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of the engine and the benchmark by name, as for `--set`."""
-    dataset: str | None = None
+    dataset: NameOrPath | None = None
     samples: int | None = None
     duration: float | None = None
     official: bool = False
     rehearsal: bool = False
-    audit: str | None = None
+    compliance: str | None = None
+    """The compliance test to run: TEST01 or TEST04."""
     force: bool = False
     system: str | None = None
     user_conf: Path | None = None
     runs_dir: Path | None = None
     tree: Path | None = None
     cache_dir: Path | None = None
-    measurements: Path | None = None
+    measurements_dir: Path | None = None
     """The folder of tuned settings; None ignores them."""
-    use_tuned: bool | None = None
+    tuned: bool | None = None
     """None: use settings tuned on this machine; True: use settings tuned anywhere; False: use none."""
-    shown: str = "table"
-    timeline: str = "harness"
+    shown: str | None = None
+    timeline: str | None = None
     profile: bool = False
-    stall_timeout: float = 120.0
-    cluster: str | None = None
-    cluster_samples: str = "data"
+    stall_timeout: float | None = None
+    cluster: NameOrPath | None = None
+    cluster_samples: str | None = None
 
 
 def resolve(request: RunRequest) -> RunSettings:
@@ -81,7 +88,7 @@ def resolve(request: RunRequest) -> RunSettings:
         raise ConfigError(
             f"{chosen.tuned} cannot be used ({str(error).rstrip('.')}): tune again, or delete it."
         ) from error
-    audit = find_audit(request.audit).name if request.audit else None
+    audit = find_audit(request.compliance).name if request.compliance else None
     _check(request, mode, audit)
     if request.profile:
         _check_profile(request, mode, engine)
@@ -91,7 +98,10 @@ def resolve(request: RunRequest) -> RunSettings:
     if official and not request.rehearsal:
         _check_official(engine, model)
     read_user_conf(chosen.user_conf)  # a mistake in it is reported before anything runs
-    given = {name: getattr(request, name) for name in _COPIED if getattr(request, name) is not None}
+    asked = {
+        each.name: getattr(request, each.name) for each in fields(request) if each.name in RunSettings.model_fields
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
     if request.rehearsal:
         given.setdefault("tree", REHEARSAL_TREE)
     return validated(
@@ -114,13 +124,6 @@ def resolve(request: RunRequest) -> RunSettings:
     )
 
 
-_COPIED = (
-    *("dataset", "samples", "duration", "rehearsal", "force", "system", "runs_dir", "tree", "cache_dir"),
-    *("shown", "timeline", "profile", "stall_timeout", "cluster", "cluster_samples"),
-)
-"""Fields of a request that become settings unchanged; those that are None get the default of `RunSettings`."""
-
-
 @dataclass(frozen=True)
 class _ResolvedSettings:
     """Engine, options and user.conf: the user's, else the tuned ones, else the defaults."""
@@ -137,9 +140,9 @@ class _ResolvedSettings:
 
 def _chosen(request: RunRequest, model: Model, scenario: str) -> _ResolvedSettings:
     engine = choose("engine", ENGINES, request.engine) if request.engine else None
-    if not request.measurements or request.use_tuned is False:
+    if not request.measurements_dir or request.tuned is False:
         return _untuned(request, model, engine)
-    place = tuned.folder(request.measurements, request.system, model.official_name, scenario)
+    place = tuned.folder(request.measurements_dir, request.system, model.official_name, scenario)
     record, remark = _tuned(place, model, engine, request)
     if record is None:
         plain = _untuned(request, model, engine)
@@ -237,7 +240,7 @@ def default_conf() -> Path | None:
 
 def _tuned(place: Path, model: Model, engine: str | None, request: RunRequest) -> tuple[tuned.Tuned | None, str | None]:
     """The tuned settings in a folder if they are to be used, and a remark for the user."""
-    use, cluster = request.use_tuned, cluster_name(request.cluster)
+    use, cluster = request.tuned, cluster_name(request.cluster)
     record = tuned.read(place)
     if record is None:
         if use:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -35,23 +35,26 @@ from harness.host.files import read_toml, user_path
 from harness.registry import BENCHMARKS, ENGINES
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.settings.identity import options_to_repeat
-from harness.settings.request import RunRequest
+from harness.settings.request import NameOrPath, RunRequest
 from harness.settings.run import RunSettings
 from harness.task.base import find_benchmark
 
 RUNFILE = "run.toml"
 """The name of the file that repeats a run, in the folder of its record."""
-KEYS = {
-    **{name: name for name in ("model", "engine", "scenario", "mode", "dataset", "samples", "duration", "official")},
-    **{name: name for name in ("rehearsal", "force", "system", "tree", "timeline", "profile", "cluster")},
-    **{name: name.replace("-", "_") for name in ("user-conf", "runs-dir", "stall-timeout", "cluster-samples")},
-    **{"compliance": "audit", "tuned": "use_tuned", "measurements-dir": "measurements"},
-}
-"""The keys of a file, which are the options of `harness run`, with the fields of `RunRequest`."""
 _SET, _RUN, REPEAT = "set", "run", "repeat"
-_PATHS = frozenset({"user-conf", "runs-dir", "tree", "measurements-dir"})
-_NUMBERS = frozenset({"samples", "duration", "stall-timeout"})  # checked here, since pydantic accepts true as 1
-_NAMES_OR_PATHS = frozenset({"model", "dataset", "cluster"})
+_TYPES = {name.replace("_", "-"): kind for name, kind in get_type_hints(RunRequest, include_extras=True).items()}
+KEYS = tuple(key for key in _TYPES if key not in ("options", "shown", "cache-dir"))
+"""The keys of a file, which are the options of `harness run`."""
+
+
+def _keys_of(*kinds: object) -> frozenset[str]:
+    """The keys whose values have one of these types."""
+    return frozenset(key for key in KEYS if set(kinds) & {_TYPES[key], *get_args(_TYPES[key])})
+
+
+_PATHS = _keys_of(Path)
+_NAMES_OR_PATHS = _keys_of(NameOrPath)
+_NUMBERS = _keys_of(int, float)  # checked here, since pydantic accepts true as 1
 _MAX_TESTS = 10_000  # of a file: more are a mistake
 
 Value: TypeAlias = str | int | float | bool
@@ -215,7 +218,7 @@ def _point(path: Path, row: Mapping[str, Value], typed: Mapping[str, Value]) -> 
         if key.startswith(f"{_SET}."):
             options[key.partition(".")[2]] = _option(key.partition(".")[2], value, place)
         elif key != REPEAT:
-            fields[KEYS[key]] = _located(key, value, place)
+            fields[key.replace("-", "_")] = _located(key, value, place)
     request = _request(f"{path}: ", fields, options)
     return SweepPoint({key.removeprefix(f"{_SET}."): value for key, value in row.items()}, request)
 
@@ -267,7 +270,7 @@ def request_of(given: Mapping[str, Value], options: Mapping[str, str]) -> RunReq
     Raises:
         ConfigError: a value is wrong.
     """
-    return _request("", {KEYS[key]: value for key, value in given.items()}, options)
+    return _request("", {key.replace("-", "_"): value for key, value in given.items()}, options)
 
 
 def _request(where: str, fields: Mapping[str, object], options: Mapping[str, str]) -> RunRequest:
@@ -275,7 +278,7 @@ def _request(where: str, fields: Mapping[str, object], options: Mapping[str, str
         return _REQUEST.validate_python({**fields, "options": options})
     except ValidationError as error:
         first = error.errors()[0]
-        key = next((key for key, field in KEYS.items() if field == first["loc"][0]), str(first["loc"][0]))
+        key = str(first["loc"][0]).replace("_", "-")
         reason = first["msg"][:1].lower() + first["msg"][1:]
         raise ConfigError(f"{where}{key} = {first['input']}: {reason}.") from None
 

@@ -208,7 +208,7 @@ def test_a_tuned_rate_is_that_of_a_model_without_a_run(asked, tmp_path):
     )
     place = tuned.folder(tmp_path, found.system, found.model.official_name, "Offline")
     tuned.write(place, record, "bert.Offline.target_qps = 0.6\n")
-    known = lengths(replace(asked, run=replace(asked.run, measurements=tmp_path)))
+    known = lengths(replace(asked, run=replace(asked.run, measurements_dir=tmp_path)))
     assert all(test["rate_known"] for test in known.values())
     assert known["performance"]["expected_seconds"] == pytest.approx(21_666, abs=60)
 

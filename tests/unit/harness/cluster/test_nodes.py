@@ -45,7 +45,7 @@ def settings_of(benchmark, scenario="Offline", samples=DATA, **more):
             dataset=DATASETS[benchmark],
             samples=CALIBRATION_SAMPLES[benchmark],
             options={"max_batch": "1", "streams": "1"},
-            use_tuned=False,
+            tuned=False,
             cluster="threads:1",
             cluster_samples=samples,
             **more,

@@ -118,7 +118,7 @@ def test_weights_in_other_files_are_part_of_the_model(tmp_path):
     shutil.copytree(tmp_path / "a", tmp_path / "c")
     assert find_model(str(tmp_path / "c" / "net.onnx")).sha256 == one.sha256
     assert [file.path.name for file in one.files] == ["net.onnx", "weights.bin"]
-    settings = [resolve(RunRequest(model=str(model.path), engine="null", use_tuned=False)) for model in (one, other)]
+    settings = [resolve(RunRequest(model=str(model.path), engine="null", tuned=False)) for model in (one, other)]
     assert identity(settings[0]).difference(identity(settings[1])) == "model"
 
 
@@ -174,7 +174,7 @@ def test_a_known_graph_with_other_weights_is_not_the_known_model(tmp_path, monke
 
 def request(dataset, tmp_path, **more):
     return RunRequest(
-        dataset=str(dataset), engine="null", mode="accuracy", use_tuned=False, cache_dir=tmp_path / "cache", **more
+        dataset=str(dataset), engine="null", mode="accuracy", tuned=False, cache_dir=tmp_path / "cache", **more
     )
 
 

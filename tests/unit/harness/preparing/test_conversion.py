@@ -65,7 +65,7 @@ def model(tmp_path):
 
 def settings(model, tmp_path, engine=PICKY, dataset=None, **options):
     given = {name: str(value).lower() for name, value in options.items()}
-    more = {"options": given, "dataset": dataset, "use_tuned": False, "cache_dir": tmp_path / "cache"}
+    more = {"options": given, "dataset": dataset, "tuned": False, "cache_dir": tmp_path / "cache"}
     return resolve(RunRequest(model=str(model), engine=engine, mode="accuracy", **more))
 
 

@@ -278,7 +278,7 @@ class TestOneResult:
         assert shared_with_result(second) == Shared(Limits(4, 384), 1)
         assert shared_with_result(first) == Shared()
         if mode == "performance":
-            assert shared_with_result(settings("performance", audit="TEST01")) == Shared(Limits(4, 384), 1)
+            assert shared_with_result(settings("performance", compliance="TEST01")) == Shared(Limits(4, 384), 1)
 
     def test_each_choice_counts_without_the_other(self, settings):
         self.keep(settings("performance"), limits=None)
@@ -305,7 +305,7 @@ class TestOneResult:
         assert shared_with_result(settings("performance", force=True)) == Shared()
         self.keep(settings("performance"))
         assert shared_with_result(settings("accuracy", force=True)) == Shared(Limits(4, 384), 1)
-        assert shared_with_result(settings("performance", audit="TEST01", force=True)) == Shared(Limits(4, 384), 1)
+        assert shared_with_result(settings("performance", compliance="TEST01", force=True)) == Shared(Limits(4, 384), 1)
 
     def test_limits_of_another_processor_are_not_used(self, settings):
         self.keep(settings("performance"), machine={"cpu": "another", "cores": 96, "packages": {}})

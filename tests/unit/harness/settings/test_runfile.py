@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 
 import pytest
 
@@ -33,7 +34,6 @@ def test_the_keys_of_a_file_are_the_options_of_the_command():
     others = {"file", "option", "dry_run", "retry", "fresh", "as_json"}
     named = {field.name.replace("_", "-") for field in dataclasses.fields(RunOptions) if field.name not in others}
     assert named == set(KEYS)
-    assert set(KEYS.values()) <= {field.name for field in dataclasses.fields(RunRequest)}
 
 
 def test_lists_are_combined_in_the_order_of_the_file(file):
@@ -167,6 +167,25 @@ def test_a_run_writes_the_file_that_repeats_it(tmp_path, small_squad, monkeypatc
     assert [getattr(again, name) for name in same] == [getattr(settings, name) for name in same]
     assert again.user_conf == folder / CONF
     assert again.tuned is None
+
+
+def test_the_file_of_a_run_has_every_option_that_differs_from_its_default(tmp_path, small_squad):
+    """Except --force, as a repetition must not replace a result, and the folder that tuned settings were read from."""
+    (tmp_path / "user.conf").touch()
+    asked = (
+        {"model": "minilm-l6-squad-int8", "engine": "null", "scenario": "Server", "samples": 8, "duration": 1.5},
+        {"dataset": str(small_squad), "timeline": "off", "stall_timeout": 60.0, "user_conf": tmp_path / "user.conf"},
+        {"mode": "accuracy", "tuned": False, "runs_dir": tmp_path / "runs", "tree": tmp_path},
+        {"rehearsal": True, "system": "mine"},
+        {"official": True, "engine": "onnxruntime", "compliance": "TEST01"},
+        {"engine": "onnxruntime", "profile": True},
+        {"engine": "null", "cluster": "threads:2", "cluster_samples": "indices"},
+    )
+    repeated = set()
+    for given in asked:
+        keys = {name.replace("_", "-") for name in given}
+        repeated |= keys & tomllib.loads(written(resolve(RunRequest(**given)))).keys()
+    assert repeated == {*KEYS} - {"force", "measurements-dir"}
 
 
 def test_the_file_of_a_run_names_the_folders_that_are_not_the_usual_ones(tmp_path):

@@ -193,7 +193,7 @@ def test_without_an_engine_all_are_tried_and_the_best_is_written_and_used(tune, 
     assert [name for name, _ in tune.measured[:4]] == ["one", "two", "two", "one"]
     assert tune.measured[4] == ("one", {})  # a search begins with its own measurement: machines drift
     assert not list((tune.folder / "state").glob("*.json"))
-    used = resolve(RunRequest(measurements=tune.folder / "measurements", system="here"))
+    used = resolve(RunRequest(measurements_dir=tune.folder / "measurements", system="here"))
     assert (used.engine, used.engine_settings.streams) == ("two", 2)
     assert used.engine_choice == "tuned for minilm-l6-squad-int8 in Offline"
 
