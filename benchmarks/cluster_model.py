@@ -87,7 +87,7 @@ def offline(nodes: Sequence[SimulatedMachine], seconds: float, costs: Costs = _M
     able = sum(machine.tokens for machine in nodes)
     indices = world.rng.integers(0, len(COSTS), int(seconds * able / TOKENS))
     answers = AnswerCount(len(indices))
-    scheduler = OfflineCluster(Samples(), links, answers, travels=INDICES, clock=world.clock)
+    scheduler = OfflineCluster(Samples(), links, answers, payload=INDICES, clock=world.clock)
     scheduler.issue(range(len(indices)), indices)  # type: ignore[arg-type]  # an array saves the list
     world.run()
     _check(scheduler)
@@ -176,7 +176,7 @@ def bytes_per_sample(samples: int = 1_000_000) -> float:
     """Peak bytes per sample that `OfflineCluster` needs besides LoadGen's own lists, for a query of ``samples``."""
     world = World(Costs())
     links = [OfflineNode(f"node{n}", world, machine) for n, machine in enumerate(machines(100, 100, 1))]
-    scheduler = OfflineCluster(Samples(), links, lambda ids, responses: None, travels=INDICES, clock=world.clock)
+    scheduler = OfflineCluster(Samples(), links, lambda ids, responses: None, payload=INDICES, clock=world.clock)
     ids, indices = list(range(samples)), np.random.default_rng(0).integers(0, len(COSTS), samples)
     tracemalloc.start()
     scheduler.issue(ids, indices)  # type: ignore[arg-type]

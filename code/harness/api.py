@@ -1,4 +1,4 @@
-"""Runs from Python, such as from a notebook: `run` returns what `harness report` would show.
+"""Tests run from Python, such as from a notebook: `run` returns the facts that `harness report` shows.
 
 >>> outcome = run(engine="onnxruntime", duration=10, options={"max_batch": 8})  # doctest: +SKIP
 >>> outcome.verdict, outcome.metrics[0].value, outcome.latency_ms  # doctest: +SKIP
@@ -36,10 +36,10 @@ def run(
     runs_dir: Path | None = None,
     tuned: bool | None = None,
 ) -> Outcome:
-    """Run one development test as `harness run` does, in a process of its own, and wait for its end.
+    """Run one development test like `harness run`, in its own process, and wait until it ends.
 
     The arguments are the options of the command, with its defaults; ``options`` are those of `--set`, and ``duration``
-    is in seconds. An engine may be "module:Class"; its module is looked for where this process finds its own.
+    is in seconds. An engine may be "module:Class"; its module is found on this process's ``sys.path``.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -64,7 +64,7 @@ def _execute(words: list[str]) -> tuple[int, str, str]:
     """Run a command to its end; returns its exit code, stdout and stderr.
 
     Raises:
-        Interrupted: by the user; the command has then cleaned up.
+        Interrupted: the user interrupted it; the command cleans up first.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(

@@ -79,7 +79,7 @@ class Weight:
     """As in onnx.TensorProto.DataType."""
     start: int = 0
     size: int = 0
-    """Bytes of the values from ``start`` on; 0 if they are stored in another way."""
+    """Bytes of the values from ``start`` on; 0 if they are stored differently."""
     varints: bool = False
     """Whether the values are protobuf integers, rather than in their own format."""
     external: dict[str, str] = field(default_factory=dict)
@@ -164,9 +164,9 @@ def weight_files(path: Path) -> tuple[str, ...]:
 
 
 def check_weights(path: Path, folder: Path | None = None) -> None:
-    """Check that a model's external files are in its ``folder``, and hold what it reads from them.
+    """Check that a model's external files are in its ``folder``, and long enough for all that the model reads.
 
-    Every model goes through here before an engine or a copy reads its files.
+    Every model is checked before an engine or a copy reads its files.
 
     Raises:
         ConfigError: an external file is missing, outside the folder, not a regular file, or too short.
@@ -341,9 +341,10 @@ def _entry(file: IO[bytes], end: int) -> tuple[str, str]:
 def _fields(
     file: IO[bytes], end: int, wanted: Collection[int], integers: Collection[int] = ()
 ) -> Iterator[tuple[int, int]]:
-    """(number, end) of each wanted field of the protobuf message from here to ``end``; the file is at its content.
+    """(number, end) of each wanted field of the protobuf message from here to ``end``.
 
-    A ``wanted`` field is a string or a message. ``integers`` may come packed, several in one field.
+    With each, the file is positioned at the field's content. ``wanted`` fields are strings or messages; ``integers``
+    may be packed, several in one field.
     """
     while (at := file.tell()) < end:
         number, kind = divmod(_varint(file), 8)

@@ -17,7 +17,7 @@ def user_cache() -> Path:
     For a user without a home folder, as in some containers, it is in the current folder.
     """
     given = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification demands that a relative path is ignored.
+    # The specification requires that a relative path is ignored.
     base = given if given.startswith("/") else os.path.expanduser("~/.cache")  # noqa: PTH111  never raises
     return Path(base if base.startswith("/") else Path.cwd() / ".cache") / "mlperf-cpu-harness"
 
@@ -31,7 +31,7 @@ MODELS_DIR = ROOT / "build" / "models"
 
 
 def advice(make: str, otherwise: str) -> str:
-    """What a message advises: ``make`` in a checkout, ``otherwise`` without one."""
+    """The advice for a message: ``make`` in a checkout, ``otherwise`` without one."""
     return make if CHECKOUT else otherwise
 
 

@@ -75,5 +75,5 @@ def installed() -> list[str]:
 def _found(module: str) -> bool:
     try:
         return util.find_spec(module) is not None
-    except ValueError:  # a module without a specification is already imported under that name
+    except ValueError:  # a module without a spec is already imported under that name
         return False

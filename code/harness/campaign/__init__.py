@@ -1,1 +1,1 @@
-"""The official tests of a submission: which there are, which are done, how long the others take; runs them in order."""
+"""The official tests of a submission: plans them, finds those that are done, estimates the others' time, runs them."""

@@ -1,9 +1,9 @@
-"""All official runs that a submission needs, one after another, each in a process of its own.
+"""All official runs that a submission needs, one after another, each in its own process.
 
-The results themselves show what is done: a test is done when its folder in results/ or compliance/ holds a valid record
-of the same settings and of the current model and data. So a campaign can be killed at any moment and resumes from
-there. The event log (build/campaign/<system>.jsonl) adds only what results cannot show: failures, interruptions, and
-the time of each test.
+The results themselves show which tests are done: a test is done when its folder in results/ or compliance/ holds a
+valid record of the same settings and of the current model and data. So a campaign can be killed at any moment and
+resumes from there. The event log (build/campaign/<system>.jsonl) adds only facts that results cannot show: failures,
+interruptions, and the time of each test.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ from harness.results.record import read_record
 from harness.running.places import recover
 from harness.running.run import Ended, run_test
 
-_MAX_REPEATS = 2  # of a rehearsal's compliance test that fails
-_STARTED = "started"  # an event; the event of a test that ended has the name of its state
+_MAX_REPEATS = 2  # of a failed compliance test in a rehearsal
+_STARTED = "started"  # an event; when a test ends, the event is named after its state
 _BUSY = "another campaign is already running: wait or stop it."
 
 
@@ -51,7 +51,7 @@ class Campaign:
     inferred: tuple[InferredResult, ...] = ()
     """Results that `harness package --infer` makes from those of the tests."""
     lacks: tuple[str, ...] = ()
-    """What a person must still do before the results can be packaged, a sentence each."""
+    """Things that a person must still do before the results can be packaged, one sentence each."""
 
     @property
     def rehearsal(self) -> bool:
@@ -59,7 +59,7 @@ class Campaign:
         return self.steps[0].settings.rehearsal
 
     def look(self) -> None:
-        """Find out which tests are done, by the current models, data sets and results.
+        """Find out which tests are done, given the current models, data sets and results.
 
         Raises:
             ConfigError: a folder holds a run of another test, model, engine or settings.
@@ -94,7 +94,7 @@ class Campaign:
         """
         kept = "finished tests are kept; the same command resumes from there."
         with on_interrupt(kept), contextlib.ExitStack() as locks:
-            # Two measurements at a time would disturb each other, and so would a rehearsal during one.
+            # Two measurements at a time would disturb each other, as would a rehearsal during a measurement.
             locks.enter_context(locked(self.folder / ".lock", _BUSY, shared=self.rehearsal))
             if self.rehearsal:
                 for scene in sorted({step.settings.scene for step in self.steps}):
@@ -108,7 +108,7 @@ class Campaign:
             if not self.as_json:
                 self.show()
             left = self._count(StepState.TO_DO) + self._count(StepState.INTERRUPTED)
-            refused = self._run_what_is_left()
+            refused = self._run_remaining()
             console.note("")
             if left:
                 self._look_again()
@@ -119,11 +119,11 @@ class Campaign:
         return 0 if self._count(StepState.DONE) == len(self.steps) else 1
 
     def _all_steps(self) -> list[Step]:
-        """The tests, after those that they need."""
+        """The tests, each after those that it needs."""
         return list({id(step): step for each in self.steps for step in (*each.needs, each)}.values())
 
     def _look_again(self) -> None:
-        """Mark tests that are done as to be repeated if their model, data or result changed while others ran."""
+        """Mark done tests for repetition if their model, data or result changed while others ran."""
         done = [step for step in self._all_steps() if step.state == StepState.DONE]
         for step, found in zip(done, examine(done), strict=True):
             removed = "" if found.record else "its result was removed while other tests ran"
@@ -131,22 +131,22 @@ class Campaign:
             if again:
                 step.state, step.record, step.reason = StepState.TO_DO, None, again
 
-    def _run_what_is_left(self) -> Step | None:
-        """Run the remaining tests up to one that rejects its settings, which is returned."""
+    def _run_remaining(self) -> Step | None:
+        """Run the remaining tests; stop at one that rejects its settings, and return it."""
         for number, step in enumerate(self.steps, start=1):
             if step.state in (StepState.DONE, StepState.FAILED):
                 continue
             if missing := [need for need in step.needs if need.state != StepState.DONE]:
                 step.state, step.reason = StepState.BLOCKED, self._needed(missing)
                 continue
-            console.note(f"\n[{number}/{len(self.steps)}] {step.name}: {self._how_long(step)}")
-            code = self._run_often(step)
+            console.note(f"\n[{number}/{len(self.steps)}] {step.name}: {self._expectation(step)}")
+            code = self._run_with_repeats(step)
             if code == ConfigError.exit_code:
                 return step
         return None
 
-    def _run_often(self, step: Step) -> int:
-        """`_run`; a failed compliance test of a rehearsal is repeated, since it is so short that chance may decide."""
+    def _run_with_repeats(self, step: Step) -> int:
+        """Like `_run`, but repeat a rehearsal's failed compliance test: it is so short that chance may decide."""
         code = self._run(step)
         for _ in range(_MAX_REPEATS if self.rehearsal and step.settings.audit else 0):
             if code in (0, ConfigError.exit_code):
@@ -156,7 +156,7 @@ class Campaign:
         return code
 
     def _needed(self, missing: Sequence[Step]) -> str:
-        """The missing tests that another one needs; for those outside this campaign also why, and how to run them."""
+        """The missing tests that another one needs; for those outside this campaign, also why, and how to run them."""
         others = [need for need in missing if not any(need is step for step in self.steps)]
         if not others:
             return f"needs {' and '.join(need.test for need in missing)}"
@@ -165,7 +165,7 @@ class Campaign:
         return f"needs {' and '.join(words)}: run `{command}` with the same settings"
 
     def show(self) -> None:
-        """Print all tests with their states, and what a package of their results will lack."""
+        """Print all tests with their states, and what must still be done before packaging."""
         if self.as_json:
             console.print_json(self.facts())
             return
@@ -179,14 +179,14 @@ class Campaign:
         for each in self.inferred:
             table.add_row(each.name, "inferred", "", "", f"from {each.source}, by `{self._packaging} INFER=1`")
         console.print_table(table)
-        said = [f"{self._count(StepState.DONE)} of {len(self.steps)} tests are done"]
+        parts = [f"{self._count(StepState.DONE)} of {len(self.steps)} tests are done"]
         if failed := self._count(StepState.FAILED):
-            said.append(f"{failed} failed: fix the cause, then pass --retry")
+            parts.append(f"{failed} failed: fix the cause, then pass --retry")
         if blocked := self._count(StepState.BLOCKED):
-            said.append(f"{blocked} cannot run without the tests that they need")
+            parts.append(f"{blocked} cannot run without the tests that they need")
         if left := self._count(StepState.TO_DO) + self._count(StepState.INTERRUPTED):
-            said.append(f"{left} remain, {self._time_left()}")
-        console.out.print(f"{'; '.join(said)}.")
+            parts.append(f"{left} remain, {self._time_left()}")
+        console.out.print(f"{'; '.join(parts)}.")
         if self.lacks:
             console.warn("\n  - ".join((f"to do before `{self._packaging}`:", *self.lacks)))
 
@@ -198,7 +198,7 @@ class Campaign:
         return sum(step.state == state for step in self.steps)
 
     def facts(self) -> dict[str, object]:
-        """All tests with their states, as `--json` prints them; ``result`` is that of the record."""
+        """All tests with their states, for `--json`; ``result`` is taken from the record."""
         return {
             "system": self.steps[0].settings.scene.system,
             "rehearsal": self.rehearsal,
@@ -251,7 +251,7 @@ class Campaign:
             ended = Ended(error.exit_code, None)
         code = ended.code
         seconds = round(time.time() - start, 1)
-        # A failed test leaves an old result in place, whose record is not this test's.
+        # A failed test leaves the old result in place, and its record is not that of this test.
         step.record = read_record(step.folder) if code == 0 or not step.replaces else None
         if step.record is not None:
             step.state, step.seconds = StepState.DONE, seconds
@@ -287,13 +287,13 @@ class Campaign:
             raise ConfigError(f"the old result in {target} cannot be copied to {kept}: {os_words(error)}") from error
         console.note(f"its old result is kept in {kept}")
 
-    def _how_long(self, step: Step) -> str:
-        said = str(self._rates.length(step))
+    def _expectation(self, step: Step) -> str:
+        length = str(self._rates.length(step))
         if step.state == StepState.INTERRUPTED:
-            said = f"again, since it was interrupted, {said}"
+            length = f"again, since it was interrupted, {length}"
         elif step.replaces:
-            said = f"again, since {step.reason}, {said}"
-        return f"{said}; {self._time_left()} for all remaining tests"
+            length = f"again, since {step.reason}, {length}"
+        return f"{length}; {self._time_left()} for all remaining tests"
 
     def _time_left(self) -> str:
         left = [
@@ -303,19 +303,19 @@ class Campaign:
 
 
 def _outdated(step: Step, found: ExaminedFolder) -> str:
-    """Why a result must be replaced, which may be that one it needs must be; "" if it counts, or there is none."""
+    """Why a result must be replaced, or one that it depends on; "" if it counts or does not exist."""
     redone = [need.test for need in step.needs if need.state != StepState.DONE]
     return found.repeat_because or (f"{' and '.join(redone)} must be repeated first" if found.record and redone else "")
 
 
 def _seconds(event: Mapping[str, object]) -> float | None:
-    """The duration of a test that is done, if the log of events shows it."""
+    """The duration of a done test, if the event log shows it."""
     seconds = event.get("seconds")
     return seconds if event.get("event") == StepState.DONE and is_number(seconds) else None
 
 
 def _reason(ended: Ended) -> str:
-    """Why a test is not valid, by its record; "" without one that can be read."""
+    """Why a test is not valid, according to its record; "" if no record can be read."""
     with contextlib.suppress(ConfigError):
         record = read_record(ended.folder) if ended.folder else None
         return "; ".join(record.reasons or ()) if record else ""

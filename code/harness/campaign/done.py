@@ -1,4 +1,4 @@
-"""Whether a test of a campaign is done: its record is valid, complete, and of the current model, data and results."""
+"""Whether a campaign's test is done: its record is valid, complete, and matches the current model, data and results."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from harness.settings.identity import identity
 
 @dataclass(frozen=True)
 class ExaminedFolder:
-    """What a test's folder holds."""
+    """The findings on a test's folder."""
 
     record: Record | None = None
     """The record; None if the test is not done."""
@@ -27,10 +27,10 @@ class ExaminedFolder:
 
 
 def examine(steps: Sequence[Step]) -> list[ExaminedFolder]:
-    """Whether tests are done, each by itself and beside the others of its scenario.
+    """Whether tests are done, each on its own and compared with the others of its scenario.
 
     Raises:
-        ConfigError: a record cannot be read, or is of another test, model, engine or settings.
+        ConfigError: a record cannot be read, or belongs to another test, model, engine or settings.
     """
     today = _CurrentState()
     found = [today.examine(step) for step in steps]
@@ -49,9 +49,9 @@ def examine(steps: Sequence[Step]) -> list[ExaminedFolder]:
 
 
 def user_conf_change(step: Step) -> str:
-    """How user.conf differs from the one of a performance test that is done, in words; "" if it does not.
+    """How user.conf differs from the one that a done performance test used, in words; "" if it does not.
 
-    The result counts as it is, but whoever has raised a rate expects a test at that rate.
+    The result still counts, but a user who has raised a rate expects a test at that rate.
     """
     settings = step.settings
     if settings.accuracy or settings.audit:
@@ -83,13 +83,13 @@ def _ended(record: Record) -> float:
 
 @dataclass(frozen=True)
 class _CurrentState:
-    """The state of models and data sets, each read once."""
+    """The current models and data sets, each read only once."""
 
     _datasets: dict[tuple[str, str | None], str | None] = field(default_factory=dict)
     _models: dict[str, str | None] = field(default_factory=dict)
 
     def examine(self, step: Step) -> ExaminedFolder:
-        """Whether a test is done, by itself."""
+        """Whether a test is done, regardless of other tests."""
         record = read_record(step.folder)
         if record is None and step.folder.exists():
             raise ConfigError(f"{step.folder} has no record (run.json), so it is not from this harness: move it away.")
@@ -129,7 +129,7 @@ class _CurrentState:
         return self._models[path]
 
     def _dataset(self, step: Step, record: Record) -> str | None:
-        """sha256 of the data set that a test would use; None if it is not here."""
+        """sha256 of the data set that a test would use; None if it is not on this machine."""
         settings = step.settings
         # A rehearsal makes its own data set.
         name = record.dataset.path if settings.rehearsal and settings.dataset is None else settings.dataset
@@ -138,14 +138,14 @@ class _CurrentState:
             self._datasets[key] = None
             with contextlib.suppress(ConfigError):
                 found = find_dataset(*key)
-                # An official test refuses the sample that replaces a full data set by default.
+                # An official test rejects the shipped sample, which is the default without the full data set.
                 usable = found.official or settings.rehearsal or settings.dataset is not None
                 self._datasets[key] = found.sha256 if usable else None
         return self._datasets[key]
 
 
 def _other(step: Step, record: Record) -> str | None:
-    """The first fact in which a record does not match this test, in words; None if all match."""
+    """The name of the first fact in which a record does not match this test; None if all match."""
     settings = step.settings
     facts = {
         "scenario": (record.scenario, settings.scenario),

@@ -1,4 +1,4 @@
-"""What a package of a campaign's results will lack, found before the tests run: `harness package` refuses it later."""
+"""Finds, before the tests of a campaign run, what would keep `harness package` from accepting their results."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -30,9 +30,9 @@ def rules_of(model: Model) -> str:
 
 
 def foreseen(steps: Sequence[Step], system_type: str, closed: bool, inferred: Iterable[Scene] = ()) -> list[str]:
-    """What a person must still do before results of these tests can be packaged, a sentence each.
+    """Things that a person must still do before results of these tests can be packaged, one sentence each.
 
-    ``inferred`` are the results to be inferred from those of the tests.
+    ``inferred`` are the results to infer from those of the tests.
 
     Raises:
         ConfigError: a system description, or notes on a model, cannot be read.
@@ -47,7 +47,7 @@ def foreseen(steps: Sequence[Step], system_type: str, closed: bool, inferred: It
 
 
 def _unknown(steps: Sequence[Step], system_type: str) -> Iterator[str]:
-    """Benchmarks that neither division has on such a system."""
+    """Benchmarks that neither division has on systems of this type."""
     round_ = installed_round()
     for benchmark, model in {step.settings.scene.benchmark: step.settings.model for step in steps}.items():
         if not round_.required(rules_of(model), system_type):
@@ -58,7 +58,7 @@ def _unknown(steps: Sequence[Step], system_type: str) -> Iterator[str]:
 
 
 def _scenarios(steps: Sequence[Step], scenes: Sequence[Scene], system_type: str) -> Iterator[str]:
-    """Scenarios that the closed division requires and that are not measured, and those that it does not have."""
+    """Unmeasured scenarios that the closed division requires, and planned ones that it does not have."""
     kinds = f"systems of type {system_type}"
     for settings in {step.settings.scene.benchmark: step.settings for step in steps}.values():
         system, benchmark = settings.scene.system, settings.scene.benchmark
@@ -69,20 +69,20 @@ def _scenarios(steps: Sequence[Step], scenes: Sequence[Scene], system_type: str)
         planned = {scene.scenario for scene in scenes if scene.benchmark == benchmark}
         if extra := sorted(planned - required):
             yield (
-                f"{benchmark}: the closed division does not have {' and '.join(extra)} on {kinds}, so {_it(extra)} "
-                "cannot be packaged there."
+                f"{benchmark}: the closed division does not have {' and '.join(extra)} on {kinds}, so "
+                f"{_pronoun(extra)} cannot be packaged there."
             )
         if missing := sorted(required - planned - measured):
             infer = inferable(planned | measured | required, required) if may_infer(system_type) else {}
-            easy = [name for name in missing if name in infer and infer[name].source in planned | measured]
-            hint = f"; INFER=1 (--infer) infers {' and '.join(easy)} instead" if easy else ""
+            inferred = [name for name in missing if name in infer and infer[name].source in planned | measured]
+            hint = f"; INFER=1 (--infer) infers {' and '.join(inferred)} instead" if inferred else ""
             yield (
                 f"{benchmark}: the closed division also requires {' and '.join(missing)} on {kinds}: add "
-                f"{_it(missing)} to SCENARIOS (--scenario){hint}."
+                f"{_pronoun(missing)} to SCENARIOS (--scenario){hint}."
             )
 
 
-def _it(names: Sequence[str]) -> str:
+def _pronoun(names: Sequence[str]) -> str:
     return "it" if len(names) == 1 else "them"
 
 
@@ -109,7 +109,7 @@ def _engines(tests: Sequence[RunSettings]) -> dict[str, list[str]]:
 
 
 def _machines(settings: RunSettings) -> int | None:
-    """The number of machines that the tests run on; None if only the running cluster shows it."""
+    """The number of machines that the tests run on; None if only the running cluster knows it."""
     if settings.cluster is None:
         return 1
     given = machines_of(read_hosts(settings.cluster)).get("number_of_nodes")
@@ -117,7 +117,7 @@ def _machines(settings: RunSettings) -> int | None:
 
 
 def _model(settings: RunSettings, closed: bool) -> Iterator[str]:
-    """The facts that measurements need, that a model's file does not hold, and that a person must write."""
+    """Facts that the measurements need but a model's file does not contain, so that a person must write them."""
     model, scene = settings.model, settings.scene
     path = settings.tree / "measurements" / scene.system / scene.benchmark / MODEL_NOTES
     notes = read_model_notes(path)

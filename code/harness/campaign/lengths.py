@@ -1,4 +1,4 @@
-"""How long the tests of a campaign take, by their settings, their results so far, and earlier runs on this machine."""
+"""The time that the tests of a campaign take, from their settings, their results, and earlier runs on this machine."""
 
 import contextlib
 from dataclasses import dataclass, field, replace
@@ -17,8 +17,8 @@ from harness.scenarios.base import Estimate, Scenario, find_scenario
 from harness.settings import tuned
 from harness.settings.identity import identity
 
-_PREPARING_SECONDS = 30.0  # estimate for a test outside LoadGen, until one has shown them
-_MAX_RUNS = 200  # the newest: reading more takes time, and they come from older versions
+_PREPARING_SECONDS = 30.0  # estimated time of a test outside LoadGen, until one has been measured
+_MAX_RUNS = 200  # the newest only: reading more takes time, and older ones come from older versions
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Length:
     """What ``min_count`` counts: samples or queries."""
 
     def __str__(self) -> str:
-        """The duration: ``about 11 min 30 s``, or ``unknown`` where nothing but the rate decides."""
+        """The duration: ``about 11 min 30 s``, or ``unknown`` if it depends only on an unknown rate."""
         return words(self.seconds, self.known) if self.known or self.min_seconds else "unknown"
 
     @property
     def minimum(self) -> str:
-        """The demanded minimum: ``10 min 00 s, 10,833 samples``."""
-        demands = [console.duration(self.min_seconds)] if self.min_seconds else []
-        return ", ".join([*demands, f"{self.min_count:,} {self.counted}"] if self.min_count > 1 else demands)
+        """The required minimum: ``10 min 00 s, 10,833 samples``."""
+        parts = [console.duration(self.min_seconds)] if self.min_seconds else []
+        return ", ".join([*parts, f"{self.min_count:,} {self.counted}"] if self.min_count > 1 else parts)
 
 
 def words(seconds: float, known: bool) -> str:
@@ -80,26 +80,24 @@ class Rates:
         return Length(seconds, load.per_second is not None, load.seconds, load.min_queries, counted)
 
     def _preparing(self, step: Step) -> float:
-        """Seconds outside LoadGen, such as compiling and scoring, by the most similar tests of the campaign."""
+        """Seconds outside LoadGen, such as for compiling and scoring, as in the most similar tests of the campaign."""
         took: dict[tuple[bool, bool], list[float]] = {}
         for each in self.steps:
             lasted = each.record.result.duration_s if each.record else None
             if each.seconds and lasted and each.settings.model.name == step.settings.model.name:
-                alike = (
+                similarity = (
                     each.settings.accuracy == step.settings.accuracy,
                     each.settings.scenario == step.settings.scenario,
                 )
-                took.setdefault(alike, []).append(max(each.seconds - lasted, 0.0))
+                took.setdefault(similarity, []).append(max(each.seconds - lasted, 0.0))
         # A scenario compiles its own shapes; all accuracy runs are scored and compared with ONNX Runtime.
         return median(took[max(took)]) if took else _PREPARING_SECONDS
 
     def _rate(self, step: Step) -> float | None:
-        """Samples per second of the newest test of the same model, settings and scenario, or Offline's by tuning.
+        """Samples per second of the newest test of the same model, settings and scenario; in Offline, else by tuning.
 
-        None if there is neither.
-
-        Where LoadGen sets the rate of queries, only tests of the same mode count: a performance run has that rate, and
-        an accuracy run the engine's highest.
+        None if there is neither. Where LoadGen sets the rate of queries, only tests of the same mode count: a
+        performance run has that rate, and an accuracy run the engine's highest.
         """
         scene = step.settings.scene
         mine = (each.record for each in self.steps if each.settings.scene == scene and each.record)
@@ -129,7 +127,7 @@ def _alike(record: Record, step: Step) -> bool:
 
 
 def _estimate(scenario: type[Scenario], rate: float) -> Estimate:
-    """A measured rate in samples per second as the scenario's key."""
+    """A measured rate in samples per second, converted to the scenario's key."""
     per_second = rate / (scenario.samples_per_query or 1)
     return Estimate(1000 / per_second if scenario.latency else per_second, "measured before", per_second)
 

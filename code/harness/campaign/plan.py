@@ -21,7 +21,7 @@ from harness.settings.request import RunRequest, resolve
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignRequest:
-    """A campaign as a user asks for it."""
+    """A user's request for a campaign."""
 
     run: RunRequest
     """The options common to all tests."""
@@ -30,7 +30,7 @@ class CampaignRequest:
     division: str
     system_type: str
     scenarios: Sequence[str] = ()
-    """By default those that the closed division requires for a benchmark on a system of this type."""
+    """By default those that the closed division requires for the benchmark on systems of this type."""
     only_compliance: bool = False
     infer: bool = False
     """Whether to leave out tests whose results the rules let a submitter infer from those of others."""
@@ -58,7 +58,7 @@ class _PlannedModel:
 
 
 def plan(request: CampaignRequest) -> Campaign:
-    """The campaign that a user asks for.
+    """The campaign for a request.
 
     Raises:
         ConfigError: a name is wrong, the round has no scenarios for the system, or two models would share a folder.
@@ -142,7 +142,7 @@ def _scenarios(request: CampaignRequest, entry: _PlannedModel) -> list[str]:
 
 
 def _to_infer(request: CampaignRequest, entry: _PlannedModel, scenarios: Sequence[str]) -> dict[str, Inference]:
-    """The scenarios whose results are inferred from those of the others, if the user asks for that.
+    """The scenarios whose results are inferred from those of the others, if the user requests it.
 
     Raises:
         ConfigError: the rules do not allow it for a system of this type.

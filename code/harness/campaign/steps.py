@@ -81,7 +81,7 @@ class InferredResult:
 
     scene: Scene
     origin: Scene
-    """What is measured."""
+    """The measured result."""
 
     @property
     def name(self) -> str:
@@ -90,7 +90,7 @@ class InferredResult:
 
     @property
     def source(self) -> str:
-        """The scenario of the origin, its benchmark or both: those that differ from this result's."""
+        """The origin's benchmark, scenario, or both: whichever differ from this result's."""
         differs = [o for o, s in zip(_named(self.origin), _named(self.scene), strict=True) if o != s]
         return " ".join(differs)
 
@@ -100,7 +100,7 @@ def _named(scene: Scene) -> tuple[str, str]:
 
 
 class EventLog:
-    """A file of events, one line of JSON each; an event is on the disk when `write` returns."""
+    """A file of events, one line of JSON each; an event is on disk when `write` returns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

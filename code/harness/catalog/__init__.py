@@ -1,1 +1,1 @@
-"""The models and data sets that the project knows by name: manifests, and what exists on this machine."""
+"""The models and data sets that the project knows by name: their manifests, and the copies on this machine."""

@@ -1,7 +1,6 @@
-"""What an ONNX file computes with: the types of its weights, and how many of them are zero.
+"""The arithmetic of an ONNX file: the types of its weights, and how many of them are zero.
 
-Read from the file without onnx, and from a sample of each weight, so that a model of gigabytes takes a fraction of a
-second.
+The file is read without onnx, and only a sample of each weight, so that even gigabytes take a fraction of a second.
 """
 
 from collections import Counter
@@ -35,21 +34,21 @@ _TYPES = {  # by their numbers in onnx.TensorProto.DataType
 }
 _QUANTISE = ("QuantizeLinear", "DequantizeLinear")
 _SAME_ZEROS = (*SAME_VALUES, "Cast", *_QUANTISE)
-_MAX_DIMENSION = 2**40  # elements of a dimension; a damaged file may state more
-_MAX_STEPS = 16  # from node to node, from a product back to its weight; a damaged graph may have a cycle
-_SLICES, _SLICE = 8, 4096  # slices that are read of a weight, and the bytes of each
+_MAX_DIMENSION = 2**40  # a damaged file may state larger ones
+_MAX_STEPS = 16  # nodes between a product and its weight; a damaged graph may have a cycle
+_SLICES, _SLICE = 8, 4096  # slices read from a weight, and bytes per slice
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What the matrix products and convolutions of a graph compute with; shares are of their weights."""
+    """The number formats in the matrix products and convolutions of a graph; shares are of their weights."""
 
     types: frozenset[str]
     """Element types of all weights, inputs and outputs of the graph, by their names in ONNX."""
     integer: float
-    """Share in 8 bits that operators on integers read, such as QLinearConv and MatMulInteger."""
+    """Share in 8 bits that integer operators read, such as QLinearConv and MatMulInteger."""
     dequantised: float
-    """Share in 8 bits that operators on floating-point numbers read behind a DequantizeLinear (QDQ)."""
+    """Share in 8 bits that floating-point operators read through a DequantizeLinear (QDQ)."""
     zeros: float
     """Share of zeros."""
     domains: frozenset[str]
@@ -82,7 +81,7 @@ def read_arithmetic(path: Path) -> Arithmetic:
 
 
 def _weights(graph: Nodes) -> Iterator[tuple[str, Weight, Weight | None]]:
-    """The weights of products, each as its kind (integer, dequantised or float), itself, and its zero point or None."""
+    """The weights of products, each as (kind: integer, dequantised or float; the weight; its zero point or None)."""
     producers = {outputs[0]: (operator, inputs) for operator, inputs, outputs in graph.nodes if outputs}
     seen = set()
     for operator, inputs, _ in graph.nodes:
@@ -96,7 +95,7 @@ def _weights(graph: Nodes) -> Iterator[tuple[str, Weight, Weight | None]]:
                 if not made or not made[1] or made[0] not in _SAME_ZEROS:
                     break
                 if made[0] in _QUANTISE:
-                    # A weight that is quantised in the graph is stored as a floating-point number, whose zero is 0.
+                    # A weight that the graph itself quantises is stored in floating point, where zero is 0.
                     zero = made[1][2] if made[0] == "DequantizeLinear" and len(made[1]) > 2 else ""
                     dequantised = True
                 name = made[1][0]
@@ -116,13 +115,13 @@ def _zeros(path: Path, weight: Weight, zero_point: Weight | None) -> float:
     zero = np.zeros(1, values.dtype)
     if zero_point is not None:
         zero = _sample(path, zero_point)
-    if not values.size or not zero.size or (zero != zero[0]).any():  # zero points by channel would take longer to read
+    if not values.size or not zero.size or (zero != zero[0]).any():  # zero points per channel would take longer to read
         return 0.0
     return float(np.mean(values == zero[0]))
 
 
 def _sample(path: Path, weight: Weight) -> NDArray[np.generic]:
-    """Values of a weight, in slices that are spread evenly over it; all of a small one."""
+    """Values from slices spread evenly over a weight; all values of a small one."""
     dtype = np.dtype(_TYPES.get(weight.type_number, ("", "u1"))[1])
     start, size = weight.start, weight.size
     if weight.external:
@@ -145,9 +144,9 @@ def _sample(path: Path, weight: Weight) -> NDArray[np.generic]:
 
 
 def _low_bytes(varints: bytes) -> NDArray[np.uint8]:
-    """The lowest 8 bits of each protobuf integer, without one that is cut at the end.
+    """The lowest 8 bits of each protobuf integer, without an incomplete one at the end.
 
-    A byte holds 7 bits, and is below 128 only at the end of an integer.
+    Each byte holds 7 bits; only the last byte of an integer is below 128.
     """
     content = np.frombuffer(varints, np.uint8)
     ends = np.flatnonzero(content < 0x80)

@@ -1,4 +1,4 @@
-"""The part of a benchmark that the catalog needs, which is one floor below `harness.task.base.Benchmark`."""
+"""The part of `harness.task.base.Benchmark` that the catalog needs, which is on a lower level."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class BenchmarkSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def files(self, name: str) -> tuple[Path, ...]:
-        """The files that a setting stands for, whose content is part of a run's identity; none if it is not a path."""
+        """The files that a setting names, whose content is part of a run's identity; none if it is not a path."""
         value = getattr(self, name)
         return (value,) if isinstance(value, Path) else ()
 

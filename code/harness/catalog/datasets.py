@@ -19,7 +19,7 @@ from harness.registry import BENCHMARKS
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """A data set in a list of all."""
+    """A row in the list of all data sets."""
 
     name: str
     benchmark: str
@@ -119,7 +119,7 @@ def _dataset(benchmark: str, name: str, path: Path, entry: DatasetEntry | None) 
 
 
 def location(benchmark: str, entry: DatasetEntry) -> Path | None:
-    """Path of a data set, fetched or not; None if the user has to set its variable and has not."""
+    """Path of a data set, fetched or not; None if the user must set its variable but has not."""
     if entry.variable:
         text = os.environ.get(entry.variable, "").strip()
         return user_path(text).absolute() if text else None

@@ -83,7 +83,7 @@ class ModelEntry(_ManifestEntry):
     engines: tuple[str, ...] = ()
     """Engines for the model, the fastest first, as measured by `python -m benchmarks.engines` on a CPU with VNNI."""
     engines_without_vnni: tuple[str, ...] = ()
-    """The same on a processor without instructions for 8-bit products, where INT8 gains little."""
+    """The same for processors without instructions for 8-bit products, where INT8 gains little."""
     published: PublishedResult | None = None
     """The first published model of a benchmark is the baseline for the others."""
 
@@ -141,7 +141,7 @@ class Model(BaseModel):
     sha256: str | None
     """The sha256 of the ONNX file, or over it and the files with its weights."""
     files: tuple[Fingerprint, ...] = Field((), exclude=True, repr=False)
-    """Its files as they were hashed."""
+    """Its files, as hashed."""
     source: str = "unknown"
     precision: str = "unknown"
     input_data_types: str = "unknown"
@@ -160,7 +160,7 @@ class Model(BaseModel):
 
     @property
     def title(self) -> str:
-        """The name, followed by how the model was changed if its metadata shows that."""
+        """The name and, if the metadata shows it, how the model was changed."""
         weights = self.metadata.get("weights", "")
         words = [weights] if weights.startswith("random") else []
         done = []
@@ -185,7 +185,7 @@ class Dataset(BaseModel):
     path: Path
     sha256: str | None
     files: tuple[Fingerprint, ...] = Field((), exclude=True, repr=False)
-    """The files that determine the order and labels of its samples, as they were hashed."""
+    """The files that determine the order and labels of its samples, as hashed."""
     official: bool = False
     samples: int | None = None
     metric: str | None = None

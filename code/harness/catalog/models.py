@@ -73,7 +73,7 @@ class IdentifiedModel:
 
     @cached_property
     def md5(self) -> str:
-        """Its MD5, for which the file is read again."""
+        """Its MD5; the file is read again for it."""
         return digest_of(self.path, "md5")
 
 
@@ -119,7 +119,7 @@ def find_model(name: str) -> Model:
 
 @readable()
 def identify_model(name: str) -> tuple[Model, IdentifiedModel]:
-    """`find_model` together with the file that it hashed, for callers that need more of its content."""
+    """Like `find_model`, but also returns the file that it hashed, for callers that need more of its content."""
     model, file = _identify(name)
     check_weights(file.path)
     files = (file.file, *file.weights.values())
@@ -208,7 +208,7 @@ def _fetched(known: KnownModel) -> tuple[Model, IdentifiedModel]:
         )
     file = IdentifiedModel.of(path)
     wrong = None if file.sha256 == (known.entry.sha256 or record.sha256) else path
-    if wrong is None and (part := _foreign(file, record)):
+    if wrong is None and (part := _foreign_weights(file, record)):
         wrong = path.parent / part
     if wrong:
         raise ConfigError(
@@ -218,8 +218,8 @@ def _fetched(known: KnownModel) -> tuple[Model, IdentifiedModel]:
     return known.model(file, record), file
 
 
-def _foreign(file: IdentifiedModel, record: FetchRecord | None) -> str | None:
-    """The first weight file that is not the one fetched with the model; None if there is none."""
+def _foreign_weights(file: IdentifiedModel, record: FetchRecord | None) -> str | None:
+    """The first weight file that is missing or was not fetched with the model; None if there is none."""
     expected = record.data if record else {}
     names = sorted({*expected, *weight_files(file.path)})
     if missing := [name for name in names if not (file.path.parent / name).is_file()]:
@@ -234,7 +234,7 @@ def _known_by_content(file: IdentifiedModel) -> Model | None:
         record = fetch_record(known.name) if known.entry.file is None else None
         if file.sha256 in (known.entry.sha256, record.sha256 if record else None):
             # Publishers state the sha256 of the ONNX file: other weights beside it make it another model.
-            return None if _foreign(file, record) else known.model(file, record)
+            return None if _foreign_weights(file, record) else known.model(file, record)
     # A file made here is not a published model, and the MD5, which takes time, does not cover other files.
     if "tool" in file.metadata or weight_files(file.path):
         return None
@@ -269,7 +269,7 @@ def _unknown(file: IdentifiedModel) -> Model:
 
 
 def _retraining(metadata: dict[str, str]) -> str:
-    """Whether the weights were changed by training: building and compressing here involve none."""
+    """Whether training changed the weights: building and compressing in this project do not train."""
     if "training" in metadata:
         return f"Yes: {metadata['training']}"
     return "No" if "tool" in metadata else "unknown"
@@ -287,7 +287,7 @@ def _made_here(metadata: dict[str, str]) -> str:
 
 
 def split_engine(text: str) -> tuple[str, str]:
-    """The model and the engine of a text like NAME@ENGINE or PATH@ENGINE; the engine is "" if it names none.
+    """The model and the engine in a text like NAME@ENGINE or PATH@ENGINE; the engine is "" if none is named.
 
     >>> split_engine("small@openvino"), split_engine("me@home/small.onnx")
     (('small', 'openvino'), ('me@home/small.onnx', ''))

@@ -1,1 +1,1 @@
-"""Checks a submission as the official checkers do, and runs these."""
+"""Checks a submission by the rules of the official checkers, and runs those checkers."""

@@ -1,4 +1,4 @@
-"""Our own check of a packaged submission: what the official checkers find, and what they miss.
+"""Our own check of a packaged submission: it finds the problems that the official checkers find, and some they miss.
 
 Each check is a function in harness.checking.checks that yields problems; this module runs them on a tree.
 """
@@ -36,16 +36,16 @@ class CheckReport:
     problems: tuple[Problem, ...]
     """Sorted by path."""
     recorded: Recorded | None = None
-    """The findings on our own results, of which only the digests are checked; None if the tree is a submission."""
+    """The findings on our own results, for which only the digests are checked; None if the tree is a submission."""
     notes: tuple[str, ...] = ()
-    """For a rehearsal, what only real data and tests of full length can change."""
+    """For a rehearsal, the findings that only real data and full-length tests can change."""
 
 
 def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) -> CheckReport:
-    """Check a tree for a round, by default the round of most of its logs.
+    """Check a tree for a round, by default the one that most of its logs belong to.
 
     For our own results, which are not a submission yet, only the digests are checked. A rehearsal may contain its
-    marks, and what only real data and full tests can change becomes a note; every other problem counts.
+    marks, and problems that only real data and full-length tests can change become notes; all others count.
 
     Raises:
         ConfigError: the folder does not exist, the tree is above or below it, or it belongs to another round.
@@ -79,7 +79,7 @@ def examine(root: Path, round_: Round | None = None, rehearsal: bool = False) ->
 
 
 def _collect(findings: Findings[T], problems: list[Problem]) -> T:
-    """Append all problems of a check, and return its return value."""
+    """Append all problems that a check yields, and return its return value."""
     while True:
         try:
             problems.append(next(findings))

@@ -1,7 +1,7 @@
 """The rows of the organisers' final report, from summary.csv of the official checker.
 
 The official generate_final_report.py makes a spreadsheet of them, with one sheet for each kind of system and division;
-it needs packages that nothing else here does, so its columns are read instead.
+it needs packages that nothing else here needs, so its columns are read instead.
 """
 
 import csv

@@ -1,8 +1,8 @@
 """The two official checkers, run from a checkout of mlcommons/inference, with readable output.
 
 They run in their own processes; none of their code is in this project. Their logs repeat each reason several times,
-with timestamps, between hundreds of lines about passed checks: here every reason is one line, once, and warnings are
-listed separately.
+with timestamps, between hundreds of lines about passed checks: here each reason is one line, and warnings are listed
+separately.
 """
 
 import os
@@ -29,7 +29,7 @@ _PACKAGE, _SCRIPT = "submission_checker", "submission_checker_old.py"
 _TIMEOUT_S = 1800
 _LINE = re.compile(r"\[\S+ \S+ \S+:\d+ (?P<level>[A-Z]+)\] (?P<text>.*)")
 LOG, TABLE = "checker.log", "summary.csv"
-"""The files that are kept for each checker, in a folder with its name."""
+"""The files kept for each checker, in a folder with its name."""
 _NOISE = re.compile(
     r"There are multiple messages with key|accuracy_sample_count not found for model"
     r"|Execution of check|is unknown$|^NoResults |^SUMMARY|checks Checks failed for"
@@ -50,7 +50,7 @@ class CheckerVerdict:
     reasons: tuple[str, ...]
     """Why it does not accept the tree."""
     warnings: tuple[str, ...] = ()
-    """Its warnings, for which it does not refuse the tree."""
+    """Warnings that do not make it refuse the tree."""
 
 
 def find_checkout(named: Path | None, clone: bool) -> Path | None:
@@ -112,12 +112,12 @@ def errors_and_warnings(output: str, root: Path) -> tuple[tuple[str, ...], tuple
     """The errors and the warnings in a checker's output, each once, with paths below the root."""
     found: dict[str, dict[str, None]] = {"ERROR": {}, "WARNING": {}}
     for line in output.splitlines():
-        said = _LINE.fullmatch(line)
-        if said is None or said["level"] not in found or _NOISE.search(said["text"]):
+        match = _LINE.fullmatch(line)
+        if match is None or match["level"] not in found or _NOISE.search(match["text"]):
             continue
-        text = _path_first(said["text"].replace(f"{root}/", "").replace("//", "/").strip())
+        text = _path_first(match["text"].replace(f"{root}/", "").replace("//", "/").strip())
         if text:
-            found["ERROR" if _REFUSED.search(text) else said["level"]].setdefault(text)
+            found["ERROR" if _REFUSED.search(text) else match["level"]].setdefault(text)
     return tuple(found["ERROR"]), tuple(found["WARNING"])
 
 
@@ -156,7 +156,7 @@ def _run(checker: str, command: list[str], tools: Path, root: Path, round_: Roun
 
 
 def _verdict(checker: str, python: str, code: int, output: str, root: Path, round_: Round) -> CheckerVerdict:
-    """What a checker's exit code and output mean."""
+    """The verdict that a checker's exit code and output express."""
     if "argument --version: invalid choice" in output:
         return CheckerVerdict(checker, None, (f"it does not support {round_.name}",))
     if missing := re.search(r"ModuleNotFoundError: No module named '([\w.]+)'", output):
@@ -177,7 +177,7 @@ def _verdict(checker: str, python: str, code: int, output: str, root: Path, roun
 
 
 def _clone(folder: Path) -> Path:
-    """The pinned commit without history; kept for later checks."""
+    """Clone the pinned commit without history, unless an earlier check did."""
     if (folder / _TOOLS / _SCRIPT).is_file() and _git(folder, ["rev-parse", "HEAD"]).strip() == COMMIT:
         return folder
     folder.mkdir(parents=True, exist_ok=True)

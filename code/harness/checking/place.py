@@ -1,4 +1,4 @@
-"""Finds out that a user named the wrong tree: a level too high or too low, a tarball, or one of another round."""
+"""Detects that a user named the wrong tree: one level too high or too low, a tarball, or a tree of another round."""
 
 import shlex
 from collections.abc import Iterable, Iterator
@@ -56,7 +56,7 @@ def check_place(root: Path, rehearsal: bool) -> None:
 
 
 def _holds_a_tree(folder: Path) -> bool:
-    """Whether a folder has <division>/<submitter> with something of a submission in it."""
+    """Whether a folder has <division>/<submitter> with parts of a submission in it."""
     return any((path / part).is_dir() for name in DIVISIONS for path in _folders(folder / name) for part in _PARTS)
 
 
@@ -113,6 +113,6 @@ def check_round(root: Path, logs: Iterable[Round | None], wanted: Round | None, 
 
 def _command(root: Path, rehearsal: bool) -> str:
     name = str(root)
-    # Written by `package --rehearsal`, whose tarball has this beginning too.
+    # `package --rehearsal` gives its folder this name, and its tarball a name that starts with it.
     flag = " --rehearsal" if rehearsal or root.name.startswith(default_output(rehearsal=True).name) else ""
     return f"harness check {name if name.startswith('<') else shlex.quote(name)}{flag}"

@@ -1,4 +1,4 @@
-"""`harness check` on our own results/ and compliance/: every file must be as it was when its test was recorded."""
+"""`harness check` of our own results/ and compliance/: every file must be unchanged since its test was recorded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ RECORDED = ("results", "compliance")
 
 
 def edited_since(path: Path) -> str:
-    """What is wrong with a file that is not the recorded one."""
+    """The problem with a file that differs from the recorded one."""
     return f"it was {'edited' if path.exists() else 'removed'} after the run: its sha256 is not the one in {RUN}"
 
 

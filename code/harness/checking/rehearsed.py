@@ -1,4 +1,4 @@
-"""Finds the reasons against a rehearsal by the official checkers that only its stand-ins and short tests cause."""
+"""Finds the official checkers' reasons against a rehearsal that come only from its stand-ins and short tests."""
 
 import re
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ _CAUSE = re.compile(r"accuracy not met: expected=|Test duration less than 600s i
 _EFFECT = re.compile(
     r"accuracy not valid$|is OK but accuracy has issues$|has issues$|does not have all required scenarios, missing"
 )
-"""What they log because of a cause. Scenarios that are really missing are also a problem of our own check."""
+"""Lines that they log as a consequence of a cause. Our own check also reports scenarios that are really missing."""
 _REMARK = re.compile(r"^accuracy_sample_count not found for model")
-"""What they log of every tree."""
+"""A line that they log for every tree."""
 _PATH = re.compile(r"(?:closed|open)/[^\s:,]+")
 
 

@@ -25,7 +25,7 @@ CHECKER_OUTPUT = ROOT / "build" / "submission-check"
 
 @dataclass(frozen=True, kw_only=True)
 class CheckRequest:
-    """A check as a user asks for it."""
+    """A user's request for a check."""
 
     root: Path | None = None
     """The tree; by default the one that `harness package` makes."""
@@ -74,7 +74,7 @@ def run_check(request: CheckRequest, as_json: bool = False) -> int:
 
 
 def _show_rows(rows: list[ReportedResult]) -> None:
-    """Print the results as the organisers' final report has them."""
+    """Print the results as in the organisers' final report."""
     if not rows:
         return
     names = [name for name in asdict(rows[0]) if any(getattr(row, name) for row in rows)]
@@ -128,10 +128,10 @@ def show(report: CheckReport, verdicts: list[CheckerVerdict], rehearsal: bool) -
         for note in report.notes:
             console.out.print(Text(f"  {note}"))
     for verdict in verdicts:
-        said = {True: "accepts the tree", False: "does not accept the tree", None: "was not run"}[verdict.accepted]
+        outcome = {True: "accepts the tree", False: "does not accept the tree", None: "was not run"}[verdict.accepted]
         if any(note.startswith(f"{verdict.checker}: ") for note in report.notes) and verdict.accepted:
-            said = "would accept the tree with real data and full-length tests"
-        console.out.print(Text(f"official {verdict.checker} {said}", "bold"))
+            outcome = "would accept the tree with real data and full-length tests"
+        console.out.print(Text(f"official {verdict.checker} {outcome}", "bold"))
         _show_lines(verdict.reasons, "reason")
         if verdict.warnings:
             console.out.print(Text(f"official {verdict.checker} also warns, without refusing the tree for it"))
@@ -147,7 +147,7 @@ def _show_lines(lines: tuple[str, ...], noun: str) -> None:
 
 
 def facts(report: CheckReport, verdicts: list[CheckerVerdict], rehearsal: bool) -> dict[str, object]:
-    """The findings as `--json` prints them."""
+    """The findings for `--json`."""
     return {
         "round": report.round.name,
         "rehearsal": rehearsal,

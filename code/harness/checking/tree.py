@@ -1,7 +1,7 @@
 """A submission tree on disk, read without trusting its contents.
 
-Everything broken becomes a `Problem`: the functions are generators that yield problems and return what could be read,
-so that a check can continue as far as possible: ``value = yield from read_object(...)``.
+Everything broken becomes a `Problem`: the functions are generators that yield problems and return the values that could
+be read, so that a check can continue as far as possible: ``value = yield from read_object(...)``.
 """
 
 import io
@@ -28,9 +28,9 @@ class Problem:
     what: str
     cure: str
     mark: bool = False
-    """Whether it is only a mark of a rehearsal or a development run; a rehearsal may contain those."""
+    """Whether it is only a mark of a rehearsal or a development run, which a rehearsal may contain."""
     stand_in: bool = False
-    """Whether stand-ins or a short test cause it in a rehearsal, where it is only worth a note."""
+    """Whether stand-ins or a short test cause it in a rehearsal, where it becomes only a note."""
 
 
 Findings = Generator[Problem, None, T]
@@ -120,7 +120,7 @@ class Tree:
 
 
 def values_of(findings: Findings[T]) -> T:
-    """The return value of a check, without its problems, which another call reports."""
+    """The return value of a check; its problems are dropped, since another call reports them."""
     while True:
         try:
             next(findings)
@@ -157,7 +157,7 @@ def read_text(tree: Tree, path: str, cure: str) -> Findings[str | None]:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines as reading a text file gives them; ``str.splitlines`` also splits at other characters."""
+    """The lines that reading a text file would give; ``str.splitlines`` also splits at other characters."""
     return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
 
 

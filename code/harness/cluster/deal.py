@@ -8,17 +8,17 @@ import numpy as np
 from harness.cluster.messages import NodeReady
 from harness.task.shape import Integers
 
-_CHUNKS_OF_REST = 3  # that a node's share of the rest is divided into: large first, smaller towards the end
-_MAX_CHUNK_SECONDS = 1.0  # of a node's work in a chunk: progress stays visible, and the last chunk ends soon
+_CHUNKS_OF_REST = 3  # per share that a node has in the remaining work: large first, smaller towards the end
+_MAX_CHUNK_SECONDS = 1.0  # of a node's work: progress stays visible, and the last chunk ends soon
 _MAX_CHUNKS_PER_SECOND = 250  # of all nodes: more would keep the driver busy with messages
-_IN_FLIGHT = 2  # times a batch per stream, and chunks of a node: it computes one while the other one travels
+_IN_FLIGHT = 2  # chunks per node, and batches per stream: one is computed while the other is sent
 _MIN_BATCH_DIVISOR = 4  # at the end a stream gets at least a quarter of a batch, so that all streams end together
-_KNOWN_SECONDS = 2.0  # of the test that weigh as much as the rate that a node measured before it
+_KNOWN_SECONDS = 2.0  # the weight of the rate that a node measured before the test, in seconds of the test
 _Numbers = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 class Power(NamedTuple):
-    """What a node can do."""
+    """The capacity of a node."""
 
     rate: float
     """Cost units/s."""
@@ -29,7 +29,7 @@ class Power(NamedTuple):
 
 
 def power(ready: NodeReady) -> Power:
-    """The power of a node, as it reported it."""
+    """The capacity that a node reported."""
     return Power(ready.rate, ready.largest * ready.streams, ready.largest)
 
 
@@ -40,32 +40,32 @@ class OfflineDealer:
         self._nodes = nodes
         self._cumulative = np.zeros(1, np.int64)
         """Cost of the samples before each position, int64 (n + 1,)."""
-        self._most = self._done = 0
+        self._max_samples = self._done = 0
         self._rates = _usable([node.rate for node in nodes])
         self._history = [(rate * _KNOWN_SECONDS, _KNOWN_SECONDS) for rate in self._rates.tolist()]
-        """Cost that each node has computed, and its seconds."""
+        """Cost that each node has computed, and the seconds it took."""
         self._outstanding = np.zeros(len(nodes))
-        """Cost that each node holds."""
+        """Cost of each node's unanswered samples."""
         self._chunks, self._samples = [0] * len(nodes), [0] * len(nodes)
         self._began = [False] * len(nodes)
         self._seconds = max(_MAX_CHUNK_SECONDS, len(nodes) / _MAX_CHUNKS_PER_SECOND)
 
-    def begin(self, costs: Integers, most: int) -> None:
+    def begin(self, costs: Integers, max_samples: int) -> None:
         """Begin a query, once nothing is left of the previous one; ``costs`` is int64 (n,), in the order of dealing.
 
-        A chunk has at most ``most`` samples, in whole batches, but at least one batch.
+        A chunk has at most ``max_samples``, in whole batches, but at least one batch.
         """
         self._cumulative = np.concatenate([np.zeros(1, np.int64), np.cumsum(costs)])
-        self._most, self._done = most, 0
+        self._max_samples, self._done = max_samples, 0
         self._began = [False] * len(self._nodes)
 
     @property
     def left(self) -> slice:
-        """The positions of the samples that no node has yet."""
+        """The positions of the samples that no node has received."""
         return slice(self._done, len(self._cumulative) - 1)
 
     def rest(self) -> slice | None:
-        """Take all that is left, as positions; None if nothing is."""
+        """Take all remaining samples, as positions; None if there are none."""
         left = self.left
         self._done = left.stop
         return left if left.start < left.stop else None
@@ -77,18 +77,18 @@ class OfflineDealer:
             return None
         count = self._count(node, power, left)
         if count:
-            most = max(power.batch, self._most - self._most % power.batch)
-            start, self._done = self._done, self._done + min(count, most, left)
+            limit = max(power.batch, self._max_samples - self._max_samples % power.batch)
+            start, self._done = self._done, self._done + min(count, limit, left)
             self._chunks[node] += 1
             self._samples[node] += self._done - start
             self._outstanding[node] += self._cumulative[self._done] - self._cumulative[start]
         return slice(start, self._done) if count else None
 
     def _count(self, node: int, power: Power, left: int) -> int:
-        """Samples of a node's next chunk, not more than are left; 0 to wait for its next answer."""
+        """Samples of a node's next chunk, of the ``left`` remaining ones; 0 to wait for its next answer."""
         work, fill_cost = self._cost(left), self._cost(min(power.fill, left))
         rate, together = float(self._rates[node]), float(self._rates.sum())
-        # If work could be divided freely, all nodes would finish at the moment when this one has computed its share.
+        # If work could be divided freely, all nodes would finish when this one has computed its share.
         share = (work + float(self._outstanding.sum())) * rate / together
         room = share - float(self._outstanding[node])
         if room >= fill_cost:
@@ -98,7 +98,7 @@ class OfflineDealer:
                 return power.fill
             count = self._within(min(work * rate / together / _CHUNKS_OF_REST, room, self._seconds * rate))
             return max(count - count % power.batch, power.fill)
-        # At the end, each stream gets a part of a batch: a batch on one of them would take too long.
+        # At the end, each stream gets part of a batch: a whole batch on one of them would take too long.
         if len(self._nodes) > _MAX_CHUNKS_PER_SECOND:  # the messages for smaller chunks would take longer
             return 0 if self._chunks[node] and room < fill_cost / 2 else power.fill
         streams = power.fill // power.batch
@@ -109,12 +109,12 @@ class OfflineDealer:
         return max(self._within(room / streams), smallest)
 
     def _cost(self, count: int) -> float:
-        """Of the next ``count`` samples."""
+        """The cost of the next ``count`` samples."""
         return float(self._cumulative[self._done + count] - self._cumulative[self._done])
 
     def _within(self, cost: float) -> int:
-        """The next samples that cost at most this together."""
-        # With a key of another type, numpy would convert all costs, every time.
+        """The number of next samples whose total cost is at most ``cost``."""
+        # With a key of another type, numpy would convert all costs on every call.
         end = self._cumulative.dtype.type(self._cumulative[self._done] + max(cost, 0.0))
         return int(np.searchsorted(self._cumulative, end, side="right")) - 1 - self._done
 
@@ -132,7 +132,7 @@ class ServerDealer:
     """Gives each query to the node that would complete it first.
 
     With exact costs and rates, queries wait no longer than in a single queue for the streams of all nodes, provided
-    that what a node has already computed of its current samples counts as done: it is estimated.
+    that the computed part of each node's current samples counts as done. This part is estimated.
     """
 
     def __init__(self, nodes: Sequence[Power]) -> None:
@@ -144,7 +144,7 @@ class ServerDealer:
         self._last = -1
 
     def choose(self, costs: Sequence[int], now: float) -> int:
-        """The node for queries of these costs, which count as outstanding from ``now`` on, a moment in seconds."""
+        """The node for queries of these costs, which count as outstanding from ``now`` on, a time in seconds."""
         done = self._done(now)
         waits = (self._outstanding - done + sum(costs)) / self._rates
         best = np.flatnonzero(waits <= waits.min() * (1 + 1e-9))
@@ -164,12 +164,12 @@ class ServerDealer:
         self._advance(node, max(0.0, done), now)
 
     def _done(self, now: float) -> _Numbers:
-        """The cost that each node has probably computed of its samples; at most that of those on its streams."""
+        """The cost that each node has probably computed; at most that of the samples on its streams."""
         done: _Numbers = np.minimum((now - self._since) * self._speeds, self._serving)
         return done
 
     def _advance(self, node: int, done: float, now: float) -> None:
-        """Restart a node's estimate at ``now``, where it has computed ``done`` of what it holds."""
+        """Restart a node's estimate at ``now``, when it has computed ``done`` of its samples' cost."""
         held, streams = self._held[node], self._streams[node]
         self._serving[node] = sum(held[:streams])
         speed = self._speeds[node] = self._rates[node] * min(1.0, len(held) / streams)

@@ -24,7 +24,7 @@ def connect_threads(number: int, request: NodeRequest, beat: Beat) -> Sequence[L
     """Links to ``number`` nodes in this process, which share its cores.
 
     Raises:
-        HarnessError: what `NodeRequest.prepare` raises; no node is left behind.
+        HarnessError: as raised by the function `NodeRequest.prepare`; no node is left behind.
     """
     prepare, links = find_prepare(request.prepare), list[LocalLink]()
     try:

@@ -13,12 +13,12 @@ from harness.scenarios.base import Estimate
 from harness.task.shape import Array, Integers
 
 DATA, INDICES = "data", "indices"
-"""What is sent to the nodes: the samples themselves, or only their indices, to nodes that hold the data set."""
+"""The payload of parcels: the samples themselves, or only their indices, for nodes that hold the data set."""
 
 
 @dataclass(frozen=True)
 class NodeRequest:
-    """What a node must prepare."""
+    """The driver's request that a node prepares a test."""
 
     settings: bytes
     """The run's settings, pickled; only the function ``prepare`` reads them."""
@@ -57,7 +57,7 @@ class Answers:
     buffer: NDArray[np.uint8]
     """(bytes,): all responses, one after the other."""
     batches: int
-    """Batches that were computed for this parcel."""
+    """Batches computed for this parcel."""
     padded: int
     """Cost units that the engine computed for it, including padding."""
     done_cost: int
@@ -68,7 +68,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class NodeReady:
-    """What a node reports once it is warmed up."""
+    """The report of a node that is warmed up."""
 
     name: str
     """Its name in messages."""

@@ -27,14 +27,14 @@ class Prepare(Protocol):
     """The function that `NodeRequest.prepare` names; the driver chooses the node's ``name``."""
 
     def __call__(self, request: NodeRequest, name: str, beat: Beat) -> tuple[Node, NodeReady]:
-        """The node, warmed up, and what the driver must know about it; raises whatever must end the run."""
+        """The warmed-up node, and its report to the driver; raises any error that must end the run."""
 
 
 class Node:
     """Answers parcels with the SUT of a prepared scenario. Its methods may be called from any thread."""
 
     def __init__(self, scenario: Scenario, samples: str) -> None:
-        """``samples`` is `DATA` or `INDICES`; with `INDICES`, the data set holds what the last `load` asked for."""
+        """``samples`` is `DATA` or `INDICES`; with `INDICES`, the data set holds the samples of the last `load`."""
         self._scenario = scenario
         self._library = scenario.sut.qsl
         self._carrier: Carrier | None = None
@@ -44,7 +44,7 @@ class Node:
         self._test: _NodeTest | None = None
 
     def open(self, failed: Callable[[BaseException], None]) -> None:
-        """Begin a test, with a new scheduler; ``failed`` gets the error that ends it, once, on any thread."""
+        """Begin a test with a new scheduler; ``failed`` gets the error that ends it, once, on any thread."""
         self.close()
         self._test = _NodeTest(self._scenario, self._carrier, failed)
 
@@ -116,12 +116,12 @@ class _NodeTest:
         self._position = np.zeros(len(self._free), np.int64)
         self._ran = threading.local()
         self._began = time.process_time()
-        self._cpu, self._looked = 0.0, time.perf_counter()
+        self._cpu, self._cpu_read_at = 0.0, time.perf_counter()
         self.scheduler = scenario.scheduler(self._complete, self)
         self.scheduler.on_failure = self._fail
 
     def close(self) -> None:
-        """End the threads; nothing is reported from now on."""
+        """End the threads; nothing is reported afterwards."""
         self._over = True
         self.scheduler.stop()
         self.scheduler.close()
@@ -134,7 +134,7 @@ class _NodeTest:
         self._ran.shape = work.shape
 
     def answer(self, parcel: Parcel, done: Callable[[Answers], None]) -> None:
-        """As `Node.answer`."""
+        """See `Node.answer`."""
         try:
             with self._accepting:  # the carrier takes one parcel at a time
                 places = self._take(len(parcel.ids))
@@ -161,7 +161,7 @@ class _NodeTest:
             self._failed(error)
 
     def _take(self, count: int) -> Integers:
-        """Reserve ``count`` places, the lowest free ones: batches of adjacent places need no copy."""
+        """Reserve the ``count`` lowest free places: batches of adjacent places need no copy."""
         with self._lock:
             free = np.flatnonzero(self._free)
             if len(free) < count:
@@ -182,7 +182,7 @@ class _NodeTest:
 
     def _complete(self, ids: list[int], responses: Responses) -> None:
         places = np.array(ids, dtype=np.int64)
-        shape: Shape = getattr(self._ran, "shape", Shape(0, 0))  # a scheduler that was stopped has no observer
+        shape: Shape = getattr(self._ran, "shape", Shape(0, 0))  # a stopped scheduler has no observer
         finished = []
         with self._lock:
             numbers, positions = self._number[places], self._position[places]
@@ -204,8 +204,8 @@ class _NodeTest:
 
     def _finish(self, pending: _Pending) -> None:
         # Reading a process's time may take milliseconds in a container.
-        if (now := time.perf_counter()) > self._looked + _CPU_READING_SECONDS:
-            self._looked, self._cpu = now, time.process_time() - self._began
+        if (now := time.perf_counter()) > self._cpu_read_at + _CPU_READING_SECONDS:
+            self._cpu_read_at, self._cpu = now, time.process_time() - self._began
         if not self._over:
             pending.done(pending.answers(self._cpu))
 

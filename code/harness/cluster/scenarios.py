@@ -1,4 +1,4 @@
-"""LoadGen's scenarios with several nodes: the sum of what the nodes measured, and a scheduler that deals to them."""
+"""LoadGen's scenarios with several nodes: their measurements added up, and a scheduler that deals to them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from harness.task.shape import Integers
 from harness.task.sut import SUT
 
 _PILOT_SECONDS = 1.0  # of work for all nodes, to measure their joint rate
-_MAX_PILOT_SAMPLES = 1e6  # of that work
-_MIN_SHARE_OF_RATES = 0.7  # of the sum of their rates: in such a short query, nodes do not end at the same moment
+_MAX_PILOT_SAMPLES = 1e6  # in that work
+_MIN_SHARE_OF_RATES = 0.7  # of the sum of their rates: in such a short query, nodes do not end at the same time
 
 
 class _ClusterScenario(Scenario):
@@ -27,10 +27,10 @@ class _ClusterScenario(Scenario):
 
     def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float, links: Sequence[Link]) -> None:
         super().__init__(sut, costs, max_cost, bound)
-        self.links, self.travels = links, DATA
+        self.links, self.payload = links, DATA
 
     def get_ready(self, indices: Integers, listener: Listener) -> float:
-        """Seconds of the slowest batch of any node; they are ready already."""
+        """Seconds of the slowest batch of any node; the nodes are already ready."""
         return max(link.ready.slowest for link in self.links)
 
     def describe(self) -> dict[str, object]:
@@ -52,8 +52,8 @@ class NodesOffline(_ClusterScenario, Offline):
 
     def _reached(self, indices: Integers, rate: float, listener: Listener) -> float:
         """Samples/s of all nodes on a query that takes `_PILOT_SECONDS` at ``rate``, or fills all streams once."""
-        least = sum(link.ready.largest * link.ready.streams for link in self.links)
-        count = max(least, round(min(_MAX_PILOT_SAMPLES, _PILOT_SECONDS * rate)))
+        minimum = sum(link.ready.largest * link.ready.streams for link in self.links)
+        count = max(minimum, round(min(_MAX_PILOT_SAMPLES, _PILOT_SECONDS * rate)))
         spread = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(np.int64)
         query = np.resize(indices[spread], count)
         scheduler = self.scheduler(lambda ids, responses: listener.ran())
@@ -70,8 +70,8 @@ class NodesOffline(_ClusterScenario, Offline):
         return Trial(rate, rate * MARGIN)
 
     def scheduler(self, complete: Complete, observer: Observer | None = None) -> Scheduler:
-        """Deals chunks of the query."""
-        return ClusterScheduler.offline(self.sut.qsl, self.links, complete, observer, self.travels)
+        """A scheduler that deals chunks of the query."""
+        return ClusterScheduler.offline(self.sut.qsl, self.links, complete, observer, self.payload)
 
 
 class NodesServer(_ClusterScenario, Server):
@@ -91,12 +91,12 @@ class NodesServer(_ClusterScenario, Server):
         return super()._cautious(indices, peak) if peak else _total(self.links)
 
     def scheduler(self, complete: Complete, observer: Observer | None = None) -> Scheduler:
-        """Deals query by query."""
-        return ClusterScheduler.server(self.sut.qsl, self.links, complete, self.bound, observer, self.travels)
+        """A scheduler that deals query by query."""
+        return ClusterScheduler.server(self.sut.qsl, self.links, complete, self.bound, observer, self.payload)
 
 
 Clustered = NodesOffline | NodesServer
-"""A scenario of several nodes."""
+"""A scenario with several nodes."""
 
 
 def clustered(kind: type[Scenario]) -> type[NodesOffline] | type[NodesServer]:
@@ -128,7 +128,7 @@ def _total(links: Sequence[Link]) -> Estimate:
 
 
 def _shapes(links: Sequence[Link]) -> list[list[int]]:
-    """[batch, length] of every shape of any node."""
+    """[batch, length] of all shapes that any node uses."""
     found: set[tuple[int, ...]] = set()
     for link in links:
         shapes = link.ready.scenario.get("shapes")

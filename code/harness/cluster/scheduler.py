@@ -29,16 +29,17 @@ Clock = Callable[[], float]
 PARCEL_BYTES = 4 << 20
 """Approximate maximum size of a message, unless a batch of the node is larger.
 
-A node that receives more at once takes longer for each image: its caches do not hold the pixels until they are read.
+A node that receives more at once takes longer for each image: the pixels no longer stay in its caches until they are
+read.
 """
-_SAME_MESSAGE_SECONDS = 0.0005  # Server queries that arrive within them are sent together
+_SAME_MESSAGE_SECONDS = 0.0005  # Server queries that arrive within this time are sent together
 _MAX_MESSAGES_IN_A_ROW = 8  # of Server: if more queries wait, several go to one node
 _NO_TIMES = np.empty(0)
 
 
 @dataclass
 class NodeCounters:
-    """What a node has done in a test; written under the scheduler's lock, read at any time."""
+    """A node's progress in a test; written under the scheduler's lock, read at any time."""
 
     name: str
     parcels: int = 0
@@ -47,15 +48,15 @@ class NodeCounters:
     padded: int = 0
     done_cost: int = 0
     cpu_seconds: float = 0.0
-    """Of the node's process, as it reports them."""
+    """CPU time of the node's process, as it reports it."""
     began: float = 0.0
-    """When it got its first parcel, in seconds of the scheduler's clock; 0 if it got none."""
+    """When it received its first parcel, in seconds of the scheduler's clock; 0 if it received none."""
     ended: float = 0.0
     """When its last answer arrived."""
     idle: float = 0.0
     """Seconds without a parcel, up to its last one."""
     free_since: float | None = None
-    """Since when it has had no parcel; None if it has one, or if the test has not begun."""
+    """When it became free of parcels; None if it has one, or if the test has not begun."""
 
     def idle_until(self, end: float) -> float:
         """Seconds without a parcel, from the beginning of the test until ``end``."""
@@ -87,7 +88,7 @@ class _LinkedNode:
 
 
 class ClusterScheduler(Scheduler):
-    """Owns the query ids of a test that nodes compute. The first failure of any node ends the test."""
+    """Owns the query ids of a test that nodes compute. The first failure of a node ends the test."""
 
     def __init__(
         self,
@@ -95,12 +96,12 @@ class ClusterScheduler(Scheduler):
         links: Sequence[Link],
         complete: Complete,
         observer: Observer | None = None,
-        travels: str = DATA,
+        payload: str = DATA,
         clock: Clock = time.perf_counter,
     ) -> None:
-        """``travels`` is what is sent to the nodes: `DATA` or `INDICES`."""
+        """``payload`` says what is sent to the nodes: `DATA` or `INDICES`."""
         super().__init__(qsl, complete, observer)
-        self._travels, self._clock = travels, clock
+        self._payload, self._clock = payload, clock
         self._parcels = self._passed_on = 0
         self._answered_all = threading.Condition()
         self._nodes = [_LinkedNode(place, link, NodeCounters(link.name)) for place, link in enumerate(links)]
@@ -114,10 +115,10 @@ class ClusterScheduler(Scheduler):
         links: Sequence[Link],
         complete: Complete,
         observer: Observer | None = None,
-        travels: str = DATA,
+        payload: str = DATA,
     ) -> ClusterScheduler:
         """For a query that holds all samples."""
-        return OfflineCluster(qsl, links, complete, observer, travels)
+        return OfflineCluster(qsl, links, complete, observer, payload)
 
     @staticmethod
     def server(
@@ -126,17 +127,17 @@ class ClusterScheduler(Scheduler):
         complete: Complete,
         bound: float,
         observer: Observer | None = None,
-        travels: str = DATA,
+        payload: str = DATA,
     ) -> ClusterScheduler:
         """For queries that arrive at random; ``bound`` is the latency bound in seconds."""
-        scheduler = ServerCluster(qsl, links, complete, observer, travels)
+        scheduler = ServerCluster(qsl, links, complete, observer, payload)
         scheduler.late_after = bound
         scheduler.start()
         return scheduler
 
     @property
     def nodes(self) -> Sequence[NodeCounters]:
-        """What each node has done, in the order of the links."""
+        """The progress of each node, in the order of the links."""
         return [node.counters for node in self._nodes]
 
     def give_up(self) -> None:
@@ -146,7 +147,7 @@ class ClusterScheduler(Scheduler):
             node.link.give_up()
 
     def stop(self) -> None:
-        """Stop, and let the nodes give up, so that they are soon free."""
+        """Stop, and make the nodes give up, so that they are soon free."""
         super().stop()
         for node in self._nodes:
             node.link.give_up()
@@ -159,12 +160,12 @@ class ClusterScheduler(Scheduler):
 
     @abstractmethod
     def _free(self, node: _LinkedNode, sent: _Sent, seconds: float) -> None:
-        """Called after a node answered a parcel, which took it ``seconds``."""
+        """Called after a node answered a parcel, for which it took ``seconds``."""
 
     def _send(
         self, node: _LinkedNode, ids: NDArray[np.uint64], indices: Integers, costs: Integers, arrivals: Floats
     ) -> None:
-        """Send one parcel; ``costs`` has one entry per sample. Once the test is given up, answer it here instead."""
+        """Send one parcel; ``costs`` has one entry per sample. After `give_up`, answer it here instead."""
         if self.failed.is_set():
             return
         if self._given_up:
@@ -172,7 +173,7 @@ class ClusterScheduler(Scheduler):
                 self.counters.completed += len(ids)
             self._complete(ids.tolist(), no_responses(len(ids)))
             return
-        packed = self.qsl.pack(indices) if self._travels == DATA else None
+        packed = self.qsl.pack(indices) if self._payload == DATA else None
         with self._lock:
             now, counters = self._clock(), node.counters
             parcel = Parcel(self._parcels, ids, indices, packed)
@@ -211,7 +212,7 @@ class ClusterScheduler(Scheduler):
             self._answered_all.notify_all()
 
     def _count(self, node: _LinkedNode, sent: _Sent, answers: Answers) -> float:
-        """Update the counters before LoadGen, at the last answer, ends the test; returns the node's seconds of work."""
+        """Update the counters before the last answer lets LoadGen end the test; returns the node's busy seconds."""
         count = len(answers.ids)
         with self._lock:
             end, mine, all_nodes = self._clock(), node.counters, self.counters
@@ -252,10 +253,10 @@ class OfflineCluster(ClusterScheduler):
         links: Sequence[Link],
         complete: Complete,
         observer: Observer | None = None,
-        travels: str = DATA,
+        payload: str = DATA,
         clock: Clock = time.perf_counter,
     ) -> None:
-        super().__init__(qsl, links, complete, observer, travels, clock)
+        super().__init__(qsl, links, complete, observer, payload, clock)
         self._dealer = OfflineDealer(self._powers)
         self._ids, self._indices = np.empty(0, np.uint64), np.empty(0, np.int64)
 
@@ -272,14 +273,14 @@ class OfflineCluster(ClusterScheduler):
             order = self.qsl.arrange(indices)
             order = order[np.argsort(-self.qsl.cost(indices)[order], kind="stable")]
             self._ids, self._indices = query_ids[order], indices[order]
-            self._dealer.begin(self.qsl.cost(self._indices), self._most(self._indices))
+            self._dealer.begin(self.qsl.cost(self._indices), self._max_samples(self._indices))
         waiting = self._nodes
         while waiting:  # every node gets one chunk before any gets two
             waiting = [node for node in waiting if self._deal(node)]
 
-    def _most(self, indices: Integers) -> int:
-        """Maximum samples of a parcel, by the size of the first and longest."""
-        if self._travels != DATA or not len(indices):
+    def _max_samples(self, indices: Integers) -> int:
+        """Maximum number of samples in a parcel, from the size of the first sample, which is the longest."""
+        if self._payload != DATA or not len(indices):
             return max(1, len(indices))
         size = sum(array.nbytes for array in self.qsl.pack(indices[:1]).values())
         return max(1, PARCEL_BYTES // max(1, size))
@@ -319,17 +320,17 @@ class ServerCluster(ClusterScheduler):
         links: Sequence[Link],
         complete: Complete,
         observer: Observer | None = None,
-        travels: str = DATA,
+        payload: str = DATA,
         clock: Clock = time.perf_counter,
     ) -> None:
-        super().__init__(qsl, links, complete, observer, travels, clock)
+        super().__init__(qsl, links, complete, observer, payload, clock)
         self._dealer = ServerDealer(self._powers)
         self._queue: deque[_Query] = deque()
         self._arrived = threading.Condition()
         self._closing = False
 
     def start(self) -> None:
-        """Start the thread that sends: LoadGen's own thread must not wait."""
+        """Start the sending thread: LoadGen's own thread must not wait."""
         self._thread = threading.Thread(target=self._work, name="deal", daemon=True)
         self._thread.start()
 

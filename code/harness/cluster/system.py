@@ -1,4 +1,4 @@
-"""The nodes as one system: an engine that stands for all of theirs, and checks that they are alike."""
+"""The nodes as one system: an engine that represents all of theirs, and checks that the nodes are alike."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FACTS: Mapping[str, Callable[[NodeReady], object]] = {
     "data set": lambda ready: ready.data,
     "Python": lambda ready: ready.versions.get("python"),
 }
-"""What must be the same on all nodes, by the name that messages use."""
+"""Facts that must be the same on all nodes, by their names in messages."""
 
 
 class NodesEngine(Engine):
@@ -61,8 +61,8 @@ class NodesEngine(Engine):
             link.close()
 
 
-def round_trip(link: Link, qsl: SampleLibrary, travels: str) -> float:
-    """Median seconds of a parcel without samples, there and back.
+def round_trip(link: Link, qsl: SampleLibrary, payload: str) -> float:
+    """Median round-trip time of an empty parcel, in seconds.
 
     Raises:
         HarnessError: the node failed, or is lost.
@@ -70,7 +70,7 @@ def round_trip(link: Link, qsl: SampleLibrary, travels: str) -> float:
     back: queue.SimpleQueue[Answers | BaseException] = queue.SimpleQueue()
     link.open(back.put, back.put)
     none = np.empty(0, np.int64)
-    packed = qsl.pack(none) if travels == DATA else None
+    packed = qsl.pack(none) if payload == DATA else None
     took = []
     for number in range(_ROUND_TRIPS):
         start = time.perf_counter()
@@ -91,11 +91,11 @@ class HeldByNodes(SampleLibrary):
         self._own, self._links = own, links
 
     def arrange(self, indices: Integers) -> Integers:
-        """As the data set does."""
+        """The order in which the driver's own data set puts them."""
         return self._own.arrange(indices)
 
     def cost(self, indices: Integers) -> Integers:
-        """As the data set does."""
+        """The costs in the driver's own data set."""
         return self._own.cost(indices)
 
     def collate(self, indices: Integers, shape: Shape) -> Mapping[str, Array]:
@@ -104,14 +104,14 @@ class HeldByNodes(SampleLibrary):
 
     def pack(self, indices: Integers) -> Mapping[str, Array]:
         """Never called."""
-        raise AssertionError("samples do not travel")
+        raise AssertionError("samples are not sent")
 
     def carrier(self, places: int) -> Carrier:
         """Never called."""
-        raise AssertionError("samples do not travel")
+        raise AssertionError("samples are not sent")
 
     def hold(self, indices: Integers) -> None:
-        """Let all nodes load these samples at the same time; raises the first error of any."""
+        """Make all nodes load these samples at the same time; raises the first error."""
         with ThreadPoolExecutor(len(self._links), thread_name_prefix="load") as pool:
             for _ in pool.map(lambda link: link.load(indices), self._links):
                 pass

@@ -1,4 +1,4 @@
-"""Checks that answers belong to their parcel: LoadGen's ids are addresses, and a foreign one crashes the process."""
+"""Checks that answers belong to their parcel: LoadGen's ids are addresses, and an unknown one crashes the process."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,13 @@ def verify(name: str, ids: NDArray[np.uint64], answers: Answers) -> Integers:
         int64 (n,): the size of each response.
 
     Raises:
-        RunFailed: an id is foreign, repeated or missing, or responses reach beyond the buffer.
+        RunFailed: an id is unknown, repeated or missing, or responses reach beyond the buffer.
     """
     parcel = f"of parcel {answers.number}"
     if len(answers.ids) != len(ids) or (np.sort(answers.ids) != np.sort(ids)).any():
         found = np.unique(answers.ids)
-        if foreign := len(np.setdiff1d(found, ids)):
-            raise RunFailed(f"node {name} answered samples that are not {parcel}: {foreign} of {len(found)}.")
+        if unknown := len(np.setdiff1d(found, ids)):
+            raise RunFailed(f"node {name} answered samples that are not {parcel}: {unknown} of {len(found)}.")
         if len(answers.ids) > len(found):
             raise RunFailed(
                 f"node {name} answered samples {parcel} twice: {len(answers.ids) - len(found)} of {len(ids)}."

@@ -1,1 +1,1 @@
-"""The commands, by what they are about; harness.cli puts them together."""
+"""The commands, grouped by subject; harness.cli assembles them."""

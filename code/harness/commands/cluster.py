@@ -1,4 +1,4 @@
-"""`harness cluster`: starts, ends and examines the machines that are one system."""
+"""`harness cluster`: starts, stops and checks the machines that form one system."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict

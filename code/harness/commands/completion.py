@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_HARNESS_COMPLETE"
-"""The environment variable with which a shell's script asks the command for completions."""
+"""The environment variable through which a shell's script requests completions from the command."""
 _ALIASES = {
     **{"compliance": "test", "round_name": "round_", "compare a": "runs", "compare b": "runs"},
     **{"models show name": "model", "models verify names": "model"},
 }
-"""Parameters, alone or after their command, that are completed like another one."""
+"""Parameters that are completed like another one, given alone or after their command."""
 
 
 def script(shell: str, program: str = "harness") -> str:
@@ -46,7 +46,7 @@ def attach(app: Typer, path: tuple[str, ...] = ()) -> None:
         if callback is None:
             continue
         name = (*path, command.name or callback.__name__)
-        # Resolved here and stored, so that typer reads the objects that are changed below, not new ones.
+        # Resolve and store the annotations, so that typer reads the objects changed below, not new ones.
         callback.__annotations__ = get_type_hints(callback, include_extras=True)
         for parameter, annotation in callback.__annotations__.items():
             kinds = [each for each in (" ".join((*name, parameter)), parameter) if each in known]
@@ -72,7 +72,7 @@ def complete(kind: str, typed: str) -> list[tuple[str, str]]:
 
 
 def _completer(kind: str) -> Callable[[str], list[tuple[str, str]]]:
-    def completer(typed: str) -> list[tuple[str, str]]:  # typer takes only a function, and looks at its parameters
+    def completer(typed: str) -> list[tuple[str, str]]:  # typer accepts only a function, and inspects its parameters
         return complete(kind, typed)
 
     return completer
@@ -108,7 +108,7 @@ def _candidates() -> dict[str, Callable[[], Mapping[str, str] | Iterable[str]]]:
     }
 
 
-# Each function imports what it needs when it is called, since every TAB builds the command line again.
+# Each function imports its modules when it is called, since every TAB builds the command line again.
 def _models(wanted: Callable[[ModelEntry], object]) -> dict[str, str]:
     from harness.catalog import manifests
 

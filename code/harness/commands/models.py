@@ -124,13 +124,13 @@ For = Annotated[
         show_default="deepsparse for sparse models and published ones, else openvino",
     ),
 ]
-"""The option `--for`, also of training."""
+"""The option `--for`, which training also has."""
 
 BenchmarkOptions = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Benchmark option that the file does not contain."),
 ]
-"""The option `--set`, also of training."""
+"""The option `--set`, which training also has."""
 
 
 def _input(images: str | None) -> str | None:

@@ -98,7 +98,7 @@ R = TypeVar("R", bound="DataclassInstance")
 
 
 def takes(request: type[R]) -> Callable[[Callable[[R], None]], Callable[..., None]]:
-    """Turn a function that takes one dataclass into a command with the dataclass's fields as options."""
+    """Turn a function of one dataclass into a command with the dataclass's fields as options."""
     hints = get_type_hints(request, include_extras=True)
     options = [
         Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])

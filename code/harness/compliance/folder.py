@@ -35,7 +35,7 @@ class Verdicts:
     delta: Verdict | None = None
     """TEST01: whether the scores are close enough, if responses differ and nothing else is wrong."""
     remarks: tuple[str, ...] = ()
-    """What is still missing for a submission."""
+    """What a submission still needs."""
 
     @property
     def passed(self) -> bool:
@@ -87,7 +87,7 @@ def check_subject(test: str, reference: Path, folder: Path) -> None:
     """Check that ``folder`` holds a log of the test, made with the scenario of the results in ``reference``.
 
     Raises:
-        ConfigError: it does not, or a log is missing: its verdicts must stay as they are.
+        ConfigError: it does not, or a log is missing; called before `verify`, so that existing verdicts stay unchanged.
         RunFailed: a log is incomplete.
     """
     audit = find_audit(test)
@@ -127,7 +127,7 @@ def _verify_responses(
 
 
 def _scores(score: Scorer, accuracy: Verdict, accuracy_log: Path, sampled: Path) -> dict[str, str]:
-    """The texts of the files with scores, by file name; none if responses are missing or broken."""
+    """The texts of the score files, by file name; none if responses are missing or broken."""
     if not accuracy.passed and not accuracy.differing:
         return {}
     texts = {SCORES: score(sampled)}

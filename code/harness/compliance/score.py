@@ -16,7 +16,7 @@ def scorer(benchmark: str, dataset: str | None) -> Scorer | None:
         dataset: Name or path; None for the full data set.
 
     Returns:
-        None if the harness does not know the benchmark, or ``dataset`` is None and the full data set is not here.
+        None if the harness does not know the benchmark, or ``dataset`` is None and the full set is not on this machine.
 
     Raises:
         ConfigError: ``dataset`` does not exist.

@@ -52,7 +52,7 @@ class Verdict:
 class _LoggedRun:
     scenario: type[Scenario]
     score: float
-    """Samples per second; of streams the latency in nanoseconds (TEST01) or its inverse per second (TEST04)."""
+    """Samples per second; for streams the latency in nanoseconds (TEST01) or its inverse per second (TEST04)."""
     bound: object
     """The latency bound in nanoseconds, as in the log."""
 
@@ -87,7 +87,7 @@ def verify_performance(reference: Path, test: Path, audit: str = "TEST01") -> Ve
 
 
 def beyond_the_rules(reference: Path, test: Path) -> str:
-    """Why a result of a stream breaks the rules of TEST04 although the official script accepts it; "" if it does not.
+    """Why a stream's result breaks the rules of TEST04 although the official script accepts it; "" if it does not.
 
     The rules allow 10 % (20 % for short latencies); the script compares rates with the limit for latencies, and so
     allows 20 % for every stream.
@@ -109,7 +109,7 @@ def beyond_the_rules(reference: Path, test: Path) -> str:
 
 
 def tolerance(scenario: type[Scenario], result: float) -> float:
-    """The fraction by which a test may differ from ``result``, that of the performance run in the unit of the log."""
+    """The fraction by which a test may differ from ``result``, the performance run's, in the unit of the log."""
     return 0.20 if result <= scenario.short_ns else 0.10
 
 
@@ -175,7 +175,7 @@ class _ResponseComparison:
     """The sampled responses of TEST01 compared with those of the accuracy run; lists contain sample indices."""
 
     matched: int
-    """The number of responses to samples that the accuracy run answered as well."""
+    """The number of responses to samples that the accuracy run also answered."""
     missing: list[int]
     """Samples that the accuracy run did not answer."""
     differing: list[int]
@@ -247,7 +247,7 @@ def _entries(log: Path) -> list[dict[str, Any]]:
 
 
 def _first(data: str, kind: np.dtype[np.generic]) -> np.generic | None:
-    """The first element; None for no bytes. ValueError: not hexadecimal or not a multiple of the element size."""
+    """The first element; None if empty. ValueError: not hexadecimal or not a multiple of the element size."""
     raw = bytes.fromhex(data)
     if len(raw) % kind.itemsize:
         raise ValueError(f"{len(raw)} bytes")

@@ -1,1 +1,1 @@
-"""What a submitter must say about systems and models, and what the runs say."""
+"""The descriptions of systems and models in a submission: from the submitter, the machine and the runs."""

@@ -1,7 +1,7 @@
 """The system description, systems/<system>.json: facts read from the machine, and fields that a person must fill in.
 
 Facts that Linux shows without root come from /proc and /sys, the rest from psutil. A field that the machine does not
-show gets a value that starts with "FILL IN" and describes the wanted one. A value that a person wrote is never
+show gets a placeholder that starts with "FILL IN" and describes the value. A value that a person wrote is never
 replaced.
 """
 
@@ -80,7 +80,7 @@ REQUIRED = tuple(field for field in FIELDS if field not in MAY_BE_EMPTY)
 STATUSES = ("available", "preview", "rdi")
 CHOICES = {"division": DIVISIONS, "status": STATUSES, "system_type": SYSTEM_TYPES}
 WHOLE = {"number_of_nodes": 1, "accelerators_per_node": 0, "host_processors_per_node": 1}
-"""Whole numbers, with their minimum: an official checker multiplies them, or the report of the results reads them."""
+"""Whole numbers, with their minimum: an official checker multiplies them, or the final report reads them."""
 
 MARK = "FILL IN"
 """The start of a value that a person must replace."""
@@ -185,7 +185,7 @@ def is_count(field: str, text: str) -> bool:
 
 
 def _is_absent(field: str, value: Any) -> bool:
-    """Whether a value only holds a field's place; others are a person's, even if no checker accepts them."""
+    """Whether a value is only a placeholder; any other is a person's, even if no checker accepts it."""
     return not value or marked(value) or (field in WHOLE and str(value).strip().upper() == "N/A")
 
 
@@ -212,14 +212,14 @@ def init_system(path: Path, given: Mapping[str, str]) -> tuple[dict[str, Any], l
         if field in _FROM_MACHINE and field not in given and machine[field] and not marked(machine[field])
         if str(values[field]) != machine[field]
     ]
-    write_text(path.resolve(), json.dumps(values, indent=4, ensure_ascii=False) + "\n")  # a link stays one
+    write_text(path.resolve(), json.dumps(values, indent=4, ensure_ascii=False) + "\n")  # keeps a symbolic link
     return values, disagree
 
 
 def machines_of(hosts: Hosts) -> dict[str, str]:
     """The fields that a cluster determines: the number of its machines, including this one, where LoadGen runs.
 
-    The machines of a cluster that is only joined are unknown, and a person must fill them in.
+    If the harness only joins a running cluster, its machines are unknown, and a person must fill in their number.
     """
     if hosts.local:
         return {"number_of_nodes": "1"}
@@ -252,10 +252,10 @@ def description_file(folder: Path, system: str | None) -> Path:
 
 
 def parse_fields(pairs: Iterable[str]) -> dict[str, str]:
-    """FIELD=VALUE texts as a table.
+    """The values in FIELD=VALUE texts, by field.
 
     Raises:
-        ConfigError: one is not of that form.
+        ConfigError: one does not have that form.
     """
     values = {}
     for pair in pairs:
@@ -307,7 +307,7 @@ def describe_machine(root: Path = Path("/")) -> dict[str, str]:
     hardware = describe_hardware(root)
     found = {
         **_NO_ACCELERATOR,
-        "division": "open",  # a package writes its own
+        "division": "open",  # `harness package` writes its own
         "number_of_nodes": "1",
         "system_name": hardware.product,
         "host_processor_model_name": hardware.processor,

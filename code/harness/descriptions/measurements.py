@@ -1,7 +1,7 @@
 """Measurements: the data types and the origin of a model, as a submission must state them.
 
-They come from the records of the official runs (run.json), so that they always match those runs, and from what a person
-wrote about the model.
+They come from the records of the official runs (run.json), so that they always match those runs, and from a person's
+notes on the model.
 """
 
 import json
@@ -27,10 +27,10 @@ MODEL_NOTES = "model.json"
 
 @dataclass(frozen=True)
 class ModelNotes:
-    """Facts that a person adds about a model because its file does not hold them."""
+    """Facts that a person adds about a model because its file does not contain them."""
 
     sha256: str | None = None
-    """The model's; None without notes."""
+    """The model's sha256; None without notes."""
     equivalent: bool = False
     """Whether it is the reference model, so that the closed division accepts it."""
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -62,7 +62,7 @@ def read_model_notes(path: Path) -> ModelNotes:
 
 
 def contradictions(record: Record, notes: ModelNotes) -> list[str]:
-    """Where notes contradict the model itself or describe another model, a sentence each."""
+    """How notes contradict the model itself or describe another model, one sentence each."""
     model = record.model
     if notes.sha256 and notes.sha256 != model.sha256:
         return [f"it describes the model {notes.sha256[:12]}..., but {model.name} is {str(model.sha256)[:12]}..."]
@@ -80,7 +80,7 @@ def measurements(record: Record, notes: ModelNotes) -> dict[str, str]:
 
 
 def stated(model: Model, notes: ModelNotes) -> dict[str, str]:
-    """As `measurements`, but for a model that has not run yet: the data type of the weights is that of its file."""
+    """Like `measurements`, but for a model that has not run yet: the data type of the weights is that of its file."""
     return _noted(_stated(model), notes)
 
 
@@ -108,7 +108,7 @@ def _stated(model: Model) -> dict[str, str]:
 
 
 def weight_data_types(record: Record) -> str:
-    """The data type in which weights are computed: an engine may round those that the file holds in FP32."""
+    """The data type of the weights as computed: an engine may round weights that the file stores in FP32."""
     rounded = record.engine.precision not in (None, "f32")
     return str(record.engine.precision) if rounded and record.model.precision == "fp32" else record.model.precision
 
@@ -119,7 +119,7 @@ def unknown(values: Mapping[str, str]) -> list[str]:
 
 
 def unstated(model: Model, fields: Sequence[str], path: Path) -> str:
-    """A sentence on fields that the model does not state, and what to write to its notes at ``path``."""
+    """A message about fields that the model does not state, with the text for its notes at ``path``."""
     example = json.dumps({"sha256": model.sha256, **dict.fromkeys(fields, "...")})
     return f"model {model.name} does not state its {', '.join(fields)}: write {example} to {path}."
 

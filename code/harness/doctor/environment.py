@@ -38,7 +38,7 @@ def instruction_sets(root: Path, deepsparse: bool = False) -> Iterator[Finding]:
         return
     arm = "asimd" in flags or "Features" in text
     sets = {name: not flags.isdisjoint(words) for name, words in (_ARM_SETS if arm else _SETS).items()}
-    has, lacks = (", ".join(name for name, there in sets.items() if there is wanted) for wanted in (True, False))
+    has, lacks = (", ".join(name for name, found in sets.items() if found is wanted) for wanted in (True, False))
     words = "; ".join(part for part in (has, lacks and f"without {lacks}") if part)
     int8 = "dot product" if arm else "VNNI"
     if not arm and not sets["AVX2"]:
@@ -52,7 +52,7 @@ def instruction_sets(root: Path, deepsparse: bool = False) -> Iterator[Finding]:
 
 
 def cores(root: Path, usable: set[int] | None = None) -> Iterator[Finding]:
-    """Cores, hyper-threads, sockets, and limits on how many of them this process may use."""
+    """Cores, hyper-threads, sockets, and limits on their use by this process."""
     online = online_cpus(root)
     present = {int(path.name[3:]) for path in online} or set(range(os.cpu_count() or 1))
     if usable is None:
@@ -152,7 +152,7 @@ def memory(root: Path) -> Iterator[Finding]:
 def other_processes(
     root: Path, seconds: float = 0.5, sleep: Callable[[float], object] = time.sleep, own: int | None = None
 ) -> Iterator[Finding]:
-    """CPU time that other processes, and a virtual machine's host, take during ``seconds``."""
+    """CPU time that other processes and a virtual machine's host take during ``seconds``."""
     before, each_before = _cpu_time(root), _processes(root)
     sleep(seconds)
     after, each_after = _cpu_time(root), _processes(root)

@@ -1,6 +1,6 @@
 """`harness doctor`: finds what would block or slow a run here; each line is good, warning or bad, with a fix.
 
-It must work with a broken or partial installation, so every check imports what it needs when it runs, and a check that
+It must work with a broken or partial installation, so every check imports its modules when it runs, and a check that
 fails becomes a line of the report.
 """
 
@@ -48,10 +48,10 @@ def checks(official: bool = False, top: Path = ROOT, root: Path = Path("/")) -> 
     ]
 
 
-def look(made: list[Check], done: Callable[[], object] = lambda: None) -> list[Finding]:
+def look(wanted: list[Check], done: Callable[[], object] = lambda: None) -> list[Finding]:
     """Run the checks; ``done`` is called after each."""
     found: list[Finding] = []
-    for subject, check in made:
+    for subject, check in wanted:
         try:
             found += check()
         except ImportError as error:
@@ -87,9 +87,9 @@ def examine(official: bool = False, as_json: bool = False) -> int:
     Returns:
         1 if something blocks a run, else 0.
     """
-    made = checks(official)
-    with _progress(len(made)) as done:
-        found = look(made, done)
+    wanted = checks(official)
+    with _progress(len(wanted)) as done:
+        found = look(wanted, done)
     blocked = any(finding.level == BAD for finding in found)
     if as_json:
         records = [finding._asdict() for finding in found]

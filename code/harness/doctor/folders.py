@@ -16,7 +16,7 @@ _MINIMUM_DISK, _ENOUGH_DISK = 200 * 2**20, 5 * 2**30
 
 
 def folders(top: Path) -> Iterator[Finding]:
-    """Whether all folders that runs write to are writable; missing ones are created by a run."""
+    """Whether all folders that runs write to are writable; runs create missing ones."""
     good = []
     for name in _WRITTEN:
         folder = top / name
@@ -29,21 +29,21 @@ def folders(top: Path) -> Iterator[Finding]:
 
 
 def writable(folder: Path, subject: str) -> Iterator[Finding]:
-    """What prevents files from being created in a folder; tried in practice, as permissions do not show everything."""
-    there = next((path for path in (folder, *folder.parents) if os.path.lexists(str(path))), folder)
-    if not there.is_dir():
-        yield Finding(BAD, f"{subject}/", f"{there} is not a folder", "move it away")
+    """Obstacles to creating files in a folder, found by creating one, since permissions do not show everything."""
+    existing = next((path for path in (folder, *folder.parents) if os.path.lexists(str(path))), folder)
+    if not existing.is_dir():
+        yield Finding(BAD, f"{subject}/", f"{existing} is not a folder", "move it away")
         return
     try:
-        with tempfile.NamedTemporaryFile(dir=str(there), prefix=".doctor-"):
+        with tempfile.NamedTemporaryFile(dir=str(existing), prefix=".doctor-"):
             pass
     except OSError as error:
-        cure = f"run `chmod u+w {there}` as its owner, or mount it writable"
-        yield Finding(BAD, f"{subject}/", f"{there} cannot be written: {error.strerror}", cure)
+        cure = f"run `chmod u+w {existing}` as its owner, or mount it writable"
+        yield Finding(BAD, f"{subject}/", f"{existing} cannot be written: {error.strerror}", cure)
         return
-    if not there.stat().st_mode & 0o222:
-        what = f"{there} is marked read-only, which only root can ignore"
-        yield Finding(WARNING, f"{subject}/", what, f"run `chmod u+w {there}`")
+    if not existing.stat().st_mode & 0o222:
+        what = f"{existing} is marked read-only, which only root can ignore"
+        yield Finding(WARNING, f"{subject}/", what, f"run `chmod u+w {existing}`")
 
 
 def disk(top: Path) -> Iterator[Finding]:
@@ -78,7 +78,7 @@ def models() -> Iterator[Finding]:
 
 
 def datasets(official: bool = False) -> Iterator[Finding]:
-    """Whether the shipped samples are complete and the full data sets are here, as official runs require."""
+    """Whether the shipped samples are complete, and the full data sets on this machine, as official runs require."""
     from harness import paths
     from harness.catalog import manifests
     from harness.catalog.datasets import find_dataset, location

@@ -34,7 +34,7 @@ def python(version: tuple[int, ...] = sys.version_info[:3], executable: str = sy
 
 
 def required() -> Iterator[Finding]:
-    """Whether the packages that an installed harness needs are installed, without those of its extras."""
+    """Whether the packages that an installed harness needs are installed, except those of its extras."""
     from importlib import metadata
 
     declared = [each for each in metadata.requires("mlperf-cpu-harness") or [] if "extra ==" not in each]
@@ -155,7 +155,7 @@ def _import_problem(module: str) -> str:
     """Why a module cannot be imported, "" if it can; tried in a child process, as native code may crash."""
     try:
         done = subprocess.run(
-            # OpenVINO sends usage data when it is imported, unless its telemetry cannot be.
+            # OpenVINO sends usage data when it is imported, unless its telemetry package cannot be imported.
             [sys.executable, "-c", f"import sys; sys.modules['openvino_telemetry'] = None; import {module}"],
             # A run does not import modules from the current folder.
             env={**os.environ, "NM_DISABLE_ANALYTICS": "1", "PYTHONSAFEPATH": "1"},

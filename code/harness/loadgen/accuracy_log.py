@@ -1,7 +1,7 @@
 """Reads LoadGen's mlperf_log_accuracy.json; the common part of all accuracy scripts.
 
-Accepts logs of any submitter: on one line or pretty-printed, with additional keys. Each benchmark decides what a log
-must contain to have a score.
+Accepts logs of any submitter: on one line or pretty-printed, with additional keys. Each benchmark decides which
+responses a log must contain to have a score.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class LoggedResponses:
 
     @property
     def unusable(self) -> dict[str, list[int]]:
-        """The problems for `refuse` that a log with a score never has."""
+        """The problems, for `refuse`, that rule out a score."""
         return {
             f"responses are to samples outside 0-{len(self.first) + len(self.missing) - 1}": self.foreign,
             "responses are not hexadecimal": self.broken,
@@ -52,12 +52,12 @@ class LoggedResponses:
 
     @property
     def advice(self) -> str:
-        """What to do about a log with such problems."""
+        """The fix for a log with such problems."""
         return "check the data set and the number of samples" if self.foreign else "repeat the accuracy run"
 
     @property
     def prefix(self) -> int:
-        """The number of first samples for which this log would be complete; 0 if there is none."""
+        """The number of leading samples for which alone this log would be complete; 0 if there is none."""
         held = len(self.first)
         return held if self.missing[:1] == [held] and not self.foreign else 0
 
@@ -108,31 +108,31 @@ def read_entries(
         CheckFailed: the log is an empty file, damaged or truncated.
     """
     raw = read_input(log_path, "accuracy log")
-    name, stranger = f"the accuracy log {log_path}", f"{log_path} is not LoadGen's mlperf_log_accuracy.json"
+    name, not_a_log = f"the accuracy log {log_path}", f"{log_path} is not LoadGen's mlperf_log_accuracy.json"
     if not raw.strip():
         raise CheckFailed(f"{name} is empty: {repeat}.")
     try:
         log = json.loads(raw)
     except (ValueError, RecursionError) as error:
         if not raw.lstrip().startswith(b"["):
-            raise ConfigError(f"{stranger}: it is not a JSON list; check the path.") from error
+            raise ConfigError(f"{not_a_log}: it is not a JSON list; check the path.") from error
         if b"\n\n...\n\n" in raw:
             raise CheckFailed(f"{name} is truncated for submission: {untruncated}.") from error
         raise CheckFailed(f"{name} is cut off or damaged ({error}): {repeat}.") from error
     if not isinstance(log, list):
-        raise ConfigError(f"{stranger}: it is not a JSON list; check the path.")
+        raise ConfigError(f"{not_a_log}: it is not a JSON list; check the path.")
     for place, entry in enumerate(log):
         fields = (entry.get("qsl_idx"), entry.get("data")) if isinstance(entry, dict) else ()
         if [type(field) for field in fields] != [int, str]:
-            raise ConfigError(f"{stranger}: entry {place} lacks qsl_idx (integer) or data (string); check the path.")
+            raise ConfigError(f"{not_a_log}: entry {place} lacks qsl_idx (integer) or data (string); check the path.")
     return log
 
 
 def refuse(log_path: str | Path, problems: Mapping[str, Sequence[int] | NDArray[np.int64]], advice: str) -> None:
-    """Raise unless all problems are empty; ``problems`` has the affected samples by the end of a sentence.
+    """Raise an error unless all problems are empty; ``problems`` maps the end of a sentence to the affected samples.
 
     Raises:
-        CheckFailed: at least one problem concerns a sample.
+        CheckFailed: at least one problem affects a sample.
     """
     found = "; ".join(counted(what, where) for what, where in problems.items() if len(where))
     if found:
@@ -140,7 +140,7 @@ def refuse(log_path: str | Path, problems: Mapping[str, Sequence[int] | NDArray[
 
 
 def counted(what: str, where: Sequence[int] | NDArray[np.int64]) -> str:
-    """The number of samples that something concerns, and the first of them.
+    """The number of affected samples, and the first of them.
 
     >>> counted("responses are empty", [3, 4])
     '2 responses are empty (qsl_idx 3, 4)'
@@ -159,7 +159,7 @@ def run_script(score: Callable[[], tuple[str, Sequence[str], int]]) -> int:
     """Run an accuracy script: ``score`` returns the text for stdout, the warnings, and the exit code.
 
     Returns:
-        That exit code, or that of the error raised by ``score``, whose message is then printed to stderr.
+        That exit code; if ``score`` raises an error, the error's exit code, with its message printed to stderr.
     """
     try:
         with on_interrupt("nothing was written."), console.working("scoring"):

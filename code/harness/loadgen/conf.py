@@ -78,7 +78,7 @@ _MIN_QUERIES_BY_DEFAULT = 100
 
 
 OWN, TUNED = "set by the harness.", "found by harness tune"
-"""How the comments begin above a run's own lines and tuning's, which end at the next comment or empty line."""
+"""The start of the comment above lines that a run or tuning wrote, which end at the next comment or empty line."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class UserConf:
         return {key: float(entry.value) for key, entry in found.items() if entry}
 
     def without_own(self) -> UserConf:
-        """The file of which `extended` made this one: without the last of a run's own lines."""
+        """The file before `extended` last added a run's own lines."""
         starts = [n for n, line in enumerate(self.text.split("\n"), start=1) if line.startswith(f"# {OWN}")]
         return replace(self, entries=tuple(entry for entry in self.entries if not starts or entry.line < starts[-1]))
 
@@ -140,7 +140,7 @@ class UserConf:
 
 
 def read_user_conf(path: Path | None) -> UserConf:
-    """Read and check a user.conf; without a path, an empty one.
+    """Read and check a user.conf; without a path, return an empty one.
 
     Raises:
         ConfigError: the file cannot be read, or a line is wrong; the message names the line.
@@ -166,7 +166,7 @@ def read_user_conf(path: Path | None) -> UserConf:
 
 
 def min_queries(model: str, scenario: str) -> int:
-    """The min_query_count of every round's mlperf.conf, or else LoadGen's default; in Offline it counts samples.
+    """The min_query_count in every round's mlperf.conf, or else LoadGen's default; in Offline it counts samples.
 
     >>> min_queries("resnet50", "Offline"), min_queries("bert", "MultiStream"), min_queries("bert", "Server")
     (24576, 662, 100)

@@ -1,4 +1,4 @@
-"""Reads LoadGen's logs of a test: mlperf_log_detail.txt, and the meaning of its verdict."""
+"""Reads mlperf_log_detail.txt, LoadGen's log of a test, and explains its verdict."""
 
 import json
 import math
@@ -55,7 +55,7 @@ class Detail:
     def elapsed(self) -> float | None:
         """Seconds from the first query to the last answer by LoadGen's clock, to a millisecond; None if not logged."""
         try:
-            # LoadGen logs the two times as UTC, so that a power meter's log can be cut to the test.
+            # LoadGen logs both times in UTC, so that a power meter's log can be cut to the test.
             began, ended = (datetime.strptime(self.values[key], _TIME) for key in ("power_begin", "power_end"))
         except (KeyError, TypeError, ValueError):
             return None
@@ -115,19 +115,19 @@ class Detail:
 
 @dataclass(frozen=True)
 class Unfinished(Detail):
-    """A performance run that was ended before LoadGen had a result."""
+    """A performance run that was stopped before LoadGen had a result."""
 
     lasted: float
-    """Seconds until it was ended."""
+    """Seconds until it was stopped."""
 
     @property
     def duration(self) -> float:
-        """Seconds until it was ended."""
+        """Seconds until it was stopped."""
         return self.lasted
 
 
 def keep_partial(folder: Path) -> None:
-    """Keep the log of an unfinished run under a name that nothing reads as the log of a finished one."""
+    """Keep the log of an unfinished run under a name that nothing reads as a finished run's log."""
     (folder / DETAIL).rename(folder / PARTIAL)
     for name in (SUMMARY, ACCURACY):
         (folder / name).unlink(missing_ok=True)
@@ -136,7 +136,7 @@ def keep_partial(folder: Path) -> None:
 _TIME = "%m-%d-%Y %H:%M:%S.%f"
 _LAST_KEY = {"performance": "num_errors", "accuracy": "power_end"}
 _LAST_ONCE = re.compile(r"result_99\.90_percentile(_per_query)?_latency_ns")
-"""The last key of a performance run in logs of LoadGen up to 5.0, found in results of other submitters."""
+"""The last key of a performance run in logs of LoadGen up to 5.0, which other submitters' results contain."""
 _NUMBER = re.compile(r"(effective|result)_.*_(ns|ms|count|qps|overhead|sec|second)|early_stopping_latency_(ss|ms)")
 """Keys whose values are numbers."""
 
@@ -164,7 +164,7 @@ def read_detail(folder: Path, mode: str) -> Detail:
             key, value, is_error = entry["key"], entry["value"], entry["metadata"]["is_error"]
         except (KeyError, TypeError, ValueError, RecursionError):
             if number == len(lines):
-                break  # the log is truncated, and its last key is missing, which is found below
+                break  # the log is truncated: below, its last key is missing
             key = value = None
         if not isinstance(key, str) or (_NUMBER.fullmatch(key) and not is_number(value)):
             raise RunFailed(f"line {number} of {path} is not as LoadGen writes it: the log is damaged; repeat the run.")

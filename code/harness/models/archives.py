@@ -24,9 +24,9 @@ MAX_UNPACKED_BYTES = 16 * 2**30
 """Maximum unpacked size of an archive in bytes: more than any model here, less than would fill a disk."""
 _MAX_MEMBERS = 10_000  # of an archive
 _CHUNK_BYTES = 128 * 1024
-_MAX_TAR_HEADER_BYTES = 256 * 1024  # for one member: its long name, its pax records
-_MAX_ZIP_HEADER_BYTES = 4 * 2**20  # for all members: 10,000 have about 1 MB
-_MAX_XZ_BYTES = 256 * 2**20  # of memory to unpack xz; its highest preset needs 65 MiB
+_MAX_TAR_HEADER_BYTES = 256 * 1024  # for one member: its long name and its pax records
+_MAX_ZIP_HEADER_BYTES = 4 * 2**20  # for all members: 10,000 need about 1 MB
+_MAX_XZ_BYTES = 256 * 2**20  # memory to unpack xz; its highest preset needs 65 MiB
 _XZ = (b"\xfd7zXZ\0", b"\x5d\0\0")
 _PACKED: dict[bytes | tuple[bytes, ...], Callable[..., IO[bytes]]] = {
     b"\x1f\x8b": lambda file: cast(IO[bytes], gzip.GzipFile(fileobj=file)),
@@ -50,10 +50,10 @@ Reader = Callable[[], Iterator[bytes]]
 
 
 class _Oversized(Exception):
-    """A header is larger than any that an archive of a model needs."""
+    """A header is larger than any in an archive of a model."""
 
 
-_ZIP = b"PK\x03\x04"  # how a zip archive begins
+_ZIP = b"PK\x03\x04"  # the start of a zip archive
 
 
 @dataclass(frozen=True)
@@ -117,18 +117,18 @@ def _weights(archive: Path, model: str, found: IdentifiedModel) -> tuple[str, ..
 
 
 class _LimitedFile(io.RawIOBase):
-    """A file that refuses to read more than ``most`` bytes until `refill` is called.
+    """A file that refuses to read more than ``limit`` bytes until `refill` is called.
 
     `tarfile` and `zipfile` read headers of any size into memory: pax headers, GNU long names, maps of sparse files.
     """
 
-    def __init__(self, file: IO[bytes], most: int) -> None:
+    def __init__(self, file: IO[bytes], limit: int) -> None:
         self._file = file
-        self._most = self._left = most
+        self._limit = self._left = limit
 
     def refill(self) -> None:
-        """Allow ``most`` bytes again."""
-        self._left = self._most
+        """Allow ``limit`` bytes again."""
+        self._left = self._limit
 
     def readable(self) -> bool:
         return True
@@ -143,8 +143,8 @@ class _LimitedFile(io.RawIOBase):
         return self._file.tell()
 
     def read(self, size: int = -1) -> bytes:
-        most = self._left + 1
-        content = self._file.read(most if size < 0 else min(size, most))
+        one_too_many = self._left + 1
+        content = self._file.read(one_too_many if size < 0 else min(size, one_too_many))
         self._left -= len(content)
         if self._left < 0:
             raise _Oversized
@@ -251,7 +251,7 @@ def _checked(archive: Path, found: Iterator[_Member], limit: int) -> dict[str, _
 
 
 def _choose(archive: Path, members: dict[str, _Member], wanted: str | None) -> str:
-    # macOS adds a file with the same ending beside each file.
+    # Archives made on macOS contain a file ._NAME beside each file.
     models = sorted(
         name for name in members if name.endswith(".onnx") and not PurePosixPath(name).name.startswith("._")
     )

@@ -43,12 +43,12 @@ def build(
 
     A model with a recipe is also compressed, unless ``dense``: random weights by magnitude, since nothing else
     distinguishes them, and with few calibration samples; a checkpoint's weights by second-order information.
-    The file has the 8-bit operators of ``engine``, by default the one that the model was published with, and takes
-    images as ``images`` says, "uint8" or "float32"; by default as uint8 if it is an 8-bit model.
+    The file has the 8-bit operators of ``engine``, by default the one that the model was published with. ``images`` is
+    the type of its image input, "uint8" or "float32"; by default uint8 for an 8-bit model.
 
-    ``weights`` is "random", with a ``seed``, or the path of a checkpoint (see `Checkpoint`). The file's metadata record
-    the model's settings and the origin of its weights; `catalog.models.find_model` turns "random" into the caveat of
-    all results. An existing file is replaced only by the same kind: a model with random weights by another one, a
+    ``weights`` is "random", with a ``seed``, or the path of a checkpoint (see `Checkpoint`). The file's metadata
+    records the model's settings and the origin of its weights; `catalog.models.find_model` turns "random" into a caveat
+    of all results. An existing file is replaced only by the same kind: a model with random weights by another one, a
     model built here from a checkpoint by the same model.
 
     Raises:
@@ -155,7 +155,7 @@ def _graph(name: str, entry: manifests.ModelEntry, weights: Weights) -> ModelPro
 
 
 def _check_kind(path: Path, name: str | None) -> None:
-    """Check that ``path`` may be replaced by ``name`` built from a checkpoint or, for None, by random weights."""
+    """Check that ``path`` may be replaced by ``name`` built from a checkpoint or, for None, with random weights."""
     found = existing_metadata(path)
     if found is None:
         return

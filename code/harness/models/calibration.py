@@ -30,8 +30,8 @@ class Calibration:
 def calibration(model: manifests.Model, path: Path, dataset: str | None, samples: int) -> Calibration:
     """About ``samples`` samples of a data set, spread evenly over it, for the graph at ``path``.
 
-    The default is the shipped data set: a model must not be calibrated with the data it is scored on. Samples of the
-    same cost share a batch, so that nothing is padded.
+    The default is the shipped data set: a model must not be calibrated with the data that it is scored on. Samples of
+    the same cost share a batch, so that nothing is padded.
 
     Raises:
         ConfigError: the data set does not exist, ``samples`` is not positive, or the graph does not match.

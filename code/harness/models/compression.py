@@ -1,4 +1,4 @@
-"""Compresses a model file with calibration data; the new file's metadata describe the compression."""
+"""Compresses a model file with calibration data; the new file's metadata describes the compression."""
 
 import gzip
 import json
@@ -27,7 +27,7 @@ from harness.models.made import check_output, check_replaceable
 from harness.task.base import Benchmark
 
 TRAINED = ("training", "recipe", "recipe_sha256", "training_data")
-"""Metadata that say how training changed the weights, which later steps keep."""
+"""Metadata on how training changed the weights; later steps keep it."""
 REPORT = ".compression.json"
 """Suffix of the report's file name, in place of the model's ".onnx"."""
 
@@ -58,8 +58,8 @@ def compress_file(
 
     Raises:
         ConfigError: the model does not exist or is already compressed, the data does not match it, the settings name an
-            engine or an input without INT8, or an input that the model cannot have, or ``output`` is a file that was
-            not made by this tool.
+            engine or an input type without INT8, or an input type that the model cannot have, or ``output`` is a file
+            that this tool did not make.
     """
     if settings.engine and settings.precision != "int8":
         raise ConfigError(f"--for {settings.engine} needs --precision int8: FP32 is the same for every engine.")
@@ -97,7 +97,7 @@ def check_dense(path: Path, network: ModelProto) -> None:
 
 
 def _scalings(settings: CompressSettings, benchmark: Benchmark, path: Path) -> Mapping[str, Scaling]:
-    """The inputs that become bytes, and how they are scaled."""
+    """The inputs that become uint8, with their scaling."""
     if settings.precision != "int8" or settings.input == "float32":
         return {}
     inputs = read_graph(path).inputs
@@ -110,7 +110,7 @@ def _scalings(settings: CompressSettings, benchmark: Benchmark, path: Path) -> M
 
 
 def facts_of(model: manifests.Model) -> dict[str, str]:
-    """The metadata that a compressed or trained model inherits from the one it is made of."""
+    """The metadata that a compressed or trained model inherits from its source model."""
     metadata = model.metadata
     weights = model.source if model.source != "unknown" else f"unknown ({model.path.name}, {(model.sha256 or '')[:16]})"
     settings = {key: str(value) for key, value in model.settings.items()}
@@ -157,7 +157,7 @@ def compress_model(
 
 
 def summary(compressed: Compressed, settings: CompressSettings, facts: dict[str, str]) -> dict[str, object]:
-    """The report as it is written to JSON."""
+    """The report in its JSON form."""
     return {
         "model": compressed.path.name,
         "settings": settings.model_dump(),

@@ -45,7 +45,7 @@ def fetch(name: str, copy: str | None = None) -> Model:
 
     Raises:
         ConfigError: the model is unknown or has no source, or the existing file or the copy is another model.
-        RunFailed: no source delivered it, or it cannot be stored.
+        RunFailed: no source provided it, or it cannot be stored.
     """
     known = known_models()
     if name not in known:
@@ -78,7 +78,7 @@ def fetch(name: str, copy: str | None = None) -> Model:
 
 
 def _take_first(wanted: KnownModel) -> Model:
-    """Fetch from the first source that works; until then the folder stays, so that downloads can resume."""
+    """Fetch from the first source that works; if none does, partial downloads are kept, so that they can resume."""
     room = _room(wanted.name)
     room.mkdir(exist_ok=True)
     reasons = []
@@ -102,12 +102,12 @@ def _take_first(wanted: KnownModel) -> Model:
 
 
 def _room(name: str) -> Path:
-    """The folder of a download; it outlives the command, so that the next one can resume."""
+    """The folder of a download, which is kept after an interruption, so that the next command can resume."""
     return paths.MODELS_DIR / f".{name}.fetch"
 
 
 def _discard(room: Path) -> None:
-    """Remove complete files that are not the model; another source may resume a partial one."""
+    """Remove complete files, which are not the model; another source may resume a partial one."""
     for path in [*room.rglob("*")]:
         if path.is_file() and ".part" not in path.suffixes:
             path.unlink()
@@ -133,17 +133,17 @@ def _from_web(source: str, wanted: KnownModel, room: Path) -> IdentifiedModel:
     url, _, member = source.partition("#")
     file = _file_name(url)
     if file.endswith(".onnx"):
-        # One name for all mirrors, so that the next one can resume what the first one began.
+        # The same name for all mirrors, so that one can resume a download that another began.
         path = room / "model.onnx"
         download(url, path, sha256=entry.sha256, md5=entry.md5, size=entry.size, description=name, cure=cure)
         return IdentifiedModel.of(path)
     path = download(url, room / file, description=name, cure=cure)
-    # The archive stays until the model is stored, so that an interruption does not cost a second download.
+    # The archive is kept until the model is stored, so that an interruption does not cost a second download.
     return _unpacked(path, member or None, room)
 
 
 def _file_name(url: str) -> str:
-    """A file name like that of a URL; it never leads out of a folder."""
+    """A safe file name derived from a URL: it cannot lead out of a folder."""
     name = unquote(urlsplit(url).path).rpartition("/")[2]
     return re.sub(r"[^\w.-]|^\.+", "_", name)[-100:] or "model"
 
@@ -210,7 +210,7 @@ class _Hub:
         try:
             url = hf_hub_url(self.repository, path, revision=self.revision)
             return url, build_hf_headers().get("authorization")
-        except Exception as error:  # from the libraries below it, which change between versions
+        except Exception as error:  # of the underlying libraries, which differ between versions
             raise _SourceUnavailable(str(error).strip().partition("\n")[0] or type(error).__name__) from error
 
 
@@ -298,8 +298,8 @@ def _take(wanted: KnownModel, file: IdentifiedModel, source: str, beside: Path) 
     data = {}
     for part in file.graph.weight_files:
         data[part] = sha256_of(beside / part)
-        if (there := paths.MODELS_DIR / part).exists() and sha256_of(there) != data[part]:
-            raise ConfigError(f"{there} differs from the file of {name} with the same name: move it elsewhere.")
+        if (stored := paths.MODELS_DIR / part).exists() and sha256_of(stored) != data[part]:
+            raise ConfigError(f"{stored} differs from the file of {name} with the same name: move it elsewhere.")
     record = FetchRecord(
         source=source,
         time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -309,7 +309,7 @@ def _take(wanted: KnownModel, file: IdentifiedModel, source: str, beside: Path) 
         data=data,
     )
     model = wanted.model(file, record).model_copy(update={"path": model_file(name)})
-    # The model itself comes last: until then it does not exist, even if its other files do.
+    # The graph is stored last: until then the model does not exist, even if its other files do.
     for part, checksum in data.items():
         _copy(beside / part, paths.MODELS_DIR / part, checksum)
     write_text(paths.MODELS_DIR / f"{name}.json", record.model_dump_json(indent=2) + "\n")

@@ -32,11 +32,11 @@ _BUILT = {
     "dense-random": "built dense random",
     "dense-built": "built dense",
 }
-"""Suffixes of models that were built here, and what they mean."""
+"""Suffixes of models built here, and their meaning."""
 
 
 def overview() -> list[dict[str, str]]:
-    """Every known model: name, benchmark, precision, what exists on this machine, description."""
+    """Every known model: name, benchmark, precision, copies on this machine, description."""
     return [
         {
             "name": name,
@@ -54,13 +54,13 @@ def _here(name: str, entry: manifests.ModelEntry) -> str:
         return "shipped"
     here = ["fetched"] if model_file(name).is_file() and fetch_record(name) else []
     here += [words for kind, words in _BUILT.items() if model_file(f"{name}-{kind}").is_file()]
-    ways = [way for way, there in (("fetch", entry.fetch), ("build", entry.builder)) if there]
+    ways = [way for way, possible in (("fetch", entry.fetch), ("build", entry.builder)) if possible]
     return ", ".join(here) or f"no: {' or '.join(ways) or 'give its path'}"
 
 
 @dataclass(frozen=True)
 class Sparsity:
-    """The zeros in a model's weight matrices: their number, and the shares of the densest and the sparsest matrix."""
+    """The zeros in a model's weight matrices; ``least`` and ``most`` are their shares in single matrices, 0 to 1."""
 
     count: int
     elements: int
@@ -71,7 +71,7 @@ class Sparsity:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """All facts about a model, as `harness models show --json` prints them."""
+    """All facts about a model, for `harness models show`."""
 
     name: str
     title: str
@@ -213,7 +213,7 @@ def sparsity(model: ModelProto) -> Sparsity:
 
 
 def _root(name: str, zero: str, axis: int, producers: dict[str, NodeProto]) -> tuple[str, str, int]:
-    """The constant from which a weight is derived without changing its zeros, its zero point, and the channel axis."""
+    """The constant that a weight is derived from with the same zeros; also its zero point and the channel axis."""
     while (node := producers.get(name)) is not None and node.input:
         if node.op_type == "DequantizeLinear":
             zero = node.input[2] if len(node.input) > 2 else ""

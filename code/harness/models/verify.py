@@ -10,10 +10,10 @@ from harness.host import console
 
 
 def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hash models again and read their graphs; by default all that are shipped or were fetched.
+    """Hash models again and read their graphs; by default all shipped and fetched ones.
 
     Returns:
-        (a line for each good model, a line for each bad one); a named model that is missing is bad.
+        (a line for each good model, a line for each bad one); a missing model that was named is bad.
 
     Raises:
         ConfigError: a name is unknown.

@@ -15,7 +15,7 @@ from harness.errors import ConfigError, MissingDependencyError
 from harness.paths import SETUP
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float32]]
-"""Draws a random tensor of a shape, with statistics that suit its place in the graph."""
+"""Draws a random tensor of the given shape, with statistics that suit its place in the graph."""
 
 
 def normal(deviation: float) -> Draw:
@@ -59,7 +59,7 @@ class RandomWeights(Weights):
         self._seed = seed
 
     def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> NDArray[np.float32]:
-        """Draw the tensor, with a generator of its own."""
+        """Draw the tensor with its own generator."""
         generator = np.random.default_rng([self._seed, *name.encode()])
         return draw(generator, shape).astype(np.float32, copy=False)
 
@@ -75,7 +75,7 @@ class _Slice(Protocol):
 
 
 class _SafetensorsFile(Protocol):
-    """The part of safetensors.safe_open, which has no types, that is used here."""
+    """The part of safetensors.safe_open that is used here; the package has no types."""
 
     def keys(self) -> list[str]: ...
     def get_slice(self, name: str, /) -> _Slice: ...
@@ -85,7 +85,7 @@ class _SafetensorsFile(Protocol):
 _SINGLE = "model.safetensors"
 _INDEX = f"{_SINGLE}.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
-# What the first PyTorch ports of BERT called a LayerNorm's weight and bias; transformers also renames them.
+# The first PyTorch ports of BERT used these names for a LayerNorm's weight and bias; transformers also renames them.
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
@@ -216,7 +216,7 @@ def _open(path: Path) -> _SafetensorsFile:
 
 
 def _bfloat16(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A bfloat16 tensor as float32; numpy does not know the type, which is the upper half of a float32's bits.
+    """A bfloat16 tensor as float32; numpy lacks the type, which is the upper half of a float32's bits.
 
     Layout of a safetensors file: the header's length in 8 bytes, the header in JSON, the tensors.
     """

@@ -80,7 +80,7 @@ def _prepared(
         own.travel()
     sut = benchmark.make_sut(engine, own)
     scenario = kind(sut, own.cost(np.arange(own.count)), benchmark.max_cost, benchmark.server_bound, links)
-    scenario.pilots, scenario.travels = not settings.accuracy, settings.cluster_samples
+    scenario.pilots, scenario.payload = not settings.accuracy, settings.cluster_samples
     indices = np.arange(qsl.performance_count)
     qsl.load(indices)
     for link in links:

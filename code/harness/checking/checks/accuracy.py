@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.checking.checks.answers import check_answers
 from harness.checking.checks.log import check_summary, check_test, read_log
-from harness.checking.checks.performance import EXTRA, small
+from harness.checking.checks.performance import EXTRA, check_truncated
 from harness.checking.checks.subject import Result
 from harness.checking.tree import Findings, Problem, Tree, contents, lines_of, printable, read_text
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
@@ -130,8 +130,8 @@ def _counted(path: str, score: re.Match[str], samples: int) -> Findings[None]:
 
 
 def _log(tree: Tree, path: str, digest: str | None) -> Findings[None]:
-    """The accuracy log must be complete with that hash, or truncated correctly."""
-    yield from small(tree, path)
+    """The accuracy log must be complete and match the hash, or be truncated correctly."""
+    yield from check_truncated(tree, path)
     content = tree.read(path)
     if content is None:
         return
@@ -148,7 +148,7 @@ def _log(tree: Tree, path: str, digest: str | None) -> Findings[None]:
 
 
 def _hashed(path: str, content: bytes, digest: str | None) -> Findings[None]:
-    """The hash beside a truncated log must be that of the full log: recognise hashes that are of something else."""
+    """The hash beside a truncated log must be that of the full log: recognise hashes of other content."""
     others = {
         "the truncated log": content,
         "both ends of the log": content[:KEPT_BYTES] + content[-KEPT_BYTES:],

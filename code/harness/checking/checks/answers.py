@@ -1,4 +1,4 @@
-"""The answers in an accuracy log: whether they can be those of the benchmark whose folder they are in."""
+"""The answers in an accuracy log: whether they can belong to the benchmark whose folder they are in."""
 
 import re
 
@@ -21,10 +21,10 @@ def check_answers(tree: Tree, path: str, rules: Rules | None) -> Findings[None]:
         what = f"it has an answer for sample {largest}, but the data set has {rules.samples}: another benchmark's log?"
         yield Problem(path, what, _CURE)
     answers = [(len(match[1]) // 2, bool(match[2]), match[1].strip(b"0")) for match in _DATA.finditer(content)]
-    least, most = rules.answer_bytes
+    minimum, maximum = rules.answer_bytes
     for size, complete, value in answers:
         # Zeros alone do not show which benchmark an answer belongs to.
-        if size > most or (complete and size < least and value):
+        if size > maximum or (complete and size < minimum and value):
             shown = f"{size}" if complete else f"at least {size}"
             what = f"it has answers of {shown} bytes, which are not those of {rules.mapped}: another benchmark's log?"
             yield Problem(path, what, _CURE)

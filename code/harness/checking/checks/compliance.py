@@ -58,7 +58,7 @@ def _verdict(text: str) -> bool:
 def _speed(result: Result, audit: Audit, reference: Log, log: Log) -> Findings[None]:
     """Compare the results of both runs, regardless of verify_performance.txt.
 
-    Stricter than TEST04's script for streams: that compares rates with a limit meant for latencies.
+    For streams this is stricter than TEST04's script, which compares rates with a limit meant for latencies.
     """
     scenario = result.scenario
     if scenario is None:

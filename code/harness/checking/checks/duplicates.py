@@ -1,4 +1,4 @@
-"""Logs that occur twice: each must come from its own test, unless the rules let one result be inferred from another."""
+"""Logs that occur twice: each must come from its own test, unless the rules let a result be inferred from another."""
 
 import hashlib
 import re
@@ -37,7 +37,7 @@ def _origins(result: Result) -> Iterator[tuple[str, str]]:
 
 
 def _measured(benchmark: str) -> str:
-    """The benchmark with the higher accuracy target, which may be the origin of the results of ``benchmark``."""
+    """The variant of ``benchmark`` with the higher accuracy target, from which its results may be inferred."""
     return next((high for high, low in LOWER_ACCURACY.items() if low == benchmark), benchmark)
 
 

@@ -1,4 +1,4 @@
-"""LoadGen's logs in a package, read strictly: anything that another reader could fail on is a problem."""
+"""LoadGen's logs in a package, read strictly: anything that could make another reader fail is a problem."""
 
 import json
 import re
@@ -23,7 +23,7 @@ _SAME = {
     "performance_sample_count": "effective_performance_sample_count",
     **{seed: f"effective_{seed}" for seed in SEEDS},
 }
-"""The parameters that are in both the summary and the detail log: their name in the summary, and their key."""
+"""The parameters in both the summary and the detail log: their names in the summary, with their keys."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Log:
         return number(self.values.get(key))
 
     def expect(self, key: str, good: bool, wanted: str, cure: str = AGAIN) -> Findings[None]:
-        """A problem unless ``good``; the message shows the value."""
+        """Yield a problem with the value unless ``good``."""
         if good:
             return
         if key in self.values:
@@ -146,34 +146,34 @@ def check_summary(tree: Tree, folder: str, log: Log | None, scenario: str, mode:
         yield Problem(path, "it does not end with LoadGen's statement that no errors were encountered", AGAIN)
     if mode == "AccuracyOnly":
         return
-    said: dict[str, str] = {}
+    values: dict[str, str] = {}
     for line in lines:
         name, separator, text = line.partition(":")
         if separator:
-            said.setdefault(name.strip(), text.strip())
+            values.setdefault(name.strip(), text.strip())
     for name, wanted in (("Scenario", scenario), ("Mode", mode), ("Result is", "VALID")):
-        if said.get(name) != wanted:
-            what = f"{name} {said[name]}" if name in said else f"{name} is missing"
+        if values.get(name) != wanted:
+            what = f"{name} {values[name]}" if name in values else f"{name} is missing"
             yield Problem(path, f"{printable(what)}, but must be {wanted}", AGAIN)
     if log is not None:
-        yield from _agreement(path, said, log, known_scenario(scenario))
+        yield from _agreement(path, values, log, known_scenario(scenario))
 
 
-def _agreement(path: str, said: Mapping[str, str], log: Log, scenario: type[Scenario] | None) -> Findings[None]:
-    """The values of the summary, by name, must equal those of the detail log."""
+def _agreement(path: str, values: Mapping[str, str], log: Log, scenario: type[Scenario] | None) -> Findings[None]:
+    """The summary's ``values``, by name, must equal those of the detail log."""
     score = log.number(scenario.result_key) if scenario else None
-    if scenario and score is not None and not _agrees_with(said.get(scenario.summary_names[0]), score):
+    if scenario and score is not None and not _agrees_with(values.get(scenario.summary_names[0]), score):
         name = scenario.summary_names[0]
-        yield Problem(path, f"{name} is {printable(said.get(name))} here and {score} in {DETAIL}", AGAIN)
+        yield Problem(path, f"{name} is {printable(values.get(name))} here and {score} in {DETAIL}", AGAIN)
     for name, key in _SAME.items():
         value = log.values.get(key)
-        if value is not None and said.get(name) != str(value):
-            what = f"{name} is {printable(said.get(name))} here and {printable(value)} in {DETAIL}"
+        if value is not None and values.get(name) != str(value):
+            what = f"{name} is {printable(values.get(name))} here and {printable(value)} in {DETAIL}"
             yield Problem(path, what, AGAIN)
 
 
 def _agrees_with(text: str | None, value: float) -> bool:
-    """Whether the text is that number, within the six digits of LoadGen's detail log.
+    """Whether the text is that number, to the six digits of LoadGen's detail log.
 
     Server's result has only two decimals in the summary: at one sample per second that is half a percent.
     """

@@ -12,7 +12,7 @@ _MARKS = re.compile(
 )
 _RESULTS = re.compile(r"[^/]+/[^/]+/(?:results|measurements|compliance)/")
 _IN_RESULTS = "stand-in"
-"""A mark only in the files of a result: notes and documents by a person may contain the word."""
+"""A mark only in the files of a result: notes and documents that a person wrote may contain the word."""
 _NULL_FRAMEWORK = re.compile(rb'(?i)"framework"\s{0,9}:\s{0,9}"null(?:[ ,(][^"]{0,200})?"')
 _FILL = re.compile(rb"(?<!\w)" + MARK.encode() + rb"(?!\w)")
 _CURE = "submit only official runs of real models and data; check a rehearsal with --rehearsal"

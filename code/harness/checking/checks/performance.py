@@ -43,7 +43,7 @@ def check_run(result: Result, folder: str) -> Findings[Log | None]:
     """The logs of a test in performance mode, with or without audit settings; returns the detail log."""
     tree, name = result.tree, result.measured
     yield from contents(tree, folder, files=(SUMMARY, DETAIL), allowed=(ACCURACY, *EXTRA), cure=AGAIN)
-    yield from small(tree, f"{folder}/{ACCURACY}")
+    yield from check_truncated(tree, f"{folder}/{ACCURACY}")
     log = None
     if tree.kind(f"{folder}/{DETAIL}") == "file":
         log = yield from read_log(tree, folder)
@@ -61,7 +61,7 @@ def check_run(result: Result, folder: str) -> Findings[Log | None]:
 
 
 def _inferred(result: Result, log: Log) -> Findings[None]:
-    """A result that was inferred needs a system that may do so, and a log that shows the inferred result."""
+    """An inferred result needs a system type that allows inference, and a log that shows its value."""
     inference = result.inference
     if inference is None:
         return
@@ -75,8 +75,8 @@ def _inferred(result: Result, log: Log) -> Findings[None]:
     yield from log.expect(inference.key, value is not None and value > 0, wanted, cure)
 
 
-def small(tree: Tree, path: str) -> Findings[None]:
-    """An accuracy log must be truncated."""
+def check_truncated(tree: Tree, path: str) -> Findings[None]:
+    """An accuracy log must be truncated to `LARGEST_ACCURACY_LOG` bytes or less."""
     entry = tree.entries.get(path)
     if entry and entry.kind == "file" and entry.size > LARGEST_ACCURACY_LOG:
         what = f"it is not truncated: {entry.size} bytes (limit {LARGEST_ACCURACY_LOG})"

@@ -79,7 +79,7 @@ def check_package(package: Package) -> Findings[None]:
         used = elsewhere if tree.kind(calibration) is None and tree.kind(elsewhere) == "file" else calibration
         yield from read_text(tree, used, "describe the calibration or state that there was none, or package it again")
     for name in tree.names(f"{path}/systems"):
-        # <system>_power.yaml is the power of the system's nameplate.
+        # <system>_power.yaml contains the power on the system's nameplate.
         ending = next((each for each in (".json", "_power.yaml") if name.endswith(each)), None)
         system = name.removesuffix(ending or "")
         if ending is None or ".json" in system or tree.kind(f"{path}/systems/{name}") != "file":
@@ -91,7 +91,7 @@ def check_package(package: Package) -> Findings[None]:
 
 
 def _yaml(tree: Tree, path: str) -> Findings[None]:
-    """A file that the official checker reads as YAML; one that is not makes it crash."""
+    """A file that the official checker reads as YAML; invalid YAML would make it crash."""
     text = yield from read_text(tree, path, "write it as UTF-8")
     try:
         yaml.safe_load(text or "")
@@ -132,13 +132,13 @@ def check_results(package: Package) -> Findings[None]:
 
 
 def _same_scene(one: str, other: str) -> bool:
-    """Whether two folders of scenarios have the same name, except for the case of the scenario's."""
+    """Whether two scenario folders have the same path, ignoring the case of the scenario's name."""
     parts = [path.rpartition("/") for path in (one, other)]
     return parts[0][0] == parts[1][0] and parts[0][2].lower() == parts[1][2].lower()
 
 
 def _upper(tree: Tree, top: str) -> list[tuple[int, str]]:
-    """The folders above those of the scenarios, each with its depth."""
+    """The folders above the scenario folders, each with its depth."""
     found = [(0, top)]
     for depth, folder in found:
         if depth < 2:
@@ -196,7 +196,7 @@ def _code(package: Package, benchmark: str) -> Findings[None]:
 
 
 def check_scene(result: Result) -> Findings[None]:
-    """The folders of one result, its measurements and its compliance tests contain nothing else."""
+    """The folders of one result, its measurements and its compliance tests must contain nothing else."""
     package, tree = result.package, result.tree
     tests = result.rules.tests if result.rules else ()
     allowed = {package.at(package.layout.performance(result.scene).parent), f"{result.folder}/accuracy"}

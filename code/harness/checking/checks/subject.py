@@ -18,10 +18,10 @@ from harness.rules.rounds import RULES, Round, Rules, recognise
 from harness.scenarios.base import Scenario, known_scenario
 
 _MAPPED = {rules.mapped: name for name, rules in RULES.items()}
-"""The benchmarks by the name that a mapping gives them, with the official name that results are filed under."""
+"""The official name of each benchmark, which results are filed under, by its name in a mapping."""
 
 _FOLDERS = {name.lower(): name for name in SCENARIOS}
-"""Scenarios by the lower-case names of folders that both official checkers accept."""
+"""Scenarios by their lower-case folder names, which both official checkers accept."""
 
 _OTHERS = (
     *("3d-unet", "deepseek", "dlrm", "e2e-rag", "gpt", "llama", "mixtral", "pointpainting", "qwen", "retinanet"),
@@ -41,7 +41,7 @@ class Package:
     systems: Mapping[str, Mapping[str, object]]
     """The readable system descriptions, by system."""
     mapping: Mapping[str, str]
-    """The submitter's own names of benchmarks, with their mapped names; only in the open division."""
+    """The submitter's own benchmark names, with the names that they map to; only in the open division."""
 
     @property
     def closed(self) -> bool:
@@ -77,7 +77,7 @@ class Package:
         return found
 
     def benchmark(self, name: str) -> str | None:
-        """The official name of the benchmark of results in a folder ``name``; None if it is unknown."""
+        """The official name of the benchmark whose results are in a folder ``name``; None if it is unknown."""
         official = name if name in RULES else _MAPPED.get(name)
         if official or self.closed:
             return official
