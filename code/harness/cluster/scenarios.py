@@ -10,7 +10,7 @@ from harness.cluster.link import Link
 from harness.cluster.messages import DATA
 from harness.cluster.scheduler import ClusterScheduler
 from harness.errors import ConfigError
-from harness.scenarios.base import Estimate, Listener, RunShortTest, Scenario, ShortTest, Trial
+from harness.scenarios.base import FULL_WARM_UP, Estimate, Listener, RunShortTest, Scenario, ShortTest, Trial, WarmUp
 from harness.scenarios.offline import MARGIN, Offline
 from harness.scenarios.server import Server
 from harness.scheduling.base import Complete, Observer, Scheduler
@@ -25,9 +25,19 @@ _MIN_SHARE_OF_RATES = 0.7  # of the sum of their rates: in such a short query, n
 class _ClusterScenario(Scenario):
     """The common part of scenarios with several nodes."""
 
-    def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float, links: Sequence[Link]) -> None:
-        super().__init__(sut, costs, max_cost, bound)
-        self.links, self.payload = links, DATA
+    def __init__(
+        self,
+        sut: SUT,
+        costs: Integers,
+        max_cost: int,
+        bound: float,
+        links: Sequence[Link],
+        payload: str = DATA,
+        warm_up: WarmUp = FULL_WARM_UP,
+    ) -> None:
+        """``payload`` is what is sent to the nodes: `DATA` or `INDICES`; the others are those of `Scenario`."""
+        super().__init__(sut, costs, max_cost, bound, warm_up)
+        self.links, self.payload = links, payload
 
     def get_ready(self, indices: Integers, listener: Listener) -> float:
         """Seconds of the slowest batch of any node; the nodes are already ready."""

@@ -22,7 +22,7 @@ from harness.preparing.local import announce, open_samples
 from harness.preparing.node import PREPARE, NodeSettings, data_digest, needed
 from harness.preparing.prepared import AS_A_RUN, Preparation, Prepared, Subject, patience
 from harness.preparing.shared import shared_by_nodes
-from harness.scenarios.base import Listener, find_scenario
+from harness.scenarios.base import Listener, WarmUp, find_scenario
 from harness.settings.identity import code_digest
 from harness.settings.run import THREADS, RunSettings
 
@@ -79,8 +79,8 @@ def _prepared(
     else:
         own.travel()
     sut = benchmark.make_sut(engine, own)
-    scenario = kind(sut, own.cost(np.arange(own.count)), benchmark.max_cost, benchmark.server_bound, links)
-    scenario.pilots, scenario.payload = not settings.accuracy, settings.cluster_samples
+    costs, warm_up = own.cost(np.arange(own.count)), WarmUp(pilots=not settings.accuracy)
+    scenario = kind(sut, costs, benchmark.max_cost, benchmark.server_bound, links, settings.cluster_samples, warm_up)
     indices = np.arange(qsl.performance_count)
     qsl.load(indices)
     for link in links:

@@ -17,7 +17,7 @@ from harness.preparing import engine_calls
 from harness.preparing.conversion import Conversion, conversion
 from harness.preparing.prepared import AS_A_RUN, Preparation, Prepared, Subject, patience
 from harness.preparing.streams import Build, affordable, quick_enough, with_streams
-from harness.scenarios.base import Listener, Scenario, find_scenario
+from harness.scenarios.base import Listener, Scenario, WarmUp, find_scenario
 from harness.scheduling.compiling import DEVELOPMENT_COMPILE_SECONDS
 from harness.settings.run import RunSettings
 from harness.task.qsl import SampleLibrary
@@ -94,12 +94,13 @@ def _builder(
     """What makes the scenario for a layout of streams; ``load`` gives the engine."""
     benchmark, kind = subject.benchmark, find_scenario(settings.scenario)
     allowed = inf if settings.official else DEVELOPMENT_COMPILE_SECONDS
-    costs, seconds = qsl.cost(np.arange(qsl.count)), allowed if how.compile_seconds is None else how.compile_seconds
+    seconds = allowed if how.compile_seconds is None else how.compile_seconds
+    warm_up = WarmUp(seconds, how.shared.limits, how.pilots and not settings.accuracy)
+    costs = qsl.cost(np.arange(qsl.count))
 
     def build(layout: EngineSettings) -> Scenario:
-        scenario = kind(benchmark.make_sut(load(layout), qsl), costs, benchmark.max_cost, benchmark.server_bound)
-        scenario.compile_seconds, scenario.limits, scenario.pilots = seconds, how.shared.limits, not settings.accuracy
-        return scenario
+        sut = benchmark.make_sut(load(layout), qsl)
+        return kind(sut, costs, benchmark.max_cost, benchmark.server_bound, warm_up)
 
     return build
 

@@ -58,7 +58,8 @@ def prepare_node(request: NodeRequest, name: str, beat: Beat = no_beat) -> tuple
     with readable():
         run = _local_settings(asked, request.files)
     shared = asked.shared.get(name, Shared())
-    how = Preparation(beat, True, shared, asked.compile_seconds, asked.choose_streams)
+    # The driver checks the rate of all nodes together.
+    how = Preparation(beat, True, shared, asked.compile_seconds, asked.choose_streams, pilots=False)
     ready = prepare(run, how)
     beat(patience(asked.run))
     report = _report(name, asked, run.model, ready)
@@ -68,7 +69,6 @@ def prepare_node(request: NodeRequest, name: str, beat: Beat = no_beat) -> tuple
 
 def _report(name: str, asked: NodeSettings, model: Model, ready: Prepared) -> NodeReady:
     scenario, engine, indices = ready.scenario, ready.engine, ready.indices
-    scenario.pilots = False  # the driver checks the rate of all nodes together
     found = scenario.estimate(indices, asked.seconds, ready.listener)
     here = {key: _plain(value) for key, value in machine.describe().items()}
     converted = {"converted": ready.conversion.record()} if ready.conversion else {}

@@ -47,6 +47,8 @@ class Preparation:
     """Roughly the maximum time for compiling shapes; None for the limit of the run's mode."""
     choose_streams: bool = True
     """Whether fewer streams than the engine's default may be chosen if a latency bound requires it."""
+    pilots: bool = True
+    """Whether an estimated rate is checked before the test, in scenarios with a latency bound."""
 
 
 AS_A_RUN = Preparation()

@@ -102,6 +102,21 @@ def known_scenario(name: object) -> type[Scenario] | None:
     return find_scenario(name) if isinstance(name, str) and name in SCENARIOS else None
 
 
+@dataclass(frozen=True)
+class WarmUp:
+    """Limits on what a scenario compiles and measures before the test."""
+
+    compile_seconds: float = math.inf
+    """Approximate limit, in seconds, on compiling shapes, unless the user sets their number."""
+    limits: Limits | None = None
+    """The batch limits of an earlier run for the same result; None to choose them."""
+    pilots: bool = True
+    """Whether an estimated rate is checked before the test, in scenarios with a latency bound."""
+
+
+FULL_WARM_UP = WarmUp()
+
+
 class Scenario(ABC):
     """One of LoadGen's scenarios, for one SUT and data set."""
 
@@ -136,7 +151,7 @@ class Scenario(ABC):
     short_ns: ClassVar[int] = 0
     """Results up to this latency may deviate by 20 % instead of 10 % in a compliance test (run_verification.py)."""
 
-    def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float) -> None:
+    def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float, warm_up: WarmUp = FULL_WARM_UP) -> None:
         """``costs`` is int64 (n,), the costs of the data set's samples; ``max_cost`` is the largest possible cost.
 
         ``bound`` is the benchmark's Server latency bound in seconds; only Server uses it.
@@ -145,16 +160,11 @@ class Scenario(ABC):
         self.costs = costs
         self.max_cost = max_cost
         self.bound = bound
+        self.warm_up = warm_up
         self.shapes: Sequence[Shape] = ()
         """The shapes of the batches, if there are few."""
-        self.compile_seconds = math.inf
-        """Approximate limit, in seconds, on compiling shapes, unless the user sets their number."""
-        self.limits: Limits | None = None
-        """The batch limits of an earlier run for the same result; None to choose them."""
         self.streams_why: str | None = None
         """Why the engine has that many streams; None if the user chose them, or the scenario has no bound."""
-        self.pilots = True
-        """Whether an estimated rate is checked before the test, in scenarios with a latency bound."""
         self.choice: LimitChoice | None = None
         """The batch limits that were measured to be best; None if the user or the graph fixed them."""
 
@@ -254,7 +264,7 @@ class Scenario(ABC):
         """How many shapes to compile, of at most ``most`` possible ones."""
         engine = self.sut.engine
         count = engine.shape_budget if most is None else min(most, engine.shape_budget)
-        return CompileBudget(count, math.inf if engine.exact_shapes else self.compile_seconds)
+        return CompileBudget(count, math.inf if engine.exact_shapes else self.warm_up.compile_seconds)
 
     def _compile(self, shape: Shape, listener: Listener, budget: CompileBudget) -> None:
         """Compile a shape and count it in the budget, unless it is compiled already."""

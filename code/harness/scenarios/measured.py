@@ -7,7 +7,7 @@ import numpy as np
 
 from harness.errors import ConfigError
 from harness.host.usage import CoreMeter, CoreUse
-from harness.scenarios.base import Listener, Scenario
+from harness.scenarios.base import FULL_WARM_UP, Listener, Scenario, WarmUp
 from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, shapes_to_measure
 from harness.task.shape import Floats, Integers, Shape
 from harness.task.sut import SUT
@@ -19,8 +19,8 @@ _SHAPES_WITHOUT_COMPILING = 12  # to measure where none has to be compiled
 class MeasuredScenario(Scenario):
     """Measures its shapes in the warm-up, and has a `CostTable` afterwards."""
 
-    def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float) -> None:
-        super().__init__(sut, costs, max_cost, bound)
+    def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float, warm_up: WarmUp = FULL_WARM_UP) -> None:
+        super().__init__(sut, costs, max_cost, bound, warm_up)
         settings = sut.engine.settings
         self._fixed = sut.engine.fixed_shapes or bool(sut.static.batch or sut.static.length)
         # If a query's latency counts, no batch spans queries.

@@ -10,7 +10,7 @@ from harness.host import console
 from harness.host.usage import CoreMeter
 from harness.loadgen.logs import Detail
 from harness.rules.limits import MIN_DURATION_MS
-from harness.scenarios.base import Estimate, Listener, Metric, RunShortTest, Scenario, Trial
+from harness.scenarios.base import FULL_WARM_UP, Estimate, Listener, Metric, RunShortTest, Scenario, Trial, WarmUp
 from harness.scheduling.base import Complete, Observer, Scheduler
 from harness.scheduling.batching import DynamicPlanner, FixedPlanner, Planner, best_lengths
 from harness.scheduling.compiling import CompileBudget, next_length
@@ -41,8 +41,8 @@ class Offline(Scenario):
     summary_names: ClassVar[tuple[str, ...]] = ("Samples per second",)
     query_bytes: ClassVar[int] = 200
 
-    def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float) -> None:
-        super().__init__(sut, costs, max_cost, bound)
+    def __init__(self, sut: SUT, costs: Integers, max_cost: int, bound: float, warm_up: WarmUp = FULL_WARM_UP) -> None:
+        super().__init__(sut, costs, max_cost, bound, warm_up)
         self._took: dict[Shape, float] = {}
         """Seconds of a batch by shape, as measured in the warm-up."""
         self._plan(Limits.of(sut.engine.settings))
@@ -118,11 +118,12 @@ class Offline(Scenario):
         if given or not engine.computes or (engine.fixed_shapes and len(self.shapes) > 1):
             return None
         own, costs = Limits.of(engine.settings), np.full(1, static.length) if static.length else self.costs
-        tried = [self.limits] if self.limits else alternatives(own, costs, few=engine.fixed_shapes)
+        reused = self.warm_up.limits
+        tried = [reused] if reused else alternatives(own, costs, few=engine.fixed_shapes)
         if engine.fixed_shapes and not self._compiled(tried, budget, listener):
             self.choice = LimitChoice(own, {}, "other batches take too long to compile")
-        elif self.limits:
-            self.choice = LimitChoice(self.limits, {}, "another run of this result used it")
+        elif reused:
+            self.choice = LimitChoice(reused, {}, "another run of this result used it")
         elif len(tried) > 1:
             self.choice = choose_limits(self.sut, own, tried, typical(costs), indices, listener.ran)
         return self.choice.limits if self.choice else None
@@ -131,7 +132,7 @@ class Offline(Scenario):
         """Compile the shape of each of the limits; False if that would take too long for a comparison."""
         shapes = [limits.shape(self.shapes[0].length) for limits in tried]
         missing = [shape for shape in shapes if shape not in self.sut.prepared]
-        if budget.mean * len(missing) > _COMPILING_SECONDS and not self.limits:
+        if budget.mean * len(missing) > _COMPILING_SECONDS and not self.warm_up.limits:
             return False
         for shape in missing:
             self._compile(shape, listener, budget)

@@ -108,7 +108,7 @@ class Server(MeasuredScenario):
         """A cautious rate that held in a pilot of some seconds: finding the highest VALID rate takes a search."""
         peak = self.peak(indices)
         found = self._cautious(indices, peak)
-        return self._piloted(found, indices, seconds, listener) if peak and self.pilots else found
+        return self._piloted(found, indices, seconds, listener) if peak and self.warm_up.pilots else found
 
     def fastest(self, indices: Integers, listener: Listener) -> Estimate:
         """What all streams answer in their best batches: the latencies of an accuracy run do not count."""

@@ -25,7 +25,7 @@ from harness.preparing.node import PREPARE, prepare_node
 from harness.preparing.prepared import Preparation
 from harness.running.nodes import node_records, progress_of
 from harness.scenarios import offline
-from harness.scenarios.base import Estimate, find_scenario
+from harness.scenarios.base import Estimate, WarmUp, find_scenario
 from harness.settings.identity import command
 from harness.settings.request import RunRequest, resolve
 
@@ -198,11 +198,11 @@ def test_links_are_closed_if_the_nodes_do_not_fit():
     assert closed == links
 
 
-def scenario_of(kind, links):
+def scenario_of(kind, links, **options):
     sut = links[0]._node._scenario.sut
     own = type(sut)()
     own.engine.settings = own.engine.settings.model_copy(update={"max_batch": 4})
-    return kind(own, own.qsl.cost(np.arange(own.qsl.count)), 384, 0.13, links)
+    return kind(own, own.qsl.cost(np.arange(own.qsl.count)), 384, 0.13, links, **options)
 
 
 def test_estimates_are_the_sums_of_the_nodes():
@@ -216,7 +216,7 @@ def test_estimates_are_the_sums_of_the_nodes():
     assert dealt.describe() == {"shapes": [[1, 8], [4, 8]]}
     assert server.peak(indices) == 80.0
     assert server.lower(indices, 0.0) == 40.0
-    server.pilots = False
+    server = scenario_of(NodesServer, links, warm_up=WarmUp(pilots=False))
     assert server.estimate(indices, 20.0, listener).value == 40.0
     links[1].ready = replace(links[1].ready, peak=0.0)
     assert server.peak(indices) == 0.0

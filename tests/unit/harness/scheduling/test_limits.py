@@ -21,7 +21,7 @@ from harness.engines.onnxruntime import OnnxRuntimeSettings
 from harness.host.machine import core_count, cpu_model
 from harness.preparing.shared import Shared, shared_by_nodes, shared_with_result
 from harness.scenarios import base, offline
-from harness.scenarios.base import Listener
+from harness.scenarios.base import Listener, WarmUp
 from harness.scenarios.offline import Offline
 from harness.scenarios.server import Server
 from harness.scenarios.stream import MultiStream, SingleStream
@@ -157,8 +157,8 @@ class TestOffline:
         def prepared(sut, seconds=60.0, limits=None, **own):
             monkeypatch.setattr(base, "time", SimpleNamespace(perf_counter=sut.clock))
             monkeypatch.setattr(offline, "choose_limits", partial(choose_limits, clock=sut.clock))
-            scenario = Offline(sut, sut.qsl.cost(np.arange(sut.qsl.count)), 384, 0.13)
-            scenario.compile_seconds, scenario.limits = seconds, limits
+            costs, warm_up = sut.qsl.cost(np.arange(sut.qsl.count)), WarmUp(seconds, limits)
+            scenario = Offline(sut, costs, 384, 0.13, warm_up)
             scenario.get_ready(np.arange(sut.qsl.count), Listener())
             return scenario
 
@@ -238,8 +238,7 @@ def test_the_other_scenarios_also_compile_within_the_time(monkeypatch, kind, com
     sut = Simulated(lambda shape: 1e-4 * shape.batch, COSTS, compiling=compiling)
     monkeypatch.setattr(base, "time", SimpleNamespace(perf_counter=sut.clock))
     sut.engine.fixed_shapes, sut.engine.settings = True, DeepSparseSettings()
-    scenario = kind(sut, COSTS, 384, 0.13)
-    scenario.compile_seconds = 60.0
+    scenario = kind(sut, COSTS, 384, 0.13, WarmUp(60.0))
     scenario.get_ready(np.arange(Qsl.count), Listener())
     assert least <= len(sut.compiled) <= most
     assert len(sut.compiled) == len(set(sut.compiled))

@@ -10,7 +10,7 @@ from echo import COSTS, EchoSut, Qsl
 
 from harness.errors import EngineError
 from harness.scenarios import server
-from harness.scenarios.base import Listener
+from harness.scenarios.base import Listener, WarmUp
 from harness.scenarios.server import Server
 from harness.scheduling import pilot
 from harness.scheduling.cost import CostTable
@@ -94,8 +94,7 @@ def estimate(monkeypatch):
             return late(rate)
 
         monkeypatch.setattr(server, "late_queries", stand_in)
-        scenario = Server(Slow(), COSTS, 384, 0.1)
-        scenario.pilots = pilots
+        scenario = Server(Slow(), COSTS, 384, 0.1, WarmUp(pilots=pilots))
         scenario.times = {Shape(1, 384): np.full(8, 0.01)}
         monkeypatch.setattr(Server, "peak", lambda self, indices: peak)
         return scenario.estimate(INDICES, seconds, Listener()), tried
