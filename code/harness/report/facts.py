@@ -162,11 +162,11 @@ def facts(run: Finished) -> list[tuple[str, str]]:
 
 
 def _nodes(run: Finished) -> str:
-    """The number of nodes, and what travelled to them; "" for a run on one machine."""
-    found, travelled = run.record.nodes, run.record.cluster_samples
+    """The number of nodes, and the payload sent to them; "" for a run on one machine."""
+    found, payload = run.record.nodes, run.record.cluster_samples
     hosts = len({node.host for node in found})
-    what = "sample numbers" if travelled == "indices" else "samples"
-    return f"{len(found)} on {hosts} host{'s' if hosts > 1 else ''}; {what} travelled to them" if found else ""
+    what = "sample numbers" if payload == "indices" else "samples"
+    return f"{len(found)} on {hosts} host{'s' if hosts > 1 else ''}; {what} were sent to them" if found else ""
 
 
 def nodes(run: Finished) -> list[list[str]]:

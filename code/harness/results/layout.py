@@ -1,4 +1,4 @@
-"""The places of a submission's files: in this repository, and in a package of each round.
+"""The paths of a submission's files: in this repository, and in a package of each round.
 
 Three trees contain the same files. The repository has the classic layout without <division>/<submitter>; there each
 test's folder also contains run.json and user.conf, from which measurements are made. A package of v3.0 to v5.1 is
@@ -17,14 +17,14 @@ from harness import paths
 from harness.errors import ConfigError
 
 RUN, CONF = "run.json", "user.conf"
-"""The record of a test, and the user.conf that LoadGen read; next to the logs in the repository."""
+"""The record of a test, and the user.conf that LoadGen read; beside the logs in the repository."""
 RUN_1 = Path("performance", "run_1")
 """The folder of a performance run's logs, below the results of a scenario or of a compliance test."""
 SCORES = "accuracy.txt"
-"""The score of an accuracy log, and the log's hash; next to the log."""
+"""The score of an accuracy log, and the log's hash; beside the log."""
 VERIFY_ACCURACY, VERIFY_PERFORMANCE = "verify_accuracy.txt", "verify_performance.txt"
 BASELINE, COMPLIANCE = "baseline_accuracy.txt", "compliance_accuracy.txt"
-"""Scores of the accuracy run and of TEST01 for the same samples, where the responses differ."""
+"""Scores of the accuracy run and of TEST01 for the same samples, if the responses differ."""
 README, MAPPING, CALIBRATION = "README.md", "model_mapping.json", "calibration.md"
 
 
@@ -117,7 +117,7 @@ class Classic(Layout):
 
     @property
     def copies(self) -> Layout:
-        """The layout of v6: the older official checker looks there for all of a result, whatever the round."""
+        """The layout of v6, which the older official checker expects for results of every round."""
         return V6(self.root)
 
     def compliance(self, scene: Scene, test: str) -> Path:
